@@ -17,6 +17,7 @@ from advisor.methods import methods
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.plan.read import read_plan
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
+from advisor.probe.not_supported import not_supported_devices
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_document
@@ -47,7 +48,7 @@ def read_methods():
 # kind of file -> the file, a line as it is, the same misspelt, the key's name, who reads it
 SHIPPED = {
     "GPUs": (
-        "hardware/nvidia-geforce.yaml", "    bandwidth_gb_s: 484", "    bandwith_gb_s: 484",
+        "hardware/nvidia-geforce.yaml", "    bandwidth_gb_s: 336", "    bandwith_gb_s: 336",
         "bandwidth_gb_s", catalogue_gpus,
     ),
     "memory of a GPU": (
@@ -56,6 +57,10 @@ SHIPPED = {
     ),
     "GPU sources": (
         "hardware/sources.yaml", "compiled:", "complied:", "compiled", catalogue_gpus,
+    ),
+    "devices that are no GPUs": (
+        "hardware/not-supported.yaml", "    where:", "    were:", "where",
+        not_supported_devices.__wrapped__,
     ),
     "CUDA": ("hardware/cuda.yaml", "driver_from:", "driver_form:", "driver_from", cuda_facts),
     "prices": (
@@ -213,10 +218,11 @@ def test_every_kind_of_file_is_covered():
 def test_faults_of_several_files_come_together(own_rules, call):
     """Whatever is wrong with GPUs and prices is told at once, and the exit code is 2."""
     geforce, spot = own_rules / "hardware/nvidia-geforce.yaml", own_rules / "prices/spot.yaml"
+    wrong = geforce.read_text().count("tdp_w: 250")
     geforce.write_text(geforce.read_text().replace("tdp_w: 250", "tdp_w: lots"))
     spot.write_text(spot.read_text().replace("nvidia-t4: {azure", "nvidia-t5: {azur"))
     code, _, text = call("--json", "--task", "qa", "--gpu", "RTX 4090")
     assert code == 2
-    assert text.count("`tdp_w` is 'lots'") == 2
+    assert text.count("`tdp_w` is 'lots'") == wrong
     assert "rules/prices/spot.yaml:9:3: unknown GPU 'nvidia-t5'" in text
     assert "unknown provider 'azur'" in text

@@ -14,11 +14,12 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from advisor.ground import yaml_reader
 from advisor.ground.disk import open_new
@@ -156,9 +157,34 @@ def _read_own(path: Path) -> bytes:
         return file.read()
 
 
+def read_derived(name: str, paths: Iterable[Path], build: Callable[[], Any]) -> Any:
+    """What `build` makes of shipped files, as plain data: made again only when a file or the code
+    has changed.
+
+    For many files of which one answer needs a few facts: one small file is read in their place.
+    """
+    digest = hashlib.sha256(_code() + name.encode())
+    try:
+        for path in paths:
+            digest.update(f"\n{path.name}\n".encode() + path.read_bytes())
+    except OSError:
+        return build()  # says what is wrong
+    kept = _folder() / f"{digest.hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError):
+        return json.loads(_read_own(kept))
+    made = build()
+    _write((made,), kept)
+    return made
+
+
 def _keep(document: Document, path: Path) -> None:
     keys = {_joined(place): mark for place, mark in document.key_marks.items()}
     values = {_joined(place): mark for place, mark in document.value_marks.items()}
+    _write((document.data, keys, values), path)
+
+
+def _write(parts: Iterable[Any], path: Path) -> None:
+    """Keep each part on a line of its own, if that can be done."""
     with suppress(OSError, TypeError, ValueError):
         path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -166,10 +192,7 @@ def _keep(document: Document, path: Path) -> None:
             for old in path.parent.glob("*.json"):
                 old.unlink(missing_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        lines = (
-            json.dumps(part, ensure_ascii=False, separators=(",", ":"))
-            for part in (document.data, keys, values)
-        )
+        lines = (json.dumps(part, ensure_ascii=False, separators=(",", ":")) for part in parts)
         with open_new(temporary, 0o600) as file:
             file.write("\n".join(lines).encode())
         os.replace(temporary, path)

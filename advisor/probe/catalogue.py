@@ -17,7 +17,7 @@ from typing import Any
 from advisor.ground.types import GpuSpec
 from advisor.ground.units import GIB
 from advisor.probe.gpu_files import CatalogueGpu, catalogue_gpus
-from advisor.probe.names import FORM, TELLS_APART, split_name
+from advisor.probe.names import FORM, NAMED, TELLS_APART, split_name
 
 SAME_SIZE = (
     0.03  # a size people name and the size a driver reports for it differ by up to this share
@@ -35,6 +35,7 @@ class GpuMatch:
     memory_bytes: int | None  # to plan with: the catalogue's, or the stated one where they differ
     warnings: tuple[str, ...] = ()
     near: tuple[str, ...] = ()
+    not_sold: str = ""  # the sizes it is sold with, where the name holds another one
 
 
 # --------------------------------------------------------------------------- reading
@@ -72,7 +73,10 @@ def match_probed(nvml_name: str, memory_bytes: int | None) -> GpuSpec | None:
     for name in (nvml_name, f"NVIDIA {bare}", bare):
         for gpu in catalogue_gpus().values():
             if name in gpu.names and (
-                len(gpu.sold_gib) < 2 or memory_bytes is None or _own_size(gpu, memory_bytes / GIB)
+                len(gpu.sold_gib) < 2
+                or gpu.spec.memory_bytes is None  # the computer's memory, of whatever size
+                or memory_bytes is None
+                or _own_size(gpu, memory_bytes / GIB)
             ):
                 return gpu.spec
     return None
@@ -106,6 +110,9 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
             " stated memory counts"
         )
     gpus = () if typed.mig else _exact(name) or _by_words(typed.words)
+    if not gpus and not typed.mig and typed.size_gib is None:
+        gpus, bare_gib = _by_bare_size(typed.words)
+        stated_gib = stated_gib if stated_gib is not None else bare_gib
     if not gpus and lenient and not typed.mig:
         gpus = _by_known_part(typed.words)
         if gpus:
@@ -115,8 +122,16 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
         return GpuMatch(
             spec=None, memory_bytes=memory_bytes, warnings=tuple(warnings), near=_near(name)
         )
+    if memory_gib is None and _is_driver_name(name, gpus) and not _sold(gpus, stated_gib):
+        stated_gib = None  # "NVIDIA GH200 480GB": the size of something else
     gpu, memory_bytes, more = _variant(name, gpus, stated_gib)
-    return GpuMatch(spec=gpu.spec, memory_bytes=memory_bytes, warnings=(*warnings, *more))
+    unsold = stated_gib is not None and memory_gib is None and not _sold(gpus, stated_gib)
+    return GpuMatch(
+        spec=gpu.spec,
+        memory_bytes=memory_bytes,
+        warnings=(*warnings, *more),
+        not_sold=_sizes(gpus) if unsold else "",
+    )
 
 
 def _exact(name: str) -> tuple[CatalogueGpu, ...]:
@@ -129,7 +144,7 @@ def _exact(name: str) -> tuple[CatalogueGpu, ...]:
         found = tuple(
             gpu
             for gpu in gpus.values()
-            if form in (exact.lower() for exact in (*gpu.names, gpu.spec.name))
+            if form in (exact.lower() for exact in (*gpu.names, gpu.name))
         )
         if found:
             return found
@@ -138,13 +153,49 @@ def _exact(name: str) -> tuple[CatalogueGpu, ...]:
 
 def _by_words(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
     typed = frozenset(words)
-    if not any(any(letter.isdigit() for letter in word) or word == "orin" for word in typed):
+    if not any(any(letter.isdigit() for letter in word) or word in NAMED for word in typed):
         return ()  # "GPU", "RTX": says nothing about which
     return tuple(
         gpu
         for gpu in catalogue_gpus().values()
-        if typed <= gpu.words and not (gpu.own_words - typed) & TELLS_APART
+        if typed <= gpu.words
+        and (
+            not (gpu.own_words - typed) & TELLS_APART
+            or any(
+                typed <= other and not (other - typed) & TELLS_APART for other in gpu.other_words
+            )
+        )
     )
+
+
+def _by_bare_size(words: Sequence[str]) -> tuple[tuple[CatalogueGpu, ...], float | None]:
+    """ "A100 80", "4060 ti 16": the GPUs of the other words, where a number is a size of theirs."""
+    for number in words:
+        if number.isdigit() and len(number) < 4:
+            gpus = _by_words([word for word in words if word != number])
+            if _sold(gpus, float(number)):
+                return gpus, float(number)
+    return (), None
+
+
+def _is_driver_name(name: str, gpus: Sequence[CatalogueGpu]) -> bool:
+    bare = name.strip().lower().removeprefix("nvidia ")
+    return any(bare == own.lower().removeprefix("nvidia ") for gpu in gpus for own in gpu.names)
+
+
+def _sold(gpus: Sequence[CatalogueGpu], stated_gib: float | None) -> bool:
+    """Whether one of the GPUs is sold with this size, or is made to have it."""
+    return stated_gib is not None and any(
+        _same(stated_gib, size) or _reported(gpu, size, stated_gib)
+        for gpu in gpus
+        for size in (*gpu.sold_gib, *gpu.modified_gib)
+    )
+
+
+def _sizes(gpus: Sequence[CatalogueGpu]) -> str:
+    """The sizes these GPUs are sold with, in words: "24 GB", "40 or 80 GB"."""
+    sizes = [f"{size:g}" for size in sorted({size for gpu in gpus for size in gpu.sold_gib})]
+    return " or ".join(filter(None, (", ".join(sizes[:-1]), *sizes[-1:]))) + " GB"
 
 
 def _by_known_part(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
@@ -170,8 +221,7 @@ def _variant(
     options = [(gpu, size) for gpu in gpus for size in gpu.sold_gib or (None,)]
     named = ", ".join(
         dict.fromkeys(
-            gpu.spec.name if len(gpu.sold_gib) < 2 else f"{gpu.spec.name} {size:g}GB"
-            for gpu, size in options
+            gpu.name if len(gpu.sold_gib) < 2 else f"{gpu.name} {size:g}GB" for gpu, size in options
         )
     )
     if stated_gib is not None:
@@ -199,6 +249,12 @@ def _variant(
                 [*more, *_filled_in(name, gpu)],
             )
         gpu, _ = min(options, key=lambda option: abs((option[1] or 0) - stated_gib))
+        if any(_same(stated_gib, size) for size in gpu.modified_gib):
+            warning = (
+                f"{gpu.spec.name} is sold with {_sizes((gpu,))}: taken as one that was modified to"
+                f" have {stated_gib:g} GB"
+            )
+            return gpu, int(stated_gib * GIB), [warning]
         return (
             gpu,
             int(stated_gib * GIB),
@@ -207,13 +263,21 @@ def _variant(
                 " memory is taken as stated"
             ],
         )
-    gpu, size = min(options, key=lambda option: option[1] or 0)
+    usual = [option for option in options if option[0].usual_gib in (None, option[1])]
+    gpu, size = min(usual, key=lambda option: option[1] or 0)
     if len(options) == 1:
         return gpu, _memory(gpu, size), _filled_in(name, gpu)
+    if len(gpus) == 1:
+        which = "the usual one" if gpu.usual_gib else "the smaller one"
+        warning = (
+            f"'{name}' is sold with {_sizes(gpus)}: taken as {gpu.name} with {size:g} GB ({which});"
+            " add the memory to choose another"
+        )
+        return gpu, _memory(gpu, size), [*_filled_in(name, gpu), warning]
     chosen = gpu.spec.name if len(gpu.sold_gib) < 2 else f"{gpu.spec.name} with {size:g} GB"
     why = (
         "the smaller one"
-        if len({size for _, size in options}) > 1
+        if len({size for _, size in usual}) > 1
         else "the first; speed and price differ"
     )
     return (
@@ -243,7 +307,9 @@ def _memory(gpu: CatalogueGpu, size_gib: float | None) -> int | None:
     """What the driver reports of a GPU of this size; another size under the same name counts as it
     is sold.
     """
-    if size_gib is None or (gpu.sold_gib and size_gib == gpu.sold_gib[0]):
+    if size_gib is None or (
+        gpu.spec.memory_bytes is not None and gpu.sold_gib and size_gib == gpu.sold_gib[0]
+    ):
         return gpu.spec.memory_bytes
     return int(size_gib * GIB)
 
@@ -264,11 +330,15 @@ def _near(name: str) -> tuple[str, ...]:
     """Up to three names like it: those with the same number first, then those spelt alike."""
     words = split_name(name).words
     numbers = {word for word in words if any(letter.isdigit() for letter in word)}
-    same_number = [gpu.spec.name for gpu in catalogue_gpus().values() if numbers & gpu.own_words]
-    by_words = {
-        " ".join(split_name(gpu.spec.name).words): gpu.spec.name
-        for gpu in catalogue_gpus().values()
-    }
+    typed = frozenset(words)
+    same_number = [
+        gpu.name
+        for gpu in sorted(
+            (gpu for gpu in catalogue_gpus().values() if numbers & gpu.own_words),
+            key=lambda gpu: len(typed ^ gpu.own_words),
+        )
+    ]
+    by_words = {" ".join(split_name(gpu.name).words): gpu.name for gpu in catalogue_gpus().values()}
     alike = [
         by_words[close]
         for close in difflib.get_close_matches(" ".join(words), list(by_words), n=3, cutoff=0.6)
@@ -283,11 +353,11 @@ def cheapest_cards(min_bytes: int, *, vendor: str | None = "nvidia") -> tuple[Gp
     """Cards with at least this memory that somebody rents out, the cheapest hour first (then the
     larger GPU).
     """
+    rented = (gpu for gpu in catalogue_gpus().values() if gpu.price_usd_per_h is not None)
     fitting = [
         spec
-        for spec in load_catalogue().values()
-        if spec.price_usd_per_h is not None
-        and spec.memory_bytes is not None
+        for spec in (gpu.spec for gpu in rented)
+        if spec.memory_bytes is not None
         and spec.memory_bytes >= min_bytes
         and vendor in (None, spec.vendor)
     ]

@@ -5,9 +5,8 @@ What is wrong with any of them comes in one error, each fault with its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from advisor.ground.shape import (
 from advisor.ground.sources import LINK
 from advisor.ground.types import GpuSpec
 from advisor.ground.units import GIB, MIB
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_cache import read_derived, read_shipped
 from advisor.ground.yaml_reader import Document
 from advisor.probe.names import catalogue_words
 from advisor.probe.prices import map_at, merge_prices, price_file_shape, unknown_names
@@ -90,6 +89,10 @@ def gpu_file_shape(sources: Iterable[str]) -> Shape:
         keys={
             "sold_gb": sold_gb,
             "also_sold_gb": ListOf(of=_AMOUNT, help="other sizes sold under the same name"),
+            "usual_gb": Number(min=0, help="the size meant where none is stated"),
+            "usual_because": Text(),
+            "modified_gb": ListOf(of=_AMOUNT, help="sizes that workshops make of it"),
+            "sizes_gb": ListOf(of=_AMOUNT, least=1, help="of computers with this chip"),
             "largest_sold_gb": _AMOUNT_OR_UNKNOWN,
             "nvml_mib": Number(min=0, null=True, help="the total that one host's driver reported"),
             "probe_mib": Number(min=0, null=True, help="the same, where another probe reads it"),
@@ -210,16 +213,65 @@ CUDA_FILE = Keys(
 # --------------------------------------------------------------------------- reading
 
 
-@dataclass(eq=False, repr=False)
 class CatalogueGpu:
-    """One entry of rules/hardware/."""
+    """One entry of rules/hardware/, with its price. Each part is made when it is asked for: an
+    answer needs a few of some hundred GPUs.
+    """
 
-    spec: GpuSpec
-    entry: Mapping[str, Any]  # as it is written there
-    names: tuple[str, ...]  # exactly as a driver or vendor writes them
-    words: frozenset[str]
-    own_words: frozenset[str]  # of its short name
-    sold_gib: tuple[float, ...]  # its own size first, then others under the same name
+    def __init__(self, gpu_id: str, row: Mapping[str, Any]) -> None:
+        self.id, self.row = gpu_id, row
+        self.name: str = row["name"]
+        self.price_usd_per_h: float | None = row["price"][0]
+        self.usual_gib: float | None = row["usual_gib"]  # meant where no size is stated
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Exactly as a driver or vendor writes them."""
+        return tuple(self.row["names"])
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Of its id and of all its names."""
+        return frozenset(self.row["words"])
+
+    @cached_property
+    def own_words(self) -> frozenset[str]:
+        """Of its short name."""
+        return frozenset(self.row["own_words"])
+
+    @cached_property
+    def other_words(self) -> tuple[frozenset[str], ...]:
+        """Of each other name."""
+        return tuple(frozenset(words) for words in self.row["other_words"])
+
+    @cached_property
+    def sold_gib(self) -> tuple[float, ...]:
+        """Its own size first, then others under the same name."""
+        return tuple(self.row["sold_gib"])
+
+    @cached_property
+    def modified_gib(self) -> tuple[float, ...]:
+        """Sizes that workshops make of it."""
+        return tuple(self.row["modified_gib"])
+
+    @cached_property
+    def spec(self) -> GpuSpec:
+        price, note = self.row["price"]
+        cc = self.row["compute_capability"]
+        return GpuSpec(
+            id=self.id,
+            name=self.name,
+            compute_capability=(cc[0], cc[1]) if cc else None,
+            price_usd_per_h=price,
+            price_note=note,
+            **self.row["spec"],
+        )
+
+    @cached_property
+    def entry(self) -> Mapping[str, Any]:
+        """What its file says of it, as it is written there."""
+        entry: Mapping[str, Any] = _file(self.row["file"]).data["gpus"][self.id]
+        return entry
 
 
 @cache
@@ -228,14 +280,23 @@ def catalogue_gpus() -> Mapping[str, CatalogueGpu]:
 
     Raises InputError with the faults of all files of both folders, each located.
     """
+    paths = sorted((rules_dir() / "hardware").glob("*.yaml"))
+    paths += sorted((rules_dir() / "prices").glob("*.yaml"))
+    _file.cache_clear()
+    rows: Mapping[str, Mapping[str, Any]] = read_derived("gpus", paths, _rows)
+    return {gpu_id: CatalogueGpu(gpu_id, row) for gpu_id, row in rows.items()}
+
+
+def _rows() -> dict[str, dict[str, Any]]:
+    """Everything that a search of the catalogue looks at, as plain data."""
     faults: list[Fault] = []
     hardware, prices = rules_dir() / "hardware", rules_dir() / "prices"
-    cited = _read([hardware / "sources.yaml"], SOURCES_FILE, faults)
+    cited = _read([hardware / "sources.yaml"], lambda: SOURCES_FILE, faults)
     sources = [name for document in cited for name in map_at(document, "sources")]
     paths = [path for path in sorted(hardware.glob("*.yaml")) if path.name not in NOT_GPUS]
-    gpu_files = _read(paths, gpu_file_shape(sources), faults)
+    gpu_files = _read(paths, lambda: gpu_file_shape(sources), faults)
     price_files = _read(
-        sorted(prices.glob("*.yaml")), price_file_shape(citation_shape(sources)), faults
+        sorted(prices.glob("*.yaml")), lambda: price_file_shape(citation_shape(sources)), faults
     )
     entries = {
         gpu_id: (document, entry)
@@ -247,12 +308,21 @@ def catalogue_gpus() -> Mapping[str, CatalogueGpu]:
         raise InputError(faults=faults)
     on_demand = merge_prices(price_files)
     return {
-        gpu_id: _gpu(gpu_id, entry, vendor=document.data["vendor"], price=on_demand.lowest(gpu_id))
+        gpu_id: {
+            **_row(gpu_id, entry, document.data["vendor"]),
+            "file": document.name.rpartition("/")[2],
+            "price": on_demand.lowest(gpu_id),
+        }
         for gpu_id, (document, entry) in entries.items()
     }
 
 
-def _read(paths: Iterable[Path], shape: Shape, faults: list[Fault]) -> list[Document]:
+@cache
+def _file(name: str) -> Document:
+    return read_shipped(rules_dir() / "hardware" / name)
+
+
+def _read(paths: Iterable[Path], shape: Callable[[], Shape], faults: list[Fault]) -> list[Document]:
     """The files that are YAML; what is wrong in any of them goes to `faults`."""
     documents = []
     for path in paths:
@@ -262,7 +332,7 @@ def _read(paths: Iterable[Path], shape: Shape, faults: list[Fault]) -> list[Docu
             faults += error.faults
             continue
         documents.append(document)
-        faults += check_shape(document, shape)
+        faults += check_shape(document, shape())
     return documents
 
 
@@ -278,9 +348,7 @@ def cuda_facts() -> Mapping[str, Any]:
     return data
 
 
-def _gpu(
-    gpu_id: str, entry: Mapping[str, Any], *, vendor: str, price: tuple[float | None, str]
-) -> CatalogueGpu:
+def _row(gpu_id: str, entry: Mapping[str, Any], vendor: str) -> dict[str, Any]:
     devices = int(entry.get("devices_per_board", 1))  # a run sees the devices, not the board
     memory = entry["memory"]
     sold_gib = memory.get("sold_gb")
@@ -289,33 +357,34 @@ def _gpu(
     rates = entry["tflops_dense"]
     rate = rates.get("bf16") or rates.get("fp16")
     achieved = entry.get("achieved_matmul_bf16")
-    spec = GpuSpec(
-        id=gpu_id,
-        name=entry["name"],
-        vendor=vendor,
-        memory_bytes=memory_bytes // devices if memory_bytes else None,
-        compute_capability=capability(entry.get("compute_capability")),
-        bf16=entry["supports"]["bf16"],
-        bf16_flops=rate * 1e12 / devices if rate else None,
-        achieved_flops=achieved["tflops"] * 1e12 / devices if achieved else None,
-        bandwidth_bytes_per_s=(
+    spec = {
+        "vendor": vendor,
+        "memory_bytes": memory_bytes // devices if memory_bytes else None,
+        "bf16": entry["supports"]["bf16"],
+        "bf16_flops": rate * 1e12 / devices if rate else None,
+        "achieved_flops": achieved["tflops"] * 1e12 / devices if achieved else None,
+        "bandwidth_bytes_per_s": (
             entry["bandwidth_gb_s"] * 1e9 / devices if entry.get("bandwidth_gb_s") else None
         ),
-        power_w=entry["tdp_w"] / devices if entry.get("tdp_w") else None,
-        price_usd_per_h=price[0],
-        price_note=price[1],
-    )
+        "power_w": entry["tdp_w"] / devices if entry.get("tdp_w") else None,
+    }
     names = (*entry.get("nvml_names", ()), *entry.get("other_names", ()))
-    return CatalogueGpu(
-        spec=spec,
-        entry=entry,
-        names=names,
-        words=catalogue_words((gpu_id, spec.name, *names)),
-        own_words=catalogue_words((spec.name,)),
-        sold_gib=tuple(
-            float(size) / devices for size in (sold_gib, *memory.get("also_sold_gb", ())) if size
-        ),
-    )
+    own = catalogue_words((entry["name"],))
+    others = [catalogue_words((name,)) for name in names]
+    usual = memory.get("usual_gb")
+    sizes = memory.get("sizes_gb") or (sold_gib, *memory.get("also_sold_gb", ()))
+    return {
+        "name": entry["name"],
+        "spec": spec,
+        "compute_capability": capability(entry.get("compute_capability")),
+        "names": names,
+        "words": sorted(catalogue_words((gpu_id,)).union(own, *others)),
+        "own_words": sorted(own),
+        "other_words": [sorted(words) for words in others],
+        "sold_gib": [float(size) / devices for size in sizes if size],
+        "usual_gib": None if usual is None else float(usual) / devices,
+        "modified_gib": [float(size) for size in memory.get("modified_gb", ())],
+    }
 
 
 def capability(text: object) -> tuple[int, int] | None:

@@ -23,6 +23,8 @@ IGNORED = frozenset(
         "graphics",
         "card",
         "cards",
+        "chip",
+        "with",
         "corporation",
         "r",
         "tm",
@@ -46,26 +48,38 @@ TELLS_APART = frozenset(
         "nano",
         "nx",
         "mini",
+        "notebook",
+        "sff",
+        "gre",
+        "ai",
+        "v2",
     }
 )
+# Words without a digit that say all the same which GPU is meant.
+NAMED = frozenset({"orin", "thor", "titan", "strix", "halo"})
 # Left out without changing which chip is meant.
 FORM = frozenset(
     {
         "sxm", "sxm2", "sxm4", "sxm5", "sxm6", "pcie", "nvl", "oam", "ac", "hbm3", "rtx",
         "gtx", "rx", "jetson", "agx", "nvgpu", "dgx", "blackwell", "server", "workstation",
-        "edition", "generation",
+        "edition", "generation", "design", "embedded",
     }
 )  # fmt: skip
 
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d{1,4}(?:\.\d+)?)[\s-]*(?:gib|gb|g)(?![a-z0-9])")
 _MIG = re.compile(r"\bmig\b|\b\d+g\.(\d+)gb\b")
+_COMPUTER = re.compile(r"\b(?:macbook(?: (?:pro|air))?|mac (?:mini|studio|pro)|imac)\b")
 _COUNT = re.compile(r"^\s*(\d{1,6})\s*[x×*]\s*(?=\S)(.+)$", re.IGNORECASE)
 _GLUED = (
     re.compile(r"^(rtx|gtx|rx)(a?\d+)([a-z]*)$"),  # rtx4090, rtx4060ti, rtxa6000
-    re.compile(r"^()(\d{3,4})(ti|super|xtx|xt|d)$"),  # 4060ti
+    re.compile(r"^()(\d{3,4})((?:ti|super|xtx|xt|gre|d|laptop|mobile)+)$"),  # 4070tisuper
     re.compile(r"^()([a-z]{1,2}\d{2,3}[a-z]?)(sxm\d?|pcie|nvl)$"),  # h100sxm
     re.compile(r"^()(m\d)(pro|max|ultra)$"),  # m4max
 )
+
+
+_ENDINGS = re.compile(r"(?:ti|super|xtx|xt|gre|laptop|mobile)+d?")
+_ENDING = re.compile(r"ti|super|xtx|xt|gre|laptop|mobile|d$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,7 @@ class TypedName:
 def split_name(name: str) -> TypedName:
     """The words and the size of a typed name: "NVIDIA A100-80GB" -> a100, 80."""
     text = name.lower().replace("(r)", " ").replace("(tm)", " ")
+    text = _COMPUTER.sub(" ", text) if re.search(r"\bm\d", text) else text
     mig = _MIG.search(text)
     if mig:
         profile = re.search(r"\d+g\.(\d+)gb", text)
@@ -95,7 +110,9 @@ def words_of(text: str) -> tuple[str, ...]:
         parts = next(
             (match.groups() for pattern in _GLUED if (match := pattern.match(word))), (word,)
         )
-        result.extend(part for part in parts if part and part not in IGNORED)
+        for part in parts:
+            ends = _ENDING.findall(part) if _ENDINGS.fullmatch(part) else [part]
+            result.extend(end for end in ends if end and end not in IGNORED)
     return tuple(dict.fromkeys(result))
 
 

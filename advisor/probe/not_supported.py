@@ -39,7 +39,7 @@ def not_supported(name: str) -> NotSupported | None:
     typed = split_name(name).words
     if not typed:
         return None
-    for device_id, entry in _devices().items():
+    for device_id, entry in not_supported_devices().items():
         if any(_holds(typed, wanted) for wanted in entry["names"]) and not any(
             _holds(typed, other) for other in entry.get("not_with", ())
         ):
@@ -56,7 +56,8 @@ def _holds(typed: Sequence[str], wanted: str) -> bool:
 
 
 @cache
-def _devices() -> Mapping[str, Mapping[str, Any]]:
+def not_supported_devices() -> Mapping[str, Mapping[str, Any]]:
+    """The entries of the file. Raises InputError, located."""
     path = rules_dir() / "hardware" / "not-supported.yaml"
     devices: Mapping[str, Mapping[str, Any]] = read_shipped(path, shape=NOT_SUPPORTED_FILE).data[
         "devices"

@@ -18,7 +18,7 @@ from advisor.probe.not_supported import not_supported
 
 UNKNOWN, NONE = "unknown", "none"
 MOST_GPUS, MOST_GIB = 100_000, 10_000  # beyond this it is a slip of the keyboard
-_AMD = re.compile(r"\b(amd|radeon|instinct|mi\d{2,3}[a-z]?)\b", re.IGNORECASE)
+_AMD = re.compile(r"\b(amd|radeon|instinct|ryzen|mi\d{2,3}[a-z]?|rx ?\d{4})\b", re.IGNORECASE)
 _APPLE = re.compile(r"\b(apple|m\d( ?(pro|max|ultra))?)\b", re.IGNORECASE)
 _KIND = {"nvidia": "cuda", "amd": "rocm", "apple": "mps"}
 
@@ -67,7 +67,8 @@ def stated_hardware(
                 f"add {name_at} NAME or {memory_at} GIB",
                 from_flag=from_flag,
             )
-        return Hardware(kind="unknown", origin="unknown"), ()
+        some = Gpu(name="a GPU of unknown kind", memory_total_bytes=None)
+        return Hardware(kind="unknown", origin="unknown", gpus=(some,) * (count or 0)), ()
     if word in ("", UNKNOWN):
         gpu = Gpu(
             name=f"a card with {memory_gib:g} GiB", memory_total_bytes=int((memory_gib or 0) * GIB)
@@ -92,10 +93,17 @@ def _named(
             else f"{name_at}: '{name}' is sold with several memory sizes"
         )
         near = f"did you mean {' or '.join(match.near)}? Otherwise " if match.near else ""
-        hardware, warnings = _without_memory(
-            what, f"{near}add its memory to the name, such as '{name} 24GB'", from_flag=from_flag
-        )
+        memory_at = "--gpu-memory GIB" if from_flag else "gpu.vram_gib"
+        hint = f"{near}say its memory with {memory_at} (on NVIDIA, `nvidia-smi` shows it)"
+        hardware, warnings = _without_memory(what, hint, from_flag=from_flag)
         return hardware, (*match.warnings, *warnings)
+    if match.not_sold and from_flag and match.spec is not None:
+        raise InputError(
+            f"{name_at}: no {match.spec.name} of the size in '{name}' is known",
+            allowed=f"it is sold with {match.not_sold}",
+            hint="correct the size or leave it out; where it is right, say it with --gpu-memory GIB"
+            " beside the name without it",
+        )
     if match.spec is None:
         gpu = keep_free(Gpu(name=name, memory_total_bytes=match.memory_bytes))
         more = (

@@ -48,13 +48,13 @@ def test_an_unknown_card_with_memory_is_used_as_given() -> None:
     """A name outside the catalogue with its memory is a CUDA card of that size with unknown speed,
     and a warning says so.
     """
-    hardware, warnings = stated_hardware("A800", 8, 80, from_flag=False)
+    hardware, warnings = stated_hardware("A8000", 8, 80, from_flag=False)
     assert (hardware.kind, len(hardware.gpus), hardware.device_memory_bytes) == (
         "cuda",
         8,
         80 * GIB,
     )
-    assert (hardware.gpus[0].name, hardware.gpus[0].spec) == ("A800", None)
+    assert (hardware.gpus[0].name, hardware.gpus[0].spec) == ("A8000", None)
     assert any("not in the GPU catalogue" in warning for warning in warnings)
 
 
@@ -77,8 +77,8 @@ def test_an_unknown_card_without_memory_is_an_error_as_a_flag() -> None:
     with pytest.raises(
         InputError,
         match=(
-            r"--gpu: unknown GPU 'RTX 4091'(.|\n)*did you mean RTX 4090(.|\n)*such as 'RTX 4091"
-            r" 24GB'"
+            r"--gpu: unknown GPU 'RTX 4091'(.|\n)*did you mean RTX 4090(.|\n)*say its memory with"
+            r" --gpu-memory GIB"
         ),
     ):
         stated_hardware("RTX 4091", from_flag=True)
@@ -91,12 +91,45 @@ def test_an_unknown_card_without_memory_is_unknown_hardware_in_a_file() -> None:
     assert any("gpu.name: unknown GPU 'RTX 4091'" in warning for warning in warnings)
 
 
-def test_a_chip_sold_with_several_sizes_needs_its_memory() -> None:
-    """An Apple chip's memory depends on the computer: asked for, never guessed."""
-    with pytest.raises(InputError, match="several memory sizes"):
-        stated_hardware("M4 Max", from_flag=True)
+def test_a_chip_sold_with_several_sizes_is_taken_as_the_smallest() -> None:
+    """An Apple chip's memory depends on the computer: without one the smallest is planned with,
+    and the others are named.
+    """
+    hardware, warnings = stated_hardware("M4 Max", from_flag=True)
+    assert (hardware.kind, hardware.device_memory_bytes) == ("mps", 36 * GIB)
+    assert "36, 48, 64 or 128 GB" in warnings[0]
     hardware, _ = stated_hardware("M4 Max", memory_gib=48, from_flag=True)
     assert (hardware.kind, hardware.device_memory_bytes) == ("mps", 48 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("RTX 4090 80GB", "24 GB"), ("A100 24GB", "40 or 80 GB"), ("T4 32", "")]
+)
+def test_a_size_that_a_gpu_is_not_sold_with_is_refused(name: str, sizes: str) -> None:
+    """As part of a flag's name it stops with the sizes there are; beside the name it counts, and in
+    a file it does too, each time with a warning.
+    """
+    with pytest.raises(InputError) as caught:
+        stated_hardware(name, from_flag=True)
+    assert sizes in str(caught.value)
+    assert "--gpu-memory" in str(caught.value)
+    if sizes:
+        bare, _, size = name.rpartition(" ")
+        gib = int(size.removesuffix("GB"))
+        for hardware, warnings in (
+            stated_hardware(bare, None, gib, from_flag=True),
+            stated_hardware(name, from_flag=False),
+        ):
+            assert hardware.gpus[0].memory_total_bytes == gib * GIB
+            assert "the memory is taken as stated" in warnings[-1]
+
+
+def test_a_number_of_gpus_of_unknown_kind_is_an_answer() -> None:
+    """`unknown` with a count keeps the count and rules nothing out."""
+    for from_flag in (True, False):
+        hardware, warnings = stated_hardware("unknown", 2, from_flag=from_flag)
+        assert (hardware.kind, len(hardware.gpus), warnings) == ("unknown", 2, ())
+        assert hardware.device_memory_bytes is None
 
 
 def test_a_memory_alone_is_some_card() -> None:
