@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from advisor.advice.micro_batches import HARDLY_FASTER, Found, Trial
 from advisor.advice.types import Chosen
-from advisor.estimate.types import Fits
+from advisor.ground.units import format_gib
 from advisor.ruleset.phrases import inside_sentence
 
 
-def batch_values(trial: Mapping[str, Any]) -> dict[str, Any]:
-    micro, cards = int(trial["micro"]), int(trial["cards"])
+def batch_values(trial: Trial) -> dict[str, Any]:
+    """The plan keys of a trial."""
     return {
-        "micro_batch_size": micro,
-        "grad_accum": max(1, round(int(trial["effective"]) / (micro * cards))),
-        "gradient_checkpointing": bool(trial["recompute"]),
+        "micro_batch_size": trial.micro,
+        "grad_accum": trial.grad_accum,
+        "gradient_checkpointing": trial.recompute,
     }
 
 
 def batch_settings(
-    trial: Mapping[str, Any],
-    batch: Chosen,
-    no_recompute: str,
-    fits: Fits,
-    *,
-    most: int,
-    packed: bool,
+    found: Found, batch: Chosen, no_recompute: str, *, most: int, packed: bool
 ) -> dict[str, Chosen]:
     """Keys of the batch, each with what is true of the value that was chosen.
 
     Args:
         no_recompute: Why nothing may be recomputed, or an empty string.
-        fits: What the estimate says of these settings.
         most: The most rows at once that were tried.
         packed: The batch counts sequences of several rows.
     """
-    values = batch_values(trial)
+    values = batch_values(found.trial)
     because = {
-        "micro_batch_size": _micro_because(trial, values, fits, most),
-        "grad_accum": (batch.because if packed else _accumulation_because(trial, values, batch)),
-        "gradient_checkpointing": _recompute_because(trial, no_recompute, fits),
+        "micro_batch_size": _micro_because(found, most),
+        "grad_accum": batch.because if packed else _accumulation_because(found.trial, batch),
+        "gradient_checkpointing": _recompute_because(found, no_recompute),
     }
     rules = {"grad_accum": batch.rule}
     return {
@@ -61,39 +54,41 @@ def batch_of_task(batch: Chosen, micro: int, devices: int) -> dict[str, Chosen]:
     }
 
 
-def _micro_because(
-    trial: Mapping[str, Any], values: Mapping[str, Any], fits: Fits, most: int
-) -> str:
+def _micro_because(found: Found, most: int) -> str:
+    trial, fits = found.trial, found.cost.fits
     if fits == "unknown":
         return (
             "the smallest: what fits is not known"
-            if trial["micro"] == 1
+            if trial.micro == 1
             else "a usual number: what fits is not known"
         )
     if fits == "too_big":
-        return "the smallest: even this does not fit" if trial["micro"] == 1 else "does not fit"
-    if values["grad_accum"] == 1:
+        return "the smallest: even this does not fit" if trial.micro == 1 else "does not fit"
+    if trial.grad_accum == 1:
         return "the whole batch at once"
-    if trial["micro"] == most:
+    if found.is_largest:
+        recomputing = "" if trial.recompute else " without recomputing"
+        return f"the largest that leaves {format_gib(found.spare_bytes)} free{recomputing}"
+    if trial.micro == most:
         return "as many rows as are tried at once"
-    spare = " with room to spare" if fits == "fits" else ""
-    return f"the largest that fits{spare}{'' if trial['recompute'] else ' without recomputing'}"
+    return (
+        "more rows at once would take memory and save less than"
+        f" {HARDLY_FASTER - 1:.0%} of the time"
+    )
 
 
-def _accumulation_because(
-    trial: Mapping[str, Any], values: Mapping[str, Any], batch: Chosen
-) -> str:
-    micro, cards = int(trial["micro"]), int(trial["cards"])
-    per_step = micro * int(values["grad_accum"]) * cards
-    of_cards = f" on {cards} GPUs" if cards > 1 else ""
+def _accumulation_because(trial: Trial, batch: Chosen) -> str:
+    per_step = trial.micro * trial.grad_accum * trial.cards
+    of_cards = f" on {trial.cards} GPUs" if trial.cards > 1 else ""
     rows = f"{per_step} row{'' if per_step == 1 else 's'} a step{of_cards}"
-    if per_step != trial["effective"]:
-        return f"{rows}: {trial['effective']} as nearly as it divides"
+    if per_step != trial.effective:
+        return f"{rows}: {trial.effective} as nearly as it divides"
     return f"{rows}: {inside_sentence(batch.because)}"
 
 
-def _recompute_because(trial: Mapping[str, Any], no_recompute: str, fits: Fits) -> str:
-    if trial["recompute"]:
+def _recompute_because(found: Found, no_recompute: str) -> str:
+    fits = found.cost.fits
+    if found.trial.recompute:
         unsure = "; what fits is not known" if fits == "unknown" else ""
         return f"recomputes activations to save memory, about a quarter slower{unsure}"
     if no_recompute:

@@ -8,7 +8,7 @@ bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,25 +16,35 @@ from advisor.advice.batch_keys import batch_settings, batch_values
 from advisor.advice.batching import (
     packed_settings,
     packing_suits,
-    padded_length,
     padding_of,
     with_saving,
 )
 from advisor.advice.facts_of_situation import device, model_facts
+from advisor.advice.micro_batches import (
+    MICRO_BATCHES,
+    Found,
+    Trial,
+    fastest_that_fits,
+    trials_of,
+    usual_pace,
+)
+from advisor.advice.stage_cost import (
+    Passes,
+    pace_by,
+    profile_of,
+    profiles_of,
+    stage_estimate,
+)
 from advisor.advice.types import Chosen, StageSettings
-from advisor.estimate import estimate
 from advisor.estimate.architecture import NO_SDPA
-from advisor.estimate.reading import tokens_read
-from advisor.estimate.stages import stage_spec
 from advisor.estimate.stored import why_not_in_16_bit, why_not_loadable
-from advisor.estimate.types import Estimate, Fits, RunSpec
-from advisor.estimate.whole_time import HELD_OUT_ROWS, Looked, together
+from advisor.estimate.types import Estimate, Fits
+from advisor.estimate.whole_time import together
 from advisor.ground.types import DataProfile
 from advisor.ground.units import format_gib
 from advisor.methods import methods
 from advisor.methods.composition import Composition
 from advisor.methods.kernels import AUTO
-from advisor.plan.model import Stage
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.types import Situation
@@ -51,18 +61,21 @@ APPROXIMATION_MARGIN = (
 # a chat template's own words around a conversation, which a count of characters does not see
 TEMPLATE_TOKENS = 64
 MULTIPLE = 64
-MICRO_BATCHES = (16, 8, 4, 2, 1)
-CPU_FEW_ROWS, CPU_BUSY_TOKENS = (
-    4,
-    1024,
-)  # more rows at once pay only where they are short: a processor is busy with this many tokens
-BUSY_TOKENS = (
-    2048  # a micro-batch of fewer tokens leaves a GPU waiting for launches (estimator, "Time")
-)
 # What rules may set for each amount of memory (fact `memory_left`), the usual settings first.
 MEMORY_LEFT = ("enough", "little", "least")
 BATCHING = ("packing", "group_by_length")  # what rules set by the fact `packing_suits`
 ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "too_big")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ease:
+    """What a stage gives up so that something fits."""
+
+    memory_left: str = MEMORY_LEFT[0]  # the settings to begin with
+    shorter: int = 0  # steps by which the rows are shorter
+
+
+NO_EASE = Ease()
 
 
 def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Chosen:
@@ -115,7 +128,7 @@ def _room_for_answers(
     longest prompt and one of them.
     """
     key = methods().objective(objective).keys.get("response_tokens")
-    data = _profile(situation, objective)
+    data = profile_of(situation, objective)
     if key is None or data is None or data.tokens is None:
         return {}
     whole = settings["seq_len"]
@@ -171,6 +184,7 @@ def fit_stage(
     objective: str,
     strategy: str | None,
     shared: Mapping[str, Chosen] = MappingProxyType({}),
+    ease: Ease = NO_EASE,
     may_pack: bool = True,
 ) -> tuple[StageSettings, Estimate]:
     """One stage of a composition with settings that fit (or need least, where none does or nobody
@@ -180,23 +194,25 @@ def fit_stage(
         strategy: How several cards share the work, the same for all stages of a plan; None for one
             device.
         shared: Keys of a module that goes on from another stage, which stand over the stage's own.
+        ease: What is given up beforehand so that it fits.
         may_pack: Several rows may share a sequence, which may be longer than any row.
     """
     update, quantization = composition.update or "lora", composition.quantization
-    settings = {**stage_settings(ruleset, situation, facts, composition, objective), **shared}
+    by_rule = stage_settings(ruleset, situation, facts, composition, objective, ease.memory_left)
+    settings = {**by_rule, **shared}
     batch = settings.pop("effective_batch_size", USUAL_BATCH)
     model = situation.model
     context = model.context_tokens if model else None
     settings["seq_len"] = (
         text_length(situation, context)
         if methods().objective(objective).splits_documents
-        else sequence_length(_profile(situation, objective), context)
+        else sequence_length(profile_of(situation, objective), context)
     )
     settings |= _room_for_answers(ruleset, objective, settings, situation, context)
     if model is not None and model.architecture in NO_SDPA and _is_open(settings, "attention"):
         because = f"transformers has no sdpa attention for {model.architecture} models"
         settings["attention"] = Chosen(value="eager", because=because)
-    largest = max(_profiles(situation, objective), key=lambda profile: profile.rows, default=None)
+    largest = max(profiles_of(situation, objective), key=lambda profile: profile.rows, default=None)
     followed = _for_rows(situation, composition, objective, settings, batch, largest)
     settings, batch = {**settings, **followed.settings}, followed.batch
     if strategy is not None:
@@ -206,8 +222,8 @@ def fit_stage(
         objective,
         settings,
         rows=int(batch.value),
-        profiles=len(_profiles(situation, objective)),
-        profile=_profile(situation, objective),
+        profiles=len(profiles_of(situation, objective)),
+        profile=profile_of(situation, objective),
     )
     if suits == "gains" and packing is not None and not may_pack:
         suits = "uneven"
@@ -215,7 +231,7 @@ def fit_stage(
         settings |= {
             key: one
             for key, one in stage_settings(
-                ruleset, situation, facts, composition, objective, packing_suits=suits
+                ruleset, situation, facts, composition, objective, ease.memory_left, suits
             ).items()
             if key in BATCHING and key not in shared
         }
@@ -223,19 +239,23 @@ def fit_stage(
     if packed and packing is not None:
         settings, batch = packed_settings(settings, batch, packing)
     no_recompute = refusal(objective, update, "gradient_checkpointing", True)
-    trials = _trials(
-        situation,
+    trials = trials_of(
         int(batch.value),
         int(settings["seq_len"].value),
+        cards=max(1, len(situation.hardware.gpus)),
+        on_cpu=device(situation) == "cpu",
         allowed=_micro_batches(objective, update),
         recompute=not no_recompute,
     )
     passes = _passes(ruleset, situation, facts, composition, objective, settings)
-    best: _Found | None = None
-    usual = stage_settings(ruleset, situation, facts, composition, objective, packing_suits=suits)
-    for level in MEMORY_LEFT:
+    search = _Search(situation, objective, update, quantization, strategy, passes)
+    best: _Fitted | None = None
+    usual = stage_settings(
+        ruleset, situation, facts, composition, objective, ease.memory_left, suits
+    )
+    for level in MEMORY_LEFT[MEMORY_LEFT.index(ease.memory_left) :]:
         laid_over = settings
-        if level != MEMORY_LEFT[0]:
+        if level != ease.memory_left:
             tighter = stage_settings(
                 ruleset, situation, facts, composition, objective, level, suits
             )
@@ -247,34 +267,26 @@ def fit_stage(
             if not changed or best is None:
                 continue
             laid_over = {**best.settings, **_with_need(changed, best)}
-        plain = {key: chosen.value for key, chosen in laid_over.items()}
-        for trial in trials:
-            values = {**plain, **batch_values(trial)}
-            cost = _stage_estimate(
-                situation, objective, update, quantization, values, strategy, passes
-            )
-            # Of settings that are all too big the smallest need is kept: the shortest way out. So
-            # too where the memory is not known, whatever the GPU, but then in the usual formats.
-            if (
-                best is None
-                or ORDER.index(cost.fits) < ORDER.index(best.cost.fits)
-                or (
-                    cost.fits == best.cost.fits
-                    and cost.fits in ("too_big", "unknown")
-                    and _peak(cost) < _peak(best.cost)
-                )
-            ):
-                best = _Found(laid_over, trial, cost)
-            if cost.fits == "fits":
-                break
-        if best is not None and best.cost.fits in ("fits", "unknown"):
+        found = search.fastest(trials, laid_over)
+        # Of settings that are all too big the smallest need is kept: the shortest way out.
+        if best is None or _is_better(found.cost, best.found.cost):
+            best = _Fitted(laid_over, found)
+        if best.found.cost.fits in ("fits", "unknown"):
             break
-    assert best is not None  # _trials yields one trial at least
-    if packed and best.cost.fits in ("tight", "too_big"):
+    assert best is not None  # there is a level at least
+    if packed and best.found.cost.fits in ("tight", "too_big"):
         other = fit_stage(
-            ruleset, situation, facts, composition, objective, strategy, shared, may_pack=False
+            ruleset,
+            situation,
+            facts,
+            composition,
+            objective,
+            strategy,
+            shared,
+            ease,
+            may_pack=False,
         )
-        if ORDER.index(other[1].fits) < ORDER.index(best.cost.fits):
+        if ORDER.index(other[1].fits) < ORDER.index(best.found.cost.fits):
             return other
     refused = (
         why_not_loadable(
@@ -286,18 +298,26 @@ def fit_stage(
         if model is not None
         else ""
     )
-    cost = replace(best.cost, fits="too_big", refused=refused) if refused else best.cost
-    most = max(int(trial["micro"]) for trial in trials)
+    found, least = best.found, best.found.least.memory
+    cost = replace(found.cost, least_bytes=None if least is None else least.peak_bytes)
+    if refused:
+        cost = replace(cost, fits="too_big", refused=refused)
     chosen = {
         **best.settings,
-        **batch_settings(best.trial, batch, no_recompute, best.cost.fits, most=most, packed=packed),
+        **batch_settings(
+            found,
+            batch,
+            no_recompute,
+            most=max(trial.micro for trial in trials),
+            packed=packed,
+        ),
     }
     per_step = int(followed.batch.value)
     if not packed:
         per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value
         per_step *= max(1, len(situation.hardware.gpus))
     chosen = followed.told(chosen, per_step)
-    padding = padding_of(situation, objective, chosen, _profile(situation, objective))
+    padding = padding_of(situation, objective, chosen, profile_of(situation, objective))
     return (
         StageSettings(
             objective=objective,
@@ -319,7 +339,7 @@ def task_settings(
 ) -> list[tuple[DataProfile, ForRows]]:
     """What follows from the rows of each data file of a stage, in the order of the tasks."""
     found = []
-    for profile in _profiles(situation, objective):
+    for profile in profiles_of(situation, objective):
         own = {**facts, "data_rows": profile.rows}
         settings = stage_settings(ruleset, situation, own, composition, objective)
         batch = settings.pop("effective_batch_size", USUAL_BATCH)
@@ -355,19 +375,6 @@ def _for_rows(
     )
 
 
-class _Passes(NamedTuple):
-    """How often a row is read, of all tasks together."""
-
-    over_trained: float  # epochs, times the share that is trained on
-    held: float  # the share that is held out
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> _Passes:
-        """Those of one set of settings."""
-        held = float(plain.get("holdout", Stage.holdout))
-        return cls(float(plain.get("epochs", Stage.epochs)) * (1 - held), held)
-
-
 def _passes(
     ruleset: Ruleset,
     situation: Situation,
@@ -375,18 +382,18 @@ def _passes(
     composition: Composition,
     objective: str,
     settings: Mapping[str, Chosen],
-) -> _Passes:
-    def one(found: Mapping[str, Chosen]) -> _Passes:
-        return _Passes.of({key: chosen.value for key, chosen in found.items()})
+) -> Passes:
+    def one(found: Mapping[str, Chosen]) -> Passes:
+        return Passes.of({key: chosen.value for key, chosen in found.items()})
 
-    if len(_profiles(situation, objective)) < 2:
+    if len(profiles_of(situation, objective)) < 2:
         return one(settings)
     tasks = [
         (profile.rows, one(follows.settings))
         for profile, follows in task_settings(ruleset, situation, facts, composition, objective)
     ]
     rows = sum(count for count, _ in tasks) or 1
-    return _Passes(
+    return Passes(
         sum(count * each.over_trained for count, each in tasks) / rows,
         sum(count * each.held for count, each in tasks) / rows,
     )
@@ -397,23 +404,61 @@ def _is_open(settings: Mapping[str, Chosen], key: str) -> bool:
     return key not in settings or settings[key].value == AUTO
 
 
-class _Found(NamedTuple):
+class _Fitted(NamedTuple):
     """The best settings so far."""
 
     settings: Mapping[str, Chosen]
-    trial: Mapping[str, Any]
-    cost: Estimate
+    found: Found
 
 
-def _with_need(changed: Mapping[str, Chosen], before: _Found) -> dict[str, Chosen]:
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The search for the batch of one stage."""
+
+    situation: Situation
+    objective: str
+    update: str
+    quantization: str | None
+    strategy: str | None
+    passes: Passes
+
+    def fastest(self, trials: Sequence[Trial], settings: Mapping[str, Chosen]) -> Found:
+        """The trial that these settings of the stage get."""
+        axes = (self.situation, self.objective, self.update, self.quantization)
+        plain = {key: chosen.value for key, chosen in settings.items()}
+        pace = pace_by(*axes, self.strategy)
+
+        def cost_of(trial: Trial) -> Estimate:
+            values = {**plain, **batch_values(trial)}
+            return stage_estimate(*axes, values, self.strategy, self.passes)
+
+        def pace_of(trial: Trial) -> float:
+            found = pace({**plain, **batch_values(trial)})
+            return usual_pace(trial, int(plain["seq_len"])) if found is None else found
+
+        on_cpu = device(self.situation) == "cpu"
+        return fastest_that_fits(trials, cost_of=cost_of, pace_of=pace_of, on_cpu=on_cpu)
+
+
+def _is_better(cost: Estimate, before: Estimate) -> bool:
+    """Whether it fits better; of two that are too big, or of which that is not known, whether it
+    needs less.
+    """
+    if cost.fits != before.fits:
+        return ORDER.index(cost.fits) < ORDER.index(before.fits)
+    return cost.fits in ("too_big", "unknown") and _peak(cost) < _peak(before)
+
+
+def _with_need(changed: Mapping[str, Chosen], before: _Fitted) -> dict[str, Chosen]:
     """Values for a memory that is short; the first new one says what the best settings so far
     would need.
     """
     was = {key: before.settings[key].value for key in changed if key in before.settings}
     key = next((key for key in changed if changed[key].value != was.get(key)), None)
-    if key is None or before.cost.memory is None or before.cost.limit_bytes is None:
+    cost = before.found.cost
+    if key is None or cost.memory is None or cost.limit_bytes is None:
         return dict(changed)
-    need, limit = _peak(before.cost), before.cost.limit_bytes
+    need, limit = _peak(cost), cost.limit_bytes
     instead = f"{key} {was[key]}" if key in was else "without this it"
     because = (
         f"{instead} would need {format_gib(need)}, and there are"
@@ -431,166 +476,6 @@ def _micro_batches(objective: str, update: str) -> Sequence[int]:
     return [
         size for size in MICRO_BATCHES if not refusal(objective, update, "micro_batch_size", size)
     ]
-
-
-def _trials(
-    situation: Situation, effective: int, seq_len: int, *, allowed: Sequence[int], recompute: bool
-) -> Sequence[Mapping[str, Any]]:
-    """Settings to try, fastest first: no recomputing before recomputing."""
-    cards = max(1, len(situation.hardware.gpus))
-    on_cpu = device(situation) == "cpu"
-    # The smallest size that the methods accept is tried even if the batch is smaller.
-    micros = [size for size in allowed if size * cards <= effective] or [allowed[-1]]
-    if on_cpu:
-        micros = [
-            size for size in micros if size <= CPU_FEW_ROWS or size * seq_len <= CPU_BUSY_TOKENS
-        ]
-    checkpointing = [False, True] if recompute else [False]
-    trials = []
-    for recomputes in checkpointing:
-        for micro in micros:
-            # A tiny batch without recomputing loses to a large one with it, so it is tried after
-            # that.
-            slow = (
-                not recomputes
-                and not on_cpu
-                and micro * seq_len < BUSY_TOKENS
-                and micro != micros[0]
-                and len(checkpointing) > 1
-            )
-            trials.append(
-                {
-                    "micro": micro,
-                    "recompute": recomputes,
-                    "cards": cards,
-                    "effective": effective,
-                    "late": slow,
-                }
-            )
-    return sorted(trials, key=lambda trial: bool(trial["late"]))
-
-
-def _stage_estimate(
-    situation: Situation,
-    objective: str,
-    update: str,
-    quantization: str | None,
-    plain: Mapping[str, Any],
-    strategy: str | None,
-    passes: _Passes | None = None,
-) -> Estimate:
-    if (teacher := situation.teacher) is not None:
-        own_base = (
-            situation.model is not None
-            and teacher.id == situation.model.id
-            and methods().update(update).is_module
-            and quantization is None
-        )
-        plain = {**plain, "teacher_params": 0 if own_base else teacher.params}
-    spec = stage_spec(
-        objective,
-        update,
-        quantization,
-        plain,
-        gpus=max(1, len(situation.hardware.gpus)),
-        sharding=strategy,
-    )
-    if passes is None:
-        passes = _Passes.of(plain)
-    epochs = passes.over_trained
-    tokens, rows = amounts_to_read(situation, spec, epochs=epochs)
-    return estimate(
-        spec,
-        situation.model,
-        situation.hardware,
-        tokens_total=tokens,
-        rows_total=rows,
-        padded_length=padded_length(
-            spec, _profile(situation, objective), grouped=bool(plain.get("group_by_length"))
-        ),
-        looked=_looked(situation, spec, tokens, rows, passes) if tokens else None,
-    )
-
-
-def _looked(
-    situation: Situation,
-    spec: RunSpec,
-    tokens: int,
-    rows: int | None,
-    passes: _Passes,
-) -> Looked:
-    """What a stage is measured on: of every task together."""
-    profile = _profile(situation, spec.objective)
-    stats = profile.tokens if profile is not None else None
-    request = stats.request_mean if stats is not None else None
-    return Looked(
-        rows=rows / passes.over_trained * passes.held
-        if rows and passes.over_trained
-        else HELD_OUT_ROWS,
-        row_tokens=min(
-            float(spec.seq_len),
-            tokens / rows / methods().objective(spec.objective).sequences_per_row
-            if rows
-            else spec.seq_len,
-        ),
-        answer_tokens=stats.mean - request if stats is not None and request else None,
-    )
-
-
-def _profile(situation: Situation, objective: str = "") -> DataProfile | None:
-    """The data whose rows decide a stage's lengths: of several tasks those with the longest row."""
-    return max(
-        _profiles(situation, objective),
-        key=lambda profile: profile.tokens.longest if profile.tokens else 0,
-        default=None,
-    )
-
-
-def _profiles(situation: Situation, objective: str) -> Sequence[DataProfile]:
-    """What a stage reads: each task's own data, or examples beside a corpus for the stage that
-    learns from examples.
-    """
-    if (
-        objective == "sft"
-        and situation.examples is not None
-        and situation.data is not None
-        and situation.data.kind == "raw_text"
-    ):
-        return [situation.examples]
-    if situation.data is not None:
-        return [situation.data]
-    return [profile for profile in situation.tasks.values() if profile.tokens is not None]
-
-
-def amounts_to_read(
-    situation: Situation, spec: RunSpec, *, epochs: float
-) -> tuple[int | None, int | None]:
-    """Tokens and rows read over all epochs, of all tasks together and without the rows that are
-    held out; each None where neither the data nor an answer tells.
-    """
-    profiles, answers = _profiles(situation, spec.objective), situation.answers
-    if not profiles or profiles[0].tokens is None:
-        tokens, rows = (
-            answers.value("data_tokens"),
-            (answers.value("data_rows") if not profiles else profiles[0].rows),
-        )
-        return None if tokens is None else int(tokens * epochs), (
-            None if rows is None else int(rows * epochs)
-        )
-    read_tokens = read_rows = 0.0
-    for profile in profiles:
-        assert profile.tokens is not None
-        mean, share = tokens_read(
-            profile.tokens,
-            objective=spec.objective,
-            seq_len=spec.seq_len,
-            truncation="stop",
-            packing=spec.packing,
-            response_tokens=spec.options.get("response_tokens"),
-        )
-        rows_read = profile.rows * share * epochs
-        read_tokens, read_rows = read_tokens + rows_read * mean, read_rows + rows_read
-    return max(1, round(read_tokens)), max(1, round(read_rows))
 
 
 def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
@@ -611,7 +496,10 @@ def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
     )
     unknown = tuple(dict.fromkeys(reason for cost in estimates for reason in cost.unknown))
     times = together([cost.times for cost in estimates])
-    return replace(worst, duration_s=hours, times=times, cost_usd=usd, unknown=unknown)
+    least = max((cost.least_bytes or 0 for cost in estimates), default=0) or None
+    return replace(
+        worst, least_bytes=least, duration_s=hours, times=times, cost_usd=usd, unknown=unknown
+    )
 
 
 def coarse_fit(cost: Estimate, facts: Mapping[str, Any]) -> str:

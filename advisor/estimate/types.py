@@ -141,6 +141,8 @@ class Estimate:
 
     fits: Fits
     memory: MemoryEstimate | None = None
+    # The peak with one row at a time and activations recomputed; None: nobody looked.
+    least_bytes: int | None = None
     limit_bytes: int | None = None  # what the device has for it
     duration_s: float | None = None  # of the training alone: limits and costs are compared with it
     times: WholeTime | None = None  # of all parts

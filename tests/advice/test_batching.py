@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.advice import fit
+from advisor.advice import fit, stage_cost
 from advisor.advice.batching import GAINS, MULTIPLE, SAME_ROWS, Packing, packing_of, padded_length
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.fit import fit_stage
@@ -139,7 +139,9 @@ def test_padding_is_estimated_as_it_is_counted(micro):
 
 
 def test_padding_is_in_the_estimated_time():
-    """A stage whose rows are grouped takes less time than one whose rows come at random."""
+    """A stage whose rows are grouped takes less time than one whose rows come at random, although
+    that one takes fewer rows at once.
+    """
     keys = {
         "gpu": "none",
         "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -149,10 +151,10 @@ def test_padding_is_in_the_estimated_time():
     assert values["micro_batch_size"] > 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            fit, "padded_length", lambda *args, grouped: padded_length(*args, grouped=False)
+            stage_cost, "padded_length", lambda *args, grouped: padded_length(*args, grouped=False)
         )
         random_rows = fitted(**ON_CPU)[2]
-    assert random_rows.duration_s > 1.3 * grouped.duration_s
+    assert random_rows.duration_s > 1.1 * grouped.duration_s
 
 
 @examples(2)
