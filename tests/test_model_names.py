@@ -10,8 +10,9 @@ from collections import Counter
 import pytest
 
 from advisor import advise
+from advisor.estimate.architecture import shape_from_config
 from advisor.render.words import three_sentences
-from advisor.situation.model_files import catalogue_ids
+from advisor.situation.model_files import catalogue_entry, catalogue_ids
 from advisor.situation.model_names import nearest, size_of, squashed, states_size, words_of
 from advisor.situation.shapes import model_shape
 
@@ -155,4 +156,80 @@ def test_an_unknown_size_is_said_first_and_nothing_is_said_to_fit(gpu):
     assert "not known" in three_sentences(advice)[0].split(".")[0]
     assert "model" in advice.situation.unknown
     assert advice.recommendation.estimate.fits == "unknown"
+    assert not any(one.estimate.fits == "fits" for one in advice.alternatives)
+
+
+# The estimator counts these as plain decoders: their layers differ from each other, or their code
+# is their own. Their entries state the size that counts.
+UNCOUNTED = ("chatglm", "lfm3")
+# Counts an output matrix beside the embeddings that are one with it, as its measured run held it.
+HELD_TWICE = ("tiiuae/falcon-7b",)
+
+
+def test_every_total_agrees_with_its_structure():
+    """Where an entry states dimensions, the parameters they make are its total, within 2 %."""
+    compared = 0
+    for stem, hub_id in catalogue_ids():
+        entry = catalogue_entry(stem, hub_id)
+        family, total = entry.get("model_type"), entry.get("params")
+        if family in UNCOUNTED or hub_id in HELD_TWICE or "num_decoder_layers" in entry:
+            continue
+        if total is None or entry.get("hidden_size") is None:
+            continue
+        known, _ = model_shape(hub_id)
+        assert known is not None
+        stated = {**entry, "tie_word_embeddings": known.tied_embeddings}
+        counted = shape_from_config(stated, hub_id, origin="catalogue", source="")
+        assert counted.params == pytest.approx(total, rel=0.02), hub_id
+        compared += 1
+    assert compared > 300
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "active"),
+    [
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", 107.8, 17.2),
+        ("meta-llama/Llama-4-Maverick-17B-128E-Instruct", 400.7, 17.2),
+        ("deepseek-ai/DeepSeek-V3", 671, 37),
+        ("deepseek-ai/DeepSeek-R1-0528", 671, 37),
+        ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", 8.2, None),
+        ("moonshotai/Kimi-K2-Instruct", 1026, 32),
+        ("zai-org/GLM-4.5-Air", 107, 12),
+        ("zai-org/GLM-4.6", 353, 32),
+        ("MiniMaxAI/MiniMax-M1-80k", 456, 45.9),
+        ("MiniMaxAI/MiniMax-M2", 229, 10),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", 30.5, 3.3),
+        ("Qwen/Qwen3-Coder-30B-A3B-Instruct", 30.5, 3.3),
+        ("Qwen/Qwen3-Next-80B-A3B-Thinking", 79.7, 3.9),
+        ("Qwen/Qwen3.6-35B-A3B", 34.7, 3.45),
+        ("LiquidAI/LFM2-8B-A1B", 8.3, 1.5),
+        ("tencent/Hunyuan-A13B-Instruct", 80, 13),
+        ("ibm-granite/granite-4.0-h-small", 32, 9),
+    ],
+)
+def test_mixtures_are_known_by_what_they_hold_and_what_they_use(name, held, active):
+    """In thousands of millions, as their makers publish them."""
+    shape, _ = model_shape(name)
+    assert shape is not None
+    assert shape.params / 1e9 == pytest.approx(held, rel=0.02)
+    assert (shape.active_params or 0) / 1e9 == pytest.approx(active or 0, rel=0.12)
+    assert shape.is_mixture is (active is not None)
+
+
+@pytest.mark.parametrize("gpu", ["RTX 4090", "H100"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "meta-llama/Llama-4-Maverick-17B-128E-Instruct",
+        "deepseek-ai/DeepSeek-V3",
+        "moonshotai/Kimi-K2-Instruct",
+        "zai-org/GLM-4.5-Air",
+        "MiniMaxAI/MiniMax-M2",
+        "acme/Deepseek-V3-tuned",
+    ],
+)
+def test_a_giant_is_never_said_to_fit_one_card(name, gpu):
+    """Nothing that trains it fits, whatever its name says of what one token uses."""
+    advice = advise({**PAIRS, "model": name, "gpu": {"name": gpu}})
+    assert not advice.fits
     assert not any(one.estimate.fits == "fits" for one in advice.alternatives)

@@ -31,8 +31,8 @@ EXACT = _set(
 )
 # An MLP of two matrices instead of three.
 PLAIN_MLP = _set(
-    "gpt2 gpt_neo gpt_neox gpt_bigcode gptj bloom falcon mpt opt phi starcoder2 bert roberta"
-    " xlm-roberta camembert distilbert electra deberta-v2 albert mpnet"
+    "gpt2 gpt_neo gpt_neox gpt_bigcode gptj bloom falcon mpt opt phi starcoder2 apertus bert"
+    " roberta xlm-roberta camembert distilbert electra deberta-v2 albert mpnet"
 )
 ENCODERS = _set(
     "bert roberta xlm-roberta camembert distilbert electra deberta deberta-v2 albert mpnet"

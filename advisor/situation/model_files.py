@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import (
     Choice,
@@ -37,9 +38,15 @@ _COUNTS = (
     "full_attention_interval", "global_head_dim", "hidden_size_per_layer_input",
     "linear_key_head_dim", "linear_num_key_heads", "linear_num_value_heads",
     "linear_value_head_dim", "num_global_key_value_heads", "num_kv_shared_layers",
-    "vocab_size_per_layer_input",
+    "vocab_size_per_layer_input", "active_params", "first_k_dense_replace", "n_shared_experts",
+    "interleave_moe_layer_step", "kv_lora_rank", "q_lora_rank", "qk_rope_head_dim",
+    "qk_nope_head_dim", "v_head_dim", "num_decoder_layers", "type_vocab_size",
 )  # fmt: skip
-_FLAGS = ("tie_word_embeddings", "gated", "attention_k_eq_v", "use_double_wide_mlp")
+_FLAGS = (
+    "tie_word_embeddings", "gated", "attention_k_eq_v", "use_double_wide_mlp", "attention_bias",
+)  # fmt: skip
+# What an entry does not take over from the model whose architecture it has.
+_OWN = ("source", "license", "license_source", "stored", "thinks", "thinks_source", "gated")
 MODEL_FILE = Keys(
     help="Architectures of published models",
     keys={
@@ -128,6 +135,23 @@ def organisation_models(stem: str) -> Mapping[str, Mapping[str, Any]]:
         return {}
     models: Mapping[str, Mapping[str, Any]] = read_shipped(path, shape=MODEL_FILE).data["models"]
     return models
+
+
+def catalogue_entry(stem: str, hub_id: str) -> Mapping[str, Any]:
+    """One entry of an organisation's file, with the dimensions of the model whose architecture it
+    has (`same_architecture_as`) where it states none of its own. Raises InputError.
+    """
+    entry = organisation_models(stem)[hub_id]
+    of = entry.get("same_architecture_as")
+    if of is None or "hidden_size" in entry or "params" in entry:
+        return entry
+    other = organisation_models(of.split("/", 1)[0].lower()).get(of)
+    if other is None or ("same_architecture_as" in other and "params" not in other):
+        raise InputError(
+            f"rules/models/{stem}.yaml: {hub_id}: same_architecture_as names {of}",
+            allowed="a model of the catalogue that states its own dimensions",
+        )
+    return {**{key: value for key, value in other.items() if key not in _OWN}, **entry}
 
 
 @cache

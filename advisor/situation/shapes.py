@@ -28,6 +28,7 @@ from advisor.situation.hub_files import (
     is_offline,
 )
 from advisor.situation.model_files import (
+    catalogue_entry,
     catalogue_ids,
     organisation_models,
     suggested_models,
@@ -236,9 +237,10 @@ def _counted_weights(path: Path) -> int | None:
 def _from_catalogue(name: str) -> tuple[ModelShape, list[str]] | None:
     wanted = name.lower()
     if "/" in wanted:
-        for hub_id, entry in organisation_models(wanted.split("/", 1)[0]).items():
+        stem = wanted.split("/", 1)[0]
+        for hub_id in organisation_models(stem):
             if hub_id.lower() == wanted:
-                return _entry_shape(hub_id, entry), []
+                return _entry_shape(hub_id, catalogue_entry(stem, hub_id)), []
         return None
     matches = [
         (stem, hub_id) for stem, hub_id in catalogue_ids() if squashed(hub_id) == squashed(name)
@@ -246,7 +248,7 @@ def _from_catalogue(name: str) -> tuple[ModelShape, list[str]] | None:
     if len(matches) != 1:
         return None
     stem, hub_id = matches[0]
-    return _entry_shape(hub_id, organisation_models(stem)[hub_id]), [f"'{name}' read as {hub_id}"]
+    return _entry_shape(hub_id, catalogue_entry(stem, hub_id)), [f"'{name}' read as {hub_id}"]
 
 
 def _entry_shape(hub_id: str, entry: Mapping[str, Any]) -> ModelShape:
@@ -258,29 +260,15 @@ def _entry_shape(hub_id: str, entry: Mapping[str, Any]) -> ModelShape:
     try:
         shape = shape_from_config(entry, hub_id, origin="catalogue", source=source, params=params)
     except ConfigError:
-        size = size_of(hub_id, (params or 0) / 1e9 or None).params
-        typical = shape_from_size(size or params or 12_000_000_000, hub_id)
-        guesses = {
-            "vocab_size": typical.vocab_size,
-            "hidden_size": typical.hidden_size,
-            "layers": typical.layers,
-        }
-        missing = [field for field in guesses if read(entry, field) is None]
-        filled = {**entry, **{NAMES[field][0]: guesses[field] for field in missing}}
-        shape = shape_from_config(filled, hub_id, origin="catalogue", source=source, params=params)
-        shape = replace(
-            shape,
-            note=(
-                "not in the catalogue, so typical values were taken:"
-                f" {', '.join(field.replace('_', ' ') for field in missing)}"
-            ),
-        )
+        shape = _filled_shape(hub_id, entry, source)
+    active = entry.get("active_params")
     return replace(
         shape,
         license=entry.get("license"),
         thinks=entry.get("thinks"),
         gated=entry.get("gated"),
         stored=entry.get("stored"),
+        active_params=active if active is not None else shape.active_params,
         note="; ".join(part for part in (shape.note, str(entry.get("notes") or "")) if part),
     )
 
@@ -318,11 +306,40 @@ def _described(name: str) -> ModelShape | None:
     )  # fmt: skip
 
 
+def _filled_shape(hub_id: str, entry: Mapping[str, Any], source: str) -> ModelShape:
+    """The shape of an entry that lacks dimensions, with those of a typical decoder of its size."""
+    params = entry.get("params")
+    size = size_of(hub_id, (params or 0) / 1e9 or None).params
+    held = size or params or 12_000_000_000
+    typical = shape_from_size(held, hub_id, active_params=entry.get("active_params"))
+    guesses = {
+        "vocab_size": typical.vocab_size,
+        "hidden_size": typical.hidden_size,
+        "layers": typical.layers,
+    }
+    missing = [field for field in guesses if read(entry, field) is None]
+    if len(missing) == len(guesses):
+        return replace(
+            typical, origin="catalogue", source=source, architecture=entry.get("model_type"),
+            context_tokens=entry.get("context_length"),
+            note="its size is known and its dimensions are not, so typical values were taken",
+        )  # fmt: skip
+    filled = {**entry, **{NAMES[field][0]: guesses[field] for field in missing}}
+    shape = shape_from_config(filled, hub_id, origin="catalogue", source=source, params=params)
+    return replace(
+        shape,
+        note=(
+            "not in the catalogue, so typical values were taken:"
+            f" {', '.join(field.replace('_', ' ') for field in missing)}"
+        ),
+    )
+
+
 def _plainest(found: Sequence[tuple[str, str]]) -> ModelShape | None:
     """The first of these catalogue models, one in 16 bit before quantised ones; None where they
     differ in shape.
     """
-    shapes = [_entry_shape(hub_id, organisation_models(stem)[hub_id]) for stem, hub_id in found]
+    shapes = [_entry_shape(hub_id, catalogue_entry(stem, hub_id)) for stem, hub_id in found]
     kinds = {
         (shape.layers, shape.hidden_size, shape.intermediate_size, shape.kv_heads, shape.experts)
         for shape in shapes
