@@ -11,6 +11,8 @@ from advisor.data.measure.data_requirements import data_requirements
 from advisor.estimate.read_spec import request_of
 from advisor.ground import resources
 from advisor.ground.errors import InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.methods import load as method_files
 from advisor.methods import methods
@@ -18,6 +20,7 @@ from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.plan.read import read_plan
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
 from advisor.probe.not_supported import not_supported_devices
+from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_document
@@ -45,6 +48,11 @@ def read_methods():
         raise InputError(faults=faults)
 
 
+def read_refresh():
+    """How old facts may get, read anew."""
+    return read_shipped(rules_dir() / "refresh.yaml", shape=REFRESH_FILE)
+
+
 # kind of file -> the file, a line as it is, the same misspelt, the key's name, who reads it
 SHIPPED = {
     "GPUs": (
@@ -57,6 +65,11 @@ SHIPPED = {
     ),
     "GPU sources": (
         "hardware/sources.yaml", "compiled:", "complied:", "compiled", catalogue_gpus,
+    ),
+    "ages of facts": ("refresh.yaml", "days: 240", "day: 240", "days", read_refresh),
+    "free GPUs": (
+        "prices/free.yaml", "conditions: \"a Google", "condition: \"a Google", "conditions",
+        catalogue_gpus,
     ),
     "devices that are no GPUs": (
         "hardware/not-supported.yaml", "    where:", "    were:", "where",
@@ -224,5 +237,5 @@ def test_faults_of_several_files_come_together(own_rules, call):
     code, _, text = call("--json", "--task", "qa", "--gpu", "RTX 4090")
     assert code == 2
     assert text.count("`tdp_w` is 'lots'") == wrong
-    assert "rules/prices/spot.yaml:9:3: unknown GPU 'nvidia-t5'" in text
+    assert "rules/prices/spot.yaml:7:3: unknown GPU 'nvidia-t5'" in text
     assert "unknown provider 'azur'" in text

@@ -13,8 +13,11 @@ from functools import cache
 from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.yaml_cache import read_shipped
 from advisor.methods import is_own
 from advisor.plan.keys import setting_fault, setting_keys
+from advisor.ruleset.due import REFRESH_FILE, past_their_date
 from advisor.ruleset.lint import SIDE_EFFECTS, Finding, Report, caused_by_user, lint
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
 from advisor.ruleset.model import Ruleset
@@ -59,7 +62,9 @@ def lint_rules(
     except InputError as error:
         scenarios, failing = 0, tuple(map(_unreadable, error.faults))
     report = replace(report, findings=(*failing, *report.findings))
-    if overlays:
+    if not overlays:
+        report = replace(report, findings=(*report.findings, *_past_their_date(root)))
+    else:
         report = caused_by_user(report, _report(load_rules(layers, root=root)), ruleset)
     return LintedRules(
         report=report,
@@ -69,10 +74,30 @@ def lint_rules(
     )
 
 
+def _today() -> datetime.date:
+    return datetime.date.today()
+
+
+def _past_their_date(root: Path | None) -> tuple[Finding, ...]:
+    """What has to be read again, in the catalogues beside the rules."""
+    folder = root or rules_dir()
+    refresh = folder / "refresh.yaml"
+    if not refresh.is_file():
+        return ()
+    try:
+        catalogues = read_shipped(refresh, shape=REFRESH_FILE, root=folder).data["catalogues"]
+        patterns = [pattern for entry in catalogues.values() for pattern in entry["files"]]
+        paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+        files = [
+            (path.relative_to(folder).as_posix(), read_shipped(path, root=folder)) for path in paths
+        ]
+    except InputError as error:
+        return tuple(map(_unreadable, error.faults))
+    return tuple(past_their_date(catalogues, files, _today()))
+
+
 def _report(ruleset: Ruleset) -> Report:
-    return lint(
-        ruleset, today=datetime.date.today(), setting_fault=setting_fault, keys=setting_keys()
-    )
+    return lint(ruleset, today=_today(), setting_fault=setting_fault, keys=setting_keys())
 
 
 def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tuple[Finding, ...]]:

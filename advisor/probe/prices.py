@@ -24,12 +24,12 @@ def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
     provider = Keys(
         keys={
             "kind": Choice(values=("cloud", "marketplace", "broker")),
-            "date": Date(null=True, help="of the price list; null if it carries none"),
+            "date": Date(help="of the price list"),
             "dates": MapOf(of=Date(), help="of single GPUs, where they differ"),
             "source": Text(),
             "count": Flag(help="false: listed, but the price of no GPU is taken from it"),
         },
-        required=("kind", "source"),
+        required=("kind", "date", "source"),
     )
     bought = Keys(
         keys={
@@ -41,6 +41,20 @@ def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
         required=("value", "source"),
     )
     named = Choice(values=tuple(gpu_ids)) if gpu_ids else Text()
+    free = Keys(
+        help="A GPU that costs nothing",
+        keys={
+            "provider": Text(),
+            "gpu": named,
+            "gpus": Number(whole=True, min=1),
+            "hours_a_week": Number(above=0),
+            "hours_a_session": Number(above=0),
+            "conditions": Text(),
+            "source": citation,
+            "checked": Date(help="the day somebody read the source"),
+        },
+        required=("provider", "gpu", "gpus", "conditions", "source", "checked"),
+    )
     by_gpu = MapOf(of=MapOf(of=price), named=named)
     return Keys(
         help="Prices of GPUs in US dollars",
@@ -51,6 +65,7 @@ def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
             **dict.fromkeys(HOURLY, by_gpu),
             "version_not_stated_usd_per_h": MapOf(of=MapOf(of=price)),
             "purchase_usd": MapOf(of=bought, named=named),
+            "free_tiers": MapOf(of=free),
             "left_out": ListOf(of=Text(), least=1, help="prices that were not taken, and why"),
         },
         required=("version",),
@@ -62,12 +77,14 @@ class Prices:
     """On-demand prices of all files; a later file wins, provider by provider."""
 
     providers: Mapping[str, Mapping[str, Any]]
-    on_demand: Mapping[str, Mapping[str, tuple[float, str]]]  # GPU -> provider -> price, compiled
+    on_demand: Mapping[str, Mapping[str, float]]  # GPU -> provider -> price
+    free_tiers: Mapping[str, Mapping[str, Any]]
 
     def lowest(self, gpu_id: str) -> tuple[float | None, str]:
         """The price a GPU is shown with, and its provider and date.
 
-        The lowest outside marketplaces, else the lowest. (None, "") if nobody rents it out.
+        The lowest outside marketplaces, else the lowest; who lends it out for nothing is named
+        beside it. (None, "") if nobody rents it out.
         """
         rows = {
             name: row
@@ -80,25 +97,39 @@ class Prices:
         pool = firm or rows
         if not pool:
             return None, ""
-        provider = min(pool, key=lambda name: pool[name][0])
-        price, compiled = pool[provider]
+        provider = min(pool, key=lambda name: pool[name])
         facts = self.providers[provider]
-        date = facts.get("dates", {}).get(gpu_id) or facts.get("date")
-        when = date or (f"undated, read by {compiled}" if compiled else "undated")
-        return price, f"{provider}{'' if firm else ' marketplace'}, {when}"
+        date = facts.get("dates", {}).get(gpu_id) or facts["date"]
+        note = f"{provider}{'' if firm else ' marketplace'}, {date}"
+        return pool[provider], "; ".join(filter(None, (note, self.free(gpu_id))))
+
+    def free(self, gpu_id: str) -> str:
+        """Who lends this GPU out for nothing: "free at Kaggle (2, 30 h a week)"; "" for nobody."""
+        tiers = [tier for tier in self.free_tiers.values() if tier["gpu"] == gpu_id]
+        named = []
+        for tier in tiers:
+            limits = (
+                f"{tier['gpus']} of them" if tier["gpus"] > 1 else "",
+                f"{tier['hours_a_week']:g} h a week" if "hours_a_week" in tier else "",
+            )
+            told = ", ".join(filter(None, limits))
+            named.append(f"{tier['provider']} ({told})" if told else tier["provider"])
+        return f"free at {' and '.join(named)}" if named else ""
 
 
 def merge_prices(documents: Iterable[Document]) -> Prices:
     """The prices of files that have the shape above, in the order in which later ones win."""
     providers: dict[str, Mapping[str, Any]] = {}
-    on_demand: dict[str, dict[str, tuple[float, str]]] = {}
+    on_demand: dict[str, dict[str, float]] = {}
+    free_tiers: dict[str, Mapping[str, Any]] = {}
     for document in documents:
         providers |= document.data.get("providers", {})
         for gpu_id, row in document.data.get("on_demand_usd_per_h", {}).items():
             prices = on_demand.setdefault(gpu_id, {})
             for provider, price in row.items():
-                prices[provider] = (float(price), document.data.get("compiled", ""))
-    return Prices(providers=providers, on_demand=on_demand)
+                prices[provider] = float(price)
+        free_tiers |= document.data.get("free_tiers", {})
+    return Prices(providers=providers, on_demand=on_demand, free_tiers=free_tiers)
 
 
 def unknown_names(documents: Iterable[Document], gpu_ids: Collection[str]) -> Iterator[Fault]:
@@ -112,20 +143,25 @@ def unknown_names(documents: Iterable[Document], gpu_ids: Collection[str]) -> It
         for table in (*HOURLY, "purchase_usd"):
             for gpu_id, row in map_at(document, table).items():
                 if gpu_id not in gpu_ids:
-                    yield _unknown_gpu(document, (table, gpu_id), gpu_ids)
+                    at = document.at((table, gpu_id), key=True)
+                    yield _unknown_gpu(at, gpu_id, gpu_ids)
                 if table == "purchase_usd" or not isinstance(row, dict):
                     continue
                 for provider in row:
                     if provider not in providers:
                         at = document.at((table, gpu_id, provider), key=True)
                         yield unknown_name("provider", provider, list(providers), at=at)
+        for tier, facts in map_at(document, "free_tiers").items():
+            if isinstance(facts, dict) and facts.get("gpu") not in gpu_ids:
+                at = document.at(("free_tiers", tier, "gpu"))
+                yield _unknown_gpu(at, str(facts.get("gpu")), gpu_ids)
 
 
-def _unknown_gpu(document: Document, path: tuple[str, str], gpu_ids: Collection[str]) -> Fault:
+def _unknown_gpu(at: str, gpu_id: str, gpu_ids: Collection[str]) -> Fault:
     return Fault(
-        what=f"{document.at(path, key=True)}: unknown GPU '{path[1]}'",
+        what=f"{at}: unknown GPU '{gpu_id}'",
         allowed="the keys under `gpus` in rules/hardware/",
-        hint=nearest(path[1], gpu_ids),
+        hint=nearest(gpu_id, gpu_ids),
     )
 
 

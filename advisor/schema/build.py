@@ -17,6 +17,7 @@ from advisor.plan.record import run_schema
 from advisor.probe import gpu_files
 from advisor.probe.not_supported import NOT_SUPPORTED_FILE
 from advisor.probe.prices import price_file_shape
+from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.model import Ruleset
 from advisor.schema import files
 from advisor.schema.facts import answers_schema, facts_schema
@@ -50,6 +51,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "sources": file_schema(SOURCES_FILE),
         "amounts": file_schema(REQUIREMENTS_FILE),
         "rollouts": file_schema(ROLLOUTS_FILE),
+        "refresh": file_schema(REFRESH_FILE),
         "hardware": file_schema(gpu_files.gpu_file_shape(cited)),
         "hardware-sources": file_schema(gpu_files.SOURCES_FILE),
         "cuda": file_schema(gpu_files.CUDA_FILE),

@@ -364,18 +364,17 @@ def test_every_card_answers_to_its_own_names(gpu_id: str) -> None:
 @pytest.mark.parametrize(
     ("gpu_id", "price", "note"),
     [
+        # openrelay (0.29) is a marketplace, runpod_community (0.34) is listed apart
+        ("nvidia-rtx-4090", 0.74, "runpod, 2026-09-25"),
+        ("nvidia-rtx-3090", 0.18, "openrelay marketplace, 2026-09-20"),  # nobody else lists it
+        ("nvidia-a100-pcie-80gb", 1.79, "runpod, 2026-11-09"),
+        ("nvidia-a10g", 1.006, "aws, 2026-09-06"),
+        ("nvidia-rtx-5090", 0.99, "runpod, 2026-08-27"),  # dated apart from others of its provider
         (
-            "nvidia-rtx-4090",
-            0.74,
-            "runpod, 2026-08-27",
-        ),  # vast (0.351) is a marketplace, runpod_community (0.34) is listed apart
-        (
-            "nvidia-rtx-3090",
-            0.1875,
-            "vast marketplace, undated, read by 2026-11-25",
-        ),  # nobody else lists it
-        ("nvidia-a100-pcie-80gb", 1.2, "massedcompute, undated, read by 2026-11-25"),
-        ("nvidia-a10g", 1.006, "aws, 2026-09-06"),  # dated apart from the rest of this provider
+            "nvidia-t4",
+            0.51,
+            "gcp, 2026-09-06; free at Kaggle (2 of them, 30 h a week) and Google Colab",
+        ),
         ("nvidia-gb300", None, ""),
     ],
 )
@@ -393,7 +392,7 @@ def test_the_cheapest_card_that_fits_comes_first() -> None:
     assert [spec.price_usd_per_h for spec in cards] == sorted(
         spec.price_usd_per_h or 0 for spec in cards
     )
-    assert cards[0].id == "nvidia-a100-sxm4-80gb"  # 1.16 at verda
+    assert cards[0].id == "nvidia-a100-pcie-80gb"  # 1.79 at runpod
     assert all((spec.memory_bytes or 0) >= 60 * GIB for spec in cards)
     assert cheapest_cards(10_000 * GIB) == ()
 

@@ -66,7 +66,7 @@ def test_the_screen_fits_its_width_without_colour(width: int) -> None:
         "19.7 GiB free of 24.0 GiB, 3.7 GiB held by other programs",
         "compute capability 8.9, bf16",
         "PCIe 4 x16",
-        "$0.74/h (runpod, 2026-08-27)",
+        "$0.74/h (runpod, 2026-09-25)",
     ):
         assert fact in words
     for fact in (
@@ -154,7 +154,7 @@ def test_json_has_units_in_its_keys_and_null_for_unknown() -> None:
     assert gpu["catalogue"] == {
         "id": "nvidia-rtx-4090", "name": "RTX 4090", "bf16_tflops": 165.2, "achieved_tflops": None,
         "bandwidth_gb_per_s": 1008.0,
-        "power_w": 450, "price_usd_per_h": 0.74, "price_note": "runpod, 2026-08-27",
+        "power_w": 450, "price_usd_per_h": 0.74, "price_note": "runpod, 2026-09-25",
     }  # fmt: skip
     assert document["software"]["trl"] is None
     assert document["problem"].startswith("NVIDIA GeForce RTX 4090 is there")
