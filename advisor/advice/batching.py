@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.advice.types import Chosen, Padding
-from advisor.estimate.architecture import ENCODERS, MIXES_PACKED_ROWS
+from advisor.estimate.architecture import MIXES_PACKED_ROWS
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import DataProfile, TokenStats
 from advisor.methods import methods
+from advisor.methods.families import DECODER, kind_of_type
 from advisor.methods.kernels import is_flash
 from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.types import Situation
@@ -60,7 +61,7 @@ def packing_suits(
     model = situation.model
     if profile is None or profile.tokens is None or not profile.tokens.histogram or model is None:
         return "unknown", None
-    if model.architecture in MIXES_PACKED_ROWS | ENCODERS:
+    if model.architecture in MIXES_PACKED_ROWS or kind_of_type(model.architecture) != DECODER:
         return "mixes", None
     attention = str(settings["attention"].value) if "attention" in settings else "sdpa"
     longest = int(settings["seq_len"].value)

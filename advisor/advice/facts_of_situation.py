@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.estimate.architecture import ENCODERS
 from advisor.ground.types import Answers, ModelShape
+from advisor.methods.families import kind_of_type
 from advisor.ruleset.facts import load_facts
 from advisor.situation.types import Situation, may_share_vocabulary, teacher_fits
 
@@ -66,9 +66,7 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
     ):  # a model nobody named is not a known fact
         facts["params_b"] = situation.model.params / 1e9
         if situation.model.architecture is not None:
-            facts["model_family"] = (
-                "encoder" if situation.model.architecture in ENCODERS else "decoder"
-            )
+            facts["model_family"] = kind_of_type(situation.model.architecture)
         facts |= model_facts(situation.model)
     teacher = teacher_of(situation, facts)
     if teacher is not None:

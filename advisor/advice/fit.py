@@ -44,6 +44,7 @@ from advisor.ground.types import DataProfile
 from advisor.ground.units import format_gib
 from advisor.methods import methods
 from advisor.methods.composition import Composition
+from advisor.methods.families import DECODER, ENCODER, SEQ2SEQ, kind_of_type
 from advisor.methods.kernels import AUTO
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
@@ -151,7 +152,10 @@ def stage_facts(
     situation: Situation, facts: Mapping[str, Any], composition: Composition
 ) -> dict[str, Any]:
     """What the table of settings sees beside the stage's own axes."""
-    found = {**facts, "architecture": "encoder" if composition.encoder else "decoder"}
+    found = {**facts, "architecture": DECODER}
+    if composition.encoder:
+        kind = kind_of_type(situation.model.architecture if situation.model else None)
+        found["architecture"] = SEQ2SEQ if kind == SEQ2SEQ else ENCODER
     if situation.model is not None:  # also of a suggested model: its size decides the learning rate
         found["params_b"] = situation.model.params / 1e9
         found |= model_facts(situation.model)

@@ -13,8 +13,9 @@ from advisor.advice.facts_of_situation import device
 from advisor.advice.fit import task_settings
 from advisor.advice.types import Advice, Candidate, Chosen
 from advisor.ground.errors import InputError
-from advisor.ground.types import DataProfile
+from advisor.ground.types import DataProfile, ModelShape
 from advisor.methods import methods
+from advisor.methods.families import SEQ2SEQ, kind_of_type
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
@@ -23,6 +24,11 @@ from advisor.situation.types import Situation
 
 STAGE_FIELDS = {field.name for field in fields(Stage)} - {"options"}
 DEVICES = {"cuda": "cuda", "rocm": "rocm", "mps": "mps", "cpu": "cpu", "unknown": "cuda"}
+NO_CLASSES = (
+    "data with a text and its class in each row (for words that are marked: transformers'"
+    " examples/pytorch/token-classification/run_ner.py)"
+)
+NO_RECIPE = "a recipe for sequence-to-sequence models (transformers' examples/pytorch trains them)"
 SAVES = "all that a crash costs; more where saving would take over 5 % of the time"
 
 
@@ -60,13 +66,21 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
                 missing.append("data.examples")
         else:
             missing.append(f"data of kind {' or '.join(trains_on)} for the stage {objective}")
+    if candidate.composition.encoder and is_seq2seq(model):
+        missing.append(NO_RECIPE)
     if (
         candidate.composition.encoder
+        and not is_seq2seq(model)
         and profiles
         and not all(profile.format == "classification" for profile in profiles)
     ):
-        missing.append("data with a text and its class in each row")
+        missing.append(NO_CLASSES)
     return missing
+
+
+def is_seq2seq(model: ModelShape | None) -> bool:
+    """Whether an encoder reads and a decoder writes."""
+    return model is not None and kind_of_type(model.architecture) == SEQ2SEQ
 
 
 def needs_scores(ruleset: Ruleset, objective: str, before: Sequence[str]) -> bool:
@@ -116,9 +130,13 @@ def make_plan(
             (values if key in STAGE_FIELDS else options)[key] = chosen.value
             comments[("stages", index, key)] = comment_of(chosen)
         if candidate.composition.encoder:
-            options["head"] = "classes"
-            comments[("stages", index, "head")] = (
-                "a classification head in place of the language head"
+            options["head"], comments[("stages", index, "head")] = (
+                (
+                    "seq2seq",
+                    "a sequence-to-sequence model: it reads the input, and writes the output",
+                )
+                if is_seq2seq(situation.model)
+                else ("classes", "a classification head in place of the language head")
             )
         if needs_examples(situation, stage.objective) and situation.examples is not None:
             values["data"] = situation.examples.path

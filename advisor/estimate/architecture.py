@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from advisor.estimate import gemma4
+from advisor.estimate import gemma4, seq2seq
 from advisor.estimate.mixtures import mixture_parts, one_layer, routed_layers
 from advisor.ground.model_config import NAMES, REQUIRED, read, text_config
 from advisor.ground.model_structure import config_faults
 from advisor.ground.types import ModelShape
+from advisor.methods.families import DECODER, SEQ2SEQ, is_encoder, kind_of_type
 
 
 def _set(names: str) -> frozenset[str]:
@@ -32,20 +33,14 @@ EXACT = _set(
 # An MLP of two matrices instead of three.
 PLAIN_MLP = _set(
     "gpt2 gpt_neo gpt_neox gpt_bigcode gptj bloom falcon mpt opt phi starcoder2 apertus bert"
-    " roberta xlm-roberta camembert distilbert electra deberta-v2 albert mpnet"
-)
-ENCODERS = _set(
-    "bert roberta xlm-roberta camembert distilbert electra deberta deberta-v2 albert mpnet"
-    " modernbert nomic_bert"
+    " roberta xlm-roberta camembert distilbert electra deberta deberta-v2 albert mpnet bart mbart"
+    " led plbart m2m_100 marian pegasus pegasus_x bigbird_pegasus blenderbot"
 )
 # `tie_word_embeddings` is left out of config.json where it equals the class default; these families
-# tie by default.
-TIED = (
-    _set(
-        "gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text gpt2 gpt_neo gpt_bigcode falcon bloom"
-        " opt mpt cohere cohere2 smollm3 starcoder2"
-    )
-    | ENCODERS
+# tie by default, and so does every encoder and sequence-to-sequence model.
+TIED = _set(
+    "gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text gpt2 gpt_neo gpt_bigcode falcon bloom"
+    " opt mpt cohere cohere2 smollm3 starcoder2"
 )
 OWN_ATTENTION = _set(
     "chatglm"
@@ -133,6 +128,11 @@ def _shape(
         config = inner
         notes.append("multimodal: the text tower is counted, vision or audio towers are not")
     family = str(config.get("model_type") or outer or "unknown")
+    seq2seq_model = kind_of_type(family) == SEQ2SEQ
+    if seq2seq_model:
+        config = seq2seq.as_one_stack(config)
+        params = params or _counted_seq2seq(config, family)
+        notes.append(seq2seq.ABOUT)
     missing = [field for field in REQUIRED if read(config, field) is None]
     if missing:
         raise ConfigError(f"needs {', '.join('/'.join(NAMES[field][:2]) for field in missing)}")
@@ -159,7 +159,7 @@ def _shape(
     else:
         experts = per_token = expert_size = None
     tied = config.get("tie_word_embeddings")
-    tied = family in TIED if tied is None else bool(tied)
+    tied = family in TIED or kind_of_type(family) != DECODER if tied is None else bool(tied)
     shape = ModelShape(
         id=id_, origin=origin, params=0, architecture=family, hidden_size=hidden, layers=layers,
         heads=heads, kv_heads=kv_heads,
@@ -175,7 +175,7 @@ def _shape(
     )
     count = count_parameters(shape, config)
     if (
-        params and config.get("tie_word_embeddings") is None
+        params and config.get("tie_word_embeddings") is None and not seq2seq_model
     ):  # not stated: whichever agrees with the known count
         other = replace(shape, tied_embeddings=not tied)
         if abs(count_parameters(other, config).total - params) < abs(count.total - params):
@@ -199,6 +199,13 @@ def _shape(
         shared_size=parts.shared_size,
         shared_ends=parts.shared_ends,
     )
+
+
+def _counted_seq2seq(config: Mapping[str, Any], family: str) -> int | None:
+    """The parameters of encoder and decoder; None where dimensions are missing."""
+    if any(read(config, field) is None for field in REQUIRED):
+        return None
+    return seq2seq.count(config, family)
 
 
 def _stored(config: Mapping[str, Any]) -> str | None:
@@ -363,7 +370,7 @@ def _embeddings(
         # OPT and RoBERTa shift positions: OPT adds two rows, RoBERTa's configuration counts them
         # already.
         size += ((shape.context_tokens or 0) + (2 if family == "opt" else 0)) * hidden
-    if family in ENCODERS:
+    if is_encoder(family):
         if family in ("bert", "roberta", "xlm-roberta", "camembert", "electra"):
             size += int(config.get("type_vocab_size", 2)) * hidden + 2 * hidden
             size += hidden * hidden + hidden  # the pooler

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from advisor.estimate.architecture import ENCODERS, FOUR_NORMS, OWN_ATTENTION, PLAIN_MLP
+from advisor.estimate.architecture import FOUR_NORMS, OWN_ATTENTION, PLAIN_MLP
 from advisor.estimate.frameworks import framework_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import ModelShape
+from advisor.methods.families import is_encoder
 
 # Values of target_modules that name a set of layers, whatever the model calls them.
 ALL_LINEAR, SHARED, WITH_EXPERTS = "all-linear", "attention-and-shared", "with-experts"
@@ -122,7 +123,8 @@ def dims_of(shape: ModelShape) -> Dims | None:
     family = shape.architecture or ""
     gated = family not in PLAIN_MLP
     q_size, kv_size = heads * head_dim, (shape.kv_heads or heads) * head_dim
-    matrices = 1 if shape.tied_embeddings or family in ENCODERS else 2
+    encoder = is_encoder(family)
+    matrices = 1 if shape.tied_embeddings or encoder else 2
     embedding = min(vocab * hidden * matrices, shape.params // 2) + shape.lookup_params
     other = layers * 2 * hidden + hidden
     linear = max(0, shape.params - embedding - other)
@@ -154,7 +156,7 @@ def dims_of(shape: ModelShape) -> Dims | None:
     return Dims(
         params=shape.params, active=active, hidden=hidden, layers=layers, heads=heads,
         q_size=q_size, kv_size=kv_size, width=width, vocab=vocab, gated=gated,
-        encoder=family in ENCODERS,
+        encoder=encoder,
         eager_only=family in OWN_ATTENTION, norms=4 if family in FOUR_NORMS else 2, experts=experts,
         expert_width=expert_width,
         embedding_params=embedding, head_params=vocab * hidden, linear_params=linear - routed,

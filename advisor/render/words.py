@@ -184,7 +184,8 @@ def _what(advice: Advice) -> str:
     )
     steps = []
     for place, objective in enumerate(composition.chain):
-        name = "a small text model" if composition.encoder else model_name(advice)
+        unnamed = composition.encoder and advice.situation.suggestion is not None
+        name = "a small text model" if unnamed else model_name(advice)
         steps.append(
             methods()
             .objective(objective)

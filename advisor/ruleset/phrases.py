@@ -104,7 +104,11 @@ def method_words(name: str) -> str:
         f"{'a ' if known[stage].scores else ''}{inside_sentence(known[stage].name)}"
         for stage in stages
     )
-    return f"{said} of a small encoder" if name.startswith("encoder:") else said
+    return (
+        f"{said} of an encoder or a sequence-to-sequence model"
+        if name.startswith("encoder:")
+        else said
+    )
 
 
 def number_words(value: float) -> str:

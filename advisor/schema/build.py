@@ -11,6 +11,7 @@ from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import SOURCES_FILE
 from advisor.ground.yaml_cache import read_shipped
+from advisor.methods.families import FAMILIES_FILE
 from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.plan.record import run_schema
@@ -62,6 +63,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "models": file_schema(MODEL_FILE),
         "suggestions": file_schema(suggestions_shape()),
         "sizes": file_schema(SIZES_FILE),
+        "families": file_schema(FAMILIES_FILE),
         "answers": answers_schema(rules.facts),
         "specs": head("Run specs for `advise estimate --specs`", **specs),
         "plan": plan_schema(),

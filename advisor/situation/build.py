@@ -5,16 +5,16 @@ The only place that joins them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from advisor.estimate.architecture import ENCODERS
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.composition import scheme_axes
+from advisor.methods.families import DECODER, kind_of_type
 from advisor.situation.types import ModelSuggestion, Situation, may_share_vocabulary, teacher_fits
 
 # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
@@ -59,8 +59,9 @@ def situation_of(
         counted = ": memory and time are counted as if it were as large as the student"
         warnings.extend(note.replace("; say --model-params-b", counted) for note in notes)
     suggestion, encoder = None, None
+    profiles = [data] if data is not None else list(tasks.values())
     if model is None and not answers.value("model"):
-        encoder = _encoder(answers, warnings)
+        encoder = _encoder(answers, profiles, warnings)
         suggestion = _suggested(answers, hardware)
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
@@ -69,7 +70,7 @@ def situation_of(
     thinks = _thoughts(model, data, tasks, warnings)
     instead = (
         _suggested(answers, hardware)
-        if suggestion is None and model is not None and model.architecture in ENCODERS
+        if suggestion is None and model is not None and kind_of_type(model.architecture) != DECODER
         else None
     )
     return Situation(
@@ -317,6 +318,8 @@ def _model(
     name, params_b = answers.value("model"), answers.value("model_params_b")
     if name is None and params_b is None:
         return None
+    if name is not None:
+        name = _one_of_several(str(name), answers, warnings, unknown, online=online)
     shape = _shape(
         str(name) if name is not None else f"a model of {params_b:g}B",
         params_b,
@@ -338,6 +341,22 @@ def _model(
     return shape
 
 
+def _one_of_several(
+    text: str, answers: Answers, warnings: list[str], unknown: list[str], *, online: bool
+) -> str:
+    """The name itself, or where it names several models the one that stands for them all."""
+    from advisor.situation.several_models import choose, names_in
+
+    names = names_in(text)
+    if len(names) < 2:
+        return text
+    unknown.append("model")
+    task, params_b = str(answers.value("task", "other")), answers.value("model_params_b")
+    chosen, assumed = choose(names, task, params_b, online=online)
+    warnings.append(assumed)
+    return chosen
+
+
 def _shape(
     name: str, params_b: float | None, warnings: list[str], *, online: bool
 ) -> ModelShape | None:
@@ -348,15 +367,17 @@ def _shape(
     return shape if shape is None else replace(shape, instruct=is_instruct(name))
 
 
-def _encoder(answers: Answers, warnings: list[str]) -> tuple[ModelShape, ModelSuggestion] | None:
-    """The encoder to suggest where texts are only sorted into classes; the rules decide whether it
-    is taken.
+def _encoder(
+    answers: Answers, profiles: Sequence[DataProfile], warnings: list[str]
+) -> tuple[ModelShape, ModelSuggestion] | None:
+    """The encoder to suggest where texts are only sorted into classes: of many languages where the
+    data are not English. The rules decide whether it is taken.
     """
     if answers.value("task") != "classification":
         return None
-    from advisor.situation.shapes import suggest_model
+    from advisor.situation.suggested_encoder import suggest_encoder
 
-    suggestion = suggest_model("classification", None, encoder=True)
+    suggestion = suggest_encoder(profiles)
     shape = _shape(suggestion.model, None, warnings, online=False)
     return None if shape is None else (shape, suggestion)
 

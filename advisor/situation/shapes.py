@@ -21,6 +21,8 @@ from advisor.ground.model_config import NAMES, read
 from advisor.ground.safetensors_header import PLAIN, Damaged, read_header
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
+from advisor.methods.families import family_of_name
+from advisor.situation.family_shapes import about_family, shape_of_family
 from advisor.situation.hub_files import (
     cached_config,
     cached_models,
@@ -99,10 +101,16 @@ def _find_shape(
 def _by_size(
     name: str, params_b: float | None, warnings: Sequence[str]
 ) -> tuple[ModelShape | None, list[str]]:
-    """The typical shape of the size that was stated or that the name says; None without one."""
+    """The shape of the family that the name says, or the typical one of the size that was stated or
+    that the name says; None without either.
+    """
+    size = size_of(name, params_b)
+    family = family_of_name(name)
+    if family is not None and family.sizes:
+        shape = shape_of_family(family, name, size.params)
+        return shape, [*warnings, about_family(family, name, size.params, shape)]
     known = nearest(name, cached_models()) if name else None
     meant = f"; did you mean {known}?" if known is not None else ""
-    size = size_of(name, params_b)
     if size.params is None:
         return None, [
             *warnings,
@@ -124,6 +132,11 @@ def _sizes_apart(shape: ModelShape, params_b: float | None) -> list[str]:
 
 
 # --------------------------------------------------------------------------- local folders
+
+
+def is_path(name: str) -> bool:
+    """Whether the name is a folder that exists, or is written as a path."""
+    return Path(name).expanduser().is_dir() or _looks_like_a_path(name)
 
 
 def _looks_like_a_path(name: str) -> bool:
@@ -429,12 +442,12 @@ def shape_from_size(
 # --------------------------------------------------------------------------- suggestions
 
 
-def suggest_model(task: str, max_params_b: float | None, encoder: bool = False) -> ModelSuggestion:
+def suggest_model(task: str, max_params_b: float | None) -> ModelSuggestion:
     """The largest model of the table that fits and suits the task; the 8B one where nothing limits
     the size, the smallest where none fits.
     """
     table = suggested_models()
-    rows: Sequence[Mapping[str, Any]] = table["encoders" if encoder else "models"]
+    rows: Sequence[Mapping[str, Any]] = table["models"]
     suited = [row for row in rows if row["tasks"] == "any" or task in row["tasks"]]
     limit = max_params_b if max_params_b is not None else 8.5
     fitting = [row for row in suited if row["params_b"] <= limit]
@@ -477,6 +490,7 @@ def smaller_models(task: str, params: int) -> list[tuple[ModelShape, ModelSugges
 __all__ = [
     "NAMES",
     "is_instruct",
+    "is_path",
     "model_shape",
     "shape_from_folder",
     "shape_from_size",

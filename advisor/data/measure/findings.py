@@ -12,10 +12,11 @@ from advisor.data.example import Example
 from advisor.data.examples import rows_words
 from advisor.data.measure.near_duplicates import Sample, normalise
 from advisor.data.measure.private import KINDS, NUMBERS, Suspects
-from advisor.data.measure.writing_systems import script_of
+from advisor.data.measure.writing_systems import is_english, script_of
 from advisor.data.thoughts import MARK, answers_of, holds_thoughts
 from advisor.ground.types import Finding
 
+LANGUAGE_ROWS = 200  # whose language is looked at
 SHOWN_ROWS = 20
 ANSWERS_COUNTED = 100_000  # rows whose answers are compared: enough to see a constant one
 # different rows kept to find repeated ones: about 250 MB of hashes, so that memory stays flat
@@ -91,6 +92,7 @@ class Notebook:
     shortest_answer: dict[int, str] = field(default_factory=dict)
     classes: Counter[str] = field(default_factory=Counter)
     scripts: Counter[str] = field(default_factory=Counter)
+    english: Counter[bool] = field(default_factory=Counter)  # texts in Latin letters, long enough
     suspects: Suspects = field(default_factory=Suspects)
     sample: Sample = field(default_factory=Sample)
     duplicates: Tally = field(default_factory=Tally)
@@ -168,7 +170,14 @@ class Notebook:
             self.long.add(row)
             if request_tokens > LONG_TOKENS:
                 self.long_requests.add(row)
-        self.scripts[script_of(text)] += 1
+        script = script_of(text)
+        self.scripts[script] += 1
+        if (
+            script == "Latin"
+            and self.rows <= LANGUAGE_ROWS
+            and (said := is_english(text)) is not None
+        ):
+            self.english[said] += 1
         self.suspects.look(text, row)
         self._look_at_text(text, row)
         if example.tools:

@@ -361,6 +361,8 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
     measures["scripts"] = [
         {"script": script, "rows": count} for script, count in notebook.scripts.most_common()
     ]
+    if looked_at := sum(notebook.english.values()):
+        measures["english"] = {"rows": notebook.english[True], "of": looked_at}
     turns = notebook.turns.copy()
     turns[1] += notebook.single
     conversations = sum(turns.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 
 # First code point of each block that matters -> script. Unicode 16, Blocks.txt, joined where
@@ -31,6 +32,11 @@ _BLOCKS = (
 _STARTS = [start for start, _ in _BLOCKS]
 _NAMES = [name for _, name in _BLOCKS]
 LOOKED_AT_CHARS = 60
+# Words that hardly any English text of some length does without, and other languages do not have.
+_ENGLISH = re.compile(
+    r"\b(?:the|and|of|to|you|with|this|that|are|have|not|my|they|from|please|how)\b", re.IGNORECASE
+)
+ENGLISH_CHARS, FEWEST_WORDS = 400, 6
 
 
 def script_of(text: str) -> str:
@@ -48,3 +54,13 @@ def script_of(text: str) -> str:
     if "Japanese kana" in counts:  # Japanese is written in both
         return "Japanese"
     return max(counts, key=lambda name: counts[name]) if counts else "none"
+
+
+def is_english(text: str) -> bool | None:
+    """Whether a text in Latin letters holds one of the commonest English words; None where it is
+    too short to tell.
+    """
+    beginning = text[:ENGLISH_CHARS]
+    if len(beginning.split()) < FEWEST_WORDS:
+        return None
+    return _ENGLISH.search(beginning) is not None

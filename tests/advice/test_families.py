@@ -1,0 +1,366 @@
+"""Encoders and sequence-to-sequence models: known by their names, and advised for what they do."""
+
+from __future__ import annotations
+
+import random
+from itertools import product
+
+import pytest
+
+from advisor.advice import advise as advising
+from advisor.advice.planning import missing_for_plan
+from advisor.ground.errors import InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.types import Answer, Answers
+from advisor.ground.yaml_reader import read_yaml
+from advisor.methods.families import (
+    DECODER,
+    ENCODER,
+    SEQ2SEQ,
+    families,
+    family_of_name,
+    kind_of_type,
+)
+from advisor.ruleset.facts import load_facts
+from advisor.ruleset.load import load_rules
+from advisor.situation.build import situation_of
+from advisor.situation.several_models import names_in
+from advisor.situation.shapes import model_shape
+from advisor.situation.suggested_encoder import suggest_encoder
+from tests.advice.situations import UNKNOWN_MACHINE
+from tests.conftest import scaled
+
+RULES, GUIDE = load_rules(), load_rules(("document",))
+WRITING = ("customer_service", "chat_assistant", "generation", "code", "reasoning")
+# Published models of each kind, as their hubs and papers call them.
+ENCODERS = [
+    "roberta-base",
+    "FacebookAI/roberta-large",
+    "distilroberta-base",
+    "FacebookAI/xlm-roberta-large",
+    "XLM-R",
+    "microsoft/deberta-v3-base",
+    "microsoft/mdeberta-v3-base",
+    "google-bert/bert-base-multilingual-cased",
+    "mBERT",
+    "google/electra-base-discriminator",
+    "almanach/camembert-base",
+    "distilbert/distilbert-base-multilingual-cased",
+    "answerdotai/ModernBERT-large",
+    "jhu-clsp/mmBERT-base",
+    "albert/albert-base-v2",
+    "microsoft/mpnet-base",
+    "SetFit",
+    "microsoft/MiniLM-L12-H384-uncased",
+    "urchade/gliner_medium-v2.1",
+    "dmis-lab/biobert-v1.1",
+    "ProsusAI/finbert",
+    "nlpaueb/legal-bert-base-uncased",
+    "vinai/bertweet-base",
+    "microsoft/codebert-base",
+    "allenai/longformer-base-4096",
+    "EuroBERT/EuroBERT-210m",
+]
+SEQ2SEQ_MODELS = [
+    "google-t5/t5-small",
+    "google/flan-t5-xxl",
+    "google/mt5-base",
+    "google/byt5-small",
+    "Salesforce/codet5p-220m",
+    "facebook/bart-large-cnn",
+    "sshleifer/distilbart-cnn-12-6",
+    "facebook/mbart-large-50",
+    "facebook/nllb-200-distilled-600M",
+    "facebook/m2m100_418M",
+    "Helsinki-NLP/opus-mt-en-de",
+    "google/pegasus-xsum",
+    "allenai/led-base-16384",
+    "bigscience/mt0-large",
+    "google/madlad400-3b-mt",
+    "CohereForAI/aya-101",
+    "google/ul2",
+]
+DECODERS = [
+    "Qwen/Qwen3-8B",
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "mistralai/Mistral-7B-v0.3",
+    "openai-community/gpt2",
+    "gpt-5",
+    "google/gemma-3-4b-it",
+    "microsoft/phi-4",
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+    "EleutherAI/pythia-1b",
+    "baidu/ERNIE-4.5-0.3B-PT",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_flips(monkeypatch):
+    """What else would change the answer is left out: it takes most of the time."""
+    monkeypatch.setattr(advising, "find_flips", lambda *_: ())
+
+
+def advise(**stated):
+    answers = Answers(
+        known={name: Answer(value=value, origin="flag") for name, value in stated.items()}
+    )
+    return advising.advise(situation_of(answers, probed=UNKNOWN_MACHINE), RULES, GUIDE)
+
+
+def composition(**stated):
+    return str(advise(gpu="unknown", **stated).recommendation.composition)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, ENCODER) for name in ENCODERS),
+        *((name, SEQ2SEQ) for name in SEQ2SEQ_MODELS),
+        *((name, DECODER) for name in DECODERS),
+    ],
+)
+def test_a_name_gives_its_kind_away(name, kind):
+    """The names of published models lead to the kind that they are."""
+    assert family_of_name(name).kind == kind
+
+
+@pytest.mark.parametrize(
+    "name", ["openai/whisper-large-v3", "facebook/hubert-large", "our-own-model"]
+)
+def test_other_names_have_no_family(name):
+    """Speech models and unknown names are not taken for an encoder of texts."""
+    assert family_of_name(name) is None
+
+
+def test_every_architecture_of_the_list_has_its_kind():
+    """What config.json calls an architecture leads to the kind of its family, and nothing is listed
+    under two kinds.
+    """
+    data = read_yaml(rules_dir() / "families.yaml").data["families"]
+    listed = {(name, one["kind"]) for one in data.values() for name in one["model_types"]}
+    assert len(listed) == len({name for name, _ in listed}) > 40
+    assert all(kind_of_type(name) == kind for name, kind in listed)
+    assert kind_of_type("llama") == kind_of_type(None) == DECODER
+
+
+def test_sizes_by_word():
+    """A word of the name gives the size, counted as transformers counts it; else the usual one."""
+    counts = {
+        "roberta-large": 355_359_744,
+        "our flan-t5 base": 247_577_856,
+        "facebook/bart-base": 139_420_416,
+    }
+    for name, params in counts.items():
+        assert model_shape(name)[0].params == params
+    shape, warnings = model_shape("BERT")
+    assert shape.params == 109_482_240
+    assert "usual size" in warnings[0]
+    assert model_shape("our RoBERTa", params_b=0.3)[0].layers == 24  # the nearer of base and large
+
+
+@pytest.mark.parametrize("task", WRITING)
+def test_an_encoder_is_refused_for_writing(task):
+    """A named encoder and a task that writes contradict each other, and the error says what would
+    do.
+    """
+    with pytest.raises(InputError, match=r"cannot write an answer.*(?s:.)*name another model"):
+        composition(task=task, model="roberta-base", data_kind="paired", data_rows=2000)
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"task": "structured_output"}, "encoder:sft+full"),
+        ({"task": "multi_department", "n_tasks": 8}, "encoder:sft+adapter@per_task"),
+        ({"task": "classification", "n_tasks": 8}, "encoder:sft+adapter@per_task"),
+        ({"task": "classification", "budget": "high", "priority": "quality"}, "encoder:sft+full"),
+        ({"task": "other"}, "encoder:sft+full"),
+    ],
+)
+def test_a_named_encoder_is_trained_for_what_it_can_do(stated, expected):
+    """Entities, many tasks and classes are what encoders are for."""
+    for name in ("roberta-base", "google-bert/bert-large-uncased"):
+        assert composition(model=name, data_kind="paired", data_rows=3000, **stated) == expected
+
+
+def test_marked_words_need_another_recipe_and_that_is_said():
+    """Token classification is not trained here: the answer says so and names what trains it."""
+    advice = advise(
+        task="structured_output", model="roberta-base", data_kind="paired", data_rows=3000
+    )
+    assert any("run_ner.py" in warning for warning in advice.warnings)
+
+
+@pytest.mark.parametrize("name", SEQ2SEQ_MODELS)
+def test_sequence_to_sequence_models_have_their_own_way(name):
+    """Small ones are trained whole and large ones with LoRA; the reason names what they are."""
+    advice = advise(
+        task="generation", model=name, data_kind="paired", data_rows=5000, gpu="unknown"
+    )
+    large = model_shape(name)[0].params >= 1.5e9
+    assert str(advice.recommendation.composition) == f"encoder:sft+{'lora' if large else 'full'}"
+    reasons = " ".join(reason.text for reason in advice.recommendation.because)
+    assert "sequence-to-sequence" in reasons
+    assert advice.recommendation.estimate.memory is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("bert-base / roberta-large / Llama 8B", 3),
+        ("BERT, RoBERTa or DeBERTa", 3),
+        ("BERT/RoBERTa", 2),
+        ("T5/BART/Pegasus", 3),
+        ("Llama-2-7B / ChatGLM2-6B", 2),
+        ("albert/albert-base-v2", 1),
+        ("distilbert/distilbert-base-uncased", 1),
+        ("Qwen/Qwen3-8B", 1),
+        ("Llama-3 8B/70B", 1),
+        ("Llama 3 8B or 70B", 1),
+        ("./models/bert or roberta", 1),
+        ("a small model, cheap and fast", 1),
+    ],
+)
+def test_several_names_in_one_field(text, count):
+    """Parts that are models count, and hub ids, paths and lists of sizes are one name."""
+    assert len(names_in(text)) == count
+
+
+@pytest.mark.parametrize(("task", "kind"), [("classification", ENCODER), ("generation", DECODER)])
+def test_of_mixed_names_the_task_decides_and_a_warning_says_so(task, kind):
+    """Whatever their order, the kind that the task needs is assumed, and all names are told."""
+    names = ["bert-base", "roberta-large", "Llama 8B"]
+    for seed in range(scaled(6)):
+        random.Random(seed).shuffle(names)
+        advice = advise(
+            task=task, model=" / ".join(names), data_kind="paired", data_rows=3000, gpu="unknown"
+        )
+        assert kind_of_type(advice.situation.model.architecture) == kind
+        said = next(warning for warning in advice.warnings if "are named" in warning)
+        assert all(name in said for name in names)
+        assert advice.recommendation.composition.encoder == (kind == ENCODER)
+        assert "model" in advice.situation.unknown
+
+
+def test_of_one_kind_the_smallest_sizes_the_estimate():
+    """The order of the names does not matter."""
+    found = {
+        advise(task="classification", model=text, data_kind="paired").situation.model.id
+        for text in ("roberta-large / bert-base", "bert-base or roberta-large")
+    }
+    assert found == {"bert-base"}
+
+
+def random_small(seed):
+    """A situation with an encoder or a sequence-to-sequence model in it, by one or several names."""
+    rng, facts = random.Random(seed), load_facts()
+    kind = rng.choice((ENCODER, SEQ2SEQ))
+    names = rng.sample(ENCODERS if kind == ENCODER else SEQ2SEQ_MODELS, rng.choice((1, 1, 2)))
+    stated = {
+        "task": rng.choice(list(facts["task"].values)),
+        "model": rng.choice((" / ", " or ", ", ")).join(names),
+        "gpu": rng.choice(("unknown", "T4", "A100 80GB", "none")),
+    }
+    for name, values in (
+        ("data_kind", tuple(facts["data_kind"].values)),
+        ("data_rows", (12, 64, 3000, 200_000)),
+        ("budget", ("low", "medium", "high")),
+        ("priority", tuple(facts["priority"].values)),
+        ("depth", tuple(facts["depth"].values)),
+        ("n_tasks", (1, 6)),
+        ("signals", (("latency_critical",), ("memory_bound",), ("teacher_available",))),
+    ):
+        if rng.random() < 0.5:
+            stated[name] = rng.choice(values)
+    return kind, stated
+
+
+def test_naming_a_small_model_never_yields_a_chain_for_a_decoder():
+    """Whatever else is stated: a remedy, a refusal in words, or one supervised stage of that
+    model; and an encoder is never trained to write.
+    """
+    trained, refused = 0, set()
+    for seed in range(scaled(120)):
+        kind, stated = random_small(seed)
+        try:
+            advice = advise(**stated)
+        except InputError:
+            refused.add(kind)
+            continue
+        found = advice.recommendation.composition
+        if found.chain:
+            trained += 1
+            assert found.encoder, (stated, str(found))
+            assert found.chain == ("sft",)
+            assert kind == SEQ2SEQ or stated["task"] not in WRITING, stated
+            stages = advice.recommendation.stages
+            assert (stages[0].settings["learning_rate"].value) > 0
+            assert isinstance(missing_for_plan(advice, advice.recommendation, RULES), list)
+    assert trained > scaled(120) / 6
+    assert refused <= {ENCODER}
+
+
+def test_money_never_takes_the_encoder_away_from_those_who_cannot_wait():
+    """With labels and a latency requirement the answer is the same for every budget."""
+    for rows, hurry in product(
+        (64, 500, 5000, 100_000), ({"latency_critical": True}, {"priority": "latency"})
+    ):
+        signals = {"signals": ("latency_critical",)} if "latency_critical" in hurry else hurry
+        found = {
+            composition(
+                task="classification", data_kind="paired", data_rows=rows, budget=budget, **signals
+            )
+            for budget in ("low", "medium", "high")
+        }
+        assert found == {"encoder:sft+full"}, (rows, hurry)
+
+
+def test_few_labels_want_an_encoder_whatever_the_budget():
+    """With 16 to 60 labels money changes nothing, SetFit is named, and a handful goes into a
+    prompt.
+    """
+    for rows, budget in product((16, 40, 60), ("low", "medium", "high")):
+        advice = advise(
+            task="classification", data_kind="paired", data_rows=rows, budget=budget,
+            priority="quality", gpu="unknown",
+        )  # fmt: skip
+        assert str(advice.recommendation.composition) == "encoder:sft+full"
+        assert any("SetFit" in warning for warning in advice.warnings)
+    assert composition(task="classification", data_kind="paired", data_rows=8) == "prompting"
+
+
+GERMAN = "Die Lieferung kam leider erst nach drei Wochen bei mir zu Hause an, Nummer {i}"
+ENGLISH = "The parcel arrived three weeks late and this is not what you promised, number {i}"
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        (ENGLISH, "answerdotai/ModernBERT-base"),
+        (GERMAN, "jhu-clsp/mmBERT-base"),
+        ("Посылка пришла на три недели позже, чем было обещано, номер {i}", "jhu-clsp/mmBERT-base"),
+    ],
+)
+def test_the_suggested_encoder_reads_the_language_of_the_data(text, model, tmp_path):
+    """English texts get the English encoder, all others one of many languages."""
+    path = tmp_path / "labels.csv"
+    rows = "".join(f'"{text.format(i=i)}",{"late" if i % 2 else "lost"}\n' for i in range(80))
+    path.write_text(f"text,label\n{rows}", encoding="utf-8")
+    advice = advise(task="classification", data_path=str(path), gpu="unknown")
+    assert advice.situation.model.id == model
+
+
+def test_without_data_the_english_encoder_names_the_other():
+    """Nobody said which language: the suggestion says what to take for others."""
+    found = suggest_encoder([])
+    assert found.model == "answerdotai/ModernBERT-base"
+    assert "jhu-clsp/mmBERT-base" in found.because
+
+
+def test_every_family_is_read():
+    """Each family of the file has patterns that compile, and sizes in a sensible order."""
+    assert len(families()) > 15
+    for family in families():
+        assert family.kind == DECODER or family.sizes, family.id
+        if family.usual is not None:
+            assert family.usual in family.sizes
