@@ -468,9 +468,12 @@ def test_a_way_on_can_be_pasted(call, tmp_path):
         "--plan",
         "p.yaml",
     ]
-    code, _, err = call(*asked)
-    assert code == 2
-    flags = shlex.split(err.split("to train anyway: ")[1])
+    code, out, err = call(*asked)
+    assert code == 3
+    document = json.loads(out)
+    assert (document["plan"], len(document["missing"])) == (None, 1)
+    assert not (tmp_path / "p.yaml").exists()
+    flags = shlex.split(err.split("to train all the same: ")[1].splitlines()[0])
     assert parse_composition(flags[1]).chain
     assert (flags[0], flags[2:]) == ("--choose", ["--force"])
 

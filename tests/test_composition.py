@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
-from advisor.methods import REMEDIES, objectives, schemes
+from advisor.methods import objectives, remedies, schemes
 from advisor.methods.composition import parse_composition
 from tests.conftest import examples
 
@@ -43,7 +43,7 @@ def test_qlora_is_lora_on_a_4bit_base():
     st.sampled_from(list(schemes())),
     st.booleans(),
     st.booleans(),
-    st.lists(st.sampled_from(REMEDIES), unique=True, max_size=2),
+    st.lists(st.sampled_from(remedies()), unique=True, max_size=2),
 )
 def test_any_composition_is_lossless(chain, scheme, per_task, encoder, remedies):
     """Text -> value -> text changes nothing."""

@@ -26,6 +26,7 @@ REMEDIES_OF_GATE = {
     "tool_use": (("tool_use",), False),
     "bigger_model": (("bigger_model",), False),
     "constrained_decoding": (("constrained_decoding",), False),
+    "other_tool": (("other_tool",), False),
 }
 # Steps whose default says nothing a person has to hear, and the steps that only join what two
 # others concluded.
@@ -145,11 +146,22 @@ def _composition(facts: Mapping[str, Any]) -> Composition:
     )
 
 
+def _decided_alone(steps: Mapping[str, Judgement]) -> Rule | None:
+    """The rule of the gate, if it joins nothing that other steps concluded: what those say is then
+    no reason.
+    """
+    winner = steps["train_decision"].winner
+    joins = {condition.fact for condition in winner[1].when} & set(steps) if winner else set()
+    return None if winner is None or joins else winner[1]
+
+
 def _heard(steps: Mapping[str, Judgement], facts: Mapping[str, Any]) -> tuple[Rule, ...]:
     """The winning rules without those that go without saying; a remedy alone is explained by what
     led to it.
     """
     trains = REMEDIES_OF_GATE[str(facts["train_decision"])][1]
+    if (alone := _decided_alone(steps)) is not None and not trains:
+        return (alone,)
     heard: list[Rule] = []
     for table, judgement in steps.items():
         if judgement.winner is None or (

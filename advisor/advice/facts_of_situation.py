@@ -68,6 +68,8 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
         if situation.model.architecture is not None:
             facts["model_family"] = kind_of_type(situation.model.architecture)
         facts |= model_facts(situation.model)
+    if situation.outside is not None:
+        facts["out_of_scope"] = situation.outside.kind
     teacher = teacher_of(situation, facts)
     if teacher is not None:
         facts["teacher"] = teacher
@@ -144,6 +146,8 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
         return f"read from {', '.join(profile.path for profile in profiles)}"
     if fact_id in ("device", "gpus", "compute_capability", "cpu_bf16"):
         return hardware.origin
+    if fact_id == "out_of_scope" and situation.outside is not None:
+        return f"from {situation.outside.named}"
     if fact_id in OF_MODEL and situation.model is not None:
         return f"from {situation.model.id}"
     if fact_id == "checkpoint_kind" and not {"base_model_untuned", "instruct_model_start"} & set(

@@ -13,6 +13,7 @@ from advisor.commands.session import (
     advise_on,
     choose_candidate,
     input_paths,
+    nothing_to_train,
     read_answers,
     refuse_missing,
     resolve_plan,
@@ -34,7 +35,9 @@ def answer(
 ) -> int:
     """Advise, write the launch file if one was asked for, and print the answer.
 
-    Returns the exit code: 3 if nothing fits. Raises InputError for inputs that cannot be used.
+    Returns the exit code: 3 if nothing fits, or a plan was asked for and nothing is trained.
+
+    Raises InputError for inputs that cannot be used.
     """
     stated = read_answers(answers_file, facts_given(options), rule_layers)
     if not as_json and not stated.answers.known and plan_file is None and choose is None:
@@ -44,7 +47,10 @@ def answer(
     advice, ruleset = advise_on(stated, rule_layers, online=plan_file is not None)
     advice = choose_candidate(advice, ruleset, choose, force=force)
     plan, comments, missing = resolve_plan(advice, ruleset)
-    if plan is None and plan_file is not None and advice.fits:
+    nothing = nothing_to_train(advice)
+    if nothing:
+        missing = [nothing]
+    elif plan is None and plan_file is not None and advice.fits:
         refuse_missing(advice, missing)
     if plan_file is not None and plan is not None:
         inputs = input_paths(stated, rule_layers)
@@ -59,5 +65,7 @@ def answer(
     else:
         from advisor.render.terminal import print_advice  # --json prints without it
 
-        print_advice(advice, console(), plan_path=plan_file)
-    return 0 if advice.fits else 3
+        print_advice(advice, console(), plan_path=plan_file if plan is not None else None)
+    if nothing and plan_file is not None:
+        say(nothing)
+    return 3 if not advice.fits or (nothing and plan_file is not None) else 0

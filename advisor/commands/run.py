@@ -15,11 +15,18 @@ from advisor.commands.options import (
     rule_options,
     run_options,
 )
-from advisor.commands.output import console, say
-from advisor.commands.session import advise_on, choose_candidate, read_answers, require_plan
+from advisor.commands.output import console, print_json, say
+from advisor.commands.session import (
+    advise_on,
+    choose_candidate,
+    nothing_to_train,
+    read_answers,
+    require_plan,
+)
 from advisor.commands.training import show_run, train
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE
+from advisor.render.advice_json import advice_document
 from advisor.render.terminal import print_advice
 
 
@@ -75,10 +82,14 @@ def run(
     stated = read_answers(answers_file, facts_given(options), rule_layers)
     advice, ruleset = advise_on(stated, rule_layers, online=True)
     advice = choose_candidate(advice, ruleset, choose, force=force)
-    planned = require_plan(advice, ruleset) if advice.fits else None
+    nothing = nothing_to_train(advice)
+    planned = require_plan(advice, ruleset) if advice.fits and not nothing else None
     print_advice(advice, console(stderr=True))
     if planned is None:
-        say("nothing was started, since nothing fits; see above for what would")
+        why = nothing or "nothing fits; see above for what would"
+        say(f"nothing was started: {why}")
+        if as_json:
+            print_json(advice_document(advice, plan=None, missing=[why]))
         context.exit(3)
     made, comments = planned
     context.exit(show_run(train(made, settings, comments=comments), as_json=as_json))

@@ -265,6 +265,20 @@ def resolve_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comment
     return *make_plan(advice, candidate, ruleset), []
 
 
+def nothing_to_train(advice: Advice) -> str:
+    """Why there is no plan, and how to train all the same; "" where the answer trains something.
+
+    That is an answer and no bad input: whoever asked for a plan gets exit code 3 with it.
+    """
+    composition = advice.recommendation.composition
+    if composition.chain or not advice.fits:
+        return ""
+    why = f"the answer is '{composition}', which trains nothing: there is no plan to write or run"
+    other = next((one.composition for one in advice.alternatives if one.composition.chain), None)
+    how = shlex.quote(str(other))
+    return why if other is None else f"{why}; to train all the same: --choose {how} --force"
+
+
 def require_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
     """The plan of the recommended candidate with its comments.
 
@@ -278,15 +292,7 @@ def require_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
 
 def refuse_missing(advice: Advice, missing: Sequence[str]) -> NoReturn:
     """Raise the InputError of a plan that cannot be made, since it lacks these."""
-    composition = advice.recommendation.composition
-    if not composition.chain:
-        other = shlex.quote(str(advice.alternatives[0].composition))
-        raise InputError(
-            f"the answer is '{composition}', which trains nothing: there is no plan to write or"
-            " run",
-            hint=f"to train anyway: --choose {other} --force",
-        )
     raise InputError(
-        f"a plan needs more: {', '.join(missing)}",
+        nothing_to_train(advice) or f"a plan needs more: {', '.join(missing)}",
         allowed="; ".join(MISSING[key] for key in missing if key in MISSING),
     )

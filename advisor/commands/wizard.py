@@ -28,7 +28,14 @@ from advisor.render.html import advice_page
 from advisor.render.terminal import print_advice, print_candidate
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.model import Ruleset
-from advisor.situation.build import examples_of, hardware_of, model_folder, situation_of
+from advisor.situation.build import (
+    examples_of,
+    hardware_of,
+    model_folder,
+    outside_of,
+    situation_of,
+)
+from advisor.situation.scope import out_of_scope
 from advisor.situation.shapes import is_instruct, model_shape
 from advisor.situation.types import Situation
 from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard
@@ -129,6 +136,7 @@ class AnswerCache:
                 hardware=hardware,
                 **self._data(answers),
                 model=self._model(answers.value("model"), answers.value("model_params_b")),
+                outside=outside_of(answers, hardware),
                 teacher=self._model(answers.value("teacher_model"), None),
             )
         )
@@ -256,4 +264,5 @@ def _known_gpu(name: str) -> None:
 
 
 def _known_model(name: str) -> None:
-    model_shape(name)
+    if out_of_scope(name) is None:  # else the answer says where to go with it
+        model_shape(name)

@@ -56,7 +56,7 @@ class InputError(AdviseError):
 
 
 class NothingFits(AdviseError):
-    """No candidate fits the stated hardware or budget."""
+    """Nothing fits the hardware or the budget, or a plan was asked for where nothing is trained."""
 
     exit_code = 3
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from functools import cache
 
 from advisor.methods.load import methods
-from advisor.methods.model import REMEDIES, Objective, Scheme, Update
+from advisor.methods.model import Objective, Scheme, Update
+from advisor.methods.remedies import remedies, remedy
 
 __all__ = [
-    "REMEDIES",
     "Objective",
     "Scheme",
     "Update",
@@ -19,6 +19,8 @@ __all__ = [
     "methods",
     "objective",
     "objectives",
+    "remedies",
+    "remedy",
     "scheme_of",
     "schemes",
     "update",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from advisor.ground.errors import Fault, InputError, nearest
-from advisor.methods import REMEDIES, methods, objectives, scheme_of, schemes
+from advisor.methods import methods, objectives, remedies, scheme_of, schemes
 
 ENCODER, PER_TASK = "encoder:", "@per_task"
 
@@ -78,20 +78,21 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
 
     Raises InputError naming the part that is wrong and what is allowed.
     """
-    remedies: list[str] = []
+    found: list[str] = []
     training: Composition | None = None
     faults: list[Fault] = []
     for part in (piece.strip() for piece in text.split("&")):
-        if part in REMEDIES:
-            remedies.append(part)
+        if part in remedies():
+            found.append(part)
             continue
         if "+" not in part:
-            known = [*REMEDIES, *(f"sft+{scheme}" for scheme in schemes())]
+            known = [*remedies(), *(f"sft+{scheme}" for scheme in schemes())]
             faults.append(
                 Fault(
                     what=f"{at}: '{part}' is neither a remedy nor a chain with a scheme",
                     allowed=(
-                        f"remedies: {', '.join(REMEDIES)}; or objectives joined by '>' with '+' and"
+                        f"remedies: {', '.join(remedies())}; or objectives joined by '>' with"
+                        " '+' and"
                         f" one of {', '.join(schemes())}: sft+lora"
                     ),
                     hint=nearest(part, known),
@@ -115,8 +116,8 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
     if faults:
         raise InputError(faults=faults)
     if training is None:
-        return Composition(remedies=tuple(remedies))
-    return replace(training, remedies=tuple(remedies))
+        return Composition(remedies=tuple(found))
+    return replace(training, remedies=tuple(found))
 
 
 def _unknown(kind: str, name: str, known: Sequence[str], at: str) -> tuple[Fault, ...]:

@@ -12,14 +12,6 @@ from advisor.methods.keys import Key, Refusal
 
 DATA_KINDS = ("paired", "raw_text", "preference", "unpaired_feedback", "prompts_with_verifier")
 QUANTIZATIONS = ("nf4", "int8")
-REMEDIES = (
-    "prompting",
-    "rag",
-    "tool_use",
-    "bigger_model",
-    "smaller_model",
-    "constrained_decoding",
-)
 SERVERS = ("transformers", "vllm", "ollama")  # the values of `serve_with` that load one form or not
 
 

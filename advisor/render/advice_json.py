@@ -19,6 +19,7 @@ from advisor.estimate.types import Estimate, WholeTime
 from advisor.ground.types import DataProfile
 from advisor.ground.units import gib
 from advisor.render.data import profile_json
+from advisor.render.next_steps import NextSteps, next_steps
 from advisor.render.probe import probe_json
 
 SCHEMA_VERSION = 1
@@ -49,7 +50,13 @@ def advice_document(
             "decided_by": list(advice.decided_by),
             "because": [_reason(reason) for reason in recommendation.because],
             "estimate": estimate_document(recommendation.estimate),
+            "next_steps": [_next_steps(steps) for steps in next_steps(advice)],
         },
+        "out_of_scope": (
+            None
+            if situation.outside is None
+            else {"what": situation.outside.what, "where": situation.outside.where}
+        ),
         "confidence": advice.confidence,
         "guide": (
             None
@@ -160,6 +167,29 @@ def _stated_data(advice: Advice) -> dict[str, Any]:
         **plain(stated),
         **nothing,
         "origin": "unknown" if set(stated.values()) == {None} else "stated",
+    }
+
+
+def _next_steps(steps: NextSteps) -> dict[str, Any]:
+    return {
+        "remedy": steps.remedy,
+        "first": steps.first,
+        "ways": [
+            {
+                "where": way.where,
+                "text": way.text,
+                "commands": list(way.commands),
+                "cost": way.cost,
+            }
+            for way in steps.ways
+        ],
+        "measure": steps.measure,
+        "helps_then": steps.helps_then,
+        "also": list(steps.also),
+        "sources": [
+            {"title": source.title, "url": source.url, "checked": source.checked}
+            for source in steps.sources
+        ],
     }
 
 

@@ -9,7 +9,7 @@ from html import escape
 
 from advisor.advice.types import Advice
 from advisor.ground.terminal import shown
-from advisor.render.page import Block, Items, Page, Table, Text, page_of
+from advisor.render.page import Block, Item, Items, Page, Table, Text, page_of
 
 # A browser that honours this loads nothing and runs nothing, whatever a model name or a data path
 # contains.
@@ -149,15 +149,14 @@ def block(part: Block) -> str:
     if isinstance(part, Text):
         return f'<p class="{text(part.tone)}">{text(part.text)}</p>'
     if isinstance(part, Items):
-        return "\n".join(
-            ["<ul>", *(_item(item.text, item.detail, item.tone) for item in part.items), "</ul>"]
-        )
+        return "\n".join(["<ul>", *(_item(item) for item in part.items), "</ul>"])
     return table(part)
 
 
-def _item(said: str, detail: str, tone: str) -> str:
-    quiet = f'<span class="quiet">{text(detail)}</span>' if detail else ""
-    return f'<li class="{text(tone)}">{text(said)}{quiet}</li>'
+def _item(item: Item) -> str:
+    quiet = f'<span class="quiet">{text(item.detail)}</span>' if item.detail else ""
+    commands = "".join(f"<pre>{text(command)}</pre>" for command in item.commands)
+    return f'<li class="{text(item.tone)}">{text(item.text)}{quiet}{commands}</li>'
 
 
 def table(part: Table) -> str:

@@ -16,6 +16,8 @@ from advisor.advice.explain import RANKS_BELOW, unknown_words
 from advisor.advice.types import Advice, Candidate, KnownFact, Reason
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
+from advisor.methods.remedies import OTHER_TOOL
+from advisor.render.next_steps import next_steps
 from advisor.render.words import (
     VERDICTS,
     device_name,
@@ -63,6 +65,7 @@ class Item:
     text: str
     detail: str = ""
     tone: str = "plain"
+    commands: tuple[str, ...] = ()  # to paste: never wrapped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,11 +115,28 @@ class Page:
 
 def page_of(advice: Advice) -> Page:
     """Everything that is to be said about an Advice, in order. Empty sections are left out."""
-    sections = (
+    if advice.recommendation.composition.remedies == (OTHER_TOOL,):
+        # What was compared, and what would change it, is about models that are trained here.
+        sections = [_next_steps(advice), _why(advice), _warnings(advice), _based_on(advice)]
+    else:
+        sections = _all_sections(advice)
+    return Page(
+        composition=str(advice.recommendation.composition),
+        sentences=three_sentences(advice),
+        in_short=in_short(advice),
+        sections=tuple(section for section in sections if section.blocks),
+    )
+
+
+def _all_sections(advice: Advice) -> list[Section]:
+    remedy_alone = not advice.recommendation.composition.chain
+    return [
         _nothing_fits(advice),
+        *([_next_steps(advice)] if remedy_alone else []),
         _why(advice),
         _guide(advice),
         _needs(advice),
+        *([] if remedy_alone else [_next_steps(advice)]),
         _why_not(advice),
         _other_combinations(advice),
         _flips(advice),
@@ -124,13 +144,30 @@ def page_of(advice: Advice) -> Page:
         _warnings(advice),
         _legend(advice),
         _based_on(advice),
-    )
-    return Page(
-        composition=str(advice.recommendation.composition),
-        sentences=three_sentences(advice),
-        in_short=in_short(advice),
-        sections=tuple(section for section in sections if section.blocks),
-    )
+    ]
+
+
+def _next_steps(advice: Advice) -> Section:
+    """How to begin with what trains nothing: a first step, a way to do it at home and one at a
+    provider, what they cost, and how to tell that it is not enough.
+    """
+    items: list[Item] = []
+    several = len(advice.recommendation.composition.remedies) > 1
+    for steps in next_steps(advice):
+        label = f"{steps.remedy}: " if several else ""
+        if steps.remedy != OTHER_TOOL:  # where to go stands above
+            items.append(Item(text=f"{label}{steps.first if label else sentence(steps.first)}"))
+        for way in steps.ways:
+            named = {"local": "Local", "hosted": "Hosted"}[way.where]
+            cost = f" ({way.cost})" if way.cost else ""
+            text = f"{named}{cost}: {way.text}" if way.text else "To begin:"
+            items.append(Item(text=text, commands=way.commands))
+        items += [Item(text=sentence(text)) for text in steps.also]
+        items += [Item(text=f"Not enough? {steps.measure}")] if steps.measure else []
+        items += [Item(text=f"Then: {steps.helps_then}")] if steps.helps_then else []
+        if steps.remedy == OTHER_TOOL:
+            items += [Item(text=source.title, detail=source.url) for source in steps.sources]
+    return Section(title="What to do next", blocks=(Items(items=tuple(items)),) if items else ())
 
 
 def in_short(advice: Advice) -> str:

@@ -142,6 +142,8 @@ def _print_block(block: Block, console: Console) -> None:
             )
             if item.detail:
                 _print_hanging(console, "    ", _rich(item.detail, console, "dim"))
+            for command in item.commands:  # whole, so that it can be copied
+                console.print(_rich(f"      {command}", console, "bold"), soft_wrap=True)
     else:
         _print_table(block, console)
 

@@ -18,29 +18,10 @@ from advisor.ground.units import (
     format_gib,
     format_whole_time,
 )
-from advisor.methods import methods, schemes
+from advisor.methods import methods, remedies, remedy, schemes
 from advisor.methods.composition import Composition
 from advisor.ruleset.phrases import joined
 
-REMEDY_PHRASES = {
-    "prompting": "give the model better instructions and a few good examples in each request",
-    "rag": "let the model look things up in your documents before it answers",
-    "tool_use": "let the model call other software for what it cannot do itself",
-    "bigger_model": "take a larger model",
-    "smaller_model": "take a smaller model",
-    "constrained_decoding": "force the layout of the answers while they are written",
-}
-
-REMEDY_MEANINGS = {
-    "prompting": "instructions and examples in the request; nothing is trained",
-    "rag": (
-        "retrieval: passages found in your documents are put into the request; nothing is trained"
-    ),
-    "tool_use": "the model calls functions; nothing is trained",
-    "bigger_model": "another model with more parameters; nothing is trained",
-    "smaller_model": "another model with fewer parameters; nothing is trained",
-    "constrained_decoding": "only tokens that keep to a grammar may be chosen; nothing is trained",
-}
 VERDICTS = {
     "recommended": "recommended",
     "ranked_lower": "ranked lower",
@@ -51,8 +32,8 @@ VERDICTS = {
 
 def meaning_of(name: str) -> str:
     """One line on an objective, a scheme or a remedy, for readers who want to know what it is."""
-    if name in REMEDY_MEANINGS:
-        return REMEDY_MEANINGS[name]
+    if name in remedies():
+        return remedy(name).meaning
     known = methods().objectives.get(name) or schemes().get(name)
     return known.meaning if known else "no description"
 
@@ -128,11 +109,18 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
             "How long it takes depends on the way out that is taken.",
             "So does what it costs.",
         )
+    if advice.situation.outside is not None and not composition.chain:
+        return (
+            sentence(advice.situation.outside.what),
+            sentence(f"where to go with it: {advice.situation.outside.where}"),
+            "How long it takes and what it costs depends on that tool.",
+        )
     if not composition.chain:
         return (
             sentence(f"no training is needed: {joined(_remedies(composition))}"),
             "There is nothing to train, so you can try it today.",
-            "It costs no training; only the use of the model is paid for.",
+            "It costs no training: on your own computer electricity, at a provider the use of the"
+            " model.",
         )
     what = _what(advice)
     if size_is_unknown(advice):
@@ -166,7 +154,7 @@ def example_rows(advice: Advice) -> int | None:
 
 
 def _remedies(composition: Composition) -> list[str]:
-    return [REMEDY_PHRASES.get(remedy, remedy) for remedy in composition.remedies]
+    return [remedy(name).phrase for name in composition.remedies]
 
 
 def _fits_where(advice: Advice) -> str:

@@ -13,6 +13,7 @@ from advisor.ground.sources import SOURCES_FILE
 from advisor.ground.yaml_cache import read_shipped
 from advisor.methods.families import FAMILIES_FILE
 from advisor.methods.load import SHARED_KEYS_FILE
+from advisor.methods.remedies import remedy_file
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.plan.record import run_schema
 from advisor.probe import gpu_files
@@ -25,6 +26,7 @@ from advisor.schema.facts import answers_schema, facts_schema
 from advisor.schema.parts import Schema, dumped, file_schema, head, schema_of
 from advisor.schema.plan import plan_schema
 from advisor.situation.model_files import MODEL_FILE, SIZES_FILE, suggestions_shape
+from advisor.situation.scope import SCOPE_FILE
 
 SUFFIX = ".schema.json"
 # What a reader of the answer may rely on is written by hand, so that code cannot widen it.
@@ -47,6 +49,8 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "tables": files.tables_schema(rules),
         "layer": files.layer_schema(rules),
         "axis": files.method_schema(rules),
+        "remedy": file_schema(remedy_file()),
+        "scope": file_schema(SCOPE_FILE),
         "keys": file_schema(SHARED_KEYS_FILE),
         "scenarios": files.scenarios_schema(rules),
         "sources": file_schema(SOURCES_FILE),

@@ -15,7 +15,13 @@ from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelS
 from advisor.ground.units import format_count
 from advisor.methods.composition import scheme_axes
 from advisor.methods.families import DECODER, kind_of_type
-from advisor.situation.types import ModelSuggestion, Situation, may_share_vocabulary, teacher_fits
+from advisor.situation.types import (
+    ModelSuggestion,
+    OutOfScope,
+    Situation,
+    may_share_vocabulary,
+    teacher_fits,
+)
 
 # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
 MAX_SUGGESTED_B = 8.5
@@ -49,7 +55,10 @@ def situation_of(
     data, tasks, answers = _data(answers, warnings, base)
     examples = _examples(answers, base)
     reward_model = _reward_model(answers, base)
-    model = _model(answers, warnings, unknown, online=online)
+    outside = outside_of(answers, hardware, warnings)
+    # What is not trained here needs no size, and a suggestion in its place would be another answer.
+    answered = answers if outside is None else _without_model(answers)
+    model = _model(answered, warnings, unknown, online=online)
     teacher_name = answers.value("teacher_model")
     teacher_name = None if teacher_name is None else _found(str(teacher_name), base)
     teacher = None
@@ -60,7 +69,7 @@ def situation_of(
         warnings.extend(note.replace("; say --model-params-b", counted) for note in notes)
     suggestion, encoder = None, None
     profiles = [data] if data is not None else list(tasks.values())
-    if model is None and not answers.value("model"):
+    if model is None and outside is None and not answers.value("model"):
         encoder = _encoder(answers, profiles, warnings)
         suggestion = _suggested(answers, hardware)
         if suggestion is not None:
@@ -78,7 +87,8 @@ def situation_of(
         shortages=_shortages(answers, data, examples, tasks), reward_model=reward_model,
         teacher=teacher, teacher_name=teacher_name,
         tasks=tasks,
-        model=model, thinks=thinks, suggestion=suggestion, instead=instead, encoder=encoder,
+        model=model, outside=outside, thinks=thinks, suggestion=suggestion, instead=instead,
+        encoder=encoder,
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
@@ -107,6 +117,33 @@ def _about_teacher(
             f"{teacher.id} does not fit into the GPU's memory even in 4 bits: it can write"
             " examples elsewhere, and not correct the model word by word here"
         )
+
+
+def outside_of(
+    answers: Answers, hardware: Hardware, warnings: list[str] | None = None
+) -> OutOfScope | None:
+    """The model or the device that this tool does not train, if one was named."""
+    name = answers.value("model")
+    if name is not None:
+        from advisor.situation.scope import mentioned_beside, out_of_scope
+
+        found = out_of_scope(str(name), answers.value("task"))
+        if found is not None:
+            return found
+        if warnings is not None and (said := mentioned_beside(str(name))):
+            warnings.append(said)
+    if hardware.not_supported is None:
+        return None
+    from advisor.situation.scope import hardware_out_of_scope
+
+    return hardware_out_of_scope(hardware)
+
+
+def _without_model(answers: Answers) -> Answers:
+    left_out = ("model", "model_params_b")
+    return Answers(
+        known={name: answer for name, answer in answers.known.items() if name not in left_out}
+    )
 
 
 def hardware_of(

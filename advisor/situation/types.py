@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape
+from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape, Source
 
 PADDED_SHARE = 0.005  # Qwen2.5 7B has 152,064 rows for the 151,936 of Qwen2.5 0.5B
 
@@ -41,6 +41,20 @@ class ModelSuggestion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OutOfScope:
+    """A model or a device that this tool does not train, and where to go with it."""
+
+    kind: str  # the value of the fact out_of_scope
+    named: str  # "openai/whisper-large-v3"
+    what: str  # "openai/whisper-large-v3 is a model for speech or sound, and ..."
+    where: str
+    instead: tuple[str, ...] = ()  # models that can be trained here in its place
+    first: tuple[str, ...] = ()  # commands to paste
+    sources: tuple[Source, ...] = ()
+    is_model: bool = True  # False: a device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
     """Everything advice depends on."""
 
@@ -56,6 +70,7 @@ class Situation:
         default_factory=dict
     )  # objective -> what is said of too few data for it
     model: ModelShape | None = None
+    outside: OutOfScope | None = None  # the model or the device is not one for this tool
     # argument of the chat template that switches off thoughts which no answer in the data has
     thinks: str | None = None
     suggestion: ModelSuggestion | None = None

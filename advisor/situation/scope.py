@@ -1,0 +1,293 @@
+"""Whether a model is one that this tool does not train, by its name or files: rules/scope.yaml.
+
+Names decide, not words: "whisper-large-v3" is a speech model, "a model that answers whisper-quiet"
+is not. A description that also names a text model means that one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Choice, Date, Keys, ListOf, Text
+from advisor.ground.sources import SOURCE, source_from
+from advisor.ground.types import Hardware
+from advisor.ground.yaml_cache import read_shipped
+from advisor.methods.families import ENCODER, kind_of_type
+from advisor.situation.hub_files import cached_config
+from advisor.situation.model_files import catalogue_ids, organisation_models
+from advisor.situation.types import OutOfScope
+
+HARDWARE = "unsupported_hardware"  # the kind of what rules/hardware/not-supported.yaml lists
+PATTERNS = ("names", "generic", "whole", "alone", "phrases")
+_TEXTS = ListOf(of=Text())
+SCOPE_FILE = Keys(
+    help="Models that this tool does not train, and where to go with them",
+    keys={
+        "version": Choice(values=(1,)),
+        "review_by": Date(),
+        "text_models": ListOf(of=Text(), least=1, help="families that are in scope, as patterns"),
+        "kinds": ListOf(
+            of=Keys(
+                keys={
+                    "kind": Text(help="a value of the fact out_of_scope"),
+                    "names": ListOf(of=Text(), help="patterns of names, found anywhere"),
+                    "generic": ListOf(of=Text(), help="the same, if the name holds a digit or /"),
+                    "whole": ListOf(of=Text(), help="the same, between blanks"),
+                    "alone": ListOf(of=Text(), help="the same, if nothing else is named"),
+                    "phrases": ListOf(of=Text(), help="descriptions that name no model"),
+                    "model_types": ListOf(of=Text(), help="model_type of a config.json"),
+                    "files": ListOf(of=Text(), help="a file in the folder of such a model"),
+                    "but_for": ListOf(of=Text(), help="tasks for which it is in scope"),
+                    "what": Text(help="what it is, after '... is'"),
+                    "where": Text(help="where to go with it"),
+                    "instead": ListOf(of=Text(), help="models of the catalogue to train instead"),
+                    "first": ListOf(of=Text(), help="commands to paste"),
+                    "sources": ListOf(of=SOURCE, least=1),
+                },
+                required=("kind", "what", "where", "first", "sources"),
+            ),
+            least=1,
+        ),
+    },
+    required=("version", "text_models", "kinds"),
+)
+# What stands before a name that is only compared with: "a model like GPT-4".
+COMPARED = re.compile(
+    r"(?:\b(?:like|as good as|as|than|instead of|replac\w+|not|without|unlike|beats?|no longer)"
+    r"|\b(?:outputs?|answers?|labels?|data) (?:of|from|by)|\b(?:distill?ed|generated) (?:from|by))"
+    r"\s+(?:an?\s+|the\s+)?$",
+    re.IGNORECASE,
+)
+LEAD = r"(?:(?:fine-?)?tun(?:e|ing)|train(?:ing)?|us(?:e|ing))?\s*(?:an?|the|our|my)?\s*"
+TAIL = r"(?:\s+(?:models?|checkpoints?|api))?(?:\s+(?:for|on|to|in|with|from|by|via|through)\b.*)?"
+# Endings that tell a packed copy from the model it was made from.
+PACKED = re.compile(
+    r"[-_.](?:gguf|ggml|mlx|onnx|openvino|coreml|exl[23]|llamafile|i?q\d(?:_\w+)*|fp?(?:8|16|32)"
+    r"|bf16|ud|[48]-?bit|int[48]|\d\.\d+bpw|i\d)$",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One entry of the file, with its patterns compiled."""
+
+    entry: Mapping[str, Any]
+    patterns: Mapping[str, re.Pattern[str]]
+
+    @property
+    def but_for(self) -> tuple[str, ...]:
+        return tuple(self.entry.get("but_for", ()))
+
+
+def out_of_scope(name: str, task: str | None = None) -> OutOfScope | None:
+    """What a model is that this tool does not train; None for all others.
+
+    Args:
+        name: As it was stated: a hub id, a folder, a file or a description.
+        task: The stated task: a small embedding model is in scope where texts are only sorted.
+    """
+    found = mentioned(name)
+    if found is None or task in found[0].but_for or _names_text_model(name, found[1]):
+        return None
+    return _told(found[0], name.strip(), found[2])
+
+
+def mentioned_beside(name: str) -> str:
+    """A warning where a description names a model of another kind beside a text model."""
+    found = mentioned(name)
+    if found is None or not _names_text_model(name, found[1]):
+        return ""
+    return (
+        f"model: '{found[2]}' is {found[0].entry['what']}; the text model that you name beside it"
+        " is what is trained here"
+    )
+
+
+def hardware_out_of_scope(hardware: Hardware) -> OutOfScope | None:
+    """The same for a device that the trainers do not run on."""
+    device = hardware.not_supported
+    if device is None:
+        return None
+    return OutOfScope(
+        kind=HARDWARE,
+        named=device.what,
+        what=f"{device.what} {device.why}",
+        where="; ".join(source.title for source in device.where),
+        sources=device.where,
+        is_model=False,
+    )
+
+
+def mentioned(name: str) -> tuple[_Kind, tuple[tuple[int, int], ...], str] | None:
+    """The kind a name tells, where in the text all such names stand, and the first of them."""
+    name = name.strip()
+    if not name:
+        return None
+    if (model_type := _catalogued(name)) is not None:
+        # Its configuration tells what it is: no pattern has to be compiled.
+        by_type = _by_type(model_type)
+        return None if by_type is None else (by_type, ((0, len(name)),), name)
+    best: tuple[int, int, _Kind, str] | None = None
+    spans: list[tuple[int, int]] = []
+    for order, kind in enumerate(_kinds()):
+        for start, end in _matches(kind, name):
+            spans.append((start, end))
+            if best is None or (start, order) < best[:2]:
+                best = (start, order, kind, name[start:end])
+    if best is None:
+        kind_by_file = _by_files(name)
+        return None if kind_by_file is None else (kind_by_file, ((0, len(name)),), name)
+    return best[2], tuple(spans), best[3]
+
+
+def _matches(kind: _Kind, text: str) -> Iterator[tuple[int, int]]:
+    """Where a text names models of the kind."""
+    one_name = " " not in text
+    for form, pattern in kind.patterns.items():
+        if form == "alone":
+            if found := pattern.fullmatch(text):
+                yield found.span("name")
+            continue
+        for found in pattern.finditer(text):
+            ordinary = form == "generic" and not one_name and not re.search(r"[\d/]", found[0])
+            if not ordinary and not COMPARED.search(text[: found.start()]):
+                yield found.span()
+
+
+def _names_text_model(text: str, spans: tuple[tuple[int, int], ...]) -> bool:
+    """Whether a description also names a model of text, outside the names found."""
+    if not re.search(r"\s", text.strip()):
+        return False
+    rest = [
+        word.group()
+        for word in re.finditer(r"[^\s,;()]+", text)
+        if not any(word.start() < end and start < word.end() for start, end in spans)
+    ]
+    return any(_text_models().match(word.rsplit("/", 1)[-1]) for word in rest)
+
+
+def _by_files(name: str) -> _Kind | None:
+    """The kind that the files of a folder tell, or a configuration in the hub's cache."""
+    folder = Path(name).expanduser()
+    try:
+        is_folder = folder.is_dir()
+    except (OSError, ValueError):
+        return None
+    if is_folder:
+        for entry in scope_file()["kinds"]:
+            if any((folder / file).is_file() for file in entry.get("files", ())):
+                return _Kind(entry, {})
+    config = folder / "config.json" if is_folder else cached_config(name)
+    return None if config is None else _by_type(_model_type(config))
+
+
+def _by_type(model_type: str | None) -> _Kind | None:
+    """The kind of a `model_type`; None if it is in scope, or not known."""
+    for entry in scope_file()["kinds"]:
+        if model_type is not None and model_type in entry.get("model_types", ()):
+            return _Kind(entry, {})
+    return None
+
+
+def _catalogued(name: str) -> str | None:
+    """`model_type` of a model of the catalogue that writes; None for all others.
+
+    An encoder may be an embedding model: its name tells, not its type.
+    """
+    if "/" not in name:
+        return None
+    entry = organisation_models(name.split("/", 1)[0].lower()).get(name, {})
+    model_type = entry.get("model_type")
+    if model_type is None or kind_of_type(str(model_type)) == ENCODER:
+        return None
+    return str(model_type)
+
+
+def _model_type(path: Path) -> str | None:
+    """`model_type` of a configuration; None if it cannot be read, which another step reports."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    found = config.get("model_type") if isinstance(config, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _told(kind: _Kind, name: str, named: str) -> OutOfScope:
+    entry = kind.entry
+    where, instead = str(entry["where"]), tuple(entry.get("instead", ()))
+    if entry["kind"] == "packed_file":
+        original = original_of(name)
+        instead = (original,) if original else ()
+        if original:
+            where = f"{where}: here {original}"
+    elif instead:
+        where = f"{where}, such as {' or '.join(instead)}"
+    return OutOfScope(
+        kind=str(entry["kind"]),
+        named=named,
+        what=f"'{named}' is {entry['what']}",
+        where=where,
+        instead=instead,
+        first=tuple(entry["first"]),
+        sources=tuple(source_from(source) for source in entry["sources"]),
+    )
+
+
+def original_of(name: str) -> str:
+    """The catalogue's model that a packed copy was made from, as far as its name tells."""
+    stem = re.split(r"[/\\]", name.strip().rstrip("/\\"))[-1]
+    shorter = re.sub(r"-\d{5}-of-\d{5}", "", stem)
+    while (cut := PACKED.sub("", shorter)) != shorter:
+        shorter = cut
+    wanted = shorter.lower().removeprefix("meta-")
+    short = {hub_id.split("/", 1)[1].lower(): hub_id for _, hub_id in catalogue_ids()}
+    return short.get(wanted) or short.get(f"{wanted}-hf", "")
+
+
+# --------------------------------------------------------------------------- the file
+
+
+@cache
+def _kinds() -> tuple[_Kind, ...]:
+    return tuple(
+        _Kind(
+            entry,
+            {form: _compiled(form, entry[form]) for form in PATTERNS if entry.get(form)},
+        )
+        for entry in scope_file()["kinds"]
+    )
+
+
+def _compiled(form: str, patterns: list[str]) -> re.Pattern[str]:
+    """One expression of all patterns of an entry, with what has to stand around them."""
+    either = "|".join(f"(?:{pattern})" for pattern in patterns)
+    around = {
+        "alone": rf"{LEAD}(?P<name>{either}){TAIL}",
+        "whole": rf"(?<![^\s,;(\"'])(?:{either})(?![^\s,;:.!?)\"'])",
+        "phrases": rf"(?<![\w/-])(?:{either})(?![\w/-])",
+    }
+    return re.compile(
+        around.get(form, rf"(?<![A-Za-z0-9])(?:{either})(?![A-Za-z0-9])"), re.IGNORECASE
+    )
+
+
+@cache
+def _text_models() -> re.Pattern[str]:
+    either = "|".join(scope_file()["text_models"])
+    return re.compile(rf"(?:meta-|google-|smaug-|open)?(?:{either})(?![a-z])", re.IGNORECASE)
+
+
+@cache
+def scope_file() -> Mapping[str, Any]:
+    """What rules/scope.yaml holds."""
+    data: Mapping[str, Any] = read_shipped(rules_dir() / "scope.yaml", shape=SCOPE_FILE).data
+    return data

@@ -1,0 +1,136 @@
+"""Each remedy leads somewhere: a first step to paste, a way at home and one at a provider, what it
+costs, how to tell that it is not enough, and what helps then.
+"""
+
+import json
+import shlex
+
+import pytest
+
+from advisor.advice.decide import REMEDIES_OF_GATE
+from advisor.ground.errors import InputError
+from advisor.methods import remedies, remedy
+from advisor.methods.remedies import OTHER_TOOL
+from advisor.ruleset.facts import load_facts
+
+# What the answer to a gate can be, with a situation that leads there.
+LEADS_TO = {
+    "prompting": ("--task", "qa", "--data-kind", "none"),
+    "rag": ("--task", "qa", "--signal", "needs_citations"),
+    "tool_use": ("--task", "tool_use", "--data-kind", "none"),
+    "constrained_decoding": ("--task", "structured_output", "--data-kind", "none"),
+    "bigger_model": ("--task", "reasoning", "--signal", "base_model_never_succeeds"),
+}
+# The last resort where nothing fits has its ways out, and another tool steps of its own.
+WITHOUT_STEPS = {"smaller_model", OTHER_TOOL}
+
+
+def steps_of(call, *flags):
+    code, out, _ = call("--json", "--gpu", "unknown", *flags)
+    assert code == 0
+    return json.loads(out)["recommendation"]
+
+
+@pytest.mark.parametrize("name", LEADS_TO)
+def test_a_remedy_has_a_first_step(call, name):
+    """Local and hosted, with commands and cost, a score, and a line of this product to come back
+    with.
+    """
+    recommendation = steps_of(call, *LEADS_TO[name])
+    assert recommendation["composition"] == name
+    (steps,) = recommendation["next_steps"]
+    assert [way["where"] for way in steps["ways"]] == ["local", "hosted"]
+    assert all(way["commands"] and way["cost"] for way in steps["ways"])
+    assert "advise check" in steps["helps_then"]
+    assert steps["measure"]
+    assert all(source["url"].startswith("https://") for source in steps["sources"])
+
+
+def test_every_remedy_of_the_gate_has_a_file_and_steps():
+    """Adding one is adding one file: nothing that can be answered is without words."""
+    answered = {name for names, _ in REMEDIES_OF_GATE.values() for name in names}
+    assert answered | WITHOUT_STEPS == set(remedies())
+    for name in set(remedies()) - WITHOUT_STEPS:
+        assert remedy(name).first
+        assert remedy(name).measure
+
+
+def test_what_helps_then_is_a_line_that_runs():
+    """Flags and signals named in the steps exist."""
+    known = {fact.flag for fact in load_facts().values()} | {"--signal"}
+    signals = {fact.id for fact in load_facts().values() if fact.signal}
+    for name in set(remedies()) - WITHOUT_STEPS:
+        words = shlex.split(remedy(name).helps_then.replace("`", "'").replace("'s ", "s "))
+        flags = [word for word in words if word.startswith("--")]
+        assert flags
+        assert set(flags) <= known
+        named = [words[i + 1].rstrip(".") for i, word in enumerate(words) if word == "--signal"]
+        assert set(named) <= signals
+
+
+def test_what_must_stay_in_the_house_is_not_sent_out(call):
+    """Whoever puts privacy first is shown the local way alone."""
+    recommendation = steps_of(call, *LEADS_TO["rag"], "--priority", "privacy")
+    (steps,) = recommendation["next_steps"]
+    assert [way["where"] for way in steps["ways"]] == ["local"]
+
+
+def test_which_half_does_what(call):
+    """Beside training the search's steps say what each half is for."""
+    recommendation = steps_of(
+        call,
+        *("--task", "customer_service", "--data-kind", "paired", "--data-rows", "3000"),
+        *("--depth", "style", "--signal", "facts_change_often"),
+    )
+    assert recommendation["composition"].startswith("rag & ")
+    (steps,) = recommendation["next_steps"]
+    assert any("Two halves" in text for text in steps["also"])
+    assert steps["helps_then"] == ""
+
+
+def test_training_alone_has_no_such_steps(call):
+    """They belong to what trains nothing."""
+    flags = ("--task", "qa", "--data-kind", "paired", "--data-rows", "3000")
+    assert steps_of(call, *flags)["next_steps"] == []
+
+
+def test_an_unknown_remedy_is_told():
+    """With those there are."""
+    with pytest.raises(InputError, match="prompting, rag"):
+        remedy("hoping")
+
+
+def test_the_page_is_short(call):
+    """A dozen lines or so at 80 columns, commands included; whole commands on lines of their
+    own.
+    """
+    for name, flags in LEADS_TO.items():
+        code, out, _ = call("--gpu", "unknown", *flags)
+        assert code == 0
+        part = out.split("What to do next")[1].split("\n\n")[0]
+        assert len(part.strip().splitlines()) <= 14, name
+        for way in remedy(name).ways:
+            assert all(f"      {command}\n" in out for command in way.commands)
+
+
+@pytest.mark.parametrize("flags", [("--json",), ()])
+def test_a_plan_asked_for_where_nothing_is_trained(call, tmp_path, flags):
+    """Exit code 3 with the whole answer, and no file."""
+    code, out, err = call(*flags, "--gpu", "unknown", *LEADS_TO["rag"], "--plan", "p.yaml")
+    assert code == 3
+    assert not (tmp_path / "p.yaml").exists()
+    assert "trains nothing" in err
+    if flags:
+        document = json.loads(out)
+        assert document["plan"] is None
+        assert "trains nothing" in document["missing"][0]
+    else:
+        assert "What to do next" in out
+
+
+def test_a_run_asked_for_where_nothing_is_trained(call):
+    """`advise run` says the same, and starts nothing."""
+    code, out, err = call("run", "--json", "--gpu", "unknown", *LEADS_TO["rag"])
+    assert code == 3
+    assert json.loads(out)["recommendation"]["composition"] == "rag"
+    assert "nothing was started" in err

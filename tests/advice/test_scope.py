@@ -1,0 +1,276 @@
+"""What this tool does not train is said, with where to go; what it trains is never refused by its
+name.
+"""
+
+import json
+import random
+
+import pytest
+
+from advisor.advice.advise import advise
+from advisor.ground.types import Answer, Answers
+from advisor.methods.families import ENCODER, kind_of_type
+from advisor.ruleset.facts import load_facts
+from advisor.ruleset.load import load_rules, only_layer
+from advisor.situation.build import situation_of
+from advisor.situation.model_files import catalogue_ids, organisation_models
+from advisor.situation.scope import (
+    HARDWARE,
+    mentioned_beside,
+    original_of,
+    out_of_scope,
+    scope_file,
+)
+from tests.advice.situations import random_answers
+from tests.conftest import scaled
+
+RULES = load_rules()
+GUIDE = only_layer(RULES, "document")
+# name -> the kind it is of
+OUTSIDE = {
+    "BAAI/bge-m3": "embedding_model",
+    "Qwen/Qwen3-Embedding-0.6B": "embedding_model",
+    "Qwen3-Embedding-0.6B for our search": "embedding_model",
+    "all-MiniLM": "embedding_model",
+    "sentence-transformers/all-MiniLM-L6-v2": "embedding_model",
+    "intfloat/e5-mistral-7b-instruct": "embedding_model",
+    "thenlper/gte-large": "embedding_model",
+    "Alibaba-NLP/gte-Qwen2-7B-instruct": "embedding_model",
+    "google/embeddinggemma-300m": "embedding_model",
+    "nomic-ai/nomic-embed-text-v1.5": "embedding_model",
+    "fine-tune an embedding model for search": "embedding_model",
+    "a sentence transformer": "embedding_model",
+    "bge-m3 / all-MiniLM": "embedding_model",
+    "BAAI/bge-reranker-v2-m3": "reranker",
+    "Qwen/Qwen3-Reranker-4B": "reranker",
+    "cross-encoder/ms-marco-MiniLM-L6-v2": "reranker",
+    "a reranker": "reranker",
+    "openai/whisper-large-v3": "speech_model",
+    "whisper": "speech_model",
+    "Whisper large v3 for our call centre": "speech_model",
+    "facebook/wav2vec2-base": "speech_model",
+    "nvidia/parakeet-tdt-0.6b-v2": "speech_model",
+    "a text-to-speech model": "speech_model",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "vision_model",
+    "Qwen/Qwen3-VL-4B-Instruct": "vision_model",
+    "llava-hf/llava-1.5-7b-hf": "vision_model",
+    "meta-llama/Llama-3.2-11B-Vision-Instruct": "vision_model",
+    "Llama 3.2 11B Vision": "vision_model",
+    "google/paligemma-3b-pt-224": "vision_model",
+    "a vision language model": "vision_model",
+    "stabilityai/stable-diffusion-xl-base-1.0": "image_generator",
+    "SDXL": "image_generator",
+    "black-forest-labs/FLUX.1-dev": "image_generator",
+    "a diffusion model": "image_generator",
+    "gpt-4.1-mini": "closed_model",
+    "GPT-4o mini": "closed_model",
+    "ChatGPT": "closed_model",
+    "o3-mini": "closed_model",
+    "claude-3-haiku": "closed_model",
+    "Claude Sonnet 4.5": "closed_model",
+    "gemini-2.5-flash": "closed_model",
+    "mistral-large-latest": "closed_model",
+    "bartowski/Qwen3-8B-GGUF": "packed_file",
+    "./Qwen3-8B-Q4_K_M.gguf": "packed_file",
+    "mlx-community/Qwen3-8B-4bit": "packed_file",
+    "a GGUF file": "packed_file",
+}
+# Names and words that only sound like one.
+INSIDE = (
+    "a model that answers whisper-quiet",
+    "whisper-quiet",
+    "Llama-3 embedding our company culture",
+    "a model with word-embedding tables",
+    "a chat model for embedded devices",
+    "Qwen3-8B with bge-m3 for the search",
+    "GPT-4o distilled into Llama 3 8B",
+    "a model like GPT-4, 7B",
+    "a 7B model that replaces Claude",
+    "an 8B text model trained on Claude outputs",
+    "chavinlo/gpt4-x-alpaca",
+    "openai/gpt-oss-120b",
+    "openai-community/gpt2-xl",
+    "flux-capacitor-7b",
+    "claudette-8b",
+    "deepseek-ai/DeepSeek-V3",
+    "mistralai/Codestral-22B-v0.1",
+    "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+    "google/gemma-3-12b-it",
+    "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+    "Qwen/Qwen3.5-27B",
+    "xlm-roberta-large",
+    "google-t5/t5-base",
+    "facebook/nllb-200-distilled-600M",
+    "TheBloke/Llama-2-7B-GPTQ",
+    "Llama 13B",
+    "7B",
+)
+
+
+def answers_of(**known):
+    return Answers(
+        known={name: Answer(value=value, origin="flag") for name, value in known.items()}
+    )
+
+
+def advice_on(answers):
+    return advise(situation_of(answers), RULES, GUIDE)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_a_name_tells(name):
+    """Each kind is recognised by its names, alone or inside a description."""
+    found = out_of_scope(name)
+    assert found is not None
+    assert found.kind == OUTSIDE[name]
+    assert found.where
+    assert all(source.url.startswith("https://") for source in found.sources)
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_names_decide_and_not_words(name):
+    """A word that also names a model, a comparison, or a text model beside it: in scope."""
+    assert out_of_scope(name) is None
+
+
+def test_no_text_model_of_the_catalogue_is_refused():
+    """Every catalogued model is in scope by its id and by its short name, but for those whose
+    configuration is of another kind; the short way for ids says what the patterns say.
+    """
+    types = {name for kind in scope_file()["kinds"] for name in kind.get("model_types", ())}
+    checked = 0
+    for stem, hub_id in catalogue_ids():
+        model_type = organisation_models(stem)[hub_id].get("model_type")
+        refused = model_type in types
+        checked += not refused
+        for name in (hub_id, hub_id.split("/", 1)[1]):
+            sorts = model_type is not None and kind_of_type(model_type) == ENCODER
+            found = out_of_scope(name, "classification" if sorts else None)
+            assert (found is not None) is refused, name
+    assert checked >= 100
+
+
+def test_a_named_family_never_leads_to_training():
+    """Whatever else is stated, a model out of scope is answered by another tool: no composition
+    that trains, no plan, no promised change, and a suggestion in its place only in words.
+    """
+    rng = random.Random(5)
+    names = list(OUTSIDE)
+    for seed in range(scaled(60)):
+        known = dict(random_answers(seed).known)
+        name = rng.choice(names)
+        known["model"] = Answer(value=name, origin="flag")
+        known.pop("model_params_b", None)
+        task = known["task"].value
+        if out_of_scope(name, task) is None:  # small embedding models sort texts
+            assert task == "classification"
+            continue
+        advice = advice_on(Answers(known=known))
+        assert str(advice.recommendation.composition) == "other_tool", (name, known)
+        assert advice.situation.suggestion is None
+        assert not advice.flips
+        assert advice.decided_by[0].startswith("evidence/")
+
+
+def test_a_text_model_is_never_another_tools_matter():
+    """Random situations with models of the catalogue never end at another tool."""
+    for seed in range(scaled(60)):
+        advice = advice_on(random_answers(seed))
+        assert "other_tool" not in advice.recommendation.composition.remedies
+
+
+@pytest.mark.parametrize("gpu", ["TPU v5e", "Trainium", "Gaudi 2", "Ascend 910B"])
+def test_a_device_that_is_not_trained_on(gpu):
+    """The answer names the tool for that device, whatever the model."""
+    advice = advice_on(answers_of(task="qa", data_kind="paired", data_rows=5000, gpu=gpu))
+    assert str(advice.recommendation.composition) == "other_tool"
+    assert advice.situation.outside.kind == HARDWARE
+    assert advice.situation.outside.where
+
+
+def test_small_embedding_models_sort_texts():
+    """With labelled texts such a model trains as any other encoder; a large one does not."""
+    for name in ("all-MiniLM", "BAAI/bge-m3", "a sentence transformer"):
+        assert out_of_scope(name, "qa") is not None
+        assert out_of_scope(name, "classification") is None
+    assert out_of_scope("Qwen/Qwen3-Embedding-0.6B", "classification") is not None
+
+
+def test_the_model_beside_is_said():
+    """A search model named beside a text model is mentioned, and the text model is trained."""
+    said = mentioned_beside("Qwen3-8B with bge-m3 for the search")
+    assert "bge-m3" in said
+    assert "text model" in said
+    assert mentioned_beside("Qwen3-8B") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "original"),
+    [
+        ("bartowski/Qwen3-8B-GGUF", "Qwen/Qwen3-8B"),
+        ("./models/Qwen3-8B-Q4_K_M.gguf", "Qwen/Qwen3-8B"),
+        ("mlx-community/Qwen3-8B-4bit", "Qwen/Qwen3-8B"),
+        ("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("TheBloke/Llama-2-7B-GGUF", "meta-llama/Llama-2-7b-hf"),
+        ("nobody/knows-this-GGUF", ""),
+    ],
+)
+def test_the_original_of_a_packed_copy(name, original):
+    """Its name tells which model of the catalogue a copy was made from."""
+    assert original_of(name) == original
+    assert original in out_of_scope(name).where
+
+
+def test_a_folder_tells_by_its_files(tmp_path):
+    """A configuration of another kind, a pipeline of diffusers, a sentence transformer."""
+    for name, file, text in (
+        ("ears", "config.json", json.dumps({"model_type": "whisper"})),
+        ("eyes", "config.json", json.dumps({"model_type": "qwen2_5_vl"})),
+        ("paint", "model_index.json", "{}"),
+        ("search", "modules.json", "[]"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(text)
+    kinds = {name: out_of_scope(str(tmp_path / name)).kind for name in ("ears", "eyes", "paint")}
+    assert kinds == {"ears": "speech_model", "eyes": "vision_model", "paint": "image_generator"}
+    assert out_of_scope(str(tmp_path / "search")).kind == "embedding_model"
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    assert out_of_scope(str(tmp_path / "text")) is None
+    (tmp_path / "text" / "config.json").write_text("{broken")
+    assert out_of_scope(str(tmp_path / "text")) is None  # another step says what is wrong with it
+
+
+def test_every_kind_is_a_value_of_the_fact_and_has_models_that_exist():
+    """The file, the fact and the rules speak of the same kinds; what is named instead is known."""
+    kinds = {kind["kind"] for kind in scope_file()["kinds"]}
+    assert kinds | {HARDWARE} == set(load_facts()["out_of_scope"].values)
+    instead = {name for kind in scope_file()["kinds"] for name in kind.get("instead", ())}
+    assert instead <= {hub_id for _, hub_id in catalogue_ids()}
+
+
+def test_the_document_says_what_and_where(call):
+    """Exit code 0 without a plan, 3 where one was asked for, and the same document."""
+    asked = ("--json", "--task", "qa", "--gpu", "L4", "--model", "openai/whisper-large-v3")
+    code, out, _ = call(*asked)
+    document = json.loads(out)
+    assert (code, document["recommendation"]["composition"]) == (0, "other_tool")
+    assert document["recommendation"]["stages"] == []
+    assert "whisper-large-v3" in document["out_of_scope"]["what"]
+    assert "transformers" in document["out_of_scope"]["where"]
+    steps = document["recommendation"]["next_steps"][0]
+    assert steps["remedy"] == "other_tool"
+    assert steps["ways"][0]["commands"]
+    code, out, _ = call(*asked, "--plan", "p.yaml")
+    assert (code, json.loads(out)["plan"]) == (3, None)
+    code, out, _ = call("--json", "--task", "qa", "--gpu", "L4", "--model", "Qwen/Qwen3-8B")
+    assert json.loads(out)["out_of_scope"] is None
+
+
+def test_a_wrong_guess_can_be_overruled(call):
+    """--choose with --force takes a composition all the same."""
+    code, out, _ = call(
+        *("--json", "--task", "qa", "--gpu", "L4", "--model", "my/whisper-large-8b"),
+        *("--choose", "sft+lora", "--force"),
+    )
+    assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "sft+lora")
