@@ -22,7 +22,7 @@ from advisor.situation.types import Situation
 
 from .candidates import alternatives, candidate_for, recommended_candidate
 from .case import Case, Costs
-from .confidence import confidence
+from .certainty import certainty_of
 from .decide import LAST, Decision, conclude_early
 from .fit import stage_facts
 from .flips import find_flips
@@ -59,7 +59,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         flips=flips,
         unknown=unknown_facts(case.situation, case.facts),
         warnings=(*case.situation.warnings, *all_warnings(case, recommendation, decision)),
-        confidence=confidence(decision, recommendation, ruleset, case.facts, flips),
+        certainty=certainty_of(decision, recommendation, ruleset, case.facts, flips),
         layers=ruleset.layers,
         rules_digest=ruleset.digest,
         nothing_fits=stuck,

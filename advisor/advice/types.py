@@ -130,6 +130,18 @@ class NothingFits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Certainty:
+    """How sure an answer is: what it rests on, and how clearly it is recommended."""
+
+    evidence: str  # high | medium | low
+    rests_on: str  # "measured studies"
+    strength: str  # strong | weak
+    doubts: tuple[str, ...] = ()  # what makes it weak, as clauses
+    conflicts: tuple[Reason, ...] = ()  # what other experts say
+    incomplete: tuple[str, ...] = ()  # what the estimate lacks, as clauses
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Advice:
     """The answer: the recommendation, every other candidate with its verdict, what is unknown, what
     would change it.
@@ -144,7 +156,7 @@ class Advice:
     flips: tuple[Flip, ...]
     unknown: tuple[str, ...]
     warnings: tuple[str, ...]
-    confidence: str
+    certainty: Certainty
     layers: tuple[str, ...]
     rules_digest: str
     nothing_fits: NothingFits | None = None

@@ -49,6 +49,13 @@ def advice_document(
             "settings": [_settings(stage) for stage in recommendation.stages],
             "decided_by": list(advice.decided_by),
             "because": [_reason(reason) for reason in recommendation.because],
+            "evidence": advice.certainty.evidence,
+            "strength": advice.certainty.strength,
+            "certainty": {
+                "rests_on": advice.certainty.rests_on,
+                "doubts": list(advice.certainty.doubts),
+                "conflicts": [_reason(reason) for reason in advice.certainty.conflicts],
+            },
             "estimate": estimate_document(recommendation.estimate),
             "next_steps": [_next_steps(steps) for steps in next_steps(advice)],
         },
@@ -57,7 +64,6 @@ def advice_document(
             if situation.outside is None
             else {"what": situation.outside.what, "where": situation.outside.where}
         ),
-        "confidence": advice.confidence,
         "guide": (
             None
             if advice.guide is None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from advisor.advice.certainty import certainty_lines
 from advisor.advice.explain import RANKS_BELOW, unknown_words
 from advisor.advice.types import Advice, Candidate, KnownFact, Reason
 from advisor.ground.units import format_duration, format_gib, format_usd
@@ -249,8 +250,7 @@ def _why(advice: Advice) -> Section:
                 tone="quiet",
             )
         )
-    if advice.confidence:
-        blocks.append(Text(text=f"Confidence: {advice.confidence}", tone="quiet"))
+    blocks += [Text(text=line, tone="quiet") for line in certainty_lines(advice.certainty)]
     return Section(title=f"Why {advice.recommendation.composition}", blocks=tuple(blocks))
 
 

@@ -36,7 +36,7 @@ from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.ruleset.candidates import instances, seen_inputs
 from advisor.ruleset.entries import RULE, Path_, Reader, as_list, as_map
 from advisor.ruleset.facts import FACT, FACT_NAME, FACTS_FILE, Fact, Value, facts_of
-from advisor.ruleset.model import Assumption, Rule, Ruleset, Table
+from advisor.ruleset.model import Assumption, Conflict, Rule, Ruleset, Table
 
 __all__ = ["SHIPPED_LAYERS", "load_rules", "only_layer"]
 
@@ -78,10 +78,20 @@ COMPARED = Keys(
     },
     required=("name",),
 )
+CONFLICT = Keys(
+    keys={
+        "id": Text(),
+        "rules": ListOf(of=Text(), least=1, help="the rules it speaks against"),
+        "says": Text(help="one sentence, with who says it"),
+        "sources": ListOf(of=Text(), least=1),
+    },
+    required=("id", "rules", "says", "sources"),
+)
 _COMMON: Mapping[str, Shape] = {
     "version": VERSION,
     "about": Text(),
     "sources": MapOf(of=SOURCE, help="sources beside those of rules/sources.yaml"),
+    "conflicts": ListOf(of=CONFLICT, help="what experts say against some rules"),
     # Rules of one's own are checked one by one, so that a fault in one hides no other.
     "tables": MapOf(of=ListOf(of=Shape()), help="decision step -> its rules"),
 }
@@ -139,6 +149,7 @@ class _Loader(Reader):
         self.methods: dict[str, Mapping[str, Any]] = {}
         self.axes: dict[str, Mapping[str, Any]] = {}
         self.assume: tuple[Assumption, ...] = ()
+        self.conflicts: list[tuple[Document, Path_, Conflict]] = []
 
     # ----------------------------------------------------------------------- shipped files
 
@@ -191,8 +202,24 @@ class _Loader(Reader):
                 self.add_rules(
                     document, ("tables", table_id), entries, table_id, layer, namespace=layer
                 )
+        for index, entry in enumerate(as_list(as_map(document.data).get("conflicts"))):
+            path: Path_ = ("conflicts", index)
+            if own:
+                self.check(document, CONFLICT, path)
+            self.conflicts.append((document, path, _conflict(as_map(entry))))
         if own:
             self.add_disabled(document)
+
+    def known_conflicts(self) -> tuple[Conflict, ...]:
+        """The conflicts of all files, once every rule is known; a fault for each name that no rule
+        or source has.
+        """
+        for document, path, conflict in self.conflicts:
+            for i, rule in enumerate(conflict.rules):
+                self.known(document, (*path, "rules", i), "rule", rule, self.rules)
+            for i, source in enumerate(conflict.sources):
+                self.known(document, (*path, "sources", i), "source", source, self.sources)
+        return tuple(conflict for _, _, conflict in self.conflicts)
 
     def add_sources(self, document: Document) -> None:
         for source_id, entry in as_map(as_map(document.data).get("sources")).items():
@@ -394,6 +421,16 @@ def method_files(root: Path, axis: str) -> list[Path]:
     ]
 
 
+def _conflict(entry: Mapping[str, Any]) -> Conflict:
+    """The value of an entry; one with faults is reported and not used."""
+    return Conflict(
+        id=str(entry.get("id", "")),
+        rules=tuple(as_list(entry.get("rules"))),
+        says=" ".join(str(entry.get("says", "")).split()),
+        sources=tuple(as_list(entry.get("sources"))),
+    )
+
+
 @cache
 def load_rules(
     layers: tuple[str, ...] = SHIPPED_LAYERS,
@@ -449,6 +486,7 @@ def load_rules(
         name = loader.overlay_name(document, path, ("base", *SHIPPED_LAYERS, *names))
         names.append(name)
         loader.add_layer_file(document, name, own=True)
+    conflicts = loader.known_conflicts()
     if loader.faults:
         raise InputError(faults=loader.faults)
     active: dict[str, list[Rule]] = {table: [] for table in loader.tables}
@@ -465,5 +503,5 @@ def load_rules(
         disabled=loader.disabled, sources=loader.sources, methods=loader.methods,
         digest=digest.hexdigest()[:16], axes=loader.axes, assume=loader.assume,
         inactive=tuple(inactive), disabled_at=loader.disabled_at, overlays=tuple(names),
-        facts_document=facts_document,
+        facts_document=facts_document, conflicts=conflicts,
     )  # fmt: skip

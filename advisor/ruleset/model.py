@@ -108,6 +108,16 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Conflict:
+    """What experts say against some rules. Told with an answer that any of them decided."""
+
+    id: str
+    rules: tuple[str, ...]
+    says: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Assumption:
     """A combination of facts that cannot occur: an axiom of the proof.
 
@@ -158,6 +168,7 @@ class Ruleset:
         default_factory=dict
     )  # rule id -> where an overlay switches it off
     overlays: tuple[str, ...] = ()  # the layers that came from files of the user
+    conflicts: tuple[Conflict, ...] = ()
     facts_document: Document | None = None  # rules/facts.yaml
 
     def fact_at(self, fact_id: str) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from advisor.advice.certainty import certainty_lines
 from advisor.advice.decide import Decision, decide
 from advisor.advice.explain import facts_seen_by, reason_of
 from advisor.advice.types import Advice, KnownFact, Reason
@@ -41,8 +42,8 @@ class Trail:
         ui.say("")
         ui.say(f"Why {self.advice.recommendation.composition}", tone="strong")
         behind = self._tell(list(self.decision.rules), ui)
-        if self.advice.confidence:
-            ui.say(f"Confidence: {self.advice.confidence}.", tone="quiet")
+        for line in certainty_lines(self.advice.certainty):
+            ui.say(line, tone="quiet")
         while behind:
             options = [
                 Option(value=rule_id, label=words[0].upper() + words[1:], help="why?")

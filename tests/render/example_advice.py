@@ -11,6 +11,7 @@ from typing import Any
 from advisor.advice.types import (
     Advice,
     Candidate,
+    Certainty,
     Chosen,
     Flip,
     GuideAnswer,
@@ -38,6 +39,7 @@ from advisor.situation.types import ModelSuggestion, Situation
 
 GIB = 2**30
 FORMULA = Source(title="sum of the terms", kind="derived")
+CERTAIN = Certainty(evidence="medium", rests_on="the guide's own rows", strength="strong")
 
 # The shape that rules/document/methods.yaml gives: the guide's comparison table.
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -258,7 +260,7 @@ def advice(recommendation: Candidate, situation: Situation, **more: Any) -> Advi
         "flips": (),
         "unknown": (),
         "warnings": (),
-        "confidence": "document",
+        "certainty": CERTAIN,
         "layers": ("document", "evidence"),
         "rules_digest": "3f9a0c",
         "methods": METHODS,
@@ -650,7 +652,7 @@ def hardware_unknown() -> Advice:
             lower(training("sft", "qlora"), "saves memory nobody said is short", 9.1),
         ),
         unknown=("gpu", "data.rows", "model"),
-        confidence="",
+        certainty=CERTAIN,
     )
 
 
