@@ -49,14 +49,14 @@ def test_what_a_rule_concluded_from_another_can_be_followed():
     """A fact that another step concluded is offered, and leads to that step's rule, until nothing
     is left.
     """
-    ui = ScriptedUi("A model that writes does the task")
+    ui = ScriptedUi("A model that writes does the task", "More is known than the task")
     trail(task="multi_department", data_kind="paired", data_rows=2000, n_tasks=5).walk(ui)
-    before, after = "\n".join(ui.said).split("Confidence:")
+    before, after = "\n".join(ui.said).split("Evidence:")
     assert "because a model that writes does the task (concluded by base/decoder)" in before
     assert "rule base/decoder" not in before
     assert "it holds everywhere, unless another rule knows better" in after
     assert "rule base/decoder · rests on our judgement" in after
-    assert len(ui.offered) == 1
+    assert len(ui.offered) == 2
 
 
 def test_the_trail_ends_at_the_decision_of_the_advice():
