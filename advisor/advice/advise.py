@@ -7,13 +7,11 @@ change the answer (flips.py) and, if nothing fits, what stands in the way (nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from advisor.advice.facts_of_situation import fact_origin, unknown_facts
+from advisor.advice.facts_of_situation import unknown_facts
 from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Reason
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import InputError
 from advisor.ground.types import DDP, FSDP
 from advisor.methods import objective
 from advisor.methods.composition import Composition
@@ -23,6 +21,7 @@ from advisor.situation.types import Situation
 from .candidates import alternatives, candidate_for, recommended_candidate
 from .case import Case, Costs
 from .certainty import certainty_of
+from .contradictions import contradictions
 from .decide import LAST, Decision, conclude_early
 from .fit import stage_facts
 from .flips import find_flips
@@ -91,26 +90,6 @@ def with_limits(recommendation: Candidate, stuck: NothingFits) -> Candidate:
         estimate=stuck.nearest.estimate,
         because=(*recommendation.because, *stuck.nearest.because),
     )
-
-
-def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> list[Fault]:
-    """What was stated together though it cannot be (rules/facts.yaml, `assume`)."""
-    faults = []
-    for found in ruleset.contradictions(facts):
-        named = [condition.fact for condition in found.never]
-        said = " and ".join(
-            f"{name} is {'yes' if facts[name] is True else facts[name]}"
-            f" ({fact_origin(situation, name)})"
-            for name in named
-        )
-        of_model = any(ruleset.facts[name].origin == "model" for name in named)
-        hint = (
-            f"name another model, such as {situation.instead.model}"
-            if of_model and situation.instead is not None
-            else "take one of them back"
-        )
-        faults.append(Fault(what=f"{said}: this cannot be", allowed=found.because, hint=hint))
-    return faults
 
 
 def guide_answer(case: Case) -> GuideAnswer | None:

@@ -91,14 +91,23 @@ def model_facts(shape: ModelShape) -> dict[str, Any]:
 
 def stated_signals(answers: Answers) -> tuple[str, ...]:
     """The signals with everything that they and the other answers imply (rules/facts.yaml,
-    `implies`).
+    `implies`). What a no implies is not believed against an explicit no.
     """
     known = load_facts()
+    said = stated_values(answers)
     found = dict.fromkeys(answers.signals)
-    for fact_id in (*answers.signals, *answers.known):
-        if fact_id in known:
-            found.update(dict.fromkeys(known[fact_id].implies))
+    for fact_id, value in said.items():
+        for implied in known[fact_id].implied_by(value) if fact_id in known else ():
+            if value is not False or said.get(implied) is not False:
+                found[implied] = None
     return tuple(found)
+
+
+def stated_values(answers: Answers) -> dict[str, Any]:
+    """Fact id -> value, of what was stated alone: a signal of the list is a yes."""
+    named = {fact_id: answer.value for fact_id, answer in answers.known.items()}
+    named.pop("signals", None)
+    return {**named, **dict.fromkeys(answers.signals, True)}
 
 
 def start_of(situation: Situation, facts: dict[str, Any]) -> str | None:

@@ -4,10 +4,11 @@ for a card, fixed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from advisor.advice.facts_of_situation import stated_values
 from advisor.advice.types import Flip, StageSettings
 from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.ground.units import format_gib, format_usd
@@ -18,6 +19,7 @@ from advisor.ruleset.phrases import number_words, says
 from advisor.situation.types import Situation
 
 from .case import Case
+from .contradictions import can_be_said
 from .decide import Decision
 
 EFFORT = ("answer", "data", "money", "fixed")
@@ -68,11 +70,8 @@ def _by_answers(case: Case, decision: Decision) -> Iterator[Flip]:
         else:
             continue
         for value in changes:
-            change = {
-                fact.id: value,
-                **(dict.fromkeys(fact.implies, True) if value is True else {}),
-            }
-            if ruleset.contradictions({**decision.facts, **change}):
+            change = {fact.id: value, **dict.fromkeys(fact.implied_by(value), True)}
+            if not _can_be_so(case, decision, fact, value, change):
                 continue
             to = case.with_answers(change).decide().composition
             if str(to) != str(decision.composition):
@@ -82,6 +81,18 @@ def _by_answers(case: Case, decision: Decision) -> Iterator[Flip]:
                     effort=_effort(fact.id),
                     text=f"if {says(fact, value, would=True)}",
                 )
+
+
+def _can_be_so(
+    case: Case, decision: Decision, fact: Fact, value: Any, change: Mapping[str, Any]
+) -> bool:
+    """Whether a change goes with all else that was stated: nobody can deny that there is a larger
+    model and have its answers.
+    """
+    if case.ruleset.contradictions({**decision.facts, **change}):
+        return False
+    said = stated_values(case.situation.answers)
+    return can_be_said(case.ruleset, {**said, fact.id: value})
 
 
 def _effort(fact_id: str) -> str:

@@ -66,7 +66,7 @@ def still_matters(
         return True
     opened = _open_facts(ruleset, facts, askable)
     # What a signal states besides may be so already, whatever is answered to the signal.
-    tied = [name for name in ruleset.facts[fact_id].implies if name in opened]
+    tied = [name for name in ruleset.facts[fact_id].implied_by(True) if name in opened]
     return any(
         _differs(ruleset, {**facts, **dict(zip(tied, values, strict=True))}, fact_id, opened)
         for values in product((None, True, False), repeat=len(tied))
@@ -123,7 +123,7 @@ def _open_facts(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[
         # A signal that is stated states others with it, also against an earlier no.
         opened |= {
             implied
-            for implied in (ruleset.facts[name].implies if name in ruleset.facts else ())
+            for implied in (ruleset.facts[name].implied_by(True) if name in ruleset.facts else ())
             if facts.get(implied) is not True
         }
     if "gpu" in askable or facts.get("device") != UNKNOWN:  # without hardware nothing is estimated
@@ -147,11 +147,7 @@ def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[d
     ]
     answers: list[dict[str, Any]] = []
     for cell in cells_of(fact, conditions):
-        stated = (
-            {**dict.fromkeys(fact.implies, True), fact_id: True}
-            if cell.value is True
-            else {fact_id: cell.value}
-        )
+        stated = {**dict.fromkeys(fact.implied_by(cell.value), True), fact_id: cell.value}
         # What is read from an answer cannot be foreseen, and it may be nothing.
         answers += [
             dict(zip((*stated, *read), (*stated.values(), *values), strict=True))

@@ -253,8 +253,7 @@ class _WhyNot:
             implied = [
                 other
                 for name, value in change.items()
-                if value is True
-                for other in self.ruleset.facts[name].implies
+                for other in self.ruleset.facts[name].implied_by(value)
             ]
             yield {**dict.fromkeys(implied, True), **change}
 

@@ -439,11 +439,11 @@ class Reader:
             text=f"{name} is {' or '.join(words)}",
         )
 
-    def assumptions(self, document: Document) -> tuple[Assumption, ...]:
-        """The `assume` list of rules/facts.yaml: combinations that cannot occur."""
+    def assumptions(self, document: Document, key: str) -> tuple[Assumption, ...]:
+        """The list `assume` or `refuse` of rules/facts.yaml: combinations that cannot occur."""
         found = []
-        for i, entry in enumerate(document.data.get("assume", ())):
-            spot = ("assume", i)
+        for i, entry in enumerate(document.data.get(key, ())):
+            spot = (key, i)
             never = [
                 condition
                 for name, value in entry["never"].items()

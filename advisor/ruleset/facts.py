@@ -25,7 +25,14 @@ VALUES_FROM: Mapping[str, Callable[[], Iterable[str]]] = {
     "updates": updates,
     "schemes": schemes,
 }
-NAMES = ("implies", "read_from", "ask_without", "ask_when", "compared_with")  # of other facts
+NAMES = (  # of other facts
+    "implies",
+    "implies_either_way",
+    "read_from",
+    "ask_without",
+    "ask_when",
+    "compared_with",
+)
 UNKNOWN = "unknown"
 LONG_FLAG = Text(pattern="--[a-z][a-z-]*", such_as="--data-rows")
 
@@ -65,6 +72,9 @@ class Fact:
     unknown: Annotated[str, 'what "I don\'t know" means'] = ""
     signal: Annotated[bool, "stated by name under `signals`"] = False
     implies: Annotated[tuple[str, ...], "signals that are true if this one is"] = ()
+    implies_either_way: Annotated[
+        tuple[str, ...], "signals that are true if this one is stated, yes or no"
+    ] = ()
     read_from: Annotated[tuple[str, ...], "the facts that tell this one too"] = ()
     # How a reason says it (ruleset/phrases.py).
     phrase: Annotated[str, "what a reason says of it: you chose {value}"] = ""
@@ -77,6 +87,18 @@ class Fact:
     instance_of: str = ""  # the fact with `per` that this one is an instance of
     trait: Annotated[str, "what the file of a method says under this key"] = ""
     compared_with: Annotated[str, "true if the trait holds the value of this other fact"] = ""
+
+    def implied_by(self, value: Any) -> tuple[str, ...]:
+        """The signals that are true where this fact has that value.
+
+        A no is a statement as well, and says something only where `implies_either_way` does: that
+        a prompt was not good enough tells that one was tried, while having no stored answers tells
+        nothing of who could write some.
+        """
+        if value is None:
+            return ()
+        either = self.implies_either_way
+        return either if value is False else (*self.implies, *either)
 
 
 # --------------------------------------------------------------------------- the file's shape
@@ -99,6 +121,7 @@ FACTS_FILE = Keys(
         "version": Choice(values=(1,)),
         "facts": MapOf(of=FACT, named=FACT_NAME),
         "assume": ListOf(of=ASSUMPTION, help="what cannot occur"),
+        "refuse": ListOf(of=ASSUMPTION, help="what a person does not state together"),
     },
     required=("facts",),
 )

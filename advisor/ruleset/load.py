@@ -150,6 +150,7 @@ class _Loader(Reader):
         self.axes: dict[str, Mapping[str, Any]] = {}
         self.assume: tuple[Assumption, ...] = ()
         self.conflicts: list[tuple[Document, Path_, Conflict]] = []
+        self.refuse: tuple[Assumption, ...] = ()
 
     # ----------------------------------------------------------------------- shipped files
 
@@ -470,7 +471,8 @@ def load_rules(
     loader = _Loader(facts)
     for _, document in extra:
         loader.add_facts(document)
-    loader.assume = loader.assumptions(facts_document)
+    loader.assume = loader.assumptions(facts_document, "assume")
+    loader.refuse = loader.assumptions(facts_document, "refuse")
     loader.add_tables(read(root / "tables.yaml", shape=TABLES_FILE))
     loader.add_sources(read(root / "sources.yaml", shape=SOURCES_FILE))
     for path in sorted((root / "keys").glob("*.yaml")):
@@ -502,6 +504,7 @@ def load_rules(
         rules={table: tuple(rules) for table, rules in active.items()},
         disabled=loader.disabled, sources=loader.sources, methods=loader.methods,
         digest=digest.hexdigest()[:16], axes=loader.axes, assume=loader.assume,
+        refuse=loader.refuse,
         inactive=tuple(inactive), disabled_at=loader.disabled_at, overlays=tuple(names),
         facts_document=facts_document, conflicts=conflicts,
     )  # fmt: skip

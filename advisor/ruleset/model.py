@@ -129,6 +129,10 @@ class Assumption:
     because: str = ""
     at: str = ""
 
+    def is_broken_by(self, facts: Mapping[str, Any]) -> bool:
+        """Whether these facts hold together what cannot."""
+        return all(condition.holds(facts.get(condition.fact)) for condition in self.never)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
@@ -161,6 +165,7 @@ class Ruleset:
         default_factory=dict
     )  # "updates/lora" -> what it is, its keys
     assume: tuple[Assumption, ...] = ()
+    refuse: tuple[Assumption, ...] = ()  # the same of what a person states, no axiom of the proof
     inactive: tuple[
         Rule, ...
     ] = ()  # drafts, expired and disabled rules: read, listed, never judged
@@ -180,11 +185,7 @@ class Ruleset:
 
     def contradictions(self, facts: Mapping[str, Any]) -> list[Assumption]:
         """The assumptions that these facts break."""
-        return [
-            found
-            for found in self.assume
-            if all(condition.holds(facts.get(condition.fact)) for condition in found.never)
-        ]
+        return [found for found in self.assume if found.is_broken_by(facts)]
 
     def rule(self, rule_id: str) -> Rule | None:
         """The active rule of that id."""

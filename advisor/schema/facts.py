@@ -90,7 +90,7 @@ def fact_entry(facts: Mapping[str, Fact]) -> Schema:
     names = offered([fact.id for fact in named_facts(facts)])
     properties = schema["properties"]
     properties["ask_when"]["propertyNames"] = properties["compared_with"] = names
-    for key in ("ask_without", "implies", "read_from"):
+    for key in ("ask_without", "implies", "implies_either_way", "read_from"):
         properties[key]["items"] = names
     return {
         **schema,
@@ -109,7 +109,8 @@ def facts_schema(facts: Mapping[str, Fact]) -> Schema:
     }
     schema = schema_of(FACTS_FILE)
     schema["properties"]["facts"]["additionalProperties"] = fact_entry(facts)
-    schema["properties"]["assume"]["items"]["properties"]["never"] = never
+    for key in ("assume", "refuse"):
+        schema["properties"][key]["items"]["properties"]["never"] = never
     title = schema.pop("description")
     return needed(head(title, **schema), fact_definitions(named))
 

@@ -63,6 +63,11 @@ def merge_answers(*several: Answers) -> Answers:
                     del known[follower]
         for name in answers.signals:  # what is so now is no longer denied
             known.pop(name, None)
+        denied = {fact_id for fact_id, answer in answers.known.items() if answer.value is False}
+        if "signals" in known and denied & {*known["signals"].value}:  # nor the other way round
+            listed = known.pop("signals")
+            if left := tuple(name for name in listed.value if name not in denied):
+                known["signals"] = Answer(value=left, origin=listed.origin)
         for fact_id, answer in answers.known.items():
             old = known.get(fact_id)
             if fact_id == "signals" and old is not None:
@@ -255,9 +260,15 @@ def answers_from_flags(
         if value is None or value == () or value == []:
             continue
         if fact_id == "signals":
-            stated = {
-                name: said or "yes" for name, _, said in (text.partition("=") for text in value)
-            }
+            pieces = [(name, said or "yes") for name, _, said in (t.partition("=") for t in value)]
+            stated = dict(pieces)
+            for name in stated:
+                if {SAID.get(said.lower()) for other, said in pieces if other == name} == {
+                    True,
+                    False,
+                }:
+                    what = f"--signal {name}: yes and no"
+                    reader.faults.append(Fault(what=what, hint="take one of them back"))
             for name in (unknown for unknown in stated if unknown not in signals(facts)):
                 reader.faults.append(unknown_name("signal", name, signals(facts), at="--signal"))
             known = {name: said for name, said in stated.items() if name in signals(facts)}

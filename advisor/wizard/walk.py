@@ -223,7 +223,7 @@ def with_reply(facts: Mapping[str, Fact], answers: Answers, fact: Fact, reply: R
     if fact.signal:
         _list_signal(known, answers, fact.id, stated=reply is True)
     answers = Answers(known=known)
-    for implied in fact.implies if values.get(fact.id) not in (None, False) else ():
+    for implied in fact.implied_by(values.get(fact.id)):
         answers = with_reply(facts, answers, facts[implied], True)
     return answers
 
