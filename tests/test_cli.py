@@ -110,22 +110,22 @@ def test_advice_warns_of_little_data_as_the_check_does(call, tmp_path):
     data = tmp_path / "pairs.jsonl"
     data.write_text(
         "".join(
-            json.dumps(
-                {"prompt": f"Is {n} odd?", "chosen": f"Count to {n} and see.", "rejected": "No."}
-            )
-            + "\n"
-            for n in range(300)
+            json.dumps({"prompt": f"Is {n} odd?", "completion": f"Count to {n} and see."}) + "\n"
+            for n in range(30)
         )
     )
-    asked = ("--json", "--task", "chat_assistant", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")
-    for stated in (("--data", data), ("--data-kind", "preference", "--data-rows", 300)):
+    asked = ("--json", "--task", "generation", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")
+    asked = (
+        *asked,
+        "--teacher",
+        "texts",
+    )  # who writes the missing ones, so that training is advised
+    for stated in (("--data", data), ("--data-kind", "paired", "--data-rows", 30)):
         (said,) = [
             text for text in json.loads(call(*asked, *stated)[1])["warnings"] if "too few" in text
         ]
-        assert (
-            said == "dpo: 300 rows: too few: below 500 it seldom works; usual are 5,000 to 60,000"
-        )
-        assert said.removeprefix("dpo: ") in " ".join(call("check", data)[1].split())
+        assert said == "sft: 30 rows: too few: below 50 it seldom works; usual are 500 to 10,000"
+        assert said.removeprefix("sft: ") in " ".join(call("check", data)[1].split())
 
 
 def test_documents_are_not_too_few_examples(call, tmp_path):
@@ -409,7 +409,7 @@ def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
                 }
             )
             + "\n"
-            for i in range(60)
+            for i in range(600)
         )
     )
     from advisor.plan.read import read_plan

@@ -38,6 +38,7 @@ UNSAID = {
     "particulars": ("none", "some"),
     "architecture": ("decoder",),
     "required_capacity": ("any",),
+    "data_amount": ("uncounted", "too_few", "little", "enough", "plenty"),
 }
 JOINS = ("train_decision",)
 
@@ -170,7 +171,7 @@ def _heard(steps: Mapping[str, Judgement], facts: Mapping[str, Any]) -> tuple[Ru
             continue
         outcome, rule = judgement.winner
         unsaid = outcome in UNSAID.get(table, ()) and (
-            rule.layer == "base" or table in ("train_decision", "adapters_per")
+            rule.layer == "base" or table in ("train_decision", "adapters_per", "data_amount")
         )
         joins = table in JOINS and heard
         if not unsaid and not joins:

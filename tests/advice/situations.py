@@ -34,10 +34,10 @@ FILES = {  # name -> one row, of every kind that a stage learns from
 
 
 def write_data(folder: Path) -> None:
-    """A file of each kind with 600 rows, and one of plain text."""
+    """A file of each kind with 1,200 rows, and one of plain text."""
     for name, row in FILES.items():
         with (folder / name).open("w") as file:
-            for i in range(600):
+            for i in range(1200):
                 filled = {
                     key: value.format(i=i) if isinstance(value, str) else bool(i % 2)
                     for key, value in row.items()

@@ -341,7 +341,7 @@ def test_without_hardware_the_settings_are_those_that_need_least(tmp_path):
                 }
             )
             + "\n"
-            for i in range(300)
+            for i in range(600)
         )
     )
     flags = [

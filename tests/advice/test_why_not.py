@@ -88,13 +88,6 @@ def test_what_is_too_big_says_both_numbers(monkeypatch):
         (
             {},
             "sft+prefix",
-            "Prefix tuning would come first if a prompt alone gave good enough answers and your"
-            " prompt were so long that it costs money or time on every request; you have said"
-            " neither.",
-        ),
-        (
-            {"serve_with": "other"},
-            "sft+prefix",
             "Prefix tuning would come first if, among other things, a prompt alone gave good"
             " enough answers and your prompt were so long that it costs money or time on every"
             " request; you have said neither.",
