@@ -130,3 +130,37 @@ def test_the_verdict_is_a_word_and_a_sentence():
     assert "general ability is lower" in text
     assert verdict({}) == ("not distinguishable", "nothing was held out to compare on")
     assert math.isclose(answers["token_f1"].after, 1.0)
+
+
+def test_a_verdict_that_cannot_tell_says_what_it_could():
+    """Four rows tell nothing; of fifty the difference that would have been seen is named."""
+    few = compare([1.0, 2.0, 3.0, 4.0], [1.1, 1.9, 3.1, 3.9], higher_is_better=False)
+    assert verdict({"held-out loss": few})[1].endswith(
+        "on 4 held-out rows, which are too few to tell"
+    )
+    draw = random.Random(5)
+    before = [draw.gauss(0, 1) for _ in range(50)]
+    after = [value + draw.gauss(0, 1) for value in before]
+    noise = compare(before, after, higher_is_better=True)
+    told = float(verdict({"reward": noise})[1].rsplit(" ", 1)[1])
+    assert told == pytest.approx((noise.interval[1] - noise.interval[0]) / 2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("ended", "of", "max_steps", "ok"),
+    [(4, 4, None, True), (3, 4, None, True), (2, 4, None, False), (0, 4, None, False)]
+    + [(1, 2, 5, True), (0, 2, 5, False)],
+)
+def test_answers_of_which_half_do_not_end_are_warned_of(ended, of, max_steps, ok):
+    """After a whole training most answers have to end; after a few steps of a trial some."""
+    from types import SimpleNamespace
+
+    from trainers.evaluation.loss import Sample
+    from trainers.evaluation.saved_result import check_stops
+
+    samples = [Sample(text="yes", stopped=number < ended, tokens=1) for number in range(of)]
+    base = [Sample(text="yes", stopped=False, tokens=9)] * of
+    (check,) = check_stops(SimpleNamespace(max_steps=max_steps), samples, base, 9)
+    assert check.ok is ok
+    assert f"{ended} of {of} sample answers end" in check.text
+    assert f"(0 of {of} of the base's)" in check.text

@@ -237,12 +237,22 @@ def verdict(
         *(_sentence(other, part) for other, part in rest if part.word != "not distinguishable"),
     ]
     word = first.word
+    if word == "not distinguishable":
+        sentences[0] += f", {_too_few(first)}"
     if general is not None and general.word == "worse":
         sentences.append(
             f"general ability is lower: loss on fixed general prompts {general.before:.2f} before,"
             f" {general.after:.2f} after"
         )
     return word, f"{word}: {'; '.join(sentences)}"
+
+
+def _too_few(part: Comparison) -> str:
+    """What so many rows can tell."""
+    if part.interval is None:
+        return "which are too few to tell"
+    told = (part.interval[1] - part.interval[0]) / 2
+    return f"which tell differences above about {told:.2g}"
 
 
 def _sentence(name: str, part: Comparison) -> str:

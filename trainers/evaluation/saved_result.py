@@ -332,12 +332,17 @@ def check_stops(
     if not tuned:
         return []
     ended = sum(sample.stopped for sample in tuned)
-    check = Check(
-        "answers-end-by-themselves",
-        ended > 0,
-        f"{ended} of {len(tuned)} sample answers end with a stop token within {limit} tokens",
-    )
-    if not check.ok and job.max_steps is None and base and all(sample.stopped for sample in base):
+    text = f"{ended} of {len(tuned)} sample answers end with a stop token within {limit} tokens"
+    if base:
+        text += f" ({sum(sample.stopped for sample in base)} of {len(base)} of the base's)"
+    # A trial of a few steps has not learned to stop yet.
+    enough = ended > (0 if job.max_steps is not None else len(tuned) / 2)
+    if not enough:
+        text += (
+            ": train longer or on more rows, and check that the answers in the data are complete"
+        )
+    check = Check("answers-end-by-themselves", enough, text)
+    if not ended and job.max_steps is None and base and all(sample.stopped for sample in base):
         raise TrainingFailed(
             "the tuned model never stops: none of its sample answers ends, and all of those of"
             " its base do",
