@@ -1,16 +1,22 @@
-"""Messages as chat templates take them and as people read them, and a message with other words,
-which shows where it is in a rendered conversation.
+"""Messages as people read them, and a message with other words, which shows where it is in a
+rendered conversation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from advisor.data.example import Message
-from advisor.ground.json_values import parse_json
+from advisor.data.template_messages import called_functions, template_messages
 
+__all__ = [
+    "OTHER_TEXTS",
+    "called_functions",
+    "shared_prefix_length",
+    "spoken_text",
+    "template_messages",
+    "with_other_words",
+]
 OTHER_TEXTS = ("\u00a4 1", "2 \u00a5")  # with no common beginning or end
 
 
@@ -29,56 +35,6 @@ def shared_prefix_length(one: str, other: str) -> int:
 def spoken_text(message: Message) -> str:
     """What a message says after its reasoning, without the space around it."""
     return message.content.split("</think>")[-1].strip()
-
-
-def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as chat templates take them: tool calls under `tool_calls`, their arguments as an
-    object.
-    """
-    result = []
-    for message in messages:
-        extra = dict(message.extra)
-        old = extra.pop("function_call", None)  # OpenAI's spelling before tool_calls
-        if old and not extra.get("tool_calls"):
-            extra["tool_calls"] = [{"type": "function", "function": old}]
-        if extra.get("tool_calls"):
-            extra["tool_calls"] = [_call(call) for call in extra["tool_calls"]]
-        result.append({"role": message.role, "content": message.content, **extra})
-    return result
-
-
-def _call(call: Any) -> Any:
-    if not isinstance(call, Mapping):
-        return call
-    function = call.get("function", call)
-    if not isinstance(function, Mapping):
-        return call
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        # OpenAI writes them as JSON text; templates would quote that text a second time.
-        try:
-            arguments = parse_json(arguments)
-        except ValueError:
-            arguments = function.get("arguments")
-    return {
-        **(
-            {key: value for key, value in call.items() if key != "function"}
-            if "function" in call
-            else {"type": "function"}
-        ),
-        "function": {**function, "arguments": arguments},
-    }
-
-
-def called_functions(message: Message) -> list[str]:
-    """The names of the functions that a message calls."""
-    calls = template_messages((message,))[0].get("tool_calls") or []
-    functions = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
-    return [
-        function["name"]
-        for function in functions
-        if isinstance(function, Mapping) and isinstance(function.get("name"), str)
-    ]
 
 
 def with_other_words(message: Message, other: str) -> Message:

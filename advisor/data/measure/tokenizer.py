@@ -17,7 +17,9 @@ from typing import Any
 
 from advisor.data.example import Example, Message, system_in_question
 from advisor.data.measure.findings import Tally
+from advisor.data.template_messages import lost_parts, template_messages
 from advisor.data.thoughts import (
+    MARK,
     SWITCHES,
     answers_of,
     contradiction_text,
@@ -31,6 +33,34 @@ from advisor.ground.types import Finding
 
 TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 REFUSED_SHARE = 0.05  # of the rows tried: more, and a run stops at them
+# What a template leaves out of rows -> the finding: id, severity, text. Rows of an `error` cannot
+# be trained on: where they are many, a run stops at them.
+LOST = {
+    "calls": (
+        "template-drops-calls",
+        "error",
+        "the chat template of {model} does not write the tool calls of {rows} tried: they cannot be"
+        " trained on; take a model whose template does, or put such a chat_template.jinja into its"
+        " folder",
+    ),
+    "tools": (
+        "template-drops-tools",
+        "warning",
+        "the chat template of {model} does not show the model the tools of {rows} tried",
+    ),
+    "turns": (
+        "template-drops-turns",
+        "warning",
+        "the chat template of {model} leaves out or rewrites turns of tools or users in {rows}"
+        " tried",
+    ),
+    "thoughts": (
+        "template-drops-thoughts",
+        "warning",
+        "the chat template of {model} leaves out the thoughts behind the answers of {rows} tried:"
+        " the model would learn to answer without them",
+    ),
+}
 
 
 @dataclass(slots=True)
@@ -54,6 +84,9 @@ class ModelTokenizer:
     without_system: Tally = field(default_factory=Tally)
     without_end: Tally = field(default_factory=Tally)
     moved_system: Tally = field(default_factory=Tally)
+    lost: Mapping[str, Tally] = field(
+        default_factory=lambda: {part: Tally() for part in LOST}
+    )  # what the template leaves out -> the rows
     _takes_system: bool | None = None
     complaint: str = ""
     conversations: int = 0
@@ -125,13 +158,9 @@ class ModelTokenizer:
     def _render(
         self, messages: tuple[Message, ...], example: Example, *, prompt: bool = False
     ) -> str:
-        turns = [
-            {"role": message.role, "content": message.content, **message.extra}
-            for message in messages
-        ]
         return self._written(
             example.row,
-            messages=turns,
+            messages=template_messages(messages),
             tools=[dict(tool) for tool in example.tools] or None,
             add_generation_prompt=prompt,
             **self._tokens,
@@ -151,6 +180,11 @@ class ModelTokenizer:
         """What the template does to the row: does the answer stand in it, the system text, and
         something that ends the turn?
         """
+        if example.tools or any(message.extra for message in messages) or MARK in whole:
+            for part in lost_parts(
+                messages, example.tools, whole, lambda other: self._render(tuple(other), example)
+            ):
+                self.lost[part].add(example.row)
         last = messages[-1]
         if messages[0].role == "system" and messages[0].content.strip() not in whole:
             self.without_system.add(example.row)
@@ -235,6 +269,19 @@ class ModelTokenizer:
             )
             findings.append(
                 self.hidden.finding("template-hides-answers", "error", text, objectives)
+            )
+        for part, (name, severity, text) in LOST.items():
+            tally = self.lost[part]
+            if not tally.count:
+                continue
+            many = severity == "error" and tally.count > REFUSED_SHARE * self.tried
+            findings.append(
+                tally.finding(
+                    name,
+                    "error" if many else "warning" if severity == "error" else severity,
+                    text.format(model=self.model, rows=f"{tally.count:,} of {self.tried:,} rows"),
+                    objectives if many else (),
+                )
             )
         if self.without_system.count:
             text = (
