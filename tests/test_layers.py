@@ -32,7 +32,11 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 # The rooms that decide. They reach nothing that reads a file of the user's or looks at the machine.
 PURE = ("advice", "ruleset", "estimate", "methods")
 EDGES = ("probe", "data", "launch", "render", "wizard")
-JOINING = {"advisor.situation.build", "advisor.situation.shapes"}
+JOINING = {
+    "advisor.situation.build",
+    "advisor.situation.chat_templates",
+    "advisor.situation.shapes",
+}
 FOR_TRAINERS = {"plan", "methods", "data", "ground", "peft_adapter"}
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")
 

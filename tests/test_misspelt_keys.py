@@ -24,6 +24,7 @@ from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_document
+from advisor.situation.chat_templates import families
 from advisor.situation.model_files import organisation_models, suggested_models, typical_sizes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +103,7 @@ SHIPPED = {
     "warnings about rollouts": (
         "data/rollouts.yaml", "limit: 0.3", "limt: 0.3", "limit", rollout_warnings,
     ),
+    "chat templates": ("data/templates.yaml", "tools: false", "tolls: false", "tools", families),
     "sources": ("sources.yaml", "kind: document}", "knid: document}", "kind", data_requirements),
     "scenarios": (
         "scenarios/document.yaml", "composition:", "compositoin:", "composition",

@@ -156,6 +156,12 @@ def check_data(
         blocked = {objective for finding in findings for objective in finding.blocks}
         objectives = tuple(name for name in found.objectives if name not in blocked)
         found = replace(found, findings=findings, objectives=objectives)
+    elif model is not None:
+        from advisor.situation.chat_templates import template_warnings
+
+        told = template_warnings(model, [found], mapping, None)
+        fit = [Finding(id="template-of-family", severity="warning", text=text) for text in told]
+        found = replace(found, findings=(*fit, *found.findings))
     if note:
         absent = Finding(id="tokenizer-not-at-hand", severity="note", text=note)
         found = replace(found, findings=(*found.findings, absent))

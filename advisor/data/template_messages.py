@@ -11,6 +11,12 @@ from advisor.data.thoughts import KEYS, MARK
 from advisor.ground.json_values import parse_json
 
 END_MARK = "</think>"
+# For a tokenizer without a template. It is stored with the result, so that serving uses the same.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}{% if"
+    " message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}{% if"
+    " add_generation_prompt %}Assistant:{% endif %}"
+)
 
 
 def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

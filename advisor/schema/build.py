@@ -25,6 +25,7 @@ from advisor.schema import files
 from advisor.schema.facts import answers_schema, facts_schema
 from advisor.schema.parts import Schema, dumped, file_schema, head, schema_of
 from advisor.schema.plan import plan_schema
+from advisor.situation.chat_templates import TEMPLATES_FILE
 from advisor.situation.model_files import MODEL_FILE, SIZES_FILE, suggestions_shape
 from advisor.situation.scope import SCOPE_FILE
 
@@ -57,6 +58,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "amounts": file_schema(REQUIREMENTS_FILE),
         "rollouts": file_schema(ROLLOUTS_FILE),
         "refresh": file_schema(REFRESH_FILE),
+        "templates": file_schema(TEMPLATES_FILE),
         "hardware": file_schema(gpu_files.gpu_file_shape(cited)),
         "hardware-sources": file_schema(gpu_files.SOURCES_FILE),
         "cuda": file_schema(gpu_files.CUDA_FILE),

@@ -5,7 +5,7 @@ The only place that joins them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelS
 from advisor.ground.units import format_count
 from advisor.methods.composition import scheme_axes
 from advisor.methods.families import DECODER, kind_of_type
+from advisor.situation.chat_templates import lacks, needs_of, template_warnings
 from advisor.situation.types import (
     ModelSuggestion,
     OutOfScope,
@@ -67,18 +68,25 @@ def situation_of(
         teacher = _shape(teacher_name, None, notes, online=online)
         counted = ": memory and time are counted as if it were as large as the student"
         warnings.extend(note.replace("; say --model-params-b", counted) for note in notes)
+    taught = [profile for profile in (data, examples, *tasks.values()) if profile is not None]
+    taught = [profile for profile in taught if profile.kind in WITH_ANSWERS]
+    needs = needs_of(taught)
     suggestion, encoder = None, None
     profiles = [data] if data is not None else list(tasks.values())
     if model is None and outside is None and not answers.value("model"):
         encoder = _encoder(answers, profiles, warnings)
-        suggestion = _suggested(answers, hardware)
+        suggestion = _suggested(answers, hardware, needs)
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
     if teacher is not None:
         warnings.extend(_about_teacher(model, teacher, hardware))
     thinks = _thoughts(model, data, tasks, warnings)
+    if model is not None and taught and kind_of_type(model.architecture) == DECODER:
+        other = _with_template(answers, model, needs)
+        mapping = answers.value("data_mapping")
+        warnings.extend(template_warnings(model.id, taught, mapping, other))
     instead = (
-        _suggested(answers, hardware)
+        _suggested(answers, hardware, needs)
         if suggestion is None and model is not None and kind_of_type(model.architecture) != DECODER
         else None
     )
@@ -437,18 +445,34 @@ def _smaller(
     return tuple(smaller_models(str(answers.value("task", "other")), model.params))
 
 
-def _suggested(answers: Answers, hardware: Hardware) -> ModelSuggestion | None:
+def _with_template(answers: Answers, model: ModelShape, needs: Collection[str]) -> str | None:
+    """A suggested model of about this one's size whose chat template writes what the data need."""
+    if not needs:
+        return None
+    from advisor.situation.shapes import suggest_model
+
+    task = str(answers.value("task", "other"))
+    found = suggest_model(task, max(model.params / 1e9 * 1.1, CPU_SUGGESTED_B), needs=needs)
+    return None if lacks(found.model, needs) else found.model
+
+
+def _suggested(
+    answers: Answers, hardware: Hardware, needs: Collection[str] = ()
+) -> ModelSuggestion | None:
     """A model for the task that the hardware can train: with LoRA, or with QLoRA where money is
     short.
+
+    Args:
+        needs: What the data need of its chat template.
     """
     from advisor.estimate import estimate
     from advisor.situation.shapes import shape_from_size, suggest_model
 
     task = str(answers.value("task", "other"))
     if hardware.kind == "unknown" or hardware.device_memory_bytes is None:
-        return suggest_model(task, None)
+        return suggest_model(task, None, needs=needs)
     if hardware.kind == "cpu":
-        return suggest_model(task, CPU_SUGGESTED_B)
+        return suggest_model(task, CPU_SUGGESTED_B, needs=needs)
     update, quantization = scheme_axes("qlora" if answers.value("budget") == "low" else "lora")
     spec = RunSpec(
         update=update,
@@ -468,5 +492,5 @@ def _suggested(answers: Answers, hardware: Hardware) -> ModelSuggestion | None:
             ).fits
             == "fits"
         ):
-            return suggest_model(task, min(MAX_SUGGESTED_B, size_b * 1.02))
-    return suggest_model(task, 0.135)
+            return suggest_model(task, min(MAX_SUGGESTED_B, size_b * 1.02), needs=needs)
+    return suggest_model(task, 0.135, needs=needs)

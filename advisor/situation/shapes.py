@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from advisor.ground.safetensors_header import PLAIN, Damaged, read_header
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import family_of_name
+from advisor.situation.chat_templates import lacks
 from advisor.situation.family_shapes import about_family, shape_of_family
 from advisor.situation.hub_files import (
     cached_config,
@@ -442,13 +443,20 @@ def shape_from_size(
 # --------------------------------------------------------------------------- suggestions
 
 
-def suggest_model(task: str, max_params_b: float | None) -> ModelSuggestion:
+def suggest_model(
+    task: str, max_params_b: float | None, *, needs: Collection[str] = ()
+) -> ModelSuggestion:
     """The largest model of the table that fits and suits the task; the 8B one where nothing limits
     the size, the smallest where none fits.
+
+    Args:
+        needs: What its chat template has to write (chat_templates.NEEDS).
     """
     table = suggested_models()
     rows: Sequence[Mapping[str, Any]] = table["models"]
     suited = [row for row in rows if row["tasks"] == "any" or task in row["tasks"]]
+    if needs:
+        suited = [row for row in suited if not lacks(row["model"], needs)] or suited
     limit = max_params_b if max_params_b is not None else 8.5
     fitting = [row for row in suited if row["params_b"] <= limit]
     named = [row for row in fitting if row["tasks"] != "any"]

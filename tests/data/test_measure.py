@@ -435,6 +435,7 @@ def test_turns_are_counted(tmp_path):
     assert profile(jsonl(tmp_path, rows), strict=False).measures["turns"] == {
         "conversations": 3, "multi_turn": 2, "mean": 2.0, "most": 3, "with_system_text": 1,
         "with_tools": 0,
+        "with_tool_calls": 0,
     }  # fmt: skip
 
 

@@ -148,8 +148,14 @@ def test_a_verdict_that_cannot_tell_says_what_it_could():
 
 @pytest.mark.parametrize(
     ("ended", "of", "max_steps", "ok"),
-    [(4, 4, None, True), (3, 4, None, True), (2, 4, None, False), (0, 4, None, False)]
-    + [(1, 2, 5, True), (0, 2, 5, False)],
+    [
+        (4, 4, None, True),
+        (3, 4, None, True),
+        (2, 4, None, False),
+        (0, 4, None, False),
+        (1, 2, 5, True),
+        (0, 2, 5, False),
+    ],
 )
 def test_answers_of_which_half_do_not_end_are_warned_of(ended, of, max_steps, ok):
     """After a whole training most answers have to end; after a few steps of a trial some."""

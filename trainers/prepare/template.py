@@ -19,6 +19,7 @@ from typing import Any
 
 from advisor.data.example import Message, system_in_question
 from advisor.data.measure.tokenizer import template_file
+from advisor.data.template_messages import PLAIN_TEMPLATE
 from advisor.data.thoughts import (
     MARK,
     SWITCHES,
@@ -43,12 +44,6 @@ from trainers.prepare.template_arguments import arguments_of, arguments_words
 
 Span = tuple[int, int]  # of characters
 
-# For a tokenizer without a template. It is stored with the result, so that serving uses the same.
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}{% if"
-    " message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}{% if"
-    " add_generation_prompt %}Assistant:{% endif %}"
-)
 BOS = "{{ bos_token }}"
 # Shows on screen how the plain template writes.
 SHOWN = (Message("user", "Hello"), Message("assistant", "Good morning"))

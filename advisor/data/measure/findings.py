@@ -13,6 +13,7 @@ from advisor.data.examples import rows_words
 from advisor.data.measure.near_duplicates import Sample, normalise
 from advisor.data.measure.private import KINDS, NUMBERS, Suspects
 from advisor.data.measure.writing_systems import is_english, script_of
+from advisor.data.template_messages import called_functions
 from advisor.data.thoughts import MARK, answers_of, holds_thoughts
 from advisor.ground.types import Finding
 
@@ -116,6 +117,7 @@ class Notebook:
     )  # assistant turns -> conversations, the rest
     with_system: int = 0
     with_tools: int = 0
+    with_calls: int = 0
     with_thoughts: int = 0
 
     def add(self, example: Example, text: str, request_tokens: int, tokens: int) -> bytes:
@@ -182,8 +184,11 @@ class Notebook:
         self._look_at_text(text, row)
         if example.tools:
             self.with_tools += 1
+        extra = any(message.extra for message in messages)
+        if extra and any(map(called_functions, messages)):
+            self.with_calls += 1
         # An answer's content is in the text; thoughts beside it are rare.
-        if MARK in text or any(message.extra for message in messages):
+        if MARK in text or extra:
             self.with_thoughts += any(map(holds_thoughts, answers_of(example)))
         if example.good is not None:
             self.good += example.good

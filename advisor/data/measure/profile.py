@@ -376,6 +376,7 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
             "most": max(answers for answers, count in turns.items() if count),
             "with_system_text": notebook.with_system,
             "with_tools": notebook.with_tools,
+            "with_tool_calls": notebook.with_calls,
         }
     if notebook.with_thoughts:
         measures["rows_with_thoughts"] = notebook.with_thoughts

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from advisor.data.example import Example, Message, system_in_question
 from advisor.data.measure.findings import Tally
-from advisor.data.template_messages import lost_parts, template_messages
+from advisor.data.template_messages import PLAIN_TEMPLATE, lost_parts, template_messages
 from advisor.data.thoughts import (
     MARK,
     SWITCHES,
@@ -75,6 +76,7 @@ class ModelTokenizer:
     _special: tuple[str, ...] = ()
     _arguments: Mapping[str, Any] = field(default_factory=dict)  # of the template
     _source: str = ""  # of the template
+    _is_plain: bool = False  # the one that the trainers give a model without a template
     _template_file: str = "the chat template"
     answered: int = 0  # rows tried that teach an answer
     thoughtful: Tally = field(default_factory=Tally)
@@ -100,7 +102,7 @@ class ModelTokenizer:
         """
         if example.label is None and not example.plain:
             self.conversations += 1
-        if self._template is None or not example.messages:
+        if self._template is None or not example.messages or (self._is_plain and example.plain):
             return None
         messages = self._as_trained(example)
         ends = [example.chosen, example.rejected] if example.chosen else []
@@ -231,7 +233,7 @@ class ModelTokenizer:
     def findings(self, objectives: tuple[str, ...]) -> list[Finding]:
         """How the template fits the rows that were tried."""
         findings: list[Finding] = []
-        if self._template is None:
+        if self._template is None or self._is_plain:
             if self.conversations:
                 text = (
                     f"{self.model} has no chat template: it was not trained on conversations; the"
@@ -246,7 +248,8 @@ class ModelTokenizer:
                         count=self.conversations,
                     )
                 )
-            return findings
+            if self._template is None:
+                return findings
         findings += self._about_arguments()
         if self.refused.count:
             many = self.refused.count > REFUSED_SHARE * self.tried
@@ -372,7 +375,7 @@ def model_tokenizer(
         if entry.get("special")
     )
     source = template_source(folder)
-    template, note = _template(folder, source)
+    template, note = _template(folder, PLAIN_TEMPLATE if source is None else source)
     special = tuple(dict.fromkeys((*special, *tokens.values())))
     return (
         ModelTokenizer(
@@ -384,10 +387,58 @@ def model_tokenizer(
             _special=special,
             _arguments=arguments or {},
             _source=source or "",
+            _is_plain=source is None,
             _template_file=str(template_file(folder)),
         ),
         note,
     )
+
+
+TRIED_ROWS = 200  # of the data, by advice; `advise check` tries all that it counts
+# Findings about a template that decide whether the data fit the model.
+DECIDING = (
+    "model-without-chat-template",
+    "template-refuses-rows",
+    "template-hides-answers",
+    "template-drops-system-text",
+    *(name for name, _, _ in LOST.values()),
+)
+
+
+def has_template(model: str) -> bool | None:
+    """Whether a model has a chat template; None if its files are not at hand."""
+    folder = _folder(model)
+    return None if folder is None else template_source(folder) is not None
+
+
+def template_at_hand(model: str, rows: Iterable[Example]) -> tuple[Finding, ...]:
+    """How the chat template of a model at hand takes the first rows of data; () if it is not at
+    hand or cannot be tried.
+
+    Without counting tokens, so that it needs jinja2 alone.
+    """
+    folder = _folder(model)
+    if folder is None:
+        return ()
+    source = template_source(folder)
+    template, _ = _template(folder, PLAIN_TEMPLATE if source is None else source)
+    if source is not None and template is None:
+        return ()
+    settings = _json(folder / "tokenizer_config.json")
+    tokens = {key: text for key in TOKENS if (text := _token_text(settings.get(key))) is not None}
+    tried = ModelTokenizer(
+        name=model,
+        model=model,
+        _encode=None,
+        _template=template,
+        _tokens=tokens,
+        _source=source or "",
+        _is_plain=source is None,
+        _template_file=str(template_file(folder)),
+    )
+    for row in islice(rows, TRIED_ROWS):
+        tried.rendered(row)
+    return tuple(one for one in tried.findings(("sft",)) if one.id in DECIDING)
 
 
 def switch_at_hand(model: str) -> str | None:

@@ -1,0 +1,153 @@
+"""Whether the chat template of a model holds the data: its own where its files are at hand, else
+what is known of its family (rules/data/templates.yaml).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from typing import Annotated
+
+from advisor.ground.errors import InputError, unknown_name
+from advisor.ground.from_dataclass import build, shape_of
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Choice, Keys, ListOf, Text
+from advisor.ground.sources import SOURCES_FILE
+from advisor.ground.types import DataProfile
+from advisor.ground.yaml_cache import read_shipped
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """What the chat template of a family of models writes; None: not known."""
+
+    names: Annotated[tuple[str, ...], ListOf(of=Text(), least=1)]
+    source: Annotated[str, "an id of rules/sources.yaml"]
+    copy: Annotated[str | None, "the copy in the source that was tried"] = None
+    system: Annotated[bool | None, "a system turn; false: the trainers move its text"] = None
+    tools: Annotated[bool | None, "the tools that a row declares, and calls of them"] = None
+    thoughts: Annotated[bool | None, "thoughts of the last answer, in it and beside it"] = None
+
+
+TEMPLATES_FILE = Keys(
+    help="What the chat templates of model families write",
+    keys={"version": Choice(values=(1,)), "families": ListOf(of=shape_of(Family), least=1)},
+    required=("version", "families"),
+)
+# What data need of a template -> how it is called, and what happens without it.
+NEEDS = {
+    "tools": ("tool calls", "they cannot be trained on"),
+    "thoughts": ("thoughts", "the model would learn to answer without them"),
+}
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """Every family, in order. Raises InputError with the faults of the file."""
+    document = read_shipped(rules_dir() / "data" / "templates.yaml", shape=TEMPLATES_FILE)
+    known = list(read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"])
+    found = tuple(build(Family, entry) for entry in document.data["families"])
+    faults = [
+        unknown_name("source", one.source, known, at=document.at(("families", number, "source")))
+        for number, one in enumerate(found)
+        if one.source not in known
+    ]
+    if faults:
+        raise InputError(faults=faults)
+    return found
+
+
+def family_of(model: str) -> Family | None:
+    """What is known of the chat template of a model by its name."""
+    name = model.rstrip("/").rsplit("/", 1)[-1].lower()
+    return next((one for one in families() if any(fnmatch(name, at) for at in one.names)), None)
+
+
+def needs_of(profiles: Sequence[DataProfile]) -> dict[str, tuple[int, int]]:
+    """What the rows need of a template -> (how many rows do, of how many)."""
+    found: dict[str, tuple[int, int]] = {}
+    rows = sum(int(profile.measures.get("rows_used", profile.rows)) for profile in profiles)
+    for need, count in (
+        ("tools", sum(_turns(profile).get("with_tool_calls", 0) for profile in profiles)),
+        ("thoughts", sum(profile.measures.get("rows_with_thoughts", 0) for profile in profiles)),
+    ):
+        if count:
+            found[need] = (count, rows)
+    return found
+
+
+def _turns(profile: DataProfile) -> Mapping[str, int]:
+    turns: Mapping[str, int] = profile.measures.get("turns", {})
+    return turns
+
+
+def lacks(model: str, needs: Collection[str]) -> list[str]:
+    """What of these needs the template of a model is known not to write."""
+    family = family_of(model) if needs else None
+    return [] if family is None else [need for need in needs if getattr(family, need) is False]
+
+
+def template_warnings(
+    model: str,
+    profiles: Sequence[DataProfile],
+    mapping: Mapping[str, str] | None,
+    instead: str | None,
+) -> Iterator[str]:
+    """Sentences on what the model's chat template does not hold of the data.
+
+    Args:
+        model: A folder, or a name of the hub.
+        mapping: Role -> column, as stated.
+        instead: A model whose template holds them.
+    """
+    needs = needs_of(profiles)
+    way_out = ""
+    if instead is not None and instead != model:
+        way_out = f"; that of {instead} writes {' and '.join(NEEDS[need][0] for need in needs)}"
+    told = _tried(model, profiles, mapping, way_out)
+    if told is not None:
+        yield from told
+        return
+    for need in lacks(model, needs):
+        count, rows = needs[need]
+        name, then = NEEDS[need]
+        yield (
+            f"the chat template of {model}, as that of its family, writes no {name}, which"
+            f" {count:,} of {rows:,} rows hold: {then}{way_out}"
+        )
+
+
+def _tried(
+    model: str,
+    profiles: Sequence[DataProfile],
+    mapping: Mapping[str, str] | None,
+    way_out: str,
+) -> list[str] | None:
+    """What trying the template found; None if it is not at hand."""
+    from advisor.data.examples import read_examples
+    from advisor.data.measure.tokenizer import has_template, template_at_hand
+
+    own = has_template(model)
+    if own is None:
+        return None
+    found = []
+    for profile in profiles:
+        # Rows of one request and one answer fit every template: only others are tried.
+        if own and not _is_special(profile):
+            continue
+        for finding in template_at_hand(model, read_examples(profile.path, mapping=mapping)):
+            if finding.severity != "note":
+                names_another = finding.id.startswith("template-drops-")
+                found.append(finding.text + (way_out if names_another else ""))
+    return found
+
+
+def _is_special(profile: DataProfile) -> bool:
+    turns = _turns(profile)
+    return bool(
+        profile.measures.get("rows_with_thoughts")
+        or any(turns.get(name) for name in ("multi_turn", "with_system_text", "with_tools"))
+        or turns.get("with_tool_calls")
+    )

@@ -1,0 +1,208 @@
+"""Whether a chat template holds the data: tried where it is at hand, by family where it is not."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from advisor.data.example import Example, Message
+from advisor.data.measure.tokenizer import ModelTokenizer, _template
+from advisor.data.template_messages import lost_parts
+from advisor.ground.types import Answer, Answers
+from advisor.situation.build import situation_of
+from advisor.situation.chat_templates import NEEDS, families, family_of, lacks
+from advisor.situation.model_files import suggested_models
+from tests.advice.situations import UNKNOWN_MACHINE
+
+PARCEL = {"type": "object", "properties": {"id": {"type": "string", "description": "Its number"}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "track_parcel", "description": "Where it is", "parameters": PARCEL},
+}
+SILENT = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+)
+CALLING = (
+    "{{ tools | tojson }}{% for message in messages %}<|{{ message.role }}|>{{ message.content }}"
+    "{{ message.tool_calls | tojson if message.tool_calls else '' }}"
+    "{{ message.reasoning_content if message.reasoning_content else '' }}<|end|>{% endfor %}"
+)
+
+
+def conversation(number: int) -> dict:
+    """Odd rows call a tool, rows divisible by four hold thoughts."""
+    if number % 2:
+        call = {"name": "track_parcel", "arguments": json.dumps({"id": str(number)})}
+        messages = [
+            {"role": "user", "content": f"Where is {number}?"},
+            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]},
+            {"role": "tool", "content": f"Depot {number}"},
+            {"role": "assistant", "content": f"In depot {number}."},
+        ]  # fmt: skip
+        return {"messages": messages, "tools": [TOOL]}
+    answer = {"role": "assistant", "content": f"It is {number}."}
+    if number % 4 == 0:
+        answer["reasoning_content"] = f"I count to {number}"
+    return {"messages": [{"role": "user", "content": f"Number {number}?"}, answer]}
+
+
+def write_rows(path: Path, numbers) -> Path:
+    path.write_text("\n".join(json.dumps(conversation(number)) for number in numbers))
+    return path
+
+
+def write_model(folder: Path, template: str | None) -> Path:
+    folder.mkdir()
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
+        "vocab_size": 1000,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": []}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def warnings_of(data: Path, model: str) -> list[str]:
+    known = {"task": "tool_use", "data_path": str(data), "model": model, "gpu": "RTX 4090"}
+    answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
+    found = situation_of(Answers(known=answers), probed=UNKNOWN_MACHINE)
+    return [text for text in found.warnings if "template" in text and "switches" not in text]
+
+
+def test_a_template_at_hand_is_tried_on_the_rows(tmp_path):
+    """What it leaves out is said with the number of rows and a model that can; one that writes all
+    gives no warning.
+    """
+    data = write_rows(tmp_path / "rows.jsonl", range(1, 41))
+    told = warnings_of(data, str(write_model(tmp_path / "silent", SILENT)))
+    assert any("does not write the tool calls of 20 of 40 rows" in text for text in told)
+    assert any("thoughts behind the answers of 10 of 40 rows" in text for text in told)
+    assert any("that of Qwen/" in text for text in told)
+    assert not warnings_of(data, str(write_model(tmp_path / "calling", CALLING)))
+
+
+def test_a_model_without_a_template_says_which_one_is_used(tmp_path):
+    """A base model is written to in plain turns, and these hold no tool calls."""
+    data = write_rows(tmp_path / "rows.jsonl", range(1, 41))
+    told = warnings_of(data, str(write_model(tmp_path / "base", None)))
+    assert any("store this plain template with the result" in text for text in told)
+    assert any("does not write the tool calls of 20 of 40 rows" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("model", "lost"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", ["tool calls"]),
+        ("google/gemma-2-9b-it", ["tool calls"]),
+        ("Qwen/Qwen3-8B", []),
+        ("Qwen/Qwen2.5-7B-Instruct", []),
+        ("meta-llama/Llama-3.1-8B-Instruct", []),
+    ],
+)
+def test_a_name_alone_tells_by_its_family(tmp_path, monkeypatch, model, lost):
+    """Where no file of the model is at hand, its family counts; an unknown one says nothing."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    told = warnings_of(write_rows(tmp_path / "rows.jsonl", range(1, 41)), model)
+    assert [any(name in text for text in told) for name in lost] == [True] * len(lost)
+    assert len(told) == len(lost), told
+    assert all("20 of 40 rows" in text for text in told)
+
+
+def test_rows_that_need_nothing_warn_of_nothing(tmp_path, monkeypatch):
+    """Single questions and answers fit every template."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    data = write_rows(tmp_path / "rows.jsonl", range(2, 400, 4))
+    assert not warnings_of(data, "HuggingFaceTB/SmolLM2-135M-Instruct")
+
+
+@pytest.mark.parametrize("gpu", ["none", "RTX 4060 8GB", "A100 80GB"])
+def test_the_suggested_model_holds_the_data(tmp_path, gpu):
+    """Nobody named a model: the one that is suggested writes what the rows need."""
+    data = write_rows(tmp_path / "rows.jsonl", range(1, 41))
+    known = {"task": "tool_use", "data_path": str(data), "gpu": gpu}
+    answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
+    found = situation_of(Answers(known=answers), probed=UNKNOWN_MACHINE)
+    assert found.suggestion is not None
+    assert not lacks(found.suggestion.model, NEEDS)
+
+
+def test_families_are_looked_up_by_the_last_part_of_a_name():
+    """Names are compared in small letters, and what is not listed is not known."""
+    assert family_of("somebody/QWEN3-8B").tools is True
+    assert family_of("./models/gemma-2-9b-it/").system is False
+    assert family_of("nobody/knows-this") is None
+    for row in suggested_models()["models"]:
+        assert family_of(row["model"]) is None or family_of(row["model"]).names
+
+
+@pytest.mark.skipif(find_spec("trl") is None, reason="the copies come with trl")
+@pytest.mark.parametrize(
+    "family", [one for one in families() if one.copy], ids=lambda one: one.copy
+)
+def test_what_is_said_of_a_family_is_measured(family):
+    """Each family's entry is what its template does, by the copy that trl has of it."""
+    folder = Path(find_spec("trl").submodule_search_locations[0], "chat_templates")
+    path = folder / f"{family.copy}.jinja"
+    if not path.is_file():
+        pytest.skip(f"this version of trl has no {path.name}")
+    template, _ = _template(folder, path.read_text("utf-8"))
+    model = ModelTokenizer(
+        name="", model="", _encode=None, _template=template,
+        _tokens={"bos_token": "<s>", "eos_token": "</s>"},
+    )  # fmt: skip
+
+    def parts(*messages, tools=()):
+        example = Example(row=1, messages=messages, tools=tools)
+        write = lambda other: model._render(tuple(other), example)  # noqa: E731
+        try:
+            whole = write(messages)
+        except Exception:  # it refuses the conversation
+            return {"refused"}
+        return lost_parts(messages, tools, whole, write) | {
+            "system"
+            for message in messages
+            if message.role == "system" and message.content not in whole
+        }
+
+    asked, answer = Message("user", "Where is it?"), Message("assistant", "In the depot.")
+    call = {"type": "function", "id": "abcdefghi", "function": {"name": "track_parcel", "arguments": {"id": "1"}}}  # fmt: skip
+    calls = Message("assistant", "", extra={"tool_calls": [call]})
+    result = Message("tool", "Depot 1", extra={"tool_call_id": "abcdefghi", "name": "track_parcel"})
+    if family.tools is not None:
+        found = parts(asked, calls, result, answer, tools=(TOOL,))
+        assert (not found) is family.tools, found
+    if family.system is not None:
+        assert (not parts(Message("system", "Be kind."), asked, answer)) is family.system
+    if family.thoughts is not None:
+        inside = Message("assistant", "<think>\nIt was sent\n</think>\n\nIn the depot.")
+        beside = Message("assistant", "In the depot.", extra={"reasoning_content": "It was sent"})
+        assert {not parts(asked, each) for each in (inside, beside)} == {family.thoughts}
+
+
+def test_check_tells_it_too(tmp_path, monkeypatch, call):
+    """`advise check DATA --model M` names the rows, also where only the model's name is known."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    data = write_rows(tmp_path / "rows.jsonl", range(1, 41))
+    model = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    _, out, _ = call("check", data, "--model", model, "--json")
+    found = {one["id"]: one["text"] for one in json.loads(out)["findings"]}
+    assert "20 of 40 rows" in found["template-of-family"]
+
+
+def test_sources_of_steps_exist():
+    """Each objective's steps cite entries of rules/sources.yaml, or of its own file."""
+    from advisor.ground.resources import rules_dir
+    from advisor.ground.yaml_reader import read_yaml
+    from advisor.methods import methods
+
+    known = set(read_yaml(rules_dir() / "sources.yaml").data["sources"])
+    for one in methods().objectives.values():
+        cited = {*one.steps["sources"], *one.steps.get("classes", {}).get("sources", ())}
+        assert cited <= known | set(one.sources), one.id
