@@ -150,7 +150,7 @@ SHIPPED = {
 }  # fmt: skip
 CACHED = (
     catalogue_gpus, cuda_facts, organisation_models, typical_sizes, suggested_models,
-    data_requirements, resources.method_roots, rollout_warnings,
+    data_requirements, resources.method_roots, rollout_warnings, families,
 )  # fmt: skip
 
 
