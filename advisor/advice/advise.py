@@ -141,6 +141,10 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
             f"no model was named: {situation.suggestion.model} is a suggestion"
             f" ({situation.suggestion.because})"
         )
+    if situation.free_gpus:
+        warnings.append(
+            f"a GPU is many times faster than a CPU, and some cost nothing: {situation.free_gpus}"
+        )
     cards = len(situation.hardware.gpus)
     if any(stage.is_sharded for stage in candidate.stages):
         warnings.append(

@@ -369,6 +369,26 @@ def cheapest_cards(min_bytes: int, *, vendor: str | None = "nvidia") -> tuple[Gp
     )
 
 
+def free_gpus() -> str:
+    """Who lends which GPUs out for nothing: "Kaggle (2 x T4 or P100 PCIe, 30 h a week) and ..."; ""
+    where nobody is known to.
+    """
+    offers: dict[str, list[str]] = {}
+    hours: dict[str, float] = {}
+    for gpu in catalogue_gpus().values():
+        for tier in gpu.row["free"]:
+            many = f"{tier['gpus']} x " if tier["gpus"] > 1 else ""
+            offers.setdefault(tier["provider"], []).append(f"{many}{gpu.name}")
+            if "hours_a_week" in tier:
+                hours[tier["provider"]] = tier["hours_a_week"]
+    named = [
+        f"{provider} ({' or '.join(gpus)}"
+        + (f", {hours[provider]:g} h a week)" if provider in hours else ")")
+        for provider, gpus in offers.items()
+    ]
+    return " and ".join(named)
+
+
 def interconnect_of(spec: GpuSpec) -> str | None:
     """How several of these GPUs reach each other, in words: "NVLink 4, 900 GB/s both ways"; None
     where not known.

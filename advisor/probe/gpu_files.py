@@ -312,6 +312,7 @@ def _rows() -> dict[str, dict[str, Any]]:
             **_row(gpu_id, entry, document.data["vendor"]),
             "file": document.name.rpartition("/")[2],
             "price": on_demand.lowest(gpu_id),
+            "free": on_demand.free_tiers_of(gpu_id),
         }
         for gpu_id, (document, entry) in entries.items()
     }

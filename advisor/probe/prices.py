@@ -103,11 +103,14 @@ class Prices:
         note = f"{provider}{'' if firm else ' marketplace'}, {date}"
         return pool[provider], "; ".join(filter(None, (note, self.free(gpu_id))))
 
+    def free_tiers_of(self, gpu_id: str) -> list[Mapping[str, Any]]:
+        """The offers of this GPU that cost nothing."""
+        return [tier for tier in self.free_tiers.values() if tier["gpu"] == gpu_id]
+
     def free(self, gpu_id: str) -> str:
         """Who lends this GPU out for nothing: "free at Kaggle (2, 30 h a week)"; "" for nobody."""
-        tiers = [tier for tier in self.free_tiers.values() if tier["gpu"] == gpu_id]
         named = []
-        for tier in tiers:
+        for tier in self.free_tiers_of(gpu_id):
             limits = (
                 f"{tier['gpus']} of them" if tier["gpus"] > 1 else "",
                 f"{tier['hours_a_week']:g} h a week" if "hours_a_week" in tier else "",

@@ -98,6 +98,7 @@ def situation_of(
         model=model, outside=outside, thinks=thinks, suggestion=suggestion, instead=instead,
         encoder=encoder,
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
+        free_gpus=_free_gpus(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
 
@@ -188,6 +189,14 @@ def _cards(hardware: Hardware) -> tuple[GpuSpec, ...]:
     from advisor.probe.catalogue import cheapest_cards
 
     return tuple(cheapest_cards(0))
+
+
+def _free_gpus(hardware: Hardware) -> str:
+    if hardware.kind != "cpu":
+        return ""
+    from advisor.probe.catalogue import free_gpus
+
+    return free_gpus()
 
 
 def _data(

@@ -83,6 +83,7 @@ class Situation:
     smaller: tuple[
         tuple[ModelShape, ModelSuggestion], ...
     ] = ()  # models that could take the place of this one, largest first
+    free_gpus: str = ""  # who lends which GPU out for nothing, where there is none here
     cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"
     warnings: tuple[str, ...] = ()  # found while reading answers, data, hardware or model
     unknown: tuple[str, ...] = ()

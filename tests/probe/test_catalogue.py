@@ -22,6 +22,7 @@ from advisor.probe import gpu_files
 from advisor.probe.catalogue import (
     cheapest_cards,
     find_gpu,
+    free_gpus,
     gpu_entry,
     interconnect_of,
     load_catalogue,
@@ -384,6 +385,11 @@ def test_a_price_comes_with_provider_and_date(gpu_id: str, price: float | None, 
     """
     spec = load_catalogue()[gpu_id]
     assert (spec.price_usd_per_h, spec.price_note) == (price, note)
+
+
+def test_what_costs_nothing_is_named() -> None:
+    """Who lends GPUs out, which ones, and for how long: for a machine that has none."""
+    assert free_gpus() == ("Kaggle (2 x T4 or P100 PCIe, 30 h a week) and Google Colab (T4)")
 
 
 def test_the_cheapest_card_that_fits_comes_first() -> None:
