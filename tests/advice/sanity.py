@@ -1,0 +1,319 @@
+"""What every answer has to keep to, whatever is stated: laws over random situations.
+
+    python -m tests.advice.sanity [NUMBER] [SEED]
+
+prints each law that some situation breaks, with the answers that show it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from advisor.advice.advise import advise, open_case
+from advisor.advice.candidates import recommended_candidate
+from advisor.advice.decide import Decision
+from advisor.advice.flips import find_flips
+from advisor.advice.types import Advice
+from advisor.ground.errors import InputError
+from advisor.ground.types import Answer, Answers, Hardware
+from advisor.ruleset.facts import load_facts
+from advisor.ruleset.judge import compile_table
+from advisor.ruleset.load import load_rules, only_layer
+from advisor.situation.build import situation_of
+from advisor.situation.types import Situation
+
+RULES = load_rules()
+GUIDE = only_layer(RULES, "document")
+UNKNOWN_MACHINE = Hardware(kind="unknown", origin="unknown")
+CPU = Hardware(
+    kind="cpu", origin="probed", cpu_cores=8, cpu_bf16=True, ram_total_bytes=32 * 2**30,
+    ram_free_bytes=20 * 2**30,
+)  # fmt: skip
+MODELS = (
+    "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-14B", "Qwen/Qwen3-32B", "Qwen/Qwen3-30B-A3B",
+    "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-70B", "mistralai/Mistral-7B-v0.3",
+    "HuggingFaceTB/SmolLM2-135M-Instruct", "google-bert/bert-base-uncased",
+    "FacebookAI/xlm-roberta-large",
+)  # fmt: skip
+GPUS = (
+    "T4", "RTX 3060 12GB", "RTX 4060 8GB", "RTX 4090", "RTX 5090", "A10", "L4", "L40S",
+    "A100 40GB", "A100 80GB", "H100", "H200", "B200", "MI300X", "RTX 3090",
+)  # fmt: skip
+LADDER = ("qlora", "lora", "full")  # from the least to the most that is learned
+DOLLARS, HOURS = (0.5, 2, 5, 20, 100, 1000), (0.5, 2, 8, 48)
+
+
+def random_known(rng: random.Random) -> dict[str, Any]:
+    """What somebody states of a situation: fact -> value."""
+    facts = load_facts()
+    known: dict[str, Any] = {"task": rng.choice(list(facts["task"].values))}
+
+    def maybe(share: float, name: str, values: Any) -> None:
+        if rng.random() < share:
+            known[name] = rng.choice(list(values))
+
+    maybe(0.45, "budget", facts["budget"].values)
+    if "budget" not in known:
+        maybe(0.3, "budget_usd", DOLLARS)
+        maybe(0.2, "budget_hours", HOURS)
+    maybe(0.4, "depth", facts["depth"].values)
+    maybe(0.25, "serve_with", facts["serve_with"].values)
+    maybe(0.25, "priority", facts["priority"].values)
+    maybe(0.15, "n_tasks", (2, 5, 12))
+    maybe(0.15, "teacher", facts["teacher"].values)
+    maybe(0.55, "model", MODELS)
+    maybe(0.85, "gpu", (*GPUS, "none", "unknown"))
+    if known.get("gpu") in GPUS:
+        maybe(0.3, "gpus", (1, 2, 4, 8))
+    maybe(0.85, "data_kind", facts["data_kind"].values)
+    if known.get("data_kind", "none") != "none":
+        if rng.random() < 0.8:
+            known["data_rows"] = round(10 ** rng.uniform(0.5, 6.3))
+        if rng.random() < 0.6:
+            rows = known.get("data_rows") or round(10 ** rng.uniform(1, 5))
+            known["data_tokens"] = rows * rng.choice((30, 150, 400, 2000))
+    signals = [fact.id for fact in facts.values() if fact.signal]
+    for name in rng.sample(signals, rng.choice((0, 0, 1, 1, 2, 3))):
+        known[name] = rng.random() < 0.8
+    return known
+
+
+def situation_for(known: Mapping[str, Any], machine: Hardware = UNKNOWN_MACHINE) -> Situation:
+    """The situation of these answers; `gpu: none` is a machine of eight cores and 32 GiB."""
+    stated = {
+        name: value
+        for name, value in known.items()
+        if not (name == "gpu" and value in ("none", "unknown"))
+    }
+    probed = CPU if known.get("gpu") == "none" else machine
+    answers = {name: Answer(value=value, origin="flag") for name, value in stated.items()}
+    return situation_of(Answers(known=answers), probed=probed)
+
+
+class Answered:
+    """A situation with what is decided."""
+
+    def __init__(self, known: Mapping[str, Any], situation: Situation | None = None) -> None:
+        self.known = known
+        self.case = open_case(situation or situation_for(known), RULES)
+        self.decision: Decision = self.case.decide()
+
+    @property
+    def composition(self) -> str:
+        return str(self.decision.composition)
+
+    def changed(self, **changes: Any) -> Answered | None:
+        """The same with other answers (None takes one away), or None where that is refused."""
+        stated = {**self.known, **changes}
+        try:
+            return Answered({name: one for name, one in stated.items() if one is not None})
+        except InputError:
+            return None
+
+
+def is_lower(after: Answered, before: Answered) -> bool:
+    """Whether the second answer asks for less: nothing fits any more, or a lower scheme of the same
+    training.
+    """
+    one, other = before.decision.composition, after.decision.composition
+    if "smaller_model" in other.remedies:
+        return before.decision.trains
+    same = (one.chain, one.encoder, one.per_task) == (other.chain, other.encoder, other.per_task)
+    if not same or one.scheme not in LADDER or other.scheme not in LADDER:
+        return False
+    return LADDER.index(other.scheme) < LADDER.index(one.scheme)
+
+
+Law = Callable[[Answered, random.Random], Iterator[tuple[str, str]]]
+
+
+def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """More memory, GPUs, money, hours or rows lead to no lower scheme, and not to nothing fits."""
+    known = answer.known
+    more: dict[str, dict[str, Any]] = {}
+    gpu = answer.case.situation.hardware.gpus
+    if gpu and gpu[0].memory_total_bytes and known.get("gpu") in GPUS:
+        size = gpu[0].memory_total_bytes / 2**30
+        more["memory"] = {"gpu_memory_gib": round(size * rng.choice((1.3, 2, 4)))}
+        more["GPUs"] = {"gpus": known.get("gpus", 1) * rng.choice((2, 4))}
+    if "budget" in known:
+        words = ("low", "medium", "high")
+        higher = words[words.index(known["budget"]) + 1 :]
+        if higher:
+            more["money in words"] = {"budget": rng.choice(higher)}
+    if "budget_usd" in known:
+        more["dollars"] = {"budget_usd": rng.choice((known["budget_usd"] * 3, None))}
+    if "budget_hours" in known:
+        more["hours"] = {"budget_hours": rng.choice((known["budget_hours"] * 3, None))}
+    if known.get("data_rows"):
+        factor = rng.choice((1.5, 4, 20))
+        more["rows"] = {"data_rows": round(known["data_rows"] * factor)}
+        if known.get("data_tokens"):
+            more["rows"]["data_tokens"] = round(known["data_tokens"] * factor)
+    for what, change in more.items():
+        after = answer.changed(**change)
+        if after is not None and is_lower(after, answer):
+            yield f"more {what}", f"{change}: {answer.composition} -> {after.composition}"
+
+
+def what_is_assumed_may_be_said(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """One GPU, one task, the suggested model: stating what was assumed changes nothing."""
+    known, situation = answer.known, answer.case.situation
+    stated: dict[str, dict[str, Any]] = {}
+    if known.get("gpu") in GPUS and "gpus" not in known:
+        stated["one GPU"] = {"gpus": 1}
+    if "n_tasks" not in known and known["task"] != "multi_department":
+        stated["one task"] = {"n_tasks": 1}
+    hardware_known = known.get("gpu", "unknown") != "unknown"
+    if situation.suggestion is not None and known.get("data_kind") and hardware_known:
+        stated["the suggested model"] = {"model": situation.suggestion.model}
+    for what, change in stated.items():
+        after = answer.changed(**change)
+        if after is None or after.composition != answer.composition:
+            new = "refused" if after is None else after.composition
+            yield f"stating {what}", f"{change}: {answer.composition} -> {new}"
+
+
+def one_row_more(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """One row more changes nothing, except at a threshold that some rule names."""
+    rows = answer.known.get("data_rows")
+    if not rows:
+        return
+    after = answer.changed(data_rows=rows + 1)
+    if after is None or after.composition == answer.composition:
+        return
+    cuts = {
+        cut
+        for table in RULES.tables
+        for cut in compile_table(RULES, table).cuts.get("data_rows", ())
+    }
+    if not cuts & {rows, rows + 1}:
+        yield "one row more", f"{rows} rows: {answer.composition} -> {after.composition}"
+
+
+def a_denial_is_no_statement(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Denying a signal leads nowhere that neither saying nothing nor a rule about the denial does."""
+    facts = load_facts()
+    unstated = [fact for fact in facts.values() if fact.signal and fact.id not in answer.known]
+    if not unstated:
+        return
+    fact = rng.choice(unstated)
+    denied = answer.changed(**{fact.id: False})
+    if denied is None or denied.composition == answer.composition:
+        return
+    stated = answer.changed(**{fact.id: True})
+    about = any(
+        condition.fact in (fact.id, *fact.implies)
+        and condition.holds(False) != condition.holds(None)
+        for rules in RULES.rules.values()
+        for rule in rules
+        for condition in rule.when
+    )
+    if not about or (stated is not None and stated.composition == denied.composition):
+        yield "a denial", f"{fact.id}=no: {answer.composition} -> {denied.composition}"
+
+
+def free_memory_does_not_count(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """What other programs hold just now changes no answer."""
+    situation = answer.case.situation
+    machine = situation.hardware
+    busy = replace(
+        machine,
+        ram_free_bytes=None if machine.ram_free_bytes is None else machine.ram_free_bytes // 8,
+        gpus=tuple(replace(gpu, memory_free_bytes=2**30) for gpu in machine.gpus),
+    )
+    after = Answered(answer.known, replace(situation, hardware=busy))
+    if after.composition != answer.composition:
+        yield "free memory", f"{answer.composition} -> {after.composition}"
+
+
+def limits_are_kept(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """What is recommended fits its numbers: memory, dollars and hours as stated."""
+    if not answer.decision.trains:
+        return
+    cost = recommended_candidate(answer.case, answer.decision).estimate
+    need = cost.memory.peak_bytes if cost.memory is not None else 0
+    if cost.limit_bytes is not None and need > cost.limit_bytes:
+        yield "too big", f"{answer.composition} needs {need / 2**30:.1f} GiB"
+    usd, hours = answer.known.get("budget_usd"), answer.known.get("budget_hours")
+    if usd is not None and cost.cost_usd is not None and cost.cost_usd > usd * 1.001:
+        yield "over budget", f"{answer.composition} costs {cost.cost_usd:.2f} of {usd}"
+    if hours is not None and cost.duration_s is not None and cost.duration_s > hours * 3601:
+        yield "too long", f"{answer.composition} takes {cost.duration_s / 3600:.2f} of {hours} h"
+
+
+def flips_come_true(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """A change that is promised leads to the promised answer."""
+    if rng.random() > 0.125:
+        return
+    facts = {fact.answer or fact.id: fact.id for fact in load_facts().values()}
+    for flip in find_flips(answer.case, answer.decision):
+        change = {
+            "gpu" if name == "gpu" else facts.get(name, name): value
+            for name, value in flip.change.items()
+        }
+        if {"params_b", "checkpoint_kind"} & set(change):
+            continue  # of a model, not of an answer
+        if "gpu" in change:
+            change |= {"gpus": None, "gpu_memory_gib": None}
+        after = answer.changed(**change)
+        if after is None or after.composition != str(flip.to):
+            new = "refused" if after is None else after.composition
+            yield "a flip", f"{flip.text} ({change}): promised {flip.to}, got {new}"
+
+
+def nothing_fits_means_nothing(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """A smaller model is advised only if no listed way of training fits."""
+    if not answer.decision.nothing_fits:
+        return
+    advice: Advice = advise(situation_for(answer.known), RULES, GUIDE)
+    for one in advice.alternatives:
+        ours = one.composition.chain == tuple(answer.decision.chain.split(":")[-1].split(">"))
+        if one.estimate.fits == "fits" and ours and one.verdict == "ranked_lower":
+            yield "a smaller model", f"while {one.composition} fits"
+
+
+LAWS: tuple[Law, ...] = (
+    more_never_hurts,
+    what_is_assumed_may_be_said,
+    one_row_more,
+    a_denial_is_no_statement,
+    free_memory_does_not_count,
+    limits_are_kept,
+    flips_come_true,
+    nothing_fits_means_nothing,
+)
+
+
+def violations(seed: int) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(law, what happened, the answers) of each law that a random situation breaks."""
+    rng = random.Random(seed)
+    known = random_known(rng)
+    try:
+        answer = Answered(known)
+    except InputError:  # answers that contradict each other
+        return
+    for law in LAWS:
+        for what, how in law(answer, rng):
+            yield what, how, known
+
+
+def main() -> None:
+    number = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    counted: dict[str, int] = {}
+    for seed in range(first, first + number):
+        for what, how, known in violations(seed):
+            counted[what] = counted.get(what, 0) + 1
+            if counted[what] <= 6:
+                print(f"{seed} {what}: {how}\n    {json.dumps(known)}", flush=True)
+    print(f"{number} situations: {counted or 'no law is broken'}")
+
+
+if __name__ == "__main__":
+    main()
