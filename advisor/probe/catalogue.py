@@ -109,7 +109,7 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
             f"'{name}' says {typed.size_gib:g} GB and the stated memory is {memory_gib:g} GiB: the"
             " stated memory counts"
         )
-    gpus = () if typed.mig else _exact(name) or _by_words(typed.words)
+    gpus = () if typed.mig else _exact(name) or _by_words(typed.words) or _by_plural(typed.words)
     if not gpus and not typed.mig and typed.size_gib is None:
         gpus, bare_gib = _by_bare_size(typed.words)
         stated_gib = stated_gib if stated_gib is not None else bare_gib
@@ -166,6 +166,12 @@ def _by_words(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
             )
         )
     )
+
+
+def _by_plural(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
+    """ "T4s", "RTX 3090s"."""
+    singular = [word[:-1] if word[-1] == "s" and word[-2:-1].isdigit() else word for word in words]
+    return _by_words(singular) if singular != list(words) else ()
 
 
 def _by_bare_size(words: Sequence[str]) -> tuple[tuple[CatalogueGpu, ...], float | None]:

@@ -70,6 +70,9 @@ _SIZE = re.compile(r"(?<![a-z0-9.])(\d{1,4}(?:\.\d+)?)[\s-]*(?:gib|gb|g)(?![a-z0
 _MIG = re.compile(r"\bmig\b|\b\d+g\.(\d+)gb\b")
 _COMPUTER = re.compile(r"\b(?:macbook(?: (?:pro|air))?|mac (?:mini|studio|pro)|imac)\b")
 _COUNT = re.compile(r"^\s*(\d{1,6})\s*[x×*]\s*(?=\S)(.+)$", re.IGNORECASE)
+_NUMBERS = ("", "one", "two", "three", "four", "five", "six", "seven", "eight")
+_COUNT_WORD = re.compile(rf"^\s*({'|'.join(_NUMBERS[1:])})\s+(\S.*)$", re.IGNORECASE)
+_COUNT_BEHIND = re.compile(r"^(.+?)\s*(?:\s|\()[x×*]\s?(\d{1,6})\)?\s*$", re.IGNORECASE)
 _GLUED = (
     re.compile(r"^(rtx|gtx|rx)(a?\d+)([a-z]*)$"),  # rtx4090, rtx4060ti, rtxa6000
     re.compile(r"^()(\d{3,4})((?:ti|super|xtx|xt|gre|d|laptop|mobile)+)$"),  # 4070tisuper
@@ -123,6 +126,11 @@ def catalogue_words(names: Iterable[str]) -> frozenset[str]:
 
 
 def count_and_name(name: str) -> tuple[int | None, str]:
-    """The count in front of a name, if it has one: "8x H100" -> 8, "H100"."""
-    match = _COUNT.match(name)
-    return (int(match[1]), match[2].strip()) if match else (None, name.strip())
+    """The count before or behind a name, if it has one: "8x H100" and "H100 x8" -> 8, "H100"."""
+    if match := _COUNT.match(name):
+        return int(match[1]), match[2].strip()
+    if match := _COUNT_WORD.match(name):
+        return _NUMBERS.index(match[1].lower()), match[2].strip()
+    if match := _COUNT_BEHIND.match(name):
+        return int(match[2]), match[1].strip()
+    return None, name.strip()

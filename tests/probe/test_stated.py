@@ -33,6 +33,9 @@ def test_a_count_may_stand_in_the_name() -> None:
     """ "8x H100 SXM" is eight cards; a count beside it that differs is refused."""
     assert len(stated_hardware("8x H100 SXM", from_flag=True)[0].gpus) == 8
     assert len(stated_hardware("2 x RTX 3090", 2, from_flag=True)[0].gpus) == 2
+    for written in ("T4 x2", "T4 (x2)", "T4 x 2", "two T4", "Two T4s"):
+        hardware, _ = stated_hardware(written, from_flag=True)
+        assert [gpu.name for gpu in hardware.gpus] == ["T4", "T4"], written
     with pytest.raises(InputError, match=r"--gpu says 8 cards, --gpus says 4"):
         stated_hardware("8x H100 SXM", 4, from_flag=True)
 
