@@ -233,3 +233,30 @@ def test_a_giant_is_never_said_to_fit_one_card(name, gpu):
     advice = advise({**PAIRS, "model": name, "gpu": {"name": gpu}})
     assert not advice.fits
     assert not any(one.estimate.fits == "fits" for one in advice.alternatives)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "said"),
+    [
+        ("Qwen/Qwen3-8B", "paired", True),
+        ("openai/gpt-oss-20b", "preference", True),
+        ("Qwen/Qwen3-8B", "prompts_with_verifier", False),
+        ("Qwen/Qwen3-4B-Instruct-2507", "paired", False),
+        ("meta-llama/Llama-3.1-8B-Instruct", "paired", False),
+    ],
+)
+def test_a_model_that_thinks_is_not_trained_on_bare_answers_unsaid(model, kind, said):
+    """Where no file shows the examples, what bare answers do to it is said."""
+    data = {"kind": kind, "rows": 3000}
+    advice = advise({"task": "qa", "data": data, "model": model, "gpu": {"name": "H100"}})
+    assert any("thinks-without-thoughts" in text for text in advice.warnings) is said
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("Qwen/Qwen3.5-27B", True), ("acme/Qwen3.5-27B-law", True), ("Qwen/Qwen3-32B", False)],
+)
+def test_a_family_that_loses_in_4_bit_says_so(model, said):
+    """Qwen3.5 and what is made of it; other families stay without the warning."""
+    advice = advise({**PAIRS, "model": model, "gpu": {"name": "RTX 4090"}})
+    assert any("loses-in-4-bit" in text for text in advice.warnings) is said

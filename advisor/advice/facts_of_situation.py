@@ -15,7 +15,11 @@ from advisor.situation.types import Situation, may_share_vocabulary, teacher_fit
 
 # Facts whose absence is worth telling, in the order they are told.
 WORTH_KNOWING = ("depth", "data_kind", "data_rows", "data_tokens", "budget", "model", "gpu")
-OF_MODEL = ("params_b", "model_family", "mixture_of_experts", "checkpoint_stored")
+OF_MODEL = (
+    "params_b", "model_family", "mixture_of_experts", "checkpoint_stored", "avoid_4_bit",
+    "thoughts_unseen",
+)  # fmt: skip
+WITHOUT_ANSWERS = ("raw_text", "prompts_with_verifier", "none")  # kinds of data
 DATA_FACTS = ("data_kind", "data_rows", "data_tokens")
 ORIGIN_WORDS = {"default": "assumed", "file": "answers file", "flag": "flag", "asked": "answered"}
 DOTTED = {"data_kind": "data.kind", "data_rows": "data.rows", "data_tokens": "data.tokens"}
@@ -68,6 +72,12 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
         if situation.model.architecture is not None:
             facts["model_family"] = kind_of_type(situation.model.architecture)
         facts |= model_facts(situation.model)
+        # Of a file it is known, and said where the file is read.
+        facts["thoughts_unseen"] = (
+            situation.model.thinks is not None
+            and not profiles
+            and facts.get("data_kind") not in WITHOUT_ANSWERS
+        )
     if situation.outside is not None:
         facts["out_of_scope"] = situation.outside.kind
     teacher = teacher_of(situation, facts)
@@ -85,6 +95,7 @@ def model_facts(shape: ModelShape) -> dict[str, Any]:
     known = load_facts()["checkpoint_stored"].values
     return {
         "mixture_of_experts": shape.is_mixture,
+        "avoid_4_bit": shape.avoid_4_bit,
         "checkpoint_stored": stored if stored in known else "packed",
     }
 

@@ -297,6 +297,7 @@ class ModelShape:
     # What switches its thoughts off, if it thinks before it answers: an argument of its chat
     # template, or "always" if none does. None: it does not think, or that is not known.
     thinks: str | None = None
+    avoid_4_bit: bool = False  # those who train it advise against a base in 4 bits
     source: str = ""
     note: str = ""  # what was guessed, for a person: "size taken from the name"
 

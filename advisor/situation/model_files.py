@@ -29,7 +29,7 @@ VERSION = Choice(values=(1,))
 _COUNT = Number(whole=True, min=1)
 _TEXTS = (
     "model_type", "params_source", "source", "license", "license_source", "notes",
-    "same_architecture_as", "stored", "thinks", "thinks_source",
+    "same_architecture_as", "stored", "thinks", "thinks_source", "avoid_4_bit_source",
 )  # fmt: skip
 _COUNTS = (
     "params", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
@@ -44,9 +44,13 @@ _COUNTS = (
 )  # fmt: skip
 _FLAGS = (
     "tie_word_embeddings", "gated", "attention_k_eq_v", "use_double_wide_mlp", "attention_bias",
+    "avoid_4_bit",
 )  # fmt: skip
 # What an entry does not take over from the model whose architecture it has.
-_OWN = ("source", "license", "license_source", "stored", "thinks", "thinks_source", "gated")
+_OWN = (
+    "source", "license", "license_source", "stored", "thinks", "thinks_source", "gated",
+    "avoid_4_bit", "avoid_4_bit_source",
+)  # fmt: skip
 MODEL_FILE = Keys(
     help="Architectures of published models",
     keys={

@@ -282,6 +282,7 @@ def _entry_shape(hub_id: str, entry: Mapping[str, Any]) -> ModelShape:
         thinks=entry.get("thinks"),
         gated=entry.get("gated"),
         stored=entry.get("stored"),
+        avoid_4_bit=bool(entry.get("avoid_4_bit")),
         active_params=active if active is not None else shape.active_params,
         note="; ".join(part for part in (shape.note, str(entry.get("notes") or "")) if part),
     )
