@@ -20,7 +20,7 @@ from advisor.situation.types import Situation
 
 from .case import Case
 from .contradictions import can_be_said
-from .decide import Decision
+from .decide import SMALLER_MODEL, Decision
 
 EFFORT = ("answer", "data", "money", "fixed")
 ANSWERS = (
@@ -50,6 +50,8 @@ def _without_repeats(flips: list[Flip], current: str) -> Iterator[Flip]:
     seen: dict[str, int] = {}
     for flip in flips:
         to = str(flip.to)
+        if SMALLER_MODEL in flip.to.remedies:
+            continue  # that nothing fits is no answer that anybody would change something for
         if to != current and seen.get(to, 0) < MAX_PER_ANSWER:
             seen[to] = seen.get(to, 0) + 1
             yield flip

@@ -8,7 +8,7 @@ and markup only, so that the terminal and the page to forward can never say diff
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -309,28 +309,20 @@ def _guide(advice: Advice) -> Section:
             blocks=(Text(text=f"The same: {guide.composition} (the guide's row “{guide.row}”)."),),
         )
     changed = [
-        reason
+        reason.rule
         for reason in advice.recommendation.because
         if reason.rule and not reason.rule.startswith("document/")
     ]
     items = [
         Item(text=f"The guide alone says {guide.composition}", detail=f"its row “{guide.row}”")
     ]
-    if changed:
-        items += [
-            Item(
-                text=f"Here {advice.recommendation.composition}: {reason_text(reason)}",
-                detail=reason_origin(reason),
-            )
-            for reason in changed
-        ]
-    else:
-        items.append(
-            Item(
-                text=f"Here {advice.recommendation.composition}",
-                detail=", ".join(advice.decided_by),
-            )
+    items.append(
+        Item(
+            text=f"Here {advice.recommendation.composition}"
+            + (", for the reasons above" if changed else ""),
+            detail=", ".join(changed or advice.decided_by),
         )
+    )
     return Section(title="What the guide says", blocks=(Items(items=tuple(items)),))
 
 
@@ -469,18 +461,22 @@ def nearest_candidate(advice: Advice, method: str) -> Candidate | None:
     return min(holding, key=distance, default=None)
 
 
-def deciding_reason(candidate: Candidate) -> str:
+def deciding_reason(candidate: Candidate, told: Collection[str | None] = ()) -> str:
     """The one reason to show where there is room for one: a limit with its numbers before a
     sentence.
+
+    Args:
+        told: The rules whose reasons stand above already, and need not be told again.
     """
     if not candidate.because:
         return ""
-    return reason_text(
-        next(
-            (reason for reason in candidate.because if reason.needs is not None),
-            candidate.because[0],
-        )
+    reason = next(
+        (reason for reason in candidate.because if reason.needs is not None), candidate.because[0]
     )
+    text = reason_text(reason)
+    if reason.rule in told and text.startswith(RANKS_BELOW):
+        return f"{text.partition(':')[0]}, as said above"
+    return text
 
 
 def _stars(method: Mapping[str, Any], key: str) -> str:
@@ -501,7 +497,7 @@ def _why_not(advice: Advice) -> Section:
         else:
             candidate = nearest_candidate(advice, name)
             answer = (
-                candidate_line(candidate)
+                candidate_line(candidate, advice)
                 if candidate
                 else "nothing with it was considered for this task"
             )
@@ -533,9 +529,9 @@ def _why_not(advice: Advice) -> Section:
     return Section(title="Why not the others", blocks=(table, note))
 
 
-def candidate_line(candidate: Candidate) -> str:
+def candidate_line(candidate: Candidate, advice: Advice) -> str:
     """'sft+full does not fit: full fine-tuning needs 78.1 GiB, this GPU has 24.0 GiB'."""
-    reason = deciding_reason(candidate)
+    reason = deciding_reason(candidate, {one.rule for one in advice.recommendation.because})
     numbers = (
         ""
         if any(part.needs is not None for part in candidate.because)
@@ -560,7 +556,7 @@ def _other_combinations(advice: Advice) -> Section:
     rest = [
         candidate for candidate in advice.alternatives if str(candidate.composition) not in shown
     ]
-    items = tuple(Item(text=candidate_line(candidate)) for candidate in rest)
+    items = tuple(Item(text=candidate_line(candidate, advice)) for candidate in rest)
     title = "Other combinations that were compared" if advice.methods else "Why not the others"
     return Section(title=title, blocks=(Items(items=items),) if items else ())
 
