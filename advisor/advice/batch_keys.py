@@ -42,9 +42,13 @@ def batch_settings(
     }
 
 
-def batch_of_task(batch: Chosen, micro: int, devices: int) -> dict[str, Chosen]:
-    """The keys of the batch of one task, whose rows need not be as many as the stage's."""
-    fewer = max(1, min(micro, int(batch.value) // devices))
+def batch_of_task(batch: Chosen, micro: int, devices: int, *, smallest: int) -> dict[str, Chosen]:
+    """The keys of the batch of one task, whose rows need not be as many as the stage's.
+
+    Args:
+        smallest: The smallest micro-batch that the methods of the stage accept.
+    """
+    fewer = max(smallest, min(micro, int(batch.value) // devices))
     accum = max(1, round(int(batch.value) / (fewer * devices)))
     rows = fewer * accum * devices
     because = f"{rows} row{'' if rows == 1 else 's'} a step: {inside_sentence(batch.because)}"

@@ -242,7 +242,12 @@ def _with_overrides(
             chosen = dict(follows.settings)
             per_step = int(follows.batch.value)
             if not stage.packing:
-                chosen |= batch_of_task(follows.batch, stage.micro_batch_size, devices)
+                chosen |= batch_of_task(
+                    follows.batch,
+                    stage.micro_batch_size,
+                    devices,
+                    smallest=follows.multiple // devices,
+                )
                 per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * devices
             chosen = follows.told(chosen, per_step)
         overrides = {

@@ -31,6 +31,7 @@ class ForRows:
 
     batch: Chosen  # rows of an optimizer step, on all devices
     settings: Mapping[str, Chosen]  # epochs and held-out share, where something sets them
+    multiple: int  # the fewest rows that a step can have on these devices
     trained: float | None  # rows, or sequences, of one pass; None: not known
     usual_epochs: float
 
@@ -214,7 +215,9 @@ def settings_for_rows(
         found["epochs"] = epochs
     elif "epochs" in settings:
         found["epochs"] = settings["epochs"]
-    return ForRows(batch=batch, settings=found, trained=trained, usual_epochs=usual)
+    return ForRows(
+        batch=batch, settings=found, multiple=multiple, trained=trained, usual_epochs=usual
+    )
 
 
 def rows_given(profile: DataProfile, objective: str) -> int:

@@ -22,6 +22,12 @@ FITTED: Mapping[str, Collection[str]] = {
     "seq_len": ("response_tokens",),
     "response_tokens": ("seq_len",),
 }
+# What a reason that counts optimizer steps rests on besides.
+COUNTS_STEPS = "optimizer step"
+OF_STEPS = (
+    "micro_batch_size", "grad_accum", "epochs", "max_steps", "holdout", "packing",
+    "launch.processes",
+)  # fmt: skip
 NO_MEMORY = {
     "name", "start_from", "learning_rate", "epochs", "max_steps", "warmup", "scheduler",
     "weight_decay", "holdout", "save_steps", "save_minutes", "seed", "truncation",
@@ -58,22 +64,27 @@ def comments_after(comments: Comments | None, before: Plan, after: Plan) -> Comm
         return known
     found = {place: text for place, text in known.items() if place not in changed}
     for place in found:
-        inputs = {_rests_on(place, one) for one in changed} - {""}
+        more = OF_STEPS if COUNTS_STEPS in found[place] else ()
+        inputs = {_rests_on(place, one, more) for one in changed} - {""}
         if inputs:
             first = min(inputs, key=lambda key: (key not in RESTS_ON, key))
             found[place] = f"chosen before {first} was {BY_SET}"
     return found | {place: BY_SET for place in changed if place in new}
 
 
-def _rests_on(place: Place, changed: Place) -> str:
-    """The changed key that the reason at a place rests on, or an empty string."""
-    if place[:1] != ("stages",):
-        return ""
+def _rests_on(place: Place, changed: Place, more: Collection[str]) -> str:
+    """The changed key that the reason at a place rests on, or an empty string.
+
+    Args:
+        more: Further keys that this reason rests on.
+    """
     of_stage = changed[:1] == ("stages",) and len(changed) > 2
-    if of_stage and changed[:2] != place[:2]:
+    if place[:1] == ("tasks",) and of_stage:  # a task has what its stage has, and its overrides
+        return str(changed[2]) if changed[2] in more else ""
+    if place[:1] != ("stages",) or (of_stage and changed[:2] != place[:2]):
         return ""
     key = str(changed[2]) if of_stage else ".".join(map(str, changed))
-    inputs = (*RESTS_ON, *FITTED.get(str(place[-1]), ()))
+    inputs = (*RESTS_ON, *FITTED.get(str(place[-1]), ()), *more)
     return key if key in inputs or ("*" in inputs and of_stage and key not in NO_MEMORY) else ""
 
 

@@ -14,6 +14,7 @@ from advisor.advice.fit import fit_stage
 from advisor.advice.micro_batches import MICRO_BATCHES
 from advisor.advice.planning import comment_of, make_plan, missing_for_plan
 from advisor.advice.stage_cost import pace_by, stage_estimate
+from advisor.advice.steps import steps_in
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
@@ -67,6 +68,13 @@ def disagreements(
             held, of = number(found[1]), number(found[2])
             if abs(held - value * of) > 0.5 + held / 1000 or (found[3] and held != of // 5):
                 yield f"{key}: {value}  # {text}"
+        steps = re.search(r"this leaves about ([\d,]+)|: about ([\d,]+) optimizer steps", text)
+        trained = _trained_rows(because)
+        if steps and trained and not values.get("packing"):
+            epochs = values.get("epochs", 1.0)
+            counted = steps_in(trained, per_step=rows, epochs=epochs)
+            if counted != number(steps[1] or steps[2]):
+                yield f"{key}: {value}  # {text}, and there are {counted} steps"
         found = re.search(r"reads at most ([\d,]+) tokens", text)
         if found and value != number(found[1]):
             yield f"{key}: {value}  # {text}"
@@ -81,6 +89,12 @@ def disagreements(
             yield f"{key}: {value}  # {text}"
         if "enough memory without recomputing" in text and value is not False:
             yield f"{key}: {value}  # {text}"
+
+
+def _trained_rows(because: Mapping[str, str]) -> float | None:
+    """The rows of a pass, by what is said of those held out."""
+    found = re.match(r"([\d,]+) of ([\d,]+) rows", because.get("holdout", ""))
+    return None if found is None else number(found[2]) - number(found[1])
 
 
 def test_the_check_finds_what_it_is_for():
@@ -196,6 +210,7 @@ CHANGES = {
     "seq_len": (128, 256),
     "rank": (4, 200),
     "max_steps": (7,),
+    "holdout": (0.01, 0.3),
     "warmup": (0,),
     "quantization": ("null",),
     "gradient_checkpointing": ("true", "false"),
