@@ -9,6 +9,7 @@ from advisor.ruleset.model import Rule, Ruleset, Table
 from advisor.schema.facts import named_facts
 from tools.generate.list_pages import facts_page, sources_page, used_sources
 from tools.generate.markdown import consumers, every_rule, grid, page, producer
+from tools.generate.steps_page import steps_sections
 from tools.generate.words import (
     CONFIDENCE_WORDS,
     LAYER_WORDS,
@@ -91,6 +92,7 @@ def table_page(rules: Ruleset, table: Table) -> str:
         ]
         for title, rows in by_owner(rules, sets).items():
             sections += [f"### {title}", rule_grid(rules, table, rows, "Sets")]
+        sections += steps_sections(rules)
     warns = [rule for rule in listed if rule.kind == "warn"]
     if warns:
         sections += [
