@@ -21,7 +21,15 @@ from advisor.situation.types import Situation
 
 from .decide import Decision, conclude, conclude_early
 from .explain import Sizes
-from .fit import coarse_fit, combine_estimates, fit_stage, stage_settings
+from .fit import (
+    MEMORY_LEFT,
+    Ease,
+    coarse_fit,
+    combine_estimates,
+    fit_stage,
+    is_better,
+    stage_settings,
+)
 
 Priced = tuple[tuple[StageSettings, ...], Estimate]  # the stages with their settings, and the cost
 
@@ -34,7 +42,7 @@ class Costs:
 
     def __init__(self, ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> None:
         self.ruleset, self.situation, self.facts = ruleset, situation, facts
-        self._known: dict[tuple[str, str, str | None], tuple[StageSettings, Estimate]] = {}
+        self._known: dict[tuple[str, str, str | None, Ease], tuple[StageSettings, Estimate]] = {}
 
     def cost_of(self, composition: Composition) -> Priced:
         """The stages of a composition with settings that fit, and what they cost together.
@@ -48,14 +56,36 @@ class Costs:
         return whole if whole[1].fits != "too_big" else self.cost_with_strategy(composition, FSDP)
 
     def cost_with_strategy(self, composition: Composition, strategy: str | None) -> Priced:
-        """The same under one way of sharing the work; None for one device."""
-        lead, module = self._shared_module(composition)
-        found = [
-            self._stage(composition, name, strategy, lead, module) for name in composition.chain
-        ]
-        return tuple(stage for stage, _ in found), combine_estimates([cost for _, cost in found])
+        """The same under one way of sharing the work; None for one device.
 
-    def _shared_module(self, composition: Composition) -> tuple[str, Mapping[str, Chosen]]:
+        Where memory is short a stage takes a smaller module: then all stages that train it do.
+        """
+        best: Priced | None = None
+        before: Mapping[str, Chosen] = {}
+        for level in Ease().levels(is_module=True):
+            lead, module = self._shared_module(composition, level)
+            if best is not None and module == before:
+                break
+            before = module
+            ease = Ease(memory_left=level if lead else MEMORY_LEFT[0], last_resort=False)
+            found = [
+                self._stage(composition, name, strategy, lead, module, ease)
+                for name in composition.chain
+            ]
+            stages, cost = (
+                tuple(stage for stage, _ in found),
+                combine_estimates([cost for _, cost in found]),
+            )
+            if _has_one_module(composition, stages) and (best is None or is_better(cost, best[1])):
+                best = stages, cost
+            if not lead or (best is not None and best[1].fits in ("fits", "unknown")):
+                break
+        assert best is not None  # at the last level every stage has the same module
+        return best
+
+    def _shared_module(
+        self, composition: Composition, memory_left: str
+    ) -> tuple[str, Mapping[str, Chosen]]:
         """Stages that train one module in turn have one form of it: the largest that any of them
         asks for, and whose it is.
         """
@@ -64,7 +94,9 @@ class Costs:
         if not how.size_key or len(sharing) < 2:
             return "", {}
         wanted = {
-            name: stage_settings(self.ruleset, self.situation, self.facts, composition, name)
+            name: stage_settings(
+                self.ruleset, self.situation, self.facts, composition, name, memory_left
+            )
             for name in sharing
         }
         size = how.size_key
@@ -85,13 +117,14 @@ class Costs:
         strategy: str | None,
         lead: str,
         shared: Mapping[str, Chosen],
+        ease: Ease,
     ) -> tuple[StageSettings, Estimate]:
         shared = {} if objective(name).scores or name == lead else shared
         form = f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}"
-        key = (name, form, strategy)
+        key = (name, form, strategy, ease)
         if key not in self._known:
             self._known[key] = fit_stage(
-                self.ruleset, self.situation, self.facts, composition, name, strategy, shared
+                self.ruleset, self.situation, self.facts, composition, name, strategy, shared, ease
             )
         return self._known[key]
 
@@ -121,6 +154,17 @@ class Costs:
         is_split = any(stage.is_sharded for stage in stages)
         is_module = update(composition.update or "lora").is_module
         return "split" if fit == "fits" and is_module and is_split else fit
+
+
+def _has_one_module(composition: Composition, stages: tuple[StageSettings, ...]) -> bool:
+    """Whether all stages that train the same module have it in one size."""
+    key = update(composition.update or "lora").size_key
+    sizes = {
+        stage.settings[key].value
+        for stage in stages
+        if key in stage.settings and not objective(stage.objective).scores
+    }
+    return len(sizes) < 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -73,7 +73,13 @@ class Ease:
     """What a stage gives up so that something fits."""
 
     memory_left: str = MEMORY_LEFT[0]  # the settings to begin with
+    last_resort: bool = False  # nothing fits otherwise: the least settings of modules, too
     shorter: int = 0  # steps by which the rows are shorter
+
+    def levels(self, *, is_module: bool) -> Sequence[str]:
+        """The amounts of memory whose settings may be taken, the usual ones first."""
+        end = len(MEMORY_LEFT) - (is_module and not self.last_resort)
+        return MEMORY_LEFT[MEMORY_LEFT.index(self.memory_left) : end]
 
 
 NO_EASE = Ease()
@@ -257,7 +263,7 @@ def fit_stage(
     usual = stage_settings(
         ruleset, situation, facts, composition, objective, ease.memory_left, suits
     )
-    for level in MEMORY_LEFT[MEMORY_LEFT.index(ease.memory_left) :]:
+    for level in ease.levels(is_module=methods().update(update).is_module):
         laid_over = settings
         if level != ease.memory_left:
             tighter = stage_settings(
@@ -270,10 +276,13 @@ def fit_stage(
             }
             if not changed or best is None:
                 continue
-            laid_over = {**best.settings, **_with_need(changed, best)}
+            laid_over = {
+                **best.settings,
+                **_with_need(changed, best, first=methods().update(update).size_key),
+            }
         found = search.fastest(trials, laid_over)
         # Of settings that are all too big the smallest need is kept: the shortest way out.
-        if best is None or _is_better(found.cost, best.found.cost):
+        if best is None or is_better(found.cost, best.found.cost):
             best = _Fitted(laid_over, found)
         if best.found.cost.fits in ("fits", "unknown"):
             break
@@ -444,7 +453,7 @@ class _Search:
         return fastest_that_fits(trials, cost_of=cost_of, pace_of=pace_of, on_cpu=on_cpu)
 
 
-def _is_better(cost: Estimate, before: Estimate) -> bool:
+def is_better(cost: Estimate, before: Estimate) -> bool:
     """Whether it fits better; of two that are too big, or of which that is not known, whether it
     needs less.
     """
@@ -453,12 +462,16 @@ def _is_better(cost: Estimate, before: Estimate) -> bool:
     return cost.fits in ("too_big", "unknown") and _peak(cost) < _peak(before)
 
 
-def _with_need(changed: Mapping[str, Chosen], before: _Fitted) -> dict[str, Chosen]:
+def _with_need(changed: Mapping[str, Chosen], before: _Fitted, *, first: str) -> dict[str, Chosen]:
     """Values for a memory that is short; the first new one says what the best settings so far
     would need.
+
+    Args:
+        first: The key that says how large the module is, which stands for all.
     """
     was = {key: before.settings[key].value for key in changed if key in before.settings}
-    key = next((key for key in changed if changed[key].value != was.get(key)), None)
+    new = [key for key in changed if changed[key].value != was.get(key)]
+    key = first if first in new else next(iter(new), None)
     cost = before.found.cost
     if key is None or cost.memory is None or cost.limit_bytes is None:
         return dict(changed)
