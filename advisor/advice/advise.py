@@ -14,6 +14,7 @@ from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Re
 from advisor.ground.errors import InputError
 from advisor.ground.types import DDP, FSDP
 from advisor.methods import objective
+from advisor.methods.accelerators import never_tried
 from advisor.methods.composition import Composition
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation
@@ -145,6 +146,7 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
         warnings.append(
             f"a GPU is many times faster than a CPU, and some cost nothing: {situation.free_gpus}"
         )
+    warnings += never_tried(situation.hardware.kind, candidate.composition.quantization)
     cards = len(situation.hardware.gpus)
     if any(stage.is_sharded for stage in candidate.stages):
         warnings.append(

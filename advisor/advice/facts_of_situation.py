@@ -26,9 +26,9 @@ DOTTED = {"data_kind": "data.kind", "data_rows": "data.rows", "data_tokens": "da
 
 
 def device(situation: Situation) -> str:
-    """gpu, cpu or unknown."""
+    """gpu (NVIDIA or AMD), apple_gpu, cpu or unknown."""
     kind = situation.hardware.kind
-    return "unknown" if kind == "unknown" else "cpu" if kind == "cpu" else "gpu"
+    return {"unknown": "unknown", "cpu": "cpu", "mps": "apple_gpu"}.get(kind, "gpu")
 
 
 def situation_facts(situation: Situation) -> dict[str, Any]:

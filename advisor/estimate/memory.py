@@ -256,7 +256,7 @@ def _context(s: ResolvedRun, device: GpuSpec | None) -> list[Term]:
     )
     return [
         term_of(
-            "CUDA context",
+            "CUDA context" if device is None or device.vendor == "nvidia" else "driver and kernels",
             size,
             "driver, kernels"
             f"{', all loaded at the start before CUDA 12.2' if before_lazy else ''}"

@@ -34,7 +34,7 @@ from advisor.probe.names import catalogue_words
 from advisor.probe.prices import map_at, merge_prices, price_file_shape, unknown_names
 
 # Facts about GPUs in general, and devices that are none.
-NOT_GPUS = ("sources.yaml", "cuda.yaml", "not-supported.yaml")
+NOT_GPUS = ("sources.yaml", "cuda.yaml", "not-supported.yaml", "accelerators.yaml")
 FORMATS = ("fp16", "bf16", "fp8", "fp4", "tf32", "fp32")
 VERSION = Choice(values=(1,))
 RELEASE = Text(pattern=r"\d+\.\d+", such_as='"12.8", quoted so that 12.10 stays 12.10')

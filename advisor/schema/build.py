@@ -11,6 +11,7 @@ from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import SOURCES_FILE
 from advisor.ground.yaml_cache import read_shipped
+from advisor.methods.accelerators import ACCELERATORS_FILE
 from advisor.methods.families import FAMILIES_FILE
 from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.methods.remedies import remedy_file
@@ -52,6 +53,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "axis": files.method_schema(rules),
         "remedy": file_schema(remedy_file()),
         "scope": file_schema(SCOPE_FILE),
+        "accelerators": file_schema(ACCELERATORS_FILE),
         "keys": file_schema(SHARED_KEYS_FILE),
         "scenarios": files.scenarios_schema(rules),
         "sources": file_schema(SOURCES_FILE),

@@ -482,7 +482,9 @@ def _suggested(
         return suggest_model(task, None, needs=needs)
     if hardware.kind == "cpu":
         return suggest_model(task, CPU_SUGGESTED_B, needs=needs)
-    update, quantization = scheme_axes("qlora" if answers.value("budget") == "low" else "lora")
+    # On an Apple GPU 4 bit is for a base that somebody named (evidence/four-bit-last-on-apple).
+    in_4_bit = answers.value("budget") == "low" and hardware.kind != "mps"
+    update, quantization = scheme_axes("qlora" if in_4_bit else "lora")
     spec = RunSpec(
         update=update,
         quantization=quantization,

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from advisor.advice.advise import advise
+from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.methods.families import ENCODER, kind_of_type
 from advisor.ruleset.facts import load_facts
@@ -165,7 +166,10 @@ def test_a_named_family_never_leads_to_training():
         if out_of_scope(name, task) is None:  # small embedding models sort texts
             assert task == "classification"
             continue
-        advice = advice_on(Answers(known=known))
+        try:
+            advice = advice_on(Answers(known=known))
+        except InputError:  # what was drawn contradicts itself
+            continue
         assert str(advice.recommendation.composition) == "other_tool", (name, known)
         assert advice.situation.suggestion is None
         assert not advice.flips
@@ -175,7 +179,10 @@ def test_a_named_family_never_leads_to_training():
 def test_a_text_model_is_never_another_tools_matter():
     """Random situations with models of the catalogue never end at another tool."""
     for seed in range(scaled(60)):
-        advice = advice_on(random_answers(seed))
+        try:
+            advice = advice_on(random_answers(seed))
+        except InputError:
+            continue
         assert "other_tool" not in advice.recommendation.composition.remedies
 
 
