@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advisor.ground.types import Hardware
+from advisor.ground.types import Gpu, Hardware
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 _METADATA = re.compile(r"([A-Za-z0-9_.]+?)-([^-]+)(?:-[^/]*)?\.(?:dist|egg)-info$")
@@ -189,6 +189,31 @@ def _install(hardware: Hardware, build: TorchBuild) -> str:
     if generation is not None and generation < min(rows):
         return f"first a driver{_driver_from(min(rows))}, then pip install --force-reinstall torch"
     return "a CUDA 12.6 build of PyTorch, as its site says (plain pip brings none for this card)"
+
+
+def older_torch_note(gpu: Gpu) -> str | None:
+    """Which PyTorch a GPU needs that the one plain pip brings today has no code for; None where it
+    has.
+    """
+    from advisor.probe.gpu_files import capability, cuda_facts
+
+    has = gpu.compute_capability
+    rows = sorted(cuda_facts()["pip_torch"].items(), key=lambda row: int(row[0]), reverse=True)
+    if has is None:
+        return None
+    for i, (_, row) in enumerate(rows):
+        first, last = capability(row["from"]), capability(row["to"])
+        if first is not None and last is not None and first <= has <= last:
+            if i == 0:
+                return None
+            needs = f'pip install "{row["requirement"]}"'
+            break
+    else:
+        needs = "a CUDA 12.6 build of PyTorch, as its site says (plain pip brings none for it)"
+    return (
+        f"{gpu.name} has compute capability {has[0]}.{has[1]}, for which the PyTorch that plain pip"
+        f" brings today has no code; install: {needs}"
+    )
 
 
 def _release(build: TorchBuild) -> str:

@@ -15,6 +15,7 @@ from advisor.probe.catalogue import GpuMatch, find_gpu, interconnect_of
 from advisor.probe.kept_free import keep_free, kept_free_note, kept_of_ram
 from advisor.probe.names import count_and_name
 from advisor.probe.not_supported import not_supported
+from advisor.probe.software import older_torch_note
 
 UNKNOWN, NONE = "unknown", "none"
 MOST_GPUS, MOST_GIB = 100_000, 10_000  # beyond this it is a slip of the keyboard
@@ -122,6 +123,7 @@ def _named(
         spec=spec,
     )
     gpu = keep_free(gpu)  # a laptop's, by its name
+    older = older_torch_note(gpu)
     hardware = _hardware(_KIND[spec.vendor], gpu, count)
     many = len(hardware.gpus) > 1
     return (
@@ -133,7 +135,7 @@ def _named(
                 *([kept_free_note(gpu)] if gpu.kept_free_bytes else []),
             ),
         ),
-        match.warnings,
+        (*match.warnings, *([older] if older else [])),
     )
 
 

@@ -135,6 +135,24 @@ def test_a_number_of_gpus_of_unknown_kind_is_an_answer() -> None:
         assert hardware.device_memory_bytes is None
 
 
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("P100", "a CUDA 12.6 build of PyTorch"),
+        ("GTX 1080 Ti", "a CUDA 12.6 build of PyTorch"),
+        ("V100 SXM2 16GB", 'pip install "torch==2.10.*"'),
+        ("T4", None),
+        ("RTX 5090", None),
+        ("MI300X", None),
+    ],
+)
+def test_a_gpu_too_old_for_todays_pytorch_is_told_which_one(name: str, needs: str | None) -> None:
+    """Plain pip brings a PyTorch without code for it, and training would end at its start."""
+    told = [text for text in stated_hardware(name, from_flag=True)[1] if "no code" in text]
+    assert len(told) == (needs is not None)
+    assert needs is None or needs in told[0]
+
+
 def test_a_memory_alone_is_some_card() -> None:
     """--gpu-memory 24 is a CUDA card with 24 GiB of which nothing else is known."""
     for name in (None, "unknown"):
