@@ -58,8 +58,16 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
             missing.append("reward_model")
         if learns_from_teacher(objective) and situation.teacher_name is None:
             missing.append("teacher_model")
-        trains_on = methods().objective(objective).trains_on
-        if not trains_on or not profiles or any(profile.kind in trains_on for profile in profiles):
+        found = methods().objective(objective)
+        trains_on = found.trains_on
+        # A model that scores answers needs the requests alone, whatever the data say to them.
+        scored = found.needs_reward and (
+            "preference" in trains_on
+            or situation.reward_model is not None
+            or not needs_scores(ruleset, objective, candidate.composition.chain[:index])
+        )
+        suited = (*trains_on, *found.also_reads) if scored else trains_on
+        if not trains_on or not profiles or any(profile.kind in suited for profile in profiles):
             continue
         if needs_examples(situation, objective):
             if situation.examples is None:

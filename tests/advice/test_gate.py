@@ -1,0 +1,239 @@
+"""Whether to train at all, and on how much: properties over random facts. What a person states in
+other words, denies, or has too little of, never leads somewhere that nobody would go.
+"""
+
+import random
+
+import pytest
+
+from advisor.advice.decide import decide
+from advisor.data.measure.data_requirements import data_requirements
+from advisor.ruleset.facts import signals
+from advisor.ruleset.load import load_rules
+from tests.conftest import scaled
+
+RULES = load_rules()
+SIGNALS = signals(RULES.facts)
+ROWS = (1, 3, 12, 20, 49, 50, 99, 100, 300, 499, 500, 999, 1000, 5000, 50_000, 400_000)
+TOKENS = (600, 20_000, 60_000, 2_400_000, 2_600_000, 200_000_000, 2_000_000_000)
+LOOKED_UP = (
+    "facts_change_often",
+    "needs_citations",
+    "access_control",
+    "factual_accuracy_required",
+)
+# The floor below which nothing is trained on data of a kind: that of the objective for it.
+FLOORS = {
+    "paired": "sft",
+    "preference": "dpo",
+    "unpaired_feedback": "kto",
+    "prompts_with_verifier": "grpo",
+}
+
+
+def choices(name):
+    return tuple(RULES.facts[name].values)
+
+
+def random_facts(rng, **fixed):
+    """What somebody states of whom nothing is read; the signals with what they imply."""
+    facts = {"task": rng.choice(choices("task"))}
+    for share, name, values in (
+        (0.4, "depth", choices("depth")),
+        (0.5, "budget", choices("budget")),
+        (0.4, "priority", choices("priority")),
+        (0.8, "data_kind", choices("data_kind")),
+        (0.7, "data_rows", ROWS),
+        (0.35, "data_tokens", TOKENS),
+        (0.3, "serve_with", choices("serve_with")),
+        (0.25, "teacher", choices("teacher")),
+        (0.5, "checkpoint_kind", ("base", "instruct")),
+        (0.5, "params_b", (0.5, 1.7, 8, 32)),
+        (0.15, "n_tasks", (2, 12)),
+    ):
+        if rng.random() < share:
+            facts[name] = rng.choice(values)
+    facts |= {name: rng.random() < 0.75 for name in rng.sample(SIGNALS, rng.choice((0, 1, 2, 3)))}
+    return closed(facts | fixed)
+
+
+def closed(facts):
+    """With what the signals imply, and the teacher that one of them tells of."""
+    facts = dict(facts)
+    for name in list(facts):
+        for implied in RULES.facts[name].implied_by(facts[name]):
+            facts.setdefault(implied, True)
+    if "teacher" not in facts and "teacher_available" in facts:
+        facts["teacher"] = "texts" if facts["teacher_available"] else "none"
+    return facts
+
+
+def possible(facts):
+    return not RULES.contradictions(facts) and not any(
+        found.is_broken_by(facts) for found in RULES.refuse
+    )
+
+
+def answer(facts):
+    return decide(RULES, facts).composition
+
+
+def situations(count, **fixed):
+    """Random facts that do not contradict each other, with what is answered to them."""
+    found = 0
+    for seed in range(10 * scaled(count)):
+        facts = random_facts(random.Random(seed), **fixed)
+        if possible(facts):
+            found += 1
+            yield facts, answer(facts)
+        if found == scaled(count):
+            return
+
+
+def test_denying_a_signal_is_not_stating_another():
+    """A no leads where saying nothing leads: no shipped rule asks for one, except that whoever says
+    that a prompt was not good enough has tried one.
+    """
+    asked_for = {
+        condition.fact
+        for rules in RULES.rules.values()
+        for rule in rules
+        for condition in rule.when
+        if condition.values == frozenset([False]) and not condition.unknown
+    } & {*SIGNALS}
+    assert asked_for == {"prompting_tried"}  # a warning alone
+    tried = 0
+    for facts, composition in situations(1500):
+        for name in SIGNALS:
+            if name in facts or name == "teacher_available":  # who has none has said so
+                continue
+            denied = closed({**facts, name: False})
+            assert str(answer(denied)) == str(composition), (name, facts)
+            tried += 1
+    assert tried > 10 * scaled(1000)
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_denial_implies_only_what_either_answer_does(name):
+    """`implies` speaks of a yes."""
+    fact = RULES.facts[name]
+    assert {*fact.implied_by(False)} == {*fact.implies_either_way}
+    assert {*fact.implied_by(True)} == {*fact.implies, *fact.implies_either_way}
+    assert fact.implied_by(None) == ()
+
+
+def test_no_text_is_read_below_ten_megabytes():
+    """Whatever the task and depth: by tokens, or by documents of a thousand tokens."""
+    floor, read = data_requirements()["cpt"].too_few, 0
+    for facts, composition in situations(4000):
+        if "cpt" not in composition.chain:
+            continue
+        read += 1
+        assert facts.get("data_kind", "raw_text") == "raw_text", facts
+        tokens = facts.get("data_tokens")
+        if tokens is None and facts.get("data_kind") == "raw_text" and "data_rows" in facts:
+            tokens = 1000 * facts["data_rows"]
+        assert tokens is None or tokens >= floor, facts
+    assert read > scaled(20)
+
+
+@pytest.mark.parametrize("kind", FLOORS)
+def test_nothing_is_trained_below_the_floor_of_its_kind(kind):
+    """Nor because a prompt is long; a teacher writes examples, and no judgements of people."""
+    wanted, below = data_requirements()[FLOORS[kind]], 0
+    for facts, composition in situations(1500, data_kind=kind):
+        rows = facts.get("data_rows")
+        if rows is None or (kind == "paired" and facts["task"] == "classification"):
+            continue
+        if kind == "paired" and facts.get("teacher") in ("texts", "model"):
+            continue
+        if rows < wanted.too_few:
+            below += 1
+            assert not composition.chain, facts
+    assert below > scaled(50)
+
+
+def test_labels_have_a_floor_of_their_own():
+    """Eight texts for each of two classes."""
+    floor = data_requirements()["classification"].too_few
+    facts = {"task": "classification", "data_kind": "paired"}
+    assert not answer({**facts, "data_rows": floor - 1}).chain
+    assert answer({**facts, "data_rows": floor}).chain
+
+
+@pytest.mark.parametrize("kind", FLOORS)
+def test_the_floors_of_the_rules_are_those_of_the_methods(kind):
+    """One number stands in the rules, in the data report and in the warnings."""
+    floor = data_requirements()[FLOORS[kind]].too_few
+    amounts = [
+        decide(RULES, {"task": "generation", "data_kind": kind, "data_rows": rows}).facts[
+            "data_amount"
+        ]
+        for rows in (floor - 1, floor)
+    ]
+    assert amounts[0] == "too_few" != amounts[1]
+
+
+def test_judgements_and_checks_are_kept_where_facts_are_looked_up():
+    """A search gives the facts; what was liked, or can be checked, still trains the manner. What a
+    program checks in code and reasoning is not looked up.
+    """
+    kept = 0
+    for facts, composition in situations(6000):
+        kind = facts.get("data_kind")
+        if kind not in ("preference", "unpaired_feedback", "prompts_with_verifier"):
+            continue
+        if not any(facts.get(name) for name in LOOKED_UP):
+            continue
+        checked = kind == "prompts_with_verifier" and facts["task"] in ("code", "reasoning")
+        if checked:
+            assert "rag" not in composition.remedies, facts
+        if facts.get("data_rows", 1000) < 1000 or facts["task"] == "structured_output":
+            continue  # too few, or a form that is enforced
+        if not facts.get("base_model_never_succeeds"):
+            assert composition.chain or "prompting" in composition.remedies, facts
+        kept += bool(composition.chain) and not checked
+    assert kept > scaled(20)
+
+
+def test_a_model_that_scores_answers_is_used_as_it_learns():
+    """Also beside pairs or thumbs; where memory is the limit there is no room for it."""
+    used = 0
+    for facts, composition in situations(1500, reward_model_available=True):
+        kind = facts.get("data_kind")
+        if kind not in ("preference", "unpaired_feedback") or not composition.chain:
+            continue
+        if facts.get("memory_bound") or facts.get("verifiable_rewards_available"):
+            continue
+        assert {"rloo", "grpo", "ppo"} & {*composition.chain}, facts
+        used += 1
+    assert used > scaled(20)
+
+
+def test_a_long_prompt_that_works_is_kept_until_there_is_something_to_distil():
+    """It is cached. Trained into the model it is on examples or stored answers alone, and a prefix
+    is for one task in a Python program.
+    """
+    distilled = 0
+    for facts, composition in situations(
+        3000, prompt_meets_quality_bar=True, long_prompt_cost=True
+    ):
+        if not composition.chain:
+            continue
+        distilled += 1
+        if not facts.get("teacher_logs_available"):
+            assert facts.get("data_kind", "paired") == "paired", facts
+        if composition.scheme == "prefix":
+            assert facts["serve_with"] == "transformers", facts
+            assert "n_tasks" not in facts, facts
+    assert distilled > scaled(20)
+
+
+def test_rewards_train_every_weight_only_where_money_is_no_matter():
+    """A reward carries little information a step."""
+    rewarded = 0
+    for facts, composition in situations(3000, data_kind="prompts_with_verifier"):
+        if {"grpo", "rloo"} & {*composition.chain} and facts.get("budget") != "high":
+            rewarded += 1
+            assert composition.scheme != "full", facts
+    assert rewarded > scaled(100)
