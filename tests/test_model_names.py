@@ -12,7 +12,7 @@ import pytest
 from advisor import advise
 from advisor.estimate.architecture import shape_from_config
 from advisor.render.words import three_sentences
-from advisor.situation.model_files import catalogue_entry, catalogue_ids
+from advisor.situation.model_files import catalogue_entry, catalogue_ids, suggested_models
 from advisor.situation.model_names import nearest, size_of, squashed, states_size, words_of
 from advisor.situation.shapes import model_shape
 
@@ -260,3 +260,22 @@ def test_a_family_that_loses_in_4_bit_says_so(model, said):
     """Qwen3.5 and what is made of it; other families stay without the warning."""
     advice = advise({**PAIRS, "model": model, "gpu": {"name": "RTX 4090"}})
     assert any("loses-in-4-bit" in text for text in advice.warnings) is said
+
+
+def test_every_suggestion_has_size_licence_source_and_an_entry():
+    """What is suggested, and what is named beside it, is catalogued under the licence that the
+    table states, one that allows commercial use.
+    """
+    table = suggested_models()
+    rows = [*table["models"], *table["encoders"]]
+    others = [{**row, **other} for row in rows for other in row.get("also", ())]
+    for row in (*rows, *others):
+        shape, warnings = model_shape(row["model"])
+        assert shape is not None
+        assert (shape.id, shape.origin, warnings) == (row["model"], "catalogue", [])
+        assert row["license"] in ("apache-2.0", "mit")
+        assert shape.license in (None, row["license"]), row["model"]
+        assert row["source"]
+        assert 0.7 < shape.params / 1e9 / row["params_b"] < 1.3, row["model"]
+        assert shape.architecture is not None
+    assert {row["model"].split("-")[0] for row in others} == {"Qwen/Qwen3.5", "google/gemma"}

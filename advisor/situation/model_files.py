@@ -113,6 +113,14 @@ def suggestions_shape() -> Shape:
             "license": Text(),
             "why": Text(),
             "source": Text(),
+            "also": ListOf(
+                of=Keys(
+                    keys={"model": Text(), "why": Text(), "source": Text()},
+                    required=("model", "why", "source"),
+                ),
+                least=1,
+                help="newer models of about this size, and what speaks for and against them",
+            ),
         },
         required=("model", "params_b", "tasks", "license", "why", "source"),
     )

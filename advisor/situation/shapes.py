@@ -468,6 +468,8 @@ def suggest_model(
         why += f" (the smallest of the table, and still larger than the {limit:.3g}B that fit)"
     elif max_params_b is None:
         why += " (memory unknown: a common size was taken)"
+    also = [f"{other['model']}, {other['why']}" for other in chosen.get("also", ())]
+    why += f"; newer ones of about this size: {'; '.join(also)}" if also else ""
     return ModelSuggestion(
         model=chosen["model"], because=why, source=f"{chosen['source']}, {table['checked']}"
     )
