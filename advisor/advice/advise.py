@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from advisor.advice.facts_of_situation import unknown_facts
+from advisor.advice.facts_of_situation import situation_facts, unknown_facts
 from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Reason
 from advisor.ground.errors import InputError
 from advisor.ground.types import DDP, FSDP
@@ -20,10 +20,10 @@ from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation
 
 from .candidates import alternatives, candidate_for, recommended_candidate
-from .case import Case, Costs
+from .case import Case
 from .certainty import certainty_of
 from .contradictions import contradictions
-from .decide import LAST, Decision, conclude_early
+from .decide import LAST, Decision
 from .fit import stage_facts
 from .flips import find_flips
 from .nothing_fits import nothing_fits
@@ -58,7 +58,11 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         alternatives=others,
         flips=flips,
         unknown=unknown_facts(case.situation, case.facts),
-        warnings=(*case.situation.warnings, *all_warnings(case, recommendation, decision)),
+        warnings=(
+            *case.situation.warnings,
+            *case.situation.model_warnings,
+            *all_warnings(case, recommendation, decision),
+        ),
         certainty=certainty_of(decision, recommendation, ruleset, case.facts, flips),
         layers=ruleset.layers,
         rules_digest=ruleset.digest,
@@ -68,20 +72,14 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
 
 
 def open_case(situation: Situation, ruleset: Ruleset) -> Case:
-    """The case with the model that its kind of task wants.
+    """The case with the model that suits task and hardware, where none was named.
 
     Raises InputError with every contradiction in what was stated.
     """
     case = Case.build(situation, ruleset)
-    if faults := contradictions(ruleset, situation, case.facts):
+    if faults := contradictions(ruleset, situation, situation_facts(situation)):
         raise InputError(faults=faults)
-    wants_encoder = conclude_early(ruleset, case.facts).facts.get("architecture") == "encoder"
-    if not wants_encoder or situation.suggestion is None or situation.encoder is None:
-        return case
-    # The small encoder takes the place of a suggested model; a named model stays.
-    shape, suggestion = situation.encoder
-    with_encoder = replace(situation, model=shape, suggestion=suggestion)
-    return replace(case, situation=with_encoder, costs=Costs(ruleset, with_encoder, case.facts))
+    return case.with_suggestion()
 
 
 def with_limits(recommendation: Candidate, stuck: NothingFits) -> Candidate:
@@ -152,6 +150,11 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
         warnings.append(
             f"the model is split over the {cards} cards ({FSDP}), which `advise run` does not"
             f" start: it starts one process, or {DDP} with a whole model on each card"
+        )
+    elif cards > 1 and not any("sharding" in stage.settings for stage in candidate.stages):
+        warnings.append(
+            f"one of the {cards} GPUs is used: what several need besides, to exchange gradients,"
+            " would leave too little memory on each"
         )
     elif cards > 1:
         warnings.append(

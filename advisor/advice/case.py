@@ -7,22 +7,29 @@ in one place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.facts_of_situation import (
+    device,
+    situation_facts,
+    suggestion_counts,
+    with_suggested_model,
+)
 from advisor.advice.types import Chosen, StageSettings
 from advisor.estimate.types import Estimate
-from advisor.ground.types import DDP, FSDP
+from advisor.ground.types import DDP, FSDP, Hardware
 from advisor.methods import objective, schemes, update
 from advisor.methods.composition import Composition, compose
 from advisor.ruleset.model import Ruleset
-from advisor.situation.types import Situation
+from advisor.situation.types import Situation, Suggested, suggesting
 
 from .decide import Decision, conclude, conclude_early
 from .explain import Sizes
 from .fit import (
     MEMORY_LEFT,
+    ORDER,
     Ease,
     coarse_fit,
     combine_estimates,
@@ -31,6 +38,8 @@ from .fit import (
     stage_settings,
 )
 
+CPU_SUGGESTED_PARAMS = 700_000_000  # what a processor trains in hours rather than days
+NONE_FITS = "; by the upper end of the estimate not even this one, the smallest, is sure to fit"
 Priced = tuple[tuple[StageSettings, ...], Estimate]  # the stages with their settings, and the cost
 
 
@@ -47,13 +56,24 @@ class Costs:
     def cost_of(self, composition: Composition) -> Priced:
         """The stages of a composition with settings that fit, and what they cost together.
 
-        Several GPUs share all stages of a plan in one way: each holds the whole model, or where
-        that is too big the model is split.
+        Several GPUs share all stages of a plan in one way: each holds the whole model; where that
+        leaves less room than one of them alone, the others stay idle; and where the model fits
+        neither way, it is split.
         """
         if len(self.situation.hardware.gpus) < 2:
             return self.cost_with_strategy(composition, None)
         whole = self.cost_with_strategy(composition, DDP)
-        return whole if whole[1].fits != "too_big" else self.cost_with_strategy(composition, FSDP)
+        if whole[1].fits in ("fits", "unknown"):
+            return whole
+        alone = self._on_one.cost_with_strategy(composition, None)
+        best = alone if ORDER.index(alone[1].fits) < ORDER.index(whole[1].fits) else whole
+        return best if best[1].fits != "too_big" else self.cost_with_strategy(composition, FSDP)
+
+    @cached_property
+    def _on_one(self) -> Costs:
+        """What compositions cost on one of several GPUs."""
+        hardware = one_gpu_of(self.situation.hardware)
+        return Costs(self.ruleset, replace(self.situation, hardware=hardware), self.facts)
 
     def cost_with_strategy(self, composition: Composition, strategy: str | None) -> Priced:
         """The same under one way of sharing the work; None for one device.
@@ -128,17 +148,23 @@ class Costs:
             )
         return self._known[key]
 
-    def coarse_fits(self, chain: str, *, per_task: bool) -> dict[str, str]:
+    def coarse_fits(
+        self, chain: str, *, per_task: bool, facts: Mapping[str, Any] | None = None
+    ) -> dict[str, str]:
         """scheme -> the coarse fact that rules see.
 
-        That a model fits which nobody named is no known fact; that it does not is what the plan
-        would run into.
+        That a model fits which nobody named is a known fact once hardware and data are known; that
+        it does not is always one, since the plan would run into it.
+
+        Args:
+            facts: What is known, where that is more than the costs were reckoned with.
         """
         found = {
             scheme: self._coarse_fit(compose(chain, scheme, per_task=per_task))
             for scheme in schemes()
         }
-        if self.situation.suggestion is None:
+        known = self.facts if facts is None else facts
+        if self.situation.suggestion is None or suggestion_counts(self.situation, known):
             return found
         return {
             scheme: fit if fit in ("too_big", "over_budget") else "unknown"
@@ -153,7 +179,7 @@ class Costs:
         fit = coarse_fit(cost, self.facts)
         is_split = any(stage.is_sharded for stage in stages)
         is_module = update(composition.update or "lora").is_module
-        return "split" if fit == "fits" and is_module and is_split else fit
+        return "split" if fit in ("fits", "tight") and is_module and is_split else fit
 
 
 def _has_one_module(composition: Composition, stages: tuple[StageSettings, ...]) -> bool:
@@ -175,32 +201,99 @@ class Case:
     situation: Situation
     facts: Mapping[str, Any]  # what is known before anything is concluded or estimated
     costs: Costs
+    changes: Mapping[str, Any] = field(default_factory=dict)  # to the facts of the situation
+    # Of each model that could be suggested, by its id; shared by a case and its what-ifs.
+    known_costs: dict[str, Costs] = field(default_factory=dict)
 
     @classmethod
     def build(
         cls, situation: Situation, ruleset: Ruleset, changes: Mapping[str, Any] | None = None
     ) -> Case:
-        """The case of a situation; a change to None takes a fact away."""
-        facts = {
-            key: value
-            for key, value in {**situation_facts(situation), **(changes or {})}.items()
-            if value is not None
-        }
-        return cls(ruleset, situation, facts, Costs(ruleset, situation, facts))
+        """The case of a situation as it is; a change to None takes a fact away."""
+        facts = facts_with(situation, changes or {})
+        return cls(ruleset, situation, facts, Costs(ruleset, situation, facts), changes or {})
+
+    def with_suggestion(self) -> Case:
+        """The case with the model to suggest where none was named: the largest that is trained on
+        its 16-bit weights within the memory by the upper end of the estimate; else the largest
+        that fits so in 4 bit; else the smallest. Small encoders take its place where texts are
+        only sorted.
+        """
+        situation = self.situation
+        if situation.suggestion is None:
+            return self
+        plain = _plain_facts(situation, self.changes)
+        early = conclude_early(self.ruleset, plain).facts
+        if situation.encoder is not None and early.get("architecture") == "encoder":
+            return self._suggesting(situation.encoder)
+        suggested = situation.suggested
+        if device(situation) == "cpu":
+            small = [one for one in suggested if one.shape.params <= CPU_SUGGESTED_PARAMS]
+            suggested = tuple(small) or suggested[-1:]
+        in_4_bit: Case | None = None
+        for one in suggested:
+            case = self._suggesting(one)
+            room = case._room()
+            if room == "fits" or (room == "fits in 4 bit" and not case._counts):
+                return case
+            if room == "fits in 4 bit" and in_4_bit is None:
+                in_4_bit = case
+        if in_4_bit is not None:
+            return in_4_bit
+        last = suggested[-1]
+        because = f"{last.suggestion.because}{NONE_FITS}"
+        return self._suggesting(replace(last, suggestion=replace(last.suggestion, because=because)))
+
+    def _suggesting(self, one: Suggested) -> Case:
+        situation = suggesting(self.situation, one)
+        if one.shape.id not in self.known_costs:
+            facts = facts_with(situation, {})
+            self.known_costs[one.shape.id] = Costs(self.ruleset, situation, facts)
+        return replace(
+            self,
+            situation=situation,
+            facts=facts_with(situation, self.changes),
+            costs=self.known_costs[one.shape.id],
+        )
+
+    @property
+    def _counts(self) -> bool:
+        return suggestion_counts(self.situation, self.facts)
+
+    def _room(self) -> str:
+        """Whether what is decided fits by the upper end of its estimate: 'fits', 'fits in 4 bit' or
+        'does not fit'.
+        """
+        decision = self.decide()
+        if decision.nothing_fits:
+            return "does not fit"
+        composition = decision.composition if decision.trains else decision.candidate("lora")
+        cost = self.cost_of(composition)[1]
+        memory, limit = cost.memory, cost.limit_bytes
+        if memory is not None and limit is not None and memory.high_bytes > limit:
+            return "does not fit"
+        return "fits" if composition.quantization is None else "fits in 4 bit"
 
     def under(self, ruleset: Ruleset) -> Case:
         """The same facts at the same costs under other rules."""
         return replace(self, ruleset=ruleset)
 
     def with_answers(self, changes: Mapping[str, Any]) -> Case:
-        """The same with some answers changed; what things cost stays as it is."""
-        return replace(self, facts={**self.facts, **changes})
+        """The same with some answers changed, and with the model that is suggested then; what
+        things cost stays as it is.
+        """
+        changed = replace(
+            self, facts={**self.facts, **changes}, changes={**self.changes, **changes}
+        )
+        return changed if "params_b" in changes else changed.with_suggestion()
 
     def decide(self) -> Decision:
         """What the tables conclude: first what needs no estimate, then which scheme."""
         early = conclude_early(self.ruleset, self.facts)
         per_task = early.facts["adapters_per"] == "task"
-        fits = self.costs.coarse_fits(str(early.facts["chain"]), per_task=per_task)
+        fits = self.costs.coarse_fits(
+            str(early.facts["chain"]), per_task=per_task, facts=self.facts
+        )
         return conclude(self.ruleset, early, fits)
 
     def cost_of(self, composition: Composition) -> Priced:
@@ -210,3 +303,21 @@ class Case:
     def sizes(self, decision: Decision) -> Sizes:
         """scheme -> its estimate on the chain that was concluded: the numbers of the reasons."""
         return {scheme: self.cost_of(decision.candidate(scheme))[1] for scheme in schemes()}
+
+
+def _plain_facts(situation: Situation, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known without the suggested model."""
+    found = {**situation_facts(situation), **changes}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def facts_with(situation: Situation, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What rules see of a situation with some facts changed; a change to None takes one away."""
+    return with_suggested_model(situation, _plain_facts(situation, changes))
+
+
+def one_gpu_of(hardware: Hardware) -> Hardware:
+    """The machine with one of its GPUs: the one with the most memory."""
+    return replace(
+        hardware, gpus=(max(hardware.gpus, key=lambda gpu: gpu.memory_total_bytes or 0),)
+    )

@@ -65,19 +65,9 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
         if len(capabilities) == len(hardware.gpus):
             major, minor = min(capabilities)
             facts["compute_capability"] = major + minor / 10
-    if (
-        situation.model is not None and situation.suggestion is None
-    ):  # a model nobody named is not a known fact
-        facts["params_b"] = situation.model.params / 1e9
-        if situation.model.architecture is not None:
-            facts["model_family"] = kind_of_type(situation.model.architecture)
-        facts |= model_facts(situation.model)
-        # Of a file it is known, and said where the file is read.
-        facts["thoughts_unseen"] = (
-            situation.model.thinks is not None
-            and not profiles
-            and facts.get("data_kind") not in WITHOUT_ANSWERS
-        )
+    if situation.model is not None and situation.suggestion is None:
+        facts |= facts_of_model(situation.model)
+        facts["thoughts_unseen"] = thoughts_unseen(situation, facts)
     if situation.outside is not None:
         facts["out_of_scope"] = situation.outside.kind
     teacher = teacher_of(situation, facts)
@@ -87,6 +77,51 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
     if start is not None:
         facts["checkpoint_kind"] = start
     return facts
+
+
+def thoughts_unseen(situation: Situation, facts: Mapping[str, Any]) -> bool:
+    """Whether the model thinks before it answers, and nothing tells whether the answers in the data
+    hold thoughts: of a file it is known, and said where the file is read.
+    """
+    return (
+        situation.model is not None
+        and situation.model.thinks is not None
+        and situation.data is None
+        and not situation.tasks
+        and facts.get("data_kind") not in WITHOUT_ANSWERS
+    )
+
+
+def facts_of_model(shape: ModelShape) -> dict[str, Any]:
+    """What rules see of a model by itself: its size, its family, how its checkpoint is stored."""
+    facts: dict[str, Any] = {"params_b": shape.params / 1e9, **model_facts(shape)}
+    if shape.architecture is not None:
+        facts["model_family"] = kind_of_type(shape.architecture)
+    return facts
+
+
+def suggestion_counts(situation: Situation, facts: Mapping[str, Any]) -> bool:
+    """Whether the suggested model is as good as named: once hardware and data are known, stated or
+    probed or read, its size and what fits are known facts. Before that the answer to a scenario of
+    the guide stays the guide's.
+    """
+    return (
+        situation.suggestion is not None
+        and situation.hardware.device_memory_bytes is not None
+        and not facts.keys().isdisjoint(DATA_FACTS)
+    )
+
+
+def with_suggested_model(situation: Situation, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts with those of the suggested model, as far as it counts and nothing denies them."""
+    shape = situation.model
+    if shape is None or not suggestion_counts(situation, facts):
+        return dict(facts)
+    unseen = thoughts_unseen(situation, facts)
+    found = {**facts_of_model(shape), "thoughts_unseen": unseen, **facts}
+    if "checkpoint_kind" not in found and shape.instruct is not None:
+        found["checkpoint_kind"] = "instruct" if shape.instruct else "base"
+    return found
 
 
 def model_facts(shape: ModelShape) -> dict[str, Any]:

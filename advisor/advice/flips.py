@@ -161,6 +161,7 @@ def _by_card(case: Case, decision: Decision) -> Iterator[Flip]:
     found: dict[str, Flip] = {}
     for card in (card for card in situation.cards if card in holding):
         there = Case.build(replace(situation, hardware=one_card(card)), case.ruleset)
+        there = there.with_suggestion()
         to = there.decide().composition
         found.setdefault(
             str(to),

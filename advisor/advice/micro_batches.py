@@ -58,9 +58,15 @@ class Found:
 
     @property
     def leaves_spare(self) -> bool:
-        """Whether it leaves `spare_bytes` free."""
-        memory, limit = self.cost.memory, self.cost.limit_bytes
-        return memory is None or limit is None or memory.peak_bytes <= limit - self.spare_bytes
+        """Whether it leaves `spare_bytes` free, and fits by the upper end of its estimate where the
+        trial that needs least does.
+        """
+        memory, limit, least = self.cost.memory, self.cost.limit_bytes, self.least.memory
+        if memory is None or limit is None or least is None:
+            return True
+        return memory.peak_bytes <= limit - self.spare_bytes and (
+            memory.high_bytes <= limit or least.high_bytes > limit
+        )
 
     @property
     def is_largest(self) -> bool:

@@ -186,8 +186,9 @@ def make_plan(
                 **values,
             )
         )
-    cards = len(situation.hardware.gpus)
-    strategy = candidate.stages[0].settings["sharding"].value if cards > 1 else None
+    sharding = candidate.stages[0].settings.get("sharding")  # None: one device, however many
+    cards = len(situation.hardware.gpus) if sharding is not None else 1
+    strategy = None if sharding is None else sharding.value
     kind = DEVICES[situation.hardware.kind]
     comments[("launch", "device")] = (
         situation.hardware.gpus[0].name

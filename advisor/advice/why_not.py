@@ -335,11 +335,9 @@ class _WhyNot:
             return ", since the hardware is not known"
         if "params_b" in self.facts:
             return ""
-        return (
-            ", since the size of the model is not known"
-            if "model" in self.facts
-            else ", since you named no model"
-        )
+        if "model" in self.facts:
+            return ", since the size of the model is not known"
+        return ", since you named no model and said nothing of your data"
 
 
 def _weight(scheme: str) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.advice.advise import advise as advise_on
-from advisor.advice.case import Costs
+from advisor.advice.case import Case
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.types import Candidate
 from advisor.commands.output import console
@@ -21,7 +21,6 @@ from advisor.data import profile
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
-from advisor.methods.composition import ENCODER
 from advisor.plan.write_target import write_plan_file
 from advisor.probe import probe, stated_hardware
 from advisor.render.html import advice_page
@@ -143,8 +142,10 @@ class AnswerCache:
 
     def fits(
         self, ruleset: Ruleset, answers: Answers, chain: str, *, per_task: bool
-    ) -> dict[str, str]:
-        """Fact id -> what fits, once model, data and machine are answered."""
+    ) -> dict[str, Any]:
+        """Fact id -> value, with what fits and what is known of the model that is suggested where
+        none was named, once model, data and machine are answered.
+        """
         without = Answers(
             known={
                 name: answer
@@ -153,18 +154,9 @@ class AnswerCache:
             }
         )  # read already
         situation = replace(situation_of(without, probed=self.probed), **self._data(answers))
-        if (
-            chain.startswith(ENCODER)
-            and situation.encoder is not None
-            and situation.suggestion is not None
-        ):
-            situation = replace(
-                situation, model=situation.encoder[0], suggestion=situation.encoder[1]
-            )
-        fits = Costs(ruleset=ruleset, situation=situation, facts=self.facts(answers)).coarse_fits(
-            chain, per_task=per_task
-        )
-        return {f"fits_{scheme}": fit for scheme, fit in fits.items()}
+        case = Case.build(situation, ruleset).with_suggestion()
+        fits = case.costs.coarse_fits(chain, per_task=per_task, facts=case.facts)
+        return {**case.facts, **{f"fits_{scheme}": fit for scheme, fit in fits.items()}}
 
     def _data(self, answers: Answers) -> dict[str, Any]:
         """The data and the tasks of the situation."""

@@ -5,33 +5,33 @@ The only place that joins them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.ground.units import format_count
-from advisor.methods.composition import scheme_axes
 from advisor.methods.families import DECODER, kind_of_type
 from advisor.situation.chat_templates import lacks, needs_of, template_warnings
 from advisor.situation.types import (
     ModelSuggestion,
     OutOfScope,
     Situation,
+    Suggested,
     may_share_vocabulary,
+    suggesting,
     teacher_fits,
 )
 
 # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
 MAX_SUGGESTED_B = 8.5
+SMALLEST_WITH_TEMPLATE_B = 0.7  # in place of smaller models, of which few have such a template
 START_SIGNALS = {
     "base_model_untuned": False,
     "instruct_model_start": True,
 }  # what each says of whether the model follows instructions
 WITH_ANSWERS = ("paired", "preference", "unpaired_feedback")  # kinds of data
-CPU_SUGGESTED_B = 0.7  # what a processor trains in hours rather than days
 
 
 def situation_of(
@@ -71,52 +71,45 @@ def situation_of(
     taught = [profile for profile in (data, examples, *tasks.values()) if profile is not None]
     taught = [profile for profile in taught if profile.kind in WITH_ANSWERS]
     needs = needs_of(taught)
-    suggestion, encoder = None, None
-    profiles = [data] if data is not None else list(tasks.values())
-    if model is None and outside is None and not answers.value("model"):
-        encoder = _encoder(answers, profiles, warnings)
-        suggestion = _suggested(answers, hardware, needs)
-        if suggestion is not None:
-            model = _shape(suggestion.model, None, warnings, online=False)
-    if teacher is not None:
+    if teacher is not None and model is not None:
         warnings.extend(_about_teacher(model, teacher, hardware))
-    thinks = _thoughts(model, data, tasks, warnings)
-    if model is not None and taught and kind_of_type(model.architecture) == DECODER:
-        other = _with_template(answers, model, needs)
-        mapping = answers.value("data_mapping")
-        warnings.extend(template_warnings(model.id, taught, mapping, other))
+    thinks = None if model is None else _thoughts(model, data, tasks, warnings)
+    if model is not None:
+        warnings.extend(_about_template(answers, model, taught, needs))
     instead = (
-        _suggested(answers, hardware, needs)
-        if suggestion is None and model is not None and kind_of_type(model.architecture) != DECODER
+        _suggestion(answers, MAX_SUGGESTED_B, needs)
+        if model is not None and kind_of_type(model.architecture) != DECODER
         else None
     )
-    return Situation(
+    situation = Situation(
         answers=answers, hardware=hardware, data=data, examples=examples,
         shortages=_shortages(answers, data, examples, tasks), reward_model=reward_model,
         teacher=teacher, teacher_name=teacher_name,
         tasks=tasks,
-        model=model, outside=outside, thinks=thinks, suggestion=suggestion, instead=instead,
-        encoder=encoder,
+        model=model, outside=outside, thinks=thinks, instead=instead,
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         free_gpus=_free_gpus(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
+    if model is not None or outside is not None or answers.value("model"):
+        return situation
+    suggested = tuple(_suggestible(situation, taught, needs))
+    situation = replace(situation, suggested=suggested, encoder=_encoder(situation))
+    return suggesting(situation, suggested[0]) if suggested else situation
 
 
-def _about_teacher(
-    model: ModelShape | None, teacher: ModelShape, hardware: Hardware
-) -> Iterable[str]:
+def _about_teacher(model: ModelShape, teacher: ModelShape, hardware: Hardware) -> Iterable[str]:
     """Why a model cannot be learned from as it was stated, each in a sentence."""
-    if model is not None and model.id == teacher.id:
+    if model.id == teacher.id:
         yield f"{teacher.id} is the model that is trained: it has nothing to teach itself"
         return
-    if model is not None and not may_share_vocabulary(model, teacher):
+    if not may_share_vocabulary(model, teacher):
         yield (
             f"{teacher.id} has {teacher.vocab_size:,} tokens and {model.id} {model.vocab_size:,}:"
             " it can write examples for it, and not correct it word by word; that takes a model of"
             " the same family"
         )
-    if model is not None and teacher.params < model.params:
+    if teacher.params < model.params:
         yield (
             f"{teacher.id} has {format_count(teacher.params)} parameters and {model.id}"
             f" {format_count(model.params)}: a teacher is usually the larger one"
@@ -421,19 +414,16 @@ def _shape(
     return shape if shape is None else replace(shape, instruct=is_instruct(name))
 
 
-def _encoder(
-    answers: Answers, profiles: Sequence[DataProfile], warnings: list[str]
-) -> tuple[ModelShape, ModelSuggestion] | None:
+def _encoder(situation: Situation) -> Suggested | None:
     """The encoder to suggest where texts are only sorted into classes: of many languages where the
     data are not English. The rules decide whether it is taken.
     """
-    if answers.value("task") != "classification":
+    if situation.answers.value("task") != "classification":
         return None
     from advisor.situation.suggested_encoder import suggest_encoder
 
-    suggestion = suggest_encoder(profiles)
-    shape = _shape(suggestion.model, None, warnings, online=False)
-    return None if shape is None else (shape, suggestion)
+    profiles = [situation.data] if situation.data is not None else list(situation.tasks.values())
+    return _suggested(situation, suggest_encoder(profiles))
 
 
 def _smaller(
@@ -454,54 +444,72 @@ def _smaller(
     return tuple(smaller_models(str(answers.value("task", "other")), model.params))
 
 
+def _about_template(
+    answers: Answers, model: ModelShape, taught: Sequence[DataProfile], needs: Collection[str]
+) -> Iterable[str]:
+    """What the model's chat template cannot hold of the data, and a model that can."""
+    if not taught or kind_of_type(model.architecture) != DECODER:
+        return ()
+    other = _with_template(answers, model, needs)
+    return template_warnings(model.id, taught, answers.value("data_mapping"), other)
+
+
 def _with_template(answers: Answers, model: ModelShape, needs: Collection[str]) -> str | None:
     """A suggested model of about this one's size whose chat template writes what the data need."""
     if not needs:
         return None
-    from advisor.situation.shapes import suggest_model
-
-    task = str(answers.value("task", "other"))
-    found = suggest_model(task, max(model.params / 1e9 * 1.1, CPU_SUGGESTED_B), needs=needs)
+    found = _suggestion(answers, max(model.params / 1e9 * 1.1, SMALLEST_WITH_TEMPLATE_B), needs)
     return None if lacks(found.model, needs) else found.model
 
 
-def _suggested(
-    answers: Answers, hardware: Hardware, needs: Collection[str] = ()
-) -> ModelSuggestion | None:
-    """A model for the task that the hardware can train: with LoRA, or with QLoRA where money is
-    short.
+def _suggestion(
+    answers: Answers, max_params_b: float | None, needs: Collection[str]
+) -> ModelSuggestion:
+    """A model for the task.
 
     Args:
         needs: What the data need of its chat template.
     """
-    from advisor.estimate import estimate
-    from advisor.situation.shapes import shape_from_size, suggest_model
+    from advisor.situation.shapes import suggest_model
 
-    task = str(answers.value("task", "other"))
-    if hardware.kind == "unknown" or hardware.device_memory_bytes is None:
-        return suggest_model(task, None, needs=needs)
-    if hardware.kind == "cpu":
-        return suggest_model(task, CPU_SUGGESTED_B, needs=needs)
-    # On an Apple GPU 4 bit is for a base that somebody named (evidence/four-bit-last-on-apple).
-    in_4_bit = answers.value("budget") == "low" and hardware.kind != "mps"
-    update, quantization = scheme_axes("qlora" if in_4_bit else "lora")
-    spec = RunSpec(
-        update=update,
-        quantization=quantization,
-        rank=32,
-        micro_batch_size=1,
-        gradient_checkpointing=True,
+    return suggest_model(str(answers.value("task", "other")), max_params_b, needs=needs)
+
+
+def _suggestible(
+    situation: Situation, taught: Sequence[DataProfile], needs: Collection[str]
+) -> Iterator[Suggested]:
+    """The models to suggest for the task, largest first. Which of them is taken is decided with
+    the method, by what fits (advisor/advice/case.py); where the memory is not known, the first is.
+    """
+    known = situation.hardware.device_memory_bytes is not None
+    limit_b, seen = MAX_SUGGESTED_B if known else None, set[str]()
+    while True:
+        suggestion = _suggestion(situation.answers, limit_b, needs)
+        one = None if suggestion.model in seen else _suggested(situation, suggestion, taught, needs)
+        if one is None:
+            return
+        yield one
+        if not known:
+            return
+        seen.add(suggestion.model)
+        limit_b = 0.99 * one.shape.params / 1e9
+
+
+def _suggested(
+    situation: Situation,
+    suggestion: ModelSuggestion,
+    taught: Sequence[DataProfile] = (),
+    needs: Collection[str] = (),
+) -> Suggested | None:
+    """A model to suggest with what is said of it with these data; None if its size is unknown."""
+    warnings: list[str] = []
+    shape = _shape(suggestion.model, None, warnings, online=False)
+    if shape is None:
+        return None
+    if situation.teacher is not None:
+        warnings.extend(_about_teacher(shape, situation.teacher, situation.hardware))
+    thinks = _thoughts(shape, situation.data, situation.tasks, warnings)
+    warnings.extend(_about_template(situation.answers, shape, taught, needs))
+    return Suggested(
+        shape=shape, suggestion=suggestion, thinks=thinks, warnings=tuple(dict.fromkeys(warnings))
     )
-    for size_b in (8.2, 4.0, 1.7, 0.6, 0.36, 0.135):
-        if (
-            estimate(
-                spec,
-                shape_from_size(int(size_b * 1e9), f"{size_b}B"),
-                hardware,
-                tokens_total=None,
-                rows_total=None,
-            ).fits
-            == "fits"
-        ):
-            return suggest_model(task, min(MAX_SUGGESTED_B, size_b * 1.02), needs=needs)
-    return suggest_model(task, 0.135, needs=needs)

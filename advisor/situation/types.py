@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape, Source
 
@@ -55,6 +55,16 @@ class OutOfScope:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Suggested:
+    """A model that could be suggested, with what goes with it."""
+
+    shape: ModelShape
+    suggestion: ModelSuggestion
+    thinks: str | None = None  # as in Situation
+    warnings: tuple[str, ...] = ()  # about this model with these data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
     """Everything advice depends on."""
 
@@ -74,16 +84,32 @@ class Situation:
     # argument of the chat template that switches off thoughts which no answer in the data has
     thinks: str | None = None
     suggestion: ModelSuggestion | None = None
+    suggested: tuple[Suggested, ...] = ()  # to choose from where none was named, largest first
     instead: ModelSuggestion | None = (
         None  # of a named model that is of another kind than most tasks need
     )
-    encoder: tuple[ModelShape, ModelSuggestion] | None = (
-        None  # what would be suggested where a small encoder is enough
-    )
+    encoder: Suggested | None = None  # what would be suggested where a small encoder is enough
     smaller: tuple[
         tuple[ModelShape, ModelSuggestion], ...
     ] = ()  # models that could take the place of this one, largest first
     free_gpus: str = ""  # who lends which GPU out for nothing, where there is none here
     cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"
-    warnings: tuple[str, ...] = ()  # found while reading answers, data, hardware or model
+    warnings: tuple[str, ...] = ()  # found while reading answers, data, hardware or a named model
+    model_warnings: tuple[str, ...] = ()  # about the model that is suggested
     unknown: tuple[str, ...] = ()
+
+
+def suggesting(situation: Situation, chosen: Suggested) -> Situation:
+    """The situation with this model suggested, and with the smaller ones to fall back on."""
+    return replace(
+        situation,
+        model=chosen.shape,
+        suggestion=chosen.suggestion,
+        thinks=chosen.thinks,
+        model_warnings=chosen.warnings,
+        smaller=tuple(
+            (one.shape, one.suggestion)
+            for one in situation.suggested
+            if one.shape.params < chosen.shape.params
+        ),
+    )

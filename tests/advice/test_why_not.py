@@ -133,7 +133,7 @@ def test_a_fit_that_is_not_known_says_why(monkeypatch):
     asked = {"task": "other", "budget": "low", "gpu": "RTX 4090"}
     assert why_not(monkeypatch, **asked)["sft+lora"].text == (
         "LoRA would come first if it fitted; whether LoRA fits is not known, since you named no"
-        " model."
+        " model and said nothing of your data."
     )
 
 
