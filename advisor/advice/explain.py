@@ -29,6 +29,10 @@ def reason_of(rule: Rule, ruleset: Ruleset) -> Reason:
     return Reason(text=text, rule=rule.id, source=titles_of(rule, ruleset))
 
 
+# Conclusions that say nothing to a person without what they were drawn from.
+SPELLED_OUT = ("data_amount",)
+
+
 def facts_seen_by(
     rule: Rule,
     decision: Decision,
@@ -45,20 +49,24 @@ def facts_seen_by(
         if table.id in decision.steps
     }
     found = []
-    for condition in rule.when:
-        value = decision.facts.get(condition.fact)
+    names = [condition.fact for condition in rule.when]
+    for name in tuple(names):  # where an amount counts, the amount is told
+        if name in SPELLED_OUT and (winner := concluded.get(name)) is not None:
+            names += [seen.fact for seen in winner[1].when if seen.fact not in names]
+    for name in names:
+        value = decision.facts.get(name)
         if value is None or value == UNKNOWN:
             continue
-        winner = concluded.get(condition.fact)
-        fact = ruleset.facts[condition.fact]
+        winner = concluded.get(name)
+        fact = ruleset.facts[name]
         if winner is not None:
             origin = f"concluded by {winner[1].id}"
         elif fact.instance_of:
             origin = "estimated"
         else:
-            origin = fact_origin(situation, condition.fact)
+            origin = fact_origin(situation, name)
         text = fit_words(fact, str(value), sizes) if fact.instance_of else says(fact, value)
-        found.append(KnownFact(fact=condition.fact, value=value, origin=origin, text=text))
+        found.append(KnownFact(fact=name, value=value, origin=origin, text=text))
     return tuple(found)
 
 

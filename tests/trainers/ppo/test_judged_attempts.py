@@ -47,5 +47,5 @@ def test_attempts_are_scored_by_the_reward_model_of_the_stage_before(
     )
     plan = PLAN.replace("MODEL", str(toy_model)).replace("OBJECTIVE", objective)
     (tmp_path / "plan.yaml").write_text(plan)
-    record = run_plan("plan.yaml", output="run", judge=False)
+    record = run_plan("plan.yaml", output="run", judge=False).record
     assert [stage.status for stage in record.stages] == ["done"] * 3
