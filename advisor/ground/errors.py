@@ -83,9 +83,45 @@ class Stopped(AdviseError):
     exit_code = 130
 
 
+# Keys as other trainers call them -> ours; close spelling does not lead from one to the other.
+ELSEWHERE = {
+    "gradient_accumulation_steps": "grad_accum",
+    "per_device_train_batch_size": "micro_batch_size",
+    "batch_size": "micro_batch_size",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "lr": "learning_rate",
+    "lr_scheduler_type": "scheduler",
+    "lr_scheduler": "scheduler",
+    "warmup_ratio": "warmup",
+    "optim": "optimizer",
+    "max_seq_length": "seq_len",
+    "max_length": "seq_len",
+    "cutoff_len": "seq_len",
+    "sequence_len": "seq_len",
+    "r": "rank",
+    "lora_r": "rank",
+    "lora_rank": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "lora_target": "target_modules",
+    "use_rslora": "rslora",
+    "val_size": "holdout",
+    "val_set_size": "holdout",
+    "attn_implementation": "attention",
+    "load_in_4bit": "quantization",
+    "torch_dtype": "weights_dtype",
+    "num_generations": "generations",
+    "max_completion_length": "response_tokens",
+}
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """'did you mean ...?' for a close known name, or an empty string."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    known = list(known)
+    if ELSEWHERE.get(str(name)) in known:
+        return f"did you mean '{ELSEWHERE[str(name)]}'?"
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else ""
 
 

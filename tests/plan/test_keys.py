@@ -116,3 +116,22 @@ def test_tasks_are_trained_one_after_the_other_through_all_stages():
         found[2].stage.epochs,
         found[0].stage.options["rank"],
     ) == (4, 2.0, 8)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("gradient_accumulation_steps", "grad_accum"),
+        ("num_train_epochs", "epochs"),
+        ("lora_r", "rank"),
+        ("max_seq_length", "seq_len"),
+        ("lr_scheduler_type", "scheduler"),
+    ],
+)
+def test_a_key_of_another_trainer_leads_to_ours(theirs, ours):
+    """Who comes from transformers, axolotl or LLaMA-Factory is told the key of this plan."""
+    from advisor.ground.errors import nearest
+    from advisor.methods.stage import stage_keys
+
+    assert nearest(theirs, [*stage_keys(), "rank"]) == f"did you mean '{ours}'?"
+    assert nearest("zzzzzz", stage_keys()) == ""

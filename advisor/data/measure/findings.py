@@ -5,6 +5,7 @@ at the end.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +30,8 @@ CHECKABLE_SHARE = 0.95
 # OpenAI's guide sees gains from 50 to 100 examples; runs on 10 and 25 rows are documented failures
 FEW_ROWS = 50
 LONG_TOKENS = 8192
+# What somebody meant to fill in: {{name}}.
+PLACEHOLDER = re.compile(r"\{\{ *[A-Za-z_][\w .-]{0,40}\}\}")
 # Marks that chat templates and tokenizers write themselves: in the text they end a turn early or
 # open a false one.
 TEMPLATE_MARKS = (
@@ -102,6 +105,7 @@ class Notebook:
     long: Tally = field(default_factory=Tally)
     long_requests: Tally = field(default_factory=Tally)
     marked: Tally = field(default_factory=Tally)
+    unfilled: Tally = field(default_factory=Tally)
     mojibake: Tally = field(default_factory=Tally)
     nul: Tally = field(default_factory=Tally)
     unordered: Tally = field(default_factory=Tally)
@@ -118,6 +122,7 @@ class Notebook:
     with_system: int = 0
     with_tools: int = 0
     with_calls: int = 0
+    placeholder: str = ""  # the first one
     with_thoughts: int = 0
 
     def add(self, example: Example, text: str, request_tokens: int, tokens: int) -> bytes:
@@ -227,6 +232,9 @@ class Notebook:
             self.nul.add(row)
         if ("<" in text or "[" in text) and any(mark in text for mark in TEMPLATE_MARKS):
             self.marked.add(row)
+        if "{{" in text and (found := PLACEHOLDER.search(text)):
+            self.unfilled.add(row)
+            self.placeholder = self.placeholder or found[0]
         if (
             not text.isascii()
             and ("Ã" in text or "â€" in text or "Â" in text)
@@ -310,6 +318,12 @@ def look_back(notebook: Notebook, *, whole: bool) -> list[Finding]:
                 "template-marks-in-text", "warning", f"{_rows(notebook.marked.count)} with {what}"
             )
         )
+    if notebook.unfilled.count:
+        text = (
+            f"{_rows(notebook.unfilled.count)} with placeholders such as {notebook.placeholder}:"
+            " fill them in, or the model writes them as they are"
+        )
+        findings.append(notebook.unfilled.finding("placeholders-in-text", "warning", text))
     if notebook.mojibake.count:
         findings.append(
             notebook.mojibake.finding(

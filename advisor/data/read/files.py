@@ -70,6 +70,10 @@ BESIDE_DATA = (
     "dataset_info",
 )
 EVALUATION_NAMES = ("test", "validation", "valid", "val", "dev", "eval", "heldout", "holdout")
+DOCUMENTS = {".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".ppt", ".pptx", ".html", ".htm"}
+EXTRACT_TEXT = (
+    "extract the text first, one .txt file a document: pdftotext FILE.pdf, or pandoc -t plain FILE"
+)
 SAVE_AS_CSV = "open it and save it as CSV (UTF-8), or export the rows as JSONL"
 
 
@@ -191,7 +195,9 @@ def _look_at(where: Path, shown: str, mode: int) -> DataFile:
     suffix = Path(where.name.lower().removesuffix(".gz")).suffix
     if suffix in OFFICE:
         raise InputError(
-            f"{shown}: {suffix} files are not read", f"readable: {READABLE}", SAVE_AS_CSV
+            f"{shown}: {suffix} files are not read",
+            f"readable: {READABLE}",
+            EXTRACT_TEXT if suffix in DOCUMENTS else SAVE_AS_CSV,
         )
     if suffix in IMAGES:
         raise InputError(
@@ -220,6 +226,8 @@ def _look_at(where: Path, shown: str, mode: int) -> DataFile:
             hint = (
                 f"iconv -f UTF-16 -t UTF-8 {where.name} > utf8-{where.name}"
                 if "UTF-16" in kind
+                else EXTRACT_TEXT
+                if "PDF" in kind
                 else SAVE_AS_CSV
                 if "document" in kind
                 else "unpack or export it first"
@@ -329,6 +337,10 @@ def _folder(where: Path, shown: str) -> Found:
         if unreadable
         else []
     )
+    left_out = {suffix: count for suffix, count in others.items() if suffix in DOCUMENTS}
+    if files and left_out:
+        counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
+        notes.append(f"left out: {counted}; {EXTRACT_TEXT}")
     if not files:
         counted = ", ".join(
             f"{count} {suffix}"
@@ -340,7 +352,9 @@ def _folder(where: Path, shown: str) -> Found:
             else "no data file in this folder"
         )
         hint = (
-            SAVE_AS_CSV
+            EXTRACT_TEXT
+            if left_out
+            else SAVE_AS_CSV
             if any(suffix in OFFICE for suffix in others)
             else "name the file that holds the examples"
         )
