@@ -30,6 +30,7 @@ _COUNT = Number(whole=True, min=1)
 _TEXTS = (
     "model_type", "params_source", "source", "license", "license_source", "notes",
     "same_architecture_as", "stored", "thinks", "thinks_source", "avoid_4_bit_source",
+    "feed_forward_proj",
 )  # fmt: skip
 _COUNTS = (
     "params", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
@@ -55,6 +56,7 @@ MODEL_FILE = Keys(
     help="Architectures of published models",
     keys={
         "version": VERSION,
+        "checked": Date(),
         "models": MapOf(
             of=Keys(
                 keys={
@@ -71,7 +73,7 @@ MODEL_FILE = Keys(
             )
         ),
     },
-    required=("models",),
+    required=("checked", "models"),
 )
 SIZES_FILE = Keys(
     help="Shapes that stand for a size",
