@@ -20,7 +20,12 @@ ALWAYS = "always"  # no argument switches the thoughts off
 
 def holds_thoughts(message: Message) -> bool:
     """Whether an answer comes with the thoughts behind it."""
-    return MARK in message.content or any(message.extra.get(key) for key in KEYS)
+    return MARK in message.content or has_reasoning(message)
+
+
+def has_reasoning(message: Message) -> bool:
+    """Whether thoughts stand beside an answer, not in it."""
+    return any(message.extra.get(key) for key in KEYS)
 
 
 def answers_of(example: Example) -> tuple[Message, ...]:

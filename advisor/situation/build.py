@@ -87,7 +87,7 @@ def situation_of(
         teacher=teacher, teacher_name=teacher_name,
         tasks=tasks,
         model=model, outside=outside, thinks=thinks, instead=instead,
-        smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
+        smaller=_smaller(answers, hardware, model, needs), cards=_cards(hardware),
         free_gpus=_free_gpus(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
@@ -427,7 +427,7 @@ def _encoder(situation: Situation) -> Suggested | None:
 
 
 def _smaller(
-    answers: Answers, hardware: Hardware, model: ModelShape | None
+    answers: Answers, hardware: Hardware, model: ModelShape | None, needs: Collection[str]
 ) -> tuple[tuple[ModelShape, ModelSuggestion], ...]:
     """Models to fall back on, looked up only where a limit is known that could rule this one
     out.
@@ -441,7 +441,7 @@ def _smaller(
         return ()
     from advisor.situation.shapes import smaller_models
 
-    return tuple(smaller_models(str(answers.value("task", "other")), model.params))
+    return tuple(smaller_models(str(answers.value("task", "other")), model.params, needs=needs))
 
 
 def _about_template(

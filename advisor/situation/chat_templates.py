@@ -28,7 +28,8 @@ class Family:
     copy: Annotated[str | None, "the copy in the source that was tried"] = None
     system: Annotated[bool | None, "a system turn; false: the trainers move its text"] = None
     tools: Annotated[bool | None, "the tools that a row declares, and calls of them"] = None
-    thoughts: Annotated[bool | None, "thoughts of the last answer, in it and beside it"] = None
+    thoughts: Annotated[bool | None, "thoughts in the last answer: <think> ... </think>"] = None
+    reasoning: Annotated[bool | None, "thoughts beside it: reasoning_content"] = None
 
 
 TEMPLATES_FILE = Keys(
@@ -40,6 +41,11 @@ TEMPLATES_FILE = Keys(
 NEEDS = {
     "tools": ("tool calls", "they cannot be trained on"),
     "thoughts": ("thoughts", "the model would learn to answer without them"),
+    "reasoning": (
+        "thoughts beside an answer (reasoning_content)",
+        "the model would learn to answer without them; put them into the answers as"
+        " <think> ... </think>",
+    ),
 }
 
 
@@ -72,6 +78,7 @@ def needs_of(profiles: Sequence[DataProfile]) -> dict[str, tuple[int, int]]:
     for need, count in (
         ("tools", sum(_turns(profile).get("with_tool_calls", 0) for profile in profiles)),
         ("thoughts", sum(profile.measures.get("rows_with_thoughts", 0) for profile in profiles)),
+        ("reasoning", sum(profile.measures.get("rows_with_reasoning", 0) for profile in profiles)),
     ):
         if count:
             found[need] = (count, rows)
@@ -105,7 +112,8 @@ def template_warnings(
     needs = needs_of(profiles)
     way_out = ""
     if instead is not None and instead != model:
-        way_out = f"; that of {instead} writes {' and '.join(NEEDS[need][0] for need in needs)}"
+        names = {"thoughts" if need == "reasoning" else NEEDS[need][0] for need in needs}
+        way_out = f"; that of {instead} writes {' and '.join(sorted(names))}"
     told = _tried(model, profiles, mapping, way_out)
     if told is not None:
         yield from told

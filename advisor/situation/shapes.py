@@ -475,13 +475,20 @@ def suggest_model(
     )
 
 
-def smaller_models(task: str, params: int) -> list[tuple[ModelShape, ModelSuggestion]]:
+def smaller_models(
+    task: str, params: int, *, needs: Collection[str] = ()
+) -> list[tuple[ModelShape, ModelSuggestion]]:
     """The table's models that are smaller than `params` and suit the task, largest first, with
     their shapes.
+
+    Args:
+        needs: What their chat templates have to write (chat_templates.NEEDS).
     """
     table = suggested_models()
     found = []
     for row in sorted(table["models"], key=lambda row: -row["params_b"]):
+        if lacks(row["model"], needs):
+            continue
         if row["params_b"] * 1e9 < params and (row["tasks"] == "any" or task in row["tasks"]):
             shape, _ = model_shape(row["model"])
             if shape is not None:

@@ -15,7 +15,7 @@ from advisor.data.measure.near_duplicates import Sample, normalise
 from advisor.data.measure.private import KINDS, NUMBERS, Suspects
 from advisor.data.measure.writing_systems import is_english, script_of
 from advisor.data.template_messages import called_functions
-from advisor.data.thoughts import MARK, answers_of, holds_thoughts
+from advisor.data.thoughts import MARK, answers_of, has_reasoning, holds_thoughts
 from advisor.ground.types import Finding
 
 LANGUAGE_ROWS = 200  # whose language is looked at
@@ -124,6 +124,7 @@ class Notebook:
     with_calls: int = 0
     placeholder: str = ""  # the first one
     with_thoughts: int = 0
+    with_reasoning: int = 0  # of these, rows with thoughts beside an answer, not in it
 
     def add(self, example: Example, text: str, request_tokens: int, tokens: int) -> bytes:
         """Notes one example: all its text, and about how many tokens it and its request have.
@@ -194,7 +195,9 @@ class Notebook:
             self.with_calls += 1
         # An answer's content is in the text; thoughts beside it are rare.
         if MARK in text or extra:
-            self.with_thoughts += any(map(holds_thoughts, answers_of(example)))
+            answers = answers_of(example)
+            self.with_thoughts += any(map(holds_thoughts, answers))
+            self.with_reasoning += extra and any(map(has_reasoning, answers))
         if example.good is not None:
             self.good += example.good
             self.bad += not example.good

@@ -380,6 +380,7 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
         }
     if notebook.with_thoughts:
         measures["rows_with_thoughts"] = notebook.with_thoughts
+        measures["rows_with_reasoning"] = notebook.with_reasoning
     if notebook.classes:
         measures["classes"] = [
             {"label": label, "rows": count}
