@@ -80,11 +80,15 @@ class SFT(Objective[Row]):
 
 
 def objective_of(job: Job) -> Objective[Any]:
-    """SFT; with `head: classes` a classifier."""
+    """SFT; with `head: classes` a classifier, with `head: seq2seq` an encoder and a decoder."""
     if job.options.get("head") == "classes":
         from trainers.classes import Classifier
 
         return Classifier()
+    if job.options.get("head") == "seq2seq":
+        from trainers.seq2seq import Seq2Seq
+
+        return Seq2Seq()
     return SFT()
 
 

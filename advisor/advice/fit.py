@@ -154,13 +154,18 @@ def _rounded(length: float) -> int:
     return max(MULTIPLE, -(-int(-(-length // 1)) // MULTIPLE) * MULTIPLE)
 
 
+def kind_of_situation(situation: Situation) -> str:
+    """encoder, seq2seq or decoder: what kind of model is trained."""
+    return kind_of_type(situation.model.architecture if situation.model else None)
+
+
 def stage_facts(
     situation: Situation, facts: Mapping[str, Any], composition: Composition
 ) -> dict[str, Any]:
     """What the table of settings sees beside the stage's own axes."""
     found = {**facts, "architecture": DECODER}
     if composition.encoder:
-        kind = kind_of_type(situation.model.architecture if situation.model else None)
+        kind = kind_of_situation(situation)
         found["architecture"] = SEQ2SEQ if kind == SEQ2SEQ else ENCODER
     if situation.model is not None:  # also of a suggested model: its size decides the learning rate
         found["params_b"] = situation.model.params / 1e9
@@ -383,7 +388,7 @@ def _for_rows(
         batch,
         rows=rows,
         tokens=tokens,
-        classes=composition.encoder,
+        classes=composition.encoder and kind_of_situation(situation) != SEQ2SEQ,
         multiple=smallest * max(1, len(situation.hardware.gpus)),
     )
 

@@ -28,7 +28,6 @@ NO_CLASSES = (
     "data with a text and its class in each row (for words that are marked: transformers'"
     " examples/pytorch/token-classification/run_ner.py)"
 )
-NO_RECIPE = "a recipe for sequence-to-sequence models (transformers' examples/pytorch trains them)"
 SAVES = "all that a crash costs; more where saving would take over 5 % of the time"
 
 
@@ -74,8 +73,6 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
                 missing.append("data.examples")
         else:
             missing.append(f"data of kind {' or '.join(trains_on)} for the stage {objective}")
-    if candidate.composition.encoder and is_seq2seq(model):
-        missing.append(NO_RECIPE)
     if (
         candidate.composition.encoder
         and not is_seq2seq(model)

@@ -556,6 +556,10 @@ class RunRecord(JsonObject):
         """Whether the result sorts texts into classes instead of writing."""
         return self.settings(stage).options.get("head") == "classes"
 
+    def is_seq2seq(self, stage: StageRecord) -> bool:
+        """Whether the result has an encoder that reads and a decoder that writes."""
+        return self.settings(stage).options.get("head") == "seq2seq"
+
 
 def last_of_each_task(stages: Iterable[StageRecord]) -> list[StageRecord]:
     """The last stage of each task, or the last of all if the plan has no tasks."""

@@ -49,6 +49,7 @@ from advisor.render.rollouts import (
 from advisor.render.run import (
     COUNTERS,
     ask_command,
+    rewrite_command,
     serve_command,
     served_stages,
     shown_path,
@@ -130,7 +131,7 @@ def model_card(record: RunRecord, stage: StageRecord) -> str:
         *_card_losses(stage.evaluation or Evaluation()),
         *_card_step(stage.held_out),
         *_card_caveats(stage),
-        *_card_loading(stage),
+        *_card_loading(record, stage),
         "",
         "| setting | value |",
         "| --- | --- |",
@@ -192,13 +193,15 @@ def limits(method: Update) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
 
 
-def _card_loading(stage: StageRecord) -> list[str]:
+def _card_loading(record: RunRecord, stage: StageRecord) -> list[str]:
     method = update(stage.update)
-    head, labels = (
-        ("SequenceClassification", ", num_labels=1")
-        if objective(stage.objective).scores
-        else ("CausalLM", "")
-    )
+    head, labels = "CausalLM", ""
+    if objective(stage.objective).scores:
+        head, labels = "SequenceClassification", ", num_labels=1"
+    elif record.is_classifier(stage):
+        head = "SequenceClassification"
+    elif record.is_seq2seq(stage):
+        head = "Seq2SeqLM"
     library, auto = ("peft", "AutoPeftModel") if method.is_module else ("transformers", "AutoModel")
     return [
         "",
@@ -363,6 +366,10 @@ def _use(record: RunRecord, folder: Path) -> list[str]:
         result = shown_path(folder / stage.folder)
         if record.is_classifier(stage):
             parts.append(f"<p>Sort a text</p><pre>{text(sort_command(result))}</pre>")
+            continue
+        if record.is_seq2seq(stage):
+            command = rewrite_command(result, stage.update)
+            parts.append(f"<p>Rewrite a text</p><pre>{text(command)}</pre>")
             continue
         lines = [
             ("Talk to it", f"advise chat {shlex.quote(shown_path(folder))}"),

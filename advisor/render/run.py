@@ -244,6 +244,9 @@ def _next_lines(record: RunRecord, folder: Path) -> list[str]:
     longer = _longer_lines(record, folder)
     if record.is_classifier(stage):
         return ["Sort a text (put your own in):", f"  {sort_command(result)}", *longer]
+    if record.is_seq2seq(stage):
+        rewriting = rewrite_command(result, stage.update)
+        return ["Rewrite a text (put your own in):", f"  {rewriting}", *longer]
     if objective(stage.objective).scores:
         scoring = score_command(result, stage.update)
         return ["Score an answer (put your own in):", f"  {scoring}"]
@@ -289,6 +292,22 @@ def sort_command(result: str) -> str:
     code = (
         'from transformers import pipeline; print(pipeline("text-classification",'
         f' {_quoted(result)})("Your text"))'
+    )
+    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
+
+
+def rewrite_command(result: str, update_name: str) -> str:
+    """One line that loads a sequence-to-sequence model and lets it rewrite a text."""
+    library, auto = (
+        ("peft", "AutoPeftModel")
+        if update(update_name).is_module
+        else ("transformers", "AutoModel")
+    )
+    code = (
+        f"from {library} import {auto}ForSeq2SeqLM as M; from transformers import AutoTokenizer as"
+        f" T; f = {_quoted(result)}; t = T.from_pretrained(f); print(t.decode(M.from_pretrained(f)"
+        '.generate(**t("Your text", return_tensors="pt", return_token_type_ids=False),'
+        " max_new_tokens=128)[0], skip_special_tokens=True))"
     )
     return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
 

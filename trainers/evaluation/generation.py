@@ -71,16 +71,12 @@ class TextEvaluator:
         self.trial = job.max_steps is not None
         self.rows = held_out(data.holdout, limit=TRIAL_ROWS if self.trial else HELD_OUT_ROWS)
         self.prompts = (
-            prompts_to_answer(self.rows or data.train, seq_len=job.stage.seq_len)[
-                : TRIAL_SAMPLES if self.trial else SAMPLES
-            ]
+            self.own_prompts(self.rows or data.train)[: TRIAL_SAMPLES if self.trial else SAMPLES]
             if generates
             else []
         )
         self.limit = sample_limit(self.prompts)
-        self.general_rows = general_rows(trainer.processing_class, job.stage.seq_len)[
-            : TRIAL_GENERAL if self.trial else None
-        ]
+        self.general_rows = self.own_general()[: TRIAL_GENERAL if self.trial else None]
         self.base, self.tuned = Measurements(), Measurements()
         self.cache = job.output / "before.json"
 
@@ -114,12 +110,7 @@ class TextEvaluator:
             if bounded and start and time.monotonic() - writing > GENERATION_S:
                 break
             batch = self.prompts[start : start + BATCH]
-            samples += sample_answers(
-                self.trainer.model,
-                self.trainer.processing_class,
-                batch,
-                limit=self.limit,
-            )
+            samples += self.sample(batch)
         return Measurements(
             losses=losses,
             general=general,
@@ -127,6 +118,19 @@ class TextEvaluator:
             scores=scores,
             seconds=time.monotonic() - began,
         )
+
+    def own_prompts(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows whose prompts are answered."""
+        return prompts_to_answer(rows, seq_len=self.job.stage.seq_len)
+
+    def own_general(self) -> list[Row]:
+        """The fixed general prompts, as rows."""
+        return general_rows(self.trainer.processing_class, self.job.stage.seq_len)
+
+    def sample(self, rows: Sequence[Row]) -> list[Sample]:
+        """Greedy answers to the rows' prompts."""
+        model, tokenizer = self.trainer.model, self.trainer.processing_class
+        return sample_answers(model, tokenizer, rows, limit=self.limit)
 
     def losses(self, rows: Sequence[Row]) -> list[float]:
         """Loss per learned token of each row."""

@@ -23,6 +23,7 @@ from trainers.frame.types import AdaptedModel, Model
 from trainers.prepare import Row
 from trainers.prepare.sequences import learned_counts, lengths, row_places
 
+SEQ2SEQ, SCORES = "Seq2SeqLM", "SequenceClassification"
 SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
 # Largest difference of log-probabilities that rounding explains: 16-bit and 4-bit kernels differ
 # between calls.
@@ -52,28 +53,47 @@ class Probe:
 
     row: Any  # anything with input_ids
     pad_id: int
-    head: str = "CausalLM"  # CausalLM | SequenceClassification, as in transformers' AutoModelFor...
+    # CausalLM | Seq2SeqLM | SequenceClassification, as in transformers' AutoModelFor...
+    head: str = "CausalLM"
 
     def answer(self, model: Model) -> Any:
         """Log-probabilities at the row's last tokens, or the scores of the head; float32 on the
         host.
         """
-        return (
-            log_probs(model, self.row, self.pad_id)
-            if self.head == "CausalLM"
-            else head_scores(model, self.row)
-        )
+        if self.head == SCORES:
+            return head_scores(model, self.row)
+        if self.head == SEQ2SEQ:
+            return output_log_probs(model, self.row)
+        return log_probs(model, self.row, self.pad_id)
 
     @property
     def what(self) -> str:
         """What the answers are, in words."""
-        return "log-probabilities" if self.head == "CausalLM" else "scores"
+        return "scores" if self.head == SCORES else "log-probabilities"
 
     def difference(self, one: Any, other: Any) -> float:
         """How far two answers differ; for scores above 1, as a share of the score."""
-        if self.head == "CausalLM":
+        if self.head != SCORES:
             return difference(one, other)
         return float(((one - other).abs() / one.abs().clamp(min=1)).max())
+
+
+def output_log_probs(model: Model, row: Any) -> Any:
+    """Log-probabilities at the first T tokens of the row's output, which a decoder writes: T, V;
+    float32 on the host.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    ids, labels = (
+        torch.tensor([list(part)], device=device)
+        for part in (row.input_ids, row.labels[:SHOWN_TOKENS])
+    )
+    with evaluating(model):
+        found = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, use_cache=False
+        ).logits[0]
+    return torch.log_softmax(found.float(), dim=-1).cpu()
 
 
 def head_scores(model: Model, row: Any) -> Any:
@@ -281,7 +301,7 @@ def _options(job: Job, model: Model, probe: Probe) -> dict[str, Any]:
     quantized = quantization_config(job)
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
-    if probe.head == "SequenceClassification":
+    if probe.head == SCORES:
         options["num_labels"] = model.config.num_labels
     return options
 

@@ -174,7 +174,7 @@ def load_base(
 
     Args:
         source: A folder or hub id; default: the plan's model.
-        head: CausalLM or SequenceClassification, as in transformers' AutoModelFor...
+        head: CausalLM, Seq2SeqLM or SequenceClassification, as in transformers' AutoModelFor...
         extra: Further arguments of `from_pretrained`.
     """
     import torch
@@ -193,7 +193,7 @@ def load_base(
     options |= placement(device)
     # A head that scores or classifies may be new; everything else has to be in the files.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    check_files(source, partial(base_faults, writes=head == "CausalLM"))
+    check_files(source, partial(base_faults, writes=head != "SequenceClassification"))
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
     else:

@@ -119,7 +119,7 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, str]] = {
 }
 # Fields of the first table that do act in one class.
 ACTS_IN: Mapping[str, tuple[str, ...]] = {
-    "TrainingArguments": ("label_smoothing_factor",),  # head: classes has transformers' loss
+    "TrainingArguments": ("label_smoothing_factor",),  # of a classifier, and of head: seq2seq
     "SFTConfig": ("label_smoothing_factor",),
 }
 

@@ -279,7 +279,7 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
     set_seed(job.stage.seed)
     tokenizer, data = prepare(job, objective)
     if shown:
-        for line in describe(data, template=objective.kind.name != "classes"):
+        for line in describe(data, template=objective.kind.name not in ("classes", "rewritings")):
             say(f"{label(job)}: {line}")
 
     check_held_out(job, data.holdout, has_loss=objective.measures_loss)

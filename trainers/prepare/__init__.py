@@ -11,6 +11,7 @@ shortened or left out is counted.
 | preference.PAIRS | chosen and rejected answers | Pair: prompt_ids, chosen_ids, rejected_ids |
 | preference.FEEDBACK | answers with feedback, pairs | Feedback: prompt_ids, completion_ids, label |
 | prompts.PROMPTS | anything with a question | Prompt: prompt_ids, answer |
+| rewriting.REWRITINGS | conversations, chosen answers | Rewriting: input_ids, labels |
 | classification.CLASSES | texts with a class | Labelled: input_ids, label |
 """
 

@@ -101,6 +101,12 @@ def results_of(run: Path, *, prefix: str = "") -> list[Result]:
                 f"{run}: its result sorts texts into classes and does not write",
                 hint="load it with transformers' pipeline('text-classification')",
             )
+        if record.is_seq2seq(stage):
+            raise InputError(
+                f"{run}: its result is a sequence-to-sequence model, which holds no conversation",
+                hint="the page at the end of the run and report.html show how to load it, with"
+                " AutoModelForSeq2SeqLM or AutoPeftModelForSeq2SeqLM",
+            )
         settings = record.settings(stage)
         found.append(
             Result(

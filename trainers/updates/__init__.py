@@ -65,7 +65,9 @@ def task_type(model: Model) -> str:
     """PEFT's name for the task of the model, by its class: with SEQ_CLS the head is saved with the
     module.
     """
-    return "SEQ_CLS" if "ForSequenceClassification" in type(model).__name__ else "CAUSAL_LM"
+    if "ForSequenceClassification" in type(model).__name__:
+        return "SEQ_CLS"
+    return "SEQ_2_SEQ_LM" if getattr(model.config, "is_encoder_decoder", False) else "CAUSAL_LM"
 
 
 def load_update(name: str) -> Update:

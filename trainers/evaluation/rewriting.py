@@ -1,0 +1,112 @@
+"""The evaluation of a sequence-to-sequence model: its loss and its outputs on held-out rows, before
+and after training.
+
+Dimensions: B rows, T tokens of the longest output, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainers.evaluation.generation import TextEvaluator
+from trainers.evaluation.held_out import collated, on_device
+from trainers.evaluation.loss import SAMPLES, Sample
+from trainers.frame.evaluating import evaluating
+from trainers.frame.out_of_memory import in_halves
+from trainers.frame.parts import followed
+from trainers.frame.types import Model, Tokenizer
+from trainers.prepare import IGNORED
+from trainers.prepare.rewriting import Rewriting, rewriting_columns
+
+
+def in_batches(rows: Sequence[Rewriting], size: int) -> list[list[Rewriting]]:
+    """Batches of rows of similar length, so that little is padded."""
+    ordered = sorted(rows, key=lambda row: row.tokens)
+    return [ordered[at : at + size] for at in range(0, len(ordered), size)]
+
+
+def sum_of_losses(trainer: Any, rows: Sequence[Rewriting]) -> float:
+    """The sum of the losses of all tokens of the rows' outputs."""
+    inputs = on_device(trainer, collated(trainer, rewriting_columns(rows)))
+    return float(loss_sum(trainer.model, inputs))
+
+
+def loss_sum(model: Any, inputs: Mapping[str, Any], *, smoothing: float = 0.0) -> Any:
+    """The sum of the cross-entropy over the output's tokens: a scalar tensor.
+
+    Args:
+        smoothing: The share of each target that is spread over the whole vocabulary.
+    """
+    import torch
+
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    labels_BT = inputs["labels"]
+    logits_BTV = model(**given, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(
+        logits_BTV.float().view(-1, logits_BTV.shape[-1]),
+        labels_BT.reshape(-1),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=smoothing,
+    )
+
+
+class RewritingEvaluator(TextEvaluator):
+    """Measures losses and outputs. There are no general prompts: such a model has one task."""
+
+    def own_prompts(self, rows: Sequence[Any]) -> list[Any]:
+        """The first few rows."""
+        return list(rows[:SAMPLES])
+
+    def own_general(self) -> list[Any]:
+        return []
+
+    def losses(self, rows: Sequence[Any]) -> list[float]:
+        """Loss per token of the output of each row."""
+        found = []
+        with evaluating(self.trainer.model):
+            for row in followed(rows, "rows"):
+                found.append(sum_of_losses(self.trainer, [row]) / row.learned)
+        return found
+
+    def sample(self, rows: Sequence[Any]) -> list[Sample]:
+        """Greedy outputs."""
+        model, tokenizer = self.trainer.model, self.trainer.processing_class
+        parts = in_halves(rows, lambda part: _outputs(model, tokenizer, part, limit=self.limit))
+        return [sample for part in parts for sample in part]
+
+
+def _outputs(
+    model: Model, tokenizer: Tokenizer, rows: Sequence[Rewriting], *, limit: int
+) -> list[Sample]:
+    device = next(model.parameters()).device
+    encoded = tokenizer.pad(
+        {"input_ids": [list(row.input_ids) for row in rows]}, return_tensors="pt"
+    ).to(device)
+    stops = model.generation_config.eos_token_id
+    stop_ids = set(stops if isinstance(stops, list) else [stops])
+    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
+    if checkpointing:  # else the cache is off, and every token costs a whole forward pass
+        model.gradient_checkpointing_disable()
+    try:
+        with evaluating(model):
+            output = model.generate(
+                **encoded, max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True
+            )
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+    samples = []
+    for line in output.tolist():
+        written = line[1:]  # the decoder's start token
+        end = next((place for place, token in enumerate(written) if token in stop_ids), None)
+        ids = written if end is None else written[:end]
+        samples.append(
+            Sample(
+                text=tokenizer.decode(ids, skip_special_tokens=True).strip(),
+                tokens=len(ids),
+                stopped=end is not None,
+            )
+        )
+    return samples

@@ -1,0 +1,257 @@
+"""Sequence-to-sequence models (T5, BART, NLLB, Marian, Pegasus): an encoder reads the input, a
+decoder learns to write the output, whole or with LoRA.
+
+A stage with objective sft and `head: seq2seq`. The result loads with plain AutoModelForSeq2SeqLM
+(or AutoPeftModelForSeq2SeqLM). Translation models that write many languages want to know which:
+`source_language` and `target_language`, as their tokenizer calls them (eng_Latn, en_XX).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from advisor.ground.errors import Fault, InputError, nearest
+from trainers.evaluation.rewriting import (
+    RewritingEvaluator,
+    in_batches,
+    loss_sum,
+    sum_of_losses,
+)
+from trainers.evaluation.saved_result import SEQ2SEQ, Probe, probe_row
+from trainers.frame import settings
+from trainers.frame.evaluating import evaluating
+from trainers.frame.job import Job
+from trainers.frame.out_of_memory import in_halves
+from trainers.frame.stage import Objective
+from trainers.frame.types import Device, Model, Tokenizer, Trainer
+from trainers.prepare import IGNORED, Prepared
+from trainers.prepare.rewriting import REWRITINGS, Rewriting, rewriting_columns
+from trainers.prepare.sequences import flattened
+from trainers.updates import Update
+
+UPDATES = ("full", "lora")
+LANGUAGES = ("source_language", "target_language")
+
+
+class Seq2Seq(Objective[Rewriting]):
+    """Learns to write the output of each input."""
+
+    kind = REWRITINGS
+    measures_loss = True
+
+    def config_class(self) -> type:
+        from transformers import TrainingArguments
+
+        return TrainingArguments
+
+    def faults(self, job: Job) -> list[Fault]:
+        at, found = f"stage {job.stage.name}:", []
+        if job.stage.packing:
+            found.append(
+                Fault(
+                    what=f"{at} packing: an encoder would read the texts of other rows, too",
+                    allowed="packing: false with head: seq2seq",
+                )
+            )
+        if job.stage.update not in UPDATES:
+            found.append(
+                Fault(
+                    what=(
+                        f"{at} update {job.stage.update} has no place in a model of an encoder and"
+                        " a decoder"
+                    ),
+                    allowed=f"update: {' or '.join(UPDATES)} with head: seq2seq",
+                )
+            )
+        if job.start is not None:
+            found.append(
+                Fault(
+                    what=f"{at} head: seq2seq starts from the plan's model",
+                    allowed="one stage alone",
+                )
+            )
+        return found
+
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Rewriting]:
+        set_languages(job, tokenizer)
+        data: Prepared[Rewriting] = super().rows(job, tokenizer)
+        return data
+
+    def load(
+        self,
+        job: Job,
+        device: Device,
+        update: Update,
+        tokenizer: Tokenizer,
+        data: Prepared[Rewriting],
+    ) -> Any:
+        """The model, which writes the target language.
+
+        Raises InputError for a model that is no sequence-to-sequence model.
+        """
+        from transformers import AutoConfig
+
+        from trainers.frame.loading import load_base
+        from trainers.frame.model_files import reading
+
+        with reading(job.base_model):
+            config = AutoConfig.from_pretrained(
+                job.base_model,
+                revision=job.plan.revision,
+                trust_remote_code=job.plan.trust_remote_code,
+            )
+        if not getattr(config, "is_encoder_decoder", False):
+            raise InputError(
+                f"stage {job.stage.name}: head: seq2seq, and {job.base_model} is a"
+                f" {config.model_type}, which has no encoder beside its decoder",
+                allowed="T5, BART, NLLB, Marian, Pegasus and others of their kind",
+                hint="leave `head` out for a model that writes on its own",
+            )
+        model = load_base(job, device, None, head=SEQ2SEQ)
+        language = job.options.get("target_language")
+        if language is not None:
+            model.generation_config.forced_bos_token_id = tokenizer.get_vocab()[language]
+        return model
+
+    def trainer(
+        self,
+        job: Job,
+        model: Model,
+        tokenizer: Tokenizer,
+        peft_config: Any,
+        sequences: Sequence[Sequence[Rewriting]],
+        arguments: Mapping[str, Any],
+    ) -> Trainer:
+        from peft import get_peft_model
+        from transformers import DataCollatorForSeq2Seq
+
+        from trainers.frame.rows_dataset import rows_dataset
+
+        return trainer_class()(
+            model=get_peft_model(model, peft_config) if peft_config is not None else model,
+            args=settings.build_config(self.config_class(), arguments, job),
+            train_dataset=rows_dataset(flattened(sequences), rewriting_columns),
+            processing_class=tokenizer,
+            # The model shifts the output by one place: that is what its decoder reads.
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+            dropout=job.options.get("dropout", 0.0),
+        )
+
+    def probe(self, job: Job, data: Prepared[Rewriting], tokenizer: Tokenizer) -> Probe:
+        return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id, head=SEQ2SEQ)
+
+    def evaluator(
+        self, job: Job, trainer: Trainer, data: Prepared[Any], fingerprint: str
+    ) -> RewritingEvaluator:
+        return RewritingEvaluator(job, trainer, data, fingerprint)
+
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Rewriting]) -> float | None:
+        total, learned = self.held_out_loss(trainer, rows)
+        return total / learned if learned else None
+
+    def held_out_loss(self, trainer: Trainer, inputs: Sequence[Rewriting]) -> tuple[float, float]:
+        with evaluating(trainer.model):
+            totals = [
+                total
+                for batch in in_batches(inputs, trainer.args.per_device_train_batch_size)
+                for total in in_halves(batch, lambda part: sum_of_losses(trainer, part))
+            ]
+        return sum(totals), sum(row.learned for row in inputs)
+
+
+def trainer_class() -> Any:
+    """transformers' trainer with a loss that is a mean over the tokens of an optimizer step,
+    however it is divided into micro-batches.
+    """
+    from transformers import Trainer
+
+    from trainers.frame.trl_trainer import with_safe_checkpoints
+
+    class Seq2SeqStage(with_safe_checkpoints(Trainer)):  # type: ignore[misc]
+        _tokens_seen: Any
+        _all_tokens: tuple[Any, int, Any]
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            # Then it counts the tokens of all micro-batches of a step, and divides by nothing else.
+            self.model_accepts_loss_kwargs = True
+
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: Any,
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
+            if self.model.training:
+                self.count_rewritings(inputs)
+            smoothing = self.args.label_smoothing_factor if self.model.training else 0.0
+            total = loss_sum(model, inputs, smoothing=smoothing)
+            if num_items_in_batch is None:
+                return total / (inputs["labels"] != IGNORED).sum()
+            if self.args.average_tokens_across_devices:
+                total = total * self.accelerator.num_processes
+            return total / num_items_in_batch
+
+        def count_rewritings(self, inputs: Mapping[str, Any]) -> None:
+            """Add a micro-batch to the counts: what is read and what is written."""
+            mask, labels = inputs["attention_mask"], inputs["labels"]
+            written = (labels != IGNORED).sum()
+            both = mask.sum() + written
+            self._tokens_seen = self._tokens_seen + both
+            read, computed, learned = self._all_tokens
+            self._all_tokens = (
+                read + both,
+                computed + mask.numel() + labels.numel(),
+                written if learned is None else learned + written,
+            )
+
+    return Seq2SeqStage
+
+
+def set_languages(job: Job, tokenizer: Tokenizer) -> None:
+    """Tell the tokenizer of a model of many languages which it reads and which it writes.
+
+    Raises InputError if it needs to know and the stage does not say, or says an unknown one.
+    """
+    given = {name: job.options.get(name) for name in LANGUAGES}
+    at = f"stage {job.stage.name}:"
+    if not hasattr(tokenizer, "src_lang") or not hasattr(tokenizer, "tgt_lang"):
+        if any(given.values()):
+            raise InputError(
+                f"{at} {' and '.join(name for name in LANGUAGES if given[name])}: the tokenizer of"
+                f" {job.base_model} knows no languages",
+                hint="write the task in front of each input instead, as T5 wants it",
+            )
+        return
+    known = sorted(_languages(tokenizer))
+    faults = []
+    for name, language in given.items():
+        if language is None or language not in known:
+            what = "is not said" if language is None else f"is {language}, which it does not know"
+            faults.append(
+                Fault(
+                    what=(
+                        f"{at} {job.base_model} reads and writes many languages, and {name} {what}"
+                    ),
+                    allowed=f"{', '.join(known[:8])}, ... ({len(known)} in all)",
+                    hint=nearest(str(language), known)
+                    if language is not None
+                    else f"--set stages.0.{name}=... says it",
+                )
+            )
+    if faults:
+        raise InputError(faults=faults)
+    languages: Any = tokenizer
+    languages.src_lang, languages.tgt_lang = given["source_language"], given["target_language"]
+
+
+def _languages(tokenizer: Any) -> set[str]:
+    """The names of languages that are tokens of their own."""
+    codes = getattr(tokenizer, "lang_code_to_id", None)
+    if codes:
+        return set(codes)
+    vocabulary = tokenizer.get_vocab()
+    extra = set(getattr(tokenizer, "additional_special_tokens", ()) or ())
+    return {token for token in extra if token in vocabulary}
