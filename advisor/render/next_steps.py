@@ -64,7 +64,8 @@ def _other_tool(advice: Advice) -> NextSteps:
         for model in outside.instead[:1]
     )
     trains = next((c.composition for c in advice.alternatives if c.composition.chain), None)
-    doubt = (NOT_SO.format(composition=trains),) if outside.is_model and trains else ()
+    certain = outside.instead or not outside.is_model  # it is known, and can be had in another form
+    doubt = () if certain or trains is None else (NOT_SO.format(composition=trains),)
     return NextSteps(
         remedy=OTHER_TOOL,
         first=outside.where,

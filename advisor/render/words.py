@@ -116,11 +116,12 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
             "How long it takes and what it costs depends on that tool.",
         )
     if not composition.chain:
+        at_home = advice.facts.get("priority") == "privacy"
+        elsewhere = "" if at_home else ", at a provider the use of the model"
         return (
             sentence(f"no training is needed: {joined(_remedies(composition))}"),
             "There is nothing to train, so you can try it today.",
-            "It costs no training: on your own computer electricity, at a provider the use of the"
-            " model.",
+            f"It costs no training: on your own computer electricity{elsewhere}.",
         )
     what = _what(advice)
     if size_is_unknown(advice):

@@ -32,6 +32,7 @@ START_SIGNALS = {
     "instruct_model_start": True,
 }  # what each says of whether the model follows instructions
 WITH_ANSWERS = ("paired", "preference", "unpaired_feedback")  # kinds of data
+PACKED = ("gptq", "awq")  # formats of a checkpoint that need packages of their own
 
 
 def situation_of(
@@ -375,6 +376,14 @@ def _model(
     )
     if shape is None or shape.origin == "size":
         unknown.append("model")
+    if shape is not None and shape.stored in PACKED:
+        from advisor.situation.scope import original_of
+
+        if original := original_of(shape.id):
+            warnings.append(
+                f"model: {shape.id} holds rounded weights; {original}, which it was made from,"
+                " trains without further packages: --model takes it"
+            )
     for signal, instruct in START_SIGNALS.items():
         if shape is not None and shape.instruct is (not instruct) and signal in answers.signals:
             name_says = (

@@ -69,8 +69,8 @@ LEAD = r"(?:(?:fine-?)?tun(?:e|ing)|train(?:ing)?|us(?:e|ing))?\s*(?:an?|the|our
 TAIL = r"(?:\s+(?:models?|checkpoints?|api))?(?:\s+(?:for|on|to|in|with|from|by|via|through)\b.*)?"
 # Endings that tell a packed copy from the model it was made from.
 PACKED = re.compile(
-    r"[-_.](?:gguf|ggml|mlx|onnx|openvino|coreml|exl[23]|llamafile|i?q\d(?:_\w+)*|fp?(?:8|16|32)"
-    r"|bf16|ud|[48]-?bit|int[48]|\d\.\d+bpw|i\d)$",
+    r"[-_.](?:gguf|ggml|mlx|onnx|openvino|coreml|exl[23]|llamafile|gptq|awq|i?q\d(?:_\w+)*"
+    r"|fp?(?:8|16|32)|bf16|ud|[48]-?bit|int[48]|\d\.\d+bpw|i\d)$",
     re.IGNORECASE,
 )
 

@@ -73,6 +73,8 @@ def test_what_must_stay_in_the_house_is_not_sent_out(call):
     recommendation = steps_of(call, *LEADS_TO["rag"], "--priority", "privacy")
     (steps,) = recommendation["next_steps"]
     assert [way["where"] for way in steps["ways"]] == ["local"]
+    _, out, _ = call("--gpu", "unknown", *LEADS_TO["rag"], "--priority", "privacy")
+    assert "provider" not in out.split("Why rag")[0]
 
 
 def test_which_half_does_what(call):

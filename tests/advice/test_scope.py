@@ -8,6 +8,8 @@ import random
 import pytest
 
 from advisor.advice.advise import advise
+from advisor.advice.questions import may_train
+from advisor.commands.wizard import AnswerCache
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.methods.families import ENCODER, kind_of_type
@@ -22,7 +24,7 @@ from advisor.situation.scope import (
     out_of_scope,
     scope_file,
 )
-from tests.advice.situations import random_answers
+from tests.advice.situations import UNKNOWN_MACHINE, random_answers
 from tests.conftest import scaled
 
 RULES = load_rules()
@@ -281,3 +283,21 @@ def test_a_wrong_guess_can_be_overruled(call):
         *("--choose", "sft+lora", "--force"),
     )
     assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "sft+lora")
+
+
+def test_the_original_of_weights_that_can_be_trained_all_the_same(call):
+    """GPTQ and AWQ are in scope, and the model they were made from is named."""
+    _, out, _ = call("--json", "--task", "qa", "--gpu", "L4", "--model", "Qwen/Qwen3-8B-AWQ")
+    document = json.loads(out)
+    assert document["out_of_scope"] is None
+    assert any("Qwen/Qwen3-8B, which it was made from" in said for said in document["warnings"])
+
+
+def test_the_wizard_asks_no_further_once_it_knows():
+    """A model out of scope settles the answer: no open question can lead to training."""
+    seen = AnswerCache(UNKNOWN_MACHINE)
+    facts = seen.facts(answers_of(task="customer_service", model="openai/whisper-large-v3"))
+    assert facts["out_of_scope"] == "speech_model"
+    open_questions = {fact.id for fact in load_facts().values() if fact.order} - {"task", "model"}
+    assert not may_train(RULES, facts, open_questions)
+    assert may_train(RULES, seen.facts(answers_of(task="customer_service")), open_questions)
