@@ -127,6 +127,8 @@ def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
         for direction in (above, below):
             for point in direction:
                 value = int(point) if fact.integer else point
+                if not _can_be_so(case, decision, fact, value, {fact_id: value}):
+                    continue
                 to = case.with_answers({fact_id: value}).decide().composition
                 if str(to) != str(decision.composition):
                     yield Flip(
