@@ -57,6 +57,37 @@ def test_a_misspelt_name_gives_the_nearest_known(name, meant):
     assert "model" in situation.unknown
 
 
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("Llama-4-Scout", 107.8),
+        ("llama 4 maverick", 400.7),
+        ("Kimi K2", 1026),
+        ("DeepSeek-V3.1-Base", 671),
+        ("Ministral 3 8B", 8.49),
+        ("SmolLM3", 3.08),
+    ],
+)
+def test_a_name_without_its_size_or_date_is_enough_where_it_means_one(name, billions):
+    """The models that it may stand for have one shape."""
+    shape, warnings = model_shape(name)
+    assert shape is not None
+    assert shape.params / 1e9 == pytest.approx(billions, rel=0.01)
+    assert "taken as" in warnings[-1]
+
+
+def test_a_neighbour_has_the_size_that_was_written():
+    """Nobody who writes 7B is sent to a model of another size."""
+    assert nearest("tencent/Hunyuan-7B-Instruct") is None
+    assert nearest("Qwen3-9B") == "Qwen/Qwen3.5-9B"
+
+
+@pytest.mark.parametrize("name", ["Qwen", "llama", "mistral", "gemma", "phi", "bar-chat"])
+def test_a_family_of_many_sizes_is_no_model(name):
+    """Its name alone says no size."""
+    assert model_shape(name)[0] is None
+
+
 def test_a_letter_too_few_is_put_right():
     """Whichever letter of a word is lost, a known model of the same size is named."""
     chance = random.Random(3)

@@ -188,9 +188,17 @@ def _catalogue_words() -> tuple[tuple[str, str, frozenset[str]], ...]:
 def same_words(name: str) -> list[tuple[str, str]]:
     """(file, hub id) of the catalogue models that the words of a description single out."""
     words = words_of(name)
-    if not states_size(words):
+    if len(words) < 2 and not states_size(words):
         return []
     return [(stem, hub_id) for stem, hub_id, known in _catalogue_words() if known == words]
+
+
+def beginning_with(name: str) -> list[tuple[str, str]]:
+    """(file, hub id) of the catalogue models that have every word of a name and more of them: a
+    family named without its size ("Llama 4 Scout") or without its date ("Ministral 3 8B").
+    """
+    words = words_of(name)
+    return [(stem, hub_id) for stem, hub_id, known in _catalogue_words() if words and words < known]
 
 
 def derived_from(name: str) -> list[tuple[str, str]]:
@@ -228,8 +236,12 @@ def nearest(name: str, others: Sequence[str] = ()) -> str | None:
                 hub_id,
             ),
         )
-    known_names = {squashed(hub_id): hub_id for _, hub_id in reversed(catalogue_ids())}
-    known_names.update({squashed(other): other for other in others})
+    sizes = states_size(words_of(name))
+    known_names = {
+        squashed(known): known
+        for known in (*(hub_id for _, hub_id in reversed(catalogue_ids())), *others)
+        if not sizes or states_size(words_of(known)) == sizes
+    }
     found = get_close_matches(squashed(without_storage(name)), known_names, 1, LIKE_A_NAME)
     return known_names[found[0]] if found else None
 

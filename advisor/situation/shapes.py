@@ -38,6 +38,7 @@ from advisor.situation.model_files import (
     typical_sizes,
 )
 from advisor.situation.model_names import (
+    beginning_with,
     derived_from,
     is_instruct,
     nearest,
@@ -50,6 +51,7 @@ from advisor.situation.model_names import (
 from advisor.situation.types import ModelSuggestion
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
+ALIKE = 0.01  # how far sizes are apart that one name may stand for
 SAME_SIZE = 0.15  # a model of "7B" has 6.7 or 7.6
 
 
@@ -311,8 +313,9 @@ def _described(name: str) -> ModelShape | None:
     """A catalogue model that the words of a description single out ("Llama 3 8B"), or that a
     fine-tuned copy is named after, unless candidates differ in shape.
     """
-    found = same_words(name) or derived_from(name)
-    shape = _plainest(found)
+    shape = _plainest(same_words(name) or derived_from(name))
+    if shape is None:
+        shape = _plainest(beginning_with(name), alike=ALIKE)
     if shape is None:
         return None
     return replace(
@@ -350,9 +353,13 @@ def _filled_shape(hub_id: str, entry: Mapping[str, Any], source: str) -> ModelSh
     )
 
 
-def _plainest(found: Sequence[tuple[str, str]]) -> ModelShape | None:
+def _plainest(found: Sequence[tuple[str, str]], *, alike: float | None = None) -> ModelShape | None:
     """The first of these catalogue models, one in 16 bit before quantised ones; None where they
     differ in shape.
+
+    Args:
+        found: File and hub id of each.
+        alike: How far their sizes may be apart, as a share; None: as far as they are.
     """
     shapes = [_entry_shape(hub_id, catalogue_entry(stem, hub_id)) for stem, hub_id in found]
     kinds = {
@@ -360,6 +367,9 @@ def _plainest(found: Sequence[tuple[str, str]]) -> ModelShape | None:
         for shape in shapes
     }
     if len(kinds) != 1:
+        return None
+    counts = [shape.params for shape in shapes]
+    if alike is not None and max(counts) > (1 + alike) * min(counts):
         return None
     return min(shapes, key=lambda shape: shape.stored is not None)
 
