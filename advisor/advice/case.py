@@ -51,6 +51,7 @@ class Costs:
 
     def __init__(self, ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> None:
         self.ruleset, self.situation, self.facts = ruleset, situation, facts
+        self._priced: dict[tuple[Any, ...], Priced] = {}
         self._known: dict[tuple[str, str, str | None, Ease], tuple[StageSettings, Estimate]] = {}
 
     def cost_of(self, composition: Composition) -> Priced:
@@ -60,6 +61,12 @@ class Costs:
         leaves less room than one of them alone, the others stay idle; and where the model fits
         neither way, it is split.
         """
+        key = (composition.encoder, composition.chain, composition.scheme)
+        if key not in self._priced:
+            self._priced[key] = self._cost_of(composition)
+        return self._priced[key]
+
+    def _cost_of(self, composition: Composition) -> Priced:
         if len(self.situation.hardware.gpus) < 2:
             return self.cost_with_strategy(composition, None)
         whole = self.cost_with_strategy(composition, DDP)
@@ -193,7 +200,7 @@ def _has_one_module(composition: Composition, stages: tuple[StageSettings, ...])
     return len(sizes) < 2
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A situation under a set of rules."""
 
@@ -230,16 +237,16 @@ class Case:
         if device(situation) == "cpu":
             small = [one for one in suggested if one.shape.params <= CPU_SUGGESTED_PARAMS]
             suggested = tuple(small) or suggested[-1:]
-        in_4_bit: Case | None = None
-        for one in suggested:
-            case = self._suggesting(one)
+        cases = [self._suggesting(one) for one in suggested]
+        for case in cases:
+            if case._counts and not case._holds(str(case._early.facts["chain"]), "lora"):
+                continue  # nothing on 16-bit weights needs less: no other scheme has to be tried
             room = case._room()
             if room == "fits" or (room == "fits in 4 bit" and not case._counts):
                 return case
-            if room == "fits in 4 bit" and in_4_bit is None:
-                in_4_bit = case
-        if in_4_bit is not None:
-            return in_4_bit
+        for case in cases:
+            if case._room() == "fits in 4 bit":
+                return case
         last = suggested[-1]
         because = f"{last.suggestion.because}{NONE_FITS}"
         return self._suggesting(replace(last, suggestion=replace(last.suggestion, because=because)))
@@ -268,11 +275,15 @@ class Case:
         if decision.nothing_fits:
             return "does not fit"
         composition = decision.composition if decision.trains else decision.candidate("lora")
-        cost = self.cost_of(composition)[1]
-        memory, limit = cost.memory, cost.limit_bytes
-        if memory is not None and limit is not None and memory.high_bytes > limit:
+        if not self._holds(decision.chain, str(composition.scheme)):
             return "does not fit"
         return "fits" if composition.quantization is None else "fits in 4 bit"
+
+    def _holds(self, chain: str, scheme: str) -> bool:
+        """Whether a scheme fits by the upper end of its estimate; True where that is not known."""
+        cost = self.cost_of(compose(chain, scheme))[1]
+        memory, limit = cost.memory, cost.limit_bytes
+        return memory is None or limit is None or memory.high_bytes <= limit
 
     def under(self, ruleset: Ruleset) -> Case:
         """The same facts at the same costs under other rules."""
@@ -282,14 +293,31 @@ class Case:
         """The same with some answers changed, and with the model that is suggested then; what
         things cost stays as it is.
         """
-        changed = replace(
-            self, facts={**self.facts, **changes}, changes={**self.changes, **changes}
-        )
-        return changed if "params_b" in changes else changed.with_suggestion()
+        every = {**self.changes, **changes}
+        if self.situation.suggestion is None or "params_b" in changes:
+            return replace(self, facts={**self.facts, **changes}, changes=every)
+        changed = replace(self, facts=facts_with(self.situation, every), changes=every)
+        # The same stages need the same memory, so that no larger model fits than before.
+        same = changed._stages == self._stages and changed._room() == self._room()
+        return changed if same else changed.with_suggestion()
+
+    @property
+    def _stages(self) -> tuple[Any, ...]:
+        """What decides how much memory a model needs, before its scheme."""
+        names = ("chain", "adapters_per", "architecture")
+        return (*(self._early.facts[name] for name in names), self._counts)
+
+    @cached_property
+    def _early(self) -> Decision:
+        return conclude_early(self.ruleset, self.facts)
 
     def decide(self) -> Decision:
         """What the tables conclude: first what needs no estimate, then which scheme."""
-        early = conclude_early(self.ruleset, self.facts)
+        return self._decided
+
+    @cached_property
+    def _decided(self) -> Decision:
+        early = self._early
         per_task = early.facts["adapters_per"] == "task"
         fits = self.costs.coarse_fits(
             str(early.facts["chain"]), per_task=per_task, facts=self.facts
