@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from advisor.ground.units import format_count
 from advisor.situation.model_files import catalogue_ids
@@ -17,20 +17,18 @@ INSTRUCT = re.compile(
     re.IGNORECASE,
 )
 BASE = re.compile(r"(?:^|[-_. ])(base|pt|pretrain(?:ed)?)(?=$|[-_. ])", re.IGNORECASE)
-SIZE = re.compile(
-    r"(?<![\w.])(\d+(?:[._]\d+)?)\s*-?(b|m|bn|billion|million)(?![a-z0-9])", re.IGNORECASE
+# Compiled when a name comes that is not known by itself, not at each start.
+SIZE = r"(?i)(?<![\w.])(\d+(?:[._]\d+)?)\s*-?(b|m|bn|billion|million)(?![a-z0-9])"
+TRILLIONS = r"(?i)(?<![\w.])(\d+(?:\.\d+)?)\s*-?t(?![a-z0-9])"
+TENTHS = r"(?i)(?<![\w.])(\d+)b(\d)(?![a-z0-9])"  # the 7b1 of BLOOM
+LISTED_SIZE = (
+    r"(?i)(?<![\w.])(\d+(?:\.\d+)?)(?=\s*(?:/|or|,)\s*\d+(?:\.\d+)?\s*b\b)"  # the 7 of "7/32B"
 )
-TRILLIONS = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*-?t(?![a-z0-9])", re.IGNORECASE)
-TENTHS = re.compile(r"(?<![\w.])(\d+)b(\d)(?![a-z0-9])", re.IGNORECASE)  # the 7b1 of BLOOM
-LISTED_SIZE = re.compile(
-    r"(?<![\w.])(\d+(?:\.\d+)?)(?=\s*(?:/|or|,)\s*\d+(?:\.\d+)?\s*b\b)", re.IGNORECASE
-)  # the 7 of "7/32B"
-MIXTURE = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*b(?![a-z0-9])", re.IGNORECASE)
-OF_EXPERTS = re.compile(
-    r"(?<![\w.])(\d+(?:\.\d+)?)b[-_ ](\d+)e(?![a-z0-9])", re.IGNORECASE
-)  # "17B-128E": 17 billion are active, in 128 experts
-EFFECTIVE = re.compile(r"(?<![a-z0-9])e(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
-ACTIVE = re.compile(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)(b|m)(?![a-z0-9])", re.IGNORECASE)
+MIXTURE = r"(?i)(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*b(?![a-z0-9])"
+# "17B-128E": 17 billion are active, in 128 experts.
+OF_EXPERTS = r"(?i)(?<![\w.])(\d+(?:\.\d+)?)b[-_ ](\d+)e(?![a-z0-9])"
+EFFECTIVE = r"(?i)(?<![a-z0-9])e(\d+(?:\.\d+)?)b(?![a-z0-9])"
+ACTIVE = r"(?i)(?<![a-z0-9])a(\d+(?:\.\d+)?)(b|m)(?![a-z0-9])"
 # Experts share attention and embeddings, so "8x7B" holds less than 56B: Mixtral 8x7B has 46.7B and
 # uses 12.9B, 8x22B has 140.6B and uses 39.2B.
 MIXTURE_SHARE, MIXTURE_ACTIVE = 0.82, 1.8
@@ -45,10 +43,9 @@ STORED = re.compile(
     r"(?:^|[-_. ])(gptq|awq|mxfp4|nvfp4|fp8|bnb)(?=$|[-_. ])", re.IGNORECASE
 )  # in the name of a quantised checkpoint
 # Ends of a name that say how the same weights are stored, or who stored them.
-STORAGE = re.compile(
-    r"(?:[-_. ](?:gptq|awq|mxfp4|nvfp4|fp8|bf16|fp16|int[48]|bnb|[48]-?bit|unsloth|dynamic|gguf"
-    r"|hf))+$",
-    re.IGNORECASE,
+STORAGE = (
+    r"(?i)(?:[-_. ](?:gptq|awq|mxfp4|nvfp4|fp8|bf16|fp16|int[48]|bnb|[48]-?bit|unsloth|dynamic|gguf"
+    r"|hf))+$"
 )
 FILLER = frozenset(
     {
@@ -85,8 +82,7 @@ def stored_by_name(name: str) -> str | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class NamedSize:
+class NamedSize(NamedTuple):
     """Parameters that a name states, and how they were read; None where it states none."""
 
     params: int | None = None
@@ -96,13 +92,13 @@ class NamedSize:
 
 def size_of(name: str, params_b: float | None) -> NamedSize:
     """The size that was stated, else the one that the name says."""
-    active = ACTIVE.search(name)
+    active = re.search(ACTIVE, name)
     active_params = (
         round(float(active.group(1)) * (1e6 if active.group(2).lower() == "m" else 1e9))
         if active
         else None
     )
-    mixture, of_experts = MIXTURE.search(name), OF_EXPERTS.search(name)
+    mixture, of_experts = re.search(MIXTURE, name), re.search(OF_EXPERTS, name)
     if params_b is not None:
         if mixture is not None:
             active_params = round(MIXTURE_ACTIVE * float(mixture.group(2)) * 1e9)
@@ -122,8 +118,8 @@ def size_of(name: str, params_b: float | None) -> NamedSize:
             " all; what they hold together is guessed, at the upper edge"
         )
         return NamedSize(round(size * (1 + EXPERT_SHARE * experts) * 1e9), round(size * 1e9), note)
-    effective = EFFECTIVE.search(name)
-    if effective is not None and not SIZE.search(name):
+    effective = re.search(EFFECTIVE, name)
+    if effective is not None and not re.search(SIZE, name):
         note = f"'{effective.group(0)}' counts no embeddings of layers, which were added"
         return NamedSize(round(EFFECTIVE_SHARE * float(effective.group(1)) * 1e9), None, note)
     return _plain_size(name, active_params)
@@ -132,12 +128,12 @@ def size_of(name: str, params_b: float | None) -> NamedSize:
 def _plain_size(name: str, active: int | None) -> NamedSize:
     sizes = [
         float(number.replace("_", ".")) * (1e6 if unit.lower().startswith("m") else 1e9)
-        for number, unit in SIZE.findall(name)
+        for number, unit in re.findall(SIZE, name)
     ]
-    sizes += [float(number) * 1e9 for number in LISTED_SIZE.findall(name)]
-    sizes += [float(f"{whole}.{tenth}") * 1e9 for whole, tenth in TENTHS.findall(name)]
+    sizes += [float(number) * 1e9 for number in re.findall(LISTED_SIZE, name)]
+    sizes += [float(f"{whole}.{tenth}") * 1e9 for whole, tenth in re.findall(TENTHS, name)]
     # "-3T" behind a size tells the tokens it was trained on.
-    sizes = sizes or [float(number) * 1e12 for number in TRILLIONS.findall(name)]
+    sizes = sizes or [float(number) * 1e12 for number in re.findall(TRILLIONS, name)]
     if not sizes:
         return NamedSize()
     smallest = min(sizes)
@@ -163,7 +159,7 @@ def squashed(name: str) -> str:
 
 def without_storage(name: str) -> str:
     """A name without the endings that say how its weights are stored."""
-    return STORAGE.sub("", name)
+    return re.sub(STORAGE, "", name)
 
 
 def words_of(name: str) -> frozenset[str]:
