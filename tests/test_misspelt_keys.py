@@ -16,6 +16,9 @@ from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.methods import load as method_files
 from advisor.methods import methods
+from advisor.methods.accelerators import accelerators
+from advisor.methods.families import families as families_of_models
+from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.plan.read import read_plan
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
@@ -26,6 +29,7 @@ from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_document
 from advisor.situation.chat_templates import families
 from advisor.situation.model_files import organisation_models, suggested_models, typical_sizes
+from advisor.situation.scope import scope_file
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELINE = re.compile(r"# yaml-language-server: \$schema=.*/(\S+)\.schema\.json")
@@ -75,6 +79,19 @@ SHIPPED = {
     "devices that are no GPUs": (
         "hardware/not-supported.yaml", "    where:", "    were:", "where",
         not_supported_devices.__wrapped__,
+    ),
+    "families of models": (
+        "families.yaml", "    usual:", "    usaul:", "usual", families_of_models.__wrapped__
+    ),
+    "models out of scope": (
+        "scope.yaml", "    but_for:", "    but_fro:", "but_for", scope_file.__wrapped__
+    ),
+    "GPUs never tried": (
+        "hardware/accelerators.yaml", "    in_4_bit:", "    in_4_bits:", "in_4_bit",
+        accelerators.__wrapped__,
+    ),
+    "remedies": (
+        "remedies/rag.yaml", "measure:", "meassure:", "measure", lambda: remedy.__wrapped__("rag"),
     ),
     "CUDA": ("hardware/cuda.yaml", "driver_from:", "driver_form:", "driver_from", cuda_facts),
     "prices": (

@@ -36,12 +36,13 @@ def never_tried(kind: str, quantization: str | None) -> tuple[str, ...]:
     """What is said of training on hardware of a kind (`Hardware.kind`), on such a base."""
     if kind not in ("mps", "rocm"):
         return ()
-    entry = _accelerators()[kind]
+    entry = accelerators()[kind]
     return (entry["says"], *([entry["in_4_bit"]] if quantization == "nf4" else []))
 
 
 @cache
-def _accelerators() -> Mapping[str, Mapping[str, Any]]:
+def accelerators() -> Mapping[str, Mapping[str, Any]]:
+    """Kind of hardware -> what the file says of it."""
     path = rules_dir() / "hardware" / "accelerators.yaml"
     found: Mapping[str, Mapping[str, Any]] = read_shipped(path, shape=ACCELERATORS_FILE).data[
         "accelerators"
