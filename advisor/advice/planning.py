@@ -236,9 +236,10 @@ def _with_overrides(
     if not plan.tasks or len(plan.stages) > 1:
         return plan
     stage, devices = plan.stages[0], plan.launch.processes
-    found = task_settings(
-        ruleset, advice.situation, advice.facts, candidate.composition, stage.objective
-    )
+    machine = advice.situation.hardware
+    used = replace(machine, gpus=machine.gpus[:devices])  # of several GPUs perhaps one
+    situation = replace(advice.situation, hardware=used)
+    found = task_settings(ruleset, situation, advice.facts, candidate.composition, stage.objective)
     own = {id(profile): follows for profile, follows in found}
     tasks = []
     for number, task in enumerate(plan.tasks):
