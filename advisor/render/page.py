@@ -27,6 +27,7 @@ from advisor.render.words import (
     memory_words,
     model_name,
     sentence,
+    size_is_unknown,
     three_sentences,
     whole_seconds,
     whole_time_words,
@@ -188,6 +189,8 @@ def in_short(advice: Advice) -> str:
         parts.append(f"{format_gib(estimate.memory.peak_bytes)}{limit}")
     parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
     parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
+    if size_is_unknown(advice) and advice.recommendation.composition.chain:
+        parts.append("whether it fits is not known: say --model-params-b")
     return "In short: " + " · ".join(parts)
 
 

@@ -127,8 +127,9 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
     if size_is_unknown(advice):
         name = model_name(advice)
         known = advice.situation.hardware.kind != "unknown"
+        trains_on = device_name(advice) if advice.situation.hardware.gpus else "this computer"
         unknown = (
-            f"whether {device_name(advice)} can train {name} is not known, since its size is not"
+            f"whether {trains_on} can train {name} is not known, since its size is not"
             if known
             else f"how large {name} is, is not known"
         )
