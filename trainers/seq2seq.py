@@ -8,6 +8,7 @@ A stage with objective sft and `head: seq2seq`. The result loads with plain Auto
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from trainers.prepare.sequences import flattened
 from trainers.updates import Update
 
 UPDATES = ("full", "lora")
+CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]+")  # of a language: en_XX, eng_Latn
 LANGUAGES = ("source_language", "target_language")
 
 
@@ -249,9 +251,5 @@ def set_languages(job: Job, tokenizer: Tokenizer) -> None:
 
 def _languages(tokenizer: Any) -> set[str]:
     """The names of languages that are tokens of their own."""
-    codes = getattr(tokenizer, "lang_code_to_id", None)
-    if codes:
-        return set(codes)
-    vocabulary = tokenizer.get_vocab()
-    extra = set(getattr(tokenizer, "additional_special_tokens", ()) or ())
-    return {token for token in extra if token in vocabulary}
+    special = (entry.content for entry in tokenizer.added_tokens_decoder.values() if entry.special)
+    return {token for token in special if CODE.fullmatch(token)}

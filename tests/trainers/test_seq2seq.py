@@ -220,22 +220,52 @@ def test_what_does_not_go_with_an_encoder_and_a_decoder_is_refused(stage, tiny_t
         sft.train(stage(tiny_t5, target_language="deu_Latn"))
 
 
-class Languages:
-    """What a tokenizer of many languages says of them, as NLLB's does."""
+@pytest.fixture(scope="module")
+def tiny_nllb(tmp_path_factory):
+    """A random model of NLLB's kind with its own tokenizer, which knows 202 languages and no words."""
+    import torch
+    from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
 
-    src_lang = tgt_lang = None
+    folder = tmp_path_factory.mktemp("tiny-nllb")
+    tokenizer = NllbTokenizer()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    M2M100ForConditionalGeneration(
+        M2M100Config(
+            vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1,
+            encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
+            decoder_ffn_dim=64, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+            decoder_start_token_id=2,
+        )
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
 
-    def __init__(self):
-        self.lang_code_to_id = {"eng_Latn": 5, "deu_Latn": 6}
 
+def test_a_model_of_many_languages_is_told_which(stage, tiny_nllb):
+    """NLLB's kind wants both languages, a wrong one is refused with the nearest, and the result
+    writes the language that it was trained to write.
+    """
+    from transformers import AutoTokenizer, GenerationConfig
 
-def test_a_model_of_many_languages_is_told_which(stage, tiny_t5):
-    """NLLB's kind wants both languages, and a wrong one is refused with the nearest."""
-    wrong = stage(tiny_t5, source_language="eng_Latn", target_language="deu_Latin")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_nllb)
+    wrong = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latin")
     with pytest.raises(InputError, match="did you mean 'deu_Latn'"):
-        set_languages(wrong, Languages())
+        set_languages(wrong, tokenizer)
     with pytest.raises(InputError, match="source_language is not said"):
-        set_languages(stage(tiny_t5), Languages())
-    told = Languages()
-    set_languages(stage(tiny_t5, source_language="eng_Latn", target_language="deu_Latn"), told)
-    assert (told.src_lang, told.tgt_lang) == ("eng_Latn", "deu_Latn")
+        set_languages(stage(tiny_nllb), tokenizer)
+    job = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latn", max_steps=8)
+    assert [check["ok"] for check in result_of(job)["checks"][:2]] == [True, True]
+    written = GenerationConfig.from_pretrained(job.output).forced_bos_token_id
+    assert tokenizer.convert_ids_to_tokens(written) == "deu_Latn"
+
+
+def test_labels_begin_with_the_language_that_is_written(stage, tiny_nllb):
+    """The input carries the language that is read, the output that which is written."""
+    from trainers.frame.stage import prepare
+    from trainers.seq2seq import Seq2Seq
+
+    job = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latn")
+    tokenizer, data = prepare(job, Seq2Seq())
+    row = data.train[0]
+    first = tokenizer.convert_ids_to_tokens([row.input_ids[0], row.labels[0]])
+    assert first == ["eng_Latn", "deu_Latn"]

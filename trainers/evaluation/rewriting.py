@@ -40,8 +40,10 @@ def loss_sum(model: Any, inputs: Mapping[str, Any], *, smoothing: float = 0.0) -
     """
     import torch
 
-    given = {name: value for name, value in inputs.items() if name != "labels"}
     labels_BT = inputs["labels"]
+    given = dict(inputs)
+    if "decoder_input_ids" in given:  # else the model shifts the labels itself, as NLLB does
+        given.pop("labels")
     logits_BTV = model(**given, use_cache=False).logits
     return torch.nn.functional.cross_entropy(
         logits_BTV.float().view(-1, logits_BTV.shape[-1]),

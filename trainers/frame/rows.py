@@ -52,11 +52,14 @@ def prepare_rows(
         "holdout": stage.holdout,
         "seed": stage.seed,
     }
+    languages = [job.options.get(name) for name in ("source_language", "target_language")]
     digest = prepared_digest(
         data=content_digest(path),
         tokenizer=tokenizer,
         kind=kind.name,
-        settings=lengths | {"learn_all": learn_all, "mapping": job.data.mapping},
+        settings=lengths
+        | {"learn_all": learn_all, "mapping": job.data.mapping}
+        | ({"languages": languages} if any(languages) else {}),
     )
     # Named after the stage and task, so that each keeps its own.
     file = job.run / "prepared" / f"{job.entry.name}-{kind.name}-{digest[:16]}.arrow"
