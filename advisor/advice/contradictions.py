@@ -42,6 +42,9 @@ def _unsayable(ruleset: Ruleset, said: Mapping[str, Any]) -> Iterator[tuple[tupl
     for found in ruleset.refuse:
         if found.is_broken_by(said):
             yield tuple(condition.fact for condition in found.never), found.because
+    rows, tokens = said.get("data_rows"), said.get("data_tokens")
+    if rows and tokens and tokens < rows:
+        yield ("data_rows", "data_tokens"), "every example holds a token at least"
     for name, value in said.items():
         # What a no implies gives way to an explicit no: nobody was ever asked both.
         if name not in ruleset.facts or value is False:

@@ -75,6 +75,10 @@ def signal(*names):
             signal("base_model_untuned=no", "instruct_model_start=no"),
             "base_model_untuned is no (flag) and instruct_model_start is no (flag)",
         ),
+        (
+            ("--data-kind", "paired", "--data-rows", 5000, "--data-tokens", 60),
+            "data_rows is 5000 (flag) and data_tokens is 60 (flag)",
+        ),
         (signal("rag_tried", "rag_tried=no"), "--signal rag_tried: yes and no"),
     ],
 )
