@@ -13,6 +13,7 @@ from advisor.advice.facts_of_situation import situation_facts, unknown_facts
 from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Reason
 from advisor.ground.errors import InputError
 from advisor.ground.types import DDP, FSDP
+from advisor.ground.units import format_gib
 from advisor.methods import objective
 from advisor.methods.accelerators import never_tried
 from advisor.methods.composition import Composition
@@ -42,6 +43,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
     """
     case = open_case(situation, ruleset)
     decision = case.decide()
+    case = case.eased(decision)
     guide = guide_answer(case.under(guide_rules))
     others = alternatives(case, decision, guide.composition if guide else None)
     recommendation = recommended_candidate(case, decision)
@@ -112,12 +114,20 @@ def guide_answer(case: Case) -> GuideAnswer | None:
 # --------------------------------------------------------------------------- what goes with it
 
 
+NO_MONEY = (
+    "a budget of $0 rents nothing: the hardware counts as your own, and its electricity is not"
+    " counted"
+)
+
+
 def all_warnings(case: Case, recommendation: Candidate, decision: Decision) -> list[str]:
     """What the machine, the data and the `warn` rules of every table have to say."""
     said = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
     for stage in recommendation.stages:
         said += stage_warnings(case, recommendation.composition, stage.objective)
+    free = [NO_MONEY] if case.situation.answers.value("budget_usd") == 0 else []
     return [
+        *free,
         *_candidate_warnings(case.situation, recommendation),
         *dict.fromkeys(f"{rule.then['say']} ({rule.id})" for rule in said),
     ]
@@ -162,9 +172,37 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
         )
     return [
         *warnings,
+        *_given_up(candidate),
         *_too_few(situation, candidate.composition),
         *_long_rows(situation, candidate),
     ]
+
+
+def _given_up(candidate: Candidate) -> list[str]:
+    """What is left of the data, and what may not fit."""
+    found = [f"{stage.objective}: {stage.left_out}" for stage in candidate.stages if stage.left_out]
+    for stage in candidate.stages:
+        if (part := stage.part) is None:
+            continue
+        found.append(
+            f"{stage.objective}: only a part of the data is used, {part.text}: all of it would take"
+            f" {part.whole}, and the limit is {part.limit}"
+        )
+        too_few = (objective(stage.objective).amounts or {}).get("too_few")
+        if part.rows is not None and too_few and part.rows < too_few:
+            found.append(
+                f"{stage.objective}: {part.rows:,} rows are too few to learn much from ({too_few:,}"
+                " at least): more money or time, or a smaller model, would pay for more"
+            )
+    cost = candidate.estimate
+    if cost.fits == "may_fit" and cost.memory is not None and cost.limit_bytes is not None:
+        found.append(
+            f"it may not fit: the estimate is {format_gib(cost.memory.peak_bytes)} (between"
+            f" {format_gib(cost.memory.low_bytes)} and {format_gib(cost.memory.high_bytes)}), and"
+            f" there are {format_gib(cost.limit_bytes)}; `advise run --dry-run` measures it before"
+            " anything is trained"
+        )
+    return found
 
 
 def _too_few(situation: Situation, composition: Composition) -> list[str]:
@@ -201,8 +239,8 @@ def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
 def candidate_of(advice: Advice, ruleset: Ruleset, composition: Composition) -> Candidate:
     """Any composition in the situation of an advice, as a candidate to choose."""
     case = Case.build(advice.situation, ruleset)
-    otherwise = (Reason(text="no rule recommends it here"),)
-    return candidate_for(case, case.decide(), composition, otherwise)
+    otherwise, decision = (Reason(text="no rule recommends it here"),), case.decide()
+    return candidate_for(case.eased(decision), decision, composition, otherwise)
 
 
 def with_choice(advice: Advice, chosen: Candidate) -> Advice:

@@ -25,21 +25,31 @@ from advisor.methods.composition import Composition, compose
 from advisor.ruleset.model import Ruleset
 from advisor.situation.types import Situation, Suggested, suggesting
 
-from .decide import Decision, conclude, conclude_early
+from .decide import (
+    MEMORY_EASINGS,
+    NO_EASING,
+    SMALLER_MODEL,
+    Decision,
+    Easing,
+    conclude,
+    conclude_early,
+)
 from .explain import Sizes
 from .fit import (
-    MEMORY_LEFT,
     ORDER,
     Ease,
     coarse_fit,
     combine_estimates,
     fit_stage,
     is_better,
+    is_near,
     stage_settings,
 )
+from .part_of_data import part_of
 
 CPU_SUGGESTED_PARAMS = 700_000_000  # what a processor trains in hours rather than days
 NONE_FITS = "; by the upper end of the estimate not even this one, the smallest, is sure to fit"
+OVER_BUDGET = "over_budget"
 Priced = tuple[tuple[StageSettings, ...], Estimate]  # the stages with their settings, and the cost
 
 
@@ -54,27 +64,41 @@ class Costs:
         self._priced: dict[tuple[Any, ...], Priced] = {}
         self._known: dict[tuple[str, str, str | None, Ease], tuple[StageSettings, Estimate]] = {}
 
-    def cost_of(self, composition: Composition) -> Priced:
+    def cost_of(self, composition: Composition, easing: Easing = NO_EASING) -> Priced:
         """The stages of a composition with settings that fit, and what they cost together.
 
         Several GPUs share all stages of a plan in one way: each holds the whole model; where that
         leaves less room than one of them alone, the others stay idle; and where the model fits
         neither way, it is split.
         """
-        key = (composition.encoder, composition.chain, composition.scheme)
+        key = (composition.encoder, composition.chain, composition.scheme, easing)
         if key not in self._priced:
-            self._priced[key] = self._cost_of(composition)
+            self._priced[key] = self._cost_of(composition, easing)
         return self._priced[key]
 
-    def _cost_of(self, composition: Composition) -> Priced:
+    def _cost_of(self, composition: Composition, easing: Easing) -> Priced:
         if len(self.situation.hardware.gpus) < 2:
-            return self.cost_with_strategy(composition, None)
-        whole = self.cost_with_strategy(composition, DDP)
+            stages, cost = self.cost_with_strategy(composition, None, easing)
+        else:
+            stages, cost = self._on_several(composition, easing)
+        if easing.near and is_near(cost):
+            cost = replace(cost, fits="may_fit")
+        is_module = update(composition.update or "lora").is_module
+        may_be_part = easing.part == "all" or (easing.part == "modules" and is_module)
+        one_file = len(self.situation.tasks) < 2  # `max_steps` counts for each task alike
+        if may_be_part and one_file and coarse_fit(cost, self.facts) == OVER_BUDGET:
+            return part_of(stages, cost, self.facts)
+        return stages, cost
+
+    def _on_several(self, composition: Composition, easing: Easing) -> Priced:
+        whole = self.cost_with_strategy(composition, DDP, easing)
         if whole[1].fits in ("fits", "unknown"):
             return whole
-        alone = self._on_one.cost_with_strategy(composition, None)
+        alone = self._on_one.cost_with_strategy(composition, None, easing)
         best = alone if ORDER.index(alone[1].fits) < ORDER.index(whole[1].fits) else whole
-        return best if best[1].fits != "too_big" else self.cost_with_strategy(composition, FSDP)
+        if best[1].fits != "too_big":
+            return best
+        return self.cost_with_strategy(composition, FSDP, easing)
 
     @cached_property
     def _on_one(self) -> Costs:
@@ -82,19 +106,22 @@ class Costs:
         hardware = one_gpu_of(self.situation.hardware)
         return Costs(self.ruleset, replace(self.situation, hardware=hardware), self.facts)
 
-    def cost_with_strategy(self, composition: Composition, strategy: str | None) -> Priced:
+    def cost_with_strategy(
+        self, composition: Composition, strategy: str | None, easing: Easing = NO_EASING
+    ) -> Priced:
         """The same under one way of sharing the work; None for one device.
 
         Where memory is short a stage takes a smaller module: then all stages that train it do.
         """
         best: Priced | None = None
         before: Mapping[str, Chosen] = {}
-        for level in Ease().levels(is_module=True):
+        usual = Ease(last_resort=easing.last_resort, shorter=easing.shorter)
+        for level in usual.levels(is_module=True):
             lead, module = self._shared_module(composition, level)
             if best is not None and module == before:
                 break
             before = module
-            ease = Ease(memory_left=level if lead else MEMORY_LEFT[0], last_resort=False)
+            ease = replace(usual, memory_left=level) if lead else usual
             found = [
                 self._stage(composition, name, strategy, lead, module, ease)
                 for name in composition.chain
@@ -156,7 +183,12 @@ class Costs:
         return self._known[key]
 
     def coarse_fits(
-        self, chain: str, *, per_task: bool, facts: Mapping[str, Any] | None = None
+        self,
+        chain: str,
+        *,
+        per_task: bool,
+        facts: Mapping[str, Any] | None = None,
+        easing: Easing = NO_EASING,
     ) -> dict[str, str]:
         """scheme -> the coarse fact that rules see.
 
@@ -167,7 +199,7 @@ class Costs:
             facts: What is known, where that is more than the costs were reckoned with.
         """
         found = {
-            scheme: self._coarse_fit(compose(chain, scheme, per_task=per_task))
+            scheme: self._coarse_fit(compose(chain, scheme, per_task=per_task), easing)
             for scheme in schemes()
         }
         known = self.facts if facts is None else facts
@@ -178,15 +210,29 @@ class Costs:
             for scheme, fit in found.items()
         }
 
-    def _coarse_fit(self, composition: Composition) -> str:
+    def _coarse_fit(self, composition: Composition, easing: Easing) -> str:
         """The coarse fact. A module whose base is split says so: the base can be quantised instead,
         and each GPU then holds all of it.
         """
-        stages, cost = self.cost_of(composition)
+        stages, cost = self.cost_of(composition, easing)
         fit = coarse_fit(cost, self.facts)
         is_split = any(stage.is_sharded for stage in stages)
         is_module = update(composition.update or "lora").is_module
         return "split" if fit in ("fits", "tight") and is_module and is_split else fit
+
+
+def _is_worth_a_part(found: Decision, on_part: Decision) -> bool:
+    """Whether a part of the data is trained on, rather than what stays within the limit.
+
+    A module that can be merged is worth it where an extra layer or a prefix would be cheaper; more
+    money would lead there anyway.
+    """
+    if SMALLER_MODEL in (found.facts["scheme"], on_part.facts["scheme"]):
+        return found.nothing_fits and not on_part.nothing_fits
+    now, then = (
+        update(one.candidate(str(one.facts["scheme"])).update or "lora") for one in (found, on_part)
+    )
+    return now.is_module and then.merges and not now.merges and now.size_key != ""
 
 
 def _has_one_module(composition: Composition, stages: tuple[StageSettings, ...]) -> bool:
@@ -211,6 +257,7 @@ class Case:
     changes: Mapping[str, Any] = field(default_factory=dict)  # to the facts of the situation
     # Of each model that could be suggested, by its id; shared by a case and its what-ifs.
     known_costs: dict[str, Costs] = field(default_factory=dict)
+    easing: Easing = NO_EASING  # what has to be given up
 
     @classmethod
     def build(
@@ -272,7 +319,7 @@ class Case:
         'does not fit'.
         """
         decision = self.decide()
-        if decision.nothing_fits:
+        if decision.nothing_fits or decision.easing.last_resort:
             return "does not fit"
         composition = decision.composition if decision.trains else decision.candidate("lora")
         if not self._holds(decision.chain, str(composition.scheme)):
@@ -281,7 +328,7 @@ class Case:
 
     def _holds(self, chain: str, scheme: str) -> bool:
         """Whether a scheme fits by the upper end of its estimate; True where that is not known."""
-        cost = self.cost_of(compose(chain, scheme))[1]
+        cost = self.costs.cost_of(compose(chain, scheme))[1]
         memory, limit = cost.memory, cost.limit_bytes
         return memory is None or limit is None or memory.high_bytes <= limit
 
@@ -318,15 +365,34 @@ class Case:
     @cached_property
     def _decided(self) -> Decision:
         early = self._early
-        per_task = early.facts["adapters_per"] == "task"
-        fits = self.costs.coarse_fits(
-            str(early.facts["chain"]), per_task=per_task, facts=self.facts
-        )
-        return conclude(self.ruleset, early, fits)
+        per_task, chain = early.facts["adapters_per"] == "task", str(early.facts["chain"])
+
+        def decided(easing: Easing) -> Decision:
+            fits = self.costs.coarse_fits(chain, per_task=per_task, facts=self.facts, easing=easing)
+            return replace(conclude(self.ruleset, early, fits), easing=easing)
+
+        stuck: Decision | None = None
+        for easing in MEMORY_EASINGS:
+            found = decided(easing)
+            stuck = stuck or found
+            if OVER_BUDGET in found.fits:
+                for part in ("modules", "all"):
+                    on_part = decided(replace(easing, part=part))
+                    if _is_worth_a_part(found, on_part):
+                        return on_part
+                return found
+            if not found.nothing_fits:
+                return found
+        assert stuck is not None  # there is an easing at least: none
+        return stuck
+
+    def eased(self, decision: Decision) -> Case:
+        """The case in which things cost what they do once the decision gives up what it has to."""
+        return replace(self, easing=decision.easing)
 
     def cost_of(self, composition: Composition) -> Priced:
         """The stages of a composition with settings that fit, and what they cost together."""
-        return self.costs.cost_of(composition)
+        return self.costs.cost_of(composition, self.easing)
 
     def sizes(self, decision: Decision) -> Sizes:
         """scheme -> its estimate on the chain that was concluded: the numbers of the reasons."""

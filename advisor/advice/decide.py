@@ -53,6 +53,29 @@ class Undecided(Exception):
         super().__init__(f"no rule of table '{table}' recommends anything")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Easing:
+    """What is given up so that something fits, where nothing does otherwise."""
+
+    last_resort: bool = False  # the smallest modules
+    shorter: int = 0  # steps by which rows are shorter
+    near: bool = False  # what is too big by less than the estimate may be wrong may fit
+    # Which schemes that break a limit on money or time may read a part of the data: none, modules,
+    # all.
+    part: str = ""
+
+
+NO_EASING = Easing()
+# Memory first gives way in what changes the result least: docs/architecture.md, "Nothing fits".
+MEMORY_EASINGS = (
+    NO_EASING,
+    Easing(last_resort=True),
+    Easing(last_resort=True, shorter=1),
+    Easing(last_resort=True, shorter=2),
+    Easing(last_resort=True, shorter=2, near=True),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What the tables conclude, each with its judgement; `facts` grows from table to table."""
@@ -63,6 +86,7 @@ class Decision:
     rules: tuple[
         Rule, ...
     ]  # the winning rules that a person has to hear of, in the order of the steps
+    easing: Easing = NO_EASING
 
     @property
     def trains(self) -> bool:
@@ -82,6 +106,11 @@ class Decision:
     def nothing_fits(self) -> bool:
         """Whether no scheme fits the hardware and the budget."""
         return SMALLER_MODEL in self.composition.remedies
+
+    @property
+    def fits(self) -> tuple[str, ...]:
+        """What the rules saw of every scheme: fits, tight, too_big, ..."""
+        return tuple(str(value) for fact, value in self.facts.items() if fact.startswith("fits_"))
 
     def candidate(self, scheme: str, remedies: tuple[str, ...] = ()) -> Composition:
         """The concluded chain with some scheme."""

@@ -39,6 +39,9 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
         for fact_id, answer in answers.known.items()
         if fact_id not in ("signals", "tasks", "data_mapping")
     }
+    if facts.get("budget_usd") == 0:  # nothing is rented: what there is costs electricity alone
+        facts.pop("budget_usd")
+        facts["budget"] = "low"
     facts.update(dict.fromkeys(stated_signals(answers), True))
     profiles = [data] if data is not None else list(situation.tasks.values())
     if profiles:

@@ -28,6 +28,7 @@ from advisor.advice.micro_batches import (
     trials_of,
     usual_pace,
 )
+from advisor.advice.shorter import shorter_rows
 from advisor.advice.stage_cost import (
     Passes,
     pace_by,
@@ -65,7 +66,8 @@ MULTIPLE = 64
 # What rules may set for each amount of memory (fact `memory_left`), the usual settings first.
 MEMORY_LEFT = ("enough", "little", "least")
 BATCHING = ("packing", "group_by_length")  # what rules set by the fact `packing_suits`
-ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "too_big")
+ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "may_fit", "too_big")
+NEAR = 1.05  # of the memory there is: what an estimate above it may be and still fit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,6 +225,9 @@ def fit_stage(
         if methods().objective(objective).splits_documents
         else sequence_length(profile_of(situation, objective), context)
     )
+    settings, left_out = shorter_rows(
+        settings, situation, objective, profile_of(situation, objective), steps=ease.shorter
+    )
     settings |= _room_for_answers(ruleset, objective, settings, situation, context)
     if model is not None and model.architecture in NO_SDPA and _is_open(settings, "attention"):
         because = f"transformers has no sdpa attention for {model.architecture} models"
@@ -343,6 +348,9 @@ def fit_stage(
             quantization=quantization,
             settings=with_saving(chosen, padding),
             padding=padding,
+            steps=cost.steps,
+            duration_s=cost.duration_s,
+            left_out=left_out,
         ),
         cost,
     )
@@ -532,4 +540,19 @@ def coarse_fit(cost: Estimate, facts: Mapping[str, Any]) -> str:
         or (hours is not None and cost.duration_s is not None and cost.duration_s > hours * 3600)
     ):
         return "over_budget"
-    return cost.fits
+    return "tight" if cost.fits == "may_fit" else cost.fits
+
+
+def is_near(cost: Estimate) -> bool:
+    """Whether it is too big by so little that it may fit: what there is lies within the band that
+    measured runs fell into, and not far below the estimate.
+    """
+    memory, limit = cost.memory, cost.limit_bytes
+    return (
+        cost.fits == "too_big"
+        and not cost.refused
+        and memory is not None
+        and limit is not None
+        and memory.low_bytes <= limit
+        and memory.peak_bytes <= NEAR * limit
+    )

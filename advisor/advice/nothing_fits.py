@@ -20,7 +20,7 @@ from advisor.situation.types import Situation
 
 from .candidates import SHIPPED, nearest_to_fitting
 from .case import Case
-from .decide import LAST, Decision
+from .decide import LAST, NO_EASING, Decision
 from .flips import card_words, one_card
 
 MAX_WAYS = 3
@@ -104,6 +104,8 @@ class _Attempts:
 
     def _another_card(self, close: Candidate) -> WayOut | None:
         """The cheapest card on which something fits within every stated limit."""
+        if self.situation.answers.value("budget_usd") == 0:
+            return None
         names = {gpu.spec.id for gpu in self.situation.hardware.gpus if gpu.spec is not None}
         for card in self.situation.cards:
             if card.id in names or not self._may_do(card, close):
@@ -162,9 +164,15 @@ class _Attempts:
 
 def _comfortable(decision: Decision) -> bool:
     """Whether the decision trains something that fits with room to spare, as a way out should."""
-    return not decision.nothing_fits and decision.facts.get(f"fits_{decision.facts['scheme']}") in (
-        "fits",
-        "unknown",
+    is_whole = decision.easing == NO_EASING
+    return (
+        is_whole
+        and not decision.nothing_fits
+        and decision.facts.get(f"fits_{decision.facts['scheme']}")
+        in (
+            "fits",
+            "unknown",
+        )
     )
 
 

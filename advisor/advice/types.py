@@ -61,6 +61,17 @@ class Padding:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """The part of the data that a limit on money or time is enough for."""
+
+    limit: str  # "$20"
+    whole: str  # what all of the data would take: "about $1,860"
+    share: float  # of the steps that all epochs take
+    text: str  # "about 3,900 of your 400,000 rows"
+    rows: int | None  # that are read; None: all of them, or that is not known
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StageSettings:
     """One stage of a candidate with every setting the plan will hold. Keys are the plan's keys."""
 
@@ -69,6 +80,10 @@ class StageSettings:
     quantization: str | None
     settings: Mapping[str, Chosen]
     padding: Padding | None = None  # None: not known, or there would be none anyway
+    steps: int | None = None  # optimizer steps over all of the data; None: not known
+    duration_s: float | None = None  # of these
+    part: Part | None = None  # None: all of the data are read
+    left_out: str = ""  # which rows are longer than what fits, or nothing
 
     @property
     def is_sharded(self) -> bool:

@@ -69,7 +69,7 @@ def estimate(
         unknown.append(
             "hardware: its memory is not known" if hardware.kind != "unknown" else "hardware"
         )
-    duration_s, times, usd, note = None, None, None, ""
+    steps, duration_s, times, usd, note = None, None, None, None, ""
     machine = hardware_machine(hardware)
     if machine is None:
         unknown.append("duration: the device's speed is not known")
@@ -82,7 +82,8 @@ def estimate(
             rows_total=rows_total,
             padded_length=padded_length,
         )
-        duration_s = None if time is None else time.duration_s
+        if time is not None:
+            steps, duration_s = time.steps, time.duration_s
         if time is not None and not on_cpu:
             said = [text] if (text := rollouts_note(spec, time)) else []
             memory = replace(memory, warnings=(*memory.warnings, *said))
@@ -101,6 +102,7 @@ def estimate(
         fits=fits_in(memory.peak_bytes, limit, head_room),
         memory=memory,
         limit_bytes=limit,
+        steps=steps,
         duration_s=duration_s,
         times=times,
         cost_usd=usd,

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from advisor.ground.types import Source
 
 LEFT_EXPERTS = "experts left unquantised"  # the term of a mixture on a quantised base
-Fits = Literal["fits", "tight", "too_big", "unknown"]
+# may_fit: too big by the estimate, by less than it may be wrong.
+Fits = Literal["fits", "tight", "may_fit", "too_big", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +145,7 @@ class Estimate:
     # The peak with one row at a time and activations recomputed; None: nobody looked.
     least_bytes: int | None = None
     limit_bytes: int | None = None  # what the device has for it
+    steps: int | None = None  # optimizer steps of the training
     duration_s: float | None = None  # of the training alone: limits and costs are compared with it
     times: WholeTime | None = None  # of all parts
     cost_usd: float | None = None

@@ -109,6 +109,7 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
         "peak_gib": None if memory is None else rounded(gib(memory.peak_bytes)),
         "low_gib": None if memory is None else rounded(gib(memory.low_bytes)),
         "high_gib": None if memory is None else rounded(gib(memory.high_bytes)),
+        "need_gib": (None if estimate.least_bytes is None else rounded(gib(estimate.least_bytes))),
         "limit_gib": None if estimate.limit_bytes is None else rounded(gib(estimate.limit_bytes)),
         "hours": None if estimate.duration_s is None else rounded(estimate.duration_s / 3600),
         "times": None if estimate.times is None else times_document(estimate.times),

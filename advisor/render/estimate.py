@@ -14,7 +14,12 @@ from advisor.ground.units import format_duration
 BAR_WIDTH = 30
 FULL, REST = "#", "."
 COUNTED = {"nvidia-smi": " of the whole process, as nvidia-smi shows it", "allocated": " allocated"}
-FITS = {"fits": "it fits", "tight": "it fits, with little to spare", "too_big": "it does not fit"}
+FITS = {
+    "fits": "it fits",
+    "tight": "it fits, with little to spare",
+    "may_fit": "it may fit",
+    "too_big": "it does not fit",
+}
 
 
 def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 80) -> str:

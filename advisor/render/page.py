@@ -346,12 +346,16 @@ def _needs(advice: Advice) -> Section:
         )
         items.append(
             Item(
-                text=f"Memory: {memory_words(recommendation)}, estimated{_against(advice)}",
+                text=(
+                    f"Memory: {memory_words(recommendation)}, estimated{_against(advice)}"
+                    f"{_least(recommendation)}"
+                ),
                 detail=f"{estimate.memory.peak.name}: {terms}" if terms else "",
             )
         )
     else:
         items.append(Item(text=f"Memory: not known{_against(advice)}"))
+    items += [Item(text=f"Data: {text}") for text in _part_words(recommendation)]
     if estimate.times is not None:
         items.append(Item(text=f"Time: {whole_time_words(estimate.times)}, estimated"))
     elif estimate.duration_s is not None:
@@ -394,11 +398,33 @@ def _padding_words(candidate: Candidate) -> list[str]:
     return said
 
 
+def _part_words(candidate: Candidate) -> list[str]:
+    """Which part of the data is used, and what all of it would take."""
+    return [
+        f"{part.text}; all of it would take {part.whole}, and the limit is {part.limit}"
+        for part in dict.fromkeys(
+            stage.part for stage in candidate.stages if stage.part is not None
+        )
+    ]
+
+
+LESS = 0.9  # of what a run takes: what it could do with, if that is worth saying
+
+
+def _least(candidate: Candidate) -> str:
+    """What the same training could do with."""
+    memory, least = candidate.estimate.memory, candidate.estimate.least_bytes
+    if memory is None or least is None or least > LESS * memory.peak_bytes:
+        return ""
+    return f"; slower, with fewer rows at once, {format_gib(least)} would do"
+
+
 def _against(advice: Advice) -> str:
     estimate = advice.recommendation.estimate
     words = {
         "fits": "it fits",
         "tight": "tight: it fits, with little to spare",
+        "may_fit": "it may fit: measure it with `advise run --dry-run` first",
         "too_big": "it does not fit",
         "unknown": "whether it fits is not known",
     }[estimate.fits]

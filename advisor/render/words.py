@@ -123,7 +123,7 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
             "There is nothing to train, so you can try it today.",
             f"It costs no training: on your own computer electricity{elsewhere}.",
         )
-    what = _what(advice)
+    what = _what(advice) + _part(advice)
     if size_is_unknown(advice):
         name = model_name(advice)
         known = advice.situation.hardware.kind != "unknown"
@@ -153,6 +153,12 @@ def example_rows(advice: Advice) -> int | None:
     return (
         situation.data.rows if situation.data is not None else situation.answers.value("data_rows")
     )
+
+
+def _part(advice: Advice) -> str:
+    """Which part of the data is used, where a limit is not enough for all; with its comma."""
+    parts = [stage.part for stage in advice.recommendation.stages if stage.part is not None]
+    return f", on a part of the data: {parts[0].text}" if parts else ""
 
 
 def _remedies(composition: Composition) -> list[str]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import random
 from dataclasses import replace
 
 import pytest
 
 from advisor.advice import advise as advising
 from advisor.advice.case import Case
+from advisor.advice.decide import MEMORY_EASINGS
 from advisor.advice.planning import comment_of
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
+from advisor.methods import schemes
+from advisor.render.words import three_sentences
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE, random_answers, write_data
@@ -104,3 +109,139 @@ def test_more_rows_never_fit_less():
             assert len({found[scheme] for found in fits}) == 1, (seed, scheme, fits)
         checked += 1
     assert checked > scaled(20)
+
+
+# --------------------------------------------------------------------------- before "a smaller model"
+
+
+def test_only_memory_leads_to_a_smaller_model(data):
+    """On any machine: where a smaller model is advised, no scheme fits at the lowest settings, and
+    none is so near that it may fit.
+    """
+    stuck = 0
+    for seed in range(scaled(150)):
+        situation = random_situation(seed, data)
+        if situation is None:
+            continue
+        case = Case.build(situation, RULES)
+        decision = case.decide()
+        if not decision.nothing_fits:
+            continue
+        stuck += 1
+        for scheme in schemes():
+            cost = case.costs.cost_of(decision.candidate(scheme), MEMORY_EASINGS[-1])[1]
+            assert cost.fits == "too_big", (seed, scheme)
+    assert stuck >= scaled(5)
+
+
+def test_what_is_a_little_too_big_may_fit(monkeypatch):
+    """The estimate is a few percent above what there is: the answer is to try, with a warning."""
+    found = 0
+    for params in (21.5, 22.0, 22.5, 23.0, 23.5, 24.0, 24.5, 25.0, 25.5):
+        advice = advised(
+            monkeypatch, task="qa", model="a model", model_params_b=params, gpu="T4",
+            data_kind="paired", data_rows=5000,
+        )  # fmt: skip
+        cost = advice.recommendation.estimate
+        if cost.fits != "may_fit":
+            continue
+        found += 1
+        assert cost.memory.low_bytes <= cost.limit_bytes < cost.memory.peak_bytes
+        assert any("may not fit" in warning for warning in advice.warnings)
+    assert found
+
+
+def test_rows_are_left_out_last_and_never_silently(monkeypatch, tmp_path):
+    """A few long rows decide what fits: they are left out with a warning that counts them, and the
+    run does not stop at them.
+    """
+    rng = random.Random(3)
+    path = tmp_path / "long.jsonl"
+    with path.open("w") as file:
+        for number in range(500):
+            words = 6000 if number % 20 == 0 else rng.randint(20, 200)
+            row = {"prompt": f"Question {number}?", "completion": "word " * words}
+            file.write(json.dumps(row) + "\n")
+    cut = 0
+    for gpu in ("RTX 4060 8GB", "RTX 4070 12GB", "T4", "RTX 4090"):
+        for model in ("Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "Qwen/Qwen3-32B"):
+            advice = advised(monkeypatch, task="qa", model=model, gpu=gpu, data_path=str(path))
+            for stage in advice.recommendation.stages:
+                if not stage.left_out:
+                    continue
+                cut += 1
+                assert stage.settings["truncation"].value == "drop"
+                assert any(stage.left_out in warning for warning in advice.warnings)
+                assert "of the 500 rows" in stage.left_out
+    assert cut
+
+
+# --------------------------------------------------------------------------- money and hours
+
+PROMPTS = {
+    "task": "customer_service", "data_kind": "prompts_with_verifier", "data_rows": 400_000,
+    "data_tokens": 80_000_000, "model": "Qwen/Qwen3-1.7B", "gpu": "A10",
+}  # fmt: skip
+
+
+def test_a_limit_that_is_not_enough_trains_on_a_part(monkeypatch):
+    """The answer is the training, its plan ends in time, and the page says what part and why."""
+    advice = advised(monkeypatch, **PROMPTS, budget_usd=20)
+    assert str(advice.recommendation.composition) == "grpo+lora"
+    assert advice.recommendation.estimate.cost_usd < 20
+    (stage,) = advice.recommendation.stages
+    assert stage.part is not None
+    assert 1_000 < stage.part.rows < 400_000
+    assert stage.settings["max_steps"].because.startswith("$20 is enough for about so many of")
+    assert "of your 400,000 rows" in three_sentences(advice)[0]
+    assert any("only a part of the data is used" in warning for warning in advice.warnings)
+
+
+@pytest.mark.parametrize("limit", ["budget_usd", "budget_hours"])
+def test_more_money_or_time_is_never_less_data(monkeypatch, limit):
+    """The part grows with the limit until all of the data is read, under the same scheme."""
+    before = 0.0
+    for amount in (0.2, 1, 3, 10, 20, 60, 150, 1000):
+        advice = advised(monkeypatch, **PROMPTS, **{limit: amount})
+        assert str(advice.recommendation.composition) == "grpo+lora", amount
+        (stage,) = advice.recommendation.stages
+        share = 1.0 if stage.part is None else stage.part.share
+        assert share >= before
+        before = share
+    assert before == 1.0
+
+
+def test_no_limit_on_money_or_time_leads_to_a_smaller_model(data):
+    """In any situation a limit of a dollar or an hour takes a part of the data, not the method."""
+    parts = 0
+    for seed in range(scaled(150)):
+        situation = random_situation(seed, data)
+        if situation is None:
+            continue
+        known = {
+            name: answer
+            for name, answer in situation.answers.known.items()
+            if not name.startswith("budget")
+        }
+        free = Case.build(replace(situation, answers=Answers(known=known)), RULES).decide()
+        for limit in ("budget_usd", "budget_hours"):
+            stated = known | {limit: Answer(value=1, origin="flag")}
+            case = Case.build(replace(situation, answers=Answers(known=stated)), RULES)
+            decision = case.decide()
+            assert decision.nothing_fits == free.nothing_fits, (seed, limit)
+            if not decision.trains:
+                continue
+            stages, cost = case.eased(decision).cost_of(decision.composition)
+            spent = cost.cost_usd if limit == "budget_usd" else (cost.duration_s or 0) / 3600
+            assert spent is None or spent <= 1, (seed, limit)
+            parts += any(stage.part is not None for stage in stages)
+    assert parts >= scaled(5)
+
+
+def test_no_money_at_all_is_a_machine_of_ones_own(monkeypatch):
+    """$0 rents nothing: the GPU counts as the person's own, and the answer says so."""
+    stated = {**PROMPTS, "data_kind": "paired", "data_rows": 5_000, "data_tokens": 2_000_000}
+    free = advised(monkeypatch, **stated, budget_usd=0)
+    low = advised(monkeypatch, **stated, budget="low")
+    assert str(free.recommendation.composition) == str(low.recommendation.composition)
+    assert any("a budget of $0" in warning for warning in free.warnings)
