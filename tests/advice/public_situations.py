@@ -1,0 +1,166 @@
+"""How often the advice agrees with experts on situations described in public.
+
+`python -m tests.advice.public_situations` prints the table; with the word `misses` also what was missed.
+The situations and the grammar of the answers are in `tests/data_cases/situations.yaml`.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advisor import Answers, advise_document
+from advisor.advice.advise import open_case
+from advisor.advice.candidates import recommended_candidate
+from advisor.commands.session import load_rule_set
+from advisor.situation.build import situation_of
+
+SITUATIONS = Path(__file__).parents[1] / "data_cases" / "situations.yaml"
+PER_TASK = "@per_task"
+CHAINS_WITH_OPTIONAL_SFT = ("dpo", "kto", "grpo")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One situation, what was recommended, and how that compares with the experts."""
+
+    situation: Mapping[str, Any]
+    composition: str
+    verdict: str
+    evidence: str
+    strength: str
+
+    @property
+    def even(self) -> bool:
+        """Whether it belongs to the half that may be looked at while mending rules."""
+        return int(self.situation["id"][1:]) % 2 == 0
+
+
+def read_situations() -> list[dict[str, Any]]:
+    """All situations of the set."""
+    return list(yaml.safe_load(SITUATIONS.read_text(encoding="utf-8"))["situations"])
+
+
+def answers_of(situation: Mapping[str, Any]) -> dict[str, Any]:
+    """The answers that a person in this situation would give."""
+    stated = {name: value for name, value in situation["fields"].items() if value is not None}
+    return {"gpu": "unknown", **stated, "signals": situation["signals"]}
+
+
+def _same_remedy(wanted: str, got: str) -> bool:
+    if wanted.endswith(PER_TASK) != got.endswith(PER_TASK):
+        return False
+    wanted, got = wanted.removesuffix(PER_TASK), got.removesuffix(PER_TASK)
+    if "+" not in wanted or "+" not in got:
+        return wanted == got
+    wanted_chain, wanted_scheme = wanted.rsplit("+", 1)
+    chain, scheme = got.rsplit("+", 1)
+    return wanted_chain == chain and wanted_scheme in ("*", scheme)
+
+
+def same(wanted: str, got: str) -> bool:
+    """Whether a composition is the wanted one; `*` stands for any scheme, the order of parts is free."""
+    wanted_parts = {part.strip() for part in wanted.split("&")}
+    parts = {part.strip() for part in got.split("&")}
+    return len(wanted_parts) == len(parts) and all(
+        any(_same_remedy(part, other) for other in parts) for part in wanted_parts
+    )
+
+
+def verdict_of(situation: Mapping[str, Any], got: str) -> str:
+    """`hit`, `hard miss` (an expert ruled it out) or `miss`."""
+    accepted = situation["expert_answer"]["accepted"]
+    if any(same(wanted, got) for wanted in accepted):
+        return "hit"
+    if any(same(ruled_out["method"], got) for ruled_out in situation["expert_answer"]["rejected"]):
+        return "hard miss"
+    other_form = got.removeprefix("sft>") if got.startswith("sft>") else f"sft>{got}"
+    if any(objective in got for objective in CHAINS_WITH_OPTIONAL_SFT):
+        return "hit" if any(same(wanted, other_form) for wanted in accepted) else "miss"
+    return "miss"
+
+
+def examine() -> list[Outcome]:
+    """Ask for the whole advice in every situation, in one process."""
+    outcomes = []
+    for situation in read_situations():
+        recommendation = advise_document(answers_of(situation))["recommendation"]
+        composition = recommendation["composition"]
+        outcomes.append(
+            Outcome(
+                situation=situation,
+                composition=composition,
+                verdict=verdict_of(situation, composition),
+                evidence=recommendation["evidence"],
+                strength=recommendation["strength"],
+            )
+        )
+    return outcomes
+
+
+def compositions() -> dict[str, str]:
+    """Id -> what is recommended, without alternatives and what would change it: much faster."""
+    ruleset, _guide = load_rule_set(())
+    recommended = {}
+    for situation in read_situations():
+        answers = Answers.from_dict(answers_of(situation))
+        case = open_case(situation_of(answers), ruleset)
+        recommended[situation["id"]] = str(recommended_candidate(case, case.decide()).composition)
+    return recommended
+
+
+def hit_rate(outcomes: list[Outcome]) -> float:
+    """The share of hits, 0 to 1."""
+    return sum(outcome.verdict == "hit" for outcome in outcomes) / len(outcomes)
+
+
+def groups(outcomes: list[Outcome]) -> Iterator[tuple[str, list[Outcome]]]:
+    """The rows of the table: all, both halves, then by the experts' confidence and kind,
+    and by the evidence and strength that the advice states."""
+    yield "all", outcomes
+    yield "even ids", [outcome for outcome in outcomes if outcome.even]
+    yield "odd ids", [outcome for outcome in outcomes if not outcome.even]
+    for confidence in ("high", "medium", "low"):
+        yield (
+            f"expert's confidence {confidence}",
+            [outcome for outcome in outcomes if outcome.situation["confidence"] == confidence],
+        )
+    for kind in sorted({outcome.situation["evidence_kind"] for outcome in outcomes}):
+        yield (
+            kind.replace("_", " "),
+            [outcome for outcome in outcomes if outcome.situation["evidence_kind"] == kind],
+        )
+    for name in ("evidence", "strength"):
+        for value in sorted({getattr(outcome, name) for outcome in outcomes}):
+            yield f"{name} {value}", [o for o in outcomes if getattr(o, name) == value]
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The table as Markdown."""
+    lines = ["| situations | number | agree | ruled out |", "| --- | --- | --- | --- |"]
+    for name, members in groups(outcomes):
+        ruled_out = sum(outcome.verdict == "hard miss" for outcome in members)
+        lines.append(f"| {name} | {len(members)} | {hit_rate(members):.0%} | {ruled_out} |")
+    return "\n".join(lines)
+
+
+def misses(outcomes: list[Outcome]) -> str:
+    """What was recommended instead, one situation a paragraph."""
+    return "\n\n".join(
+        f"{o.situation['id']} {o.verdict}, expert's confidence {o.situation['confidence']}\n"
+        f"    recommended  {o.composition} ({o.evidence}, {o.strength})\n"
+        f"    accepted     {', '.join(o.situation['expert_answer']['accepted'])}\n"
+        f"    {o.situation['summary']}\n    {o.situation['source']['url']}"
+        for o in outcomes
+        if o.verdict != "hit"
+    )
+
+
+if __name__ == "__main__":
+    examined = examine()
+    if "misses" in sys.argv:
+        print(misses(examined), end="\n\n")
+    print(table(examined))
