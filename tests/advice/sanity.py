@@ -45,6 +45,8 @@ GPUS = (
     "A100 40GB", "A100 80GB", "H100", "H200", "B200", "MI300X", "RTX 3090",
 )  # fmt: skip
 LADDER = ("qlora", "lora", "full")  # from the least to the most that is learned
+# Signals whose denial says as much as they do: a model follows instructions, or it does not yet.
+TWO_SIDED = ("instruct_model_start", "base_model_untuned")
 DOLLARS, HOURS = (0.5, 2, 5, 20, 100, 1000), (0.5, 2, 8, 48)
 
 
@@ -199,7 +201,11 @@ def one_row_more(answer: Answered, rng: random.Random) -> Iterator[tuple[str, st
 def a_denial_is_no_statement(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
     """Denying a signal leads nowhere that neither saying nothing nor a rule about the denial does."""
     facts = load_facts()
-    unstated = [fact for fact in facts.values() if fact.signal and fact.id not in answer.known]
+    unstated = [
+        fact
+        for fact in facts.values()
+        if fact.signal and fact.id not in (*answer.known, *TWO_SIDED)
+    ]
     if not unstated:
         return
     fact = rng.choice(unstated)
