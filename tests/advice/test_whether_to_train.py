@@ -147,7 +147,7 @@ def test_nothing_is_trained_below_the_floor_of_its_kind(kind):
             continue
         if kind == "paired" and facts.get("teacher") in ("texts", "model"):
             continue
-        if rows < wanted.too_few:
+        if rows < wanted.floor:
             below += 1
             assert not composition.chain, facts
     assert below > scaled(50)
@@ -155,7 +155,7 @@ def test_nothing_is_trained_below_the_floor_of_its_kind(kind):
 
 def test_labels_have_a_floor_of_their_own():
     """Eight texts for each of two classes."""
-    floor = data_requirements()["classification"].too_few
+    floor = data_requirements()["classification"].floor
     facts = {"task": "classification", "data_kind": "paired"}
     assert not answer({**facts, "data_rows": floor - 1}).chain
     assert answer({**facts, "data_rows": floor}).chain
@@ -163,8 +163,8 @@ def test_labels_have_a_floor_of_their_own():
 
 @pytest.mark.parametrize("kind", FLOORS)
 def test_the_floors_of_the_rules_are_those_of_the_methods(kind):
-    """One number stands in the rules, in the data report and in the warnings."""
-    floor = data_requirements()[FLOORS[kind]].too_few
+    """One number stands in the rules and in the file of the objective."""
+    floor = data_requirements()[FLOORS[kind]].floor
     amounts = [
         decide(RULES, {"task": "generation", "data_kind": kind, "data_rows": rows}).facts[
             "data_amount"

@@ -25,7 +25,8 @@ class DataRequirement:
 
     objective: str
     unit: str  # rows | tokens
-    too_few: int
+    floor: int  # below it no training is advised
+    too_few: int  # below it training is documented to fail; warned of
     usual: tuple[int, int]
     text: str
     sources: tuple[Source, ...]
@@ -62,6 +63,7 @@ def data_requirements() -> dict[str, DataRequirement]:
         objective: DataRequirement(
             objective=objective,
             unit=entry.get("unit", "rows"),
+            floor=entry.get("floor", entry["too_few"]),
             too_few=entry["too_few"],
             usual=(entry["usual"][0], entry["usual"][1]),
             text=entry["text"],
