@@ -272,6 +272,8 @@ def random_small(seed):
     ):
         if rng.random() < 0.5:
             stated[name] = rng.choice(values)
+    if stated.get("data_kind") == "none":
+        stated.pop("data_rows", None)  # nothing can be counted
     return kind, stated
 
 
