@@ -101,15 +101,16 @@ def examine() -> list[Outcome]:
     return outcomes
 
 
-def compositions() -> dict[str, str]:
-    """Id -> what is recommended, without alternatives and what would change it: much faster."""
+def recommended(answers: Mapping[str, Any]) -> str:
+    """What is recommended, without alternatives and what would change it: much faster."""
     ruleset, _guide = load_rule_set(())
-    recommended = {}
-    for situation in read_situations():
-        answers = Answers.from_dict(answers_of(situation))
-        case = open_case(situation_of(answers), ruleset)
-        recommended[situation["id"]] = str(recommended_candidate(case, case.decide()).composition)
-    return recommended
+    case = open_case(situation_of(Answers.from_dict(answers)), ruleset)
+    return str(recommended_candidate(case, case.decide()).composition)
+
+
+def compositions() -> dict[str, str]:
+    """Id -> what is recommended there."""
+    return {situation["id"]: recommended(answers_of(situation)) for situation in read_situations()}
 
 
 def hit_rate(outcomes: list[Outcome]) -> float:
