@@ -276,9 +276,7 @@ class Case:
         situation = self.situation
         if situation.suggestion is None:
             return self
-        plain = _plain_facts(situation, self.changes)
-        early = conclude_early(self.ruleset, plain).facts
-        if situation.encoder is not None and early.get("architecture") == "encoder":
+        if situation.encoder is not None and self._sorts_alone:
             return self._suggesting(situation.encoder)
         suggested = situation.suggested
         if device(situation) == "cpu":
@@ -345,8 +343,18 @@ class Case:
             return replace(self, facts={**self.facts, **changes}, changes=every)
         changed = replace(self, facts=facts_with(self.situation, every), changes=every)
         # The same stages need the same memory, so that no larger model fits than before.
-        same = changed._stages == self._stages and changed._room() == self._room()
+        same = (
+            changed._sorts_alone == self._sorts_alone
+            and changed._stages == self._stages
+            and changed._room() == self._room()
+        )
         return changed if same else changed.with_suggestion()
+
+    @cached_property
+    def _sorts_alone(self) -> bool:
+        """Whether a small encoder does the task, whatever model has been suggested so far."""
+        plain = _plain_facts(self.situation, self.changes)
+        return conclude_early(self.ruleset, plain).facts.get("architecture") == "encoder"
 
     @property
     def _stages(self) -> tuple[Any, ...]:

@@ -102,8 +102,9 @@ class Answered:
 
     def __init__(self, known: Mapping[str, Any], situation: Situation | None = None) -> None:
         self.known = known
-        self.case = open_case(situation or situation_for(known), RULES)
-        self.decision: Decision = self.case.decide()
+        case = open_case(situation or situation_for(known), RULES)
+        self.decision: Decision = case.decide()
+        self.case = case.eased(self.decision)
 
     @property
     def composition(self) -> str:
@@ -135,7 +136,10 @@ Law = Callable[[Answered, random.Random], Iterator[tuple[str, str]]]
 
 
 def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """More memory, GPUs, money, hours or rows lead to no lower scheme, and not to nothing fits."""
+    """More memory, GPUs, money, hours or rows lead to no lower scheme, and not to nothing fits.
+
+    Within a limit of money or hours more rows may lead to what learns all of them in a cheaper way.
+    """
     known = answer.known
     more: dict[str, dict[str, Any]] = {}
     gpu = answer.case.situation.hardware.gpus
@@ -159,7 +163,10 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
             more["rows"]["data_tokens"] = round(known["data_tokens"] * factor)
     for what, change in more.items():
         after = answer.changed(**change)
-        if after is not None and is_lower(after, answer):
+        limited = what == "rows" and {"budget_usd", "budget_hours"} & set(known)
+        if after is None or (limited and not after.decision.nothing_fits):
+            continue
+        if is_lower(after, answer):
             yield f"more {what}", f"{change}: {answer.composition} -> {after.composition}"
 
 
