@@ -19,7 +19,7 @@ from advisor.advice.facts_of_situation import (
 )
 from advisor.advice.types import Chosen, StageSettings
 from advisor.estimate.types import Estimate
-from advisor.ground.types import DDP, FSDP, Hardware
+from advisor.ground.types import DDP, FSDP, Answer, Answers, Hardware
 from advisor.methods import objective, schemes, update
 from advisor.methods.composition import Composition, compose
 from advisor.ruleset.model import Ruleset
@@ -319,10 +319,16 @@ class Case:
         decision = self.decide()
         if decision.nothing_fits or decision.easing.last_resort:
             return "does not fit"
-        composition = decision.composition if decision.trains else decision.candidate("lora")
-        if not self._holds(decision.chain, str(composition.scheme)):
-            return "does not fit"
-        return "fits" if composition.quantization is None else "fits in 4 bit"
+        # Where nothing is trained the model is the one that could be.
+        wanted = (
+            [decision.composition]
+            if decision.trains
+            else [decision.candidate(scheme) for scheme in ("lora", "qlora")]
+        )
+        for composition in wanted:
+            if self._holds(decision.chain, str(composition.scheme)):
+                return "fits" if composition.quantization is None else "fits in 4 bit"
+        return "does not fit"
 
     def _holds(self, chain: str, scheme: str) -> bool:
         """Whether a scheme fits by the upper end of its estimate; True where that is not known."""
@@ -349,6 +355,15 @@ class Case:
             and changed._room() == self._room()
         )
         return changed if same else changed.with_suggestion()
+
+    def restated(self, changes: Mapping[str, Any]) -> Case:
+        """The case in which a person had stated this, so that costs change with it."""
+        known = {
+            **self.situation.answers.known,
+            **{name: Answer(value=value, origin="asked") for name, value in changes.items()},
+        }
+        situation = replace(self.situation, answers=Answers(known=known))
+        return Case.build(situation, self.ruleset).with_suggestion()
 
     @cached_property
     def _sorts_alone(self) -> bool:

@@ -129,7 +129,12 @@ def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
                 value = int(point) if fact.integer else point
                 if not _can_be_so(case, decision, fact, value, {fact_id: value}):
                     continue
-                to = case.with_answers({fact_id: value}).decide().composition
+                there = case.with_answers({fact_id: value})
+                if str(there.decide().composition) == str(decision.composition):
+                    continue
+                if fact_id in DATA and case.situation.data is None and not case.situation.tasks:
+                    there = case.restated({fact_id: value})  # another amount costs otherwise
+                to = there.decide().composition
                 if str(to) != str(decision.composition):
                     yield Flip(
                         change={fact.answer or fact_id: value},

@@ -138,7 +138,8 @@ Law = Callable[[Answered, random.Random], Iterator[tuple[str, str]]]
 def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
     """More memory, GPUs, money, hours or rows lead to no lower scheme, and not to nothing fits.
 
-    Within a limit of money or hours more rows may lead to what learns all of them in a cheaper way.
+    Within a limit of money or hours more rows may lead to what learns all of them in a cheaper way,
+    and a higher limit from every weight to the LoRA that rules prefer.
     """
     known = answer.known
     more: dict[str, dict[str, Any]] = {}
@@ -163,8 +164,10 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
             more["rows"]["data_tokens"] = round(known["data_tokens"] * factor)
     for what, change in more.items():
         after = answer.changed(**change)
-        limited = what == "rows" and {"budget_usd", "budget_hours"} & set(known)
-        if after is None or (limited and not after.decision.nothing_fits):
+        limits = {"budget_usd", "budget_hours"} & set(known)
+        cheaper = what == "rows" and limits
+        preferred = what in ("dollars", "hours") and after and "+full" in answer.composition
+        if after is None or ((cheaper or preferred) and not after.decision.nothing_fits):
             continue
         if is_lower(after, answer):
             yield f"more {what}", f"{change}: {answer.composition} -> {after.composition}"
@@ -251,7 +254,7 @@ def limits_are_kept(answer: Answered, rng: random.Random) -> Iterator[tuple[str,
         return
     cost = recommended_candidate(answer.case, answer.decision).estimate
     need = cost.memory.peak_bytes if cost.memory is not None else 0
-    if cost.limit_bytes is not None and need > cost.limit_bytes:
+    if cost.limit_bytes is not None and need > cost.limit_bytes and cost.fits != "may_fit":
         yield "too big", f"{answer.composition} needs {need / 2**30:.1f} GiB"
     usd, hours = answer.known.get("budget_usd"), answer.known.get("budget_hours")
     if usd is not None and cost.cost_usd is not None and cost.cost_usd > usd * 1.001:
