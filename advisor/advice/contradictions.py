@@ -7,25 +7,46 @@ from typing import Any
 
 from advisor.advice.facts_of_situation import fact_origin, stated_values
 from advisor.ground.errors import Fault
+from advisor.ground.types import Answers
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import says
 from advisor.situation.types import Situation
+
+TAKE_BACK = "take one of them back"
 
 
 def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> list[Fault]:
     """Every contradiction in what is known of a situation (rules/facts.yaml, `assume`), in what was
     stated (`refuse`), and between what a statement implies and an explicit no.
     """
-    said = stated_values(situation.answers)
-    faults = [
-        _fault(ruleset, situation, {name: facts[name] for name in names}, because)
-        for names, because in _broken(ruleset, facts)
-    ]
-    faults += [
-        _fault(ruleset, situation, {name: said[name] for name in names}, because)
+    answers, said = situation.answers, stated_values(situation.answers)
+    faults = []
+    for names, because in _broken(ruleset, facts):
+        values = {name: facts[name] for name in names}
+        # What a file or a model says is said of it, whatever was stated beside it.
+        where = {name: fact_origin(situation, name) for name in names}
+        where |= {
+            name: answers.where[name]
+            for name, value in values.items()
+            if name in answers.where and said.get(name) == value
+        }
+        of_model = any(ruleset.facts[name].origin == "model" for name in names)
+        hint = (
+            f"name another model, such as {situation.instead.model}"
+            if of_model and situation.instead is not None
+            else TAKE_BACK
+        )
+        faults.append(_fault(values, where, because, hint))
+    return faults + contradictions_in(ruleset, situation.answers)
+
+
+def contradictions_in(ruleset: Ruleset, answers: Answers) -> list[Fault]:
+    """Every contradiction in what was stated; needs no machine, data or model."""
+    said = stated_values(answers)
+    return [
+        _fault({name: said[name] for name in names}, answers.where, because)
         for names, because in _unsayable(ruleset, said)
     ]
-    return faults
 
 
 def can_be_said(ruleset: Ruleset, said: Mapping[str, Any]) -> bool:
@@ -58,17 +79,10 @@ def _unsayable(ruleset: Ruleset, said: Mapping[str, Any]) -> Iterator[tuple[tupl
 
 
 def _fault(
-    ruleset: Ruleset, situation: Situation, values: Mapping[str, Any], because: str
+    values: Mapping[str, Any], where: Mapping[str, str], because: str, hint: str = TAKE_BACK
 ) -> Fault:
     said = " and ".join(
-        f"{name} is {_word(value)} ({fact_origin(situation, name)})"
-        for name, value in values.items()
-    )
-    of_model = any(ruleset.facts[name].origin == "model" for name in values)
-    hint = (
-        f"name another model, such as {situation.instead.model}"
-        if of_model and situation.instead is not None
-        else "take one of them back"
+        f"{name} is {_word(value)} ({where.get(name, 'stated')})" for name, value in values.items()
     )
     return Fault(what=f"{said}: this cannot be", allowed=because, hint=hint)
 

@@ -13,13 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import AdviseError, Fault, InputError
+from advisor.ground.shape import number_words
 from advisor.ground.terminal import shown
 from advisor.ground.types import Answers, Hardware
 from advisor.ground.yaml_reader import parse_yaml, read_yaml
 from advisor.ruleset.facts import Fact, load_facts
 from advisor.ruleset.load import load_rules, only_layer
-from advisor.situation.answers import answers_from_document, answers_from_flags, merge_answers
+from advisor.situation.answers import (
+    AnswersRefused,
+    answers_from_document,
+    answers_from_flags,
+    merge_answers,
+)
 
 if TYPE_CHECKING:
     from advisor.advice.types import Advice
@@ -70,27 +76,67 @@ def read_answers(
         flags: Fact id -> the values of its flag, in the order given.
         rule_layers: The values of --rules.
 
-    Raises InputError with every fault.
+    Raises InputError with every fault of both, and of what is valid in them.
     """
     facts = load_known_facts(rule_layers)
-    answers, warnings = answers_from_flags(_single_values(flags, facts), facts)
-    if answers_file is not None:
-        from_file, more = answers_from_document(
+    values, faults = _single_values(flags, facts)
+    found: list[Answers] = []
+    warnings: list[str] = []
+
+    def read_file() -> tuple[Answers, tuple[str, ...]]:
+        piped = answers_file == "-"
+        document = (
             parse_yaml(sys.stdin.buffer.read(), name="<stdin>")
-            if answers_file == "-"
-            else read_yaml(answers_file),
-            facts,
+            if piped
+            else read_yaml(str(answers_file))
         )
-        answers, warnings = merge_answers(from_file, answers), (*more, *warnings)
-    return Stated(answers=answers, warnings=tuple(warnings), answers_file=answers_file)
+        return answers_from_document(document, facts)
+
+    def read_flags() -> tuple[Answers, tuple[str, ...]]:
+        return answers_from_flags(values, facts)
+
+    for read in (read_flags,) if answers_file is None else (read_file, read_flags):
+        try:
+            answers, more = read()
+        except AnswersRefused as error:
+            answers, more = error.valid, ()
+            faults += error.faults
+        except InputError as error:  # no YAML, no file
+            answers, more = Answers(), ()
+            faults += error.faults
+        found.append(answers)
+        warnings += more
+    stated = Stated(
+        answers=merge_answers(*found) if len(found) > 1 else found[0],
+        warnings=tuple(warnings),
+        answers_file=answers_file,
+    )
+    if faults:
+        raise InputError(faults=dict.fromkeys((*faults, *_faults_in(stated, rule_layers))))
+    return stated
+
+
+def _faults_in(stated: Stated, rule_layers: Sequence[str]) -> Sequence[Fault]:
+    """What is wrong with the valid part of answers that are refused anyway."""
+    from advisor.advice.contradictions import contradictions, contradictions_in
+    from advisor.advice.facts_of_situation import situation_facts
+    from advisor.situation.build import situation_of
+
+    ruleset, _ = load_rule_set(rule_layers, warn=lambda _: None)
+    try:
+        situation = situation_of(stated.answers, base=stated.folder)
+        return contradictions(ruleset, situation, situation_facts(situation))
+    except InputError as error:
+        return [*error.faults, *contradictions_in(ruleset, stated.answers)]
+    except AdviseError:  # what the machine lacks is said once the answers can be used
+        return []
 
 
 def _single_values(
     flags: Mapping[str, tuple[Any, ...]], facts: Mapping[str, Fact]
-) -> dict[str, Any]:
-    """The value of each flag. Only lists and maps take several, and a budget several limits.
-
-    Raises InputError if another flag was given different values.
+) -> tuple[dict[str, Any], list[Fault]]:
+    """The value of each flag, and a fault for each flag that was given different ones. Only lists
+    and maps take several, and a budget several limits.
     """
     values: dict[str, Any] = {}
     faults = []
@@ -101,7 +147,7 @@ def _single_values(
         elif fact_id == "budget" and all("=" in limit for limit in several):
             values[fact_id] = ",".join(several) or None
         elif len(several) > 1:
-            flag, all_of_them = facts[fact_id].flag, ", ".join(map(str, several))
+            flag, all_of_them = facts[fact_id].flag, ", ".join(map(number_words, several))
             faults.append(
                 Fault(
                     what=f"{flag} is given {len(several)} times: {all_of_them}",
@@ -110,9 +156,7 @@ def _single_values(
             )
         else:
             values[fact_id] = several[0] if several else None
-    if faults:
-        raise InputError(faults=faults)
-    return values
+    return values, faults
 
 
 def input_paths(stated: Stated, rule_layers: Sequence[str]) -> list[Path]:
@@ -203,13 +247,20 @@ def advise_on(
 
     if stated.answers.value("task") is None:
         tasks = ", ".join(load_facts()["task"].values)
-        raise InputError(
-            "the task is not stated",
+        fault = Fault(
+            what="the task is not stated",
             allowed=f"--task, or `task:` in the answers: {tasks}",
             hint="run `advise` without flags on a terminal, and it asks the questions",
         )
+        raise InputError(faults=(fault, *_faults_in(stated, rule_layers)))
     ruleset, guide = load_rule_set(rule_layers, warn=warn)
-    situation = situation_of(stated.answers, probed=probed, online=online, base=stated.folder)
+    try:
+        situation = situation_of(stated.answers, probed=probed, online=online, base=stated.folder)
+    except InputError as error:
+        from advisor.advice.contradictions import contradictions_in
+
+        more = contradictions_in(ruleset, stated.answers)
+        raise InputError(faults=(*error.faults, *more)) from error
     situation = replace(situation, warnings=(*stated.warnings, *situation.warnings))
     return advise(situation, ruleset, guide), ruleset
 

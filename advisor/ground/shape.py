@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -334,8 +334,15 @@ def value_words(value: Any) -> str:
     if isinstance(value, dict | list):
         kind = "map" if isinstance(value, dict) else "list"
         return f"a {kind}" if value else f"an empty {kind}"
-    text = "empty" if value is None or value == "" else repr(value)
+    text = "empty" if value is None or value == "" else number_words(value, repr)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def number_words(value: Any, otherwise: Callable[[Any], str] = str) -> str:
+    """A number as it was typed: a flag reads -5 as -5.0."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return otherwise(value)
 
 
 def _subject(document: Located, path: Path_) -> str:

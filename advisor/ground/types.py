@@ -187,6 +187,8 @@ class Answers:
     """
 
     known: Mapping[str, Answer] = field(default_factory=dict)
+    # Fact or signal -> the place that states it, for errors: "answers.yaml:4:14", "--gpus".
+    where: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def value(self, fact: str, default: Any = None) -> Any:
         answer = self.known.get(fact)

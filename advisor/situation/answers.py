@@ -50,6 +50,14 @@ GROUPS = {
 }
 
 
+class AnswersRefused(InputError):
+    """Answers with faults. What is valid among them is kept, so that more can be found in it."""
+
+    def __init__(self, faults: Sequence[Fault], valid: Answers) -> None:
+        super().__init__(faults=faults)
+        self.valid = valid
+
+
 def merge_answers(*several: Answers) -> Answers:
     """One set of answers; a higher origin wins, at equal rank the later one. Signals add up."""
     known: dict[str, Answer] = {}
@@ -76,7 +84,8 @@ def merge_answers(*several: Answers) -> Answers:
                 )
             elif old is None or RANK[answer.origin] >= RANK[old.origin]:
                 known[fact_id] = answer
-    return Answers(known=known)
+    where = {name: at for answers in several for name, at in answers.where.items()}
+    return Answers(known=known, where=where)
 
 
 SAID = {"true": True, "yes": True, "false": False, "no": False}  # of a signal, in quotes or not
@@ -89,6 +98,7 @@ class _Reader:
         self.facts = facts
         self.origin: Origin = origin
         self.found: dict[str, Any] = {}  # fact id -> what was stated
+        self.where: dict[str, str] = {}  # fact id or signal -> the place that states it
         self.faults: list[Fault] = []
         self.warnings: list[str] = []
 
@@ -100,25 +110,33 @@ class _Reader:
         if key == "signals":
             self.take_signals(value, document, path)
         elif isinstance(value, dict) and parts:
-            self.found |= {
-                parts[part]: stated
-                for part, stated in value.items()
-                if part in parts and stated is not None
-            }
+            stated = {part for part, found in value.items() if part in parts and found is not None}
+            self.found |= {parts[part]: value[part] for part in value if part in stated}
+            self.where |= {parts[part]: document.at((*path, part)) for part in stated}
         else:
-            self.found[key if key in self.facts else next(iter(parts.values()), key)] = value
+            name = key if key in self.facts else next(iter(parts.values()), key)
+            self.found[name] = value
+            self.where[name] = document.at(path)
 
     def take_signals(self, names: Any, document: Located, path: Path_ = ()) -> None:
         """A list of signals that are so, or a map that says of each whether it is."""
         known = signals(self.facts)
-        if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
-            names = dict.fromkeys(names, True)
+        places = {name: (*path, name) for name in names} if isinstance(names, Mapping) else {}
+        if isinstance(names, list | tuple) and names:
+            wrong = [at for at, name in enumerate(names) if not isinstance(name, str)]
+            for at in wrong:
+                fault = Text().refuse(names[at], document, (*path, at))
+                hint = "to deny one, write them all as a map: signals: {NAME: true, OTHER: false}"
+                self.faults.append(Fault(what=fault.what, allowed="a signal's name", hint=hint))
+            places = {name: (*path, at) for at, name in enumerate(names) if at not in wrong}
+            names = dict.fromkeys(places, True)
         if not isinstance(names, Mapping):
             wanted = OneOf(options=(ListOf(of=Text()), MapOf(of=Flag())))
             self.faults.append(wanted.refuse(names, document, path))
             return
         stated = []
         for name, value in names.items():
+            self.where[name] = document.at(places.get(name, path))
             said = SAID.get(str(value).lower())
             if name not in known:
                 close = nearest(name, known)
@@ -166,24 +184,34 @@ class _Reader:
             )
 
     def answers(self) -> Answers:
-        """Everything taken. Raises InputError with all faults together."""
-        if not self.faults and {"tasks", "n_tasks"} <= set(self.found):
-            named, count = len(self.found["tasks"]), int(self.found["n_tasks"])
+        """Everything taken. Raises AnswersRefused with all faults together."""
+        found = self.valid() if self.faults else self.found
+        if {"tasks", "n_tasks"} <= set(found):
+            named, count = len(found["tasks"]), int(found["n_tasks"])
             if named != count:
                 what = f"n_tasks is {count}, but {named} tasks are named"
                 hint = "leave n_tasks out where tasks are named"
                 self.faults.append(Fault(what=what, hint=hint))
-        if self.faults:
-            raise InputError(faults=self.faults)
-        whole = {
-            fact_id for fact_id in self.found if getattr(self.facts.get(fact_id), "integer", 0)
-        }
-        return Answers(
+        whole = {fact_id for fact_id in found if getattr(self.facts.get(fact_id), "integer", 0)}
+        answers = Answers(
             known={
                 fact_id: Answer(value=int(value) if fact_id in whole else value, origin=self.origin)
-                for fact_id, value in self.found.items()
-            }
+                for fact_id, value in found.items()
+            },
+            where=self.where,
         )
+        if self.faults:
+            raise AnswersRefused(self.faults, answers)
+        return answers
+
+    def valid(self) -> dict[str, Any]:
+        """What was stated and is no fault by itself."""
+        return {
+            fact_id: value
+            for fact_id, value in self.found.items()
+            if fact_id == "signals"
+            or not check_shape(NamedValue(fact_id, value), fact_shape(self.facts[fact_id]))
+        }
 
 
 def _limits(text: str) -> tuple[dict[str, Any], list[str]]:
@@ -209,7 +237,7 @@ def answers_from_document(
 ) -> tuple[Answers, tuple[str, ...]]:
     """The answers of a file and its warnings.
 
-    Raises InputError with all faults, each with file, line and column.
+    Raises AnswersRefused with all faults, each with file, line and column.
     """
     refuse_secrets(document)
     reader = _Reader(facts, "file")
@@ -252,7 +280,7 @@ def answers_from_flags(
     flags: Mapping[str, Any], facts: Mapping[str, Fact]
 ) -> tuple[Answers, tuple[str, ...]]:
     """The answers of command-line flags, keyed by fact id; `signals` and `tasks` are lists. Raises
-    InputError.
+    AnswersRefused with all faults.
     """
     refuse_secrets(NamedValue("", dict(flags)))
     reader = _Reader(facts, "flag")
@@ -273,6 +301,7 @@ def answers_from_flags(
                 reader.faults.append(unknown_name("signal", name, signals(facts), at="--signal"))
             known = {name: said for name, said in stated.items() if name in signals(facts)}
             reader.take_signals(known, NamedValue("--signal", known))
+            reader.where |= dict.fromkeys(known, "--signal")
         elif fact_id == "budget" and isinstance(value, str) and "=" in value:
             _take_limits(reader, value, "--budget")
         elif fact_id == "tasks":
@@ -292,6 +321,7 @@ def answers_from_flags(
                 continue
             reader.faults += check_shape(stated_as, fact_shape(facts[fact_id]))
             reader.found[fact_id] = value
+            reader.where[fact_id] = stated_as.name
     return reader.answers(), tuple(reader.warnings)
 
 

@@ -6,6 +6,7 @@ The only place that joins them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,13 +51,22 @@ def situation_of(
         online: Whether an unknown hub id may be looked up on the model hub.
         base: Folder of the answers file; paths that do not exist in the working folder are tried
             there.
+
+    Raises InputError with every fault of hardware, data and reward model.
     """
     warnings: list[str] = []
     unknown: list[str] = []
-    hardware = hardware_of(answers, warnings, probed=probed)
-    data, tasks, answers = _data(answers, warnings, base)
-    examples = _examples(answers, base)
-    reward_model = _reward_model(answers, base)
+    faults: list[Fault] = []
+    with _collected(faults):
+        hardware = hardware_of(answers, warnings, probed=probed)
+    with _collected(faults):
+        data, tasks, answers = _data(answers, warnings, base)
+    with _collected(faults):
+        examples = _examples(answers, base)
+    with _collected(faults):
+        reward_model = _reward_model(answers, base)
+    if faults:
+        raise InputError(faults=faults)
     outside = outside_of(answers, hardware, warnings)
     # What is not trained here needs no size, and a suggestion in its place would be another answer.
     answered = answers if outside is None else _without_model(answers)
@@ -97,6 +107,15 @@ def situation_of(
     suggested = tuple(_suggestible(situation, taught, needs))
     situation = replace(situation, suggested=suggested, encoder=_encoder(situation))
     return suggesting(situation, suggested[0]) if suggested else situation
+
+
+@contextmanager
+def _collected(faults: list[Fault]) -> Iterator[None]:
+    """Keep what is wrong in one part, so that the others are looked at too."""
+    try:
+        yield
+    except InputError as error:
+        faults.extend(error.faults)
 
 
 def _about_teacher(model: ModelShape, teacher: ModelShape, hardware: Hardware) -> Iterable[str]:

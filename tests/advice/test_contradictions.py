@@ -3,6 +3,7 @@ contradicts what was stated.
 """
 
 import json
+import random
 
 import pytest
 
@@ -29,39 +30,39 @@ def signal(*names):
     [
         (
             signal("prompt_meets_quality_bar", "base_model_never_succeeds"),
-            "prompt_meets_quality_bar is yes (flag) and base_model_never_succeeds is yes (flag)",
+            "prompt_meets_quality_bar is yes (--signal) and base_model_never_succeeds is yes (--signal)",
         ),
         (
             signal("prompt_meets_quality_bar", "prompting_tried=no"),
-            "prompt_meets_quality_bar is yes (flag) and prompting_tried is no (flag)",
+            "prompt_meets_quality_bar is yes (--signal) and prompting_tried is no (--signal)",
         ),
         (
             signal("teacher_logs_available", "teacher_available=no"),
-            "teacher_logs_available is yes (flag) and teacher_available is no (flag)",
+            "teacher_logs_available is yes (--signal) and teacher_available is no (--signal)",
         ),
         (
             ("--teacher", "none", *signal("teacher_logs_available")),
-            "teacher_logs_available is yes (flag) and teacher is none (flag)",
+            "teacher_logs_available is yes (--signal) and teacher is none (--teacher)",
         ),
         (
             ("--teacher", "none", *signal("teacher_available")),
-            "teacher is none (flag) and teacher_available is yes (flag)",
+            "teacher is none (--teacher) and teacher_available is yes (--signal)",
         ),
         (
             ("--teacher", "texts", *signal("teacher_available=no")),
-            "teacher is texts (flag) and teacher_available is no (flag)",
+            "teacher is texts (--teacher) and teacher_available is no (--signal)",
         ),
         (
             ("--data-kind", "none", "--data-rows", 5000),
-            "data_kind is none (flag) and data_rows is 5000 (flag)",
+            "data_kind is none (--data-kind) and data_rows is 5000 (--data-rows)",
         ),
         (
             ("--data-kind", "none", "--data-tokens", 5000),
-            "data_kind is none (flag) and data_tokens is 5000 (flag)",
+            "data_kind is none (--data-kind) and data_tokens is 5000 (--data-tokens)",
         ),
         (
             ("--data-kind", "paired", "--data-rows", 5000, "--data-tokens", 0),
-            "data_rows is 5000 (flag) and data_tokens is 0 (flag)",
+            "data_rows is 5000 (--data-rows) and data_tokens is 0 (--data-tokens)",
         ),
         (
             (
@@ -69,15 +70,15 @@ def signal(*names):
                 "prompts_with_verifier",
                 *signal("verifiable_rewards_available=no"),
             ),
-            "data_kind is prompts_with_verifier (flag) and verifiable_rewards_available is no",
+            "data_kind is prompts_with_verifier (--data-kind) and verifiable_rewards_available is no",
         ),
         (
             signal("base_model_untuned=no", "instruct_model_start=no"),
-            "base_model_untuned is no (flag) and instruct_model_start is no (flag)",
+            "base_model_untuned is no (--signal) and instruct_model_start is no (--signal)",
         ),
         (
             ("--data-kind", "paired", "--data-rows", 5000, "--data-tokens", 60),
-            "data_rows is 5000 (flag) and data_tokens is 60 (flag)",
+            "data_rows is 5000 (--data-rows) and data_tokens is 60 (--data-tokens)",
         ),
         (signal("rag_tried", "rag_tried=no"), "--signal rag_tried: yes and no"),
     ],
@@ -109,6 +110,72 @@ def test_every_contradiction_is_named_at_once(call):
     )
     assert code == 2
     assert err.count("this cannot be") == 4
+
+
+# Several faults of one answer, as an answers file and as flags, and what each is named by.
+FAULTS = {
+    "budget": ("budget: {usd: -3}", ("--budget", "usd=-3"), "is -3"),
+    "gpu": ("gpu: {name: RTX 4090, count: 0}", ("--gpu", "RTX 4090", "--gpus", 0), "is 0"),
+    "unknown gpu": (None, ("--gpu", "RTX 9090"), "unknown GPU 'RTX 9090'"),
+    "data": ("data: {path: none.jsonl}", ("--data", "none.jsonl"), "none.jsonl: no such file"),
+    "signals": (
+        "signals: {prompt_meets_quality_bar: true, prompting_tried: false}",
+        signal("prompt_meets_quality_bar", "prompting_tried=no"),
+        "this cannot be",
+    ),
+    "priority": ("priority: speeed", ("--priority", "speeed"), "did you mean 'speed'"),
+    "tasks": (
+        "tasks: {a: a.jsonl, b: b.jsonl}\nn_tasks: 5",
+        ("--tasks", "a=a.jsonl", "--tasks", "b=b.jsonl", "--n-tasks", 5),
+        "n_tasks is 5, but 2 tasks are named",
+    ),
+    "task": ("task: qua", ("--task", "qua"), "did you mean 'qa'"),
+    "model": ("model: [a, b]", ("--model", ""), "model"),
+}
+
+
+@pytest.mark.parametrize("seed", range(scaled(12)))
+def test_faults_of_every_kind_come_together(call, tmp_path, seed):
+    """Of the values, of the machine and the files they name, and of what contradicts what; half of
+    them in a file and half as flags.
+    """
+    draw = random.Random(seed)
+    chosen = draw.sample(sorted(FAULTS), draw.randint(2, 5))
+    if {"gpu", "unknown gpu"} <= {*chosen}:
+        chosen.remove("gpu")  # one machine
+    if {"data", "tasks"} <= {*chosen}:
+        chosen.remove("data")  # one kind of data
+    in_file = [name for name in chosen if FAULTS[name][0] is not None and draw.random() < 0.5]
+    file = tmp_path / "answers.yaml"
+    file.write_text("".join(f"{FAULTS[name][0]}\n" for name in in_file) or "depth: null\n")
+    flags = [part for name in chosen if name not in in_file for part in FAULTS[name][1]]
+    code, out, err = call("--json", "--answers", file, *flags)
+    assert (code, out) == (2, "")
+    for name in chosen:
+        assert FAULTS[name][2] in err, name
+
+
+def test_a_contradiction_names_line_and_column(call, tmp_path):
+    """Of an answers file, whether its signals are a map or a list."""
+    file = tmp_path / "answers.yaml"
+    file.write_text(
+        "task: qa\ngpu: unknown\ndata:\n  kind: none\n  rows: 30\n"
+        "signals: [instruct_model_start, base_model_untuned]\n"
+    )
+    code, _, err = call("--json", "--answers", file)
+    assert code == 2
+    assert f"data_kind is none ({file}:4:9) and data_rows is 30 ({file}:5:9)" in err
+    assert f"instruct_model_start is yes ({file}:6:11)" in err
+
+
+def test_a_list_of_signals_says_which_one_is_wrong(call, tmp_path):
+    """And how to deny one."""
+    file = tmp_path / "answers.yaml"
+    file.write_text("task: qa\nsignals: [rag_tried, {prompting_tried: false}]\n")
+    code, _, err = call("--json", "--answers", file)
+    assert code == 2
+    assert f"{file}:2:22: `signals[1]` is a map" in err
+    assert "signals: {NAME: true, OTHER: false}" in err
 
 
 def test_a_no_contradicts_no_other_no(call):
