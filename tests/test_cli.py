@@ -28,7 +28,7 @@ def test_json_is_one_document_and_messages_go_to_stderr(call):
 
 
 @pytest.mark.parametrize("model", ["answerdotai/ModernBERT-base", "distilbert-base-uncased"])
-@pytest.mark.parametrize("task", ["chat_assistant", "qa", "generation"])
+@pytest.mark.parametrize("task", ["chat_assistant", "reasoning", "generation"])
 def test_an_encoder_is_not_taken_to_write(call, model, task):
     """A model that only reads and sorts is refused for a task whose answer is text, with one that
     writes; for sorting it is taken.
@@ -124,8 +124,13 @@ def test_advice_warns_of_little_data_as_the_check_does(call, tmp_path):
         (said,) = [
             text for text in json.loads(call(*asked, *stated)[1])["warnings"] if "too few" in text
         ]
-        assert said == "sft: 30 rows: too few: below 50 it seldom works; usual are 500 to 10,000"
-        assert said.removeprefix("sft: ") in " ".join(call("check", data)[1].split())
+        assert (
+            said
+            == "supervised fine-tuning: 30 rows: too few: below 50 it seldom works; usual are 500 to 10,000"
+        )
+        assert said.removeprefix("supervised fine-tuning: ") in " ".join(
+            call("check", data)[1].split()
+        )
 
 
 def test_documents_are_not_too_few_examples(call, tmp_path):
@@ -157,13 +162,17 @@ def test_documents_are_not_too_few_examples(call, tmp_path):
         "cpt>sft+lora",
         "--force",
     )
-    assert not [text for text in json.loads(call(*asked)[1])["warnings"] if text.startswith("sft:")]
+    assert not [
+        text
+        for text in json.loads(call(*asked)[1])["warnings"]
+        if text.startswith("supervised fine-tuning:")
+    ]
     (said,) = [
         text
         for text in json.loads(call(*asked, "--examples", examples)[1])["warnings"]
-        if text.startswith("sft:")
+        if text.startswith("supervised fine-tuning:")
     ]
-    assert said.startswith("sft: 40 rows: too few: below 50")
+    assert said.startswith("supervised fine-tuning: 40 rows: too few: below 50")
 
 
 def test_rows_longer_than_what_is_read_are_told(call):
@@ -229,7 +238,7 @@ def test_why_not_gives_the_reason_that_ranks_the_one_over_the_other(call):
     }
     assert because["sft+lora"] == (
         "LoRA would come first if it fitted; whether LoRA fits is not known, since you named no"
-        " model."
+        " model and did not say what your data are."
     )
 
 
@@ -921,7 +930,8 @@ def test_a_plan_in_the_datas_own_folder_can_be_written_again(call, tmp_path):
 def test_a_denied_signal_is_in_the_line_to_type(call, tmp_path):
     (tmp_path / "a.yaml").write_text(
         "task: qa\nbudget: {hours: 0.1}\nsignals: {prompting_tried: false, rag_tried: true}\nmodel:"
-        " Qwen/Qwen3-8B\ngpu: RTX 4090\ndata: {kind: paired, rows: 5000, tokens: 1500000}\n"
+        " meta-llama/Llama-3.3-70B-Instruct\ngpu: RTX 4090\n"
+        "data: {kind: paired, rows: 5000, tokens: 1500000}\n"
     )
     code, out, _ = call("--json", "--answers", "a.yaml")
     commands = [way["command"] for way in json.loads(out)["nothing_fits"]["ways_out"]]

@@ -140,7 +140,7 @@ def check_rule(done):
 
 
 def check_question(done):
-    assert answer(done)["recommendation"]["composition"] == "sft+adapter@per_task"
+    assert answer(done)["recommendation"]["composition"] == "sft+lora@per_task"
     assert "evidence/teams-kept-apart" in answer(done)["recommendation"]["decided_by"]
 
 

@@ -18,6 +18,7 @@ from advisor.methods import objective
 from advisor.methods.accelerators import never_tried
 from advisor.methods.composition import Composition
 from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.phrases import method_words
 from advisor.situation.types import Situation
 
 from .candidates import alternatives, candidate_for, recommended_candidate
@@ -158,8 +159,8 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
     cards = len(situation.hardware.gpus)
     if any(stage.is_sharded for stage in candidate.stages):
         warnings.append(
-            f"the model is split over the {cards} cards ({FSDP}), which `advise run` does not"
-            f" start: it starts one process, or {DDP} with a whole model on each card"
+            f"the model is split over the {cards} GPUs ({FSDP}), which `advise run` does not"
+            f" start: it starts one process, or {DDP} with a whole model on each GPU"
         )
     elif cards > 1 and not any("sharding" in stage.settings for stage in candidate.stages):
         warnings.append(
@@ -168,7 +169,7 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
         )
     elif cards > 1:
         warnings.append(
-            f"all {cards} cards are used: each holds the whole model and its own rows ({DDP})"
+            f"all {cards} GPUs are used: each holds the whole model and its own rows ({DDP})"
         )
     return [
         *warnings,
@@ -180,19 +181,24 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
 
 def _given_up(candidate: Candidate) -> list[str]:
     """What is left of the data, and what may not fit."""
-    found = [f"{stage.objective}: {stage.left_out}" for stage in candidate.stages if stage.left_out]
+    found = [
+        f"{method_words(stage.objective)}: {stage.left_out}"
+        for stage in candidate.stages
+        if stage.left_out
+    ]
     for stage in candidate.stages:
         if (part := stage.part) is None:
             continue
         found.append(
-            f"{stage.objective}: only a part of the data is used, {part.text}: all of it would take"
-            f" {part.whole}, and the limit is {part.limit}"
+            f"{method_words(stage.objective)}: only a part of the data is used, {part.text}: all"
+            f" of it would take {part.whole}, and the limit is {part.limit}"
         )
         too_few = (objective(stage.objective).amounts or {}).get("too_few")
         if part.rows is not None and too_few and part.rows < too_few:
             found.append(
-                f"{stage.objective}: {part.rows:,} rows are too few to learn much from ({too_few:,}"
-                " at least): more money or time, or a smaller model, would pay for more"
+                f"{method_words(stage.objective)}: {part.rows:,} rows are too few to learn much"
+                f" from ({too_few:,} at least): more money or time, or a"
+                " smaller model, would pay for more"
             )
     cost = candidate.estimate
     if cost.fits == "may_fit" and cost.memory is not None and cost.limit_bytes is not None:
@@ -209,7 +215,7 @@ def _too_few(situation: Situation, composition: Composition) -> list[str]:
     """For each stage that wants more data than there are."""
     named = ["classification"] if composition.encoder else composition.chain
     return [
-        f"{objective}: {situation.shortages[objective]}"
+        f"{method_words(objective)}: {situation.shortages[objective]}"
         for objective in named
         if objective in situation.shortages
     ]
@@ -222,16 +228,18 @@ def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
     rows, tokens = situation.answers.value("data_rows"), situation.answers.value("data_tokens")
     if not rows or not tokens or situation.data is not None or situation.tasks:
         return []
-    found = []
+    found, kind = [], situation.answers.value("data_kind")
     for stage in recommendation.stages:
+        if kind and kind not in objective(stage.objective).trains_on:
+            continue  # the rows are those of another stage
         length = int(stage.settings["seq_len"].value) * objective(stage.objective).sequences_per_row
         if (
             not objective(stage.objective).splits_documents and tokens / rows > length
         ):  # documents are parted
             found.append(
-                f"{stage.objective}: rows of {tokens / rows:,.0f} tokens on average are longer than"
-                f" the {length:,} that are read: time and cost count no more, and a run stops at"
-                " such rows unless `truncation` says drop or truncate"
+                f"{method_words(stage.objective)}: rows of {tokens / rows:,.0f} tokens on average"
+                f" are longer than the {length:,} that are read: time and cost count no"
+                " more, and a run stops at such rows unless `truncation` says drop or truncate"
             )
     return found
 

@@ -236,7 +236,7 @@ def fit_stage(
     followed = _for_rows(situation, composition, objective, settings, batch, largest)
     settings, batch = {**settings, **followed.settings}, followed.batch
     if strategy is not None:
-        settings["sharding"] = Chosen(value=strategy, because="how the cards share the work")
+        settings["sharding"] = Chosen(value=strategy, because="how the GPUs share the work")
     suits, packing = packing_suits(
         situation,
         objective,

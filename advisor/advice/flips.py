@@ -32,6 +32,7 @@ ANSWERS = (
 )  # choices a person can make otherwise
 DATA = ("data_kind", "data_rows", "data_tokens")  # what could be collected
 FIXED = ("task", "params_b", "checkpoint_kind", "n_tasks")  # what is as it is, still worth knowing
+GPU_IS_FULL = "memory_bound"
 MAX_PER_ANSWER = 2  # changes shown that lead to the same answer: the rest say nothing new
 
 
@@ -67,6 +68,8 @@ def _by_answers(case: Case, decision: Decision) -> Iterator[Flip]:
         current = decision.facts.get(fact.id)
         if fact.signal:
             changes: list[Any] = [True] if current is not True else [False]
+            if fact.id == GPU_IS_FULL and _has_room(case, decision):
+                continue
         elif fact.id in (*ANSWERS, "data_kind", "checkpoint_kind"):
             changes = [value for value in fact.values if value != current]
         else:
@@ -83,6 +86,13 @@ def _by_answers(case: Case, decision: Decision) -> Iterator[Flip]:
                     effort=_effort(fact.id),
                     text=f"if {says(fact, value, would=True)}",
                 )
+
+
+def _has_room(case: Case, decision: Decision) -> bool:
+    """Whether the machine has no GPU, or one that holds what is recommended, as the page says."""
+    if case.situation.hardware.kind == "cpu":
+        return True
+    return decision.trains and case.cost_of(decision.composition)[1].fits == "fits"
 
 
 def _can_be_so(
@@ -126,6 +136,7 @@ def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
         below = [point for point in reversed(points) if current is not None and point < current]
         for direction in (above, below):
             for point in direction:
+                point = _rounder(point, cuts)
                 value = int(point) if fact.integer else point
                 if not _can_be_so(case, decision, fact, value, {fact_id: value}):
                     continue
@@ -143,6 +154,19 @@ def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
                         text=_amount(fact, value, current),
                     )
                     break
+
+
+def _rounder(point: float, cuts: list[float]) -> float:
+    """The amount as a person would say it, where no rule tells the two apart: 60,000,000 for
+    63,750,000.
+    """
+    if float(f"{point:.1e}") == point:
+        return point
+    for digits in (0, 1):
+        near = float(f"{point:.{digits}e}")
+        if near not in cuts and all((cut < point) == (cut < near) for cut in cuts):
+            return near
+    return point
 
 
 def _amount(fact: Fact, value: float, current: float | None) -> str:

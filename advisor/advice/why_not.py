@@ -161,6 +161,7 @@ class _WhyNot:
             *self._where_the_winner_does_not_fit(judgement),
             *(_Way(change={}, wanted=way, rule=rule) for rule in named for way in self._ways(rule)),
         ]
+        ways = [way for way in ways if self._can_be_done(way)]
         ways.sort(key=self._effort)
         tries = 0
         for way in ways:
@@ -183,9 +184,17 @@ class _WhyNot:
             and self.outcome in schemes()
             and _weight(self.outcome) < _weight(winner)
         ):
-            fact = next(one for one in self.ruleset.facts.values() if _is_fit_of(one, winner))
-            condition = Condition(fact=fact.id, values=frozenset({TOO_BIG}))
-            yield _Way(change={}, wanted={fact.id: condition}, rule=placed, by_size=True)
+            before = [name for name, _ in judgement.ranking if name in schemes()]
+            between = before[1 : before.index(self.outcome)]
+            heavier = [name for name in between if _weight(name) > _weight(self.outcome)]
+            for too_big in ([winner], [winner, *heavier]):
+                wanted = {
+                    fact.id: Condition(fact=fact.id, values=frozenset({TOO_BIG}))
+                    for name in too_big
+                    for fact in self.ruleset.facts.values()
+                    if _is_fit_of(fact, name)
+                }
+                yield _Way(change={}, wanted=wanted, rule=placed, by_size=True)
 
     def _ways(self, rule: Rule) -> Iterator[Mapping[str, Condition]]:
         for way in islice(self._unmet(rule), MAX_WAYS):
@@ -227,6 +236,13 @@ class _WhyNot:
             way.rule.id,
             *way.wanted,
         )
+
+    def _can_be_done(self, way: _Way) -> bool:
+        """Whether a person could bring it about: nobody takes another task for a method's sake, and
+        a machine without a GPU has none that could be too small.
+        """
+        no_gpu = self.facts.get("device") == "cpu" and "memory_bound" in way.wanted
+        return "task" not in way.wanted and not no_gpu
 
     def _learns_from(self, kinds: Condition | None) -> bool:
         """Whether a chain would get the kind of data that it is for, not one to be made into it."""
@@ -307,7 +323,12 @@ class _WhyNot:
         parts += [f"{name_of(fact)} is not known{self._why_unknown()}" for fact in fits]
         if stated := [fact for fact in missing if not fact.instance_of]:
             parts.append(not_known(stated, alone=not parts))
-        return clauses(parts)
+        # Said once: 'here LoRA fits, and QLoRA fits'.
+        return clauses(
+            [*parts[:1], *(part.removeprefix("here ") for part in parts[1:])]
+            if parts[0].startswith("here ")
+            else parts
+        )
 
     def _is(self, fact: Fact) -> str:
         value = self.facts[fact.id]
@@ -337,7 +358,7 @@ class _WhyNot:
             return ""
         if "model" in self.facts:
             return ", since the size of the model is not known"
-        return ", since you named no model and said nothing of your data"
+        return ", since you named no model and did not say what your data are"
 
 
 def _weight(scheme: str) -> int:

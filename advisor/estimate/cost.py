@@ -13,7 +13,7 @@ def cost_estimate(
     None where the duration or the card's price is not known.
     """
     if gpu is None or gpu.price_usd_per_h is None:
-        return None, "no rental price is known for this card" if gpu is not None else ""
+        return None, "no rental price is known for this GPU" if gpu is not None else ""
     note = (
         f"{gpu.name} at"
         f" ${gpu.price_usd_per_h:.2f}/h{f' ({gpu.price_note})' if gpu.price_note else ''}"

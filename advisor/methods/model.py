@@ -39,9 +39,11 @@ class Method:
 class Objective(Method):
     """What a stage learns."""
 
-    phrase: str  # for people: "show {model} pairs of a better and a worse answer"
+    # For people: "show {model} {your}pairs of a better and a worse answer".
+    phrase: str
     short: str  # a few words: "learning from pairs"
     trains_on: Annotated[tuple[str, ...], ListOf(of=Choice(values=DATA_KINDS))]
+    phrase_judged: str = ""  # the same where a model, {judge}, scores the answers
     # What its trainer can read beside them, though it is not meant for it.
     also_reads: Annotated[tuple[str, ...], ListOf(of=Choice(values=DATA_KINDS))] = ()
     pairs: bool = False  # a row is two sequences

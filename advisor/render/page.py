@@ -18,7 +18,7 @@ from advisor.advice.types import Advice, Candidate, KnownFact, Reason
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.methods.remedies import OTHER_TOOL
-from advisor.render.next_steps import next_steps
+from advisor.render.next_steps import next_steps, training_steps
 from advisor.render.words import (
     VERDICTS,
     device_name,
@@ -169,6 +169,8 @@ def _next_steps(advice: Advice) -> Section:
         items += [Item(text=f"Then: {steps.helps_then}")] if steps.helps_then else []
         if steps.remedy == OTHER_TOOL:
             items += [Item(text=source.title, detail=source.url) for source in steps.sources]
+    if advice.recommendation.composition.chain:
+        items += [Item(text=text, commands=lines) for text, lines in training_steps(advice)]
     return Section(title="What to do next", blocks=(Items(items=tuple(items)),) if items else ())
 
 

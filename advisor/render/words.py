@@ -30,6 +30,11 @@ VERDICTS = {
 }
 
 
+MANY = 1_000_000  # rows from which on their number is rounded
+GOOD_ANSWERS = "examples of requests and good answers"
+TOKENS_UNKNOWN = "the number of tokens is not known"  # as the estimate says it
+
+
 def meaning_of(name: str) -> str:
     """One line on an objective, a scheme or a remedy, for readers who want to know what it is."""
     if name in remedies():
@@ -49,7 +54,9 @@ def sentence(text: str) -> str:
     ended = text[-1] in ".!?" or (
         text[-1] == ")" and ". (" in text
     )  # a remark in brackets after the full stop
-    return text[0].upper() + text[1:] + ("" if ended else ".")
+    first = text.split(maxsplit=1)[0]
+    named = first[1:] != first[1:].lower()  # vLLM is written as its makers write it
+    return (text[0] if named else text[0].upper()) + text[1:] + ("" if ended else ".")
 
 
 def model_name(advice: Advice, otherwise: str = "the model") -> str:
@@ -92,7 +99,7 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
             (
                 f"a smaller model ({way.change['model']})"
                 if "model" in way.change
-                else "another card"
+                else "another GPU"
                 if "gpu" in way.change
                 else "more money or time"
             )
@@ -106,22 +113,22 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
         )
         return (
             sentence(f"nothing that suits the task {limits}{way_out}"),
-            "How long it takes depends on the way out that is taken.",
+            "How long it takes depends on which of these you choose.",
             "So does what it costs.",
         )
     if advice.situation.outside is not None and not composition.chain:
         return (
             sentence(advice.situation.outside.what),
             sentence(f"where to go with it: {advice.situation.outside.where}"),
-            "How long it takes and what it costs depends on that tool.",
+            "How long it takes and what it costs depend on that tool.",
         )
     if not composition.chain:
         at_home = advice.facts.get("priority") == "privacy"
-        elsewhere = "" if at_home else ", at a provider the use of the model"
+        elsewhere = "" if at_home else ", at a provider you pay for each request"
         return (
             sentence(f"no training is needed: {joined(_remedies(composition))}"),
             "There is nothing to train, so you can try it today.",
-            f"It costs no training: on your own computer electricity{elsewhere}.",
+            f"Training costs nothing then: on your own computer you pay electricity{elsewhere}.",
         )
     what = _what(advice) + _part(advice)
     if size_is_unknown(advice):
@@ -172,21 +179,7 @@ def _fits_where(advice: Advice) -> str:
 
 def _what(advice: Advice) -> str:
     composition = advice.recommendation.composition
-    rows = example_rows(advice)
-    examples = (
-        f"your {format_count(rows) if rows >= 1e6 else f'{rows:,}'} examples"
-        if rows
-        else "examples of requests and good answers"
-    )
-    steps = []
-    for place, objective in enumerate(composition.chain):
-        unnamed = composition.encoder and advice.situation.suggestion is not None
-        name = "a small text model" if unnamed else model_name(advice)
-        steps.append(
-            methods()
-            .objective(objective)
-            .phrase.format(model=name if place == 0 else "it", examples=examples)
-        )
+    steps = [_step(advice, place, objective) for place, objective in enumerate(composition.chain)]
     count = advice.situation.answers.value("n_tasks") or len(advice.situation.tasks) or None
     known = schemes()[composition.scheme or ""]
     scheme = (known.phrase_per_task if composition.per_task else known.phrase).format(
@@ -194,7 +187,55 @@ def _what(advice: Advice) -> str:
     )
     text = f"{', then '.join(steps)}, {scheme}"
     remedies = _remedies(composition)
-    return f"{joined(remedies)}; and besides, {text}" if remedies else text
+    return f"{joined(remedies)}; and {text}" if remedies else text
+
+
+def _step(advice: Advice, place: int, objective: str) -> str:
+    """What one stage does to which model with which data: 'teach Qwen/Qwen3-8B with your 1,200
+    examples'.
+    """
+    chain, known = advice.recommendation.composition.chain, methods().objectives
+    name = model_name(advice)
+    if advice.recommendation.composition.encoder and advice.situation.suggestion is not None:
+        name += " (a small text model)"
+    scored = any(known[before].scores for before in chain[:place])
+    model = name if place == 0 else "the first model" if scored else "it"
+    kind = _kind_of_data(advice)
+    rows = example_rows(advice) if kind in (None, *known[objective].trains_on) else None
+    count = "" if rows is None else f"{format_count(rows) if rows >= MANY else f'{rows:,}'} "
+    if kind not in known[objective].trains_on:
+        your, examples = "", f"your {count}examples" if count else GOOD_ANSWERS
+    else:
+        your = f"your {count}"
+        examples = (
+            f"the better answers of your {count}pairs"
+            if kind == "preference"
+            else f"{your}examples"
+            if count
+            else "your examples of requests and good answers"
+        )
+    judge = (
+        "the second one"
+        if scored
+        else "your scoring model"
+        if advice.facts.get("reward_model_available") is True
+        else ""
+    )
+    phrase = known[objective].phrase_judged if judge else ""
+    return (phrase or known[objective].phrase).format(
+        model=model, examples=examples, your=your, judge=judge
+    )
+
+
+def _kind_of_data(advice: Advice) -> str | None:
+    """What the data are, measured or stated."""
+    situation = advice.situation
+    if situation.tasks:
+        return next(iter(situation.tasks.values())).kind
+    if situation.data is not None:
+        return situation.data.kind
+    kind: str | None = situation.answers.value("data_kind")
+    return kind
 
 
 def _time(advice: Advice) -> str:
@@ -244,6 +285,10 @@ def _because_unknown(advice: Advice) -> str:
     if size_is_unknown(advice):
         return ": the size of the model is not known"
     reasons = dict.fromkeys(map(unknown_words, advice.recommendation.estimate.unknown))
+    if TOKENS_UNKNOWN in reasons:
+        return (
+            ": it depends on how long your examples are, which `--data` with their file would tell"
+        )
     return f": {joined(reasons)}" if reasons else ""
 
 

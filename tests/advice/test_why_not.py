@@ -53,8 +53,8 @@ def test_a_lower_rank_gives_the_reason_of_the_rule_that_ranks_the_other_first(mo
     """Not a circle, and not the reason that is about another rival."""
     found = why_not(monkeypatch, **SUPPORT)
     assert found["sft+adapter"].text == (
-        "Ranks below LoRA: near full performance for very little memory (the most widely adopted"
-        " method)."
+        "Ranks below LoRA: LoRA comes near full performance for very little memory, and is the most"
+        " widely adopted method."
     )
     assert found["sft+adapter"].rule == "document/lora-otherwise"
 
@@ -88,9 +88,8 @@ def test_what_is_too_big_says_both_numbers(monkeypatch):
         (
             {},
             "sft+prefix",
-            "Prefix tuning would come first if, among other things, a prompt alone gave good"
-            " enough answers and your prompt were so long that it costs money or time on every"
-            " request; you have said neither.",
+            "Ranks below LoRA: LoRA comes near full performance for very little memory, and is the"
+            " most widely adopted method.",  # not: if you asked for another task
         ),
         (
             {"budget": "medium", "priority": "cost", "gpu": "unknown", "data_kind": "preference"},
@@ -101,8 +100,7 @@ def test_what_is_too_big_says_both_numbers(monkeypatch):
         (
             {"task": "code"},
             "cpt>sft+lora",
-            "Continued pre-training reads plain text by the hundred million tokens; these data are"
-            " answers.",
+            "Continued pre-training reads plain text by the hundred million tokens; you have none.",
         ),
     ],
 )
@@ -133,7 +131,7 @@ def test_a_fit_that_is_not_known_says_why(monkeypatch):
     asked = {"task": "other", "budget": "low", "gpu": "RTX 4090"}
     assert why_not(monkeypatch, **asked)["sft+lora"].text == (
         "LoRA would come first if it fitted; whether LoRA fits is not known, since you named no"
-        " model and said nothing of your data."
+        " model and did not say what your data are."
     )
 
 

@@ -70,7 +70,7 @@ def test_no_width_loses_text(name, width):
     text = printed(advice, width=width)
     page = page_of(advice)
     commands = [
-        command
+        command.replace("\x1b", "\\x1b")
         for section in page.sections
         for block in section.blocks
         if isinstance(block, Items)
