@@ -219,6 +219,8 @@ def _step(advice: Advice, place: int, objective: str) -> str:
         if scored
         else "your scoring model"
         if advice.facts.get("reward_model_available") is True
+        else "a scoring model"
+        if kind == "preference"  # pairs cannot be checked by a program
         else ""
     )
     phrase = known[objective].phrase_judged if judge else ""

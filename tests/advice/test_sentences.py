@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from advisor.advice import advise as advising
 from advisor.advice.planning import make_plan, missing_for_plan
+from advisor.advice.types import Reason
 from advisor.ground.errors import InputError
 from advisor.render.advice_json import advice_document
 from advisor.render.html import advice_page
@@ -19,7 +22,9 @@ from advisor.render.terminal import print_advice
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from advisor.wizard.reasons import Trail
+from tests.advice.sanity import random_known, situation_for
 from tests.advice.situations import UNKNOWN_MACHINE, random_answers, write_data
+from tests.advice.truths import contradictions
 from tests.conftest import scaled
 from tests.render.test_terminal import GOLDEN
 from tests.wizard.scripted import ScriptedUi
@@ -130,3 +135,49 @@ def test_rules_are_listed_in_words():
         if rule.kind != "set":  # a setting is written as in a plan
             parts.append(outcome(rule, RULES))
         assert not [fault for text in parts for fault in faults(text)], rule.id
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_no_sentence_contradicts_a_number_of_its_page(batch):
+    """What fits has room, what is too big has none, amounts are those that were stated, and what
+    was said is not called unknown.
+    """
+    answered = 0
+    for seed in range(batch, SITUATIONS // 2, BATCHES):
+        try:
+            advice = advising.advise(situation_for(random_known(random.Random(seed))), RULES, GUIDE)
+        except InputError:
+            continue
+        answered += 1
+        found = list(contradictions(advice))
+        assert not found, (seed, found[:5])
+    assert answered > SITUATIONS / BATCHES / 4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("LoRA needs 4.0 GiB, this GPU has 7.0 GiB", "more room than needed"),
+        ("LoRA fits in 7.0 GiB (estimated 7.4 GiB)", "a fit that is none"),
+        ("LoRA costs about $4, the budget is $5", "within the budget"),
+        ("Up to a hundred thousand (you have 1,500 examples)", "another amount than 5000"),
+        ("here LoRA fits with 20.0 GiB to spare", "another room to spare"),
+        ("Looking up would come first; you have not said how much it may cost.", "budget was said"),
+        ("not known, since you named no model", "a model was named"),
+    ],
+)
+def test_a_contradiction_is_seen(text, said):
+    """Each of them, put into a page that is true otherwise, is found."""
+    stated = {
+        "task": "generation", "model": "Qwen/Qwen3-1.7B", "gpu": "RTX 4060 8GB", "budget": "low",
+        "data_kind": "paired", "data_rows": 5000,
+    }  # fmt: skip
+    advice = advising.advise(situation_for(stated), RULES, GUIDE)
+    assert not list(contradictions(advice))
+    other = replace(advice.alternatives[0], because=(Reason(text=text),))
+    wrong = replace(
+        advice,
+        recommendation=replace(advice.recommendation, because=(Reason(text=text),)),
+        alternatives=(other, *advice.alternatives[1:]),
+    )
+    assert any(said in found for found in contradictions(wrong))
