@@ -159,3 +159,12 @@ def test_a_wrong_flag_says_what_is_allowed(flags, said):
     """Each contradictory or unreadable flag is refused with a reason."""
     with pytest.raises(InputError, match=said):
         answers_from_flags(flags, FACTS)
+
+
+@pytest.mark.parametrize("nothing", ["[]", "{}", "null"])
+def test_no_signals_is_an_answer(nothing):
+    """An empty list, an empty map and null state none."""
+    text = f"task: qa\nsignals: {nothing}\n"
+    found, warnings = answers_from_document(parse_yaml(text, name="answers.yaml"), FACTS)
+    assert found.signals == ()
+    assert not warnings

@@ -122,7 +122,7 @@ class _Reader:
         """A list of signals that are so, or a map that says of each whether it is."""
         known = signals(self.facts)
         places = {name: (*path, name) for name in names} if isinstance(names, Mapping) else {}
-        if isinstance(names, list | tuple) and names:
+        if isinstance(names, list | tuple):
             wrong = [at for at, name in enumerate(names) if not isinstance(name, str)]
             for at in wrong:
                 fault = Text().refuse(names[at], document, (*path, at))
