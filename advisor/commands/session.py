@@ -325,6 +325,10 @@ def nothing_to_train(advice: Advice) -> str:
     if composition.chain or not advice.fits:
         return ""
     why = f"the answer is '{composition}', which trains nothing: there is no plan to write or run"
+    outside = advice.situation.outside
+    if outside is not None:  # --force takes the composition, and no plan can hold this model
+        thing = "model (--model)" if outside.is_model else "device (--gpu)"
+        return f"{why}; to train with this tool, name another {thing}"
     other = next((one.composition for one in advice.alternatives if one.composition.chain), None)
     how = shlex.quote(str(other))
     return why if other is None else f"{why}; to train all the same: --choose {how} --force"

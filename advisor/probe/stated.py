@@ -18,7 +18,7 @@ from advisor.probe.not_supported import not_supported
 from advisor.probe.software import older_torch_note
 
 UNKNOWN, NONE = "unknown", "none"
-MOST_GPUS, MOST_GIB = 100_000, 10_000  # beyond this it is a slip of the keyboard
+MOST_GPUS, MOST_GIB = 10_000, 10_000  # beyond this it is a slip of the keyboard
 _AMD = re.compile(r"\b(amd|radeon|instinct|ryzen|mi\d{2,3}[a-z]?|rx ?\d{4})\b", re.IGNORECASE)
 _APPLE = re.compile(r"\b(apple|m\d( ?(pro|max|ultra))?)\b", re.IGNORECASE)
 _KIND = {"nvidia": "cuda", "amd": "rocm", "apple": "mps"}
@@ -100,7 +100,7 @@ def _named(
         return hardware, (*match.warnings, *warnings)
     if match.not_sold and from_flag and match.spec is not None:
         raise InputError(
-            f"{name_at}: no {match.spec.name} of the size in '{name}' is known",
+            f"{name_at}: no GPU of this name and size is known: '{name}'",
             allowed=f"it is sold with {match.not_sold}",
             hint="correct the size or leave it out; where it is right, say it with --gpu-memory GIB"
             " beside the name without it",
@@ -180,7 +180,7 @@ def _check_numbers(
         raise InputError(
             f"{count_at}: {count} GPUs",
             allowed=f"1 to {MOST_GPUS:,}",
-            hint="for training without a GPU say `none` as the GPU",
+            hint="for training without a GPU say `none` as the GPU" if count < 1 else "",
         )
     if memory_gib is not None and not 0 < memory_gib <= MOST_GIB:
         raise InputError(

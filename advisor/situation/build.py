@@ -152,7 +152,7 @@ def outside_of(
         found = out_of_scope(str(name), answers.value("task"))
         if found is not None:
             return found
-        if warnings is not None and (said := mentioned_beside(str(name))):
+        if warnings is not None and (said := mentioned_beside(str(name), answers.value("task"))):
             warnings.append(said)
     if hardware.not_supported is None:
         return None

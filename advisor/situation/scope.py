@@ -100,10 +100,10 @@ def out_of_scope(name: str, task: str | None = None) -> OutOfScope | None:
     return _told(found[0], name.strip(), found[2])
 
 
-def mentioned_beside(name: str) -> str:
+def mentioned_beside(name: str, task: str | None = None) -> str:
     """A warning where a description names a model of another kind beside a text model."""
     found = mentioned(name)
-    if found is None or not _names_text_model(name, found[1]):
+    if found is None or task in found[0].but_for or not _names_text_model(name, found[1]):
         return ""
     return (
         f"model: '{found[2]}' is {found[0].entry['what']}; the text model that you name beside it"

@@ -18,6 +18,7 @@ from advisor.methods.families import (
     family_of_name,
     kind_of_type,
 )
+from advisor.situation.scope import out_of_scope
 from advisor.situation.shapes import HUB_ID, is_path, model_shape
 
 BETWEEN = re.compile(r"\s+/\s*|\s*/\s+|\s*[,;|]\s*|\s+(?:or|and|vs\.?|versus|und|oder)\s+", re.I)
@@ -73,15 +74,24 @@ def choose(
     Of one kind, or of the kind that the task needs, the one nearest to a stated size, else the
     smallest.
     """
-    found = [_named(name, online=online) for name in names]
+    named = [_named(name, online=online) for name in names]
+    # What cannot be trained here has been said in a warning of its own, unless it is all there is.
+    found = [one for one in named if out_of_scope(one.name, task) is None] or named
+    others = [one.name for one in named if one not in found]
     kinds = {one.kind for one in found}
     wanted = _wanted(kinds, task)
     fitting = [one for one in found if one.kind == wanted]
     sized = [one for one in fitting if one.shape is not None]
     chosen = min(sized, key=lambda one: _distance(one, params_b)) if sized else fitting[0]
-    listed = ", ".join(f"{one.name} ({NAMED[one.kind]})" for one in found)
+    listed = ", ".join(
+        f"{one.name} ({NAMED[one.kind] if one in found else 'not for this tool'})" for one in named
+    )
     size = f", {format_count(chosen.shape.params)} parameters" if chosen.shape is not None else ""
-    if len(kinds) == 1:
+    if others and len(found) == 1:
+        because = f"sizes and times are those of {chosen.name}{size}"
+    elif len(kinds) == 1 and others:
+        because = f"the others are of one kind; sizes and times are those of {chosen.name}{size}"
+    elif len(kinds) == 1:
         because = f"all are of one kind; sizes and times are those of {chosen.name}{size}"
     else:
         because = (
@@ -90,7 +100,7 @@ def choose(
         )
     nearest = "the one of the stated size" if params_b is not None else "the smallest of its kind"
     alone = "" if len(sized) < 2 else f" ({nearest})"
-    return chosen.name, f"model: {len(found)} are named: {listed}; {because}{alone}"
+    return chosen.name, f"model: {len(named)} are named: {listed}; {because}{alone}"
 
 
 def _named(name: str, *, online: bool) -> Named:

@@ -11,11 +11,16 @@ import sys
 import jsonschema
 import pytest
 
+from advisor.advice.advise import advise
 from advisor.advice.types import Flip
+from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.render.advice_json import advice_document, plain, rounded
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import schemas
+from advisor.situation.build import situation_of
+from tests.advice.situations import random_answers, write_data
+from tests.conftest import scaled
 from tests.render.example_advice import (
     EXAMPLES,
     GIB,
@@ -29,6 +34,7 @@ from tests.render.example_advice import (
 )
 
 SCHEMA = schemas(load_rules())["advice"]
+GUIDE = load_rules(("document",))
 
 
 @pytest.mark.parametrize("name", [*EXAMPLES, "injected"])
@@ -39,6 +45,64 @@ def test_every_document_keeps_to_the_published_schema(name):
     jsonschema.Draft7Validator.check_schema(SCHEMA)
     jsonschema.validate(document, SCHEMA)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+# Situations that random answers do not hold.
+ODD = (
+    {"task": "qa", "model": "BAAI/bge-m3", "gpu": "L4"},
+    {"task": "code", "model": "gpt-4.1-mini"},
+    {"task": "qa", "gpu": "TPU v5e"},
+    {"task": "generation", "model": "google-t5/t5-base", "gpu": "M4 Max 64GB"},
+    {"task": "qa", "model": "Qwen/Qwen3-8B / t5-base", "gpu": "MI300X"},
+    {"task": "multi_department", "model": "FacebookAI/roberta-base", "n_tasks": 5, "gpu": "L4"},
+    {"task": "qa", "model": "deepseek-ai/DeepSeek-V3", "gpu": "RTX 4090", "data_kind": "paired"},
+    {"task": "code", "model": "Mistral-Nemmo", "gpu": "unknown", "gpus": 2},
+    {"task": "qa", "gpu": "L4", "budget_usd": 0.0, "data_kind": "paired", "data_rows": 3000},
+)
+
+
+def check_contract(document):
+    """The schema, strict JSON, and a value wherever the contract has one."""
+    jsonschema.validate(document, SCHEMA)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    found, outside = document["recommendation"], document["out_of_scope"]
+    assert found["composition"]
+    assert found["because"]
+    assert found["decided_by"]
+    assert found["evidence"] in ("high", "medium", "low")
+    assert found["strength"] in ("strong", "weak")
+    assert bool(outside) == ("other_tool" in found["remedies"])
+    assert outside is None or all(outside[key] for key in ("what", "where"))
+    # The ways out of "nothing fits" stand in a part of their own.
+    named = [remedy for remedy in found["remedies"] if remedy != "smaller_model"]
+    assert [step["remedy"] for step in found["next_steps"]] == named
+    assert bool(document["nothing_fits"]) == ("smaller_model" in found["remedies"])
+    estimate = found["estimate"]
+    if estimate["fits"] not in ("unknown", "too_big"):
+        assert 0 < estimate["need_gib"] <= estimate["limit_gib"]
+        assert 0 < estimate["low_gib"] <= estimate["peak_gib"] <= estimate["high_gib"]
+
+
+@pytest.mark.parametrize("seed", range(scaled(25)))
+def test_documents_of_random_situations_keep_to_the_contract(seed, tmp_path_factory):
+    """Also those of answers that train nothing, that fit nothing and that are out of scope."""
+    folder = tmp_path_factory.getbasetemp() / "random-data"
+    if not folder.is_dir():
+        folder.mkdir()
+        write_data(folder)
+    try:
+        advice = advise(situation_of(random_answers(seed, folder)), load_rules(), GUIDE)
+    except InputError:
+        pytest.skip("these answers contradict each other")
+    check_contract(advice_document(advice, plan=None, missing=[]))
+
+
+@pytest.mark.parametrize("stated", ODD, ids=[" ".join(map(str, each.values())) for each in ODD])
+def test_documents_of_odd_situations_keep_to_the_contract(stated):
+    """Models and devices out of scope, encoders, giants, several models, a budget of nothing."""
+    known = {name: Answer(value=value, origin="flag") for name, value in stated.items()}
+    advice = advise(situation_of(Answers(known=known)), load_rules(), GUIDE)
+    check_contract(advice_document(advice, plan=None, missing=[]))
 
 
 def test_the_schema_notices_a_missing_key():
