@@ -13,7 +13,8 @@ from advisor.ground.units import format_duration
 
 BAR_WIDTH = 30
 FULL, REST = "#", "."
-COUNTED = {"nvidia-smi": " of the whole process, as nvidia-smi shows it", "allocated": " allocated"}
+NVIDIA_SAYS = ", as nvidia-smi shows it"
+COUNTED = {"nvidia-smi": f" of the whole process{NVIDIA_SAYS}", "allocated": " allocated"}
 FITS = {
     "fits": "it fits",
     "tight": "it fits, with little to spare",
@@ -37,6 +38,8 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
     peak = float(document["peak_gib"])
     scale = max(limit_gib or peak, 1e-9)
     counted = COUNTED.get(document.get("counter", ""), "")
+    if any(term["name"] == "driver and kernels" for term in document["terms"]):
+        counted = counted.replace(NVIDIA_SAYS, "")  # no card of NVIDIA's
     head = (
         f"peak {_gib(peak)}{counted} (between {_gib(document['low_gib'])} and"
         f" {_gib(document['high_gib'])}, by formula), at: {document['moment']}"

@@ -211,3 +211,14 @@ def test_the_text_has_a_bar_per_term_and_stays_in_width():
     assert "as nvidia-smi shows it" in " ".join(text.split())
     assert "tokens/s" in text
     assert "no estimate" in estimates_text(answers([{"model": "zzz"}]))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said"), [("RTX 4090", True), ("M4 Max", False), ("MI300X", False)]
+)
+def test_only_an_nvidia_card_is_read_by_nvidia_smi(gpu, said):
+    """The program is named only where there is one."""
+    (found,) = answers([{"model": "Qwen/Qwen3-4B", "gpu": gpu, "counter": "nvidia-smi"}])
+    text = " ".join(estimate_text({**found, "counter": "nvidia-smi"}).split())
+    assert ("nvidia-smi" in text) == said
+    assert "of the whole process" in text
