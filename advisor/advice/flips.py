@@ -32,6 +32,7 @@ ANSWERS = (
 )  # choices a person can make otherwise
 DATA = ("data_kind", "data_rows", "data_tokens")  # what could be collected
 FIXED = ("task", "params_b", "checkpoint_kind", "n_tasks")  # what is as it is, still worth knowing
+NO_DATA = ("none",)
 GPU_IS_FULL = "memory_bound"
 MAX_PER_ANSWER = 2  # changes shown that lead to the same answer: the rest say nothing new
 
@@ -71,7 +72,9 @@ def _by_answers(case: Case, decision: Decision) -> Iterator[Flip]:
             if fact.id == GPU_IS_FULL and _has_room(case, decision):
                 continue
         elif fact.id in (*ANSWERS, "data_kind", "checkpoint_kind"):
-            changes = [value for value in fact.values if value != current]
+            # Nobody parts with examples for another answer.
+            given_up = NO_DATA if current is not None else ()
+            changes = [value for value in fact.values if value not in (current, *given_up)]
         else:
             continue
         for value in changes:

@@ -50,13 +50,13 @@ def shorter_rows(
         mean = tokens / rows / what.sequences_per_row if rows and tokens else 0.0
         if WHOLE_ROWS * mean > length:
             return found, ""
-        count = "rows (how many is not known, since none are measured)"
+        count = "rows (nobody has measured how many)"
     if length >= whole:
         return found, ""
-    because = f"memory is short: {count} are longer and are left out"
+    because = f"memory is short: {count} that are longer are left out"
     found = _with_length(found, length, because)
     found["truncation"] = Chosen(value="drop", because="rows over seq_len are left out")
-    left_out = f"{count} are longer than the {length:,} tokens that fit, and are left out"
+    left_out = f"{count} that are longer than the {length:,} tokens that fit are left out"
     return found, left_out
 
 

@@ -21,6 +21,7 @@ from advisor.ruleset.model import Condition, Interval, Rule, Ruleset, Table
 from advisor.ruleset.phrases import (
     clauses,
     inside_sentence,
+    joined,
     method_words,
     name_of,
     not_known,
@@ -320,7 +321,9 @@ class _WhyNot:
         parts = [self._is(fact) for fact in known]
         missing = [fact for fact in facts if fact not in known]
         fits = [fact for fact in missing if fact.instance_of]
-        parts += [f"{name_of(fact)} is not known{self._why_unknown()}" for fact in fits]
+        if fits:
+            verb = "is" if len(fits) == 1 else "are"
+            parts.append(f"{joined(map(name_of, fits))} {verb} not known{self._why_unknown()}")
         if stated := [fact for fact in missing if not fact.instance_of]:
             parts.append(not_known(stated, alone=not parts))
         # Said once: 'here LoRA fits, and QLoRA fits'.

@@ -471,7 +471,8 @@ def nearest_candidate(advice: Advice, method: str) -> Candidate | None:
     """The alternative that holds this method and differs least from the recommendation; the better
     ranked of equals.
     """
-    ours = advice.recommendation.composition
+    stuck = advice.nothing_fits
+    ours = (stuck.nearest if stuck else advice.recommendation).composition
     holding = [
         candidate
         for candidate in advice.alternatives
@@ -594,7 +595,15 @@ def _other_combinations(advice: Advice) -> Section:
 
 def _candidate_numbers(candidate: Candidate) -> str:
     estimate = candidate.estimate
-    parts = [format_gib(estimate.memory.peak_bytes)] if estimate.memory is not None else []
+    parts = []
+    if estimate.memory is not None:
+        # What it could do with: with more rows at once QLoRA may hold more than LoRA.
+        peak, least = estimate.memory.peak_bytes, estimate.least_bytes
+        parts.append(
+            f"{format_gib(least)} or more"
+            if least is not None and least <= LESS * peak
+            else format_gib(peak)
+        )
     parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
     parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
     return ", ".join(parts)

@@ -167,7 +167,7 @@ def test_a_known_gpu_alone_keeps_the_guides_answer(origin):
     assert str(found.recommendation.composition) == "sft+qlora" == str(found.guide.composition)
     assert found.facts["fits_lora"] == "unknown"
     lora = next(one for one in found.alternatives if str(one.composition) == "sft+lora")
-    assert "said nothing of your data" in lora.because[0].text
+    assert "did not say what your data are" in lora.because[0].text
 
 
 # --------------------------------------------------------------------------- more of anything

@@ -587,7 +587,7 @@ def nothing_fits() -> Advice:
         estimate("too_big", 46.2, limit_gib=8, hours=30.0, usd=9.0),
     )
     smaller = Reason(
-        text="No scheme fits the hardware and the budget, so a smaller model is needed.",
+        text="No way of training fits the hardware and the budget, so a smaller model is needed.",
         rule="base/smaller-model",
         source="estimate",
     )
