@@ -14,6 +14,7 @@ import pytest
 from advisor.cli import COMMANDS, advise
 from advisor.methods import schemes
 from advisor.methods.composition import parse_composition
+from advisor.methods.remedies import remedies, remedy
 from tests.conftest import PAIRS, ROOT
 
 
@@ -925,6 +926,16 @@ def test_a_plan_in_the_datas_own_folder_can_be_written_again(call, tmp_path):
     assert call(*flags, "--plan", "plan.yaml", "--force")[0] == 0
     assert call(*flags, "--plan", "train.jsonl", "--force")[0] == 2
     assert (tmp_path / "train.jsonl").read_text() == PAIRS
+
+
+@pytest.mark.parametrize("name", remedies())
+def test_what_helps_without_training_is_explained_like_a_method(call, name):
+    """By the name that stands in an answer: how one begins, and the rules that lead to it."""
+    code, out, _ = call("rules", name)
+    assert code == 0
+    assert remedy(name).meaning in " ".join(out.split())
+    assert "recommended by" in out
+    assert not remedy(name).first or "begin" in out
 
 
 def test_a_denied_signal_is_in_the_line_to_type(call, tmp_path):

@@ -9,6 +9,7 @@ from advisor.ground.errors import InputError
 from advisor.methods import methods, schemes
 from advisor.methods.keys import Key
 from advisor.methods.model import Method, Objective, Scheme, Update
+from advisor.methods.remedies import Remedy, remedies, remedy
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.phrases import value_words
@@ -29,8 +30,10 @@ SOURCES_OF_REWARD = (
 
 
 def names_of_methods() -> list[str]:
-    """What `advise rules METHOD` explains: objectives and schemes, those with faults too."""
-    return [*methods().objectives, *schemes(), *methods().broken]
+    """What `advise rules METHOD` explains: objectives and schemes, those with faults too, and what
+    helps without training.
+    """
+    return [*methods().objectives, *schemes(), *methods().broken, *remedies()]
 
 
 def print_method(name: str, ruleset: Ruleset, console: Console) -> None:
@@ -43,7 +46,9 @@ def print_method(name: str, ruleset: Ruleset, console: Console) -> None:
 
 def _lines(name: str, ruleset: Ruleset) -> Iterator[tuple[str, str]]:
     objective = methods().objectives.get(name)
-    if objective is not None:
+    if name in remedies():
+        yield from _remedy(remedy(name))
+    elif objective is not None:
         yield from _objective(objective)
         yield from _shared(objective)
     else:
@@ -70,6 +75,22 @@ def _objective(objective: Objective) -> Iterator[tuple[str, str]]:
     if objective.scores:
         yield "gives", "a model that scores answers, a model of its own beside the chain"
     yield "reference", REFERENCES[objective.reference]
+
+
+def _remedy(found: Remedy) -> Iterator[tuple[str, str]]:
+    yield found.id, found.meaning
+    if found.first:
+        yield "begin", found.first
+    for way in found.ways:
+        yield way.where, f"{way.text} ({way.cost})"
+        for command in way.commands:
+            yield "", f"  {command}"
+    if found.measure:
+        yield "measure", found.measure
+    if found.helps_then:
+        yield "helps then", found.helps_then
+    if found.beside_training:
+        yield "with training", found.beside_training
 
 
 def _scheme(scheme: Scheme, update: Update) -> Iterator[tuple[str, str]]:
@@ -119,6 +140,8 @@ def _speaks_of(rule: Rule, name: str) -> bool:
     if not rule.then:  # asked for each scheme
         named = [c for c in rule.when if c.fact == "scheme"]
         return any(c.holds(name) for c in named)
+    if name in str(rule.then.get("train_decision", "")).split("_and_"):  # rag_and_train
+        return True
     outcomes = rule.then.get("scheme") or rule.then.get("chain") or ()
     listed = outcomes if isinstance(outcomes, list) else [outcomes]
     return any(name in str(one).removeprefix("encoder:").split(">") for one in listed)
