@@ -104,7 +104,7 @@ def test_little_money_means_qlora():
         "--gpu",
         "RTX 4090",
         "--model",
-        "Qwen/Qwen3-0.6B",
+        "Qwen/Qwen3-4B-Instruct-2507",
     ]
     shipped = json.loads(CliRunner().invoke(advise, question, catch_exceptions=False).stdout)
     ours = json.loads(run(*question).stdout)

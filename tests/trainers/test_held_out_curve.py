@@ -43,7 +43,7 @@ class Length:
 @pytest.fixture
 def overfit(make, tmp_path):
     """A job whose held-out loss falls first, and then rises."""
-    rows = random.Random(1)
+    rows = random.Random(5)  # a clear minimum, on the kernels of any processor
     path = tmp_path / "letters.jsonl"
     path.write_text(
         "".join(

@@ -57,6 +57,7 @@ OTHER: dict[str, Any] = {
 ELSEWHERE = {
     "objective", "start_from", "data", "double_quantization", "options", "head", "keep",
     "early_stopping", "save_minutes", "group_by_length", "kernels", "compile",
+    "source_language", "target_language",
 }  # fmt: skip
 
 
