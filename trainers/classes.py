@@ -47,24 +47,8 @@ class Classifier(Objective[Labelled]):
         return TrainingArguments
 
     def faults(self, job: Job) -> list[Fault]:
-        at, found = f"stage {job.stage.name}:", []
-        if job.stage.packing:
-            found.append(
-                Fault(
-                    what=(
-                        f"{at} packing puts several texts into one row, and each row has one class"
-                    ),
-                    allowed="packing: false with head: classes",
-                )
-            )
-        if job.start is not None:
-            found.append(
-                Fault(
-                    what=f"{at} head: classes starts from the plan's model",
-                    allowed="one stage alone",
-                )
-            )
-        return found
+        why = "several texts would share a row, and each row has one class"
+        return self.head_faults(job, "classes", why_not_packed=why)
 
     def load(
         self,

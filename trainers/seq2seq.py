@@ -48,31 +48,12 @@ class Seq2Seq(Objective[Rewriting]):
         return TrainingArguments
 
     def faults(self, job: Job) -> list[Fault]:
-        at, found = f"stage {job.stage.name}:", []
-        if job.stage.packing:
-            found.append(
-                Fault(
-                    what=f"{at} packing: an encoder would read the texts of other rows, too",
-                    allowed="packing: false with head: seq2seq",
-                )
-            )
+        why = "an encoder would read the texts of other rows, too"
+        found = self.head_faults(job, "seq2seq", why_not_packed=why)
         if job.stage.update not in UPDATES:
-            found.append(
-                Fault(
-                    what=(
-                        f"{at} update {job.stage.update} has no place in a model of an encoder and"
-                        " a decoder"
-                    ),
-                    allowed=f"update: {' or '.join(UPDATES)} with head: seq2seq",
-                )
-            )
-        if job.start is not None:
-            found.append(
-                Fault(
-                    what=f"{at} head: seq2seq starts from the plan's model",
-                    allowed="one stage alone",
-                )
-            )
+            what = f"update {job.stage.update} has no place in a model of an encoder and a decoder"
+            allowed = f"update: {' or '.join(UPDATES)} with head: seq2seq"
+            found.append(Fault(what=f"stage {job.stage.name}: {what}", allowed=allowed))
         return found
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Rewriting]:

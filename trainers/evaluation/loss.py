@@ -7,7 +7,8 @@ Dimensions: T tokens of a row, N learned tokens of it, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -183,33 +184,50 @@ def _answers(
         add_special_tokens=special,
         return_token_type_ids=False,
     ).to(device)
-    stops = model.generation_config.eos_token_id
-    stop_ids = set(stops if isinstance(stops, list) else [stops])
+    with generating(model):
+        output = model.generate(
+            **encoded,
+            max_new_tokens=limit,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            use_cache=True,
+        )
+    written = output[:, encoded["input_ids"].shape[1] :]
+    return samples_of(written.tolist(), model, tokenizer)
+
+
+@contextmanager
+def generating(model: Model) -> Iterator[None]:
+    """The model as it evaluates, with its cache, which is off under gradient checkpointing: every
+    token would then cost a whole forward pass.
+    """
     checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
-    if checkpointing:  # else the cache is off, and every token costs a whole forward pass
+    if checkpointing:
         model.gradient_checkpointing_disable()
     try:
         with evaluating(model):
-            output = model.generate(
-                **encoded,
-                max_new_tokens=limit,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                use_cache=True,
-            )
+            yield
     finally:
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def samples_of(
+    written: Iterable[Sequence[int]], model: Model, tokenizer: Tokenizer
+) -> list[Sample]:
+    """The texts that the model wrote, each up to the first token that ends an answer."""
+    stops = model.generation_config.eos_token_id
+    stop_ids = set(stops if isinstance(stops, list) else [stops])
     samples = []
-    for line in output[:, encoded["input_ids"].shape[1] :].tolist():
+    for line in written:
         end = next((place for place, token in enumerate(line) if token in stop_ids), None)
-        answer_ids = line if end is None else line[:end]
+        ids = line if end is None else line[:end]
         samples.append(
             Sample(
-                text=tokenizer.decode(answer_ids, skip_special_tokens=True).strip(),
-                tokens=len(answer_ids),
+                text=tokenizer.decode(ids, skip_special_tokens=True).strip(),
+                tokens=len(ids),
                 stopped=end is not None,
             )
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.held_out import collated, on_device
-from trainers.evaluation.loss import SAMPLES, Sample
+from trainers.evaluation.loss import SAMPLES, Sample, generating, samples_of
 from trainers.frame.evaluating import evaluating
 from trainers.frame.out_of_memory import in_halves
 from trainers.frame.parts import followed
@@ -86,29 +86,9 @@ def _outputs(
     encoded = tokenizer.pad(
         {"input_ids": [list(row.input_ids) for row in rows]}, return_tensors="pt"
     ).to(device)
-    stops = model.generation_config.eos_token_id
-    stop_ids = set(stops if isinstance(stops, list) else [stops])
-    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
-    if checkpointing:  # else the cache is off, and every token costs a whole forward pass
-        model.gradient_checkpointing_disable()
-    try:
-        with evaluating(model):
-            output = model.generate(
-                **encoded, max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True
-            )
-    finally:
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-    samples = []
-    for line in output.tolist():
-        written = line[1:]  # the decoder's start token
-        end = next((place for place, token in enumerate(written) if token in stop_ids), None)
-        ids = written if end is None else written[:end]
-        samples.append(
-            Sample(
-                text=tokenizer.decode(ids, skip_special_tokens=True).strip(),
-                tokens=len(ids),
-                stopped=end is not None,
-            )
+    with generating(model):
+        output = model.generate(
+            **encoded, max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True
         )
-    return samples
+    written = output[:, 1:]  # without the decoder's start token
+    return samples_of(written.tolist(), model, tokenizer)

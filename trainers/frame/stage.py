@@ -94,6 +94,17 @@ class Objective(ABC, Generic[Item]):
     logged: Sequence[str] = ()
     measures_loss = False  # whether there is a loss of held-out rows to measure during training
 
+    def head_faults(self, job: Job, head: str, *, why_not_packed: str) -> list[Fault]:
+        """What a stage with a head of its own cannot do: pack rows, or go on from another stage."""
+        at, found = f"stage {job.stage.name}:", []
+        if job.stage.packing:
+            allowed = f"packing: false with head: {head}"
+            found.append(Fault(what=f"{at} packing: {why_not_packed}", allowed=allowed))
+        if job.start is not None:
+            what = f"{at} head: {head} starts from the plan's model"
+            found.append(Fault(what=what, allowed="one stage alone"))
+        return found
+
     @abstractmethod
     def config_class(self) -> type:
         """TRL's (or transformers') config class, whose fields `trl:` may set."""
