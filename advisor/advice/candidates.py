@@ -117,6 +117,7 @@ def _other_schemes(case: Case, decision: Decision) -> list[Candidate]:
 
 def _other_chains(case: Case, decision: Decision) -> list[Candidate]:
     """The guide's chains and the chain table's runners-up, with the scheme that was chosen."""
+    suggested = case.situation.suggestion is not None
     facts, judgement = decision.facts, decision.steps["chain"]
     scheme = (
         str(facts["scheme"]) if facts["scheme"] != SMALLER_MODEL else _least_hungry(case, decision)
@@ -132,7 +133,9 @@ def _other_chains(case: Case, decision: Decision) -> list[Candidate]:
             Candidate(
                 composition=composition, stages=stages, estimate=cost,
                 verdict="forbidden" if forbidden else "ranked_lower",
-                because=tuple(why_not_outcome(judgement, chain, facts, case.ruleset)),
+                because=tuple(
+                    why_not_outcome(judgement, chain, facts, case.ruleset, is_suggested=suggested)
+                ),
                 forced_ok=not any(is_absolute(rule) for rule in forbidden),
             )
         )  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Any
 
+from advisor.advice.facts_of_situation import OF_MODEL
 from advisor.advice.types import Reason
 from advisor.ground.units import gib
 from advisor.methods import methods, schemes, update
@@ -55,9 +56,14 @@ def why_not_outcome(
     facts: Mapping[str, Any],
     ruleset: Ruleset,
     sizes: Sizes = NO_SIZES,
+    *,
+    is_suggested: bool = False,
 ) -> list[Reason]:
     """Why a table did not conclude an outcome: the rules that forbid it, a change that would put it
     first, or the rule that puts another one before it.
+
+    Args:
+        is_suggested: Nobody named the model: another one is suggested where a small encoder does.
     """
     if outcome in judgement.forbidden:
         return [reason_of(rule, ruleset) for rule in judgement.forbidden[outcome]]
@@ -72,7 +78,14 @@ def why_not_outcome(
     ]
     if not named or winner is None:
         return [Reason(text="None of the rules in use recommends it here.")]
-    question = _WhyNot(table=table, outcome=outcome, facts=facts, ruleset=ruleset, sizes=sizes)
+    question = _WhyNot(
+        table=table,
+        outcome=outcome,
+        facts=facts,
+        ruleset=ruleset,
+        sizes=sizes,
+        is_suggested=is_suggested,
+    )
     capacity = question.ruled_by_capacity(str(winner[0]))
     if capacity is None and (way := question.way_to_win(judgement, named)) is not None:
         return [question.would_come_first(way)]
@@ -140,6 +153,7 @@ class _WhyNot:
     facts: Mapping[str, Any]
     ruleset: Ruleset
     sizes: Sizes
+    is_suggested: bool
 
     # ------------------------------------------------------------------- ways to win
 
@@ -282,6 +296,10 @@ class _WhyNot:
         decision = decide(self.ruleset, facts)
         if decision.facts[self.table.concludes] != self.outcome:
             return False
+        if self.is_suggested:
+            plain = {name: value for name, value in facts.items() if name not in OF_MODEL}
+            if decide(self.ruleset, plain).facts["architecture"] != decision.facts["architecture"]:
+                return False
         if self.table.id not in (LAST, "chain"):
             return not decision.trains
         same = ("chain", "adapters_per") if self.table.id == LAST else ()

@@ -397,7 +397,7 @@ def test_the_reward_model_of_the_stage_before_scores(rewards, make, tmp_path):
         ({"trl": {"loss_type": "dapo"}}, "'loss_type'"),
         ({"trl": {"weight_decay": 0.1}}, "set by the plan's own key weight_decay"),
         ({"trl": {"max_grad_norm": 0}}, "max_grad_norm is 0, expected a number above 0"),
-        ({"trl": {"adam_beta2": 1.0}}, "'adam_beta2' is 1.0\n  a number of at least 0 and below 1"),
+        ({"trl": {"adam_beta2": 1.0}}, "'adam_beta2' is 1\n  a number of at least 0 and below 1"),
         ({"trl": {"adam_beta2": True}}, "'adam_beta2' is true"),
         ({"trl": {"adam_beta1": 0.8}, "optimizer": "sgd"}, "'adam_beta1' has no effect"),
     ],
