@@ -68,10 +68,15 @@ class Family:
     id: str
     kind: str  # one of KINDS
     model_types: tuple[str, ...]
-    pattern: re.Pattern[str] = field(repr=False)
+    names: str = field(repr=False)  # a pattern of the words that name it
     sizes: Mapping[str, Size]
     usual: str | None
     source: str
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What finds the words that name it."""
+        return _compiled(self.names)
 
     def size_of(self, name: str, params: int | None = None) -> Size | None:
         """The size that a name states by a word, the nearest to a stated number of parameters, or
@@ -102,7 +107,7 @@ def families() -> tuple[Family, ...]:
             id=family_id,
             kind=entry["kind"],
             model_types=tuple(entry["model_types"]),
-            pattern=re.compile(rf"(?<![a-z0-9])(?:{'|'.join(entry['names'])})(?![a-z])"),
+            names=rf"(?<![a-z0-9])(?:{'|'.join(entry['names'])})(?![a-z])",
             sizes={
                 str(word): Size(
                     word=str(word), params=row[0], layers=row[1], hidden_size=row[2],
@@ -132,6 +137,12 @@ def kind_of_type(model_type: str | None) -> str:
 def is_encoder(model_type: str | None) -> bool:
     """Whether a model of this type reads and sorts, and writes nothing."""
     return kind_of_type(model_type) == ENCODER
+
+
+@cache
+def _compiled(names: str) -> re.Pattern[str]:
+    """Compiled where a name is looked at: most answers ask for the kind of a known type alone."""
+    return re.compile(names)
 
 
 def family_of_name(name: str) -> Family | None:

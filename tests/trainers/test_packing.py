@@ -181,6 +181,8 @@ def test_rounding_is_not_taken_for_a_look_across_rows(dtype):
     # In bfloat16 the gap is 0.3 or so on most processors, which a limit for float32 would refuse;
     # where all products are summed in one order there is none.
     assert found.packed_gap <= found.rounding
+    if dtype == "bfloat16":
+        assert found.packed_gap == 0 or found.packed_gap > 0.1
     check_packing(model, rows, stage="cpt", attention="sdpa")
     # Nor does it matter how much the model makes of its context.
     deaf = tiny("llama", "sdpa").to(getattr(torch, dtype))
