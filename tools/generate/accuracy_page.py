@@ -93,11 +93,6 @@ def page() -> str:
         *others(data["other_calculators"]),
         "## Not covered",
         [
-            (
-                "- Said with `train_embeddings` (PEFT's `modules_to_save`), `offload_weights` and"
-                " `sharding` on one GPU (DeepSpeed) alone: where a spec keeps silent about them,"
-                " such runs are predicted a third or half too low, or up to four times too high."
-            ),
             "- Vision towers, tensor and context parallelism, compute in 8 or 4 bit.",
             (
                 "- Padded batches of ever new lengths: the allocator's cache is a rough multiple"
