@@ -34,6 +34,11 @@ DTYPES = {
     "fp32": "float32",
     "float": "float32",
 }
+SIXTEEN_BIT = ("bfloat16", "float16")
+NARROW_DTYPES = ("fp8", "mxfp8", "nvfp4")  # of matrix products; weights stay as they are
+VERSION = r"\d+(\.\d+)*[\w.+-]*"
+DATE = r"\d{4}(-(0[1-9]|1[0-2])(-([0-2]\d|3[01]))?)?"
+MOST_BINS = 10_000
 SPELLINGS = {
     "flash_attention": "flash_attention_2",
     "flash": "flash_attention_2",
@@ -52,6 +57,7 @@ _CHOICES: Mapping[str, Choice] = {
         "update": tuple(dict.fromkeys((*updates(), *schemes()))),
         "quantization": ("nf4", "int8"),
         "weights_dtype": ("float32", "bfloat16", "float16"),
+        "compute_dtype": (*SIXTEEN_BIT, "float32", *NARROW_DTYPES),
         "precision": ("pure", "mixed"),
         "attention": ATTENTIONS,
         "kernels": LAYER_KERNELS,
@@ -76,7 +82,7 @@ _FIELDS: Mapping[str, Shape] = {
     **dict.fromkeys(
         (
             "double_quantization", "kbit_prepared", "fp32_master_weights", "optimizer_in_backward",
-            "offload_weights", "packing", "compile",
+            "offload_weights", "packing", "compile", "evaluation",
         ),
         Flag(),
     ),
@@ -87,6 +93,14 @@ _FIELDS: Mapping[str, Shape] = {
         options=(Flag(), Choice(values=("selective", "offload", "full")))
     ),
     "framework": _NAME,
+    "library_versions": MapOf(of=Text(pattern=VERSION, such_as='"4.51.3"')),
+    "date": Text(pattern=DATE, such_as='"2025", "2025-08" or "2025-08-14"'),
+    "lengths": ListOf(
+        of=ListOf(of=_COUNT, least=2, most=2),
+        least=1,
+        most=MOST_BINS,
+        help="a histogram of the rows' tokens: [longest of the bin, rows in it], ascending",
+    ),
 }  # fmt: skip
 SPEC = Keys(
     help="A run spec of `advise estimate --specs`",
@@ -136,6 +150,10 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         given.setdefault("quantization", scheme.quantization)
     if given.get("quantization") and scheme is not None:
         faults += _frozen_only(scheme.update, at)
+    size, active = given.get("model_params_b"), given.get("active_params_b")
+    if size and active and active > size:
+        what = f"{at}: active_params_b {active:g} with model_params_b {size:g}"
+        faults.append(Fault(what=what, allowed="a token passes through a part of the weights"))
     if not {"model", "architecture", "model_params_b"} & set(given):
         allowed = "give model, architecture or model_params_b"
         faults.append(Fault(what=f"{at}: no model", allowed=allowed))
@@ -160,7 +178,7 @@ def _usual(key: str, value: Any) -> Any:
     if key not in _CHOICES or value is None:
         return value
     text = str(value).strip().lower()
-    if key == "weights_dtype":
+    if key in ("weights_dtype", "compute_dtype"):
         text = text.removeprefix("torch.")
         return DTYPES.get(text, text)
     return SPELLINGS.get(text, text)
@@ -175,6 +193,8 @@ def _plain(key: str, value: Any) -> Any:
         return float(value)
     if shape is _NAME:
         return str(value)
+    if key == "lengths":
+        return tuple((int(longest), int(rows)) for longest, rows in value)
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -144,8 +144,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
             stack.quantised_adapters_in_16_bit and spec.quantization is not None
         )
         train_bytes = 2 if narrow and not cpu else 4
-    prepared = bool(spec.kbit_prepared) or (
-        spec.quantization is not None and stack.prepares_quantised
+    prepared = spec.quantization is not None and (
+        bool(spec.kbit_prepared) or stack.prepares_quantised
     )
     # The residual stream follows the embedding's dtype; float32 after
     # prepare_model_for_kbit_training, which upcasts norms and embeddings. FSDP casts what it
@@ -181,7 +181,7 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     copies = special(how, "embedding_copies")
     rows = spec.micro_batch_size * what.sequences_per_row
     return ResolvedRun(
-        spec=spec, dims=dims, stack=stack, tokens=rows * spec.seq_len, rows=rows, gpus=gpus,
+        spec=spec, dims=dims, stack=stack, tokens=rows * spec.longest_tokens, rows=rows, gpus=gpus,
         cpu=cpu, sharding=sharding,
         shard_all=gpus if sharding in ("fsdp", "zero3") else 1,
         shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1,

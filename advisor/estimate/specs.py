@@ -16,6 +16,7 @@ from advisor.estimate.architecture import ConfigError, shape_from_config
 from advisor.estimate.dims import dims_of, targets, unknown_targets
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.read_spec import Request, request_of
+from advisor.estimate.spec_conflicts import impossible, unused
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault, InputError
@@ -94,7 +95,7 @@ def document_of(
     """The answer document of a spec on a device: memory with its terms, and speed where the
     machine's is known; refused where it cannot be.
     """
-    fault = why_impossible(spec, shape)
+    fault = impossible(spec, shape, device=device, tokens_total=tokens_total, rows_total=rows_total)
     if fault:
         return refuse_spec(fault)
     memory = memory_estimate(spec, shape, cpu=cpu, device=device)
@@ -119,7 +120,9 @@ def document_of(
         }
         if time.duration_s is not None:
             document["hours"] = round(time.duration_s / 3600, 3)
-    document["warnings"] = list(dict.fromkeys([*warnings, *_unread(spec, shape), *memory.warnings]))
+    document["warnings"] = list(
+        dict.fromkeys([*warnings, *_unread(spec, shape), *unused(spec, shape), *memory.warnings])
+    )
     return document
 
 
@@ -160,25 +163,6 @@ def _unread(spec: RunSpec, shape: ModelShape) -> list[str]:
         f"target_modules: {shape.id} has no layer called {', '.join(unknown)}: left out; counted"
         f" are {', '.join(targets(dims, spec))}"
     ]
-
-
-def why_impossible(spec: RunSpec, shape: ModelShape) -> str:
-    """Why no such run can exist, or an empty string."""
-    if shape.origin != "size" and shape.heads and shape.kv_heads and shape.heads % shape.kv_heads:
-        return f"{shape.heads} attention heads do not divide into {shape.kv_heads} key-value heads"
-    if (
-        update(spec.update).size_key == "rank"
-        and spec.rank
-        and shape.hidden_size
-        and spec.rank > shape.hidden_size
-    ):
-        return f"rank {spec.rank} is above the hidden size {shape.hidden_size}"
-    if spec.offload_weights and (spec.sharding not in ("fsdp", "zero3") or spec.gpus < 2):
-        return (
-            f"offload_weights with sharding {spec.sharding or 'null'} on {spec.gpus} GPU: it is"
-            " estimated for fsdp and zero3 on two or more"
-        )
-    return ""
 
 
 def refuse_spec(reason: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class RunSpec:
     double_quantization: bool = True
     kbit_prepared: bool | None = None
     weights_dtype: str = "bfloat16"
+    compute_dtype: str | None = None  # of matrix products: fp8 | mxfp8 | nvfp4; None: as precision
     precision: str | None = None  # pure | mixed
     fp32_master_weights: bool = False
     optimizer: str | None = None
@@ -48,11 +49,23 @@ class RunSpec:
         False  # fsdp and zero3: weights, gradients and optimizer live in host memory
     )
     compile: bool = False
+    evaluation: bool | None = None  # during training; None: as the trainer does by default
+    # (longest of the bin in tokens, rows in it), ascending; empty: every row is seq_len long
+    lengths: tuple[tuple[int, int], ...] = ()
     framework: str | None = None
+    library_versions: Mapping[str, str] = field(default_factory=dict)  # {"transformers": "4.51"}
+    date: str | None = None  # of the run, where versions are not known: 2025, 2025-08, 2025-08-14
     counter: str = "allocated"
     options: Mapping[str, Any] = field(
         default_factory=dict
     )  # keys of the update or objective: bottleneck, prefix_tokens
+
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest row that a micro-batch may hold: no batch is wider."""
+        if self.packing or not self.lengths:
+            return self.seq_len
+        return max(1, min(self.seq_len, self.lengths[-1][0]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
