@@ -16,6 +16,7 @@ class Framework:
     """Traits of one framework that decide memory."""
 
     name: str = ""
+    is_known: bool = True  # its code was read; the band of an estimate is wider if not (bands.py)
     accelerate: bool = (
         False  # FSDP through accelerate: what trains is upcast, and frozen units keep their inputs
     )
@@ -78,11 +79,16 @@ def framework_of(framework: str | None) -> Framework:
 
     lit = text.startswith("lit")
     tune, titan = named("torchtune"), named("torchtitan")
+    accelerate = named(
+        "trl", "transformers", "hf trainer", "hugging", "accelerate", "axolotl", "llama-factory",
+        "llamafactory", "swift",
+    )  # fmt: skip
     unsloth, nemo = named("unsloth"), named("nemo")
     return Framework(
         name=text, is_litgpt=lit,
-        accelerate=named("trl", "transformers", "hf trainer", "hugging", "accelerate", "axolotl",
-        "llama-factory", "llamafactory", "swift"),
+        is_known=accelerate or lit or tune or titan or unsloth or nemo
+        or named("arctic", "colossal"),
+        accelerate=accelerate,
         fused_norms=tune or titan or unsloth or nemo,
         fused_mlp=unsloth,
         fused_with_loss=named("liger", "arctic"),

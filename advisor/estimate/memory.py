@@ -20,6 +20,7 @@ from advisor.estimate.activation_memory import (
     recomputed_layer,
     rollout_memory,
 )
+from advisor.estimate.bands import band, doubts_of
 from advisor.estimate.dims import dims_of
 from advisor.estimate.methods import special
 from advisor.estimate.resolved_run import ResolvedRun, resolve, term_of
@@ -78,17 +79,6 @@ CPU_KERNEL_BYTES = int(
     0.3 * GIB
 )  # under autocast: bfloat16 kernels that oneDNN compiles for each shape
 CONTEXT_BYTES, EAGER_CONTEXT_BYTES, NCCL_BYTES = int(0.6 * GIB), int(1.3 * GIB), int(0.6 * GIB)
-# The band below and above, shares of the peak, by counter: what nine in ten published runs fell
-# into (docs/accuracy.md); an unnamed counter may be any. A model known by its size alone has at
-# least BAND_GUESSED.
-BANDS = {
-    "allocated": (0.09, 0.08),
-    "active": (0.15, 0.10),
-    "reserved": (0.21, 0.12),
-    "nvidia-smi": (0.16, 0.12),
-    "unknown": (0.23, 0.30),
-}
-BAND_GUESSED = 0.30
 
 
 def server_share(spec: RunSpec, device: GpuSpec | None) -> list[Term]:
@@ -165,9 +155,8 @@ def memory_estimate(
             )
         )
     peak = max(moment.total_bytes for moment in moments)
-    below, above = BANDS[s.counter]
-    if shape.origin not in ("catalogue", "folder", "hub", "suggested"):
-        below, above = max(below, BAND_GUESSED), max(above, BAND_GUESSED)
+    doubts = doubts_of(s, shape.origin)
+    below, above = band(doubts)
     warnings = [shape.note] if shape.origin == "size" and shape.note else []
     if dims.encoder and spec.objective != "sft":
         warnings.append("an encoder: estimated as a classifier")
@@ -177,6 +166,7 @@ def memory_estimate(
         moments=tuple(moments),
         low_bytes=round(peak * (1 - below)),
         high_bytes=round(peak * (1 + above)),
+        doubts=doubts,
         warnings=tuple(warnings),
     )
 

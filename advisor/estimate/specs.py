@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from advisor.estimate.architecture import ConfigError, shape_from_config
+from advisor.estimate.bands import WORDS
 from advisor.estimate.dims import dims_of, targets, unknown_targets
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.read_spec import Request, request_of
@@ -103,7 +104,8 @@ def document_of(
         return refuse_spec(f"the dimensions of '{shape.id}' are not known")
     document: dict[str, Any] = {
         "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes),
-        "high_gib": _gib(memory.high_bytes), "moment": memory.peak.name,
+        "high_gib": _gib(memory.high_bytes),
+        "band_because": [WORDS[doubt] for doubt in memory.doubts], "moment": memory.peak.name,
         "terms": [{"name": term.name, "gib": _gib(term.size_bytes), "because": term.because,
         "source": term.source.title} for term in memory.peak.terms],
     }  # fmt: skip

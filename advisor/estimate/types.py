@@ -99,6 +99,7 @@ class MemoryEstimate:
     moments: tuple[Moment, ...]
     low_bytes: int  # the band that measured runs of this kind fell into
     high_bytes: int
+    doubts: tuple[str, ...] = ()  # what widens the band (bands.WORDS)
     warnings: tuple[str, ...] = ()
 
     @property

@@ -1,0 +1,92 @@
+"""How far a measured peak may lie from its estimate: a band that widens with what is not known.
+
+The widths are distances in log(measured / estimated), one for a run whose trainer, counter and
+settings are all known, and one more for each thing that is not, or that is harder to predict.
+Independent errors add in squares, so the widths of a run do too.
+
+They are fitted over sources, not over rows: rows of one source share code and hardware, so only
+another source says how wrong the estimate is where nobody looked. `python -m benchmarks refit
+--write` fits them again (tools/generate/accuracy_bands.py says how); docs/accuracy.md prints how
+many peaks lie inside, of sources that were left out as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+
+from advisor.estimate.resolved_run import CPU_OPTIMIZERS, ResolvedRun
+
+KNOWN = "known"  # every run has this width
+# What widens the band, in words that follow "because".
+WORDS: Mapping[str, str] = {
+    "lengths": "every batch is padded to another length",
+    "experts": "the model is a mixture of experts",
+    "offload": "weights, activations or the optimizer live in host memory",
+    "gpus": "the run takes several GPUs",
+    "trainer": "how this trainer uses memory is not known",
+    "counter": "the counter of the memory is not named",
+    "loss": "how the loss is computed is not said",
+    "size": "the model is known by its size alone",
+}
+# Log distances (below, above) of the estimate. Written by `python -m benchmarks refit --write`.
+# fitted widths
+WIDTHS: Mapping[str, tuple[float, float]] = {
+    "known": (0.14, 0.11),
+    "lengths": (0.24, 0.00),
+    "experts": (0.00, 0.88),
+    "offload": (0.16, 0.20),
+    "gpus": (0.02, 0.00),
+    "trainer": (0.33, 0.67),
+    "counter": (0.38, 0.47),
+    "loss": (0.00, 0.67),
+    "size": (0.89, 0.17),
+}
+# end of fitted widths
+# Where a shape's dimensions were read; a shape of any other origin is guessed from a size.
+READ = ("catalogue", "folder", "hub", "suggested")
+
+
+def doubts_of(s: ResolvedRun, origin: str) -> tuple[str, ...]:
+    """What of a run is not known or hard to predict: keys of WORDS, in their order.
+
+    Args:
+        s: The run with every default filled in.
+        origin: Where the model's shape comes from (`ModelShape.origin`).
+    """
+    holds = (
+        s.stack.ragged and s.counter not in ("allocated", "active"),
+        bool(s.dims.routed_params),
+        s.offloaded or s.checkpointing == "offload" or s.optimizer in CPU_OPTIMIZERS,
+        s.gpus > 1,
+        not s.stack.is_known,
+        s.counter == "unknown",
+        s.spec.loss is None and bool(s.stack.name),
+        origin not in READ,
+    )
+    return tuple(key for key, is_so in zip(WORDS, holds, strict=True) if is_so)
+
+
+@lru_cache(maxsize=512)
+def band(doubts: tuple[str, ...]) -> tuple[float, float]:
+    """The band below and above an estimate, as shares of it.
+
+    Nine in ten measured runs of a source that nobody fitted are meant to lie within
+    `estimate * (1 - below)` and `estimate * (1 + above)`.
+
+    Args:
+        doubts: Keys of WIDTHS, as `doubts_of` gives them.
+    """
+    below, above = log_widths(doubts)
+    return 1 - math.exp(-below), math.exp(above) - 1
+
+
+def log_widths(
+    doubts: tuple[str, ...], widths: Mapping[str, tuple[float, float]] = WIDTHS
+) -> tuple[float, float]:
+    """Log distances below and above of a run with these doubts: the square root of the sum of
+    squares.
+    """
+    parts = [widths[key] for key in (KNOWN, *doubts)]
+    return math.hypot(*(low for low, _ in parts)), math.hypot(*(high for _, high in parts))
