@@ -30,7 +30,7 @@ def page() -> str:
     """The whole page."""
     data, cases, missed = published(), answered("cases"), answered("did_not_fit")
     total, left_out = summary(cases), data["refit_without_each_source"]
-    caught = sum(case.answer["peak_gib"] > case.facts["card_gib"] for case in missed)
+    caught = sum(case.answer["need_gib"] > case.facts["card_gib"] for case in missed)
     inside = statistics.mean(
         case.answer["low_gib"] <= case.facts["measured_gib"] <= case.answer["high_gib"]
         for case in cases
