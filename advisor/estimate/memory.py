@@ -134,6 +134,7 @@ def memory_estimate(
     passing = _bytes([*held, *scoring, *layer, *casts])
     divided = s.sharding in ("fsdp", "zero3", "zero2")
     readable = None if cpu else readable_bytes(s, device, device_bytes)
+    whole = device_bytes or (None if device is None else device.memory_bytes)
     room = (passing, device, readable)
 
     def so_far(layers: int) -> list[Term]:
@@ -186,7 +187,8 @@ def memory_estimate(
     return MemoryEstimate(
         moments=tuple(moment for moment, _ in moments),
         low_bytes=round(peak * (1 - below)),
-        high_bytes=round(min(peak * (1 + above), math.inf if readable is None else readable)),
+        # How much the driver and the context keep is an estimate too: the band ends at the GPU.
+        high_bytes=round(min(peak * (1 + above), whole if whole and not cpu else math.inf)),
         need_bytes=need,
         need_low_bytes=round(need * (1 - below)),
         need_high_bytes=round(need * (1 + above)),
