@@ -18,6 +18,7 @@ from advisor.methods import load as method_files
 from advisor.methods import methods
 from advisor.methods.accelerators import accelerators
 from advisor.methods.families import families as families_of_models
+from advisor.methods.links import link_file
 from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.plan.read import read_plan
@@ -89,6 +90,9 @@ SHIPPED = {
     "GPUs never tried": (
         "hardware/accelerators.yaml", "    in_4_bit:", "    in_4_bits:", "in_4_bit",
         accelerators.__wrapped__,
+    ),
+    "links between GPUs": (
+        "hardware/links.yaml", "    host_share:", "    host_shere:", "host_share", link_file.__wrapped__,
     ),
     "remedies": (
         "remedies/rag.yaml", "measure:", "meassure:", "measure", lambda: remedy.__wrapped__("rag"),

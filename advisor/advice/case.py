@@ -224,7 +224,8 @@ class Costs:
 def _is_worth_a_part(found: Decision, on_part: Decision) -> bool:
     """Whether a part of the data is trained on, rather than what stays within the limit.
 
-    A module that can be merged is worth it where an extra layer or a prefix would be cheaper; more
+    A module is worth it where training all weights would be cheaper, since a model without a module
+    writes answers faster; one that can be merged, where an extra layer or a prefix would be: more
     money would lead there anyway.
     """
     if SMALLER_MODEL in (found.facts["scheme"], on_part.facts["scheme"]):
@@ -232,7 +233,9 @@ def _is_worth_a_part(found: Decision, on_part: Decision) -> bool:
     now, then = (
         update(one.candidate(str(one.facts["scheme"])).update or "lora") for one in (found, on_part)
     )
-    return now.is_module and then.merges and not now.merges and now.size_key != ""
+    if not now.is_module:
+        return then.is_module
+    return then.merges and not now.merges and now.size_key != ""
 
 
 def _has_one_module(composition: Composition, stages: tuple[StageSettings, ...]) -> bool:
@@ -334,7 +337,7 @@ class Case:
         """Whether a scheme fits by the upper end of its estimate; True where that is not known."""
         cost = self.costs.cost_of(compose(chain, scheme))[1]
         memory, limit = cost.memory, cost.limit_bytes
-        return memory is None or limit is None or memory.need_high_bytes <= limit
+        return memory is None or limit is None or memory.high_bytes <= limit
 
     def under(self, ruleset: Ruleset) -> Case:
         """The same facts at the same costs under other rules."""

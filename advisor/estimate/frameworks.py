@@ -89,7 +89,7 @@ def framework_of(framework: str | None) -> Framework:
         is_known=accelerate or lit or tune or titan or unsloth or nemo
         or named("arctic", "colossal"),
         accelerate=accelerate,
-        fused_norms=tune or titan or unsloth or nemo,
+        fused_norms=tune or titan or unsloth or nemo or named("llm-foundry", "megatron"),
         fused_mlp=unsloth,
         fused_with_loss=named("liger", "arctic"),
         fused_adapters=unsloth,

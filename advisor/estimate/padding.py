@@ -51,6 +51,24 @@ def padded_tokens(
     return min(random, _mean_of_longest(bins, 1) + spread * micro / (2 * pool))
 
 
+@lru_cache(maxsize=256)
+def row_tokens(
+    lengths: tuple[tuple[int, int], ...], seq_len: int, micro: int
+) -> tuple[float, float]:
+    """(tokens of a row on average, of a row of a micro-batch padded to the longest beside it) of a
+    run spec's histogram, ascending, cut at seq_len; lengths are even within a bin.
+    """
+    low, bins = 0.0, []
+    for edge, rows in lengths:
+        if rows and low < seq_len:
+            bins.append((low, float(min(edge, seq_len)), float(rows)))
+        elif rows:
+            bins.append((seq_len - 1.0, float(seq_len), float(rows)))
+        low = float(edge)
+    found = tuple(bins) or ((seq_len - 1.0, float(seq_len), 1.0),)
+    return _mean_of_longest(found, 1), _mean_of_longest(found, micro)
+
+
 def rows_in_sequence(tokens: TokenStats, seq_len: int) -> float | None:
     """How many rows one packed sequence holds, on average; None where no histogram is known.
 

@@ -131,6 +131,7 @@ class Request:
     gpu: str | None
     tokens_total: int | None
     rows_total: int | None
+    unpacked: bool = False  # it says that rows are not packed: their lengths differ
 
 
 def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
@@ -170,6 +171,7 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         gpu=given.get("gpu"),
         tokens_total=given.get("tokens_total"),
         rows_total=given.get("rows_total"),
+        unpacked=given.get("packing") is False,
     )
 
 

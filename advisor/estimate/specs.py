@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from advisor.estimate.architecture import ConfigError, shape_from_config
@@ -79,6 +80,7 @@ def answer_spec(
     return document_of(
         spec, shape, cpu=on_cpu, device=None if match is None else match.spec, machine=machine,
         tokens_total=request.tokens_total, rows_total=request.rows_total, warnings=warnings,
+        unpacked=request.unpacked,
     )  # fmt: skip
 
 
@@ -92,6 +94,7 @@ def document_of(
     tokens_total: int | None,
     rows_total: int | None,
     warnings: Sequence[str],
+    unpacked: bool = False,
 ) -> dict[str, Any]:
     """The answer document of a spec on a device: memory with its terms, and speed where the
     machine's is known; refused where it cannot be.
@@ -103,8 +106,8 @@ def document_of(
     if memory is None:
         return refuse_spec(f"the dimensions of '{shape.id}' are not known")
     document: dict[str, Any] = {
-        "peak_gib": _gib(memory.peak_bytes), "need_gib": _gib(memory.need_bytes),
-        "low_gib": _gib(memory.low_bytes), "high_gib": _gib(memory.high_bytes),
+        "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes),
+        "high_gib": _gib(memory.high_bytes),
         "band_because": [WORDS[doubt] for doubt in memory.doubts], "moment": memory.peak.name,
         "terms": [{"name": term.name, "gib": _gib(term.size_bytes), "because": term.because,
         "source": term.source.title} for term in memory.peak.terms],
@@ -112,14 +115,25 @@ def document_of(
     time = (
         None
         if machine is None
-        else time_estimate(spec, shape, machine, tokens_total=tokens_total, rows_total=rows_total)
+        else time_estimate(
+            spec,
+            shape,
+            machine,
+            tokens_total=tokens_total,
+            rows_total=rows_total,
+            unpacked=unpacked,
+        )
     )
     if time is not None:
         document |= {
             "tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2),
             "step_s": round(time.step_s, 5),
+            "step_low_s": round(time.low_s, 5),
+            "step_high_s": round(time.high_s, 5),
+            "parts": [{"name": name, "s": round(took_s, 6)} for name, took_s in time.parts],
             "time_because": time.because,
         }
+        warnings = [*warnings, *time.warnings]
         if time.duration_s is not None:
             document["hours"] = round(time.duration_s / 3600, 3)
     document["warnings"] = list(
@@ -150,7 +164,7 @@ def _shape(request: Request, find_model: FindModel) -> tuple[ModelShape | None, 
     ):
         text = f"{request.params_b or shape.params / 1e9:g}B-A{request.active_params_b:g}B"
         again, _ = find_model(text, params_b=request.params_b or shape.params / 1e9)
-        shape = again or shape
+        shape = shape if again is None else replace(again, id=shape.id)
     return shape, warnings
 
 

@@ -94,22 +94,11 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryEstimate:
-    """Peak memory of one device: its highest moment, so total and explanation cannot disagree.
-
-    Two sizes: `peak_bytes` is what the run's counter would read, never above the device, since the
-    allocator gives cached blocks back before an allocation fails. `need_bytes` is what must be
-    there for the run to go through, cached blocks left out and not capped: whether it fits is
-    asked of this one. A run that needs more than the device has reads the device's memory when it
-    fails, and its terms sum to the need.
-    """
+    """Peak memory of one device: its highest moment, so total and explanation cannot disagree."""
 
     moments: tuple[Moment, ...]
-    low_bytes: int  # the band of the reading that measured runs of this kind fell into
+    low_bytes: int  # the band that measured runs of this kind fell into
     high_bytes: int
-    need_bytes: int
-    need_low_bytes: int  # the same band around the need, not capped
-    need_high_bytes: int
-    readable_bytes: int | None = None  # the most this counter can show; None: not known
     doubts: tuple[str, ...] = ()  # what widens the band (bands.WORDS)
     warnings: tuple[str, ...] = ()
 
@@ -119,8 +108,7 @@ class MemoryEstimate:
 
     @property
     def peak_bytes(self) -> int:
-        total = self.peak.total_bytes
-        return total if self.readable_bytes is None else min(total, self.readable_bytes)
+        return self.peak.total_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +122,10 @@ class TimeEstimate:
     generate_s: float = 0.0  # of a step: the answers that are learned from
     served_s: float = 0.0  # the same by a vLLM server on a GPU of its own
     warnings: tuple[str, ...] = ()
+    # (what, seconds of a step): they overlap, so they are more than the step together
+    parts: tuple[tuple[str, float], ...] = ()
+    low_s: float = 0.0  # of a step: the band that published runs fell into
+    high_s: float = 0.0
 
     @property
     def duration_s(self) -> float | None:

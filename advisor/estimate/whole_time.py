@@ -14,12 +14,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
-from advisor.estimate.time import (
-    PCIE_BYTES_PER_S,
-    Machine,
-    looking_s,
-    weights_bytes,
-)
+from advisor.estimate.time import Machine, looking_s, weights_bytes
 from advisor.estimate.types import RunSpec, WholeTime
 from advisor.ground.types import ModelShape
 from advisor.methods import objective, update
@@ -65,7 +60,9 @@ def time_by_parts(
 ) -> WholeTime:
     """Seconds of each part, in the order they come."""
     read, saved = weights_bytes(spec, shape)
-    reading_s = read / DISK_BYTES_PER_S + (read / PCIE_BYTES_PER_S if machine.overlaps else 0.0)
+    reading_s = read / DISK_BYTES_PER_S + (
+        read / machine.host_bytes_per_s if machine.overlaps else 0.0
+    )
     pass_s, _ = looking_s(spec, shape, machine, tokens=looked.row_tokens, at_once=1)
     before_s = after_s = 0.0
     if looked.judge:

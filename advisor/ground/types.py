@@ -30,6 +30,19 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GpuLink:
+    """How a kind of GPU reaches others, as its entry in rules/hardware/ says it."""
+
+    kind: str | None = None  # pcie | nvlink | nvlink_bridge | xgmi | unified
+    generation: float | None = None  # of NVLink
+    both_ways_bytes_per_s: float | None = None  # per GPU, both directions together
+    pcie_generation: float | None = None
+    pcie_lanes: float | None = None
+    vendor: str = ""
+    segment: str = ""  # consumer | workstation | datacenter | ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GpuSpec:
     """What the catalogue (rules/hardware/) knows of one kind of card."""
 
@@ -47,6 +60,11 @@ class GpuSpec:
         float | None
     )  # on demand, the lowest that is not a marketplace, else the lowest
     price_note: str = ""  # provider and date of that price
+    fp8_flops: float | None = None  # dense FLOP/s; None where the GPU has no such units
+    fp4_flops: float | None = None
+    fp32_flops: float | None = None  # without tensor cores
+    half_rate: bool = False  # tensor cores held to half their rate with fp32 accumulate
+    link: GpuLink | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

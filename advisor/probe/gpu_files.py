@@ -26,7 +26,7 @@ from advisor.ground.shape import (
     check_shape,
 )
 from advisor.ground.sources import LINK
-from advisor.ground.types import GpuSpec
+from advisor.ground.types import GpuLink, GpuSpec
 from advisor.ground.units import GIB, MIB
 from advisor.ground.yaml_cache import read_derived, read_shipped
 from advisor.ground.yaml_reader import Document
@@ -34,7 +34,7 @@ from advisor.probe.names import catalogue_words
 from advisor.probe.prices import map_at, merge_prices, price_file_shape, unknown_names
 
 # Facts about GPUs in general, and devices that are none.
-NOT_GPUS = ("sources.yaml", "cuda.yaml", "not-supported.yaml", "accelerators.yaml")
+NOT_GPUS = ("sources.yaml", "cuda.yaml", "not-supported.yaml", "accelerators.yaml", "links.yaml")
 FORMATS = ("fp16", "bf16", "fp8", "fp4", "tf32", "fp32")
 VERSION = Choice(values=(1,))
 RELEASE = Text(pattern=r"\d+\.\d+", such_as='"12.8", quoted so that 12.10 stays 12.10')
@@ -264,6 +264,7 @@ class CatalogueGpu:
             compute_capability=(cc[0], cc[1]) if cc else None,
             price_usd_per_h=price,
             price_note=note,
+            link=GpuLink(**self.row["link"]),
             **self.row["spec"],
         )
 
@@ -368,6 +369,22 @@ def _row(gpu_id: str, entry: Mapping[str, Any], vendor: str) -> dict[str, Any]:
             entry["bandwidth_gb_s"] * 1e9 / devices if entry.get("bandwidth_gb_s") else None
         ),
         "power_w": entry["tdp_w"] / devices if entry.get("tdp_w") else None,
+        **{
+            f"{name}_flops": rates[name] * 1e12 / devices if rates.get(name) else None
+            for name in ("fp8", "fp4", "fp32")
+        },
+        "half_rate": entry.get("fp32_accumulate", {}).get("rate") == "half",
+    }
+    joined = entry.get("interconnect") or {}
+    both_ways = joined.get("bidirectional_gb_s")
+    link = {
+        "kind": joined.get("kind"),
+        "generation": joined.get("nvlink_generation"),
+        "both_ways_bytes_per_s": both_ways * 1e9 if both_ways else None,
+        "pcie_generation": joined.get("pcie_generation"),
+        "pcie_lanes": joined.get("pcie_lanes"),
+        "vendor": vendor,
+        "segment": entry.get("segment", ""),
     }
     names = (*entry.get("nvml_names", ()), *entry.get("other_names", ()))
     own = catalogue_words((entry["name"],))
@@ -377,6 +394,7 @@ def _row(gpu_id: str, entry: Mapping[str, Any], vendor: str) -> dict[str, Any]:
     return {
         "name": entry["name"],
         "spec": spec,
+        "link": link,
         "compute_capability": capability(entry.get("compute_capability")),
         "names": names,
         "words": sorted(catalogue_words((gpu_id,)).union(own, *others)),

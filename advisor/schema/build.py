@@ -13,6 +13,7 @@ from advisor.ground.sources import SOURCES_FILE
 from advisor.ground.yaml_cache import read_shipped
 from advisor.methods.accelerators import ACCELERATORS_FILE
 from advisor.methods.families import FAMILIES_FILE
+from advisor.methods.links import LINKS_FILE
 from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.methods.remedies import remedy_file
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
@@ -54,6 +55,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "remedy": file_schema(remedy_file()),
         "scope": file_schema(SCOPE_FILE),
         "accelerators": file_schema(ACCELERATORS_FILE),
+        "links": file_schema(LINKS_FILE),
         "keys": file_schema(SHARED_KEYS_FILE),
         "scenarios": files.scenarios_schema(rules),
         "sources": file_schema(SOURCES_FILE),

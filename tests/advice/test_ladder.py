@@ -146,7 +146,7 @@ def test_what_is_a_little_too_big_may_fit(monkeypatch):
         if cost.fits != "may_fit":
             continue
         found += 1
-        assert cost.memory.need_low_bytes <= cost.limit_bytes < cost.memory.need_bytes
+        assert cost.memory.low_bytes <= cost.limit_bytes < cost.memory.peak_bytes
         assert any("may not fit" in warning for warning in advice.warnings)
     assert found
 
@@ -201,7 +201,7 @@ def test_a_limit_that_is_not_enough_trains_on_a_part(monkeypatch):
 def test_more_money_or_time_is_never_less_data(monkeypatch, limit):
     """The part grows with the limit until all of the data is read, under the same scheme."""
     before = 0.0
-    for amount in (0.2, 1, 3, 10, 20, 60, 150, 1000):
+    for amount in (0.2, 1, 3, 10, 20, 60, 100, 150, 200, 1000):
         advice = advised(monkeypatch, **PROMPTS, **{limit: amount})
         assert str(advice.recommendation.composition) == "grpo+lora", amount
         (stage,) = advice.recommendation.stages

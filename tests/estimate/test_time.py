@@ -307,3 +307,127 @@ def test_bfloat16_shortens_a_step_only_where_the_processor_multiplies_it():
             seconds[has, spec.precision] = result.step_s
     assert seconds[False, "pure"] == seconds[False, "mixed"] == seconds[True, "pure"]
     assert 3.6 / 2.75 - 0.1 < seconds[True, "pure"] / seconds[True, "mixed"] < 2.91 / 1.96
+
+
+def estimated(model: str, gpu: str, **changed: object):
+    shape, _ = model_shape(model)
+    machine = machine_of(card(gpu))
+    assert shape is not None
+    assert machine is not None
+    found = time_estimate(RunSpec(**changed), shape, machine)  # type: ignore[arg-type]
+    assert found is not None
+    return found
+
+
+def test_sharding_over_geforce_cards_waits_for_their_link():
+    """Gathering 16-bit weights of a 7B model between two RTX 3090 takes seconds a micro-batch, as
+    it did in fsdp_qlora's benchmarks (14.1 s against 10.3 s under DDP for 12,288 tokens).
+    """
+    spec = {"seq_len": 2048, "micro_batch_size": 6, "gpus": 2, "framework": "transformers"}
+    whole, sharded = (
+        estimated("meta-llama/Llama-2-7b-hf", "RTX 3090", sharding=name, **spec).step_s
+        for name in ("ddp", "fsdp")
+    )
+    assert 1.5 < sharded - whole < 6
+
+
+def test_zero_3_has_a_floor_on_the_host():
+    """Short micro-batches of a 1.8B model take some milliseconds a layer and pass under ZeRO-3."""
+    spec = {"update": "full", "seq_len": 256, "gpus": 2, "framework": "transformers+deepspeed"}
+    plain, zero3 = (
+        estimated("Qwen/Qwen-1_8B-Chat", "A100-SXM4-80GB", sharding=name, **spec).step_s
+        for name in ("ddp", "zero3")
+    )
+    layer_passes = 24 * 3
+    assert 0.8e-3 < (zero3 - plain) / layer_passes < 4e-3
+
+
+def test_a_run_that_fits_no_gpu_whole_is_taken_as_sharded_and_that_is_said():
+    """Full fine-tuning of 70B on 16 H100 with no sharding named."""
+    found = estimated("meta-llama/Llama-2-70b-hf", "H100 SXM", update="full", gpus=16, seq_len=2048)
+    assert any("fsdp is assumed" in warning for warning in found.warnings)
+    assert dict(found.parts)["communication"] > 0
+
+
+def test_experts_in_a_loop_take_longer_than_grouped_ones():
+    """transformers 4 calls experts one after the other, 4-bit ones with their own launches."""
+    for quantization in (None, "nf4"):
+        loop, grouped = (
+            estimated(
+                "Qwen/Qwen3-30B-A3B", "H100 SXM", quantization=quantization, seq_len=512,
+                framework=framework,
+            ).step_s
+            for framework in ("transformers 4.51", "transformers 5.2")
+        )  # fmt: skip
+        assert loop > 1.5 * grouped
+
+
+def test_llama_4_computes_every_expert_for_every_token():
+    """transformers' Llama4TextMoe repeats the tokens for each of its experts: a step of Scout takes
+    the compute of 109B parameters, not 17B (axolotl: 519 tokens/s on one H100 at 4k, QLoRA).
+    """
+    shape, _ = model_shape("109B-A17B", params_b=109)
+    machine = machine_of(card("H100 SXM"))
+    assert shape is not None
+    assert machine is not None
+    spec = RunSpec(quantization="nf4", seq_len=4096, framework="axolotl")
+    found = {
+        name: time_estimate(spec, replace(shape, id=name), machine)
+        for name in ("meta-llama/Llama-4-Scout-17B-16E", "some 109B-A17B")
+    }
+    dense, sparse = (estimate for estimate in found.values())
+    assert dense is not None
+    assert sparse is not None
+    assert dict(dense.parts)["compute"] > 3 * dict(sparse.parts)["compute"]
+    assert 1 / 2 < dense.tokens_per_s_per_gpu / 519 < 2
+
+
+def test_narrow_products_are_faster_where_the_gpu_has_them():
+    """fp8 on an H100 gains 10 to 40 % of a long step; an A100 has no fp8, and that is said."""
+    spec = {
+        "update": "full", "seq_len": 8192, "packing": True, "compile": True, "gpus": 8,
+        "sharding": "fsdp",
+    }  # fmt: skip
+    wide, narrow = (
+        estimated("meta-llama/Llama-3.1-8B", "H100 SXM", compute_dtype=name, **spec)
+        for name in (None, "fp8")
+    )
+    assert 1.1 < wide.step_s / narrow.step_s < 1.6
+    old = estimated("meta-llama/Llama-3.1-8B", "A100-SXM4-80GB", compute_dtype="fp8", **spec)
+    assert any("fp8" in warning for warning in old.warnings)
+
+
+def test_rows_of_a_histogram_are_padded_to_the_longest_beside_them():
+    """Half of the rows have up to 100 tokens, half up to 1,000: alone they are 300 on average."""
+    lengths = ((100, 50), (1000, 50))
+    spec = {"seq_len": 1024, "lengths": lengths, "packing": False}
+    alone, four = (
+        estimated("Qwen/Qwen3-8B", "H100 SXM", micro_batch_size=rows, **spec) for rows in (1, 4)
+    )
+    assert alone.tokens_per_s_per_gpu * alone.step_s == pytest.approx(300, rel=0.02)
+    assert four.tokens_per_s_per_gpu * four.step_s == pytest.approx(4 * 300, rel=0.02)
+    full = estimated("Qwen/Qwen3-8B", "H100 SXM", micro_batch_size=4, seq_len=1024)
+    assert four.step_s < full.step_s < 4 * four.step_s
+
+
+def test_the_band_is_wider_where_less_is_known():
+    known = estimated("Qwen/Qwen3-8B", "H100 SXM", gpus=2, sharding="fsdp")
+    guessed = estimated("Qwen/Qwen3-8B", "RTX 3090", gpus=2, sharding="fsdp")
+    assert known.low_s < known.step_s < known.high_s
+    assert guessed.high_s / guessed.low_s > known.high_s / known.low_s
+
+
+@examples(3)
+@given(
+    update=st.sampled_from(["full", "lora"]), quantization=st.sampled_from([None, "nf4"]),
+    gpus=st.sampled_from([1, 2, 8]), batch=st.integers(1, 8),
+)  # fmt: skip
+def test_no_part_is_longer_than_the_step(update, quantization, gpus, batch):
+    """Parts overlap, but each is a share of the step; together they cover it."""
+    found = estimated(
+        "Qwen/Qwen3-8B", "RTX 4090", update=update, gpus=gpus, micro_batch_size=batch,
+        quantization=None if update == "full" else quantization,
+        sharding="fsdp" if gpus > 1 else None,
+    )  # fmt: skip
+    assert max(took_s for _, took_s in found.parts) <= found.step_s * 1.0001
+    assert sum(took_s for _, took_s in found.parts) >= found.step_s * 0.9999

@@ -1,0 +1,13 @@
+"""Duration of an optimizer step and of a run. Arithmetic only.
+
+machine.py: what a device and its links reach. work.py: compute and memory traffic. host.py: the
+time the host needs to start kernels and to gather shards. communication.py: what moves between
+devices. optimizer_step.py and generation.py: what a step has beside its micro-batches. step.py puts
+them together.
+"""
+
+from advisor.estimate.time.generation import looking_s
+from advisor.estimate.time.machine import Machine, machine_of
+from advisor.estimate.time.step import time_estimate, weights_bytes
+
+__all__ = ["Machine", "looking_s", "machine_of", "time_estimate", "weights_bytes"]

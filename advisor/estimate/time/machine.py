@@ -1,0 +1,119 @@
+"""What a device reaches: arithmetic, memory, launches and links."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from advisor.ground.types import GpuSpec
+from advisor.methods.links import reach_of
+
+# Share of the best measured matmul that a loop's matrix products reach on cards of A100 class, with
+# what stands between them counted beside (the median over published speeds) ...
+MATMUL_SHARE = 0.92
+# ... and how that share falls as cards get faster: published median MFU of tuned loops, 0.6 on A100
+# and 0.42 on H100, over their peaks of 312 and 989 TFLOP/s.
+REFERENCE_FLOPS, SLOWDOWN = 312e12, 0.22
+# of the peak, where nobody measured the card (A100 0.86, H100 0.80 in ml-engineering's MAMF table);
+# GeForce cards, whose tensor cores are held to half their rate, reach it: 511.9 of 512 FLOP per
+# clock and SM (rules/hardware/sources.yaml)
+BEST_MATMUL_SHARE, BEST_OF_HALF = 0.82, 0.95
+BANDWIDTH_SHARE = 0.8  # of the data sheet, what streaming kernels reach
+# The best fp8 product of an H100 against its peak (1402.6 of 1979 TFLOP/s, ml-engineering's MAMF
+# table) is a smaller share than the best bf16 one (794.5 of 989).
+NARROW_SHARE = 0.88
+# A LoRA step of SmolLM2-135M, 4 x 128 tokens, took 2 to 3 s on two cores (4 N FLOP per token):
+# float32, per core.
+CPU_FLOPS_PER_CORE = 5e10
+# There nothing overlaps: a forward and backward pass of its 30 layers with LoRA took 0.16 s
+# (float32) to 0.22 s (autocast) before the first token.
+CPU_LAUNCHES = 2.2  # of what a card's launches take
+# Logits in tiles without Triton (TRL's chunked loss): 2 ms a token of 49,152 words, forward and
+# backward, most of it for pages of fresh memory.
+CPU_TILE_S = 4e-8  # for each logit
+CPU_MIXED_GAIN = 1.4  # with instructions for bfloat16: 1.3 to 1.5 measured on such steps
+CPU_BYTES_PER_S = 15e9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """What time depends on."""
+
+    flops: float  # that the matrix products of a training loop reach, per device
+    bytes_per_s: float
+    link_bytes_per_s: float  # between devices, one direction
+    launch_share: float
+    note: str
+    overlaps: bool = True  # launches run ahead of compute
+    tile_s: float = 0.0  # for each logit of a loss in tiles, beside what its matrix product takes
+    # under precision: mixed against pure; the rates of cards are those of 16-bit formats already
+    mixed_gain: float = 1.0
+    pair_bytes_per_s: float | None = None  # between two devices, where more share less
+    host_bytes_per_s: float = 25e9  # between the device and host memory, one direction
+    link_words: str = ""
+    link_guess: str = ""  # what was taken to be so of the link
+    memory_bytes: int | None = None
+    narrow_gain: float | None = None  # of fp8 products over 16-bit ones; None: no such units
+    float32_share: float = 1.0  # of `flops`, what products of float32 reach
+
+    def link_s(self, size_bytes: float, gpus: int) -> float:
+        """Time for so many bytes of each device to reach another one."""
+        pair = self.pair_bytes_per_s
+        return size_bytes / (pair if gpus == 2 and pair else self.link_bytes_per_s)
+
+
+def machine_of(
+    gpu: GpuSpec | None,
+    *,
+    cpu_cores: int | None = None,
+    cpu_bf16: bool = False,
+    interconnect: str | None = None,
+) -> Machine | None:
+    """Achieved rates of a card, or of the CPU where cores are given instead; None where the card's
+    rates are not known.
+
+    `interconnect` is how the driver says that several cards are connected.
+    """
+    if gpu is None:
+        if not cpu_cores:
+            return None
+        return Machine(
+            flops=CPU_FLOPS_PER_CORE * cpu_cores,
+            bytes_per_s=CPU_BYTES_PER_S,
+            link_bytes_per_s=CPU_BYTES_PER_S,
+            host_bytes_per_s=CPU_BYTES_PER_S,
+            launch_share=CPU_LAUNCHES,
+            overlaps=False,
+            tile_s=CPU_TILE_S,
+            note=f"{cpu_cores} CPU cores",
+            mixed_gain=CPU_MIXED_GAIN if cpu_bf16 else 1.0,
+        )
+    if gpu.bf16_flops is None or gpu.bandwidth_bytes_per_s is None:
+        return None
+    share = BEST_OF_HALF if gpu.half_rate else BEST_MATMUL_SHARE
+    best = gpu.achieved_flops or share * gpu.bf16_flops
+    flops = (
+        best * MATMUL_SHARE * (REFERENCE_FLOPS / gpu.bf16_flops) ** SLOWDOWN
+        if gpu.bf16_flops > REFERENCE_FLOPS
+        else best * MATMUL_SHARE
+    )
+    reach = reach_of(gpu.link, interconnect)
+    return Machine(
+        flops=flops,
+        bytes_per_s=gpu.bandwidth_bytes_per_s * BANDWIDTH_SHARE,
+        link_bytes_per_s=reach.bytes_per_s,
+        pair_bytes_per_s=reach.pair_bytes_per_s,
+        host_bytes_per_s=reach.host_bytes_per_s,
+        link_words=reach.words,
+        link_guess=reach.guess,
+        launch_share=1.0,
+        note=gpu.name,
+        memory_bytes=gpu.memory_bytes,
+        narrow_gain=(
+            None
+            if gpu.fp8_flops is None
+            else max(1.0, NARROW_SHARE * gpu.fp8_flops / gpu.bf16_flops)
+        ),
+        float32_share=(
+            1.0 if gpu.fp32_flops is None else min(1.0, gpu.fp32_flops / gpu.bf16_flops)
+        ),
+    )

@@ -1,0 +1,200 @@
+"""One optimizer step, and the run made of such steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from advisor.estimate.dims import dims_of
+from advisor.estimate.padding import row_tokens
+from advisor.estimate.resolved_run import DTYPE_BYTES, answers_each, trainable_params
+from advisor.estimate.time.band import band_of
+from advisor.estimate.time.communication import HIDDEN, gather_s, reduce_s, sharding_of
+from advisor.estimate.time.generation import SMOOTH, generate_s
+from advisor.estimate.time.host import COMPILED_SHARE, forward_launches_s, sharding_s
+from advisor.estimate.time.machine import Machine
+from advisor.estimate.time.optimizer_step import optimizer_s
+from advisor.estimate.time.work import (
+    NARROW_DTYPES,
+    dequantisation_bytes,
+    flops_per_token,
+    passes_of,
+    sends_all_to_all,
+    tiles_s,
+    traffic_bytes,
+    weights_read_bytes,
+    written_out_bytes,
+)
+from advisor.estimate.types import RunSpec, TimeEstimate
+from advisor.ground.types import ModelShape
+from advisor.methods import objective, update
+
+PADDED_LENGTH = 1.25  # rows of mixed lengths padded to the longest of their micro-batch
+# Assumed of rows that are known to differ and no more: those of PEFT's method comparison fill 0.27
+# of the cap (210 of 768 tokens), those of a published run on short dialogues 0.54 (69 of 128).
+MIXED_SHARE = 0.5
+
+
+def time_estimate(
+    spec: RunSpec,
+    shape: ModelShape,
+    machine: Machine,
+    *,
+    tokens_total: int | None = None,
+    rows_total: int | None = None,
+    padded_length: float | None = None,
+    unpacked: bool = False,
+) -> TimeEstimate | None:
+    """Time of one optimizer step, and of the run where its tokens are known; None where the shape
+    holds no dimensions.
+
+    `tokens_total` counts real tokens of all epochs, `rows_total` the rows they stand in (of all
+    epochs); of a pair both sequences count, each cut at seq_len. Padding is added where rows are
+    not packed: to `padded_length`, the tokens of a sequence of a micro-batch on average
+    (`advisor.estimate.padding`), or as usual where that is not known. Where a spec says that rows
+    are not packed (`unpacked`) and nothing tells their lengths, they are taken to be half as long
+    as the cap on average.
+    """
+    d = dims_of(shape)
+    if d is None:
+        return None
+    sequences = objective(spec.objective).sequences_per_row
+    length, padding = _lengths(
+        spec, sequences, tokens_total, rows_total, padded_length, unpacked=unpacked
+    )
+    passed = spec.grad_accum * answers_each(
+        spec
+    )  # micro-batches of a step: each answer to a request is a row of its own
+    tokens = spec.micro_batch_size * sequences * length
+    all_experts = d.experts > 1 and sends_all_to_all(spec.framework, shape.id, shape.architecture)
+    sharding = sharding_of(spec, d, machine)
+    passes = passes_of(spec)
+    reached = machine.flops * (machine.mixed_gain if spec.precision == "mixed" else 1.0)
+    if spec.weights_dtype == "float32" and spec.precision == "pure":
+        reached *= machine.float32_share
+    compute = tokens * flops_per_token(spec, d, length, machine, all_experts) / reached
+    traffic = tokens * traffic_bytes(spec, d, machine) + written_out_bytes(spec, d)
+    if machine.overlaps:
+        traffic += weights_read_bytes(spec, d, tokens, all_experts=all_experts)
+    traffic /= machine.bytes_per_s
+    dequantise = dequantisation_bytes(spec, d) / machine.bytes_per_s
+    forward_launches = forward_launches_s(spec, d, machine, rows=tokens)
+    launches = passes * forward_launches * (COMPILED_SHARE if spec.compile else 1.0)
+    fetches = sharding_s(spec, d, sharding, passes=passes - 1)
+    tiles = tiles_s(spec, d, machine, length)
+    work = compute + traffic + tiles + dequantise
+    host = launches + fetches
+    micro = (work**SMOOTH + host**SMOOTH) ** (1 / SMOOTH) if machine.overlaps else work + host
+    gather = gather_s(spec, d, machine, sharding, passes=passes - 1)
+    micro = max(micro, gather) + (1 - HIDDEN) * min(micro, gather)
+    generate = generate_s(spec, d, machine, forward_launches, length)
+    optimizer = optimizer_s(spec, d, machine, sharding)
+    reduce = reduce_s(spec, d, machine, sharding)
+    step = passed * micro + optimizer + reduce + generate
+    served = replace(spec, options={**spec.options, "rollouts": "vllm"})
+    faster = generate_s(served, d, machine, forward_launches, length)
+    per_device = passed * tokens / padding
+    steps = None
+    if tokens_total:
+        per_step = spec.micro_batch_size * spec.grad_accum * max(1, spec.gpus)
+        steps = (
+            math.ceil(rows_total / per_step)
+            if rows_total and not spec.packing
+            else math.ceil(tokens_total / (per_step * sequences * spec.seq_len))
+        )
+    parts = (
+        ("compute", passed * (compute + tiles)),
+        ("memory traffic", passed * traffic),
+        ("launches", passed * launches),
+        ("fetching shards in Python", passed * fetches),
+        ("dequantisation", passed * dequantise),
+        ("communication", passed * gather + reduce),
+        ("optimizer", optimizer),
+        ("writing answers", generate),
+    )
+    largest = max(parts, key=lambda part: part[1])[0]
+    low, high = band_of(spec, machine, known_lengths=not (unpacked and padding > 1))
+    return TimeEstimate(
+        step_s=step,
+        steps=steps,
+        tokens_per_s_per_gpu=per_device / step,
+        because=f"mostly {largest} on {machine.note}, {reached / 1e12:.3g} TFLOP/s reached",
+        generate_s=generate,
+        served_s=faster,
+        warnings=_guesses(spec, machine, sharding, known_lengths=not (unpacked and padding > 1)),
+        parts=tuple(part for part in parts if part[1] > 0),
+        low_s=step / low,
+        high_s=step * high,
+    )
+
+
+def _guesses(
+    spec: RunSpec, machine: Machine, sharding: str | None, *, known_lengths: bool
+) -> tuple[str, ...]:
+    """What was taken to be so because nothing says it."""
+    found = []
+    if spec.gpus > 1 and machine.link_guess and spec.sharding != "ddp":
+        found.append(
+            f"time: how the GPUs are connected is not known; {machine.link_guess}"
+            f" ({machine.link_s(1.0, spec.gpus) ** -1 / 1e9:.3g} GB/s)"
+        )
+    if sharding != spec.sharding:
+        found.append(
+            f"time: no sharding is named and a copy does not fit one GPU, so {sharding} is assumed"
+        )
+    if not known_lengths:
+        found.append(
+            f"time: rows are not packed and their lengths are not known, so they are taken to be"
+            f" {MIXED_SHARE * spec.seq_len:g} tokens on average; give lengths, or tokens_total with"
+            " rows_total"
+        )
+    if spec.compute_dtype in NARROW_DTYPES and machine.narrow_gain is None:
+        found.append(
+            f"time: {spec.compute_dtype} products need units that {machine.note} does not have, or"
+            " that are not in the catalogue: counted as 16 bit"
+        )
+    elif spec.compute_dtype == "nvfp4":
+        found.append("time: the rate of nvfp4 products is not known: counted as fp8")
+    return tuple(found)
+
+
+def _lengths(
+    spec: RunSpec,
+    sequences: int,
+    tokens_total: int | None,
+    rows_total: int | None,
+    padded_length: float | None,
+    *,
+    unpacked: bool,
+) -> tuple[float, float]:
+    """(tokens of a sequence of a micro-batch, how many times the real ones they are)."""
+    cap = float(spec.seq_len)
+    if spec.packing:
+        return cap, 1.0
+    if tokens_total and rows_total:
+        mean = min(cap, tokens_total / rows_total / sequences)
+    elif spec.lengths:
+        mean, padded_length = row_tokens(spec.lengths, spec.seq_len, spec.micro_batch_size)
+    elif unpacked:
+        mean = MIXED_SHARE * cap
+    else:
+        return cap, 1.0
+    usual = mean * (PADDED_LENGTH if spec.micro_batch_size > 1 else 1.0)
+    length = min(cap, max(mean, padded_length or usual))
+    return length, max(1.0, length / mean)
+
+
+def weights_bytes(spec: RunSpec, shape: ModelShape) -> tuple[float, float]:
+    """(bytes of the base as it stands on disk, in 16 bit or the dtype of training; bytes of what
+    the stage saves: the module in float32, or the model in the dtype of training).
+    """
+    d = dims_of(shape)
+    width = DTYPE_BYTES.get(spec.weights_dtype, 2)
+    saved = (
+        0.0
+        if d is None
+        else trainable_params(d, spec) * 4
+        if update(spec.update).is_module
+        else shape.params * width
+    )
+    return float(shape.params * width), float(saved)

@@ -1,0 +1,236 @@
+"""Compute and memory traffic of a micro-batch."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from advisor.estimate.dims import Dims, corrects_experts, targets
+from advisor.estimate.frameworks import Framework, framework_of
+from advisor.estimate.methods import special
+from advisor.estimate.resolved_run import DTYPE_BYTES
+from advisor.estimate.time.machine import Machine
+from advisor.estimate.types import RunSpec
+from advisor.methods import objective, update
+from advisor.methods.rewards import models_that_score
+
+# Of the bytes below, those that reach memory: the rest is found in the card's cache by the next
+# kernel (the median over published speeds).
+TRAFFIC_SHARE = 0.75
+ATTENTION_SHARE = 0.45  # flash attention's backward pass against a plain matmul on the same card
+NARROW_DTYPES = ("fp8", "mxfp8", "nvfp4")
+FORWARD_TILES = 0.35  # a forward pass's share of what tiles take in both
+# Models whose code in transformers sends every token through every expert, times a score that is
+# zero for most: https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/
+# llama4/modeling_llama4.py, Llama4TextMoe.forward. By their name where no config.json is at hand.
+ALL_EXPERTS = ("llama4", "llama-4", "llama 4")
+
+# Bytes per token that the operations of a layer read and write, in 16 bit, for each element of the
+# hidden state, of queries and keys, and of the MLP: counted operation by operation from
+# transformers' LlamaDecoderLayer (5.24), inputs and outputs of matrix products included.
+#   RMSNorm in plain operations: to float32 (6), square (8), mean (4), scale (8), to 16 bit (6),
+#   weight (4) = 36 forward and twice that backward; two of them. Fused: 4 and 8.
+#   Residual sums: 6 each, two of them, both ways; backward, sums of the branches' gradients: 18.
+#   Products: the input is read by q, k, v, gate and up, outputs of o and down are written: 14.
+#   Rotary embedding: negate, join, two products, sum = 16 forward and 24 backward. Fused: 4, 4.
+#   Attention reads q, k, v and writes its output (4, backward 8) beside products (4).
+#   Gate: silu (4), product (6), backward 18; fused 6 and 10; products' outputs and input 6.
+Table = tuple[float, float, float]
+EAGER_FORWARD: Table = (98, 24, 16)
+EAGER_BACKWARD: Table = (188, 36, 24)
+FUSED_FORWARD: Table = (34, 12, 12)
+FUSED_BACKWARD: Table = (60, 16, 16)
+# LayerNorm is one kernel in PyTorch, and a plain MLP has no gate: norms 8 + sums 12 + products 12;
+# GELU 4 + products 4.
+PLAIN_FORWARD: Table = (32, 8, 8)
+PLAIN_BACKWARD: Table = (64, 16, 16)
+# What a trained matrix reads once more for its gradient: the input and the output's gradient.
+WEIGHT_GRADIENTS: Table = (14, 4, 6)
+# An adapter of PEFT beside a linear layer, for each of its inputs and outputs, forward: input to
+# float32 and back to 16 bit for the product (12); output, scaled and added (12). Backward the same
+# again. Adapters in 16 bit: 2 and 12. (peft 0.21, tuners/lora/layer.py, Linear.forward)
+ADAPTER_FORWARD, NARROW_ADAPTER_FORWARD = (12.0, 12.0), (2.0, 12.0)
+# Bytes of a whole logit, forward and backward: to float32 (6), shifted copy (8), log-softmax (8),
+# its gradient (8), the copy's (12), to 16 bit (6). Fused with the softmax: 12. In tiles: 16.
+WHOLE_LOGIT, FUSED_LOGIT, TILED_LOGIT = 48.0, 12.0, 16.0
+DEQUANTISED = 4.5  # bytes moved for a weight of half a byte: read, written in 16 bit, read again
+# fp8 recipes read each operand for its largest value, and write it narrow: 5 bytes an element.
+CAST_TO_NARROW = 5.0
+LINEAR_ENDS: Table = (10, 4, 3)  # elements that a layer's products read and write
+
+
+def passes_of(spec: RunSpec) -> int:
+    """Forward, backward as two, and the forward pass run again."""
+    return 4 if spec.gradient_checkpointing and spec.gradient_checkpointing != "selective" else 3
+
+
+def flops_per_token(
+    spec: RunSpec, d: Dims, length: float, machine: Machine, all_experts: bool
+) -> float:
+    """FLOP per token: 2 per weight forward, 2 backward for activations, 2 for weights that train, 2
+    when run again; attention beside. Products in a narrow format count for as much less as they
+    are faster.
+    """
+    weights = (
+        d.active - (d.embedding_params - d.head_params) - d.other_params
+        if not d.encoder
+        else d.linear_params
+    )
+    if all_experts:
+        weights += round(d.routed_params * (1 - d.used_experts / d.experts))
+    factor = 4.0 if update(spec.update).is_module else 6.0
+    if passes_of(spec) == 4:
+        factor += 2.0
+    what = objective(spec.objective)
+    own = special(what, "flop_factor")
+    if own:
+        factor = own(spec, factor)
+    elif what.generates:
+        # Answers are read once more by the reference where moving away has a price, and by the
+        # reward model.
+        factor += 2.0 * (bool(spec.options.get("beta")) + models_that_score(spec.options))
+    factor += 2.0 * what.extra_forwards
+    other_models = special(what, "beside_flops")
+    beside = other_models(spec, weights) if other_models else 0.0
+    # 4 q s forward and 8 backward; a causal kernel skips half.
+    attention = (12.0 + (4.0 if passes_of(spec) == 4 else 0.0)) * d.layers * d.q_size * length
+    attention *= 1.0 if spec.attention == "eager" else 0.5 / ATTENTION_SHARE
+    corrected = 0.0
+    if corrects_experts(d, spec):  # experts whose sum with the correction gets a gradient
+        corrected = 2.0 * d.routed_layers * d.used_experts * 3 * d.hidden * d.expert_width
+    narrow = 1.0
+    if spec.compute_dtype in NARROW_DTYPES and machine.narrow_gain:
+        narrow = 1 / machine.narrow_gain
+    products = factor * ((weights - d.head_params) * narrow + d.head_params)
+    return products + attention + corrected + beside
+
+
+def traffic_bytes(spec: RunSpec, d: Dims, machine: Machine) -> float:
+    """Bytes per token that elementwise kernels, norms, adapters and the loss move."""
+    stack = framework_of(spec.framework)
+    is_fused = (
+        spec.compile or spec.kernels not in ("none", "auto") or stack.fused_norms
+        or not machine.overlaps  # a CPU keeps what kernels hand on in its caches
+    )  # fmt: skip
+    forward, backward = (
+        (PLAIN_FORWARD, PLAIN_BACKWARD)
+        if not d.gated
+        else (FUSED_FORWARD, FUSED_BACKWARD)
+        if is_fused
+        else (EAGER_FORWARD, EAGER_BACKWARD)
+    )
+    forwards = passes_of(spec) - 2
+    is_module = update(spec.update).is_module
+    layer = forwards * _sum(forward, d) + _sum(backward, d)
+    if not is_module:
+        layer += _sum(WEIGHT_GRADIENTS, d)
+    if spec.compute_dtype in NARROW_DTYPES:
+        layer += CAST_TO_NARROW * (1 if is_fused else 2) * (forwards + 1) * _sum(LINEAR_ENDS, d)
+    if is_module:
+        layer += (forwards + 1) * _adapters(spec, d, stack, fused=is_fused)
+    width = DTYPE_BYTES.get(spec.weights_dtype, 2) / 2 if spec.precision != "mixed" else 1.0
+    logits = 0.0 if d.encoder else _logit(spec, stack) * d.vocab
+    return TRAFFIC_SHARE * (d.layers * layer * (width if machine.overlaps else 1.0) + logits)
+
+
+def _sum(table: Table, d: Dims) -> float:
+    return table[0] * d.hidden + table[1] * (d.q_size + d.kv_size) + table[2] * d.width
+
+
+def _logit(spec: RunSpec, stack: Framework) -> float:
+    loss = spec.loss
+    if loss is None:
+        loss = "chunked" if spec.framework is None or stack.chunks else "full"
+    return {"full": WHOLE_LOGIT, "fused": FUSED_LOGIT}.get(loss, TILED_LOGIT)
+
+
+def _adapters(spec: RunSpec, d: Dims, stack: Framework, *, fused: bool) -> float:
+    """Bytes per token and layer of a pass through the adapters."""
+    if update(spec.update).size_key != "rank":
+        return 0.0
+    narrow = stack.adapters_in_16_bit or fused or stack.fused_adapters
+    each_in, each_out = NARROW_ADAPTER_FORWARD if narrow else ADAPTER_FORWARD
+    inputs, outputs = _adapted_ends(d, spec)
+    return each_in * inputs + each_out * outputs
+
+
+def _adapted_ends(d: Dims, spec: RunSpec) -> tuple[int, int]:
+    inputs = outputs = 0
+    for name in targets(d, spec):
+        found = d.linear(name)
+        if found is not None and name != "lm_head":
+            used = d.used_experts if found[2] == d.experts > 1 else found[2]
+            inputs, outputs = inputs + found[0] * used, outputs + found[1] * used
+    return inputs, outputs
+
+
+def weights_read_bytes(spec: RunSpec, d: Dims, tokens: float, *, all_experts: bool) -> float:
+    """Bytes of weights that the passes of a micro-batch read, beside what they compute: of experts
+    those that some token chooses.
+    """
+    reads = passes_of(spec) - 1  # forward, again, and backward
+    hit = 1.0 if all_experts else _share_of_experts(d, tokens)
+    size = 2.0 * (d.head_params + d.routed_params * hit)
+    if spec.quantization is None:
+        size += 2.0 * d.linear_params
+    grads = 0.0
+    if not update(spec.update).is_module:  # gradients are written, and added from the second on
+        grads = 2.0 * d.params * (1 + 2 * (spec.grad_accum > 1))
+    casts = 0.0
+    if spec.precision == "mixed" and spec.weights_dtype == "float32":
+        casts = 6.0 * (d.linear_params + d.routed_params) * (passes_of(spec) - 2)
+    return reads * size + grads + casts
+
+
+def _share_of_experts(d: Dims, tokens: float) -> float:
+    """Of the routed experts, those that so many tokens choose, at random."""
+    if d.experts < 2:
+        return 1.0
+    return float(1 - (1 - d.used_experts / d.experts) ** max(1.0, tokens))
+
+
+def dequantisation_bytes(spec: RunSpec, d: Dims) -> float:
+    """Bytes per micro-batch that move to make 16-bit weights of 4-bit ones: in each pass."""
+    if not spec.quantization:
+        return 0.0
+    linear_experts = framework_of(spec.framework).linear_experts
+    size = d.linear_params + (d.routed_params if linear_experts else 0)
+    return (passes_of(spec) - 1) * size * DEQUANTISED
+
+
+def written_out_bytes(spec: RunSpec, d: Dims) -> float:
+    """Bytes per micro-batch that move because a module computes weights anew: each forward pass
+    reads the old and writes and reads the new ones, the backward pass their gradient.
+    """
+    own = special(update(spec.update), "written_out")
+    if own is None:
+        return 0.0
+    size = own(d, spec) * d.routed_layers * DTYPE_BYTES.get(spec.weights_dtype, 2)
+    return float(size * (3 * (passes_of(spec) - 2) + 2))
+
+
+def tiles_s(spec: RunSpec, d: Dims, machine: Machine, length: float) -> float:
+    """Time per micro-batch for logits in tiles, where a machine is slow at them: of both sequences
+    of a pair, of a written answer alone.
+    """
+    what = objective(spec.objective)
+    if what.logits != "tiles" or spec.loss not in (None, "chunked"):
+        return 0.0
+    scored = (
+        min(length, float(spec.options.get("response_tokens") or length))
+        if what.generates
+        else length
+    )
+    times = 1 + FORWARD_TILES * what.extra_forwards
+    return (
+        times * spec.micro_batch_size * what.sequences_per_row * scored * d.vocab * machine.tile_s
+    )
+
+
+@lru_cache(maxsize=512)
+def sends_all_to_all(framework: str | None, name: str, architecture: str | None) -> bool:
+    """Whether this model's code sends every token through every expert: that of transformers, on
+    which the known frameworks for single machines stand.
+    """
+    stack = framework_of(framework)
+    text = f"{architecture or ''} {name}".lower()
+    return (framework is None or stack.accelerate) and any(word in text for word in ALL_EXPERTS)

@@ -1,0 +1,168 @@
+"""rules/hardware/links.yaml: how fast GPUs reach each other and host memory, by kind of link."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Number, Text
+from advisor.ground.sources import SOURCE
+from advisor.ground.types import GpuLink
+from advisor.ground.yaml_cache import read_shipped
+
+GB = 1e9
+USUAL_PCIE, ALL_LANES = 4, 16  # what a machine of the last years has, where nothing says so
+_SHARE = Number(min=0, max=1)
+_BY_GENERATION = MapOf(of=Number(min=0), help="by generation")
+_SOURCES = {"sources": ListOf(of=SOURCE, least=1)}
+LINKS_FILE = Keys(
+    help="How fast GPUs reach each other and host memory",
+    keys={
+        "version": Choice(values=(1,)),
+        "checked": Date(),
+        "links": MapOf(
+            named=Choice(values=("nvlink", "nvlink_bridge", "xgmi", "pcie", "unified")),
+            of=Keys(
+                keys={
+                    "both_ways_gb_s": _BY_GENERATION,
+                    "one_way_gb_s": _BY_GENERATION,
+                    "share": _SHARE,
+                    "host_share": _SHARE,
+                    **_SOURCES,
+                },
+                required=("share", "sources"),
+            ),
+        ),
+        "no_peer_to_peer": Keys(
+            keys={
+                "gpus": MapOf(of=ListOf(of=Text(), least=1), help="vendor -> segments"),
+                "gb_s": Number(min=0),
+                **_SOURCES,
+            },
+            required=("gpus", "gb_s", "sources"),
+        ),
+    },
+    required=("version", "links", "no_peer_to_peer"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """What a GPU moves in one direction.
+
+    `pair_bytes_per_s` is that of two GPUs, of which a bridge joins no more; `guess` says what was
+    taken to be so, empty where the machine or the GPU itself says it.
+    """
+
+    bytes_per_s: float
+    pair_bytes_per_s: float
+    host_bytes_per_s: float
+    words: str
+    guess: str = ""
+
+
+@lru_cache(maxsize=256)
+def reach_of(link: GpuLink | None, interconnect: str | None = None) -> Reach:
+    """How fast GPUs with this link reach each other: as the driver says it (`interconnect`, such as
+    "PCIe 3 x8" or "NVLink 3 (4 active links per card)") where it does, else as their kind has it.
+    """
+    said = (interconnect or "").lower()
+    lanes = re.search(r"pcie (\d+(?:\.\d+)?)?(?: ?x(\d+))?", said)
+    generation = _number(lanes and lanes[1]) or (link and link.pcie_generation)
+    width = _number(lanes and lanes[2]) or (link and link.pcie_lanes) or ALL_LANES
+    one_way = _pcie_one_way(generation or USUAL_PCIE) * width / ALL_LANES
+    pcie_words = f"PCIe {generation or USUAL_PCIE:g} x{width:g}"
+    pcie = links()["pcie"]
+    host = one_way * pcie["host_share"] * GB
+    between, no_peers = one_way * pcie["share"] * GB, _has_no_peers(link)
+    if no_peers:
+        between, pcie_words = (
+            min(between, _no_peers()["gb_s"] * GB),
+            f"{pcie_words}, no peer-to-peer",
+        )
+    kind = None if link is None else link.kind
+    active = "active link" in said
+    if kind in ("nvlink", "xgmi", "nvlink_bridge") or active or said.startswith("nvlink"):
+        joined = _joined(link)
+        is_bridge = kind == "nvlink_bridge"
+        on_pcie = lanes is not None or said == "pcie"
+        if not on_pcie and (not is_bridge or active):
+            return Reach(
+                bytes_per_s=between if is_bridge else joined,
+                pair_bytes_per_s=joined,
+                host_bytes_per_s=host,
+                words=_words(link),
+            )
+        guess = (
+            f"a bridge between two GPUs is taken to be absent: {pcie_words}"
+            if is_bridge and not on_pcie
+            else ""
+        )
+        return Reach(
+            bytes_per_s=between, pair_bytes_per_s=between, host_bytes_per_s=host,
+            words=pcie_words, guess=guess,
+        )  # fmt: skip
+    guess = "" if lanes is not None or (link and link.pcie_generation) else f"{pcie_words} assumed"
+    if not guess and lanes is None and link is not None:
+        guess = f"{pcie_words}, if its slot has all of it"
+    return Reach(
+        bytes_per_s=between, pair_bytes_per_s=between, host_bytes_per_s=host,
+        words=pcie_words, guess=guess,
+    )  # fmt: skip
+
+
+@cache
+def links() -> Mapping[str, Mapping[str, Any]]:
+    """Kind of link -> what the file says of it."""
+    found: Mapping[str, Mapping[str, Any]] = link_file()["links"]
+    return found
+
+
+def _no_peers() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = link_file()["no_peer_to_peer"]
+    return found
+
+
+@cache
+def link_file() -> Mapping[str, Any]:
+    """The whole file. Raises InputError with its faults, located."""
+    path = rules_dir() / "hardware" / "links.yaml"
+    data: Mapping[str, Any] = read_shipped(path, shape=LINKS_FILE).data
+    return data
+
+
+def _has_no_peers(link: GpuLink | None) -> bool:
+    return link is not None and link.segment in _no_peers()["gpus"].get(link.vendor, ())
+
+
+def _joined(link: GpuLink | None) -> float:
+    """Bytes a second in one direction over NVLink or xGMI."""
+    kind = link.kind if link is not None and link.kind in ("nvlink_bridge", "xgmi") else "nvlink"
+    entry = links()[kind]
+    table = {int(key): value for key, value in entry["both_ways_gb_s"].items()}
+    both = link.both_ways_bytes_per_s if link is not None else None
+    if both is None:
+        own = None if link is None or link.generation is None else int(link.generation)
+        both = table.get(own or min(table), min(table.values())) * GB
+    return float(both / 2 * entry["share"])
+
+
+def _pcie_one_way(generation: float) -> float:
+    table = {int(key): value for key, value in links()["pcie"]["one_way_gb_s"].items()}
+    return float(table.get(int(generation), table[USUAL_PCIE]))
+
+
+def _words(link: GpuLink | None) -> str:
+    if link is None or link.kind not in ("nvlink", "nvlink_bridge", "xgmi"):
+        return "NVLink"
+    if link.kind == "xgmi":
+        return "xGMI"
+    return f"NVLink {link.generation:g}" if link.generation else "NVLink"
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None
