@@ -203,8 +203,9 @@ def _given_up(candidate: Candidate) -> list[str]:
     cost = candidate.estimate
     if cost.fits == "may_fit" and cost.memory is not None and cost.limit_bytes is not None:
         found.append(
-            f"it may not fit: the estimate is {format_gib(cost.memory.peak_bytes)} (between"
-            f" {format_gib(cost.memory.low_bytes)} and {format_gib(cost.memory.high_bytes)}), and"
+            f"it may not fit: the estimate is {format_gib(cost.memory.need_bytes)} (between"
+            f" {format_gib(cost.memory.need_low_bytes)} and"
+            f" {format_gib(cost.memory.need_high_bytes)}), and"
             f" there are {format_gib(cost.limit_bytes)}; `advise run --dry-run` measures it before"
             " anything is trained"
         )

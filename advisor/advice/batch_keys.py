@@ -72,7 +72,7 @@ def _micro_because(found: Found, most: int) -> str:
         return "the whole batch at once"
     if found.is_largest:
         recomputing = "" if trial.recompute else " without recomputing"
-        return f"the largest that leaves {format_gib(found.spare_bytes)} free{recomputing}"
+        return f"the largest that leaves {format_gib(found.free_bytes)} free{recomputing}"
     if trial.micro == most:
         return "as many rows as are tried at once"
     return (

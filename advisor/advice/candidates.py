@@ -301,6 +301,6 @@ def _least_hungry(case: Case, decision: Decision) -> str:
 
     def need(scheme: str) -> tuple[bool, int]:
         cost = case.cost_of(decision.candidate(scheme))[1]
-        return bool(cost.refused), cost.memory.peak_bytes if cost.memory else 0
+        return bool(cost.refused), cost.memory.need_bytes if cost.memory else 0
 
     return str(min(allowed or wanted, key=need))

@@ -337,7 +337,7 @@ class Case:
         """Whether a scheme fits by the upper end of its estimate; True where that is not known."""
         cost = self.costs.cost_of(compose(chain, scheme))[1]
         memory, limit = cost.memory, cost.limit_bytes
-        return memory is None or limit is None or memory.high_bytes <= limit
+        return memory is None or limit is None or memory.need_high_bytes <= limit
 
     def under(self, ruleset: Ruleset) -> Case:
         """The same facts at the same costs under other rules."""

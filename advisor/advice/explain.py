@@ -77,7 +77,7 @@ def fit_words(fact: Fact, value: str, sizes: Sizes) -> str:
         return f"{method_words(scheme_of_fact(fact))} cannot load this checkpoint"
     if cost is None or cost.memory is None or cost.limit_bytes is None:
         return says(fact, value)
-    room, need = format_gib(cost.limit_bytes), format_gib(cost.memory.peak_bytes)
+    room, need = format_gib(cost.limit_bytes), format_gib(cost.memory.need_bytes)
     within = {
         "fits": f"fits in {room}",
         "tight": f"fits in {room} with little to spare",
@@ -97,7 +97,7 @@ def memory_reason(
     if cost.memory is None or cost.limit_bytes is None:
         return None
     where = "this machine" if cpu else "this GPU" if cards <= 1 else f"each of these {cards} GPUs"
-    peak = cost.memory.peak_bytes
+    peak = cost.memory.need_bytes
     experts = next(
         (term.size_bytes for term in cost.memory.peak.terms if term.name == LEFT_EXPERTS), 0
     )

@@ -322,7 +322,7 @@ def fit_stage(
         else ""
     )
     found, least = best.found, best.found.least.memory
-    cost = replace(found.cost, least_bytes=None if least is None else least.peak_bytes)
+    cost = replace(found.cost, least_bytes=None if least is None else least.need_bytes)
     if refused:
         cost = replace(cost, fits="too_big", refused=refused)
     chosen = {
@@ -498,7 +498,7 @@ def _with_need(changed: Mapping[str, Chosen], before: _Fitted, *, first: str) ->
 
 
 def _peak(cost: Estimate) -> int:
-    return cost.memory.peak_bytes if cost.memory else 0
+    return cost.memory.need_bytes if cost.memory else 0
 
 
 def _micro_batches(objective: str, update: str) -> Sequence[int]:
@@ -512,7 +512,7 @@ def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
     """One estimate for a chain: the worst fit, the highest memory, the sum of time and money."""
     worst = max(
         estimates,
-        key=lambda cost: (ORDER.index(cost.fits), cost.memory.peak_bytes if cost.memory else 0),
+        key=lambda cost: (ORDER.index(cost.fits), cost.memory.need_bytes if cost.memory else 0),
     )
     hours = (
         None
@@ -553,6 +553,6 @@ def is_near(cost: Estimate) -> bool:
         and not cost.refused
         and memory is not None
         and limit is not None
-        and memory.low_bytes <= limit
-        and memory.peak_bytes <= NEAR * limit
+        and memory.need_low_bytes <= limit
+        and memory.need_bytes <= NEAR * limit
     )

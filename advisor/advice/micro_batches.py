@@ -64,8 +64,20 @@ class Found:
         memory, limit, least = self.cost.memory, self.cost.limit_bytes, self.least.memory
         if memory is None or limit is None or least is None:
             return True
-        return memory.peak_bytes <= limit - self.spare_bytes and (
-            memory.high_bytes <= limit or least.high_bytes > limit
+        return memory.need_bytes <= limit - self.spare_bytes and (
+            memory.need_high_bytes <= limit or least.need_high_bytes > limit
+        )
+
+    @property
+    def free_bytes(self) -> int:
+        """What `leaves_spare` asks to be left free: `spare_bytes`, or what the upper end of the
+        estimate may still take.
+        """
+        memory, limit, least = self.cost.memory, self.cost.limit_bytes, self.least.memory
+        if memory is None or limit is None or least is None or least.need_high_bytes > limit:
+            return self.spare_bytes
+        return max(
+            self.spare_bytes, round(limit * (1 - memory.need_bytes / memory.need_high_bytes))
         )
 
     @property
@@ -152,7 +164,7 @@ def spare_bytes(least: Estimate, *, on_cpu: bool) -> int:
     assert least.limit_bytes is not None
     limit, head_room = least.limit_bytes, round(HEAD_ROOM * least.limit_bytes)
     wanted = head_room if on_cpu else max(head_room, SPARE_BYTES)
-    left = limit - least.memory.peak_bytes - round(LITTLE_MORE * limit)
+    left = limit - least.memory.need_bytes - round(LITTLE_MORE * limit)
     return min(wanted, max(head_room if least.fits == "fits" else 0, left))
 
 

@@ -133,7 +133,7 @@ class _Attempts:
         """
         needs, duration_s = close.estimate.memory, close.estimate.duration_s
         if card.memory_bytes is None or (
-            needs is not None and needs.peak_bytes > card.memory_bytes
+            needs is not None and needs.need_bytes > card.memory_bytes
         ):
             return False
         here = self.situation.hardware.gpus[0].spec if self.situation.hardware.gpus else None
@@ -207,7 +207,7 @@ def _quick_explain(
 def _blame(fact: str, situation: Situation, decision: Decision, close: Candidate) -> Reason:
     memory = close.estimate.memory
     need = (
-        f"; {close.composition} needs {format_gib(memory.peak_bytes)}" if memory is not None else ""
+        f"; {close.composition} needs {format_gib(memory.need_bytes)}" if memory is not None else ""
     )
     if fact == "model":
         model = situation.model

@@ -362,10 +362,10 @@ class _WhyNot:
             and cost is not None
             and cost.memory is not None
             and cost.limit_bytes is not None
-            and cost.limit_bytes >= cost.memory.peak_bytes
+            and cost.limit_bytes >= cost.memory.need_bytes
         ):
             # Of the numbers as they are shown: nobody should find another difference.
-            shown = round(gib(cost.limit_bytes), 1) - round(gib(cost.memory.peak_bytes), 1)
+            shown = round(gib(cost.limit_bytes), 1) - round(gib(cost.memory.need_bytes), 1)
             return f"here {method} fits with {shown:.1f} GiB to spare"
         return f"here {says(fact, value)}"
 

@@ -166,7 +166,7 @@ def _compare(
         if limit_bytes is None
         else {
             "limit_gib": round(limit_bytes / GIB, 4),
-            "fits": fits_in(round(document["peak_gib"] * GIB), limit_bytes),
+            "fits": fits_in(round(document["need_gib"] * GIB), limit_bytes),
         }
     )
     return {**document, **({} if counter is None else {"counter": counter}), **limit}

@@ -47,9 +47,9 @@ def estimate(
 
     `tokens_total` and `rows_total` count all epochs; with `looked`, what the stage is measured on,
     the whole time has its parts, beside the duration of the training; `padded_length` is that of a
-    sequence of a micro-batch. Memory is what the whole
-    process occupies (allocator cache and CUDA context included), whatever counter the spec names,
-    since that is what must fit.
+    sequence of a micro-batch. Memory is that of the whole process, whatever counter the spec names;
+    what must fit is its need: the CUDA context included, cached blocks that the allocator gives
+    back left out.
     """
     unknown: list[str] = []
     if shape is None:
@@ -61,6 +61,7 @@ def estimate(
         shape,
         cpu=on_cpu,
         device=gpu,
+        device_bytes=None if on_cpu else hardware.device_memory_bytes,
     )
     if memory is None:
         return Estimate(fits="unknown", unknown=("model: its dimensions are not known",))
@@ -99,7 +100,7 @@ def estimate(
     elif gpu is not None:
         usd, note = cost_estimate(duration_s, spec.gpus, gpu)
     return Estimate(
-        fits=fits_in(memory.peak_bytes, limit, head_room),
+        fits=fits_in(memory.need_bytes, limit, head_room),
         memory=memory,
         limit_bytes=limit,
         steps=steps,
@@ -127,15 +128,15 @@ def rollouts_note(spec: RunSpec, time: TimeEstimate) -> str:
     )
 
 
-def fits_in(peak_bytes: int, limit_bytes: int | None, head_room: float = HEAD_ROOM) -> Fits:
+def fits_in(need_bytes: int, limit_bytes: int | None, head_room: float = HEAD_ROOM) -> Fits:
     """`fits` with the head-room left free, `tight` within it, `too_big` above the device's
     memory.
     """
     if limit_bytes is None:
         return "unknown"
-    if peak_bytes <= (1 - head_room) * limit_bytes:
+    if need_bytes <= (1 - head_room) * limit_bytes:
         return "fits"
-    return "tight" if peak_bytes <= limit_bytes else "too_big"
+    return "tight" if need_bytes <= limit_bytes else "too_big"
 
 
 def hardware_machine(hardware: Hardware) -> Machine | None:

@@ -34,14 +34,14 @@ WORDS: Mapping[str, str] = {
 # fitted widths
 WIDTHS: Mapping[str, tuple[float, float]] = {
     "known": (0.14, 0.11),
-    "lengths": (0.24, 0.00),
-    "experts": (0.00, 0.88),
+    "lengths": (0.24, 0.06),
+    "experts": (0.00, 1.03),
     "offload": (0.16, 0.20),
-    "gpus": (0.02, 0.00),
-    "trainer": (0.33, 0.67),
-    "counter": (0.38, 0.47),
-    "loss": (0.00, 0.67),
-    "size": (0.89, 0.17),
+    "gpus": (0.00, 0.00),
+    "trainer": (0.44, 0.84),
+    "counter": (0.52, 0.54),
+    "loss": (0.00, 0.96),
+    "size": (1.41, 0.71),
 }
 # end of fitted widths
 # Where a shape's dimensions were read; a shape of any other origin is guessed from a size.

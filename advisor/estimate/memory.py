@@ -9,7 +9,9 @@ activations' host side, dropout masks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from advisor.estimate import sources as src
 from advisor.estimate.activation_memory import (
@@ -78,6 +80,9 @@ CPU_BUFFER_BYTES, CPU_KEPT = int(0.1 * GIB), 0.15
 CPU_KERNEL_BYTES = int(
     0.3 * GIB
 )  # under autocast: bfloat16 kernels that oneDNN compiles for each shape
+# Memory that CUDA does not hand out: it reports 79.2 GiB of an "80 GB" GPU whose driver lists 80.0,
+# 39.5 of 40.0, 23.65 of 24.0 (PyTorch's out-of-memory messages: "has a total capacity of").
+DRIVER_BYTES, DRIVER_SHARE = int(0.6 * GIB), 0.014
 CONTEXT_BYTES, EAGER_CONTEXT_BYTES, NCCL_BYTES = int(0.6 * GIB), int(1.3 * GIB), int(0.6 * GIB)
 
 
@@ -99,11 +104,19 @@ def server_share(spec: RunSpec, device: GpuSpec | None) -> list[Term]:
 
 
 def memory_estimate(
-    spec: RunSpec, shape: ModelShape, *, cpu: bool = False, device: GpuSpec | None = None
+    spec: RunSpec,
+    shape: ModelShape,
+    *,
+    cpu: bool = False,
+    device: GpuSpec | None = None,
+    device_bytes: int | None = None,
 ) -> MemoryEstimate | None:
     """The peak of one device with its terms and band; None where the shape holds no dimensions.
 
-    `device` bounds what an allocator can keep, and tells an old card's CUDA from a new one's.
+    Args:
+        device: Tells an old GPU's CUDA from a new one's, and how much memory there is.
+        device_bytes: Memory of the device if that is not the catalogue's: bounds what an allocator
+            can keep and a counter can read.
     """
     dims = dims_of(shape)
     if dims is None:
@@ -120,6 +133,9 @@ def memory_estimate(
     held, scoring, layer = activations(s), loss_memory(s), recomputed_layer(s)
     passing = _bytes([*held, *scoring, *layer, *casts])
     divided = s.sharding in ("fsdp", "zero3", "zero2")
+    readable = None if cpu else readable_bytes(s, device, device_bytes)
+    whole = device_bytes or (None if device is None else device.memory_bytes)
+    room = (passing, device, readable)
 
     def so_far(layers: int) -> list[Term]:
         """Gradients while activations stand: all of earlier micro-batches, and those on their way
@@ -129,15 +145,15 @@ def memory_estimate(
 
     ends = first_gradients(s, layers=2) if divided and not s.embeddings else []
     moments = [
-        _moment("loss and start of the backward pass", s, passing, device, [*standing, *casts,
+        _moment("loss and start of the backward pass", s, room, [*standing, *casts,
         *gathered_weights(s, layers=0), *so_far(0), *held, *last_hidden(s), *scoring]),
-        _moment("backward pass through one layer", s, passing, device, [*standing, *casts,
+        _moment("backward pass through one layer", s, room, [*standing, *casts,
         *gathered_weights(s, layers=2), *so_far(2), *held, *layer]),
-        _moment("end of the backward pass", s, passing, device, [*standing, *gathered_weights(s,
+        _moment("end of the backward pass", s, room, [*standing, *gathered_weights(s,
         layers=2), *full_gradients, *ends, *layer]),
-        _moment("optimizer step", s, passing, device, [*standing, *gathered_weights(s, layers=0),
+        _moment("optimizer step", s, room, [*standing, *gathered_weights(s, layers=0),
         *full_gradients, *optimizer_temporaries(s)]),
-        _moment("evaluation", s, passing, device, [*standing, *gathered_weights(s, layers=2),
+        _moment("evaluation", s, room, [*standing, *gathered_weights(s, layers=2),
         *evaluation_memory(s)]),
     ]  # fmt: skip
     share = special(objective(spec.objective), "written_share")
@@ -149,39 +165,69 @@ def memory_estimate(
             _moment(
                 "generating answers",
                 s,
-                passing,
-                device,
+                room,
                 [*standing, *casts, *gathered_weights(s, layers=2), *rollout_memory(s)],
             )
         )
-    peak = max(moment.total_bytes for moment in moments)
+    total = max(moment.total_bytes for moment, _ in moments)
+    peak = total if readable is None else min(total, readable)
+    need = max(need for _, need in moments)
     doubts = doubts_of(s, shape.origin)
     below, above = band(doubts)
     warnings = [shape.note] if shape.origin == "size" and shape.note else []
+    if readable is not None and need > readable:
+        warnings.append(
+            f"the terms sum to the need of {need / GIB:.1f} GiB; on this GPU the counter shows at"
+            f" most {readable / GIB:.1f} GiB"
+        )
     if dims.encoder and spec.objective != "sft":
         warnings.append("an encoder: estimated as a classifier")
     if cpu:
         warnings.append("training on the CPU: the memory is RAM, and steps are slow")
     return MemoryEstimate(
-        moments=tuple(moments),
+        moments=tuple(moment for moment, _ in moments),
         low_bytes=round(peak * (1 - below)),
-        high_bytes=round(peak * (1 + above)),
+        # How much the driver and the context keep is an estimate too: the band ends at the GPU.
+        high_bytes=round(min(peak * (1 + above), whole if whole and not cpu else math.inf)),
+        need_bytes=need,
+        need_low_bytes=round(need * (1 - below)),
+        need_high_bytes=round(need * (1 + above)),
+        readable_bytes=readable,
         doubts=doubts,
         warnings=tuple(warnings),
     )
 
 
+def readable_bytes(
+    s: ResolvedRun, device: GpuSpec | None, device_bytes: int | None = None
+) -> int | None:
+    """The most that the counter can show on this device: its memory less what the driver keeps, and
+    for a counter of the allocator less the CUDA context too; None if the memory is not known.
+    """
+    total = device_bytes or (None if device is None else device.memory_bytes)
+    if total is None:
+        return None
+    kept = min(DRIVER_BYTES, DRIVER_SHARE * total)
+    beside = 0 if _shows_context(s) else _context_bytes(s, device)
+    return max(0, round(total - kept - beside))
+
+
 def _moment(
     name: str,
     s: ResolvedRun,
-    passing: int,
-    device: GpuSpec | None,
+    room: tuple[int, GpuSpec | None, int | None],
     terms: Sequence[Term],
-) -> Moment:
-    """The terms with what the chosen counter shows beyond them; `passing` bytes come and go in a
-    step, one phase after the other.
+) -> tuple[Moment, int]:
+    """The terms with what the chosen counter shows beyond them, and how much of all that must be
+    there.
+
+    Args:
+        room: Bytes that come and go in a step, one phase after the other; the device; the most its
+            counter can show, which the allocator's cache fills and does not exceed.
     """
+    passing, device, readable = room
     extra: list[Term] = []
+    cache: list[Term] = []
     if s.cpu:
         kept = CPU_BUFFER_BYTES + CPU_KEPT * passing
         extra.append(
@@ -213,9 +259,9 @@ def _moment(
     else:
         context = _context(s, device)
         standing = _bytes(terms)
-        extra += _cache(s, passing, device, terms, standing, _bytes(context))
-        extra += context
-        rest = UNNAMED[s.counter] * (standing + _bytes(extra))
+        split, cache = _cache(s, passing, terms, standing)
+        extra += [*split, *context]
+        rest = UNNAMED[s.counter] * (standing + _bytes([*extra, *cache]))
         extra.append(
             term_of(
                 "not accounted for",
@@ -224,71 +270,94 @@ def _moment(
                 src.ALLOCATOR,
             )
         )
-    return Moment(name=name, terms=tuple(term for term in (*terms, *extra) if term.size_bytes > 0))
+    need = _bytes([*terms, *extra])
+    if readable is not None:
+        cache = _at_most(cache, readable - need)
+    found = (term for term in (*terms, *cache, *extra) if term.size_bytes > 0)
+    return Moment(name=name, terms=tuple(found)), need
+
+
+def _at_most(cache: Sequence[Term], room: int) -> list[Term]:
+    """Cached blocks as far as there is room: the rest is given back."""
+    kept = []
+    for term in cache:
+        size = min(term.size_bytes, max(0, room))
+        room -= size
+        given_back = "" if size == term.size_bytes else "; the rest is given back on this GPU"
+        kept.append(replace(term, size_bytes=size, because=term.because + given_back))
+    return kept
 
 
 def _bytes(terms: Iterable[Term]) -> int:
     return sum([term.size_bytes for term in terms])
 
 
-def _context(s: ResolvedRun, device: GpuSpec | None) -> list[Term]:
-    """What the driver and the communication library hold beside the allocator."""
-    if s.counter != "nvidia-smi" and (s.counter != "unknown" or s.stack.logs_allocator):
-        return []
-    before_lazy = s.stack.eager_cuda or (
+def _shows_context(s: ResolvedRun) -> bool:
+    """Whether the counter counts the whole process."""
+    return s.counter == "nvidia-smi" or (s.counter == "unknown" and not s.stack.logs_allocator)
+
+
+def _loads_all_kernels(s: ResolvedRun, device: GpuSpec | None) -> bool:
+    """Whether CUDA is older than 12.2, by the framework's wording or the GPU's age."""
+    return s.stack.eager_cuda or bool(
         s.stack.name
         and device is not None
         and device.compute_capability is not None
         and device.compute_capability < (8, 0)
     )
-    size = (EAGER_CONTEXT_BYTES if before_lazy else CONTEXT_BYTES) + (
-        NCCL_BYTES if s.gpus > 1 else 0
-    )
+
+
+def _context_bytes(s: ResolvedRun, device: GpuSpec | None) -> int:
+    eager = _loads_all_kernels(s, device)
+    return (EAGER_CONTEXT_BYTES if eager else CONTEXT_BYTES) + (NCCL_BYTES if s.gpus > 1 else 0)
+
+
+def _context(s: ResolvedRun, device: GpuSpec | None) -> list[Term]:
+    """What the driver and the communication library hold beside the allocator."""
+    if not _shows_context(s):
+        return []
+    loaded = ", all loaded at the start before CUDA 12.2" if _loads_all_kernels(s, device) else ""
     return [
         term_of(
             "CUDA context" if device is None or device.vendor == "nvidia" else "driver and kernels",
-            size,
-            "driver, kernels"
-            f"{', all loaded at the start before CUDA 12.2' if before_lazy else ''}"
-            f"{' and NCCL' if s.gpus > 1 else ''}",
+            _context_bytes(s, device),
+            f"driver, kernels{loaded}{' and NCCL' if s.gpus > 1 else ''}",
             src.CONTEXT,
         )
     ]
 
 
 def _cache(
-    s: ResolvedRun,
-    passing: int,
-    device: GpuSpec | None,
-    terms: Sequence[Term],
-    total: int,
-    context_bytes: int,
-) -> list[Term]:
-    """Blocks the allocator keeps beyond what is allocated at this moment."""
+    s: ResolvedRun, passing: int, terms: Sequence[Term], total: int
+) -> tuple[list[Term], list[Term]]:
+    """What the allocator holds beyond what is allocated at this moment: blocks split and lost, and
+    whole free segments, which it gives back when memory is short.
+    """
     here = _bytes(term for term in terms if id(term.source) in PASSING_SOURCES)
     split = (total - here) * STANDING_CACHE[s.counter] + here * PASSING_CACHE[s.counter]
     reused = REUSED_BY_STEP * sum(term.size_bytes for term in terms if term.source is src.FOREACH)
     others = max(0.0, passing - here - reused) * OTHER_PHASES[s.counter]
+    lost = term_of(
+        "fragmentation",
+        split,
+        f"blocks split and lost, {STANDING_CACHE[s.counter]:.0%} of what stays",
+        src.ALLOCATOR,
+    )
     cache = [
         term_of(
             "allocator cache",
-            split + others,
-            f"{STANDING_CACHE[s.counter]:.0%} of what stays, and blocks of the pass's other phases",
+            others,
+            "free blocks of the pass's other phases, given back when memory is short",
             src.ALLOCATOR,
         )
     ]
     if s.stack.ragged and s.counter in ("reserved", "nvidia-smi"):
-        ragged = RAGGED_CACHE * passing
-        if device is not None and device.memory_bytes is not None:
-            ragged = min(
-                ragged, max(0.0, device.memory_bytes - context_bytes - total - split - others)
-            )
         cache.append(
             term_of(
                 "cache of other lengths",
-                ragged,
+                RAGGED_CACHE * passing,
                 "every batch has another length, so kept blocks fit few of them",
                 src.ALLOCATOR,
             )
         )
-    return cache
+    return [lost], cache

@@ -106,8 +106,8 @@ def document_of(
     if memory is None:
         return refuse_spec(f"the dimensions of '{shape.id}' are not known")
     document: dict[str, Any] = {
-        "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes),
-        "high_gib": _gib(memory.high_bytes),
+        "peak_gib": _gib(memory.peak_bytes), "need_gib": _gib(memory.need_bytes),
+        "low_gib": _gib(memory.low_bytes), "high_gib": _gib(memory.high_bytes),
         "band_because": [WORDS[doubt] for doubt in memory.doubts], "moment": memory.peak.name,
         "terms": [{"name": term.name, "gib": _gib(term.size_bytes), "because": term.because,
         "source": term.source.title} for term in memory.peak.terms],

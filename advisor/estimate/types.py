@@ -94,11 +94,22 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryEstimate:
-    """Peak memory of one device: its highest moment, so total and explanation cannot disagree."""
+    """Peak memory of one device: its highest moment, so total and explanation cannot disagree.
+
+    Two sizes: `peak_bytes` is what the run's counter would read, never above the device, since the
+    allocator gives cached blocks back before an allocation fails. `need_bytes` is what must be
+    there for the run to go through, cached blocks left out and not capped: whether it fits is
+    asked of this one. A run that needs more than the device has reads the device's memory when it
+    fails, and its terms sum to the need.
+    """
 
     moments: tuple[Moment, ...]
-    low_bytes: int  # the band that measured runs of this kind fell into
+    low_bytes: int  # the band of the reading that measured runs of this kind fell into
     high_bytes: int
+    need_bytes: int
+    need_low_bytes: int  # the same band around the need, not capped
+    need_high_bytes: int
+    readable_bytes: int | None = None  # the most this counter can show; None: not known
     doubts: tuple[str, ...] = ()  # what widens the band (bands.WORDS)
     warnings: tuple[str, ...] = ()
 
@@ -108,7 +119,8 @@ class MemoryEstimate:
 
     @property
     def peak_bytes(self) -> int:
-        return self.peak.total_bytes
+        total = self.peak.total_bytes
+        return total if self.readable_bytes is None else min(total, self.readable_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -93,6 +93,6 @@ def peak_estimator(plan: Plan, shape: ModelShape | None, hardware: Hardware | No
             found = memory_estimate(run_spec(plan, stage), shape, cpu=hardware.kind == "cpu")
         except AdviseError:
             return None
-        return found.peak_bytes if found is not None else None
+        return found.need_bytes if found is not None else None
 
     return peak_of

@@ -52,9 +52,8 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
             f"  {term['name'][:name_width]:<{name_width}} {_gib(term['gib']):>10}  {bar}".rstrip()
         )
     if limit_gib:
-        verdict = (
-            f"{peak / limit_gib:.0%} of the {_gib(limit_gib)} there are: {FITS[document['fits']]}"
-        )
+        share = float(document.get("need_gib", peak)) / limit_gib
+        verdict = f"{share:.0%} of the {_gib(limit_gib)} there are: {FITS[document['fits']]}"
         lines.append(
             f"  {'together':<{name_width}} {_gib(peak):>10} "
             f" {_bar(peak / scale, min(BAR_WIDTH, max(6, width - name_width - 16)))}"

@@ -188,7 +188,7 @@ def in_short(advice: Advice) -> str:
         limit = (
             f" of {format_gib(estimate.limit_bytes)}" if estimate.limit_bytes is not None else ""
         )
-        parts.append(f"{format_gib(estimate.memory.peak_bytes)}{limit}")
+        parts.append(f"{format_gib(estimate.memory.need_bytes)}{limit}")
     parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
     parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
     if size_is_unknown(advice) and advice.recommendation.composition.chain:
@@ -416,7 +416,7 @@ LESS = 0.9  # of what a run takes: what it could do with, if that is worth sayin
 def _least(candidate: Candidate) -> str:
     """What the same training could do with."""
     memory, least = candidate.estimate.memory, candidate.estimate.least_bytes
-    if memory is None or least is None or least > LESS * memory.peak_bytes:
+    if memory is None or least is None or least > LESS * memory.need_bytes:
         return ""
     return f"; slower, with fewer rows at once, {format_gib(least)} would do"
 
@@ -598,7 +598,7 @@ def _candidate_numbers(candidate: Candidate) -> str:
     parts = []
     if estimate.memory is not None:
         # What it could do with: with more rows at once QLoRA may hold more than LoRA.
-        peak, least = estimate.memory.peak_bytes, estimate.least_bytes
+        peak, least = estimate.memory.need_bytes, estimate.least_bytes
         parts.append(
             f"{format_gib(least)} or more"
             if least is not None and least <= LESS * peak

@@ -300,6 +300,6 @@ def memory_words(candidate: Candidate) -> str:
     if memory is None:
         return ""
     return (
-        f"{format_gib(memory.peak_bytes)} (between {format_gib(memory.low_bytes)} and"
-        f" {format_gib(memory.high_bytes)})"
+        f"{format_gib(memory.need_bytes)} (between {format_gib(memory.need_low_bytes)} and"
+        f" {format_gib(memory.need_high_bytes)})"
     )

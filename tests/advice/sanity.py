@@ -253,7 +253,7 @@ def limits_are_kept(answer: Answered, rng: random.Random) -> Iterator[tuple[str,
     if not answer.decision.trains:
         return
     cost = recommended_candidate(answer.case, answer.decision).estimate
-    need = cost.memory.peak_bytes if cost.memory is not None else 0
+    need = cost.memory.need_bytes if cost.memory is not None else 0
     if cost.limit_bytes is not None and need > cost.limit_bytes and cost.fits != "may_fit":
         yield "too big", f"{answer.composition} needs {need / 2**30:.1f} GiB"
     usd, hours = answer.known.get("budget_usd"), answer.known.get("budget_hours")

@@ -146,7 +146,7 @@ def test_what_is_a_little_too_big_may_fit(monkeypatch):
         if cost.fits != "may_fit":
             continue
         found += 1
-        assert cost.memory.low_bytes <= cost.limit_bytes < cost.memory.peak_bytes
+        assert cost.memory.need_low_bytes <= cost.limit_bytes < cost.memory.need_bytes
         assert any("may not fit" in warning for warning in advice.warnings)
     assert found
 

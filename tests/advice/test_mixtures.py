@@ -55,11 +55,11 @@ def test_what_is_recommended_holds_its_experts_in_16_bit(model, gpu, answers):
     four_bit = candidate(advice, "sft+qlora").estimate.memory
     left = {term.name: term.size_bytes for term in four_bit.peak.terms}[LEFT_EXPERTS]
     assert experts < left < 1.01 * experts  # routers, and biases of gpt-oss, are the rest
-    assert four_bit.peak_bytes > left
+    assert four_bit.need_bytes > left
     wanted = RUNS.get((model, gpu))
     assert advice.fits == (wanted is not None)
     if wanted is None:
-        assert four_bit.peak_bytes > room
+        assert four_bit.need_bytes > room
         said = " ".join(one.text for one in candidate(advice, "sft+qlora").because)
         if model == "openai/gpt-oss-20b":  # no memory is enough for a second quantisation
             assert "cannot be quantised a second time" in said
@@ -68,7 +68,7 @@ def test_what_is_recommended_holds_its_experts_in_16_bit(model, gpu, answers):
             assert f"{experts / GIB:.1f} GiB of it for experts that stay in 16 bit" in said
         return
     assert str(advice.recommendation.composition) == wanted
-    need = advice.recommendation.estimate.memory.peak_bytes
+    need = advice.recommendation.estimate.memory.need_bytes
     assert experts < need <= room
     assert advice.recommendation.estimate.fits in ("fits", "tight")
 
@@ -113,7 +113,7 @@ def test_a_4_bit_base_that_just_fits_a_mixture_says_how_little_it_saves(answers)
     advice = advise(stated)
     assert str(advice.recommendation.composition) == "sft+qlora"
     assert any("experts stay in 16 bit" in warning for warning in advice.warnings)
-    assert advice.recommendation.estimate.memory.peak_bytes <= 48 * GIB
+    assert advice.recommendation.estimate.memory.need_bytes <= 48 * GIB
 
 
 def test_dense_models_keep_all_linear(answers):

@@ -193,7 +193,7 @@ def test_what_is_said_of_a_micro_batch_is_true(data, monkeypatch):
             strategy = plain.get("sharding")
             if free:
                 cost = stage_estimate(*axes, more, strategy)
-                left = (cost.limit_bytes - cost.memory.peak_bytes) / 2**30
+                left = (cost.limit_bytes - cost.memory.need_bytes) / 2**30
                 assert left < float(free[1]) + 0.06, (seed, stage.objective, said)
                 largest += 1
             elif (before := pace_by(*axes, strategy)(plain)) is not None:

@@ -109,7 +109,7 @@ def test_a_suggested_model_fits_by_the_upper_end_of_its_estimate():
         cost = case.cost_of(decision.composition)[1]
         models.add(case.situation.model.id)
         assert (
-            cost.memory.high_bytes <= cost.limit_bytes
+            cost.memory.need_high_bytes <= cost.limit_bytes
             or "not even this one" in case.situation.suggestion.because
         )
     assert len(models) > 2

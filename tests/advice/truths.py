@@ -93,7 +93,7 @@ def _of_candidates(advice: Advice) -> Iterator[str]:
         str(one.composition): one for one in (advice.recommendation, *advice.alternatives)
     }  # fmt: skip
     spare = {
-        f"{(one.estimate.limit_bytes - one.estimate.memory.peak_bytes) / 2**30:.0f}"
+        f"{(one.estimate.limit_bytes - one.estimate.memory.need_bytes) / 2**30:.0f}"
         for one in sizes.values()
         if one.estimate.memory is not None and one.estimate.limit_bytes is not None
     }
@@ -108,10 +108,10 @@ def _of_candidates(advice: Advice) -> Iterator[str]:
                     yield f"another room to spare: {one.composition}: {text}"
         if estimate.memory is None or estimate.limit_bytes is None:
             continue
-        over = estimate.memory.peak_bytes > estimate.limit_bytes
+        over = estimate.memory.need_bytes > estimate.limit_bytes
         surely = over and estimate.fits != "may_fit" and not advice.nothing_fits
         if one is advice.recommendation and surely:
-            need, room = estimate.memory.peak_bytes, estimate.limit_bytes
+            need, room = estimate.memory.need_bytes, estimate.limit_bytes
             yield f"recommended, and {format_gib(need)} of {format_gib(room)}"
         if one.verdict == "too_big" and not over and not _over_budget(one):
             yield f"{one.composition} is too big, and fits"

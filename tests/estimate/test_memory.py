@@ -16,6 +16,7 @@ from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware, ModelShape
 from advisor.ground.units import GIB
+from advisor.probe.catalogue import find_gpu
 from advisor.situation.shapes import model_shape
 from tests.conftest import examples
 
@@ -555,3 +556,53 @@ def test_qlora_needs_no_more_than_lora_and_lora_no_more_than_full(spec, name):
         for update, bits in (("full", None), ("lora", None), ("lora", "nf4"))
     )
     assert qlora <= lora <= full
+
+
+@pytest.mark.parametrize(("counter", "most"), [("reserved", 79.45 - 0.6), ("nvidia-smi", 79.45)])
+def test_a_reading_never_exceeds_the_gpu_and_the_need_does(counter, most):
+    """CUDA hands out about 79.3 GiB of an 80 GB A100 (PyTorch's messages), and a counter of the
+    allocator shows no context; full tuning of 70B needs several times that.
+    """
+    gpu = find_gpu("A100-SXM4-80GB").spec
+    spec = RunSpec(update="full", counter=counter)
+    found = memory_estimate(spec, shape("meta-llama/Llama-3.3-70B-Instruct"), device=gpu)
+    assert found is not None
+    assert found.peak_bytes / GIB == pytest.approx(most, abs=0.1)
+    assert found.high_bytes == gpu.memory_bytes
+    assert found.need_bytes > 500 * GIB
+    assert any("sum to the need" in text for text in found.warnings)
+
+
+def test_cached_blocks_are_given_back_before_a_run_fails():
+    """What a padded run keeps of other lengths fills the GPU and no more, and is no need."""
+    gpu = find_gpu("A100-SXM4-40GB").spec
+    spec = RunSpec(
+        update="lora", micro_batch_size=8, seq_len=4096, framework="ms-swift", counter="nvidia-smi"
+    )
+    free, bounded = (
+        memory_estimate(spec, shape("mistralai/Mistral-7B-v0.1"), device=device)
+        for device in (None, gpu)
+    )
+    assert free is not None
+    assert bounded is not None
+    assert bounded.peak_bytes < 40 * GIB < free.peak_bytes
+    assert bounded.peak.total_bytes == bounded.peak_bytes
+    assert bounded.need_bytes == free.need_bytes < 40 * GIB
+
+
+@examples(3)
+@given(
+    spec=specs, name=st.sampled_from(MODELS), memory_gib=st.sampled_from([8, 16, 24, 48, 80, 192])
+)
+def test_less_memory_changes_the_reading_and_not_the_need(spec, name, memory_gib):
+    """The need is at least what the terms without cache sum to, and at most the uncapped reading;
+    where it fits, the terms sum to the reading.
+    """
+    free = memory_estimate(spec, shape(name))
+    found = memory_estimate(spec, shape(name), device_bytes=memory_gib * GIB)
+    assert free is not None
+    assert found is not None
+    assert found.need_bytes == free.need_bytes <= free.peak_bytes
+    assert found.readable_bytes is not None
+    assert found.peak_bytes == min(free.peak_bytes, found.readable_bytes)
+    assert found.peak.total_bytes == max(found.peak_bytes, found.need_bytes)

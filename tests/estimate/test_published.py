@@ -4,9 +4,21 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 
-from tools.generate.accuracy import answered, by_source, near, published, share, summary
+from advisor.estimate.bands import WIDTHS
+from tools.generate.accuracy import (
+    answered,
+    by_source,
+    is_inside_printed,
+    near,
+    published,
+    share,
+    summary,
+)
+from tools.generate.accuracy_bands import all_distances, fitted
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +51,44 @@ def test_allocated_bytes_of_fully_described_runs_are_met(cases, source):
     assert share(by_source(cases)[source], near) > 0.95
 
 
-def test_the_band_holds_most_measured_peaks(cases):
-    """`low_gib` to `high_gib` is what most runs of that kind fell into."""
-    inside = [
-        case.answer["low_gib"] <= case.facts["measured_gib"] <= case.answer["high_gib"]
-        for case in cases
-    ]
-    assert sum(inside) / len(inside) > 0.8
+def test_the_band_holds_nine_in_ten_measured_peaks(cases):
+    """`low_gib` to `high_gib` holds 88 to 97 % of the runs, also where each source counts once, and
+    is narrow enough to be of use.
+    """
+    groups = by_source(cases).values()
+    inside = statistics.mean(map(is_inside_printed, cases))
+    by_group = statistics.mean(statistics.mean(map(is_inside_printed, rows)) for rows in groups)
+    assert 0.88 <= inside <= 0.97
+    assert 0.88 <= by_group <= 0.97
+    ratios = [case.answer["high_gib"] / case.answer["low_gib"] for case in cases]
+    assert statistics.median(ratios) <= 1.6
+
+
+def test_the_band_holds_most_peaks_of_sources_that_were_left_out():
+    """What `python -m benchmarks refit --write` recorded: widths fitted without a source hold nine
+    in ten of its runs, also with its trainer unknown.
+    """
+    left_out = published()["left_out"]
+    for which in ("named", "unnamed"):
+        assert left_out[which]["inside_by_source"] >= 0.88
+    assert set(left_out["sources"]) == set(by_source(answered("cases")))
+
+
+def test_the_widths_of_bands_are_those_that_the_cases_give():
+    """Formulas change; `python -m benchmarks refit --write` then fits the widths again. It leaves
+    sources out for the other constants, too, which moves a width by a few hundredths.
+    """
+    found = fitted(all_distances())
+    for doubt, (below, above) in WIDTHS.items():
+        assert found[doubt][0] == pytest.approx(below, abs=0.1), doubt
+        assert found[doubt][1] == pytest.approx(above, abs=0.1), doubt
 
 
 def test_runs_that_ran_out_of_memory_are_predicted_to():
     """Of the runs that did not fit their card, at least 95 % are predicted above it."""
     missed = answered("did_not_fit")
     assert len(missed) > 40
-    caught = [case.answer["peak_gib"] > case.facts["card_gib"] for case in missed]
+    caught = [case.answer["need_gib"] > case.facts["card_gib"] for case in missed]
     assert sum(caught) / len(caught) >= 0.95
 
 

@@ -191,6 +191,9 @@ def estimate(
         memory = MemoryEstimate(
             moments=(Moment(name="forward and backward", terms=terms),),
             low_bytes=int(peak * 0.9),
+            need_bytes=peak,
+            need_low_bytes=int(peak * 0.9),
+            need_high_bytes=int(peak * 1.1),
             high_bytes=int(peak * 1.1),
         )
     return Estimate(

@@ -43,11 +43,47 @@ def published() -> dict[str, Any]:
     return found
 
 
-def answered(listed: str) -> list[Case]:
-    """The cases of one list of the file, each with today's answer."""
+Spec = dict[str, Any]
+
+
+def without_trainer(spec: Spec) -> Spec:
+    """The spec with the name of its framework taken away, and so all that is known of it."""
+    return {**spec, "framework": "unknown trainer"}
+
+
+def without_counter(spec: Spec) -> Spec:
+    """The spec that does not say what its memory was counted by."""
+    return {**spec, "counter": "unknown"}
+
+
+def without_loss(spec: Spec) -> Spec:
+    """The spec that does not say how its loss is computed."""
+    return {key: value for key, value in spec.items() if key != "loss"}
+
+
+def without_model(spec: Spec) -> Spec:
+    """The spec that says only how large its model is."""
+    shape, _ = find_model(spec["model"], spec.get("model_params_b"))
+    assert shape is not None
+    rest = {key: value for key, value in spec.items() if key not in ("model", "architecture")}
+    return {**rest, "model_params_b": shape.params / 1e9}
+
+
+def as_a_process(spec: Spec) -> Spec:
+    """The spec asked for all that its process occupies, which is what must fit."""
+    return {**spec, "counter": "nvidia-smi"}
+
+
+def answered(listed: str, change: Callable[[Spec], Spec] = dict) -> list[Case]:
+    """The cases of one list of the file, each with today's answer to its spec after a change."""
     data = published()
     specs = [
-        {**data["defaults"], **{key: value for key, value in case.items() if key not in NOT_SPEC}}
+        change(
+            {
+                **data["defaults"],
+                **{key: value for key, value in case.items() if key not in NOT_SPEC},
+            }
+        )
         for case in data[listed]
     ]
     answers = run_specs(json.dumps(specs), find_model=find_model, find_gpu=find_gpu)
@@ -98,3 +134,19 @@ def grouped(cases: Iterable[Case], key: Callable[[Case], str]) -> dict[str, list
     for case in cases:
         found.setdefault(key(case), []).append(case)
     return dict(sorted(found.items()))
+
+
+def method_of(case: Case) -> str:
+    """The method of a case as the page names it."""
+    return {"full": "full", "qlora": "QLoRA"}.get(case.facts["update"], "LoRA")
+
+
+def counter_of(case: Case) -> str:
+    """What the memory of a case was counted by."""
+    return str(case.facts.get("counter", "unknown"))
+
+
+def is_inside_printed(case: Case) -> bool:
+    """Whether what was measured lies within the printed band."""
+    answer = case.answer
+    return bool(answer["low_gib"] <= case.facts["measured_gib"] <= answer["high_gib"])

@@ -1,0 +1,122 @@
+"""How the widths of bands are fitted over sources (tools/generate/accuracy_bands.py)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from advisor.estimate.bands import KNOWN, WIDTHS, WORDS
+from benchmarks.refit import replace_marked, widths_lines
+from tools.generate.accuracy import Case, published, without_model, without_trainer
+from tools.generate.accuracy_bands import (
+    Distance,
+    distances,
+    farthest,
+    fitted,
+    fitted_without_each,
+    gpu_gib,
+    is_inside,
+    quantile,
+)
+
+
+def run(source: str, log: float, *doubts: str) -> Distance:
+    return Distance(Case({"source": source}, {}), log, doubts)
+
+
+def sources(count: int, *doubts: str, scale: float = 0.01) -> list[Distance]:
+    """Sources whose runs all lie 1, 2, 3 ... times `scale` from the estimate, on both sides."""
+    return [
+        run(f"s{number}", sign * scale * number, *doubts)
+        for number in range(1, count + 1)
+        for sign in (-1, 1, 1, -1)
+    ]
+
+
+def test_a_width_covers_nine_in_ten_sources_and_one_more_for_few():
+    """Rank (n + 1) p of n: the 18th of 19 below, the 19th above; of five, the farthest."""
+    assert fitted({KNOWN: sources(19)})[KNOWN] == pytest.approx((0.18, 0.19))
+    assert fitted({KNOWN: sources(5)})[KNOWN] == pytest.approx((0.05, 0.05))
+
+
+def test_a_doubt_adds_the_width_that_its_runs_need_in_squares():
+    """Known runs lie within 0.3; with the trainer taken away, within 0.5: it adds 0.4."""
+    known = sources(5, scale=0.06)
+    found = fitted({KNOWN: known, "trainer": sources(5, "trainer", scale=0.1)})
+    assert found[KNOWN] == pytest.approx((0.3, 0.3))
+    assert found["trainer"] == pytest.approx((0.4, 0.4))
+    assert found["loss"] == (0.0, 0.0)
+
+
+def test_a_doubt_that_costs_nothing_adds_nothing():
+    """A fact that changes no estimate leaves the band as it is."""
+    known = sources(5, scale=0.06)
+    changed = [Distance(row.case, row.log, ("counter",)) for row in known]
+    assert fitted({KNOWN: known, "counter": changed})["counter"] == (0.0, 0.0)
+
+
+def test_widths_of_a_source_left_out_do_not_know_it():
+    """The farthest source does not widen the band that it is asked about."""
+    rows = [*sources(8), *[run("far", 0.9)] * 4]
+    without = fitted_without_each({KNOWN: rows})
+    assert without["far"][KNOWN][1] == pytest.approx(0.08)
+    assert without["s1"][KNOWN][1] == pytest.approx(0.9)
+    assert not is_inside(rows[-1], without["far"])
+    assert is_inside(rows[-1], without["s1"])
+
+
+def test_a_source_counts_once_however_many_rows_it_has():
+    """A thousand rows of one source do not outvote the others."""
+    rows = sources(19) + [run("s1", 0.0)] * 1000
+    assert farthest(rows, {KNOWN: (0.18, 0.19)}, 0) <= 1
+
+
+def test_quantiles_lie_between_neighbours():
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert quantile([0.0, 1.0], 0.95) == pytest.approx(0.95)
+
+
+def test_distances_read_the_doubts_that_an_answer_names():
+    """log(measured / estimated), and keys for words."""
+    answer = {"peak_gib": 10.0, "band_because": [WORDS["experts"]]}
+    (found,) = distances([Case({"source": "a", "measured_gib": 20.0}, answer)])
+    assert found.log == pytest.approx(math.log(2))
+    assert found.doubts == ("experts",)
+
+
+def test_taking_a_fact_away_leaves_the_rest():
+    """A model's name becomes its size, a trainer's name a word that nobody knows."""
+    spec = {"model": "meta-llama/Llama-3.1-8B", "framework": "axolotl", "seq_len": 512}
+    assert without_model(spec) == {
+        "framework": "axolotl",
+        "seq_len": 512,
+        "model_params_b": pytest.approx(8.03, abs=0.01),
+    }
+    assert without_trainer(spec) == {**spec, "framework": "unknown trainer"}
+
+
+def test_the_memory_of_a_gpu_is_the_source_s_or_the_catalogue_s():
+    assert gpu_gib({"card_gib": 24, "gpu": "NVIDIA A100-80GB"}) == 24
+    assert gpu_gib({"gpu": "NVIDIA A100-SXM4-80GB"}) == pytest.approx(80, rel=0.02)
+    assert gpu_gib({}) is None
+
+
+def test_widths_are_written_between_their_marks(tmp_path):
+    """Only the marked lines change; a file without marks is refused."""
+    path = tmp_path / "bands.py"
+    path.write_text("a\n# fitted widths\nold\n# end of fitted widths\nb\n")
+    replace_marked(path, "fitted widths", widths_lines({"known": (0.1, 0.25)}))
+    assert path.read_text() == (
+        "a\n# fitted widths\nWIDTHS: Mapping[str, tuple[float, float]] = {\n"
+        '    "known": (0.10, 0.25),\n}\n# end of fitted widths\nb\n'
+    )
+    with pytest.raises(ValueError, match="no lines between"):
+        replace_marked(path, "something else", [])
+
+
+def test_every_source_left_out_is_recorded():
+    """docs/accuracy.md reads these lines."""
+    left_out = published()["left_out"]
+    assert {"named", "unnamed", "sources", "methods", "counters"} == set(left_out)
+    assert {KNOWN, *WORDS} == set(WIDTHS)

@@ -1,0 +1,187 @@
+"""The widths of bands (advisor/estimate/bands.py), fitted over sources, and how many peaks lie
+inside.
+
+Rows of one source are alike, so sources are counted, not rows. Each source gives one number for
+each side: how far its runs lie from their estimates (WITHIN of its rows are nearer). The width is
+the quantile OVER of these numbers, at rank (n + 1) p of n, the correction of conformal prediction
+for few of them [Vovk, Gammerman and Shafer 2005]. The upper side has the higher quantile, since a
+run above its band runs out of memory.
+
+A width for a run that is known comes first. Each doubt then has the smallest width that, added in
+squares, brings the runs under that doubt to the same quantile: runs that are harder to predict by
+nature (experts, offload) as they are, and things that can be unknown (trainer, counter, loss,
+dimensions) by taking the fact away from every case.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from advisor.estimate.bands import KNOWN, WORDS, band, log_widths
+from advisor.ground.units import GIB
+from advisor.probe.catalogue import find_gpu
+from tools.generate.accuracy import (
+    FEW,
+    Case,
+    Spec,
+    answered,
+    as_a_process,
+    without_counter,
+    without_loss,
+    without_model,
+    without_trainer,
+)
+
+WITHIN = 0.95  # of a source's rows, on either side
+OVER = (0.90, 0.95)  # of sources, below and above the estimate
+STEP, STEPS = 0.01, 150  # of a width, and how many are tried
+# What can be unknown, and how to take it away from a case.
+TAKEN_AWAY: Mapping[str, Callable[[Spec], Spec]] = {
+    "trainer": without_trainer,
+    "counter": without_counter,
+    "loss": without_loss,
+    "size": without_model,
+}
+BY_WORDS = {words: doubt for doubt, words in WORDS.items()}
+Widths = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far one run lies from its estimate, and the doubts about it."""
+
+    case: Case
+    log: float  # log(measured / estimated)
+    doubts: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        return str(self.case.facts["source"])
+
+
+def distances(cases: Iterable[Case]) -> list[Distance]:
+    """How far measured peaks lie from their estimates."""
+    return [Distance(case, -math.log(case.ratio), doubts_in(case.answer)) for case in cases]
+
+
+def doubts_in(answer: Mapping[str, Any]) -> tuple[str, ...]:
+    """The doubts that an answer names in words."""
+    return tuple(BY_WORDS[words] for words in answer["band_because"])
+
+
+def all_distances() -> dict[str, list[Distance]]:
+    """The distances of all cases as they are (under KNOWN), and with each fact taken away."""
+    return {KNOWN: distances(answered("cases"))} | {
+        doubt: distances(answered("cases", change)) for doubt, change in TAKEN_AWAY.items()
+    }
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value at this share of the sorted ones, between neighbours in proportion."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def of_sources(rows: Iterable[Distance]) -> list[list[Distance]]:
+    """Rows of each source; sources with few rows together."""
+    found: dict[str, list[Distance]] = {}
+    for row in rows:
+        found.setdefault(row.source, []).append(row)
+    together = [row for group in found.values() if len(group) < FEW for row in group]
+    return [group for group in found.values() if len(group) >= FEW] + (
+        [together] if together else []
+    )
+
+
+def farthest(rows: Iterable[Distance], widths: Widths, side: int) -> float:
+    """The quantile over sources of how far their runs lie out, in widths; at most 1: covered."""
+    sign = (-1, 1)[side]
+    numbers = []
+    for group in of_sources(rows):
+        shares = [
+            max(0.0, sign * row.log) / max(1e-9, log_widths(row.doubts, widths)[side])
+            for row in group
+        ]
+        numbers.append(quantile(shares, WITHIN))
+    rank = min(len(numbers), math.ceil((len(numbers) + 1) * OVER[side]))
+    return sorted(numbers)[rank - 1]
+
+
+def fitted(found: Mapping[str, Sequence[Distance]]) -> Widths:
+    """The widths that cover these distances (as `all_distances` gives them)."""
+    widths: Widths = dict.fromkeys((KNOWN, *WORDS), (0.0, 0.0))
+    done: set[str] = set()
+    for doubt in widths:
+        rows = [row for row in found.get(doubt, found[KNOWN]) if doubt in (*row.doubts, KNOWN)]
+        # Runs with no doubt that has no width yet, where two sources have such runs.
+        alone = [row for row in rows if {*row.doubts} <= {*done, doubt}]
+        rows = alone if len({row.source for row in alone}) > 1 else rows
+        for side in (0, 1):
+            widths[doubt] = _smallest(rows, widths, doubt, side)
+        done.add(doubt)
+    return widths
+
+
+def _smallest(
+    rows: Sequence[Distance], widths: Widths, doubt: str, side: int
+) -> tuple[float, float]:
+    """The pair of this doubt with its smallest width on one side that covers the rows."""
+    low, high = widths[doubt]
+
+    def tried(steps: int) -> tuple[float, float]:
+        width = round(steps * STEP, 2)
+        return (width, high) if side == 0 else (low, width)
+
+    def is_short(steps: int) -> bool:
+        return bool(rows) and farthest(rows, {**widths, doubt: tried(steps)}, side) > 1
+
+    return tried(bisect_left(range(STEPS), True, key=lambda steps: not is_short(steps)))
+
+
+def is_inside(row: Distance, widths: Mapping[str, tuple[float, float]]) -> bool:
+    """Whether a run lies within its band."""
+    below, above = log_widths(row.doubts, widths)
+    return -below <= row.log <= above
+
+
+def fitted_without_each(found: Mapping[str, Sequence[Distance]]) -> dict[str, Widths]:
+    """By source, the widths that are fitted without it."""
+    return {
+        source: fitted(
+            {key: [row for row in kept if row.source != source] for key, kept in found.items()}
+        )
+        for source in dict.fromkeys(row.source for row in found[KNOWN])
+    }
+
+
+def verdicts(listed: str) -> dict[str, list[Case]]:
+    """Runs whose GPU is known, by what its memory says of their need: "fits" where the whole band
+    is below it, "too big" where the estimate is above it, else "may fit".
+    """
+    found: dict[str, list[Case]] = {"fits": [], "may fit": [], "too big": []}
+    for case in answered(listed, as_a_process):
+        room = gpu_gib(case.facts)
+        if room is None:
+            continue
+        need = float(case.answer["need_gib"])
+        _, above = band(doubts_in(case.answer))
+        verdict = "too big" if need > room else "fits" if need * (1 + above) <= room else "may fit"
+        found[verdict].append(case)
+    return found
+
+
+def gpu_gib(facts: Mapping[str, Any]) -> float | None:
+    """Memory of a case's GPU: as the source says, or as the catalogue does; None: not known."""
+    if "card_gib" in facts:
+        return float(facts["card_gib"])
+    if not facts.get("gpu"):
+        return None
+    spec = find_gpu(facts["gpu"], lenient=True).spec
+    return None if spec is None or spec.memory_bytes is None else spec.memory_bytes / GIB
