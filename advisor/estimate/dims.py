@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from advisor.estimate.architecture import FOUR_NORMS, OWN_ATTENTION, PLAIN_MLP
+from advisor.estimate.architecture import OWN_ATTENTION
 from advisor.estimate.frameworks import framework_of
+from advisor.estimate.layers import LayerKind, Linear, Part, Structure
+from advisor.estimate.structure import structure_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import ModelShape
 from advisor.methods.families import is_encoder
@@ -18,6 +20,14 @@ NAMED_SETS = (ALL_LINEAR, SHARED, WITH_EXPERTS)
 USED_EXPERTS = 8  # per token, where only the sizes of a mixture are known: as in Qwen3's
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
+ATTENTION_NAMES = (*ATTENTION, "qkv")
+SPLIT = (*ATTENTION[:3], "qkv", "gate_proj", "up_proj", "gate_up")  # fused in some families
+PARTS: tuple[Part, ...] = ("mixer", "mlp", "shared", "extra")
+# What the path in front of a target module's name limits it to.
+PLACES: Mapping[str, tuple[Part, ...]] = {
+    "shared_expert": ("shared",), "mlp": ("mlp", "shared"), "feed_forward": ("mlp", "shared"),
+    "attn": ("mixer",), "attention": ("mixer",), "mixer": ("mixer",), "mamba": ("mixer",),
+}  # fmt: skip
 # Other names for the same linear layers. "c_proj" is the attention's output in GPT-2 and Qwen-1
 # (and a small MLP's there: left out).
 ALIASES = {
@@ -39,8 +49,10 @@ ALIASES = {
 
 @dataclass(frozen=True, slots=True)
 class Dims:
-    """Sizes of one decoder (or encoder); `width` is the MLP width one token passes through, over
-    all its experts.
+    """Sizes of one decoder (or encoder).
+
+    `kinds` says what each layer is made of. The numbers beside it are sums and means over all
+    layers: `width` is the MLP width one token passes through, over all its experts.
     """
 
     params: int
@@ -65,8 +77,12 @@ class Dims:
     routed_layers: int
     used_experts: int  # routed experts that one token passes through
     shared_size: int  # MLP width of the experts that every token passes through
-    shared_ends: int  # inputs + outputs of a mixture's linear layers outside routed experts
-    other_params: int  # norms and biases
+    shared_ends: int  # inputs + outputs of all linear layers that "all-linear" adapts, summed
+    # The same by (name in lower case, part of the model), and by (common name, part).
+    named_ends: Mapping[tuple[str, str], int] = field(repr=False, compare=False)
+    other_params: int  # norms, biases, convolutions, positions
+    kinds: tuple[LayerKind, ...]
+    linears: tuple[Linear, ...]  # outside of the layers, without the output matrix
 
     @property
     def layer_params(self) -> int:
@@ -75,12 +91,12 @@ class Dims:
     @property
     def expert_ends(self) -> int:
         """Inputs + outputs of all routed experts: what a correction of rank 1 adds to them."""
-        return self.routed_layers * self.experts * (2 * self.hidden + 3 * self.expert_width)
+        return sum(kind.count * kind.experts.ends for kind in self.kinds if kind.experts)
 
     @property
     def expert_layer_params(self) -> int:
         """The weight matrices of the routed experts of one layer."""
-        return self.experts * 3 * self.hidden * self.expert_width
+        return next((kind.experts.weights for kind in self.kinds if kind.experts), 0)
 
     def linear(self, name: str) -> tuple[int, int, int] | None:
         """(in, out, how many per layer) of a linear layer by its common name; None where the model
@@ -117,51 +133,99 @@ def dims_of(shape: ModelShape) -> Dims | None:
     """The sizes; None where the shape holds a parameter count alone."""
     if shape.hidden_size is None or shape.layers is None or shape.vocab_size is None:
         return None
+    structure = structure_of(shape)
+    if structure is None:
+        return None
     hidden, layers, vocab = shape.hidden_size, shape.layers, shape.vocab_size
     heads = shape.heads or max(1, hidden // 128)
     head_dim = shape.head_dim or hidden // heads
-    family = shape.architecture or ""
-    gated = family not in PLAIN_MLP
-    q_size, kv_size = heads * head_dim, (shape.kv_heads or heads) * head_dim
-    encoder = is_encoder(family)
-    matrices = 1 if shape.tied_embeddings or encoder else 2
-    embedding = min(vocab * hidden * matrices, shape.params // 2) + shape.lookup_params
-    other = layers * 2 * hidden + hidden
-    linear = max(0, shape.params - embedding - other)
+    embedding = min(structure.embedding, shape.params // 2) + structure.lookup
     active = shape.active_params or shape.params
-    experts, expert_width = 1, shape.intermediate_size or 4 * hidden
-    width = expert_width
-    attention = hidden * (2 * q_size + 2 * kv_size)
-    routed, routed_layers, used, shared_ends = 0, 0, 1, 0
-    if shape.experts and shape.expert_size:
-        experts, expert_width = shape.experts, shape.expert_size
-        # What is active and is no attention nor embedding passes through the chosen and the shared
-        # experts.
-        width = max(
-            shape.expert_size * (shape.experts_per_token or 1),
-            round((active - embedding - other) / layers - attention) // (3 * hidden),
-        )
-        routed, routed_layers = min(shape.routed_params, linear), shape.routed_layers
-        used, shared_ends = shape.experts_per_token or 1, shape.shared_ends
-    elif active < shape.params:
-        # A mixture known by its sizes alone: what is neither attention nor embeddings are experts,
-        # of which a token passes through so many that their widths add up to the active one's.
-        used, routed_layers = USED_EXPERTS, layers
-        expert_width = max(1, width // used)
-        experts = max(
-            used + 1, round((linear - layers * attention) / (layers * 3 * hidden * expert_width))
-        )
-        routed = min(linear, layers * experts * 3 * hidden * expert_width)
-        shared_ends = layers * (4 * hidden + 2 * q_size + 2 * kv_size)
+    if active < shape.params and not shape.experts:
+        structure = structure_of(_with_experts(shape, structure, active)) or structure
+    kinds = structure.kinds
+    other = structure.other + sum(kind.count * kind.other for kind in kinds)
+    linear = max(0, shape.params - embedding - other)
+    routed = min(linear, sum(kind.count * kind.routed_params for kind in kinds))
+    ends = _ends_by_name(structure)
+    mixture = next((kind.experts for kind in kinds if kind.experts), None)
     return Dims(
         params=shape.params, active=active, hidden=hidden, layers=layers, heads=heads,
-        q_size=q_size, kv_size=kv_size, width=width, vocab=vocab, gated=gated,
-        encoder=encoder,
-        eager_only=family in OWN_ATTENTION, norms=4 if family in FOUR_NORMS else 2, experts=experts,
-        expert_width=expert_width,
+        q_size=heads * head_dim, kv_size=(shape.kv_heads or heads) * head_dim,
+        width=max(1, sum(kind.count * _width(kind) for kind in kinds) // layers), vocab=vocab,
+        gated=all(part.gated for kind in kinds for part in (kind.dense, kind.experts) if part),
+        encoder=is_encoder(shape.architecture),
+        eager_only=shape.architecture in OWN_ATTENTION,
+        norms=max(kind.norms for kind in kinds),
+        experts=mixture.count if mixture else 1,
+        expert_width=mixture.width if mixture else shape.intermediate_size or 4 * hidden,
         embedding_params=embedding, head_params=vocab * hidden, linear_params=linear - routed,
-        routed_params=routed, routed_layers=routed_layers, used_experts=used,
-        shared_size=shape.shared_size, shared_ends=shared_ends, other_params=other,
+        routed_params=routed,
+        routed_layers=sum(kind.count for kind in kinds if kind.experts),
+        used_experts=mixture.used if mixture else 1,
+        shared_size=_shared_size(kinds), shared_ends=sum(ends.values()),
+        named_ends=_by_common_name(ends), other_params=other, kinds=kinds,
+        linears=structure.linears,
+    )  # fmt: skip
+
+
+def _ends_by_name(structure: Structure) -> Mapping[tuple[str, str], int]:
+    """(name of a linear layer, part of the model) -> inputs + outputs of all that LoRA adapts."""
+    found: dict[tuple[str, str], int] = {}
+    for linear, count in structure.all_linears:
+        if not linear.adapted:
+            continue
+        key = (linear.name.lower(), linear.part)
+        found[key] = found.get(key, 0) + count * linear.ends
+    return found
+
+
+def _by_common_name(ends: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], int]:
+    """The same for the names under which `ALIASES` gathers them."""
+    found = dict(ends)
+    for (name, part), size in ends.items():
+        common = ALIASES.get(name)
+        if common is None or common == name or (common in ATTENTION_NAMES) != (part == "mixer"):
+            continue
+        if (common, part) not in ends:
+            found[common, part] = found.get((common, part), 0) + size
+    return found
+
+
+def _width(kind: LayerKind) -> int:
+    """MLP width that a token passes through in one such layer."""
+    dense = kind.dense.width if kind.dense else 0
+    return dense + (
+        kind.experts.used * kind.experts.width + kind.experts.shared if kind.experts else 0
+    )
+
+
+def _shared_size(kinds: Sequence[LayerKind]) -> int:
+    """MLP width beside routed experts that every token passes through."""
+    return (
+        max(
+            (kind.experts.shared or (kind.dense.width if kind.dense else 0))
+            for kind in kinds
+            if kind.experts
+        )
+        if any(kind.experts for kind in kinds)
+        else 0
+    )
+
+
+def _with_experts(shape: ModelShape, plain: Structure, active: int) -> ModelShape:
+    """A mixture known by its sizes alone: what is neither attention nor embeddings are experts, of
+    which a token passes through so many that their widths add up to the active one's.
+    """
+    hidden, layers = shape.hidden_size or 1, shape.layers or 1
+    kind = plain.kinds[0]
+    rest = shape.params - plain.embedding - plain.other - layers * kind.other
+    attention = sum(linear.weights for linear in kind.linears if linear.part == "mixer")
+    width = max(1, (shape.intermediate_size or 4 * hidden) // USED_EXPERTS)
+    experts = round((rest - layers * attention) / (layers * 3 * hidden * width))
+    return replace(
+        shape, experts=max(USED_EXPERTS + 1, experts), experts_per_token=USED_EXPERTS,
+        expert_size=width, mlps="",
     )  # fmt: skip
 
 
@@ -193,19 +257,56 @@ def unknown_targets(dims: Dims, spec: RunSpec) -> tuple[str, ...]:
         name
         for name in _named_targets(dims, spec)
         if _common_name(dims, name, linear_experts=linear) is None
+        and not _named_ends(dims, name, linear_experts=linear)
     )
 
 
-def trained_ends(dims: Dims, spec: RunSpec) -> int | None:
-    """Inputs + outputs of all layers that a named set of targets adapts in a mixture of experts, so
-    that rank x this is what trains; None where targets are counted by name.
+def trained_ends(dims: Dims, spec: RunSpec) -> int:
+    """Inputs + outputs of all layers that LoRA adapts: rank x this is what trains.
+
+    A named set adapts every linear layer (PEFT's "all-linear"). Other targets are looked up as
+    PEFT does, by the last part of a module's name; names of other families stand for the layers
+    that do the same there.
     """
-    if dims.experts < 2 or framework_of(spec.framework).linear_experts:
-        return None
+    linear_experts = framework_of(spec.framework).linear_experts
     wanted = spec.target_modules
-    if wanted not in NAMED_SETS:
-        return None
-    return dims.shared_ends + (dims.expert_ends if wanted == WITH_EXPERTS else 0)
+    if wanted in NAMED_SETS:
+        found = dims.shared_ends
+        if dims.experts > 1 and linear_experts:
+            found += sum(_expert_ends(dims, name) for name in MLP)
+        return found + (dims.expert_ends if corrects_experts(dims, spec) else 0)
+    names = (wanted,) if isinstance(wanted, str) else wanted
+    found = sum(
+        _named_ends(dims, name, linear_experts=linear_experts) for name in dict.fromkeys(names)
+    )
+    return found or sum(_named_ends(dims, name, linear_experts=False) for name in ATTENTION)
+
+
+def _named_ends(dims: Dims, name: str, *, linear_experts: bool) -> int:
+    """Inputs + outputs of the layers that one target module stands for; 0 if there are none."""
+    path, _, last = name.rpartition(".")
+    last = last.lower()
+    common = ALIASES.get(last)
+    if common == "lm_head":
+        return dims.hidden + dims.vocab
+    ends = dims.named_ends
+    parts = next((parts for word, parts in PLACES.items() if word in path), PARTS)
+    found = sum(ends.get((last, part), 0) for part in parts)
+    if not found and common is not None:
+        found = sum(ends.get((common, part), 0) for part in parts)
+    if not found and common in SPLIT:  # a part of a fused matrix, or the fused one of its parts
+        sizes = dims.linear(common) if dims.experts < 2 or common not in MLP else None
+        found = dims.layers * (sizes[0] + sizes[1]) if sizes is not None else 0
+    if linear_experts and dims.experts > 1 and common in MLP and "shared" not in path:
+        found += _expert_ends(dims, common)
+    return found
+
+
+def _expert_ends(dims: Dims, name: str) -> int:
+    """Inputs + outputs of one linear layer of all experts of the model."""
+    if name == "gate_proj" and not dims.gated:
+        return 0
+    return dims.routed_layers * dims.experts * (dims.hidden + dims.expert_width)
 
 
 def corrects_experts(dims: Dims, spec: RunSpec) -> bool:

@@ -1,5 +1,5 @@
-"""Sequence-to-sequence models (T5, BART, NLLB, Marian, Pegasus): the dimensions and the parameters
-of an encoder and a decoder that a config.json describes.
+"""Sequence-to-sequence models (T5, BART, NLLB, Marian, Pegasus): the dimensions of the encoder and
+the decoder that a config.json describes.
 
 An estimate takes them as one stack of all layers, each of which reads the whole row. Of a real run
 the encoder reads the input alone and the decoder the output, so that activations are counted
@@ -11,18 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.ground.model_config import read
+from advisor.estimate.layer_patterns import CROSS_ATTENTION, FULL
 
 ABOUT = (
     "encoder and decoder are counted as one stack that reads input and output: activations are"
     " somewhat too high"
 )
-# Positions are computed in these, learned in the other families with LayerNorm.
-COMPUTED_POSITIONS = frozenset(("marian", "m2m_100", "pegasus", "fsmt"))
-# One LayerNorm more behind the last layer of encoder and decoder.
-NORM_AT_END = frozenset(("mbart", "m2m_100", "pegasus"))
-NORM_AT_EMBEDDING = frozenset(("bart", "mbart", "plbart", "mvp", "led"))
-OFFSET = 2  # positions that BART's tables hold beyond the longest text
 
 
 def as_one_stack(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,40 +35,9 @@ def as_one_stack(config: Mapping[str, Any]) -> dict[str, Any]:
         "head_dim": _first(config, "d_kv", "head_dim"),
         "intermediate_size": _first(config, "encoder_ffn_dim", "d_ff", "intermediate_size"),
     }
+    if encoder is not None:
+        found["layer_types"] = [FULL] * encoder + [CROSS_ATTENTION] * (decoder or encoder)
     return {**config, **{name: value for name, value in found.items() if value is not None}}
-
-
-def count(config: Mapping[str, Any], family: str) -> int:
-    """Parameters of encoder, decoder, embeddings and, where it is not tied, the output matrix.
-
-    Formula: transformers 5.24, modeling_t5.py and modeling_bart.py.
-    """
-    hidden, width = read(config, "hidden_size") or 0, read(config, "intermediate_size") or 0
-    heads, vocab = read(config, "heads") or 1, read(config, "vocab_size") or 0
-    inner = heads * (read(config, "head_dim") or hidden // heads)
-    both = read(config, "layers") or 0
-    encoder = _first(config, "encoder_layers", "num_layers") or both // 2
-    decoder = both - encoder
-    if "d_kv" in config or family in ("t5", "mt5", "umt5", "longt5"):
-        gated = str(config.get("feed_forward_proj") or "").startswith("gated")
-        mlp = (3 if gated else 2) * hidden * width
-        attention = 4 * hidden * inner
-        buckets = int(config.get("relative_attention_num_buckets") or 32)
-        tables = (both if family == "umt5" else 2) * buckets * heads
-        layers = encoder * (attention + mlp + 2 * hidden)
-        layers += decoder * (2 * attention + mlp + 3 * hidden)
-        matrices = 1 if config.get("tie_word_embeddings", True) else 2
-        return layers + tables + 2 * hidden + matrices * vocab * hidden
-    attention = 4 * (hidden * inner + hidden)
-    mlp = 2 * hidden * width + width + hidden
-    layers = encoder * (attention + mlp + 4 * hidden) + decoder * (2 * attention + mlp + 6 * hidden)
-    positions = read(config, "context_tokens") or 1024
-    tables = 2 * (positions + OFFSET) * hidden
-    if family in COMPUTED_POSITIONS:
-        # Marian and Pegasus hold them as frozen weights, M2M-100 as buffers.
-        tables = 0 if family == "m2m_100" else 2 * positions * hidden
-    norms = 4 * hidden * (family in NORM_AT_END) + 4 * hidden * (family in NORM_AT_EMBEDDING)
-    return layers + tables + norms + vocab * hidden
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int | None:

@@ -301,13 +301,11 @@ class ModelShape:
     experts: int | None = None
     experts_per_token: int | None = None
     expert_size: int | None = None  # MLP width of one expert
-    routed_params: int = 0  # of all routed experts and their routers
-    routed_layers: int = 0  # layers that have routed experts
-    shared_size: int = 0  # MLP width of the experts that every token passes through
-    shared_ends: int = 0  # a mixture's linear layers outside its experts: inputs + outputs, summed
-    lookup_params: int = (
-        0  # embeddings of each layer beside the first: looked up, never multiplied, never quantised
-    )
+    # How its layers differ (advisor/estimate/layer_patterns.py): a letter for the mixer and one for
+    # the MLP of each layer, empty where all are alike, and sizes that only some families have.
+    mixers: str = ""
+    mlps: str = ""
+    sizes: tuple[tuple[str, int], ...] = ()
     instruct: bool | None = (
         None  # its name says that it follows instructions (True) or is a base model (False)
     )

@@ -45,7 +45,7 @@ _COUNTS = (
 )  # fmt: skip
 _FLAGS = (
     "tie_word_embeddings", "gated", "attention_k_eq_v", "use_double_wide_mlp", "attention_bias",
-    "avoid_4_bit",
+    "avoid_4_bit", "new_decoder_architecture", "use_qk_norm",
 )  # fmt: skip
 # What an entry does not take over from the model whose architecture it has.
 _OWN = (
@@ -65,7 +65,16 @@ MODEL_FILE = Keys(
                     **dict.fromkeys(_FLAGS, Flag()),
                     "layer_types_summary": Keys(
                         keys=dict.fromkeys(
-                            ("full_attention", "sliding_attention"), Number(whole=True, min=0)
+                            (
+                                "full_attention",
+                                "sliding_attention",
+                                "linear_attention",
+                                "conv",
+                                "mamba",
+                                "mlp",
+                                "moe",
+                            ),
+                            Number(whole=True, min=0),
                         )
                     ),
                 },

@@ -21,19 +21,7 @@ def _rank(spec: RunSpec) -> int:
 
 def trainable_params(dims: Dims, spec: RunSpec) -> int:
     """rank x (in + out) of each adapted matrix, over all layers."""
-    rank = _rank(spec)
-    ends = trained_ends(dims, spec)
-    if ends is not None:
-        return rank * ends
-    total = 0
-    for name in targets(dims, spec):
-        if name == "lm_head":
-            total += rank * (dims.hidden + dims.vocab)
-            continue
-        sizes = dims.linear(name)
-        if sizes is not None:
-            total += dims.layers * rank * (sizes[0] + sizes[1]) * sizes[2]
-    return total
+    return _rank(spec) * trained_ends(dims, spec)
 
 
 def adapted(dims: Dims, spec: RunSpec) -> Sequence[str]:

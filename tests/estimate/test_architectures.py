@@ -1,0 +1,272 @@
+"""Every family of `layouts.py` held to transformers' own modules: parameters by part, and what LoRA
+trains, on small models on the meta device.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from advisor.estimate.architecture import shape_from_config
+from advisor.estimate.dims import dims_of
+from advisor.estimate.layouts import LAYOUTS
+from advisor.estimate.resolved_run import trainable_params
+from advisor.estimate.structure import structure_of
+from advisor.estimate.types import RunSpec
+from advisor.methods.families import DECODER, SEQ2SEQ, kind_of_type
+from advisor.situation.model_files import catalogue_entry, catalogue_ids
+
+# No two sizes alike, so that one taken for another shows.
+SMALL: dict[str, Any] = {
+    "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 160, "vocab_size": 320, "max_position_embeddings": 128, "head_dim": 24,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+# Families whose heads divide the hidden size and are not grouped.
+DIVIDED = {"num_key_value_heads": None, "head_dim": None}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+LOCAL = {"num_local_experts": 6, "num_experts_per_tok": 2}
+ROUTED = {"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+LATENT = {
+    **ROUTED, "n_shared_experts": 2, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+    "kv_lora_rank": 32, "q_lora_rank": 20, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12,
+    "v_head_dim": 16, "num_key_value_heads": 4, "head_dim": None,
+}  # fmt: skip
+DELTA = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 10, "linear_conv_kernel_dim": 3,
+}  # fmt: skip
+SHARED = {"shared_expert_intermediate_size": 40}
+MAMBA = {
+    "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 2, "mamba_d_state": 12,
+    "mamba_d_conv": 3,
+}  # fmt: skip
+WINDOW = {"sliding_window": 16}
+OPT = {"ffn_dim": 160, "word_embed_proj_dim": 64, **DIVIDED}
+BERT = {"type_vocab_size": 3, **DIVIDED}
+BART = {
+    "d_model": 64, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 160, "decoder_ffn_dim": 160,
+    "hidden_size": None, "num_hidden_layers": None, "num_attention_heads": None,
+    "intermediate_size": None, **DIVIDED,
+}  # fmt: skip
+T5 = {
+    "d_model": 64, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4, "d_kv": 12,
+    "d_ff": 160, "hidden_size": None, "num_hidden_layers": None, "num_attention_heads": None,
+    "intermediate_size": None, "max_position_embeddings": None, **DIVIDED,
+}  # fmt: skip
+OWN: dict[str, dict[str, Any]] = {
+    "mixtral": LOCAL, "granitemoe": LOCAL, "phimoe": LOCAL,
+    "olmoe": {"num_experts": 6, "num_experts_per_tok": 2, "head_dim": None},
+    "gpt_oss": {**LOCAL, **WINDOW}, "qwen2_moe": {**EXPERTS, **SHARED},
+    "qwen3_moe": {**EXPERTS, "mlp_only_layers": [1]}, "qwen3_vl_moe_text": EXPERTS,
+    "minimax_m2": LOCAL,
+    "minimax_m3_vl_text": {**LOCAL, "mlp_layer_types": ["dense"] + 3 * ["sparse"],
+        "dense_intermediate_size": 200, "shared_intermediate_size": 40},
+    "llama4_text": {**LOCAL, "interleave_moe_layer_step": 2, "intermediate_size_mlp": 200},
+    "ernie4_5_moe": {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 48,
+        "moe_num_shared_experts": 2, "moe_layer_end_index": -1},
+    "hunyuan_v1_moe": {"num_experts": 6, "moe_topk": 2},
+    "glm4_moe": {**ROUTED, "n_shared_experts": 2, "first_k_dense_replace": 1, "attention_bias":
+        True, "use_qk_norm": True},
+    "deepseek_v2": LATENT, "deepseek_v3": LATENT, "glm4_moe_lite": LATENT,
+    "deepseek_v32": {**LATENT, "index_n_heads": 3, "index_head_dim": 8},
+    "glm_moe_dsa": {**LATENT, "index_n_heads": 3, "index_head_dim": 8},
+    "kimi_linear": {**LATENT, "q_lora_rank": None, **EXPERTS, "num_shared_experts": 1,
+        "linear_num_heads": 2, "linear_head_dim": 10},
+    "qwen3_next": {**EXPERTS, **SHARED, **DELTA, "full_attention_interval": 2},
+    "qwen3_5_text": DELTA, "qwen3_5_moe_text": {**EXPERTS, **SHARED, **DELTA},
+    "granitemoehybrid": {**LOCAL, **MAMBA, "shared_intermediate_size": 40, "mamba_expand": 2,
+        "layer_types": ["mamba", "attention", "mamba", "mamba"]},
+    "nemotron_h": {**ROUTED, "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 40,
+        "hybrid_override_pattern": "M*-E", "mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups":
+        2, "ssm_state_size": 12, "moe_latent_size": 32},
+    "falcon_h1": {**MAMBA, "mamba_d_ssm": 128},
+    "lfm2": {"head_dim": None, "full_attn_idxs": [1, 3], "block_auto_adjust_ff_dim": True,
+        "block_multiple_of": 32},
+    "lfm2_moe": {**EXPERTS, "head_dim": None, "num_dense_layers": 1, "layer_types": ["conv",
+        "full_attention", "conv", "conv"]},
+    "lfm3": {"layer_types": ["conv", "full_attention", "conv", "sliding_attention"], **WINDOW},
+    "minimax": {**LOCAL, "layer_types": ["linear_attention", "linear_attention", "full_attention",
+        "linear_attention"]},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 12, "expand": 2,
+        "num_attention_heads": None, "num_key_value_heads": None},
+    "stablelm": {"head_dim": None}, "qwen3_vl_text": {"tie_word_embeddings": True},
+    "gemma2": WINDOW, "gemma3_text": WINDOW, "cohere2": {**WINDOW, "head_dim": None},
+    "olmo3": {**WINDOW, "head_dim": None},
+    "gemma3n_text": {**WINDOW, "num_kv_shared_layers": 1, "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 300, "altup_num_inputs": 3, "laurel_rank": 6, "layer_types":
+        ["sliding_attention", "sliding_attention", "full_attention", "full_attention"]},
+    "gemma4_text": {**WINDOW, "global_head_dim": 40, "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True, "num_kv_shared_layers": 1, "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 300, "layer_types":
+        ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]},
+    "gpt2": {"n_inner": 160, **DIVIDED},
+    "gpt_bigcode": {"n_inner": 160, "multi_query": True, **DIVIDED},
+    "gptj": {"n_inner": 160, "rotary_dim": 8, **DIVIDED}, "gpt_neox": DIVIDED,
+    "bloom": {**DIVIDED, "intermediate_size": 256},
+    "mpt": {**DIVIDED, "expansion_ratio": 4, "intermediate_size": 256},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], **DIVIDED}, "opt": OPT,
+    "falcon": {"multi_query": True, "new_decoder_architecture": False, "bias": False,
+        "ffn_hidden_size": 256, "intermediate_size": None, **DIVIDED},
+    "bert": BERT, "roberta": BERT, "xlm-roberta": BERT, "electra": {**BERT, "embedding_size": 32},
+    "camembert": BERT,
+    "deberta-v2": {**DIVIDED, "type_vocab_size": 0, "relative_attention": True, "position_buckets":
+        256, "norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": "p2c|c2p",
+        "position_biased_input": False},
+    "modernbert": DIVIDED,
+    "distilbert": {"dim": 64, "n_layers": 4, "n_heads": 4, "hidden_dim": 160, **DIVIDED},
+    "bart": BART, "mbart": BART, "m2m_100": BART, "marian": BART, "pegasus": BART, "plbart": BART,
+    "t5": T5, "mt5": {**T5, "feed_forward_proj": "gated-gelu"}, "umt5": T5,
+}  # fmt: skip
+# Families whose model needs code from the hub, or whose name stands for a model that sees too (its
+# text tower has a name of its own).
+ELSEWHERE = {
+    "baichuan", "chatglm", "gemma3", "gemma3n", "gemma4", "kimi_k2", "kimi_k25", "llama4",
+    "minimax_m3", "mistral3", "mllama", "mllama_text_model", "phi3_v", "qwen", "qwen2_5_vl",
+    "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe",
+}  # fmt: skip
+FAMILIES = sorted(
+    family for family, layout in LAYOUTS.items() if layout.exact and family not in ELSEWHERE
+)
+
+
+def small_model(family: str) -> tuple[dict[str, Any], Any]:
+    """(its config.json, the model on the meta device)."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    given = {**SMALL, **OWN.get(family, {})}
+    config = transformers.AutoConfig.for_model(
+        family, **{key: value for key, value in given.items() if value is not None}
+    )
+    kind = kind_of_type(family)
+    of = transformers.AutoModel
+    if kind == SEQ2SEQ:
+        of = transformers.AutoModelForSeq2SeqLM
+    elif type(config) in transformers.AutoModelForCausalLM._model_mapping and kind == DECODER:
+        of = transformers.AutoModelForCausalLM
+    with torch.device("meta"):
+        return config.to_dict(), of.from_config(config)
+
+
+def is_conv1d_or_linear(module: Any, torch: Any) -> bool:
+    """GPT-2's own class is a linear layer, too."""
+    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def parts_of(model: Any) -> dict[str, int]:
+    """Parameters by what they are: embeddings, linear layers, routed experts with routers."""
+    import torch
+
+    output, embeddings = model.get_output_embeddings(), model.get_input_embeddings().weight
+    found = {"embedding": embeddings.numel(), "linear": 0, "routed": 0}
+    if output is not None and output.weight is not embeddings:
+        found["embedding"] += output.weight.numel()
+    for module in model.modules():
+        if is_conv1d_or_linear(module, torch) and module is not output:
+            found["linear"] += module.weight.numel()
+        elif re.search(r"(Experts|Router|MoeStatics)$", type(module).__name__):
+            found["routed"] += sum(
+                parameter.numel() for parameter in module.parameters(recurse=False)
+            )
+    return {**found, "all": sum(parameter.numel() for parameter in model.parameters())}
+
+
+@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_those_of_transformers(family):
+    """A small model of each family has exactly the counted parameters: in all, and those of its
+    embeddings, linear layers, and routed experts with routers. No other number of its config.json
+    is needed than a ModelShape keeps.
+    """
+    config, model = small_model(family)
+    shape = shape_from_config(config, family, origin="hub", source="")
+    structure, dims = structure_of(shape), dims_of(shape)
+    assert structure is not None
+    assert dims is not None
+    assert {
+        "embedding": structure.embedding,
+        "linear": sum(linear.weights * count for linear, count in structure.all_linears),
+        "routed": dims.routed_params,
+        "all": shape.params,
+    } == parts_of(model)
+
+
+MIXTURES = [family for family in FAMILIES if "experts" in str(OWN.get(family))]
+
+
+@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.parametrize("family", MIXTURES)
+def test_tensors_of_experts_are_those_of_transformers(family):
+    """The weight matrices of one layer's experts, and what LoRA of rank 1 trains on all of them."""
+    config, model = small_model(family)
+    dims = dims_of(shape_from_config(config, family, origin="hub", source=""))
+    assert dims is not None
+    tensors = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 3 and ".experts." in name
+    ]
+    matrices = sum(parameter.numel() for parameter in tensors)
+    assert dims.routed_layers * dims.expert_layer_params == matrices
+    assert dims.expert_ends == sum(
+        parameter.shape[0] * (parameter.shape[1] + parameter.shape[2]) for parameter in tensors
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_trains_what_the_trainers_adapt(family):
+    """LoRA of rank 1 on all linear layers trains their inputs and outputs: of those that our
+    trainers take, and where they take all, of those that PEFT does.
+    """
+    peft = pytest.importorskip("peft")
+    from trainers.frame.experts import find_experts
+    from trainers.frame.lora_targets import is_refused, linear_layers
+
+    config, model = small_model(family)
+    dims = dims_of(shape_from_config(config, family, origin="hub", source=""))
+    assert dims is not None
+    modules, experts = dict(model.named_modules()), find_experts(model)
+    names = linear_layers(model)
+    taken = [
+        name
+        for name in names
+        if not is_refused(name, model) and (experts is None or not experts.owns(name))
+    ]
+    trained = trainable_params(dims, RunSpec(rank=1))
+    if experts is None and len(taken) == len(names):
+        model = peft.get_peft_model(model, peft.LoraConfig(r=1, target_modules="all-linear"))
+        assert trained == sum(
+            parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+        )
+    else:
+        assert trained == sum(sum(modules[name].weight.shape) for name in taken)
+
+
+NOT_COUNTED = {
+    # Its published count has an output matrix of its own.
+    "tiiuae/falcon-7b", "THUDM/chatglm-6b",
+}  # fmt: skip
+
+
+def test_every_catalogued_model_is_counted_as_its_entry_says():
+    """The parameters that follow from the dimensions of an entry are those it states."""
+    seen = 0
+    for stem, hub_id in catalogue_ids():
+        entry = catalogue_entry(stem, hub_id)
+        if "hidden_size" not in entry or "params" not in entry or hub_id in NOT_COUNTED:
+            continue
+        shape = shape_from_config(
+            entry, hub_id, origin="catalogue", source="", params=entry["params"]
+        )
+        structure = structure_of(shape)
+        assert structure is not None
+        assert structure.params == entry["params"], hub_id
+        seen += 1
+    assert seen > 300
