@@ -1,7 +1,7 @@
 """Runs every benchmark, or those named: python -m benchmarks [NAME ...]
 
 `python -m benchmarks gpu` stands apart: it needs a GPU, has options and keeps its rows. `refit
---write` also writes the constants that it fits.
+--write` and `estimators --write` also write what they find.
 
 A benchmark is a module here with TITLE and `measure() -> list[Row]`; the first row is what the
 others are compared with.
@@ -22,10 +22,8 @@ def main() -> int:
         from benchmarks.gpu import main as measure_gpu
 
         return measure_gpu(sys.argv[2:])
-    if sys.argv[1:2] == ["refit"] and "--write" in sys.argv[2:]:
-        from benchmarks.refit import main as write_fitted
-
-        return write_fitted(sys.argv[2:])
+    if sys.argv[1:2] in (["refit"], ["estimators"]) and "--write" in sys.argv[2:]:
+        return int(importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:]))
     names = [
         module.name
         for module in pkgutil.iter_modules(benchmarks.__path__)

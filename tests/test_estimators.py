@@ -1,26 +1,23 @@
 """The published cases in other calculators' words (benchmarks/estimators.py)."""
 
+import json
 import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 
 from advisor.ground.types import ModelShape
 from benchmarks import estimators
-from benchmarks.estimators import (
-    CALCULATORS,
-    Calculator,
-    Job,
-    accelerate,
-    asked,
-    fitcheck,
-    ftuneai,
-    job_of,
-    shared,
-    soup,
-)
-from tools.generate.accuracy import published
+from benchmarks.calculators import Calculator, calculators
+from benchmarks.calculators.accelerate import arguments as accelerate
+from benchmarks.calculators.fitcheck import arguments as fitcheck
+from benchmarks.calculators.ftuneai import arguments as ftuneai
+from benchmarks.calculators.job import Job, job_of, shared
+from benchmarks.calculators.soup import arguments as soup
+from benchmarks.estimators import VARIABLE, Side, asked, record, shared_names
+from tools.generate.accuracy import Case, published
 
 # config.json of Llama-2-7B.
 SHAPE = ModelShape(
@@ -166,11 +163,13 @@ def test_a_child_that_refuses_one_case_still_answers_the_others():
         " * 1.5, 0.5"
     )
     stand_in = Calculator(
-        "pytest",
-        "NONE",
-        lambda one: "not asked" if one.micro_batch_size == 3 else {"batch": one.micro_batch_size},
-        ("import math", body),
-        "",
+        name="stand_in",
+        package="pytest",
+        arguments=lambda one: (
+            "not asked" if one.micro_batch_size == 3 else {"batch": one.micro_batch_size}
+        ),
+        imports="import math",
+        body=body,
     )
     told = [({"id": str(size)}, replace(job(), micro_batch_size=size)) for size in (1, 2, 3, 4)]
     version, answers = asked(stand_in, sys.executable, [*told, ({"id": "5"}, "no words")])
@@ -186,21 +185,63 @@ def test_a_child_that_refuses_one_case_still_answers_the_others():
 
 def test_every_child_script_is_python():
     """The scripts are text, so only compiling them says that they are whole."""
-    for calculator in CALCULATORS:
+    assert len(calculators()) >= 11
+    for calculator in calculators():
         compile(calculator.script, calculator.package, "exec")
+
+
+@pytest.mark.parametrize("calculator", calculators(), ids=lambda one: one.name)
+def test_every_calculator_answers_or_says_why_not(calculator: Calculator):
+    """Adapters, full fine-tuning, several GPUs and experts: arguments that JSON can carry, or a
+    reason; full fine-tuning alone where it has no adapters.
+    """
+    full = {"update": "full", "rank": None, "target_modules": None}
+    for one in (job(), job(**full), job(gpus=4), replace(job(), experts=8, active_experts=2)):
+        asked_for = calculator.arguments(one)
+        assert asked_for if isinstance(asked_for, str) else json.dumps(asked_for)
+    assert calculator.has_adapters == (not isinstance(calculator.arguments(job()), str))
+    assert calculator.note
 
 
 def test_without_other_environments_each_calculator_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """No variable, no calculator: the output says which were left out and what would name their
-    Python.
-    """
-    for calculator in CALCULATORS:
-        monkeypatch.delenv(calculator.variable, raising=False)
+    """No variable, no calculator: the output says which were left out and how to install them."""
+    monkeypatch.delenv(VARIABLE, raising=False)
     assert estimators.measure() == []
     out = capsys.readouterr().out
-    assert all(
-        f"{calculator.package}: left out, {calculator.variable}" in out
-        for calculator in CALCULATORS
-    )
+    for one in calculators():
+        assert f"{one.package}: left out" in out
+        assert f"FOLDER/{one.name}/bin/pip install {one.package}" in out
+
+
+def test_a_calculator_without_full_fine_tuning_does_not_narrow_the_shared_runs():
+    """Shared are the runs that all answer which know both; the record holds each on its part."""
+    facts = [
+        {**case(), "id": "a", "source": "s", "measured_gib": 10.0},
+        {**case(update="full", rank=None, target_modules=None), "id": "b", "source": "s",
+         "measured_gib": 20.0},
+    ]  # fmt: skip
+    told = [(one, "no job") for one in facts]
+
+    def side(name: str, *ids: str, context: bool = True) -> Side:
+        found = {one["id"]: Case(one, {"peak_gib": 10.0}) for one in facts if one["id"] in ids}
+        calculator = Calculator(
+            name=name, package=name, arguments=str, imports="", body="", note="one GPU",
+            has_context=context,
+        )  # fmt: skip
+        return Side(calculator, "1.0", found, found)
+
+    sides = [side("both", "a", "b"), side("adapters", "a", context=False)]
+    assert shared_names(sides, told) == ["a", "b"]
+    lines = record(sides, told, sides[0].printed, measured="2026-01-01")
+    rows = yaml.safe_load("\n".join(lines))["other_calculators"]
+    assert [(row["name"], row["cases"], row["answered"]) for row in rows["rows"]] == [
+        ("both 1.0", "answered", 2),
+        ("adapters 1.0", "answered", 1),
+        ("both 1.0", "shared", 2),
+        ("adapters 1.0", "shared", 1),
+    ]
+    assert rows["rows"][0]["printed"]["median_error"] == 0.25
+    assert "tensors" not in rows["rows"][1]
+    assert rows["notes"] == {"both": "one GPU", "adapters": "one GPU"}

@@ -50,7 +50,7 @@ def other_calculators(measured: dict[str, Any]) -> list[str | list[str]]:
         lines("answered"),
         (
             "Runs on one GPU in bf16 with AdamW and a plain loss, answered by all that know"
-            " adapters (of accelerate, which does not, the full fine-tuning among them):"
+            " adapters and full fine-tuning (of the others, those among them that they answer):"
         ),
         lines("shared"),
         [
@@ -64,18 +64,6 @@ def other_calculators(measured: dict[str, Any]) -> list[str | list[str]]:
                 " tensors alone (`allocated`, `active`). The fourth column leaves out their own"
                 " line for CUDA context and fragmentation there."
             ),
-            (
-                "- fitcheck knows one GPU, and refuses mixtures of experts and models that are not"
-                " gated decoders; its own measurements are of one Tesla T4."
-            ),
-            (
-                "- ftuneai shards, and has three sets of LoRA targets. soup's `soup profile` knows"
-                " a model by its size alone; its GB were read as GiB."
-            ),
-            (
-                "- accelerate's `estimate-memory` says what Adam needs for all parameters, with no"
-                " batch, length or activations, so it is a floor rather than a peak; its rule was"
-                " applied to the parameter count."
-            ),
+            *(f"- {package}: {note}." for package, note in measured.get("notes", {}).items()),
         ],
     ]
