@@ -39,7 +39,7 @@ def part_of(
         duration_s += of_all * (stage.duration_s or 0.0)
         found.append(_ended(stage, most, of_all, limit, whole, facts.get("data_rows")))
     of_time = duration_s / (cost.duration_s or duration_s)
-    times = None if cost.times is None else replace(cost.times, train_s=duration_s)
+    times = None if cost.times is None else cost.times.with_training(duration_s)
     usd = None if cost.cost_usd is None else of_time * cost.cost_usd
     return tuple(found), replace(cost, duration_s=duration_s, times=times, cost_usd=usd)
 

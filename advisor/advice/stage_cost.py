@@ -140,6 +140,9 @@ def _looked(
             else spec.seq_len,
         ),
         answer_tokens=stats.mean - request if stats is not None and request else None,
+        all_rows=rows / passes.over_trained * (1 + passes.held)
+        if rows and passes.over_trained
+        else 0.0,
     )
 
 

@@ -20,7 +20,7 @@ from advisor.estimate.specs import answer_spec, document_of, run_specs
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.ground.units import GIB
-from advisor.launch.expected import amounts, device_hardware, run_spec
+from advisor.launch.expected import amounts, device_hardware, looked_at, run_spec
 from advisor.plan.entries import entries
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
@@ -200,6 +200,11 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
             spec, shape, cpu=hardware.kind == "cpu", device=device,
             machine=hardware_machine(hardware),
             tokens_total=tokens, rows_total=rows, warnings=[*notes, *found, *missing],
+            looked=(
+                looked_at(entry.stage, spec, measured)
+                if measured is not None and measured.tokens is not None
+                else None
+            ),
         )  # fmt: skip
         if document["peak_gib"] is not None:
             document = _compare(

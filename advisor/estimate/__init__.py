@@ -89,7 +89,11 @@ def estimate(
             said = [text] if (text := rollouts_note(spec, time)) else []
             memory = replace(memory, warnings=(*memory.warnings, *said))
         if duration_s is not None and looked is not None:
-            times = time_by_parts(spec, shape, machine, looked, train_s=duration_s)
+            assert time is not None
+            times = time_by_parts(
+                spec, shape, machine, looked, train_s=duration_s, steps=steps,
+                low=time.low_s / time.step_s, high=time.high_s / time.step_s,
+            )  # fmt: skip
         if tokens_total is None:
             unknown.append("duration: the number of tokens is not known")
     if on_cpu:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from advisor.estimate.architecture import ConfigError, shape_from_config
@@ -21,6 +21,7 @@ from advisor.estimate.read_spec import Request, request_of
 from advisor.estimate.spec_conflicts import impossible, unused
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import RunSpec
+from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.json_values import parse_json
 from advisor.ground.types import GpuSpec, ModelShape
@@ -95,9 +96,11 @@ def document_of(
     rows_total: int | None,
     warnings: Sequence[str],
     unpacked: bool = False,
+    looked: Looked | None = None,
 ) -> dict[str, Any]:
     """The answer document of a spec on a device: memory with its terms, and speed where the
-    machine's is known; refused where it cannot be.
+    machine's is known; refused where it cannot be. With `looked`, what the stage is measured on,
+    the whole time by its parts is in it.
     """
     fault = impossible(spec, shape, device=device, tokens_total=tokens_total, rows_total=rows_total)
     if fault:
@@ -124,7 +127,7 @@ def document_of(
             unpacked=unpacked,
         )
     )
-    if time is not None:
+    if time is not None and machine is not None:
         document |= {
             "tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2),
             "step_s": round(time.step_s, 5),
@@ -136,6 +139,14 @@ def document_of(
         warnings = [*warnings, *time.warnings]
         if time.duration_s is not None:
             document["hours"] = round(time.duration_s / 3600, 3)
+            if looked is not None:
+                whole = time_by_parts(
+                    spec, shape, machine, looked, train_s=time.duration_s, steps=time.steps,
+                    low=time.low_s / time.step_s, high=time.high_s / time.step_s,
+                )  # fmt: skip
+                document["times"] = {
+                    name: round(took_s, 1) for name, took_s in asdict(whole).items()
+                } | {"total_s": round(whole.total_s, 1)}
     document["warnings"] = list(
         dict.fromkeys([*warnings, *_unread(spec, shape), *unused(spec, shape), *memory.warnings])
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from advisor.ground.types import Source
@@ -149,20 +149,50 @@ class WholeTime:
     """The whole time of a stage, by its parts in their order. All but the training is rough."""
 
     load_s: float
+    prepare_s: float = 0.0  # rows to tokens
     before_s: float
-    train_s: float
+    train_s: float  # the optimizer steps
+    evaluate_s: float = 0.0  # the held-out loss while it trains
+    save_s: float = 0.0  # checkpoints
     after_s: float
+    download_s: float = 0.0  # once, where the model is not on this machine: not in the total
+    train_low_s: float = 0.0  # the band around the steps; 0: nobody asked
+    train_high_s: float = 0.0
 
     @property
     def total_s(self) -> float:
-        return self.load_s + self.before_s + self.train_s + self.after_s
+        return (
+            self.load_s + self.prepare_s + self.before_s + self.train_s + self.evaluate_s
+            + self.save_s + self.after_s
+        )  # fmt: skip
+
+    @property
+    def low_s(self) -> float:
+        """The lower end of the total, of which every part is taken to be as wrong as the steps."""
+        return self.total_s * (self.train_low_s / self.train_s if self.train_low_s else 1.0)
+
+    @property
+    def high_s(self) -> float:
+        return self.total_s * (self.train_high_s / self.train_s if self.train_high_s else 1.0)
+
+    def with_training(self, train_s: float) -> WholeTime:
+        """The same stage with shorter or longer training: what is done some times in it scales."""
+        share = train_s / self.train_s if self.train_s else 1.0
+        return replace(
+            self,
+            train_s=train_s,
+            evaluate_s=self.evaluate_s * share,
+            save_s=self.save_s * share,
+            train_low_s=self.train_low_s * share,
+            train_high_s=self.train_high_s * share,
+        )
 
     def __add__(self, other: WholeTime) -> WholeTime:
         return WholeTime(
-            load_s=self.load_s + other.load_s,
-            before_s=self.before_s + other.before_s,
-            train_s=self.train_s + other.train_s,
-            after_s=self.after_s + other.after_s,
+            **{
+                field.name: getattr(self, field.name) + getattr(other, field.name)
+                for field in fields(self)
+            }
         )
 
 

@@ -25,6 +25,15 @@ START_S = 8.0
 # Assumed, of a model folder: between a SATA SSD (its link ends at 0.6 GB/s) and an NVMe one
 # (several GB/s by data sheets).
 DISK_BYTES_PER_S = 1e9
+# Measured: SmolLM2's tokenizer with its chat template, rows of 230 tokens, one core.
+TOKENISED_PER_S = 5e5
+DOWNLOAD_BYTES_PER_S = 30e6  # assumed: a line of 250 Mbit/s
+# Held-out loss and checkpoints while it trains: about ten of each, in 5 % of the time each
+# (trainers/frame/held_out_curve.py and save_clock.py; a test compares the numbers).
+TIMES_MEASURED, MOST_ROWS, LARGEST_SHARE = 10, 256, 0.05
+MOST_STEPS_UNSAVED = 500
+WITH_MOMENTS = 3  # a checkpoint holds what trains, and two moments of it
+HELD_BY = ("catalogue", "hub", "suggested")  # where a model comes from that may be to download
 # What the trainers measure (trainers/evaluation; a test compares the numbers).
 HELD_OUT_ROWS, SAMPLES, GENERAL = 64, 16, 24
 TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4  # where max_steps stops the stage
@@ -53,12 +62,25 @@ class Looked:
     answer_tokens: float | None = None
     trial: bool = False
     judge: bool = True
+    all_rows: float = 0.0  # that are turned into tokens; 0: not known, and left out
 
 
 def time_by_parts(
-    spec: RunSpec, shape: ModelShape, machine: Machine, looked: Looked, *, train_s: float
+    spec: RunSpec,
+    shape: ModelShape,
+    machine: Machine,
+    looked: Looked,
+    *,
+    train_s: float,
+    steps: int | None = None,
+    low: float = 1.0,
+    high: float = 1.0,
 ) -> WholeTime:
-    """Seconds of each part, in the order they come."""
+    """Seconds of each part, in the order they come.
+
+    `low` and `high` are the ends of the training's band as shares of it; with `steps`, its
+    optimizer steps, checkpoints count.
+    """
     read, saved = weights_bytes(spec, shape)
     reading_s = read / DISK_BYTES_PER_S + (
         read / machine.host_bytes_per_s if machine.overlaps else 0.0
@@ -73,9 +95,32 @@ def time_by_parts(
     return WholeTime(
         load_s=START_S + reading_s,
         before_s=before_s + pass_s,
+        prepare_s=looked.all_rows * looked.row_tokens / TOKENISED_PER_S,
         train_s=train_s,
+        train_low_s=low * train_s,
+        train_high_s=high * train_s,
+        evaluate_s=_evaluating_s(spec, looked, pass_s, train_s),
+        save_s=_checkpoints_s(saved, train_s, steps),
+        download_s=read / DOWNLOAD_BYTES_PER_S if shape.origin in HELD_BY else 0.0,
         after_s=after_s + again_s + SAVED_PASSES * saved / DISK_BYTES_PER_S + PROBES * pass_s,
     )
+
+
+def _evaluating_s(spec: RunSpec, looked: Looked, pass_s: float, train_s: float) -> float:
+    """The held-out loss, about ten times a run; not where answers are scored."""
+    what = objective(spec.objective)
+    if what.generates or spec.evaluation is False:
+        return 0.0
+    rows = min(looked.rows, MOST_ROWS) * what.sequences_per_row
+    return min(TIMES_MEASURED * rows * pass_s, LARGEST_SHARE * train_s)
+
+
+def _checkpoints_s(saved_bytes: float, train_s: float, steps: int | None) -> float:
+    """Checkpoints: ten of a run, or one each 500 steps."""
+    if steps is None:
+        return 0.0
+    count = max(min(TIMES_MEASURED, steps), steps / MOST_STEPS_UNSAVED)
+    return min(count * WITH_MOMENTS * saved_bytes / DISK_BYTES_PER_S, LARGEST_SHARE * train_s)
 
 
 def together(times: Sequence[WholeTime | None]) -> WholeTime | None:

@@ -11,6 +11,8 @@ KIB = 2**10
 MIB = 2**20
 GIB = 2**30
 
+WORTH_NAMING = 0.01  # of a whole time, a part that not every run has
+
 
 def gib(size_bytes: float) -> float:
     """Bytes as GiB (2**30)."""
@@ -68,16 +70,37 @@ def format_count(count: float) -> str:
     return f"{count:,.0f}"
 
 
-def format_whole_time(load_s: float, before_s: float, train_s: float, after_s: float) -> str:
-    """An expected time by its parts: 'about 2 h 10 min in all (load 1 min, ...)'."""
+def format_whole_time(
+    load_s: float,
+    before_s: float,
+    train_s: float,
+    after_s: float,
+    *,
+    prepare_s: float = 0.0,
+    evaluate_s: float = 0.0,
+    save_s: float = 0.0,
+) -> str:
+    """An expected time by its parts: 'about 2 h 10 min in all (load 1 min, ...)'.
+
+    Of what not every run has, only parts of some length are named.
+    """
     parts = (
         ("load", load_s),
+        ("tokenising", prepare_s),
         ("measuring before", before_s),
         ("training", train_s),
+        ("held-out loss", evaluate_s),
+        ("checkpoints", save_s),
         ("after", after_s),
     )
-    named = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
-    return f"about {format_duration(load_s + before_s + train_s + after_s)} in all ({named})"
+    total_s = sum(seconds for _, seconds in parts)
+    always = ("load", "measuring before", "training", "after")
+    named = ", ".join(
+        f"{name} {format_duration(seconds)}"
+        for name, seconds in parts
+        if name in always or seconds >= max(1.0, WORTH_NAMING * total_s)
+    )
+    return f"about {format_duration(total_s)} in all ({named})"
 
 
 def is_finite(number: float) -> bool:

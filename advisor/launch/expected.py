@@ -21,7 +21,6 @@ from advisor.plan.rollouts import asks_server
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
 KEPT_BEST = 3  # weights of the best step: of the newest checkpoint's, of a later one, and a new one
-TIME_PARTS = ("load_s", "before_s", "train_s", "after_s")
 INTERPRETER = "Python and libraries"  # the estimator's name of the term
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -152,6 +151,7 @@ def looked_at(stage: Stage, spec: RunSpec, profile: DataProfile) -> Looked:
         rows=profile.rows * share * stage.holdout,
         row_tokens=min(float(stage.seq_len), mean / objective(stage.objective).sequences_per_row),
         answer_tokens=profile.tokens.mean - request if request else None,
+        all_rows=profile.rows * share,
     )
 
 
@@ -174,8 +174,16 @@ def expected_times(times: WholeTime | None) -> Times | None:
     """The parts of the estimate in the form of the record, in whole tenths of a second."""
     if times is None:
         return None
-    parts = {key: round(getattr(times, key), 1) for key in TIME_PARTS}
-    return Times(total_s=round(sum(parts.values()), 1), **parts)
+    load_s = round(times.load_s + times.prepare_s, 1)
+    before_s, after_s = round(times.before_s, 1), round(times.after_s, 1)
+    train_s = round(times.train_s + times.evaluate_s + times.save_s, 1)
+    return Times(
+        total_s=round(load_s + before_s + train_s + after_s, 1),
+        load_s=load_s,
+        before_s=before_s,
+        train_s=train_s,
+        after_s=after_s,
+    )
 
 
 def read_of(stage: Stage, spec: RunSpec, tokens: TokenStats) -> tuple[float, float]:

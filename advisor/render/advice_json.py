@@ -133,10 +133,16 @@ def times_document(times: WholeTime) -> dict[str, Any]:
     """The whole time in hours, by its parts; `train_hours` is `hours` beside it."""
     return {
         "total_hours": rounded(times.total_s / 3600),
+        "low_hours": rounded(times.low_s / 3600),
+        "high_hours": rounded(times.high_s / 3600),
         "load_hours": rounded(times.load_s / 3600),
+        "prepare_hours": rounded(times.prepare_s / 3600),
         "before_hours": rounded(times.before_s / 3600),
         "train_hours": rounded(times.train_s / 3600),
+        "evaluate_hours": rounded(times.evaluate_s / 3600),
+        "save_hours": rounded(times.save_s / 3600),
         "after_hours": rounded(times.after_s / 3600),
+        "download_hours": rounded(times.download_s / 3600),
     }
 
 

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.ground.units import format_duration
+from advisor.ground.units import format_duration, format_whole_time
 
 BAR_WIDTH = 30
 FULL, REST = "#", "."
@@ -62,10 +62,18 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
     if document.get("tokens_per_s_per_gpu") is not None:
         speed = (
             f"speed {document['tokens_per_s_per_gpu']:,.0f} tokens/s on each device,"
-            f" {document['step_s']:.3g} s a step; {document.get('time_because', '')}"
+            f" {document['step_s']:.3g} s a step{_band(document)};"
+            f" {document.get('time_because', '')}"
         )
         lines += _wrapped(speed.rstrip("; "), width)
-    if document.get("hours") is not None:
+    if document.get("times") is not None:
+        times = document["times"]
+        whole = format_whole_time(
+            times["load_s"], times["before_s"], times["train_s"], times["after_s"],
+            prepare_s=times["prepare_s"], evaluate_s=times["evaluate_s"], save_s=times["save_s"],
+        )  # fmt: skip
+        lines += _wrapped(whole, width)
+    elif document.get("hours") is not None:
         whole = format_duration(document["hours"] * 3600)
         lines.append(f"all steps {whole}; loading, and measuring before and after, come on top")
     return "\n".join([*lines, *_warnings(document, width)])
@@ -81,6 +89,11 @@ def estimates_text(documents: Sequence[Mapping[str, Any]], *, width: int = 80) -
         estimate_text(document, title=title, width=width)
         for document, title in zip(documents, titles, strict=True)
     )
+
+
+def _band(document: Mapping[str, Any]) -> str:
+    low, high = document.get("step_low_s"), document.get("step_high_s")
+    return f" (between {low:.3g} and {high:.3g})" if low and high else ""
 
 
 def _gib(value: float) -> str:

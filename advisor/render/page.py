@@ -359,7 +359,18 @@ def _needs(advice: Advice) -> Section:
         items.append(Item(text=f"Memory: not known{_against(advice)}"))
     items += [Item(text=f"Data: {text}") for text in _part_words(recommendation)]
     if estimate.times is not None:
-        items.append(Item(text=f"Time: {whole_time_words(estimate.times)}, estimated"))
+        once = estimate.times.download_s
+        items.append(
+            Item(
+                text=f"Time: {whole_time_words(estimate.times)}, estimated",
+                detail=(
+                    f"downloading the model, if it is not on this machine yet, takes about"
+                    f" {format_duration(once)} more at 250 Mbit/s"
+                    if once
+                    else ""
+                ),
+            )
+        )
     elif estimate.duration_s is not None:
         whole = format_duration(estimate.duration_s)
         items.append(Item(text=f"Time: {whole} of training, estimated"))

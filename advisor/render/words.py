@@ -254,7 +254,12 @@ def _time(advice: Advice) -> str:
 
 def whole_time_words(times: WholeTime) -> str:
     """'about 2 h 10 min in all (load 1 min, ...)'."""
-    return format_whole_time(times.load_s, times.before_s, times.train_s, times.after_s)
+    whole = format_whole_time(
+        times.load_s, times.before_s, times.train_s, times.after_s,
+        prepare_s=times.prepare_s, evaluate_s=times.evaluate_s, save_s=times.save_s,
+    )  # fmt: skip
+    low, high = format_duration(times.low_s), format_duration(times.high_s)
+    return whole if low == high else f"{whole}, between {low} and {high}"
 
 
 def whole_seconds(estimate: Estimate) -> float | None:

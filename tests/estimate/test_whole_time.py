@@ -36,9 +36,33 @@ def test_the_parts_are_those_of_a_measured_run():
     assert 74 / 2.4 < times.before_s < 74 * 1.5
     assert 103 / 2.4 < times.after_s < 103 * 1.5
     assert times.train_s == 100.0
+    beside = times.prepare_s + times.evaluate_s + times.save_s
     assert times.total_s == pytest.approx(
-        times.load_s + times.before_s + times.train_s + times.after_s
+        times.load_s + times.before_s + times.train_s + times.after_s + beside
     )
+
+
+def test_tokenising_held_out_loss_checkpoints_and_a_download_count():
+    """50,000 rows of 96 tokens take ten seconds to tokenise; held-out loss and checkpoints at most
+    5 % of the training each; a download is no part of the total.
+    """
+    looked = replace(LOOKED, all_rows=50_000)
+    machine = machine_of(None, cpu_cores=2)
+    assert machine is not None
+    hub = replace(SMOLLM, origin="catalogue")
+    times = time_by_parts(SPEC, hub, machine, looked, train_s=100.0, steps=50, low=0.8, high=1.5)
+    assert times.prepare_s == pytest.approx(9.6)
+    assert 0 < times.save_s < times.evaluate_s == pytest.approx(5.0)
+    assert times.download_s == pytest.approx(4 * 134_515_008 / 30e6)
+    assert times.low_s == pytest.approx(0.8 * times.total_s)
+    assert times.high_s == pytest.approx(1.5 * times.total_s)
+    half = times.with_training(50.0)
+    assert half.total_s < times.total_s - 50.0
+    assert half.low_s / half.total_s == pytest.approx(0.8)
+    local = time_by_parts(SPEC, SMOLLM, machine, looked, train_s=100.0, steps=50)
+    assert local.download_s == 0
+    quiet = replace(SPEC, evaluation=False)
+    assert time_by_parts(quiet, hub, machine, looked, train_s=100.0).evaluate_s == 0
 
 
 def test_what_is_not_measured_takes_no_time():
@@ -72,11 +96,16 @@ def test_the_numbers_are_those_of_the_trainers():
     """The advisor never imports the trainers; what they measure is written down twice."""
     pytest.importorskip("torch")
     from trainers.evaluation import generation, loss, pairs, rewards
+    from trainers.frame import held_out_curve, save_clock
 
     assert module.HELD_OUT_ROWS == loss.HELD_OUT_ROWS == pairs.HELD_OUT
     assert (module.SAMPLES, module.LONGEST_SAMPLE) == (loss.SAMPLES, loss.LONGEST_SAMPLE)
     assert (module.BATCH, module.GENERATION_S) == (generation.BATCH, generation.GENERATION_S)
     assert len(generation.GENERAL.read_text().splitlines()) == module.GENERAL
+    assert (module.TIMES_MEASURED, module.MOST_ROWS, module.LARGEST_SHARE) == (
+        held_out_curve.MOST_TIMES, held_out_curve.MOST_ROWS, held_out_curve.LARGEST_SHARE,
+    )  # fmt: skip
+    assert module.LARGEST_SHARE == save_clock.LARGEST_SHARE
     assert (module.TRIAL_ROWS, module.TRIAL_SAMPLES, module.TRIAL_GENERAL) == (
         generation.TRIAL_ROWS, generation.TRIAL_SAMPLES, generation.TRIAL_GENERAL,
     )  # fmt: skip

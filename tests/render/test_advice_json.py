@@ -182,10 +182,16 @@ def test_the_whole_time_stands_beside_the_hours_of_training():
     assert estimate["hours"] == estimate["times"]["train_hours"] == 1.4
     assert estimate["times"] == {
         "total_hours": 1.47,
+        "low_hours": 1.47,
+        "high_hours": 1.47,
         "load_hours": 0.0111,
+        "prepare_hours": 0.0,
         "before_hours": 0.0208,
         "train_hours": 1.4,
+        "evaluate_hours": 0.0,
+        "save_hours": 0.0,
         "after_hours": 0.0389,
+        "download_hours": 0.0,
     }
 
 
