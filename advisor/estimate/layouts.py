@@ -125,6 +125,7 @@ _GPT2 = replace(
 _NEOX = replace(
     _OLD, fused="query_key_value", output="dense", mlp=("dense_h_to_4h", "dense_4h_to_h")
 )
+_MINIMAX_M3 = Layout(norm="head", fused_mlp="gate_up_proj", fused_shared="gate_up_proj", shared=1)
 _T5 = Layout(
     bias="none", names=("q", "k", "v"), output="o", gated=False, mlp=("wi_0", "wi_1", "wo"),
     end_norms=2, tied=True, defaults={"buckets": 32},
@@ -161,9 +162,8 @@ _TABLE: Mapping[str, Layout] = {
     "olmo3": Layout(norm="whole", every=4),
     "olmoe": Layout(norm="whole"),
     "minimax_m2": Layout(norm="whole"),
-    "minimax_m3 minimax_m3_vl_text": Layout(
-        norm="head", fused_mlp="gate_up_proj", fused_shared="gate_up_proj", shared=1
-    ),
+    "minimax_m3_vl_text": _MINIMAX_M3,
+    "minimax_m3": replace(_MINIMAX_M3, exact=False),  # without its indexers
     "phi3": Layout(fused="qkv_proj", fused_mlp="gate_up_proj", every=1),
     "phimoe": Layout(norm_bias=True, linear_router="router"),
     "cohere": Layout(norms=1, tied=True),

@@ -30,7 +30,7 @@ _COUNT = Number(whole=True, min=1)
 _TEXTS = (
     "model_type", "params_source", "source", "license", "license_source", "notes",
     "same_architecture_as", "stored", "thinks", "thinks_source", "avoid_4_bit_source",
-    "feed_forward_proj",
+    "feed_forward_proj", "hybrid_override_pattern",
 )  # fmt: skip
 _COUNTS = (
     "params", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
@@ -42,6 +42,9 @@ _COUNTS = (
     "vocab_size_per_layer_input", "active_params", "first_k_dense_replace", "n_shared_experts",
     "interleave_moe_layer_step", "kv_lora_rank", "q_lora_rank", "qk_rope_head_dim",
     "qk_nope_head_dim", "v_head_dim", "num_decoder_layers", "type_vocab_size",
+    "mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state", "shared_intermediate_size",
+    "moe_shared_expert_intermediate_size", "moe_latent_size", "num_dense_layers",
+    "dense_intermediate_size",
 )  # fmt: skip
 _FLAGS = (
     "tie_word_embeddings", "gated", "attention_k_eq_v", "use_double_wide_mlp", "attention_bias",
