@@ -15,8 +15,10 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from advisor.estimate import activation_memory as passing
 from advisor.estimate import memory
@@ -76,18 +78,34 @@ FITTED = (
 )
 Constants = tuple[float, ...]  # a factor for each of FITTED
 AS_THEY_ARE: Constants = (1.0,) * len(FITTED)
-ORIGINAL = {
-    (constant.module, name): getattr(constant.module, name)
-    for constant in FITTED
-    for name in constant.names
-}
+
+
+@lru_cache(maxsize=1)
+def originals() -> dict[tuple[ModuleType, str], Any]:
+    """What the estimator has now, by module and name.
+
+    Raises LookupError for a constant that is there no more: FITTED is then to be changed.
+    """
+    gone = [
+        f"{constant.module.__name__}.{name}"
+        for constant in FITTED
+        for name in constant.names
+        if not hasattr(constant.module, name)
+    ]
+    if gone:
+        raise LookupError(f"no such constant any more: {', '.join(gone)}; change FITTED")
+    return {
+        (constant.module, name): getattr(constant.module, name)
+        for constant in FITTED
+        for name in constant.names
+    }
 
 
 def use(constants: Constants) -> None:
     """Put the constants, multiplied by these factors, where the estimator reads them."""
     for constant, factor in zip(FITTED, constants, strict=True):
         for name in constant.names:
-            was = ORIGINAL[constant.module, name]
+            was = originals()[constant.module, name]
             now = (
                 {key: value * factor for key, value in was.items()}
                 if isinstance(was, Mapping)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import pytest
 
 from advisor.estimate.bands import KNOWN, WIDTHS, WORDS
-from benchmarks.refit import replace_marked, widths_lines
+from benchmarks import refit
+from benchmarks.refit import Fitted, replace_marked, widths_lines
 from tools.generate.accuracy import Case, published, without_model, without_trainer
 from tools.generate.accuracy_bands import (
     Distance,
@@ -120,3 +122,28 @@ def test_every_source_left_out_is_recorded():
     left_out = published()["left_out"]
     assert {"named", "unnamed", "sources", "methods", "counters"} == set(left_out)
     assert {KNOWN, *WORDS} == set(WIDTHS)
+
+
+def test_every_constant_that_a_refit_varies_is_there():
+    """A constant that is gone is named; setting it would change no estimate."""
+    assert len(refit.originals()) >= len(refit.FITTED)
+
+
+def test_a_refit_scales_constants_and_puts_them_back(monkeypatch: pytest.MonkeyPatch):
+    """Numbers and tables of numbers, by a factor of what they are."""
+    module = ModuleType("constants")
+    vars(module).update(BYTES=4.0, CACHE={"reserved": 0.5, "allocated": 0.0})
+    monkeypatch.setattr(refit, "FITTED", (Fitted(module, ("BYTES", "CACHE"), (1.0, 2.0)),))
+    refit.originals.cache_clear()
+    try:
+        refit.use((2.0,))
+        assert vars(module)["BYTES"] == 8.0
+        assert vars(module)["CACHE"] == {"reserved": 1.0, "allocated": 0.0}
+        refit.use((1.0,))
+        assert vars(module)["BYTES"] == 4.0
+        monkeypatch.setattr(refit, "FITTED", (Fitted(module, ("GONE",), (1.0,)),))
+        refit.originals.cache_clear()
+        with pytest.raises(LookupError, match=r"constants\.GONE"):
+            refit.use((1.0,))
+    finally:
+        refit.originals.cache_clear()
