@@ -21,6 +21,7 @@ from advisor.methods.families import families as families_of_models
 from advisor.methods.links import link_file
 from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
+from advisor.methods.trainers import trainers
 from advisor.plan.read import read_plan
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
 from advisor.probe.not_supported import not_supported_devices
@@ -83,6 +84,10 @@ SHIPPED = {
     ),
     "families of models": (
         "families.yaml", "    usual:", "    usaul:", "usual", families_of_models.__wrapped__
+    ),
+    "trainers": (
+        "trainers/torchtune.yaml", "  fused_norms:", "  fused_norm:", "fused_norms",
+        trainers.__wrapped__,
     ),
     "models out of scope": (
         "scope.yaml", "    but_for:", "    but_fro:", "but_for", scope_file.__wrapped__

@@ -25,7 +25,7 @@ RERUN_FUSED_MLP = 8  # gate and up with their gradients; the product is computed
 # its gradient takes.
 LOSS_FULL_BYTES, LOSS_FUSED_BYTES = 14.0, 8.0
 SHIFTED_COPY_BYTES = 4.0  # which data with labels already shifted does not need
-LOSS_COMPILED_BYTES = 4.0  # bf16 logits and their bf16 gradient
+LOSS_COMPILED_BYTES = 8.0  # 16-bit logits, log-softmax whose place its gradient takes, 16 bit again
 LOSS_FLOAT32_BYTES = 12.0  # logits in float32 from the start: themselves, log-softmax, gradient
 LOSS_CHUNK_BYTES = 8.0  # of the chunk being computed: float32 copy and gradient
 LIT_LOSS_BYTES = 7.0
@@ -107,7 +107,7 @@ def layer_bytes(s: ResolvedRun) -> float:
         total = norms * wide * d.hidden  # the input alone; the result only if something needs it
     elif spec.compile or s.fused_norms:
         total = 2 * norms * wide * d.hidden
-    elif frozen and not stack.is_litgpt:
+    elif frozen and not stack.plain_blocks:
         total = (
             4 * norms * d.hidden
         )  # RMSNorms in eager code: a float32 copy each; a frozen scale needs no result
@@ -116,7 +116,7 @@ def layer_bytes(s: ResolvedRun) -> float:
             8 * norms * d.hidden + s.hidden_bytes * d.hidden
         )  # the float32 copy, its product, the result
     total += attention
-    if not frozen or stack.is_litgpt:
+    if not frozen or stack.plain_blocks:
         total += (
             wide * d.q_size
         )  # the output projection's own input, and what rotating q and k keeps
@@ -176,7 +176,7 @@ def _adapter_inputs(s: ResolvedRun, adapted: Sequence[str], wide: int) -> float:
         elif source not in seen and source != "attention":  # the attention's output is kept anyway
             total += kept * width
         seen.add(source)
-    if s.stack.is_litgpt and "down" in seen:
+    if s.stack.plain_blocks and "down" in seen:
         total += wide * d.width
     return total
 
@@ -270,7 +270,7 @@ def loss_memory(s: ResolvedRun) -> list[Term]:
         return []
     if s.loss == "parts":
         return [_parts(s, PART_COPIES, "with exponentials and gradient")]
-    if s.loss == "chunked" and s.stack.is_litgpt:
+    if s.loss == "chunked" and s.stack.keeps_chunks:
         size = tokens * d.vocab * LIT_LOSS_BYTES
         terms = [
             term_of(
@@ -329,7 +329,7 @@ def _bytes_of_a_logit(s: ResolvedRun) -> float:
         return LOSS_FUSED_BYTES
     if s.cpu:
         return LOSS_FLOAT32_BYTES
-    if s.stack.compiled_loss:
+    if s.compiled_loss:
         return LOSS_COMPILED_BYTES
     return LOSS_FULL_BYTES - (SHIFTED_COPY_BYTES if s.stack.shifts_labels else 0)
 
@@ -351,7 +351,7 @@ def evaluation_memory(s: ResolvedRun) -> list[Term]:
         whole = s.loss != "chunked"
         per = (
             LOSS_COMPILED_BYTES
-            if s.stack.compiled_loss
+            if s.compiled_loss
             else LOSS_FUSED_BYTES
             if s.loss == "fused"
             else EVALUATION_BYTES

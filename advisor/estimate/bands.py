@@ -33,15 +33,15 @@ WORDS: Mapping[str, str] = {
 # Log distances (below, above) of the estimate. Written by `python -m benchmarks refit --write`.
 # fitted widths
 WIDTHS: Mapping[str, tuple[float, float]] = {
-    "known": (0.14, 0.11),
-    "lengths": (0.24, 0.06),
-    "experts": (0.00, 1.03),
-    "offload": (0.16, 0.20),
+    "known": (0.17, 0.11),
+    "lengths": (0.22, 0.00),
+    "experts": (0.00, 0.00),
+    "offload": (0.13, 0.20),
     "gpus": (0.00, 0.00),
-    "trainer": (0.44, 0.84),
-    "counter": (0.52, 0.54),
-    "loss": (0.00, 0.96),
-    "size": (1.41, 0.71),
+    "trainer": (0.29, 0.63),
+    "counter": (0.46, 0.60),
+    "loss": (0.00, 0.97),
+    "size": (1.42, 0.16),
 }
 # end of fitted widths
 # Where a shape's dimensions were read; a shape of any other origin is guessed from a size.

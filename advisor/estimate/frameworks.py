@@ -1,110 +1,173 @@
-"""What a published run's framework does where its description is silent; our own trainers are the
+"""What a published run's trainer does where its description is silent; our own trainers are the
 framework None.
 
-Each trait is a fact about code that runs (what it keeps, gathers or casts), read from the
-frameworks' sources; none is a correction for a particular source of numbers.
+Each trait is a fact about code that runs (what it keeps, gathers or casts), stated with its source
+in rules/trainers/; none is a correction for a particular source of numbers. Of a trainer that is
+not known every trait is a guess: what most trainers do, or the safer side.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from advisor.methods.trainers import TRAITS, Trait, lineage, named_by, trainers, version_of
+
+if TYPE_CHECKING:
+    from advisor.estimate.types import RunSpec
+
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+MID_YEAR = "-07"  # of a date that is a year alone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Framework:
-    """Traits of one framework that decide memory."""
+    """Traits of one trainer that decide memory; what each means stands in
+    advisor/methods/trainers.py. The defaults are our own trainers'.
+    """
 
-    name: str = ""
+    name: str = ""  # as the spec words it; empty: our own
+    trainer: str = ""  # id of its file in rules/trainers/
     is_known: bool = True  # its code was read; the band of an estimate is wider if not (bands.py)
-    accelerate: bool = (
-        False  # FSDP through accelerate: what trains is upcast, and frozen units keep their inputs
-    )
-    # Lightning Fabric's scripts: an output matrix of its own, chunks of logits kept, frozen units
-    # stay gathered
-    is_litgpt: bool = False
-    fused_norms: bool = False  # one kernel that keeps its input alone
-    fused_mlp: bool = False  # the activated gate is computed again instead of kept
-    fused_with_loss: bool = (
-        False  # both of them where the loss is fused too (the Liger kernels are one switch)
-    )
-    fused_adapters: bool = (
-        False  # LoRA kernels that share the layer's input instead of casting it for each adapter
-    )
+    guessed: tuple[str, ...] = ()  # traits that known trainers differ in, of one that is not known
+    accelerate: bool = False
+    fsdp: int = 2
+    adds_up_whole_gradients: bool = False
+    shards_ends: bool = False
+    flat_adapters: bool = False
+    zero2_bucket: int | str = "hidden_squared"
+    zero3_bucket: int | str = "hidden_squared"
+    adam_copies: int = 1
+    unties_head: bool = False
+    quantises_head: bool = False
+    linear_experts: bool = False
+    picks_experts: bool = False
+    prepares_quantised: bool = False
+    keeps_quantised_inputs: bool = False
     adapters_in_16_bit: bool = False
     quantised_adapters_in_16_bit: bool = False
-    # a chunked loss that keeps 16-bit logits and computes on one chunk of so many; 0: logits are
-    # never whole
-    chunks: int = 0
-    whole_logits: bool = False  # its fused loss takes whole logits
-    shifts_labels: bool = (
-        False  # its data holds labels already shifted, so no shifted copy of the logits is made
-    )
-    # attention, MLP and both norms of a layer are checkpointed each for itself: four inputs are
-    # kept, one part is run again
+    fused_norms: bool = False
+    fused_mlp: bool = False
+    fused_with_loss: bool = False
+    fused_adapters: bool = False
+    plain_blocks: bool = False
     checkpoints_parts: bool = False
-    # upcasts embeddings and norms of a quantised base; inferred from its published peaks, not read
-    # in its source
-    prepares_quantised: bool = False
-    compiled_loss: bool = False  # softmax and cast in one kernel: logits and their gradient alone
-    ragged: bool = (
-        False  # rows are padded to the longest of each batch, so every batch has another size
-    )
-    accumulates: bool = (
-        False  # its recipes split the batch, so gradients of earlier micro-batches stay
-    )
-    logs_allocated: bool = False  # its printed memory is what torch has allocated
-    logs_allocator: bool = (
-        False  # its printed memory is one of torch's counters, without the CUDA context
-    )
-    # experts are linear layers, which bitsandbytes quantises and PEFT adapts by name: so in
-    # transformers 4, on which the frameworks of all published runs stood, or in their own code
-    # (Unsloth, linearised checkpoints). A wording that names transformers 5 says otherwise.
-    linear_experts: bool = False
-    eager_cuda: bool = False  # CUDA before 12.2 loads every kernel into the context
+    keeps_chunks: bool = False
+    chunks_plain_loss: bool = False
+    chunks: int = 0
+    whole_logits: bool = False
+    shifts_labels: bool = False
+    compiles_loss: bool = False
+    ragged: bool = False
+    accumulates: bool = False
+    evaluates: bool = True
+    logs_allocated: bool = False
+    logs_allocator: bool = False
+    eager_cuda: bool = False
 
 
 OURS = Framework()
 
 
-@lru_cache(maxsize=256)
-def framework_of(framework: str | None) -> Framework:
-    """The traits of a framework by its wording; what is not known has none."""
-    if framework is None:
+def framework_of(spec: RunSpec) -> Framework:
+    """The traits of the trainer that a spec names, at its versions or date."""
+    if spec.framework is None:
         return OURS
-    text = framework.lower()
+    return _resolved(spec.framework, tuple(sorted(spec.library_versions.items())), spec.date)
 
-    def named(*words: str) -> bool:
-        return any(word in text for word in words)
 
-    lit = text.startswith("lit")
-    tune, titan = named("torchtune"), named("torchtitan")
-    accelerate = named(
-        "trl", "transformers", "hf trainer", "hugging", "accelerate", "axolotl", "llama-factory",
-        "llamafactory", "swift",
-    )  # fmt: skip
-    unsloth, nemo = named("unsloth"), named("nemo")
+@lru_cache(maxsize=512)
+def _resolved(text: str, stated: tuple[tuple[str, str], ...], date: str | None) -> Framework:
+    """The traits of a trainer by its wording, the versions of its libraries and the date."""
+    trainer = named_by(text)
+    versions = {**versions_in(text), **{name: version_of(value) for name, value in stated}}
+    day = date or date_in(text)
+    found: dict[str, Any] = {}
+    guessed = []
+    known = trainers()
+    for name in lineage(trainer.id):
+        one = known[name]
+        for trait, entries in one.traits.items():
+            if trait not in found:
+                chosen = _holding(entries, versions.get(one.library), day)
+                found[trait] = chosen.value
+                if chosen.guess:
+                    guessed.append(trait)
+    is_known = bool(trainer.names)
     return Framework(
-        name=text, is_litgpt=lit,
-        is_known=accelerate or lit or tune or titan or unsloth or nemo
-        or named("arctic", "colossal"),
-        accelerate=accelerate,
-        fused_norms=tune or titan or unsloth or nemo or named("llm-foundry", "megatron"),
-        fused_mlp=unsloth,
-        fused_with_loss=named("liger", "arctic"),
-        fused_adapters=unsloth,
-        adapters_in_16_bit=tune,
-        quantised_adapters_in_16_bit=text == "trl",
-        chunks=8 if tune else 0,
-        whole_logits=unsloth,
-        shifts_labels=nemo,
-        checkpoints_parts=nemo,
-        prepares_quantised=named("swift"),
-        compiled_loss=titan and named("2025", "2026", "2027"),
-        ragged=named("swift", "llama-factory", "llamafactory") or text == "trl",
-        accumulates=lit,
-        logs_allocated=named("colossal"),
-        logs_allocator=lit or tune or titan or nemo or named("axolotl", "lightning"),
-        linear_experts=not named("transformers 5", "transformers==5", "transformers>=5"),
-        eager_cuda=named("cuda 10", "cuda 11", "+cu10", "+cu11"),
-    )  # fmt: skip
+        name=text.lower(), trainer=trainer.id, is_known=is_known, guessed=tuple(guessed), **found
+    )
+
+
+def _holding(entries: tuple[Trait, ...], version: tuple[int, ...] | None, day: str | None) -> Trait:
+    """The entry that holds at a version, or else on a day; where neither is known, the usual one,
+    or else the newest.
+    """
+    if version is not None or day is not None:
+        for entry in entries[:-1]:
+            if version is not None and entry.until_version is not None:
+                holds = version < entry.until_version
+            else:
+                holds = bool(day and entry.until_date and _day(day) < entry.until_date)
+            if holds:
+                return entry
+        if version is not None or day is not None:
+            return entries[-1]
+    return next((entry for entry in entries if entry.usual), entries[-1])
+
+
+def _day(text: str) -> str:
+    """A date to compare with: a year alone is its middle."""
+    return text + MID_YEAR if len(text) == len("2025") else text
+
+
+def guess_note(spec: RunSpec, stack: Framework) -> str:
+    """What is guessed of a trainer that is not known, as far as it counts in this run; empty for
+    one that is.
+    """
+    if stack.is_known:
+        return ""
+    sharded = spec.sharding == "fsdp" and spec.gpus > 1
+    counts = {
+        "fused_with_loss": spec.loss == "chunked",
+        "flat_adapters": sharded and spec.update != "full",
+        "adds_up_whole_gradients": sharded and spec.grad_accum > 1,
+        "ragged": not spec.packing,
+    }
+    guessed = [TRAITS[name].help for name in stack.guessed if counts.get(name, True)]
+    return (
+        f"the trainer '{spec.framework}' is not known: taken for transformers' Trainer with PEFT"
+        " and accelerate, and where known trainers differ, a guess was made about this:"
+        f" {'; '.join(guessed)}"
+    )
+
+
+def versions_in(text: str) -> Mapping[str, tuple[int, ...] | None]:
+    """Versions that stand behind a name: "torch 2.1.0+cu121, bitsandbytes==0.41.1"."""
+    text = text.lower()
+    found = {
+        name: version_of(version)
+        for name, version in re.findall(
+            r"([a-z][a-z_-]*)[ ]*(?:[=~<>]=|>|<)?[ ]*v?(\d+(?:\.\d+)+|\d{1,2})(?![\d.])", text
+        )
+    }
+    cuda = re.search(r"\+cu(\d{2})(\d)", text)
+    if cuda:
+        found["cuda"] = (int(cuda.group(1)), int(cuda.group(2)))
+    return found
+
+
+def date_in(text: str) -> str | None:
+    """The date that a description names: "torchtitan Dec 2024" -> "2024-12", "2025", or None."""
+    text = text.lower()
+    iso = re.search(r"\b(20\d\d-[01]\d(?:-[0-3]\d)?)\b", text)
+    if iso:
+        return iso.group(1)
+    named = re.search(rf"\b({'|'.join(MONTHS)})[a-z]*\.? (20\d\d)\b", text)
+    if named:
+        return f"{named.group(2)}-{MONTHS.index(named.group(1)) + 1:02d}"
+    year = re.search(r"(?<![\d.])(20[12]\d)(?![\d.])", text)
+    return year.group(1) if year else None

@@ -24,11 +24,13 @@ from advisor.estimate.activation_memory import (
 )
 from advisor.estimate.bands import band, doubts_of
 from advisor.estimate.dims import dims_of
+from advisor.estimate.frameworks import guess_note
 from advisor.estimate.methods import special
 from advisor.estimate.resolved_run import ResolvedRun, resolve, term_of
 from advisor.estimate.static_memory import (
     cast_weights,
     communication_buckets,
+    earlier_gradients,
     first_gradients,
     gathered_weights,
     gradients,
@@ -126,10 +128,7 @@ def memory_estimate(
     standing = [*weights(s), *other_roles(s), *optimizer_states(s), *communication_buckets(s)]
     standing += server_share(spec, device)
     full_gradients = gradients(s)
-    # With accumulation the gradients of earlier micro-batches stay.
-    kept = (
-        full_gradients if spec.grad_accum > 1 or (s.stack.accumulates and not s.is_module) else []
-    )
+    kept = earlier_gradients(s)
     held, scoring, layer = activations(s), loss_memory(s), recomputed_layer(s)
     passing = _bytes([*held, *scoring, *layer, *casts])
     divided = s.sharding in ("fsdp", "zero3", "zero2")
@@ -153,9 +152,10 @@ def memory_estimate(
         layers=2), *full_gradients, *ends, *layer]),
         _moment("optimizer step", s, room, [*standing, *gathered_weights(s, layers=0),
         *full_gradients, *optimizer_temporaries(s)]),
-        _moment("evaluation", s, room, [*standing, *gathered_weights(s, layers=2),
-        *evaluation_memory(s)]),
     ]  # fmt: skip
+    if s.evaluates:
+        testing = [*standing, *gathered_weights(s, layers=2), *evaluation_memory(s)]
+        moments.append(_moment("evaluation", s, room, testing))
     share = special(objective(spec.objective), "written_share")
     # PPO answers the held-out prompts of its evaluations itself, beside the server.
     own = special(objective(spec.objective), "answers_at_once") is not None
@@ -180,6 +180,8 @@ def memory_estimate(
             f"the terms sum to the need of {need / GIB:.1f} GiB; on this GPU the counter shows at"
             f" most {readable / GIB:.1f} GiB"
         )
+    if not s.stack.is_known:
+        warnings.append(guess_note(spec, s.stack))
     if dims.encoder and spec.objective != "sft":
         warnings.append("an encoder: estimated as a classifier")
     if cpu:

@@ -80,11 +80,45 @@ class ResolvedRun:
     keeps_inputs: (
         bool  # FSDP of frozen units under accelerate: inputs stay to the end of the backward pass
     )
+    compiled_loss: bool  # softmax and cast in one kernel: logits and their gradient alone
+    evaluates: bool
 
     @property
     def is_module(self) -> bool:
         """Whether a module is trained beside a frozen base."""
         return update(self.spec.update).is_module
+
+    @property
+    def flat_adapters(self) -> bool:
+        """Whether adapters and the frozen weights of a layer are one flat parameter (FSDP 1 with
+        use_orig_params), and so is their gradient; FSDP warns of it.
+        """
+        return (
+            self.sharding == "fsdp"
+            and self.is_module
+            and self.stack.flat_adapters
+            and self.stack.fsdp == 1
+        )
+
+    @property
+    def fully_sharded(self) -> bool:
+        """Whether FSDP divides each parameter for itself (FSDP 2, fully_shard)."""
+        return self.sharding == "fsdp" and self.stack.fsdp == 2 and bool(self.stack.name)
+
+    @property
+    def picked_experts(self) -> int:
+        """Numbers of the largest tensor of one layer's experts, gate and up, where each expert is
+        picked from it by its place: autograd makes a gradient of the whole tensor for each expert
+        (select_backward), beside the sum so far.
+        """
+        if not self.stack.picks_experts or self.is_module:
+            return 0
+        picked = (
+            kind.experts.weights * 2 // 3
+            for kind in self.dims.kinds
+            if kind.experts and kind.experts.biased
+        )
+        return max(picked, default=0)
 
     @property
     def written_out_bytes(self) -> int:
@@ -115,7 +149,7 @@ class ResolvedRun:
 
 def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     """The spec with what the bundled trainers would use where it is silent."""
-    stack = framework_of(spec.framework)
+    stack = framework_of(spec)
     # FSDP's CPU offload brings the optimizer to the host too, so an optimizer there tells of it.
     offloaded = (
         spec.sharding == "fsdp" and spec.optimizer in CPU_OPTIMIZERS
@@ -170,6 +204,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     whole = what.logits in ("whole", "parts") or (cpu and what.logits == "tiles_on_gpu")
     own = "parts" if what.logits == "parts" and not stack.name else "full" if whole else "chunked"
     loss = spec.loss or own
+    if stack.chunks_plain_loss and loss == "full" and not whole:
+        loss = "chunked"
     kernels = (stack.fused_with_loss and loss == "chunked") or spec.kernels == "liger"
     counter = (
         "allocated"
@@ -199,8 +235,11 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         counter=counter,
         prepared=prepared, eager=spec.attention == "eager" or dims.eager_only,
         fused_norms=stack.fused_norms or kernels, fused_mlp=stack.fused_mlp or kernels,
-        quantised_head=stack.is_litgpt and spec.quantization is not None and not dims.encoder,
-        offloaded=offloaded, keeps_inputs=sharding == "fsdp" and not full and stack.accelerate,
+        quantised_head=stack.quantises_head and spec.quantization is not None and not dims.encoder,
+        offloaded=offloaded,
+        keeps_inputs=sharding == "fsdp" and stack.fsdp == 1 and not full and stack.accelerate,
+        compiled_loss=spec.compile and stack.compiles_loss,
+        evaluates=stack.evaluates if spec.evaluation is None else spec.evaluation,
     )  # fmt: skip
 
 

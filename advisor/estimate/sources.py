@@ -67,6 +67,11 @@ FSDP = Source(
     url="https://docs.pytorch.org/docs/stable/fsdp.html",
     kind="vendor",
 )
+NO_SYNC = Source(
+    title="torch FSDP: no_sync() leaves gradients whole until the next division",
+    url="https://docs.pytorch.org/docs/stable/fsdp.html",
+    kind="derived",
+)
 DEEPSPEED = Source(
     title="DeepSpeed ZeRO: reduce and all-gather buckets of 5e8 elements",
     url="https://www.deepspeed.ai/docs/config-json/",

@@ -19,7 +19,7 @@ from advisor.methods import objective, update
 NF4_CONSTANT_BYTES = 4 / 64
 NF4_DOUBLE_CONSTANT_BYTES = 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
-DEEPSPEED_BUCKET_ELEMENTS = 500_000_000
+DEEPSPEED_SUB_GROUP = 1_000_000_000  # sub_group_size of its configuration
 # Our own AdamW over bfloat16 weights: how many weights it moves at once, and the float32 numbers
 # that stand beside each meanwhile (trainers/frame/bf16_adamw.py, CHUNK).
 CHUNK_ELEMENTS, CHUNK_BYTES = 2**22, 40
@@ -29,10 +29,10 @@ ONE_WEIGHT_BYTES = 12
 
 
 def untied_embeddings(s: ResolvedRun) -> int:
-    """Weights a framework holds twice: litgpt gives every model an output matrix of its own."""
+    """Weights that a trainer holds twice: an output matrix of its own for every model."""
     return (
         s.dims.head_params
-        if s.stack.is_litgpt
+        if s.stack.unties_head
         and s.dims.embedding_params == s.dims.head_params
         and not s.dims.encoder
         else 0
@@ -187,16 +187,20 @@ def gathered_weights(s: ResolvedRun, *, layers: int) -> list[Term]:
         if s.spec.quantization == "nf4"
         else d.layer_params * 2
     )
-    size = d.embedding_params * 2 + layers * layer_bytes
-    because = (
-        f"embeddings and output{f', {layers} layers' if layers else ''} in full while they compute"
-    )
-    if s.is_module and s.stack.is_litgpt:
-        size, because = (
-            whole * share / (share - 1),
-            "frozen units are never freed: nothing in them triggers the hook that does",
-        )
-    elif not s.offloaded:
+    if layers and s.fully_sharded:
+        # FSDP 2 copies a gathered buffer into its parameters and keeps it until the next unit's.
+        layers += 1
+    # Units of their own are freed before the layers' turn; what the root holds stays.
+    ends = 0 if s.stack.shards_ends and layers else d.embedding_params * 2
+    size = ends + layers * layer_bytes
+    if s.offloaded:  # this device's part of each came from the host first
+        size += size / share
+    parts = [
+        *(["embeddings and output"] if ends else []),
+        *([f"{layers} layers"] if layers else []),
+    ]
+    because = f"{' and '.join(parts)} in full while they compute"
+    if not s.offloaded:
         size = min(size, whole)
     return [term_of("gathered weights", size, because, src.FSDP)]
 
@@ -221,9 +225,7 @@ def first_gradients(s: ResolvedRun, *, layers: int) -> list[Term]:
                 src.COUNT,
             )
         ]
-    if s.sharding == "fsdp" and s.stack.is_litgpt and s.is_module and layers:
-        # Adapters and frozen weights are one flat parameter there (use_orig_params), and so is
-        # their gradient; FSDP warns of it.
+    if s.flat_adapters and layers:
         return [
             term_of(
                 "first gradients",
@@ -232,13 +234,13 @@ def first_gradients(s: ResolvedRun, *, layers: int) -> list[Term]:
                 src.FSDP,
             )
         ]
-    if s.is_module or s.offloaded:
+    if s.is_module or (s.offloaded and not s.fully_sharded):
         return []
     head = 0 if d.encoder or objective(spec.objective).scores else d.head_params
-    if s.sharding in (
-        "fsdp",
-        "zero3",
-    ):  # embeddings and output stand together until their gradient is divided
+    if s.stack.shards_ends and s.sharding == "fsdp":
+        head = 0 if layers else head
+    elif s.sharding in ("fsdp", "zero3"):
+        # Embeddings and output stand together until their gradient is divided.
         head = max(head, d.embedding_params)
     count = head + (min(1, layers) if spec.optimizer_in_backward else layers) * d.layer_params
     divided = s.sharding in ("fsdp", "zero3", "zero2")
@@ -247,6 +249,10 @@ def first_gradients(s: ResolvedRun, *, layers: int) -> list[Term]:
         if divided
         else min(count, s.trainable) * s.train_bytes
     )
+    if layers and s.fully_sharded:
+        size += 2 * s.picked_experts
+        if s.offloaded:  # this device's part, on its way to the host
+            size += 2 * d.layer_params / s.shard_grads
     because = (
         f"of the output matrix{f' and {layers} layers' if layers else ''},"
         f" {'before they are divided' if divided else 'made first'}"
@@ -323,12 +329,34 @@ def gradients(s: ResolvedRun) -> list[Term]:
     ]
 
 
+def earlier_gradients(s: ResolvedRun) -> list[Term]:
+    """Gradients of earlier micro-batches, which stay while the next ones are computed.
+
+    Under FSDP most trainers divide gradients at the last micro-batch alone: until then every device
+    holds them whole, in the dtype of the computation, also where weights live in host memory.
+    """
+    spec = s.spec
+    if spec.grad_accum < 2 and not (s.stack.accumulates and not s.is_module):
+        return []
+    if s.sharding != "fsdp" or not s.stack.adds_up_whole_gradients or spec.grad_accum < 2:
+        return gradients(s)
+    if s.flat_adapters:
+        count, wide = s.dims.layers * s.dims.layer_params, s.weight_bytes
+        because = f"{count:,} of all layers x {wide} B, frozen weights too: one flat parameter each"
+    else:
+        count = s.trainable + s.embeddings
+        wide = s.train_bytes if s.is_module else 2
+        because = f"{count:,} x {wide} B whole on every device: divided after the last micro-batch"
+    return [term_of("gradients of earlier micro-batches", count * wide, because, src.NO_SYNC)]
+
+
 def communication_buckets(s: ResolvedRun) -> list[Term]:
     """Buffers of the library that adds gradients up over devices."""
     if s.sharding in ("zero2", "zero3") and not s.is_module:
-        # transformers' "auto" sets them to the square of the hidden size.
-        elements = min(DEEPSPEED_BUCKET_ELEMENTS if s.stack.name else s.dims.hidden**2, s.trainable)
         overlapped = s.sharding == "zero3"
+        # transformers' "auto" sets them to the square of the hidden size.
+        bucket = s.stack.zero3_bucket if overlapped else s.stack.zero2_bucket
+        elements = min(s.dims.hidden**2 if isinstance(bucket, str) else bucket, s.trainable)
         which = (
             "reduce, its copy by device, and what a second stream still reads"
             if overlapped
@@ -360,11 +388,18 @@ def optimizer_temporaries(s: ResolvedRun) -> list[Term]:
     entry = entry_of(s.optimizer)
     alone = entry.holds == "nothing" or s.optimizer in CPU_OPTIMIZERS
     if s.sharding in ("zero1", "zero2", "zero3") and s.master and s.optimizer not in CPU_OPTIMIZERS:
+        count = s.trainable / s.shard_states
+        if s.sharding == "zero3":
+            # stage3.py, _prepare_fp32_grad_for_sub_group: at most sub_group_size at once.
+            size, which = min(count, DEEPSPEED_SUB_GROUP) * 4, ", one group at a time"
+        else:
+            # stage_1_and_2.py, step: beside the gradients one flat copy, then that in float32.
+            size, which = count * (4 + s.train_bytes), ", made of a flat copy"
         return [
             term_of(
                 "float32 gradients",
-                s.trainable * 4 / s.shard_states,
-                f"DeepSpeed steps on float32 copies{per_device(s.shard_states)}",
+                size,
+                f"DeepSpeed steps on float32 copies{per_device(s.shard_states)}{which}",
                 src.DEEPSPEED,
             )
         ]
@@ -391,6 +426,8 @@ def optimizer_temporaries(s: ResolvedRun) -> list[Term]:
             )
         ]
     size = s.trainable * 4 if s.master else s.trained_bytes
+    if entry.name.startswith("adam"):
+        size *= s.stack.adam_copies
     return [
         term_of(
             "optimizer temporaries",

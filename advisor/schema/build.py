@@ -17,6 +17,7 @@ from advisor.methods.links import LINKS_FILE
 from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.methods.remedies import remedy_file
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
+from advisor.methods.trainers import TRAINER_FILE
 from advisor.plan.record import run_schema
 from advisor.probe import gpu_files
 from advisor.probe.not_supported import NOT_SUPPORTED_FILE
@@ -74,6 +75,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "suggestions": file_schema(suggestions_shape()),
         "sizes": file_schema(SIZES_FILE),
         "families": file_schema(FAMILIES_FILE),
+        "trainer": file_schema(TRAINER_FILE),
         "answers": answers_schema(rules.facts),
         "specs": head("Run specs for `advise estimate --specs`", **specs),
         "plan": plan_schema(),

@@ -307,7 +307,8 @@ def test_zero3_of_deepspeed_holds_three_buckets_and_zero2_two():
 
 def test_deepspeed_on_one_device_has_its_float32_copies_and_nothing_to_divide():
     """Qwen's README: full tuning of 1.84 billion parameters on one GPU took 43.5 GiB at every
-    length: 20 bytes a parameter, the buckets, the context.
+    length: 22 bytes a parameter, the buckets, the context. Its step makes one flat copy of all
+    gradients, then that in float32 (deepspeed/runtime/zero/stage_1_and_2.py).
     """
     spec = RunSpec(
         update="full",
@@ -333,7 +334,7 @@ def test_deepspeed_on_one_device_has_its_float32_copies_and_nothing_to_divide():
             "float32 gradients",
         )
     )
-    assert whole == pytest.approx(20 * params)
+    assert whole == pytest.approx(22 * params)
     assert step["communication buckets"] == 2_000_000_000
     assert peak(replace(spec, sharding=None), name) < 0.6 * peak(spec, name)
 

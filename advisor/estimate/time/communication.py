@@ -62,5 +62,5 @@ def weight_bytes(spec: RunSpec, d: Dims, *, routed: float, width: int) -> float:
     """
     if spec.quantization != "nf4":
         return (d.params - d.routed_params + routed) * width
-    of_experts = NF4_BYTES if framework_of(spec.framework).linear_experts else width
+    of_experts = NF4_BYTES if framework_of(spec).linear_experts else width
     return (d.params - d.routed_params) * NF4_BYTES + routed * of_experts

@@ -26,15 +26,12 @@ GROUPED_KERNELS = 16  # all experts of a layer in grouped products: sort, gather
 # pass. FSDP does it for each layer and its tensors: 1 ms for a layer of 9 and their adapters is
 # assumed.
 ZERO3_MODULE_S, FSDP_TENSOR_S = 0.28e-3, 0.045e-3
-# ZeRO-2 copies each tensor's gradient by a hook of its own in the backward pass: the same README,
-# full fine-tuning of 1.8B at 512 tokens, 24 layers of 8 tensors: 0.26 s a micro-batch.
-ZERO2_TENSOR_S = 0.9e-3
 LAYER_MODULES, PLAIN_MODULES = 9, 6  # that hold parameters: products and norms
 
 
 def forward_launches_s(spec: RunSpec, d: Dims, machine: Machine, *, rows: float = 4096.0) -> float:
     """Time to start all kernels of one forward pass over so many tokens."""
-    stack = framework_of(spec.framework)
+    stack = framework_of(spec)
     layers_with_module = special(update(spec.update), "adapted")
     adapted = len(layers_with_module(d, spec)) if layers_with_module else 0
     is_fused = spec.kernels not in ("none", "auto") or stack.fused_norms
@@ -58,7 +55,7 @@ def loops_over_experts(spec: RunSpec) -> bool:
     """Whether experts are called one after the other: so in transformers 4, whose experts are
     linear layers; 5 has grouped products, and so have stacks made for pretraining.
     """
-    stack = framework_of(spec.framework)
+    stack = framework_of(spec)
     return stack.linear_experts and spec.framework is not None and stack.accelerate
 
 
@@ -67,8 +64,6 @@ def sharding_s(spec: RunSpec, d: Dims, sharding: str | None, *, passes: int) -> 
     (forward, again, backward). Experts that are linear layers are modules and tensors of their own:
     an example is ms-swift's Qwen3-30B-A3B under ZeRO-3, 9.5 times slower than Megatron.
     """
-    if sharding == "zero2" and not update(spec.update).is_module:
-        return d.layers * (LAYER_MODULES if d.gated else PLAIN_MODULES) * ZERO2_TENSOR_S
     if sharding not in ("zero3", "fsdp"):
         return 0.0
     modules = d.layers * (LAYER_MODULES if d.gated else PLAIN_MODULES)

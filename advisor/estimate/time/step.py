@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from advisor.estimate.dims import dims_of
+from advisor.estimate.frameworks import framework_of
 from advisor.estimate.padding import row_tokens
 from advisor.estimate.resolved_run import DTYPE_BYTES, answers_each, trainable_params
 from advisor.estimate.time.band import band_of
@@ -66,7 +67,10 @@ def time_estimate(
         spec
     )  # micro-batches of a step: each answer to a request is a row of its own
     tokens = spec.micro_batch_size * sequences * length
-    all_experts = d.experts > 1 and sends_all_to_all(spec.framework, shape.id, shape.architecture)
+    by_transformers = spec.framework is None or framework_of(spec).accelerate
+    all_experts = d.experts > 1 and sends_all_to_all(
+        shape.id, shape.architecture, by_transformers=by_transformers
+    )
     sharding = sharding_of(spec, d, machine)
     passes = passes_of(spec)
     reached = machine.flops * (machine.mixed_gain if spec.precision == "mixed" else 1.0)
@@ -80,7 +84,7 @@ def time_estimate(
     dequantise = dequantisation_bytes(spec, d) / machine.bytes_per_s
     forward_launches = forward_launches_s(spec, d, machine, rows=tokens)
     launches = passes * forward_launches * (COMPILED_SHARE if spec.compile else 1.0)
-    fetches = sharding_s(spec, d, sharding or spec.sharding, passes=passes - 1)
+    fetches = sharding_s(spec, d, sharding, passes=passes - 1)
     tiles = tiles_s(spec, d, machine, length)
     work = compute + traffic + tiles + dequantise
     host = launches + fetches

@@ -92,9 +92,8 @@ def flops_per_token(
     other_models = special(what, "beside_flops")
     beside = other_models(spec, weights) if other_models else 0.0
     # 4 q s forward and 8 backward; a causal kernel skips half.
-    eager = spec.attention == "eager"
-    attention = (12.0 + (4.0 if passes_of(spec) == 4 else 0.0)) * d.attended(length, whole=eager)
-    attention *= 1.0 if eager else 0.5 / ATTENTION_SHARE
+    attention = (12.0 + (4.0 if passes_of(spec) == 4 else 0.0)) * d.layers * d.q_size * length
+    attention *= 1.0 if spec.attention == "eager" else 0.5 / ATTENTION_SHARE
     corrected = 0.0
     if corrects_experts(d, spec):  # experts whose sum with the correction gets a gradient
         corrected = 2.0 * d.routed_layers * d.used_experts * 3 * d.hidden * d.expert_width
@@ -107,7 +106,7 @@ def flops_per_token(
 
 def traffic_bytes(spec: RunSpec, d: Dims, machine: Machine) -> float:
     """Bytes per token that elementwise kernels, norms, adapters and the loss move."""
-    stack = framework_of(spec.framework)
+    stack = framework_of(spec)
     is_fused = (
         spec.compile or spec.kernels not in ("none", "auto") or stack.fused_norms
         or not machine.overlaps  # a CPU keeps what kernels hand on in its caches
@@ -193,7 +192,7 @@ def dequantisation_bytes(spec: RunSpec, d: Dims) -> float:
     """Bytes per micro-batch that move to make 16-bit weights of 4-bit ones: in each pass."""
     if not spec.quantization:
         return 0.0
-    linear_experts = framework_of(spec.framework).linear_experts
+    linear_experts = framework_of(spec).linear_experts
     size = d.linear_params + (d.routed_params if linear_experts else 0)
     return (passes_of(spec) - 1) * size * DEQUANTISED
 
@@ -228,10 +227,9 @@ def tiles_s(spec: RunSpec, d: Dims, machine: Machine, length: float) -> float:
 
 
 @lru_cache(maxsize=512)
-def sends_all_to_all(framework: str | None, name: str, architecture: str | None) -> bool:
+def sends_all_to_all(name: str, architecture: str | None, *, by_transformers: bool) -> bool:
     """Whether this model's code sends every token through every expert: that of transformers, on
     which the known frameworks for single machines stand.
     """
-    stack = framework_of(framework)
     text = f"{architecture or ''} {name}".lower()
-    return (framework is None or stack.accelerate) and any(word in text for word in ALL_EXPERTS)
+    return by_transformers and any(word in text for word in ALL_EXPERTS)

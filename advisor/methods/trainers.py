@@ -1,0 +1,235 @@
+"""Trainers and the libraries they stand on, as stated traits: facts of code that decide how much
+memory a run takes. One file each, rules/trainers/<id>.yaml.
+
+A trait may have changed with a version: its entries are then listed from the oldest to the newest,
+each but the last with the version or the day from which it holds no more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from advisor.ground.errors import InputError, unknown_name
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Choice, Date, Flag, Integer, Keys, ListOf, OneOf, Shape, Text
+from advisor.ground.yaml_cache import read_shipped
+
+UNKNOWN = "unknown"  # the file for a trainer that no file names
+# Every trait, with what it means. advisor/estimate/frameworks.py has a field for each.
+TRAITS: Mapping[str, Shape] = {
+    "accelerate": Flag(
+        help="transformers' Trainer with accelerate: its optimizers, its way of wrapping in FSDP"
+    ),
+    "fsdp": Choice(
+        values=(1, 2), help="FSDP of flat parameters (1), or of each parameter (2, fully_shard)"
+    ),
+    "adds_up_whole_gradients": Flag(
+        help="under FSDP, gradients of earlier micro-batches stay whole on every device (no_sync)"
+    ),
+    "shards_ends": Flag(
+        help="under FSDP, embeddings and output are units of their own, not the root's"
+    ),
+    "flat_adapters": Flag(
+        help="under FSDP 1, adapters and frozen weights of a layer are one flat parameter, and so"
+        " is their gradient"
+    ),
+    "zero2_bucket": OneOf(
+        options=(Choice(values=("hidden_squared",)), Integer(min=1)),
+        help="numbers in one bucket of DeepSpeed's ZeRO-2",
+    ),
+    "zero3_bucket": OneOf(
+        options=(Choice(values=("hidden_squared",)), Integer(min=1)),
+        help="numbers in one bucket of DeepSpeed's ZeRO-3",
+    ),
+    "adam_copies": Integer(
+        min=1, help="lists of all trained weights' size that a foreach step of Adam makes at once"
+    ),
+    "unties_head": Flag(help="an output matrix of its own where the checkpoint ties it"),
+    "quantises_head": Flag(help="the output matrix is quantised like any other"),
+    "linear_experts": Flag(
+        help="experts are linear layers, which bitsandbytes quantises and PEFT adapts by name;"
+        " else two tensors of all experts"
+    ),
+    "picks_experts": Flag(
+        help="where the tensor of all experts is the model's own way (gpt-oss), each expert is"
+        " picked from it in a loop"
+    ),
+    "prepares_quantised": Flag(
+        help="embeddings, output and norms of a quantised base go to float32, and with them the"
+        " residual stream"
+    ),
+    "keeps_quantised_inputs": Flag(
+        help="the product with a 4-bit matrix keeps its input for the backward pass"
+    ),
+    "adapters_in_16_bit": Flag(help="adapters have the dtype of the base"),
+    "quantised_adapters_in_16_bit": Flag(help="adapters on a quantised base are in bfloat16"),
+    "fused_norms": Flag(help="norms are one kernel that keeps its input alone"),
+    "fused_mlp": Flag(help="the activated gate is computed again instead of kept"),
+    "fused_with_loss": Flag(help="both of them where the loss is chunked: one switch for kernels"),
+    "fused_adapters": Flag(help="LoRA in kernels that share the layer's input, without casts"),
+    "plain_blocks": Flag(
+        help="blocks of its own in plain torch: the norm's float32 product, rotated queries and"
+        " inputs of adapters are kept"
+    ),
+    "checkpoints_parts": Flag(
+        help="attention, MLP and both norms of a layer are checkpointed each for itself"
+    ),
+    "keeps_chunks": Flag(help="a chunked loss keeps the logits of every chunk"),
+    "chunks_plain_loss": Flag(
+        help="its ordinary loss never makes whole logits: what is not said to be fused is chunked"
+    ),
+    "chunks": Integer(
+        min=0,
+        help="a chunked loss takes whole 16-bit logits, in so many chunks; 0: never whole logits",
+    ),
+    "whole_logits": Flag(help="its fused loss takes whole logits"),
+    "shifts_labels": Flag(help="labels are shifted instead of the logits: no copy of the logits"),
+    "compiles_loss": Flag(help="where the model is compiled, the loss is too"),
+    "ragged": Flag(help="unpacked rows are padded to the longest of each batch"),
+    "accumulates": Flag(help="its recipes split a batch, so gradients of earlier parts stay"),
+    "evaluates": Flag(help="it evaluates during the training unless told not to"),
+    "logs_allocated": Flag(help="the memory it prints is what torch has allocated"),
+    "logs_allocator": Flag(
+        help="the memory it prints is a counter of torch, without the CUDA context"
+    ),
+    "eager_cuda": Flag(help="every CUDA kernel is loaded into the context at the start"),
+}
+_VERSION = Text(pattern=r"\d+(\.\d+)*", such_as='"4.49"')
+_DAY = Text(pattern=r"20\d\d-[01]\d(-[0-3]\d)?", such_as='"2025-02" or "2025-02-17"')
+
+
+def _entry(value: Shape) -> Keys:
+    return Keys(
+        keys={
+            "value": value,
+            "until": Keys(
+                keys={"version": _VERSION, "date": _DAY},
+                help="the version, and the day of its release, from which it holds no more",
+            ),
+            "usual": Flag(help="what holds where neither version nor date is known"),
+            "guess": Flag(help="chosen for a trainer nobody has read: known ones differ"),
+            "code": Text(help="file of the repository, and function"),
+            "because": Text(help="what the code does there"),
+        },
+        required=("value", "because"),
+    )
+
+
+TRAINER_FILE: Shape = Keys(
+    help="A trainer, or a library that trainers stand on, as stated traits",
+    keys={
+        "id": Text(pattern=r"[a-z0-9_-]+", such_as="torchtune"),
+        "about": Text(),
+        "names": ListOf(of=Text(), help="regular expressions that name it in a description"),
+        "library": Text(help="its name in `library_versions` and beside a version in a text"),
+        "on": ListOf(of=Text(), help="what it stands on: theirs is what it does not say itself"),
+        "read": Keys(
+            keys={"repository": Text(), "commit": Text(), "date": Date()},
+            required=("repository", "commit", "date"),
+            help="the code that was read",
+        ),
+        "traits": Keys(
+            keys={
+                name: OneOf(options=(_entry(shape), ListOf(of=_entry(shape), least=1)))
+                for name, shape in TRAITS.items()
+            }
+        ),
+    },
+    required=("id", "about", "traits"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trait:
+    """A fact of a trainer's code, and until when it holds."""
+
+    value: Any
+    until_version: tuple[int, ...] | None = None
+    until_date: str | None = None
+    usual: bool = False
+    guess: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trainer:
+    """One file under rules/trainers/."""
+
+    id: str
+    names: str  # a pattern of what names it; empty for a library
+    library: str
+    on: tuple[str, ...]
+    traits: Mapping[str, tuple[Trait, ...]]
+
+
+@cache
+def trainers() -> Mapping[str, Trainer]:
+    """Every trainer and library by its id.
+
+    Raises InputError where a file is not well formed or stands on one that does not exist.
+    """
+    found = {}
+    for path in sorted((rules_dir() / "trainers").glob("*.yaml")):
+        document = read_shipped(path, shape=TRAINER_FILE)
+        data = document.data
+        found[data["id"]] = Trainer(
+            id=data["id"],
+            names="|".join(data.get("names") or ()),
+            library=data.get("library") or data["id"],
+            on=tuple(data.get("on") or ()),
+            traits={name: _traits(entry) for name, entry in data["traits"].items()},
+        )
+    for trainer in found.values():
+        for name in trainer.on:
+            if name not in found:
+                at = f"rules/trainers/{trainer.id}.yaml"
+                raise InputError(faults=[unknown_name("trainer", name, list(found), at=at)])
+    return found
+
+
+def _traits(entry: Any) -> tuple[Trait, ...]:
+    """The entries of one trait, the oldest first."""
+    listed: Sequence[Mapping[str, Any]] = entry if isinstance(entry, list) else [entry]
+    return tuple(
+        Trait(
+            value=one["value"],
+            until_version=version_of((one.get("until") or {}).get("version")),
+            until_date=(one.get("until") or {}).get("date"),
+            usual=bool(one.get("usual")),
+            guess=bool(one.get("guess")),
+        )
+        for one in listed
+    )
+
+
+def version_of(text: str | None) -> tuple[int, ...] | None:
+    """The numbers of a version: "4.49.0.dev0" -> (4, 49, 0); None where the text has none."""
+    found = re.match(r"\D*(\d+(?:\.\d+)*)", text or "")
+    return tuple(map(int, found.group(1).split("."))) if found else None
+
+
+def named_by(text: str) -> Trainer:
+    """The trainer that a description names: the one that stands on the others that it names too,
+    then the first in the text. `unknown` where it names none.
+    """
+    known = trainers()
+    found = {}
+    for trainer in known.values():
+        at = re.search(trainer.names, text.lower()) if trainer.names else None
+        if at is not None:
+            found[trainer.id] = at.start()
+    below = {base for name in found for base in lineage(name)[1:]}
+    own = [name for name in found if name not in below]
+    return known[min(own, key=lambda name: found[name]) if own else UNKNOWN]
+
+
+@cache
+def lineage(name: str) -> tuple[str, ...]:
+    """A trainer and all it stands on, nearest first."""
+    seen = {name: None}
+    for base in trainers()[name].on:
+        seen.update(dict.fromkeys(lineage(base)))
+    return tuple(seen)

@@ -1,0 +1,214 @@
+"""Trainers as stated traits (rules/trainers/): which one a description names, at which version, and
+what is taken where none is named.
+"""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from advisor.estimate.frameworks import OURS, Framework, date_in, framework_of, versions_in
+from advisor.estimate.memory import memory_estimate
+from advisor.estimate.types import RunSpec
+from advisor.ground import resources
+from advisor.ground.errors import InputError
+from advisor.ground.units import GIB
+from advisor.methods.trainers import TRAITS, UNKNOWN, lineage, trainers
+from advisor.situation.shapes import model_shape
+from tools.generate.accuracy import answered, summary, without_trainer
+
+NOT_TRAITS = {"name", "trainer", "is_known", "guessed"}
+
+
+def stack(text, **spec):
+    return framework_of(RunSpec(framework=text, **spec))
+
+
+def estimate(spec, model):
+    found = memory_estimate(spec, model_shape(model)[0])
+    assert found is not None
+    return found
+
+
+def terms(spec, model, moment="backward pass through one layer"):
+    (found,) = [one for one in estimate(spec, model).moments if one.name == moment]
+    return {term.name: term.size_bytes for term in found.terms}
+
+
+def test_each_trait_of_the_files_has_a_field():
+    """A trait that no formula could read, or a field that no file could state, is a mistake."""
+    assert {field.name for field in fields(Framework)} - NOT_TRAITS == set(TRAITS)
+
+
+def test_every_trait_is_stated_by_some_file_and_says_what_the_code_does():
+    """No trait exists for nobody."""
+    stated = {name for trainer in trainers().values() for name in trainer.traits}
+    assert stated | {"unties_head"} >= set(TRAITS) - {"prepares_quantised"}
+
+
+def test_ours_need_no_file(monkeypatch):
+    """Advice for our own trainers reads nothing under rules/trainers/."""
+    monkeypatch.setattr("advisor.estimate.frameworks.named_by", None)
+    assert framework_of(RunSpec()) is OURS
+
+
+@pytest.mark.parametrize(
+    ("text", "trainer"),
+    [
+        ("HF Trainer, CUDA 11.8, torch 2.0", "transformers-trainer"),
+        ("fms-hf-tuning (TRL SFTTrainer)", "fms-hf-tuning"),
+        ("TRL", "trl"),
+        ("unsloth 2025.10.1 with TRL's SFTTrainer", "unsloth"),
+        ("LLaMA-Factory", "llama-factory"),
+        ("lit-gpt 8641822; torch 2.1.0+cu121", "litgpt"),
+        ("Lightning Fabric 2.0.2, torch 2.0, transformers 4.28.1", "lightning"),
+        ("NeMo Automodel, torch 2.8", "nemo-automodel"),
+        ("NeMo 2.0", "nemo"),
+        ("ArcticTraining / DeepSpeed (per the text)", "arctic-training"),
+        ("fsdp_qlora train.py, torch 2.2", "fsdp-qlora"),
+        ("scripts of my own", UNKNOWN),
+        ("", UNKNOWN),
+    ],
+)
+def test_a_description_names_its_trainer(text, trainer):
+    """Of several names the one that stands on the others counts, then the first."""
+    found = stack(text)
+    assert (found.trainer, found.is_known) == (trainer, trainer != UNKNOWN)
+
+
+def test_what_a_trainer_does_not_say_is_that_of_what_it_stands_on():
+    """TRL stands on the transformers Trainer, and that on accelerate and bitsandbytes."""
+    assert lineage("trl")[:3] == ("trl", "transformers-trainer", "accelerate")
+    assert stack("trl").accelerate
+    assert stack("trl").keeps_quantised_inputs == stack("transformers").keeps_quantised_inputs
+
+
+@pytest.mark.parametrize(
+    ("text", "spec", "trait", "value"),
+    [
+        ("transformers 4.48", {}, "shifts_labels", False),
+        ("transformers 4.49.1", {}, "shifts_labels", True),
+        ("axolotl", {"library_versions": {"transformers": "4.51"}}, "shifts_labels", True),
+        ("axolotl", {"date": "2024-11"}, "shifts_labels", False),
+        ("axolotl", {"date": "2025"}, "shifts_labels", True),  # the middle of the year
+        ("axolotl", {}, "linear_experts", True),
+        ("axolotl, transformers==5.2", {}, "linear_experts", False),
+        ("transformers, torch 2.0.1", {}, "adam_copies", 2),
+        ("transformers, torch 2.1.0+cu121", {}, "adam_copies", 1),
+        ("torchtitan Dec 2024", {}, "compiles_loss", True),
+        ("torchtitan Feb 2025", {}, "compiles_loss", False),
+        ("torchtitan 2026", {}, "chunks_plain_loss", True),
+        ("unsloth 2025.6.1", {}, "whole_logits", True),
+        ("unsloth 2025.10", {}, "whole_logits", False),
+        ("torchtune May 2024", {}, "chunks", 0),
+        ("torchtune Nov 2024", {}, "chunks", 8),
+    ],
+)
+def test_a_trait_may_depend_on_version_or_date(text, spec, trait, value):
+    """Versions stand in `library_versions` or in the text, a date in `date` or in the text."""
+    assert getattr(stack(text, **spec), trait) == value
+
+
+def test_versions_and_dates_are_read_from_a_text():
+    found = versions_in("HF Trainer, torch 2.1.0+cu121, bitsandbytes==0.41.1, transformers 5")
+    assert found["torch"] == (2, 1, 0)
+    assert found["bitsandbytes"] == (0, 41, 1)
+    assert found["transformers"] == (5,)
+    assert found["cuda"] == (12, 1)
+    assert versions_in("lit-gpt 8641822") == {}
+    assert date_in("torchtitan Dec 2024") == "2024-12"
+    assert date_in("litgpt 2024") == "2024"
+    assert date_in("torch 2.1.1") is None
+
+
+def test_a_base_that_does_not_exist_is_named(tmp_path, monkeypatch):
+    """A newcomer is one file; a slip in it says where and what is meant."""
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "mine.yaml").write_text(
+        "id: mine\nabout: mine\nnames: [mine]\non: [transformer]\ntraits: {}\n"
+    )
+    (tmp_path / "trainers" / "transformers.yaml").write_text(
+        "id: transformers\nabout: models\ntraits: {}\n"
+    )
+    monkeypatch.setattr("advisor.methods.trainers.rules_dir", lambda: tmp_path)
+    assert resources.rules_dir() != tmp_path
+    with pytest.raises(InputError, match=r"mine\.yaml: unknown trainer 'transformer'") as raised:
+        trainers.__wrapped__()
+    assert "did you mean 'transformers'" in raised.value.text()
+
+
+def test_an_unknown_trainer_says_what_was_guessed():
+    """Silence would look like knowledge."""
+    spec = RunSpec(framework="acme", gpus=2, sharding="fsdp", grad_accum=4)
+    (warning,) = estimate(spec, "meta-llama/Llama-3.1-8B").warnings
+    assert "'acme' is not known" in warning
+    assert "no_sync" in warning
+    assert (
+        "no_sync"
+        not in estimate(replace(spec, grad_accum=1), "meta-llama/Llama-3.1-8B").warnings[0]
+    )
+    assert not estimate(replace(spec, framework="axolotl"), "meta-llama/Llama-3.1-8B").warnings
+
+
+def test_without_the_names_of_trainers_the_error_stays_within_two():
+    """The same published runs, each trainer's name replaced: what is known of single trainers does
+    not carry the accuracy.
+    """
+    named = summary(answered("cases"))["median_error"]
+    unnamed = summary(answered("cases", without_trainer))["median_error"]
+    assert unnamed <= 2 * named
+
+
+def test_gradients_of_earlier_micro_batches_are_whole_under_no_sync():
+    """Llama 2 7B by lit-gpt on two GPUs: adapters and frozen weights are one flat parameter, so
+    13 GB of gradients stay on each; accelerate wraps adapters for themselves.
+    """
+    spec = RunSpec(framework="lit-gpt", gpus=2, sharding="fsdp", grad_accum=128, loss="chunked")
+    name = "gradients of earlier micro-batches"
+    whole = terms(spec, "meta-llama/Llama-2-7b-hf")[name]
+    assert whole == pytest.approx(12.1 * GIB, rel=0.02)
+    assert name not in terms(replace(spec, grad_accum=1), "meta-llama/Llama-2-7b-hf")
+    own = terms(replace(spec, framework="transformers"), "meta-llama/Llama-2-7b-hf")[name]
+    assert own < 0.02 * whole
+    assert name not in terms(replace(spec, framework="torchtune"), "meta-llama/Llama-2-7b-hf")
+
+
+def test_fsdp_2_with_offload_holds_a_units_gradient_and_what_is_on_its_way():
+    """axolotl's example of gpt-oss 20B on two GPUs of 24 GB takes 21 GiB: three gathered layers, two
+    of gradients, and a gradient of all experts' gates beside their sum.
+    """
+    spec = RunSpec(
+        update="full", framework="axolotl", gpus=2, sharding="fsdp", offload_weights=True,
+        gradient_checkpointing="offload", seq_len=4096, packing=True, grad_accum=2,
+        loss="chunked", counter="unknown", precision="pure",
+    )  # fmt: skip
+    assert estimate(spec, "openai/gpt-oss-20b").peak_bytes == pytest.approx(21 * GIB, rel=0.15)
+    grouped = replace(spec, library_versions={"transformers": "5.1"})
+    saved = (
+        terms(spec, "openai/gpt-oss-20b")["first gradients"]
+        - terms(grouped, "openai/gpt-oss-20b")["first gradients"]
+    )
+    one_layer = 32 * 3 * 2880 * 2880 * 2
+    assert saved == pytest.approx(one_layer * 2 / 3, rel=0.01)
+
+
+def test_an_evaluation_that_does_not_happen_has_no_peak():
+    """TrainingArguments evaluate only if asked to; a spec may say otherwise."""
+    spec = RunSpec(framework="transformers")
+
+    def moments(spec):
+        return [one.name for one in estimate(spec, "meta-llama/Llama-3.1-8B").moments]
+
+    assert "evaluation" not in moments(spec)
+    assert "evaluation" in moments(replace(spec, evaluation=True))
+    assert "evaluation" in moments(RunSpec())
+    assert "evaluation" not in moments(RunSpec(evaluation=False))
+
+
+def test_zero3_steps_on_one_group_of_float32_gradients_at_a_time():
+    """sub_group_size is 1e9: a device's share of a 70B model is stepped on in parts."""
+    spec = RunSpec(
+        update="full", framework="DeepSpeed", gpus=8, sharding="zero3", fp32_master_weights=True,
+        optimizer="adamw",
+    )  # fmt: skip
+    step = terms(spec, "meta-llama/Llama-3.1-70B", "optimizer step")
+    assert step["float32 gradients"] == 4_000_000_000
