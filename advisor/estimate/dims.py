@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from advisor.estimate.architecture import OWN_ATTENTION
 from advisor.estimate.frameworks import framework_of
-from advisor.estimate.layers import LayerKind, Linear, Part, Structure
+from advisor.estimate.layers import (
+    Attention,
+    Latent,
+    LayerKind,
+    Linear,
+    Part,
+    Structure,
+    linears_of,
+)
 from advisor.estimate.structure import structure_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import ModelShape
@@ -81,8 +89,36 @@ class Dims:
     # The same by (name in lower case, part of the model), and by (common name, part).
     named_ends: Mapping[tuple[str, str], int] = field(repr=False, compare=False)
     other_params: int  # norms, biases, convolutions, positions
+    scores: tuple[tuple[int, int | None], ...]  # width of queries over layers, and their window
+    caches: tuple[tuple[int, int | None], ...]  # numbers cached per token over layers, and windows
     kinds: tuple[LayerKind, ...]
     linears: tuple[Linear, ...]  # outside of the layers, without the output matrix
+
+    @property
+    def all_linears(self) -> Iterator[tuple[Linear, int]]:
+        """Each linear layer outside routed experts, and how many of it the model has."""
+        return linears_of(self.kinds, self.linears)
+
+    def attended(self, length: float, *, whole: bool = False) -> float:
+        """Queries' width x tokens they are compared with, over all layers with softmax attention.
+
+        A query sees half of `length` tokens in the mean, or its window: the window counts twice, so
+        that half of the result is right for both.
+
+        Args:
+            whole: All scores are computed, and most of them masked (no kernel for windows).
+        """
+        return sum(
+            size * (length if whole or window is None else min(length, 2 * window))
+            for size, window in self.scores
+        )
+
+    def cached(self, length: int) -> int:
+        """Numbers that one answer of this length keeps as keys and values, over all layers."""
+        return sum(
+            size * (length if window is None else min(length, window))
+            for size, window in self.caches
+        )
 
     @property
     def layer_params(self) -> int:
@@ -165,6 +201,7 @@ def dims_of(shape: ModelShape) -> Dims | None:
         used_experts=mixture.used if mixture else 1,
         shared_size=_shared_size(kinds), shared_ends=sum(ends.values()),
         named_ends=_by_common_name(ends), other_params=other, kinds=kinds,
+        scores=tuple(_by_window(kinds, cached=False)), caches=tuple(_by_window(kinds, cached=True)),
         linears=structure.linears,
     )  # fmt: skip
 
@@ -190,6 +227,19 @@ def _by_common_name(ends: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, s
         if (common, part) not in ends:
             found[common, part] = found.get((common, part), 0) + size
     return found
+
+
+def _by_window(kinds: Sequence[LayerKind], *, cached: bool) -> Iterator[tuple[int, int | None]]:
+    """(width, window) of the softmax attention of each kind of layer: of its queries, or of the
+    keys and values that it caches.
+    """
+    for kind in kinds:
+        for part in kind.mixers:
+            if isinstance(part, Attention):
+                size = 2 * part.kv_size * part.own_keys if cached else part.q_size
+                yield kind.count * size, part.window
+            elif isinstance(part, Latent):  # keys and values are cached, not what makes them
+                yield kind.count * (part.q_size + part.value_size * cached), None
 
 
 def _width(kind: LayerKind) -> int:

@@ -9,7 +9,7 @@ ModelShape, after the layer definitions of transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -340,8 +340,15 @@ class Structure:
     @property
     def all_linears(self) -> Iterator[tuple[Linear, int]]:
         """Each linear layer outside routed experts, and how many of it the model has."""
-        for kind in self.kinds:
-            for linear in kind.linears:
-                yield linear, kind.count
-        for linear in self.linears:
-            yield linear, 1
+        return linears_of(self.kinds, self.linears)
+
+
+def linears_of(
+    kinds: Iterable[LayerKind], linears: Iterable[Linear]
+) -> Iterator[tuple[Linear, int]]:
+    """Each linear layer, and how many of it there are: those of the layers, and those outside."""
+    for kind in kinds:
+        for linear in kind.linears:
+            yield linear, kind.count
+    for linear in linears:
+        yield linear, 1

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any, Literal
 
-from advisor.estimate.dims import ATTENTION, MLP
 from advisor.estimate.resolved_run import ResolvedRun
 from advisor.estimate.types import RunSpec
 from advisor.methods import update
@@ -251,16 +249,20 @@ def _small_side(spec: RunSpec) -> int | None:
     return None
 
 
+# The part of a layer -> the name of its module, as `optim_target_modules` may give it.
+MODULES = {"mixer": "self_attn", "mlp": "mlp", "shared": "mlp"}
+
+
 def _hidden_layers(s: ResolvedRun, width: int) -> Iterator[Tensors]:
     """The matrices of the hidden layers."""
     d = s.dims
-    names = [*ATTENTION, *(MLP if d.experts == 1 else [f"shared_{name}" for name in MLP])]
-    shapes = [(name, shape) for name in names if (shape := d.linear(name)) is not None]
-    counted = sum(prod(shape) for _, shape in shapes) * d.layers
+    linears = list(d.all_linears)
+    counted = sum(linear.weights * count for linear, count in linears)
     share = d.linear_params / counted if counted else 0.0
-    for name, (inputs, outputs, count) in shapes:
-        path = f"{'self_attn' if name in ATTENTION else 'mlp'}.{name.removeprefix('shared_')}"
-        yield Tensors("linear", outputs, inputs, count * d.layers * share, width, path)
-    if d.routed_params:
-        a_matrix = d.expert_width * d.hidden
-        yield Tensors("experts", d.expert_width, d.hidden, d.routed_params / a_matrix, width)
+    for linear, count in linears:
+        path = f"{MODULES.get(linear.part, 'mlp')}.{linear.name}"
+        yield Tensors("linear", linear.outputs, linear.inputs, count * share, width, path)
+    experts = next((kind.experts for kind in d.kinds if kind.experts), None)
+    if experts is not None:
+        rows, columns = experts.width, experts.inputs
+        yield Tensors("experts", rows, columns, d.routed_params / (rows * columns), width)

@@ -49,6 +49,7 @@ SPELLINGS = {
 }
 _COUNT = Number(whole=True, min=1, max=10**9)
 _SIZE = Number(above=0, max=1_000_000)
+_AMOUNT = Number(above=0, max=10**15)  # tokens and rows of all epochs
 _NAME = OneOf(options=(Text(), Number()))  # "4090" may come as a number
 _CHOICES: Mapping[str, Choice] = {
     key: Choice(values=values)
@@ -110,8 +111,8 @@ SPEC = Keys(
         "model_params_b": _SIZE,
         "active_params_b": _SIZE,
         "gpu": _NAME,
-        "tokens_total": _SIZE,
-        "rows_total": _SIZE,
+        "tokens_total": _AMOUNT,
+        "rows_total": _AMOUNT,
         **_FIELDS,
         **_OPTIONS,
     },

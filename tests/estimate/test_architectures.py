@@ -270,3 +270,19 @@ def test_every_catalogued_model_is_counted_as_its_entry_says():
         assert structure.params == entry["params"], hub_id
         seen += 1
     assert seen > 330
+
+
+def test_attention_with_a_window_reads_its_window_alone():
+    """Two of four layers of gpt-oss see 128 tokens: twice that is counted, since a causal kernel
+    sees half of a long text.
+    """
+    config = {
+        **SMALL, "model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2,
+        "sliding_window": 128,
+    }  # fmt: skip
+    dims = dims_of(shape_from_config(config, "x", origin="hub", source=""))
+    assert dims is not None
+    queries, keys_and_values = 4 * 24, 2 * 2 * 24
+    assert dims.attended(1000) == 2 * queries * (1000 + 256)
+    assert dims.attended(1000, whole=True) == 4 * queries * 1000
+    assert dims.cached(1000) == 2 * keys_and_values * (1000 + 128)

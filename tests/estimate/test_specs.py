@@ -213,6 +213,16 @@ def test_the_text_has_a_bar_per_term_and_stays_in_width():
     assert "no estimate" in estimates_text(answers([{"model": "zzz"}]))
 
 
+def test_an_amount_of_data_may_be_large():
+    """Two billion tokens in four million rows are a data set."""
+    spec = {
+        "model": "Qwen/Qwen3-8B", "gpu": "H100 SXM", "tokens_total": 2_000_000_000,
+        "rows_total": 4_000_000,
+    }  # fmt: skip
+    (found,) = answers([spec])
+    assert found["hours"] > 1
+
+
 @pytest.mark.parametrize(
     ("gpu", "said"), [("RTX 4090", True), ("M4 Max", False), ("MI300X", False)]
 )

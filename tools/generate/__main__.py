@@ -1,10 +1,10 @@
 """`python -m tools.generate` writes every generated page and picture; `--check` compares those that
 are committed.
 
-Committed are the reference pages, docs/accuracy.md (how wrong the estimates are) and
-docs/decision.svg (the steps of the decision): no rule and no method changes them. One page for each
-step, with all its rules, and one for the keys of methods go to docs/rules/ and are not committed:
-they say what `advise rules` says.
+Committed are the reference pages, docs/accuracy.md and docs/accuracy-time.md (how wrong the
+estimates are) and docs/decision.svg (the steps of the decision): no rule and no method changes
+them. One page for each step, with all its rules, and one for the keys of methods go to docs/rules/
+and are not committed: they say what `advise rules` says.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from advisor.ground.files import write_atomically
 from advisor.ruleset.load import load_rules
 from tools.generate import (
     accuracy_page,
+    accuracy_time,
     answers_page,
     exit_codes_page,
     optimizers_page,
@@ -35,6 +36,7 @@ def committed() -> dict[Path, str]:
     return {
         DOCS / "decision.svg": picture.picture(load_rules()),
         DOCS / "accuracy.md": accuracy_page.page(),
+        DOCS / "accuracy-time.md": accuracy_time.page(),
         DOCS / "answers.md": answers_page.page(),
         DOCS / "exit-codes.md": exit_codes_page.page(),
         DOCS / "optimizers.md": optimizers_page.page(),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.estimate.bands import KNOWN, WORDS, band, log_widths
@@ -161,19 +161,36 @@ def fitted_without_each(found: Mapping[str, Sequence[Distance]]) -> dict[str, Wi
     }
 
 
-def verdicts(listed: str) -> dict[str, list[Case]]:
-    """Runs whose GPU is known, by what its memory says of their need: "fits" where the whole band
-    is below it, "too big" where the estimate is above it, else "may fit".
-    """
-    found: dict[str, list[Case]] = {"fits": [], "may fit": [], "too big": []}
+@dataclass(frozen=True)
+class Verdicts:
+    """Runs whose GPU is known, by what the band of their need says of its memory."""
+
+    fits: list[Case]  # the whole band is within the memory
+    may_fit: list[Case]  # the memory lies inside the band
+    too_big: list[Case]  # the whole band is above it
+    estimated_above: int  # of them all, those whose estimate is above the memory
+
+    @property
+    def total(self) -> int:
+        return len(self.fits) + len(self.may_fit) + len(self.too_big)
+
+
+def verdicts(listed: str) -> Verdicts:
+    """The verdicts on the runs of one list of the file, asked for all that a process occupies."""
+    found = Verdicts([], [], [], 0)
     for case in answered(listed, as_a_process):
         room = gpu_gib(case.facts)
         if room is None:
             continue
         need = float(case.answer["need_gib"])
-        _, above = band(doubts_in(case.answer))
-        verdict = "too big" if need > room else "fits" if need * (1 + above) <= room else "may fit"
-        found[verdict].append(case)
+        below, above = band(doubts_in(case.answer))
+        if need * (1 - below) > room:
+            found.too_big.append(case)
+        elif need * (1 + above) > room:
+            found.may_fit.append(case)
+        else:
+            found.fits.append(case)
+        found = replace(found, estimated_above=found.estimated_above + (need > room))
     return found
 
 

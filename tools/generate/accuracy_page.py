@@ -140,29 +140,31 @@ def summaries(cases: list[Case], left_out: Mapping[str, Any]) -> list[str]:
 def fits() -> list[str | list[str]]:
     """The verdicts on runs that fitted and on runs that did not."""
     did, did_not = verdicts("cases"), verdicts("did_not_fit")
-    alarms, missed = len(did["too big"]), len(did_not["fits"])
-    count = sum(map(len, did.values())), sum(map(len, did_not.values()))
     return [
         (
             "The need of a run (its whole process, without cached blocks that the allocator gives"
-            " back) against the memory of its GPU: *fits* if the whole band is below it, *may fit*"
-            " if the estimate is below it and the band is not, *too big* if the estimate is above"
-            " it."
+            " back) against the memory of its GPU: it *fits* if the whole band is within the"
+            " memory, is *too big* if the whole band is above it, and *may fit* if the memory lies"
+            " inside the band; a dry run then tells."
         ),
         grid(
-            ["", "Runs", *(f"said: {verdict}" for verdict in did)],
+            ["", "Runs", "said: fits", "said: may fit", "said: too big", "estimate above the GPU"],
             [
-                [title, str(total), *(str(len(rows)) for rows in found.values())]
-                for title, total, found in (
-                    ("went through", count[0], did),
-                    ("ran out of memory", count[1], did_not),
-                )
+                [
+                    title,
+                    str(found.total),
+                    str(len(found.fits)),
+                    str(len(found.may_fit)),
+                    str(len(found.too_big)),
+                    str(found.estimated_above),
+                ]
+                for title, found in (("went through", did), ("ran out of memory", did_not))
             ],
         ),
         (
-            f"{alarms} of {count[0]} runs that went through are called too big (false alarms);"
-            f" {missed} of {count[1]} that ran out of memory are said to fit (misses). Counted are"
-            " runs whose source names the GPU."
+            f"False alarms: {len(did.too_big)} of {did.total} runs that went through are said to"
+            f" be too big. Misses: {len(did_not.fits)} of {did_not.total} that ran out of memory"
+            " are said to fit. Counted are runs whose source names the GPU."
         ),
     ]
 

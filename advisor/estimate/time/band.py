@@ -14,6 +14,7 @@ SHORTER, LONGER = 1.35, 1.45
 WIDER = {
     "link": 1.3,  # ... what is not known of the links between several GPUs,
     "lengths": 1.5,  # the rows' lengths,
+    "cores": 1.6,  # what else runs on a CPU: three runs beside others took 2.4 to 5.3 times as long
     "answers": 1.5,  # and how answers are written, of which no published speed was compared.
 }
 
@@ -25,6 +26,7 @@ def band_of(spec: RunSpec, machine: Machine, *, known_lengths: bool) -> tuple[fl
         for name, is_so in (
             ("link", spec.gpus > 1 and bool(machine.link_guess)),
             ("lengths", not known_lengths),
+            ("cores", not machine.overlaps),
             ("answers", "response_tokens" in spec.options),
         )
         if is_so

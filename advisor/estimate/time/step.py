@@ -84,7 +84,7 @@ def time_estimate(
     dequantise = dequantisation_bytes(spec, d) / machine.bytes_per_s
     forward_launches = forward_launches_s(spec, d, machine, rows=tokens)
     launches = passes * forward_launches * (COMPILED_SHARE if spec.compile else 1.0)
-    fetches = sharding_s(spec, d, sharding, passes=passes - 1)
+    fetches = sharding_s(spec, d, sharding or spec.sharding, passes=passes - 1)
     tiles = tiles_s(spec, d, machine, length)
     work = compute + traffic + tiles + dequantise
     host = launches + fetches

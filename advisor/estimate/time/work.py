@@ -92,8 +92,9 @@ def flops_per_token(
     other_models = special(what, "beside_flops")
     beside = other_models(spec, weights) if other_models else 0.0
     # 4 q s forward and 8 backward; a causal kernel skips half.
-    attention = (12.0 + (4.0 if passes_of(spec) == 4 else 0.0)) * d.layers * d.q_size * length
-    attention *= 1.0 if spec.attention == "eager" else 0.5 / ATTENTION_SHARE
+    eager = spec.attention == "eager"
+    attention = (12.0 + (4.0 if passes_of(spec) == 4 else 0.0)) * d.attended(length, whole=eager)
+    attention *= 1.0 if eager else 0.5 / ATTENTION_SHARE
     corrected = 0.0
     if corrects_experts(d, spec):  # experts whose sum with the correction gets a gradient
         corrected = 2.0 * d.routed_layers * d.used_experts * 3 * d.hidden * d.expert_width
