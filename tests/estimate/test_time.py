@@ -431,3 +431,43 @@ def test_no_part_is_longer_than_the_step(update, quantization, gpus, batch):
     )  # fmt: skip
     assert max(took_s for _, took_s in found.parts) <= found.step_s * 1.0001
     assert sum(took_s for _, took_s in found.parts) >= found.step_s * 0.9999
+
+
+def test_packed_rows_pay_for_the_pairs_their_attention_computes():
+    """16 rows of 512 tokens in a sequence of 8,192: sdpa computes the rectangle, flash attention
+    each row alone; without packing a causal kernel skips half.
+    """
+    shape, _ = model_shape("Qwen/Qwen3-0.6B")
+    machine = machine_of(card("H100 SXM"))
+    assert shape is not None
+    assert machine is not None
+    compute = {}
+    for attention in ("sdpa", "flash_attention_2"):
+        spec = RunSpec(seq_len=8192, packing=True, attention=attention)
+        found = time_estimate(spec, shape, machine, tokens_total=8_192_000, rows_total=16_000)
+        assert found is not None
+        compute[attention] = dict(found.parts)["compute"]
+    plain = dict(estimated("Qwen/Qwen3-0.6B", "H100 SXM", seq_len=8192).parts)["compute"]
+    assert compute["flash_attention_2"] < plain < compute["sdpa"]
+
+
+def test_liger_moves_less_and_starts_fewer_kernels():
+    plain, fused = (
+        dict(estimated("Qwen/Qwen3-8B", "A100-SXM4-80GB", seq_len=2048, kernels=name).parts)
+        for name in ("none", "liger")
+    )
+    assert fused["memory traffic"] < 0.8 * plain["memory traffic"]
+    assert fused["launches"] < plain["launches"]
+    assert fused["compute"] == plain["compute"]
+
+
+def test_the_cache_of_keys_and_values_slows_long_answers_down():
+    """Twice as long answers of many take more than twice as long to write."""
+    took = [
+        estimated(
+            "Qwen/Qwen3-8B", "H100 SXM", objective="grpo", micro_batch_size=8, seq_len=length + 128,
+            options={"generations": 8, "response_tokens": length},
+        ).generate_s
+        for length in (1024, 2048)
+    ]  # fmt: skip
+    assert took[1] > 2.1 * took[0]

@@ -50,7 +50,8 @@ def generate_s(
     together = answers_at_once(spec)
     if spec.framework is None and share == 1.0:  # ours take all of a step, if memory holds them
         together = max(together, min(int(answers), TOGETHER))
-    a_token = _token_s(spec, d, machine, token_launch_s, together)
+    context = request_tokens + answer_tokens / 2
+    a_token = _token_s(spec, d, machine, token_launch_s, together, context=context)
     times = answers / together if share < 1.0 else math.ceil(answers / together)
     return answers * request_tokens * 2 * d.active / machine.flops + times * answer_tokens * a_token
 
@@ -64,7 +65,13 @@ def _served_s(
     answer_tokens = int(spec.options.get("response_tokens") or spec.seq_len // 2)
     together = int(max(1.0, min(answers, SERVER_TOGETHER)))
     a_token = _token_s(
-        spec, d, machine, launch_s * SERVER_LAUNCH_SHARE, together, share=SERVER_SHARE
+        spec,
+        d,
+        machine,
+        launch_s * SERVER_LAUNCH_SHARE,
+        together,
+        share=SERVER_SHARE,
+        context=request_tokens + answer_tokens / 2,
     )
     a_token = max(a_token, together * 2 * d.active / machine.flops)
     requests = answers / answers_each(spec) * request_tokens * 2 * d.active / machine.flops
@@ -79,15 +86,20 @@ def _token_s(
     launch_s: float,
     together: int,
     share: float = DECODE_SHARE,
+    context: float = 0.0,
 ) -> float:
     """Time to write one token of so many answers: the weights are read once for all of them, at
-    this share of the bandwidth.
+    this share of the bandwidth, and the keys and values of `context` tokens for each.
     """
     # Each answer uses experts of its own: together they read most of them.
     read = 1 - (1 - d.used_experts / d.experts) ** together if d.experts > 1 else 0.0
     width = DTYPE_BYTES.get(spec.weights_dtype, 2)
     held = weight_bytes(spec, d, routed=d.routed_params * read, width=width)
-    weights_s = held / (machine.bytes_per_s * share)
+    # `generate` joins each token to its cache: all of it is read and written (transformers,
+    # cache_utils.DynamicLayer.update), and read by attention. A server adds to pages.
+    times = 1 if share == SERVER_SHARE else 3
+    cache = together * context * d.layers * 2 * d.kv_size * DTYPE_BYTES[spec.weights_dtype] * times
+    weights_s = held / (machine.bytes_per_s * share) + cache / machine.bytes_per_s
     return float((weights_s**SMOOTH + launch_s**SMOOTH) ** (1 / SMOOTH))
 
 
@@ -105,4 +117,4 @@ def looking_s(
     whole = (
         (work**SMOOTH + launches**SMOOTH) ** (1 / SMOOTH) if machine.overlaps else work + launches
     )
-    return whole, _token_s(spec, d, machine, launches, at_once)
+    return whole, _token_s(spec, d, machine, launches, at_once, context=tokens)

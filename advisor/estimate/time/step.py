@@ -17,6 +17,7 @@ from advisor.estimate.time.machine import Machine
 from advisor.estimate.time.optimizer_step import optimizer_s
 from advisor.estimate.time.work import (
     NARROW_DTYPES,
+    attended_tokens,
     dequantisation_bytes,
     flops_per_token,
     passes_of,
@@ -76,7 +77,9 @@ def time_estimate(
     reached = machine.flops * (machine.mixed_gain if spec.precision == "mixed" else 1.0)
     if spec.weights_dtype == "float32" and spec.precision == "pure":
         reached *= machine.float32_share
-    compute = tokens * flops_per_token(spec, d, length, machine, all_experts) / reached
+    rows_alone = tokens_total / rows_total / sequences if tokens_total and rows_total else None
+    attended = attended_tokens(spec, length, rows_alone)
+    compute = tokens * flops_per_token(spec, d, attended, machine, all_experts) / reached
     traffic = tokens * traffic_bytes(spec, d, machine) + written_out_bytes(spec, d)
     if machine.overlaps:
         traffic += weights_read_bytes(spec, d, tokens, all_experts=all_experts)

@@ -63,6 +63,20 @@ def passes_of(spec: RunSpec) -> int:
     return 4 if spec.gradient_checkpointing and spec.gradient_checkpointing != "selective" else 3
 
 
+def attended_tokens(spec: RunSpec, length: float, row_tokens: float | None) -> float:
+    """Tokens that a token is compared with, in lengths of causal attention that skips half.
+
+    Our packed rows: a mask keeps them apart under sdpa, whose kernels then compute the whole
+    rectangle; flash attention computes each row alone (docs/kernels.md). Other trainers pack
+    without keeping rows apart.
+    """
+    if not spec.packing or spec.framework is not None or spec.attention == "eager":
+        return length
+    if spec.attention == "sdpa":
+        return 2 * length
+    return min(length, row_tokens or length)
+
+
 def flops_per_token(
     spec: RunSpec, d: Dims, length: float, machine: Machine, all_experts: bool
 ) -> float:
