@@ -86,7 +86,8 @@ def estimate(
         if time is not None:
             steps, duration_s = time.steps, time.duration_s
         if time is not None and not on_cpu:
-            said = [text] if (text := rollouts_note(spec, time)) else []
+            about_answers = rollouts_note(spec, time)
+            said = [*([about_answers] if about_answers else []), *time.warnings]
             memory = replace(memory, warnings=(*memory.warnings, *said))
         if duration_s is not None and looked is not None:
             assert time is not None

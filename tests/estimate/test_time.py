@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.estimate import estimate
 from advisor.estimate.cost import cost_estimate
 from advisor.estimate.time import machine_of, time_estimate
 from advisor.estimate.types import RunSpec
-from advisor.ground.types import GpuSpec
+from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.shapes import model_shape
 from tests.conftest import examples
@@ -471,3 +472,27 @@ def test_the_cache_of_keys_and_values_slows_long_answers_down():
         for length in (1024, 2048)
     ]  # fmt: skip
     assert took[1] > 2.1 * took[0]
+
+
+def test_a_guessed_link_is_said_where_it_counts():
+    """Two RTX 3090 may have a bridge: what was taken is a warning of the whole estimate, and the
+    reason of a time names the link.
+    """
+    shape, _ = model_shape("Qwen/Qwen3-0.6B")
+    gpu = card("RTX 3090")
+    one = Gpu(name=gpu.name, spec=gpu, memory_total_bytes=gpu.memory_bytes)
+
+    def warnings(count: int, interconnect: str | None) -> str:
+        hardware = Hardware(
+            kind="cuda", origin="stated", gpus=(one,) * count, interconnect=interconnect
+        )
+        spec = RunSpec(gpus=count, sharding="fsdp" if count > 1 else None)
+        memory = estimate(spec, shape, hardware).memory
+        assert memory is not None
+        return " ".join(memory.warnings)
+
+    assert "a bridge between two GPUs is taken to be absent" in warnings(2, None)
+    assert "bridge" not in warnings(1, None)
+    assert "bridge" not in warnings(2, "NVLink 3 (4 active links per card)")
+    found = estimated("Qwen/Qwen3-0.6B", "RTX 4090", gpus=2, sharding="fsdp")
+    assert "no peer-to-peer" in found.because

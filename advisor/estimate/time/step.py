@@ -120,12 +120,13 @@ def time_estimate(
         ("writing answers", generate),
     )
     largest = max(parts, key=lambda part: part[1])[0]
+    over = f", GPUs connected by {machine.link_words}" if spec.gpus > 1 else ""
     low, high = band_of(spec, machine, known_lengths=not (unpacked and padding > 1))
     return TimeEstimate(
         step_s=step,
         steps=steps,
         tokens_per_s_per_gpu=per_device / step,
-        because=f"mostly {largest} on {machine.note}, {reached / 1e12:.3g} TFLOP/s reached",
+        because=f"mostly {largest} on {machine.note}, {reached / 1e12:.3g} TFLOP/s reached{over}",
         generate_s=generate,
         served_s=faster,
         warnings=_guesses(spec, machine, sharding, known_lengths=not (unpacked and padding > 1)),
