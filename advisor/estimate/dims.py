@@ -17,6 +17,7 @@ from advisor.estimate.layers import (
     Structure,
     linears_of,
 )
+from advisor.estimate.layouts import layout_of
 from advisor.estimate.structure import structure_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import ModelShape
@@ -83,6 +84,7 @@ class Dims:
     linear_params: int  # of linear layers outside routed experts: what nf4 and int8 quantise
     routed_params: int  # routed experts and routers: one tensor for all experts of a layer
     routed_layers: int
+    renamed: bool  # PEFT takes experts for the linear layers that they were in transformers 4
     used_experts: int  # routed experts that one token passes through
     shared_size: int  # MLP width of the experts that every token passes through
     shared_ends: int  # inputs + outputs of all linear layers that "all-linear" adapts, summed
@@ -128,6 +130,28 @@ class Dims:
     def expert_ends(self) -> int:
         """Inputs + outputs of all routed experts: what a correction of rank 1 adds to them."""
         return sum(kind.count * kind.experts.ends for kind in self.kinds if kind.experts)
+
+    @property
+    def renamed_ends(self) -> int:
+        """The same under PEFT's own "all-linear", with routers that are tensors."""
+        routers = sum(
+            kind.count * (self.hidden + kind.experts.count)
+            for kind in self.kinds
+            if kind.experts and kind.router
+        )
+        experts = sum(kind.count * kind.experts.renamed_ends for kind in self.kinds if kind.experts)
+        return experts + routers
+
+    @property
+    def peft_ends(self) -> int:
+        """Inputs + outputs of the linear layers outside routed experts that PEFT's own "all-linear"
+        adapts in a mixture: gates and routers too, but no MLP whose names it takes for experts'.
+        """
+        return sum(
+            linear.ends * count
+            for linear, count in self.all_linears
+            if not (self.renamed and linear.part in ("mlp", "shared") and linear.name in MLP)
+        )
 
     @property
     def expert_layer_params(self) -> int:
@@ -197,6 +221,7 @@ def dims_of(shape: ModelShape) -> Dims | None:
         expert_width=mixture.width if mixture else shape.intermediate_size or 4 * hidden,
         embedding_params=embedding, head_params=vocab * hidden, linear_params=linear - routed,
         routed_params=routed,
+        renamed=layout_of(shape.architecture).renamed,
         routed_layers=sum(kind.count for kind in kinds if kind.experts),
         used_experts=mixture.used if mixture else 1,
         shared_size=_shared_size(kinds), shared_ends=sum(ends.values()),
@@ -321,10 +346,10 @@ def trained_ends(dims: Dims, spec: RunSpec) -> int:
     linear_experts = framework_of(spec).linear_experts
     wanted = spec.target_modules
     if wanted in NAMED_SETS:
-        found = dims.shared_ends
+        found = dims.peft_ends if _is_left_to_peft(dims, spec) else dims.shared_ends
         if dims.experts > 1 and linear_experts:
             found += sum(_expert_ends(dims, name) for name in MLP)
-        return found + (dims.expert_ends if corrects_experts(dims, spec) else 0)
+        return found + correction_ends(dims, spec)
     names = (wanted,) if isinstance(wanted, str) else wanted
     found = sum(
         _named_ends(dims, name, linear_experts=linear_experts) for name in dict.fromkeys(names)
@@ -361,9 +386,31 @@ def _expert_ends(dims: Dims, name: str) -> int:
 
 def corrects_experts(dims: Dims, spec: RunSpec) -> bool:
     """Whether corrections are added to the tensors of routed experts in each forward pass."""
+    return correction_ends(dims, spec) > 0
+
+
+def correction_ends(dims: Dims, spec: RunSpec) -> int:
+    """Inputs + outputs of the tensors of routed experts that LoRA corrects; 0 if it leaves them.
+
+    Our own trainers leave them under "all-linear" (trainers/frame/lora_targets.py); PEFT takes
+    experts and routers of the families whose names it translates.
+    """
+    wanted = spec.target_modules
+    if dims.experts < 2 or framework_of(spec).linear_experts:
+        return 0
+    if wanted == WITH_EXPERTS:
+        return dims.expert_ends
+    return dims.renamed_ends if dims.renamed and _is_left_to_peft(dims, spec) else 0
+
+
+def _is_left_to_peft(dims: Dims, spec: RunSpec) -> bool:
+    """Whether PEFT itself chooses what "all-linear" means in a mixture of experts on transformers 5
+    (`_MOE_TARGET_MODULE_MAPPING` of peft 0.21).
+    """
     return (
-        spec.target_modules == WITH_EXPERTS
+        spec.target_modules == ALL_LINEAR
         and dims.experts > 1
+        and spec.framework is not None
         and not framework_of(spec).linear_experts
     )
 

@@ -236,6 +236,14 @@ class Experts:
         return self.count * self.matrices * self.inputs * self.width
 
     @property
+    def renamed_ends(self) -> int:
+        """The same where PEFT translates names of transformers 4: gate and up are one tensor now,
+        whose correction has twice the rank.
+        """
+        first = (self.matrices - 1) * (self.inputs + (self.matrices - 1) * self.width)
+        return self.count * (first + self.width + self.inputs)
+
+    @property
     def ends(self) -> int:
         """Inputs + outputs of the tensors of all experts (gate and up are one): rank x this is what
         PEFT trains on them.

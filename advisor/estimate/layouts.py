@@ -40,6 +40,9 @@ class Layout:
         beside: Layers with experts have a dense MLP too.
         refused: A linear layer that PEFT refuses to adapt in this family.
         linear_router: The router is a linear layer of this name, not a tensor of its own.
+        renamed: transformers 4 had linear layers for its experts, which PEFT finds again in the
+            tensors of transformers 5 (peft 0.21, transformers_weight_conversion.py): its own
+            "all-linear" adapts experts and router.
         router_biases: Numbers per expert beside the router's matrix that are parameters.
         expert_biases: The tensors of experts have biases.
         norms, norm_bias: Per layer, and whether they are LayerNorms with a bias.
@@ -82,6 +85,7 @@ class Layout:
     refused: str = ""
     linear_router: str = ""
     fused_shared: str = ""
+    renamed: bool = False
     router_biases: int = 0
     expert_biases: bool = False
     norms: int = 2
@@ -131,12 +135,13 @@ _T5 = Layout(
     end_norms=2, tied=True, defaults={"buckets": 32},
 )  # fmt: skip
 _BART = replace(_OLD, output="out_proj", positions=2, tables=2, tied=True)
-_LATENT = Layout(mixer="l", shared=1)
+_LATENT = Layout(mixer="l", shared=1, renamed=True)
 
 # Names of families (model_type of config.json) -> what they are.
 _TABLE: Mapping[str, Layout] = {
     # Attention and a gated MLP or experts.
-    "llama mixtral mistral3 ministral3 granite granitemoe": Layout(),
+    "llama mistral3 ministral3 granite granitemoe": Layout(),
+    "mixtral": Layout(renamed=True),
     "mistral ministral phi3_v": Layout(every=1),
     "llama4 llama4_text": Layout(
         every=4, shared=1, linear_router="router",
@@ -145,13 +150,16 @@ _TABLE: Mapping[str, Layout] = {
     "mllama mllama_text_model": Layout(exact=False),
     "smollm3": Layout(tied=True),
     "ernie4_5": Layout(tied=True),
-    "ernie4_5_moe": Layout(tied=True, shared=2, router_biases=1, defaults={"dense_first": 1}),
+    "ernie4_5_moe": Layout(
+        tied=True, shared=2, router_biases=1, renamed=True, defaults={"dense_first": 1}
+    ),
     "qwen2 qwen2_vl qwen2_5_vl": Layout(bias="qkv"),
     "qwen2_moe": Layout(bias="qkv", shared_gate=True),
     "qwen": Layout(
         bias="qkv", fused="c_attn", output="c_proj", mlp=("w2", "w1", "c_proj"), exact=False
     ),
-    "qwen3 qwen3_vl qwen3_vl_text qwen3_moe qwen3_vl_moe qwen3_vl_moe_text": Layout(norm="head"),
+    "qwen3 qwen3_vl qwen3_vl_text qwen3_vl_moe qwen3_vl_moe_text": Layout(norm="head"),
+    "qwen3_moe": Layout(norm="head", renamed=True),
     "seed_oss": Layout(bias="qkv"),
     "gemma": Layout(tied=True),
     "gemma2": Layout(norms=4, every=2, capped=True, tied=True),
@@ -160,8 +168,8 @@ _TABLE: Mapping[str, Layout] = {
     "gemma3n gemma3n_text": _GEMMA3N,
     "olmo2": Layout(norm="whole"),
     "olmo3": Layout(norm="whole", every=4),
-    "olmoe": Layout(norm="whole"),
-    "minimax_m2": Layout(norm="whole"),
+    "olmoe": Layout(norm="whole", renamed=True),
+    "minimax_m2": Layout(norm="whole", renamed=True),
     "minimax_m3_vl_text": _MINIMAX_M3,
     "minimax_m3": replace(_MINIMAX_M3, exact=False),  # without its indexers
     "phi3": Layout(fused="qkv_proj", fused_mlp="gate_up_proj", every=1),
@@ -171,19 +179,19 @@ _TABLE: Mapping[str, Layout] = {
     "stablelm": Layout(norm_bias=True),
     "glm": Layout(bias="config-qkv", fused_mlp="gate_up_proj"),
     "glm4": Layout(bias="config-qkv", norms=4, fused_mlp="gate_up_proj"),
-    "glm4_moe": Layout(bias="config-qkv", norm="config", shared=1),
+    "glm4_moe": Layout(bias="config-qkv", norm="config", shared=1, renamed=True),
     "gpt_oss": Layout(bias="qkvo", sinks=True, every=2, router_biases=1, expert_biases=True),
     "apertus": Layout(norm="head", gated=False, mlp=("up_proj", "down_proj"), plus=2),
     "exaone4": Layout(norm="head"),
     "hunyuan_v1_dense": Layout(norm="head"),
-    "hunyuan_v1_moe": Layout(norm="head", linear_router="wg", shared=1),
+    "hunyuan_v1_moe": Layout(norm="head", linear_router="wg", shared=1, renamed=True),
     # Latent attention.
     "deepseek_v2 deepseek_v3 kimi_k2 kimi_k25": _LATENT,
     "deepseek_v32": replace(_LATENT, defaults={"index_heads": 64, "index_dim": 128}),
     "glm_moe_dsa": replace(_LATENT, defaults={"index_heads": 32, "index_dim": 128}),
     "glm4_moe_lite": replace(_LATENT, defaults={"dense_first": 1}),
     # Layers of several kinds.
-    "qwen3_next": replace(_QWEN3_5, delta="qwen3_next"),
+    "qwen3_next": replace(_QWEN3_5, delta="qwen3_next", renamed=True),
     "qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text": _QWEN3_5,
     "kimi_linear": Layout(mixer="l", linear="k", shared=1, defaults={"kernel": 4}),
     "granitemoehybrid": Layout(
@@ -204,7 +212,7 @@ _TABLE: Mapping[str, Layout] = {
     "lfm3": replace(
         _LFM2, output="o_proj", norms=4, gate="heads", defaults={"kernel": 7}
     ),
-    "minimax": Layout(linear="g"),
+    "minimax": Layout(linear="g", renamed=True),
     "mamba2": Layout(
         mixer="m", linear="m", alone=True, norms=1, refused="out_proj",
         defaults={"conv_bias": 1, "gated_norm": 1}

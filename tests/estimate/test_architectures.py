@@ -249,6 +249,27 @@ def test_lora_trains_what_the_trainers_adapt(family):
         assert trained == sum(sum(modules[name].weight.shape) for name in taken)
 
 
+@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.parametrize("family", MIXTURES)
+def test_all_linear_of_another_trainer_trains_what_peft_adapts(family):
+    """PEFT's own "all-linear" takes experts and routers of the families whose names it translates,
+    in a trainer on transformers 5 that leaves the choice to it.
+    """
+    peft = pytest.importorskip("peft")
+    config, model = small_model(family)
+    dims = dims_of(shape_from_config(config, family, origin="hub", source=""))
+    assert dims is not None
+    try:
+        model = peft.get_peft_model(model, peft.LoraConfig(r=1, target_modules="all-linear"))
+    except ValueError as error:  # out_proj of Mamba
+        assert "Mamba" in str(error)
+        return
+    held = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    spec = RunSpec(rank=1, framework="trl", library_versions={"transformers": "5.24"})
+    assert trainable_params(dims, spec) == held
+
+
 NOT_COUNTED = {
     # Its published count has an output matrix of its own.
     "tiiuae/falcon-7b", "THUDM/chatglm-6b",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advisor.estimate.dims import Dims, corrects_experts, targets, trained_ends
+from advisor.estimate.dims import Dims, correction_ends, corrects_experts, targets, trained_ends
 from advisor.estimate.types import RunSpec
 from advisor.methods import update
 
@@ -38,9 +38,10 @@ def written_out(dims: Dims, spec: RunSpec) -> int:
     """Weights that one layer computes anew in each forward pass: those of its routed experts with
     their corrections, and both factors of these in the dtype of the experts.
     """
-    if not corrects_experts(dims, spec):
+    ends = correction_ends(dims, spec)
+    if not ends:
         return 0
-    return dims.expert_layer_params + _rank(spec) * dims.expert_ends // dims.routed_layers
+    return dims.expert_layer_params + _rank(spec) * ends // dims.routed_layers
 
 
 def kept_bytes(dims: Dims, spec: RunSpec) -> float:
