@@ -48,6 +48,13 @@ def gather_s(
     return moved
 
 
+def offloaded_s(spec: RunSpec, d: Dims, machine: Machine, tokens: float) -> float:
+    """Time per micro-batch to bring each layer's kept input to host memory and back."""
+    if spec.gradient_checkpointing != "offload":
+        return 0.0
+    return 2 * tokens * d.layers * d.hidden * 2 / machine.host_bytes_per_s
+
+
 def reduce_s(spec: RunSpec, d: Dims, machine: Machine, sharding: str | None) -> float:
     """Time per optimizer step to add up gradients; half of it hides behind the backward pass."""
     if spec.gpus < 2 or (sharding in ("fsdp", "zero3") and not update(spec.update).is_module):

@@ -10,7 +10,13 @@ from advisor.estimate.frameworks import framework_of
 from advisor.estimate.padding import row_tokens
 from advisor.estimate.resolved_run import DTYPE_BYTES, answers_each, trainable_params
 from advisor.estimate.time.band import band_of
-from advisor.estimate.time.communication import HIDDEN, gather_s, reduce_s, sharding_of
+from advisor.estimate.time.communication import (
+    HIDDEN,
+    gather_s,
+    offloaded_s,
+    reduce_s,
+    sharding_of,
+)
 from advisor.estimate.time.generation import SMOOTH, generate_s
 from advisor.estimate.time.host import COMPILED_SHARE, forward_launches_s, sharding_s
 from advisor.estimate.time.machine import Machine
@@ -80,7 +86,7 @@ def time_estimate(
     rows_alone = tokens_total / rows_total / sequences if tokens_total and rows_total else None
     attended = attended_tokens(spec, length, rows_alone)
     compute = tokens * flops_per_token(spec, d, attended, machine, all_experts) / reached
-    traffic = tokens * traffic_bytes(spec, d, machine) + written_out_bytes(spec, d)
+    traffic = tokens * traffic_bytes(spec, d, machine, length) + written_out_bytes(spec, d)
     if machine.overlaps:
         traffic += weights_read_bytes(spec, d, tokens, all_experts=all_experts)
     traffic /= machine.bytes_per_s
@@ -93,6 +99,7 @@ def time_estimate(
     host = launches + fetches
     micro = (work**SMOOTH + host**SMOOTH) ** (1 / SMOOTH) if machine.overlaps else work + host
     gather = gather_s(spec, d, machine, sharding, passes=passes - 1)
+    gather += offloaded_s(spec, d, machine, tokens)
     micro = max(micro, gather) + (1 - HIDDEN) * min(micro, gather)
     generate = generate_s(spec, d, machine, forward_launches, length)
     optimizer = optimizer_s(spec, d, machine, sharding)

@@ -52,6 +52,10 @@ ADAPTER_FORWARD, NARROW_ADAPTER_FORWARD = (12.0, 12.0), (2.0, 12.0)
 # Bytes of a whole logit, forward and backward: to float32 (6), shifted copy (8), log-softmax (8),
 # its gradient (8), the copy's (12), to 16 bit (6). Fused with the softmax: 12. In tiles: 16.
 WHOLE_LOGIT, FUSED_LOGIT, TILED_LOGIT = 48.0, 12.0, 16.0
+# A score of eager attention, forward: written (2), scaled (4), masked (4), softmax to float32 (6),
+# back (6), read (2); backward the same in reverse, with both operands (transformers,
+# eager_attention_forward). Every pair of tokens has one.
+SCORE_FORWARD, SCORE_BACKWARD = 24.0, 36.0
 DEQUANTISED = 4.5  # bytes moved for a weight of half a byte: read, written in 16 bit, read again
 # fp8 recipes read each operand for its largest value, and write it narrow: 5 bytes an element.
 CAST_TO_NARROW = 5.0
@@ -119,8 +123,10 @@ def flops_per_token(
     return products + attention + corrected + beside
 
 
-def traffic_bytes(spec: RunSpec, d: Dims, machine: Machine) -> float:
-    """Bytes per token that elementwise kernels, norms, adapters and the loss move."""
+def traffic_bytes(spec: RunSpec, d: Dims, machine: Machine, length: float) -> float:
+    """Bytes per token that elementwise kernels, norms, adapters and the loss move in a sequence of
+    so many.
+    """
     stack = framework_of(spec)
     is_fused = (
         spec.compile or spec.kernels not in ("none", "auto") or stack.fused_norms
@@ -138,6 +144,8 @@ def traffic_bytes(spec: RunSpec, d: Dims, machine: Machine) -> float:
     layer = forwards * _sum(forward, d) + _sum(backward, d)
     if not is_module:
         layer += _sum(WEIGHT_GRADIENTS, d)
+    if spec.attention == "eager":
+        layer += d.heads * length * (forwards * SCORE_FORWARD + SCORE_BACKWARD)
     if spec.compute_dtype in NARROW_DTYPES:
         layer += CAST_TO_NARROW * (1 if is_fused else 2) * (forwards + 1) * _sum(LINEAR_ENDS, d)
     if is_module:
