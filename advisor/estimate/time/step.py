@@ -105,8 +105,10 @@ def time_estimate(
     optimizer = optimizer_s(spec, d, machine, sharding)
     reduce = reduce_s(spec, d, machine, sharding)
     step = passed * micro + optimizer + reduce + generate
-    served = replace(spec, options={**spec.options, "rollouts": "vllm"})
-    faster = generate_s(served, d, machine, forward_launches, length)
+    faster = 0.0
+    if generate:
+        served = replace(spec, options={**spec.options, "rollouts": "vllm"})
+        faster = generate_s(served, d, machine, forward_launches, length)
     per_device = passed * tokens / padding
     steps = None
     if tokens_total:
