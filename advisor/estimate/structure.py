@@ -192,8 +192,8 @@ def _latent(s: _Sizes, letter: str) -> _Tensors:
     """DeepSeek's latent attention, with the indexer of its sparse form."""
     is_ = Latent(
         heads=s.heads, query_rank=s["query_rank"], rank=s["latent_rank"], rope_dim=s["rope_dim"],
-        nope_dim=s["nope_dim"], value_dim=s["value_dim"], index_heads=s["index_heads"],
-        index_dim=s["index_dim"],
+        nope_dim=s["nope_dim"], value_dim=s["value_dim"],
+        index_heads=0 if letter.isupper() else s["index_heads"], index_dim=s["index_dim"],
     )  # fmt: skip
     hidden, rank = s.hidden, is_.rank
     if is_.query_rank:
@@ -297,7 +297,7 @@ def _lightning(s: _Sizes, letter: str) -> _Tensors:
 MIXERS: Mapping[str, Callable[[_Sizes, str], _Tensors]] = {
     letters.ATTENTION: _attention, letters.ATTENTION.upper(): _attention,
     letters.SLIDING: _attention, letters.SLIDING.upper(): _attention, letters.CROSS: _attention,
-    letters.LATENT: _latent, letters.DELTA: _delta, letters.KIMI: _kimi, letters.MAMBA: _mamba,
+    letters.LATENT: _latent, letters.LATENT.upper(): _latent, letters.DELTA: _delta, letters.KIMI: _kimi, letters.MAMBA: _mamba,
     letters.CONV: _convolution, letters.LIGHTNING: _lightning,
 }  # fmt: skip
 
