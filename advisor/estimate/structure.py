@@ -297,8 +297,9 @@ def _lightning(s: _Sizes, letter: str) -> _Tensors:
 MIXERS: Mapping[str, Callable[[_Sizes, str], _Tensors]] = {
     letters.ATTENTION: _attention, letters.ATTENTION.upper(): _attention,
     letters.SLIDING: _attention, letters.SLIDING.upper(): _attention, letters.CROSS: _attention,
-    letters.LATENT: _latent, letters.LATENT.upper(): _latent, letters.DELTA: _delta, letters.KIMI: _kimi, letters.MAMBA: _mamba,
-    letters.CONV: _convolution, letters.LIGHTNING: _lightning,
+    letters.LATENT: _latent, letters.LATENT.upper(): _latent, letters.DELTA: _delta,
+    letters.KIMI: _kimi, letters.MAMBA: _mamba, letters.CONV: _convolution,
+    letters.LIGHTNING: _lightning,
 }  # fmt: skip
 
 
