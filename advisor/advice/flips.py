@@ -254,6 +254,4 @@ def fits_on(situation: Situation, hardware: Hardware, stage: StageSettings) -> b
     if situation.hardware.kind == "cpu":  # float32 on the processor becomes bfloat16 on a card
         plain["weights_dtype"] = "bfloat16"
     spec = stage_spec(stage.objective, stage.update, stage.quantization, plain)
-    return (
-        estimate(spec, situation.model, hardware, tokens_total=None, rows_total=None).fits == "fits"
-    )
+    return estimate(spec, situation.model, hardware, past=situation.past).fits == "fits"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from advisor.estimate.dims import Dims
 from advisor.estimate.frameworks import Framework, framework_of
 from advisor.estimate.methods import special
+from advisor.estimate.padding import largest_line
 from advisor.estimate.types import RunSpec, Term
 from advisor.ground.types import Source
 from advisor.methods import objective, update
@@ -217,7 +218,7 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     copies = special(how, "embedding_copies")
     rows = spec.micro_batch_size * what.sequences_per_row
     return ResolvedRun(
-        spec=spec, dims=dims, stack=stack, tokens=rows * spec.longest_tokens, rows=rows, gpus=gpus,
+        spec=spec, dims=dims, stack=stack, tokens=batch_tokens(spec, rows), rows=rows, gpus=gpus,
         cpu=cpu, sharding=sharding,
         shard_all=gpus if sharding in ("fsdp", "zero3") else 1,
         shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1,
@@ -241,6 +242,15 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         compiled_loss=spec.compile and stack.compiles_loss,
         evaluates=stack.evaluates if spec.evaluation is None else spec.evaluation,
     )  # fmt: skip
+
+
+def batch_tokens(spec: RunSpec, rows: int) -> int:
+    """Tokens of the largest micro-batch of so many sequences: each as long as the longest row, or
+    laid end to end.
+    """
+    if spec.unpadded and spec.lengths and not spec.packing:
+        return largest_line(spec.lengths, spec.seq_len, rows)
+    return rows * spec.longest_tokens
 
 
 def term_of(name: str, size_bytes: float, because: str, source: Source) -> Term:

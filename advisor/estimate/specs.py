@@ -16,11 +16,13 @@ from typing import Any, Protocol
 from advisor.estimate.architecture import ConfigError, shape_from_config
 from advisor.estimate.bands import WORDS
 from advisor.estimate.dims import dims_of, targets, unknown_targets
+from advisor.estimate.learned import learned, lesson_of, time_with_lesson, with_lesson
 from advisor.estimate.memory import memory_estimate
+from advisor.estimate.past_run import NO_RUNS, NOWHERE, Device, PastRuns, gpu_machine
 from advisor.estimate.read_spec import Request, request_of
 from advisor.estimate.spec_conflicts import impossible, unused
 from advisor.estimate.time import Machine, machine_of, time_estimate
-from advisor.estimate.types import RunSpec
+from advisor.estimate.types import Learned, RunSpec
 from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.json_values import parse_json
@@ -49,9 +51,19 @@ FindGpu = Callable[..., GpuMatch]
 
 
 def answer_spec(
-    request: Request, *, find_model: FindModel, find_gpu: FindGpu | None = None
+    request: Request,
+    *,
+    find_model: FindModel,
+    find_gpu: FindGpu | None = None,
+    past: PastRuns = NO_RUNS,
+    cpu: Device = NOWHERE,
 ) -> dict[str, Any]:
-    """The answer document of one spec; `peak_gib` null with a `reason` where it cannot be said."""
+    """The answer document of one spec; `peak_gib` null with a `reason` where it cannot be said.
+
+    Args:
+        past: Runs that correct the estimate of a spec that names the GPU, or the CPU, they ran on.
+        cpu: This machine's own processor, which `gpu: none` means.
+    """
     warnings: list[str] = []
     try:
         shape, found = _shape(request, find_model)
@@ -81,7 +93,8 @@ def answer_spec(
     return document_of(
         spec, shape, cpu=on_cpu, device=None if match is None else match.spec, machine=machine,
         tokens_total=request.tokens_total, rows_total=request.rows_total, warnings=warnings,
-        unpacked=request.unpacked,
+        unpacked=request.unpacked, past=past,
+        ran_on=cpu if on_cpu else Device(gpu_machine(None if match is None else match.spec)),
     )  # fmt: skip
 
 
@@ -97,10 +110,12 @@ def document_of(
     warnings: Sequence[str],
     unpacked: bool = False,
     looked: Looked | None = None,
+    past: PastRuns = NO_RUNS,
+    ran_on: Device = NOWHERE,
 ) -> dict[str, Any]:
     """The answer document of a spec on a device: memory with its terms, and speed where the
     machine's is known; refused where it cannot be. With `looked`, what the stage is measured on,
-    the whole time by its parts is in it.
+    the whole time by its parts is in it; with past runs of the device `ran_on`, what they changed.
     """
     fault = impossible(spec, shape, device=device, tokens_total=tokens_total, rows_total=rows_total)
     if fault:
@@ -108,6 +123,12 @@ def document_of(
     memory = memory_estimate(spec, shape, cpu=cpu, device=device)
     if memory is None:
         return refuse_spec(f"the dimensions of '{shape.id}' are not known")
+    lesson = lesson_of(past, spec, shape, ran_on) if past else None
+    by_formula = memory.peak.total_bytes
+    memory, correction = with_lesson(memory, lesson, counter=spec.counter, cpu=cpu)
+    taught = learned(
+        lesson, correction, by_formula, memory.peak.total_bytes, timed=machine is not None
+    )
     document: dict[str, Any] = {
         "peak_gib": _gib(memory.peak_bytes), "need_gib": _gib(memory.need_bytes),
         "low_gib": _gib(memory.low_bytes), "high_gib": _gib(memory.high_bytes),
@@ -127,7 +148,10 @@ def document_of(
             unpacked=unpacked,
         )
     )
+    if taught is not None:
+        document["learned"] = learned_document(taught)
     if time is not None and machine is not None:
+        time = time_with_lesson(time, lesson)
         document |= {
             "tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2),
             "step_s": round(time.step_s, 5),
@@ -201,10 +225,28 @@ def _gib(size_bytes: int) -> float:
     return round(size_bytes / GIB, 4)
 
 
+def learned_document(found: Learned) -> dict[str, Any]:
+    """What runs of this machine changed, as every answer in JSON says it."""
+    return {
+        "text": found.sentence,
+        "closest": found.closest,
+        "memory_runs": found.memory_runs,
+        "memory_scale": None if found.memory_scale is None else round(found.memory_scale, 3),
+        "speed_runs": found.time_runs,
+        "speed_scale": None if found.time_scale is None else round(1 / found.time_scale, 3),
+        "formula_peak_gib": None if found.formula_bytes is None else _gib(found.formula_bytes),
+    }
+
+
 def run_specs(
-    text: str, *, find_model: FindModel, find_gpu: FindGpu | None = None
+    text: str,
+    *,
+    find_model: FindModel,
+    find_gpu: FindGpu | None = None,
+    past: PastRuns = NO_RUNS,
+    cpu: Device = NOWHERE,
 ) -> list[dict[str, Any]]:
-    """One answer document for each spec of a JSON list, in order.
+    """One answer document for each spec of a JSON list, in order; `past` and `cpu` as for one.
 
     Raises InputError where the text is not a JSON list.
     """
@@ -227,7 +269,7 @@ def run_specs(
         documents.append(
             refuse_spec("; ".join(map(_on_one_line, request)))
             if isinstance(request, list)
-            else answer_spec(request, find_model=find_model, find_gpu=find_gpu)
+            else answer_spec(request, find_model=find_model, find_gpu=find_gpu, past=past, cpu=cpu)
         )
     return documents
 

@@ -52,6 +52,7 @@ class RunSpec:
     evaluation: bool | None = None  # during training; None: as the trainer does by default
     # (longest of the bin in tokens, rows in it), ascending; empty: every row is seq_len long
     lengths: tuple[tuple[int, int], ...] = ()
+    unpadded: bool = False  # rows of a micro-batch are laid end to end, by `lengths`
     framework: str | None = None
     library_versions: Mapping[str, str] = field(default_factory=dict)  # {"transformers": "4.51"}
     date: str | None = None  # of the run, where versions are not known: 2025, 2025-08, 2025-08-14
@@ -197,6 +198,37 @@ class WholeTime:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Learned:
+    """How far runs of this machine have corrected an estimate (advisor.estimate.learned)."""
+
+    memory_runs: int  # that stand behind the memory, and behind the time
+    time_runs: int
+    closest: str  # what the closest of them has in common: "this model and method"
+    memory_scale: float | None = None  # corrected over formula; None: not corrected
+    time_scale: float | None = None
+    formula_bytes: int | None = None  # the peak by the formula alone
+    formula_step_s: float | None = None  # a step by it
+    formula_duration_s: float | None = None  # all steps by it
+
+    @property
+    def runs(self) -> int:
+        """How many runs stand behind it."""
+        return max(self.memory_runs, self.time_runs)
+
+    @property
+    def sentence(self) -> str:
+        """'3 runs here: memory x 0.93, speed x 1.12'."""
+        parts, count = [], self.runs
+        if self.memory_scale is not None:
+            of = f" ({self.memory_runs} of them)" if self.memory_runs < count else ""
+            parts.append(f"memory x {self.memory_scale:.2f}{of}")
+        if self.time_scale is not None:
+            of = f" ({self.time_runs} of them)" if self.time_runs < count else ""
+            parts.append(f"speed x {1 / self.time_scale:.2f}{of}")
+        return f"{count} run{'s' if count != 1 else ''} here: {', '.join(parts)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """What one candidate costs. A part is None where it cannot be known; `unknown` says why."""
 
@@ -206,9 +238,11 @@ class Estimate:
     least_bytes: int | None = None
     limit_bytes: int | None = None  # what the device has for it
     steps: int | None = None  # optimizer steps of the training
+    step_s: float | None = None
     duration_s: float | None = None  # of the training alone: limits and costs are compared with it
     times: WholeTime | None = None  # of all parts
     cost_usd: float | None = None
     refused: str = ""  # why no memory is enough: it then counts as too big
     cost_note: str = ""  # "RTX 4090 at $0.34/h (vast, 2026-08)"
+    learned: Learned | None = None  # from runs here; None: the formula alone
     unknown: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Any
 
 from advisor.advice.types import Advice, Candidate, Reason, StageSettings
+from advisor.estimate.specs import learned_document
 from advisor.estimate.types import Estimate, WholeTime
 from advisor.ground.types import DataProfile
 from advisor.ground.units import gib
@@ -125,6 +126,7 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
             ]
         ),
         "cost_note": estimate.cost_note,
+        "learned": None if estimate.learned is None else learned_document(estimate.learned),
         "unknown": list(estimate.unknown),
     }
 

@@ -42,7 +42,7 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
         counted = counted.replace(NVIDIA_SAYS, "")  # no card of NVIDIA's
     head = (
         f"peak {_gib(peak)}{counted} (between {_gib(document['low_gib'])} and"
-        f" {_gib(document['high_gib'])}, by formula), at: {document['moment']}"
+        f" {_gib(document['high_gib'])}, by formula{_learned(document)}), at: {document['moment']}"
     )
     lines += _wrapped(head, width)
     name_width = min(28, max((len(term["name"]) for term in document["terms"]), default=4))
@@ -89,6 +89,11 @@ def estimates_text(documents: Sequence[Mapping[str, Any]], *, width: int = 80) -
         estimate_text(document, title=title, width=width)
         for document, title in zip(documents, titles, strict=True)
     )
+
+
+def _learned(document: Mapping[str, Any]) -> str:
+    found = document.get("learned")
+    return f" and {found['text']}" if found else ""
 
 
 def _band(document: Mapping[str, Any]) -> str:

@@ -341,11 +341,11 @@ def _needs(advice: Advice) -> Section:
     if not recommendation.composition.chain:
         return Section(title="What it needs", blocks=())
     if estimate.memory is not None:
-        terms = " + ".join(
-            f"{term.name} {format_gib(term.size_bytes)}"
+        terms = "".join(
+            f" {'+' if term.size_bytes > 0 else '-'} {term.name} {format_gib(abs(term.size_bytes))}"
             for term in estimate.memory.peak.terms
             if term.size_bytes
-        )
+        ).removeprefix(" + ")
         items.append(
             Item(
                 text=(
@@ -374,6 +374,13 @@ def _needs(advice: Advice) -> Section:
     elif estimate.duration_s is not None:
         whole = format_duration(estimate.duration_s)
         items.append(Item(text=f"Time: {whole} of training, estimated"))
+    if estimate.learned is not None:
+        items.append(
+            Item(
+                text=f"Corrected by {estimate.learned.sentence}",
+                detail=f"the closest: {estimate.learned.closest} (docs/learning.md)",
+            )
+        )
     items += [Item(text=text) for text in _padding_words(recommendation)[:1]]
     if estimate.cost_usd == 0:
         items.append(Item(text="Cost: electricity alone", detail=estimate.cost_note))
