@@ -38,7 +38,7 @@ WIDTHS: Mapping[str, tuple[float, float]] = {
     "experts": (0.00, 0.00),
     "offload": (0.10, 0.16),
     "gpus": (0.00, 0.00),
-    "trainer": (0.31, 0.57),
+    "trainer": (0.55, 0.50),
     "counter": (0.29, 0.54),
     "loss": (0.00, 0.89),
     "size": (1.44, 0.12),
@@ -56,7 +56,7 @@ def doubts_of(s: ResolvedRun, origin: str) -> tuple[str, ...]:
         origin: Where the model's shape comes from (`ModelShape.origin`).
     """
     holds = (
-        s.stack.ragged and s.counter not in ("allocated", "active"),
+        s.ragged > 0 and s.counter not in ("allocated", "active"),
         bool(s.dims.routed_params),
         s.offloaded or s.checkpointing == "offload" or s.optimizer in CPU_OPTIMIZERS,
         s.gpus > 1,

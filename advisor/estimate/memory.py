@@ -353,11 +353,11 @@ def _cache(
             src.ALLOCATOR,
         )
     ]
-    if s.stack.ragged and s.counter in ("reserved", "nvidia-smi"):
+    if s.ragged and s.counter in ("reserved", "nvidia-smi"):
         cache.append(
             term_of(
                 "cache of other lengths",
-                RAGGED_CACHE * passing,
+                RAGGED_CACHE * s.ragged * passing,
                 "every batch has another length, so kept blocks fit few of them",
                 src.ALLOCATOR,
             )
