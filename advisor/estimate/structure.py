@@ -228,6 +228,11 @@ def _delta(s: _Sizes, letter: str) -> _Tensors:
     hidden, keys, values, heads = s.hidden, is_.keys, is_.values, is_.value_heads
     if s.family.delta == "qwen3_next":
         inputs = {"in_proj_qkvz": 2 * keys + 2 * values, "in_proj_ba": 2 * heads}
+    elif s.family.delta == "olmo_hybrid":
+        inputs = {
+            "q_proj": keys, "k_proj": keys, "v_proj": values, "g_proj": values, "a_proj": heads,
+            "b_proj": heads,
+        }  # fmt: skip
     else:
         inputs = {
             "in_proj_qkv": 2 * keys + values, "in_proj_z": values, "in_proj_b": heads,
@@ -235,7 +240,8 @@ def _delta(s: _Sizes, letter: str) -> _Tensors:
         }  # fmt: skip
     linears = tuple(Linear(name, hidden, outputs) for name, outputs in inputs.items())
     other = is_.channels * is_.kernel + 2 * heads + is_.value_dim  # decays, and a norm of each head
-    return _Tensors(is_, (*linears, Linear("out_proj", values, hidden)), other)
+    last = "o_proj" if s.family.delta == "olmo_hybrid" else "out_proj"
+    return _Tensors(is_, (*linears, Linear(last, values, hidden)), other)
 
 
 def _kimi(s: _Sizes, letter: str) -> _Tensors:
