@@ -15,9 +15,9 @@ Pure: the file of runs is read elsewhere (advisor.situation.past_runs) and hande
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from statistics import median
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from advisor.estimate.past_run import (
     PastRun,
     PastRuns,
     closeness,
+    family_of,
     method_of,
     settings_of,
 )
@@ -143,61 +144,62 @@ def _spread(errors: Sequence[float]) -> float:
     return NINE_IN_TEN * TO_DEVIATION * median(abs(error - middle) for error in errors)
 
 
-class Lesson(NamedTuple):
-    """What the runs of one machine say of one spec."""
+class Lesson:
+    """What the runs of one machine say of specs of one model, method and settings."""
 
-    memory: Callable[[str, bool], Correction]  # (counter, is the moving part small) -> correction
-    time: Correction
+    def __init__(self, runs: Sequence[tuple[int, PastRun]]) -> None:
+        self._runs = runs  # with how close each is
+        self._known: dict[tuple[str, bool], Correction] = {}
 
+    def memory(self, counter: str, small: bool) -> Correction:
+        """The correction of what a counter reads, where the moving part is small or is not."""
+        key = counter, small
+        if key not in self._known:
+            pairs = (
+                (level, reading.expected_bytes, reading.measured_bytes)
+                for level, run in self._runs
+                for reading in run.memory
+                if reading.counter == counter
+            )
+            self._known[key] = correction_of(pairs, MEMORY_K, most=MOST_MEMORY, shifts=small)
+        return self._known[key]
 
-@lru_cache(maxsize=64)
-def _kin(
-    past: PastRuns, device: Device, method: tuple[str | None, ...]
-) -> tuple[tuple[PastRun, ...], tuple[PastRun, ...]]:
-    """The runs of a machine: (of this method, of others). The fit search asks for few methods."""
-    runs = past.on(device.machine)
-    return (
-        tuple(run for run in runs if run.method == method),
-        tuple(run for run in runs if run.method != method),
-    )
+    @cached_property
+    def time(self) -> Correction:
+        """The correction of seconds."""
+        pairs = (
+            (level, run.expected_step_s, run.measured_step_s)
+            for level, run in self._runs
+            if run.expected_step_s and run.measured_step_s
+        )
+        return correction_of(pairs, TIME_K, most=MOST_TIME)
 
 
 def lesson_of(past: PastRuns, spec: RunSpec, shape: ModelShape, device: Device) -> Lesson | None:
     """What past runs on the device say of this spec; None where there are none, and of a spec that
     names another program than ours.
     """
-    if not past or device.machine is None or spec.framework is not None:
+    if spec.framework is not None or not past.on(device.machine):
         return None
-    same, others = _kin(past, device, method_of(spec))
-    if not same and not others:
-        return None
-    settings = settings_of(spec)
-    near = [(closeness(run, spec, shape, device.torch, settings), run) for run in same]
-    far = [(MACHINE, run) for run in others]
-
-    def memory(counter: str, small: bool) -> Correction:
-        return correction_of(
-            (
-                (level, reading.expected_bytes, reading.measured_bytes)
-                for level, run in near
-                for reading in run.memory
-                if reading.counter == counter
-            ),
-            MEMORY_K,
-            most=MOST_MEMORY,
-            shifts=small,
-        )
-
-    time = correction_of(
-        (
-            (level, run.expected_step_s, run.measured_step_s)
-            for level, run in (*near, *far)
-            if run.expected_step_s and run.measured_step_s
-        ),
-        TIME_K,
-        most=MOST_TIME,
+    return _lesson(
+        past,
+        device,
+        method_of(spec),
+        (family_of(shape), shape.params),
+        past.known_settings(settings_of(spec)),
     )
-    return Lesson(memory, time)
+
+
+@lru_cache(maxsize=512)  # the fit search asks for few methods, mostly in settings that never ran
+def _lesson(
+    past: PastRuns,
+    device: Device,
+    method: tuple[str | None, ...],
+    model: tuple[str, int],
+    settings: str | None,
+) -> Lesson:
+    runs = past.on(device.machine)
+    return Lesson([(closeness(run, method, model, device.torch, settings), run) for run in runs])
 
 
 # ------------------------------------------------------------------------------ applied

@@ -68,8 +68,10 @@ class PastRuns:
 
     def __init__(self, runs: Iterable[PastRun] = ()) -> None:
         self._by_machine: dict[str, list[PastRun]] = {}
+        self._settings: set[str] = set()
         for run in runs:
             self._by_machine.setdefault(run.machine, []).append(run)
+            self._settings.add(settings_text(run.settings))
 
     def __bool__(self) -> bool:
         return bool(self._by_machine)
@@ -77,6 +79,11 @@ class PastRuns:
     def on(self, machine: str | None) -> Sequence[PastRun]:
         """Those of one machine; none where it is not known."""
         return () if machine is None else self._by_machine.get(machine, ())
+
+    def known_settings(self, settings: Mapping[str, Any]) -> str | None:
+        """The settings as one text if any run had them, else None."""
+        text = settings_text(settings)
+        return text if text in self._settings else None
 
 
 NO_RUNS = PastRuns()
@@ -131,24 +138,36 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings as a text that is the same for the same ones."""
+    return repr(sorted(settings.items()))
+
+
 def closeness(
-    run: PastRun, spec: RunSpec, shape: ModelShape, torch: str | None, settings: Mapping[str, Any]
+    run: PastRun,
+    method: tuple[str | None, ...],
+    model: tuple[str, int],
+    torch: str | None,
+    settings: str | None,
 ) -> int:
     """How close a run on the same machine is. One with another version of torch is no closer than
     its method: kernels and allocator change with it.
 
     Args:
-        settings: Those of the spec.
+        method: What is estimated, as `method_of` says it.
+        model: Its family and parameters.
+        torch: The version here; None: any.
+        settings: As `settings_text` says them; None: no run had them.
     """
-    if run.method != method_of(spec):
+    if run.method != method:
         return MACHINE
     if run.torch and torch and _minor(run.torch) != _minor(torch):
         return METHOD
-    if run.family != family_of(shape):
+    if run.family != model[0]:
         return METHOD
-    if run.params != shape.params:
+    if run.params != model[1]:
         return FAMILY
-    return SETTINGS if run.settings == settings else MODEL
+    return SETTINGS if settings is not None and settings_text(run.settings) == settings else MODEL
 
 
 def method_of(spec: RunSpec) -> tuple[str | None, ...]:

@@ -31,7 +31,9 @@ from advisor.estimate.past_run import (
     Reading,
     closeness,
     device_of,
+    method_of,
     settings_of,
+    settings_text,
 )
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware
@@ -192,10 +194,10 @@ def test_runs_that_differ_widen_a_narrow_band():
 
 def test_runs_are_close_by_model_family_and_method():
     """The same settings, the same model, the same family, the same method, the same machine."""
-    settings = settings_of(SPEC)
+    settings = settings_text(settings_of(SPEC))
 
     def close(run, torch="2.9.0+cpu"):
-        return closeness(run, SPEC, SHAPE, torch, settings)
+        return closeness(run, method_of(SPEC), ("llama", SHAPE.params), torch, settings)
 
     assert close(run_of()) == SETTINGS
     assert close(run_of(replace(SPEC, micro_batch_size=1)), None) == MODEL
