@@ -46,7 +46,7 @@ def test_a_smaller_scheme_would_win_if_the_winner_did_not_fit(monkeypatch):
     )
     assert spare
     assert reason.rule == "evidence/module-on-4-bit"
-    assert float(spare[1]) == pytest.approx(24.0 - 17.5, abs=0.11)
+    assert float(spare[1]) == pytest.approx(24.0 - 18.0, abs=0.11)
 
 
 def test_a_lower_rank_gives_the_reason_of_the_rule_that_ranks_the_other_first(monkeypatch):
