@@ -146,12 +146,12 @@ def guess_note(spec: RunSpec, stack: Framework) -> str:
 
 
 def versions_in(text: str) -> Mapping[str, tuple[int, ...] | None]:
-    """Versions that stand behind a name: "torch 2.1.0+cu121, bitsandbytes==0.41.1"."""
-    text = text.lower()
+    """Versions that stand behind a name: "Torch: 2.1.0+cu121, bitsandbytes==0.41.1"."""
+    text = text.lower().replace("pytorch", "torch")
     found = {
         name: version_of(version)
         for name, version in re.findall(
-            r"([a-z][a-z_-]*)[ ]*(?:[=~<>]=|>|<)?[ ]*v?(\d+(?:\.\d+)+|\d{1,2})(?![\d.])", text
+            r"([a-z][a-z_-]*)[ ]*(?:[=~<>]=|>|<|:)?[ ]*v?(\d+(?:\.\d+)+|\d{1,2})(?![\d.])", text
         )
     }
     cuda = re.search(r"\+cu(\d{2})(\d)", text)

@@ -345,7 +345,8 @@ def earlier_gradients(s: ResolvedRun) -> list[Term]:
         because = f"{count:,} of all layers x {wide} B, frozen weights too: one flat parameter each"
     else:
         count = s.trainable + s.embeddings
-        wide = s.train_bytes if s.is_module else 2
+        pure = s.weight_bytes if spec.precision != "mixed" else 2
+        wide = s.train_bytes if s.is_module else pure
         because = f"{count:,} x {wide} B whole on every device: divided after the last micro-batch"
     return [term_of("gradients of earlier micro-batches", count * wide, because, src.NO_SYNC)]
 

@@ -65,6 +65,8 @@ def test_ours_need_no_file(monkeypatch):
         ("NeMo 2.0", "nemo"),
         ("ArcticTraining / DeepSpeed (per the text)", "arctic-training"),
         ("fsdp_qlora train.py, torch 2.2", "fsdp-qlora"),
+        ("DeepSpeed ZeRO-3 by the HF Trainer", "transformers-trainer"),
+        ("DeepSpeed", "deepspeed"),
         ("scripts of my own", UNKNOWN),
         ("", UNKNOWN),
     ],
@@ -109,6 +111,9 @@ def test_a_trait_may_depend_on_version_or_date(text, spec, trait, value):
 
 
 def test_versions_and_dates_are_read_from_a_text():
+    assert versions_in("unsloth 2024.8, Pytorch: 2.3.1+cu121.") == {
+        "unsloth": (2024, 8), "torch": (2, 3, 1), "cuda": (12, 1),
+    }  # fmt: skip
     found = versions_in("HF Trainer, torch 2.1.0+cu121, bitsandbytes==0.41.1, transformers 5")
     assert found["torch"] == (2, 1, 0)
     assert found["bitsandbytes"] == (0, 41, 1)
