@@ -20,6 +20,8 @@ from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # plain pytest is offline
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# No test teaches the next one, nor the user's own file of past runs.
+os.environ.setdefault("ADVISE_RUNS", "off")
 # Each worker, and each trainer it starts, computes with one thread: together they fill the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _number, _default in (

@@ -188,6 +188,8 @@ def padded_length(spec: RunSpec, profile: DataProfile | None, *, grouped: bool) 
     generates = methods().objective(spec.objective).generates
     if profile is None or profile.tokens is None or spec.packing or generates:
         return None
+    if spec.unpadded:
+        return 1.0  # as long as the rows are
     return padded_tokens(
         profile.tokens,
         seq_len=spec.seq_len,

@@ -189,7 +189,9 @@ def _by_card(case: Case, decision: Decision) -> Iterator[Flip]:
         return
     situation = case.situation
     costs = [case.cost_of(decision.candidate(scheme)) for scheme in schemes()]
-    holding = [cheapest_holding(situation, stages) for stages, cost in costs if not cost.is_likely]
+    holding = [
+        cheapest_holding(situation, stages) for stages, cost in costs if cost.fits == "too_big"
+    ]
     found: dict[str, Flip] = {}
     for card in (card for card in situation.cards if card in holding):
         there = Case.build(replace(situation, hardware=one_card(card)), case.ruleset)
@@ -252,6 +254,4 @@ def fits_on(situation: Situation, hardware: Hardware, stage: StageSettings) -> b
     if situation.hardware.kind == "cpu":  # float32 on the processor becomes bfloat16 on a card
         plain["weights_dtype"] = "bfloat16"
     spec = stage_spec(stage.objective, stage.update, stage.quantization, plain)
-    return (
-        estimate(spec, situation.model, hardware, tokens_total=None, rows_total=None).fits == "fits"
-    )
+    return estimate(spec, situation.model, hardware, past=situation.past).fits == "fits"

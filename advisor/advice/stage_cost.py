@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from advisor.advice.batching import padded_length
 from advisor.estimate import estimate, hardware_machine, time_estimate
 from advisor.estimate.reading import tokens_read
-from advisor.estimate.stages import stage_spec
+from advisor.estimate.stages import stage_spec, with_rows
 from advisor.estimate.types import Estimate, RunSpec
 from advisor.estimate.whole_time import HELD_OUT_ROWS, Looked
 from advisor.ground.types import DataProfile
@@ -61,6 +61,7 @@ def stage_estimate(
             spec, profile_of(situation, objective), grouped=bool(plain.get("group_by_length"))
         ),
         looked=_looked(situation, spec, tokens, rows, passes) if tokens else None,
+        past=situation.past,
     )
 
 
@@ -112,13 +113,20 @@ def _run_spec(
             and quantization is None
         )
         plain = {**plain, "teacher_params": 0 if own_base else teacher.params}
-    return stage_spec(
+    spec = stage_spec(
         objective,
         update,
         quantization,
         plain,
         gpus=max(1, len(situation.hardware.gpus)),
         sharding=strategy,
+    )
+    profile = profile_of(situation, objective)
+    return with_rows(
+        spec,
+        None if profile is None else profile.tokens,
+        situation.model,
+        cpu=situation.hardware.kind == "cpu",
     )
 
 

@@ -13,21 +13,24 @@ import click
 
 from advisor.commands.options import Command, json_option
 from advisor.commands.output import console, print_json, put
+from advisor.commands.session import print_warning
 from advisor.data import profile
-from advisor.estimate import hardware_machine
+from advisor.estimate import fits_in, hardware_machine
+from advisor.estimate.past_run import NOWHERE, Device, PastRuns, device_of
 from advisor.estimate.read_spec import request_of
 from advisor.estimate.specs import answer_spec, document_of, run_specs
-from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.ground.units import GIB
 from advisor.launch.expected import amounts, device_hardware, looked_at, run_spec
 from advisor.plan.entries import entries
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
-from advisor.probe import probe, stated_hardware
+from advisor.probe import cpu_hardware, probe, stated_hardware
 from advisor.probe.catalogue import find_gpu
 from advisor.probe.names import count_and_name
 from advisor.render.estimate import estimates_text
+from advisor.situation.past_runs import read_past_runs
 from advisor.situation.shapes import model_shape
 
 # The keys of a run spec that have a flag -> its type; the others are given with --specs.
@@ -117,7 +120,10 @@ def estimate_list(source: str) -> list[dict[str, Any]]:
         )
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--specs {source}: cannot be read: {error}") from None
-    return run_specs(text, find_model=find_model, find_gpu=find_gpu)
+    past, notes = read_past_runs()
+    for note in notes:
+        print_warning(note)
+    return run_specs(text, find_model=find_model, find_gpu=find_gpu, past=past, cpu=own_cpu(past))
 
 
 def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,27 +155,36 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
     request = request_of({**spec, "counter": WHOLE_PROCESS} if limit else spec, at="estimate")
     if isinstance(request, list):
         raise InputError(faults=request)
-    document = answer_spec(request, find_model=find_model, find_gpu=find_gpu, limit_bytes=limit)
+    past, notes = read_past_runs()
+    document = answer_spec(
+        request, find_model=find_model, find_gpu=find_gpu, past=past, cpu=own_cpu(past)
+    )
+    document["warnings"] += notes
     if document.get("peak_gib") is None:
         raise InputError(f"estimate: {document['reason']}")
-    document["warnings"] = [*_assumed(spec, request.spec), *document["warnings"]]
-    if limit is not None:
-        document["counter"] = request.spec.counter
-    elif card is not None:
-        document["fits"] = "unknown"
-    return document
+    return _compare(document, limit, counter=request.spec.counter if limit else None)
 
 
-def _assumed(stated: Mapping[str, Any], spec: RunSpec) -> list[str]:
-    """What decides the memory and was not stated, as a warning."""
-    values = [
-        ("update", spec.update),
-        ("micro_batch_size", spec.micro_batch_size),
-        ("seq_len", spec.seq_len),
-        ("gradient_checkpointing", str(bool(spec.gradient_checkpointing)).lower()),
-    ]
-    missing = [f"--{key.replace('_', '-')} {value}" for key, value in values if key not in stated]
-    return [f"not stated, so assumed: {', '.join(missing)}"] if missing else []
+def own_cpu(past: PastRuns) -> Device:
+    """This machine's processor, as past runs name it; asked of the system only if there are any."""
+    return device_of(cpu_hardware()) if past else NOWHERE
+
+
+def _compare(
+    document: dict[str, Any], limit_bytes: int | None, *, counter: str | None
+) -> dict[str, Any]:
+    """The answer with the memory counter it is about, the device's memory and whether it fits, by
+    the same function as in advice.
+    """
+    limit = (
+        {}
+        if limit_bytes is None
+        else {
+            "limit_gib": round(limit_bytes / GIB, 4),
+            "fits": fits_in(round(document["need_gib"] * GIB), limit_bytes),
+        }
+    )
+    return {**document, **({} if counter is None else {"counter": counter}), **limit}
 
 
 def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
@@ -188,27 +203,33 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
             hint="`model:` in the plan is a directory, relative to the plan's own, or a hub id",
         )
     device = hardware.gpus[0].spec if hardware.gpus else None
+    past, unread = read_past_runs()
+    on_cpu = hardware.kind == "cpu"
     documents = []
     for entry in entries(plan):
         data = resolve_path(path, entry.data.path)
-        spec = replace(run_spec(plan, entry.stage), counter=WHOLE_PROCESS)
         measured, missing = _profile(
             str(data) if data.exists() else entry.data.path, entry.data.mapping
         )
+        spec = run_spec(plan, entry.stage, profile=measured, shape=shape, cpu=on_cpu)
+        spec = replace(spec, counter=WHOLE_PROCESS)
         tokens, rows = amounts(plan, entry.stage, measured, None)
         document = document_of(
-            spec, shape, cpu=hardware.kind == "cpu", device=device,
-            machine=hardware_machine(hardware),
-            tokens_total=tokens, rows_total=rows, warnings=[*notes, *found, *missing],
+            spec, shape, cpu=on_cpu, device=device, machine=hardware_machine(hardware),
+            tokens_total=tokens, rows_total=rows, warnings=[*notes, *found, *missing, *unread],
+            past=past, ran_on=device_of(hardware),
             looked=(
                 looked_at(entry.stage, spec, measured)
                 if measured is not None and measured.tokens is not None
                 else None
             ),
-            limit_bytes=hardware.device_memory_bytes,
         )  # fmt: skip
-        if document["peak_gib"] is not None and hardware.kind != "cpu":
-            document["counter"] = spec.counter
+        if document["peak_gib"] is not None:
+            document = _compare(
+                document,
+                hardware.device_memory_bytes,
+                counter=None if on_cpu else spec.counter,
+            )
         documents.append({"name": entry.name, **document})
     if all(document["peak_gib"] is None for document in documents):
         raise InputError(f"{path}: {documents[0]['reason']}")

@@ -9,15 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from advisor.estimate.cost import cost_estimate
+from advisor.estimate.learned import learned, lesson_of, time_with_lesson, with_lesson
 from advisor.estimate.memory import memory_estimate
+from advisor.estimate.past_run import NO_RUNS, PastRuns, device_of
 from advisor.estimate.time import Machine, machine_of, time_estimate
-from advisor.estimate.types import Estimate, RunSpec, TimeEstimate
-from advisor.estimate.verdict import HEAD_ROOM, fits_in, memory_fits
+from advisor.estimate.types import Estimate, Fits, RunSpec, TimeEstimate
 from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.types import Hardware, ModelShape
 from advisor.methods import objective
 
 WORTH_A_SERVER = 0.1  # of a step that a server for its answers would save
+HEAD_ROOM = 0.10  # of the device's memory: fragmentation, a longer batch than the sample's longest
 
 __all__ = [
     "HEAD_ROOM",
@@ -27,7 +29,6 @@ __all__ = [
     "hardware_machine",
     "machine_of",
     "memory_estimate",
-    "memory_fits",
     "time_estimate",
 ]
 
@@ -41,6 +42,8 @@ def estimate(
     rows_total: int | None = None,
     looked: Looked | None = None,
     padded_length: float | None = None,
+    head_room: float = HEAD_ROOM,
+    past: PastRuns = NO_RUNS,
 ) -> Estimate:
     """Memory against the device, duration and cost of one stage; each part that cannot be known is
     None and says why.
@@ -49,7 +52,7 @@ def estimate(
     the whole time has its parts, beside the duration of the training; `padded_length` is that of a
     sequence of a micro-batch. Memory is that of the whole process, whatever counter the spec names;
     what must fit is its need: the CUDA context included, cached blocks that the allocator gives
-    back left out.
+    back left out. Runs of this machine in `past` correct memory and time.
     """
     unknown: list[str] = []
     if shape is None:
@@ -65,13 +68,19 @@ def estimate(
     )
     if memory is None:
         return Estimate(fits="unknown", unknown=("model: its dimensions are not known",))
+    lesson = lesson_of(past, spec, shape, device_of(hardware)) if past else None
+    by_formula = memory.peak.total_bytes
+    memory, correction = with_lesson(memory, lesson, counter="nvidia-smi", cpu=on_cpu)
     limit = hardware.device_memory_bytes
     if limit is None:
         unknown.append(
             "hardware: its memory is not known" if hardware.kind != "unknown" else "hardware"
         )
-    steps, duration_s, times, usd, note = None, None, None, None, ""
+    steps, step_s, duration_s, times, usd, note = None, None, None, None, None, ""
     machine = hardware_machine(hardware)
+    taught = learned(
+        lesson, correction, by_formula, memory.peak.total_bytes, timed=machine is not None
+    )
     if machine is None:
         unknown.append("duration: the device's speed is not known")
     else:
@@ -84,7 +93,12 @@ def estimate(
             padded_length=padded_length,
         )
         if time is not None:
-            steps, duration_s = time.steps, time.duration_s
+            if taught is not None:
+                taught = replace(
+                    taught, formula_step_s=time.step_s, formula_duration_s=time.duration_s
+                )
+            time = time_with_lesson(time, lesson)
+            steps, step_s, duration_s = time.steps, time.step_s, time.duration_s
         if time is not None and not on_cpu:
             about_answers = rollouts_note(spec, time)
             said = [*([about_answers] if about_answers else []), *time.warnings]
@@ -105,15 +119,17 @@ def estimate(
     elif gpu is not None:
         usd, note = cost_estimate(duration_s, spec.gpus, gpu)
     return Estimate(
-        fits=memory_fits(memory, limit),
+        fits=fits_in(memory.need_bytes, limit, head_room),
         memory=memory,
         limit_bytes=limit,
         steps=steps,
+        step_s=step_s,
         duration_s=duration_s,
         times=times,
         cost_usd=usd,
         cost_note=note,
         unknown=tuple(unknown),
+        learned=taught,
     )
 
 
@@ -131,6 +147,17 @@ def rollouts_note(spec: RunSpec, time: TimeEstimate) -> str:
         f" of its own (rollouts: vllm) is typically faster, here about {gain:.1f} times by the"
         " estimate, on a further GPU of this kind"
     )
+
+
+def fits_in(need_bytes: int, limit_bytes: int | None, head_room: float = HEAD_ROOM) -> Fits:
+    """`fits` with the head-room left free, `tight` within it, `too_big` above the device's
+    memory.
+    """
+    if limit_bytes is None:
+        return "unknown"
+    if need_bytes <= (1 - head_room) * limit_bytes:
+        return "fits"
+    return "tight" if need_bytes <= limit_bytes else "too_big"
 
 
 def hardware_machine(hardware: Hardware) -> Machine | None:

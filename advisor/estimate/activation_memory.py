@@ -129,10 +129,11 @@ def layer_bytes(s: ResolvedRun) -> float:
     how = update(spec.update)
     layers_with_module, own_layers = special(how, "adapted"), special(how, "kept_bytes")
     adapted = layers_with_module(d, spec) if layers_with_module else ()
-    if not frozen or (spec.quantization and stack.name):
-        total += (
-            wide * d.width
-        )  # the last matrix keeps its input if it trains, or under bitsandbytes before 0.43
+    keeps_all = frozen and bool(spec.quantization) and stack.keeps_quantised_inputs
+    if keeps_all and not stack.plain_blocks:  # results of norms, too: inputs of the other matrices
+        total += wide * norms * d.hidden
+    if not frozen or keeps_all:
+        total += wide * d.width  # the last matrix keeps its input if it trains
     elif own_layers:
         total += own_layers(d, spec)
     return total + _adapter_inputs(s, adapted, wide) + scores

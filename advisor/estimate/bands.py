@@ -33,15 +33,15 @@ WORDS: Mapping[str, str] = {
 # Log distances (below, above) of the estimate. Written by `python -m benchmarks refit --write`.
 # fitted widths
 WIDTHS: Mapping[str, tuple[float, float]] = {
-    "known": (0.17, 0.11),
-    "lengths": (0.22, 0.00),
+    "known": (0.19, 0.15),
+    "lengths": (0.38, 0.00),
     "experts": (0.00, 0.00),
-    "offload": (0.13, 0.20),
+    "offload": (0.10, 0.16),
     "gpus": (0.00, 0.00),
-    "trainer": (0.29, 0.63),
-    "counter": (0.46, 0.60),
-    "loss": (0.00, 0.97),
-    "size": (1.42, 0.16),
+    "trainer": (0.55, 0.50),
+    "counter": (0.29, 0.54),
+    "loss": (0.00, 0.89),
+    "size": (1.44, 0.12),
 }
 # end of fitted widths
 # Where a shape's dimensions were read; a shape of any other origin is guessed from a size.
@@ -56,11 +56,11 @@ def doubts_of(s: ResolvedRun, origin: str) -> tuple[str, ...]:
         origin: Where the model's shape comes from (`ModelShape.origin`).
     """
     holds = (
-        s.stack.ragged and s.counter not in ("allocated", "active"),
+        s.ragged > 0 and s.counter not in ("allocated", "active"),
         bool(s.dims.routed_params),
         s.offloaded or s.checkpointing == "offload" or s.optimizer in CPU_OPTIMIZERS,
         s.gpus > 1,
-        not s.stack.is_known,
+        not s.stack.is_known or bool(s.stack.guessed),
         s.counter == "unknown",
         s.spec.loss is None and bool(s.stack.name),
         origin not in READ,
@@ -80,33 +80,6 @@ def band(doubts: tuple[str, ...]) -> tuple[float, float]:
     """
     below, above = log_widths(doubts)
     return 1 - math.exp(-below), math.exp(above) - 1
-
-
-# Doubts about all of a run's memory; the others are about what comes and goes in a step.
-OF_ALL = ("offload", "gpus", "trainer", "counter", "size")
-
-
-def need_band(
-    need_bytes: int, *, standing_bytes: int, weights_bytes: int, doubts: tuple[str, ...]
-) -> tuple[int, int]:
-    """The lower and the upper end around what a run needs.
-
-    What stands throughout a run (weights, optimizer states) is arithmetic where the trainer is
-    known: experts, lengths or a loss that nobody described do not change it. Nor does a run need
-    less than its weights.
-
-    Args:
-        need_bytes: The need, of which the rest is a part.
-        standing_bytes: What stands throughout.
-        weights_bytes: The weights alone, in the dtype they are held in.
-        doubts: Keys of WIDTHS, as `doubts_of` gives them.
-    """
-    below, above = band(doubts)
-    below_all, above_all = band(tuple(doubt for doubt in doubts if doubt in OF_ALL))
-    moving = need_bytes - standing_bytes
-    low = need_bytes - below_all * standing_bytes - below * moving
-    high = need_bytes + above_all * standing_bytes + above * moving
-    return min(need_bytes, max(round(low), weights_bytes)), round(high)
 
 
 def log_widths(

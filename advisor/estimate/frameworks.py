@@ -41,6 +41,7 @@ class Framework:
     zero2_bucket: int | str = "hidden_squared"
     zero3_bucket: int | str = "hidden_squared"
     adam_copies: int = 1
+    keeps_gradient_shard: bool = False
     unties_head: bool = False
     quantises_head: bool = False
     linear_experts: bool = False
@@ -135,7 +136,8 @@ def guess_note(spec: RunSpec, stack: Framework) -> str:
         "fused_with_loss": spec.loss == "chunked",
         "flat_adapters": sharded and spec.update != "full",
         "adds_up_whole_gradients": sharded and spec.grad_accum > 1,
-        "ragged": not spec.packing,
+        "ragged": not spec.packing and spec.update != "full",
+        "plain_blocks": not spec.gradient_checkpointing,
     }
     guessed = [TRAITS[name].help for name in stack.guessed if counts.get(name, True)]
     return (

@@ -12,7 +12,8 @@ from advisor.estimate.layouts import Layout, layout_of
 from advisor.ground.model_config import NAMES, read
 
 # One letter per layer, so that a model of a hundred layers is a short text.
-# Mixers. A capital A or S takes keys and values from an earlier layer.
+# Mixers. A capital A or S takes keys and values from an earlier layer, a capital L its choice of
+# tokens.
 ATTENTION, SLIDING, LATENT, DELTA, KIMI, MAMBA, CONV, BOTH, LIGHTNING, CROSS, NONE = "asldkmchgx-"
 # MLPs: dense, dense and twice as wide, experts, experts beside a dense one.
 DENSE, WIDE, EXPERTS, BESIDE = "dweb"
@@ -236,8 +237,28 @@ def _mixers(
     else:
         letters = [layout.mixer] * layers
     if sizes.get("latent_rank"):
-        letters = [LATENT if letter == ATTENTION else letter for letter in letters]
+        own = _own_indexers(config, layers)
+        letters = [
+            letter
+            if letter not in (ATTENTION, LATENT)
+            else LATENT
+            if own[index]
+            else LATENT.upper()
+            for index, letter in enumerate(letters)
+        ]
     return "".join(letters)
+
+
+def _own_indexers(config: Mapping[str, Any], layers: int) -> list[bool]:
+    """Which layers of sparse latent attention choose tokens themselves; the others take what an
+    earlier layer chose (GLM 5.2).
+    """
+    stated = config.get("indexer_types") or config.get("index_topk_pattern")
+    if isinstance(stated, list | str) and len(stated) == layers:
+        return [word in ("full", "F") for word in stated]
+    every = int(config.get("index_topk_freq") or 1)
+    offset = int(config.get("index_skip_topk_offset") or 2)
+    return [max(index - offset + 1, 0) % every == 0 for index in range(layers)]
 
 
 def _windowed(index: int, every: int, *, first: bool) -> str:

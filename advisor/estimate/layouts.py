@@ -22,7 +22,8 @@ class Layout:
     Attributes:
         mixer: The letter (see structure.MIXERS) of layers of which config.json says nothing.
         linear: The letter that "linear_attention" in `layer_types` stands for.
-        delta: How gated DeltaNet holds its input matrices: "qwen3_next" as two, else as four.
+        delta: How gated DeltaNet holds its input matrices: "qwen3_next" as two, "olmo_hybrid" as
+            six, else as four.
         every: Of layers with a window: every nth sees everything (1: all have the window; 0: no
             layer has one unless `layer_types` says so).
         first_full: The first of each `every` layers sees everything, not the last.
@@ -140,7 +141,23 @@ _LATENT = Layout(mixer="l", shared=1, renamed=True)
 # Names of families (model_type of config.json) -> what they are.
 _TABLE: Mapping[str, Layout] = {
     # Attention and a gated MLP or experts.
-    "llama mistral3 ministral3 granite granitemoe": Layout(),
+    "llama mistral3 ministral3 granite granitemoe exaone internlm3 cwm iquestcoder"
+    " vaultgemma": Layout(),
+    "granitemoeshared": Layout(
+        mlp=("input_linear", "output_linear"), fused_mlp="input_linear",
+        fused_shared="input_linear",
+    ),
+    "minicpm3 youtu sarvam_mla": Layout(mixer="l"),
+    "solar_open": Layout(shared=1, renamed=True),
+    "arcee": Layout(gated=False, mlp=("up_proj", "down_proj")),
+    "nemotron": Layout(gated=False, mlp=("up_proj", "down_proj"), norm_bias=True),
+    "granite_swa granitemoe_swa": Layout(sinks=True),
+    "hy_v3 sarvam_moe": Layout(norm="head", shared=1),
+    "exaone_moe dots1": Layout(norm="head", shared=1, renamed=True),
+    "mellum": Layout(norm="head", renamed=True),
+    "olmo": Layout(norms=0, end_norms=0),
+    "flex_olmo": Layout(norm="whole", renamed=True),
+    "cohere2_moe": Layout(norms=1, tied=True, every=4, renamed=True),
     "mixtral": Layout(renamed=True),
     "mistral ministral phi3_v": Layout(every=1),
     "llama4 llama4_text": Layout(
@@ -153,7 +170,7 @@ _TABLE: Mapping[str, Layout] = {
     "ernie4_5_moe": Layout(
         tied=True, shared=2, router_biases=1, renamed=True, defaults={"dense_first": 1}
     ),
-    "qwen2 qwen2_vl qwen2_5_vl": Layout(bias="qkv"),
+    "qwen2 qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text": Layout(bias="qkv"),
     "qwen2_moe": Layout(bias="qkv", shared_gate=True),
     "qwen": Layout(
         bias="qkv", fused="c_attn", output="c_proj", mlp=("w2", "w1", "c_proj"), exact=False
@@ -193,6 +210,11 @@ _TABLE: Mapping[str, Layout] = {
     # Layers of several kinds.
     "qwen3_next": replace(_QWEN3_5, delta="qwen3_next", renamed=True),
     "qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text": _QWEN3_5,
+    "olmo_hybrid": Layout(
+        norm="whole", delta="olmo_hybrid", defaults={"kernel": 4, "full_every": 4}
+    ),
+    "lara_mini": replace(_QWEN3_5, gate="", shared_gate=False),
+    "bamba": Layout(linear="m", defaults={"kernel": 4, "conv_bias": 1, "gated_norm": 1}),
     "kimi_linear": Layout(mixer="l", linear="k", shared=1, defaults={"kernel": 4}),
     "granitemoehybrid": Layout(
         linear="m", mlp=("input_linear", "output_linear"), fused_mlp="input_linear",
@@ -226,6 +248,10 @@ _TABLE: Mapping[str, Layout] = {
     "gpt_neox": _NEOX,
     "gptj": replace(
         _OLD, bias="none", output="out_proj", mlp=("fc_in", "fc_out"), norms=1, head_bias=True
+    ),
+    "codegen": replace(
+        _OLD, bias="none", fused="qkv_proj", output="out_proj", mlp=("fc_in", "fc_out"), norms=1,
+        head_bias=True,
     ),
     "bloom": replace(_NEOX, end_norms=2, tied=True),
     "falcon": replace(_NEOX, bias="none", mlp_bias=False, norms=1, tied=True),

@@ -22,6 +22,8 @@ Kind = Literal["linear", "experts", "embedding", "output", "vector"]
 OTHERS = {
     "adamw_cpu": OPTIMIZERS["adamw"], "adam_cpu": OPTIMIZERS["adamw"],
     "cpu_adam": OPTIMIZERS["adamw"],
+    # transformers' own AdamW until 4.49, and torch's with foreach=False: one parameter at a time.
+    "adamw_hf": replace(OPTIMIZERS["adamw"], holds="largest weight"),
     "sgd_momentum": replace(OPTIMIZERS["sgd"], numbers=1),
 }  # fmt: skip
 
@@ -191,7 +193,8 @@ def _is_target(spec: RunSpec, path: str) -> bool:
 def largest_weight(s: ResolvedRun) -> int:
     """Weights of the largest trained tensor that is worked on alone."""
     entry = entry_of(s.optimizer)
-    apart = ("embedding", "output") if entry.keeps != "rows and columns" else ()
+    every = entry.keeps == "rows and columns" or entry.name.startswith("adamw")
+    apart = () if every else ("embedding", "output")
     return max((one.each for one in trained_tensors(s) if one.kind not in apart), default=0)
 
 

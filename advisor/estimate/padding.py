@@ -9,6 +9,7 @@ and 3, 7 and 13 %.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,6 +24,10 @@ SLICES = 200  # of the lengths, for the mean of the longest of several rows
 TEMPLATE_TOKENS = 24
 SHORT, FULL = 16, 0.98  # of so many rows a sequence, so much of it is filled
 SAMPLE = 600  # rows that are laid into sequences to see how many one holds
+# What the longest row may be longer than the longest of a sample, or than its characters say: as in
+# the choice of a sequence length (advice/fit.py).
+LONGEST_MARGIN = 1.25
+PLACES = 64  # of the longest row, for the sums of several rows
 
 
 def padded_tokens(
@@ -67,6 +72,87 @@ def row_tokens(
         low = float(edge)
     found = tuple(bins) or ((seq_len - 1.0, float(seq_len), 1.0),)
     return _mean_of_longest(found, 1), _mean_of_longest(found, micro)
+
+
+def row_lengths(
+    tokens: TokenStats, *, seq_len: int, share: float = 1.0
+) -> tuple[tuple[int, int], ...]:
+    """(longest of the bin in tokens, rows in it), as a RunSpec takes them; empty where no histogram
+    is known. Longer rows count as `seq_len`.
+
+    The longest row of a sample, or one whose tokens were counted from characters, may be longer
+    than it seems: it gets a margin. What characters lack of a chat template is added to every row.
+
+    Args:
+        share: Of the rows that are read; each bin keeps a row at least.
+    """
+    if not tokens.histogram:
+        return ()
+    is_counted = "approximation" not in tokens.counted_by
+    around = 0 if is_counted else TEMPLATE_TOKENS
+    is_whole = is_counted and tokens.sampled_rows is None
+    longest = max(1, tokens.longest)
+    longest = longest if is_whole else math.ceil(longest * LONGEST_MARGIN) + around
+    measured = sum(count for _, count in tokens.histogram)
+    rows = tokens.total / tokens.mean if tokens.mean else measured
+    found: dict[int, int] = {}
+    for place, (edge, count) in enumerate(tokens.histogram, 1):
+        is_last = place == len(tokens.histogram)
+        length = min(seq_len, longest if is_last else min(edge + around, longest))
+        found[length] = found.get(length, 0) + max(1, round(count * share * rows / measured))
+    return tuple(sorted(found.items()))
+
+
+@lru_cache(maxsize=1024)
+def largest_line(lengths: tuple[tuple[int, int], ...], seq_len: int, rows: int) -> int:
+    """Tokens of the largest micro-batch of an epoch where its rows are laid end to end, without
+    padding: no micro-batch of half of all shuffles is larger.
+
+    Lengths are taken as even within each bin, which begins where the one before it ends, the first
+    at half of its end. Longer rows count as seq_len.
+    """
+    top = max(1, min(seq_len, lengths[-1][0]))
+    if rows == 1:
+        return top
+    places = [0.0] * (PLACES + 1)
+    below = lengths[0][0] // 2
+    for edge, count in lengths:
+        first, last = (
+            min(PLACES, math.ceil(PLACES * min(length, top) / top)) for length in (below + 1, edge)
+        )
+        for place in range(first, last + 1):
+            places[place] += count / (last - first + 1)
+        below = edge
+    total = sum(places)
+    share = [place / total for place in places]
+    batches = max(1.0, total / rows)
+    wanted, upto = 0.5 ** (1 / batches), 0.0
+    for place, chance in enumerate(_sums(share, rows)):
+        upto += chance
+        if upto >= wanted:
+            return min(rows * top, max(top, math.ceil(place * top / PLACES)))
+    return rows * top
+
+
+def _sums(share: Sequence[float], rows: int) -> list[float]:
+    """The distribution of the sum of so many lengths, each with this one."""
+    found, power = [1.0], list(share)
+    while rows:
+        if rows & 1:
+            found = _folded(found, power)
+        rows >>= 1
+        if rows:
+            power = _folded(power, power)
+    return found
+
+
+def _folded(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    found = [0.0] * (len(one) + len(other) - 1)
+    for place, chance in enumerate(one):
+        if chance:
+            for further, each in enumerate(other):
+                found[place + further] += chance * each
+    return found
 
 
 def rows_in_sequence(tokens: TokenStats, seq_len: int) -> float | None:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from advisor.estimate.dims import Dims
 from advisor.estimate.frameworks import Framework, framework_of
 from advisor.estimate.methods import special
+from advisor.estimate.padding import largest_line
 from advisor.estimate.types import RunSpec, Term
 from advisor.ground.types import Source
 from advisor.methods import objective, update
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 CPU_OPTIMIZERS = ("adamw_cpu", "adam_cpu", "cpu_adam")
+# Most trainers of adapters pad to the longest row of a batch: five of eight in rules/trainers.
+GUESSED_RAGGED = 2 / 3
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
 
 
@@ -80,6 +83,8 @@ class ResolvedRun:
     keeps_inputs: (
         bool  # FSDP of frozen units under accelerate: inputs stay to the end of the backward pass
     )
+    ragged: float  # 1 where every batch has another length, GUESSED_RAGGED if that is a guess
+    adds_up_whole: bool  # gradients of earlier micro-batches are whole on every device
     compiled_loss: bool  # softmax and cast in one kernel: logits and their gradient alone
     evaluates: bool
 
@@ -217,7 +222,7 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     copies = special(how, "embedding_copies")
     rows = spec.micro_batch_size * what.sequences_per_row
     return ResolvedRun(
-        spec=spec, dims=dims, stack=stack, tokens=rows * spec.longest_tokens, rows=rows, gpus=gpus,
+        spec=spec, dims=dims, stack=stack, tokens=batch_tokens(spec, rows), rows=rows, gpus=gpus,
         cpu=cpu, sharding=sharding,
         shard_all=gpus if sharding in ("fsdp", "zero3") else 1,
         shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1,
@@ -238,9 +243,35 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         quantised_head=stack.quantises_head and spec.quantization is not None and not dims.encoder,
         offloaded=offloaded,
         keeps_inputs=sharding == "fsdp" and stack.fsdp == 1 and not full and stack.accelerate,
+        ragged=_ragged(spec, stack, full=full),
+        # Whoever keeps weights in host memory has no room for whole gradients: so is it guessed.
+        adds_up_whole=stack.adds_up_whole_gradients
+        and not (offloaded and "adds_up_whole_gradients" in stack.guessed),
         compiled_loss=spec.compile and stack.compiles_loss,
         evaluates=stack.evaluates if spec.evaluation is None else spec.evaluation,
     )  # fmt: skip
+
+
+def batch_tokens(spec: RunSpec, rows: int) -> int:
+    """Tokens of the largest micro-batch of so many sequences: each as long as the longest row, or
+    laid end to end.
+    """
+    if spec.unpadded and spec.lengths and not spec.packing:
+        return largest_line(spec.lengths, spec.seq_len, rows)
+    return rows * spec.longest_tokens
+
+
+def _ragged(spec: RunSpec, stack: Framework, *, full: bool) -> float:
+    """How far batches differ in length: as the trainer pads, unless the spec says that all rows are
+    alike. Of a trainer that is not known, by two thirds, and only where adapters are trained on
+    unpacked rows, which are mostly instructions; whole models are as often measured on rows of one
+    length.
+    """
+    if not stack.ragged or len(spec.lengths) == 1:
+        return 0.0
+    if "ragged" in stack.guessed:
+        return 0.0 if spec.packing or full else GUESSED_RAGGED
+    return 1.0
 
 
 def term_of(name: str, size_bytes: float, because: str, source: Source) -> Term:

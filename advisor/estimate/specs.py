@@ -16,13 +16,13 @@ from typing import Any, Protocol
 from advisor.estimate.architecture import ConfigError, shape_from_config
 from advisor.estimate.bands import WORDS
 from advisor.estimate.dims import dims_of, targets, unknown_targets
+from advisor.estimate.learned import learned, lesson_of, time_with_lesson, with_lesson
 from advisor.estimate.memory import memory_estimate
+from advisor.estimate.past_run import NO_RUNS, NOWHERE, Device, PastRuns, gpu_machine
 from advisor.estimate.read_spec import Request, request_of
-from advisor.estimate.smaller_batch import NeedOf, fitting_batch, smallest_batch
 from advisor.estimate.spec_conflicts import impossible, unused
 from advisor.estimate.time import Machine, machine_of, time_estimate
-from advisor.estimate.types import MemoryEstimate, RunSpec
-from advisor.estimate.verdict import memory_fits
+from advisor.estimate.types import Learned, RunSpec
 from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.json_values import parse_json
@@ -55,12 +55,14 @@ def answer_spec(
     *,
     find_model: FindModel,
     find_gpu: FindGpu | None = None,
-    limit_bytes: int | None = None,
+    past: PastRuns = NO_RUNS,
+    cpu: Device = NOWHERE,
 ) -> dict[str, Any]:
     """The answer document of one spec; `peak_gib` null with a `reason` where it cannot be said.
 
     Args:
-        limit_bytes: Memory that the need is held against; None: there is no verdict.
+        past: Runs that correct the estimate of a spec that names the GPU, or the CPU, they ran on.
+        cpu: This machine's own processor, which `gpu: none` means.
     """
     warnings: list[str] = []
     try:
@@ -91,8 +93,8 @@ def answer_spec(
     return document_of(
         spec, shape, cpu=on_cpu, device=None if match is None else match.spec, machine=machine,
         tokens_total=request.tokens_total, rows_total=request.rows_total, warnings=warnings,
-        unpacked=request.unpacked,
-        limit_bytes=limit_bytes,
+        unpacked=request.unpacked, past=past,
+        ran_on=cpu if on_cpu else Device(gpu_machine(None if match is None else match.spec)),
     )  # fmt: skip
 
 
@@ -108,39 +110,32 @@ def document_of(
     warnings: Sequence[str],
     unpacked: bool = False,
     looked: Looked | None = None,
-    limit_bytes: int | None = None,
+    past: PastRuns = NO_RUNS,
+    ran_on: Device = NOWHERE,
 ) -> dict[str, Any]:
-    """The answer document of a spec on a device: memory with its terms, whether that fits, and
-    speed where the machine's is known; refused where it cannot be. With `looked`, what the stage is
-    measured on, the whole time by its parts is in it.
-
-    `peak_gib` is what the spec's counter would read, never above the device, `low_gib` to
-    `high_gib` its band. `need_gib` must be there, and is not capped; `least_gib` is the need with
-    the smallest batch and recomputed activations. With a limit, `fits` is the verdict on
-    `need_low_gib` to `need_high_gib`, and `fits_with` the batch that fits where this one may not.
+    """The answer document of a spec on a device: memory with its terms, and speed where the
+    machine's is known; refused where it cannot be. With `looked`, what the stage is measured on,
+    the whole time by its parts is in it; with past runs of the device `ran_on`, what they changed.
     """
     fault = impossible(spec, shape, device=device, tokens_total=tokens_total, rows_total=rows_total)
     if fault:
         return refuse_spec(fault)
-
-    def memory_of(one: RunSpec) -> MemoryEstimate | None:
-        return memory_estimate(one, shape, cpu=cpu, device=device, device_bytes=limit_bytes)
-
-    memory = memory_of(spec)
+    memory = memory_estimate(spec, shape, cpu=cpu, device=device)
     if memory is None:
         return refuse_spec(f"the dimensions of '{shape.id}' are not known")
-    least = memory_of(smallest_batch(spec)) or memory
+    lesson = lesson_of(past, spec, shape, ran_on) if past else None
+    by_formula = memory.peak.total_bytes
+    memory, correction = with_lesson(memory, lesson, counter=spec.counter, cpu=cpu)
+    taught = learned(
+        lesson, correction, by_formula, memory.peak.total_bytes, timed=machine is not None
+    )
     document: dict[str, Any] = {
-        "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes),
-        "high_gib": _gib(memory.high_bytes), "need_gib": _gib(memory.need_bytes),
-        "need_low_gib": _gib(memory.need_low_bytes), "need_high_gib": _gib(memory.need_high_bytes),
-        "least_gib": _gib(min(least.need_bytes, memory.need_bytes)),
-        "band_because": [WORDS[doubt] for doubt in memory.doubts], "moment": memory.needed.name,
+        "peak_gib": _gib(memory.peak_bytes), "need_gib": _gib(memory.need_bytes),
+        "low_gib": _gib(memory.low_bytes), "high_gib": _gib(memory.high_bytes),
+        "band_because": [WORDS[doubt] for doubt in memory.doubts], "moment": memory.peak.name,
         "terms": [{"name": term.name, "gib": _gib(term.size_bytes), "because": term.because,
-        "source": term.source.title} for term in memory.needed.terms],
+        "source": term.source.title} for term in memory.peak.terms],
     }  # fmt: skip
-    if limit_bytes is not None:
-        document |= _verdict(spec, memory, memory_of, limit_bytes)
     time = (
         None
         if machine is None
@@ -153,7 +148,10 @@ def document_of(
             unpacked=unpacked,
         )
     )
+    if taught is not None:
+        document["learned"] = learned_document(taught)
     if time is not None and machine is not None:
+        time = time_with_lesson(time, lesson)
         document |= {
             "tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2),
             "step_s": round(time.step_s, 5),
@@ -177,29 +175,6 @@ def document_of(
         dict.fromkeys([*warnings, *_unread(spec, shape), *unused(spec, shape), *memory.warnings])
     )
     return document
-
-
-def _verdict(
-    spec: RunSpec, memory: MemoryEstimate, memory_of: NeedOf, limit_bytes: int
-) -> dict[str, Any]:
-    """The limit, the verdict, and the batch that fits where this one may not."""
-    fits = memory_fits(memory, limit_bytes)
-    instead = (
-        fitting_batch(spec, memory_of, limit_bytes) if fits in ("may_fit", "too_big") else None
-    )
-    need = None if instead is None else memory_of(instead)
-    found: dict[str, Any] = {"limit_gib": _gib(limit_bytes), "fits": fits, "fits_with": None}
-    if instead is None or need is None or instead == spec:
-        return found
-    return found | {
-        "fits_with": {
-            "micro_batch_size": instead.micro_batch_size,
-            "grad_accum": instead.grad_accum,
-            "gradient_checkpointing": bool(instead.gradient_checkpointing),
-            "need_gib": _gib(need.need_bytes),
-            "fits": memory_fits(need, limit_bytes),
-        }
-    }
 
 
 def _shape(request: Request, find_model: FindModel) -> tuple[ModelShape | None, list[str]]:
@@ -250,10 +225,28 @@ def _gib(size_bytes: int) -> float:
     return round(size_bytes / GIB, 4)
 
 
+def learned_document(found: Learned) -> dict[str, Any]:
+    """What runs of this machine changed, as every answer in JSON says it."""
+    return {
+        "text": found.sentence,
+        "closest": found.closest,
+        "memory_runs": found.memory_runs,
+        "memory_scale": None if found.memory_scale is None else round(found.memory_scale, 3),
+        "speed_runs": found.time_runs,
+        "speed_scale": None if found.time_scale is None else round(1 / found.time_scale, 3),
+        "formula_peak_gib": None if found.formula_bytes is None else _gib(found.formula_bytes),
+    }
+
+
 def run_specs(
-    text: str, *, find_model: FindModel, find_gpu: FindGpu | None = None
+    text: str,
+    *,
+    find_model: FindModel,
+    find_gpu: FindGpu | None = None,
+    past: PastRuns = NO_RUNS,
+    cpu: Device = NOWHERE,
 ) -> list[dict[str, Any]]:
-    """One answer document for each spec of a JSON list, in order.
+    """One answer document for each spec of a JSON list, in order; `past` and `cpu` as for one.
 
     Raises InputError where the text is not a JSON list.
     """
@@ -276,7 +269,7 @@ def run_specs(
         documents.append(
             refuse_spec("; ".join(map(_on_one_line, request)))
             if isinstance(request, list)
-            else answer_spec(request, find_model=find_model, find_gpu=find_gpu)
+            else answer_spec(request, find_model=find_model, find_gpu=find_gpu, past=past, cpu=cpu)
         )
     return documents
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from advisor.estimate.padding import row_lengths
 from advisor.estimate.types import RunSpec
+from advisor.ground.types import ModelShape, TokenStats
+from advisor.methods import objective as objective_named
 
 # Keys of an update or objective that a formula reads.
 OPTIONS = (
@@ -27,6 +31,13 @@ OPTIONS = (
     "train_embeddings",
     "rollouts",
     "server_memory",
+    "group_by_length",
+)
+
+# Families whose layers look at whole rows, none through a window: on the CPU the bundled trainers
+# lay their rows end to end (trainers/frame/flat_rows.py, which tries it on the model itself).
+WHOLE_ROWS = frozenset(
+    ("llama", "qwen2", "qwen3", "granite", "olmo", "olmo2", "gpt2", "gpt_neox", "opt", "smollm3")
 )
 
 
@@ -68,4 +79,35 @@ def stage_spec(
         gpus=gpus,
         sharding=sharding or ("ddp" if gpus > 1 else None),
         options={key: settings[key] for key in OPTIONS if settings.get(key) is not None},
+    )
+
+
+def with_rows(
+    spec: RunSpec,
+    tokens: TokenStats | None,
+    shape: ModelShape | None,
+    *,
+    cpu: bool,
+    share: float = 1.0,
+) -> RunSpec:
+    """The spec with the lengths of the rows that it is for, where they are known: no micro-batch is
+    wider than the longest of them. A stage that writes answers keeps its seq_len, which holds both.
+
+    Args:
+        share: Of the rows that are read.
+    """
+    what = objective_named(spec.objective)
+    if tokens is None or not tokens.histogram or what.generates:
+        return spec
+    flat = (
+        cpu
+        and what.logits == "tiles_on_gpu"
+        and spec.update != "prefix"  # it stands before each row
+        and spec.attention in ("sdpa", "auto")
+        and shape is not None
+        and shape.architecture in WHOLE_ROWS
+        and not spec.options.get("group_by_length")  # rows as long as the longest meet in a batch
+    )
+    return replace(
+        spec, lengths=row_lengths(tokens, seq_len=spec.seq_len, share=share), unpadded=flat
     )

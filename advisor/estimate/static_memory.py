@@ -234,7 +234,7 @@ def first_gradients(s: ResolvedRun, *, layers: int) -> list[Term]:
                 src.FSDP,
             )
         ]
-    if s.is_module or (s.offloaded and not s.fully_sharded):
+    if s.is_module:
         return []
     head = 0 if d.encoder or objective(spec.objective).scores else d.head_params
     if s.stack.shards_ends and s.sharding == "fsdp":
@@ -319,7 +319,8 @@ def gradients(s: ResolvedRun) -> list[Term]:
                 src.COUNT,
             )
         ]
-    if s.offloaded or (s.sharding in ("zero2", "zero3") and s.optimizer in CPU_OPTIMIZERS):
+    on_host = s.sharding in ("zero2", "zero3") and s.optimizer in CPU_OPTIMIZERS
+    if s.offloaded or (on_host and not s.stack.keeps_gradient_shard):
         return [term_of("gradients", 0, "moved to host memory layer by layer", src.FSDP)]
     share = s.shard_grads
     return [
@@ -338,7 +339,7 @@ def earlier_gradients(s: ResolvedRun) -> list[Term]:
     spec = s.spec
     if spec.grad_accum < 2 and not (s.stack.accumulates and not s.is_module):
         return []
-    if s.sharding != "fsdp" or not s.stack.adds_up_whole_gradients or spec.grad_accum < 2:
+    if s.sharding != "fsdp" or not s.adds_up_whole or spec.grad_accum < 2:
         return gradients(s)
     if s.flat_adapters:
         count, wide = s.dims.layers * s.dims.layer_params, s.weight_bytes
@@ -417,11 +418,13 @@ def optimizer_temporaries(s: ResolvedRun) -> list[Term]:
         return []
     if entry.holds == "largest weight":
         largest = largest_weight(s)
+        # Adam's loop makes the root of one second moment, in the weight's dtype.
+        wide = s.train_bytes if entry.name.startswith("adamw") else ONE_WEIGHT_BYTES
         return [
             term_of(
                 "optimizer temporaries",
-                largest * ONE_WEIGHT_BYTES,
-                f"one tensor at a time: {ONE_WEIGHT_BYTES} B for each of the {largest:,} weights of"
+                largest * wide,
+                f"one tensor at a time: {wide} B for each of the {largest:,} weights of"
                 " the largest",
                 src.COUNT,
             )

@@ -1,66 +1,23 @@
 """The layers of a model with their tensors, from a ModelShape.
 
-A family is an entry in `layouts.py`; only a mixer that no family had before needs a function here.
-The sizes follow transformers 5.24 (src/transformers/models/<family>/modeling_<family>.py) and are
-held to its own modules in tests/estimate/test_architectures.py.
+A family is an entry in `layouts.py`; only a mixer that no family had before needs a function in
+`mixers.py`. The sizes follow transformers 5.24 (src/transformers/models/<family>/modeling_*.py) and
+are held to its own modules in tests/estimate/test_architectures.py.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 from advisor.estimate import layer_patterns as letters
-from advisor.estimate.layers import (
-    Attention,
-    Convolution,
-    Delta,
-    Dense,
-    Experts,
-    Latent,
-    LayerKind,
-    Lightning,
-    Linear,
-    Mamba2,
-    Mixer,
-    Part,
-    Structure,
-)
-from advisor.estimate.layouts import Layout, layout_of
+from advisor.estimate.layers import Dense, Experts, LayerKind, Linear, Part, Structure
+from advisor.estimate.layouts import layout_of
+from advisor.estimate.mixers import MIXERS, Sizes
 from advisor.ground.types import ModelShape
 from advisor.methods.families import DECODER, SEQ2SEQ, is_encoder, kind_of_type
 
-EXPAND = 2  # Mamba's inner width, in multiples of the model's
 HIDDEN_PER_HEAD = 128  # of a model whose heads are not known
-
-
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    """The sizes of one model, whatever holds them."""
-
-    family: Layout
-    named: Mapping[str, int]
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    width: int
-    vocab: int
-
-    def __getitem__(self, name: str) -> int:
-        return self.named.get(name, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensors:
-    """A part of a layer: what it is, its linear layers and its other parameters."""
-
-    is_: Mixer | None
-    linears: tuple[Linear, ...]
-    other: int
 
 
 @lru_cache(maxsize=1024)
@@ -71,7 +28,7 @@ def structure_of(shape: ModelShape) -> Structure | None:
     hidden = shape.hidden_size
     family = layout_of(shape.architecture)
     heads = shape.heads or max(1, hidden // HIDDEN_PER_HEAD)
-    s = _Sizes(
+    s = Sizes(
         family=family, named={**family.defaults, **dict(shape.sizes)}, hidden=hidden,
         layers=shape.layers, heads=heads, kv_heads=shape.kv_heads or heads,
         head_dim=shape.head_dim or hidden // heads, width=shape.intermediate_size or 4 * hidden,
@@ -89,7 +46,7 @@ def structure_of(shape: ModelShape) -> Structure | None:
 
 
 def _kind(
-    shape: ModelShape, s: _Sizes, mixer: str, mlp: str, count: int, *, encodes: bool
+    shape: ModelShape, s: Sizes, mixer: str, mlp: str, count: int, *, encodes: bool
 ) -> LayerKind:
     """The layers with this mixer and this MLP."""
     parts = [MIXERS[letter](s, mixer) for letter in _parts_of(mixer)]
@@ -135,177 +92,20 @@ def _parts_of(mixer: str) -> str:
     return {letters.BOTH: letters.MAMBA + letters.ATTENTION, letters.CROSS: "ax"}.get(mixer, mixer)
 
 
-def _norm(s: _Sizes) -> int:
+def _norm(s: Sizes) -> int:
     """Parameters of one norm of the model's width."""
     return s.hidden * (2 if s.family.norm_bias else 1)
 
 
-def _is_gated(s: _Sizes) -> bool:
+def _is_gated(s: Sizes) -> bool:
     """Whether the MLP has a gate; T5's versions differ in it."""
     return s.family.gated or bool(s["gated"])
-
-
-# ------------------------------------------------------------------------------ mixers
-
-
-def _attention(s: _Sizes, letter: str) -> _Tensors:
-    """Softmax attention: projections, with the norms of queries and keys."""
-    family, hidden = s.family, s.hidden
-    everything = letter in (letters.ATTENTION, letters.ATTENTION.upper())
-    dim, kv_heads = s.head_dim, s.kv_heads
-    if everything and s["global_head_dim"]:
-        dim, kv_heads = s["global_head_dim"], s["global_kv_heads"] or kv_heads
-    query, keys = s.heads * dim, kv_heads * dim
-    stated = bool(s["attention_bias"])
-    biased = family.bias in ("qkv", "qkvo") or (family.bias.startswith("config") and stated)
-    last = family.bias in ("o", "qkvo") or (family.bias == "config" and stated)
-    own = not letter.isupper()
-    same = bool(everything and s["keys_are_values"])
-    gate = {"queries": query, "heads": s.heads, "": 0}[family.gate]
-    q_name, k_name, v_name = family.names
-    if family.fused:
-        linears = [Linear(family.fused, hidden, query + 2 * keys, biased=biased)]
-    else:
-        outputs = query + (gate if family.gate == "queries" else 0)
-        linears = [Linear(q_name, hidden, outputs, biased=biased)]
-        if own:
-            linears.append(Linear(k_name, hidden, keys, biased=biased))
-        if own and not same:
-            linears.append(Linear(v_name, hidden, keys, biased=biased))
-    linears.append(Linear(family.output, query, hidden, biased=last))
-    if family.gate == "heads":
-        linears.append(Linear("g_proj", hidden, gate))
-    norm = family.norm
-    if norm == "config":
-        norm = "head" if s["qk_norm"] else ""
-    normed = {"head": dim * (1 + own), "whole": query + keys, "": 0}[norm]
-    is_ = Attention(
-        heads=s.heads, kv_heads=kv_heads, head_dim=dim,
-        window=None if everything else s["window"] or None, norm=norm, gate=gate,
-        sinks=family.sinks, capped=family.capped, own_keys=own, keys_are_values=same,
-        cross=letter == letters.CROSS, fused=bool(family.fused),
-    )  # fmt: skip
-    return _Tensors(is_, tuple(linears), normed + (s.heads if family.sinks else 0))
-
-
-def _latent(s: _Sizes, letter: str) -> _Tensors:
-    """DeepSeek's latent attention, with the indexer of its sparse form."""
-    is_ = Latent(
-        heads=s.heads, query_rank=s["query_rank"], rank=s["latent_rank"], rope_dim=s["rope_dim"],
-        nope_dim=s["nope_dim"], value_dim=s["value_dim"], index_heads=s["index_heads"],
-        index_dim=s["index_dim"],
-    )  # fmt: skip
-    hidden, rank = s.hidden, is_.rank
-    if is_.query_rank:
-        linears = [
-            Linear("q_a_proj", hidden, is_.query_rank),
-            Linear("q_b_proj", is_.query_rank, is_.q_size),
-        ]
-    else:
-        linears = [Linear("q_proj", hidden, is_.q_size)]
-    linears += [
-        Linear("kv_a_proj_with_mqa", hidden, rank + is_.rope_dim),
-        Linear("kv_b_proj", rank, s.heads * is_.nope_dim + is_.value_size),
-        Linear("o_proj", is_.value_size, hidden),
-    ]
-    other = is_.query_rank + rank
-    if is_.index_heads:
-        linears += [
-            Linear("wq_b", is_.query_rank, is_.index_heads * is_.index_dim),
-            Linear("wk", hidden, is_.index_dim),
-            Linear("weights_proj", hidden, is_.index_heads),
-        ]
-        other += 2 * is_.index_dim
-    return _Tensors(is_, tuple(linears), other)
-
-
-def _delta(s: _Sizes, letter: str) -> _Tensors:
-    """Qwen's gated DeltaNet."""
-    is_ = Delta(
-        key_heads=s["key_heads"], value_heads=s["value_heads"], key_dim=s["key_dim"],
-        value_dim=s["linear_value_dim"], kernel=s["kernel"],
-    )  # fmt: skip
-    hidden, keys, values, heads = s.hidden, is_.keys, is_.values, is_.value_heads
-    if s.family.delta == "qwen3_next":
-        inputs = {"in_proj_qkvz": 2 * keys + 2 * values, "in_proj_ba": 2 * heads}
-    else:
-        inputs = {
-            "in_proj_qkv": 2 * keys + values, "in_proj_z": values, "in_proj_b": heads,
-            "in_proj_a": heads,
-        }  # fmt: skip
-    linears = tuple(Linear(name, hidden, outputs) for name, outputs in inputs.items())
-    other = is_.channels * is_.kernel + 2 * heads + is_.value_dim  # decays, and a norm of each head
-    return _Tensors(is_, (*linears, Linear("out_proj", values, hidden)), other)
-
-
-def _kimi(s: _Sizes, letter: str) -> _Tensors:
-    """Kimi's delta attention: a decay for each channel, its gates through a narrow matrix."""
-    is_ = Delta(
-        key_heads=s["key_heads"], value_heads=s["value_heads"], key_dim=s["key_dim"],
-        value_dim=s["linear_value_dim"], kernel=s["kernel"], low_rank=s["linear_value_dim"],
-    )  # fmt: skip
-    hidden, keys, values, low = s.hidden, is_.keys, is_.values, is_.low_rank
-    linears = (
-        Linear("q_proj", hidden, keys), Linear("k_proj", hidden, keys),
-        Linear("v_proj", hidden, values), Linear("f_a_proj", hidden, low),
-        Linear("f_b_proj", low, keys), Linear("b_proj", hidden, is_.value_heads),
-        Linear("g_a_proj", hidden, low), Linear("g_b_proj", low, values),
-        Linear("o_proj", values, hidden),
-    )  # fmt: skip
-    return _Tensors(is_, linears, is_.channels * is_.kernel + keys + is_.value_heads + low)
-
-
-def _mamba(s: _Sizes, letter: str) -> _Tensors:
-    """Mamba-2."""
-    heads = s["mamba_heads"] or s.heads
-    width = s["mamba_width"] or heads * (s["mamba_head_dim"] or 0)
-    width = width or (s["mamba_expand"] or EXPAND) * s.hidden
-    is_ = Mamba2(
-        heads=heads, head_dim=width // heads, groups=max(1, s["mamba_groups"]),
-        state=s["mamba_state"], kernel=s["kernel"], normed=bool(s["gated_norm"]),
-    )  # fmt: skip
-    biased = bool(s["mamba_bias"])
-    takes_out = s.family.refused != "out_proj"
-    linears = (
-        Linear("in_proj", s.hidden, is_.width + is_.channels + heads, biased=biased),
-        Linear("out_proj", is_.width, s.hidden, biased=biased, adapted=takes_out),
-    )
-    other = is_.channels * (is_.kernel + bool(s["conv_bias"])) + 3 * heads
-    return _Tensors(is_, linears, other + (is_.width if is_.normed else 0))
-
-
-def _convolution(s: _Sizes, letter: str) -> _Tensors:
-    """LFM2's gated short convolution."""
-    hidden, biased = s.hidden, bool(s["conv_bias"])
-    linears = (
-        Linear("in_proj", hidden, 3 * hidden, biased=biased),
-        Linear("out_proj", hidden, hidden, biased=biased),
-    )
-    return _Tensors(Convolution(hidden, s["kernel"]), linears, hidden * (s["kernel"] + biased))
-
-
-def _lightning(s: _Sizes, letter: str) -> _Tensors:
-    """MiniMax's lightning attention."""
-    is_ = Lightning(s.heads, s.head_dim)
-    linears = (
-        Linear("qkv_proj", s.hidden, 3 * is_.q_size), Linear("out_proj", is_.q_size, s.hidden),
-        Linear("output_gate", s.hidden, is_.q_size),
-    )  # fmt: skip
-    return _Tensors(is_, linears, is_.q_size)
-
-
-MIXERS: Mapping[str, Callable[[_Sizes, str], _Tensors]] = {
-    letters.ATTENTION: _attention, letters.ATTENTION.upper(): _attention,
-    letters.SLIDING: _attention, letters.SLIDING.upper(): _attention, letters.CROSS: _attention,
-    letters.LATENT: _latent, letters.DELTA: _delta, letters.KIMI: _kimi, letters.MAMBA: _mamba,
-    letters.CONV: _convolution, letters.LIGHTNING: _lightning,
-}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------ MLPs
 
 
-def _mlp(s: _Sizes, width: int, part: Part, *, fused: str, inputs: int = 0) -> list[Linear]:
+def _mlp(s: Sizes, width: int, part: Part, *, fused: str, inputs: int = 0) -> list[Linear]:
     """The linear layers of an MLP of this width."""
     family, hidden = s.family, inputs or s.hidden
     biased = bool(s["mlp_bias"]) if family.mlp_bias is None else family.mlp_bias
@@ -321,7 +121,7 @@ def _mlp(s: _Sizes, width: int, part: Part, *, fused: str, inputs: int = 0) -> l
     ]  # fmt: skip
 
 
-def _experts(shape: ModelShape, s: _Sizes, *, beside: bool) -> Experts:
+def _experts(shape: ModelShape, s: Sizes, *, beside: bool) -> Experts:
     """Routed experts with the shared ones."""
     width = shape.expert_size or s.width
     shared = s["shared_width"] or (s["shared_experts"] or s.family.shared) * width
@@ -332,7 +132,7 @@ def _experts(shape: ModelShape, s: _Sizes, *, beside: bool) -> Experts:
     )  # fmt: skip
 
 
-def _around_experts(s: _Sizes, experts: Experts) -> list[Linear]:
+def _around_experts(s: Sizes, experts: Experts) -> list[Linear]:
     """The linear layers beside routed experts."""
     found = []
     if s.family.linear_router:
@@ -351,7 +151,7 @@ def _around_experts(s: _Sizes, experts: Experts) -> list[Linear]:
 # ------------------------------------------------------------------------------ beside
 
 
-def _beside_layer(s: _Sizes) -> tuple[list[Linear], int]:
+def _beside_layer(s: Sizes) -> tuple[list[Linear], int]:
     """What Gemma 3n and 4 add to each layer: linear layers, and other parameters."""
     hidden, width = s.hidden, s["per_layer"]
     found, other = [], 0
@@ -378,7 +178,7 @@ def _beside_layer(s: _Sizes) -> tuple[list[Linear], int]:
     return found, other
 
 
-def _whole(shape: ModelShape, s: _Sizes, kinds: tuple[LayerKind, ...]) -> Structure:
+def _whole(shape: ModelShape, s: Sizes, kinds: tuple[LayerKind, ...]) -> Structure:
     """The layers with what stands around them."""
     family, hidden, vocab = s.family, s.hidden, s.vocab
     decoder = kind_of_type(shape.architecture) == DECODER

@@ -9,9 +9,7 @@ from typing import Any, Literal
 from advisor.ground.types import Source
 
 LEFT_EXPERTS = "experts left unquantised"  # the term of a mixture on a quantised base
-# Terms that a counter shows and a run does not need: given back when memory is short.
-CACHE_TERMS = ("allocator cache", "cache of other lengths")
-# What each one means: advisor/estimate/verdict.py.
+# may_fit: too big by the estimate, by less than it may be wrong.
 Fits = Literal["fits", "tight", "may_fit", "too_big", "unknown"]
 
 
@@ -54,6 +52,7 @@ class RunSpec:
     evaluation: bool | None = None  # during training; None: as the trainer does by default
     # (longest of the bin in tokens, rows in it), ascending; empty: every row is seq_len long
     lengths: tuple[tuple[int, int], ...] = ()
+    unpadded: bool = False  # rows of a micro-batch are laid end to end, by `lengths`
     framework: str | None = None
     library_versions: Mapping[str, str] = field(default_factory=dict)  # {"transformers": "4.51"}
     date: str | None = None  # of the run, where versions are not known: 2025, 2025-08, 2025-08-14
@@ -102,14 +101,14 @@ class MemoryEstimate:
     allocator gives cached blocks back before an allocation fails. `need_bytes` is what must be
     there for the run to go through, cached blocks left out and not capped: whether it fits is
     asked of this one. A run that needs more than the device has reads the device's memory when it
-    fails.
+    fails, and its terms sum to the need.
     """
 
     moments: tuple[Moment, ...]
     low_bytes: int  # the band of the reading that measured runs of this kind fell into
     high_bytes: int
     need_bytes: int
-    need_low_bytes: int  # the band around the need, not capped (bands.need_band)
+    need_low_bytes: int  # the same band around the need, not capped
     need_high_bytes: int
     readable_bytes: int | None = None  # the most this counter can show; None: not known
     doubts: tuple[str, ...] = ()  # what widens the band (bands.WORDS)
@@ -118,18 +117,6 @@ class MemoryEstimate:
     @property
     def peak(self) -> Moment:
         return max(self.moments, key=lambda moment: moment.total_bytes)
-
-    @property
-    def needed(self) -> Moment:
-        """The moment that needs most, without what is given back: its terms sum to the need."""
-        kept = (
-            Moment(
-                name=moment.name,
-                terms=tuple(term for term in moment.terms if term.name not in CACHE_TERMS),
-            )
-            for moment in self.moments
-        )
-        return max(kept, key=lambda moment: moment.total_bytes)
 
     @property
     def peak_bytes(self) -> int:
@@ -211,26 +198,51 @@ class WholeTime:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Learned:
+    """How far runs of this machine have corrected an estimate (advisor.estimate.learned)."""
+
+    memory_runs: int  # that stand behind the memory, and behind the time
+    time_runs: int
+    closest: str  # what the closest of them has in common: "this model and method"
+    memory_scale: float | None = None  # corrected over formula; None: not corrected
+    time_scale: float | None = None
+    formula_bytes: int | None = None  # the peak by the formula alone
+    formula_step_s: float | None = None  # a step by it
+    formula_duration_s: float | None = None  # all steps by it
+
+    @property
+    def runs(self) -> int:
+        """How many runs stand behind it."""
+        return max(self.memory_runs, self.time_runs)
+
+    @property
+    def sentence(self) -> str:
+        """'3 runs here: memory x 0.93, speed x 1.12'."""
+        parts, count = [], self.runs
+        if self.memory_scale is not None:
+            of = f" ({self.memory_runs} of them)" if self.memory_runs < count else ""
+            parts.append(f"memory x {self.memory_scale:.2f}{of}")
+        if self.time_scale is not None:
+            of = f" ({self.time_runs} of them)" if self.time_runs < count else ""
+            parts.append(f"speed x {1 / self.time_scale:.2f}{of}")
+        return f"{count} run{'s' if count != 1 else ''} here: {', '.join(parts)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """What one candidate costs. A part is None where it cannot be known; `unknown` says why."""
 
     fits: Fits
     memory: MemoryEstimate | None = None
-    # The need with one row at a time and activations recomputed; None: nobody looked.
+    # The peak with one row at a time and activations recomputed; None: nobody looked.
     least_bytes: int | None = None
     limit_bytes: int | None = None  # what the device has for it
     steps: int | None = None  # optimizer steps of the training
+    step_s: float | None = None
     duration_s: float | None = None  # of the training alone: limits and costs are compared with it
     times: WholeTime | None = None  # of all parts
     cost_usd: float | None = None
     refused: str = ""  # why no memory is enough: it then counts as too big
     cost_note: str = ""  # "RTX 4090 at $0.34/h (vast, 2026-08)"
+    learned: Learned | None = None  # from runs here; None: the formula alone
     unknown: tuple[str, ...] = ()
-
-    @property
-    def is_likely(self) -> bool:
-        """Whether it fits by the estimate itself, whatever its band says; True if that is not
-        known.
-        """
-        memory, limit = self.memory, self.limit_bytes
-        return not self.refused and (memory is None or limit is None or memory.need_bytes <= limit)

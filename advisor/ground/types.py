@@ -116,6 +116,7 @@ class Hardware:
     kind: str
     origin: Literal["probed", "stated", "unknown"]
     gpus: tuple[Gpu, ...] = ()
+    cpu_model: str | None = None  # of the processor: "AMD EPYC 7B13"
     cpu_cores: int | None = None  # that this process may use (affinity)
     cpu_bf16: bool | None = (
         None  # whether the processor multiplies bfloat16 by itself; None where it does not say

@@ -30,14 +30,18 @@ class CheckedData:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_data(todo: Sequence[Entry], plan_path: Path) -> CheckedData:
+def check_data(todo: Sequence[Entry], plan_path: Path, model: str = "") -> CheckedData:
     """What the data is, with every fault and warning once for each file and purpose.
 
     Args:
         todo: The entries that are still to be trained.
         plan_path: The plan file; relative paths start from its folder.
+        model: Whose tokenizer counts the rows, if it is at hand.
     """
     from advisor.data import profile
+    from advisor.data.measure.tokenizer import model_tokenizer
+
+    count_tokens = model_tokenizer(model)[0] if model else None
 
     checked = CheckedData()
     read: dict[tuple[str, str], DataProfile | None] = {}
@@ -49,7 +53,7 @@ def check_data(todo: Sequence[Entry], plan_path: Path) -> CheckedData:
         source = (text, repr(entry.data.mapping))
         if source not in read:
             try:
-                read[source] = profile(path, mapping=entry.data.mapping)
+                read[source] = profile(path, mapping=entry.data.mapping, count_tokens=count_tokens)
             except InputError as error:
                 read[source] = None
                 checked.faults += error.faults

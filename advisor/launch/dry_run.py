@@ -14,6 +14,7 @@ from advisor.launch.failure_report import explain_failure, oom_kills, smaller_hi
 from advisor.launch.folder import has_result, now
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import Say
+from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.entries import Entry
 from advisor.plan.record import (
@@ -36,6 +37,7 @@ def measure_plan(
     *,
     starter: TrainerStarter,
     expected: Mapping[str, Expected],
+    teacher: Teacher,
     say: Say,
 ) -> DryRun:
     """What was measured; dry_run.json is all that stays in the folder.
@@ -45,7 +47,7 @@ def measure_plan(
     scratch = run.folder / f"{TEMPORARY}dry-run"
     try:
         stages = tuple(
-            _measure_stage(run, entry, scratch, starter, expected[entry.name], say)
+            _measure_stage(run, entry, scratch, starter, expected[entry.name], teacher, say)
             for entry in selected
         )
     finally:
@@ -68,6 +70,7 @@ def _measure_stage(
     scratch: Path,
     starter: TrainerStarter,
     expected: Expected,
+    teacher: Teacher,
     say: Say,
 ) -> DryRunStage:
     stage = DryRunStage(
@@ -93,6 +96,7 @@ def _measure_stage(
     own = scratch / "stages" / entry.name
     found = try_read_part(StageMeasurement, own / DRY_RUN) if ended.code == 0 else None
     if found is not None and found.measured is not None:
+        teacher.measured(entry, found.measured, versions=found.versions)
         return stage.with_measurement(found)
     if ended.was_stopped:
         raise Stopped("stopped", hint="nothing was kept")

@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from advisor.estimate.padding import padded_tokens
-from advisor.estimate.types import RunSpec, WholeTime
+from advisor.estimate.past_run import NO_RUNS, PastRuns, device_of
+from advisor.estimate.types import Estimate, MemoryEstimate, RunSpec, WholeTime
 from advisor.estimate.whole_time import Looked
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape, TokenStats
@@ -16,18 +17,33 @@ from advisor.plan.entries import Entry
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.plan.read import resolve_path
-from advisor.plan.record import Expected, Times
+from advisor.plan.record import Expected, LearnedRecord, Times
 from advisor.plan.rollouts import asks_server
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
 KEPT_BEST = 3  # weights of the best step: of the newest checkpoint's, of a later one, and a new one
-INTERPRETER = "Python and libraries"  # the estimator's name of the term
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def run_spec(plan: Plan, stage: Stage) -> RunSpec:
-    """The settings of a stage in the form the estimator takes."""
-    from advisor.estimate.stages import stage_spec
+def run_spec(
+    plan: Plan,
+    stage: Stage,
+    *,
+    profile: DataProfile | None = None,
+    shape: ModelShape | None = None,
+    cpu: bool = False,
+    max_steps: int | None = None,
+) -> RunSpec:
+    """The settings of a stage in the form the estimator takes, with the lengths of its rows where
+    its data is known.
+
+    Args:
+        profile: The data of the stage.
+        shape: The plan's model.
+        cpu: It trains on the processor.
+        max_steps: The limit of a trial run, which may not meet the longest rows.
+    """
+    from advisor.estimate.stages import stage_spec, with_rows
 
     options = key_specs().effective(stage.options, objective=stage.objective, update=stage.update)
     own = {field.name: getattr(stage, field.name) for field in fields(stage)}
@@ -36,7 +52,7 @@ def run_spec(plan: Plan, stage: Stage) -> RunSpec:
     server = plan.launch.vllm
     if asks_server(stage) and server is not None and server.python and not server.gpus:
         own["server_memory"] = server.memory
-    return stage_spec(
+    spec = stage_spec(
         stage.objective,
         stage.update,
         stage.quantization,
@@ -44,6 +60,11 @@ def run_spec(plan: Plan, stage: Stage) -> RunSpec:
         gpus=plan.launch.processes,
         sharding=plan.launch.strategy,
     )
+    if profile is None:
+        return spec
+    _, rows = amounts(plan, stage, profile, max_steps)
+    share = 1.0 if rows is None or not profile.rows else min(1.0, rows / profile.rows)
+    return with_rows(spec, profile.tokens, shape, cpu=cpu, share=share)
 
 
 def teacher_params(plan: Plan, stage: Stage) -> int | None:
@@ -92,17 +113,20 @@ def expect_stage(
     profile: DataProfile | None = None,
     max_steps: int | None = None,
     judge: bool = True,
+    past: PastRuns = NO_RUNS,
 ) -> Expected:
     """Expected memory with its band, and duration; `unknown` names what the estimate lacks.
 
-    `peak_bytes` is what the whole process occupies, `need_bytes` what of it must be free, which
-    decides whether it fits. `counted_bytes` is the part that the trainer counts, to compare with
-    the measured peak: on a GPU what is allocated there, on the CPU what the process grows by above
-    the interpreter.
+    `peak_bytes` is what the whole process occupies, which decides whether it fits. `counted_bytes`
+    is the part that the trainer counts, to compare with the measured peak: on a GPU what is
+    allocated there, on the CPU what the process grows by above the interpreter.
     """
-    from advisor.estimate import estimate, memory_estimate
+    from advisor.estimate import estimate
 
-    spec = run_spec(plan, entry.stage)
+    on_cpu = hardware.kind == "cpu"
+    spec = run_spec(
+        plan, entry.stage, profile=profile, shape=shape, cpu=on_cpu, max_steps=max_steps
+    )
     tokens, rows = amounts(plan, entry.stage, profile, max_steps)
     looked = None
     if tokens is not None and rows is not None and profile is not None:
@@ -116,34 +140,84 @@ def expect_stage(
         tokens_total=tokens,
         rows_total=rows,
         looked=looked,
-        padded_length=padded_length(plan, entry.stage, profile),
+        padded_length=padded_length(plan, entry.stage, profile, unpadded=spec.unpadded),
+        past=past,
     )
     memory = found.memory
-    on_cpu = hardware.kind == "cpu"
-    counted = (
-        memory_estimate(replace(spec, counter="allocated"), shape, cpu=on_cpu)
-        if shape is not None
-        else None
-    )
+    counted, by_formula = counted_peaks(spec, shape, hardware, past)
     return Expected(
         peak_bytes=memory.peak_bytes if memory else None,
         low_bytes=memory.low_bytes if memory else None,
         high_bytes=memory.high_bytes if memory else None,
-        need_bytes=memory.need_bytes if memory else None,
-        need_low_bytes=memory.need_low_bytes if memory else None,
-        need_high_bytes=memory.need_high_bytes if memory else None,
-        counted_bytes=(
-            sum(term.size_bytes for term in counted.peak.terms if term.name != INTERPRETER)
-            if counted
-            else None
-        ),
+        counted_bytes=counted,
         moment=memory.peak.name if memory else None,
         limit_bytes=found.limit_bytes,
         fits=found.fits,
+        step_s=found.step_s,
         duration_s=found.duration_s,
         times=expected_times(found.times),
+        learned=_learned(found, by_formula),
         unknown=tuple(found.unknown),
     )
+
+
+def memory_of_tensors(
+    spec: RunSpec,
+    shape: ModelShape | None,
+    hardware: Hardware,
+    past: PastRuns = NO_RUNS,
+    *,
+    counter: str = "allocated",
+) -> tuple[MemoryEstimate, MemoryEstimate] | None:
+    """(what the trainer's own counter will read, the same by the formula alone); None where the
+    model's dimensions are not known.
+
+    Args:
+        counter: allocated or reserved, on a GPU; on the CPU they are one.
+    """
+    from advisor.estimate.learned import lesson_of, with_lesson
+    from advisor.estimate.memory import memory_estimate
+
+    if shape is None:
+        return None
+    cpu = hardware.kind == "cpu"
+    device = hardware.gpus[0].spec if hardware.gpus else None
+    spec = replace(spec, counter=counter)
+    memory = memory_estimate(spec, shape, cpu=cpu, device=device)
+    if memory is None:
+        return None
+    lesson = lesson_of(past, spec, shape, device_of(hardware)) if past else None
+    return with_lesson(memory, lesson, counter=counter, cpu=cpu)[0], memory
+
+
+def counted_peaks(
+    spec: RunSpec,
+    shape: ModelShape | None,
+    hardware: Hardware,
+    past: PastRuns = NO_RUNS,
+    *,
+    counter: str = "allocated",
+) -> tuple[int | None, int | None]:
+    """The peaks of `memory_of_tensors`, without what no counter of the trainer sees."""
+    from advisor.estimate.learned import counted_bytes
+
+    found = memory_of_tensors(spec, shape, hardware, past, counter=counter)
+    if found is None:
+        return None, None
+    corrected, by_formula = found
+    return counted_bytes(corrected.peak), counted_bytes(by_formula.peak)
+
+
+def _learned(found: Estimate, counted: int | None) -> LearnedRecord | None:
+    """What earlier runs changed, in the form of the record."""
+    if found.learned is None:
+        return None
+    same = {
+        field.name: getattr(found.learned, field.name)
+        for field in fields(LearnedRecord)
+        if hasattr(found.learned, field.name)
+    }
+    return LearnedRecord(**same, formula_counted_bytes=counted)
 
 
 def looked_at(stage: Stage, spec: RunSpec, profile: DataProfile) -> Looked:
@@ -159,8 +233,12 @@ def looked_at(stage: Stage, spec: RunSpec, profile: DataProfile) -> Looked:
     )
 
 
-def padded_length(plan: Plan, stage: Stage, profile: DataProfile | None) -> float | None:
+def padded_length(
+    plan: Plan, stage: Stage, profile: DataProfile | None, *, unpadded: bool = False
+) -> float | None:
     """Tokens of a sequence of a micro-batch, on average, padding included; None if not known."""
+    if unpadded:
+        return 1.0  # as long as the rows are
     what = objective(stage.objective)
     if profile is None or profile.tokens is None or stage.packing or what.generates:
         return None

@@ -11,9 +11,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from advisor.estimate.past_run import NO_RUNS, PastRuns
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import Hardware, ModelShape
-from advisor.launch.expected import run_spec
+from advisor.launch.expected import memory_of_tensors, run_spec
 from advisor.launch.failure_report import doing_of
 from advisor.launch.folder import METRICS
 from advisor.plan.entries import Entry
@@ -79,20 +80,23 @@ def last_step(entry: Entry, metrics: Path) -> int | None:
     return None
 
 
-def peak_estimator(plan: Plan, shape: ModelShape | None, hardware: Hardware | None) -> PeakOf:
-    """What the estimator says of a stage's peak memory on this machine, in bytes; None where it
-    does not know.
+def peak_estimator(
+    plan: Plan,
+    shape: ModelShape | None,
+    hardware: Hardware | None,
+    past: PastRuns = NO_RUNS,
+) -> PeakOf:
+    """What the estimator says of a stage's peak memory on this machine, in bytes, corrected by past
+    runs; None where it does not know.
     """
 
     def peak_of(stage: Stage) -> int | None:
-        from advisor.estimate import memory_estimate
-
         if shape is None or hardware is None:
             return None
         try:
-            found = memory_estimate(run_spec(plan, stage), shape, cpu=hardware.kind == "cpu")
+            found = memory_of_tensors(run_spec(plan, stage), shape, hardware, past)
         except AdviseError:
             return None
-        return found.need_bytes if found is not None else None
+        return found[0].need_bytes if found is not None else None
 
     return peak_of

@@ -75,7 +75,8 @@ def run_preflight(
         trainers: The folder that holds the package `trainers`.
         dry_run: No server generates in it, so that none is asked for.
     """
-    data = check_data(todo, plan_path)
+    folder = resolve_path(plan_path, plan.model)
+    data = check_data(todo, plan_path, str(folder) if folder.is_dir() else plan.model)
     bad = [
         *_objective_faults(todo, trainers),
         *data.faults,

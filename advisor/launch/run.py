@@ -36,10 +36,12 @@ from advisor.launch.prepare import prepare_plan, select_entries
 from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record, note_new_paths
 from advisor.launch.result_check import check_results, results_it_rests_on
 from advisor.launch.stages import StageRunner, misses_comparison
+from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.model import Comments, Plan
 from advisor.plan.next_run import resume_command
 from advisor.plan.record import DONE, DryRun, Run
+from advisor.situation.past_runs import read_past_runs
 
 
 def run_plan(
@@ -143,6 +145,7 @@ def run_plan(
         run.inputs.remember(record)
     inputs = run.inputs.of_entries(left)
     used = device_hardware(run.plan, machine, checked.gpus.gpus)
+    past, notes = read_past_runs()
     expected = {
         entry.name: expect_stage(
             run.plan,
@@ -152,9 +155,11 @@ def run_plan(
             profile=checked.profiles.get(entry.data.path),
             max_steps=max_steps,
             judge=judge,
+            past=past,
         )
         for entry in run.entries
     }
+    teacher = Teacher(plan=run.plan, hardware=used, shape=shape, expected=expected, say=say)
 
     if checked.gpus.why:
         say(checked.gpus.why)
@@ -164,12 +169,13 @@ def run_plan(
         checked.gpus.gpus,
         measured=measured_need(run.folder, run.digests.values()),
         is_chosen_folder=run.is_chosen_folder,
-        peak_of=peak_estimator(run.plan, shape, used),
+        peak_of=peak_estimator(run.plan, shape, used, past),
     )
     if memory.faults and not dry_run:
         raise MachineNotReady(faults=memory.faults)
     # A dry run is what shows how much is really needed: it is tried.
-    for warning in (*checked.warnings, *memory.warnings, *(fault.what for fault in memory.faults)):
+    found = (*checked.warnings, *notes, *memory.warnings)
+    for warning in (*found, *(fault.what for fault in memory.faults)):
         say(f"warning: {warning}")
 
     with RunFolder(run.folder) as folder, every_stop_as_interrupt():
@@ -182,7 +188,9 @@ def run_plan(
             lock_fd=folder.lock_fd,
         )
         if dry_run:
-            return measure_plan(run, selected, starter=starter, expected=expected, say=say)
+            return measure_plan(
+                run, selected, starter=starter, expected=expected, teacher=teacher, say=say
+            )
         record = find_record(run.folder, run.identity)  # again, now that nobody can change it
         if record is not None and record.inputs:
             before = recorded_inputs(record)
@@ -220,8 +228,8 @@ def run_plan(
             keeper=keeper,
             judge=judge,
             say=say,
-            hardware=used,
-            shape=shape,
+            teacher=teacher,
+            past=past,
             resume=resume,
         )
         return runner.train(selected)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from advisor.estimate.past_run import NO_RUNS, PastRuns
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.files import PLAN_FILE, write_atomically
-from advisor.ground.types import Hardware, ModelShape
 from advisor.ground.units import format_whole_time
 from advisor.launch.failure_report import (
     AT_ONCE,
@@ -25,6 +25,7 @@ from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt, p
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import RecordKeeper, Say
 from advisor.launch.resume import with_resume
+from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import Ended, TrainerStarter
 from advisor.methods import objective, update
 from advisor.plan.entries import Entry
@@ -54,8 +55,8 @@ class StageRunner:
     judge: bool
     say: Say
     resume: str  # the command that resumes this call
-    hardware: Hardware | None = None  # what the plan uses of the machine
-    shape: ModelShape | None = None  # of the plan's model
+    teacher: Teacher  # of later estimates
+    past: PastRuns = NO_RUNS
 
     def train(self, selected: Sequence[Entry]) -> Run:
         """Train what is not done yet, stage by stage.
@@ -217,6 +218,13 @@ class StageRunner:
             self.keeper.adjusted(entry.name, adjustments(entry, self._folder(entry)))
             (self._folder(entry) / DOING).unlink(missing_ok=True)
             self.keeper.accept(entry.name, result, following=following)
+            self.teacher.trained(
+                entry,
+                result.measured,
+                steps=result.steps,
+                adjusted=tuple(adjustments(entry, self._folder(entry))),
+                versions=result.versions,
+            )
 
     def _error(self, entry: Entry, ended: Ended, kills: int | None) -> AdviseError:
         told = read_error(self._folder(entry))
@@ -239,7 +247,9 @@ class StageRunner:
         return smaller_hint(
             ran,
             self.run.is_chosen_folder,
-            peak_of=peak_estimator(self.run.plan, self.shape, self.hardware),
+            peak_of=peak_estimator(
+                self.run.plan, self.teacher.shape, self.teacher.hardware, self.past
+            ),
             limit_bytes=expected.limit_bytes if expected is not None else None,
             loading=doing == "loading",
         )

@@ -63,29 +63,37 @@ class Times(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LearnedRecord(JsonObject):
+    """How far earlier runs on this machine corrected the estimate (docs/learning.md)."""
+
+    memory_runs: Annotated[int, "runs that stand behind the memory"] = 0
+    time_runs: Annotated[int, "runs that stand behind the time"] = 0
+    closest: Annotated[str, "what the closest of them has in common with this one"] = ""
+    memory_scale: Annotated[float | None, "corrected over formula; null: not corrected"] = None
+    time_scale: Annotated[float | None, "the same of the time"] = None
+    formula_bytes: Annotated[int | None, "`peak_bytes` by the formula alone"] = None
+    formula_counted_bytes: Annotated[int | None, "`counted_bytes` by it"] = None
+    formula_step_s: Annotated[float | None, "`step_s` by it"] = None
+    formula_duration_s: Annotated[float | None, "`duration_s` by it"] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Expected(JsonObject):
     """What the estimator expected of a stage on this machine."""
 
-    peak_bytes: Annotated[
-        int | None, "peak memory of the whole process, as its device shows it"
-    ] = None
+    peak_bytes: Annotated[int | None, "peak memory of the whole process, on its device"] = None
     low_bytes: Annotated[int | None, "lower end of the band around `peak_bytes`"] = None
     high_bytes: Annotated[int | None, "upper end of the band around `peak_bytes`"] = None
-    need_bytes: Annotated[
-        int | None, "what must be free, without blocks that are given back", OMIT_NULL
-    ] = None
-    need_low_bytes: Annotated[
-        int | None, "lower end of the band around `need_bytes`", OMIT_NULL
-    ] = None
-    need_high_bytes: Annotated[
-        int | None, "upper end of the band around `need_bytes`", OMIT_NULL
-    ] = None
     counted_bytes: Annotated[int | None, "the part of it that `measured` counts"] = None
     moment: Annotated[str | None, "the moment of a step that has the peak"] = None
     limit_bytes: Annotated[int | None, "free memory of the device before the run"] = None
-    fits: Annotated[str | None, "fits, tight, may_fit, too_big or unknown"] = None
+    fits: Annotated[str | None, "fits, tight, too_big or unknown"] = None
+    step_s: Annotated[float | None, "seconds of an optimizer step", OMIT_NULL] = None
     duration_s: Annotated[float | None, "seconds for all steps: the training alone"] = None
     times: Annotated[Times | None, "the whole time, by its parts (rough)", OMIT_NULL] = None
+    learned: Annotated[
+        LearnedRecord | None, "from earlier runs here; null: the formula alone", OMIT_NULL
+    ] = None
     unknown: Annotated[tuple[str, ...], "what the estimate would have needed to know"] = ()
 
 
@@ -111,6 +119,9 @@ class Measured(JsonObject):
     computed_tokens: Annotated[int | None, "the same with padding", OMIT_NULL] = None
     learned_tokens: Annotated[
         int | None, "those of `tokens` whose prediction is in the loss", OMIT_NULL
+    ] = None
+    largest_batch_tokens: Annotated[
+        int | None, "tokens that the largest micro-batch of a device computed", OMIT_NULL
     ] = None
     training_peak_bytes: Annotated[int | None, "peak without evaluation", OMIT_NULL] = None
     baseline_bytes: Annotated[int | None, "memory before the model was loaded", OMIT_NULL] = None

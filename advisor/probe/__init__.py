@@ -55,6 +55,7 @@ def probe(folder: Path | None = None) -> Hardware:
         kind=kind,
         origin="probed",
         gpus=gpus,
+        cpu_model=system.cpu_model,
         cpu_cores=system.cpu_cores,
         cpu_bf16=system.cpu_bf16,
         ram_total_bytes=system.ram_total_bytes,

@@ -212,6 +212,7 @@ def cpu_hardware(machine: Hardware | None = None) -> Hardware:
     return Hardware(
         kind="cpu",
         origin="stated",
+        cpu_model=system.cpu_model,
         cpu_cores=system.cpu_cores,
         cpu_bf16=system.cpu_bf16,
         ram_total_bytes=system.ram_total_bytes,

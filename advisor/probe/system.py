@@ -28,6 +28,7 @@ INTEGRATED_BELOW = 4 * GIB  # graphics inside a processor own a few hundred MiB
 class SystemFacts:
     """What this process may use of the machine."""
 
+    cpu_model: str | None
     cpu_cores: int | None
     cpu_bf16: bool | None
     ram_total_bytes: int | None
@@ -47,6 +48,7 @@ def probe_system(folder: Path, root: Path = ROOT) -> SystemFacts:
     if sys.platform == "darwin":
         notes.append("macOS: tested on Linux only")
     return SystemFacts(
+        cpu_model=processor(root),
         cpu_cores=cores,
         cpu_bf16=multiplies_bf16(root),
         ram_total_bytes=total,
@@ -74,6 +76,20 @@ def usable_cores(root: Path = ROOT) -> tuple[int | None, str | None]:
             f"a CPU quota of {min(quotas):g} cores holds for this process",
         )
     return cores, None
+
+
+def processor(root: Path = ROOT) -> str | None:
+    """The processor's name by /proc/cpuinfo, or its numbers on Arm, which has no name there; None
+    where the system does not say.
+    """
+    numbers: dict[str, str] = {}
+    for line in read_or_empty(root / "proc/cpuinfo").splitlines():
+        name, _, words = (part.strip() for part in line.partition(":"))
+        if name in ("model name", "Model") and words:
+            return " ".join(words.split())
+        if name in ("CPU implementer", "CPU part") and words:
+            numbers.setdefault(name, words)
+    return " ".join(f"{name} {words}" for name, words in numbers.items()) or None
 
 
 def multiplies_bf16(root: Path = ROOT) -> bool | None:

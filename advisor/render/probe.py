@@ -30,6 +30,7 @@ def probe_json(hardware: Hardware) -> dict[str, Any]:
         "interconnect": hardware.interconnect,
         "driver_version": hardware.driver_version,
         "cuda_version": hardware.cuda_version,
+        "cpu_model": hardware.cpu_model,
         "cpu_cores": hardware.cpu_cores,
         "cpu_bf16": hardware.cpu_bf16,
         "ram_total_gib": _gib(hardware.ram_total_bytes),

@@ -49,6 +49,7 @@ from advisor.render.rollouts import (
 from advisor.render.run import (
     COUNTERS,
     ask_command,
+    learned_words,
     rewrite_command,
     serve_command,
     served_stages,
@@ -515,6 +516,8 @@ def _costs(stage: StageRecord) -> str:
         rows.append(["speed", "", speed])
     if whole := times_words(stage.times):
         rows.append(["the whole time, when it was finished", times_words(expected.times), whole])
+    if expected.learned is not None:
+        rows.append(["learned from earlier runs", learned_words(expected.learned), ""])
     return _grid(["", "expected", "measured"], rows)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advisor.estimate.types import Learned
 from advisor.ground.errors import AdviseError
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.units import format_count, format_duration, format_gib
@@ -28,6 +29,7 @@ from advisor.plan.record import (
     DryRunStage,
     Evaluation,
     Expected,
+    LearnedRecord,
     Measured,
     Metric,
     RewardRecord,
@@ -204,6 +206,8 @@ def _cost_lines(expected: Expected | None, measured: Measured | None) -> list[st
         lines.append(
             _line("time", f"{format_duration(measured.train_s)} measured{beside} (training)")
         )
+    if expected.learned is not None:
+        lines.append(_line("learned", learned_words(expected.learned)))
     speed = speed_words(measured)
     return [*lines, *([_line("speed", speed)] if speed else [])]
 
@@ -218,6 +222,18 @@ def speed_words(measured: Measured) -> str:
         share = 1 - measured.tokens / measured.computed_tokens
         parts.append(f"{share:.0%} of the tokens computed were padding")
     return ", ".join(parts)
+
+
+def learned_words(found: LearnedRecord) -> str:
+    """'expected after 3 runs here: memory x 0.93, speed x 1.12', as the record says it."""
+    learned = Learned(
+        memory_runs=found.memory_runs,
+        time_runs=found.time_runs,
+        closest=found.closest,
+        memory_scale=found.memory_scale,
+        time_scale=found.time_scale,
+    )
+    return f"expected after {learned.sentence}"
 
 
 def times_words(times: Times | None) -> str:

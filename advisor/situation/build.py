@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from advisor.estimate.past_run import PastRuns
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.ground.units import format_count
@@ -99,7 +100,7 @@ def situation_of(
         tasks=tasks,
         model=model, outside=outside, thinks=thinks, instead=instead,
         smaller=_smaller(answers, hardware, model, needs), cards=_cards(hardware),
-        free_gpus=_free_gpus(hardware),
+        free_gpus=_free_gpus(hardware), past=_past(warnings),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
     if model is not None or outside is not None or answers.value("model"):
@@ -187,6 +188,15 @@ def hardware_of(
     )
     warnings.extend(notes)
     return hardware
+
+
+def _past(warnings: list[str]) -> PastRuns:
+    """What past runs of this machine measured; what of their file cannot be read is a warning."""
+    from advisor.situation.past_runs import read_past_runs
+
+    found, notes = read_past_runs()
+    warnings.extend(notes)
+    return found
 
 
 def _probe() -> Hardware:

@@ -44,7 +44,7 @@ _COUNTS = (
     "qk_nope_head_dim", "v_head_dim", "num_decoder_layers", "type_vocab_size",
     "mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state", "shared_intermediate_size",
     "moe_shared_expert_intermediate_size", "moe_latent_size", "num_dense_layers",
-    "dense_intermediate_size",
+    "dense_intermediate_size", "index_topk_freq", "index_skip_topk_offset",
 )  # fmt: skip
 _FLAGS = (
     "tie_word_embeddings", "gated", "attention_k_eq_v", "use_double_wide_mlp", "attention_bias",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from advisor.estimate.past_run import NO_RUNS, PastRuns
 from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape, Source
 
 PADDED_SHARE = 0.005  # Qwen2.5 7B has 152,064 rows for the 151,936 of Qwen2.5 0.5B
@@ -94,6 +95,7 @@ class Situation:
     ] = ()  # models that could take the place of this one, largest first
     free_gpus: str = ""  # who lends which GPU out for nothing, where there is none here
     cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"
+    past: PastRuns = NO_RUNS  # of this machine and others, which correct estimates
     warnings: tuple[str, ...] = ()  # found while reading answers, data, hardware or a named model
     model_warnings: tuple[str, ...] = ()  # about the model that is suggested
     unknown: tuple[str, ...] = ()

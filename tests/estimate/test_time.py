@@ -518,3 +518,17 @@ def test_kept_inputs_in_host_memory_cross_the_link_twice():
     crossed = dict(offloaded.parts)["communication"]
     assert crossed == pytest.approx(2 * 4096 * 36 * 4096 * 2 / (0.8 * 31.5e9))
     assert plain.step_s < offloaded.step_s < plain.step_s + crossed
+
+
+def test_a_cap_is_no_length_of_rows_that_are_not_packed():
+    """Nothing tells the rows' lengths: half of a short cap, some hundred tokens of a long one."""
+    for cap, mean in ((256, 128), (4096, 400)):
+        shape, _ = model_shape("Qwen/Qwen3-8B")
+        machine = machine_of(card("H100 SXM"))
+        assert shape is not None
+        assert machine is not None
+        spec = RunSpec(seq_len=cap, micro_batch_size=4)
+        found = time_estimate(spec, shape, machine, unpacked=True)
+        assert found is not None
+        assert found.tokens_per_s_per_gpu * found.step_s == pytest.approx(4 * mean)
+        assert any(f"{mean} tokens on average" in warning for warning in found.warnings)

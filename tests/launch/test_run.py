@@ -329,7 +329,9 @@ def test_a_dry_run_keeps_only_its_measurement(shop):
     assert isinstance(measured, DryRun)
     assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
     stage = json.loads((measured.folder / "dry_run.json").read_text())["stages"][0]
-    assert Measured.from_dict(stage["measured"]) == Measured(peak_bytes=1000, step_s=0.5)
+    assert Measured.from_dict(stage["measured"]) == Measured(
+        peak_bytes=1000, step_s=0.5, largest_batch_tokens=100
+    )
     assert stage["expected"]["peak_bytes"] > 0
     assert run().status == "done"
     assert isinstance(run(dry_run=True), DryRun)

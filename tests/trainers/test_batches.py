@@ -140,6 +140,9 @@ def test_a_grouped_run_resumes_bit_for_bit(make, tmp_path, monkeypatch, capsys):
     assert measured["tokens"] == 2 * data["tokens"]
     assert measured["learned_tokens"] == 2 * data["learned_tokens"]
     assert measured["tokens"] < measured["computed_tokens"] < 1.2 * measured["tokens"]
+    # Rows are laid end to end: the largest micro-batch of three has no padding.
+    longest = data["longest"]
+    assert longest < measured["largest_batch_tokens"] <= 3 * longest
     assert result["resolved"]["group_by_length"] is True
 
 

@@ -36,9 +36,9 @@ def plain_head(model: Model) -> bool:
     return all(getattr(config, name, None) is None for name in scales)
 
 
-def add_answer_loss(model: Model) -> None:
+def add_answer_loss(model: Model) -> bool:
     """Give a causal model a forward that, called with `answer_loss=True`, returns the
-    log-probability of each learned token: N.
+    log-probability of each learned token: N. Returns whether it takes rows laid end to end.
 
     Rows are laid end to end if the model takes them so. Under a head that is trained it holds the
     logits of all learned tokens (N, V) at once, which suits the memory of a host; else those of a
@@ -78,6 +78,7 @@ def add_answer_loss(model: Model) -> None:
         return -cross_entropy(head(hidden_NH).float(), targets_N, reduction="none")
 
     model.forward = types.MethodType(forward, model)
+    return takes_flat
 
 
 def answer_trainer() -> type:
@@ -106,7 +107,10 @@ def answer_trainer() -> type:
                 and plain_head(base)
             )
             if self._whole_logits:
-                add_answer_loss(base)
+                takes_flat = add_answer_loss(base)
+                module = getattr(self.model, "active_peft_config", None)
+                # A prefix stands before each row, so that rows stay apart.
+                self.lays_flat = takes_flat and not getattr(module, "is_prompt_learning", False)
             elif self._own_loss:
                 add_fused_lm_head(base, outputs=("log_probs",))
 

@@ -89,6 +89,7 @@ def measure(
             step_s=whole_step_s,
             step_times_s=tuple(watch.step_times_s),
             micro_batches=micro_batches,
+            largest_batch_tokens=trainer.all_tokens().largest,
             tokens_per_s=watch.tokens / watch.train_s if watch.train_s else None,
         ),
         steps=steps,

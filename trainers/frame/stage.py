@@ -505,6 +505,7 @@ def measurement(memory: MemoryMeter, callback: Any, tokens: Tokens) -> Measured:
         tokens=tokens.read,
         computed_tokens=tokens.computed,
         learned_tokens=tokens.learned,
+        largest_batch_tokens=tokens.largest,
     )
 
 

@@ -14,6 +14,7 @@ class Tokens(NamedTuple):
     read: int  # without padding
     computed: int  # with it
     learned: int | None  # whose prediction is in the loss; None: not counted
+    largest: int | None = None  # that one micro-batch computed on one device; None: not counted
 
 
 class TokenCounting:
@@ -25,11 +26,14 @@ class TokenCounting:
     accelerator: Any
     _tokens_seen: Any  # since the last line of metrics
     _all_tokens: tuple[Any, int, Any]  # read, computed, learned
+    _largest_batch: int
+    lays_flat: bool = False  # rows of a micro-batch end to end: no padding is computed
 
     def start_counting(self) -> None:
         """Set the counts to zero; once, after TRL has made the trainer."""
         self._tokens_seen = 0
         self._all_tokens = (0, 0, None)
+        self._largest_batch = 0
         # Also because TRL casts adapters of a quantised base to bfloat16.
         train_in_float32(self.model)
 
@@ -50,9 +54,12 @@ class TokenCounting:
         self._tokens_seen = self._tokens_seen + read
         before, computed, learned = self._all_tokens
         found = learned_in(inputs)
+        places = sum(inputs[name].numel() for name in token_columns(inputs))
+        # Only on the CPU are rows laid flat: reading the count waits for nothing there.
+        self._largest_batch = max(self._largest_batch, int(read) if self.lays_flat else places)
         self._all_tokens = (
             before + read,
-            computed + sum(inputs[name].numel() for name in token_columns(inputs)),
+            computed + places,
             # Asking a count whether it is zero would wait for the GPU.
             learned if found is None else found if learned is None else learned + found,
         )
@@ -64,7 +71,10 @@ class TokenCounting:
         many = int(self.accelerator.num_processes)
         read, computed, learned = self._all_tokens
         return Tokens(
-            int(read) * many, computed * many, None if learned is None else int(learned) * many
+            int(read) * many,
+            computed * many,
+            None if learned is None else int(learned) * many,
+            self._largest_batch or None,
         )
 
     def take_token_count(self) -> int:

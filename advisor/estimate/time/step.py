@@ -39,8 +39,10 @@ from advisor.methods import objective, update
 
 PADDED_LENGTH = 1.25  # rows of mixed lengths padded to the longest of their micro-batch
 # Assumed of rows that are known to differ and no more: those of PEFT's method comparison fill 0.27
-# of the cap (210 of 768 tokens), those of a published run on short dialogues 0.54 (69 of 128).
-MIXED_SHARE = 0.5
+# of the cap (210 of 768 tokens), those of a published run on short dialogues 0.54 (69 of 128). A
+# cap of many thousand tokens makes no instruction longer: rows of single questions have one to some
+# hundred tokens, dialogues a thousand and more.
+MIXED_SHARE, USUAL_ROW_TOKENS = 0.5, 400
 
 
 def time_estimate(
@@ -60,8 +62,8 @@ def time_estimate(
     epochs); of a pair both sequences count, each cut at seq_len. Padding is added where rows are
     not packed: to `padded_length`, the tokens of a sequence of a micro-batch on average
     (`advisor.estimate.padding`), or as usual where that is not known. Where a spec says that rows
-    are not packed (`unpacked`) and nothing tells their lengths, they are taken to be half as long
-    as the cap on average.
+    are not packed (`unpacked`) and nothing tells their lengths, they are taken to have half of the
+    cap on average, and no more than 400 tokens.
     """
     d = dims_of(shape)
     if d is None:
@@ -162,7 +164,7 @@ def _guesses(
     if not known_lengths:
         found.append(
             f"time: rows are not packed and their lengths are not known, so they are taken to be"
-            f" {MIXED_SHARE * spec.seq_len:g} tokens on average; give lengths, or tokens_total with"
+            f" {_usual_row(spec):g} tokens on average; give lengths, or tokens_total with"
             " rows_total"
         )
     if spec.compute_dtype in NARROW_DTYPES and machine.narrow_gain is None:
@@ -193,12 +195,17 @@ def _lengths(
     elif spec.lengths:
         mean, padded_length = row_tokens(spec.lengths, spec.seq_len, spec.micro_batch_size)
     elif unpacked:
-        mean = MIXED_SHARE * cap
+        mean = _usual_row(spec)
     else:
         return cap, 1.0
     usual = mean * (PADDED_LENGTH if spec.micro_batch_size > 1 else 1.0)
     length = min(cap, max(mean, padded_length or usual))
     return length, max(1.0, length / mean)
+
+
+def _usual_row(spec: RunSpec) -> float:
+    """Tokens of a row where nothing tells them."""
+    return min(MIXED_SHARE * spec.seq_len, float(USUAL_ROW_TOKENS))
 
 
 def weights_bytes(spec: RunSpec, shape: ModelShape) -> tuple[float, float]:

@@ -46,7 +46,9 @@ def main():
     (folder / "pid").write_text(str(os.getpid()))
     if args.dry_run:
         (folder / "dry_run.json").write_text(
-            json.dumps({"measured": {"peak_bytes": 1000, "step_s": 0.5}})
+            json.dumps(
+                {"measured": {"peak_bytes": 1000, "step_s": 0.5, "largest_batch_tokens": 100}}
+            )
         )
     if mode == "wait":
         wait(folder)

@@ -1,0 +1,277 @@
+"""What runs teach: ten short runs of SmolLM2-135M-Instruct on the CPU, what was expected of each, its
+band, and what was measured; expected once more after the other nine, and after all ten, have taught
+it; and the ten measured again. `python -m benchmarks learning [FOLDER]`.
+
+Each run takes one to two minutes on two cores. The folder (default: ./learning-runs) keeps them: a
+call that was stopped goes on where it was. `--once` leaves out the second round.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advisor.data import profile
+from advisor.data.measure.tokenizer import model_tokenizer
+from advisor.estimate.past_run import PastRun, PastRuns
+from advisor.ground.resources import trainers_root
+from advisor.ground.units import GIB
+from advisor.launch.expected import device_hardware, expect_stage, plan_shape
+from advisor.plan.entries import entries
+from advisor.plan.read import read_plan
+from advisor.plan.record import Expected, RunRecord, StageRecord, read_record
+from advisor.probe import cpu_hardware
+from benchmarks.measuring import run_process
+from benchmarks.side_by_side.rows import conversations, spread
+from benchmarks.training import demo_model
+
+ROWS, PAIRS, TEXTS = 24, 12, 24
+CHATS_FILE, PAIRS_FILE, TEXTS_FILE = "chats.jsonl", "pairs.jsonl", "texts.txt"
+PLAN = """version: 1
+name: {name}
+model: {model}
+data: {{path: {data}}}
+stages:
+  - {{name: stage, {settings}, holdout: 0.0, epochs: 1}}
+launch: {{device: cpu}}
+"""
+LORA = "update: lora, rank: 16, learning_rate: 2.0e-4, seq_len: 1024"
+FLOAT32 = "weights_dtype: float32, gradient_checkpointing: false"
+RUNS: Mapping[str, tuple[str, str]] = {  # name -> (data, settings)
+    "lora-4": (CHATS_FILE, f"objective: sft, {LORA}, {FLOAT32}, micro_batch_size: 4, grad_accum: 2"),
+    "lora-1": (CHATS_FILE, f"objective: sft, {LORA}, {FLOAT32}, micro_batch_size: 1, grad_accum: 8"),
+    "lora-8": (CHATS_FILE, f"objective: sft, {LORA}, {FLOAT32}, micro_batch_size: 8, grad_accum: 1"),
+    "lora-recomputed": (
+        CHATS_FILE,
+        f"objective: sft, {LORA}, weights_dtype: float32, gradient_checkpointing: true,"
+        " micro_batch_size: 4, grad_accum: 2",
+    ),
+    "full": (
+        CHATS_FILE,
+        f"objective: sft, update: full, learning_rate: 1.0e-5, seq_len: 1024, {FLOAT32},"
+        " micro_batch_size: 2, grad_accum: 4",
+    ),
+    "prefix": (
+        CHATS_FILE,
+        f"objective: sft, update: prefix, prefix_tokens: 20, seq_len: 1024, {FLOAT32},"
+        " learning_rate: 1.0e-3, micro_batch_size: 4, grad_accum: 2",
+    ),
+    "adapter": (
+        CHATS_FILE,
+        f"objective: sft, update: adapter, bottleneck: 32, seq_len: 1024, {FLOAT32},"
+        " learning_rate: 1.0e-3, micro_batch_size: 4, grad_accum: 2",
+    ),
+    "ia3": (
+        CHATS_FILE,
+        f"objective: sft, update: ia3, seq_len: 1024, {FLOAT32}, learning_rate: 5.0e-3,"
+        " micro_batch_size: 4, grad_accum: 2",
+    ),
+    "dpo": (
+        PAIRS_FILE,
+        f"objective: dpo, {LORA}, {FLOAT32}, beta: 0.1, micro_batch_size: 2, grad_accum: 2",
+    ),
+    "cpt": (
+        TEXTS_FILE,
+        f"objective: cpt, update: lora, rank: 16, learning_rate: 2.0e-4, seq_len: 512, {FLOAT32},"
+        " micro_batch_size: 2, grad_accum: 2",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One run: what was expected of it in the end, and what was measured."""
+
+    peak_bytes: int  # of the whole process
+    low_bytes: int
+    high_bytes: int
+    step_s: float
+
+    @classmethod
+    def of(cls, expected: Expected) -> "Seen":
+        assert expected.peak_bytes is not None
+        assert expected.low_bytes is not None
+        assert expected.high_bytes is not None
+        assert expected.step_s is not None
+        return cls(expected.peak_bytes, expected.low_bytes, expected.high_bytes, expected.step_s)
+
+
+def main(arguments: list[str]) -> int:
+    """Run what is not there yet, and print the two tables. Returns an exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks learning", description=__doc__)
+    parser.add_argument("folder", nargs="?", default="learning-runs", type=Path)
+    parser.add_argument("--once", action="store_true", help="no second round")
+    options = parser.parse_args(arguments)
+    folder = options.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    model = demo_model()
+    write_inputs(folder, model)
+    first = {name: trained(folder, "first", name) for name in RUNS}
+    lines = {name: lines_of(folder / "first" / f"{name}.jsonl") for name in RUNS}
+    everything = [line for found in lines.values() for line in found]
+    others = {
+        name: expected_after(folder, name, [one for other in RUNS if other != name
+                                            for one in lines[other]])
+        for name in RUNS
+    }  # fmt: skip
+    columns = {
+        "formula": {name: Seen.of(_expected(stage)) for name, stage in first.items()},
+        "other nine": others,
+        "all ten": {name: expected_after(folder, name, everything) for name in RUNS},
+    }
+    print(report(columns, first, "first round"))
+    if not options.once:
+        taught = folder / "second" / "runs.jsonl"
+        if not taught.exists():
+            taught.parent.mkdir(exist_ok=True)
+            text = "".join(json.dumps(line.to_dict()) + "\n" for line in everything)
+            taught.write_text(text, "utf-8")
+        second = {name: trained(folder, "second", name) for name in RUNS}
+        again = {name: Seen.of(_expected(stage)) for name, stage in second.items()}
+        print(report({"taught by the first round": again}, second, "second round"))
+    return 0
+
+
+def write_inputs(folder: Path, model: str) -> None:
+    """The three data files and a plan for each run."""
+    chats = spread(conversations(1000), ROWS)
+    answers = [chat[-1]["content"] for chat in chats]
+    pairs = [
+        {"prompt": chat[0]["content"], "chosen": answer, "rejected": other}
+        for chat, answer, other in zip(chats, answers, [*answers[1:], answers[0]], strict=True)
+    ][:PAIRS]
+    (folder / CHATS_FILE).write_text(_jsonl([{"messages": chat} for chat in chats]), "utf-8")
+    (folder / PAIRS_FILE).write_text(_jsonl(pairs), "utf-8")
+    (folder / TEXTS_FILE).write_text("\n\n".join(answers[:TEXTS]) + "\n", "utf-8")
+    for name, (data, settings) in RUNS.items():
+        text = PLAN.format(name=name, model=json.dumps(model), data=data, settings=settings)
+        (folder / f"{name}.yaml").write_text(text, "utf-8")
+
+
+def _jsonl(rows: list[Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def trained(folder: Path, turn: str, name: str) -> StageRecord:
+    """The record of a run, which is trained if it is not done yet.
+
+    In the first round each run has a file of past runs of its own, so that none teaches another.
+    """
+    output = folder / turn / name
+    record = _record(output)
+    if record is None or record.status != "done":
+        print(f"{turn} round: {name}", file=sys.stderr, flush=True)
+        past = folder / turn / ("runs.jsonl" if turn == "second" else f"{name}.jsonl")
+        run_process(
+            [sys.executable, "-m", "advisor", "run", f"{name}.yaml", "--no-judge", "--output",
+             str(output)],
+            env={"PYTHONPATH": os.pathsep.join([str(trainers_root()), os.getcwd()]),
+                 "ADVISE_RUNS": str(past)},
+            cwd=str(folder),
+        )  # fmt: skip
+        record = _record(output)
+    assert record is not None
+    return record.stages[0]
+
+
+def _record(output: Path) -> RunRecord | None:
+    return read_record(output) if output.is_dir() else None
+
+
+def _expected(stage: StageRecord) -> Expected:
+    assert stage.expected is not None
+    return stage.expected
+
+
+def lines_of(path: Path) -> list[PastRun]:
+    """The past runs of a file."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return [PastRun.from_dict(json.loads(line)) for line in lines]
+
+
+def expected_after(folder: Path, name: str, runs: list[PastRun]) -> Seen:
+    """What is expected of a run once these have taught it."""
+    path = folder / f"{name}.yaml"
+    plan = read_plan(path)
+    (entry,) = entries(plan)
+    data = profile(folder / entry.data.path, count_tokens=model_tokenizer(plan.model)[0])
+    found = expect_stage(
+        plan,
+        entry,
+        plan_shape(plan, path),
+        device_hardware(plan, cpu_hardware()),
+        profile=data,
+        past=PastRuns(runs),
+    )
+    return Seen.of(found)
+
+
+def report(
+    columns: Mapping[str, Mapping[str, Seen]], measured: Mapping[str, StageRecord], title: str
+) -> str:
+    """Memory and time of every run beside what was expected of it, and the errors of each
+    column.
+    """
+    memory = {name: _peak(stage) for name, stage in measured.items()}
+    times = {name: _step(stage) for name, stage in measured.items()}
+    heads = "".join(f"{column:>28}" for column in columns)
+    lines = [
+        f"{title}, peak of the process in GiB, expected (band)",
+        f"{'':18}{'measured':>9}{heads}",
+    ]
+    for name, peak in memory.items():
+        cells = "".join(f"{_band(columns[column][name], peak):>28}" for column in columns)
+        lines.append(f"{name:18}{peak / GIB:9.2f}{cells}")
+    lines.append(_errors(columns, memory, lambda seen: seen.peak_bytes))
+    inside = {
+        column: sum(
+            seen[name].low_bytes <= peak <= seen[name].high_bytes for name, peak in memory.items()
+        )
+        for column, seen in columns.items()
+    }
+    lines.append(f"{'inside the band':27}" + "".join(f"{count:>28}" for count in inside.values()))
+    lines += ["", f"{title}, seconds of an optimizer step, expected"]
+    for name, step_s in times.items():
+        cells = "".join(f"{columns[column][name].step_s:>28.2f}" for column in columns)
+        lines.append(f"{name:18}{step_s:9.2f}{cells}")
+    lines.append(_errors(columns, times, lambda seen: seen.step_s))
+    return "\n".join([*lines, ""])
+
+
+def _peak(stage: StageRecord) -> float:
+    """What was measured, with the part that the trainer's own counter leaves out."""
+    expected = _expected(stage)
+    assert stage.measured is not None
+    assert stage.measured.peak_bytes is not None
+    assert expected.peak_bytes is not None
+    assert expected.counted_bytes is not None
+    return stage.measured.peak_bytes + expected.peak_bytes - expected.counted_bytes
+
+
+def _step(stage: StageRecord) -> float:
+    assert stage.measured is not None
+    assert stage.measured.step_s is not None
+    return stage.measured.step_s
+
+
+def _band(seen: Seen, measured: float) -> str:
+    low, peak, high = (size / GIB for size in (seen.low_bytes, seen.peak_bytes, seen.high_bytes))
+    mark = "" if seen.low_bytes <= measured <= seen.high_bytes else " out"
+    return f"{peak:.2f} ({low:.2f}-{high:.2f}){mark}"
+
+
+def _errors(
+    columns: Mapping[str, Mapping[str, Seen]],
+    measured: Mapping[str, float],
+    value: Callable[[Seen], float],
+) -> str:
+    errors = (
+        statistics.median(abs(value(seen[name]) / found - 1) for name, found in measured.items())
+        for seen in columns.values()
+    )
+    return f"{'median error':27}" + "".join(f"{error:>28.0%}" for error in errors)

@@ -1,0 +1,195 @@
+"""Finished runs and dry runs teach the next one on the same machine, and never stop a run."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from advisor.estimate.past_run import SETTINGS
+from advisor.ground.types import TokenStats
+from advisor.launch.expected import run_spec
+from advisor.launch.teaching import as_it_ran
+from advisor.plan.read import read_plan
+from advisor.plan.record import Measured
+from advisor.situation.past_runs import read_past_runs
+from tests.launch.conftest import MACHINE, run
+
+HERE = replace(MACHINE, cpu_model="A Processor")
+
+
+@pytest.fixture
+def runs(shop, monkeypatch):
+    """The file of past runs of this test."""
+    path = shop / "runs.jsonl"
+    monkeypatch.setenv("ADVISE_RUNS", str(path))
+    return path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def measured(monkeypatch, **values):
+    """What the stand-in's result says that it measured."""
+    from advisor.launch import teaching
+
+    past_run = teaching.past_run
+
+    def with_values(plan, entry, shape, hardware, found, **rest):
+        return past_run(plan, entry, shape, hardware, replace(found, **values), **rest)
+
+    monkeypatch.setattr(teaching, "past_run", with_values)
+
+
+def test_a_run_is_noted_and_corrects_the_next(shop, runs, monkeypatch, capsys):
+    """The second run expects more of what the first measured; run.json keeps the formula beside."""
+    measured(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
+    first = run(hardware=HERE, output="one").record.stages[0]
+    assert first.expected.learned is None
+    (line,) = lines(runs)
+    assert line["kind"] == "run"
+    assert line["machine"] == "A Processor, 2 cores"
+    assert (line["family"], line["objective"], line["update"]) == ("llama", "sft", "lora")
+    assert line["memory"][0]["measured_bytes"] == first.measured.peak_bytes
+    assert line["expected_step_s"] == first.expected.step_s
+    assert line["settings"]["seq_len"] == 25  # 100 tokens in a micro-batch of four rows
+    second = run(hardware=HERE, output="two").record.stages[0].expected
+    assert second.learned.memory_runs == second.learned.time_runs == 1
+    assert second.learned.formula_bytes == first.expected.peak_bytes
+    assert second.learned.formula_step_s == pytest.approx(first.expected.step_s)
+    assert first.expected.step_s < second.step_s < first.measured.step_s
+    assert lines(runs)[1]["expected_step_s"] == pytest.approx(first.expected.step_s)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_dry_run_teaches_too(shop, runs, monkeypatch):
+    """Its steps had the longest rows, and the formula is asked about those."""
+    measured(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
+    run(hardware=HERE, dry_run=True, output="one")
+    (line,) = lines(runs)
+    assert line["kind"] == "dry_run"
+    assert line["measured_step_s"] == 0.5
+    assert run(hardware=HERE, output="two").record.stages[0].expected.learned.memory_runs == 1
+
+
+def test_a_run_that_did_not_say_its_largest_batch_teaches_time_alone(shop, runs):
+    """Which rows a short run met is not known, so that its peak could mean anything."""
+    run(hardware=HERE, output="one")
+    (line,) = lines(runs)
+    assert line["memory"] == []
+    assert line["measured_step_s"] == 0.2
+
+
+def test_nothing_is_noted_where_it_is_switched_off(shop, runs, monkeypatch):
+    """ADVISE_RUNS=off."""
+    monkeypatch.setenv("ADVISE_RUNS", "off")
+    assert run(hardware=HERE).record.status == "done"
+    assert not runs.exists()
+
+
+def test_a_machine_without_a_name_teaches_nothing(shop, runs):
+    """Where the system does not say which processor it is, runs could be of another one."""
+    run(hardware=MACHINE)
+    assert not runs.exists()
+
+
+def test_a_file_that_cannot_be_written_stops_no_run(shop, runs, capsys):
+    """The run is done, and what went wrong is said."""
+    runs.mkdir()
+    assert run(hardware=HERE).record.status == "done"
+    said = capsys.readouterr().err
+    assert f"{runs}: no plain file" in said or f"{runs}: Is a directory" in said
+    assert "ADVISE_RUNS=off" in said
+
+
+def test_a_damaged_file_stops_no_run(shop, runs, capsys):
+    """What of it cannot be read is said, and the rest counts."""
+    runs.write_bytes(b"\x00{\n")
+    assert run(hardware=HERE).record.status == "done"
+    assert f"{runs}: line 1 is damaged and left out" in capsys.readouterr().err
+
+
+def test_a_failed_run_teaches_nothing(shop, runs, monkeypatch):
+    """It measured no end."""
+    from advisor.ground.errors import AdviseError
+
+    monkeypatch.setenv("STAND_IN", "oom")
+    with pytest.raises(AdviseError):
+        run(hardware=HERE)
+    assert not runs.exists()
+
+
+def test_the_same_settings_are_recognised_again(shop, runs, monkeypatch):
+    """A dry run and a run on rows of the same longest length have the same settings."""
+    measured(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
+    run(hardware=HERE, output="one")
+    run(hardware=HERE, output="two", dry_run=True)
+    one, other = read_past_runs()[0].on("A Processor, 2 cores")
+    assert one.settings == other.settings
+    assert SETTINGS == 0
+
+
+def test_the_largest_micro_batch_decides_not_the_longest_row(shop):
+    """The formula is asked about as many tokens as one micro-batch had."""
+    plan = read_plan(shop / "plan.yaml")
+    spec = run_spec(plan, plan.stages[0])
+    assert as_it_ran(spec, Measured(largest_batch_tokens=1318)).longest_tokens == 330
+    assert as_it_ran(spec, Measured()) is None
+
+
+def stats(**changes):
+    """Rows of 10 to 600 tokens, most of them short."""
+    found = TokenStats(
+        total=60_000, mean=60.0, p50=40, p90=120, p95=200, p99=400, longest=600,
+        counted_by="tokenizer of m", histogram=((64, 800), (128, 150), (512, 45), (1024, 5)),
+    )  # fmt: skip
+    return replace(found, **changes)
+
+
+def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
+    """Memory follows the longest row of the data, not a seq_len above it; below it, seq_len."""
+    from advisor.ground.types import DataProfile
+    from advisor.launch.expected import expect_stage, plan_shape
+    from advisor.plan.entries import entries
+
+    plan = read_plan(shop / "plan.yaml")
+    entry = entries(plan)[0]
+    shape = replace(plan_shape(plan, shop / "plan.yaml"), architecture="gemma3_text")
+    data = DataProfile(path="d", kind="paired", format="messages", mapping={}, rows=1000,
+                       tokens=stats(), objectives=("sft",))  # fmt: skip
+
+    def peak(seq_len, profile=data, model=shape, hardware=HERE):
+        one = replace(entry, stage=replace(entry.stage, seq_len=seq_len))
+        return expect_stage(plan, one, model, hardware, profile=profile).peak_bytes
+
+    assert peak(1024) == peak(2048) == peak(600)
+    assert peak(512) < peak(600) < peak(1024, None)
+    llama = replace(shape, architecture="llama")  # whose rows are laid end to end on the CPU
+    assert peak(1024, model=llama) < peak(1024)
+
+
+def test_a_longest_row_that_is_not_certain_gets_a_margin():
+    """Of a sample, or of characters, a row may be longer than the longest seen."""
+    from advisor.estimate.padding import row_lengths
+
+    assert row_lengths(stats(), seq_len=4096)[-1][0] == 600
+    assert row_lengths(stats(sampled_rows=100), seq_len=4096)[-1][0] == 750
+    approximate = stats(counted_by="characters / 4 (approximation)")
+    assert row_lengths(approximate, seq_len=4096)[-1][0] == 774
+    assert row_lengths(approximate, seq_len=512)[-1][0] == 512
+    assert row_lengths(stats(histogram=()), seq_len=512) == ()
+
+
+def test_page_and_report_say_what_was_learned(shop, runs, monkeypatch):
+    """What a run prints, and its report, name the runs behind the expectation."""
+    from advisor.plan.record import Run
+    from advisor.render.report import write_report
+    from advisor.render.run import summary_lines
+
+    measured(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
+    run(hardware=HERE, output="one")
+    found = run(hardware=HERE, output="two")
+    assert isinstance(found, Run)
+    assert "expected after 1 run here: memory x " in " ".join(summary_lines(found))
+    write_report(found.folder, found.record)
+    assert "expected after 1 run here" in (found.folder / "report.html").read_text()

@@ -1,0 +1,238 @@
+"""The file of past runs: appended whole or not at all, read whatever state it is in."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.estimate.past_run import NO_RUNS, PastRun, Reading
+from advisor.situation import past_runs
+from advisor.situation.past_runs import note_past_run, past_runs_path, read_past_runs
+from tests.conftest import examples
+
+RUN = PastRun(
+    at="2026-11-27T02:00:00Z", machine="A Processor, 2 cores", torch="2.9.1", family="llama",
+    params=134_515_008, objective="sft", update="lora", settings={"seq_len": 512, "rank": 8},
+    memory=(Reading(counter="rss_growth", expected_bytes=3 * 10**9, measured_bytes=2 * 10**9),),
+    expected_step_s=2.0, measured_step_s=3.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """A file that is not there yet, and that ADVISE_RUNS names."""
+    found = tmp_path / "below" / "runs.jsonl"
+    monkeypatch.setenv("ADVISE_RUNS", str(found))
+    return found
+
+
+def runs_in(path):
+    return list(read_past_runs(path)[0].on(RUN.machine))
+
+
+# ------------------------------------------------------------------------------ where it is
+
+
+def test_the_file_stands_in_the_data_folder(tmp_path, monkeypatch):
+    """$XDG_DATA_HOME, or ~/.local/share where that is not set or is relative."""
+    monkeypatch.delenv("ADVISE_RUNS", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert past_runs_path() == tmp_path / "data" / "finetune-advisor" / "runs.jsonl"
+    monkeypatch.setenv("XDG_DATA_HOME", "data")
+    assert past_runs_path() == tmp_path / ".local/share/finetune-advisor/runs.jsonl"
+
+
+@pytest.mark.parametrize("word", ["off", "OFF", "no", "0"])
+def test_it_can_be_switched_off(word, tmp_path, monkeypatch):
+    """With ADVISE_RUNS=off nothing is read, and nothing written."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ADVISE_RUNS", word)
+    assert past_runs_path() is None
+    assert note_past_run(RUN) == ""
+    assert read_past_runs() == (NO_RUNS, ())
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------ written and read
+
+
+def test_what_is_written_is_read(path):
+    """Two runs make two lines, for this user alone."""
+    assert note_past_run(RUN) == ""
+    assert note_past_run(replace(RUN, params=1)) == ""
+    assert runs_in(path) == [RUN, replace(RUN, params=1)]
+    assert read_past_runs()[1] == ()
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_no_file_means_no_runs(path):
+    """Deleting the file unlearns everything, and is no fault."""
+    note_past_run(RUN)
+    path.unlink()
+    assert read_past_runs() == (NO_RUNS, ())
+
+
+def test_a_line_holds_no_names_and_no_paths(path):
+    """Nothing of the model's name, the data, the user or the machine's name is written."""
+    note_past_run(RUN)
+    found = json.loads(path.read_text())
+    assert not [text for text in map(str, found.values()) if "/" in text]
+    assert not {"model", "name", "data", "path", "host", "user"} & set(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\x00\xff\xfe",
+        '{"format": 1}',
+        json.dumps({**RUN.to_dict(), "params": "many"}),
+        json.dumps({**RUN.to_dict(), "params": 0}),
+        json.dumps({**RUN.to_dict(), "measured_step_s": -1.0}),
+        json.dumps(RUN.to_dict())[:-40],
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_line_is_said_and_left_out(path, line):
+    """The lines around it count, and a sentence names it."""
+    note_past_run(RUN)
+    with path.open("ab") as file:
+        file.write(line.encode("latin-1") + b"\n")
+    note_past_run(RUN)
+    found, notes = read_past_runs()
+    assert list(found.on(RUN.machine)) == [RUN, RUN]
+    assert notes == ((f"{path}: line 2 is damaged and left out",) if line else ())
+
+
+def test_lines_of_a_newer_version_are_left_out(path):
+    """They are counted, not called damaged; a key that is not known does no harm."""
+    note_past_run(RUN)
+    newer = {**RUN.to_dict(), "format": 2, "params": {"active": 1}}
+    known = {**RUN.to_dict(), "watts": 300}
+    with path.open("a") as file:
+        file.write(f"{json.dumps(newer)}\n{json.dumps(known)}\n")
+    found, notes = read_past_runs()
+    assert len(found.on(RUN.machine)) == 2
+    assert notes == (f"{path}: 1 line of a newer version of advise is left out",)
+
+
+@given(st.binary(max_size=300))
+@examples(1)
+def test_any_bytes_are_read(tmp_path_factory, content):
+    """No content of the file raises."""
+    path = tmp_path_factory.mktemp("runs") / "runs.jsonl"
+    path.write_bytes(content)
+    read_past_runs(path)
+
+
+# ------------------------------------------------------------------------------ faults
+
+
+def test_what_a_killed_process_left_is_closed_off(path):
+    """Half a line at the end spoils neither the next line nor those before it."""
+    note_past_run(RUN)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:100])
+    assert note_past_run(RUN) == ""
+    assert runs_in(path) == [RUN, RUN]
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(path, monkeypatch):
+    """A line that could be written in part only is taken back, and that is said."""
+    note_past_run(RUN)
+    before = path.read_bytes()
+    write = os.write
+    room = [100]
+
+    def full(fd, data):
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        taken = write(fd, data[: room[0]])
+        room[0] -= taken
+        return taken
+
+    monkeypatch.setattr(past_runs.os, "write", full)
+    assert "No space left on device" in note_past_run(RUN)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_said(path):
+    """A run goes on without teaching."""
+    path.parent.mkdir(mode=0o500)
+    assert "Permission denied" in note_past_run(RUN)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file above", "pipe", "loop"])
+def test_what_is_no_file_is_said(path, kind):
+    """Neither reading nor writing waits or raises."""
+    path.parent.parent.mkdir(exist_ok=True)
+    if kind == "file above":
+        path.parent.write_text("")
+    else:
+        path.parent.mkdir()
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(path)
+    assert str(path) in note_past_run(RUN)
+    found, notes = read_past_runs()
+    assert found is NO_RUNS
+    assert kind == "file above" or str(path) in notes[0]
+
+
+def test_two_runs_at_once_keep_both_lines(path):
+    """Lines of several processes stand whole beside each other, also while the file is cut."""
+    code = (
+        "import sys; from advisor.situation import past_runs; from tests.test_past_runs import RUN;"
+        " past_runs.MOST_RUNS = 20;"
+        " [past_runs.note_past_run(RUN) for _ in range(60)]"
+    )
+
+    def start(_):
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            check=True,
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(start, range(4)))
+    found, notes = read_past_runs()
+    assert notes == ()
+    assert 20 <= len(found.on(RUN.machine)) <= 41
+    assert not list(path.parent.glob(".*"))
+
+
+def test_the_file_stays_small(path, monkeypatch):
+    """Of too many runs the newest stay."""
+    monkeypatch.setattr(past_runs, "MOST_RUNS", 5)
+    for number in range(1, 32):
+        note_past_run(replace(RUN, params=number))
+    assert [run.params for run in runs_in(path)] == list(range(21, 32))[-len(runs_in(path)) :]
+    assert 5 <= len(runs_in(path)) <= 10
+    assert runs_in(path)[-1].params == 31
+
+
+def test_a_huge_file_is_read_from_its_end(path, monkeypatch):
+    """Somebody's log by the same name costs no more than its last lines."""
+    note_past_run(RUN)
+    size = path.stat().st_size
+    path.write_bytes(b"x" * 10**6 + b"\n" + path.read_bytes() * 3)
+    monkeypatch.setattr(past_runs, "MOST_BYTES", 2 * size + 10)
+    found, notes = read_past_runs()
+    assert len(found.on(RUN.machine)) == 2
+    assert notes == ()
