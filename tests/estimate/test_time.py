@@ -532,3 +532,13 @@ def test_a_cap_is_no_length_of_rows_that_are_not_packed():
         assert found is not None
         assert found.tokens_per_s_per_gpu * found.step_s == pytest.approx(4 * mean)
         assert any(f"{mean} tokens on average" in warning for warning in found.warnings)
+
+
+def test_an_optimizer_on_the_host_is_one_kernel_over_float32():
+    """40 bytes a weight at a server's 60 GB/s, and gradients and weights cross the link."""
+    found = estimated(
+        "Qwen/Qwen3-8B", "RTX 4090", update="full", optimizer="adamw_cpu", seq_len=1024
+    )
+    weights = 8.19e9
+    expected = weights * 40 / 60e9 + weights * 4 / (0.8 * 31.5e9)
+    assert dict(found.parts)["optimizer"] == pytest.approx(expected, rel=0.02)

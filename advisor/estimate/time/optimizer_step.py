@@ -17,6 +17,7 @@ CLIPPED = 3  # the gradient's norm, and its scaling: the default of transformers
 # Bytes a weight that our AdamW over bfloat16 weights moves, by its operations (counted, not
 # measured on a GPU): 15 in float32 that read and write, and the conversions.
 CHUNK_TRAFFIC = 200
+ON_HOST = 4 * (FUSED + CLIPPED)  # bytes
 CPU_CHANNELS = 4  # a server's memory against a desktop's, for an optimizer on the host
 
 
@@ -42,7 +43,8 @@ def optimizer_s(spec: RunSpec, d: Dims, machine: Machine, sharding: str | None) 
         moved += 10
     seconds = trainable * moved / share / machine.bytes_per_s
     if "cpu" in name or spec.offload_weights:
-        on_host = trainable * moved / share / (CPU_BYTES_PER_S * CPU_CHANNELS)
+        # One kernel over float32 (deepspeed, csrc/adam/cpu_adam.cpp; FSDP offload: torch's own).
+        on_host = trainable * ON_HOST / share / (CPU_BYTES_PER_S * CPU_CHANNELS)
         crossed = trainable * 2 * width / share / machine.host_bytes_per_s
         seconds = on_host + crossed
     if entry.keeps == "momentum of matrices":  # asked first: every candidate comes here
