@@ -58,9 +58,11 @@ class Run:
 
     @property
     def method(self) -> str:
-        """Full, LoRA or QLoRA."""
+        """Full, LoRA, QLoRA or IA3."""
         spec = self.request.spec
-        return "full" if spec.update == "full" else "QLoRA" if spec.quantization else "LoRA"
+        if spec.quantization:
+            return "QLoRA"
+        return {"full": "full", "lora": "LoRA", "ia3": "IA3"}[spec.update]
 
 
 @dataclass(frozen=True)
