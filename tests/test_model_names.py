@@ -191,9 +191,9 @@ def test_an_unknown_size_is_said_first_and_nothing_is_said_to_fit(gpu):
     assert not any(one.estimate.fits == "fits" for one in advice.alternatives)
 
 
-# The estimator counts these as plain decoders: their layers differ from each other, or their code
-# is their own. Their entries state the size that counts.
-UNCOUNTED = ("chatglm", "lfm3")
+# The first has code of its own, the second a vision tower that is not counted. Their entries state
+# the size that counts.
+UNCOUNTED = ("chatglm", "mllama")
 # Counts an output matrix beside the embeddings that are one with it, as its measured run held it.
 HELD_TWICE = ("tiiuae/falcon-7b",)
 
