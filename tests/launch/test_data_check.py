@@ -105,7 +105,7 @@ def cached(kinds):
 
     known = cache(lambda path: module.profile(path))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("advisor.data.profile", lambda path, mapping: known(path), raising=False)
+        patch.setattr("advisor.data.profile", lambda path, **_: known(path), raising=False)
         yield lambda todo: faults(kinds, todo)
 
 
