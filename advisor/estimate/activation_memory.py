@@ -24,7 +24,8 @@ RERUN_FUSED_MLP = 8  # gate and up with their gradients; the product is computed
 # Loss on full logits: 16-bit logits, their float32 copy, the shifted copy, log-softmax whose place
 # its gradient takes.
 LOSS_FULL_BYTES, LOSS_FUSED_BYTES = 14.0, 8.0
-SHIFTED_COPY_BYTES = 4.0  # which data with labels already shifted does not need
+# Without a shifted copy: log-softmax, its gradient and that of the logits, 4 B each.
+SHIFTED_COPY_BYTES = 2.0
 LOSS_COMPILED_BYTES = 8.0  # 16-bit logits, log-softmax whose place its gradient takes, 16 bit again
 LOSS_FLOAT32_BYTES = 12.0  # logits in float32 from the start: themselves, log-softmax, gradient
 LOSS_CHUNK_BYTES = 8.0  # of the chunk being computed: float32 copy and gradient

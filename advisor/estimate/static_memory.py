@@ -187,8 +187,9 @@ def gathered_weights(s: ResolvedRun, *, layers: int) -> list[Term]:
         if s.spec.quantization == "nf4"
         else d.layer_params * 2
     )
-    if layers and s.fully_sharded:
-        # FSDP 2 copies a gathered buffer into its parameters and keeps it until the next unit's.
+    if layers and s.fully_sharded and s.counter not in ("allocated", "active"):
+        # FSDP 2 gathers in a stream of its own. In the forward pass two of its buffers are held
+        # (_fsdp_param_group.py, wait_for_unshard), and no other stream gets their blocks later.
         layers += 1
     # Units of their own are freed before the layers' turn; what the root holds stays.
     ends = 0 if s.stack.shards_ends and layers else d.embedding_params * 2
