@@ -20,7 +20,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from advisor.estimate import activation_memory as passing
 from advisor.estimate import memory
 from benchmarks.measuring import Row, table
 from tools.generate.accuracy import (
@@ -66,14 +65,12 @@ class Fitted:
     factors: tuple[float, ...]
 
 
-# What stays of other phases, what is not accounted for, ragged batches, bytes of a logit, one layer
-# run again, what of standing blocks is lost.
+# What stays of other phases, what is not accounted for, ragged batches, what of standing blocks is
+# lost. Bytes that follow from code (of a logit, of a layer) are not fitted, so not refitted.
 FITTED = (
     Fitted(memory, ("OTHER_PHASES",), (0.55, 0.75, 0.85, 1.0, 1.1)),
     Fitted(memory, ("UNNAMED",), (0.0, 1.0, 2.0, 3.0, 4.0)),
     Fitted(memory, ("RAGGED_CACHE",), (0.0, 0.45, 0.67, 0.8, 0.9, 1.0, 1.2)),
-    Fitted(passing, ("LOSS_FULL_BYTES",), (0.7, 0.85, 0.93, 1.0, 1.07, 1.2)),
-    Fitted(passing, ("RERUN_MLP", "RERUN_HIDDEN"), (0.7, 0.85, 1.0, 1.15, 1.3)),
     Fitted(memory, ("STANDING_CACHE",), (0.0, 1.0, 2.0)),
 )
 Constants = tuple[float, ...]  # a factor for each of FITTED
