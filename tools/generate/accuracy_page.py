@@ -98,7 +98,7 @@ def page() -> str:
         [
             "- Vision towers, tensor and context parallelism, compute in 8 or 4 bit.",
             "- Preference and reinforcement stages: no published peaks among these cases.",
-            "- Time and speed: not on this page.",
+            "- Time and speed: [accuracy-time.md](accuracy-time.md).",
         ],
         "## Reproduce",
         (
