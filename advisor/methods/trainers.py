@@ -129,7 +129,9 @@ TRAINER_FILE: Shape = Keys(
         "about": Text(),
         "names": ListOf(of=Text(), help="regular expressions that name it in a description"),
         "library": Text(help="its name in `library_versions` and beside a version in a text"),
-        "on": ListOf(of=Text(), help="what it stands on: theirs is what it does not say itself"),
+        "stands_on": ListOf(
+            of=Text(), help="what it stands on: theirs is what it does not say itself"
+        ),
         "read": Keys(
             keys={"repository": Text(), "commit": Text(), "date": Date()},
             required=("repository", "commit", "date"),
@@ -182,7 +184,7 @@ def trainers() -> Mapping[str, Trainer]:
             id=data["id"],
             names="|".join(data.get("names") or ()),
             library=data.get("library") or data["id"],
-            on=tuple(data.get("on") or ()),
+            on=tuple(data.get("stands_on") or ()),
             traits={name: _traits(entry) for name, entry in data["traits"].items()},
         )
     for trainer in found.values():

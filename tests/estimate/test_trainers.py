@@ -2,6 +2,7 @@
 what is taken where none is named.
 """
 
+import re
 from dataclasses import fields, replace
 
 import pytest
@@ -13,8 +14,11 @@ from advisor.estimate.resolved_run import resolve
 from advisor.estimate.types import RunSpec
 from advisor.ground import resources
 from advisor.ground.errors import InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import check_shape
 from advisor.ground.units import GIB
-from advisor.methods.trainers import TRAITS, UNKNOWN, lineage, trainers
+from advisor.ground.yaml_reader import parse_yaml
+from advisor.methods.trainers import TRAINER_FILE, TRAITS, UNKNOWN, lineage, trainers
 from advisor.situation.shapes import model_shape
 from tools.generate.accuracy import answered, summary, without_trainer
 
@@ -131,7 +135,7 @@ def test_a_base_that_does_not_exist_is_named(tmp_path, monkeypatch):
     """A newcomer is one file; a slip in it says where and what is meant."""
     (tmp_path / "trainers").mkdir()
     (tmp_path / "trainers" / "mine.yaml").write_text(
-        "id: mine\nabout: mine\nnames: [mine]\non: [transformer]\ntraits: {}\n"
+        "id: mine\nabout: mine\nnames: [mine]\nstands_on: [transformer]\ntraits: {}\n"
     )
     (tmp_path / "trainers" / "transformers.yaml").write_text(
         "id: transformers\nabout: models\ntraits: {}\n"
@@ -280,3 +284,12 @@ def test_adam_in_a_loop_has_no_copies_of_whole_lists():
     assert loop == 2 * 128256 * 2048
     assert lists["optimizer temporaries"] == 2 * 1235814400
     assert old["optimizer temporaries"] == 2 * lists["optimizer temporaries"]
+
+
+def test_the_example_of_the_readme_is_a_trainer():
+    """Whoever adds a trainer copies it from there."""
+    text = (rules_dir() / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(id: acme\n.*?)```", text, re.DOTALL)
+    document = parse_yaml(example.encode(), name="README")
+    assert check_shape(document, TRAINER_FILE) == []
+    assert set(document.data["stands_on"]) <= set(trainers())
