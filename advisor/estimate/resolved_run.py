@@ -16,6 +16,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 CPU_OPTIMIZERS = ("adamw_cpu", "adam_cpu", "cpu_adam")
 # Most trainers of adapters pad to the longest row of a batch: five of eight in rules/trainers.
 GUESSED_RAGGED = 2 / 3
+GUESSED_WHOLE_BYTES = 80e9 / 3  # of whole gradients: a third of a large GPU
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
 
 
@@ -103,6 +104,7 @@ class ResolvedRun:
             and self.is_module
             and self.stack.flat_adapters
             and self.stack.fsdp == 1
+            and ("flat_adapters" not in self.stack.guessed or self.adds_up_whole)
         )
 
     @property
@@ -244,9 +246,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         offloaded=offloaded,
         keeps_inputs=sharding == "fsdp" and stack.fsdp == 1 and not full and stack.accelerate,
         ragged=_ragged(spec, stack, full=full),
-        # Whoever keeps weights in host memory has no room for whole gradients: so is it guessed.
         adds_up_whole=stack.adds_up_whole_gradients
-        and not (offloaded and "adds_up_whole_gradients" in stack.guessed),
+        and ("adds_up_whole_gradients" not in stack.guessed or _has_room(dims, offloaded)),
         compiled_loss=spec.compile and stack.compiles_loss,
         evaluates=stack.evaluates if spec.evaluation is None else spec.evaluation,
     )  # fmt: skip
@@ -259,6 +260,13 @@ def batch_tokens(spec: RunSpec, rows: int) -> int:
     if spec.unpadded and spec.lengths and not spec.packing:
         return largest_line(spec.lengths, spec.seq_len, rows)
     return rows * spec.longest_tokens
+
+
+def _has_room(dims: Dims, offloaded: bool) -> bool:
+    """Whether whole gradients may be guessed: not where weights are kept in host memory, nor where
+    they would take so much that somebody would have divided them.
+    """
+    return not offloaded and 2 * dims.params <= GUESSED_WHOLE_BYTES
 
 
 def _ragged(spec: RunSpec, stack: Framework, *, full: bool) -> float:

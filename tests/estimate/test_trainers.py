@@ -183,6 +183,8 @@ def test_an_unknown_trainer_is_guessed_by_what_the_spec_says():
     assert not run(update="full").ragged
     assert not run(lengths=((512, 9),)).ragged
     assert run(update="full").adds_up_whole
+    large = RunSpec(framework="acme", gpus=8, sharding="fsdp", grad_accum=4)
+    assert not resolve(large, dims_of(model_shape("meta-llama/Llama-3.1-70B")[0])).flat_adapters
     assert not run(update="full", offload_weights=True).adds_up_whole
     assert run(loss="chunked").fused_norms
     assert not run(loss="full").fused_norms
