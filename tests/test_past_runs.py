@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -236,3 +237,21 @@ def test_a_huge_file_is_read_from_its_end(path, monkeypatch):
     found, notes = read_past_runs()
     assert len(found.on(RUN.machine)) == 2
     assert notes == ()
+
+
+def test_a_process_killed_while_it_appends_leaves_whole_lines(path):
+    """Killed at any moment it leaves a file whose lines can all be read, and that takes the next."""
+    code = (
+        "from advisor.situation.past_runs import note_past_run; from tests.test_past_runs import RUN\n"
+        "while True: note_past_run(RUN)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    for _ in range(3):
+        size = path.stat().st_size if path.exists() else 0
+        with subprocess.Popen([sys.executable, "-c", code], env=env) as child:
+            while child.poll() is None and (not path.exists() or path.stat().st_size < size + 5000):
+                time.sleep(0.001)
+            child.kill()
+        assert note_past_run(RUN) == ""
+        assert read_past_runs()[1] == ()
+    assert len(runs_in(path)) > 15

@@ -41,26 +41,29 @@ from advisor.estimate.types import Learned, MemoryEstimate, Moment, RunSpec, Ter
 from advisor.ground.types import ModelShape, Source
 from advisor.ground.units import GIB, format_gib
 
-# Runs that outweigh the formula half and half, by how close they are. Of published rows each was
-# predicted from the others of its group, with the estimates of November 2026: for peaks (235 rows)
-# of the same source, model and method k = 2 took the median error from 10.8 to 8.6 %, of the same
-# family 6.1 to 4.5 %, of the same method 6.2 to 4.8 %; k = 0, 0.5 and 1 gained less. For speeds (76
-# rows of one GPU kind each) of the same model k = 1 took it from 13 to 7 %, of any method on the
-# GPU k = 1 from 24 to 15 %, and k = 2 was best or near it for family and method.
+# Runs that outweigh the formula half and half, by how close they are. From published rows, each
+# predicted from the others of its source and group (`python -m benchmarks lessons`). Peaks, 188 to
+# 224 of them: k = 2 took the median error from 5.8 to 4.7 % for the same model and method, from 5.7
+# to 4.9 % for the same family, 5.5 to 4.8 % for the same method; no other k did clearly better.
+# Speeds, 48 to 77 of them: k = 1 took it 9.4 to 5.6 % for the same model and method, k = 2 from
+# 15 to 12 % for the same family, 11 to 8 % for the same method, 12 to 8 % for any on the GPU.
+# The same settings again are assumed to be nearer by far: a run repeated here had the same peak to
+# 0.2 %, while its time, beside other programs, differed by a third.
 MEMORY_K: Mapping[int, float] = {SETTINGS: 0.25, MODEL: 2.0, FAMILY: 2.0, METHOD: 2.0}
 TIME_K: Mapping[int, float] = {SETTINGS: 0.5, MODEL: 1.0, FAMILY: 2.0, METHOD: 2.0, MACHINE: 2.0}
 WORDS = (
     "these settings", "this model and method", "this family and method", "this method", "this"
     " device",
 )  # fmt: skip
-# Below this share of the peak the part that comes and goes is small. On the same published rows
-# shifting then gained more than scaling: 10.8 to 8.6 % against 10.3 % with k = 2.
+# Below this share of the peak the part that comes and goes is small. A constant that the formula
+# lacks would otherwise grow with the weights.
 SMALL_MOVING = 1 / 3
-# How far a correction may go. One of 238 published peaks is further off than 3 times
-# (docs/accuracy.md); runs here on two busy cores took up to 5.3 times the estimated time
-# (whole_time.py).
+# How far a correction may go: twice as far as the furthest of 238 published peaks, 1.5 times off
+# (docs/accuracy.md); a little further than runs on two busy cores, which took up to 5.3 times the
+# estimated time (whole_time.py).
 MOST_MEMORY, MOST_TIME = 3.0, 6.0
-# What the same run again differs by, as a share, nine times in ten: a band is never narrower.
+# A band is never narrower: assumed, for rows and libraries that change between two runs (the same
+# run again differed by 0.2 %).
 REPEATED = 0.03
 NINE_IN_TEN = 1.645  # standard deviations to each side that hold nine in ten of a normal spread
 TO_DEVIATION = 1.4826  # from the median distance to a standard deviation, of a normal spread
