@@ -5,8 +5,7 @@ keeps: one letter per layer, and the sizes that it has no field for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.estimate.layouts import Layout, layout_of
 from advisor.ground.model_config import NAMES, read
@@ -77,8 +76,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(NamedTuple):
     """What a ModelShape keeps of how its layers differ.
 
     Attributes:

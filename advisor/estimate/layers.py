@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+# Named tuples where dataclasses would do: making one takes a sixth of the time, at each start.
 Part = Literal["mixer", "mlp", "shared", "extra"]
 
 
-@dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(NamedTuple):
     """A linear layer (`nn.Linear`): what nf4 and int8 quantise and what LoRA adapts.
 
     Attributes:
@@ -49,8 +49,7 @@ class Linear:
         return self.inputs * self.outputs
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(NamedTuple):
     """Softmax attention over keys and values of all tokens before, or of a window of them.
 
     Attributes:
@@ -88,8 +87,7 @@ class Attention:
         return self.kv_heads * self.head_dim
 
 
-@dataclass(frozen=True, slots=True)
-class Latent:
+class Latent(NamedTuple):
     """DeepSeek's latent attention: keys and values come out of a narrow vector per token.
 
     Attributes:
@@ -116,8 +114,7 @@ class Latent:
         return self.heads * self.value_dim
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """Gated DeltaNet (linear attention with a state per head), behind a short convolution.
 
     Attributes:
@@ -146,8 +143,7 @@ class Delta:
         return 2 * self.keys + self.values
 
 
-@dataclass(frozen=True, slots=True)
-class Mamba2:
+class Mamba2(NamedTuple):
     """A selective state space layer (Mamba-2): `state` numbers per channel, in groups of heads."""
 
     heads: int
@@ -167,16 +163,14 @@ class Mamba2:
         return self.width + 2 * self.groups * self.state
 
 
-@dataclass(frozen=True, slots=True)
-class Convolution:
+class Convolution(NamedTuple):
     """A short gated convolution over `kernel` tokens (LFM2)."""
 
     width: int
     kernel: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lightning:
+class Lightning(NamedTuple):
     """Linear attention in blocks with a decay per head and an output gate (MiniMax-01)."""
 
     heads: int
@@ -190,8 +184,7 @@ class Lightning:
 Mixer = Attention | Latent | Delta | Mamba2 | Convolution | Lightning
 
 
-@dataclass(frozen=True, slots=True)
-class Dense:
+class Dense(NamedTuple):
     """An MLP that every token passes through: gate, up and down, or (not gated) up and down."""
 
     width: int

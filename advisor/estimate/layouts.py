@@ -9,14 +9,13 @@ is taken for one, and the shape's note says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 Bias = Literal["none", "config", "config-qkv", "qkv", "qkvo", "o"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class Layout(NamedTuple):
     """What distinguishes a family from LLaMA.
 
     Attributes:
@@ -102,7 +101,7 @@ class Layout:
     head_bias: bool = False
     tied: bool = False
     plus: int = 0
-    defaults: Mapping[str, int] = field(default_factory=dict)
+    defaults: Mapping[str, int] = MappingProxyType({})
     exact: bool = True
 
 
@@ -120,22 +119,22 @@ _LFM2 = Layout(
     defaults={"kernel": 3},
 )  # fmt: skip
 _OLD = Layout(gated=False, mlp_bias=True, norm_bias=True, bias="qkvo", mlp=("fc1", "fc2"))
-_BERT = replace(
-    _OLD, names=("query", "key", "value"), output="dense", mlp=("dense", "dense"), positions=0,
+_BERT = _OLD._replace(
+    names=("query", "key", "value"), output="dense", mlp=("dense", "dense"), positions=0,
     token_types=2, pooler=True, tied=True,
 )  # fmt: skip
-_GPT2 = replace(
-    _OLD, fused="c_attn", output="c_proj", mlp=("c_fc", "c_proj"), positions=0, tied=True
+_GPT2 = _OLD._replace(
+    fused="c_attn", output="c_proj", mlp=("c_fc", "c_proj"), positions=0, tied=True
 )
-_NEOX = replace(
-    _OLD, fused="query_key_value", output="dense", mlp=("dense_h_to_4h", "dense_4h_to_h")
+_NEOX = _OLD._replace(
+    fused="query_key_value", output="dense", mlp=("dense_h_to_4h", "dense_4h_to_h")
 )
 _MINIMAX_M3 = Layout(norm="head", fused_mlp="gate_up_proj", fused_shared="gate_up_proj", shared=1)
 _T5 = Layout(
     bias="none", names=("q", "k", "v"), output="o", gated=False, mlp=("wi_0", "wi_1", "wo"),
     end_norms=2, tied=True, defaults={"buckets": 32},
 )  # fmt: skip
-_BART = replace(_OLD, output="out_proj", positions=2, tables=2, tied=True)
+_BART = _OLD._replace(output="out_proj", positions=2, tables=2, tied=True)
 _LATENT = Layout(mixer="l", shared=1, renamed=True)
 
 # Names of families (model_type of config.json) -> what they are.
@@ -181,14 +180,14 @@ _TABLE: Mapping[str, Layout] = {
     "gemma": Layout(tied=True),
     "gemma2": Layout(norms=4, every=2, capped=True, tied=True),
     "gemma3 gemma3_text": _GEMMA3,
-    "gemma4 gemma4_text": replace(_GEMMA3, beside=True, defaults={"global_head_dim": 512}),
+    "gemma4 gemma4_text": _GEMMA3._replace(beside=True, defaults={"global_head_dim": 512}),
     "gemma3n gemma3n_text": _GEMMA3N,
     "olmo2": Layout(norm="whole"),
     "olmo3": Layout(norm="whole", every=4),
     "olmoe": Layout(norm="whole", renamed=True),
     "minimax_m2": Layout(norm="whole", renamed=True),
     "minimax_m3_vl_text": _MINIMAX_M3,
-    "minimax_m3": replace(_MINIMAX_M3, exact=False),  # without its indexers
+    "minimax_m3": _MINIMAX_M3._replace(exact=False),  # without its indexers
     "phi3": Layout(fused="qkv_proj", fused_mlp="gate_up_proj", every=1),
     "phimoe": Layout(norm_bias=True, linear_router="router"),
     "cohere": Layout(norms=1, tied=True),
@@ -204,16 +203,16 @@ _TABLE: Mapping[str, Layout] = {
     "hunyuan_v1_moe": Layout(norm="head", linear_router="wg", shared=1, renamed=True),
     # Latent attention.
     "deepseek_v2 deepseek_v3 kimi_k2 kimi_k25": _LATENT,
-    "deepseek_v32": replace(_LATENT, defaults={"index_heads": 64, "index_dim": 128}),
-    "glm_moe_dsa": replace(_LATENT, defaults={"index_heads": 32, "index_dim": 128}),
-    "glm4_moe_lite": replace(_LATENT, defaults={"dense_first": 1}),
+    "deepseek_v32": _LATENT._replace(defaults={"index_heads": 64, "index_dim": 128}),
+    "glm_moe_dsa": _LATENT._replace(defaults={"index_heads": 32, "index_dim": 128}),
+    "glm4_moe_lite": _LATENT._replace(defaults={"dense_first": 1}),
     # Layers of several kinds.
-    "qwen3_next": replace(_QWEN3_5, delta="qwen3_next", renamed=True),
+    "qwen3_next": _QWEN3_5._replace(delta="qwen3_next", renamed=True),
     "qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text": _QWEN3_5,
     "olmo_hybrid": Layout(
         norm="whole", delta="olmo_hybrid", defaults={"kernel": 4, "full_every": 4}
     ),
-    "lara_mini": replace(_QWEN3_5, gate="", shared_gate=False),
+    "lara_mini": _QWEN3_5._replace(gate="", shared_gate=False),
     "bamba": Layout(linear="m", defaults={"kernel": 4, "conv_bias": 1, "gated_norm": 1}),
     "kimi_linear": Layout(mixer="l", linear="k", shared=1, defaults={"kernel": 4}),
     "granitemoehybrid": Layout(
@@ -230,9 +229,8 @@ _TABLE: Mapping[str, Layout] = {
         defaults={"kernel": 4, "conv_bias": 1, "mamba_groups": 1, "mamba_state": 256}
     ),
     "lfm2": _LFM2,
-    "lfm2_moe": replace(_LFM2, defaults={"kernel": 3, "dense_first": 2}),
-    "lfm3": replace(
-        _LFM2, output="o_proj", norms=4, gate="heads", defaults={"kernel": 7}
+    "lfm2_moe": _LFM2._replace(defaults={"kernel": 3, "dense_first": 2}),
+    "lfm3": _LFM2._replace(output="o_proj", norms=4, gate="heads", defaults={"kernel": 7}
     ),
     "minimax": Layout(linear="g", renamed=True),
     "mamba2": Layout(
@@ -242,26 +240,26 @@ _TABLE: Mapping[str, Layout] = {
     # LayerNorms, two matrices, biases.
     "gpt2": _GPT2,
     "gpt_bigcode": _GPT2,
-    "gpt_neo": replace(
-        _OLD, bias="o", output="out_proj", mlp=("c_fc", "c_proj"), positions=0, tied=True
+    "gpt_neo": _OLD._replace(
+        bias="o", output="out_proj", mlp=("c_fc", "c_proj"), positions=0, tied=True
     ),
     "gpt_neox": _NEOX,
-    "gptj": replace(
-        _OLD, bias="none", output="out_proj", mlp=("fc_in", "fc_out"), norms=1, head_bias=True
+    "gptj": _OLD._replace(
+        bias="none", output="out_proj", mlp=("fc_in", "fc_out"), norms=1, head_bias=True
     ),
-    "codegen": replace(
-        _OLD, bias="none", fused="qkv_proj", output="out_proj", mlp=("fc_in", "fc_out"), norms=1,
+    "codegen": _OLD._replace(
+        bias="none", fused="qkv_proj", output="out_proj", mlp=("fc_in", "fc_out"), norms=1,
         head_bias=True,
     ),
-    "bloom": replace(_NEOX, end_norms=2, tied=True),
-    "falcon": replace(_NEOX, bias="none", mlp_bias=False, norms=1, tied=True),
-    "mpt": replace(
-        _OLD, bias="none", mlp_bias=False, norm_bias=False, fused="Wqkv", output="out_proj",
+    "bloom": _NEOX._replace(end_norms=2, tied=True),
+    "falcon": _NEOX._replace(bias="none", mlp_bias=False, norms=1, tied=True),
+    "mpt": _OLD._replace(
+        bias="none", mlp_bias=False, norm_bias=False, fused="Wqkv", output="out_proj",
         mlp=("up_proj", "down_proj"), tied=True,
     ),
-    "opt": replace(_OLD, output="out_proj", positions=2, tied=True),
-    "phi": replace(_OLD, output="dense", norms=1, head_bias=True),
-    "starcoder2": replace(_OLD, mlp=("c_fc", "c_proj"), every=1, tied=True),
+    "opt": _OLD._replace(output="out_proj", positions=2, tied=True),
+    "phi": _OLD._replace(output="dense", norms=1, head_bias=True),
+    "starcoder2": _OLD._replace(mlp=("c_fc", "c_proj"), every=1, tied=True),
     "chatglm": Layout(
         bias="qkv", fused="query_key_value", output="dense", fused_mlp="dense_h_to_4h",
         mlp=("dense_h_to_4h", "dense_4h_to_h"), exact=False,
@@ -269,13 +267,13 @@ _TABLE: Mapping[str, Layout] = {
     "baichuan": Layout(fused="W_pack", exact=False),
     # Encoders.
     "bert roberta xlm-roberta camembert": _BERT,
-    "electra": replace(_BERT, pooler=False),
-    "distilbert": replace(
-        _BERT, names=("q_lin", "k_lin", "v_lin"), output="out_lin", mlp=("lin1", "lin2"),
+    "electra": _BERT._replace(pooler=False),
+    "distilbert": _BERT._replace(
+        names=("q_lin", "k_lin", "v_lin"), output="out_lin", mlp=("lin1", "lin2"),
         pooler=False, token_types=None,
     ),
-    "deberta-v2": replace(
-        _BERT, names=("query_proj", "key_proj", "value_proj"), pooler=False, token_types=None,
+    "deberta-v2": _BERT._replace(
+        names=("query_proj", "key_proj", "value_proj"), pooler=False, token_types=None,
         positions=None, end_norms=2, relative=512,
     ),
     "modernbert": Layout(
@@ -285,13 +283,13 @@ _TABLE: Mapping[str, Layout] = {
     "eurobert": Layout(tied=True),
     # Encoder and decoder.
     "t5 mt5": _T5,
-    "umt5": replace(_T5, tables_each=True),
-    "bart plbart": replace(_BART, end_norms=2),
-    "mbart": replace(_BART, end_norms=4),
-    "m2m_100": replace(_BART, end_norms=2, positions=None),
-    "marian": replace(_BART, end_norms=0, positions=0),
-    "pegasus": replace(_BART, end_norms=2, positions=0),
-    "led mvp bigbird_pegasus blenderbot pegasus_x": replace(_BART, end_norms=2, exact=False),
+    "umt5": _T5._replace(tables_each=True),
+    "bart plbart": _BART._replace(end_norms=2),
+    "mbart": _BART._replace(end_norms=4),
+    "m2m_100": _BART._replace(end_norms=2, positions=None),
+    "marian": _BART._replace(end_norms=0, positions=0),
+    "pegasus": _BART._replace(end_norms=2, positions=0),
+    "led mvp bigbird_pegasus blenderbot pegasus_x": _BART._replace(end_norms=2, exact=False),
 }  # fmt: skip
 LAYOUTS: Mapping[str, Layout] = {
     family: layout for families, layout in _TABLE.items() for family in families.split()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from advisor.estimate import layer_patterns as letters
 from advisor.estimate.layers import (
@@ -42,8 +43,7 @@ class Sizes:
         return self.named.get(name, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Tensors:
+class Tensors(NamedTuple):
     """A part of a layer: what it is, its linear layers and its other parameters."""
 
     is_: Mixer | None
