@@ -178,7 +178,7 @@ _TABLE: Mapping[str, Layout] = {
     "qwen3_moe": Layout(norm="head", renamed=True),
     "seed_oss": Layout(bias="qkv"),
     "gemma": Layout(tied=True),
-    "gemma2": Layout(norms=4, every=2, capped=True, tied=True),
+    "gemma2": Layout(norms=4, every=2, capped=True, tied=True, defaults={"window": 4096}),
     "gemma3 gemma3_text": _GEMMA3,
     "gemma4 gemma4_text": _GEMMA3._replace(beside=True, defaults={"global_head_dim": 512}),
     "gemma3n gemma3n_text": _GEMMA3N,
@@ -191,7 +191,7 @@ _TABLE: Mapping[str, Layout] = {
     "phi3": Layout(fused="qkv_proj", fused_mlp="gate_up_proj", every=1),
     "phimoe": Layout(norm_bias=True, linear_router="router"),
     "cohere": Layout(norms=1, tied=True),
-    "cohere2": Layout(norms=1, tied=True, every=4),
+    "cohere2": Layout(norms=1, tied=True, every=4, defaults={"window": 4096}),
     "stablelm": Layout(norm_bias=True),
     "glm": Layout(bias="config-qkv", fused_mlp="gate_up_proj"),
     "glm4": Layout(bias="config-qkv", norms=4, fused_mlp="gate_up_proj"),
@@ -278,7 +278,7 @@ _TABLE: Mapping[str, Layout] = {
     ),
     "modernbert": Layout(
         fused="Wqkv", output="Wo", fused_mlp="Wi", mlp=("Wi", "Wo"), every=3, first_full=True,
-        first_norm=False, end_norms=2, tied=True,
+        first_norm=False, end_norms=2, tied=True, defaults={"window": 128},
     ),
     "eurobert": Layout(tied=True),
     # Encoder and decoder.

@@ -39,6 +39,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         "moe_top_k",
         "moe_topk",
         "top_k_experts",
+        "moe_k",
     ),
     "expert_size": ("moe_intermediate_size", "expert_intermediate_size"),
 }
@@ -84,9 +85,13 @@ def is_number(value: Any) -> bool:
 
 
 def read(config: Mapping[str, Any], field: str) -> int | None:
-    """The field under whichever of its names the configuration uses."""
+    """The field under whichever of its names the configuration uses; of a list with a number for
+    each layer the number, if it is the same for all.
+    """
     for name in NAMES[field]:
         value = config.get(name)
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            value = value[0]
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return None

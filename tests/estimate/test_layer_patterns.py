@@ -43,7 +43,7 @@ def letters(family: str, config: dict[str, Any]) -> tuple[str, str]:
         ("mistral", WINDOW, "ssssssss"),
         ("mistral", {"sliding_window": None}, "aaaaaaaa"),
         ("qwen2", {**WINDOW, "use_sliding_window": False}, "aaaaaaaa"),
-        ("gemma2", WINDOW, "sasasasa"),
+        ("gemma2", {}, "sasasasa"),
         ("gemma3_text", WINDOW, "sssssass"),
         ("gemma3_text", {**WINDOW, "sliding_window_pattern": 4}, "sssasssa"),
         ("cohere2", WINDOW, "sssasssa"),
@@ -96,6 +96,16 @@ def test_a_configuration_says_how_each_layer_mixes(family, config, mixers):
 def test_a_configuration_says_which_layers_have_experts(family, config, mlps):
     """One letter per layer: dense, wide, experts, both, or none."""
     assert letters(family, config)[1] == mlps
+
+
+def test_a_number_for_each_layer_is_read_where_all_are_alike():
+    """Hunyuan's configurations repeat the size of experts for every layer."""
+    config = {
+        **PLAIN, "model_type": "hunyuan_v1_moe", "num_experts": 4, "moe_topk": [2] * 8,
+        "moe_intermediate_size": [24] * 8,
+    }  # fmt: skip
+    shape = shape_from_config(config, "x", origin="hub", source="")
+    assert (shape.experts_per_token, shape.expert_size) == (2, 24)
 
 
 def test_layers_without_a_number_of_them_are_counted():
