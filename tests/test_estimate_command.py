@@ -185,7 +185,7 @@ def test_one_spec_beside_a_card_counts_what_the_card_shows(call):
         "--model",
         "Qwen/Qwen3-8B",
         "--micro-batch-size",
-        "5",
+        "8",
         "--seq-len",
         "4096",
     )

@@ -203,11 +203,11 @@ def _given_up(candidate: Candidate) -> list[str]:
     cost = candidate.estimate
     if cost.fits == "may_fit" and cost.memory is not None and cost.limit_bytes is not None:
         found.append(
-            f"it may not fit: the estimate is {format_gib(cost.memory.need_bytes)} (between"
-            f" {format_gib(cost.memory.need_low_bytes)} and"
-            f" {format_gib(cost.memory.need_high_bytes)}), and"
-            f" there are {format_gib(cost.limit_bytes)}; `advise run --dry-run` measures it before"
-            " anything is trained"
+            f"it may not fit: it needs {format_gib(cost.memory.need_bytes)} by the estimate"
+            f" (between {format_gib(cost.memory.need_low_bytes)} and"
+            f" {format_gib(cost.memory.need_high_bytes)}), and there are"
+            f" {format_gib(cost.limit_bytes)}; `advise run` with --dry-run takes about a minute,"
+            " and measures the longest batch before anything is trained"
         )
     return found
 

@@ -66,8 +66,9 @@ def _micro_because(found: Found, most: int) -> str:
             if trial.micro == 1
             else "a usual number: what fits is not known"
         )
-    if fits == "too_big":
-        return "the smallest: even this does not fit" if trial.micro == 1 else "does not fit"
+    if fits in ("may_fit", "too_big"):
+        even = "may not fit" if fits == "may_fit" else "does not fit"
+        return f"the smallest: even this {even}" if trial.micro == 1 else even
     if trial.grad_accum == 1:
         return "the whole batch at once"
     if found.is_largest:
@@ -92,6 +93,10 @@ def _accumulation_because(trial: Trial, batch: Chosen) -> str:
 
 def _recompute_because(found: Found, no_recompute: str) -> str:
     fits = found.cost.fits
+    if found.recompute_saves_memory_only:
+        return (
+            f"recomputes activations to save memory, less than {HARDLY_FASTER - 1:.0%} slower here"
+        )
     if found.trial.recompute:
         unsure = "; what fits is not known" if fits == "unknown" else ""
         return f"recomputes activations to save memory, about a quarter slower{unsure}"
@@ -101,6 +106,6 @@ def _recompute_because(found: Found, no_recompute: str) -> str:
         return "faster; what fits is not known"
     return (
         "recomputing would not make it fit"
-        if fits == "too_big"
+        if fits in ("may_fit", "too_big")
         else "enough memory without recomputing"
     )

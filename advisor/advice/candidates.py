@@ -189,7 +189,7 @@ def candidate_for(
     `otherwise`.
     """
     stages, cost = case.cost_of(composition)
-    fit = coarse_fit(cost, case.facts)
+    fit = coarse_fit(cost, case.facts, near=case.easing.near)
     chain = f"{'encoder:' if composition.encoder else ''}{'>'.join(composition.chain)}"
     named = (("chain", chain), (LAST, composition.scheme))
     forbidden = [

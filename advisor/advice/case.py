@@ -36,13 +36,12 @@ from .decide import (
 )
 from .explain import Sizes
 from .fit import (
-    ORDER,
     Ease,
     coarse_fit,
     combine_estimates,
+    fit_rank,
     fit_stage,
     is_better,
-    is_near,
     stage_settings,
 )
 from .part_of_data import part_of
@@ -81,12 +80,11 @@ class Costs:
             stages, cost = self.cost_with_strategy(composition, None, easing)
         else:
             stages, cost = self._on_several(composition, easing)
-        if easing.near and is_near(cost):
-            cost = replace(cost, fits="may_fit")
         is_module = update(composition.update or "lora").is_module
         may_be_part = easing.part == "all" or (easing.part == "modules" and is_module)
         one_file = len(self.situation.tasks) < 2  # `max_steps` counts for each task alike
-        if may_be_part and one_file and coarse_fit(cost, self.facts) == OVER_BUDGET:
+        fit = coarse_fit(cost, self.facts, near=easing.near)
+        if may_be_part and one_file and fit == OVER_BUDGET:
             return part_of(stages, cost, self.facts)
         return stages, cost
 
@@ -95,8 +93,8 @@ class Costs:
         if whole[1].fits in ("fits", "unknown"):
             return whole
         alone = self._on_one.cost_with_strategy(composition, None, easing)
-        best = alone if ORDER.index(alone[1].fits) < ORDER.index(whole[1].fits) else whole
-        if best[1].fits != "too_big":
+        best = alone if fit_rank(alone[1]) < fit_rank(whole[1]) else whole
+        if best[1].is_likely:
             return best
         return self.cost_with_strategy(composition, FSDP, easing)
 
@@ -215,7 +213,7 @@ class Costs:
         and each GPU then holds all of it.
         """
         stages, cost = self.cost_of(composition, easing)
-        fit = coarse_fit(cost, self.facts)
+        fit = coarse_fit(cost, self.facts, near=easing.near)
         is_split = any(stage.is_sharded for stage in stages)
         is_module = update(composition.update or "lora").is_module
         return "split" if fit in ("fits", "tight") and is_module and is_split else fit

@@ -92,6 +92,8 @@ def _doubts(
         yield "nobody has measured this case"
     if recommendation.estimate.fits == "tight":
         yield "it fits with little to spare"
+    if recommendation.estimate.fits == "may_fit":
+        yield "it may not fit"
 
 
 def certainty_lines(certainty: Certainty) -> tuple[str, ...]:

@@ -78,6 +78,13 @@ def fit_words(fact: Fact, value: str, sizes: Sizes) -> str:
     if cost is None or cost.memory is None or cost.limit_bytes is None:
         return says(fact, value)
     room, need = format_gib(cost.limit_bytes), format_gib(cost.memory.need_bytes)
+    if cost.fits == "may_fit" and value in ("tight", "too_big"):
+        may = "may fit" if cost.is_likely else "may not fit"
+        band = (
+            f"between {format_gib(cost.memory.need_low_bytes)} and"
+            f" {format_gib(cost.memory.need_high_bytes)}"
+        )
+        return f"{method_words(scheme_of_fact(fact))} {may} in {room} ({band} by the estimate)"
     within = {
         "fits": f"fits in {room}",
         "tight": f"fits in {room} with little to spare",
@@ -99,7 +106,7 @@ def memory_reason(
     where = "this machine" if cpu else "this GPU" if cards <= 1 else f"each of these {cards} GPUs"
     peak = cost.memory.need_bytes
     experts = next(
-        (term.size_bytes for term in cost.memory.peak.terms if term.name == LEFT_EXPERTS), 0
+        (term.size_bytes for term in cost.memory.needed.terms if term.name == LEFT_EXPERTS), 0
     )
     of_experts = f", {format_gib(experts)} of it for experts that stay in 16 bit" if experts else ""
     return Reason(

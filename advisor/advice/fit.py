@@ -66,8 +66,8 @@ MULTIPLE = 64
 # What rules may set for each amount of memory (fact `memory_left`), the usual settings first.
 MEMORY_LEFT = ("enough", "little", "least")
 BATCHING = ("packing", "group_by_length")  # what rules set by the fact `packing_suits`
+# From the best to the worst; what may fit counts as too big once the estimate itself is above.
 ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "may_fit", "too_big")
-NEAR = 1.05  # of the memory there is: what an estimate above it may be and still fit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -297,7 +297,7 @@ def fit_stage(
         if best.found.cost.fits in ("fits", "unknown"):
             break
     assert best is not None  # there is a level at least
-    if packed and best.found.cost.fits in ("tight", "too_big"):
+    if packed and best.found.cost.fits not in ("fits", "unknown"):
         other = fit_stage(
             ruleset,
             situation,
@@ -309,7 +309,7 @@ def fit_stage(
             ease,
             may_pack=False,
         )
-        if ORDER.index(other[1].fits) < ORDER.index(best.found.cost.fits):
+        if fit_rank(other[1]) < fit_rank(best.found.cost):
             return other
     refused = (
         why_not_loadable(
@@ -463,16 +463,28 @@ class _Search:
             return usual_pace(trial, int(plain["seq_len"])) if found is None else found
 
         on_cpu = device(self.situation) == "cpu"
-        return fastest_that_fits(trials, cost_of=cost_of, pace_of=pace_of, on_cpu=on_cpu)
+        return fastest_that_fits(
+            trials,
+            cost_of=cost_of,
+            pace_of=pace_of,
+            on_cpu=on_cpu,
+            trains_all=not methods().update(self.update).is_module,
+        )
+
+
+def fit_rank(cost: Estimate) -> tuple[int, bool]:
+    """How well it fits, the best first."""
+    return ORDER.index(cost.fits), not cost.is_likely
 
 
 def is_better(cost: Estimate, before: Estimate) -> bool:
-    """Whether it fits better; of two that are too big, or of which that is not known, whether it
-    needs less.
+    """Whether it fits better; of two that are above the memory, or of which that is not known,
+    whether it needs less.
     """
-    if cost.fits != before.fits:
-        return ORDER.index(cost.fits) < ORDER.index(before.fits)
-    return cost.fits in ("too_big", "unknown") and _peak(cost) < _peak(before)
+    if fit_rank(cost) != fit_rank(before):
+        return fit_rank(cost) < fit_rank(before)
+    hard = cost.fits == "unknown" or not cost.is_likely
+    return hard and _need(cost) < _need(before)
 
 
 def _with_need(changed: Mapping[str, Chosen], before: _Fitted, *, first: str) -> dict[str, Chosen]:
@@ -488,7 +500,7 @@ def _with_need(changed: Mapping[str, Chosen], before: _Fitted, *, first: str) ->
     cost = before.found.cost
     if key is None or cost.memory is None or cost.limit_bytes is None:
         return dict(changed)
-    need, limit = _peak(cost), cost.limit_bytes
+    need, limit = _need(cost), cost.limit_bytes
     instead = f"{key} {was[key]}" if key in was else "without this it"
     because = (
         f"{instead} would need {format_gib(need)}, and there are"
@@ -497,7 +509,7 @@ def _with_need(changed: Mapping[str, Chosen], before: _Fitted, *, first: str) ->
     return {**changed, key: replace(changed[key], because=because)}
 
 
-def _peak(cost: Estimate) -> int:
+def _need(cost: Estimate) -> int:
     return cost.memory.need_bytes if cost.memory else 0
 
 
@@ -512,7 +524,7 @@ def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
     """One estimate for a chain: the worst fit, the highest memory, the sum of time and money."""
     worst = max(
         estimates,
-        key=lambda cost: (ORDER.index(cost.fits), cost.memory.need_bytes if cost.memory else 0),
+        key=lambda cost: (fit_rank(cost), _need(cost)),
     )
     hours = (
         None
@@ -532,27 +544,22 @@ def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
     )
 
 
-def coarse_fit(cost: Estimate, facts: Mapping[str, Any]) -> str:
-    """The fact the rules see: fits, tight, too_big, over_budget or unknown."""
+def coarse_fit(cost: Estimate, facts: Mapping[str, Any], *, near: bool = False) -> str:
+    """The fact the rules see: fits, tight, too_big, over_budget or unknown.
+
+    What may fit is tight if the estimate itself is within the memory; if it is above, a try is
+    worth it only where nothing else fits.
+
+    Args:
+        near: Nothing else fits.
+    """
+    fit = cost.fits
+    if fit == "may_fit":
+        fit = "tight" if cost.is_likely or near else "too_big"
     usd, hours = facts.get("budget_usd"), facts.get("budget_hours")
-    if cost.fits != "too_big" and (
+    if fit != "too_big" and (
         (usd is not None and cost.cost_usd is not None and cost.cost_usd > usd)
         or (hours is not None and cost.duration_s is not None and cost.duration_s > hours * 3600)
     ):
         return "over_budget"
-    return "tight" if cost.fits == "may_fit" else cost.fits
-
-
-def is_near(cost: Estimate) -> bool:
-    """Whether it is too big by so little that it may fit: what there is lies within the band that
-    measured runs fell into, and not far below the estimate.
-    """
-    memory, limit = cost.memory, cost.limit_bytes
-    return (
-        cost.fits == "too_big"
-        and not cost.refused
-        and memory is not None
-        and limit is not None
-        and memory.need_low_bytes <= limit
-        and memory.need_bytes <= NEAR * limit
-    )
+    return fit

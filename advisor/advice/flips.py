@@ -189,9 +189,7 @@ def _by_card(case: Case, decision: Decision) -> Iterator[Flip]:
         return
     situation = case.situation
     costs = [case.cost_of(decision.candidate(scheme)) for scheme in schemes()]
-    holding = [
-        cheapest_holding(situation, stages) for stages, cost in costs if cost.fits == "too_big"
-    ]
+    holding = [cheapest_holding(situation, stages) for stages, cost in costs if not cost.is_likely]
     found: dict[str, Flip] = {}
     for card in (card for card in situation.cards if card in holding):
         there = Case.build(replace(situation, hardware=one_card(card)), case.ruleset)

@@ -1,7 +1,8 @@
-"""Which micro-batch: of those that fit, the smallest that is about as fast as any.
+"""Which micro-batch: of those that fit, the one that needs least among those about as fast as any.
 
 More rows at once are faster until the device is busy; from there they only take memory. Whether
-activations are recomputed is chosen with it, since that decides how many rows fit.
+activations are recomputed is chosen with it, since that decides how many rows fit. The effective
+batch stays: gradients are accumulated instead.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ CPU_FEW_ROWS, CPU_BUSY_TOKENS = (
 # Where the speed of a device is not known: a micro-batch of fewer tokens leaves a GPU waiting for
 # launches (estimator, "Time"), and recomputing runs one of four passes again.
 BUSY_TOKENS, RECOMPUTED_PACE = 2048, 4 / 3
-HARDLY_FASTER = 1.05  # more rows at once that save no more than this are not worth their memory
+# More rows at once, or not recomputing, that save no more than this are not worth their memory: at
+# most three minutes of an hour, and estimates of speed are less exact than that (docs/accuracy.md).
+HARDLY_FASTER = 1.05
 # What a micro-batch leaves free at least, if a smaller one does: small GPUs are those of personal
 # computers, whose screen takes some, too. Where even the smallest does not, a larger one may take
 # a little more.
@@ -41,8 +44,17 @@ class Trial:
         """Micro-batches behind one optimizer step."""
         return max(1, round(self.effective / (self.micro * self.cards)))
 
+    @property
+    def plain(self) -> Trial:
+        """The same without recomputing."""
+        return replace(self, recompute=False)
+
     def needs_no_less_than(self, other: Trial) -> bool:
-        """Whether it takes at least as much memory as another one, by its settings."""
+        """Whether it takes at least as much memory as another one, by its settings. With a single
+        micro-batch no gradients stand beside the activations, so that it may take less.
+        """
+        if self.grad_accum == 1 < other.grad_accum:
+            return False
         return self.micro >= other.micro and self.recompute <= other.recompute
 
 
@@ -55,26 +67,23 @@ class Found:
     least: Estimate  # of the trial that needs least
     spare_bytes: int = 0  # what is left free if possible
     too_large: tuple[Trial, ...] = ()  # faster ones that leave less
+    recompute_saves_memory_only: bool = False  # it costs hardly any time here
 
     @property
     def leaves_spare(self) -> bool:
-        """Whether it leaves `spare_bytes` free, and fits by the upper end of its estimate where the
-        trial that needs least does.
-        """
-        memory, limit, least = self.cost.memory, self.cost.limit_bytes, self.least.memory
-        if memory is None or limit is None or least is None:
+        """Whether it leaves `spare_bytes` free, and fits by the upper end of its estimate."""
+        memory, limit = self.cost.memory, self.cost.limit_bytes
+        if memory is None or limit is None:
             return True
-        return memory.need_bytes <= limit - self.spare_bytes and (
-            memory.need_high_bytes <= limit or least.need_high_bytes > limit
-        )
+        return memory.need_bytes <= limit - self.spare_bytes and memory.need_high_bytes <= limit
 
     @property
     def free_bytes(self) -> int:
         """What `leaves_spare` asks to be left free: `spare_bytes`, or what the upper end of the
         estimate may still take.
         """
-        memory, limit, least = self.cost.memory, self.cost.limit_bytes, self.least.memory
-        if memory is None or limit is None or least is None or least.need_high_bytes > limit:
+        memory, limit = self.cost.memory, self.cost.limit_bytes
+        if memory is None or limit is None:
             return self.spare_bytes
         return max(
             self.spare_bytes, round(limit * (1 - memory.need_bytes / memory.need_high_bytes))
@@ -117,45 +126,125 @@ def trials_of(
     )
 
 
+class _Paces:
+    """Times of trials, each asked for once. Recomputing never makes a step faster, so that a trial
+    is seldom asked about if the same one without is still waiting.
+    """
+
+    def __init__(self, pace_of: Callable[[Trial], float]) -> None:
+        self._pace_of = pace_of
+        self._known: dict[Trial, float] = {}
+
+    def of(self, trial: Trial) -> float:
+        """The time of a row."""
+        if trial not in self._known:
+            self._known[trial] = self._pace_of(trial)
+        return self._known[trial]
+
+    def fastest(self, waiting: Sequence[Trial]) -> Trial:
+        """The one of these that takes least time."""
+        plain = [one for one in waiting if not one.recompute or one.plain not in waiting]
+        return min(plain, key=self.of)
+
+    def is_within(self, near: float, trial: Trial) -> bool:
+        """Whether it takes no longer."""
+        return self.of(trial.plain) <= near and self.of(trial) <= near
+
+    def smallest_within(
+        self, near: float, waiting: Sequence[Trial], *, recompute: bool
+    ) -> Trial | None:
+        """Of one kind the smallest micro-batch that takes no longer; None if there is none."""
+        ascending = sorted(
+            (one for one in waiting if one.recompute is recompute), key=lambda one: one.micro
+        )
+        return next((one for one in ascending if self.is_within(near, one)), None)
+
+    def has_smaller(self, trial: Trial, waiting: Sequence[Trial]) -> bool:
+        """Whether one that may need less is hardly slower."""
+        near = HARDLY_FASTER * self.of(trial)
+        return any(
+            self.is_within(near, one)
+            for one in waiting
+            if one.micro < trial.micro or one.recompute > trial.recompute
+        )
+
+
 def fastest_that_fits(
     trials: Sequence[Trial],
     *,
     cost_of: Callable[[Trial], Estimate],
     pace_of: Callable[[Trial], float],
     on_cpu: bool,
+    trains_all: bool,
 ) -> Found:
     """Of the trials that fit with room to spare the one that needs least among those about as fast
-    as the fastest; if none fits, or memory is not known, the one that needs least of all.
+    as the fastest; if none surely fits, or memory is not known, the one that needs least of all.
 
     Args:
         pace_of: Time for a row, in any unit.
+        trains_all: Gradients are as large as the weights, and stand while they are accumulated.
     """
-    smallest = min(trials, key=lambda one: (one.micro, not one.recompute))
-    least = cost_of(smallest)
+    smallest, least = _least(trials, cost_of, trains_all=trains_all)
     if least.memory is None:  # neither is the model: nothing says that memory is short
         return Found(trial=trials[0], cost=least, least=least)
     if least.fits not in ("fits", "tight") or least.limit_bytes is None:
         return Found(trial=smallest, cost=least, least=least)
     spare = spare_bytes(least, on_cpu=on_cpu)
-    found = Found(trial=smallest, cost=least, least=least, spare_bytes=spare)
-    # Recomputing never makes a step faster, so that these are looked at if nothing else fits.
-    recomputing = [one for one in trials if one.recompute]
-    waiting = [(pace_of(one), one) for one in trials if not one.recompute]
-    too_large: list[Trial] = []
+    known = {smallest: Found(trial=smallest, cost=least, least=least, spare_bytes=spare)}
+
+    def found(trial: Trial) -> Found:
+        if trial not in known:
+            known[trial] = replace(known[smallest], trial=trial, cost=cost_of(trial))
+        return known[trial]
+
+    paces = _Paces(pace_of)
+    waiting, too_large = list(trials), list[Trial]()
     while waiting:
-        near = HARDLY_FASTER * min(pace for pace, _ in waiting)
-        trial = min(
-            (one for pace, one in waiting if pace <= near),
-            key=lambda one: (one.recompute, one.micro),
-        )
-        tried = replace(found, trial=trial, cost=least if trial is smallest else cost_of(trial))
-        if tried.leaves_spare:
-            return replace(tried, too_large=tuple(too_large))
-        too_large += [one for _, one in waiting if one.needs_no_less_than(trial)]
-        waiting += [(pace_of(one), one) for one in recomputing]
-        waiting = [(pace, one) for pace, one in waiting if one not in too_large]
-        recomputing = []
-    return replace(found, too_large=tuple(too_large))  # cannot be: the smallest leaves enough
+        fastest = paces.fastest(waiting)
+        near = HARDLY_FASTER * paces.of(fastest)
+        # Of each kind the smallest needs least; which of the two does is seen by their estimates.
+        kinds = [paces.smallest_within(near, waiting, recompute=again) for again in (True, False)]
+        tried = [found(trial) for trial in kinds if trial is not None]
+        fitting = [one for one in tried if one.leaves_spare]
+        large = [one.trial for one in tried if not one.leaves_spare]
+        if fitting:
+            best = min(fitting, key=_need)
+            # A smaller one may be as near to the fastest that fits, if the fastest of all does not.
+            if not paces.has_smaller(best.trial, waiting) or found(fastest).leaves_spare:
+                cheap = best.trial.recompute and (
+                    paces.of(best.trial) <= HARDLY_FASTER * paces.of(best.trial.plain)
+                )
+                return replace(best, too_large=tuple(too_large), recompute_saves_memory_only=cheap)
+            large.append(fastest)
+        gone = [one for one in waiting if any(one.needs_no_less_than(each) for each in large)]
+        too_large += gone
+        waiting = [one for one in waiting if one not in gone]
+    return replace(known[smallest], too_large=tuple(too_large))  # cannot be: it leaves enough
+
+
+def _need(found: Found) -> int:
+    return found.cost.memory.need_bytes if found.cost.memory is not None else 0
+
+
+def _least(
+    trials: Sequence[Trial], cost_of: Callable[[Trial], Estimate], *, trains_all: bool
+) -> tuple[Trial, Estimate]:
+    """The trial that needs least, and its estimate: the smallest micro-batch, or the whole batch at
+    once, which accumulates no gradients.
+    """
+    smallest = min(trials, key=lambda one: (one.micro, not one.recompute))
+    least = cost_of(smallest)
+    whole = min(
+        (one for one in trials if one.grad_accum == 1 and one.recompute == smallest.recompute),
+        key=lambda one: one.micro,
+        default=smallest,
+    )
+    if not trains_all or whole is smallest or least.memory is None or least.fits == "fits":
+        return smallest, least
+    at_once = cost_of(whole)
+    if at_once.memory is not None and at_once.memory.need_bytes < least.memory.need_bytes:
+        return whole, at_once
+    return smallest, least
 
 
 def spare_bytes(least: Estimate, *, on_cpu: bool) -> int:

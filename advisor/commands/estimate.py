@@ -15,13 +15,13 @@ from advisor.commands.options import Command, json_option
 from advisor.commands.output import console, print_json, put
 from advisor.commands.session import print_warning
 from advisor.data import profile
-from advisor.estimate import fits_in, hardware_machine
+from advisor.estimate import hardware_machine
 from advisor.estimate.past_run import NOWHERE, Device, PastRuns, device_of
 from advisor.estimate.read_spec import request_of
 from advisor.estimate.specs import answer_spec, document_of, run_specs
+from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
-from advisor.ground.units import GIB
 from advisor.launch.expected import amounts, device_hardware, looked_at, run_spec
 from advisor.plan.entries import entries
 from advisor.plan.model import Plan
@@ -157,12 +157,22 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(faults=request)
     past, notes = read_past_runs()
     document = answer_spec(
-        request, find_model=find_model, find_gpu=find_gpu, past=past, cpu=own_cpu(past)
+        request,
+        find_model=find_model,
+        find_gpu=find_gpu,
+        past=past,
+        cpu=own_cpu(past),
+        limit_bytes=limit,
     )
     document["warnings"] += notes
     if document.get("peak_gib") is None:
         raise InputError(f"estimate: {document['reason']}")
-    return _compare(document, limit, counter=request.spec.counter if limit else None)
+    document["warnings"] = [*_assumed(spec, request.spec), *document["warnings"]]
+    if limit is not None:
+        document["counter"] = request.spec.counter
+    elif card is not None:
+        document["fits"] = "unknown"
+    return document
 
 
 def own_cpu(past: PastRuns) -> Device:
@@ -170,21 +180,16 @@ def own_cpu(past: PastRuns) -> Device:
     return device_of(cpu_hardware()) if past else NOWHERE
 
 
-def _compare(
-    document: dict[str, Any], limit_bytes: int | None, *, counter: str | None
-) -> dict[str, Any]:
-    """The answer with the memory counter it is about, the device's memory and whether it fits, by
-    the same function as in advice.
-    """
-    limit = (
-        {}
-        if limit_bytes is None
-        else {
-            "limit_gib": round(limit_bytes / GIB, 4),
-            "fits": fits_in(round(document["need_gib"] * GIB), limit_bytes),
-        }
-    )
-    return {**document, **({} if counter is None else {"counter": counter}), **limit}
+def _assumed(stated: Mapping[str, Any], spec: RunSpec) -> list[str]:
+    """What decides the memory and was not stated, as a warning."""
+    values = [
+        ("update", spec.update),
+        ("micro_batch_size", spec.micro_batch_size),
+        ("seq_len", spec.seq_len),
+        ("gradient_checkpointing", str(bool(spec.gradient_checkpointing)).lower()),
+    ]
+    missing = [f"--{key.replace('_', '-')} {value}" for key, value in values if key not in stated]
+    return [f"not stated, so assumed: {', '.join(missing)}"] if missing else []
 
 
 def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
@@ -223,13 +228,10 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
                 if measured is not None and measured.tokens is not None
                 else None
             ),
+            limit_bytes=hardware.device_memory_bytes,
         )  # fmt: skip
-        if document["peak_gib"] is not None:
-            document = _compare(
-                document,
-                hardware.device_memory_bytes,
-                counter=None if on_cpu else spec.counter,
-            )
+        if document["peak_gib"] is not None and hardware.kind != "cpu":
+            document["counter"] = spec.counter
         documents.append({"name": entry.name, **document})
     if all(document["peak_gib"] is None for document in documents):
         raise InputError(f"{path}: {documents[0]['reason']}")

@@ -13,13 +13,13 @@ from advisor.estimate.learned import learned, lesson_of, time_with_lesson, with_
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.past_run import NO_RUNS, PastRuns, device_of
 from advisor.estimate.time import Machine, machine_of, time_estimate
-from advisor.estimate.types import Estimate, Fits, RunSpec, TimeEstimate
+from advisor.estimate.types import Estimate, RunSpec, TimeEstimate
+from advisor.estimate.verdict import HEAD_ROOM, fits_in, memory_fits
 from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.types import Hardware, ModelShape
 from advisor.methods import objective
 
 WORTH_A_SERVER = 0.1  # of a step that a server for its answers would save
-HEAD_ROOM = 0.10  # of the device's memory: fragmentation, a longer batch than the sample's longest
 
 __all__ = [
     "HEAD_ROOM",
@@ -29,6 +29,7 @@ __all__ = [
     "hardware_machine",
     "machine_of",
     "memory_estimate",
+    "memory_fits",
     "time_estimate",
 ]
 
@@ -42,7 +43,6 @@ def estimate(
     rows_total: int | None = None,
     looked: Looked | None = None,
     padded_length: float | None = None,
-    head_room: float = HEAD_ROOM,
     past: PastRuns = NO_RUNS,
 ) -> Estimate:
     """Memory against the device, duration and cost of one stage; each part that cannot be known is
@@ -119,7 +119,7 @@ def estimate(
     elif gpu is not None:
         usd, note = cost_estimate(duration_s, spec.gpus, gpu)
     return Estimate(
-        fits=fits_in(memory.need_bytes, limit, head_room),
+        fits=memory_fits(memory, limit),
         memory=memory,
         limit_bytes=limit,
         steps=steps,
@@ -147,17 +147,6 @@ def rollouts_note(spec: RunSpec, time: TimeEstimate) -> str:
         f" of its own (rollouts: vllm) is typically faster, here about {gain:.1f} times by the"
         " estimate, on a further GPU of this kind"
     )
-
-
-def fits_in(need_bytes: int, limit_bytes: int | None, head_room: float = HEAD_ROOM) -> Fits:
-    """`fits` with the head-room left free, `tight` within it, `too_big` above the device's
-    memory.
-    """
-    if limit_bytes is None:
-        return "unknown"
-    if need_bytes <= (1 - head_room) * limit_bytes:
-        return "fits"
-    return "tight" if need_bytes <= limit_bytes else "too_big"
 
 
 def hardware_machine(hardware: Hardware) -> Machine | None:

@@ -260,6 +260,7 @@ def with_lesson(
             low_bytes=round(peak * low_read),
             high_bytes=round(min(peak * high_read, most)),
             need_bytes=need,
+            need_correction=_term(need - memory.need_bytes, needed),
             need_low_bytes=round(need * low_need),
             need_high_bytes=round(need * high_need),
         ),
@@ -272,14 +273,12 @@ def _corrected(moment: Moment, found: Correction) -> Moment:
     change = round(found.of(counted, MOST_MEMORY)) - counted
     if not change:
         return moment
+    return replace(moment, terms=(*moment.terms, _term(change, found)))
+
+
+def _term(change_bytes: int, found: Correction) -> Term:
     because = f"{runs_in_words(found)}: {change_in_words(found)}"
-    return replace(
-        moment,
-        terms=(
-            *moment.terms,
-            Term(name=TERM, size_bytes=change, because=because, source=LEARNED),
-        ),
-    )
+    return Term(name=TERM, size_bytes=change_bytes, because=because, source=LEARNED)
 
 
 def band(low: float, high: float, found: Correction) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from advisor.estimate.activation_memory import (
     recomputed_layer,
     rollout_memory,
 )
-from advisor.estimate.bands import band, doubts_of
+from advisor.estimate.bands import band, doubts_of, need_band
 from advisor.estimate.dims import dims_of
 from advisor.estimate.frameworks import guess_note
 from advisor.estimate.methods import special
@@ -39,7 +39,7 @@ from advisor.estimate.static_memory import (
     other_roles,
     weights,
 )
-from advisor.estimate.types import MemoryEstimate, Moment, RunSpec, Term
+from advisor.estimate.types import CACHE_TERMS, MemoryEstimate, Moment, RunSpec, Term
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
 from advisor.methods import objective
@@ -125,7 +125,8 @@ def memory_estimate(
         return None
     s = resolve(spec, dims, cpu=cpu)
     casts = cast_weights(s)
-    standing = [*weights(s), *other_roles(s), *optimizer_states(s), *communication_buckets(s)]
+    held_weights = weights(s)
+    standing = [*held_weights, *other_roles(s), *optimizer_states(s), *communication_buckets(s)]
     standing += server_share(spec, device)
     full_gradients = gradients(s)
     kept = earlier_gradients(s)
@@ -174,12 +175,13 @@ def memory_estimate(
     need = max(need for _, need in moments)
     doubts = doubts_of(s, shape.origin)
     below, above = band(doubts)
+    need_low, need_high = need_band(
+        need,
+        standing_bytes=_bytes(standing),
+        weights_bytes=_bytes(held_weights),
+        doubts=doubts,
+    )
     warnings = [shape.note] if shape.origin == "size" and shape.note else []
-    if readable is not None and need > readable:
-        warnings.append(
-            f"the terms sum to the need of {need / GIB:.1f} GiB; on this GPU the counter shows at"
-            f" most {readable / GIB:.1f} GiB"
-        )
     if not s.stack.is_known:
         warnings.append(guess_note(spec, s.stack))
     if dims.encoder and spec.objective != "sft":
@@ -192,8 +194,8 @@ def memory_estimate(
         # How much the driver and the context keep is an estimate too: the band ends at the GPU.
         high_bytes=round(min(peak * (1 + above), whole if whole and not cpu else math.inf)),
         need_bytes=need,
-        need_low_bytes=round(need * (1 - below)),
-        need_high_bytes=round(need * (1 + above)),
+        need_low_bytes=need_low,
+        need_high_bytes=need_high,
         readable_bytes=readable,
         doubts=doubts,
         warnings=tuple(warnings),
@@ -347,7 +349,7 @@ def _cache(
     )
     cache = [
         term_of(
-            "allocator cache",
+            CACHE_TERMS[0],
             others,
             "free blocks of the pass's other phases, given back when memory is short",
             src.ALLOCATOR,
@@ -356,7 +358,7 @@ def _cache(
     if s.ragged and s.counter in ("reserved", "nvidia-smi"):
         cache.append(
             term_of(
-                "cache of other lengths",
+                CACHE_TERMS[1],
                 RAGGED_CACHE * s.ragged * passing,
                 "every batch has another length, so kept blocks fit few of them",
                 src.ALLOCATOR,

@@ -20,9 +20,11 @@ from advisor.estimate.learned import learned, lesson_of, time_with_lesson, with_
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.past_run import NO_RUNS, NOWHERE, Device, PastRuns, gpu_machine
 from advisor.estimate.read_spec import Request, request_of
+from advisor.estimate.smaller_batch import NeedOf, fitting_batch, smallest_batch
 from advisor.estimate.spec_conflicts import impossible, unused
 from advisor.estimate.time import Machine, machine_of, time_estimate
-from advisor.estimate.types import Learned, RunSpec
+from advisor.estimate.types import Learned, MemoryEstimate, RunSpec
+from advisor.estimate.verdict import memory_fits
 from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.json_values import parse_json
@@ -57,12 +59,14 @@ def answer_spec(
     find_gpu: FindGpu | None = None,
     past: PastRuns = NO_RUNS,
     cpu: Device = NOWHERE,
+    limit_bytes: int | None = None,
 ) -> dict[str, Any]:
     """The answer document of one spec; `peak_gib` null with a `reason` where it cannot be said.
 
     Args:
         past: Runs that correct the estimate of a spec that names the GPU, or the CPU, they ran on.
         cpu: This machine's own processor, which `gpu: none` means.
+        limit_bytes: Memory that the need is held against; None: there is no verdict.
     """
     warnings: list[str] = []
     try:
@@ -95,6 +99,7 @@ def answer_spec(
         tokens_total=request.tokens_total, rows_total=request.rows_total, warnings=warnings,
         unpacked=request.unpacked, past=past,
         ran_on=cpu if on_cpu else Device(gpu_machine(None if match is None else match.spec)),
+        limit_bytes=limit_bytes,
     )  # fmt: skip
 
 
@@ -112,30 +117,54 @@ def document_of(
     looked: Looked | None = None,
     past: PastRuns = NO_RUNS,
     ran_on: Device = NOWHERE,
+    limit_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """The answer document of a spec on a device: memory with its terms, and speed where the
-    machine's is known; refused where it cannot be. With `looked`, what the stage is measured on,
-    the whole time by its parts is in it; with past runs of the device `ran_on`, what they changed.
+    """The answer document of a spec on a device: memory with its terms, whether that fits, and
+    speed where the machine's is known; refused where it cannot be. With `looked`, what the stage is
+    measured on, the whole time by its parts is in it; with past runs of the device `ran_on`, what
+    they changed.
+
+    `peak_gib` is what the spec's counter would read, never above the device, `low_gib` to
+    `high_gib` its band. `need_gib` must be there, and is not capped; `least_gib` is the need with
+    the smallest batch and recomputed activations. With a limit, `fits` is the verdict on
+    `need_low_gib` to `need_high_gib`, and `fits_with` the batch that fits where this one may not.
     """
     fault = impossible(spec, shape, device=device, tokens_total=tokens_total, rows_total=rows_total)
     if fault:
         return refuse_spec(fault)
-    memory = memory_estimate(spec, shape, cpu=cpu, device=device)
-    if memory is None:
-        return refuse_spec(f"the dimensions of '{shape.id}' are not known")
+
     lesson = lesson_of(past, spec, shape, ran_on) if past else None
-    by_formula = memory.peak.total_bytes
-    memory, correction = with_lesson(memory, lesson, counter=spec.counter, cpu=cpu)
+
+    def by_formula(one: RunSpec) -> MemoryEstimate | None:
+        return memory_estimate(one, shape, cpu=cpu, device=device, device_bytes=limit_bytes)
+
+    def memory_of(one: RunSpec) -> MemoryEstimate | None:
+        found = by_formula(one)
+        return found and with_lesson(found, lesson, counter=spec.counter, cpu=cpu)[0]
+
+    untaught = by_formula(spec)
+    if untaught is None:
+        return refuse_spec(f"the dimensions of '{shape.id}' are not known")
+    memory, correction = with_lesson(untaught, lesson, counter=spec.counter, cpu=cpu)
     taught = learned(
-        lesson, correction, by_formula, memory.peak.total_bytes, timed=machine is not None
+        lesson,
+        correction,
+        untaught.peak.total_bytes,
+        memory.peak.total_bytes,
+        timed=machine is not None,
     )
+    least = memory_of(smallest_batch(spec)) or memory
     document: dict[str, Any] = {
-        "peak_gib": _gib(memory.peak_bytes), "need_gib": _gib(memory.need_bytes),
-        "low_gib": _gib(memory.low_bytes), "high_gib": _gib(memory.high_bytes),
-        "band_because": [WORDS[doubt] for doubt in memory.doubts], "moment": memory.peak.name,
+        "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes),
+        "high_gib": _gib(memory.high_bytes), "need_gib": _gib(memory.need_bytes),
+        "need_low_gib": _gib(memory.need_low_bytes), "need_high_gib": _gib(memory.need_high_bytes),
+        "least_gib": _gib(min(least.need_bytes, memory.need_bytes)),
+        "band_because": [WORDS[doubt] for doubt in memory.doubts], "moment": memory.needed.name,
         "terms": [{"name": term.name, "gib": _gib(term.size_bytes), "because": term.because,
-        "source": term.source.title} for term in memory.peak.terms],
+        "source": term.source.title} for term in memory.needed.terms],
     }  # fmt: skip
+    if limit_bytes is not None:
+        document |= _verdict(spec, memory, memory_of, limit_bytes)
     time = (
         None
         if machine is None
@@ -175,6 +204,29 @@ def document_of(
         dict.fromkeys([*warnings, *_unread(spec, shape), *unused(spec, shape), *memory.warnings])
     )
     return document
+
+
+def _verdict(
+    spec: RunSpec, memory: MemoryEstimate, memory_of: NeedOf, limit_bytes: int
+) -> dict[str, Any]:
+    """The limit, the verdict, and the batch that fits where this one may not."""
+    fits = memory_fits(memory, limit_bytes)
+    instead = (
+        fitting_batch(spec, memory_of, limit_bytes) if fits in ("may_fit", "too_big") else None
+    )
+    need = None if instead is None else memory_of(instead)
+    found: dict[str, Any] = {"limit_gib": _gib(limit_bytes), "fits": fits, "fits_with": None}
+    if instead is None or need is None or instead == spec:
+        return found
+    return found | {
+        "fits_with": {
+            "micro_batch_size": instead.micro_batch_size,
+            "grad_accum": instead.grad_accum,
+            "gradient_checkpointing": bool(instead.gradient_checkpointing),
+            "need_gib": _gib(need.need_bytes),
+            "fits": memory_fits(need, limit_bytes),
+        }
+    }
 
 
 def _shape(request: Request, find_model: FindModel) -> tuple[ModelShape | None, list[str]]:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 from advisor.ground.types import Source
 
 LEFT_EXPERTS = "experts left unquantised"  # the term of a mixture on a quantised base
-# may_fit: too big by the estimate, by less than it may be wrong.
+# Terms that a counter shows and a run does not need: given back when memory is short.
+CACHE_TERMS = ("allocator cache", "cache of other lengths")
+# What each one means: advisor/estimate/verdict.py.
 Fits = Literal["fits", "tight", "may_fit", "too_big", "unknown"]
 
 
@@ -101,15 +103,16 @@ class MemoryEstimate:
     allocator gives cached blocks back before an allocation fails. `need_bytes` is what must be
     there for the run to go through, cached blocks left out and not capped: whether it fits is
     asked of this one. A run that needs more than the device has reads the device's memory when it
-    fails, and its terms sum to the need.
+    fails.
     """
 
     moments: tuple[Moment, ...]
     low_bytes: int  # the band of the reading that measured runs of this kind fell into
     high_bytes: int
     need_bytes: int
-    need_low_bytes: int  # the same band around the need, not capped
+    need_low_bytes: int  # the band around the need, not capped (bands.need_band)
     need_high_bytes: int
+    need_correction: Term | None = None  # what runs on this machine changed of the need
     readable_bytes: int | None = None  # the most this counter can show; None: not known
     doubts: tuple[str, ...] = ()  # what widens the band (bands.WORDS)
     warnings: tuple[str, ...] = ()
@@ -117,6 +120,23 @@ class MemoryEstimate:
     @property
     def peak(self) -> Moment:
         return max(self.moments, key=lambda moment: moment.total_bytes)
+
+    @property
+    def needed(self) -> Moment:
+        """The moment that needs most, without what is given back: its terms sum to the need."""
+        learned = self.need_correction
+        left_out = {*CACHE_TERMS, learned.name} if learned is not None else {*CACHE_TERMS}
+        kept = (
+            Moment(
+                name=moment.name,
+                terms=tuple(term for term in moment.terms if term.name not in left_out),
+            )
+            for moment in self.moments
+        )
+        found = max(kept, key=lambda moment: moment.total_bytes)
+        if learned is None or not learned.size_bytes:
+            return found
+        return Moment(name=found.name, terms=(*found.terms, learned))
 
     @property
     def peak_bytes(self) -> int:
@@ -234,7 +254,7 @@ class Estimate:
 
     fits: Fits
     memory: MemoryEstimate | None = None
-    # The peak with one row at a time and activations recomputed; None: nobody looked.
+    # The need with one row at a time and activations recomputed; None: nobody looked.
     least_bytes: int | None = None
     limit_bytes: int | None = None  # what the device has for it
     steps: int | None = None  # optimizer steps of the training
@@ -246,3 +266,11 @@ class Estimate:
     cost_note: str = ""  # "RTX 4090 at $0.34/h (vast, 2026-08)"
     learned: Learned | None = None  # from runs here; None: the formula alone
     unknown: tuple[str, ...] = ()
+
+    @property
+    def is_likely(self) -> bool:
+        """Whether it fits by the estimate itself, whatever its band says; True if that is not
+        known.
+        """
+        memory, limit = self.memory, self.limit_bytes
+        return not self.refused and (memory is None or limit is None or memory.need_bytes <= limit)

@@ -117,9 +117,10 @@ def expect_stage(
 ) -> Expected:
     """Expected memory with its band, and duration; `unknown` names what the estimate lacks.
 
-    `peak_bytes` is what the whole process occupies, which decides whether it fits. `counted_bytes`
-    is the part that the trainer counts, to compare with the measured peak: on a GPU what is
-    allocated there, on the CPU what the process grows by above the interpreter.
+    `peak_bytes` is what the whole process occupies, `need_bytes` what of it must be free, which
+    decides whether it fits. `counted_bytes` is the part that the trainer counts, to compare with
+    the measured peak: on a GPU what is allocated there, on the CPU what the process grows by above
+    the interpreter.
     """
     from advisor.estimate import estimate
 
@@ -149,6 +150,9 @@ def expect_stage(
         peak_bytes=memory.peak_bytes if memory else None,
         low_bytes=memory.low_bytes if memory else None,
         high_bytes=memory.high_bytes if memory else None,
+        need_bytes=memory.need_bytes if memory else None,
+        need_low_bytes=memory.need_low_bytes if memory else None,
+        need_high_bytes=memory.need_high_bytes if memory else None,
         counted_bytes=counted,
         moment=memory.peak.name if memory else None,
         limit_bytes=found.limit_bytes,

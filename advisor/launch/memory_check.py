@@ -68,19 +68,19 @@ def check_memory(
         needs, low, high = _need(expected.get(entry.name), measured.get(entry.name))
         if low is None or high is None or high <= free:
             continue
-        if low <= free:
-            warnings.append(
-                f"stage {entry.name} {needs}, {here}: it may run out of memory"
-                f"{f' ({others})' if others else ''}"
-            )
-            continue
-        is_too_small = gpu.memory_total_bytes is not None and low > gpu.memory_total_bytes
-        wait = "" if is_too_small or not others else "wait for them or end them, or "
         check = (
             ""
             if entry.name in measured
             else "; `advise run --dry-run` measures it, and counts instead of the estimate"
         )
+        if low <= free:
+            warnings.append(
+                f"stage {entry.name} {needs}, {here}: it may run out of memory"
+                f"{f' ({others})' if others else ''}{check}"
+            )
+            continue
+        is_too_small = gpu.memory_total_bytes is not None and low > gpu.memory_total_bytes
+        wait = "" if is_too_small or not others else "wait for them or end them, or "
         smaller = smaller_hint(entry, is_chosen_folder, peak_of=peak_of, limit_bytes=free)
         faults.append(
             Fault(
@@ -102,12 +102,12 @@ def _need(
             measured_bytes,
             measured_bytes,
         )
-    if expected is None or expected.peak_bytes is None:
+    if expected is None or expected.need_bytes is None:
         return "", None, None
-    low = expected.low_bytes or expected.peak_bytes
-    high = expected.high_bytes or expected.peak_bytes
+    low = expected.need_low_bytes or expected.need_bytes
+    high = expected.need_high_bytes or expected.need_bytes
     band = f"{format_gib(low)} to {format_gib(high)}"
-    return f"needs about {format_gib(expected.peak_bytes)} ({band})", low, high
+    return f"needs about {format_gib(expected.need_bytes)} ({band})", low, high
 
 
 def _holders(gpu: Gpu) -> str:

@@ -81,13 +81,24 @@ class LearnedRecord(JsonObject):
 class Expected(JsonObject):
     """What the estimator expected of a stage on this machine."""
 
-    peak_bytes: Annotated[int | None, "peak memory of the whole process, on its device"] = None
+    peak_bytes: Annotated[
+        int | None, "peak memory of the whole process, as its device shows it"
+    ] = None
     low_bytes: Annotated[int | None, "lower end of the band around `peak_bytes`"] = None
     high_bytes: Annotated[int | None, "upper end of the band around `peak_bytes`"] = None
+    need_bytes: Annotated[
+        int | None, "what must be free, without blocks that are given back", OMIT_NULL
+    ] = None
+    need_low_bytes: Annotated[
+        int | None, "lower end of the band around `need_bytes`", OMIT_NULL
+    ] = None
+    need_high_bytes: Annotated[
+        int | None, "upper end of the band around `need_bytes`", OMIT_NULL
+    ] = None
     counted_bytes: Annotated[int | None, "the part of it that `measured` counts"] = None
     moment: Annotated[str | None, "the moment of a step that has the peak"] = None
     limit_bytes: Annotated[int | None, "free memory of the device before the run"] = None
-    fits: Annotated[str | None, "fits, tight, too_big or unknown"] = None
+    fits: Annotated[str | None, "fits, tight, may_fit, too_big or unknown"] = None
     step_s: Annotated[float | None, "seconds of an optimizer step", OMIT_NULL] = None
     duration_s: Annotated[float | None, "seconds for all steps: the training alone"] = None
     times: Annotated[Times | None, "the whole time, by its parts (rough)", OMIT_NULL] = None

@@ -20,7 +20,7 @@ from advisor.estimate.types import Estimate, WholeTime
 from advisor.ground.types import DataProfile
 from advisor.ground.units import gib
 from advisor.render.data import profile_json
-from advisor.render.next_steps import NextSteps, next_steps
+from advisor.render.next_steps import NextSteps, finding_out, next_steps
 from advisor.render.probe import probe_json
 
 SCHEMA_VERSION = 1
@@ -58,6 +58,7 @@ def advice_document(
                 "conflicts": [_reason(reason) for reason in advice.certainty.conflicts],
             },
             "estimate": estimate_document(recommendation.estimate),
+            "find_out": finding_out(advice),
             "next_steps": [_next_steps(steps) for steps in next_steps(advice)],
         },
         "out_of_scope": (
@@ -104,25 +105,33 @@ def advice_document(
 def estimate_document(estimate: Estimate) -> dict[str, Any]:
     """Memory of the fullest device, time and cost of the training, the whole time by its parts,
     and whether it fits.
+
+    `peak_gib` is what a counter would read, never above the device, within `low_gib` and
+    `high_gib`. `need_gib` is what the settings need, not capped; the verdict `fits` holds its band,
+    `need_low_gib` to `need_high_gib`, against `limit_gib`. `least_gib` is the need with the
+    smallest batch and recomputed activations. The terms sum to `need_gib`.
     """
     memory = estimate.memory
     return {
         "peak_gib": None if memory is None else rounded(gib(memory.peak_bytes)),
         "low_gib": None if memory is None else rounded(gib(memory.low_bytes)),
         "high_gib": None if memory is None else rounded(gib(memory.high_bytes)),
-        "need_gib": (None if estimate.least_bytes is None else rounded(gib(estimate.least_bytes))),
+        "need_gib": None if memory is None else rounded(gib(memory.need_bytes)),
+        "need_low_gib": None if memory is None else rounded(gib(memory.need_low_bytes)),
+        "need_high_gib": None if memory is None else rounded(gib(memory.need_high_bytes)),
+        "least_gib": None if estimate.least_bytes is None else rounded(gib(estimate.least_bytes)),
         "limit_gib": None if estimate.limit_bytes is None else rounded(gib(estimate.limit_bytes)),
         "hours": None if estimate.duration_s is None else rounded(estimate.duration_s / 3600),
         "times": None if estimate.times is None else times_document(estimate.times),
         "usd": rounded(estimate.cost_usd),
         "fits": estimate.fits,
-        "moment": None if memory is None else memory.peak.name,
+        "moment": None if memory is None else memory.needed.name,
         "terms": (
             []
             if memory is None
             else [
                 {"name": term.name, "gib": rounded(gib(term.size_bytes)), "because": term.because}
-                for term in memory.peak.terms
+                for term in memory.needed.terms
             ]
         ),
         "cost_note": estimate.cost_note,

@@ -13,8 +13,8 @@ from advisor.ground.units import format_duration, format_whole_time
 
 BAR_WIDTH = 30
 FULL, REST = "#", "."
-NVIDIA_SAYS = ", as nvidia-smi shows it"
-COUNTED = {"nvidia-smi": f" of the whole process{NVIDIA_SAYS}", "allocated": " allocated"}
+COUNTED = {"nvidia-smi": " for the whole process", "allocated": " allocated"}
+HARDLY_LESS, WORTH_CACHE = 0.98, 0.02  # of the need: what is worth a number of its own
 FITS = {
     "fits": "it fits",
     "tight": "it fits, with little to spare",
@@ -28,37 +28,42 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
     columns.
 
     Bars are drawn against `limit_gib`, the device's memory, where it is known, else against the
-    peak.
+    need. Blocks that a counter shows and nothing needs have a line of their own.
     """
     limit_gib = document.get("limit_gib")
     lines = [title] if title else []
     if document.get("peak_gib") is None:
         lines += _wrapped(f"no estimate: {document.get('reason', 'unknown')}", width)
         return "\n".join([*lines, *_warnings(document, width)])
-    peak = float(document["peak_gib"])
-    scale = max(limit_gib or peak, 1e-9)
-    counted = COUNTED.get(document.get("counter", ""), "")
-    if any(term["name"] == "driver and kernels" for term in document["terms"]):
-        counted = counted.replace(NVIDIA_SAYS, "")  # no card of NVIDIA's
+    need = float(document["need_gib"])
+    scale = max(limit_gib or need, 1e-9)
+    least = float(document["least_gib"])
+    given = (
+        f"at least {_gib(least)} with the smallest batch; " if least < HARDLY_LESS * need else ""
+    )
     head = (
-        f"peak {_gib(peak)}{counted} (between {_gib(document['low_gib'])} and"
-        f" {_gib(document['high_gib'])}, by formula{_learned(document)}), at: {document['moment']}"
+        f"needs {given}{_gib(need)}{' as given' if given else ''} (between"
+        f" {_gib(document['need_low_gib'])} and {_gib(document['need_high_gib'])}, by formula"
+        f"{_learned(document)}){COUNTED.get(document.get('counter', ''), '')}, at:"
+        f" {document['moment']}"
     )
     lines += _wrapped(head, width)
     name_width = min(28, max((len(term["name"]) for term in document["terms"]), default=4))
+    bar_width = min(BAR_WIDTH, max(6, width - name_width - 16))
+
+    def line(name: str, size_gib: float, what: str) -> str:
+        return f"  {name[:name_width]:<{name_width}} {_gib(size_gib):>10}  {what}".rstrip()
+
     for term in document["terms"]:
-        bar = _bar(float(term["gib"]) / scale, min(BAR_WIDTH, max(6, width - name_width - 16)))
-        lines.append(
-            f"  {term['name'][:name_width]:<{name_width}} {_gib(term['gib']):>10}  {bar}".rstrip()
-        )
+        lines.append(line(term["name"], term["gib"], _bar(float(term["gib"]) / scale, bar_width)))
     if limit_gib:
-        share = float(document.get("need_gib", peak)) / limit_gib
-        verdict = f"{share:.0%} of the {_gib(limit_gib)} there are: {FITS[document['fits']]}"
-        lines.append(
-            f"  {'together':<{name_width}} {_gib(peak):>10} "
-            f" {_bar(peak / scale, min(BAR_WIDTH, max(6, width - name_width - 16)))}"
-        )
-        lines.append(f"  {verdict}")
+        lines.append(line("together", need, _bar(need / scale, bar_width)))
+    lines += _wrapped(_shown_words(document, need), width)
+    if limit_gib:
+        verdict = f"{need / limit_gib:.0%} of the {_gib(limit_gib)} there are: {_verdict(document)}"
+        lines += _wrapped(f"  {verdict}", width)
+    elif document.get("fits") == "unknown":
+        lines.append("  the memory of this GPU is not known, so whether it fits is not either")
     if document.get("tokens_per_s_per_gpu") is not None:
         speed = (
             f"speed {document['tokens_per_s_per_gpu']:,.0f} tokens/s on each device,"
@@ -77,6 +82,42 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
         whole = format_duration(document["hours"] * 3600)
         lines.append(f"all steps {whole}; loading, and measuring before and after, come on top")
     return "\n".join([*lines, *_warnings(document, width)])
+
+
+def _shown_words(document: Mapping[str, Any], need_gib: float) -> str:
+    """What a counter shows, where that is more than what is needed."""
+    cached = float(document["peak_gib"]) - need_gib
+    if cached < WORTH_CACHE * need_gib:
+        return ""
+    counter = document.get("counter", "")
+    who = "nvidia-smi" if counter == "nvidia-smi" else "a counter"
+    if any(term["name"] == "driver and kernels" for term in document["terms"]):
+        who = "a counter"  # no GPU of NVIDIA's
+    return (
+        f"  {who} shows up to {_gib(document['peak_gib'])}: PyTorch keeps {_gib(cached)} of freed"
+        " blocks, and gives them back when memory is short"
+    )
+
+
+def _verdict(document: Mapping[str, Any]) -> str:
+    """Whether it fits, and where it may not what would."""
+    fits, instead = document["fits"], document.get("fits_with")
+    said = FITS[fits]
+    if fits == "may_fit":
+        said += "; a dry run of the plan (`advise run PLAN --dry-run`) finds out in about a minute"
+    if fits not in ("may_fit", "too_big"):
+        return said
+    if instead is not None:
+        again = "" if not instead["gradient_checkpointing"] else " --gradient-checkpointing true"
+        surely = "fits" if instead["fits"] != "may_fit" else "may fit"
+        return (
+            f"{said}; --micro-batch-size {instead['micro_batch_size']} --grad-accum"
+            f" {instead['grad_accum']}{again} needs {_gib(instead['need_gib'])} and {surely}"
+        )
+    over = float(document["least_gib"]) - float(document["limit_gib"])
+    if fits == "too_big" and over > 0:
+        said += f"; even the smallest batch needs {_gib(over)} more than there are"
+    return said
 
 
 def estimates_text(documents: Sequence[Mapping[str, Any]], *, width: int = 80) -> str:
@@ -118,6 +159,4 @@ def _warnings(document: Mapping[str, Any], width: int) -> list[str]:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        text, width=max(20, width), subsequent_indent="  ", break_long_words=True
-    ) or [""]
+    return textwrap.wrap(text, width=max(20, width), subsequent_indent="  ", break_long_words=True)

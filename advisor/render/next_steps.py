@@ -36,6 +36,7 @@ FILES = {
     "requests": ("requests", "requests.jsonl", ("prompt",)),
 }
 DOTS = '"..."'
+DRY_RUN = "--dry-run"
 NOT_SO = "if it is a model of text after all, say so: --choose {composition} --force"
 
 
@@ -126,10 +127,20 @@ def _training(advice: Advice) -> Iterator[tuple[str, tuple[str, ...]]]:
         changes["gpu"], there = None, ", on the machine with the GPU"
     yield (
         f"Train{there}. This line measures the memory first (leave --dry-run out to train):",
-        (f"{command_line(answers, changes)} --dry-run",),
+        (f"{command_line(answers, changes)} {DRY_RUN}",),
     )
     if not composition.encoder:
         yield "Afterwards, put your own requests to the model before and after:", ("advise chat",)
+
+
+def finding_out(advice: Advice) -> str | None:
+    """The line that measures within minutes whether the recommendation fits, where the estimate
+    cannot say; None where it can.
+    """
+    if advice.recommendation.estimate.fits != "may_fit":
+        return None
+    lines = [line for _, commands in training_steps(advice) for line in commands]
+    return next((line for line in lines if line.endswith(DRY_RUN)), None)
 
 
 def _kind_of_file(advice: Advice) -> str:

@@ -15,20 +15,22 @@ from typing import Any
 from advisor.advice.certainty import certainty_lines
 from advisor.advice.explain import RANKS_BELOW, unknown_words
 from advisor.advice.types import Advice, Candidate, KnownFact, Reason
+from advisor.estimate.types import MemoryEstimate, Moment
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.next_steps import next_steps, training_steps
 from advisor.render.words import (
-    VERDICTS,
     device_name,
     example_rows,
+    less_than_planned,
     meaning_of,
     memory_words,
     model_name,
     sentence,
     size_is_unknown,
     three_sentences,
+    verdict_words,
     whole_seconds,
     whole_time_words,
 )
@@ -188,7 +190,10 @@ def in_short(advice: Advice) -> str:
         limit = (
             f" of {format_gib(estimate.limit_bytes)}" if estimate.limit_bytes is not None else ""
         )
-        parts.append(f"{format_gib(estimate.memory.need_bytes)}{limit}")
+        least = less_than_planned(estimate)
+        needs = "" if least is None else f"needs {format_gib(least)}, as planned "
+        sure = ", which may fit" if estimate.fits == "may_fit" else ""
+        parts.append(f"{needs}{format_gib(estimate.memory.need_bytes)}{limit}{sure}")
     parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
     parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
     if size_is_unknown(advice) and advice.recommendation.composition.chain:
@@ -231,7 +236,7 @@ def _nothing_fits(advice: Advice) -> Section:
 
 def _limit_words(candidate: Candidate) -> str:
     needs, limit = memory_words(candidate), candidate.estimate.limit_bytes
-    if needs and limit is not None and candidate.estimate.fits == "too_big":
+    if needs and limit is not None and not candidate.estimate.is_likely:
         return f"it needs {needs}, there is room for {format_gib(limit)}"
     return (
         reason_text(candidate.because[0]).rstrip(".")
@@ -341,18 +346,12 @@ def _needs(advice: Advice) -> Section:
     if not recommendation.composition.chain:
         return Section(title="What it needs", blocks=())
     if estimate.memory is not None:
-        terms = "".join(
-            f" {'+' if term.size_bytes > 0 else '-'} {term.name} {format_gib(abs(term.size_bytes))}"
-            for term in estimate.memory.peak.terms
-            if term.size_bytes
-        ).removeprefix(" + ")
+        needed = estimate.memory.needed
+        terms = _term_words(needed)
         items.append(
             Item(
-                text=(
-                    f"Memory: {memory_words(recommendation)}, estimated{_against(advice)}"
-                    f"{_least(recommendation)}"
-                ),
-                detail=f"{estimate.memory.peak.name}: {terms}" if terms else "",
+                text=f"Memory: {memory_words(recommendation)}, estimated{_against(advice)}",
+                detail=f"{needed.name}: {terms}{_cache_words(estimate.memory)}" if terms else "",
             )
         )
     else:
@@ -399,6 +398,8 @@ def _needs(advice: Advice) -> Section:
 
 
 WORTH_SAYING = 0.15  # of what is computed: padding that is saved
+LARGE_TERM = 0.05  # of what is needed: a term that has a name of its own
+WORTH_CACHE = 0.02  # of what is needed: blocks that are kept beside it
 
 
 def _padding_words(candidate: Candidate) -> list[str]:
@@ -428,15 +429,31 @@ def _part_words(candidate: Candidate) -> list[str]:
     ]
 
 
-LESS = 0.9  # of what a run takes: what it could do with, if that is worth saying
+def _term_words(moment: Moment) -> str:
+    """'weights 15.3 GiB + activations 10.8 GiB + other 0.90 GiB - learned from runs 0.50 GiB'."""
+    total = moment.total_bytes
+    large = [
+        term
+        for term in moment.terms
+        if term.size_bytes < 0 or term.size_bytes >= LARGE_TERM * total
+    ]
+    other = total - sum(term.size_bytes for term in large)
+    sizes = [(term.name, term.size_bytes) for term in large]
+    sizes += [("other", other)] if other else []
+    return "".join(
+        f" {'+' if size > 0 else '-'} {name} {format_gib(abs(size))}" for name, size in sizes
+    ).removeprefix(" + ")
 
 
-def _least(candidate: Candidate) -> str:
-    """What the same training could do with."""
-    memory, least = candidate.estimate.memory, candidate.estimate.least_bytes
-    if memory is None or least is None or least > LESS * memory.need_bytes:
+def _cache_words(memory: MemoryEstimate) -> str:
+    """What a counter shows beyond the need."""
+    cached = memory.peak_bytes - memory.need_bytes
+    if cached < WORTH_CACHE * memory.need_bytes:
         return ""
-    return f"; slower, with fewer rows at once, {format_gib(least)} would do"
+    return (
+        f"; a counter shows up to {format_gib(cached)} more: blocks that PyTorch keeps, and gives"
+        " back when memory is short"
+    )
 
 
 def _against(advice: Advice) -> str:
@@ -444,7 +461,7 @@ def _against(advice: Advice) -> str:
     words = {
         "fits": "it fits",
         "tight": "tight: it fits, with little to spare",
-        "may_fit": "it may fit: measure it with `advise run --dry-run` first",
+        "may_fit": "it may fit: the line with --dry-run below finds out in about a minute",
         "too_big": "it does not fit",
         "unknown": "whether it fits is not known",
     }[estimate.fits]
@@ -592,7 +609,7 @@ def candidate_line(candidate: Candidate, advice: Advice) -> str:
     if reason.startswith(RANKS_BELOW):  # the reason says the verdict with it
         said = f"{candidate.composition} {inside_sentence(reason)}"
     else:
-        said = f"{candidate.composition} {VERDICTS[candidate.verdict]}"
+        said = f"{candidate.composition} {verdict_words(candidate)}"
         said += f": {reason}" if reason else ""
     return said + (f" ({numbers})" if numbers else "")
 
@@ -616,11 +633,11 @@ def _candidate_numbers(candidate: Candidate) -> str:
     parts = []
     if estimate.memory is not None:
         # What it could do with: with more rows at once QLoRA may hold more than LoRA.
-        peak, least = estimate.memory.need_bytes, estimate.least_bytes
+        least = less_than_planned(estimate)
         parts.append(
-            f"{format_gib(least)} or more"
-            if least is not None and least <= LESS * peak
-            else format_gib(peak)
+            format_gib(estimate.memory.need_bytes)
+            if least is None
+            else f"{format_gib(least)} or more"
         )
     parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
     parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []

@@ -23,7 +23,7 @@ from advisor.render.page import (
     reason_origin,
     reason_text,
 )
-from advisor.render.words import VERDICTS, meaning_of, memory_words, sentence
+from advisor.render.words import meaning_of, memory_words, sentence, verdict_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +95,7 @@ def print_candidate(
     """Print everything that is known against or for one candidate: its reasons with rule and
     source, its numbers, and
     what the guide says for and against its methods (`methods` is `Advice.methods`)."""
-    _title(console, f"{candidate.composition}: {VERDICTS[candidate.verdict]}")
+    _title(console, f"{candidate.composition}: {verdict_words(candidate)}")
     items = [
         Item(text=sentence(reason_text(reason)), detail=reason_origin(reason))
         for reason in candidate.because

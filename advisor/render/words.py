@@ -299,12 +299,38 @@ def _because_unknown(advice: Advice) -> str:
     return f": {joined(reasons)}" if reasons else ""
 
 
+HARDLY_LESS = 0.98  # of what is planned: a least that is no other number on the page
+
+
 def memory_words(candidate: Candidate) -> str:
-    """'9.1 GiB (8.3 to 10.0)' or an empty string where memory is not known."""
+    """'at least 9.6 GiB with the smallest batch; 14.2 GiB as planned (between 12.0 GiB and 16.0
+    GiB)', one number if they are the same, or an empty string where memory is not known.
+    """
     memory = candidate.estimate.memory
     if memory is None:
         return ""
+    band = f"(between {format_gib(memory.need_low_bytes)} and {format_gib(memory.need_high_bytes)})"
+    least = less_than_planned(candidate.estimate)
+    if least is None:
+        same = candidate.estimate.least_bytes is not None
+        words = ("at least ", ", as planned") if same else ("", "")
+        return f"{words[0]}{format_gib(memory.need_bytes)}{words[1]} {band}"
     return (
-        f"{format_gib(memory.need_bytes)} (between {format_gib(memory.need_low_bytes)} and"
-        f" {format_gib(memory.need_high_bytes)})"
+        f"at least {format_gib(least)} with the smallest batch;"
+        f" {format_gib(memory.need_bytes)} as planned {band}"
     )
+
+
+def less_than_planned(estimate: Estimate) -> int | None:
+    """The bytes that the same training could do with, if they are clearly fewer than planned."""
+    memory, least = estimate.memory, estimate.least_bytes
+    if memory is None or least is None or least > HARDLY_LESS * memory.need_bytes:
+        return None
+    return least
+
+
+def verdict_words(candidate: Candidate) -> str:
+    """'does not fit', or 'may not fit' where the memory lies inside the band."""
+    if candidate.verdict == "too_big" and candidate.estimate.fits == "may_fit":
+        return "may not fit"
+    return VERDICTS[candidate.verdict]

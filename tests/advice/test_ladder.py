@@ -135,8 +135,10 @@ def test_only_memory_leads_to_a_smaller_model(data):
 
 
 def test_what_is_a_little_too_big_may_fit(monkeypatch):
-    """The estimate is a few percent above what there is: the answer is to try, with a warning."""
-    found = 0
+    """The memory lies inside the estimate's band: the answer is to try, with a warning, also where
+    the estimate itself is a little above.
+    """
+    found = too_big = 0
     for params in (21.5, 22.0, 22.5, 23.0, 23.5, 24.0, 24.5, 25.0, 25.5):
         advice = advised(
             monkeypatch, task="qa", model="a model", model_params_b=params, gpu="T4",
@@ -146,9 +148,10 @@ def test_what_is_a_little_too_big_may_fit(monkeypatch):
         if cost.fits != "may_fit":
             continue
         found += 1
-        assert cost.memory.need_low_bytes <= cost.limit_bytes < cost.memory.need_bytes
+        assert cost.memory.need_low_bytes <= cost.limit_bytes < cost.memory.need_high_bytes
+        too_big += not cost.is_likely
         assert any("may not fit" in warning for warning in advice.warnings)
-    assert found
+    assert found > too_big > 0
 
 
 def test_rows_are_left_out_last_and_never_silently(monkeypatch, tmp_path):

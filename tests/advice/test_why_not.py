@@ -27,13 +27,17 @@ SUPPORT = {
 }
 
 
-def why_not(monkeypatch, ruleset=RULES, **stated):
-    """composition -> the first reason of each alternative."""
+def advised(monkeypatch, ruleset=RULES, **stated):
     monkeypatch.setattr(advising, "find_flips", lambda *_: ())
     answers = Answers(
         known={name: Answer(value=value, origin="flag") for name, value in stated.items()}
     )
-    advice = advising.advise(situation_of(answers, probed=UNKNOWN_MACHINE), ruleset, GUIDE)
+    return advising.advise(situation_of(answers, probed=UNKNOWN_MACHINE), ruleset, GUIDE)
+
+
+def why_not(monkeypatch, ruleset=RULES, **stated):
+    """composition -> the first reason of each alternative."""
+    advice = advised(monkeypatch, ruleset, **stated)
     return {str(one.composition): one.because[0] for one in advice.alternatives}
 
 
@@ -46,7 +50,11 @@ def test_a_smaller_scheme_would_win_if_the_winner_did_not_fit(monkeypatch):
     )
     assert spare
     assert reason.rule == "evidence/module-on-4-bit"
-    assert float(spare[1]) == pytest.approx(24.0 - 18.0, abs=0.11)
+    chosen = advised(monkeypatch, **SUPPORT).recommendation
+    assert str(chosen.composition) == "sft+lora"
+    need = chosen.estimate.memory.need_bytes / 2**30
+    assert 15.3 < need < 21  # 8.2 billion weights of 2 bytes, and what a few rows take
+    assert float(spare[1]) == pytest.approx(24.0 - need, abs=0.11)
 
 
 def test_a_lower_rank_gives_the_reason_of_the_rule_that_ranks_the_other_first(monkeypatch):

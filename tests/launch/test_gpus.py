@@ -263,7 +263,7 @@ def test_auto_needs_nothing(planned, installed):
 
 def need(low, peak, high):
     return Expected(
-        peak_bytes=int(peak * GIB), low_bytes=int(low * GIB), high_bytes=int(high * GIB)
+        need_bytes=int(peak * GIB), need_low_bytes=int(low * GIB), need_high_bytes=int(high * GIB)
     )
 
 
@@ -306,6 +306,7 @@ def test_too_little_free_memory_is_refused_with_who_holds_it(planned):
     found = check(need(4.5, 5.5, 6))
     assert not found.faults
     assert "it may run out of memory (other programs hold" in found.warnings[0]
+    assert "`advise run --dry-run` measures it" in found.warnings[0]
     for nothing in (need(3, 4, 4.9), Expected()):
         assert check(nothing) == type(found)()
     # Larger than the whole GPU: waiting does not help.

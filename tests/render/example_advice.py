@@ -171,6 +171,7 @@ def estimate(
     limit_gib: float | None = 24,
     note: str = "",
     unknown: tuple[str, ...] = (),
+    least_gib: float | None = None,
 ) -> Estimate:
     """An Estimate of two terms, with a band of ten percent, and four minutes beside the
     training.
@@ -199,6 +200,7 @@ def estimate(
     return Estimate(
         fits=fits,
         memory=memory,
+        least_bytes=None if least_gib is None else int(least_gib * GIB),
         limit_bytes=None if limit_gib is None else int(limit_gib * GIB),
         duration_s=None if hours is None else hours * 3600,
         times=(
@@ -353,7 +355,7 @@ def scenario_5() -> Advice:
             training("sft", "qlora"),
             "recommended",
             because,
-            estimate("fits", 9.1, hours=1.4, usd=0.6, note=note),
+            estimate("fits", 9.1, hours=1.4, usd=0.6, note=note, least_gib=7.4),
         ),
         Situation(
             answers=answers(
@@ -430,7 +432,7 @@ def scenario_3() -> Advice:
             "recommended",
             because,
             estimate(
-                "tight", 21.7, limit_gib=22.5, unknown=("the number of examples is not known",)
+                "may_fit", 21.7, limit_gib=22.5, unknown=("the number of examples is not known",)
             ),
         ),
         Situation(

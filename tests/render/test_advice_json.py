@@ -79,8 +79,15 @@ def check_contract(document):
     assert bool(document["nothing_fits"]) == ("smaller_model" in found["remedies"])
     estimate = found["estimate"]
     if estimate["fits"] not in ("unknown", "too_big"):
-        assert 0 < estimate["need_gib"] <= estimate["limit_gib"]
+        assert 0 < estimate["least_gib"] <= estimate["need_gib"]
+        assert estimate["need_low_gib"] <= estimate["limit_gib"]
+        assert estimate["need_low_gib"] <= estimate["need_gib"] <= estimate["need_high_gib"]
         assert 0 < estimate["low_gib"] <= estimate["peak_gib"] <= estimate["high_gib"]
+    if estimate["fits"] in ("fits", "tight"):
+        assert estimate["need_high_gib"] <= estimate["limit_gib"]
+    if estimate["peak_gib"] is not None and estimate["limit_gib"] is not None:
+        assert estimate["peak_gib"] <= estimate["limit_gib"]
+    assert (found["find_out"] is not None) <= (estimate["fits"] == "may_fit")
 
 
 @pytest.mark.parametrize("seed", range(scaled(25)))

@@ -1,0 +1,144 @@
+"""Verdicts on memory: the band of the need against what there is, and the batch that would fit."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.estimate import estimate, memory_estimate
+from advisor.estimate.smaller_batch import fitting_batch, smallest_batch
+from advisor.estimate.types import RunSpec
+from advisor.estimate.verdict import fits_in, memory_fits
+from advisor.ground.types import Gpu, Hardware
+from advisor.ground.units import GIB
+from advisor.situation.shapes import model_shape
+
+WORST_FIRST = ("too_big", "may_fit", "tight", "fits")
+
+
+def shape(name="Qwen/Qwen3-8B"):
+    found, _ = model_shape(name)
+    assert found is not None
+    return found
+
+
+def need_of(spec):
+    return memory_estimate(replace(spec, counter="nvidia-smi"), shape())
+
+
+@pytest.mark.parametrize(
+    ("need", "low", "high", "verdict"),
+    [
+        (80, 70, 90, "fits"),
+        (90, 85, 100, "fits"),
+        (91, 90, 92, "tight"),  # a narrow band, and less than a tenth free
+        (91, 80, 101, "may_fit"),
+        (110, 100, 120, "may_fit"),
+        (110, 101, 120, "too_big"),
+    ],
+)
+def test_the_band_decides(need, low, high, verdict):
+    """Of 100 GiB: all of the band within is `fits` or `tight`, all of it above `too_big`, else it
+    may fit.
+    """
+    assert fits_in(need, 100, low_bytes=low, high_bytes=high) == verdict
+    assert fits_in(need, None, low_bytes=low, high_bytes=high) == "unknown"
+
+
+@given(
+    need=st.integers(1, 10**12), below=st.floats(0, 0.9), above=st.floats(0, 2),
+    limits=st.tuples(st.integers(1, 10**12), st.integers(1, 10**12)),
+)  # fmt: skip
+def test_more_memory_never_fits_less(need, below, above, limits):
+    """A larger limit gives the same verdict or a better one."""
+    low, high = round(need * (1 - below)), round(need * (1 + above))
+    small, large = (
+        WORST_FIRST.index(fits_in(need, limit, low_bytes=low, high_bytes=high))
+        for limit in sorted(limits)
+    )
+    assert small <= large
+
+
+@given(
+    micro=st.sampled_from([1, 2, 3, 6, 8, 16]),
+    seq_len=st.sampled_from([512, 2048, 8192]),
+    recompute=st.booleans(),
+    update=st.sampled_from(["lora", "full"]),
+)
+def test_the_smallest_batch_keeps_the_rows_of_a_step(micro, seq_len, recompute, update):
+    """As few rows at once as there can be, as many in a step; a LoRA never needs more than as
+    given.
+    """
+    spec = RunSpec(
+        update=update,
+        micro_batch_size=micro,
+        seq_len=seq_len,
+        grad_accum=3,
+        gradient_checkpointing=recompute,
+    )
+    least = smallest_batch(spec)
+    assert (least.micro_batch_size, least.gradient_checkpointing) == (1, True)
+    assert least.grad_accum * least.micro_batch_size == 3 * micro
+    if update == "lora":
+        assert need_of(least).need_bytes <= need_of(spec).need_bytes
+
+
+def test_what_a_method_refuses_is_not_smaller():
+    """KTO takes four rows or more at once, and prefixes are never recomputed."""
+    assert smallest_batch(RunSpec(objective="kto", micro_batch_size=16)).micro_batch_size == 4
+    prefix = RunSpec(update="prefix", micro_batch_size=4, gradient_checkpointing=False)
+    assert smallest_batch(prefix).gradient_checkpointing is False
+
+
+@pytest.mark.parametrize("size_gib", [4, 12, 24, 48, 80, 400])
+def test_the_batch_that_fits_is_the_largest_that_does(size_gib):
+    """Of 8 rows: as many as surely fit, recomputed only if no fewer rows without do; else the
+    smallest batch if it may fit, else none.
+    """
+    spec = RunSpec(
+        quantization="nf4", micro_batch_size=8, seq_len=2048, gradient_checkpointing=False
+    )
+    order = [(rows, again) for again in (False, True) for rows in (8, 4, 2, 1)]
+    verdicts = {}
+    for rows, again in order:
+        one = replace(
+            spec, micro_batch_size=rows, grad_accum=8 // rows, gradient_checkpointing=again
+        )
+        verdicts[rows, again] = memory_fits(need_of(one), size_gib * GIB)
+    sure = [one for one in order if verdicts[one] in ("fits", "tight")]
+    may = [(1, True)] if verdicts[1, True] == "may_fit" else [None]
+    found = fitting_batch(spec, need_of, size_gib * GIB)
+    said = None if found is None else (found.micro_batch_size, found.gradient_checkpointing)
+    assert said == (sure or may)[0]
+
+
+def test_the_smallest_batch_is_named_if_it_may_fit():
+    """Memory of just the need lies inside the band."""
+    spec = RunSpec(quantization="nf4", micro_batch_size=8, seq_len=2048)
+    may = need_of(smallest_batch(spec)).need_bytes
+    assert fitting_batch(spec, need_of, may) == smallest_batch(spec)
+
+
+def test_cached_blocks_do_not_decide():
+    """A run whose counter would read all of the GPU fits where its need does."""
+    spec = RunSpec(
+        update="lora", micro_batch_size=8, seq_len=4096, framework="ms-swift", counter="nvidia-smi"
+    )
+    card = Hardware(
+        kind="cuda", origin="stated", gpus=(Gpu(name="card", memory_total_bytes=48 * GIB),)
+    )
+    found = estimate(spec, shape("mistralai/Mistral-7B-v0.1"), card)
+    assert found.memory.peak_bytes > 0.95 * 48 * GIB
+    assert found.is_likely
+    assert found.fits != "too_big"
+
+
+def test_weights_alone_settle_what_cannot_fit():
+    """However wide the band: nothing fits into less than its weights."""
+    guessed, _ = model_shape("a model of 30B")
+    assert guessed is not None
+    found = memory_estimate(RunSpec(), guessed)
+    weights = sum(term.size_bytes for term in found.needed.terms if term.name == "weights")
+    assert found.need_low_bytes >= weights > 55 * GIB
+    assert memory_fits(found, 48 * GIB) == "too_big"
