@@ -116,7 +116,8 @@ def _shape(
         read(config, "experts_per_token"),
         read(config, "expert_size"),
     )
-    width = _mlp_width(config, family) or expert_size or 4 * hidden
+    stated_width = _mlp_width(config, family)
+    width = stated_width or expert_size or 4 * hidden
     if experts is not None and experts > 1:
         expert_size = expert_size or width
         per_token = per_token or 1
@@ -135,6 +136,9 @@ def _shape(
         expert_size=expert_size, source=source, mixers=pattern.mixers, mlps=pattern.mlps,
         sizes=pattern.sizes,
     )  # fmt: skip
+    if params and experts is None and stated_width is None:
+        shape = _with_width(shape, params)
+        notes.append("the width of the MLP follows from the number of parameters")
     counted, used = _counted(shape)
     if params and config.get("tie_word_embeddings") is None and not writes_from_reading:
         # Not stated: whichever agrees with the known count.
@@ -156,6 +160,13 @@ def _counted(shape: ModelShape) -> tuple[int, int]:
     """Parameters held, and parameters one token passes through."""
     found = structure_of(shape)
     return (found.params, found.used_params) if found is not None else (0, 0)
+
+
+def _with_width(shape: ModelShape, params: int) -> ModelShape:
+    """The shape with the MLP width at which it has so many parameters, in steps of 64."""
+    narrow, wide = (_counted(replace(shape, intermediate_size=width))[0] for width in (64, 128))
+    steps = round((params - narrow) / (wide - narrow)) if wide > narrow else 0
+    return replace(shape, intermediate_size=64 * max(1, 1 + steps))
 
 
 def _mlp_width(config: Mapping[str, Any], family: str) -> int | None:

@@ -344,13 +344,11 @@ def _filled_shape(hub_id: str, entry: Mapping[str, Any], source: str) -> ModelSh
         )  # fmt: skip
     filled = {**entry, **{NAMES[field][0]: guesses[field] for field in missing}}
     shape = shape_from_config(filled, hub_id, origin="catalogue", source=source, params=params)
-    return replace(
-        shape,
-        note=(
-            "not in the catalogue, so typical values were taken:"
-            f" {', '.join(field.replace('_', ' ') for field in missing)}"
-        ),
+    typical_values = (
+        "not in the catalogue, so typical values were taken:"
+        f" {', '.join(field.replace('_', ' ') for field in missing)}"
     )
+    return replace(shape, note="; ".join(filter(None, (typical_values, shape.note))))
 
 
 def _plainest(found: Sequence[tuple[str, str]], *, alike: float | None = None) -> ModelShape | None:

@@ -108,6 +108,16 @@ def test_a_number_for_each_layer_is_read_where_all_are_alike():
     assert (shape.experts_per_token, shape.expert_size) == (2, 24)
 
 
+def test_a_width_that_nothing_states_follows_from_the_parameters():
+    """An entry with dimensions and a total, but no width of the MLP, has the width that makes it."""
+    config = {**PLAIN, "model_type": "llama"}
+    known = shape_from_config({**config, "intermediate_size": 640}, "x", origin="hub", source="")
+    del config["intermediate_size"]
+    shape = shape_from_config(config, "x", origin="hub", source="", params=known.params)
+    assert shape.intermediate_size == 640
+    assert "follows from the number of parameters" in shape.note
+
+
 def test_layers_without_a_number_of_them_are_counted():
     """Nemotron-H's newer configurations list their layers alone."""
     config = {key: value for key, value in PLAIN.items() if key != "num_hidden_layers"}
