@@ -104,19 +104,21 @@ def _resolved(text: str, stated: tuple[tuple[str, str], ...], date: str | None) 
 
 
 def _holding(entries: tuple[Trait, ...], version: tuple[int, ...] | None, day: str | None) -> Trait:
-    """The entry that holds at a version, or else on a day; where neither is known, the usual one,
-    or else the newest.
+    """The entry that holds at a version, or else on a day; where neither can be compared, the usual
+    one, or else the newest.
     """
-    if version is not None or day is not None:
-        for entry in entries[:-1]:
-            if version is not None and entry.until_version is not None:
-                holds = version < entry.until_version
-            else:
-                holds = bool(day and entry.until_date and _day(day) < entry.until_date)
-            if holds:
-                return entry
-        if version is not None or day is not None:
-            return entries[-1]
+    is_dated = False
+    for entry in entries[:-1]:
+        if version is not None and entry.until_version is not None:
+            is_dated, holds = True, version < entry.until_version
+        elif day is not None and entry.until_date is not None:
+            is_dated, holds = True, _day(day) < entry.until_date
+        else:
+            continue
+        if holds:
+            return entry
+    if is_dated:
+        return entries[-1]
     return next((entry for entry in entries if entry.usual), entries[-1])
 
 

@@ -99,6 +99,9 @@ def test_what_a_trainer_does_not_say_is_that_of_what_it_stands_on():
         ("axolotl", {"date": "2024-11"}, "shifts_labels", False),
         ("axolotl", {"date": "2025"}, "shifts_labels", True),  # the middle of the year
         ("axolotl", {}, "linear_experts", True),
+        # A version that no entry is compared with says nothing: the usual one holds.
+        ("axolotl 0.13", {}, "adds_up_whole_gradients", False),
+        ("axolotl", {"date": "2026-02"}, "adds_up_whole_gradients", True),
         ("axolotl, transformers==5.2", {}, "linear_experts", False),
         ("transformers, torch 2.0.1", {}, "adam_copies", 2),
         ("transformers, torch 2.1.0+cu121", {}, "adam_copies", 1),
