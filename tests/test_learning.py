@@ -64,7 +64,7 @@ def test_advice_says_what_runs_here_changed(call, runs):
 
 
 def test_runs_of_one_gpu_say_nothing_of_another(call, runs):
-    """Nor is a scheme of another method corrected by more than the machine's speed."""
+    """The whole document is as without them."""
     alone = call("--json", *ADVICE, "--gpu", "RTX 4090")[1]
     noted(runs, machine=find_gpu("A100 80GB").spec.name)
     assert call("--json", *ADVICE, "--gpu", "RTX 4090")[1] == alone
