@@ -4,28 +4,20 @@ answers being written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from advisor.estimate import sources as src
+from advisor.estimate.blocks.of_run import layers_of, parts_of
 from advisor.estimate.methods import special
 from advisor.estimate.resolved_run import ResolvedRun, answers_at_once, term_of
 from advisor.estimate.types import Term
 from advisor.methods import objective, update
 
-# One layer run again with frozen weights, per token: what SwiGLU and the projections keep plus
-# their gradients. Fitted on the slope of 4 and 8 and 16 sequences of 4096 (Mistral 7B, Llama 3 8B):
-# 270 kB per token = 12 I + 24 H.
-RERUN_MLP, RERUN_HIDDEN = 12, 24
-# transformers' grouped_mm_experts_forward: input, output and weighted output of each used expert.
-ROUTED_BYTES = 6
 RERUN_SELECTIVE = 0.5  # half of it was kept
 CHECKPOINTED_PARTS = 4  # attention, MLP and two norms, where each is checkpointed for itself
-RERUN_FUSED_MLP = 8  # gate and up with their gradients; the product is computed again
-# Loss on full logits: 16-bit logits, their float32 copy, the shifted copy, log-softmax whose place
-# its gradient takes.
-LOSS_FULL_BYTES, LOSS_FUSED_BYTES = 14.0, 8.0
-# Without a shifted copy: log-softmax, its gradient and that of the logits, 4 B each.
-SHIFTED_COPY_BYTES = 2.0
+# transformers' ForCausalLMLoss on full logits. Forward: 16-bit logits, their float32 copy,
+# log-softmax (2 + 4 + 4); until 4.48 the logits were shifted, with one more float32 copy: 14.
+# Backward: log-softmax, the gradient it is given and the one it makes, in float32: 12.
+LOSS_FULL_BYTES, LOSS_SHIFTED_LABELS_BYTES = 14.0, 12.0
+LOSS_FUSED_BYTES = 8.0
 LOSS_COMPILED_BYTES = 8.0  # 16-bit logits, log-softmax whose place its gradient takes, 16 bit again
 LOSS_FLOAT32_BYTES = 12.0  # logits in float32 from the start: themselves, log-softmax, gradient
 LOSS_CHUNK_BYTES = 8.0  # of the chunk being computed: float32 copy and gradient
@@ -61,21 +53,22 @@ def activations(s: ResolvedRun) -> list[Term]:
         words = "one hidden state" if states == 1 else f"{states} hidden states"
         product = f"{tokens:,} tokens x {d.layers * states} x {d.hidden} x {s.hidden_bytes} B"
         return [term_of("activations", size, f"{words} per layer: {product}", src.ACTIVATIONS)]
-    per_layer = layer_bytes(s)
-    written = s.written_out_bytes * d.routed_layers
+    kinds = layers_of(s)
+    kept = sum(kind.count * layer.kept for kind, layer in kinds) / d.layers + _kept_by_module(s)
     if s.checkpointing == "selective":
         # Every other matrix product is kept (half of q, k, v, o, gate, up, down), with the
         # attention's output and the layer's input.
         matrices = d.q_size + 2 * d.kv_size + 2 * d.hidden + (2 if d.gated else 1) * d.width
-        per_layer = min(per_layer, matrices + 2 * d.q_size + s.hidden_bytes * d.hidden)
+        kept = min(kept, matrices + 2 * d.q_size + s.hidden_bytes * d.hidden)
     terms = [
         term_of(
             "activations",
-            tokens * d.layers * per_layer,
-            f"{tokens:,} tokens x {d.layers} layers x {per_layer:,.0f} B kept in each",
-            src.ACTIVATIONS,
+            tokens * d.layers * kept,
+            f"{tokens:,} tokens x {d.layers} layers x {kept:,.0f} B that their operations save",
+            src.BLOCKS,
         )
     ]
+    written = s.written_out_bytes * d.routed_layers
     if written:
         because = (
             f"{d.routed_layers} layers: PEFT adds the correction to all experts of a layer, and the"
@@ -85,136 +78,32 @@ def activations(s: ResolvedRun) -> list[Term]:
     return terms
 
 
-def layer_bytes(s: ResolvedRun) -> float:
-    """Bytes per token that one layer keeps without checkpointing, by what its operations save for
-    the backward pass.
-
-    Compared with what autograd really keeps in tests/estimate/test_against_torch.py.
-    """
-    d, spec, stack = s.dims, s.spec, s.stack
-    wide = 4 if s.weight_bytes == 4 and spec.precision != "mixed" else 2
-    frozen, norms = s.is_module, d.norms
-    attention = wide * (2 * d.q_size + 2 * d.kv_size)  # q, k, v and the attention's output
-    scores = 5 * d.heads * spec.seq_len * (wide / 2) if s.eager else 0.0
-    if (
-        frozen and stack.fused_adapters
-    ):  # each norm's input and result, gate and up; adapters share the results
-        return 4 * wide * d.hidden + attention + 2 * wide * d.width + scores
-    if not d.gated:
-        total: float = (
-            2 * norms * wide * d.hidden + s.hidden_bytes * d.hidden
-        )  # LayerNorms: input and result
-    elif frozen and spec.kernels == "liger" and not stack.name:
-        total = norms * wide * d.hidden  # the input alone; the result only if something needs it
-    elif spec.compile or s.fused_norms:
-        total = 2 * norms * wide * d.hidden
-    elif frozen and not stack.plain_blocks:
-        total = (
-            4 * norms * d.hidden
-        )  # RMSNorms in eager code: a float32 copy each; a frozen scale needs no result
-    else:
-        total = (
-            8 * norms * d.hidden + s.hidden_bytes * d.hidden
-        )  # the float32 copy, its product, the result
-    total += attention
-    if not frozen or stack.plain_blocks:
-        total += (
-            wide * d.q_size
-        )  # the output projection's own input, and what rotating q and k keeps
-    # Gate, up and the activated gate, which Liger computes again; or the value before activation.
-    gated = 2 if spec.kernels == "liger" else 3
-    total += wide * (gated if d.gated else 1) * d.width
-    if d.experts > 1 and not stack.linear_experts:
-        # The output of each used expert, for the router's weights; its input where experts train.
-        total += wide * d.used_experts * d.hidden * (1 if frozen else 2)
-    how = update(spec.update)
-    layers_with_module, own_layers = special(how, "adapted"), special(how, "kept_bytes")
-    adapted = layers_with_module(d, spec) if layers_with_module else ()
-    keeps_all = frozen and bool(spec.quantization) and stack.keeps_quantised_inputs
-    if keeps_all and not stack.plain_blocks:  # results of norms, too: inputs of the other matrices
-        total += wide * norms * d.hidden
-    if not frozen or keeps_all:
-        total += wide * d.width  # the last matrix keeps its input if it trains
-    elif own_layers:
-        total += own_layers(d, spec)
-    return total + _adapter_inputs(s, adapted, wide) + scores
-
-
-def _adapter_inputs(s: ResolvedRun, adapted: Sequence[str], wide: int) -> float:
-    """Bytes per token of the inputs that LoRA's first matrices keep.
-
-    In the weights' own dtype layers with the same input share it; float32 adapters beside 16-bit
-    weights cast a copy each, which autocast casts back to 16 bit; dropout keeps its result and a
-    mask for each.
-    """
-    d, spec = s.dims, s.spec
-    dropout = 1 if s.stack.name or spec.options.get("dropout") else 0
-    own_copy = s.train_bytes != wide or dropout
-    kept = (
-        wide
-        if s.train_bytes == wide
-        else (4 if spec.precision == "pure" and not s.stack.name else 2)
-    )
-    total, seen = 0.0, set()
-    for name in adapted:
-        sizes = d.linear(name)
-        if sizes is None:
-            continue
-        shared = name.startswith("shared_")
-        source = (
-            "down"
-            if name.endswith("down_proj")
-            else (
-                "attention"
-                if name == "o_proj"
-                else "mlp"
-                if name.removeprefix("shared_") in ("gate_proj", "up_proj", "gate_up")
-                else "hidden"
-            )
-        )
-        width = d.width if source == "down" and not shared else sizes[0]
-        if own_copy:
-            total += (kept + dropout) * width
-        elif source not in seen and source != "attention":  # the attention's output is kept anyway
-            total += kept * width
-        seen.add(source)
-    if s.stack.plain_blocks and "down" in seen:
-        total += wide * d.width
-    return total
+def _kept_by_module(s: ResolvedRun) -> float:
+    """Bytes per token and layer that modules other than LoRA keep."""
+    own = special(update(s.spec.update), "kept_bytes")
+    return float(own(s.dims, s.spec)) if own else 0.0
 
 
 def recomputed_layer(s: ResolvedRun) -> list[Term]:
     """One layer's activations and their gradients while its part of the backward pass runs."""
     d, tokens, spec = s.dims, s.tokens, s.spec
-    scale = 2.0 if s.weight_bytes == 4 and spec.precision != "mixed" else 1.0
     terms = []
     if s.checkpointing == "none":
-        terms.append(
-            term_of(
-                "gradients of activations",
-                tokens * (6 * d.hidden + 4 * d.width) * scale,
-                "of the layer being passed",
-                src.ACTIVATIONS,
-            )
+        more = max(layer.backward - layer.kept_inside for _, layer in layers_of(s))
+        because = (
+            f"{tokens:,} tokens x {more:,.0f} B beyond what it frees, of the layer being passed"
         )
+        terms.append(term_of("gradients of activations", tokens * more, because, src.BLOCKS))
     else:
-        mlp, attention = (
-            (RERUN_FUSED_MLP if s.fused_mlp else RERUN_MLP) * d.width,
-            RERUN_HIDDEN * d.hidden,
-        )
-        routed = d.experts > 1 and not s.stack.linear_experts
-        mlp += ROUTED_BYTES * d.used_experts * d.hidden if routed else 0
-        per_token: float = (
-            max(mlp, attention) if s.stack.checkpoints_parts else mlp + attention
-        ) * scale
-        if s.eager:
-            per_token += 5 * d.heads * spec.seq_len * scale
+        layers = parts_of(s) if s.stack.checkpoints_parts else [one for _, one in layers_of(s)]
+        per_token = max(layer.backward for layer in layers) + _kept_by_module(s)
         if s.checkpointing == "selective":
             per_token *= RERUN_SELECTIVE
         because = (
-            f"{tokens:,} tokens x {per_token:,.0f} B: the layer's activations and their gradients"
+            f"{tokens:,} tokens x {per_token:,.0f} B: what its operations save, and gradients at"
+            " the worst point"
         )
-        terms.append(term_of("one layer run again", tokens * per_token, because, src.ACTIVATIONS))
+        terms.append(term_of("one layer run again", tokens * per_token, because, src.BLOCKS))
     if s.written_out_bytes:
         again = s.checkpointing != "none"
         because = f"of the layer being passed{', and their gradient' if again else ''}"
@@ -333,7 +222,7 @@ def _bytes_of_a_logit(s: ResolvedRun) -> float:
         return LOSS_FLOAT32_BYTES
     if s.compiled_loss:
         return LOSS_COMPILED_BYTES
-    return LOSS_FULL_BYTES - (SHIFTED_COPY_BYTES if s.stack.shifts_labels else 0)
+    return LOSS_SHIFTED_LABELS_BYTES if s.stack.shifts_labels else LOSS_FULL_BYTES
 
 
 def evaluation_memory(s: ResolvedRun) -> list[Term]:

@@ -33,15 +33,15 @@ WORDS: Mapping[str, str] = {
 # Log distances (below, above) of the estimate. Written by `python -m benchmarks refit --write`.
 # fitted widths
 WIDTHS: Mapping[str, tuple[float, float]] = {
-    "known": (0.19, 0.11),
-    "lengths": (0.32, 0.00),
-    "experts": (0.00, 0.00),
-    "offload": (0.10, 0.15),
-    "gpus": (0.00, 0.00),
-    "trainer": (0.57, 0.41),
-    "counter": (0.44, 0.58),
-    "loss": (0.00, 0.91),
-    "size": (1.44, 0.16),
+    "known": (0.12, 0.11),
+    "lengths": (0.42, 0.00),
+    "experts": (0.10, 0.00),
+    "offload": (0.18, 0.17),
+    "gpus": (0.15, 0.00),
+    "trainer": (0.49, 0.65),
+    "counter": (0.32, 0.50),
+    "loss": (0.00, 0.92),
+    "size": (1.43, 0.14),
 }
 # end of fitted widths
 # Where a shape's dimensions were read; a shape of any other origin is guessed from a size.

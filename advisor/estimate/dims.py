@@ -64,6 +64,7 @@ class Dims:
     layers: `width` is the MLP width one token passes through, over all its experts.
     """
 
+    family: str  # model_type of config.json
     params: int
     active: int
     hidden: int
@@ -210,7 +211,8 @@ def dims_of(shape: ModelShape) -> Dims | None:
     ends = _ends_by_name(structure)
     mixture = next((kind.experts for kind in kinds if kind.experts), None)
     return Dims(
-        params=shape.params, active=active, hidden=hidden, layers=layers, heads=heads,
+        family=shape.architecture or "", params=shape.params, active=active, hidden=hidden,
+        layers=layers, heads=heads,
         q_size=heads * head_dim, kv_size=(shape.kv_heads or heads) * head_dim,
         width=max(1, sum(kind.count * _width(kind) for kind in kinds) // layers), vocab=vocab,
         gated=all(part.gated for kind in kinds for part in (kind.dense, kind.experts) if part),

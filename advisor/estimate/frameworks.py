@@ -50,6 +50,7 @@ class Framework:
     keeps_quantised_inputs: bool = False
     adapters_in_16_bit: bool = False
     quantised_adapters_in_16_bit: bool = False
+    drops_adapter_inputs: bool = False
     fused_norms: bool = False
     fused_mlp: bool = False
     fused_with_loss: bool = False

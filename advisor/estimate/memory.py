@@ -62,12 +62,20 @@ PASSING_CACHE = {
 }
 # The sources, one object each, of terms that come and go within a step: told by identity, since
 # this is asked for every term of every estimate.
-PASSING_SOURCES = {id(one) for one in (src.ACTIVATIONS, src.LOSS, src.TRL_LOSS, src.CORRECTED)}
+PASSING_SOURCES = {
+    id(one) for one in (src.ACTIVATIONS, src.BLOCKS, src.LOSS, src.TRL_LOSS, src.CORRECTED)
+}
 # The blocks of one phase (logits, one layer run again) have other sizes than those of the next, so
 # a cache that is not emptied keeps
-# both: fsdp_qlora's reserved peaks are activations + loss + one layer, with a spread of 10 %. A
-# tenth more is lost in splitting them. What a step allocates goes half into them.
-OTHER_PHASES = {"allocated": 0.0, "active": 0.0, "reserved": 1.1, "unknown": 1.1, "nvidia-smi": 1.1}
+# both: fsdp_qlora's reserved peaks are activations + loss + one layer, with a spread of 10 %. What
+# is lost in splitting them is fitted. What a step allocates goes half into them.
+OTHER_PHASES = {
+    "allocated": 0.0,
+    "active": 0.0,
+    "reserved": 1.17,
+    "unknown": 1.17,
+    "nvidia-smi": 1.17,
+}
 REUSED_BY_STEP = 0.5
 # Batches of ever new lengths: nearly twice everything that comes and goes (ms-swift's padded runs);
 # given back before an allocation fails, so never beyond the card.

@@ -30,6 +30,14 @@ ACTIVATIONS = Source(
     url="https://arxiv.org/abs/2205.05198",
     kind="measured",
 )
+BLOCKS = Source(
+    title=(
+        "derived from what autograd saves: torch/tools/autograd/derivatives.yaml and the modules of"
+        " transformers 5.24, held to traced layers"
+    ),
+    checked="2026-11-27",
+    kind="derived",
+)
 LOSS = Source(
     title=(
         "slopes of IBM fms-acceleration's and torchtune's published runs with and without a fused"

@@ -229,7 +229,7 @@ def test_fsdp_2_with_offload_holds_a_units_gradient_and_what_is_on_its_way():
     spec = RunSpec(
         update="full", framework="axolotl", gpus=2, sharding="fsdp", offload_weights=True,
         gradient_checkpointing="offload", seq_len=4096, packing=True, grad_accum=2,
-        loss="chunked", counter="unknown", precision="pure",
+        loss="chunked", counter="unknown", precision="pure", attention="flash_attention_2",
     )  # fmt: skip
     assert estimate(spec, "openai/gpt-oss-20b").peak_bytes == pytest.approx(21 * GIB, rel=0.15)
     grouped = replace(spec, library_versions={"transformers": "5.1"})

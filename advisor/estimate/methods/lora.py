@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advisor.estimate.dims import Dims, correction_ends, corrects_experts, targets, trained_ends
+from advisor.estimate.dims import Dims, correction_ends, targets, trained_ends
 from advisor.estimate.types import RunSpec
 from advisor.methods import update
 
@@ -42,13 +42,3 @@ def written_out(dims: Dims, spec: RunSpec) -> int:
     if not ends:
         return 0
     return dims.expert_layer_params + _rank(spec) * ends // dims.routed_layers
-
-
-def kept_bytes(dims: Dims, spec: RunSpec) -> float:
-    """Bytes per token and layer: the inputs of both matrices of each used expert, which a frozen
-    tensor would not keep.
-    """
-    if not corrects_experts(dims, spec):
-        return 0.0
-    wide = 4 if spec.weights_dtype == "float32" else 2
-    return wide * (dims.used_experts * (dims.hidden + dims.expert_width))

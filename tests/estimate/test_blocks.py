@@ -1,0 +1,139 @@
+"""The table of saved tensors held to transformers' own layers, traced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.train]
+
+from advisor.estimate.architecture import shape_from_config
+from advisor.estimate.blocks.layer import layer_memory
+from advisor.estimate.blocks.settings import ALL, BlockSettings
+from advisor.estimate.dims import dims_of
+from tests.estimate.traced_layers import LENGTH, torch, trace, transformers
+
+VOCAB, RANK = 320, 4
+# Widths that no other is a multiple of, so that no term can stand for another.
+SIZES: dict[str, Any] = {
+    "hidden_size": 80, "intermediate_size": 208, "num_attention_heads": 5, "num_key_value_heads": 1,
+    "head_dim": 24, "vocab_size": VOCAB, "num_hidden_layers": 2, "max_position_embeddings": 256,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LATENT = {
+    "kv_lora_rank": 32, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16,
+    "v_head_dim": 24, "num_key_value_heads": 5, "head_dim": None,
+}  # fmt: skip
+SQUARE = {"head_dim": None, "num_key_value_heads": None}
+FULL = {"layer_types": ["full_attention"] * 2}
+DELTA = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 12,
+    "linear_value_head_dim": 20, "layer_types": ["linear_attention", "full_attention"],
+    "partial_rotary_factor": 0.5,
+}  # fmt: skip
+MAMBA = {
+    "mamba_n_heads": 4, "mamba_d_head": 36, "mamba_d_state": 20, "mamba_n_groups": 1, "mamba_chunk_size": 256, "mamba_d_ssm": 144,
+}  # fmt: skip
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {}, "qwen3": {}, "gemma2": FULL, "gemma3_text": FULL, "phi3": {"head_dim": 16},
+    "olmo2": {"hidden_size": 120, "head_dim": None}, "glm4": {},
+    "gpt2": {"n_inner": 208, "intermediate_size": None, "resid_pdrop": 0.0, "attn_pdrop": 0.0, **SQUARE},
+    "gpt_neox": SQUARE,
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, **FULL},
+    "deepseek_v3": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+    "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, **LATENT},
+    "qwen3_next": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+    "shared_expert_intermediate_size": 56, **DELTA},
+    "qwen3_5_text": DELTA, "falcon_h1": MAMBA,
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False, "head_dim": 16},
+}  # fmt: skip
+LONG = {"falcon_h1": 256}  # a whole chunk, so that none is padded
+MIXERS = frozenset(
+    ("q_proj", "k_proj", "v_proj", "o_proj", "in_proj_qkvz", "in_proj_ba", "out_proj")
+)
+# PEFT adapts the experts' tensors where its targets name their former linear layers.
+MIXERS_ALONE = ("deepseek_v3", "qwen3_next")
+EAGER = ("gemma2", "gpt_oss")  # transformers has no other for them
+CASES = {
+    "full-bf16": BlockSettings(trains=True),
+    "full-float32-autocast": BlockSettings(
+        trains=True, weight_bytes=4, stream_bytes=4, norm_bytes=4, autocast=True
+    ),
+    "lora-bf16": BlockSettings(trains=False, adapted=frozenset((ALL,)), rank=RANK),
+    "lora-autocast": BlockSettings(trains=False, adapted=frozenset((ALL,)), rank=RANK, autocast=True),
+    "lora-eager": BlockSettings(
+        trains=False, adapted=frozenset((ALL,)), rank=RANK, autocast=True, scores=True
+    ),
+}  # fmt: skip
+ON_THE_CPU = {"gpu": False, "model_dropout": False, "seq_len": LENGTH}
+
+
+def config_of(family: str) -> Any:
+    sizes = {**SIZES, **FAMILIES[family]}
+    return transformers.AutoConfig.for_model(
+        family, **{name: value for name, value in sizes.items() if value is not None}
+    )
+
+
+def model_of(family: str, settings: BlockSettings) -> Any:
+    attention = "eager" if settings.scores or family in EAGER else "sdpa"
+    model = transformers.AutoModelForCausalLM.from_config(
+        config_of(family), attn_implementation=attention
+    )
+    return model.to(torch.float32 if settings.weight_bytes == 4 else torch.bfloat16).train()
+
+
+def with_lora(model: Any, family: str) -> Any:
+    """Adapters on every linear layer outside of routed experts, routers and the output."""
+    import peft
+
+    refused = ("router", "mlp.gate", "shared_expert_gate", "mamba.out_proj")
+    if family in MIXERS_ALONE:
+        refused = (*refused, "gate_proj", "up_proj", "down_proj")
+    names = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D", "Linear4bit")
+        and module is not model.get_output_embeddings()
+        and not name.endswith(refused)
+    }
+    lora = peft.LoraConfig(r=RANK, target_modules=sorted(names), lora_dropout=0.0)
+    return peft.get_peft_model(model, lora)
+
+
+def compare(family: str, settings: BlockSettings, model: Any) -> dict[str, float]:
+    """Derived / traced, over all layers: what they keep, and the worst backward pass."""
+    length = LONG.get(family, LENGTH)
+    traced = trace(model, vocab=VOCAB, mixed=settings.autocast, length=length)
+    settings = replace(settings, seq_len=length)
+    if settings.adapted and family in MIXERS_ALONE:
+        settings = replace(settings, adapted=MIXERS)
+    shape = shape_from_config(config_of(family).to_dict(), family, origin="hub", source="")
+    dims = dims_of(shape)
+    assert dims is not None
+    found = [
+        (kind.count, layer_memory(kind, dims.hidden, dims.family, settings)) for kind in dims.kinds
+    ]
+    return {
+        "kept": sum(n * one.kept for n, one in found) / sum(one.kept for one in traced),
+        "kept inside": sum(n * one.kept_inside for n, one in found)
+        / sum(one.kept_inside for one in traced),
+        "backward": max(one.backward for _, one in found) / max(one.backward for one in traced),
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layer_keeps_what_autograd_saves(family, case):
+    """Tensors saved by the layers of a small model, and the peak of a layer's backward pass, are
+    those that were traced, within a twentieth.
+    """
+    settings = replace(CASES[case], **ON_THE_CPU)
+    model = model_of(family, settings)
+    model = model if settings.trains else with_lora(model, family)
+    found = compare(family, settings, model)
+    assert found == pytest.approx(dict.fromkeys(found, 1.0), abs=0.05)
