@@ -53,7 +53,9 @@ class Teacher:
         by_formula = expected.step_s
         if expected.learned is not None and expected.learned.formula_step_s is not None:
             by_formula = expected.learned.formula_step_s
-        timed = by_formula is not None and (steps or 0) >= FEWEST_STEPS
+        # Of rows that nobody has counted, such as those of the hub, a step is that of the longest.
+        is_counted = expected.duration_s is not None or entry.stage.packing
+        timed = is_counted and (steps or 0) >= FEWEST_STEPS
         self._note(entry, "run", measured, versions, step_s=by_formula if timed else None)
 
     def measured(

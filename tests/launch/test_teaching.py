@@ -80,6 +80,23 @@ def test_a_run_that_did_not_say_its_largest_batch_teaches_time_alone(shop, runs)
     assert line["measured_step_s"] == 0.2
 
 
+def test_rows_that_were_not_counted_teach_no_time(shop, runs, monkeypatch):
+    """Without the data a step is expected to hold the longest rows, and says nothing of others."""
+    from advisor.launch import run as launching
+
+    expect = launching.expect_stage
+    monkeypatch.setattr(
+        launching,
+        "expect_stage",
+        lambda *given, **rest: expect(*given, **{**rest, "profile": None}),
+    )
+    measured(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
+    run(hardware=HERE)
+    (line,) = lines(runs)
+    assert line["measured_step_s"] is None
+    assert line["memory"]
+
+
 def test_nothing_is_noted_where_it_is_switched_off(shop, runs, monkeypatch):
     """ADVISE_RUNS=off."""
     monkeypatch.setenv("ADVISE_RUNS", "off")
