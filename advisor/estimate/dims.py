@@ -13,11 +13,20 @@ from advisor.estimate.layers import (
     Latent,
     LayerKind,
     Linear,
-    Part,
     Structure,
     linears_of,
 )
 from advisor.estimate.layouts import layout_of
+from advisor.estimate.linear_names import (
+    ALIASES,
+    ATTENTION,
+    MLP,
+    PARTS,
+    PLACES,
+    SPLIT,
+    by_common_name,
+    ends_by_name,
+)
 from advisor.estimate.structure import structure_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import ModelShape
@@ -27,33 +36,6 @@ from advisor.methods.families import is_encoder
 ALL_LINEAR, SHARED, WITH_EXPERTS = "all-linear", "attention-and-shared", "with-experts"
 NAMED_SETS = (ALL_LINEAR, SHARED, WITH_EXPERTS)
 USED_EXPERTS = 8  # per token, where only the sizes of a mixture are known: as in Qwen3's
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
-ATTENTION_NAMES = (*ATTENTION, "qkv")
-SPLIT = (*ATTENTION[:3], "qkv", "gate_proj", "up_proj", "gate_up")  # fused in some families
-PARTS: tuple[Part, ...] = ("mixer", "mlp", "shared", "extra")
-# What the path in front of a target module's name limits it to.
-PLACES: Mapping[str, tuple[Part, ...]] = {
-    "shared_expert": ("shared",), "mlp": ("mlp", "shared"), "feed_forward": ("mlp", "shared"),
-    "attn": ("mixer",), "attention": ("mixer",), "mixer": ("mixer",), "mamba": ("mixer",),
-}  # fmt: skip
-# Other names for the same linear layers. "c_proj" is the attention's output in GPT-2 and Qwen-1
-# (and a small MLP's there: left out).
-ALIASES = {
-    "q_proj": "q_proj", "q": "q_proj", "query": "q_proj", "q_lin": "q_proj", "wq": "q_proj",
-    "k_proj": "k_proj", "k": "k_proj", "key": "k_proj", "k_lin": "k_proj", "wk": "k_proj",
-    "v_proj": "v_proj", "v": "v_proj", "value": "v_proj", "v_lin": "v_proj", "wv": "v_proj",
-    "o_proj": "o_proj", "out_proj": "o_proj", "output_proj": "o_proj", "dense": "o_proj",
-    "out_lin": "o_proj", "wo": "o_proj", "proj": "o_proj", "c_proj": "o_proj",
-    "gate_proj": "gate_proj", "w1": "gate_proj", "fc_1": "gate_proj",
-    "w2": "down_proj",
-    "up_proj": "up_proj", "w3": "up_proj", "fc1": "up_proj", "fc_2": "up_proj",
-    "dense_h_to_4h": "up_proj", "c_fc": "up_proj", "lin1": "up_proj", "fc": "up_proj",
-    "down_proj": "down_proj", "fc2": "down_proj", "dense_4h_to_h": "down_proj", "lin2": "down_proj",
-    "c_attn": "qkv", "query_key_value": "qkv", "qkv_proj": "qkv", "qkv": "qkv", "attn": "qkv",
-    "wqkv": "qkv", "w_pack": "qkv",
-    "gate_up_proj": "gate_up", "wi": "gate_up", "lm_head": "lm_head", "head": "lm_head",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +83,11 @@ class Dims:
     def all_linears(self) -> Iterator[tuple[Linear, int]]:
         """Each linear layer outside routed experts, and how many of it the model has."""
         return linears_of(self.kinds, self.linears)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has attention with queries, keys and values of their own width."""
+        return any(isinstance(part, Attention) for kind in self.kinds for part in kind.mixers)
 
     def attended(self, length: float, *, whole: bool = False) -> float:
         """Queries' width x tokens they are compared with, over all layers with softmax attention.
@@ -208,7 +195,7 @@ def dims_of(shape: ModelShape) -> Dims | None:
     other = structure.other + sum(kind.count * kind.other for kind in kinds)
     linear = max(0, shape.params - embedding - other)
     routed = min(linear, sum(kind.count * kind.routed_params for kind in kinds))
-    ends = _ends_by_name(structure)
+    ends = ends_by_name(structure)
     mixture = next((kind.experts for kind in kinds if kind.experts), None)
     return Dims(
         family=shape.architecture or "", params=shape.params, active=active, hidden=hidden,
@@ -227,33 +214,10 @@ def dims_of(shape: ModelShape) -> Dims | None:
         routed_layers=sum(kind.count for kind in kinds if kind.experts),
         used_experts=mixture.used if mixture else 1,
         shared_size=_shared_size(kinds), shared_ends=sum(ends.values()),
-        named_ends=_by_common_name(ends), other_params=other, kinds=kinds,
+        named_ends=by_common_name(ends), other_params=other, kinds=kinds,
         scores=tuple(_by_window(kinds, cached=False)), caches=tuple(_by_window(kinds, cached=True)),
         linears=structure.linears,
     )  # fmt: skip
-
-
-def _ends_by_name(structure: Structure) -> Mapping[tuple[str, str], int]:
-    """(name of a linear layer, part of the model) -> inputs + outputs of all that LoRA adapts."""
-    found: dict[tuple[str, str], int] = {}
-    for linear, count in structure.all_linears:
-        if not linear.adapted:
-            continue
-        key = (linear.name.lower(), linear.part)
-        found[key] = found.get(key, 0) + count * linear.ends
-    return found
-
-
-def _by_common_name(ends: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], int]:
-    """The same for the names under which `ALIASES` gathers them."""
-    found = dict(ends)
-    for (name, part), size in ends.items():
-        common = ALIASES.get(name)
-        if common is None or common == name or (common in ATTENTION_NAMES) != (part == "mixer"):
-            continue
-        if (common, part) not in ends:
-            found[common, part] = found.get((common, part), 0) + size
-    return found
 
 
 def _by_window(kinds: Sequence[LayerKind], *, cached: bool) -> Iterator[tuple[int, int | None]]:
@@ -333,8 +297,7 @@ def unknown_targets(dims: Dims, spec: RunSpec) -> tuple[str, ...]:
     return tuple(
         name
         for name in _named_targets(dims, spec)
-        if _common_name(dims, name, linear_experts=linear) is None
-        and not _named_ends(dims, name, linear_experts=linear)
+        if not _named_ends(dims, name, linear_experts=linear)
     )
 
 
@@ -371,7 +334,7 @@ def _named_ends(dims: Dims, name: str, *, linear_experts: bool) -> int:
     found = sum(ends.get((last, part), 0) for part in parts)
     if not found and common is not None:
         found = sum(ends.get((common, part), 0) for part in parts)
-    if not found and common in SPLIT:  # a part of a fused matrix, or the fused one of its parts
+    if not found and common in SPLIT and dims.is_plain:  # of a fused matrix, or of its parts
         sizes = dims.linear(common) if dims.experts < 2 or common not in MLP else None
         found = dims.layers * (sizes[0] + sizes[1]) if sizes is not None else 0
     if linear_experts and dims.experts > 1 and common in MLP and "shared" not in path:

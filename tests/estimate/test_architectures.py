@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from advisor.estimate.architecture import shape_from_config
-from advisor.estimate.dims import dims_of
+from advisor.estimate.dims import dims_of, unknown_targets
 from advisor.estimate.layouts import LAYOUTS
 from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.structure import structure_of
@@ -281,6 +281,47 @@ def test_all_linear_of_another_trainer_trains_what_peft_adapts(family):
     held = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     spec = RunSpec(rank=1, framework="trl", library_versions={"transformers": "5.24"})
     assert trainable_params(dims, spec) == held
+
+
+NAMED = {
+    "llama": ("q_proj", "v_proj"), "gpt2": ("c_proj",), "gpt_neox": ("query_key_value", "dense"),
+    "phi3": ("qkv_proj", "down_proj"), "bert": ("query", "value"), "lfm2": ("w1", "out_proj"),
+    "deepseek_v3": ("q_b_proj", "kv_b_proj", "o_proj"), "qwen3_next": ("in_proj_qkvz", "o_proj"),
+    "granitemoehybrid": ("in_proj", "q_proj"), "nemotron_h": ("up_proj", "k_proj"),
+    "qwen2_moe": ("q_proj", "shared_expert.up_proj"), "gemma3n_text": ("linear_left", "v_proj"),
+    "t5": ("q", "wo"), "minimax": ("qkv_proj", "output_gate"), "glm4": ("gate_up_proj", "o_proj"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.parametrize("family", sorted(NAMED))
+def test_lora_on_named_layers_trains_what_peft_adapts(family):
+    """Target modules are looked up as PEFT does: by the end of a module's name, in every layer that
+    has it.
+    """
+    peft = pytest.importorskip("peft")
+    config, model = small_model(family)
+    dims = dims_of(shape_from_config(config, family, origin="hub", source=""))
+    assert dims is not None
+    choice = peft.LoraConfig(r=1, target_modules=list(NAMED[family]))
+    model = peft.get_peft_model(model, choice)
+    held = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    spec = RunSpec(rank=1, target_modules=NAMED[family])
+    assert trainable_params(dims, spec) == held
+    assert unknown_targets(dims, spec) == ()
+
+
+def test_layers_that_a_model_lacks_are_unknown_targets():
+    """DeepSeek has two query matrices, and Mamba no queries at all."""
+    for family, config in (("deepseek_v3", LATENT), ("mamba2", {"mamba_n_heads": 4})):
+        given = {**SMALL, **config, "model_type": family}
+        dims = dims_of(shape_from_config(given, "x", origin="hub", source=""))
+        assert dims is not None
+        spec = RunSpec(
+            target_modules=("q_proj", "o_proj" if family == "deepseek_v3" else "in_proj")
+        )
+        assert unknown_targets(dims, spec) == ("q_proj",)
 
 
 NOT_COUNTED = {
