@@ -38,7 +38,7 @@ WIDTHS: Mapping[str, tuple[float, float]] = {
     "experts": (0.10, 0.00),
     "offload": (0.18, 0.17),
     "gpus": (0.15, 0.00),
-    "trainer": (0.49, 0.65),
+    "trainer": (0.58, 0.43),
     "counter": (0.32, 0.50),
     "loss": (0.00, 0.92),
     "size": (1.43, 0.14),

@@ -136,7 +136,7 @@ def guess_note(spec: RunSpec, stack: Framework) -> str:
         return ""
     sharded = spec.sharding == "fsdp" and spec.gpus > 1
     counts = {
-        "fused_with_loss": spec.loss == "chunked",
+        "fused_with_loss": spec.loss == "chunked" and bool(spec.gradient_checkpointing),
         "flat_adapters": sharded and spec.update != "full",
         "adds_up_whole_gradients": sharded and spec.grad_accum > 1,
         "ragged": not spec.packing and spec.update != "full",

@@ -213,7 +213,10 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     loss = spec.loss or own
     if stack.chunks_plain_loss and loss == "full" and not whole:
         loss = "chunked"
-    kernels = (stack.fused_with_loss and loss == "chunked") or spec.kernels == "liger"
+    # A guess may save in the one layer that runs again, not in all layers.
+    guessed = "fused_with_loss" in stack.guessed and checkpointing == "none"
+    with_loss = stack.fused_with_loss and loss == "chunked" and not guessed
+    kernels = with_loss or spec.kernels == "liger"
     counter = (
         "allocated"
         if spec.counter == "unknown" and stack.logs_allocated

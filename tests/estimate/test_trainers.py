@@ -163,13 +163,13 @@ def test_an_unknown_trainer_says_what_was_guessed():
     assert not estimate(replace(spec, framework="axolotl"), "meta-llama/Llama-3.1-8B").warnings
 
 
-def test_without_the_names_of_trainers_the_error_stays_within_half_more():
+def test_without_the_names_of_trainers_the_error_stays_within_1_4_times():
     """The same published runs, each trainer's name replaced: what is known of single trainers does
     not carry the accuracy.
     """
     named = summary(answered("cases"))["median_error"]
     unnamed = summary(answered("cases", without_trainer))["median_error"]
-    assert unnamed <= 1.5 * named
+    assert unnamed <= 1.4 * named
 
 
 def test_an_unknown_trainer_is_guessed_by_what_the_spec_says():
@@ -191,6 +191,7 @@ def test_an_unknown_trainer_is_guessed_by_what_the_spec_says():
     assert not run(update="full", offload_weights=True).adds_up_whole
     assert run(loss="chunked").fused_norms
     assert not run(loss="full").fused_norms
+    assert not run(loss="chunked", gradient_checkpointing=False).fused_norms
 
 
 def test_a_four_bit_product_kept_its_input_before_bitsandbytes_0_43():
