@@ -274,13 +274,13 @@ def rollout_memory(s: ResolvedRun) -> list[Term]:
     d, spec = s.dims, s.spec
     answers = answers_at_once(spec)
     wide = 4 if s.weight_bytes == 4 and spec.precision != "mixed" else 2
-    size = answers * spec.seq_len * d.layers * 2 * d.kv_size * wide
+    cached = int(d.cached(spec.seq_len))
     return [
         term_of(
             "keys and values of answers",
-            size,
-            f"{answers} answers x {spec.seq_len:,} tokens x {d.layers} layers x 2 x {d.kv_size} x"
-            f" {wide} B",
+            answers * cached * wide,
+            f"{answers} answers x {cached:,} numbers for {spec.seq_len:,} tokens in"
+            f" {d.layers} layers x {wide} B",
             src.COUNT,
         ),
         term_of(

@@ -103,7 +103,7 @@ class Dims:
             for size, window in self.scores
         )
 
-    def cached(self, length: int) -> int:
+    def cached(self, length: float) -> float:
         """Numbers that one answer of this length keeps as keys and values, over all layers."""
         return sum(
             size * (length if window is None else min(length, window))

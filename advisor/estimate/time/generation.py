@@ -98,7 +98,7 @@ def _token_s(
     # `generate` joins each token to its cache: all of it is read and written (transformers,
     # cache_utils.DynamicLayer.update), and read by attention. A server adds to pages.
     times = 1 if share == SERVER_SHARE else 3
-    cache = together * context * d.layers * 2 * d.kv_size * width * times
+    cache = together * d.cached(context) * width * times
     weights_s = held / (machine.bytes_per_s * share) + cache / machine.bytes_per_s
     return float((weights_s**SMOOTH + launch_s**SMOOTH) ** (1 / SMOOTH))
 
