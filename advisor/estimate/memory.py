@@ -25,15 +25,17 @@ from advisor.estimate.activation_memory import (
 from advisor.estimate.bands import band, doubts_of, need_band
 from advisor.estimate.dims import dims_of
 from advisor.estimate.frameworks import guess_note
+from advisor.estimate.gradient_memory import (
+    communication_buckets,
+    earlier_gradients,
+    first_gradients,
+    gradients,
+)
 from advisor.estimate.methods import special
 from advisor.estimate.resolved_run import ResolvedRun, resolve, term_of
 from advisor.estimate.static_memory import (
     cast_weights,
-    communication_buckets,
-    earlier_gradients,
-    first_gradients,
     gathered_weights,
-    gradients,
     optimizer_states,
     optimizer_temporaries,
     other_roles,
