@@ -230,3 +230,35 @@ def test_estimates_of_a_plan_refuse_what_specs_refuse(call, tmp_path):
         one["fits"],
     )
     assert two["peak_gib"] > one["peak_gib"]  # NCCL
+
+
+def test_a_batch_that_does_not_fit_names_the_one_that_does(call):
+    """The verdict says which batch fits instead, or by how much even the smallest is too much."""
+    flags = ("estimate", "--model", "Qwen/Qwen3-8B", "--update", "qlora", "--seq-len", "4096")
+    wide = (*flags, "--micro-batch-size", "16", "--gpu", "T4")
+    found = json.loads(call(*wide, "--json")[1])
+    assert found["fits"] == "too_big"
+    instead = found["fits_with"]
+    assert instead["fits"] in ("fits", "tight")
+    assert instead["need_gib"] < found["limit_gib"] < found["need_low_gib"]
+    assert instead["micro_batch_size"] * instead["grad_accum"] == 16
+    text = " ".join(call(*wide)[1].split()).replace("grad- accum", "grad-accum")
+    assert "it does not fit; --micro-batch-size" in text
+    small = ("estimate", "--model", "Qwen/Qwen3-8B", "--update", "full", "--gpu", "T4")
+    found, text = json.loads(call(*small, "--json")[1]), " ".join(call(*small)[1].split())
+    assert (found["fits"], found["fits_with"]) == ("too_big", None)
+    over = found["least_gib"] - found["limit_gib"]
+    assert f"even the smallest batch needs {over:.1f} GiB more than there are" in text
+
+
+def test_what_is_assumed_and_what_is_not_known_are_said(call):
+    """Settings that decide the memory and were not stated are named; without the GPU's memory there
+    is no verdict.
+    """
+    flags = ("estimate", "--model", "Qwen/Qwen3-8B", "--seq-len", "2048", "--gpu", "no such GPU")
+    found, text = json.loads(call(*flags, "--json")[1]), " ".join(call(*flags)[1].split())
+    assert found["fits"] == "unknown"
+    assert "the memory of this GPU is not known" in text
+    (assumed,) = [one for one in found["warnings"] if one.startswith("not stated")]
+    assert "--micro-batch-size 1" in assumed
+    assert "--seq-len" not in assumed

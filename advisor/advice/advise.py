@@ -206,8 +206,8 @@ def _given_up(candidate: Candidate) -> list[str]:
             f"it may not fit: it needs {format_gib(cost.memory.need_bytes)} by the estimate"
             f" (between {format_gib(cost.memory.need_low_bytes)} and"
             f" {format_gib(cost.memory.need_high_bytes)}), and there are"
-            f" {format_gib(cost.limit_bytes)}; `advise run` with --dry-run takes about a minute,"
-            " and measures the longest batch before anything is trained"
+            f" {format_gib(cost.limit_bytes)}; `advise run` with --dry-run measures the longest"
+            " batch, about a minute once the model is downloaded, and trains nothing"
         )
     return found
 

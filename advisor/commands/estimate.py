@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -232,6 +233,8 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
         )  # fmt: skip
         if document["peak_gib"] is not None and hardware.kind != "cpu":
             document["counter"] = spec.counter
+        if document.get("fits") == "may_fit":
+            document["find_out"] = f"advise run {shlex.quote(str(path))} --dry-run"
         documents.append({"name": entry.name, **document})
     if all(document["peak_gib"] is None for document in documents):
         raise InputError(f"{path}: {documents[0]['reason']}")

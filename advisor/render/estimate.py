@@ -104,7 +104,8 @@ def _verdict(document: Mapping[str, Any]) -> str:
     fits, instead = document["fits"], document.get("fits_with")
     said = FITS[fits]
     if fits == "may_fit":
-        said += "; a dry run of the plan (`advise run PLAN --dry-run`) finds out in about a minute"
+        line = document.get("find_out") or "advise run PLAN --dry-run"
+        said += f"; `{line}` finds out in about a minute"
     if fits not in ("may_fit", "too_big"):
         return said
     if instead is not None:

@@ -237,7 +237,8 @@ def _nothing_fits(advice: Advice) -> Section:
 def _limit_words(candidate: Candidate) -> str:
     needs, limit = memory_words(candidate), candidate.estimate.limit_bytes
     if needs and limit is not None and not candidate.estimate.is_likely:
-        return f"it needs {needs}, there is room for {format_gib(limit)}"
+        over = candidate.estimate.memory.need_bytes - limit if candidate.estimate.memory else 0
+        return f"it needs {needs}, {format_gib(over)} more than the {format_gib(limit)} there are"
     return (
         reason_text(candidate.because[0]).rstrip(".")
         if candidate.because

@@ -46,6 +46,12 @@ PAGE_NAME = "advice.html"
 LeftOut = Callable[[Answers, Sequence[Fact]], list[Skipped]]
 
 
+def _verdict_words(candidate: Candidate) -> str:
+    if candidate.verdict == "too_big" and candidate.estimate.fits == "may_fit":
+        return "may not fit"
+    return VERDICTS[candidate.verdict]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What `advise` made of the answers."""
@@ -394,7 +400,7 @@ class _Closing:
             Option(
                 value=candidate,
                 label=f"Why not {candidate.composition}?",
-                help=VERDICTS[candidate.verdict],
+                help=_verdict_words(candidate),
             )
             for candidate in outcome.advice.alternatives
         ]
