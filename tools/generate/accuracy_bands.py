@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.estimate.bands import KNOWN, WORDS, band, log_widths
+from advisor.estimate.bands import KNOWN, WORDS, log_widths
 from advisor.ground.units import GIB
 from advisor.probe.catalogue import find_gpu
 from tools.generate.accuracy import (
@@ -182,15 +182,14 @@ def verdicts(listed: str) -> Verdicts:
         room = gpu_gib(case.facts)
         if room is None:
             continue
-        need = float(case.answer["need_gib"])
-        below, above = band(doubts_in(case.answer))
-        if need * (1 - below) > room:
+        answer = case.answer
+        if answer["need_low_gib"] > room:
             found.too_big.append(case)
-        elif need * (1 + above) > room:
+        elif answer["need_high_gib"] > room:
             found.may_fit.append(case)
         else:
             found.fits.append(case)
-        found = replace(found, estimated_above=found.estimated_above + (need > room))
+        found = replace(found, estimated_above=found.estimated_above + (answer["need_gib"] > room))
     return found
 
 
