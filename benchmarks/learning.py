@@ -12,7 +12,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from advisor.data import profile
 from advisor.data.measure.tokenizer import model_tokenizer
 from advisor.estimate.past_run import PastRun, PastRuns
 from advisor.ground.resources import trainers_root
+from advisor.ground.types import DataProfile
 from advisor.ground.units import GIB
 from advisor.launch.expected import device_hardware, expect_stage, plan_shape
+from advisor.launch.teaching import past_run
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
 from advisor.plan.record import Expected, RunRecord, StageRecord, read_record
@@ -83,24 +85,6 @@ RUNS: Mapping[str, tuple[str, str]] = {  # name -> (data, settings)
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Seen:
-    """One run: what was expected of it in the end, and what was measured."""
-
-    peak_bytes: int  # of the whole process
-    low_bytes: int
-    high_bytes: int
-    step_s: float
-
-    @classmethod
-    def of(cls, expected: Expected) -> "Seen":
-        assert expected.peak_bytes is not None
-        assert expected.low_bytes is not None
-        assert expected.high_bytes is not None
-        assert expected.step_s is not None
-        return cls(expected.peak_bytes, expected.low_bytes, expected.high_bytes, expected.step_s)
-
-
 def main(arguments: list[str]) -> int:
     """Run what is not there yet, and print the two tables. Returns an exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks learning", description=__doc__)
@@ -112,27 +96,25 @@ def main(arguments: list[str]) -> int:
     model = demo_model()
     write_inputs(folder, model)
     first = {name: trained(folder, "first", name) for name in RUNS}
-    lines = {name: lines_of(folder / "first" / f"{name}.jsonl") for name in RUNS}
-    everything = [line for found in lines.values() for line in found]
+    lines = {name: line_of(folder, name, stage) for name, stage in first.items()}
     others = {
-        name: expected_after(folder, name, [one for other in RUNS if other != name
-                                            for one in lines[other]])
+        name: expected_after(folder, name, [lines[other] for other in RUNS if other != name])
         for name in RUNS
-    }  # fmt: skip
+    }
     columns = {
-        "formula": {name: Seen.of(_expected(stage)) for name, stage in first.items()},
+        "formula": {name: expected_after(folder, name, []) for name in RUNS},
         "other nine": others,
-        "all ten": {name: expected_after(folder, name, everything) for name in RUNS},
+        "all ten": {name: expected_after(folder, name, [*lines.values()]) for name in RUNS},
     }
     print(report(columns, first, "first round"))
     if not options.once:
         taught = folder / "second" / "runs.jsonl"
         if not taught.exists():
             taught.parent.mkdir(exist_ok=True)
-            text = "".join(json.dumps(line.to_dict()) + "\n" for line in everything)
+            text = "".join(json.dumps(line.to_dict()) + "\n" for line in lines.values())
             taught.write_text(text, "utf-8")
         second = {name: trained(folder, "second", name) for name in RUNS}
-        again = {name: Seen.of(_expected(stage)) for name, stage in second.items()}
+        again = {name: _expected(stage) for name, stage in second.items()}
         print(report({"taught by the first round": again}, second, "second round"))
     return 0
 
@@ -160,13 +142,13 @@ def _jsonl(rows: list[Any]) -> str:
 def trained(folder: Path, turn: str, name: str) -> StageRecord:
     """The record of a run, which is trained if it is not done yet.
 
-    In the first round each run has a file of past runs of its own, so that none teaches another.
+    In the first round nothing is remembered, so that no run teaches another.
     """
     output = folder / turn / name
     record = _record(output)
     if record is None or record.status != "done":
         print(f"{turn} round: {name}", file=sys.stderr, flush=True)
-        past = folder / turn / ("runs.jsonl" if turn == "second" else f"{name}.jsonl")
+        past = folder / turn / "runs.jsonl" if turn == "second" else "off"
         run_process(
             [sys.executable, "-m", "advisor", "run", f"{name}.yaml", "--no-judge", "--output",
              str(output)],
@@ -188,90 +170,101 @@ def _expected(stage: StageRecord) -> Expected:
     return stage.expected
 
 
-def lines_of(path: Path) -> list[PastRun]:
-    """The past runs of a file."""
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    return [PastRun.from_dict(json.loads(line)) for line in lines]
+def line_of(folder: Path, name: str, stage: StageRecord) -> PastRun:
+    """What the run teaches, by the formula as it is now: a folder of earlier runs can be read again
+    once the formula has changed.
+    """
+    path = folder / f"{name}.yaml"
+    plan = read_plan(path)
+    assert stage.measured is not None
+    found = past_run(
+        plan,
+        entries(plan)[0],
+        plan_shape(plan, path),
+        device_hardware(plan, cpu_hardware()),
+        stage.measured,
+        kind="run",
+        step_s=expected_after(folder, name, []).step_s,
+        versions={},
+    )
+    assert found is not None
+    return found
 
 
-def expected_after(folder: Path, name: str, runs: list[PastRun]) -> Seen:
+def expected_after(folder: Path, name: str, runs: list[PastRun]) -> Expected:
     """What is expected of a run once these have taught it."""
     path = folder / f"{name}.yaml"
     plan = read_plan(path)
     (entry,) = entries(plan)
-    data = profile(folder / entry.data.path, count_tokens=model_tokenizer(plan.model)[0])
-    found = expect_stage(
+    return expect_stage(
         plan,
         entry,
         plan_shape(plan, path),
         device_hardware(plan, cpu_hardware()),
-        profile=data,
+        profile=_profile(folder / entry.data.path, plan.model),
         past=PastRuns(runs),
     )
-    return Seen.of(found)
+
+
+@cache
+def _profile(path: Path, model: str) -> DataProfile:
+    return profile(path, count_tokens=model_tokenizer(model)[0])
 
 
 def report(
-    columns: Mapping[str, Mapping[str, Seen]], measured: Mapping[str, StageRecord], title: str
+    columns: Mapping[str, Mapping[str, Expected]], measured: Mapping[str, StageRecord], title: str
 ) -> str:
     """Memory and time of every run beside what was expected of it, and the errors of each
-    column.
+    column. Memory is what the trainer counts; so is the band, in the same share of the process.
     """
-    memory = {name: _peak(stage) for name, stage in measured.items()}
-    times = {name: _step(stage) for name, stage in measured.items()}
+    memory = {name: stage.measured.peak_bytes for name, stage in measured.items() if stage.measured}
+    times = {name: stage.measured.step_s for name, stage in measured.items() if stage.measured}
     heads = "".join(f"{column:>28}" for column in columns)
-    lines = [
-        f"{title}, peak of the process in GiB, expected (band)",
-        f"{'':18}{'measured':>9}{heads}",
-    ]
+    lines = [f"{title}, peak in GiB, expected (band)", f"{'':18}{'measured':>9}{heads}"]
+    inside = dict.fromkeys(columns, 0)
     for name, peak in memory.items():
-        cells = "".join(f"{_band(columns[column][name], peak):>28}" for column in columns)
-        lines.append(f"{name:18}{peak / GIB:9.2f}{cells}")
-    lines.append(_errors(columns, memory, lambda seen: seen.peak_bytes))
-    inside = {
-        column: sum(
-            seen[name].low_bytes <= peak <= seen[name].high_bytes for name, peak in memory.items()
-        )
-        for column, seen in columns.items()
-    }
+        assert peak is not None
+        cells = []
+        for column, expected in columns.items():
+            low, middle, high = _band(expected[name])
+            is_inside = low <= peak <= high
+            inside[column] += is_inside
+            text = f"{middle / GIB:.2f} ({low / GIB:.2f}-{high / GIB:.2f})"
+            cells.append(f"{text + ('' if is_inside else ' out'):>28}")
+        lines.append(f"{name:18}{peak / GIB:9.2f}{''.join(cells)}")
+    lines.append(_errors(columns, memory, lambda one: one.counted_bytes))
     lines.append(f"{'inside the band':27}" + "".join(f"{count:>28}" for count in inside.values()))
     lines += ["", f"{title}, seconds of an optimizer step, expected"]
     for name, step_s in times.items():
-        cells = "".join(f"{columns[column][name].step_s:>28.2f}" for column in columns)
-        lines.append(f"{name:18}{step_s:9.2f}{cells}")
-    lines.append(_errors(columns, times, lambda seen: seen.step_s))
+        cells = [f"{expected[name].step_s:>28.2f}" for expected in columns.values()]
+        lines.append(f"{name:18}{step_s:9.2f}{''.join(cells)}")
+    lines.append(_errors(columns, times, lambda one: one.step_s))
     return "\n".join([*lines, ""])
 
 
-def _peak(stage: StageRecord) -> float:
-    """What was measured, with the part that the trainer's own counter leaves out."""
-    expected = _expected(stage)
-    assert stage.measured is not None
-    assert stage.measured.peak_bytes is not None
+def _band(expected: Expected) -> tuple[float, float, float]:
+    """(low, expected, high) of what the trainer counts, whose error is that of the whole: what it
+    leaves out is constant.
+    """
     assert expected.peak_bytes is not None
     assert expected.counted_bytes is not None
-    return stage.measured.peak_bytes + expected.peak_bytes - expected.counted_bytes
-
-
-def _step(stage: StageRecord) -> float:
-    assert stage.measured is not None
-    assert stage.measured.step_s is not None
-    return stage.measured.step_s
-
-
-def _band(seen: Seen, measured: float) -> str:
-    low, peak, high = (size / GIB for size in (seen.low_bytes, seen.peak_bytes, seen.high_bytes))
-    mark = "" if seen.low_bytes <= measured <= seen.high_bytes else " out"
-    return f"{peak:.2f} ({low:.2f}-{high:.2f}){mark}"
+    assert expected.low_bytes is not None
+    assert expected.high_bytes is not None
+    fixed = expected.peak_bytes - expected.counted_bytes
+    return expected.low_bytes - fixed, expected.counted_bytes, expected.high_bytes - fixed
 
 
 def _errors(
-    columns: Mapping[str, Mapping[str, Seen]],
-    measured: Mapping[str, float],
-    value: Callable[[Seen], float],
+    columns: Mapping[str, Mapping[str, Expected]],
+    measured: Mapping[str, float | None],
+    value: Callable[[Expected], float | None],
 ) -> str:
     errors = (
-        statistics.median(abs(value(seen[name]) / found - 1) for name, found in measured.items())
-        for seen in columns.values()
+        statistics.median(
+            abs((value(expected[name]) or 0.0) / found - 1)
+            for name, found in measured.items()
+            if found
+        )
+        for expected in columns.values()
     )
     return f"{'median error':27}" + "".join(f"{error:>28.0%}" for error in errors)

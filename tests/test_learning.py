@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from advisor.estimate.formula_stamp import formula_stamp
 from advisor.estimate.past_run import PastRun, Reading, settings_of
 from advisor.estimate.stages import stage_spec
 from advisor.ground.types import Gpu, Hardware
@@ -24,7 +25,7 @@ def noted(path, *, machine, times=3, memory=0.9, time=2.0, counters=("allocated"
     """Runs of LoRA on Qwen3-8B that measured so many times what the formula said."""
     spec = stage_spec("sft", "lora", None, {"micro_batch_size": 1, "seq_len": 512, "grad_accum": 1})
     run = PastRun(
-        machine=machine, family="qwen3", params=8_190_735_360, objective="sft", update="lora",
+        formula=formula_stamp(), machine=machine, family="qwen3", params=8_190_735_360, objective="sft", update="lora",
         settings=settings_of(spec),
         memory=tuple(
             Reading(counter=one, expected_bytes=10**10, measured_bytes=round(memory * 10**10))

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.estimate.formula_stamp import formula_stamp
 from advisor.estimate.past_run import NO_RUNS, PastRun, Reading
 from advisor.situation import past_runs
 from advisor.situation.past_runs import note_past_run, past_runs_path, read_past_runs
 from tests.conftest import examples
 
 RUN = PastRun(
-    at="2026-11-27T02:00:00Z", machine="A Processor, 2 cores", torch="2.9.1", family="llama",
+    at="2026-11-27T02:00:00Z", formula=formula_stamp(), machine="A Processor, 2 cores", torch="2.9.1", family="llama",
     params=134_515_008, objective="sft", update="lora", settings={"seq_len": 512, "rank": 8},
     memory=(Reading(counter="rss_growth", expected_bytes=3 * 10**9, measured_bytes=2 * 10**9),),
     expected_step_s=2.0, measured_step_s=3.0,
@@ -126,6 +127,27 @@ def test_lines_of_a_newer_version_are_left_out(path):
     found, notes = read_past_runs()
     assert len(found.on(RUN.machine)) == 2
     assert notes == (f"{path}: 1 line of a newer version of advise is left out",)
+
+
+def test_runs_of_another_formula_teach_nothing(path):
+    """After the formula has changed they are left out; said until there are new ones."""
+    note_past_run(replace(RUN, formula="before"))
+    found, notes = read_past_runs()
+    assert found is NO_RUNS
+    assert "its 1 run taught another version of advise" in notes[0]
+    note_past_run(RUN)
+    assert runs_in(path) == [RUN]
+    assert read_past_runs()[1] == ()
+
+
+def test_the_stamp_follows_the_numbers_of_the_formula(monkeypatch):
+    """It is the same from call to call, and another once a constant of the formula changes."""
+    from advisor.estimate import memory
+
+    stamp = formula_stamp.__wrapped__
+    assert stamp() == stamp() == formula_stamp()
+    monkeypatch.setattr(memory, "CPU_KEPT", 2 * memory.CPU_KEPT)
+    assert stamp() != formula_stamp()
 
 
 @given(st.binary(max_size=300))

@@ -41,6 +41,7 @@ class PastRun(JsonObject):
     at: Annotated[str, "UTC"] = ""
     kind: Annotated[Literal["run", "dry_run"], "trained, or measured in two steps"] = "run"
     advise_version: Annotated[str | None, "that wrote the line"] = None
+    formula: Annotated[str, "stamp of the formula; lines of another one are left out"]
     machine: Annotated[str, "the GPU, or the processor and its cores"]
     driver: Annotated[str | None, "version of the GPU's driver", OMIT_NULL] = None
     torch: Annotated[str | None, "version of torch"] = None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from advisor.estimate.formula_stamp import formula_stamp
 from advisor.estimate.past_run import FORMAT, PastRun, Reading, device_of, family_of, settings_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError
@@ -127,6 +128,7 @@ def past_run(
         at=now(),
         kind=kind,
         advise_version=__version__,
+        formula=formula_stamp(),
         machine=device.machine,
         driver=hardware.driver_version if hardware.gpus else None,
         torch=versions.get("torch") or device.torch,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from advisor.estimate.formula_stamp import formula_stamp
 from advisor.estimate.past_run import FORMAT, NO_RUNS, PastRun, PastRuns
 from advisor.ground.disk import open_new
 from advisor.ground.errors import InputError
@@ -91,7 +92,18 @@ def read_past_runs(path: Path | None = None) -> tuple[PastRuns, tuple[str, ...]]
             f"{path}: {newer} line{'s' if newer > 1 else ''} of a newer version of advise"
             f" {'are' if newer > 1 else 'is'} left out"
         )
-    return (PastRuns(runs) if runs else NO_RUNS), tuple(notes)
+    if not runs:
+        return NO_RUNS, tuple(notes)
+    stamp = formula_stamp()
+    known = [run for run in runs if run.formula == stamp]
+    if not known:  # said until there are new ones
+        notes.append(
+            f"{path}: its {len(runs)} run{'s' if len(runs) > 1 else ''} taught another version of"
+            " advise, whose formula was another: nothing is learned from past runs until there are"
+            " new ones"
+        )
+        return NO_RUNS, tuple(notes)
+    return PastRuns(known), tuple(notes)
 
 
 def _run_of(line: bytes) -> PastRun | str:

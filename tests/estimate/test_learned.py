@@ -67,6 +67,7 @@ def run_of(spec=SPEC, shape=SHAPE, hardware=CPU, *, memory=1.0, time=1.0, **chan
     counters = ("rss_growth",) if hardware.kind == "cpu" else ("allocated", "reserved")
     size = found.memory.peak_bytes - int(0.7 * 2**30)
     fields = {
+        "formula": "any",
         "machine": device_of(hardware).machine,
         "torch": hardware.software.get("torch"),
         "family": shape.architecture,
