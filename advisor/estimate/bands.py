@@ -13,7 +13,7 @@ many peaks lie inside, of sources that were left out as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from advisor.estimate.resolved_run import CPU_OPTIMIZERS, ResolvedRun
@@ -107,6 +107,12 @@ def need_band(
     low = need_bytes - below_all * standing_bytes - below * moving
     high = need_bytes + above_all * standing_bytes + above * moving
     return min(need_bytes, max(round(low), weights_bytes)), round(high)
+
+
+def widening(because: Sequence[str]) -> list[str]:
+    """Of the doubts in words, those whose width is above zero."""
+    wide = {words for doubt, words in WORDS.items() if any(WIDTHS[doubt])}
+    return [words for words in because if words in wide]
 
 
 def log_widths(

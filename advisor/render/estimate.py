@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from advisor.estimate.bands import widening
 from advisor.ground.units import format_duration, format_whole_time
 
 BAR_WIDTH = 30
@@ -154,9 +155,11 @@ def _bar(share: float, width: int) -> str:
 
 
 def _warnings(document: Mapping[str, Any], width: int) -> list[str]:
-    return [
-        line for warning in document.get("warnings", ()) for line in _wrapped(f"! {warning}", width)
-    ]
+    found = [*document.get("warnings", ())]
+    because = widening(document.get("band_because", ()))
+    if because:
+        found.append(f"the range is wider because {'; '.join(because)}")
+    return [line for warning in found for line in _wrapped(f"! {warning}", width)]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

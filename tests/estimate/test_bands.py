@@ -15,6 +15,7 @@ from advisor.estimate.bands import KNOWN, WIDTHS, WORDS, band, log_widths
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.specs import run_specs
 from advisor.estimate.types import MemoryEstimate, RunSpec
+from advisor.render.estimate import estimate_text
 
 DOUBTS = st.lists(st.sampled_from(list(WORDS)), unique=True).map(tuple)
 SPEC = RunSpec(update="lora", rank=16, seq_len=2048, micro_batch_size=2, loss="chunked")
@@ -84,6 +85,18 @@ def test_the_band_follows_the_doubts():
     assert found.low_bytes == pytest.approx(found.peak_bytes * (1 - below), rel=1e-6)
     assert found.high_bytes == pytest.approx(found.peak_bytes * (1 + above), rel=1e-6)
     assert math.isclose(1 - below, math.exp(-log_widths(("counter",))[0]))
+
+
+def test_people_are_told_what_widens_the_range():
+    """The text names each doubt that has a width, and says nothing where all is known."""
+    specs = [
+        {"model": "meta-llama/Llama-3.1-8B", "seq_len": 512, "framework": "my own", "loss": "full"},
+        {"model": "meta-llama/Llama-3.1-8B", "seq_len": 512},
+    ]
+    unsure, sure = run_specs(json.dumps(specs), find_model=find_model, find_gpu=None)
+    text = " ".join(estimate_text(unsure).split())
+    assert f"the range is wider because {WORDS['trainer']}" in text
+    assert "wider" not in estimate_text(sure)
 
 
 def test_the_answer_to_a_spec_says_what_widens_its_band():
