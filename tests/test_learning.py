@@ -125,3 +125,11 @@ def test_a_machine_is_known_by_its_gpu_not_by_its_name():
         for gpu in (probed, stated, replace(probed, mig_profile="1g.10gb"))
     )
     assert one == other != part
+
+
+def test_a_path_of_nobody_is_refused(call, monkeypatch):
+    """ADVISE_RUNS=~nobody-here/runs.jsonl is a slip, and not the same as off."""
+    monkeypatch.setenv("ADVISE_RUNS", "~nobody-here/runs.jsonl")
+    code, _, err = call(*ADVICE, "--gpu", "L4")
+    assert code == 2
+    assert "a path begins with ~ and the name of nobody on this machine" in err

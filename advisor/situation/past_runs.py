@@ -34,10 +34,12 @@ def past_runs_path() -> Path | None:
     named = os.environ.get(VARIABLE, "").strip()
     if named.lower() in OFF:
         return None
+    if named:
+        return Path(
+            named
+        ).expanduser()  # of a user that is not there: RuntimeError, which cli explains
+    home = os.environ.get("XDG_DATA_HOME", "")
     try:
-        if named:
-            return Path(named).expanduser()
-        home = os.environ.get("XDG_DATA_HOME", "")
         # The specification wants relative paths ignored.
         base = Path(home) if os.path.isabs(home) else Path.home() / ".local" / "share"
     except RuntimeError:  # no home folder
