@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from advisor.estimate import seq2seq
-from advisor.estimate.layer_patterns import pattern_of, with_layer_count
+from advisor.estimate import nested_configs, seq2seq
+from advisor.estimate.layer_patterns import pattern_of
 from advisor.estimate.layouts import layout_of
 from advisor.estimate.structure import structure_of
 from advisor.ground.model_config import NAMES, REQUIRED, read, text_config
@@ -100,7 +100,7 @@ def _shape(
     if writes_from_reading:
         config = seq2seq.as_one_stack(config)
         notes.append(seq2seq.ABOUT)
-    config = with_layer_count(config)
+    config = nested_configs.flat(config)
     missing = [field for field in REQUIRED if read(config, field) is None]
     if missing:
         raise ConfigError(f"needs {', '.join('/'.join(NAMES[field][:2]) for field in missing)}")

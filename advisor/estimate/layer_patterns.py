@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from advisor.estimate.layouts import Layout, layout_of
-from advisor.ground.model_config import NAMES, read
+from advisor.estimate.nested_configs import ABSENT
 
 # One letter per layer, so that a model of a hundred layers is a short text.
 # Mixers. A capital A or S takes keys and values from an earlier layer, a capital L its choice of
@@ -21,7 +21,7 @@ FULL, LINEAR, CROSS_ATTENTION = "full_attention", "linear_attention", "cross_att
 WORDS = {
     FULL: ATTENTION, "attention": ATTENTION, "sliding_attention": SLIDING,
     "chunked_attention": SLIDING, "mamba": MAMBA, "mamba2": MAMBA, "conv": CONV, "hybrid": BOTH,
-    CROSS_ATTENTION: CROSS,
+    CROSS_ATTENTION: CROSS, ABSENT: NONE,
 }  # fmt: skip
 # Where a layer is one of these alone: its mixer and its MLP.
 ALONE = {
@@ -53,7 +53,7 @@ SIZES: Mapping[str, tuple[str, ...]] = {
         "moe_shared_expert_intermediate_size",
     ),
     "shared_experts": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"),
-    "moe_inputs": ("moe_latent_size",),
+    "moe_inputs": ("moe_latent_size", "routed_expert_hidden_size"),
     "dense_width": ("intermediate_size_mlp", "dense_intermediate_size"),
     "window": ("sliding_window", "attention_chunk_size", "local_attention"),
     "global_head_dim": ("global_head_dim",),
@@ -111,7 +111,7 @@ def pattern_of(config: Mapping[str, Any], family: str, *, layers: int, mixture: 
         mixers, mlps = ("".join(letters) for letters in zip(*pairs, strict=True))
         return Pattern(mixers, mlps, _sorted(sizes))
     mixers = _mixers(config, layout, layers, words, sizes)
-    mlps = _mlps(config, layout, layers) if mixture else DENSE * layers
+    mlps = _mlps(config, layout, layers, mixture=mixture)
     sharing = config.get("num_kv_shared_layers")
     sharing = layout.defaults.get("sharing_layers", 0) if sharing is None else int(sharing)
     if 0 < sharing < layers:
@@ -121,17 +121,6 @@ def pattern_of(config: Mapping[str, Any], family: str, *, layers: int, mixture: 
     if mixture and layout.beside:
         mlps = BESIDE * layers
     return Pattern(mixers, mlps, _sorted(sizes))
-
-
-def with_layer_count(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration with the number of its layers, where only a list of them says it
-    (Nemotron-H).
-    """
-    if read(config, "layers") is not None:
-        return config
-    lists = (config.get("layers_block_type"), config.get("hybrid_override_pattern"))
-    found = next((item for item in lists if isinstance(item, list | str) and item), None)
-    return config if found is None else {**config, NAMES["layers"][0]: len(found)}
 
 
 def _sorted(sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
@@ -266,11 +255,14 @@ def _windowed(index: int, every: int, *, first: bool) -> str:
     return ATTENTION if index % every == (0 if first else every - 1) else SLIDING
 
 
-def _mlps(config: Mapping[str, Any], layout: Layout, layers: int) -> str:
-    """Which layers of a mixture have routed experts, and which a dense MLP."""
+def _mlps(config: Mapping[str, Any], layout: Layout, layers: int, *, mixture: bool) -> str:
+    """Which layers have routed experts, and which a dense MLP."""
     types = config.get("mlp_layer_types")
+    rest = EXPERTS if mixture else DENSE
     if isinstance(types, list) and len(types) == layers:
-        return "".join(DENSE if word == "dense" else EXPERTS for word in types)
+        return "".join({"dense": DENSE, ABSENT: NONE}.get(word, rest) for word in types)
+    if not mixture:
+        return DENSE * layers
     places = config.get("moe_layers")
     if isinstance(places, list):
         return "".join(EXPERTS if index in places else DENSE for index in range(layers))

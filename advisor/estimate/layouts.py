@@ -186,7 +186,7 @@ _TABLE: Mapping[str, Layout] = {
     "olmo3": Layout(norm="whole", every=4),
     "olmoe": Layout(norm="whole", renamed=True),
     "minimax_m2": Layout(norm="whole", renamed=True),
-    "minimax_m3_vl_text": _MINIMAX_M3,
+    "minimax_m3_vl minimax_m3_vl_text": _MINIMAX_M3,
     "minimax_m3": _MINIMAX_M3._replace(exact=False),  # without its indexers
     "phi3": Layout(fused="qkv_proj", fused_mlp="gate_up_proj", every=1),
     "phimoe": Layout(norm_bias=True, linear_router="router"),

@@ -137,7 +137,7 @@ OWN: dict[str, dict[str, Any]] = {
 # text tower has a name of its own).
 ELSEWHERE = {
     "baichuan", "chatglm", "gemma3", "gemma3n", "gemma4", "kimi_k2", "kimi_k25", "llama4",
-    "minimax_m3", "mistral3", "mllama", "mllama_text_model", "phi3_v", "qwen", "qwen2_5_vl",
+    "minimax_m3", "minimax_m3_vl", "mistral3", "mllama", "mllama_text_model", "phi3_v", "qwen", "qwen2_5_vl",
     "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe",
 }  # fmt: skip
 FAMILIES = sorted(
