@@ -321,8 +321,8 @@ def fit_stage(
         if model is not None
         else ""
     )
-    found, least = best.found, best.found.least.memory
-    cost = replace(found.cost, least_bytes=None if least is None else least.need_bytes)
+    found = best.found
+    cost = replace(found.cost, least_bytes=_least_bytes(found))
     if refused:
         cost = replace(cost, fits="too_big", refused=refused)
     chosen = {
@@ -511,6 +511,12 @@ def _with_need(changed: Mapping[str, Chosen], before: _Fitted, *, first: str) ->
 
 def _need(cost: Estimate) -> int:
     return cost.memory.need_bytes if cost.memory else 0
+
+
+def _least_bytes(found: Found) -> int | None:
+    """The least that the stage needs; what was chosen may be that."""
+    sizes = [one.memory.need_bytes for one in (found.least, found.cost) if one.memory is not None]
+    return min(sizes, default=None)
 
 
 def _micro_batches(objective: str, update: str) -> Sequence[int]:

@@ -202,9 +202,14 @@ def fastest_that_fits(
     while waiting:
         fastest = paces.fastest(waiting)
         near = HARDLY_FASTER * paces.of(fastest)
-        # Of each kind the smallest needs least; which of the two does is seen by their estimates.
-        kinds = [paces.smallest_within(near, waiting, recompute=again) for again in (True, False)]
-        tried = [found(trial) for trial in kinds if trial is not None]
+        # Of each kind the smallest needs least; which of the kinds does is seen by their estimates.
+        whole = [one for one in waiting if one.grad_accum == 1] if trains_all else []
+        kinds = [
+            paces.smallest_within(near, ones, recompute=again)
+            for ones in (waiting, whole)
+            for again in (True, False)
+        ]
+        tried = [found(trial) for trial in dict.fromkeys(kinds) if trial is not None]
         fitting = [one for one in tried if one.leaves_spare]
         large = [one.trial for one in tried if not one.leaves_spare]
         if fitting:
