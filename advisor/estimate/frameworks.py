@@ -61,7 +61,7 @@ class Framework:
     chunks_plain_loss: bool = False
     chunks: int = 0
     whole_logits: bool = False
-    shifts_labels: bool = False
+    shifts_labels: bool = True
     compiles_loss: bool = False
     ragged: bool = False
     accumulates: bool = False

@@ -108,7 +108,9 @@ def with_lora(model: Any, family: str) -> Any:
 def compare(family: str, settings: BlockSettings, model: Any) -> dict[str, float]:
     """Derived / traced, over all layers: what they keep, and the worst backward pass."""
     length = LONG.get(family, LENGTH)
-    traced = trace(model, vocab=VOCAB, mixed=settings.autocast, length=length)
+    traced = trace(
+        model, vocab=VOCAB, mixed=settings.autocast, length=length, padded=settings.masked
+    )
     settings = replace(settings, seq_len=length)
     if settings.adapted and family in MIXERS_ALONE:
         settings = replace(settings, adapted=MIXERS)
@@ -135,5 +137,77 @@ def test_a_layer_keeps_what_autograd_saves(family, case):
     settings = replace(CASES[case], **ON_THE_CPU)
     model = model_of(family, settings)
     model = model if settings.trains else with_lora(model, family)
+    found = compare(family, settings, model)
+    assert found == pytest.approx(dict.fromkeys(found, 1.0), abs=0.05)
+
+
+def test_a_padded_batch_keeps_a_mask_and_repeated_keys_in_each_layer(monkeypatch):
+    """Where rows are padded, SDPA is given a mask: each layer keeps it in the scores' dtype, and
+    keys and values once for each query head.
+    """
+    monkeypatch.setitem(SIZES, "num_attention_heads", 6)
+    monkeypatch.setitem(SIZES, "num_key_value_heads", 2)  # a single one is repeated as a view
+    settings = replace(CASES["lora-autocast"], masked=True, **ON_THE_CPU)
+    found = compare("llama", settings, with_lora(model_of("llama", settings), "llama"))
+    assert found == pytest.approx(dict.fromkeys(found, 1.0), abs=0.05)
+    plain, masked = (kept(replace(settings, masked=one)) for one in (False, True))
+    assert masked - plain == 2 * LENGTH + 2 * 2 * (6 - 2) * 24  # heads of keys and values, each 24
+
+
+def kept(settings: BlockSettings) -> float:
+    shape = shape_from_config(config_of("llama").to_dict(), "llama", origin="hub", source="")
+    dims = dims_of(shape)
+    assert dims is not None
+    return layer_memory(dims.kinds[0], dims.hidden, dims.family, settings).kept
+
+
+def linear4bit(model: Any, *, prepared: bool) -> Any:
+    """The model with bitsandbytes' layers in place of linear ones, whose products are plain ones of
+    16 bit that keep no input, as its own since 0.43; prepared: all else in float32.
+    """
+    bnb = pytest.importorskip("bitsandbytes")
+    for name, module in list(model.named_modules()):
+        if type(module) is torch.nn.Linear and module is not model.get_output_embeddings():
+            layer = bnb.nn.Linear4bit(module.in_features, module.out_features, bias=False)
+            layer.weight.data = module.weight.data
+            layer.forward = lambda x, weight=module.weight.data: Product.apply(
+                x.to(torch.bfloat16), weight
+            ).to(x.dtype)
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, layer)
+    if prepared:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or "embed" in name or "lm_head" in name:
+                parameter.data = parameter.data.float()
+    model.is_loaded_in_4bit = True
+    return model
+
+
+class Product(torch.autograd.Function):
+    """MatMul4Bit: only the matrix is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any) -> Any:
+        ctx.weight = weight
+        return x @ weight.t()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return gradient @ ctx.weight, None
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["pure", "autocast"])
+@pytest.mark.parametrize("prepared", [False, True], ids=["16-bit-norms", "prepared"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+def test_a_quantised_layer_keeps_what_autograd_saves(family, prepared, autocast):
+    """bitsandbytes casts inputs to 16 bit and outputs back, so that a residual stream in float32
+    makes every tensor between float32.
+    """
+    wide = 4 if prepared else 2
+    settings = BlockSettings(
+        trains=False, adapted=frozenset((ALL,)), rank=RANK, quantised=True, autocast=autocast,
+        stream_bytes=wide, norm_bytes=wide, **ON_THE_CPU,
+    )  # fmt: skip
+    model = with_lora(linear4bit(model_of(family, settings), prepared=prepared), family)
     found = compare(family, settings, model)
     assert found == pytest.approx(dict.fromkeys(found, 1.0), abs=0.05)

@@ -116,10 +116,10 @@ def traced(config: Any, update: str, checkpointing: bool) -> dict[str, int]:
 @pytest.mark.parametrize("family", sorted(WIDE))
 def test_a_traced_step_has_the_estimated_peak(family, update, checkpointing):
     """Weights and optimizer to the byte (Adam's step counters aside), the peak of everything at
-    most a tenth below and a fifth above.
+    most a twentieth below and a tenth above.
 
-    Above, where a large vocabulary meets few layers: the loss is 14 bytes a word, as slopes of runs
-    on cards have it, and 12 as traced.
+    Above, where a large vocabulary meets few layers and all weights: the output matrix's gradient
+    is counted beside the loss, and is made right after its peak.
     """
     pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
@@ -149,7 +149,7 @@ def test_a_traced_step_has_the_estimated_peak(family, update, checkpointing):
     assert found["OPT"] == pytest.approx(
         terms["optimizer state"] + terms.get("optimizer temporaries", 0), rel=1e-3
     )
-    assert 0.90 <= estimated.peak_bytes / found["Total"] <= 1.20
+    assert 0.95 <= estimated.peak_bytes / found["Total"] <= 1.10
 
 
 def test_a_traced_step_of_float32_weights_has_the_estimated_peak():

@@ -119,13 +119,16 @@ def layers_of(model: Any) -> list[Any]:
     return [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
 
 
-def trace(model: Any, *, vocab: int, mixed: bool, length: int = LENGTH) -> list[Traced]:
+def trace(
+    model: Any, *, vocab: int, mixed: bool, length: int = LENGTH, padded: bool = False
+) -> list[Traced]:
     """Each layer of a model in bytes per token: the difference between two batches, so that what
     does not grow with the batch (gradients of weights, positions) drops out.
     """
     rows = ROWS * LENGTH // length
     few, many = (
-        _run(model, torch.randint(5, vocab, (count, length)), mixed) for count in (rows, 2 * rows)
+        _run(model, torch.randint(5, vocab, (count, length)), mixed, padded)
+        for count in (rows, 2 * rows)
     )
     tokens = rows * length
     return [
@@ -134,7 +137,10 @@ def trace(model: Any, *, vocab: int, mixed: bool, length: int = LENGTH) -> list[
     ]
 
 
-def _run(model: Any, ids: Any, mixed: bool) -> list[tuple[int, int, int]]:
+def _run(model: Any, ids: Any, mixed: bool, padded: bool) -> list[tuple[int, int, int]]:
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[:, -3:] = 0
     calls: dict[Any, Any] = {}
     hooks = [
         layer.register_forward_pre_hook(
@@ -143,7 +149,7 @@ def _run(model: Any, ids: Any, mixed: bool) -> list[tuple[int, int, int]]:
         for layer in layers_of(model)
     ]
     with torch.no_grad(), autocast(mixed):
-        model(input_ids=ids, use_cache=False)
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
     for hook in hooks:
         hook.remove()
     return [_layer(layer, *calls[layer], mixed) for layer in layers_of(model)]

@@ -28,6 +28,9 @@ def settings_of(s: ResolvedRun) -> BlockSettings:
     usual = stack.accelerate if stack.name else spec.precision is None
     mixed = spec.precision == "mixed" or (usual and s.is_module)
     wide = 4 if s.weight_bytes == 4 and s.hidden_bytes == 4 else 2
+    # Rows of several lengths are padded, and the mask that says so is not left out: SDPA then takes
+    # the memory-efficient kernel (transformers, integrations/sdpa_attention.py, use_gqa_in_sdpa).
+    masked = s.ragged > 0 and s.rows > 1 and spec.attention == "sdpa"
     return BlockSettings(
         trains=not s.is_module,
         weight_bytes=wide,
@@ -43,7 +46,10 @@ def settings_of(s: ResolvedRun) -> BlockSettings:
         casts_adapter_inputs=s.sharding == "fsdp" and s.hidden_bytes == 2,
         shared_adapter_inputs=stack.fused_adapters,
         scores=s.eager,
-        seq_len=spec.seq_len if s.eager or any(_whole_scores(kind) for kind in s.dims.kinds) else 0,
+        seq_len=spec.seq_len
+        if masked or s.eager or any(_whole_scores(kind) for kind in s.dims.kinds)
+        else 0,
+        masked=masked,
         flash=spec.attention == "flash_attention_2",
         fused_norms=s.fused_norms or spec.compile,
         fused_mlp=s.fused_mlp,

@@ -30,7 +30,6 @@ class BlockSettings:
         shared_adapter_inputs: Kernels that cast no copy of the input for each adapter (Unsloth's).
         scores: Attention scores exist whole (eager attention), with `seq_len` numbers per head.
         flash: The flash-attention library, which casts its inputs to 16 bit.
-        repeats_keys: Keys and values are copied for each query head (`repeat_kv`).
         masked: A mask beside the scores, so that SDPA takes the memory-efficient kernel, which
             saves it with one number for each pair of tokens.
         fused_norms: One kernel that saves its input alone (Liger's RMSNorm, torch.compile).
@@ -62,7 +61,6 @@ class BlockSettings:
     shared_adapter_inputs: bool = False
     scores: bool = False
     flash: bool = False
-    repeats_keys: bool = False
     masked: bool = False
     fused_norms: bool = False
     fused_mlp: bool = False
