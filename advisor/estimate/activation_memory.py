@@ -228,14 +228,9 @@ def _bytes_of_a_logit(s: ResolvedRun) -> float:
 def evaluation_memory(s: ResolvedRun) -> list[Term]:
     """An evaluation batch of the training batch's size that keeps the loss alone."""
     d, tokens = s.dims, s.tokens
-    terms = [
-        term_of(
-            "one layer",
-            tokens * (4 * d.width + 8 * d.hidden),
-            "no activations are kept",
-            src.ACTIVATIONS,
-        )
-    ]
+    layer = max(one.forward for _, one in layers_of(s)) + s.hidden_bytes * d.hidden
+    because = f"{tokens:,} tokens x {layer:,.0f} B at its worst point: no activations are kept"
+    terms = [term_of("one layer", tokens * layer, because, src.BLOCKS)]
     if s.loss == "parts":
         terms.append(_parts(s, PART_COPIES - 1, "with exponentials"))
     elif not d.encoder and objective(s.spec.objective).logits != "none":
