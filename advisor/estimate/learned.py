@@ -200,7 +200,7 @@ def _lesson(
     device: Device,
     method: tuple[str | None, ...],
     model: tuple[str, int],
-    settings: str | None,
+    settings: tuple[str, float] | None,
 ) -> Lesson:
     runs = past.on(device.machine)
     return Lesson([(closeness(run, method, model, device.torch, settings), run) for run in runs])

@@ -10,12 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
+from advisor.estimate.resolved_run import batch_tokens
 from advisor.estimate.types import RunSpec
 from advisor.ground.json_values import OMIT_NULL, JsonObject
 from advisor.ground.types import Gpu, GpuSpec, Hardware, ModelShape
+from advisor.methods import objective
 
 FORMAT = 1
 SETTINGS, MODEL, FAMILY, METHOD, MACHINE = range(5)  # how close a run is
+# The largest micro-batch that a run saw is seldom the largest that its rows could make: settings
+# are the same up to this.
+NEAR_LENGTH = 1.25
 # What of a spec decides its memory and speed, beside model and method.
 DECIDING = (
     "double_quantization", "weights_dtype", "compute_dtype", "precision", "optimizer", "optim_args",
@@ -52,7 +57,8 @@ class PastRun(JsonObject):
     quantization: Annotated[str | None, "of the frozen base"] = None
     sharding: Annotated[str | None, "how several GPUs share the work"] = None
     settings: Annotated[
-        Mapping[str, Any], "what else decides memory and speed; seq_len is the longest row"
+        Mapping[str, Any],
+        "what else decides memory and speed; seq_len as in the largest batch",
     ]
     memory: Annotated[tuple[Reading, ...], "the peaks"] = ()
     expected_step_s: Annotated[float | None, "seconds of a step by the formula alone"] = None
@@ -72,7 +78,7 @@ class PastRuns:
         self._settings: set[str] = set()
         for run in runs:
             self._by_machine.setdefault(run.machine, []).append(run)
-            self._settings.add(settings_text(run.settings))
+            self._settings.add(settings_key(run.settings)[0])
 
     def __bool__(self) -> bool:
         return bool(self._by_machine)
@@ -81,10 +87,10 @@ class PastRuns:
         """Those of one machine; none where it is not known."""
         return () if machine is None else self._by_machine.get(machine, ())
 
-    def known_settings(self, settings: Mapping[str, Any]) -> str | None:
-        """The settings as one text if any run had them, else None."""
-        text = settings_text(settings)
-        return text if text in self._settings else None
+    def known_settings(self, settings: Mapping[str, Any]) -> tuple[str, float] | None:
+        """The settings as `settings_key` says them if any run had them, else None."""
+        key = settings_key(settings)
+        return key if key[0] in self._settings else None
 
 
 NO_RUNS = PastRuns()
@@ -132,16 +138,20 @@ def settings_of(spec: RunSpec) -> dict[str, Any]:
         for key, value in spec.options.items()
         if isinstance(value, bool | int | float) and value is not None
     }
-    return {**found, "seq_len": spec.longest_tokens, **options}
+    rows = spec.micro_batch_size * objective(spec.objective).sequences_per_row
+    length = -(-batch_tokens(spec, rows) // rows)
+    return {**found, "seq_len": length, **options}
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """Settings as a text that is the same for the same ones."""
-    return repr(sorted(settings.items()))
+def settings_key(settings: Mapping[str, Any]) -> tuple[str, float]:
+    """(a text that is the same for the same settings but their length, tokens of a row)."""
+    length = settings.get("seq_len")
+    others = sorted((key, value) for key, value in settings.items() if key != "seq_len")
+    return repr(others), float(length) if isinstance(length, int | float) else 0.0
 
 
 def closeness(
@@ -149,7 +159,7 @@ def closeness(
     method: tuple[str | None, ...],
     model: tuple[str, int],
     torch: str | None,
-    settings: str | None,
+    settings: tuple[str, float] | None,
 ) -> int:
     """How close a run on the same machine is. One with another version of torch is no closer than
     its method: kernels and allocator change with it.
@@ -158,7 +168,7 @@ def closeness(
         method: What is estimated, as `method_of` says it.
         model: Its family and parameters.
         torch: The version here; None: any.
-        settings: As `settings_text` says them; None: no run had them.
+        settings: As `settings_key` says them; None: no run had them.
     """
     if run.method != method:
         return MACHINE
@@ -168,7 +178,11 @@ def closeness(
         return METHOD
     if run.params != model[1]:
         return FAMILY
-    return SETTINGS if settings is not None and settings_text(run.settings) == settings else MODEL
+    if settings is None:
+        return MODEL
+    text, length = settings_key(run.settings)
+    is_near = length <= NEAR_LENGTH * settings[1] and settings[1] <= NEAR_LENGTH * length
+    return SETTINGS if text == settings[0] and is_near else MODEL
 
 
 def method_of(spec: RunSpec) -> tuple[str | None, ...]:

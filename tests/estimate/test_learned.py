@@ -32,8 +32,8 @@ from advisor.estimate.past_run import (
     closeness,
     device_of,
     method_of,
+    settings_key,
     settings_of,
-    settings_text,
 )
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware
@@ -195,13 +195,16 @@ def test_runs_that_differ_widen_a_narrow_band():
 
 def test_runs_are_close_by_model_family_and_method():
     """The same settings, the same model, the same family, the same method, the same machine."""
-    settings = settings_text(settings_of(SPEC))
+    settings = settings_key(settings_of(SPEC))
 
     def close(run, torch="2.9.0+cpu"):
         return closeness(run, method_of(SPEC), ("llama", SHAPE.params), torch, settings)
 
     assert close(run_of()) == SETTINGS
     assert close(run_of(replace(SPEC, micro_batch_size=1)), None) == MODEL
+    assert close(run_of(replace(SPEC, seq_len=420)), None) == SETTINGS
+    assert close(run_of(replace(SPEC, seq_len=400)), None) == MODEL
+    assert close(run_of(replace(SPEC, seq_len=700)), None) == MODEL
     assert close(run_of(shape=LARGER)) == FAMILY
     assert close(run_of(shape=OTHER)) == METHOD
     assert close(run_of(), "2.10.0") == METHOD  # another version of torch
