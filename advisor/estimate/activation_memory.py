@@ -68,6 +68,10 @@ def activations(s: ResolvedRun) -> list[Term]:
             src.BLOCKS,
         )
     ]
+    copies = _cast_weights(s) * d.layers
+    if copies:
+        because = "autocast casts frozen float32 weights for each product, which keeps the cast"
+        terms.append(term_of("16-bit copies of frozen weights", copies, because, src.BLOCKS))
     written = s.written_out_bytes * d.routed_layers
     if written:
         because = (
@@ -76,6 +80,17 @@ def activations(s: ResolvedRun) -> list[Term]:
         )
         terms.append(term_of("experts with corrections", written, because, src.CORRECTED))
     return terms
+
+
+def _cast_weights(s: ResolvedRun) -> float:
+    """Bytes of a layer's frozen float32 weights that autocast casts: its cache holds weights that
+    train alone, so each product makes a cast of its own and saves it for its input's gradient
+    (aten/src/ATen/autocast_mode.cpp, cached_cast).
+    """
+    plain = s.weight_bytes == 4 and s.spec.quantization is None and s.sharding != "fsdp"
+    if not s.is_module or not plain or s.spec.precision != "mixed":
+        return 0.0
+    return 2 * s.dims.linear_params / s.dims.layers
 
 
 def _kept_by_module(s: ResolvedRun) -> float:
@@ -104,6 +119,9 @@ def recomputed_layer(s: ResolvedRun) -> list[Term]:
             " the worst point"
         )
         terms.append(term_of("one layer run again", tokens * per_token, because, src.BLOCKS))
+        because = "autocast casts frozen float32 weights for each product, which keeps the cast"
+        copies = _cast_weights(s)
+        terms.append(term_of("16-bit copies of frozen weights", copies, because, src.BLOCKS))
     if s.written_out_bytes:
         again = s.checkpointing != "none"
         because = f"of the layer being passed{', and their gradient' if again else ''}"
@@ -182,7 +200,9 @@ def loss_memory(s: ResolvedRun) -> list[Term]:
             )
         return terms
     if s.loss == "chunked" and s.stack.chunks:
-        size = tokens * d.vocab * (2 + LOSS_CHUNK_BYTES / s.stack.chunks)
+        # A compiled loss writes no float32 copy of the chunk.
+        chunk = 0.0 if s.compiled_loss else LOSS_CHUNK_BYTES / s.stack.chunks
+        size = tokens * d.vocab * (2 + chunk)
         return [
             term_of(
                 "logits and loss",

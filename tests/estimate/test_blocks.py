@@ -9,11 +9,20 @@ import pytest
 
 pytestmark = [pytest.mark.train]
 
+from advisor.estimate.activation_memory import LOSS_SHIFTED_LABELS_BYTES
 from advisor.estimate.architecture import shape_from_config
 from advisor.estimate.blocks.layer import layer_memory
 from advisor.estimate.blocks.settings import ALL, BlockSettings
 from advisor.estimate.dims import dims_of
-from tests.estimate.traced_layers import LENGTH, torch, trace, transformers
+from tests.estimate.traced_layers import (
+    LENGTH,
+    Alive,
+    layers_of,
+    run_layers,
+    torch,
+    trace,
+    transformers,
+)
 
 VOCAB, RANK = 320, 4
 # Widths that no other is a multiple of, so that no term can stand for another.
@@ -211,3 +220,37 @@ def test_a_quantised_layer_keeps_what_autograd_saves(family, prepared, autocast)
     model = with_lora(linear4bit(model_of(family, settings), prepared=prepared), family)
     found = compare(family, settings, model)
     assert found == pytest.approx(dict.fromkeys(found, 1.0), abs=0.05)
+
+
+def test_a_loss_on_whole_logits_holds_twelve_bytes_of_each():
+    """transformers' loss on 16-bit logits: in the backward pass log-softmax, the gradient it is
+    given and the one it makes, each in float32.
+    """
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    tokens, vocab = 128, 1000
+    hidden = torch.randn(1, tokens, 8, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(vocab, 8, dtype=torch.bfloat16)
+    with Alive() as counted:
+        logits = hidden @ weight.t()
+        loss = ForCausalLMLoss(logits, torch.zeros(1, tokens, dtype=torch.long), vocab)
+        del logits  # a trainer keeps the loss alone
+        loss.backward()
+    assert counted.peak / (tokens * vocab) == pytest.approx(LOSS_SHIFTED_LABELS_BYTES, rel=0.05)
+
+
+def test_autocast_keeps_a_cast_of_each_frozen_float32_weight():
+    """Beyond what grows with the batch, a layer of a float32 base with adapters saves its linear
+    weights in 16 bit.
+    """
+    model = with_lora(model_of("llama", CASES["full-float32-autocast"]), "llama")
+    layer = layers_of(model)[1]
+    rows = [
+        run_layers(model, torch.randint(5, VOCAB, (n, LENGTH)), True, False)[1][0] for n in (4, 8)
+    ]
+    beyond = 2 * rows[0] - rows[1]
+    frozen = sum(
+        one.numel() for one in layer.parameters() if one.ndim == 2 and not one.requires_grad
+    )
+    adapters = sum(one.numel() for one in layer.parameters() if one.requires_grad)
+    assert beyond == pytest.approx(2 * (frozen + adapters), rel=0.02)  # adapters are cast, too
