@@ -56,9 +56,10 @@ def activations(s: ResolvedRun) -> list[Term]:
     kinds = layers_of(s)
     kept = sum(kind.count * layer.kept for kind, layer in kinds) / d.layers + _kept_by_module(s)
     if s.checkpointing == "selective":
-        # Every other matrix product is kept (half of q, k, v, o, gate, up, down), with the
-        # attention's output and the layer's input.
-        matrices = d.q_size + 2 * d.kv_size + 2 * d.hidden + (2 if d.gated else 1) * d.width
+        # Every other matrix product is kept, from the first on (q, v, gate, down), with the
+        # attention's output and the layer's input: torchtitan/distributed/
+        # activation_checkpoint.py, where what an even count finds is computed again.
+        matrices = 2 * (d.q_size + d.kv_size + d.width + (d.hidden if d.gated else 0))
         kept = min(kept, matrices + 2 * d.q_size + s.hidden_bytes * d.hidden)
     terms = [
         term_of(

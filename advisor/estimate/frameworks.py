@@ -63,7 +63,9 @@ class Framework:
     whole_logits: bool = False
     shifts_labels: bool = True
     compiles_loss: bool = False
+    expandable_segments: bool = True  # advisor/launch/trainer_process.py
     ragged: bool = False
+    packs_unevenly: bool = False
     accumulates: bool = False
     evaluates: bool = True
     logs_allocated: bool = False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from advisor.estimate import sources as src
 from advisor.estimate.activation_memory import (
@@ -23,6 +24,7 @@ from advisor.estimate.activation_memory import (
     rollout_memory,
 )
 from advisor.estimate.bands import band, doubts_of, need_band
+from advisor.estimate.cache_factors import NONE, UNKNOWN, Records, cache_factors, records
 from advisor.estimate.dims import dims_of
 from advisor.estimate.frameworks import guess_note
 from advisor.estimate.gradient_memory import (
@@ -46,46 +48,25 @@ from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
 from advisor.methods import objective
 
-# Beyond what is allocated: blocks split and kept. Weights and states are allocated once and lose
-# little.
-STANDING_CACHE = {
-    "allocated": 0.0,
-    "active": 0.0,
-    "reserved": 0.02,
-    "unknown": 0.02,
-    "nvidia-smi": 0.02,
-}
-PASSING_CACHE = {
-    "allocated": 0.0,
-    "active": 0.02,
-    "reserved": 0.0,
-    "unknown": 0.0,
-    "nvidia-smi": 0.0,
-}
 # The sources, one object each, of terms that come and go within a step: told by identity, since
 # this is asked for every term of every estimate.
 PASSING_SOURCES = {
     id(one) for one in (src.ACTIVATIONS, src.BLOCKS, src.LOSS, src.TRL_LOSS, src.CORRECTED)
 }
-# The blocks of one phase (logits, one layer run again) have other sizes than those of the next, so
-# a cache that is not emptied keeps
-# both: fsdp_qlora's reserved peaks are activations + loss + one layer, with a spread of 10 %. What
-# is lost in splitting them is fitted. What a step allocates goes half into them.
-OTHER_PHASES = {
-    "allocated": 0.0,
-    "active": 0.0,
-    "reserved": 1.17,
-    "unknown": 1.17,
-    "nvidia-smi": 1.17,
-}
-REUSED_BY_STEP = 0.5
-# Batches of ever new lengths: nearly twice everything that comes and goes (ms-swift's padded runs);
-# given back before an allocation fails, so never beyond the card.
-RAGGED_CACHE = 1.8
-# What published runs needed beyond all named terms, where a counter of the process or of the
-# allocator was read. These constants are fitted so that few runs are predicted too low, which costs
-# more than too high (`python -m benchmarks refit`).
-UNNAMED = {"allocated": 0.0, "active": 0.0, "reserved": 0.01, "unknown": 0.01, "nvidia-smi": 0.01}
+# Who gathers weights and divides gradients on CUDA streams of its own: torch FSDP
+# (_fsdp_param_group.py, FSDPCommContext), DeepSpeed (partitioned_param_coordinator.py).
+OWN_STREAMS = ("fsdp", "zero3")
+# Counters that show blocks which the allocator holds and no tensor does.
+HOLDS_CACHE = ("reserved", "unknown", "nvidia-smi")
+RECOMPUTED = {"none": 0.0, "selective": 0.5, "full": 1.0, "offload": 1.0}  # share of a layer
+# Of what comes and goes: blocks whose tensors are gone, and that another stream may still read.
+WAITING = 0.02
+# What published runs showed beyond all named terms, where a counter of the process or of the
+# allocator was read. Fitted so that few runs are predicted too low, which costs more than too high
+# (`python -m benchmarks refit`). Of it, what must be there: the least with which each published run
+# that ran out of memory needs more than its GPU had.
+UNNAMED = 0.07
+UNNAMED_NEEDED = 0.03
 # The same in RAM: seven runs here held 7 to 36 % more than the terms, most where rows have many
 # lengths.
 CPU_BUFFER_BYTES, CPU_KEPT = int(0.1 * GIB), 0.15
@@ -141,11 +122,20 @@ def memory_estimate(
     full_gradients = gradients(s)
     kept = earlier_gradients(s)
     held, scoring, layer = activations(s), loss_memory(s), recomputed_layer(s)
-    passing = _bytes([*held, *scoring, *layer, *casts])
+    loss = _bytes([*last_hidden(s), *scoring])
+    passing = _bytes([*held, *casts]) + max(loss, _bytes(layer))
     divided = s.sharding in ("fsdp", "zero3", "zero2")
     readable = None if cpu else readable_bytes(s, device, device_bytes)
+    blocks, spread = _blocks_held(s, device, passing, loss, _bytes(full_gradients))
     whole = device_bytes or (None if device is None else device.memory_bytes)
-    room = (passing, device, readable)
+    apart = _bytes([*gathered_weights(s, layers=2), *first_gradients(s, layers=2)])
+    room = Room(
+        flowing=_bytes([*held, *scoring, *layer, *casts]),
+        blocks=blocks,
+        apart=apart if s.sharding in OWN_STREAMS and s.counter in HOLDS_CACHE and not cpu else 0,
+        device=device,
+        readable=readable,
+    )
 
     def so_far(layers: int) -> list[Term]:
         """Gradients while activations stand: all of earlier micro-batches, and those on their way
@@ -200,9 +190,14 @@ def memory_estimate(
         warnings.append("training on the CPU: the memory is RAM, and steps are slow")
     return MemoryEstimate(
         moments=tuple(moment for moment, _ in moments),
-        low_bytes=round(peak * (1 - below)),
+        low_bytes=round(peak - math.hypot(peak * below, spread[0])),
         # How much the driver and the context keep is an estimate too: the band ends at the GPU.
-        high_bytes=round(min(peak * (1 + above), whole if whole and not cpu else math.inf)),
+        high_bytes=round(
+            min(
+                peak + math.hypot(peak * above, spread[1]),
+                whole if whole and not cpu else math.inf,
+            )
+        ),
         need_bytes=need,
         need_low_bytes=need_low,
         need_high_bytes=need_high,
@@ -226,24 +221,39 @@ def readable_bytes(
     return max(0, round(total - kept - beside))
 
 
+class Room(NamedTuple):
+    """What the allocator holds beside a moment's tensors, and how much there is.
+
+    Attributes:
+        flowing: Bytes that come and go in a step, all phases added up.
+        blocks: Blocks split and lost, then cached ones.
+        apart: Bytes of gathered weights and of gradients on their way, made on streams of their
+            own.
+        device: The GPU.
+        readable: The most its counter can show, which cached blocks fill and do not exceed.
+    """
+
+    flowing: int
+    blocks: Sequence[Term]
+    apart: int
+    device: GpuSpec | None
+    readable: int | None
+
+
 def _moment(
     name: str,
     s: ResolvedRun,
-    room: tuple[int, GpuSpec | None, int | None],
+    room: Room,
     terms: Sequence[Term],
 ) -> tuple[Moment, int]:
     """The terms with what the chosen counter shows beyond them, and how much of all that must be
     there.
-
-    Args:
-        room: Bytes that come and go in a step, one phase after the other; the device; the most its
-            counter can show, which the allocator's cache fills and does not exceed.
     """
-    passing, device, readable = room
     extra: list[Term] = []
     cache: list[Term] = []
+    readable = room.readable
     if s.cpu:
-        kept = CPU_BUFFER_BYTES + CPU_KEPT * passing
+        kept = CPU_BUFFER_BYTES + CPU_KEPT * room.flowing
         extra.append(
             term_of(
                 "memory freed and kept",
@@ -267,21 +277,33 @@ def _moment(
                 "Python and libraries",
                 0.7 * GIB,
                 "interpreter, torch and tokenizer in RAM",
-                src.ALLOCATOR,
+                src.MALLOC,
             )
         )
     else:
-        context = _context(s, device)
-        standing = _bytes(terms)
-        split, cache = _cache(s, passing, terms, standing)
-        extra += [*split, *context]
-        rest = UNNAMED[s.counter] * (standing + _bytes([*extra, *cache]))
+        context = _context(s, room.device)
+        cache = [*room.blocks[1:], *_blocks_apart(room, terms)]
+        extra += [*room.blocks[:1], *context]
+        # Guesses of an unknown trainer take the safer side already.
+        beyond = UNNAMED if s.stack.is_known else UNNAMED_NEEDED
+        shown = beyond if s.counter in HOLDS_CACHE else 0.0
+        so_far = _bytes([*terms, *extra])
+        needed = min(shown, UNNAMED_NEEDED)
+        because = "by what published runs showed beyond the terms"
         extra.append(
             term_of(
                 "not accounted for",
-                rest,
-                "fragmentation and library buffers, by what published runs needed beyond the terms",
-                src.ALLOCATOR,
+                needed * so_far,
+                f"buffers of libraries, {needed:.0%}: {because}",
+                src.UNNAMED,
+            )
+        )
+        cache.append(
+            term_of(
+                CACHE_TERMS[3],
+                (shown - needed) * so_far,
+                f"blocks of other streams, {shown - needed:.0%}: {because}",
+                src.UNNAMED,
             )
         )
     need = _bytes([*terms, *extra])
@@ -289,6 +311,17 @@ def _moment(
         cache = _at_most(cache, readable - need)
     found = (term for term in (*terms, *cache, *extra) if term.size_bytes > 0)
     return Moment(name=name, terms=tuple(found)), need
+
+
+def _blocks_apart(room: Room, terms: Sequence[Term]) -> list[Term]:
+    """What streams that gather weights and divide gradients keep from other moments: a free block
+    serves its own stream alone (get_free_block).
+    """
+    if not room.apart:
+        return []
+    here = _bytes(term for term in terms if term.source is src.FSDP)
+    because = "a block serves the stream it was made on: gathering and dividing have their own"
+    return [term_of(CACHE_TERMS[2], room.apart - here, because, src.ALLOCATOR)]
 
 
 def _at_most(cache: Sequence[Term], room: int) -> list[Term]:
@@ -341,37 +374,62 @@ def _context(s: ResolvedRun, device: GpuSpec | None) -> list[Term]:
     ]
 
 
-def _cache(
-    s: ResolvedRun, passing: int, terms: Sequence[Term], total: int
-) -> tuple[list[Term], list[Term]]:
-    """What the allocator holds beyond what is allocated at this moment: blocks split and lost, and
-    whole free segments, which it gives back when memory is short.
+def _blocks_held(
+    s: ResolvedRun, device: GpuSpec | None, passing: int, loss: int, gradient_bytes: int
+) -> tuple[list[Term], tuple[float, float]]:
+    """What the allocator holds beyond the allocated peak, after simulated runs: blocks split and
+    lost, then what it gives back when memory is short; and how much less or more it may hold, by
+    the order in which lengths come.
+
+    Args:
+        passing: Bytes that come and go in a micro-batch.
+        loss: Those of the loss.
     """
-    here = _bytes(term for term in terms if id(term.source) in PASSING_SOURCES)
-    split = (total - here) * STANDING_CACHE[s.counter] + here * PASSING_CACHE[s.counter]
-    reused = REUSED_BY_STEP * sum(term.size_bytes for term in terms if term.source is src.FOREACH)
-    others = max(0.0, passing - here - reused) * OTHER_PHASES[s.counter]
-    lost = term_of(
-        "fragmentation",
-        split,
-        f"blocks split and lost, {STANDING_CACHE[s.counter]:.0%} of what stays",
-        src.ALLOCATOR,
+    if s.cpu or not passing:
+        return [], (0.0, 0.0)
+    if s.counter not in HOLDS_CACHE:
+        waiting = WAITING * passing if s.counter == "active" else 0.0
+        because = "freed, and not yet read by every stream"
+        return [term_of("blocks waiting for a stream", waiting, because, src.STREAMS)], (0.0, 0.0)
+    factors = cache_factors(
+        expandable=s.stack.expandable_segments and (device is None or device.vendor == "nvidia"),
+        recomputed=RECOMPUTED[s.checkpointing],
+        loss_share=loss / passing,
+        gradient_ratio=gradient_bytes / passing,
     )
-    cache = [
+    found = records_of(s)
+    lost = factors.lost if found is NONE else factors.lost_ragged
+    kept = max(0.0, factors.kept - lost)
+    because = f"blocks split, which cannot be given back: {lost:.0%} of what comes and goes"
+    blocks = [
+        term_of("fragmentation", lost * passing, because, src.ALLOCATOR),
         term_of(
             CACHE_TERMS[0],
-            others,
-            "free blocks of the pass's other phases, given back when memory is short",
+            kept * passing,
+            f"free blocks that fit no other size, {kept:.0%} of what comes and goes: given back"
+            " when memory is short",
             src.ALLOCATOR,
-        )
+        ),
+        term_of(
+            CACHE_TERMS[1],
+            factors.per_record * found.mean * passing,
+            f"each batch longer than all before it needs new blocks, {factors.per_record:.0%} of"
+            f" what comes and goes, {found.mean:.1f} times before the longest",
+            src.ALLOCATOR,
+        ),
     ]
-    if s.ragged and s.counter in ("reserved", "nvidia-smi"):
-        cache.append(
-            term_of(
-                CACHE_TERMS[1],
-                RAGGED_CACHE * s.ragged * passing,
-                "every batch has another length, so kept blocks fit few of them",
-                src.ALLOCATOR,
-            )
-        )
-    return [lost], cache
+    each = factors.per_record * passing
+    known = bool(s.spec.lengths)  # else the band's own width covers it
+    return blocks, (
+        (each * (found.mean - found.low), each * (found.high - found.mean)) if known else (0.0, 0.0)
+    )
+
+
+def records_of(s: ResolvedRun) -> Records:
+    """How often micro-batches of growing length make the allocator hold new blocks."""
+    spec = s.spec
+    if spec.packing:
+        return UNKNOWN if s.stack.packs_unevenly else NONE
+    if spec.lengths:
+        return records(spec.lengths, seq_len=spec.seq_len, rows_at_once=s.rows)
+    return UNKNOWN.times(s.ragged) if s.ragged else NONE

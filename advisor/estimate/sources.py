@@ -68,8 +68,18 @@ CONTEXT = Source(
     kind="measured",
 )
 ALLOCATOR = Source(
-    title="PyTorch caching allocator: reserved over allocated in published runs", kind="measured"
+    title=(
+        "PyTorch's caching allocator (c10/cuda/CUDACachingAllocator.cpp, torch 2.13), simulated"
+        " over the tensors of training runs"
+    ),
+    checked="2026-11-27",
+    kind="derived",
 )
+UNNAMED = Source(
+    title="published runs: their allocator's reserved memory beyond all named terms",
+    kind="measured",
+)
+STREAMS = Source(title="torch.cuda.memory_stats: active bytes beside allocated ones", kind="vendor")
 FSDP = Source(
     title="torch FSDP: gathered units; accelerate upcasts what trains to float32",
     url="https://docs.pytorch.org/docs/stable/fsdp.html",

@@ -10,7 +10,10 @@ from advisor.ground.types import Source
 
 LEFT_EXPERTS = "experts left unquantised"  # the term of a mixture on a quantised base
 # Terms that a counter shows and a run does not need: given back when memory is short.
-CACHE_TERMS = ("allocator cache", "cache of other lengths")
+CACHE_TERMS = (
+    "allocator cache", "cache of other lengths", "cache of other streams",
+    "cache not accounted for",
+)  # fmt: skip
 # What each one means: advisor/estimate/verdict.py.
 Fits = Literal["fits", "tight", "may_fit", "too_big", "unknown"]
 

@@ -93,7 +93,11 @@ TRAITS: Mapping[str, Shape] = {
     "whole_logits": Flag(help="its fused loss takes whole logits"),
     "shifts_labels": Flag(help="labels are shifted instead of the logits: no copy of the logits"),
     "compiles_loss": Flag(help="where the model is compiled, the loss is too"),
+    "expandable_segments": Flag(
+        help="PyTorch's allocator grows its segments instead of asking for new ones"
+    ),
     "ragged": Flag(help="unpacked rows are padded to the longest of each batch"),
+    "packs_unevenly": Flag(help="packed sequences end with their last row: lengths differ"),
     "accumulates": Flag(help="its recipes split a batch, so gradients of earlier parts stay"),
     "evaluates": Flag(help="it evaluates during the training unless told not to"),
     "logs_allocated": Flag(help="the memory it prints is what torch has allocated"),

@@ -517,9 +517,10 @@ def test_memory_grows_with_batch_length_and_rank(spec, name, more):
     spec=specs, name=st.sampled_from(MODELS), sharding=st.sampled_from(["zero2", "zero3", "fsdp"])
 )
 def test_sharding_never_raises_one_devices_share(spec, name, sharding):
-    """Dividing the model over devices never needs more on each than a whole copy, nor do more
-    devices.
+    """Dividing the model over devices never holds more tensors on each than a whole copy, nor do
+    more devices. What an allocator keeps beside them may not follow.
     """
+    spec = replace(spec, counter="allocated")
     whole = peak(replace(spec, gpus=4, sharding="ddp"), name)
     four = peak(replace(spec, gpus=4, sharding=sharding), name)
     assert four <= whole * 1.001
@@ -529,9 +530,13 @@ def test_sharding_never_raises_one_devices_share(spec, name, sharding):
 @examples(2)
 @given(spec=specs, name=st.sampled_from(MODELS))
 def test_qlora_needs_no_more_than_lora_and_lora_no_more_than_full(spec, name):
-    """For the same shape and batch with checkpointing, QLoRA <= LoRA <= full."""
+    """For the same shape and batch with checkpointing, the tensors of QLoRA <= LoRA <= full. What
+    an allocator keeps beside them may not follow, nor copies of trained embeddings of a tiny model.
+    """
     spec = replace(
         spec,
+        counter="allocated",
+        options={},
         objective="sft",
         gradient_checkpointing=True,
         sharding=None,

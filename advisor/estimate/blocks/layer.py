@@ -12,7 +12,7 @@ from advisor.estimate.blocks.operations import Operations
 from advisor.estimate.blocks.settings import BlockSettings
 from advisor.estimate.blocks.states import convolution, delta_net, lightning, mamba2
 from advisor.estimate.blocks.styles import Style, style_of
-from advisor.estimate.blocks.tape import Tensor
+from advisor.estimate.blocks.tape import Tape, Tensor
 from advisor.estimate.layers import Attention, Convolution, Delta, Latent, LayerKind, Mamba2
 
 
@@ -37,15 +37,22 @@ class LayerMemory:
 @lru_cache(maxsize=4096)
 def layer_memory(kind: LayerKind, hidden: int, family: str, settings: BlockSettings) -> LayerMemory:
     """What one layer of this kind holds, per token of a micro-batch."""
+    tape, x, out = record_layer(kind, hidden, family, settings)
+    return LayerMemory(
+        kept=tape.saved_bytes(),
+        kept_inside=tape.saved_bytes(leaving_out=[x]),
+        backward=tape.backward_peak(out, leaving_out=[x]),
+        forward=tape.forward_peak(leaving_out=[x]),
+    )
+
+
+def record_layer(
+    kind: LayerKind, hidden: int, family: str, settings: BlockSettings
+) -> tuple[Tape, Tensor, Tensor]:
+    """The operations of one layer, its input and its output."""
     o = Operations(settings)
     x = o.tape.tensor(hidden, settings.stream_bytes)
-    out = _layer(o, x, kind, style_of(family))
-    return LayerMemory(
-        kept=o.tape.saved_bytes(),
-        kept_inside=o.tape.saved_bytes(leaving_out=[x]),
-        backward=o.tape.backward_peak(out, leaving_out=[x]),
-        forward=o.tape.forward_peak(leaving_out=[x]),
-    )
+    return o.tape, x, _layer(o, x, kind, style_of(family))
 
 
 def _layer(o: Operations, x: Tensor, kind: LayerKind, style: Style) -> Tensor:
