@@ -47,8 +47,8 @@ from advisor.ground.units import GIB, format_gib
 # to 4.9 % for the same family, 5.5 to 4.8 % for the same method; no other k did clearly better.
 # Speeds, 48 to 77 of them: k = 1 took it 9.4 to 5.6 % for the same model and method, k = 2 from
 # 15 to 12 % for the same family, 11 to 8 % for the same method, 12 to 8 % for any on the GPU.
-# The same settings again are assumed to be nearer by far: a run repeated here had the same peak to
-# 0.2 %, while its time, beside other programs, differed by a third.
+# The same settings again are assumed to be nearer by far: the peaks of five runs made twice
+# differed by 0.2 to 1.6 %, their times, beside other programs, by up to a third.
 # Peaks of any method gained as much (5.7 to 4.8 %), but published ones are of few methods: k = 4.
 MEMORY_K: Mapping[int, float] = {SETTINGS: 0.25, MODEL: 2.0, FAMILY: 2.0, METHOD: 2.0, MACHINE: 4.0}
 TIME_K: Mapping[int, float] = {SETTINGS: 0.5, MODEL: 1.0, FAMILY: 2.0, METHOD: 2.0, MACHINE: 2.0}
@@ -64,7 +64,7 @@ SMALL_MOVING = 1 / 3
 # estimated time (whole_time.py).
 MOST_MEMORY, MOST_TIME = 3.0, 6.0
 # A band is never narrower: assumed, for rows and libraries that change between two runs (the same
-# run again differed by 0.2 %).
+# runs made again differed by up to 1.6 %).
 REPEATED = 0.03
 NINE_IN_TEN = 1.645  # standard deviations to each side that hold nine in ten of a normal spread
 TO_DEVIATION = 1.4826  # from the median distance to a standard deviation, of a normal spread
