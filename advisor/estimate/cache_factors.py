@@ -44,7 +44,12 @@ class CacheFactors:
 
 
 def cache_factors(
-    *, expandable: bool, recomputed: float, loss_share: float, gradient_ratio: float
+    *,
+    expandable: bool,
+    recomputed: float,
+    loss_share: float,
+    gradient_ratio: float,
+    guessed: bool = False,
 ) -> CacheFactors:
     """The factors of a run, between the runs that were simulated.
 
@@ -53,9 +58,21 @@ def cache_factors(
         recomputed: The share of a layer that checkpointing computes again.
         loss_share: Of the memory that comes and goes, the loss's.
         gradient_ratio: Gradients over the memory that comes and goes.
+        guessed: Whether segments expand is a guess: halfway between what both keep of one length,
+            and the guessed one's for other lengths, which differ too much to be averaged.
     """
     place = round(STEPS * log(max(LEAST_RATIO, gradient_ratio)) / 4)
-    return _looked_up(expandable, recomputed, round(loss_share * STEPS), place)
+    share = round(loss_share * STEPS)
+    found = _looked_up(expandable, recomputed, share, place)
+    if not guessed:
+        return found
+    other = _looked_up(not expandable, recomputed, share, place)
+    return CacheFactors(
+        kept=(found.kept + other.kept) / 2,
+        per_record=found.per_record,
+        lost=(found.lost + other.lost) / 2,
+        lost_ragged=(found.lost_ragged + other.lost_ragged) / 2,
+    )
 
 
 @lru_cache(maxsize=4096)

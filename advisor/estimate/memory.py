@@ -393,6 +393,7 @@ def _blocks_held(
         return [term_of("blocks waiting for a stream", waiting, because, src.STREAMS)], (0.0, 0.0)
     factors = cache_factors(
         expandable=s.stack.expandable_segments and (device is None or device.vendor == "nvidia"),
+        guessed="expandable_segments" in s.stack.guessed,
         recomputed=RECOMPUTED[s.checkpointing],
         loss_share=loss / passing,
         gradient_ratio=gradient_bytes / passing,

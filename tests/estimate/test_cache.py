@@ -229,3 +229,18 @@ def test_gathered_weights_stay_cached_on_their_own_stream():
     apart = term(found, "cache of other streams")
     layer_bytes = 2 * 218_112_000  # of one layer in bfloat16
     assert apart >= 2 * layer_bytes
+
+
+def test_of_an_unknown_trainer_the_cache_is_halfway_between_both():
+    """Whether its segments expand is a guess: for batches of one length the mean of what both
+    keep.
+    """
+    plain, expanding, guessed = (
+        cache_factors(
+            expandable=on, recomputed=1.0, loss_share=0.5, gradient_ratio=0.0, guessed=guess
+        )
+        for on, guess in ((False, False), (True, False), (False, True))
+    )
+    assert guessed.kept == pytest.approx((plain.kept + expanding.kept) / 2)
+    assert guessed.lost == pytest.approx((plain.lost + expanding.lost) / 2)
+    assert guessed.per_record == plain.per_record
