@@ -68,12 +68,22 @@ def _whole_scores(kind: LayerKind) -> bool:
     return any(isinstance(one, Attention) and (one.capped or one.sinks) for one in kind.mixers)
 
 
+# The run that was asked about last, with its layers: one estimate asks three times, and a run
+# cannot be hashed.
+_LATEST: list[tuple[ResolvedRun, list[tuple[LayerKind, LayerMemory]]]] = []
+
+
 def layers_of(s: ResolvedRun) -> list[tuple[LayerKind, LayerMemory]]:
     """Each kind of layer with what it holds, in bytes per token."""
+    for run, layers in _LATEST:
+        if run is s:
+            return layers
     settings = settings_of(s)
-    return [
+    layers = [
         (kind, layer_memory(kind, s.dims.hidden, s.dims.family, settings)) for kind in s.dims.kinds
     ]
+    _LATEST[:] = [(s, layers)]
+    return layers
 
 
 def parts_of(s: ResolvedRun) -> list[LayerMemory]:
