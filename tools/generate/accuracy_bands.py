@@ -46,6 +46,9 @@ TAKEN_AWAY: Mapping[str, Callable[[Spec], Spec]] = {
     "loss": without_loss,
     "size": without_model,
 }
+# Kinds of runs, of which nothing is unknown: the first width is for them, too, so that it stands on
+# as many sources as there are, and they add what they need beyond it.
+KINDS = ("experts", "offload", "gpus")
 BY_WORDS = {words: doubt for doubt, words in WORDS.items()}
 Widths = dict[str, tuple[float, float]]
 
@@ -120,8 +123,8 @@ def fitted(found: Mapping[str, Sequence[Distance]]) -> Widths:
     done: set[str] = set()
     for doubt in widths:
         rows = [row for row in found.get(doubt, found[KNOWN]) if doubt in (*row.doubts, KNOWN)]
-        # Runs with no doubt that has no width yet, where two sources have such runs.
-        alone = [row for row in rows if {*row.doubts} <= {*done, doubt}]
+        # Runs with no other unknown that has no width yet, where two sources have such runs.
+        alone = [row for row in rows if {*row.doubts} <= {*done, doubt, *KINDS}]
         rows = alone if len({row.source for row in alone}) > 1 else rows
         for side in (0, 1):
             widths[doubt] = _smallest(rows, widths, doubt, side)
