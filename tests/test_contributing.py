@@ -116,7 +116,7 @@ def answer(done):
 
 
 def check_gpu(done):
-    assert "of the 47.8 GiB there are: it fits" in done[-1].output
+    assert "of the device's 47.8 GiB: it fits" in done[-1].output
 
 
 def check_price(done):

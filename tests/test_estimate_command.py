@@ -248,7 +248,7 @@ def test_a_batch_that_does_not_fit_names_the_one_that_does(call):
     found, text = json.loads(call(*small, "--json")[1]), " ".join(call(*small)[1].split())
     assert (found["fits"], found["fits_with"]) == ("too_big", None)
     over = found["least_gib"] - found["limit_gib"]
-    assert f"even the smallest batch needs {over:.1f} GiB more than there are" in text
+    assert f"even the smallest batch needs {over:.1f} GiB more than it has" in text
 
 
 def test_what_is_assumed_and_what_is_not_known_are_said(call):
@@ -258,7 +258,7 @@ def test_what_is_assumed_and_what_is_not_known_are_said(call):
     flags = ("estimate", "--model", "Qwen/Qwen3-8B", "--seq-len", "2048", "--gpu", "no such GPU")
     found, text = json.loads(call(*flags, "--json")[1]), " ".join(call(*flags)[1].split())
     assert found["fits"] == "unknown"
-    assert "the memory of this GPU is not known" in text
+    assert "the device's memory is not known, nor whether it fits" in text
     (assumed,) = [one for one in found["warnings"] if one.startswith("not stated")]
     assert "--micro-batch-size 1" in assumed
     assert "--seq-len" not in assumed

@@ -85,7 +85,7 @@ def test_a_spec_is_corrected_where_it_names_the_gpu(call, runs):
         before["step_s"] / after["learned"]["speed_scale"], 1e-3
     )
     assert after["learned"]["formula_peak_gib"] == pytest.approx(before["peak_gib"], abs=0.01)
-    assert "by formula and 3 runs here: memory x 1." in " ".join(call(*flags)[1].split())
+    assert "corrected by 3 runs here: memory x 1." in " ".join(call(*flags)[1].split())
     for other in ({"gpu": "A10G"}, {"gpu": "L4", "framework": "axolotl"}, {}):
         spec = {"model": "Qwen/Qwen3-8B", "update": "lora", **other}
         (runs.parent / "specs.json").write_text(json.dumps([spec]))

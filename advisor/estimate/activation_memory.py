@@ -1,4 +1,4 @@
-"""Memory that comes and goes with each batch: activations, one layer run again, logits and loss,
+"""Memory that comes and goes with each batch: activations, a recomputed layer, logits and loss,
 answers being written.
 """
 
@@ -119,7 +119,7 @@ def recomputed_layer(s: ResolvedRun) -> list[Term]:
             f"{tokens:,} tokens x {per_token:,.0f} B: what its operations save, and gradients at"
             " the worst point"
         )
-        terms.append(term_of("one layer run again", tokens * per_token, because, src.BLOCKS))
+        terms.append(term_of("recomputed layer", tokens * per_token, because, src.BLOCKS))
         because = "autocast casts frozen float32 weights for each product, which keeps the cast"
         copies = _cast_weights(s)
         terms.append(term_of("16-bit copies of frozen weights", copies, because, src.BLOCKS))
@@ -133,7 +133,7 @@ def recomputed_layer(s: ResolvedRun) -> list[Term]:
         widest = d.shared_size if s.left_experts else d.expert_width
         terms.append(
             term_of(
-                "a matrix in 16 bit",
+                "dequantised matrix",
                 2 * d.hidden * max(widest, d.q_size),
                 "taken out of 4 bit while it is multiplied",
                 src.QLORA,
@@ -156,7 +156,7 @@ def recomputed_layer(s: ResolvedRun) -> list[Term]:
 def last_hidden(s: ResolvedRun) -> list[Term]:
     """What the output matrix multiplies: the last hidden states, with their float32 norm.
 
-    Of the size of what a layer holds, so a layer run again takes these blocks over and no cache
+    Of the size of what a layer holds, so a recomputed layer takes these blocks over and no cache
     keeps them beside it.
     """
     size = s.tokens * LOSS_HIDDEN_BYTES * s.dims.hidden

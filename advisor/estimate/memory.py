@@ -256,7 +256,7 @@ def _moment(
         kept = CPU_BUFFER_BYTES + CPU_KEPT * room.flowing
         extra.append(
             term_of(
-                "memory freed and kept",
+                "freed memory not returned",
                 kept,
                 f"buffers of libraries, {CPU_KEPT:.0%} of what comes and goes: malloc gives back"
                 " what lies on top",

@@ -200,8 +200,10 @@ def document_of(
                 document["times"] = {
                     name: round(took_s, 1) for name, took_s in asdict(whole).items()
                 } | {"total_s": round(whole.total_s, 1)}
+    # Whoever looked the model up may have said the same of its shape, with the name beside it.
+    more = [one for one in memory.warnings if not any(one in said for said in warnings)]
     document["warnings"] = list(
-        dict.fromkeys([*warnings, *_unread(spec, shape), *unused(spec, shape), *memory.warnings])
+        dict.fromkeys([*warnings, *_unread(spec, shape), *unused(spec, shape), *more])
     )
     return document
 

@@ -22,13 +22,19 @@ def gib(size_bytes: float) -> float:
 def format_gib(size_bytes: float) -> str:
     """Bytes as text with three significant figures: '14.2 GiB', '0.47 GiB', '138 GiB'."""
     value = gib(size_bytes)
-    if value >= 100:
-        return f"{value:,.0f} GiB"
-    if value >= 1:
-        return f"{value:.1f} GiB"
     if value >= 0.01 or size_bytes == 0:
-        return f"{value:.2f} GiB"
+        return f"{value:,.{_decimals(value)}f} GiB"
     return f"{size_bytes / MIB:.1f} MiB"
+
+
+def shown_bytes(size_bytes: float) -> float:
+    """The bytes that `format_gib` shows: what must be added up where a sum is shown beside it."""
+    value = gib(size_bytes)
+    return round(value, _decimals(value)) * GIB
+
+
+def _decimals(size_gib: float) -> int:
+    return 0 if size_gib >= 100 else 1 if size_gib >= 1 else 2
 
 
 def format_duration(duration_s: float) -> str:

@@ -43,17 +43,18 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
         f"at least {_gib(least)} with the smallest batch; " if least < HARDLY_LESS * need else ""
     )
     head = (
-        f"needs {given}{_gib(need)}{' as given' if given else ''} (between"
-        f" {_gib(document['need_low_gib'])} and {_gib(document['need_high_gib'])}, by formula"
-        f"{_learned(document)}){COUNTED.get(document.get('counter', ''), '')}, at:"
-        f" {document['moment']}"
+        f"needs {given}{_gib(need)}{' as given' if given else ''}"
+        f"{COUNTED.get(document.get('counter', ''), '')} (estimated, between"
+        f" {_gib(document['need_low_gib'])} and {_gib(document['need_high_gib'])}"
+        f"{_learned(document)}); its peak: {document['moment']}"
     )
     lines += _wrapped(head, width)
     name_width = min(28, max((len(term["name"]) for term in document["terms"]), default=4))
     bar_width = min(BAR_WIDTH, max(6, width - name_width - 16))
 
     def line(name: str, size_gib: float, what: str) -> str:
-        return f"  {name[:name_width]:<{name_width}} {_gib(size_gib):>10}  {what}".rstrip()
+        # Two decimals in every line, so that the lines add up as printed.
+        return f"  {name[:name_width]:<{name_width}} {f'{size_gib:.2f} GiB':>10}  {what}".rstrip()
 
     for term in document["terms"]:
         lines.append(line(term["name"], term["gib"], _bar(float(term["gib"]) / scale, bar_width)))
@@ -61,10 +62,10 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
         lines.append(line("together", need, _bar(need / scale, bar_width)))
     lines += _wrapped(_shown_words(document, need), width)
     if limit_gib:
-        verdict = f"{need / limit_gib:.0%} of the {_gib(limit_gib)} there are: {_verdict(document)}"
+        verdict = f"{need / limit_gib:.0%} of the device's {_gib(limit_gib)}: {_verdict(document)}"
         lines += _wrapped(f"  {verdict}", width)
     elif document.get("fits") == "unknown":
-        lines.append("  the memory of this GPU is not known, so whether it fits is not either")
+        lines.append("  the device's memory is not known, nor whether it fits")
     if document.get("tokens_per_s_per_gpu") is not None:
         speed = (
             f"speed {document['tokens_per_s_per_gpu']:,.0f} tokens/s on each device,"
@@ -91,12 +92,12 @@ def _shown_words(document: Mapping[str, Any], need_gib: float) -> str:
     if cached < WORTH_CACHE * need_gib:
         return ""
     counter = document.get("counter", "")
-    who = "nvidia-smi" if counter == "nvidia-smi" else "a counter"
+    who = "nvidia-smi" if counter == "nvidia-smi" else "the counter"
     if any(term["name"] == "driver and kernels" for term in document["terms"]):
-        who = "a counter"  # no GPU of NVIDIA's
+        who = "a GPU monitor"  # no GPU of NVIDIA's
     return (
-        f"  {who} shows up to {_gib(document['peak_gib'])}: PyTorch keeps {_gib(cached)} of freed"
-        " blocks, and gives them back when memory is short"
+        f"  {who} shows up to {_gib(document['peak_gib'])}: PyTorch caches {_gib(cached)} of freed"
+        " blocks, and returns them when memory is short"
     )
 
 
@@ -105,8 +106,13 @@ def _verdict(document: Mapping[str, Any]) -> str:
     fits, instead = document["fits"], document.get("fits_with")
     said = FITS[fits]
     if fits == "may_fit":
-        line = document.get("find_out") or "advise run PLAN --dry-run"
-        said += f"; `{line}` finds out in about a minute"
+        line = document.get("find_out")
+        said += (
+            f"; `{line}` finds out in about a minute"
+            if line
+            else "; on that machine `advise run PLAN --dry-run` finds out in about a minute"
+            " (`advise --plan PLAN` writes the plan)"
+        )
     if fits not in ("may_fit", "too_big"):
         return said
     if instead is not None:
@@ -118,7 +124,7 @@ def _verdict(document: Mapping[str, Any]) -> str:
         )
     over = float(document["least_gib"]) - float(document["limit_gib"])
     if fits == "too_big" and over > 0:
-        said += f"; even the smallest batch needs {_gib(over)} more than there are"
+        said += f"; even the smallest batch needs {_gib(over)} more than it has"
     return said
 
 
@@ -136,12 +142,16 @@ def estimates_text(documents: Sequence[Mapping[str, Any]], *, width: int = 80) -
 
 def _learned(document: Mapping[str, Any]) -> str:
     found = document.get("learned")
-    return f" and {found['text']}" if found else ""
+    return f"; corrected by {found['text']}" if found else ""
 
 
 def _band(document: Mapping[str, Any]) -> str:
     low, high = document.get("step_low_s"), document.get("step_high_s")
-    return f" (between {low:.3g} and {high:.3g})" if low and high else ""
+    return f" (between {_seconds(low)} and {_seconds(high)})" if low and high else ""
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def _gib(value: float) -> str:
@@ -163,4 +173,5 @@ def _warnings(document: Mapping[str, Any], width: int) -> list[str]:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width=max(20, width), subsequent_indent="  ", break_long_words=True)
+    # Flags such as --grad-accum stay whole, so that they can be copied.
+    return textwrap.wrap(text, width=max(20, width), subsequent_indent="  ", break_on_hyphens=False)

@@ -124,7 +124,8 @@ def _training(advice: Advice) -> Iterator[tuple[str, tuple[str, ...]]]:
         changes["teacher_model"] = "THE_LARGER_MODEL"
     there = ""
     if situation.hardware.origin == "stated":
-        changes["gpu"], there = None, ", on the machine with the GPU"
+        changes["gpu"] = None
+        there = ", on the machine with the GPU" if situation.hardware.gpus else ""
     yield (
         f"Train{there}. This line measures the memory first (leave --dry-run out to train):",
         (f"{command_line(answers, changes)} {DRY_RUN}",),

@@ -16,7 +16,7 @@ from advisor.advice.certainty import certainty_lines
 from advisor.advice.explain import RANKS_BELOW, unknown_words
 from advisor.advice.types import Advice, Candidate, KnownFact, Reason
 from advisor.estimate.types import MemoryEstimate, Moment
-from advisor.ground.units import format_duration, format_gib, format_usd
+from advisor.ground.units import format_duration, format_gib, format_usd, gib, shown_bytes
 from advisor.methods.composition import Composition
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.next_steps import next_steps, training_steps
@@ -191,7 +191,7 @@ def in_short(advice: Advice) -> str:
             f" of {format_gib(estimate.limit_bytes)}" if estimate.limit_bytes is not None else ""
         )
         least = less_than_planned(estimate)
-        needs = "" if least is None else f"needs {format_gib(least)}, as planned "
+        needs = "" if least is None else f"at least {format_gib(least)}, as planned "
         sure = ", which may fit" if estimate.fits == "may_fit" else ""
         parts.append(f"{needs}{format_gib(estimate.memory.need_bytes)}{limit}{sure}")
     parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
@@ -348,7 +348,7 @@ def _needs(advice: Advice) -> Section:
         return Section(title="What it needs", blocks=())
     if estimate.memory is not None:
         needed = estimate.memory.needed
-        terms = _term_words(needed)
+        terms = term_words(needed)
         items.append(
             Item(
                 text=f"Memory: {memory_words(recommendation)}, estimated{_against(advice)}",
@@ -430,7 +430,7 @@ def _part_words(candidate: Candidate) -> list[str]:
     ]
 
 
-def _term_words(moment: Moment) -> str:
+def term_words(moment: Moment) -> str:
     """'weights 15.3 GiB + activations 10.8 GiB + other 0.90 GiB - learned from runs 0.50 GiB'."""
     total = moment.total_bytes
     large = [
@@ -438,9 +438,11 @@ def _term_words(moment: Moment) -> str:
         for term in moment.terms
         if term.size_bytes < 0 or term.size_bytes >= LARGE_TERM * total
     ]
-    other = total - sum(term.size_bytes for term in large)
-    sizes = [(term.name, term.size_bytes) for term in large]
-    sizes += [("other", other)] if other else []
+    sizes = [(term.name, float(term.size_bytes)) for term in large]
+    if len(large) < sum(1 for term in moment.terms if term.size_bytes):
+        # As shown, so that the line adds up to the total above it.
+        other = shown_bytes(total) - sum(shown_bytes(term.size_bytes) for term in large)
+        sizes += [("other", other)] if gib(other) >= 0.01 else []
     return "".join(
         f" {'+' if size > 0 else '-'} {name} {format_gib(abs(size))}" for name, size in sizes
     ).removeprefix(" + ")
@@ -452,8 +454,8 @@ def _cache_words(memory: MemoryEstimate) -> str:
     if cached < WORTH_CACHE * memory.need_bytes:
         return ""
     return (
-        f"; a counter shows up to {format_gib(cached)} more: blocks that PyTorch keeps, and gives"
-        " back when memory is short"
+        f"; a GPU monitor may show {format_gib(cached)} more: freed blocks that PyTorch caches,"
+        " and returns when memory is short"
     )
 
 
@@ -469,7 +471,7 @@ def _against(advice: Advice) -> str:
     if estimate.limit_bytes is None:
         return f"; {words}"
     cards = len(advice.situation.hardware.gpus)
-    place = "in this computer" if not cards else "on the GPU" if cards == 1 else "on each GPU"
+    place = "this computer has" if not cards else "the GPU has" if cards == 1 else "each GPU has"
     hardware = advice.situation.hardware
     kept = next((gpu for gpu in hardware.gpus if gpu.kept_free_bytes), None)
     less = ""
@@ -477,7 +479,7 @@ def _against(advice: Advice) -> str:
         less = f" ({format_gib(kept.kept_free_bytes)} stays free, because {kept.kept_free_because})"
     elif not cards and hardware.ram_kept_free_bytes:
         less = f" ({format_gib(hardware.ram_kept_free_bytes)} stays free for the system)"
-    return f"; {place} there are {format_gib(estimate.limit_bytes)}{less}: {words}"
+    return f"; {place} {format_gib(estimate.limit_bytes)}{less}: {words}"
 
 
 # --------------------------------------------------------------------------- why not the others

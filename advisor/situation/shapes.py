@@ -121,7 +121,7 @@ def _by_size(
         ]
     id_ = name or format_count(size.params)
     shape = shape_from_size(size.params, id_, active_params=size.active, note=size.note)
-    return shape, [*warnings, f"'{id_}': shape guessed from its size, {size.note}{meant}"]
+    return shape, [*warnings, f"'{id_}': {shape.note}{meant}"]
 
 
 def _sizes_apart(shape: ModelShape, params_b: float | None) -> list[str]:

@@ -209,9 +209,9 @@ def test_the_text_has_a_bar_per_term_and_stays_in_width():
     )
     assert all(len(line) <= 72 for line in text.splitlines())
     assert sum("#" in line for line in text.splitlines()) >= 2
-    assert "of the 24.0 GiB there are: it fits" in text
+    assert "of the device's 24.0 GiB: it fits" in text
     assert "nvidia-smi shows up to 20.0 GiB" in " ".join(text.split())
-    assert "gives them back when memory is short" in " ".join(text.split())
+    assert "returns them when memory is short" in " ".join(text.split())
     assert "tokens/s" in text
     assert "no estimate" in estimates_text(answers([{"model": "zzz"}]))
 

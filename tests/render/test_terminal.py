@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from advisor.estimate.types import Moment, Term
+from advisor.ground.types import Source
+from advisor.ground.units import GIB, format_gib
 from advisor.methods import methods, objectives, remedies, remedy, schemes, updates
-from advisor.render.page import Items, Table, Text, page_of
+from advisor.render.page import Items, Table, Text, page_of, term_words
 from advisor.render.terminal import print_advice, print_candidate
 from advisor.render.words import meaning_of
 from tests.render.example_advice import (
@@ -35,6 +38,21 @@ def printed(advice, *, width=80, plan_path=None, **console) -> str:
     file = io.StringIO()
     print_advice(advice, Console(file=file, width=width, **console), plan_path=plan_path)
     return file.getvalue()
+
+
+def test_the_terms_of_memory_add_up_as_they_are_printed():
+    """15.3 + 1.1 + 1.1 + 1.8 GiB are 19.3 GiB, though the rest is 1.86 GiB before rounding."""
+    sizes = {"weights": 15.27, "activations": 1.07, "logits": 1.07, "context": 0.9, "rest": 0.96}
+    source = Source(title="a sum by hand")
+    terms = [
+        Term(name=name, size_bytes=round(size * GIB), because="", source=source)
+        for name, size in sizes.items()
+    ]
+    moment = Moment(name="loss", terms=tuple(terms))
+    assert format_gib(moment.total_bytes) == "19.3 GiB"
+    assert term_words(moment) == (
+        "weights 15.3 GiB + activations 1.1 GiB + logits 1.1 GiB + other 1.8 GiB"
+    )
 
 
 def squeezed(text: str) -> str:
