@@ -553,15 +553,15 @@ def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
 def coarse_fit(cost: Estimate, facts: Mapping[str, Any], *, near: bool = False) -> str:
     """The fact the rules see: fits, tight, too_big, over_budget or unknown.
 
-    What may fit is tight if the estimate itself is within the memory; if it is above, a try is
-    worth it only where nothing else fits.
+    What may fit is tight if the estimate itself is within the memory; if it is a little above, a
+    try is worth it only where nothing else fits.
 
     Args:
         near: Nothing else fits.
     """
     fit = cost.fits
     if fit == "may_fit":
-        fit = "tight" if cost.is_likely or near else "too_big"
+        fit = "tight" if cost.is_likely or (near and cost.is_near) else "too_big"
     usd, hours = facts.get("budget_usd"), facts.get("budget_hours")
     if fit != "too_big" and (
         (usd is not None and cost.cost_usd is not None and cost.cost_usd > usd)

@@ -130,7 +130,8 @@ def test_only_memory_leads_to_a_smaller_model(data):
         stuck += 1
         for scheme in schemes():
             cost = case.costs.cost_of(decision.candidate(scheme), MEMORY_EASINGS[-1])[1]
-            assert cost.fits == "too_big", (seed, scheme)
+            assert cost.fits in ("too_big", "may_fit"), (seed, scheme)
+            assert not cost.is_near, (seed, scheme)
     assert stuck >= scaled(5)
 
 
@@ -138,7 +139,7 @@ def test_what_is_a_little_too_big_may_fit(monkeypatch):
     """The memory lies inside the estimate's band: the answer is to try, with a warning, also where
     the estimate itself is a little above.
     """
-    found = too_big = 0
+    found = too_big = smaller = 0
     for params in (21.5, 22.0, 22.5, 23.0, 23.5, 24.0, 24.5, 25.0, 25.5):
         advice = advised(
             monkeypatch, task="qa", model="a model", model_params_b=params, gpu="T4",
@@ -147,11 +148,16 @@ def test_what_is_a_little_too_big_may_fit(monkeypatch):
         cost = advice.recommendation.estimate
         if cost.fits != "may_fit":
             continue
+        if not cost.is_near:  # hardly likely: no run is tried for it
+            smaller += 1
+            assert "smaller_model" in str(advice.recommendation.composition)
+            continue
         found += 1
         assert cost.memory.need_low_bytes <= cost.limit_bytes < cost.memory.need_high_bytes
         too_big += not cost.is_likely
         assert any("may not fit" in warning for warning in advice.warnings)
     assert found > too_big > 0
+    assert smaller
 
 
 def test_rows_are_left_out_last_and_never_silently(monkeypatch, tmp_path):
