@@ -276,12 +276,16 @@ def targets(dims: Dims, spec: RunSpec) -> tuple[str, ...]:
     On a mixture of experts routed experts are among them only if the stack holds them as linear
     layers: transformers 5 does not, and their corrections are counted by `trained_ends`.
     """
-    linear = framework_of(spec).linear_experts
+    return _targets(dims, spec.target_modules, linear_experts=framework_of(spec).linear_experts)
+
+
+@lru_cache(maxsize=512)
+def _targets(dims: Dims, wanted: str | tuple[str, ...], *, linear_experts: bool) -> tuple[str, ...]:
     found = list(
         dict.fromkeys(
             common
-            for name in _named_targets(dims, spec)
-            if (common := _common_name(dims, name, linear_experts=linear)) is not None
+            for name in _named_targets(dims, wanted, linear_experts=linear_experts)
+            if (common := _common_name(dims, name, linear_experts=linear_experts)) is not None
         )
     )
     if {"q_proj", "qkv"} <= set(found):  # one of the two naming schemes exists in a model
@@ -296,7 +300,7 @@ def unknown_targets(dims: Dims, spec: RunSpec) -> tuple[str, ...]:
     linear = framework_of(spec).linear_experts
     return tuple(
         name
-        for name in _named_targets(dims, spec)
+        for name in _named_targets(dims, spec.target_modules, linear_experts=linear)
         if not _named_ends(dims, name, linear_experts=linear)
     )
 
@@ -380,11 +384,12 @@ def _is_left_to_peft(dims: Dims, spec: RunSpec) -> bool:
     )
 
 
-def _named_targets(dims: Dims, spec: RunSpec) -> Sequence[str]:
-    wanted = spec.target_modules
+def _named_targets(
+    dims: Dims, wanted: str | tuple[str, ...], *, linear_experts: bool
+) -> Sequence[str]:
     if wanted in NAMED_SETS:
         mlp = [name for name in MLP if dims.linear(name) is not None]
-        if dims.experts > 1 and not framework_of(spec).linear_experts:
+        if dims.experts > 1 and not linear_experts:
             mlp = [f"shared_expert.{name}" for name in mlp if dims.shared_size]
         return (*ATTENTION, *mlp)
     return (wanted,) if isinstance(wanted, str) else wanted

@@ -9,7 +9,6 @@ activations' host side, dropout masks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -23,7 +22,7 @@ from advisor.estimate.activation_memory import (
     recomputed_layer,
     rollout_memory,
 )
-from advisor.estimate.bands import band, doubts_of, need_band
+from advisor.estimate.bands import doubts_of, need_band, reading_band
 from advisor.estimate.cache_factors import NONE, UNKNOWN, Records, cache_factors, records
 from advisor.estimate.dims import dims_of
 from advisor.estimate.frameworks import guess_note
@@ -122,40 +121,43 @@ def memory_estimate(
     full_gradients = gradients(s)
     kept = earlier_gradients(s)
     held, scoring, layer = activations(s), loss_memory(s), recomputed_layer(s)
-    loss = _bytes([*last_hidden(s), *scoring])
+    hidden = last_hidden(s)
+    loss = _bytes([*hidden, *scoring])
     passing = _bytes([*held, *casts]) + max(loss, _bytes(layer))
     divided = s.sharding in ("fsdp", "zero3", "zero2")
     readable = None if cpu else readable_bytes(s, device, device_bytes)
     blocks, spread = _blocks_held(s, device, passing, loss, _bytes(full_gradients))
     whole = device_bytes or (None if device is None else device.memory_bytes)
-    apart = _bytes([*gathered_weights(s, layers=2), *first_gradients(s, layers=2)])
+    ends, within = gathered_weights(s, layers=0), gathered_weights(s, layers=2)
+    on_their_way = first_gradients(s, layers=2)
+    apart = _bytes([*within, *on_their_way])
     room = Room(
         flowing=_bytes([*held, *scoring, *layer, *casts]),
         blocks=blocks,
         apart=apart if s.sharding in OWN_STREAMS and s.counter in HOLDS_CACHE and not cpu else 0,
-        device=device,
+        context=[] if cpu else _context(s, device),
         readable=readable,
     )
 
-    def so_far(layers: int) -> list[Term]:
+    def so_far(first: list[Term]) -> list[Term]:
         """Gradients while activations stand: all of earlier micro-batches, and those on their way
         to be divided.
         """
-        return [*kept, *(first_gradients(s, layers=layers) if divided or not kept else [])]
+        return [*kept, *(first if divided or not kept else [])]
 
-    ends = first_gradients(s, layers=2) if divided and not s.embeddings else []
+    last = on_their_way if divided and not s.embeddings else []
     moments = [
-        _moment("loss and start of the backward pass", s, room, [*standing, *casts,
-        *gathered_weights(s, layers=0), *so_far(0), *held, *last_hidden(s), *scoring]),
-        _moment("backward pass through one layer", s, room, [*standing, *casts,
-        *gathered_weights(s, layers=2), *so_far(2), *held, *layer]),
-        _moment("end of the backward pass", s, room, [*standing, *gathered_weights(s,
-        layers=2), *full_gradients, *ends, *layer]),
-        _moment("optimizer step", s, room, [*standing, *gathered_weights(s, layers=0),
-        *full_gradients, *optimizer_temporaries(s)]),
+        _moment("loss and start of the backward pass", s, room, [*standing, *casts, *ends,
+        *so_far(first_gradients(s, layers=0)), *held, *hidden, *scoring]),
+        _moment("backward pass through one layer", s, room, [*standing, *casts, *within,
+        *so_far(on_their_way), *held, *layer]),
+        _moment("end of the backward pass", s, room, [*standing, *within, *full_gradients, *last,
+        *layer]),
+        _moment("optimizer step", s, room, [*standing, *ends, *full_gradients,
+        *optimizer_temporaries(s)]),
     ]  # fmt: skip
     if s.evaluates:
-        testing = [*standing, *gathered_weights(s, layers=2), *evaluation_memory(s)]
+        testing = [*standing, *within, *evaluation_memory(s)]
         moments.append(_moment("evaluation", s, room, testing))
     share = special(objective(spec.objective), "written_share")
     # PPO answers the held-out prompts of its evaluations itself, beside the server.
@@ -167,14 +169,18 @@ def memory_estimate(
                 "generating answers",
                 s,
                 room,
-                [*standing, *casts, *gathered_weights(s, layers=2), *rollout_memory(s)],
+                [*standing, *casts, *within, *rollout_memory(s)],
             )
         )
-    total = max(moment.total_bytes for moment, _ in moments)
-    peak = total if readable is None else min(total, readable)
-    need = max(need for _, need in moments)
+    top = max(moments, key=lambda found: found.need + found.cached)
+    peak = top.need + top.cached
+    if readable is not None:
+        peak = min(peak, readable)
+    need = max([found.need for found in moments])
     doubts = doubts_of(s, shape.origin)
-    below, above = band(doubts)
+    # What was given back already goes first where lengths come in a lucky order.
+    fewer, more = max(0.0, spread[0] - top.given_back), spread[1]
+    low, high = reading_band(peak, fewer_bytes=fewer, more_bytes=more, doubts=doubts)
     need_low, need_high = need_band(
         need,
         standing_bytes=_bytes(standing),
@@ -189,15 +195,10 @@ def memory_estimate(
     if cpu:
         warnings.append("training on the CPU: the memory is RAM, and steps are slow")
     return MemoryEstimate(
-        moments=tuple(moment for moment, _ in moments),
-        low_bytes=round(peak - math.hypot(peak * below, spread[0])),
+        moments=tuple([found.moment for found in moments]),
+        low_bytes=low,
         # How much the driver and the context keep is an estimate too: the band ends at the GPU.
-        high_bytes=round(
-            min(
-                peak + math.hypot(peak * above, spread[1]),
-                whole if whole and not cpu else math.inf,
-            )
-        ),
+        high_bytes=min(high, whole) if whole and not cpu else high,
         need_bytes=need,
         need_low_bytes=need_low,
         need_high_bytes=need_high,
@@ -229,15 +230,31 @@ class Room(NamedTuple):
         blocks: Blocks split and lost, then cached ones.
         apart: Bytes of gathered weights and of gradients on their way, made on streams of their
             own.
-        device: The GPU.
+        context: What the driver holds beside the allocator, as far as the counter shows it.
         readable: The most its counter can show, which cached blocks fill and do not exceed.
     """
 
     flowing: int
     blocks: Sequence[Term]
     apart: int
-    device: GpuSpec | None
+    context: Sequence[Term]
     readable: int | None
+
+
+class Held(NamedTuple):
+    """A moment with what of its bytes must be there, and what is cached beside them.
+
+    Attributes:
+        moment: With all its terms.
+        need: Bytes without the cache.
+        cached: Bytes that a counter shows beyond the need.
+        given_back: Bytes that would be cached too if there were room.
+    """
+
+    moment: Moment
+    need: int
+    cached: int
+    given_back: int
 
 
 def _moment(
@@ -245,10 +262,8 @@ def _moment(
     s: ResolvedRun,
     room: Room,
     terms: Sequence[Term],
-) -> tuple[Moment, int]:
-    """The terms with what the chosen counter shows beyond them, and how much of all that must be
-    there.
-    """
+) -> Held:
+    """The terms with what the chosen counter shows beyond them."""
     extra: list[Term] = []
     cache: list[Term] = []
     readable = room.readable
@@ -281,36 +296,41 @@ def _moment(
             )
         )
     else:
-        context = _context(s, room.device)
         cache = [*room.blocks[1:], *_blocks_apart(room, terms)]
-        extra += [*room.blocks[:1], *context]
-        # Guesses of an unknown trainer take the safer side already.
-        beyond = UNNAMED if s.stack.is_known else UNNAMED_NEEDED
-        shown = beyond if s.counter in HOLDS_CACHE else 0.0
-        so_far = _bytes([*terms, *extra])
-        needed = min(shown, UNNAMED_NEEDED)
-        because = "by what published runs showed beyond the terms"
-        extra.append(
-            term_of(
-                "not accounted for",
-                needed * so_far,
-                f"buffers of libraries, {needed:.0%}: {because}",
-                src.UNNAMED,
-            )
-        )
-        cache.append(
-            term_of(
-                CACHE_TERMS[3],
-                (shown - needed) * so_far,
-                f"blocks of other streams, {shown - needed:.0%}: {because}",
-                src.UNNAMED,
-            )
-        )
-    need = _bytes([*terms, *extra])
-    if readable is not None:
+        extra += [*room.blocks[:1], *room.context]
+        if s.counter in HOLDS_CACHE:
+            extra, cache = _with_unnamed(s, terms, extra, cache)
+    need = _bytes(terms) + _bytes(extra)
+    whole = _bytes(cache)
+    if readable is not None and whole > readable - need:
         cache = _at_most(cache, readable - need)
-    found = (term for term in (*terms, *cache, *extra) if term.size_bytes > 0)
-    return Moment(name=name, terms=tuple(found)), need
+    found = tuple([term for term in (*terms, *cache, *extra) if term.size_bytes > 0])
+    cached = whole if readable is None else min(whole, max(0, readable - need))
+    return Held(Moment(name=name, terms=found), need, cached, whole - cached)
+
+
+def _with_unnamed(
+    s: ResolvedRun, terms: Sequence[Term], extra: list[Term], cache: list[Term]
+) -> tuple[list[Term], list[Term]]:
+    """Both lists with what published runs showed beyond all named terms."""
+    so_far = _bytes(terms) + _bytes(extra)
+    because = "by what published runs showed beyond the terms"
+    needed = term_of(
+        "not accounted for",
+        UNNAMED_NEEDED * so_far,
+        f"buffers of libraries, {UNNAMED_NEEDED:.0%}: {because}",
+        src.UNNAMED,
+    )
+    if not s.stack.is_known:  # its guesses take the safer side already
+        return [*extra, needed], cache
+    more = UNNAMED - UNNAMED_NEEDED
+    shown = term_of(
+        CACHE_TERMS[3],
+        more * so_far,
+        f"blocks of other streams, {more:.0%}: {because}",
+        src.UNNAMED,
+    )
+    return [*extra, needed], [*cache, shown]
 
 
 def _blocks_apart(room: Room, terms: Sequence[Term]) -> list[Term]:
@@ -326,12 +346,15 @@ def _blocks_apart(room: Room, terms: Sequence[Term]) -> list[Term]:
 
 def _at_most(cache: Sequence[Term], room: int) -> list[Term]:
     """Cached blocks as far as there is room: the rest is given back."""
-    kept = []
+    kept: list[Term] = []
     for term in cache:
         size = min(term.size_bytes, max(0, room))
-        room -= size
-        given_back = "" if size == term.size_bytes else "; the rest is given back on this GPU"
-        kept.append(replace(term, size_bytes=size, because=term.because + given_back))
+        if 0 < size < term.size_bytes:
+            because = f"{term.because}; the rest is given back on this GPU"
+            term = replace(term, size_bytes=size, because=because)
+        if size:
+            kept.append(term)
+            room -= size
     return kept
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
+from advisor.estimate.dims import Dims
 from advisor.estimate.resolved_run import ResolvedRun
 from advisor.estimate.types import RunSpec
 from advisor.methods import update
@@ -50,45 +52,99 @@ class Tensors:
         return self.each * self.count
 
 
+class Trained(NamedTuple):
+    """All that the states depend on of a run; hashable, and without its batch, so that what is
+    counted once holds for every batch.
+
+    Attributes:
+        dims: Of the model.
+        trained: (how many, bytes each) of what trains, by dtype.
+        master: The optimizer steps on float32 copies.
+        is_module: A module is trained beside a frozen base.
+        side: The small side of a module's matrices; None: it has none.
+        optimizer: Its name.
+        optim_args: As transformers reads them.
+        targets: `optim_target_modules`.
+        by_transformers: transformers' Trainer, or ours, builds the optimizer.
+    """
+
+    dims: Dims
+    trained: tuple[tuple[int, int], ...]
+    master: bool
+    is_module: bool
+    side: int | None
+    optimizer: str
+    optim_args: str | None
+    targets: tuple[str, ...]
+    by_transformers: bool
+
+
+def trained_of(s: ResolvedRun) -> Trained:
+    """What of a run its optimizer's memory depends on."""
+    targets = s.spec.optim_target_modules
+    return Trained(
+        dims=s.dims,
+        trained=s.trained,
+        master=s.master,
+        is_module=s.is_module,
+        side=_small_side(s.spec) if s.is_module else None,
+        optimizer=s.optimizer,
+        optim_args=s.spec.optim_args,
+        targets=(targets,) if isinstance(targets, str) else tuple(targets),
+        by_transformers=not s.stack.name or s.stack.accelerate or s.stack.fused_adapters,
+    )
+
+
 def entry_of(name: str) -> Optimizer:
     """The optimizer of a run spec."""
     return OTHERS.get(name) or optimizer(name)
 
 
-def arguments_of(spec: RunSpec, name: str) -> dict[str, Any]:
+def _arguments(s: Trained) -> dict[str, Any]:
     """The optimizer's arguments: those of the spec that it reads, else its defaults."""
+    name = s.optimizer
     if name in OTHERS:
         return {}
     try:
-        return read_arguments(name, spec.optim_args)
+        return read_arguments(name, s.optim_args)
     except ValueError:  # the trainers refuse it
         return dict(optimizer(name).arguments)
 
 
 def state_size(s: ResolvedRun) -> float:
     """Bytes that the optimizer keeps for everything that trains, before sharding."""
-    entry, arguments = entry_of(s.optimizer), arguments_of(s.spec, s.optimizer)
-    return sum(_size(s, tensors, entry, arguments) for tensors in trained_tensors(s))
+    return _state_size(trained_of(s))
 
 
 def state_words(s: ResolvedRun) -> str:
     """What it keeps, in words."""
+    return _state_words(trained_of(s))
+
+
+@lru_cache(maxsize=512)
+def _state_size(s: Trained) -> float:
+    entry, arguments = entry_of(s.optimizer), _arguments(s)
+    return sum([_size(s, tensors, entry, arguments) for tensors in _tensors(s)])
+
+
+@lru_cache(maxsize=512)
+def _state_words(s: Trained) -> str:
     entry = entry_of(s.optimizer)
     total = sum(count for count, _ in s.trained)
     if entry.keeps != "each weight":
-        per = state_size(s) / total if total else 0.0
+        per = _state_size(s) / total if total else 0.0
         found = f"{_KEPT[entry.keeps]}: {per:.2g} B for each of {total:,} trainable parameters"
         if entry.is_low_rank:
-            rank = arguments_of(s.spec, s.optimizer)["rank"]
+            rank = _arguments(s)["rank"]
             found = f"rank {rank}, {found}"
         return found
     parts = []
     for count, width in s.trained:
         wide = 4 if s.master else width
-        words = _numbers(entry, wide, arguments_of(s.spec, s.optimizer))
+        words = _numbers(entry, wide, _arguments(s))
         parts.append(f"{words} x {count:,} trainable parameters")
-    kept_whole = entry.embeddings_width is not None and _by_transformers(s)
-    whole = [one for one in trained_tensors(s) if one.kind == "embedding"] if kept_whole else []
+    kept_whole = entry.embeddings_width is not None and s.by_transformers
+    whole = [one for one in _tensors(s) if one.kind == "embedding"] if kept_whole else []
     note = f", {sum(one.weights for one in whole):,.0f} of embeddings in float32" if whole else ""
     return " + ".join(parts) + note
 
@@ -127,12 +183,7 @@ def _block(entry: Optimizer, arguments: dict[str, Any]) -> int:
     return int(arguments.get("block_size") or 256)
 
 
-def _by_transformers(s: ResolvedRun) -> bool:
-    """Whether transformers' Trainer, or ours, builds the optimizer."""
-    return not s.stack.name or s.stack.accelerate or s.stack.fused_adapters
-
-
-def _size(s: ResolvedRun, one: Tensors, entry: Optimizer, arguments: dict[str, Any]) -> float:
+def _size(s: Trained, one: Tensors, entry: Optimizer, arguments: dict[str, Any]) -> float:
     """Bytes that are kept for these tensors."""
     numbers, wide = _kept_numbers(entry, arguments), _width(entry, one, arguments)
     if entry.keeps == "rows and columns":
@@ -140,12 +191,12 @@ def _size(s: ResolvedRun, one: Tensors, entry: Optimizer, arguments: dict[str, A
         return kept * wide * one.count
     if entry.keeps == "momentum of matrices":
         numbers = 1 if one.kind in ("linear", "experts") else 2
-    if entry.is_low_rank and one.kind == "linear" and _is_target(s.spec, one.path):
+    if entry.is_low_rank and one.kind == "linear" and _is_target(s.targets, one.path):
         moments, projection = _projected(one, arguments)
         small = entry.small_width is not None and moments < entry.small_from
         per = (entry.small_width or wide) if small else wide
         return (numbers * per * moments + one.width * projection) * one.count
-    if entry.embeddings_width is not None and one.kind == "embedding" and _by_transformers(s):
+    if entry.embeddings_width is not None and one.kind == "embedding" and s.by_transformers:
         wide = entry.embeddings_width
     beside = entry.beside_bfloat16 if one.width == 2 else 0
     return (numbers * wide + beside) * one.weights
@@ -178,12 +229,10 @@ def _projected(one: Tensors, arguments: dict[str, Any]) -> tuple[int, int]:
     return (rank * one.rows, rank * one.columns) if right else (rank * one.columns, rank * one.rows)
 
 
-def _is_target(spec: RunSpec, path: str) -> bool:
+def _is_target(names: tuple[str, ...], path: str) -> bool:
     """Whether `optim_target_modules` names a module: by a part of its path, as transformers does,
     or by a pattern that holds its name. No pattern of a user's is run here.
     """
-    wanted = spec.optim_target_modules
-    names = (wanted,) if isinstance(wanted, str) else wanted
     own = path.rpartition(".")[2]
     return any(
         name.replace("_", "-") == ALL_LINEAR or name in path or own in name for name in names
@@ -192,10 +241,15 @@ def _is_target(spec: RunSpec, path: str) -> bool:
 
 def largest_weight(s: ResolvedRun) -> int:
     """Weights of the largest trained tensor that is worked on alone."""
+    return _largest_weight(trained_of(s))
+
+
+@lru_cache(maxsize=512)
+def _largest_weight(s: Trained) -> int:
     entry = entry_of(s.optimizer)
     every = entry.keeps == "rows and columns" or entry.name.startswith("adamw")
     apart = () if every else ("embedding", "output")
-    return max((one.each for one in trained_tensors(s) if one.kind not in apart), default=0)
+    return max((one.each for one in _tensors(s) if one.kind not in apart), default=0)
 
 
 def orthogonal_flop(s: ResolvedRun) -> float:
@@ -207,28 +261,25 @@ def orthogonal_flop(s: ResolvedRun) -> float:
     """
     if entry_of(s.optimizer).keeps != "momentum of matrices":
         return 0.0
-    steps = arguments_of(s.spec, s.optimizer)["ns_steps"]
+    trained = trained_of(s)
+    steps = _arguments(trained)["ns_steps"]
     total = 0.0
-    for one in trained_tensors(s):
+    for one in _tensors(trained):
         if one.kind in ("linear", "experts"):
             short, long = sorted((one.rows, one.columns))
             total += one.count * (4 * long * short**2 + 2 * short**3)
     return float(steps * total)
 
 
-def trained_tensors(s: ResolvedRun) -> list[Tensors]:
+def _tensors(s: Trained) -> Iterator[Tensors]:
     """All tensors that get a gradient, by shape: those of a dense decoder exactly, those of other
     models scaled to the number of weights they have.
     """
-    return list(_tensors(s))
-
-
-def _tensors(s: ResolvedRun) -> Iterator[Tensors]:
     d, (count, width) = s.dims, s.trained[0]
     wide = 4 if s.master else width
     if s.is_module:
         # All halves of its matrices as one: their small sides, rank or bottleneck, are the same.
-        side = _small_side(s.spec)
+        side = s.side
         kind: Kind = "linear" if side else "vector"
         yield Tensors(kind, side or 1, max(1, count // (side or 1)), 1, wide)
     else:
@@ -256,7 +307,7 @@ def _small_side(spec: RunSpec) -> int | None:
 MODULES = {"mixer": "self_attn", "mlp": "mlp", "shared": "mlp"}
 
 
-def _hidden_layers(s: ResolvedRun, width: int) -> Iterator[Tensors]:
+def _hidden_layers(s: Trained, width: int) -> Iterator[Tensors]:
     """The matrices of the hidden layers."""
     d = s.dims
     linears = list(d.all_linears)

@@ -88,11 +88,7 @@ class ResolvedRun:
     adds_up_whole: bool  # gradients of earlier micro-batches are whole on every device
     compiled_loss: bool  # softmax and cast in one kernel: logits and their gradient alone
     evaluates: bool
-
-    @property
-    def is_module(self) -> bool:
-        """Whether a module is trained beside a frozen base."""
-        return update(self.spec.update).is_module
+    is_module: bool  # a module is trained beside a frozen base
 
     @property
     def flat_adapters(self) -> bool:
@@ -253,6 +249,7 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         and ("adds_up_whole_gradients" not in stack.guessed or _has_room(dims, offloaded)),
         compiled_loss=spec.compile and stack.compiles_loss,
         evaluates=stack.evaluates if spec.evaluation is None else spec.evaluation,
+        is_module=not full,
     )  # fmt: skip
 
 
@@ -287,7 +284,8 @@ def _ragged(spec: RunSpec, stack: Framework, *, full: bool) -> float:
 
 def term_of(name: str, size_bytes: float, because: str, source: Source) -> Term:
     """A line of an estimate; never below zero."""
-    return Term(name=name, size_bytes=max(0, round(size_bytes)), because=because, source=source)
+    size = round(size_bytes)
+    return Term(name=name, size_bytes=size if size > 0 else 0, because=because, source=source)
 
 
 def per_device(share: int) -> str:
