@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -235,3 +237,27 @@ def test_only_an_nvidia_card_is_read_by_nvidia_smi(gpu, said):
     text = " ".join(estimate_text({**found, "peak_gib": 20, "counter": "nvidia-smi"}).split())
     assert ("nvidia-smi" in text) == said
     assert "for the whole process" in text
+
+
+def test_the_page_names_every_key_of_a_spec():
+    """docs/estimate.md says what each key of a run spec means, and names none that is refused."""
+    page = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text("utf-8")
+    table = page.partition("## A run spec")[2].partition("## The answer")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(SPEC.keys)
+
+
+def test_the_page_names_every_key_of_an_answer():
+    """docs/estimate.md says what each number of an answer means."""
+    page = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text("utf-8")
+    named = set(re.findall(r"`(\w+)`", page.partition("## The answer")[2]))
+    (found,) = answers([{"model": "Qwen/Qwen3-8B", "gpu": "RTX 4090", "tokens_total": 1_000_000}])
+    assert set(found) <= named, set(found) - named
+
+
+def test_the_page_s_example_is_answered():
+    """The spec that docs/estimate.md shows gets an estimate."""
+    page = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text("utf-8")
+    (found,) = answers(json.loads(page.partition("```json\n")[2].partition("```")[0]))
+    assert found["peak_gib"] > 0
