@@ -26,8 +26,8 @@ WORDS: Mapping[str, str] = {
     "offload": "weights, activations or the optimizer live in host memory",
     "gpus": "the run takes several GPUs",
     "trainer": "how this trainer uses memory is not known",
-    "counter": "the counter of the memory is not named",
-    "loss": "how the loss is computed is not said",
+    "counter": "what measures the memory is not named",
+    "loss": "how the loss is computed is not stated",
     "size": "the model is known by its size alone",
 }
 # Log distances (below, above) of the estimate. Written by `python -m benchmarks refit --write`.

@@ -147,8 +147,7 @@ def guess_note(spec: RunSpec, stack: Framework) -> str:
     guessed = [TRAITS[name].help for name in stack.guessed if counts.get(name, True)]
     return (
         f"the trainer '{spec.framework}' is not known: taken for transformers' Trainer with PEFT"
-        " and accelerate, and where known trainers differ, a guess was made about this:"
-        f" {'; '.join(guessed)}"
+        f" and accelerate; where known trainers differ, this was guessed: {'; '.join(guessed)}"
     )
 
 

@@ -88,7 +88,12 @@ def _of_amounts(tokens_total: int | None, rows_total: int | None) -> Iterator[st
 
 def unused(spec: RunSpec, shape: ModelShape) -> list[str]:
     """What of the spec counts for nothing beside another of its keys, as warnings."""
-    return [*_keys_of_others(spec), *_of_one_device(spec), *_of_lengths(spec, shape)]
+    return [
+        *_keys_of_others(spec),
+        *_of_one_device(spec),
+        *_of_lengths(spec, shape),
+        *_of_narrow_products(spec),
+    ]
 
 
 def _keys_of_others(spec: RunSpec) -> Iterator[str]:
@@ -125,4 +130,12 @@ def _of_lengths(spec: RunSpec, shape: ModelShape) -> Iterator[str]:
         yield (
             f"lengths with seq_len {spec.seq_len:,}: up to {cut:,} rows are longer, and count as"
             " cut there"
+        )
+
+
+def _of_narrow_products(spec: RunSpec) -> Iterator[str]:
+    if spec.compute_dtype in FIRST_CAPABILITY:
+        yield (
+            f"compute_dtype {spec.compute_dtype}: it counts for the time; memory is counted as with"
+            " 16-bit products"
         )

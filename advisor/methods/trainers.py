@@ -70,7 +70,7 @@ TRAITS: Mapping[str, Shape] = {
     ),
     "adapters_in_16_bit": Flag(help="adapters have the dtype of the base"),
     "quantised_adapters_in_16_bit": Flag(help="adapters on a quantised base are in bfloat16"),
-    "drops_adapter_inputs": Flag(help="LoRA dropout is above zero where nothing is said"),
+    "drops_adapter_inputs": Flag(help="LoRA dropout is above zero unless stated"),
     "fused_norms": Flag(help="norms are one kernel that keeps its input alone"),
     "fused_mlp": Flag(help="the activated gate is computed again instead of kept"),
     "fused_with_loss": Flag(help="both of them where the loss is chunked: one switch for kernels"),

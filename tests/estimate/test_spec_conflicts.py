@@ -116,3 +116,14 @@ def test_spellings_of_a_compute_type_are_read():
     """BF16 is bfloat16; a compute type of 16 bit changes nothing."""
     found, plain = answers({"compute_dtype": "BF16"}, {})
     assert found["peak_gib"] == plain["peak_gib"]
+
+
+def test_memory_says_that_narrow_products_are_not_counted():
+    """8-bit products change the time alone, and the answer says so; 16-bit ones need no word."""
+    narrow, usual = answers(
+        {"compute_dtype": "fp8", "gpu": "H100"}, {"compute_dtype": "bfloat16", "gpu": "H100"}
+    )
+    said = "compute_dtype fp8: it counts for the time; memory is counted as with 16-bit products"
+    assert said in narrow["warnings"]
+    assert narrow["need_gib"] == usual["need_gib"]
+    assert not any("compute_dtype" in warning for warning in usual["warnings"])

@@ -59,8 +59,8 @@ def page() -> str:
             ),
             (
                 "- **Its trainer unknown, too**: the name of the trainer is taken away as well, and"
-                " so all that `rules/trainers/` knows of it. This is what a trainer nobody has"
-                " read may show."
+                " so all that `rules/trainers/` knows of it: expect this of a trainer whose code"
+                " nobody has read."
             ),
         ],
         "## Does it fit?",
@@ -70,8 +70,8 @@ def page() -> str:
         "## By source",
         table(by_source(cases), lambda name: titles.get(name, OTHERS)),
         (
-            "One source left out at a time, and its trainer unknown as well. The last column"
-            " divides the two errors."
+            "One source left out at a time, then its trainer unknown as well. The last column"
+            " divides the second error by the first."
         ),
         sources_left_out(left_out["sources"], titles),
         "## By method",
@@ -96,7 +96,7 @@ def page() -> str:
         *other_calculators(data["other_calculators"]),
         "## Not covered",
         [
-            "- Vision towers, tensor and context parallelism, compute in 8 or 4 bit.",
+            "- Vision towers, tensor and context parallelism, matrix products in 8 or 4 bit.",
             "- Preference and reinforcement stages: no published peaks among these cases.",
             "- Time and speed: [accuracy-time.md](accuracy-time.md).",
         ],
@@ -142,10 +142,10 @@ def fits() -> list[str | list[str]]:
     did, did_not = verdicts("cases"), verdicts("did_not_fit")
     return [
         (
-            "The need of a run (its whole process, without cached blocks that the allocator gives"
-            " back) against the memory of its GPU: it *fits* if the whole band is within the"
-            " memory, is *too big* if the whole band is above it, and *may fit* if the memory lies"
-            " inside the band; a dry run then tells."
+            "The need of a run (its whole process, without cached blocks that the allocator"
+            " returns when memory is short) is compared with the memory of its GPU: it *fits* if"
+            " the whole band is within the memory, is *too big* if the whole band is above it, and"
+            " *may fit* if the memory lies inside the band; a dry run then finds out."
         ),
         grid(
             ["", "Runs", "said: fits", "said: may fit", "said: too big", "estimate above the GPU"],
@@ -189,9 +189,10 @@ def bands(cases: list[Case], left_out: Mapping[str, Any]) -> list[str | list[str
     return [
         (
             "`low_gib` to `high_gib` is meant to hold nine in ten runs of a source that nobody"
-            f" fitted. A run of which all is known has {below:.0%} below and {above:.0%} above the"
-            " estimate; what is not known, or harder to predict, adds a width in squares. High"
-            f" divided by low is {ratio:.2f} in the median of these runs."
+            f" fitted. If everything about a run is known, it reaches from {below:.0%} below to"
+            f" {above:.0%} above the estimate. Whatever is not known, or is harder to predict,"
+            " makes it wider: widths are distances of logarithms, and the square root of the sum of"
+            f" their squares counts. High divided by low is {ratio:.2f} in the median."
         ),
         grid(["", "Width below (log)", "Width above (log)", "Band with it alone"], widths),
         "Measured peaks inside the band:",

@@ -194,15 +194,15 @@ def page() -> str:
         ),
         grid(["", "today", "source left out"], rows),
         (
-            "**Source left out**: the two rates that are fitted, the shares of the best matmul and"
-            " of the memory's bandwidth that a loop reaches, are fitted again to the other sources."
-            " The rest is counted: floating point operations, bytes that each operation reads and"
-            " writes, kernels that the host starts, what moves between GPUs."
+            "**Source left out**: two rates are fitted, the shares of the fastest matrix product"
+            " and of the memory bandwidth that a training reaches; here they are fitted again to"
+            " the other sources. The rest is counted: floating-point operations, bytes that each"
+            " operation reads and writes, kernels that the host starts, what moves between GPUs."
         ),
         "## By source",
         grid(
             [
-                "Source", "Runs", "estimated / measured", "median factor", "source left out",
+                "Source", "Runs", "estimated / measured speed", "median factor", "source left out",
                 "inside the band",
             ],
             [
@@ -233,16 +233,16 @@ def page() -> str:
         ),
         "## Furthest off",
         grid(
-            ["Run", "estimated / measured"],
+            ["Run", "estimated / measured speed"],
             [
                 [str(one.run.facts["id"]), f"{one.longer:.2f}"]
                 for one in sorted(cases, key=lambda one: -one.factor)[:6]
             ],
         ),
         (
-            "What no published speed here tells: how long answers take to write, GPUs of AMD and"
-            " Apple, and rows whose lengths nobody stated. A dry run of two steps (`advise run PLAN"
-            " --max-steps 2`) measures a step on the machine itself."
+            "Not covered by these speeds: generating answers, GPUs of AMD and Apple, and rows"
+            " whose lengths are not stated. A dry run (`advise run PLAN --dry-run`) measures a step"
+            " on the machine itself."
         ),
     ]  # fmt: skip
     return (
