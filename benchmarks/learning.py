@@ -3,7 +3,7 @@ band, and what was measured; expected once more after the other nine, and after 
 it; and the ten measured again. `python -m benchmarks learning [FOLDER]`.
 
 Each run takes one to two minutes on two cores. The folder (default: ./learning-runs) keeps them: a
-call that was stopped goes on where it was. `--once` leaves out the second round.
+call that was stopped resumes there. `--once` leaves out the second round.
 """
 
 import argparse

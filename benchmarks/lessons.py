@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from advisor.commands.estimate import find_model
 from advisor.estimate import sources
 from advisor.estimate.learned import MOST_MEMORY, MOST_TIME, SMALL_MOVING, correction_of
-from advisor.estimate.memory import PASSING_SOURCES
+from advisor.estimate.memory import TRANSIENT_SOURCES
 from advisor.estimate.past_run import FAMILY, MACHINE, METHOD, MODEL
 from benchmarks.measuring import Row
 from tools.generate.accuracy import answered
@@ -24,7 +24,7 @@ LEVELS = {
     MODEL: "the same model and method", FAMILY: "the same family and method",
     METHOD: "the same method", MACHINE: "any other",
 }  # fmt: skip
-PASSING = {one.title for one in vars(sources).values() if id(one) in PASSING_SOURCES}
+PASSING = {one.title for one in vars(sources).values() if id(one) in TRANSIENT_SOURCES}
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def recomputed_layer(s: ResolvedRun) -> list[Term]:
             term_of(
                 "dequantised matrix",
                 2 * d.hidden * max(widest, d.q_size),
-                "taken out of 4 bit while it is multiplied",
+                "in 16 bit while it is multiplied",
                 src.QLORA,
             )
         )
@@ -195,7 +195,7 @@ def loss_memory(s: ResolvedRun) -> list[Term]:
                 term_of(
                     "output matrix in 16 bit",
                     4 * d.head_params,
-                    "taken out of 4 bit, and turned, while it is multiplied",
+                    "in 16 bit, and transposed, while it is multiplied",
                     src.QLORA,
                 )
             )
@@ -220,7 +220,7 @@ def loss_memory(s: ResolvedRun) -> list[Term]:
             4 * d.head_params if whole else 0
         )
         because = (
-            f"tiles of {TILE_TOKENS:,} tokens x {TILE_WORDS:,} words instead of whole"
+            f"tiles of {TILE_TOKENS:,} tokens x {TILE_WORDS:,} logits instead of whole"
             f" logits{', and a float32 gradient of the output matrix' if whole else ''}"
         )
         return [term_of("logits and loss", size, because, src.TRL_LOSS)]
@@ -229,14 +229,14 @@ def loss_memory(s: ResolvedRun) -> list[Term]:
         term_of(
             "logits and loss",
             tokens * d.vocab * per,
-            f"{tokens:,} tokens x {d.vocab:,} words x {per:g} B ({s.loss} logits)",
+            f"{tokens:,} tokens x {d.vocab:,} logits x {per:g} B ({s.loss} logits)",
             src.LOSS,
         )
     ]
 
 
 def _bytes_of_a_logit(s: ResolvedRun) -> float:
-    """Of one logit where the loss takes all of them at once."""
+    """Bytes per logit when the loss materialises all logits at once."""
     if s.loss in ("fused", "chunked"):
         return LOSS_FUSED_BYTES
     if s.cpu:
@@ -302,7 +302,7 @@ def rollout_memory(s: ResolvedRun) -> list[Term]:
         term_of(
             "logits of the next tokens",
             answers * d.vocab * 4 * WRITING_COPIES,
-            f"{answers} answers x {d.vocab:,} words x 4 B x {WRITING_COPIES}",
+            f"{answers} answers x {d.vocab:,} logits x 4 B x {WRITING_COPIES}",
             src.PPO,
         ),
     ]

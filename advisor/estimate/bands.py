@@ -106,25 +106,25 @@ OF_ALL = ("offload", "gpus", "trainer", "counter", "size")
 
 
 def need_band(
-    need_bytes: int, *, standing_bytes: int, weights_bytes: int, doubts: tuple[str, ...]
+    need_bytes: int, *, static_bytes: int, weights_bytes: int, doubts: tuple[str, ...]
 ) -> tuple[int, int]:
     """The lower and the upper end around what a run needs.
 
-    What stands throughout a run (weights, optimizer states) is arithmetic where the trainer is
+    What a run holds throughout (weights, optimizer states) is arithmetic where the trainer is
     known: experts, lengths or a loss that nobody described do not change it. Nor does a run need
     less than its weights.
 
     Args:
         need_bytes: The need, of which the rest is a part.
-        standing_bytes: What stands throughout.
+        static_bytes: What is held throughout.
         weights_bytes: The weights alone, in the dtype they are held in.
         doubts: Keys of WIDTHS, as `doubts_of` gives them.
     """
     below, above = band(doubts)
     below_all, above_all = band(tuple(doubt for doubt in doubts if doubt in OF_ALL))
-    moving = need_bytes - standing_bytes
-    low = need_bytes - below_all * standing_bytes - below * moving
-    high = need_bytes + above_all * standing_bytes + above * moving
+    moving = need_bytes - static_bytes
+    low = need_bytes - below_all * static_bytes - below * moving
+    high = need_bytes + above_all * static_bytes + above * moving
     return min(need_bytes, max(round(low), weights_bytes)), round(high)
 
 

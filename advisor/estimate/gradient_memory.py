@@ -64,7 +64,7 @@ def first_gradients(s: ResolvedRun, *, layers: int) -> list[Term]:
 
 
 def gradients(s: ResolvedRun) -> list[Term]:
-    """Gradients of what trains, as they stand before the optimizer's step."""
+    """Gradients of what trains, as they are before the optimizer's step."""
     if s.spec.optimizer_in_backward:
         one = (
             s.dims.layer_params if not s.is_module else s.trainable // s.dims.layers

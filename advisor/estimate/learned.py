@@ -22,7 +22,7 @@ from statistics import median
 from typing import NamedTuple
 
 from advisor.estimate import sources as src
-from advisor.estimate.memory import PASSING_SOURCES
+from advisor.estimate.memory import TRANSIENT_SOURCES
 from advisor.estimate.past_run import (
     FAMILY,
     MACHINE,
@@ -220,8 +220,10 @@ def _is_fixed(term: Term) -> bool:
 
 def moving_share(moment: Moment) -> float:
     """The share of a moment that comes and goes within a step."""
-    passing = sum(term.size_bytes for term in moment.terms if id(term.source) in PASSING_SOURCES)
-    return passing / max(1, counted_bytes(moment))
+    transient = sum(
+        term.size_bytes for term in moment.terms if id(term.source) in TRANSIENT_SOURCES
+    )
+    return transient / max(1, counted_bytes(moment))
 
 
 def with_lesson(

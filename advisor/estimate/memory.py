@@ -49,7 +49,7 @@ from advisor.methods import objective
 
 # The sources, one object each, of terms that come and go within a step: told by identity, since
 # this is asked for every term of every estimate.
-PASSING_SOURCES = {
+TRANSIENT_SOURCES = {
     id(one) for one in (src.ACTIVATIONS, src.BLOCKS, src.LOSS, src.TRL_LOSS, src.CORRECTED)
 }
 # Who gathers weights and divides gradients on CUDA streams of its own: torch FSDP
@@ -116,17 +116,17 @@ def memory_estimate(
     s = resolve(spec, dims, cpu=cpu)
     casts = cast_weights(s)
     held_weights = weights(s)
-    standing = [*held_weights, *other_roles(s), *optimizer_states(s), *communication_buckets(s)]
-    standing += server_share(spec, device)
+    static = [*held_weights, *other_roles(s), *optimizer_states(s), *communication_buckets(s)]
+    static += server_share(spec, device)
     full_gradients = gradients(s)
     kept = earlier_gradients(s)
     held, scoring, layer = activations(s), loss_memory(s), recomputed_layer(s)
     hidden = last_hidden(s)
     loss = _bytes([*hidden, *scoring])
-    passing = _bytes([*held, *casts]) + max(loss, _bytes(layer))
+    transient = _bytes([*held, *casts]) + max(loss, _bytes(layer))
     divided = s.sharding in ("fsdp", "zero3", "zero2")
     readable = None if cpu else readable_bytes(s, device, device_bytes)
-    blocks, spread = _blocks_held(s, device, passing, loss, _bytes(full_gradients))
+    blocks, spread = _blocks_held(s, device, transient, loss, _bytes(full_gradients))
     whole = device_bytes or (None if device is None else device.memory_bytes)
     ends, within = gathered_weights(s, layers=0), gathered_weights(s, layers=2)
     on_their_way = first_gradients(s, layers=2)
@@ -147,17 +147,17 @@ def memory_estimate(
 
     last = on_their_way if divided and not s.embeddings else []
     moments = [
-        _moment("loss and start of the backward pass", s, room, [*standing, *casts, *ends,
+        _moment("loss and start of the backward pass", s, room, [*static, *casts, *ends,
         *so_far(first_gradients(s, layers=0)), *held, *hidden, *scoring]),
-        _moment("backward pass through one layer", s, room, [*standing, *casts, *within,
+        _moment("backward pass through one layer", s, room, [*static, *casts, *within,
         *so_far(on_their_way), *held, *layer]),
-        _moment("end of the backward pass", s, room, [*standing, *within, *full_gradients, *last,
+        _moment("end of the backward pass", s, room, [*static, *within, *full_gradients, *last,
         *layer]),
-        _moment("optimizer step", s, room, [*standing, *ends, *full_gradients,
+        _moment("optimizer step", s, room, [*static, *ends, *full_gradients,
         *optimizer_temporaries(s)]),
     ]  # fmt: skip
     if s.evaluates:
-        testing = [*standing, *within, *evaluation_memory(s)]
+        testing = [*static, *within, *evaluation_memory(s)]
         moments.append(_moment("evaluation", s, room, testing))
     share = special(objective(spec.objective), "written_share")
     # PPO answers the held-out prompts of its evaluations itself, beside the server.
@@ -169,7 +169,7 @@ def memory_estimate(
                 "generating answers",
                 s,
                 room,
-                [*standing, *casts, *within, *rollout_memory(s)],
+                [*static, *casts, *within, *rollout_memory(s)],
             )
         )
     top = max(moments, key=lambda found: found.need + found.cached)
@@ -183,7 +183,7 @@ def memory_estimate(
     low, high = reading_band(peak, fewer_bytes=fewer, more_bytes=more, doubts=doubts)
     need_low, need_high = need_band(
         need,
-        standing_bytes=_bytes(standing),
+        static_bytes=_bytes(static),
         weights_bytes=_bytes(held_weights),
         doubts=doubts,
     )
@@ -273,8 +273,8 @@ def _moment(
             term_of(
                 "freed memory not returned",
                 kept,
-                f"buffers of libraries, {CPU_KEPT:.0%} of what comes and goes: malloc gives back"
-                " what lies on top",
+                f"buffers of libraries, and {CPU_KEPT:.0%} of what a step makes and frees: malloc"
+                " returns what lies on top alone",
                 src.MALLOC,
             )
         )
@@ -314,7 +314,7 @@ def _with_unnamed(
 ) -> tuple[list[Term], list[Term]]:
     """Both lists with what published runs showed beyond all named terms."""
     so_far = _bytes(terms) + _bytes(extra)
-    because = "by what published runs showed beyond the terms"
+    because = "what published runs show beyond the other terms"
     needed = term_of(
         "not accounted for",
         UNNAMED_NEEDED * so_far,
@@ -398,51 +398,51 @@ def _context(s: ResolvedRun, device: GpuSpec | None) -> list[Term]:
 
 
 def _blocks_held(
-    s: ResolvedRun, device: GpuSpec | None, passing: int, loss: int, gradient_bytes: int
+    s: ResolvedRun, device: GpuSpec | None, transient: int, loss: int, gradient_bytes: int
 ) -> tuple[list[Term], tuple[float, float]]:
     """What the allocator holds beyond the allocated peak, after simulated runs: blocks split and
     lost, then what it gives back when memory is short; and how much less or more it may hold, by
     the order in which lengths come.
 
     Args:
-        passing: Bytes that come and go in a micro-batch.
+        transient: Bytes that come and go in a micro-batch.
         loss: Those of the loss.
     """
-    if s.cpu or not passing:
+    if s.cpu or not transient:
         return [], (0.0, 0.0)
     if s.counter not in HOLDS_CACHE:
-        waiting = WAITING * passing if s.counter == "active" else 0.0
+        waiting = WAITING * transient if s.counter == "active" else 0.0
         because = "freed, and not yet read by every stream"
         return [term_of("blocks waiting for a stream", waiting, because, src.STREAMS)], (0.0, 0.0)
     factors = cache_factors(
         expandable=s.stack.expandable_segments and (device is None or device.vendor == "nvidia"),
         guessed="expandable_segments" in s.stack.guessed,
         recomputed=RECOMPUTED[s.checkpointing],
-        loss_share=loss / passing,
-        gradient_ratio=gradient_bytes / passing,
+        loss_share=loss / transient,
+        gradient_ratio=gradient_bytes / transient,
     )
     found = records_of(s)
     lost = factors.lost if found is NONE else factors.lost_ragged
     kept = max(0.0, factors.kept - lost)
-    because = f"blocks split, which cannot be given back: {lost:.0%} of what comes and goes"
+    because = f"split blocks that cannot be returned: {lost:.0%} of what a step makes and frees"
     blocks = [
-        term_of("fragmentation", lost * passing, because, src.ALLOCATOR),
+        term_of("fragmentation", lost * transient, because, src.ALLOCATOR),
         term_of(
             CACHE_TERMS[0],
-            kept * passing,
-            f"free blocks that fit no other size, {kept:.0%} of what comes and goes: given back"
-            " when memory is short",
+            kept * transient,
+            f"free blocks that fit no other size, {kept:.0%} of what a step makes and frees:"
+            " returned when memory is short",
             src.ALLOCATOR,
         ),
         term_of(
             CACHE_TERMS[1],
-            factors.per_record * found.mean * passing,
+            factors.per_record * found.mean * transient,
             f"each batch longer than all before it needs new blocks, {factors.per_record:.0%} of"
-            f" what comes and goes, {found.mean:.1f} times before the longest",
+            f" what a step makes and frees, {found.mean:.1f} times before the longest",
             src.ALLOCATOR,
         ),
     ]
-    each = factors.per_record * passing
+    each = factors.per_record * transient
     known = bool(s.spec.lengths)  # else the band's own width covers it
     return blocks, (
         (each * (found.mean - found.low), each * (found.high - found.mean)) if known else (0.0, 0.0)

@@ -1,7 +1,7 @@
 """The runs of a machine as they are remembered: what each measured, beside what the formula alone
 said of it; and how close a run is to what is to be estimated.
 
-Pure: the file they stand in is read by advisor.situation.past_runs.
+Pure: their file is read by advisor.situation.past_runs.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Memory that stands: weights, adapters, further roles, optimizer state and what an optimizer step
-adds.
+"""Memory held throughout a run: weights, adapters, further roles, optimizer state, and what an
+optimizer step adds.
 """
 
 from __future__ import annotations

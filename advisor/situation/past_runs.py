@@ -1,8 +1,8 @@
 """The file of past runs: one JSON object a line, each a stage that was trained or measured here.
 
-It stands in the user's data folder, may be deleted at any time, copied to a like machine, and
-switched off (docs/learning.md). What cannot be read of it is said and left out; what cannot be
-written is said, and never stops a run.
+It lies in the user's data folder and may be deleted, copied to a like machine or switched off
+(docs/learning.md). Lines that cannot be read are left out with a warning; a file that cannot be
+written gives one too, and never stops a run.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from advisor.estimate.learned import (
     band,
     correction_of,
 )
-from advisor.estimate.memory import PASSING_SOURCES
+from advisor.estimate.memory import TRANSIENT_SOURCES
 from advisor.estimate.past_run import (
     FAMILY,
     METHOD,
@@ -252,7 +252,9 @@ def test_a_small_moving_part_is_shifted():
     small = replace(SPEC, micro_batch_size=1, seq_len=64)
     large = replace(SPEC, micro_batch_size=16, seq_len=1024)
     for spec in (small, large):
-        passing = [t for t in after(spec=spec).memory.peak.terms if id(t.source) in PASSING_SOURCES]
+        passing = [
+            t for t in after(spec=spec).memory.peak.terms if id(t.source) in TRANSIENT_SOURCES
+        ]
         share = sum(t.size_bytes for t in passing) / after(spec=spec).memory.peak_bytes
         assert (share < 1 / 3) is (spec is small)
     runs = [run_of(replace(SPEC, seq_len=128), memory=1.2)] * 1000
@@ -323,5 +325,5 @@ def test_published_runs_of_one_model_and_method_teach_each_other():
 PASSING_TITLES = {
     source.title
     for source in vars(__import__("advisor.estimate.sources", fromlist=["x"])).values()
-    if id(source) in PASSING_SOURCES
+    if id(source) in TRANSIENT_SOURCES
 }

@@ -33,7 +33,7 @@ def other_roles(s: ResolvedRun, base_bytes: float) -> list[Term]:
             term_of(
                 "reward and value adapters",
                 (2 * adapters + 3 * adapters) / share,
-                "all four roles share one frozen base; value trains too",
+                "all four roles share one frozen base; the value adapter trains too",
                 src.PPO,
             )
         ]
