@@ -35,6 +35,13 @@ def shape(name: str) -> ModelShape:
     return found
 
 
+def needs(spec, name):
+    """Bytes that must be there."""
+    found = memory_estimate(spec, shape(name))
+    assert found is not None
+    return found.need_bytes
+
+
 def peak(spec: RunSpec, name: str = "meta-llama/Llama-3.1-8B", *, cpu: bool = False) -> int:
     result = memory_estimate(spec, shape(name), cpu=cpu)
     assert result is not None
@@ -505,11 +512,19 @@ def test_every_number_is_finite_positive_and_adds_up(spec, name, cpu):
 @examples(3)
 @given(spec=specs, name=st.sampled_from(MODELS), more=st.integers(1, 8))
 def test_memory_grows_with_batch_length_and_rank(spec, name, more):
-    """A larger batch, a longer sequence or a higher rank never needs less memory."""
-    base = peak(spec, name)
-    assert peak(replace(spec, micro_batch_size=spec.micro_batch_size + more), name) >= base
-    assert peak(replace(spec, seq_len=spec.seq_len + 64 * more), name) >= base
-    assert peak(replace(spec, rank=(spec.rank or 16) + more), name) >= base
+    """A larger batch, a longer sequence or a higher rank never holds fewer tensors, nor needs less
+    memory, to 1 %: what the allocator loses is tabulated. Cached blocks may become fewer, since
+    larger tensors fill them.
+    """
+    larger = (
+        replace(spec, micro_batch_size=spec.micro_batch_size + more),
+        replace(spec, seq_len=spec.seq_len + 64 * more),
+        replace(spec, rank=(spec.rank or 16) + more),
+    )
+    for one in larger:
+        assert needs(one, name) >= 0.99 * needs(spec, name)
+        if spec.counter in ("allocated", "active"):
+            assert peak(one, name) >= peak(spec, name)
 
 
 @examples(3)
