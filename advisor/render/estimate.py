@@ -13,6 +13,7 @@ from advisor.estimate.bands import widening
 from advisor.ground.units import format_duration, format_whole_time
 
 BAR_WIDTH = 30
+NAME_WIDTH = 36
 FULL, REST = "#", "."
 COUNTED = {"nvidia-smi": " for the whole process", "allocated": " allocated"}
 HARDLY_LESS, WORTH_CACHE = 0.98, 0.02  # of the need: what is worth a number of its own
@@ -49,12 +50,13 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
         f"{_learned(document)}); its peak: {document['moment']}"
     )
     lines += _wrapped(head, width)
-    name_width = min(28, max((len(term["name"]) for term in document["terms"]), default=4))
+    name_width = min(NAME_WIDTH, max((len(term["name"]) for term in document["terms"]), default=4))
     bar_width = min(BAR_WIDTH, max(6, width - name_width - 16))
 
     def line(name: str, size_gib: float, what: str) -> str:
         # Two decimals in every line, so that the lines add up as printed.
-        return f"  {name[:name_width]:<{name_width}} {f'{size_gib:.2f} GiB':>10}  {what}".rstrip()
+        size = f"{size_gib:.2f} GiB" if abs(size_gib) >= 0.005 else f"{size_gib * 1024:.1f} MiB"
+        return f"  {name[:name_width]:<{name_width}} {size:>10}  {what}".rstrip()
 
     for term in document["terms"]:
         lines.append(line(term["name"], term["gib"], _bar(float(term["gib"]) / scale, bar_width)))

@@ -225,7 +225,7 @@ def speed_words(measured: Measured) -> str:
 
 
 def learned_words(found: LearnedRecord) -> str:
-    """'expected after 3 runs here: memory x 0.93, speed x 1.12', as the record says it."""
+    """'corrected by 3 runs here: memory x 0.93, speed x 1.12', as the record says it."""
     learned = Learned(
         memory_runs=found.memory_runs,
         time_runs=found.time_runs,
@@ -233,7 +233,7 @@ def learned_words(found: LearnedRecord) -> str:
         memory_scale=found.memory_scale,
         time_scale=found.time_scale,
     )
-    return f"expected after {learned.sentence}"
+    return f"corrected by {learned.sentence}"
 
 
 def times_words(times: Times | None) -> str:

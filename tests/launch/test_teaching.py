@@ -207,6 +207,6 @@ def test_page_and_report_say_what_was_learned(shop, runs, monkeypatch):
     run(hardware=HERE, output="one")
     found = run(hardware=HERE, output="two")
     assert isinstance(found, Run)
-    assert "expected after 1 run here: memory x " in " ".join(summary_lines(found))
+    assert "corrected by 1 run here: memory x " in " ".join(summary_lines(found))
     write_report(found.folder, found.record)
-    assert "expected after 1 run here" in (found.folder / "report.html").read_text()
+    assert "corrected by 1 run here" in (found.folder / "report.html").read_text()
