@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import log, sqrt
+from typing import NamedTuple
 
 from advisor.estimate.cache_table import GRADIENT_RATIOS, LOSS_SHARES, ROWS
 
@@ -26,8 +26,7 @@ LEAST_RATIO = 0.03  # gradients below this share of what comes and goes count as
 LOG_RATIOS = [log(max(LEAST_RATIO, one)) for one in GRADIENT_RATIOS]
 
 
-@dataclass(frozen=True, slots=True)
-class CacheFactors:
+class CacheFactors(NamedTuple):
     """Shares of the memory that comes and goes.
 
     Attributes:
@@ -98,8 +97,7 @@ def _between(value: float, points: Sequence[float]) -> tuple[int, float]:
     return place, (value - points[place]) / (points[place + 1] - points[place])
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
+class Records(NamedTuple):
     """The sum over micro-batches that are longer than all before, each by its length over the
     longest, without the last: how often blocks are made anew. Eight in ten draws lie between `low`
     and `high`.

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from advisor.methods.trainers import TRAITS, Trait, lineage, named_by, trainers, version_of
-
 if TYPE_CHECKING:
     from advisor.estimate.types import RunSpec
+    from advisor.methods.trainers import Trait
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 MID_YEAR = "-07"  # of a date that is a year alone
@@ -86,6 +85,9 @@ def framework_of(spec: RunSpec) -> Framework:
 @lru_cache(maxsize=512)
 def _resolved(text: str, stated: tuple[tuple[str, str], ...], date: str | None) -> Framework:
     """The traits of a trainer by its wording, the versions of its libraries and the date."""
+    # Advice is about our own trainers, and starts without the table of the others.
+    from advisor.methods.trainers import lineage, named_by, trainers, version_of
+
     trainer = named_by(text)
     versions = {**versions_in(text), **{name: version_of(value) for name, value in stated}}
     day = date or date_in(text)
@@ -136,6 +138,8 @@ def guess_note(spec: RunSpec, stack: Framework) -> str:
     """
     if stack.is_known:
         return ""
+    from advisor.methods.trainers import TRAITS
+
     sharded = spec.sharding == "fsdp" and spec.gpus > 1
     counts = {
         "fused_with_loss": spec.loss == "chunked" and bool(spec.gradient_checkpointing),
@@ -153,6 +157,8 @@ def guess_note(spec: RunSpec, stack: Framework) -> str:
 
 def versions_in(text: str) -> Mapping[str, tuple[int, ...] | None]:
     """Versions that stand behind a name: "Torch: 2.1.0+cu121, bitsandbytes==0.41.1"."""
+    from advisor.methods.trainers import version_of
+
     text = text.lower().replace("pytorch", "torch")
     found = {
         name: version_of(version)

@@ -18,8 +18,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from advisor.estimate import sources as src
 from advisor.estimate.memory import TRANSIENT_SOURCES
@@ -138,6 +137,15 @@ def correction_of(
         variance=variance,
         spread=_spread([math.log(m / e) for e, m in groups[closest]]),
     )
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle one, or the mean of the two in the middle: `statistics` would bring numbers of
+    other kinds along, and takes milliseconds to import.
+    """
+    found = sorted(values)
+    half = len(found) // 2
+    return found[half] if len(found) % 2 else (found[half - 1] + found[half]) / 2
 
 
 def _spread(errors: Sequence[float]) -> float:
@@ -357,3 +365,17 @@ def change_in_words(found: Correction) -> str:
     if abs(found.shift) >= 0.01 * GIB:
         parts.append(f"{'+' if found.shift > 0 else '-'} {format_gib(round(abs(found.shift)))}")
     return " ".join(parts) or "as the formula says"
+
+
+def learned_document(found: Learned) -> dict[str, Any]:
+    """What runs of this machine changed, as every answer in JSON says it."""
+    by_formula = found.formula_bytes
+    return {
+        "text": found.sentence,
+        "closest": found.closest,
+        "memory_runs": found.memory_runs,
+        "memory_scale": None if found.memory_scale is None else round(found.memory_scale, 3),
+        "speed_runs": found.time_runs,
+        "speed_scale": None if found.time_scale is None else round(1 / found.time_scale, 3),
+        "formula_peak_gib": None if by_formula is None else round(by_formula / GIB, 4),
+    }

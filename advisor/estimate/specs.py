@@ -16,14 +16,20 @@ from typing import Any, Protocol
 from advisor.estimate.architecture import ConfigError, shape_from_config
 from advisor.estimate.bands import WORDS
 from advisor.estimate.dims import dims_of, targets, unknown_targets
-from advisor.estimate.learned import learned, lesson_of, time_with_lesson, with_lesson
+from advisor.estimate.learned import (
+    learned,
+    learned_document,
+    lesson_of,
+    time_with_lesson,
+    with_lesson,
+)
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.past_run import NO_RUNS, NOWHERE, Device, PastRuns, gpu_machine
 from advisor.estimate.read_spec import Request, request_of
 from advisor.estimate.smaller_batch import NeedOf, fitting_batch, smallest_batch
 from advisor.estimate.spec_conflicts import impossible, unused
 from advisor.estimate.time import Machine, machine_of, time_estimate
-from advisor.estimate.types import Learned, MemoryEstimate, RunSpec
+from advisor.estimate.types import MemoryEstimate, RunSpec
 from advisor.estimate.verdict import memory_fits
 from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.errors import Fault, InputError
@@ -277,19 +283,6 @@ def refuse_spec(reason: str) -> dict[str, Any]:
 
 def _gib(size_bytes: int) -> float:
     return round(size_bytes / GIB, 4)
-
-
-def learned_document(found: Learned) -> dict[str, Any]:
-    """What runs of this machine changed, as every answer in JSON says it."""
-    return {
-        "text": found.sentence,
-        "closest": found.closest,
-        "memory_runs": found.memory_runs,
-        "memory_scale": None if found.memory_scale is None else round(found.memory_scale, 3),
-        "speed_runs": found.time_runs,
-        "speed_scale": None if found.time_scale is None else round(1 / found.time_scale, 3),
-        "formula_peak_gib": None if found.formula_bytes is None else _gib(found.formula_bytes),
-    }
 
 
 def run_specs(

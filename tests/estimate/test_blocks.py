@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,9 +119,9 @@ def compare(family: str, settings: BlockSettings, model: Any) -> dict[str, float
     traced = trace(
         model, vocab=VOCAB, mixed=settings.autocast, length=length, padded=settings.masked
     )
-    settings = replace(settings, seq_len=length)
+    settings = settings._replace(seq_len=length)
     if settings.adapted and family in MIXERS_ALONE:
-        settings = replace(settings, adapted=MIXERS)
+        settings = settings._replace(adapted=MIXERS)
     shape = shape_from_config(config_of(family).to_dict(), family, origin="hub", source="")
     dims = dims_of(shape)
     assert dims is not None
@@ -143,7 +142,7 @@ def test_a_layer_keeps_what_autograd_saves(family, case):
     """Tensors saved by the layers of a small model, and the peak of a layer's backward pass, are
     those that were traced, within a twentieth.
     """
-    settings = replace(CASES[case], **ON_THE_CPU)
+    settings = CASES[case]._replace(**ON_THE_CPU)
     model = model_of(family, settings)
     model = model if settings.trains else with_lora(model, family)
     found = compare(family, settings, model)
@@ -156,10 +155,10 @@ def test_a_padded_batch_keeps_a_mask_and_repeated_keys_in_each_layer(monkeypatch
     """
     monkeypatch.setitem(SIZES, "num_attention_heads", 4)
     monkeypatch.setitem(SIZES, "num_key_value_heads", 2)  # a single one is repeated as a view
-    settings = replace(CASES["lora-autocast"], masked=True, **ON_THE_CPU)
+    settings = CASES["lora-autocast"]._replace(masked=True, **ON_THE_CPU)
     found = compare("llama", settings, with_lora(model_of("llama", settings), "llama"))
     assert found == pytest.approx(dict.fromkeys(found, 1.0), abs=0.05)
-    plain, masked = (kept(replace(settings, masked=one)) for one in (False, True))
+    plain, masked = (kept(settings._replace(masked=one)) for one in (False, True))
     assert masked - plain == 2 * LENGTH + 2 * 2 * (4 - 2) * 24  # heads of keys and values, each 24
 
 

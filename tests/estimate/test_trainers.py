@@ -53,7 +53,7 @@ def test_every_trait_is_stated_by_some_file_and_says_what_the_code_does():
 
 def test_ours_need_no_file(monkeypatch):
     """Advice for our own trainers reads nothing under rules/trainers/."""
-    monkeypatch.setattr("advisor.estimate.frameworks.named_by", None)
+    monkeypatch.setattr("advisor.methods.trainers.named_by", None)
     assert framework_of(RunSpec()) is OURS
 
 

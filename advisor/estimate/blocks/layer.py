@@ -3,8 +3,8 @@ rises."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from advisor.estimate.blocks.mixers import attention, latent_attention
 from advisor.estimate.blocks.mlps import experts, mlp
@@ -16,8 +16,7 @@ from advisor.estimate.blocks.tape import Tape, Tensor
 from advisor.estimate.layers import Attention, Convolution, Delta, Latent, LayerKind, Mamba2
 
 
-@dataclass(frozen=True, slots=True)
-class LayerMemory:
+class LayerMemory(NamedTuple):
     """Bytes per token of one layer.
 
     Attributes:

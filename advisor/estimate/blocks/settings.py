@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ALL = "*"  # among adapted layers: every linear layer outside of routed experts and routers
 
 
-@dataclass(frozen=True, slots=True)
-class BlockSettings:
+class BlockSettings(NamedTuple):
     """All that the table of saved tensors asks of a run; hashable, and without its batch size, so
     that what is derived once holds for every batch.
 

@@ -6,12 +6,10 @@ like LLaMA.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
+class Style(NamedTuple):
     """Attributes:
     norm: "rms"; "rms32": multiplied by its weight in float32; "layer": LayerNorm.
     order: Norms before attention and MLP ("pre"), after them ("post"), before and after ("both"),
@@ -51,8 +49,8 @@ ENCODER = Style(norm="layer", order="post", rotary="", dropout=True, softmax="pl
 GEMMA2 = Style(norm="rms32", order="both")
 STYLES = {
     "gpt2": GPT2,
-    "gpt_neo": replace(GPT2, dropout=False),
-    "gpt_bigcode": replace(GPT2, activation="input", softmax="float32"),
+    "gpt_neo": GPT2._replace(dropout=False),
+    "gpt_bigcode": GPT2._replace(activation="input", softmax="float32"),
     "gpt_neox": Style(norm="layer", order="parallel", rotary="joined"),
     "gptj": Style(norm="layer", order="shared", activation="steps", softmax="plain"),
     "phi": Style(norm="layer", order="shared", activation="steps", rotary="joined"),
