@@ -141,3 +141,32 @@ def test_every_command_is_in_the_table():
 
     named = set(re.findall(r"^\| `advise ([a-z]+)", TEXT, flags=re.M))
     assert named == set(COMMANDS)
+
+
+def test_the_accuracy_is_todays():
+    """How wrong the estimates are is what the pages on accuracy say, in rounded numbers."""
+    section = " ".join(
+        TEXT.partition("## How wrong the estimates are")[2].partition("##")[0].split()
+    )
+    memory = (ROOT / "docs" / "accuracy.md").read_text("utf-8")
+    times = (ROOT / "docs" / "accuracy-time.md").read_text("utf-8")
+
+    def row(page, name):
+        return [cell.strip() for cell in re.search(rf"\| {name} \|(.*)\|", page)[1].split("|")]
+
+    def whole(cell):
+        return f"{float(cell.rstrip('%')):.0f} %"
+
+    inside = row(memory, "inside the band")
+    went, ran_out = row(memory, "went through"), row(memory, "ran out of memory")
+    assert went[3] == "0"
+    for words in (
+        f"Against {re.search(r'^([0-9]+) peaks', memory, re.M)[1]} peaks",
+        f"median error is {whole(row(memory, 'median error')[0])};",
+        f"{whole(inside[0])} of them lie inside the band, {whole(inside[1])} where",
+        f"{ran_out[4]} of {ran_out[0]} runs that ran out of memory are predicted to",
+        f"none of {went[0]} that went through is called too big",
+        f"within {float(row(times, 'median factor')[0]) * 100 - 100:.0f} %",
+        f"{whole(row(times, 'within a factor of 1.5')[0])} within a factor of 1.5",
+    ):
+        assert words in section, words

@@ -378,7 +378,7 @@ def _needs(advice: Advice) -> Section:
         items.append(
             Item(
                 text=f"Corrected by {estimate.learned.sentence}",
-                detail=f"the closest: {estimate.learned.closest} (docs/learning.md)",
+                detail=f"closest run: {estimate.learned.closest} (docs/learning.md)",
             )
         )
     items += [Item(text=text) for text in _padding_words(recommendation)[:1]]
