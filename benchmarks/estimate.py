@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from advisor.commands.estimate import find_model
-from advisor.estimate.memory import memory_estimate
-from advisor.estimate.specs import run_specs
+from advisor.estimate.memory.peak import memory_estimate
+from advisor.estimate.spec.answers import run_specs
 from advisor.estimate.time import machine_of, time_estimate
 from advisor.estimate.types import RunSpec
 from advisor.probe.catalogue import find_gpu

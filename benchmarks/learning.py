@@ -18,7 +18,7 @@ from typing import Any
 
 from advisor.data import profile
 from advisor.data.measure.tokenizer import model_tokenizer
-from advisor.estimate.past_run import PastRun, PastRuns
+from advisor.estimate.past.runs import PastRun, PastRuns
 from advisor.ground.resources import trainers_root
 from advisor.ground.types import DataProfile
 from advisor.ground.units import GIB

@@ -1,4 +1,4 @@
-"""What published runs teach each other, by how much a run counts (advisor/estimate/learned.py).
+"""What published runs teach each other, by how much a run counts (advisor/estimate/past/corrections.py).
 
 Each row is predicted by the formula, and once more after the other rows of its group have corrected
 it: those of its source, counter or GPU, and of the same model and method, family and method, method,
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from advisor.commands.estimate import find_model
 from advisor.estimate import sources
-from advisor.estimate.learned import MOST_MEMORY, MOST_TIME, SMALL_MOVING, correction_of
-from advisor.estimate.memory import TRANSIENT_SOURCES
-from advisor.estimate.past_run import FAMILY, MACHINE, METHOD, MODEL
+from advisor.estimate.memory.peak import TRANSIENT_SOURCES
+from advisor.estimate.past.corrections import MOST_MEMORY, MOST_TIME, SMALL_MOVING, correction_of
+from advisor.estimate.past.runs import FAMILY, MACHINE, METHOD, MODEL
 from benchmarks.measuring import Row
 from tools.generate.accuracy import answered
 from tools.generate.accuracy_time import runs

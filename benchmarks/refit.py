@@ -4,7 +4,7 @@ that source; and the widths of its bands, fitted over what was left out.
     python -m benchmarks refit            # print: errors, coverage, widths as they would be written
     python -m benchmarks refit --write    # and write them where they stand; takes a minute or two
 
-`--write` replaces the marked lines of advisor/estimate/bands.py (widths) and of
+`--write` replaces the marked lines of advisor/estimate/memory/bands.py (widths) and of
 tests/data_cases/memory.yaml (what a source shows that was left out, for docs/accuracy.md). Then
 `python -m tools.generate` writes the page again. Do so whenever a formula of memory changes:
 tests/estimate/test_published.py fails where the widths have gone stale.
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from advisor.estimate import memory
+from advisor.estimate.memory import peak as memory
 from benchmarks.measuring import Row, table
 from tools.generate.accuracy import (
     CASES,
@@ -53,7 +53,7 @@ TITLE = (
     "error on published cases: constants as they are, and refitted without each source"
     " (docs/accuracy.md)"
 )
-WIDTHS_FILE = ROOT / "advisor" / "estimate" / "bands.py"
+WIDTHS_FILE = ROOT / "advisor" / "estimate" / "memory" / "bands.py"
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def rounded(numbers: Mapping[str, float]) -> dict[str, float]:
 
 
 def widths_lines(widths: Widths) -> list[str]:
-    """The table of advisor/estimate/bands.py."""
+    """The table of advisor/estimate/memory/bands.py."""
     return [
         "WIDTHS: Mapping[str, tuple[float, float]] = {",
         *(f'    "{doubt}": ({low:.2f}, {high:.2f}),' for doubt, (low, high) in widths.items()),

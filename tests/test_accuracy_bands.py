@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from advisor.estimate.bands import KNOWN, WIDTHS, WORDS
+from advisor.estimate.memory.bands import KNOWN, WIDTHS, WORDS
 from benchmarks import refit
 from benchmarks.refit import Fitted, replace_marked, widths_lines
 from tools.generate.accuracy import Case, published, without_model, without_trainer

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.estimate.formula_stamp import formula_stamp
-from advisor.estimate.past_run import PastRun, Reading, settings_of
+from advisor.estimate.past.formula_stamp import formula_stamp
+from advisor.estimate.past.runs import PastRun, Reading, settings_of
 from advisor.estimate.stages import stage_spec
 from advisor.ground.types import Gpu, Hardware
 from advisor.probe.catalogue import find_gpu
@@ -115,7 +115,7 @@ def test_what_cannot_be_read_is_a_warning(call, runs):
 
 def test_a_machine_is_known_by_its_gpu_not_by_its_name():
     """A probed GPU and a stated one of the same kind are one; a slice of it is another."""
-    from advisor.estimate.past_run import device_of
+    from advisor.estimate.past.runs import device_of
 
     card = find_gpu("A100 80GB").spec
     probed = Gpu(name="NVIDIA A100-SXM4-80GB", memory_total_bytes=1, uuid="GPU-1", spec=card)

@@ -8,7 +8,7 @@ import pytest
 
 from advisor.advice.scenarios import read_scenarios, shipped_scenarios
 from advisor.data.measure.data_requirements import data_requirements
-from advisor.estimate.read_spec import request_of
+from advisor.estimate.spec.read import request_of
 from advisor.ground import resources
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir

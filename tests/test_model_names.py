@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from advisor import advise
-from advisor.estimate.architecture import shape_from_config
+from advisor.estimate.model.architecture import shape_from_config
 from advisor.render.page import in_short
 from advisor.render.words import three_sentences
 from advisor.situation.model_files import catalogue_entry, catalogue_ids, suggested_models

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate.formula_stamp import formula_stamp
-from advisor.estimate.past_run import NO_RUNS, PastRun, Reading
+from advisor.estimate.past.formula_stamp import formula_stamp
+from advisor.estimate.past.runs import NO_RUNS, PastRun, Reading
 from advisor.situation import past_runs
 from advisor.situation.past_runs import note_past_run, past_runs_path, read_past_runs
 from tests.conftest import examples
@@ -142,7 +142,7 @@ def test_runs_of_another_formula_teach_nothing(path):
 
 def test_the_stamp_follows_the_numbers_of_the_formula(monkeypatch):
     """It is the same from call to call, and another once a constant of the formula changes."""
-    from advisor.estimate import memory
+    from advisor.estimate.memory import peak as memory
 
     stamp = formula_stamp.__wrapped__
     assert stamp() == stamp() == formula_stamp()

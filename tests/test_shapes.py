@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from advisor.estimate.architecture import shape_from_config
+from advisor.estimate.model.architecture import shape_from_config
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_reader import read_yaml

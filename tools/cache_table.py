@@ -2,8 +2,8 @@
 
 Run: python -m tools.cache_table
 
-Writes advisor/estimate/cache_table.py in about six minutes of one core. A run with the layers of a
-small LLaMA and LoRA or full fine-tuning is put into the allocator (advisor.estimate.step_tensors).
+Writes advisor/estimate/allocator/table.py in about six minutes of one core. A run with the layers
+of a small LLaMA and LoRA or full fine-tuning is put into the allocator (allocator.step_tensors).
 Of its passing memory, activations kept plus the larger of the loss and one layer's backward pass:
 
 - kept: reserved beyond the allocated peak, all micro-batches of one length;
@@ -23,13 +23,13 @@ from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
-from advisor.estimate.allocator import OutOfMemory
+from advisor.estimate.allocator.caching import OutOfMemory
+from advisor.estimate.allocator.step_tensors import Peaks, Training, layer_tensors, peaks
 from advisor.estimate.blocks.layer import record_layer
 from advisor.estimate.blocks.settings import BlockSettings
-from advisor.estimate.layers import Attention, Dense, LayerKind
-from advisor.estimate.step_tensors import Peaks, Training, layer_tensors, peaks
+from advisor.estimate.model.layers import Attention, Dense, LayerKind
 
-TARGET = Path(__file__).parents[1] / "advisor" / "estimate" / "cache_table.py"
+TARGET = Path(__file__).parents[1] / "advisor" / "estimate" / "allocator" / "table.py"
 # What of a run decides the share: the loss's of the passing memory, and how many times the passing
 # memory the gradients are (0: a module's).
 LOSS_SHARES = (0.0, 0.25, 0.5, 0.75, 0.95)

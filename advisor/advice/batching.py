@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.advice.types import Chosen, Padding
-from advisor.estimate.architecture import MIXES_PACKED_ROWS
+from advisor.estimate.model.architecture import MIXES_PACKED_ROWS
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import DataProfile, TokenStats

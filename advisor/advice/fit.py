@@ -37,8 +37,8 @@ from advisor.advice.stage_cost import (
     stage_estimate,
 )
 from advisor.advice.types import Chosen, StageSettings
-from advisor.estimate.architecture import NO_SDPA
-from advisor.estimate.stored import why_not_in_16_bit, why_not_loadable
+from advisor.estimate.model.architecture import NO_SDPA
+from advisor.estimate.model.stored import why_not_in_16_bit, why_not_loadable
 from advisor.estimate.types import Estimate, Fits
 from advisor.estimate.whole_time import together
 from advisor.ground.types import DataProfile

@@ -17,9 +17,9 @@ from advisor.commands.output import console, print_json, put
 from advisor.commands.session import print_warning
 from advisor.data import profile
 from advisor.estimate import hardware_machine
-from advisor.estimate.past_run import NOWHERE, Device, PastRuns, device_of
-from advisor.estimate.read_spec import request_of
-from advisor.estimate.specs import answer_spec, document_of, run_specs
+from advisor.estimate.past.runs import NOWHERE, Device, PastRuns, device_of
+from advisor.estimate.spec.answers import answer_spec, document_of, run_specs
+from advisor.estimate.spec.read import request_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Hardware, ModelShape

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from advisor.estimate.cost import cost_estimate
-from advisor.estimate.learned import learned, lesson_of, time_with_lesson, with_lesson
-from advisor.estimate.memory import memory_estimate
-from advisor.estimate.past_run import NO_RUNS, PastRuns, device_of
+from advisor.estimate.memory.peak import memory_estimate
+from advisor.estimate.memory.verdict import HEAD_ROOM, fits_in, memory_fits
+from advisor.estimate.past.corrections import learned, lesson_of, time_with_lesson, with_lesson
+from advisor.estimate.past.runs import NO_RUNS, PastRuns, device_of
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import Estimate, RunSpec, TimeEstimate
-from advisor.estimate.verdict import HEAD_ROOM, fits_in, memory_fits
 from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.types import Hardware, ModelShape
 from advisor.methods import objective

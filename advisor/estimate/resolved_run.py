@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from advisor.estimate.dims import Dims
 from advisor.estimate.frameworks import Framework, framework_of
 from advisor.estimate.methods import special
+from advisor.estimate.model.dims import Dims
 from advisor.estimate.padding import largest_line
 from advisor.estimate.types import RunSpec, Term
 from advisor.ground.types import Source

@@ -14,7 +14,7 @@ CACHE_TERMS = (
     "allocator cache", "cache of other lengths", "cache of other streams",
     "cache not accounted for",
 )  # fmt: skip
-# What each one means: advisor/estimate/verdict.py.
+# What each one means: advisor/estimate/memory/verdict.py.
 Fits = Literal["fits", "tight", "may_fit", "too_big", "unknown"]
 # Of the memory there is: one published run in four showed at least this much less than estimated.
 NEAR = 1.05
@@ -224,7 +224,7 @@ class WholeTime:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learned:
-    """How far runs of this machine have corrected an estimate (advisor.estimate.learned)."""
+    """How far runs of this machine have corrected an estimate (`past.corrections`)."""
 
     memory_runs: int  # that stand behind the memory, and behind the time
     time_runs: int

@@ -302,8 +302,9 @@ class ModelShape:
     experts: int | None = None
     experts_per_token: int | None = None
     expert_size: int | None = None  # MLP width of one expert
-    # How its layers differ (advisor/estimate/layer_patterns.py): a letter for the mixer and one for
-    # the MLP of each layer, empty where all are alike, and sizes that only some families have.
+    # How its layers differ (advisor/estimate/model/layer_patterns.py): a letter for the mixer and
+    # one for the MLP of each layer, empty where all are alike, and sizes that only some families
+    # have.
     mixers: str = ""
     mlps: str = ""
     sizes: tuple[tuple[str, int], ...] = ()

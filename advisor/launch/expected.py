@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from advisor.estimate.padding import padded_tokens
-from advisor.estimate.past_run import NO_RUNS, PastRuns, device_of
+from advisor.estimate.past.runs import NO_RUNS, PastRuns, device_of
 from advisor.estimate.types import Estimate, MemoryEstimate, RunSpec, WholeTime
 from advisor.estimate.whole_time import Looked
 from advisor.ground.errors import AdviseError
@@ -179,8 +179,8 @@ def memory_of_tensors(
     Args:
         counter: allocated or reserved, on a GPU; on the CPU they are one.
     """
-    from advisor.estimate.learned import lesson_of, with_lesson
-    from advisor.estimate.memory import memory_estimate
+    from advisor.estimate.memory.peak import memory_estimate
+    from advisor.estimate.past.corrections import lesson_of, with_lesson
 
     if shape is None:
         return None
@@ -203,7 +203,7 @@ def counted_peaks(
     counter: str = "allocated",
 ) -> tuple[int | None, int | None]:
     """The peaks of `memory_of_tensors`, without what no counter of the trainer sees."""
-    from advisor.estimate.learned import counted_bytes
+    from advisor.estimate.past.corrections import counted_bytes
 
     found = memory_of_tensors(spec, shape, hardware, past, counter=counter)
     if found is None:
@@ -333,8 +333,8 @@ def disk_need(
 
 def _optimizer_state(plan: Plan, stage: Stage, shape: ModelShape | None) -> int | None:
     """Bytes of the optimizer's state; None if the model's shape is not known."""
-    from advisor.estimate.dims import dims_of
-    from advisor.estimate.optimizer_states import state_size
+    from advisor.estimate.memory.optimizer_states import state_size
+    from advisor.estimate.model.dims import dims_of
     from advisor.estimate.resolved_run import resolve
 
     dims = dims_of(shape) if shape is not None else None
@@ -355,7 +355,7 @@ def model_bytes(shape: ModelShape | None, folder: Path | None, dtype: str) -> in
 
 
 def _trainable(plan: Plan, stage: Stage, shape: ModelShape | None) -> int | None:
-    from advisor.estimate.dims import dims_of
+    from advisor.estimate.model.dims import dims_of
     from advisor.estimate.resolved_run import trainable_params
 
     dims = dims_of(shape) if shape is not None else None

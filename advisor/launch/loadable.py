@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from advisor.estimate.architecture import NO_SDPA
-from advisor.estimate.dims import WITH_EXPERTS
-from advisor.estimate.stored import WRITTEN_OUT, why_not_loadable
+from advisor.estimate.model.architecture import NO_SDPA
+from advisor.estimate.model.dims import WITH_EXPERTS
+from advisor.estimate.model.stored import WRITTEN_OUT, why_not_loadable
 from advisor.ground.errors import Fault
 from advisor.ground.types import ModelShape
 from advisor.methods import update

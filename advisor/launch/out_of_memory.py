@@ -11,7 +11,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from advisor.estimate.past_run import NO_RUNS, PastRuns
+from advisor.estimate.past.runs import NO_RUNS, PastRuns
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import Hardware, ModelShape
 from advisor.launch.expected import memory_of_tensors, run_spec

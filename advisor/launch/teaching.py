@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from advisor.estimate.formula_stamp import formula_stamp
-from advisor.estimate.past_run import FORMAT, PastRun, Reading, device_of, family_of, settings_of
+from advisor.estimate.past.formula_stamp import formula_stamp
+from advisor.estimate.past.runs import FORMAT, PastRun, Reading, device_of, family_of, settings_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import Hardware, ModelShape

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.estimate.bands import widening
+from advisor.estimate.memory.bands import widening
 from advisor.ground.units import format_duration, format_whole_time
 
 BAR_WIDTH = 30
@@ -26,8 +26,8 @@ FITS = {
 
 
 def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 80) -> str:
-    """One answer document (as `advisor.estimate.specs.answer` gives it) as lines of at most `width`
-    columns.
+    """One answer document (as `advisor.estimate.spec.answers` gives it) as lines of at most
+    `width` columns.
 
     Bars are drawn against `limit_gib`, the device's memory, where it is known, else against the
     need. Blocks that a counter shows and nothing needs have a line of their own.

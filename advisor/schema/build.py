@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from advisor.data.measure.data_requirements import REQUIREMENTS_FILE
-from advisor.estimate.read_spec import SPEC
+from advisor.estimate.spec.read import SPEC
 from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import SOURCES_FILE

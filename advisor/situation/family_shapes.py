@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advisor.estimate.seq2seq import ABOUT
+from advisor.estimate.model.seq2seq import ABOUT
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import NAMED, SEQ2SEQ, Family

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from advisor.estimate.formula_stamp import formula_stamp
-from advisor.estimate.past_run import FORMAT, NO_RUNS, PastRun, PastRuns
+from advisor.estimate.past.formula_stamp import formula_stamp
+from advisor.estimate.past.runs import FORMAT, NO_RUNS, PastRun, PastRuns
 from advisor.ground.disk import open_new
 from advisor.ground.errors import InputError
 

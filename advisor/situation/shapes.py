@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from advisor.estimate.architecture import ConfigError, shape_from_config
+from advisor.estimate.model.architecture import ConfigError, shape_from_config
 from advisor.ground.errors import InputError
 from advisor.ground.json_values import parse_json
 from advisor.ground.model_config import NAMES, read

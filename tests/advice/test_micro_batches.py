@@ -11,8 +11,8 @@ from advisor.advice.micro_batches import (
     fastest_that_fits,
     trials_of,
 )
+from advisor.estimate.memory.verdict import HEAD_ROOM, memory_fits
 from advisor.estimate.types import Estimate, MemoryEstimate
-from advisor.estimate.verdict import HEAD_ROOM, memory_fits
 from advisor.ground.units import GIB
 
 BAND = 0.12

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from advisor.estimate.architecture import shape_from_config
 from advisor.estimate.blocks.of_run import layers_of
-from advisor.estimate.dims import dims_of
+from advisor.estimate.model.architecture import shape_from_config
+from advisor.estimate.model.dims import dims_of
 from advisor.estimate.resolved_run import resolve, trainable_params
 from advisor.estimate.types import RunSpec
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate.allocator import (
+from advisor.estimate.allocator.caching import (
     CachingAllocator,
     OutOfMemory,
     rounded_bytes,

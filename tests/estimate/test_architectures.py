@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from advisor.estimate.architecture import shape_from_config
-from advisor.estimate.dims import dims_of, unknown_targets
-from advisor.estimate.layouts import LAYOUTS
+from advisor.estimate.model.architecture import shape_from_config
+from advisor.estimate.model.dims import dims_of, unknown_targets
+from advisor.estimate.model.layouts import LAYOUTS
+from advisor.estimate.model.structure import structure_of
 from advisor.estimate.resolved_run import trainable_params
-from advisor.estimate.structure import structure_of
 from advisor.estimate.types import RunSpec
 from advisor.methods.families import DECODER, SEQ2SEQ, kind_of_type
 from advisor.situation.model_files import catalogue_entry, catalogue_ids

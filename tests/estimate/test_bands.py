@@ -1,4 +1,4 @@
-"""The band around an estimate: what widens it, and by how much (advisor/estimate/bands.py)."""
+"""The band around an estimate: what widens it, and by how much (advisor/estimate/memory/bands.py)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.commands.estimate import find_model
-from advisor.estimate.bands import KNOWN, WIDTHS, WORDS, band, log_widths
-from advisor.estimate.memory import memory_estimate
-from advisor.estimate.specs import run_specs
+from advisor.estimate.memory.bands import KNOWN, WIDTHS, WORDS, band, log_widths
+from advisor.estimate.memory.peak import memory_estimate
+from advisor.estimate.spec.answers import run_specs
 from advisor.estimate.types import MemoryEstimate, RunSpec
 from advisor.render.estimate import estimate_text
 

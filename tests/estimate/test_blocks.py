@@ -8,11 +8,11 @@ import pytest
 
 pytestmark = [pytest.mark.train]
 
-from advisor.estimate.activation_memory import LOSS_SHIFTED_LABELS_BYTES
-from advisor.estimate.architecture import shape_from_config
 from advisor.estimate.blocks.layer import layer_memory
 from advisor.estimate.blocks.settings import ALL, BlockSettings
-from advisor.estimate.dims import dims_of
+from advisor.estimate.memory.activations import LOSS_SHIFTED_LABELS_BYTES
+from advisor.estimate.model.architecture import shape_from_config
+from advisor.estimate.model.dims import dims_of
 from tests.estimate.traced_layers import (
     LENGTH,
     Alive,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.estimate.memory import memory_estimate
+from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.time import machine_of, time_estimate
 from advisor.estimate.types import RunSpec
 from advisor.probe.catalogue import find_gpu

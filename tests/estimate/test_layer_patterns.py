@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from advisor.estimate.architecture import ConfigError, shape_from_config
-from advisor.estimate.layouts import LAYOUTS
-from advisor.estimate.structure import structure_of
+from advisor.estimate.model.architecture import ConfigError, shape_from_config
+from advisor.estimate.model.layouts import LAYOUTS
+from advisor.estimate.model.structure import structure_of
 from advisor.situation.model_files import catalogue_entry, catalogue_ids
 from advisor.situation.shapes import model_shape
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.estimate import estimate
-from advisor.estimate.learned import (
+from advisor.estimate.memory.peak import TRANSIENT_SOURCES
+from advisor.estimate.past.corrections import (
     MEMORY_K,
     MOST_MEMORY,
     MOST_TIME,
@@ -20,8 +21,7 @@ from advisor.estimate.learned import (
     band,
     correction_of,
 )
-from advisor.estimate.memory import TRANSIENT_SOURCES
-from advisor.estimate.past_run import (
+from advisor.estimate.past.runs import (
     FAMILY,
     METHOD,
     MODEL,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.estimate import estimate
-from advisor.estimate.dims import dims_of
-from advisor.estimate.memory import memory_estimate
+from advisor.estimate.memory.peak import memory_estimate
+from advisor.estimate.model.dims import dims_of
 from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware, ModelShape
@@ -213,7 +213,7 @@ def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
     """Logits of a part of the tokens and so many answers at a time, as trainers/ppo/rollout.py
     says; more rows in a batch add no logits.
     """
-    from advisor.estimate.activation_memory import PART_LOGIT_BYTES
+    from advisor.estimate.memory.activations import PART_LOGIT_BYTES
     from advisor.estimate.methods.ppo import ANSWERS_AT_ONCE
     from trainers.ppo.rollout import LOGIT_BYTES
     from trainers.rollouts.transformers_engine import AT_ONCE

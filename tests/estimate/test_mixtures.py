@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from advisor.estimate import memory_estimate, time_estimate
-from advisor.estimate.dims import dims_of
+from advisor.estimate.model.dims import dims_of
 from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.time import Machine
 from advisor.estimate.types import RunSpec

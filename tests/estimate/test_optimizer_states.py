@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from advisor.estimate.architecture import shape_from_config
-from advisor.estimate.dims import dims_of
-from advisor.estimate.optimizer_states import orthogonal_flop, state_size, state_words
+from advisor.estimate.memory.optimizer_states import orthogonal_flop, state_size, state_words
+from advisor.estimate.model.architecture import shape_from_config
+from advisor.estimate.model.dims import dims_of
 from advisor.estimate.resolved_run import resolve
 from advisor.estimate.types import RunSpec
 from advisor.methods.optimizers import ALIASES, NOT_OFFERED, OPTIMIZERS, optimizer, read_arguments

@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from advisor.estimate.bands import KNOWN, WIDTHS, log_widths
+from advisor.estimate.memory.bands import KNOWN, WIDTHS, log_widths
 from benchmarks.refit import leave_out
 from tools.generate.accuracy import (
     answered,

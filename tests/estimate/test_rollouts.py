@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from advisor.estimate import estimate
-from advisor.estimate.memory import memory_estimate
+from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.time import machine_of, time_estimate
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware

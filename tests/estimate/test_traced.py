@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from advisor.estimate.architecture import shape_from_config
-from advisor.estimate.memory import memory_estimate
+from advisor.estimate.memory.peak import memory_estimate
+from advisor.estimate.model.architecture import shape_from_config
 from advisor.estimate.types import RunSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.train]
@@ -214,7 +214,7 @@ def test_a_tile_of_logits_on_the_cpu_is_held_as_often_as_said():
     from torch.distributed._tools.mem_tracker import MemTracker
     from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE, ChunkedLogProbFunction
 
-    from advisor.estimate.activation_memory import CPU_TILE_BYTES, TILE_TOKENS, TILE_WORDS
+    from advisor.estimate.memory.activations import CPU_TILE_BYTES, TILE_TOKENS, TILE_WORDS
 
     assert TOKEN_CHUNK_SIZE == TILE_TOKENS
     tokens, hidden = 1024, 64

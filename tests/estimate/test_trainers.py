@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from advisor.estimate.dims import dims_of
 from advisor.estimate.frameworks import OURS, Framework, date_in, framework_of, versions_in
-from advisor.estimate.memory import memory_estimate
+from advisor.estimate.memory.peak import memory_estimate
+from advisor.estimate.model.dims import dims_of
 from advisor.estimate.resolved_run import resolve
 from advisor.estimate.types import RunSpec
 from advisor.ground import resources

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.estimate import estimate, memory_estimate
-from advisor.estimate.smaller_batch import fitting_batch, smallest_batch
+from advisor.estimate.memory.verdict import fits_in, memory_fits
+from advisor.estimate.spec.smaller_batch import fitting_batch, smallest_batch
 from advisor.estimate.types import RunSpec
-from advisor.estimate.verdict import fits_in, memory_fits
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
 from advisor.situation.shapes import model_shape

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.estimate.past_run import SETTINGS
+from advisor.estimate.past.runs import SETTINGS
 from advisor.ground.types import TokenStats
 from advisor.launch.expected import run_spec
 from advisor.launch.teaching import as_it_ran

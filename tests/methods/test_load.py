@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from advisor.estimate import methods as arithmetic
-from advisor.estimate.dims import dims_of
 from advisor.estimate.methods import special
+from advisor.estimate.model.dims import dims_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import InputError
 from advisor.ground.resources import resource_root

@@ -29,7 +29,7 @@ from advisor.advice.planning import make_plan
 from advisor.api import Answers
 from advisor.commands.estimate import find_model
 from advisor.commands.session import Stated, advise_on
-from advisor.estimate.dims import dims_of
+from advisor.estimate.model.dims import dims_of
 from advisor.estimate.resolved_run import resolve
 from advisor.estimate.stages import stage_spec
 from advisor.methods import methods, schemes

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from advisor.commands.estimate import find_model
-from advisor.estimate.specs import run_specs
+from advisor.estimate.spec.answers import run_specs
 from advisor.probe.catalogue import find_gpu
 
 ROOT = Path(__file__).resolve().parent.parent.parent

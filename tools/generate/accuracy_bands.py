@@ -1,5 +1,5 @@
-"""The widths of bands (advisor/estimate/bands.py), fitted over sources, and how many peaks lie
-inside.
+"""The widths of bands (advisor/estimate/memory/bands.py), fitted over sources, and how many peaks
+lie inside.
 
 Rows of one source are alike, so sources are counted, not rows. Each source gives one number for
 each side: how far its runs lie from their estimates (WITHIN of its rows are nearer). The width is
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.estimate.bands import KNOWN, WORDS, log_widths
+from advisor.estimate.memory.bands import KNOWN, WORDS, log_widths
 from advisor.ground.units import GIB
 from advisor.probe.catalogue import find_gpu
 from tools.generate.accuracy import (

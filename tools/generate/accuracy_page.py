@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from advisor.estimate.bands import KNOWN, WIDTHS, WORDS, band
+from advisor.estimate.memory.bands import KNOWN, WIDTHS, WORDS, band
 from tools.generate.accuracy import (
     Case,
     answered,

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from advisor.commands.estimate import find_model
-from advisor.estimate.read_spec import Request, request_of
+from advisor.estimate.spec.read import Request, request_of
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import TimeEstimate
 from advisor.ground.types import ModelShape

@@ -13,7 +13,7 @@ from advisor.estimate.blocks.settings import BlockSettings
 from advisor.estimate.blocks.states import convolution, delta_net, lightning, mamba2
 from advisor.estimate.blocks.styles import Style, style_of
 from advisor.estimate.blocks.tape import Tape, Tensor
-from advisor.estimate.layers import Attention, Convolution, Delta, Latent, LayerKind, Mamba2
+from advisor.estimate.model.layers import Attention, Convolution, Delta, Latent, LayerKind, Mamba2
 
 
 class LayerMemory(NamedTuple):

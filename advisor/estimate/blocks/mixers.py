@@ -5,7 +5,7 @@ from __future__ import annotations
 from advisor.estimate.blocks.operations import Operations
 from advisor.estimate.blocks.styles import Style
 from advisor.estimate.blocks.tape import SAME, Tensor
-from advisor.estimate.layers import Attention, Latent
+from advisor.estimate.model.layers import Attention, Latent
 
 
 def attention(o: Operations, x: Tensor, part: Attention, style: Style) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from advisor.estimate.blocks.operations import Operations
 from advisor.estimate.blocks.styles import Style
 from advisor.estimate.blocks.tape import SAME, Tensor
-from advisor.estimate.layers import Experts
+from advisor.estimate.model.layers import Experts
 
 LOOPS = 8  # steps in which experts that run one after the other are taken
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from advisor.estimate.blocks.layer import LayerMemory, layer_memory
 from advisor.estimate.blocks.settings import ALL, BlockSettings
-from advisor.estimate.dims import NAMED_SETS, corrects_experts
-from advisor.estimate.layers import Attention, LayerKind
 from advisor.estimate.methods import special
+from advisor.estimate.model.dims import NAMED_SETS, corrects_experts
+from advisor.estimate.model.layers import Attention, LayerKind
 from advisor.estimate.resolved_run import ResolvedRun
 from advisor.methods import update
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from advisor.estimate.blocks.settings import ALL, BlockSettings
 from advisor.estimate.blocks.tape import JOINED, SAME, Tape, Tensor
 
-# Fused or split matrices -> the common names that adapt them (advisor.estimate.dims.ALIASES).
+# Fused or split matrices -> the common names that adapt them (advisor.estimate.model.dims.ALIASES).
 WHOLE = {
     "qkv": ("q_proj", "k_proj", "v_proj"), "gate_up": ("gate_proj", "up_proj"),
     "q_a_proj": ("q_proj",), "q_b_proj": ("q_proj",), "kv_a_proj_with_mqa": ("k_proj", "v_proj"),

@@ -20,7 +20,8 @@ class BlockSettings(NamedTuple):
         wide_list: CUDA's autocast, which runs norms, softmax and powers in float32.
         quantised: The linear layers are bitsandbytes': input cast to 16 bit, output cast back.
         quantised_inputs_kept: bitsandbytes before 0.43: its matrix product saves its input.
-        adapted: Linear layers with a LoRA adapter, by common name (advisor.estimate.dims.ALIASES).
+        adapted: Linear layers with a LoRA adapter, by common name (ALIASES of
+            advisor.estimate.model.dims).
         rank: Of the adapters.
         adapter_bytes: Of one of their weights.
         casts_adapter_inputs: What a float32 adapter reads is cast to 16 bit, by autocast of the

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from advisor.estimate.blocks.operations import Operations
 from advisor.estimate.blocks.styles import Style
 from advisor.estimate.blocks.tape import SAME, Tensor
-from advisor.estimate.layers import Convolution, Delta, Lightning, Mamba2
+from advisor.estimate.model.layers import Convolution, Delta, Lightning, Mamba2
 
 DELTA_CHUNK = 64  # torch_chunk_gated_delta_rule, and fla's chunk_gated_delta_rule
 MAMBA_CHUNK = 256  # `mamba_chunk_size` of Falcon-H1, Granite 4 and Bamba

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advisor.estimate.dims import Dims
+from advisor.estimate.model.dims import Dims
 from advisor.estimate.types import RunSpec
 
 

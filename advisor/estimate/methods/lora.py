@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advisor.estimate.dims import Dims, correction_ends, targets, trained_ends
+from advisor.estimate.model.dims import Dims, correction_ends, targets, trained_ends
 from advisor.estimate.types import RunSpec
 from advisor.methods import update
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from advisor.estimate import sources as src
-from advisor.estimate.optimizer_states import state_size
+from advisor.estimate.memory.optimizer_states import state_size
 from advisor.estimate.resolved_run import ResolvedRun, term_of
 from advisor.estimate.types import RunSpec, Term
 from advisor.methods import objective, update

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from advisor.estimate.dims import Dims
 from advisor.estimate.frameworks import framework_of
+from advisor.estimate.model.dims import Dims
 from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.time.machine import Machine
 from advisor.estimate.types import RunSpec

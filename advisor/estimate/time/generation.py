@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from advisor.estimate.dims import Dims, dims_of
 from advisor.estimate.methods import special
+from advisor.estimate.model.dims import Dims, dims_of
 from advisor.estimate.resolved_run import (
     DTYPE_BYTES,
     answers_at_once,

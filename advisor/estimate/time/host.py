@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from advisor.estimate.dims import Dims
 from advisor.estimate.frameworks import framework_of
 from advisor.estimate.methods import special
+from advisor.estimate.model.dims import Dims
 from advisor.estimate.time.machine import Machine
 from advisor.estimate.types import RunSpec
 from advisor.methods import update

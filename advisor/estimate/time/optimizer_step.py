@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from advisor.estimate.dims import Dims
-from advisor.estimate.optimizer_states import entry_of, orthogonal_flop
+from advisor.estimate.memory.optimizer_states import entry_of, orthogonal_flop
+from advisor.estimate.model.dims import Dims
 from advisor.estimate.resolved_run import DTYPE_BYTES, resolve, trainable_params
 from advisor.estimate.time.machine import CPU_BYTES_PER_S, Machine
 from advisor.estimate.types import RunSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from advisor.estimate.dims import dims_of
 from advisor.estimate.frameworks import framework_of
+from advisor.estimate.model.dims import dims_of
 from advisor.estimate.padding import row_tokens
 from advisor.estimate.resolved_run import DTYPE_BYTES, answers_each, trainable_params
 from advisor.estimate.time.band import band_of

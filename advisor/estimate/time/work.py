@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from advisor.estimate.dims import Dims, corrects_experts, targets
 from advisor.estimate.frameworks import Framework, framework_of
 from advisor.estimate.methods import special
+from advisor.estimate.model.dims import Dims, corrects_experts, targets
 from advisor.estimate.resolved_run import DTYPE_BYTES
 from advisor.estimate.time.machine import Machine
 from advisor.estimate.types import RunSpec

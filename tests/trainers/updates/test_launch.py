@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from advisor.estimate.dims import dims_of
+from advisor.estimate.model.dims import dims_of
 from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.types import RunSpec
 from advisor.launch import run_plan

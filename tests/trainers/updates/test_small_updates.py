@@ -167,7 +167,7 @@ def test_the_estimate_counts_every_byte_of_the_state(kind):
     """The optimizer keeps 6 and 4 bytes a weight, as the estimate of memory says, and computes as
     many weights at once.
     """
-    from advisor.estimate.static_memory import CHUNK_ELEMENTS
+    from advisor.estimate.memory.static import CHUNK_ELEMENTS
 
     parameter = torch.nn.Parameter(torch.zeros(1000).bfloat16())
     optimizer = optimizer_over(parameter, kind, 1e-5)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from advisor.estimate.memory.verdict import memory_fits
 from advisor.estimate.types import MemoryEstimate, RunSpec
-from advisor.estimate.verdict import memory_fits
 from advisor.methods import objective, update
 
 NeedOf = Callable[[RunSpec], MemoryEstimate | None]

@@ -21,8 +21,8 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from advisor.estimate import sources as src
-from advisor.estimate.memory import TRANSIENT_SOURCES
-from advisor.estimate.past_run import (
+from advisor.estimate.memory.peak import TRANSIENT_SOURCES
+from advisor.estimate.past.runs import (
     FAMILY,
     MACHINE,
     METHOD,

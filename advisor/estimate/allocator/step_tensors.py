@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advisor.estimate.allocator import Block, CachingAllocator
+from advisor.estimate.allocator.caching import Block, CachingAllocator
 from advisor.estimate.blocks.tape import JOINED, SAME, Tape, Tensor
 
 # (slot, bytes per token): a tensor is made, or with 0 bytes freed.

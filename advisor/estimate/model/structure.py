@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from functools import lru_cache
 
-from advisor.estimate import layer_patterns as letters
-from advisor.estimate.layers import Dense, Experts, LayerKind, Linear, Part, Structure
-from advisor.estimate.layouts import layout_of
-from advisor.estimate.mixers import MIXERS, Sizes
+from advisor.estimate.model import layer_patterns as letters
+from advisor.estimate.model.layers import Dense, Experts, LayerKind, Linear, Part, Structure
+from advisor.estimate.model.layouts import layout_of
+from advisor.estimate.model.mixers import MIXERS, Sizes
 from advisor.ground.types import ModelShape
 from advisor.methods.families import DECODER, SEQ2SEQ, is_encoder, kind_of_type
 

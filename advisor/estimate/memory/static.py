@@ -7,8 +7,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from advisor.estimate import sources as src
+from advisor.estimate.memory.optimizer_states import (
+    entry_of,
+    largest_weight,
+    state_size,
+    state_words,
+)
 from advisor.estimate.methods import special
-from advisor.estimate.optimizer_states import entry_of, largest_weight, state_size, state_words
 from advisor.estimate.resolved_run import CPU_OPTIMIZERS, ResolvedRun, per_device, term_of
 from advisor.estimate.types import LEFT_EXPERTS, Term
 from advisor.ground.units import GIB

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from advisor.estimate.layouts import Layout, layout_of
-from advisor.estimate.nested_configs import ABSENT
+from advisor.estimate.model.layouts import Layout, layout_of
+from advisor.estimate.model.nested_configs import ABSENT
 
 # One letter per layer, so that a model of a hundred layers is a short text.
 # Mixers. A capital A or S takes keys and values from an earlier layer, a capital L its choice of

@@ -3,8 +3,8 @@ tensors and times are derived from.
 
 A model is a few kinds of layers (`LayerKind`), each with a count. A kind has mixers (attention,
 latent attention, gated DeltaNet, Mamba-2, convolution, ...), which move information between tokens,
-a dense MLP, routed experts, or several of these. `advisor.estimate.structure` makes them from a
-ModelShape, after the layer definitions of transformers.
+a dense MLP, routed experts, or several of these. `advisor.estimate.model.structure` makes them
+from a ModelShape, after the layer definitions of transformers.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.estimate.layer_patterns import CROSS_ATTENTION, FULL
+from advisor.estimate.model.layer_patterns import CROSS_ATTENTION, FULL
 
 ABOUT = (
     "encoder and decoder are counted as one stack that reads input and output: activations are"

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from advisor.estimate.architecture import OWN_ATTENTION
 from advisor.estimate.frameworks import framework_of
-from advisor.estimate.layers import (
+from advisor.estimate.model.architecture import OWN_ATTENTION
+from advisor.estimate.model.layers import (
     Attention,
     Latent,
     LayerKind,
@@ -16,8 +16,8 @@ from advisor.estimate.layers import (
     Structure,
     linears_of,
 )
-from advisor.estimate.layouts import layout_of
-from advisor.estimate.linear_names import (
+from advisor.estimate.model.layouts import layout_of
+from advisor.estimate.model.linear_names import (
     ALIASES,
     ATTENTION,
     MLP,
@@ -27,7 +27,7 @@ from advisor.estimate.linear_names import (
     by_common_name,
     ends_by_name,
 )
-from advisor.estimate.structure import structure_of
+from advisor.estimate.model.structure import structure_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import ModelShape
 from advisor.methods.families import is_encoder

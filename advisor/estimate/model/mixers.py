@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from advisor.estimate import layer_patterns as letters
-from advisor.estimate.layers import (
+from advisor.estimate.model import layer_patterns as letters
+from advisor.estimate.model.layers import (
     Attention,
     Convolution,
     Delta,
@@ -20,7 +20,7 @@ from advisor.estimate.layers import (
     Mamba2,
     Mixer,
 )
-from advisor.estimate.layouts import Layout
+from advisor.estimate.model.layouts import Layout
 
 EXPAND = 2  # Mamba's inner width, in multiples of the model's
 

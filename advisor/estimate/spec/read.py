@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.estimate.optimizer_states import OTHERS
+from advisor.estimate.memory.optimizer_states import OTHERS
 from advisor.estimate.resolved_run import COUNTERS
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault

@@ -14,7 +14,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from advisor.estimate import sources as src
-from advisor.estimate.activation_memory import (
+from advisor.estimate.allocator.factors import NONE, UNKNOWN, Records, cache_factors, records
+from advisor.estimate.frameworks import guess_note
+from advisor.estimate.memory.activations import (
     activations,
     evaluation_memory,
     last_hidden,
@@ -22,19 +24,14 @@ from advisor.estimate.activation_memory import (
     recomputed_layer,
     rollout_memory,
 )
-from advisor.estimate.bands import doubts_of, need_band, reading_band
-from advisor.estimate.cache_factors import NONE, UNKNOWN, Records, cache_factors, records
-from advisor.estimate.dims import dims_of
-from advisor.estimate.frameworks import guess_note
-from advisor.estimate.gradient_memory import (
+from advisor.estimate.memory.bands import doubts_of, need_band, reading_band
+from advisor.estimate.memory.gradients import (
     communication_buckets,
     earlier_gradients,
     first_gradients,
     gradients,
 )
-from advisor.estimate.methods import special
-from advisor.estimate.resolved_run import ResolvedRun, resolve, term_of
-from advisor.estimate.static_memory import (
+from advisor.estimate.memory.static import (
     cast_weights,
     gathered_weights,
     optimizer_states,
@@ -42,6 +39,9 @@ from advisor.estimate.static_memory import (
     other_roles,
     weights,
 )
+from advisor.estimate.methods import special
+from advisor.estimate.model.dims import dims_of
+from advisor.estimate.resolved_run import ResolvedRun, resolve, term_of
 from advisor.estimate.types import CACHE_TERMS, MemoryEstimate, Moment, RunSpec, Term
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 
-from advisor.estimate.memory import memory_estimate
+from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.time import machine_of, time_estimate
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import GpuSpec, ModelShape

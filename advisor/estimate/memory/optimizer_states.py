@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from advisor.estimate.dims import Dims
+from advisor.estimate.model.dims import Dims
 from advisor.estimate.resolved_run import ResolvedRun
 from advisor.estimate.types import RunSpec
 from advisor.methods import update

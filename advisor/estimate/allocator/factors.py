@@ -17,7 +17,7 @@ from functools import lru_cache
 from math import log, sqrt
 from typing import NamedTuple
 
-from advisor.estimate.cache_table import GRADIENT_RATIOS, LOSS_SHARES, ROWS
+from advisor.estimate.allocator.table import GRADIENT_RATIOS, LOSS_SHARES, ROWS
 
 SLICES = 400  # of the lengths, for the sum over records
 EIGHT_IN_TEN = 1.28  # standard deviations to either side that hold eight in ten

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from advisor.estimate import nested_configs, seq2seq
-from advisor.estimate.layer_patterns import pattern_of
-from advisor.estimate.layouts import layout_of
-from advisor.estimate.structure import structure_of
+from advisor.estimate.model import nested_configs, seq2seq
+from advisor.estimate.model.layer_patterns import pattern_of
+from advisor.estimate.model.layouts import layout_of
+from advisor.estimate.model.structure import structure_of
 from advisor.ground.model_config import NAMES, REQUIRED, read, text_config
 from advisor.ground.model_structure import config_faults
 from advisor.ground.types import ModelShape

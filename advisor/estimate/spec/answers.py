@@ -13,24 +13,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
-from advisor.estimate.architecture import ConfigError, shape_from_config
-from advisor.estimate.bands import WORDS
-from advisor.estimate.dims import dims_of, targets, unknown_targets
-from advisor.estimate.learned import (
+from advisor.estimate.memory.bands import WORDS
+from advisor.estimate.memory.peak import memory_estimate
+from advisor.estimate.memory.verdict import memory_fits
+from advisor.estimate.model.architecture import ConfigError, shape_from_config
+from advisor.estimate.model.dims import dims_of, targets, unknown_targets
+from advisor.estimate.past.corrections import (
     learned,
     learned_document,
     lesson_of,
     time_with_lesson,
     with_lesson,
 )
-from advisor.estimate.memory import memory_estimate
-from advisor.estimate.past_run import NO_RUNS, NOWHERE, Device, PastRuns, gpu_machine
-from advisor.estimate.read_spec import Request, request_of
-from advisor.estimate.smaller_batch import NeedOf, fitting_batch, smallest_batch
-from advisor.estimate.spec_conflicts import impossible, unused
+from advisor.estimate.past.runs import NO_RUNS, NOWHERE, Device, PastRuns, gpu_machine
+from advisor.estimate.spec.conflicts import impossible, unused
+from advisor.estimate.spec.read import Request, request_of
+from advisor.estimate.spec.smaller_batch import NeedOf, fitting_batch, smallest_batch
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import MemoryEstimate, RunSpec
-from advisor.estimate.verdict import memory_fits
 from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.json_values import parse_json

@@ -1,0 +1,1 @@
+"""PyTorch's caching allocator, simulated, and the cache that a run's steps leave in it."""

@@ -1,0 +1,1 @@
+"""What past runs of a machine teach: their record, and the corrections made of it."""
