@@ -142,3 +142,15 @@ def test_weights_alone_settle_what_cannot_fit():
     weights = sum(term.size_bytes for term in found.needed.terms if term.name == "weights")
     assert found.need_low_bytes >= weights > 55 * GIB
     assert memory_fits(found, 48 * GIB) == "too_big"
+
+
+@pytest.mark.parametrize("framework", [None, "torchtune"])
+def test_what_a_known_trainer_holds_throughout_is_no_estimate(framework):
+    """Weights, adapters and optimizer states are arithmetic: the band starts at their sum."""
+    spec = RunSpec(update="lora", rank=256, framework=framework)
+    found = memory_estimate(spec, shape())
+    names = ("weights", "adapters", "optimizer state")
+    held = sum(term.size_bytes for term in found.needed.terms if term.name in names)
+    assert held <= found.need_low_bytes <= found.need_bytes
+    guessed = memory_estimate(replace(spec, framework="a trainer of one's own"), shape())
+    assert guessed.need_low_bytes < held

@@ -111,8 +111,8 @@ def need_band(
     """The lower and the upper end around what a run needs.
 
     What a run holds throughout (weights, optimizer states) is arithmetic where the trainer is
-    known: experts, lengths or a loss that nobody described do not change it. Nor does a run need
-    less than its weights.
+    known: experts, lengths or a loss that nobody described do not change it, and the run needs no
+    less than that. Where it is in doubt, the run needs no less than its weights.
 
     Args:
         need_bytes: The need, of which the rest is a part.
@@ -125,7 +125,8 @@ def need_band(
     moving = need_bytes - static_bytes
     low = need_bytes - below_all * static_bytes - below * moving
     high = need_bytes + above_all * static_bytes + above * moving
-    return min(need_bytes, max(round(low), weights_bytes)), round(high)
+    sure = weights_bytes if set(doubts) & set(OF_ALL) - {"counter"} else static_bytes
+    return min(need_bytes, max(round(low), sure)), round(high)
 
 
 def widening(because: Sequence[str]) -> list[str]:
