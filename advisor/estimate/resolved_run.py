@@ -73,7 +73,9 @@ class ResolvedRun:
     checkpointing: str  # "none" | "full" | "selective" | "offload"
     master: bool  # float32 weights beside 16-bit ones, which the optimizer steps on
     optimizer: str
-    loss: str  # "full" | "fused" | "chunked" | "parts" (our PPO: a few tokens at a time)
+    # "full" | "fused" | "chunked" | "parts" (our PPO: a few tokens at a time) | "tiled" (ours on
+    # the CPU: gradients are made with the logits)
+    loss: str
     prepared: bool  # embeddings, output and norms of a quantised base in float32
     eager: bool  # attention scores exist whole
     counter: str
@@ -202,10 +204,23 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     )
     if checkpointing not in ("none", "full", "selective", "offload"):
         checkpointing = "full"
-    # The bundled trainers score in tiles on a card; on the CPU they hold the logits of the learned
-    # tokens whole. PPO is our own.
+    copies = special(how, "embedding_copies")
+    embeddings = copies(dims, spec) if copies else 0
+    # The bundled trainers score in tiles on a card. On the CPU they do so where the output matrix
+    # is frozen (trainers/frame/answer_loss.py), and hold the learned tokens' logits whole where it
+    # trains. PPO is our own.
+    on_cpu = cpu and what.logits == "tiles_on_gpu" and not stack.name
+    tiled = on_cpu and not full and not embeddings
     whole = what.logits in ("whole", "parts") or (cpu and what.logits == "tiles_on_gpu")
-    own = "parts" if what.logits == "parts" and not stack.name else "full" if whole else "chunked"
+    own = (
+        "parts"
+        if what.logits == "parts" and not stack.name
+        else "tiled"
+        if tiled
+        else "full"
+        if whole
+        else "chunked"
+    )
     loss = spec.loss or own
     if stack.chunks_plain_loss and loss == "full" and not whole:
         loss = "chunked"
@@ -220,7 +235,6 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         if spec.counter in COUNTERS
         else "unknown"
     )
-    copies = special(how, "embedding_copies")
     rows = spec.micro_batch_size * what.sequences_per_row
     return ResolvedRun(
         spec=spec, dims=dims, stack=stack, tokens=batch_tokens(spec, rows), rows=rows, gpus=gpus,
@@ -232,7 +246,7 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         trainable=trainable_params(dims, spec),
         quantisable=dims.linear_params + (dims.routed_params if stack.linear_experts else 0),
         left_experts=0 if stack.linear_experts else dims.routed_params,
-        embeddings=copies(dims, spec) if copies else 0,
+        embeddings=embeddings,
         # PEFT copies in the dtype of the base; the bundled trainers train the copies in float32.
         embedding_bytes=weight_bytes if stack.name else 4,
         checkpointing=checkpointing,

@@ -50,12 +50,17 @@ TRL_LOSS = Source(
     checked="2026-11-25",
     kind="vendor",
 )
+TILES = Source(
+    title="trainers/frame/tiled_loss.py: tiles of 64 MiB of float32 logits, with their gradient",
+    checked="2026-11-27",
+    kind="vendor",
+)
 MALLOC = Source(
     title=(
-        "resident memory of seven runs of SmolLM2-135M on two cores (SFT, CPT, RM, PPO) beside the"
-        " terms, glibc's malloc"
+        "resident memory beside live tensors, of micro-batches of SmolLM2-135M on a CPU (SFT, DPO,"
+        " prefix; layers run again or not), glibc 2.41's malloc"
     ),
-    checked="2026-11-25",
+    checked="2026-11-27",
     kind="measured",
 )
 FOREACH = Source(

@@ -420,6 +420,47 @@ def test_a_measured_cpu_run_lies_within_the_right_size():
     )
 
 
+def cpu_terms(spec: RunSpec) -> dict[str, int]:
+    found = memory_estimate(spec, shape("HuggingFaceTB/SmolLM2-135M"), cpu=True)
+    assert found is not None
+    return {term.name: term.size_bytes for term in found.peak.terms}
+
+
+def test_the_cpu_holds_tiles_under_a_frozen_output_matrix_alone():
+    """Whole logits grow with the tokens; of tiles there are three at most, 64 MiB each."""
+    spec = RunSpec(update="lora", rank=16, micro_batch_size=4, weights_dtype="float32")
+    loss = "logits and loss"
+    whole = {**spec.options, "train_embeddings": True}
+    assert 3 * 2**26 <= cpu_terms(spec)[loss] < 3 * 2**26 + 4 * 1024 * 600 * 4
+    for trains in (replace(spec, update="full"), replace(spec, options=whole)):
+        assert cpu_terms(trains)[loss] == 12 * 4 * 1024 * 49_152
+
+
+def test_padded_rows_on_the_cpu_keep_masks_and_repeated_keys():
+    """Rows of one length need neither; laid end to end they need none whatever their length."""
+    lengths = ((512, 5), (1024, 5))
+    spec = RunSpec(
+        update="lora", rank=16, micro_batch_size=4, gradient_checkpointing=False, lengths=lengths,
+        precision="pure",
+    )  # fmt: skip
+    padded, alike = cpu_terms(spec), cpu_terms(replace(spec, lengths=((1024, 10),)))
+    tokens = 4 * 1024 * 30
+    # A float32 mask, and keys and values for 9 heads of 64 instead of 3.
+    more = tokens * (4 * 1024 + 2 * 4 * (9 - 3) * 64)
+    assert padded["activations"] - alike["activations"] == more
+    flat = replace(spec, unpadded=True)
+    assert cpu_terms(flat)["activations"] < alike["activations"]
+
+
+def test_memory_of_layers_run_again_serves_no_logits_on_the_cpu():
+    """Where layers are run again, more freed memory is held, though less comes and goes."""
+    spec = RunSpec(update="lora", rank=16, micro_batch_size=4, weights_dtype="float32")
+    kept = "freed memory not returned"
+    again, plain = (cpu_terms(replace(spec, gradient_checkpointing=one)) for one in (True, False))
+    assert again[kept] > 0.1 * GIB + 0.5 * again["logits and loss"]
+    assert again["activations"] < plain["activations"]
+
+
 def test_counters_are_ordered():
     """allocated <= active <= reserved <= nvidia-smi, for the same run."""
     values = [

@@ -86,7 +86,7 @@ def weighted_values(
             "sdpa", [q, k, v], q.width * v.width / k.width, wide, saves=[q, k, v],
             saves_output=True, beside=beside, scratch=scratch,
         )  # fmt: skip
-        return o.copy(out) if style.rotary == "joined" else out
+        return o.copy(out) if style.rotary == "joined" or s.apart else out
     if o.tape.sizes[v.storage] > v.size:  # matmul copies a view that it cannot flatten
         v = o.copy(v)
     size = heads * s.seq_len

@@ -30,7 +30,9 @@ def settings_of(s: ResolvedRun) -> BlockSettings:
     wide = 4 if s.weight_bytes == 4 and s.hidden_bytes == 4 else 2
     # Rows of several lengths are padded, and the mask that says so is not left out: SDPA then takes
     # the memory-efficient kernel (transformers, integrations/sdpa_attention.py, use_gqa_in_sdpa).
-    masked = s.ragged > 0 and s.rows > 1 and spec.attention == "sdpa"
+    # On the CPU the bundled trainers need one too where rows are not laid end to end.
+    padded = s.ragged > 0 or (s.cpu and not stack.name and _needs_mask(s))
+    masked = padded and (s.rows > 1 or spec.update == "prefix") and spec.attention == "sdpa"
     return BlockSettings(
         trains=not s.is_module,
         weight_bytes=wide,
@@ -50,6 +52,7 @@ def settings_of(s: ResolvedRun) -> BlockSettings:
         if masked or s.eager or any(_whole_scores(kind) for kind in s.dims.kinds)
         else 0,
         masked=masked,
+        apart=s.cpu and spec.unpadded and (s.rows > 1 or spec.packing),
         flash=spec.attention == "flash_attention_2",
         fused_norms=s.fused_norms or spec.compile,
         fused_mlp=s.fused_mlp,
@@ -62,6 +65,14 @@ def settings_of(s: ResolvedRun) -> BlockSettings:
         model_dropout=not (stack.plain_blocks and stack.is_known),
         looped_experts=stack.linear_experts,
     )
+
+
+def _needs_mask(s: ResolvedRun) -> bool:
+    """Whether rows that the CPU trains on are padded, or have a prefix before them, so that queries
+    and keys differ in number (transformers, masking_utils.py, _ignore_causal_mask_sdpa).
+    """
+    spec = s.spec
+    return spec.update == "prefix" or (len(spec.lengths) > 1 and not spec.unpadded)
 
 
 def _whole_scores(kind: LayerKind) -> bool:

@@ -32,6 +32,8 @@ class BlockSettings(NamedTuple):
         flash: The flash-attention library, which casts its inputs to 16 bit.
         masked: A mask beside the scores, so that SDPA takes the memory-efficient kernel, which
             saves it with one number for each pair of tokens.
+        apart: Attention takes the rows of one line one after the other, and joins their results
+            (trainers/frame/flat_rows.py).
         fused_norms: One kernel that saves its input alone (Liger's RMSNorm, torch.compile).
         fused_mlp: The activated gate is computed again in the backward pass.
         compiled: torch.compile: results of elementwise operations are computed again.
@@ -62,6 +64,7 @@ class BlockSettings(NamedTuple):
     scores: bool = False
     flash: bool = False
     masked: bool = False
+    apart: bool = False
     fused_norms: bool = False
     fused_mlp: bool = False
     compiled: bool = False

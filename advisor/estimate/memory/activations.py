@@ -29,6 +29,7 @@ EVALUATION_BYTES = 10.0  # 16-bit logits, float32 copy, log-softmax
 # twice, log-probabilities, probabilities, the gradient and three steps towards it.
 TILE_TOKENS, TILE_WORDS = 4096, 32768
 TILE_BYTES, CPU_TILE_BYTES = 4, 33
+OWN_TILE_BYTES = 2**26  # trainers/frame/tiled_loss.py, TILE_BYTES: logits of a tile in float32
 # trainers/ppo/rollout.py: float32 logits held at once. trainers/rollouts/: answers at once.
 PART_LOGIT_BYTES = 64 * 2**20
 PART_COPIES = 3  # logits, their exponentials, their gradient
@@ -180,6 +181,8 @@ def loss_memory(s: ResolvedRun) -> list[Term]:
         return []
     if s.loss == "parts":
         return [_parts(s, PART_COPIES, "with exponentials and gradient")]
+    if s.loss == "tiled":
+        return [_tiles(s)]
     if s.loss == "chunked" and s.stack.keeps_chunks:
         size = tokens * d.vocab * LIT_LOSS_BYTES
         terms = [
@@ -254,6 +257,8 @@ def evaluation_memory(s: ResolvedRun) -> list[Term]:
     terms = [term_of("one layer", tokens * layer, because, src.BLOCKS)]
     if s.loss == "parts":
         terms.append(_parts(s, PART_COPIES - 1, "with exponentials"))
+    elif s.loss == "tiled":
+        terms.append(_tiles(s))
     elif not d.encoder and objective(s.spec.objective).logits != "none":
         whole = s.loss != "chunked"
         per = (
@@ -272,6 +277,22 @@ def evaluation_memory(s: ResolvedRun) -> list[Term]:
             term_of("logits and loss", size, "the loss alone is kept, never the logits", src.LOSS)
         )
     return terms
+
+
+def _tiles(s: ResolvedRun) -> Term:
+    """Logits of as many tokens as our loss on the CPU takes at once, and each token's gradient:
+    logits and log-probabilities of a tile, and beside them what the tile before left.
+    """
+    logits = s.tokens * s.dims.vocab * 4
+    tile = min(logits, OWN_TILE_BYTES)
+    held = tile + max(tile, 2 * min(tile, logits - tile))
+    return term_of(
+        "logits and loss",
+        held + s.tokens * s.dims.hidden * s.hidden_bytes,
+        f"tiles of {OWN_TILE_BYTES / 2**20:.0f} MiB, up to three at a time, instead of the logits"
+        f" of {s.tokens:,} tokens, and a gradient for each hidden state",
+        src.TILES,
+    )
 
 
 def _parts(s: ResolvedRun, copies: int, with_what: str) -> Term:

@@ -8,6 +8,10 @@ They are fitted over sources, not over rows: rows of one source share code and h
 another source says how wrong the estimate is where nobody looked. `python -m benchmarks refit
 --write` fits them again (tools/generate/accuracy_bands.py says how); docs/accuracy.md prints how
 many peaks lie inside, of sources that were left out as well.
+
+The CPU has no width of its own: of ten runs of one model on one machine (`python -m benchmarks
+learning`), none of them fitted, the measured peak lay 14 % below its estimate to 10 % above it,
+within the width of known runs. So few runs of one kind say no more.
 """
 
 from __future__ import annotations
