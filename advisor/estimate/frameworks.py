@@ -64,6 +64,8 @@ class Framework:
     compiles_loss: bool = False
     expandable_segments: bool = True  # advisor/launch/trainer_process.py
     ragged: bool = False
+    masks_padding: bool = True
+    repeats_keys: bool = False
     packs_unevenly: bool = False
     accumulates: bool = False
     evaluates: bool = True

@@ -97,6 +97,13 @@ TRAITS: Mapping[str, Shape] = {
         help="PyTorch's allocator grows its segments instead of asking for new ones"
     ),
     "ragged": Flag(help="unpacked rows are padded to the longest of each batch"),
+    "masks_padding": Flag(
+        help="a batch that holds padding has a mask, so that SDPA keeps one with a number for each"
+        " pair of tokens"
+    ),
+    "repeats_keys": Flag(
+        help="keys and values are copied once for each query head, also where SDPA would share them"
+    ),
     "packs_unevenly": Flag(help="packed sequences end with their last row: lengths differ"),
     "accumulates": Flag(help="its recipes split a batch, so gradients of earlier parts stay"),
     "evaluates": Flag(help="it evaluates during the training unless told not to"),

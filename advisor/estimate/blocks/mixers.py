@@ -74,7 +74,7 @@ def weighted_values(
     wide = q.bytes_each
     # SDPA takes neither caps nor sinks: scores are whole where no kernel of another library does.
     whole = s.scores or ((capped or sinks) and not s.flash and not s.shared_adapter_inputs)
-    if (whole or s.masked) and k.width < q.width:
+    if (whole or s.masked or s.repeats_keys) and k.width < q.width:
         times = q.width / k.width
         k, v = o.copy(k, k.width * times), o.copy(v, v.width * times)
     if not whole:

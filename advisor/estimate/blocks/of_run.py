@@ -32,7 +32,8 @@ def settings_of(s: ResolvedRun) -> BlockSettings:
     # the memory-efficient kernel (transformers, integrations/sdpa_attention.py, use_gqa_in_sdpa).
     # On the CPU the bundled trainers need one too where rows are not laid end to end.
     padded = s.ragged > 0 or (s.cpu and not stack.name and _needs_mask(s))
-    masked = padded and (s.rows > 1 or spec.update == "prefix") and spec.attention == "sdpa"
+    masked = padded and (s.rows > 1 or spec.update == "prefix")
+    masked = masked and stack.masks_padding and spec.attention == "sdpa"
     return BlockSettings(
         trains=not s.is_module,
         weight_bytes=wide,
@@ -53,6 +54,7 @@ def settings_of(s: ResolvedRun) -> BlockSettings:
         else 0,
         masked=masked,
         apart=s.cpu and spec.unpadded and (s.rows > 1 or spec.packing),
+        repeats_keys=stack.repeats_keys,
         flash=spec.attention == "flash_attention_2",
         fused_norms=s.fused_norms or spec.compile,
         fused_mlp=s.fused_mlp,

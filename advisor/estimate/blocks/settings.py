@@ -34,6 +34,7 @@ class BlockSettings(NamedTuple):
             saves it with one number for each pair of tokens.
         apart: Attention takes the rows of one line one after the other, and joins their results
             (trainers/frame/flat_rows.py).
+        repeats_keys: Keys and values are copied for each query head before SDPA.
         fused_norms: One kernel that saves its input alone (Liger's RMSNorm, torch.compile).
         fused_mlp: The activated gate is computed again in the backward pass.
         compiled: torch.compile: results of elementwise operations are computed again.
@@ -65,6 +66,7 @@ class BlockSettings(NamedTuple):
     flash: bool = False
     masked: bool = False
     apart: bool = False
+    repeats_keys: bool = False
     fused_norms: bool = False
     fused_mlp: bool = False
     compiled: bool = False

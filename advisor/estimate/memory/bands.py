@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from advisor.estimate.resolved_run import CPU_OPTIMIZERS, ResolvedRun
+from advisor.methods import objective
 
 KNOWN = "known"  # every run has this width
 # What widens the band, in words that follow "because".
@@ -66,10 +67,15 @@ def doubts_of(s: ResolvedRun, origin: str) -> tuple[str, ...]:
         s.gpus > 1,
         not s.stack.is_known or bool(s.stack.guessed),
         s.counter == "unknown",
-        s.spec.loss is None and bool(s.stack.name),
+        s.spec.loss is None and bool(s.stack.name) and _has_logits(s),
         origin not in READ,
     )
     return tuple(key for key, is_so in zip(WORDS, holds, strict=True) if is_so)
+
+
+def _has_logits(s: ResolvedRun) -> bool:
+    """Whether there are logits over a vocabulary, which a loss takes in one way or another."""
+    return not s.dims.encoder and objective(s.spec.objective).logits != "none"
 
 
 @lru_cache(maxsize=512)

@@ -469,6 +469,8 @@ def records_of(s: ResolvedRun) -> Records:
     spec = s.spec
     if spec.packing:
         return UNKNOWN if s.stack.packs_unevenly else NONE
+    if len(spec.lengths) == 1:
+        return NONE
     if spec.lengths:
         return records(spec.lengths, seq_len=spec.seq_len, rows_at_once=s.rows)
     return UNKNOWN.times(s.ragged) if s.ragged else NONE

@@ -116,6 +116,9 @@ def _shape(
         read(config, "experts_per_token"),
         read(config, "expert_size"),
     )
+    head_dim = read(config, "head_dim") or hidden // heads
+    if not head_dim:
+        raise ConfigError(f"{heads} attention heads do not divide a hidden_size of {hidden}")
     stated_width = _mlp_width(config, family)
     width = stated_width or expert_size or 4 * hidden
     if experts is not None and experts > 1:
@@ -130,7 +133,7 @@ def _shape(
     shape = ModelShape(
         id=id_, origin=origin, params=0, architecture=family, hidden_size=hidden, layers=layers,
         heads=heads, kv_heads=kv_heads,
-        head_dim=read(config, "head_dim") or hidden // heads, intermediate_size=width,
+        head_dim=head_dim, intermediate_size=width,
         vocab_size=vocab, tied_embeddings=tied,
         context_tokens=read(config, "context_tokens"), experts=experts, experts_per_token=per_token,
         expert_size=expert_size, source=source, mixers=pattern.mixers, mlps=pattern.mlps,

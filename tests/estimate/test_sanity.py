@@ -1,0 +1,147 @@
+"""What holds for every estimate, of catalogued models under settings of all kinds."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.estimate.memory.peak import memory_estimate
+from advisor.estimate.model.architecture import ConfigError, shape_from_config
+from advisor.estimate.time import machine_of, time_estimate
+from advisor.estimate.types import MemoryEstimate, RunSpec, TimeEstimate
+from advisor.probe.catalogue import find_gpu
+from tests.conftest import examples
+from tests.estimate.test_memory import shape
+
+MIB = 2**20
+MODELS = [
+    "Qwen/Qwen3-0.6B", "Qwen/Qwen3-30B-A3B", "google/gemma-2-2b-it", "openai/gpt-oss-20b",
+    "google-bert/bert-base-multilingual-cased", "google/flan-t5-large", "tiiuae/Falcon-H1-7B-Base",
+    "deepseek-ai/DeepSeek-V3.2-Exp",
+]  # fmt: skip
+GPUS = [find_gpu(name).spec for name in ("T4", "RTX 4090", "H100 SXM", "B200", "MI300X")]
+LENGTHS = [(), ((64, 50_000), (512, 10), (4096, 3)), ((300, 1000), (9000, 1))]
+SPECS = st.builds(
+    RunSpec,
+    objective=st.sampled_from(["sft", "dpo", "rm", "kto", "grpo", "ppo", "distill"]),
+    update=st.sampled_from(["full", "lora", "adapter", "prefix", "ia3"]),
+    micro_batch_size=st.sampled_from([1, 2, 8]),
+    seq_len=st.sampled_from([16, 500, 2048, 8192]),
+    grad_accum=st.sampled_from([1, 8]),
+    gradient_checkpointing=st.sampled_from([True, False, "selective", "offload"]),
+    kernels=st.sampled_from(["none", "liger"]),
+    loss=st.sampled_from([None, "full", "chunked"]),
+    gpus=st.sampled_from([1, 2, 8]),
+    sharding=st.sampled_from([None, "zero2", "zero3", "fsdp"]),
+    precision=st.sampled_from([None, "mixed", "pure"]),
+    lengths=st.sampled_from(LENGTHS),
+    framework=st.sampled_from([None, "axolotl", "torchtune", "unsloth", "a trainer of our own"]),
+    counter=st.sampled_from(["allocated", "reserved", "nvidia-smi"]),
+)
+
+
+def memory(spec: RunSpec, name: str, gpu=None) -> MemoryEstimate:
+    found = memory_estimate(spec, shape(name), device=gpu)
+    assert found is not None
+    return found
+
+
+@examples(4)
+@given(spec=SPECS, name=st.sampled_from(MODELS), gpu=st.sampled_from(GPUS))
+def test_bands_hold_their_estimate_and_readings_stay_on_the_gpu(spec, name, gpu):
+    """Both bands hold what they are around, above zero, and no reading is above the GPU."""
+    found = memory(spec, name, gpu)
+    assert 0 < found.low_bytes <= found.peak_bytes <= found.high_bytes <= gpu.memory_bytes
+    assert 0 < found.need_low_bytes <= found.need_bytes <= found.need_high_bytes
+    assert found.needed.total_bytes == found.need_bytes
+    if spec.framework is None:
+        assert found.need_high_bytes <= 2.5 * found.need_low_bytes
+
+
+@examples(4)
+@given(spec=SPECS, name=st.sampled_from(MODELS))
+def test_one_token_or_one_row_more_moves_the_need_a_little(spec, name):
+    """The simulated allocator's table has no steps: one token of 500 and more adds a few hundredths
+    at most, and takes next to nothing away; nor does one row.
+    """
+    spec = replace(spec, seq_len=max(500, spec.seq_len), lengths=())
+    need = memory(spec, name).need_bytes
+    longer = memory(replace(spec, seq_len=spec.seq_len + 1), name).need_bytes
+    assert 0.997 * need <= longer <= 1.03 * need + 16 * MIB
+    rows = 2 * spec.micro_batch_size  # from two on: the first has no padding beside it
+    two, three = (
+        memory(replace(spec, micro_batch_size=one), name).need_bytes for one in (rows, rows + 1)
+    )
+    assert 0.997 * two <= three <= two * (1.02 + 1 / rows) + 16 * MIB
+
+
+@examples(3)
+@given(spec=SPECS, name=st.sampled_from(MODELS))
+def test_evaluating_and_keeping_more_never_need_less(spec, name):
+    """Without evaluation, with fused layers, or with a module's states in 8 bit no run needs more.
+    Whole models are left out there: their embeddings keep states in float32, of bfloat16 weights.
+    """
+
+    def need(**settings) -> int:
+        return memory(replace(spec, **settings), name).need_bytes
+
+    assert need(evaluation=False) <= need(evaluation=True)
+    if spec.update != "full":
+        assert need(optimizer="adamw_8bit") <= 1.02 * need(optimizer="adamw") + 16 * MIB
+    assert need(kernels="liger") <= 1.01 * need(kernels="none") + 16 * MIB
+
+
+@examples(3)
+@given(spec=SPECS, name=st.sampled_from(MODELS))
+def test_rows_of_one_length_are_rows_without_a_histogram(spec, name):
+    """A histogram that says all rows are as long as `seq_len` changes nothing for our trainers."""
+    spec = replace(spec, framework=None, lengths=())
+    one = replace(spec, lengths=((spec.seq_len, 1000),))
+    assert memory(one, name).need_bytes == memory(spec, name).need_bytes
+
+
+@examples(3)
+@given(spec=SPECS, name=st.sampled_from(MODELS), gpu=st.sampled_from(GPUS))
+def test_more_tokens_take_longer_and_no_part_is_longer_than_its_step(spec, name, gpu):
+    """A step is finite, inside its band, and longer with more rows and longer ones."""
+    machine = machine_of(gpu)
+    assert machine is not None
+
+    def step(**settings) -> TimeEstimate:
+        found = time_estimate(replace(spec, **settings), shape(name), machine)
+        assert found is not None
+        return found
+
+    one = step()
+    assert 0 < one.low_s <= one.step_s <= one.high_s < math.inf
+    assert all(0 <= took_s <= 1.001 * one.step_s for _, took_s in one.parts)
+    for key in ("micro_batch_size", "seq_len", "grad_accum"):
+        assert step(**{key: getattr(spec, key) + 1}).step_s >= one.step_s * (1 - 1e-9)
+
+
+def test_a_loss_that_nobody_named_is_no_doubt_where_there_are_no_logits():
+    """A reward model has one score per row, so its band is that of a named loss."""
+    spec = RunSpec(objective="rm", framework="axolotl")
+    assert "loss" not in memory(spec, "Qwen/Qwen3-0.6B").doubts
+    assert "loss" in memory(replace(spec, objective="sft"), "Qwen/Qwen3-0.6B").doubts
+
+
+def test_trainers_that_mask_no_padding_keep_no_mask():
+    """torchtune and Unsloth pad at the end and attend causally: a row more adds no mask."""
+    spec = RunSpec(seq_len=8192, gradient_checkpointing=False, loss="full", counter="allocated")
+    for framework, most in (("torchtune", 2.1), ("unsloth", 2.1), ("trl", 9.0)):
+        one, two = (
+            memory(replace(spec, framework=framework, micro_batch_size=rows), "Qwen/Qwen3-0.6B")
+            for rows in (1, 2)
+        )
+        assert two.need_bytes <= most * one.need_bytes
+        assert (two.need_bytes > 2.1 * one.need_bytes) == (framework == "trl")
+
+
+def test_more_heads_than_numbers_are_refused():
+    """A hidden size of 3 leaves 12 heads no size at all."""
+    config = {"model_type": "roc_bert", "hidden_size": 3, "num_hidden_layers": 2, "vocab_size": 64}
+    with pytest.raises(ConfigError, match="12 attention heads do not divide a hidden_size of 3"):
+        shape_from_config(config | {"num_attention_heads": 12}, "x", origin="folder", source="x")
