@@ -448,6 +448,7 @@ def test_padded_rows_on_the_cpu_keep_masks_and_repeated_keys():
     # A float32 mask, and keys and values for 9 heads of 64 instead of 3.
     more = tokens * (4 * 1024 + 2 * 4 * (9 - 3) * 64)
     assert padded["activations"] - alike["activations"] == more
+    assert cpu_terms(replace(spec, seq_len=2048))["activations"] == padded["activations"]
     flat = replace(spec, unpadded=True)
     assert cpu_terms(flat)["activations"] < alike["activations"]
 

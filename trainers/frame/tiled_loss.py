@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-TILE_BYTES = 2**26  # of the logits of a tile, in float32; twice that is held at a time
+TILE_BYTES = 2**26  # of the logits of a tile, in float32; up to three times that is held at a time
 
 
 def suits_tiles(head: Any) -> bool:

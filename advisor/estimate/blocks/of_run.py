@@ -49,7 +49,7 @@ def settings_of(s: ResolvedRun) -> BlockSettings:
         casts_adapter_inputs=s.sharding == "fsdp" and s.hidden_bytes == 2,
         shared_adapter_inputs=stack.fused_adapters,
         scores=s.eager,
-        seq_len=spec.seq_len
+        seq_len=spec.longest_tokens
         if masked or s.eager or any(_whole_scores(kind) for kind in s.dims.kinds)
         else 0,
         masked=masked,

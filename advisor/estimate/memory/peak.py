@@ -67,7 +67,7 @@ WAITING = 0.02
 # that ran out of memory needs more than its GPU had.
 UNNAMED = 0.07
 UNNAMED_NEEDED = 0.03
-# The same in RAM, beyond live tensors, of SmolLM2-135M cut to 4 to 30 layers: 13 to 20 % of what
+# The same in RAM, beyond live tensors, of SmolLM2-135M cut to 4 to 30 layers: 13 to 26 % of what
 # comes and goes where activations are kept. Where layers are run again, their blocks serve no
 # logits, and logits that a shorter micro-batch freed do not serve a longer one, since gradients lie
 # between: a third to all of the loss was held once more by our two losses on the CPU, nothing by
