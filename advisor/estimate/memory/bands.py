@@ -10,8 +10,8 @@ another source says how wrong the estimate is where nobody looked. `python -m be
 many peaks lie inside, of sources that were left out as well.
 
 The CPU has no width of its own: of ten runs of one model on one machine (`python -m benchmarks
-learning`), none of them fitted, the measured peak lay 14 % below its estimate to 12 % above it,
-within the width of known runs. So few runs of one kind say no more.
+learning`), which were known when its terms were found, the measured peak lay 14 % below its
+estimate to 12 % above it, within the width of known runs. So few runs of one kind say no more.
 """
 
 from __future__ import annotations
