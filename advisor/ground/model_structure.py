@@ -105,7 +105,7 @@ def _number_fault(path: Any, name: str, value: Any, allowed: str) -> Fault:
 
 def _head_faults(config: Mapping[str, Any], path: Any) -> list[Fault]:
     """Numbers of heads that do not divide what they share."""
-    family = config.get("model_type")
+    family = str(config.get("model_type"))  # a damaged file may hold anything
     hidden, heads, groups = (read(config, field) for field in ("hidden_size", "heads", "kv_heads"))
     found = []
     own_size = read(config, "head_dim") is not None
