@@ -43,7 +43,7 @@ WIDTHS: Mapping[str, tuple[float, float]] = {
     "experts": (0.05, 0.00),
     "offload": (0.00, 0.10),
     "gpus": (0.00, 0.00),
-    "trainer": (0.25, 0.43),
+    "trainer": (0.20, 0.43),
     "counter": (1.01, 0.00),
     "loss": (0.00, 1.13),
     "size": (1.38, 0.26),
