@@ -95,6 +95,17 @@ def test_an_edited_record_is_not_believed(store, values):
     assert "is not what was written" in said[0]
 
 
+@pytest.mark.parametrize("depth", [300, 600, 900, 5000])
+def test_a_record_nested_too_deeply_is_damaged(store, depth):
+    """Also one that the parser still takes, and what walks its values does not."""
+    path = store.folder / "checkpoint-6" / COMPLETE
+    record = path.read_text("utf-8").rstrip().removesuffix("}")
+    path.write_text(record + ', "deep": ' + "[" * depth + "]" * depth + "}", "utf-8")
+    step, said = look(store)
+    assert step == 3
+    assert COMPLETE in said[0]
+
+
 def test_a_checkpoint_under_another_steps_name_is_not_believed(store):
     """The folder's name, complete.json and the trainer's own state have to agree."""
     (store.folder / "checkpoint-6").rename(store.folder / "checkpoint-9")
