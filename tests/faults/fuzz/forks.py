@@ -27,6 +27,10 @@ CHANGES = (
 )  # fmt: skip
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind")
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
+# Where rules that were read once are kept (advisor/ground/yaml_cache.py), before HOME changes here.
+KEPT_RULES = os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "finetune-advisor"
+)
 FREE = ("/dev/null", "/dev/tty", "/proc/self")
 
 
@@ -160,7 +164,7 @@ def _in_child(
 def _tell_of(folder: Path, stream: int) -> None:
     """Write a line for each file that is written elsewhere, each connection, each program."""
     caches = folder.parent / "home"  # where advise may keep what it has read
-    inside = (str(folder.resolve()), str(caches.resolve()), *FREE)
+    inside = (str(folder.resolve()), str(caches.resolve()), KEPT_RULES, *FREE)
     busy = [False]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
