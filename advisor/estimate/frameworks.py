@@ -149,6 +149,8 @@ def guess_note(spec: RunSpec, stack: Framework) -> str:
         "adds_up_whole_gradients": sharded and spec.grad_accum > 1,
         "ragged": not spec.packing and spec.update != "full",
         "plain_blocks": not spec.gradient_checkpointing,
+        "evaluates": spec.evaluation is None,
+        "drops_adapter_inputs": spec.update == "lora" and "dropout" not in spec.options,
     }
     guessed = [TRAITS[name].help for name in stack.guessed if counts.get(name, True)]
     return (

@@ -7,7 +7,14 @@ from dataclasses import fields, replace
 
 import pytest
 
-from advisor.estimate.frameworks import OURS, Framework, date_in, framework_of, versions_in
+from advisor.estimate.frameworks import (
+    OURS,
+    Framework,
+    date_in,
+    framework_of,
+    guess_note,
+    versions_in,
+)
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.model.dims import dims_of
 from advisor.estimate.resolved_run import resolve
@@ -299,3 +306,15 @@ def test_the_example_of_the_readme_is_a_trainer():
     document = parse_yaml(example.encode(), name="README")
     assert check_shape(document, TRAINER_FILE) == []
     assert set(document.data["stands_on"]) <= set(trainers())
+
+
+def test_a_guess_that_the_spec_answers_is_not_named():
+    """Evaluation that was stated, and dropout where there are no adapters, are no guesses."""
+    silent = RunSpec(framework="my own loop")
+    for stated, trait in (
+        (replace(silent, evaluation=False), "evaluates"),
+        (replace(silent, update="full"), "drops_adapter_inputs"),
+    ):
+        words = TRAITS[trait].help
+        assert words in guess_note(silent, framework_of(silent))
+        assert words not in guess_note(stated, framework_of(stated))
