@@ -5,10 +5,9 @@ light and dark.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 
 from advisor.advice.types import Advice
-from advisor.ground.terminal import shown
+from advisor.render.markup import text
 from advisor.render.page import Block, Item, Items, Page, Table, Text, page_of
 
 # A browser that honours this loads nothing and runs nothing, whatever a model name or a data path
@@ -175,9 +174,3 @@ def table(part: Table) -> str:
         + "\n".join(rows)
         + "\n</tbody>\n</table>"
     )
-
-
-def text(plain: str, *, keep_lines: bool = False) -> str:
-    """Escaped text; control characters, which HTML forbids, as their escapes."""
-    safe = shown(plain)
-    return escape(safe if keep_lines else safe.replace("\n", "\\n"), quote=True)

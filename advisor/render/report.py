@@ -36,7 +36,8 @@ from advisor.plan.record import (
     StageRecord,
     last_of_each_task,
 )
-from advisor.render.html import block, document, text
+from advisor.render.html import block, document
+from advisor.render.markup import text
 from advisor.render.metric_curves import metric_curves
 from advisor.render.page import Item, Items, Row, Table
 from advisor.render.rollouts import (

@@ -1,0 +1,57 @@
+"""Stacked bars say the same in words, in numbers and in the drawing, and need no colour."""
+
+import re
+
+from advisor.render.bars import MOST_PARTS, REST, Bar, stacked_bars
+
+
+def shown(value: float) -> str:
+    return f"{value:g} GiB"
+
+
+def widths(page: str) -> list[float]:
+    """Width of each drawn part, in percent."""
+    return [float(found) for found in re.findall(r'<rect class="part[^>]*width="([\d.]+)%"', page)]
+
+
+def test_parts_are_as_wide_as_their_share_and_stand_in_a_numbered_list():
+    """8 and 2 of a limit of 20: two fifths and a tenth of the width; both named with their
+    amounts.
+    """
+    bar = Bar(name="estimated", parts={"weights": 8, "activations": 2}, band=(9, 12))
+    page = stacked_bars("Memory", [bar], show=shown, limit=20, limit_name="memory of the GPU")
+    whole, part = widths(page)
+    assert abs(whole - 40 / 1.02) < 0.02
+    assert abs(part - 10 / 1.02) < 0.02
+    assert "estimated: 10 GiB (9 GiB to 12 GiB)" in page
+    assert "dashed line: memory of the GPU, 20 GiB" in page
+    assert ">1</b>weights 8 GiB</li>" in page
+    assert ">2</b>activations 2 GiB</li>" in page
+
+
+def test_many_parts_become_a_few_whose_sum_stays():
+    """The largest keep their names; the rest is one part."""
+    bar = Bar(name="estimated", parts={f"part {n}": 20 - n for n in range(12)})
+    page = stacked_bars("Memory", [bar], show=shown)
+    assert len(widths(page)) == MOST_PARTS
+    assert f"{REST} {sum(20 - n for n in range(6, 12))} GiB" in page
+    assert "estimated: 174 GiB" in page
+
+
+def test_a_correction_below_nothing_is_listed_and_not_drawn():
+    """The total is said as it is; no rectangle has a negative width."""
+    page = stacked_bars(
+        "Memory", [Bar(name="e", parts={"a": 5, "learned": -1}, total=4)], show=shown
+    )
+    assert len(widths(page)) == 1
+    assert "e: 4 GiB" in page
+    assert "learned -1 GiB" in page
+
+
+def test_names_from_outside_are_escaped_and_nothing_is_drawn_of_nothing():
+    """A part may be named after a task of the user's."""
+    page = stacked_bars("x", [Bar(name="<b>", parts={"<script>": 1})], show=shown)
+    assert "<script>" not in page
+    assert "<b>:" not in page
+    assert stacked_bars("x", [], show=shown) == ""
+    assert stacked_bars("x", [Bar(name="a", parts={})], show=shown) == ""
