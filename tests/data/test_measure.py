@@ -491,12 +491,23 @@ def test_placeholders_that_nobody_filled_in_are_found(tmp_path):
 
 
 def test_documents_that_are_not_read_are_named_with_a_way_to_their_text(tmp_path):
-    """A PDF beside texts is left out and said so; alone it is an error that names pdftotext."""
+    """A PDF, a table or an image beside texts is counted and said, with the way to its text; a
+    PDF alone is an error that names pdftotext.
+    """
     for number in range(6):
         (tmp_path / f"{number}.md").write_text(f"# Title {number}\n\n" + "a sentence. " * 50)
-    (tmp_path / "more.pdf").write_bytes(b"%PDF-1.4")
-    notes = [one.text for one in profile(tmp_path).findings]
-    assert any("left out: 1 .pdf" in text and "pdftotext" in text for text in notes)
+    for name in ("more.pdf", "b.docx", "c.odt", "d.xlsx", "e.png", "f.JPG", "script.py"):
+        (tmp_path / name).write_bytes(b"%PDF-1.4")
+    found = [one for one in profile(tmp_path).findings if one.id == "files-not-read"]
+    assert [(one.severity, one.text.split(";")[0]) for one in found] == [
+        ("warning", "not read: 1 .pdf"),
+        ("warning", "not read: 1 .docx, 1 .odt"),
+        ("warning", "not read: 1 .xlsx"),
+        ("note", "not read: 1 .jpg, 1 .png"),
+    ]
+    assert ["pdftotext" in one.text for one in found] == [True, False, False, False]
+    assert "pandoc" in found[1].text
+    assert "CSV" in found[2].text
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "one.pdf").write_bytes(b"%PDF-1.4")
     with pytest.raises(InputError, match="pdftotext"):

@@ -19,7 +19,7 @@ from advisor.data.examples import REASONS, Skipped, read_examples, refusal, rows
 from advisor.data.measure.findings import CHECKABLE_SHARE, SHOWN_ROWS, Notebook, Tally, look_back
 from advisor.data.measure.lengths import Lengths, cuts, error_of_mean, percentile, token_stats
 from advisor.data.measure.overlap import Overlap, evaluation_rows
-from advisor.data.read.files import Faults, content_digest, find_data, open_bytes
+from advisor.data.read.files import IMAGES_HELP, Faults, content_digest, find_data, open_bytes
 from advisor.data.read.found import Found
 from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.data.recognition.roles import normal
@@ -491,15 +491,18 @@ def _skip_findings(skipped: Skipped, objectives: tuple[str, ...]) -> list[Findin
     return findings
 
 
+def _about_files(note: str) -> Finding:
+    """What was said while the files were found."""
+    if note.startswith("not read"):
+        if note.endswith(IMAGES_HELP):
+            return Finding(id="files-not-read", severity="note", text=note)
+        return Finding(id="files-not-read", severity="warning", text=note)
+    left_out = note.startswith(("left out", "read:"))
+    return Finding(id="files-left-out" if left_out else "about-reading", severity="note", text=note)
+
+
 def _about_reading(recognition: Recognition) -> list[Finding]:
-    findings = [
-        Finding(
-            id="files-left-out" if note.startswith(("left out", "read:")) else "about-reading",
-            severity="note",
-            text=note,
-        )
-        for note in recognition.notes
-    ]
+    findings = [_about_files(note) for note in recognition.notes]
     if recognition.container == "text":
         findings.append(Finding(id="documents", severity="note", text=recognition.why))
     if recognition.unused:

@@ -71,10 +71,19 @@ BESIDE_DATA = (
 )
 EVALUATION_NAMES = ("test", "validation", "valid", "val", "dev", "eval", "heldout", "holdout")
 DOCUMENTS = {".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".ppt", ".pptx", ".html", ".htm"}
+TABLES = {".xlsx", ".xls", ".ods"}
 EXTRACT_TEXT = (
     "extract the text first, one .txt file a document: pdftotext FILE.pdf, or pandoc -t plain FILE"
 )
 SAVE_AS_CSV = "open it and save it as CSV (UTF-8), or export the rows as JSONL"
+IMAGES_HELP = "a model that reads and writes text learns nothing from images"
+# What a folder may hold beside its text -> how to get text from it.
+WAYS_TO_TEXT = (
+    ({".pdf"}, "get the text with: pdftotext FILE.pdf (package poppler-utils)"),
+    (DOCUMENTS - {".pdf"}, "get the text with: pandoc -t plain FILE -o FILE.txt"),
+    (TABLES, "save each sheet as CSV"),
+    (set(IMAGES), IMAGES_HELP),
+)
 
 
 @dataclass(slots=True)
@@ -338,9 +347,8 @@ def _folder(where: Path, shown: str) -> Found:
         else []
     )
     left_out = {suffix: count for suffix, count in others.items() if suffix in DOCUMENTS}
-    if files and left_out:
-        counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
-        notes.append(f"left out: {counted}; {EXTRACT_TEXT}")
+    if files:
+        notes.extend(not_read(others))
     if not files:
         counted = ", ".join(
             f"{count} {suffix}"
@@ -355,7 +363,7 @@ def _folder(where: Path, shown: str) -> Found:
             EXTRACT_TEXT
             if left_out
             else SAVE_AS_CSV
-            if any(suffix in OFFICE for suffix in others)
+            if any(suffix in TABLES for suffix in others)
             else "name the file that holds the examples"
         )
         raise InputError(
@@ -403,6 +411,21 @@ def _folder(where: Path, shown: str) -> Found:
         notes=tuple(notes),
         root=where,
     )
+
+
+def not_read(others: dict[str, int]) -> list[str]:
+    """What a folder holds that is not read, and how to get text from it: one sentence a kind.
+
+    Args:
+        others: Ending -> how many files.
+    """
+    found = []
+    for suffixes, way in WAYS_TO_TEXT:
+        counts = {suffix: others[suffix] for suffix in sorted(others) if suffix in suffixes}
+        if counts:
+            counted = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.items())
+            found.append(f"not read: {counted}; {way}")
+    return found
 
 
 def _refuse_mixture(shown: str, files: list[DataFile]) -> None:
