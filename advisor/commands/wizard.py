@@ -38,7 +38,7 @@ from advisor.situation.scope import out_of_scope
 from advisor.situation.shapes import is_instruct, model_shape
 from advisor.situation.types import Situation
 from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard
-from advisor.wizard.asking import path_exists
+from advisor.wizard.checks import path_exists
 
 
 def wizard(rule_layers: tuple[str, ...]) -> int:

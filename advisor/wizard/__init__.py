@@ -3,12 +3,13 @@
 The only part that prompts.
 
 walk.py decides which question comes next (pure), relevance.py which ones are left out and why,
-asking.py turns one question into prompts, prompts.py talks to the terminal, saved.py keeps answers
-over a Ctrl-C. menu.py closes: run it, why (reasons.py), why not, what if (what_if.py), change an
-answer, save a page.
+asking.py turns one question into prompts (typed.py, teams.py, machine.py), prompts.py talks to the
+terminal, saved.py keeps answers over a Ctrl-C. menu.py closes: run it, why (reasons.py), why not,
+what if (what_if.py), change an answer, save a page.
 """
 
-from advisor.wizard.asking import Checks, ask_round
+from advisor.wizard.asking import ask_round
+from advisor.wizard.checks import Checks
 from advisor.wizard.menu import Actions, Outcome, run_wizard
 from advisor.wizard.relevance import Relevance
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several, Skipped, walk

@@ -11,7 +11,8 @@ from advisor.advice.types import Advice, Candidate
 from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.types import Answers, Hardware
 from advisor.ruleset.facts import Fact
-from advisor.wizard.asking import Checks, ask_round, asker, stopped_words, words_of
+from advisor.wizard.asking import ask_round, asker, stopped_words
+from advisor.wizard.checks import Checks
 from advisor.wizard.prompts import Option, Ui, terminal_ui
 from advisor.wizard.saved import Saved
 from advisor.wizard.walk import (
@@ -29,6 +30,7 @@ from advisor.wizard.walk import (
     without_stale,
 )
 from advisor.wizard.what_if import change_answers, flip_words
+from advisor.wizard.words import words_of
 
 if TYPE_CHECKING:
     from rich.console import Console

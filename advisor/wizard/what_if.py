@@ -10,8 +10,9 @@ from typing import Any
 from advisor.advice.types import Advice, Flip
 from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import Fact
-from advisor.wizard.asking import CARD_FACTS, words_of
+from advisor.wizard.machine import CARD_FACTS
 from advisor.wizard.walk import DONT_KNOW, Several, with_reply
+from advisor.wizard.words import words_of
 
 DATA_FACTS = (
     "data_path",

@@ -7,8 +7,10 @@ import pytest
 from advisor.commands.wizard import _refused
 from advisor.situation.build import model_folder
 from advisor.wizard import Checks
-from advisor.wizard.asking import machine_lines, number_of, path_exists
+from advisor.wizard.checks import path_exists
+from advisor.wizard.machine import machine_lines
 from advisor.wizard.saved import state_path
+from advisor.wizard.typed import number_of
 from tests.render.example_advice import CPU, PROBED_4090, UNKNOWN_HARDWARE
 from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, ask_answers, known
 
