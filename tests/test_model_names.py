@@ -11,7 +11,7 @@ import pytest
 
 from advisor import advise
 from advisor.estimate.model.architecture import shape_from_config
-from advisor.render.page import in_short
+from advisor.render.answer.page import in_short
 from advisor.render.words import three_sentences
 from advisor.situation.model_files import catalogue_entry, catalogue_ids, suggested_models
 from advisor.situation.model_names import nearest, size_of, squashed, states_size, words_of

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from advisor.advice.types import Advice
+from advisor.render.answer.page import Page, page_of
+from advisor.render.blocks import Block, Item, Items, Table, Text
 from advisor.render.markup import text
-from advisor.render.page import Block, Item, Items, Page, Table, Text, page_of
 
 # A browser that honours this loads nothing and runs nothing, whatever a model name or a data path
 # contains.

@@ -36,10 +36,10 @@ from advisor.plan.record import (
     StageRecord,
     last_of_each_task,
 )
+from advisor.render.blocks import Item, Items, Row, Table
 from advisor.render.html import block, document
 from advisor.render.markup import text
 from advisor.render.metric_curves import metric_curves
-from advisor.render.page import Item, Items, Row, Table
 from advisor.render.rollouts import (
     REWARD_COLUMNS,
     SAMPLE_COLUMNS,

@@ -10,19 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from advisor.ground.terminal import shown
-from advisor.render.page import (
-    Block,
-    Item,
-    Items,
-    Page,
-    Table,
-    Text,
-    answer_words,
-    canonical,
-    page_of,
-    reason_origin,
-    reason_text,
-)
+from advisor.render.answer.page import Page, page_of
+from advisor.render.answer.reasons import answer_words, reason_origin, reason_text
+from advisor.render.answer.rivals import canonical
+from advisor.render.blocks import Block, Item, Items, Table, Text
 from advisor.render.words import meaning_of, memory_words, sentence, verdict_words
 
 if TYPE_CHECKING:
@@ -73,6 +64,13 @@ def print_advice(advice: Advice, console: Console, *, plan_path: str | None = No
             )
     console.print()
     _print_hanging(console, "", _rich(page.in_short, console, "bold"))
+
+
+def print_whole_answer(advice: Advice, console: Console) -> None:
+    """Print everything that is said of an answer: every reason with its source, every other method
+    with its number, what would change it, and what it is based on.
+    """
+    print_page(page_of(advice), console)
 
 
 def print_page(page: Page, console: Console) -> None:

@@ -21,7 +21,7 @@ from advisor.data.measure.lengths import Lengths, token_stats
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.ground.types import Answer, Answers, DataProfile, TokenStats
 from advisor.methods.composition import parse_composition
-from advisor.render.page import _padding_words
+from advisor.render.answer.needs import padding_words
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
@@ -190,5 +190,5 @@ def test_the_answer_says_what_is_saved():
         (ON_CPU, "since rows of similar length share a batch (about "),
         ({"lengths": np.full(2000, 300)}, None),
     ):
-        said = _padding_words(SimpleNamespace(stages=[fitted(**keys)[1]]))
+        said = padding_words(SimpleNamespace(stages=[fitted(**keys)[1]]))
         assert [text in line for line in said] == ([] if text is None else [True]), said

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from advisor.advice.types import Advice, Candidate
 from advisor.ground.units import format_gib
-from advisor.render.page import Items, Table, Text, page_of, reason_text
+from advisor.render.answer.page import page_of
+from advisor.render.answer.reasons import reason_text
+from advisor.render.blocks import Items, Table, Text
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import name_of
 

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from advisor.render.answer.page import page_of
+from advisor.render.blocks import Items, Text
 from advisor.render.html import advice_page
-from advisor.render.page import Items, Text, page_of
 from tests.render.example_advice import EXAMPLES, injected, scenario_5
 
 VOID = {"meta", "br", "link", "img"}

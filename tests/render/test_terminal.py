@@ -17,7 +17,9 @@ from advisor.estimate.types import Moment, Term
 from advisor.ground.types import Source
 from advisor.ground.units import GIB, format_gib
 from advisor.methods import methods, objectives, remedies, remedy, schemes, updates
-from advisor.render.page import Items, Table, Text, page_of, term_words
+from advisor.render.answer.needs import term_words
+from advisor.render.answer.page import page_of
+from advisor.render.blocks import Items, Table, Text
 from advisor.render.terminal import print_advice, print_candidate
 from advisor.render.words import meaning_of
 from tests.render.example_advice import (

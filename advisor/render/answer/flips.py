@@ -1,0 +1,65 @@
+"""What would change the answer, what is not known, and the warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from advisor.advice.types import Advice
+from advisor.methods.composition import Composition
+from advisor.render.answer.reasons import answer_words, capital
+from advisor.render.blocks import Item, Items, Section
+from advisor.render.words import sentence
+from advisor.ruleset.facts import load_facts
+from advisor.ruleset.phrases import joined, named_with_flag, says
+
+
+def flips(advice: Advice) -> Section:
+    title = "What would change the answer" if advice.fits else "What would fit"
+    return Section(
+        title=title,
+        blocks=(
+            (
+                Items(
+                    items=tuple(
+                        Item(text=flip_text(flip.change, flip.to, flip.text))
+                        for flip in advice.flips
+                    )
+                ),
+            )
+            if advice.flips
+            else ()
+        ),
+    )
+
+
+def flip_text(change: Mapping[str, Any], to: Composition, text: str) -> str:
+    """'If you chose a high budget: sft+full'; without a sentence of its own the answers that
+    change.
+    """
+    if not text:
+        text = f"if {joined(_changed_words(name, value) for name, value in change.items())}"
+    return sentence(text) if str(to) in text else f"{sentence(text).rstrip('.')}: {to}"
+
+
+def _changed_words(name: str, value: Any) -> str:
+    facts = {fact.answer or fact.id: fact for fact in load_facts().values()}
+    fact = facts.get(name) or load_facts().get(name)
+    return says(fact, value, would=True) if fact else f"{name} were {answer_words(value)}"
+
+
+def unknown(advice: Advice) -> Section:
+    facts = {
+        name: fact for fact in load_facts().values() for name in (fact.id, fact.answer or fact.id)
+    }
+    items = []
+    for name in advice.unknown:
+        fact = facts.get(name)
+        asked = capital(named_with_flag(fact)) if fact else name
+        items.append(Item(text=asked + (f": {fact.unknown}" if fact and fact.unknown else "")))
+    return Section(title="What is not known", blocks=(Items(items=tuple(items)),) if items else ())
+
+
+def warnings(advice: Advice) -> Section:
+    items = tuple(Item(text=sentence(warning), tone="warning") for warning in advice.warnings)
+    return Section(title="Warnings", blocks=(Items(items=items),) if items else ())

@@ -1,0 +1,96 @@
+"""Advice -> Page: what is shown, in which order, once for every form it is shown in (terminal,
+HTML).
+
+A page is plain values: sections of text, items and tables. The renderers decide about width, colour
+and markup only, so that the terminal and the page to forward can never say different things.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from advisor.advice.types import Advice
+from advisor.ground.units import format_duration, format_gib, format_usd
+from advisor.methods.remedies import OTHER_TOOL
+from advisor.render.answer.based_on import based_on, legend
+from advisor.render.answer.flips import flips, unknown, warnings
+from advisor.render.answer.needs import needs
+from advisor.render.answer.rivals import other_combinations, why_not
+from advisor.render.answer.steps import steps_section
+from advisor.render.answer.why import guide_section, limit_words, stuck_section, why
+from advisor.render.blocks import Section
+from advisor.render.words import (
+    less_than_planned,
+    size_is_unknown,
+    three_sentences,
+    whole_seconds,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """The whole answer, ready to be shown."""
+
+    composition: str
+    sentences: tuple[str, str, str]
+    in_short: str  # one line for the end of a long page
+    sections: tuple[Section, ...] = field(default=())
+
+
+def page_of(advice: Advice) -> Page:
+    """Everything that is to be said about an Advice, in order. Empty sections are left out."""
+    if advice.recommendation.composition.remedies == (OTHER_TOOL,):
+        # What was compared, and what would change it, is about models that are trained here.
+        sections = [steps_section(advice), why(advice), warnings(advice), based_on(advice)]
+    else:
+        sections = _all_sections(advice)
+    return Page(
+        composition=str(advice.recommendation.composition),
+        sentences=three_sentences(advice),
+        in_short=in_short(advice),
+        sections=tuple(section for section in sections if section.blocks),
+    )
+
+
+def _all_sections(advice: Advice) -> list[Section]:
+    remedy_alone = not advice.recommendation.composition.chain
+    return [
+        stuck_section(advice),
+        *([steps_section(advice)] if remedy_alone else []),
+        why(advice),
+        guide_section(advice),
+        needs(advice),
+        *([] if remedy_alone else [steps_section(advice)]),
+        why_not(advice),
+        other_combinations(advice),
+        flips(advice),
+        unknown(advice),
+        warnings(advice),
+        legend(advice),
+        based_on(advice),
+    ]
+
+
+def in_short(advice: Advice) -> str:
+    """'In short: sft+qlora · 9.1 of 24.0 GiB · 84 min · $0.60', with what is known."""
+    stuck = advice.nothing_fits
+    if stuck is not None:
+        return (
+            f"In short: nothing fits; the nearest is {stuck.nearest.composition}:"
+            f" {limit_words(stuck.nearest)}"
+        )
+    estimate = advice.recommendation.estimate
+    parts = [str(advice.recommendation.composition)]
+    if estimate.memory is not None:
+        limit = (
+            f" of {format_gib(estimate.limit_bytes)}" if estimate.limit_bytes is not None else ""
+        )
+        least = less_than_planned(estimate)
+        needs = "" if least is None else f"at least {format_gib(least)}, as planned "
+        sure = ", which may fit" if estimate.fits == "may_fit" else ""
+        parts.append(f"{needs}{format_gib(estimate.memory.need_bytes)}{limit}{sure}")
+    parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
+    parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
+    if size_is_unknown(advice) and advice.recommendation.composition.chain:
+        parts.append("whether it fits is not known: say --model-params-b")
+    return "In short: " + " · ".join(parts)

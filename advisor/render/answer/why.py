@@ -1,0 +1,98 @@
+"""Why this method: the reasons, what the guide says, what stands in the way if nothing fits."""
+
+from __future__ import annotations
+
+from advisor.advice.certainty import certainty_lines
+from advisor.advice.types import Advice, Candidate
+from advisor.ground.units import format_gib
+from advisor.render.answer.reasons import reason_origin, reason_text
+from advisor.render.blocks import Block, Item, Items, Section, Text
+from advisor.render.words import memory_words, sentence
+
+
+def stuck_section(advice: Advice) -> Section:
+    stuck = advice.nothing_fits
+    if stuck is None:
+        return Section(title="", blocks=())
+    blocks: list[Block] = [
+        Text(
+            text=(
+                f"Nothing fits. The nearest is {stuck.nearest.composition}:"
+                f" {limit_words(stuck.nearest)}."
+            ),
+            tone="warning",
+        )
+    ]
+    if stuck.blame:
+        blocks.append(Text(text="To blame, together:" if len(stuck.blame) > 1 else "To blame:"))
+        blocks.append(Items(items=tuple(Item(text=reason.text) for reason in stuck.blame)))
+    if stuck.ways_out:
+        blocks.append(Text(text="Ways out:"))
+        blocks.append(
+            Items(
+                items=tuple(
+                    Item(text=sentence(way.text), detail=way.command) for way in stuck.ways_out
+                )
+            )
+        )
+    else:
+        blocks.append(Text(text="No single change that was tried makes it fit."))
+    return Section(title="What stands in the way", blocks=tuple(blocks))
+
+
+def limit_words(candidate: Candidate) -> str:
+    needs, limit = memory_words(candidate), candidate.estimate.limit_bytes
+    if needs and limit is not None and not candidate.estimate.is_likely:
+        over = candidate.estimate.memory.need_bytes - limit if candidate.estimate.memory else 0
+        return f"it needs {needs}, {format_gib(over)} more than the {format_gib(limit)} there are"
+    return (
+        reason_text(candidate.because[0]).rstrip(".")
+        if candidate.because
+        else "it needs more memory than there is"
+    )
+
+
+def why(advice: Advice) -> Section:
+    items = tuple(
+        Item(text=sentence(reason_text(reason)), detail=reason_origin(reason))
+        for reason in advice.recommendation.because
+    )
+    blocks: list[Block] = [Items(items=items)] if items else []
+    cited = {reason.rule for reason in advice.recommendation.because}
+    others = [rule for rule in advice.decided_by if rule not in cited]
+    if others:
+        blocks.append(
+            Text(
+                text=f"{'Also decided' if items else 'Decided'} by: {', '.join(others)}",
+                tone="quiet",
+            )
+        )
+    blocks += [Text(text=line, tone="quiet") for line in certainty_lines(advice.certainty)]
+    return Section(title=f"Why {advice.recommendation.composition}", blocks=tuple(blocks))
+
+
+def guide_section(advice: Advice) -> Section:
+    guide = advice.guide
+    if guide is None:
+        return Section(title="What the guide says", blocks=())
+    if str(guide.composition) == str(advice.recommendation.composition):
+        return Section(
+            title="What the guide says",
+            blocks=(Text(text=f"The same: {guide.composition} (the guide's row “{guide.row}”)."),),
+        )
+    changed = [
+        reason.rule
+        for reason in advice.recommendation.because
+        if reason.rule and not reason.rule.startswith("document/")
+    ]
+    items = [
+        Item(text=f"The guide alone says {guide.composition}", detail=f"its row “{guide.row}”")
+    ]
+    items.append(
+        Item(
+            text=f"Here {advice.recommendation.composition}"
+            + (", for the reasons above" if changed else ""),
+            detail=", ".join(changed or advice.decided_by),
+        )
+    )
+    return Section(title="What the guide says", blocks=(Items(items=tuple(items)),))
