@@ -61,25 +61,37 @@ class Costs:
     def __init__(self, ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> None:
         self.ruleset, self.situation, self.facts = ruleset, situation, facts
         self._priced: dict[tuple[Any, ...], Priced] = {}
-        self._known: dict[tuple[str, str, str | None, Ease], tuple[StageSettings, Estimate]] = {}
+        self._coarse: dict[tuple[Any, ...], Priced] = {}
+        self._known: dict[tuple[Any, ...], tuple[StageSettings, Estimate]] = {}
+        # A limit of money or time is judged by the fastest settings that fit, memory alone is not.
+        self._memory_decides = facts.get("budget_usd") is None and facts.get("budget_hours") is None
 
-    def cost_of(self, composition: Composition, easing: Easing = NO_EASING) -> Priced:
+    def cost_of(
+        self, composition: Composition, easing: Easing = NO_EASING, *, coarse: bool = False
+    ) -> Priced:
         """The stages of a composition with settings that fit, and what they cost together.
 
         Several GPUs share all stages of a plan in one way: each holds the whole model; where that
         leaves less room than one of them alone, the others stay idle; and where the model fits
         neither way, it is split.
+
+        Args:
+            coarse: Only whether it fits is asked for, which the smallest batch tells.
         """
         key = (composition.encoder, composition.chain, composition.scheme, easing)
+        if coarse and self._memory_decides and key not in self._priced:
+            if key not in self._coarse:
+                self._coarse[key] = self._cost_of(composition, easing, coarse=True)
+            return self._coarse[key]
         if key not in self._priced:
-            self._priced[key] = self._cost_of(composition, easing)
+            self._priced[key] = self._cost_of(composition, easing, coarse=False)
         return self._priced[key]
 
-    def _cost_of(self, composition: Composition, easing: Easing) -> Priced:
+    def _cost_of(self, composition: Composition, easing: Easing, *, coarse: bool) -> Priced:
         if len(self.situation.hardware.gpus) < 2:
-            stages, cost = self.cost_with_strategy(composition, None, easing)
+            stages, cost = self.cost_with_strategy(composition, None, easing, coarse=coarse)
         else:
-            stages, cost = self._on_several(composition, easing)
+            stages, cost = self._on_several(composition, easing, coarse=coarse)
         is_module = update(composition.update or "lora").is_module
         may_be_part = easing.part == "all" or (easing.part == "modules" and is_module)
         one_file = len(self.situation.tasks) < 2  # `max_steps` counts for each task alike
@@ -88,15 +100,15 @@ class Costs:
             return part_of(stages, cost, self.facts)
         return stages, cost
 
-    def _on_several(self, composition: Composition, easing: Easing) -> Priced:
-        whole = self.cost_with_strategy(composition, DDP, easing)
+    def _on_several(self, composition: Composition, easing: Easing, *, coarse: bool) -> Priced:
+        whole = self.cost_with_strategy(composition, DDP, easing, coarse=coarse)
         if whole[1].fits in ("fits", "unknown"):
             return whole
-        alone = self._on_one.cost_with_strategy(composition, None, easing)
+        alone = self._on_one.cost_with_strategy(composition, None, easing, coarse=coarse)
         best = alone if fit_rank(alone[1]) < fit_rank(whole[1]) else whole
         if best[1].is_likely:
             return best
-        return self.cost_with_strategy(composition, FSDP, easing)
+        return self.cost_with_strategy(composition, FSDP, easing, coarse=coarse)
 
     @cached_property
     def _on_one(self) -> Costs:
@@ -105,7 +117,12 @@ class Costs:
         return Costs(self.ruleset, replace(self.situation, hardware=hardware), self.facts)
 
     def cost_with_strategy(
-        self, composition: Composition, strategy: str | None, easing: Easing = NO_EASING
+        self,
+        composition: Composition,
+        strategy: str | None,
+        easing: Easing = NO_EASING,
+        *,
+        coarse: bool = False,
     ) -> Priced:
         """The same under one way of sharing the work; None for one device.
 
@@ -121,7 +138,7 @@ class Costs:
             before = module
             ease = replace(usual, memory_left=level) if lead else usual
             found = [
-                self._stage(composition, name, strategy, lead, module, ease)
+                self._stage(composition, name, strategy, lead, module, ease, coarse=coarse)
                 for name in composition.chain
             ]
             stages, cost = (
@@ -170,15 +187,27 @@ class Costs:
         lead: str,
         shared: Mapping[str, Chosen],
         ease: Ease,
+        *,
+        coarse: bool,
     ) -> tuple[StageSettings, Estimate]:
         shared = {} if objective(name).scores or name == lead else shared
         form = f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}"
         key = (name, form, strategy, ease)
-        if key not in self._known:
-            self._known[key] = fit_stage(
-                self.ruleset, self.situation, self.facts, composition, name, strategy, shared, ease
+        if coarse and (found := self._known.get((*key, False))) is not None:
+            return found
+        if (*key, coarse) not in self._known:
+            self._known[*key, coarse] = fit_stage(
+                self.ruleset,
+                self.situation,
+                self.facts,
+                composition,
+                name,
+                strategy,
+                shared,
+                ease,
+                coarse=coarse,
             )
-        return self._known[key]
+        return self._known[*key, coarse]
 
     def coarse_fits(
         self,
@@ -212,7 +241,7 @@ class Costs:
         """The coarse fact. A module whose base is split says so: the base can be quantised instead,
         and each GPU then holds all of it.
         """
-        stages, cost = self.cost_of(composition, easing)
+        stages, cost = self.cost_of(composition, easing, coarse=True)
         fit = coarse_fit(cost, self.facts, near=easing.near)
         is_split = any(stage.is_sharded for stage in stages)
         is_module = update(composition.update or "lora").is_module

@@ -203,6 +203,7 @@ def fit_stage(
     shared: Mapping[str, Chosen] = MappingProxyType({}),
     ease: Ease = NO_EASE,
     may_pack: bool = True,
+    coarse: bool = False,
 ) -> tuple[StageSettings, Estimate]:
     """One stage of a composition with settings that fit (or need least, where none does or nobody
     knows), and its estimate.
@@ -213,6 +214,8 @@ def fit_stage(
         shared: Keys of a module that goes on from another stage, which stand over the stage's own.
         ease: What is given up beforehand so that it fits.
         may_pack: Several rows may share a sequence, which may be longer than any row.
+        coarse: Only whether it fits is asked for: where the smallest batch fits, its settings and
+            estimate come back, and no faster one is looked for.
     """
     update, quantization = composition.update or "lora", composition.quantization
     by_rule = stage_settings(ruleset, situation, facts, composition, objective, ease.memory_left)
@@ -290,7 +293,7 @@ def fit_stage(
                 **best.settings,
                 **_with_need(changed, best, first=methods().update(update).size_key),
             }
-        found = search.fastest(trials, laid_over)
+        found = search.fastest(trials, laid_over, coarse=coarse)
         # Of settings that are all too big the smallest need is kept: the shortest way out.
         if best is None or is_better(found.cost, best.found.cost):
             best = _Fitted(laid_over, found)
@@ -308,6 +311,7 @@ def fit_stage(
             shared,
             ease,
             may_pack=False,
+            coarse=coarse,
         )
         if fit_rank(other[1]) < fit_rank(best.found.cost):
             return other
@@ -448,7 +452,9 @@ class _Search:
     strategy: str | None
     passes: Passes
 
-    def fastest(self, trials: Sequence[Trial], settings: Mapping[str, Chosen]) -> Found:
+    def fastest(
+        self, trials: Sequence[Trial], settings: Mapping[str, Chosen], *, coarse: bool
+    ) -> Found:
         """The trial that these settings of the stage get."""
         axes = (self.situation, self.objective, self.update, self.quantization)
         plain = {key: chosen.value for key, chosen in settings.items()}
@@ -469,6 +475,7 @@ class _Search:
             pace_of=pace_of,
             on_cpu=on_cpu,
             trains_all=not methods().update(self.update).is_module,
+            coarse=coarse,
         )
 
 

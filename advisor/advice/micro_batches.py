@@ -176,6 +176,7 @@ def fastest_that_fits(
     pace_of: Callable[[Trial], float],
     on_cpu: bool,
     trains_all: bool,
+    coarse: bool = False,
 ) -> Found:
     """Of the trials that fit with room to spare the one that needs least among those about as fast
     as the fastest; if none surely fits, or memory is not known, the one that needs least of all.
@@ -183,11 +184,13 @@ def fastest_that_fits(
     Args:
         pace_of: Time for a row, in any unit.
         trains_all: Gradients are as large as the weights, and stand while they are accumulated.
+        coarse: Only whether any fits is asked for: where the smallest does, so does the fastest.
     """
     smallest, least = _least(trials, cost_of, trains_all=trains_all)
     if least.memory is None:  # neither is the model: nothing says that memory is short
         return Found(trial=trials[0], cost=least, least=least)
-    if least.fits not in ("fits", "tight") or least.limit_bytes is None:
+    enough = coarse and least.fits == "fits"
+    if enough or least.fits not in ("fits", "tight") or least.limit_bytes is None:
         return Found(trial=smallest, cost=least, least=least)
     spare = spare_bytes(least, on_cpu=on_cpu)
     known = {smallest: Found(trial=smallest, cost=least, least=least, spare_bytes=spare)}

@@ -16,11 +16,14 @@ from typing import Any
 
 from advisor.advice.advise import advise, open_case
 from advisor.advice.candidates import recommended_candidate
-from advisor.advice.decide import Decision
+from advisor.advice.case import Costs
+from advisor.advice.decide import NO_EASING, Decision, Easing
 from advisor.advice.flips import find_flips
 from advisor.advice.types import Advice
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers, Hardware
+from advisor.methods import schemes
+from advisor.methods.composition import compose
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.judge import compile_table
 from advisor.ruleset.load import load_rules, only_layer
@@ -294,6 +297,26 @@ def nothing_fits_means_nothing(answer: Answered, rng: random.Random) -> Iterator
             yield "a smaller model", f"while {one.composition} fits"
 
 
+def the_quick_look_tells_the_same(
+    answer: Answered, rng: random.Random
+) -> Iterator[tuple[str, str]]:
+    """Whether a scheme fits is seen by the smallest batch as by the fastest that fits."""
+    situation, facts = answer.case.situation, answer.case.facts
+    chain = rng.choice(("sft", "dpo", "cpt>sft", "sft>rm>ppo", "grpo", "kto"))
+    scheme = rng.choice(list(schemes()))
+    composition = compose(chain, scheme, per_task=False)
+    easing = rng.choice((NO_EASING, Easing(last_resort=True, near=True)))
+    try:
+        fits = [
+            Costs(RULES, situation, facts).cost_of(composition, easing, coarse=coarse)[1].fits
+            for coarse in (True, False)
+        ]
+    except InputError:
+        return
+    if fits[0] != fits[1]:
+        yield f"the quick look: {fits[0]}", f"{composition} with settings: {fits[1]}"
+
+
 LAWS: tuple[Law, ...] = (
     more_never_hurts,
     what_is_assumed_may_be_said,
@@ -303,6 +326,7 @@ LAWS: tuple[Law, ...] = (
     limits_are_kept,
     flips_come_true,
     nothing_fits_means_nothing,
+    the_quick_look_tells_the_same,
 )
 
 
