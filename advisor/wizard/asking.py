@@ -13,7 +13,13 @@ from advisor.ruleset.facts import Fact
 from advisor.wizard.checks import Checks, nothing_wrong
 from advisor.wizard.machine import ask_gpu, machine_lines
 from advisor.wizard.prompts import Option, Ui
-from advisor.wizard.saved import Saved, load_answers, save_answers
+from advisor.wizard.saved import (
+    Saved,
+    load_answers,
+    save_answers,
+    set_aside_unplaced,
+    summary,
+)
 from advisor.wizard.teams import ask_tasks
 from advisor.wizard.typed import checked, number_of, typed, ways_out
 from advisor.wizard.walk import BACK, Question, Relevant, Reply, walk
@@ -83,12 +89,14 @@ def stopped_words(progress: Saved, state_file: Path | None) -> str:
     path, problem = save_answers(progress, state_file)
     if problem:
         return f"stopped; the answers could not be saved: {problem}"
-    return f"stopped; your answers are saved in {path}\n  `advise` offers to go on with them"
+    return f"stopped; your answers are saved in {path}\n  `advise` in this folder offers them again"
 
 
 def _offer_saved(
     facts: Mapping[str, Fact], ui: Ui, progress: Saved, checks: Checks, state_file: Path | None
 ) -> Saved:
+    if unplaced := set_aside_unplaced():
+        ui.say(unplaced, tone="quiet")
     saved, problem = load_answers(facts, state_file)
     if problem:
         ui.say(problem, tone="warning")
@@ -100,20 +108,15 @@ def _offer_saved(
         if wrong := next(filter(None, map(checks.data_path, files)), None):
             ui.say(f"Of the saved answers, one no longer holds: {wrong}", tone="warning")
             saved = saved.without(fact_id)
-    count = len(saved.asked)
     options = [
-        Option(
-            value="continue",
-            label="Continue with them",
-            help=f"{count} question{'s' if count != 1 else ''} answered",
-        ),
+        Option(value="continue", label="Continue with them"),
         Option(
             value="anew",
             label="Start anew",
             help="the saved answers are replaced once you have answered",
         ),
     ]
-    if ui.choose(f"There are answers from {saved.saved_at or 'before'}.", options) == "anew":
+    if ui.choose(f"{summary(saved, facts)}.", options) == "anew":
         return progress
     # What was said on the command line this time stands; it is newer than what was saved.
     known = {**saved.answers.known, **progress.answers.known}

@@ -1,7 +1,10 @@
-"""Answers that outlive a Ctrl-C: one private JSON file, offered at the next start."""
+"""Answers that outlive a Ctrl-C: one private JSON file for each working folder, offered at the next
+start in that folder.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,9 +16,9 @@ from typing import Any
 from advisor.ground.json_values import parse_json
 from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import Fact
+from advisor.wizard.words import words_of
 
 VERSION = 1
-PATH_FACTS = ("data_path", "data_examples", "tasks", "model", "reward_model", "teacher_model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,12 +39,26 @@ class Saved:
         )
 
 
-def state_path() -> Path:
-    """$XDG_STATE_HOME/finetune-advisor/answers.json, or the same below ~/.local/state."""
+def state_path(folder: Path | None = None) -> Path:
+    """Where the answers for a working folder lie: below $XDG_STATE_HOME/finetune-advisor, or
+    ~/.local/state/finetune-advisor.
+
+    Args:
+        folder: The folder the questions are about; None: the current one.
+    """
     home = os.environ.get("XDG_STATE_HOME", "")
     # The specification wants relative paths ignored.
     base = Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state"
-    return base / "finetune-advisor" / "answers.json"
+    # A digest: a path may be longer than a file name, and hold what no file name may.
+    name = hashlib.sha256(os.fsencode(folder or _here())).hexdigest()[:16]
+    return base / "finetune-advisor" / f"answers-{name}.json"
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # the folder was deleted meanwhile
+        return os.environ.get("PWD", "")
 
 
 def save_answers(progress: Saved, path: Path | None = None) -> tuple[Path, str]:
@@ -51,13 +68,19 @@ def save_answers(progress: Saved, path: Path | None = None) -> tuple[Path, str]:
     """
     path = path or state_path()
     answers = {
-        fact: _portable(fact, answer.value)
+        fact: list(answer.value) if isinstance(answer.value, tuple) else answer.value
         for fact, answer in progress.answers.known.items()
         if answer.origin == "asked"
     }
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     text = json.dumps(
-        {"version": VERSION, "saved_at": now, "answers": answers, "asked": list(progress.asked)},
+        {
+            "version": VERSION,
+            "saved_at": now,
+            "folder": _here(),
+            "answers": answers,
+            "asked": list(progress.asked),
+        },
         indent=1,
         ensure_ascii=False,
     )
@@ -73,6 +96,34 @@ def save_answers(progress: Saved, path: Path | None = None) -> tuple[Path, str]:
     except OSError as error:
         return path, f"{error.strerror or error}: {path}"
     return path, ""
+
+
+def summary(saved: Saved, facts: Mapping[str, Fact]) -> str:
+    """What saved answers are about, in one line: 'Answers from 2026-11-27 for this folder: Answer
+    customers, tickets.csv (6 questions)'.
+    """
+    task, data, tasks = (saved.answers.value(name) for name in ("task", "data_path", "tasks"))
+    about = [words_of(facts["task"], task)] if task is not None else []
+    about += [os.path.basename(os.path.normpath(str(data)))] if data is not None else []
+    about += [f"{len(tasks)} teams"] if isinstance(tasks, Mapping) else []
+    count = f"{len(saved.asked)} question{'s' if len(saved.asked) != 1 else ''}"
+    when = f" from {saved.saved_at}" if saved.saved_at else ""
+    return f"Answers{when} for this folder: {', '.join((*about, ''))[:-2] or 'no task'} ({count})"
+
+
+def set_aside_unplaced() -> str:
+    """Rename a file of an earlier version, which kept one set of answers for all folders; a
+    sentence about it, or "".
+
+    Nobody knows which folder they were for: offered here, they would name somebody's other data.
+    """
+    old = state_path().with_name("answers.json")
+    aside = old.with_name("answers.json.old")
+    try:
+        os.replace(old, aside)
+    except OSError:  # mostly: there is none
+        return ""
+    return f"Answers of an earlier version belong to no folder and are not used: {aside}"
 
 
 def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[Saved | None, str]:
@@ -108,15 +159,6 @@ def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[S
         Saved(answers=Answers(known=known), asked=kept, saved_at=str(document.get("saved_at", ""))),
         problem,
     )
-
-
-def _portable(fact: str, value: Any) -> Any:
-    """Paths as absolute ones: the next start may be in another folder."""
-    if isinstance(value, Mapping):
-        return {name: _portable(fact, part) for name, part in value.items()}
-    if fact in PATH_FACTS and isinstance(value, str) and os.path.exists(os.path.expanduser(value)):
-        return os.path.abspath(os.path.expanduser(value))
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _valid(name: str, value: Any, facts: Mapping[str, Fact]) -> bool:

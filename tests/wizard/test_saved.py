@@ -1,6 +1,7 @@
 """Answers that outlive a Ctrl-C."""
 
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -165,30 +166,59 @@ def test_saved_answers_that_no_longer_exist_are_named():
     assert all(name in problem for name in ("budget", "flavour", "gpus"))
 
 
-def test_a_saved_path_holds_from_another_folder(tmp_path, monkeypatch):
-    """Paths are saved absolute; one that is gone is said and asked for again."""
-    (tmp_path / "a").mkdir()
-    monkeypatch.chdir(tmp_path / "a")
-    Path("train.jsonl").write_text("{}")
-    progress = Saved(
-        answers=Answers(
-            known={
-                "task": Answer(value="qa", origin="asked"),
-                "data_path": Answer(value="train.jsonl", origin="asked"),
-            }
-        ),
-        asked=("task", "data_path"),
+def test_saved_answers_belong_to_their_folder(tmp_path, monkeypatch):
+    """The offer names task, data and date; in another folder nothing is offered."""
+    for folder in ("support", "other"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "support")
+    Path("tickets.csv").write_text("")
+    save_answers(data_answers("customer_service", "tickets.csv"))
+    monkeypatch.chdir(tmp_path / "other")
+    assert load_answers(FACTS) == (None, "")
+    save_answers(data_answers("code", "tickets.csv"))
+    monkeypatch.chdir(tmp_path / "support")
+    ui = ScriptedUi("Continue with them")
+    answers = ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda fact, *_: False)
+    # Not made absolute: a plan made from these answers can still be carried with its data.
+    assert known(answers) == {"task": "customer_service", "data_path": "tickets.csv"}
+    pattern = (
+        r"Answers from \d{4}-\d\d-\d\d \d\d:\d\d for this folder: Answer customers, tickets.csv"
     )
-    save_answers(progress)
-    monkeypatch.chdir(tmp_path)
-    assert load_answers(FACTS)[0].answers.value("data_path") == str(tmp_path / "a" / "train.jsonl")
-    (tmp_path / "a" / "train.jsonl").unlink()
+    assert re.fullmatch(pattern + r" \(2 questions\)\.", ui.asked[0])
+
+
+def test_a_saved_file_that_is_gone_is_asked_for_again():
+    """A data file that no longer exists is said, and its question is put again."""
+    save_answers(data_answers("qa", "train.jsonl"))
     ui = ScriptedUi("Continue with them", "")
     answers = ask_answers(
         FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda fact, *_: fact == "data_path"
     )
     assert known(answers) == {"task": "qa"}
     assert any("one no longer holds" in text for text in ui.said)
+
+
+def test_answers_of_an_earlier_version_are_set_aside():
+    """One file for all folders is not offered anywhere: it is kept under another name, said once."""
+    old = state_path().with_name("answers.json")
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    ui = ScriptedUi("Write texts")
+    ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda fact, *_: False)
+    assert any("belong to no folder and are not used" in text for text in ui.said)
+    assert old.with_name("answers.json.old").read_text() == "{}"
+    assert not old.exists()
+
+
+def data_answers(task: str, path: str) -> Saved:
+    """A task and a data file, both asked for."""
+    known = {"task": task, "data_path": path}
+    return Saved(
+        answers=Answers(
+            known={fact: Answer(value=value, origin="asked") for fact, value in known.items()}
+        ),
+        asked=tuple(known),
+    )
 
 
 def test_a_state_place_that_is_a_file_is_said(tmp_path, monkeypatch):

@@ -99,9 +99,9 @@ def test_ctrl_c_keeps_the_answers_for_the_next_start(start, tmp_path):
     child.send(CTRL_C)
     child.expect("your answers are saved in")
     assert ended(child) == 130
-    assert (tmp_path / "state" / "finetune-advisor" / "answers.json").exists()
+    assert len(list((tmp_path / "state" / "finetune-advisor").glob("answers-*.json"))) == 1
     child = start("scenario_5")
-    child.expect("There are answers from")
+    child.expect(r"for this folder: Write texts \(1 question\)")
     child.send(ENTER)
     child.expect("Write texts")
     child.expect("2. Where are your examples")
