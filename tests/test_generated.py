@@ -12,8 +12,8 @@ from advisor.methods import schemes, updates
 from advisor.ruleset.load import load_rules
 from advisor.schema.facts import named_facts
 from tools.generate import __main__ as generate
-from tools.generate import rule_pages
-from tools.generate.picture import outcomes_of, picture
+from tools.generate import questions_picture, rule_pages
+from tools.generate.steps_picture import outcomes_of, picture
 from tools.generate.svg import text_width
 
 
@@ -33,7 +33,7 @@ def pages(rules):
 def test_committed_files_are_fresh():
     """`python -m tools.generate` would change no file that is committed."""
     made = generate.committed()
-    assert len(made) == 8
+    assert len(made) == 9
     assert generate.stale(made) == [], "run python -m tools.generate"
 
 
@@ -232,8 +232,23 @@ def test_a_new_rule_or_method_leaves_the_picture_as_it_is(rules):
     assert not shown & {*schemes(), *updates()}
 
 
-def test_no_text_of_the_picture_overlaps_another_or_a_line(drawing):
+def test_the_picture_of_questions_gives_the_answers_that_the_rules_give(rules):
+    """Each line is asked of the rules: without the one that decides, its answer is another."""
+    shown = questions_picture.picture(rules)
+    assert shown.count("dpo+lora") == 2  # the line, and the description for a screen reader
+    assert all(
+        f"{place}. {one.ask}" in shown for place, one in enumerate(questions_picture.QUESTIONS, 1)
+    )
+    decides = {"chain": [rule for rule in rules.rules["chain"] if "dpo" not in str(rule.then)]}
+    assert "dpo+lora" not in questions_picture.picture(
+        replace(rules, rules={**rules.rules, **decides})
+    )
+
+
+@pytest.mark.parametrize("drawn", [picture, questions_picture.picture], ids=["steps", "questions"])
+def test_no_text_of_a_picture_overlaps_another_or_a_line(rules, drawn):
     """Every word can be read: nothing is written or drawn across it, nothing leaves the picture."""
+    drawing = ET.fromstring(drawn(rules))
     _, _, width, height = map(float, drawing.get("viewBox").split())
     boxes = texts(drawing)
     for i, (text, left, top, right, bottom) in enumerate(boxes):

@@ -2,9 +2,10 @@
 are committed.
 
 Committed are the reference pages, docs/accuracy.md and docs/accuracy-time.md (how wrong the
-estimates are) and docs/decision.svg (the steps of the decision): no rule and no method changes
-them. One page for each step, with all its rules, and one for the keys of methods go to docs/rules/
-and are not committed: they say what `advise rules` says.
+estimates are), docs/decision.svg (questions, and what each answer leads to) and docs/steps.svg (the
+steps of the decision). No rule and no method changes them, save that docs/decision.svg shows the
+answers that the rules give. One page for each step, with all its rules, and one for the keys of
+methods go to docs/rules/ and are not committed: they say what `advise rules` says.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from tools.generate import (
     answers_page,
     exit_codes_page,
     optimizers_page,
-    picture,
     plan_page,
+    questions_picture,
     rule_pages,
     run_record,
+    steps_picture,
 )
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -34,7 +36,8 @@ PAGES = DOCS / "rules"
 def committed() -> dict[Path, str]:
     """Path -> content of every generated file that is committed."""
     return {
-        DOCS / "decision.svg": picture.picture(load_rules()),
+        DOCS / "decision.svg": questions_picture.picture(load_rules()),
+        DOCS / "steps.svg": steps_picture.picture(load_rules()),
         DOCS / "accuracy.md": accuracy_page.page(),
         DOCS / "accuracy-time.md": accuracy_time.page(),
         DOCS / "answers.md": answers_page.page(),

@@ -296,7 +296,7 @@ def index(rules: Ruleset) -> str:
         f" {count(len(named_facts(rules.facts)), 'fact')} ([facts](facts.md)), from"
         f" {count(len(used_sources(rules)), 'source')} ([sources](sources.md)). These pages are"
         " made from the same files that decide, so they cannot say anything else.",
-        "![How a recommendation is made](../decision.svg)",
+        "![How a recommendation is made](../steps.svg)",
         "## The steps, in order",
         "Each step looks at a few facts and concludes one, which later steps may look at.",
         grid(["", "Step", "Decides", "Outcomes", "Rules"], steps),
