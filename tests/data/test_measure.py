@@ -474,22 +474,6 @@ def test_check_reads_all_of_a_large_file(tmp_path):
     assert "a.jsonl:12001:2" in result.findings[0].text
 
 
-def test_placeholders_that_nobody_filled_in_are_found(tmp_path):
-    """{{name}} in an answer would be learned as it stands; braces of code alone are none."""
-    rows = [
-        {"prompt": f"Who are you, {i}?", "completion": f"I am {{{{name}}}}, number {i}."}
-        for i in range(30)
-    ]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    found = {one.id: one for one in profile(path).findings}
-    assert found["placeholders-in-text"].count == 30
-    assert "{{name}}" in found["placeholders-in-text"].text
-    rows = [{"prompt": f"Write {i}", "completion": "a = {{1, 2}, {3}}" + str(i)} for i in range(30)]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    assert "placeholders-in-text" not in {one.id for one in profile(path).findings}
-
-
 def test_documents_that_are_not_read_are_named_with_a_way_to_their_text(tmp_path):
     """A PDF, a table or an image beside texts is counted and said, with the way to its text; a
     PDF alone is an error that names pdftotext.

@@ -5,33 +5,31 @@ at the end.
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from advisor.data.example import Example
 from advisor.data.examples import rows_words
+from advisor.data.measure.labels import class_findings
 from advisor.data.measure.near_duplicates import Sample, normalise
+from advisor.data.measure.placeholders import Unfilled
 from advisor.data.measure.private import KINDS, NUMBERS, Suspects
+from advisor.data.measure.tally import SHOWN_ROWS, Tally
 from advisor.data.measure.writing_systems import is_english, script_of
 from advisor.data.template_messages import called_functions
 from advisor.data.thoughts import MARK, answers_of, has_reasoning, holds_thoughts
 from advisor.ground.types import Finding
 
 LANGUAGE_ROWS = 200  # whose language is looked at
-SHOWN_ROWS = 20
 ANSWERS_COUNTED = 100_000  # rows whose answers are compared: enough to see a constant one
 # different rows kept to find repeated ones: about 250 MB of hashes, so that memory stays flat
 COMPARED_ROWS = 1_500_000
-FEW_PER_CLASS = 8  # SetFit (arXiv:2209.11055) learns from eight labelled texts a class
 KEPT_CLASSES = 1000
 # of the answers that must be checkable before the data counts as problems with a right answer
 CHECKABLE_SHARE = 0.95
 # OpenAI's guide sees gains from 50 to 100 examples; runs on 10 and 25 rows are documented failures
 FEW_ROWS = 50
 LONG_TOKENS = 8192
-# What somebody meant to fill in: {{name}}.
-PLACEHOLDER = re.compile(r"\{\{ *[A-Za-z_][\w .-]{0,40}\}\}")
 # Marks that chat templates and tokenizers write themselves: in the text they end a turn early or
 # open a false one.
 TEMPLATE_MARKS = (
@@ -48,32 +46,6 @@ TEMPLATE_MARKS = (
     "<end_of_turn>",
 )
 MOJIBAKE = ("Ã¤", "Ã¶", "Ã¼", "Ã©", "Ã¨", "Ã±", "â€™", "â€œ", "â€“", "Â ")
-
-
-@dataclass(slots=True)
-class Tally:
-    """How many rows show something, and the first of them."""
-
-    count: int = 0
-    rows: list[int] = field(default_factory=list)
-
-    def add(self, row: int) -> None:
-        self.count += 1
-        if len(self.rows) < SHOWN_ROWS:
-            self.rows.append(row)
-
-    def finding(self, id: str, severity: str, text: str, blocks: tuple[str, ...] = ()) -> Finding:
-        """The finding with its rows named in the text."""
-        assert severity in ("error", "warning", "note")
-        shown = f"{text} ({rows_words(self.rows, self.count)})" if self.rows else text
-        return Finding(
-            id=id,
-            severity=severity,  # type: ignore[arg-type]
-            text=shown,
-            count=self.count,
-            rows=tuple(self.rows),
-            blocks=blocks,
-        )
 
 
 @dataclass(slots=True)
@@ -105,7 +77,7 @@ class Notebook:
     long: Tally = field(default_factory=Tally)
     long_requests: Tally = field(default_factory=Tally)
     marked: Tally = field(default_factory=Tally)
-    unfilled: Tally = field(default_factory=Tally)
+    unfilled: Unfilled = field(default_factory=Unfilled)
     mojibake: Tally = field(default_factory=Tally)
     nul: Tally = field(default_factory=Tally)
     unordered: Tally = field(default_factory=Tally)
@@ -122,7 +94,6 @@ class Notebook:
     with_system: int = 0
     with_tools: int = 0
     with_calls: int = 0
-    placeholder: str = ""  # the first one
     with_thoughts: int = 0
     with_reasoning: int = 0  # of these, rows with thoughts beside an answer, not in it
 
@@ -188,6 +159,7 @@ class Notebook:
             self.english[said] += 1
         self.suspects.look(text, row)
         self._look_at_text(text, row)
+        self.unfilled.look(example, text)
         if example.tools:
             self.with_tools += 1
         extra = any(message.extra for message in messages)
@@ -235,9 +207,6 @@ class Notebook:
             self.nul.add(row)
         if ("<" in text or "[" in text) and any(mark in text for mark in TEMPLATE_MARKS):
             self.marked.add(row)
-        if "{{" in text and (found := PLACEHOLDER.search(text)):
-            self.unfilled.add(row)
-            self.placeholder = self.placeholder or found[0]
         if (
             not text.isascii()
             and ("Ã" in text or "â€" in text or "Â" in text)
@@ -321,12 +290,7 @@ def look_back(notebook: Notebook, *, whole: bool) -> list[Finding]:
                 "template-marks-in-text", "warning", f"{_rows(notebook.marked.count)} with {what}"
             )
         )
-    if notebook.unfilled.count:
-        text = (
-            f"{_rows(notebook.unfilled.count)} with placeholders such as {notebook.placeholder}:"
-            " fill them in, or the model writes them as they are"
-        )
-        findings.append(notebook.unfilled.finding("placeholders-in-text", "warning", text))
+    findings.extend(notebook.unfilled.findings(rows, documents=notebook.kind == "raw_text"))
     if notebook.mojibake.count:
         findings.append(
             notebook.mojibake.finding(
@@ -473,7 +437,7 @@ def _constant_answers(notebook: Notebook) -> list[Finding]:
             )
         ]
     if notebook.format == "classification":
-        return _classes(notebook)
+        return class_findings(notebook.classes, enough_rows=notebook.rows >= FEW_ROWS)
     if count >= 0.2 * counted and count >= 5:
         return [
             Finding(
@@ -484,48 +448,6 @@ def _constant_answers(notebook: Notebook) -> list[Finding]:
             )
         ]
     return []
-
-
-def _classes(notebook: Notebook) -> list[Finding]:
-    findings: list[Finding] = []
-    (largest, most), (smallest, least) = (
-        notebook.classes.most_common()[0],
-        notebook.classes.most_common()[-1],
-    )
-    if most >= 20 * least:
-        text = (
-            f"{len(notebook.classes)} classes, the largest '{largest[:40]}' with {most:,} rows, the"
-            f" smallest '{smallest[:40]}' with {least:,}"
-        )
-        findings.append(Finding(id="unbalanced-classes", severity="note", text=text, count=most))
-    rare = [name for name, count in notebook.classes.items() if count < FEW_PER_CLASS]
-    if rare and notebook.rows >= FEW_ROWS:
-        names = ", ".join(f"'{name[:40]}'" for name in rare[:5]) + (
-            ", ..." if len(rare) > 5 else ""
-        )
-        findings.append(
-            Finding(
-                id="rare-classes",
-                severity="warning",
-                text=f"{len(rare)} classes have fewer than {FEW_PER_CLASS} rows: {names}",
-                count=len(rare),
-            )
-        )
-    spellings: dict[bytes, list[str]] = {}
-    for name in notebook.classes:
-        spellings.setdefault(normalise(name), []).append(name)
-    twins = [names for plain, names in spellings.items() if plain and len(names) > 1]
-    if twins:
-        named = "; ".join(" / ".join(f"'{name[:40]}'" for name in names) for names in twins[:3])
-        findings.append(
-            Finding(
-                id="labels-spelt-alike",
-                severity="warning",
-                text=f"labels that differ only in spelling count as different classes: {named}",
-                count=len(twins),
-            )
-        )
-    return findings
 
 
 def _balance(notebook: Notebook) -> list[Finding]:

@@ -16,9 +16,10 @@ from typing import Any
 
 from advisor.data.example import Example, Message
 from advisor.data.examples import REASONS, Skipped, read_examples, refusal, rows_words
-from advisor.data.measure.findings import CHECKABLE_SHARE, SHOWN_ROWS, Notebook, Tally, look_back
+from advisor.data.measure.findings import CHECKABLE_SHARE, Notebook, look_back
 from advisor.data.measure.lengths import Lengths, cuts, error_of_mean, percentile, token_stats
 from advisor.data.measure.overlap import Overlap, evaluation_rows
+from advisor.data.measure.tally import SHOWN_ROWS, Tally
 from advisor.data.read.files import IMAGES_HELP, Faults, content_digest, find_data, open_bytes
 from advisor.data.read.found import Found
 from advisor.data.recognition.recognise import Recognition, recognise

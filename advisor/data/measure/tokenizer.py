@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.data.example import Example, Message, system_in_question
-from advisor.data.measure.findings import Tally
+from advisor.data.measure.tally import Tally
 from advisor.data.template_messages import PLAIN_TEMPLATE, lost_parts, template_messages
 from advisor.data.thoughts import (
     MARK,

@@ -425,8 +425,8 @@ def _texts(
             ]
             if labels:
                 why = (
-                    f"two texts in `{names[first]}` and `{names[second]}` and one of"
-                    f" {len(columns[labels[0]].values)} values in `{labels[0]}`"
+                    f"two texts in `{names[first]}` and `{names[second]}`, and their class in"
+                    f" `{labels[0]}`"
                 )
                 return [
                     Candidate(
@@ -517,7 +517,8 @@ def _texts(
 def _labelled(
     columns: Mapping[str, Column], text: str, label: str, *, certain: bool = False
 ) -> Candidate:
-    why = f"a text in `{text}` and one of {len(columns[label].values)} values in `{label}`"
+    # Only some rows were looked at: how many classes there are is counted over all.
+    why = f"a text in `{text}` and its class in `{label}`"
     return Candidate(
         format="classification", mapping={"text": text, "label": label}, why=why, certain=certain
     )

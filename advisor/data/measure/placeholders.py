@@ -1,0 +1,162 @@
+"""Text that somebody meant to fill in and did not: {{name}}, {topic}, <NAME>, [Your Name], %s,
+TODO, lorem ipsum.
+
+Code, LaTeX, JSON and texts that speak of templates hold the same signs rightly: these are left
+alone, so that what is found is nearly always a mistake. What is missed for it is missed on purpose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from advisor.data.example import Example
+from advisor.data.measure.tally import Tally
+from advisor.ground.types import Finding
+
+# From this share of the rows it is how the data were made; below it, single letters and forms.
+WARNED_SHARE = 0.05
+KEPT = 500  # different placeholders
+NAMED = 4  # of them in the finding
+
+# Words that name what a slot of a prompt or a letter is filled with.
+SLOTS = re.compile(
+    r"\b(?:names?|user|username|customer|client|person|company|organi[sz]ation|product|brand|city"
+    r"|country|location|address|email|phone|date|time|topic|subject|title|question|answer|input"
+    r"|output|context|instructions?|prompt|query|text|document|article|passage|message|response"
+    r"|history|persona|character|role|language|order|price|amount|number|id|url|link|author|agent"
+    r"|assistant|bot|model|summary|sentence|words?|content|label|category)\b"
+)
+# In square brackets section headings ([Question], [Context]) are usual: fewer words count.
+OF_LETTERS = re.compile(
+    r"\b(?:name|company|organi[sz]ation|product|customer|client|person|city|address|email|phone"
+    r"|date|recipient)\b"
+)
+# What a placeholder begins with -> the rest of it, and the words of which it must hold one. Each
+# expression begins with its sign, which Python's `re` searches for a hundred times as fast.
+KINDS: tuple[tuple[str, re.Pattern[str], re.Pattern[str] | None], ...] = (
+    ("{{", re.compile(r"\{\{(?<![\w$\\^{}=#%]\{\{) *[A-Za-z_][\w .-]{1,40}\}\}(?!\})"), None),
+    (
+        "{",
+        re.compile(r"\{(?<![\w$\\^{}/=]\{)(?<!f[\"']\{)[A-Za-z][A-Za-z_]{1,30}\}(?![\w}])"),
+        SLOTS,
+    ),
+    ("<", re.compile(r"<(?<![\w<\\]<)(?i:your|insert|enter)[ _][^<>\n]{1,40}>"), None),
+    ("<", re.compile(r"<(?<![\w<\\]<)[A-Z]+(?:[ _-][A-Z]+){0,3}>"), SLOTS),
+    (
+        "[",
+        re.compile(
+            r"\[(?<![\w\]\\!]\[)(?i:your|insert|enter (?:your|the|a)|recipient(?:'s)?)"
+            r" [^\[\]\n]{1,60}\](?![(\[:{])"
+        ),
+        None,
+    ),
+    (
+        "[",
+        re.compile(r"\[(?<![\w\]\\!]\[)[A-Z][A-Za-z']*(?: [A-Z][A-Za-z']*){0,3}\](?![(\[:{])"),
+        OF_LETTERS,
+    ),
+    *(
+        (sign, re.compile(rf"{sign}(?<![^\n]{sign})\b(?! list)"), None)
+        for sign in ("TODO", "TBD", "FIXME")
+    ),
+    ("orem ipsum dolor", re.compile("[Ll]orem ipsum dolor"), None),
+    ("%", re.compile(r"%(?<![\w%\\]%)(?:\(\w+\))?[sd]\b"), None),
+)
+QUOTED_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
+CODE = re.compile(
+    r"^\s*(?:def |class |import |from \w+ import|\#include|public |private |function |const |let "
+    r"|var |SELECT |package |return )"
+    r"|[;{]\s*$|\{%|</(?!think)\w|/>|=>|\)\s*\{|\(\);|print\w*\(|\.format\(|\[\["
+    r"|\\(?:begin|frac|math\w+|text\w*|sum|left|right|alpha|cdot|sqrt|cite|ref)\b",
+    re.MULTILINE,
+)
+JSON_START = re.compile(r"\s*(?:\{\s*\"|\[\s*[\[{\"])")
+OF_TEMPLATES = re.compile(
+    r"\b(?:templat\w+|placeholders?|jinja2?|mustache|handlebars|f-strings?|format strings?|printf"
+    r"|regex\w*|latex|fill in the blanks?|mad libs?)\b",
+    re.IGNORECASE,
+)
+
+
+def unfilled(text: str) -> list[str]:
+    """The placeholders in a text as they are written, each once."""
+    if not _found(text) or JSON_START.match(text):
+        return []
+    prose = QUOTED_CODE.sub(" ", text)
+    if CODE.search(prose):
+        return []
+    return list(dict.fromkeys(said for _, said in sorted(_found(prose))))
+
+
+def _found(text: str) -> list[tuple[int, str]]:
+    """(where, what) of everything in a text that looks like a placeholder."""
+    return [
+        (match.start(), match[0])
+        for sign, pattern, words in KINDS
+        if sign in text
+        for match in pattern.finditer(text)
+        if words is None or words.search(match[0].lower().replace("_", " "))
+    ]
+
+
+@dataclass(slots=True)
+class Unfilled:
+    """Placeholders in the rows seen so far."""
+
+    rows: Tally = field(default_factory=Tally)
+    answers: int = 0  # rows with one in an answer
+    shown: Counter[str] = field(default_factory=Counter)
+
+    def look(self, example: Example, text: str) -> None:
+        """Notes the placeholders of a row.
+
+        Args:
+            text: All of the row's text.
+        """
+        if not _found(text) or OF_TEMPLATES.search(text):
+            return
+        parts = [(example.text, True)] if example.text is not None else _turns(example)
+        found: dict[str, None] = {}
+        in_answer = False
+        for part, is_answer in parts:
+            here = unfilled(part)
+            found |= dict.fromkeys(here)
+            in_answer = in_answer or (is_answer and bool(here))
+        if not found:
+            return
+        self.rows.add(example.row)
+        self.answers += in_answer
+        for name in found:
+            if name in self.shown or len(self.shown) < KEPT:
+                self.shown[name] += 1
+
+    def findings(self, rows: int, *, documents: bool) -> list[Finding]:
+        """What to say of them.
+
+        Args:
+            rows: Of the data.
+            documents: The rows are plain texts, without requests and answers.
+        """
+        count = self.rows.count
+        if not count:
+            return []
+        named = ", ".join(
+            f"{name} ({number:,}x)" for name, number in self.shown.most_common(NAMED)
+        ) + (", ..." if len(self.shown) > NAMED else "")
+        where = "" if documents else f", {self.answers:,} of them in an answer"
+        then = "the model learns to write them" if documents or self.answers else "fill them in"
+        text = (
+            f"{count:,} of {rows:,} rows hold placeholders that nobody filled in{where}: {named};"
+            f" {then}"
+        )
+        severity = "warning" if count >= WARNED_SHARE * rows else "note"
+        return [self.rows.finding("placeholders-in-text", severity, text)]
+
+
+def _turns(example: Example) -> list[tuple[str, bool]]:
+    """(text, whether it is an answer) of every turn."""
+    turns = [(turn.content, turn.role == "assistant") for turn in example.messages]
+    sides = (*example.chosen, *example.rejected)
+    return [*turns, *((turn.content, True) for turn in sides)]
