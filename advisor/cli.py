@@ -31,7 +31,7 @@ COMMANDS = {
         " changed."
     ),
     "chat": "Chat with what was trained, beside its base model.",
-    "export": "Write the result of a run in another form.",
+    "export": "Write a plan or the result of a run in another form.",
     "check": "Say what a data file is, what it can train, and what is wrong with it.",
     "estimate": "Estimate memory and time for a plan, a single configuration, or a list.",
     "probe": "Show what this machine offers for training.",

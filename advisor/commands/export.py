@@ -1,4 +1,4 @@
-"""`advise export`: the result of a run in another form."""
+"""`advise export`: a plan or the result of a run in another form."""
 
 from __future__ import annotations
 
@@ -6,55 +6,61 @@ from pathlib import Path
 
 import click
 
-from advisor.commands.tools import (
-    TORCH_PACKAGES,
-    device_of,
-    find_run,
-    newest_run,
-    refuse_without,
-    run_tool,
-)
+from advisor.commands.output import say
+from advisor.commands.tools import find_run, newest_run, refuse_without, run_tool
+from advisor.export.exporter import Exporter, Wanted, exporters
 from advisor.ground.errors import InputError, nearest
+from advisor.ground.files import PLAN_FILE
 
-FORMS = ("merged",)
+FORMS = " ".join(f"`{name}`: {one.HELP}." for name, one in exporters().items())
 
 
 @click.command()
-@click.argument("run", required=False, metavar="[RUN]")
+@click.argument("source", required=False, metavar="[PLAN|RUN]")
+@click.option("--to", required=True, metavar="FORM", help=FORMS)
 @click.option(
-    "--to",
-    required=True,
-    metavar="FORM",
-    help="`merged`: a LoRA result as one plain model, compared with the unmerged one.",
-)
-@click.option(
-    "--out", metavar="FOLDER", help="Where to write it; default: export/FORM in the run folder."
+    "--out",
+    metavar="PATH",
+    help="Where to write it: a folder, or NAME.tar.gz for a bundle; default: the current folder"
+    " for a plan, export/FORM in the run folder for a run.",
 )
 @click.option("--only", metavar="NAME", help="Export only this task or stage.")
 @click.pass_context
 def export(
-    context: click.Context, run: str | None, to: str, out: str | None, only: str | None
+    context: click.Context, source: str | None, to: str, out: str | None, only: str | None
 ) -> None:
-    """Write the result of a run in another form.
+    """Write a plan or the result of a run in another form.
 
-    Without a run it takes the newest one under ./runs.
+    Without a name it takes ./plan.yaml, or the newest run under ./runs.
     """
-    if to not in FORMS:
+    found = exporters().get(to)
+    if found is None:
         raise InputError(
             f"--to {to}: unknown form",
-            allowed=f"forms: {', '.join(FORMS)}",
-            hint=nearest(to, FORMS),
+            allowed=f"forms: {', '.join(exporters())}",
+            hint=nearest(to, exporters()),
         )
-    folder = find_run(run) if run else newest_run(Path.cwd())
-    target = Path(out).expanduser().absolute() if out else folder / "export" / to
-    refuse_without(TORCH_PACKAGES, "`advise export`")
-    done = run_tool(
-        "merge",
-        str(folder),
-        "--out",
-        str(target),
-        "--device",
-        device_of(folder),
-        *(["--only", only] if only else []),
+    place = _source(found, source)
+    refuse_without(found.NEEDS, "`advise export`")
+    wanted = Wanted(
+        source=place,
+        out=Path(out).expanduser().absolute() if out else None,
+        only=only,
+        say=say,
+        run_tool=lambda name, *arguments: run_tool(name, *arguments).returncode,
     )
-    context.exit(done.returncode)
+    context.exit(found.export(wanted))
+
+
+def _source(exporter: Exporter, named: str | None) -> Path:
+    """The plan file or the run folder that is meant."""
+    if exporter.TAKES == "run":
+        return find_run(named) if named else newest_run(Path.cwd())
+    if named is None and not Path(PLAN_FILE).exists():
+        raise InputError(
+            f"there is no ./{PLAN_FILE}",
+            allowed=f"advise export PLAN --to {exporter.NAME}",
+            hint="`advise` asks the questions and writes a plan",
+        )
+    path = Path(named or PLAN_FILE).expanduser()
+    return path / PLAN_FILE if path.is_dir() else path  # a run folder stands for its plan

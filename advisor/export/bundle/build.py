@@ -1,0 +1,259 @@
+"""The bundle as a folder and as an archive: the same files and bytes for the same plan and data,
+whole or not there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import shlex
+import shutil
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from advisor.export.bundle.contents import Carried, Contents, contents_of
+from advisor.export.bundle.wheel import product_wheel, tested_versions
+from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write
+from advisor.ground.units import format_gib
+from advisor.ground.version import __version__
+from advisor.plan.comments import comments_of
+from advisor.plan.model import Plan
+from advisor.plan.read import read_plan
+from advisor.plan.write import plan_text
+
+ARCHIVE = ".tar.gz"
+DATE_S = 315532800  # 1980-01-01, for every file of the archive: no clock in it
+SCRIPT = "run.sh"
+LONG_BYTES = 50 << 20  # packing more than that takes seconds
+SUMS, COPY_HERE = "SHA256SUMS", "COPY_HERE.sha256"
+ELSEWHERE = "choose another place with --out"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """A bundle that was written."""
+
+    name: str
+    folder: Path | None  # None: the archive alone was wanted
+    archive: Path
+    contents: Contents
+
+    def lines(self, here: Path) -> list[str]:
+        """What was written, what is not in it, and how it is used."""
+        places = [place for place in (self.folder, self.archive) if place is not None]
+        size = self.archive.stat().st_size
+        lines = [
+            f"Wrote {' and '.join(_short(place, here) for place in places)}"
+            f" ({size / 1e6:,.1f} MB packed)."
+        ]
+        lines += _not_carried(self.contents, from_here=True)
+        return [
+            *lines,
+            "On the GPU machine (Linux, Python 3.11 or later):",
+            f"  scp {shlex.quote(_short(self.archive, here))} HOST:",
+            f"  tar xzf {shlex.quote(self.archive.name)} && bash"
+            f" {shlex.quote(f'{self.name}/{SCRIPT}')}",
+        ]
+
+
+def make_bundle(
+    plan_path: Path, out: Path | None = None, *, say: Callable[[str], None] | None = None
+) -> Bundle:
+    """Write everything that a plan needs elsewhere.
+
+    Args:
+        plan_path: The plan file.
+        out: A folder to be made, whose archive lies beside it, or an archive NAME.tar.gz alone;
+            default: <name of the plan>-bundle in the current folder.
+        say: Told before much is packed.
+
+    Raises InputError if the plan or a file it names cannot be used, or if `out` is there already;
+    MachineNotReady if it cannot be written.
+    """
+    plan = read_plan(plan_path)
+    only_archive = out is not None and out.name.endswith((ARCHIVE, ".tgz"))
+    target = (out or Path(f"{plan.name}-bundle")).expanduser().absolute()
+    name = target.name.removesuffix(".tgz").removesuffix(ARCHIVE)
+    folder = None if only_archive else target
+    archive = target if only_archive else target.with_name(f"{target.name}{ARCHIVE}")
+    for place in (folder, archive):
+        if place is not None and os.path.lexists(place):
+            raise InputError(
+                f"{place} is there already, and nothing is overwritten",
+                hint="remove it, or choose another name with --out",
+            )
+    contents = contents_of(plan, plan_path.resolve())
+    written = _written_files(plan_path, contents)
+    _refuse_full_disk(target.parent, contents, copies=1 if only_archive else 2)
+    size = sum(one.size_bytes for one in contents.files if one.is_included)
+    if say is not None and size > LONG_BYTES:
+        say(f"Packing {format_gib(size)} ...")
+    # Both are made beside their places and moved there whole.
+    work = target.parent / f"{TEMPORARY}{os.getpid()}-{name}"
+    packed = work.with_name(f"{work.name}{ARCHIVE}")
+    try:
+        if folder is not None:
+            _write_folder(work, written, contents.files)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        _write_archive(packed, name, written, contents.files)
+        os.rename(packed, archive)
+        if folder is not None:
+            os.rename(work, folder)
+    except OSError as error:
+        raise cannot_write(target, error, way_out=ELSEWHERE) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        packed.unlink(missing_ok=True)
+    return Bundle(name=name, folder=folder, archive=archive, contents=contents)
+
+
+def _written_files(plan_path: Path, contents: Contents) -> dict[str, bytes]:
+    """Name -> content of the files that are made for the bundle."""
+    original = plan_path.read_text("utf-8")
+    wheel_name, wheel = product_wheel()
+    text = plan_text(contents.plan, comments_of(original, name=str(plan_path)), name=PLAN_FILE)
+    script = Path(__file__).with_name(SCRIPT).read_text("utf-8")
+    script = script.replace("@WHEEL@", wheel_name).replace("@DEVICE@", contents.plan.launch.device)
+    product = {f"advise/{wheel_name}": wheel, "advise/constraints.txt": tested_versions()}
+    # The plan may be edited on the other machine, and the script too: they have no sums.
+    sums = {SUMS: _sums(_digests(product) | _sums_of(contents, included=True))}
+    left = _sums_of(contents, included=False)
+    return {
+        PLAN_FILE: text.encode(),
+        SCRIPT: script.encode(),
+        "README.txt": readme(contents).encode(),
+        **product,
+        **sums,
+        **({COPY_HERE: _sums(left)} if left else {}),
+    }
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
+def _sums_of(contents: Contents, *, included: bool) -> dict[str, str]:
+    return {one.name: one.sha256 for one in contents.files if one.is_included == included}
+
+
+def _sums(digests: Mapping[str, str]) -> bytes:
+    """Lines as sha256sum writes and reads them."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
+
+
+def readme(contents: Contents) -> str:
+    """What the bundle is and how it is used, in about ten lines."""
+    plan = contents.plan
+    what = plan.origin.composition or " > ".join(stage.objective for stage in plan.stages)
+    lines = [
+        f"{plan.name}: {what} of {plan.model}, made by finetune-advisor {__version__}.",
+        "",
+        f"Start:   bash {SCRIPT}    (in tmux or screen: closing the terminal saves and stops)",
+        f"Resume:  bash {SCRIPT}    after Ctrl-C, a crash or a restart",
+        f"It needs Linux, Python 3.11 or later{_device_words(plan)} and a connection for pip.",
+        f"{SCRIPT} checks the files, installs advise/ at tested versions into .venv, does a dry run"
+        " and trains.",
+        "The result and its report are written below runs/.",
+        *_not_carried(contents),
+        "This folder holds your data as it is: whoever has it can read them. It holds no token.",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _device_words(plan: Plan) -> str:
+    """', an NVIDIA GPU'; nothing for a plan that trains on the processor."""
+    kind = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple"}.get(plan.launch.device)
+    gpus = plan.launch.processes
+    if kind is None:
+        return ""
+    return f", an {kind} GPU" if gpus == 1 else f", {gpus} {kind} GPUs"
+
+
+def _not_carried(contents: Contents, *, from_here: bool = False) -> list[str]:
+    """What is needed and not in the bundle.
+
+    Args:
+        from_here: Say where it lies on this machine, which is nobody's business elsewhere.
+    """
+    lines = [f"Not in it: {what}, which is downloaded there." for what in contents.fetched]
+    if any(what.startswith("model ") for what in contents.fetched):
+        lines.append(
+            "If the model asks for a licence: accept it on its page, then set HF_TOKEN there."
+        )
+    left = [one for one in contents.files if not one.is_included]
+    for place in dict.fromkeys("/".join(one.name.split("/")[:2]) for one in left):
+        files = [one for one in left if f"{one.name}/".startswith(f"{place}/")]
+        size = format_gib(sum(one.size_bytes for one in files))
+        source = files[0].source if files[0].name == place else files[0].source.parent
+        origin = f" from {source}" if from_here else ""
+        lines += [
+            f"Not in it: {place}, {size}, which is too large.",
+            f"  Copy it there{origin}; {COPY_HERE} has its SHA-256.",
+        ]
+    return [*lines, *contents.notes]
+
+
+# --------------------------------------------------------------------------- writing
+
+
+def _refuse_full_disk(place: Path, contents: Contents, *, copies: int) -> None:
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    need = copies * sum(one.size_bytes for one in contents.files if one.is_included)
+    free = shutil.disk_usage(place).free
+    if free < need + (64 << 20):
+        raise MachineNotReady(
+            f"{place}: {format_gib(free)} free on the disk, the bundle may take {format_gib(need)}",
+            hint=f"free some space, or {ELSEWHERE}",
+        )
+
+
+def _mode(name: str) -> int:
+    return 0o755 if name == SCRIPT else 0o644
+
+
+def _write_folder(folder: Path, written: Mapping[str, bytes], files: list[Carried]) -> None:
+    for name, content in written.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(_mode(name))
+    for one in files:
+        path = folder / one.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if one.is_included:
+            shutil.copyfile(one.source, path)
+
+
+def _write_archive(
+    path: Path, name: str, written: Mapping[str, bytes], files: list[Carried]
+) -> None:
+    """A tar file without owners, times or the order of a disk in it."""
+    sources: dict[str, bytes | Carried] = {**written}
+    sources |= {one.name: one for one in files if one.is_included}
+    with (
+        path.open("xb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=1) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for inner, source in sorted(sources.items()):
+            entry = tarfile.TarInfo(f"{name}/{inner}")
+            entry.mode, entry.mtime = _mode(inner), DATE_S
+            if isinstance(source, bytes):
+                entry.size = len(source)
+                archive.addfile(entry, io.BytesIO(source))
+            else:
+                entry.size = source.size_bytes
+                with source.source.open("rb") as file:
+                    archive.addfile(entry, file)
+
+
+def _short(path: Path, here: Path) -> str:
+    """The path as short as it can be typed from here."""
+    return os.path.relpath(path, here) if path.is_relative_to(here.resolve()) else str(path)

@@ -1,0 +1,26 @@
+"""A LoRA result as one plain model, compared with the unmerged one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from advisor.export.exporter import Wanted
+from advisor.plan.run_folder import device_of
+
+NAME = "merged"
+HELP = "a LoRA result as one plain model, compared with the unmerged one"
+TAKES: Literal["plan", "run"] = "run"
+NEEDS = ("torch", "transformers", "peft")
+
+
+def export(wanted: Wanted) -> int:
+    """Merge the results of a run folder. Returns the exit code of the tool that does it."""
+    return wanted.run_tool(
+        "merge",
+        str(wanted.source),
+        "--out",
+        str(wanted.out or wanted.source / "export" / NAME),
+        "--device",
+        device_of(wanted.source),
+        *(["--only", wanted.only] if wanted.only else []),
+    )
