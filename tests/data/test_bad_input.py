@@ -267,37 +267,6 @@ def test_damaged_json_says_what_is_wrong(tmp_path, content, says):
     assert says in error_of(write(tmp_path, "a.json", content))
 
 
-def test_latin_1_is_named_with_line_byte_and_conversion(tmp_path):
-    """Text in another encoding is not guessed: the line, the byte and the command to convert are
-    named.
-    """
-    path = write(
-        tmp_path,
-        "a.jsonl",
-        GOOD.encode() + '{"question": "café", "answer": "A"}\n'.encode("latin-1"),
-    )
-    text = error_of(path)
-    assert f"{path}:2:18: not UTF-8 (byte 0xe9, 'é' in Latin-1)" in text
-    assert "iconv -f WINDOWS-1252" in text
-
-
-def test_latin_1_in_a_json_list_names_the_line_too(tmp_path):
-    """The list reader finds the line as well."""
-    path = write(
-        tmp_path,
-        "a.json",
-        '[\n{"question": "Q", "answer": "A"},\n{"question": "café", "answer": "A"}]'.encode(
-            "latin-1"
-        ),
-    )
-    assert f"{path}:3:" in error_of(path)
-
-
-def test_utf_16_is_told_to_convert(tmp_path):
-    """What Excel calls Unicode text is named."""
-    assert "UTF-16" in error_of(write(tmp_path, "a.csv", "question,answer\na,b\n".encode("utf-16")))
-
-
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt"])
 def test_nul_bytes_are_placed(tmp_path, name):
     """A NUL means a binary or damaged file; its line is named."""

@@ -415,7 +415,30 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
 
 
 def _fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]:
-    return [*_unreadable(faults, objectives), *_keys_twice(faults.rows_with_key_twice)]
+    return [
+        *_unreadable(faults, objectives),
+        *_keys_twice(faults.rows_with_key_twice),
+        *_read_as(faults),
+    ]
+
+
+def _read_as(faults: Faults) -> list[Finding]:
+    """How files were read that are not separated by commas or not UTF-8: one line for files
+    alike.
+    """
+    files: dict[tuple[str, ...], list[str]] = {}
+    for shown, how in faults.read_as.items():
+        files.setdefault(tuple(how[what] for what in sorted(how, reverse=True)), []).append(shown)
+    return [
+        Finding(
+            id="read-as",
+            severity="note",
+            text=f"{', '.join(how)}: read as such"
+            + (f" ({len(names)} files)" if len(names) > 1 else ""),
+            count=len(names),
+        )
+        for how, names in files.items()
+    ]
 
 
 def _keys_twice(rows: list[int]) -> list[Finding]:

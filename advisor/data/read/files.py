@@ -11,11 +11,13 @@ import difflib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from advisor.data.read.arrow import dataset_folder
+from advisor.data.read.decoding import clear_from, legacy_of, refusal, transcoded, undefined
+from advisor.data.read.encodings import NAMES, from_first_bytes
 from advisor.data.read.found import DataFile, Found
 from advisor.ground.errors import Fault, InputError
 
@@ -52,8 +54,6 @@ MAGIC = (
     (b"\xfd7zXZ", "packed with xz"),
     (b"\x28\xb5\x2f\xfd", "packed with zstd"),
     (b"SQLite format 3", "an SQLite database"),
-    (b"\xff\xfe", "text saved as UTF-16"),
-    (b"\xfe\xff", "text saved as UTF-16"),
 )
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HTML_STARTS = ("<!doctype html", "<html", "<head", "<body", "<?xml")
@@ -96,6 +96,8 @@ class Faults:
     rows_with_key_twice: list[int] = field(
         default_factory=list
     )  # no fault: the last one counts, as JSON readers have it
+    # file -> how it was read, where that is not comma and UTF-8: {"separator": "semicolon"}
+    read_as: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def object_of(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         """A JSON object, noted where a key stands twice in it."""
@@ -107,6 +109,10 @@ class Faults:
         if not self.full:
             self.items.append(Fault(what=what, hint=hint))
             self.rows.append(row)
+
+    def note(self, file: DataFile, what: str, name: str) -> None:
+        """Remember how a file is read: its separator or its encoding."""
+        self.read_as.setdefault(file.shown, {})[what] = name
 
     @property
     def full(self) -> bool:
@@ -233,24 +239,38 @@ def _look_at(where: Path, shown: str, mode: int) -> DataFile:
     for magic, kind in MAGIC:
         if head.startswith(magic):
             hint = (
-                f"iconv -f UTF-16 -t UTF-8 {where.name} > utf8-{where.name}"
-                if "UTF-16" in kind
-                else EXTRACT_TEXT
+                EXTRACT_TEXT
                 if "PDF" in kind
                 else SAVE_AS_CSV
                 if "document" in kind
                 else "unpack or export it first"
             )
             raise InputError(f"{shown}: this is {kind}", f"readable: {READABLE}", hint)
-    text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
+    encoding = from_first_bytes(head) or "utf-8"
+    text = head.decode(encoding, errors="replace").lstrip("\ufeff \t\r\n")
     if suffix in (".html", ".htm") or text[:200].lower().startswith(HTML_STARTS):
         raise InputError(
             f"{shown}: this is an HTML page, not data",
             hint="the download link probably led to a web page: use the link of the raw file",
         )
-    return DataFile(
-        path=where, shown=shown, container=_container(where, shown, suffix, text), gzipped=gzipped
+    container = _container(where, shown, suffix, text)
+    file = DataFile(
+        path=where, shown=shown, container=container, gzipped=gzipped, encoding=encoding
     )
+    if encoding == "utf-8" and not _begins_in_utf8(head):
+        found = legacy_of(file, open_bytes)
+        if found.is_clear:
+            return replace(file, encoding=str(found.encoding))
+    return file
+
+
+def _begins_in_utf8(head: bytes) -> bool:
+    """Whether the first bytes of a file are UTF-8; the last character may be cut."""
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        return len(head) == HEAD_BYTES and error.start >= HEAD_BYTES - 3
+    return True
 
 
 def _head(where: Path, shown: str) -> tuple[bytes, bool]:
@@ -303,6 +323,8 @@ def _container(where: Path, shown: str, suffix: str, text: str) -> str:
             # The first line is longer than what was looked at, or the only one: the JSON reader
             # takes both.
             return "json" if container == "json" else "jsonl"
+    if suffix == ".txt" and _is_table(text):
+        return "csv"
     if container is None:
         raise InputError(
             f"{shown}: unknown kind of file{f' ({suffix})' if suffix else ' (no ending)'}",
@@ -310,6 +332,12 @@ def _container(where: Path, shown: str, suffix: str, text: str) -> str:
             "rename it by what it holds, or export it",
         )
     return container
+
+
+def _is_table(text: str) -> bool:
+    """Whether a text begins with lines of equally many tabs: what spreadsheets save as text."""
+    tabs = [line.count("\t") for line in text.split("\n")[:-1]]
+    return len(tabs) >= 3 and tabs[0] > 0 and len(set(tabs)) == 1
 
 
 def _is_json(text: str) -> bool:
@@ -482,8 +510,9 @@ def open_bytes(file: DataFile) -> IO[bytes]:
             import gzip
 
             packed: IO[bytes] = gzip.open(file.path)  # type: ignore[assignment]  # noqa: SIM115 - the caller closes it
-            return packed
-        return file.path.open("rb")
+            return transcoded(packed, file.encoding) if file.is_wide else packed
+        raw = file.path.open("rb")
+        return transcoded(raw, file.encoding) if file.is_wide else raw
     except PermissionError:
         raise InputError(
             f"{file.shown}: no permission to read it",
@@ -494,8 +523,15 @@ def open_bytes(file: DataFile) -> IO[bytes]:
 
 
 def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
-    """(line number, line with its end) of a UTF-8 file; lines that are not text go to `faults`."""
+    """(line number, line with its end) of a file; lines that are not text go to `faults`.
+
+    A file that is not UTF-8 is read in the encoding in which its letters make sense (decoding.py);
+    where that is not clear, one fault says so.
+    """
     line_number = 0
+    encoding, unclear = "utf-8" if file.is_wide else file.encoding, False
+    if file.encoding != "utf-8":
+        faults.note(file, "encoding", NAMES[file.encoding])
     with open_bytes(file) as stream:
         try:
             for line_number, raw in enumerate(_bounded_lines(stream), 1):
@@ -503,12 +539,24 @@ def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
                     faults.add(line_number, *too_long(file, line_number))
                     return
                 try:
-                    line = raw.decode()
-                except UnicodeDecodeError as error:
-                    faults.add(line_number, *not_utf8(file, line_number, raw, error))
-                    if faults.full:
-                        return
-                    continue
+                    line = raw.decode(encoding)
+                except UnicodeDecodeError:
+                    if encoding == "utf-8" and not unclear:
+                        encoding = clear_from(file, line_number, open_bytes) or encoding
+                        unclear = encoding == "utf-8"
+                        if unclear:
+                            faults.add(line_number, *refusal(file, legacy_of(file, open_bytes)))
+                        else:
+                            faults.note(file, "encoding", NAMES[encoding])
+                    line, error_at = _decoded(raw, encoding)
+                    if error_at is not None:
+                        if not unclear:
+                            faults.add(
+                                line_number, *undefined(file, line_number, raw, error_at, encoding)
+                            )
+                        if faults.full:
+                            return
+                        continue
                 if "\0" in line:
                     faults.add(
                         line_number,
@@ -530,6 +578,14 @@ def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
             faults.add(line_number + 1, *broken_stream(file, line_number, error))
 
 
+def _decoded(raw: bytes, encoding: str) -> tuple[str, UnicodeDecodeError | None]:
+    """A line in an encoding, or where it makes no sense in it."""
+    try:
+        return raw.decode(encoding), None
+    except UnicodeDecodeError as error:
+        return "", error
+
+
 def _bounded_lines(stream: IO[bytes]) -> Iterator[bytes]:
     """The lines of a stream; of one that is too long, its beginning."""
     while raw := stream.readline(MOST_ROW_BYTES + 1):
@@ -541,24 +597,6 @@ def too_long(file: DataFile, line_number: int) -> tuple[str, str]:
     return (
         f"{file.shown}:{line_number}: a row of more than {MOST_ROW_BYTES >> 20} MiB",
         "one row is one example; a packed file may unpack to far more than its size",
-    )
-
-
-def not_utf8(
-    file: DataFile, line_number: int, raw: bytes, error: UnicodeDecodeError
-) -> tuple[str, str]:
-    """What to say of a line that is not UTF-8: where, which byte, and what it would be in
-    Latin-1.
-    """
-    column = len(raw[: error.start].decode("utf-8", errors="replace")) + 1
-    byte = raw[error.start]
-    meant = f", '{bytes([byte]).decode('latin-1')}' in Latin-1" if byte >= 0xA0 else ""
-    return (
-        f"{file.shown}:{line_number}:{column}: not UTF-8 (byte 0x{byte:02x}{meant})",
-        (
-            f"convert the file: iconv -f WINDOWS-1252 -t UTF-8 {file.path.name} >"
-            f" utf8-{file.path.name}"
-        ),
     )
 
 

@@ -14,6 +14,12 @@ class DataFile:
     shown: str  # as messages name it
     container: str  # json | jsonl | csv | text | parquet | arrow
     gzipped: bool = False
+    encoding: str = "utf-8"  # another one only where its first bytes tell; see decoding.py
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it is UTF-16 or UTF-32, which is turned into UTF-8 before lines are cut."""
+        return self.encoding.startswith(("utf-16", "utf-32"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from json import JSONDecodeError, JSONDecoder
 from typing import IO, Any
 
+from advisor.data.read.decoding import clear_from
+from advisor.data.read.encodings import NAMES
 from advisor.data.read.files import (
     MOST_ROW_BYTES,
     Faults,
@@ -27,6 +29,7 @@ from advisor.data.read.found import DataFile, Found
 from advisor.ground.errors import InputError
 
 CHUNK_CHARS = 1 << 20
+SEPARATORS = {";": "semicolon", "\t": "tab", "|": "bar"}  # said where they stand for the comma
 # A data set inside one object: {"data": [...]}.
 WRAPPERS = (
     "data",
@@ -165,13 +168,16 @@ def _limit(error: Exception) -> str:
 class _Text:
     """A growing window on a file's text: `buffer[position:]` is what has not been used yet."""
 
-    def __init__(self, stream: IO[bytes], faults: Faults) -> None:
+    def __init__(self, file: DataFile, stream: IO[bytes], faults: Faults) -> None:
         import codecs
 
         self.scan = JSONDecoder(object_pairs_hook=faults.object_of).raw_decode
 
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._file, self._faults, self._stream = file, faults, stream
+        plain = file.is_wide or file.encoding == "utf-8"
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig" if plain else file.encoding)()
+        if file.encoding != "utf-8":
+            faults.note(file, "encoding", NAMES[file.encoding])
         self.buffer = ""
         self.position = 0
         self.ended = False
@@ -189,9 +195,29 @@ class _Text:
         rest = self.buffer[self.position :]
         raw = self._stream.read(max(CHUNK_CHARS, len(rest)))
         self.ended = not raw
-        self.buffer = rest + self._decoder.decode(raw, final=self.ended)
+        try:
+            text = self._decoder.decode(raw, final=self.ended)
+        except UnicodeDecodeError as error:
+            text = self._decoded_otherwise(raw, self._line + rest.count("\n"), error)
+        self.buffer = rest + text
         self.position = 0
         return not self.ended
+
+    def _decoded_otherwise(self, raw: bytes, line_number: int, error: UnicodeDecodeError) -> str:
+        """Bytes that are not UTF-8 in the encoding that is clear for the whole file.
+
+        Raises the error where none is.
+        """
+        import codecs
+
+        known = "encoding" in self._faults.read_as.get(self._file.shown, {})
+        found = None if known else clear_from(self._file, line_number, open_bytes)
+        if found is None:
+            raise error
+        self._faults.note(self._file, "encoding", NAMES[found])
+        waiting, _ = self._decoder.getstate()
+        self._decoder = codecs.getincrementaldecoder(found)()
+        return self._decoder.decode(waiting + raw, final=self.ended)
 
     def place(self, position: int) -> tuple[int, int]:
         """Line and column of a position in the window."""
@@ -216,7 +242,7 @@ def json_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
     objects in a row.
     """
     with open_bytes(file) as stream:
-        text = _Text(stream, faults)
+        text = _Text(file, stream, faults)
         try:
             if text.skip_space() == "[":
                 yield from _list_items(file, text, faults)
@@ -446,7 +472,9 @@ def csv_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
     # One cell may hold a whole document; the module's own limit is 128 KiB.
     csv.field_size_limit(2**31 - 1)
     delimiter = delimiter_of(file)
-    lines = (line for _, line in read_lines(file, faults))
+    if delimiter in SEPARATORS and not _ends_as_tab(file):
+        faults.note(file, "separator", SEPARATORS[delimiter])
+    lines = (line for number, line in read_lines(file, faults) if number > 1 or not _sep(line))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -520,15 +548,26 @@ def _csv_fault(file: DataFile, line: int, error: Exception) -> tuple[str, str]:
 
 
 def delimiter_of(file: DataFile) -> str:
-    """Comma, semicolon, tab or bar: tab where the ending says so, else what the header line holds
-    most of, outside quotes.
+    """Comma, semicolon, tab or bar: tab where the ending says so, else what a first line `sep=;`
+    names, else what the header line holds most of, outside quotes.
     """
-    if file.path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")):
+    if _ends_as_tab(file):
         return "\t"
     quiet = Faults()
     header = next((line for _, line in read_lines(file, quiet)), "")
+    if _sep(header):
+        return header.strip()[4]
     bare = re.sub(r'"(?:[^"]|"")*"', "", header)
     return max(",;\t|", key=bare.count) if any(mark in bare for mark in ",;\t|") else ","
+
+
+def _ends_as_tab(file: DataFile) -> bool:
+    return file.path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
+
+
+def _sep(line: str) -> bool:
+    """Whether a line is what Excel writes before the header, `sep=;`."""
+    return re.fullmatch(r"sep=[,;|\t]", line.rstrip("\r\n"), re.IGNORECASE) is not None
 
 
 # --------------------------------------------------------------------------- text

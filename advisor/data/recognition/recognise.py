@@ -170,7 +170,8 @@ def sample_rows(found: Found, faults: Faults) -> list[Any]:
         if len(rows) >= SAMPLE_ROWS or size_chars >= SAMPLE_BYTES:
             break
     first = found.files[0]
-    if len(rows) >= SAMPLE_ROWS and first.container == "jsonl" and not first.gzipped:
+    plain = first.container == "jsonl" and not first.gzipped and not first.is_wide
+    if len(rows) >= SAMPLE_ROWS and plain:
         rows.extend(_rows_further_down(found))
     return rows
 

@@ -1,0 +1,229 @@
+"""Files as office programs save them: other encodings, other separators, byte order marks."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from advisor.data import profile, read_rows
+from advisor.data.read.encodings import from_first_bytes
+from advisor.ground.errors import InputError
+
+# A request and its answer as customers write them, and the encodings that office programs of that
+# language save in.
+TEXTS = {
+    "German": (
+        "Guten Tag, die Bestellung ist beschädigt, können Sie für mich nachsehen?",
+        "Sehr geehrter Kunde, wir schicken Ihnen gern ein neues Gerät. Schöne Grüße",
+        ("cp1252", "latin-1", "mac_roman"),
+    ),
+    "French": (
+        "Bonjour, où est ma commande ? Elle devait être livrée à Noël.",
+        "Votre colis a été expédié, il arrivera bientôt. Désolé pour la gêne.",
+        ("cp1252", "latin-1"),
+    ),
+    "Spanish": (
+        "¿Dónde está mi pedido? Llegó dañado el último año.",
+        "Lo sentimos, mañana recibirá usted otro. Qué pena, señora.",
+        ("cp1252", "mac_roman"),
+    ),
+    "Polish": (
+        "Dzień dobry, moja przesyłka jeszcze nie dotarła. Proszę o pomoc.",
+        "Dziękujemy za wiadomość, paczka będzie u Państwa w środę.",
+        ("cp1250",),
+    ),
+    "Turkish": (
+        "Merhaba, siparişim hâlâ gelmedi, yardımcı olur musunuz?",
+        "Teşekkürler, kargonuz yarın ulaşacak. İyi günler, görüşmek üzere.",
+        ("cp1254",),
+    ),
+    "Russian": (
+        "Здравствуйте, моя посылка не пришла, помогите пожалуйста.",
+        "Добрый день, она уже в пути и будет у вас в среду.",
+        ("cp1251", "koi8-r"),
+    ),
+    "Greek": (
+        "Καλημέρα, το δέμα μου δεν έφτασε ακόμα, μπορείτε να βοηθήσετε;",
+        "Ευχαριστούμε για το μήνυμα, το δέμα θα φτάσει την Τετάρτη.",
+        ("cp1253",),
+    ),
+    "Hebrew": (
+        "שלום, החבילה שלי עדיין לא הגיעה, תוכלו לעזור?",
+        "תודה על הפנייה, החבילה תגיע מחר.",
+        ("cp1255",),
+    ),
+    "Arabic": (
+        "مرحبا، لم تصل الشحنة بعد. هل يمكنكم المساعدة؟",
+        "شكرا على رسالتكم، ستصل الشحنة غدا إن شاء الله.",
+        ("cp1256",),
+    ),
+    "Japanese": (
+        "荷物がまだ届いていません。いつ届きますか？",
+        "お問い合わせありがとうございます。明日にはお届けします。",
+        ("cp932",),
+    ),
+    "Chinese": (
+        "你好，我的包裹还没有到，请问什么时候可以到？",
+        "谢谢您的来信，包裹在路上了，明天就会到。",
+        ("gb18030",),
+    ),
+    "Korean": (
+        "안녕하세요. 제 택배가 아직 도착하지 않았습니다.",
+        "문의해 주셔서 감사합니다. 내일까지 배송이 도착할 예정입니다.",
+        ("cp949",),
+    ),
+}
+CASES = [(name, coded) for name, (_, _, codings) in TEXTS.items() for coded in codings]
+
+
+def table(rows: list[tuple[str, str]], separator: str = ",", end: str = "\r\n") -> str:
+    """A table with the columns question and answer."""
+    made = io.StringIO()
+    writer = csv.writer(made, delimiter=separator, lineterminator=end)
+    writer.writerow(("question", "answer"))
+    writer.writerows(rows)
+    return made.getvalue()
+
+
+def write(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def read_as(path: Path) -> list[str]:
+    """What the profile says of how a file was read."""
+    return [finding.text for finding in profile(path).findings if finding.id == "read-as"]
+
+
+def rows_in(language: str) -> list[tuple[str, str]]:
+    question, answer, _ = TEXTS[language]
+    return [(f"{question} {number}", f"{answer} {number}") for number in range(30)]
+
+
+@pytest.mark.parametrize(("language", "encoding"), CASES)
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_table_of_an_office_program_is_read_in_its_encoding(
+    tmp_path, language, encoding, separator
+):
+    """The letters that come out are those that went in, and the encoding is said in one line."""
+    rows = rows_in(language)
+    path = write(tmp_path, "a.csv", table(rows, separator).encode(encoding))
+    assert [tuple(row.values()) for _, row in read_rows(path)] == rows
+    (said,) = read_as(path)
+    assert said.endswith(": read as such")
+    assert said.startswith("semicolon, ") == (separator == ";")
+
+
+def test_semicolon_and_windows_1252_are_said_together(tmp_path):
+    """A German spreadsheet is one line, not one error a row."""
+    path = write(tmp_path, "a.csv", table(rows_in("German"), ";").encode("cp1252"))
+    assert read_as(path) == ["semicolon, Windows-1252: read as such"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("language", ["German", "Japanese"])
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl"])
+def test_wide_characters_are_read(tmp_path, encoding, language, name):
+    """UTF-16 and UTF-32 are read in every kind of file, with a byte order mark or, in Latin
+    scripts, without.
+    """
+    if language == "Japanese" and encoding in ("utf-16-le", "utf-16-be"):
+        pytest.skip("without a mark only ASCII letters tell")
+    rows = [{"question": question, "answer": answer} for question, answer in rows_in(language)]
+    text = {
+        "a.csv": table(rows_in(language)),
+        "a.json": json.dumps(rows, ensure_ascii=False),
+        "a.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+    }[name]
+    path = write(tmp_path, name, text.encode(encoding))
+    assert [row for _, row in read_rows(path)] == rows
+
+
+def test_spreadsheet_text_in_utf_16_is_a_table(tmp_path):
+    """What Excel calls Unicode text is a table with tabs, whatever its ending."""
+    rows = rows_in("German")
+    path = write(tmp_path, "a.txt", table(rows, "\t").encode("utf-16"))
+    assert [tuple(row.values()) for _, row in read_rows(path)] == rows
+    assert read_as(path) == ["tab, UTF-16: read as such"]
+
+
+def test_first_line_of_excel_names_the_separator(tmp_path):
+    """`sep=;` is no header, and outranks the commas in one."""
+    text = "sep=;\r\nquestion;answer, in short, please\r\na;b\r\n"
+    path = write(tmp_path, "a.csv", text.encode())
+    assert [row for _, row in read_rows(path)] == [
+        {"question": "a", "answer, in short, please": "b"}
+    ]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_utf_8_is_read_with_and_without_mark_and_windows_line_ends(tmp_path, mark, end):
+    """A byte order mark and CRLF belong to no value, and need no words."""
+    rows = rows_in("German")
+    path = write(tmp_path, "a.csv", mark + table(rows, end=end).encode())
+    assert [tuple(row.values()) for _, row in read_rows(path)] == rows
+    assert read_as(path) == []
+
+
+def test_special_letters_far_down_decide_too(tmp_path):
+    """A file that begins in ASCII is read in the encoding of the letters that come later."""
+    plain = [("Where is it?", "On its way.")] * 2000
+    rows = [*plain, *rows_in("French")]
+    path = write(tmp_path, "a.csv", table(rows).encode("cp1252"))
+    assert [tuple(row.values()) for _, row in read_rows(path)] == rows
+    lines = [json.dumps({"question": q, "answer": a}, ensure_ascii=False) for q, a in rows]
+    listed = write(tmp_path, "a.json", f"[{','.join(lines)}]".encode("cp1252"))
+    assert [tuple(row.values()) for _, row in read_rows(listed)] == rows
+
+
+def test_packed_files_are_read_in_their_encoding(tmp_path):
+    """A gzipped file is unpacked first."""
+    rows = rows_in("German")
+    for name, encoding in (("a.csv.gz", "cp1252"), ("b.csv.gz", "utf-16")):
+        path = write(tmp_path, name, gzip.compress(table(rows, ";").encode(encoding)))
+        assert [tuple(row.values()) for _, row in read_rows(path)] == rows
+
+
+def test_a_byte_without_meaning_is_named_by_line_and_byte(tmp_path):
+    """In Windows-1252 five bytes mean nothing: such a line is not guessed."""
+    lines = table(rows_in("German"), ";").encode("cp1252").split(b"\r\n")
+    lines[20] = b"\x81" + lines[20]
+    path = write(tmp_path, "a.csv", b"\r\n".join(lines))
+    with pytest.raises(InputError, match=r"a\.csv:21: byte 1 is 0x81.* nothing in Windows-1252"):
+        list(read_rows(path))
+
+
+def test_two_encodings_in_one_file_are_one_error(tmp_path):
+    """Lines of another encoding are named together, once, and not decoded by guess."""
+    lines = table(rows_in("German"), ";").encode().split(b"\r\n")
+    for place in range(10, 30):
+        lines[place] = lines[place].decode().encode("cp1252")
+    path = write(tmp_path, "a.csv", b"\r\n".join(lines))
+    with pytest.raises(InputError, match="mixes two encodings") as caught:
+        list(read_rows(path))
+    assert len(caught.value.faults) == 1
+    assert "lines 11, 12, 13, 14, 15, ... are not UTF-8, while line 2 is" in str(caught.value)
+
+
+def test_letters_that_make_no_sense_are_refused(tmp_path):
+    """Where no alphabet explains the letters, what they would be is shown and nothing is taken."""
+    rows = [("abc \x80\x9f def \xd7\xf7 \xac", "\xa4 g \xb6h\xa6i \xde\xd0q\xa4")] * 5
+    path = write(tmp_path, "a.csv", table(rows).encode("latin-1"))
+    with pytest.raises(InputError, match="not clear in which encoding") as caught:
+        list(read_rows(path))
+    assert len(caught.value.faults) == 1
+    assert "iconv -f ENCODING" in caught.value.faults[0].hint
+
+
+def test_zeros_of_a_binary_file_are_no_utf_16():
+    """Text has its zeros in every second place; other files have not."""
+    assert from_first_bytes(b"question,answer\n\0\0\0\0") is None
+    assert from_first_bytes("question".encode("utf-16-le")) == "utf-16-le"
+    assert from_first_bytes(b"") is None
