@@ -11,6 +11,7 @@ from advisor.ground.errors import Stopped
 from advisor.ground.types import Answers, Hardware
 from advisor.ruleset.facts import Fact
 from advisor.wizard.checks import Checks, nothing_wrong
+from advisor.wizard.data_file import ask_data
 from advisor.wizard.machine import ask_gpu, machine_lines
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.saved import (
@@ -167,6 +168,8 @@ def _ask_plain(question: Question, ui: Ui, checks: Checks) -> Reply:
         return ui.choose(message, [*options, *ways_out(question)], current=question.current)
     if fact.type == "number":
         return typed(question, ui, message, lambda text: number_of(text, fact))
+    if fact.id == "data_path" and checks.profile is not None:
+        return ask_data(question, ui, checks.data_path, checks.profile)
     check = {
         name: getattr(checks, name)
         for name in ("data_path", "data_examples", "model", "reward_model")

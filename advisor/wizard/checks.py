@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from advisor.ground.types import DataProfile
 
 Check = Callable[[str], str | None]  # what a person typed -> what is wrong with it, or None
 
@@ -44,3 +46,5 @@ class Checks:
     found: Callable[[str], str] = lambda path: (
         ""
     )  # what was recognised in a data file, said once it is named
+    # Measures a data file, with role -> column where that is known; raises AdviseError.
+    profile: Callable[[str, Mapping[str, str] | None], DataProfile] | None = None

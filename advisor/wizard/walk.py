@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ class Question:
     number: int  # from 1
     current: Any = None  # what was answered before, for a question asked again
     can_go_back: bool = False
+    answers: Answers = field(default_factory=Answers)  # all that is known by now
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +94,7 @@ def walk(
                 number=len(history) + 1,
                 current=answer_of(answers, fact),
                 can_go_back=leave or bool(history),
+                answers=answers,
             )
         )
         if reply is BACK:

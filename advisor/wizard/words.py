@@ -14,6 +14,9 @@ def reply_words(fact: Fact, reply: Reply) -> str:
     """A reply as it is shown back."""
     if reply is DONT_KNOW:
         return f"I don't know ({fact.unknown})" if fact.unknown else "I don't know"
+    if isinstance(reply, Several) and fact.id != "gpu":
+        own = reply.values.get(fact.id)
+        return reply_words(fact, DONT_KNOW if own is None else own)
     if isinstance(reply, Several):
         parts = [
             str(reply.values[name])
