@@ -65,7 +65,8 @@ def load_recipe(name: str) -> Recipe:
     module = import_module(f"{__name__}.{name}")
     if not hasattr(module, "train"):
         raise InputError(
-            f"{module.__file__}: a recipe needs a function train(job), and this module has none",
+            "a recipe needs a function train(job), and this module has none",
+            where=str(module.__file__),
             allowed=f"recipes: {', '.join(recipes())}",
         )
     return cast(Recipe, module)

@@ -147,7 +147,8 @@ def check_all(check: Callable[[Job], None], jobs: Sequence[Job]) -> None:
             check(job)
         except InputError as error:
             faults += [
-                replace(fault, what=f"task {job.task}: {fault.what}") for fault in error.faults
+                replace(fault, where=f"task {job.task}", what=fault.headline)
+                for fault in error.faults
             ]
     if faults:
         raise InputError(faults=faults)
@@ -173,7 +174,9 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
         )
     if isinstance(error, OSError) and error.errno is not None:
         return MachineNotReady(
-            f"{error.filename or 'file'}: {error.strerror}", hint="check free space and permissions"
+            str(error.strerror),
+            where=str(error.filename or "file"),
+            hint="check free space and permissions",
         )
     if isinstance(error, OSError):  # transformers: a model that is not there, offline, gated
         return InputError(
@@ -198,7 +201,7 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
         passed = refused_by_library(error, job, log)
         if passed is not None:
             return passed
-        bug = AdviseError(bug.faults[0].what, hint=f"this is a bug; the details are in {log}")
+        bug = AdviseError(bug.faults[0].headline, hint=f"this is a bug; the details are in {log}")
     return bug
 
 

@@ -71,7 +71,7 @@ class Distillation(Objective[Row]):
         if job.options.get("teacher_quantization"):
             check_versions(quantized=True)
         stage_, found = job.stage, rollout_faults(job)
-        at = f"stage {stage_.name}:"
+        at = f"stage {stage_.name}"
         answer = int(job.options["response_tokens"])
         if self.answers_from(job) == TEACHER and answer + SHORTEST_PROMPT > stage_.seq_len:
             what = f"{at} response_tokens {answer} leave no room for a prompt within seq_len"
@@ -82,11 +82,11 @@ class Distillation(Objective[Row]):
                 )
             )
         if asks_server(stage_) and job.options["on_policy"] == 0:
-            what = f"{at} rollouts: vllm has no effect: at on_policy 0 the student writes nothing"
-            found.append(Fault(what=what, hint="raise on_policy, or remove rollouts"))
+            what = "rollouts: vllm has no effect: at on_policy 0 the student writes nothing"
+            found.append(Fault(where=at, what=what, hint="raise on_policy, or remove rollouts"))
         if stage_.trl.get("loss_type") not in (None, "nll"):
-            what = f"{at} trl: 'loss_type' has no effect: the loss is the distance to the teacher"
-            found.append(Fault(what=what, hint="remove it; beta says which distance"))
+            what = "trl: 'loss_type' has no effect: the loss is the distance to the teacher"
+            found.append(Fault(where=at, what=what, hint="remove it; beta says which distance"))
         return found
 
     # ------------------------------------------------------------------ rows

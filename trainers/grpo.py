@@ -90,10 +90,16 @@ class GRPO(Objective[Prompt]):
         answer = job.options["response_tokens"]
         if answer + SHORTEST_PROMPT > job.stage.seq_len:
             what = (
-                f"stage {job.stage.name}: response_tokens {answer} leave no room for a prompt"
+                f"response_tokens {answer} leave no room for a prompt"
                 f" within seq_len {job.stage.seq_len}"
             )
-            found.append(Fault(what=what, hint="raise seq_len, or lower response_tokens"))
+            found.append(
+                Fault(
+                    where=f"stage {job.stage.name}",
+                    what=what,
+                    hint="raise seq_len, or lower response_tokens",
+                )
+            )
         return found
 
     def seq_len(self, job: Job) -> int:
@@ -105,8 +111,8 @@ class GRPO(Objective[Prompt]):
         at_once = job.stage.micro_batch_size * settings.world_size()
         if len(data.train) < at_once:
             raise InputError(
-                f"stage {job.stage.name}: {len(data.train)} prompts to train on, and {at_once} are"
-                " answered at once",
+                f"{len(data.train)} prompts to train on, and {at_once} are answered at once",
+                where=f"stage {job.stage.name}",
                 hint="lower micro_batch_size, or add prompts",
             )
         note = source_note(job, (*data.train, *data.holdout))

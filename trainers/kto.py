@@ -51,11 +51,12 @@ class KTO(Objective[Feedback]):
         if size >= FEWEST_AT_ONCE:
             return []
         what = (
-            f"stage {job.stage.name}: KTO estimates the KL divergence from the rows of one batch,"
+            f"KTO estimates the KL divergence from the rows of one batch,"
             f" and micro_batch_size is {size}"
         )
         return [
             Fault(
+                where=f"stage {job.stage.name}",
                 what=what,
                 allowed=f"micro_batch_size: {FEWEST_AT_ONCE} or more",
                 hint="a smaller grad_accum keeps the effective batch size",
@@ -67,13 +68,15 @@ class KTO(Objective[Feedback]):
         if len(set(values_of(data.train, "label"))) < 2:
             verdict = "liked" if data.train[0].label else "rejected"
             raise InputError(
-                f"stage {job.stage.name}: people {verdict} all {len(data.train):,} answers: nothing"
+                f"people {verdict} all {len(data.train):,} answers: nothing"
                 " says what makes one better",
+                where=f"stage {job.stage.name}",
                 allowed="liked and rejected answers",
             )
         if len(data.train) < FEWEST_AT_ONCE:
             raise InputError(
-                f"stage {job.stage.name}: {len(data.train)} answers are too few for KTO",
+                f"{len(data.train)} answers are too few for KTO",
+                where=f"stage {job.stage.name}",
                 allowed=f"{FEWEST_AT_ONCE} or more",
             )
         return data

@@ -244,8 +244,9 @@ def with_module(job: Job, model: Model, config: Mapping[str, Any]) -> Any:
     # PEFT loads a prefix separately and strictly, and still reports it as unexpected.
     if found.unexpected_keys and not made.is_prompt_learning:
         raise InputError(
-            f"stage {job.stage.name}: the module in {start} belongs to another model:"
-            f" {found.unexpected_keys[0]} has no place in it"
+            f"the module in {start} belongs to another model:"
+            f" {found.unexpected_keys[0]} has no place in it",
+            where=f"stage {job.stage.name}",
         )
     if methods().update(job.stage.update).is_module:
         return wrapped

@@ -53,7 +53,7 @@ class Seq2Seq(Objective[Rewriting]):
         if job.stage.update not in UPDATES:
             what = f"update {job.stage.update} has no place in a model of an encoder and a decoder"
             allowed = f"update: {' or '.join(UPDATES)} with head: seq2seq"
-            found.append(Fault(what=f"stage {job.stage.name}: {what}", allowed=allowed))
+            found.append(Fault(where=f"stage {job.stage.name}", what=what, allowed=allowed))
         return found
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Rewriting]:
@@ -86,8 +86,9 @@ class Seq2Seq(Objective[Rewriting]):
             )
         if not getattr(config, "is_encoder_decoder", False):
             raise InputError(
-                f"stage {job.stage.name}: head: seq2seq, and {job.base_model} is a"
+                f"seq2seq, and {job.base_model} is a"
                 f" {config.model_type}, which has no encoder beside its decoder",
+                where=f"stage {job.stage.name}: head",
                 allowed="T5, BART, NLLB, Marian, Pegasus and others of their kind",
                 hint="leave `head` out for a model that writes on its own",
             )
@@ -199,12 +200,13 @@ def set_languages(job: Job, tokenizer: Tokenizer) -> None:
     Raises InputError if it needs to know and the stage does not say, or says an unknown one.
     """
     given = {name: job.options.get(name) for name in LANGUAGES}
-    at = f"stage {job.stage.name}:"
+    at = f"stage {job.stage.name}"
     if not hasattr(tokenizer, "src_lang") or not hasattr(tokenizer, "tgt_lang"):
         if any(given.values()):
             raise InputError(
-                f"{at} {' and '.join(name for name in LANGUAGES if given[name])}: the tokenizer of"
+                f"{' and '.join(name for name in LANGUAGES if given[name])}: the tokenizer of"
                 f" {job.base_model} knows no languages",
+                where=at,
                 hint="write the task in front of each input instead, as T5 wants it",
             )
         return
@@ -215,9 +217,8 @@ def set_languages(job: Job, tokenizer: Tokenizer) -> None:
             what = "is not said" if language is None else f"is {language}, which it does not know"
             faults.append(
                 Fault(
-                    what=(
-                        f"{at} {job.base_model} reads and writes many languages, and {name} {what}"
-                    ),
+                    where=at,
+                    what=(f"{job.base_model} reads and writes many languages, and {name} {what}"),
                     allowed=f"{', '.join(known[:8])}, ... ({len(known)} in all)",
                     hint=nearest(str(language), known)
                     if language is not None

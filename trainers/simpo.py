@@ -42,7 +42,9 @@ class SimPO(DPO):
     def faults(self, job: Job) -> list[Fault]:
         """Keys of `trl:` that the stage sets itself."""
         return [
-            Fault(what=f"stage {job.stage.name}: trl: '{key}' cannot be set here", hint=hint)
+            Fault(
+                where=f"stage {job.stage.name}: trl", what=f"'{key}' cannot be set here", hint=hint
+            )
             for key, hint in SET_HERE.items()
             if key in job.stage.trl
         ]

@@ -84,7 +84,7 @@ def _fault(
     said = " and ".join(
         f"{name} is {_word(value)} ({where.get(name, 'stated')})" for name, value in values.items()
     )
-    return Fault(what=f"{said}: this cannot be", allowed=because, hint=hint)
+    return Fault(where=said, what="this cannot be", allowed=because, hint=hint)
 
 
 def _word(value: Any) -> str:

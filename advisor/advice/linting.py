@@ -231,8 +231,8 @@ def fault_of(finding: Finding) -> Fault:
 
 def _unreadable(fault: Fault) -> Finding:
     """A fault of reading, whose text begins with its place, as a finding."""
-    found = PLACE.match(fault.what)
-    at, text = (found["at"], found["text"]) if found else ("", fault.what)
+    found = PLACE.match(fault.headline)
+    at, text = (found["at"], found["text"]) if found else ("", fault.headline)
     return Finding(
         id="unreadable",
         severity="error",

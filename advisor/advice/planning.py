@@ -166,9 +166,10 @@ def make_plan(
         if "learning_rate" not in values:
             method = methods().update(stage.update)
             raise InputError(
-                f"{method.at}: no rule sets a learning_rate for {stage.objective} with"
+                f"no rule sets a learning_rate for {stage.objective} with"
                 f" {stage.update}, and the file has no default",
                 "defaults: {learning_rate: 1.0e-4}",
+                where=method.at,
             )
         comments[("stages", index, "save_minutes")] = SAVES
         again = before.count(stage.objective)

@@ -135,8 +135,14 @@ def scenarios_of(document: Document, ruleset: Ruleset) -> tuple[Scenario, ...]:
             faults += _unknown_facts(document, (*path, "whatif", number, "change"), change, ruleset)
         faults += _unknown_rules(document, path, entry, ruleset)
         if not {"composition", "settings", "warned"} & set(entry):
-            what = f"{document.at(path)}: nothing is expected of this scenario"
-            faults.append(Fault(what=what, allowed="`composition`, `settings` or `warned`"))
+            what = "nothing is expected of this scenario"
+            faults.append(
+                Fault(
+                    where=document.at(path),
+                    what=what,
+                    allowed="`composition`, `settings` or `warned`",
+                )
+            )
         found.append(
             Scenario(
                 id=entry["id"],
@@ -165,8 +171,12 @@ def _unknown_facts(
             at = document.at((*path, name), key=True)
             yield unknown_name("fact", name, list(ruleset.facts), at=at)
         elif not _possible(fact, value):
-            what = f"{document.at((*path, name))}: '{name}' cannot be {value!r}"
-            yield Fault(what=what, allowed=", ".join(map(str, fact.values)))
+            what = f"'{name}' cannot be {value!r}"
+            yield Fault(
+                where=document.at((*path, name)),
+                what=what,
+                allowed=", ".join(map(str, fact.values)),
+            )
 
 
 def _unknown_rules(

@@ -171,7 +171,9 @@ def check_data(
 def _template_arguments(given: Sequence[str], model: str | None) -> dict[str, Any]:
     """The arguments in `--template NAME=VALUE`. Raises InputError for what is none."""
     if given and model is None:
-        raise InputError("--template has no effect without --model", hint="name the model")
+        raise InputError(
+            "--template has no effect without --model", where="--template", hint="name the model"
+        )
     found = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -179,7 +181,8 @@ def _template_arguments(given: Sequence[str], model: str | None) -> dict[str, An
         parsed = parse_yaml(value, name=at).data if equals and value.strip() else None
         if not name.isidentifier() or not isinstance(parsed, bool | int | float | str):
             raise InputError(
-                f"{at}: not an argument",
+                "not an argument",
+                where=at,
                 allowed="NAME=VALUE with true, false, a number or a text",
             )
         found[name] = parsed
@@ -221,7 +224,7 @@ def row_as_trained(
         MachineNotReady: The training packages are not installed.
     """
     if row < 1:
-        raise InputError(f"--show-row {row}: rows are counted from 1")
+        raise InputError("rows are counted from 1", where=f"--show-row {row}")
     refuse_without(SHOW_ROW_NEEDS, "--show-row")
     columns = [f"{role}={column}" for role, column in (mapping or {}).items()]
     done = run_tool(

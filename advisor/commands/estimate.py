@@ -120,7 +120,7 @@ def estimate_list(source: str) -> list[dict[str, Any]]:
             "utf-8-sig"
         )
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--specs {source}: cannot be read: {error}") from None
+        raise InputError(f"cannot be read: {error}", where=f"--specs {source}") from None
     past, notes = read_past_runs()
     for note in notes:
         print_warning(note)
@@ -149,7 +149,9 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
         count, spec["gpu"] = count_and_name(str(spec["gpu"]))
         if count is not None and spec.setdefault("gpus", count) != count:
             raise InputError(
-                f"--gpu names {count} GPUs, --gpus names {spec['gpus']}", hint="keep one of them"
+                f"--gpu names {count} GPUs, --gpus names {spec['gpus']}",
+                where="--gpu",
+                hint="keep one of them",
             )
         card = find_gpu(spec["gpu"], lenient=True)
     limit = card.memory_bytes if card is not None else None
@@ -167,7 +169,7 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
     )
     document["warnings"] += notes
     if document.get("peak_gib") is None:
-        raise InputError(f"estimate: {document['reason']}")
+        raise InputError(document["reason"], where="estimate")
     document["warnings"] = [*_assumed(spec, request.spec), *document["warnings"]]
     if limit is not None:
         document["counter"] = request.spec.counter
@@ -205,7 +207,8 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     shape, found = find_model(str(folder) if folder.is_dir() else plan.model, None)
     if shape is None:
         raise InputError(
-            f"{path}: {'; '.join(found) or f'model {plan.model} is not known'}",
+            f"{'; '.join(found) or f'model {plan.model} is not known'}",
+            where=str(path),
             hint="`model:` in the plan is a directory, relative to the plan's own, or a hub id",
         )
     device = hardware.gpus[0].spec if hardware.gpus else None
@@ -237,7 +240,7 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
             document["find_out"] = f"advise run {shlex.quote(str(path))} --dry-run"
         documents.append({"name": entry.name, **document})
     if all(document["peak_gib"] is None for document in documents):
-        raise InputError(f"{path}: {documents[0]['reason']}")
+        raise InputError(documents[0]["reason"], where=str(path))
     return documents
 
 
@@ -259,6 +262,7 @@ def _hardware_of(plan: Plan, gpu: str | None) -> tuple[Hardware, list[str]]:
             raise InputError(
                 f"--gpu names {len(hardware.gpus)} GPUs, the plan starts {plan.launch.processes}"
                 " processes (launch.processes)",
+                where="--gpu",
                 hint="name one GPU, or edit the plan",
             )
         return replace(hardware, gpus=hardware.gpus[:1] * plan.launch.processes), list(notes)

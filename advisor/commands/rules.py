@@ -48,7 +48,8 @@ def rules(
         return
     if len(words) > 1:
         raise InputError(
-            f"advise rules: {len(words)} names: {', '.join(words)}",
+            f"{len(words)} names: {', '.join(words)}",
+            where="advise rules",
             allowed="one rule, method, `facts`, `lint` or `schema`; or `diff A B`",
         )
     if rule_id == "lint":
@@ -62,9 +63,11 @@ def rules(
             put(lint_text(found))
         context.exit(found.exit_code)
     if as_json:
-        raise InputError("--json goes with `advise rules lint` and `advise rules diff`")
+        raise InputError(
+            "--json goes with `advise rules lint` and `advise rules diff`", where="--json"
+        )
     if out is not None and rule_id != "schema":
-        raise InputError("--out goes with `advise rules schema`")
+        raise InputError("--out goes with `advise rules schema`", where="--out")
     ruleset, _ = load_rule_set(rule_layers)
     if rule_id == "schema":
         from advisor.schema.build import write_schemas  # which no other answer needs

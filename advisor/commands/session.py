@@ -150,6 +150,7 @@ def _single_values(
             flag, all_of_them = facts[fact_id].flag, ", ".join(map(number_words, several))
             faults.append(
                 Fault(
+                    where=str(flag),
                     what=f"{flag} is given {len(several)} times: {all_of_them}",
                     allowed="one value",
                 )
@@ -287,17 +288,20 @@ def choose_candidate(
     if found is None:
         listed = ", ".join(str(candidate.composition) for candidate in candidates)
         raise InputError(
-            f"--choose: '{wanted}' is not a candidate here",
+            f"'{wanted}' is not a candidate here",
+            where="--choose",
             allowed=f"candidates: {listed}, or any other chain with a scheme",
         )
     if not found.forced_ok:
         raise InputError(
-            f"--choose: '{wanted}' cannot be taken: {found.because[0].text}",
+            f"'{wanted}' cannot be taken: {found.because[0].text}",
+            where="--choose",
             hint="--force does not override this",
         )
     if not force:
         raise InputError(
-            f"--choose: '{wanted}' is not recommended: {found.because[0].text}",
+            f"'{wanted}' is not recommended: {found.because[0].text}",
+            where="--choose",
             hint="add --force to take it anyway",
         )
     return with_choice(advice, found)

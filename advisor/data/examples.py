@@ -126,10 +126,11 @@ def refusal(path: str, skipped: Skipped) -> InputError:
     share = 100 * skipped.total / max(1, skipped.seen)
     lines = [
         Fault(
+            where=path,
             what=(
-                f"{path}: {REASONS[reason]}: {_rows(count)} of {skipped.seen:,}"
+                f"{REASONS[reason]}: {_rows(count)} of {skipped.seen:,}"
                 f" ({rows_words(skipped.rows[reason], count)})"
-            )
+            ),
         )
         for reason, count in sorted(skipped.counts.items(), key=lambda item: -item[1])
     ]
@@ -143,7 +144,8 @@ def refusal(path: str, skipped: Skipped) -> InputError:
         faults=[
             *lines,
             Fault(
-                what=f"{path}: {what}",
+                where=path,
+                what=what,
                 allowed=allowed,
                 hint="repair or remove these rows, or name other columns with --map",
             ),

@@ -274,6 +274,7 @@ def _sampled(fd: int, size: int) -> str:
 
 def _unreadable(path: Path, error: OSError) -> AdviseError:
     return refused_by_system(error) or InputError(
-        f"{path}: cannot be read: {error.strerror or error}",
+        f"cannot be read: {error.strerror or error}",
+        where=str(path),
         hint="check the disk, or copy it again",
     )

@@ -1,6 +1,6 @@
 """Everything that can go wrong for a user, and the exit code of each kind.
 
-An error has three parts: what is wrong and where, what is allowed, the next step. The class owns
+An error has four parts: what is wrong, where, what is allowed, the next step. The class owns
 its exit code; cli.py is the only place that catches AdviseError. All faults of one input come
 together, as one InputError.
 """
@@ -21,12 +21,20 @@ SHOWN_FAULTS = 20
 class Fault:
     """One thing wrong with an input."""
 
-    what: str  # where and what: "plan.yaml:12:13: unknown update 'lroa'"
+    what: str  # "unknown update 'lroa'"
+    where: str = ""  # the place in a file, the flag, the stage: "plan.yaml:12:13", "--choose"
     allowed: str = ""  # "known updates: adapter, full, lora, prefix"
     hint: str = ""  # the next step: "did you mean 'lora'?"
 
+    @property
+    def headline(self) -> str:
+        """Where and what, in one line. A sentence that begins with its place names it once."""
+        if not self.where or self.what.startswith(self.where):
+            return self.what
+        return f"{self.where}: {self.what}"
+
     def lines(self) -> list[str]:
-        return [self.what, *(f"  {part}" for part in (self.allowed, self.hint) if part)]
+        return [self.headline, *(f"  {part}" for part in (self.allowed, self.hint) if part)]
 
 
 class AdviseError(Exception):
@@ -35,9 +43,16 @@ class AdviseError(Exception):
     exit_code = 70
 
     def __init__(
-        self, what: str = "", allowed: str = "", hint: str = "", *, faults: Iterable[Fault] = ()
+        self,
+        what: str = "",
+        allowed: str = "",
+        hint: str = "",
+        *,
+        where: str = "",
+        faults: Iterable[Fault] = (),
     ) -> None:
-        self.faults = tuple(faults) or (Fault(what=what, allowed=allowed, hint=hint),)
+        one = Fault(what=what, where=where, allowed=allowed, hint=hint)
+        self.faults = tuple(faults) or (one,)
         super().__init__(self.text())
 
     def text(self) -> str:
@@ -128,7 +143,8 @@ def nearest(name: object, known: Iterable[str]) -> str:
 def unknown_name(kind: str, name: object, known: Sequence[str], *, at: str) -> Fault:
     """The fault of a name that is not in a closed list."""
     return Fault(
-        what=f"{at}: unknown {kind} '{name}'",
+        where=at,
+        what=f"unknown {kind} '{name}'",
         allowed=f"known: {', '.join(sorted(known))}",
         hint=nearest(name, known),
     )

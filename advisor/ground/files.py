@@ -77,9 +77,11 @@ def read_at_most(path: Path, most_bytes: int) -> bytes:
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        raise InputError(f"{path} is a folder, a file is expected")
+        raise InputError(f"{path} is a folder, a file is expected", where=str(path))
     if stat.S_ISFIFO(mode) and not str(path).startswith(PIPES_OF_THE_SHELL):
-        raise InputError(f"{path} is a pipe, a file is expected", hint="name a file")
+        raise InputError(
+            f"{path} is a pipe, a file is expected", where=str(path), hint="name a file"
+        )
     with path.open("rb") as file:
         return file.read(most_bytes + 1)
 
@@ -97,11 +99,13 @@ def cannot_write(
     """
     if error.errno in NO_SPACE:
         return MachineNotReady(
-            f"{path}: no space left to write it", hint=f"free some space, or {way_out}"
+            "no space left to write it", where=str(path), hint=f"free some space, or {way_out}"
         )
     if error.errno in NO_PERMISSION:
-        return MachineNotReady(f"{path}: no permission to write here", hint=way_out)
-    return MachineNotReady(f"{path}: cannot be written: {error.strerror or error}", hint=way_out)
+        return MachineNotReady("no permission to write here", where=str(path), hint=way_out)
+    return MachineNotReady(
+        f"cannot be written: {error.strerror or error}", where=str(path), hint=way_out
+    )
 
 
 def refused_by_system(error: OSError) -> AdviseError | None:
@@ -121,13 +125,14 @@ def refused_by_system(error: OSError) -> AdviseError | None:
     path = Path(os.fsdecode(error.filename))
     if error.errno in NO_PERMISSION and not _readable(path):
         return InputError(
-            f"{path}: no permission to read it",
+            "no permission to read it",
+            where=str(path),
             hint="ask its owner, or copy it into a folder of yours",
         )
     if error.errno in (*NO_PERMISSION, *NO_SPACE):
         return cannot_write(path, error)
     return (
-        InputError(f"{path}: {os.strerror(error.errno)}", hint="name another one")
+        InputError(f"{os.strerror(error.errno)}", where=str(path), hint="name another one")
         if error.errno in UNUSABLE
         else None
     )

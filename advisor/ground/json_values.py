@@ -207,7 +207,9 @@ def _read_object(
     for key in keys_of(kind):
         given = data.get(key.name)
         if key.required and key.name not in data:
-            faults.append(Fault(what=f"{place.key(key.name)} is missing"))
+            faults.append(
+                Fault(where=str(place.key(key.name)), what=f"{place.key(key.name)} is missing")
+            )
         elif key.required or given is not None:  # else null stands for the default
             values[key.name] = _read(key.type, given, place.key(key.name), faults)
     names = {key.name for key in keys_of(kind)}
@@ -250,7 +252,7 @@ def _is_a(kind: type, given: Any) -> bool:
 
 def _wrong(place: _Place, given: Any, wanted: str) -> Fault:
     shown = repr(given) if not isinstance(given, Mapping | list) else type(given).__name__
-    return Fault(what=f"{place} is {shown[:60]}", allowed=f"it must be {wanted}")
+    return Fault(where=str(place), what=f"{place} is {shown[:60]}", allowed=f"it must be {wanted}")
 
 
 # --------------------------------------------------------------------------- writing

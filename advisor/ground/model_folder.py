@@ -77,8 +77,8 @@ def _tokenizer(folder: Path, found: list[Fault]) -> dict[str, Mapping[str, Any]]
     longest = (documents[TOKENIZER_CONFIG] or {}).get("model_max_length")
     if longest is not None and not is_number(longest):
         shown = json.dumps(longest)[:SHOWN_NAME]
-        what = f"{folder / TOKENIZER_CONFIG}: model_max_length is {shown}"
-        found.append(Fault(what=what, allowed="a number"))
+        what = f"model_max_length is {shown}"
+        found.append(Fault(where=str(folder / TOKENIZER_CONFIG), what=what, allowed="a number"))
     return {name: document for name, document in documents.items() if document is not None}
 
 
@@ -94,7 +94,7 @@ def base_faults(
     for name in MODEL_JSON:
         _check_values(folder / name, _json_object(folder / name, found), found)
     config = _json_object(folder / CONFIG, found)
-    wrong = config_faults(config, folder / CONFIG) if config is not None else []
+    wrong = config_faults(config, str(folder / CONFIG)) if config is not None else []
     found += wrong
     _check_values(folder / CONFIG, config, found)
     if config is not None and "transformers_weights" in config:
@@ -120,7 +120,7 @@ def _check_values(path: Path, document: Mapping[str, Any] | None, found: list[Fa
     """Add a fault for each value of a generation's settings that is of the wrong kind."""
     for key, allowed in wrong_values(document or {}).items():
         shown = json.dumps((document or {})[key])
-        found.append(Fault(what=f"{path}: {key} is {shown[:SHOWN_NAME]}", allowed=allowed))
+        found.append(Fault(where=str(path), what=f"{key} is {shown[:SHOWN_NAME]}", allowed=allowed))
 
 
 def adapter_faults(folder: Path) -> list[Fault]:
@@ -130,7 +130,8 @@ def adapter_faults(folder: Path) -> list[Fault]:
     if config is not None and not isinstance(config.get("peft_type"), str):
         found.append(
             Fault(
-                what=f"{folder / ADAPTER_CONFIG}: names no kind of module (peft_type)",
+                where=str(folder / ADAPTER_CONFIG),
+                what="names no kind of module (peft_type)",
                 hint=AGAIN,
             )
         )
@@ -138,7 +139,8 @@ def adapter_faults(folder: Path) -> list[Fault]:
     if base is not None and not isinstance(base, str):
         found.append(
             Fault(
-                what=f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is no text",
+                where=str(folder / ADAPTER_CONFIG),
+                what="base_model_name_or_path is no text",
                 allowed="the folder or the hub id of the base",
                 hint=AGAIN,
             )
@@ -146,7 +148,7 @@ def adapter_faults(folder: Path) -> list[Fault]:
     if _exists(folder / ADAPTER):
         _tensors(folder / ADAPTER, found)
     elif config is not None and not _exists(folder / PICKLED_ADAPTER):
-        found.append(Fault(what=f"{folder}: has no {ADAPTER}", hint=AGAIN))
+        found.append(Fault(where=str(folder), what=f"has no {ADAPTER}", hint=AGAIN))
     return found
 
 
@@ -182,7 +184,7 @@ def _json_object(path: Path, found: list[Fault]) -> Mapping[str, Any] | None:
         if isinstance(value, dict):
             return value
         reason = f"holds no JSON object but {_kind(value)}"
-    found.append(Fault(what=f"{path}: {reason}", hint=AGAIN))
+    found.append(Fault(where=str(path), what=reason, hint=AGAIN))
     return None
 
 
@@ -241,7 +243,8 @@ def _weights(folder: Path, found: list[Fault], *, downloads: bool) -> Weights | 
     elif not downloads:
         found.append(
             Fault(
-                what=f"model {folder}: has no weights",
+                where=f"model {folder}",
+                what="has no weights",
                 allowed=f"{WEIGHTS}, or {INDEX} with the files that it names",
                 hint="download the whole model, not its configuration alone",
             )
@@ -253,7 +256,7 @@ def _tensors(path: Path, found: list[Fault]) -> dict[str, Tensor] | None:
     try:
         return read_header(path)
     except Damaged as damage:
-        found.append(Fault(what=f"{path}: {damage}", hint=AGAIN))
+        found.append(Fault(where=str(path), what=str(damage), hint=AGAIN))
         return None
 
 
@@ -262,7 +265,7 @@ def _pickled(path: Path, found: list[Fault]) -> None:
     try:
         regular_size(path)
     except Damaged as damage:
-        found.append(Fault(what=f"{path}: {damage}", hint=AGAIN))
+        found.append(Fault(where=str(path), what=str(damage), hint=AGAIN))
 
 
 def _shards(folder: Path, index: str, found: list[Fault]) -> dict[str, list[str]]:
@@ -274,7 +277,9 @@ def _shards(folder: Path, index: str, found: list[Fault]) -> dict[str, list[str]
     if not isinstance(named, Mapping) or not all(isinstance(name, str) for name in named.values()):
         found.append(
             Fault(
-                what=f"{folder / index}: has no map from tensors to files (weight_map)", hint=AGAIN
+                where=str(folder / index),
+                what="has no map from tensors to files (weight_map)",
+                hint=AGAIN,
             )
         )
         return {}
@@ -282,10 +287,12 @@ def _shards(folder: Path, index: str, found: list[Fault]) -> dict[str, list[str]
     for tensor, name in named.items():
         shards.setdefault(name, []).append(tensor)
     if not shards:
-        found.append(Fault(what=f"{folder / index}: names no files", hint=AGAIN))
+        found.append(Fault(where=str(folder / index), what="names no files", hint=AGAIN))
     for name in [name for name in shards if not _is_inside(name)]:
         shown = name if len(name) <= SHOWN_NAME else f"{name[:SHOWN_NAME]}..."
-        found.append(Fault(what=f"{folder / index}: names '{shown}', which is no file inside it"))
+        found.append(
+            Fault(where=str(folder / index), what=f"names '{shown}', which is no file inside it")
+        )
         del shards[name]
     return shards
 
@@ -323,8 +330,9 @@ def _sharded(folder: Path, found: list[Fault], *, downloads: bool) -> Weights | 
 def _missing_files(folder: Path, missing: list[str], count: int) -> Fault:
     are = "is" if len(missing) == 1 else "are"
     return Fault(
+        where=f"model {folder}",
         what=(
-            f"model {folder}: {len(missing)} of the {count} weight files that {INDEX} names {are}"
+            f"{len(missing)} of the {count} weight files that {INDEX} names {are}"
             f" missing: {_listed(missing)}"
         ),
         hint="download the missing files; the model is incomplete without them",
@@ -346,13 +354,15 @@ def _not_as_promised(
     ]
     if lacking:
         yield Fault(
-            what=f"{folder / name}: lacks tensors that {INDEX} says are in it: {_listed(lacking)}",
+            where=str(folder / name),
+            what=f"lacks tensors that {INDEX} says are in it: {_listed(lacking)}",
             hint="index and files are of different models or versions: download all of them again",
         )
     twice = [tensor for tensor in there if tensor in before]
     if twice:
         yield Fault(
-            what=f"{folder / name}: holds tensors that another file holds too: {_listed(twice)}",
+            where=str(folder / name),
+            what=f"holds tensors that another file holds too: {_listed(twice)}",
             hint="index and files are of different models or versions: download all of them again",
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -50,7 +51,7 @@ SHOWN = 4
 MOST_SIZES = 3  # wrong shapes that are told: one wrong number changes most tensors
 
 
-def config_faults(config: Mapping[str, Any], path: Any) -> list[Fault]:
+def config_faults(config: Mapping[str, Any], path: str) -> list[Fault]:
     """Numbers of config.json that no model can have.
 
     Args:
@@ -97,13 +98,13 @@ def _names_a_method(value: Any) -> bool:
     )
 
 
-def _number_fault(path: Any, name: str, value: Any, allowed: str) -> Fault:
+def _number_fault(path: str, name: str, value: Any, allowed: str) -> Fault:
     shown = json.dumps(value, ensure_ascii=False)
     shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
-    return Fault(what=f"{path}: {name} is {shown}", allowed=allowed, hint="download it again")
+    return Fault(where=path, what=f"{name} is {shown}", allowed=allowed, hint="download it again")
 
 
-def _head_faults(config: Mapping[str, Any], path: Any) -> list[Fault]:
+def _head_faults(config: Mapping[str, Any], path: str) -> list[Fault]:
     """Numbers of heads that do not divide what they share."""
     family = str(config.get("model_type"))  # a damaged file may hold anything
     hidden, heads, groups = (read(config, field) for field in ("hidden_size", "heads", "kv_heads"))
@@ -112,8 +113,9 @@ def _head_faults(config: Mapping[str, Any], path: Any) -> list[Fault]:
     if family in DIVIDING and not own_size and hidden and heads and hidden % heads:
         found.append(
             Fault(
+                where=path,
                 what=(
-                    f"{path}: {heads} attention heads (num_attention_heads) do not divide a"
+                    f"{heads} attention heads (num_attention_heads) do not divide a"
                     f" hidden_size of {hidden}"
                 ),
                 hint="download it again",
@@ -122,8 +124,9 @@ def _head_faults(config: Mapping[str, Any], path: Any) -> list[Fault]:
     if family in GROUPED and heads and groups and heads % groups:
         found.append(
             Fault(
+                where=path,
                 what=(
-                    f"{path}: {groups} key and value heads (num_key_value_heads) do not divide"
+                    f"{groups} key and value heads (num_key_value_heads) do not divide"
                     f" {heads} attention heads"
                 ),
                 hint="download it again",
@@ -177,8 +180,9 @@ def structure_faults(
     ):
         found.append(
             Fault(
+                where=at,
                 what=(
-                    f"{at}: the tokenizer has token ids up to {tokens:,}, the model only"
+                    f"the tokenizer has token ids up to {tokens:,}, the model only"
                     f" {vocabulary:,} embeddings (vocab_size in config.json)"
                 ),
                 hint=(
@@ -223,8 +227,9 @@ def _layer_faults(
         words = spans_words(spans)
         are = "is" if words.startswith("layer ") else "are"
         yield Fault(
+            where=at,
             what=(
-                f"{at}: the base model is incomplete: {words} of {count} (counted from 0) {are} not"
+                f"the base model is incomplete: {words} of {count} (counted from 0) {are} not"
                 f" in {where}"
             ),
             allowed=f"config.json says {count} layers (num_hidden_layers)",
@@ -232,8 +237,9 @@ def _layer_faults(
         )
     elif family in ALIKE and max(layers) >= count and not config.get("num_nextn_predict_layers"):
         yield Fault(
+            where=at,
             what=(
-                f"{at}: config.json says {count} layers (num_hidden_layers), and {where} has"
+                f"config.json says {count} layers (num_hidden_layers), and {where} has"
                 f" {max(layers) + 1}"
             ),
             hint="weights and config.json are of different models: download the whole model again",
@@ -277,7 +283,8 @@ def incomplete(names: Sequence[str], *, at: str, where: str) -> Fault:
     listed = ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
     are = "is" if len(names) == 1 and not names[0].endswith("embeddings") else "are"
     return Fault(
-        what=f"{at}: the base model is incomplete: {listed} {are} not in {where}",
+        where=at,
+        what=f"the base model is incomplete: {listed} {are} not in {where}",
         hint="download the whole model again",
     )
 
@@ -302,10 +309,8 @@ def _end_faults(
         yield incomplete(["the token embeddings"], at=at, where=where)
     elif not has_output and tied is False and writes:
         fault = incomplete(["the output matrix (lm_head)"], at=at, where=where)
-        yield Fault(
-            what=fault.what,
-            allowed="it may be absent only with tie_word_embeddings: true in config.json",
-            hint=fault.hint,
+        yield replace(
+            fault, allowed="it may be absent only with tie_word_embeddings: true in config.json"
         )
     named = family in ALIKE and "model.embed_tokens.weight" in tensors
     if named and "model.norm.weight" not in tensors:
@@ -372,8 +377,9 @@ def _size_faults(
             if len(reported) > MOST_SIZES:
                 return
             yield Fault(
+                where=at,
                 what=(
-                    f"{at}: {name} in {where} has shape {shape_words(tensor.shape)}, and"
+                    f"{name} in {where} has shape {shape_words(tensor.shape)}, and"
                     f" config.json says {shape_words(shape)} ({keys})"
                 ),
                 hint="weights and config.json are of different models: download both again",

@@ -65,8 +65,9 @@ class Shape:
 
     def refuse(self, value: Any, document: Located, path: Path_, *, hint: str = "") -> Fault:
         """The fault of a value that is not allowed there."""
-        what = f"{_subject(document, path)} is {value_words(value)}"
-        return Fault(what=what, allowed=self.words(), hint=hint)
+        where, subject = _subject(document, path)
+        what = f"{subject} is {value_words(value)}"
+        return Fault(where=where, what=what, allowed=self.words(), hint=hint)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -221,7 +222,7 @@ class MapOf(Shape):
         for name, item in value.items():
             if type(self.named) is not Shape and any(self.named.faults(name, document, path)):
                 at = document.at((*path, name), key=True)
-                yield Fault(what=f"{at}: the name is '{name[:60]}'", allowed=self.named.words())
+                yield Fault(where=at, what=f"the name is '{name[:60]}'", allowed=self.named.words())
             yield from _faults(item, self.of, document, (*path, name))
 
     def words(self) -> str:
@@ -251,9 +252,14 @@ class Keys(Shape):
         for key in self.required:
             if key not in value or (self.nulls and value[key] is None):
                 inside = f" in '{path[-1]}'" if path and isinstance(path[-1], str) else ""
-                what = f"{document.at(path, key=True)}: `{key}` is missing{inside}"
+                what = f"`{key}` is missing{inside}"
                 shape = self.keys[key]
-                yield Fault(what=what, allowed=shape.words(), hint=shape.help)
+                yield Fault(
+                    where=document.at(path, key=True),
+                    what=what,
+                    allowed=shape.words(),
+                    hint=shape.help,
+                )
 
     def words(self) -> str:
         return f"a map with the keys {', '.join(self.keys)}"
@@ -291,8 +297,9 @@ def refuse_secrets(document: Located) -> None:
     """Raise InputError with the place of every secret in the data, and without its value."""
     faults = [
         Fault(
+            where=document.at(path),
             what=(
-                f"{document.at(path)}: the value of `{'.'.join(map(str, path))}` looks like a"
+                f"the value of `{'.'.join(map(str, path))}` looks like a"
                 " secret; it would be copied into the run folder and the report"
             ),
             allowed="a secret belongs into the environment"
@@ -345,11 +352,12 @@ def number_words(value: Any, otherwise: Callable[[Any], str] = str) -> str:
     return otherwise(value)
 
 
-def _subject(document: Located, path: Path_) -> str:
-    """What a message is about: 'plan.yaml:3:5: `rank`', 'cards.yaml:1:1: the file', '--gpus'."""
-    if isinstance(document, NamedValue):
-        return document.at(path)
-    return f"{document.at(path)}: {_named(path)}"
+def _subject(document: Located, path: Path_) -> tuple[str, str]:
+    """Where a value stands and what a sentence calls it: ('plan.yaml:3:5', '`rank`'),
+    ('cards.yaml:1:1', 'the file'), ('--gpus', '--gpus').
+    """
+    at = document.at(path)
+    return at, at if isinstance(document, NamedValue) else _named(path)
 
 
 def _named(path: Path_) -> str:

@@ -79,12 +79,12 @@ def read_yaml(path: Path | str, *, name: str | None = None, max_bytes: int = MAX
     name = name or str(path)
     try:
         if path.is_dir():
-            raise InputError(f"{name}: is a folder, a YAML or JSON file is expected")
+            raise InputError("is a folder, a YAML or JSON file is expected", where=name)
         raw = read_at_most(path, max_bytes)
     except FileNotFoundError:
-        raise InputError(f"{name}: no such file") from None
+        raise InputError("no such file", where=name) from None
     except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror}") from None
+        raise InputError(f"cannot be read: {error.strerror}", where=name) from None
     return parse_yaml(raw, name=name, max_bytes=max_bytes)
 
 
@@ -95,7 +95,8 @@ def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Do
     text = raw if isinstance(raw, str) else _decoded(raw, name)
     if len(raw) > max_bytes:
         raise InputError(
-            f"{name}: larger than {max_bytes:,} bytes",
+            f"larger than {max_bytes:,} bytes",
+            where=name,
             hint="this does not look like a hand-written file",
         )
     _refuse_size(text, name)
@@ -107,7 +108,7 @@ def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Do
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise InputError(f"{at}: not valid YAML: {error.problem or error.context}") from None
+        raise InputError(f"not valid YAML: {error.problem or error.context}", where=at) from None
     except yaml.YAMLError as error:
         position = getattr(
             error, "position", None
@@ -117,7 +118,7 @@ def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Do
             if isinstance(position, int) and position >= 0
             else name
         )
-        raise InputError(f"{at}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise InputError(f"not valid YAML: {str(error).splitlines()[0]}", where=at) from None
     walk = _Walk(name)
     data = walk.value(node, ()) if node is not None else None
     if walk.faults:
@@ -130,11 +131,13 @@ def _decoded(raw: bytes, name: str) -> str:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise InputError(f"{name}:{line}: not UTF-8 text", hint="save the file as UTF-8") from None
+        raise InputError(
+            "not UTF-8 text", where=f"{name}:{line}", hint="save the file as UTF-8"
+        ) from None
     for number, line_text in enumerate(text.split("\n"), 1):
         if "\0" in line_text:
             raise InputError(
-                f"{name}:{number}: contains a NUL byte", hint="this is not a text file"
+                "contains a NUL byte", where=f"{name}:{number}", hint="this is not a text file"
             )
     return text
 
@@ -145,7 +148,8 @@ def _refuse_size(text: str, name: str) -> None:
     """
     if text.count(",") + text.count(": ") + text.count("\n") > MAX_VALUES:
         raise InputError(
-            f"{name}: more than {MAX_VALUES:,} values",
+            f"more than {MAX_VALUES:,} values",
+            where=name,
             hint="this does not look like a hand-written file",
         )
 
@@ -162,7 +166,7 @@ def _refuse_depth(text: str, name: str) -> None:
                 break
         indent = len(line) - len(line.lstrip(" "))
         if depth > 10 * MAX_DEPTH or indent > 40 * MAX_DEPTH or _MARKS.search(line):
-            raise InputError(f"{name}:{number}: nested deeper than {MAX_DEPTH} levels")
+            raise InputError(f"nested deeper than {MAX_DEPTH} levels", where=f"{name}:{number}")
 
 
 class _Walk:
@@ -179,7 +183,7 @@ class _Walk:
     def fault(self, node: yaml.Node, what: str, hint: str = "") -> None:
         mark = node.start_mark
         self.faults.append(
-            Fault(what=f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}", hint=hint)
+            Fault(where=f"{self.name}:{mark.line + 1}:{mark.column + 1}", what=what, hint=hint)
         )
 
     def value(self, node: yaml.Node, path: Path_) -> Any:

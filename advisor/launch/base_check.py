@@ -52,7 +52,8 @@ def _teacher_faults(plan: Plan, entry: Entry, plan_path: Path) -> Iterable[Fault
     at, named = f"stage {entry.stage.name}", entry.stage.options.get("teacher")
     if not named:
         yield Fault(
-            what=f"{at}: objective {entry.stage.objective} needs a teacher",
+            where=at,
+            what=f"objective {entry.stage.objective} needs a teacher",
             allowed="teacher: a folder or a hub id, such as Qwen/Qwen3-8B",
         )
         return
@@ -64,7 +65,8 @@ def _teacher_faults(plan: Plan, entry: Entry, plan_path: Path) -> Iterable[Fault
     stored_alike = entry.stage.options.get("teacher_quantization") == entry.stage.quantization
     if same and stored_alike and entry.starts_from is entry.start_folder is None:
         yield Fault(
-            what=f"{at}: the teacher {named} is the model that is trained: it has nothing to teach",
+            where=at,
+            what=f"the teacher {named} is the model that is trained: it has nothing to teach",
             allowed="a larger model of the same family; or start_from, for a module that is drawn"
             " back towards its base",
         )
@@ -72,7 +74,7 @@ def _teacher_faults(plan: Plan, entry: Entry, plan_path: Path) -> Iterable[Fault
     if folder.is_dir():
         yield from folder_faults(folder, writes=True)
     elif not is_hub_id(str(named)):
-        yield Fault(what=f"{at}: teacher: no such folder: {folder}", allowed=LAYOUT)
+        yield Fault(where=f"{at}: teacher", what=f"no such folder: {folder}", allowed=LAYOUT)
 
 
 def _writes(entry: Entry) -> bool:
@@ -101,13 +103,16 @@ def _model_faults(plan: Plan, plan_path: Path, *, writes: bool) -> Iterable[Faul
         yield from _folder_faults(plan, path, writes=writes)
     elif path.is_file():
         yield Fault(
-            what=f"model {path}: is a file", allowed="a folder in Hugging Face layout, or a hub id"
+            where=f"model {path}",
+            what="is a file",
+            allowed="a folder in Hugging Face layout, or a hub id",
         )
     elif path.is_symlink():
-        yield Fault(what=f"model {path}: is a link that leads nowhere", allowed=LAYOUT)
+        yield Fault(where=f"model {path}", what="is a link that leads nowhere", allowed=LAYOUT)
     elif not is_hub_id(plan.model):
         yield Fault(
-            what=f"model: no such folder: {path}",
+            where="model",
+            what=f"no such folder: {path}",
             allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B",
         )
     else:
@@ -119,7 +124,7 @@ def _model_faults(plan: Plan, plan_path: Path, *, writes: bool) -> Iterable[Faul
 def _folder_faults(plan: Plan, path: Path, *, writes: bool) -> Iterable[Fault]:
     config = path / "config.json"
     if not config.exists() and not config.is_symlink():
-        yield Fault(what=f"model {path}: has no config.json", allowed=LAYOUT)
+        yield Fault(where=f"model {path}", what="has no config.json", allowed=LAYOUT)
     elif plan.revision is not None:
         yield Fault(
             what="'revision' has no effect: the model is a folder",
@@ -128,7 +133,8 @@ def _folder_faults(plan: Plan, path: Path, *, writes: bool) -> Iterable[Fault]:
     yield from model_faults(path, writes=writes)
     if not any(next(path.glob(pattern), None) for pattern in TOKENIZERS):
         yield Fault(
-            what=f"model {path}: has no tokenizer",
+            where=f"model {path}",
+            what="has no tokenizer",
             allowed=f"one of {', '.join(TOKENIZERS)}",
             hint="download the whole model, not its configuration alone",
         )

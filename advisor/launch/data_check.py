@@ -108,8 +108,9 @@ def _faults(entry: Entry, profile: DataProfile) -> Iterable[Fault]:
     if can_train(entry, profile):
         if not _has_reward(entry, profile):
             yield Fault(
+                where=f"stage {entry.stage.name}",
                 what=(
-                    f"stage {entry.stage.name}: nothing says what reward an answer gets, and"
+                    f"nothing says what reward an answer gets, and"
                     f" {entry.data.path} has no answers that can be verified"
                 ),
                 allowed=(
@@ -123,8 +124,9 @@ def _faults(entry: Entry, profile: DataProfile) -> Iterable[Fault]:
     errors = "; ".join(finding.text for finding in profile.findings if purpose in finding.blocks)
     can = ", ".join(profile.objectives)
     yield Fault(
+        where=entry.data.path,
         what=(
-            f"{entry.data.path}: cannot train {_in_words(purpose)}:"
+            f"cannot train {_in_words(purpose)}:"
             f" {errors or f'it holds {profile.kind} ({profile.format})'}"
         ),
         allowed=f"it can train: {can or 'nothing'}",

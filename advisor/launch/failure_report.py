@@ -96,21 +96,24 @@ def explain_failure(
         )
         doing = doing_of(folder)
         return OutOfMemory(
-            f"stage {entry.name}: the trainer was ended {killer}"
+            f"the trainer was ended {killer}"
             f"{f' while {doing}' if doing else ''}: the machine ran out of memory",
+            where=f"stage {entry.name}",
             hint=smaller(doing),
         )
     if shutil.disk_usage(folder if folder.exists() else folder.parent.parent).free < NO_SPACE_BYTES:
         return _disk_full(entry, folder)
     if code < 0:
         return TrainingFailed(
-            f"stage {entry.name}: the trainer was ended by signal {-code} ({_signal_name(-code)})",
+            f"the trainer was ended by signal {-code} ({_signal_name(-code)})",
+            where=f"stage {entry.name}",
             hint="usually a crash inside a library; its output is above",
         )
     if code == 0:
         return TrainingFailed(
-            f"stage {entry.name}: the trainer ended without a readable {RESULT} in {folder}",
+            f"the trainer ended without a readable {RESULT} in {folder}",
             _fault_of_result(folder / RESULT),
+            where=f"stage {entry.name}",
         )
     return KINDS.get(code, TrainingFailed)(
         f"stage {entry.name}: the trainer ended with exit code {code}",
@@ -206,7 +209,9 @@ def _told(
 
 
 def _disk_full(entry: Entry, folder: Path) -> AdviseError:
-    return MachineNotReady(f"stage {entry.name}: the disk is full at {folder}", hint=FREE_SPACE)
+    return MachineNotReady(
+        f"the disk is full at {folder}", where=f"stage {entry.name}", hint=FREE_SPACE
+    )
 
 
 def _fault_of_result(path: Path) -> str:

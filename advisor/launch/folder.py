@@ -94,6 +94,7 @@ def find_record(folder: Path, identity: Identity) -> RunRecord | None:
     if not folder.is_dir():
         raise InputError(
             f"{folder} is a file; a run needs a folder",
+            where=str(folder),
             hint="choose another one with --output DIR",
         )
     try:
@@ -118,10 +119,8 @@ def refuse_other_methods(record: RunRecord, entries: Sequence[Entry], folder: Pa
     """
     faults = [
         Fault(
-            what=(
-                f"{folder / RECORD}: stage {entry.name}: {key} is {there!r}, and {wanted} in the"
-                " plan"
-            ),
+            where=str(folder / RECORD),
+            what=(f"stage {entry.name}: {key} is {there!r}, and {wanted} in the plan"),
             hint=OTHER_FOLDER,
         )
         for entry in entries
@@ -156,6 +155,7 @@ def _refuse_foreign_files(folder: Path, names: list[str]) -> None:
             f"{folder} holds other files ({', '.join(foreign[:3])}{more})",
             "an empty or new folder",
             "choose another one with --output DIR",
+            where=str(folder),
         )
 
 
@@ -167,6 +167,7 @@ def _refuse_another_run(folder: Path, record: RunRecord, identity: Identity) -> 
         raise InputError(
             f"{folder} holds other tasks: {', '.join(changed)} {verb} missing or changed in this"
             " plan",
+            where=str(folder),
             allowed="the same tasks and new ones",
             hint="choose another folder with --output DIR",
         )
@@ -174,6 +175,7 @@ def _refuse_another_run(folder: Path, record: RunRecord, identity: Identity) -> 
         named = f" of plan '{record.name}'" if record.name else ""
         raise InputError(
             f"{folder} holds another run{named} ({record.status}): {_difference(record, identity)}",
+            where=str(folder),
             hint=(
                 "choose another folder with --output DIR; to resume that run: advise run"
                 f" {shlex.quote(str(folder / PLAN_FILE))}"
@@ -185,6 +187,7 @@ def _refuse_another_run(folder: Path, record: RunRecord, identity: Identity) -> 
         again = f"add --max-steps {steps}" if steps else "leave --max-steps out"
         raise InputError(
             f"{folder} holds {held}",
+            where=str(folder),
             hint=f"choose another folder with --output DIR, or {again} to resume it",
         )
 
@@ -241,8 +244,8 @@ class RunFolder:
                 os.close(fd)
                 if time.monotonic() > deadline or self._holder_lives():
                     raise MachineNotReady(
-                        f"{self.path}: another `advise run` is working in this"
-                        f" folder{self._holder()}",
+                        f"another `advise run` is working in this folder{self._holder()}",
+                        where=str(self.path),
                         hint="wait for it, stop it, or choose another folder with --output DIR",
                     ) from None
                 time.sleep(0.1)
@@ -250,7 +253,8 @@ class RunFolder:
             except OSError as error:
                 os.close(fd)
                 raise MachineNotReady(
-                    f"{self.path}: this file system cannot lock files ({error.strerror})",
+                    f"this file system cannot lock files ({error.strerror})",
+                    where=str(self.path),
                     hint="choose a folder on a local disk with --output DIR",
                 ) from None
             try:  # the folder may have been deleted and made again in between

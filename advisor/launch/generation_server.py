@@ -101,7 +101,8 @@ def server_faults(
             check_server(VLLMClient.at(url, server.timeout_s if server else 600.0), needs)
         except ServerFault as error:
             yield Fault(
-                what=f"stage {entry.name}: the vLLM server at {url} {error}",
+                where=f"stage {entry.name}",
+                what=f"the vLLM server at {url} {error}",
                 allowed=f"a server started with: {serve_line(needs)}",
                 hint=(
                     "start it that way; or --set launch.vllm.python=... of an environment with"
@@ -116,6 +117,7 @@ def _environment_faults(python: Path, entry: Entry) -> Iterable[Fault]:
     instead = f"or --set {key_path(entry, 'rollouts')}=transformers"
     if not (python.is_file() and os.access(python, os.X_OK)):
         yield Fault(
+            where="launch.vllm.python",
             what=f"launch.vllm.python: {python} is no program",
             allowed="the interpreter of an environment with vLLM, such as /opt/vllm/bin/python",
             hint=f"python3 -m venv vllm && vllm/bin/pip install vllm, {instead}",
@@ -131,6 +133,7 @@ def _environment_faults(python: Path, entry: Entry) -> Iterable[Fault]:
         version, code = str(error), 1
     if code:
         yield Fault(
+            where="launch.vllm.python",
             what=f"launch.vllm.python: {python} has no vLLM",
             hint=(
                 f"{python} -m pip install vllm (into an environment of its own: vLLM and"
@@ -139,6 +142,7 @@ def _environment_faults(python: Path, entry: Entry) -> Iterable[Fault]:
         )
     elif (fault := version_fault(version)) is not None:
         yield Fault(
+            where="launch.vllm.python",
             what=f"launch.vllm.python: the vLLM of {python} {fault}",
             hint=f"{python} -m pip install --upgrade vllm, {instead}",
         )
@@ -238,7 +242,8 @@ def _wait_until_ready(
             continue
         last = " / ".join(_last_lines(log))
         raise MachineNotReady(
-            f"stage {entry.name}: the vLLM server that was started {why}: {last or 'no output'}",
+            f"the vLLM server that was started {why}: {last or 'no output'}",
+            where=f"stage {entry.name}",
             hint=(
                 f"{log} has the rest; --set {key_path(entry, 'rollouts')}=transformers trains"
                 " without it"

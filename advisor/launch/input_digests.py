@@ -287,7 +287,8 @@ def refuse_changed(
         now = {key: value for key, value in now.items() if key in before or key == "model"}
     faults = [
         Fault(
-            what=f"{folder}: {IN_WORDS[_what(key)]} has changed since this run began: {changed}",
+            where=str(folder),
+            what=f"{IN_WORDS[_what(key)]} has changed since this run began: {changed}",
             allowed="a run is resumed with the model and the data it began with",
             hint=(
                 "put the old content back, start a new run with --output DIR, or delete this folder"

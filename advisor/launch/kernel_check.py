@@ -51,14 +51,15 @@ def kernel_faults(
                 yield from _faults(entry, key, one, device, gpus, shape)
             elif not (one.name == "liger" and triton_is_interpreted()):
                 yield Fault(
-                    what=f"stage {entry.name}: {key} is {one.name}, which needs a CUDA or ROCm GPU,"
+                    where=f"stage {entry.name}",
+                    what=f"{key} is {one.name}, which needs a CUDA or ROCm GPU,"
                     f" and `launch.device` is {device}",
                     allowed=ALLOWED[key],
                     hint=f"--set {key_path(entry, key)}={INSTEAD[key]}",
                 )
         if entry.stage.compile and (why := why_no_torch_compile(device)):
             yield Fault(
-                what=f"stage {entry.name}: compile is true, and {why}",
+                where=f"stage {entry.name}", what=f"compile is true, and {why}",
                 allowed="compile: false trains the same without",
                 hint=f"{TRITON_NEEDS if device != 'cpu' else CPP_NEEDS}; or"
                 f" --set {key_path(entry, 'compile')}=false",
@@ -77,13 +78,17 @@ def _faults(
     back = f"--set {key_path(entry, key)}={INSTEAD[key]}"
     if device not in one.devices:
         yield Fault(
-            what=f"{at}, which has no kernels for {device}", allowed=ALLOWED[key], hint=back
+            where=at,
+            what=f"{at}, which has no kernels for {device}",
+            allowed=ALLOWED[key],
+            hint=back,
         )
         return
     old = next((gpu for gpu in gpus if not one.runs_on(gpu.compute_capability)), None)
     if old is not None:
         has = ".".join(map(str, old.compute_capability or ()))
         yield Fault(
+            where=at,
             what=f"{at}, which needs {one.needs}, and {old.name} has {has}",
             allowed=ALLOWED[key],
             hint=back,
@@ -91,6 +96,7 @@ def _faults(
     width = shape.head_dim if shape is not None else None
     if one.widest_head and width and width > one.widest_head:
         yield Fault(
+            where=at,
             what=f"{at}, whose heads are at most {one.widest_head} wide, and those of the model"
             f" are {width}",
             allowed=ALLOWED[key],
@@ -98,12 +104,14 @@ def _faults(
         )  # fmt: skip
     if why := one.why_not_installed:
         yield Fault(
+            where=at,
             what=f"{at}, which needs {packages(one)}: {why}",
             allowed=ALLOWED[key],
             hint=f"pip install {install(one)}, or {back}",
         )
     elif one.triton and (why := why_no_triton()):
         yield Fault(
+            where=at,
             what=f"{at}, which is compiled here, and {why}",
             allowed=ALLOWED[key],
             hint=f"{TRITON_NEEDS}; or {back}",

@@ -26,16 +26,15 @@ def loading_faults(todo: Sequence[Entry], shape: ModelShape | None) -> Iterable[
         stage = entry.stage
         if stage.attention == "sdpa" and shape.architecture in NO_SDPA:
             yield Fault(
-                what=(
-                    f"stage {entry.name}: transformers has no sdpa attention for"
-                    f" {shape.architecture} models"
-                ),
+                where=f"stage {entry.name}",
+                what=(f"transformers has no sdpa attention for {shape.architecture} models"),
                 allowed="attention: eager",
             )
         if stage.options.get("target_modules") == WITH_EXPERTS and _is_dense(shape):
             yield Fault(
+                where=f"stage {entry.name}",
                 what=(
-                    f"stage {entry.name}: target_modules: {WITH_EXPERTS} needs a mixture of"
+                    f"target_modules: {WITH_EXPERTS} needs a mixture of"
                     f" experts, and {shape.id} is none"
                 ),
                 allowed="target_modules: all-linear, or a list of names",
@@ -59,7 +58,8 @@ def _stored_faults(entry: Entry, shape: ModelShape) -> Iterable[Fault]:
         of_few_bits = shape.stored in WRITTEN_OUT
         wanted = f"quantization {stage.quantization}" if stage.quantization else stage.update
         yield Fault(
-            what=f"stage {entry.name}: {wanted} does not go with {shape.id}: {reason}",
+            where=f"stage {entry.name}",
+            what=f"{wanted} does not go with {shape.id}: {reason}",
             allowed="quantization: null" if of_few_bits else "update: lora with quantization: null",
             hint="`advise estimate` shows what 2 bytes a weight need"
             if of_few_bits

@@ -84,6 +84,7 @@ def check_memory(
         smaller = smaller_hint(entry, is_chosen_folder, peak_of=peak_of, limit_bytes=free)
         faults.append(
             Fault(
+                where=f"stage {entry.name}",
                 what=f"stage {entry.name} {needs}, {here}",
                 allowed=others,
                 hint=f"{wait}{smaller}{check}",

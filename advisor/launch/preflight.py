@@ -87,6 +87,7 @@ def run_preflight(
     if not plan.launch.startable:
         bad.append(
             Fault(
+                where="launch.strategy",
                 what=f"launch.strategy is {plan.launch.strategy}",
                 allowed="`advise run` starts one process, or several with ddp",
                 hint=(
@@ -157,9 +158,8 @@ def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
                     entry.name for entry in todo if getattr(entry.stage, axis) == wanted
                 )
                 yield Fault(
-                    what=(
-                        f"stage {names}: this version of advise has no trainer for {axis} {wanted}"
-                    ),
+                    where=f"stage {names}",
+                    what=(f"this version of advise has no trainer for {axis} {wanted}"),
                     allowed=f"it trains: {', '.join(there) or 'nothing'}",
                     hint=(
                         "the plan is complete: keep it for a later version, or choose another"
@@ -210,12 +210,14 @@ def _download_faults(model: str, what: str) -> Iterable[AdviseError]:
             if _has_login():  # maybe private or gated: the trainer asks with the user's token
                 return
             yield InputError(
-                f"{what}: the hub has no such public model",
+                "the hub has no such public model",
+                where=what,
                 hint="check the name; for a private or gated model: hf auth login",
             )
             return
         yield MachineNotReady(
-            f"{what}: the hub answers with code {error.code}",
+            f"the hub answers with code {error.code}",
+            where=what,
             hint="try again later, or name a model folder",
         )
     except OSError as error:
@@ -340,7 +342,8 @@ def _dtype_faults(todo: Sequence[Entry], gpus: Sequence[Gpu]) -> Iterable[Fault]
         dtype = "float16" if update(entry.stage.update).is_module else "float32"
         dtype_at, precision_at = (key_path(entry, key) for key in ("weights_dtype", "precision"))
         yield Fault(
-            what=f"stage {entry.name}: weights_dtype is bfloat16, and {old.name}{level} has none",
+            where=f"stage {entry.name}",
+            what=f"weights_dtype is bfloat16, and {old.name}{level} has none",
             allowed=f"weights_dtype: {dtype} with precision: mixed",
             hint=f"--set {dtype_at}={dtype} --set {precision_at}=mixed",
         )
@@ -359,12 +362,13 @@ def _place_faults(run: Path, need: int | None) -> Iterable[Fault]:
         place = place.parent
     if not place.is_dir():
         yield Fault(
-            what=f"{run}: {place} is a file, so no folder can be created there",
+            where=str(run),
+            what=f"{place} is a file, so no folder can be created there",
             hint="choose another one with --output DIR",
         )
         return
     if not os.access(place, os.W_OK | os.X_OK):
-        yield Fault(what=f"{place}: no permission to write here", hint=ELSEWHERE)
+        yield Fault(where=str(place), what="no permission to write here", hint=ELSEWHERE)
         return
     free = shutil.disk_usage(place).free
     wanted = (need or 0) + SPARE_BYTES
@@ -375,10 +379,8 @@ def _place_faults(run: Path, need: int | None) -> Iterable[Fault]:
             else f"{format_gib(SPARE_BYTES)} to spare"
         )
         yield Fault(
-            what=(
-                f"{place}: {format_gib(free)} free on the disk, the run needs about"
-                f" {format_gib(wanted)}"
-            ),
+            where=str(place),
+            what=(f"{format_gib(free)} free on the disk, the run needs about {format_gib(wanted)}"),
             allowed=parts,
             hint="free some space, or choose another disk with --output DIR",
         )

@@ -242,9 +242,10 @@ def select_entries(all_entries: Sequence[Entry], only: str | None) -> list[Entry
     if not found:
         known = list(dict.fromkeys(name for entry in all_entries for name in _names(entry)))
         raise InputError(
-            f"--only {only}: the plan has no such stage or task",
+            "the plan has no such stage or task",
             f"known: {', '.join(known)}",
             nearest(only, known),
+            where=f"--only {only}",
         )
     return found
 

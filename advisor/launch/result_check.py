@@ -113,7 +113,7 @@ def _difference(path: Path, saved: SavedFile, read_all: bool, finished_ns: int) 
     try:
         digest = file_digest(path, sample=False).sha256
     except AdviseError as error:
-        return f"cannot be read ({error.faults[0].what})"
+        return f"cannot be read ({error.faults[0].headline})"
     return None if digest == saved.sha256 else "has other content than when it was saved"
 
 

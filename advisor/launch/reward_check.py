@@ -29,10 +29,14 @@ def reward_file_faults(plan: Plan, plan_path: Path, todo: Sequence[Entry]) -> It
     for entry in todo:
         for part in reward_parts(entry.stage.options):
             for fault in _part_faults(plan_path, part, stages):
-                if fault.what not in told:
-                    told.add(fault.what)
-                    what = f"stage {entry.stage.name}: {fault.what}"
-                    yield Fault(what=what, allowed=fault.allowed, hint=fault.hint)
+                if fault.headline not in told:
+                    told.add(fault.headline)
+                    yield Fault(
+                        where=f"stage {entry.stage.name}",
+                        what=fault.headline,
+                        allowed=fault.allowed,
+                        hint=fault.hint,
+                    )
 
 
 def _part_faults(plan_path: Path, part: RewardPart, stages: Collection[str]) -> Iterable[Fault]:
@@ -44,6 +48,7 @@ def _part_faults(plan_path: Path, part: RewardPart, stages: Collection[str]) -> 
         folder = resolve_path(plan_path, part.value)
         if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
             yield Fault(
+                where="reward_model",
                 what=f"reward_model: {folder} holds no model",
                 allowed="a stage with objective rm, or the folder of a reward model",
             )
@@ -52,7 +57,7 @@ def _part_faults(plan_path: Path, part: RewardPart, stages: Collection[str]) -> 
         path = resolve_path(plan_path, file)
         if not path.is_file():
             allowed = "file.py:function, relative to the plan"
-            yield Fault(what=f"reward: no such file: {path}", allowed=allowed)
+            yield Fault(where="reward", what=f"no such file: {path}", allowed=allowed)
         else:
             yield from _function_faults(path, name)
 
@@ -62,7 +67,7 @@ def _function_faults(path: Path, name: str) -> Iterable[Fault]:
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        yield Fault(what=f"reward: {path} cannot be read as Python: {error}")
+        yield Fault(where="reward", what=f"{path} cannot be read as Python: {error}")
         return
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -75,5 +80,10 @@ def _function_faults(path: Path, name: str) -> Iterable[Fault]:
     if name not in names and "*" not in names:
         own = (node.name for node in tree.body if isinstance(node, FUNCTIONS))
         known = ", ".join(sorted(own)[:12]) or "no function"
-        what = f"reward: {path} has no function '{name}'"
-        yield Fault(what=what, allowed=f"it defines: {known}", hint=nearest(name, sorted(names)))
+        what = f"{path} has no function '{name}'"
+        yield Fault(
+            where="reward",
+            what=what,
+            allowed=f"it defines: {known}",
+            hint=nearest(name, sorted(names)),
+        )

@@ -175,7 +175,7 @@ def run_plan(
         raise MachineNotReady(faults=memory.faults)
     # A dry run is what shows how much is really needed: it is tried.
     found = (*checked.warnings, *notes, *memory.warnings)
-    for warning in (*found, *(fault.what for fault in memory.faults)):
+    for warning in (*found, *(fault.headline for fault in memory.faults)):
         say(f"warning: {warning}")
 
     with RunFolder(run.folder) as folder, every_stop_as_interrupt():

@@ -123,6 +123,7 @@ class StageRunner:
                     raise InputError(
                         f"stage {entry.name} {how} {name}, which is not trained yet in"
                         f" {self.run.shown_folder}",
+                        where=f"stage {entry.name}",
                         hint=f"train it first with --only {name}, or all stages without --only",
                     )
 
@@ -197,11 +198,11 @@ class StageRunner:
         if ended.was_stopped or not ran_out_of_memory(ended.code, folder, kills):
             return False
         error = self._error(entry, ended, kills)
-        adjustment = next_attempt(entry, folder, error.faults[0].what)
+        adjustment = next_attempt(entry, folder, error.faults[0].headline)
         if adjustment is None:
             return False
         self.keeper.adjusted(entry.name, adjustments(entry, folder))
-        self.say(error.faults[0].what)
+        self.say(error.faults[0].headline)
         self.say(f"stage {entry.name}: {adjustment.sentence()}")
         return True
 

@@ -89,7 +89,8 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
             known = [*remedies(), *(f"sft+{scheme}" for scheme in schemes())]
             faults.append(
                 Fault(
-                    what=f"{at}: '{part}' is neither a remedy nor a chain with a scheme",
+                    where=at,
+                    what=f"'{part}' is neither a remedy nor a chain with a scheme",
                     allowed=(
                         f"remedies: {', '.join(remedies())}; or objectives joined by '>' with"
                         " '+' and"
@@ -107,7 +108,8 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
         if training is not None:
             faults.append(
                 Fault(
-                    what=f"{at}: two training chains in one answer",
+                    where=at,
+                    what="two training chains in one answer",
                     allowed="one chain, with remedies beside it",
                 )
             )
@@ -127,7 +129,8 @@ def _unknown(kind: str, name: str, known: Sequence[str], at: str) -> tuple[Fault
     broken = methods().broken.get(name)
     return broken or (
         Fault(
-            what=f"{at}: unknown {kind} '{name}'",
+            where=at,
+            what=f"unknown {kind} '{name}'",
             allowed=f"known: {', '.join(known)}",
             hint=nearest(name, known),
         ),

@@ -238,8 +238,8 @@ def _wrong_refusals(method: Method, found: Mapping[str, Mapping[str, Method]]) -
             yield unknown_name("key", refusal.key, list(dict.fromkeys(names)), at=refusal.at)
         for value in refusal.values:
             if keys and not any(key.accepts(value) for key in keys):
-                what = f"{refusal.at}: `{refusal.key}` is never {value_words(value)}"
-                yield Fault(what=what, allowed=keys[0].allowed)
+                what = f"`{refusal.key}` is never {value_words(value)}"
+                yield Fault(where=refusal.at, what=what, allowed=keys[0].allowed)
 
 
 def _names(method: Method) -> list[str]:
@@ -271,7 +271,7 @@ class _Reader:
 
     def fault(self, place: Path_, what: str, allowed: str = "", hint: str = "") -> None:
         at = self.document.at(place, key=bool(place))
-        self.faults.append(Fault(what=f"{at}: {what}", allowed=allowed, hint=hint))
+        self.faults.append(Fault(where=at, what=what, allowed=allowed, hint=hint))
 
     def method(self, kind: type[Method]) -> Method | None:
         """The method, or None with the faults collected."""
@@ -360,14 +360,14 @@ class _Reader:
             wrong = list(_wrong_declaration(name, said, declared))
             for part, what in wrong:
                 at = document.at((*place, *part), key=True)
-                self.faults.append(Fault(what=f"{at}: {what}"))
+                self.faults.append(Fault(where=at, what=what))
             if any(not part for part, _ in wrong):
                 continue
             key = declared_key(name, f"{self.axis} {self.path.stem}", said, declared)
             if not key.accepts(key.default):
                 at = document.at(place, key=True)
-                what = f"{at}: key '{name}': its default {key.default!r} is not {key.allowed}"
-                self.faults.append(Fault(what=what))
+                what = f"key '{name}': its default {key.default!r} is not {key.allowed}"
+                self.faults.append(Fault(where=at, what=what))
             yield key
 
     def check_arithmetic(self, name: str) -> None:

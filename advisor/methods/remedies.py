@@ -87,6 +87,8 @@ def remedy(name: str) -> Remedy:
     document = read_shipped(path, shape=remedy_file())
     given = {key: value for key, value in document.data.items() if key != "version"}
     if given["id"] != name:
-        raise InputError(f"{document.at(('id',))}: id '{given['id']}'", f"the file's name: {name}")
+        raise InputError(
+            f"id '{given['id']}'", f"the file's name: {name}", where=document.at(("id",))
+        )
     sources = given.pop("sources", {})
     return build(Remedy, given, sources=tuple(source_from(entry) for entry in sources.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class _Changed:
         at = f"--set {text}"
         parts = name.strip().split(".")
         if not equals or not all(parts):
-            return Fault(what=f"{at}: not a setting", allowed=FORM)
+            return Fault(where=at, what="not a setting", allowed=FORM)
         try:
             value = parse_yaml(value_text, name=at).data if value_text.strip() else ""
         except InputError as error:
@@ -84,7 +84,7 @@ class _Changed:
         for part in parts[:-1]:
             step = _step(node, part, place)
             if isinstance(step, Fault):
-                return Fault(what=f"{at}: {step.what}", allowed=step.allowed, hint=step.hint)
+                return replace(step, where=at)
             place = (*place, step)
             if isinstance(node, dict) and node.get(part) is None:
                 node[part] = {}
@@ -102,7 +102,7 @@ class _Changed:
         else:
             found = _step(node, parts[-1], place)
             if isinstance(found, Fault):
-                return Fault(what=f"{at}: {found.what}", allowed=found.allowed, hint=found.hint)
+                return replace(found, where=at)
             node[found] = value
             step = str(found)
             place = (*place, found)

@@ -36,11 +36,12 @@ def _device_faults(entry: Optimizer, stage: Stage, device: str, at: str) -> list
             else f"{at} runs on {' and '.join(entry.devices)}, this stage on {device}"
         )
         here = [one.name for one in OPTIMIZERS.values() if _could(one, stage, device)]
-        return [Fault(what=what, allowed=f"optimizer: {' or '.join(_first(here))}")]
+        return [Fault(where=at, what=what, allowed=f"optimizer: {' or '.join(_first(here))}")]
     why = why_no_torch_compile(device) if entry.compiles else ""
     if why:
         return [
             Fault(
+                where=at,
                 what=f"{at} compiles its step, and {why}",
                 allowed="optimizer: adamw_8bit compiles nothing",
                 hint="install gcc and g++, or set optimizer: adamw_8bit",
@@ -74,6 +75,7 @@ def _weight_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
         )
         return [
             Fault(
+                where=at,
                 what=(f"{at} keeps what bfloat16 weights would round away, and {trained}"),
                 allowed="optimizer: adamw_fused, or update: full with weights_dtype: bfloat16",
             )
@@ -81,6 +83,7 @@ def _weight_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
     if entry.trains == "every weight" and how.is_module:
         return [
             Fault(
+                where=at,
                 what=(
                     f"{at} projects the gradients of the model's own matrices, and update"
                     f" {how.id} trains a small module beside them"
@@ -91,6 +94,7 @@ def _weight_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
     if entry.trains == "matrices" and how.is_module and not {"rank", "bottleneck"} & set(how.keys):
         return [
             Fault(
+                where=at,
                 what=f"{at} moves matrices, and update {how.id} trains vectors alone",
                 allowed="optimizer: adamw_fused, or update: full or lora",
             )
@@ -104,6 +108,7 @@ def _key_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
     if entry.scheduler is not None and stage.scheduler != entry.scheduler:
         found.append(
             Fault(
+                where=at,
                 what=f"{at} goes with no schedule, and scheduler is {stage.scheduler}",
                 allowed=f"scheduler: {entry.scheduler} (warmup is done all the same)",
             )
@@ -111,6 +116,7 @@ def _key_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
     if entry.averages and objective(stage.objective).generates:
         found.append(
             Fault(
+                where=at,
                 what=(
                     f"{at} trains at other weights than those it ends with, and objective"
                     f" {stage.objective} learns from answers that the weights write"
@@ -121,7 +127,8 @@ def _key_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
     idle = _idle_keys(entry)
     found += [
         Fault(
-            what=f"stage {stage.name}: trl: '{key}' has no effect: optimizer {entry.name} {why}",
+            where=f"stage {stage.name}: trl",
+            what=f"'{key}' has no effect: optimizer {entry.name} {why}",
             hint="remove it",
         )
         for key, why in idle.items()
@@ -133,15 +140,17 @@ def _key_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
     except ValueError as error:
         found.append(
             Fault(
-                what=f"stage {stage.name}: trl: optim_args: {error}",
+                where=f"stage {stage.name}: trl",
+                what=f"optim_args: {error}",
                 hint="correct it, or remove it",
             )
         )
     if stage.trl.get("optim_target_modules") is not None and not entry.is_low_rank:
         found.append(
             Fault(
+                where=f"stage {stage.name}: trl",
                 what=(
-                    f"stage {stage.name}: trl: 'optim_target_modules' would have no effect:"
+                    f"'optim_target_modules' would have no effect:"
                     f" optimizer {entry.name} projects no gradients"
                 ),
                 hint="remove it",

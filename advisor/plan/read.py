@@ -75,7 +75,8 @@ def plan_from_data(
     if not isinstance(data, dict):
         what = "is empty" if data is None else "is not a map of keys and values"
         raise InputError(
-            f"{document.at()}: a plan {what}",
+            f"a plan {what}",
+            where=document.at(),
             hint="`advise --json ... --plan plan.yaml` writes one",
         )
     refuse_secrets(document)
@@ -123,7 +124,8 @@ class StageShape(Keys):
             owners = specs.owners(key) if key not in shapes else []
             if owners and objective in specs.objectives and update in specs.updates:
                 yield Fault(
-                    what=f"{document.at((*path, key), key=True)}: `{key}` has no effect in a stage"
+                    where=document.at((*path, key), key=True),
+                    what=f"`{key}` has no effect in a stage"
                     f" with objective {objective} and update {update}",
                     allowed=f"it belongs to {', '.join(owners)}",
                     hint="remove it, or change the stage",
@@ -217,7 +219,7 @@ class _Report:
         self, place: Place, text: str, allowed: str = "", hint: str = "", *, key: bool = False
     ) -> None:
         at = self.document.at(place, key=key)
-        self.faults.append(Fault(what=f"{at}: {text}", allowed=allowed, hint=hint))
+        self.faults.append(Fault(where=at, what=text, allowed=allowed, hint=hint))
 
     def inside(self, start: Place, keys: Container[str]) -> Raise:
         """Reports the faults of these keys alone, under another place."""
@@ -235,7 +237,7 @@ class _Report:
         file = re.escape(self.document.at().rsplit(":", 2)[0])
 
         def position(fault: Fault) -> tuple[float, float]:
-            found = re.match(rf"{file}:(\d+):(\d+): ", fault.what)
+            found = re.match(rf"{file}:(\d+):(\d+): ", fault.headline)
             return (int(found[1]), int(found[2])) if found else (inf, 0)
 
         return sorted(dict.fromkeys(self.faults), key=position)

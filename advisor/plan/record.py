@@ -301,7 +301,7 @@ class ErrorRecord(JsonObject):
         first = error.faults[0]
         return cls(
             kind=type(error).__name__,
-            what=error.text() if len(error.faults) > 1 else first.what,
+            what=error.text() if len(error.faults) > 1 else first.headline,
             allowed=first.allowed,
             hint=first.hint,
             exit_code=error.exit_code,
@@ -737,11 +737,13 @@ def read_record(folder: Path, *, hint: str = "") -> RunRecord | None:
             f"{path} is no run.json of this version of advise: {found}",
             f"this version reads schema_version {SCHEMA_VERSION}",
             hint,
+            where=str(path),
         )
     record = _value_of(RunRecord, data, path, hint)
     outside = [
         Fault(
-            what=f"{path}: stages[{number}].folder is {stage.folder[:60]!r}",
+            where=str(path),
+            what=f"stages[{number}].folder is {stage.folder[:60]!r}",
             allowed="a folder inside the run folder",
             hint=hint,
         )
@@ -779,9 +781,11 @@ def _json_of(path: Path, hint: str) -> Any:
     except FileNotFoundError:
         raise
     except RecursionError:
-        raise InputError(f"{path} cannot be read: it is nested too deeply", hint=hint) from None
+        raise InputError(
+            f"{path} cannot be read: it is nested too deeply", where=str(path), hint=hint
+        ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}", hint=hint) from None
+        raise InputError(f"{path} cannot be read: {error}", where=str(path), hint=hint) from None
 
 
 def _value_of(kind: type[Part], data: Any, path: Path, hint: str) -> Part:

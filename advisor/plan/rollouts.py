@@ -81,18 +81,21 @@ def unservable(stage: Stage, options: Mapping[str, Any]) -> Iterator[Fault]:
     for key in NOT_PLAIN:
         if stage.peft.get(key) not in (None, False, [], "none"):
             yield Fault(
+                where=at,
                 what=f"{at} peft: {key} makes the module more than a server loads, a plain LoRA",
                 hint=f"remove {key}, or train with rollouts: transformers",
             )
     start = stage.peft.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq")):
         yield Fault(
+            where=at,
             what=f"{at} init_lora_weights {start} begins with a part of the base, which the server"
             " would count twice",
             hint="remove it, or train with rollouts: transformers",
         )
     if options.get("train_embeddings"):
         yield Fault(
+            where=at,
             what=f"{at} train_embeddings trains matrices that a server does not load",
             hint="remove it, or train with rollouts: transformers",
         )

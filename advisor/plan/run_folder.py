@@ -14,6 +14,7 @@ def find_run(run: str) -> Path:
     if not (folder / RECORD).is_file():
         raise InputError(
             f"{run} is not a run folder: it has no {RECORD}",
+            where=str(run),
             hint=(
                 "`advise run` prints its run folder; without a name, the newest one under ./runs"
                 " is used"

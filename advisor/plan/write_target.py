@@ -39,11 +39,13 @@ def write_plan_file(
     if path.is_dir():
         raise InputError(
             f"--plan {path} is a directory; give a file name",
+            where=f"--plan {path}",
             hint=f"--plan {shlex.quote(str(path / PLAN_FILE))}",
         )
     if not path.parent.exists():
         raise InputError(
-            f"--plan {path}: the directory {path.parent} does not exist",
+            f"the directory {path.parent} does not exist",
+            where=f"--plan {path}",
             hint=f"mkdir -p {shlex.quote(str(path.parent))}",
         )
     plan = relocate(plan, path.parent)
@@ -56,16 +58,19 @@ def write_plan_file(
         ):
             raise InputError(
                 f"--plan {path} is an input of this plan, and inputs are never overwritten",
+                where=f"--plan {path}",
                 hint="name another file",
             )
         if not force:
             raise InputError(
                 f"--plan {path} exists already, with other content",
+                where=f"--plan {path}",
                 hint="name another file, or add --force to overwrite it",
             )
     elif path.exists():
         raise InputError(
             f"--plan {path} is a device or a pipe; give a file name",
+            where=f"--plan {path}",
             hint="`advise --json` prints the plan under the key `plan`",
         )
     write_plan(plan, comments, path)

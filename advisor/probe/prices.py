@@ -162,7 +162,8 @@ def unknown_names(documents: Iterable[Document], gpu_ids: Collection[str]) -> It
 
 def _unknown_gpu(at: str, gpu_id: str, gpu_ids: Collection[str]) -> Fault:
     return Fault(
-        what=f"{at}: unknown GPU '{gpu_id}'",
+        where=at,
+        what=f"unknown GPU '{gpu_id}'",
         allowed="the keys under `gpus` in rules/hardware/",
         hint=nearest(gpu_id, gpu_ids),
     )

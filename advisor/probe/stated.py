@@ -47,6 +47,7 @@ def stated_hardware(
     ):  # 1 is what a template writes
         raise InputError(
             f"{name_at} says {written_count} cards, {count_at} says {count}",
+            where=name_at,
             hint="keep one of them",
         )
     count = written_count if written_count is not None else count
@@ -57,6 +58,7 @@ def stated_hardware(
             other = memory_at if memory_gib is not None else count_at
             raise InputError(
                 f"{name_at} none contradicts {other}",
+                where=name_at,
                 allowed="`none` trains on the CPU of this machine",
                 hint="leave one of them out",
             )
@@ -100,7 +102,8 @@ def _named(
         return hardware, (*match.warnings, *warnings)
     if match.not_sold and from_flag and match.spec is not None:
         raise InputError(
-            f"{name_at}: no GPU of this name and size is known: '{name}'",
+            f"no GPU of this name and size is known: '{name}'",
+            where=name_at,
             allowed=f"it is sold with {match.not_sold}",
             hint="correct the size or leave it out; where it is right, say it with --gpu-memory GIB"
             " beside the name without it",
@@ -178,13 +181,15 @@ def _check_numbers(
 ) -> None:
     if count is not None and not 1 <= count <= MOST_GPUS:
         raise InputError(
-            f"{count_at}: {count} GPUs",
+            f"{count} GPUs",
+            where=count_at,
             allowed=f"1 to {MOST_GPUS:,}",
             hint="for training without a GPU say `none` as the GPU" if count < 1 else "",
         )
     if memory_gib is not None and not 0 < memory_gib <= MOST_GIB:
         raise InputError(
-            f"{memory_at}: {memory_gib:g} GiB",
+            f"{memory_gib:g} GiB",
+            where=memory_at,
             allowed=f"above 0, up to {MOST_GIB:,}",
             hint="the memory of one card, in GiB",
         )

@@ -43,7 +43,8 @@ def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
         ids = [rule.id for rules in ruleset.rules.values() for rule in rules]
         fault = unknown_name("rule", rule_id, ids, at="advise rules")
         raise InputError(
-            f"advise rules: unknown rule '{rule_id}'",
+            f"unknown rule '{rule_id}'",
+            where="advise rules",
             hint=fault.hint or "`advise rules` lists them; a method is explained by its name",
         )
     lines = [

@@ -116,7 +116,7 @@ class Reader:
         *,
         key: bool = False,
     ) -> None:
-        self.add(Fault(what=f"{document.at(path, key=key)}: {what}", allowed=allowed, hint=hint))
+        self.add(Fault(where=document.at(path, key=key), what=what, allowed=allowed, hint=hint))
 
     def known(
         self,

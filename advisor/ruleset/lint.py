@@ -161,9 +161,9 @@ class _Linter:
     def methods(self) -> None:
         """Methods that cannot be used, since their own files have faults."""
         for fault in (fault for faults in methods().broken.values() for fault in faults):
-            at, _, text = fault.what.partition(": ")
+            at, _, text = fault.headline.partition(": ")
             hint = "; ".join(filter(None, (fault.allowed, fault.hint)))
-            self.add("broken-method", "error", text, at=at, hint=hint, about=[fault.what])
+            self.add("broken-method", "error", text, at=at, hint=hint, about=[fault.headline])
 
     # ----------------------------------------------------------------------- what the proofs show
 

@@ -127,7 +127,7 @@ class _Reader:
             for at in wrong:
                 fault = Text().refuse(names[at], document, (*path, at))
                 hint = "to deny one, write them all as a map: signals: {NAME: true, OTHER: false}"
-                self.faults.append(Fault(what=fault.what, allowed="a signal's name", hint=hint))
+                self.faults.append(Fault(what=fault.headline, allowed="a signal's name", hint=hint))
             places = {name: (*path, at) for at, name in enumerate(names) if at not in wrong}
             names = dict.fromkeys(places, True)
         if not isinstance(names, Mapping):
@@ -158,13 +158,15 @@ class _Reader:
         pairs = [piece.partition("=")[::2] for piece in pieces]
         wrong = [piece for piece, pair in zip(pieces, pairs, strict=True) if not all(pair)]
         self.faults.extend(
-            Fault(what=f"{flag} {piece}: NAME=VALUE is expected", allowed=example)
+            Fault(where=flag, what=f"{flag} {piece}: NAME=VALUE is expected", allowed=example)
             for piece in wrong
         )
         names = [name for name, _ in pairs]
         for name in sorted({name for name in names if names.count(name) > 1}):
             self.faults.append(
-                Fault(what=f"{flag}: '{name}' is given twice", hint="each needs a name of its own")
+                Fault(
+                    where=flag, what=f"'{name}' is given twice", hint="each needs a name of its own"
+                )
             )
         if not wrong:
             self.check_names(fact_id, dict(pairs), NamedValue(flag, dict(pairs)))
@@ -175,7 +177,8 @@ class _Reader:
         if fact_id == "tasks" and isinstance(value, dict):
             self.faults.extend(
                 Fault(
-                    what=f"{document.at((*path, name), key=True)}: a task's name is '{name[:60]}'",
+                    where=document.at((*path, name), key=True),
+                    what=f"a task's name is '{name[:60]}'",
                     allowed=FOLDER_NAME,
                     hint=such_as(name),
                 )
@@ -255,8 +258,8 @@ def answers_from_document(
 def _take_limits(reader: _Reader, text: str, at: str) -> None:
     limits, twice = _limits(text)
     if twice:
-        what = f"{at}: '{text}' states a limit twice"
-        reader.faults.append(Fault(what=what, allowed="usd and hours, one value each"))
+        what = f"'{text}' states a limit twice"
+        reader.faults.append(Fault(where=at, what=what, allowed="usd and hours, one value each"))
     inside = Keys(
         keys={
             part: fact_shape(reader.facts[name])
@@ -295,8 +298,10 @@ def answers_from_flags(
                     True,
                     False,
                 }:
-                    what = f"--signal {name}: yes and no"
-                    reader.faults.append(Fault(what=what, hint="take one of them back"))
+                    what = "yes and no"
+                    reader.faults.append(
+                        Fault(where=f"--signal {name}", what=what, hint="take one of them back")
+                    )
             for name in (unknown for unknown in stated if unknown not in signals(facts)):
                 reader.faults.append(unknown_name("signal", name, signals(facts), at="--signal"))
             known = {name: said for name, said in stated.items() if name in signals(facts)}

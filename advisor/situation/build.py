@@ -312,7 +312,8 @@ def examples_of(path: str) -> DataProfile:
     found = profile(path)
     if found.kind not in ("paired", "preference"):
         raise InputError(
-            f"{path}: holds {found.kind}, examples of requests and answers are expected",
+            f"holds {found.kind}, examples of requests and answers are expected",
+            where=path,
             hint="documents go into --data, examples into --examples",
         )
     return found
@@ -373,7 +374,8 @@ def model_folder(path: str) -> str:
         for name in ("adapter_config.json", "config.json")
     ):
         raise InputError(
-            f"{path}: holds no model",
+            "holds no model",
+            where=path,
             allowed=(
                 "the folder of a reward model: a stage with objective rm leaves one, --reward-model"
                 " names it"

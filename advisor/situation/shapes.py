@@ -158,7 +158,8 @@ def shape_from_folder(path: Path, name: str) -> ModelShape:
     if path.is_file() or (not path.exists() and path.suffix.lower() == ".gguf"):
         kind = "a GGUF file" if path.suffix.lower() == ".gguf" else "a file"
         raise InputError(
-            f"{name}: is {kind}, a model folder is expected",
+            f"is {kind}, a model folder is expected",
+            where=name,
             hint=(
                 "give the folder with config.json and safetensors weights, or the hub id it was"
                 " converted from"
@@ -166,15 +167,17 @@ def shape_from_folder(path: Path, name: str) -> ModelShape:
         )
     if not path.exists():
         raise InputError(
-            f"{name}: no such folder",
+            "no such folder",
+            where=name,
             hint="a hub id has the form organisation/name, without a leading dot or slash",
         )
     config_path = path / "config.json"
     if not config_path.is_file():
         raise InputError(
-            f"{name}: no config.json in this folder",
+            "no config.json in this folder",
             "a model folder holds config.json, tokenizer files and safetensors weights",
             _why_no_config(path),
+            where=name,
         )
     config = _read_json(config_path, f"{name}/config.json")
     if not isinstance(config, dict):
@@ -226,9 +229,9 @@ def _read_json(path: Path, name: str) -> Any:
             hint="download the file again",
         ) from None
     except RecursionError:
-        raise InputError(f"{name}: cannot be read: it is nested too deeply") from None
+        raise InputError("cannot be read: it is nested too deeply", where=name) from None
     except (OSError, ValueError) as error:  # no UTF-8, or a number of thousands of digits
-        raise InputError(f"{name}: cannot be read: {error}") from None
+        raise InputError(f"cannot be read: {error}", where=name) from None
 
 
 def _counted_weights(path: Path) -> int | None:

@@ -33,7 +33,7 @@ def error_of(path: Path | str) -> str:
     with pytest.raises(InputError) as measured:
         profile(path)
     assert measured.value.exit_code == 2
-    assert read.value.faults[0].what == measured.value.faults[0].what
+    assert read.value.faults[0].headline == measured.value.faults[0].headline
     return str(read.value)
 
 
@@ -210,7 +210,7 @@ def test_invalid_json_lines_come_together_with_line_and_column(tmp_path):
     )
     with pytest.raises(InputError) as caught:
         list(read_rows(path))
-    places = [fault.what.split(": ")[0] for fault in caught.value.faults]
+    places = [fault.headline.split(": ")[0] for fault in caught.value.faults]
     # Counted by hand: the missing comma at the 18th character, the single quote at the 2nd, the end
     # after the 16th.
     assert places == [f"{path}:2:18", f"{path}:4:2", f"{path}:5:17"]
@@ -321,7 +321,7 @@ def test_all_csv_faults_come_together(tmp_path):
     path = write(tmp_path, "a.csv", "question,answer\na\nb,c\nd,e,f\n")
     with pytest.raises(InputError) as caught:
         list(read_rows(path))
-    assert [fault.what.split(":")[-2] for fault in caught.value.faults] == ["2", "4"]
+    assert [fault.headline.split(":")[-2] for fault in caught.value.faults] == ["2", "4"]
 
 
 def test_unknown_ending_lists_what_is_readable(tmp_path):

@@ -155,13 +155,15 @@ def test_null_may_count_as_left_out():
 
 def test_a_value_without_lines_goes_by_its_name():
     """A flag, or JSON that came in a list, is named by its path."""
-    told = [fault.what for fault in check_shape(NamedValue("[2]", {"lanes": 0, "nam": "x"}), GPU)]
+    told = [
+        fault.headline for fault in check_shape(NamedValue("[2]", {"lanes": 0, "nam": "x"}), GPU)
+    ]
     assert told == ["[2].lanes is 0", "[2]: unknown key 'nam'", "[2]: `name` is missing"]
-    assert check_shape(NamedValue("--gpus", 0.5), Number(whole=True))[0].what == "--gpus is 0.5"
+    assert check_shape(NamedValue("--gpus", 0.5), Number(whole=True))[0].headline == "--gpus is 0.5"
 
 
 def test_a_part_of_a_file_can_be_checked_alone():
     """A path names the part, and places are those of the whole file."""
     document = parse_yaml("gpus:\n  - {name: T4}\n  - {nme: T4}\n", name="gpus.yaml")
     assert check_shape(document, GPU, ("gpus", 0)) == []
-    assert check_shape(document, GPU, ("gpus", 1))[0].what == "gpus.yaml:3:6: unknown key 'nme'"
+    assert check_shape(document, GPU, ("gpus", 1))[0].headline == "gpus.yaml:3:6: unknown key 'nme'"

@@ -16,7 +16,7 @@ UNTIED = CONFIG | {"tie_word_embeddings": False}
 
 
 def text_of(folder, **options):
-    return "\n".join(fault.what for fault in model_faults(folder, **options))
+    return "\n".join(fault.headline for fault in model_faults(folder, **options))
 
 
 def shard(folder, config, *, count=2):
@@ -196,8 +196,8 @@ def test_what_is_not_whole_is_named(name, tmp_path):
     damage, expected = DAMAGES[name]
     damage(tmp_path)
     faults = model_faults(tmp_path)
-    assert all(str(tmp_path) in fault.what for fault in faults)
-    assert re.search(expected, "\n".join(fault.what for fault in faults))
+    assert all(str(tmp_path) in fault.headline for fault in faults)
+    assert re.search(expected, "\n".join(fault.headline for fault in faults))
 
 
 def test_a_checkpoint_of_several_files_is_whole_or_says_what_is_missing(tmp_path):
@@ -237,7 +237,7 @@ def test_a_model_in_the_hub_cache_is_checked_as_far_as_it_is_there(shop, monkeyp
     os.truncate(snapshot / first, 999)
     with pytest.raises(InputError) as caught:
         run(output="out")
-    assert [fault.what for fault in caught.value.faults] == [
+    assert [fault.headline for fault in caught.value.faults] == [
         f"{snapshot / first}: is cut off: 999 bytes do not hold its header"
     ]
 
@@ -303,7 +303,7 @@ def test_an_adapter_needs_its_config_and_whole_weights(tmp_path):
     assert adapter_faults(tmp_path) == []
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": 8}')
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    texts = [fault.what for fault in adapter_faults(tmp_path)]
+    texts = [fault.headline for fault in adapter_faults(tmp_path)]
     assert "names no kind of module" in texts[0]
     assert "base_model_name_or_path is no text" in texts[1]
     assert "adapter_model.safetensors: is empty" in texts[2]

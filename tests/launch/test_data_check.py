@@ -77,7 +77,7 @@ def planned(folder, stages):
 
 
 def faults(folder, todo):
-    return [fault.what for fault in check_data(todo, folder / "plan.yaml").faults]
+    return [fault.headline for fault in check_data(todo, folder / "plan.yaml").faults]
 
 
 def test_a_plan_that_starts_also_resumes(kinds):

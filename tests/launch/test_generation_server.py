@@ -47,7 +47,7 @@ def plan_of(*, device="cpu", processes=1, **server):
 def faults_of(plan, folder, gpus=0):
     hardware = machine(*(gpu(n, 70) for n in range(gpus)))
     found = server_faults(plan, folder / "plan.yaml", entries(plan), hardware, folder / "run")
-    return [f"{fault.what} | {fault.allowed} | {fault.hint}" for fault in found]
+    return [f"{fault.headline} | {fault.allowed} | {fault.hint}" for fault in found]
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,7 @@ def test_too_little_free_memory_is_refused_with_who_holds_it(planned):
         return check_memory(todo, {"sft": expected}, [full], measured=measured or {})
 
     (fault,) = check(need(18, 20, 22)).faults
-    assert fault.what == (
+    assert fault.headline == (
         "stage sft needs about 20.0 GiB (18.0 GiB to 22.0 GiB), GPU 0 (RTX 4090) has 5.0 GiB free"
         " of 24.0 GiB"
     )
@@ -313,7 +313,7 @@ def test_too_little_free_memory_is_refused_with_who_holds_it(planned):
     assert "wait for them" not in check(need(30, 33, 36)).faults[0].hint
     # A dry run counts instead of the estimate.
     assert check(need(18, 20, 22), {"sft": 4 * GIB}) == type(found)()
-    assert "measured by a dry run" in check(need(3, 4, 4.5), {"sft": 8 * GIB}).faults[0].what
+    assert "measured by a dry run" in check(need(3, 4, 4.5), {"sft": 8 * GIB}).faults[0].headline
 
 
 def test_unknown_free_memory_refuses_nothing(planned):

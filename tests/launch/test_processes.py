@@ -77,7 +77,7 @@ def test_a_stage_that_names_itself_is_named_once(stage):
     for said in ("stage sft: trl: 'adam_beta1' is 9", "stage sft continues from x", "trl is 9"):
         leave(stage / "stage", replace(STOP, what=said, exit_code=2))
         error = explained(stage, code=2)
-        assert error.faults[0].what == f"stage sft: {said}".replace("sft: stage sft", "sft")
+        assert error.faults[0].headline == f"stage sft: {said}".replace("sft: stage sft", "sft")
 
 
 def test_memory_that_ran_out_in_one_process_reads_so(stage):

@@ -92,7 +92,7 @@ def test_a_result_of_an_earlier_version_is_read_as_far_as_it_says(shop, result):
     (result / "adapter_config.json").write_text("{")
     with pytest.raises(InputError) as refused:
         run(output="out")
-    assert [fault.what.split(" ")[0] for fault in refused.value.faults] == [
+    assert [fault.headline.split(" ")[0] for fault in refused.value.faults] == [
         f"out/stages/sft/{WEIGHTS}",
         "out/stages/sft/adapter_config.json",
     ]

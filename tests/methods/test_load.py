@@ -208,8 +208,8 @@ def test_a_fault_is_located_and_takes_its_own_method_away(tmp_path, name):
     with pytest.raises(InputError, match=said) as caught:
         found.update("bias")
     for fault in caught.value.faults:
-        at = re.match(rf"{re.escape(str(path))}:(\d+):\d+: ", fault.what)
-        assert at, fault.what
+        at = re.match(rf"{re.escape(str(path))}:(\d+):\d+: ", fault.headline)
+        assert at, fault.headline
         assert int(at[1]) == line_of(path, key)
 
 
@@ -243,7 +243,7 @@ def test_a_file_that_is_no_map_says_so(tmp_path, text):
     """An empty file or a list is one fault, not one for each key that it lacks."""
     write_update(tmp_path, "bias").write_text(text)
     (fault,) = of_own(tmp_path).broken["bias"]
-    assert "the file is " in fault.what
+    assert "the file is " in fault.headline
     assert fault.allowed.startswith("a map with the keys id, ")
 
 
@@ -256,7 +256,7 @@ def test_a_name_that_exists_is_not_taken_over(tmp_path, taken):
     assert dict(found.objectives) == dict(SHIPPED.objectives)
     ((name, (fault,)),) = found.broken.items()
     assert name == f"{taken} ({path})"
-    assert fault.what.startswith(f"{path}:1:5: a method '{taken}' exists already (rules/")
+    assert fault.headline.startswith(f"{path}:1:5: a method '{taken}' exists already (rules/")
     assert fault.hint == "give yours a name of its own"
 
 
@@ -266,7 +266,7 @@ def test_arithmetic_of_one_name_in_two_folders_is_refused(tmp_path):
     (tmp_path / "estimate" / "methods").mkdir(parents=True)
     (tmp_path / "estimate" / "methods" / "lora.py").write_text("def trainable_params(d, s): ...\n")
     (fault,) = of_own(tmp_path).broken["bias"]
-    assert "a file estimate/methods/lora.py exists already" in fault.what
+    assert "a file estimate/methods/lora.py exists already" in fault.headline
     assert str(tmp_path) in fault.allowed
 
 
@@ -277,7 +277,7 @@ def test_a_composition_tells_what_is_wrong_with_the_file_it_names(with_own_folde
     for text, path in (("heart+lora", objective), ("sft+bias", update)):
         with pytest.raises(InputError) as caught:
             parse_composition(text)
-        assert [fault.what.partition(".yaml:")[0] for fault in caught.value.faults] == [
+        assert [fault.headline.partition(".yaml:")[0] for fault in caught.value.faults] == [
             str(path).removesuffix(".yaml")
         ]
     with pytest.raises(InputError, match=r"unknown objective 'hart'"):
@@ -367,7 +367,7 @@ def test_any_change_of_a_file_is_a_located_fault_or_fine(tmp_path_factory, data)
     assert {name: found.updates[name] for name in SHIPPED.updates} == dict(SHIPPED.updates)
     assert ("bias" in found.updates) != bool(found.broken)
     for faults in found.broken.values():
-        assert all(fault.what.startswith(f"{path}:") for fault in faults), faults
+        assert all(fault.headline.startswith(f"{path}:") for fault in faults), faults
 
 
 SHARED = "id: common\nabout: both\nkeys:\n  steps: {type: integer, min: 1}\n  parts: {type: entries, also: [steps], keys: {weight: {type: number}}}\n"
@@ -411,4 +411,4 @@ def test_a_fault_of_shared_keys_takes_their_methods_away(shares, text, said, tmp
     write_objective(tmp_path, "heart", keys="{own: {type: boolean}}", shares=shares)
     found = of_own(tmp_path)
     assert list(found.broken) == ["heart"]
-    assert any(re.search(said, fault.what) for fault in found.broken["heart"])
+    assert any(re.search(said, fault.headline) for fault in found.broken["heart"])

@@ -78,7 +78,7 @@ def test_all_wrong_settings_come_together():
     """Two wrong settings give two faults, each with its own place."""
     with pytest.raises(InputError) as caught:
         set_values(PLAN, ["stages.0.epochs=0", "stages.0.seq_len=1"])
-    assert [fault.what.split(":")[0] for fault in caught.value.faults] == [
+    assert [fault.headline.split(":")[0] for fault in caught.value.faults] == [
         "--set stages.0.epochs=0",
         "--set stages.0.seq_len=1",
     ]

@@ -50,7 +50,7 @@ def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
     first = line_of(path, "keys") + 1
     with pytest.raises(InputError) as caught:
         methods((tmp_path,)).update("lora")
-    assert [fault.what.split(": ")[0] for fault in caught.value.faults] == [
+    assert [fault.headline.split(": ")[0] for fault in caught.value.faults] == [
         f"{path}:{first}:13",
         f"{path}:{first + 1}:22",
         f"{path}:{first + 2}:3",

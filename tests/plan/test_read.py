@@ -321,9 +321,9 @@ def test_a_method_whose_file_is_broken_gives_the_faults_of_that_file(tmp_path, a
     with pytest.raises(InputError) as caught:
         plan_from_data(parse_yaml(text, name="plan.yaml"), specs=specs)
     own, broken = caught.value.faults
-    assert own.what.startswith("plan.yaml:13:13: `epochs` is 'two'")
+    assert own.headline.startswith("plan.yaml:13:13: `epochs` is 'two'")
     assert broken == specs.broken[named][0]
-    assert f"{named}.yaml:" in broken.what
+    assert f"{named}.yaml:" in broken.headline
 
 
 def test_all_faults_of_a_file_come_together_in_file_order():
@@ -338,7 +338,7 @@ def test_all_faults_of_a_file_come_together_in_file_order():
     )
     with pytest.raises(InputError) as caught:
         plan(text)
-    lines = [int(item.what.split(":")[1]) for item in caught.value.faults]
+    lines = [int(item.headline.split(":")[1]) for item in caught.value.faults]
     assert lines == [2, 10, 13, 15]
 
 

@@ -134,7 +134,7 @@ def test_every_fault_of_a_file_comes_at_once(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({**RUN, "stages": [stage], "judge": "no"}))
     with pytest.raises(InputError) as failed:
         read_record(tmp_path, hint="delete it")
-    assert [fault.what.partition(": ")[2] for fault in failed.value.faults] == [
+    assert [fault.headline.partition(": ")[2] for fault in failed.value.faults] == [
         "stages[0].update is missing",
         "judge is 'no'",
     ]

@@ -66,9 +66,9 @@ def attempt(path: Path) -> str:
         refuse_or_warn(load_rules(overlays=(path,)), ("document", "evidence"))
     except InputError as error:
         faults, said = error.faults, error.text()
-    assert all(fault.what.startswith((str(path), "reading stopped after")) for fault in faults), (
-        said
-    )
+    assert all(
+        fault.headline.startswith((str(path), "reading stopped after")) for fault in faults
+    ), said
     assert time.process_time() - start < 5
     return said
 

@@ -94,8 +94,8 @@ def test_fits_of_no_scheme_is_refused_with_the_way_to_write_it(tmp_path):
         with pytest.raises(InputError) as caught:
             overlay(tmp_path, "rank", rule("{fits: tight}", then, more))
         (fault,) = caught.value.faults
-        assert fault.what.startswith(f"{tmp_path}/acme.yaml:4:")
-        assert "'fits' of which scheme?" in fault.what
+        assert fault.headline.startswith(f"{tmp_path}/acme.yaml:4:")
+        assert "'fits' of which scheme?" in fault.headline
         assert fault.allowed == "fits: {lora: tight}"
 
 
@@ -112,7 +112,9 @@ def test_a_typo_in_fits_is_located(tmp_path, when, said):
     """A scheme or a value that does not exist: file, line, column and the nearest name."""
     with pytest.raises(InputError, match=said) as caught:
         overlay(tmp_path, "rank", rule(when, "{scheme: lora}", "tier: low, "))
-    assert all(fault.what.startswith(f"{tmp_path}/acme.yaml:4:") for fault in caught.value.faults)
+    assert all(
+        fault.headline.startswith(f"{tmp_path}/acme.yaml:4:") for fault in caught.value.faults
+    )
 
 
 def test_fits_of_a_scheme_by_its_former_name_is_read(tmp_path):
@@ -291,7 +293,7 @@ def test_a_rule_that_rules_everything_out_is_named_once(tmp_path):
     with pytest.raises(InputError) as caught:
         refuse_or_warn(overlay(tmp_path, "allowed", rule("{}")), SHIPPED_LAYERS)
     (fault,) = caught.value.faults
-    assert "acme/r0 leaves no way out: where always, every scheme is forbidden" in fault.what
+    assert "acme/r0 leaves no way out: where always, every scheme is forbidden" in fault.headline
     assert fault.hint == "leave one scheme allowed"
 
 
@@ -354,7 +356,9 @@ def test_a_rule_of_allowed_only_rules_out(tmp_path, entry, said):
     """It has no `then` and no tier, and speaks of its own scheme alone."""
     with pytest.raises(InputError, match=said) as caught:
         overlay(tmp_path, "allowed", entry)
-    assert all(fault.what.startswith(f"{tmp_path}/acme.yaml:4:") for fault in caught.value.faults)
+    assert all(
+        fault.headline.startswith(f"{tmp_path}/acme.yaml:4:") for fault in caught.value.faults
+    )
 
 
 def test_an_unknown_value_is_asked_for_like_any_other(tmp_path):

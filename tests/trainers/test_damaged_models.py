@@ -242,7 +242,7 @@ def test_a_damaged_folder_is_refused_with_its_name(name, tiny_model, pairs, tmp_
     shutil.copytree(tiny_model, folder)
     DAMAGES[name](folder)
     found = model_faults(folder)
-    assert all(str(folder) in fault.what for fault in found)
+    assert all(str(folder) in fault.headline for fault in found)
     job = job_in(tmp_path, (stage_of("sft"),), model=folder, data=pairs)
     for unchecked in (False, True):
         if unchecked and name in UNNOTICED:

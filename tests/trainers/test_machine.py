@@ -154,15 +154,17 @@ def test_a_kernel_package_for_another_torch_is_told_before_the_model_loads(
     """'undefined symbol' becomes: which package, with which torch, and what to do."""
     job = make(attention="flash_attention_2", weights_dtype="bfloat16")
     (fault,) = dtype_faults(job, GPU)
-    assert "needs the package flash-attn or kernels: the package flash-attn is not" in fault.what
+    assert (
+        "needs the package flash-attn or kernels: the package flash-attn is not" in fault.headline
+    )
     assert fault.hint.startswith("pip install 'kernels>=0.18")
     (tmp_path / "flash_attn.py").write_text(
         "raise ImportError('flash_attn_2_cuda.so: undefined symbol: _ZN3c104cuda9SetDeviceEi')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     (fault,) = dtype_faults(job, GPU)
-    assert "flash-attn (with torch" in fault.what
-    assert "cannot be loaded: flash_attn_2_cuda.so: undefined symbol" in fault.what
+    assert "flash-attn (with torch" in fault.headline
+    assert "cannot be loaded: flash_attn_2_cuda.so: undefined symbol" in fault.headline
     assert "built for another torch" in fault.hint
     assert fault.allowed.startswith("attention: sdpa")
     (tmp_path / "flash_attn.py").write_text("")
@@ -176,8 +178,8 @@ def test_a_kernel_package_for_another_torch_is_told_before_the_model_loads(
 def test_a_bitsandbytes_without_a_library_for_the_gpu_is_refused(make, gpu_with_bf16, keys):
     """The bitsandbytes here is one for the CPU: on a GPU its first step would fail."""
     (fault,) = dtype_faults(make(**keys), GPU)
-    assert "bitsandbytes" in fault.what
-    assert "cannot use this GPU" in fault.what
+    assert "bitsandbytes" in fault.headline
+    assert "cannot use this GPU" in fault.headline
     assert dtype_faults(make(), GPU) == []
 
 
@@ -214,7 +216,7 @@ def test_each_process_leaves_its_own_error(make, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "3")
     job = make()
     memory = entry.explain_error(RuntimeError("NCCL error: Cuda failure 2 'out of memory'"), job)
-    assert memory.faults[0].what.startswith("out of memory")
+    assert memory.faults[0].headline.startswith("out of memory")
     lost = entry.explain_error(RuntimeError("[gloo/pair.cc:534] Connection closed by peer"), job)
     assert isinstance(lost, TrainingFailed)
     for error, is_lost in ((memory, None), (lost, True)):
@@ -226,7 +228,7 @@ def test_each_process_leaves_its_own_error(make, monkeypatch, capsys):
     assert not (job.output / "error.json").exists()
     monkeypatch.setenv("WORLD_SIZE", "1")
     alone = entry.explain_error(RuntimeError("Connection closed by peer"), job)
-    assert "unexpected RuntimeError" in alone.faults[0].what
+    assert "unexpected RuntimeError" in alone.faults[0].headline
 
 
 FAULTS = """

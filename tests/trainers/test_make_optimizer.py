@@ -236,7 +236,7 @@ def test_averaged_weights_are_measured_and_training_goes_on():
 def test_what_an_optimizer_cannot_do_is_said(name, changes, said):
     """By name, with what is allowed, before a model loads."""
     faults = optimizer_faults(stage(name, **changes), "cpu")
-    assert said in "\n".join(fault.what for fault in faults)
+    assert said in "\n".join(fault.headline for fault in faults)
     assert all(fault.allowed or fault.hint for fault in faults)
 
 
@@ -244,7 +244,7 @@ def test_a_step_that_is_compiled_needs_a_compiler(monkeypatch):
     """torchao's optimizers compile their steps: without a compiler that is said at the start."""
     monkeypatch.setenv("CXX", "no-such-compiler")
     (fault,) = optimizer_faults(stage("adamw_torch_4bit"), "cpu")
-    assert "compiles its step, and CXX names no-such-compiler" in fault.what
+    assert "compiles its step, and CXX names no-such-compiler" in fault.headline
 
 
 def test_a_library_that_is_missing_is_named_with_the_command(make, monkeypatch):

@@ -30,7 +30,7 @@ def test_numbers_out_of_range_are_told_before_a_model_is_loaded(key, value, allo
     from trl import SFTConfig
 
     (fault,) = type_faults("trl", {key: value}, SFTConfig)
-    assert f"'{key}' is {value}" in fault.what
+    assert f"'{key}' is {value}" in fault.headline
     assert allowed in fault.allowed
 
 
@@ -41,7 +41,7 @@ def test_patterns_of_layers_are_tried_before_a_model_is_loaded(monkeypatch, give
 
     monkeypatch.setattr("trainers.frame.pass_through.PATTERN_SECONDS", 0.2)
     faults = list(type_faults("peft", given, LoraConfig))
-    assert told in " ".join(f"{fault.what} {fault.allowed}" for fault in faults)
+    assert told in " ".join(f"{fault.headline} {fault.allowed}" for fault in faults)
 
 
 def test_what_a_library_refuses_names_the_keys(make):

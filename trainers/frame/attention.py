@@ -67,7 +67,8 @@ def _check_named(job: Job, device: Device) -> None:
     reason = why_wrong(named, model_support(job), device)
     if reason:
         raise MachineNotReady(
-            f"stage {job.stage.name}: attention is {named}, which {reason}",
+            f"attention is {named}, which {reason}",
+            where=f"stage {job.stage.name}",
             allowed="attention: sdpa, or auto, which takes what works",
             hint=f"set attention: sdpa; {HUB_PACKAGE} loads kernels from the hub or its cache",
         )

@@ -439,7 +439,7 @@ class CheckpointStore:
 def disk_refused(folder: Path, error: SafetensorError) -> MachineNotReady:
     """The error of a file of tensors that could not be written."""
     return MachineNotReady(
-        f"{folder}: cannot be written: {error}", hint=f"free some space, or {ELSEWHERE}"
+        f"cannot be written: {error}", where=str(folder), hint=f"free some space, or {ELSEWHERE}"
     )
 
 

@@ -42,7 +42,8 @@ def refused_code(error: BaseException, model: object = "the model") -> InputErro
     if not isinstance(error, ValueError) or KEY not in str(error):
         return None
     return InputError(
-        f"{model}: it comes with Python code of its own, which was not run",
+        "it comes with Python code of its own, which was not run",
+        where=str(model),
         allowed="a model that transformers knows",
         hint=f"{KEY}: true in the plan runs that code with your rights; read it first",
     )

@@ -260,8 +260,8 @@ class HeldOutCurve:
             return
         if self.best_step is not None and not self._file(self.best_step).is_file():
             raise TrainingFailed(
-                f"{self._file(self.best_step)}: the weights of the best step are gone, so this run"
-                " cannot be resumed",
+                "the weights of the best step are gone, so this run cannot be resumed",
+                where=str(self._file(self.best_step)),
                 hint="remove the folder checkpoints beside it, to train the stage again",
             )
 
@@ -421,13 +421,14 @@ def check_held_out(job: Job, rows: Sequence[Any], *, has_loss: bool) -> None:
     key = "keep: best" if job.stage.keep == "best" else "early_stopping"
     if not has_loss:
         raise InputError(
-            f"stage {job.stage.name}: {key} needs a loss on held-out rows, and objective"
-            f" {job.stage.objective} has none",
+            f"{key} needs a loss on held-out rows, and objective {job.stage.objective} has none",
+            where=f"stage {job.stage.name}",
             hint=f"remove {key.split(':')[0]}",
         )
     if not rows:
         raise InputError(
-            f"stage {job.stage.name}: {key} needs held-out rows, and no row is held out",
+            f"{key} needs held-out rows, and no row is held out",
+            where=f"stage {job.stage.name}",
             allowed="a holdout above 0, and enough different rows",
             hint=f"raise holdout ({job.stage.holdout:g} here), or remove {key.split(':')[0]}",
         )

@@ -88,6 +88,7 @@ class Job:
         if not any((path / file).is_file() for file in ("adapter_config.json", "config.json")):
             raise InputError(
                 f"stage {self.stage.name} starts from {path}, which holds no model and no adapter",
+                where=f"stage {self.stage.name}",
                 hint="run the stage before it first" if self.entry.starts_from else "",
             )
         return path
@@ -112,13 +113,15 @@ def model_source(folder: Path, model: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(
-                f"model: {path} has no config.json",
+                f"{path} has no config.json",
+                where="model",
                 allowed="a folder in Hugging Face layout, or a hub id",
             )
         return str(path.resolve())
     if not is_hub_id(model):
         raise InputError(
-            f"model: no such folder: {path}",
+            f"no such folder: {path}",
+            where="model",
             allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B",
         )
     return model
@@ -165,7 +168,7 @@ def make_job(
             allowed=f"--task with one of {', '.join(tasks)}",
         )
     if rest.get("max_steps") is not None and rest["max_steps"] < 1:
-        raise InputError("--max-steps must be 1 or more")
+        raise InputError("--max-steps must be 1 or more", where="--max-steps")
     entry = next(
         entry
         for entry in entries(plan)
@@ -174,6 +177,7 @@ def make_job(
     if objective is not None and entry.stage.objective != objective:
         raise InputError(
             f"stage {stage} has objective {entry.stage.objective}, not {objective}",
+            where=f"stage {stage}",
             allowed=f"python -P -m trainers {entry.stage.objective}",
         )
     return Job(plan=plan, entry=entry, run=run.resolve(), folder=folder, **rest)

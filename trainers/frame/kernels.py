@@ -76,7 +76,8 @@ def kernel_faults(stage: Stage, device: Device) -> list[Fault]:
         if reason := why_not(one, device):
             faults.append(
                 Fault(
-                    what=f"stage {stage.name}: {key} is {one.name}, {reason.what}",
+                    where=f"stage {stage.name}",
+                    what=f"{key} is {one.name}, {reason.what}",
                     allowed=f"{key}: {instead}, or auto, which takes what works",
                     hint=f"{reason.hint}set {key}: {instead}",
                 )
@@ -85,7 +86,8 @@ def kernel_faults(stage: Stage, device: Device) -> list[Fault]:
         needs = installed.CPP_NEEDS if device.type == "cpu" else installed.TRITON_NEEDS
         faults.append(
             Fault(
-                what=f"stage {stage.name}: compile is true, and {why}",
+                where=f"stage {stage.name}",
+                what=f"compile is true, and {why}",
                 allowed="compile: false trains the same without",
                 hint=f"{needs}; or set compile: false",
             )
@@ -164,7 +166,8 @@ def bitsandbytes_faults(*, stage: str) -> list[Fault]:
     build = torch.version.cuda or torch.version.hip
     return [
         Fault(
-            what=f"stage {stage}: {_built('bitsandbytes')} cannot use this GPU: {reason}",
+            where=f"stage {stage}",
+            what=f"{_built('bitsandbytes')} cannot use this GPU: {reason}",
             allowed=f"a bitsandbytes with a library for the CUDA of torch ({build})",
             hint=(
                 "`python -m bitsandbytes` says what it looks for; or train without it"

@@ -69,7 +69,8 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
     longest = getattr(tokenizer, "model_max_length", 0)
     if not is_number(longest):
         raise InputError(
-            f"{source}: tokenizer_config.json: model_max_length is {str(longest)[:60]}",
+            f"tokenizer_config.json: model_max_length is {str(longest)[:60]}",
+            where=source,
             allowed="a number",
         )
     give_arguments(tokenizer, job.plan.template, model=source)
@@ -93,25 +94,28 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
 def dtype_faults(job: Job, device: Device) -> list[Fault]:
     """The dtypes and kernels of the stage that this device does not have."""
     stage, found = job.stage, []
-    at = f"stage {stage.name}:"
+    at = f"stage {stage.name}"
     if stage.weights_dtype == "float16" and device.type in ("cpu", "mps"):
         found.append(
             Fault(
-                what=f"{at} float16 weights need a CUDA GPU",
+                where=at,
+                what="float16 weights need a CUDA GPU",
                 allowed="weights_dtype: float32 or bfloat16 here",
             )
         )
     elif stage.weights_dtype == "float16" and stage.precision == "pure":
         found.append(
             Fault(
-                what=f"{at} float16 without loss scaling loses small gradients",
+                where=at,
+                what="float16 without loss scaling loses small gradients",
                 allowed="precision: mixed, or weights_dtype: bfloat16",
             )
         )
     if is_flash(stage.attention) and (stage.weights_dtype, stage.precision) == ("float32", "pure"):
         found.append(
             Fault(
-                what=f"{at} {stage.attention} computes in 16 bits, and this stage is float32 alone",
+                where=at,
+                what=f"{stage.attention} computes in 16 bits, and this stage is float32 alone",
                 allowed="precision: mixed, weights_dtype: bfloat16, or attention: sdpa",
             )
         )
@@ -127,7 +131,8 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
         if not torch.cuda.is_bf16_supported(including_emulation=False):
             found.append(
                 Fault(
-                    what=f"{at} this GPU has no bfloat16",
+                    where=at,
+                    what="this GPU has no bfloat16",
                     allowed="weights_dtype: float16 with precision: mixed, or float32",
                 )
             )
@@ -276,6 +281,7 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
         raise InputError(
             f"stage {job.stage.name} continues from {start}, which scores or classifies texts and"
             " does not generate",
+            where=f"stage {job.stage.name}",
             hint="name another stage or folder in start_from",
         )
     base_name = config.get("base_model_name_or_path")
@@ -285,6 +291,7 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
         raise InputError(
             f"stage {job.stage.name} is update full and continues from {module.result},"
             " which cannot be merged into the weights it would train",
+            where=f"stage {job.stage.name}",
             hint=(
                 f"train stage {job.entry.starts_from or 'before'} with update: lora or full, or let"
                 " this stage start from the model"
@@ -318,6 +325,7 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
             raise InputError(
                 f"stage {job.stage.name} continues from {start}, which does not fit"
                 f" {base.config.name_or_path}: a prefix of {'; '.join(wrong)}",
+                where=f"stage {job.stage.name}",
                 hint="a prefix belongs to the base it was trained on",
             )
     if prefix:  # PEFT 0.21 loads a prefix for inference only, although it can be trained further
@@ -370,6 +378,7 @@ def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
         raise InputError(
             f"stage {job.stage.name} continues from {start}, which does not fit"
             f" {base.config.name_or_path}: {lines[-1] if lines else ''}",
+            where=f"stage {job.stage.name}",
             hint="an adapter belongs to the base it was trained on",
         ) from None
     return model
@@ -384,6 +393,7 @@ def _check_same_module(job: Job, model: AdaptedModel, update: Update, base: Any)
         raise InputError(
             f"stage {job.stage.name} is update {job.stage.update}, but it continues from a"
             f" {there.peft_type.value} adapter",
+            where=f"stage {job.stage.name}",
             hint="use the same update in both stages",
         )
     mine = {
@@ -399,8 +409,8 @@ def _check_same_module(job: Job, model: AdaptedModel, update: Update, base: Any)
         other = getattr(there, key, None)
         if key != "target_modules" and value not in (other, doubled.get(key, other)):
             raise InputError(
-                f"stage {job.stage.name}: {update.PLAN_KEYS[key]} is {value}, the adapter it"
-                f" continues from has {other}",
+                f"{update.PLAN_KEYS[key]} is {value}, the adapter it continues from has {other}",
+                where=f"stage {job.stage.name}",
                 hint="give both stages the same value",
             )
 

@@ -51,17 +51,17 @@ def target_faults(stage: Stage) -> list[Fault]:
     found = []
     if stage.options.get("dropout"):
         what = f"{at} cannot have dropout: {why}, so that no input is left to drop"
-        found.append(Fault(what=what, hint=f"dropout: 0, or target_modules: {SHARED}"))
+        found.append(Fault(where=at, what=what, hint=f"dropout: 0, or target_modules: {SHARED}"))
     for key in ("use_dora", "lora_bias"):
         if stage.peft.get(key):
             what = f"{at} cannot have peft: {{{key}: true}}: {why}"
-            found.append(Fault(what=what, hint=f"remove it, or target_modules: {SHARED}"))
+            found.append(Fault(where=at, what=what, hint=f"remove it, or target_modules: {SHARED}"))
     if decomposes(stage):
         what = (
             f"{at} cannot start from {stage.peft['init_lora_weights']}, which decomposes the matrix"
             " of one layer: experts are many in one tensor"
         )
-        found.append(Fault(what=what, hint=f"remove it, or target_modules: {SHARED}"))
+        found.append(Fault(where=at, what=what, hint=f"remove it, or target_modules: {SHARED}"))
     return found
 
 
@@ -83,8 +83,9 @@ def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> Ta
     if experts is None:
         if wanted == WITH_EXPERTS:
             raise InputError(
-                f"stage {stage.name}: target_modules: {WITH_EXPERTS} needs a mixture of experts,"
+                f"target_modules: {WITH_EXPERTS} needs a mixture of experts,"
                 f" and {type(model).__name__} has no routed experts",
+                where=f"stage {stage.name}",
                 hint=f"target_modules: {ALL_LINEAR}",
             )
         if wanted not in NAMED:
@@ -187,6 +188,7 @@ def matching_layers(
     if "lm_head" in wanted:
         raise InputError(
             f"{at} lm_head, whose correction would have no effect on the loss",
+            where=at,
             allowed=f"{ALL_LINEAR} leaves it out",
         )
     if isinstance(wanted, str):
@@ -196,6 +198,7 @@ def matching_layers(
             raise InputError(
                 f"{at} no layer of this model: {wanted} is read as a regular expression and matches"
                 " none",
+                where=at,
                 allowed=allowed,
                 hint=nearest(wanted, NAMED),
             )
@@ -212,6 +215,7 @@ def matching_layers(
     if missing:
         raise InputError(
             f"{at} no layer of this model: {', '.join(missing)}",
+            where=at,
             allowed=allowed,
             hint=f"target_modules: {WITH_EXPERTS} corrects routed experts" if experts else "",
         )
@@ -219,6 +223,7 @@ def matching_layers(
     if routed:
         raise InputError(
             f"{at} a router or routed experts: {', '.join(sorted(map(after_layer, routed))[:3])}",
+            where=at,
             allowed=allowed,
             hint="a corrected router sends tokens to experts that were never trained on them",
         )

@@ -270,8 +270,9 @@ def _low_rank(groups: Groups, wanted: Wanted) -> Groups:
     chosen = {id(one) for one in target_matrices(wanted.models, targets)}
     if not chosen:
         raise InputError(
-            f"stage {wanted.stage.name}: trl: 'optim_target_modules': {targets!r} names no linear"
+            f"'optim_target_modules': {targets!r} names no linear"
             " layer of the model whose weights train",
+            where=f"stage {wanted.stage.name}: trl",
             allowed="names of linear layers, such as [q_proj, v_proj], or all-linear",
         )
     return list(_divided(groups, chosen, wanted.arguments))

@@ -102,8 +102,9 @@ def _faults(source: str, what: str, error: BaseException) -> list[Fault]:
     if "weights_only" in str(error) or isinstance(error, UnpicklingError):
         return [
             Fault(
+                where=source,
                 what=(
-                    f"{source}: its weights are a pickle that holds more than tensors, or is"
+                    "its weights are a pickle that holds more than tensors, or is"
                     " damaged; it was not executed"
                 ),
                 allowed=f"weights as {WEIGHTS}",
@@ -112,7 +113,8 @@ def _faults(source: str, what: str, error: BaseException) -> list[Fault]:
         ]
     return [
         Fault(
-            what=f"{source}: {what} cannot be loaded: {first_line(error)}",
+            where=source,
+            what=f"{what} cannot be loaded: {first_line(error)}",
             hint=_hint(source, error),
         )
     ]
@@ -163,7 +165,8 @@ def check_generation(model: Any, source: str) -> None:
         raise InputError(
             faults=[
                 Fault(
-                    what=f"{source}: generation_config.json: {key} is {getattr(config, key)!r}",
+                    where=source,
+                    what=f"generation_config.json: {key} is {getattr(config, key)!r}",
                     allowed=allowed,
                 )
                 for key, allowed in wrong.items()
@@ -197,8 +200,9 @@ def check_loaded(
     found = [*_missing_faults(model, missing, at=at, where=where)]
     found += [
         Fault(
+            where=at,
             what=(
-                f"{at}: {key} in {where} has shape {shape_words(there)}, and config.json describes"
+                f"{key} in {where} has shape {shape_words(there)}, and config.json describes"
                 f" {shape_words(wanted)}"
             ),
             hint="weights and config.json are of different models: download both again",
@@ -210,8 +214,9 @@ def check_loaded(
         more = len(unexpected) - SHOWN
         found.append(
             Fault(
+                where=at,
                 what=(
-                    f"{at}: config.json describes no place for {listed}"
+                    f"config.json describes no place for {listed}"
                     f"{f' and {more} more' if more > 0 else ''} in {where}"
                 ),
                 hint="weights and config.json are of different models: download both again",
@@ -285,8 +290,9 @@ def _missing_faults(model: Any, missing: Sequence[str], *, at: str, where: str) 
         count = getattr(model.config.get_text_config(), "num_hidden_layers", "all")
         are = "is" if len(whole) == 1 else "are"
         yield Fault(
+            where=at,
             what=(
-                f"{at}: the base model is incomplete: {spans_words(spans)} of {count} (counted from"
+                f"the base model is incomplete: {spans_words(spans)} of {count} (counted from"
                 f" 0) {are} not in {where}"
             ),
             hint="download the whole model again",

@@ -331,7 +331,8 @@ def needs_faults(
         for key in given:
             if key in needs.fields and not needs.met(job, values):
                 yield Fault(
-                    what=f"{at}: '{key}' would have no effect",
+                    where=at,
+                    what=f"'{key}' would have no effect",
                     allowed=f"with {needs.words}",
                     hint="remove it, or set that too",
                 )
@@ -345,7 +346,7 @@ def type_faults(at: str, given: Mapping[str, Any], config_class: type) -> Iterat
         # DPO takes one loss as well as a list of them.
         single = get_origin(hint) is list and accepts(hint, [value])
         if not accepts(hint, value) and not single:
-            yield Fault(what=f"{at}: '{key}' is {value_words(value)}", allowed=hint_words(hint))
+            yield Fault(where=at, what=f"'{key}' is {value_words(value)}", allowed=hint_words(hint))
             continue
         for item in value if isinstance(value, list) else [value]:
             if key in choices and isinstance(item, str) and item not in choices[key]:
@@ -366,7 +367,7 @@ def _range_faults(at: str, key: str, value: Any) -> Iterator[Fault]:
         is_number = isinstance(number, int | float) and not isinstance(number, bool)
         if (is_number and not allowed.holds(number)) or (not is_number and isinstance(value, dict)):
             which = f"'{key}'" + (f" of '{name}'" if name else "")
-            yield Fault(what=f"{at}: {which} is {value_words(number)}", allowed=allowed.words())
+            yield Fault(where=at, what=f"{which} is {value_words(number)}", allowed=allowed.words())
 
 
 def _pattern_faults(at: str, key: str, value: Any) -> Iterator[Fault]:
@@ -376,7 +377,8 @@ def _pattern_faults(at: str, key: str, value: Any) -> Iterator[Fault]:
         why = _pattern_fault(text) if isinstance(text, str) else None
         if why is not None:
             yield Fault(
-                what=f"{at}: '{key}': {value_words(text)} {why}",
+                where=at,
+                what=f"'{key}': {value_words(text)} {why}",
                 allowed="a regular expression over the names of layers, or a list of names",
             )
 
@@ -426,8 +428,8 @@ def refused_by_library(error: Exception, job: Job, log: Path) -> InputError | No
     keys = [f"{part}: {key}" for part, values in given.items() for key in values]
     named = [key for key in keys if key.rpartition(" ")[2] in text] or keys
     return InputError(
-        f"stage {job.stage.name}: a library refuses what the plan passes on to it"
-        f" ({', '.join(named)}): {text}",
+        f"a library refuses what the plan passes on to it ({', '.join(named)}): {text}",
+        where=f"stage {job.stage.name}",
         hint=f"correct or remove {'these keys' if len(named) > 1 else 'the key'}; the details are"
         f" in {log}",
     )
@@ -441,13 +443,15 @@ def _report_faults(at: str, value: Any) -> Iterator[Fault]:
     for name in value if isinstance(value, list) else [value]:
         if name == "all":
             yield Fault(
-                what=f"{at}: 'report_to' is all: metrics would go to every service installed here",
+                where=at,
+                what="'report_to' is all: metrics would go to every service installed here",
                 allowed=", ".join(known),
                 hint="name the service that you mean",
             )
         elif name is not None and name not in known:
             yield Fault(
-                what=f"{at}: 'report_to' names {name}, which is not installed here",
+                where=at,
+                what=f"'report_to' names {name}, which is not installed here",
                 allowed=", ".join(known),
                 hint=f"pip install {name}, or remove it",
             )
@@ -543,7 +547,7 @@ def refused_values(
         named = [key for key in given if key in text] or list(given)
         found = {"', '".join(named): text}
     return [
-        Fault(what=f"{at}: '{key}': {text}", hint="see the library's documentation of the key")
+        Fault(where=at, what=f"'{key}': {text}", hint="see the library's documentation of the key")
         for key, text in found.items()
     ]
 

@@ -116,7 +116,8 @@ def _built(
     made = read_written(file, kind, tokenizer)
     if made is None:
         raise MachineNotReady(
-            f"{file}: what was written there is read back as something else",
+            "what was written there is read back as something else",
+            where=str(file),
             hint="check the disk, and run again",
         )
     return made
@@ -143,7 +144,7 @@ def unpacked_if_seen(job: Job, data: Prepared[Any], model: Model) -> tuple[Job, 
     except InputError as error:
         if not stage.group_by_length:
             raise
-        why = error.faults[0].what.removeprefix(f"stage {stage.name}: ")
+        why = error.faults[0].headline.removeprefix(f"stage {stage.name}: ")
     else:
         return job, data
     packed = pack(data.train, stage.seq_len)

@@ -151,10 +151,8 @@ def check_passed_through(job: Job, config_class: type, update: Update, device: D
     elif stage.peft:
         faults.append(
             Fault(
-                what=(
-                    f"stage {stage.name}: 'peft' has no effect: update {stage.update} does not use"
-                    " PEFT"
-                ),
+                where=f"stage {stage.name}",
+                what=(f"'peft' has no effect: update {stage.update} does not use PEFT"),
                 hint="remove it",
             )
         )
@@ -213,17 +211,18 @@ def _key_faults(
         if key in owned:
             faults.append(
                 Fault(
-                    what=f"{at}: '{key}' is set by the plan's own key {owned[key]}",
+                    where=at,
+                    what=f"'{key}' is set by the plan's own key {owned[key]}",
                     hint=f"remove it and set {owned[key]}",
                 )
             )
         elif key in decided:
             faults.append(
-                Fault(what=f"{at}: '{key}' cannot be set: {decided[key]}", hint="remove it")
+                Fault(where=at, what=f"'{key}' cannot be set: {decided[key]}", hint="remove it")
             )
         elif key in idle and key in fields:
             faults.append(
-                Fault(what=f"{at}: '{key}' would have no effect: {idle[key]}", hint="remove it")
+                Fault(where=at, what=f"'{key}' would have no effect: {idle[key]}", hint="remove it")
             )
         elif key not in known:
             fault = unknown_name("key", key, known, at=at)
@@ -367,7 +366,8 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
             raise
         keys = "', '".join(named)
         raise InputError(
-            f"stage {job.stage.name}: trl: '{keys}': {text}",
+            f"'{keys}': {text}",
+            where=f"stage {job.stage.name}: trl",
             hint="see TRL's documentation of the key",
         ) from None
     # A process that sees several GPUs, such as a trainer started by hand, would get

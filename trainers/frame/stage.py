@@ -99,10 +99,10 @@ class Objective(ABC, Generic[Item]):
         at, found = f"stage {job.stage.name}:", []
         if job.stage.packing:
             allowed = f"packing: false with head: {head}"
-            found.append(Fault(what=f"{at} packing: {why_not_packed}", allowed=allowed))
+            found.append(Fault(where=at, what=f"{at} packing: {why_not_packed}", allowed=allowed))
         if job.start is not None:
             what = f"{at} head: {head} starts from the plan's model"
-            found.append(Fault(what=what, allowed="one stage alone"))
+            found.append(Fault(where=at, what=what, allowed="one stage alone"))
         return found
 
     @abstractmethod

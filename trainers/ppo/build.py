@@ -49,10 +49,11 @@ def faults(job: Job) -> list[Fault]:
             "PPO compares probabilities before and after a step, which dropout would change at"
             " random"
         )
-        found.append(Fault(what=f"{at} 'dropout' has no effect: {why}", hint="remove it"))
+        found.append(Fault(where=at, what=f"{at} 'dropout' has no effect: {why}", hint="remove it"))
     if options["kl_horizon"] is not None and options["kl_target"] is None:
         found.append(
             Fault(
+                where=at,
                 what=(
                     f"{at} 'kl_horizon' has no effect: without kl_target the KL coefficient is"
                     " fixed"
@@ -65,16 +66,17 @@ def faults(job: Job) -> list[Fault]:
             f"{at} minibatches {options['minibatches']} are more than the {stage.grad_accum}"
             " batches of an update (grad_accum)"
         )
-        found.append(Fault(what=what, allowed=f"1 to {stage.grad_accum}"))
+        found.append(Fault(where=at, what=what, allowed=f"1 to {stage.grad_accum}"))
     if options["response_tokens"] + SHORTEST_PROMPT > stage.seq_len:
         what = (
             f"{at} response_tokens {options['response_tokens']} leave no room for a prompt within"
             f" seq_len {stage.seq_len}"
         )
-        found.append(Fault(what=what, hint="raise seq_len, or lower response_tokens"))
+        found.append(Fault(where=at, what=what, hint="raise seq_len, or lower response_tokens"))
     if job.plan.launch.strategy not in (None, "ddp"):
         found.append(
             Fault(
+                where=at,
                 what=f"{at} PPO in several processes needs the whole model in each",
                 allowed="launch.strategy: ddp",
             )
@@ -82,7 +84,7 @@ def faults(job: Job) -> list[Fault]:
     try:
         PPOArguments(**{key: stage.trl[key] for key in stage.trl if key in ARGUMENTS})
     except ValueError as error:
-        found.append(Fault(what=f"{at} trl: {error}", hint="correct it, or remove it"))
+        found.append(Fault(where=at, what=f"{at} trl: {error}", hint="correct it, or remove it"))
     return found
 
 
@@ -93,7 +95,8 @@ def reward_model_folder(job: Job, prompts: Sequence[Prompt]) -> Path | None:
     """
     if not parts_of(job, prompts):
         raise InputError(
-            f"stage {job.stage.name}: nothing gives the answers a reward",
+            "nothing gives the answers a reward",
+            where=f"stage {job.stage.name}",
             allowed=f"a stage with objective rm before it; {NOTHING_SCORES}",
         )
     folders = model_folders(job, prompts)

@@ -343,16 +343,16 @@ def add_module(model: AdaptedModel, folder: Path, name: str) -> Any:
         result = set_peft_model_state_dict(model, weights, adapter_name=name)
     except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(
-            f"{folder}: its module does not fit this base beside the policy's:"
-            f" {str(error).splitlines()[0]}",
+            f"its module does not fit this base beside the policy's: {str(error).splitlines()[0]}",
+            where=str(folder),
             hint="use the same update in all stages",
         ) from None
     missing = [key for key in getattr(result, "missing_keys", []) if name in key.split(".")]
     # PEFT loads a prefix separately and strictly, and still reports it as missing and unexpected.
     if not config.is_prompt_learning and (missing or getattr(result, "unexpected_keys", [])):
         raise InputError(
-            f"{folder}: its module does not fit this base:"
-            f" {(missing or result.unexpected_keys)[0]}",
+            f"its module does not fit this base: {(missing or result.unexpected_keys)[0]}",
+            where=str(folder),
             hint="it was trained on another model",
         )
     return next((weight for key, weight in heads.items() if key.endswith("weight")), None)

@@ -197,8 +197,9 @@ def check_packing(model: Any, rows: Sequence[Row], *, stage: str, attention: str
         return
     device = next(model.parameters()).device
     raise InputError(
-        f"stage {stage}: packing cannot be used: with attention {attention} on {device.type} this"
+        f"packing cannot be used: with attention {attention} on {device.type} this"
         f" model lets packed rows see each other ({found.text()})",
+        where=f"stage {stage}",
         allowed="attention: flash_attention_2 on a CUDA GPU",
         hint="set packing: false",
     )

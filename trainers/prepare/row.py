@@ -114,7 +114,7 @@ class LeftOut:
         """Raise InputError, each row named, if more than 5 % of the rows cannot be used."""
         if self.total <= STOP_SHARE * seen:
             return
-        faults = [Fault(what=f"row {number}: {text}") for number, text in self.first]
+        faults = [Fault(where=f"row {number}", what=text) for number, text in self.first]
         what = (
             "no row can be used"
             if self.total == seen

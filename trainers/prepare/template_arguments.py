@@ -134,8 +134,9 @@ def give_arguments(tokenizer: Any, arguments: Mapping[str, Value], *, model: str
     template = tokenizer.chat_template
     if not template:
         raise InputError(
-            f"template: {', '.join(arguments)} would have no effect: the tokenizer of {model} has"
+            f"{', '.join(arguments)} would have no effect: the tokenizer of {model} has"
             " no chat template",
+            where="template",
             hint="remove `template` from the plan",
         )
     several = isinstance(template, Mapping)
@@ -150,7 +151,8 @@ def give_arguments(tokenizer: Any, arguments: Mapping[str, Value], *, model: str
     every = sorted({name for names in known.values() for name in names})
     faults = [
         Fault(
-            what=f"template: the chat template of {model} never reads '{name}'",
+            where="template",
+            what=f"the chat template of {model} never reads '{name}'",
             allowed=f"its arguments: {', '.join(every)}" if every else "it has no arguments",
             hint=nearest(name, every) or "remove it",
         )

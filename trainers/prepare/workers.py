@@ -75,7 +75,7 @@ class Failure(NamedTuple):
         if self.kind is not None:
             return self.kind(faults=self.faults)
         return RuntimeError(
-            f"{self.faults[0].what}\n\nin a process that builds rows:\n{self.trace}"
+            f"{self.faults[0].headline}\n\nin a process that builds rows:\n{self.trace}"
         )
 
 

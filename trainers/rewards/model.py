@@ -29,8 +29,9 @@ def reward_folder(job: Job, named: str) -> Path:
     if named in stages:
         if not objective(stages[named].objective).scores:
             raise InputError(
-                f"stage {job.stage.name}: reward_model names the stage {named}, whose objective is"
+                f"reward_model names the stage {named}, whose objective is"
                 f" {stages[named].objective}",
+                where=f"stage {job.stage.name}",
                 allowed="a stage with objective rm, or a folder",
             )
         folder = job.run / "stages" / (f"{named}-{job.task}" if job.task else named)
@@ -39,7 +40,8 @@ def reward_folder(job: Job, named: str) -> Path:
     if not any((folder / file).is_file() for file in ("adapter_config.json", "config.json")):
         hint = "run that stage first" if named in stages else ""
         raise InputError(
-            f"stage {job.stage.name}: reward_model: {folder} holds no model",
+            f"{folder} holds no model",
+            where=f"stage {job.stage.name}: reward_model",
             allowed="a stage with objective rm, or the folder of a reward model",
             hint=hint,
         )
@@ -54,7 +56,8 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer, folder: Path) -> None:
 
     if not (folder / "tokenizer_config.json").is_file():
         raise InputError(
-            f"stage {job.stage.name}: reward_model: {folder} has no tokenizer",
+            f"{folder} has no tokenizer",
+            where=f"stage {job.stage.name}: reward_model",
             hint="save the tokenizer it was trained with into that folder",
         )
     check_files(str(folder), tokenizer_faults)
@@ -64,8 +67,9 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer, folder: Path) -> None:
         )
     if other.get_vocab() != tokenizer.get_vocab():
         raise InputError(
-            f"stage {job.stage.name}: the reward model in {folder} has another tokenizer"
+            f"the reward model in {folder} has another tokenizer"
             f" ({len(other):,} tokens) than the model it would score ({len(tokenizer):,})",
+            where=f"stage {job.stage.name}",
             hint="train the reward model on the same base: objective rm in the same plan",
         )
 
@@ -97,8 +101,8 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
         kind = str(names[0]) if isinstance(names, list) and names else "a model"
         if "ForSequenceClassification" not in kind:
             raise InputError(
-                f"stage {job.stage.name}: reward_model: {folder} holds {kind},"
-                " which gives no scores",
+                f"{folder} holds {kind}, which gives no scores",
+                where=f"stage {job.stage.name}: reward_model",
                 allowed="a model with a head for one score",
             )
         with reading(folder, "the reward model"):
@@ -127,8 +131,8 @@ def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any
     config = read_adapter_config(folder)
     if config.get("task_type") != "SEQ_CLS":
         raise InputError(
-            f"stage {job.stage.name}: reward_model: the module in {folder} generates text and"
-            " gives no scores",
+            f"the module in {folder} generates text and gives no scores",
+            where=f"stage {job.stage.name}: reward_model",
             allowed="the result of a stage with objective rm",
         )
     register_method(config)

@@ -84,14 +84,12 @@ def reward_files(job: Job) -> list[Path]:
 
 def reward_faults(job: Job) -> list[Fault]:
     """What is wrong with the keys that choose the reward, and with the files that they name."""
-    at = f"stage {job.stage.name}:"
+    at = f"stage {job.stage.name}"
     faults = []
     for fault in key_faults(job.options, response_tokens=job.options.get("response_tokens")):
         in_list = len(fault.place) > 1 and isinstance(fault.place[1], int)
-        where = f" {fault.place[0]}[{fault.place[1]}]:" if in_list else ""
-        faults.append(
-            Fault(what=f"{at}{where} {fault.what}", allowed=fault.allowed, hint=fault.hint)
-        )
+        where = f"{at}: {fault.place[0]}[{fault.place[1]}]" if in_list else at
+        faults.append(Fault(where=where, what=fault.what, allowed=fault.allowed, hint=fault.hint))
     parts = reward_parts(job.options)
     for part in parts:
         if part.source == "reward":
@@ -101,7 +99,8 @@ def reward_faults(job: Job) -> list[Fault]:
         schemas.append(job.options["schema"])
     faults += [
         Fault(
-            what=f"{at} schema: no such file: {job.folder / schema}",
+            where=at,
+            what=f"schema: no such file: {job.folder / schema}",
             allowed="a file with a JSON schema, relative to the plan",
         )
         for schema in schemas
@@ -113,14 +112,15 @@ def reward_faults(job: Job) -> list[Fault]:
 def _function_faults(job: Job, reward: str, at: str) -> list[Fault]:
     path, _, name = reward.rpartition(":")
     if not path or not name.isidentifier():
-        return [Fault(what=f"{at} reward is '{reward}'", allowed="file.py:function")]
+        return [Fault(where=at, what=f"reward is '{reward}'", allowed="file.py:function")]
     file = job.folder / Path(path).expanduser()
     return (
         []
         if file.is_file()
         else [
             Fault(
-                what=f"{at} reward: no such file: {file}",
+                where=at,
+                what=f"reward: no such file: {file}",
                 allowed="file.py:function, relative to the plan",
             )
         ]
@@ -150,8 +150,9 @@ def build_rewards(
     parts = parts_of(job, prompts)
     if not parts:
         raise InputError(
-            f"stage {job.stage.name}: nothing says what reward an answer gets, and not every row of"
+            "nothing says what reward an answer gets, and not every row of"
             " the data has an answer that can be verified",
+            where=f"stage {job.stage.name}",
             allowed=NOTHING_SCORES,
             hint="a reward model is trained with objective rm on pairs",
         )
@@ -210,8 +211,9 @@ def _verifier(job: Job, part: RewardPart, prompts: Sequence[Prompt]) -> Reward:
     if needs_answer and missing:
         listed = ", ".join(map(str, missing[:5]))
         raise InputError(
-            f"stage {job.stage.name}: verifier {kind} needs an answer in every row, and"
-            f" {len(missing):,} have none (rows {listed}{', ...' if len(missing) > 5 else ''})"
+            f"verifier {kind} needs an answer in every row, and"
+            f" {len(missing):,} have none (rows {listed}{', ...' if len(missing) > 5 else ''})",
+            where=f"stage {job.stage.name}",
         )
     named = f"verifier {kind}" if part.name == kind else f"verifier {kind} ({part.name})"
     if kind == "json_schema":

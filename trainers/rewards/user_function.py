@@ -33,29 +33,33 @@ def load_user_reward(named: str, folder: Path) -> Score:
     file, _, name = named.rpartition(":")
     if not file or not name.isidentifier():
         raise InputError(
-            f"reward: '{named}' does not name a function",
+            f"'{named}' does not name a function",
+            where="reward",
             allowed="file.py:function, such as scoring.py:score",
         )
     path = folder / Path(file).expanduser()
     if not path.is_file():
         raise InputError(
-            f"reward: no such file: {path}", allowed="file.py:function, relative to the plan"
+            f"no such file: {path}",
+            where="reward",
+            allowed="file.py:function, relative to the plan",
         )
     spec = importlib.util.spec_from_file_location("own_reward", path)
     if spec is None or spec.loader is None:
-        raise InputError(f"reward: {path} is not a Python file")
+        raise InputError(f"{path} is not a Python file", where="reward")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"reward: {path} cannot be loaded: {type(error).__name__}: {error}"
+            f"{path} cannot be loaded: {type(error).__name__}: {error}", where="reward"
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
         there = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise InputError(
-            f"reward: {path} has no function '{name}'",
+            f"{path} has no function '{name}'",
+            where="reward",
             allowed=", ".join(there) or "it defines no function",
         )
     return _with_checks(function, named)
@@ -76,12 +80,14 @@ def _with_checks(function: Callable[..., Any], named: str) -> Score:
             scores = [None if value is None else float(value) for value in found]
         except (Exception, SystemExit) as error:
             raise TrainingFailed(
-                f"reward: {named} failed: {type(error).__name__}: {error}",
+                f"{named} failed: {type(error).__name__}: {error}",
+                where="reward",
                 hint="it is called as f(prompts=[...], completions=[...], answer=[...])",
             ) from error
         if len(scores) != len(completions):
             raise TrainingFailed(
-                f"reward: {named} returned {len(scores)} scores for {len(completions)} answers",
+                f"{named} returned {len(scores)} scores for {len(completions)} answers",
+                where="reward",
                 allowed="one number for each answer",
             )
         bad = next(
@@ -94,7 +100,8 @@ def _with_checks(function: Callable[..., Any], named: str) -> Score:
         )
         if bad is not None:
             raise TrainingFailed(
-                f"reward: {named} gave {scores[bad]} for the answer {completions[bad][:80]!r}",
+                f"{named} gave {scores[bad]} for the answer {completions[bad][:80]!r}",
+                where="reward",
                 allowed="finite numbers; None where it cannot judge an answer",
             )
         return scores

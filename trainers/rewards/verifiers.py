@@ -93,7 +93,9 @@ def schema_validator(path: Path) -> Callable[[str], bool]:
         kind = validator_for(schema)
         kind.check_schema(schema)
     except (OSError, ValueError, SchemaError) as error:
-        raise InputError(f"{path}: not a JSON schema: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"not a JSON schema: {str(error).splitlines()[0]}", where=str(path)
+        ) from None
     checker = kind(schema)
 
     def valid(answer: str) -> bool:

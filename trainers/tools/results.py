@@ -73,6 +73,7 @@ def record_of(run: Path) -> RunRecord:
     if record is None:
         raise InputError(
             f"{run} is no run folder: it has no {RECORD}",
+            where=str(run),
             hint="`advise run` makes one, and prints where it is",
         )
     return record
@@ -91,19 +92,22 @@ def results_of(run: Path, *, prefix: str = "") -> list[Result]:
     )
     if not last:
         raise InputError(
-            f"{run}: no stage that writes is finished",
+            "no stage that writes is finished",
+            where=str(run),
             hint=f"advise run {shlex.quote(str(run))} resumes the run",
         )
     found = []
     for stage in last:
         if record.is_classifier(stage):
             raise InputError(
-                f"{run}: its result sorts texts into classes and does not write",
+                "its result sorts texts into classes and does not write",
+                where=str(run),
                 hint="load it with transformers' pipeline('text-classification')",
             )
         if record.is_seq2seq(stage):
             raise InputError(
-                f"{run}: its result is a sequence-to-sequence model, which holds no conversation",
+                "its result is a sequence-to-sequence model, which holds no conversation",
+                where=str(run),
                 hint="the page at the end of the run and report.html show how to load it, with"
                 " AutoModelForSeq2SeqLM or AutoPeftModelForSeq2SeqLM",
             )
@@ -139,7 +143,8 @@ def base_of(run: Path, record: RunRecord, stage: StageRecord) -> str:
         if folder.is_dir():
             return str(folder)
     raise InputError(
-        f"{run}: the base of its result is no longer there: {recorded}",
+        f"the base of its result is no longer there: {recorded}",
+        where=str(run),
         hint=(
             f"if it has another place now: advise run {shlex.quote(str(run))} --set model=FOLDER"
             " (FOLDER as seen from the run folder)"

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         first = error.faults[0]
         document = {
             "error": {
-                "what": error.text() if len(error.faults) > 1 else first.what,
+                "what": error.text() if len(error.faults) > 1 else first.headline,
                 "allowed": first.allowed,
                 "hint": first.hint,
                 "exit_code": error.exit_code,
@@ -129,7 +129,8 @@ def example_of(
     if watching.why is not None:
         return None, watching.why
     raise InputError(
-        f"{data}: there is no row {row}",
+        f"there is no row {row}",
+        where=str(data),
         allowed=f"it has {rows_word(watching.seen)}, counted from 1",
     )
 

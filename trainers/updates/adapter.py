@@ -45,7 +45,7 @@ def faults(stage: Stage) -> list[Fault]:
     try:
         BottleneckConfig(**passed)
     except (TypeError, ValueError) as error:
-        return [Fault(what=f"stage {stage.name}: peft: {error}")]
+        return [Fault(where=f"stage {stage.name}: peft", what=str(error))]
     return []
 
 
@@ -62,7 +62,8 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
         find_places(model, config.placement, config.layers)
     except UnsupportedModel as error:
         raise InputError(
-            f"stage {stage.name}: {error}",
+            str(error),
+            where=f"stage {stage.name}",
             hint="another placement may fit; update: lora fits every architecture",
         ) from None
     return config

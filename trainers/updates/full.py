@@ -24,8 +24,9 @@ def faults(stage: Stage) -> list[Fault]:
     if stage.quantization is not None:
         found.append(
             Fault(
+                where=f"stage {stage.name}",
                 what=(
-                    f"stage {stage.name}: quantization {stage.quantization} needs a frozen base,"
+                    f"quantization {stage.quantization} needs a frozen base,"
                     " and update full trains the weights themselves"
                 ),
                 allowed="update: lora",
@@ -34,10 +35,8 @@ def faults(stage: Stage) -> list[Fault]:
     if stage.weights_dtype == "float16":
         found.append(
             Fault(
-                what=(
-                    f"stage {stage.name}: float16 weights cannot be trained in place: their"
-                    " gradients underflow"
-                ),
+                where=f"stage {stage.name}",
+                what=("float16 weights cannot be trained in place: their gradients underflow"),
                 allowed="weights_dtype: bfloat16, or float32 with precision: mixed",
             )
         )

@@ -61,7 +61,8 @@ def _places(stage: Stage, model: Model) -> dict[str, list[str]]:
     # A mixture of experts may have no MLP beside its routed experts, which cannot be scaled.
     if not attention or not (feedforward or find_experts(model)):
         raise InputError(
-            f"stage {stage.name}: IA3 finds neither keys and values nor an MLP in this model",
+            "IA3 finds neither keys and values nor an MLP in this model",
+            where=f"stage {stage.name}",
             allowed=f"layers by one of these names: {', '.join(sum(SCALED, ()))}",
             hint="peft: {target_modules: [...], feedforward_modules: [...]}, or update: lora",
         )

@@ -55,6 +55,7 @@ def _start_faults(stage: Stage) -> list[Fault]:
     if given in NEEDS_DATA:
         return [
             Fault(
+                where=at,
                 what=(
                     f"{at} needs a pass over the data before training, which this trainer does not"
                     " make"
@@ -69,7 +70,8 @@ def _start_faults(stage: Stage) -> list[Fault]:
     ):
         return [
             Fault(
-                what=(f"stage {stage.name}: peft: unknown init_lora_weights {value!r}"),
+                where=f"stage {stage.name}: peft",
+                what=(f"unknown init_lora_weights {value!r}"),
                 allowed=f"true, {', '.join(STARTS)}",
             )
         ]
@@ -77,6 +79,7 @@ def _start_faults(stage: Stage) -> list[Fault]:
     if given.startswith(("pissa", "mica", "orthogonal")) and stage.quantization is not None:
         found.append(
             Fault(
+                where=at,
                 what=(
                     f"{at} decomposes the base's weights, which quantization {stage.quantization}"
                     " has replaced"
@@ -89,7 +92,7 @@ def _start_faults(stage: Stage) -> list[Fault]:
         )
     rank = stage.options.get("rank")
     if given == "orthogonal" and rank is not None and rank % 2:
-        found.append(Fault(what=f"{at} needs an even rank, and rank is {rank}"))
+        found.append(Fault(where=at, what=f"{at} needs an even rank, and rank is {rank}"))
     if not moves_base(value):
         return found
     if stage.objective == "ppo":
@@ -97,10 +100,10 @@ def _start_faults(stage: Stage) -> list[Fault]:
             f"{at} cannot be had in a PPO stage: the value model starts as a copy of the policy's"
             " module, without what the module began with"
         )
-        found.append(Fault(what=what, allowed="true, gaussian, orthogonal, mica"))
+        found.append(Fault(where=at, what=what, allowed="true, gaussian, orthogonal, mica"))
     if stage.peft.get("use_dora"):
         what = f"{at} cannot be had with use_dora: the two together are no plain LoRA when saved"
-        found.append(Fault(what=what, hint="remove one of the two"))
+        found.append(Fault(where=at, what=what, hint="remove one of the two"))
     return found
 
 
@@ -202,15 +205,17 @@ def _check_rank(rank: int, config: Any, model: Model, stage: Stage) -> None:
         name = min(widths, key=lambda key: widths[key])
         if rank > widths[name]:
             raise InputError(
-                f"stage {stage.name}: rank {rank} with init_lora_weights {value} is larger than"
+                f"rank {rank} with init_lora_weights {value} is larger than"
                 f" the {widths[name]} components that {name.rsplit('.', 1)[-1]} has",
+                where=f"stage {stage.name}",
                 allowed=f"rank: 1 to {widths[name]} with it",
             )
     if widths and rank > max(widths.values()):
         name = max(widths, key=lambda key: widths[key])
         raise InputError(
-            f"stage {stage.name}: rank {rank} is larger than every layer it would correct: the"
+            f"rank {rank} is larger than every layer it would correct: the"
             f" widest is {widths[name]} ({name.rsplit('.', 1)[-1]})",
+            where=f"stage {stage.name}",
             allowed=f"rank: 1 to {widths[name]}",
             hint="8 to 64 is usual; update: full trains the whole matrices",
         )

@@ -47,11 +47,12 @@ def faults(stage: Stage) -> list[Fault]:
     """Fields that would start the prefix from something else. What a prefix cannot be combined with
     is in rules/updates/prefix.yaml.
     """
-    at = f"stage {stage.name}:"
+    at = f"stage {stage.name}"
     return [
         Fault(
+            where=at,
             what=(
-                f"{at} peft: '{key}' cannot be set: the prefix starts from the model's own keys and"
+                f"peft: '{key}' cannot be set: the prefix starts from the model's own keys and"
                 " values of a real prompt"
             ),
             hint="remove it; prefix_text chooses the prompt",
@@ -73,15 +74,17 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and length + stage.seq_len > longest:
         raise InputError(
-            f"stage {stage.name}: prefix_tokens {length} and seq_len {stage.seq_len} make"
-            f" {length + stage.seq_len} positions, the model has {longest}"
+            f"prefix_tokens {length} and seq_len {stage.seq_len} make"
+            f" {length + stage.seq_len} positions, the model has {longest}",
+            where=f"stage {stage.name}",
         )
     # Measured, because the keys of configs differ between architectures.
     shapes = {tuple(tensor.shape) for layer in _cache(model, [0]) for tensor in layer}
     if len(shapes) != 1:
         raise InputError(
-            f"stage {stage.name}: the layers of {type(model).__name__} have keys and values of"
+            f"the layers of {type(model).__name__} have keys and values of"
             " different shapes, which PEFT's prefix cannot fill",
+            where=f"stage {stage.name}",
             hint="update: lora fits every architecture",
         )
     _, heads, _, width = next(iter(shapes))
@@ -113,7 +116,8 @@ def start(
     ids = text_ids(tokenizer, text) if text else []
     if len(ids) > length:
         raise InputError(
-            f"stage {stage.name}: prefix_text has {len(ids)} tokens, prefix_tokens is {length}",
+            f"prefix_text has {len(ids)} tokens, prefix_tokens is {length}",
+            where=f"stage {stage.name}",
             hint=f"set prefix_tokens: {len(ids)}, or shorten the text",
         )
     given, used = len(ids), 0
@@ -125,8 +129,8 @@ def start(
         source = "prefix_text and the answers" if text else "the answers"
         hint = f"set prefix_tokens: {max(1, len(ids))}, or add rows"
         raise InputError(
-            f"stage {stage.name}: {source} of all rows have {len(ids)} tokens, prefix_tokens is"
-            f" {length}",
+            f"{source} of all rows have {len(ids)} tokens, prefix_tokens is {length}",
+            where=f"stage {stage.name}",
             hint=hint,
         )
     adapted = cast(AdaptedModel, model)

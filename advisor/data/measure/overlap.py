@@ -147,8 +147,8 @@ def evaluation_rows(
         overlap.rows += 1
         if overlap.rows > MAX_ROWS:
             raise InputError(
-                f"{overlap.path}: an evaluation file of more than {MAX_ROWS:,} rows is not"
-                " compared",
+                f"an evaluation file of more than {MAX_ROWS:,} rows is not compared",
+                where=overlap.path,
                 hint="take a few thousand rows of it",
             )
         overlap.whole.setdefault(hash(normalise("\n".join(parts_of(example)))), example.row)
@@ -158,7 +158,8 @@ def evaluation_rows(
     overlap.skipped = skipped.total
     if not overlap.rows:
         raise InputError(
-            f"{overlap.path}: no row of it can be used",
+            "no row of it can be used",
+            where=overlap.path,
             hint=f"advise check {shlex.quote(overlap.path)}",
         )
     return overlap

@@ -98,7 +98,9 @@ def profile(
     stopped_early = sampled and skipped.seen >= QUICK_ROWS
     if skipped.seen == 0 and not faults.items:
         raise InputError(
-            f"{shown}: there are no rows in it", hint="add one example a line, or name another file"
+            "there are no rows in it",
+            where=shown,
+            hint="add one example a line, or name another file",
         )
     rows, rows_exact = _row_count(found, skipped.seen) if stopped_early else (skipped.seen, True)
     if strict:
@@ -177,8 +179,8 @@ def unusable(profile: DataProfile) -> InputError | None:
         return None
     blocking = [finding for finding in profile.findings if finding.blocks]
     return InputError(
-        faults=[Fault(what=f"{profile.path}: {finding.text}") for finding in blocking]
-        or [Fault(what=f"{profile.path}: nothing can be trained on it")]
+        faults=[Fault(where=profile.path, what=finding.text) for finding in blocking]
+        or [Fault(where=profile.path, what="nothing can be trained on it")]
     )
 
 
@@ -454,7 +456,7 @@ def _keys_twice(rows: list[int]) -> list[Finding]:
 def _unreadable(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]:
     if not faults.items:
         return []
-    shown = "; ".join(fault.what for fault in faults.items[:20])
+    shown = "; ".join(fault.headline for fault in faults.items[:20])
     more = f"; and {len(faults.items) - 20} more" if len(faults.items) > 20 else ""
     return [
         Finding(

@@ -25,11 +25,11 @@ def dataset_folder(where: Path, shown: str) -> Found:
     if (where / "dataset_dict.json").is_file():
         splits = _names(where / "dataset_dict.json", "splits", shown)
         if not splits:
-            raise InputError(f"{shown}: dataset_dict.json names no split")
+            raise InputError("dataset_dict.json names no split", where=shown)
         if "train" not in splits and len(splits) > 1:
             raise InputError(
-                f"{shown}: the data set has the splits {', '.join(splits)} and none is called"
-                " train",
+                f"the data set has the splits {', '.join(splits)} and none is called train",
+                where=shown,
                 hint=f"name one of them: {Path(shown) / splits[0]}",
             )
         split = "train" if "train" in splits else splits[0]
@@ -46,8 +46,8 @@ def dataset_folder(where: Path, shown: str) -> Found:
     missing = [path.name for path in files if not path.is_file()]
     if missing or not files:
         raise InputError(
-            f"{shown}: the data set's files are missing:"
-            f" {', '.join(missing) or 'state.json names none'}",
+            f"the data set's files are missing: {', '.join(missing) or 'state.json names none'}",
+            where=shown,
             hint="save it again with save_to_disk",
         )
     return Found(
@@ -67,12 +67,14 @@ def _json(path: Path, shown: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{shown}: {path.name} cannot be read ({error})",
+            f"{path.name} cannot be read ({error})",
+            where=shown,
             hint="save the data set again with save_to_disk",
         ) from None
     if not isinstance(value, dict):
         raise InputError(
-            f"{shown}: {path.name} is not an object",
+            f"{path.name} is not an object",
+            where=shown,
             hint="save the data set again with save_to_disk",
         )
     return value
@@ -87,7 +89,8 @@ def need_pyarrow(shown: str) -> None:
     """Raises MachineNotReady, with the line to install, if pyarrow is not installed."""
     if importlib.util.find_spec("pyarrow") is None:
         raise MachineNotReady(
-            f"{shown}: Parquet and Arrow files need pyarrow, which is not installed",
+            "Parquet and Arrow files need pyarrow, which is not installed",
+            where=shown,
             hint="pip install 'finetune-advisor[train]', or export the data as JSONL",
         )
 
@@ -119,7 +122,8 @@ def arrow_rows(file: DataFile) -> Iterator[Any]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         first = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise InputError(
-            f"{file.shown}: not a readable {file.container} file ({first})",
+            f"not a readable {file.container} file ({first})",
+            where=file.shown,
             hint="download or export it again",
         ) from None
 

@@ -149,24 +149,27 @@ def _mode(where: Path, shown: str) -> int:
     except FileNotFoundError:
         if where.is_symlink():
             raise InputError(
-                f"{shown}: a link to a file that does not exist ({os.readlink(where)})",
+                f"a link to a file that does not exist ({os.readlink(where)})",
+                where=shown,
                 hint="point the link at the data, or name the file itself",
             ) from None
         raise InputError(
-            f"{shown}: no such file or folder", *_nearest_in_folder(where, shown)
+            "no such file or folder", *_nearest_in_folder(where, shown), where=shown
         ) from None
     except NotADirectoryError:
         raise InputError(
-            f"{shown}: no such file; a part of the path is a file, not a folder"
+            "no such file; a part of the path is a file, not a folder", where=shown
         ) from None
     except PermissionError:
         raise InputError(
-            f"{shown}: no permission to look at it",
+            "no permission to look at it",
+            where=shown,
             hint="ask its owner, or copy the file into a folder of yours",
         ) from None
     except (OSError, ValueError) as error:  # a loop of links, a name too long, a NUL in the name
         raise InputError(
-            f"{shown}: cannot be opened ({getattr(error, 'strerror', None) or error})",
+            f"cannot be opened ({getattr(error, 'strerror', None) or error})",
+            where=shown,
             hint="name the file itself, not a link",
         ) from None
 
@@ -203,31 +206,35 @@ def _look_at(where: Path, shown: str, mode: int) -> DataFile:
         )
         kind = next((text for test, text in kinds if test(mode)), "not a regular file")
         raise InputError(
-            f"{shown}: this is {kind}, not a file",
+            f"this is {kind}, not a file",
             "data is read more than once, so it must be a file or a folder",
             "save it into a file first",
+            where=shown,
         )
     suffix = Path(where.name.lower().removesuffix(".gz")).suffix
     if suffix in OFFICE:
         raise InputError(
-            f"{shown}: {suffix} files are not read",
+            f"{suffix} files are not read",
             f"readable: {READABLE}",
             EXTRACT_TEXT if suffix in DOCUMENTS else SAVE_AS_CSV,
+            where=shown,
         )
     if suffix in IMAGES:
         raise InputError(
-            f"{shown}: this is an image",
+            "this is an image",
             f"readable: {READABLE}",
             "training data is text: one example a line",
+            where=shown,
         )
     head, gzipped = _head(where, shown)
     if not head:
         raise InputError(
-            f"{shown}: the file is empty", hint="add one example a line, or name another file"
+            "the file is empty", where=shown, hint="add one example a line, or name another file"
         )
     if head.startswith(LFS_POINTER):
         raise InputError(
-            f"{shown}: this is a Git LFS pointer, not the data itself",
+            "this is a Git LFS pointer, not the data itself",
+            where=shown,
             hint="run `git lfs pull` in its repository, or download the file",
         )
     if head.startswith((b"PAR1", b"ARROW1")) or suffix in (".parquet", ".arrow"):
@@ -245,12 +252,13 @@ def _look_at(where: Path, shown: str, mode: int) -> DataFile:
                 if "document" in kind
                 else "unpack or export it first"
             )
-            raise InputError(f"{shown}: this is {kind}", f"readable: {READABLE}", hint)
+            raise InputError(f"this is {kind}", f"readable: {READABLE}", hint, where=shown)
     encoding = from_first_bytes(head) or "utf-8"
     text = head.decode(encoding, errors="replace").lstrip("\ufeff \t\r\n")
     if suffix in (".html", ".htm") or text[:200].lower().startswith(HTML_STARTS):
         raise InputError(
-            f"{shown}: this is an HTML page, not data",
+            "this is an HTML page, not data",
+            where=shown,
             hint="the download link probably led to a web page: use the link of the raw file",
         )
     container = _container(where, shown, suffix, text)
@@ -280,10 +288,10 @@ def _head(where: Path, shown: str) -> tuple[bytes, bool]:
             head = raw.read(HEAD_BYTES)
     except PermissionError:
         raise InputError(
-            f"{shown}: no permission to read it", hint=f"chmod u+r {shown}, or ask its owner"
+            "no permission to read it", where=shown, hint=f"chmod u+r {shown}, or ask its owner"
         ) from None
     except OSError as error:
-        raise InputError(f"{shown}: cannot be read ({error.strerror})") from None
+        raise InputError(f"cannot be read ({error.strerror})", where=shown) from None
     if not head.startswith(b"\x1f\x8b"):
         return head, False
     import gzip
@@ -302,7 +310,8 @@ def _head(where: Path, shown: str) -> tuple[bytes, bool]:
             head = b""
         if not head:
             raise InputError(
-                f"{shown}: the gzip data is damaged or cut off",
+                "the gzip data is damaged or cut off",
+                where=shown,
                 hint="download or copy it again; `gzip -t` checks it",
             ) from None
         return head[:HEAD_BYTES], True
@@ -327,9 +336,10 @@ def _container(where: Path, shown: str, suffix: str, text: str) -> str:
         return "csv"
     if container is None:
         raise InputError(
-            f"{shown}: unknown kind of file{f' ({suffix})' if suffix else ' (no ending)'}",
+            f"unknown kind of file{f' ({suffix})' if suffix else ' (no ending)'}",
             f"readable: {READABLE}",
             "rename it by what it holds, or export it",
+            where=shown,
         )
     return container
 
@@ -395,9 +405,10 @@ def _folder(where: Path, shown: str) -> Found:
             else "name the file that holds the examples"
         )
         raise InputError(
-            f"{shown}: {what}{f' (found {counted})' if counted else ' (it is empty)'}",
+            f"{what}{f' (found {counted})' if counted else ' (it is empty)'}",
             f"readable: {READABLE}",
             hint,
+            where=shown,
         )
     tables = [file for file in files if file.container != "text"]
     if tables:
@@ -459,7 +470,8 @@ def not_read(others: dict[str, int]) -> list[str]:
 def _refuse_mixture(shown: str, files: list[DataFile]) -> None:
     names = ", ".join(sorted({f"{file.container} ({file.path.name})" for file in files})[:6])
     raise InputError(
-        f"{shown}: the folder mixes kinds of files: {names}",
+        f"the folder mixes kinds of files: {names}",
+        where=shown,
         hint="name one file, or move what belongs together into a folder of its own",
     )
 
@@ -480,7 +492,9 @@ def _walk(where: Path, unreadable: list[str]) -> Iterator[Path]:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             if folder == where:
-                raise InputError(f"{where}: the folder cannot be read ({error.strerror})") from None
+                raise InputError(
+                    f"the folder cannot be read ({error.strerror})", where=str(where)
+                ) from None
             unreadable.append(f"{folder} ({error.strerror})")
             continue
         below: list[Path] = []
@@ -515,11 +529,12 @@ def open_bytes(file: DataFile) -> IO[bytes]:
         return transcoded(raw, file.encoding) if file.is_wide else raw
     except PermissionError:
         raise InputError(
-            f"{file.shown}: no permission to read it",
+            "no permission to read it",
+            where=file.shown,
             hint=f"chmod u+r {file.shown}, or ask its owner",
         ) from None
     except OSError as error:
-        raise InputError(f"{file.shown}: cannot be read ({error.strerror})") from None
+        raise InputError(f"cannot be read ({error.strerror})", where=file.shown) from None
 
 
 def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:

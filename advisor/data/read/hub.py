@@ -79,8 +79,9 @@ def hub_folder(text: str) -> Path:
     repo, inner = "/".join(parts[:2]), "/".join(parts[2:])
     if find_spec("huggingface_hub") is None:
         raise MachineNotReady(
-            f"{text}: no such file or folder; a data set of the hub needs huggingface_hub, which is"
+            "no such file or folder; a data set of the hub needs huggingface_hub, which is"
             " not installed",
+            where=text,
             hint=f"pip install 'finetune-advisor[train]', or save it as a file: {_saving(repo)}",
         )
     import huggingface_hub
@@ -105,7 +106,7 @@ def hub_folder(text: str) -> Path:
         raise _explained(text, repo, error) from None
     where = found / inner if inner else found
     if not where.exists():
-        raise InputError(f"{text}: the data set has no '{inner}'", _configurations(found))
+        raise InputError(f"the data set has no '{inner}'", _configurations(found), where=text)
     if not inner:
         _refuse_several(text, found)
     _fetched[text] = where
@@ -127,7 +128,8 @@ def _refuse_large(text: str, repo: str, inner: str, api: Any) -> None:
     )
     if size > MOST_BYTES:
         raise InputError(
-            f"{text}: the data set's files have {size / 2**30:.0f} GiB",
+            f"the data set's files have {size / 2**30:.0f} GiB",
+            where=text,
             hint=(
                 f"fetch it yourself and name the folder: hf download --repo-type dataset {repo}"
                 " --local-dir FOLDER"
@@ -139,8 +141,9 @@ def _explained(text: str, repo: str, error: Exception) -> InputError | MachineNo
     kind = type(error).__name__
     if offline():
         return InputError(
-            f"{text}: no such file or folder; as a data set of the hub it is not in the cache, and"
+            "no such file or folder; as a data set of the hub it is not in the cache, and"
             " HF_HUB_OFFLINE is set",
+            where=text,
             hint=f"unset it, or: {_saving(repo)}",
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -155,12 +158,14 @@ def _explained(text: str, repo: str, error: Exception) -> InputError | MachineNo
             else "has no such data set that you may read"
         )
         return InputError(
-            f"{text}: no such file or folder, and the hub {why}",
+            f"no such file or folder, and the hub {why}",
+            where=text,
             hint="check the name; for a private or gated one: hf auth login",
         )
     first = (str(error).splitlines() or [kind])[0][:160]
     return MachineNotReady(
-        f"{text}: no such file or folder, and the hub cannot be reached ({first})",
+        f"no such file or folder, and the hub cannot be reached ({first})",
+        where=text,
         hint=f"check the connection, or save it elsewhere as a file: {_saving(repo)}",
     )
 
@@ -182,7 +187,8 @@ def _refuse_several(text: str, folder: Path) -> None:
     names = [name for name in configurations if (folder / name).is_dir()]
     if len(names) > 1:
         raise InputError(
-            f"{text}: the data set has several configurations: {', '.join(names)}",
+            f"the data set has several configurations: {', '.join(names)}",
+            where=text,
             hint=f"name one: {text}/{names[0]}",
         )
 

@@ -86,7 +86,8 @@ def read_rows(
         collected.raise_if_any()
         if offset == 0:
             raise InputError(
-                f"{found.files[0].shown}: there are no rows in it",
+                "there are no rows in it",
+                where=found.files[0].shown,
                 hint="add one example a line, or name another file",
             )
 
@@ -650,7 +651,7 @@ def _arrow(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
     try:
         yield from enumerate(arrow_rows(file), 1)
     except InputError as error:
-        faults.add(1, error.faults[0].what, error.faults[0].hint)
+        faults.add(1, error.faults[0].headline, error.faults[0].hint)
 
 
 READERS: dict[str, Callable[[DataFile, Faults], Iterator[tuple[int, Any]]]] = {

@@ -566,9 +566,10 @@ def by_mapping(stated: Mapping[str, str], columns: Mapping[str, Column], shown: 
         missing = {"chosen", "rejected"} - has
         if missing:
             raise InputError(
-                f"{shown}: --map names no column for '{missing.pop()}'",
+                f"--map names no column for '{missing.pop()}'",
                 "a preference needs chosen and rejected",
                 "--map question=COL chosen=COL rejected=COL",
+                where=shown,
             )
         name = "preference"
     elif "good" in has and ("messages" in has or {"question", "answer"} <= has):
@@ -600,10 +601,11 @@ def by_mapping(stated: Mapping[str, str], columns: Mapping[str, Column], shown: 
         name = "requests"
     else:
         raise InputError(
-            f"{shown}: --map {' '.join(f'{role}={column}' for role, column in stated.items())}"
+            f"--map {' '.join(f'{role}={column}' for role, column in stated.items())}"
             " makes no known format",
             "question + answer; messages; text; text + label; chosen + rejected; question + answer"
             " + good; question + ground_truth; question",
             "--map question=COL answer=COL",
+            where=shown,
         )
     return Candidate(format=name, mapping=dict(stated), why="as stated with --map")

@@ -74,12 +74,15 @@ def recognise(
         faults.raise_if_any()
         if sample:
             raise InputError(
-                f"{shown}: the rows are {_type_name(sample[0])}, not objects with columns",
+                f"the rows are {_type_name(sample[0])}, not objects with columns",
                 "known: " + _known_formats(),
                 'write each row as {"question": ..., "answer": ...}',
+                where=shown,
             )
         raise InputError(
-            f"{shown}: there are no rows in it", hint="add one example a line, or name another file"
+            "there are no rows in it",
+            where=shown,
+            hint="add one example a line, or name another file",
         )
     columns = tuple(dict.fromkeys(str(name) for row in rows for name in row))
     base = Recognition(
@@ -249,9 +252,10 @@ def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Ca
             f"{candidate.format} ({candidate.why}): {candidate.flag}" for candidate in strong
         )
         raise InputError(
-            f"{shown}: the columns can be read in {len(strong)} ways: {', '.join(columns)}",
+            f"the columns can be read in {len(strong)} ways: {', '.join(columns)}",
             lines,
             "say which one with --map",
+            where=shown,
         )
     return strong[0], tuple(candidate for candidate in candidates if candidate is not strong[0])
 
@@ -267,11 +271,11 @@ def _refuse_single_turns(rows: list[dict[str, Any]], shown: str) -> None:
     )
     if turns > 0.9 * len(rows):
         raise InputError(
-            f"{shown}: each row is a single turn ({', '.join(list(rows[0])[:4])}), not a whole"
-            " conversation",
+            f"each row is a single turn ({', '.join(list(rows[0])[:4])}), not a whole conversation",
             "one conversation is one row",
             'gather the turns of a conversation: {"messages": [{"role": "user", ...}, {"role":'
             ' "assistant", ...}]}',
+            where=shown,
         )
 
 
@@ -297,10 +301,11 @@ def _refuse_mixture(
         f"{count} {name}" for (_, name), count in [(best, answers[best][0]), *strangers.items()]
     )
     raise InputError(
-        f"{shown}: rows of different formats stand in one file (in the sample: {counted} rows)",
+        f"rows of different formats stand in one file (in the sample: {counted} rows)",
         "one file holds one format",
         "split it by format, or name the wanted columns with --map (rows without them are then"
         " counted and left out)",
+        where=shown,
     )
 
 
@@ -356,7 +361,8 @@ def _refuse_unknown(columns: Mapping[str, Column], shown: str) -> NoReturn:
     raise InputError(
         faults=[
             Fault(
-                what=f"{shown}: no known columns. Columns: {seen}",
+                where=shown,
+                what=f"no known columns. Columns: {seen}",
                 allowed=f"known formats: {_known_formats()}; nearest: {close_format}",
                 hint=f"say which column is what: {way}"
                 + (f" ({'; '.join(hints[:3])})" if hints else "")

@@ -257,7 +257,8 @@ def read_mapping(
         if role is None:
             faults.append(
                 Fault(
-                    what=f"--map: unknown role '{spelling}'",
+                    where="--map",
+                    what=f"unknown role '{spelling}'",
                     allowed=f"roles: {', '.join(ROLES)}",
                     hint=nearest(spelling, SPELLINGS),
                 )
@@ -271,7 +272,8 @@ def read_mapping(
                 hint = nearest(column, columns)
             faults.append(
                 Fault(
-                    what=f"--map: {at} has no column '{column}'",
+                    where="--map",
+                    what=f"{at} has no column '{column}'",
                     allowed=f"columns: {', '.join(columns)}",
                     hint=hint,
                 )
@@ -280,7 +282,8 @@ def read_mapping(
         if role in result:
             faults.append(
                 Fault(
-                    what=f"--map: two columns for the role '{role}': {result[role]} and {column}",
+                    where="--map",
+                    what=f"two columns for the role '{role}': {result[role]} and {column}",
                     hint="roles spelt alike: " + ", ".join((role, *ROLES[role])),
                 )
             )

@@ -50,7 +50,9 @@ def _module(name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a file of one's own does while it is read
         del sys.modules[spec.name]
-        raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"cannot be loaded: {type(error).__name__}: {error}", where=str(path)
+        ) from error
     return module
 
 
@@ -61,8 +63,8 @@ def special(method: Method, name: str) -> Callable[..., Any] | None:
         found = getattr(_module(method.arithmetic), name, None)
     if found is None and name == "trainable_params" and isinstance(method, Update):
         raise InputError(
-            f"{method.at}: estimate/methods/{method.arithmetic}.py has no function"
-            " `trainable_params`",
+            f"estimate/methods/{method.arithmetic}.py has no function `trainable_params`",
             "trainable_params(dims, spec) -> int: the parameters that get a gradient",
+            where=method.at,
         )
     return found

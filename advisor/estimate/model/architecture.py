@@ -68,7 +68,7 @@ def shape_from_config(
     """
     wrong = config_faults(config, CONFIG)
     if wrong:
-        raise ConfigError(wrong[0].what.removeprefix(f"{CONFIG}: "))
+        raise ConfigError(wrong[0].what)
     try:
         shape = _shape(config, id_, origin=origin, source=source, params=params)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -302,11 +302,12 @@ def run_specs(
     except (json.JSONDecodeError, RecursionError) as error:
         where = f":{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(
-            f"specs{where}: not valid JSON", "a JSON list of run specs", EXAMPLE
+            "not valid JSON", "a JSON list of run specs", EXAMPLE, where=f"specs{where}"
         ) from None
     if not isinstance(items, list):
         raise InputError(
-            f"specs: a JSON list is expected, found {type(items).__name__}",
+            f"a JSON list is expected, found {type(items).__name__}",
+            where="specs",
             allowed=EXAMPLE,
             hint="put one spec into [ ]",
         )
@@ -323,4 +324,4 @@ def run_specs(
 
 def _on_one_line(fault: Fault) -> str:
     more = [part for part in (fault.allowed, fault.hint) if part and len(part) < LONG]
-    return f"{fault.what} ({'; '.join(more)})" if more else fault.what
+    return f"{fault.headline} ({'; '.join(more)})" if more else fault.headline

@@ -154,11 +154,13 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         faults += _frozen_only(scheme.update, at)
     size, active = given.get("model_params_b"), given.get("active_params_b")
     if size and active and active > size:
-        what = f"{at}: active_params_b {active:g} with model_params_b {size:g}"
-        faults.append(Fault(what=what, allowed="a token passes through a part of the weights"))
+        what = f"active_params_b {active:g} with model_params_b {size:g}"
+        faults.append(
+            Fault(where=at, what=what, allowed="a token passes through a part of the weights")
+        )
     if not {"model", "architecture", "model_params_b"} & set(given):
         allowed = "give model, architecture or model_params_b"
-        faults.append(Fault(what=f"{at}: no model", allowed=allowed))
+        faults.append(Fault(where=at, what="no model", allowed=allowed))
     if faults:
         return faults
     fields = {key: value for key, value in given.items() if key in _FIELDS}
@@ -207,4 +209,4 @@ def _frozen_only(update: str, at: str) -> list[Fault]:
         return []
     modules = [one.id for one in methods().updates.values() if one.is_module]
     allowed = f"quantised weights are frozen: update {', '.join(modules)}"
-    return [Fault(what=f"{at}: {update} fine-tuning of a quantised model", allowed=allowed)]
+    return [Fault(where=at, what=f"{update} fine-tuning of a quantised model", allowed=allowed)]

@@ -160,7 +160,7 @@ def test_ppo_refuses_a_start_that_takes_from_the_base(align):
     from trainers.updates import lora
 
     job = align("ppo", peft={"init_lora_weights": "olora"})
-    assert any("value model" in fault.what for fault in lora.faults(job.stage))
+    assert any("value model" in fault.headline for fault in lora.faults(job.stage))
 
 
 @pytest.mark.slow
