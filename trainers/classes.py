@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.progress import followed
 from advisor.plan.record import Check, Confusion, Evaluation, Metric, Sample
 from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
@@ -159,7 +160,8 @@ def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
             found[place] = line
 
     with evaluating(model):
-        for start in range(0, len(order), BATCH):
+        starts = range(0, len(order), BATCH)
+        for start in followed(starts, "predictions", unit="texts", each=BATCH, of=len(order)):
             in_halves(order[start : start + BATCH], look_at)
     return torch.stack([found[place] for place in range(len(rows))])
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 from advisor.data import recognise
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault
+from advisor.ground.progress import followed
 from advisor.plan.rollouts import asks_server
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import held_out, mean_loss, padded_batch
@@ -23,9 +24,9 @@ from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job, label
 from trainers.frame.machine import check_versions, torch_device
-from trainers.frame.parts import followed
 from trainers.frame.rows import prepare_rows
 from trainers.frame.stage import Objective
+from trainers.frame.telling import say
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared, Row
 from trainers.prepare.prompts import PROMPTS, Prompt
@@ -142,7 +143,6 @@ class Distillation(Objective[Row]):
     ) -> list[Written]:
         """The teacher's answers to the requests, from the run folder as far as they are there."""
         from trainers.frame.loading import enable_stop_tokens
-        from trainers.frame.progress import say
         from trainers.rollouts.engine import Sampling
         from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
 
@@ -200,7 +200,6 @@ class Distillation(Objective[Row]):
         sequences: Sequence[Sequence[Row]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from trainers.frame.progress import say
         from trainers.frame.rows_dataset import rows_dataset
         from trainers.prepare import dataset_columns
 
@@ -258,7 +257,7 @@ class DistillationEvaluator(TextEvaluator):
 
     def own_scores(self) -> dict[str, list[float]]:
         found = []
-        for row in followed(self.rows, "rows beside the teacher"):
+        for row in followed(self.rows, "distance to the teacher"):
             batch = padded_batch(
                 [row], self.trainer.processing_class.pad_token_id, self.trainer.args.device
             )

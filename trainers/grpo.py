@@ -27,6 +27,7 @@ from trainers.frame import settings, stage
 from trainers.frame.job import Job, label
 from trainers.frame.machine import is_main_process
 from trainers.frame.stage import Objective
+from trainers.frame.telling import say
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS, Prompt
@@ -136,7 +137,6 @@ class GRPO(Objective[Prompt]):
         sequences: Sequence[Sequence[Prompt]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from trainers.frame.progress import say
         from trainers.frame.rows_dataset import rows_dataset
         from trainers.rewards.in_trl import Scored, WatchCallback, reward_functions
         from trainers.rollouts.transformers_engine import TransformersEngine

@@ -185,6 +185,7 @@ def run_plan(
             gpus=checked.gpus.environment,
             server_gpus=checked.gpus.server,
             max_steps=max_steps,
+            memory_bytes=machine.ram_total_bytes,
             lock_fd=folder.lock_fd,
         )
         if dry_run:

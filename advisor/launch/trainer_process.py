@@ -39,6 +39,7 @@ class TrainerStarter:
     # The same for a vLLM server.
     server_gpus: Mapping[str, str | None] = field(default_factory=dict)
     max_steps: int | None
+    memory_bytes: int | None = None  # of this computer, within the limits of its container
     lock_fd: int  # the run folder's lock, which the child holds on to
 
     def train(
@@ -105,6 +106,8 @@ class TrainerStarter:
         own = [env["PYTHONPATH"]] if env.get("PYTHONPATH") else []
         env["PYTHONPATH"] = os.pathsep.join([str(self.package_folder), *own])
         env["PYTHONSAFEPATH"] = "1"
+        if self.memory_bytes is not None:
+            env["ADVISE_MEMORY_BYTES"] = str(self.memory_bytes)  # shown beside what is in use
         env["ADVISE_TELLS_ERRORS"] = "1"  # the trainer leaves error.json and need not print it too
         if self.launch.device == "cpu":
             env |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "-1"}

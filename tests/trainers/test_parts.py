@@ -1,70 +1,53 @@
-"""What a part of a stage without steps shows while it is at work."""
+"""What a part of a stage shows while it is at work."""
 
 from __future__ import annotations
 
-import io
-import sys
 import time
 
 import pytest
 
 pytest.importorskip("torch")
 
-from trainers.frame import parts as module
-from trainers.frame.parts import AFTER, BEFORE, LOAD, TRAIN, Parts, Wait, followed
+from advisor.ground.progress import board, followed
+from trainers.frame.parts import BEFORE, LOAD, TRAIN, Parts
 
 
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_long_part_says_from_time_to_time_how_many_rows_are_done(monkeypatch, capsys):
-    """Loading says that it goes on, measuring how far it is; the steps have their own display."""
-    monkeypatch.setattr(module, "LINE_EVERY_S", 0.02)
+def test_a_part_is_said_and_is_a_wait(capsys):
+    """What goes on inside it is a wait inside; the steps are a wait of their own."""
     with Parts("sft", shown=True) as parts:
         parts.begin(LOAD)
-        time.sleep(0.1)
+        assert [wait.what for wait in board.waits] == ["loading rows and model"]
         parts.begin(BEFORE)
-        for _ in followed([1, 2, 3], "rows"):
-            time.sleep(0.06)
+        for _ in followed([1, 2, 3], "losses"):
+            assert [wait.what for wait in board.waits] == [
+                "measuring the model before training",
+                "losses",
+            ]
+            time.sleep(0.02)
         parts.begin(TRAIN)
-        assert Wait.at_work is None
-        assert list(followed([1, 2], "rows")) == [1, 2]
+        assert board.waits == []
     said = capsys.readouterr().err
-    assert "sft: loading rows and model: under 1 s so far" in said
-    assert "sft: measuring the model before training: 2 of 3 rows, under 1 s so far" in said
-    assert parts.times().before_s >= 0.18
+    assert said == "sft: loading rows and model\nsft: measuring the model before training\n"
+    assert parts.times().before_s >= 0.06
 
 
-def test_a_terminal_gets_a_bar_which_goes_with_an_error(monkeypatch):
-    """Nothing of it stays: no bar, no hidden cursor, the stream as it was."""
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
+def test_an_error_leaves_no_wait_behind():
+    """Nothing is shown once the stage has ended, however it did."""
 
     def fail_on_the_way():
         with Parts("sft", shown=True) as parts:
-            parts.begin(AFTER)
+            parts.begin(BEFORE)
             for place in followed(range(0, 16, 4), "sample answers", each=4, of=16):
                 if place == 8:
-                    assert Wait.at_work is not None
-                    task = Wait.at_work.bar.tasks[0]
-                    assert (task.completed, task.total) == (8, 16)
                     raise ValueError("in the midst")
 
     with pytest.raises(ValueError, match="in the midst"):
         fail_on_the_way()
-    assert Wait.at_work is None
-    assert sys.stderr is screen
-    assert screen.getvalue().count("\x1b[?25h") == screen.getvalue().count("\x1b[?25l") > 0
+    assert board.waits == []
 
 
 def test_who_does_not_show_says_nothing(capsys):
     """Other processes than the main one."""
     with Parts("sft", shown=False) as parts:
         parts.begin(LOAD)
-        assert Wait.at_work is None
     assert capsys.readouterr().err == ""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
+from advisor.ground.progress import followed, waiting
 from advisor.plan.record import Check, Evaluation
 from advisor.plan.record import Sample as SampleRecord
 from trainers.evaluation.loss import (
@@ -33,7 +34,6 @@ from trainers.evaluation.metrics import Comparison, compare, compare_answers, ve
 from trainers.evaluation.saved_result import check_stops
 from trainers.frame.files import keep_value, kept_value
 from trainers.frame.job import Job
-from trainers.frame.parts import followed
 from trainers.frame.types import Tokenizer, Trainer
 from trainers.prepare import ANSWERS, Prepared, Row, Templater, prepare_stage_rows
 
@@ -98,15 +98,17 @@ class TextEvaluator:
 
     def _measure(self, *, bounded: bool = True) -> Measurements:
         began = time.monotonic()
-        losses, general, scores = (
-            self.losses(self.rows),
-            self.losses(self.general_rows),
-            self.own_scores(),
-        )
+        with waiting("held-out rows"):
+            losses = self.losses(self.rows)
+        with waiting("general prompts"):
+            general = self.losses(self.general_rows)
+        scores = self.own_scores()
         samples: list[Sample] = []
         writing = time.monotonic()
         starts = range(0, len(self.prompts), BATCH)
-        for start in followed(starts, "sample answers", each=BATCH, of=len(self.prompts)):
+        for start in followed(
+            starts, "sample answers", unit="answers", each=BATCH, of=len(self.prompts)
+        ):
             if bounded and start and time.monotonic() - writing > GENERATION_S:
                 break
             batch = self.prompts[start : start + BATCH]

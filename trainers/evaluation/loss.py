@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from advisor.ground.progress import followed
+from trainers.frame.counting_answers import counting_answers
 from trainers.frame.evaluating import evaluating
 from trainers.frame.out_of_memory import in_halves
-from trainers.frame.parts import followed
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import IGNORED, Row
 
@@ -90,7 +91,7 @@ def row_losses(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
         return []
     model, found = trainer.model, []
     with evaluating(model):
-        for row in followed(rows, "rows"):
+        for row in followed(rows, "losses"):
             found.append(
                 float(
                     trainer.compute_loss(
@@ -117,7 +118,7 @@ def answer_log_probs(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     partly = "logits_to_keep" in inspect.signature(type(plain).forward).parameters
     with evaluating(model):
-        for row in followed(rows, "rows"):
+        for row in followed(rows, "probabilities"):
             inputs = padded_batch([row], trainer.processing_class.pad_token_id, trainer.args.device)
             labels_T = inputs.pop("labels")[0]
             learned = (labels_T != IGNORED).nonzero()[:, 0]
@@ -184,9 +185,11 @@ def _answers(
         add_special_tokens=special,
         return_token_type_ids=False,
     ).to(device)
-    with generating(model):
+    width = encoded["input_ids"].shape[1]
+    with generating(model), counting_answers(len(rows), limit, "answers at once") as count:
         output = model.generate(
             **encoded,
+            logits_processor=[count.watch(width, stops_of(model))],
             max_new_tokens=limit,
             do_sample=False,
             temperature=None,
@@ -194,7 +197,7 @@ def _answers(
             top_k=None,
             use_cache=True,
         )
-    written = output[:, encoded["input_ids"].shape[1] :]
+    written = output[:, width:]
     return samples_of(written.tolist(), model, tokenizer)
 
 
@@ -218,8 +221,7 @@ def samples_of(
     written: Iterable[Sequence[int]], model: Model, tokenizer: Tokenizer
 ) -> list[Sample]:
     """The texts that the model wrote, each up to the first token that ends an answer."""
-    stops = model.generation_config.eos_token_id
-    stop_ids = set(stops if isinstance(stops, list) else [stops])
+    stop_ids = set(stops_of(model))
     samples = []
     for line in written:
         end = next((place for place, token in enumerate(line) if token in stop_ids), None)
@@ -232,6 +234,12 @@ def samples_of(
             )
         )
     return samples
+
+
+def stops_of(model: Model) -> list[int]:
+    """The tokens that end an answer; [] if the model names none."""
+    stops = model.generation_config.eos_token_id
+    return list(stops) if isinstance(stops, list) else [] if stops is None else [stops]
 
 
 def sample_limit(rows: Sequence[Row]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from advisor.ground.progress import followed
 from advisor.plan.record import Check, Evaluation, Metric
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import proportion_interval
@@ -14,7 +15,6 @@ from trainers.frame.evaluating import evaluating
 from trainers.frame.files import keep_value, kept_value
 from trainers.frame.job import Job
 from trainers.frame.out_of_memory import in_halves
-from trainers.frame.parts import followed
 from trainers.frame.types import Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import Pair
@@ -48,7 +48,11 @@ def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
             [
                 part
                 for at in followed(
-                    range(0, len(rows), AT_ONCE), "pairs", each=AT_ONCE, of=len(rows)
+                    range(0, len(rows), AT_ONCE),
+                    "scores",
+                    unit="pairs",
+                    each=AT_ONCE,
+                    of=len(rows),
                 )
                 for part in in_halves(rows[at : at + AT_ONCE], scored)
             ]

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from advisor.ground.progress import followed
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.held_out import collated, on_device
-from trainers.evaluation.loss import SAMPLES, Sample, generating, samples_of
+from trainers.evaluation.loss import SAMPLES, Sample, generating, samples_of, stops_of
+from trainers.frame.counting_answers import counting_answers
 from trainers.frame.evaluating import evaluating
 from trainers.frame.out_of_memory import in_halves
-from trainers.frame.parts import followed
 from trainers.frame.types import Model, Tokenizer
 from trainers.prepare import IGNORED
 from trainers.prepare.rewriting import Rewriting, rewriting_columns
@@ -68,7 +69,7 @@ class RewritingEvaluator(TextEvaluator):
         """Loss per token of the output of each row."""
         found = []
         with evaluating(self.trainer.model):
-            for row in followed(rows, "rows"):
+            for row in followed(rows, "losses"):
                 found.append(sum_of_losses(self.trainer, [row]) / row.learned)
         return found
 
@@ -86,9 +87,10 @@ def _outputs(
     encoded = tokenizer.pad(
         {"input_ids": [list(row.input_ids) for row in rows]}, return_tensors="pt"
     ).to(device)
-    with generating(model):
+    with generating(model), counting_answers(len(rows), limit, "answers at once") as count:
         output = model.generate(
-            **encoded, max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True
-        )
+            **encoded, max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True,
+            logits_processor=[count.watch(1, stops_of(model))],
+        )  # fmt: skip
     written = output[:, 1:]  # without the decoder's start token
     return samples_of(written.tolist(), model, tokenizer)

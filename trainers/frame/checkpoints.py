@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from advisor.ground.disk import DISK
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
+from advisor.ground.progress import waiting
 from advisor.plan.record import SavedFile
 from trainers.frame.checkpoint_store import CheckpointStore, disk_refused
 from trainers.frame.experts import own_router_settings
@@ -170,7 +171,7 @@ class SafeCheckpoints:
         wait_for_all()
         self._writes_into = str(store.unfinished(self.state.global_step).parent)
         try:
-            with store.writing():
+            with store.writing(), waiting("saving a checkpoint"):
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
         finally:
             self._writes_into = None

@@ -14,6 +14,7 @@ from trainers.frame import settings
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter, is_main_process
+from trainers.frame.telling import say
 from trainers.frame.types import Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.sequences import lengths
@@ -43,7 +44,7 @@ def measure(
         versions: Of the libraries, for the record.
         evaluate: The loss of one evaluation batch, or None if there is none.
     """
-    from trainers.frame.progress import RunCallback, say
+    from trainers.frame.progress import RunCallback
 
     stage, processes = job.stage, settings.world_size()
     micro_batches = min(stage.grad_accum, MICRO_BATCHES)

@@ -20,6 +20,7 @@ from typing import Any
 from advisor.ground.disk import DISK
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write
+from advisor.ground.progress import followed
 from advisor.methods import methods
 from advisor.plan.record import HeldOut
 from trainers.evaluation.loss import held_out
@@ -199,7 +200,9 @@ class HeldOutCurve:
         before, now.doing = now.doing, EVALUATING  # an error that leaves keeps it
         sums = [
             (0.0, 0.0) if batch is None else self._sums(place, batch)
-            for place, batch in enumerate(self.batches)
+            for place, batch in enumerate(
+                followed(self.batches, "held-out loss", unit="micro-batches")
+            )
         ]
         now.doing = before
         restore_random_states(states)

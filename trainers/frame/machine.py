@@ -27,6 +27,7 @@ from advisor.ground.errors import Fault, MachineNotReady
 from advisor.ground.resources import resource_root
 from advisor.methods.optimizers import Optimizer
 from trainers.frame.foreign_code import never_ask
+from trainers.frame.library_waits import watch_libraries
 from trainers.frame.types import Device
 
 # Set before the libraries are imported: huggingface_hub reads these once. TRL sends a usage ping
@@ -145,6 +146,7 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
+    watch_libraries()
     never_ask()
     bound_chat_templates()
 
@@ -211,6 +213,8 @@ def usable_cores() -> int:
 
 
 LONGEST_WAIT_H = 24  # for another process; one that ends is noticed at once
+
+MEMORY_LIMIT = "ADVISE_MEMORY_BYTES"  # set by `advise run`: what this computer lets a run use
 
 KERNELS_KEPT = 128  # several times what one step needs; no step was slower with 32
 
@@ -341,6 +345,7 @@ class MemoryMeter:
         self.on_gpu = device.type == "cuda"
         self.device = device
         self.baseline_bytes = 0
+        self.total_bytes: int | None = None  # of the GPU
         self.reset()
         if not self.on_gpu:
             self.baseline_bytes = resident_bytes()
@@ -368,6 +373,19 @@ class MemoryMeter:
             return int(torch.cuda.max_memory_allocated(self.device))
         peak = _status_bytes("VmHWM")
         return max(0, (peak if peak is not None else _highest_resident()) - self.baseline_bytes)
+
+    def in_use(self) -> tuple[int, int | None]:
+        """(bytes now, the limit if it is known): what torch holds of the GPU, or what this process
+        holds of the computer's memory.
+        """
+        if not self.on_gpu:
+            limit = os.environ.get(MEMORY_LIMIT, "")
+            return resident_bytes(), int(limit) if limit.isdigit() else None
+        import torch
+
+        if self.total_bytes is None:
+            self.total_bytes = int(torch.cuda.get_device_properties(self.device).total_memory)
+        return int(torch.cuda.memory_reserved(self.device)), self.total_bytes
 
     def reserved_bytes(self) -> int | None:
         """What torch reserved at its peak; None on the CPU."""

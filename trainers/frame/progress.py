@@ -1,11 +1,10 @@
-"""What a run shows and records while it trains: metrics.jsonl and a progress display; and the end
+"""What a run shows and records while it trains: its steps as a wait, and metrics.jsonl; and the end
 of a run that has gone wrong.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,72 +13,23 @@ from typing import Any
 from transformers import TrainerCallback
 
 from advisor.ground.errors import TrainingFailed
-from advisor.ground.terminal import console, show_streams, shown
-from advisor.ground.units import format_duration, format_gib
+from advisor.ground.progress import Wait, board
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.held_out_curve import HeldOutCurve
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.frame.metrics_file import append_line, metric_name
 from trainers.frame.save_clock import SaveClock
 from trainers.frame.stopping import request
+from trainers.frame.telling import say
 
 # Entries of the library's own log, which it keeps in memory and writes into each checkpoint. All of
 # them are in metrics.jsonl.
 KEPT_LOGS = 20
-LINE_EVERY_S = 10.0  # without a terminal
 SHOWN = 2  # numbers of the objective beside the loss: the loss of GRPO is zero by construction
 
 
-def say(text: str) -> None:
-    """Print a message on stderr."""
-    print(shown(text), file=sys.stderr, flush=True)
-
-
-class Display:
-    """A progress bar on a terminal, elsewhere a line from time to time."""
-
-    def __init__(self, label: str, steps: int, *, shown: bool = True) -> None:
-        self.label, self.steps = label, steps
-        self.bar: Any = None
-        self.last_line_s = 0.0
-        self.shown = shown
-        if shown and sys.stderr.isatty():
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            self.bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=None),
-                TextColumn("{task.completed}/{task.total}", markup=False),
-                TextColumn("{task.fields[text]}", markup=False),
-                console=console(stderr=True),
-            )
-            self.bar.start()
-            show_streams()  # rich has put its own in place, which read colours out of any text
-            self.task = self.bar.add_task(label, total=steps, text="")
-
-    def show(self, step: int, text: str, *, important: bool = False) -> None:
-        """Show that a step is done; without a terminal only from time to time, or if it is
-        important.
-        """
-        if self.bar is not None:
-            self.bar.update(self.task, completed=step, text=text)
-        elif self.shown and (
-            important
-            or step in (1, self.steps)
-            or time.monotonic() - self.last_line_s >= LINE_EVERY_S
-        ):
-            self.last_line_s = time.monotonic()
-            say(f"{self.label}: step {step}/{self.steps}  {text}")
-
-    def close(self) -> None:
-        """End the display."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-
-
 class RunCallback(TrainerCallback):
-    """Writes a line of metrics per logged step, updates the display, marks checkpoints as complete,
+    """Writes a line of metrics per logged step, shows the steps, marks checkpoints as complete,
     measures the held-out loss when it is due, decides when to save, and stops a run that was asked
     to stop, whose loss is not finite, or whose held-out loss does not improve any more.
 
@@ -90,7 +40,7 @@ class RunCallback(TrainerCallback):
         metrics: The file for the lines; None: write none.
         stage: The name of the stage, in the lines.
         task: The name of the task, in the lines.
-        label: What the display calls the stage.
+        label: What messages call the stage.
         steps: Optimizer steps of the whole run.
         memory: The meter whose peak is shown.
         store: The stage's checkpoints; None: none is written.
@@ -119,8 +69,9 @@ class RunCallback(TrainerCallback):
         self.memory, self.store, self.scaled = memory, store, scaled
         self.logged, self.saves = logged, saves
         self.stopped_at: int | None = None  # the step after which it was asked to stop
-        self.display_args = (label, steps, shown)
-        self.display: Display | None = None
+        self.label, self.shown = label, shown
+        self.wait: Wait | None = None  # for the steps
+        self.parts: Wait | None = None  # for the micro-batches of one step
         self.trainer: Any = None  # set once the trainer is made, which needs its callbacks
         self.curve: HeldOutCurve | None = None  # likewise; None: nothing is measured on the way
         self.held_out: dict[int, float] = {}  # step -> held-out loss
@@ -136,13 +87,30 @@ class RunCallback(TrainerCallback):
         self.first_step = self.last_step = state.global_step
         if self.saves is not None:
             self.saves.begin()
-        label, steps, shown = self.display_args
-        self.display = Display(label, steps, shown=shown)
+        if self.shown:
+            board.label = self.label
+            self.wait = board.open(
+                "training", total=self.steps, unit="steps", done=state.global_step
+            )
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.shown and args.gradient_accumulation_steps > 1:
+            total = args.gradient_accumulation_steps
+            self.parts = board.open("this step", total=total, unit="micro-batches")
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.parts is not None:
+            self.parts()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure and save what is due, and stop if any process was asked to. Log what was
         measured, what is saved, and the last step, whatever the distance between two lines.
         """
+        if self.parts is not None:
+            board.close(self.parts)
+            self.parts = None
+        if self.wait is not None:
+            self.wait.done = state.global_step
         if self.curve is not None and self.curve.is_due(state.global_step):
             began_s = time.monotonic()
             self.held_out[state.global_step] = self.curve.measure(state.global_step)
@@ -176,9 +144,10 @@ class RunCallback(TrainerCallback):
         if is_stopped and step < self.steps:
             control.should_training_stop = True
             self.stopped_at = step
-            if self.display_args[2]:
-                label = self.display_args[0]
-                say(f"{label}: stopping after step {step} of {self.steps}: saving a checkpoint")
+            if self.shown:
+                say(
+                    f"{self.label}: stopping after step {step} of {self.steps}: saving a checkpoint"
+                )
         # transformers counts its own steps: those of the plan that the checkpoint came from.
         control.should_save = is_due or control.should_training_stop or step >= self.steps
 
@@ -227,17 +196,20 @@ class RunCallback(TrainerCallback):
             * (now - self.began_s)
             / max(state.global_step - self.first_step, 1)
         )
-        if self.display is not None:
+        if self.wait is not None:
             own = "".join(
-                f"  {key.split('/')[-1].replace('_', ' ')} {logs[key]:.3f}"
+                f", {key.split('/')[-1].replace('_', ' ')} {logs[key]:.3f}"
                 for key in [key for key in self.logged if logs.get(key) is not None][:SHOWN]
             )
-            self.display.show(
+            self.wait.at(
                 state.global_step,
-                f"loss {loss:.3f}{self._last_held_out()}{own}  {per_s:,.0f} tokens/s "
-                f" {format_duration(left_s)} left  {format_gib(memory)}",
-                important=held_out is not None,
+                text=f"loss {loss:.3f}{self._last_held_out()}{own}, {per_s:,.0f} tokens/s",
+                left_s=left_s,
             )
+            if state.global_step >= self.steps:
+                board.say_now()
+            elif held_out is not None or state.global_step == self.first_step + 1:
+                board.say_in_log()
         # With loss scaling (fp16) a step with infinite gradients is skipped and the scale lowered,
         # so only the loss counts.
         if not math.isfinite(loss) or (
@@ -291,15 +263,16 @@ class RunCallback(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        if self.display is not None:
-            self.display.close()
+        if self.wait is not None:
+            board.close(self.wait)
+            self.wait = None
 
     def _last_held_out(self) -> str:
         if not self.held_out:
             return ""
         step, loss = max(self.held_out.items())
         at = "" if step == self.last_step else f" (step {step})"
-        return f"  held-out {loss:.3f}{at}"
+        return f", held-out {loss:.3f}{at}"
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.metrics is not None:

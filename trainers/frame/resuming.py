@@ -15,6 +15,7 @@ from trainers.frame.depends_on import dependencies
 from trainers.frame.job import Job, label
 from trainers.frame.machine import is_main_process, process_count, wait_for_all
 from trainers.frame.metrics_file import cut_metrics, last_elapsed_s, unreadable_lines
+from trainers.frame.telling import say
 from trainers.prepare import Prepared
 from trainers.prepare.prepared import rows_digest
 
@@ -26,7 +27,6 @@ def last_checkpoint(job: Job, store: CheckpointStore) -> tuple[Path, Mapping[str
     The main process looks first and moves damaged ones aside; the others look at what is left, so
     that all take the same one. Call it once the processes are connected.
     """
-    from trainers.frame.progress import say
 
     def said(line: str) -> None:
         say(f"{label(job)}: {line}")
@@ -83,8 +83,6 @@ def resume_metrics(
     """(the losses of the steps before the checkpoint, whose lines stay in metrics.jsonl, the clock
     at the last of them, in seconds of training); says where training resumes.
     """
-    from trainers.frame.progress import say
-
     after = resume[1]["step"] if resume is not None else 0
     path, of_stage = job.run / "metrics.jsonl", _Of(stage=job.stage.name, task=job.task)
     losses, dropped = cut_metrics(path, **of_stage, after=after)

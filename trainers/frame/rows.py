@@ -16,6 +16,7 @@ from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import InputError, MachineNotReady
 from trainers.frame.job import Job, label
 from trainers.frame.machine import is_main_process, process_count
+from trainers.frame.telling import say
 from trainers.frame.types import Model, Tokenizer
 from trainers.frame.waiting import others_wait_for, wait_for
 from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, pack
@@ -158,8 +159,6 @@ def unpacked_if_seen(job: Job, data: Prepared[Any], model: Model) -> tuple[Job, 
         f" {micro * accum} in an optimizer step, about as many as packed"
     )
     if is_main_process():
-        from trainers.frame.progress import say
-
         say(f"{label(job)}: WARNING: {note}")
     # Not `stage`, in which this machine's attention stands: checkpoints depend on the plan's.
     changed = replace(job.entry.stage, packing=False, micro_batch_size=micro, grad_accum=accum)

@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.progress import board, waiting
 from advisor.methods import methods
 from advisor.methods.optimizers import optimizer
 from advisor.plan.record import (
@@ -70,7 +71,7 @@ from trainers.frame.resuming import evaluated, last_checkpoint, open_store, resu
 from trainers.frame.rows import prepare_rows, unpacked_if_seen
 from trainers.frame.save_clock import save_clock
 from trainers.frame.stopping import end_if_asked, request
-from trainers.frame.telling import tell
+from trainers.frame.telling import say, tell
 from trainers.frame.token_counting import Tokens
 from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
@@ -267,7 +268,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     Raises InputError for a plan or data that cannot be trained on, MachineNotReady for what the
     machine lacks, and TrainingFailed if training goes wrong or has no effect.
     """
-    with Parts(label(job), shown=is_main_process() and not job.dry_run) as parts:
+    with Parts(label(job), shown=is_main_process(), folder=job.run) as parts:
         _train(job, objective, parts)
 
 
@@ -282,7 +283,7 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
 
     from trainers.frame.attention import with_attention
     from trainers.frame.loading import check_vocabulary, enable_stop_tokens
-    from trainers.frame.progress import RunCallback, say
+    from trainers.frame.progress import RunCallback
 
     shown = is_main_process()
     job = with_attention(job, device)
@@ -295,6 +296,7 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
 
     check_held_out(job, data.holdout, has_loss=objective.measures_loss)
     memory = memory_meter(device)
+    board.memory = memory.in_use
     model = objective.load(job, device, update, tokenizer, data)
     check_vocabulary(model, tokenizer, chain(data.train, data.holdout))
     stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []
@@ -391,8 +393,10 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
     round_to_base(trained)
     if hasattr(trained.config, "use_cache"):
         trained.config.use_cache = True
-    files = objective.save(job, trainer, trained, tokenizer)
-    checks: list[Check] = check_saved(job, trained, job.output, probe, before)
+    with waiting("saving the result"):
+        files = objective.save(job, trainer, trained, tokenizer)
+    with waiting("checking the saved result"):
+        checks: list[Check] = check_saved(job, trained, job.output, probe, before)
     checks += rounding_checks(job)
     rewards, noticed = objective.about_rewards(job)
     checks += noticed
@@ -432,7 +436,6 @@ def rows_at_once(job: Job) -> RowsAtOnce:
     """How many rows of a micro-batch go through the device at once. Says so if an earlier attempt
     of the stage ran out of memory.
     """
-    from trainers.frame.progress import say
 
     def tell(text: str) -> None:
         if is_main_process():
@@ -458,8 +461,6 @@ def held_out_curve(
     """What measures the held-out loss while the stage trains; None if nothing is measured. Says
     what it will measure.
     """
-    from trainers.frame.progress import say
-
     if not objective.measures_loss or not (job.judge or asks_for_curve(job)):
         return None
     shown = is_main_process()

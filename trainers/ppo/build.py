@@ -16,6 +16,7 @@ from advisor.ground.errors import Fault, InputError
 from trainers.frame import settings
 from trainers.frame.checkpoint_store import fingerprint
 from trainers.frame.job import Job
+from trainers.frame.telling import say
 from trainers.frame.trained_dtype import train_in_float32
 from trainers.frame.types import Device, Tokenizer
 from trainers.ppo.steps import PPOArguments
@@ -136,7 +137,6 @@ def build(
     import torch
 
     from trainers.frame.loading import check_vocabulary, enable_stop_tokens
-    from trainers.frame.progress import say
     from trainers.ppo.math import KLCoefficient
     from trainers.ppo.roles import POLICY, VALUE, build_roles
     from trainers.ppo.steps import make_optimizer

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from advisor.ground.progress import board, waiting
 from advisor.plan.record import DONE, RESULT, Check, ResolvedSettings, StageResult
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, settings, stopping
@@ -32,6 +33,7 @@ from trainers.frame.stage import (
     stage_verdict,
 )
 from trainers.frame.stopping import end_if_asked, request
+from trainers.frame.telling import say
 from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Tokenizer
 from trainers.ppo.build import build, faults, reward_fingerprint, reward_model_folder
@@ -55,7 +57,7 @@ def train(job: Job) -> None:
     Raises InputError for a plan or data that cannot be trained on, MachineNotReady for what the
     machine lacks, and TrainingFailed if training goes wrong or has no effect.
     """
-    with Parts(label(job), shown=is_main_process() and not job.dry_run) as parts:
+    with Parts(label(job), shown=is_main_process(), folder=job.run) as parts:
         _train(job, parts)
 
 
@@ -69,7 +71,6 @@ def _train(job: Job, parts: Parts) -> None:
     from trainers.frame.attention import with_attention
     from trainers.frame.loading import load_tokenizer
     from trainers.frame.metrics_file import cut_metrics, unreadable_lines
-    from trainers.frame.progress import say
     from trainers.ppo.heldout import HeldOutEvaluator
     from trainers.ppo.run import PPORun
     from trainers.ppo.saving import load_checkpoint
@@ -86,6 +87,7 @@ def _train(job: Job, parts: Parts) -> None:
     folder = reward_model_folder(job, (*data.train, *data.holdout))
     note = source_note(job, (*data.train, *data.holdout))
     memory = MemoryMeter(device)
+    board.memory = memory.in_use
     ppo, notes, added = build(job, device, update, tokenizer, data, folder)
     if shown:
         for message in [note, *notes]:
@@ -184,8 +186,6 @@ def finish(
         about: Further values for the record of what was used.
         parts: The clock of the stage.
     """
-    from trainers.frame.progress import say
-
     ppo, evaluator, measured = run.ppo, run.evaluator, run.measured()
     enter(job, EVALUATING)
     if evaluator is not None:
@@ -195,8 +195,10 @@ def finish(
     policy = ppo.roles.only_policy()
     round_to_base(policy)
     policy.eval()
-    files = checkpoints.save_result(policy, tokenizer, job.output)
-    checks: list[Check] = check_saved(job, policy, job.output, probe, before)
+    with waiting("saving the result"):
+        files = checkpoints.save_result(policy, tokenizer, job.output)
+    with waiting("checking the saved result"):
+        checks: list[Check] = check_saved(job, policy, job.output, probe, before)
     evaluation, verdict = None, None
     if evaluator is not None:
         evaluation, verdict = evaluator.record(), evaluator.verdict()

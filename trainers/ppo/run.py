@@ -7,12 +7,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import TrainingFailed
+from advisor.ground.progress import board, waiting
 from advisor.ground.units import format_duration, format_gib
 from advisor.plan.record import DRY_RUN, Measured, StageMeasurement
 from trainers.frame import settings
@@ -21,9 +21,9 @@ from trainers.frame.files import write_json
 from trainers.frame.job import Job, label
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.frame.metrics_file import append_line
-from trainers.frame.progress import Display, say
 from trainers.frame.save_clock import SaveClock, save_clock
 from trainers.frame.stopping import request
+from trainers.frame.telling import say
 from trainers.ppo.build import process_rank
 from trainers.ppo.guards import CONSTANT, FIRST, findings, not_finite, reward_hacked
 from trainers.ppo.heldout import HeldOutEvaluator
@@ -82,12 +82,15 @@ class PPORun:
 
         job, steps, world = self.job, self.steps, settings.world_size()
         look_every = max(1, math.ceil(steps / (EVALUATIONS + 1)))
-        display = Display(label(job), steps, shown=self.shown)
         began = time.monotonic()
         self.earlier_s = self.lines[-1].get("elapsed_s", 0.0) if self.lines else 0.0
         saves = save_clock(job, steps)
         write_every = settings.lines_every(steps)
-        with request.finishing_steps(), closing(display):
+        board.label = label(job)
+        with (
+            request.finishing_steps(),
+            waiting("training", total=steps, unit="updates", done=first) as updates,
+        ):
             for step in range(first, steps):
                 started = time.monotonic()
                 share = rate_share(
@@ -124,7 +127,11 @@ class PPORun:
                 is_written = is_saved or "holdout_wins" in line or step % write_every == 0
                 self.record(line, is_written=is_written or step < FIRST)
                 left_s = (steps - step - 1) * (time.monotonic() - began) / (step + 1 - first)
-                display.show(step + 1, update_line(line, left_s))
+                updates.at(step + 1, text=update_line(line), left_s=left_s)
+                if step + 1 == steps:
+                    board.say_now()
+                elif step == first or "holdout_wins" in line:
+                    board.say_in_log()
                 self.guard(line)
                 if is_saved:
                     if is_stopped and self.shown:
@@ -141,7 +148,8 @@ class PPORun:
             return
         began_s = time.monotonic()
         epoch = step * self.size * settings.world_size() / len(self.data.train)
-        save_checkpoint(self.store, self.ppo, step=step, steps=self.steps, epoch=epoch)
+        with waiting("saving a checkpoint"):
+            save_checkpoint(self.store, self.ppo, step=step, steps=self.steps, epoch=epoch)
         saves.saved(time.monotonic() - began_s)
 
     def line(
@@ -285,7 +293,7 @@ class PPORun:
         )
 
 
-def update_line(line: Mapping[str, Any], left_s: float) -> str:
+def update_line(line: Mapping[str, Any]) -> str:
     """The numbers of an update in one line."""
     parts = [
         f"reward {line['reward']:.3f}",
@@ -295,7 +303,5 @@ def update_line(line: Mapping[str, Any], left_s: float) -> str:
         f"explained {line['explained_variance']:.2f}",
         f"{line['response_tokens']:.0f} tokens, {line['ended']:.0%} end",
         f"{line['tokens_per_s']:,.0f} tokens/s",
-        f"{format_duration(left_s)} left",
-        format_gib(line["memory_bytes"]),
     ]
-    return "  ".join(parts)
+    return ", ".join(parts)

@@ -8,10 +8,11 @@ end.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from advisor.ground.progress import Wait, waiting
 from trainers.frame.checkpoints import random_states, restore_random_states
 from trainers.frame.out_of_memory import (
     RowsAtOnce,
@@ -186,11 +187,20 @@ class PPO:
         """What the reward model of the roles says of each answer: R, float32."""
         import torch
 
-        scores_R = torch.zeros(sum(len(batch.rows) for batch in batches), device=self.device)
+        count = sum(len(batch.rows) for batch in batches)
+        scores_R = torch.zeros(count, device=self.device)
         with torch.no_grad(), self.autocast():
-            for batch in batches:
+            for batch in self._followed(batches, "scores"):
                 scores_R[batch.rows] = self._of_parts(batch, self.roles.scores)
         return scores_R
+
+    def _followed(self, batches: Sequence[Batch], what: str) -> Iterator[Batch]:
+        """The batches, while it shows for how many answers something is computed."""
+        count = sum(len(batch.rows) for batch in batches)
+        with waiting(what, total=count, unit="answers") as done:
+            for batch in batches:
+                yield batch
+                done(len(batch.rows))
 
     # ---------------------------------------------------------------- what fits into memory
 
@@ -252,15 +262,18 @@ class PPO:
             temperature = self.settings.temperature
             policy = [
                 self._of_parts(batch, lambda part: self._policy(part, temperature))
-                for batch in batches
+                for batch in self._followed(batches, "probabilities under the policy")
             ]
             reference = [
                 self._of_parts(
                     batch, lambda part: self.roles.log_probs(REFERENCE, part, temperature)[0]
                 )
-                for batch in batches
+                for batch in self._followed(batches, "probabilities under the reference model")
             ]
-            values = [self._of_parts(batch, self.roles.values) for batch in batches]
+            values = [
+                self._of_parts(batch, self.roles.values)
+                for batch in self._followed(batches, "values")
+            ]
         old_RT, reference_RT, values_RT = (
             scatter_answers(list(zip(batches, parts, strict=True)), mask_RT)
             for parts in ([numbers[:, 0] for numbers in policy], reference, values)
@@ -284,7 +297,8 @@ class PPO:
             self.rollout_log.write(self.done + 1, rollouts)
         if correction_RT is not None:
             advantages_RT = advantages_RT * correction_RT
-        steps = self._learn(batches, old_RT, values_RT, advantages_RT, returns_RT)
+        with waiting("learning from the answers", unit="minibatches") as learned:
+            steps = self._learn(batches, old_RT, values_RT, advantages_RT, returns_RT, done=learned)
         seen = self._over_processes(
             {
                 "reward": scores_R.mean(),
@@ -391,6 +405,8 @@ class PPO:
         values_RT: Any,
         advantages_RT: Any,
         returns_RT: Any,
+        *,
+        done: Wait,
     ) -> dict[str, float]:
         """The epochs over the rollout; the means of what they showed.
 
@@ -402,10 +418,12 @@ class PPO:
             values_RT: The values before the update.
             advantages_RT: Whitened.
             returns_RT: What the values should be.
+            done: Counts minibatches.
         """
         import torch
 
         share = -(-len(batches) // min(self.settings.minibatches, len(batches)))
+        done.total = self.settings.ppo_epochs * -(-len(batches) // share)
         seen: list[dict[str, float]] = []
         norms: list[Any] = []  # of the gradients, left on the device until the update is done
         for _ in range(self.settings.ppo_epochs):
@@ -426,6 +444,7 @@ class PPO:
                     return self._learned(seen, norms, stopped=True)
                 norms.append(self._step())
                 seen.append(found)
+                done()
         return self._learned(seen, norms, stopped=False)
 
     def _learned(

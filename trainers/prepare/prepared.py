@@ -15,6 +15,7 @@ from typing import Any, Generic
 
 from advisor.data.example import Example
 from advisor.ground.errors import InputError
+from advisor.ground.progress import Wait, waiting
 from advisor.plan.record import DataCounts
 from trainers.prepare.building import BatchStore, ChunkBuilder, Limits, Numbers, chunks_of
 from trainers.prepare.conversation import answer_rows
@@ -241,8 +242,16 @@ def build_rows(
 
 
 def _build(examples: Iterable[Example], builder: ChunkBuilder, store: BatchStore) -> _Found:
+    with waiting("reading and tokenising", unit="rows") as done:
+        return _built(examples, builder, store, done)
+
+
+def _built(
+    examples: Iterable[Example], builder: ChunkBuilder, store: BatchStore, done: Wait
+) -> _Found:
     found, templater = _Found(), builder.templater
     for chunk in built_chunks(chunks_of(examples), builder, processes=process_count()):
+        done(chunk.seen)
         store.add(chunk.batch)
         found.numbers.extend(chunk.numbers)
         found.left.merge(chunk.left)

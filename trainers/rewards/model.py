@@ -10,6 +10,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.model_folder import base_faults, folder_faults, tokenizer_faults
+from advisor.ground.progress import followed
 from advisor.methods import objective
 from trainers.frame.evaluating import evaluating
 from trainers.frame.job import Job
@@ -164,7 +165,8 @@ def model_scores(model: Model, answers: Sequence[Answer], *, at_once: int) -> li
     )
     found = [0.0] * len(answers)
     with evaluating(model):
-        for start in range(0, len(order), size):
+        starts = range(0, len(order), size)
+        for start in followed(starts, "scores", unit="answers", each=size, of=len(order)):
             rows = order[start : start + size]
             texts = [[*answers[row].prompt_ids, *answers[row].answer_ids] for row in rows]
             width = max(map(len, texts))

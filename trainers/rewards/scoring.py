@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from advisor.ground.errors import TrainingFailed
+from advisor.ground.progress import waiting
 
 Score = float | None  # None: this reward says nothing about the answer
 
@@ -48,7 +49,8 @@ class Reward:
             counts: Whether these answers count for `constant` and `missing`.
         """
         assert self.score is not None
-        found = [None if value is None else float(value) for value in self.score(answers)]
+        with waiting(f"scoring {len(answers):,} answers with {self.name}"):
+            found = [None if value is None else float(value) for value in self.score(answers)]
         if len(found) != len(answers):
             raise TrainingFailed(
                 f"{self.name} gave {len(found)} rewards for {len(answers)} answers",

@@ -14,6 +14,7 @@ from advisor.plan.model import VLLMServer
 from advisor.plan.rollouts import asks_server, server_needs, server_url, unservable
 from trainers.frame.job import Job, label
 from trainers.frame.machine import is_main_process
+from trainers.frame.telling import say
 from trainers.rollouts.engine import Engine
 
 
@@ -39,7 +40,6 @@ def open_rollouts(job: Job) -> OpenServer | None:
     """
     if not asks_server(job.stage):
         return None
-    from trainers.frame.progress import say
     from trainers.rollouts.vllm_engine import open_server
 
     if job.dry_run:

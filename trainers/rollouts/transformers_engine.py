@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from trainers.frame.counting_answers import AnswerCount, counting_answers
 from trainers.frame.out_of_memory import give_back_memory, is_out_of_memory, let_go
 from trainers.rollouts.engine import Answers, Sampling
 from trainers.rollouts.memory import rows_at_once
@@ -77,14 +78,17 @@ class TransformersEngine:
         if at_once >= len(rows):
             order = list(range(len(rows)))
         found: dict[int, tuple[list[int], bool, list[float]]] = {}
-        with self.policy() as model, self.autocast(), generating(model), merged(model):
+        with (
+            self.policy() as model, self.autocast(), generating(model), merged(model),
+            counting_answers(len(rows), sampling.limit) as count,
+        ):  # fmt: skip
             start = 0
             while start < len(order):
                 part = order[start : start + at_once]
                 try:
                     answers = generate_batch(
                         model, [rows[row] for row in part], sampling,
-                        pad_id=self.pad_id, keep_log_probs=keep_log_probs,
+                        pad_id=self.pad_id, keep_log_probs=keep_log_probs, count=count,
                     )  # fmt: skip
                 except Exception as error:
                     if not self.adapts or at_once == 1 or not is_out_of_memory(error):
@@ -102,6 +106,7 @@ class TransformersEngine:
                     zip(part, zip(answers.ids, answers.ended, log_probs, strict=True), strict=True)
                 )
                 start += len(part)
+                count.finished(len(part), sum(map(len, answers.ids)))
         ordered = [found[row] for row in range(len(rows))]
         return Answers(
             rows,
@@ -136,6 +141,7 @@ def generate_batch(
     *,
     pad_id: int,
     keep_log_probs: bool = False,
+    count: AnswerCount | None = None,
 ) -> Answers:
     """One answer to each prompt, all generated together.
 
@@ -145,6 +151,7 @@ def generate_batch(
         sampling: How answers are drawn.
         pad_id: The padding token.
         keep_log_probs: Keep each token's log-probability as generation computes it.
+        count: Shows how far they are.
     """
     import torch
     from transformers import LogitsProcessorList
@@ -158,12 +165,13 @@ def generate_batch(
         mask[place, width - len(prompt) :] = 1
     config = generation_config(sampling, pad_id)
     recorder = LogProbRecorder(width, sampling.temperature or 1.0) if keep_log_probs else None
+    watch = count.watch(width, sampling.stops) if count is not None else None
     with torch.no_grad(), _generation_settings(model, config):
         output = model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             generation_config=config,
-            logits_processor=LogitsProcessorList([recorder] if recorder is not None else []),
+            logits_processor=LogitsProcessorList([one for one in (recorder, watch) if one]),
         )
     lines = output[:, width:].tolist()
     ends = set(sampling.stops)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import MachineNotReady, TrainingFailed
+from advisor.ground.progress import waiting
 from advisor.ground.vllm import (
     LORA,
     READ,
@@ -173,8 +174,17 @@ class VLLMEngine:
         ]
         body = request(sampling, n) | {"model": self.model}
         try:
-            with ThreadPoolExecutor(max_workers=min(REQUESTS, max(1, len(parts)))) as threads:
-                answered = list(threads.map(lambda part: self._ask(body, part, n), parts))
+            with (
+                waiting("generating answers", total=n * len(prompts), unit="answers") as wait,
+                ThreadPoolExecutor(max_workers=min(REQUESTS, max(1, len(parts)))) as threads,
+            ):
+
+                def ask(part: list[list[int]]) -> list[dict[str, Any]]:
+                    found = self._ask(body, part, n)
+                    wait(len(found))
+                    return found
+
+                answered = list(threads.map(ask, parts))
         except ServerFault as error:
             raise self._lost(error) from None
         choices = [choice for part in answered for choice in part]

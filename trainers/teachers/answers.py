@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.files import cannot_write
+from advisor.ground.progress import waiting
 from trainers.frame.files import digest_of, make_folder
 from trainers.frame.job import Job
 from trainers.frame.machine import is_main_process
@@ -101,13 +102,17 @@ def written_answers(
         with path.open("wb") as file:
             for one in found:
                 file.write(_line(one))
-            for start in range(len(found), len(prompts), BLOCK):
-                new = write(prompts[start : start + BLOCK], start // BLOCK)
-                file.writelines(map(_line, new))
-                file.flush()
-                os.fsync(file.fileno())
-                found += new
-                say(f"the teacher has written {len(found):,} of {len(prompts):,} answers")
+            with waiting(
+                "answers of the teacher", total=len(prompts), unit="answers", done=len(found)
+            ) as wait:
+                for start in range(len(found), len(prompts), BLOCK):
+                    new = write(prompts[start : start + BLOCK], start // BLOCK)
+                    file.writelines(map(_line, new))
+                    file.flush()
+                    os.fsync(file.fileno())
+                    found += new
+                    wait.at(len(found))
+        say(f"the teacher has written {len(found):,} of {len(prompts):,} answers")
     except OSError as error:
         raise cannot_write(path, error) from error
     return found

@@ -1,0 +1,390 @@
+"""Every wait of more than two seconds shows what is done, what is left, and how fast it goes.
+
+    with waiting("measuring before", total=len(rows), unit="rows") as done:
+        for row in rows:
+            ...
+            done()
+
+Waits may lie inside one another. A terminal gets a bar with up to three lines. Anything else (a
+log, a pipe, TERM=dumb) gets a line from time to time. A thread looks at the clock, so that counting
+an item costs an addition.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from advisor.ground.disk import TEMPORARY
+from advisor.ground.terminal import shown
+from advisor.ground.units import MIB, format_duration, gib
+
+FILE = f"{TEMPORARY}progress"  # in a run folder, while a process works there
+SHOWN_AFTER_S = 2.0
+SPEED_AFTER_S = 1.0  # before that a rate is noise
+TICK_S = 0.25
+# Between two lines of a log: a tenth of what the wait has lasted, within these bounds.
+LINE_EVERY_S = (5.0, 30.0)
+FILE_EVERY_S = 1.0
+BYTES = "bytes"  # the unit that is shown in MiB
+Item = TypeVar("Item")
+
+
+@dataclass
+class Wait:
+    """One thing that takes a while. Call it with the number of items that are done."""
+
+    what: str
+    total: int = 0  # 0: not known
+    unit: str = ""  # of the items, in the plural
+    began_s: float = 0.0
+    done: int = 0
+    first: int = 0  # done before it began
+    text: str = ""  # further numbers, in place of the rate
+    left_s: float | None = None  # None: by the rate
+
+    def __call__(self, count: int = 1) -> None:
+        """So many more items are done."""
+        self.done += count
+        if board.heard is not None:
+            board.heard(self)
+
+    def at(
+        self, done: int | None = None, *, text: str | None = None, left_s: float | None = None
+    ) -> None:
+        """So many are done in all, and what else there is to show."""
+        if done is not None:
+            self.done = done
+        if text is not None:
+            self.text = text
+        self.left_s = left_s
+        if board.heard is not None:
+            board.heard(self)
+
+    def count(self) -> str:
+        """'12 of 64 rows'; empty if there is nothing to count."""
+        done, total, unit = f"{self.done:,}", f"{self.total:,}", self.unit
+        if self.unit == BYTES:
+            done, total, unit = f"{self.done / MIB:,.0f}", f"{self.total / MIB:,.0f}", "MiB"
+        if not self.total:
+            return f"{done} {unit}".strip() if self.done else ""
+        return f"{done} of {total} {unit}".strip()
+
+    def numbers(self, now_s: float) -> list[str]:
+        """How fast it goes, and how long it still takes."""
+        took_s = max(now_s - self.began_s, 1e-9)
+        moved = self.done - self.first
+        rate = moved / took_s if moved > 0 and took_s >= SPEED_AFTER_S else 0.0
+        found = [self.text] if self.text else []
+        if rate and not self.text:
+            found.append(_rate(rate, self.unit))
+        left_s = self.left_s
+        if left_s is None and rate and self.total > self.done:
+            left_s = (self.total - self.done) / rate
+        if left_s is not None:
+            found.append(f"{format_duration(left_s)} left")
+        elif not self.total:
+            found.append(f"{format_duration(took_s)} so far")
+        return found
+
+    def sentence(self, now_s: float) -> str:
+        """'generating answers: 12 of 64 answers, 1.5 answers/s, 35 s left'."""
+        parts = [part for part in (self.count(), *self.numbers(now_s)) if part]
+        return f"{self.what}: {', '.join(parts)}"
+
+
+def _rate(rate: float, unit: str) -> str:
+    if unit == BYTES:
+        return f"{rate / MIB:,.1f} MiB/s"
+    if rate < 0.1:
+        return f"{1 / rate:,.0f} s each"
+    return f"{rate:,.{0 if rate >= 100 else 1}f} {unit or 'items'}/s"
+
+
+def format_memory(used_bytes: float, limit_bytes: float | None) -> str:
+    """'memory 11.8 of 24.0 GiB'."""
+    if not limit_bytes:
+        return f"memory {gib(used_bytes):,.1f} GiB"
+    return f"memory {gib(used_bytes):,.1f} of {gib(limit_bytes):,.1f} GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What there is to see at one moment: the waits from the outermost to the innermost."""
+
+    label: str
+    waits: Sequence[Wait]
+    memory: tuple[int, int | None] | None  # (bytes in use, the limit)
+    now_s: float
+
+    def line(self) -> str:
+        """Everything in one line."""
+        outer, *inner = self.waits
+        shown_inner = [wait for wait in inner if wait.done or wait.total or wait is inner[-1]]
+        parts = [wait.sentence(self.now_s) for wait in (outer, *shown_inner)]
+        if self.memory is not None:
+            parts.append(format_memory(*self.memory))
+        return (f"{self.label}: " if self.label else "") + "; ".join(parts)
+
+    def rows(self) -> tuple[str, Wait, list[str]]:
+        """(the name of the bar, the wait it stands for, the lines below it)."""
+        counted = next((wait for wait in self.waits if wait.total), self.waits[-1])
+        place = next(at for at, wait in enumerate(self.waits) if wait is counted)
+        named = ", ".join(wait.what for wait in self.waits[: place + 1])
+        numbers = counted.numbers(self.now_s)
+        if self.memory is not None:
+            numbers.append(format_memory(*self.memory))
+        below = [f"{named}: {', '.join(numbers)}"]
+        inner = self.waits[place + 1 :]
+        if inner and self.now_s - inner[0].began_s >= SHOWN_AFTER_S:
+            below.append("; ".join(wait.sentence(self.now_s) for wait in inner[-2:]))
+        return self.label or counted.what, counted, below
+
+
+def is_live(stream: Any) -> bool:
+    """Whether a bar can move on this stream."""
+    return bool(stream.isatty()) and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+class Bar:
+    """The view on a terminal, drawn over itself; nothing of it stays."""
+
+    def __init__(self) -> None:
+        from rich.live import Live
+
+        from advisor.ground.terminal import console, show_streams
+
+        self.live = Live(console=console(stderr=True), auto_refresh=False, transient=True)
+        self.live.start()
+        show_streams()  # rich has put its own in place, which read colours out of any text
+
+    def draw(self, view: View) -> None:
+        """Show this moment."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        label, wait, below = view.rows()
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(ratio=1)
+        grid.add_column(no_wrap=True)
+        total = float(wait.total) if wait.total else None
+        bar = ProgressBar(total=total, completed=wait.done, animation_time=view.now_s)
+        grid.add_row(Text(label), bar, Text(wait.count()))
+        lines = [Text(f"  {text}", no_wrap=True, overflow="ellipsis") for text in below]
+        self.live.update(Group(grid, *lines), refresh=True)
+
+    def close(self) -> None:
+        """Take it away."""
+        self.live.stop()
+
+
+class Board:
+    """The waits of this process, and who sees them.
+
+    Args:
+        clock: Seconds from any beginning.
+        starts_thread: Let a thread look at the clock; otherwise somebody calls `tick`.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, starts_thread: bool = True
+    ) -> None:
+        self.clock, self.starts_thread = clock, starts_thread
+        self.is_shown = True  # False in all processes of a run but the first
+        self.label = ""
+        self.memory: Callable[[], tuple[int, int | None]] | None = None
+        self.folder: Path | None = None  # of the run, for those who follow it
+        self.heard: Callable[[Wait], None] | None = None  # told of every item, for tests
+        self.waits: list[Wait] = []
+        self._screen = threading.RLock()  # a list keeps itself in order
+        self._ended = threading.Event()
+        self._bar: Bar | None = None
+        self._last_line_s = self._last_file_s = 0.0
+
+    def open(self, what: str, *, total: int = 0, unit: str = "", done: int = 0) -> Wait:
+        """A wait begins, inside those that are open."""
+        now_s = self.clock()
+        wait = Wait(what, total, unit, now_s, done, done)
+        self.waits.append(wait)
+        if len(self.waits) == 1:
+            self._last_line_s, self._last_file_s = now_s, 0.0
+            if self.is_shown and self.starts_thread:
+                self._ended = threading.Event()
+                threading.Thread(
+                    target=self._watch, args=(self._ended,), name="progress", daemon=True
+                ).start()
+        if self.heard is not None:
+            self.heard(wait)
+        return wait
+
+    def close(self, wait: Wait) -> None:
+        """A wait ends, with those inside it."""
+        place = next((at for at, one in enumerate(self.waits) if one is wait), None)
+        if place is None:
+            return
+        del self.waits[place:]
+        if self.waits:
+            return
+        self._ended.set()
+        with self._screen:
+            self._take_away()
+
+    def _take_away(self) -> None:
+        bar, self._bar = self._bar, None
+        with suppress(OSError):  # the terminal is gone
+            if bar is not None:
+                bar.close()
+        if self.folder is not None and self.is_shown:
+            with suppress(OSError):
+                (self.folder / FILE).unlink(missing_ok=True)
+
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(TICK_S):
+            self.tick()
+
+    # ---------------------------------------------------------------- what is seen
+
+    def view(self) -> View | None:
+        """This moment; None if nothing is waited for."""
+        waits = list(self.waits)
+        if not waits:
+            return None
+        return View(self.label, waits, self.memory() if self.memory else None, self.clock())
+
+    def tick(self) -> None:
+        """Show and write what is due."""
+        with self._screen:
+            view = self.view() if self.is_shown else None
+            if view is None:
+                return
+            took_s = view.now_s - view.waits[0].began_s
+            with suppress(OSError):  # the terminal is gone, which is no reason to stop
+                if self._bar is not None or (took_s >= SHOWN_AFTER_S and is_live(sys.stderr)):
+                    self._bar = self._bar or Bar()
+                    self._bar.draw(view)
+                elif view.now_s - self._last_line_s >= line_every_s(took_s):
+                    self._print(view)
+            if self.folder is not None and view.now_s - self._last_file_s >= FILE_EVERY_S:
+                self._last_file_s = view.now_s
+                write_view(self.folder, view)
+
+    def say_now(self) -> None:
+        """Print this moment as a line, which stays; on a terminal, too."""
+        with self._screen:
+            view = self.view() if self.is_shown else None
+            if view is not None:
+                self._print(view)
+
+    def say_in_log(self) -> None:
+        """The same where there is no bar."""
+        if not is_live(sys.stderr):
+            self.say_now()
+
+    def _print(self, view: View) -> None:
+        self._last_line_s = view.now_s
+        print(shown(view.line()), file=sys.stderr, flush=True)
+
+
+board = Board()
+
+
+def line_every_s(took_s: float) -> float:
+    """The time between two lines of a log, for a wait that has lasted so long."""
+    least_s, most_s = LINE_EVERY_S
+    return min(most_s, max(least_s, took_s / 10))
+
+
+@contextmanager
+def waiting(what: str, *, total: int = 0, unit: str = "", done: int = 0) -> Iterator[Wait]:
+    """Show a wait while the context lasts.
+
+    Args:
+        what: What goes on: 'measuring before'.
+        total: How many items there are; 0: not known.
+        unit: Their name in the plural; BYTES is shown in MiB.
+        done: How many were done before.
+    """
+    wait = board.open(what, total=total, unit=unit, done=done)
+    try:
+        yield wait
+    finally:
+        board.close(wait)
+
+
+def followed(
+    items: Sequence[Item], what: str, *, unit: str = "rows", each: int = 1, of: int = 0
+) -> Iterator[Item]:
+    """The items, one by one, as a wait.
+
+    Args:
+        items: Rows, or groups of them.
+        what: What is done with them.
+        unit: Their name in the plural.
+        each: How many of them an item stands for.
+        of: All of them; default: one for each item.
+    """
+    total = of or len(items) * each
+    with waiting(what, total=total, unit=unit) as done:
+        for place, item in enumerate(items, start=1):
+            yield item
+            done.at(min(total, place * each))
+
+
+# --------------------------------------------------------------------------- for other processes
+
+
+def write_view(folder: Path, view: View) -> None:
+    """Leave the view in a run folder. It helps those who look; a run does not fail for it."""
+    content = {
+        "label": view.label,
+        "at_s": time.time(),
+        "memory": view.memory,
+        "waits": [
+            {**asdict(wait), "began_s": round(view.now_s - wait.began_s, 3)} for wait in view.waits
+        ],
+    }
+    temporary = folder / f"{FILE}-{os.getpid()}"
+    with suppress(OSError):
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        os.replace(temporary, folder / FILE)
+
+
+def read_view(folder: Path) -> View | None:
+    """What the process that works in a run folder is at; None if it has not said so."""
+    try:
+        content = json.loads((folder / FILE).read_text("utf-8"))
+        waits = [_read_wait(wait) for wait in content["waits"]]
+        memory = content["memory"]
+        return View(
+            str(content["label"]),
+            waits,
+            (int(memory[0]), None if memory[1] is None else int(memory[1])) if memory else None,
+            now_s=0.0,
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _read_wait(found: Mapping[str, Any]) -> Wait:
+    left_s = found["left_s"]
+    return Wait(
+        what=str(found["what"]),
+        total=int(found["total"]),
+        unit=str(found["unit"]),
+        began_s=-float(found["began_s"]),  # the moment it was written is 0
+        done=int(found["done"]),
+        first=int(found["first"]),
+        text=str(found["text"]),
+        left_s=None if left_s is None else float(left_s),
+    )

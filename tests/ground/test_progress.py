@@ -1,0 +1,171 @@
+"""What a wait shows: in a log, on a terminal, and to those who look at a run folder."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from advisor.ground import progress
+from advisor.ground.progress import BYTES, Board, followed, read_view, waiting
+from advisor.ground.units import MIB
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def board(clock, monkeypatch):
+    """A board whose clock stands still, in the place of the process's own."""
+    found = Board(clock=clock, starts_thread=False)
+    found.label = "sft"
+    monkeypatch.setattr(progress, "board", found)
+    return found
+
+
+def passes(clock, board, seconds):
+    """So many seconds pass, and the thread looks each quarter of one."""
+    for _ in range(int(seconds * 4)):
+        clock.now_s += 0.25
+        board.tick()
+
+
+def test_a_log_gets_lines_with_what_is_done_what_is_left_and_the_rate(board, clock, capsys):
+    """Soon at first, then every half a minute; with memory against its limit."""
+    board.memory = lambda: (int(11.8 * 2**30), 24 * 2**30)
+    with waiting("measuring the model before training"), waiting("rows", total=64) as done:
+        passes(clock, board, 4)
+        assert capsys.readouterr().err == ""
+        done(16)
+        passes(clock, board, 4)
+        assert capsys.readouterr().err == (
+            "sft: measuring the model before training: 5 s so far; rows: 16 of 64, 3.2 items/s,"
+            " 15 s left; memory 11.8 of 24.0 GiB\n"
+        )
+        passes(clock, board, 1200)
+    lines = capsys.readouterr().err.splitlines()
+    assert 40 < len(lines) < 80
+
+
+def test_a_short_wait_shows_nothing(board, clock, capsys, monkeypatch):
+    """Below two seconds nothing appears, neither in a log nor on a terminal."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    for _ in followed([1, 2, 3], "rows"):
+        passes(clock, board, 0.5)
+    assert screen.getvalue() == ""
+
+
+def test_a_terminal_gets_a_bar_that_goes_again(board, clock, monkeypatch):
+    """The outer count moves the bar; the inner one has a line below it. A hidden cursor returns."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    with waiting("training", total=108, unit="steps") as steps:
+        steps.at(12, text="loss 1.234", left_s=120)
+        with waiting("generating answers", total=64, unit="answers") as answers:
+            answers(12)
+            passes(clock, board, 3)
+    shown = screen.getvalue()
+    assert "12 of 108 steps" in shown
+    assert "training: loss 1.234, 2 min left" in shown
+    assert "generating answers: 12 of 64 answers, 4.0 answers/s, 13 s left" in shown
+    assert shown.count("\x1b[?25h") == shown.count("\x1b[?25l") > 0
+    assert sys.stderr is screen
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(board, clock, monkeypatch):
+    """TERM=dumb, which screen readers and editors set."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "dumb")
+    with waiting("downloading", total=270 * MIB, unit=BYTES) as done:
+        done(90 * MIB)
+        passes(clock, board, 6)
+    assert screen.getvalue() == "sft: downloading: 90 of 270 MiB, 18.0 MiB/s, 10 s left\n"
+
+
+def test_a_terminal_that_is_gone_stops_nothing(board, clock, monkeypatch):
+    """A wait ends no work because nobody can see it any more."""
+
+    class Gone(Terminal):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    for term in ("dumb", "xterm"):
+        monkeypatch.setenv("TERM", term)
+        with waiting("training", total=3, unit="steps") as done:
+            passes(clock, board, 20)
+            done()
+
+
+def test_who_looks_into_the_run_folder_sees_the_same(board, clock, tmp_path):
+    """A file there says where the process is; it goes with the outermost wait."""
+    board.folder = tmp_path
+    board.memory = lambda: (2**30, None)
+    with waiting("training", total=8, unit="steps", done=2) as done:
+        done.at(4, text="loss 1.0", left_s=12.0)
+        passes(clock, board, 2)
+        seen = read_view(tmp_path)
+        assert seen is not None
+        assert seen.line() == "sft: training: 4 of 8 steps, loss 1.0, 12 s left; memory 1.0 GiB"
+    assert read_view(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_says_nothing(tmp_path):
+    """Whatever stands there."""
+    for content in ("", "{}", "[1]", '{"label": 1, "waits": [{}], "memory": null}'):
+        (tmp_path / progress.FILE).write_text(content)
+        assert read_view(tmp_path) is None
+
+
+def test_an_inner_wait_that_was_not_closed_goes_with_the_outer_one(board):
+    """An error that leaves a loop may leave it open."""
+    outer = board.open("outer")
+    board.open("inner")
+    board.close(outer)
+    assert board.waits == []
+
+
+def test_a_loop_that_ends_early_ends_its_wait(board):
+    """As where no further answers are begun."""
+    with waiting("outer"):
+        for item in followed(range(0, 16, 4), "answers", each=4, of=16):
+            if item == 8:
+                assert board.waits[-1].done == 8
+                break
+        assert [wait.what for wait in board.waits] == ["outer"]
+
+
+def test_the_other_processes_of_a_run_show_nothing(board, clock, capsys, tmp_path):
+    """The main one does."""
+    board.is_shown, board.folder = False, tmp_path
+    with waiting("training", total=8):
+        passes(clock, board, 60)
+        board.say_now()
+    assert capsys.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []
