@@ -34,7 +34,7 @@ from advisor.situation.build import (
     outside_of,
     situation_of,
 )
-from advisor.situation.scope import out_of_scope
+from advisor.situation.model_choice import meant_by
 from advisor.situation.shapes import is_instruct, model_shape
 from advisor.situation.types import Situation
 from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard
@@ -106,7 +106,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     )
     checks = Checks(
         data_path=_readable(seen), data_examples=_refused(examples_of), gpu=_refused(_known_gpu),
-        model=_refused(_known_model),
+        models=meant_by,
         reward_model=_refused(model_folder), found=seen.data_words,
     )  # fmt: skip
     return run_wizard(
@@ -253,8 +253,3 @@ def _refused(check: Callable[[str], object]) -> Callable[[str], str | None]:
 
 def _known_gpu(name: str) -> None:
     stated_hardware(name, count=1, memory_gib=None, from_flag=True)
-
-
-def _known_model(name: str) -> None:
-    if out_of_scope(name) is None:  # else the answer says where to go with it
-        model_shape(name)

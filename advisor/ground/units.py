@@ -71,7 +71,7 @@ def format_count(count: float) -> str:
     '1,204'.
     """
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if count >= size:
+        if count >= 0.9995 * size:  # 999.9 of a unit are one of the next
             return f"{count / size:.3g}{letter}"
     return f"{count:,.0f}"
 

@@ -451,7 +451,20 @@ def _shape(
 
     shape, notes = model_shape(name, params_b=params_b, online=online)
     warnings.extend(notes)
-    return shape if shape is None else replace(shape, instruct=is_instruct(name))
+    if shape is None:
+        warnings.extend(_may_mean(name))
+        return None
+    return replace(shape, instruct=is_instruct(name))
+
+
+def _may_mean(name: str) -> list[str]:
+    """A warning that names models which a name fits that is none by itself ("mistral")."""
+    from advisor.situation.model_choice import near_models
+    from advisor.situation.scope import out_of_scope
+
+    near = () if out_of_scope(name) is not None else near_models(name, most=3)[0]
+    ids = ", ".join(model.id for model in near)
+    return [f"model: '{name}' may mean {ids}: name one of them"] if near else []
 
 
 def _encoder(situation: Situation) -> Suggested | None:

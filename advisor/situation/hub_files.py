@@ -41,21 +41,37 @@ def cached_models() -> tuple[str, ...]:
     return tuple("/".join(name.removeprefix("models--").split("--", 1)) for name in folders)
 
 
+def is_on_this_machine(hub_id: str) -> bool:
+    """Whether the cache holds weights of the model, and not its configuration alone."""
+    snapshots = _cache() / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    try:
+        return any(
+            path.suffix in (".safetensors", ".bin") and path.is_file()
+            for path in snapshots.glob("*/*")
+        )
+    except OSError:
+        return False
+
+
 def download_config(hub_id: str) -> tuple[Path | None, str]:
     """(the hub's config.json, "") or (None, why it could not be had)."""
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     except ImportError:
         return (
             None,
             f"{hub_id}: not in the catalogue, and huggingface_hub is not installed to ask the hub",
         )
     try:
+        # A download retries for half a minute without a network, and then says "not found".
+        get_hf_file_metadata(hf_hub_url(hub_id, "config.json"), timeout=HUB_TIMEOUT_S)
         return Path(hf_hub_download(hub_id, "config.json", etag_timeout=HUB_TIMEOUT_S)), ""
     except Exception as error:  # the hub client raises many classes, some of them requests' own
         kind = type(error).__name__
         if "Gated" in kind or "Unauthorized" in kind:
             return None, f"{hub_id}: access must be requested on its hub page before it can be read"
-        if "NotFound" in kind:
+        if "RepositoryNotFound" in kind or "Validation" in kind:
             return None, f"{hub_id}: not found on the hub (or private)"
+        if "EntryNotFound" in kind and not kind.startswith("Local"):
+            return None, f"{hub_id}: on the hub, but without a config.json: no model to train"
         return None, f"{hub_id}: the hub could not be reached ({kind})"

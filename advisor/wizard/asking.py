@@ -13,6 +13,7 @@ from advisor.ruleset.facts import Fact
 from advisor.wizard.checks import Checks, nothing_wrong
 from advisor.wizard.data_file import ask_data
 from advisor.wizard.machine import ask_gpu, machine_lines
+from advisor.wizard.model import ask_model
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.saved import (
     Saved,
@@ -137,12 +138,12 @@ def asker(ui: Ui, hardware: Hardware, checks: Checks) -> Callable[[Question], Re
     def ask(question: Question) -> Reply:
         if question.fact.id == "gpu":
             reply = ask_gpu(question, ui, hardware, checks)
+        elif question.fact.id == "tasks":
+            reply = ask_tasks(question, ui, checks)
+        elif question.fact.id in ("model", "teacher_model"):
+            reply = ask_model(question, ui, checks)
         else:
-            reply = (
-                ask_tasks(question, ui, checks)
-                if question.fact.id == "tasks"
-                else _ask_plain(question, ui, checks)
-            )
+            reply = _ask_plain(question, ui, checks)
         if reply is not BACK:
             ui.answered(question.fact.ask, reply_words(question.fact, reply))
         if question.fact.id in ("data_path", "data_examples", "tasks"):
@@ -171,7 +172,6 @@ def _ask_plain(question: Question, ui: Ui, checks: Checks) -> Reply:
     if fact.id == "data_path" and checks.profile is not None:
         return ask_data(question, ui, checks.data_path, checks.profile)
     check = {
-        name: getattr(checks, name)
-        for name in ("data_path", "data_examples", "model", "reward_model")
+        name: getattr(checks, name) for name in ("data_path", "data_examples", "reward_model")
     }.get(fact.id, nothing_wrong)
     return typed(question, ui, message, lambda text: checked(text, check), path=fact.type == "path")

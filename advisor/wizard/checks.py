@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.types import DataProfile
+from advisor.situation.model_choice import Meant
 
 Check = Callable[[str], str | None]  # what a person typed -> what is wrong with it, or None
 
@@ -40,7 +41,7 @@ class Checks:
 
     data_path: Check = path_exists
     data_examples: Check = path_exists
-    model: Check = nothing_wrong
+    models: Callable[[str], Meant] = lambda name: Meant(id=name)  # what a model's name means
     reward_model: Check = nothing_wrong
     gpu: Check = nothing_wrong
     found: Callable[[str], str] = lambda path: (

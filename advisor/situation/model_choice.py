@@ -1,0 +1,292 @@
+"""What somebody may mean by the name of a model: the models of the catalogue and of the hub's cache
+that it fits, best first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+from advisor.ground.errors import InputError
+from advisor.ground.types import ModelShape
+from advisor.ground.units import format_count
+from advisor.methods.families import DECODER, kind_of_type
+from advisor.situation.hub_files import cached_models, is_offline, is_on_this_machine
+from advisor.situation.model_files import catalogue_ids, suggested_models
+from advisor.situation.model_names import (
+    is_instruct,
+    size_of,
+    squashed,
+    states_size,
+    stored_by_name,
+    tail_of,
+    words_of,
+)
+from advisor.situation.scope import out_of_scope
+from advisor.situation.shapes import HUB_ID, SAME_SIZE, is_path, model_shape, shape_from_folder
+
+MOST = 7  # of a list that is shown: it stays on a screen of 24 lines
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.*", "tekken.json", "spiece.model")
+FILES_OF = {"weights": WEIGHTS[:1], "a tokenizer": TOKENIZERS[:1]}
+LIKE = 0.75  # how alike a misspelt word is: "qwn" and "qwen" have 0.86, "lama" and "llama" 0.89
+SHORTEST = 3  # letters of a word that may be misspelt
+VERSIONS = 20  # a number above it in a name is a date
+HUGE = 200e9  # parameters: what nobody means who names a family alone
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedModel:
+    """One model to choose from."""
+
+    id: str
+    about: str  # "8.19B parameters, apache-2.0, on this machine"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meant:
+    """What a typed name means: one model, some to choose from, or none."""
+
+    id: str | None = None  # the model, as the hub or the file system writes it
+    note: str = ""  # what there is to say of it, or why it is none
+    near: tuple[NamedModel, ...] = ()
+    misspelt: bool = False  # `near` holds names that are like it, not names that it fits
+    wrong: bool = False  # a path that is no model: to be corrected
+
+
+def meant_by(name: str, *, online: bool = True) -> Meant:
+    """The model that a typed name means, or those it may mean.
+
+    Args:
+        name: A hub id, a folder, or a name as people say it: "llama 8b".
+        online: Whether a hub id that nothing here knows may be looked up on the hub.
+    """
+    name = name.strip()
+    if (outside := out_of_scope(name)) is not None:
+        return Meant(id=name, note=f"{outside.what}; the answer says where to go with it")
+    if is_path(name):
+        return _folder(name)
+    if (known := _known(name)) is not None:
+        read = "" if known == name else f"read as {known}; "
+        return Meant(id=known, note=read + about(known))
+    problem = ""
+    if HUB_ID.match(name):
+        shape, notes = model_shape(name, online=online and not is_offline())
+        if shape is not None and shape.origin in ("hub", "catalogue"):
+            return Meant(id=name, note=about(name))
+        problem = next((note for note in notes if note.startswith(f"{name}: ")), "")
+        problem = problem or f"{name}: not known here, and the hub was not asked (offline)"
+    near, misspelt = near_models(name)
+    return Meant(near=near, misspelt=misspelt, note=problem)
+
+
+def _folder(name: str) -> Meant:
+    path = Path(name).expanduser()
+    try:
+        shape = shape_from_folder(path, name)
+    except InputError as error:
+        return Meant(note=error.text(), wrong=True)
+    files = {file.name for file in path.iterdir()}
+    missing = [
+        what
+        for what, wanted in (("weights", WEIGHTS), ("a tokenizer", TOKENIZERS))
+        if not any(fnmatch(file, pattern) for file in files for pattern in wanted)
+    ]
+    if missing:
+        lacks = " and ".join(f"{what} ({' or '.join(FILES_OF[what])})" for what in missing)
+        return Meant(note=f"{name}: this folder has a config.json, but lacks {lacks}", wrong=True)
+    return Meant(id=name, note=f"{format_count(shape.params)} parameters, in a folder")
+
+
+def about(hub_id: str) -> str:
+    """What a person chooses by: size, licence, whether access has to be asked for, whether it is a
+    base model, whether it is here already.
+    """
+    shape, _ = model_shape(hub_id)
+    words = _shape_words(shape) if shape is not None and shape.origin != "size" else []
+    return ", ".join([*words, *(["on this machine"] if is_on_this_machine(hub_id) else [])])
+
+
+def _shape_words(shape: ModelShape) -> list[str]:
+    license_ = shape.license or _suggested_licences().get(shape.id)
+    base = is_instruct(shape.id) is False and kind_of_type(shape.architecture) == DECODER
+    return [
+        words
+        for words in (
+            f"{format_count(shape.params)} parameters",
+            "does not follow instructions yet" if base else "",
+            f"licence {license_}" if license_ else "licence on its hub page",
+            "access on request" if shape.gated else "",
+            f"stored in {shape.stored}" if shape.stored else "",
+        )
+        if words
+    ]
+
+
+def _suggested_licences() -> dict[str, str]:
+    return {row["model"]: row["license"] for row in suggested_models()["models"]}
+
+
+def _known(name: str) -> str | None:
+    """The one model of catalogue or cache whose name this is, however it is written; None where
+    one that follows instructions and one that does not are called so alike.
+    """
+    ids = _every_id()
+    wanted = name.lower()
+    whole = [hub_id for hub_id in ids if wanted in (hub_id.lower(), tail_of(hub_id).lower())]
+    alike = whole or [hub_id for hub_id in ids if words_of(hub_id) == words_of(name)]
+    if whole or any(squashed(hub_id) == squashed(name) for hub_id in alike):
+        return alike[0] if len(alike) == 1 else None
+    return None
+
+
+def _every_id() -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*(hub_id for _, hub_id in catalogue_ids()), *cached_models())))
+
+
+# --------------------------------------------------------------------------- which ones it may be
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    id: str
+    words: frozenset[str]  # of its name, without those that make no difference
+    all_words: frozenset[str]  # with its organisation's and the others
+    sizes: frozenset[str]
+
+
+@cache
+def _entries(ids: tuple[str, ...]) -> tuple[_Entry, ...]:
+    return tuple(
+        _Entry(
+            id=hub_id,
+            words=words_of(hub_id),
+            all_words=words_of(hub_id) | _every_word(hub_id),
+            sizes=states_size(words_of(hub_id)),
+        )
+        for hub_id in ids
+    )
+
+
+def _every_word(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z]+|[0-9.]+[bmt]?(?![a-z])", text.lower().replace("_", ".")))
+
+
+def near_models(name: str, *, most: int = MOST) -> tuple[tuple[NamedModel, ...], bool]:
+    """The models that a name fits, best first; and whether it had to be put right for that.
+
+    Best is what lies in the cache, then what has the fewest words more, follows instructions, and
+    is newest. Words that no model bears are left out before a size is.
+    """
+    cached = cached_models()
+    entries = _entries(_every_id())
+    known = frozenset(word for entry in entries for word in entry.all_words)
+    typed = words_of(name) or _every_word(tail_of(name))
+    right = frozenset(_put_right(word, known) for word in typed)
+    tries = [typed, right]
+    # What is left without words that no model bears: a description of one, or another name.
+    told, left = typed & known, right & known
+    if told & frozenset(_family_word(entry.id) for entry in entries):
+        tries += [told, told - states_size(told)]
+    if 2 * len(_named(left)) > len(_named(right)):
+        tries += [left, left - states_size(left)]
+    found: list[_Entry] = []
+    for words in tries:
+        if _named(words):
+            found = [entry for entry in entries if _fits(words, entry)]
+        if found:
+            break
+    else:
+        words = typed
+        short = squashed(name)
+        found = [
+            entry for entry in entries if len(short) > SHORTEST and short in squashed(entry.id)
+        ]
+    trainable = (
+        hub_id for hub_id in _ordered(found, words, name, cached) if out_of_scope(hub_id) is None
+    )
+    near = tuple(NamedModel(id=hub_id, about=about(hub_id)) for hub_id in islice(trainable, most))
+    return near, bool(near) and words != typed
+
+
+def _named(words: Collection[str]) -> list[str]:
+    """The words that name a model, without sizes and versions."""
+    return [word for word in words if word.isalpha()]
+
+
+def _family_word(hub_id: str) -> str:
+    """The word a name begins with: "llama", "qwen"."""
+    return next(iter(re.findall(r"[a-z]+", tail_of(hub_id).lower())), "")
+
+
+def _put_right(word: str, known: Collection[str]) -> str:
+    from difflib import get_close_matches
+
+    if word in known or not word.isalpha() or len(word) < SHORTEST:
+        return word
+    words = sorted(known for known in known if known.isalpha() and len(known) >= SHORTEST)
+    return next(iter(get_close_matches(word, words, 1, LIKE)), word)
+
+
+def _fits(words: Collection[str], entry: _Entry) -> bool:
+    sizes = states_size(words)
+    if not all(_among(word, entry.all_words) for word in words if word not in sizes):
+        return False
+    if sizes <= entry.sizes:
+        return True
+    if entry.sizes:
+        return False
+    shape, _ = model_shape(entry.id)  # the name says no size, the catalogue may
+    wanted = size_of(" ".join(sizes), None).params
+    return shape is not None and bool(wanted) and abs(shape.params / (wanted or 1) - 1) < SAME_SIZE
+
+
+def _among(word: str, words: Collection[str]) -> bool:
+    """Whether a name has the word; "3" is said of version 3.1 too."""
+    return word in words or (
+        word.isdigit() and any(other.startswith(f"{word}.") for other in words)
+    )
+
+
+def _ordered(
+    found: Sequence[_Entry], typed: Collection[str], name: str, cached: Collection[str]
+) -> list[str]:
+    wants_base = bool(re.search(r"(?i)\bbase\b", name))
+
+    def rank(entry: _Entry) -> tuple[object, ...]:
+        more = [word for word in entry.words - set(typed) if word.isalpha() and len(word) > 1]
+        versions = [
+            float(word)
+            for word in entry.words
+            if re.fullmatch(r"\d+(?:\.\d+)?", word) and float(word) <= VERSIONS
+        ]
+        size = size_of(tail_of(entry.id), None).params or _catalogued_size(entry.id)
+        return (
+            entry.id not in cached,
+            stored_by_name(entry.id) is not None,
+            size > HUGE,
+            len(more),
+            (is_instruct(entry.id) is True) is wants_base,
+            sum(word not in entry.all_words for word in typed),
+            -max(versions, default=0.0),
+            size,
+        )
+
+    latest_first = sorted(found, key=lambda entry: entry.id, reverse=True)
+    kept: dict[tuple[object, ...], str] = {}
+    for entry in sorted(latest_first, key=rank):
+        # One of the names of a model that was renamed, the latest of its small versions.
+        same = (entry.words, is_instruct(entry.id), stored_by_name(entry.id))
+        if same not in kept or len(entry.id) < len(kept[same]):
+            kept[same] = entry.id
+    return list(kept.values())
+
+
+def _catalogued_size(hub_id: str) -> int:
+    shape, _ = model_shape(hub_id)
+    return shape.params if shape is not None else 0
