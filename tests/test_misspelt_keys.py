@@ -23,6 +23,7 @@ from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.methods.trainers import trainers
 from advisor.plan.read import read_plan
+from advisor.plan.verdict_limits import limits
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
 from advisor.probe.not_supported import not_supported_devices
 from advisor.ruleset.due import REFRESH_FILE
@@ -123,6 +124,7 @@ SHIPPED = {
     "amounts of data": (
         "data/amounts.yaml", "too_few: 16", "to_few: 16", "too_few", data_requirements,
     ),
+    "the verdict": ("verdict.yaml", "repeats:", "repeat:", "repeats", limits.__wrapped__),
     "keys of several methods": (
         "keys/rewards.yaml", "type: entries", "typ: entries", "type", read_methods,
     ),

@@ -239,6 +239,7 @@ class ClassEvaluator:
         shown = list(zip(self.rows, self.predicted, strict=True))[:SAMPLES]
         return Evaluation(
             rows=len(self.rows),
+            decides="accuracy",
             metrics={
                 **({"accuracy": accuracy.record()} if accuracy else {}),
                 "macro_f1": macro_f1,
@@ -248,8 +249,16 @@ class ClassEvaluator:
                 counts=tuple(tuple(counts) for counts in found["confusion"]["counts"]),
             ),
             samples=tuple(
-                Sample(prompt=row.shown, expected=row.name, base="", tuned=self.names[guess])
+                Sample(
+                    prompt=row.shown,
+                    expected=row.name,
+                    base=self.names[self.most_common],
+                    tuned=self.names[guess],
+                    score_before=float(row.label == self.most_common),
+                    score_after=float(row.label == guess),
+                )
                 for row, guess in shown
             ),
+            sample_metric="accuracy",
             extra={key: found[key] for key in ("accuracy_interval", "macro_f1_interval")},
         )

@@ -164,3 +164,8 @@ def _readable(path: Path) -> bool:
     while not os.path.lexists(path) and path != path.parent:
         path = path.parent
     return os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)
+
+
+def shown_path(path: Path) -> str:
+    """The path as short as it can be typed from here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -34,9 +34,9 @@ from advisor.plan.record import (
     StageRecord,
     StageResult,
     Status,
-    overall_verdict,
     write_record,
 )
+from advisor.plan.verdict import folder_verdict
 
 Say = Callable[[str], None]
 OnEnd = Callable[[Path, RunRecord], object]
@@ -187,8 +187,8 @@ class RecordKeeper:
             self.record,
             resolved={**self.record.resolved, name: result.resolved},
             versions={**self.record.versions, **result.versions},
-            verdict=overall_verdict(self.record.stages) or self.record.verdict,
         )
+        self._judge()
         if following is not None:
             self._run(following)
         self.save()
@@ -244,12 +244,17 @@ class RecordKeeper:
         assert stage is not None, name
         return stage
 
+    def _judge(self) -> None:
+        verdict = folder_verdict(self.folder, self.record)
+        self.record = replace(self.record, verdict=verdict or self.record.verdict)
+
     def _run(self, name: str) -> None:
         stage = replace(self._stage(name), status=RUNNING, started_at=now(), finished_at=None)
         self.record = self.record.with_stage(stage)
 
     def _finish(self, status: Status) -> None:
         self.record = replace(self.record, status=status, finished_at=now())
+        self._judge()
         try:
             self.save()
         except MachineNotReady:

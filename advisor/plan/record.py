@@ -30,6 +30,7 @@ from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.files import read_at_most, write_atomically
 from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema, plain_json
 from advisor.ground.terminal import json_shown
+from advisor.plan.verdict_record import Verdict as Verdict
 
 SCHEMA_VERSION = 1
 RECORD, DRY_RUN, RESULT = "run.json", "dry_run.json", "result.json"
@@ -180,6 +181,10 @@ class Sample(JsonObject):
     tuned: Annotated[str | None, "the answer after training"] = None
     base_stopped: Annotated[bool | None, "did it end with a stop token?", OMIT_NULL] = None
     tuned_stopped: Annotated[bool | None, "did it end with a stop token?", OMIT_NULL] = None
+    score_before: Annotated[
+        float | None, "score of the answer before, by `sample_metric`", OMIT_NULL
+    ] = None
+    score_after: Annotated[float | None, "score of the answer after", OMIT_NULL] = None
     reward_before: Annotated[float | None, "reward of the answer before (PPO)", OMIT_NULL] = None
     reward_after: Annotated[float | None, "reward of the answer after (PPO)", OMIT_NULL] = None
 
@@ -202,12 +207,16 @@ class Evaluation(JsonObject):
     perplexity_before: Annotated[float | None, "exp of the loss before"] = None
     perplexity_after: Annotated[float | None, "exp of the loss after"] = None
     rows: Annotated[int | None, "held-out rows compared"] = None
+    decides: Annotated[
+        str | None, "the metric that decides on the verdict; null: the held-out loss", OMIT_NULL
+    ] = None
     metrics: Annotated[Mapping[str, Metric], "name of the metric -> its values"] = field(
         default_factory=dict
     )
     general: Annotated[Metric | None, "loss on general texts: does it forget?"] = None
     seconds: Annotated[float | None, "seconds that generation took"] = None
     samples: Annotated[tuple[Sample, ...], "some prompts with their answers"] = ()
+    sample_metric: Annotated[str | None, "what scores the samples", OMIT_NULL] = None
     confusion: Annotated[Confusion | None, "of a classifier", OMIT_NULL] = None
 
 
@@ -225,6 +234,9 @@ class HeldOut(JsonObject):
     best_loss: Annotated[float | None, "the lowest loss"] = None
     last_step: Annotated[int | None, "optimizer steps until the last evaluation"] = None
     last_loss: Annotated[float | None, "the last loss"] = None
+    fell: Annotated[
+        float | None, "share by which it fell from the last but one to the last", OMIT_NULL
+    ] = None
     kept_step: Annotated[int | None, "the step whose weights are the result"] = None
     planned_steps: Annotated[int | None, "optimizer steps of the plan"] = None
     stopped_early: Annotated[bool, "whether training stopped before them"] = False
@@ -261,15 +273,6 @@ class Check(JsonObject):
     name: Annotated[str, "the name of the check"]
     ok: Annotated[bool, "false: a warning"]
     text: Annotated[str, "what was found, in a sentence"] = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict(JsonObject):
-    """Whether the result is better than the base."""
-
-    ok: Annotated[bool, "true if every check passed"]
-    word: Annotated[str | None, "better, worse, not distinguishable, mixed"] = None
-    text: Annotated[str | None, "the verdict in a sentence"] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -515,9 +518,9 @@ class RunRecord(JsonObject):
     advise_version: Annotated[str | None, "the version that wrote the file"] = None
     name: Annotated[str | None, "the plan's name"] = None
     status: Annotated[Status, "how far the run is"]
-    verdict: Annotated[
-        Verdict | None, "of the last compared stage; several tasks: in one sentence"
-    ] = None
+    verdict: Annotated[Verdict | None, "of the last finished stage; of several tasks together"] = (
+        None
+    )
     cross_evaluation: Annotated[
         Mapping[str, Mapping[str, float | None]] | None,
         "task -> module or base -> loss on the task's held-out rows",
@@ -597,24 +600,6 @@ class RunRecord(JsonObject):
 def last_of_each_task(stages: Iterable[StageRecord]) -> list[StageRecord]:
     """The last stage of each task, or the last of all if the plan has no tasks."""
     return list({stage.task: stage for stage in stages}.values())
-
-
-def overall_verdict(stages: Iterable[StageRecord]) -> Verdict | None:
-    """The verdict of a run: that of its last compared stage; of several tasks, each in a word.
-
-    None if nothing was compared.
-    """
-    last = {stage.task: stage.verdict for stage in stages if stage.verdict is not None}
-    if len(last) < 2:
-        return next(iter(last.values()), None)
-    tasks: dict[str, list[str]] = {}
-    for task, verdict in last.items():
-        tasks.setdefault(verdict.word or "not compared", []).append(str(task))
-    return Verdict(
-        ok=all(verdict.ok for verdict in last.values()),
-        word=next(iter(tasks)) if len(tasks) == 1 else "mixed",
-        text="; ".join(f"{word}: {', '.join(names)}" for word, names in tasks.items()),
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from advisor.methods.remedies import remedy_file
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.methods.trainers import TRAINER_FILE
 from advisor.plan.record import run_schema
+from advisor.plan.verdict_limits import VERDICT_FILE
 from advisor.probe import gpu_files
 from advisor.probe.not_supported import NOT_SUPPORTED_FILE
 from advisor.probe.prices import price_file_shape
@@ -61,6 +62,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "scenarios": files.scenarios_schema(rules),
         "sources": file_schema(SOURCES_FILE),
         "amounts": file_schema(REQUIREMENTS_FILE),
+        "verdict": file_schema(VERDICT_FILE),
         "rollouts": file_schema(ROLLOUTS_FILE),
         "refresh": file_schema(REFRESH_FILE),
         "templates": file_schema(TEMPLATES_FILE),

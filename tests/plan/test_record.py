@@ -26,7 +26,6 @@ from advisor.plan.record import (
     StageResult,
     Verdict,
     last_of_each_task,
-    overall_verdict,
     read_part,
     read_record,
     run_schema,
@@ -200,19 +199,10 @@ def test_a_finished_stage_takes_over_the_whole_result():
     assert (done.status, done.error, done.extra) == ("done", None, {"own": 1, "kept": 2})
 
 
-def test_the_verdict_of_several_tasks_is_one_sentence():
-    """Each word with the tasks it holds for; one stage alone keeps its own verdict."""
+def test_the_last_stage_of_each_task_is_its_result():
+    """A task's later stage takes the place of its earlier one; stages without a task are one."""
     stage = StageRecord.from_dict(STAGE)
-    better, worse = Verdict(ok=True, word="better", text="b"), Verdict(ok=False, word="worse")
-    assert overall_verdict([stage]) is None
-    assert overall_verdict([stage, replace(stage, verdict=better)]) is better
-    tasks = [
-        replace(stage, name=f"sft-{task}", task=task, verdict=verdict)
-        for task, verdict in (("legal", better), ("hr", worse), ("sales", better))
-    ]
-    found = overall_verdict(tasks)
-    assert (found.ok, found.word) == (False, "mixed")
-    assert found.text == "better: legal, sales; worse: hr"
+    tasks = [replace(stage, name=f"sft-{task}", task=task) for task in ("legal", "hr", "sales")]
     assert [stage.name for stage in last_of_each_task([stage, *tasks])] == [
         "sft",
         "sft-legal",

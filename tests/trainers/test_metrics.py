@@ -85,6 +85,30 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 2 <= missed <= 24
 
 
+@pytest.mark.parametrize("rows", [3, 5, 16])
+def test_few_rows_have_an_interval_that_is_wide_enough(rows):
+    """Of 400 experiments with few rows the 95 % interval misses the truth in about one of twenty;
+    that of percentiles missed it in one of five with three rows.
+    """
+    draw = random.Random(rows)
+    missed = 0
+    for _ in range(400):
+        weights = [draw.randint(20, 80) for _ in range(rows)]
+        after = [0.3 + draw.gauss(0, 1) for _ in range(rows)]
+        found = compare([0.0] * rows, after, higher_is_better=True, weights=weights)
+        missed += not found.interval[0] <= 0.3 <= found.interval[1]
+    assert 8 <= missed <= 36
+
+
+def test_four_rows_that_all_got_much_better_are_told_from_chance():
+    """2.47 to 0.76 on four rows, all alike: by Student's t that is no chance. Three answers that
+    turned from wrong to right are too few, since they have no spread to judge by.
+    """
+    found = compare([2.4, 2.5, 2.6, 2.4], [0.8, 0.7, 0.9, 0.6], higher_is_better=False)
+    assert found.word == "better"
+    assert compare([0.0] * 3, [1.0] * 3, higher_is_better=True).interval is None
+
+
 def test_tokens_can_weigh_rows():
     """A mean per token counts a long row more."""
     found = compare([1.0, 2.0], [1.0, 4.0], higher_is_better=True, weights=[3.0, 1.0])
@@ -115,28 +139,22 @@ def test_classes_are_counted():
 
 
 def test_the_verdict_is_a_word_and_a_sentence():
-    """The first metric decides; others are told where they are distinguishable; a loss of general
-    ability is told.
-    """
+    """The first metric decides; others are told where they are distinguishable."""
     loss = compare([4.0] * 10, [2.0] * 10, higher_is_better=False)
     answers = compare_answers(["no"] * 6, ["Paris"] * 6, ["Paris"] * 6)
-    word, text = verdict(
-        {"held-out loss": loss, **answers},
-        general=compare([1.0] * 8, [1.5] * 8, higher_is_better=False),
-    )
+    word, text = verdict({"held-out loss": loss, **answers})
     assert word == "better"
     assert "held-out loss 4 before, 2 after (difference -2.00 to -2.00) on 10 held-out rows" in text
     assert "exact match 0 before, 1 after" in text
-    assert "general ability is lower" in text
     assert verdict({}) == ("not distinguishable", "nothing was held out to compare on")
     assert math.isclose(answers["token_f1"].after, 1.0)
 
 
 def test_a_verdict_that_cannot_tell_says_what_it_could():
-    """Four rows tell nothing; of fifty the difference that would have been seen is named."""
-    few = compare([1.0, 2.0, 3.0, 4.0], [1.1, 1.9, 3.1, 3.9], higher_is_better=False)
+    """Two rows tell nothing; of fifty the difference that would have been seen is named."""
+    few = compare([1.0, 2.0], [1.1, 1.9], higher_is_better=False)
     assert verdict({"held-out loss": few})[1].endswith(
-        "on 4 held-out rows, which are too few to tell"
+        "on 2 held-out rows, which are too few to tell"
     )
     draw = random.Random(5)
     before = [draw.gauss(0, 1) for _ in range(50)]

@@ -30,7 +30,14 @@ from trainers.evaluation.loss import (
     sample_answers,
     sample_limit,
 )
-from trainers.evaluation.metrics import Comparison, compare, compare_answers, verdict
+from trainers.evaluation.metrics import (
+    Comparison,
+    choose_metrics,
+    compare,
+    compare_answers,
+    score_answers,
+    verdict,
+)
 from trainers.evaluation.saved_result import check_stops
 from trainers.frame.files import keep_value, kept_value
 from trainers.frame.job import Job
@@ -41,7 +48,6 @@ GENERAL = Path(__file__).parent / "general.jsonl"
 GENERATION_S = 45.0  # no further batch of answers is begun after this
 BATCH = 4  # answers generated at once
 TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4
-WORSE_GENERAL = 0.1  # relative rise of the loss on general prompts that the verdict mentions
 
 
 @dataclass
@@ -176,6 +182,18 @@ class TextEvaluator:
             weights=[row.learned for row in self.general_rows],
         )
 
+    def sample_scores(self) -> tuple[str | None, list[tuple[float, float] | tuple[None, None]]]:
+        """(the metric that scores sample answers, the scores of each before and after)."""
+        expected = [row.expected for row in self.prompts]
+        if not self.tuned.samples or not all(expected):
+            return None, [(None, None)] * len(self.prompts)
+        metric = choose_metrics(expected)[0]
+        before, after = (
+            score_answers(metric, [sample.text for sample in found.samples], expected)
+            for found in (self.base, self.tuned)
+        )
+        return metric, list(zip(before, after, strict=True))
+
     def answers(self) -> dict[str, Comparison]:
         """Scores of the generated answers, by the metrics that suit the expected ones."""
         if not self.tuned.samples or not all(row.expected for row in self.prompts):
@@ -187,15 +205,14 @@ class TextEvaluator:
         )
 
     def verdict(self) -> tuple[str, str]:
-        """One word and one sentence."""
-        parts = {
-            **self.own_parts(),
-            **({"held-out loss": self.loss} if self.loss is not None else {}),
-            **self.answers(),
-        }
-        general = self.general
-        notable = general is not None and general.after > general.before * (1 + WORSE_GENERAL)
-        return verdict(parts, general=general if notable else None)
+        """One word and one sentence on the task."""
+        return verdict(
+            {
+                **self.own_parts(),
+                **({"held-out loss": self.loss} if self.loss is not None else {}),
+                **self.answers(),
+            }
+        )
 
     def checks(self) -> list[Check]:
         """Whether answers still end with a stop token.
@@ -207,7 +224,9 @@ class TextEvaluator:
     def record(self) -> Evaluation:
         """The comparison for result.json."""
         loss, general = self.loss, self.general
-        samples = zip(self.prompts, self.base.samples, self.tuned.samples, strict=True)
+        metric, scores = self.sample_scores()
+        samples = zip(self.prompts, self.base.samples, self.tuned.samples, scores, strict=True)
+        own = self.own_parts()
         return Evaluation(
             holdout_loss_before=loss.before if loss else None,
             holdout_loss_after=loss.after if loss else None,
@@ -215,9 +234,8 @@ class TextEvaluator:
             perplexity_before=perplexity(loss.before if loss else None),
             perplexity_after=perplexity(loss.after if loss else None),
             rows=len(self.rows),
-            metrics={
-                name: part.record() for name, part in {**self.own_parts(), **self.answers()}.items()
-            },
+            decides=next(iter(own), None),
+            metrics={name: part.record() for name, part in {**own, **self.answers()}.items()},
             general=general.record() if general else None,
             seconds=round(self.base.seconds + self.tuned.seconds, 1),
             samples=tuple(
@@ -228,9 +246,12 @@ class TextEvaluator:
                     tuned=tuned.text,
                     base_stopped=base.stopped,
                     tuned_stopped=tuned.stopped,
+                    score_before=score_before,
+                    score_after=score_after,
                 )
-                for row, base, tuned in samples
+                for row, base, tuned, (score_before, score_after) in samples
             ),
+            sample_metric=metric,
             extra=self.own_record(),
         )
 

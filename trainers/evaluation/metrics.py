@@ -1,8 +1,9 @@
 """How good answers are, before and after, and whether the difference is more than chance.
 
 Scores come from torchmetrics (exact match and token F1 as in SQuAD, ROUGE-L, accuracy, macro-F1).
-Intervals are paired bootstrap percentiles: the same rows before and after, drawn again with
-replacement (Efron and Tibshirani 1993, chapter 13).
+Intervals are of the same rows before and after: from 30 rows on paired bootstrap percentiles, drawn
+again with replacement (Efron and Tibshirani 1993, chapter 13); of fewer, where percentiles come out
+too narrow, Student's t over the rows' differences.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from advisor.plan.record import Metric
 
 DRAWS = 2000
 LEVEL = 0.95
-FEWEST = 5  # rows below which an interval says nothing
+FEWEST = 3  # rows below which an interval says nothing
+FEWEST_ALIKE = 5  # the same where all rows changed by the same, as right and wrong do
+DRAWN = 30  # rows from which on the bootstrap serves
+# Two-sided 95 % points of Student's t for 2 to 28 degrees of freedom (any table of it).
+STUDENT_T = (
+    4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
+    2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052,
+    2.048,
+)  # fmt: skip
 SHORT_WORDS = 8  # answers up to this length are right or wrong, longer ones more or less similar
 
 
@@ -71,20 +80,34 @@ def compare(
     weight = numpy.ones_like(one) if weights is None else numpy.asarray(weights, dtype=float)
     if len(one) == 0 or len(one) != len(other) or len(one) != len(weight):
         raise ValueError(f"{len(one)} rows before, {len(other)} after, {len(weight)} weights")
-    interval = None
-    if len(one) >= FEWEST:
-        draw = numpy.random.default_rng(seed).integers(0, len(one), size=(DRAWS, len(one)))
-        means = ((other - one) * weight)[draw].sum(1) / weight[draw].sum(1)
-        low, high = numpy.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        interval = (float(low), float(high))
     total = weight.sum()
     return Comparison(
         before=float((one * weight).sum() / total),
         after=float((other * weight).sum() / total),
-        interval=interval,
+        interval=_interval(other - one, weight, seed),
         higher_is_better=higher_is_better,
         rows=len(one),
     )
+
+
+def _interval(difference: Any, weight: Any, seed: int) -> tuple[float, float] | None:
+    """The 95 % interval of the weighted mean of the rows' differences; None with too few rows."""
+    import numpy
+
+    rows = len(difference)
+    if rows < FEWEST or (rows < FEWEST_ALIKE and numpy.ptp(difference) == 0):
+        return None
+    if rows >= DRAWN:
+        draw = numpy.random.default_rng(seed).integers(0, rows, size=(DRAWS, rows))
+        means = (difference * weight)[draw].sum(1) / weight[draw].sum(1)
+        low, high = numpy.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(low), float(high)
+    mean = (difference * weight).sum() / weight.sum()
+    # A ratio of two sums: its error is that of the residuals (Cochran 1977, section 6.3).
+    residuals = weight * (difference - mean)
+    error = (rows / (rows - 1) * (residuals**2).sum()) ** 0.5 / weight.sum()
+    half = STUDENT_T[rows - 3] * error
+    return float(mean - half), float(mean + half)
 
 
 def proportion_interval(right: int, rows: int) -> tuple[float, float] | None:
@@ -148,20 +171,22 @@ def is_json(text: str) -> bool:
         return False
 
 
+def score_answers(metric: str, answers: Sequence[str], expected: Sequence[str]) -> list[float]:
+    """The score of each answer, in their order."""
+    return [
+        score_answer(metric, answer, wanted)
+        for answer, wanted in zip(answers, expected, strict=True)
+    ]
+
+
 def compare_answers(
     base: Sequence[str], tuned: Sequence[str], expected: Sequence[str]
 ) -> dict[str, Comparison]:
     """Every metric that suits the expected answers."""
     return {
         metric: compare(
-            [
-                score_answer(metric, answer, wanted)
-                for answer, wanted in zip(base, expected, strict=True)
-            ],
-            [
-                score_answer(metric, answer, wanted)
-                for answer, wanted in zip(tuned, expected, strict=True)
-            ],
+            score_answers(metric, base, expected),
+            score_answers(metric, tuned, expected),
             higher_is_better=True,
         )
         for metric in choose_metrics(expected)
@@ -198,7 +223,7 @@ def classification(
     predicted_N, true_N = torch.tensor(list(predicted)), torch.tensor(list(true))
     right = sum(one == other for one, other in zip(predicted, true, strict=True))
     interval = None
-    if len(true) >= FEWEST:
+    if len(true) >= FEWEST_ALIKE:
         draws = numpy.random.default_rng(0).integers(0, len(true), size=(DRAWS // 10, len(true)))
         low, high = numpy.quantile([f1(draw) for draw in draws], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         interval = [float(low), float(high)]
@@ -222,12 +247,10 @@ def classification(
 # --------------------------------------------------------------------------- in words
 
 
-def verdict(
-    parts: Mapping[str, Comparison], *, general: Comparison | None = None
-) -> tuple[str, str]:
-    """(better | worse | not distinguishable, one sentence).
+def verdict(parts: Mapping[str, Comparison]) -> tuple[str, str]:
+    """(better | worse | not distinguishable, one sentence on the task). The first part decides.
 
-    The first part decides the word; the loss on general prompts is only mentioned.
+    What a run came to in all is told by advisor/plan/verdict.py.
     """
     if not parts:
         return "not distinguishable", "nothing was held out to compare on"
@@ -239,11 +262,6 @@ def verdict(
     word = first.word
     if word == "not distinguishable":
         sentences[0] += f", {_too_few(first)}"
-    if general is not None and general.word == "worse":
-        sentences.append(
-            f"general ability is lower: loss on fixed general prompts {general.before:.2f} before,"
-            f" {general.after:.2f} after"
-        )
     return word, f"{word}: {'; '.join(sentences)}"
 
 

@@ -176,6 +176,7 @@ class HeldOutCurve:
         self.best_loss = math.inf
         self.last_step: int | None = None
         self.last_loss = math.nan
+        self.before_last = math.nan  # the loss of the evaluation before
         self.waited = 0  # measurements since the best one
         self.stopped = False
         self.seconds = 0.0
@@ -208,6 +209,7 @@ class HeldOutCurve:
         restore_random_states(states)
         totals = add_up_processes(self.trainer, sums)
         loss = sum(total for total, _ in totals) / max(sum(count for _, count in totals), 1e-9)
+        self.before_last = self.last_loss
         self.last_step, self.last_loss = step, loss
         if loss < self.best_loss:
             self.best_step, self.best_loss, self.waited = step, loss, 0
@@ -241,6 +243,7 @@ class HeldOutCurve:
             "best_loss": self.best_loss if self.best_step is not None else None,
             "last_step": self.last_step,
             "last_loss": self.last_loss if math.isfinite(self.last_loss) else None,
+            "before_last": self.before_last if math.isfinite(self.before_last) else None,
             "waited": self.waited,
             "stopped": self.stopped,
             "seconds": self.seconds,
@@ -257,6 +260,8 @@ class HeldOutCurve:
             self.best_loss = state["best_loss"]
         if state.get("last_loss") is not None:
             self.last_loss = state["last_loss"]
+        if state.get("before_last") is not None:
+            self.before_last = state["before_last"]
         self.waited, self.stopped = state.get("waited", 0), bool(state.get("stopped"))
         self.seconds = state.get("seconds", 0.0)
         if not self.keeps_best:
@@ -379,11 +384,19 @@ class HeldOutCurve:
             best_loss=self.best_loss if self.best_step is not None else None,
             last_step=self.last_step,
             last_loss=self.last_loss if math.isfinite(self.last_loss) else None,
+            fell=self._fell(),
             kept_step=self.kept_step,
             planned_steps=self.steps,
             stopped_early=self.stopped,
             waited=self.waited,
         )
+
+    def _fell(self) -> float | None:
+        """By which share the loss fell from the last evaluation but one to the last."""
+        before, last = self.before_last, self.last_loss
+        if not (math.isfinite(before) and math.isfinite(last)) or before <= 0:
+            return None
+        return round((before - last) / before, 4)
 
 
 def measurements(count: int) -> str:

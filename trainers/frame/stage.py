@@ -406,7 +406,6 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
         evaluator.evaluate_tuned()
         evaluation, verdict = evaluator.record(), evaluator.verdict()
         checks += evaluator.checks()
-        say(f"{label(job)}: {verdict[1]}")
     for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
     times = parts.times()

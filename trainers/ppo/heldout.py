@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from advisor.plan.record import Check, Evaluation
 from advisor.plan.record import Sample as SampleRecord
-from trainers.evaluation.generation import TRIAL_GENERAL, WORSE_GENERAL, general_rows
+from trainers.evaluation.generation import TRIAL_GENERAL, general_rows
 from trainers.evaluation.loss import Sample, held_out
 from trainers.evaluation.metrics import Comparison, compare, verdict
 from trainers.evaluation.saved_result import check_stops
@@ -143,19 +143,15 @@ class HeldOutEvaluator:
         )
 
     def verdict(self) -> tuple[str, str]:
-        """One word and one sentence; the reward decides the word."""
-        general = self.general_loss()
-        notable = general is not None and general.after > general.before * (1 + WORSE_GENERAL)
-        return verdict(
-            {name: part for name, part in self.parts().items() if name == "reward"},
-            general=general if notable else None,
-        )
+        """One word and one sentence; the reward decides."""
+        return verdict({name: part for name, part in self.parts().items() if name == "reward"})
 
     def record(self) -> Evaluation:
         """The comparison for result.json."""
         general = self.general_loss()
         return Evaluation(
             rows=len(self.prompts),
+            decides="reward",
             metrics={name: part.record() for name, part in self.parts().items()},
             general=general.record() if general else None,
             seconds=round(self.before.seconds + self.after.seconds, 1),

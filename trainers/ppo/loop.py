@@ -203,7 +203,6 @@ def finish(
     if evaluator is not None:
         evaluation, verdict = evaluator.record(), evaluator.verdict()
         checks += evaluator.checks()
-        say(f"{label(job)}: {verdict[1]}")
     checks += [Check(name, False, text) for name, text in run.warnings.items()]
     lines = stage_lines(run.metrics, stage=job.stage.name, task=job.task)
     rewards = reward_records(lines, ppo.reward_parts)

@@ -1,0 +1,445 @@
+"""The verdict on a run, from its record alone: did it learn the task, did it lose anything, what to
+do next. The numbers that decide are in rules/verdict.yaml.
+
+run.json, terminal, report, README of a result and chat all show this one.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import ceil, exp
+from pathlib import Path
+
+from advisor.ground.errors import AdviseError
+from advisor.ground.files import PLAN_FILE, shown_path
+from advisor.methods import objective, update
+from advisor.plan.entries import Entry, entries
+from advisor.plan.next_run import longer_setting
+from advisor.plan.read import read_plan
+from advisor.plan.record import DONE, Evaluation, Metric, RunRecord, Sample, StageRecord
+from advisor.plan.smaller import key_path
+from advisor.plan.verdict_limits import Limits, limits
+from advisor.plan.verdict_record import (
+    BETTER,
+    KEPT,
+    LOST,
+    MIXED,
+    NOT_MEASURED,
+    UNCLEAR,
+    WORSE,
+    Finding,
+    NextStep,
+    Verdict,
+)
+
+WORDS = (BETTER, WORSE, UNCLEAR)
+HELD_OUT_LOSS = "held-out loss"
+PHRASE_WORDS = 4  # of a phrase that is looked for again
+MOST_ROWS = 100_000  # a difference that takes more rows is none
+MOST_HELD = 0.2  # share of the rows that may be held out: as in the advice
+USUAL_HELD = 64  # rows that tell small differences, where the objective's file names no number
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """What decides on one trained stage."""
+
+    name: str
+    metric: Metric
+
+    @property
+    def difference(self) -> float | None:
+        """After less before."""
+        before, after = self.metric.before, self.metric.after
+        return None if before is None or after is None else after - before
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval of the difference."""
+        found = self.metric.interval
+        if found is None or len(found) != 2 or found[0] is None or found[1] is None:
+            return None
+        return (found[1] - found[0]) / 2
+
+    def rows_needed(self) -> int | None:
+        """About how many held-out rows would tell a difference of the size that was seen: an
+        interval narrows with the root of the rows. None where that cannot be said.
+        """
+        half, difference, rows = self.half_width, self.difference, self.metric.rows
+        if not half or not difference or not rows:
+            return None
+        return ceil(rows * (half / abs(difference)) ** 2)
+
+
+def run_verdict(record: RunRecord, *, run: str, trainings: Sequence[Entry] = ()) -> Verdict | None:
+    """The verdict on a run; None while no stage is finished.
+
+    Of several tasks each is judged by its last finished stage, and the next step is that of the
+    first task that needs one.
+
+    Args:
+        record: The run.
+        run: Its folder, as it can be typed.
+        trainings: Of its plan, for commands that change a setting.
+    """
+    stages = [stage for stage in record.stages if stage.status == DONE]
+    last = list({stage.task: stage for stage in stages}.values())
+    if not last:
+        return None
+    found = [_stage_verdict(record, stage, run=run, trainings=trainings) for stage in last]
+    if len(found) == 1:
+        return found[0]
+    names = [str(stage.task) for stage in last]
+    urgent = next((one for one in found if not one.is_good), found[0])
+    which = names[found.index(urgent)]
+    tasks: dict[str, list[str]] = {}
+    for name, one in zip(names, found, strict=True):
+        tasks.setdefault(one.word or NOT_MEASURED, []).append(name)
+    return Verdict(
+        ok=all(one.ok for one in found),
+        word=next(iter(tasks)) if len(tasks) == 1 else MIXED,
+        text="; ".join(f"{word}: {', '.join(group)}" for word, group in tasks.items()),
+        task=_together(names, [one.task for one in found]),
+        general=_together(names, [one.general for one in found]),
+        next=replace(urgent.next, text=f"{which}: {urgent.next.text}") if urgent.next else None,
+    )
+
+
+def _together(names: Sequence[str], found: Sequence[Finding | None]) -> Finding:
+    """The findings of several tasks as one: tasks by their word, with the numbers of those that
+    are not well.
+    """
+    by_word: dict[str, list[str]] = {}
+    for name, one in zip(names, found, strict=True):
+        by_word.setdefault(one.status if one else NOT_MEASURED, []).append(name)
+    said = [f"{word}: {', '.join(group)}" for word, group in by_word.items()]
+    if len(by_word) == 1:
+        return Finding(status=next(iter(by_word)), text=f"all of {', '.join(names)}")
+    return Finding(status=MIXED, text="; ".join(said))
+
+
+def _stage_verdict(
+    record: RunRecord, stage: StageRecord, *, run: str, trainings: Sequence[Entry]
+) -> Verdict:
+    known = limits()
+    compared = what_decides(stage)
+    task = task_finding(stage, compared, is_classifier=record.is_classifier(stage))
+    general = general_finding(stage.evaluation or Evaluation(), known)
+    entry = next((one for one in trainings if one.name == stage.name), None)
+    step = _Step(record=record, stage=stage, entry=entry, run=run, known=known)
+    lost = general.status == LOST
+    return Verdict(
+        ok=all(check.ok for check in stage.checks) and not lost,
+        word=_word(task.status, lost=lost),
+        text="; ".join(one.text for one in (task, general) if one.text) or None,
+        task=task,
+        general=general,
+        next=step.after(task, general, compared),
+    )
+
+
+def _word(task: str, *, lost: bool) -> str | None:
+    if not lost:
+        return None if task == NOT_MEASURED else task
+    if task == BETTER:
+        return "better at the task, worse in general"
+    return "worse in general" if task == NOT_MEASURED else f"{task}, worse in general"
+
+
+# --------------------------------------------------------------------------- the task
+
+
+def what_decides(stage: StageRecord) -> Compared | None:
+    """The comparison that decides whether a stage learned its task; None without one."""
+    found = stage.evaluation
+    if found is None:
+        return None
+    if found.decides in found.metrics:
+        return Compared(name=str(found.decides), metric=found.metrics[str(found.decides)])
+    if found.holdout_loss_after is not None and found.holdout_loss_before is not None:
+        loss = Metric(
+            before=found.holdout_loss_before,
+            after=found.holdout_loss_after,
+            interval=found.holdout_loss_interval,
+            rows=found.rows,
+            word=_word_of_loss(found, stage.verdict.word if stage.verdict else None),
+        )
+        return Compared(name=HELD_OUT_LOSS, metric=loss)
+    named = [(name, one) for name, one in found.metrics.items() if one.after is not None]
+    return Compared(name=named[0][0], metric=named[0][1]) if named else None
+
+
+def _word_of_loss(found: Evaluation, said: str | None) -> str:
+    if said in WORDS:
+        return str(said)
+    interval = found.holdout_loss_interval
+    low, high = interval if interval is not None and len(interval) == 2 else (None, None)
+    if low is None or high is None or low <= 0 <= high:
+        return UNCLEAR
+    return BETTER if high < 0 else WORSE
+
+
+def task_finding(
+    stage: StageRecord, compared: Compared | None, *, is_classifier: bool = False
+) -> Finding:
+    """Whether a stage learned its task, with the numbers before and after and the rows held out."""
+    if compared is None and stage.verdict is not None and stage.verdict.word in WORDS:
+        return Finding(status=str(stage.verdict.word), text=stage.verdict.text or "")
+    if compared is None:
+        why = "no rows were held out" if stage.evaluation is not None else "nothing was compared"
+        return Finding(status=NOT_MEASURED, text=why)
+    metric = compared.metric
+    status = str(metric.word) if metric.word in WORDS else NOT_MEASURED
+    text = f"{_numbers(compared.name, metric)}{_interval(metric)}"
+    if is_classifier:
+        text += " against always the most common class"
+    if metric.rows:
+        text += f", {metric.rows:,} rows held out"
+    if status == UNCLEAR:
+        text += f"; {_too_few(compared, stage)}"
+    also = [
+        _numbers(name, one)
+        for name, one in (stage.evaluation or Evaluation()).metrics.items()
+        if name != compared.name and one.word in (BETTER, WORSE)
+    ]
+    return Finding(status=status, text="; ".join([text, *also[:1]]))
+
+
+def _numbers(name: str, metric: Metric) -> str:
+    """'rouge l 0.12 -> 0.48'."""
+    before = "" if metric.before is None else f"{metric.before:.3g} -> "
+    return f"{name.replace('_', ' ')} {before}{metric.after:.3g}"
+
+
+def _interval(metric: Metric) -> str:
+    low, high = metric.interval if metric.interval and len(metric.interval) == 2 else (None, None)
+    return "" if low is None or high is None else f" (95 % interval {low:+.2f} to {high:+.2f})"
+
+
+def _too_few(compared: Compared, stage: StageRecord) -> str:
+    """How many rows would tell what these could not."""
+    needed = compared.rows_needed()
+    if needed is None:
+        return f"too few to tell: hold out more, {_usual_rows(stage)} tell small differences"
+    if needed > MOST_ROWS:
+        return "no difference that any number of rows would show"
+    return f"a difference as small as this takes about {_round_up(needed):,} rows to tell"
+
+
+def _usual_rows(stage: StageRecord) -> int:
+    stated: int | None = objective(stage.objective).steps.get("held_out")
+    return stated or USUAL_HELD
+
+
+def _round_up(count: int) -> int:
+    """Two figures: an estimate claims no more."""
+    step = int(10 ** max(0, len(str(count)) - 2))
+    return -(-count // step) * step
+
+
+# --------------------------------------------------------------------------- everything else
+
+
+def general_finding(found: Evaluation, known: Limits) -> Finding:
+    """Whether a stage lost anything: its loss on fixed general prompts, answers that do not end and
+    answers that repeat themselves.
+    """
+    parts, lost = [], False
+    if found.general is not None and found.general.before and found.general.after is not None:
+        ratio = exp(min(found.general.after - found.general.before, 20.0))
+        lost = ratio >= known.general_lost and found.general.word in (WORSE, None)
+        rows = f"{found.general.rows:,} " if found.general.rows else ""
+        text = (
+            f"loss on {rows}fixed general prompts {found.general.before:.2f} ->"
+            f" {found.general.after:.2f}"
+        )
+        if lost:
+            how = " (each token half as likely or less)" if ratio >= known.general_halved else ""
+            text += f", perplexity {ratio:.2g} times as high{how}"
+        parts.append(text)
+    answers, cut_off = _answers(found.samples, known)
+    parts += answers
+    if not parts:
+        return Finding(status=NOT_MEASURED)
+    return Finding(status=LOST if lost or cut_off else KEPT, text="; ".join(parts))
+
+
+def _answers(samples: Sequence[Sample], known: Limits) -> tuple[list[str], bool]:
+    """(what sample answers show, whether that is a loss)."""
+    told = [sample for sample in samples if sample.tuned_stopped is not None]
+    if not told:
+        return [], False
+    ended = sum(bool(sample.tuned_stopped) for sample in told)
+    before = sum(bool(sample.base_stopped) for sample in told)
+    repeating = sum(
+        repeats(sample.tuned or "", known) and not repeats(sample.base or "", known)
+        for sample in told
+    )
+    few = ended <= known.answers_end * len(told)
+    beside = f" (base {before})" if before != ended else ""
+    said = [f"{ended} of {len(told)} sample answers end by themselves{beside}"]
+    if repeating:
+        said.append(f"{repeating} repeat themselves")
+    return said, (few and before > ended) or repeating >= known.answers_end * len(told)
+
+
+def repeats(answer: str, known: Limits) -> bool:
+    """Whether an answer says the same few words again and again."""
+    words = answer.lower().split()
+    phrases = Counter(
+        tuple(words[at : at + PHRASE_WORDS]) for at in range(len(words) - PHRASE_WORDS + 1)
+    )
+    return bool(phrases) and max(phrases.values()) >= known.repeats
+
+
+# --------------------------------------------------------------------------- what next
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Step:
+    """Where the next step is looked for."""
+
+    record: RunRecord
+    stage: StageRecord
+    entry: Entry | None
+    run: str
+    known: Limits
+
+    def after(self, task: Finding, general: Finding, compared: Compared | None) -> NextStep:
+        """The one thing to do next; the first that applies."""
+        if self.record.max_steps:
+            return self._say(
+                "run_whole",
+                f"this was a trial of {self.record.max_steps} steps: train the whole plan",
+                f"advise run {self._plan} --output {shlex.quote(f'{self.run}-whole')}",
+            )
+        if task.status == NOT_MEASURED:
+            return self._measure()
+        if task.status == WORSE:
+            return self._worse()
+        if task.status == UNCLEAR:
+            return self._unclear(compared)
+        if general.status == LOST:
+            return self._lost()
+        return self._better()
+
+    @property
+    def _plan(self) -> str:
+        return shlex.quote(f"{self.run}/{PLAN_FILE}")
+
+    def _say(self, action: str, text: str, command: str | None = None) -> NextStep:
+        return NextStep(action=action, text=text, command=command)
+
+    def _again(self, *settings: str) -> str:
+        words = " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
+        return f"advise run {self._plan} {words}"
+
+    def _key(self, key: str) -> str:
+        if self.entry is not None:
+            return key_path(self.entry, key)
+        return f"stages.{self.stage.plan_stage}.{key}"
+
+    def _rate(self) -> float | None:
+        stated = (self.record.settings(self.stage).trl or {}).get("learning_rate")
+        if self.entry is not None:
+            stated = self.entry.stage.learning_rate
+        return float(stated) if isinstance(stated, int | float) and stated > 0 else None
+
+    def _other_rate(self, factor: float) -> str | None:
+        rate = self._rate()
+        return None if rate is None else f"{self._key('learning_rate')}={rate * factor:.1e}"
+
+    def _check_data(self) -> str | None:
+        path = self.entry.data.path if self.entry is not None else None
+        return f"advise check {shlex.quote(str(path))}" if path else None
+
+    def _measure(self) -> NextStep:
+        if not self.record.judge:
+            text = "compare it with its base: train again without --no-judge"
+            return self._say("measure", text, f"advise run {self._plan} --output {self.run}-judged")
+        share = f"{self._key('holdout')}={MOST_HELD:g}"
+        return self._say("measure", "hold out rows to compare on", self._again(share))
+
+    def _worse(self) -> NextStep:
+        curve = self.stage.held_out
+        if curve is not None and curve.best_step and curve.best_step != curve.last_step:
+            return self._say(
+                "train_shorter",
+                f"it was best after step {curve.best_step}: keep those weights",
+                self._again(f"{self._key('keep')}=best"),
+            )
+        lower = self._other_rate(1 / self.known.rate_factor)
+        text = f"try a learning rate {self.known.rate_factor:g} times lower"
+        return self._say("lower_rate", text, self._again(lower) if lower else None)
+
+    def _unclear(self, compared: Compared | None) -> NextStep:
+        if compared is None:
+            return self._say("look_at_data", "look at its rows", self._check_data())
+        held, rows = compared.metric.rows or 0, self.stage.data.rows if self.stage.data else None
+        needed = compared.rows_needed() or _usual_rows(self.stage)
+        before, difference = compared.metric.before, compared.difference
+        if before and difference is not None:
+            small = abs(difference) <= self.known.no_effect * abs(before)
+            if small and held >= _usual_rows(self.stage) / 2:
+                higher = self._other_rate(self.known.rate_factor)
+                text = "it did not learn: look at its rows, then try a higher learning rate"
+                command = self._check_data() or (self._again(higher) if higher else None)
+                return self._say("look_at_data", text, command)
+        if rows and held < MOST_HELD * rows and needed <= MOST_HELD * rows:
+            share = min(MOST_HELD, max(needed, 2 * held) / rows)
+            setting = f"{self._key('holdout')}={share:.2g}"
+            return self._say("hold_out_more", "hold out more rows", self._again(setting))
+        wanted = f", about {_round_up(ceil(needed / MOST_HELD)):,} in all" if needed else ""
+        return self._say("more_data", f"collect more rows{wanted}", self._check_data())
+
+    def _lost(self) -> NextStep:
+        lower = self._other_rate(1 / self.known.rate_factor)
+        rows = self.known.general_rows
+        text = (
+            f"mix general questions into the data ({rows:g} for each row or more), or train again"
+            f" with a learning rate {self.known.rate_factor:g} times lower"
+        )
+        return self._say("lower_rate", text, self._again(lower) if lower else None)
+
+    def _better(self) -> NextStep:
+        wrong = [check.text for check in self.stage.checks if not check.ok]
+        if wrong:
+            return self._say("try_it", "try it: a check failed, see below", self._chat())
+        curve = self.stage.held_out
+        fell = curve.fell if curve is not None else None
+        if fell is not None and fell >= self.known.still_falling and self.entry is not None:
+            return self._say(
+                "train_longer",
+                f"held-out loss still fell by {fell:.0%} at the end: train longer",
+                self._again(longer_setting(self.entry)),
+            )
+        if self._chat() and update(self.stage.update).merges:
+            return self._say(
+                "ship",
+                "try some questions of your own, then merge it to serve it",
+                f"advise export {shlex.quote(self.run)} --to merged",
+            )
+        return self._say("ship", "try some inputs of your own, then use it", self._chat())
+
+    def _chat(self) -> str | None:
+        record, stage = self.record, self.stage
+        writes = not (
+            record.is_classifier(stage)
+            or record.is_seq2seq(stage)
+            or objective(stage.objective).scores
+        )
+        return f"advise chat {shlex.quote(self.run)}" if writes else None
+
+
+def folder_verdict(folder: Path, record: RunRecord) -> Verdict | None:
+    """The verdict on the run in a folder, with commands that can be typed from here; one whose
+    plan cannot be read any more has fewer of them.
+    """
+    trainings: Sequence[Entry] = ()
+    with suppress(AdviseError, ValueError, OSError):
+        trainings = entries(read_plan(folder / PLAN_FILE))
+    return run_verdict(record, run=shown_path(folder), trainings=trainings)

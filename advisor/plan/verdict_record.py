@@ -1,0 +1,71 @@
+"""The verdict on a run as run.json holds it: three lines that one can act on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from advisor.ground.json_values import OMIT_NULL, JsonObject
+
+BETTER: Final = "better"
+WORSE: Final = "worse"
+UNCLEAR: Final = "not distinguishable"
+KEPT: Final = "kept"
+LOST: Final = "lost"
+NOT_MEASURED: Final = "not measured"
+MIXED: Final = "mixed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding(JsonObject):
+    """What was found on one question, in a word and in a sentence."""
+
+    status: Annotated[str, "the word"]
+    text: Annotated[str, "the numbers that it rests on"] = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextStep(JsonObject):
+    """What to do after the run."""
+
+    action: Annotated[
+        str,
+        "ship, try_it, run_whole, train_longer, train_shorter, lower_rate, raise_rate,"
+        " hold_out_more, more_data, look_at_data or measure",
+    ]
+    text: Annotated[str, "the same in words"]
+    command: Annotated[str | None, "to paste, from where the run was started"] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict(JsonObject):
+    """Whether the result is better than the base, whether it lost anything, and what to do next."""
+
+    ok: Annotated[bool, "true if every check passed and nothing was lost"]
+    word: Annotated[
+        str | None,
+        "better, worse, not distinguishable, mixed; 'better at the task, worse in general' where"
+        " something was lost",
+    ] = None
+    text: Annotated[str | None, "the verdict in a sentence"] = None
+    task: Annotated[
+        Finding | None, "better, worse, not distinguishable, mixed or not measured", OMIT_NULL
+    ] = None
+    general: Annotated[Finding | None, "kept, lost, mixed or not measured", OMIT_NULL] = None
+    next: Annotated[NextStep | None, "what to do next", OMIT_NULL] = None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing speaks against the result."""
+        return self.ok and self.word == BETTER
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(what the line is about, what it says), three of them; the command stands apart in
+        `next`.
+        """
+        said = [
+            (name, f"{one.status}{': ' if one.text else ''}{one.text}")
+            for name, one in (("task", self.task), ("general", self.general))
+            if one is not None
+        ]
+        return [*said, ("next", self.next.text)] if self.next is not None else said
