@@ -36,7 +36,8 @@ def export(
     found = exporters().get(to)
     if found is None:
         raise InputError(
-            f"--to {to}: unknown form",
+            f"unknown form '{to}'",
+            where="--to",
             allowed=f"forms: {', '.join(exporters())}",
             hint=nearest(to, exporters()),
         )

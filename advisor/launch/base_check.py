@@ -154,11 +154,18 @@ def is_hub_id(text: str) -> bool:
     return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
 
 
-def _cache_of(hub_id: str) -> Path:
-    home = os.environ.get("HF_HUB_CACHE") or os.path.join(
-        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
+def hub_cache() -> Path:
+    """The folder that models of the hub are downloaded to."""
+    return Path(
+        os.environ.get("HF_HUB_CACHE")
+        or os.path.join(
+            os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
+        )
     )
-    return Path(home) / f"models--{hub_id.replace('/', '--')}"
+
+
+def _cache_of(hub_id: str) -> Path:
+    return hub_cache() / f"models--{hub_id.replace('/', '--')}"
 
 
 def cached_snapshot(hub_id: str, revision: str | None) -> Path | None:
@@ -172,11 +179,3 @@ def cached_snapshot(hub_id: str, revision: str | None) -> Path | None:
         revision = reference.read_text().strip()
     found = [path.parent for path in folder.glob(f"snapshots/{revision or '*'}/config.json")]
     return found[0] if len(found) == 1 else None
-
-
-def is_cached(hub_id: str, revision: str | None) -> bool:
-    """Whether the hub cache holds a snapshot of the model with its config.json."""
-    folder = _cache_of(hub_id)
-    if revision is not None and (folder / "refs" / revision).is_file():
-        revision = (folder / "refs" / revision).read_text().strip()
-    return any(path.is_file() for path in folder.glob(f"snapshots/{revision or '*'}/config.json"))

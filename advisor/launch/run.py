@@ -12,7 +12,6 @@ from advisor.ground.errors import MachineNotReady
 from advisor.ground.resources import trainers_root
 from advisor.ground.terminal import shown
 from advisor.ground.types import Hardware, as_free_now
-from advisor.ground.units import format_gib
 from advisor.launch.base_paths import (
     correct_record,
     moved_bases,
@@ -178,6 +177,8 @@ def run_plan(
     for warning in (*found, *(fault.headline for fault in memory.faults)):
         say(f"warning: {warning}")
 
+    for line in checked.needs:
+        say(line)
     with RunFolder(run.folder) as folder, every_stop_as_interrupt():
         starter = TrainerStarter(
             package_folder=package_folder,
@@ -204,8 +205,6 @@ def run_plan(
                     "an earlier version began this run: of the model, only its configuration and"
                     " the names and sizes of its weights could be compared"
                 )
-        if checked.disk_need_bytes:
-            say(f"disk: up to {format_gib(checked.disk_need_bytes)} for results and checkpoints")
         record = new_record(
             run,
             record,

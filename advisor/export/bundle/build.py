@@ -85,6 +85,7 @@ def make_bundle(
         if place is not None and os.path.lexists(place):
             raise InputError(
                 f"{place} is there already, and nothing is overwritten",
+                where=str(place),
                 hint="remove it, or choose another name with --out",
             )
     contents = contents_of(plan, plan_path.resolve())
@@ -209,7 +210,8 @@ def _refuse_full_disk(place: Path, contents: Contents, *, copies: int) -> None:
     free = shutil.disk_usage(place).free
     if free < need + (64 << 20):
         raise MachineNotReady(
-            f"{place}: {format_gib(free)} free on the disk, the bundle may take {format_gib(need)}",
+            f"{format_gib(free)} free on the disk, the bundle may take {format_gib(need)}",
+            where=str(place),
             hint=f"free some space, or {ELSEWHERE}",
         )
 

@@ -139,7 +139,9 @@ class _Collector:
             _refuse_secrets(path)
         if not inside:
             raise InputError(
-                f"{path}: holds no model", allowed="a folder in Hugging Face layout, or a hub id"
+                "holds no model",
+                where=str(path),
+                allowed="a folder in Hugging Face layout, or a hub id",
             )
         self._carry(place, inside)
         return place
@@ -225,7 +227,8 @@ def _refuse_secrets(path: Path) -> None:
     for number, line in enumerate(text.splitlines(), 1):
         if masked(line) != line:
             raise InputError(
-                f"{path}:{number}: this looks like a secret, and a bundle is made to be copied",
+                "this looks like a secret, and a bundle is made to be copied",
+                where=f"{path}:{number}",
                 hint="let the code read it from the environment: os.environ['NAME']",
             )
 
