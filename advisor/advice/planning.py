@@ -301,8 +301,17 @@ def _plan_data(
     return PlanData(
         path=path,
         format=profile.format if profile else None,
-        mapping=dict(mapping) if mapping else None,
+        mapping=_plan_mapping(profile, mapping),
     )
+
+
+def _plan_mapping(
+    profile: DataProfile | None, stated: Mapping[str, str] | None
+) -> dict[str, str] | None:
+    """Role -> column, where it was stated or guessed: a run reads what the person has seen."""
+    if not stated and profile is not None and profile.confidence == "guessed":
+        return dict(profile.mapping)
+    return dict(stated) if stated else None
 
 
 def comment_of(chosen: Chosen) -> str:

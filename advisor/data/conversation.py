@@ -36,8 +36,28 @@ ROLES = {
     "tool_call": "assistant",
 }
 CHAT_ROLES = frozenset(("system", "user", "assistant", "tool"))
+# Other names of the two speakers, in the languages of words.py.
+_USERS = (
+    "client visitor guest caller requester"
+    " kunde kundin nutzer benutzer klant gebruiker kund bruger utilisateur cliente usuario usuário"
+    " utente klient użytkownik zákazník müşteri kullanıcı клиент пользователь"
+    " 顧客 お客様 お客さま ユーザー 利用者 用户 客户 顾客 고객 사용자"
+)
+_ASSISTANTS = (
+    "support operator representative rep advisor staff helpdesk csr"
+    " mitarbeiter mitarbeiterin berater medewerker handläggare conseiller agente asesor operador"
+    " atendente operatore konsultant operátor temsilci assistent assistente asistente"
+    " оператор специалист консультант ассистент"
+    " 担当者 担当 オペレーター スタッフ サポート アシスタント 客服 助手 상담원 상담사"
+)
+ROLES |= {
+    **dict.fromkeys(_USERS.split(), "user"),
+    **dict.fromkeys(_ASSISTANTS.split(), "assistant"),
+}
 ROLE_KEYS = ("role", "from", "speaker")
-CONTENT_KEYS = ("content", "value", "text", "message", "parts")
+# Keys that hold many other things too: they name a speaker where they hold the name of one.
+LOOSE_ROLE_KEYS = ("sender", "author", "who", "type", "by", "name")
+CONTENT_KEYS = ("content", "value", "text", "message", "parts", "body", "utterance", "msg")
 CALLS = ("tool_calls", "function_call")
 # Reasons why a row cannot be used; the texts are in examples.py.
 BROKEN = "broken-conversation"
@@ -52,6 +72,12 @@ _MARKS = (
     re.compile(r"\n?### ?(Human|Assistant|System|User): ?"),
     re.compile(r"(?:^|\n|(?<=[.!?>] ))(USER|ASSISTANT|SYSTEM): ?"),
     re.compile(r"(?:^|\n)(User|Assistant|System|Bot|Customer|Agent): ?"),
+    # Chats as support desks export them: other languages, the time before the speaker.
+    re.compile(
+        r"(?:^|\n)[ \t]*(?:\[?\d[\d:./, -]{3,20}(?:[ap]m)?\]?[ \t-]*)?"
+        rf"({'|'.join(sorted(map(re.escape, ROLES), key=len, reverse=True))})[ \t]*[:：][ \t]*",
+        re.IGNORECASE,
+    ),
 )
 
 
@@ -112,11 +138,17 @@ def turn_keys(turn: Any) -> tuple[str, str] | None:
         return None
     role = next((key for key in ROLE_KEYS if isinstance(turn.get(key), str)), None)
     if role is None:
+        role = next((key for key in LOOSE_ROLE_KEYS if _speaker(turn.get(key))), None)
+    if role is None:
         return None
     content = next((key for key in CONTENT_KEYS if key in turn), None)
     if content is None:
         return (role, "content") if any(key in turn for key in CALLS) else None
     return role, content
+
+
+def _speaker(name: Any) -> bool:
+    return isinstance(name, str) and name.strip().lower() in ROLES
 
 
 def read_turn(turn: Any) -> Message | str:

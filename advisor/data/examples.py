@@ -28,6 +28,7 @@ from advisor.data.example import Example, Message
 from advisor.data.read.files import Faults, find_data
 from advisor.data.read.rows import read_rows
 from advisor.data.recognition.columns import checkable, text_cell
+from advisor.data.recognition.nested import with_paths
 from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.data.recognition.roles import BAD_WORDS, GOOD_WORDS
 from advisor.ground.errors import Fault, InputError
@@ -189,10 +190,11 @@ def read_examples(
     understood = recognition if recognition is not None else recognise(path, mapping=mapping)
     build = builder(understood)
     counted = Skipped() if skipped is None else skipped
+    inner = [path for path in understood.mapping.values() if path not in understood.columns]
     for number, row in read_rows(find_data(path), faults=faults):
         counted.seen += 1
         example = (
-            build(number, row)
+            build(number, with_paths(row, inner) if inner else row)
             if isinstance(row, dict)
             else (EMPTY if row in (None, []) else NOT_A_ROW)
         )

@@ -268,7 +268,8 @@ class DataProfile:
     findings: tuple[Finding, ...] = ()
     sample: Mapping[str, Any] | None = None  # one row as understood
     digest: str = ""  # of the content
-    confidence: str = ""  # certain | likely | stated (by a mapping): how sure the format is
+    # certain | likely | guessed | stated (by a mapping): how sure the format is
+    confidence: str = ""
     why: str = ""  # what the format was recognised by
     other_ways: tuple[
         str, ...

@@ -41,7 +41,12 @@ FORMATS = {
 }
 REQUESTS = "requests without answers"
 CLASSIFICATION = "a small model that sorts texts"
-SURE = {"certain": "certain", "likely": "likely, not certain", "stated": "as stated with --map"}
+SURE = {
+    "certain": "certain",
+    "likely": "likely, not certain",
+    "guessed": "guessed",
+    "stated": "as stated with --map",
+}
 SEVERITIES = {
     "error": ("ERROR", "bold red"),
     "warning": ("warning", "yellow"),

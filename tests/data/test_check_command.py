@@ -43,14 +43,24 @@ def test_a_missing_column_names_the_file_the_columns_and_the_nearest_format(chec
     """A file that is not understood is an error with everything a person needs, never a
     traceback.
     """
-    Path("a.jsonl").write_text(
-        '{"Frage": "Wie hoch ist der Turm?", "Antwort": "Dreissig Meter."}\n'
-    )
+    Path("a.jsonl").write_text('{"left": "The tower is high.", "right": "It has thirty metres."}\n')
     code, out, err = check("a.jsonl")
     assert (code, out) == (2, "")
-    assert "a.jsonl: no known columns. Columns: Frage (text), Antwort (text)" in err
+    assert "a.jsonl: no known columns. Columns: left (text), right (text)" in err
     assert "nearest: question_answer" in err
-    assert "--map question=" in err
+    assert "advise check a.jsonl --map question=left answer=right" in err
+
+
+def test_a_clear_guess_is_taken_and_said(check):
+    """Columns in another language are read, with a warning that says how to say otherwise."""
+    Path("a.jsonl").write_text(
+        '{"Frage": "Wie hoch ist der Turm?", "Antwort": "Dreissig Meter."}\n' * 3
+        + '{"Frage": "Wie alt ist er?", "Antwort": "Hundert Jahre."}\n'
+    )
+    code, out, _ = check("a.jsonl")
+    assert code == 0
+    assert "guessed from names and contents" in " ".join(out.split())
+    assert "--map question=Frage answer=Antwort" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(

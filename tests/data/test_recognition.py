@@ -386,8 +386,8 @@ def test_unknown_columns_are_named_with_the_way_to_map_them(tmp_path):
                 tmp_path,
                 [
                     {
-                        "Frage": "Wie hoch ist der Turm?",
-                        "Antwort": "Er ist dreißig Meter hoch.",
+                        "Links": "Der Turm ist hoch.",
+                        "Rechts": "Er ist dreißig Meter hoch.",
                         "Nr": 1,
                     }
                 ]
@@ -395,9 +395,9 @@ def test_unknown_columns_are_named_with_the_way_to_map_them(tmp_path):
             )
         )
     text = str(caught.value)
-    assert "Frage (text), Antwort (text), Nr (number)" in text
+    assert "Links (text), Rechts (text), Nr (number)" in text
     assert "nearest: question_answer" in text
-    assert "--map question=Frage answer=Antwort" in text
+    assert "--map question=Links answer=Rechts" in text
     assert "--map question=COL answer=COL" in text
 
 

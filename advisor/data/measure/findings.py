@@ -126,6 +126,10 @@ class Notebook:
                 key, asked = hash((parts, example.answer)), hash(parts)
             else:
                 key, asked, answer = hash((parts, example.good)), hash(parts[:-1]), parts[-1]
+                if len(messages) > 3:  # conversations that end alike are not alike
+                    answer = "\n".join(
+                        turn.content for turn in messages if turn.role == "assistant"
+                    )
                 if messages[-1].extra:
                     key = hash((key, repr(messages[-1].extra)))
                     answer = None

@@ -22,6 +22,7 @@ from advisor.data.measure.overlap import Overlap, evaluation_rows
 from advisor.data.measure.tally import SHOWN_ROWS, Tally
 from advisor.data.read.files import IMAGES_HELP, Faults, content_digest, find_data, open_bytes
 from advisor.data.read.found import Found
+from advisor.data.recognition.naming import map_flag
 from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.data.recognition.roles import normal
 from advisor.ground.errors import Fault, InputError
@@ -558,6 +559,14 @@ def _about_reading(recognition: Recognition) -> list[Finding]:
                 count=len(media),
             )
         )
+    if recognition.confidence == "guessed":
+        others = [name for name in recognition.columns if name not in recognition.mapping.values()]
+        beside = f" (other columns: {', '.join(others[:8])})" if others else ""
+        text = (
+            f"took {recognition.why}, guessed from names and contents; if that is wrong, say which:"
+            f" {map_flag(recognition.mapping)}{beside}"
+        )
+        findings.append(Finding(id="columns-guessed", severity="warning", text=text))
     if recognition.confidence == "likely":
         ways = (
             f"; otherwise: {'; '.join(candidate.flag for candidate in recognition.candidates)}"

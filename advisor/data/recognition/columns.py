@@ -20,6 +20,7 @@ from advisor.data.recognition.roles import BAD_WORDS, GOOD_WORDS
 VERDICTS = GOOD_WORDS | BAD_WORDS
 MAX_CLASSES = 200
 _NUMBER = re.compile(r"[-+]?[$€£]?\d[\d,. /]*%?")
+_ADDRESS = re.compile(r"\S+@\S+\.\S+|https?://\S+")
 KEPT_VALUES = 300  # distinct values kept of a column
 
 
@@ -47,6 +48,12 @@ class Column:
     @property
     def mean_characters(self) -> float:
         return self.characters / max(1, self.filled)
+
+    @property
+    def holds_addresses(self) -> bool:
+        """True for a column of e-mail addresses or links, which are no text to learn from."""
+        found = sum(_ADDRESS.fullmatch(value.strip()) is not None for value in self.values)
+        return found > 0.5 * len(self.values) > 0
 
     def is_label(self, *, named: bool) -> bool:
         """True where the column has few distinct short values."""
@@ -89,7 +96,10 @@ def _add(column: Column, cell: Any) -> None:
             _add_turns(column, turns)
         elif isinstance(cell, str):
             shape, text = "text", cell
-            column.transcripts += ":" in cell[:16] and read_transcript(cell) is not None
+            begins = cell[:40]
+            column.transcripts += (":" in begins or "：" in begins) and (
+                read_transcript(cell) is not None
+            )
         elif isinstance(cell, list):
             shape = (
                 "texts"

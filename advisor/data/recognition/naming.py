@@ -4,6 +4,7 @@ states it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,18 @@ KINDS = {
 }
 
 
+def map_flag(mapping: Mapping[str, str]) -> str:
+    """The option that states a mapping, ready for a shell: "--map question=Q 'answer=My A'"."""
+    import shlex
+
+    # Letters of other scripts need no quotes, and read better without.
+    pairs = [f"{role}={column}" for role, column in mapping.items()]
+    plain = [re.fullmatch(r"[\w@%+=:,./-]+", pair) is not None for pair in pairs]
+    return "--map " + " ".join(
+        pair if bare else shlex.quote(pair) for pair, bare in zip(pairs, plain, strict=True)
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """One way to read a file."""
@@ -43,6 +56,7 @@ class Candidate:
     why: str
     certain: bool = True
     likely: bool = False  # taken, but the values decided rather than the names
+    guessed: bool = False  # by names in other languages and by what stands in the cells (guess.py)
 
     @property
     def kind(self) -> str:
@@ -51,10 +65,7 @@ class Candidate:
     @property
     def flag(self) -> str:
         """The option that chooses it: '--map question=Frage answer=Antwort'."""
-        return "--map " + " ".join(
-            f"{role}={column}" if " " not in column else f"'{role}={column}'"
-            for role, column in self.mapping.items()
-        )
+        return map_flag(self.mapping)
 
 
 def by_name(columns: Mapping[str, Column]) -> list[Candidate]:
@@ -455,7 +466,9 @@ def _texts(
         (
             names[name]
             for name in (*roles.TEXTS, "question", "query", "prompt")
-            if name in names and columns[names[name]].shape == "text"
+            if name in names
+            and columns[names[name]].shape == "text"
+            and not columns[names[name]].holds_addresses
         ),
         None,
     )

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any
 
 from advisor.data.conversation import ROLES as SPEAKERS
 from advisor.data.conversation import turn_keys
@@ -19,9 +19,12 @@ from advisor.data.read.files import Faults, find_data, open_bytes
 from advisor.data.read.found import Found
 from advisor.data.read.rows import document_style, read_rows
 from advisor.data.recognition import roles
-from advisor.data.recognition.columns import Column, summarise
+from advisor.data.recognition.columns import summarise
+from advisor.data.recognition.guess import guess
 from advisor.data.recognition.naming import Candidate, by_mapping, by_name, by_shape
-from advisor.ground.errors import Fault, InputError, nearest
+from advisor.data.recognition.nested import with_leaves
+from advisor.data.recognition.unclear import KNOWN_FORMATS, no_known_columns, several_ways
+from advisor.ground.errors import InputError
 
 SAMPLE_ROWS = 300
 SAMPLE_BYTES = 2 << 20
@@ -38,7 +41,7 @@ class Recognition:
     kind: str  # paired | raw_text | preference | unpaired_feedback | prompts_with_verifier
     format: str
     mapping: Mapping[str, str]  # role -> column
-    confidence: str  # "certain" | "likely" | "stated" (by a mapping)
+    confidence: str  # "certain" | "likely" | "guessed" | "stated" (by a mapping)
     why: str
     container: str  # json jsonl csv text parquet arrow
     columns: tuple[str, ...] = ()  # seen in the sample, in order
@@ -48,7 +51,8 @@ class Recognition:
     @property
     def unused(self) -> tuple[str, ...]:
         """Columns that play no role."""
-        return tuple(column for column in self.columns if column not in self.mapping.values())
+        used = {*self.mapping.values()} | {path.split(".")[0] for path in self.mapping.values()}
+        return tuple(column for column in self.columns if column not in used)
 
 
 def recognise(
@@ -75,7 +79,7 @@ def recognise(
         if sample:
             raise InputError(
                 f"the rows are {_type_name(sample[0])}, not objects with columns",
-                "known: " + _known_formats(),
+                "known: " + KNOWN_FORMATS,
                 'write each row as {"question": ..., "answer": ...}',
                 where=shown,
             )
@@ -96,7 +100,12 @@ def recognise(
         notes=found.notes,
     )
     if mapping:
-        stated = roles.read_mapping(mapping, columns, at=shown)
+        if not set(mapping.values()) <= set(columns):  # columns inside columns: ticket.text
+            rows = [with_leaves(row) for row in rows]
+            inner = dict.fromkeys(str(name) for row in rows for name in row)
+            stated = roles.read_mapping(mapping, tuple(inner), at=shown)
+        else:
+            stated = roles.read_mapping(mapping, columns, at=shown)
         candidate = by_mapping(stated, summarise(rows), shown)
         return replace(
             base,
@@ -107,7 +116,13 @@ def recognise(
             why=candidate.why,
         )
     chosen, others = _decide(rows, shown)
-    confidence = "certain" if chosen.certain and not chosen.likely else "likely"
+    confidence = (
+        "guessed"
+        if chosen.guessed
+        else "certain"
+        if chosen.certain and not chosen.likely
+        else "likely"
+    )
     several = summarise(rows).get(chosen.mapping.get("answer", ""))
     if several is not None and several.several:
         base = replace(
@@ -208,14 +223,6 @@ def _type_name(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _known_formats() -> str:
-    pairs = "instruction + output, prompt + completion, question + answer"
-    return (
-        f"messages, conversations, {pairs}, text, text + label, chosen + rejected, prompt +"
-        " completion + label, prompt + ground_truth"
-    )
-
-
 def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Candidate, ...]]:
     _refuse_single_turns(rows, shown)
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -246,18 +253,23 @@ def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Ca
     candidates = by_name(main_columns) or by_shape(main_columns)
     strong = [candidate for candidate in candidates if candidate.certain] or candidates
     if not candidates:
-        _refuse_unknown(columns, shown)
+        return _guessed(rows, shown)
     if len(strong) > 1:
-        lines = "; or ".join(
-            f"{candidate.format} ({candidate.why}): {candidate.flag}" for candidate in strong
-        )
-        raise InputError(
-            f"the columns can be read in {len(strong)} ways: {', '.join(columns)}",
-            lines,
-            "say which one with --map",
-            where=shown,
-        )
+        raise several_ways(shown, columns, rows[0], strong)
     return strong[0], tuple(candidate for candidate in candidates if candidate is not strong[0])
+
+
+def _guessed(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Candidate, ...]]:
+    """A reading of columns that have no known names, nested ones too.
+
+    Raises ColumnsUnclear where there is no clear one.
+    """
+    leaves = [with_leaves(row) for row in rows]
+    columns = summarise(leaves)
+    found = guess(columns, leaves)
+    if not found.clear:
+        raise no_known_columns(shown, columns, leaves[0], found.candidates)
+    return replace(found.candidates[0], guessed=True), found.candidates[1:]
 
 
 def _refuse_single_turns(rows: list[dict[str, Any]], shown: str) -> None:
@@ -306,67 +318,4 @@ def _refuse_mixture(
         "split it by format, or name the wanted columns with --map (rows without them are then"
         " counted and left out)",
         where=shown,
-    )
-
-
-def _refuse_unknown(columns: Mapping[str, Column], shown: str) -> NoReturn:
-    seen = ", ".join(f"{name} ({column.shape})" for name, column in list(columns.items())[:30])
-    known = [
-        *roles.QUESTIONS,
-        *roles.ANSWERS,
-        *roles.TEXTS,
-        *roles.CHOSEN,
-        *roles.REJECTED,
-        *roles.CONVERSATIONS,
-    ]
-    hints: list[str] = []
-    for name in list(columns)[:30]:
-        close = nearest(roles.normal(name), known)
-        if close and roles.normal(name) not in known:
-            hints.append(f"{name}: {close}")
-    texts = sorted(
-        (
-            name
-            for name, column in columns.items()
-            if column.shape == "text" and roles.normal(name) not in roles.METADATA
-        ),
-        key=lambda name: columns[name].mean_characters,
-    )
-    named_question = next((name for name in texts if roles.normal(name) in roles.QUESTIONS), None)
-    if len(texts) >= 2:
-        question = named_question or texts[-2]
-        answer = next(name for name in reversed(texts) if name != question)
-        close_format, way = (
-            "question_answer",
-            Candidate(
-                format="question_answer", mapping={"question": question, "answer": answer}, why=""
-            ).flag,
-        )
-    elif len(texts) == 1 and named_question:
-        close_format, way = (
-            "question_answer",
-            (
-                "there is a question but no answer; add a column and: --map"
-                f" question={named_question} answer=COL; requests alone, for a larger model to"
-                f" learn from or for a reward: --map question={named_question}"
-            ),
-        )
-    elif len(texts) == 1:
-        close_format, way = (
-            "text",
-            Candidate(format="text", mapping={"text": texts[0]}, why="").flag,
-        )
-    else:
-        close_format, way = "messages", "--map question=COL answer=COL"
-    raise InputError(
-        faults=[
-            Fault(
-                where=shown,
-                what=f"no known columns. Columns: {seen}",
-                allowed=f"known formats: {_known_formats()}; nearest: {close_format}",
-                hint=f"say which column is what: {way}"
-                + (f" ({'; '.join(hints[:3])})" if hints else "")
-                + "; in general --map question=COL answer=COL, or --map text=COL",
-            )
-        ]
     )

@@ -1,0 +1,228 @@
+"""Files whose columns have no known names: what is guessed, and when the guess is clear."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advisor.data import profile, read_examples, recognise
+from advisor.data.recognition.guess import guess
+from advisor.data.recognition.nested import reach, with_leaves
+from advisor.data.recognition.unclear import ColumnsUnclear
+from advisor.data.recognition.words import meaning
+from advisor.ground.errors import InputError
+
+ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
+REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in two days."
+
+
+def jsonl(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    path = folder / "a.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+def table(folder: Path, header: list[str], rows: list[list[str]]) -> Path:
+    path = folder / "a.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def ticket(number: int) -> list[str]:
+    """A row of a support desk's export."""
+    return [
+        f"T-{1000 + number}",
+        f"2024-03-{number % 28 + 1:02d} 10:15",
+        f"user{number}@example.com",
+        f"Problem with order {number}",
+        ASKED.format(number),
+        REPLIED.format(number),
+        ("open", "closed")[number % 2],
+        ("Billing", "Shipping", "Returns")[number % 3],
+    ]
+
+
+TICKETS = [ticket(number) for number in range(40)]
+HEADERS = {
+    "English": ("Ticket ID", "Created", "Customer Email", "Subject", "Description", "Agent Reply",
+                "Status", "Category"),
+    "German": ("Nummer", "Datum", "E-Mail", "Betreff", "Beschreibung", "Antwort an den Kunden",
+               "Status", "Kategorie"),
+    "French": ("Numéro", "Date", "Courriel", "Objet", "Demande du client", "Réponse", "Statut",
+               "Catégorie"),
+    "Spanish": ("Número", "Fecha", "Correo", "Asunto", "Mensaje del cliente",
+                "Respuesta del agente", "Estado", "Categoría"),
+    "Polish": ("Numer", "Data", "Email", "Temat", "Treść zgłoszenia", "Odpowiedź", "Status",
+               "Kategoria"),
+    "Russian": ("Номер", "Дата", "Почта", "Тема", "Сообщение клиента", "Ответ", "Статус",
+                "Категория"),
+    "Japanese": ("番号", "日時", "メール", "件名", "お問い合わせ内容", "回答", "ステータス", "カテゴリ"),
+    "Chinese": ("编号", "日期", "邮箱", "标题", "问题描述", "回复", "状态", "类别"),
+    "camel case": ("ticketId", "createdAt", "customerEmail", "subjectLine", "customerMessage",
+                   "agentMessage", "state", "kind"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", HEADERS)
+def test_request_and_answer_are_found_among_the_columns_of_a_support_desk(tmp_path, language):
+    """Names in many languages and what stands in the cells tell request and answer apart."""
+    header = HEADERS[language]
+    found = recognise(table(tmp_path, list(header), TICKETS))
+    assert found.confidence == "guessed"
+    assert found.mapping == {"question": header[4], "answer": header[5]}
+
+
+def test_the_order_of_columns_does_not_decide(tmp_path):
+    """The answer may stand first."""
+    header, rows = HEADERS["German"], [list(reversed(row)) for row in TICKETS]
+    found = recognise(table(tmp_path, list(reversed(header)), rows))
+    assert found.mapping == {"question": "Beschreibung", "answer": "Antwort an den Kunden"}
+
+
+def test_question_marks_tell_where_names_do_not(tmp_path):
+    """Of two texts with names that say nothing, the one that asks is the request."""
+    rows = [{"b": REPLIED.format(n), "a": ASKED.format(n)} for n in range(20)]
+    assert recognise(jsonl(tmp_path, rows)).mapping == {"question": "a", "answer": "b"}
+
+
+def test_two_texts_that_nothing_tells_apart_are_not_guessed(tmp_path):
+    """The order of columns alone is no evidence: the error holds a guess, a row and the whole
+    command.
+    """
+    rows = [
+        {"f1": f"The tower {n} is rather high.", "f2": f"It was built in 19{n:02d} or so."}
+        for n in range(20)
+    ]
+    with pytest.raises(ColumnsUnclear) as caught:
+        recognise(jsonl(tmp_path, rows))
+    error = caught.value
+    assert error.ways[0].mapping == {"question": "f1", "answer": "f2"}
+    assert error.row["f1"] == rows[0]["f1"]
+    command = f"advise check {shlex.quote(error.path)} --map question=f1 answer=f2"
+    assert command in error.faults[0].hint
+    fault = error.with_command("advise --task qa --data 'my file.csv'")
+    assert "advise --task qa --data 'my file.csv' --map question=f1 answer=f2" in fault.hint
+
+
+def test_known_names_with_two_readings_can_be_asked_about(tmp_path):
+    """Two possible answers are an error that holds both ways."""
+    rows = [{"question": "Q", "answer": "A", "prompt": "P", "completion": "C"}]
+    with pytest.raises(ColumnsUnclear) as caught:
+        recognise(jsonl(tmp_path, rows))
+    assert [dict(way.mapping) for way in caught.value.ways] == [
+        {"question": "prompt", "answer": "completion"},
+        {"question": "question", "answer": "answer"},
+    ]
+
+
+def test_nested_columns_are_found_and_read(tmp_path):
+    """Objects inside objects are looked into, and read under their path."""
+    rows = [
+        {
+            "id": number,
+            "ticket": {
+                "customer": {"email": f"u{number}@example.com"},
+                "text": ASKED.format(number),
+            },
+            "resolution": {"agent": "Kim", "reply": REPLIED.format(number)},
+        }
+        for number in range(20)
+    ]
+    path = jsonl(tmp_path, rows)
+    found = recognise(path)
+    assert found.mapping == {"question": "ticket.text", "answer": "resolution.reply"}
+    assert found.unused == ("id",)
+    examples = list(read_examples(path))
+    assert [turn.content for turn in examples[3].messages] == [ASKED.format(3), REPLIED.format(3)]
+    stated = list(read_examples(path, mapping=found.mapping))
+    assert [one.messages for one in stated] == [one.messages for one in examples]
+
+
+def test_a_column_whose_name_holds_a_point_is_no_nested_one():
+    """A name is looked for as it is before it is taken for a path."""
+    assert reach({"a.b": 1, "a": {"b": 2}}, "a.b") == 1
+    assert reach({"a": {"b.c": 3}}, "a.b.c") == 3
+    assert reach({"a": 1}, "a.b") is None
+    assert with_leaves({"a": {"b": {"c": 1}}, "d": 2}) == {"a": {"b": {"c": 1}}, "d": 2, "a.b.c": 1}
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        "Kunde: Wo ist mein Paket?\nMitarbeiter: Es kommt morgen.",
+        "[10:32] Customer: Where is it?\n[10:34] Support: It comes tomorrow.",
+        "お客様：いつ届きますか？\n担当者：明日お届けします。",
+        "Client : Où est mon colis ?\nConseiller : Il arrive demain.",
+    ],
+)
+def test_written_chats_are_found_whatever_their_column_is_called(tmp_path, chat):
+    """Speakers at the start of a turn tell, in several languages and with the time before them."""
+    rows = [{"nr": number, "verlauf": f"{chat} ({number})"} for number in range(5)]
+    path = jsonl(tmp_path, rows)
+    assert recognise(path).mapping == {"transcript": "verlauf"}
+    assert [turn.role for turn in next(read_examples(path)).messages] == ["user", "assistant"]
+
+
+def test_turns_with_keys_of_their_own_are_conversations(tmp_path):
+    """A chat tool's export calls speakers and texts what it likes."""
+    turns = [{"sender": "visitor", "body": "Where?"}, {"sender": "operator", "body": "There."}]
+    rows = [{"session": number, "log": turns} for number in range(3)]
+    assert recognise(jsonl(tmp_path, rows)).kind == "paired"
+
+
+def test_objects_with_authors_are_no_turns(tmp_path):
+    """A list of comments has authors, not the two speakers of a conversation."""
+    rows = [{"log": [{"author": "jane42", "text": "nice"}]}] * 3
+    with pytest.raises(InputError, match="no known columns"):
+        recognise(jsonl(tmp_path, rows))
+
+
+def test_a_guess_is_a_warning_with_the_option_to_say_otherwise(tmp_path):
+    """What was taken is said, and how to name other columns."""
+    found = profile(table(tmp_path, list(HEADERS["English"]), TICKETS))
+    (said,) = [one for one in found.findings if one.id == "columns-guessed"]
+    assert said.severity == "warning"
+    assert "`Description`" in said.text
+    assert "--map question=Description 'answer=Agent Reply'" in said.text
+
+
+def test_dates_addresses_and_names_are_no_texts_to_learn_from():
+    """Cells of one word, of digits or an address are no request and no answer."""
+    rows = [
+        {
+            "when": "2024-01-02",
+            "mail": "a@b.org",
+            "who": "Kim",
+            "code": "DE-55",
+            "url": "http://x.y",
+        }
+    ]
+    from advisor.data.recognition.columns import summarise
+
+    assert guess(summarise(rows), rows).candidates == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "request_", "answer"),
+    [
+        ("Agent Reply", 0, 1),
+        ("customer_question", 1, 0),
+        ("Kundenanfrage", 1, 0),
+        ("Antwort", 0, 1),
+        ("agentMessage", 0, 0.9),
+        ("resolution.text", 0, 1),
+        ("description", 0.6, 0),
+        ("response_to_question", 0.6, 0),
+        ("colour", 0, 0),
+    ],
+)
+def test_names_are_understood_by_their_words(name, request_, answer):
+    """A word for an answer outranks who speaks, and that outranks a word for any text."""
+    found = meaning(name)
+    assert (found.request, found.answer) == (request_, answer)
