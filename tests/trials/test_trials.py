@@ -1,0 +1,36 @@
+"""People who never saw the product go through the wizard, on a small and on a large screen."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("pexpect")
+pytest.importorskip("pyte")
+
+from tests.trials.trial import people, person, run
+
+SIZES = ((80, 24), (120, 40))
+MOST_LINES = 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("columns", "rows"), SIZES, ids=["80x24", "120x40"])
+@pytest.mark.parametrize("name", people())
+def test_nobody_is_sent_away_and_the_answer_is_on_one_screen(name, columns, rows, tmp_path):
+    """No dead end; an answer of at most forty lines with a command to type, and with the words that
+    this person has to see.
+    """
+    about = person(name)
+    trial = run(name, tmp_path, columns=columns, rows=rows)
+    assert trial.dead_ends == []
+    assert 0 < len(trial.answer) <= MOST_LINES, "\n".join(trial.answer)
+    assert trial.next_step_is_visible, "\n".join(trial.screen)
+    printed = " ".join(" ".join(trial.printed).split())
+    for words in about["sees"]:
+        assert words.lower() in printed.lower(), printed
+
+
+def test_there_are_seven_people_and_each_says_who_they_are():
+    """The trials stand for seven kinds of people."""
+    assert len(people()) >= 7
+    assert all(person(name)["who"] and person(name)["sees"] for name in people())

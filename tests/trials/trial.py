@@ -1,0 +1,143 @@
+"""One trial: a person with files and answers, from the first question to the next step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.trials.terminal import Terminal
+
+PEOPLE = Path(__file__).parent / "people"
+MENU = "What now"
+MOST_QUESTIONS = 40
+COMMAND = re.compile(r"^\s*(\$ )?(advise|tar|scp|ollama|curl|pip|python|hf) \S")
+
+
+class NoSuchChoice(Exception):
+    """A question does not offer what the person looks for."""
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """What came of it."""
+
+    questions: list[tuple[str, str]] = field(default_factory=list)  # asked, and what was pressed
+    answer: list[str] = field(
+        default_factory=list
+    )  # the lines between the last answer and the menu
+    screen: list[str] = field(default_factory=list)  # what stands on the screen at the menu
+    printed: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    dead_ends: list[str] = field(default_factory=list)
+
+    @property
+    def lines_read(self) -> int:
+        """Lines of the answer up to the first command to type, or all of them."""
+        for place, line in enumerate(self.answer):
+            if COMMAND.match(line):
+                return place + 1
+        return len(self.answer)
+
+    @property
+    def next_step_is_visible(self) -> bool:
+        """Whether a command, or a menu with what to do, stands on the screen at the end."""
+        return any(COMMAND.match(line) or MENU in line for line in self.screen)
+
+
+def people() -> list[str]:
+    """The names of all trials."""
+    return sorted(path.stem for path in PEOPLE.glob("*.yaml"))
+
+
+def person(name: str) -> dict[str, Any]:
+    """One person's file: `who`, `files`, `answers`, and what has to be seen."""
+    return dict(yaml.safe_load((PEOPLE / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def write_files(about: Mapping[str, Any], folder: Path) -> None:
+    """The files that a person brings; `rows` repeats a line with its number in place of {n}."""
+    for name, file in (about.get("files") or {}).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(file, str):
+            file = {"text": file}
+        lines = [file.get("text", "")]
+        lines += [file["line"].replace("{n}", str(n)) + "\n" for n in range(file.get("rows", 0))]
+        text = "".join(lines).replace("\n", file.get("newline", "\n"))
+        path.write_bytes(text.encode(file.get("encoding", "utf-8")))
+
+
+def run(name: str, folder: Path, *, columns: int, rows: int) -> Trial:
+    """Let a person go through the wizard up to the menu, and press what they press there."""
+    about, trial = person(name), Trial()
+    write_files(about, folder)
+    with Terminal([], folder, columns=columns, rows=rows) as terminal:
+        for _ in _questions(terminal, about, trial):
+            pass
+        trial.printed = terminal.printed
+        trial.screen = terminal.visible
+        for label in about.get("menu") or []:
+            if not terminal.choose(label):
+                trial.dead_ends.append(f"no entry of the menu is called {label}")
+                break
+            terminal.wait_for_prompt()
+            trial.printed = terminal.printed
+        trial.keys = terminal.keys
+    return trial
+
+
+def _questions(terminal: Terminal, about: Mapping[str, Any], trial: Trial) -> Iterator[None]:
+    """Answer each question until the menu stands there."""
+    answers = dict(about.get("answers") or {})
+    before = 0
+    while len(trial.questions) < MOST_QUESTIONS:
+        terminal.wait_for_prompt()
+        asked = terminal.prompt
+        if terminal.is_over or MENU in asked:
+            lines = terminal.printed
+            end = next((n for n, line in enumerate(lines) if MENU in line), len(lines))
+            trial.answer = lines[before:end]
+            if terminal.is_over:
+                trial.dead_ends.append("the wizard ended")
+            return
+        if [question for question, _ in trial.questions[-2:]] == [asked, asked]:
+            trial.dead_ends.append(f"asked three times: {asked}")
+            return
+        try:
+            pressed = _answer(terminal, asked, answers)
+        except NoSuchChoice as fault:
+            trial.dead_ends.append(str(fault))
+            return
+        trial.questions.append((asked, pressed))
+        before = len(terminal.printed)
+        yield
+    trial.dead_ends.append("the questions never end")
+
+
+def _answer(terminal: Terminal, asked: str, answers: dict[str, Any]) -> str:
+    """Answer as the person does; what they have no answer to they do not know."""
+    for words, answer in answers.items():
+        if not re.search(words, asked, re.IGNORECASE):
+            continue
+        said = answer
+        if isinstance(answer, list):  # one after the other
+            said = answer[0]
+            answers[words] = answer[1:] or answer
+        if not terminal.pointed or "type" in (said if isinstance(said, dict) else {}):
+            text = said["type"] if isinstance(said, dict) else str(said)
+            terminal.press(text, "enter")
+            return text
+        if said == "enter" or terminal.choose(str(said)):
+            if said == "enter":
+                terminal.press("enter")
+            return str(said)
+        raise NoSuchChoice(f"{asked}: no choice begins with {said!r}")
+    if terminal.pointed and terminal.choose("I don't know"):
+        return "I don't know"
+    terminal.press("enter")
+    return "Enter"
