@@ -46,7 +46,9 @@ FREE_SPACE = "free some space"
 AT_ONCE = "stopped at once: the steps since the last checkpoint are lost"
 DISK_FULL = ("no space left", "disk quota exceeded")  # in errors of many libraries
 ERROR_OF_ANY_RANK = "error-rank*.json"
-STOP_CODES = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 130, 143)
+# Windows, where advice runs and training does not, has no SIGHUP and no SIGKILL.
+SIGHUP, SIGKILL = 1, 9
+STOP_CODES = (-signal.SIGTERM, -signal.SIGINT, -SIGHUP, 130, 143)
 
 
 def oom_kills() -> int | None:
@@ -88,7 +90,7 @@ def explain_failure(
         return _told(entry, told, code, folder, smaller)
     if code in STOP_CODES:
         return Stopped(f"stage {entry.name}: {AT_ONCE}")
-    if code in (-signal.SIGKILL, 137) or killed_silently:
+    if code in (-SIGKILL, 137) or killed_silently:
         killer = (
             "by the kernel's out-of-memory killer"
             if is_certain
@@ -137,7 +139,7 @@ def ran_out_of_memory(code: int, folder: Path, kills_before: int | None) -> bool
     if told is not None and not told.lost_others:
         return is_out_of_memory(told)
     is_certain = killed_for_memory(kills_before)
-    if code in (-signal.SIGKILL, 137):
+    if code in (-SIGKILL, 137):
         return is_certain is not False
     # A launcher of several processes ends with a code of its own.
     return bool(is_certain) and code > 0 and code not in STOP_CODES

@@ -43,6 +43,20 @@ from advisor.plan.record import DONE, DryRun, Run
 from advisor.situation.past_runs import read_past_runs
 
 
+def refuse_without_posix() -> None:
+    """Raise MachineNotReady on Windows: run folders are locked, and trainers started and stopped,
+    by means of POSIX systems.
+    """
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        raise MachineNotReady(
+            "training does not run on Windows itself; advice does",
+            hint="start it under WSL2, where Windows runs Linux: `wsl --install`, then the same"
+            " command there. Or train elsewhere: `advise export PLAN --to bundle`",
+        ) from None
+
+
 def run_plan(
     plan: Path | str | Plan,
     *,
@@ -83,6 +97,7 @@ def run_plan(
     Stopped with run.json written.
     """
     say = say or _to_stderr
+    refuse_without_posix()
     run = prepare_plan(
         plan,
         comments=comments,

@@ -151,7 +151,9 @@ def _machine_memory(root: Path) -> tuple[int | None, int | None]:
             pages * page_bytes if pages > 0 and page_bytes > 0 else None
         ), None  # -1: the system does not say
     except (AttributeError, OSError, ValueError):  # not POSIX, or a POSIX without these
-        return None, None
+        from advisor.probe.windows import memory  # loads ctypes
+
+        return memory()
 
 
 def _reclaimable(group: Path) -> int:
@@ -205,8 +207,12 @@ def free_disk(folder: Path) -> int | None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
+        if not hasattr(os, "statvfs"):  # Windows
+            import shutil
+
+            return shutil.disk_usage(folder).free
         disk = os.statvfs(folder)
-    except (OSError, AttributeError):  # unreadable; Windows has no statvfs
+    except OSError:
         return None
     return disk.f_bavail * disk.f_frsize
 
