@@ -78,30 +78,35 @@ class Wait:
             return f"{done} {unit}".strip() if self.done else ""
         return f"{done} of {total} {unit}".strip()
 
-    def numbers(self, now_s: float) -> list[str]:
-        """How fast it goes, and how long it still takes."""
-        took_s = max(now_s - self.began_s, 1e-9)
-        moved = self.done - self.first
-        rate = moved / took_s if moved > 0 and took_s >= SPEED_AFTER_S else 0.0
-        found = [self.text] if self.text else []
-        if rate and not self.text:
-            found.append(_rate(rate, self.unit))
-        left_s = self.left_s
+    def speed(self, now_s: float) -> str:
+        """'1.5 answers/s', or the numbers that stand in its place; empty where none is known."""
+        rate = self._rate(now_s)
+        return self.text or (_rate_text(rate, self.unit) if rate else "")
+
+    def time(self, now_s: float) -> str:
+        """'35 s left'; where that is not known, and nothing is counted, '12 s so far'."""
+        left_s, rate = self.left_s, self._rate(now_s)
         if left_s is None and rate and self.total > self.done:
             left_s = (self.total - self.done) / rate
         if left_s is not None:
-            found.append(f"{format_duration(left_s)} left")
-        elif not self.total:
-            found.append(f"{format_duration(took_s)} so far")
-        return found
+            return f"{format_duration(left_s)} left"
+        return "" if self.total else f"{format_duration(now_s - self.began_s)} so far"
+
+    def _rate(self, now_s: float) -> float:
+        """Items a second; 0 where it is not known yet."""
+        took_s, moved = now_s - self.began_s, self.done - self.first
+        return moved / took_s if moved > 0 and took_s >= SPEED_AFTER_S else 0.0
 
     def sentence(self, now_s: float) -> str:
         """'generating answers: 12 of 64 answers, 1.5 answers/s, 35 s left'."""
-        parts = [part for part in (self.count(), *self.numbers(now_s)) if part]
-        return f"{self.what}: {', '.join(parts)}"
+        return f"{self.what}: {_joined(self.count(), self.speed(now_s), self.time(now_s))}"
 
 
-def _rate(rate: float, unit: str) -> str:
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
+
+
+def _rate_text(rate: float, unit: str) -> str:
     if unit == BYTES:
         return f"{rate / MIB:,.1f} MiB/s"
     if rate < 0.1:
@@ -135,14 +140,12 @@ class View:
         return (f"{self.label}: " if self.label else "") + "; ".join(parts)
 
     def rows(self) -> tuple[str, Wait, list[str]]:
-        """(the name of the bar, the wait it stands for, the lines below it)."""
+        """(the name before the bar, the wait it stands for, the lines below it)."""
         counted = next((wait for wait in self.waits if wait.total), self.waits[-1])
         place = next(at for at, wait in enumerate(self.waits) if wait is counted)
         named = ", ".join(wait.what for wait in self.waits[: place + 1])
-        numbers = counted.numbers(self.now_s)
-        if self.memory is not None:
-            numbers.append(format_memory(*self.memory))
-        below = [f"{named}: {', '.join(numbers)}"]
+        memory = format_memory(*self.memory) if self.memory is not None else ""
+        below = [f"{named}: {_joined(counted.speed(self.now_s), memory)}".removesuffix(": ")]
         inner = self.waits[place + 1 :]
         if inner and self.now_s - inner[0].began_s >= SHOWN_AFTER_S:
             below.append("; ".join(wait.sentence(self.now_s) for wait in inner[-2:]))
@@ -169,6 +172,7 @@ class Bar:
     def draw(self, view: View) -> None:
         """Show this moment."""
         from rich.console import Group
+        from rich.padding import Padding
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -180,8 +184,8 @@ class Bar:
         grid.add_column(no_wrap=True)
         total = float(wait.total) if wait.total else None
         bar = ProgressBar(total=total, completed=wait.done, animation_time=view.now_s)
-        grid.add_row(Text(label), bar, Text(wait.count()))
-        lines = [Text(f"  {text}", no_wrap=True, overflow="ellipsis") for text in below]
+        grid.add_row(Text(label), bar, Text(_joined(wait.count(), wait.time(view.now_s))))
+        lines = [Padding(Text(text), (0, 0, 0, 2)) for text in below]
         self.live.update(Group(grid, *lines), refresh=True)
 
     def close(self) -> None:

@@ -7,10 +7,13 @@ Names, values, paths and the messages of libraries are shown with such character
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -70,19 +73,35 @@ class ShownStream:
 
     The last line of defence: whatever a library prints, its warnings and logs included, goes
     through here. A carriage return is left alone where a progress bar puts it.
+
+    What is written to a terminal that was closed is dropped: nobody can read it, and a run that is
+    asked to stop still has to save its last step.
     """
 
     def __init__(self, below: TextIO) -> None:
         self.below = below
+        self.is_terminal = _is_terminal(below)
 
     def write(self, text: str) -> int:
         """Write the text, escaped. Returns its length, as given."""
-        if _MOVES.fullmatch(text):
-            self.below.write(text)
-        else:
-            start = "\r" if text.startswith("\r") else ""
+        start = text if _MOVES.fullmatch(text) else "\r" if text.startswith("\r") else ""
+        with self._unless_closed():
             self.below.write(start + shown(text[len(start) :]))
         return len(text)
+
+    def flush(self) -> None:
+        """Let the stream below write what it holds."""
+        with self._unless_closed():
+            self.below.flush()
+
+    @contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO or not self.is_terminal:
+                raise
+            self.below = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write each of them."""
@@ -91,6 +110,13 @@ class ShownStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.below, name)
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, OSError, ValueError):  # no stream of Python's, or closed
+        return False
 
 
 def show_streams() -> None:

@@ -89,8 +89,8 @@ def test_a_terminal_gets_a_bar_that_goes_again(board, clock, monkeypatch):
             answers(12)
             passes(clock, board, 3)
     shown = screen.getvalue()
-    assert "12 of 108 steps" in shown
-    assert "training: loss 1.234, 2 min left" in shown
+    assert "12 of 108 steps, 2 min left" in shown
+    assert "  training: loss 1.234" in shown
     assert "generating answers: 12 of 64 answers, 4.0 answers/s, 13 s left" in shown
     assert shown.count("\x1b[?25h") == shown.count("\x1b[?25l") > 0
     assert sys.stderr is screen

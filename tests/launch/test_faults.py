@@ -128,6 +128,29 @@ def test_ctrl_c_on_a_terminal_reaches_the_trainer_once(shop):
     assert (shop / "out" / "stages" / "sft" / "signals").read_text().split() == ["15"]
 
 
+def test_a_closed_terminal_stops_the_run_and_the_record_says_so(shop):
+    """Nothing can be printed any more. The trainer still gets to save, and run.json says that the
+    run was stopped.
+    """
+    pexpect = pytest.importorskip("pexpect")
+    code = (
+        "from tests.launch.conftest import run\nfrom advisor.ground.errors import Stopped\n"
+        "from advisor.ground.terminal import show_streams\nshow_streams()\ntry:\n"
+        " run(output='out')\nexcept Stopped as e:\n raise SystemExit(e.exit_code)"
+    )
+    env = {
+        **os.environ,
+        "STAND_IN": "wait",
+        "PYTHONPATH": os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
+    }
+    terminal = pexpect.spawn(sys.executable, ["-c", code], cwd=str(shop), env=env, timeout=20)
+    child = child_of(shop)
+    os.close(terminal.child_fd)
+    wait_for(lambda: not alive(child))
+    wait_for(lambda: state(shop)["status"] == "stopped")
+    assert (shop / "out" / "stages" / "sft" / "signals").read_text().split() == ["15"]
+
+
 def test_a_second_ctrl_c_ends_a_stubborn_trainer(shop):
     """A trainer that ignores the first stop is ended by the second."""
     parent = start(shop, "wait", output="out", extra_env={"STAND_IN_STUBBORN": "1"})
