@@ -28,6 +28,12 @@ SEQUENCES = (16, 8, 4, 2, 1)  # on each GPU, of an optimizer step
 # of tokens of a sequence: here it is still a small part of a step.
 LONGEST_MASKED = 4096
 GAINS = 2.0  # rows that a sequence must hold at least
+WHY_NOT_PACKED = {  # by the fact `packing_suits`
+    "mixes": "in this model packed rows would see each other",
+    "long": "the rows are so long that attention over several costs more than padding",
+    "uneven": "packed sequences would change how many rows an optimizer step has",
+    "full": "most rows fill a sequence by themselves, so little would be gained",
+}
 SAME_ROWS = 0.15  # the share by which the rows of an optimizer step may differ
 
 
@@ -72,18 +78,52 @@ def packing_suits(
         return "long", None
     if methods().objective(objective).splits_documents or profiles != 1:
         return "uneven", None
-    found = packing_of(
+    return packing_by_rows(
         profile.tokens,
         rows=rows,
         cards=max(1, len(situation.hardware.gpus)),
         longest=longest,
         most=min(most, model.context_tokens or most),
     )
+
+
+def packing_by_rows(
+    tokens: TokenStats, *, rows: int, cards: int, longest: int, most: int = LONGEST_MASKED
+) -> tuple[str, Packing | None]:
+    """(the fact that the rules see, the packing where it gains), as the lengths of the rows alone
+    decide.
+
+    Args:
+        rows: Of an optimizer step.
+        longest: Tokens of the longest row kept whole.
+        most: Tokens a sequence may have.
+    """
+    if longest > most:
+        return "long", None
+    found = packing_of(tokens, rows=rows, cards=cards, longest=longest, most=most)
     if found is None:
         return "uneven", None
     if found.rows / found.sequences < GAINS:
         return "full", None
     return "gains", found
+
+
+def unpacked(objective: str, suits: str, *, on_cpu: bool, fits: bool = True) -> dict[str, Chosen]:
+    """`packing: false` with the reason, for an objective that could pack rows; nothing where that
+    is not known.
+
+    Args:
+        suits: The fact `packing_suits`.
+        fits: Packed sequences would fit the memory.
+    """
+    if not methods().objective(objective).packs:
+        return {}
+    because = WHY_NOT_PACKED.get(suits, "")
+    if on_cpu:
+        because = "on the CPU packed rows are no faster than rows of similar length together"
+    elif not fits:
+        because = "packed sequences would not fit, rows one by one do"
+    return {"packing": Chosen(value=False, because=because)} if because else {}
 
 
 def packing_of(

@@ -17,9 +17,11 @@ from advisor.advice.batching import (
     packed_settings,
     packing_suits,
     padding_of,
+    unpacked,
     with_saving,
 )
 from advisor.advice.facts_of_situation import device, model_facts
+from advisor.advice.lengths import room_for_answers, sequence_length, text_length
 from advisor.advice.micro_batches import (
     MICRO_BATCHES,
     Found,
@@ -55,14 +57,6 @@ from .settings import refusal, settings_by_rule
 from .steps import ForRows, rows_given, settings_for_rows
 
 USUAL_BATCH = Chosen(value=16, because="usual")
-DEFAULT_SEQ_LEN = 1024
-TEXT_LEN, CPU_TEXT_LEN = 2048, 512  # of documents, which may be parted anywhere
-APPROXIMATION_MARGIN = (
-    1.25  # token counts from characters can be off by this much; a length that cuts rows is worse
-)
-# a chat template's own words around a conversation, which a count of characters does not see
-TEMPLATE_TOKENS = 64
-MULTIPLE = 64
 # What rules may set for each amount of memory (fact `memory_left`), the usual settings first.
 MEMORY_LEFT = ("enough", "little", "least")
 BATCHING = ("packing", "group_by_length")  # what rules set by the fact `packing_suits`
@@ -85,75 +79,6 @@ class Ease:
 
 
 NO_EASE = Ease()
-
-
-def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Chosen:
-    """A length that keeps every row where that is affordable, else all but the longest
-    hundredth.
-    """
-    if data is None or data.tokens is None:
-        length, because = DEFAULT_SEQ_LEN, "no data to measure yet: a usual length"
-    else:
-        tokens = data.tokens
-        whole = tokens.longest <= max(DEFAULT_SEQ_LEN, 2 * tokens.p99)
-        wanted, what = (
-            (tokens.longest, "the longest row") if whole else (tokens.p99, "99 % of the rows")
-        )
-        approximate = "approximation" in tokens.counted_by
-        length = _rounded(
-            wanted * APPROXIMATION_MARGIN + TEMPLATE_TOKENS if approximate else wanted
-        )
-        because = f"holds {what} ({wanted:,} tokens{', approximated' if approximate else ''})"
-    if context_tokens is not None and length > context_tokens:
-        length, because = context_tokens, _at_most(context_tokens)
-    return Chosen(value=length, because=because)
-
-
-def text_length(situation: Situation, context_tokens: int | None) -> Chosen:
-    """A length for plain documents, which are parted without loss: as long as pays, not as long as
-    the longest.
-    """
-    length = CPU_TEXT_LEN if device(situation) == "cpu" else TEXT_LEN
-    if context_tokens is not None and context_tokens < length:
-        return Chosen(value=context_tokens, because=_at_most(context_tokens))
-    return Chosen(
-        value=length,
-        because="documents are split without loss; longer pieces cost more than they teach",
-    )
-
-
-def _at_most(context_tokens: int) -> str:
-    return f"the model reads at most {context_tokens:,} tokens"
-
-
-def _room_for_answers(
-    ruleset: Ruleset,
-    objective: str,
-    settings: Mapping[str, Chosen],
-    situation: Situation,
-    context_tokens: int | None,
-) -> dict[str, Chosen]:
-    """Where a stage writes its own answers: how long they may be, and a length that holds the
-    longest prompt and one of them.
-    """
-    key = methods().objective(objective).keys.get("response_tokens")
-    data = profile_of(situation, objective)
-    if key is None or data is None or data.tokens is None:
-        return {}
-    whole = settings["seq_len"]
-    answer = settings.get("response_tokens") or Chosen(
-        value=min(int(key.default), int(whole.value)),
-        because="as long as answers usually are, no longer than the rows",
-    )
-    length = int(whole.value) + int(answer.value)
-    because = f"{whole.because}, and an answer of {answer.value:,} tokens"
-    if context_tokens is not None and length > context_tokens:
-        length, because = context_tokens, _at_most(context_tokens)
-    return {"response_tokens": answer, "seq_len": replace(whole, value=length, because=because)}
-
-
-def _rounded(length: float) -> int:
-    return max(MULTIPLE, -(-int(-(-length // 1)) // MULTIPLE) * MULTIPLE)
 
 
 def kind_of_situation(situation: Situation) -> str:
@@ -224,14 +149,14 @@ def fit_stage(
     model = situation.model
     context = model.context_tokens if model else None
     settings["seq_len"] = (
-        text_length(situation, context)
+        text_length(context, on_cpu=device(situation) == "cpu")
         if methods().objective(objective).splits_documents
         else sequence_length(profile_of(situation, objective), context)
     )
     settings, left_out = shorter_rows(
         settings, situation, objective, profile_of(situation, objective), steps=ease.shorter
     )
-    settings |= _room_for_answers(ruleset, objective, settings, situation, context)
+    settings |= room_for_answers(objective, settings, profile_of(situation, objective), context)
     if model is not None and model.architecture in NO_SDPA and _is_open(settings, "attention"):
         because = f"transformers has no sdpa attention for {model.architecture} models"
         settings["attention"] = Chosen(value="eager", because=because)
@@ -258,6 +183,9 @@ def fit_stage(
             ).items()
             if key in BATCHING and key not in shared
         }
+    if "packing" not in settings:
+        on_cpu = device(situation) == "cpu"
+        settings |= unpacked(objective, suits, on_cpu=on_cpu, fits=may_pack)
     packed = packing is not None and "packing" in settings and bool(settings["packing"].value)
     if packed and packing is not None:
         settings, batch = packed_settings(settings, batch, packing)

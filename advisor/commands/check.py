@@ -10,21 +10,22 @@ from typing import Any
 
 import click
 
-from advisor.advice.fit import sequence_length
+from advisor.advice.by_data import settings_by_data, suited_objective
 from advisor.commands.options import json_option
 from advisor.commands.output import console, print_json
 from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
 from advisor.data.measure.data_requirements import compare_amounts
-from advisor.data.measure.lengths import suggest_packing
 from advisor.data.measure.tokenizer import model_tokenizer, with_template_fit
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Finding
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch.failure_report import KINDS
-from advisor.render.data import check_json, print_check
+from advisor.render.check_page import print_check
+from advisor.render.data import check_json
 from advisor.render.row import print_row, row_json
 from advisor.ruleset.facts import load_facts
+from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_flags
 
 SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
@@ -193,19 +194,22 @@ def advise_on_data(found: DataProfile, *, seq_len: int | None = None) -> dict[st
     """How many rows each objective needs, and the sequence length (the plan's own) and the packing
     that the lengths of the rows suggest.
     """
-    if found.tokens is None:
-        return {"amounts": compare_amounts(found), "suggested": None}
-    length = sequence_length(found, None)
-    packing, because = suggest_packing(
-        found.kind, found.tokens, int(length.value), found.objectives
-    )
-    suggested = {
-        "seq_len": length.value,
-        "because": length.because,
-        "packing": packing,
-        "packing_because": because,
+    objective = suited_objective(found)
+    chosen = settings_by_data(load_rules(), found, objective) if objective is not None else {}
+    suggested = None
+    if chosen:
+        suggested = {
+            "objective": objective,
+            "seq_len": chosen["seq_len"].value,
+            "because": chosen["seq_len"].because,
+            "packing": chosen["packing"].value,
+            "packing_because": chosen["packing"].because,
+        }
+    return {
+        "amounts": compare_amounts(found),
+        "suggested": suggested,
+        "asked_length": seq_len,
     }
-    return {"amounts": compare_amounts(found), "suggested": suggested}
 
 
 def row_as_trained(

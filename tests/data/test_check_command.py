@@ -36,7 +36,7 @@ def test_a_path_is_enough(check):
     code, out, err = check("a.jsonl")
     assert (code, err) == (0, "")
     assert "question and answer columns" in out
-    assert "What a sequence length would cut" in out
+    assert "A plan for sft with LoRA on one GPU takes" in out
 
 
 def test_a_missing_column_names_the_file_the_columns_and_the_nearest_format(check):

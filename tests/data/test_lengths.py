@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.fit import fit_stage
+from advisor.advice.lengths import sequence_length
 from advisor.commands.check import check_data
 from advisor.data import profile
-from advisor.data.measure.lengths import suggest_packing
-from advisor.ground.types import TokenStats
+from advisor.ground.types import Answer, Answers
+from advisor.methods.composition import parse_composition
+from advisor.ruleset.load import load_rules
+from advisor.situation.build import situation_of
+from tests.advice.situations import UNKNOWN_MACHINE
 
 
 def jsonl(folder: Path, rows: list[dict[str, object]]) -> Path:
@@ -102,31 +109,80 @@ def test_very_long_requests_are_a_warning(tmp_path):
     assert found["very-long-requests"].rows == (60,)
 
 
+def suggested(path):
+    return check_data(str(path))[1]["suggested"]
+
+
+def planned(path, **options):
+    """seq_len and packing of the plan that the same data get: sft+lora on one GPU."""
+    found = parse_composition("sft+lora")
+    known = {"task": "other", "model": "Qwen/Qwen3-8B", "gpu": "A100 80GB"}
+    answers = Answers(
+        known={key: Answer(value=value, origin="flag") for key, value in known.items()}
+    )
+    situation = situation_of(answers, probed=UNKNOWN_MACHINE)
+    situation = replace(situation, data=profile(path, **options))
+    stage, _ = fit_stage(
+        load_rules(), situation, situation_facts(situation), found, found.chain[-1], None
+    )
+    return stage.settings
+
+
 @pytest.mark.parametrize(
-    ("kind", "mean", "packing"),
+    "rows",
     [
-        ("paired", 100, True),
-        ("paired", 900, False),
-        ("raw_text", 900, True),
-        ("preference", 100, False),
+        [pair(10, 20), pair(10, 700)] * 300,
+        [pair(10, 20 + number % 200) for number in range(2000)],
+        [pair(20, 300 + number % 3) for number in range(400)],
+        [pair(10, 20)] * 399 + [pair(10, 9000)],
+        [pair(10, 20 + number % 3) for number in range(40)],
     ],
 )
-def test_packing_is_suggested_where_rows_leave_room(kind, mean, packing):
-    """Short rows and raw text are worth laying end to end; pairs are read one by one."""
-    tokens = TokenStats(
-        total=1000, mean=mean, p50=1, p90=1, p95=1, p99=1, longest=1000, counted_by="words"
-    )
-    objectives = {"paired": ("sft",), "raw_text": ("cpt",), "preference": ("dpo", "sft")}[kind]
-    assert suggest_packing(kind, tokens, 1024, objectives)[0] is packing
+def test_length_and_packing_are_the_plans_with_the_same_reasons(tmp_path, rows):
+    """The page and the plan are decided by the same functions, whatever the rows."""
+    path = jsonl(tmp_path, rows)
+    page, plan = suggested(path), planned(path)
+    assert (page["seq_len"], page["packing"]) == (plan["seq_len"].value, plan["packing"].value)
+    assert page["because"] == plan["seq_len"].because
+    assert plan["packing"].because.startswith(page["packing_because"])
 
 
-def test_the_suggested_length_is_the_plans(tmp_path):
-    """The page suggests what the fit search would take for the same data."""
-    from advisor.advice.fit import sequence_length
+@pytest.mark.parametrize("rows", [400, 60])
+def test_one_outlier_does_not_set_the_length(tmp_path, rows):
+    """The suggestion holds nearly all rows, and says how many are longer and what becomes of
+    them.
+    """
+    path = jsonl(tmp_path, [pair(10, 200)] * (rows - 1) + [pair(10, 20_000)])
+    found = suggested(path)
+    assert found["seq_len"] <= 1024
+    assert f"1 of {rows} rows are longer" in found["because"]
+    assert "left out (truncation: truncate cuts them instead)" in found["because"]
 
-    path = str(jsonl(tmp_path, [pair(10, 20), pair(10, 700)] * 30))
-    result, advice = check_data(path)
-    assert advice["suggested"]["seq_len"] == sequence_length(result, None).value >= 710
+
+def test_documents_are_split_at_the_plans_length(tmp_path):
+    """One long document asks for no long sequence: documents are split without loss."""
+    texts = [{"text": "a word " * 80}] * 99 + [{"text": "a word " * 9000}]
+    found = suggested(jsonl(tmp_path, texts))
+    assert (found["seq_len"], found["packing"]) == (2048, True)
+    assert "split without loss" in found["because"]
+
+
+def test_a_sample_says_that_it_is_one(tmp_path):
+    """Advice measures the first rows of a large file, the check all of it: where they differ, the
+    reasons say so.
+    """
+    path = jsonl(tmp_path, [pair(10, 900)] * 3000 + [pair(10, 950)])
+    quick, whole = sequence_length(profile(path), None), suggested(path)
+    assert "the longest row of the 2,000 measured" in quick.because
+    assert "the longest row (" in whole["because"]
+
+
+def test_pairs_are_not_packed(tmp_path):
+    """No trainer of pairs packs them."""
+    path = tmp_path / "pairs.jsonl"
+    row = {"prompt": "a", "chosen": "b " * 20, "rejected": "c " * 20}
+    path.write_text("".join(json.dumps({**row, "prompt": str(n)}) + "\n" for n in range(60)))
+    assert suggested(path)["packing"] is False
 
 
 def test_the_longest_row_is_counted_even_outside_the_sample(tmp_path):

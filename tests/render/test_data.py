@@ -19,7 +19,8 @@ from rich.console import Console
 
 from advisor.commands.check import check_data
 from advisor.data import profile
-from advisor.render.data import check_json, print_check, profile_json, visible
+from advisor.render.check_page import merged, print_check
+from advisor.render.data import check_json, profile_json, visible
 
 
 def page(path, **options) -> str:
@@ -97,13 +98,13 @@ def test_page_fits_eighty_columns_and_tells_everything(pairs_path):
     assert "\x1b" not in text
     for part in (
         "requests with the right answer",
-        "One row as understood (row 1)",
+        "How it is read (row 1)",
         "1 warning",
         "(row 5)",
-        "Length of a row in tokens",
+        "Length in tokens",
         "█",
         "characters / 4",
-        "What it can train",
+        "It can train",
         "sft",
     ):
         assert part in " ".join(text.split())
@@ -117,7 +118,7 @@ def test_page_of_broken_data_says_that_nothing_can_be_trained(tmp_path, monkeypa
     text = " ".join(page(path).split())
     assert "a.jsonl:2:2: invalid JSON" in text
     assert "a.jsonl:3:12: invalid JSON" in text
-    assert "nothing, before the errors above are repaired" in text
+    assert "nothing, before the errors below are repaired" in text
 
 
 @pytest.mark.parametrize(
@@ -214,10 +215,43 @@ def test_pages_look_as_they_were_looked_at(tmp_path, monkeypatch, name, width):
     print_check(*check_data(f"{name}.jsonl"), Console(file=file, width=width))
     text = "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
     assert max(map(len, text.split("\n"))) <= width
+    assert len(text.split("\n")) <= 42
     path = GOLDEN / f"check_{name}_{width}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
+
+
+def test_the_page_fits_a_screen_however_much_there_is_to_say(tmp_path, monkeypatch):
+    """Of many findings, objectives, classes and lengths the first are shown and the rest counted;
+    the next command is the last line.
+    """
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {
+            "text": f"Message {number} to person{number}@example.org " + "word " * 4 ** (number % 7)
+            + ("[Your Name] </s>" if number % 3 else "Ã¤ sk-abc123DEF456ghi789jkl012")
+            + ("\0" if number == 5 else "") + " word" * 40_000 * (number == 9),
+            "label": f"Class {number % 30}" if number % 2 else f"class {number % 30}",
+        }
+        for number in range(600)
+    ]  # fmt: skip
+    rows[7] = rows[3]
+    Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = page("many.jsonl").rstrip().split("\n")
+    assert len(lines) <= 52
+    text = " ".join(" ".join(lines).split())
+    assert "more: --json lists all" in text
+    assert "and 26 more, down to 19 rows" in text
+    assert lines[-1] == "Next: advise --data many.jsonl"
+
+
+def test_bins_that_hold_nothing_are_left_out_and_the_shortest_share_one():
+    """No row is lost from the picture."""
+    histogram = [(16, 3), (32, 0), (64, 4), (128, 5), (256, 1), (512, 2), (1024, 8), (2048, 9)]
+    found = merged(histogram)
+    assert found == [(128, 12), (256, 1), (512, 2), (1024, 8), (2048, 9)]
+    assert merged([(16, 3)]) == [(16, 3)]
 
 
 @pytest.mark.parametrize("width", [24, 40, 50, 60, 80])
@@ -234,7 +268,7 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
     ]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found, advice = check_data(str(path))
+    found, advice = check_data(str(path), seq_len=131_072)
     file = io.StringIO()
     print_check(found, advice, Console(file=file, width=width))
     text = file.getvalue()
@@ -244,7 +278,7 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
         for row in found.measures["sequence_lengths"]
         for key in ("seq_len", "rows_over", "answers_lost", "packed_sequences")
     }
-    numbers |= {f"{number:,}" for bin_ in found.tokens.histogram for number in bin_}
+    numbers |= {f"{number:,}" for bin_ in merged(found.tokens.histogram) for number in bin_}
     assert {"131,072", "3", "1,197"} <= numbers
     assert numbers <= set(re.findall(r"[0-9,]*[0-9]", text))
 
@@ -291,4 +325,6 @@ def test_check_document_has_everything_measured(pairs_path):
     assert document["amounts"][0]["objective"] == "sft"
     assert document["amounts"][0]["verdict"] == "thin"
     assert document["amounts"][0]["sources"][0]["title"]
-    assert {"seq_len", "because", "packing", "packing_because"} == set(document["suggested"])
+    assert {"objective", "seq_len", "because", "packing", "packing_because"} == set(
+        document["suggested"]
+    )

@@ -13,6 +13,7 @@ from typing import Any
 
 from advisor.data.example import Example
 from advisor.ground.types import TokenStats
+from advisor.ground.whole_rows import rows_kept_whole
 
 TOKENIZED_ROWS = 1000  # rows a tokenizer counts when `full` is not asked for
 CHARS_PER_TOKEN = 4
@@ -285,24 +286,8 @@ def cuts(lengths: Lengths, kind: str, *, also: int | None = None) -> list[dict[s
     )
 
 
-PACKED_BELOW = 0.5  # rows that fill less than this share of a sequence are worth packing
-
-
-def suggest_packing(
-    kind: str, tokens: TokenStats, seq_len: int, objectives: tuple[str, ...]
-) -> tuple[bool, str]:
-    """Whether rows are worth laying end to end in sequences of that length, and why."""
-    if kind == "raw_text":
-        return True, "texts are laid end to end, so that no sequence has a gap"
-    if "sft" not in objectives or kind != "paired":
-        return False, "pairs, marked answers and requests are read one by one"
-    filled = tokens.mean / seq_len
-    if filled < PACKED_BELOW:
-        return (
-            True,
-            (
-                f"a row fills {filled:.0%} of a sequence on average: packed, {1 / filled:.1f} rows"
-                " share one"
-            ),
-        )
-    return False, f"a row fills {filled:.0%} of a sequence on average: little is gained"
+def longer_rows(lengths: Lengths, tokens: TokenStats) -> dict[str, int]:
+    """How many rows are longer than those kept whole, of how many measured."""
+    kept = rows_kept_whole(tokens).tokens
+    count = sum(rows for length, rows in lengths.rows.items() if length > kept)
+    return {"than_tokens": kept, "rows": count, "of": lengths.measured}

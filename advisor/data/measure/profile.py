@@ -17,7 +17,14 @@ from typing import Any
 from advisor.data.example import Example, Message
 from advisor.data.examples import REASONS, Skipped, read_examples, refusal, rows_words
 from advisor.data.measure.findings import CHECKABLE_SHARE, Notebook, look_back
-from advisor.data.measure.lengths import Lengths, cuts, error_of_mean, percentile, token_stats
+from advisor.data.measure.lengths import (
+    Lengths,
+    cuts,
+    error_of_mean,
+    longer_rows,
+    percentile,
+    token_stats,
+)
 from advisor.data.measure.overlap import Overlap, evaluation_rows
 from advisor.data.measure.tally import SHOWN_ROWS, Tally
 from advisor.data.read.files import IMAGES_HELP, Faults, content_digest, find_data, open_bytes
@@ -143,7 +150,7 @@ def profile(
         confidence=recognition.confidence,
         why=recognition.why,
         other_ways=tuple(candidate.flag for candidate in recognition.candidates),
-        measures=_measures(reading, seq_len),
+        measures=_measures(reading, tokens, seq_len),
     )
     if strict:
         error = unusable(result)
@@ -358,7 +365,7 @@ def _over_length(reading: _Reading, seq_len: int | None) -> list[Finding]:
     return findings
 
 
-def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
+def _measures(reading: _Reading, tokens: TokenStats | None, seq_len: int | None) -> dict[str, Any]:
     """Everything counted that is no finding, as JSON types."""
     notebook, lengths = reading.notebook, reading.lengths
     measures: dict[str, Any] = {"rows_used": notebook.rows, "rows_unusable": reading.skipped.total}
@@ -391,6 +398,7 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
             for label, count in notebook.classes.most_common(SHOWN_CLASSES)
         ]
         measures["class_count"] = len(notebook.classes)
+        measures["class_least"] = min(notebook.classes.values())
     if notebook.kind == "unpaired_feedback":
         measures["feedback"] = {"good": notebook.good, "bad": notebook.bad}
     if notebook.kind == "preference":
@@ -406,6 +414,8 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
                 "p95": percentile(ordered, 95),
                 "longest": ordered[-1][0],
             }
+    if tokens is not None:
+        measures["longer_rows"] = longer_rows(lengths, tokens)
     measures["sequence_lengths"] = cuts(lengths, notebook.kind, also=seq_len)
     if notebook.checkable:
         measures["checkable_answers"] = notebook.checkable

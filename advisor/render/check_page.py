@@ -1,0 +1,410 @@
+"""What `advise check` prints: what the data can train, what is wrong with it, how it is read, how
+long its rows are, and the next command. `--json` has the rest.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from advisor.ground.types import DataProfile, Finding, TokenStats
+from advisor.ground.units import format_count
+from advisor.methods import methods
+from advisor.render.data import FORMATS, visible, what_of
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+CLASSIFICATION = "a small model that sorts texts"
+SURE = {
+    "certain": "",
+    "likely": ": likely, not certain",
+    "guessed": ": a guess",
+    "stated": ", as stated with --map",
+}
+SEVERITIES = {
+    "error": ("ERROR", "bold red"),
+    "warning": ("warning", "yellow"),
+    "note": ("note", "dim"),
+}
+VERDICTS = {
+    "too_few": "red",
+    "thin": "yellow",
+    "usual": "green",
+    "plenty": "green",
+    "unknown": "dim",
+}
+# What is shown of each list, so that the page fits a screen; --json has all of it.
+SHOWN_OBJECTIVES, SHOWN_FINDINGS, SHOWN_FAULTS, SHOWN_TURNS = 3, 5, 5, 4
+SHOWN_CLASSES, SHOWN_BARS = 4, 5
+SHOWN_CHARS = 120
+# What the page says elsewhere: how the data are read.
+SAID_ABOVE = ("recognised-by-shape", "documents")
+BAR_CELLS = 30
+INDENT = 2  # of everything below a title
+BAR, SLIVER = "█", "▏"
+PLAIN = str.maketrans(
+    {
+        BAR: "#",
+        SLIVER: "|",
+        "…": "...",
+        "⏎": "\\n",
+        "×": "x",
+        "–": "-",
+        "—": "-",
+        "±": "+-",
+        "’": "'",
+    }
+)  # for terminals that cannot show them
+
+
+def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Console) -> None:
+    """Print what the data can train, what is wrong with it, one row as understood, how long rows
+    are, what a plan would take, and the next command.
+    """
+    from rich.padding import Padding
+
+    page = _Page(console)
+
+    def section(title: str, body: RenderableType) -> None:
+        console.print()
+        console.print(page.text(title, "bold"))
+        console.print(Padding(body, (0, 0, 0, INDENT)))
+
+    rows = f"{profile.rows:,} row{'' if profile.rows == 1 else 's'}"
+    console.print(page.text(f"{visible(profile.path)}: {rows}, {what_of(profile)}", "bold"))
+    if profile.objectives:
+        section("It can train", page.objectives(profile, advice.get("amounts", ())))
+    else:
+        section(
+            "It can train",
+            page.text("nothing, before the errors below are repaired", "bold red"),
+        )
+    findings = [
+        one for one in profile.findings if one.id not in SAID_ABOVE or one.severity != "note"
+    ]
+    section(_findings_title(findings), page.findings(findings))
+    row = f" (row {profile.sample.get('row', '?')})" if profile.sample else ""
+    section(f"How it is read{row}", page.reading(profile))
+    if "classes" in profile.measures:
+        section(f"Classes: {profile.measures['class_count']:,}", page.classes(profile.measures))
+    if profile.tokens is not None and profile.tokens.histogram:
+        total, mean = format_count(profile.tokens.total), f"{profile.tokens.mean:,.0f}"
+        title = f"Length in tokens: {total} in all, {mean} a row"
+        section(title, page.histogram(profile.tokens, profile.measures))
+    if advice.get("asked_length") and profile.measures.get("sequence_lengths"):
+        section("What a sequence length would cut", page.lengths(profile))
+    if profile.objectives and advice.get("suggested"):
+        objective = advice["suggested"]["objective"]
+        section(
+            f"A plan for {objective} with LoRA on one GPU takes",
+            page.suggested(advice["suggested"]),
+        )
+    path = shlex.quote(profile.path)
+    then = f"advise --data {path}" if profile.objectives else f"advise check {path}"
+    console.print()
+    console.print(page.text(f"{'Next' if profile.objectives else 'Then'}: {visible(then)}"))
+
+
+def _short(text: str, limit: int = SHOWN_CHARS) -> str:
+    said = visible(text[: limit + 1])
+    return said if len(text) <= limit else f"{said[:limit].rstrip()} … ({len(text):,} characters)"
+
+
+class _Page:
+    """The parts of the page, in signs that the terminal can show."""
+
+    def __init__(self, console: Console) -> None:
+        encoding = (console.encoding or "utf-8").lower().replace("-", "")
+        self.encoding = None if encoding.startswith("utf") else console.encoding
+        self.width = console.width - INDENT
+
+    def text(self, text: str, style: str = "") -> Text:
+        from rich.text import Text
+
+        if self.encoding is not None:
+            text = (
+                text.translate(PLAIN)
+                .encode(self.encoding, "backslashreplace")
+                .decode(self.encoding)
+            )
+        return Text(text, style=style, overflow="fold")
+
+    def objectives(self, profile: DataProfile, amounts: Sequence[Any]) -> RenderableType:
+        from advisor.data.measure.data_requirements import in_words
+
+        wanted = {row["objective"]: row for row in amounts}
+        table = _grid(("bold", "left", True), ("", "left", False))
+        for objective in profile.objectives[:SHOWN_OBJECTIVES]:
+            meaning = (
+                CLASSIFICATION
+                if objective == "classification"
+                else methods().objectives[objective].short
+            )
+            meaning += _on_what(objective, profile)
+            said = self.text(meaning)
+            if objective in wanted:
+                style = VERDICTS[wanted[objective]["verdict"]]
+                said.append("; ").append_text(self.text(in_words(wanted[objective]), style))
+            table.add_row(objective, said)
+        more = [f"{one}{_on_what(one, profile)}" for one in profile.objectives[SHOWN_OBJECTIVES:]]
+        return _group(table, self.text(f"also {', '.join(more)}", "dim")) if more else table
+
+    def findings(self, findings: Sequence[Finding]) -> RenderableType:
+        if not findings:
+            return self.text("nothing conspicuous")
+        table = _grid(("", "left", True), ("", "left", False))
+        for finding in findings[:SHOWN_FINDINGS]:
+            word, style = SEVERITIES[finding.severity]
+            for index, line in enumerate(_parts(finding)):
+                table.add_row(self.text(word, style) if index == 0 else "", self.text(line))
+        more = len(findings) - SHOWN_FINDINGS
+        return (
+            _group(table, self.text(f"and {more:,} more: --json lists all", "dim"))
+            if more > 0
+            else table
+        )
+
+    def reading(self, profile: DataProfile) -> RenderableType:
+        """The format, how sure that is, and one row."""
+        said = f"{FORMATS.get(profile.format, profile.format)}{SURE.get(profile.confidence, '')}"
+        if profile.why and profile.confidence != "stated":
+            said += f"; {profile.why}"
+        lines = [self.text(visible(said))]
+        if profile.confidence == "stated":
+            columns = ", ".join(
+                role if role == column else f"{role} = {column}"
+                for role, column in profile.mapping.items()
+            )
+            lines.append(self.text(visible(columns)))
+        if profile.other_ways:
+            lines.append(self.text(visible(f"or: {'; or: '.join(profile.other_ways)}")))
+        elif profile.confidence in ("likely", "guessed"):
+            lines.append(self.text("--map ROLE=COLUMN says otherwise"))
+        lines.extend(self.text(line) for line in _about_rows(profile.measures))
+        return _group(*lines, *([self.row(profile)] if profile.sample else []))
+
+    def row(self, profile: DataProfile) -> RenderableType:
+        sample = profile.sample or {}
+        lines = _grid(("cyan", "left", True), ("", "left", False))
+
+        def turns(key: str, prefix: str = "") -> None:
+            for turn in sample.get(key, ())[:SHOWN_TURNS]:
+                said = str(turn.get("content", "")) or (
+                    f"calls {turn['tool_calls'][0]['function']['name']}"
+                    if turn.get("tool_calls")
+                    else ""
+                )
+                weight = f" (weight {turn['weight']:g})" if "weight" in turn else ""
+                lines.add_row(f"{prefix}{turn.get('role', '?')}{weight}", self.text(_short(said)))
+            if len(sample.get(key, ())) > SHOWN_TURNS:
+                more = len(sample[key]) - SHOWN_TURNS
+                lines.add_row(self.text("…"), self.text(f"{more} more turns"))
+
+        turns("messages")
+        turns("chosen", "chosen: ")
+        turns("rejected", "rejected: ")
+        for key, name in (("text", "text"), ("label", "label"), ("answer", "right answer")):
+            if key in sample:
+                lines.add_row(name, self.text(_short(str(sample[key]))))
+        if "good" in sample:
+            lines.add_row("verdict", "good" if sample["good"] else "bad")
+        if "tools" in sample:
+            lines.add_row("tools", self.text(f"{len(sample['tools'])} functions on offer"))
+        return lines
+
+    def classes(self, measures: Mapping[str, Any]) -> RenderableType:
+        rows = measures["classes"]
+        shown = rows[:SHOWN_CLASSES]
+        bars = self._bars([(_short(row["label"], 28), row["rows"]) for row in shown])
+        more = measures["class_count"] - len(shown)
+        if more <= 0:
+            return bars
+        least = measures.get("class_least")
+        down = "" if least is None else f", down to {least:,} row{'' if least == 1 else 's'}"
+        return _group(bars, self.text(f"and {more:,} more{down}", "dim"))
+
+    def histogram(self, tokens: TokenStats, measures: Mapping[str, Any]) -> RenderableType:
+        bars = self._bars([(f"up to {edge:,}", rows) for edge, rows in merged(tokens.histogram)])
+        lines = [
+            f"half of the rows up to {tokens.p50:,}, 95 % up to {tokens.p95:,}, 99 % up to"
+            f" {tokens.p99:,}, the longest {tokens.longest:,}"
+        ]
+        answers = measures.get("answer_tokens")
+        if answers and answers["longest"]:
+            lines.append(
+                f"answers: half up to {answers['p50']:,}, 95 % up to {answers['p95']:,}, the"
+                f" longest {answers['longest']:,}"
+            )
+        sampled = (
+            f"; {tokens.sampled_rows:,} rows counted" if tokens.sampled_rows is not None else ""
+        )
+        by = tokens.counted_by.split(" (approximation")[0]
+        exact = (
+            "" if by == tokens.counted_by else " (an approximation; --model NAME counts its tokens)"
+        )
+        return _group(
+            bars,
+            *(self.text(line) for line in lines),
+            self.text(f"counted by: {by}{exact}{sampled}", "dim"),
+        )
+
+    def _bars(self, rows: list[tuple[str, int]]) -> RenderableType:
+        most = max(count for _, count in rows)
+        beside = max(len(name) for name, _ in rows) + len(f"{most:,}") + 3
+        longest = max(
+            0, min(BAR_CELLS, self.width - beside)
+        )  # on a narrow terminal the bars give way, not the numbers
+        bars = _grid(("", "right", False), ("", "left", True), ("", "right", True), gap=1)
+        for name, count in rows:
+            cells = round(longest * count / most)
+            # A bin that holds something shows something.
+            bars.add_row(
+                self.text(name),
+                self.text(BAR * cells or (SLIVER if count and longest else "")),
+                f"{count:,}",
+            )
+        return bars
+
+    def suggested(self, suggested: Mapping[str, Any]) -> RenderableType:
+        table = _grid(("", "left", True), ("", "left", False))
+        packing = "true" if suggested["packing"] else "false"
+        table.add_row(f"seq_len: {suggested['seq_len']}", self.text(suggested["because"]))
+        table.add_row(f"packing: {packing}", self.text(suggested["packing_because"]))
+        return table
+
+    def lengths(self, profile: DataProfile) -> RenderableType:
+        raw = profile.kind == "raw_text"
+        names = (
+            "tokens",
+            "rows over",
+            *(() if raw else ("text cut", "no answer left")),
+            "padding",
+            "packed",
+        )
+        rows = []
+        for row in profile.measures["sequence_lengths"]:
+            over = (
+                f"{row['rows_over']:,} ({_share(row['rows_over_share'])})"
+                if row["rows_over"]
+                else "0"
+            )
+            lost = () if raw else (_share(row["tokens_cut_share"]), f"{row['answers_lost']:,}")
+            rows.append(
+                (
+                    f"{row['seq_len']:,}",
+                    over,
+                    *lost,
+                    _share(row["padding"]),
+                    f"{row['packed_sequences']:,}",
+                )
+            )
+        table = self._numbers(names, rows)
+        what = "texts over it are cut into pieces, nothing is lost; " if raw else ""
+        return _group(
+            table,
+            self.text(
+                f"{what}padding: empty part of a batch of single rows; packed: sequences when laid"
+                " end to end",
+                "dim",
+            ),
+        )
+
+    def _numbers(self, names: tuple[str, ...], rows: list[tuple[str, ...]]) -> RenderableType:
+        """A table of numbers; one row below the other where the terminal is too narrow to show each
+        number whole.
+        """
+        if sum(max(map(len, column)) + 2 for column in zip(names, *rows, strict=True)) > self.width:
+            rest = [
+                ", ".join(f"{name} {value}" for name, value in zip(names[1:], row[1:], strict=True))
+                for row in rows
+            ]
+            return _group(
+                *(
+                    self.text(f"{row[0]} {names[0]}: {values}")
+                    for row, values in zip(rows, rest, strict=True)
+                )
+            )
+        table = _grid(*((("", "right", True),) * len(names)))
+        table.add_row(*(self.text(name, "dim") for name in names))
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+
+def merged(histogram: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """At most a few bins that hold rows; where there are more, the shortest rows share one."""
+    filled = [(edge, rows) for edge, rows in histogram if rows]
+    first = max(0, len(filled) - SHOWN_BARS)
+    together = sum(rows for _, rows in filled[: first + 1])
+    return [(filled[first][0], together), *filled[first + 1 :]]
+
+
+def _on_what(objective: str, profile: DataProfile) -> str:
+    is_half = objective == "sft" and profile.kind == "preference"
+    return " (on the chosen answers)" if is_half else ""
+
+
+def _about_rows(measures: Mapping[str, Any]) -> list[str]:
+    """Sentences about turns and scripts, where there is something to say."""
+    lines = []
+    turns = measures.get("turns")
+    if turns and turns["multi_turn"]:
+        lines.append(
+            f"{turns['multi_turn']:,} of {turns['conversations']:,} have several answers;"
+            f" {turns['mean']:g} on average, {turns['most']} at most"
+        )
+    scripts = [row for row in measures.get("scripts", ()) if row["script"] != "none"]
+    if scripts and (len(scripts) > 1 or scripts[0]["script"] != "Latin"):
+        total = sum(row["rows"] for row in scripts)
+        shares = (f"{row['script']} {_share(row['rows'] / total)}" for row in scripts[:6])
+        lines.append(f"scripts: {', '.join(shares)}")
+    return lines
+
+
+def _grid(*columns: tuple[str, str, bool], gap: int = 2) -> Table:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, gap))
+    for style, justify, no_wrap in columns:
+        table.add_column(style=style, justify=justify, no_wrap=no_wrap, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def _group(*parts: RenderableType) -> RenderableType:
+    from rich.console import Group
+
+    return Group(*parts)
+
+
+def _share(share: float) -> str:
+    """'12 %', and for little 'below 1 %': a share that is there never reads as nothing."""
+    return (
+        "0 %" if share <= 0 else "below 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
+    )
+
+
+def _findings_title(findings: Sequence[Finding]) -> str:
+    counts = {
+        severity: sum(finding.severity == severity for finding in findings)
+        for severity in SEVERITIES
+    }
+    parts = [
+        f"{count} {severity}{'s' if count > 1 else ''}"
+        for severity, count in counts.items()
+        if count
+    ]
+    return f"Findings: {', '.join(parts)}" if parts else "Findings"
+
+
+def _parts(finding: Finding) -> list[str]:
+    """A finding's lines: unreadable places stand one below the other."""
+    text = visible(finding.text)
+    if finding.id != "unreadable-rows":
+        return [text]
+    parts = text.split("; ")
+    more = finding.count - SHOWN_FAULTS if finding.count else 0
+    return [*parts[:SHOWN_FAULTS], *([f"and {more:,} more places"] if more > 0 else [])]
