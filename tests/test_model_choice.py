@@ -184,3 +184,10 @@ def test_a_flag_that_names_a_family_is_told_its_models():
         "'mistral' may mean mistralai/Mistral-7B-Instruct-v0.3" in text
         for text in situation.warnings
     )
+
+
+def test_a_description_is_not_read_as_a_model_distilled_into_it():
+    """By flag "llama 8b" has the shape of Llama itself, and no thoughts of DeepSeek's."""
+    shape, warnings = shapes.model_shape("llama 8b")
+    assert shape.thinks is None
+    assert "meta-llama/Llama-3.1-8B" in warnings[0]

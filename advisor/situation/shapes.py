@@ -47,6 +47,7 @@ from advisor.situation.model_names import (
     squashed,
     stored_by_name,
     without_storage,
+    words_of,
 )
 from advisor.situation.types import ModelSuggestion
 
@@ -355,8 +356,8 @@ def _filled_shape(hub_id: str, entry: Mapping[str, Any], source: str) -> ModelSh
 
 
 def _plainest(found: Sequence[tuple[str, str]], *, alike: float | None = None) -> ModelShape | None:
-    """The first of these catalogue models, one in 16 bit before quantised ones; None where they
-    differ in shape.
+    """One of these catalogue models: in 16 bit before quantised ones, then the one with the
+    shortest name; None where they differ in shape.
 
     Args:
         found: File and hub id of each.
@@ -372,7 +373,8 @@ def _plainest(found: Sequence[tuple[str, str]], *, alike: float | None = None) -
     counts = [shape.params for shape in shapes]
     if alike is not None and max(counts) > (1 + alike) * min(counts):
         return None
-    return min(shapes, key=lambda shape: shape.stored is not None)
+    # "llama 8b" is Llama-3.1-8B rather than a model distilled into it, which thinks.
+    return min(shapes, key=lambda shape: (shape.stored is not None, len(words_of(shape.id))))
 
 
 # --------------------------------------------------------------------------- the hub
