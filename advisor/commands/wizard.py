@@ -22,7 +22,7 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
 from advisor.plan.write_target import write_plan_file
-from advisor.probe import probe, stated_hardware
+from advisor.probe import probe
 from advisor.render.html import advice_page
 from advisor.render.terminal import print_advice, print_candidate
 from advisor.ruleset.facts import load_facts
@@ -105,7 +105,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
         explain=explain,
     )
     checks = Checks(
-        data_path=_readable(seen), data_examples=_refused(examples_of), gpu=_refused(_known_gpu),
+        data_path=_readable(seen), data_examples=_refused(examples_of),
         models=meant_by,
         reward_model=_refused(model_folder), found=seen.data_words,
     )  # fmt: skip
@@ -249,7 +249,3 @@ def _refused(check: Callable[[str], object]) -> Callable[[str], str | None]:
         return None
 
     return checked
-
-
-def _known_gpu(name: str) -> None:
-    stated_hardware(name, count=1, memory_gib=None, from_flag=True)

@@ -17,7 +17,7 @@ from typing import Any
 from advisor.ground.types import GpuSpec
 from advisor.ground.units import GIB
 from advisor.probe.gpu_files import CatalogueGpu, catalogue_gpus
-from advisor.probe.names import FORM, NAMED, TELLS_APART, split_name
+from advisor.probe.names import FORM, NAMED, TELLS_APART, TypedName, bracketed, split_name
 
 SAME_SIZE = (
     0.03  # a size people name and the size a driver reports for it differ by up to this share
@@ -109,10 +109,8 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
             f"'{name}' says {typed.size_gib:g} GB and the stated memory is {memory_gib:g} GiB: the"
             " stated memory counts"
         )
-    gpus = () if typed.mig else _exact(name) or _by_words(typed.words) or _by_plural(typed.words)
-    if not gpus and not typed.mig and typed.size_gib is None:
-        gpus, bare_gib = _by_bare_size(typed.words)
-        stated_gib = stated_gib if stated_gib is not None else bare_gib
+    gpus, bare_gib = _named(name, typed)
+    stated_gib = stated_gib if stated_gib is not None else bare_gib
     if not gpus and lenient and not typed.mig:
         gpus = _by_known_part(typed.words)
         if gpus:
@@ -132,6 +130,24 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
         warnings=(*warnings, *more),
         not_sold=_sizes(gpus) if unsold else "",
     )
+
+
+def gpus_of(name: str) -> tuple[tuple[CatalogueGpu, ...], float | None]:
+    """The GPUs that a typed name may mean, and the size in GiB that it states."""
+    typed = split_name(name)
+    gpus, bare_gib = _named(name, typed)
+    return gpus, typed.size_gib if typed.size_gib is not None else bare_gib
+
+
+def _named(name: str, typed: TypedName) -> tuple[tuple[CatalogueGpu, ...], float | None]:
+    """The GPUs, and a size that stands in the name as a bare number."""
+    if typed.mig:
+        return (), None
+    gpus = _exact(name) or _by_words(typed.words) or _by_plural(typed.words)
+    if not gpus and typed.size_gib is None:
+        listed = _by_list(name)
+        return (listed, None) if listed else _by_bare_size(typed.words)
+    return gpus, None
 
 
 def _exact(name: str) -> tuple[CatalogueGpu, ...]:
@@ -172,6 +188,15 @@ def _by_plural(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
     """ "T4s", "RTX 3090s"."""
     singular = [word[:-1] if word[-1] == "s" and word[-2:-1].isdigit() else word for word in words]
     return _by_words(singular) if singular != list(words) else ()
+
+
+def _by_list(name: str) -> tuple[CatalogueGpu, ...]:
+    """The GPUs of a list, as drivers print it where one chip is sold under several names: "AMD
+    Instinct MI250X / MI250", "GeForce RTX 4060 Max-Q / Mobile".
+    """
+    parts = bracketed(name).split("/")
+    found = [gpu for part in parts for gpu in _by_words(split_name(part).words)]
+    return tuple({gpu.spec.id: gpu for gpu in found}.values()) if len(parts) > 1 else ()
 
 
 def _by_bare_size(words: Sequence[str]) -> tuple[tuple[CatalogueGpu, ...], float | None]:

@@ -26,6 +26,12 @@ IGNORED = frozenset(
         "chip",
         "with",
         "corporation",
+        "series",
+        "oem",
+        "mcm",
+        "mba",
+        "chipset",
+        "model",
         "r",
         "tm",
     }
@@ -68,6 +74,10 @@ FORM = frozenset(
 
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d{1,4}(?:\.\d+)?)[\s-]*(?:gib|gb|g)(?![a-z0-9])")
 _MIG = re.compile(r"\bmig\b|\b\d+g\.(\d+)gb\b")
+# A share of a GPU that a host lends to a virtual machine, by its memory: "GRID T4-16Q".
+_VGPU = re.compile(r"^(?:grid|nvidia) \S.*-(\d{1,3})[qcab]$")
+# What `lspci` prints: the chip, and in brackets what it is sold as.
+_BRACKETS = re.compile(r"\[([^\]]*\d[^\]]*)\]")
 _COMPUTER = re.compile(r"\b(?:macbook(?: (?:pro|air))?|mac (?:mini|studio|pro)|imac)\b")
 _COUNT = re.compile(r"^\s*(\d{1,6})\s*[x×*]\s*(?=\S)(.+)$", re.IGNORECASE)
 _NUMBERS = ("", "one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -91,19 +101,27 @@ class TypedName:
 
     words: tuple[str, ...]  # in order, lower case, without vendor and size
     size_gib: float | None  # the size it holds; vendors write GB and mean GiB
-    mig: bool  # a slice of a card, which no catalogue entry describes
+    mig: bool  # a share of a card (MIG, vGPU), which no catalogue entry describes
 
 
 def split_name(name: str) -> TypedName:
     """The words and the size of a typed name: "NVIDIA A100-80GB" -> a100, 80."""
-    text = name.lower().replace("(r)", " ").replace("(tm)", " ")
+    text = bracketed(name).lower().replace("(r)", " ").replace("(tm)", " ")
     text = _COMPUTER.sub(" ", text) if re.search(r"\bm\d", text) else text
+    if share := _VGPU.match(text.strip()):
+        return TypedName(words_of(text), float(share[1]), True)
     mig = _MIG.search(text)
     if mig:
         profile = re.search(r"\d+g\.(\d+)gb", text)
         return TypedName(words_of(text), float(profile[1]) if profile else None, True)
     sizes = _SIZE.findall(text)
     return TypedName(words_of(_SIZE.sub(" ", text)), float(sizes[0]) if sizes else None, False)
+
+
+def bracketed(name: str) -> str:
+    """What stands in the brackets of a line of `lspci`, else the name."""
+    sold_as = _BRACKETS.search(name)
+    return sold_as[1] if sold_as else name
 
 
 def words_of(text: str) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ def asker(ui: Ui, hardware: Hardware, checks: Checks) -> Callable[[Question], Re
 
     def ask(question: Question) -> Reply:
         if question.fact.id == "gpu":
-            reply = ask_gpu(question, ui, hardware, checks)
+            reply = ask_gpu(question, ui, hardware)
         elif question.fact.id == "tasks":
             reply = ask_tasks(question, ui, checks)
         elif question.fact.id in ("model", "teacher_model"):

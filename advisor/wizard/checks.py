@@ -43,7 +43,6 @@ class Checks:
     data_examples: Check = path_exists
     models: Callable[[str], Meant] = lambda name: Meant(id=name)  # what a model's name means
     reward_model: Check = nothing_wrong
-    gpu: Check = nothing_wrong
     found: Callable[[str], str] = lambda path: (
         ""
     )  # what was recognised in a data file, said once it is named

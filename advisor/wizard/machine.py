@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
 
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
-from advisor.wizard.checks import Check, Checks
+from advisor.probe.choices import MeantGpu, NamedGpu, meant_gpu
+from advisor.probe.stated import MOST_GIB, MOST_GPUS
+from advisor.ruleset.facts import load_facts
 from advisor.wizard.prompts import Option, Ui
-from advisor.wizard.typed import typed, ways_out
+from advisor.wizard.typed import number_of, typed, ways_out
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several
 
-CARD_COUNT = re.compile(r"^\s*([0-9]{1,3})\s*[x×]\s+(?=\S)", re.IGNORECASE)
-CARD_MEMORY = re.compile(r"[\s,(]+([0-9]+(?:\.[0-9]+)?)\s*(?:gb|gib)\s*\)?\s*$", re.IGNORECASE)
 CARD_FACTS = ("gpu", "gpu_memory_gib", "gpus")
 
 
@@ -53,7 +55,7 @@ def cards_words(hardware: Hardware) -> str:
     return ", ".join(text if count == 1 else f"{count} × {text}" for text, count in words.items())
 
 
-def ask_gpu(question: Question, ui: Ui, hardware: Hardware, checks: Checks) -> Reply:
+def ask_gpu(question: Question, ui: Ui, hardware: Hardware) -> Reply:
     """This machine, another card by name, none, or not known.
 
     The answer sets name, memory and count together.
@@ -93,39 +95,143 @@ def ask_gpu(question: Question, ui: Ui, hardware: Hardware, checks: Checks) -> R
                     "gpu": {"this": None, "none": "none", DONT_KNOW: "unknown"}[chosen],
                 }
             )
-        named = Question(fact=question.fact, number=question.number, can_go_back=True)
-        reply = typed(
-            named,
-            ui,
-            "What is the card called? (such as RTX 4090, or 2 x A100 80GB)",
-            lambda text: _card(text, checks.gpu),
-        )
-        if reply is DONT_KNOW:
-            return Several(values={**dict.fromkeys(CARD_FACTS), "gpu": "unknown"})
+        reply = _ask_name(question, ui)
         if reply is not BACK:
             return reply
 
 
-def _card(text: str, check: Check) -> Several:
-    """'2 x RTX 4090' or 'Mystery 9000 24 GB' as name, memory and count.
+# --------------------------------------------------------------------------- a card by its name
 
-    Raises ValueError with the near names.
+
+def _ask_name(question: Question, ui: Ui) -> Reply:
+    """The card that a person names: asked further where its memory is not known by that, or its
+    name by nobody.
     """
-    count = CARD_COUNT.match(text)
-    name = text[count.end() :].strip() if count else text.strip()
-    memory = CARD_MEMORY.search(name)
-    if wrong := check(name):
-        if memory is None:
-            raise ValueError(
-                f"{wrong} If the name is right, add the memory of the card, such as: {name} 24 GB"
-            )
-        return Several(
-            values={
-                "gpu": name[: memory.start()].strip() or name,
-                "gpu_memory_gib": float(memory[1]),
-                "gpus": int(count[1]) if count else None,
-            }
+    while True:
+        meant = typed(
+            Question(
+                fact=question.fact,
+                number=question.number,
+                current=None if question.current in ("none", "unknown") else question.current,
+                can_go_back=True,
+            ),
+            ui,
+            "What is the card called, or which Mac is it? (RTX 4090, 2 x A100 80GB, M3 Max 36GB)",
+            _meant,
         )
-    return Several(
-        values={"gpu": name, "gpu_memory_gib": None, "gpus": int(count[1]) if count else None}
+        if meant is DONT_KNOW:
+            return _reply("unknown", None, None)
+        if meant is BACK:
+            return BACK
+        if meant.found is None and not meant.variants:
+            meant = _ask_near(ui, meant)
+        if isinstance(meant, MeantGpu) and meant.found is None:
+            meant = _ask_variant(ui, meant)
+        if meant is DONT_KNOW:
+            return _reply("unknown", None, None)
+        if meant is BACK:
+            continue
+        if meant.note:
+            ui.say(f"  {meant.note}", tone="quiet")
+        return _reply(meant.found.name, meant.found.memory_gib, meant.count)
+
+
+def _meant(text: str) -> MeantGpu:
+    """Raises ValueError for a count that is a slip of the keyboard."""
+    meant = meant_gpu(text)
+    if meant.count is not None and not 1 <= meant.count <= MOST_GPUS:
+        raise ValueError(f"{meant.count} cards are not possible: 1 to {MOST_GPUS:,}.")
+    if meant.name.lower() in ("none", "cpu", "no gpu"):
+        return replace(meant, found=NamedGpu(name="none"))
+    return meant
+
+
+def _reply(name: str, memory_gib: float | None, count: int | None) -> Several:
+    return Several(values={"gpu": name, "gpu_memory_gib": memory_gib, "gpus": count})
+
+
+def _ask_variant(ui: Ui, meant: MeantGpu) -> Any:
+    """Which of several cards of one name it is, told apart by memory: MeantGpu, or BACK."""
+    names = dict.fromkeys(variant.name for variant in meant.variants)
+    smallest = meant.variants[0]
+    if len(names) > 1:
+        message = f"Which {meant.name} is it?"
+        labels = [variant.label for variant in meant.variants]
+    else:
+        where = (
+            "Apple menu, About This Mac"
+            if meant.shared and smallest.name.startswith("Apple")
+            else "the task manager or nvidia-smi shows it"
+        )
+        message = f"How much memory does the {smallest.name} have? ({where})"
+        labels = [f"{variant.memory_gib or 0:g} GB" for variant in meant.variants]
+        if smallest.memory_gib is None:  # one size is sold, and another was typed
+            labels = [smallest.label]
+    if meant.note:
+        message = f"{meant.name}: {meant.note}. {message}"
+    options = [
+        *(
+            Option(value=variant, label=label)
+            for variant, label in zip(meant.variants, labels, strict=True)
+        ),
+        Option(value="size", label="Another size", help="it is asked for next"),
+        Option(
+            value=DONT_KNOW, label="I don't know", help=f"the smallest is taken: {smallest.label}"
+        ),
+        Option(value=BACK, label="Back", help="to the name"),
+    ]
+    chosen = ui.choose(message, options)
+    if chosen is BACK:
+        return BACK
+    if chosen == "size":
+        memory_gib = _ask_memory(ui, smallest.name)
+        if memory_gib in (BACK, DONT_KNOW):
+            return BACK
+        chosen = NamedGpu(name=smallest.name, memory_gib=memory_gib)
+    return replace(meant, found=smallest if chosen is DONT_KNOW else chosen, note="")
+
+
+def _ask_near(ui: Ui, meant: MeantGpu) -> Any:
+    """What to do with a name that nothing here knows: MeantGpu, BACK or DONT_KNOW."""
+    near = " Did you mean one of these?" if meant.near else ""
+    options = [
+        *(Option(value=meant_gpu(name), label=name) for name in meant.near),
+        Option(value="memory", label="No, another card", help="its memory is asked for next"),
+        Option(value=BACK, label="Type the name again"),
+        Option(value=DONT_KNOW, label="I don't know", help="the card rules nothing out"),
+    ]
+    chosen = ui.choose(f"No card called {meant.name} is known here.{near}", options)
+    if chosen == "memory":
+        memory_gib = _ask_memory(ui, meant.name)
+        if memory_gib in (BACK, DONT_KNOW):
+            return memory_gib
+        return replace(
+            meant,
+            found=NamedGpu(name=meant.name, memory_gib=memory_gib),
+            note="its speed and number formats are not known, so the time is not either",
+        )
+    if chosen in (BACK, DONT_KNOW):
+        return chosen
+    if chosen.found is None:  # one that is sold with several sizes
+        chosen = replace(
+            chosen, found=chosen.variants[0], note=f"read as {chosen.variants[0].label}"
+        )
+    return replace(chosen, count=meant.count)
+
+
+def _ask_memory(ui: Ui, name: str) -> Any:
+    """GiB of one card, or BACK or DONT_KNOW."""
+    fact = load_facts()["gpu_memory_gib"]
+
+    def read(text: str) -> int | float:
+        number = number_of(re.sub(r"\s*(gib|gb|g)$", "", text.strip().lower()), fact)
+        if number > MOST_GIB:
+            raise ValueError(f"{text} is not possible: at most {MOST_GIB:,} GB.")
+        return number
+
+    return typed(
+        Question(fact=fact, number=1, can_go_back=True),
+        ui,
+        f"How much memory does one {name} have, in GB? (the task manager or nvidia-smi shows it)",
+        read,
     )

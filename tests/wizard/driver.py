@@ -17,20 +17,11 @@ from advisor.ground.types import Answers
 from advisor.render.html import advice_page
 from advisor.render.terminal import print_advice, print_candidate
 from advisor.ruleset.facts import load_facts
-from advisor.wizard import Actions, Checks, Outcome, run_wizard
+from advisor.wizard import Actions, Outcome, run_wizard
 from tests.render.example_advice import CPU, EXAMPLES, PROBED_4090
 
 ASKED = ("data_path", "depth", "budget", "model", "gpu", "serve_with", "priority")
 PLAN = "version: 1\nmodel: Qwen/Qwen3-8B\n"
-
-
-def card_known(name: str) -> str | None:
-    """A catalogue of two cards."""
-    return (
-        None
-        if name.upper() in ("RTX 4090", "A100 80GB")
-        else f"No card is called {name}; near: RTX 4090, A100 80GB."
-    )
 
 
 def main() -> int:
@@ -64,14 +55,12 @@ def main() -> int:
         ),
     )
     hardware = CPU if "--cpu" in sys.argv else PROBED_4090
-    checks = Checks(gpu=card_known)
     return run_wizard(
         facts=load_facts(),
         hardware=hardware,
         advise=advise,
         actions=actions,
         console=console,
-        checks=checks,
         relevant=lambda fact, *_: fact in ASKED,
     )
 

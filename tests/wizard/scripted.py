@@ -14,7 +14,6 @@ FACTS = load_facts()
 ENTER, DOWN, UP, CTRL_C = "\r", "\x1b[B", "\x1b[A", "\x03"
 CARDS = Checks(
     data_path=lambda text: None if text == "train.jsonl" else f"There is no {text}.",
-    gpu=lambda name: None if name == "RTX 4090" else f"No card is called {name}.",
 )
 
 

@@ -164,9 +164,34 @@ def asked_about_gpu(*replies: str, hardware=PROBED_4090) -> tuple[dict[str, Any]
         (["I don't know"], {"gpu": "unknown"}),
         (["Another card", "RTX 4090"], {"gpu": "RTX 4090"}),
         (["Another card", "4 x RTX 4090"], {"gpu": "RTX 4090", "gpus": 4}),
-        (["Another card", "Mystery 9000 24 GB"], {"gpu": "Mystery 9000", "gpu_memory_gib": 24.0}),
-        (["Another card", "Mystery 9000", "RTX 4090"], {"gpu": "RTX 4090"}),
+        (["Another card", "cpu"], {"gpu": "none"}),
+        (
+            ["Another card", "Mystery 9000 24 GB"],
+            {"gpu": "Mystery 9000 24 GB", "gpu_memory_gib": 24.0},
+        ),
+        (
+            ["Another card", "Mystery", "No, another card", "24 GB"],
+            {"gpu": "Mystery", "gpu_memory_gib": 24},
+        ),
+        (["Another card", "2x Mystery", "No, another card", ""], {"gpu": "unknown"}),
+        (["Another card", "Mystery", "Type the name again", "RTX 4090"], {"gpu": "RTX 4090"}),
+        (["Another card", "RTX 4095", "RTX 4090"], {"gpu": "RTX 4090"}),
+        (["Another card", "Mystery", "I don't know"], {"gpu": "unknown"}),
         (["Another card", ""], {"gpu": "unknown"}),
+        (["Another card", "NVIDIA GeForce RTX 4060 Laptop GPU"], {"gpu": "RTX 4060 Laptop"}),
+        (
+            ["Another card", "3080 laptop", "16 GB"],
+            {"gpu": "RTX 3080 Laptop", "gpu_memory_gib": 16},
+        ),
+        (["Another card", "M3 Max", "64 GB"], {"gpu": "Apple M3 Max", "gpu_memory_gib": 64}),
+        (["Another card", "M3 Max", "I don't know"], {"gpu": "Apple M3 Max", "gpu_memory_gib": 36}),
+        (
+            ["Another card", "M3 Max", "Another size", "72"],
+            {"gpu": "Apple M3 Max", "gpu_memory_gib": 72},
+        ),
+        (["Another card", "2x H100", "H100 NVL 94GB"], {"gpu": "H100 NVL 94GB", "gpus": 2}),
+        (["Another card", "A100 80"], {"gpu": "A100 SXM4 80GB"}),
+        (["Another card", "4060 laptop 12GB", "RTX 4060 Laptop"], {"gpu": "RTX 4060 Laptop"}),
         (["Another card", "<", "Use this machine"], {}),
     ],
 )
@@ -196,12 +221,23 @@ def test_a_machine_without_a_card_is_not_asked_twice():
     ]
 
 
-def test_an_unknown_card_names_the_near_ones():
-    """A card that is not in the catalogue is told at once, with what to add if the name is
-    right.
+def test_an_unknown_card_is_a_question_and_suggests_no_memory():
+    """A card that nobody knows is asked about in plain words: near names, its memory, or its name
+    again; no flag and no size that somebody might copy stands in it.
     """
-    _, ui = asked_about_gpu("Another card", "Mystery", "RTX 4090")
-    assert any("No card is called Mystery." in text and "Mystery 24 GB" in text for text in ui.said)
+    _, ui = asked_about_gpu("Another card", "RTX 4095", "No, another card", "24")
+    said = " ".join((*ui.said, *ui.asked[2:]))
+    assert "No card called RTX 4095 is known here. Did you mean one of these?" in said
+    assert ui.offered[-1][0] == "RTX 4090"
+    assert not any(words in said for words in ("--gpu", "such as", "24GB"))
+
+
+@pytest.mark.parametrize("typed", ["99999x RTX 4090", "RTX 4090 x 50000"])
+def test_a_count_that_is_a_slip_of_the_keyboard_is_asked_again(typed):
+    """Ten thousand cards are enough for anybody."""
+    values, ui = asked_about_gpu("Another card", typed, "RTX 4090")
+    assert values == {"gpu": "RTX 4090"}
+    assert any("cards are not possible" in text for text in ui.said)
 
 
 def test_the_probe_is_shown_before_the_first_question():
