@@ -16,8 +16,8 @@ from typing import Any, cast
 import click
 
 from advisor.commands.options import answer_options, json_option, rule_options
-from advisor.commands.output import say
-from advisor.ground.errors import AdviseError, InputError, Stopped
+from advisor.commands.output import expect_json, print_error_json, say
+from advisor.ground.errors import AdviseError, InputError, Stopped, nearest
 from advisor.ground.files import keep_others_out, refused_as_path, refused_by_system
 from advisor.ground.secrets import masked
 from advisor.ground.terminal import show_streams, shown
@@ -49,6 +49,18 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         return cast(click.Command, getattr(import_module(f"advisor.commands.{name}"), name))
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            plan = args[0].endswith((".yaml", ".yml"))
+            raise InputError(
+                f"unknown command '{args[0]}'",
+                f"commands: {', '.join(COMMANDS)}",
+                f"advise run {args[0]} trains a plan" if plan else nearest(args[0], COMMANDS),
+            )
+        return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -130,42 +142,22 @@ def main() -> None:
     open_standard_streams()
     show_streams()
     correct_screen_size()
+    expect_json(sys.argv[1:])
     try:
         # Not click's own main(), which ends with exit code 1 if the reader of the output has gone.
         with advise.make_context("advise", repeat_map_flag(sys.argv[1:])) as context:
             advise.invoke(context)
         sys.stdout.flush()
         code = 0
-    except AdviseError as error:
-        say(error.text())
-        code = error.exit_code
     except click.exceptions.Exit as leave:
         code = leave.exit_code
-    except click.ClickException as error:
-        # Before click drops what looks like a colour.
-        error.message = shown(error.message)  # type: ignore[misc]
-        said = io.StringIO()
-        error.show(said)
-        say(said.getvalue().rstrip("\n"))
-        code = InputError.exit_code
-    except (KeyboardInterrupt, EOFError, click.Abort):
-        say("stopped")
-        code = Stopped.exit_code
     except BrokenPipeError:
         drop_output()
         code = 0
-    except OSError as error:
-        refusal = refused_by_system(error)
-        if refusal is not None and error.filename is None:  # the output itself
-            drop_output()
-        if refusal is not None:
-            say(refusal.text())
-        code = report_bug(error) if refusal is None else refusal.exit_code
-    except Exception as error:
-        refused = refused_as_path(error)
-        if refused is not None:
-            say(refused.text())
-        code = report_bug(error) if refused is None else refused.exit_code
+    except SystemExit:
+        raise
+    except BaseException as error:  # a bug too is said in words, and as JSON
+        code = report(error)
     gc.freeze()  # else Python looks through everything once more at the end
     sys.exit(code or 0)
 
@@ -222,8 +214,67 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def report_bug(error: BaseException) -> int:
-    """Report an unplanned exception and keep its trace in a file. Returns exit code 70."""
+def report(error: BaseException) -> int:
+    """Say what ended the command, and with --json print it as the one document. Returns the exit
+    code.
+    """
+    failure, text = explained(error)
+    say(text)
+    try:
+        print_error_json(failure.faults)
+        sys.stdout.flush()
+    except OSError:  # nobody reads it, or the disk is full: it was said on standard error
+        drop_output()
+    return failure.exit_code
+
+
+def explained(error: BaseException) -> tuple[AdviseError, str]:
+    """An exception as a failure that a person can understand, and the text that says so."""
+    if isinstance(error, click.ClickException):
+        return explained_usage(error)
+    failure: AdviseError | None = None
+    if isinstance(error, AdviseError):
+        failure = error
+    elif isinstance(error, KeyboardInterrupt | EOFError | click.Abort):
+        failure = Stopped("stopped")
+    elif isinstance(error, OSError):
+        failure = refused_by_system(error)
+        if failure is not None and error.filename is None:  # the output itself
+            drop_output()
+    elif isinstance(error, Exception):
+        failure = refused_as_path(error)
+    failure = failure or bug_of(error)
+    return failure, failure.text()
+
+
+def explained_usage(error: click.ClickException) -> tuple[AdviseError, str]:
+    """What click says of arguments that it cannot read."""
+    # Before click drops what looks like a colour.
+    error.message = shown(error.message)  # type: ignore[misc]
+    said = io.StringIO()
+    error.show(said)
+    context = getattr(error, "ctx", None)
+    command = "advise" if context is None else context.command_path
+    option = getattr(error, "option_name", None)  # of an unknown option
+    parameter = getattr(error, "param", None)
+    where = option or command
+    if isinstance(parameter, click.Option):
+        where = parameter.opts[-1]
+    elif parameter is not None:
+        where = parameter.human_readable_name
+    close = getattr(error, "possibilities", None)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    failure = InputError(
+        error.message or error.format_message(),
+        allowed="" if context is None else context.get_usage().removeprefix("Usage: "),
+        hint=f"{hint}`{command} --help` lists what it takes",
+        where=where,
+    )
+    return failure, said.getvalue().rstrip("\n")
+
+
+def bug_of(error: BaseException) -> AdviseError:
+    """An unplanned exception as a failure that names the file which keeps its trace."""
     import tempfile  # slow to import, and seldom needed
     import traceback
 
@@ -231,6 +282,7 @@ def report_bug(error: BaseException) -> int:
         trace = "".join(traceback.format_exception(error))
         words = f"finetune-advisor {__version__}\n{' '.join(sys.argv)}\n\n{trace}"
         log.write(masked(shown(words)))
-    what = masked(f"{type(error).__name__}: {error}")
-    say(f"this is a bug in advise: {what}\n  the details are in {log.name}")
-    return AdviseError.exit_code
+    return AdviseError(
+        f"this is a bug in advise: {type(error).__name__}: {error}",
+        hint=f"the details are in {log.name}",
+    )

@@ -60,7 +60,7 @@ def test_every_fault_is_named():
         "did you mean 'name'?",
     ]
     assert caught.value.exit_code == 2
-    with pytest.raises(AdviseError, match="the task is not stated"):
+    with pytest.raises(AdviseError, match="task is not stated"):
         advise({"gpu": "unknown"})
 
 

@@ -37,7 +37,7 @@ def test_an_encoder_is_not_taken_to_write(call, model, task):
     code, out, err = call(
         "--json", "--task", task, "--model", model, "--data-kind", "paired", "--gpu", "RTX 4090"
     )
-    assert (code, out) == (2, "")
+    assert (code, "recommendation" in json.loads(out)) == (2, False)
     assert "it cannot write an answer" in err
     assert "such as Qwen/" in err
     code, out, _ = call(
@@ -358,7 +358,7 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
         "--choose",
     ]
     code, _, err = call(*asked, "rloo+lora")
-    assert (code, "a plan needs more: reward_model" in err, "--reward-model" in err) == (
+    assert (code, "reward_model is missing" in err, "--reward-model" in err) == (
         2,
         True,
         True,
@@ -395,14 +395,17 @@ def test_a_plan_replaces_no_file_unasked(call, tmp_path):
     edited = written.replace("learning_rate: ", "learning_rate: 0.5 # was ")
     (tmp_path / "plan.yaml").write_text(edited)
     code, out, err = call(*asked, "plan.yaml")
-    assert (code, out, "name another file, or add --force" in err) == (2, "", True)
+    assert (code, "name another file, or add --force" in err) == (2, True)
+    document = json.loads(out)  # the answer stands, and why the plan was not written
+    assert document["recommendation"]["composition"]
+    assert document["error"][0]["where"] == "--plan plan.yaml"
     assert (tmp_path / "plan.yaml").read_text() == edited
     assert call(*asked, "plan.yaml", "--force")[0] == 0
     assert (tmp_path / "plan.yaml").read_text() == written
     for name in ("train.jsonl", "answers.yaml", tmp_path / "train.jsonl"):
         before = (tmp_path / name).read_text()
         code, out, err = call(*asked, name, "--force")
-        assert (code, out, "inputs are never overwritten" in err) == (2, "", True), err
+        assert (code, "inputs are never overwritten" in err) == (2, True), err
         assert (tmp_path / name).read_text() == before
 
 
@@ -483,9 +486,13 @@ def test_a_way_on_can_be_pasted(call, tmp_path):
     document = json.loads(out)
     assert (document["plan"], len(document["missing"])) == (None, 1)
     assert not (tmp_path / "p.yaml").exists()
-    flags = shlex.split(err.split("to train all the same: ")[1].splitlines()[0])
+    line = err.split("to train all the same: ")[1].splitlines()[0]
+    (tmp_path / "FILE").with_suffix(".jsonl").write_text(PAIRS)
+    flags = shlex.split(line.partition(" (")[0].replace("FILE", "FILE.jsonl"))
     assert parse_composition(flags[1]).chain
-    assert (flags[0], flags[2:]) == ("--choose", ["--force"])
+    assert (flags[0], flags[2]) == ("--choose", "--force")
+    code, out, err = call(*asked, *flags)
+    assert (code, json.loads(out)["plan"] is not None) == (0, True), err
 
 
 @pytest.mark.parametrize("scheme", schemes())
@@ -601,7 +608,7 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--json"], "the task is not stated"),
+        (["--json"], "task is not stated"),
         (["--json", "--task", "qq"], "--task is 'qq'"),
         (["--json", "--task", "qa", "--gpu", "RTX 4099"], "4099"),
         (["--json", "--task", "qa", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
@@ -615,7 +622,7 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_p
         (["--json", "--task", "qa", "--n-tasks", "3", "--tasks", "a=x.jsonl"], "n_tasks is 3"),
         (
             ["--json", "--task", "qa", "--plan", "p.yaml", "--gpu", "unknown"],
-            "a plan needs more: data.path",
+            "data.path is missing, and a plan needs it",
         ),
         (["--json", "--answers", "answers.yaml"], "answers.yaml:1:1: unknown key 'tsk'"),
         (["--json", "--answers", "none.yaml"], "no such file"),
@@ -644,8 +651,8 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_p
     ids=lambda value: "-".join(value[:4])[:60] if isinstance(value, list) else "",
 )
 def test_bad_input_is_a_clear_error(call, tmp_path, arguments, said):
-    """Exit code 2, what is wrong and the next step on stderr, nothing on stdout, no traceback, no
-    new file.
+    """Exit code 2, what is wrong and the next step on stderr, no traceback, no new file; with --json
+    the same on stdout as one document, else nothing.
     """
     (tmp_path / "empty.jsonl").write_text("")
     for name in ("table.xlsx", "letter.docx"):
@@ -658,7 +665,7 @@ def test_bad_input_is_a_clear_error(call, tmp_path, arguments, said):
     before = sorted(tmp_path.iterdir())
     code, out, err = call(*arguments)
     assert code == 2, err
-    assert out == ""
+    assert bool(json.loads(out)["error"]) if "--json" in arguments else out == ""
     assert said.lower() in err.lower()
     assert "Traceback" not in err
     assert sorted(tmp_path.iterdir()) == before
@@ -690,7 +697,7 @@ def test_an_unknown_command_is_a_clear_error(call):
     """Exit code 2, and nothing is loaded by that name."""
     code, out, err = call("session")
     assert (code, out) == (2, "")
-    assert "No such command 'session'" in err
+    assert "unknown command 'session'" in err
 
 
 def test_without_a_terminal_the_wizard_points_to_json(call):

@@ -241,7 +241,7 @@ def test_no_input_acts_on_the_terminal(call, tmp_path, place):
 def test_a_name_that_is_not_unicode_is_refused(call):
     """No plan could name the file; the message shows the byte, and does not fail itself."""
     code, out, err = call("--json", "--task", "qa", "--gpu", "none", "--data", "a\udcff.jsonl")
-    assert (code, out) == (2, "")
+    assert (code, bool(json.loads(out)["error"])) == (2, True)
     assert r"--data a\udcff.jsonl: the name is not UTF-8" in err
 
 

@@ -84,7 +84,9 @@ def _fault(
     said = " and ".join(
         f"{name} is {_word(value)} ({where.get(name, 'stated')})" for name, value in values.items()
     )
-    return Fault(where=said, what="this cannot be", allowed=because, hint=hint)
+    return Fault(
+        where=next(iter(values)), what=f"{said}: this cannot be", allowed=because, hint=hint
+    )
 
 
 def _word(value: Any) -> str:

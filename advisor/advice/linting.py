@@ -6,7 +6,6 @@ Joins rules, plan keys and today's date.
 from __future__ import annotations
 
 import datetime
-import re
 import time
 from dataclasses import dataclass, replace
 from functools import cache
@@ -22,8 +21,6 @@ from advisor.ruleset.lint import SIDE_EFFECTS, Finding, Report, caused_by_user, 
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
 from advisor.ruleset.model import Ruleset
 
-PLACE = re.compile(r"(?P<at>.+?:\d+(:\d+)?): (?P<text>.*)", re.DOTALL)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LintedRules:
@@ -38,6 +35,11 @@ class LintedRules:
     def exit_code(self) -> int:
         """2 where there is an error."""
         return InputError.exit_code if self.report.of("error") else 0
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """The errors among the findings."""
+        return tuple(map(fault_of, self.report.of("error")))
 
 
 def lint_rules(
@@ -222,17 +224,13 @@ def _is_own(finding: Finding, ruleset: Ruleset) -> bool:
 
 def fault_of(finding: Finding) -> Fault:
     """A finding as the fault of an input."""
-    return Fault(
-        what=" ".join(filter(None, (f"{finding.at}:", finding.rule, finding.text))),
-        allowed="",
-        hint=finding.hint,
-    )
+    what = " ".join(filter(None, (finding.rule, finding.text)))
+    return Fault(where=finding.at, what=what, hint=finding.hint)
 
 
 def _unreadable(fault: Fault) -> Finding:
-    """A fault of reading, whose text begins with its place, as a finding."""
-    found = PLACE.match(fault.headline)
-    at, text = (found["at"], found["text"]) if found else ("", fault.headline)
+    """A fault of reading, as a finding."""
+    at, text = fault.where, fault.what
     return Finding(
         id="unreadable",
         severity="error",

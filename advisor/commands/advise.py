@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from advisor.commands.choice import choose_candidate, nothing_to_train
 from advisor.commands.options import facts_given
-from advisor.commands.output import console, print_json, say
+from advisor.commands.output import console, print_json, say, with_error
 from advisor.commands.session import (
     advise_on,
-    choose_candidate,
+    incomplete,
     input_paths,
-    nothing_to_train,
     read_answers,
-    refuse_missing,
     resolve_plan,
 )
+from advisor.ground.errors import AdviseError
 from advisor.plan.write import plan_data
 from advisor.plan.write_target import write_plan_file
 from advisor.render.advice_json import advice_document
@@ -37,7 +37,8 @@ def answer(
 
     Returns the exit code: 3 if nothing fits, or a plan was asked for and nothing is trained.
 
-    Raises InputError for inputs that cannot be used.
+    Raises AdviseError for inputs that cannot be used, and, after the answer was printed, for a plan
+    that was asked for and lacks something or cannot be written.
     """
     stated = read_answers(answers_file, facts_given(options), rule_layers)
     if not as_json and not stated.answers.known and plan_file is None and choose is None:
@@ -47,25 +48,34 @@ def answer(
     advice, ruleset = advise_on(stated, rule_layers, online=plan_file is not None)
     advice = choose_candidate(advice, ruleset, choose, force=force)
     plan, comments, missing = resolve_plan(advice, ruleset)
-    nothing = nothing_to_train(advice)
+    nothing = nothing_to_train(advice, ruleset)
+    refusal: AdviseError | None = None
     if nothing:
         missing = [nothing]
     elif plan is None and plan_file is not None and advice.fits:
-        refuse_missing(advice, missing)
+        refusal = incomplete(missing)
     if plan_file is not None and plan is not None:
         inputs = input_paths(stated, rule_layers)
-        write_plan_file(plan, comments, Path(plan_file), inputs=inputs, force=force)
-        start = f"; start it with: advise run {shlex.quote(plan_file)}"
-        say(f"wrote {plan_file}{start if plan.launch.startable else ''}")
+        try:
+            write_plan_file(plan, comments, Path(plan_file), inputs=inputs, force=force)
+        except AdviseError as error:
+            refusal = error
+        else:
+            start = f"; start it with: advise run {shlex.quote(plan_file)}"
+            say(f"wrote {plan_file}{start if plan.launch.startable else ''}")
     if as_json:
         data = None if plan is None else plan_data(plan, comments)
-        print_json(advice_document(advice, plan=data, missing=missing))
-        for warning in advice.warnings:
+        document = advice_document(advice, plan=data, missing=missing)
+        print_json(document if refusal is None else with_error(document, refusal.faults))
+        for warning in dict.fromkeys(advice.warnings):
             say(f"warning: {warning}")
     else:
         from advisor.render.terminal import print_advice  # --json prints without it
 
-        print_advice(advice, console(), plan_path=plan_file if plan is not None else None)
+        is_written = plan is not None and refusal is None
+        print_advice(advice, console(), plan_path=plan_file if is_written else None)
+    if refusal is not None:
+        raise refusal  # the answer stands all the same: it was printed
     if nothing and plan_file is not None:
         say(nothing)
     return 3 if not advice.fits or (nothing and plan_file is not None) else 0

@@ -12,10 +12,11 @@ import click
 
 from advisor.advice.by_data import settings_by_data, suited_objective
 from advisor.commands.options import json_option
-from advisor.commands.output import console, print_json
+from advisor.commands.output import console, print_json, with_error
 from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
 from advisor.data.measure.data_requirements import compare_amounts
+from advisor.data.measure.profile import unusable
 from advisor.data.measure.tokenizer import model_tokenizer, with_template_fit
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Finding
@@ -113,8 +114,13 @@ def check(
         data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len,
         template=arguments,
     )  # fmt: skip
-    print_json(check_json(found, advice)) if as_json else print_check(found, advice, console())
-    context.exit(0 if found.objectives else InputError.exit_code)
+    refused = unusable(found)
+    if as_json:
+        document = check_json(found, advice)
+        print_json(document if refused is None else with_error(document, refused.faults))
+    else:
+        print_check(found, advice, console())
+    context.exit(0 if refused is None else refused.exit_code)
 
 
 def check_data(

@@ -1,22 +1,63 @@
-"""How commands print: data goes to standard output, everything else to standard error."""
+"""How commands print: data goes to standard output, everything else to standard error.
+
+With --json standard output holds exactly one JSON document: the answer, or what kept the command
+from giving one.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
 
 import click
 
+from advisor.ground.errors import Fault
+from advisor.ground.secrets import masked
 from advisor.ground.terminal import console, json_shown, shown
 
-__all__ = ["console", "print_json", "put", "say"]
+__all__ = ["console", "expect_json", "print_error_json", "print_json", "put", "say", "with_error"]
+
+SCHEMA_VERSION = 1
+_owed = False  # whether standard output still waits for its one document
+
+
+def expect_json(arguments: list[str]) -> None:
+    """Note whether --json is among the arguments, also where the others cannot be read."""
+    global _owed
+    flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    _owed = any(flag == "--json" or flag.startswith("--json=") for flag in flags)
+
+
+def with_error(document: Mapping[str, Any], faults: Iterable[Fault]) -> dict[str, Any]:
+    """The document with `error`: a list of `{what, where, allowed, hint}`, each a text, empty where
+    there is nothing to say. What looks like a secret is masked.
+    """
+    error = [
+        {
+            "what": masked(fault.what),
+            "where": masked(fault.where),
+            "allowed": masked(fault.allowed),
+            "hint": masked(fault.hint),
+        }
+        for fault in faults
+    ]
+    return {**document, "error": error}
+
+
+def print_error_json(faults: Iterable[Fault]) -> None:
+    """Print what kept a command from answering as the one JSON document, if --json was given and
+    no document has been printed yet.
+    """
+    if _owed:
+        print_json(with_error({"schema_version": SCHEMA_VERSION}, faults))
 
 
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output."""
+    global _owed
     try:
         text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)
     except ValueError:  # a row of a data file that is shown holds a number that is not finite
@@ -25,6 +66,7 @@ def print_json(document: Any) -> None:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:  # half a character in a file's name, or an output that is not UTF-8
         text = json.dumps(json.loads(text), allow_nan=False, indent=1)
+    _owed = False
     click.echo(json_shown(text))
 
 

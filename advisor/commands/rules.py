@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from advisor.commands.options import json_option, rule_options
-from advisor.commands.output import console, print_json, put
+from advisor.commands.output import console, print_json, put, say, with_error
 from advisor.commands.session import find_rule_layers, load_rule_set
 from advisor.ground.errors import InputError
 from advisor.render.method import names_of_methods, print_method
@@ -58,7 +58,10 @@ def rules(
 
         found = lint_rules(*find_rule_layers(rule_layers))
         if as_json:
-            print_json(lint_json(found))
+            document, broken = lint_json(found), found.faults
+            print_json(with_error(document, broken) if broken else document)
+            if broken:
+                say(InputError(faults=broken).text())
         else:
             put(lint_text(found))
         context.exit(found.exit_code)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from advisor.commands.choice import choose_candidate, nothing_to_train
 from advisor.commands.options import (
     RUN_OPTIONS,
     answer_options,
@@ -18,8 +19,6 @@ from advisor.commands.options import (
 from advisor.commands.output import console, print_json, say
 from advisor.commands.session import (
     advise_on,
-    choose_candidate,
-    nothing_to_train,
     read_answers,
     require_plan,
 )
@@ -82,14 +81,13 @@ def run(
     stated = read_answers(answers_file, facts_given(options), rule_layers)
     advice, ruleset = advise_on(stated, rule_layers, online=True)
     advice = choose_candidate(advice, ruleset, choose, force=force)
-    nothing = nothing_to_train(advice)
-    planned = require_plan(advice, ruleset) if advice.fits and not nothing else None
+    nothing = nothing_to_train(advice, ruleset)
     print_advice(advice, console(stderr=True))
-    if planned is None:
+    if nothing or not advice.fits:
         why = nothing or "nothing fits; see above for what would"
         say(f"nothing was started: {why}")
         if as_json:
             print_json(advice_document(advice, plan=None, missing=[why]))
         context.exit(3)
-    made, comments = planned
+    made, comments = require_plan(advice, ruleset)
     context.exit(show_run(train(made, settings, comments=comments), as_json=as_json))

@@ -6,12 +6,11 @@ Nothing is printed here but the warnings about the user's own rules, through `wa
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.shape import number_words
@@ -33,16 +32,16 @@ if TYPE_CHECKING:
     from advisor.ruleset.model import Ruleset
 
 SHIPPED = ("document", "evidence")
-# What a plan may lack -> the option that gives it.
+# What a plan may lack -> the option that gives it, and what that is.
 MISSING = {
-    "data.path": "--data FILE",
-    "data.examples": "--examples FILE with requests and answers",
-    "model": "--model with a hub id or a directory",
-    "tasks": "--tasks NAME=FILE for each task",
-    "teacher_model": "--teacher-model with a larger model of the same family",
+    "data.path": ("--data FILE", "your examples"),
+    "data.examples": ("--examples FILE", "requests and answers that go with the documents"),
+    "model": ("--model NAME", "a hub id or a directory"),
+    "tasks": ("--tasks NAME=FILE", "one for each task"),
+    "teacher_model": ("--teacher-model NAME", "a larger model of the same family"),
     "reward_model": (
-        "--reward-model with the directory of one, or an rm stage before: --choose"
-        " 'sft>rm>ppo+lora'"
+        "--reward-model FOLDER",
+        "a model that scores answers; or train one on the way: --choose 'sft>rm>ppo+lora'",
     ),
 }
 Warn = Callable[[str], object]
@@ -249,7 +248,8 @@ def advise_on(
     if stated.answers.value("task") is None:
         tasks = ", ".join(load_facts()["task"].values)
         fault = Fault(
-            what="the task is not stated",
+            where="task",
+            what="task is not stated",
             allowed=f"--task, or `task:` in the answers: {tasks}",
             hint="run `advise` without flags on a terminal, and it asks the questions",
         )
@@ -266,47 +266,6 @@ def advise_on(
     return advise(situation, ruleset, guide), ruleset
 
 
-def choose_candidate(
-    advice: Advice, ruleset: Ruleset, choose: str | None, *, force: bool
-) -> Advice:
-    """The advice with the candidate that --choose names in place of the recommended one.
-
-    Raises InputError if there is no such candidate, or it may not be taken.
-    """
-    if choose is None:
-        return advice
-    from advisor.advice.advise import candidate_of, with_choice
-    from advisor.methods.composition import parse_composition
-
-    wanted = parse_composition(choose, at="--choose")
-    candidates = (advice.recommendation, *advice.alternatives)
-    found = next((each for each in candidates if each.composition == wanted), None)
-    if found is advice.recommendation:
-        return advice
-    if found is None and wanted.chain:
-        found = candidate_of(advice, ruleset, wanted)
-    if found is None:
-        listed = ", ".join(str(candidate.composition) for candidate in candidates)
-        raise InputError(
-            f"'{wanted}' is not a candidate here",
-            where="--choose",
-            allowed=f"candidates: {listed}, or any other chain with a scheme",
-        )
-    if not found.forced_ok:
-        raise InputError(
-            f"'{wanted}' cannot be taken: {found.because[0].text}",
-            where="--choose",
-            hint="--force does not override this",
-        )
-    if not force:
-        raise InputError(
-            f"'{wanted}' is not recommended: {found.because[0].text}",
-            where="--choose",
-            hint="add --force to take it anyway",
-        )
-    return with_choice(advice, found)
-
-
 def resolve_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comments, list[str]]:
     """The plan of the recommended candidate with its comments, or what a plan lacks."""
     from advisor.advice.planning import make_plan, missing_for_plan
@@ -320,24 +279,6 @@ def resolve_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comment
     return *make_plan(advice, candidate, ruleset), []
 
 
-def nothing_to_train(advice: Advice) -> str:
-    """Why there is no plan, and how to train all the same; "" where the answer trains something.
-
-    That is an answer and no bad input: whoever asked for a plan gets exit code 3 with it.
-    """
-    composition = advice.recommendation.composition
-    if composition.chain or not advice.fits:
-        return ""
-    why = f"the answer is '{composition}', which trains nothing: there is no plan to write or run"
-    outside = advice.situation.outside
-    if outside is not None:  # --force takes the composition, and no plan can hold this model
-        thing = "model (--model)" if outside.is_model else "device (--gpu)"
-        return f"{why}; to train with this tool, name another {thing}"
-    other = next((one.composition for one in advice.alternatives if one.composition.chain), None)
-    how = shlex.quote(str(other))
-    return why if other is None else f"{why}; to train all the same: --choose {how} --force"
-
-
 def require_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
     """The plan of the recommended candidate with its comments.
 
@@ -345,13 +286,20 @@ def require_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
     """
     plan, comments, missing = resolve_plan(advice, ruleset)
     if plan is None:
-        refuse_missing(advice, missing)
+        raise incomplete(missing)
     return plan, comments
 
 
-def refuse_missing(advice: Advice, missing: Sequence[str]) -> NoReturn:
-    """Raise the InputError of a plan that cannot be made, since it lacks these."""
-    raise InputError(
-        nothing_to_train(advice) or f"a plan needs more: {', '.join(missing)}",
-        allowed="; ".join(MISSING[key] for key in missing if key in MISSING),
+def incomplete(missing: Sequence[str]) -> InputError:
+    """The error of a plan that cannot be made, since it lacks these: one fault for each."""
+    return InputError(
+        faults=[
+            Fault(
+                where=key,
+                what=f"{key} is missing, and a plan needs it",
+                allowed=": ".join(MISSING.get(key, ())),
+            )
+            for key in missing
+        ]
+        or [Fault(what="the answer trains nothing: there is no plan")]
     )

@@ -98,8 +98,17 @@ class Stopped(AdviseError):
     exit_code = 130
 
 
-# Keys as other trainers call them -> ours; close spelling does not lead from one to the other.
+# Names of other tools and papers -> ours; close spelling does not lead from one to the other.
 ELSEWHERE = {
+    "ipo": "dpo",  # the same trainer with another loss: trl: {loss_type: ipo}
+    "cpo": "simpo",
+    "rlhf": "ppo",
+    "reward": "rm",
+    "pretraining": "cpt",
+    "pt": "cpt",
+    "instruction_tuning": "sft",
+    "freeze": "full",
+    "p_tuning": "prefix",
     "gradient_accumulation_steps": "grad_accum",
     "per_device_train_batch_size": "micro_batch_size",
     "batch_size": "micro_batch_size",

@@ -168,6 +168,7 @@ def _without_memory(what: str, hint: str, *, from_flag: bool) -> tuple[Hardware,
     if from_flag:
         raise InputError(
             what,
+            where=what.partition(":")[0],
             allowed="a name of the GPU catalogue, `none` (CPU) or `unknown` (rules nothing out)",
             hint=hint,
         )

@@ -27,7 +27,16 @@ from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.model import Ruleset
 from advisor.schema import files
 from advisor.schema.facts import answers_schema, facts_schema
-from advisor.schema.parts import Schema, dumped, file_schema, head, schema_of
+from advisor.schema.parts import (
+    TEXT,
+    VERSION,
+    Schema,
+    closed,
+    dumped,
+    file_schema,
+    head,
+    schema_of,
+)
 from advisor.schema.plan import plan_schema
 from advisor.situation.chat_templates import TEMPLATES_FILE
 from advisor.situation.model_files import MODEL_FILE, SIZES_FILE, suggestions_shape
@@ -83,7 +92,30 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "plan": plan_schema(),
         "run": run_schema(),
         BY_HAND: json.loads(by_hand),
+        "error": error_schema(),
     }
+
+
+def error_schema() -> Schema:
+    """What --json prints where a command failed: alone, or with the answer that stands all the
+    same.
+    """
+    text: Schema = {"type": "string"}
+    parts = {
+        "what": {**TEXT, "description": "what is wrong"},
+        "where": {**text, "description": "file:line:column, flag, key or stage; empty: nowhere"},
+        "allowed": {**text, "description": "what would have been right"},
+        "hint": {**text, "description": "the next step"},
+    }
+    return head(
+        "Errors of `advise ... --json`: exit codes 2, 4, 5, 70 and 130, and 3 without an answer",
+        type="object",
+        required=["schema_version", "error"],
+        properties={
+            "schema_version": VERSION,
+            "error": {"type": "array", "minItems": 1, "items": closed(parts, *parts)},
+        },
+    )
 
 
 def write_schemas(rules: Ruleset, folder: Path | None = None) -> list[Path]:

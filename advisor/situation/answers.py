@@ -194,7 +194,7 @@ class _Reader:
             if named != count:
                 what = f"n_tasks is {count}, but {named} tasks are named"
                 hint = "leave n_tasks out where tasks are named"
-                self.faults.append(Fault(what=what, hint=hint))
+                self.faults.append(Fault(where="n_tasks", what=what, hint=hint))
         whole = {fact_id for fact_id in found if getattr(self.facts.get(fact_id), "integer", 0)}
         answers = Answers(
             known={

@@ -183,7 +183,7 @@ def shape_from_folder(path: Path, name: str) -> ModelShape:
     config = _read_json(config_path, f"{name}/config.json")
     if not isinstance(config, dict):
         raise InputError(
-            f"{name}/config.json: an object is expected, found {type(config).__name__}"
+            f"an object is expected, found {type(config).__name__}", where=f"{name}/config.json"
         )
     params = (
         None
@@ -196,7 +196,8 @@ def shape_from_folder(path: Path, name: str) -> ModelShape:
         )
     except ConfigError as error:
         raise InputError(
-            f"{name}/config.json: {error}",
+            str(error),
+            where=f"{name}/config.json",
             hint="this is not the configuration of a language model in transformers' format",
         ) from None
     return replace(shape, license=None)
@@ -226,7 +227,8 @@ def _read_json(path: Path, name: str) -> Any:
         return parse_json(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{name}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}",
+            f"not valid JSON: {error.msg}",
+            where=f"{name}:{error.lineno}:{error.colno}",
             hint="download the file again",
         ) from None
     except RecursionError:

@@ -13,6 +13,38 @@ MARK = (
 INTRODUCTION = """\
 Every command ends with one of these. What went wrong is on standard error: what and where, what is
 allowed, and the next step. Standard output holds results only."""
+DOCUMENTS = {
+    "0": "the answer",
+    "3": (
+        "the answer, complete: nothing fits (`nothing_fits` names the ways out), or `missing` says"
+        " why there is no plan"
+    ),
+    "2": (
+        "`error`; beside it the answer where one stands all the same: advice whose plan lacks"
+        " data, data that can train nothing, rules with faults"
+    ),
+    "4, 5, 70, 130": "`error`",
+}
+WITH_JSON = """\
+## With `--json`
+
+Standard output always holds exactly one JSON document, and standard error the same messages as
+without the flag.
+
+{documents}
+
+```json
+{"schema_version": 1,
+ "error": [{"what": "--task is 'supprt'",
+            "where": "--task",
+            "allowed": "one of customer_service, qa, ...",
+            "hint": "did you mean ...?"}]}
+```
+
+All four are texts; one that is empty has nothing to say. `where` is a place in a file
+(`plan.yaml:12:13`), a flag, a key of the answers or a stage. All faults of one input come together.
+`advise rules schema` writes this as error.schema.json. A reader needs two questions only: is the
+exit code 0 or 3, and if not, what does `error` say."""
 
 
 def kinds() -> Iterator[type[AdviseError]]:
@@ -32,7 +64,9 @@ def page() -> str:
     bug = [str(AdviseError.exit_code), "", "a bug in advise; the message names a file with details"]
     rows = sorted([*rows, bug], key=lambda row: int(row[0]))
     table = "\n".join(grid(["code", "raised as", "means"], rows))
-    return "\n\n".join([MARK, "# Exit codes", INTRODUCTION, table]) + "\n"
+    documents = "\n".join(grid(["code", "the document"], [list(row) for row in DOCUMENTS.items()]))
+    with_json = WITH_JSON.replace("{documents}", documents)
+    return "\n\n".join([MARK, "# Exit codes", INTRODUCTION, table, with_json]) + "\n"
 
 
 def summary(kind: type[AdviseError]) -> str:

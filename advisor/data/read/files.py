@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -86,6 +87,9 @@ WAYS_TO_TEXT = (
 )
 
 
+PLACED = re.compile(r"(.+?:\d+(?::\d+)?): ")
+
+
 @dataclass(slots=True)
 class Faults:
     """Everything wrong with a file so far: raised together, or looked at by `profile`."""
@@ -106,8 +110,11 @@ class Faults:
         return made
 
     def add(self, row: int, what: str, hint: str = "") -> None:
+        """Add what is wrong with a row; it begins with its place: 'a.jsonl:2:18: invalid JSON'."""
         if not self.full:
-            self.items.append(Fault(what=what, hint=hint))
+            at = PLACED.match(what)
+            where, text = (at[1], what[at.end() :]) if at else ("", what)
+            self.items.append(Fault(where=where, what=text, hint=hint))
             self.rows.append(row)
 
     def note(self, file: DataFile, what: str, name: str) -> None:
