@@ -22,7 +22,7 @@ from advisor.commands.session import (
     read_answers,
     require_plan,
 )
-from advisor.commands.training import show_run, train
+from advisor.commands.training import train_or_follow
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE
 from advisor.render.advice_json import advice_document
@@ -58,7 +58,8 @@ def run(
     """Train a plan stage by stage, and resume automatically.
 
     With answers instead of a plan it advises first and trains what was recommended; with neither it
-    takes ./plan.yaml. --json prints run.json at the end.
+    takes ./plan.yaml. If the run is at work already, it shows its progress. --json prints run.json
+    at the end.
     """
     settings = {name: options.pop(name) for name in RUN_OPTIONS}
     is_stated = answers_file is not None or any(facts_given(options).values())
@@ -77,7 +78,7 @@ def run(
             )
         plan = PLAN_FILE
     if plan is not None:
-        context.exit(show_run(train(Path(plan), settings), as_json=as_json))
+        context.exit(train_or_follow(Path(plan), settings, as_json=as_json))
     stated = read_answers(answers_file, facts_given(options), rule_layers)
     advice, ruleset = advise_on(stated, rule_layers, online=True)
     advice = choose_candidate(advice, ruleset, choose, force=force)
@@ -90,4 +91,4 @@ def run(
             print_json(advice_document(advice, plan=None, missing=[why]))
         context.exit(3)
     made, comments = require_plan(advice, ruleset)
-    context.exit(show_run(train(made, settings, comments=comments), as_json=as_json))
+    context.exit(train_or_follow(made, settings, comments=comments, as_json=as_json))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.commands.output import console, print_json
 from advisor.launch import DryRun, Run, run_plan
+from advisor.launch.live import RunIsLive
 from advisor.render.report import write_report
 from advisor.render.run import print_run, run_json
 
@@ -37,6 +38,23 @@ def train(
     }
     judge = not settings.get("no_judge", False)
     return run_plan(plan, comments=comments, judge=judge, on_end=write_report, **arguments)
+
+
+def train_or_follow(
+    plan: Plan | Path,
+    settings: Mapping[str, Any],
+    *,
+    comments: Comments | None = None,
+    as_json: bool = False,
+) -> int:
+    """Train, or show how far a run is that is at work already. Returns the exit code."""
+    try:
+        run: Run | DryRun | None = train(plan, settings, comments=comments)
+    except RunIsLive as found:
+        from advisor.commands.following import follow
+
+        run = follow(found, as_json=as_json)
+    return 0 if run is None else show_run(run, as_json=as_json)
 
 
 def show_run(run: Run | DryRun, *, as_json: bool = False) -> int:

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,11 +83,16 @@ class Wait:
         rate = self._rate(now_s)
         return self.text or (_rate_text(rate, self.unit) if rate else "")
 
+    def seconds_left(self, now_s: float) -> float | None:
+        """Until the last item; None where that is not known."""
+        rate = self._rate(now_s)
+        if self.left_s is not None or not rate or self.total <= self.done:
+            return self.left_s
+        return (self.total - self.done) / rate
+
     def time(self, now_s: float) -> str:
         """'35 s left'; where that is not known, and nothing is counted, '12 s so far'."""
-        left_s, rate = self.left_s, self._rate(now_s)
-        if left_s is None and rate and self.total > self.done:
-            left_s = (self.total - self.done) / rate
+        left_s = self.seconds_left(now_s)
         if left_s is not None:
             return f"{format_duration(left_s)} left"
         return "" if self.total else f"{format_duration(now_s - self.began_s)} so far"
@@ -138,6 +143,10 @@ class View:
         if self.memory is not None:
             parts.append(format_memory(*self.memory))
         return (f"{self.label}: " if self.label else "") + "; ".join(parts)
+
+    def unnamed(self) -> View:
+        """The same without the label, to be put behind one."""
+        return replace(self, label="")
 
     def rows(self) -> tuple[str, Wait, list[str]]:
         """(the name before the bar, the wait it stands for, the lines below it)."""
@@ -374,7 +383,7 @@ def read_view(folder: Path) -> View | None:
             str(content["label"]),
             waits,
             (int(memory[0]), None if memory[1] is None else int(memory[1])) if memory else None,
-            now_s=0.0,
+            now_s=max(0.0, time.time() - float(content["at_s"])),
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None

@@ -201,6 +201,42 @@ def _difference(record: RunRecord, identity: Identity) -> str:
     return f"the settings are the same, and {'; '.join(changed) or 'the files are others'}"
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock of a run folder."""
+    import fcntl
+
+    try:
+        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:  # shared, so that two who look do not take each other for a run
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
+def process_of(folder: Path) -> int | None:
+    """The process that took the lock of a run folder; None if it is gone, whatever its children
+    do.
+    """
+    try:
+        process = int((folder / LOCK).read_text())
+    except (OSError, ValueError):
+        return None
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return process
+    except (OSError, OverflowError):
+        return None
+    return process
+
+
 class RunFolder:
     """A run folder while this process holds its lock. Use it as a context manager."""
 
@@ -242,9 +278,11 @@ class RunFolder:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(fd)
-                if time.monotonic() > deadline or self._holder_lives():
+                process = process_of(self.path)
+                if time.monotonic() > deadline or process is not None:
+                    who = f" (process {process})" if process is not None else ""
                     raise MachineNotReady(
-                        f"another `advise run` is working in this folder{self._holder()}",
+                        f"another `advise run` is working in this folder{who}",
                         where=str(self.path),
                         hint="wait for it, stop it, or choose another folder with --output DIR",
                     ) from None
@@ -266,29 +304,6 @@ class RunFolder:
         os.ftruncate(fd, 0)
         os.write(fd, f"{os.getpid()}\n".encode())
         self.lock_fd = fd
-
-    def _pid(self) -> int | None:
-        try:
-            return int((self.path / LOCK).read_text())
-        except (OSError, ValueError):
-            return None
-
-    def _holder_lives(self) -> bool:
-        """Whether the process that took the lock is alive, rather than only its children."""
-        pid = self._pid()
-        if pid is None:
-            return False
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
-
-    def _holder(self) -> str:
-        pid = self._pid()
-        return f" (process {pid})" if pid else ""
 
     def __exit__(self, *_: object) -> None:
         if self.made and not (self.path / RECORD).exists() and not (self.path / DRY_RUN).exists():

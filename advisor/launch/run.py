@@ -28,6 +28,7 @@ from advisor.launch.input_digests import (
     refuse_changed,
     renamed,
 )
+from advisor.launch.live import refuse_live
 from advisor.launch.memory_check import check_memory, measured_need
 from advisor.launch.out_of_memory import peak_estimator
 from advisor.launch.preflight import run_preflight
@@ -93,8 +94,8 @@ def run_plan(
         on_end: Called with the folder and the record whenever training ends, also by a failure:
             writes the report.
 
-    Raises AdviseError: InputError, MachineNotReady before anything is written; TrainingFailed,
-    Stopped with run.json written.
+    Raises AdviseError: InputError, MachineNotReady before anything is written (RunIsLive if this
+    very run is at work in another process); TrainingFailed, Stopped with run.json written.
     """
     say = say or _to_stderr
     refuse_without_posix()
@@ -108,6 +109,8 @@ def run_plan(
     )
     selected = select_entries(run.entries, only)
     record = find_record(run.folder, run.identity)
+    if record is not None and not dry_run:
+        refuse_live(run.folder)  # before anything is looked at that it is changing
     if record is not None:
         refuse_other_methods(record, run.entries, run.folder)
     if record is not None and not dry_run:

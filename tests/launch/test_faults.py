@@ -75,7 +75,7 @@ def test_a_second_run_at_the_same_time_is_refused(shop):
     try:
         with pytest.raises(
             MachineNotReady,
-            match=rf"another `advise run` is working in this folder \(process {parent.pid}\)",
+            match=rf"this run is at work already \(process {parent.pid}\)",
         ):
             run(output="out")
         assert alive(child)

@@ -1,0 +1,165 @@
+"""`advise run` of a run that is at work already shows how far it is, and disturbs nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from advisor.commands import following
+from advisor.commands.following import follow
+from advisor.ground.progress import View, Wait, write_view
+from advisor.launch.live import RunIsLive, read_live, refuse_live
+from tests.launch.conftest import alive, run, start, wait_for
+
+VIEW = View(
+    label="sft",
+    waits=[
+        Wait("training", 108, "steps", -20.0, 12, 0, "loss 1.234", 120.0),
+        Wait("generating answers", 64, "answers", -4.0, 16, 0),
+    ],
+    memory=(int(11.8 * 2**30), 24 * 2**30),
+    now_s=0.0,
+)
+SENTENCE = (
+    "stage sft (1 of 1): training: 12 of 108 steps, loss 1.234, 2 min left; generating answers: 16"
+    " of 64 answers, 4.0 answers/s, 12 s left; memory 11.8 of 24.0 GiB"
+)
+
+
+@pytest.fixture
+def live(shop, monkeypatch):
+    """A run at work in the folder `out`, whose trainer says where it is; its process."""
+    parent = start(shop, "wait", output="out")
+    wait_for((shop / "out" / "stages" / "sft" / "ready").exists)
+    monkeypatch.setattr(time, "time", lambda: 1e9)  # no time passes for those who look
+    write_view(shop / "out", VIEW)
+    yield parent
+    parent.terminate()
+    parent.communicate(timeout=20)
+
+
+@pytest.fixture
+def found(live, shop):
+    """What the second call of `advise run` raises."""
+    with pytest.raises(RunIsLive) as raised:
+        run(output="out")
+    return raised.value
+
+
+def test_how_far_it_is_comes_from_what_the_trainer_says(live, shop):
+    """The step, the time left, the memory, and what goes on inside the step."""
+    seen = read_live(shop / "out")
+    assert seen is not None
+    assert (seen.process, seen.stage, seen.step, seen.total) == (live.pid, "sft", 12, 108)
+    assert seen.eta_s == 120
+    assert seen.sentence == SENTENCE
+
+
+def test_a_trainer_that_says_nothing_is_read_by_its_metrics(live, shop):
+    """As one of another version; half a line at the end is one that is being written."""
+    for file in (shop / "out").glob(".advise-tmp-progress*"):
+        file.unlink()
+    seen = read_live(shop / "out")
+    assert seen is not None
+    assert seen.sentence == "stage sft (1 of 1): it has just begun"
+    lines = [
+        {"stage": "other", "task": None, "step": 90, "steps": 90},
+        {"stage": "sft", "task": None, "step": 41, "steps": 108},
+        {"stage": "sft", "task": "legal", "step": 7, "steps": 8},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"stage": "s'
+    (shop / "out" / "metrics.jsonl").write_text(text)
+    seen = read_live(shop / "out")
+    assert seen is not None
+    assert seen.sentence == "stage sft (1 of 1): step 41 of 108"
+    assert seen.eta_s is None
+
+
+def test_without_a_terminal_one_line_is_said(live, found, capsys):
+    """And the run goes on."""
+    assert follow(found) is None
+    assert capsys.readouterr().err == f"out is running (process {live.pid}): {SENTENCE}\n"
+    assert alive(live.pid)
+
+
+def test_as_json_it_is_one_document(live, found, capsys):
+    """The record of the run, with its progress beside it."""
+    assert follow(found, as_json=True) is None
+    out = json.loads(capsys.readouterr().out)
+    assert out["status"] == "running"
+    assert out["progress"] == {
+        "process": live.pid,
+        "stage": "sft",
+        "doing": ["training", "generating answers"],
+        "step": 12,
+        "total": 108,
+        "eta_s": 120.0,
+        "memory_bytes": VIEW.memory[0],
+        "memory_limit_bytes": VIEW.memory[1],
+        "text": SENTENCE,
+    }
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_ctrl_c_leaves_it_running(live, found, monkeypatch):
+    """The bar is that of the run itself."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def press(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(following, "sleep", press)
+    assert follow(found) is None
+    shown = screen.getvalue()
+    assert "12 of 108 steps, 2 min left" in shown
+    assert f"kill {live.pid}" in shown
+    assert shown.endswith("out is still running\n")
+    assert alive(live.pid)
+
+
+def test_on_a_terminal_its_end_is_shown(live, found, monkeypatch):
+    """Who followed it to the end gets the run, to print what came of it."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+
+    def end(_):
+        live.terminate()
+        live.communicate(timeout=20)
+
+    monkeypatch.setattr(following, "sleep", end)
+    ended = follow(found)
+    assert ended is not None
+    assert ended.status == "stopped"
+
+
+def test_a_folder_nobody_works_in_is_no_live_run(shop, monkeypatch):
+    """Neither a finished run, nor a killed one whose lock file names a process that is gone."""
+    monkeypatch.setenv("STAND_IN", "ok")
+    assert run(output="out").status == "done"
+    assert read_live(shop / "out") is None
+    refuse_live(shop / "out")
+    (shop / "out" / ".lock").write_text(f"{os.getpid()}\n")
+    refuse_live(shop / "out")
+    assert read_live(shop / "missing") is None
+
+
+def test_the_sentence_of_a_run_between_two_stages(live, shop):
+    """No stage is at work."""
+    seen = read_live(shop / "out")
+    assert seen is not None
+    assert replace(seen, stage=None).sentence == "between two stages"
