@@ -11,6 +11,7 @@ from advisor.data.measure.data_requirements import data_requirements
 from advisor.estimate.spec.read import request_of
 from advisor.ground import resources
 from advisor.ground.errors import InputError
+from advisor.ground.other_keys import other_keys
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import parse_yaml
@@ -73,6 +74,10 @@ SHIPPED = {
     ),
     "GPU sources": (
         "hardware/sources.yaml", "compiled:", "complied:", "compiled", catalogue_gpus,
+    ),
+    "keys of other tools": (
+        "tools/other_keys.yaml", "], of: quantization, write:", "], of: quantization, wriet:",
+        "write", lambda: other_keys.__wrapped__(),
     ),
     "ages of facts": ("refresh.yaml", "days: 240", "day: 240", "days", read_refresh),
     "free GPUs": (

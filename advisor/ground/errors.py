@@ -98,7 +98,8 @@ class Stopped(AdviseError):
     exit_code = 130
 
 
-# Names of other tools and papers -> ours; close spelling does not lead from one to the other.
+# Methods by the names of other tools and papers -> ours; close spelling does not lead from one to
+# the other. Keys are in rules/tools/other_keys.yaml.
 ELSEWHERE = {
     "ipo": "dpo",  # the same trainer with another loss: trl: {loss_type: ipo}
     "cpo": "simpo",
@@ -109,34 +110,6 @@ ELSEWHERE = {
     "instruction_tuning": "sft",
     "freeze": "full",
     "p_tuning": "prefix",
-    "gradient_accumulation_steps": "grad_accum",
-    "per_device_train_batch_size": "micro_batch_size",
-    "batch_size": "micro_batch_size",
-    "num_train_epochs": "epochs",
-    "num_epochs": "epochs",
-    "lr": "learning_rate",
-    "lr_scheduler_type": "scheduler",
-    "lr_scheduler": "scheduler",
-    "warmup_ratio": "warmup",
-    "optim": "optimizer",
-    "max_seq_length": "seq_len",
-    "max_length": "seq_len",
-    "cutoff_len": "seq_len",
-    "sequence_len": "seq_len",
-    "r": "rank",
-    "lora_r": "rank",
-    "lora_rank": "rank",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-    "lora_target": "target_modules",
-    "use_rslora": "rslora",
-    "val_size": "holdout",
-    "val_set_size": "holdout",
-    "attn_implementation": "attention",
-    "load_in_4bit": "quantization",
-    "torch_dtype": "weights_dtype",
-    "num_generations": "generations",
-    "max_completion_length": "response_tokens",
 }
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
@@ -236,6 +236,8 @@ class Keys(Shape):
     keys: Mapping[str, Shape]
     required: tuple[str, ...] = ()
     nulls: bool = False  # null counts as a key that is left out
+    # What to say of an unknown key, before the nearest is looked for: other_keys.hint_for.
+    others: Callable[[str, Collection[str]], str] | None = None
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
         if not isinstance(value, dict):
@@ -246,7 +248,10 @@ class Keys(Shape):
             if shape is None:
                 place = path if isinstance(document, NamedValue) else (*path, key)
                 at = document.at(place, key=True)
-                yield unknown_name("key", key, list(self.keys), at=at)
+                fault = unknown_name("key", key, list(self.keys), at=at)
+                said = self.others(str(key), self.keys) if self.others is not None else ""
+                # With the right key named, the list of all is in the way.
+                yield replace(fault, allowed="", hint=said) if said else fault
             elif item is not None or not (self.nulls or shape.null):
                 yield from _faults(item, shape, document, (*path, key))
         for key in self.required:

@@ -16,6 +16,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError, nearest
 from advisor.ground.from_dataclass import build, shape_of
+from advisor.ground.other_keys import hint_for
 from advisor.ground.shape import (
     Choice,
     Keys,
@@ -98,7 +99,44 @@ def plan_shape(specs: KeySpecs) -> Keys:
     """What a plan may hold."""
     shape = shape_of(Plan)
     stages = ListOf(of=StageShape(keys={}, specs=specs), least=1)
-    return replace(shape, keys={**shape.keys, "stages": stages})
+    return PlanShape(
+        help=shape.help,
+        keys={**shape.keys, "stages": stages},
+        required=shape.required,
+        others=hint_for,
+        of_stages=(*stage_keys(), *specs.names()),
+    )
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class PlanShape(Keys):
+    """What a plan may hold; a key of a stage that stands beside `stages` is told where it
+    belongs.
+    """
+
+    of_stages: tuple[str, ...]
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        if not isinstance(value, dict):
+            yield from Keys.faults(self, value, document, path)
+            return
+        astray = {}
+        for key in value:
+            if key in self.keys or hint_for(str(key), self.keys):
+                continue
+            if key in self.of_stages:
+                astray[key] = ""
+            elif not nearest(key, self.keys) and (hint := hint_for(str(key), self.of_stages)):
+                astray[key] = hint
+        for key, hint in astray.items():
+            yield Fault(
+                where=document.at((*path, key), key=True),
+                what=f"`{key}` stands beside the stages",
+                allowed="what a stage is trained with is written into it: stages: [{...}]",
+                hint=hint,
+            )
+        kept = {key: part for key, part in value.items() if key not in astray}
+        yield from Keys.faults(self, kept, document, path)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -132,7 +170,8 @@ class StageShape(Keys):
                 )
             if owners:  # reported above; else the unknown name of the method is the fault
                 shapes[key] = Shape()
-        yield from Keys(keys=shapes, required=tuple(required)).faults(value, document, path)
+        whole = Keys(keys=shapes, required=tuple(required), others=hint_for)
+        yield from whole.faults(value, document, path)
 
     def words(self) -> str:
         return "a map with `name`, `objective`, `update` and keys of these"
@@ -193,7 +232,7 @@ def _check_overrides(
                     (*place, key),
                     f"no stage has the key '{key}'",
                     f"a task may change: {', '.join(changeable)}",
-                    nearest(key, changeable),
+                    hint_for(str(key), changeable) or nearest(key, changeable),
                     key=True,
                 )
         for stage, shapes in tried:

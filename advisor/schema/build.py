@@ -8,6 +8,7 @@ from pathlib import Path
 from advisor.data.measure.data_requirements import REQUIREMENTS_FILE
 from advisor.estimate.spec.read import SPEC
 from advisor.ground.files import cannot_write, write_atomically
+from advisor.ground.other_keys import OTHER_KEYS_FILE
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import SOURCES_FILE
 from advisor.ground.yaml_cache import read_shipped
@@ -68,6 +69,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "accelerators": file_schema(ACCELERATORS_FILE),
         "links": file_schema(LINKS_FILE),
         "keys": file_schema(SHARED_KEYS_FILE),
+        "other-keys": file_schema(OTHER_KEYS_FILE),
         "scenarios": files.scenarios_schema(rules),
         "sources": file_schema(SOURCES_FILE),
         "amounts": file_schema(REQUIREMENTS_FILE),

@@ -3,13 +3,19 @@
 import pytest
 
 from advisor.ground.errors import InputError
+from advisor.ground.from_dataclass import shape_of
+from advisor.ground.other_keys import OTHER_KEYS_FILE, other_keys
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Keys, check_shape
+from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.methods import methods, updates
 from advisor.methods.keys import declared_key
+from advisor.methods.stage import stage_keys
 from advisor.plan.entries import entries
 from advisor.plan.keys import key_specs, specs_of
 from advisor.plan.model import Plan, PlanData, Stage, Task
-from advisor.plan.read import plan_from_data
+from advisor.plan.read import plan_from_data, read_plan, stage_shapes
 from tests.methods.method_files import line_of, write_objective, write_update
 
 
@@ -119,19 +125,74 @@ def test_tasks_are_trained_one_after_the_other_through_all_stages():
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("theirs", "said"),
     [
-        ("gradient_accumulation_steps", "grad_accum"),
-        ("num_train_epochs", "epochs"),
-        ("lora_r", "rank"),
-        ("max_seq_length", "seq_len"),
-        ("lr_scheduler_type", "scheduler"),
+        ("gradient_accumulation_steps", "did you mean 'grad_accum'?"),
+        ("num_train_epochs", "did you mean 'epochs'?"),
+        ("per_device_train_batch_size", "did you mean 'micro_batch_size'?"),
+        ("lora_r", "did you mean 'rank'?"),
+        ("r", "did you mean 'rank'?"),
+        ("lora_alpha", "did you mean 'alpha'?"),
+        ("max_seq_length", "did you mean 'seq_len'?"),
+        ("cutoff_len", "did you mean 'seq_len'?"),
+        ("sequence_len", "did you mean 'seq_len'?"),
+        ("lr_scheduler_type", "did you mean 'scheduler'?"),
+        ("sample_packing", "did you mean 'packing'?"),
+        ("load_in_4bit", "did you mean `quantization: nf4`?"),
+        ("lora_target_linear", "did you mean `target_modules: all-linear`?"),
+        ("flash_attention", "did you mean `attention: auto`?"),
+        ("bf16", "the number formats are `weights_dtype`"),
+        ("eval_steps", "`holdout` is the share of the rows"),
+        ("logging_steps", "a run logs automatically"),
+        ("save_total_limit", "keeps its last two checkpoints"),
     ],
 )
-def test_a_key_of_another_trainer_leads_to_ours(theirs, ours):
-    """Who comes from transformers, axolotl or LLaMA-Factory is told the key of this plan."""
-    from advisor.ground.errors import nearest
-    from advisor.methods.stage import stage_keys
+def test_a_key_of_another_trainer_leads_to_ours(tmp_path, theirs, said):
+    """Who comes from transformers, axolotl or LLaMA-Factory is told the key of this plan, the line
+    to write, or who decides.
+    """
+    path = tmp_path / "plan.yaml"
+    stage = f"{{name: sft, objective: sft, update: lora, learning_rate: 1.0e-4, {theirs}: 1}}"
+    path.write_text(f"version: 1\nmodel: a/b\ndata: {{path: a/b}}\nstages: [{stage}]\n")
+    with pytest.raises(InputError) as caught:
+        read_plan(path)
+    (fault,) = caught.value.faults
+    assert fault.what == f"unknown key '{theirs}'"
+    assert fault.hint.startswith(said) or said in fault.hint
 
-    assert nearest(theirs, [*stage_keys(), "rank"]) == f"did you mean '{ours}'?"
-    assert nearest("zzzzzz", stage_keys()) == ""
+
+def test_every_line_that_is_offered_can_be_written(tmp_path):
+    """What stands behind 'did you mean' is taken by a plan, and every key of ours exists."""
+    path = rules_dir() / "tools" / "other_keys.yaml"
+    data = read_shipped(path, shape=OTHER_KEYS_FILE).data
+    specs = key_specs()
+    known = {*stage_keys(), *specs.names(), *shape_of(Plan).keys}
+    assert known.issuperset(data["same"])
+    assert known.issuperset(entry["of"] for entry in data["otherwise"])
+    written = [entry["write"] for entry in data["otherwise"] if "write" in entry]
+    assert len(written) > 8
+    for line in written:
+        key, value = line.split(": ")
+        shape = stage_shapes(specs, "sft", "lora")[key]
+        document = parse_yaml(f"{key}: {value}", name="line")
+        assert not check_shape(document, Keys(keys={key: shape})), line
+    tools = set(data["tools"])
+    assert all(tools.issuperset(names) for names in data["same"].values())
+    # Nothing of ours is answered as if it were another tool's.
+    assert not known.intersection(other_keys()) - {"target_modules", "template"}
+
+
+def test_a_key_that_stands_beside_the_stages_is_told_where_it_belongs(tmp_path):
+    """Other tools have one level of keys; a plan has stages."""
+    path = tmp_path / "plan.yaml"
+    stage = "{name: sft, objective: sft, update: lora, learning_rate: 1.0e-4}"
+    path.write_text(
+        "version: 1\nmodel: a/b\ndata: {path: a/b}\nlearning_rate: 1.0e-4\nnum_train_epochs: 2\n"
+        f"stages: [{stage}]\n"
+    )
+    with pytest.raises(InputError) as caught:
+        read_plan(path)
+    first, second = caught.value.faults
+    assert first.what == "`learning_rate` stands beside the stages"
+    assert second.hint == "did you mean 'epochs'?"
+    assert first.where.endswith("plan.yaml:4:1")

@@ -10,6 +10,7 @@ from advisor.estimate.memory.optimizer_states import OTHERS
 from advisor.estimate.resolved_run import COUNTERS
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault
+from advisor.ground.other_keys import hint_for
 from advisor.ground.shape import (
     Choice,
     Flag,
@@ -117,6 +118,7 @@ SPEC = Keys(
         **_OPTIONS,
     },
     nulls=True,
+    others=hint_for,
 )
 
 
