@@ -77,6 +77,7 @@ class Commands(click.Group):
 @answer_options
 @rule_options
 @click.option("--plan", "plan_file", metavar="FILE", help="Also write the launch file.")
+@click.option("--why", is_flag=True, help="Print the whole answer: every reason and its source.")
 @click.option(
     "--choose",
     metavar="COMPOSITION",
@@ -98,6 +99,7 @@ def advise(
     answers_file: str | None,
     rule_layers: tuple[str, ...],
     plan_file: str | None,
+    why: bool,
     choose: str | None,
     force: bool,
     **options: Any,
@@ -110,7 +112,16 @@ def advise(
     """
     command = context.invoked_subcommand
     if command is not None:
-        stated = (as_json, answers_file, rule_layers, plan_file, choose, force, *options.values())
+        stated = (
+            as_json,
+            answers_file,
+            rule_layers,
+            plan_file,
+            why,
+            choose,
+            force,
+            *options.values(),
+        )
         if any(stated):
             raise InputError(
                 f"flags before the command '{command}' are not read",
@@ -125,6 +136,7 @@ def advise(
             answers_file=answers_file,
             rule_layers=rule_layers,
             plan_file=plan_file,
+            why=why,
             choose=choose,
             force=force,
             as_json=as_json,

@@ -12,7 +12,7 @@ import pytest
 from advisor import advise
 from advisor.estimate.model.architecture import shape_from_config
 from advisor.render.answer.page import in_short
-from advisor.render.words import three_sentences
+from advisor.render.words import what_to_do
 from advisor.situation.model_files import catalogue_entry, catalogue_ids, suggested_models
 from advisor.situation.model_names import nearest, size_of, squashed, states_size, words_of
 from advisor.situation.shapes import model_shape
@@ -184,8 +184,8 @@ def test_a_copy_in_4_bits_is_trained_as_qlora(name, of):
 def test_an_unknown_size_is_said_first_and_nothing_is_said_to_fit(gpu):
     """The first line says that the size is not known and how to tell it."""
     advice = advise({**PAIRS, "model": "acme/support-bot", "gpu": {"name": gpu}})
-    assert "--model-params-b" in three_sentences(advice)[0]
-    assert "not known" in three_sentences(advice)[0].split(".")[0]
+    assert "--model-params-b" in what_to_do(advice)
+    assert "not known" in what_to_do(advice).split(".")[0]
     assert "model" in advice.situation.unknown
     assert advice.recommendation.estimate.fits == "unknown"
     assert not any(one.estimate.fits == "fits" for one in advice.alternatives)

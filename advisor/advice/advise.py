@@ -18,7 +18,7 @@ from advisor.methods import objective
 from advisor.methods.accelerators import never_tried
 from advisor.methods.composition import Composition
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.ruleset.phrases import method_words
+from advisor.ruleset.phrases import joined, method_words
 from advisor.situation.types import Situation
 
 from .candidates import alternatives, candidate_for, recommended_candidate
@@ -121,6 +121,11 @@ NO_MONEY = (
 )
 
 
+# In the warnings that a page says in another place.
+NO_MODEL, MAY_NOT_FIT = "no model was named", "it may not fit"
+PART_OF_DATA = "only a part of the data is used"
+
+
 def all_warnings(case: Case, recommendation: Candidate, decision: Decision) -> list[str]:
     """What the machine, the data and the `warn` rules of every table have to say."""
     said = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
@@ -148,7 +153,7 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
         return warnings
     if situation.suggestion is not None:
         warnings.append(
-            f"no model was named: {situation.suggestion.model} is a suggestion"
+            f"{NO_MODEL}: {situation.suggestion.model} is a suggestion"
             f" ({situation.suggestion.because})"
         )
     if situation.free_gpus:
@@ -181,16 +186,16 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
 
 def _given_up(candidate: Candidate) -> list[str]:
     """What is left of the data, and what may not fit."""
-    found = [
-        f"{method_words(stage.objective)}: {stage.left_out}"
-        for stage in candidate.stages
-        if stage.left_out
-    ]
+    left_out: dict[str, list[str]] = {}
+    for stage in candidate.stages:
+        if stage.left_out:
+            left_out.setdefault(stage.left_out, []).append(method_words(stage.objective))
+    found = [f"{joined(names)}: {rows}" for rows, names in left_out.items()]
     for stage in candidate.stages:
         if (part := stage.part) is None:
             continue
         found.append(
-            f"{method_words(stage.objective)}: only a part of the data is used, {part.text}: all"
+            f"{method_words(stage.objective)}: {PART_OF_DATA}, {part.text}: all"
             f" of it would take {part.whole}, and the limit is {part.limit}"
         )
         too_few = (objective(stage.objective).amounts or {}).get("too_few")
@@ -203,7 +208,7 @@ def _given_up(candidate: Candidate) -> list[str]:
     cost = candidate.estimate
     if cost.fits == "may_fit" and cost.memory is not None and cost.limit_bytes is not None:
         found.append(
-            f"it may not fit: it needs {format_gib(cost.memory.need_bytes)} by the estimate"
+            f"{MAY_NOT_FIT}: it needs {format_gib(cost.memory.need_bytes)} by the estimate"
             f" (between {format_gib(cost.memory.need_low_bytes)} and"
             f" {format_gib(cost.memory.need_high_bytes)}), and there are"
             f" {format_gib(cost.limit_bytes)}; `advise run` with --dry-run measures the longest"

@@ -29,6 +29,7 @@ def answer(
     answers_file: str | None,
     rule_layers: tuple[str, ...],
     plan_file: str | None,
+    why: bool,
     choose: str | None,
     force: bool,
     as_json: bool,
@@ -42,6 +43,8 @@ def answer(
     """
     stated = read_answers(answers_file, facts_given(options), rule_layers)
     if not as_json and not stated.answers.known and plan_file is None and choose is None:
+        if why:
+            say("--why: the whole answer is in the menu after the questions")
         from advisor.commands.wizard import wizard  # the terminal's libraries
 
         return wizard(rule_layers)
@@ -64,16 +67,19 @@ def answer(
             start = f"; start it with: advise run {shlex.quote(plan_file)}"
             say(f"wrote {plan_file}{start if plan.launch.startable else ''}")
     if as_json:
+        if why:
+            say("--why has no effect with --json, which holds the whole answer")
         data = None if plan is None else plan_data(plan, comments)
         document = advice_document(advice, plan=data, missing=missing)
         print_json(document if refusal is None else with_error(document, refusal.faults))
         for warning in dict.fromkeys(advice.warnings):
             say(f"warning: {warning}")
     else:
-        from advisor.render.terminal import print_advice  # --json prints without it
+        from advisor.render.terminal import print_advice, print_whole_answer  # not for --json
 
         is_written = plan is not None and refusal is None
-        print_advice(advice, console(), plan_path=plan_file if is_written else None)
+        shown = print_whole_answer if why else print_advice
+        shown(advice, console(), plan_path=plan_file if is_written else None)
     if refusal is not None:
         raise refusal  # the answer stands all the same: it was printed
     if nothing and plan_file is not None:

@@ -80,7 +80,7 @@ def demo(context: click.Context, /, **settings: Any) -> None:
     say("\n2. Asking for advice: a shop wants support answers in its own style\n")
     advice, ruleset = advise_on(Stated(answers=demo_answers(model)), probed=hardware)
     plan, comments = require_plan(advice, ruleset)
-    print_advice(advice, console())
+    print_advice(advice, console(), read_in="run")
     say(f"\n3. Training exactly that plan, shortened for the demo ({', '.join(SHORTENED)})\n")
     settings["set_values"] = (*SHORTENED, *settings["set_values"])
     run = train(plan, settings, comments=comments)

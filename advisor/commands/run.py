@@ -83,7 +83,7 @@ def run(
     advice, ruleset = advise_on(stated, rule_layers, online=True)
     advice = choose_candidate(advice, ruleset, choose, force=force)
     nothing = nothing_to_train(advice, ruleset)
-    print_advice(advice, console(stderr=True))
+    print_advice(advice, console(stderr=True), read_in="run")
     if nothing or not advice.fits:
         why = nothing or "nothing fits; see above for what would"
         say(f"nothing was started: {why}")

@@ -75,7 +75,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
         )
 
     def show(outcome: Outcome) -> None:
-        print_advice(outcome.advice, out, plan_path=outcome.plan_path)
+        print_advice(outcome.advice, out, plan_path=outcome.plan_path, read_in="menu")
 
     def plan_text(outcome: Outcome) -> str:
         return (

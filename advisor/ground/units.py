@@ -5,6 +5,7 @@ Inside, everything is bytes, seconds, tokens and US dollars.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite
 
 KIB = 2**10
@@ -86,27 +87,31 @@ def format_whole_time(
     evaluate_s: float = 0.0,
     save_s: float = 0.0,
 ) -> str:
-    """An expected time by its parts: 'about 2 h 10 min in all (load 1 min, ...)'.
+    """An expected time by its parts: 'about 2 h 10 min in all (load 1 min, ...)'."""
+    parts = {
+        "load": load_s,
+        "tokenising": prepare_s,
+        "measuring before": before_s,
+        "training": train_s,
+        "held-out loss": evaluate_s,
+        "checkpoints": save_s,
+        "after": after_s,
+    }
+    return f"about {format_duration(sum(parts.values()))} in all ({format_parts(parts)})"
+
+
+def format_parts(parts: Mapping[str, float]) -> str:
+    """The parts of a whole time in seconds: 'load 1 min, measuring before 40 s, training 2 h'.
 
     Of what not every run has, only parts of some length are named.
     """
-    parts = (
-        ("load", load_s),
-        ("tokenising", prepare_s),
-        ("measuring before", before_s),
-        ("training", train_s),
-        ("held-out loss", evaluate_s),
-        ("checkpoints", save_s),
-        ("after", after_s),
-    )
-    total_s = sum(seconds for _, seconds in parts)
+    least_s = max(1.0, WORTH_NAMING * sum(parts.values()))
     always = ("load", "measuring before", "training", "after")
-    named = ", ".join(
+    return ", ".join(
         f"{name} {format_duration(seconds)}"
-        for name, seconds in parts
-        if name in always or seconds >= max(1.0, WORTH_NAMING * total_s)
+        for name, seconds in parts.items()
+        if name in always or seconds >= least_s
     )
-    return f"about {format_duration(total_s)} in all ({named})"
 
 
 def is_finite(number: float) -> bool:

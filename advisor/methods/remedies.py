@@ -51,6 +51,10 @@ class Remedy:
     ways: tuple[Way, ...] = ()
     measure: Annotated[str, "how to tell that it is not enough"] = ""
     helps_then: Annotated[str, "what of this product helps then"] = ""
+    write: Annotated[str, "what to write down for it, as a sentence goes on"] = ""
+    again: Annotated[Mapping[str, Any], MapOf(of=Shape()), "what to state then: fact -> value"] = (
+        field(default_factory=dict)
+    )
     beside_training: Annotated[str, "which half does what, where something is trained too"] = ""
     also: tuple[Also, ...] = ()
     sources: tuple[Source, ...] = field(default=())

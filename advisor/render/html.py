@@ -7,9 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from advisor.advice.types import Advice
-from advisor.render.answer.page import Page, page_of
+from advisor.render.answer.first import MEMORY, First
+from advisor.render.answer.page import page_of
 from advisor.render.blocks import Block, Item, Items, Table, Text
 from advisor.render.markup import text
+from advisor.render.memory_bar import STYLE as MEMORY_STYLE
+from advisor.render.memory_bar import memory_bar
 
 # A browser that honours this loads nothing and runs nothing, whatever a model name or a data path
 # contains.
@@ -36,6 +39,11 @@ pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px
 .answer { background: var(--soft); border-left: 4px solid var(--mark); padding: .25rem 1rem;
   border-radius: 0 6px 6px 0; }
 .answer p { margin: .6rem 0; font-size: 1.1rem; }
+dl { display: grid; grid-template-columns: 5.5rem 1fr; gap: .3rem 1rem; margin: 1rem 0; }
+dt { color: var(--quiet); font-weight: 600; grid-column: 1; }
+dd { margin: 0; grid-column: 2; }
+.step p { margin: .8rem 0 .3rem; }
+.step pre, li pre { margin: .3rem 0; }
 ul { padding-left: 1.2rem; margin: .5rem 0; }
 li { margin: .35rem 0; }
 .quiet { color: var(--quiet); font-size: .9rem; display: block; }
@@ -50,6 +58,8 @@ tr.chosen { background: var(--soft); }
 tr.chosen td:first-child { font-weight: 600; box-shadow: inset 4px 0 0 var(--mark); }
 footer { margin-top: 2.5rem; color: var(--quiet); font-size: .85rem; }
 @media (max-width: 36rem) {
+  dl { display: block; }
+  dt { margin-top: .6rem; }
   table, tbody, tr, td { display: block; }
   thead { display: none; }
   tr { border: 1px solid var(--line); border-radius: 6px; margin: .6rem 0; }
@@ -70,7 +80,7 @@ def advice_page(advice: Advice, *, plan_text: str | None = None) -> str:
     """
     page = page_of(advice)
     body = [
-        *_answer(page),
+        *_first(advice, page.first),
         *(
             line
             for section in page.sections
@@ -88,6 +98,7 @@ def advice_page(advice: Advice, *, plan_text: str | None = None) -> str:
         f"Fine-tuning advice: <code>{text(page.composition)}</code>",
         body,
         footer=page.in_short,
+        style=MEMORY_STYLE,
     )
 
 
@@ -120,12 +131,19 @@ def document(
     return "\n".join(parts) + "\n"
 
 
-def _answer(page: Page) -> list[str]:
-    return [
-        '<div class="answer">',
-        *(f"<p>{text(sentence)}</p>" for sentence in page.sentences),
-        "</div>",
-    ]
+def _first(advice: Advice, first: First) -> list[str]:
+    """What is seen first, as on a terminal, with the memory as a bar."""
+    lines = ['<div class="answer">', f"<p>{text(first.answer)}</p>", "</div>", "<dl>"]
+    for part in first.parts:
+        lines.append(f"<dt>{text(part.label)}</dt>")
+        lines += [f'<dd class="{text(item.tone)}">{text(item.text)}</dd>' for item in part.items]
+        if part.label == MEMORY:
+            lines += ["<dd>", *memory_bar(advice), "</dd>"]
+    lines.append("</dl>")
+    for step in first.steps:
+        commands = "".join(f"<pre>{text(command)}</pre>" for command in step.commands)
+        lines.append(f'<div class="step"><p>{text(step.text)}</p>{commands}</div>')
+    return lines
 
 
 def _plan(plan_text: str) -> list[str]:

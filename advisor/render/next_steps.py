@@ -11,7 +11,8 @@ from typing import Any
 from advisor.advice.types import Advice
 from advisor.ground.types import Source
 from advisor.methods import remedy
-from advisor.methods.remedies import OTHER_TOOL, Way
+from advisor.methods.remedies import OTHER_TOOL, Remedy, Way
+from advisor.render.words import stays_at_home
 from advisor.situation.answers import command_line
 
 # What a person has to write down for each kind of data: what it is, its file, a row of it.
@@ -37,7 +38,6 @@ FILES = {
 }
 DOTS = '"..."'
 DRY_RUN = "--dry-run"
-NOT_SO = "if it is a model of text after all, say so: --choose {composition} --force"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +49,8 @@ class NextSteps:
     ways: tuple[Way, ...]
     measure: str = ""  # how to tell that it is not enough
     helps_then: str = ""  # what of this product helps then
+    write: str = ""  # what to write into a file for it
+    again: tuple[str, ...] = ()  # the lines to type then: check the file, and ask again with it
     also: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
 
@@ -60,7 +62,7 @@ def next_steps(advice: Advice) -> tuple[NextSteps, ...]:
 
 def _steps(advice: Advice) -> Iterator[NextSteps]:
     composition = advice.recommendation.composition
-    privacy = advice.facts.get("priority") == "privacy"
+    at_home = stays_at_home(advice)
     for name in composition.remedies:
         if name == OTHER_TOOL:
             yield _other_tool(advice)
@@ -73,65 +75,112 @@ def _steps(advice: Advice) -> Iterator[NextSteps]:
             remedy=name,
             first=found.first,
             # What must not leave the house is not sent to a provider.
-            ways=tuple(way for way in found.ways if way.where == "local" or not privacy),
+            ways=tuple(way for way in found.ways if way.where == "local" or not at_home),
             measure=found.measure,
             helps_then="" if composition.chain else found.helps_then,
+            write=found.write,
+            again=() if composition.chain else _again(advice, found),
             also=(*halves, *found.said_also(advice.facts)),
             sources=found.sources,
         )
 
 
-def training_steps(advice: Advice) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def is_elsewhere(advice: Advice) -> bool:
+    """Whether the GPU is in another machine than the one that is asked."""
+    hardware = advice.situation.hardware
+    return hardware.origin == "stated" and bool(hardware.gpus)
+
+
+def _again(advice: Advice, found: Remedy) -> tuple[str, ...]:
+    """The lines that check what was written, and ask again with it."""
+    if not found.again:
+        return ()
+    answers, states = advice.situation.answers, dict(found.again)
+    taken_back = {name for name, value in states.items() if value is None}
+    stated = (*answers.signals, *states.pop("signals", ()))
+    signals = tuple(dict.fromkeys(name for name in stated if name not in taken_back))
+    states |= dict.fromkeys(signals) | {"signals": signals or None}  # no denial beside it
+    asked = command_line(answers, states, command="advise")
+    return (f"advise check {states['data_path']}", asked)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One step of a training that starts."""
+
+    text: str
+    short: str = ""  # the same in one line of a terminal, where there is a shorter way to say it
+    commands: tuple[str, ...]
+
+
+def training_steps(advice: Advice) -> tuple[Step, ...]:
     """How to begin with a training: what to write down, and the lines to type, each with what it
     does.
     """
     return tuple(_training(advice))
 
 
-def _training(advice: Advice) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _training(advice: Advice) -> Iterator[Step]:
     situation, composition = advice.situation, advice.recommendation.composition
     answers, changes = situation.answers, dict[str, Any]()
     if not answers.value("data_path") and not answers.value("tasks"):
-        if composition.chain[0] == "cpt":
-            changes["data_path"] = "documents"
-            yield (
-                "Put your documents as text files into a folder, and check them:",
-                ("advise check documents",),
-            )
-        else:
-            what, file, columns = FILES[_kind_of_file(advice)]
-            if composition.per_task:
-                changes |= dict.fromkeys(("data_kind", "data_rows", "data_tokens"))
-                changes["tasks"] = {task: f"{task}-{file}" for task in ("first", "second")}
-                file, where = f"first-{file}", "of each task into a file of its own"
-            else:
-                changes["data_path"], where = file, "into one file"
-            mapping = {} if len(columns) > 1 else {"question": columns[0]}
-            if mapping:
-                changes["data_mapping"] = mapping
-            more = "".join(f" --map {role}={column}" for role, column in mapping.items())
-            row = ", ".join(
-                f'"{column}": {"true" if column == "label" and "prompt" in columns else DOTS}'
-                for column in columns
-            )
-            yield (
-                f"Put your {what} {where}, one a line such as {{{row}}}, and check it:",
-                (f"advise check {file}{more}",),
-            )
+        step, changes = _to_write_down(advice)
+        yield step
     if any(stage.is_sharded for stage in advice.recommendation.stages):
+        written = command_line(answers, changes, command="advise")
+        yield Step(
+            text="Write the plan, for a tool that splits a model over GPUs:",
+            commands=(f"{written} --plan plan.yaml",),
+        )
         return  # `advise run` does not start it, as a warning says
     if "distill" in composition.chain and not answers.value("teacher_model"):
         changes["teacher_model"] = "THE_LARGER_MODEL"
     there = ""
     if situation.hardware.origin == "stated":
         changes["gpu"] = None
-        there = ", on the machine with the GPU" if situation.hardware.gpus else ""
-    yield (
-        f"Train{there}. This line measures the memory first (leave --dry-run out to train):",
-        (f"{command_line(answers, changes)} {DRY_RUN}",),
+        there = " on the machine with the GPU" if situation.hardware.gpus else ""
+    yield Step(
+        text=f"Train{there}; --dry-run measures the memory first, and trains nothing:",
+        short=f"Train{there}; --dry-run measures the memory first:",
+        commands=(f"{command_line(answers, changes)} {DRY_RUN}",),
     )
     if not composition.encoder:
-        yield "Afterwards, put your own requests to the model before and after:", ("advise chat",)
+        yield Step(
+            text="Afterwards, put your own requests to the model before and after:",
+            commands=("advise chat",),
+        )
+
+
+def _to_write_down(advice: Advice) -> tuple[Step, dict[str, Any]]:
+    """The file that is still missing, and what it changes in the answers."""
+    composition = advice.recommendation.composition
+    if composition.chain[0] == "cpt":
+        return Step(
+            text="Put your documents as text files into a folder, and check them:",
+            commands=("advise check documents",),
+        ), {"data_path": "documents"}
+    what, file, columns = FILES[_kind_of_file(advice)]
+    changes: dict[str, Any] = {"data_path": file}
+    where = "into one file"
+    if composition.per_task:
+        changes = dict.fromkeys(("data_kind", "data_rows", "data_tokens"))
+        changes["tasks"] = {task: f"{task}-{file}" for task in ("first", "second")}
+        file, where = f"first-{file}", "of each task into a file of its own"
+    mapping = {} if len(columns) > 1 else {"question": columns[0]}
+    if mapping:
+        changes["data_mapping"] = mapping
+    more = "".join(f" --map {role}={column}" for role, column in mapping.items())
+    row = ", ".join(
+        f'"{column}": {"true" if column == "label" and "prompt" in columns else DOTS}'
+        for column in columns
+    )
+    short_where = "a file for each task" if composition.per_task else "a file"
+    checked = "each" if composition.per_task else "it"
+    return Step(
+        text=f"Put your {what} {where}, one a line such as {{{row}}}, and check {checked}:",
+        short=f"Put lines like {{{row}}} into {short_where}, and check {checked}:",
+        commands=(f"advise check {file}{more}",),
+    ), changes
 
 
 def finding_out(advice: Advice) -> str | None:
@@ -140,7 +189,7 @@ def finding_out(advice: Advice) -> str | None:
     """
     if advice.recommendation.estimate.fits != "may_fit":
         return None
-    lines = [line for _, commands in training_steps(advice) for line in commands]
+    lines = [line for step in training_steps(advice) for line in step.commands]
     return next((line for line in lines if line.endswith(DRY_RUN)), None)
 
 
@@ -157,19 +206,32 @@ def _kind_of_file(advice: Advice) -> str:
 def _other_tool(advice: Advice) -> NextSteps:
     outside = advice.situation.outside
     assert outside is not None  # nothing else leads to this remedy
-    instead = tuple(
-        f"to train {model} here in its place: the same command with --model {model}"
+    answers = advice.situation.answers
+    instead = [
+        Way(
+            where="local",
+            text=f"To train {model} here in its place:",
+            commands=(command_line(answers, {"model": model}, command="advise"),),
+            cost="",
+        )
         for model in outside.instead[:1]
-    )
+    ]
     trains = next((c.composition for c in advice.alternatives if c.composition.chain), None)
     certain = outside.instead or not outside.is_model  # it is known, and can be had in another form
-    doubt = () if certain or trains is None else (NOT_SO.format(composition=trains),)
+    if trains is not None and not certain:
+        all_the_same = f"--choose {trains} --force"
+        instead.append(
+            Way(
+                where="local",
+                text="If it is a model of text after all:",
+                commands=(f"{command_line(answers, {}, command='advise')} {all_the_same}",),
+                cost="",
+            )
+        )
+    first = [Way(where="local", text="To begin:", commands=outside.first, cost="")]
     return NextSteps(
         remedy=OTHER_TOOL,
         first=outside.where,
-        ways=(Way(where="local", text="", commands=outside.first, cost=""),)
-        if outside.first
-        else (),
-        also=(*instead, *doubt),
+        ways=(*(first if outside.first else ()), *instead),
         sources=outside.sources,
     )

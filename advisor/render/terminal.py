@@ -1,15 +1,15 @@
-"""Advice on a terminal: three plain sentences, then the page behind them.
+"""Advice on a terminal: the first screen, or the whole answer behind it.
 
 Wraps, never crops; nothing depends on colour.
 """
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from advisor.ground.terminal import shown
+from advisor.render.answer.first import LABEL, Part, first_screen
 from advisor.render.answer.page import Page, page_of
 from advisor.render.answer.reasons import answer_words, reason_origin, reason_text
 from advisor.render.answer.rivals import canonical
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from advisor.advice.types import Advice, Candidate
 
 STYLES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
-NARROW = 64  # columns
+NARROW = 64  # columns: below, labels stand above what they label
+WIDE_TABLE = 100  # columns from which on a table is one
 # For terminals and files that cannot hold the sign itself; what has no counterpart is shown by its
 # code point.
 ASCII = str.maketrans(
@@ -45,39 +46,69 @@ ASCII = str.maketrans(
 )
 
 
-def print_advice(advice: Advice, console: Console, *, plan_path: str | None = None) -> None:
-    """Print the whole answer: the three sentences, then why, needs, why not the others, what would
-    change it.
+# Where the rest of the answer is, by where the first screen is read.
+WHOLE = {
+    "shell": "All reasons, sources and other methods: the same command with --why",
+    "menu": "All reasons, sources and other methods: in the menu",
+    "run": "All reasons, sources and other methods: advise with the same answers, and --why",
+}
 
-    `plan_path` is the launch file if one was written; its path and the command that runs it come
-    last.
+
+def print_advice(
+    advice: Advice,
+    console: Console,
+    *,
+    plan_path: str | None = None,
+    read_in: Literal["shell", "menu", "run"] = "shell",
+) -> None:
+    """Print the first screen: what to do, why, what it needs, what could change it, and the next
+    command last.
+
+    Args:
+        plan_path: The launch file, if one was written: the next command runs it.
+        read_in: Where it is read. In a run that starts now there is no next command.
     """
-    page = page_of(advice)
-    print_page(page, console)
-    if plan_path is not None:
-        _title(console, "The plan")
-        # soft_wrap leaves the line whole, so that it can be copied from a narrow terminal.
-        console.print(_rich(f"  {plan_path}", console), soft_wrap=True)
-        if not any(stage.is_sharded for stage in advice.recommendation.stages):
-            console.print(
-                _rich(f"  advise run {shlex.quote(plan_path)}", console, "bold"), soft_wrap=True
-            )
+    first = first_screen(advice, plan_path=plan_path)
+    _print_hanging(console, "", _rich(first.answer, console, "bold"))
     console.print()
-    _print_hanging(console, "", _rich(page.in_short, console, "bold"))
+    for part in first.parts:
+        _print_part(part, console)
+    console.print()
+    if read_in != "run" or not advice.fits or not advice.recommendation.stages:
+        for step in first.steps:
+            _print_hanging(console, "", _rich(step.text, console))
+            _print_commands(step.commands, console, "  ")
+    _print_hanging(console, "", _rich(WHOLE[read_in], console, "dim"))
 
 
-def print_whole_answer(advice: Advice, console: Console) -> None:
+def print_whole_answer(advice: Advice, console: Console, *, plan_path: str | None = None) -> None:
     """Print everything that is said of an answer: every reason with its source, every other method
-    with its number, what would change it, and what it is based on.
+    with its number, what would change it, what it is based on, and the next steps last.
     """
-    print_page(page_of(advice), console)
+    print_page(page_of(advice, plan_path=plan_path), console)
+
+
+def _print_part(part: Part, console: Console) -> None:
+    """A label at the left and its entries beside it; on a narrow terminal below it."""
+    wide = console.width >= NARROW
+    label = f"{part.label:<{LABEL}}" if wide else "  "
+    if not wide:
+        console.print(_rich(part.label, console, "bold"))
+    several = len(part.items) > 1
+    for place, item in enumerate(part.items):
+        lead = (label if place == 0 or not wide else " " * LABEL) + ("- " if several else "")
+        _print_hanging(console, lead, _rich(item.text, console, STYLES[item.tone]))
+
+
+def _print_commands(commands: Iterable[str], console: Console, lead: str) -> None:
+    """Each on a line of its own, whole, so that it can be copied."""
+    for command in commands:
+        console.print(_rich(f"{lead}{command}", console, "bold"), soft_wrap=True)
 
 
 def print_page(page: Page, console: Console) -> None:
-    """Print sentences and sections."""
-    console.print()
-    for text in page.sentences:
-        _print_hanging(console, "", _rich(text, console, "bold"))
+    """Print the answer and every section."""
+    _print_hanging(console, "", _rich(page.first.answer, console, "bold"))
     for section in page.sections:
         _title(console, section.title)
         for block in section.blocks:
@@ -140,8 +171,7 @@ def _print_block(block: Block, console: Console) -> None:
             )
             if item.detail:
                 _print_hanging(console, "    ", _rich(item.detail, console, "dim"))
-            for command in item.commands:  # whole, so that it can be copied
-                console.print(_rich(f"      {command}", console, "bold"), soft_wrap=True)
+            _print_commands(item.commands, console, "      ")
     else:
         _print_table(block, console)
 
@@ -163,7 +193,7 @@ def _print_hanging(console: Console, lead: str, text: RichText) -> None:
 
 
 def _print_table(block: Table, console: Console) -> None:
-    if console.width < NARROW:  # columns would break words apart: one paragraph a row
+    if console.width < WIDE_TABLE:  # the last column would be too narrow: one paragraph a row
         for row in block.rows:
             first, *rest = [
                 f"{column}: {cell}" if place else cell

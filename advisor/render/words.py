@@ -10,13 +10,10 @@ from __future__ import annotations
 
 from advisor.advice.explain import unknown_words
 from advisor.advice.types import Advice, Candidate
-from advisor.estimate.types import Estimate, WholeTime
+from advisor.estimate.types import Estimate
 from advisor.ground.units import (
-    about_usd,
     format_count,
-    format_duration,
     format_gib,
-    format_whole_time,
 )
 from advisor.methods import methods, remedies, remedy, schemes
 from advisor.methods.composition import Composition
@@ -43,10 +40,10 @@ def meaning_of(name: str) -> str:
     return known.meaning if known else "no description"
 
 
-def sentence(text: str) -> str:
+def sentence(text: str, *, named: bool = False) -> str:
     """The text as one sentence: a capital letter first, a full stop last.
 
-    Never changes the case of a name inside.
+    Never changes the case of a name inside; `named` says that the first word is one.
     """
     text = text.strip()
     if not text:
@@ -55,8 +52,26 @@ def sentence(text: str) -> str:
         text[-1] == ")" and ". (" in text
     )  # a remark in brackets after the full stop
     first = text.split(maxsplit=1)[0]
-    named = first[1:] != first[1:].lower()  # vLLM is written as its makers write it
+    named = named or first[1:] != first[1:].lower()  # vLLM is written as its makers write it
     return (text[0] if named else text[0].upper()) + text[1:] + ("" if ended else ".")
+
+
+TWO_LINES, THREE_LINES = 138, 207  # characters of the first screen, beside its labels
+WORTH_SAYING = 40  # characters: what is shorter says too little alone
+
+
+def shortened(text: str, *marks: str, least: int = TWO_LINES) -> str:
+    """The text, or what stands before the last of the marks if it is longer than that.
+
+    What is left is whole: no bracket and no code is cut in two.
+    """
+    for mark in marks:
+        start, found, _ = text.rpartition(mark)
+        while found and len(text) > least and len(start) >= WORTH_SAYING:
+            if start.count("(") == start.count(")") and start.count("`") % 2 == 0:
+                text = start
+            start, found, _ = start.rpartition(mark)
+    return text
 
 
 def model_name(advice: Advice, otherwise: str = "the model") -> str:
@@ -88,10 +103,8 @@ def device_name(advice: Advice) -> str:
     )
 
 
-def three_sentences(advice: Advice) -> tuple[str, str, str]:
-    """What will be done, how long it takes, what it costs: words that need no knowledge of machine
-    learning.
-    """
+def what_to_do(advice: Advice) -> str:
+    """What will be done, in words that need no knowledge of machine learning."""
     composition = advice.recommendation.composition
     stuck = advice.nothing_fits
     if stuck is not None:
@@ -111,25 +124,11 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
             if stuck.nearest.estimate.fits == "too_big"
             else f"stays within the budget on {device_name(advice)}"
         )
-        return (
-            sentence(f"nothing that suits the task {limits}{way_out}"),
-            "How long it takes depends on which of these you choose.",
-            "So does what it costs.",
-        )
+        return sentence(f"nothing that suits the task {limits}{way_out}")
     if advice.situation.outside is not None and not composition.chain:
-        return (
-            sentence(advice.situation.outside.what),
-            sentence(f"where to go with it: {advice.situation.outside.where}"),
-            "How long it takes and what it costs depend on that tool.",
-        )
+        return sentence(advice.situation.outside.what)
     if not composition.chain:
-        at_home = advice.facts.get("priority") == "privacy"
-        elsewhere = "" if at_home else ", at a provider you pay for each request"
-        return (
-            sentence(f"no training is needed: {joined(_remedies(composition))}"),
-            "There is nothing to train, so you can try it today.",
-            f"Training costs nothing then: on your own computer you pay electricity{elsewhere}.",
-        )
+        return sentence(f"no training is needed: {joined(_remedies(composition))}")
     what = _what(advice) + _part(advice)
     if size_is_unknown(advice):
         name = model_name(advice)
@@ -144,7 +143,13 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
             f"{unknown}: tell it with --model-params-b (7 stands for 7 billion parameters)."
             f" If it fits, {what}"
         )
-    return sentence(what), _time(advice), _cost(advice)
+    return sentence(what)
+
+
+def stays_at_home(advice: Advice) -> bool:
+    """Whether nothing may go to a provider: privacy comes first, or the person serves the model."""
+    serves = advice.facts.get("serve_with") in ("transformers", "vllm", "ollama")
+    return advice.facts.get("priority") == "privacy" or serves
 
 
 def size_is_unknown(advice: Advice) -> bool:
@@ -240,50 +245,12 @@ def _kind_of_data(advice: Advice) -> str | None:
     return kind
 
 
-def _time(advice: Advice) -> str:
-    estimate = advice.recommendation.estimate
-    if estimate.duration_s is None:
-        return sentence(f"how long it takes cannot be said yet{_because_unknown(advice)}")
-    if estimate.times is not None:
-        whole = format_duration(estimate.times.total_s)
-        return sentence(f"it takes about {whole} in all on {device_name(advice)}")
-    return sentence(
-        f"the training takes about {format_duration(estimate.duration_s)} on {device_name(advice)}"
-    )
-
-
-def whole_time_words(times: WholeTime) -> str:
-    """'about 2 h 10 min in all (load 1 min, ...)'."""
-    whole = format_whole_time(
-        times.load_s, times.before_s, times.train_s, times.after_s,
-        prepare_s=times.prepare_s, evaluate_s=times.evaluate_s, save_s=times.save_s,
-    )  # fmt: skip
-    low, high = format_duration(times.low_s), format_duration(times.high_s)
-    return whole if low == high else f"{whole}, between {low} and {high}"
-
-
 def whole_seconds(estimate: Estimate) -> float | None:
     """Seconds of all parts; of the training alone where the others are not known."""
     return estimate.duration_s if estimate.times is None else estimate.times.total_s
 
 
-def _cost(advice: Advice) -> str:
-    estimate, hardware = advice.recommendation.estimate, advice.situation.hardware
-    note = f" ({estimate.cost_note})" if estimate.cost_note else ""
-    own = hardware.origin == "probed"
-    if not estimate.cost_usd:
-        if estimate.cost_usd is not None or (own and not hardware.gpus):
-            return sentence("it costs nothing but electricity, since it runs on your own computer")
-        return sentence(f"what it costs cannot be said yet{_because_unknown(advice)}")
-    if own:
-        return sentence(
-            "on your own machine it costs electricity alone; to rent the same for that long,"
-            f" {about_usd(estimate.cost_usd)}{note}"
-        )
-    return sentence(f"it costs {about_usd(estimate.cost_usd)}{note}")
-
-
-def _because_unknown(advice: Advice) -> str:
+def because_unknown(advice: Advice) -> str:
     """What is missing for time and cost: the number of examples where that is it, else the
     estimate's own words.
     """
@@ -291,6 +258,8 @@ def _because_unknown(advice: Advice) -> str:
         return ": it depends on the number of examples, which is not known"
     if size_is_unknown(advice):
         return ": the size of the model is not known"
+    if advice.situation.hardware.kind == "unknown":
+        return ": the hardware is not known, `--gpu` says it"
     reasons = dict.fromkeys(map(unknown_words, advice.recommendation.estimate.unknown))
     if TOKENS_UNKNOWN in reasons:
         return (

@@ -12,7 +12,7 @@ from advisor.ground.types import Hardware
 from advisor.methods import methods, remedies, schemes
 from advisor.methods.composition import Composition
 from advisor.methods.remedies import OTHER_TOOL
-from advisor.render.words import three_sentences
+from advisor.render.words import what_to_do
 from advisor.ruleset.facts import load_facts
 from advisor.situation.types import Situation
 from tests.render.example_advice import advice, answers, candidate, estimate
@@ -49,7 +49,7 @@ def first_sentence(composition: Composition, **stated: object) -> str:
     )
     one = candidate(composition, "recommended", (), estimate("unknown"))
     facts = {"reward_model_available": stated.get("reward_model_available")}
-    said = three_sentences(advice(one, situation, facts=facts))[0]
+    said = what_to_do(advice(one, situation, facts=facts))
     # A model of which nothing is known has a sentence before it that asks for the size.
     return said.partition("If it fits, ")[2] or said
 

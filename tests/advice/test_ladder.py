@@ -15,7 +15,7 @@ from advisor.advice.planning import comment_of
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.methods import schemes
-from advisor.render.words import three_sentences
+from advisor.render.words import what_to_do
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE, random_answers, write_data
@@ -202,7 +202,7 @@ def test_a_limit_that_is_not_enough_trains_on_a_part(monkeypatch):
     assert stage.part is not None
     assert 1_000 < stage.part.rows < 400_000
     assert stage.settings["max_steps"].because.startswith("$20 is enough for about so many of")
-    assert "of your 400,000 rows" in three_sentences(advice)[0]
+    assert "of your 400,000 rows" in what_to_do(advice)
     assert any("only a part of the data is used" in warning for warning in advice.warnings)
 
 

@@ -107,7 +107,7 @@ def test_the_page_is_short(call):
     own.
     """
     for name, flags in LEADS_TO.items():
-        code, out, _ = call("--gpu", "unknown", *flags)
+        code, out, _ = call("--gpu", "unknown", *flags, "--why")
         assert code == 0
         part = out.split("What to do next")[1].split("\n\n")[0]
         assert len(part.strip().splitlines()) <= 14, name
@@ -127,7 +127,8 @@ def test_a_plan_asked_for_where_nothing_is_trained(call, tmp_path, flags):
         assert document["plan"] is None
         assert "trains nothing" in document["missing"][0]
     else:
-        assert "What to do next" in out
+        assert "No training is needed" in out
+        assert "advise check examples.jsonl" in out
 
 
 def test_a_run_asked_for_where_nothing_is_trained(call):

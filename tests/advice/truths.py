@@ -38,7 +38,9 @@ def number(text: str) -> float:
 def texts_of(advice: Advice) -> Iterator[str]:
     """Every text of the page but what the answer is based on."""
     page = page_of(advice)
-    yield from page.sentences
+    yield page.first.answer
+    for part in page.first.parts:
+        yield from (item.text for item in part.items)
     for section in page.sections:
         for block in section.blocks:
             if isinstance(block, Text):
@@ -82,7 +84,7 @@ def contradictions(advice: Advice) -> Iterator[str]:
             yield f"tokens are known: {text}"
         if "number of examples, which is not known" in text and known.get("data_rows"):
             yield f"rows are known: {text}"
-    for rows in YOUR_ROWS.findall(page_of(advice).sentences[0]):
+    for rows in YOUR_ROWS.findall(page_of(advice).first.answer):
         if number(rows) != known.get("data_rows"):
             yield f"not your {rows} rows"
     yield from _of_candidates(advice)

@@ -76,7 +76,10 @@ def test_the_page_says_all_that_the_terminal_says(name):
     advice = EXAMPLES[name]()
     text = re.sub(r"\s+", " ", parsed(advice_page(advice)).text)
     page = page_of(advice)
-    wanted = [*page.sentences, *(section.title for section in page.sections)]
+    wanted = [page.first.answer, *(section.title for section in page.sections)]
+    wanted += [item.text for part in page.first.parts for item in part.items]
+    wanted += [part.label for part in page.first.parts]
+    wanted += [line for step in page.first.steps for line in (step.text, *step.commands)]
     for section in page.sections:
         for block in section.blocks:
             if isinstance(block, Text):

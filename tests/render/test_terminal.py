@@ -17,10 +17,11 @@ from advisor.estimate.types import Moment, Term
 from advisor.ground.types import Source
 from advisor.ground.units import GIB, format_gib
 from advisor.methods import methods, objectives, remedies, remedy, schemes, updates
-from advisor.render.answer.needs import term_words
+from advisor.render.answer.first import first_screen
+from advisor.render.answer.needs import cost_line, term_words, time_line
 from advisor.render.answer.page import page_of
 from advisor.render.blocks import Items, Table, Text
-from advisor.render.terminal import print_advice, print_candidate
+from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
 from advisor.render.words import meaning_of
 from tests.render.example_advice import (
     EXAMPLES,
@@ -35,10 +36,11 @@ from tests.render.example_advice import (
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-def printed(advice, *, width=80, plan_path=None, **console) -> str:
-    """The page as text."""
+def printed(advice, *, width=80, plan_path=None, first=False, **console) -> str:
+    """The whole answer as text, or its first screen."""
     file = io.StringIO()
-    print_advice(advice, Console(file=file, width=width, **console), plan_path=plan_path)
+    shown = print_advice if first else print_whole_answer
+    shown(advice, Console(file=file, width=width, **console), plan_path=plan_path)
     return file.getvalue()
 
 
@@ -62,19 +64,23 @@ def squeezed(text: str) -> str:
     return re.sub(r"[\s─━-]+", "", text)
 
 
+@pytest.mark.parametrize("part", ["first", "whole"])
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_pages_look_as_they_were_looked_at(name, width):
-    """Each kind of answer prints exactly the page that was read and approved."""
+def test_pages_look_as_they_were_looked_at(name, width, part):
+    """Each kind of answer prints exactly the first screen and the whole answer that were read and
+    approved.
+    """
     text = "\n".join(
         line.rstrip()
         for line in printed(
             EXAMPLES[name](),
             width=width,
             plan_path="plan.yaml" if name.startswith("scenario") else None,
+            first=part == "first",
         ).split("\n")
     )
-    path = GOLDEN / f"advice_{name}_{width}.txt"
+    path = GOLDEN / f"advice_{name}_{part}_{width}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
     assert text == path.read_text()
@@ -104,15 +110,30 @@ def test_no_width_loses_text(name, width):
         assert squeezed(section.title) in squeezed(text)
         for block in section.blocks:
             if isinstance(block, Text):
-                assert squeezed(block.text) in squeezed(text)
+                assert squeezed(block.text.replace("\x1b", "\\x1b")) in squeezed(text)
             elif isinstance(block, Items):
                 for item in block.items:
                     assert squeezed(item.text.replace("\x1b", "\\x1b")) in squeezed(text)
                     assert squeezed(item.detail.replace("\x1b", "\\x1b")) in squeezed(text)
             else:
                 _assert_table(block, text, width)
-    for sentence in page.sentences:
-        assert squeezed(sentence.replace("\x1b", "\\x1b")) in squeezed(text)
+    assert squeezed(page.first.answer.replace("\x1b", "\\x1b")) in squeezed(text)
+
+
+@pytest.mark.parametrize("width", [20, 40, 64, 80, 120])
+@pytest.mark.parametrize("name", [*EXAMPLES, "injected"])
+def test_no_width_loses_text_of_the_first_screen(name, width):
+    """Labels, entries and steps are all there, and only commands are wider than the terminal."""
+    advice = {**EXAMPLES, "injected": injected}[name]()
+    text = printed(advice, width=width, first=True)
+    first = first_screen(advice)
+    commands = [one.replace("\x1b", "\\x1b") for step in first.steps for one in step.commands]
+    wide = [line for line in text.splitlines() if line.strip() not in commands]
+    assert max(map(len, wide)) <= width
+    wanted = [first.answer, *(step.text for step in first.steps), *commands]
+    wanted += [text for part in first.parts for text in (part.label, *(i.text for i in part.items))]
+    for one in wanted:
+        assert squeezed(one.replace("\x1b", "\\x1b")) in squeezed(text)
 
 
 def _assert_table(table: Table, text: str, width: int) -> None:
@@ -120,7 +141,7 @@ def _assert_table(table: Table, text: str, width: int) -> None:
     order.
     """
     for row in table.rows:
-        if width < 64:
+        if width < 100:
             assert squeezed(row.cells[-1]) in squeezed(text)
         for word in " ".join(row.cells).split():
             assert squeezed(word) in squeezed(text) or len(word) > 8
@@ -146,6 +167,7 @@ def test_a_terminal_without_the_signs_gets_others():
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii")
     print_advice(scenario_4(), Console(file=file, width=80))
+    print_whole_answer(scenario_4(), Console(file=file, width=80))
     file.flush()
     text = raw.getvalue().decode("ascii")
     assert "*****" in text
@@ -159,10 +181,11 @@ def test_control_characters_cannot_reach_the_terminal():
     assert "[bold]" in text
 
 
-def test_three_sentences_need_no_knowledge():
-    """The first three sentences say what, how long and what for, without a name of the trade."""
+def test_the_first_sentence_needs_no_knowledge():
+    """It says what is done without a name of the trade, but for the composition in brackets."""
     for name, make in EXAMPLES.items():
-        words = " ".join(page_of(make()).sentences).lower()
+        answer = page_of(make()).first.answer
+        words = answer.removesuffix(f" ({make().recommendation.composition}).").lower()
         for jargon in (
             "lora",
             "adapter",
@@ -180,28 +203,23 @@ def test_three_sentences_need_no_knowledge():
             assert jargon not in words.replace("qwen", ""), name
 
 
-def test_the_sentences_of_each_kind_of_answer():
+def test_the_lines_of_each_kind_of_answer():
     """What will be done, how long it takes, what it costs."""
-    assert page_of(scenario_5()).sentences == (
-        (
-            "Teach Qwen/Qwen3-8B with your 5,000 examples, by training a small add-on beside a"
-            " compressed copy of it; the model itself stays as it is."
-        ),
-        "It takes about 88 min in all on one NVIDIA GeForce RTX 4090.",
-        "It costs about $0.60 (RTX 4090 at $0.34/h, vast, 2026-08).",
+    assert page_of(scenario_5()).first.answer == (
+        "Teach Qwen/Qwen3-8B with your 5,000 examples, by training a small add-on beside a"
+        " compressed copy of it; the model itself stays as it is (sft+qlora)."
     )
-    assert "for each of 12 tasks" in page_of(scenario_3()).sentences[0]
-    assert (
-        page_of(remedy_alone()).sentences[0]
-        == "No training is needed: let the model look things up in your documents before it"
-        " answers."
+    assert time_line(scenario_5()) == "88 min, of which training 84 min"
+    assert cost_line(scenario_5()) == "$0.60: RTX 4090 at $0.34/h, vast, 2026-08"
+    assert "for each of 12 tasks" in page_of(scenario_3()).first.answer
+    assert page_of(remedy_alone()).first.answer == (
+        "No training is needed: let the model look things up in your documents before it"
+        " answers (rag)."
     )
-    assert (
-        page_of(nothing_fits())
-        .sentences[0]
-        .startswith("Nothing that suits the task fits on one RTX 3070")
+    assert page_of(nothing_fits()).first.answer.startswith(
+        "Nothing that suits the task fits on one RTX 3070"
     )
-    assert page_of(scenario_4()).sentences[0].count(", then ") == 2
+    assert page_of(scenario_4()).first.answer.count(", then ") == 2
 
 
 def test_every_method_of_the_guide_has_a_row_with_its_stars():
@@ -307,10 +325,7 @@ def test_an_unknown_model_is_why_time_is_unknown():
         recommendation=recommendation,
         situation=dataclasses.replace(advice.situation, model=None),
     )
-    assert (
-        page_of(advice).sentences[1]
-        == "How long it takes cannot be said yet: the size of the model is not known."
-    )
+    assert time_line(advice) == "Not known: the size of the model is not known."
 
 
 def test_training_on_ones_own_processor_costs_electricity():
@@ -330,8 +345,5 @@ def test_training_on_ones_own_processor_costs_electricity():
         alternatives=(),
         situation=dataclasses.replace(advice.situation, hardware=CPU),
     )
-    assert (
-        page_of(advice).sentences[2]
-        == "It costs nothing but electricity, since it runs on your own computer."
-    )
+    assert cost_line(advice) == "Electricity alone: it runs on your own computer"
     assert "$0.00" not in printed(advice)

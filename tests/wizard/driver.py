@@ -46,7 +46,9 @@ def main() -> int:
         return 0
 
     actions = Actions(
-        show=lambda outcome: print_advice(outcome.advice, console, plan_path=outcome.plan_path),
+        show=lambda outcome: print_advice(
+            outcome.advice, console, plan_path=outcome.plan_path, read_in="menu"
+        ),
         run=run,
         plan_text=lambda outcome: outcome.plan,
         save_page=save_page,

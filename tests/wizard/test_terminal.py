@@ -73,13 +73,13 @@ def answer_all(child) -> None:
 
 
 def test_from_the_first_question_to_the_run(start):
-    """Probe, questions, three sentences, page, menu, run: one way through, exit 0."""
+    """Probe, questions, first screen, menu, run: one way through, exit 0."""
     child = start("scenario_5", "--plan")
     child.expect("This machine has NVIDIA GeForce RTX 4090")
     answer_all(child)
     child.expect_exact("ANSWERS [('data_path', 'train.jsonl'), ('task', 'generation')]")
     child.expect("Teach Qwen/Qwen3-8B with your 5,000 examples")
-    child.expect("Why not the others")
+    child.expect("Why not ")
     child.expect("advise run plan.yaml")
     child.expect("What now")
     child.send(DOWN + ENTER)
@@ -139,7 +139,7 @@ def test_nothing_fits_ends_with_3(start):
     """Quitting where nothing fits is exit 3, after what would fit was shown."""
     child = start("nothing_fits")
     answer_all(child)
-    child.expect("What would fit")
+    child.expect("would help")
     child.expect("What now")
     child.send(UP + ENTER)
     assert ended(child) == 3
@@ -165,7 +165,7 @@ def test_other_terminals_work(start, environment):
     """Without colour and on older terminals the same keys lead to the same end."""
     child = start("scenario_5", "--plan", **environment)
     answer_all(child)
-    child.expect("In short: sft")
+    child.expect("other methods: in the menu")
     if "NO_COLOR" in environment:
         assert not re.search(r"\x1b\[(?:[0-9]+;)*3[0-9]m", child.before)
     child.expect("What now")

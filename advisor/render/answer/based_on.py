@@ -2,106 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from advisor.advice.types import Advice
-from advisor.render.answer.reasons import answer_words, capital
+from advisor.render.answer.reasons import answer_words, number_name
 from advisor.render.answer.rivals import canonical
 from advisor.render.blocks import Item, Items, Section
 from advisor.render.words import device_name, example_rows, meaning_of, model_name
 from advisor.ruleset.facts import load_facts
-from advisor.ruleset.phrases import inside_sentence, name_of
+from advisor.ruleset.phrases import inside_sentence, joined, name_of
+
+# What stands beside the model, the machine and the data, and is not repeated as an answer.
+SAID = ("model", "model_params_b", "gpu", "gpus", "gpu_memory_gib", "data_path", "data_kind",
+        "data_rows", "data_tokens", "tasks")  # fmt: skip
+FEW_FILES = 2  # that are listed one by one
 
 
 def legend(advice: Advice) -> Section:
-    """Every name used above in one line: the guide's methods in its order, then the rest in the
-    order they appear.
-    """
+    """The names in the recommendation, one line each."""
     facts = {canonical(method_id): method for method_id, method in advice.methods.items()}
-    used = dict.fromkeys(facts)
-    for candidate in (advice.recommendation, *advice.alternatives):
-        composition = candidate.composition
-        used.update(
-            dict.fromkeys(
-                [
-                    *composition.chain,
-                    *([composition.scheme] if composition.scheme else []),
-                    *composition.remedies,
-                ]
-            )
-        )
+    composition = advice.recommendation.composition
+    used = [*composition.remedies, *composition.chain]
+    used += [composition.scheme] if composition.scheme else []
     items = []
-    for name in used:
+    for name in dict.fromkeys(used):
         method = facts.get(name, {})
         label = str(method.get("name", name))
         label = label if label.lower() == name else f"{label} ({name})"
-        told = [
-            f"{label_} {method[key]}"
-            for key, label_ in (("ideal", "ideal use case:"), ("data", "data:"))
-            if method.get(key)
-        ]
-        items.append(
-            Item(
-                text=f"{label}: {method.get('plain') or meaning_of(name)}",
-                detail=f"the guide: {'; '.join(told)}" if told else "",
-            )
-        )
+        items.append(Item(text=f"{label}: {method.get('plain') or meaning_of(name)}"))
+    items.append(Item(text="any other name: `advise rules NAME` explains it", tone="quiet"))
     return Section(title="What the names mean", blocks=(Items(items=tuple(items)),))
 
 
 def based_on(advice: Advice) -> Section:
-    situation, rows = advice.situation, example_rows(advice)
+    """The model, the machine, the data, what was stated besides, and the rules."""
+    situation = advice.situation
     suggested = situation.suggestion is not None
     named = model_name(advice, otherwise="not named")
-    items = [
-        Item(
-            text=f"Model: {named}{' (a suggestion: none was named)' if suggested else ''}",
-            detail=_model_detail(advice),
-        )
-    ]
+    model = f"Model: {named}{' (a suggestion: none was named)' if suggested else ''}"
     origin = situation.hardware.origin
     machine = f"Machine: {device_name(advice)}"
-    items.append(Item(text=machine if origin == "unknown" else f"{machine} ({origin})"))
-    if situation.data is not None:
-        items.append(
-            Item(
-                text=(
-                    f"Data: {situation.data.path}: {situation.data.rows:,} examples,"
-                    f" {_kind_words(situation.data.kind)} ({situation.data.format})"
-                )
-            )
-        )
-    elif not situation.tasks:
-        kind = situation.answers.value("data_kind")
-        stated = ", ".join(
-            [*([f"{rows:,} examples"] if rows else []), *([_kind_words(kind)] if kind else [])]
-        )
-        items.append(Item(text=f"Data: {f'{stated} (stated)' if stated else 'not known'}"))
-    items += [
-        Item(
-            text=(
-                f"Data of {name}: {profile.path}: {profile.rows:,} examples,"
-                f" {_kind_words(profile.kind)}"
-            )
-        )
-        for name, profile in situation.tasks.items()
+    items = [
+        Item(text=model, detail=_model_detail(advice)),
+        Item(text=machine if origin == "unknown" else f"{machine} ({origin})"),
+        *(Item(text=text) for text in _data(advice)),
     ]
-    stated_answers = {
-        fact: answer
-        for fact, answer in situation.answers.known.items()
-        if fact not in ("data_path", "model")
-    }
-    if set(situation.answers.signals) <= set(
-        stated_answers
-    ):  # the wizard keeps each signal's own answer beside the list
-        stated_answers.pop("signals", None)
-    items += [
-        Item(text=f"{_answer_name(fact)}: {answer_words(answer.value, fact)} ({answer.origin})")
-        for fact, answer in stated_answers.items()
-    ]
+    if stated := _stated(advice):
+        items.append(Item(text=f"You said: {'; '.join(stated)}"))
     items.append(Item(text=f"Rules: {', '.join(advice.layers)} (digest {advice.rules_digest})"))
     return Section(title="What this is based on", blocks=(Items(items=tuple(items)),))
+
+
+def _data(advice: Advice) -> Iterator[str]:
+    """What the data are; many files together."""
+    situation, rows = advice.situation, example_rows(advice)
+    profiles = situation.tasks
+    if situation.data is not None:
+        data = situation.data
+        kind = _kind_words(data.kind)
+        yield f"Data: {data.path}: {data.rows:,} examples, {kind} ({data.format})"
+    elif len(profiles) > FEW_FILES:
+        kinds = joined(dict.fromkeys(_kind_words(one.kind) for one in profiles.values()))
+        each = ", ".join(f"{name} {profile.rows:,}" for name, profile in profiles.items())
+        files = f"your {number_name(len(profiles))} files"
+        yield f"Data: {rows:,} examples in {files}, {kinds}: {each}"
+    elif profiles:
+        for name, one in profiles.items():
+            yield f"Data of {name}: {one.path}: {one.rows:,} examples, {_kind_words(one.kind)}"
+    else:
+        kind = situation.answers.value("data_kind")
+        tokens = situation.answers.value("data_tokens")
+        stated = [f"{rows:,} examples"] if rows else []
+        stated += [f"{tokens:,} tokens"] if tokens else []
+        stated += [_kind_words(kind)] if kind else []
+        yield f"Data: {', '.join(stated)} (stated)" if stated else "Data: not known"
+
+
+def _stated(advice: Advice) -> list[str]:
+    """The other answers: 'what the model should do: Answer customers'."""
+    answers = {
+        fact: answer for fact, answer in advice.situation.answers.known.items() if fact not in SAID
+    }
+    if set(advice.situation.answers.signals) <= set(answers):
+        # The wizard keeps each signal's own answer beside the list.
+        answers.pop("signals", None)
+    return [
+        f"{_answer_name(fact)}: {answer_words(answer.value, fact)}"
+        for fact, answer in answers.items()
+    ]
 
 
 def _kind_words(kind: Any) -> str:
@@ -109,9 +98,9 @@ def _kind_words(kind: Any) -> str:
 
 
 def _answer_name(fact_id: str) -> str:
-    """What an answer is about: 'What the model should do'; a list of signals by its own name."""
+    """What an answer is about: 'what the model should do'; a list of signals by its own name."""
     fact = load_facts().get(fact_id)
-    return capital(name_of(fact) if fact else fact_id)
+    return name_of(fact) if fact else fact_id
 
 
 def _model_detail(advice: Advice) -> str:

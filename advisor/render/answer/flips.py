@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from advisor.advice.advise import MAY_NOT_FIT, NO_MODEL, PART_OF_DATA
 from advisor.advice.types import Advice
 from advisor.methods.composition import Composition
 from advisor.render.answer.reasons import answer_words, capital
@@ -12,6 +14,8 @@ from advisor.render.blocks import Item, Items, Section
 from advisor.render.words import sentence
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import joined, named_with_flag, says
+
+SAID_ELSEWHERE = re.compile(f"^{NO_MODEL}|^{MAY_NOT_FIT}|{PART_OF_DATA}")
 
 
 def flips(advice: Advice) -> Section:
@@ -60,6 +64,21 @@ def unknown(advice: Advice) -> Section:
     return Section(title="What is not known", blocks=(Items(items=tuple(items)),) if items else ())
 
 
+def told_warnings(advice: Advice) -> tuple[str, ...]:
+    """The warnings about what is recommended, then how what was stated was understood.
+
+    Without what stands elsewhere on the page: that the model is a suggestion, what is known of its
+    shape, that it may not fit, that a part of the data is used.
+    """
+    situation = advice.situation
+    notes = {*situation.warnings, *situation.model_warnings}
+    ordered = sorted(advice.warnings, key=lambda text: text in notes)
+    told = [text for text in dict.fromkeys(ordered) if not SAID_ELSEWHERE.search(text)]
+    if situation.model is not None:
+        told = [text for text in told if text != situation.model.note]
+    return tuple(text for text in told if not any(text in one and text != one for one in told))
+
+
 def warnings(advice: Advice) -> Section:
-    items = tuple(Item(text=sentence(warning), tone="warning") for warning in advice.warnings)
+    items = tuple(Item(text=sentence(warning), tone="warning") for warning in told_warnings(advice))
     return Section(title="Warnings", blocks=(Items(items=items),) if items else ())

@@ -2,52 +2,126 @@
 
 from __future__ import annotations
 
-from advisor.advice.explain import unknown_words
+from collections.abc import Callable
+
 from advisor.advice.types import Advice, Candidate
-from advisor.estimate.types import MemoryEstimate, Moment
-from advisor.ground.units import format_duration, format_gib, format_usd, gib, shown_bytes
+from advisor.estimate.types import Estimate, MemoryEstimate, Moment, WholeTime
+from advisor.ground.units import (
+    format_duration,
+    format_gib,
+    format_parts,
+    format_usd,
+    gib,
+    shown_bytes,
+)
 from advisor.render.blocks import Item, Items, Section
-from advisor.render.words import memory_words, whole_time_words
+from advisor.render.words import (
+    because_unknown,
+    less_than_planned,
+    sentence,
+    size_is_unknown,
+    stays_at_home,
+)
 
 WORTH_SAYING = 0.15  # of what is computed: padding that is saved
 LARGE_TERM = 0.05  # of what is needed: a term that has a name of its own
 WORTH_CACHE = 0.02  # of what is needed: blocks that are kept beside it
 
 
+def memory_line(advice: Advice) -> str:
+    """'19.3 GiB (15.8 to 22.7 GiB); the GPU has 24.0 GiB: it fits', with what is known."""
+    memory = advice.recommendation.estimate.memory
+    if memory is None:
+        return sentence(f"not known{_why_unknown(advice)}{_against(advice)}")
+    low, high = format_gib(memory.need_low_bytes), format_gib(memory.need_high_bytes)
+    return f"{format_gib(memory.need_bytes)} ({low} to {high}){_against(advice)}"
+
+
+def time_line(advice: Advice) -> str:
+    """'36 min (27 min to 52 min): training 34 min; your limit is 8 h'."""
+    estimate = advice.recommendation.estimate
+    if estimate.duration_s is None:
+        return sentence(f"not known{because_unknown(advice)}")
+    hours, times = advice.facts.get("budget_hours"), estimate.times
+    limit = None if hours is None else float(hours) * 3600
+    if times is None:
+        verdict = _verdict(estimate.duration_s, estimate.duration_s, limit, format_duration)
+        return f"{format_duration(estimate.duration_s)} of training{verdict}"
+    low, high = format_duration(times.low_s), format_duration(times.high_s)
+    band = "" if low == high else f" ({low} to {high})"
+    return (
+        f"{format_duration(times.total_s)}{band}, of which training"
+        f" {format_duration(times.train_s)}"
+        f"{_verdict(times.total_s, times.high_s, limit, format_duration)}"
+    )
+
+
+def time_and_cost(advice: Advice) -> tuple[str, str]:
+    """Both lines; what is missing for both is said once."""
+    time, cost = time_line(advice), cost_line(advice)
+    return time, "Not known either." if cost == time else cost
+
+
+def _verdict(amount: float, high: float, limit: float | None, shown: Callable[[float], str]) -> str:
+    """'; within your limit of 8 h', or how an amount or its band passes the limit."""
+    if limit is None:
+        return ""
+    verb = "within" if high <= limit else "may pass" if amount <= limit else "above"
+    return f"; {verb} your limit of {shown(limit)}"
+
+
+def cost_line(advice: Advice) -> str:
+    """'$0.41 ($0.31 to $0.59): RTX 4090 at $0.74/h (runpod, 2026-09-25); your limit is $20'.
+
+    The band is the time's: money is time by a price.
+    """
+    estimate, hardware = advice.recommendation.estimate, advice.situation.hardware
+    own = hardware.origin == "probed"
+    if not estimate.cost_usd:
+        if estimate.cost_usd is not None or (own and not hardware.gpus):
+            return "Electricity alone: it runs on your own computer"
+        why = because_unknown(advice) or ": no price is known for this GPU"
+        return sentence(f"not known{why}")
+    usd, times = estimate.cost_usd, estimate.times
+    note = f": {estimate.cost_note}" if estimate.cost_note else ""
+    band, high_usd = "", usd
+    if times is not None and times.low_s < times.high_s:
+        low_usd, high_usd = (usd * end / times.total_s for end in (times.low_s, times.high_s))
+        band = f" ({format_usd(low_usd)} to {format_usd(high_usd)})"
+    limit = advice.facts.get("budget_usd")
+    said = _verdict(usd, high_usd, float(limit) if limit else None, format_usd)
+    if own:
+        return f"Electricity alone; renting the same would be {format_usd(usd)}{band}{note}{said}"
+    return f"{format_usd(usd)}{band}{note}{said}"
+
+
+def remedy_cost(advice: Advice) -> str:
+    """What an answer costs that trains nothing."""
+    elsewhere = "" if stays_at_home(advice) else ", or a provider's price per request"
+    return f"None for training; electricity on your own computer{elsewhere}"
+
+
+def _why_unknown(advice: Advice) -> str:
+    """What would tell the memory: the model's size, or the machine."""
+    if size_is_unknown(advice):
+        return ", since the size of the model is not: --model-params-b says it"
+    return ""
+
+
 def needs(advice: Advice) -> Section:
-    recommendation, blocks = advice.recommendation, []
+    """Memory with its terms, data, time with its parts, and cost."""
+    recommendation = advice.recommendation
     estimate = recommendation.estimate
-    items: list[Item] = []
+    title = "What it needs"
     if not recommendation.composition.chain:
-        return Section(title="What it needs", blocks=())
-    if estimate.memory is not None:
-        needed = estimate.memory.needed
-        terms = term_words(needed)
-        items.append(
-            Item(
-                text=f"Memory: {memory_words(recommendation)}, estimated{_against(advice)}",
-                detail=f"{needed.name}: {terms}{_cache_words(estimate.memory)}" if terms else "",
-            )
-        )
-    else:
-        items.append(Item(text=f"Memory: not known{_against(advice)}"))
-    items += [Item(text=f"Data: {text}") for text in _part_words(recommendation)]
-    if estimate.times is not None:
-        once = estimate.times.download_s
-        items.append(
-            Item(
-                text=f"Time: {whole_time_words(estimate.times)}, estimated",
-                detail=(
-                    f"downloading the model, if it is not on this machine yet, takes about"
-                    f" {format_duration(once)} more at 250 Mbit/s"
-                    if once
-                    else ""
-                ),
-            )
-        )
-    elif estimate.duration_s is not None:
-        whole = format_duration(estimate.duration_s)
-        items.append(Item(text=f"Time: {whole} of training, estimated"))
+        of_remedy = Items(items=(Item(text=f"Cost: {remedy_cost(advice)}"),))
+        return Section(title=title, blocks=(of_remedy,) if advice.fits else ())
+    time, cost = time_and_cost(advice)
+    items = [
+        Item(text=f"Memory: {memory_line(advice)}", detail=_memory_detail(estimate)),
+        *(Item(text=f"Data: {text}") for text in part_words(recommendation)),
+        Item(text=f"Time: {time}", detail=_time_detail(estimate)),
+    ]
     if estimate.learned is not None:
         items.append(
             Item(
@@ -56,20 +130,47 @@ def needs(advice: Advice) -> Section:
             )
         )
     items += [Item(text=text) for text in padding_words(recommendation)[:1]]
-    if estimate.cost_usd == 0:
-        items.append(Item(text="Cost: electricity alone", detail=estimate.cost_note))
-    elif estimate.cost_usd is not None:
-        items.append(
-            Item(
-                text=f"Cost: {format_usd(estimate.cost_usd)}, estimated", detail=estimate.cost_note
-            )
-        )
-    items += [
-        Item(text=f"The estimate is incomplete: {unknown_words(unknown)}")
-        for unknown in estimate.unknown
-    ]
-    blocks.append(Items(items=tuple(items)))
-    return Section(title="What it needs", blocks=tuple(blocks))
+    items.append(Item(text=f"Cost: {cost}"))
+    return Section(title=title, blocks=(Items(items=tuple(items)),))
+
+
+def _memory_detail(estimate: Estimate) -> str:
+    """What holds the memory, and the least that the same training could do with."""
+    if estimate.memory is None:
+        return ""
+    needed, least = estimate.memory.needed, less_than_planned(estimate)
+    parts = [f"{needed.name}: {terms}"] if (terms := term_words(needed)) else []
+    if least is not None:
+        parts.append(f"at least {format_gib(least)} with the smallest batch")
+    return "; ".join(parts) + (_cache_words(estimate.memory) if terms else "")
+
+
+def _time_detail(estimate: Estimate) -> str:
+    """The parts of the time, and what a first run downloads besides."""
+    if estimate.times is None:
+        return ""
+    once = estimate.times.download_s
+    download = (
+        f"; downloading the model first, if it is not on this machine yet, takes about"
+        f" {format_duration(once)} at 250 Mbit/s"
+        if once
+        else ""
+    )
+    return f"{_parts(estimate.times)}{download}"
+
+
+def _parts(times: WholeTime) -> str:
+    return format_parts(
+        {
+            "load": times.load_s,
+            "tokenising": times.prepare_s,
+            "measuring before": times.before_s,
+            "training": times.train_s,
+            "held-out loss": times.evaluate_s,
+            "checkpoints": times.save_s,
+            "after": times.after_s,
+        }
+    )
 
 
 def padding_words(candidate: Candidate) -> list[str]:
@@ -89,7 +190,7 @@ def padding_words(candidate: Candidate) -> list[str]:
     return said
 
 
-def _part_words(candidate: Candidate) -> list[str]:
+def part_words(candidate: Candidate) -> list[str]:
     """Which part of the data is used, and what all of it would take."""
     return [
         f"{part.text}; all of it would take {part.whole}, and the limit is {part.limit}"
@@ -99,8 +200,10 @@ def _part_words(candidate: Candidate) -> list[str]:
     ]
 
 
-def term_words(moment: Moment) -> str:
-    """'weights 15.3 GiB + activations 10.8 GiB + other 0.90 GiB - learned from runs 0.50 GiB'."""
+def shown_terms(moment: Moment) -> list[tuple[str, float]]:
+    """The large terms of a moment and the rest as one, in bytes as they are printed: they add up to
+    the total as it is printed.
+    """
     total = moment.total_bytes
     large = [
         term
@@ -112,8 +215,14 @@ def term_words(moment: Moment) -> str:
         # As shown, so that the line adds up to the total above it.
         other = shown_bytes(total) - sum(shown_bytes(term.size_bytes) for term in large)
         sizes += [("other", other)] if gib(other) >= 0.01 else []
+    return sizes
+
+
+def term_words(moment: Moment) -> str:
+    """'weights 15.3 GiB + activations 1.1 GiB + other 1.8 GiB'."""
     return "".join(
-        f" {'+' if size > 0 else '-'} {name} {format_gib(abs(size))}" for name, size in sizes
+        f" {'+' if size > 0 else '-'} {name} {format_gib(abs(size))}"
+        for name, size in shown_terms(moment)
     ).removeprefix(" + ")
 
 
@@ -133,10 +242,16 @@ def _against(advice: Advice) -> str:
     words = {
         "fits": "it fits",
         "tight": "tight: it fits, with little to spare",
-        "may_fit": "it may fit: the line with --dry-run below finds out in about a minute",
+        "may_fit": (
+            "it may fit"
+            if any(stage.is_sharded for stage in advice.recommendation.stages)
+            else "it may fit: --dry-run measures it in about a minute"
+        ),
         "too_big": "it does not fit",
         "unknown": "whether it fits is not known",
     }[estimate.fits]
+    if advice.situation.hardware.kind == "unknown":
+        return "; whether it fits is not known: `--gpu` says which GPU"
     if estimate.limit_bytes is None:
         return f"; {words}"
     cards = len(advice.situation.hardware.gpus)

@@ -13,16 +13,16 @@ from advisor.advice.types import Advice
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.based_on import based_on, legend
+from advisor.render.answer.first import First, first_screen
 from advisor.render.answer.flips import flips, unknown, warnings
 from advisor.render.answer.needs import needs
-from advisor.render.answer.rivals import other_combinations, why_not
+from advisor.render.answer.rivals import rivals
 from advisor.render.answer.steps import steps_section
-from advisor.render.answer.why import guide_section, limit_words, stuck_section, why
+from advisor.render.answer.why import limit_words, stuck_section, why
 from advisor.render.blocks import Section
 from advisor.render.words import (
     less_than_planned,
     size_is_unknown,
-    three_sentences,
     whole_seconds,
 )
 
@@ -32,43 +32,35 @@ class Page:
     """The whole answer, ready to be shown."""
 
     composition: str
-    sentences: tuple[str, str, str]
-    in_short: str  # one line for the end of a long page
+    first: First  # what is seen first, and where the terminal shows nothing else
+    in_short: str  # one line for the foot of a page to forward
     sections: tuple[Section, ...] = field(default=())
 
 
-def page_of(advice: Advice) -> Page:
+def page_of(advice: Advice, *, plan_path: str | None = None) -> Page:
     """Everything that is to be said about an Advice, in order. Empty sections are left out."""
     if advice.recommendation.composition.remedies == (OTHER_TOOL,):
         # What was compared, and what would change it, is about models that are trained here.
-        sections = [steps_section(advice), why(advice), warnings(advice), based_on(advice)]
+        sections = [why(advice), warnings(advice), based_on(advice), steps_section(advice)]
     else:
-        sections = _all_sections(advice)
+        sections = [
+            stuck_section(advice),
+            why(advice),
+            needs(advice),
+            *rivals(advice),
+            flips(advice),
+            unknown(advice),
+            warnings(advice),
+            legend(advice),
+            based_on(advice),
+            steps_section(advice, plan_path=plan_path),
+        ]
     return Page(
         composition=str(advice.recommendation.composition),
-        sentences=three_sentences(advice),
+        first=first_screen(advice, plan_path=plan_path),
         in_short=in_short(advice),
         sections=tuple(section for section in sections if section.blocks),
     )
-
-
-def _all_sections(advice: Advice) -> list[Section]:
-    remedy_alone = not advice.recommendation.composition.chain
-    return [
-        stuck_section(advice),
-        *([steps_section(advice)] if remedy_alone else []),
-        why(advice),
-        guide_section(advice),
-        needs(advice),
-        *([] if remedy_alone else [steps_section(advice)]),
-        why_not(advice),
-        other_combinations(advice),
-        flips(advice),
-        unknown(advice),
-        warnings(advice),
-        legend(advice),
-        based_on(advice),
-    ]
 
 
 def in_short(advice: Advice) -> str:

@@ -10,6 +10,11 @@ from advisor.advice.types import KnownFact, Reason
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import clauses, says
 
+NUMBERS = (
+    "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve",
+)  # fmt: skip
+MANY_FILES = 2  # above this their names say nothing more
 # Where a fact came from, where the sentence that says it needs no further word.
 STATED = ("flag", "answers file", "answered", "asked", "stated", "estimated")
 
@@ -44,9 +49,15 @@ def reason_origin(reason: Reason) -> str:
         [
             *([f"because {clauses(map(known_words, seen))}"] if seen else []),
             *([f"rule {reason.rule}"] if reason.rule else []),
-            *([f"source: {reason.source}"] if reason.source else []),
+            *([f"source: {_first_of(reason.source)}"] if reason.source else []),
         ]
     )
+
+
+def _first_of(sources: str) -> str:
+    """'TRL guide: LoRA Without Regret, and 2 more': `advise rules ID` lists them all."""
+    first, *others = sources.split("; ")
+    return f"{first}, and {len(others)} more" if others else first
 
 
 def known_words(known: KnownFact) -> str:
@@ -56,7 +67,15 @@ def known_words(known: KnownFact) -> str:
     fact = load_facts().get(known.fact)
     text = known.text or (says(fact, known.value) if fact else answer_words(known.value))
     origin = {"probed": "found on this machine"}.get(known.origin, known.origin)
+    files = origin.removeprefix("read from ").split(", ")
+    if len(files) > MANY_FILES and origin.startswith("read from "):
+        origin = f"read from your {number_name(len(files))} files"
     return text if known.origin in STATED else f"{text} ({origin})"
+
+
+def number_name(count: int) -> str:
+    """'six' for 6; numbers above twelve in digits."""
+    return NUMBERS[count] if count < len(NUMBERS) else f"{count:,}"
 
 
 def answer_words(value: Any, fact_id: str = "") -> str:

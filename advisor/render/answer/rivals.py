@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from advisor.advice.explain import RANKS_BELOW
@@ -11,8 +12,8 @@ from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.render.answer.reasons import reason_text
 from advisor.render.blocks import Item, Items, Row, Section, Table, Text
-from advisor.render.words import less_than_planned, verdict_words, whole_seconds
-from advisor.ruleset.phrases import inside_sentence
+from advisor.render.words import less_than_planned, shortened, verdict_words, whole_seconds
+from advisor.ruleset.phrases import inside_sentence, method_words
 
 # The guide's spellings of what types.py names by one word.
 SAME_METHOD = {
@@ -26,6 +27,7 @@ SAME_METHOD = {
     "rm_rlhf_ppo": "ppo",
     "reward_model": "rm",
 }
+TITLE = "Why not the others"
 MOST_STARS = 5
 
 
@@ -75,22 +77,78 @@ def nearest_candidate(advice: Advice, method: str) -> Candidate | None:
     return min(holding, key=distance, default=None)
 
 
-def deciding_reason(candidate: Candidate, told: Collection[str | None] = ()) -> str:
-    """The one reason to show where there is room for one: a limit with its numbers before a
-    sentence.
+ROW = re.compile(r"\. \([^()]*\)$")  # the guide's row in brackets after a sentence
+ASKED_FIRST = ("full", "lora", "qlora")  # the schemes that a person asks for, in this order
+WOULD = re.compile(r"^[^,;:]{1,50}? would(?= (?:come first|win) if)")
+HERE = re.compile(r"; here (?=[A-Z])")
 
-    Args:
-        told: The rules whose reasons stand above already, and need not be told again.
+
+def rival_lines(advice: Advice) -> Iterator[str]:
+    """Why not each of the nearest rivals, the nearest first, one short line each with its number:
+    'full: needs 66.3 GiB, this GPU has 24.0 GiB'.
     """
-    if not candidate.because:
+    told = {one.rule for one in advice.recommendation.because}
+    said: set[str] = set()
+    for candidate in _nearest_rivals(advice):
+        line = _rival_line(candidate, advice, told)
+        why = line.partition(": ")[2]
+        if line and why not in said:
+            said.add(why)
+            yield line
+
+
+def _nearest_rivals(advice: Advice) -> list[Candidate]:
+    """The same training by another scheme, then what the guide alone says, then other trainings and
+    remedies; what is ruled out last.
+    """
+    ours = advice.recommendation.composition
+    guide = str(advice.guide.composition) if advice.guide is not None else ""
+
+    def distance(candidate: Candidate) -> tuple[int, int]:
+        other = candidate.composition
+        place = ASKED_FIRST.index(other.scheme) if other.scheme in ASKED_FIRST else 3
+        if ours.chain and _differs_by_scheme(other, ours):
+            return (0 if place < 3 else 2), place
+        return (1 if str(other) == guide else 4 if candidate.verdict == "forbidden" else 3), 0
+
+    # Where nothing is trained, why not to train is why that remedy: rivals are the other remedies.
+    others = [one for one in advice.alternatives if ours.chain or not one.composition.chain]
+    return sorted(others, key=distance)
+
+
+def _differs_by_scheme(one: Composition, other: Composition) -> bool:
+    return (one.chain, one.per_task, one.remedies, one.encoder) == (
+        other.chain, other.per_task, other.remedies, other.encoder,
+    )  # fmt: skip
+
+
+def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | None]) -> str:
+    """One line, or nothing where no rule says more than what stands above."""
+    ours, other = advice.recommendation.composition, candidate.composition
+    same = bool(ours.chain) and _differs_by_scheme(other, ours)
+    name = str(other.scheme) if same else str(other)
+    reasons = [one for one in candidate.because if one.rule or one.needs is not None]
+    reason = next((one for one in reasons if one.needs is not None), next(iter(reasons), None))
+    if reason is None:
         return ""
-    reason = next(
-        (reason for reason in candidate.because if reason.needs is not None), candidate.because[0]
-    )
-    text = reason_text(reason)
-    if reason.rule in told and text.startswith(RANKS_BELOW):
-        return f"{text.partition(':')[0]}, as said above"
-    return text
+    text = reason_text(reason).rstrip(".")
+    numbers = _candidate_numbers(candidate)
+    if text.startswith(RANKS_BELOW):
+        if reason.rule in told:
+            text = text.partition(":")[0]
+            if not ours.chain or not numbers:
+                return ""
+            text = f"{text}, {numbers}"
+        text = inside_sentence(text)
+    elif reason.rule in told:
+        return ""
+    elif WOULD.search(text):
+        text = WOULD.sub("would", text)
+    else:
+        text = text.removeprefix(f"{method_words(str(other.scheme))} ")
+        if not same and candidate.verdict != "ranked_lower":
+            text = f"{verdict_words(candidate)}: {text}"
+    return shortened(f"{name}: {HERE.sub('; ', ROW.sub('', text))}", "; ", " (")
 
 
 def _stars(method: Mapping[str, Any], key: str) -> str:
@@ -102,7 +160,16 @@ def _stars(method: Mapping[str, Any], key: str) -> str:
     )
 
 
-def why_not(advice: Advice) -> Section:
+def rivals(advice: Advice) -> Iterator[Section]:
+    """Why not the guide's other methods, then why not the other combinations. No reason is told
+    twice, nor one that stands above as a reason for what is recommended.
+    """
+    told = {reason_text(reason) for reason in advice.recommendation.because}
+    yield _why_not(advice, told)
+    yield _other_combinations(advice, told)
+
+
+def _why_not(advice: Advice, told: set[str]) -> Section:
     rows = []
     for method_id, method in advice.methods.items():
         name, chosen = canonical(method_id), False
@@ -111,7 +178,7 @@ def why_not(advice: Advice) -> Section:
         else:
             candidate = nearest_candidate(advice, name)
             answer = (
-                candidate_line(candidate, advice)
+                candidate_line(candidate, told)
                 if candidate
                 else "nothing with it was considered for this task"
             )
@@ -127,41 +194,59 @@ def why_not(advice: Advice) -> Section:
             )
         )
     if not rows:
-        return Section(title="Why not the others", blocks=())
+        return Section(title=TITLE, blocks=())
     table = Table(
-        columns=("Method", "Cost", "Perf.", "Here"),
+        columns=("Method", "cost", "performance", "Here"),
         rows=tuple(rows),
         fixed=(False, True, True, False),
     )
     note = Text(
-        text=(
-            "Stars for cost and performance are the guide's own, out of five; more stars for cost"
-            " is dearer."
-        ),
-        tone="quiet",
+        text="Stars are the guide's own, out of five; more for cost is dearer.", tone="quiet"
     )
-    return Section(title="Why not the others", blocks=(table, note))
+    return Section(title=TITLE, blocks=(table, note))
 
 
-def candidate_line(candidate: Candidate, advice: Advice) -> str:
-    """'sft+full does not fit: full fine-tuning needs 78.1 GiB, this GPU has 24.0 GiB'."""
-    reason = deciding_reason(candidate, {one.rule for one in advice.recommendation.because})
-    numbers = (
-        ""
-        if any(part.needs is not None for part in candidate.because)
-        else _candidate_numbers(candidate)
+def candidate_line(candidate: Candidate, told: set[str]) -> str:
+    """'sft+full does not fit: full fine-tuning needs 78.1 GiB, this GPU has 24.0 GiB'. What is told
+    here is added to `told`.
+    """
+    return f"{candidate.composition} {_why_lower(candidate, told)}{_in_brackets(candidate)}"
+
+
+def _why_lower(candidate: Candidate, told: set[str]) -> str:
+    """'ranks below LoRA: ...', 'does not fit: ...', or that it was said above."""
+    reason = next(
+        (one for one in candidate.because if one.needs is not None),
+        next(iter(candidate.because), None),
     )
-    if numbers:
-        reason = reason.rstrip(".")
-    if reason.startswith(RANKS_BELOW):  # the reason says the verdict with it
-        said = f"{candidate.composition} {inside_sentence(reason)}"
-    else:
-        said = f"{candidate.composition} {verdict_words(candidate)}"
-        said += f": {reason}" if reason else ""
-    return said + (f" ({numbers})" if numbers else "")
+    if reason is None:
+        return verdict_words(candidate)
+    text = reason_text(reason)
+    begins, _, because = text.partition(":")
+    ranks = text.startswith(RANKS_BELOW)
+    verdict = inside_sentence(begins) if ranks else verdict_words(candidate)
+    kernel = _kernel(because if ranks else text)
+    if any(kernel in _kernel(one) for one in told):
+        return f"{verdict}, as said above"
+    told.add(text)
+    said = inside_sentence(text) if ranks else f"{verdict}: {text}"
+    return said.rstrip(".") if _in_brackets(candidate) else said
 
 
-def other_combinations(advice: Advice) -> Section:
+def _kernel(text: str) -> str:
+    """What a reason says, without the remarks in brackets and the case of its first letter."""
+    return re.sub(r"\s*\([^()]*\)", "", text).strip(" .").lower()
+
+
+def _in_brackets(candidate: Candidate) -> str:
+    """' (14.2 GiB, 60 min, $0.50)', where the reason has no numbers of its own."""
+    if any(reason.needs is not None for reason in candidate.because):
+        return ""
+    numbers = _candidate_numbers(candidate)
+    return f" ({numbers})" if numbers else ""
+
+
+def _other_combinations(advice: Advice, told: set[str]) -> Section:
     shown = {
         str(candidate.composition)
         for method_id in advice.methods
@@ -170,8 +255,8 @@ def other_combinations(advice: Advice) -> Section:
     rest = [
         candidate for candidate in advice.alternatives if str(candidate.composition) not in shown
     ]
-    items = tuple(Item(text=candidate_line(candidate, advice)) for candidate in rest)
-    title = "Other combinations that were compared" if advice.methods else "Why not the others"
+    items = tuple(Item(text=candidate_line(candidate, told)) for candidate in rest)
+    title = "Other combinations that were compared" if advice.methods else TITLE
     return Section(title=title, blocks=(Items(items=items),) if items else ())
 
 

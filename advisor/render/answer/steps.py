@@ -2,14 +2,78 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+
 from advisor.advice.types import Advice
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.blocks import Item, Items, Section
-from advisor.render.next_steps import next_steps, training_steps
+from advisor.render.next_steps import NextSteps, is_elsewhere, next_steps, training_steps
 from advisor.render.words import sentence
+from advisor.situation.answers import command_line
 
 
-def steps_section(advice: Advice) -> Section:
+def first_steps(advice: Advice, *, plan_path: str | None = None) -> tuple[Item, ...]:
+    """The next steps in short, the last with a command of `advise`."""
+    if advice.nothing_fits is not None:
+        return _ways_out(advice)
+    begin = next_steps(advice)
+    alone = len(begin) == 1
+    items = [item for steps in begin for item in _to_begin(steps, briefly=not alone)]
+    items += [_then(steps) for steps in begin[:1] if steps.again]
+    if plan_path is not None and advice.recommendation.stages:
+        return (*items, *_with_plan(advice, plan_path))
+    if advice.recommendation.composition.chain:
+        return (
+            *items[:1],
+            *(
+                Item(text=step.short or step.text, commands=step.commands)
+                for step in training_steps(advice)[:2]
+            ),
+        )
+    return tuple(items)
+
+
+def _ways_out(advice: Advice) -> tuple[Item, ...]:
+    assert advice.nothing_fits is not None
+    ways = advice.nothing_fits.ways_out
+    if not ways:
+        return (
+            Item(
+                text="No single change that was tried makes it fit. What each method needs:",
+                commands=(command_line(advice.situation.answers, {}, command="advise") + " --why",),
+            ),
+        )
+    return tuple(Item(text=sentence(way.text), commands=(way.command,)) for way in ways)
+
+
+def _to_begin(steps: NextSteps, *, briefly: bool) -> Iterator[Item]:
+    """How to begin with a remedy: by the first way alone where there is another remedy."""
+    if steps.remedy != OTHER_TOOL:
+        yield Item(text=sentence(steps.first))
+    for way in steps.ways[: 1 if briefly else None]:
+        named = {"local": "On your own computer", "hosted": "At a provider"}[way.where]
+        text = way.text if steps.remedy == OTHER_TOOL else f"{named} ({way.cost}):"
+        yield Item(text=text, commands=way.commands)
+
+
+def _then(steps: NextSteps) -> Item:
+    """How to tell that a remedy is not enough, and the lines to come back with."""
+    return Item(text=f"{steps.measure} Then {steps.write}:", commands=steps.again)
+
+
+def _with_plan(advice: Advice, plan_path: str) -> Iterator[Item]:
+    if any(stage.is_sharded for stage in advice.recommendation.stages):
+        yield Item(text=f"The plan is {plan_path}; `advise run` cannot start it, as said above.")
+        return
+    there = ", on the machine with the GPU" if is_elsewhere(advice) else ""
+    yield Item(
+        text=f"Train{there} (with --dry-run it measures the memory and trains nothing):",
+        commands=(f"advise run {shlex.quote(plan_path)}",),
+    )
+
+
+def steps_section(advice: Advice, *, plan_path: str | None = None) -> Section:
     """How to begin with what trains nothing: a first step, a way to do it at home and one at a
     provider, what they cost, and how to tell that it is not enough.
     """
@@ -22,13 +86,15 @@ def steps_section(advice: Advice) -> Section:
         for way in steps.ways:
             named = {"local": "Local", "hosted": "Hosted"}[way.where]
             cost = f" ({way.cost})" if way.cost else ""
-            text = f"{named}{cost}: {way.text}" if way.text else "To begin:"
+            text = way.text if steps.remedy == OTHER_TOOL else f"{named}{cost}: {way.text}"
             items.append(Item(text=text, commands=way.commands))
         items += [Item(text=sentence(text)) for text in steps.also]
         items += [Item(text=f"Not enough? {steps.measure}")] if steps.measure else []
         items += [Item(text=f"Then: {steps.helps_then}")] if steps.helps_then else []
         if steps.remedy == OTHER_TOOL:
             items += [Item(text=source.title, detail=source.url) for source in steps.sources]
-    if advice.recommendation.composition.chain:
-        items += [Item(text=text, commands=lines) for text, lines in training_steps(advice)]
+    if plan_path is not None and advice.recommendation.stages:
+        items += _with_plan(advice, plan_path)
+    elif advice.recommendation.composition.chain:
+        items += [Item(text=step.text, commands=step.commands) for step in training_steps(advice)]
     return Section(title="What to do next", blocks=(Items(items=tuple(items)),) if items else ())

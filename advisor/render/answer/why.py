@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from advisor.advice.certainty import certainty_lines
 from advisor.advice.types import Advice, Candidate
 from advisor.ground.units import format_gib
@@ -67,32 +69,17 @@ def why(advice: Advice) -> Section:
                 tone="quiet",
             )
         )
-    blocks += [Text(text=line, tone="quiet") for line in certainty_lines(advice.certainty)]
+    blocks += [Text(text=line) for line in certainty_lines(advice.certainty)]
+    blocks += [Text(text=line) for line in _guide(advice)]
     return Section(title=f"Why {advice.recommendation.composition}", blocks=tuple(blocks))
 
 
-def guide_section(advice: Advice) -> Section:
+def _guide(advice: Advice) -> Iterator[str]:
+    """What the guide alone says of the same facts, and in which row."""
     guide = advice.guide
     if guide is None:
-        return Section(title="What the guide says", blocks=())
+        return
     if str(guide.composition) == str(advice.recommendation.composition):
-        return Section(
-            title="What the guide says",
-            blocks=(Text(text=f"The same: {guide.composition} (the guide's row “{guide.row}”)."),),
-        )
-    changed = [
-        reason.rule
-        for reason in advice.recommendation.because
-        if reason.rule and not reason.rule.startswith("document/")
-    ]
-    items = [
-        Item(text=f"The guide alone says {guide.composition}", detail=f"its row “{guide.row}”")
-    ]
-    items.append(
-        Item(
-            text=f"Here {advice.recommendation.composition}"
-            + (", for the reasons above" if changed else ""),
-            detail=", ".join(changed or advice.decided_by),
-        )
-    )
-    return Section(title="What the guide says", blocks=(Items(items=tuple(items)),))
+        yield f"The guide says the same, in its row “{guide.row}”."
+    else:
+        yield f"The guide alone says {guide.composition}, in its row “{guide.row}”."

@@ -1,0 +1,224 @@
+"""The first screen of an answer: what to do, why, what it needs, what could change it, and the next
+command last.
+
+It is made for a terminal of 80 by 24: where it would be longer, the least useful entries go. All of
+it and the rest stand in the whole answer.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from advisor.advice.types import Advice, Flip, Reason
+from advisor.methods.remedies import OTHER_TOOL
+from advisor.render.answer.flips import flip_text, told_warnings
+from advisor.render.answer.needs import memory_line, part_words, remedy_cost, time_and_cost
+from advisor.render.answer.reasons import reason_text
+from advisor.render.answer.rivals import ROW, rival_lines
+from advisor.render.answer.steps import first_steps
+from advisor.render.answer.why import limit_words
+from advisor.render.blocks import Item
+from advisor.render.words import THREE_LINES, TWO_LINES, sentence, shortened, what_to_do
+
+COLUMNS, LINES = 80, 23  # a terminal of 24 lines shows its prompt as well
+LABEL = 9  # columns of the labels at the left
+BULLET = 2
+MOST = {"Why": 3, "Why not": 3, "What if": 3, "Warning": 2}  # entries shown where there is room
+# What goes first where there is too little room: a label, and how many of its entries stay.
+LEAVES = (
+    ("Why not", 2),
+    ("What if", 2),
+    ("Why", 2),
+    ("Warning", 1),
+    ("What if", 1),
+    ("Why not", 1),
+    ("Why", 1),
+)
+MEMORY = "Memory"  # the label that a picture may stand beside
+MORE = " (and "  # before the number of warnings that are left out
+FLAG = re.compile(r" \(`--[a-z-]+`\)")
+WORTH_A_LINE = ("answer", "money", "data")  # changes that a person can make, the easiest first
+RULE = re.compile(r"\s*\((?:[a-z0-9-]+/)[a-z0-9-]+\)$")  # a rule's id after a warning
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A label and what stands beside it, one entry or several."""
+
+    label: str
+    items: tuple[Item, ...]
+    left_out: int = 0  # entries that stand in the whole answer alone
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class First:
+    """What a person sees first."""
+
+    answer: str  # one sentence or two, with the composition named
+    parts: tuple[Part, ...]
+    steps: tuple[Item, ...]  # the last of them is the next command
+
+    @property
+    def lines(self) -> int:
+        """How many lines it takes at 80 columns, commands wrapped by the terminal."""
+        count = _wrapped(self.answer, COLUMNS) + 2  # a blank line before the parts and the steps
+        for part in self.parts:
+            bullet = BULLET if len(part.items) > 1 else 0
+            count += sum(_wrapped(item.text, COLUMNS - LABEL - bullet) for item in part.items)
+        for step in self.steps:
+            count += _wrapped(step.text, COLUMNS)
+            count += sum(-(-(len(command) + BULLET) // COLUMNS) for command in step.commands)
+        return count + 1  # where the rest stands
+
+
+def first_screen(advice: Advice, *, plan_path: str | None = None) -> First:
+    """The first screen; `plan_path` is the launch file, if one was written."""
+    whole = First(
+        answer=_answer(advice),
+        parts=tuple(part for part in _parts(advice) if part.items),
+        steps=first_steps(advice, plan_path=plan_path),
+    )
+    for label, kept in LEAVES:
+        if whole.lines <= LINES:
+            break
+        parts = (_shorter(part, kept) if part.label == label else part for part in whole.parts)
+        whole = replace(whole, parts=tuple(parts))
+    return whole
+
+
+def _answer(advice: Advice) -> str:
+    what = what_to_do(advice)
+    if advice.nothing_fits is not None:
+        return what
+    return f"{what.rstrip('.')} ({advice.recommendation.composition})."
+
+
+def _parts(advice: Advice) -> Iterator[Part]:
+    composition = advice.recommendation.composition
+    outside = composition.remedies == (OTHER_TOOL,)
+    if outside and advice.situation.outside is not None:
+        yield _part("Where", [sentence(advice.situation.outside.where)])
+    if advice.nothing_fits is not None:
+        yield _part("Nearest", [_nearest(advice)])
+        yield _part(
+            "Limits", [sentence(one.text.partition(";")[0]) for one in advice.nothing_fits.blame]
+        )
+    else:
+        yield _part("Why", _reasons(advice))
+    if composition.chain and advice.nothing_fits is None:
+        yield _part("Model", [_suggested(advice)])
+        yield _part(MEMORY, [memory_line(advice)])
+        yield _part("Data", part_words(advice.recommendation))
+        time, cost = time_and_cost(advice)
+        yield _part("Time", [time])
+        yield _part("Cost", [cost])
+    elif not outside and advice.nothing_fits is None:
+        yield _part("Cost", [remedy_cost(advice)])
+    if advice.nothing_fits is None and not outside:
+        yield _part("Why not", list(rival_lines(advice)))
+        yield _part("Unsure", _doubts(advice))
+        yield _part("What if", [_what_if(flip) for flip in _useful(advice)])
+    yield _part("Warning", _warnings(advice))
+
+
+def _suggested(advice: Advice) -> str:
+    suggestion = advice.situation.suggestion
+    if suggestion is None:
+        return ""
+    return f"{suggestion.model}, a suggestion: --model names another"
+
+
+def _part(label: str, texts: list[str]) -> Part:
+    tone = "warning" if label == "Warning" else "plain"
+    items = tuple(Item(text=text, tone=tone) for text in texts if text)
+    return _shorter(Part(label=label, items=items), MOST.get(label, len(items)))
+
+
+def _shorter(part: Part, kept: int) -> Part:
+    """The part with its first entries alone. Warnings that are left out are counted."""
+    left_out = part.left_out + max(0, len(part.items) - kept)
+    items = part.items[:kept]
+    if part.label == "Warning" and left_out and items:
+        text = f"{part.items[kept - 1].text.partition(MORE)[0]}{MORE}{left_out} more)"
+        items = (*items[:-1], replace(items[-1], text=text))
+    return replace(part, items=items, left_out=left_out)
+
+
+def _wrapped(text: str, columns: int) -> int:
+    return len(textwrap.wrap(text, columns))
+
+
+# --------------------------------------------------------------------------- why
+
+
+def _reasons(advice: Advice) -> list[str]:
+    """The reasons that decided, the strongest first: those that rest on most of what is known
+    here, and of these the later ones, which had the last word.
+    """
+    reasons = advice.recommendation.because
+    place = {id(reason): at for at, reason in enumerate(reasons)}
+    ruled_out = {one.rule for other in advice.alternatives for one in other.because}
+
+    def strength(reason: Reason) -> tuple[bool, bool, int]:
+        seen = [known for known in reason.facts if not known.origin.startswith("concluded")]
+        return bool(seen), reason.rule in ruled_out, place[id(reason)]
+
+    ordered = sorted(reasons, key=strength, reverse=True)
+    texts = dict.fromkeys(_short_reason(reason) for reason in ordered)
+    return list(texts)
+
+
+def _short_reason(reason: Reason) -> str:
+    return sentence(ROW.sub(".", reason_text(reason)))
+
+
+def _nearest(advice: Advice) -> str:
+    assert advice.nothing_fits is not None
+    nearest = advice.nothing_fits.nearest
+    words = limit_words(nearest)
+    mark = "" if words.startswith("it ") else ": "
+    return sentence(f"{nearest.composition}{mark}{words.removeprefix('it')}", named=True)
+
+
+# --------------------------------------------------------------------------- what could change it
+
+
+def _doubts(advice: Advice) -> list[str]:
+    certainty = advice.certainty
+    # That it may not fit, or fits barely, stands beside the memory.
+    doubts = [doubt for doubt in certainty.doubts if not doubt.startswith("it ")]
+    said = sentence("; ".join(doubts))
+    # What each is called on a command line stands in the whole answer.
+    return [said if len(said) <= TWO_LINES else FLAG.sub("", said)] if said else []
+
+
+def _useful(advice: Advice) -> list[Flip]:
+    """The changes most worth knowing: each to another answer, the easiest first, one that costs
+    money and one that needs other data among them.
+    """
+    by_effort: dict[str, list[Flip]] = {effort: [] for effort in WORTH_A_LINE}
+    seen: set[str] = set()
+    for flip in advice.flips:
+        if flip.effort in by_effort and str(flip.to) not in seen:
+            seen.add(str(flip.to))
+            by_effort[flip.effort].append(flip)
+    answers, money, data = (by_effort[effort] for effort in WORTH_A_LINE)
+    return [*answers[:1], *money[:1], *data[:1], *answers[1:], *data[1:], *money[1:]]
+
+
+def _what_if(flip: Flip) -> str:
+    """'the facts changed every few weeks: rag & sft+lora'."""
+    return flip_text(flip.change, flip.to, flip.text).removeprefix("If ").rstrip(".")
+
+
+def _warnings(advice: Advice) -> list[str]:
+    return list(dict.fromkeys(sentence(_short_warning(text)) for text in told_warnings(advice)))
+
+
+def _short_warning(text: str) -> str:
+    """The first sentence without the rule's id, or what it says before a colon if it is long."""
+    said = re.split(r"(?<=[a-z)])\. (?=[A-Z])", RULE.sub("", text))[0]
+    return shortened(said, ": ", least=THREE_LINES)
