@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.trials.terminal import Terminal
+from tools.terminal import Terminal
 
 PEOPLE = Path(__file__).parent / "people"
 MENU = "What now"
@@ -119,24 +119,19 @@ def _questions(terminal: Terminal, about: Mapping[str, Any], trial: Trial) -> It
     trial.dead_ends.append("the questions never end")
 
 
-def _answer(terminal: Terminal, asked: str, answers: dict[str, Any]) -> str:
+def _answer(terminal: Terminal, asked: str, answers: Mapping[str, Any]) -> str:
     """Answer as the person does; what they have no answer to they do not know."""
     for words, answer in answers.items():
         if not re.search(words, asked, re.IGNORECASE):
             continue
-        said = answer
-        if isinstance(answer, list):  # one after the other
-            said = answer[0]
-            answers[words] = answer[1:] or answer
-        if not terminal.pointed or "type" in (said if isinstance(said, dict) else {}):
-            text = said["type"] if isinstance(said, dict) else str(said)
-            terminal.press(text, "enter")
-            return text
-        if said == "enter" or terminal.choose(str(said)):
-            if said == "enter":
-                terminal.press("enter")
-            return str(said)
-        raise NoSuchChoice(f"{asked}: no choice begins with {said!r}")
+        # A text alone is chosen from a list, or typed where there is none.
+        either = answer if isinstance(answer, dict) else {"choose": answer, "type": answer}
+        if not terminal.pointed:
+            terminal.press(str(either["type"]), "enter")
+            return str(either["type"])
+        if terminal.choose(str(either["choose"])):
+            return str(either["choose"])
+        raise NoSuchChoice(f"{asked}: no choice begins with {either['choose']!r}")
     if terminal.pointed and terminal.choose("I don't know"):
         return "I don't know"
     terminal.press("enter")

@@ -1,4 +1,4 @@
-"""A program in a real pseudo-terminal with an emulated screen: what a person would see and press."""
+"""A program in a real pseudo-terminal with an emulated screen: what a person sees and presses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyte
 KEYS = {"down": "\x1b[B", "up": "\x1b[A", "enter": "\r", "ctrl-c": "\x03"}
 QUIET_S = 0.25  # nothing printed for so long: the program waits for a key, or computes
 POINTERS = ("»", ">", "❯")
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class Terminal:
