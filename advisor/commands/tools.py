@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 
 from advisor.ground.errors import MachineNotReady
+from advisor.ground.install_line import install_line
 from advisor.ground.resources import trainers_root
 from advisor.plan.run_folder import device_of as device_of
 from advisor.plan.run_folder import find_run as find_run
@@ -23,9 +24,7 @@ def refuse_without(packages: Iterable[str], what: str) -> None:
     """Raise MachineNotReady, with the line to install, if `what` needs a missing package."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise MachineNotReady(
-            f"{what} needs {', '.join(missing)}", hint="pip install 'finetune-advisor[train]'"
-        )
+        raise MachineNotReady(f"{what} needs {', '.join(missing)}", hint=install_line())
 
 
 def run_tool(

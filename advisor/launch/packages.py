@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from advisor.ground.errors import Fault, MachineNotReady
-from advisor.ground.resources import PACKAGE, resource_root
+from advisor.ground.install_line import install_line
 from advisor.ground.types import Hardware
 from advisor.methods.optimizers import missing, optimizer
 from advisor.plan.entries import Entry
 
 NEEDED = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
-
-
-def install_line() -> str:
-    """The one line that installs the training extra, for an installed package or a checkout."""
-    checkout = resource_root() == PACKAGE.parent and (PACKAGE.parent / "pyproject.toml").is_file()
-    return (
-        f"pip install -e '{'.' if Path.cwd() == PACKAGE.parent else PACKAGE.parent}[train]'"
-        if checkout
-        else "pip install 'finetune-advisor[train]'"
-    )
 
 
 def refuse_without_trainers(hardware: Hardware) -> None:

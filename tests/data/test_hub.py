@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from advisor.data import find_data, profile
 from advisor.data.read import hub
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.install_line import install_line
 
 ROW = '{"question": "Q", "answer": "A"}\n'
 
@@ -119,7 +121,7 @@ def test_without_the_package_the_line_to_install_is_named(tmp_path, monkeypatch)
     """The core install has no hub client, and says so."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "find_spec", lambda _name: None)
-    with pytest.raises(MachineNotReady, match=r"pip install 'finetune-advisor\[train\]'"):
+    with pytest.raises(MachineNotReady, match=re.escape(install_line())):
         find_data("someone/data")
 
 

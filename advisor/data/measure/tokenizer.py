@@ -30,6 +30,7 @@ from advisor.data.thoughts import (
     unknown_text,
 )
 from advisor.ground.errors import InputError
+from advisor.ground.install_line import install_line
 from advisor.ground.types import Finding
 
 TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -349,8 +350,8 @@ def model_tokenizer(
         return (
             None,
             (
-                "the tokenizers package is not installed; lengths are approximated (pip install"
-                " 'finetune-advisor[train]')"
+                "the tokenizers package is not installed; lengths are approximated"
+                f" ({install_line()})"
             ),
         )
     from tokenizers import Tokenizer
@@ -534,10 +535,7 @@ def _template(folder: Path, source: str | None) -> tuple[Any, str]:
     if find_spec("jinja2") is None:
         return (
             None,
-            (
-                "the chat template was not tried: jinja2 is not installed (pip install"
-                " 'finetune-advisor[train]')"
-            ),
+            (f"the chat template was not tried: jinja2 is not installed ({install_line()})"),
         )
     import jinja2
     from jinja2.ext import Extension

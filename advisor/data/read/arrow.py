@@ -13,6 +13,7 @@ from typing import Any
 
 from advisor.data.read.found import DataFile, Found
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.install_line import install_line
 
 BATCH_ROWS = 1024
 
@@ -91,7 +92,7 @@ def need_pyarrow(shown: str) -> None:
         raise MachineNotReady(
             "Parquet and Arrow files need pyarrow, which is not installed",
             where=shown,
-            hint="pip install 'finetune-advisor[train]', or export the data as JSONL",
+            hint=f"{install_line()}, or export the data as JSONL",
         )
 
 

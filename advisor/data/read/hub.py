@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.install_line import install_line
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?:/[\w.@ -]+)*")
 FILE_ENDINGS = (
@@ -82,7 +83,7 @@ def hub_folder(text: str) -> Path:
             "no such file or folder; a data set of the hub needs huggingface_hub, which is"
             " not installed",
             where=text,
-            hint=f"pip install 'finetune-advisor[train]', or save it as a file: {_saving(repo)}",
+            hint=f"{install_line()}, or save it as a file: {_saving(repo)}",
         )
     import huggingface_hub
 
