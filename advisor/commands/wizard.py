@@ -8,23 +8,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from advisor.advice.advise import advise as advise_on
 from advisor.advice.case import Case
 from advisor.advice.facts_of_situation import situation_facts
-from advisor.advice.types import Candidate
 from advisor.commands.output import console
-from advisor.commands.session import load_rule_set, resolve_plan
+from advisor.commands.session import load_rule_set
+from advisor.commands.wizard_menu import Menu
 from advisor.data import profile
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
-from advisor.plan.write_target import write_plan_file
 from advisor.probe import probe
-from advisor.render.html import advice_page
-from advisor.render.terminal import print_advice, print_candidate
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.model import Ruleset
 from advisor.situation.build import (
@@ -37,7 +32,7 @@ from advisor.situation.build import (
 from advisor.situation.model_choice import meant_by
 from advisor.situation.shapes import is_instruct, model_shape
 from advisor.situation.types import Situation
-from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard
+from advisor.wizard import Checks, Outcome, Relevance, run_wizard
 from advisor.wizard.checks import path_exists
 
 
@@ -54,7 +49,6 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     out = console()
     ruleset, guide = load_rule_set(rule_layers)
     hardware = probe()
-    plans = _PlanFile()
     seen = AnswerCache(hardware)
     relevance = Relevance(
         ruleset,
@@ -62,55 +56,19 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
         lambda answers, chain, per_task: seen.fits(ruleset, answers, chain, per_task=per_task),
     )
 
+    menu = Menu(out, ruleset, hardware)
+
     def advise(answers: Answers) -> Outcome:
-        advice = advise_on(situation_of(answers, probed=hardware, online=True), ruleset, guide)
-        plan, comments, missing = resolve_plan(advice, ruleset)
-        if plan is None:
-            return Outcome(advice=advice, ruleset=ruleset, missing=tuple(missing))
-        return Outcome(
-            advice=advice,
-            ruleset=ruleset,
-            plan=(plan, comments),
-            plan_path=str(plans.write(plan, comments)),
-        )
+        situation = situation_of(answers, probed=hardware, online=True)
+        return menu.outcome(advise_on(situation, ruleset, guide))
 
-    def show(outcome: Outcome) -> None:
-        print_advice(outcome.advice, out, plan_path=outcome.plan_path, read_in="menu")
-
-    def plan_text(outcome: Outcome) -> str:
-        return (
-            Path(outcome.plan_path).read_text(encoding="utf-8")
-            if outcome.plan_path
-            else "there is no plan yet"
-        )
-
-    def save_page(outcome: Outcome, path: Path) -> Path:
-        text = plan_text(outcome) if outcome.plan_path else None
-        write_atomically(path, advice_page(outcome.advice, plan_text=text))
-        return path
-
-    def explain(outcome: Outcome, candidate: Candidate) -> None:
-        print_candidate(candidate, out, methods=outcome.advice.methods)
-
-    def run(outcome: Outcome) -> int:
-        from advisor.commands.training import show_run, train  # most people look before they train
-
-        return show_run(train(Path(str(outcome.plan_path)), {}))
-
-    actions = Actions(
-        show=show,
-        run=run,
-        plan_text=plan_text,
-        save_page=save_page,
-        explain=explain,
-    )
     checks = Checks(
         data_path=_readable(seen), data_examples=_refused(examples_of),
         models=meant_by,
         reward_model=_refused(model_folder), found=seen.data_words,
     )  # fmt: skip
     return run_wizard(
-        facts=ruleset.facts, hardware=hardware, advise=advise, actions=actions, console=out,
+        facts=ruleset.facts, hardware=hardware, advise=advise, actions=menu.actions(), console=out,
         checks=checks, relevant=relevance, left_out=relevance.left_out
     )  # fmt: skip
 
@@ -215,27 +173,6 @@ def _readable(seen: AnswerCache) -> Callable[[str], str | None]:
         )
 
     return checked
-
-
-class _PlanFile:
-    """One launch file for the whole conversation; a file that was there before, or was edited
-    meanwhile, is left alone.
-    """
-
-    def __init__(self) -> None:
-        self.path: Path | None = None
-        self.written = b""
-
-    def write(self, plan: Any, comments: Any) -> Path:
-        if self.path is None or (self.path.exists() and self.path.read_bytes() != self.written):
-            number = 1
-            self.path = Path(PLAN_FILE)
-            while self.path.exists():
-                number += 1
-                self.path = Path(f"plan-{number}.yaml")
-        write_plan_file(plan, comments, self.path, force=True)
-        self.written = self.path.read_bytes()
-        return self.path
 
 
 def _refused(check: Callable[[str], object]) -> Callable[[str], str | None]:

@@ -14,40 +14,29 @@ from advisor.plan.model import Plan
 from advisor.plan.smaller import key_path
 
 
-def device_faults(plan: Plan, hardware: Hardware, chosen: Sequence[Gpu] = ()) -> Iterable[Fault]:
-    """What keeps the plan's processes from the device that it names.
-
-    Args:
-        plan: What is run.
-        hardware: The machine.
-        chosen: The GPUs of the run; default: all.
-    """
-    from advisor.probe.software import cuda_problem
-
+def device_missing(plan: Plan, hardware: Hardware) -> Fault | None:
+    """That this machine has no device of the plan's kind, or too few; None if it has."""
     device, processes = plan.launch.device, plan.launch.processes
-    name = {"cuda": "an NVIDIA GPU", "rocm": "an AMD GPU", "mps": "an Apple GPU"}.get(
-        device, "the CPU"
-    )
     if device == "cpu":
-        return
-    notes = f" ({'; '.join(hardware.notes)})" if hardware.notes and not hardware.gpus else ""
+        return None
     if hardware.kind != device:
+        name = {"cuda": "an NVIDIA GPU", "rocm": "an AMD GPU"}.get(device, "an Apple GPU")
+        notes = f" ({'; '.join(hardware.notes)})" if hardware.notes and not hardware.gpus else ""
         here = (
             f"this machine has {hardware.gpus[0].name}"
             if hardware.gpus
             else f"this machine has no usable GPU{notes}"
         )
-        yield Fault(
+        return Fault(
             what=f"the plan is for {name} (launch.device: {device}), and {here}",
             allowed="`advise probe` shows what there is",
             hint=(
-                "make a plan for this machine with `advise`, or train this one on the CPU: --set"
-                " launch.device=cpu (much slower)"
+                "take it to a machine that has one: advise export PLAN --to bundle; or train it on"
+                " the CPU: --set launch.device=cpu (much slower)"
             ),
         )
-        return
     if processes > len(hardware.gpus):
-        yield Fault(
+        return Fault(
             what=(
                 f"the plan wants {processes} processes, one per GPU, and"
                 f" {len(hardware.gpus)} can be used here"
@@ -57,12 +46,29 @@ def device_faults(plan: Plan, hardware: Hardware, chosen: Sequence[Gpu] = ()) ->
                 " (ROCm: HIP_VISIBLE_DEVICES)"
             ),
         )
+    return None
+
+
+def device_faults(plan: Plan, hardware: Hardware, chosen: Sequence[Gpu] = ()) -> list[Fault]:
+    """What keeps the plan's processes from the device that it names.
+
+    Args:
+        plan: What is run.
+        hardware: The machine.
+        chosen: The GPUs of the run; default: all.
+    """
+    from advisor.probe.software import cuda_problem
+
+    missing = device_missing(plan, hardware)
+    found = [] if missing is None else [missing]
+    if plan.launch.device == "cpu" or hardware.kind != plan.launch.device:
+        return found
     problem = cuda_problem(replace(hardware, gpus=tuple(chosen)) if chosen else hardware)
     if problem is not None:
         what, _, install = problem.partition(" Install: ")
-        yield Fault(
-            what=what, hint=install or "see above; --set launch.device=cpu trains on the CPU"
-        )
+        hint = install or "see above; --set launch.device=cpu trains on the CPU"
+        found.append(Fault(what=what, hint=hint))
+    return found
 
 
 def dtype_faults(todo: Sequence[Entry], gpus: Sequence[Gpu]) -> Iterable[Fault]:

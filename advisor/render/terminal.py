@@ -66,7 +66,7 @@ def print_advice(
 
     Args:
         plan_path: The launch file, if one was written: the next command runs it.
-        read_in: Where it is read. In a run that starts now there is no next command.
+        read_in: Where it is read. Where it is run now, or a menu follows, there is no next command.
     """
     first = first_screen(advice, plan_path=plan_path)
     _print_hanging(console, "", _rich(first.answer, console, "bold"))
@@ -74,7 +74,7 @@ def print_advice(
     for part in first.parts:
         _print_part(part, console)
     console.print()
-    if read_in != "run" or not advice.fits or not advice.recommendation.stages:
+    if read_in == "shell" or not advice.fits or not advice.recommendation.stages:
         for step in first.steps:
             _print_hanging(console, "", _rich(step.text, console))
             _print_commands(step.commands, console, "  ")

@@ -4,13 +4,15 @@ The only part that prompts.
 
 walk.py decides which question comes next (pure), relevance.py which ones are left out and why,
 asking.py turns one question into prompts (typed.py, teams.py, machine.py), prompts.py talks to the
-terminal, saved.py keeps answers over a Ctrl-C. menu.py closes: run it, why (reasons.py), why not,
-what if (what_if.py), change an answer, save a page.
+terminal, saved.py keeps answers over a Ctrl-C. menu.py closes with the choices of menu_options.py:
+run it or try it, pack it for another machine, why (reasons.py), another method, what if
+(what_if.py), change an answer, save a page.
 """
 
 from advisor.wizard.asking import ask_round
 from advisor.wizard.checks import Checks
-from advisor.wizard.menu import Actions, Outcome, run_wizard
+from advisor.wizard.menu import run_wizard
+from advisor.wizard.outcome import Actions, Outcome
 from advisor.wizard.relevance import Relevance
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several, Skipped, walk
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.advice.types import Advice, Candidate
 from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.types import Answers, Hardware
 from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import ask_round, asker, stopped_words
 from advisor.wizard.checks import Checks
+from advisor.wizard.menu_options import menu_options, verdict_of
+from advisor.wizard.outcome import Actions, Outcome
 from advisor.wizard.prompts import Option, Ui, terminal_ui
 from advisor.wizard.saved import Saved
 from advisor.wizard.walk import (
@@ -35,62 +36,9 @@ from advisor.wizard.words import words_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from advisor.ruleset.model import Ruleset
-
-VERDICTS = {
-    "ranked_lower": "ranked lower",
-    "forbidden": "ruled out",
-    "too_big": "does not fit",
-    "recommended": "recommended",
-}
 PAGE_NAME = "advice.html"
 
 LeftOut = Callable[[Answers, Sequence[Fact]], list[Skipped]]
-
-
-def _verdict_words(candidate: Candidate) -> str:
-    if candidate.verdict == "too_big" and candidate.estimate.fits == "may_fit":
-        return "may not fit"
-    return VERDICTS[candidate.verdict]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What `advise` made of the answers."""
-
-    advice: Advice
-    ruleset: Ruleset | None = (
-        # the rules that decided; without them the reasons are shown as they stand in the advice
-        None
-    )
-    plan: Any = None  # complete, or None
-    plan_path: str | None = None  # where it was written
-    missing: tuple[str, ...] = ()  # what a runnable plan still needs: "data.path"
-
-    @property
-    def runnable(self) -> bool:
-        """True where "run it now" may be offered: a complete plan that trains something which fits,
-        and that `advise run` starts.
-        """
-        stages = self.advice.recommendation.stages
-        return (
-            self.plan is not None
-            and not self.missing
-            and bool(stages)
-            and self.advice.fits
-            and not any(stage.is_sharded for stage in stages)
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Actions:
-    """What the menu does, given by the caller."""
-
-    show: Callable[[Outcome], None]  # print the recommendation
-    run: Callable[[Outcome], int]  # train; the exit code
-    plan_text: Callable[[Outcome], str]
-    save_page: Callable[[Outcome, Path], Path]  # write the page; where it lies
-    explain: Callable[[Outcome, Candidate], None]  # print everything about one candidate
 
 
 def run_wizard(
@@ -109,8 +57,8 @@ def run_wizard(
 ) -> int:
     """Ask, recommend, and do what the person chooses; returns the exit code.
 
-    0 done, 3 nothing fits, 130 stopped (the answers are saved then), else what `actions.run`
-    returned.
+    0 done, 3 nothing fits, 130 stopped (the answers are saved then), else the code of the last
+    training, which never ends the wizard where it failed.
     """
     ui = ui or terminal_ui(console)
     checks = checks or Checks()
@@ -156,6 +104,7 @@ class _Closing:
         self.before: list[
             tuple[Saved, str]
         ] = []  # the answers before each "what if", and the answer they led to
+        self.code = 0  # of the last training
 
     @property
     def answers(self) -> Answers:
@@ -164,24 +113,25 @@ class _Closing:
     def loop(self) -> int:
         """Recommend, ask what now, do it, until something ends it. Returns the exit code."""
         outcome = self._recommend()
-        does: dict[str, Callable[[Outcome], bool]] = {
-            "ways_out": self._ways_out,
+        looks: dict[str, Callable[[Outcome], object]] = {
+            "whole": self.actions.show_all,
+            "next_steps": self.actions.next_steps,
             "why": self._why,
-            "why_not": self._why_not,
+            "plan": lambda outcome: self.ui.say(self.actions.plan_text(outcome)),
+            "save": self._save_page,
+            "bundle": self._bundle,
+            "trial": self._trial,
+        }
+        # Each returns whether the answers are others now.
+        changes: dict[str, Callable[[Outcome], bool]] = {
+            "ways_out": self._ways_out,
             "what_if": self._what_if,
             "change": lambda _: self._change(),
             "skipped": lambda _: self._answer_skipped(),
             "missing": lambda outcome: self._put(self._askable(outcome)),
             "undo": lambda _: self._undo(),
-            "save": self._save_page,
         }
         while True:
-            if outcome.missing and outcome.advice.recommendation.composition.chain:
-                self.ui.say(
-                    "It cannot be run yet; missing:"
-                    f" {', '.join(self._named(name) for name in outcome.missing)}",
-                    tone="warning",
-                )
             skipped = self._skipped()
             undo = self.before[-1][1] if self.before else ""
             options = menu_options(
@@ -193,13 +143,89 @@ class _Closing:
             )
             chosen = self.ui.choose("What now?", options)
             if chosen == "quit":
-                return 0 if outcome.advice.fits else 3
-            if chosen == "run":
-                return self.actions.run(outcome)
-            if chosen == "plan":
-                self.ui.say(self.actions.plan_text(outcome))
-            elif does[chosen](outcome):
+                self._say_later(outcome)
+                return self.code or (0 if outcome.advice.fits else 3)
+            if chosen == "run" and self._train(self.actions.run, outcome):
+                return 0
+            if chosen == "other":
+                outcome = self._other(outcome) or outcome
+            elif chosen in looks:
+                looks[chosen](outcome)
+            elif chosen in changes and changes[chosen](outcome):
                 outcome = self._recommend()
+
+    def _say_later(self, outcome: Outcome) -> None:
+        """The command that goes on from here another time."""
+        if not outcome.is_complete or outcome.plan_path is None:
+            return
+        path = shlex.quote(outcome.plan_path)
+        self.ui.say(f"The plan is in {outcome.plan_path}. To go on later:")
+        self.ui.say_line(
+            f"  advise export {path} --to bundle"
+            if outcome.other_machine
+            else f"  advise run {path}"
+        )
+
+    # ----------------------------------------------------------------------- training
+
+    def _train(self, action: Callable[[Outcome], int], outcome: Outcome) -> bool:
+        """Whether a training ended well; what went wrong is said, and the menu comes back.
+
+        Raises Stopped if it was interrupted: its words name the command that resumes.
+        """
+        try:
+            self.code = action(outcome)
+        except Stopped:
+            raise
+        except AdviseError as error:
+            self.code = error.exit_code
+            self.ui.say("")
+            self.ui.say(error.text(), tone="warning")
+        else:
+            if self.code:
+                self.ui.say("It ended without a result to use: see above.", tone="warning")
+        return self.code == 0
+
+    def _trial(self, outcome: Outcome) -> None:
+        if self._train(self.actions.trial, outcome):
+            self.ui.say("")
+            self.ui.say(
+                "It works. Its numbers say little about the whole run, which is the next step:"
+                " Run it now, or later:"
+            )
+            self.ui.say_line(f"  advise run {shlex.quote(str(outcome.plan_path))}")
+
+    def _bundle(self, outcome: Outcome) -> None:
+        try:
+            lines = self.actions.bundle(outcome)
+        except AdviseError as error:
+            self.ui.say(error.text(), tone="warning")
+            return
+        for line in lines:
+            if line.startswith("  "):
+                self.ui.say_line(line)
+            else:
+                self.ui.say(line)
+
+    def _say_obstacles(self, outcome: Outcome) -> None:
+        """What keeps the recommendation from being run, here or at all."""
+        trains = bool(outcome.advice.recommendation.composition.chain)
+        if outcome.missing and trains:
+            self.ui.say(
+                "It cannot be run yet; missing:"
+                f" {', '.join(self._named(name) for name in outcome.missing)}",
+                tone="warning",
+            )
+        if not outcome.is_complete:
+            return
+        if outcome.other_machine:
+            self.ui.say(
+                f"It cannot be run on this machine: {outcome.other_machine}.", tone="warning"
+            )
+            return
+        for fault in outcome.lacking:
+            self.ui.say(f"Before it can be run here: {fault.headline}", tone="warning")
+            self.ui.say_line(f"  {fault.hint}")
 
     def _recommend(self) -> Outcome:
         """The outcome for the answers, shown.
@@ -227,8 +253,8 @@ class _Closing:
             ]
             if unasked and outcome.advice.fits and self._put(unasked):
                 continue
-            self._say_left_out()
             self.actions.show(outcome)
+            self._say_obstacles(outcome)
             return outcome
 
     def _named(self, name: str) -> str:
@@ -298,7 +324,8 @@ class _Closing:
                 self.ui.say(fact.ask.split(" (")[0], tone="quiet", lead="  - ")
 
     def _answer_skipped(self) -> bool:
-        """Put the questions that were left out after all."""
+        """Say why questions were left out, and put them after all."""
+        self._say_left_out()
         wanted = {fact.id for fact in self._skipped()}
         before = self.answers
         self._walk(lambda fact_id, answers, opened: fact_id in wanted)
@@ -397,20 +424,36 @@ class _Closing:
             Trail(outcome.advice, outcome.ruleset).walk(self.ui)
         return False
 
-    def _why_not(self, outcome: Outcome) -> bool:
+    def _other(self, outcome: Outcome) -> Outcome | None:
+        """Everything about another candidate; the outcome with it where it is taken, else None."""
         options = [
-            Option(
-                value=candidate,
-                label=f"Why not {candidate.composition}?",
-                help=_verdict_words(candidate),
-            )
+            Option(value=candidate, label=str(candidate.composition), help=verdict_of(candidate))
             for candidate in outcome.advice.alternatives
         ]
         while (
-            chosen := self.ui.choose("Why not?", [*options, Option(value=BACK, label="Back")])
+            chosen := self.ui.choose(
+                "Another method: which one?", [*options, Option(value=BACK, label="Back")]
+            )
         ) is not BACK:
             self.actions.explain(outcome, chosen)
-        return False
+            if not chosen.forced_ok:
+                continue
+            take = [
+                Option(value=True, label="Take it", help="the plan is written for it"),
+                Option(value=False, label="Back to the list"),
+            ]
+            if not self.ui.choose(f"Take {chosen.composition} instead?", take):
+                continue
+            try:
+                taken = self.actions.choose(outcome, chosen)
+            except AdviseError as error:
+                self.ui.say(error.text(), tone="warning")
+                continue
+            self.before.append((self.progress, str(outcome.advice.recommendation.composition)))
+            self.actions.show(taken)
+            self._say_obstacles(taken)
+            return taken
+        return None
 
     def _what_if(self, outcome: Outcome) -> bool:
         options = [
@@ -459,79 +502,3 @@ class _Closing:
         except (AdviseError, OSError) as error:
             self.ui.say(f"The page was not saved. {error}", tone="warning")
         return False
-
-
-def menu_options(
-    outcome: Outcome, *, askable: int = 0, skipped: int = 0, mattering: int = 0, undo: str = ""
-) -> list[Option]:
-    """The choices that make sense: "run it now" only for a complete plan that fits, the plan only
-    where there is one.
-    """
-    advice = outcome.advice
-    options = (
-        [
-            Option(
-                value="run",
-                label="Run it now",
-                help="it can be stopped at any time and goes on where it was",
-            )
-        ]
-        if outcome.runnable
-        else []
-    )
-    if askable:
-        options.append(
-            Option(
-                value="missing",
-                label="Answer what is missing",
-                help=f"{askable} question{'s' if askable > 1 else ''}, then it can be run",
-            )
-        )
-    if advice.nothing_fits is not None and advice.nothing_fits.ways_out:
-        options.append(
-            Option(value="ways_out", label="What would fit", help="each with the line to type")
-        )
-    if outcome.plan is not None:
-        options.append(
-            Option(
-                value="plan",
-                label="Show the plan",
-                help=f"the launch file{f', {outcome.plan_path}' if outcome.plan_path else ''}",
-            )
-        )
-    options.append(
-        Option(value="why", label="Why this?", help="each rule, the facts behind it and its source")
-    )
-    if advice.alternatives:
-        options.append(
-            Option(
-                value="why_not", label="Why not another?", help="reasons and numbers of the others"
-            )
-        )
-    if advice.flips:
-        options.append(
-            Option(
-                value="what_if",
-                label="What would change it?",
-                help="try another answer, other data or another card",
-            )
-        )
-    options.append(Option(value="change", label="Change an answer"))
-    if skipped:
-        changes = (
-            f"{mattering} may change the method" if mattering else "no answer changes the method"
-        )
-        options.append(
-            Option(
-                value="skipped",
-                label="Answer what was not asked",
-                help=f"{skipped} question{'s' if skipped > 1 else ''}; {changes}",
-            )
-        )
-    if undo:
-        options.append(Option(value="undo", label="Undo the change", help=f"back to {undo}"))
-    return [
-        *options,
-        Option(value="save", label="Save as a page", help="one file to forward"),
-        Option(value="quit", label="Quit"),
-    ]

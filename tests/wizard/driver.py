@@ -15,7 +15,7 @@ from rich.console import Console
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answers
 from advisor.render.html import advice_page
-from advisor.render.terminal import print_advice, print_candidate
+from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
 from advisor.ruleset.facts import load_facts
 from advisor.wizard import Actions, Outcome, run_wizard
 from tests.render.example_advice import CPU, EXAMPLES, PROBED_4090
@@ -49,7 +49,12 @@ def main() -> int:
         show=lambda outcome: print_advice(
             outcome.advice, console, plan_path=outcome.plan_path, read_in="menu"
         ),
+        show_all=lambda outcome: print_whole_answer(outcome.advice, console),
+        next_steps=lambda outcome: print("NEXT STEPS"),
         run=run,
+        trial=run,
+        bundle=lambda outcome: ["BUNDLE"],
+        choose=lambda outcome, candidate: outcome,
         plan_text=lambda outcome: outcome.plan,
         save_page=save_page,
         explain=lambda outcome, candidate: print_candidate(

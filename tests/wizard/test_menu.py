@@ -8,12 +8,13 @@ import pytest
 from rich.console import Console
 
 from advisor.advice.types import NothingFits, WayOut
-from advisor.commands.wizard import _PlanFile
-from advisor.ground.errors import InputError
+from advisor.commands.wizard_menu import PlanFile
+from advisor.ground.errors import Fault, InputError, MachineNotReady, Stopped
 from advisor.ground.types import Answer, Answers
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.wizard import Actions, Checks, Outcome, run_wizard
-from advisor.wizard.menu import menu_options
+from advisor.wizard.menu_options import menu_options
+from advisor.wizard.prompts import choice_lines
 from advisor.wizard.saved import load_answers, state_path
 from advisor.wizard.walk import applies, questions
 from tests.render.example_advice import CPU, nothing_fits, remedy_alone, scenario_5
@@ -34,7 +35,14 @@ def menu(
 
     given = {
         "show": lambda outcome: called.append("show"),
-        "run": lambda outcome: called.append("run") or 7,
+        "show_all": lambda outcome: called.append("show_all"),
+        "next_steps": lambda outcome: called.append("next_steps"),
+        "run": lambda outcome: called.append("run") or 0,
+        "trial": lambda outcome: called.append("trial") or 0,
+        "bundle": lambda outcome: called.append("bundle") or ["Wrote it.", "  scp it HOST:"],
+        "choose": lambda outcome, candidate: replace(
+            outcome, advice=replace(outcome.advice, recommendation=candidate)
+        ),
         "plan_text": lambda outcome: "PLAN TEXT",
         "save_page": save_page,
         "explain": lambda outcome, candidate: called.append(str(candidate.composition)),
@@ -53,10 +61,158 @@ def ready(answers: Answers) -> Outcome:
     return Outcome(advice=scenario_5(), plan=object(), plan_path="plan.yaml")
 
 
-def test_running_it_ends_the_wizard_with_the_runs_code():
-    """Run it now hands over to the run, whose exit code is the wizard's."""
+def test_a_run_that_ends_well_ends_the_wizard():
+    """Run it now hands over to the run; with its result the wizard is done."""
     code, _, called = menu(ready, "Run it now")
-    assert (code, called) == (7, ["show", "run"])
+    assert (code, called) == (0, ["show", "run"])
+
+
+def test_a_run_that_fails_comes_back_to_the_menu():
+    """Its words are shown and nothing is lost; its code is the wizard's when that is left."""
+
+    def refuse(outcome):
+        raise MachineNotReady("torch is not installed", hint="pip install torch")
+
+    code, ui, called = menu(ready, "Run it now", "Quit", actions={"run": refuse})
+    assert "torch is not installed\n  pip install torch" in ui.said
+    assert (code, called) == (4, ["show"])
+    state_path().unlink()
+    code, ui, _ = menu(ready, "Run it now", "Run it now", "Quit", actions={"run": lambda _: 5})
+    assert code == 5
+    assert len(ui.offered) == 4
+
+
+def test_a_run_that_is_stopped_ends_the_wizard_with_the_command_that_resumes():
+    """Ctrl-C in a run leaves the wizard, and its words are those of the run."""
+
+    def stop(outcome):
+        raise Stopped("stage sft: stopped", hint="resume: advise run runs/shop")
+
+    with pytest.raises(Stopped, match="advise run runs/shop"):
+        menu(ready, "Run it now", actions={"run": stop})
+
+
+def test_a_trial_leads_to_the_whole_run():
+    """Try it on 50 rows comes after running it; then the whole run is named, and offered first."""
+    tried = replace(ready(Answers()), trial_steps=7)
+    code, ui, called = menu(lambda answers: tried, "Try it on 50 rows", "Quit")
+    assert (code, called) == (0, ["show", "trial"])
+    assert ui.offered[1][:2] == ["Run it now", "Try it on 50 rows"]
+    assert ui.helps[1][1] == "7 steps, to see that it works"
+    assert "  advise run plan.yaml" in ui.said
+    assert ui.offered[2][0] == "Run it now"
+
+
+def test_a_plan_for_another_machine_is_packed_for_it():
+    """Why it cannot be run here is said; the bundle comes first, and running it is not offered."""
+    away = replace(
+        ready(Answers()), other_machine="the plan is for an NVIDIA GPU, and none is here"
+    )
+    code, ui, called = menu(lambda answers: away, "Make a bundle to carry to that machine", "Quit")
+    assert (code, called) == (0, ["show", "bundle"])
+    assert ui.said[-4:] == [
+        "Wrote it.",
+        "  scp it HOST:",
+        "The plan is in plan.yaml. To go on later:",
+        "  advise export plan.yaml --to bundle",
+    ]
+    assert (
+        "It cannot be run on this machine: the plan is for an NVIDIA GPU, and none is here."
+        in ui.said
+    )
+    assert ui.offered[1][0] == "Make a bundle to carry to that machine"
+    assert not {"Run it now", "Try it on 50 rows"} & set(ui.offered[1])
+
+
+def test_a_bundle_that_cannot_be_written_is_no_end():
+    """The reason is said and the menu comes back."""
+
+    def refuse(outcome):
+        raise InputError("data.jsonl is not there")
+
+    away = replace(ready(Answers()), other_machine="it is for another one")
+    code, ui, _ = menu(
+        lambda answers: away,
+        "Make a bundle to carry to that machine",
+        "Quit",
+        actions={"bundle": refuse},
+    )
+    assert code == 0
+    assert "data.jsonl is not there" in ui.said
+
+
+def test_what_this_machine_lacks_is_said_with_the_line_that_mends_it():
+    """Packages that are missing are named before anybody starts a run."""
+    fault = Fault(what="training needs packages: torch", hint="pip install torch")
+    _, ui, _ = menu(lambda answers: replace(ready(answers), lacking=(fault,)), "Quit")
+    assert "Before it can be run here: training needs packages: torch" in ui.said
+    assert "  pip install torch" in ui.said
+
+
+def test_where_nothing_is_trained_the_next_steps_are_offered():
+    """Neither running nor a plan, but what to do next; the whole answer is there as always."""
+    remedy = Outcome(advice=remedy_alone())
+    _, ui, called = menu(lambda answers: remedy, "What to do next", "The whole answer", "Quit")
+    assert called == ["show", "next_steps", "show_all"]
+    assert ui.offered[1][0] == "What to do next"
+    assert not {"Run it now", "Show the plan", "Try it on 50 rows"} & set(ui.offered[1])
+
+
+def test_another_method_can_be_taken_and_undone():
+    """Its reasons are shown first; taken, it is the recommendation until the change is undone."""
+    _, ui, called = menu(
+        ready,
+        "Another method",
+        "sft+full",
+        "Back to the list",
+        "sft+full",
+        "Take it",
+        "Undo the change",
+        "Quit",
+    )
+    assert called == ["show", "sft+full", "sft+full", "show", "show"]
+    undo = next(
+        help_
+        for labels, helps in zip(ui.offered, ui.helps, strict=True)
+        for label, help_ in zip(labels, helps, strict=True)
+        if label == "Undo the change"
+    )
+    assert undo == "back to sft+qlora"
+
+
+def test_what_must_not_be_taken_is_only_explained():
+    """A candidate that a company forbids, or that cannot run, is shown and not offered."""
+    advice = scenario_5()
+    forbidden = replace(advice.alternatives[0], forced_ok=False)
+    only = replace(advice, alternatives=(forbidden,))
+    _, ui, called = menu(
+        lambda answers: replace(ready(answers), advice=only),
+        "Another method",
+        str(forbidden.composition),
+        "Back",
+        "Quit",
+    )
+    assert called == ["show", str(forbidden.composition)]
+    assert not any("instead?" in message for message in ui.asked)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(advice=scenario_5(), plan=object(), plan_path="plan-12.yaml", trial_steps=13,
+                first="downloads about 15.3 GiB first"),
+        Outcome(advice=scenario_5(), plan=object(), plan_path="p", other_machine="it is away"),
+        Outcome(advice=scenario_5(), missing=("data.path",)),
+        Outcome(advice=remedy_alone()),
+        Outcome(advice=nothing_fits()),
+    ],
+)  # fmt: skip
+def test_the_menu_fits_one_screen(outcome):
+    """With everything that can be offered it takes a line for each choice, and fewer than 24."""
+    options = menu_options(outcome, askable=3, skipped=12, mattering=10, undo="sft>dpo+qlora")
+    lines = [choice_lines(option, 80) for option in options]
+    assert not [line for line in lines if "\n" in line]
+    assert len(lines) < 22
 
 
 @pytest.mark.parametrize(
@@ -198,11 +354,12 @@ def test_why_and_why_not_come_back_to_the_menu():
     wanted.
     """
     _, ui, called = menu(
-        ready, "Why this?", "Why not another?", "Why not sft+full?", "Back", "Quit"
+        ready, "Why this?", "Another method", "sft+full", "Back to the list", "Back", "Quit"
     )
     assert called == ["show", "sft+qlora", "sft+full"]
-    assert [label for label in ui.offered[-2] if label.startswith("Why not")] == [
-        f"Why not {candidate.composition}?" for candidate in scenario_5().alternatives
+    assert ui.offered[-2] == [
+        *(str(candidate.composition) for candidate in scenario_5().alternatives),
+        "Back",
     ]
 
 
@@ -239,7 +396,7 @@ def test_nothing_changes_by_looking():
         ready,
         "What would change it?",
         "Back",
-        "Why not another?",
+        "Another method",
         "Back",
         "Change an answer",
         "Back",
@@ -294,7 +451,7 @@ def test_what_was_not_asked_can_be_answered():
         "Yes",
         None,
     )
-    assert f"{len(left)} questions; no answer changes the method" in ui.helps[1]
+    assert f"{len(left)} questions; the method stays" in ui.helps[1]
     assert ui.asked[2].startswith("2. Where are your examples?")
     assert ui.asked[4:6] == [
         "2. Where are your examples? (a file or a folder; leave empty if you have none yet)",
@@ -337,7 +494,12 @@ def test_a_flag_can_be_changed_in_the_menu():
     ui = ScriptedUi("Change an answer", "What should the model do for you?", "Write code", "Quit")
     actions = Actions(
         show=lambda _: None,
+        show_all=lambda _: None,
+        next_steps=lambda _: None,
         run=lambda _: 0,
+        trial=lambda _: 0,
+        bundle=lambda _: [],
+        choose=lambda outcome, _: outcome,
         plan_text=lambda _: "",
         save_page=lambda _, path: path,
         explain=lambda *_: None,
@@ -397,13 +559,18 @@ def test_the_plan_of_a_conversation_replaces_nobody_elses_file(tmp_path, monkeyp
         data=PlanData(path="train.jsonl"),
         stages=(Stage(name="sft", objective="sft", update="lora", learning_rate=2e-4),),
     )
-    plans = _PlanFile()
+    plans = PlanFile()
     assert [str(plans.write(replace(plan, name=name), {})) for name in ("first", "second")] == [
         "plan-2.yaml"
     ] * 2
     edited = Path("plan-2.yaml").read_text().replace("0.0002", "0.0003")
     Path("plan-2.yaml").write_text(edited)
     assert str(plans.write(plan, {})) == "plan-3.yaml"
+    # Another conversation that comes to the same plan finds its file; a change leaves that alone.
+    others = PlanFile()
+    assert str(others.write(plan, {})) == "plan-3.yaml"
+    assert str(others.write(replace(plan, name="other"), {})) == "plan-4.yaml"
+    assert "name: finetune" in Path("plan-3.yaml").read_text()
     assert (Path("plan.yaml").read_text(), Path("plan-2.yaml").read_text()) == (
         "somebody's",
         edited,

@@ -80,9 +80,8 @@ def test_from_the_first_question_to_the_run(start):
     child.expect_exact("ANSWERS [('data_path', 'train.jsonl'), ('task', 'generation')]")
     child.expect("Teach Qwen/Qwen3-8B with your 5,000 examples")
     child.expect("Why not ")
-    child.expect("advise run plan.yaml")
     child.expect("What now")
-    child.send(DOWN + ENTER)
+    child.send(DOWN * 5 + ENTER)  # show the plan
     child.expect("model: Qwen/Qwen3-8B")
     child.expect("What now")
     child.send(ENTER)

@@ -1,0 +1,63 @@
+"""Whether this machine can run a plan: told before anybody is offered to start it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from advisor.ground.errors import Fault
+from advisor.ground.types import Hardware
+from advisor.ground.units import format_gib
+from advisor.launch.device_check import device_faults, device_missing
+from advisor.launch.expected import device_hardware, expect_stage, plan_shape
+from advisor.launch.model_need import model_needs
+from advisor.launch.packages import package_faults
+from advisor.plan.entries import entries
+from advisor.plan.model import Plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Here:
+    """What stands between a plan and a run on this machine."""
+
+    other_machine: str = ""  # why it takes another one; empty: this one can
+    lacking: tuple[Fault, ...] = ()  # what can be mended here; each hint is the line that does
+    download_bytes: int | None = 0  # of models, before it starts; None: not known
+
+
+def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
+    """What stands between the plan and a run on this machine. No network is asked.
+
+    Args:
+        plan: What is to be run.
+        plan_path: Its file; relative paths start from its folder.
+        hardware: This machine as it was probed.
+    """
+    todo = entries(plan)
+    shape = plan_shape(plan, plan_path)
+    missing = device_missing(plan, hardware)
+    reasons = [missing.what] if missing is not None else list(_too_big(plan, plan_path, hardware))
+    quantized = any(stage.quantization for stage in plan.stages)
+    faults = [*package_faults(hardware, quantized=quantized)]
+    if not reasons:
+        faults += device_faults(plan, hardware)
+    needs = [need.download_bytes for need in model_needs(plan, plan_path, todo, shape)]
+    return Here(
+        other_machine=reasons[0] if reasons else "",
+        lacking=tuple(faults),
+        download_bytes=None if None in needs else sum(need or 0 for need in needs),
+    )
+
+
+def _too_big(plan: Plan, plan_path: Path, hardware: Hardware) -> Iterator[str]:
+    """The stages that are estimated to need more memory than this machine has."""
+    used = device_hardware(plan, hardware)
+    shape = plan_shape(plan, plan_path)
+    for entry in entries(plan):
+        found = expect_stage(plan, entry, shape, used)
+        if found.fits == "too_big" and found.need_bytes and found.limit_bytes:
+            yield (
+                f"stage {entry.name} needs about {format_gib(found.need_bytes)}, and this machine"
+                f" has {format_gib(found.limit_bytes)} for it"
+            )

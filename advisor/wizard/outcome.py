@@ -1,0 +1,67 @@
+"""What `advise` made of the answers, and what the menu can do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor.advice.types import Advice, Candidate
+from advisor.ground.errors import Fault
+
+if TYPE_CHECKING:
+    from advisor.ruleset.model import Ruleset
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What `advise` made of the answers."""
+
+    advice: Advice
+    ruleset: Ruleset | None = (
+        # the rules that decided; without them the reasons are shown as they stand in the advice
+        None
+    )
+    plan: Any = None  # complete, or None
+    plan_path: str | None = None  # where it was written
+    missing: tuple[str, ...] = ()  # what a runnable plan still needs: "data.path"
+    other_machine: str = ""  # why the plan takes another machine; empty: this one can run it
+    lacking: tuple[Fault, ...] = ()  # what this machine lacks; each hint is the line to type
+    trial_steps: int = 0  # optimizer steps that read about 50 rows; 0: no trial
+    first: str = ""  # what happens before it trains: "downloads 15.3 GiB first"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a plan that trains something which fits, and that `advise run` starts
+        on the machine it is for.
+        """
+        stages = self.advice.recommendation.stages
+        return (
+            self.plan is not None
+            and not self.missing
+            and bool(stages)
+            and self.advice.fits
+            and not any(stage.is_sharded for stage in stages)
+        )
+
+    @property
+    def is_runnable(self) -> bool:
+        """Whether "run it now" may be offered: the plan is complete, and for this machine."""
+        return self.is_complete and not self.other_machine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Actions:
+    """What the menu does, given by the caller. Any of them may raise AdviseError."""
+
+    show: Callable[[Outcome], None]  # print the recommendation
+    show_all: Callable[[Outcome], None]  # print everything that is said of it
+    next_steps: Callable[[Outcome], None]  # print what to do where nothing is trained
+    run: Callable[[Outcome], int]  # train; the exit code
+    trial: Callable[[Outcome], int]  # train on a few rows; the exit code
+    bundle: Callable[[Outcome], list[str]]  # pack it for another machine; what to say of it
+    choose: Callable[[Outcome, Candidate], Outcome]  # the outcome with another method
+    plan_text: Callable[[Outcome], str]
+    save_page: Callable[[Outcome, Path], Path]  # write the page; where it lies
+    explain: Callable[[Outcome, Candidate], None]  # print everything about one candidate
