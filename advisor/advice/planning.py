@@ -80,6 +80,8 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
         and not all(profile.format == "classification" for profile in profiles)
     ):
         missing.append(NO_CLASSES)
+    if situation.unsuited and candidate.composition.chain:
+        missing.append(situation.unsuited)
     return missing
 
 

@@ -23,8 +23,12 @@ def choose_candidate(
 ) -> Advice:
     """The advice with the candidate that --choose names in place of the recommended one.
 
+    --force also takes data that do not suit the task.
+
     Raises InputError if there is no such candidate, or it may not be taken.
     """
+    if force:
+        advice = replace(advice, situation=replace(advice.situation, unsuited=""))
     if choose is None:
         return advice
     from advisor.advice.advise import candidate_of, with_choice

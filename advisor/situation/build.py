@@ -16,6 +16,7 @@ from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelS
 from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, kind_of_type
 from advisor.situation.chat_templates import lacks, needs_of, template_warnings
+from advisor.situation.data import found_beside, read_data
 from advisor.situation.types import (
     ModelSuggestion,
     OutOfScope,
@@ -61,19 +62,21 @@ def situation_of(
     with _collected(faults):
         hardware = hardware_of(answers, warnings, probed=probed)
     with _collected(faults):
-        data, tasks, answers = _data(answers, warnings, base)
+        read = read_data(answers, base)
     with _collected(faults):
         examples = _examples(answers, base)
     with _collected(faults):
         reward_model = _reward_model(answers, base)
     if faults:
         raise InputError(faults=faults)
+    data, tasks, answers = read.data, read.tasks, read.answers
+    warnings = [*read.misfits, *warnings, *read.warnings]
     outside = outside_of(answers, hardware, warnings)
     # What is not trained here needs no size, and a suggestion in its place would be another answer.
     answered = answers if outside is None else _without_model(answers)
     model = _model(answered, warnings, unknown, online=online)
     teacher_name = answers.value("teacher_model")
-    teacher_name = None if teacher_name is None else _found(str(teacher_name), base)
+    teacher_name = None if teacher_name is None else found_beside(str(teacher_name), base)
     teacher = None
     if teacher_name is not None:
         notes: list[str] = []
@@ -97,7 +100,7 @@ def situation_of(
         answers=answers, hardware=hardware, data=data, examples=examples,
         shortages=_shortages(answers, data, examples, tasks), reward_model=reward_model,
         teacher=teacher, teacher_name=teacher_name,
-        tasks=tasks,
+        tasks=tasks, unsuited=read.unsuited,
         model=model, outside=outside, thinks=thinks, instead=instead,
         smaller=_smaller(answers, hardware, model, needs), cards=_cards(hardware),
         free_gpus=_free_gpus(hardware), past=_past(warnings),
@@ -222,50 +225,6 @@ def _free_gpus(hardware: Hardware) -> str:
     return free_gpus()
 
 
-def _data(
-    answers: Answers, warnings: list[str], base: Path | None
-) -> tuple[DataProfile | None, Mapping[str, DataProfile], Answers]:
-    stated_tasks: Mapping[str, str] = answers.value("tasks") or {}
-    path = answers.value("data_path")
-    if path and stated_tasks:
-        raise InputError(
-            "both one data file and one file per task are given",
-            allowed="--data FILE, or --tasks NAME=FILE for each task",
-        )
-    if not path and not stated_tasks:
-        return None, {}, answers
-    from advisor.data import profile
-
-    faults: list[Fault] = []
-    profiles: dict[str, DataProfile] = {}
-    for name, file in stated_tasks.items() if stated_tasks else [("", str(path))]:
-        try:
-            profiles[name] = profile(_found(file, base), mapping=answers.value("data_mapping"))
-        except InputError as error:
-            faults.extend(error.faults)
-    if faults:
-        raise InputError(faults=faults)
-    for name, found in profiles.items():
-        kind, rows = answers.value("data_kind"), answers.value("data_rows")
-        if kind is not None and kind != found.kind:
-            warnings.append(
-                f"data: stated as {kind}, but {found.path} holds {found.kind}; the file counts"
-            )
-        if rows is not None and not name and rows != found.rows:
-            warnings.append(
-                f"data: stated as {rows:,} rows, but {found.path} holds {found.rows:,}; the file"
-                " counts"
-            )
-        warnings.extend(
-            f"data{f' of {name}' if name else ''}: {finding.text}"
-            for finding in found.findings
-            if finding.severity != "note"
-        )
-    if stated_tasks:
-        return None, profiles, answers
-    return profiles[""], {}, answers
-
-
 def _thoughts(
     model: ModelShape | None,
     data: DataProfile | None,
@@ -302,7 +261,7 @@ def _thoughts(
 def _examples(answers: Answers, base: Path | None) -> DataProfile | None:
     """The examples beside a corpus."""
     path = answers.value("data_examples")
-    return examples_of(_found(str(path), base)) if path else None
+    return examples_of(found_beside(str(path), base)) if path else None
 
 
 def examples_of(path: str) -> DataProfile:
@@ -364,7 +323,7 @@ def _amount_of(profile: DataProfile) -> tuple[int, int | None]:
 def _reward_model(answers: Answers, base: Path | None) -> str | None:
     """The folder of the stated reward model. Raises InputError where it holds none."""
     path = answers.value("reward_model")
-    return model_folder(_found(str(path), base)) if path else None
+    return model_folder(found_beside(str(path), base)) if path else None
 
 
 def model_folder(path: str) -> str:
@@ -382,13 +341,6 @@ def model_folder(path: str) -> str:
             ),
         )
     return path
-
-
-def _found(file: str, base: Path | None) -> str:
-    """The path as given, or beside the answers file where it exists only there."""
-    if base is not None and not Path(file).exists() and (base / file).exists():
-        return str(base / file)
-    return file
 
 
 def _model(

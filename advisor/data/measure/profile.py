@@ -16,6 +16,7 @@ from typing import Any
 
 from advisor.data.example import Example, Message
 from advisor.data.examples import REASONS, Skipped, read_examples, refusal, rows_words
+from advisor.data.measure.answers import AnswerLooks
 from advisor.data.measure.findings import CHECKABLE_SHARE, Notebook, look_back
 from advisor.data.measure.lengths import (
     Lengths,
@@ -59,6 +60,7 @@ class _Reading:
     skipped: Skipped = field(default_factory=Skipped)
     overlap: Overlap | None = None
     sample: dict[str, Any] | None = None
+    looks: AnswerLooks = field(default_factory=AnswerLooks)
     over: Tally = field(default_factory=Tally)  # rows longer than the length asked about
     lost: Tally = field(default_factory=Tally)  # of these, rows whose request alone is
 
@@ -67,6 +69,7 @@ def profile(
     path: str | os.PathLike[str],
     *,
     mapping: Mapping[str, str] | None = None,
+    wanted: str | None = None,
     count_tokens: Callable[[str], int] | None = None,
     full: bool = False,
     strict: bool = True,
@@ -79,6 +82,7 @@ def profile(
 
     Args:
         mapping: Role -> column, where the names do not say it.
+        wanted: What the task looks for where a table holds both: "reply" or "label".
         count_tokens: Tokens in a text by the model's own tokenizer; left out, the length is
             approximated.
         full: Count the tokens of every row, not of a sample; reads every row.
@@ -96,7 +100,7 @@ def profile(
     """
     shown = os.fspath(path)
     found = find_data(path)
-    recognition = recognise(path, mapping=mapping)
+    recognition = recognise(path, mapping=mapping, wanted=wanted)
     overlap = None if evaluation is None else evaluation_rows(evaluation, mapping=mapping)
     sampled = not (full or whole) and overlap is None and _is_large(found)
     notebook = Notebook(recognition.kind, recognition.format, thorough or overlap is not None)
@@ -273,6 +277,7 @@ def _read(
             overlap.look(example, plain)
         if reading.sample is None:
             reading.sample = understood(example)
+        reading.looks.add(example)
         if limit is not None and skipped.seen >= limit:
             break
 
@@ -419,6 +424,8 @@ def _measures(reading: _Reading, tokens: TokenStats | None, seq_len: int | None)
     measures["sequence_lengths"] = cuts(lengths, notebook.kind, also=seq_len)
     if notebook.checkable:
         measures["checkable_answers"] = notebook.checkable
+    if looks := reading.looks.measures():
+        measures["answers_seen"] = looks
     if reading.overlap is not None:
         measures["evaluation"] = reading.overlap.measures()
     return measures

@@ -79,6 +79,38 @@ def guess(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> G
     return Guess(candidates=tuple(_single(text) for text in texts), clear=False)
 
 
+def for_task(
+    wanted: str,
+    chosen: Candidate,
+    columns: Mapping[str, Column],
+    rows: Sequence[Mapping[str, Any]],
+) -> Candidate | None:
+    """Another reading of the columns, where the task needs what the chosen one leaves out.
+
+    Args:
+        wanted: "reply": a column of replies beside a text and its category; "label": a column of
+            categories beside a request and its answer.
+        chosen: The reading by known names, or the clear guess.
+    """
+    if wanted == "reply" and chosen.format in ("classification", "text"):
+        found = guess(columns, rows)
+        if found.clear and meaning(found.candidates[0].mapping.get("answer", "")).answer >= 0.8:
+            return found.candidates[0]
+    if wanted == "label" and {"question", "answer"} <= chosen.mapping.keys():
+        answer = columns.get(chosen.mapping["answer"])
+        labels = [
+            name
+            for name, column in columns.items()
+            if meaning(name).is_label and column.is_label(named=True)
+        ]
+        if len(labels) == 1 and answer is not None and not answer.is_label(named=True):
+            text = chosen.mapping["question"]
+            why = f"a text in `{text}` and its category in `{labels[0]}`"
+            mapping = {"text": text, "label": labels[0]}
+            return Candidate(format="classification", mapping=mapping, why=why)
+    return None
+
+
 def _text(name: str, place: int, column: Column, rows: Sequence[Mapping[str, Any]]) -> Text | None:
     """The column as a text to learn from, or None: dates, addresses, numbers, names of things and
     categories are none.

@@ -20,7 +20,7 @@ from advisor.data.read.found import Found
 from advisor.data.read.rows import document_style, read_rows
 from advisor.data.recognition import roles
 from advisor.data.recognition.columns import summarise
-from advisor.data.recognition.guess import guess
+from advisor.data.recognition.guess import for_task, guess
 from advisor.data.recognition.naming import Candidate, by_mapping, by_name, by_shape
 from advisor.data.recognition.nested import with_leaves
 from advisor.data.recognition.unclear import KNOWN_FORMATS, no_known_columns, several_ways
@@ -56,12 +56,16 @@ class Recognition:
 
 
 def recognise(
-    path: str | os.PathLike[str], *, mapping: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    mapping: Mapping[str, str] | None = None,
+    wanted: str | None = None,
 ) -> Recognition:
     """What the file is.
 
     Args:
         mapping: Role -> column, overrides what the names say. Roles: roles.ROLES.
+        wanted: What the task looks for where a table holds both: "reply" or "label".
 
     Raises:
         InputError: Not a data file, no row can be read, no known columns, or several ways to read
@@ -116,6 +120,8 @@ def recognise(
             why=candidate.why,
         )
     chosen, others = _decide(rows, shown)
+    if wanted is not None and (better := _for_task(wanted, chosen, rows)) is not None:
+        chosen, others = better, (chosen, *others)
     confidence = (
         "guessed"
         if chosen.guessed
@@ -270,6 +276,13 @@ def _guessed(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[C
     if not found.clear:
         raise no_known_columns(shown, columns, leaves[0], found.candidates)
     return replace(found.candidates[0], guessed=True), found.candidates[1:]
+
+
+def _for_task(wanted: str, chosen: Candidate, rows: list[dict[str, Any]]) -> Candidate | None:
+    """The reading that the task needs, where it is another one."""
+    leaves = [with_leaves(row) for row in rows]
+    found = for_task(wanted, chosen, summarise(leaves), leaves)
+    return None if found is None else replace(found, guessed=True)
 
 
 def _refuse_single_turns(rows: list[dict[str, Any]], shown: str) -> None:

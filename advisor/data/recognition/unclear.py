@@ -12,9 +12,10 @@ from typing import Any
 from advisor.data.recognition import roles
 from advisor.data.recognition.columns import Column
 from advisor.data.recognition.naming import Candidate
-from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.errors import Fault, InputError
 
 SHOWN_COLUMNS = 30
+ALIKE = 0.8  # of a misspelt name with the known one
 KNOWN_FORMATS = (
     "messages, conversations, instruction + output, prompt + completion, question + answer, text,"
     " text + label, chosen + rejected, prompt + completion + label, prompt + ground_truth"
@@ -111,7 +112,9 @@ def _hint(command: str, ways: Sequence[Candidate], misspelt: Sequence[str]) -> s
 
 
 def _misspelt(columns: Sequence[str]) -> list[str]:
-    """'anwser: did you mean answer?' for columns whose name is nearly a known one."""
+    """'anwser: did you mean answer?' for columns whose name is all but a known one."""
+    import difflib
+
     known = [
         *roles.QUESTIONS,
         *roles.ANSWERS,
@@ -122,7 +125,7 @@ def _misspelt(columns: Sequence[str]) -> list[str]:
     ]
     hints = []
     for name in columns[:SHOWN_COLUMNS]:
-        close = nearest(roles.normal(name), known)
+        close = difflib.get_close_matches(roles.normal(name), known, n=1, cutoff=ALIKE)
         if close and roles.normal(name) not in known:
-            hints.append(f"{name}: {close}")
+            hints.append(f"{name}: did you mean '{close[0]}'?")
     return hints

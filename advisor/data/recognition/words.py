@@ -68,6 +68,13 @@ ANSWERING = _set(
     " mitarbeiter berater sachbearbeiter medewerker conseiller agente asesor operador atendente"
     " operatore konsultant temsilci оператор специалист"
 )
+LABELS = _set(
+    "label labels class category intent sentiment topic tag department queue team"
+    " kategorie klasse abteilung thema stimmung absicht categorie klasse afdeling kategori"
+    " categorie classe etiquette service sujet departement categoria clase etiqueta departamento"
+    " sentimiento tema classe etichetta reparto kategoria etykieta dzial kategorie stitek oddeleni"
+    " etiket departman duygu категория класс метка отдел тональность"
+)
 TITLES = _set(
     "subject title headline betreff titel onderwerp objet sujet titre asunto titulo assunto oggetto"
     " titolo temat predmet konu baslik тема"
@@ -91,6 +98,9 @@ INSIDE = {
     ),
     "text": _set("内容 本文 説明 描述 正文 メッセージ 消息 내용 메시지 설명"),
     "title": _set("件名 タイトル 标题 主题 제목"),
+    "label": _set(
+        "カテゴリ カテゴリー 分類 種別 部署 感情 类别 分类 标签 部门 情感 분류 카테고리 부서"
+    ),
     "no_text": _set(
         "番号 日付 日時 編号 编号 日期 时间 状態 ステータス 状态 번호 날짜 상태 メール 邮箱"
     ),
@@ -107,6 +117,7 @@ class Meaning:
     answer: float
     is_named: bool = False  # by a word for requests or answers, not by who speaks or for any text
     is_title: bool = False
+    is_label: bool = False
     is_no_text: bool = False
 
 
@@ -153,6 +164,7 @@ def meaning(name: str) -> Meaning:
         answer,
         is_named=(requests or answers) and _is_noun(name.rpartition(".")[2]),
         is_title=has(TITLES, "title"),
+        is_label=has(LABELS, "label"),
         is_no_text=any(word in NO_TEXT for word in words)
         or any(part in whole for part in INSIDE["no_text"]),
     )

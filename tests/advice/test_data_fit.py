@@ -1,0 +1,298 @@
+"""Data that do not suit the task are noticed before anything is advised."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advisor.api import Answers, advise, advise_document
+from advisor.data import profile
+from advisor.data.measure.answers import has_layout, is_code
+from advisor.ground.errors import InputError
+from advisor.situation.data_fit import misfit, row_words
+
+ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
+REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in two days."
+PROGRAM = "def total_{0}(rows):\n    return sum(row.price for row in rows)\n"
+FORM = '{{"order": {0}, "city": "Bonn"}}'
+CALL = '{{"name": "find_order", "arguments": {{"number": {0}}}}}'
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> str:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def pairs(answer: str) -> list[dict[str, Any]]:
+    return [{"question": ASKED.format(n), "answer": answer.format(n)} for n in range(300)]
+
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "categories": [
+        {"body": ASKED.format(n), "category": ("Billing", "Shipping", "Returns")[n % 3]}
+        for n in range(300)
+    ],
+    "replies": pairs(REPLIED),
+    "code": pairs(PROGRAM),
+    "forms": pairs(FORM),
+    "calls": pairs(CALL),
+    "short answers": [
+        {"question": ASKED.format(n), "answer": ("spam", "no spam")[n % 2]} for n in range(300)
+    ],
+    "documents": [{"text": f"Chapter {n}. " + REPLIED.format(n) * 3} for n in range(300)],
+    "preferences": [
+        {"prompt": ASKED.format(n), "chosen": REPLIED.format(n), "rejected": f"No, {n}."}
+        for n in range(300)
+    ],
+}
+SUITED = [
+    ("customer_service", "replies"),
+    ("customer_service", "documents"),
+    ("qa", "documents"),
+    ("domain_expertise", "documents"),
+    ("classification", "categories"),
+    ("classification", "short answers"),
+    ("code", "code"),
+    ("structured_output", "forms"),
+    ("tool_use", "calls"),
+    ("chat_assistant", "preferences"),
+    ("other", "categories"),
+    ("multi_department", "categories"),
+    ("reasoning", "replies"),
+]
+UNSUITED = [
+    ("customer_service", "categories", "a category, and no reply", True),
+    ("qa", "categories", "a category, and no reply", True),
+    ("generation", "categories", "a category, and no reply", True),
+    ("classification", "documents", "without a category", True),
+    ("classification", "replies", "no categories", True),
+    ("classification", "preferences", "without a category", True),
+    ("tool_use", "replies", "no row calls a function", True),
+    ("tool_use", "documents", "no function is called", True),
+    ("tool_use", "categories", "no row calls a function", True),
+    ("code", "replies", "hardly a row holds code", False),
+    ("code", "documents", "hardly a row holds code", False),
+    ("structured_output", "replies", "a layout that a program could read", False),
+    ("structured_output", "documents", "without a filled-in form", True),
+]
+
+
+@pytest.mark.parametrize(("task", "rows"), SUITED)
+def test_data_that_suit_the_task_need_no_words(tmp_path, task, rows):
+    """Nothing is said where the rows are what the task learns from."""
+    assert misfit(task, profile(write(tmp_path, ROWS[rows]))) is None
+
+
+@pytest.mark.parametrize(("task", "rows", "says", "blocks"), UNSUITED)
+def test_data_that_do_not_suit_the_task_are_named_with_a_row(tmp_path, task, rows, says, blocks):
+    """The first warning says what the rows hold and shows one; without a word no plan is made."""
+    path = write(tmp_path, ROWS[rows])
+    found = profile(path)
+    wrong = misfit(task, found)
+    assert wrong is not None
+    assert says in wrong.text
+    assert row_words(found) in wrong.text
+    assert wrong.blocks is blocks
+    assert task not in wrong.suits
+    document = advise_document({"task": task, "data": {"path": path}, "gpu": {"name": "RTX 4090"}})
+    assert document["warnings"][0] == f"data: {wrong.text}"
+    if document["recommendation"]["stages"]:
+        assert any("data that suit the task" in key for key in document["missing"]) is blocks
+    assert not (blocks and document["plan"])
+
+
+def test_a_stated_mapping_or_force_takes_the_data_as_they_are(tmp_path):
+    """Whoever names the columns has looked at them; the warning stays."""
+    path = write(tmp_path, ROWS["categories"])
+    stated = {
+        "task": "customer_service",
+        "data": {"path": path, "mapping": {"text": "body", "label": "category"}},
+        "gpu": {"name": "RTX 4090"},
+    }
+    document = advise_document(stated)
+    assert document["plan"] is not None
+    assert "no reply" in document["warnings"][0]
+
+
+def test_force_is_a_word_too(tmp_path):
+    """--force makes the plan that was refused."""
+    from advisor.commands.choice import choose_candidate
+    from advisor.commands.session import Stated, advise_on, resolve_plan
+
+    answers = Answers.from_dict(
+        {
+            "task": "customer_service",
+            "data": {"path": write(tmp_path, ROWS["categories"])},
+            "gpu": {"name": "RTX 4090"},
+        }
+    )
+    advice, ruleset = advise_on(Stated(answers=answers))
+    assert resolve_plan(advice, ruleset)[0] is None
+    forced = choose_candidate(advice, ruleset, None, force=True)
+    assert resolve_plan(forced, ruleset)[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("task", "mapping"),
+    [
+        ("customer_service", {"question": "body", "answer": "Agent Reply"}),
+        ("classification", {"text": "body", "label": "category"}),
+    ],
+)
+def test_the_task_decides_which_columns_are_taken(tmp_path, task, mapping):
+    """A table with a text, its category and a reply holds what either task needs."""
+    rows = [{**row, "Agent Reply": REPLIED.format(n)} for n, row in enumerate(ROWS["categories"])]
+    advice = advise(
+        {"task": task, "data": {"path": write(tmp_path, rows)}, "gpu": {"name": "RTX 4090"}}
+    )
+    assert advice.situation.data is not None
+    assert advice.situation.data.mapping == mapping
+
+
+def test_a_guess_is_pinned_in_the_plan(tmp_path):
+    """A run reads the columns that the person was shown."""
+    rows = [{"Frage": ASKED.format(n), "Antwort": REPLIED.format(n)} for n in range(300)]
+    path = write(tmp_path, rows)
+    document = advise_document({"task": "qa", "data": {"path": path}, "gpu": {"name": "RTX 4090"}})
+    assert document["plan"]["data"]["mapping"] == {"question": "Frage", "answer": "Antwort"}
+    assert "`Frage`" in document["warnings"][0]
+
+
+def test_columns_nobody_can_tell_apart_are_an_error_with_the_whole_command(tmp_path):
+    """The command in the error reads the file, task and all."""
+    rows = [
+        {"f1": f"The tower {n} is rather high.", "f2": f"It was built in 19{n:02d} or so."}
+        for n in range(20)
+    ]
+    path = write(tmp_path, rows)
+    with pytest.raises(InputError) as caught:
+        advise({"task": "qa", "data": {"path": path}, "gpu": {"name": "RTX 4090"}})
+    hint = caught.value.faults[0].hint
+    assert f"advise --task qa --data {path} --map question=f1 answer=f2" in hint
+
+
+def teams(folder: Path) -> Path:
+    for name in ("hr", "it", "legal"):
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in pairs(f"{name}: {REPLIED}"))
+        )
+    return folder
+
+
+def test_a_folder_of_files_becomes_the_teams(tmp_path):
+    """Several teams and one folder with a file for each: one task a file, said so."""
+    stated = {
+        "task": "multi_department",
+        "data": {"path": str(teams(tmp_path))},
+        "gpu": {"name": "RTX 4090"},
+    }
+    document = advise_document(stated)
+    assert [task["name"] for task in document["plan"]["tasks"]] == ["hr", "it", "legal"]
+    assert "3 files" in document["warnings"][0]
+    assert "hr, it, legal" in document["warnings"][0]
+
+
+def test_another_number_of_teams_leaves_the_folder_one_data_set(tmp_path):
+    """Files and stated teams that do not match are said, and nothing is split."""
+    stated = {
+        "task": "multi_department",
+        "n_tasks": 5,
+        "data": {"path": str(teams(tmp_path))},
+        "gpu": {"name": "RTX 4090"},
+    }
+    advice = advise(stated)
+    assert advice.situation.tasks == {}
+    assert any("3 files" in warning and "5 tasks" in warning for warning in advice.warnings)
+
+
+def test_other_tasks_read_a_folder_as_one_data_set(tmp_path):
+    """Only several teams are served by several files."""
+    stated = {"task": "qa", "data": {"path": str(teams(tmp_path))}, "gpu": {"name": "RTX 4090"}}
+    advice = advise(stated)
+    assert advice.situation.data is not None
+    assert advice.situation.data.rows == 900
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PROGRAM.format(1),
+        "SELECT name FROM customers WHERE city = 'Bonn';",
+        "```python\nprint(1)\n```",
+        "for (int i = 0; i < n; i++) {\n  total += a[i];\n}",
+        "#!/bin/sh\nfor f in *.txt; do\n  echo $f;\ndone",
+        "const f = (x) => x + 1;\nexport default f;",
+        "<div class='a'>\n  <p>text</p>\n</div>;",
+    ],
+)
+def test_program_text_is_known_by_its_signs(text):
+    """Several languages are recognised."""
+    assert is_code(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        REPLIED.format(3),
+        "Dear customer,\nthank you for your order; it arrives tomorrow (before noon).\nBest, Kim",
+        "Use the following steps: open the menu, choose File, then Save.",
+        "The class of 1999 met in Bonn. Return the form by May.",
+    ],
+)
+def test_prose_is_no_code(text):
+    """Letters with semicolons and brackets are prose."""
+    assert not is_code(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "layout"),
+    [
+        ('{"a": 1}', True),
+        ("<a><b/></a>", True),
+        ("Name: Kim\nCity: Bonn", True),
+        ("| a | b |\n|---|---|\n| 1 | 2 |", True),
+        ("{not json}", False),
+        (REPLIED.format(3), False),
+    ],
+)
+def test_layouts_that_a_program_reads(text, layout):
+    """JSON, XML, tables and named lines are layouts."""
+    assert bool(has_layout(text)) is layout
+
+
+def test_a_few_rows_are_not_judged(tmp_path):
+    """Of three answers nobody can tell whether they are categories."""
+    assert misfit("classification", profile(write(tmp_path, ROWS["replies"][:3]))) is None
+
+
+def test_a_row_is_shown_shortened_on_one_line(tmp_path):
+    """Line breaks and long texts do not leave their line."""
+    rows = [{"question": "a\nb " * 90, "answer": f"{n}\tc"} for n in range(9)]
+    words = row_words(profile(write(tmp_path, rows)))
+    assert "\n" not in words
+    assert len(words) < 120
+    assert words.endswith('..." -> "0 c"')
+    assert row_words(replace(profile(write(tmp_path, rows)), sample=None)) == "an empty row"
+
+
+def test_spreadsheets_of_tickets_without_replies_are_noticed(tmp_path):
+    """The table of a support desk with a category and no reply would teach one word."""
+    path = tmp_path / "tickets.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ticket_id", "date", "subject", "body", "category"])
+        writer.writerows(
+            [f"T{n}", "2024-01-01", f"Order {n}", ASKED.format(n), ("Billing", "Shipping")[n % 2]]
+            for n in range(300)
+        )
+    document = advise_document(
+        {"task": "customer_service", "data": {"path": str(path)}, "gpu": {"name": "RTX 4090"}}
+    )
+    assert document["plan"] is None
+    assert '-> "Billing"' in document["warnings"][0]
