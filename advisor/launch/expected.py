@@ -17,7 +17,7 @@ from advisor.plan.entries import Entry
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.plan.read import resolve_path
-from advisor.plan.record import Expected, LearnedRecord, Times
+from advisor.plan.record import Expected, ExpectedTerm, LearnedRecord, Times
 from advisor.plan.rollouts import asks_server
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
@@ -155,6 +155,11 @@ def expect_stage(
         need_high_bytes=memory.need_high_bytes if memory else None,
         counted_bytes=counted,
         moment=memory.peak.name if memory else None,
+        terms=tuple(
+            ExpectedTerm(name=term.name, bytes=term.size_bytes)
+            for term in (memory.peak.terms if memory else ())
+            if term.size_bytes
+        ),
         limit_bytes=found.limit_bytes,
         fits=found.fits,
         step_s=found.step_s,

@@ -79,6 +79,14 @@ class LearnedRecord(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExpectedTerm(JsonObject):
+    """One part of the expected peak memory."""
+
+    name: Annotated[str, "what it is"]
+    bytes: Annotated[int, "its size; below 0: a correction"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Expected(JsonObject):
     """What the estimator expected of a stage on this machine."""
 
@@ -98,6 +106,7 @@ class Expected(JsonObject):
     ] = None
     counted_bytes: Annotated[int | None, "the part of it that `measured` counts"] = None
     moment: Annotated[str | None, "the moment of a step that has the peak"] = None
+    terms: Annotated[tuple[ExpectedTerm, ...], "the parts of `peak_bytes`"] = ()
     limit_bytes: Annotated[int | None, "free memory of the device before the run"] = None
     fits: Annotated[str | None, "fits, tight, may_fit, too_big or unknown"] = None
     step_s: Annotated[float | None, "seconds of an optimizer step", OMIT_NULL] = None

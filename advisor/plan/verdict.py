@@ -16,6 +16,7 @@ from pathlib import Path
 
 from advisor.ground.errors import AdviseError
 from advisor.ground.files import PLAN_FILE, shown_path
+from advisor.ground.resources import PACKAGE
 from advisor.methods import objective, update
 from advisor.plan.entries import Entry, entries
 from advisor.plan.next_run import longer_setting
@@ -38,6 +39,7 @@ from advisor.plan.verdict_record import (
 
 WORDS = (BETTER, WORSE, UNCLEAR)
 HELD_OUT_LOSS = "held-out loss"
+GENERAL = PACKAGE / "demo" / "general.jsonl"  # rows to begin with, written for this project
 PHRASE_WORDS = 4  # of a phrase that is looked for again
 MOST_ROWS = 100_000  # a difference that takes more rows is none
 MOST_HELD = 0.2  # share of the rows that may be held out: as in the advice
@@ -274,17 +276,19 @@ def _answers(samples: Sequence[Sample], known: Limits) -> tuple[list[str], bool]
     if not told:
         return [], False
     ended = sum(bool(sample.tuned_stopped) for sample in told)
-    before = sum(bool(sample.base_stopped) for sample in told)
+    base = [sample.base_stopped for sample in told if sample.base_stopped is not None]
+    before = sum(base) if len(base) == len(told) else None
     repeating = sum(
         repeats(sample.tuned or "", known) and not repeats(sample.base or "", known)
         for sample in told
     )
     few = ended <= known.answers_end * len(told)
-    beside = f" (base {before})" if before != ended else ""
+    beside = f" (base {before})" if before not in (None, ended) else ""
     said = [f"{ended} of {len(told)} sample answers end by themselves{beside}"]
     if repeating:
         said.append(f"{repeating} repeat themselves")
-    return said, (few and before > ended) or repeating >= known.answers_end * len(told)
+    fewer = few and before is not None and before > ended
+    return said, fewer or repeating >= known.answers_end * len(told)
 
 
 def repeats(answer: str, known: Limits) -> bool:
@@ -308,6 +312,11 @@ class _Step:
     entry: Entry | None
     run: str
     known: Limits
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the plan trains one stage on one file."""
+        return len(self.record.stages) == 1
 
     def after(self, task: Finding, general: Finding, compared: Compared | None) -> NextStep:
         """The one thing to do next; the first that applies."""
@@ -397,13 +406,28 @@ class _Step:
         return self._say("more_data", f"collect more rows{wanted}", self._check_data())
 
     def _lost(self) -> NextStep:
-        lower = self._other_rate(1 / self.known.rate_factor)
-        rows = self.known.general_rows
-        text = (
-            f"mix general questions into the data ({rows:g} for each row or more), or train again"
-            f" with a learning rate {self.known.rate_factor:g} times lower"
+        """A style that every row has is learned as the style of every answer; rows that do not
+        have it show where it ends.
+        """
+        each = round(1 / self.known.general_rows)
+        text = f"mix general questions into the data, one for every {each} rows or more"
+        return self._say("mix_general", text, self._mixing())
+
+    def _mixing(self) -> str | None:
+        """The command that trains on the data with general rows after them, for data whose lines
+        have the form of ours.
+        """
+        data = self.entry.data if self.entry is not None else None
+        if data is None or data.path is None or data.format != "messages":
+            return None
+        path = str(data.path)
+        if not path.endswith(".jsonl") or not self.is_alone:
+            return None
+        ours = shlex.quote(str(GENERAL))
+        return (
+            f"cat {shlex.quote(path)} {ours} > mixed.jsonl && advise run {self._plan}"
+            ' --set data.path="$PWD/mixed.jsonl"'
         )
-        return self._say("lower_rate", text, self._again(lower) if lower else None)
 
     def _better(self) -> NextStep:
         wrong = [check.text for check in self.stage.checks if not check.ok]

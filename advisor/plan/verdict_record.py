@@ -30,7 +30,7 @@ class NextStep(JsonObject):
 
     action: Annotated[
         str,
-        "ship, try_it, run_whole, train_longer, train_shorter, lower_rate, raise_rate,"
+        "ship, try_it, run_whole, train_longer, train_shorter, lower_rate, mix_general,"
         " hold_out_more, more_data, look_at_data or measure",
     ]
     text: Annotated[str, "the same in words"]

@@ -1,16 +1,39 @@
-"""Measured values over steps as a picture of its own: plain SVG, no script, no font of its own,
-light and dark.
+"""Measured values over steps as a picture: SVG for the lines, text of the page for every label, so
+that labels keep their size on a phone. No script, light and dark.
+
+Nothing is told by colour alone: the second line is dashed and dotted, and each line has its name
+and its last value at its end.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Callable, Sequence
 
-WIDTH, HEIGHT = 640, 200
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 28
+from advisor.render.markup import text
+
 MAX_POINTS = 400  # more than a screen shows; the lowest and highest of each span are kept
+APART = 11.0  # percent of the height that two labels need
+INSET = 4.0  # percent of the height left free above and below the lines
+
+STYLE = """
+.plot { margin: 1.25rem 0; } .plot figcaption { font-size: .9rem; margin-bottom: .35rem; }
+.plot .frame { display: grid; grid-template-columns: auto 1fr auto; column-gap: .4rem;
+  font-size: 13px; line-height: 1.2; color: var(--quiet); }
+.plot svg { grid-column: 2; width: 100%; height: 12rem; display: block; overflow: visible; }
+.plot .ys, .plot .ends { position: relative; height: 12rem; }
+.plot .ys span, .plot .ends span { position: absolute; transform: translateY(-50%);
+  white-space: nowrap; }
+.plot .ys { min-width: 3.2em; } .plot .ys span { right: 0; }
+.plot .ends { min-width: 7.2em; color: var(--ink); }
+.plot .xs { grid-column: 2; display: flex; justify-content: space-between; padding-top: .3rem; }
+.plot svg * { vector-effect: non-scaling-stroke; fill: none; }
+.plot .grid { stroke: var(--line); } .plot .mark { stroke: var(--warn); stroke-dasharray: 4 4; }
+.plot .line { stroke: var(--mark); stroke-width: 2; }
+.plot .second { stroke: var(--warn); stroke-width: 2; stroke-dasharray: 7 4; }
+.plot .point { stroke: var(--warn); stroke-width: 8; stroke-linecap: round; }
+.plot .dot { stroke: var(--ink); stroke-width: 12; stroke-linecap: round; }
+"""
 
 
 def curve(
@@ -22,7 +45,8 @@ def curve(
     beside: tuple[str, Sequence[tuple[float, float]]] | None = None,
     dot: tuple[float, float, str] | None = None,
 ) -> str:
-    """One line chart as SVG, '' with fewer than two finite points.
+    """One line chart as HTML, '' with fewer than two finite points. A page that has some needs
+    `STYLE`.
 
     Args:
         name: What the line shows.
@@ -46,60 +70,77 @@ def curve(
         else (low, high)
     )
 
+    def down(y: float) -> float:
+        """Percent from the top."""
+        return 100 - INSET - (y - low) / (high - low) * (100 - 2 * INSET)
+
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - xs[0]) / ((xs[-1] - xs[0]) or 1)
-        up = (y - low) / (high - low)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
-            HEIGHT - TOP - BOTTOM
-        )
+        return (x - xs[0]) / ((xs[-1] - xs[0]) or 1) * 100, down(y)
 
     def path(values: Sequence[tuple[float, float]]) -> str:
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in values))
+        return " ".join(f"{x:.2f},{y:.2f}" for x, y in (place(*point) for point in values))
 
-    ticks = []
-    for value in (low, (low + high) / 2, high):
-        _, y = place(xs[0], value)
-        ticks.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/><text'
-            f' x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>'
-        )
-    for value, label in marks:
-        _, y = place(xs[0], value)
-        ticks.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="mark"/><text'
-            f' x="{WIDTH - RIGHT}" y="{y - 4:.1f}" text-anchor="end">{escape(label)}</text>'
-        )
-    unit_words = f" ({unit})" if unit else ""
-    title = escape(f"{name}{unit_words}")
-    told = _ends(name, finite)
-    drawn = f'<polyline points="{path(kept)}" class="line"/>'
+    ticks = (high, (low + high) / 2, low)
+    drawn = [_across(down(value), "grid") for value in ticks]
+    drawn += [_across(down(value), "mark") for value, _ in marks]
+    drawn.append(f'<polyline points="{path(kept)}" class="line"/>')
+    ends = [(down(finite[-1][1]), f"{_short_name(name)} {short(finite[-1][1])}")]
+    ends += [(down(value), label) for value, label in marks]
+    title, told = name, _ends(name, finite)
     if beside and second:
-        title = (
-            f'<span class="key line"></span>{escape(name)} <span class="key second"></span>'
-            f"{escape(beside[0])}{escape(unit_words)}"
-        )
+        title = f"{name} (solid) and {beside[0][:1].lower()}{beside[0][1:]} (dashed)"
         told += f"; {_ends(beside[0], second)}"
-        drawn += f'<polyline points="{path(second)}" class="second"/>'
-        drawn += "".join(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" class="point"/>'
-            for x, y in (place(*point) for point in second)
-        )
+        drawn.append(f'<polyline points="{path(second)}" class="second"/>')
+        drawn += [_spot(*place(*point), "point") for point in second]
+        ends.append((down(second[-1][1]), f"{_short_name(beside[0])} {short(second[-1][1])}"))
+    note = ""
     if dot is not None:
-        x, y = place(dot[0], dot[1])
         told += f"; {dot[2]}"
-        anchor = "end" if x > WIDTH / 2 else "start"
-        drawn += (
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" class="dot"/><text x="{x:.1f}"'
-            f' y="{max(y - 22, TOP):.1f}" text-anchor="{anchor}">{escape(dot[2])}</text>'
-        )
-    said = escape(told)
-    return (
-        f'<figure><figcaption>{title}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
-        f' aria-label="{said}"><title>{said}</title>{"".join(ticks)}{drawn}<text'
-        f' x="{LEFT}" y="{HEIGHT - 8}">step {xs[0]:g}</text><text'
-        f' x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">step'
-        f" {xs[-1]:g}</text></svg></figure>"
+        drawn.append(_spot(*place(dot[0], dot[1]), "dot"))
+        note = f"; large dot: {dot[2]} ({short(dot[1])})"
+    caption = f"{title}{f', in {unit}' if unit else ''}{note}"
+    return "\n".join(
+        [
+            '<figure class="plot">',
+            f"<figcaption>{text(caption)}</figcaption>",
+            f'<div class="frame"><div class="ys" aria-hidden="true">{_ticks(ticks, down)}</div>',
+            f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img"'
+            f' aria-label="{text(told)}">{"".join(drawn)}</svg>',
+            f'<div class="ends" aria-hidden="true">{_labels(ends)}</div>',
+            f'<div class="xs"><span>step {xs[0]:g}</span><span>optimizer steps</span>'
+            f"<span>step {xs[-1]:g}</span></div></div>",
+            "</figure>",
+        ]
     )
+
+
+def _across(y: float, kind: str) -> str:
+    return f'<line x1="0" x2="100" y1="{y:.2f}" y2="{y:.2f}" class="{kind}"/>'
+
+
+def _spot(x: float, y: float, kind: str) -> str:
+    """A round point: the drawing is stretched, and a line's cap is not."""
+    return f'<path d="M{x:.2f} {y:.2f}h0" class="{kind}"/>'
+
+
+def _ticks(values: Sequence[float], down: Callable[[float], float]) -> str:
+    return "".join(f'<span style="top:{down(one):.1f}%">{short(one)}</span>' for one in values)
+
+
+def _labels(ends: Sequence[tuple[float, str]]) -> str:
+    """Labels at the ends of lines, moved apart where they would cover each other."""
+    placed: list[tuple[float, str]] = []
+    for y, label in sorted(ends):
+        at = max(y, placed[-1][0] + APART) if placed else y
+        placed.append((at, label))
+    over = max(0.0, placed[-1][0] - (100 - INSET)) if placed else 0.0
+    return "".join(f'<span style="top:{y - over:.1f}%">{text(label)}</span>' for y, label in placed)
+
+
+def _short_name(name: str) -> str:
+    """'training' of 'Training loss': what tells it from the other line."""
+    words = name.split()
+    return words[0].lower() if words[-1] == "loss" and len(words) > 1 else "last"
 
 
 def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

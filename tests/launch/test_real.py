@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from advisor.launch import run_plan
+from advisor.plan.verdict import folder_verdict
+from advisor.render.result_commands import ask_command, serve_command
 from advisor.render.run import summary_lines
 from tests.launch.conftest import running, wait_for
 
@@ -70,16 +72,19 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
         "Done: shop",
         "Stage sft: sft+lora, 36 rows",
         "loss",
-        "held out",
-        "perplexity",
+        "Task     ",
+        "General  ",
+        "Next     ",
         "memory",
         "time",
         "result",
-        "vllm serve",
-        "--max-lora-rank 4",
     ):
         assert words in text, text
-    ask = next(line for line in summary_lines(done) if "pipeline" in line)
+    assert done.record.verdict == folder_verdict(done.folder, done.record)
+    assert done.record.verdict.task.status in text
+    assert "vllm serve" in (command := serve_command(done.record, [stage], done.folder))
+    assert "--max-lora-rank 4" in command
+    ask = ask_command(str(done.folder / stage.folder), stage.update)
     answer = subprocess.run(
         shlex.split(ask),
         cwd=shop,

@@ -1,13 +1,18 @@
 """The verdict on a run: learned, lost, next; worked out from records made by hand."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
+from advisor.plan.entries import entries
+from advisor.plan.read import read_plan
 from advisor.plan.record import RunRecord
-from advisor.plan.verdict import run_verdict
+from advisor.plan.verdict import GENERAL, run_verdict
 from advisor.plan.verdict_limits import limits
 
+ROOT = Path(__file__).parents[2]
 STAGE = {
     "name": "sft",
     "task": None,
@@ -78,7 +83,7 @@ def test_a_result_that_learned_and_lost_nothing_is_to_be_shipped():
 
 def test_a_general_ability_that_halved_is_never_good():
     """Loss 1.58 to 3.72 is e^2.14 = 8.5 times the perplexity: its own word and status, and the
-    next run has a third of the rate.
+    cure that was measured, general rows.
     """
     found = judged(evaluation={"general": FORGOT})
     assert not found.ok
@@ -86,10 +91,8 @@ def test_a_general_ability_that_halved_is_never_good():
     assert found.word == "better at the task, worse in general"
     assert (found.task.status, found.general.status) == ("better", "lost")
     assert "perplexity 8.5 times as high (each token half as likely or less)" in found.general.text
-    assert found.next.action == "lower_rate"
-    assert found.next.command == (
-        "advise run runs/shop/plan.yaml --set stages.sft.learning_rate=3.3e-04"
-    )
+    assert found.next.action == "mix_general"
+    assert found.next.text == ("mix general questions into the data, one for every 4 rows or more")
     assert math.isclose(math.exp(3.72 - 1.58), 8.5, rel_tol=0.01)
 
 
@@ -239,3 +242,49 @@ def test_several_tasks_are_told_by_their_word():
     assert found.task.text == "all of legal, hr"
     assert found.general.text == "kept: legal; lost: hr"
     assert found.next.text.startswith("hr: mix general questions")
+
+
+def plan_of(tmp_path, **data):
+    """The trainings of a plan with this data."""
+    lines = "".join(f", {key}: {value}" for key, value in data.items())
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        f"model: m\ndata: {{path: {tmp_path}/rows.jsonl{lines}}}\nstages:\n"
+        "  - {name: sft, objective: sft, update: lora, learning_rate: 3e-4, epochs: 2}\n"
+    )
+    return entries(read_plan(path))
+
+
+def test_general_rows_are_mixed_in_by_one_command(tmp_path):
+    """For conversations in JSONL, whose lines are like ours; the rows named are there, and none of
+    them is among the prompts that measure general ability.
+    """
+    stage = {**STAGE, "evaluation": {**STAGE["evaluation"], "general": FORGOT}}
+    record = RunRecord.from_dict(
+        {"schema_version": 1, "name": "s", "status": "done", "model": "m", "stages": [stage]}
+    )
+    found = run_verdict(record, run="r", trainings=plan_of(tmp_path, format="messages"))
+    assert found.next.command == (
+        f"cat {tmp_path}/rows.jsonl {GENERAL} > mixed.jsonl && advise run r/plan.yaml"
+        ' --set data.path="$PWD/mixed.jsonl"'
+    )
+    assert run_verdict(record, run="r", trainings=plan_of(tmp_path)).next.command is None
+    rows = [json.loads(line) for line in GENERAL.read_text(encoding="utf-8").splitlines()]
+    asked = {row["messages"][0]["content"] for row in rows}
+    assert len(asked) == len(rows) >= 40
+    measured = (ROOT / "trainers" / "evaluation" / "general.jsonl").read_text(encoding="utf-8")
+    assert not asked & {json.loads(line)["prompt"] for line in measured.splitlines()}
+
+
+def test_a_loss_that_still_falls_is_trained_longer(tmp_path):
+    """2 % or more from the last evaluation but one to the last: twice the epochs, by the key that
+    decides on them.
+    """
+    for fell, action in ((0.02, "train_longer"), (0.019, "ship")):
+        stage = {**STAGE, "held_out": {"fell": fell, "best_step": 9, "last_step": 9}}
+        record = RunRecord.from_dict(
+            {"schema_version": 1, "name": "s", "status": "done", "model": "m", "stages": [stage]}
+        )
+        found = run_verdict(record, run="r", trainings=plan_of(tmp_path))
+        assert found.next.action == action
+    assert run_verdict(record, run="r").next.action == "ship"

@@ -1,12 +1,12 @@
 """The rows of docs/gpu.md that a run on a GPU prints."""
 
 import json
-from dataclasses import replace
+from html import escape
 from pathlib import Path
 
-from advisor.plan.record import Run, RunRecord
+from advisor.plan.record import RunRecord
 from advisor.render.gpu_rows import COLUMNS, WHERE_ROWS_GO, gpu_rows
-from advisor.render.run import summary_lines
+from advisor.render.report import report_page
 
 STORED = json.loads((Path(__file__).parent / "gpu_run.json").read_text())
 
@@ -50,12 +50,11 @@ def test_only_a_finished_stage_on_a_gpu_has_a_row():
     assert gpu_rows(record(stages=[{**STORED["stages"][0], "status": "failed"}])) == []
 
 
-def test_the_end_of_a_run_shows_the_row_once(tmp_path):
-    """`advise run` prints it when training ends, and not again for a finished run."""
-    run = Run(folder=tmp_path, record=record())
-    lines = summary_lines(run)
-    assert lines[lines.index(WHERE_ROWS_GO) + 1] == gpu_rows(run.record)[0]
-    assert WHERE_ROWS_GO not in summary_lines(replace(run, already_done=True))
+def test_the_report_shows_the_row(tmp_path):
+    """It is there to copy, and says that nothing has been sent."""
+    page = report_page(record(), folder=tmp_path, plan_text="", metrics=())
+    assert WHERE_ROWS_GO in page
+    assert escape(gpu_rows(record())[0]) in page
 
 
 def test_the_page_has_the_columns():

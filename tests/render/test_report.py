@@ -77,7 +77,7 @@ def test_it_needs_no_network_and_runs_nothing(page):
 @pytest.mark.parametrize(
     "said",
     [
-        "better: loss 4.0 before, 2.0 after", "2.0 GiB", "1.0 GiB", "Computed with: attention sdpa, fused layers liger", "60 s", "30 s", "-2.2 to -1.8", "exact match", "two rows were longer than 64 tokens", "no idea", "never ends",
+        "<strong>better</strong>: held-out loss 4 -&gt; 2 (95 % interval -2.20 to -1.80), 20 rows held out", "<dt>General</dt>", "<dt>Next</dt>", "2.0 GiB", "1.0 GiB", "Computed with: attention sdpa, fused layers liger", "60 s", "30 s", "-2.2 to -1.8", "exact match", "two rows were longer than 64 tokens", "no idea", "never ends",
         "vllm serve org/model --enable-lora --max-lora-rank 32", "advise chat", "advise export", "torch 2.13", "plan: abc", "version: 1", "spam", "2 attempts",
     ],
 )  # fmt: skip
@@ -90,7 +90,7 @@ def test_it_says_what_the_record_says(page, said):
 
 def test_curves_are_drawn_from_the_stage_s_own_metrics(page):
     """Loss and learning rate of this stage; a value that was never logged has no picture."""
-    assert page.count("<svg") == 2
+    assert page.count('<figure class="plot">') == 2
     assert "Training loss from 4 at step 0 to 2 at step 2" in page
 
 

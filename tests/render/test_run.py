@@ -6,6 +6,7 @@ import pytest
 
 from advisor.ground.units import GIB
 from advisor.plan.record import DryRun, DryRunRecord, Run, RunRecord
+from advisor.render.result_commands import serve_command, served_stages
 from advisor.render.run import run_json, summary_lines
 
 STAGE = {
@@ -80,33 +81,93 @@ def test_a_finished_run_shows_before_after_and_expected_beside_measured():
     for words in (
         "Done: shop, in /runs/shop-1",
         "sft+qlora (lora on a nf4 base), 171 rows",
-        "3.210 -> 1.400 over 63 steps",
-        "loss 3.100 -> 1.600, perplexity 22.2 -> 4.95 on 9 rows (lower, as it should be)",
+        "loss 3.210 -> 1.400 over 63 steps",
+        "held-out loss 3.1 -> 1.6",
+        "9 rows held out",
         "1.8 GiB measured, 2.0 GiB expected",
-        "2 min measured, 2 min expected",
-        "2.06 s a step, 243 tokens/s, 12% of the tokens computed were padding",
+        "2 min training, 2 min expected",
         "3 dropped for their length",
-        "WARNING    answers do not stop",
+        "WARNING  answers do not stop",
         "/runs/shop-1/stages/sft",
-        "vllm serve /m --enable-lora --max-lora-rank 32 --lora-modules sft=/runs/shop-1/stages/sft",
     ):
         assert words in found, found
 
 
-def test_the_whole_time_is_shown_by_its_parts():
-    """Loading and measuring take time, too."""
+def test_the_whole_time_is_shown_beside_what_was_expected():
+    """Loading and measuring take time, too; the report has the parts."""
     times = {"total_s": 300.0, "load_s": 60, "before_s": 30, "train_s": 150, "after_s": 60}
-    assert (
-        "in all     5 min: 60 s loading, 30 s measuring before, 2 min training, 60 s saving and"
-        " checking after"
-    ) in text(record(times=times))
+    expected = {**STAGE["expected"], "times": {"total_s": 240.0}}
+    assert "time     5 min in all, 4 min expected (2 min of it training)" in text(
+        record(times=times, expected=expected)
+    )
+
+
+LONG = {
+    "evaluation": {
+        **STAGE["evaluation"],
+        "holdout_loss_interval": [-1.7, -1.3],
+        "metrics": {"rouge_l": {"before": 0.1, "after": 0.4, "word": "better"}},
+        "general": {"before": 1.5, "after": 3.6, "interval": [1, 3], "rows": 24, "word": "worse"},
+        "sample_metric": "rouge_l",
+        "samples": [
+            {"prompt": "Where is it? " * 9, "base": "b " * 90, "tuned": "t\n" * 90, "expected": "e",
+             "score_before": 0.1, "score_after": place / 10, "tuned_stopped": True}
+            for place in range(6)
+        ],
+    },
+    "times": {"total_s": 300.0, "train_s": 150},
+    "adjusted": [{"micro_batch_size": 1, "grad_accum": 8, "why": "no room", "setting": "x=1"}],
+    "checks": [{"name": f"c{n}", "ok": False, "text": f"warning {n}"} for n in range(9)],
+}  # fmt: skip
+
+
+def test_a_run_of_one_stage_is_told_on_one_screen(tmp_path):
+    """At most 25 lines with all that can be said; the verdict comes once, before everything else,
+    and the rest is where the last lines say.
+    """
+    (tmp_path / "stages" / "sft").mkdir(parents=True)
+    for name in ("report.html", "stages/sft/README.md"):
+        (tmp_path / name).write_text("x")
+    run = Run(folder=tmp_path, record=RunRecord.from_dict(record(**LONG)))
+    lines = summary_lines(run)
+    assert len(lines) <= 25, "\n".join(lines)
+    said = "\n".join(lines)
+    assert said.count("held-out loss") == 1
+    assert said.index("  Task     better") < said.index("  General  lost") < said.index("  Next  ")
+    assert said.index("  Next  ") < said.index("Stage sft")
+    assert "6 more, in the report" in said
+    assert lines[-2:] == [
+        f"Report:      {tmp_path}/report.html",
+        f"Load, merge, serve:  {tmp_path}/stages/sft/README.md",
+    ]
+    narrow = [line for line in lines if "advise " not in line and str(tmp_path) not in line]
+    assert max(map(len, narrow)) <= 80 or "adjusted" in max(narrow, key=len)
+
+
+def test_the_best_and_the_worst_answer_are_shown_where_there_is_room():
+    """By their score, with what was answered before and after, a line each."""
+    found = text(record(**{**LONG, "checks": [], "adjusted": [], "data": {}}))
+    assert len(found.splitlines()) <= 25
+    assert "Gained most: rouge l 0.10 -> 0.50: Where is it?" in found
+    assert "Lost most: rouge l 0.10 -> 0.00" in found
+    assert found.count("    before b b b") == 2
+
+
+def test_many_tasks_have_a_line_each():
+    """Six are shown and the rest counted."""
+    stages = [
+        {**STAGE, "name": f"sft-{n}", "task": f"t{n}", "folder": f"stages/sft-{n}", "checks": []}
+        for n in range(9)
+    ]
+    found = text({**record(), "stages": stages})
+    assert found.count("Stage sft-") == 6
+    assert "... and 3 more, in the report" in found
 
 
 def test_a_model_that_did_not_get_better_is_said_plainly():
-    """A held-out loss that does not fall is not dressed up."""
-    assert "not lower: the model did not get better" in text(
-        record(evaluation={**STAGE["evaluation"], "holdout_loss_after": 3.2})
-    )
+    """A held-out loss that rose is not dressed up."""
+    worse = {**STAGE["evaluation"], "holdout_loss_after": 3.9, "holdout_loss_interval": [0.5, 1.1]}
+    assert "Task     worse: held-out loss 3.1 -> 3.9" in text(record(evaluation=worse))
 
 
 @pytest.mark.parametrize(
@@ -133,25 +194,24 @@ def test_an_unfinished_run_says_how_to_go_on(status, words):
     ],
 )
 def test_what_to_do_next_fits_the_plan(tmp_path, keys, changes, words):
-    """Longer training is the key that decides on it; a trial goes on as the whole plan, elsewhere."""
+    """Longer training is the key that decides on it; a trial goes on as the whole plan, elsewhere,
+    and is not told to train longer.
+    """
     folder = tmp_path / "shop"
     folder.mkdir()
     (folder / "plan.yaml").write_text(
         "model: m\ndata: {path: x.jsonl}\nstages:\n  - name: sft\n    objective: sft\n    update:"
         f" lora{keys}\n"
     )
-    found = Run(folder=folder, record=RunRecord.from_dict({**record(), **changes}))
-    assert any(words in line for line in summary_lines(found)), summary_lines(found)
-
-
-def test_a_run_that_stopped_early_is_not_told_to_train_longer(tmp_path):
-    """More steps would not be taken."""
-    (tmp_path / "plan.yaml").write_text(
-        "model: m\ndata: {path: x.jsonl}\nstages:\n  - {name: sft, objective: sft, update: lora}\n"
+    falling = record(
+        evaluation={**STAGE["evaluation"], "holdout_loss_interval": [-1.7, -1.3]},
+        held_out={"fell": 0.1},
+        checks=[],
     )
-    stopped = record(held_out={"stopped_early": True, "best_loss": 1.0, "best_step": 5})
-    found = Run(folder=tmp_path, record=RunRecord.from_dict(stopped))
-    assert not any("--set" in line for line in summary_lines(found))
+    found = Run(folder=folder, record=RunRecord.from_dict({**falling, **changes}))
+    lines = summary_lines(found)
+    assert any(words in line for line in lines), lines
+    assert ("--set" in "\n".join(lines)) == (not changes)
 
 
 def test_a_trial_and_a_finished_run_say_so():
@@ -166,7 +226,7 @@ def test_missing_numbers_are_left_out():
     """A result without evaluation, estimate or counters still has a summary."""
     found = text(record(evaluation=None, expected={}, measured={}, data={}, checks=[]))
     assert "memory" not in found
-    assert "held out" not in found
+    assert "held-out" not in found
 
 
 def test_a_dry_run_says_whether_it_fits():
@@ -200,6 +260,6 @@ def test_a_model_in_the_project_is_served_by_its_relative_path(tmp_path, monkeyp
         folder=tmp_path / "runs" / "shop-1",
         record=RunRecord.from_dict({**record(quantization=None), "resolved": inside}),
     )
-    found = "\n".join(summary_lines(run))
-    assert "vllm serve model --enable-lora" in found
+    found = serve_command(run.record, served_stages(run.record), run.folder)
+    assert found.startswith("vllm serve model --enable-lora")
     assert str(tmp_path) not in found

@@ -617,6 +617,7 @@ def test_advise_run_trains_a_chain_from_one_file(chain, tiny_model, pairs, tmp_p
     writes; the summary shows what was measured.
     """
     from advisor.launch import run_plan
+    from advisor.render.report import report_page
     from advisor.render.run import summary_lines
 
     monkeypatch.chdir(tmp_path)
@@ -649,8 +650,12 @@ def test_advise_run_trains_a_chain_from_one_file(chain, tiny_model, pairs, tmp_p
     assert done.status == "done"
     assert [stage.name for stage in done.record.stages] == list(chain)
     text = "\n".join(summary_lines(done))
-    for words in ("pair accuracy", "reward", "the reward is the model rm"):
+    for words in ("Task     ", "Stage rm: rm+lora"):
         assert words in text, text
+    report = report_page(done.record, folder=done.folder, plan_text="", metrics=())
+    assert "the reward is the model rm" in report
+    rm = next(stage for stage in done.record.stages if stage.name == "rm")
+    assert "pair_accuracy" in rm.evaluation.metrics
     starts = {name: str(done.record.resolved[name].start_from) for name in chain}
     writing = [name for name in chain if name != "rm"]
     assert starts["rm"].endswith("sft") == (chain[0] == "sft")

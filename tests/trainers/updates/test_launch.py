@@ -14,7 +14,7 @@ from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.types import RunSpec
 from advisor.launch import run_plan
 from advisor.render.report import write_report
-from advisor.render.run import summary_lines
+from advisor.render.result_commands import ask_command, served_stages
 from advisor.situation.shapes import model_shape
 
 PLAN = """\
@@ -63,9 +63,8 @@ def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeyp
     assert done.record.resolved["sft"].trainable_parameters == trainable_params(
         dims, RunSpec(objective="sft", update=update, options=KEYS[update])
     )
-    lines = summary_lines(done)
-    assert not any("vllm" in line for line in lines)
-    ask = next(line for line in lines if "pipeline" in line)
+    assert not served_stages(done.record)
+    ask = ask_command(str(done.folder / stage.folder), stage.update)
     answer = subprocess.run(
         shlex.split(ask),
         cwd=tmp_path,

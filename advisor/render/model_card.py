@@ -1,0 +1,244 @@
+"""README.md of a result: what it is, how well it does, how to load, merge and serve it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.files import shown_path
+from advisor.ground.terminal import shown
+from advisor.methods import Update, objective, update
+from advisor.methods.model import SERVERS
+from advisor.plan.record import (
+    Evaluation,
+    HeldOut,
+    ResolvedSettings,
+    RunRecord,
+    StageRecord,
+    last_of_each_task,
+)
+from advisor.render.result_commands import serve_command, served_stages
+from advisor.render.run_words import what_was_trained
+from advisor.render.verdict import LABELS, verdict_of
+
+THIS_FOLDER, BASE = "THIS_FOLDER", "BASE_MODEL"  # for whoever reads it elsewhere
+SERVER_NAMES = {"transformers": "transformers", "vllm": "vLLM", "ollama": "Ollama"}
+CARD_KEYS = (  # of TRL's settings, those that the model card names
+    "learning_rate",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+)
+
+
+def model_card(record: RunRecord, stage: StageRecord, folder: Path = Path()) -> str:
+    """README.md of a result, with the hub's front matter: what it is, what it was trained on, how
+    well it does, how to load, merge and serve it.
+
+    Args:
+        folder: The run folder, for the commands.
+    """
+    model = record.base_model(stage)
+    # A folder of this machine means nothing on the hub.
+    base = model if "/" in model and not model.startswith(("/", ".", "~")) else None
+    rows = f" on {stage.data.train_rows:,} rows" if stage.data and stage.data.train_rows else ""
+    lines = [
+        "---",
+        f"library_name: {'peft' if update(stage.update).is_module else 'transformers'}",
+        *([f"base_model: {_yaml_word(base)}"] if base else []),
+        "tags: [fine-tuned, finetune-advisor]",
+        "---",
+        "",
+        f"# {_markdown(record.name)}: {_markdown(stage.name)}",
+        "",
+        f"{_markdown(what_was_trained(stage))} of {_markdown(base or Path(model).name)}{rows}.",
+        *_card_verdict(record, stage, folder),
+        *_card_losses(stage.evaluation or Evaluation()),
+        *_card_step(stage.held_out),
+        *_card_caveats(stage),
+        *_card_loading(record, stage),
+        *_card_serving(record, stage),
+        "",
+        "| setting | value |",
+        "| --- | --- |",
+        *(
+            f"| {_markdown(key)} | {_markdown(value)} |"
+            for key, value in _card_settings(record.settings(stage)).items()
+        ),
+    ]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in record.versions.items() if version
+    )
+    lines += ["", _markdown(f"Made with advise {record.advise_version}; {versions}.")]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(value: object) -> str:
+    """A value as text on one line of Markdown: it starts no HTML, table cell or code."""
+    line = shown(str(value)).replace("\n", "\\n")
+    return re.sub(r"[|<`\[]", lambda found: f"&#{ord(found[0])};", line)
+
+
+def _yaml_word(value: str) -> str:
+    """A text as a YAML value that is nothing but this text."""
+    return value if re.fullmatch(r"[\w./-]+", value, re.ASCII) else json.dumps(value)
+
+
+def _card_losses(found: Evaluation) -> list[str]:
+    before, after = found.holdout_loss_before, found.holdout_loss_after
+    if before is None or after is None:
+        return []
+    losses = f"{before:.3f} before, {after:.3f} after"
+    return ["", f"Loss on {found.rows or 0:,} held-out rows: {losses}."]
+
+
+def _card_step(found: HeldOut | None) -> list[str]:
+    """Which weights these are, where they are not those of the plan's last step."""
+    if found is None or found.kept_step in (None, found.planned_steps):
+        return []
+    loss = "" if found.kept_step != found.best_step else ", where its held-out loss was lowest"
+    return ["", f"Weights after step {found.kept_step} of {found.planned_steps}{loss}."]
+
+
+def _card_caveats(stage: StageRecord) -> list[str]:
+    method = update(stage.update)
+    if not method.imports:
+        return []
+    what = method.result[:1].upper() + method.result[1:]
+    return ["", f"{what}: `import {method.imports}` before loading it. {limits(method)}"]
+
+
+def limits(method: Update) -> str:
+    """What cannot be done with the result of an update, in a sentence; empty if everything can."""
+    servers = [SERVER_NAMES[name] for name in SERVERS if name not in method.serves]
+    parts = [
+        *(["it cannot be merged"] if method.is_module and not method.merges else []),
+        *([f"{' and '.join(servers)} cannot load it"] if servers else []),
+    ]
+    sentence = ", and ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
+
+
+def _card_loading(record: RunRecord, stage: StageRecord) -> list[str]:
+    method = update(stage.update)
+    head, labels = "CausalLM", ""
+    if objective(stage.objective).scores:
+        head, labels = "SequenceClassification", ", num_labels=1"
+    elif record.is_classifier(stage):
+        head = "SequenceClassification"
+    elif record.is_seq2seq(stage):
+        head = "Seq2SeqLM"
+    library, auto = ("peft", "AutoPeftModel") if method.is_module else ("transformers", "AutoModel")
+    return [
+        "",
+        "## Load it",
+        "",
+        "```python",
+        *([f"import {method.imports}"] if method.imports else []),
+        f"from {library} import {auto}For{head} as Loader",
+        f'model = Loader.from_pretrained("THIS_FOLDER"{labels})',
+        "```",
+    ]
+
+
+def _card_settings(settings: ResolvedSettings) -> dict[str, Any]:
+    own = {
+        "chat template": template_words(settings),
+        "seq_len": settings.seq_len,
+        "weights_dtype": settings.weights_dtype,
+        "trainable_parameters": settings.trainable_parameters,
+    }
+    trl = {key: value for key, value in (settings.trl or {}).items() if key in CARD_KEYS}
+    return {
+        **{key: value for key, value in own.items() if value is not None},
+        **trl,
+        **settings.options,
+    }
+
+
+def template_words(settings: ResolvedSettings) -> str | None:
+    """What whoever serves the result has to know of its chat template; None: nothing, because it is
+    the base's own.
+    """
+    if settings.plain_template:
+        return "plain, stored in chat_template.jinja: the base has none"
+    if not settings.template:
+        return None
+    given = ", ".join(f"{name}: {json.dumps(value)}" for name, value in settings.template.items())
+    return f"with {given}, stored in chat_template.jinja; with the base's own template, pass it"
+
+
+def _card_verdict(record: RunRecord, stage: StageRecord, folder: Path) -> list[str]:
+    """The three lines of the verdict, if it is on this stage; without the command, which names
+    folders of this machine.
+    """
+    found = verdict_of(record, folder)
+    if found is None or stage not in last_of_each_task(record.stages):
+        return []
+    return ["", *(f"- {LABELS[about]}: {_markdown(said)}" for about, said in found.lines())]
+
+
+def _card_serving(record: RunRecord, stage: StageRecord) -> list[str]:
+    """How to merge and serve a result that writes, with what is known of each way.
+
+    A card goes to the hub with its result, so no folder of this machine is named.
+    """
+    method = update(stage.update)
+    if record.is_classifier(stage) or record.is_seq2seq(stage) or objective(stage.objective).scores:
+        return []
+    whole, lines = THIS_FOLDER, []
+    if method.is_module and method.merges:
+        whole = "./merged"
+        only = f" --only {shlex.quote(stage.name)}" if len(record.stages) > 1 else ""
+        lines += [
+            "",
+            "## Merge it into its base",
+            "",
+            *_code(f"advise export RUN_FOLDER --to merged{only} --out {whole}"),
+        ]
+    if served := [one for one in served_stages(record) if one.name == stage.name]:
+        command = serve_command(record, served, Path("RUN_FOLDER"))
+        base = record.base_model(stage)
+        for path, name in (
+            (f"RUN_FOLDER/{stage.folder}", THIS_FOLDER),
+            (shlex.quote(shown_path(Path(base))), BASE if Path(base).is_absolute() else base),
+        ):
+            command = command.replace(path, name)
+        lines += [
+            "",
+            "## Serve it with vLLM, beside its base",
+            "",
+            *_code(command),
+            "",
+            "The name before the folder is the model name that requests ask for. vLLM needs an"
+            " environment of its own.",
+        ]
+    if not method.is_module or method.merges:
+        what = "The merged model" if method.is_module else "It"
+        lines += [
+            "",
+            "## Serve it as a whole model",
+            "",
+            f"{what} is a folder in the layout of Hugging Face, which vLLM loads as it is:",
+            "",
+            *_code(f"vllm serve {whole}"),
+            "",
+            "Ollama reads such a folder where it knows the architecture (Llama, Mistral, Gemma and"
+            " Phi-3 by its documentation); of others llama.cpp's `convert_hf_to_gguf.py` makes a"
+            " .gguf file first, which is then named in place of the folder:",
+            "",
+            *_code(
+                f'echo "FROM {whole}" > Modelfile',
+                f"ollama create {shlex.quote(str(record.name))} -f Modelfile",
+            ),
+        ]
+    return lines
+
+
+def _code(*lines: str) -> list[str]:
+    """Lines of a shell; a name from outside neither ends the block nor opens a tag."""
+    return ["```sh", *(shown(line).replace("`", "_").replace("<", "_") for line in lines), "```"]

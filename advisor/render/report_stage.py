@@ -1,0 +1,224 @@
+"""The part of a report on one stage: before and after, curves, costs, checks, sample answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from advisor.ground.units import format_duration, format_gib
+from advisor.plan.record import (
+    DONE,
+    Check,
+    Confusion,
+    DataCounts,
+    Evaluation,
+    Expected,
+    Measured,
+    ResolvedSettings,
+    StageRecord,
+    Times,
+)
+from advisor.render.bars import Bar, stacked_bars
+from advisor.render.blocks import Item
+from advisor.render.compare import picked_samples, rule_of_picking
+from advisor.render.markup import text
+from advisor.render.metric_curves import metric_curves
+from advisor.render.report_parts import grid, interval_words, items, number, section
+from advisor.render.rollouts import REWARD_COLUMNS, SAMPLE_COLUMNS, reward_rows, sample_rows
+from advisor.render.run_words import COUNTERS, learned_words, speed_words, what_was_trained
+
+
+def stage_section(
+    stage: StageRecord,
+    metrics: Sequence[Mapping[str, Any]],
+    rollouts: Sequence[Mapping[str, Any]],
+    resolved: ResolvedSettings | None,
+) -> list[str]:
+    title = f"Stage {stage.name}: {what_was_trained(stage)}"
+    if stage.status != DONE:
+        reason = f": {stage.error.what}" if stage.error else ""
+        told = [f"{stage.status}{reason}", *(one.sentence() for one in stage.adjusted)]
+        return section(title, items(told), *metric_curves(metrics), _rollouts(rollouts))
+    evaluation = stage.evaluation or Evaluation()
+    return section(
+        title,
+        _before_after(evaluation),
+        items(stage.held_out.sentences()) if stage.held_out else "",
+        items([one.sentence() for one in stage.adjusted]) if stage.adjusted else "",
+        grid(REWARD_COLUMNS, reward_rows(stage.rewards or ())),
+        *metric_curves(metrics),
+        _rollouts(rollouts),
+        _costs(stage),
+        _data(stage.data),
+        _computed_by(resolved),
+        _checks(stage.checks),
+        _confusion(evaluation.confusion),
+        _samples(evaluation),
+    )
+
+
+def _before_after(found: Evaluation) -> str:
+    """Before and after by every metric there is, with the interval of the difference if there is
+    one.
+    """
+    rows = []
+    for name, before, after, interval in (
+        (
+            "held-out loss",
+            found.holdout_loss_before,
+            found.holdout_loss_after,
+            found.holdout_loss_interval,
+        ),
+        ("perplexity", found.perplexity_before, found.perplexity_after, None),
+    ):
+        if before is not None or after is not None:
+            rows.append([name, number(before), number(after), interval_words(interval)])
+    for name, metric in found.metrics.items():
+        numbers = [number(metric.before), number(metric.after), interval_words(metric.interval)]
+        rows.append([name.replace("_", " "), *numbers])
+    if found.general is not None:
+        one = found.general
+        name = f"loss on {one.rows or ''} fixed general prompts".replace("  ", " ")
+        rows.append([name, number(one.before), number(one.after), interval_words(one.interval)])
+    return grid(["measured", "before", "after", "difference (95 % interval)"], rows)
+
+
+def _rollouts(lines: Sequence[Mapping[str, Any]]) -> str:
+    table = grid(SAMPLE_COLUMNS, sample_rows(lines))
+    return table and f"<h3>Answers that were learned from, at the start and in the end</h3>{table}"
+
+
+def _costs(stage: StageRecord) -> str:
+    """Memory against the limit as bars, and times expected and measured."""
+    expected, measured = stage.expected or Expected(), stage.measured or Measured()
+    rows = []
+    if measured.peak_bytes is not None:
+        estimate = expected.counted_bytes
+        rows.append(
+            [
+                f"peak memory ({COUNTERS.get(str(measured.counter), 'measured')})",
+                format_gib(estimate) if estimate else "",
+                format_gib(measured.peak_bytes),
+            ]
+        )
+    rows += _time_rows(stage)
+    if speed := speed_words(measured):
+        rows.append(["speed", "", speed])
+    if expected.learned is not None:
+        rows.append(["learned from earlier runs", learned_words(expected.learned), ""])
+    return _memory_bars(expected, measured) + grid(["", "expected", "measured"], rows)
+
+
+def _time_rows(stage: StageRecord) -> list[list[str]]:
+    """Each part of the time, expected and measured."""
+    expected, measured = stage.expected or Expected(), stage.measured or Measured()
+    foreseen, times = expected.times or Times(), stage.times or Times()
+    train_s = measured.train_s if measured.train_s is not None else times.train_s
+    planned_s = expected.duration_s if expected.duration_s is not None else foreseen.train_s
+    parts = (
+        ("loading rows and model", foreseen.load_s, times.load_s),
+        ("measuring the base before", foreseen.before_s, times.before_s),
+        ("training", planned_s, train_s),
+        ("saving, checking and measuring after", foreseen.after_s, times.after_s),
+        ("in all, when it was finished", foreseen.total_s, times.total_s),
+    )
+    return [
+        [name, *(format_duration(s) if s is not None else "" for s in (before, after))]
+        for name, before, after in parts
+        if after is not None
+    ]
+
+
+def _memory_bars(expected: Expected, measured: Measured) -> str:
+    """Memory expected by its parts, and measured, against what was free."""
+    bars = []
+    if expected.terms and expected.peak_bytes:
+        band = (expected.low_bytes, expected.high_bytes)
+        bars.append(
+            Bar(
+                name="expected, of the whole process",
+                parts={term.name: float(term.bytes) for term in expected.terms},
+                total=float(expected.peak_bytes),
+                band=(float(band[0]), float(band[1])) if band[0] and band[1] else None,
+            )
+        )
+    if measured.peak_bytes is not None:
+        counted = COUNTERS.get(str(measured.counter), "measured")
+        parts = {f"measured: {counted}": float(measured.peak_bytes)}
+        if measured.reserved_bytes and measured.reserved_bytes > measured.peak_bytes:
+            held = float(measured.reserved_bytes - measured.peak_bytes)
+            parts["held by the allocator besides"] = held
+        bars.append(Bar(name="measured", parts=parts))
+    limit = float(expected.limit_bytes) if expected.limit_bytes else None
+    return stacked_bars(
+        "Memory", bars, show=format_gib, limit=limit, limit_name="free before the run"
+    )
+
+
+def _data(data: DataCounts | None) -> str:
+    if data is None:
+        return ""
+    counts = [
+        f"{count:,} {name}"
+        for count, name in (
+            (data.train_rows, "rows trained on"),
+            (data.holdout_rows, "held out"),
+            (data.dropped, "dropped"),
+            (data.truncated, "truncated"),
+        )
+        if count is not None
+    ]
+    return items([f"Data: {', '.join(counts)}", *(f"Note: {note}" for note in data.notes)])
+
+
+def _computed_by(resolved: ResolvedSettings | None) -> str:
+    """Which kernels computed the stage, as they were resolved where it ran."""
+    if resolved is None or resolved.attention is None:
+        return ""
+    words = [f"attention {resolved.attention}", f"fused layers {resolved.kernels or 'none'}"]
+    words += ["compiled layers"] if resolved.compile else []
+    return items([f"Computed with: {', '.join(words)}"])
+
+
+def _checks(checks: Iterable[Check]) -> str:
+    return items(
+        Item(
+            text=f"{'Check' if check.ok else 'Warning'}: {check.text}",
+            tone="plain" if check.ok else "warning",
+        )
+        for check in checks
+    )
+
+
+def _confusion(table: Confusion | None) -> str:
+    """Which class was taken for which, for classifiers."""
+    if table is None or not table.labels:
+        return ""
+    rows = [
+        [label, *(f"{count:,}" for count in counts)]
+        for label, counts in zip(table.labels, table.counts, strict=False)
+    ]
+    columns = ["is \\ was called", *table.labels]
+    return "<h3>Which class was taken for which</h3>" + grid(columns, rows)
+
+
+def _samples(found: Evaluation) -> str:
+    """Answers picked by rule, side by side: of the base, of the result, and in the data."""
+    picked = picked_samples(found)
+    if not picked:
+        return ""
+    rows = [
+        [
+            one.why,
+            *(
+                " ".join((part or "").split())
+                for part in (
+                    one.sample.prompt, one.sample.base, one.sample.tuned, one.sample.expected,
+                )
+            ),
+        ]
+        for one in picked
+    ]  # fmt: skip
+    rule = f"<p class=quiet>Not trained on; {text(rule_of_picking(picked, found))}.</p>"
+    columns = ["", "question", "base answers", "tuned answers", "in the data"]
+    return f"<h3>Good and bad answers</h3>{rule}" + grid(columns, rows)

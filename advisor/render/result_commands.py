@@ -1,0 +1,127 @@
+"""Lines to paste that use a result: ask it, sort with it, score with it, merge it, serve it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from advisor.ground.files import shown_path
+from advisor.methods import Update, objective, update
+from advisor.plan.record import RunRecord, StageRecord, last_of_each_task
+
+
+def sort_command(result: str) -> str:
+    """One line that loads a classifier with transformers and lets it sort a text."""
+    code = (
+        'from transformers import pipeline; print(pipeline("text-classification",'
+        f' {_quoted(result)})("Your text"))'
+    )
+    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
+
+
+def rewrite_command(result: str, update_name: str) -> str:
+    """One line that loads a sequence-to-sequence model and lets it rewrite a text."""
+    library, auto = (
+        ("peft", "AutoPeftModel")
+        if update(update_name).is_module
+        else ("transformers", "AutoModel")
+    )
+    code = (
+        f"from {library} import {auto}ForSeq2SeqLM as M; from transformers import AutoTokenizer as"
+        f" T; f = {_quoted(result)}; t = T.from_pretrained(f); print(t.decode(M.from_pretrained(f)"
+        '.generate(**t("Your text", return_tensors="pt", return_token_type_ids=False),'
+        " max_new_tokens=128)[0], skip_special_tokens=True))"
+    )
+    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
+
+
+def score_command(result: str, update_name: str) -> str:
+    """One line that loads a reward model and lets it score an answer."""
+    method = update(update_name)
+    load = (
+        "from peft import AutoPeftModelForSequenceClassification as M"
+        if method.is_module
+        else "from transformers import AutoModelForSequenceClassification as M"
+    )
+    head = (
+        f"{_first_import(method)}{load}; from transformers import AutoTokenizer as T;"
+        f" f = {_quoted(result)}"
+    )
+    messages = (
+        '[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good morning!"}]'
+    )
+    ask = (
+        f'T.from_pretrained(f).apply_chat_template({messages}, return_tensors="pt",'
+        " return_dict=True)"
+    )
+    code = f"{head}; print(M.from_pretrained(f, num_labels=1)(**{ask}).logits[0, 0].item())"
+    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
+
+
+def ask_command(result: str, update_name: str) -> str:
+    """One line that loads the result with transformers (and PEFT) and lets it answer."""
+    method = update(update_name)
+    load, model = "from transformers import pipeline", _quoted(result)
+    if method.imports:  # transformers alone cannot load it
+        load = (
+            f"{_first_import(method)}from peft import AutoPeftModelForCausalLM as M; from"
+            f" transformers import AutoTokenizer as T, pipeline; f = {model}"
+        )
+        model = "M.from_pretrained(f), tokenizer=T.from_pretrained(f)"
+    code = (
+        f'{load}; print(pipeline("text-generation", {model})([{{"role": "user", "content":'
+        ' "Hello"}])[0]["generated_text"][-1]["content"])'
+    )
+    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
+
+
+def _first_import(method: Update) -> str:
+    """What has to be imported before PEFT loads the result."""
+    return f"import {method.imports}; " if method.imports else ""
+
+
+def _interpreter() -> str:
+    """`python` if that is this interpreter, which has the packages; else the path of this one."""
+    if shutil.which("python") == sys.executable:
+        return "python"
+    return shown_path(Path(sys.executable))
+
+
+def served_stages(record: RunRecord) -> list[StageRecord]:
+    """The stages whose modules vLLM loads beside their base, the last of each task."""
+    writing = [stage for stage in record.stages if not objective(stage.objective).scores]
+    return [
+        stage
+        for stage in last_of_each_task(writing)
+        if (method := update(stage.update)).is_module and "vllm" in method.serves
+    ]
+
+
+def serve_command(record: RunRecord, served: Sequence[StageRecord], folder: Path) -> str:
+    """The vLLM server for several modules on one base, each under its own name.
+
+    vLLM's own limit of the rank is 16.
+    """
+    options = [(record.settings(stage).options, update(stage.update)) for stage in served]
+    ranks = [rank for found, method in options if (rank := found.get(method.size_key))]
+    limit = f" --max-lora-rank {max(ranks)}" if ranks else ""
+    several = f" --max-loras {len(served)}" if len(served) > 1 else ""
+    base = record.base_model(served[0])
+    base = shlex.quote(shown_path(Path(base)) if Path(base).is_absolute() else base)
+    modules = " ".join(
+        shlex.quote(f"{stage.task or stage.name}={shown_path(folder / stage.folder)}")
+        for stage in served
+    )
+    # vLLM takes the base's template for its modules, unless it is told another.
+    settings = record.settings(served[0])
+    stored = shown_path(folder / served[0].folder / "chat_template.jinja")
+    own = settings.plain_template or settings.template
+    template = f" --chat-template {shlex.quote(stored)}" if own else ""
+    return f"vllm serve {base} --enable-lora{limit}{several}{template} --lora-modules {modules}"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
