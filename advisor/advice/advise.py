@@ -61,10 +61,15 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         alternatives=others,
         flips=flips,
         unknown=unknown_facts(case.situation, case.facts),
-        warnings=(
-            *case.situation.warnings,
-            *case.situation.model_warnings,
-            *all_warnings(case, recommendation, decision),
+        warnings=tuple(
+            dict.fromkeys(
+                (
+                    *data_warnings(case.situation, recommendation, decision),
+                    *case.situation.warnings,
+                    *case.situation.model_warnings,
+                    *all_warnings(case, recommendation, decision),
+                )
+            )
         ),
         certainty=certainty_of(decision, recommendation, ruleset, case.facts, flips),
         layers=ruleset.layers,
@@ -126,6 +131,19 @@ NO_MODEL, MAY_NOT_FIT = "no model was named", "it may not fit"
 PART_OF_DATA = "only a part of the data is used"
 
 
+def data_warnings(situation: Situation, recommendation: Candidate, decision: Decision) -> list[str]:
+    """What is wrong with the data for this task, which comes before every other warning: an answer
+    on the wrong data is no answer.
+    """
+    judgement = decision.steps.get("data_amount")
+    said = () if judgement is None else judgement.warnings
+    return [*map(_said, said), *_too_few(situation, recommendation.composition)]
+
+
+def _said(rule: Rule) -> str:
+    return f"{rule.then['say']} ({rule.id})"
+
+
 def all_warnings(case: Case, recommendation: Candidate, decision: Decision) -> list[str]:
     """What the machine, the data and the `warn` rules of every table have to say."""
     said = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
@@ -135,7 +153,7 @@ def all_warnings(case: Case, recommendation: Candidate, decision: Decision) -> l
     return [
         *free,
         *_candidate_warnings(case.situation, recommendation),
-        *dict.fromkeys(f"{rule.then['say']} ({rule.id})" for rule in said),
+        *dict.fromkeys(map(_said, said)),
     ]
 
 

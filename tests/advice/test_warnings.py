@@ -33,3 +33,24 @@ def test_a_warning_that_nothing_would_show_is_refused(call, tmp_path, table):
     code, _, err = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", f"{table}.yaml")
     assert code == 2
     assert f"table '{table}' rules schemes out" in err
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "rows", "said"),
+    [
+        ("classification", "raw_text", 50, "no categories"),
+        ("tool_use", "raw_text", 300, "no calls"),
+        ("chat_assistant", "raw_text", 300, "no replies"),
+        ("generation", "preference", 300, "too few"),
+    ],
+)
+def test_wrong_data_are_the_first_warning(call, task, kind, rows, said):
+    """Stated data that do not suit the task, or are too few, come before every other warning, and
+    each warning comes once.
+    """
+    _, out, err = call(
+        "--json", "--task", task, "--data-kind", kind, "--data-rows", rows, "--gpu", "RTX 4090"
+    )
+    warnings = json.loads(out)["warnings"]
+    assert said in warnings[0]
+    assert all(err.count(f"warning: {warning}") == 1 for warning in warnings)
