@@ -17,6 +17,7 @@ from advisor.ground.types import DataProfile, ModelShape
 from advisor.methods import methods
 from advisor.methods.families import SEQ2SEQ, kind_of_type
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
+from advisor.plan.notes import stage_notes
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.answers import answers_document
@@ -221,7 +222,15 @@ def make_plan(
         ),
         **_data(situation),
     )
-    return _with_overrides(plan, advice, candidate, ruleset, comments), comments
+    plan = _with_overrides(plan, advice, candidate, ruleset, comments)
+    for index, stage in enumerate(candidate.stages):
+        comments[("stages", index)] = stage_notes(
+            plan,
+            index,
+            steps=None if plan.tasks else stage.steps,
+            instruct=situation.model.instruct is True,
+        )
+    return plan, comments
 
 
 def _with_overrides(

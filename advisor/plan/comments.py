@@ -8,6 +8,7 @@ from typing import Any
 
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.plan.model import Comments, Plan
+from advisor.plan.notes import stage_notes
 from advisor.plan.write import Place, flat_place, plan_data
 
 BY_SET = "set with --set"
@@ -28,6 +29,11 @@ OF_STEPS = (
     "micro_batch_size", "grad_accum", "epochs", "max_steps", "holdout", "packing",
     "launch.processes",
 )  # fmt: skip
+# What the lines above a stage are made from (notes.py), and the steps in them.
+NOTED = {
+    *OF_STEPS, "objective", "data", "head", "loss_on", "seq_len", "truncation", "save_steps",
+    "seed",
+}  # fmt: skip
 NO_MEMORY = {
     "name", "start_from", "learning_rate", "epochs", "max_steps", "warmup", "scheduler",
     "weight_decay", "holdout", "save_steps", "save_minutes", "seed", "truncation",
@@ -37,9 +43,9 @@ _OPENS = re.compile(r"(?:^|[\s,:\[{-])$")
 
 
 def comments_of(text: str, *, name: str) -> Comments:
-    """Path of a value -> the comment at the end of its line.
+    """Path of a value -> the comment at the end of its line; of a stage the lines above it.
 
-    Lines that are comments as a whole are left out.
+    Other lines that are comments as a whole are left out.
     """
     document = parse_yaml(text, name=name)
     by_line: dict[int, tuple[str | int, ...]] = {}
@@ -50,6 +56,25 @@ def comments_of(text: str, *, name: str) -> Comments:
         comment = _comment(line_text)
         if comment and number in by_line:
             found[by_line[number]] = comment
+    return found | _above_stages(text.split("\n"), by_line)
+
+
+def _above_stages(
+    lines: list[str], by_line: Mapping[int, tuple[str | int, ...]]
+) -> dict[tuple[str | int, ...], str]:
+    """The lines that are comments as a whole and stand right above a stage."""
+    first: dict[tuple[str | int, ...], int] = {}
+    for number, place in sorted(by_line.items()):
+        if place[:1] == ("stages",) and len(place) > 2:
+            first.setdefault(place[:2], number)
+    found: dict[tuple[str | int, ...], str] = {}
+    for stage, number in first.items():
+        above = number - 1
+        while above and lines[above - 1].lstrip().startswith("#"):
+            above -= 1
+        said = [line.lstrip().lstrip("#").strip() for line in lines[above : number - 1]]
+        if said and lines[number - 1].lstrip().startswith("-"):
+            found[stage] = "\n".join(said)
     return found
 
 
@@ -63,13 +88,31 @@ def comments_after(comments: Comments | None, before: Plan, after: Plan) -> Comm
     if not changed:
         return known
     found = {place: text for place, text in known.items() if place not in changed}
+    for stage in [place for place in found if _is_stage(place)]:
+        if any(_is_noted(stage, one) for one in changed):
+            del found[stage]
+            if int(stage[1]) < len(after.stages):
+                found[stage] = stage_notes(after, int(stage[1]))
     for place in found:
+        if _is_stage(place):
+            continue
         more = OF_STEPS if COUNTS_STEPS in found[place] else ()
         inputs = {_rests_on(place, one, more) for one in changed} - {""}
         if inputs:
             first = min(inputs, key=lambda key: (key not in RESTS_ON, key))
             found[place] = f"chosen before {first} was {BY_SET}"
     return found | {place: BY_SET for place in changed if place in new}
+
+
+def _is_stage(place: Place) -> bool:
+    return place[:1] == ("stages",) and len(place) == 2
+
+
+def _is_noted(stage: Place, changed: Place) -> bool:
+    """Whether the lines above a stage rest on a changed value."""
+    if changed[:2] == stage:
+        return len(changed) < 3 or changed[2] in NOTED
+    return changed[:1] in (("launch",), ("model",), ("data",), ("tasks",))
 
 
 def _rests_on(place: Place, changed: Place, more: Collection[str]) -> str:

@@ -24,7 +24,7 @@ Place = tuple[str | int, ...]
 # Written even if they equal the default: without them the file would not say what it is.
 ALWAYS = {"version", "name", "model", "objective", "update", "learning_rate", "device", "path"}
 HEADER = "Launch file of `advise`. Values may be edited; the reasons stand beside them."
-START = " Start or go on with: advise run {name}"
+START = " Start or resume with: advise run {name}"
 COMMENT_COLUMN = (
     34  # comments start here, or after the longest commented line of their block up to this
 )
@@ -203,6 +203,9 @@ def _emit_item(
     value: Any, place: Place, indent: int, comments: Comments, lines: list[tuple[str, str]]
 ) -> None:
     if isinstance(value, dict) and value:
+        lines.extend(
+            (f"{' ' * indent}# {line}", "") for line in comments.get(place, "").splitlines()
+        )
         inner: list[tuple[str, str]] = []
         for key, part in value.items():
             _emit_entry(key, part, place, indent + 2, comments, inner)

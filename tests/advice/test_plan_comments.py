@@ -19,7 +19,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
 from advisor.plan.change import set_values
-from advisor.plan.comments import BY_SET, comments_after, comments_of
+from advisor.plan.comments import BY_SET, OF_STEPS, comments_after, comments_of
 from advisor.plan.keys import key_specs
 from advisor.plan.write import plan_data, plan_text
 from advisor.ruleset.load import load_rules
@@ -239,7 +239,22 @@ def test_a_changed_value_loses_its_reason_and_says_who_changed_it(batch, data, m
         found = comments_of(text, name="plan.yaml")
         stage = plan_data(changed, found)["stages"][0]
         before = plan_data(plan, comments)["stages"][0]
-        beside = {place[2]: said for place, said in found.items() if place[:2] == ("stages", 0)}
+        beside = {
+            place[2]: said
+            for place, said in found.items()
+            if place[:2] == ("stages", 0) and len(place) > 2
+        }
+        above = found["stages", 0].split("\n")[0]
+        product = re.search(r"^([\d,]+) .* = (\d+) .* x (\d+) .* x (\d+) ", above)
+        assert product, above
+        count, *factors = [int(number(part)) for part in product.groups()]
+        assert count == factors[0] * factors[1] * factors[2]
+        assert factors[0] == changed.stages[0].micro_batch_size
+        assert factors[1] == changed.stages[0].grad_accum
+        # The steps in all were those of the plan before.
+        assert ("about" in above) <= all(
+            stage[key] == before.get(key) for key in (*OF_STEPS, "seq_len") if key in stage
+        )
         for key in stage:
             if stage[key] != before.get(key):
                 assert beside[key] == BY_SET, (seed, key)

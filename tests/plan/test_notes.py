@@ -1,0 +1,111 @@
+"""The lines above a stage are true of its keys, also after a change."""
+
+from dataclasses import replace
+
+import pytest
+
+from advisor.ground.yaml_reader import parse_yaml
+from advisor.plan.change import set_values
+from advisor.plan.comments import comments_after, comments_of
+from advisor.plan.model import Launch, Plan, PlanData, Stage, Task
+from advisor.plan.notes import stage_notes
+from advisor.plan.read import plan_from_data
+from advisor.plan.write import plan_text
+
+STAGE = Stage(
+    name="sft", objective="sft", update="lora", learning_rate=1e-4, micro_batch_size=4,
+    grad_accum=2, options={"rank": 16},
+)  # fmt: skip
+PLAN = Plan(
+    model="a/b",
+    data=PlanData(path="a/b"),
+    stages=(STAGE,),
+    launch=Launch(device="cuda", processes=2, strategy="ddp"),
+)
+PLACE = ("stages", 0)
+
+
+def notes(plan=PLAN, index=0, **known):
+    return stage_notes(plan, index, **known).split("\n")
+
+
+def of_stage(**keys):
+    return replace(PLAN, stages=(replace(STAGE, **keys),))
+
+
+def test_the_batch_is_told_in_words_and_the_steps_where_they_are_known():
+    """Rows of a step as a product of the keys, over all GPUs."""
+    said = "16 rows a step = 4 (micro_batch_size) x 2 (grad_accum) x 2 GPUs"
+    assert notes()[0] == f"{said}."
+    assert notes(steps=1234)[0] == f"{said}; about 1,234 steps in all."
+    assert notes(of_stage(max_steps=30), steps=1234)[0] == f"{said}; 30 steps in all (max_steps)."
+    assert notes(of_stage(packing=True))[0].startswith("16 sequences a step")
+    alone = replace(PLAN, launch=Launch(device="cpu"))
+    assert notes(alone)[0].endswith("x 1 process.")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({}, "Loss: on the answers alone."),
+        ({"options": {"loss_on": "all"}}, "Loss: on every token."),
+        ({"objective": "cpt", "options": {}}, "Loss: on every token."),
+        ({}, "Rows over seq_len: left out; above 5 % of the rows the run stops instead"),
+        ({"truncation": "truncate"}, "Rows over seq_len: cut (truncation: truncate)."),
+        ({"objective": "cpt", "options": {}}, "Documents over seq_len are split"),
+        ({"holdout": 0.025}, "Held out: 2.5 % of the rows, measured before and after, and up to"),
+        ({"holdout": 0.0}, "Held out: no rows"),
+        ({"objective": "grpo", "options": {}}, "measured before and after."),
+        ({"save_steps": 50}, "Checkpoints: every 50 steps; the last two stay."),
+        ({}, "Checkpoints: about ten in a run"),
+        ({"seed": 7}, "Seed: 7."),
+        ({}, "Chat template: the model's own if it has one, else a plain one"),
+    ],
+)
+def test_what_a_run_does_without_a_key_is_said(keys, said):
+    """Defaults that an expert looks for stand above the stage, with what the keys change of them."""
+    assert said in "\n".join(notes(of_stage(**keys)))
+
+
+def test_a_model_that_sorts_has_no_template():
+    """Neither template nor loss on answers is told where there is none."""
+    said = "\n".join(notes(of_stage(options={"head": "classes"})))
+    assert "template" not in said
+    assert "Loss" not in said
+    assert "Chat template: the model's own." in notes(instruct=True)
+
+
+def test_later_stages_tell_only_what_differs():
+    """The second stage repeats nothing that stands above the first."""
+    second = replace(STAGE, name="more", micro_batch_size=1, seed=3)
+    plan = replace(PLAN, stages=(STAGE, second))
+    assert [line.split(" ")[0] for line in notes(plan, 1)] == ["4", "Checkpoints:"]
+
+
+def test_a_tasks_own_batch_is_pointed_at():
+    """The product is that of the stage."""
+    task = Task(name="legal", data=PlanData(path="a/b"), overrides={"grad_accum": 1})
+    plan = replace(PLAN, data=None, tasks=(task,))
+    assert "unless a task's overrides say otherwise" in notes(plan)[0]
+
+
+def test_the_lines_are_read_back_and_made_again_after_a_change():
+    """What was changed is told as it is now; steps that were counted before are not."""
+    comments = {PLACE: stage_notes(PLAN, 0, steps=99), (*PLACE, "rank"): "usual"}
+    text = plan_text(PLAN, comments)
+    assert comments_of(text, name="plan.yaml") == comments
+    assert plan_from_data(parse_yaml(text, name="plan.yaml")) == PLAN
+    changed = set_values(PLAN, ["stages.0.grad_accum=8", "stages.0.seed=5"])
+    found = comments_after(comments, PLAN, changed)
+    assert found[PLACE] == stage_notes(changed, 0)
+    assert "64 rows a step" in found[PLACE]
+    assert "99" not in found[PLACE]
+    assert (
+        comments_after(comments, PLAN, set_values(PLAN, ["name=other"]))[PLACE] == (comments[PLACE])
+    )
+
+
+def test_a_persons_own_lines_above_a_stage_are_kept():
+    """A copy of the plan for a run loses none of them."""
+    text = plan_text(PLAN).replace("  - name: sft", "  # ours, of May\n  - name: sft")
+    assert comments_of(text, name="plan.yaml")[PLACE] == "ours, of May"
