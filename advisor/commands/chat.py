@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -39,18 +42,33 @@ def chat(
 ) -> None:
     """Chat with what was trained, beside its base model.
 
-    Without a run it takes the newest one under ./runs. Questions may also come from a pipe.
+    Without a run it takes the newest one under ./runs. Questions may also come from a pipe: then
+    the result alone answers. A classifier names the class of each line, a reward model scores the
+    answer behind each question. Ctrl-C stops an answer, `exit` or Ctrl-D ends the chat.
     """
     folders = [find_run(run) for run in runs] or [newest_run(Path.cwd())]
     refuse_without(TORCH_PACKAGES, "`advise chat`")
-    done = run_tool(
-        "chat",
-        *map(str, folders),
-        "--device",
-        device_of(folders[0]),
-        "--max-new-tokens",
-        str(max_new_tokens),
-        *(word for voice in voices for word in ("--with", voice)),
-        *(["--system", system] if system else []),
-    )
+    with interrupts_left_to_child():
+        done = run_tool(
+            "chat",
+            *map(str, folders),
+            "--device",
+            device_of(folders[0]),
+            "--max-new-tokens",
+            str(max_new_tokens),
+            *(word for voice in voices for word in ("--with", voice)),
+            *(["--system", system] if system else []),
+        )
     context.exit(done.returncode)
+
+
+@contextmanager
+def interrupts_left_to_child() -> Iterator[None]:
+    """Ctrl-C reaches the chat too, where it stops an answer and not the program: here it does
+    nothing.
+    """
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which a child inherits
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

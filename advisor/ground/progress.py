@@ -174,7 +174,12 @@ class Bar:
 
         from advisor.ground.terminal import console, show_streams
 
-        self.live = Live(console=console(stderr=True), auto_refresh=False, transient=True)
+        self.live = Live(
+            console=console(stderr=True),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,  # which holds data, and may go elsewhere
+        )
         self.live.start()
         show_streams()  # rich has put its own in place, which read colours out of any text
 

@@ -1,133 +1,32 @@
 """A chat with trained models: one or several results and their base, switched without loading
-again.
+again. Results that score or classify say what they make of a text instead.
 
 Run: python -P -m trainers.tools.chat RUN [RUN ...] [--with NAME] [--max-new-tokens N] [--system
 TEXT]
 
-Reads questions from standard input, one a line, and streams answers to standard output. Lines that
-begin with / switch: /use NAME, /all, /base, /system TEXT, /new, /help, /quit.
+Reads questions from standard input, one a line, and streams answers to standard output. A person
+gets base and result side by side, a pipe the result's answers alone. Lines that begin with / steer
+(chat_session.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol
 
-from advisor.ground.errors import AdviseError, InputError, nearest
-from advisor.ground.terminal import show_streams
-from trainers.frame.evaluating import evaluating
+from advisor.ground.errors import AdviseError, InputError, Stopped, nearest
+from advisor.ground.progress import board, waiting
+from advisor.ground.terminal import show_streams, shown
+from advisor.plan.record import RunRecord, last_of_each_task
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
-from trainers.frame.model_files import reading
-from trainers.tools.results import BASE, Loaded, load_results, prompt_ids, results_of
-
-HELP = (
-    "/use NAME one model   /all every model side by side   /base the untrained model   /system TEXT"
-    "   /new starts a new conversation   /quit"
-)
-
-
-class ChatSession:
-    """A conversation with each model; a question goes to every model that is switched on."""
-
-    def __init__(
-        self, loaded: Loaded, out: TextIO, *, max_new_tokens: int, system: str | None = None
-    ) -> None:
-        self.loaded, self.out, self.max_new_tokens, self.system = (
-            loaded,
-            out,
-            max_new_tokens,
-            system,
-        )
-        first = loaded.results[0].label
-        self.active = (
-            [first] if len(loaded.results) == 1 else [result.label for result in loaded.results]
-        )
-        self.history: dict[str, list[dict[str, str]]] = {}
-
-    def ask(self, question: str) -> None:
-        """Stream the answer of each model that is switched on."""
-        for name in self.active:
-            if len(self.active) > 1 or name == BASE:
-                self.out.write(f"[{name}] ")
-            history = self.history.setdefault(name, [])
-            messages = [
-                *([{"role": "system", "content": self.system}] if self.system else []),
-                *history,
-                {"role": "user", "content": question},
-            ]
-            answer = self._answer(name, messages)
-            history += [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": answer},
-            ]
-            self.out.write("\n")
-            self.out.flush()
-
-    def _answer(self, name: str, messages: Sequence[Mapping[str, str]]) -> str:
-        from transformers import TextStreamer
-
-        pieces: list[str] = []
-        out = self.out
-
-        class Stream(TextStreamer):
-            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-                pieces.append(text)
-                out.write(text)
-                out.flush()
-
-        with self.loaded.use(name) as (model, tokenizer), evaluating(model):
-            inputs = prompt_ids(tokenizer, messages).to(self.loaded.device)
-            limit = getattr(model.config, "max_position_embeddings", None)
-            if limit is not None and inputs["input_ids"].shape[1] >= limit:
-                raise InputError(
-                    f"the conversation is longer than the model's context of {limit:,} tokens",
-                    hint="/new starts a new one",
-                )
-            with reading(self.loaded.result(name).folder, "the result"):
-                model.generate(
-                    **inputs,
-                    max_new_tokens=self.max_new_tokens,
-                    do_sample=False,
-                    temperature=None,
-                    top_p=None,
-                    top_k=None,
-                    streamer=Stream(tokenizer, skip_prompt=True, skip_special_tokens=True),
-                )
-        return "".join(pieces).strip()
-
-    def command(self, line: str) -> bool:
-        """Obey a line that begins with '/'; False ends the chat."""
-        word, _, rest = line.partition(" ")
-        rest = rest.strip()
-        if word in ("/quit", "/exit", "/q"):
-            return False
-        if word == "/base":
-            self.active = [BASE]
-        elif word == "/all":
-            self.active = list(self.loaded.labels)
-        elif word == "/use" and rest in self.loaded.labels:
-            self.active = [rest]
-        elif word == "/use":
-            self._say(
-                f"no model '{rest}'; there are {', '.join(self.loaded.labels)}."
-                f" {nearest(rest, self.loaded.labels)}".strip()
-            )
-            return True
-        elif word == "/system":
-            self.system, self.history = rest or None, {}
-        elif word == "/new":
-            self.history = {}
-        else:
-            self._say(HELP)
-            return True
-        self._say(f"now: {', '.join(self.active)}")
-        return True
-
-    def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+from trainers.tools.chat_session import LEAVE, ChatSession
+from trainers.tools.results import BASE, load_results, record_of, results_of
+from trainers.tools.scoring import Scoring, load_scorer, scoring_stage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_streams()
     try:
         return chat(given)
-    except KeyboardInterrupt:
-        return 0
+    except KeyboardInterrupt:  # while the models were loaded, or in an answer to a pipe
+        return Stopped.exit_code
     except AdviseError as error:
         print(f"error: {error.text()}", file=sys.stderr)
         return error.exit_code
@@ -157,48 +56,136 @@ def chat(given: Any) -> int:
 
     Raises InputError for runs and names that do not exist.
     """
+    is_interactive = sys.stdin.isatty()
+    device = torch_device(given.device)
+    use_cores()
+    quiet_libraries()
+    board.label = "chat"
+    with waiting("loading the models"):
+        scoring = open_scoring(given, device)
+        answer = scoring or open_session(given, device, is_interactive=is_interactive)
+    if is_interactive:
+        for run in given.runs:
+            say("\n".join(greeting(run, record_of(run))))
+    say(answer.introduction())
+    return talk(answer, is_interactive=is_interactive)
+
+
+def open_session(given: Any, device: Any, *, is_interactive: bool) -> ChatSession:
+    """The conversation with the results of the runs.
+
+    Raises InputError for runs and names that do not exist.
+    """
     several = len(given.runs) > 1
     results = [
         result
         for run in given.runs
         for result in results_of(run, prefix=f"{run.name}/" if several else "")
     ]
-    device = torch_device(given.device)
-    use_cores()
-    quiet_libraries()
-    loaded = load_results(results, device)
+    labels = [BASE, *(result.label for result in results)]
+    unknown = [name for name in given.voices if name not in labels]
+    if unknown:  # before anything is loaded
+        raise InputError(
+            f"--with {unknown[0]}: no such result",
+            allowed=", ".join(labels),
+            hint=nearest(unknown[0], labels),
+        )
     session = ChatSession(
-        loaded, sys.stdout, max_new_tokens=given.max_new_tokens, system=given.system
+        load_results(results, device),
+        sys.stdout,
+        max_new_tokens=given.max_new_tokens,
+        system=given.system,
+        is_interactive=is_interactive,
     )
     if given.voices:
-        unknown = [name for name in given.voices if name not in loaded.labels]
-        if unknown:
-            raise InputError(
-                "no such result",
-                where=f"--with {unknown[0]}",
-                allowed=", ".join(loaded.labels),
-                hint=nearest(unknown[0], loaded.labels),
-            )
         session.active = list(given.voices)
-    interactive = sys.stdin.isatty()
-    bases = len(loaded.models)
-    there = (
-        f"{len(results)} result{'s' if len(results) > 1 else ''} on {bases}"
-        f" base{'s' if bases > 1 else ''}: {', '.join(loaded.labels)}"
-    )
-    print(f"{there}\n{HELP}" if interactive else there, file=sys.stderr, flush=True)
+    return session
+
+
+def open_scoring(given: Any, device: Any) -> Scoring | None:
+    """The result of a run that scores or classifies; None if the results write."""
+    if len(given.runs) > 1:
+        return None
+    (run,) = given.runs
+    stage = scoring_stage(record_of(run))
+    return Scoring(load_scorer(run, stage, device), sys.stdout) if stage is not None else None
+
+
+class Answering(Protocol):
+    """What a line goes to."""
+
+    @property
+    def prompt(self) -> str:
+        """What is asked for next."""
+
+    def introduction(self) -> str:
+        """What answers, and how to steer it."""
+
+    def line(self, line: str) -> bool:
+        """Answer a line that is not empty; False ends the chat."""
+
+
+def greeting(run: Path, record: RunRecord) -> list[str]:
+    """Which run and base, and what the run's verdict says."""
+    where = os.path.relpath(run) if run.is_relative_to(Path.cwd()) else str(run)
+    last = last_of_each_task(record.stages)
+    how = f"{last[-1].objective} with {last[-1].update}" if last else "nothing trained"
+    base = Path(record.model or "").name or record.model
+    trial = f", a trial of at most {record.max_steps} steps" if record.max_steps else ""
+    lines = [f"{where}: {how} on {base}{trial}"]
+    if record.verdict is not None:
+        lines += [f"  {name:<8} {text}" for name, text in record.verdict.lines()]
+    return lines
+
+
+def talk(answer: Answering, *, is_interactive: bool) -> int:
+    """Answer line by line until the input ends; the exit code."""
+    is_leaving = False  # Ctrl-C was pressed at the prompt just now
     while True:
-        if interactive:
-            print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        if not line:
+        try:
+            line = read_line(answer.prompt, is_interactive=is_interactive)
+        except EOFError:
             return 0
+        except KeyboardInterrupt:
+            if is_leaving or not is_interactive:
+                return Stopped.exit_code
+            is_leaving = True
+            say("\nexit or Ctrl-D ends the chat; so does Ctrl-C again")
+            continue
+        is_leaving = False
         line = line.strip()
-        if line.startswith("/"):
-            if not session.command(line):
+        if line.lower() in LEAVE:
+            return 0
+        try:
+            if line and not answer.line(line):
                 return 0
-        elif line:
-            session.ask(line)
+        except KeyboardInterrupt:
+            if not is_interactive:
+                raise
+            say("\ninterrupted: this question and what was answered do not count")
+        except InputError as error:
+            if not is_interactive:
+                raise
+            say(error.text())
+
+
+def read_line(prompt: str, *, is_interactive: bool) -> str:
+    """The next line. Raises EOFError at the end of the input."""
+    if is_interactive and sys.stdout.isatty():
+        with suppress(ImportError):  # arrows and earlier lines, where Python has it
+            import readline  # noqa: F401
+        return input(prompt)
+    if is_interactive:
+        print(prompt, end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def say(text: str) -> None:
+    """Print a message on stderr."""
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

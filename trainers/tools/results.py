@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def results_of(run: Path, *, prefix: str = "") -> list[Result]:
             raise InputError(
                 "its result sorts texts into classes and does not write",
                 where=str(run),
-                hint="load it with transformers' pipeline('text-classification')",
+                hint=f"advise chat {shlex.quote(str(run))} alone sorts what is typed",
             )
         if record.is_seq2seq(stage):
             raise InputError(
@@ -111,21 +112,24 @@ def results_of(run: Path, *, prefix: str = "") -> list[Result]:
                 hint="the page at the end of the run and report.html show how to load it, with"
                 " AutoModelForSeq2SeqLM or AutoPeftModelForSeq2SeqLM",
             )
-        settings = record.settings(stage)
-        found.append(
-            Result(
-                label=f"{prefix}{stage.task or stage.name}",
-                folder=run / stage.folder,
-                model=base_of(run, record, stage),
-                update=stage.update,
-                quantization=stage.quantization,
-                double_quantization=settings.double_quantization is not False,
-                weights_dtype=settings.weights_dtype or "float32",
-                attention=settings.attention or "sdpa",
-                trust_remote_code=trusts_code(run),
-            )
-        )
+        found.append(result_of(run, record, stage, prefix=prefix))
     return found
+
+
+def result_of(run: Path, record: RunRecord, stage: StageRecord, *, prefix: str = "") -> Result:
+    """The result of a finished stage. Raises InputError if its base is not there."""
+    settings = record.settings(stage)
+    return Result(
+        label=f"{prefix}{stage.task or stage.name}",
+        folder=run / stage.folder,
+        model=base_of(run, record, stage),
+        update=stage.update,
+        quantization=stage.quantization,
+        double_quantization=settings.double_quantization is not False,
+        weights_dtype=settings.weights_dtype or "float32",
+        attention=settings.attention or "sdpa",
+        trust_remote_code=trusts_code(run),
+    )
 
 
 def base_of(run: Path, record: RunRecord, stage: StageRecord) -> str:
@@ -223,24 +227,11 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
                 str(result.folder), trust_remote_code=result.trust_remote_code
             )
         if result.base_key not in loaded.models:
-            loaded.models[result.base_key] = _model(result, result.model, device)
+            loaded.models[result.base_key] = load_whole(result, result.model, device)
         if not result.is_module:
-            loaded.whole[result.label] = _model(result, str(result.folder), device)
+            loaded.whole[result.label] = load_whole(result, str(result.folder), device)
             continue
-        if update(result.update).imports:
-            import_module(update(result.update).imports)  # registers the method with PEFT
-        model = loaded.models[result.base_key]
-        with reading(result.folder, "the adapter"):
-            if hasattr(model, "peft_config"):
-                model.load_adapter(str(result.folder), adapter_name=result.label)
-            else:
-                from peft import PeftModel
-
-                model = PeftModel.from_pretrained(
-                    model, str(result.folder), adapter_name=result.label
-                )
-                loaded.models[result.base_key] = model
-            check_adapter(model, result.folder, name=result.label)
+        model = loaded.models[result.base_key] = load_module(result, loaded.models[result.base_key])
         if (result.folder / "generation_config.json").is_file():
             with reading(result.folder, "generation_config.json"):
                 model.generation_config = GenerationConfig.from_pretrained(str(result.folder))
@@ -248,17 +239,43 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
     return loaded
 
 
-def _model(result: Result, source: str, device: Any) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+def load_module(result: Result, model: Any) -> Any:
+    """The model with the module of a result on it, beside those that it has."""
+    if update(result.update).imports:
+        import_module(update(result.update).imports)  # registers the method with PEFT
+    with reading(result.folder, "the adapter"):
+        if hasattr(model, "peft_config"):
+            model.load_adapter(str(result.folder), adapter_name=result.label)
+        else:
+            from peft import PeftModel
 
-    check_files(source, base_faults)
+            model = PeftModel.from_pretrained(model, str(result.folder), adapter_name=result.label)
+        check_adapter(model, result.folder, name=result.label)
+    return model
+
+
+def load_whole(
+    result: Result, source: str, device: Any, *, head: str = "CausalLM", **extra: Any
+) -> Any:
+    """A whole model from its files, in the form that the result was trained in.
+
+    Args:
+        source: The base of the result, or its own folder.
+        head: As in transformers' AutoModelFor...
+        extra: Further arguments of `from_pretrained`.
+    """
+    import torch
+    import transformers
+    from transformers import BitsAndBytesConfig
+
+    check_files(source, partial(base_faults, writes=head == "CausalLM"))
     dtype = getattr(torch, result.weights_dtype)
     options: dict[str, Any] = {
         "dtype": dtype,
         "attn_implementation": usable_here(result.attention, torch.device(device).type),
         "trust_remote_code": result.trust_remote_code,
         **placement(torch.device(device)),
+        **extra,
     }
     quantized = result.quantization if source == result.model else None
     if quantized == "nf4":
@@ -278,7 +295,7 @@ def _model(result: Result, source: str, device: Any) -> Any:
         with reading(source):
             options |= written_out(source, trust_remote_code=result.trust_remote_code)
     with reading(source):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     check_loaded(model, info, source)
@@ -286,11 +303,16 @@ def _model(result: Result, source: str, device: Any) -> Any:
     return silence_routers(placed).eval()
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Any:
+def prompt_ids(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, is_answered: bool = False
+) -> Any:
     """The conversation as a batch of one, by the tokenizer's template; without one, the last
     message as plain text.
 
     Raises InputError where the template is broken or does not end.
+
+    Args:
+        is_answered: The last message is an answer, so that no beginning of one follows.
     """
     bound_chat_templates()
     if getattr(tokenizer, "chat_template", None):
@@ -299,7 +321,7 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Any:
             with reading(file, "the chat template"):
                 return tokenizer.apply_chat_template(
                     list(messages),
-                    add_generation_prompt=True,
+                    add_generation_prompt=not is_answered,
                     return_tensors="pt",
                     return_dict=True,
                 )

@@ -1,0 +1,251 @@
+"""The chat with results: who answers, where it appears, what interrupts it, what is no chat."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from advisor.ground.errors import InputError
+from tests.trainers.test_results import lora_run
+from trainers.tools import answer_screen, chat, chat_session
+from trainers.tools.chat import greeting, talk
+from trainers.tools.chat_session import ChatSession
+from trainers.tools.results import BASE, load_results, record_of, results_of
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model):
+    return lora_run(tmp_path_factory.mktemp("run"), tiny_model, {"legal": 1})
+
+
+@pytest.fixture(scope="module")
+def loaded(run):
+    import torch
+
+    return load_results(results_of(run), torch.device("cpu"))
+
+
+@pytest.fixture
+def person(loaded):
+    """The session of a person at a terminal that has no columns."""
+    return ChatSession(loaded, io.StringIO(), max_new_tokens=4, is_interactive=True)
+
+
+def test_base_and_result_answer_a_person_one_beside_the_other(person):
+    """Each behind its name."""
+    assert person.active == [BASE, "legal"]
+    person.ask("hello")
+    said = person.out.getvalue()
+    assert said.startswith("[base] ")
+    assert "\n[legal] " in said
+    assert len(person.history[BASE]) == len(person.history["legal"]) == 2
+
+
+def test_a_pipe_gets_the_plain_answers_of_the_result(run, monkeypatch, capsys):
+    """One question a line; an empty line is nothing, `exit` ends."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\nhello again\nexit\nmore\n"))
+    assert chat.main([str(run), "--max-new-tokens", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "[" not in out.replace("[PAD", "")
+    assert out.count("\n") == 2
+
+
+def test_a_wide_terminal_has_columns(person, monkeypatch):
+    """Both answers stand in one row at last; a narrow one has them one after the other."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    person.out = screen
+    for width, is_wide in (("120", True), ("80", False)):
+        monkeypatch.setenv("COLUMNS", width)
+        screen.truncate(0)
+        person.ask("hello")
+        lines = screen.getvalue().splitlines()
+        assert any("base" in line and "legal" in line for line in lines) == is_wide
+        assert ("[base] " in screen.getvalue()) == (not is_wide)
+    assert screen.getvalue().count("\x1b[?25h") == screen.getvalue().count("\x1b[?25l")
+
+
+def test_an_interrupted_question_leaves_the_conversation_as_it_was(person, monkeypatch, capsys):
+    """Ctrl-C in an answer ends it alone: what was said before stays, for both models."""
+    person.ask("hello")
+    before = json.loads(json.dumps(person.history))
+    lines = iter(["hello again", "/new", "exit"])
+    monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(lines))
+    answers = []
+
+    def press(self, name, asked, screen):
+        answers.append(json.loads(json.dumps(person.history)))
+        if len(answers) == 2:
+            raise KeyboardInterrupt
+        return "an answer", ""
+
+    monkeypatch.setattr(ChatSession, "_answer", press)
+    assert talk(person, is_interactive=True) == 0
+    assert answers == [before, before]
+    said = capsys.readouterr().err
+    assert "interrupted: this question and what was answered do not count" in said
+    assert "a new conversation" in said
+    assert person.history == {}
+
+
+def test_ctrl_c_at_the_prompt_says_how_to_leave(person, monkeypatch, capsys):
+    """Once it says so, a second time it leaves; Ctrl-D leaves at once."""
+    pressed = []
+
+    def press(*_, **__):
+        pressed.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat, "read_line", press)
+    assert talk(person, is_interactive=True) == 130
+    assert len(pressed) == 2
+    assert "exit or Ctrl-D ends the chat" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    monkeypatch.undo()
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert talk(person, is_interactive=True) == 0
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "Exit", "/exit", "/quit", "/q"])
+def test_words_that_leave_are_no_questions(person, monkeypatch, word):
+    """`exit` was sent to the model once."""
+    lines = iter([word])
+    monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(lines))
+    assert talk(person, is_interactive=True) == 0
+    assert person.history == {}
+
+
+def test_a_full_context_is_said_and_the_chat_goes_on(person, monkeypatch, capsys):
+    """An answer that it cuts, and a conversation that is longer; a pipe ends with an error."""
+    monkeypatch.setattr(chat_session, "context_of", lambda model: 30)
+    lines = iter(["hello", "hello " * 40, "/new", "exit"])
+    monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(lines))
+    person.max_new_tokens = 64
+    monkeypatch.setattr(chat_session, "stops_of", lambda model: [])
+    assert talk(person, is_interactive=True) == 0
+    said = capsys.readouterr().err
+    assert "base: the context of 30 tokens is full; /new starts a new conversation" in said
+    assert "the conversation is longer than the model's context of 30 tokens" in said
+    with pytest.raises(InputError, match="longer than the model's context"):
+        person.ask("hello " * 40)
+
+
+def test_an_answer_that_is_cut_is_said(person, monkeypatch, capsys):
+    """By the limit of the command."""
+    monkeypatch.setattr(chat_session, "stops_of", lambda model: [])
+    person.ask("hello")
+    assert "legal: cut at 4 tokens; --max-new-tokens allows more" in capsys.readouterr().err
+
+
+def test_a_person_is_greeted_with_run_base_and_verdict(run, tmp_path):
+    """What it is, what came of it, and what to do next."""
+    record = json.loads((run / "run.json").read_text())
+    (tmp_path / "run.json").write_text(
+        json.dumps(
+            record
+            | {
+                "max_steps": 6,
+                "verdict": {
+                    "ok": True,
+                    "task": {"status": "better", "text": "held-out loss 4.5 -> 3.1"},
+                    "general": {"status": "kept"},
+                    "next": {"action": "run_whole", "text": "train the whole plan"},
+                },
+            }
+        )
+    )
+    base = Path(record["model"]).name
+    assert greeting(tmp_path, record_of(tmp_path)) == [
+        f"{tmp_path}: sft with lora on {base}, a trial of at most 6 steps",
+        "  task     better: held-out loss 4.5 -> 3.1",
+        "  general  kept",
+        "  next     train the whole plan",
+    ]
+    assert greeting(run, record_of(run)) == [f"{run}: sft with lora on {base}"]
+
+
+# --------------------------------------------------------------------------- no chat
+
+
+def scoring_run(folder, tiny_model, *, names):
+    """A run folder with a head of random weights: one score, or a class for each name."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        tiny_model, num_labels=len(names) or 1
+    )
+    target = folder / "stages" / "sft"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    config = LoraConfig(r=4, task_type="SEQ_CLS", target_modules="all-linear")
+    get_peft_model(model, config).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    stage = {
+        "name": "sft", "objective": "sft" if names else "rm", "update": "lora", "status": "done",
+        "folder": "stages/sft",
+        "evaluation": {"confusion": {"labels": names, "counts": [[1, 0], [0, 1]]}} if names else {},
+    }  # fmt: skip
+    record = {
+        "schema_version": 1, "status": "done", "model": str(tiny_model), "stages": [stage],
+        "resolved": {"sft": {"options": {"head": "classes"}}} if names else {},
+        "hardware": {"kind": "cpu"},
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_classifier_names_the_class_of_each_line(tmp_path, tiny_model, monkeypatch, capsys):
+    """With the share of each class."""
+    folder = scoring_run(tmp_path, tiny_model, names=["ham", "spam"])
+    monkeypatch.setattr("sys.stdin", io.StringIO("free prize\nlunch on friday\n"))
+    assert chat.main([str(folder)]) == 0
+    found = capsys.readouterr()
+    assert "sft names the class of each line: 2 classes" in found.err
+    lines = found.out.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        (one, share), (other, rest) = (part.split() for part in line.split(", "))
+        assert {one, other} == {"ham", "spam"}
+        assert 0.99 < float(share) + float(rest) < 1.01
+        assert float(share) >= float(rest)
+
+
+def test_a_reward_model_scores_the_answer_behind_each_question(
+    tmp_path, tiny_model, monkeypatch, capsys
+):
+    """As the loaded model does; the same answer gets the same score."""
+    folder = scoring_run(tmp_path, tiny_model, names=[])
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\nGood morning!\nhi\nGo away\nhi\nGo away\n"))
+    assert chat.main([str(folder)]) == 0
+    first, second, third = capsys.readouterr().out.split()
+    assert first != second == third
+    assert float(first) < 100
+
+
+def test_the_columns_have_room(monkeypatch):
+    """Three models need a wider terminal than two."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "100")
+    two = answer_screen.screen_for(["a", "b"], sys.stdout, is_named=True, may_move=True)
+    two.close()
+    three = answer_screen.screen_for(["a", "b", "c"], sys.stdout, is_named=True, may_move=True)
+    assert isinstance(two, answer_screen.SideBySide)
+    assert isinstance(three, answer_screen.OneAfterAnother)
