@@ -4,6 +4,7 @@ light and dark.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from advisor.advice.types import Advice
@@ -17,6 +18,7 @@ from advisor.render.memory_bar import memory_bar
 # A browser that honours this loads nothing and runs nothing, whatever a model name or a data path
 # contains.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+CODE = re.compile(r"`([^`]+)`")
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2329; --quiet: #56606b; --line: #d5dae0;
   --paper: #ffffff; --soft: #f3f5f7; --mark: #0b6e4f; --warn: #8a4b00; }
@@ -133,16 +135,16 @@ def document(
 
 def _first(advice: Advice, first: First) -> list[str]:
     """What is seen first, as on a terminal, with the memory as a bar."""
-    lines = ['<div class="answer">', f"<p>{text(first.answer)}</p>", "</div>", "<dl>"]
+    lines = ['<div class="answer">', f"<p>{marked(first.answer)}</p>", "</div>", "<dl>"]
     for part in first.parts:
         lines.append(f"<dt>{text(part.label)}</dt>")
-        lines += [f'<dd class="{text(item.tone)}">{text(item.text)}</dd>' for item in part.items]
+        lines += [f'<dd class="{text(item.tone)}">{marked(item.text)}</dd>' for item in part.items]
         if part.label == MEMORY:
             lines += ["<dd>", *memory_bar(advice), "</dd>"]
     lines.append("</dl>")
     for step in first.steps:
         commands = "".join(f"<pre>{text(command)}</pre>" for command in step.commands)
-        lines.append(f'<div class="step"><p>{text(step.text)}</p>{commands}</div>')
+        lines.append(f'<div class="step"><p>{marked(step.text)}</p>{commands}</div>')
     return lines
 
 
@@ -165,16 +167,21 @@ def _plan(plan_text: str) -> list[str]:
 def block(part: Block) -> str:
     """One block of a page as HTML."""
     if isinstance(part, Text):
-        return f'<p class="{text(part.tone)}">{text(part.text)}</p>'
+        return f'<p class="{text(part.tone)}">{marked(part.text)}</p>'
     if isinstance(part, Items):
         return "\n".join(["<ul>", *(_item(item) for item in part.items), "</ul>"])
     return table(part)
 
 
 def _item(item: Item) -> str:
-    quiet = f'<span class="quiet">{text(item.detail)}</span>' if item.detail else ""
+    quiet = f'<span class="quiet">{marked(item.detail)}</span>' if item.detail else ""
     commands = "".join(f"<pre>{text(command)}</pre>" for command in item.commands)
-    return f'<li class="{text(item.tone)}">{text(item.text)}{quiet}{commands}</li>'
+    return f'<li class="{text(item.tone)}">{marked(item.text)}{quiet}{commands}</li>'
+
+
+def marked(plain: str) -> str:
+    """Escaped text with what stands between backticks as code."""
+    return CODE.sub(r"<code>\1</code>", text(plain))
 
 
 def table(part: Table) -> str:

@@ -14,7 +14,8 @@ STYLE = """
 .memory .bar { display: flex; position: relative; height: 2rem; border: 1px solid var(--quiet);
   border-radius: 4px; overflow: hidden; background: var(--paper); }
 .memory .bar span { border-right: 2px solid var(--paper); color: #fff; font-size: .8rem;
-  line-height: 2rem; text-align: center; overflow: hidden; background: #0b6e4f; min-width: 2px; }
+  line-height: 2rem; padding: 0; text-align: center; overflow: hidden; background: #0b6e4f;
+  min-width: 2px; }
 .memory .bar span:nth-child(4n+2) { background: #2f5d9b; }
 .memory .bar span:nth-child(4n+3) { background: #7a4a8c; }
 .memory .bar span:nth-child(4n+4) { background: #6b5b1e; }
@@ -28,7 +29,7 @@ STYLE = """
 .memory li { margin: 0; }
 .memory b { font-weight: 600; }
 """
-LABELLED = 0.05  # of the bar: a part with room for its number
+LABELLED = 0.03  # of the bar: a part with room for its number
 
 
 def memory_bar(advice: Advice) -> list[str]:

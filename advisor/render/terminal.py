@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from advisor.ground.terminal import shown
-from advisor.render.answer.first import LABEL, Part, first_screen
+from advisor.render.answer.first import LABEL, First, Part, first_screen
 from advisor.render.answer.page import Page, page_of
 from advisor.render.answer.reasons import answer_words, reason_origin, reason_text
 from advisor.render.answer.rivals import canonical
@@ -48,9 +48,9 @@ ASCII = str.maketrans(
 
 # Where the rest of the answer is, by where the first screen is read.
 WHOLE = {
-    "shell": "All reasons, sources and other methods: the same command with --why",
-    "menu": "All reasons, sources and other methods: in the menu",
-    "run": "All reasons, sources and other methods: advise with the same answers, and --why",
+    "shell": "the same command with --why",
+    "menu": "in the menu",
+    "run": "advise with the same answers and --why",
 }
 
 
@@ -68,7 +68,7 @@ def print_advice(
         plan_path: The launch file, if one was written: the next command runs it.
         read_in: Where it is read. Where it is run now, or a menu follows, there is no next command.
     """
-    first = first_screen(advice, plan_path=plan_path)
+    first = first_screen(advice, plan_path=plan_path, columns=console.width)
     _print_hanging(console, "", _rich(first.answer, console, "bold"))
     console.print()
     for part in first.parts:
@@ -78,7 +78,14 @@ def print_advice(
         for step in first.steps:
             _print_hanging(console, "", _rich(step.text, console))
             _print_commands(step.commands, console, "  ")
-    _print_hanging(console, "", _rich(WHOLE[read_in], console, "dim"))
+    _print_hanging(console, "", _rich(where_the_rest_is(first, read_in), console, "dim"))
+
+
+def where_the_rest_is(first: First, read_in: Literal["shell", "menu", "run"]) -> str:
+    """The last line: what else there is to read, and where."""
+    more = first.more_warnings
+    warnings = f"{more} more warning{'s' if more > 1 else ''}, reasons" if more else "All reasons"
+    return f"{warnings}, sources and other methods: {WHOLE[read_in]}"
 
 
 def print_whole_answer(advice: Advice, console: Console, *, plan_path: str | None = None) -> None:

@@ -262,9 +262,7 @@ def because_unknown(advice: Advice) -> str:
         return ": the hardware is not known, `--gpu` says it"
     reasons = dict.fromkeys(map(unknown_words, advice.recommendation.estimate.unknown))
     if TOKENS_UNKNOWN in reasons:
-        return (
-            ": it depends on how long your examples are, which `--data` with their file would tell"
-        )
+        return " until `--data` says how long your examples are"
     return f": {joined(reasons)}" if reasons else ""
 
 

@@ -91,7 +91,7 @@ def faults(advice) -> list[str]:
     found += [f"twice: {one}" for one in set(said) if said.count(one) > 1]
     if str(advice.recommendation.composition) not in first.answer and advice.fits:
         found.append("the composition is not named")
-    if lines[-1] != WHOLE["shell"]:
+    if not lines[-1].endswith(WHOLE["shell"]):
         found.append("where the rest is does not come last")
     ours = [one for one in commands if one.startswith("advise ")]
     outside = advice.recommendation.composition.remedies == (OTHER_TOOL,)

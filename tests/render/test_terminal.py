@@ -126,7 +126,7 @@ def test_no_width_loses_text_of_the_first_screen(name, width):
     """Labels, entries and steps are all there, and only commands are wider than the terminal."""
     advice = {**EXAMPLES, "injected": injected}[name]()
     text = printed(advice, width=width, first=True)
-    first = first_screen(advice)
+    first = first_screen(advice, columns=width)
     commands = [one.replace("\x1b", "\\x1b") for step in first.steps for one in step.commands]
     wide = [line for line in text.splitlines() if line.strip() not in commands]
     assert max(map(len, wide)) <= width

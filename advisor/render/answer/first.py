@@ -26,20 +26,21 @@ from advisor.render.words import THREE_LINES, TWO_LINES, sentence, shortened, wh
 COLUMNS, LINES = 80, 23  # a terminal of 24 lines shows its prompt as well
 LABEL = 9  # columns of the labels at the left
 BULLET = 2
-MOST = {"Why": 3, "Why not": 3, "What if": 3, "Warning": 2}  # entries shown where there is room
-# What goes first where there is too little room: a label, and how many of its entries stay.
-LEAVES = (
+MEMORY, WARNING = "Memory", "Warning"  # the label that a picture may stand beside
+# How many entries of a label are added while there is room, the most useful first. One of each
+# stands there in any case.
+ADDED = (
+    ("Why", 2),
     ("Why not", 2),
     ("What if", 2),
-    ("Why", 2),
-    ("Warning", 1),
-    ("What if", 1),
-    ("Why not", 1),
-    ("Why", 1),
+    (WARNING, 2),
+    ("Why", 3),
+    ("Why not", 3),
+    ("What if", 3),
 )
-MEMORY = "Memory"  # the label that a picture may stand beside
-MORE = " (and "  # before the number of warnings that are left out
-FLAG = re.compile(r" \(`--[a-z-]+`\)")
+GROWING = {label for label, _ in ADDED}
+FLAG = re.compile(r" \(--[a-z-]+\)")
+UNSTATED = re.compile(r"telling us (.+?) could change it")
 WORTH_A_LINE = ("answer", "money", "data")  # changes that a person can make, the easiest first
 RULE = re.compile(r"\s*\((?:[a-z0-9-]+/)[a-z0-9-]+\)$")  # a rule's id after a warning
 
@@ -62,31 +63,43 @@ class First:
     steps: tuple[Item, ...]  # the last of them is the next command
 
     @property
-    def lines(self) -> int:
-        """How many lines it takes at 80 columns, commands wrapped by the terminal."""
-        count = _wrapped(self.answer, COLUMNS) + 2  # a blank line before the parts and the steps
+    def more_warnings(self) -> int:
+        """How many warnings stand in the whole answer alone."""
+        return sum(part.left_out for part in self.parts if part.label == WARNING)
+
+    def lines(self, columns: int) -> int:
+        """How many lines it takes, commands wrapped by the terminal."""
+        count = _wrapped(self.answer, columns) + 2  # a blank line before the parts and the steps
         for part in self.parts:
             bullet = BULLET if len(part.items) > 1 else 0
-            count += sum(_wrapped(item.text, COLUMNS - LABEL - bullet) for item in part.items)
+            count += sum(_wrapped(item.text, columns - LABEL - bullet) for item in part.items)
         for step in self.steps:
-            count += _wrapped(step.text, COLUMNS)
-            count += sum(-(-(len(command) + BULLET) // COLUMNS) for command in step.commands)
+            count += _wrapped(step.text, columns)
+            count += sum(-(-(len(command) + BULLET) // columns) for command in step.commands)
         return count + 1  # where the rest stands
 
 
-def first_screen(advice: Advice, *, plan_path: str | None = None) -> First:
-    """The first screen; `plan_path` is the launch file, if one was written."""
-    whole = First(
+def first_screen(advice: Advice, *, plan_path: str | None = None, columns: int = COLUMNS) -> First:
+    """The first screen; `plan_path` is the launch file, if one was written. On a terminal of fewer
+    columns than 80 it is longer, on a wider one it says more.
+    """
+    columns = max(columns, COLUMNS)
+    most = {part.label: part for part in _parts(advice) if part.items}
+    kept = {label: _shorter(part, 1) if label in GROWING else part for label, part in most.items()}
+    first = First(
         answer=_answer(advice),
-        parts=tuple(part for part in _parts(advice) if part.items),
+        parts=tuple(kept.values()),
         steps=first_steps(advice, plan_path=plan_path),
     )
-    for label, kept in LEAVES:
-        if whole.lines <= LINES:
-            break
-        parts = (_shorter(part, kept) if part.label == label else part for part in whole.parts)
-        whole = replace(whole, parts=tuple(parts))
-    return whole
+    if first.lines(columns) > LINES:
+        first = replace(first, steps=first_steps(advice, plan_path=plan_path, briefly=True))
+    for label, count in ADDED:
+        if label in kept and len(most[label].items) >= count == len(kept[label].items) + 1:
+            parts = kept | {label: _shorter(most[label], count)}
+            longer = replace(first, parts=tuple(parts.values()))
+            if longer.lines(columns) <= LINES:
+                kept, first = parts, longer
+    return first
 
 
 def _answer(advice: Advice) -> str:
@@ -121,7 +134,7 @@ def _parts(advice: Advice) -> Iterator[Part]:
         yield _part("Why not", list(rival_lines(advice)))
         yield _part("Unsure", _doubts(advice))
         yield _part("What if", [_what_if(flip) for flip in _useful(advice)])
-    yield _part("Warning", _warnings(advice))
+    yield _part(WARNING, _warnings(advice))
 
 
 def _suggested(advice: Advice) -> str:
@@ -132,19 +145,14 @@ def _suggested(advice: Advice) -> str:
 
 
 def _part(label: str, texts: list[str]) -> Part:
-    tone = "warning" if label == "Warning" else "plain"
+    tone = "warning" if label == WARNING else "plain"
     items = tuple(Item(text=text, tone=tone) for text in texts if text)
-    return _shorter(Part(label=label, items=items), MOST.get(label, len(items)))
+    return Part(label=label, items=items)
 
 
 def _shorter(part: Part, kept: int) -> Part:
-    """The part with its first entries alone. Warnings that are left out are counted."""
-    left_out = part.left_out + max(0, len(part.items) - kept)
-    items = part.items[:kept]
-    if part.label == "Warning" and left_out and items:
-        text = f"{part.items[kept - 1].text.partition(MORE)[0]}{MORE}{left_out} more)"
-        items = (*items[:-1], replace(items[-1], text=text))
-    return replace(part, items=items, left_out=left_out)
+    """The part with its first entries alone."""
+    return replace(part, items=part.items[:kept], left_out=len(part.items) - kept)
 
 
 def _wrapped(text: str, columns: int) -> int:
@@ -155,20 +163,25 @@ def _wrapped(text: str, columns: int) -> int:
 
 
 def _reasons(advice: Advice) -> list[str]:
-    """The reasons that decided, the strongest first: those that rest on most of what is known
-    here, and of these the later ones, which had the last word.
+    """The reasons that decided, the most telling first.
+
+    What a rule saw of this situation makes its reason telling. The first such rule decided whether
+    and from what to train, the last one how; then those that put a rival below.
     """
-    reasons = advice.recommendation.because
-    place = {id(reason): at for at, reason in enumerate(reasons)}
+    reasons = list(advice.recommendation.because)
     ruled_out = {one.rule for other in advice.alternatives for one in other.because}
+    telling = [one for one in reasons if _saw_something(one)]
+    ends = [*telling[:1], *telling[-1:]]
+    others = sorted(
+        (one for one in reasons if one not in ends),
+        key=lambda one: (_saw_something(one), one.rule in ruled_out),
+        reverse=True,
+    )
+    return list(dict.fromkeys(map(_short_reason, [*ends, *others])))
 
-    def strength(reason: Reason) -> tuple[bool, bool, int]:
-        seen = [known for known in reason.facts if not known.origin.startswith("concluded")]
-        return bool(seen), reason.rule in ruled_out, place[id(reason)]
 
-    ordered = sorted(reasons, key=strength, reverse=True)
-    texts = dict.fromkeys(_short_reason(reason) for reason in ordered)
-    return list(texts)
+def _saw_something(reason: Reason) -> bool:
+    return any(not known.origin.startswith("concluded") for known in reason.facts)
 
 
 def _short_reason(reason: Reason) -> str:
@@ -190,7 +203,7 @@ def _doubts(advice: Advice) -> list[str]:
     certainty = advice.certainty
     # That it may not fit, or fits barely, stands beside the memory.
     doubts = [doubt for doubt in certainty.doubts if not doubt.startswith("it ")]
-    said = sentence("; ".join(doubts))
+    said = sentence(UNSTATED.sub(r"depends on \1", "; ".join(doubts)).replace("`", ""))
     # What each is called on a command line stands in the whole answer.
     return [said if len(said) <= TWO_LINES else FLAG.sub("", said)] if said else []
 

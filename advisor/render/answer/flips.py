@@ -15,6 +15,7 @@ from advisor.render.words import sentence
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import joined, named_with_flag, says
 
+ALL = re.compile(r"all \d+ GPUs are used")  # is news, and nothing to be warned of
 SAID_ELSEWHERE = re.compile(f"^{NO_MODEL}|^{MAY_NOT_FIT}|{PART_OF_DATA}")
 
 
@@ -72,7 +73,7 @@ def told_warnings(advice: Advice) -> tuple[str, ...]:
     """
     situation = advice.situation
     notes = {*situation.warnings, *situation.model_warnings}
-    ordered = sorted(advice.warnings, key=lambda text: text in notes)
+    ordered = sorted(advice.warnings, key=lambda text: (text in notes, bool(ALL.match(text))))
     told = [text for text in dict.fromkeys(ordered) if not SAID_ELSEWHERE.search(text)]
     if situation.model is not None:
         told = [text for text in told if text != situation.model.note]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from advisor.advice.types import Advice, Candidate
 from advisor.estimate.types import Estimate, MemoryEstimate, Moment, WholeTime
+from advisor.ground.types import Hardware
 from advisor.ground.units import (
     format_duration,
     format_gib,
@@ -98,7 +99,7 @@ def cost_line(advice: Advice) -> str:
 def remedy_cost(advice: Advice) -> str:
     """What an answer costs that trains nothing."""
     elsewhere = "" if stays_at_home(advice) else ", or a provider's price per request"
-    return f"None for training; electricity on your own computer{elsewhere}"
+    return f"None for training; your electricity{elsewhere}"
 
 
 def _why_unknown(advice: Advice) -> str:
@@ -118,7 +119,10 @@ def needs(advice: Advice) -> Section:
         return Section(title=title, blocks=(of_remedy,) if advice.fits else ())
     time, cost = time_and_cost(advice)
     items = [
-        Item(text=f"Memory: {memory_line(advice)}", detail=_memory_detail(estimate)),
+        Item(
+            text=f"Memory: {memory_line(advice)}",
+            detail=_memory_detail(estimate, advice.situation.hardware),
+        ),
         *(Item(text=f"Data: {text}") for text in part_words(recommendation)),
         Item(text=f"Time: {time}", detail=_time_detail(estimate)),
     ]
@@ -134,7 +138,7 @@ def needs(advice: Advice) -> Section:
     return Section(title=title, blocks=(Items(items=tuple(items)),))
 
 
-def _memory_detail(estimate: Estimate) -> str:
+def _memory_detail(estimate: Estimate, hardware: Hardware) -> str:
     """What holds the memory, and the least that the same training could do with."""
     if estimate.memory is None:
         return ""
@@ -142,6 +146,8 @@ def _memory_detail(estimate: Estimate) -> str:
     parts = [f"{needed.name}: {terms}"] if (terms := term_words(needed)) else []
     if least is not None:
         parts.append(f"at least {format_gib(least)} with the smallest batch")
+    if kept := _kept_free(hardware):
+        parts.append(kept)
     return "; ".join(parts) + (_cache_words(estimate.memory) if terms else "")
 
 
@@ -255,12 +261,16 @@ def _against(advice: Advice) -> str:
     if estimate.limit_bytes is None:
         return f"; {words}"
     cards = len(advice.situation.hardware.gpus)
-    place = "this computer has" if not cards else "the GPU has" if cards == 1 else "each GPU has"
-    hardware = advice.situation.hardware
+    place = "this computer" if not cards else "the GPU" if cards == 1 else "each GPU"
+    gives = "can give" if _kept_free(advice.situation.hardware) else "has"
+    return f"; {place} {gives} {format_gib(estimate.limit_bytes)}: {words}"
+
+
+def _kept_free(hardware: Hardware) -> str:
+    """What of the device's memory stays free, and why; nothing where all of it counts."""
     kept = next((gpu for gpu in hardware.gpus if gpu.kept_free_bytes), None)
-    less = ""
     if kept is not None:
-        less = f" ({format_gib(kept.kept_free_bytes)} stays free, because {kept.kept_free_because})"
-    elif not cards and hardware.ram_kept_free_bytes:
-        less = f" ({format_gib(hardware.ram_kept_free_bytes)} stays free for the system)"
-    return f"; {place} {format_gib(estimate.limit_bytes)}{less}: {words}"
+        return f"{format_gib(kept.kept_free_bytes)} stays free, because {kept.kept_free_because}"
+    if not hardware.gpus and hardware.ram_kept_free_bytes:
+        return f"{format_gib(hardware.ram_kept_free_bytes)} stays free for the system"
+    return ""

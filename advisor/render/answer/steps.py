@@ -13,14 +13,20 @@ from advisor.render.words import sentence
 from advisor.situation.answers import command_line
 
 
-def first_steps(advice: Advice, *, plan_path: str | None = None) -> tuple[Item, ...]:
-    """The next steps in short, the last with a command of `advise`."""
+def first_steps(
+    advice: Advice, *, plan_path: str | None = None, briefly: bool = False
+) -> tuple[Item, ...]:
+    """The next steps in short, the last with a command of `advise`.
+
+    Args:
+        briefly: Of a remedy one way to begin, and no word on how to tell that it is not enough.
+    """
     if advice.nothing_fits is not None:
         return _ways_out(advice)
     begin = next_steps(advice)
-    alone = len(begin) == 1
-    items = [item for steps in begin for item in _to_begin(steps, briefly=not alone)]
-    items += [_then(steps) for steps in begin[:1] if steps.again]
+    briefly = briefly or len(begin) > 1
+    items = [item for steps in begin for item in _to_begin(steps, briefly=briefly)]
+    items += [_then(steps, briefly=briefly) for steps in begin[:1] if steps.again]
     if plan_path is not None and advice.recommendation.stages:
         return (*items, *_with_plan(advice, plan_path))
     if advice.recommendation.composition.chain:
@@ -51,15 +57,16 @@ def _to_begin(steps: NextSteps, *, briefly: bool) -> Iterator[Item]:
     """How to begin with a remedy: by the first way alone where there is another remedy."""
     if steps.remedy != OTHER_TOOL:
         yield Item(text=sentence(steps.first))
-    for way in steps.ways[: 1 if briefly else None]:
+    for way in steps.ways[: 1 if briefly and steps.remedy != OTHER_TOOL else None]:
         named = {"local": "On your own computer", "hosted": "At a provider"}[way.where]
         text = way.text if steps.remedy == OTHER_TOOL else f"{named} ({way.cost}):"
         yield Item(text=text, commands=way.commands)
 
 
-def _then(steps: NextSteps) -> Item:
+def _then(steps: NextSteps, *, briefly: bool) -> Item:
     """How to tell that a remedy is not enough, and the lines to come back with."""
-    return Item(text=f"{steps.measure} Then {steps.write}:", commands=steps.again)
+    measure = "If that is not enough," if briefly else f"{steps.measure} Then"
+    return Item(text=f"{measure} {steps.write}:", commands=steps.again)
 
 
 def _with_plan(advice: Advice, plan_path: str) -> Iterator[Item]:
