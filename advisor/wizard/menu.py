@@ -150,9 +150,18 @@ class _Closing:
             if chosen == "other":
                 outcome = self._other(outcome) or outcome
             elif chosen in looks:
-                looks[chosen](outcome)
+                self._look(looks[chosen], outcome)
             elif chosen in changes and changes[chosen](outcome):
                 outcome = self._recommend()
+
+    def _look(self, action: Callable[[Outcome], object], outcome: Outcome) -> None:
+        """Do what changes no answer; what goes wrong in it is said, and is no end."""
+        try:
+            action(outcome)
+        except Stopped:
+            raise
+        except (AdviseError, OSError) as error:
+            self.ui.say(str(error), tone="warning")
 
     def _say_later(self, outcome: Outcome) -> None:
         """The command that goes on from here another time."""
@@ -196,12 +205,7 @@ class _Closing:
             self.ui.say_line(f"  advise run {shlex.quote(str(outcome.plan_path))}")
 
     def _bundle(self, outcome: Outcome) -> None:
-        try:
-            lines = self.actions.bundle(outcome)
-        except AdviseError as error:
-            self.ui.say(error.text(), tone="warning")
-            return
-        for line in lines:
+        for line in self.actions.bundle(outcome):
             if line.startswith("  "):
                 self.ui.say_line(line)
             else:

@@ -141,6 +141,17 @@ def test_a_bundle_that_cannot_be_written_is_no_end():
     assert "data.jsonl is not there" in ui.said
 
 
+def test_a_plan_that_was_deleted_meanwhile_is_no_end():
+    """What the system says of the file is shown, and the menu comes back."""
+
+    def gone(outcome):
+        return Path("gone/plan.yaml").read_text()
+
+    code, ui, _ = menu(ready, "Show the plan", "Quit", actions={"plan_text": gone})
+    assert code == 0
+    assert any("No such file or directory" in text for text in ui.said)
+
+
 def test_what_this_machine_lacks_is_said_with_the_line_that_mends_it():
     """Packages that are missing are named before anybody starts a run."""
     fault = Fault(what="training needs packages: torch", hint="pip install torch")

@@ -160,7 +160,8 @@ def readme(contents: Contents) -> str:
         f"It needs Linux, Python 3.11 or later{_device_words(plan)} and a connection for pip.",
         f"{SCRIPT} checks the files, installs advise/ at tested versions into .venv, does a dry run"
         " and trains.",
-        "The result and its report are written below runs/.",
+        "The result and its report are written below runs/. For the commands that are printed then,"
+        " such as `advise chat`: source .venv/bin/activate",
         *_not_carried(contents),
         "This folder holds your data as it is: whoever has it can read them. It holds no token.",
     ]
