@@ -44,6 +44,7 @@ class Value:
     label: str
     help: str = ""
     short: Annotated[str, "how a sentence names it; default: the label with a small letter"] = ""
+    such_as: Annotated[str, "an example of it, for somebody who does not know which one it is"] = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

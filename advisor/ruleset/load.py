@@ -116,7 +116,10 @@ SIGNAL = Keys(
     },
     required=("type", "origin", "signal", "ask"),
 )
-NEW_VALUE = Keys(keys={"label": Text(), "help": Text(), "short": Text()}, required=("label",))
+NEW_VALUE = Keys(
+    keys={"label": Text(), "help": Text(), "short": Text(), "such_as": Text()},
+    required=("label",),
+)
 DISABLED = Keys(
     keys={"rule": Text(), "because": Text(help="a reason is required")},
     required=("rule", "because"),
@@ -382,6 +385,7 @@ class _Loader(Reader):
                 label=str(said.get("label")),
                 help=str(said.get("help", "")),
                 short=str(said.get("short", "")),
+                such_as=str(said.get("such_as", "")),
             )
             fact = replace(fact, values={**fact.values, value: made})
         self.facts[fact_id] = fact

@@ -22,9 +22,10 @@ from advisor.wizard.saved import (
     set_aside_unplaced,
     summary,
 )
+from advisor.wizard.task import ask_task
 from advisor.wizard.teams import ask_tasks
 from advisor.wizard.typed import checked, number_of, typed, ways_out
-from advisor.wizard.walk import BACK, Question, Relevant, Reply, walk
+from advisor.wizard.walk import BACK, Question, Relevant, Reply, for_now, walk
 from advisor.wizard.words import given_words, reply_words, words_of
 
 
@@ -60,7 +61,7 @@ def ask_round(
             asker(ui, hardware, checks),
             progress.answers,
             asked=progress.asked,
-            relevant=relevant,
+            relevant=for_now(relevant),
             keep=keep,
         )
     except (KeyboardInterrupt, EOFError):
@@ -140,6 +141,8 @@ def asker(ui: Ui, hardware: Hardware, checks: Checks) -> Callable[[Question], Re
             reply = ask_gpu(question, ui, hardware)
         elif question.fact.id == "tasks":
             reply = ask_tasks(question, ui, checks)
+        elif question.fact.id == "task":
+            reply = ask_task(question, ui)
         elif question.fact.id in ("model", "teacher_model"):
             reply = ask_model(question, ui, checks)
         else:

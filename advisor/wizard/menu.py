@@ -24,6 +24,7 @@ from advisor.wizard.walk import (
     Skipped,
     answer_of,
     applies,
+    for_now,
     questions,
     skipped_questions,
     walk,
@@ -387,7 +388,7 @@ class _Closing:
         """
         history = (*self.progress.asked, *((asked,) if asked not in self.progress.asked else ()))
         self.progress = Saved(answers=without_stale(self.facts, answers), asked=history)
-        self._walk(self.relevant)
+        self._walk(for_now(self.relevant))
 
     def _try(self, outcome: Outcome, change: Mapping[str, Any]) -> bool:
         """Go on with one change, which can be undone; what only now matters can be answered from

@@ -50,8 +50,21 @@ class Ui(Protocol):
     def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
         """The value of the option that was chosen; `current` is preselected."""
 
-    def enter(self, message: str, *, hint: str = "", default: str = "", path: bool = False) -> str:
-        """A typed line."""
+    def enter(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        default: str = "",
+        path: bool = False,
+        keep: bool = True,
+    ) -> str:
+        """A typed line.
+
+        Args:
+            default: A text to start from.
+            keep: Whether an empty line means `default`, where it cannot be shown to be edited.
+        """
 
 
 def terminal_ui(console: Console) -> Ui:
@@ -104,6 +117,11 @@ class _Prompter:
         )
 
 
+def same(value: Any, current: Any) -> bool:
+    """Whether an option is the current answer; True is not 1, and None is none."""
+    return current is not None and type(value) is type(current) and bool(value == current)
+
+
 class QuestionaryUi(_Prompter):
     """Lists to move in with the arrow keys."""
 
@@ -117,12 +135,8 @@ class QuestionaryUi(_Prompter):
             questionary.Choice(title=choice_lines(option, width), value=place)
             for place, option in enumerate(options)
         ]
-        start = (
-            None
-            if current is None
-            else next(
-                (place for place, option in enumerate(options) if option.value == current), None
-            )
+        start = next(
+            (place for place, option in enumerate(options) if same(option.value, current)), None
         )
         question = questionary.select(
             prompt_lines(f"{message} (arrow keys, Enter)", width),
@@ -134,7 +148,15 @@ class QuestionaryUi(_Prompter):
         )
         return options[question.unsafe_ask()].value
 
-    def enter(self, message: str, *, hint: str = "", default: str = "", path: bool = False) -> str:
+    def enter(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        default: str = "",
+        path: bool = False,
+        keep: bool = True,
+    ) -> str:
         import questionary
 
         # The hint belongs to the prompt, so that it goes away with it.
@@ -178,17 +200,32 @@ class PlainUi(_Prompter):
         self.say(message, tone="strong")
         for number, option in enumerate(options, 1):
             self.say(f"  {number}) {option.label}" + (f" – {option.help}" if option.help else ""))
+        before = next(
+            (number for number, option in enumerate(options, 1) if same(option.value, current)),
+            None,
+        )
+        keeps = f" (Enter alone: {before})" if before is not None else ""
         while True:
-            text = self._line(f"Number from 1 to {len(options)}: ")
+            text = self._line(f"Number from 1 to {len(options)}{keeps}: ")
+            if not text and before is not None:
+                return options[before - 1].value
             if text.isdecimal() and 1 <= int(text) <= len(options):
                 return options[int(text) - 1].value
             self.say(f"Please type a number from 1 to {len(options)}.")
 
-    def enter(self, message: str, *, hint: str = "", default: str = "", path: bool = False) -> str:
+    def enter(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        default: str = "",
+        path: bool = False,
+        keep: bool = True,
+    ) -> str:
         self.say(message, tone="strong")
         if hint:
             self.say(f"  {hint}", tone="quiet")
-        return self._line("> ")
+        return self._line("> ") or (default if keep else "")
 
     def _line(self, prompt: str) -> str:
         self.console.print(prompt, end="", markup=False, highlight=False)

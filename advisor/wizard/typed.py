@@ -13,11 +13,13 @@ from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply
 
 BACK_SIGN = "<"
+EMPTY = {"data_path": "I don't know, or none yet"}  # what an empty line means, else "I don't know"
 NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmb]?)$")
 THOUSANDS_BY_POINT = re.compile(r"[0-9]{1,3}(\.[0-9]{3})+$")
 
 
 def ways_out(question: Question) -> list[Option]:
+    """The choices beside the answers: "I don't know", and back."""
     unknown = (
         []
         if question.fact.required
@@ -37,18 +39,20 @@ def typed(
     read: Callable[[str], Any],
     *,
     path: bool = False,
-    empty: str = "I don't know",
+    empty: str = "",
 ) -> Reply:
     """A typed answer, asked for again with the reason until it can be read.
 
-    Nothing typed is DONT_KNOW; `empty` says what that means.
+    Nothing typed is DONT_KNOW; `empty` says what that means. An answer that was given before
+    stands in the line: Enter keeps it, and "?" takes it away.
     """
-    hint = f"Enter alone: {empty}" + (
-        f"; {BACK_SIGN} and Enter: back" if question.can_go_back else ""
-    )
+    empty = empty or EMPTY.get(question.fact.id, "I don't know")
+    back = f"; {BACK_SIGN} and Enter: back" if question.can_go_back else ""
     default = "" if question.current is None else str(question.current)
+    keeps = bool(default)
     while True:
-        text = ui.enter(message, hint=hint, default=default, path=path).strip()
+        hint = f"Enter keeps {default}; ? and Enter: {empty}" if keeps else f"Enter alone: {empty}"
+        text = ui.enter(message, hint=hint + back, default=default, path=path, keep=keeps).strip()
         if text == BACK_SIGN and question.can_go_back:
             return BACK
         if text in ("", "?"):
@@ -57,7 +61,7 @@ def typed(
             return read(text)
         except ValueError as error:
             ui.say(str(error), tone="warning")
-            default = text
+            default, keeps = text, False
 
 
 def checked(text: str, check: Check) -> str:

@@ -10,6 +10,11 @@ from typing import Any, Final
 from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import UNKNOWN, Fact
 
+EXAMPLES = ("data_path", "tasks", "data_kind")  # any of them tells something of the examples
+REFINING = (
+    "latency_critical", "teacher", "domain_covered_by_base_model", "reward_model_available",
+    "instruct_model_start", "serve_with", "priority",
+)  # fmt: skip
 GIVEN_BEFORE = ("file", "flag")  # origins of answers that are not asked for again
 
 
@@ -141,6 +146,20 @@ def open_questions(
         if left == waiting:
             return frozenset(left)
         waiting = left
+
+
+def for_now(relevant: Relevant | None) -> Relevant | None:
+    """The same without questions that refine a choice, while nothing is known of the examples: the
+    answer is then mostly which ones to collect. They can be answered afterwards.
+    """
+    if relevant is None:
+        return None
+
+    def now(fact_id: str, answers: Answers, opened: Collection[str]) -> bool:
+        refines = fact_id in REFINING and _none_stated(EXAMPLES, answers)
+        return not refines and relevant(fact_id, answers, opened)
+
+    return now
 
 
 def skipped_questions(

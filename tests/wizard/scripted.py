@@ -34,6 +34,7 @@ class ScriptedUi:
         self.asked: list[str] = []
         self.offered: list[list[str]] = []
         self.helps: list[list[str]] = []
+        self.hints: list[str] = []
 
     def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
         self.said.append(lead + text)
@@ -57,8 +58,9 @@ class ScriptedUi:
         wanted = self._next()
         return next(option.value for option in options if option.label == wanted)
 
-    def enter(self, message: str, *, hint: str = "", default: str = "", path: bool = False) -> str:
+    def enter(self, message: str, *, hint: str = "", default: str = "", **more: bool) -> str:
         self.asked.append(message)
+        self.hints.append(hint)
         return self._next()
 
 

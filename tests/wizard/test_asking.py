@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from advisor.commands.wizard import _refused
+from advisor.ground.types import Answer, Answers
 from advisor.situation.build import model_folder
 from advisor.wizard import Checks
 from advisor.wizard.checks import path_exists
@@ -79,7 +80,7 @@ def test_a_folder_without_a_model_is_refused_and_asked_for_again(tmp_path):
     answers = ask_answers(
         FACTS,
         hardware=CPU,
-        earlier=None,
+        earlier=Answers(known={"data_kind": Answer(value="preference", origin="flag")}),
         ui=ui,
         checks=checks,
         relevant=lambda fact, answers, opened: fact in wanted,

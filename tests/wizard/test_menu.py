@@ -465,7 +465,7 @@ def test_what_was_not_asked_can_be_answered():
     assert f"{len(left)} questions; the method stays" in ui.helps[1]
     assert ui.asked[2].startswith("2. Where are your examples?")
     assert ui.asked[4:6] == [
-        "2. Where are your examples? (a file or a folder; leave empty if you have none yet)",
+        "2. Where are your examples? (a file or a folder)",
         f"3. {FACTS['facts_change_often'].ask}",
     ]
     saved = load_answers(FACTS)[0]

@@ -1,5 +1,6 @@
 """The real prompts, driven through a pipe."""
 
+import io
 import os
 import subprocess
 import sys
@@ -12,11 +13,29 @@ from rich.console import Console
 
 from advisor.ground.errors import Stopped
 from advisor.ground.types import Answers
-from advisor.wizard.prompts import Option, QuestionaryUi, choice_lines, prompt_lines, terminal_ui
+from advisor.wizard.prompts import (
+    Option,
+    PlainUi,
+    QuestionaryUi,
+    choice_lines,
+    prompt_lines,
+    terminal_ui,
+)
 from advisor.wizard.saved import state_path
-from advisor.wizard.walk import questions
+from advisor.wizard.typed import typed
+from advisor.wizard.walk import DONT_KNOW, Question, questions
 from tests.render.example_advice import CPU
-from tests.wizard.scripted import CARDS, CTRL_C, DOWN, ENTER, FACTS, UP, ask_answers, known
+from tests.wizard.scripted import (
+    CARDS,
+    CTRL_C,
+    DOWN,
+    ENTER,
+    FACTS,
+    UP,
+    ScriptedUi,
+    ask_answers,
+    known,
+)
 
 
 def through_pipe(keys: str, relevant, hardware=CPU) -> Answers:
@@ -116,3 +135,26 @@ def test_the_first_question_needs_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert "This machine has no graphics card" in done.stderr
+
+
+def test_a_plain_prompt_keeps_what_was_answered(monkeypatch):
+    """Enter alone keeps an answer given before, which such a terminal cannot show to be edited; a
+    text that was refused is never kept so.
+    """
+    ui = PlainUi(Console(file=io.StringIO()))
+    monkeypatch.setattr("builtins.input", lambda: "")
+    assert ui.enter("Where?", default="a.jsonl") == "a.jsonl"
+    assert ui.enter("Where?", default="wrong.jsonl", keep=False) == ""
+    options = [Option(value=True, label="Yes"), Option(value=False, label="No")]
+    assert ui.choose("Is it?", options, current=False) is False
+
+
+def test_a_question_asked_again_says_how_to_keep_and_how_to_leave_open():
+    """The line says what Enter does: it keeps the answer, or leaves it open."""
+    typed_again = Question(fact=FACTS["data_path"], number=2, current="a.jsonl")
+    ui = ScriptedUi("?")
+    assert typed(typed_again, ui, "Where?", str) is DONT_KNOW
+    assert ui.hints == ["Enter keeps a.jsonl; ? and Enter: I don't know, or none yet"]
+    ui = ScriptedUi("")
+    assert typed(Question(fact=FACTS["data_rows"], number=3), ui, "How many?", str) is DONT_KNOW
+    assert ui.hints == ["Enter alone: I don't know"]

@@ -2,6 +2,7 @@
 
 import re
 
+from advisor.wizard.prompts import Option, choice_lines, prompt_lines
 from advisor.wizard.walk import questions
 from tests.wizard.scripted import FACTS
 
@@ -13,7 +14,7 @@ def test_no_question_needs_knowledge_of_the_trade():
         part
         for fact in questions(FACTS)
         for value in fact.values.values()
-        for part in (value.label, value.help)
+        for part in (value.label, value.help, value.such_as)
     ]
     texts += [fact.unknown for fact in questions(FACTS)]
     assert len(texts) > 100
@@ -42,3 +43,22 @@ def test_every_question_but_the_task_says_what_not_knowing_means():
     """
     for fact in questions(FACTS):
         assert fact.required or fact.signal or fact.unknown, fact.id
+
+
+def test_every_choice_is_one_line_of_a_small_terminal():
+    """Label and help fit into 80 columns, and a whole question into 24 lines."""
+    for fact in questions(FACTS):
+        question = prompt_lines(f"12. {fact.ask} (arrow keys, Enter)", 80).splitlines()
+        assert len(question) <= 2, fact.id
+        choices = [
+            Option(value=name, label=one.label, help=one.help) for name, one in fact.values.items()
+        ]
+        lines = [choice_lines(choice, 80) for choice in choices]
+        assert not any("\n" in line for line in lines), fact.id
+        assert len(question) + len(lines) + 2 <= 22, fact.id  # not known, and back
+
+
+def test_a_question_refers_to_nothing_that_scrolled_away():
+    """ "Then" and "that" mean nothing to somebody who reads one question alone."""
+    for fact in questions(FACTS):
+        assert not re.search(r"\bthen\b", fact.ask), fact.id

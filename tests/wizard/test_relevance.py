@@ -7,7 +7,7 @@ from advisor.ruleset.facts import Fact
 from advisor.ruleset.load import load_rules
 from advisor.wizard import DONT_KNOW, Relevance, walk
 from advisor.wizard.relevance import NOTHING_TO_TRAIN
-from advisor.wizard.walk import may_apply, open_questions, skipped_questions
+from advisor.wizard.walk import for_now, may_apply, open_questions, skipped_questions
 from benchmarks.questions import rounds
 from tests.wizard.scripted import FACTS, known
 
@@ -59,6 +59,14 @@ def test_a_newcomer_with_examples_for_support_is_asked_ten_questions_at_most():
     assert {"model", "gpu"} <= set(order)
     assert len(order) <= 10
     assert len(order) + len(skipped_questions(RULES.facts, answers, order)) >= 15
+
+
+def test_whoever_knows_nothing_is_asked_thirteen_questions_at_most():
+    """Whatever the task: "I don't know" to everything else ends in an answer."""
+    for task in RULES.facts["task"].values:
+        relevance = Relevance(RULES, facts_of, lambda *_: NOT_KNOWN)
+        order = put({"task": task}, for_now(relevance))[1]
+        assert len(order) <= 13, (task, order)
 
 
 def test_nobody_is_asked_for_a_card_to_write_a_prompt():

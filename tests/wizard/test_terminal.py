@@ -175,7 +175,7 @@ def test_other_terminals_work(start, environment):
 def test_a_dumb_terminal_works(start):
     """TERM=dumb: numbered lists, no cursor movement at all."""
     child = start("scenario_5", "--plan", TERM="dumb")
-    child.expect("Number from 1 to 12: ")
+    child.expect("Number from 1 to 13: ")
     child.send("6\r")
     child.expect("> ")
     child.send("train.jsonl\r")

@@ -3,6 +3,7 @@
 from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import Fact, Value
 from advisor.wizard import BACK, DONT_KNOW, Several, walk
+from advisor.wizard.walk import for_now
 from tests.wizard.scripted import FACTS, known, walked
 
 
@@ -167,3 +168,13 @@ def test_several_facts_can_be_answered_at_once():
         before,
     )
     assert known(answers) == {}
+
+
+def test_what_refines_a_choice_waits_for_the_examples():
+    """Who knows nothing of examples is not asked where the model will run; who has some is."""
+    everything = for_now(lambda *_: True)
+    for replies in ({}, {"data_kind": "paired"}, {"data_path": "x.jsonl"}):
+        order = walked({"task": "qa", **replies}, relevant=everything)[1]
+        assert ("serve_with" in order) == bool(replies)
+        assert "budget" in order
+    assert for_now(None) is None
