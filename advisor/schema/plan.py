@@ -8,6 +8,7 @@ from advisor.ground.from_dataclass import shape_of
 from advisor.methods.keys import Key
 from advisor.methods.stage import EVERY_STAGE, Stage, stage_keys
 from advisor.plan.keys import KeySpecs, key_specs
+from advisor.plan.model import Plan
 from advisor.plan.read import plan_shape
 from advisor.schema.parts import Schema, closed, head, ref, schema_of
 
@@ -20,7 +21,9 @@ def plan_schema(specs: KeySpecs | None = None) -> Schema:
     """
     specs = specs or key_specs()
     schema = schema_of(plan_shape(specs))
-    schema["properties"]["stages"]["items"] = ref("Stage")
+    stages = schema["properties"]["stages"]
+    stages["items"] = ref("Stage")
+    stages.setdefault("description", shape_of(Plan).keys["stages"].help)
     stage = {"$defs": {"Stage": stage_schema(specs)}}
     return head("Launch file of advise (plan.yaml)", **schema, **stage)
 
@@ -28,7 +31,8 @@ def plan_schema(specs: KeySpecs | None = None) -> Schema:
 def stage_schema(specs: KeySpecs) -> Schema:
     """One stage, with every key that some method declares, each held to its own methods."""
     keys = {name: key_schema([key]) for name, key in stage_keys().items()}
-    keys |= {"objective": {"enum": list(specs.objectives)}, "update": {"enum": list(specs.updates)}}
+    for axis, table in (("objective", specs.objectives), ("update", specs.updates)):
+        keys[axis] = {"enum": list(table), "description": stage_keys()[axis].help}
     keys |= {name: key_schema(specs.declared(name)) for name in specs.names()}
     whole = [name for name, update in specs.updates.items() if not update.is_module]
     usual = [name for name, update in specs.updates.items() if "learning_rate" in update.defaults]
@@ -46,7 +50,10 @@ def key_schema(keys: Sequence[Key]) -> Schema:
     """What a key may hold, as each that declares it says."""
     described = [_one(key) for key in keys]
     different = [one for place, one in enumerate(described) if one not in described[:place]]
-    return different[0] if len(different) == 1 else {"anyOf": different}
+    if len(different) == 1:
+        return different[0]
+    said = dict.fromkeys(key.help for key in keys if key.help)
+    return {"anyOf": different, "description": "; or: ".join(said)}
 
 
 def _one(key: Key) -> Schema:

@@ -42,3 +42,11 @@ def test_what_the_reader_refuses_is_flagged_in_the_editor(validator, old, new):
     assert list(
         validator.iter_errors(yaml.safe_load(GOOD.replace("2e-4", "2.0e-4").replace(old, new)))
     )
+
+
+def test_every_key_says_what_it_means():
+    """An editor shows a sentence beside each key, also where several methods declare it."""
+    schema = plan_schema()
+    keys = {**schema["properties"], **schema["$defs"]["Stage"]["properties"]}
+    assert len(keys) > 80
+    assert [name for name, one in keys.items() if not one.get("description")] == []

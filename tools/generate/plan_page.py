@@ -79,7 +79,13 @@ STAGES = """\
 A list: the stages of the run in order. Beside the keys of every stage, which follow, a stage has
 those of its objective and of its update: [rules/objectives/](../rules/objectives/) and
 [rules/updates/](../rules/updates/) declare them, one file each, and `advise rules dpo` or
-`advise rules lora` shows them with their defaults."""
+`advise rules lora` shows them with their defaults. `python -m tools.generate` lists those of all
+methods in docs/rules/methods.md.
+
+What follows from the keys (rows of an optimizer step, steps in all) and what a run does without
+one (checkpoints, evaluation, chat template) stands in comments above each stage that `advise`
+writes. A key as another tool calls it (`gradient_accumulation_steps`, `lora_r`, `load_in_4bit`)
+is answered with ours: [rules/tools/other_keys.yaml](../rules/tools/other_keys.yaml)."""
 METHODS = """\
 The keys that a stage of a plan may have for its update and its objective, beside those of every
 stage ([plan.yaml](../plan.md))."""
