@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 
+from advisor.commands.output import say
 from advisor.commands.tools import (
     TORCH_PACKAGES,
     device_of,
@@ -17,6 +18,19 @@ from advisor.commands.tools import (
     refuse_without,
     run_tool,
 )
+from advisor.ground.errors import AdviseError
+from advisor.plan.record import read_record
+from advisor.render.verdict import verdict_lines
+
+
+def greet(folder: Path) -> None:
+    """Say what is known of a run's result before anybody talks to it; nothing of a folder whose
+    record cannot be read.
+    """
+    with suppress(AdviseError):
+        record = read_record(folder)
+        if record is not None and (lines := verdict_lines(record, folder)):
+            say("\n".join([f"{record.name}, as it was measured:", *lines, ""]))
 
 
 @click.command()
@@ -48,6 +62,8 @@ def chat(
     """
     folders = [find_run(run) for run in runs] or [newest_run(Path.cwd())]
     refuse_without(TORCH_PACKAGES, "`advise chat`")
+    for folder in folders:
+        greet(folder)
     with interrupts_left_to_child():
         done = run_tool(
             "chat",

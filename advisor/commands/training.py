@@ -57,9 +57,13 @@ def train_or_follow(
     return 0 if run is None else show_run(run, as_json=as_json)
 
 
-def show_run(run: Run | DryRun, *, as_json: bool = False) -> int:
-    """Print what came of a run. Returns the exit code."""
+def show_run(run: Run | DryRun, *, as_json: bool = False, samples: bool = True) -> int:
+    """Print what came of a run. Returns the exit code.
+
+    Args:
+        samples: With two sample answers.
+    """
     if as_json:
         print_json(run_json(run))
-    print_run(run, console(stderr=as_json))
+    print_run(run, console(stderr=as_json), samples=samples)
     return int(run.exit_code)

@@ -42,6 +42,11 @@ def method_roots() -> tuple[Path, ...]:
     return (resource_root(), *own)
 
 
+def cache_folder() -> Path:
+    """The folder for what can be made again, below the user's cache folder; it may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-advisor"
+
+
 def estimate_methods_dir() -> Path:
     """The folder of the files that count what is special about a method."""
     return PACKAGE / "estimate" / "methods"

@@ -24,7 +24,7 @@ from typing import Any
 from advisor.ground import yaml_reader
 from advisor.ground.disk import open_new
 from advisor.ground.errors import InputError
-from advisor.ground.resources import rules_dir
+from advisor.ground.resources import cache_folder, rules_dir
 from advisor.ground.shape import Shape, check_shape
 from advisor.ground.yaml_reader import Document, Path_, parse_yaml
 
@@ -137,11 +137,7 @@ def _stamps(folder: str) -> Iterator[str]:
 
 @cache
 def _folder() -> Path:
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        / "finetune-advisor"
-        / "rules"
-    )
+    return cache_folder() / "rules"
 
 
 def _read_own(path: Path) -> bytes:

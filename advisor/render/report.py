@@ -117,7 +117,12 @@ def report_page(
         ]
         answers = (rollouts or {}).get(stage.name, ())
         body += stage_section(stage, own, answers, record.resolved.get(stage.name))
-    body += [*_cross_table(record), *_use(record, folder), *_plan(plan_text), *_versions(record)]
+    body += [
+        *_cross_table(record),
+        *_use(record, folder),
+        *_plan(record, plan_text),
+        *_versions(record),
+    ]
     body += _gpu_rows(record)
     return document(
         f"Report: {record.name}",
@@ -228,14 +233,21 @@ def _use(record: RunRecord, folder: Path) -> list[str]:
     return section("How to use the result", *parts)
 
 
-def _plan(plan_text: str) -> list[str]:
+def _plan(record: RunRecord, plan_text: str) -> list[str]:
     shown = "".join(
         line
         for line in plan_text.splitlines(keepends=True)
         if not line.startswith("# yaml-language-server:")
     )
+    trial = (
+        f"<p class=quiet>The reasons are those for the whole run: this trial ended after at most"
+        f" {record.max_steps} steps a stage, whatever `epochs` and `max_steps` say.</p>"
+        if record.max_steps and shown
+        else ""
+    )
     return section(
         "The plan, with the reason for each value",
+        trial,
         f"<pre>{text(shown, keep_lines=True)}</pre>" if shown else "",
     )
 

@@ -601,6 +601,11 @@ def test_the_demo_data_is_what_it_says():
     assert len(set(questions)) == 200
     assert not set(questions) & {example.messages[0].content.lower() for example in held}
     assert profile(folder / "support.jsonl").findings == ()
+    general = list(read_examples(folder / "general.jsonl"))
+    said = [example.messages[-1].content for example in general]
+    assert len(general) == 48
+    assert not any("Kettlewren" in answer for answer in said)
+    assert not {example.messages[0].content.lower() for example in general} & set(questions)
 
 
 # --------------------------------------------------------------------------- more layouts, several

@@ -2,6 +2,7 @@
 strange content.
 """
 
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -115,6 +116,90 @@ def test_the_held_out_loss_is_drawn_with_the_training_loss(tmp_path):
     assert "Weights after step 2 of 9" in model_card(record, record.stages[0])
     plain = RunRecord.from_dict(RECORD)
     assert "Weights after" not in model_card(plain, plain.stages[0])
+
+
+def test_two_lines_are_told_apart_without_colour():
+    """One is dashed with round points, each has its name and last value at its end, and labels
+    whose lines end close together are moved apart. Text is text of the page, which keeps its size
+    on a phone: nothing is written inside the drawing.
+    """
+    page = curve(
+        "Training loss",
+        [(1, 4.0), (10, 1.80)],
+        beside=("Held-out loss", [(5, 2.5), (10, 1.82)]),
+        dot=(10, 1.82, "lowest at step 10"),
+    )
+    assert "Training loss (solid) and held-out loss (dashed)" in page
+    assert "large dot: lowest at step 10 (1.82)" in page
+    ends = re.findall(r'<span style="top:([\d.]+)%">(training 1.8|held-out 1.82)</span>', page)
+    assert len(ends) == 2
+    assert abs(float(ends[0][0]) - float(ends[1][0])) >= 10
+    assert all(0 <= float(top) <= 100 for top, _ in ends)
+    assert "optimizer steps" in page
+    assert "<text" not in page
+    assert page.count('class="point"') == 2
+
+
+def test_memory_is_drawn_by_its_parts_against_what_was_free(tmp_path):
+    """Expected with its band and terms, measured beside it, the limit as a line."""
+    expected = {
+        "peak_bytes": 3 * 2**30, "low_bytes": 2.5 * 2**30, "high_bytes": 4 * 2**30,
+        "limit_bytes": 8 * 2**30, "counted_bytes": 2 * 2**30,
+        "terms": [{"name": "weights", "bytes": 2 * 2**30}, {"name": "activations", "bytes": 2**30}],
+    }  # fmt: skip
+    expected = {
+        key: int(value) if isinstance(value, float) else value for key, value in expected.items()
+    }
+    page = page_of({**RECORD, "stages": [{**STAGE, "expected": expected}]}, tmp_path)
+    assert "expected, of the whole process: 3.0 GiB (2.5 GiB to 4.0 GiB)" in page
+    assert "dashed line: free before the run, 8.0 GiB" in page
+    assert "</b>weights 2.0 GiB" in page
+    assert "measured: 1.0 GiB" in page
+
+
+def test_a_trial_says_that_its_plan_speaks_of_the_whole_run(tmp_path):
+    """Reasons that count epochs and steps are not those of a trial."""
+    said = "this trial ended after at most 4 steps a stage"
+    assert said in page_of({**RECORD, "max_steps": 4}, tmp_path, plan_text="epochs: 2\n")
+    assert said not in page_of(RECORD, tmp_path, plan_text="epochs: 2\n")
+
+
+def test_samples_are_picked_by_rule_and_side_by_side(tmp_path):
+    """Best, worst and middle by their scores, with the rule; the same question is shown once."""
+    samples = [
+        {"prompt": f"q{n}", "base": f"base {n}", "tuned": f"tuned {n}", "expected": f"wanted {n}",
+         "score_before": 0.5, "score_after": after}
+        for n, after in enumerate((0.5, 0.9, 0.1, 0.6, 0.7))
+    ]  # fmt: skip
+    evaluation = {**STAGE["evaluation"], "samples": samples, "sample_metric": "rouge_l"}
+    page = page_of({**RECORD, "stages": [{**STAGE, "evaluation": evaluation}]}, tmp_path)
+    for words in (
+        "gained most: rouge l 0.50 -&gt; 0.90",
+        "lost most: rouge l 0.50 -&gt; 0.10",
+        "in the middle: rouge l 0.50 -&gt; 0.60",
+        "of 5 sample answers those that gained most and least by rouge l, and the middle one",
+        "base 1", "tuned 1", "wanted 1",
+    ):  # fmt: skip
+        assert words in page, words
+    assert "tuned 0" not in page
+
+
+def test_a_card_says_how_to_load_merge_and_serve(tmp_path):
+    """Commands without a folder of this machine, since a card goes to the hub with its result."""
+    local = {**RECORD, "resolved": {"sft": {"model": "/home/me/m", "options": {"rank": 8}}}}
+    record = RunRecord.from_dict(local)
+    card = model_card(record, record.stages[0], tmp_path)
+    for words in (
+        "## Load it", "- Task: better: held-out loss 4 -> 2",
+        "advise export RUN_FOLDER --to merged --out ./merged",
+        "vllm serve BASE_MODEL --enable-lora --max-lora-rank 8 --lora-modules sft=THIS_FOLDER",
+        "vllm serve ./merged", "ollama create mine -f Modelfile",
+    ):  # fmt: skip
+        assert words in card, words
+    assert "/home/me" not in card
+    assert str(tmp_path) not in card
+    scores = RunRecord.from_dict({**local, "stages": [{**STAGE, "objective": "rm"}]})
+    assert "Ollama" not in model_card(scores, scores.stages[0], tmp_path)
 
 
 def test_a_failed_run_says_why(tmp_path):
