@@ -38,6 +38,7 @@ FILES = {
 }
 DOTS = '"..."'
 DRY_RUN = "--dry-run"
+CHAT = "advise chat"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +148,7 @@ def _training(advice: Advice) -> Iterator[Step]:
     if not composition.encoder:
         yield Step(
             text="Afterwards, put your own requests to the model before and after:",
-            commands=("advise chat",),
+            commands=(CHAT,),
         )
 
 

@@ -137,3 +137,34 @@ def test_a_run_asked_for_where_nothing_is_trained(call):
     assert code == 3
     assert json.loads(out)["recommendation"]["composition"] == "rag"
     assert "nothing was started" in err
+
+
+def test_why_prints_the_whole_answer(call):
+    """And changes nothing of a document, which holds all of it: a word on standard error says so."""
+    flags = ("--task", "qa", "--data-kind", "paired", "--data-rows", "3000", "--gpu", "unknown")
+    _, short, _ = call(*flags)
+    _, whole, _ = call(*flags, "--why")
+    assert "Why not the others" in whole
+    assert "Why not the others" not in short
+    assert len(short.splitlines()) < 30 < len(whole.splitlines())
+    _, plain, _ = call(*flags, "--json")
+    code, document, err = call(*flags, "--json", "--why")
+    assert (code, document) == (0, plain)
+    assert "--why has no effect with --json" in err
+
+
+def test_asking_again_takes_back_what_led_there(call):
+    """A prompt that was said to be good enough is not said again once it was not."""
+    flags = ("--task", "qa", "--signal", "prompt_meets_quality_bar", "--gpu", "unknown")
+    _, out, _ = call(*flags)
+    again = next(line for line in out.splitlines() if "--signal prompting_tried" in line)
+    assert again.strip() == (
+        "advise --task qa --signal prompting_tried --gpu unknown --data examples.jsonl"
+    )
+    signals = {fact.id for fact in load_facts().values() if fact.signal}
+    for name in set(remedies()) - WITHOUT_STEPS:
+        again = remedy(name).again
+        assert set(again) - {"signals"} <= set(load_facts())
+        assert set(again.get("signals", ())) <= signals
+        assert again["data_path"] in remedy(name).write
+        assert again["data_path"] in remedy(name).helps_then

@@ -10,8 +10,8 @@ import pytest
 
 from advisor.render.answer.page import page_of
 from advisor.render.blocks import Items, Text
-from advisor.render.html import advice_page
-from tests.render.example_advice import EXAMPLES, injected, scenario_5
+from advisor.render.html import advice_page, marked
+from tests.render.example_advice import EXAMPLES, injected, scenario_3, scenario_5
 
 VOID = {"meta", "br", "link", "img"}
 
@@ -114,3 +114,26 @@ def test_the_page_names_no_folder_of_the_one_who_made_it():
     )
     assert "/home/me" not in text
     assert "<pre>version: 1\n</pre>" in text
+
+
+def test_memory_is_a_bar_whose_parts_are_named():
+    """Each part has its number and its size in text, and they add up to what the line says."""
+    text = advice_page(scenario_5())
+    bar = text[text.index('<div class="memory">') : text.index("</ol>")]
+    sizes = re.findall(r"<b>\d</b> [\w ]+ ([\d.]+) GiB", bar)
+    assert sum(map(float, sizes)) == pytest.approx(9.1)
+    assert 'aria-label="Memory: 9.1 GiB (8.2 GiB to 10.0 GiB)' in bar
+    assert "<b>empty</b> free 14.9 GiB" in bar
+    shares = re.findall(r'<span style="width:([\d.]+)%"', bar)
+    assert sum(map(float, shares)) == pytest.approx(9.1 / 24 * 100, abs=0.1)
+
+
+def test_a_bar_that_is_too_long_shows_where_the_memory_ends():
+    """Nothing is cut off: the limit is a line in the bar, said in words."""
+    text = advice_page(scenario_3())  # its band ends above the memory
+    assert "<b>dashed line</b> all there is: 22.5 GiB" in text
+
+
+def test_code_is_marked_and_escaped():
+    """What stands between backticks is code; what it holds is still text."""
+    assert marked("say `--gpu <b>` now") == "say <code>--gpu &lt;b&gt;</code> now"

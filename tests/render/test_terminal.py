@@ -5,6 +5,7 @@ UPDATE_GOLDEN=1 python -m pytest tests/render/test_terminal.py
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from advisor.advice.types import KnownFact
 from advisor.estimate.types import Moment, Term
 from advisor.ground.types import Source
 from advisor.ground.units import GIB, format_gib
@@ -20,6 +22,7 @@ from advisor.methods import methods, objectives, remedies, remedy, schemes, upda
 from advisor.render.answer.first import first_screen
 from advisor.render.answer.needs import cost_line, term_words, time_line
 from advisor.render.answer.page import page_of
+from advisor.render.answer.reasons import known_words
 from advisor.render.blocks import Items, Table, Text
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
 from advisor.render.words import meaning_of
@@ -147,17 +150,22 @@ def _assert_table(table: Table, text: str, width: int) -> None:
             assert squeezed(word) in squeezed(text) or len(word) > 8
 
 
-def test_colour_adds_nothing_but_colour():
+@pytest.mark.parametrize("first", [True, False])
+def test_colour_adds_nothing_but_colour(first):
     """With and without colour the words and the marks are the same."""
-    coloured = printed(scenario_5(), force_terminal=True, color_system="truecolor")
+    coloured = printed(scenario_5(), first=first, force_terminal=True, color_system="truecolor")
     assert "\x1b[" in coloured
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == printed(scenario_5())
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == printed(scenario_5(), first=first)
 
 
-def test_no_color_is_kept_to(monkeypatch):
-    """NO_COLOR leaves no colour in the output of a terminal."""
+@pytest.mark.parametrize("first", [True, False])
+def test_no_color_is_kept_to(monkeypatch, first):
+    """NO_COLOR leaves no colour in the output of a terminal, and a dumb one gets plain text."""
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not re.search(r"\x1b\[(?:[0-9;]*;)?3[0-9]", printed(scenario_5(), force_terminal=True))
+    text = printed(scenario_5(), first=first, force_terminal=True)
+    assert not re.search(r"\x1b\[(?:[0-9;]*;)?3[0-9]", text)
+    monkeypatch.setenv("TERM", "dumb")
+    assert printed(scenario_5(), first=first) == re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def test_a_terminal_without_the_signs_gets_others():
@@ -172,6 +180,60 @@ def test_a_terminal_without_the_signs_gets_others():
     text = raw.getvalue().decode("ascii")
     assert "*****" in text
     assert "2 x A100" in text
+
+
+@pytest.mark.parametrize(("read_in", "where"), [("menu", "in the menu"), ("shell", "--why")])
+def test_the_last_line_says_where_the_rest_is(read_in, where):
+    """In the wizard that is the menu; left-out warnings are counted there."""
+    advice = dataclasses.replace(scenario_5(), warnings=("one of them", "another", "a third"))
+    file = io.StringIO()
+    print_advice(advice, Console(file=file, width=80), read_in=read_in)
+    last = file.getvalue().rstrip("\n").split("\n")[-1]
+    left_out = first_screen(advice).more_warnings
+    assert left_out > 0
+    assert f"{left_out} more warning" in last
+    assert last.endswith(where)
+
+
+def test_a_run_that_starts_has_no_next_command():
+    """What trains now is not told to be trained; where nothing trains the steps are shown."""
+    file = io.StringIO()
+    print_advice(scenario_5(), Console(file=file, width=80), read_in="run")
+    assert "advise run" not in file.getvalue()
+    print_advice(remedy_alone(), Console(file=file, width=80), read_in="run")
+    assert "advise check examples.jsonl" in file.getvalue()
+
+
+def test_many_files_are_counted_not_listed():
+    """A reason names two files at most; an amount is that of the largest."""
+    paths = ", ".join(f"team-{number}.jsonl" for number in range(6))
+    origin = f"read from {paths}"
+    kind = KnownFact(fact="data_kind", value="paired", origin=origin, text="you have pairs")
+    rows = KnownFact(fact="data_rows", value=60, origin=origin, text="you have 60 examples")
+    assert known_words(kind) == "you have pairs (read from your six files)"
+    assert known_words(rows) == "you have 60 examples (read from the largest of your six files)"
+    two = dataclasses.replace(kind, origin="read from a.jsonl, b.jsonl")
+    assert known_words(two) == "you have pairs (read from a.jsonl, b.jsonl)"
+
+
+def test_an_amount_is_compared_with_its_limit():
+    """Within, above, or within but for the upper end of the band; no limit, no verdict."""
+    advice = scenario_5()
+    for hours, said in ((8, "within your limit of 8 h"), (1, "above your limit of 60 min")):
+        limited = dataclasses.replace(advice, facts={**advice.facts, "budget_hours": hours})
+        assert time_line(limited).endswith(f"; {said}")
+    times = dataclasses.replace(
+        advice.recommendation.estimate.times, train_low_s=4000, train_high_s=9000
+    )
+    cost = dataclasses.replace(advice.recommendation.estimate, times=times)
+    banded = dataclasses.replace(
+        advice,
+        recommendation=dataclasses.replace(advice.recommendation, estimate=cost),
+        facts={**advice.facts, "budget_usd": 1},
+    )
+    assert time_line(banded) == "88 min (70 min to 2 h 38 min), of which training 84 min"
+    assert cost_line(banded).startswith("$0.60 ($0.48 to $1.07): ")
+    assert cost_line(banded).endswith("; may pass your limit of $1.00")
 
 
 def test_control_characters_cannot_reach_the_terminal():
@@ -251,8 +313,6 @@ def test_the_guide_is_quoted_where_a_fact_changes_its_answer():
 
 def test_without_the_guides_table_the_page_still_answers():
     """An Advice without method facts lists the candidates instead of a table."""
-    import dataclasses
-
     text = printed(dataclasses.replace(scenario_5(), methods={}))
     assert "sft+full does not fit: full fine-tuning needs 78.1 GiB" in " ".join(text.split())
     assert "★" not in text
@@ -292,8 +352,6 @@ def test_a_signal_is_listed_once():
     """A signal that the wizard asked for is shown by its own answer, not again in the list of
     signals.
     """
-    import dataclasses
-
     from tests.render.example_advice import answers
 
     advice = scenario_5()
@@ -309,8 +367,6 @@ def test_an_unknown_model_is_why_time_is_unknown():
     """Where the model is a name nobody can size, the sentences say that, not what the estimator
     calls it.
     """
-    import dataclasses
-
     advice = scenario_5()
     recommendation = dataclasses.replace(
         advice.recommendation,
@@ -330,8 +386,6 @@ def test_an_unknown_model_is_why_time_is_unknown():
 
 def test_training_on_ones_own_processor_costs_electricity():
     """No dollars are printed where there is nothing to rent."""
-    import dataclasses
-
     from tests.render.example_advice import CPU
 
     advice = scenario_5()

@@ -88,7 +88,8 @@ def cost_line(advice: Advice) -> str:
     band, high_usd = "", usd
     if times is not None and times.low_s < times.high_s:
         low_usd, high_usd = (usd * end / times.total_s for end in (times.low_s, times.high_s))
-        band = f" ({format_usd(low_usd)} to {format_usd(high_usd)})"
+        ends = [format_usd(end) for end in (low_usd, high_usd)]
+        band = "" if ends[0] == format_usd(usd) else f" ({' to '.join(ends)})"
     limit = advice.facts.get("budget_usd")
     said = _verdict(usd, high_usd, float(limit) if limit else None, format_usd)
     if own:

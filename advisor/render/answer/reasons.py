@@ -14,6 +14,7 @@ NUMBERS = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
     "twelve",
 )  # fmt: skip
+AMOUNTS = ("data_rows", "data_tokens")
 MANY_FILES = 2  # above this their names say nothing more
 # Where a fact came from, where the sentence that says it needs no further word.
 STATED = ("flag", "answers file", "answered", "asked", "stated", "estimated")
@@ -69,7 +70,9 @@ def known_words(known: KnownFact) -> str:
     origin = {"probed": "found on this machine"}.get(known.origin, known.origin)
     files = origin.removeprefix("read from ").split(", ")
     if len(files) > MANY_FILES and origin.startswith("read from "):
-        origin = f"read from your {number_name(len(files))} files"
+        # Of amounts the rules look at the largest.
+        of_files = "the largest of " if known.fact in AMOUNTS else ""
+        origin = f"read from {of_files}your {number_name(len(files))} files"
     return text if known.origin in STATED else f"{text} ({origin})"
 
 

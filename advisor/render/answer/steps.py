@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from advisor.advice.types import Advice
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.blocks import Item, Items, Section
-from advisor.render.next_steps import NextSteps, is_elsewhere, next_steps, training_steps
+from advisor.render.next_steps import CHAT, NextSteps, is_elsewhere, next_steps, training_steps
 from advisor.render.words import sentence
 from advisor.situation.answers import command_line
 
@@ -34,7 +34,8 @@ def first_steps(
             *items[:1],
             *(
                 Item(text=step.short or step.text, commands=step.commands)
-                for step in training_steps(advice)[:2]
+                for step in training_steps(advice)
+                if CHAT not in step.commands
             ),
         )
     return tuple(items)
