@@ -69,6 +69,7 @@ class Commands(click.Group):
 
 @click.group(
     cls=Commands,
+    epilog="For coding agents: `advise rules agents` prints how to use --json, step by step.",
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -10,6 +10,7 @@ from advisor.commands.options import json_option, rule_options
 from advisor.commands.output import console, print_json, put, say, with_error
 from advisor.commands.session import find_rule_layers, load_rule_set
 from advisor.ground.errors import InputError
+from advisor.ground.resources import agents_page
 from advisor.render.method import names_of_methods, print_method
 from advisor.render.rules import print_facts, print_rule, print_rules
 from advisor.ruleset.load import load_rules
@@ -22,7 +23,7 @@ RULE_SETS = (
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[ID|METHOD|facts|lint|schema|diff A B]")
+@click.argument("words", nargs=-1, metavar="[ID|METHOD|facts|lint|schema|agents|diff A B]")
 @click.option("--out", metavar="DIR", help="With `schema`: the folder to write to.")
 @rule_options
 @json_option
@@ -40,7 +41,8 @@ def rules(
     facts` lists the facts, `advise rules lint` proves the rules, and `advise rules schema` writes
     the JSON Schemas of all files that people write. `advise rules diff A B` names the situations
     that two rule sets answer differently: each is `shipped`, `document`, a file of rules, or the
-    rules folder of another version. Only `lint` and `diff` take --json, only `schema` --out.
+    rules folder of another version. `advise rules agents` prints how a coding agent uses `advise`
+    with --json. Only `lint` and `diff` take --json, only `schema` --out.
     """
     rule_id = words[0] if words else None
     if rule_id == "diff":
@@ -50,7 +52,7 @@ def rules(
         raise InputError(
             f"{len(words)} names: {', '.join(words)}",
             where="advise rules",
-            allowed="one rule, method, `facts`, `lint` or `schema`; or `diff A B`",
+            allowed="one rule, method, `facts`, `lint`, `schema` or `agents`; or `diff A B`",
         )
     if rule_id == "lint":
         from advisor.advice.linting import lint_rules  # the proof, which no other answer needs
@@ -71,6 +73,9 @@ def rules(
         )
     if out is not None and rule_id != "schema":
         raise InputError("--out goes with `advise rules schema`", where="--out")
+    if rule_id == "agents":
+        put(agents_page().read_text(encoding="utf-8").rstrip("\n"))
+        return
     ruleset, _ = load_rule_set(rule_layers)
     if rule_id == "schema":
         from advisor.schema.build import write_schemas  # which no other answer needs

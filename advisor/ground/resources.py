@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 @cache
 def resource_root() -> Path:
-    """The folder that holds `rules/` and `trainers/`.
+    """The folder that holds `rules/`, `trainers/` and the page for coding agents.
 
-    The wheel carries both inside `advisor/_bundled/` so that nothing called `rules` or `trainers`
+    The wheel carries them inside `advisor/_bundled/` so that nothing called `rules` or `trainers`
     lands in site-packages.
     """
     bundled = PACKAGE / "_bundled"
@@ -25,6 +25,11 @@ def resource_root() -> Path:
 def rules_dir() -> Path:
     """The folder of the shipped rules, facts and catalogues."""
     return resource_root() / "rules"
+
+
+def agents_page() -> Path:
+    """How coding agents use the product, as Markdown."""
+    return resource_root() / "docs" / "agents.md"
 
 
 def trainers_root() -> Path:
