@@ -11,7 +11,8 @@ from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
 from advisor.launch.device_check import device_faults, device_missing
 from advisor.launch.expected import device_hardware, expect_stage, plan_shape
-from advisor.launch.model_need import model_needs
+from advisor.launch.hub_model import login
+from advisor.launch.model_need import gate_fault, model_needs
 from advisor.launch.packages import package_faults
 from advisor.plan.entries import entries
 from advisor.plan.model import Plan
@@ -42,7 +43,10 @@ def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
     faults = [*package_faults(hardware, quantized=quantized)]
     if not reasons:
         faults += device_faults(plan, hardware)
-    needs = [need.download_bytes for need in model_needs(plan, plan_path, todo, shape)]
+    models = model_needs(plan, plan_path, todo, shape)
+    if login() is None:
+        faults += [gate_fault(need) for need in models if need.is_gated and not need.is_cached]
+    needs = [need.download_bytes for need in models]
     return Here(
         other_machine=reasons[0] if reasons else "",
         lacking=tuple(faults),

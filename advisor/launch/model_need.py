@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from advisor.ground.errors import AdviseError, MachineNotReady
+from advisor.ground.errors import AdviseError, Fault, MachineNotReady
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_gib
 from advisor.launch.base_check import cached_snapshot, hub_cache
@@ -89,7 +89,8 @@ def asked(need: ModelNeed, revision: str | None) -> ModelNeed:
         return need
     found = ask_hub(need.model, revision, need.what)
     if not found.may_read:
-        raise _gated(need, found)
+        known = replace(need, license=found.license or need.license)
+        raise MachineNotReady(faults=[gate_fault(known)])
     download = _missing_bytes(need.model, revision, found) if found.files else None
     if download is not None:
         need = replace(need, download_bytes=download, size_from="the hub")
@@ -157,15 +158,16 @@ def _missing_bytes(model: str, revision: str | None, found: HubModel) -> int:
     )
 
 
-def _gated(need: ModelNeed, found: HubModel) -> MachineNotReady:
-    licence = f" ({found.license or need.license})" if found.license or need.license else ""
+def gate_fault(need: ModelNeed) -> Fault:
+    """That the model's owner asks for an agreement first, with the two steps."""
+    licence = f" ({need.license})" if need.license else ""
     lacks = (
         "and the login of this machine has not"
         if login() is not None
         else "and this machine is not logged in"
     )
-    return MachineNotReady(
-        f"its licence{licence} must be accepted before it can be downloaded, {lacks}",
+    return Fault(
+        what=f"its licence{licence} must be accepted before it can be downloaded, {lacks}",
         where=need.what,
         hint=f"accept the licence at {need.page}, then `hf auth login`",
     )

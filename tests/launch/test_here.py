@@ -65,6 +65,19 @@ def test_the_download_is_known_before_it_starts(shop, monkeypatch):
     assert unknown.download_bytes is None
 
 
+def test_a_licence_that_must_be_accepted_is_told_before_a_run(shop, monkeypatch):
+    """The catalogue knows which models ask for it; a login may have access already."""
+    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
+    for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    gated = PLAN.replace("model: model", "model: meta-llama/Llama-3.1-8B")
+    (fault,) = here(shop, MACHINE, gated).lacking
+    assert fault.headline.startswith("model meta-llama/Llama-3.1-8B: its licence (llama3.1) must")
+    assert "https://huggingface.co/meta-llama/Llama-3.1-8B, then `hf auth login`" in fault.hint
+    monkeypatch.setenv("HF_TOKEN", "some-token")
+    assert here(shop, MACHINE, gated).lacking == ()
+
+
 def test_a_trial_reads_about_fifty_rows(shop):
     """Its steps follow from the rows a step, and are never fewer than three."""
 
