@@ -320,9 +320,9 @@ def _plan_mapping(
     profile: DataProfile | None, stated: Mapping[str, str] | None
 ) -> dict[str, str] | None:
     """Role -> column, where it was stated or guessed: a run reads what the person has seen."""
-    if not stated and profile is not None and profile.confidence == "guessed":
-        return dict(profile.mapping)
-    return dict(stated) if stated else None
+    if profile is not None and profile.confidence in ("guessed", "stated"):
+        return dict(profile.mapping if profile.confidence == "guessed" else stated or {})
+    return dict(stated) if stated and profile is None else None
 
 
 def comment_of(chosen: Chosen) -> str:

@@ -20,7 +20,6 @@ from advisor.data import profile
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
 from advisor.probe import probe
-from advisor.ruleset.facts import load_facts
 from advisor.ruleset.model import Ruleset
 from advisor.situation.build import (
     examples_of,
@@ -29,11 +28,13 @@ from advisor.situation.build import (
     outside_of,
     situation_of,
 )
+from advisor.situation.data_fit import wanted_columns
 from advisor.situation.model_choice import meant_by
 from advisor.situation.shapes import is_instruct, model_shape
 from advisor.situation.types import Situation
 from advisor.wizard import Checks, Outcome, Relevance, run_wizard
 from advisor.wizard.checks import path_exists
+from advisor.wizard.data_file import found_lines, profile_of
 
 
 def wizard(rule_layers: tuple[str, ...]) -> int:
@@ -65,7 +66,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     checks = Checks(
         data_path=_readable(seen), data_examples=_refused(examples_of),
         models=meant_by,
-        reward_model=_refused(model_folder), found=seen.data_words,
+        reward_model=_refused(model_folder), found=seen.data_words, profile=seen.read,
     )  # fmt: skip
     return run_wizard(
         facts=ruleset.facts, hardware=hardware, advise=advise, actions=menu.actions(), console=out,
@@ -81,7 +82,7 @@ class AnswerCache:
 
     def __init__(self, probed: Hardware) -> None:
         self.probed = probed
-        self._profiles: dict[tuple[str, str], DataProfile | None] = {}
+        self._profiles: dict[tuple[str, str, str | None], DataProfile | AdviseError] = {}
         self._models: dict[tuple[str, float | None], ModelShape | None] = {}
 
     def facts(self, answers: Answers) -> dict[str, Any]:
@@ -121,32 +122,33 @@ class AnswerCache:
         mapping, path, tasks = (
             answers.value(name) for name in ("data_mapping", "data_path", "tasks")
         )
-        found = {name: self.profile(file, mapping) for name, file in (tasks or {}).items()}
+        wanted = wanted_columns(answers.value("task"))
+        found = {
+            name: profile_of(self.read, file, mapping, wanted)
+            for name, file in (tasks or {}).items()
+        }
         return {
-            "data": self.profile(str(path), mapping) if path else None,
+            "data": profile_of(self.read, str(path), mapping, wanted) if path else None,
             "tasks": {name: profile for name, profile in found.items() if profile is not None},
         }
 
-    def profile(self, path: str, mapping: Any = None) -> DataProfile | None:
-        """The data file measured, or None where it cannot be read."""
-        key = (path, repr(mapping))
+    def read(self, path: str, mapping: Any = None, wanted: str | None = None) -> DataProfile:
+        """The data file measured. Raises AdviseError where it cannot be read."""
+        key = (path, repr(mapping), wanted)
         if key not in self._profiles:
             try:
-                self._profiles[key] = profile(path, mapping=mapping)
-            except AdviseError:
-                self._profiles[key] = None
-        return self._profiles[key]
+                self._profiles[key] = profile(path, mapping=mapping, wanted=wanted)
+            except AdviseError as error:
+                self._profiles[key] = error
+        found = self._profiles[key]
+        if isinstance(found, AdviseError):
+            raise found
+        return found
 
     def data_words(self, path: str) -> str:
         """What was recognised in a data file: '5,000 examples: requests with the right answer'."""
-        found = self.profile(path)
-        if found is None:
-            return ""
-        kind = load_facts()["data_kind"].values.get(found.kind)
-        return (
-            f"found {found.rows:,} examples:"
-            f" {(kind.label[0].lower() + kind.label[1:]) if kind else found.kind}"
-        )
+        found = profile_of(self.read, path, None, None)
+        return "" if found is None else next(found_lines(found))
 
     def _model(self, name: Any, params_b: float | None) -> ModelShape | None:
         if name is None and params_b is None:
@@ -168,9 +170,7 @@ def _readable(seen: AnswerCache) -> Callable[[str], str | None]:
     """A check of a data path: that it is there, and that it holds examples that can be read."""
 
     def checked(path: str) -> str | None:
-        return path_exists(path) or (
-            None if seen.profile(path) is not None else _refused(profile)(path)
-        )
+        return path_exists(path) or _refused(seen.read)(path)
 
     return checked
 

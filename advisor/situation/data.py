@@ -92,13 +92,18 @@ def _profiles(
 
     faults: list[Fault] = []
     profiles: dict[str, DataProfile] = {}
+    mapping = answers.value("data_mapping")
+    wanted = wanted_columns(answers.value("task"))
     for name, file in files.items():
+        where = found_beside(file, base)
         try:
-            profiles[name] = profile(
-                found_beside(file, base),
-                mapping=answers.value("data_mapping"),
-                wanted=wanted_columns(answers.value("task")),
-            )
+            try:
+                profiles[name] = profile(where, mapping=mapping, wanted=wanted)
+            except InputError:
+                if not name or not mapping:
+                    raise
+                # Of several files not each has the columns that were named.
+                profiles[name] = profile(where, wanted=wanted)
         except ColumnsUnclear as error:
             faults.append(error.with_command(_command(answers, name, file)))
         except InputError as error:

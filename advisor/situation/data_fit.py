@@ -27,6 +27,7 @@ class Misfit:
 
     what: str  # "these rows hold a text and a category, and no reply"
     needs: str  # "answers to learn from"
+    otherwise: str = ""  # what comes of it: "the model would answer with a category"
     row: str  # one row, shortened
     suits: tuple[str, ...] = ()  # tasks that these data do suit
     blocks: bool = True  # no plan is made without a word of the person
@@ -34,7 +35,8 @@ class Misfit:
     @property
     def text(self) -> str:
         """The sentence of a warning."""
-        return f"{self.what} (for example {self.row}); the task needs {self.needs}"
+        comes_of_it = f": {self.otherwise}" if self.otherwise else ""
+        return f"{self.what} (for example {self.row}); the task needs {self.needs}{comes_of_it}"
 
 
 def wanted_columns(task: object) -> str | None:
@@ -55,7 +57,8 @@ def _replies(found: DataProfile) -> Misfit | None:
         return None
     return Misfit(
         what="these rows hold a text and a category, and no reply",
-        needs="replies to learn from: the model would answer with a category",
+        needs="replies to learn from",
+        otherwise="the model would answer with a category",
         row=row_words(found),
         suits=("classification",),
     )

@@ -11,7 +11,7 @@ from advisor.ground.errors import Stopped
 from advisor.ground.types import Answers, Hardware
 from advisor.ruleset.facts import Fact
 from advisor.wizard.checks import Checks, nothing_wrong
-from advisor.wizard.data_file import ask_data
+from advisor.wizard.data_file import ask_data, profile_of, say_found
 from advisor.wizard.machine import ask_gpu, machine_lines
 from advisor.wizard.model import ask_model
 from advisor.wizard.prompts import Option, Ui
@@ -108,6 +108,9 @@ def _offer_saved(
     for fact_id in ("data_path", "tasks"):
         answer = saved.answers.value(fact_id)
         files = answer.values() if isinstance(answer, Mapping) else [answer] if answer else []
+        mapping = saved.answers.value("data_mapping")
+        if checks.profile is not None and mapping:
+            files = [one for one in files if not profile_of(checks.profile, one, mapping, None)]
         if wrong := next(filter(None, map(checks.data_path, files)), None):
             ui.say(f"Of the saved answers, one no longer holds: {wrong}", tone="warning")
             saved = saved.without(fact_id)
@@ -149,7 +152,9 @@ def asker(ui: Ui, hardware: Hardware, checks: Checks) -> Callable[[Question], Re
             reply = _ask_plain(question, ui, checks)
         if reply is not BACK:
             ui.answered(question.fact.ask, reply_words(question.fact, reply))
-        if question.fact.id in ("data_path", "data_examples", "tasks"):
+        if question.fact.id in ("data_path", "tasks") and checks.profile is not None:
+            say_found(ui, reply, question.answers.value, checks.profile)
+        elif question.fact.id in ("data_path", "data_examples", "tasks"):
             for name, file in reply.items() if isinstance(reply, Mapping) else [("", reply)]:
                 if isinstance(file, str) and (found := checks.found(file)):
                     ui.say(f"  {name}: {found}" if name else f"  {found}", tone="quiet")
@@ -173,7 +178,7 @@ def _ask_plain(question: Question, ui: Ui, checks: Checks) -> Reply:
     if fact.type == "number":
         return typed(question, ui, message, lambda text: number_of(text, fact))
     if fact.id == "data_path" and checks.profile is not None:
-        return ask_data(question, ui, checks.data_path, checks.profile)
+        return ask_data(question, ui, checks.profile)
     check = {
         name: getattr(checks, name) for name in ("data_path", "data_examples", "reward_model")
     }.get(fact.id, nothing_wrong)

@@ -11,6 +11,10 @@ from advisor.situation.model_choice import Meant
 
 Check = Callable[[str], str | None]  # what a person typed -> what is wrong with it, or None
 
+# A data file, role -> column where that is known, what the task looks for ("reply", "label") -> the
+# file measured; raises AdviseError.
+Profile = Callable[[str, Mapping[str, str] | None, str | None], DataProfile]
+
 
 def nothing_wrong(text: str) -> str | None:
     """A check that accepts everything."""
@@ -46,5 +50,4 @@ class Checks:
     found: Callable[[str], str] = lambda path: (
         ""
     )  # what was recognised in a data file, said once it is named
-    # Measures a data file, with role -> column where that is known; raises AdviseError.
-    profile: Callable[[str, Mapping[str, str] | None], DataProfile] | None = None
+    profile: Profile | None = None

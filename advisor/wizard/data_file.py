@@ -1,19 +1,284 @@
-"""The question where the examples are, and what follows from what the file holds."""
+"""The question where the examples are, and what follows from what the file holds: which column is
+what, whether a folder holds the teams, and whether the rows suit the task.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+from advisor.data.read.team_files import team_files
+from advisor.data.recognition.first_row import first_row
+from advisor.data.recognition.unclear import ColumnsUnclear
+from advisor.ground.errors import AdviseError
 from advisor.ground.types import DataProfile
-from advisor.wizard.checks import Check
-from advisor.wizard.prompts import Ui
+from advisor.ruleset.facts import Fact, load_facts
+from advisor.situation.data_fit import Misfit, example_parts, misfit, wanted_columns
+from advisor.wizard.checks import Profile, path_exists
+from advisor.wizard.data_columns import ask_columns, cut, ways_of
+from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.typed import checked, typed
-from advisor.wizard.walk import Question, Reply
+from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several
 
-Profile = Callable[[str, Mapping[str, str] | None], DataProfile]  # raises AdviseError
+EXAMPLE_CHARS = 29  # of a request and of its answer, so that both fit on a line
+SHOWN_WARNINGS = 3
+SAID_ALREADY = ("columns-guessed",)  # findings that were a question
 
 
-def ask_data(question: Question, ui: Ui, check: Check, profile: Profile) -> Reply:
-    """The data file, asked for until it can be read."""
-    message = f"{question.number}. {question.fact.ask}"
-    return typed(question, ui, message, lambda text: checked(text, check), path=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Understood:
+    """A data file as the person wants it read."""
+
+    path: str
+    mapping: Mapping[str, str] | None  # role -> column, where it was asked for
+    profile: DataProfile
+
+
+def ask_data(question: Question, ui: Ui, profile: Profile) -> Reply:
+    """The data file with its columns, or one file for each team, or another task: asked for until
+    it can be read and the person is content.
+    """
+    while True:
+        reply = ask_file(question, ui, f"{question.number}. {question.fact.ask}", profile)
+        if reply is BACK:
+            return BACK
+        if reply is DONT_KNOW:
+            return Several(values={"data_path": None, "data_mapping": None})
+        answer = _with_file(question, ui, str(reply), profile)
+        if answer is not None:
+            return answer
+
+
+def ask_file(
+    question: Question, ui: Ui, message: str, profile: Profile, *, empty: str = "I don't know"
+) -> Reply:
+    """The path of a file that can be read, if only its columns are not known; BACK or DONT_KNOW."""
+    wanted = wanted_columns(question.answers.value("task"))
+
+    def read(text: str) -> str:
+        path = checked(text, path_exists)
+        try:
+            profile(path, None, wanted)
+        except ColumnsUnclear:
+            pass
+        except AdviseError as error:
+            raise ValueError(error.text()) from None
+        return path
+
+    return typed(question, ui, message, read, path=True, empty=empty)
+
+
+def _with_file(question: Question, ui: Ui, path: str, profile: Profile) -> Several | None:
+    """What the file or folder answers; None for another one."""
+    task = question.answers.value("task")
+    if task == "multi_department" and os.path.isdir(path):
+        teams = team_files(path)
+        if teams and (found := ask_teams(question, ui, path, teams, profile)) is not None:
+            return found
+    more: dict[str, Any] = {}
+    while True:
+        known = question.answers.value("data_mapping")
+        same = path == question.answers.value("data_path")
+        found_file = understand(ui, path, profile, task, before=known if same else None)
+        if found_file is None:
+            return None
+        wrong = misfit(task, found_file.profile)
+        if wrong is None:
+            break
+        chosen = _ask_task(ui, str(task), wrong)
+        if chosen is None:
+            return None
+        if chosen == task:  # the rows are taken as they are, which a mapping says
+            mapping = found_file.mapping or found_file.profile.mapping
+            return Several(values={"data_path": path, "data_mapping": dict(mapping), **more})
+        if chosen is DONT_KNOW:
+            break
+        task, more = chosen, {"task": chosen}
+    return Several(values={"data_path": path, "data_mapping": found_file.mapping, **more})
+
+
+def understand(
+    ui: Ui,
+    path: str,
+    profile: Profile,
+    task: object,
+    *,
+    before: Mapping[str, str] | None = None,
+) -> Understood | None:
+    """The file as read, after the question which column is what, where that is a guess; None for
+    another file.
+
+    Args:
+        before: The mapping that was chosen when the same file was named before.
+    """
+    wanted = wanted_columns(task)
+    try:
+        found = profile(path, None, wanted)
+    except ColumnsUnclear as error:
+        row, ways = error.row, ways_of(error.ways)
+    else:
+        if found.confidence != "guessed":
+            return Understood(path=path, mapping=None, profile=found)
+        row, ways = first_row(path), [found.mapping]
+    if before:
+        ways = [before, *(way for way in ways if way != before)]
+    while True:
+        mapping = ask_columns(ui, path, row, ways)
+        if mapping is None:
+            return None
+        try:
+            return Understood(path=path, mapping=mapping, profile=profile(path, mapping, wanted))
+        except AdviseError as error:
+            ui.say(error.text(), tone="warning")
+
+
+def _ask_task(ui: Ui, task: str, wrong: Misfit) -> Any:
+    """The task after all: another one, the same, DONT_KNOW; None for another file."""
+    tasks = load_facts()["task"].values
+    options = [
+        Option(value=other, label=tasks[other].label, help=tasks[other].help)
+        for other in wrong.suits
+    ]
+    options += [
+        Option(
+            value=None,
+            label=f"{tasks[task].label}, from another file",
+            help=f"with {wrong.needs}",
+        ),
+        Option(
+            value=task,
+            label=f"{tasks[task].label}, from these rows",
+            help=wrong.otherwise or "as they are",
+        ),
+        Option(value=DONT_KNOW, label="I don't know", help="it is said again with the answer"),
+    ]
+    ui.say(f"For example: {wrong.row}", tone="quiet")
+    what = f"{wrong.what[0].upper()}{wrong.what[1:]}"
+    return ui.choose(f"{what}. What should the model do?", options)
+
+
+def ask_teams(
+    question: Question, ui: Ui, folder: str, teams: Mapping[str, str], profile: Profile
+) -> Several | None:
+    """One team for each file of a folder, if that is so; None where it is one data set."""
+    names = ", ".join(teams)
+    options = [
+        Option(value=True, label="Yes", help=names),
+        Option(value=False, label="No", help="all rows belong together"),
+        Option(value=True, label="I don't know", help="one team for each file is assumed"),
+    ]
+    if not ui.choose(f"{folder} holds {len(teams)} files. One team for each?", options):
+        return None
+    read, mapping = read_teams(question, ui, teams, profile)
+    if not read:
+        return None
+    return Several(values={"tasks": read, "data_path": None, "data_mapping": mapping})
+
+
+def read_teams(
+    question: Question,
+    ui: Ui,
+    teams: Mapping[str, str],
+    profile: Profile,
+    mapping: Mapping[str, str] | None = None,
+) -> tuple[dict[str, str], Mapping[str, str] | None]:
+    """The teams whose file can be read, and the columns that were asked for; the others are named
+    with the reason. Columns chosen for one file hold for every file that has them.
+    """
+    task = question.answers.value("task")
+    read: dict[str, str] = {}
+    for name, path in teams.items():
+        if mapping and _reads(profile, path, mapping):
+            read[name] = path
+            continue
+        try:
+            found = understand(ui, path, profile, task)
+        except AdviseError as error:
+            ui.say(f"{name} is left out: {error.text()}", tone="warning")
+            continue
+        if found is None or (mapping and found.mapping and found.mapping != mapping):
+            why = "" if found is None else ": its columns are other ones than those of the first"
+            ui.say(f"{name} is left out{why}.", tone="warning")
+            continue
+        read[name], mapping = path, found.mapping or mapping
+    return read, mapping
+
+
+def _reads(profile: Profile, path: str, mapping: Mapping[str, str]) -> bool:
+    try:
+        profile(path, mapping, None)
+    except AdviseError:
+        return False
+    return True
+
+
+# --------------------------------------------------------------------------- what was understood
+
+
+def say_found(ui: Ui, reply: Reply, answers: Callable[[str], Any], profile: Profile) -> None:
+    """What was understood of each file: how much of what, a row, and what is conspicuous."""
+    values = reply.values if isinstance(reply, Several) else {}
+    task = values.get("task") or answers("task")
+    mapping = values.get("data_mapping")
+    files = dict(values.get("tasks") or {})
+    if not files and values.get("data_path"):
+        files = {"": values["data_path"]}
+    for name, path in files.items():
+        found = profile_of(profile, path, mapping, wanted_columns(task))
+        if found is None:
+            continue
+        lead = f"  {name}: " if name else "  "
+        for place, line in enumerate(found_lines(found, brief=bool(name))):
+            ui.say(line, tone="quiet", lead=lead if place == 0 else "    ")
+    if "task" in values:
+        label = load_facts()["task"].values[values["task"]].label
+        ui.say(label, tone="quiet", lead="  The task is now: ")
+
+
+def profile_of(
+    profile: Profile, path: str, mapping: Mapping[str, str] | None, wanted: str | None
+) -> DataProfile | None:
+    """The file read with these columns, or without where it does not have them; None where it
+    cannot be read.
+    """
+    for columns in (mapping, None) if mapping else (None,):
+        try:
+            return profile(path, columns, wanted)
+        except AdviseError:
+            continue
+    return None
+
+
+def found_lines(found: DataProfile, *, brief: bool = False) -> Iterator[str]:
+    """How many examples of which kind, one of them, how the file was read, what is wrong."""
+    yield f"found {found.rows:,} examples: {kind_words(load_facts()['data_kind'], found)}"
+    parts = [cut(part, EXAMPLE_CHARS) for part in example_parts(found)]
+    if len(parts) == 1:
+        parts = [cut(example_parts(found)[0], 2 * EXAMPLE_CHARS)]
+    if parts:
+        yield f"such as: {' -> '.join(parts)}"
+    if brief:
+        return
+    for finding in found.findings:
+        if finding.id == "read-as":
+            yield finding.text
+    warnings = [
+        finding
+        for finding in found.findings
+        if finding.severity != "note" and finding.id not in SAID_ALREADY
+    ]
+    for finding in warnings[:SHOWN_WARNINGS]:
+        yield f"{finding.severity}: {finding.text}"
+    if len(warnings) > SHOWN_WARNINGS:
+        yield f"{len(warnings) - SHOWN_WARNINGS} more: advise check {found.path}"
+
+
+def kind_words(fact: Fact, found: DataProfile) -> str:
+    """'requests with the right answer'; texts with a category are named as what they are."""
+    if found.format == "classification":
+        count = found.measures.get("class_count", 0)
+        return f"texts with one of {count:,} categories" if count > 1 else "texts with a category"
+    kind = fact.values.get(found.kind)
+    return f"{kind.label[0].lower()}{kind.label[1:]}" if kind else found.kind

@@ -101,7 +101,7 @@ def for_task(
         labels = [
             name
             for name, column in columns.items()
-            if meaning(name).is_label and column.is_label(named=True)
+            if meaning(name).is_label and column.is_label(named=True) and len(column.values) > 1
         ]
         if len(labels) == 1 and answer is not None and not answer.is_label(named=True):
             text = chosen.mapping["question"]

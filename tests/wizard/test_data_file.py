@@ -1,0 +1,297 @@
+"""After a data file is named: columns become a question, unsuited rows too, a folder the teams."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advisor.data import profile
+from advisor.ground.types import Answer, Answers, DataProfile
+from advisor.wizard import BACK, Question, Several
+from advisor.wizard.checks import Checks
+from advisor.wizard.data_columns import cut, value_words, way_question, way_words, width_of
+from advisor.wizard.data_file import ask_data, say_found
+from advisor.wizard.teams import ask_tasks
+from tests.wizard.scripted import FACTS, ScriptedUi
+
+ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
+REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in two days."
+YES, COLUMNS, OTHER_FILE, UNKNOWN = "Yes", "Choose the columns", "Another file", "I don't know"
+
+
+def read(path: str, mapping: Any, wanted: str | None) -> DataProfile:
+    return profile(path, mapping=mapping, wanted=wanted)
+
+
+def question(fact: str = "data_path", **answers: Any) -> Question:
+    known = {name: Answer(value=value, origin="asked") for name, value in answers.items()}
+    return Question(fact=FACTS[fact], number=2, can_go_back=True, answers=Answers(known=known))
+
+
+def table(folder: Path, name: str, header: list[str], rows: list[list[str]]) -> str:
+    path = folder / name
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return str(path)
+
+
+def jsonl(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def tickets(folder: Path) -> str:
+    """A support desk's export: request and reply under names of their own."""
+    header = ["Ticket ID", "Subject", "Description", "Agent Reply", "Category"]
+    rows = [
+        [f"T{n}", f"Order {n}", ASKED.format(n), REPLIED.format(n), ("Billing", "Shipping")[n % 2]]
+        for n in range(60)
+    ]
+    return table(folder, "tickets.csv", header, rows)
+
+
+def untold(folder: Path, name: str = "untold.jsonl") -> str:
+    """Two texts that nothing tells apart."""
+    rows = [
+        {"f1": f"The tower {n} is rather high.", "f2": f"It was built in 19{n:02d} or so."}
+        for n in range(60)
+    ]
+    return jsonl(folder, name, rows)
+
+
+def categories(folder: Path) -> str:
+    rows = [
+        {"body": ASKED.format(n), "category": ("Billing", "Shipping")[n % 2]} for n in range(60)
+    ]
+    return jsonl(folder, "categories.jsonl", rows)
+
+
+def answered(ui: ScriptedUi, task: str = "customer_service", **known: Any) -> Any:
+    reply = ask_data(question(task=task, **known), ui, read)
+    return dict(reply.values) if isinstance(reply, Several) else reply
+
+
+def test_a_guess_is_a_question_with_a_row_shown(tmp_path):
+    """Each column is shown with its value, and the guess is the first choice."""
+    path = tickets(tmp_path)
+    ui = ScriptedUi(path, YES)
+    mapping = {"question": "Description", "answer": "Agent Reply"}
+    assert answered(ui) == {"data_path": path, "data_mapping": mapping}
+    assert ui.asked[-1] == "Is Description the request and Agent Reply the answer?"
+    assert ui.offered[-1] == [YES, COLUMNS, OTHER_FILE, UNKNOWN]
+    assert "  Ticket ID    T0" in ui.said
+    assert any(line.startswith("  Description  My order 0 has not") for line in ui.said)
+
+
+def test_dont_know_takes_the_guess(tmp_path):
+    """Nobody is sent away who does not know."""
+    path = tickets(tmp_path)
+    assert answered(ScriptedUi(path, UNKNOWN))["data_mapping"]["question"] == "Description"
+
+
+def test_other_columns_are_chosen_from_lists(tmp_path):
+    """What a row holds first, then a column for each part."""
+    path = tickets(tmp_path)
+    ui = ScriptedUi(path, COLUMNS, "A request and its answer", "Subject", "Description")
+    assert answered(ui)["data_mapping"] == {"question": "Subject", "answer": "Description"}
+
+
+def test_back_leads_from_the_lists_to_the_guess(tmp_path):
+    """Every list has a way back."""
+    path = tickets(tmp_path)
+    ui = ScriptedUi(path, COLUMNS, "Back", COLUMNS, "A text and its category", "Back", YES)
+    assert answered(ui)["data_mapping"]["question"] == "Description"
+
+
+def test_another_file_may_be_named(tmp_path):
+    """The question for the file is put again."""
+    ui = ScriptedUi(tickets(tmp_path), OTHER_FILE, "<")
+    assert answered(ui) is BACK
+
+
+def test_an_unclear_file_offers_the_guess_and_its_opposite(tmp_path):
+    """Where nothing tells, the person does."""
+    path = untold(tmp_path)
+    ui = ScriptedUi(path, "No: f2 is the request, f1 the answer")
+    assert answered(ui)["data_mapping"] == {"question": "f2", "answer": "f1"}
+
+
+def test_columns_that_make_no_examples_are_said_and_asked_again(tmp_path):
+    """A choice that cannot be read is no dead end."""
+    path = tickets(tmp_path)
+    ui = ScriptedUi(path, COLUMNS, "A text and its category", "Category", "Description", YES)
+    assert answered(ui, task="other")["data_path"] == path
+
+
+def test_known_columns_are_no_question(tmp_path):
+    """A file that is understood is taken as it is."""
+    path = jsonl(tmp_path, "a.jsonl", [{"question": "Q?", "answer": f"A{n}"} for n in range(60)])
+    ui = ScriptedUi(path)
+    assert answered(ui) == {"data_path": path, "data_mapping": None}
+
+
+def test_a_file_that_cannot_be_read_is_asked_for_again(tmp_path):
+    """Broken rows are named, and the question stays."""
+    (tmp_path / "broken.jsonl").write_text("{oops\n")
+    path = tickets(tmp_path)
+    ui = ScriptedUi(str(tmp_path / "broken.jsonl"), str(tmp_path / "gone.csv"), path, YES)
+    assert answered(ui)["data_path"] == path
+    assert any("invalid JSON" in line for line in ui.said)
+    assert any("There is no file" in line for line in ui.said)
+
+
+def test_no_file_leaves_no_columns_behind(tmp_path):
+    """The columns of an earlier file go with it."""
+    reply = answered(ScriptedUi(""), data_path="a.csv", data_mapping={"question": "x"})
+    assert reply == {"data_path": None, "data_mapping": None}
+
+
+def test_the_columns_chosen_before_are_offered_first(tmp_path):
+    """Whoever comes back to the question finds the earlier answer."""
+    path = tickets(tmp_path)
+    before = {"question": "Subject", "answer": "Agent Reply"}
+    ui = ScriptedUi(path, YES)
+    assert answered(ui, data_path=path, data_mapping=before)["data_mapping"] == before
+
+
+def test_rows_that_hold_a_category_can_change_the_task(tmp_path):
+    """Categories where replies are wanted become a question, with a row."""
+    path = categories(tmp_path)
+    ui = ScriptedUi(path, "Sort texts into categories")
+    assert answered(ui) == {"data_path": path, "data_mapping": None, "task": "classification"}
+    assert "a category, and no reply" in ui.asked[-1]
+    assert any('-> "Billing"' in line for line in ui.said)
+
+
+def test_rows_that_do_not_suit_may_be_taken_all_the_same(tmp_path):
+    """A mapping says that the person has looked: the plan is made then."""
+    path = categories(tmp_path)
+    ui = ScriptedUi(path, "Answer customers, from these rows")
+    assert answered(ui)["data_mapping"] == {"text": "body", "label": "category"}
+
+
+def test_dont_know_leaves_task_and_rows_as_they_are(tmp_path):
+    """The answer says it again, and makes no plan."""
+    path = categories(tmp_path)
+    assert answered(ScriptedUi(path, UNKNOWN)) == {"data_path": path, "data_mapping": None}
+
+
+def test_rows_that_do_not_suit_lead_to_another_file(tmp_path):
+    """The right file may be another one."""
+    first, second = categories(tmp_path), tickets(tmp_path)
+    ui = ScriptedUi(first, "Answer customers, from another file", second, YES)
+    assert answered(ui)["data_path"] == second
+
+
+def team_folder(folder: Path) -> Path:
+    (folder / "dept").mkdir()
+    for name in ("hr", "it", "legal"):
+        rows = [{"question": f"{name} {n}?", "answer": f"{name}: {n}"} for n in range(60)]
+        jsonl(folder / "dept", f"{name}.jsonl", rows)
+    return folder / "dept"
+
+
+@pytest.mark.parametrize("fact", ["data_path", "tasks"])
+def test_a_folder_becomes_the_teams(tmp_path, fact):
+    """Named as the data, or in place of the first team, its files are one team each."""
+    folder = team_folder(tmp_path)
+    ui = ScriptedUi(str(folder), YES)
+    asked = question(fact, task="multi_department")
+    reply = (
+        ask_data(asked, ui, read)
+        if fact == "data_path"
+        else ask_tasks(asked, ui, Checks(profile=read))
+    )
+    assert isinstance(reply, Several)
+    assert dict(reply.values["tasks"]) == {
+        name: str(folder / f"{name}.jsonl") for name in ("hr", "it", "legal")
+    }
+    assert "3 files. One team for each?" in ui.asked[-1]
+
+
+def test_a_folder_may_be_one_data_set(tmp_path):
+    """The person knows better."""
+    folder = team_folder(tmp_path)
+    ui = ScriptedUi(str(folder), "No")
+    assert answered(ui, task="multi_department")["data_path"] == str(folder)
+
+
+def test_the_columns_of_one_team_hold_for_the_others(tmp_path):
+    """One question for all files with the same columns; a file with known ones needs none."""
+    files = {name: untold(tmp_path, f"{name}.jsonl") for name in ("hr", "it")}
+    files["legal"] = jsonl(
+        tmp_path, "legal.jsonl", [{"question": f"Q{n}?", "answer": f"A{n}"} for n in range(60)]
+    )
+    replies = [part for name, file in files.items() for part in (name, file)]
+    ui = ScriptedUi(*replies[:2], YES, *replies[2:], "")
+    reply = ask_tasks(question("tasks", task="multi_department"), ui, Checks(profile=read))
+    assert dict(reply.values["tasks"]) == files
+    assert reply.values["data_mapping"] == {"question": "f1", "answer": "f2"}
+
+
+def test_what_was_understood_is_said_with_an_example(tmp_path):
+    """Count, kind and one row, request before answer."""
+    path = tickets(tmp_path)
+    ui = ScriptedUi()
+    mapping = {"question": "Description", "answer": "Agent Reply"}
+    reply = Several(values={"data_path": path, "data_mapping": mapping})
+    say_found(ui, reply, {"task": "customer_service"}.get, read)
+    assert ui.said[0] == "  found 60 examples: requests with the right answer"
+    assert ui.said[1].startswith("    such as: My order 0 has not")
+    assert " -> Thank you for writing" in ui.said[1]
+    assert max(map(len, ui.said[:2])) <= 80
+
+
+def test_texts_with_a_category_are_called_so(tmp_path):
+    """A file of categories is no file of requests with the right answer."""
+    ui = ScriptedUi()
+    values = {"data_path": categories(tmp_path), "data_mapping": None, "task": "classification"}
+    say_found(ui, Several(values=values), {}.get, read)
+    assert ui.said[0] == "  found 60 examples: texts with one of 2 categories"
+    assert ui.said[-1] == "  The task is now: Sort texts into categories"
+
+
+def test_how_a_file_was_read_is_said(tmp_path):
+    """Separator and encoding in one line."""
+    path = tmp_path / "a.csv"
+    rows = "".join(f"Größe {n}?;Für Sie {n}\r\n" for n in range(60))
+    path.write_bytes(f"question;answer\r\n{rows}".encode("cp1252"))
+    ui = ScriptedUi()
+    say_found(ui, Several(values={"data_path": str(path)}), {}.get, read)
+    assert "    semicolon, Windows-1252: read as such" in ui.said
+
+
+def test_what_acts_on_a_terminal_is_shown_as_text(tmp_path):
+    """Cells and names of columns come from a file of anybody."""
+    rows = [{"a\x1b[2J": f"x\x1b[31m{n} is here?", "b": f"\x07bell {n} rings."} for n in range(60)]
+    path = jsonl(tmp_path, "a.jsonl", rows)
+    ui = ScriptedUi(path, YES)
+    reply = ask_data(question(task="qa"), ui, read)
+    say_found(ui, reply, {}.get, read)
+    words = "".join([*ui.said, *ui.asked, *(label for labels in ui.offered for label in labels)])
+    assert "\x1b" not in words
+    assert "\x07" not in words
+
+
+def test_wide_letters_take_two_columns():
+    """Values in Japanese stay on their line."""
+    assert width_of("日本") == 4
+    assert width_of(cut("日本語の長い文章です" * 9, 20)) <= 20
+    assert cut("short", 20) == "short"
+    assert value_words(None, 20) == value_words("", 20) == "(empty)"
+    assert value_words([1, 2], 20) == "[1, 2]"
+
+
+def test_readings_are_put_in_words():
+    """One role or several."""
+    assert way_question({"text": "Notes"}) == "Is Notes the text to learn from?"
+    assert way_question({"transcript": "Chat"}) == "Is Chat the conversation?"
+    assert (
+        way_words({"question": "a", "chosen": "b", "rejected": "c"})
+        == "a is the request, b the better answer, c the worse answer"
+    )
