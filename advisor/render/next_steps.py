@@ -4,7 +4,7 @@ the page and for the JSON document.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +133,8 @@ def _training(advice: Advice) -> Iterator[Step]:
             text="Write the plan, for a tool that splits a model over GPUs:",
             commands=(f"{written} --plan plan.yaml",),
         )
-        return  # `advise run` does not start it, as a warning says
+        yield from unsplit_step(advice, changes)
+        return
     if "distill" in composition.chain and not answers.value("teacher_model"):
         changes["teacher_model"] = "THE_LARGER_MODEL"
     there = ""
@@ -150,6 +151,23 @@ def _training(advice: Advice) -> Iterator[Step]:
             text="Afterwards, put your own requests to the model before and after:",
             commands=(CHAT,),
         )
+
+
+def unsplit_step(advice: Advice, changes: Mapping[str, Any]) -> Iterator[Step]:
+    """What `advise run` starts in place of a model that is split over GPUs, where something of the
+    same training fits on each of them.
+    """
+    ours = advice.recommendation.composition
+    for other in advice.alternatives:
+        fits = other.verdict == "ranked_lower" and other.estimate.fits in ("fits", "tight")
+        same = (other.composition.chain, other.composition.per_task) == (ours.chain, ours.per_task)
+        if fits and same and other.stages and not any(one.is_sharded for one in other.stages):
+            line = command_line(advice.situation.answers, {"gpu": None, **changes})
+            yield Step(
+                text=f"Or train {other.composition}, which `advise run` starts:",
+                commands=(f"{line} --choose {other.composition} --force {DRY_RUN}",),
+            )
+            return
 
 
 def _to_write_down(advice: Advice) -> tuple[Step, dict[str, Any]]:

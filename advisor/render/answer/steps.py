@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from advisor.advice.types import Advice
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.blocks import Item, Items, Section
-from advisor.render.next_steps import CHAT, NextSteps, is_elsewhere, next_steps, training_steps
+from advisor.render.next_steps import (
+    CHAT,
+    NextSteps,
+    is_elsewhere,
+    next_steps,
+    training_steps,
+    unsplit_step,
+)
 from advisor.render.words import sentence
 from advisor.situation.answers import command_line
 
@@ -72,13 +79,19 @@ def _then(steps: NextSteps, *, briefly: bool) -> Item:
 
 def _with_plan(advice: Advice, plan_path: str) -> Iterator[Item]:
     if any(stage.is_sharded for stage in advice.recommendation.stages):
-        yield Item(text=f"The plan is {plan_path}; `advise run` cannot start it, as said above.")
-        return
-    there = ", on the machine with the GPU" if is_elsewhere(advice) else ""
-    yield Item(
-        text=f"Train{there} (with --dry-run it measures the memory and trains nothing):",
-        commands=(f"advise run {shlex.quote(plan_path)}",),
-    )
+        yield Item(text=f"{plan_path} is for a tool that splits a model over GPUs.")
+        for step in unsplit_step(advice, {}):
+            yield Item(text=step.text, commands=step.commands)
+    elif is_elsewhere(advice):
+        yield Item(
+            text="Pack the plan and its data for the machine with the GPU, where it trains:",
+            commands=(f"advise export {shlex.quote(plan_path)} --to bundle",),
+        )
+    else:
+        yield Item(
+            text="Train; with --dry-run it measures the memory, and trains nothing:",
+            commands=(f"advise run {shlex.quote(plan_path)}",),
+        )
 
 
 def steps_section(advice: Advice, *, plan_path: str | None = None) -> Section:
