@@ -267,8 +267,10 @@ def fit_stage(
             packed=packed,
         ),
     }
-    per_step = int(followed.batch.value)
-    if not packed:
+    per_step: float = int(followed.batch.value)
+    if packed and packing is not None:
+        per_step = packing.rows
+    else:
         per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value
         per_step *= max(1, len(situation.hardware.gpus))
     chosen = followed.told(chosen, per_step)
@@ -281,6 +283,7 @@ def fit_stage(
             settings=with_saving(chosen, padding),
             padding=padding,
             steps=cost.steps,
+            told_steps=followed.steps(chosen, per_step) or cost.steps,
             duration_s=cost.duration_s,
             left_out=left_out,
         ),

@@ -227,7 +227,7 @@ def make_plan(
         comments[("stages", index)] = stage_notes(
             plan,
             index,
-            steps=None if plan.tasks else stage.steps,
+            steps=None if plan.tasks else stage.told_steps,
             instruct=situation.model.instruct is True,
         )
     return plan, comments

@@ -35,7 +35,7 @@ class ForRows:
     trained: float | None  # rows, or sequences, of one pass; None: not known
     usual_epochs: float
 
-    def told(self, settings: Mapping[str, Chosen], per_step: int) -> dict[str, Chosen]:
+    def told(self, settings: Mapping[str, Chosen], per_step: float) -> dict[str, Chosen]:
         """The settings with the steps that they have in the end in their reasons: micro-batches
         and GPUs may divide the batch to something near it.
         """
@@ -54,6 +54,13 @@ class ForRows:
                     because = because.replace(mark, steps)
                 found[key] = replace(found[key], because=because)
         return found
+
+    def steps(self, settings: Mapping[str, Chosen], per_step: float) -> int | None:
+        """Optimizer steps in all with these settings; None: not known how many rows there are."""
+        if self.trained is None:
+            return None
+        epochs = float(settings["epochs"].value) if "epochs" in settings else Stage.epochs
+        return steps_in(self.trained, per_step=per_step, epochs=epochs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +111,7 @@ def held_out_setting(rows: int | None, aim: Aim | None) -> Chosen | None:
     return Chosen(value=round(share, digits), because=because)
 
 
-def steps_in(rows: float, *, per_step: int, epochs: float) -> int:
+def steps_in(rows: float, *, per_step: float, epochs: float) -> int:
     """Optimizer steps of a training; the last step of a pass may hold fewer rows."""
     return ceil(ceil(rows / per_step) * epochs)
 

@@ -81,6 +81,8 @@ class StageSettings:
     settings: Mapping[str, Chosen]
     padding: Padding | None = None  # None: not known, or there would be none anyway
     steps: int | None = None  # optimizer steps over all of the data; None: not known
+    # The same as the reasons count them: of packed rows with the words of the chat template.
+    told_steps: int | None = None
     duration_s: float | None = None  # of these
     part: Part | None = None  # None: all of the data are read
     left_out: str = ""  # which rows are longer than what fits, or nothing

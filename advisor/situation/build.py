@@ -15,7 +15,7 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, kind_of_type
-from advisor.situation.chat_templates import lacks, needs_of, template_warnings
+from advisor.situation.chat_templates import lacks, needs_of, template_fit
 from advisor.situation.data import found_beside, read_data
 from advisor.situation.types import (
     ModelSuggestion,
@@ -89,8 +89,11 @@ def situation_of(
     if teacher is not None and model is not None:
         warnings.extend(_about_teacher(model, teacher, hardware))
     thinks = None if model is None else _thoughts(model, data, tasks, warnings)
+    unsuited = read.unsuited
     if model is not None:
-        warnings.extend(_about_template(answers, model, taught, needs))
+        told, lacking = _about_template(answers, model, taught, needs)
+        warnings.extend(told)
+        unsuited = unsuited or lacking
     instead = (
         _suggestion(answers, MAX_SUGGESTED_B, needs)
         if model is not None and kind_of_type(model.architecture) != DECODER
@@ -100,7 +103,7 @@ def situation_of(
         answers=answers, hardware=hardware, data=data, examples=examples,
         shortages=_shortages(answers, data, examples, tasks), reward_model=reward_model,
         teacher=teacher, teacher_name=teacher_name,
-        tasks=tasks, unsuited=read.unsuited,
+        tasks=tasks, unsuited=unsuited,
         model=model, outside=outside, thinks=thinks, instead=instead,
         smaller=_smaller(answers, hardware, model, needs), cards=_cards(hardware),
         free_gpus=_free_gpus(hardware), past=_past(warnings),
@@ -451,12 +454,14 @@ def _smaller(
 
 def _about_template(
     answers: Answers, model: ModelShape, taught: Sequence[DataProfile], needs: Collection[str]
-) -> Iterable[str]:
-    """What the model's chat template cannot hold of the data, and a model that can."""
+) -> tuple[Sequence[str], str]:
+    """What the model's chat template cannot hold of the data, with a model that can, and what a
+    plan lacks for it.
+    """
     if not taught or kind_of_type(model.architecture) != DECODER:
-        return ()
+        return (), ""
     other = _with_template(answers, model, needs)
-    return template_warnings(model.id, taught, answers.value("data_mapping"), other)
+    return template_fit(model.id, taught, answers.value("data_mapping"), other)
 
 
 def _with_template(answers: Answers, model: ModelShape, needs: Collection[str]) -> str | None:
@@ -514,7 +519,7 @@ def _suggested(
     if situation.teacher is not None:
         warnings.extend(_about_teacher(shape, situation.teacher, situation.hardware))
     thinks = _thoughts(shape, situation.data, situation.tasks, warnings)
-    warnings.extend(_about_template(situation.answers, shape, taught, needs))
+    warnings.extend(_about_template(situation.answers, shape, taught, needs)[0])
     return Suggested(
         shape=shape, suggestion=suggestion, thinks=thinks, warnings=tuple(dict.fromkeys(warnings))
     )

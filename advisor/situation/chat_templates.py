@@ -15,7 +15,7 @@ from advisor.ground.from_dataclass import build, shape_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, Text
 from advisor.ground.sources import SOURCES_FILE
-from advisor.ground.types import DataProfile
+from advisor.ground.types import DataProfile, Finding
 from advisor.ground.yaml_cache import read_shipped
 
 
@@ -47,6 +47,10 @@ NEEDS = {
         " <think> ... </think>",
     ),
 }
+
+
+NO_CALLS = "template-drops-calls"
+LEFT_OUT_SHARE = 0.05  # of the rows: a run that would leave out more stops
 
 
 @cache
@@ -102,7 +106,18 @@ def template_warnings(
     mapping: Mapping[str, str] | None,
     instead: str | None,
 ) -> Iterator[str]:
-    """Sentences on what the model's chat template does not hold of the data.
+    """Sentences on what the model's chat template does not hold of the data (template_fit)."""
+    yield from template_fit(model, profiles, mapping, instead)[0]
+
+
+def template_fit(
+    model: str,
+    profiles: Sequence[DataProfile],
+    mapping: Mapping[str, str] | None,
+    instead: str | None,
+) -> tuple[list[str], str]:
+    """(sentences on what the model's chat template does not hold of the data, what a plan lacks
+    where the run would stop for it).
 
     Args:
         model: A folder, or a name of the hub.
@@ -114,25 +129,37 @@ def template_warnings(
     if instead is not None and instead != model:
         names = {"thoughts" if need == "reasoning" else NEEDS[need][0] for need in needs}
         way_out = f"; that of {instead} writes {' and '.join(sorted(names))}"
-    told = _tried(model, profiles, mapping, way_out)
-    if told is not None:
-        yield from told
-        return
-    for need in lacks(model, needs):
-        count, rows = needs[need]
-        name, then = NEEDS[need]
-        yield (
-            f"the chat template of {model}, as that of its family, writes no {name}, which"
-            f" {count:,} of {rows:,} rows hold: {then}{way_out}"
-        )
+    tried = _tried(model, profiles, mapping)
+    if tried is not None:
+        lost = any(finding.id == NO_CALLS for finding in tried)
+        told = [
+            finding.text + (way_out if finding.id.startswith("template-drops-") else "")
+            for finding in tried
+        ]
+    else:
+        lacking = lacks(model, needs)
+        lost = "tools" in lacking
+        told = []
+        for need in lacking:
+            count, rows = needs[need]
+            name, then = NEEDS[need]
+            told.append(
+                f"the chat template of {model}, as that of its family, writes no {name}, which"
+                f" {count:,} of {rows:,} rows hold: {then}{way_out}"
+            )
+    count, rows = needs.get("tools", (0, 1))
+    if not lost or count <= LEFT_OUT_SHARE * rows:
+        return told, ""
+    other = f"--model {instead}" if way_out else "another model"
+    return told, (
+        f"a model whose chat template writes tool calls ({count:,} of {rows:,} rows hold them, and"
+        f" that of {model} writes none): {other}, or --force"
+    )
 
 
 def _tried(
-    model: str,
-    profiles: Sequence[DataProfile],
-    mapping: Mapping[str, str] | None,
-    way_out: str,
-) -> list[str] | None:
+    model: str, profiles: Sequence[DataProfile], mapping: Mapping[str, str] | None
+) -> list[Finding] | None:
     """What trying the template found; None if it is not at hand."""
     from advisor.data.examples import read_examples
     from advisor.data.measure.tokenizer import has_template, template_at_hand
@@ -140,15 +167,13 @@ def _tried(
     own = has_template(model)
     if own is None:
         return None
-    found = []
+    found: list[Finding] = []
     for profile in profiles:
         # Rows of one request and one answer fit every template: only others are tried.
         if own and not _is_special(profile):
             continue
-        for finding in template_at_hand(model, read_examples(profile.path, mapping=mapping)):
-            if finding.severity != "note":
-                names_another = finding.id.startswith("template-drops-")
-                found.append(finding.text + (way_out if names_another else ""))
+        tried = template_at_hand(model, read_examples(profile.path, mapping=mapping))
+        found += [finding for finding in tried if finding.severity != "note"]
     return found
 
 

@@ -153,6 +153,10 @@ def test_every_reason_of_a_setting_agrees_with_it(batch, data, monkeypatch):
                 assert not wrong, (seed, str(candidate.composition), stage.objective, wrong)
                 axes = {"objective": stage.objective, "update": stage.update}
                 assert not key_specs().refused({**values, **axes}), (seed, axes, values)
+                said = " ".join(because.values())
+                counted = re.search(r"this leaves about ([\d,]+)|: about ([\d,]+) optimizer", said)
+                if counted and stage.told_steps is not None and "max_steps" not in values:
+                    assert stage.told_steps == number(counted[1] or counted[2]), (seed, said)
                 stages += 1
     assert stages > scaled(100)
 

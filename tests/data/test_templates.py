@@ -88,6 +88,28 @@ def test_a_template_at_hand_is_tried_on_the_rows(tmp_path):
     assert not warnings_of(data, str(write_model(tmp_path / "calling", CALLING)))
 
 
+@pytest.mark.parametrize(
+    ("template", "rows", "lacks"),
+    [
+        (SILENT, range(1, 41), True),  # 20 of 40 call a tool
+        (None, range(1, 41), True),
+        (CALLING, range(1, 41), False),
+        (SILENT, [*range(2, 82, 2), 1], False),  # 1 of 41: a run leaves it out
+    ],
+)
+def test_rows_that_would_stop_the_run_are_told_before_a_plan(tmp_path, template, rows, lacks):
+    """A plan that `advise run` would refuse at once is not made: it lacks a model that can."""
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    model = str(write_model(tmp_path / "model", template))
+    known = {"task": "tool_use", "data_path": str(data), "model": model, "gpu": "RTX 4090"}
+    answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
+    found = situation_of(Answers(known=answers), probed=UNKNOWN_MACHINE)
+    assert bool(found.unsuited) is lacks
+    if lacks:
+        assert "a model whose chat template writes tool calls (20 of 40 rows" in found.unsuited
+        assert "--model Qwen/" in found.unsuited
+
+
 def test_a_model_without_a_template_says_which_one_is_used(tmp_path):
     """A base model is written to in plain turns, and these hold no tool calls."""
     data = write_rows(tmp_path / "rows.jsonl", range(1, 41))
