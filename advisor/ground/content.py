@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -125,6 +125,7 @@ def file_digest(
     known: FileContent | None = None,
     sample: bool | None = None,
     exact: bool = True,
+    done: Callable[[int], object] = lambda _: None,
 ) -> FileContent:
     """What a file holds now.
 
@@ -135,6 +136,7 @@ def file_digest(
         known: What it held earlier; returned as it is if size and times are still the same.
         sample: Read blocks of it only; default: if it is larger than `FULL_BYTES`.
         exact: False: the place of the base in adapter_config.json does not count.
+        done: Told of bytes that were read.
     """
     path = Path(path)
     try:
@@ -151,7 +153,7 @@ def file_digest(
             elif sample:
                 sha256 = _sampled(file.fileno(), before.st_size)
             else:
-                sha256 = _whole(file.fileno())
+                sha256 = _whole(file.fileno(), done)
             after = os.fstat(file.fileno())
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -217,11 +219,19 @@ def files_digest(paths: Mapping[str, Path], *, known: KnownFiles | None = None) 
     # Imported here: reading run.json, which takes the values above, must not wait for it.
     from concurrent.futures import ThreadPoolExecutor
 
+    from advisor.ground.progress import BYTES, waiting
+
     known = known or KnownFiles()
-    sample = total_bytes(paths.values()) > FULL_BYTES
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+    size = total_bytes(paths.values())
+    sample = size > FULL_BYTES
+    with (
+        waiting("reading files", total=0 if sample else size, unit=BYTES) as done,
+        ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
+    ):
         found = pool.map(
-            lambda path: file_digest(path, known=known.find(path), sample=sample, exact=False),
+            lambda path: file_digest(
+                path, known=known.find(path), sample=sample, exact=False, done=done
+            ),
             paths.values(),
         )
         return FolderContent(files=dict(zip(paths, found, strict=True)))
@@ -248,10 +258,11 @@ def _stamp(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _whole(fd: int) -> str:
+def _whole(fd: int, done: Callable[[int], object]) -> str:
     digest, buffer = hashlib.sha256(), memoryview(bytearray(READ_BYTES))
     while count := os.readv(fd, [buffer]):
         digest.update(buffer[:count])
+        done(count)
     return digest.hexdigest()
 
 

@@ -252,8 +252,19 @@ class Board:
         if place is None:
             return
         del self.waits[place:]
-        if self.waits:
-            return
+        if not self.waits:
+            self._end_all()
+
+    def end(self, wait: Wait) -> None:
+        """A wait ends, and those that were opened after it go on: that of a file may be closed
+        late.
+        """
+        if any(one is wait for one in self.waits):
+            self.waits = [one for one in self.waits if one is not wait]
+            if not self.waits:
+                self._end_all()
+
+    def _end_all(self) -> None:
         self._ended.set()
         with self._screen:
             self._take_away()

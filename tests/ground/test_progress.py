@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import sys
 
 import pytest
 
-from advisor.ground import progress
+from advisor.data.read.rows import read_rows
+from advisor.ground import progress, reading
+from advisor.ground.content import files_digest
 from advisor.ground.progress import BYTES, Board, followed, read_view, waiting
+from advisor.ground.reading import open_large
 from advisor.ground.units import MIB
 
 
@@ -169,3 +173,51 @@ def test_the_other_processes_of_a_run_show_nothing(board, clock, capsys, tmp_pat
         board.say_now()
     assert capsys.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_large_file_shows_how_far_it_is_read(board, tmp_path, monkeypatch, packed):
+    """By its place in the file, also of one that is compressed; the wait goes with the file."""
+    monkeypatch.setattr(reading, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(reading, "BUFFER_BYTES", 512)
+    content = "".join(f'{{"text": "{number} {hash(number * 7)}"}}\n' for number in range(9000))
+    path = tmp_path / f"rows.jsonl{'.gz' if packed else ''}"
+    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    seen = []
+    monkeypatch.setattr(board, "heard", lambda wait: seen.append((wait.done, wait.total)))
+    rows = read_rows(path)
+    for number, _ in rows:
+        if number == 5000:
+            break
+    assert [wait.what for wait in board.waits] == [f"reading {path.name}"]
+    size = path.stat().st_size
+    assert 0 < seen[-1][0] < size
+    inner = board.open("something inside")
+    rows.close()
+    assert board.waits == [inner]
+    board.close(inner)
+    assert sum(1 for _ in read_rows(path)) == 9000
+    assert seen[-1] == (size, size)
+    assert board.waits == []
+
+
+def test_a_small_file_is_no_wait(board, tmp_path):
+    """It is read before anybody waits."""
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    with open_large(tmp_path / "rows.jsonl") as file:
+        file.read()
+        assert board.waits == []
+
+
+def test_files_that_are_read_to_know_them_again_are_counted(board, tmp_path, monkeypatch):
+    """All of them together, in bytes."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"x" * 3000)
+    seen = []
+    monkeypatch.setattr(board, "heard", lambda wait: seen.append((wait.done, wait.total)))
+    files_digest({name: tmp_path / name for name in ("a", "b")})
+    assert seen[-1] == (6000, 6000)
+    assert board.waits == []

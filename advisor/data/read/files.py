@@ -21,6 +21,7 @@ from advisor.data.read.decoding import clear_from, legacy_of, refusal, transcode
 from advisor.data.read.encodings import NAMES, from_first_bytes
 from advisor.data.read.found import DataFile, Found
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.reading import open_large
 
 CONTAINERS = {
     ".json": "json",
@@ -530,9 +531,11 @@ def open_bytes(file: DataFile) -> IO[bytes]:
         if file.gzipped:
             import gzip
 
-            packed: IO[bytes] = gzip.open(file.path)  # type: ignore[assignment]  # noqa: SIM115 - the caller closes it
+            opened = open_large(file.path)
+            packed: Any = gzip.GzipFile(fileobj=opened)
+            packed.myfileobj = opened  # closed with it
             return transcoded(packed, file.encoding) if file.is_wide else packed
-        raw = file.path.open("rb")
+        raw = open_large(file.path)
         return transcoded(raw, file.encoding) if file.is_wide else raw
     except PermissionError:
         raise InputError(
