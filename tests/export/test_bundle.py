@@ -159,8 +159,21 @@ def test_names_on_the_hub_are_fetched_there(project):
     made = make_bundle(Path("plan.yaml"))
     assert read_plan(made.folder / "plan.yaml").model == "Qwen/Qwen3-0.6B"
     said = (made.folder / "README.txt").read_text()
-    assert "Not in it: model Qwen/Qwen3-0.6B, which is downloaded there." in said
-    assert "HF_TOKEN" in said
+    assert (
+        "Not in it: model Qwen/Qwen3-0.6B (licence apache-2.0), which is downloaded there." in said
+    )
+    assert "HF_TOKEN" not in said
+
+
+def test_a_licence_that_must_be_accepted_is_said(project):
+    """With the page where that is done; of a model that nobody knows it is said in case."""
+    for model, words in (
+        ("meta-llama/Llama-3.1-8B", "Its licence must be accepted at https://huggingface.co/meta-"),
+        ("nobody/knows-it", "If it asks for a licence, that must be accepted at"),
+    ):
+        write_plan(model=model)
+        made = make_bundle(Path("plan.yaml"), project / f"{model.split('/')[0]}.tar.gz")
+        assert any(words in line and "HF_TOKEN" in line for line in made.lines(project))
 
 
 def test_every_path_that_is_not_there_is_named(project):

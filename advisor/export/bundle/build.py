@@ -183,11 +183,17 @@ def _not_carried(contents: Contents, *, from_here: bool = False) -> list[str]:
     Args:
         from_here: Say where it lies on this machine, which is nobody's business elsewhere.
     """
-    lines = [f"Not in it: {what}, which is downloaded there." for what in contents.fetched]
-    if any(what.startswith("model ") for what in contents.fetched):
-        lines.append(
-            "If the model asks for a licence: accept it on its page, then set HF_TOKEN there."
-        )
+    lines = []
+    for what, name in contents.fetched:
+        licence, is_gated = _licence(name) if what == "model" else ("", False)
+        known = f" (licence {licence})" if licence else ""
+        lines.append(f"Not in it: {what} {name}{known}, which is downloaded there.")
+        if is_gated or (what == "model" and not licence):
+            first = "Its licence" if is_gated else "If it asks for a licence, that"
+            lines.append(
+                f"  {first} must be accepted at https://huggingface.co/{name}; then set HF_TOKEN"
+                " there."
+            )
     left = [one for one in contents.files if not one.is_included]
     for place in dict.fromkeys("/".join(one.name.split("/")[:2]) for one in left):
         files = [one for one in left if f"{one.name}/".startswith(f"{place}/")]
@@ -199,6 +205,14 @@ def _not_carried(contents: Contents, *, from_here: bool = False) -> list[str]:
             f"  Copy it there{origin}; {COPY_HERE} has its SHA-256.",
         ]
     return [*lines, *contents.notes]
+
+
+def _licence(model: str) -> tuple[str, bool]:
+    """(licence, whether it has to be accepted first) of a hub model, as the catalogue knows it."""
+    from advisor.situation.shapes import model_shape
+
+    shape = model_shape(model)[0]
+    return (shape.license or "", bool(shape.gated)) if shape is not None else ("", False)
 
 
 # --------------------------------------------------------------------------- writing

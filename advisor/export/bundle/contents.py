@@ -46,7 +46,8 @@ class Contents:
 
     plan: Plan
     files: list[Carried] = field(default_factory=list)
-    fetched: list[str] = field(default_factory=list)  # hub ids, fetched on the other machine
+    # (model or data set, its name on the hub): fetched on the other machine.
+    fetched: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     method_folders: list[str] = field(default_factory=list)  # in the bundle, for ADVISE_METHODS
 
@@ -113,8 +114,8 @@ class _Collector:
         on_hub = is_hub_id(text) if kind == "data" else MODEL_ID.fullmatch(text)
         if on_hub:
             what = "data set" if kind == "data" else "model"
-            if f"{what} {text}" not in self.found.fetched:
-                self.found.fetched.append(f"{what} {text}")
+            if (what, text) not in self.found.fetched:
+                self.found.fetched.append((what, text))
             return text
         self.faults.append(
             Fault(
