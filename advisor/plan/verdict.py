@@ -135,7 +135,7 @@ def _stage_verdict(
     step = _Step(record=record, stage=stage, entry=entry, run=run, known=known)
     lost = general.status == LOST
     return Verdict(
-        ok=all(check.ok for check in stage.checks) and not lost,
+        ok=all(check.ok for check in stage.checks),
         word=_word(task.status, lost=lost),
         text="; ".join(one.text for one in (task, general) if one.text) or None,
         task=task,

@@ -41,7 +41,7 @@ class NextStep(JsonObject):
 class Verdict(JsonObject):
     """Whether the result is better than the base, whether it lost anything, and what to do next."""
 
-    ok: Annotated[bool, "true if every check passed and nothing was lost"]
+    ok: Annotated[bool, "true if every check passed; whether anything was lost is in `general`"]
     word: Annotated[
         str | None,
         "better, worse, not distinguishable, mixed; 'better at the task, worse in general' where"
