@@ -52,6 +52,22 @@ def keep_ram_free(gpu: Gpu) -> Gpu:
     )
 
 
+def keep_for_macos(gpu: Gpu) -> Gpu:
+    """An Apple GPU with the part of the computer's memory that macOS does not give it."""
+    from advisor.probe.gpu_files import cuda_facts
+
+    rule, total = cuda_facts()["kept_free"], gpu.memory_total_bytes
+    if total is None:
+        return gpu
+    small = total <= rule["macos_small_gib"] * GIB
+    share = rule["macos_small_share" if small else "macos_share"]
+    return replace(
+        gpu,
+        kept_free_bytes=int(share * total),
+        kept_free_because="macOS lets the GPU have only a part of the memory",
+    )
+
+
 def kept_free_note(gpu: Gpu) -> str:
     """'RTX 4090: advice leaves 1.00 GiB of its memory free, because it drives a display'."""
     return (

@@ -12,7 +12,13 @@ from advisor.ground.errors import InputError
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
 from advisor.probe.catalogue import GpuMatch, find_gpu, interconnect_of
-from advisor.probe.kept_free import keep_free, kept_free_note, kept_of_ram
+from advisor.probe.kept_free import (
+    keep_for_macos,
+    keep_free,
+    keep_ram_free,
+    kept_free_note,
+    kept_of_ram,
+)
 from advisor.probe.names import count_and_name
 from advisor.probe.not_supported import not_supported
 from advisor.probe.software import older_torch_note
@@ -109,7 +115,7 @@ def _named(
             " beside the name without it",
         )
     if match.spec is None:
-        gpu = keep_free(Gpu(name=name, memory_total_bytes=match.memory_bytes))
+        gpu = _keep(Gpu(name=name, memory_total_bytes=match.memory_bytes), _kind_of(name))
         more = (
             f"'{name}' is not in the GPU catalogue: used as given with {match.memory_bytes / GIB:g}"
             " GiB; its speed and number formats are not known"
@@ -125,7 +131,7 @@ def _named(
         bf16=spec.bf16,
         spec=spec,
     )
-    gpu = keep_free(gpu)  # a laptop's, by its name
+    gpu = _keep(gpu, _KIND[spec.vendor])
     older = older_torch_note(gpu)
     hardware = _hardware(_KIND[spec.vendor], gpu, count)
     many = len(hardware.gpus) > 1
@@ -140,6 +146,20 @@ def _named(
         ),
         (*match.warnings, *([older] if older else [])),
     )
+
+
+def _keep(gpu: Gpu, kind: str) -> Gpu:
+    """The GPU with what advice leaves free of it: a laptop's by its name, or one that shares the
+    memory of the computer.
+    """
+    from advisor.probe.catalogue import gpu_entry
+
+    if kind == "mps":
+        return keep_for_macos(gpu)
+    link = gpu_entry(gpu.spec.id).get("interconnect") if gpu.spec is not None else None
+    if (link or {}).get("kind") == "unified":
+        return keep_ram_free(gpu)
+    return keep_free(gpu)
 
 
 def _usable_note(match: GpuMatch) -> tuple[str, ...]:

@@ -240,6 +240,7 @@ def probe_apple(ram_total_bytes: int | None) -> tuple[Gpu | None, tuple[str, ...
     import subprocess
 
     from advisor.probe.catalogue import match_probed
+    from advisor.probe.kept_free import keep_for_macos
 
     try:
         name = subprocess.run(
@@ -256,9 +257,8 @@ def probe_apple(ram_total_bytes: int | None) -> tuple[Gpu | None, tuple[str, ...
         f"{name}: CPU and GPU share the memory and macOS lets the GPU have a part of it; the probe"
         " cannot see how much is free"
     )
-    return Gpu(name=name, memory_total_bytes=ram_total_bytes, spec=match_probed(name, None)), (
-        note,
-    )
+    gpu = Gpu(name=name, memory_total_bytes=ram_total_bytes, spec=match_probed(name, None))
+    return keep_for_macos(gpu), (note,)
 
 
 def probe_amd(

@@ -104,8 +104,8 @@ def _folder(name: str) -> Meant:
 
 
 def about(hub_id: str) -> str:
-    """What a person chooses by: size, licence, whether access has to be asked for, whether it is a
-    base model, whether it is here already.
+    """What a person chooses by: size, licence where it is known, whether access has to be asked
+    for, whether it is a base model, whether it is here already.
     """
     shape, _ = model_shape(hub_id)
     words = _shape_words(shape) if shape is not None and shape.origin != "size" else []
@@ -120,7 +120,7 @@ def _shape_words(shape: ModelShape) -> list[str]:
         for words in (
             f"{format_count(shape.params)} parameters",
             "does not follow instructions yet" if base else "",
-            f"licence {license_}" if license_ else "licence on its hub page",
+            license_ or "",
             "access on request" if shape.gated else "",
             f"stored in {shape.stored}" if shape.stored else "",
         )

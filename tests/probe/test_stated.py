@@ -99,10 +99,38 @@ def test_a_chip_sold_with_several_sizes_is_taken_as_the_smallest() -> None:
     and the others are named.
     """
     hardware, warnings = stated_hardware("M4 Max", from_flag=True)
-    assert (hardware.kind, hardware.device_memory_bytes) == ("mps", 36 * GIB)
+    assert (hardware.kind, hardware.gpus[0].memory_total_bytes) == ("mps", 36 * GIB)
     assert "36, 48, 64 or 128 GB" in warnings[0]
     hardware, _ = stated_hardware("M4 Max", memory_gib=48, from_flag=True)
-    assert (hardware.kind, hardware.device_memory_bytes) == ("mps", 48 * GIB)
+    assert (hardware.kind, hardware.gpus[0].memory_total_bytes) == ("mps", 48 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("name", "most_gib"),
+    # What Metal itself recommends at most, on machines that people reported.
+    [("M4 16GB", 10.67), ("M3 16GB", 11.84), ("M1 Ultra 128GB", 96), ("M5 Max 128GB", 107.52)],
+)
+def test_a_mac_keeps_what_macos_keeps(name: str, most_gib: float) -> None:
+    """Never more than macOS gives the GPU, and not much less."""
+    hardware, _ = stated_hardware(name, from_flag=True)
+    given = (hardware.device_memory_bytes or 0) / GIB
+    assert 0.88 * most_gib < given <= most_gib
+    assert "macOS" in hardware.gpus[0].kept_free_because
+    assert any("advice leaves" in note for note in hardware.notes)
+
+
+@pytest.mark.parametrize("name", ["RTX 4060 Laptop", "RTX 2080 Max-Q", "Quadro T2000", "MX550"])
+def test_a_laptop_keeps_room_for_its_display(name: str) -> None:
+    """Every GPU of the catalogue that exists in laptops alone has headroom."""
+    hardware, _ = stated_hardware(name, from_flag=True)
+    assert hardware.gpus[0].kept_free_bytes == GIB
+
+
+@pytest.mark.parametrize("name", ["GB10", "Ryzen AI Max+ 395 128GB", "Jetson AGX Orin 64GB"])
+def test_shared_memory_leaves_room_for_the_system(name: str) -> None:
+    """Where CPU and GPU share the memory, not all of it is the GPU's."""
+    hardware, _ = stated_hardware(name, from_flag=True)
+    assert hardware.gpus[0].kept_free_bytes > GIB
 
 
 @pytest.mark.parametrize(
