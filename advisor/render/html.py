@@ -94,10 +94,11 @@ def advice_page(advice: Advice, *, plan_text: str | None = None) -> str:
         ),
         *(_plan(plan_text) if plan_text is not None else ()),
     ]
-    title = f"Fine-tuning advice: {page.composition}"
+    about = page.composition if advice.fits else "nothing fits"
+    title = f"Fine-tuning advice: {about}"
     return document(
         title,
-        f"Fine-tuning advice: <code>{text(page.composition)}</code>",
+        f"Fine-tuning advice: <code>{text(about)}</code>",
         body,
         footer=page.in_short,
         style=MEMORY_STYLE,

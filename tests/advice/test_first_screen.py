@@ -102,7 +102,10 @@ def faults(advice) -> list[str]:
             parses(one)
         except click.ClickException as error:
             found.append(f"{one}: {error.format_message()}")
-    why = sentences(printed(advice, whole=True))
+    whole = printed(advice, whole=True)
+    if not outside and "advise " not in whole.rstrip("\n").split("\n")[-1]:
+        found.append("no next command ends the whole answer")
+    why = sentences(whole)
     found += [f"twice in the whole answer: {one}" for one in set(why) if why.count(one) > 1]
     return found
 

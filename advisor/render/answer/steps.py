@@ -95,15 +95,16 @@ def _with_plan(advice: Advice, plan_path: str) -> Iterator[Item]:
 
 
 def steps_section(advice: Advice, *, plan_path: str | None = None) -> Section:
-    """How to begin with what trains nothing: a first step, a way to do it at home and one at a
-    provider, what they cost, and how to tell that it is not enough.
+    """How to begin: with what trains nothing a first step, a way to do it at home and one at a
+    provider, what they cost, and how to tell that it is not enough; with a training its lines.
     """
     items: list[Item] = []
+    if advice.nothing_fits is not None:
+        items += _ways_out(advice)
     several = len(advice.recommendation.composition.remedies) > 1
     for steps in next_steps(advice):
         label = f"{steps.remedy}: " if several else ""
-        if steps.remedy != OTHER_TOOL:  # where to go stands above
-            items.append(Item(text=f"{label}{steps.first if label else sentence(steps.first)}"))
+        items.append(Item(text=f"{label}{steps.first if label else sentence(steps.first)}"))
         for way in steps.ways:
             named = {"local": "Local", "hosted": "Hosted"}[way.where]
             cost = f" ({way.cost})" if way.cost else ""
@@ -111,7 +112,7 @@ def steps_section(advice: Advice, *, plan_path: str | None = None) -> Section:
             items.append(Item(text=text, commands=way.commands))
         items += [Item(text=sentence(text)) for text in steps.also]
         items += [Item(text=f"Not enough? {steps.measure}")] if steps.measure else []
-        items += [Item(text=f"Then: {steps.helps_then}")] if steps.helps_then else []
+        items += [Item(text=f"Then {steps.write}:", commands=steps.again)] if steps.again else []
         if steps.remedy == OTHER_TOOL:
             items += [Item(text=source.title, detail=source.url) for source in steps.sources]
     if plan_path is not None and advice.recommendation.stages:

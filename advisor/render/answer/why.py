@@ -13,6 +13,7 @@ from advisor.render.words import memory_words, sentence
 
 
 def stuck_section(advice: Advice) -> Section:
+    """What comes nearest to fitting, by how much it fails, and which facts are to blame."""
     stuck = advice.nothing_fits
     if stuck is None:
         return Section(title="", blocks=())
@@ -28,17 +29,6 @@ def stuck_section(advice: Advice) -> Section:
     if stuck.blame:
         blocks.append(Text(text="To blame, together:" if len(stuck.blame) > 1 else "To blame:"))
         blocks.append(Items(items=tuple(Item(text=reason.text) for reason in stuck.blame)))
-    if stuck.ways_out:
-        blocks.append(Text(text="Ways out:"))
-        blocks.append(
-            Items(
-                items=tuple(
-                    Item(text=sentence(way.text), detail=way.command) for way in stuck.ways_out
-                )
-            )
-        )
-    else:
-        blocks.append(Text(text="No single change that was tried makes it fit."))
     return Section(title="What stands in the way", blocks=tuple(blocks))
 
 
@@ -71,7 +61,8 @@ def why(advice: Advice) -> Section:
         )
     blocks += [Text(text=line) for line in certainty_lines(advice.certainty)]
     blocks += [Text(text=line) for line in _guide(advice)]
-    return Section(title=f"Why {advice.recommendation.composition}", blocks=tuple(blocks))
+    title = f"Why {advice.recommendation.composition}" if advice.fits else "Why"
+    return Section(title=title, blocks=tuple(blocks))
 
 
 def _guide(advice: Advice) -> Iterator[str]:
