@@ -64,6 +64,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         warnings=tuple(
             dict.fromkeys(
                 (
+                    *case.situation.misfits,
                     *data_warnings(case.situation, recommendation, decision),
                     *case.situation.warnings,
                     *case.situation.model_warnings,

@@ -70,7 +70,7 @@ def situation_of(
     if faults:
         raise InputError(faults=faults)
     data, tasks, answers = read.data, read.tasks, read.answers
-    warnings = [*read.misfits, *warnings, *read.warnings]
+    warnings = [*warnings, *read.warnings]
     outside = outside_of(answers, hardware, warnings)
     # What is not trained here needs no size, and a suggestion in its place would be another answer.
     answered = answers if outside is None else _without_model(answers)
@@ -103,7 +103,7 @@ def situation_of(
         answers=answers, hardware=hardware, data=data, examples=examples,
         shortages=_shortages(answers, data, examples, tasks), reward_model=reward_model,
         teacher=teacher, teacher_name=teacher_name,
-        tasks=tasks, unsuited=unsuited,
+        tasks=tasks, misfits=read.misfits, unsuited=unsuited,
         model=model, outside=outside, thinks=thinks, instead=instead,
         smaller=_smaller(answers, hardware, model, needs), cards=_cards(hardware),
         free_gpus=_free_gpus(hardware), past=_past(warnings),

@@ -77,6 +77,7 @@ class Situation:
     teacher: ModelShape | None = None  # a larger model that this one learns from
     teacher_name: str | None = None  # as a plan names it
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
+    misfits: tuple[str, ...] = ()  # how the data do not suit the task, with a row of them
     unsuited: str = ""  # why no plan is made of data that do not suit the task
     shortages: Mapping[str, str] = field(
         default_factory=dict
