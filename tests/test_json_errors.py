@@ -154,6 +154,10 @@ def test_an_answer_stands_beside_what_went_wrong(call, inputs):
     jsonschema.validate(document, schemas(load_rules())["advice"])
     assert document["recommendation"]["composition"]
     assert document["error"][0]["allowed"].startswith("--data FILE")
+    _, out, _ = call("run", "--json", *ASKED.split(), "--data-kind", "paired")
+    document = json.loads(out)
+    jsonschema.validate(document, schemas(load_rules())["advice"])
+    assert document["error"][0]["where"] == "data.path"
     code, out, _ = call("check", "--json", "odd.jsonl")
     document = json.loads(out)
     assert code == 2

@@ -16,11 +16,12 @@ from advisor.commands.options import (
     rule_options,
     run_options,
 )
-from advisor.commands.output import console, print_json, say
+from advisor.commands.output import console, print_json, say, with_error
 from advisor.commands.session import (
     advise_on,
+    incomplete,
     read_answers,
-    require_plan,
+    resolve_plan,
 )
 from advisor.commands.training import train_or_follow
 from advisor.ground.errors import InputError
@@ -90,5 +91,11 @@ def run(
         if as_json:
             print_json(advice_document(advice, plan=None, missing=[why]))
         context.exit(3)
-    made, comments = require_plan(advice, ruleset)
+    made, comments, missing = resolve_plan(advice, ruleset)
+    if made is None:
+        refusal = incomplete(missing)
+        if as_json:  # the answer stands all the same
+            document = advice_document(advice, plan=None, missing=missing)
+            print_json(with_error(document, refusal.faults))
+        raise refusal
     context.exit(train_or_follow(made, settings, comments=comments, as_json=as_json))
