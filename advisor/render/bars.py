@@ -14,13 +14,14 @@ between them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from advisor.render.markup import text
 
 MOST_PARTS = 7  # more cannot be told apart; the smallest of the rest become one
 FILLS = 9  # of a bar, and two of another beside it
 REST = "everything else"
+FAR = 4.0  # a limit so many times as large would leave the bars too short to read
 ROOM_FOR_NUMBER = 0.04  # of the width: 14 pixels on a phone
 HEIGHT = 28  # pixels of a bar
 
@@ -81,17 +82,22 @@ def stacked_bars(
     kept = [_at_most(bar, MOST_PARTS) for bar in bars]
     totals = [sum(bar.parts.values()) if bar.total is None else bar.total for bar in kept]
     ends = [max(0.0, *(bar.band or (0.0,)), _drawn(bar)) for bar in kept]
-    widest = max([*totals, *ends, limit or 0.0], default=0.0)
+    widest = max([*totals, *ends], default=0.0)
     if not kept or widest <= 0:
         return ""
-    widest *= 1.02  # the limit's line and a band's end are not cut off
+    is_far = limit is not None and limit > FAR * widest
+    drawn_limit = None if is_far else limit
+    widest = 1.02 * max(widest, drawn_limit or 0.0)  # no line or end of a band is cut off
     number = {name: place for place, name in enumerate(_names(kept), 1)}
     rows = []
     for bar, total in zip(kept, totals, strict=True):
         band = f" ({show(bar.band[0])} to {show(bar.band[1])})" if bar.band else ""
         said = f"{bar.name}: {show(total)}{band}"
-        rows += [f"<p>{text(said)}</p>", _drawing(bar, number, widest, limit, said)]
-    against = f"; dashed line: {limit_name}, {show(limit)}" if limit else ""
+        rows += [f"<p>{text(said)}</p>", _drawing(bar, number, widest, drawn_limit, said)]
+    against = ""
+    if limit:
+        where = "far beyond the picture" if is_far else "dashed line"
+        against = f"; {where}: {limit_name}, {show(limit)}"
     amounts = [
         f'<li><b class="p{(place - 1) % FILLS + 1}">{place}</b>{text(name)}'
         f" {text(_amounts(name, kept, show))}</li>"
@@ -117,13 +123,20 @@ def _names(bars: Sequence[Bar]) -> list[str]:
 
 
 def _at_most(bar: Bar, most: int) -> Bar:
-    """The bar with its smallest parts as one, where it has more than `most`."""
+    """The bar with its smallest parts as one, where it has more than `most`; corrections below 0
+    stay by themselves.
+    """
     if len(bar.parts) <= most:
         return bar
-    largest = sorted(bar.parts, key=lambda name: bar.parts[name], reverse=True)[: most - 1]
+    below = [name for name, value in bar.parts.items() if value <= 0]
+    ordered = sorted(bar.parts, key=lambda name: bar.parts[name], reverse=True)
+    largest = {*ordered[: max(1, most - 1 - len(below))], *below}
     parts = {name: value for name, value in bar.parts.items() if name in largest}
     rest = sum(value for name, value in bar.parts.items() if name not in largest)
-    return Bar(name=bar.name, parts={**parts, REST: rest}, total=bar.total, band=bar.band)
+    parts = {**parts, REST: rest} if rest else parts
+    return replace(
+        bar, parts=parts, total=sum(bar.parts.values()) if bar.total is None else bar.total
+    )
 
 
 def _amounts(name: str, bars: Sequence[Bar], show: Callable[[float], str]) -> str:

@@ -25,13 +25,14 @@ STYLE = """
 .plot .ys span, .plot .ends span { position: absolute; transform: translateY(-50%);
   white-space: nowrap; }
 .plot .ys { min-width: 3.2em; } .plot .ys span { right: 0; }
-.plot .ends { min-width: 7.2em; color: var(--ink); }
+.plot .ends { min-width: 7.4em; color: var(--ink); padding-left: .4rem; }
 .plot .xs { grid-column: 2; display: flex; justify-content: space-between; padding-top: .3rem; }
 .plot svg * { vector-effect: non-scaling-stroke; fill: none; }
 .plot .grid { stroke: var(--line); } .plot .mark { stroke: var(--warn); stroke-dasharray: 4 4; }
 .plot .line { stroke: var(--mark); stroke-width: 2; }
 .plot .second { stroke: var(--warn); stroke-width: 2; stroke-dasharray: 7 4; }
 .plot .point { stroke: var(--warn); stroke-width: 8; stroke-linecap: round; }
+@media (max-width: 36rem) { .plot .frame { font-size: 12px; } .plot .ends { min-width: 6.6em; } }
 .plot .dot { stroke: var(--ink); stroke-width: 12; stroke-linecap: round; }
 """
 

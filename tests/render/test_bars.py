@@ -55,3 +55,22 @@ def test_names_from_outside_are_escaped_and_nothing_is_drawn_of_nothing():
     assert "<b>:" not in page
     assert stacked_bars("x", [], show=shown) == ""
     assert stacked_bars("x", [Bar(name="a", parts={})], show=shown) == ""
+
+
+def test_a_correction_is_not_hidden_among_small_parts():
+    """What earlier runs took away stays a line of its own, beside what is left over."""
+    parts = {**{f"part {n}": 20.0 - n for n in range(9)}, "learned": -2.0}
+    page = stacked_bars("Memory", [Bar(name="e", parts=parts)], show=shown)
+    assert "learned -2 GiB" in page
+    assert f"{REST} {sum(20 - n for n in range(5, 9))} GiB" in page
+    assert f"e: {sum(parts.values()):g} GiB" in page
+
+
+def test_a_limit_far_away_leaves_the_bars_long_enough_to_read():
+    """Ten times as much is said and not drawn."""
+    page = stacked_bars(
+        "Memory", [Bar(name="e", parts={"a": 2})], show=shown, limit=20, limit_name="free"
+    )
+    assert "far beyond the picture: free, 20 GiB" in page
+    assert 'class="limit"' not in page
+    assert widths(page)[0] > 90
