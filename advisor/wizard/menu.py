@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.types import Answers, Hardware
 from advisor.ruleset.facts import Fact
-from advisor.wizard.asking import ask_round, asker, stopped_words
+from advisor.wizard.asking import ask_round, stopped_words
 from advisor.wizard.checks import Checks
+from advisor.wizard.conversation import Conversation, LeftOut
 from advisor.wizard.menu_options import menu_options, verdict_of
 from advisor.wizard.outcome import Actions, Outcome
 from advisor.wizard.prompts import Option, Ui, terminal_ui
-from advisor.wizard.saved import Saved
+from advisor.wizard.saved import save_answers
 from advisor.wizard.walk import (
     BACK,
-    Question,
     Relevant,
-    Reply,
-    Skipped,
-    answer_of,
-    applies,
-    for_now,
-    questions,
-    skipped_questions,
-    walk,
-    with_reply,
-    without_stale,
 )
-from advisor.wizard.what_if import change_answers, flip_words
-from advisor.wizard.words import words_of
+from advisor.wizard.what_if import flip_words
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PAGE_NAME = "advice.html"
-
-LeftOut = Callable[[Answers, Sequence[Fact]], list[Skipped]]
 
 
 def run_wizard(
@@ -76,43 +63,43 @@ def run_wizard(
     except Stopped as stopped:
         ui.say(stopped.text())
         return stopped.exit_code
-    closing = _Closing(facts, hardware, advise, actions, ui, checks, relevant, left_out, progress)
+    conversation = Conversation(
+        progress,
+        facts=facts,
+        hardware=hardware,
+        ui=ui,
+        checks=checks,
+        relevant=relevant,
+        left_out=left_out,
+    )
     try:
-        return closing.loop()
+        code = _Closing(conversation, advise, actions).loop()
     except (KeyboardInterrupt, EOFError):
-        ui.say(stopped_words(closing.progress, state_file))
+        ui.say(stopped_words(conversation.progress, state_file))
         return Stopped.exit_code
+    except AdviseError:
+        save_answers(conversation.progress, state_file)
+        raise
+    save_answers(conversation.progress, state_file)  # what was changed in the menu counts next time
+    return code
 
 
 class _Closing:
-    """The menu after a recommendation; holds the answers, which it can change."""
+    """The menu after a recommendation."""
 
     def __init__(
         self,
-        facts: Mapping[str, Fact],
-        hardware: Hardware,
+        conversation: Conversation,
         advise: Callable[[Answers], Outcome],
         actions: Actions,
-        ui: Ui,
-        checks: Checks,
-        relevant: Relevant | None,
-        left_out: LeftOut | None,
-        progress: Saved,
     ) -> None:
-        self.facts, self.hardware, self.advise, self.actions = facts, hardware, advise, actions
-        self.ui, self.checks, self.relevant, self.left_out = ui, checks, relevant, left_out
-        self.progress = progress
-        self.before: list[
-            tuple[Saved, str]
-        ] = []  # the answers before each "what if", and the answer they led to
+        self.conversation, self.advise, self.actions = conversation, advise, actions
+        self.ui, self.facts = conversation.ui, conversation.facts
         self.code = 0  # of the last training
-
-    @property
-    def answers(self) -> Answers:
-        return self.progress.answers
 
     def loop(self) -> int:
         """Recommend, ask what now, do it, until something ends it. Returns the exit code."""
+        talk = self.conversation
         outcome = self._recommend()
         looks: dict[str, Callable[[Outcome], object]] = {
             "whole": self.actions.show_all,
@@ -127,19 +114,19 @@ class _Closing:
         changes: dict[str, Callable[[Outcome], bool]] = {
             "ways_out": self._ways_out,
             "what_if": self._what_if,
-            "change": lambda _: self._change(),
-            "skipped": lambda _: self._answer_skipped(),
-            "missing": lambda outcome: self._put(self._askable(outcome)),
-            "undo": lambda _: self._undo(),
+            "change": lambda _: talk.change(),
+            "skipped": lambda _: talk.answer_skipped(),
+            "missing": lambda outcome: talk.put(self._askable(outcome)),
+            "undo": lambda _: talk.undo(),
         }
         while True:
-            skipped = self._skipped()
-            undo = self.before[-1][1] if self.before else ""
+            skipped = talk.skipped()
+            undo = talk.before[-1][1] if talk.before else ""
             options = menu_options(
                 outcome,
                 askable=len(self._askable(outcome)),
                 skipped=len(skipped),
-                mattering=len(self._mattering(skipped)),
+                mattering=len(talk.mattering(skipped)),
                 undo=undo,
             )
             chosen = self.ui.choose("What now?", options)
@@ -240,7 +227,7 @@ class _Closing:
         while True:
             self.ui.say("Working it out …", tone="quiet")  # a model may have to be looked up
             try:
-                outcome = self.advise(self.answers)
+                outcome = self.advise(self.conversation.answers)
             except AdviseError as error:
                 self.ui.say(error.text(), tone="warning")
                 options = [
@@ -249,14 +236,14 @@ class _Closing:
                 ]
                 if not self.ui.choose("These answers cannot be used as they are.", options):
                     raise
-                self._change()
+                self.conversation.change()
                 continue
             unasked = [
                 fact
                 for fact in self._askable(outcome)
-                if fact.order is None and fact.id not in self.progress.asked
+                if fact.order is None and fact.id not in self.conversation.progress.asked
             ]
-            if unasked and outcome.advice.fits and self._put(unasked):
+            if unasked and outcome.advice.fits and self.conversation.put(unasked):
                 continue
             self.actions.show(outcome)
             self._say_obstacles(outcome)
@@ -274,149 +261,6 @@ class _Closing:
         return [
             fact for fact in self.facts.values() if fact.ask and (fact.answer or fact.id) in wanted
         ]
-
-    def _put(self, facts: Sequence[Fact]) -> bool:
-        """Put these questions, answered before or not. False where no answer came of it."""
-        before = self.answers
-        for fact in facts:
-            reply = self._ask_one(fact, number=len(self.progress.asked) + 1)
-            if reply is BACK:
-                break
-            self._take(with_reply(self.facts, self.answers, fact, reply), asked=fact.id)
-        return dict(self.answers.known) != dict(before.known)
-
-    def _ask_one(self, fact: Fact, *, number: int) -> Reply:
-        return asker(self.ui, self.hardware, self.checks)(
-            Question(
-                fact=fact, number=number, current=answer_of(self.answers, fact), can_go_back=True
-            )
-        )
-
-    # ----------------------------------------------------------------------- what was not asked
-
-    def _skipped(self) -> list[Fact]:
-        return skipped_questions(self.facts, self.answers, self.progress.asked)
-
-    def _mattering(self, skipped: Sequence[Fact]) -> set[str]:
-        """Those of the questions not asked that matter by now: another answer was tried since."""
-        opened = frozenset(fact.id for fact in skipped)
-        return {
-            fact.id
-            for fact in skipped
-            if self.relevant is None or self.relevant(fact.id, self.answers, opened)
-        }
-
-    def _say_left_out(self) -> None:
-        """Which questions were not asked, by the reason why not."""
-        skipped = self._skipped()
-        if not skipped or self.left_out is None:
-            return
-        mattering = self._mattering(skipped)
-        by_reason: dict[str, list[Fact]] = {
-            "Not asked yet, and it may change the method:": [
-                fact for fact in skipped if fact.id in mattering
-            ]
-        }
-        for one in self.left_out(
-            self.answers, [fact for fact in skipped if fact.id not in mattering]
-        ):
-            by_reason.setdefault(f"Not asked, since {one.because}:", []).append(one.fact)
-        self.ui.say("")
-        for reason, facts in by_reason.items():
-            for place, fact in enumerate(facts):
-                if place == 0:
-                    self.ui.say(reason, tone="quiet")
-                self.ui.say(fact.ask.split(" (")[0], tone="quiet", lead="  - ")
-
-    def _answer_skipped(self) -> bool:
-        """Say why questions were left out, and put them after all."""
-        self._say_left_out()
-        wanted = {fact.id for fact in self._skipped()}
-        before = self.answers
-        self._walk(lambda fact_id, answers, opened: fact_id in wanted)
-        return self.answers is not before
-
-    def _walk(self, relevant: Relevant | None) -> None:
-        """Put the questions that are still open and relevant."""
-
-        def keep(answers: Answers, asked: tuple[str, ...]) -> None:
-            self.progress = Saved(answers=answers, asked=asked)
-
-        answers = walk(
-            self.facts,
-            asker(self.ui, self.hardware, self.checks),
-            self.answers,
-            asked=self.progress.asked,
-            relevant=relevant,
-            keep=keep,
-            leave=True,
-        )
-        self.progress = Saved(answers=answers, asked=self.progress.asked)
-
-    # ----------------------------------------------------------------------- other answers
-
-    def _change(self) -> bool:
-        """Ask one question again, then those that only now apply.
-
-        False where nothing was changed.
-        """
-        open_facts = [
-            fact for fact in questions(self.facts) if applies(fact, self.answers, self.facts)
-        ]
-        open_facts += [
-            fact
-            for fact in self.facts.values()
-            if fact.order is None and fact.id in self.progress.asked
-        ]
-        options = [
-            Option(value=fact.id, label=fact.ask.split(" (")[0], help=self._answer_words(fact))
-            for fact in open_facts
-        ]
-        chosen = self.ui.choose("Which answer?", [*options, Option(value=BACK, label="Back")])
-        if chosen is BACK:
-            return False
-        fact = self.facts[chosen]
-        reply = self._ask_one(fact, number=1 + open_facts.index(fact))
-        if reply is BACK:
-            return False
-        self._take(with_reply(self.facts, self.answers, fact, reply), asked=fact.id)
-        return True
-
-    def _take(self, answers: Answers, *, asked: str) -> None:
-        """Go on with one other answer: what no longer applies is dropped, what only now matters is
-        asked.
-        """
-        history = (*self.progress.asked, *((asked,) if asked not in self.progress.asked else ()))
-        self.progress = Saved(answers=without_stale(self.facts, answers), asked=history)
-        self._walk(for_now(self.relevant))
-
-    def _try(self, outcome: Outcome, change: Mapping[str, Any]) -> bool:
-        """Go on with one change, which can be undone; what only now matters can be answered from
-        the menu.
-        """
-        self.before.append((self.progress, str(outcome.advice.recommendation.composition)))
-        answers = without_stale(
-            self.facts, change_answers(self.answers, change, outcome.advice, self.facts)
-        )
-        stated = (
-            fact.id
-            for fact in questions(self.facts)
-            if fact.id in answers.known and fact.id not in self.progress.asked
-        )
-        self.progress = Saved(answers=answers, asked=(*self.progress.asked, *stated))
-        return True
-
-    def _undo(self) -> bool:
-        self.progress, _ = self.before.pop()
-        return True
-
-    def _answer_words(self, fact: Fact) -> str:
-        value = answer_of(self.answers, fact)
-        if value is not None:
-            return words_of(fact, value)
-        if fact.id not in self.progress.asked:
-            return "not asked"
-        return "this machine" if fact.id == "gpu" else "I don't know"
 
     # ----------------------------------------------------------------------- reasons
 
@@ -454,7 +298,7 @@ class _Closing:
             except AdviseError as error:
                 self.ui.say(error.text(), tone="warning")
                 continue
-            self.before.append((self.progress, str(outcome.advice.recommendation.composition)))
+            self.conversation.remember(outcome.advice)
             self.actions.show(taken)
             self._say_obstacles(taken)
             return taken
@@ -469,7 +313,14 @@ class _Closing:
             "What would change it? Choose one to try it; it can be undone.",
             [*options, Option(value=BACK, label="Back")],
         )
-        return chosen is not BACK and self._try(outcome, chosen.change)
+        return self._try(outcome, chosen)
+
+    def _try(self, outcome: Outcome, chosen: Any) -> bool:
+        """Go on with a change that was chosen from a list; False for "Back"."""
+        if chosen is BACK:
+            return False
+        self.conversation.try_change(outcome.advice, chosen.change)
+        return True
 
     def _ways_out(self, outcome: Outcome) -> bool:
         stuck = outcome.advice.nothing_fits
@@ -481,7 +332,7 @@ class _Closing:
         chosen = self.ui.choose(
             "Choose one to try it; it can be undone.", [*options, Option(value=BACK, label="Back")]
         )
-        return chosen is not BACK and self._try(outcome, chosen.change)
+        return self._try(outcome, chosen)
 
     def _save_page(self, outcome: Outcome) -> bool:
         name = (

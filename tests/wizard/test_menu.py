@@ -492,6 +492,7 @@ def test_a_changed_answer_is_advised_on_again():
     )
     assert seen == [{"task": "generation"}, {"task": "generation", "budget": "high"}]
     assert called == ["show", "show"]
+    assert load_answers(FACTS)[0].answers.value("budget") == "high"  # also for the next start
 
 
 def test_a_flag_can_be_changed_in_the_menu():
