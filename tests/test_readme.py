@@ -28,7 +28,10 @@ COMMANDS = list(
 )
 
 
-def advise(arguments, folder):
+OF_A_RUN = ("advise chat", "advise export --to merged")  # these take the newest run
+
+
+def advise(arguments, folder, **others):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "80", "NO_COLOR": "1"}
     return subprocess.run(
         [sys.executable, "-m", "advisor", *arguments],
@@ -36,6 +39,7 @@ def advise(arguments, folder):
         capture_output=True,
         text=True,
         env={**environment, "PYTHONPATH": str(ROOT)},
+        **others,
     )
 
 
@@ -104,7 +108,7 @@ def folder(tmp_path, request):
     "command",
     [
         pytest.param(command, marks=[pytest.mark.slow, pytest.mark.train])
-        if command.startswith("advise run ")
+        if command.startswith(("advise run ", *OF_A_RUN))
         else command
         for command in COMMANDS
     ],
@@ -118,7 +122,10 @@ def test_a_command_of_the_readme_runs(command, folder, request):
     if "MODEL" in words:
         words[words.index("MODEL")] = str(request.getfixturevalue("tiny_model"))
         words += ["--gpu", "none", "--max-steps", "2"]
-    done = advise(words[1:], folder)
+    if command.startswith(OF_A_RUN):
+        trained = advise(["run", "plan.yaml", "--max-steps", "2"], folder)
+        assert trained.returncode == 0, trained.stderr
+    done = advise(words[1:], folder, input="What is 7?\n")
     expected = 2 if words == ["advise"] else 0
     assert done.returncode == expected, done.stderr + done.stdout
 

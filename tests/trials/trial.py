@@ -60,14 +60,19 @@ def person(name: str) -> dict[str, Any]:
 
 
 def write_files(about: Mapping[str, Any], folder: Path) -> None:
-    """The files that a person brings; `rows` repeats a line with its number in place of {n}."""
+    """The files that a person brings; `rows` repeats a line with its number in place of {n}, or
+    several lines in turn.
+    """
     for name, file in (about.get("files") or {}).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(file, str):
             file = {"text": file}
         lines = [file.get("text", "")]
-        lines += [file["line"].replace("{n}", str(n)) + "\n" for n in range(file.get("rows", 0))]
+        each = file["line"] if isinstance(file.get("line"), list) else [file.get("line", "")]
+        lines += [
+            each[n % len(each)].replace("{n}", str(n)) + "\n" for n in range(file.get("rows", 0))
+        ]
         text = "".join(lines).replace("\n", file.get("newline", "\n"))
         path.write_bytes(text.encode(file.get("encoding", "utf-8")))
 
