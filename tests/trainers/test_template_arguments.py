@@ -12,8 +12,8 @@ from advisor.data.thoughts import ALWAYS, SWITCHES, switch_of
 from advisor.ground.errors import InputError
 from advisor.plan.record import RunRecord, StageRecord
 from advisor.plan.write import plan_digest
-from advisor.render.report import model_card
-from advisor.render.run import serve_command
+from advisor.render.model_card import model_card
+from advisor.render.result_commands import serve_command
 from advisor.situation.model_files import catalogue_ids, organisation_models
 from tests.trainers.families import family_tokenizer
 from trainers.prepare.template_arguments import (
