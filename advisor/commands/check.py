@@ -172,7 +172,7 @@ def check_data(
     if note:
         absent = Finding(id="tokenizer-not-at-hand", severity="note", text=note)
         found = replace(found, findings=(*found.findings, absent))
-    return found, advise_on_data(found, seq_len=seq_len)
+    return found, {**advise_on_data(found, seq_len=seq_len), "model": model}
 
 
 def _template_arguments(given: Sequence[str], model: str | None) -> dict[str, Any]:

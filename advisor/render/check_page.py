@@ -103,10 +103,24 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
             f"A plan for {objective} with LoRA on one GPU takes",
             page.suggested(advice["suggested"]),
         )
-    path = shlex.quote(profile.path)
-    then = f"advise --data {path}" if profile.objectives else f"advise check {path}"
     console.print()
-    console.print(page.text(f"{'Next' if profile.objectives else 'Then'}: {visible(then)}"))
+    # On a low screen the first lines have gone by.
+    trains = ", ".join(profile.objectives[:SHOWN_OBJECTIVES]) or "nothing yet"
+    counts = _counted(findings)
+    console.print(page.text(f"Trains: {trains}{f'. See above: {counts}' if counts else ''}"))
+    console.print(page.text(_next_command(profile, advice.get("model"))))
+
+
+def _next_command(profile: DataProfile, model: str | None) -> str:
+    from advisor.data.recognition.naming import map_flag
+
+    words = ["advise", "--data"] if profile.objectives else ["advise", "check"]
+    command = " ".join([*words, shlex.quote(profile.path)])
+    if profile.confidence == "stated":
+        command += f" {map_flag(profile.mapping)}"
+    if model is not None:
+        command += f" --model {shlex.quote(model)}"
+    return f"{'Next' if profile.objectives else 'Then'}: {visible(command)}"
 
 
 def _short(text: str, limit: int = SHOWN_CHARS) -> str:
@@ -388,16 +402,21 @@ def _share(share: float) -> str:
 
 
 def _findings_title(findings: Sequence[Finding]) -> str:
+    counts = _counted(findings)
+    return f"Findings: {counts}" if counts else "Findings"
+
+
+def _counted(findings: Sequence[Finding]) -> str:
+    """'2 warnings, 1 note'."""
     counts = {
         severity: sum(finding.severity == severity for finding in findings)
         for severity in SEVERITIES
     }
-    parts = [
+    return ", ".join(
         f"{count} {severity}{'s' if count > 1 else ''}"
         for severity, count in counts.items()
         if count
-    ]
-    return f"Findings: {', '.join(parts)}" if parts else "Findings"
+    )
 
 
 def _parts(finding: Finding) -> list[str]:
