@@ -130,7 +130,7 @@ def _training(advice: Advice) -> Iterator[Step]:
     if any(stage.is_sharded for stage in advice.recommendation.stages):
         written = command_line(answers, changes, command="advise")
         yield Step(
-            text="Write the plan, for a tool that splits a model over GPUs:",
+            text="Write the plan, for a tool that splits models (`advise run` does not):",
             commands=(f"{written} --plan plan.yaml",),
         )
         yield from unsplit_step(advice, changes)

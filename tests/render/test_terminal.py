@@ -20,6 +20,7 @@ from advisor.ground.types import Source
 from advisor.ground.units import GIB, format_gib
 from advisor.methods import methods, objectives, remedies, remedy, schemes, updates
 from advisor.render.answer.first import first_screen
+from advisor.render.answer.flips import told_warnings
 from advisor.render.answer.needs import cost_line, term_words, time_line
 from advisor.render.answer.page import page_of
 from advisor.render.answer.reasons import known_words
@@ -193,6 +194,20 @@ def test_the_last_line_says_where_the_rest_is(read_in, where):
     assert left_out > 0
     assert f"{left_out} more warning" in last
     assert last.endswith(where)
+
+
+def test_how_a_name_was_read_is_told_after_what_may_be_wrong():
+    """And what the screen says in another place is no warning there."""
+    said = (
+        "'Phi-4' read as microsoft/phi-4",
+        "no answer in the data holds a call",
+        "all 2 GPUs are used: each holds the whole model",
+        "no model was named: Qwen/Qwen3-8B is a suggestion",
+        "it may not fit: it needs 21 GiB",
+        "no answer in the data holds a call",
+    )
+    advice = dataclasses.replace(scenario_5(), warnings=said)
+    assert told_warnings(advice) == (said[1], said[0], said[2])
 
 
 def test_a_run_that_starts_has_no_next_command():

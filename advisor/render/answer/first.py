@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from advisor.advice.types import Advice, Flip, Reason
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.flips import flip_text, told_warnings
-from advisor.render.answer.needs import memory_line, part_words, remedy_cost, time_and_cost
+from advisor.render.answer.needs import memory_line, remedy_cost, time_and_cost
 from advisor.render.answer.reasons import reason_text
 from advisor.render.answer.rivals import ROW, rival_lines
 from advisor.render.answer.steps import first_steps
@@ -124,7 +124,7 @@ def _parts(advice: Advice) -> Iterator[Part]:
     if composition.chain and advice.nothing_fits is None:
         yield _part("Model", [_suggested(advice)])
         yield _part(MEMORY, [memory_line(advice)])
-        yield _part("Data", part_words(advice.recommendation))
+        yield _part("Data", _limited(advice))
         time, cost = time_and_cost(advice)
         yield _part("Time", [time])
         yield _part("Cost", [cost])
@@ -135,6 +135,12 @@ def _parts(advice: Advice) -> Iterator[Part]:
         yield _part("Unsure", _doubts(advice))
         yield _part("What if", [_what_if(flip) for flip in _useful(advice)])
     yield _part(WARNING, _warnings(advice))
+
+
+def _limited(advice: Advice) -> list[str]:
+    """What all of the data would take, where the sentence says that a part of them is used."""
+    parts = dict.fromkeys(stage.part for stage in advice.recommendation.stages if stage.part)
+    return [f"all of it would take {part.whole}, and the limit is {part.limit}" for part in parts]
 
 
 def _suggested(advice: Advice) -> str:

@@ -15,7 +15,11 @@ from advisor.render.words import sentence
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import joined, named_with_flag, says
 
-ALL = re.compile(r"all \d+ GPUs are used")  # is news, and nothing to be warned of
+# How a name was understood, and hints: to be read after what may be wrong.
+NOTES = re.compile(
+    r"^all \d+ GPUs are used|^generating the answers takes|\bread as \S|\btaken as \S"
+    r"|\bshape guessed|^shape of "
+)
 SAID_ELSEWHERE = re.compile(f"^{NO_MODEL}|^{MAY_NOT_FIT}|{PART_OF_DATA}")
 
 
@@ -66,17 +70,19 @@ def unknown(advice: Advice) -> Section:
 
 
 def told_warnings(advice: Advice) -> tuple[str, ...]:
-    """The warnings about what is recommended, then how what was stated was understood.
+    """The warnings in their order, then how names were understood.
 
     Without what stands elsewhere on the page: that the model is a suggestion, what is known of its
     shape, that it may not fit, that a part of the data is used.
     """
-    situation = advice.situation
-    notes = {*situation.warnings, *situation.model_warnings}
-    ordered = sorted(advice.warnings, key=lambda text: (text in notes, bool(ALL.match(text))))
-    told = [text for text in dict.fromkeys(ordered) if not SAID_ELSEWHERE.search(text)]
-    if situation.model is not None:
-        told = [text for text in told if text != situation.model.note]
+    model = advice.situation.model
+    note = "" if model is None else model.note
+    told = [
+        text
+        for text in dict.fromkeys(advice.warnings)
+        if text != note and not SAID_ELSEWHERE.search(text)
+    ]
+    told.sort(key=lambda text: bool(NOTES.search(text)))
     return tuple(text for text in told if not any(text in one and text != one for one in told))
 
 

@@ -245,15 +245,14 @@ def _cache_words(memory: MemoryEstimate) -> str:
 
 
 def _against(advice: Advice) -> str:
+    """'; the GPU has 24.0 GiB: it fits', and whether it is split over several GPUs."""
     estimate = advice.recommendation.estimate
+    split = any(stage.is_sharded for stage in advice.recommendation.stages)
+    parted = ", split over the GPUs" if split else ""
     words = {
-        "fits": "it fits",
-        "tight": "tight: it fits, with little to spare",
-        "may_fit": (
-            "it may fit"
-            if any(stage.is_sharded for stage in advice.recommendation.stages)
-            else "it may fit: --dry-run measures it in about a minute"
-        ),
+        "fits": f"it fits{parted}",
+        "tight": f"it fits{parted}, with little to spare",
+        "may_fit": f"it may fit{parted or ': --dry-run measures it in about a minute'}",
         "too_big": "it does not fit",
         "unknown": "whether it fits is not known",
     }[estimate.fits]
