@@ -14,7 +14,8 @@ LEAST_STEPS = 3  # fewer show no direction of the loss
 def trial_steps(plan: Plan) -> int:
     """How many optimizer steps of each stage read about `TRIAL_ROWS` rows, for --max-steps.
 
-    One number for all stages: that of the stage with the fewest rows a step.
+    One number for all stages: that of the stage with the most rows a step, since a trial is to end
+    in minutes.
     """
     rows = [entry.stage.effective_batch_size * plan.launch.processes for entry in entries(plan)]
-    return max(LEAST_STEPS, math.ceil(TRIAL_ROWS / min(rows)))
+    return max(LEAST_STEPS, math.ceil(TRIAL_ROWS / max(rows)))

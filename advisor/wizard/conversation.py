@@ -51,8 +51,9 @@ class Conversation:
     ) -> None:
         self.progress, self.facts, self.hardware = progress, facts, hardware
         self.ui, self.checks, self.relevant, self.left_out = ui, checks, relevant, left_out
-        # The answers before each change that was tried, and the method they led to.
-        self.before: list[tuple[Saved, str]] = []
+        self.taken: str | None = None  # the method that was chosen in place of the recommended one
+        # Answers and chosen method before each change that was tried, and what they led to.
+        self.before: list[tuple[Saved, str | None, str]] = []
 
     @property
     def answers(self) -> Answers:
@@ -180,6 +181,7 @@ class Conversation:
         the menu.
         """
         self.remember(advice)
+        self.taken = None  # what the change leads to is the recommendation
         answers = without_stale(
             self.facts, change_answers(self.answers, change, advice, self.facts)
         )
@@ -192,11 +194,12 @@ class Conversation:
 
     def remember(self, advice: Advice) -> None:
         """Keep the answers as they are now, for `undo`."""
-        self.before.append((self.progress, str(advice.recommendation.composition)))
+        led_to = str(advice.recommendation.composition)
+        self.before.append((self.progress, self.taken, led_to))
 
     def undo(self) -> bool:
         """Go back to the answers before the last change that was tried: they are others now."""
-        self.progress, _ = self.before.pop()
+        self.progress, self.taken, _ = self.before.pop()
         return True
 
     def _answer_words(self, fact: Fact) -> str:

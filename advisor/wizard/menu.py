@@ -121,7 +121,7 @@ class _Closing:
         }
         while True:
             skipped = talk.skipped()
-            undo = talk.before[-1][1] if talk.before else ""
+            undo = talk.before[-1][-1] if talk.before else ""
             options = menu_options(
                 outcome,
                 askable=len(self._askable(outcome)),
@@ -227,7 +227,7 @@ class _Closing:
         while True:
             self.ui.say("Working it out …", tone="quiet")  # a model may have to be looked up
             try:
-                outcome = self.advise(self.conversation.answers)
+                outcome = self._as_taken(self.advise(self.conversation.answers))
             except AdviseError as error:
                 self.ui.say(error.text(), tone="warning")
                 options = [
@@ -248,6 +248,21 @@ class _Closing:
             self.actions.show(outcome)
             self._say_obstacles(outcome)
             return outcome
+
+    def _as_taken(self, outcome: Outcome) -> Outcome:
+        """The outcome with the method that was taken before, while it is still a candidate."""
+        talk = self.conversation
+        if talk.taken is None or talk.taken == str(outcome.advice.recommendation.composition):
+            return outcome
+        for candidate in outcome.advice.alternatives:
+            if str(candidate.composition) == talk.taken and candidate.forced_ok:
+                try:
+                    return self.actions.choose(outcome, candidate)
+                except AdviseError:
+                    break
+        self.ui.say(f"With these answers {talk.taken} cannot be taken any more.", tone="warning")
+        talk.taken = None
+        return outcome
 
     def _named(self, name: str) -> str:
         for fact in self.facts.values():
@@ -299,6 +314,7 @@ class _Closing:
                 self.ui.say(error.text(), tone="warning")
                 continue
             self.conversation.remember(outcome.advice)
+            self.conversation.taken = str(chosen.composition)
             self.actions.show(taken)
             self._say_obstacles(taken)
             return taken

@@ -88,3 +88,5 @@ def test_a_trial_reads_about_fifty_rows(shop):
     assert steps(PLAN) == 13  # 4 rows a step
     assert steps(PLAN.replace("micro_batch_size: 4", "micro_batch_size: 8\n    grad_accum: 8")) == 3
     assert steps(PLAN + "launch: {device: cuda, processes: 2}\n") == 7
+    second = "  - {name: more, objective: sft, update: lora, learning_rate: 1e-4, micro_batch_size: 16}\n"
+    assert steps(PLAN + second) == 4

@@ -83,6 +83,7 @@ def test_a_run_says_what_it_downloads_and_under_which_licence(hub):
     assert "model org/tiny: 4.0 GiB to download (the hub), licence apache-2.0 (the hub)" in lines
     assert any(line.startswith("model cache: ") and line.endswith("on its disk") for line in lines)
     assert any(line.startswith("disk: up to") and line.endswith("free") for line in lines)
+    assert any("4.0 GiB to download (the hub)" in line for line in said_by_run(dry_run=True))
 
 
 def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch):

@@ -191,6 +191,29 @@ def test_another_method_can_be_taken_and_undone():
     assert undo == "back to sft+qlora"
 
 
+def test_a_method_that_was_taken_stays_while_answers_change():
+    """It is taken again with the new answers; where it is no candidate any more, that is said."""
+    advice = scenario_5()
+
+    def advise(answers):
+        gone = answers.value("budget") == "medium"
+        return replace(ready(answers), advice=replace(advice, alternatives=()) if gone else advice)
+
+    shown = []
+    _, ui, _ = menu(
+        advise,
+        *("Another method", "sft+full", "Take it"),
+        *("Change an answer", "How much may it cost?", "Quality comes first"),
+        *("Change an answer", "How much may it cost?", "A moderate amount"),
+        "Quit",
+        actions={
+            "show": lambda outcome: shown.append(str(outcome.advice.recommendation.composition))
+        },
+    )
+    assert shown == ["sft+qlora", "sft+full", "sft+full", "sft+qlora"]
+    assert "With these answers sft+full cannot be taken any more." in ui.said
+
+
 def test_what_must_not_be_taken_is_only_explained():
     """A candidate that a company forbids, or that cannot run, is shown and not offered."""
     advice = scenario_5()
