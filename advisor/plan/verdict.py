@@ -430,17 +430,14 @@ class _Step:
         )
 
     def _better(self) -> NextStep:
-        wrong = [check.text for check in self.stage.checks if not check.ok]
+        longer = self._unfinished()
+        if longer and self.entry is not None:
+            command = self._again(longer_setting(self.entry))
+            return self._say("train_longer", f"train longer: {longer}", command)
+        wrong = [check.name for check in self.stage.checks if not check.ok]
         if wrong:
-            return self._say("try_it", "try it: a check failed, see below", self._chat())
-        curve = self.stage.held_out
-        fell = curve.fell if curve is not None else None
-        if fell is not None and fell >= self.known.still_falling and self.entry is not None:
-            return self._say(
-                "train_longer",
-                f"held-out loss still fell by {fell:.0%} at the end: train longer",
-                self._again(longer_setting(self.entry)),
-            )
+            text = f"try it, and mind the warning ({', '.join(wrong[:2])})"
+            return self._say("try_it", text, self._chat())
         if self._chat() and update(self.stage.update).merges:
             return self._say(
                 "ship",
@@ -448,6 +445,24 @@ class _Step:
                 f"advise export {shlex.quote(self.run)} --to merged",
             )
         return self._say("ship", "try some inputs of your own, then use it", self._chat())
+
+    def _unfinished(self) -> str:
+        """Why a good result would be better after more training, or an empty string."""
+        stage, curve = self.stage, self.stage.held_out
+        if curve is not None and curve.stopped_early:
+            return ""  # more steps would not be taken
+        found = stage.evaluation or Evaluation()
+        told = [one for one in found.samples if one.tuned_stopped is not None]
+        ended = sum(bool(one.tuned_stopped) for one in told)
+        if told and ended <= self.known.answers_end * len(told):
+            return f"only {ended} of {len(told)} answers end by themselves"
+        if curve is not None and curve.fell is not None:
+            still = curve.fell >= self.known.still_falling
+            return f"held-out loss still fell by {curve.fell:.0%} at the end" if still else ""
+        least = objective(stage.objective).steps.get("least")
+        if least and stage.steps and stage.steps < least:
+            return f"{stage.steps} optimizer steps are few, {least} are usual"
+        return ""
 
     def _chat(self) -> str | None:
         record, stage = self.record, self.stage

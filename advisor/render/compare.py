@@ -79,6 +79,8 @@ def _words(rank: str, sample: Sample) -> str:
     if rank == MIDDLE:
         return "in the middle"
     gain = _gain(sample) or 0.0
+    if gain == 0:
+        return "unchanged"
     if rank == BEST:
         return "gained most" if gain > 0 else "lost least"
     return "lost most" if gain < 0 else "gained least"

@@ -288,3 +288,28 @@ def test_a_loss_that_still_falls_is_trained_longer(tmp_path):
         found = run_verdict(record, run="r", trainings=plan_of(tmp_path))
         assert found.next.action == action
     assert run_verdict(record, run="r").next.action == "ship"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"steps": 22}, "22 optimizer steps are few, 100 are usual"),
+        ({"steps": 22, "held_out": {"fell": 0.001}}, None),
+        ({"steps": 100}, None),
+        ({"evaluation": {**STAGE["evaluation"], "samples": samples(2, 4, base=2)}},
+         "only 2 of 4 answers end by themselves"),
+    ],
+)  # fmt: skip
+def test_a_good_result_that_is_not_finished_is_trained_longer(tmp_path, changes, why):
+    """Answers that run on, or fewer steps than the objective's file asks for and no curve that
+    says they were enough.
+    """
+    record = RunRecord.from_dict(
+        {
+            "schema_version": 1, "name": "s", "status": "done", "model": "m",
+            "stages": [{**STAGE, **changes}],
+        }
+    )  # fmt: skip
+    found = run_verdict(record, run="r", trainings=plan_of(tmp_path)).next
+    assert found.action == ("train_longer" if why else "ship")
+    assert why is None or found.text == f"train longer: {why}"

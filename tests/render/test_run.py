@@ -214,6 +214,20 @@ def test_what_to_do_next_fits_the_plan(tmp_path, keys, changes, words):
     assert ("--set" in "\n".join(lines)) == (not changes)
 
 
+def test_a_run_that_stopped_early_is_not_told_to_train_longer(tmp_path):
+    """More steps would not be taken."""
+    (tmp_path / "plan.yaml").write_text(
+        "model: m\ndata: {path: x.jsonl}\nstages:\n  - {name: sft, objective: sft, update: lora}\n"
+    )
+    better = {**STAGE["evaluation"], "holdout_loss_interval": [-1.7, -1.3]}
+    stopped = record(
+        evaluation=better,
+        held_out={"stopped_early": True, "best_loss": 1.0, "best_step": 5, "fell": 0.5},
+    )
+    found = Run(folder=tmp_path, record=RunRecord.from_dict(stopped))
+    assert not any("--set" in line for line in summary_lines(found))
+
+
 def test_a_trial_and_a_finished_run_say_so():
     """A trial's numbers are marked, and a run that was finished before says that nothing was
     done.
