@@ -13,6 +13,9 @@ from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import schemas
 from tests.conftest import PAIRS, examples
+from tests.launch.conftest import MACHINE, STAND_IN, shop
+
+__all__ = ["shop"]  # a fixture
 
 ERROR = jsonschema.Draft7Validator(schemas(load_rules())["error"])
 ASKED = "--task qa --gpu none"
@@ -143,6 +146,25 @@ def test_every_exit_code_has_its_document(call, monkeypatch, error, code):
     if code == 70:
         log = fault["hint"].removeprefix("the details are in ")
         assert "ZeroDivisionError: of two" in open(log).read()  # noqa: SIM115
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "hint"),
+    [("nan", 5, True), ("crash", 5, False), ("input", 2, False), ("full", 4, True)],
+)
+def test_a_run_that_fails_is_one_document(call, shop, monkeypatch, mode, code, hint):
+    """The stage, what was wrong in it, and the next step; run.json in the folder says the rest."""
+    monkeypatch.setattr("advisor.launch.run.trainers_root", lambda: STAND_IN)
+    monkeypatch.setattr("advisor.launch.run._probed", lambda: MACHINE)
+    monkeypatch.setenv("STAND_IN", mode)
+    ended, out, _ = call("run", "plan.yaml", "--json", "--output", "run")
+    document = json.loads(out)
+    ERROR.validate(document)
+    (fault,) = document["error"]
+    assert (ended, fault["where"], bool(fault["hint"]) or not hint) == (code, "stage sft", True), (
+        fault
+    )
+    assert json.loads((shop / "run" / "run.json").read_text())["status"] == "failed"
 
 
 def test_an_answer_stands_beside_what_went_wrong(call, inputs):

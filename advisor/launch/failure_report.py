@@ -118,7 +118,8 @@ def explain_failure(
             where=f"stage {entry.name}",
         )
     return KINDS.get(code, TrainingFailed)(
-        f"stage {entry.name}: the trainer ended with exit code {code}",
+        f"the trainer ended with exit code {code}",
+        where=f"stage {entry.name}",
         hint="its output is above",
     )
 
@@ -202,12 +203,11 @@ def _told(
     text = told.what.lower()
     if any(words in text for words in DISK_FULL):
         return _disk_full(entry, folder)
-    named = f"stage {entry.name}"
-    is_named = told.what.startswith((f"{named}:", f"{named} "))
-    what = told.what if is_named else f"{named}: {told.what}"
+    stage = f"stage {entry.name}"
+    kind, hint = KINDS.get(told.exit_code or code, TrainingFailed), told.hint
     if is_out_of_memory(told):
-        return OutOfMemory(what, told.allowed, smaller(doing_of(folder)))
-    return KINDS.get(told.exit_code or code, TrainingFailed)(what, told.allowed, told.hint)
+        kind, hint = OutOfMemory, smaller(doing_of(folder))
+    return kind(told.what.removeprefix(f"{stage}: "), told.allowed, hint, where=stage)
 
 
 def _disk_full(entry: Entry, folder: Path) -> AdviseError:
