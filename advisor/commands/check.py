@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -15,9 +15,11 @@ from advisor.commands.options import json_option
 from advisor.commands.output import console, print_json, with_error
 from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
+from advisor.data.convert import sentences, write_jsonl
 from advisor.data.measure.data_requirements import compare_amounts
 from advisor.data.measure.profile import unusable
 from advisor.data.measure.tokenizer import model_tokenizer, with_template_fit
+from advisor.ground import terminal
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Finding
 from advisor.ground.yaml_reader import parse_yaml
@@ -79,7 +81,12 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
         " the model learns."
     ),
 )
-@click.option("--fix", "fix_to", hidden=True)  # of an earlier version: says what to use instead
+@click.option(
+    "--fix",
+    "fix_to",
+    metavar="FILE",
+    help="Write the rows as understood to a new JSONL file: UTF-8, usual column names.",
+)
 @json_option
 @click.pass_context
 def check(
@@ -105,11 +112,12 @@ def check(
         print_json(row_json(shown)) if as_json else print_row(shown, console())
         return
     if fix_to is not None:
-        raise InputError(
-            "advise check --fix: this version cleans no data",
-            hint="`advise check` names the rows; drop or mend them with the library `datasets`:"
-            " load_dataset('json', data_files=...).filter(...).to_json(...)",
-        )
+        written = write_jsonl(data, fix_to, mapping=columns)
+        for line in () if as_json else sentences(written):
+            click.echo(terminal.shown(line))
+        if as_json:
+            print_json({"schema_version": 1, **asdict(written)})
+        return
     found, advice = check_data(
         data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len,
         template=arguments,

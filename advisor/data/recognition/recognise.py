@@ -29,6 +29,7 @@ from advisor.ground.errors import InputError
 SAMPLE_ROWS = 300
 SAMPLE_BYTES = 2 << 20
 SPREAD_BLOCKS = 4  # places further down a large JSONL file that are looked at too
+PAIRS = ("question_answer", "prompt_completion", "alpaca")  # formats of a request and its answer
 MAX_GROUPS = (
     50  # different sets of filled columns in one sample: more are optional columns, no formats
 )
@@ -120,7 +121,8 @@ def recognise(
             why=candidate.why,
         )
     chosen, others = _decide(rows, shown)
-    if wanted is not None and (better := _for_task(wanted, chosen, rows)) is not None:
+    lacks = {"reply": ("classification", "text"), "label": PAIRS}.get(wanted or "", ())
+    if chosen.format in lacks and (better := _for_task(str(wanted), chosen, rows)) is not None:
         chosen, others = better, (chosen, *others)
     confidence = (
         "guessed"
