@@ -75,6 +75,7 @@ class Menu:
             other_machine=here.other_machine,
             lacking=here.lacking,
             trial_steps=trial_steps(plan),
+            downloads=here.downloads,
             first=(
                 "downloads the model first"
                 if size is None
@@ -100,10 +101,8 @@ class Menu:
         return show_run(train(Path(str(outcome.plan_path)), settings))
 
     def trial(self, outcome: Outcome) -> int:
-        """Run the plan for a few steps; of several tasks, the first."""
-        plan: Plan = outcome.plan[0]
-        only = {"only": plan.tasks[0].name} if plan.tasks else {}
-        return self.train(outcome, {"max_steps": outcome.trial_steps, **only})
+        """Run the plan for a few steps of each stage."""
+        return self.train(outcome, {"max_steps": outcome.trial_steps})
 
     def bundle(self, outcome: Outcome) -> list[str]:
         """Pack the plan for another machine, under a name that is free."""

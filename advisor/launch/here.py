@@ -12,7 +12,7 @@ from advisor.ground.units import format_gib
 from advisor.launch.device_check import device_faults, device_missing
 from advisor.launch.expected import device_hardware, expect_stage, plan_shape
 from advisor.launch.hub_model import login
-from advisor.launch.model_need import gate_fault, model_needs
+from advisor.launch.model_need import cache_line, gate_fault, model_needs
 from advisor.launch.packages import package_faults
 from advisor.plan.entries import entries
 from advisor.plan.model import Plan
@@ -25,6 +25,7 @@ class Here:
     other_machine: str = ""  # why it takes another one; empty: this one can
     lacking: tuple[Fault, ...] = ()  # what can be mended here; each hint is the line that does
     download_bytes: int | None = 0  # of models, before it starts; None: not known
+    downloads: tuple[str, ...] = ()  # each with its size, licence and the room for it, in words
 
 
 def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
@@ -50,6 +51,8 @@ def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
     return Here(
         other_machine=reasons[0] if reasons else "",
         lacking=tuple(faults),
+        downloads=tuple(need.line() for need in models if not need.is_cached)
+        + tuple(filter(None, [cache_line(models)])),
         download_bytes=None if None in needs else sum(need or 0 for need in needs),
     )
 

@@ -215,6 +215,8 @@ class _Closing:
                 f"It cannot be run on this machine: {outcome.other_machine}.", tone="warning"
             )
             return
+        for line in outcome.downloads:
+            self.ui.say(line[0].upper() + line[1:], tone="quiet")
         for fault in outcome.lacking:
             self.ui.say(f"Before it can be run here: {fault.headline}", tone="warning")
             self.ui.say_line(f"  {fault.hint}")

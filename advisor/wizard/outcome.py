@@ -29,6 +29,7 @@ class Outcome:
     other_machine: str = ""  # why the plan takes another machine; empty: this one can run it
     lacking: tuple[Fault, ...] = ()  # what this machine lacks; each hint is the line to type
     trial_steps: int = 0  # optimizer steps that read about 50 rows; 0: no trial
+    downloads: tuple[str, ...] = ()  # models: size, licence, room for them, in words
     first: str = ""  # what happens before it trains: "downloads 15.3 GiB first"
 
     @property

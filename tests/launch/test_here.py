@@ -61,6 +61,8 @@ def test_the_download_is_known_before_it_starts(shop, monkeypatch):
     assert here(shop, MACHINE).download_bytes == 0
     hub = here(shop, MACHINE, PLAN.replace("model: model", "model: Qwen/Qwen3-8B"))
     assert 15 * GIB < hub.download_bytes < 16 * GIB
+    assert "15.3 GiB to download (its parameters in 16 bit), licence apache-2.0" in hub.downloads[0]
+    assert hub.downloads[1].startswith("model cache: ")
     unknown = here(shop, MACHINE, PLAN.replace("model: model", "model: nobody/knows-this"))
     assert unknown.download_bytes is None
 

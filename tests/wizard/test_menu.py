@@ -155,7 +155,9 @@ def test_a_plan_that_was_deleted_meanwhile_is_no_end():
 def test_what_this_machine_lacks_is_said_with_the_line_that_mends_it():
     """Packages that are missing are named before anybody starts a run."""
     fault = Fault(what="training needs packages: torch", hint="pip install torch")
-    _, ui, _ = menu(lambda answers: replace(ready(answers), lacking=(fault,)), "Quit")
+    needed = {"lacking": (fault,), "downloads": ("model org/it: 3 GiB to download",)}
+    _, ui, _ = menu(lambda answers: replace(ready(answers), **needed), "Quit")
+    assert "Model org/it: 3 GiB to download" in ui.said
     assert "Before it can be run here: training needs packages: torch" in ui.said
     assert "  pip install torch" in ui.said
 
