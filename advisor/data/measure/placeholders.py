@@ -20,8 +20,9 @@ WARNED_SHARE = 0.05
 KEPT = 500  # different placeholders
 NAMED = 4  # of them in the finding
 
+# Expressions are compiled where they are needed: nearly no data need any.
 # Words that name what a slot of a prompt or a letter is filled with.
-SLOTS = re.compile(
+SLOTS = (
     r"\b(?:names?|user|username|customer|client|person|company|organi[sz]ation|product|brand|city"
     r"|country|location|address|email|phone|date|time|topic|subject|title|question|answer|input"
     r"|output|context|instructions?|prompt|query|text|document|article|passage|message|response"
@@ -29,24 +30,24 @@ SLOTS = re.compile(
     r"|assistant|bot|model|summary|sentence|words?|content|label|category)\b"
 )
 # In square brackets section headings ([Question], [Context]) are usual: fewer words count.
-OF_LETTERS = re.compile(
+OF_LETTERS = (
     r"\b(?:name|company|organi[sz]ation|product|customer|client|person|city|address|email|phone"
     r"|date|recipient)\b"
 )
 # What a placeholder begins with -> the rest of it, and the words of which it must hold one. Each
 # expression begins with its sign, which Python's `re` searches for a hundred times as fast.
-KINDS: tuple[tuple[str, re.Pattern[str], re.Pattern[str] | None], ...] = (
-    ("{{", re.compile(r"\{\{(?<![\w$\\^{}=#%]\{\{) *[A-Za-z_][\w .-]{1,40}\}\}(?!\})"), None),
+KINDS: tuple[tuple[str, str, str | None], ...] = (
+    ("{{", r"\{\{(?<![\w$\\^{}=#%]\{\{) *[A-Za-z_][\w .-]{1,40}\}\}(?!\})", None),
     (
         "{",
-        re.compile(r"\{(?<![\w$\\^{}/=]\{)(?<!f[\"']\{)[A-Za-z][A-Za-z_]{1,30}\}(?![\w}])"),
+        r"\{(?<![\w$\\^{}/=]\{)(?<!f[\"']\{)[A-Za-z][A-Za-z_]{1,30}\}(?![\w}])",
         SLOTS,
     ),
-    ("<", re.compile(r"<(?<![\w<\\]<)(?i:your|insert|enter)[ _][^<>\n]{1,40}>"), None),
-    ("<", re.compile(r"<(?<![\w<\\]<)[A-Z]+(?:[ _-][A-Z]+){0,3}>"), SLOTS),
+    ("<", r"<(?<![\w<\\]<)(?i:your|insert|enter)[ _][^<>\n]{1,40}>", None),
+    ("<", r"<(?<![\w<\\]<)[A-Z]+(?:[ _-][A-Z]+){0,3}>", SLOTS),
     (
         "[",
-        re.compile(
+        (
             r"\[(?<![\w\]\\!]\[)(?i:your|insert|enter (?:your|the|a)|recipient(?:'s)?)"
             r" [^\[\]\n]{1,60}\](?![(\[:{])"
         ),
@@ -54,38 +55,33 @@ KINDS: tuple[tuple[str, re.Pattern[str], re.Pattern[str] | None], ...] = (
     ),
     (
         "[",
-        re.compile(r"\[(?<![\w\]\\!]\[)[A-Z][A-Za-z']*(?: [A-Z][A-Za-z']*){0,3}\](?![(\[:{])"),
+        r"\[(?<![\w\]\\!]\[)[A-Z][A-Za-z']*(?: [A-Z][A-Za-z']*){0,3}\](?![(\[:{])",
         OF_LETTERS,
     ),
-    *(
-        (sign, re.compile(rf"{sign}(?<![^\n]{sign})\b(?! list)"), None)
-        for sign in ("TODO", "TBD", "FIXME")
-    ),
-    ("orem ipsum dolor", re.compile("[Ll]orem ipsum dolor"), None),
-    ("%", re.compile(r"%(?<![\w%\\]%)(?:\(\w+\))?[sd]\b"), None),
+    *((sign, rf"{sign}(?<![^\n]{sign})\b(?! list)", None) for sign in ("TODO", "TBD", "FIXME")),
+    ("orem ipsum dolor", "[Ll]orem ipsum dolor", None),
+    ("%", r"%(?<![\w%\\]%)(?:\(\w+\))?[sd]\b", None),
 )
-QUOTED_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
-CODE = re.compile(
-    r"^\s*(?:def |class |import |from \w+ import|\#include|public |private |function |const |let "
-    r"|var |SELECT |package |return )"
+QUOTED_CODE = r"(?s)```.*?(?:```|\Z)|`[^`\n]*`"
+CODE = (
+    r"(?m)^\s*(?:def |class |import |from \w+ import|\#include|public |private |function |const "
+    r"|let |var |SELECT |package |return )"
     r"|[;{]\s*$|\{%|</(?!think)\w|/>|=>|\)\s*\{|\(\);|print\w*\(|\.format\(|\[\["
-    r"|\\(?:begin|frac|math\w+|text\w*|sum|left|right|alpha|cdot|sqrt|cite|ref)\b",
-    re.MULTILINE,
+    r"|\\(?:begin|frac|math\w+|text\w*|sum|left|right|alpha|cdot|sqrt|cite|ref)\b"
 )
-JSON_START = re.compile(r"\s*(?:\{\s*\"|\[\s*[\[{\"])")
-OF_TEMPLATES = re.compile(
-    r"\b(?:templat\w+|placeholders?|jinja2?|mustache|handlebars|f-strings?|format strings?|printf"
-    r"|regex\w*|latex|fill in the blanks?|mad libs?)\b",
-    re.IGNORECASE,
+JSON_START = r"\s*(?:\{\s*\"|\[\s*[\[{\"])"
+OF_TEMPLATES = (
+    r"(?i)\b(?:templat\w+|placeholders?|jinja2?|mustache|handlebars|f-strings?|format strings?"
+    r"|printf|regex\w*|latex|fill in the blanks?|mad libs?)\b"
 )
 
 
 def unfilled(text: str) -> list[str]:
     """The placeholders in a text as they are written, each once."""
-    if not _found(text) or JSON_START.match(text):
+    if not _found(text) or re.match(JSON_START, text):
         return []
-    prose = QUOTED_CODE.sub(" ", text)
-    if CODE.search(prose):
+    prose = re.sub(QUOTED_CODE, " ", text)
+    if re.search(CODE, prose):
         return []
     return list(dict.fromkeys(said for _, said in sorted(_found(prose))))
 
@@ -96,8 +92,8 @@ def _found(text: str) -> list[tuple[int, str]]:
         (match.start(), match[0])
         for sign, pattern, words in KINDS
         if sign in text
-        for match in pattern.finditer(text)
-        if words is None or words.search(match[0].lower().replace("_", " "))
+        for match in re.finditer(pattern, text)
+        if words is None or re.search(words, match[0].lower().replace("_", " "))
     ]
 
 
@@ -115,7 +111,7 @@ class Unfilled:
         Args:
             text: All of the row's text.
         """
-        if not _found(text) or OF_TEMPLATES.search(text):
+        if not _found(text) or re.search(OF_TEMPLATES, text):
             return
         parts = [(example.text, True)] if example.text is not None else _turns(example)
         found: dict[str, None] = {}
