@@ -276,6 +276,9 @@ def candidate_of(advice: Advice, ruleset: Ruleset, composition: Composition) -> 
     return candidate_for(case.eased(decision), decision, composition, otherwise)
 
 
+BY_HAND = "recommended, but another one was chosen by hand"
+
+
 def with_choice(advice: Advice, chosen: Candidate) -> Advice:
     """The same advice about another of its candidates, for --choose."""
     others = [
@@ -286,7 +289,7 @@ def with_choice(advice: Advice, chosen: Candidate) -> Advice:
         others[0],
         verdict="ranked_lower",
         because=(
-            Reason(text="recommended, but another one was chosen by hand"),
+            Reason(text=BY_HAND),
             *others[0].because,
         ),
     )

@@ -132,7 +132,8 @@ def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
         least = fact.min or 0
         points = [
             point
-            for point in cell_points(cuts)
+            # Of what lies below the first cut: nobody has a model of 0 parameters.
+            for point in (one if one > 0 else cuts[0] / 2 for one in cell_points(cuts))
             if point >= least and (not fact.integer or point == int(point))
         ]
         above = [point for point in points if current is None or point > current]

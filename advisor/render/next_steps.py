@@ -4,6 +4,7 @@ the page and for the JSON document.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from advisor.advice.types import Advice
 from advisor.ground.types import Source
 from advisor.methods import remedy
 from advisor.methods.remedies import OTHER_TOOL, Remedy, Way
-from advisor.render.words import stays_at_home
+from advisor.render.words import is_chosen, stays_at_home
 from advisor.situation.answers import command_line
 
 # What a person has to write down for each kind of data: what it is, its file, a row of it.
@@ -131,7 +132,7 @@ def _training(advice: Advice) -> Iterator[Step]:
         written = command_line(answers, changes, command="advise")
         yield Step(
             text="Write the plan, for a tool that splits models (`advise run` does not):",
-            commands=(f"{written} --plan plan.yaml",),
+            commands=(f"{written}{_by_hand(advice)} --plan plan.yaml",),
         )
         yield from unsplit_step(advice, changes)
         return
@@ -144,13 +145,20 @@ def _training(advice: Advice) -> Iterator[Step]:
     yield Step(
         text=f"Train{there}; --dry-run measures the memory first, and trains nothing:",
         short=f"Train{there}; --dry-run measures the memory first:",
-        commands=(f"{command_line(answers, changes)} {DRY_RUN}",),
+        commands=(f"{command_line(answers, changes)}{_by_hand(advice)} {DRY_RUN}",),
     )
     if not composition.encoder:
         yield Step(
             text="Afterwards, put your own requests to the model before and after:",
             commands=(CHAT,),
         )
+
+
+def _by_hand(advice: Advice) -> str:
+    """The flags that choose what the answer is about, where that is not what is recommended."""
+    if not is_chosen(advice):
+        return ""
+    return f" --choose {shlex.quote(str(advice.recommendation.composition))} --force"
 
 
 def unsplit_step(advice: Advice, changes: Mapping[str, Any]) -> Iterator[Step]:
@@ -163,9 +171,10 @@ def unsplit_step(advice: Advice, changes: Mapping[str, Any]) -> Iterator[Step]:
         same = (other.composition.chain, other.composition.per_task) == (ours.chain, ours.per_task)
         if fits and same and other.stages and not any(one.is_sharded for one in other.stages):
             line = command_line(advice.situation.answers, {"gpu": None, **changes})
+            taken = f"--choose {shlex.quote(str(other.composition))} --force"
             yield Step(
                 text=f"Or train {other.composition}, which `advise run` starts:",
-                commands=(f"{line} --choose {other.composition} --force {DRY_RUN}",),
+                commands=(f"{line} {taken} {DRY_RUN}",),
             )
             return
 

@@ -146,6 +146,11 @@ def what_to_do(advice: Advice) -> str:
     return sentence(what)
 
 
+def is_chosen(advice: Advice) -> bool:
+    """Whether the answer is about what a person chose by hand in place of what is recommended."""
+    return advice.recommendation.verdict != "recommended"
+
+
 def stays_at_home(advice: Advice) -> bool:
     """Whether nothing may go to a provider: privacy comes first, or the person serves the model."""
     serves = advice.facts.get("serve_with") in ("transformers", "vllm", "ollama")

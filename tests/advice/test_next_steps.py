@@ -168,3 +168,29 @@ def test_asking_again_takes_back_what_led_there(call):
         assert set(again.get("signals", ())) <= signals
         assert again["data_path"] in remedy(name).write
         assert again["data_path"] in remedy(name).helps_then
+
+
+def test_what_was_chosen_by_hand_is_what_the_next_line_trains(call):
+    """The lines to type carry the choice, and what speaks against it stands in place of why."""
+    flags = ("--task", "qa", "--data-kind", "paired", "--data-rows", "3000", "--gpu", "RTX 4090")
+    code, out, _ = call(*flags, "--choose", "sft+adapter", "--force")
+    assert code == 0
+    assert "(sft+adapter, which you chose)" in " ".join(out.split())
+    assert "\nAgainst  " in out
+    assert "sft+lora: recommended here" in out
+    assert "--data examples.jsonl --choose sft+adapter --force --dry-run" in out
+    assert "Unsure" not in out
+    _, whole, _ = call(*flags, "--choose", "sft+adapter", "--force", "--why")
+    assert "What would change the answer" not in whole
+    assert "--choose sft+adapter --force" in whole
+
+
+def test_a_smaller_model_is_one_of_some_size(call):
+    """No change to a model of 0 parameters is promised."""
+    _, out, _ = call(
+        *("--json", "--task", "code", "--budget", "low", "--gpu", "A100 40GB"),
+        *("--data-kind", "paired", "--data-rows", "21210", "--data-tokens", "3181500"),
+        *("--signal", "base_model_never_succeeds"),
+    )
+    sizes = [flip["change"].get("params_b") for flip in json.loads(out)["flips"]]
+    assert [size for size in sizes if size is not None] == [0.5]

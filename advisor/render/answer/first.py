@@ -21,7 +21,7 @@ from advisor.render.answer.rivals import ROW, rival_lines
 from advisor.render.answer.steps import first_steps
 from advisor.render.answer.why import limit_words
 from advisor.render.blocks import Item
-from advisor.render.words import THREE_LINES, TWO_LINES, sentence, shortened, what_to_do
+from advisor.render.words import THREE_LINES, TWO_LINES, is_chosen, sentence, shortened, what_to_do
 
 COLUMNS, LINES = 80, 23  # a terminal of 24 lines shows its prompt as well
 LABEL = 9  # columns of the labels at the left
@@ -106,7 +106,8 @@ def _answer(advice: Advice) -> str:
     what = what_to_do(advice)
     if advice.nothing_fits is not None:
         return what
-    return f"{what.rstrip('.')} ({advice.recommendation.composition})."
+    chosen = ", which you chose" if is_chosen(advice) else ""
+    return f"{what.rstrip('.')} ({advice.recommendation.composition}{chosen})."
 
 
 def _parts(advice: Advice) -> Iterator[Part]:
@@ -120,7 +121,7 @@ def _parts(advice: Advice) -> Iterator[Part]:
             "Limits", [sentence(one.text.partition(";")[0]) for one in advice.nothing_fits.blame]
         )
     else:
-        yield _part("Why", _reasons(advice))
+        yield _part("Against" if is_chosen(advice) else "Why", _reasons(advice))
     if composition.chain and advice.nothing_fits is None:
         yield _part("Model", [_suggested(advice)])
         yield _part(MEMORY, [memory_line(advice)])
@@ -132,6 +133,7 @@ def _parts(advice: Advice) -> Iterator[Part]:
         yield _part("Cost", [remedy_cost(advice)])
     if advice.nothing_fits is None and not outside:
         yield _part("Why not", list(rival_lines(advice)))
+    if advice.fits and not outside and not is_chosen(advice):  # both are about what is recommended
         yield _part("Unsure", _doubts(advice))
         yield _part("What if", [_what_if(flip) for flip in _useful(advice)])
     yield _part(WARNING, _warnings(advice))

@@ -21,6 +21,7 @@ from advisor.render.answer.steps import steps_section
 from advisor.render.answer.why import limit_words, stuck_section, why
 from advisor.render.blocks import Section
 from advisor.render.words import (
+    is_chosen,
     less_than_planned,
     size_is_unknown,
     whole_seconds,
@@ -48,7 +49,7 @@ def page_of(advice: Advice, *, plan_path: str | None = None) -> Page:
             why(advice),
             needs(advice),
             *rivals(advice),
-            flips(advice),
+            *([] if is_chosen(advice) else [flips(advice)]),
             unknown(advice),
             warnings(advice),
             legend(advice),

@@ -6,13 +6,20 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from advisor.advice.advise import BY_HAND
 from advisor.advice.explain import RANKS_BELOW
 from advisor.advice.types import Advice, Candidate
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.render.answer.reasons import reason_text
 from advisor.render.blocks import Item, Items, Row, Section, Table, Text
-from advisor.render.words import less_than_planned, shortened, verdict_words, whole_seconds
+from advisor.render.words import (
+    is_chosen,
+    less_than_planned,
+    shortened,
+    verdict_words,
+    whole_seconds,
+)
 from advisor.ruleset.phrases import inside_sentence, method_words
 
 # The guide's spellings of what types.py names by one word.
@@ -105,6 +112,8 @@ def _nearest_rivals(advice: Advice) -> list[Candidate]:
     guide = str(advice.guide.composition) if advice.guide is not None else ""
 
     def distance(candidate: Candidate) -> tuple[int, int]:
+        if is_chosen(advice) and candidate is advice.alternatives[0]:
+            return -1, 0  # what the rules recommend
         other = candidate.composition
         place = ASKED_FIRST.index(other.scheme) if other.scheme in ASKED_FIRST else 3
         if ours.chain and _differs_by_scheme(other, ours):
@@ -127,6 +136,8 @@ def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | Non
     ours, other = advice.recommendation.composition, candidate.composition
     same = bool(ours.chain) and _differs_by_scheme(other, ours)
     name = str(other.scheme) if same else str(other)
+    if is_chosen(advice) and candidate is advice.alternatives[0]:
+        return f"{other}: recommended here"
     reasons = [one for one in candidate.because if one.rule or one.needs is not None]
     reason = next((one for one in reasons if one.needs is not None), next(iter(reasons), None))
     if reason is None:
@@ -174,7 +185,7 @@ def _why_not(advice: Advice, told: set[str]) -> Section:
     for method_id, method in advice.methods.items():
         name, chosen = canonical(method_id), False
         if name in method_parts(advice.recommendation.composition):
-            chosen, answer = True, "recommended"
+            chosen, answer = True, "chosen by you" if is_chosen(advice) else "recommended"
         else:
             candidate = nearest_candidate(advice, name)
             answer = (
@@ -221,6 +232,8 @@ def _why_lower(candidate: Candidate, told: set[str]) -> str:
     )
     if reason is None:
         return verdict_words(candidate)
+    if reason.text == BY_HAND:
+        return BY_HAND
     text = reason_text(reason)
     begins, _, because = text.partition(":")
     ranks = text.startswith(RANKS_BELOW)

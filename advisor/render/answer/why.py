@@ -9,7 +9,7 @@ from advisor.advice.types import Advice, Candidate
 from advisor.ground.units import format_gib
 from advisor.render.answer.reasons import reason_origin, reason_text
 from advisor.render.blocks import Block, Item, Items, Section, Text
-from advisor.render.words import memory_words, sentence
+from advisor.render.words import is_chosen, memory_words, sentence
 
 
 def stuck_section(advice: Advice) -> Section:
@@ -52,16 +52,18 @@ def why(advice: Advice) -> Section:
     blocks: list[Block] = [Items(items=items)] if items else []
     cited = {reason.rule for reason in advice.recommendation.because}
     others = [rule for rule in advice.decided_by if rule not in cited]
-    if others:
+    if others and not is_chosen(advice):
         blocks.append(
             Text(
                 text=f"{'Also decided' if items else 'Decided'} by: {', '.join(others)}",
                 tone="quiet",
             )
         )
-    blocks += [Text(text=line) for line in certainty_lines(advice.certainty)]
+    if not is_chosen(advice):  # how sure what is recommended is
+        blocks += [Text(text=line) for line in certainty_lines(advice.certainty)]
     blocks += [Text(text=line) for line in _guide(advice)]
-    title = f"Why {advice.recommendation.composition}" if advice.fits else "Why"
+    about = "Against" if is_chosen(advice) else "Why"
+    title = f"{about} {advice.recommendation.composition}" if advice.fits else "Why"
     return Section(title=title, blocks=tuple(blocks))
 
 
