@@ -82,7 +82,7 @@ class Commands(click.Group):
 @click.option(
     "--choose",
     metavar="COMPOSITION",
-    help="Take this candidate instead: sft+lora, sft>rm>ppo+qlora, ...",
+    help="Take this candidate instead: sft>dpo+lora, or a part of it: dpo, qlora.",
 )
 @click.option(
     "--force",

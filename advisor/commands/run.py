@@ -36,7 +36,9 @@ from advisor.render.terminal import print_advice
 @rule_options
 @run_options
 @click.option(
-    "--choose", metavar="COMPOSITION", help="Take this candidate instead of the recommended one."
+    "--choose",
+    metavar="COMPOSITION",
+    help="Take this candidate instead: sft>dpo+lora, or a part of it: dpo, qlora.",
 )
 @click.option(
     "--force",
