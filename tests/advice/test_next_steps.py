@@ -190,7 +190,9 @@ def test_a_smaller_model_is_one_of_some_size(call):
     _, out, _ = call(
         *("--json", "--task", "code", "--budget", "low", "--gpu", "A100 40GB"),
         *("--data-kind", "paired", "--data-rows", "21210", "--data-tokens", "3181500"),
-        *("--signal", "base_model_never_succeeds"),
+        *("--gpus", "2", "--signal", "base_model_never_succeeds"),
+        *("--signal", "host_memory_limited=no"),
     )
-    sizes = [flip["change"].get("params_b") for flip in json.loads(out)["flips"]]
+    changes = [flip["change"] for flip in json.loads(out)["flips"]]
+    sizes = [change.get("params_b", change.get("model_params_b")) for change in changes]
     assert [size for size in sizes if size is not None] == [0.5]
