@@ -52,7 +52,7 @@ def ask_data(question: Question, ui: Ui, profile: Profile) -> Reply:
 
 
 def ask_file(
-    question: Question, ui: Ui, message: str, profile: Profile, *, empty: str = "I don't know"
+    question: Question, ui: Ui, message: str, profile: Profile, *, empty: str = ""
 ) -> Reply:
     """The path of a file that can be read, if only its columns are not known; BACK or DONT_KNOW."""
     wanted = wanted_columns(question.answers.value("task"))

@@ -97,6 +97,23 @@ def test_naming_the_suggested_model_changes_nothing(batch):
     assert compared > scaled(60) // 4
 
 
+@pytest.mark.parametrize(
+    "gpu",
+    ["RTX 4090", "RTX 3090", "RTX 4060", "RTX 4060 Laptop", "A100 80GB", "M3 Max 36GB", "none"],
+)
+@pytest.mark.parametrize("kind", ["paired", "raw_text", "preference", "unpaired_feedback"])
+def test_a_newcomer_and_an_expert_get_one_method(gpu, kind):
+    """On each kind of machine, with each kind of data and little money: who names the model that
+    would be suggested gets what the one gets who names none.
+    """
+    known = {
+        "task": "qa", "budget": "low", "gpu": gpu, "data_kind": kind, "data_rows": 300,
+    }  # fmt: skip
+    case, decision = decided(**known)
+    named = decided(**known, model=case.situation.suggestion.model)[1]
+    assert str(named.composition) == str(decision.composition)
+
+
 def test_a_suggested_model_fits_by_the_upper_end_of_its_estimate():
     """The largest of the table that does so; where none does, the suggestion says it."""
     models = set()

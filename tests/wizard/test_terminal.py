@@ -186,6 +186,36 @@ def test_a_dumb_terminal_works(start):
     assert ended(child) == 130
 
 
+def test_a_dumb_terminal_leads_from_the_first_question_to_the_run(start):
+    """In linear order, without one escape sequence: what a screen reader reads from top to end."""
+    child = start("scenario_5", "--plan", TERM="dumb")
+    read = []
+
+    def answer(expected: str, line: str) -> None:
+        child.expect(expected)
+        read.append(child.before + child.after)
+        child.send(f"{line}\r")
+
+    answer("Number from 1 to 13: ", "13")
+    answer("What do you want it to do better.*Number from 1 to 13: ", "6")
+    answer("Where are your examples.*> ", "train.jsonl")
+    answer("What should change.*Number from 1 to 6: ", "5")
+    answer("How much may it cost.*Number from 1 to 5: ", "4")
+    answer("Which model do you want.*> ", "")
+    answer("Which graphics card.*Number from 1 to 5: ", "2")
+    answer("What is the card called.*> ", "3080 laptop")
+    answer("How much memory.*Number from 1 to 5: ", "2")
+    answer("Where will the finished model run.*Number from 1 to 6: ", "5")
+    answer("What matters most.*Number from 1 to 8: ", "7")
+    child.expect("ANSWERS")
+    answer("What now.*Number from 1 to [0-9]+: ", "1")
+    child.expect("RUNNING plan.yaml")
+    read.append(child.before)
+    assert ended(child) == 0
+    assert "\x1b" not in "".join(read)
+    assert "Which graphics card will be used?  RTX 3080 Laptop, 16 GiB" in "".join(read)
+
+
 def test_a_small_window_that_changes_its_size(start):
     """A window of 12 lines scrolls its choices, and a new size in the middle of a question does no
     harm.
