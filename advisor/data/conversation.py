@@ -59,6 +59,7 @@ ROLE_KEYS = ("role", "from", "speaker")
 LOOSE_ROLE_KEYS = ("sender", "author", "who", "type", "by", "name")
 CONTENT_KEYS = ("content", "value", "text", "message", "parts", "body", "utterance", "msg")
 CALLS = ("tool_calls", "function_call")
+MOST_EXCHANGE_KEYS = 6  # of an object with a text of each side; larger ones are other things
 # Reasons why a row cannot be used; the texts are in examples.py.
 BROKEN = "broken-conversation"
 UNKNOWN_ROLE = "unknown-role"
@@ -129,6 +130,13 @@ def as_turns(value: Any) -> list[Any] | None:
         if turn_keys(value) is not None:
             return [value]
         value = value.get("messages")  # OpenAI's preference format: {"input": {"messages": [...]}}
+    if isinstance(value, list) and value and _is_exchange(value[0]):
+        return [
+            {"role": str(name), "content": said}
+            for exchange in value
+            for name, said in (exchange.items() if isinstance(exchange, Mapping) else ())
+            if _speaker(name) and said is not None
+        ]
     return value if isinstance(value, list) and value and isinstance(value[0], Mapping) else None
 
 
@@ -145,6 +153,14 @@ def turn_keys(turn: Any) -> tuple[str, str] | None:
     if content is None:
         return (role, "content") if any(key in turn for key in CALLS) else None
     return role, content
+
+
+def _is_exchange(item: Any) -> bool:
+    """Whether an object holds what both sides say, under their names: {"user": ..., "bot": ...}."""
+    if not isinstance(item, Mapping) or len(item) > MOST_EXCHANGE_KEYS:
+        return False
+    sides = {ROLES[name.strip().lower()] for name in item if _speaker(name)}
+    return {"user", "assistant"} <= sides
 
 
 def _speaker(name: Any) -> bool:

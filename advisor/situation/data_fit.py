@@ -40,10 +40,10 @@ class Misfit:
 
 
 def wanted_columns(task: object) -> str | None:
-    """What a task looks for among the columns of a table: "reply", "label" or nothing special."""
-    if task in REPLIES:
-        return "reply"
-    return "label" if task == "classification" else None
+    """What a task looks for among the columns of a table: "reply" or "label"; None for no task."""
+    if task is None:
+        return None
+    return "label" if task == "classification" else "reply"
 
 
 def misfit(task: object, found: DataProfile) -> Misfit | None:

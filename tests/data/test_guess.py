@@ -183,6 +183,61 @@ def test_objects_with_authors_are_no_turns(tmp_path):
         recognise(jsonl(tmp_path, rows))
 
 
+def test_exchanges_with_a_text_of_each_side_are_conversations(tmp_path):
+    """{"user": ..., "bot": ...} is two turns."""
+    log = [{"user": "Where?", "bot": "There."}, {"user": "Thanks", "bot": "Bye."}]
+    path = jsonl(tmp_path, [{"log": log}] * 3)
+    assert recognise(path).kind == "paired"
+    roles = [turn.role for turn in next(read_examples(path)).messages]
+    assert roles == ["user", "assistant", "user", "assistant"]
+
+
+def test_a_better_and_a_worse_answer_are_a_preference(tmp_path):
+    """Names with good and bad in them tell the two sides."""
+    rows = [
+        {"user_input": ASKED.format(n), "output_good": REPLIED.format(n), "output_bad": f"No {n}."}
+        for n in range(20)
+    ]
+    found = recognise(jsonl(tmp_path, rows))
+    assert found.kind == "preference"
+    assert found.mapping["chosen"] == "output_good"
+
+
+def test_a_state_that_is_called_a_resolution_is_no_clear_answer(tmp_path):
+    """A model that answers "fixed" is nobody's aim: it is asked."""
+    states = ("Fixed", "Won't do", "Duplicate")
+    rows = [
+        {"Description": f"The parcel {n} was damaged.", "Resolution": states[n % 3]}
+        for n in range(60)
+    ]
+    with pytest.raises(ColumnsUnclear):
+        recognise(
+            jsonl(tmp_path, [{**row, "Note": REPLIED.format(n)} for n, row in enumerate(rows)])
+        )
+
+
+def test_few_answers_to_questions_are_answers(tmp_path):
+    """Yes and no answer what is asked."""
+    rows = [{"Frage": f"Ist {n} gerade?", "Antwort": ("Ja", "Nein")[n % 2]} for n in range(60)]
+    assert recognise(jsonl(tmp_path, rows)).mapping == {"question": "Frage", "answer": "Antwort"}
+
+
+def test_names_against_question_marks_are_not_guessed(tmp_path):
+    """Where the column called an answer asks, and the other does not, a person has to say."""
+    rows = [{"answer_text_1": ASKED.format(n), "request": REPLIED.format(n)} for n in range(20)]
+    with pytest.raises(ColumnsUnclear):
+        recognise(jsonl(tmp_path, rows))
+
+
+def test_a_query_in_a_language_for_machines_is_the_answer(tmp_path):
+    """query_sql answers the question beside it."""
+    rows = [
+        {"query_sql": f"SELECT * FROM t WHERE a = {n}", "nl": f"Which rows have {n} in a?"}
+        for n in range(20)
+    ]
+    assert recognise(jsonl(tmp_path, rows)).mapping == {"question": "nl", "answer": "query_sql"}
+
+
 def test_a_guess_is_a_warning_with_the_option_to_say_otherwise(tmp_path):
     """What was taken is said, and how to name other columns."""
     found = profile(table(tmp_path, list(HEADERS["English"]), TICKETS))

@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.data.recognition.columns import Column
+from advisor.data.recognition.columns import Column, text_cell
 from advisor.data.recognition.naming import Candidate, pair_format
-from advisor.data.recognition.words import Meaning, meaning
+from advisor.data.recognition.words import BETTER, WORSE, Meaning, meaning, plain_words
 
 CLEAR_MARGIN = 0.75  # by which the best reading has to be ahead of the next
 LEAST_CHARS = 12  # on average, of a text that is a request or an answer
+FEW_CHARS = 60  # longer texts that repeat are templates, shorter ones states and categories
 LEAST_FILLED = 0.6  # of the rows
 WIDE_LETTER = 3  # a Chinese or Japanese letter says as much as about three of ours
 _WIDE = re.compile(r"[\u1100-\uffdc]")
@@ -38,6 +39,7 @@ class Text:
     place: int  # among all columns
     size: float  # letters on average, in those of Latin script
     asks: float  # share of the cells with a question mark
+    few: bool  # the same few short texts again and again
     means: Meaning
 
 
@@ -61,6 +63,9 @@ def guess(columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> G
         for place, (name, column) in enumerate(columns.items())
         if (text := _text(name, place, column, rows)) is not None
     ]
+    preference = _preference(texts)
+    if preference is not None:
+        return Guess(candidates=(preference,), clear=True)
     scored = sorted(
         (
             (_score(request, answer, texts), request, answer)
@@ -115,29 +120,29 @@ def _text(name: str, place: int, column: Column, rows: Sequence[Mapping[str, Any
     """The column as a text to learn from, or None: dates, addresses, numbers, names of things and
     categories are none.
     """
-    if column.shape != "text" or column.filled < LEAST_FILLED * len(rows):
+    if column.shape not in ("text", "texts") or column.filled < LEAST_FILLED * len(rows):
         return None
-    cells = [cell for row in rows if isinstance(cell := row.get(name), str) and cell.strip()]
+    cells = [cell for row in rows if (cell := text_cell(row.get(name))) and cell.strip()]
     if not cells:
         return None
     means = meaning(name)
     letters = sum(len(cell) + (WIDE_LETTER - 1) * len(_WIDE.findall(cell)) for cell in cells)
     size = letters / len(cells)
     prose = sum(_NO_PROSE.fullmatch(cell.strip()) is None for cell in cells) / len(cells)
-    few = len(column.values) <= max(2, 0.1 * len(cells)) and len(cells) >= 8
+    few = len(column.values) <= max(2, 0.1 * len(cells)) and len(cells) >= 8 and size < FEW_CHARS
     if means.is_named and not means.is_no_text:
         is_text = len(column.values) > 1 or prose >= 0.5
     else:
         is_text = (
             prose >= 0.5
             and size >= LEAST_CHARS
-            and not (few and size < 60)
+            and not few
             and not (means.is_no_text and size < 40)
         )
     if not is_text:
         return None
     asks = sum(_ASKS.search(cell) is not None for cell in cells) / len(cells)
-    return Text(name=name, place=place, size=size, asks=asks, means=means)
+    return Text(name=name, place=place, size=size, asks=asks, means=means, few=few)
 
 
 def _score(request: Text, answer: Text, texts: Sequence[Text]) -> float:
@@ -156,11 +161,33 @@ def _score(request: Text, answer: Text, texts: Sequence[Text]) -> float:
 def _is_evident(request: Text, answer: Text, texts: Sequence[Text]) -> bool:
     """Whether more than the order of the columns speaks for the guess."""
     asks = request.asks >= 0.3 and request.asks > 2 * answer.asks
+    if answer.asks >= 0.3 and answer.asks > 2 * request.asks:
+        return False  # the names say one thing, the cells another
+    if answer.few and not asks:
+        return False  # a state, such as "fixed" and "duplicate", that may be called a resolution
     if request.means.request and answer.means.answer:
         return True
     bodies = [text for text in texts if not text.means.is_title]
     bodies = list(texts) if len(bodies) < 2 else bodies
     return len(bodies) == 2 and (answer.means.answer >= 0.8 or request.means.request >= 0.8 or asks)
+
+
+def _preference(texts: Sequence[Text]) -> Candidate | None:
+    """A request with a better and a worse answer, where two columns are named so."""
+    better = [text for text in texts if BETTER & set(plain_words(text.name))]
+    worse = [text for text in texts if WORSE & set(plain_words(text.name))]
+    if len(better) != 1 or len(worse) != 1 or better == worse:
+        return None
+    others = [text for text in texts if text not in (*better, *worse)]
+    bodies = [text for text in others if not text.means.is_title] or others
+    if len(bodies) != 1:
+        return None
+    chosen, rejected = better[0].name, worse[0].name
+    return Candidate(
+        format="preference",
+        mapping={"question": bodies[0].name, "chosen": chosen, "rejected": rejected},
+        why=f"a better (`{chosen}`) and a worse (`{rejected}`) answer to `{bodies[0].name}`",
+    )
 
 
 def _pair(request: Text, answer: Text) -> Candidate:

@@ -32,7 +32,7 @@ REQUESTS = _set(
 )
 ANSWERS = _set(
     "answer answers reply replies response responses resolution solution completion output result"
-    " explanation expected"
+    " explanation expected sql code"
     " antwort antworten erwiderung losung ruckmeldung ausgabe musterantwort"
     " antwoord antwoorden reactie oplossing"
     " svar losning vastaus"
@@ -67,6 +67,14 @@ ANSWERING = _set(
     "agent assistant support bot staff operator representative advisor expert teacher doctor gpt"
     " mitarbeiter berater sachbearbeiter medewerker conseiller agente asesor operador atendente"
     " operatore konsultant temsilci оператор специалист"
+)
+BETTER = _set(
+    "good better best chosen preferred accepted winner positive gut gute besser bessere bon bonne"
+    " meilleur meilleure bueno buena mejor bom boa melhor buono buona migliore"
+)
+WORSE = _set(
+    "bad worse worst rejected dispreferred loser negative schlecht schlechte schlechter mauvais"
+    " mauvaise pire malo mala peor mau ruim pior cattivo cattiva peggiore"
 )
 LABELS = _set(
     "label labels class category intent sentiment topic tag department queue team"
