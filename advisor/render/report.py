@@ -48,6 +48,7 @@ STYLE = (
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
 @media (min-width: 36.01rem) { th { white-space: nowrap; } }
 @media (max-width: 36rem) { td:empty { display: none; } }
+@media print { figure, .verdict { break-inside: avoid; } }
 .verdict { background: var(--soft); border-left: 4px solid var(--mark); padding: .5rem 1rem;
   border-radius: 0 6px 6px 0; }
 .verdict.bad { border-left-color: var(--warn); }

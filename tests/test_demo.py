@@ -1,0 +1,57 @@
+"""`advise demo` teaches the shop's style and keeps what the model could do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from advisor.commands import demo
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_demo_trains_on_the_shop_s_rows_and_general_ones(tmp_path, monkeypatch):
+    """One file in the user's cache folder, the same every time, with every line of both files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = demo.demo_data()
+    assert path.is_relative_to(tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 248
+    assert all(json.loads(line)["messages"] for line in lines)
+    assert demo.demo_data().read_text(encoding="utf-8").splitlines() == lines
+    answers = demo.demo_answers("folder", path)
+    assert answers.known["data_path"].value == str(path)
+
+
+@pytest.mark.long  # about three minutes on two idle cores
+def test_the_demo_learns_and_loses_nothing(tmp_path, smollm):
+    """The whole command on the real model: better at the task, general ability kept, with a rise of
+    the general loss of at most a tenth; new answers open and end as the shop's do.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "advisor", "demo", "--output", str(tmp_path / "run")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    verdict, (stage,) = record["verdict"], record["stages"]
+    found = stage["evaluation"]
+    assert (verdict["word"], verdict["general"]["status"]) == ("better", "kept")
+    assert found["holdout_loss_after"] < found["holdout_loss_before"] - 1.5
+    assert found["general"]["after"] <= 1.1 * found["general"]["before"]
+    asked = [one for one in found["samples"] if "Kettlewren" in one["expected"]]
+    styled = [
+        one
+        for one in asked
+        if one["tuned"].startswith("Hello, and thank you for writing to Kettlewren!")
+        and one["tuned"].endswith("Your Kettlewren Team")
+    ]
+    assert len(styled) >= 0.8 * len(asked) > 0
+    assert "  General  kept" in done.stdout
