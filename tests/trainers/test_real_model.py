@@ -32,7 +32,7 @@ def test_it_learns_the_house_style(keys, tmp_path, smollm):
         "max_steps": 8,
         "micro_batch_size": 2,
         "seq_len": 208,
-        "holdout": 0.03,
+        "holdout": 0.02,  # four rows, which answer in one batch: answers take most of the time
         "scheduler": "constant",
         "warmup": 0.0,
         **keys,
