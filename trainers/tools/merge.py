@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError, TrainingFailed
+from advisor.ground.progress import board, followed, waiting
 from advisor.ground.terminal import show_streams
 from advisor.methods import update
 from trainers.evaluation.saved_result import difference
@@ -88,6 +89,7 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
     lines = []
     for result in results:
         target = out if len(results) == 1 else out / result.label
+        board.label = result.label
         if target.exists() and any(target.iterdir()):
             raise InputError(
                 f"{target} is not empty", where=str(target), hint="name another folder with --out"
@@ -105,7 +107,8 @@ def _why_not(result: Result) -> str:
 
 
 def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str]:
-    loaded = load_results([result], device)
+    with waiting("loading the result"):
+        loaded = load_results([result], device)
     texts = held_out_texts(run, result)
     with loaded.use(result.label) as (model, tokenizer):
         rows = [
@@ -118,17 +121,19 @@ def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str
             ).to(device)
             for text in texts
         ]
-        unmerged = [_log_probs(model, row) for row in rows]
+        unmerged = [_log_probs(model, row) for row in followed(rows, "the unmerged model")]
     found: list[tuple[Gap, Any]] = []
     for name, base in _bases(loaded, result, device):
         from peft import PeftModel
 
         with reading(result.folder, "the adapter"):
             adapted = PeftModel.from_pretrained(base, str(result.folder))
-        merged = adapted.merge_and_unload()
-        found.append((_gap(name, unmerged, [_log_probs(merged, row) for row in rows]), merged))
+        with waiting(f"merging into {name}"):
+            merged = adapted.merge_and_unload()
+        again = [_log_probs(merged, row) for row in followed(rows, "the merged model")]
+        found.append((_gap(name, unmerged, again), merged))
     best, merged = min(found, key=lambda entry: entry[0].greatest)
-    with own_router_settings(merged):
+    with own_router_settings(merged), waiting("saving the merged model"):
         merged.save_pretrained(str(target))
     tokenizer.save_pretrained(str(target))
     if (result.folder / "generation_config.json").is_file():
@@ -165,7 +170,8 @@ def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str
 
 def _bases(loaded: Any, result: Result, device: Any) -> list[tuple[str, Any]]:
     """What the module can be merged into, by name. The base in memory is used up."""
-    plain = load_results([replace(result, quantization=None)], device)
+    with waiting("loading the original weights"):
+        plain = load_results([replace(result, quantization=None)], device)
     original = plain.models[replace(result, quantization=None).base_key].unload()
     name = f"the original weights ({result.weights_dtype})"
     if result.quantization is None:
