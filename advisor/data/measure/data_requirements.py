@@ -123,15 +123,14 @@ def verdict(has: int | None, wanted: DataRequirement) -> str:
 def in_words(row: dict[str, Any]) -> str:
     """'1,000 rows: within the usual 500 to 10,000'."""
     low, high = (format_count(number) for number in row["usual"])
-    has = (
-        f"{format_count(row['has'])} {row['unit']}" if row["has"] is not None else "amount unknown"
-    )
+    unit = row["unit"].removesuffix("s") if row["has"] == 1 else row["unit"]
+    has = f"{format_count(row['has'])} {unit}" if row["has"] is not None else "amount unknown"
     words = {
         "too_few": (
             f"too few: below {format_count(row['too_few_below'])} it seldom works; usual are {low}"
             f" to {high}"
         ),
-        "thin": f"thin: usual are {low} to {high}",
+        "thin": f"few: {low} to {high} are usual",
         "usual": f"within the usual {low} to {high}",
         "plenty": f"more than the usual {low} to {high}",
         "unknown": f"usual are {low} to {high}",
