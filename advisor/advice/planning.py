@@ -13,7 +13,7 @@ from advisor.advice.facts_of_situation import device
 from advisor.advice.fit import task_settings
 from advisor.advice.types import Advice, Candidate, Chosen
 from advisor.ground.errors import InputError
-from advisor.ground.types import DataProfile, ModelShape
+from advisor.ground.types import DDP, DataProfile, ModelShape
 from advisor.methods import methods
 from advisor.methods.families import SEQ2SEQ, kind_of_type
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
@@ -29,6 +29,7 @@ NO_CLASSES = (
     "data with a text and its class in each row (for words that are marked: transformers'"
     " examples/pytorch/token-classification/run_ner.py)"
 )
+STRATEGIES = {DDP: "each GPU holds the whole model and computes its share of every step"}
 SAVES = "all that a crash costs; more where saving would take over 5 % of the time"
 
 
@@ -200,6 +201,9 @@ def make_plan(
             else "hardware not stated"
         )
     )
+    if cards > 1:
+        comments[("launch", "processes")] = "one a GPU"
+        comments[("launch", "strategy")] = STRATEGIES.get(str(strategy), "the GPUs share the model")
     if situation.suggestion is not None:
         comments[("model",)] = f"suggested: {situation.suggestion.because}"
     template: dict[str, Any] = {}
