@@ -48,7 +48,7 @@ def page_of(advice: Advice, *, plan_path: str | None = None) -> Page:
             stuck_section(advice),
             why(advice),
             needs(advice),
-            *rivals(advice),
+            rivals(advice),
             *([] if is_chosen(advice) else [flips(advice)]),
             unknown(advice),
             warnings(advice),

@@ -12,7 +12,7 @@ from advisor.advice.types import Advice, Candidate
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.render.answer.reasons import reason_text
-from advisor.render.blocks import Item, Items, Row, Section, Table, Text
+from advisor.render.blocks import Block, Item, Items, Row, Section, Table, Text
 from advisor.render.words import (
     is_chosen,
     less_than_planned,
@@ -34,7 +34,6 @@ SAME_METHOD = {
     "rm_rlhf_ppo": "ppo",
     "reward_model": "rm",
 }
-TITLE = "Why not the others"
 MOST_STARS = 5
 
 
@@ -171,16 +170,16 @@ def _stars(method: Mapping[str, Any], key: str) -> str:
     )
 
 
-def rivals(advice: Advice) -> Iterator[Section]:
+def rivals(advice: Advice) -> Section:
     """Why not the guide's other methods, then why not the other combinations. No reason is told
     twice, nor one that stands above as a reason for what is recommended.
     """
     told = {reason_text(reason) for reason in advice.recommendation.because}
-    yield _why_not(advice, told)
-    yield _other_combinations(advice, told)
+    blocks = (*_of_guide(advice, told), *_other_combinations(advice, told))
+    return Section(title="Why not the others", blocks=blocks)
 
 
-def _why_not(advice: Advice, told: set[str]) -> Section:
+def _of_guide(advice: Advice, told: set[str]) -> tuple[Block, ...]:
     rows = []
     for method_id, method in advice.methods.items():
         name, chosen = canonical(method_id), False
@@ -205,7 +204,7 @@ def _why_not(advice: Advice, told: set[str]) -> Section:
             )
         )
     if not rows:
-        return Section(title=TITLE, blocks=())
+        return ()
     table = Table(
         columns=("Method", "cost", "performance", "Here"),
         rows=tuple(rows),
@@ -214,7 +213,7 @@ def _why_not(advice: Advice, told: set[str]) -> Section:
     note = Text(
         text="Stars are the guide's own, out of five; more for cost is dearer.", tone="quiet"
     )
-    return Section(title=TITLE, blocks=(table, note))
+    return table, note
 
 
 def candidate_line(candidate: Candidate, told: set[str]) -> str:
@@ -236,6 +235,8 @@ def _why_lower(candidate: Candidate, told: set[str]) -> str:
         return BY_HAND
     text = reason_text(reason)
     begins, _, because = text.partition(":")
+    if WOULD.search(text):
+        return WOULD.sub("would", text).rstrip(".")
     ranks = text.startswith(RANKS_BELOW)
     verdict = inside_sentence(begins) if ranks else verdict_words(candidate)
     kernel = _kernel(because if ranks else text)
@@ -259,7 +260,7 @@ def _in_brackets(candidate: Candidate) -> str:
     return f" ({numbers})" if numbers else ""
 
 
-def _other_combinations(advice: Advice, told: set[str]) -> Section:
+def _other_combinations(advice: Advice, told: set[str]) -> tuple[Block, ...]:
     shown = {
         str(candidate.composition)
         for method_id in advice.methods
@@ -269,8 +270,7 @@ def _other_combinations(advice: Advice, told: set[str]) -> Section:
         candidate for candidate in advice.alternatives if str(candidate.composition) not in shown
     ]
     items = tuple(Item(text=candidate_line(candidate, told)) for candidate in rest)
-    title = "Other combinations that were compared" if advice.methods else TITLE
-    return Section(title=title, blocks=(Items(items=items),) if items else ())
+    return (Items(items=items),) if items else ()
 
 
 def _candidate_numbers(candidate: Candidate) -> str:
