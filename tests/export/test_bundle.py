@@ -427,10 +427,22 @@ def test_the_wheel_of_a_bundle_is_the_wheel_of_a_build(tmp_path):
     python = tmp_path / "clean" / "bin" / "python"
     quiet = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-index")
     subprocess.run([python, *quiet, made], check=True)
+    site = next((tmp_path / "clean").glob("lib/python3*/site-packages"))
+    (site / "borrowed.pth").write_text(
+        str(next(Path(sys.prefix).glob("lib/python3*/site-packages")))
+    )
+    code = (
+        "import sys; from importlib.metadata import requires\n"
+        "from advisor.export.bundle.wheel import product_wheel\n"
+        "name, content = product_wheel()\n"
+        "open('again.whl', 'wb').write(content); print(requires('finetune-advisor'))"
+    )
     shown = subprocess.run(
-        [python, "-c", "from importlib.metadata import requires; print(requires('finetune-advisor'))"],
-        check=True, capture_output=True, text=True, cwd=tmp_path,
+        [python, "-c", code], capture_output=True, text=True, cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin"},
     )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
     assert "extra == 'train'" in shown.stdout.replace('"', "'")
+    # An installed product packs itself as well.
+    assert names(tmp_path / "again.whl") == names(made)
     assert (tmp_path / "clean" / "bin" / "advise").is_file()

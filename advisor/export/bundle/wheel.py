@@ -36,20 +36,22 @@ def product_wheel() -> tuple[str, bytes]:
     """
     name = f"{DISTRIBUTION.replace('-', '_')}-{__version__}"
     info = f"{name}.dist-info"
+    project = _checkout()
     contents = {f"advisor/{inner}": path.read_bytes() for inner, path in _files(PACKAGE)}
-    if resource_root() != PACKAGE / "_bundled":  # a checkout: what the build takes in
-        for folder in ("rules", "trainers"):
-            for inner, path in _files(resource_root() / folder):
-                contents[f"advisor/_bundled/{folder}/{inner}"] = path.read_bytes()
-        contents[f"advisor/_bundled/{CONSTRAINTS}"] = tested_versions()
+    if project is not None:  # what a build takes in from beside the package
+        beside = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+        for source, target in beside.items():
+            place = PACKAGE.parent / source
+            taken = _files(place) if place.is_dir() else [("", place)]
+            for inner, path in taken:
+                contents[f"{target}/{inner}" if inner else target] = path.read_bytes()
+        licence = PACKAGE.parent / "LICENSE"
+        contents[f"{info}/licenses/LICENSE"] = licence.read_bytes()
     contents |= {
-        f"{info}/METADATA": _metadata().encode(),
+        f"{info}/METADATA": _metadata(project).encode(),
         f"{info}/WHEEL": WHEEL.encode(),
         f"{info}/entry_points.txt": ENTRY_POINTS.encode(),
     }
-    licence = PACKAGE.parent / "LICENSE"
-    if resource_root() != PACKAGE / "_bundled" and licence.is_file():
-        contents[f"{info}/licenses/LICENSE"] = licence.read_bytes()
     record = "".join(
         f"{path},sha256={_digest(content)},{len(content)}\n"
         for path, content in sorted(contents.items())
@@ -87,10 +89,17 @@ def _zipped(contents: dict[str, bytes]) -> bytes:
     return made.getvalue()
 
 
-def _metadata() -> str:
+def _checkout() -> dict[str, Any] | None:
+    """pyproject.toml of the checkout that is running; None for an installed package."""
     project = PACKAGE.parent / "pyproject.toml"
-    if resource_root() == PACKAGE.parent and project.is_file():
-        return _metadata_of(tomllib.loads(project.read_text("utf-8"))["project"])
+    if resource_root() != PACKAGE.parent or not project.is_file():
+        return None
+    return tomllib.loads(project.read_text("utf-8"))
+
+
+def _metadata(project: dict[str, Any] | None) -> str:
+    if project is not None:
+        return _metadata_of(project["project"])
     try:
         text = distribution(DISTRIBUTION).read_text("METADATA")
     except PackageNotFoundError:
