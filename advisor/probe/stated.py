@@ -133,6 +133,10 @@ def _named(
     )
     gpu = _keep(gpu, _KIND[spec.vendor])
     older = older_torch_note(gpu)
+    alone: tuple[str, ...] = ()
+    if spec.vendor == "apple" and (count or 1) > 1:
+        alone = (f"{count} x {spec.name}: a Mac trains by itself, so one of them is planned with",)
+        count = 1
     hardware = _hardware(_KIND[spec.vendor], gpu, count)
     many = len(hardware.gpus) > 1
     return (
@@ -144,7 +148,7 @@ def _named(
                 *([kept_free_note(gpu)] if gpu.kept_free_bytes else []),
             ),
         ),
-        (*match.warnings, *([older] if older else [])),
+        (*match.warnings, *alone, *([older] if older else [])),
     )
 
 

@@ -12,7 +12,7 @@ from advisor.ground.types import Answers, Hardware
 from advisor.ruleset.facts import Fact
 from advisor.wizard.checks import Checks, nothing_wrong
 from advisor.wizard.data_file import ask_data, profile_of, say_found
-from advisor.wizard.machine import ask_gpu, machine_lines
+from advisor.wizard.machine import CARD_FACTS, ask_gpu, machine_lines
 from advisor.wizard.model import ask_model
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.saved import (
@@ -25,8 +25,8 @@ from advisor.wizard.saved import (
 from advisor.wizard.task import ask_task
 from advisor.wizard.teams import ask_tasks
 from advisor.wizard.typed import checked, number_of, typed, ways_out
-from advisor.wizard.walk import BACK, Question, Relevant, Reply, for_now, walk
-from advisor.wizard.words import given_words, reply_words, words_of
+from advisor.wizard.walk import BACK, Question, Relevant, Reply, Several, for_now, walk
+from advisor.wizard.words import given_words, reply_words
 
 
 def ask_round(
@@ -132,7 +132,9 @@ def _offer_saved(
             and (answer := known.get(fact_id)) is not None
             and answer.origin == "asked"
         ):
-            ui.answered(facts[fact_id].ask, words_of(facts[fact_id], answer.value))
+            parts = {name: known[name].value for name in CARD_FACTS if name in known}
+            reply = Several(values=parts) if fact_id == "gpu" else answer.value
+            ui.answered(facts[fact_id].ask, reply_words(facts[fact_id], reply))
     return Saved(answers=Answers(known=known), asked=saved.asked)
 
 

@@ -27,7 +27,7 @@ def ask_model(question: Question, ui: Ui, checks: Checks) -> Reply:
             question,
             ui,
             message,
-            lambda text: _meant(text, checks),
+            lambda text: _meant(text, ui, checks),
             empty="I don't know; one is suggested" if suggests else "I don't know",
         )
         if not isinstance(reply, tuple):
@@ -46,10 +46,12 @@ def ask_model(question: Question, ui: Ui, checks: Checks) -> Reply:
             return _answer(question, chosen)
 
 
-def _meant(text: str, checks: Checks) -> tuple[str, Meant]:
+def _meant(text: str, ui: Ui, checks: Checks) -> tuple[str, Meant]:
     """Raises ValueError for a folder that is no model: there is nothing to choose, but to correct
     it.
     """
+    if "/" in text:
+        ui.say(f"Looking for {text} …", tone="quiet")  # the hub may take some seconds
     meant = checks.models(text)
     if meant.wrong:
         raise ValueError(meant.note)

@@ -119,6 +119,13 @@ def test_a_mac_keeps_what_macos_keeps(name: str, most_gib: float) -> None:
     assert any("advice leaves" in note for note in hardware.notes)
 
 
+def test_two_macs_do_not_train_together() -> None:
+    """The trainers use one Apple GPU: another count is said, and one is planned with."""
+    hardware, warnings = stated_hardware("2x M3 Max 64GB", from_flag=True)
+    assert len(hardware.gpus) == 1
+    assert any("a Mac trains by itself" in text for text in warnings)
+
+
 @pytest.mark.parametrize("name", ["RTX 4060 Laptop", "RTX 2080 Max-Q", "Quadro T2000", "MX550"])
 def test_a_laptop_keeps_room_for_its_display(name: str) -> None:
     """Every GPU of the catalogue that exists in laptops alone has headroom."""

@@ -187,6 +187,16 @@ def test_saved_answers_belong_to_their_folder(tmp_path, monkeypatch):
     assert re.fullmatch(pattern + r" \(2 questions\)\.", ui.asked[0])
 
 
+def test_a_saved_card_is_shown_with_its_memory():
+    """What is gone on with is shown as it was answered."""
+    values = {"gpu": "RTX 3080 Laptop", "gpu_memory_gib": 16.0, "gpus": 2}
+    known = {name: Answer(value=value, origin="asked") for name, value in values.items()}
+    save_answers(Saved(answers=Answers(known=known), asked=("gpu",)))
+    ui = ScriptedUi("Continue with them", "Write code")
+    ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda *_: False)
+    assert any(text.endswith("-> 2 × RTX 3080 Laptop, 16 GiB") for text in ui.said)
+
+
 def test_a_saved_file_that_is_gone_is_asked_for_again():
     """A data file that no longer exists is said, and its question is put again."""
     save_answers(data_answers("qa", "train.jsonl"))
