@@ -66,6 +66,8 @@ QUOTED_CODE = r"(?s)```.*?(?:```|\Z)|`[^`\n]*`"
 CODE = (
     r"(?m)^\s*(?:def |class |import |from \w+ import|\#include|public |private |function |const "
     r"|let |var |SELECT |package |return )"
+    r"|\bself\.\w|^\s*(?:if|for|elif|else|while|try|with|except)\b[^\n]*:\s*$|^\s*raise \w"
+    r"|^\s*[\w.]+ \+?= \S|^\s+[\"')\]],?\s*$|\w=\w"
     r"|[;{]\s*$|\{%|</(?!think)\w|/>|=>|\)\s*\{|\(\);|print\w*\(|\.format\(|\[\["
     r"|\\(?:begin|frac|math\w+|text\w*|sum|left|right|alpha|cdot|sqrt|cite|ref)\b"
 )
