@@ -175,7 +175,8 @@ def rivals(advice: Advice) -> Section:
     twice, nor one that stands above as a reason for what is recommended.
     """
     told = {reason_text(reason) for reason in advice.recommendation.because}
-    blocks = (*_of_guide(advice, told), *_other_combinations(advice, told))
+    table = _of_guide(advice, told)
+    blocks = (*table[:1], *_other_combinations(advice, told), *table[1:])
     return Section(title="Why not the others", blocks=blocks)
 
 
