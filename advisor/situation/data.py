@@ -88,7 +88,6 @@ def _profiles(
     answers: Answers, files: Mapping[str, str], base: Path | None
 ) -> dict[str, DataProfile]:
     from advisor.data import profile
-    from advisor.data.recognition.unclear import ColumnsUnclear
 
     faults: list[Fault] = []
     profiles: dict[str, DataProfile] = {}
@@ -104,10 +103,13 @@ def _profiles(
                     raise
                 # Of several files not each has the columns that were named.
                 profiles[name] = profile(where, wanted=wanted)
-        except ColumnsUnclear as error:
-            faults.append(error.with_command(_command(answers, name, file)))
         except InputError as error:
-            faults.extend(error.faults)
+            from advisor.data.recognition.unclear import ColumnsUnclear
+
+            if isinstance(error, ColumnsUnclear):
+                faults.append(error.with_command(_command(answers, name, file)))
+            else:
+                faults.extend(error.faults)
     if faults:
         raise InputError(faults=faults)
     return profiles

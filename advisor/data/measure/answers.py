@@ -11,7 +11,8 @@ from typing import Any
 
 from advisor.data.example import Example
 
-LOOKED_AT = 200  # rows
+LOOKED_AT = 100  # rows: a few milliseconds
+LOOKED_AT_CHARS = 1500  # of each answer
 FEW = 8  # rows on which nothing is judged
 _FENCE = re.compile(r"```\w")
 # Signs of program text; two of different kinds make it code.
@@ -59,13 +60,15 @@ class AnswerLooks:
         turns = example.chosen or example.messages
         said = [turn for turn in turns if turn.role == "assistant"]
         text = example.text if not turns else "\n".join(turn.content for turn in said)
-        text = text or example.answer or ""
+        whole = text or example.answer or ""
+        text = whole[:LOOKED_AT_CHARS]
         asked = "\n".join(turn.content for turn in example.messages if turn.role == "user")
+        asked = asked[:LOOKED_AT_CHARS]
         self.code += is_code(text) or is_code(asked)
         called = any(turn.extra for turn in said) or bool(example.tools)
         self.calls += called or _CALL.search(text) is not None
-        self.layout += has_layout(text)
-        self.characters += len(text)
+        self.layout += has_layout(whole)
+        self.characters += len(whole)
         self.different.add(text.strip()[:200])
 
     def measures(self) -> dict[str, Any]:

@@ -20,10 +20,8 @@ from advisor.data.read.found import Found
 from advisor.data.read.rows import document_style, read_rows
 from advisor.data.recognition import roles
 from advisor.data.recognition.columns import summarise
-from advisor.data.recognition.guess import for_task, guess
 from advisor.data.recognition.naming import Candidate, by_mapping, by_name, by_shape
 from advisor.data.recognition.nested import with_leaves
-from advisor.data.recognition.unclear import KNOWN_FORMATS, no_known_columns, several_ways
 from advisor.ground.errors import InputError
 
 SAMPLE_ROWS = 300
@@ -82,6 +80,8 @@ def recognise(
     if not rows:
         faults.raise_if_any()
         if sample:
+            from advisor.data.recognition.unclear import KNOWN_FORMATS
+
             raise InputError(
                 f"the rows are {_type_name(sample[0])}, not objects with columns",
                 "known: " + KNOWN_FORMATS,
@@ -263,6 +263,8 @@ def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Ca
     if not candidates:
         return _guessed(rows, shown)
     if len(strong) > 1:
+        from advisor.data.recognition.unclear import several_ways
+
         raise several_ways(shown, columns, rows[0], strong)
     return strong[0], tuple(candidate for candidate in candidates if candidate is not strong[0])
 
@@ -272,6 +274,10 @@ def _guessed(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[C
 
     Raises ColumnsUnclear where there is no clear one.
     """
+    # Most files have known names, and need none of this.
+    from advisor.data.recognition.guess import guess
+    from advisor.data.recognition.unclear import no_known_columns
+
     leaves = [with_leaves(row) for row in rows]
     columns = summarise(leaves)
     found = guess(columns, leaves)
@@ -282,6 +288,8 @@ def _guessed(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[C
 
 def _for_task(wanted: str, chosen: Candidate, rows: list[dict[str, Any]]) -> Candidate | None:
     """The reading that the task needs, where it is another one."""
+    from advisor.data.recognition.guess import for_task
+
     leaves = [with_leaves(row) for row in rows]
     found = for_task(wanted, chosen, summarise(leaves), leaves)
     return None if found is None else replace(found, guessed=True)
