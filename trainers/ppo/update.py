@@ -92,6 +92,7 @@ class PPO:
     mean: Callable[[Any], Any] | None = None  # over all processes of the run, if there are several
     rows_at_once: RowsAtOnce | None = None  # None: memory that runs out ends the run
     done: int = 0  # updates
+    learned: Wait | None = None  # counts what the gradient steps of an update have gone through
     # How far the ratios of the last update's first minibatch were from 1.
     first_ratio_error: float = 0.0
 
@@ -297,8 +298,10 @@ class PPO:
             self.rollout_log.write(self.done + 1, rollouts)
         if correction_RT is not None:
             advantages_RT = advantages_RT * correction_RT
-        with waiting("learning from the answers", unit="minibatches") as learned:
-            steps = self._learn(batches, old_RT, values_RT, advantages_RT, returns_RT, done=learned)
+        # Each answer goes through policy and value, in each epoch.
+        passes = 2 * self.settings.ppo_epochs * len(answers.ids)
+        with waiting("learning from the answers", total=passes, unit="passes") as self.learned:
+            steps = self._learn(batches, old_RT, values_RT, advantages_RT, returns_RT)
         seen = self._over_processes(
             {
                 "reward": scores_R.mean(),
@@ -405,8 +408,6 @@ class PPO:
         values_RT: Any,
         advantages_RT: Any,
         returns_RT: Any,
-        *,
-        done: Wait,
     ) -> dict[str, float]:
         """The epochs over the rollout; the means of what they showed.
 
@@ -418,12 +419,10 @@ class PPO:
             values_RT: The values before the update.
             advantages_RT: Whitened.
             returns_RT: What the values should be.
-            done: Counts minibatches.
         """
         import torch
 
         share = -(-len(batches) // min(self.settings.minibatches, len(batches)))
-        done.total = self.settings.ppo_epochs * -(-len(batches) // share)
         seen: list[dict[str, float]] = []
         norms: list[Any] = []  # of the gradients, left on the device until the update is done
         for _ in range(self.settings.ppo_epochs):
@@ -444,7 +443,6 @@ class PPO:
                     return self._learned(seen, norms, stopped=True)
                 norms.append(self._step())
                 seen.append(found)
-                done()
         return self._learned(seen, norms, stopped=False)
 
     def _learned(
@@ -494,6 +492,7 @@ class PPO:
             )
             loss = losses_N.sum() / tokens
             self._backward(loss)
+            self._count_pass(batch)
             with torch.no_grad():
                 policy += [
                     loss.detach(),
@@ -514,6 +513,7 @@ class PPO:
                 / tokens
             )
             self._backward(loss)
+            self._count_pass(batch)
             value.append(loss.detach())
         read = [*policy, *value] if self.mean is None else [*policy, *value, tokens]
         numbers = torch.stack([number.float() for number in read]).tolist()
@@ -543,6 +543,13 @@ class PPO:
             torch.tensor(list(found.values()), dtype=torch.float32, device=self.device)
         ).tolist()
         return dict(zip(found, averaged, strict=True))
+
+    def _count_pass(self, batch: Batch) -> None:
+        """Its answers went forward and back once; those of a minibatch that did not fit into memory
+        and is done again count for no more than there are.
+        """
+        if self.learned is not None:
+            self.learned.at(min(self.learned.total, self.learned.done + len(batch.rows)))
 
     def _backward(self, loss: Any) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
