@@ -12,7 +12,7 @@ from pathlib import Path
 from advisor.ground.errors import AdviseError, Fault, MachineNotReady
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_gib
-from advisor.launch.base_check import cached_snapshot, hub_cache
+from advisor.launch.base_check import cached_snapshot, hub_cache, is_hub_id
 from advisor.launch.disk_check import free_bytes
 from advisor.launch.hub_model import HUB, HubModel, ask_hub, login
 from advisor.plan.entries import Entry
@@ -73,7 +73,7 @@ def model_needs(
             named.setdefault(str(teacher), (f"stage {entry.stage.name}: teacher {teacher}", None))
     needs = []
     for model, (what, revision) in named.items():
-        if not resolve_path(plan_path, model).exists():
+        if is_hub_id(model) and not resolve_path(plan_path, model).exists():
             known = shape if model == plan.model else _catalogued(model)
             needs.append(_known_need(model, what, revision, known))
     return needs
