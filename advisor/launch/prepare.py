@@ -16,6 +16,7 @@ from advisor.plan.change import set_values as apply_changes
 from advisor.plan.comments import comments_after, comments_of
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
+from advisor.plan.notes import in_trial
 from advisor.plan.paths import with_paths
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
 from advisor.plan.record import RECORD, RunRecord, read_record
@@ -93,6 +94,7 @@ def prepare_plan(
     planned = plan
     plan = apply_changes(planned, changes, base=path.parent)
     comments = comments_after(comments, planned, plan)
+    told = comments if max_steps is None else in_trial(comments, max_steps)
     inputs = Inputs(plan, path, say)
     own_digests = _digests("plan", "common", plan)
     absolute = with_absolute_paths(plan, path)
@@ -117,7 +119,7 @@ def prepare_plan(
         copy = with_short_paths(plan, path, folder)
     inputs.name_as_in(copy)
     digests = {**own_digests, **_digests("copy", "common_copy", copy)}
-    is_unchanged = original is not None and not changes and copy == plan
+    is_unchanged = original is not None and not changes and copy == plan and told == comments
     return PlanRun(
         plan=plan,
         path=path,
@@ -125,7 +127,7 @@ def prepare_plan(
         copy=copy,
         copy_text=original
         if is_unchanged and original is not None
-        else plan_text(copy, comments, name=PLAN_FILE),
+        else plan_text(copy, told, name=PLAN_FILE),
         entries=tuple(entries(plan)),
         folder=folder,
         identity=Identity(

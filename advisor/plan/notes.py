@@ -7,9 +7,12 @@ where `--set` changes it.
 
 from __future__ import annotations
 
-from advisor.methods import methods
-from advisor.plan.model import Plan, Stage
+import re
 
+from advisor.methods import methods
+from advisor.plan.model import Comments, Plan, Stage
+
+IN_ALL = re.compile(r"; [^;\n]* steps in all[^;\n]*")  # of the lines above a stage
 LEARNED = {"answers": "the answers alone", "all": "every token"}
 OWN_TEMPLATE = "the model's own"
 PLAIN_TEMPLATE = (
@@ -29,6 +32,17 @@ def stage_notes(plan: Plan, index: int, *, steps: int | None = None, instruct: b
     lines = [_batch(plan, plan.stages[index], steps), *_of_stage(plan.stages[index], instruct)]
     before = _of_stage(plan.stages[index - 1], instruct) if index else []
     return "\n".join(line for line in lines if line not in before)
+
+
+def in_trial(comments: Comments | None, max_steps: int) -> Comments | None:
+    """The comments for the copy of a plan in a trial's folder: its stages end earlier."""
+    if comments is None:
+        return None
+    ends = f"; a trial of at most {max_steps:,} step{'' if max_steps == 1 else 's'} (--max-steps)."
+    return {
+        place: IN_ALL.sub(ends, said, count=1) if place[:1] == ("stages",) else said
+        for place, said in comments.items()
+    }
 
 
 def _of_stage(stage: Stage, instruct: bool) -> list[str]:
