@@ -19,11 +19,16 @@ from advisor.methods.families import DECODER
 from advisor.ruleset.model import Ruleset
 
 USUAL = {"device": "gpu", "architecture": DECODER, "memory_left": "enough"}
+CLASSES = "classification"
 SHOWN = ("seq_len", "packing")
 
 
 def suited_objective(data: DataProfile) -> str | None:
-    """The objective that the data suit best; None where they can train none."""
+    """The objective that the data suit best, `classification` for texts with a label; None where
+    they can train none.
+    """
+    if CLASSES in data.objectives:
+        return CLASSES
     return next((name for name in data.objectives if name in methods().objectives), None)
 
 
@@ -33,6 +38,9 @@ def settings_by_data(ruleset: Ruleset, data: DataProfile, objective: str) -> Map
     """
     if data.tokens is None:
         return {}
+    if objective == CLASSES:
+        # An encoder with a head: each row is a sequence.
+        return {"seq_len": sequence_length(data, None), **unpacked("sft", "mixes", on_cpu=False)}
     facts = {**USUAL, "data_rows": data.rows}
     settings = settings_by_rule(ruleset, facts, objective, "lora", None)
     batch = settings.pop("effective_batch_size", Chosen(value=16, because="usual"))

@@ -100,7 +100,9 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
     if profile.objectives and advice.get("suggested"):
         objective = advice["suggested"]["objective"]
         section(
-            f"A plan for {objective} with LoRA on one GPU takes",
+            "A plan for a small model that sorts takes"
+            if objective == "classification"
+            else f"A plan for {objective} with LoRA on one GPU takes",
             page.suggested(advice["suggested"]),
         )
     console.print()

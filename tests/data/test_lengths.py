@@ -177,6 +177,16 @@ def test_a_sample_says_that_it_is_one(tmp_path):
     assert "the longest row (" in whole["because"]
 
 
+def test_texts_with_a_label_get_what_an_encoder_takes(tmp_path):
+    """A small model that sorts packs no rows, and its sequence holds the longest."""
+    rows = [
+        {"text": f"Message {n} " + "word " * (n % 20), "label": "ab"[n % 2]} for n in range(300)
+    ]
+    found = suggested(jsonl(tmp_path, rows))
+    assert (found["objective"], found["packing"]) == ("classification", False)
+    assert "so long that" not in found["because"]
+
+
 def test_pairs_are_not_packed(tmp_path):
     """No trainer of pairs packs them."""
     path = tmp_path / "pairs.jsonl"
