@@ -61,6 +61,7 @@ def ask_hub(model: str, revision: str | None, what: str) -> HubModel:
         with _open(address, "GET") as answer:
             found = parse_json(answer.read(MOST_ANSWER_BYTES).decode("utf-8", errors="replace"))
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code in REFUSED:
             at = f" at revision {revision}" if revision else ""
             raise InputError(
@@ -131,6 +132,7 @@ def _may_read(endpoint: str, model: str, revision: str | None) -> bool:
         with _open(file, "HEAD", redirects=False):
             return True
     except urllib.error.HTTPError as error:
+        error.close()
         return error.code not in (401, 403)
     except (OSError, HTTPException):
         return True  # not known: the trainer will tell
