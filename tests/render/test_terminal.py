@@ -207,7 +207,7 @@ def test_how_a_name_was_read_is_told_after_what_may_be_wrong():
         "no answer in the data holds a call",
     )
     advice = dataclasses.replace(scenario_5(), warnings=said)
-    assert told_warnings(advice) == (said[1], said[0], said[2])
+    assert told_warnings(advice) == (said[1], said[2], said[0])
 
 
 def test_a_run_that_starts_has_no_next_command():

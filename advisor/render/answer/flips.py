@@ -15,11 +15,9 @@ from advisor.render.words import sentence
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import joined, named_with_flag, says
 
-# How a name was understood, and hints: to be read after what may be wrong.
-NOTES = re.compile(
-    r"^all \d+ GPUs are used|^generating the answers takes|\bread as \S|\btaken as \S"
-    r"|\bshape guessed|^shape of "
-)
+# To be read after what may be wrong: hints, then how a name was understood.
+HINTS = re.compile(r"^all \d+ GPUs are used|^generating the answers takes")
+NOTES = re.compile(r"\bread as \S|\btaken as \S|\bshape guessed|^shape of ")
 SAID_ELSEWHERE = re.compile(f"^{NO_MODEL}|^{MAY_NOT_FIT}|{PART_OF_DATA}")
 
 
@@ -70,7 +68,7 @@ def unknown(advice: Advice) -> Section:
 
 
 def told_warnings(advice: Advice) -> tuple[str, ...]:
-    """The warnings in their order, then how names were understood.
+    """The warnings in their order, then hints, then how names were understood.
 
     Without what stands elsewhere on the page: that the model is a suggestion, what is known of its
     shape, that it may not fit, that a part of the data is used.
@@ -82,7 +80,7 @@ def told_warnings(advice: Advice) -> tuple[str, ...]:
         for text in dict.fromkeys(advice.warnings)
         if text != note and not SAID_ELSEWHERE.search(text)
     ]
-    told.sort(key=lambda text: bool(NOTES.search(text)))
+    told.sort(key=lambda text: (bool(NOTES.search(text)), bool(HINTS.search(text))))
     return tuple(text for text in told if not any(text in one and text != one for one in told))
 
 
