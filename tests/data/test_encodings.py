@@ -162,6 +162,29 @@ def test_first_line_of_excel_names_the_separator(tmp_path):
     ]
 
 
+def test_a_table_without_names_of_columns_keeps_its_first_row(tmp_path):
+    """Sentences in the first line are a row; what takes the place of names is said."""
+    rows = [
+        (asked, f"{said}{', gern' * (n % 3)}") for n, (asked, said) in enumerate(rows_in("German"))
+    ]
+    text = table(rows, ";").partition("\r\n")[2]
+    path = write(tmp_path, "a.csv", text.encode("cp1252"))
+    assert [tuple(row.values()) for _, row in read_rows(path)] == rows
+    assert read_as(path) == [
+        "semicolon, no names of columns in the first line, Windows-1252: read as such"
+    ]
+
+
+def test_long_names_of_columns_are_names(tmp_path):
+    """The questions of a survey stand above short answers, and are no row."""
+    asked = "How content are you with our service?,What should we do better?\n"
+    path = write(tmp_path, "a.csv", f"{asked}5,nothing\n4,be fast\n".encode())
+    assert len(list(read_rows(path))) == 2
+    told = "17,You should answer faster on the phone.\n18,It is all fine with me now.\n"
+    path = write(tmp_path, "b.csv", f"ID,What should we do better in future?\n{told}".encode())
+    assert len(list(read_rows(path))) == 2
+
+
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_utf_8_is_read_with_and_without_mark_and_windows_line_ends(tmp_path, mark, end):

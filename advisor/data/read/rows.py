@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from json import JSONDecodeError, JSONDecoder
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ from advisor.data.read.found import DataFile, Found
 from advisor.ground.errors import InputError
 
 CHUNK_CHARS = 1 << 20
+DELIMITER_LINES = 20  # that are looked at for what separates their values
 SEPARATORS = {";": "semicolon", "\t": "tab", "|": "bar"}  # said where they stand for the comma
 # A data set inside one object: {"data": [...]}.
 WRAPPERS = (
@@ -484,6 +486,13 @@ def csv_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
         return
     if not header:
         return
+    first: list[list[str]] = []  # what was read ahead
+    if any(map(_is_sentence, header)) and (second := _next_record(reader)) is not None:
+        first = [second]
+    if first and _is_row(header, first[0]):
+        faults.note(file, "header", "no names of columns in the first line")
+        first = [header, *first]
+        header = [f"column_{place + 1}" for place in range(len(header))]
     twice = sorted({name for name in header if header.count(name) > 1 and name})
     if twice:
         faults.add(
@@ -501,7 +510,7 @@ def csv_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
     while True:
         started = reader.line_num + 1
         try:
-            record = next(reader, None)
+            record = first.pop(0) if first else next(reader, None)
         except csv.Error as error:
             faults.add(started, *_csv_fault(file, started, error))
             if "unexpected end of data" in str(error) or faults.full:
@@ -530,6 +539,45 @@ def csv_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
         yield number, dict(zip(header, record, strict=True))
 
 
+def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
+    """The record after the first line; None where there is none, or a broken one, which reading on
+    names.
+    """
+    import csv
+
+    try:
+        return next(reader, None)
+    except csv.Error:
+        return None
+
+
+def _is_sentence(cell: str) -> bool:
+    """Whether a cell of the first line may be a text and no name."""
+    return len(cell.split()) >= 5 or (len(cell) > 12 and cell.endswith(("。", "？", "?")))
+
+
+def _is_row(header: list[str], below: list[str]) -> bool:
+    """Whether the first line is a row like the one below it: texts over texts, dates over dates.
+
+    The questions of a survey are long names too; they have short answers below them, or a number
+    below the name beside them.
+    """
+    long = any(
+        _is_sentence(name) and _is_sentence(cell) and len(name) <= 4 * len(cell)
+        for name, cell in zip(header, below, strict=False)
+    )
+    return long and all(
+        _is_code(name) == _is_code(cell)
+        for name, cell in zip(header, below, strict=False)
+        if name and cell
+    )
+
+
+def _is_code(cell: str) -> bool:
+    """Whether a cell is a number, a date, an address of mail or the like."""
+    return " " not in cell.strip() and re.search(r"[\d@]", cell) is not None
+
+
 def _csv_fault(file: DataFile, line: int, error: Exception) -> tuple[str, str]:
     message = str(error)
     if "unexpected end of data" in message:
@@ -550,16 +598,19 @@ def _csv_fault(file: DataFile, line: int, error: Exception) -> tuple[str, str]:
 
 def delimiter_of(file: DataFile) -> str:
     """Comma, semicolon, tab or bar: tab where the ending says so, else what a first line `sep=;`
-    names, else what the header line holds most of, outside quotes.
+    names, else what every line has equally often or the header line most of, outside quotes.
     """
     if _ends_as_tab(file):
         return "\t"
-    quiet = Faults()
-    header = next((line for _, line in read_lines(file, quiet)), "")
-    if _sep(header):
-        return header.strip()[4]
-    bare = re.sub(r'"(?:[^"]|"")*"', "", header)
-    return max(",;\t|", key=bare.count) if any(mark in bare for mark in ",;\t|") else ","
+    lines = [line for _, line in islice(read_lines(file, Faults()), DELIMITER_LINES)]
+    if lines and _sep(lines[0]):
+        return lines[0].strip()[4]
+    bare = [re.sub(r'"(?:[^"]|"")*"', "", line) for line in lines if line.strip()]
+    counts = {mark: [line.count(mark) for line in bare] for mark in ",;\t|"}
+    in_header = {mark: found[0] for mark, found in counts.items() if found and found[0]}
+    # What every line has equally often; texts with commas have them as they like.
+    even = {mark for mark in in_header if len(bare) > 1 and len(set(counts[mark])) == 1}
+    return max(even or in_header or ",", key=lambda mark: in_header.get(mark, 0))
 
 
 def _ends_as_tab(file: DataFile) -> bool:
