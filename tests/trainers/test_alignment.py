@@ -68,7 +68,7 @@ def test_every_objective_trains_saves_and_loads(objective, update, trained_once)
         for name in result["files"]
     }
     said = (job.folder / "said.txt").read_text()
-    assert re.search(rf"step 1/\d+  loss \S+  {SAID[objective]} -?\d", said)
+    assert re.search(rf"training: 1 of \d+ steps, loss \S+, {SAID[objective]} -?\d", said)
     assert not [
         path for pattern in ("*.bin", "*.pt", "*.pth", "ref") for path in job.output.rglob(pattern)
     ]

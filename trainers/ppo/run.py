@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import TrainingFailed
-from advisor.ground.progress import board, waiting
+from advisor.ground.progress import board, followed, waiting
 from advisor.ground.units import format_duration, format_gib
 from advisor.plan.record import DRY_RUN, Measured, StageMeasurement
 from trainers.frame import settings
@@ -250,7 +250,7 @@ class PPORun:
         longest = [longest[place % len(longest)] for place in range(rows)]
         set_rates(self.ppo.optimizer, 1.0)
         times, losses = [], []
-        for _ in range(DRY_STEPS):
+        for _ in followed(range(DRY_STEPS), "longest answers", unit="updates"):
             began = time.monotonic()
             found = self.ppo.update(longest, shortest=limit)
             times.append((time.monotonic() - began) * self.size / rows)
