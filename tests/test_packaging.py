@@ -117,6 +117,7 @@ def test_the_wheel_holds_one_import_package(wheel):
         "rules/document/guide.yaml",
         "trainers/sft.py",
         "trainers/updates/lora.py",
+        "docs/agents.md",
     ):
         assert f"advisor/_bundled/{inside}" in names
     assert "advisor/demo/support.jsonl" in names
