@@ -12,14 +12,13 @@ import click
 
 from advisor.advice.by_data import settings_by_data, suited_objective
 from advisor.commands.options import json_option
-from advisor.commands.output import console, print_json, with_error
+from advisor.commands.output import console, print_json, put, with_error
 from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
 from advisor.data.convert import sentences, write_jsonl
 from advisor.data.measure.data_requirements import compare_amounts
 from advisor.data.measure.profile import unusable
 from advisor.data.measure.tokenizer import model_tokenizer, with_template_fit
-from advisor.ground import terminal
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Finding
 from advisor.ground.yaml_reader import parse_yaml
@@ -114,7 +113,7 @@ def check(
     if fix_to is not None:
         written = write_jsonl(data, fix_to, mapping=columns)
         for line in () if as_json else sentences(written):
-            click.echo(terminal.shown(line))
+            put(line)
         if as_json:
             print_json({"schema_version": 1, **asdict(written)})
         return
