@@ -12,7 +12,7 @@ objective needs its own file here, rules/objectives/<name>.yaml and no registrat
     check_rows(job)  Optional: raise InputError for data that cannot be trained on. If one call
                      trains several tasks, each is checked before the first is trained.
 
-Most recipes describe themselves as a subclass of `trainers.frame.stage.Objective` (rows, model,
+Most recipes describe themselves as a subclass of `trainers.frame.objective.Objective` (rows, model,
 trainer, evaluation), and their `train` hands an instance of it to `trainers.frame.stage.train`.
 
 | room | what is in it |

@@ -22,8 +22,8 @@ from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings
 from trainers.frame.evaluating import evaluating
 from trainers.frame.job import Job
+from trainers.frame.objective import Objective
 from trainers.frame.out_of_memory import in_halves
-from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.classification import CLASSES, Labelled, class_columns, class_names

@@ -24,8 +24,8 @@ from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job, label
 from trainers.frame.machine import check_versions, torch_device
+from trainers.frame.objective import Objective
 from trainers.frame.rows import prepare_rows
-from trainers.frame.stage import Objective
 from trainers.frame.telling import say
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared, Row

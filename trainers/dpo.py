@@ -16,7 +16,7 @@ from trainers.evaluation.pairs import PreferenceEvaluator, both_sides, chosen_ro
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
-from trainers.frame.stage import Objective
+from trainers.frame.objective import Objective
 from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, preference_columns

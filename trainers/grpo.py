@@ -26,7 +26,7 @@ from trainers.evaluation.saved_result import Probe
 from trainers.frame import settings, stage
 from trainers.frame.job import Job, label
 from trainers.frame.machine import is_main_process
-from trainers.frame.stage import Objective
+from trainers.frame.objective import Objective
 from trainers.frame.telling import say
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared

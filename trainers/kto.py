@@ -18,7 +18,7 @@ from trainers.evaluation.pairs import PreferenceEvaluator, answer_row
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
-from trainers.frame.stage import Objective
+from trainers.frame.objective import Objective
 from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import (

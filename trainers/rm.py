@@ -24,7 +24,7 @@ from trainers.evaluation.reward_model import RewardModelEvaluator, pair_scores
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
-from trainers.frame.stage import Objective
+from trainers.frame.objective import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, reward_columns

@@ -23,8 +23,8 @@ from trainers.evaluation.saved_result import SEQ2SEQ, Probe, probe_row
 from trainers.frame import settings
 from trainers.frame.evaluating import evaluating
 from trainers.frame.job import Job
+from trainers.frame.objective import Objective
 from trainers.frame.out_of_memory import in_halves
-from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import IGNORED, Prepared
 from trainers.prepare.rewriting import REWRITINGS, Rewriting, rewriting_columns

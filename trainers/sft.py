@@ -12,8 +12,8 @@ from trainers.evaluation.loss import mean_loss
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
+from trainers.frame.objective import Objective
 from trainers.frame.rows import sequences_of
-from trainers.frame.stage import Objective
 from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared, Row
 

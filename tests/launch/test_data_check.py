@@ -177,7 +177,7 @@ def kind_of(purpose, options, name):
     """What the trainer of an objective prepares of such data."""
     import importlib
 
-    from trainers.frame.stage import Objective
+    from trainers.frame.objective import Objective
     from trainers.prepare.prompts import PROMPTS
 
     if options.get("head") == "classes":
