@@ -206,6 +206,14 @@ def test_special_letters_far_down_decide_too(tmp_path):
     assert [tuple(row.values()) for _, row in read_rows(listed)] == rows
 
 
+@pytest.mark.parametrize("damage", [b"\x00\xd8\x00\x00", b"x"])
+def test_damaged_wide_characters_are_an_error(tmp_path, damage):
+    """Half a character, or a file cut inside one, is said and not read as something else."""
+    path = write(tmp_path, "a.csv", table(rows_in("German")).encode("utf-16") + damage)
+    with pytest.raises(InputError, match="not sound UTF-16"):
+        list(read_rows(path))
+
+
 def test_packed_files_are_read_in_their_encoding(tmp_path):
     """A gzipped file is unpacked first."""
     rows = rows_in("German")

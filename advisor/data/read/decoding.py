@@ -11,6 +11,7 @@ from typing import IO
 
 from advisor.data.read.encodings import NAMES, WIDE, guess_encoding
 from advisor.data.read.found import DataFile
+from advisor.ground.errors import InputError
 
 SHOWN_LINES = 5
 PREVIEW_CHARS = 40
@@ -38,17 +39,20 @@ class Legacy:
         return self.encoding is not None and not self.mixed
 
 
-def transcoded(stream: IO[bytes], encoding: str) -> IO[bytes]:
-    """A stream in UTF-16 or UTF-32, read as UTF-8."""
-    return io.BufferedReader(_Transcoded(stream, encoding))  # type: ignore[type-var]
+def transcoded(stream: IO[bytes], file: DataFile) -> IO[bytes]:
+    """A stream in UTF-16 or UTF-32, read as UTF-8.
+
+    Reading raises InputError where the file is damaged.
+    """
+    return io.BufferedReader(_Transcoded(stream, file))  # type: ignore[type-var]
 
 
 class _Transcoded(io.RawIOBase):
     """A stream of a file in UTF-16 or UTF-32, read as UTF-8, so that all readers see the same."""
 
-    def __init__(self, stream: IO[bytes], encoding: str) -> None:
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)()
+    def __init__(self, stream: IO[bytes], file: DataFile) -> None:
+        self._stream, self._file = stream, file
+        self._decoder = codecs.getincrementaldecoder(file.encoding)()
         self._ready = b""
 
     def readable(self) -> bool:
@@ -57,8 +61,14 @@ class _Transcoded(io.RawIOBase):
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
         while not self._ready:
             raw = self._stream.read(1 << 16)
-            # Half a pair of surrogates stays what it is, and is found as a row that is damaged.
-            self._ready = self._decoder.decode(raw, final=not raw).encode("utf-8", "surrogatepass")
+            try:
+                self._ready = self._decoder.decode(raw, final=not raw).encode()
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"the file is not sound {NAMES[self._file.encoding]} ({error.reason})",
+                    where=self._file.shown,
+                    hint="download or copy it again, or save it as UTF-8",
+                ) from None
             if not raw:
                 break
         taken = self._ready[: len(buffer)]

@@ -534,9 +534,9 @@ def open_bytes(file: DataFile) -> IO[bytes]:
             opened = open_large(file.path)
             packed: Any = gzip.GzipFile(fileobj=opened)
             packed.myfileobj = opened  # closed with it
-            return transcoded(packed, file.encoding) if file.is_wide else packed
+            return transcoded(packed, file) if file.is_wide else packed
         raw = open_large(file.path)
-        return transcoded(raw, file.encoding) if file.is_wide else raw
+        return transcoded(raw, file) if file.is_wide else raw
     except PermissionError:
         raise InputError(
             "no permission to read it",
