@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.commands.output import console, print_json
+from advisor.ground.progress import waiting
 from advisor.launch import DryRun, Run, run_plan
 from advisor.launch.live import RunIsLive
 from advisor.render.report import write_report
@@ -37,7 +38,8 @@ def train(
         if name != "no_judge" and value not in (None, ())
     }
     judge = not settings.get("no_judge", False)
-    return run_plan(plan, comments=comments, judge=judge, on_end=write_report, **arguments)
+    with waiting("checking plan, data and machine"):  # until the first trainer starts
+        return run_plan(plan, comments=comments, judge=judge, on_end=write_report, **arguments)
 
 
 def train_or_follow(

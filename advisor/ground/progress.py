@@ -158,7 +158,8 @@ class View:
         inner = self.waits[place + 1 :]
         if inner and self.now_s - inner[0].began_s >= SHOWN_AFTER_S:
             below.append("; ".join(wait.sentence(self.now_s) for wait in inner[-2:]))
-        return self.label or counted.what, counted, below
+        name = self.label or counted.what
+        return name, counted, [line for line in below if line != name]
 
 
 def is_live(stream: Any) -> bool:
@@ -263,6 +264,11 @@ class Board:
             self.waits = [one for one in self.waits if one is not wait]
             if not self.waits:
                 self._end_all()
+
+    def hand_over(self) -> None:
+        """Every wait ends: from here on a child process shows what it does on the same terminal."""
+        self.waits = []
+        self._end_all()
 
     def _end_all(self) -> None:
         self._ended.set()

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from advisor.ground.progress import board
+
 # Runs in the child, in a bare interpreter (20 ms), and is replaced by the trainer. A preexec_fn
 # would do the same inside a fork of this process, which Python's manual warns about. 1 is
 # PR_SET_PDEATHSIG of <linux/prctl.h>, 9 is SIGKILL. If the parent died before the call took effect,
@@ -73,6 +75,7 @@ class Child:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
                 self.previous[number] = signal.signal(number, self._stop)
+        board.hand_over()
         # What the child prints are messages: our own stdout is for data.
         self.process = subprocess.Popen(
             guard_command(self.command, parent=os.getpid()),

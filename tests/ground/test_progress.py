@@ -221,3 +221,12 @@ def test_files_that_are_read_to_know_them_again_are_counted(board, tmp_path, mon
     files_digest({name: tmp_path / name for name in ("a", "b")})
     assert seen[-1] == (6000, 6000)
     assert board.waits == []
+
+
+def test_a_child_process_takes_the_terminal_over(board, clock, capsys):
+    """The parent's waits are over once it starts one, and closing them later is no harm."""
+    with waiting("checking plan, data and machine"), waiting("reading files"):
+        board.hand_over()
+        assert board.waits == []
+        passes(clock, board, 60)
+    assert capsys.readouterr().err == ""
