@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.data import Skipped, read_examples
+from advisor.data import Skipped, read_examples, recognise
 from advisor.ground.errors import InputError
 from tests.conftest import examples
 
@@ -238,6 +238,23 @@ def test_documents_of_a_corpus_are_parted_by_blank_lines(tmp_path):
     documents = [f"Document {index}. " + "It goes on and on. " * 20 for index in range(5)]
     (tmp_path / "a.txt").write_text("\n\n".join(documents) + "\n")
     assert [example.text for example in read_examples(tmp_path / "a.txt")] == documents
+
+
+def test_each_text_file_of_a_folder_is_one_document(tmp_path):
+    """Paragraphs on one line each, as Word saves them, do not become documents."""
+    prose = [f"Section {index}. " + "The ward nurse writes it down. " * 20 for index in range(5)]
+    texts = {"a.txt": "\n\n".join(prose), "b.txt": "\n".join(line * 2 for line in prose)}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    assert [example.text for example in read_examples(tmp_path)] == list(texts.values())
+    assert recognise(tmp_path).why == "2 text files; each is one document"
+
+
+def test_marks_part_the_documents_of_a_file_in_a_folder(tmp_path):
+    """Marks are what a writer meant, whatever stands beside the file."""
+    (tmp_path / "a.txt").write_text("One.\n<|endoftext|>\nAnother.\n")
+    (tmp_path / "b.txt").write_text("Third.")
+    assert [example.text for example in read_examples(tmp_path)] == ["One.", "Another.", "Third."]
 
 
 def test_lines_as_long_as_articles_are_documents(tmp_path):

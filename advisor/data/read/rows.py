@@ -73,9 +73,11 @@ def read_rows(
     found = path if isinstance(path, Found) else find_data(path)
     collected = Faults() if faults is None else faults
     offset = 0
+    several = found.container == "text" and len(found.files) > 1
+    reader = _whole_text_rows if several else READERS[found.container]
     for file in found.files:
         last = 0
-        for number, row in READERS[file.container](file, collected):
+        for number, row in reader(file, collected):
             last = number
             if collected.key_twice:
                 collected.rows_with_key_twice.append(offset + number)
@@ -627,7 +629,20 @@ def _sep(line: str) -> bool:
 
 def text_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
     """The documents of a text file as {"text": ...}."""
+    return _text_rows(file, faults, document_style(file))
+
+
+def _whole_text_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
+    """The same of one text file among several: it is one document, unless marks part it.
+
+    Word and most browsers write a paragraph on one line, so blank lines and long lines in a file
+    among others part paragraphs.
+    """
     style = document_style(file)
+    return _text_rows(file, faults, style if style == "marks" else "whole")
+
+
+def _text_rows(file: DataFile, faults: Faults, style: str) -> Iterator[tuple[int, Any]]:
     number = 0
     for text in _documents(file, faults, style):
         if text.strip():

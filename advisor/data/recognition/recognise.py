@@ -156,7 +156,7 @@ def recognise(
 
 def _text_files(found: Found) -> Recognition:
     notes = list(found.notes)
-    if found.folder:
+    if len(found.files) > 1:
         why = f"{len(found.files)} text files; each is one document"
     else:
         style = document_style(found.files[0])
