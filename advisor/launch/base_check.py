@@ -6,12 +6,11 @@ trainer, which downloads it and compares what was loaded with the model that con
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from advisor.data.read.hub import offline
 from advisor.ground.errors import Fault
+from advisor.ground.hub_cache import hub_model_folder, is_offline
 from advisor.ground.model_folder import folder_faults, model_faults
 from advisor.methods import objective
 from advisor.methods.rewards import reward_parts
@@ -118,7 +117,7 @@ def _model_faults(plan: Plan, plan_path: Path, *, writes: bool) -> Iterable[Faul
     else:
         snapshot = cached_snapshot(plan.model, plan.revision)
         if snapshot is not None:
-            yield from model_faults(snapshot, writes=writes, downloads=not offline())
+            yield from model_faults(snapshot, writes=writes, downloads=not is_offline())
 
 
 def _folder_faults(plan: Plan, path: Path, *, writes: bool) -> Iterable[Fault]:
@@ -154,26 +153,12 @@ def is_hub_id(text: str) -> bool:
     return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
 
 
-def hub_cache() -> Path:
-    """The folder that models of the hub are downloaded to."""
-    return Path(
-        os.environ.get("HF_HUB_CACHE")
-        or os.path.join(
-            os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
-        )
-    )
-
-
-def _cache_of(hub_id: str) -> Path:
-    return hub_cache() / f"models--{hub_id.replace('/', '--')}"
-
-
 def cached_snapshot(hub_id: str, revision: str | None) -> Path | None:
     """The folder in the hub cache that a trainer will read this model from; None if there is none.
 
     Without a revision it is that of the branch `main`, else the only one that is there.
     """
-    folder = _cache_of(hub_id)
+    folder = hub_model_folder(hub_id)
     reference = folder / "refs" / (revision or "main")
     if reference.is_file():
         revision = reference.read_text().strip()

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from advisor.data.read.hub import is_hub_id, offline
+from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.hub_cache import is_offline
 from advisor.ground.types import DataProfile
 from advisor.methods import objective
 from advisor.methods.rewards import reward_parts
@@ -76,7 +77,7 @@ def is_on_the_hub(text: str, path: Path) -> bool:
         and text.count("/") == 1
         and is_hub_id(text)
         and not Path(text).suffix
-        and not offline()
+        and not is_offline()
     )
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from advisor.data.read.hub import offline
 from advisor.ground.content import MODEL_FILES, PICKLED_FILES
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.hub_cache import hub_home, is_offline
 from advisor.ground.json_values import parse_json
 
 HUB = "https://huggingface.co"
@@ -47,7 +47,7 @@ def ask_hub(model: str, revision: str | None, what: str) -> HubModel:
         revision: Branch, tag or commit; None: main.
         what: How messages call it: 'model Qwen/Qwen3-8B'.
     """
-    if offline():
+    if is_offline():
         raise MachineNotReady(
             f"{what} is not in the hub cache, and HF_HUB_OFFLINE is set",
             hint="unset HF_HUB_OFFLINE, or name a model folder",
@@ -98,9 +98,8 @@ def login() -> str | None:
     named = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
     if named:
         return named.strip() or None
-    home = Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))
     try:
-        text = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").read_text("utf-8")
+        text = Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token").read_text("utf-8")
     except (OSError, ValueError):
         return None
     return text.strip() or None

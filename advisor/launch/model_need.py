@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advisor.ground.errors import AdviseError, Fault, MachineNotReady
+from advisor.ground.hub_cache import hub_cache
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_gib
-from advisor.launch.base_check import cached_snapshot, hub_cache, is_hub_id
+from advisor.launch.base_check import cached_snapshot, is_hub_id
 from advisor.launch.disk_check import free_bytes
 from advisor.launch.hub_model import HUB, HubModel, ask_hub, login
 from advisor.plan.entries import Entry

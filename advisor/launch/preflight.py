@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError, MachineNotReady
+from advisor.ground.hub_cache import hub_cache
 from advisor.ground.resources import method_roots
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_gib
-from advisor.launch.base_check import base_faults, base_folder, hub_cache
+from advisor.launch.base_check import base_faults, base_folder
 from advisor.launch.data_check import check_data
 from advisor.launch.device_check import device_faults, dtype_faults
 from advisor.launch.disk_check import cache_faults, free_bytes, more_disk, place_faults

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from advisor.ground.hub_cache import hub_cache, hub_model_folder
 
 HUB_TIMEOUT_S = 5.0
 
 
-def is_offline() -> bool:
-    """Whether the hub is not to be asked."""
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
-
-
-def _cache() -> Path:
-    return Path(
-        os.environ.get("HF_HUB_CACHE")
-        or os.path.join(
-            os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
-        )
-    )
-
-
 def cached_config(hub_id: str) -> Path | None:
     """The newest config.json of a model in the cache, None if there is none."""
-    snapshots = _cache() / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    snapshots = hub_model_folder(hub_id) / "snapshots"
     try:
         found = [path for path in snapshots.glob("*/config.json") if path.is_file()]
     except OSError:
@@ -35,7 +22,7 @@ def cached_config(hub_id: str) -> Path | None:
 def cached_models() -> tuple[str, ...]:
     """The hub ids of the models in the cache."""
     try:
-        folders = sorted(path.name for path in _cache().glob("models--*--*"))
+        folders = sorted(path.name for path in hub_cache().glob("models--*--*"))
     except OSError:
         return ()
     return tuple("/".join(name.removeprefix("models--").split("--", 1)) for name in folders)
@@ -43,7 +30,7 @@ def cached_models() -> tuple[str, ...]:
 
 def is_on_this_machine(hub_id: str) -> bool:
     """Whether the cache holds weights of the model, and not its configuration alone."""
-    snapshots = _cache() / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    snapshots = hub_model_folder(hub_id) / "snapshots"
     try:
         return any(
             path.suffix in (".safetensors", ".bin") and path.is_file()

@@ -16,6 +16,7 @@ from typing import Any
 
 from advisor.estimate.model.architecture import ConfigError, shape_from_config
 from advisor.ground.errors import InputError
+from advisor.ground.hub_cache import is_offline
 from advisor.ground.json_values import parse_json
 from advisor.ground.model_config import NAMES, read
 from advisor.ground.safetensors_header import PLAIN, Damaged, read_header
@@ -28,7 +29,6 @@ from advisor.situation.hub_files import (
     cached_config,
     cached_models,
     download_config,
-    is_offline,
 )
 from advisor.situation.model_files import (
     catalogue_entry,

@@ -27,6 +27,7 @@ from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, Stopped
 from advisor.ground.files import cannot_write
+from advisor.ground.hub_cache import is_offline
 from advisor.ground.install_line import install_line
 from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib
@@ -112,11 +113,6 @@ def say(text: str) -> None:
 # --------------------------------------------------------------------------- hub
 
 
-def offline() -> bool:
-    """True if the user forbids the hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
-
-
 def hub_cached() -> Path | None:
     """The model in the hub's own cache, if it is complete there."""
     from huggingface_hub import snapshot_download
@@ -131,7 +127,7 @@ def hub_cached() -> Path | None:
 
 def from_hub() -> Path | None:
     """The model, downloaded from the hub; None if the hub does not answer within seconds."""
-    if offline():
+    if is_offline():
         return None
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     if not endpoint.startswith(("https://", "http://")):

@@ -8,7 +8,6 @@ approximated, and that is said.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from advisor.data.thoughts import (
     unknown_text,
 )
 from advisor.ground.errors import InputError
+from advisor.ground.hub_cache import hub_model_folder
 from advisor.ground.install_line import install_line
 from advisor.ground.types import Finding
 
@@ -473,12 +473,7 @@ def _folder(model: str) -> Path | None:
         return folder
     if folder.exists() or model.count("/") > 1:
         return None
-    home = os.environ.get("HF_HUB_CACHE") or os.path.join(
-        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
-    )
-    found = sorted(
-        Path(home, f"models--{model.replace('/', '--')}", "snapshots").glob("*/tokenizer.json")
-    )
+    found = sorted((hub_model_folder(model) / "snapshots").glob("*/tokenizer.json"))
     return found[-1].parent if found else None
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.hub_cache import is_offline
 from advisor.ground.install_line import install_line
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?:/[\w.@ -]+)*")
@@ -62,11 +63,6 @@ def is_hub_id(text: str) -> bool:
     return not os.path.isdir(text.split("/")[0]) and Path(text).suffix.lower() not in FILE_ENDINGS
 
 
-def offline() -> bool:
-    """True where the user forbids the hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
-
-
 def hub_folder(text: str) -> Path:
     """The cached files of a hub data set, fetched where they are not there yet.
 
@@ -91,14 +87,14 @@ def hub_folder(text: str) -> Path:
         [f"{inner}/{name}" for name in PATTERNS] + [inner] if inner else list(PATTERNS)
     )
     try:
-        if not offline():
+        if not is_offline():
             _refuse_large(text, repo, inner, huggingface_hub.HfApi())
         found = Path(
             huggingface_hub.snapshot_download(
                 repo,
                 repo_type="dataset",
                 allow_patterns=[*patterns, "README.md"],
-                local_files_only=offline(),
+                local_files_only=is_offline(),
             )
         )
     except InputError:
@@ -140,7 +136,7 @@ def _refuse_large(text: str, repo: str, inner: str, api: Any) -> None:
 
 def _explained(text: str, repo: str, error: Exception) -> InputError | MachineNotReady:
     kind = type(error).__name__
-    if offline():
+    if is_offline():
         return InputError(
             "no such file or folder; as a data set of the hub it is not in the cache, and"
             " HF_HUB_OFFLINE is set",
