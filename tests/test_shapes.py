@@ -9,13 +9,16 @@ import pytest
 from advisor.estimate.model.architecture import shape_from_config
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
+from advisor.ground.types import Answer, Answers
 from advisor.ground.yaml_reader import read_yaml
 from advisor.situation import shapes
+from advisor.situation.build import situation_of
 from advisor.situation.model_files import catalogue_ids
 from advisor.situation.shapes import (
     is_instruct,
     model_shape,
     shape_from_size,
+    smaller_models,
     suggest_model,
 )
 from tests.fake_model import write_safetensors
@@ -382,8 +385,52 @@ def test_suggestions_fit_and_are_known():
     assert "still larger" in suggest_model("qa", 0.01).because
 
 
+@pytest.mark.parametrize(
+    ("task", "most_b", "model"),
+    [
+        ("reasoning", None, "Qwen/Qwen3-8B-Base"),
+        ("code", 10, "Qwen/Qwen2.5-Coder-7B"),
+        ("qa", 0.2, "HuggingFaceTB/SmolLM2-135M"),
+    ],
+)
+def test_who_starts_from_a_plain_text_model_is_suggested_one(task, most_b, model):
+    """Of the same size, with a reason of its own; so are those to fall back on."""
+    found = suggest_model(task, most_b, untuned=True)
+    assert found.model == model
+    assert "follows no instructions yet" in found.because
+    assert "newer ones" not in found.because  # those follow instructions
+    smaller = [suggestion.model for _, suggestion in smaller_models(task, 3 * 10**9, untuned=True)]
+    assert smaller[0] == "Qwen/Qwen3-1.7B-Base"
+    assert not any(is_instruct(name) for name in smaller)
+
+
+@pytest.mark.parametrize(
+    ("signals", "denied", "model"),
+    [
+        (("base_model_untuned",), (), "Qwen/Qwen3-8B-Base"),
+        ((), ("instruct_model_start",), "Qwen/Qwen3-8B-Base"),
+        ((), (), "Qwen/Qwen3-8B"),
+        (("instruct_model_start",), (), "Qwen/Qwen3-8B"),
+        (("base_model_untuned", "instruct_model_start"), (), "Qwen/Qwen3-8B"),  # not believed
+    ],
+)
+def test_the_suggestion_follows_the_stated_start(signals, denied, model):
+    """What was said of the start decides which of the two is suggested."""
+    known = {
+        "task": Answer(value="reasoning", origin="file"),
+        "gpu": Answer(value="unknown", origin="file"),
+        "signals": Answer(value=signals, origin="file"),
+        **{name: Answer(value=False, origin="file") for name in denied},
+    }
+    assert situation_of(Answers(known=known)).suggestion.model == model
+
+
 def test_suggested_sizes_agree_with_the_catalogue():
     """The table's sizes are those of the shapes, so that "fits" is asked about the right model."""
     table = read_yaml(rules_dir() / "models" / "suggestions.yaml").data
     for row in [*table["models"], *table["encoders"]]:
-        assert model_shape(row["model"])[0].params / 1e9 == pytest.approx(row["params_b"], rel=0.01)
+        for name in (row["model"], row.get("base", row["model"])):
+            shape, warnings = model_shape(name)
+            assert shape.origin == "catalogue"
+            assert not warnings
+            assert shape.params / 1e9 == pytest.approx(row["params_b"], rel=0.01)

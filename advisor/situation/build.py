@@ -449,7 +449,8 @@ def _smaller(
         return ()
     from advisor.situation.shapes import smaller_models
 
-    return tuple(smaller_models(str(answers.value("task", "other")), model.params, needs=needs))
+    task, untuned = str(answers.value("task", "other")), _starts_untuned(answers)
+    return tuple(smaller_models(task, model.params, needs=needs, untuned=untuned))
 
 
 def _about_template(
@@ -482,7 +483,17 @@ def _suggestion(
     """
     from advisor.situation.shapes import suggest_model
 
-    return suggest_model(str(answers.value("task", "other")), max_params_b, needs=needs)
+    task, untuned = str(answers.value("task", "other")), _starts_untuned(answers)
+    return suggest_model(task, max_params_b, needs=needs, untuned=untuned)
+
+
+def _starts_untuned(answers: Answers) -> bool:
+    """Whether the start was stated to be a plain text model, and nothing stated speaks against."""
+    said = {instruct for signal, instruct in START_SIGNALS.items() if signal in answers.signals}
+    said |= {
+        not instruct for signal, instruct in START_SIGNALS.items() if answers.value(signal) is False
+    }
+    return said == {False}
 
 
 def _suggestible(

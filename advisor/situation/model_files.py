@@ -121,6 +121,7 @@ def suggestions_shape() -> Shape:
         keys={
             "model": Text(),
             "params_b": Number(above=0, help="parameters, in thousands of millions"),
+            "base": Text(help="the plain text model behind it, of the same size and licence"),
             "kind": Text(),
             "tasks": OneOf(options=(task, ListOf(of=task, least=1))),
             "languages": ListOf(of=Text(), least=1),

@@ -460,16 +460,17 @@ def shape_from_size(
 
 
 def suggest_model(
-    task: str, max_params_b: float | None, *, needs: Collection[str] = ()
+    task: str, max_params_b: float | None, *, needs: Collection[str] = (), untuned: bool = False
 ) -> ModelSuggestion:
     """The largest model of the table that fits and suits the task; the 8B one where nothing limits
     the size, the smallest where none fits.
 
     Args:
         needs: What its chat template has to write (chat_templates.NEEDS).
+        untuned: Whether it has to be a plain text model, that follows no instructions yet.
     """
     table = suggested_models()
-    rows: Sequence[Mapping[str, Any]] = table["models"]
+    rows = _rows(untuned=untuned)
     suited = [row for row in rows if row["tasks"] == "any" or task in row["tasks"]]
     if needs:
         suited = [row for row in suited if not lacks(row["model"], needs)] or suited
@@ -490,18 +491,35 @@ def suggest_model(
     )
 
 
+def _rows(*, untuned: bool) -> Sequence[Mapping[str, Any]]:
+    """The table's models; where the start is a plain text model, those behind them."""
+    rows: Sequence[Mapping[str, Any]] = suggested_models()["models"]
+    if not untuned:
+        return rows
+    return [
+        {
+            **{key: value for key, value in row.items() if key != "also"},
+            "model": row["base"],
+            "why": f"the plain text model behind {row['model']}, which follows no instructions yet",
+        }
+        for row in rows
+        if "base" in row
+    ]
+
+
 def smaller_models(
-    task: str, params: int, *, needs: Collection[str] = ()
+    task: str, params: int, *, needs: Collection[str] = (), untuned: bool = False
 ) -> list[tuple[ModelShape, ModelSuggestion]]:
     """The table's models that are smaller than `params` and suit the task, largest first, with
     their shapes.
 
     Args:
         needs: What their chat templates have to write (chat_templates.NEEDS).
+        untuned: Whether they have to be plain text models, that follow no instructions yet.
     """
     table = suggested_models()
     found = []
-    for row in sorted(table["models"], key=lambda row: -row["params_b"]):
+    for row in sorted(_rows(untuned=untuned), key=lambda row: -row["params_b"]):
         if lacks(row["model"], needs):
             continue
         if row["params_b"] * 1e9 < params and (row["tasks"] == "any" or task in row["tasks"]):
