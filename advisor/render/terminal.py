@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from advisor.ground.terminal import shown
-from advisor.render.answer.first import LABEL, First, Part, first_screen
+from advisor.render.answer.first import LABEL, LINES, First, Part, first_screen
 from advisor.render.answer.page import Page, page_of
 from advisor.render.answer.reasons import answer_words, reason_origin, reason_text
 from advisor.render.answer.rivals import canonical
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STYLES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
 NARROW = 64  # columns: below, labels stand above what they label
+MENU_LINES = 9  # of the wizard's menu on a small screen, and of what keeps a plan from being run
 WIDE_TABLE = 100  # columns from which on a table is one
 # For terminals and files that cannot hold the sign itself; what has no counterpart is shown by its
 # code point.
@@ -68,13 +69,20 @@ def print_advice(
         plan_path: The launch file, if one was written: the next command runs it.
         read_in: Where it is read. Where it is run now, or a menu follows, there is no next command.
     """
-    first = first_screen(advice, plan_path=plan_path, columns=console.width)
+    with_steps = read_in == "shell" or not advice.fits or not advice.recommendation.stages
+    first = first_screen(
+        advice,
+        plan_path=plan_path,
+        columns=console.width,
+        lines=min(LINES, console.height - MENU_LINES) if read_in == "menu" else LINES,
+        with_steps=with_steps,
+    )
     _print_hanging(console, "", _rich(first.answer, console, "bold"))
     console.print()
     for part in first.parts:
         _print_part(part, console)
     console.print()
-    if read_in == "shell" or not advice.fits or not advice.recommendation.stages:
+    if with_steps:
         for step in first.steps:
             _print_hanging(console, "", _rich(step.text, console))
             _print_commands(step.commands, console, "  ")

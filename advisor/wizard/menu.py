@@ -13,7 +13,7 @@ from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import ask_round, stopped_words
 from advisor.wizard.checks import Checks
 from advisor.wizard.conversation import Conversation, LeftOut
-from advisor.wizard.menu_options import menu_options, verdict_of
+from advisor.wizard.menu_options import MORE, ROOMY, folded, menu_options, verdict_of
 from advisor.wizard.outcome import Actions, Outcome
 from advisor.wizard.prompts import Option, Ui, terminal_ui
 from advisor.wizard.saved import save_answers
@@ -129,7 +129,7 @@ class _Closing:
                 mattering=len(talk.mattering(skipped)),
                 undo=undo,
             )
-            chosen = self.ui.choose("What now?", options)
+            chosen = self._choose(options)
             if chosen == "quit":
                 self._say_later(outcome)
                 return self.code or (0 if outcome.advice.fits else 3)
@@ -141,6 +141,18 @@ class _Closing:
                 self._look(looks[chosen], outcome)
             elif chosen in changes and changes[chosen](outcome):
                 outcome = self._recommend()
+
+    def _choose(self, options: list[Option]) -> Any:
+        """What is chosen of the menu; on a small screen some of it is behind "More choices"."""
+        if self.ui.rows >= ROOMY:
+            return self.ui.choose("What now?", options)
+        near, further = folded(options)
+        while True:
+            chosen = self.ui.choose("What now?", near)
+            if chosen == MORE:
+                chosen = self.ui.choose("What now?", [*further, Option(value=BACK, label="Back")])
+            if chosen is not BACK:
+                return chosen
 
     def _look(self, action: Callable[[Outcome], object], outcome: Outcome) -> None:
         """Do what changes no answer; what goes wrong in it is said, and is no end."""

@@ -18,6 +18,10 @@ VERDICTS = {
     "too_big": "does not fit",
     "recommended": "recommended",
 }
+# On a screen of fewer lines the answer and the whole menu do not stand beside each other.
+ROOMY = 34
+NEAR = ("run", "trial", "bundle", "missing", "ways_out", "next_steps", "whole", "change", "quit")
+MORE = "more"
 LONGEST_HELP = 44  # characters; longer ones wrap beside the longest label
 
 
@@ -49,6 +53,16 @@ def menu_options(
         Option(value="save", label="Save as a page", help="one file to forward"),
         Option(value="quit", label="Quit"),
     ]
+
+
+def folded(options: list[Option]) -> tuple[list[Option], list[Option]]:
+    """The menu of a small screen, and what its "More choices" opens."""
+    near = [option for option in options if option.value in NEAR]
+    further = [option for option in options if option.value not in NEAR]
+    if len(further) < 2:
+        return options, []
+    more = Option(value=MORE, label="More choices", help="why, other methods, the plan, a page")
+    return [*near[:-1], more, near[-1]], further
 
 
 def _training(outcome: Outcome) -> Iterator[Option]:

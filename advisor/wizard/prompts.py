@@ -36,6 +36,10 @@ class Ui(Protocol):
     Ctrl-C raises KeyboardInterrupt, the end of input EOFError.
     """
 
+    @property
+    def rows(self) -> int:
+        """Lines of the screen; many where nothing scrolls out of reach."""
+
     def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
         """Print one paragraph; `lead` stands before it, and the lines that follow start below its
         end.
@@ -125,6 +129,10 @@ def same(value: Any, current: Any) -> bool:
 class QuestionaryUi(_Prompter):
     """Lists to move in with the arrow keys."""
 
+    @property
+    def rows(self) -> int:
+        return self.console.height
+
     def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
         import questionary
 
@@ -195,6 +203,8 @@ class PlainUi(_Prompter):
     """Numbered lists and plain lines: for terminals that cannot move the cursor, and for screen
     readers.
     """
+
+    rows = 1000  # read in order, or on paper
 
     def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
         self.say(message, tone="strong")

@@ -188,12 +188,22 @@ def test_the_last_line_says_where_the_rest_is(read_in, where):
     """In the wizard that is the menu; left-out warnings are counted there."""
     advice = dataclasses.replace(scenario_5(), warnings=("one of them", "another", "a third"))
     file = io.StringIO()
-    print_advice(advice, Console(file=file, width=80), read_in=read_in)
+    print_advice(advice, Console(file=file, width=80, height=60), read_in=read_in)
     last = file.getvalue().rstrip("\n").split("\n")[-1]
     left_out = first_screen(advice).more_warnings
     assert left_out > 0
     assert f"{left_out} more warning" in last
     assert last.endswith(where)
+
+
+def test_on_a_small_screen_the_answer_leaves_room_for_the_menu():
+    """Fifteen lines of 24; on a large one the answer is as it is in the shell."""
+    for advice in (scenario_5(), scenario_4(), remedy_alone()):
+        small, large = io.StringIO(), io.StringIO()
+        print_advice(advice, Console(file=small, width=80, height=24), read_in="menu")
+        print_advice(advice, Console(file=large, width=80, height=60), read_in="menu")
+        assert len(small.getvalue().splitlines()) <= 16
+        assert len(small.getvalue().splitlines()) <= len(large.getvalue().splitlines())
 
 
 def test_how_a_name_was_read_is_told_after_what_may_be_wrong():

@@ -25,6 +25,7 @@ def test_nobody_is_sent_away_and_the_answer_is_on_one_screen(name, columns, rows
     assert trial.dead_ends == []
     assert 0 < len(trial.answer) <= MOST_LINES, "\n".join(trial.answer)
     assert trial.next_step_is_visible, "\n".join(trial.screen)
+    assert trial.whole_answer_is_visible, "\n".join(trial.screen)
     printed = " ".join(" ".join(trial.printed).split())
     for words in about["sees"]:
         assert words.lower() in printed.lower(), printed

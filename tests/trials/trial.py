@@ -14,6 +14,7 @@ from tools.terminal import Terminal
 
 PEOPLE = Path(__file__).parent / "people"
 MENU = "What now"
+BEGINS = "Working it out"  # the line before an answer
 MOST_QUESTIONS = 40
 COMMAND = re.compile(r"^\s*(\$ )?(advise|tar|scp|ollama|curl|pip|python|hf) \S")
 
@@ -42,6 +43,12 @@ class Trial:
             if COMMAND.match(line):
                 return place + 1
         return len(self.answer)
+
+    @property
+    def whole_answer_is_visible(self) -> bool:
+        """Whether the answer's first line stands on the screen together with the menu."""
+        first = next(line for line in self.answer if line.strip())
+        return first in self.screen and any(MENU in line for line in self.screen)
 
     @property
     def next_step_is_visible(self) -> bool:
@@ -87,7 +94,9 @@ def run(name: str, folder: Path, *, columns: int, rows: int) -> Trial:
         trial.printed = terminal.printed
         trial.screen = terminal.visible
         for label in about.get("menu") or []:
-            if not terminal.choose(label):
+            if not terminal.choose(label) and not (
+                terminal.choose("More choices") and _chosen_below(terminal, label)
+            ):
                 trial.dead_ends.append(f"no entry of the menu is called {label}")
                 break
             terminal.wait_for_prompt()
@@ -96,17 +105,23 @@ def run(name: str, folder: Path, *, columns: int, rows: int) -> Trial:
     return trial
 
 
+def _chosen_below(terminal: Terminal, label: str) -> bool:
+    """Choose it in the menu that "More choices" opens."""
+    terminal.wait_for_prompt()
+    return terminal.choose(label)
+
+
 def _questions(terminal: Terminal, about: Mapping[str, Any], trial: Trial) -> Iterator[None]:
     """Answer each question until the menu stands there."""
     answers = dict(about.get("answers") or {})
-    before = 0
     while len(trial.questions) < MOST_QUESTIONS:
         terminal.wait_for_prompt()
         asked = terminal.prompt
         if terminal.is_over or MENU in asked:
             lines = terminal.printed
             end = next((n for n, line in enumerate(lines) if MENU in line), len(lines))
-            trial.answer = lines[before:end]
+            start = max((n + 1 for n, line in enumerate(lines[:end]) if BEGINS in line), default=0)
+            trial.answer = lines[start:end]
             if terminal.is_over:
                 trial.dead_ends.append("the wizard ended")
             return
@@ -119,7 +134,6 @@ def _questions(terminal: Terminal, about: Mapping[str, Any], trial: Trial) -> It
             trial.dead_ends.append(str(fault))
             return
         trial.questions.append((asked, pressed))
-        before = len(terminal.printed)
         yield
     trial.dead_ends.append("the questions never end")
 

@@ -28,7 +28,8 @@ class ScriptedUi:
     None raises Ctrl-C.
     """
 
-    def __init__(self, *replies: str | None) -> None:
+    def __init__(self, *replies: str | None, rows: int = 100) -> None:
+        self.rows = rows
         self.replies = list(replies)
         self.said: list[str] = []
         self.asked: list[str] = []

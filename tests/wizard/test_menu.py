@@ -14,7 +14,7 @@ from advisor.ground.errors import Fault, InputError, MachineNotReady, Stopped
 from advisor.ground.types import Answer, Answers
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.wizard import Actions, Checks, Outcome, run_wizard
-from advisor.wizard.menu_options import menu_options
+from advisor.wizard.menu_options import MORE, folded, menu_options
 from advisor.wizard.prompts import choice_lines
 from advisor.wizard.saved import load_answers, state_path
 from advisor.wizard.walk import applies, questions
@@ -23,7 +23,11 @@ from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, known
 
 
 def menu(
-    outcome_of, *replies: str | None, actions: dict[str, Any] | None = None, checks: Checks = CARDS
+    outcome_of,
+    *replies: str | None,
+    actions: dict[str, Any] | None = None,
+    checks: Checks = CARDS,
+    rows: int = 100,
 ) -> tuple[int, ScriptedUi, list[Any]]:
     """The closing menu after the one question about the task; exit code, what was said, what was
     called.
@@ -49,7 +53,7 @@ def menu(
         "explain": lambda outcome, candidate: called.append(str(candidate.composition)),
         **(actions or {}),
     }
-    ui = ScriptedUi("Write texts", *replies)
+    ui = ScriptedUi("Write texts", *replies, rows=rows)
     code = run_wizard(
         facts=FACTS, hardware=CPU, advise=outcome_of, actions=Actions(**given), console=Console(),
         ui=ui, checks=checks, relevant=lambda fact, answers, opened: False
@@ -278,6 +282,20 @@ def test_what_cannot_run_is_never_offered(outcome, why):
     """Run it now is offered only for a complete plan that trains and fits."""
     assert "Run it now" not in [option.label for option in menu_options(outcome)], why
     assert "Run it now" in [option.label for option in menu_options(ready(Answers()))]
+
+
+def test_on_a_small_screen_the_menu_leaves_room_for_the_answer():
+    """What is seldom wanted is behind "More choices", from which one comes back."""
+    options = menu_options(ready(Answers()), skipped=12, undo="sft>dpo+qlora")
+    near, further = folded(options)
+    assert near[-1].value == "quit"
+    assert len(near) <= 6
+    assert {one.value for one in [*near, *further]} == {one.value for one in options} | {MORE}
+    pressed = ("More choices", "Back", "More choices", "Show the plan", "Quit")
+    code, ui, _ = menu(ready, *pressed, rows=24)
+    assert code == 0
+    assert "PLAN TEXT" in ui.said
+    assert len(ui.offered[-1]) <= 6
 
 
 def test_what_is_missing_for_a_run_is_said():

@@ -39,6 +39,7 @@ ADDED = (
     ("What if", 3),
 )
 GROWING = {label for label, _ in ADDED}
+SPARED = ("What if", "Unsure")  # left to the whole answer where the screen has too few lines
 FLAG = re.compile(r" \(--[a-z-]+\)")
 UNSTATED = re.compile(r"telling us (.+?) could change it")
 WORTH_A_LINE = ("answer", "money", "data")  # changes that a person can make, the easiest first
@@ -79,9 +80,22 @@ class First:
         return count + 1  # where the rest stands
 
 
-def first_screen(advice: Advice, *, plan_path: str | None = None, columns: int = COLUMNS) -> First:
-    """The first screen; `plan_path` is the launch file, if one was written. On a terminal of fewer
-    columns than 80 it is longer, on a wider one it says more.
+def first_screen(
+    advice: Advice,
+    *,
+    plan_path: str | None = None,
+    columns: int = COLUMNS,
+    lines: int = LINES,
+    with_steps: bool = True,
+) -> First:
+    """The first screen. On a terminal of fewer columns than 80 it is longer, on a wider one it says
+    more.
+
+    Args:
+        plan_path: The launch file, if one was written.
+        columns: Of the terminal.
+        lines: How many there are for it.
+        with_steps: The next steps are shown; a menu offers them otherwise.
     """
     columns = max(columns, COLUMNS)
     most = {part.label: part for part in _parts(advice) if part.items}
@@ -89,15 +103,22 @@ def first_screen(advice: Advice, *, plan_path: str | None = None, columns: int =
     first = First(
         answer=_answer(advice),
         parts=tuple(kept.values()),
-        steps=first_steps(advice, plan_path=plan_path),
+        steps=first_steps(advice, plan_path=plan_path) if with_steps else (),
     )
-    if first.lines(columns) > LINES:
+    if with_steps and first.lines(columns) > lines:
         first = replace(first, steps=first_steps(advice, plan_path=plan_path, briefly=True))
+    if lines < LINES and first.lines(columns) > lines:  # a menu offers all steps
+        with_command = [place for place, step in enumerate(first.steps) if step.commands]
+        first = replace(first, steps=first.steps[: (with_command or [0])[0] + 1])
+    for label in SPARED if lines < LINES else ():
+        if first.lines(columns) > lines:
+            kept.pop(label, None)
+            first = replace(first, parts=tuple(kept.values()))
     for label, count in ADDED:
         if label in kept and len(most[label].items) >= count == len(kept[label].items) + 1:
             parts = kept | {label: _shorter(most[label], count)}
             longer = replace(first, parts=tuple(parts.values()))
-            if longer.lines(columns) <= LINES:
+            if longer.lines(columns) <= lines:
                 kept, first = parts, longer
     return first
 
