@@ -169,3 +169,17 @@ def _readable(path: Path) -> bool:
 def shown_path(path: Path) -> str:
     """The path as short as it can be typed from here."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def nearest_place(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free on the disk that holds the path, or will hold it. Raises OSError."""
+    import shutil  # advice does without it, and starts sooner
+
+    return shutil.disk_usage(nearest_place(path)).free

@@ -5,12 +5,11 @@ model cache for what is downloaded. They may be one disk.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from advisor.ground.errors import Fault
-from advisor.ground.files import ELSEWHERE
+from advisor.ground.files import ELSEWHERE, free_bytes, nearest_place
 from advisor.ground.units import format_gib
 
 SPARE_BYTES = 256 * 2**20  # metrics, tokenizer, report, and what other programs write
@@ -21,18 +20,6 @@ def more_disk(need: int | None, folder: Path) -> int | None:
     if need is None or not folder.is_dir():
         return need
     return max(0, need - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
-
-
-def nearest_place(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes free on the disk that holds the path, or will hold it."""
-    return shutil.disk_usage(nearest_place(path)).free
 
 
 def place_faults(run: Path, need: int | None) -> Iterable[Fault]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError, MachineNotReady
+from advisor.ground.files import free_bytes
 from advisor.ground.hub_cache import hub_cache
 from advisor.ground.resources import method_roots
 from advisor.ground.types import DataProfile, Hardware, ModelShape
@@ -17,7 +18,7 @@ from advisor.ground.units import format_gib
 from advisor.launch.base_check import base_faults, base_folder
 from advisor.launch.data_check import check_data
 from advisor.launch.device_check import device_faults, dtype_faults
-from advisor.launch.disk_check import cache_faults, free_bytes, more_disk, place_faults
+from advisor.launch.disk_check import cache_faults, more_disk, place_faults
 from advisor.launch.expected import disk_need, sum_known
 from advisor.launch.generation_server import server_faults
 from advisor.launch.gpus import ChosenGpus, choose_gpus

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from advisor.ground.files import free_bytes, nearest_place
 from advisor.ground.types import Gpu
 from advisor.ground.units import GIB, KIB, format_gib
 
@@ -203,14 +204,10 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 def free_disk(folder: Path) -> int | None:
     """Free bytes on the disk that holds the folder, or will hold it once it is made."""
-    folder = folder.absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    folder = nearest_place(folder.absolute())
     try:
         if not hasattr(os, "statvfs"):  # Windows
-            import shutil
-
-            return shutil.disk_usage(folder).free
+            return free_bytes(folder)
         disk = os.statvfs(folder)
     except OSError:
         return None

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import ClassVar
@@ -9,7 +10,6 @@ from typing import ClassVar
 import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady
-from advisor.launch import disk_check
 from advisor.launch.model_need import has_weights, model_needs
 from advisor.plan.read import read_plan
 from tests.fake_model import write_fake_model
@@ -110,7 +110,7 @@ def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch):
 def test_a_full_disk_of_the_cache_is_told_before_the_download(hub, shop, monkeypatch):
     """Both numbers are named, and what else the same disk must hold."""
     usage = type("Usage", (), {"free": 2 * GIB})
-    monkeypatch.setattr(disk_check.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(MachineNotReady) as error:
         run(output="out")
     text = error.value.text()

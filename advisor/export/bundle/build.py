@@ -18,7 +18,7 @@ from pathlib import Path
 from advisor.export.bundle.contents import Carried, Contents, contents_of
 from advisor.export.bundle.wheel import product_wheel, tested_versions
 from advisor.ground.errors import InputError, MachineNotReady
-from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write
+from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, free_bytes, nearest_place
 from advisor.ground.units import format_gib
 from advisor.ground.version import __version__
 from advisor.plan.comments import comments_of
@@ -219,14 +219,12 @@ def _licence(model: str) -> tuple[str, bool]:
 
 
 def _refuse_full_disk(place: Path, contents: Contents, *, copies: int) -> None:
-    while not place.exists() and place != place.parent:
-        place = place.parent
     need = copies * sum(one.size_bytes for one in contents.files if one.is_included)
-    free = shutil.disk_usage(place).free
+    free = free_bytes(place)
     if free < need + (64 << 20):
         raise MachineNotReady(
             f"{format_gib(free)} free on the disk, the bundle may take {format_gib(need)}",
-            where=str(place),
+            where=str(nearest_place(place)),
             hint=f"free some space, or {ELSEWHERE}",
         )
 
