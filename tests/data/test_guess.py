@@ -281,3 +281,40 @@ def test_names_are_understood_by_their_words(name, request_, answer):
     """A word for an answer outranks who speaks, and that outranks a word for any text."""
     found = meaning(name)
     assert (found.request, found.answer) == (request_, answer)
+
+
+def test_requests_that_repeat_are_no_categories_of_their_answers(tmp_path):
+    """The same questions come again and again; names in another language say what they are."""
+    rows = [
+        [str(number), f"03.{number % 9 + 1:02d}.2026", ("Huber", "Groß")[number % 2],
+         f"Wann hat das Amt {number % 6} geöffnet?", REPLIED.format(number),
+         ("Amt 32", "Amt 21")[number % 2]]
+        for number in range(60)
+    ]  # fmt: skip
+    header = ["Nr", "Eingang", "Bürger", "Anfrage", "Antwort", "Zuständig"]
+    found = recognise(table(tmp_path, header, rows))
+    assert dict(found.mapping) == {"question": "Anfrage", "answer": "Antwort"}
+    assert found.confidence == "guessed"
+
+
+def test_the_only_column_called_a_category_is_the_category(tmp_path):
+    """Dates are no categories, and a name in another language tells among other short columns."""
+    rows = [
+        [f"03.{number % 9 + 1:02d}.2026", ("Huber", "Groß")[number % 2], ASKED.format(number),
+         ("Müll", "Ausweis")[number % 2]]
+        for number in range(60)
+    ]  # fmt: skip
+    found = recognise(table(tmp_path, ["Eingang", "Bürger", "Schreiben", "Kategorie"], rows))
+    assert dict(found.mapping) == {"text": "Schreiben", "label": "Kategorie"}
+
+
+def test_columns_of_dates_are_not_offered_as_categories(tmp_path):
+    """What is asked leaves them out."""
+    rows = [
+        [f"03.{number % 9 + 1:02d}.2026", ("Huber", "Groß")[number % 2], ASKED.format(number),
+         ("rot", "blau")[number % 2]]
+        for number in range(60)
+    ]  # fmt: skip
+    with pytest.raises(ColumnsUnclear) as caught:
+        recognise(table(tmp_path, ["Eingang", "Bürger", "Schreiben", "Farbe"], rows))
+    assert {way.mapping["label"] for way in caught.value.ways} == {"Bürger", "Farbe"}

@@ -21,6 +21,7 @@ VERDICTS = GOOD_WORDS | BAD_WORDS
 MAX_CLASSES = 200
 _NUMBER = re.compile(r"[-+]?[$€£]?\d[\d,. /]*%?")
 _ADDRESS = re.compile(r"\S+@\S+\.\S+|https?://\S+")
+_DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}\.?([ T,]+\d{1,2}[:.]\d{2}.*)?")
 KEPT_VALUES = 300  # distinct values kept of a column
 
 
@@ -53,6 +54,12 @@ class Column:
     def holds_addresses(self) -> bool:
         """True for a column of e-mail addresses or links, which are no text to learn from."""
         found = sum(_ADDRESS.fullmatch(value.strip()) is not None for value in self.values)
+        return found > 0.5 * len(self.values) > 0
+
+    @property
+    def holds_dates(self) -> bool:
+        """True for a column of days or of days and times, which are no category."""
+        found = sum(_DATE.fullmatch(value.strip()) is not None for value in self.values)
         return found > 0.5 * len(self.values) > 0
 
     def is_label(self, *, named: bool) -> bool:

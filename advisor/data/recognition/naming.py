@@ -545,6 +545,7 @@ def _few_valued(
             name != text
             and roles.normal(name) not in roles.METADATA
             and columns[name].is_label(named=roles.normal(name) in trusted)
+            and not columns[name].holds_dates
         )
 
     return [name for name in columns if few(name)]

@@ -258,10 +258,15 @@ def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Ca
         best = max(answers, key=lambda key: answers[key][0])
         kept = {key for keys in answers[best][1] for key in keys}
         main_columns = {name: column for name, column in columns.items() if name in kept}
-    candidates = by_name(main_columns) or by_shape(main_columns)
-    strong = [candidate for candidate in candidates if candidate.certain] or candidates
+    candidates = by_name(main_columns)
     if not candidates:
-        return _guessed(rows, shown)
+        candidates = by_shape(main_columns)
+        if not candidates:
+            return _guessed(rows, shown)
+        # Requests that repeat look like categories; their names in another language tell.
+        if (guessed := _named_elsewhere(candidates, rows)) is not None:
+            return replace(guessed, guessed=True), ()
+    strong = [candidate for candidate in candidates if candidate.certain] or candidates
     if len(strong) > 1:
         from advisor.data.recognition.unclear import several_ways
 
@@ -284,6 +289,21 @@ def _guessed(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[C
     if not found.clear:
         raise no_known_columns(shown, columns, leaves[0], found.candidates)
     return replace(found.candidates[0], guessed=True), found.candidates[1:]
+
+
+def _named_elsewhere(candidates: list[Candidate], rows: list[dict[str, Any]]) -> Candidate | None:
+    """What names in any language make of columns that their shapes alone make texts with
+    categories: a request and its answer, or the only column that is called a category.
+    """
+    from advisor.data.recognition.guess import guess
+    from advisor.data.recognition.words import meaning
+
+    leaves = [with_leaves(row) for row in rows]
+    found = guess(summarise(leaves), leaves)
+    if found.clear and found.candidates[0].mapping.keys() >= {"question", "answer"}:
+        return found.candidates[0]
+    called = [way for way in candidates if meaning(way.mapping.get("label", "")).is_label]
+    return called[0] if len(called) == 1 < len(candidates) else None
 
 
 def _for_task(wanted: str, chosen: Candidate, rows: list[dict[str, Any]]) -> Candidate | None:
