@@ -238,7 +238,7 @@ def test_why_not_gives_the_reason_that_ranks_the_one_over_the_other(call):
         other["composition"]: other["because"][0]["text"] for other in document["alternatives"]
     }
     assert because["sft+lora"] == (
-        "LoRA would come first if it fitted; whether LoRA fits is not known, since you named no"
+        "LoRA would win if it fitted; whether LoRA fits is not known, since you named no"
         " model and did not say what your data are."
     )
 

@@ -85,7 +85,7 @@ def _doubts(
         and facts[name].id not in (*base, "gpu", "n_tasks")
     ]
     if unstated:
-        yield f"telling us {joined(unstated, 'or')} could change it"
+        yield f"the answer depends on {joined(unstated, 'or')}"
     if conflicts:
         yield "experts disagree here"
     if evidence == "low":
@@ -100,7 +100,7 @@ def certainty_lines(certainty: Certainty) -> tuple[str, ...]:
     """How sure the answer is, a sentence for each scale, and who disagrees."""
     evidence = f"Evidence: {certainty.evidence}; it rests on {certainty.rests_on}."
     strength = f"Recommendation: {certainty.strength}"
-    strength += f"; {joined(certainty.doubts)}." if certainty.doubts else "."
+    strength += f"; {'; '.join(certainty.doubts)}." if certainty.doubts else "."
     lines = [f"{evidence} {strength}"]
     lines += [
         f"Experts who say otherwise: {one.text} ({one.source})" for one in certainty.conflicts

@@ -116,8 +116,8 @@ class _Attempts:
                 change = {"gpu": card.name}
                 holds = "does it within the budget" if self.relaxable("budget") else "holds it"
                 text = (
-                    f"one {card_words(card)} is the cheapest GPU that {holds}, with"
-                    f" {decision.composition}; type this line there, where the GPU is detected"
+                    f"the cheapest GPU that {holds} (with {decision.composition}) is one"
+                    f" {card_words(card)}"
                 )
                 return WayOut(
                     text=text,

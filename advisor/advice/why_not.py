@@ -314,8 +314,7 @@ class _WhyNot:
         wanted = " and ".join(self._would_be(name, way) for name in shown)
         among = "if, among other things," if len(names) > NAMED else "if"
         method = value_words(self.ruleset.facts[self.table.concludes], self.outcome)
-        verb = "win" if way.by_size else "come first"
-        text = f"{method} would {verb} {among} {wanted}; {self._here(shown)}."
+        text = f"{method} would win {among} {wanted}; {self._here(shown)}."
         return Reason(
             text=text[0].upper() + text[1:],
             rule=way.rule.id,

@@ -268,8 +268,8 @@ def _variant(
             )
             more = (
                 [
-                    f"'{name}' with {stated_gib:g} GB is also sold as {', '.join(others)}: taken as"
-                    f" {gpu.spec.name} (another speed and price, the same memory)"
+                    f"'{name}' is taken as {gpu.spec.name}; it is also sold as"
+                    f" {' and '.join(others)}, with the same memory and another speed and price"
                 ]
                 if others
                 else []

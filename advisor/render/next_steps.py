@@ -205,7 +205,7 @@ def _to_write_down(advice: Advice) -> tuple[Step, dict[str, Any]]:
     short_where = "a file for each task" if composition.per_task else "a file"
     checked = "each" if composition.per_task else "it"
     return Step(
-        text=f"Put your {what} {where}, one a line such as {{{row}}}, and check {checked}:",
+        text=f"Put your {what} {where}, one per line, such as {{{row}}}, and check {checked}:",
         short=f"Put lines like {{{row}}} into {short_where}, and check {checked}:",
         commands=(f"advise check {file}{more}",),
     ), changes

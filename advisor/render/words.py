@@ -173,9 +173,9 @@ def example_rows(advice: Advice) -> int | None:
 
 
 def _part(advice: Advice) -> str:
-    """Which part of the data is used, where a limit is not enough for all; with its comma."""
+    """Which part of the data is used, where a limit is not enough for all; with its semicolon."""
     parts = [stage.part for stage in advice.recommendation.stages if stage.part is not None]
-    return f", on a part of the data: {parts[0].text}" if parts else ""
+    return f"; your limit allows {parts[0].text}" if parts else ""
 
 
 def _remedies(composition: Composition) -> list[str]:
@@ -285,8 +285,8 @@ def memory_words(candidate: Candidate) -> str:
     least = less_than_planned(candidate.estimate)
     if least is None:
         same = candidate.estimate.least_bytes is not None
-        words = ("at least ", ", as planned") if same else ("", "")
-        return f"{words[0]}{format_gib(memory.need_bytes)}{words[1]} {band}"
+        even = " even with the smallest batch" if same else ""
+        return f"{format_gib(memory.need_bytes)}{even} {band}"
     return (
         f"at least {format_gib(least)} with the smallest batch;"
         f" {format_gib(memory.need_bytes)} as planned {band}"

@@ -90,7 +90,7 @@ def test_what_is_too_big_says_both_numbers(monkeypatch):
         (
             {},
             "prompting",
-            "A good prompt would come first if a prompt alone gave good enough answers; you have"
+            "A good prompt would win if a prompt alone gave good enough answers; you have"
             " not said so.",
         ),
         (
@@ -102,7 +102,7 @@ def test_what_is_too_big_says_both_numbers(monkeypatch):
         (
             {"budget": "medium", "priority": "cost", "gpu": "unknown", "data_kind": "preference"},
             "sft+lora",
-            "Supervised fine-tuning would come first if you had requests with the right answer;"
+            "Supervised fine-tuning would win if you had requests with the right answer;"
             " you have pairs of a better and a worse answer.",
         ),
         (
@@ -138,7 +138,7 @@ def test_a_fit_that_is_not_known_says_why(monkeypatch):
     """Numbers of a suggested model may stand beside it."""
     asked = {"task": "other", "budget": "low", "gpu": "RTX 4090"}
     assert why_not(monkeypatch, **asked)["sft+lora"].text == (
-        "LoRA would come first if it fitted; whether LoRA fits is not known, since you named no"
+        "LoRA would win if it fitted; whether LoRA fits is not known, since you named no"
         " model and did not say what your data are."
     )
 

@@ -198,7 +198,7 @@ def memory_estimate(
     if dims.encoder and spec.objective != "sft":
         warnings.append("an encoder: estimated as a classifier")
     if cpu:
-        warnings.append("training on the CPU: the memory is RAM, and steps are slow")
+        warnings.append("without a GPU the processor trains: steps are slow, and the memory is RAM")
     return MemoryEstimate(
         moments=tuple([found.moment for found in moments]),
         low_bytes=low,

@@ -41,7 +41,6 @@ ADDED = (
 GROWING = {label for label, _ in ADDED}
 SPARED = ("What if", "Unsure")  # left to the whole answer where the screen has too few lines
 FLAG = re.compile(r" \(--[a-z-]+\)")
-UNSTATED = re.compile(r"telling us (.+?) could change it")
 WORTH_A_LINE = ("answer", "money", "data")  # changes that a person can make, the easiest first
 RULE = re.compile(r"\s*\((?:[a-z0-9-]+/)[a-z0-9-]+\)$")  # a rule's id after a warning
 
@@ -163,7 +162,7 @@ def _parts(advice: Advice) -> Iterator[Part]:
 def _limited(advice: Advice) -> list[str]:
     """What all of the data would take, where the sentence says that a part of them is used."""
     parts = dict.fromkeys(stage.part for stage in advice.recommendation.stages if stage.part)
-    return [f"all of it would take {part.whole}, and the limit is {part.limit}" for part in parts]
+    return [f"All of it would take {part.whole}; your limit is {part.limit}." for part in parts]
 
 
 def _suggested(advice: Advice) -> str:
@@ -232,7 +231,7 @@ def _doubts(advice: Advice) -> list[str]:
     certainty = advice.certainty
     # That it may not fit, or fits barely, stands beside the memory.
     doubts = [doubt for doubt in certainty.doubts if not doubt.startswith("it ")]
-    said = sentence(UNSTATED.sub(r"depends on \1", "; ".join(doubts)).replace("`", ""))
+    said = sentence("; ".join(doubts).replace("`", ""))
     # What each is called on a command line stands in the whole answer.
     return [said if len(said) <= TWO_LINES else FLAG.sub("", said)] if said else []
 

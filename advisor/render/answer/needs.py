@@ -39,7 +39,7 @@ def memory_line(advice: Advice) -> str:
 
 
 def time_line(advice: Advice) -> str:
-    """'36 min (27 min to 52 min): training 34 min; your limit is 8 h'."""
+    """'36 min (27 min to 52 min), of which training 34 min; within your limit of 8 h'."""
     estimate = advice.recommendation.estimate
     if estimate.duration_s is None:
         return sentence(f"not known{because_unknown(advice)}")
@@ -50,11 +50,10 @@ def time_line(advice: Advice) -> str:
         return f"{format_duration(estimate.duration_s)} of training{verdict}"
     low, high = format_duration(times.low_s), format_duration(times.high_s)
     band = "" if low == high else f" ({low} to {high})"
-    return (
-        f"{format_duration(times.total_s)}{band}, of which training"
-        f" {format_duration(times.train_s)}"
-        f"{_verdict(times.total_s, times.high_s, limit, format_duration)}"
-    )
+    whole, training = format_duration(times.total_s), format_duration(times.train_s)
+    part = "" if training == whole else f", of which training {training}"
+    verdict = _verdict(times.total_s, times.high_s, limit, format_duration)
+    return f"{whole}{band}{part}{verdict}"
 
 
 def time_and_cost(advice: Advice) -> tuple[str, str]:
@@ -99,8 +98,8 @@ def cost_line(advice: Advice) -> str:
 
 def remedy_cost(advice: Advice) -> str:
     """What an answer costs that trains nothing."""
-    elsewhere = "" if stays_at_home(advice) else ", or a provider's price per request"
-    return f"None for training; your electricity{elsewhere}"
+    elsewhere = "" if stays_at_home(advice) else " or a provider's price per request"
+    return f"Nothing to train; you pay electricity{elsewhere}"
 
 
 def _why_unknown(advice: Advice) -> str:
@@ -200,7 +199,7 @@ def padding_words(candidate: Candidate) -> list[str]:
 def part_words(candidate: Candidate) -> list[str]:
     """Which part of the data is used, and what all of it would take."""
     return [
-        f"{part.text}; all of it would take {part.whole}, and the limit is {part.limit}"
+        f"{part.text}; all of it would take {part.whole}, your limit is {part.limit}"
         for part in dict.fromkeys(
             stage.part for stage in candidate.stages if stage.part is not None
         )

@@ -85,13 +85,13 @@ def nearest_candidate(advice: Advice, method: str) -> Candidate | None:
 
 ROW = re.compile(r"\. \([^()]*\)$")  # the guide's row in brackets after a sentence
 ASKED_FIRST = ("full", "lora", "qlora")  # the schemes that a person asks for, in this order
-WOULD = re.compile(r"^[^,;:]{1,50}? would(?= (?:come first|win) if)")
+WOULD = re.compile(r"^[^,;:]{1,50}? would(?= win if)")
 HERE = re.compile(r"; here (?=[A-Z])")
 
 
 def rival_lines(advice: Advice) -> Iterator[str]:
     """Why not each of the nearest rivals, the nearest first, one short line each with its number:
-    'full: needs 66.3 GiB, this GPU has 24.0 GiB'.
+    'full fine-tuning: needs 66.3 GiB, this GPU has 24.0 GiB'.
     """
     told = {one.rule for one in advice.recommendation.because}
     said: set[str] = set()
@@ -134,21 +134,22 @@ def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | Non
     """One line, or nothing where no rule says more than what stands above."""
     ours, other = advice.recommendation.composition, candidate.composition
     same = bool(ours.chain) and _differs_by_scheme(other, ours)
-    name = str(other.scheme) if same else str(other)
+    name = method_words(str(other.scheme)) if same else str(other)
     if is_chosen(advice) and candidate is advice.alternatives[0]:
-        return f"{other}: recommended here"
+        return f"{other}: the rules recommend it here"
     reasons = [one for one in candidate.because if one.rule or one.needs is not None]
     reason = next((one for one in reasons if one.needs is not None), next(iter(reasons), None))
     if reason is None:
         return ""
     text = reason_text(reason).rstrip(".")
-    numbers = _candidate_numbers(candidate)
+    # As planned, like the numbers above: the least that it could do with would look like a gain.
+    numbers = _candidate_numbers(candidate, planned=True)
     if text.startswith(RANKS_BELOW):
         if reason.rule in told:
             text = text.partition(":")[0]
             if not ours.chain or not numbers:
                 return ""
-            text = f"{text}, {numbers}"
+            text = f"{text}; it would take {numbers}"
         text = inside_sentence(text)
     elif reason.rule in told:
         return ""
@@ -157,7 +158,8 @@ def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | Non
     else:
         text = text.removeprefix(f"{method_words(str(other.scheme))} ")
         if not same and candidate.verdict != "ranked_lower":
-            text = f"{verdict_words(candidate)}: {text}"
+            text = f"{_is(candidate)}: {inside_sentence(text)}"
+        text = inside_sentence(text)
     return shortened(f"{name}: {HERE.sub('; ', ROW.sub('', text))}", "; ", " (")
 
 
@@ -231,7 +233,7 @@ def _why_lower(candidate: Candidate, told: set[str]) -> str:
         next(iter(candidate.because), None),
     )
     if reason is None:
-        return verdict_words(candidate)
+        return _is(candidate)
     if reason.text == BY_HAND:
         return BY_HAND
     text = reason_text(reason)
@@ -239,13 +241,19 @@ def _why_lower(candidate: Candidate, told: set[str]) -> str:
     if WOULD.search(text):
         return WOULD.sub("would", text).rstrip(".")
     ranks = text.startswith(RANKS_BELOW)
-    verdict = inside_sentence(begins) if ranks else verdict_words(candidate)
+    verdict = inside_sentence(begins) if ranks else _is(candidate)
     kernel = _kernel(because if ranks else text)
     if any(kernel in _kernel(one) for one in told):
         return f"{verdict}, as said above"
     told.add(text)
-    said = inside_sentence(text) if ranks else f"{verdict}: {text}"
-    return said.rstrip(".") if _in_brackets(candidate) else said
+    said = inside_sentence(text) if ranks else f"{verdict}: {inside_sentence(text)}"
+    return ROW.sub("", said).rstrip(".")
+
+
+def _is(candidate: Candidate) -> str:
+    """The verdict with its verb: 'is ruled out', 'ranks lower', 'does not fit'."""
+    verbs = {"forbidden": "is ruled out", "ranked_lower": "ranks lower"}
+    return verbs.get(candidate.verdict) or verdict_words(candidate)
 
 
 def _kernel(text: str) -> str:
@@ -274,12 +282,13 @@ def _other_combinations(advice: Advice, told: set[str]) -> tuple[Block, ...]:
     return (Items(items=items),) if items else ()
 
 
-def _candidate_numbers(candidate: Candidate) -> str:
+def _candidate_numbers(candidate: Candidate, *, planned: bool = False) -> str:
+    """Memory, time and cost; `planned`: the memory as planned, never the least it could do with."""
     estimate = candidate.estimate
     parts = []
     if estimate.memory is not None:
         # What it could do with: with more rows at once QLoRA may hold more than LoRA.
-        least = less_than_planned(estimate)
+        least = None if planned else less_than_planned(estimate)
         parts.append(
             format_gib(estimate.memory.need_bytes)
             if least is None

@@ -58,7 +58,13 @@ def _ways_out(advice: Advice) -> tuple[Item, ...]:
                 commands=(command_line(advice.situation.answers, {}, command="advise") + " --why",),
             ),
         )
-    return tuple(Item(text=sentence(way.text), commands=(way.command,)) for way in ways)
+    return tuple(
+        Item(
+            text=sentence(way.text).rstrip(".") + ("; type there:" if "gpu" in way.change else ":"),
+            commands=(way.command,),
+        )
+        for way in ways
+    )
 
 
 def _to_begin(steps: NextSteps, *, briefly: bool) -> Iterator[Item]:
