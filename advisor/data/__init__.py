@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from advisor.data.example import Example, Message
     from advisor.data.examples import Skipped, read_examples
     from advisor.data.measure.profile import profile, unusable
-    from advisor.data.read.files import Faults, content_digest, find_data
+    from advisor.data.read.files import content_digest, find_data
+    from advisor.data.read.lines import Faults
     from advisor.data.read.rows import read_rows
     from advisor.data.recognition.recognise import Recognition, recognise
 
@@ -21,7 +22,7 @@ _HOMES = {
     "Message": "example",
     "Skipped": "examples",
     "read_examples": "examples",
-    "Faults": "read.files",
+    "Faults": "read.lines",
     "content_digest": "read.files",
     "find_data": "read.files",
     "profile": "measure.profile",

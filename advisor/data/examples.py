@@ -25,7 +25,8 @@ from advisor.data.conversation import (
     tool_calls,
 )
 from advisor.data.example import Example, Message
-from advisor.data.read.files import Faults, find_data
+from advisor.data.read.files import find_data
+from advisor.data.read.lines import Faults
 from advisor.data.read.rows import read_rows
 from advisor.data.recognition.columns import checkable, text_cell
 from advisor.data.recognition.nested import with_paths

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from advisor.data import Faults, content_digest, find_data, profile, read_rows, recognise
-from advisor.data.read import files, rows
+from advisor.data.read import json_rows, lines
 from advisor.ground.errors import InputError, MachineNotReady
 
 GOOD = '{"question": "Q", "answer": "A"}\n'
@@ -499,7 +499,7 @@ def test_a_large_wrapped_list_is_read_row_by_row(tmp_path, monkeypatch):
         tmp_path, "a.json", json.dumps({"version": "1.0", "data": rows, "info": {"made": [1]}})
     )
     small = list(read_rows(path))
-    monkeypatch.setattr("advisor.data.read.rows.LARGE_BYTES", 10)
+    monkeypatch.setattr("advisor.data.read.json_rows.LARGE_BYTES", 10)
     assert list(read_rows(path)) == small
     assert "several lists: data, train" in error_of(
         write(tmp_path, "b.json", json.dumps({"data": rows, "train": rows}))
@@ -519,7 +519,7 @@ def test_a_fifo_as_evaluation_file_is_refused_too(tmp_path):
 def test_a_row_that_unpacks_to_more_than_memory_is_not_read_to_its_end(tmp_path, monkeypatch, name):
     """A packed file of some kilobytes may hold a row of gigabytes: reading stops at the limit."""
     limit = 3 << 20
-    for module in (files, rows):
+    for module in (lines, json_rows):
         monkeypatch.setattr(module, "MOST_ROW_BYTES", limit)
     start = '{"question": "' if name.endswith("l") else '[{"question": "'
     packed = gzip.compress(start.encode() + b"a" * (40 << 20))

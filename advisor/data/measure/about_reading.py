@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from advisor.data.examples import REASONS, Skipped, rows_words
 from advisor.data.measure.tally import SHOWN_ROWS, Tally
-from advisor.data.read.files import IMAGES_HELP, Faults
+from advisor.data.read.files import IMAGES_HELP
+from advisor.data.read.lines import Faults
 from advisor.data.recognition.naming import map_flag
 from advisor.data.recognition.recognise import Recognition
 from advisor.data.recognition.roles import normal

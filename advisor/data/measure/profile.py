@@ -29,8 +29,9 @@ from advisor.data.measure.lengths import (
 )
 from advisor.data.measure.overlap import Overlap, evaluation_rows
 from advisor.data.measure.tally import Tally
-from advisor.data.read.files import Faults, content_digest, find_data, open_bytes
+from advisor.data.read.files import content_digest, find_data
 from advisor.data.read.found import Found
+from advisor.data.read.lines import Faults, open_bytes
 from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile, Finding, TokenStats

@@ -1,4 +1,4 @@
-"""Which files a data path means, and their bytes as lines: everything that can be wrong with a file
+"""Which files a data path means, and what each of them is: everything that can be wrong with a file
 itself is said here.
 
 A path is looked at before it is opened (a FIFO would hang), its first bytes say what it is (an
@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
 
 from advisor.data.read.arrow import dataset_folder
-from advisor.data.read.decoding import clear_from, legacy_of, refusal, transcoded, undefined
-from advisor.data.read.encodings import NAMES, from_first_bytes
+from advisor.data.read.decoding import legacy_of
+from advisor.data.read.encodings import from_first_bytes
 from advisor.data.read.found import DataFile, Found
-from advisor.ground.errors import Fault, InputError
-from advisor.ground.reading import open_large
+from advisor.data.read.lines import open_bytes
+from advisor.ground.errors import InputError
 
 CONTAINERS = {
     ".json": "json",
@@ -40,8 +38,6 @@ CONTAINERS = {
 READABLE = (
     ".json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .parquet, or a folder of one of them"
 )
-# A row is held in memory as a whole: a small packed file could ask for all there is.
-MOST_ROW_BYTES = 256 << 20
 OFFICE = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".pptx", ".ppt", ".pdf")
 IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic")
 # First bytes -> what the file really is.
@@ -60,7 +56,6 @@ MAGIC = (
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HTML_STARTS = ("<!doctype html", "<html", "<head", "<body", "<?xml")
 HEAD_BYTES = 4096
-KEPT_FAULTS = 1000  # a file with more is not worth reading to its end
 BESIDE_DATA = (
     "readme",
     "license",
@@ -86,49 +81,6 @@ WAYS_TO_TEXT = (
     (TABLES, "save each sheet as CSV"),
     (set(IMAGES), IMAGES_HELP),
 )
-
-
-PLACED = re.compile(r"(.+?:\d+(?::\d+)?): ")
-
-
-@dataclass(slots=True)
-class Faults:
-    """Everything wrong with a file so far: raised together, or looked at by `profile`."""
-
-    items: list[Fault] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)  # line or record of each
-    key_twice: bool = False  # in the row that is being read
-    rows_with_key_twice: list[int] = field(
-        default_factory=list
-    )  # no fault: the last one counts, as JSON readers have it
-    # file -> how it was read, where that is not comma and UTF-8: {"separator": "semicolon"}
-    read_as: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def object_of(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """A JSON object, noted where a key stands twice in it."""
-        made = dict(pairs)
-        self.key_twice = self.key_twice or len(made) < len(pairs)
-        return made
-
-    def add(self, row: int, what: str, hint: str = "") -> None:
-        """Add what is wrong with a row; it begins with its place: 'a.jsonl:2:18: invalid JSON'."""
-        if not self.full:
-            at = PLACED.match(what)
-            where, text = (at[1], what[at.end() :]) if at else ("", what)
-            self.items.append(Fault(where=where, what=text, hint=hint))
-            self.rows.append(row)
-
-    def note(self, file: DataFile, what: str, name: str) -> None:
-        """Remember how a file is read: its separator or its encoding."""
-        self.read_as.setdefault(file.shown, {})[what] = name
-
-    @property
-    def full(self) -> bool:
-        return len(self.items) >= KEPT_FAULTS
-
-    def raise_if_any(self) -> None:
-        if self.items:
-            raise InputError(faults=self.items)
 
 
 def find_data(path: str | os.PathLike[str]) -> Found:
@@ -520,132 +472,6 @@ def _walk(where: Path, unreadable: list[str]) -> Iterator[Path]:
             else:
                 yield Path(entry.path)
         pending.extend(reversed(below))
-
-
-# --------------------------------------------------------------------------- bytes and lines
-
-
-def open_bytes(file: DataFile) -> IO[bytes]:
-    """The unpacked bytes of a file."""
-    try:
-        if file.gzipped:
-            import gzip
-
-            opened = open_large(file.path)
-            packed: Any = gzip.GzipFile(fileobj=opened)
-            packed.myfileobj = opened  # closed with it
-            return transcoded(packed, file) if file.is_wide else packed
-        raw = open_large(file.path)
-        return transcoded(raw, file) if file.is_wide else raw
-    except PermissionError:
-        raise InputError(
-            "no permission to read it",
-            where=file.shown,
-            hint=f"chmod u+r {file.shown}, or ask its owner",
-        ) from None
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=file.shown) from None
-
-
-def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
-    """(line number, line with its end) of a file; lines that are not text go to `faults`.
-
-    A file that is not UTF-8 is read in the encoding in which its letters make sense (decoding.py);
-    where that is not clear, one fault says so.
-    """
-    line_number = 0
-    encoding, unclear = "utf-8" if file.is_wide else file.encoding, False
-    if file.encoding != "utf-8":
-        faults.note(file, "encoding", NAMES[file.encoding])
-    with open_bytes(file) as stream:
-        try:
-            for line_number, raw in enumerate(_bounded_lines(stream), 1):
-                if len(raw) > MOST_ROW_BYTES:
-                    faults.add(line_number, *too_long(file, line_number))
-                    return
-                try:
-                    line = raw.decode(encoding)
-                except UnicodeDecodeError:
-                    if encoding == "utf-8" and not unclear:
-                        encoding = clear_from(file, line_number, open_bytes) or encoding
-                        unclear = encoding == "utf-8"
-                        if unclear:
-                            faults.add(line_number, *refusal(file, legacy_of(file, open_bytes)))
-                        else:
-                            faults.note(file, "encoding", NAMES[encoding])
-                    line, error_at = _decoded(raw, encoding)
-                    if error_at is not None:
-                        if not unclear:
-                            faults.add(
-                                line_number, *undefined(file, line_number, raw, error_at, encoding)
-                            )
-                        if faults.full:
-                            return
-                        continue
-                if "\0" in line:
-                    faults.add(
-                        line_number,
-                        f"{file.shown}:{line_number}:{line.index(chr(0)) + 1}: a NUL character; the"
-                        " file is binary or damaged",
-                        "export the data again as UTF-8 text",
-                    )
-                    if faults.full:
-                        return
-                    continue
-                if line_number == 1 and line.startswith("\ufeff"):
-                    line = line[1:]
-                yield line_number, line
-        except OSError as error:
-            faults.add(line_number + 1, *broken_stream(file, line_number, error))
-        except Exception as error:
-            if not is_broken_gzip(error):
-                raise
-            faults.add(line_number + 1, *broken_stream(file, line_number, error))
-
-
-def _decoded(raw: bytes, encoding: str) -> tuple[str, UnicodeDecodeError | None]:
-    """A line in an encoding, or where it makes no sense in it."""
-    try:
-        return raw.decode(encoding), None
-    except UnicodeDecodeError as error:
-        return "", error
-
-
-def _bounded_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a stream; of one that is too long, its beginning."""
-    while raw := stream.readline(MOST_ROW_BYTES + 1):
-        yield raw
-
-
-def too_long(file: DataFile, line_number: int) -> tuple[str, str]:
-    """What to say of a row that is not read to its end."""
-    return (
-        f"{file.shown}:{line_number}: a row of more than {MOST_ROW_BYTES >> 20} MiB",
-        "one row is one example; a packed file may unpack to far more than its size",
-    )
-
-
-def is_broken_gzip(error: BaseException) -> bool:
-    """True for what gzip raises on cut off or damaged data."""
-    import zlib
-
-    return isinstance(error, (EOFError, zlib.error))
-
-
-def broken_stream(file: DataFile, after_line: int, error: BaseException) -> tuple[str, str]:
-    """What to say of a file that breaks off while it is read."""
-    if file.gzipped:
-        return (
-            f"{file.shown}: the gzip data is cut off or damaged after line {after_line}",
-            "download or copy it again; `gzip -t` checks it",
-        )
-    return (
-        (
-            f"{file.shown}: reading failed after line {after_line}"
-            f" ({getattr(error, 'strerror', None) or error})"
-        ),
-        "check the disk, or copy the file again",
-    )
 
 
 def content_digest(path: str | os.PathLike[str]) -> str:

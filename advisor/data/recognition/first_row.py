@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from advisor.data.read.files import Faults, find_data
+from advisor.data.read.files import find_data
+from advisor.data.read.lines import Faults
 from advisor.data.read.rows import read_rows
 from advisor.data.recognition.nested import with_leaves
 

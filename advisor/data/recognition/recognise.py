@@ -15,9 +15,11 @@ from typing import Any
 
 from advisor.data.conversation import ROLES as SPEAKERS
 from advisor.data.conversation import turn_keys
-from advisor.data.read.files import Faults, find_data, open_bytes
+from advisor.data.read.files import find_data
 from advisor.data.read.found import Found
-from advisor.data.read.rows import document_style, read_rows
+from advisor.data.read.lines import Faults, open_bytes
+from advisor.data.read.rows import read_rows
+from advisor.data.read.text_rows import document_style
 from advisor.data.recognition import roles
 from advisor.data.recognition.columns import summarise
 from advisor.data.recognition.naming import Candidate, by_mapping, by_name, by_shape
