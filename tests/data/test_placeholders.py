@@ -95,3 +95,11 @@ def test_a_row_about_templates_is_left_alone(tmp_path):
         for i in range(60)
     ]
     assert found_in(tmp_path, rows) is None
+
+
+@pytest.mark.parametrize(
+    "sign", ["\n", "\n ", " \n", "\t", "``` ", "print", "if x: ", "{{a ", "%(a"]
+)
+def test_a_long_text_is_looked_through_once(sign):
+    """No expression begins anew at each blank, line or word: this would take hours."""
+    assert unfilled("TODO " + sign * 100_000 + "end")[:1] == ["TODO"]

@@ -63,12 +63,14 @@ KINDS: tuple[tuple[str, str, str | None], ...] = (
     ("%", r"%(?<![\w%\\]%)(?:\(\w+\))?[sd]\b", None),
 )
 QUOTED_CODE = r"(?s)```.*?(?:```|\Z)|`[^`\n]*`"
+# Blanks before a word are those of its own line, else a page of empty lines is read once for each.
+INDENT = r"[^\S\n]"
 CODE = (
-    r"(?m)^\s*(?:def |class |import |from \w+ import|\#include|public |private |function |const "
-    r"|let |var |SELECT |package |return )"
-    r"|\bself\.\w|^\s*(?:if|for|elif|else|while|try|with|except)\b[^\n]*:\s*$|^\s*raise \w"
-    r"|^\s*[\w.]+ \+?= \S|^\s+[\"')\]],?\s*$|\w=\w"
-    r"|[;{]\s*$|\{%|</(?!think)\w|/>|=>|\)\s*\{|\(\);|print\w*\(|\.format\(|\[\["
+    rf"(?m)^{INDENT}*(?:def |class |import |from \w+ import|\#include|public |private |function "
+    r"|const |let |var |SELECT |package |return )"
+    rf"|\bself\.\w|^{INDENT}*(?:if|for|elif|else|while|try|with|except)\b[^\n]*:\s*$"
+    rf"|^{INDENT}*raise \w|^{INDENT}*[\w.]+ \+?= \S|^{INDENT}+[\"')\]],?\s*$|\w=\w"
+    r"|[;{]\s*$|\{%|</(?!think)\w|/>|=>|\)\s*\{|\(\);|print\w{0,20}\(|\.format\(|\[\["
     r"|\\(?:begin|frac|math\w+|text\w*|sum|left|right|alpha|cdot|sqrt|cite|ref)\b"
 )
 JSON_START = r"\s*(?:\{\s*\"|\[\s*[\[{\"])"
