@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ TRAINING = ("torch", "transformers", "peft", "trl")
 CAN_TRAIN = all(find_spec(package) for package in TRAINING)
 TRAINING_FOLDERS = tuple(ROOT / "tests" / name for name in ("trainers", "peft_adapter"))
 MODEL_FIXTURES = {"tiny_model", "smollm"}
+# What the extra brings besides, and modules of tests import by name.
+BROUGHT = {*TRAINING, "accelerate", "datasets", "jinja2", "numpy", "safetensors", "tokenizers"}
 NEEDS_TORCH_AT_THE_TOP = re.compile(r'^(?:\w+ = )?pytest\.importorskip\("(?:torch|trl)"\)', re.M)
 
 
@@ -80,6 +82,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if "not train" not in wanted or re.search(r"\bor\b", wanted) or collection_path.suffix != ".py":
         return None
     return bool(NEEDS_TORCH_AT_THE_TOP.search(collection_path.read_text("utf-8"))) or None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Without the extra [train], skip a module that cannot be imported for want of it."""
+    report = yield
+    if report.outcome != "failed" or CAN_TRAIN:
+        return report
+    fault = report.call.excinfo.value.__cause__  # type: ignore[attr-defined]
+    if isinstance(fault, ModuleNotFoundError) and (fault.name or "").split(".")[0] in BROUGHT:
+        why = f"Skipped: training needs the extra [train] (no {fault.name})"
+        report.outcome, report.longrepr = "skipped", (str(collector.path), 1, why)
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest itself reads the markers for -m
