@@ -25,8 +25,10 @@ from advisor.ground.units import GIB
 from advisor.launch.expected import device_hardware, expect_stage, plan_shape
 from advisor.launch.teaching import past_run
 from advisor.plan.entries import entries
+from advisor.plan.measured_record import Expected
 from advisor.plan.read import read_plan
-from advisor.plan.record import Expected, RunRecord, StageRecord, read_record
+from advisor.plan.record import RunRecord, StageRecord
+from advisor.plan.record_files import read_record
 from advisor.probe import cpu_hardware
 from benchmarks.measuring import run_process
 from benchmarks.side_by_side.rows import conversations, spread

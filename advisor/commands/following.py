@@ -9,7 +9,7 @@ from advisor.commands.output import print_json, say
 from advisor.ground.progress import Bar, is_live
 from advisor.launch import Run
 from advisor.launch.live import LiveRun, RunIsLive, read_live
-from advisor.plan.record import read_record
+from advisor.plan.record_files import read_record
 from advisor.render.run import run_json, shown_path
 
 LOOK_EVERY_S = 0.5

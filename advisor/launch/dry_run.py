@@ -17,6 +17,7 @@ from advisor.launch.record_keeper import Say
 from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.entries import Entry
+from advisor.plan.measured_record import Expected
 from advisor.plan.record import (
     DRY_RUN,
     PENDING,
@@ -24,11 +25,9 @@ from advisor.plan.record import (
     DryRun,
     DryRunRecord,
     DryRunStage,
-    Expected,
     StageMeasurement,
-    try_read_part,
-    write_record,
 )
+from advisor.plan.record_files import try_read_part, write_record
 
 
 def measure_plan(

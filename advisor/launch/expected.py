@@ -15,9 +15,9 @@ from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape, TokenSt
 from advisor.methods import objective, update
 from advisor.plan.entries import Entry
 from advisor.plan.keys import key_specs
+from advisor.plan.measured_record import Expected, ExpectedTerm, LearnedRecord, Times
 from advisor.plan.model import Plan, Stage
 from advisor.plan.read import resolve_path
-from advisor.plan.record import Expected, ExpectedTerm, LearnedRecord, Times
 from advisor.plan.rollouts import asks_server
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one

@@ -21,16 +21,8 @@ from advisor.ground.errors import (
     TrainingFailed,
 )
 from advisor.plan.entries import Entry
-from advisor.plan.record import (
-    DOING,
-    ERROR,
-    RESULT,
-    Doing,
-    ErrorRecord,
-    StageResult,
-    read_part,
-    try_read_part,
-)
+from advisor.plan.record import DOING, ERROR, RESULT, Doing, ErrorRecord, StageResult
+from advisor.plan.record_files import read_part, try_read_part
 from advisor.plan.smaller import NOTHING_SMALLER, PeakOf, as_settings, next_change
 
 KINDS: dict[int, type[AdviseError]] = {

@@ -21,7 +21,8 @@ from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write
 from advisor.launch.input_digests import Inputs, recorded_inputs
 from advisor.plan.entries import Entry
-from advisor.plan.record import ADJUSTED, DONE, DRY_RUN, FAILED, RECORD, RunRecord, read_record
+from advisor.plan.record import ADJUSTED, DONE, DRY_RUN, FAILED, RECORD, RunRecord
+from advisor.plan.record_files import read_record
 
 LOCK = ".lock"
 METRICS = "metrics.jsonl"

@@ -14,7 +14,9 @@ from advisor.ground.units import format_gib
 from advisor.launch.failure_report import smaller_hint
 from advisor.launch.gpus import gpu_words
 from advisor.plan.entries import Entry
-from advisor.plan.record import DRY_RUN, DryRunRecord, Expected, try_read_part
+from advisor.plan.measured_record import Expected
+from advisor.plan.record import DRY_RUN, DryRunRecord
+from advisor.plan.record_files import try_read_part
 from advisor.plan.smaller import PeakOf
 
 SHOWN_PROCESSES = 4

@@ -19,7 +19,8 @@ from advisor.launch.failure_report import doing_of
 from advisor.launch.folder import METRICS
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan, Stage
-from advisor.plan.record import ADJUSTED, Adjusted, Adjustment, try_read_part, write_record
+from advisor.plan.record import ADJUSTED, Adjusted, Adjustment
+from advisor.plan.record_files import try_read_part, write_record
 from advisor.plan.smaller import PeakOf, adjustment_of, next_batch, usable
 
 

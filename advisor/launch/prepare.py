@@ -19,7 +19,8 @@ from advisor.plan.model import Comments, Plan
 from advisor.plan.notes import in_trial
 from advisor.plan.paths import with_paths
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
-from advisor.plan.record import RECORD, RunRecord, read_record
+from advisor.plan.record import RECORD, RunRecord
+from advisor.plan.record_files import read_record
 from advisor.plan.write import digest, plan_digest, plan_text
 
 

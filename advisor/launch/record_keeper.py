@@ -18,6 +18,7 @@ from advisor.launch.folder import RunFolder, is_done, now
 from advisor.launch.input_digests import InputContent, merged, recorded_inputs, task_digests
 from advisor.launch.prepare import PlanRun
 from advisor.plan.entries import Entry
+from advisor.plan.measured_record import Expected
 from advisor.plan.record import (
     DONE,
     FAILED,
@@ -28,14 +29,13 @@ from advisor.plan.record import (
     STOPPED,
     Adjustment,
     ErrorRecord,
-    Expected,
     MachineRecord,
     RunRecord,
     StageRecord,
     StageResult,
     Status,
-    write_record,
 )
+from advisor.plan.record_files import write_record
 from advisor.plan.verdict import folder_verdict
 
 Say = Callable[[str], None]

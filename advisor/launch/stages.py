@@ -39,8 +39,8 @@ from advisor.plan.record import (
     RunRecord,
     StageResult,
     Status,
-    try_read_part,
 )
+from advisor.plan.record_files import try_read_part
 
 ONE_PROCESS = ("sft", "cpt")  # objectives whose trainers take several tasks
 

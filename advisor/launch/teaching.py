@@ -22,8 +22,9 @@ from advisor.launch.folder import now
 from advisor.launch.record_keeper import Say
 from advisor.methods import objective
 from advisor.plan.entries import Entry
+from advisor.plan.measured_record import Expected, Measured
 from advisor.plan.model import Plan
-from advisor.plan.record import Adjustment, Expected, Measured
+from advisor.plan.record import Adjustment
 
 FEWEST_STEPS = 3  # the first is slower, and one alone says little
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from advisor.methods import objective
-from advisor.plan.record import Evaluation, Metric, StageRecord
+from advisor.plan.evaluation_record import Evaluation, Metric
+from advisor.plan.record import StageRecord
 from advisor.plan.verdict_record import BETTER, UNCLEAR, WORSE
 
 WORDS = (BETTER, WORSE, UNCLEAR)

@@ -11,8 +11,9 @@ from advisor.ground.resources import PACKAGE
 from advisor.methods import objective, update
 from advisor.plan.compared import Compared, round_up, usual_rows
 from advisor.plan.entries import Entry
+from advisor.plan.evaluation_record import Evaluation
 from advisor.plan.next_run import longer_setting
-from advisor.plan.record import Evaluation, RunRecord, StageRecord
+from advisor.plan.record import RunRecord, StageRecord
 from advisor.plan.smaller import key_path
 from advisor.plan.verdict_limits import Limits
 from advisor.plan.verdict_record import LOST, NOT_MEASURED, UNCLEAR, WORSE, Finding, NextStep

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from advisor.ground.errors import InputError
-from advisor.plan.record import DONE, RECORD, read_record
+from advisor.plan.record import DONE, RECORD
+from advisor.plan.record_files import read_record
 
 
 def find_run(run: str) -> Path:

@@ -17,9 +17,10 @@ from advisor.ground.errors import AdviseError
 from advisor.ground.files import PLAN_FILE, shown_path
 from advisor.plan.compared import WORDS, Compared, round_up, usual_rows, what_decides
 from advisor.plan.entries import Entry, entries
+from advisor.plan.evaluation_record import Evaluation, Metric, Sample
 from advisor.plan.next_step import NextStepFinder
 from advisor.plan.read import read_plan
-from advisor.plan.record import DONE, Evaluation, Metric, RunRecord, Sample, StageRecord
+from advisor.plan.record import DONE, RunRecord, StageRecord
 from advisor.plan.verdict_limits import Limits, limits
 from advisor.plan.verdict_record import (
     BETTER,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from advisor.plan.record import DryRunRecord, Evaluation, RunRecord, Sample
+from advisor.plan.evaluation_record import Evaluation, Sample
+from advisor.plan.record import DryRunRecord, RunRecord
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,14 +12,8 @@ from advisor.ground.files import shown_path
 from advisor.ground.terminal import shown
 from advisor.methods import Update, objective, update
 from advisor.methods.model import SERVERS
-from advisor.plan.record import (
-    Evaluation,
-    HeldOut,
-    ResolvedSettings,
-    RunRecord,
-    StageRecord,
-    last_of_each_task,
-)
+from advisor.plan.evaluation_record import Evaluation, HeldOut
+from advisor.plan.record import ResolvedSettings, RunRecord, StageRecord, last_of_each_task
 from advisor.render.result_commands import serve_command, served_stages
 from advisor.render.run_words import what_was_trained
 from advisor.render.verdict import LABELS, verdict_of

@@ -6,18 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from advisor.ground.units import format_duration, format_gib
-from advisor.plan.record import (
-    DONE,
-    Check,
-    Confusion,
-    DataCounts,
-    Evaluation,
-    Expected,
-    Measured,
-    ResolvedSettings,
-    StageRecord,
-    Times,
-)
+from advisor.plan.evaluation_record import Check, Confusion, Evaluation
+from advisor.plan.measured_record import DataCounts, Expected, Measured, Times
+from advisor.plan.record import DONE, ResolvedSettings, StageRecord
 from advisor.render.bars import Bar, stacked_bars
 from advisor.render.blocks import Item
 from advisor.render.compare import picked_samples, rule_of_picking

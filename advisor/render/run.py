@@ -12,18 +12,9 @@ from typing import TYPE_CHECKING, Any
 from advisor.ground.files import shown_path as shown_path
 from advisor.ground.units import format_duration, format_gib
 from advisor.methods import objective
+from advisor.plan.measured_record import Expected, Measured
 from advisor.plan.next_run import resume_command
-from advisor.plan.record import (
-    DONE,
-    DRY_RUN,
-    DryRun,
-    Expected,
-    Measured,
-    RewardRecord,
-    Run,
-    RunRecord,
-    StageRecord,
-)
+from advisor.plan.record import DONE, DRY_RUN, DryRun, RewardRecord, Run, RunRecord, StageRecord
 from advisor.render.compare import MIDDLE, evaluation_shown, picked_samples
 from advisor.render.result_commands import rewrite_command, score_command, sort_command
 from advisor.render.run_words import COUNTERS, learned_words, speed_words, what_was_trained

@@ -5,7 +5,8 @@ from __future__ import annotations
 from advisor.estimate.types import Learned
 from advisor.ground.units import format_count, format_duration
 from advisor.methods.composition import Composition
-from advisor.plan.record import DryRunStage, LearnedRecord, Measured, StageRecord, Times
+from advisor.plan.measured_record import LearnedRecord, Measured, Times
+from advisor.plan.record import DryRunStage, StageRecord
 
 COUNTERS = {
     "allocated": "allocated on the GPU",

@@ -8,9 +8,11 @@ import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady, Stopped, TrainingFailed
 from advisor.launch.prepare import with_absolute_paths
+from advisor.plan.measured_record import Measured
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
-from advisor.plan.record import DryRun, Measured, read_record
+from advisor.plan.record import DryRun
+from advisor.plan.record_files import read_record
 from advisor.plan.write import plan_digest, plan_text
 from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
 

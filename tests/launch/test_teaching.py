@@ -9,8 +9,8 @@ from advisor.estimate.past.runs import SETTINGS
 from advisor.ground.types import TokenStats
 from advisor.launch.expected import run_spec
 from advisor.launch.teaching import as_it_ran
+from advisor.plan.measured_record import Measured
 from advisor.plan.read import read_plan
-from advisor.plan.record import Measured
 from advisor.situation.past_runs import read_past_runs
 from tests.launch.conftest import MACHINE, run
 

@@ -13,25 +13,20 @@ import pytest
 
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.json_values import json_schema, keys_of, parts_of
+from advisor.plan.evaluation_record import Check, Evaluation, Metric
+from advisor.plan.measured_record import Measured
 from advisor.plan.record import (
-    Check,
     DryRunRecord,
     ErrorRecord,
-    Evaluation,
-    Measured,
-    Metric,
     Outcome,
     RunRecord,
     StageRecord,
     StageResult,
-    Verdict,
     last_of_each_task,
-    read_part,
-    read_record,
     run_schema,
-    try_read_part,
-    write_record,
 )
+from advisor.plan.record_files import read_part, read_record, try_read_part, write_record
+from advisor.plan.verdict_record import Verdict
 
 RECORDS = Path(__file__).parent / "records"
 STORED = [("finished", RunRecord), ("failed", RunRecord), ("dry_run", DryRunRecord)]

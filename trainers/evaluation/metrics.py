@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.ground.json_values import parse_json
-from advisor.plan.record import Metric
+from advisor.plan.evaluation_record import Metric
 
 DRAWS = 2000
 LEVEL = 0.95

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from advisor.plan.record import Check
+from advisor.plan.evaluation_record import Check
 from trainers.evaluation.generation import Measurements, TextEvaluator
 from trainers.evaluation.loss import answer_log_probs, held_out
 from trainers.evaluation.metrics import Comparison, compare

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import TrainingFailed
-from advisor.plan.record import Check
+from advisor.plan.evaluation_record import Check
 from trainers.evaluation.loss import Sample, padded_batch
 from trainers.evaluation.plain_lora import base_differs, check_plain, plain_answer
 from trainers.frame.evaluating import computes_in_16_bit, evaluating

@@ -19,7 +19,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods.keys import FunctionText, PathText
 from advisor.plan.keys import key_specs
-from advisor.plan.record import read_record
+from advisor.plan.record_files import read_record
 from trainers.frame.checkpoint_store import Dependencies
 from trainers.frame.job import Job
 from trainers.frame.machine import process_count

@@ -13,14 +13,10 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.progress import board, waiting
 from advisor.methods import methods
 from advisor.methods.optimizers import optimizer
-from advisor.plan.record import (
-    DONE,
-    RESULT,
-    Check,
-    Measured,
-    StageResult,
-    Verdict,
-)
+from advisor.plan.evaluation_record import Check
+from advisor.plan.measured_record import Measured
+from advisor.plan.record import DONE, RESULT, StageResult
+from advisor.plan.verdict_record import Verdict
 from trainers.evaluation.saved_result import check_saved
 from trainers.frame import checkpoints, optimizers, settings, stopping
 from trainers.frame.bases import memory_meter, release_base

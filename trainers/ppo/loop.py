@@ -14,7 +14,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from advisor.ground.progress import board, waiting
-from advisor.plan.record import DONE, RESULT, Check, ResolvedSettings, StageResult
+from advisor.plan.evaluation_record import Check
+from advisor.plan.record import DONE, RESULT, ResolvedSettings, StageResult
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, settings, stopping
 from trainers.frame.files import write_json

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from advisor.methods.rollout_warnings import RolloutWarning, rollout_warnings
-from advisor.plan.record import Check, RewardRecord
+from advisor.plan.evaluation_record import Check
+from advisor.plan.record import RewardRecord
 from trainers.frame.metrics_file import metrics_line
 from trainers.rewards.scoring import Reward
 

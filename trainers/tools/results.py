@@ -20,14 +20,8 @@ from advisor.ground.files import PLAN_FILE
 from advisor.ground.model_folder import base_faults, folder_faults
 from advisor.methods import objective, update
 from advisor.plan.read import read_plan, resolve_path
-from advisor.plan.record import (
-    DONE,
-    RECORD,
-    RunRecord,
-    StageRecord,
-    last_of_each_task,
-    read_record,
-)
+from advisor.plan.record import DONE, RECORD, RunRecord, StageRecord, last_of_each_task
+from advisor.plan.record_files import read_record
 from trainers.frame.attention import usable_here
 from trainers.frame.experts import silence_routers
 from trainers.frame.job import is_hub_id

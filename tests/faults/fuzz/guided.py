@@ -36,7 +36,7 @@ with atheris.instrument_imports(include=["advisor", "trainers.frame.checkpoint_s
     from advisor.ground.safetensors_header import read_header
     from advisor.ground.yaml_reader import read_yaml
     from advisor.plan.read import read_plan
-    from advisor.plan.record import read_record
+    from advisor.plan.record_files import read_record
     from advisor.ruleset.load import load_rules
     from trainers.frame.checkpoint_store import CheckpointStore
 

@@ -25,8 +25,9 @@ from advisor.launch.record_keeper import RecordKeeper
 from advisor.launch.trainer_process import Ended
 from advisor.plan import read
 from advisor.plan.entries import Entry
+from advisor.plan.measured_record import Expected
 from advisor.plan.model import Plan
-from advisor.plan.record import ERROR, ErrorRecord, Expected
+from advisor.plan.record import ERROR, ErrorRecord
 from advisor.plan.record import Run as RunValue
 from tests.faults.simulator.disk import Crash
 from tests.faults.simulator.world import STEPS, Violation, World, error_of
