@@ -22,6 +22,7 @@ from advisor.ground.units import gib
 from advisor.render.data import profile_json
 from advisor.render.next_steps import NextSteps, finding_out, next_steps
 from advisor.render.probe import probe_json
+from advisor.render.words import whole_usd
 
 SCHEMA_VERSION = 1
 
@@ -109,7 +110,8 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
     `peak_gib` is what a counter would read, never above the device, within `low_gib` and
     `high_gib`. `need_gib` is what the settings need, not capped; the verdict `fits` holds its band,
     `need_low_gib` to `need_high_gib`, against `limit_gib`. `least_gib` is the need with the
-    smallest batch and recomputed activations. The terms sum to `need_gib`.
+    smallest batch and recomputed activations. The terms sum to `need_gib`. `usd` is for `hours`,
+    the training alone; `total_usd` is for `times.total_hours`.
     """
     memory = estimate.memory
     return {
@@ -124,6 +126,7 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
         "hours": None if estimate.duration_s is None else rounded(estimate.duration_s / 3600),
         "times": None if estimate.times is None else times_document(estimate.times),
         "usd": rounded(estimate.cost_usd),
+        "total_usd": rounded(whole_usd(estimate)),
         "fits": estimate.fits,
         "moment": None if memory is None else memory.needed.name,
         "terms": (

@@ -255,6 +255,14 @@ def whole_seconds(estimate: Estimate) -> float | None:
     return estimate.duration_s if estimate.times is None else estimate.times.total_s
 
 
+def whole_usd(estimate: Estimate) -> float | None:
+    """US dollars for the same time as `whole_seconds`: a rented machine is paid from the first
+    second to the last, whatever it does.
+    """
+    usd, trained_s, whole_s = estimate.cost_usd, estimate.duration_s, whole_seconds(estimate)
+    return usd * whole_s / trained_s if usd and trained_s and whole_s else usd
+
+
 def because_unknown(advice: Advice) -> str:
     """What is missing for time and cost: the number of examples where that is it, else the
     estimate's own words.

@@ -22,6 +22,7 @@ from advisor.render.words import (
     sentence,
     size_is_unknown,
     stays_at_home,
+    whole_usd,
 )
 
 WORTH_SAYING = 0.15  # of what is computed: padding that is saved
@@ -73,7 +74,7 @@ def _verdict(amount: float, high: float, limit: float | None, shown: Callable[[f
 def cost_line(advice: Advice) -> str:
     """'$0.41 ($0.31 to $0.59): RTX 4090 at $0.74/h (runpod, 2026-09-25); your limit is $20'.
 
-    The band is the time's: money is time by a price.
+    The time is the whole one, and the band is its: money is time by a price.
     """
     estimate, hardware = advice.recommendation.estimate, advice.situation.hardware
     own = hardware.origin == "probed"
@@ -82,7 +83,7 @@ def cost_line(advice: Advice) -> str:
             return "Electricity alone: it runs on your own computer"
         why = because_unknown(advice) or ": no price is known for this GPU"
         return sentence(f"not known{why}")
-    usd, times = estimate.cost_usd, estimate.times
+    usd, times = whole_usd(estimate) or estimate.cost_usd, estimate.times
     note = f": {estimate.cost_note}" if estimate.cost_note else ""
     band, high_usd = "", usd
     if times is not None and times.low_s < times.high_s:

@@ -25,6 +25,7 @@ from advisor.render.words import (
     less_than_planned,
     size_is_unknown,
     whole_seconds,
+    whole_usd,
 )
 
 
@@ -83,7 +84,7 @@ def in_short(advice: Advice) -> str:
         sure = ", which may fit" if estimate.fits == "may_fit" else ""
         parts.append(f"{needs}{format_gib(estimate.memory.need_bytes)}{limit}{sure}")
     parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
-    parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
+    parts += [format_usd(usd)] if (usd := whole_usd(estimate)) else []
     if size_is_unknown(advice) and advice.recommendation.composition.chain:
         parts.append("whether it fits is not known: say --model-params-b")
     return "In short: " + " · ".join(parts)

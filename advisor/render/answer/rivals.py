@@ -19,6 +19,7 @@ from advisor.render.words import (
     shortened,
     verdict_words,
     whole_seconds,
+    whole_usd,
 )
 from advisor.ruleset.phrases import inside_sentence, method_words
 
@@ -295,5 +296,5 @@ def _candidate_numbers(candidate: Candidate, *, planned: bool = False) -> str:
             else f"{format_gib(least)} or more"
         )
     parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
-    parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
+    parts += [format_usd(usd)] if (usd := whole_usd(estimate)) else []
     return ", ".join(parts)
