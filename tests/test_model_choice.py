@@ -184,6 +184,7 @@ def test_a_flag_that_names_a_family_is_told_its_models():
         "'mistral' may mean mistralai/Mistral-7B-Instruct-v0.3" in text
         for text in situation.warnings
     )
+    assert not any("did you mean" in text for text in situation.warnings)  # that is another name
 
 
 def test_a_description_is_not_read_as_a_model_distilled_into_it():

@@ -49,14 +49,9 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
     if model is None or model.origin == "size":
         missing.append("model")
     profiles = _profiles(situation)
-    kinds = {profile.kind for profile in profiles} or {situation.answers.value("data_kind")}
+    if lacks_scores(situation, candidate.composition.chain):
+        missing.append("reward_model")
     for index, objective in enumerate(candidate.composition.chain):
-        if (
-            needs_scores(ruleset, objective, candidate.composition.chain[:index])
-            and situation.reward_model is None
-            and (kinds != {"prompts_with_verifier"} or without_answers(profiles))
-        ):
-            missing.append("reward_model")
         if learns_from_teacher(objective) and situation.teacher_name is None:
             missing.append("teacher_model")
         found = methods().objective(objective)
@@ -65,7 +60,7 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
         scored = found.needs_reward and (
             "preference" in trains_on
             or situation.reward_model is not None
-            or not needs_scores(ruleset, objective, candidate.composition.chain[:index])
+            or not needs_scores(objective, candidate.composition.chain[:index])
         )
         suited = (*trains_on, *found.also_reads) if scored else trains_on
         if not trains_on or not profiles or any(profile.kind in suited for profile in profiles):
@@ -92,10 +87,21 @@ def is_seq2seq(model: ModelShape | None) -> bool:
     return model is not None and kind_of_type(model.architecture) == SEQ2SEQ
 
 
-def needs_scores(ruleset: Ruleset, objective: str, before: Sequence[str]) -> bool:
+def needs_scores(objective: str, before: Sequence[str]) -> bool:
     """Whether a stage scores its own answers, with no reward model trained before it."""
     scored = any(methods().objective(earlier).scores for earlier in before)
     return methods().objective(objective).needs_reward and not scored
+
+
+def lacks_scores(situation: Situation, chain: Sequence[str]) -> bool:
+    """Whether a stage scores its own answers, and nothing there is can score them: no reward model,
+    and no requests that each come with what an answer is checked against.
+    """
+    profiles = _profiles(situation)
+    kinds = {profile.kind for profile in profiles} or {situation.answers.value("data_kind")}
+    checked = kinds == {"prompts_with_verifier"} and not without_answers(profiles)
+    scores = any(needs_scores(chain[index], chain[:index]) for index in range(len(chain)))
+    return scores and situation.reward_model is None and not checked
 
 
 def without_answers(profiles: Sequence[DataProfile]) -> bool:
@@ -153,7 +159,7 @@ def make_plan(
                 "examples of requests and answers; the stage before reads the documents"
             )
         before = [earlier.objective for earlier in candidate.stages[:index]]
-        if situation.reward_model is not None and needs_scores(ruleset, stage.objective, before):
+        if situation.reward_model is not None and needs_scores(stage.objective, before):
             options["reward_model"] = situation.reward_model
             comments[("stages", index, "reward_model")] = "the model that scores answers, as stated"
         if learns_from_teacher(stage.objective) and situation.teacher_name is not None:

@@ -123,6 +123,8 @@ def training_steps(advice: Advice) -> tuple[Step, ...]:
 
 
 def _training(advice: Advice) -> Iterator[Step]:
+    from advisor.advice.planning import lacks_scores  # what plans need is no part of a quick answer
+
     situation, composition = advice.situation, advice.recommendation.composition
     answers, changes = situation.answers, dict[str, Any]()
     if not answers.value("data_path") and not answers.value("tasks"):
@@ -138,6 +140,16 @@ def _training(advice: Advice) -> Iterator[Step]:
         return
     if "distill" in composition.chain and not answers.value("teacher_model"):
         changes["teacher_model"] = "THE_LARGER_MODEL"
+    if lacks_scores(situation, composition.chain):
+        changes["reward_model"] = "REWARD_MODEL_FOLDER"
+    # What has the form of a hub id may be one that is not known here.
+    stated = answers.value("model") or answers.value("model_params_b")
+    if (
+        stated
+        and "/" not in str(stated)
+        and (situation.model is None or situation.model.origin == "size")
+    ):
+        changes["model"] = "NAME_ON_THE_HUB"
     there = ""
     if situation.hardware.origin == "stated":
         changes["gpu"] = None

@@ -113,7 +113,9 @@ def _by_size(
     if family is not None and family.sizes:
         shape = shape_of_family(family, name, size.params)
         return shape, [*warnings, about_family(family, name, size.params, shape)]
-    known = nearest(name, cached_models()) if name else None
+    # A name that models of the catalogue begin with is not misspelt: they are named elsewhere.
+    begins = size.params is None and bool(beginning_with(name))
+    known = nearest(name, cached_models()) if name and not begins else None
     meant = f"; did you mean {known}?" if known is not None else ""
     if size.params is None:
         return None, [

@@ -16,17 +16,19 @@ from rich.console import Console
 
 from advisor.advice.types import KnownFact
 from advisor.estimate.types import Moment, Term
-from advisor.ground.types import Source
+from advisor.ground.types import Answer, Answers, Source
 from advisor.ground.units import GIB, format_gib
 from advisor.methods import methods, objectives, remedies, remedy, schemes, updates
+from advisor.methods.composition import parse_composition
 from advisor.render.answer.first import first_screen
 from advisor.render.answer.flips import told_warnings
 from advisor.render.answer.needs import cost_line, term_words, time_line
 from advisor.render.answer.page import page_of
 from advisor.render.answer.reasons import known_words
 from advisor.render.blocks import Items, Table, Text
+from advisor.render.next_steps import training_steps
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
-from advisor.render.words import meaning_of
+from advisor.render.words import meaning_of, whole_usd
 from tests.render.example_advice import (
     EXAMPLES,
     injected,
@@ -220,6 +222,45 @@ def test_how_a_name_was_read_is_told_after_what_may_be_wrong():
     assert told_warnings(advice) == (said[1], said[2], said[0])
 
 
+def test_what_may_end_the_run_is_told_first():
+    """Which of several models is meant, then a name nobody knows, then what was never tried."""
+    said = (
+        "no answer in the data holds a call",
+        "these trainers were never run on an Apple GPU: try it",
+        "'qwen8b' is not a model we know by that name; taken as Qwen/Qwen3-8B",
+        "model: 'qwen' may mean Qwen/Qwen3-8B, Qwen/Qwen3-4B: name one of them",
+    )
+    advice = dataclasses.replace(scenario_5(), warnings=said)
+    assert told_warnings(advice) == said[::-1]
+
+
+def test_a_rented_machine_is_paid_for_its_whole_time():
+    """What is shown as cost is the whole time by the price, as the lines before it say."""
+    estimate = scenario_5().recommendation.estimate
+    assert estimate.times is not None
+    assert whole_usd(estimate) == pytest.approx(
+        estimate.cost_usd * estimate.times.total_s / estimate.duration_s
+    )
+    assert whole_usd(estimate) > estimate.cost_usd
+    trained = dataclasses.replace(estimate, times=None)
+    assert whole_usd(trained) == estimate.cost_usd
+
+
+def test_the_next_command_asks_for_what_a_plan_still_needs():
+    """A model by its name on the hub where what was written is none, and what scores answers."""
+    advice = scenario_5()
+    known = advice.situation.answers.known
+    for name, asked in (("llama8", True), ("our/llama8", False)):
+        named = Answers(known={**known, "model": Answer(value=name, origin="flag")})
+        situation = dataclasses.replace(advice.situation, answers=named, model=None)
+        lines = training_steps(dataclasses.replace(advice, situation=situation))[-2].commands[0]
+        assert ("--model NAME_ON_THE_HUB" in lines) is asked
+    practice = parse_composition("ppo+lora")
+    recommended = dataclasses.replace(advice.recommendation, composition=practice)
+    lines = training_steps(dataclasses.replace(advice, recommendation=recommended))
+    assert "--reward-model REWARD_MODEL_FOLDER" in lines[-2].commands[0]
+
+
 def test_a_run_that_starts_has_no_next_command():
     """What trains now is not told to be trained; where nothing trains the steps are shown."""
     file = io.StringIO()
@@ -257,7 +298,7 @@ def test_an_amount_is_compared_with_its_limit():
         facts={**advice.facts, "budget_usd": 1},
     )
     assert time_line(banded) == "88 min (70 min to 2 h 38 min), of which training 84 min"
-    assert cost_line(banded).startswith("$0.60 ($0.48 to $1.07): ")
+    assert cost_line(banded).startswith("$0.63 ($0.50 to $1.13): ")
     assert cost_line(banded).endswith("; may pass your limit of $1.00")
 
 
@@ -297,7 +338,7 @@ def test_the_lines_of_each_kind_of_answer():
         " compressed copy of it; the model itself stays as it is (sft+qlora)."
     )
     assert time_line(scenario_5()) == "88 min, of which training 84 min"
-    assert cost_line(scenario_5()) == "$0.60: RTX 4090 at $0.34/h, vast, 2026-08"
+    assert cost_line(scenario_5()) == "$0.63: RTX 4090 at $0.34/h, vast, 2026-08"
     assert "for each of 12 tasks" in page_of(scenario_3()).first.answer
     assert page_of(remedy_alone()).first.answer == (
         "No training is needed: let the model look things up in your documents before it"

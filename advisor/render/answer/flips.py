@@ -16,8 +16,17 @@ from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import joined, named_with_flag, says
 
 # To be read after what may be wrong: hints, then how a name was understood.
+# What may end a run that takes the next command as it stands, the most telling first.
+FIRST = tuple(
+    re.compile(text)
+    for text in (
+        r"may mean .*: name one of",
+        r": unknown model,|not a model we know by that name",
+        r"never run on",
+    )
+)
 HINTS = re.compile(r"^all \d+ GPUs are used|^generating the answers takes")
-NOTES = re.compile(r"\bread as \S|\btaken as \S|\bshape guessed|^shape of ")
+NOTES = re.compile(r"\bread as \S|(?<!by that name; )\btaken as \S|\bshape guessed|^shape of ")
 SAID_ELSEWHERE = re.compile(f"^{NO_MODEL}|^{MAY_NOT_FIT}|{PART_OF_DATA}")
 
 
@@ -68,7 +77,8 @@ def unknown(advice: Advice) -> Section:
 
 
 def told_warnings(advice: Advice) -> tuple[str, ...]:
-    """The warnings in their order, then hints, then how names were understood.
+    """What may end the run first, then the other warnings in their order, then hints, then how
+    names were understood.
 
     Without what stands elsewhere on the page: that the model is a suggestion, what is known of its
     shape, that it may not fit, that a part of the data is used.
@@ -80,7 +90,13 @@ def told_warnings(advice: Advice) -> tuple[str, ...]:
         for text in dict.fromkeys(advice.warnings)
         if text != note and not SAID_ELSEWHERE.search(text)
     ]
-    told.sort(key=lambda text: (bool(NOTES.search(text)), bool(HINTS.search(text))))
+    told.sort(
+        key=lambda text: (
+            bool(NOTES.search(text)),
+            bool(HINTS.search(text)),
+            next((rank for rank, first in enumerate(FIRST) if first.search(text)), len(FIRST)),
+        )
+    )
     return tuple(text for text in told if not any(text in one and text != one for one in told))
 
 
