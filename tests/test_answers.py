@@ -120,6 +120,60 @@ def test_an_unknown_signal_is_a_warning():
     assert "did you mean 'facts_change_often'" in warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rag", "did you mean 'rag_tried'?"),
+        ("prompting", "did you mean 'prompting_tried'?"),
+        ("latency", "did you mean 'latency_critical'?"),
+        ("quantum", "`advise rules facts` lists them all"),
+    ],
+)
+def test_what_an_unknown_signal_may_mean_is_said(name, said):
+    """A signal that shares a word is named; without one, where all of them stand."""
+    _, (warning,) = from_text(f"task: qa\nsignals: [{name}]\n")
+    assert said in warning
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("rows: 500", "write it inside `data`: `data: {rows: ...}`"),
+        ("data_rows: 500", "write it inside `data`: `data: {rows: ...}`"),
+        ("data-rows: 500", "write it inside `data`: `data: {rows: ...}`"),
+        ("vram_gib: 24", "write it inside `gpu`: `gpu: {vram_gib: ...}`"),
+        ("gpu-memory: 24", "write it inside `gpu`: `gpu: {vram_gib: ...}`"),
+        ("facts_change_often: true", "it is a signal: `signals: [facts_change_often]`"),
+        ("n-tasks: 3", "write `n_tasks`"),
+    ],
+)
+def test_a_fact_in_the_wrong_place_is_told_its_own(line, hint):
+    """The name of a fact, its flag or its last part at the top of the file."""
+    with pytest.raises(InputError) as error:
+        from_text(f"task: qa\n{line}\n")
+    (fault,) = error.value.faults
+    assert fault.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("rows", "hint"),
+    [
+        ("'500'", "remove the quotes"),
+        ("5k", "write 5000, without quotes"),
+        ("'1,500'", "write 1500, without quotes"),
+        ("~2M", "write 2000000, without quotes"),
+        ("1000-5000", "write one number, without quotes"),
+        ("thousands", ""),
+    ],
+)
+def test_a_number_in_words_is_answered_with_the_number(rows, hint):
+    """Amounts as people write them."""
+    with pytest.raises(InputError) as error:
+        from_text(f"task: qa\ndata: {{rows: {rows}}}\n")
+    (fault,) = error.value.faults
+    assert fault.hint == hint
+
+
 def test_flags_win_over_the_file():
     """A flag replaces the file's answer, and a new card drops the old card's memory."""
     file, _ = from_text("task: qa\nbudget: low\ngpu: {name: RTX 4090, vram_gib: 24}\n")

@@ -7,6 +7,7 @@ change the answer (flips.py) and, if nothing fits, what stands in the way (nothi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from advisor.advice.facts_of_situation import situation_facts, unknown_facts
@@ -61,15 +62,13 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         alternatives=others,
         flips=flips,
         unknown=unknown_facts(case.situation, case.facts),
-        warnings=tuple(
-            dict.fromkeys(
-                (
-                    *case.situation.misfits,
-                    *data_warnings(case.situation, recommendation, decision),
-                    *case.situation.warnings,
-                    *case.situation.model_warnings,
-                    *all_warnings(case, recommendation, decision),
-                )
+        warnings=_each_once(
+            (
+                *case.situation.misfits,
+                *data_warnings(case.situation, recommendation, decision),
+                *case.situation.warnings,
+                *case.situation.model_warnings,
+                *all_warnings(case, recommendation, decision),
             )
         ),
         certainty=certainty_of(decision, recommendation, ruleset, case.facts, flips),
@@ -132,6 +131,12 @@ NO_MODEL, MAY_NOT_FIT = "no model was named", "it may not fit"
 PART_OF_DATA = "only a part of the data is used"
 
 
+def _each_once(warnings: Iterable[str]) -> tuple[str, ...]:
+    """Every warning once: also one that stands in another after the name of what it is about."""
+    found = tuple(dict.fromkeys(warnings))
+    return tuple(one for one in found if not any(f": {one}" in other for other in found))
+
+
 def data_warnings(situation: Situation, recommendation: Candidate, decision: Decision) -> list[str]:
     """What is wrong with the data for this task, which comes before every other warning: an answer
     on the wrong data is no answer.
@@ -176,6 +181,11 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
             f" ({situation.suggestion.because})"
         )
     if situation.free_gpus:
+        if not any(situation.answers.value(name) for name in ("gpu", "gpu_memory_gib")):
+            warnings.append(
+                "no GPU was stated, and none was found here: the answer is for this machine's CPU;"
+                " --gpu says which one will be used, --gpu unknown leaves it open"
+            )
         warnings.append(
             f"a GPU is many times faster than a CPU, and some cost nothing: {situation.free_gpus}"
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -122,7 +123,7 @@ class Number(Shape):
             or (self.above is not None and value <= self.above)
             or (self.below is not None and value >= self.below)
         ):
-            yield self.refuse(value, document, path, hint=_quoted(value, r"[-+0-9.eE]+"))
+            yield self.refuse(value, document, path, hint=_number_meant(value))
 
     def words(self) -> str:
         low = self._bound("above", self.above) or self._bound("of at least", self.min)
@@ -375,6 +376,24 @@ def _named(path: Path_) -> str:
 def _quoted(value: Any, pattern: str) -> str:
     """The hint for a number or a flag that is a text, since it stands in quotes."""
     return "remove the quotes" if isinstance(value, str) and re.fullmatch(pattern, value) else ""
+
+
+MANY = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+def _number_meant(value: Any) -> str:
+    """The hint for a number that is written as a text: '8', '5k', '1,000', '1000-5000'."""
+    if not isinstance(value, str):
+        return ""
+    with suppress(ValueError):
+        return "remove the quotes" if is_finite(float(value)) else ""
+    found = re.fullmatch(r"(?i)[~$]?\s*(\d[\d,_]*(?:\.\d+)?)\s*([kmb]?)\+?", value.strip())
+    if found is not None:
+        number = float(found[1].replace(",", "").replace("_", "")) * MANY[found[2].lower()]
+        return f"write {number:.12g}, without quotes"
+    if re.fullmatch(r"\D{0,8}\d\S*\s*(?:-|\u2013|to)\s*\d\S*", value):
+        return "write one number, without quotes"
+    return ""
 
 
 def _each(shape: Shape) -> str:

@@ -8,8 +8,9 @@ nearest known name; an unknown signal is a warning.
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
@@ -139,10 +140,9 @@ class _Reader:
             self.where[name] = document.at(places.get(name, path))
             said = SAID.get(str(value).lower())
             if name not in known:
-                close = nearest(name, known)
                 self.warnings.append(
                     f"{document.at((*path, name), key=True)}: signal '{name}' is not known and was"
-                    f" left out{f'; {close}' if close else ''}"
+                    f" left out; {_near_signals(str(name), known)}"
                 )
             elif said is None and value is not None:
                 self.faults.append(Flag().refuse(value, document, (*path, name)))
@@ -215,6 +215,16 @@ class _Reader:
             if fact_id == "signals"
             or not check_shape(NamedValue(fact_id, value), fact_shape(self.facts[fact_id]))
         }
+
+
+def _near_signals(name: str, known: Collection[str]) -> str:
+    """Which signal may be meant by an unknown one: spelt alike, or with the same words."""
+    words = {word for word in re.findall(r"[a-z]+", name.lower()) if len(word) > 2}
+    alike = [one for one in known if words & set(one.split("_"))]
+    close = nearest(name, known)
+    if not close and 0 < len(alike) <= 4:
+        close = f"did you mean {' or '.join(repr(one) for one in alike)}?"
+    return close or "`advise rules facts` lists them all"
 
 
 def _limits(text: str) -> tuple[dict[str, Any], list[str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 
 from advisor.ground.shape import Choice, Keys, MapOf, Number, OneOf, Shape, Text
 from advisor.ruleset.facts import Fact
@@ -45,7 +46,30 @@ def answers_shape(facts: Mapping[str, Fact]) -> Keys:
             keys={part: fact_shape(facts[name]) for part, name in parts.items()}, nulls=True
         )
         whole[key] = OneOf(options=(first, inside, *((LIMITS,) if key == "budget" else ())))
-    return Keys(keys={**whole, "signals": Shape()}, nulls=True)
+    return Keys(
+        keys={**whole, "signals": Shape()}, nulls=True, others=partial(_where_it_belongs, facts)
+    )
+
+
+def _where_it_belongs(facts: Mapping[str, Fact], name: str, known: Collection[str]) -> str:
+    """Where a fact is stated whose own name, flag or last part was taken for a key: `data_rows` and
+    `rows` stand inside `data`, a signal in the list of signals.
+    """
+    name = name.strip("-").replace("-", "_")
+    asked = [fact for fact in facts.values() if fact.answer or fact.signal]
+    named = [
+        fact
+        for fact in asked
+        if name in (fact.id, (fact.flag or "").strip("-").replace("-", "_"))
+        or name == (fact.answer or "").partition(".")[2]
+    ]
+    if len(named) != 1:
+        return ""
+    (fact,) = named
+    if fact.signal:
+        return f"it is a signal: `signals: [{fact.id}]`"
+    key, _, part = str(fact.answer).partition(".")
+    return f"write it inside `{key}`: `{key}: {{{part}: ...}}`" if part else f"write `{key}`"
 
 
 def parts_of(key: str, facts: Mapping[str, Fact]) -> dict[str, str]:

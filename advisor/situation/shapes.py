@@ -502,7 +502,7 @@ def _rows(*, untuned: bool) -> Sequence[Mapping[str, Any]]:
         {
             **{key: value for key, value in row.items() if key != "also"},
             "model": row["base"],
-            "why": f"the plain text model behind {row['model']}, which follows no instructions yet",
+            "why": f"follows no instructions yet; {row['model']} was made from it",
         }
         for row in rows
         if "base" in row

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from advisor.cli import advise
+from advisor.ground.types import Answer, Answers
+from advisor.situation.build import situation_of
 
 TRAINS = ["--task", "qa", "--data-kind", "paired", "--data-rows", "500"]
 
@@ -32,3 +34,14 @@ def test_a_machine_with_a_gpu_is_told_nothing_of_them(gpu: str) -> None:
 def test_where_nothing_is_trained_they_are_not_named() -> None:
     """A prompt needs no GPU."""
     assert "cost nothing" not in warnings("--gpu", "none", "--signal", "prompt_meets_quality_bar")
+
+
+def test_a_machine_nobody_named_is_said_to_be_the_one_meant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where no GPU was stated and none is found, the answer is for a processor by a guess."""
+    processor = situation_of(Answers(known={"gpu": Answer(value="none", origin="file")})).hardware
+    monkeypatch.setattr("advisor.situation.build._probe", lambda: processor)
+    guessed = "no GPU was stated, and none was found here"
+    assert guessed in warnings()
+    assert guessed not in warnings("--gpu", "none")

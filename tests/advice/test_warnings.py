@@ -54,3 +54,10 @@ def test_wrong_data_are_the_first_warning(call, task, kind, rows, said):
     warnings = json.loads(out)["warnings"]
     assert said in warnings[0]
     assert all(err.count(f"warning: {warning}") == 1 for warning in warnings)
+
+
+def test_a_guess_is_told_once(call):
+    """A model of which the size alone is known is guessed, and that is one warning."""
+    code, out, _ = call("--json", "--task", "qa", "--model-params-b", "7", "--gpu", "RTX 4090")
+    assert code == 0
+    assert sum("shape guessed" in text for text in json.loads(out)["warnings"]) == 1
