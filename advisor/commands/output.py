@@ -16,7 +16,7 @@ import click
 
 from advisor.ground.errors import Fault
 from advisor.ground.secrets import masked
-from advisor.ground.terminal import console, json_shown, shown
+from advisor.ground.terminal import console, json_shown, print_message, shown
 
 __all__ = ["console", "expect_json", "print_error_json", "print_json", "put", "say", "with_error"]
 
@@ -86,4 +86,4 @@ def put(text: str) -> None:
 
 def say(text: str) -> None:
     """Print a message for the person on standard error."""
-    click.echo(shown(text), err=True)
+    print_message(text)

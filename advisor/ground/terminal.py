@@ -119,6 +119,29 @@ def _is_terminal(stream: Any) -> bool:
         return False
 
 
+def print_message(text: str) -> None:
+    """Print a message for the person on standard error.
+
+    On a terminal its sentences are broken between words; what is indented or names a command stays
+    whole, since it is copied.
+    """
+    said = shown(text)
+    if _is_terminal(sys.stderr):
+        from shutil import get_terminal_size
+
+        width = get_terminal_size().columns
+        said = "\n".join(_broken(line, width) for line in said.split("\n"))
+    print(said, file=sys.stderr, flush=True)
+
+
+def _broken(line: str, width: int) -> str:
+    if len(line) <= width or line.startswith(" ") or "advise " in line:
+        return line
+    from textwrap import fill
+
+    return fill(line, max(width, 20), break_long_words=False, break_on_hyphens=False)
+
+
 def show_streams() -> None:
     """Let standard output and standard error show what is written to them, in this process, logs of
     libraries that are loaded already included.

@@ -4,13 +4,12 @@ resumes where this one ended.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.resources import trainers_root
-from advisor.ground.terminal import shown
+from advisor.ground.terminal import print_message
 from advisor.ground.types import Hardware, as_free_now
 from advisor.launch.base_paths import (
     correct_record,
@@ -97,7 +96,7 @@ def run_plan(
     Raises AdviseError: InputError, MachineNotReady before anything is written (RunIsLive if this
     very run is at work in another process); TrainingFailed, Stopped with run.json written.
     """
-    say = say or _to_stderr
+    say = say or print_message
     refuse_without_posix()
     run = prepare_plan(
         plan,
@@ -251,10 +250,6 @@ def run_plan(
             resume=resume,
         )
         return runner.train(selected)
-
-
-def _to_stderr(text: str) -> None:
-    print(shown(text), file=sys.stderr, flush=True)
 
 
 def _probed() -> Hardware:

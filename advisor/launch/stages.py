@@ -149,9 +149,12 @@ class StageRunner:
             forget_errors(self._folder(entry))
         self.keeper.begin([entry.name for entry in group])
         for entry in group:
-            again = " again" if (self._folder(entry) / "checkpoints").is_dir() else ""
-            self.say(f"stage {entry.name} ({position}){again}: {describe(entry)}")
-            if whole := self._expected_time(entry):
+            again = (self._folder(entry) / "checkpoints").is_dir()
+            self.say(
+                f"stage {entry.name} ({position}){' again' if again else ''}: {describe(entry)}"
+            )
+            # Of a stage that goes on, the bar says what is left.
+            if not again and (whole := self._expected_time(entry)):
                 self.say(f"stage {entry.name}: {whole}")
         kills = oom_kills()
 

@@ -99,15 +99,34 @@ def _sample_lines(record: RunRecord, width: int, count: int) -> list[str]:
     lines: list[str] = []
     for one in picked[:count]:
         question = " ".join(one.sample.prompt.split())
+        before, after = (
+            " ".join((said or "").split()) for said in (one.sample.base, one.sample.tuned)
+        )
+        if before == after:
+            texts = {"both": before}
+        else:
+            start = _cut_start(before, after, width // 2)
+            texts = {
+                name: f"... {said[start:]}" if start else said
+                for name, said in (("before", before), ("after", after))
+            }
         lines += [
             *([""] if not lines else []),
             _short(f"  {one.why[:1].upper()}{one.why[1:]}: {question}", width),
-            *(
-                _short(_line(f"  {name}", " ".join((said or "").split())), width)
-                for name, said in (("before", one.sample.base), ("after", one.sample.tuned))
-            ),
+            *(_short(_line(f"  {name}", said), width) for name, said in texts.items()),
         ]
     return lines
+
+
+def _cut_start(before: str, after: str, room: int) -> int:
+    """Where two answers are shown from, so that the place where they part can be seen: 0, or the
+    beginning of a word a little before it.
+    """
+    pairs = enumerate(zip(before, after, strict=False))
+    alike = next((at for at, (one, other) in pairs if one != other), min(len(before), len(after)))
+    if alike <= room:
+        return 0
+    return before.rfind(" ", 0, alike - room // 2) + 1
 
 
 def _short(line: str, width: int) -> str:

@@ -153,6 +153,22 @@ def test_the_best_and_the_worst_answer_are_shown_where_there_is_room():
     assert found.count("    before b b b") == 2
 
 
+def test_answers_that_begin_alike_are_shown_where_they_part():
+    """A line each, cut so that the difference is in it; equal answers are one line."""
+    begin = "The library opens at nine on every day but Sunday and holidays, and so "
+    samples = [
+        {"prompt": "When?", "base": f"{begin}nobody comes.", "tuned": f"{begin}come early."},
+        {"prompt": "Who?", "base": "All of us.", "tuned": "All of us."},
+    ]
+    samples[0] |= {"score_before": 0.1, "score_after": 0.5}
+    samples[1] |= {"score_before": 0.2, "score_after": 0.2}
+    evaluation = {**STAGE["evaluation"], "samples": samples, "sample_metric": "rouge_l"}
+    found = text(record(evaluation=evaluation, checks=[], data={}))
+    assert "    before ... and holidays, and so nobody comes." in found
+    assert "    after  ... and holidays, and so come early." in found
+    assert "    both   All of us." in found
+
+
 def test_many_tasks_have_a_line_each():
     """Six are shown and the rest counted."""
     stages = [
