@@ -33,6 +33,7 @@ SPEED_AFTER_S = 1.0  # before that a rate is noise
 TICK_S = 0.25
 # Between two lines of a log: a tenth of what the wait has lasted, within these bounds.
 LINE_EVERY_S = (5.0, 30.0)
+MOST = 1e18  # of anything; more is no count, time or memory
 FILE_EVERY_S = 1.0
 BYTES = "bytes"  # the unit that is shown in MiB
 Item = TypeVar("Item")
@@ -400,26 +401,37 @@ def read_view(folder: Path) -> View | None:
     try:
         content = json.loads((folder / FILE).read_text("utf-8"))
         waits = [_read_wait(wait) for wait in content["waits"]]
+        if not waits:
+            return None
         memory = content["memory"]
+        limit = memory[1] if memory else None
         return View(
             str(content["label"]),
             waits,
-            (int(memory[0]), None if memory[1] is None else int(memory[1])) if memory else None,
-            now_s=max(0.0, time.time() - float(content["at_s"])),
+            (int(_number(memory[0])), limit and int(_number(limit))) if memory else None,
+            now_s=max(0.0, time.time() - _number(content["at_s"])),
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return None
+    except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError):
+        return None  # it is damaged
 
 
 def _read_wait(found: Mapping[str, Any]) -> Wait:
     left_s = found["left_s"]
     return Wait(
         what=str(found["what"]),
-        total=int(found["total"]),
+        total=int(_number(found["total"])),
         unit=str(found["unit"]),
-        began_s=-float(found["began_s"]),  # the moment it was written is 0
-        done=int(found["done"]),
-        first=int(found["first"]),
+        began_s=-_number(found["began_s"]),  # the moment it was written is 0
+        done=int(_number(found["done"])),
+        first=int(_number(found["first"])),
         text=str(found["text"]),
-        left_s=None if left_s is None else float(left_s),
+        left_s=None if left_s is None else _number(left_s),
     )
+
+
+def _number(value: Any) -> float:
+    """A number of a file that may be damaged. Raises ValueError for what nothing can be."""
+    number = float(value)
+    if not abs(number) < MOST:
+        raise ValueError(f"{number} is no count, time or memory")
+    return number

@@ -229,6 +229,8 @@ def process_of(folder: Path) -> int | None:
         process = int((folder / LOCK).read_text())
     except (OSError, ValueError):
         return None
+    if process < 1:  # these mean groups of processes, which nobody may be told to kill
+        return None
     try:
         os.kill(process, 0)
     except PermissionError:

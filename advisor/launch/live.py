@@ -145,7 +145,7 @@ def metrics_line(line: bytes) -> dict[str, Any] | None:
     """A line of metrics.jsonl; None if it is none, such as one that is being written."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_line = isinstance(found, dict) and isinstance(found.get("step"), int)
     return found if is_line else None

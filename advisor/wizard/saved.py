@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[S
     path = path or state_path()
     try:
         document = parse_json(path.read_text(encoding="utf-8"))
-        answers, asked = dict(document["answers"]), [str(name) for name in document["asked"]]
+        answers = {str(name): value for name, value in document["answers"].items()}
+        asked = list(dict.fromkeys(str(name) for name in document["asked"]))
         if document["version"] != VERSION:
             raise ValueError(f"version {document['version']}")
     except FileNotFoundError:
@@ -164,7 +166,7 @@ def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[S
 def _valid(name: str, value: Any, facts: Mapping[str, Fact]) -> bool:
     if name == "signals":
         return isinstance(value, list) and all(
-            item in facts and facts[item].signal for item in value
+            isinstance(item, str) and item in facts and facts[item].signal for item in value
         )
     fact = facts.get(name)
     if fact is None:
@@ -175,8 +177,11 @@ def _valid(name: str, value: Any, facts: Mapping[str, Fact]) -> bool:
         return (
             isinstance(value, int | float)
             and not isinstance(value, bool)
+            and isfinite(value)
             and (fact.min is None or value >= fact.min)
         )
     if fact.type == "flag":
         return isinstance(value, bool)
-    return isinstance(value, str) or (fact.type == "map" and isinstance(value, dict))
+    if fact.type == "map":
+        return isinstance(value, dict) and all(isinstance(part, str) for part in value.values())
+    return isinstance(value, str) and "\0" not in value

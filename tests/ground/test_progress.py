@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import sys
 
 import pytest
@@ -145,6 +146,27 @@ def test_a_damaged_file_says_nothing(tmp_path):
     for content in ("", "{}", "[1]", '{"label": 1, "waits": [{}], "memory": null}'):
         (tmp_path / progress.FILE).write_text(content)
         assert read_view(tmp_path) is None
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "1e300", "null", "[]", "{}", "9" * 400])
+@pytest.mark.parametrize("key", ["at_s", "began_s", "left_s", "done", "total", "first", "waits"])
+def test_a_number_that_nothing_can_be_says_nothing(tmp_path, key, value):
+    """No view comes of it that cannot be drawn."""
+    wait = {"what": "w", "total": 5, "unit": "steps", "began_s": 1, "done": 2, "first": 0, "text": "", "left_s": 3}  # fmt: skip
+    text = json.dumps({"label": "sft", "at_s": 1, "memory": [1, 2], "waits": [wait]})
+    good = {**wait, "at_s": 1}
+    old = json.dumps([wait]) if key == "waits" else json.dumps(good[key])
+    damaged = text.replace(f'"{key}": {old}', f'"{key}": {value}')
+    assert damaged != text
+    (tmp_path / progress.FILE).write_text(damaged)
+    seen = read_view(tmp_path)
+    assert seen is None or (key, value) == ("left_s", "null")
+
+
+def test_a_file_that_is_nested_too_deeply_says_nothing(tmp_path):
+    """Neither a view nor a traceback."""
+    (tmp_path / progress.FILE).write_text("[" * 100_000)
+    assert read_view(tmp_path) is None
 
 
 def test_an_inner_wait_that_was_not_closed_goes_with_the_outer_one(board):

@@ -9,7 +9,7 @@ import pytest
 
 from advisor.ground.errors import Stopped
 from advisor.ground.types import Answer, Answers
-from advisor.wizard.saved import Saved, load_answers, save_answers, state_path
+from advisor.wizard.saved import Saved, load_answers, save_answers, state_path, summary
 from tests.render.example_advice import CPU
 from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, ask_answers, known
 
@@ -164,6 +164,18 @@ def test_saved_answers_that_no_longer_exist_are_named():
     assert known(saved.answers) == {"task": "qa", "signals": ("facts_change_often",)}
     assert saved.asked == ("task",)
     assert all(name in problem for name in ("budget", "flavour", "gpus"))
+
+
+@pytest.mark.parametrize("value", [None, True, -1e30, [], [[1]], [{}], {"a": 1}, {"a": {}}, "a\0b"])
+@pytest.mark.parametrize("fact", sorted(FACTS))
+def test_no_saved_value_stops_the_wizard(fact, value):
+    """What is no answer to its question is named; what is one is offered."""
+    state_path().parent.mkdir(parents=True)
+    saved = {"version": 1, "saved_at": "now", "answers": {fact: value}, "asked": [fact, fact]}
+    state_path().write_text(json.dumps(saved))
+    found, problem = load_answers(FACTS)
+    assert (found is None) == (fact in problem)
+    assert found is None or "(1 question)" in summary(found, FACTS)
 
 
 def test_saved_answers_belong_to_their_folder(tmp_path, monkeypatch):
