@@ -16,7 +16,10 @@ def bars():
     from huggingface_hub.utils import tqdm
 
     class Bars(tqdm):
-        pass
+        if getattr(tqdm, "is_watched", False):  # by a test before this one: its own counts as well
+            __init__ = tqdm.__init__.__wrapped__
+            update = tqdm.update.__wrapped__
+            close = tqdm.close.__wrapped__
 
     Bars.is_watched = False
     watch_downloads(Bars, Downloads())

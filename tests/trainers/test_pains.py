@@ -291,14 +291,14 @@ def test_16_a_path_is_enough(make, file):
 
 
 def test_16_a_file_that_is_not_understood_says_what_it_has_and_what_is_known(make, file):
-    """Unknown columns are named, with the flag that maps them."""
+    """Columns that nobody can tell apart are named, with the flag that maps them."""
     job = make(
         job_data=file(
             [
                 {
-                    "alpha": f"Question {number}, is it so?",
-                    "beta": f"Answer {number}, it is so.",
-                    "gamma": number * 1.5,
+                    "alpha": f"One text {number} here.",
+                    "beta": f"Another text {number} there.",
+                    "gamma": f"A third text {number}.",
                 }
                 for number in range(20)
             ]
@@ -310,6 +310,31 @@ def test_16_a_file_that_is_not_understood_says_what_it_has_and_what_is_known(mak
     assert "alpha" in text
     assert "beta" in text
     assert "--map" in text
+
+
+def test_16_what_is_guessed_of_columns_is_said(make, file, capsys):
+    """Questions and answers under strange names are taken as such, and the log says so and where
+    to say which is which.
+    """
+    job = make(
+        job_data=file(
+            [
+                {
+                    "alpha": f"Question {number}, is it so?",
+                    "beta": f"Answer {number}, it is so.",
+                    "gamma": number * 1.5,
+                }
+                for number in range(20)
+            ]
+        ),
+        max_steps=2,
+        warmup=0.0,
+    )
+    sft.train(job)
+    (note,) = read_json(job.output / "result.json")["data"]["notes"]
+    assert "a request in `alpha` and its answer in `beta`, guessed from names and contents" in note
+    assert "`data.mapping`" in note
+    assert note in capsys.readouterr().err
 
 
 def test_16_a_broken_row_is_named_with_its_line(make, file):

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from advisor.data import Example, Skipped, content_digest, read_examples
+from advisor.data import Example, Skipped, content_digest, read_examples, recognise
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import InputError, MachineNotReady
 from trainers.frame.job import Job, label
@@ -95,9 +95,12 @@ def _built(
 ) -> Prepared[Any]:
     """The rows, built, written into a file and read from it."""
     had_template, skipped = bool(tokenizer.chat_template), Skipped()
+    recognition = recognise(path, mapping=job.data.mapping)
+    guess = f"took {recognition.why}, guessed from names and contents; if that is wrong, say which"
+    guesses = [f"{guess} in `data.mapping`"] if recognition.confidence == "guessed" else []
 
     def examples() -> Iterator[Example]:
-        yield from read_examples(path, mapping=job.data.mapping, skipped=skipped)
+        yield from read_examples(path, recognition=recognition, skipped=skipped)
         skipped.raise_if_too_many(path)
 
     with build_rows(
@@ -109,7 +112,7 @@ def _built(
         folder=file.parent,
     ) as built:
         summary = replace(built.summary, digest=digest).with_file_counts(
-            rows=skipped.seen, dropped=skipped.total, notes=skipped.lines()
+            rows=skipped.seen, dropped=skipped.total, notes=[*guesses, *skipped.lines()]
         )
         template = None if had_template else tokenizer.chat_template
         remove_prepared(file.parent, f"{job.entry.name}-{kind.name}")
