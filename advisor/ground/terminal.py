@@ -43,6 +43,28 @@ def json_shown(text: str) -> str:
     return text if text.isprintable() else _SUSPECT.sub(_json_escape, text)
 
 
+def one_line(text: str, columns: int) -> str:
+    """A text on one line, at most so many columns wide, safe on a terminal."""
+    line = shown(" ".join(text[: 4 * columns].split()))
+    if width_of(line) <= columns:
+        return line
+    kept = list(line[:columns])
+    while width_of("".join(kept)) > columns - 3:
+        kept.pop()
+    return f"{''.join(kept).rstrip()}..."
+
+
+def width_of(text: str) -> int:
+    """Columns of a terminal: letters of Chinese, Japanese and Korean take two."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(
+        0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
 def _is_shown(found: re.Match[str]) -> bool:
     sign = found[0]
     if sign in _JOINERS:

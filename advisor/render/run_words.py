@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from advisor.estimate.types import Learned
-from advisor.ground.units import format_count, format_duration
+from advisor.ground.units import format_count
 from advisor.methods.composition import Composition
-from advisor.plan.measured_record import LearnedRecord, Measured, Times
+from advisor.plan.measured_record import LearnedRecord, Measured
 from advisor.plan.record import DryRunStage, StageRecord
 
 COUNTERS = {
@@ -44,17 +44,3 @@ def learned_words(found: LearnedRecord) -> str:
         time_scale=found.time_scale,
     )
     return f"corrected by {learned.sentence}"
-
-
-def times_words(times: Times | None) -> str:
-    """'31 s: 9 s loading, 4 s before, 7 s training, 11 s after'; empty where it is not known."""
-    if times is None or times.total_s is None:
-        return ""
-    parts = (
-        (times.load_s, "loading"),
-        (times.before_s, "measuring before"),
-        (times.train_s, "training"),
-        (times.after_s, "saving and checking after"),
-    )
-    named = [f"{format_duration(s)} {what}" for s, what in parts if s is not None]
-    return f"{format_duration(times.total_s)}: {', '.join(named)}"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from advisor.ground.terminal import one_line
 from advisor.ground.types import DataProfile
 
 # Tasks whose model writes to people: a category is no answer there.
@@ -180,7 +181,10 @@ def _lacks(kind: str, found: DataProfile) -> bool:
 
 def row_words(found: DataProfile) -> str:
     """One row of the data as request -> answer, shortened."""
-    return " -> ".join(f'"{short(part)}"' for part in example_parts(found)) or "an empty row"
+    return (
+        " -> ".join(f'"{one_line(part, SHOWN_CHARS)}"' for part in example_parts(found))
+        or "an empty row"
+    )
 
 
 def example_parts(found: DataProfile) -> tuple[str, ...]:
@@ -198,9 +202,3 @@ def example_parts(found: DataProfile) -> tuple[str, ...]:
         answer = said if last["role"] == "assistant" else str(sample.get("answer", ""))
         return (asked, answer) if answer else (asked,)
     return (str(sample["text"]),) if "text" in sample else ()
-
-
-def short(text: str, columns: int = SHOWN_CHARS) -> str:
-    """A text on one line, cut with a mark."""
-    line = " ".join(text.split())
-    return line if len(line) <= columns else f"{line[: columns - 3].rstrip()}..."

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.data.recognition.naming import Candidate
-from advisor.ground.terminal import shown
+from advisor.ground.terminal import one_line, shown, width_of
 from advisor.wizard.prompts import Option, Ui
 
 SHOWN_COLUMNS = 14
@@ -59,7 +59,7 @@ def show_row(ui: Ui, path: str, row: Mapping[str, Any]) -> None:
     """One row, a column on a line, each value shortened."""
     cells = [(name, cell) for name, cell in row.items() if not isinstance(cell, Mapping)]
     ui.say(f"One row of {shown(path)}:")
-    names = [cut(name, NAME_CHARS) for name, _ in cells[:SHOWN_COLUMNS]]
+    names = [one_line(name, NAME_CHARS) for name, _ in cells[:SHOWN_COLUMNS]]
     width = max(map(width_of, names), default=0)
     for name, (_, cell) in zip(names, cells, strict=False):
         ui.say(f"  {name}{' ' * (width - width_of(name))}  {value_words(cell, VALUE_CHARS)}")
@@ -143,7 +143,7 @@ ROLE_WORDS = {
 
 def _parts(way: Mapping[str, str], *, verb: str = "") -> list[str]:
     return [
-        f"{cut(column, NAME_CHARS)}{verb} {ROLE_WORDS.get(role, role)}"
+        f"{one_line(column, NAME_CHARS)}{verb} {ROLE_WORDS.get(role, role)}"
         for role, column in way.items()
     ]
 
@@ -158,26 +158,4 @@ def value_words(cell: Any, columns: int) -> str:
     if cell is None:
         return "(empty)"
     text = cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)
-    return cut(text, columns) or "(empty)"
-
-
-def cut(text: str, columns: int) -> str:
-    """A text on one line, at most so many columns wide, safe on a terminal."""
-    line = shown(" ".join(text[: 4 * columns].split()))
-    if width_of(line) <= columns:
-        return line
-    kept = list(line[:columns])
-    while width_of("".join(kept)) > columns - 3:
-        kept.pop()
-    return f"{''.join(kept).rstrip()}..."
-
-
-def width_of(text: str) -> int:
-    """Columns of a terminal: letters of Chinese, Japanese and Korean take two."""
-    if text.isascii():
-        return len(text)
-    from unicodedata import combining, east_asian_width
-
-    return sum(
-        0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text
-    )
+    return one_line(text, columns) or "(empty)"

@@ -13,11 +13,12 @@ from advisor.data.read.team_files import team_files
 from advisor.data.recognition.first_row import first_row
 from advisor.data.recognition.unclear import ColumnsUnclear
 from advisor.ground.errors import AdviseError
+from advisor.ground.terminal import one_line
 from advisor.ground.types import DataProfile
 from advisor.ruleset.facts import Fact, load_facts
 from advisor.situation.data_fit import Misfit, example_parts, misfit, wanted_columns
 from advisor.wizard.checks import Profile, path_exists
-from advisor.wizard.data_columns import ask_columns, cut, ways_of
+from advisor.wizard.data_columns import ask_columns, ways_of
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.typed import checked, typed
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several
@@ -254,9 +255,9 @@ def profile_of(
 def found_lines(found: DataProfile, *, brief: bool = False) -> Iterator[str]:
     """How many examples of which kind, one of them, how the file was read, what is wrong."""
     yield f"found {found.rows:,} examples: {kind_words(load_facts()['data_kind'], found)}"
-    parts = [cut(part, EXAMPLE_CHARS) for part in example_parts(found)]
+    parts = [one_line(part, EXAMPLE_CHARS) for part in example_parts(found)]
     if len(parts) == 1:
-        parts = [cut(example_parts(found)[0], 2 * EXAMPLE_CHARS)]
+        parts = [one_line(example_parts(found)[0], 2 * EXAMPLE_CHARS)]
     if parts:
         yield f"such as: {' -> '.join(parts)}"
     if brief:

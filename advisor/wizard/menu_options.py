@@ -22,7 +22,6 @@ VERDICTS = {
 ROOMY = 34
 NEAR = ("run", "trial", "bundle", "missing", "ways_out", "next_steps", "whole", "change", "quit")
 MORE = "more"
-LONGEST_HELP = 44  # characters; longer ones wrap beside the longest label
 
 
 def verdict_of(candidate: Candidate) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from advisor.data import profile
+from advisor.ground.terminal import one_line, width_of
 from advisor.ground.types import Answer, Answers, DataProfile
 from advisor.wizard import BACK, Question, Several
 from advisor.wizard.checks import Checks
-from advisor.wizard.data_columns import cut, value_words, way_question, way_words, width_of
+from advisor.wizard.data_columns import value_words, way_question, way_words
 from advisor.wizard.data_file import ask_data, say_found
 from advisor.wizard.teams import ask_tasks
 from tests.wizard.scripted import FACTS, ScriptedUi
@@ -281,8 +282,8 @@ def test_what_acts_on_a_terminal_is_shown_as_text(tmp_path):
 def test_wide_letters_take_two_columns():
     """Values in Japanese stay on their line."""
     assert width_of("日本") == 4
-    assert width_of(cut("日本語の長い文章です" * 9, 20)) <= 20
-    assert cut("short", 20) == "short"
+    assert width_of(one_line("日本語の長い文章です" * 9, 20)) <= 20
+    assert one_line("short", 20) == "short"
     assert value_words(None, 20) == value_words("", 20) == "(empty)"
     assert value_words([1, 2], 20) == "[1, 2]"
 
