@@ -143,9 +143,8 @@ def rollouts_note(spec: RunSpec, time: TimeEstimate) -> str:
         return ""
     share, gain = time.generate_s / time.step_s, time.generate_s / max(time.served_s, 1e-9)
     return (
-        f"generating the answers takes about {share:.0%} of a step; a vLLM server in an environment"
-        f" of its own (rollouts: vllm) is typically faster, here about {gain:.1f} times by the"
-        " estimate, on a further GPU of this kind"
+        f"generating the answers takes about {share:.0%} of a step; a vLLM server on another such"
+        f" GPU (rollouts: vllm) would generate them about {gain:.1f} times as fast (estimated)"
     )
 
 
