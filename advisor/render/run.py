@@ -277,7 +277,7 @@ def dry_run_lines(run: DryRun) -> list[str]:
             )
             lines.append(
                 _line(
-                    "whole run",
+                    "in all",
                     f"at most {format_duration(stage.longest_batch_duration_s)} for"
                     f" {stage.steps or 0:,} steps, if every batch were as long as the"
                     f" longest{beside}",

@@ -141,7 +141,7 @@ def test_a_real_dry_run_measures_and_keeps_nothing_else(shop):
     measured = run_plan("plan.yaml", dry_run=True)
     assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
     text = "\n".join(summary_lines(measured))
-    for words in ("Measured, not trained", "memory", "measured", "expected", "whole run", "room"):
+    for words in ("Measured, not trained", "memory", "measured", "expected", "in all", "room"):
         assert words in text, text
 
 

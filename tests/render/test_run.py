@@ -266,7 +266,7 @@ def test_a_dry_run_says_whether_it_fits():
     for words in (
         "Measured, not trained",
         "1.8 GiB measured, 2.0 GiB expected",
-        "at most 5 min for 63 steps",
+        "\n  in all   at most 5 min for 63 steps",
         "6.0 GiB free on the device: it fits",
     ):
         assert words in found
