@@ -41,6 +41,8 @@ def export(
             allowed=f"forms: {', '.join(exporters())}",
             hint=nearest(to, exporters()),
         )
+    if out is not None and not out.strip():
+        raise InputError("--out is empty", where="--out", allowed="a path that is not there yet")
     place = _source(found, source)
     refuse_without(found.NEEDS, "`advise export`")
     wanted = Wanted(

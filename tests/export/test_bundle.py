@@ -141,6 +141,42 @@ def test_nothing_is_overwritten(project):
     assert not [path for path in project.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize(
+    "name", ["/", ".tar.gz", ".tgz", "-x", "a:b", "$(id)", "a\nb", "\x1b[31m", "it's", "a/..", " a"]
+)
+def test_a_name_that_a_shell_or_tar_reads_otherwise_is_refused(project, name):
+    """An archive without a name would unpack into the root; '-x' is an option, 'a:b' a host."""
+    before = sorted(project.iterdir())
+    with pytest.raises(InputError) as refused:
+        make_bundle(Path("plan.yaml"), Path(name))
+    fault = refused.value.faults[0]
+    assert fault.where
+    assert fault.hint
+    assert sorted(project.iterdir()) == before
+
+
+def test_a_folder_that_begins_like_an_option_is_named_as_a_path(project):
+    """scp and tar take './-x/a.tar.gz' for what it is."""
+    lines = make_bundle(Path("plan.yaml"), Path("-x/a")).lines(project)
+    assert "  scp ./-x/a.tar.gz HOST:" in lines
+
+
+@pytest.mark.parametrize("content", ["", ROWS[:-2], ROWS + ROWS, ROWS.replace("1", "2"), None])
+@pytest.mark.parametrize("out", ["out", "out.tar.gz"])
+def test_data_that_change_meanwhile_are_said(project, monkeypatch, content, out):
+    """What is packed is what its digest is of; else nothing is left of the bundle."""
+    from advisor.export.bundle import build
+
+    def change(*_, **__):
+        data = project / "hr" / "train.jsonl"
+        data.unlink() if content is None else data.write_text(content)
+
+    monkeypatch.setattr(build, "_refuse_full_disk", change)
+    with pytest.raises(InputError, match="changed while it was packed"):
+        make_bundle(Path("plan.yaml"), Path(out))
+    assert not [path for path in project.iterdir() if "out" in path.name]
+
+
 def test_what_is_too_large_is_named_by_its_digest(project, monkeypatch):
     """It stays here, its place is said here alone, and the script knows its digest."""
     monkeypatch.setattr(contents, "MOST_BYTES", 100)
@@ -293,6 +329,27 @@ def test_the_script_measures_once_and_trains(project, python):
         "run plan.yaml --max-steps 5",
         "run plan.yaml",
     ]
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_script_runs_under_any_shell_in_any_folder(project, python, tmp_path, shell):
+    """Also with blanks in the path, and where CDPATH knows a folder of the same name."""
+    other = tmp_path / "other" / "a b"
+    other.mkdir(parents=True)
+    (make_bundle(Path("plan.yaml"), Path("a b")).folder or project).rename(project / "hr" / "a b")
+    done = subprocess.run(
+        [shell, "a b/run.sh", "--only", "x y"],
+        cwd=project / "hr",
+        env={
+            "PATH": "/usr/bin:/bin",
+            "ADVISE_PYTHON": str(python),
+            "CDPATH": str(other.parent),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert calls(python)[-1] == "run plan.yaml --only x y"
 
 
 def test_the_script_stops_at_what_is_not_whole(project, python, monkeypatch):

@@ -11,11 +11,13 @@ import os
 import shlex
 import shutil
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from advisor.export.bundle.contents import Carried, Contents, contents_of
+from advisor.export.bundle.contents import Carried, Contents, contents_of, safe_name
 from advisor.export.bundle.wheel import product_wheel, tested_versions
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, free_bytes, nearest_place
@@ -79,6 +81,7 @@ def make_bundle(
     only_archive = out is not None and out.name.endswith((ARCHIVE, ".tgz"))
     target = (out or Path(f"{plan.name}-bundle")).expanduser().absolute()
     name = target.name.removesuffix(".tgz").removesuffix(ARCHIVE)
+    _refuse_odd_name(name, target)
     folder = None if only_archive else target
     archive = target if only_archive else target.with_name(f"{target.name}{ARCHIVE}")
     for place in (folder, archive):
@@ -112,6 +115,17 @@ def make_bundle(
         shutil.rmtree(work, ignore_errors=True)
         packed.unlink(missing_ok=True)
     return Bundle(name=name, folder=folder, archive=archive, contents=contents)
+
+
+def _refuse_odd_name(name: str, target: Path) -> None:
+    """Raise InputError for a name that a shell, scp or tar would take for something else."""
+    if name != safe_name(name):
+        raise InputError(
+            f"'{name}' cannot be the name of a bundle",
+            where=str(target),
+            allowed="letters, digits, blanks and _ . + @ = , - with a letter or digit first",
+            hint=f"such as --out {shlex.quote(safe_name(name).lstrip('_.-') or 'bundle')}",
+        )
 
 
 def _written_files(plan_path: Path, contents: Contents) -> dict[str, bytes]:
@@ -243,7 +257,41 @@ def _write_folder(folder: Path, written: Mapping[str, bytes], files: list[Carrie
         path = folder / one.name
         path.parent.mkdir(parents=True, exist_ok=True)
         if one.is_included:
-            shutil.copyfile(one.source, path)
+            with _checked(one) as file, path.open("xb") as copy:
+                shutil.copyfileobj(file, copy)
+
+
+class _Summed:
+    """A file that is read once, with the digest of what was read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        found = self._file.read(size)
+        self.digest.update(found)
+        return found
+
+
+@contextmanager
+def _checked(one: Carried) -> Iterator[_Summed]:
+    """The content of a file. Raises InputError if it is another one than when it was looked at."""
+    try:
+        with one.source.open("rb") as file:
+            summed = _Summed(file)
+            yield summed
+            is_same = not file.read(1) and summed.digest.hexdigest() == one.sha256
+    except OSError:
+        if one.source.is_file() and one.source.stat().st_size == one.size_bytes:
+            raise  # the bundle cannot be written
+        is_same = False
+    if not is_same:
+        raise InputError(
+            "the file changed while it was packed",
+            where=str(one.source),
+            hint="export it again once nobody writes it",
+        )
 
 
 def _write_archive(
@@ -265,10 +313,14 @@ def _write_archive(
                 archive.addfile(entry, io.BytesIO(source))
             else:
                 entry.size = source.size_bytes
-                with source.source.open("rb") as file:
+                with _checked(source) as file:
                     archive.addfile(entry, file)
 
 
 def _short(path: Path, here: Path) -> str:
     """The path as short as it can be typed from here."""
-    return os.path.relpath(path, here) if path.is_relative_to(here.resolve()) else str(path)
+    if not path.is_relative_to(here.resolve()):
+        return str(path)
+    short = os.path.relpath(path, here)
+    # scp and tar take '-a' for options and 'a:b' for another machine.
+    return f"./{short}" if short.startswith("-") or ":" in short else short

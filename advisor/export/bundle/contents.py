@@ -15,6 +15,7 @@ from advisor.data.read.files import find_data
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.content import file_digest, model_files, total_bytes
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.progress import BYTES, waiting
 from advisor.ground.resources import method_roots
 from advisor.ground.secrets import masked
 from advisor.plan.model import Plan
@@ -130,7 +131,7 @@ class _Collector:
 
     def _take(self, path: Path, kind: Kind) -> str:
         """Carry a file or folder. Returns its place in the bundle."""
-        place = self._free(f"{kind}/{_safe(path.resolve().name)}")
+        place = self._free(f"{kind}/{safe_name(path.resolve().name)}")
         if kind == "data":
             inside = _data_files(path)
         elif kind == "models":
@@ -152,14 +153,21 @@ class _Collector:
         size = total_bytes(inside.values())
         is_included = size <= MOST_BYTES
         inner: set[str] = set()
+        with waiting(f"reading {place}", total=size, unit=BYTES) as read:
+            sums = {
+                source: file_digest(
+                    source, sample=False, done=lambda count: read.at(read.done + count)
+                ).sha256
+                for source in inside.values()
+            }
         for name, source in sorted(inside.items()):
-            own = _unique("/".join(map(_safe, name.split("/"))), inner) if name else ""
+            own = _unique("/".join(map(safe_name, name.split("/"))), inner) if name else ""
             self.found.files.append(
                 Carried(
                     name=f"{place}/{own}" if own else place,
                     source=source.resolve(),
                     size_bytes=source.stat().st_size,
-                    sha256=file_digest(source, sample=False).sha256,
+                    sha256=sums[source],
                     is_included=is_included,
                 )
             )
@@ -190,7 +198,7 @@ class _Collector:
         for root in method_roots()[1:]:
             if not any((root / "rules" / axis / f"{name}.yaml").is_file() for axis, name in used):
                 continue
-            place = self._free(f"methods/{_safe(root.name)}")
+            place = self._free(f"methods/{safe_name(root.name)}")
             inside = {
                 path.relative_to(root).as_posix(): path
                 for folder in ("rules", "trainers", "estimate")
@@ -234,7 +242,7 @@ def _refuse_secrets(path: Path) -> None:
             )
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """A file name that every tool on the way takes as it is."""
     plain = UNSAFE.sub("_", name).strip(" ")
     return f"_{plain}" if plain[:1] in ("-", ".", "") else plain

@@ -7,8 +7,10 @@
 # PYTHON=/path/python3.12      the Python that the environment is made with
 # ADVISE_PYTHON=/path/python   an environment that holds finetune-advisor[train] already
 # HF_TOKEN                     for a model that asks for a licence first; read from the environment
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with sh
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+unset CDPATH # else cd may go elsewhere
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 WHEEL='@WHEEL@'
 DEVICE='@DEVICE@'
