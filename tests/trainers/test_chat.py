@@ -151,29 +151,14 @@ def test_an_answer_that_is_cut_is_said(person, monkeypatch, capsys):
     assert "legal: cut at 4 tokens; --max-new-tokens allows more" in capsys.readouterr().err
 
 
-def test_a_person_is_greeted_with_run_base_and_verdict(run, tmp_path):
-    """What it is, what came of it, and what to do next."""
+def test_a_person_is_greeted_with_run_and_base(run, tmp_path):
+    """What it is, in a line; the verdict was said by `advise chat`, and is not said again."""
     record = json.loads((run / "run.json").read_text())
-    (tmp_path / "run.json").write_text(
-        json.dumps(
-            record
-            | {
-                "max_steps": 6,
-                "verdict": {
-                    "ok": True,
-                    "task": {"status": "better", "text": "held-out loss 4.5 -> 3.1"},
-                    "general": {"status": "kept"},
-                    "next": {"action": "run_whole", "text": "train the whole plan"},
-                },
-            }
-        )
-    )
+    verdict = {"ok": True, "task": {"status": "better", "text": "held-out loss 4.5 -> 3.1"}}
+    (tmp_path / "run.json").write_text(json.dumps(record | {"max_steps": 6, "verdict": verdict}))
     base = Path(record["model"]).name
     assert greeting(tmp_path, record_of(tmp_path)) == [
-        f"{tmp_path}: sft with lora on {base}, a trial of at most 6 steps",
-        "  task     better: held-out loss 4.5 -> 3.1",
-        "  general  kept",
-        "  next     train the whole plan",
+        f"{tmp_path}: sft with lora on {base}, a trial of at most 6 steps"
     ]
     assert greeting(run, record_of(run)) == [f"{run}: sft with lora on {base}"]
 

@@ -126,16 +126,13 @@ class Answering(Protocol):
 
 
 def greeting(run: Path, record: RunRecord) -> list[str]:
-    """Which run and base, and what the run's verdict says."""
+    """Which run and base; `advise chat` has said its verdict before."""
     where = os.path.relpath(run) if run.is_relative_to(Path.cwd()) else str(run)
     last = last_of_each_task(record.stages)
     how = f"{last[-1].objective} with {last[-1].update}" if last else "nothing trained"
     base = Path(record.model or "").name or record.model
     trial = f", a trial of at most {record.max_steps} steps" if record.max_steps else ""
-    lines = [f"{where}: {how} on {base}{trial}"]
-    if record.verdict is not None:
-        lines += [f"  {name:<8} {text}" for name, text in record.verdict.lines()]
-    return lines
+    return [f"{where}: {how} on {base}{trial}"]
 
 
 def talk(answer: Answering, *, is_interactive: bool) -> int:
