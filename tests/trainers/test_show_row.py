@@ -159,7 +159,7 @@ def test_the_check_command_has_the_option(data, tiny_model):
     assert done.exit_code == 0
     assert "[[Here [bold].<|im_end|>]]" in done.output
     document = json.loads(
-        CliRunner().invoke(advise, ["check", str(data), "--show-row", "1", "--json"]).output
+        CliRunner().invoke(advise, ["check", str(data), "--show-row", "1", "--json"]).stdout
     )
     assert document["schema_version"] == 1
     assert [stretch["learned"] for stretch in document["parts"][0]["stretches"]] == [
