@@ -1041,3 +1041,32 @@ def test_a_model_without_weights_is_refused_before_anything_is_written(call, tmp
     assert "has no weights" in err
     assert "has no tokenizer" in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_line_of_a_written_plan_starts_it_where_it_can(call, tmp_path):
+    """Here where it trains here; where the GPU is in another machine it is carried there."""
+    (tmp_path / "train.jsonl").write_text(PAIRS)
+    flags = ("--json", "--task", "qa", "--data", "train.jsonl", "--model", "Qwen/Qwen3-0.6B")
+    for gpu, said in (
+        ("none", "start it with: advise run plan.yaml"),
+        ("RTX 4090", "carry it to the GPU: advise export plan.yaml --to bundle"),
+    ):
+        _, _, err = call(*flags, "--gpu", gpu, "--plan", "plan.yaml", "--force")
+        assert said in err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("learning_rate", "a key of plan.yaml"), ("lora/lrr", "did you mean 'lora/lr'?")],
+)
+def test_a_name_that_is_no_rule_is_explained(call, name, said):
+    """A key of a plan is no rule, and no misspelt one."""
+    code, _, err = call("rules", name)
+    assert code == 2
+    assert said in err
+
+
+def test_one_answer_is_one_answer(call):
+    """PPO tries one answer to each prompt, GRPO several."""
+    assert "one answer to each prompt" in call("rules", "ppo")[1]
+    assert "answers to each prompt (key `generations`)" in call("rules", "grpo")[1]

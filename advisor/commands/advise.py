@@ -21,6 +21,7 @@ from advisor.ground.errors import AdviseError
 from advisor.plan.write import plan_data
 from advisor.plan.write_target import write_plan_file
 from advisor.render.advice_json import advice_document
+from advisor.render.next_steps import is_elsewhere
 
 
 def answer(
@@ -65,6 +66,8 @@ def answer(
             refusal = error
         else:
             start = f"; start it with: advise run {shlex.quote(plan_file)}"
+            if is_elsewhere(advice):  # this machine would refuse it
+                start = f"; carry it to the GPU: advise export {shlex.quote(plan_file)} --to bundle"
             say(f"wrote {plan_file}{start if plan.launch.startable else ''}")
     if as_json:
         if why:

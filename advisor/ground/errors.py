@@ -119,6 +119,9 @@ def nearest(name: object, known: Iterable[str]) -> str:
     if ELSEWHERE.get(str(name)) in known:
         return f"did you mean '{ELSEWHERE[str(name)]}'?"
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    # A word that one name alone begins with: "chat" of chat_assistant.
+    begun = [one for one in known if str(one).startswith((f"{name}_", f"{name}-"))]
+    close = close or (begun if len(begun) == 1 else [])
     return f"did you mean '{close[0]}'?" if close else ""
 
 

@@ -53,7 +53,7 @@ li { margin: .35rem 0; }
 table { border-collapse: collapse; width: 100%; margin: .75rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .45rem .6rem;
   border-bottom: 1px solid var(--line); }
-th { color: var(--quiet); font-size: .85rem; }
+th { color: var(--quiet); font-size: .85rem; overflow-wrap: normal; }
 td:first-child, th:first-child { min-width: 8rem; overflow-wrap: break-word; }
 td.fixed { white-space: nowrap; letter-spacing: .05em; }
 tr.chosen { background: var(--soft); }

@@ -69,7 +69,8 @@ def _objective(objective: Objective) -> Iterator[tuple[str, str]]:
         ", ".join(value_words(kinds, kind) for kind in objective.trains_on or objective.also_reads),
     )
     if objective.generates:
-        yield "generates", f"{objective.answers} answers to each prompt (key `generations`, if any)"
+        several = f"{objective.answers} answers to each prompt (key `generations`)"
+        yield "generates", several if objective.answers > 1 else "one answer to each prompt"
     if objective.needs_reward:
         yield "needs", SOURCES_OF_REWARD
     if objective.scores:

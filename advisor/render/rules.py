@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from advisor.ground.errors import InputError, unknown_name
+from advisor.plan.keys import setting_keys
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.phrases import joined, method_words, says, value_words, wants
 
@@ -45,7 +46,12 @@ def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
         raise InputError(
             f"unknown rule '{rule_id}'",
             where="advise rules",
-            hint=fault.hint or "`advise rules` lists them; a method is explained by its name",
+            hint=(
+                "a key of plan.yaml: a written plan says why it has its value, docs/plan.md what"
+                " it may be"
+                if rule_id in setting_keys()
+                else fault.hint or "`advise rules` lists them; a method is explained by its name"
+            ),
         )
     lines = [
         ("rule", rule.id),

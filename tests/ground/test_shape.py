@@ -2,6 +2,7 @@
 
 import pytest
 
+from advisor.ground.errors import nearest
 from advisor.ground.shape import (
     Choice,
     Date,
@@ -167,3 +168,10 @@ def test_a_part_of_a_file_can_be_checked_alone():
     document = parse_yaml("gpus:\n  - {name: T4}\n  - {nme: T4}\n", name="gpus.yaml")
     assert check_shape(document, GPU, ("gpus", 0)) == []
     assert check_shape(document, GPU, ("gpus", 1))[0].headline == "gpus.yaml:3:6: unknown key 'nme'"
+
+
+def test_a_word_that_one_name_alone_begins_with_is_understood():
+    """ "chat" is far from "chat_assistant" by its letters; of two such names neither is meant."""
+    assert nearest("chat", ["chat_assistant", "qa"]) == "did you mean 'chat_assistant'?"
+    assert nearest("chat", ["chat_assistant", "chat_summariser"]) == ""
+    assert nearest("chat", ["chatter_box_of_words", "qa"]) == ""
