@@ -128,7 +128,7 @@ def test_advice_warns_of_little_data_as_the_check_does(call, tmp_path):
         ]
         assert (
             said
-            == "supervised fine-tuning: 30 rows: too few: below 50 it seldom works; usual are 500 to 10,000"
+            == "supervised fine-tuning: 30 rows are too few: below 50 it seldom works; 500 to 10,000 are usual"
         )
         assert said.removeprefix("supervised fine-tuning: ") in " ".join(
             call("check", data)[1].split()
@@ -174,7 +174,7 @@ def test_documents_are_not_too_few_examples(call, tmp_path):
         for text in json.loads(call(*asked, "--examples", examples)[1])["warnings"]
         if text.startswith("supervised fine-tuning:")
     ]
-    assert said.startswith("supervised fine-tuning: 40 rows: too few: below 50")
+    assert said.startswith("supervised fine-tuning: 40 rows are too few: below 50")
 
 
 def test_rows_longer_than_what_is_read_are_told(call):

@@ -32,7 +32,7 @@ WHY_NOT_PACKED = {  # by the fact `packing_suits`
     "mixes": "in this model packed rows would see each other",
     "long": "the rows are so long that attention over several costs more than padding",
     "uneven": "packed sequences would change how many rows an optimizer step has",
-    "full": "most rows fill a sequence by themselves, so little would be gained",
+    "full": "most rows leave too little room for another, so packing would gain little",
 }
 SAME_ROWS = 0.15  # the share by which the rows of an optimizer step may differ
 

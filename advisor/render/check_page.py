@@ -171,7 +171,7 @@ class _Page:
 
     def findings(self, findings: Sequence[Finding]) -> RenderableType:
         if not findings:
-            return self.text("nothing conspicuous")
+            return self.text("no problems found")
         table = _grid(("", "left", True), ("", "left", False))
         for finding in findings[:SHOWN_FINDINGS]:
             word, style = SEVERITIES[finding.severity]

@@ -123,9 +123,9 @@ def _lines(hardware: Hardware) -> list[tuple[str, str]]:
             if hardware.kind == "cpu" and hardware.driver_version
             else KINDS[hardware.kind]
         )
-        lines.append(("graphics card", seen))
+        lines.append(("GPU", seen))
     for count, gpu in _grouped(hardware.gpus):
-        lines.append(("graphics card", f"{f'{count} x ' if count > 1 else ''}{gpu.name}"))
+        lines.append(("GPU", f"{f'{count} x ' if count > 1 else ''}{gpu.name}"))
         lines.append(("", _memory(gpu, each=count > 1)))
         lines.append(("", _ability(gpu)))
     if hardware.interconnect:

@@ -92,7 +92,7 @@ def device_name(advice: Advice) -> str:
     if hardware.kind == "unknown":
         return "hardware that is not known"
     if not hardware.gpus:
-        return "the processor, without a graphics card"
+        return "the processor, without a GPU"
     names = {gpu.name for gpu in hardware.gpus}
     if len(hardware.gpus) == 1:
         return f"one {hardware.gpus[0].name}"

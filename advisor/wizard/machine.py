@@ -26,7 +26,7 @@ def machine_lines(hardware: Hardware) -> list[str]:
         (
             f"This machine has {cards_words(hardware)}."
             if hardware.gpus
-            else "This machine has no graphics card that can be used for training."
+            else "This machine has no graphics card (GPU) that can be used for training."
         )
     ]
     rest = [f"{hardware.cpu_cores} processor cores"] if hardware.cpu_cores else []
@@ -60,9 +60,7 @@ def ask_gpu(question: Question, ui: Ui, hardware: Hardware) -> Reply:
 
     The answer sets name, memory and count together.
     """
-    machine = (
-        cards_words(hardware) if hardware.gpus else "no graphics card: it trains on the processor"
-    )
+    machine = cards_words(hardware) if hardware.gpus else "no GPU: it trains on the processor"
     options = (
         [Option(value="this", label="Use this machine", help=machine)]
         if hardware.kind != "unknown"
@@ -75,7 +73,7 @@ def ask_gpu(question: Question, ui: Ui, hardware: Hardware) -> Reply:
         options.append(
             Option(
                 value="none",
-                label="No graphics card",
+                label="No GPU",
                 help="it trains on the processor: slow, for small models",
             )
         )

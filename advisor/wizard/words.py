@@ -24,7 +24,7 @@ def reply_words(fact: Fact, reply: Reply) -> str:
             if reply.values.get(name) is not None
         ]
         memory = reply.values.get("gpu_memory_gib")
-        named = {"none": "no graphics card", "unknown": f"I don't know ({fact.unknown})"}.get(
+        named = {"none": "no GPU", "unknown": f"I don't know ({fact.unknown})"}.get(
             " × ".join(parts), " × ".join(parts)
         )
         return (named or "this machine") + (f", {memory:g} GiB" if memory is not None else "")

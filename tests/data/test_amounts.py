@@ -48,7 +48,9 @@ def test_what_is_too_little_is_told_by_objective():
     nothing.
     """
     found = shortages(rows=300, tokens=None)
-    assert found["dpo"] == "300 rows: too few: below 500 it seldom works; usual are 5,000 to 60,000"
+    assert (
+        found["dpo"] == "300 rows are too few: below 500 it seldom works; 5,000 to 60,000 are usual"
+    )
     assert not {"sft", "grpo", "cpt"} & set(found)
     assert shortages(rows=None, tokens=None) == {}
 
@@ -87,5 +89,5 @@ def test_text_is_counted_in_tokens():
     )
     row = compare_amounts(profile)[0]
     assert (row["unit"], row["has"], row["verdict"]) == ("tokens", 200_000_000, "usual")
-    assert in_words(row) == "200M tokens: within the usual 125M to 10B"
+    assert in_words(row) == "200M tokens, within the usual 125M to 10B"
     assert row["sources"]

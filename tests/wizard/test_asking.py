@@ -161,7 +161,7 @@ def asked_about_gpu(*replies: str, hardware=PROBED_4090) -> tuple[dict[str, Any]
     ("replies", "expected"),
     [
         (["Use this machine"], {}),
-        (["No graphics card"], {"gpu": "none"}),
+        (["No GPU"], {"gpu": "none"}),
         (["I don't know"], {"gpu": "unknown"}),
         (["Another card", "RTX 4090"], {"gpu": "RTX 4090"}),
         (["Another card", "4 x RTX 4090"], {"gpu": "RTX 4090", "gpus": 4}),
@@ -204,7 +204,7 @@ def test_the_card_is_this_one_another_none_or_not_known(replies, expected):
 
 
 def test_a_machine_without_a_card_is_not_asked_twice():
-    """Where the probe found no card, "no graphics card" is no choice of its own; where nothing is
+    """Where the probe found no card, "no GPU" is no choice of its own; where nothing is
     known, "this machine" is none.
     """
     assert asked_about_gpu("Use this machine", hardware=CPU)[1].offered[-1] == [
@@ -216,7 +216,7 @@ def test_a_machine_without_a_card_is_not_asked_twice():
     state_path().unlink()
     assert asked_about_gpu("I don't know", hardware=UNKNOWN_HARDWARE)[1].offered[-1] == [
         "Another card",
-        "No graphics card",
+        "No GPU",
         "I don't know",
         "Back",
     ]
@@ -248,7 +248,8 @@ def test_the_probe_is_shown_before_the_first_question():
         "Besides: 16 processor cores, 64.0 GiB of main memory, 200 GiB of free disk.",
     ]
     assert (
-        machine_lines(CPU)[0] == "This machine has no graphics card that can be used for training."
+        machine_lines(CPU)[0]
+        == "This machine has no graphics card (GPU) that can be used for training."
     )
     assert machine_lines(CPU)[-1] == "no NVIDIA driver found"
     _, ui = asked_about_gpu("Use this machine")

@@ -134,7 +134,7 @@ def test_the_first_question_needs_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert "This machine has no graphics card" in done.stderr
+    assert "This machine has no graphics card (GPU)" in done.stderr
 
 
 def test_a_plain_prompt_keeps_what_was_answered(monkeypatch):

@@ -86,8 +86,8 @@ def compare_amounts(profile: DataProfile) -> list[dict[str, Any]]:
 
 
 def shortages(*, rows: int | None, tokens: int | None) -> dict[str, str]:
-    """Objective -> what is said of these data where it wants more: '300 rows: too few: below 500 it
-    seldom works; ...'.
+    """Objective -> what is said of these data where it wants more: '300 rows are too few: below 500
+    it seldom works; ...'.
     """
     table = {
         objective: _row(wanted, rows, tokens) for objective, wanted in data_requirements().items()
@@ -121,18 +121,19 @@ def verdict(has: int | None, wanted: DataRequirement) -> str:
 
 
 def in_words(row: dict[str, Any]) -> str:
-    """'1,000 rows: within the usual 500 to 10,000'."""
+    """'1,000 rows, within the usual 500 to 10,000'."""
     low, high = (format_count(number) for number in row["usual"])
     unit = row["unit"].removesuffix("s") if row["has"] == 1 else row["unit"]
-    has = f"{format_count(row['has'])} {unit}" if row["has"] is not None else "amount unknown"
+    has = f"{format_count(row['has'])} {unit}" if row["has"] is not None else "amount not known"
+    verb = "is" if row["has"] == 1 else "are"
     words = {
         "too_few": (
-            f"too few: below {format_count(row['too_few_below'])} it seldom works; usual are {low}"
-            f" to {high}"
+            f" {verb} too few: below {format_count(row['too_few_below'])} it seldom works;"
+            f" {low} to {high} are usual"
         ),
-        "thin": f"few: {low} to {high} are usual",
-        "usual": f"within the usual {low} to {high}",
-        "plenty": f"more than the usual {low} to {high}",
-        "unknown": f"usual are {low} to {high}",
+        "thin": f" {verb} few: {low} to {high} are usual",
+        "usual": f", within the usual {low} to {high}",
+        "plenty": f", more than the usual {low} to {high}",
+        "unknown": f"; {low} to {high} are usual",
     }
-    return f"{has}: {words[row['verdict']]}"
+    return f"{has}{words[row['verdict']]}"
