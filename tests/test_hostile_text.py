@@ -279,3 +279,14 @@ def test_reports_and_cards_show_it(tmp_path):
     assert r"\x1b" in page
     assert r"\x1b" in card
     assert card.count("---") == 3 + card.count("| --- | --- |") * 2 - 1
+
+
+def test_a_very_long_value_is_cut_where_it_is_said():
+    """Its beginning and its end stand there, and how much is left out; a secret is masked first."""
+    token = "hf_" + "aB3dE5fG7h" * 4
+    value = "x" * 2990 + token + "y" * 100_000
+    text = InputError(f"unknown GPU '{value}'", hint="check the name").text()
+    assert len(text) < 4200
+    assert "characters left out] yyy" in text
+    assert text.endswith("check the name")
+    assert token[:8] not in text

@@ -15,6 +15,7 @@ from advisor.ground.secrets import masked
 from advisor.ground.terminal import shown
 
 SHOWN_FAULTS = 20
+SHOWN_CHARS = 4000  # of a line: as long as a path may be, and no terminal full of a wrong value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,11 +58,21 @@ class AdviseError(Exception):
 
     def text(self) -> str:
         """Every fault on its own lines, the first twenty and a count of the rest; what acts on a
-        terminal is escaped, what looks like a secret is masked."""
-        lines = [line for fault in self.faults[:SHOWN_FAULTS] for line in fault.lines()]
+        terminal is escaped, what looks like a secret is masked, what is very long is cut."""
+        lines = [_cut(line) for fault in self.faults[:SHOWN_FAULTS] for line in fault.lines()]
         if len(self.faults) > SHOWN_FAULTS:
             lines.append(f"... and {len(self.faults) - SHOWN_FAULTS} more of the same input")
         return shown(masked("\n".join(lines)))
+
+
+def _cut(line: str) -> str:
+    """The line without its middle, if it is longer than anybody reads."""
+    text = masked(line) if len(line) > SHOWN_CHARS else line  # no part of a secret is left then
+    left_out = len(text) - SHOWN_CHARS
+    if left_out <= 0:
+        return text
+    begin = 3 * SHOWN_CHARS // 4
+    return f"{text[:begin]} [{left_out:,} characters left out] {text[begin + left_out :]}"
 
 
 class InputError(AdviseError):

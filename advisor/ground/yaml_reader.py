@@ -82,7 +82,7 @@ def read_yaml(path: Path | str, *, name: str | None = None, max_bytes: int = MAX
             raise InputError("is a folder, a YAML or JSON file is expected", where=name)
         raw = read_at_most(path, max_bytes)
     except FileNotFoundError:
-        raise InputError("no such file", where=name) from None
+        raise InputError("no such file", where=name, hint="check the path") from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=name) from None
     return parse_yaml(raw, name=name, max_bytes=max_bytes)

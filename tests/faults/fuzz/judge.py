@@ -39,7 +39,9 @@ def faults(
         found.append(f"changed although refused: {', '.join(outcome.changed[:3])}")
     if outcome.code in (2, 3, 4, 5) and not outcome.err.strip() and not outcome.out.strip():
         found.append("silent")
-    if "--json" in arguments and outcome.code == 0:
+    asked = arguments[: list(arguments).index("--")] if "--" in arguments else arguments
+    helped = {"-h", "--help", "--version"} & set(asked)
+    if "--json" in asked and not outcome.hung and not helped:
         found += json_faults(outcome.out)
     return found
 

@@ -269,6 +269,7 @@ def targets(run_folder: Files) -> list[Target]:
                 ("estimate", "plan.yaml", "--json"),
                 ("run", "plan.yaml", "--output", "out"),
                 ("run", "plan.yaml", "--output", "out", "--json"),
+                ("export", "plan.yaml", "--to", "bundle"),
             ],
             beside, codes=RUN, weight=7,
         ),
