@@ -65,7 +65,7 @@ def test_a_reward_model_and_a_saved_result_are_read_straight_into_the_gpu(make, 
     """The models beside the trained one, too: rewards, the reload check, chat and merge."""
     from trainers.evaluation.saved_result import _options
     from trainers.rewards.model import load_reward_model
-    from trainers.tools.results import Result, _model
+    from trainers.tools.results import Result, load_whole
 
     job = make()
     numbers = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
@@ -78,7 +78,7 @@ def test_a_reward_model_and_a_saved_result_are_read_straight_into_the_gpu(make, 
     }
     fields |= {"weights_dtype": "float32", "trust_remote_code": False}
     write_fake_model(tmp_path, config)
-    _model(Result(**fields, quantization=None, model=str(tmp_path)), str(tmp_path), "cuda:0")
+    load_whole(Result(**fields, quantization=None, model=str(tmp_path)), str(tmp_path), "cuda:0")
     assert [options["device_map"] for options in loads] == [{"": GPU}, {"": GPU}]
     model = types.SimpleNamespace(
         parameters=lambda: iter([types.SimpleNamespace(device=GPU)]),
