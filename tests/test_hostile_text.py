@@ -227,7 +227,13 @@ INPUTS = {
 }
 
 
-@pytest.mark.parametrize("place", INPUTS)
+TRAINS = {"data: a row", "run.json"}  # with a model's tokenizer, and in the chat
+
+
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(name, marks=pytest.mark.train if name in TRAINS else ()) for name in INPUTS],
+)
 def test_no_input_acts_on_the_terminal(call, tmp_path, place):
     """Whatever a person is given to use, from a file's name to a rule: its text is only shown."""
     code, out, err = call(*INPUTS[place](tmp_path))

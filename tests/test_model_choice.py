@@ -150,6 +150,7 @@ def test_offline_is_said():
     assert "the hub was not asked (offline)" in meant_by("acme/new-model").note
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(
     ("raised", "said"),
     [

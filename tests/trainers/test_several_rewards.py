@@ -325,7 +325,6 @@ def test_rloo_learns_from_two_rewards(align, tmp_path, monkeypatch):
     assert rollouts[:8] == before[:8]
 
 
-@pytest.mark.light
 def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path):
     """Lines of metrics.jsonl from before the resumption count for the warnings, and a reward that
     told answers apart then is not constant.
