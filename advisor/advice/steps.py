@@ -107,7 +107,7 @@ def held_out_setting(rows: int | None, aim: Aim | None) -> Chosen | None:
     if held >= aim.held_out:
         because = f"{of_rows}: enough to tell the model from its base"
     else:
-        because = f"{of_rows}, a fifth: {aim.held_out} would tell small differences as well"
+        because = f"{of_rows}, a fifth; small differences need {aim.held_out} to be told"
     return Chosen(value=round(share, digits), because=because)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from advisor.export.exporter import Wanted
+from advisor.ground.files import shown_path
 from advisor.plan.run_folder import device_of
 
 NAME = "merged"
@@ -15,7 +16,7 @@ NEEDS = ("torch", "transformers", "peft")
 
 def export(wanted: Wanted) -> int:
     """Merge the results of a run folder. Returns the exit code of the tool that does it."""
-    return wanted.run_tool(
+    code = wanted.run_tool(
         "merge",
         str(wanted.source),
         "--out",
@@ -24,3 +25,7 @@ def export(wanted: Wanted) -> int:
         device_of(wanted.source),
         *(["--only", wanted.only] if wanted.only else []),
     )
+    if code == 0:
+        for result in sorted(wanted.source.glob("stages/*/README.md")):
+            wanted.say(f"How to serve it:  {shown_path(result)}")
+    return code

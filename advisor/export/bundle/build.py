@@ -176,6 +176,7 @@ def readme(contents: Contents) -> str:
         " and trains.",
         "The result and its report are written below runs/. For the commands that are printed then,"
         " such as `advise chat`: source .venv/bin/activate",
+        "Bring them back, from the first machine: scp -r HOST:THIS_FOLDER/runs .",
         *_not_carried(contents),
         "This folder holds your data as it is: whoever has it can read them. It holds no token.",
     ]
