@@ -264,9 +264,12 @@ def explained_usage(error: click.ClickException) -> tuple[AdviseError, str]:
     """What click says of arguments that it cannot read."""
     # Before click drops what looks like a colour.
     error.message = shown(error.message)  # type: ignore[misc]
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption) and (takers := _takers(error.option_name, context)):
+        error.message += f" It goes with {' and '.join(takers)}."  # type: ignore[misc]
+        error.possibilities = None  # type: ignore[misc]
     said = io.StringIO()
     error.show(said)
-    context = getattr(error, "ctx", None)
     command = "advise" if context is None else context.command_path
     option = getattr(error, "option_name", None)  # of an unknown option
     parameter = getattr(error, "param", None)
@@ -284,6 +287,19 @@ def explained_usage(error: click.ClickException) -> tuple[AdviseError, str]:
         where=where,
     )
     return failure, said.getvalue().rstrip("\n")
+
+
+def _takers(option: str, context: click.Context | None) -> list[str]:
+    """The commands of the group that was called which have an option that it lacks itself."""
+    group = None if context is None else context.command
+    if context is None or not isinstance(group, click.Group):
+        return []
+    found = ((name, group.get_command(context, name)) for name in group.list_commands(context))
+    return [
+        f"`advise {name}`"
+        for name, command in found
+        if command is not None and any(option in parameter.opts for parameter in command.params)
+    ]
 
 
 def bug_of(error: BaseException) -> AdviseError:

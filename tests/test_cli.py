@@ -1070,3 +1070,11 @@ def test_one_answer_is_one_answer(call):
     """PPO tries one answer to each prompt, GRPO several."""
     assert "one answer to each prompt" in call("rules", "ppo")[1]
     assert "answers to each prompt (key `generations`)" in call("rules", "grpo")[1]
+
+
+def test_an_option_of_a_command_is_sent_to_it(call):
+    """What `advise` lacks and a command has is no misspelt option of another name."""
+    code, _, err = call("--task", "qa", "--set", "a=b")
+    assert code == 2
+    assert "goes with `advise run`" in err
+    assert "--budget" not in err

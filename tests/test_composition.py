@@ -27,6 +27,13 @@ def test_reads_back_what_it_writes(text):
     assert str(parse_composition(text)) == text
 
 
+def test_the_parts_in_the_other_order_are_put_right():
+    """The scheme stands behind; one fault says so, and not one for each word."""
+    with pytest.raises(InputError) as caught:
+        parse_composition("lora+sft")
+    assert [fault.hint for fault in caught.value.faults] == ["did you mean 'sft+lora'?"]
+
+
 def test_qlora_is_lora_on_a_4bit_base():
     """Inside there are two keys, and no second copy of LoRA."""
     composition = parse_composition("sft+qlora")

@@ -102,6 +102,15 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
             continue
         per_task = part.endswith(PER_TASK)
         chain, scheme = part.removesuffix(PER_TASK).rsplit("+", 1)
+        if chain in schemes() and scheme in objectives():
+            faults.append(
+                Fault(
+                    where=at,
+                    what=f"'{part}' names the scheme before the objective",
+                    hint=f"did you mean '{scheme}+{chain}'?",
+                )
+            )
+            continue
         for objective in chain.removeprefix(ENCODER).split(">"):
             faults += _unknown("objective", objective.strip(), objectives(), at)
         faults += _unknown("scheme", scheme, tuple(schemes()), at)

@@ -120,6 +120,13 @@ def _verdict(document: Mapping[str, Any]) -> str:
     if instead is not None:
         again = "" if not instead["gradient_checkpointing"] else " --gradient-checkpointing true"
         surely = "fits" if instead["fits"] != "may_fit" else "may fit"
+        if "name" in document:  # a stage of a plan takes no flags: its keys are edited
+            keys = f"micro_batch_size: {instead['micro_batch_size']}, grad_accum:"
+            again = ", gradient_checkpointing: true" if instead["gradient_checkpointing"] else ""
+            return (
+                f"{said}; with {keys} {instead['grad_accum']}{again} it needs"
+                f" {_gib(instead['need_gib'])} and {surely}"
+            )
         return (
             f"{said}; --micro-batch-size {instead['micro_batch_size']} --grad-accum"
             f" {instead['grad_accum']}{again} needs {_gib(instead['need_gib'])} and {surely}"
