@@ -9,6 +9,7 @@ from advisor.wizard import DONT_KNOW, Relevance, walk
 from advisor.wizard.relevance import NOTHING_TO_TRAIN
 from advisor.wizard.walk import for_now, may_apply, open_questions, skipped_questions
 from benchmarks.questions import rounds
+from tests.conftest import scaled
 from tests.wizard.scripted import FACTS, known
 
 RULES = load_rules()
@@ -156,8 +157,8 @@ def test_every_way_through_the_questions_ends_as_if_all_were_asked():
     """Over random situations the composition is that of answering every question, after half as
     many.
     """
-    found = list(rounds(RULES, 150, seed=11))
-    assert len(found) == 150
+    found = list(rounds(RULES, scaled(150), seed=11))
+    assert len(found) == scaled(150)
     assert [one for one in found if one.composition != one.in_full] == []
     assert sum(one.asked for one in found) < 0.65 * sum(one.of for one in found)
 
