@@ -25,7 +25,7 @@ from advisor.wizard.saved import (
 from advisor.wizard.task import ask_task
 from advisor.wizard.teams import ask_tasks
 from advisor.wizard.typed import checked, number_of, typed, ways_out
-from advisor.wizard.walk import BACK, Question, Relevant, Reply, Several, for_now, walk
+from advisor.wizard.walk import BACK, DONT_KNOW, Question, Relevant, Reply, Several, for_now, walk
 from advisor.wizard.words import given_words, reply_words
 
 
@@ -78,8 +78,8 @@ def _greet(ui: Ui, hardware: Hardware, facts: Mapping[str, Fact], answers: Answe
     for line in given_words(facts, answers):
         ui.say(f"Known: {line}", tone="quiet")
     ui.say(
-        "A few questions follow. “I don't know” is always fine; Ctrl-C stops and keeps your"
-        " answers.",
+        "A few questions follow. “I don't know” is always fine: Enter alone says it. Ctrl-C stops"
+        " and keeps your answers.",
         tone="quiet",
     )
     ui.say("")
@@ -168,15 +168,18 @@ def asker(ui: Ui, hardware: Hardware, checks: Checks) -> Callable[[Question], Re
 def _ask_plain(question: Question, ui: Ui, checks: Checks) -> Reply:
     fact = question.fact
     message = f"{question.number}. {fact.ask}"
+    # Who presses Enter alone has said nothing, here as where an answer is typed.
+    silent = None if fact.required else DONT_KNOW
+    current = silent if question.current is None else question.current
     if fact.type == "choice":
         options = [
             Option(value=name, label=value.label, help=value.help)
             for name, value in fact.values.items()
         ]
-        return ui.choose(message, [*options, *ways_out(question)], current=question.current)
+        return ui.choose(message, [*options, *ways_out(question)], current=current)
     if fact.type == "flag":
         options = [Option(value=True, label="Yes"), Option(value=False, label="No")]
-        return ui.choose(message, [*options, *ways_out(question)], current=question.current)
+        return ui.choose(message, [*options, *ways_out(question)], current=current)
     if fact.type == "number":
         return typed(question, ui, message, lambda text: number_of(text, fact))
     if fact.id == "data_path" and checks.profile is not None:

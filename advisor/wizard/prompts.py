@@ -214,7 +214,7 @@ class PlainUi(_Prompter):
             (number for number, option in enumerate(options, 1) if same(option.value, current)),
             None,
         )
-        keeps = f" (Enter alone: {before})" if before is not None else ""
+        keeps = "" if before is None else f" (Enter alone: {options[before - 1].label})"
         while True:
             text = self._line(f"Number from 1 to {len(options)}{keeps}: ")
             if not text and before is not None:

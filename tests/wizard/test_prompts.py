@@ -54,8 +54,14 @@ def through_pipe(keys: str, relevant, hardware=CPU) -> Answers:
 
 def test_arrow_keys_and_enter_choose():
     """Down and Enter take the choice that is pointed at."""
-    answers = through_pipe(DOWN * 5 + ENTER + UP * 2 + ENTER, lambda fact, *_: fact == "budget")
-    # Six of the tasks is `generation`; two up from the first of five choices is "I don't know".
+    answers = through_pipe(DOWN * 5 + ENTER + UP * 3 + ENTER, lambda fact, *_: fact == "budget")
+    # Six of the tasks is `generation`; three up from "I don't know" is the first budget.
+    assert known(answers) == {"task": "generation", "budget": "low"}
+
+
+def test_enter_alone_states_nothing():
+    """Where there is a list the pointer stands at "I don't know", as an empty line says it."""
+    answers = through_pipe(DOWN * 5 + ENTER + ENTER, lambda fact, *_: fact == "budget")
     assert known(answers) == {"task": "generation"}
 
 
