@@ -54,7 +54,8 @@ class _Setting:
     def needs(self, i: int, state: int) -> bool:
         """Whether the value changes where one rule is taken away."""
         rest = state & ~(1 << i)
-        return bool(self.top(state) >> i & 1) and not (rest and self.equal[i] & rest & -rest)
+        stays = rest and not self.top(rest) & ~self.equal[i]
+        return bool(self.top(state) >> i & 1) and not stays
 
     def clashes(self) -> dict[tuple[int, int], int]:
         """Pairs of one layer that fire together with two values -> a state."""

@@ -177,7 +177,7 @@ def test_what_was_chosen_by_hand_is_what_the_next_line_trains(call):
     assert code == 0
     assert "(sft+adapter, which you chose)" in " ".join(out.split())
     assert "\nAgainst  " in out
-    assert "sft+lora: recommended here" in out
+    assert "sft+lora: the rules recommend it here" in out
     assert "--data examples.jsonl --choose sft+adapter --force --dry-run" in out
     assert "Unsure" not in out
     _, whole, _ = call(*flags, "--choose", "sft+adapter", "--force", "--why")

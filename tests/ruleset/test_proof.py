@@ -121,6 +121,16 @@ def test_without_redundant_rules_everything_stays(ruleset):
             assert len(values) > 1 or after.settings.get(key) == values
 
 
+def test_a_rule_that_settles_two_values_below_it_is_not_redundant():
+    """Without it two rules of an earlier layer would set a key to two values."""
+    one = rule("document/r0", kind="set")
+    settles = replace(one, then={"rate": 2})
+    below = replace(one, id="base/r1", layer="base", then={"rate": 2, "rank": 1})
+    other = replace(one, id="base/r2", layer="base", then={"rate": 1})
+    proof = prove(made((settles, below, other)), "colours")
+    assert "document/r0" not in {idle.rule.id for idle in proof.redundant}
+
+
 @examples(1.2)
 @given(rulesets(assume=False))
 def test_a_gap_is_told_as_generally_as_it_goes(ruleset):

@@ -269,7 +269,7 @@ def light_launcher() -> Iterator[None]:
     schedule then takes some hundredths of a second.
     """
     gpus = SimpleNamespace(why="", gpus=(), environment={}, server={})
-    checked = SimpleNamespace(gpus=gpus, profiles={}, disk_need_bytes=0, warnings=())
+    checked = SimpleNamespace(gpus=gpus, profiles={}, disk_need_bytes=0, warnings=(), needs=())
     stubs = {
         "run_preflight": lambda *_, **__: checked,
         "plan_shape": lambda *_: None,
