@@ -46,7 +46,9 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_advice_says_what_runs_here_changed(call, runs):
-    """On the whole page (`--why`), and in JSON beside the estimate, where a term makes the sum."""
+    """On the first screen, with what is alike on the whole page (`--why`), and in JSON beside the
+    estimate, where a term makes the sum.
+    """
     plain = json.loads(call("--json", *ADVICE, "--gpu", "A100 80GB")[1])["recommendation"]
     assert plain["estimate"]["learned"] is None
     noted(runs, machine=find_gpu("A100 80GB").spec.name)
@@ -59,6 +61,8 @@ def test_advice_says_what_runs_here_changed(call, runs):
     assert taught["estimate"]["hours"] > 1.4 * plain["estimate"]["hours"]
     terms = {term["name"]: term["gib"] for term in taught["estimate"]["terms"]}
     assert terms["learned from runs here"] < 0
+    screen = call(*ADVICE, "--gpu", "A100 80GB")[1]
+    assert "Learned  from 3 runs here: memory x 0.9" in screen
     page = call(*ADVICE, "--gpu", "A100 80GB", "--why")[1]
     assert "Corrected by 3 runs here: memory x 0.9" in " ".join(page.split())
     assert "docs/learning.md" in page

@@ -149,6 +149,8 @@ def _parts(advice: Advice) -> Iterator[Part]:
         time, cost = time_and_cost(advice)
         yield _part("Time", [time])
         yield _part("Cost", [cost])
+        learned = advice.recommendation.estimate.learned
+        yield _part("Learned", [f"from {learned.sentence}"] if learned is not None else [])
     elif not outside and advice.nothing_fits is None:
         yield _part("Cost", [remedy_cost(advice)])
     if advice.nothing_fits is None and not outside:
