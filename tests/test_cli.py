@@ -1021,6 +1021,25 @@ def test_the_time_of_several_tasks_is_that_of_all_their_examples(call, tmp_path)
     )
 
 
+def test_each_of_several_tasks_loads_the_model_and_measures_it(call, tmp_path):
+    """The whole time that advice says is that of all tasks as the estimate of its plan says it."""
+    names = ("legal", "sales", "hr")
+    for name in names:
+        rows = [
+            {"prompt": f"{name}, question {n}?", "completion": f"In {name} it takes {n} days."}
+            for n in range(60)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = [part for name in names for part in ("--tasks", f"{name}={name}.jsonl")]
+    flags = ("--task", "multi_department", *tasks, "--model", "Qwen/Qwen3-8B", "--gpu", "RTX 4090")
+    advice = json.loads(call("--json", *flags, "--plan", "plan.yaml")[1])
+    said = advice["recommendation"]["estimate"]["times"]
+    single = [one["times"] for one in json.loads(call("estimate", "plan.yaml", "--json")[1])]
+    assert len(single) == 3
+    total = sum(one["total_s"] for one in single) / 3600
+    assert said["total_hours"] == pytest.approx(total, rel=0.05)
+
+
 def test_a_model_without_weights_is_refused_before_anything_is_written(call, tmp_path):
     """A folder with a configuration alone can be advised on, and a run says what is missing, with
     no run folder left behind.

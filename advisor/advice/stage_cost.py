@@ -5,6 +5,7 @@ estimator.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from advisor.advice.batching import padded_length
@@ -51,7 +52,8 @@ def stage_estimate(
     if passes is None:
         passes = Passes.of(plain)
     tokens, rows = amounts_to_read(situation, spec, epochs=passes.over_trained)
-    return estimate(
+    tasks = max(1, len(profiles_of(situation, objective)))  # each trains in a process of its own
+    found = estimate(
         spec,
         situation.model,
         situation.hardware,
@@ -60,9 +62,12 @@ def stage_estimate(
         padded_length=padded_length(
             spec, profile_of(situation, objective), grouped=bool(plain.get("group_by_length"))
         ),
-        looked=_looked(situation, spec, tokens, rows, passes) if tokens else None,
+        looked=_looked(situation, spec, tokens, rows, passes, tasks) if tokens else None,
         past=situation.past,
     )
+    if tasks == 1 or found.times is None:
+        return found
+    return replace(found, times=found.times.in_parts(tasks))
 
 
 def pace_by(
@@ -131,14 +136,14 @@ def _run_spec(
 
 
 def _looked(
-    situation: Situation, spec: RunSpec, tokens: int, rows: int | None, passes: Passes
+    situation: Situation, spec: RunSpec, tokens: int, rows: int | None, passes: Passes, tasks: int
 ) -> Looked:
-    """What a stage is measured on: of every task together."""
+    """What a stage is measured on: of each task as many rows."""
     profile = profile_of(situation, spec.objective)
     stats = profile.tokens if profile is not None else None
     request = stats.request_mean if stats is not None else None
     return Looked(
-        rows=rows / passes.over_trained * passes.held
+        rows=rows / passes.over_trained * passes.held / tasks
         if rows and passes.over_trained
         else HELD_OUT_ROWS,
         row_tokens=min(
@@ -148,7 +153,7 @@ def _looked(
             else spec.seq_len,
         ),
         answer_tokens=stats.mean - request if stats is not None and request else None,
-        all_rows=rows / passes.over_trained * (1 + passes.held)
+        all_rows=rows / passes.over_trained * (1 + passes.held) / tasks
         if rows and passes.over_trained
         else 0.0,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import reduce
+from operator import add
 from typing import Any, Literal
 
 from advisor.ground.types import Source
@@ -212,6 +214,11 @@ class WholeTime:
             train_low_s=self.train_low_s * share,
             train_high_s=self.train_high_s * share,
         )
+
+    def in_parts(self, count: int) -> WholeTime:
+        """The same training by so many runs, one after the other, that each load and measure."""
+        one = self.with_training(self.train_s / count)
+        return replace(reduce(add, [one] * count), download_s=self.download_s)
 
     def __add__(self, other: WholeTime) -> WholeTime:
         return WholeTime(
