@@ -85,11 +85,12 @@ class Terminal:
 
     def wait_for_prompt(self, seconds: float = 90) -> None:
         """Read until a question stands on the screen, or the program has ended."""
-        end = time.monotonic() + seconds
+        end, before = time.monotonic() + seconds, [""]
         while time.monotonic() < end:
             self.settle()
-            if self.prompt or self.is_over:
+            if self.is_over or (self.prompt and self.visible == before):
                 return
+            before = self.visible  # a busy machine may pause while it draws
         raise TimeoutError("no question on the screen:\n" + "\n".join(self.visible))
 
     @property
@@ -116,7 +117,9 @@ class Terminal:
             return ""
         words = [lines[starts[-1]][2:]]
         for line in lines[starts[-1] + 1 :]:
-            if not line.startswith("  ") or line.strip().startswith(POINTERS):
+            # A question goes on two columns in, a choice stands three in.
+            is_choice = line.startswith("   ") or line.strip().startswith(POINTERS)
+            if is_choice or not line.startswith("  "):
                 break
             words.append(line.strip())
         return " ".join(words)
@@ -134,15 +137,16 @@ class Terminal:
 
         False, with nothing chosen, where no choice does.
         """
-        seen: list[str] = []
+        first = self.pointed
         for _ in range(40):
             at = self.pointed
             if at.lower().startswith(label.lower()):
                 self.press("enter")
                 return True
-            if at in seen and at == seen[0] and len(seen) > 1:
-                return False
-            seen.append(at)
             self.press("down")
-            self.settle(2)
+            end = time.monotonic() + 5
+            while self.pointed == at and time.monotonic() < end:  # a busy machine draws late
+                self.settle(1)
+            if self.pointed == first:
+                return False
         return False

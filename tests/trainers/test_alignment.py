@@ -557,7 +557,7 @@ def test_a_reward_that_never_differs_is_told(align, tmp_path):
         trained(align("grpo", **SHORT))
 
 
-@pytest.mark.slow
+@pytest.mark.long  # four minutes; the short tests show the same of a tiny model
 def test_the_real_model_learns_what_is_preferred(align, smollm, tmp_path):
     """A few dozen pairs, answers in the house's style against the same without greeting and
     signature: DPO raises the margin of unseen pairs.

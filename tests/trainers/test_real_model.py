@@ -12,15 +12,22 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "advisor" / "demo" / "support.jsonl"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "keys",
     [
-        {"update": "lora", "learning_rate": 1e-3, "weights_dtype": "bfloat16"},
-        {"update": "lora", "learning_rate": 1e-3, "quantization": "nf4"},
-        {"update": "full", "learning_rate": 1e-4},
+        pytest.param(
+            {"update": "lora", "learning_rate": 1e-3, "weights_dtype": "bfloat16"},
+            marks=pytest.mark.slow,
+            id="lora",
+        ),
+        # Three and two minutes: the short tests train both updates, on a tiny model.
+        pytest.param(
+            {"update": "lora", "learning_rate": 1e-3, "quantization": "nf4"},
+            marks=pytest.mark.long,
+            id="qlora",
+        ),
+        pytest.param({"update": "full", "learning_rate": 1e-4}, marks=pytest.mark.long, id="full"),
     ],
-    ids=["lora", "qlora", "full"],
 )
 def test_it_learns_the_house_style(keys, tmp_path, smollm):
     """Eight steps lower the loss on held-out rows, and what was saved loads in plain PEFT or

@@ -26,7 +26,7 @@ def test_nobody_is_sent_away_and_the_answer_is_on_one_screen(name, columns, rows
     assert 0 < len(trial.answer) <= MOST_LINES, "\n".join(trial.answer)
     assert trial.next_step_is_visible, "\n".join(trial.screen)
     assert trial.whole_answer_is_visible, "\n".join(trial.screen)
-    printed = " ".join(" ".join(trial.printed).split())
+    printed = " ".join(" ".join([*trial.printed, *trial.screen]).split())
     for words in about["sees"]:
         assert words.lower() in printed.lower(), printed
 
