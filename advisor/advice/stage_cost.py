@@ -15,7 +15,7 @@ from advisor.estimate.stages import stage_spec, with_rows
 from advisor.estimate.types import Estimate, RunSpec
 from advisor.estimate.whole_time import HELD_OUT_ROWS, Looked
 from advisor.ground.types import DataProfile
-from advisor.methods import methods
+from advisor.methods import may_share_base, methods
 from advisor.plan.model import Stage
 from advisor.situation.types import Situation
 
@@ -52,7 +52,7 @@ def stage_estimate(
     if passes is None:
         passes = Passes.of(plain)
     tokens, rows = amounts_to_read(situation, spec, epochs=passes.over_trained)
-    tasks = max(1, len(profiles_of(situation, objective)))  # each trains in a process of its own
+    tasks = max(1, len(profiles_of(situation, objective)))  # each is measured by itself
     found = estimate(
         spec,
         situation.model,
@@ -67,7 +67,8 @@ def stage_estimate(
     )
     if tasks == 1 or found.times is None:
         return found
-    return replace(found, times=found.times.in_parts(tasks))
+    once = may_share_base(objective, update)
+    return replace(found, times=found.times.in_parts(tasks, loads_once=once))
 
 
 def pace_by(

@@ -215,10 +215,13 @@ class WholeTime:
             train_high_s=self.train_high_s * share,
         )
 
-    def in_parts(self, count: int) -> WholeTime:
-        """The same training by so many runs, one after the other, that each load and measure."""
+    def in_parts(self, count: int, *, loads_once: bool) -> WholeTime:
+        """The same training by so many tasks, one after the other, that are each measured; they
+        share what is loaded, or each loads it.
+        """
         one = self.with_training(self.train_s / count)
-        return replace(reduce(add, [one] * count), download_s=self.download_s)
+        load_s = self.load_s if loads_once else count * self.load_s
+        return replace(reduce(add, [one] * count), load_s=load_s, download_s=self.download_s)
 
     def __add__(self, other: WholeTime) -> WholeTime:
         return WholeTime(

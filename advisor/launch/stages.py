@@ -27,7 +27,7 @@ from advisor.launch.record_keeper import RecordKeeper, Say
 from advisor.launch.resume import with_resume
 from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import Ended, TrainerStarter
-from advisor.methods import objective, update
+from advisor.methods import may_share_base, objective
 from advisor.plan.entries import Entry
 from advisor.plan.record import (
     CROSS,
@@ -41,8 +41,6 @@ from advisor.plan.record import (
     Status,
 )
 from advisor.plan.record_files import try_read_part
-
-ONE_PROCESS = ("sft", "cpt")  # objectives whose trainers take several tasks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -309,8 +307,7 @@ def share_base(one: Entry, other: Entry) -> bool:
         all(getattr(a, key) == getattr(b, key) for key in form)
         and start_from_base
         and a.update == b.update
-        and update(a.update).is_module
-        and a.objective in ONE_PROCESS
+        and may_share_base(a.objective, a.update)
         and a.options.get("head") != "classes"
     )
 
