@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from advisor.advice.by_data import settings_by_data, suited_objective
+from advisor.commands.check_each import check_each
 from advisor.commands.options import json_option
 from advisor.commands.output import console, print_json, put, with_error
 from advisor.commands.tools import refuse_without, run_tool
@@ -34,7 +35,7 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 
 
 @click.command()
-@click.argument("data")
+@click.argument("data", nargs=-1, required=True)
 @click.option(
     "--map",
     "mapping",
@@ -88,10 +89,14 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 )
 @json_option
 @click.pass_context
-def check(
-    context: click.Context,
-    /,
+def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> None:
+    """Say what a data file is, what it can train, and what is wrong with it."""
+    context.exit(check_each(data, lambda path: _check(path, **options), options))
+
+
+def _check(
     data: str,
+    *,
     mapping: tuple[str, ...],
     evaluation: str | None,
     model: str | None,
@@ -101,22 +106,22 @@ def check(
     show_row: int | None,
     fix_to: str | None,
     as_json: bool,
-) -> None:
-    """Say what a data file is, what it can train, and what is wrong with it."""
+) -> int:
+    """Check one file and print what was found. Returns the exit code."""
     stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
     columns = stated.value("data_mapping")
     arguments = _template_arguments(template, model)
     if show_row is not None:
         shown = row_as_trained(data, row=show_row, model=model, mapping=columns, template=arguments)
         print_json(row_json(shown)) if as_json else print_row(shown, console())
-        return
+        return 0
     if fix_to is not None:
         written = write_jsonl(data, fix_to, mapping=columns)
         for line in () if as_json else sentences(written):
             put(line)
         if as_json:
             print_json({"schema_version": 1, **asdict(written)})
-        return
+        return 0
     found, advice = check_data(
         data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len,
         template=arguments,
@@ -127,7 +132,7 @@ def check(
         print_json(document if refused is None else with_error(document, refused.faults))
     else:
         print_check(found, advice, console())
-    context.exit(0 if refused is None else refused.exit_code)
+    return 0 if refused is None else refused.exit_code
 
 
 def check_data(

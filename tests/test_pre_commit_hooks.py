@@ -1,0 +1,77 @@
+"""`.pre-commit-hooks.yaml`, and `advise check` with the several files that pre-commit gives it."""
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from advisor.cli import COMMANDS
+from advisor.commands.check_each import check_each
+from advisor.ground.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+HOOKS = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text("utf-8"))
+ROWS = "".join(json.dumps({"question": f"{n}?", "answer": f"It is {n}."}) + "\n" for n in range(60))
+
+
+def test_the_hook_starts_a_command_that_this_package_installs():
+    """pre-commit installs the repository into an environment and runs `entry` with file names."""
+    assert [hook["id"] for hook in HOOKS] == ["advise-check"]
+    hook = HOOKS[0]
+    assert hook.keys() <= {
+        "id", "name", "description", "entry", "language", "files", "types", "require_serial",
+    }  # fmt: skip
+    assert (hook["language"], hook["types"]) == ("python", ["yaml"])
+    assert hook["require_serial"] is True  # else half of the files in each of two processes
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    program, command = shlex.split(hook["entry"])
+    assert program in project["scripts"]
+    assert command in COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("trl.yaml", True), ("configs/axolotl-8b.yml", True), ("a/b/llamafactory.yaml", True),
+        ("plan.yaml", False), (".github/workflows/test.yaml", False), ("trl.py", False),
+    ],
+)  # fmt: skip
+def test_the_hook_takes_the_files_that_export_writes(path, wanted):
+    """A repository has many YAML files: others than these are taken only if it asks for them."""
+    assert bool(re.search(HOOKS[0]["files"], path)) is wanted
+
+
+def test_several_files_are_checked_one_after_another(call, tmp_path):
+    """A file that cannot be read keeps nobody from seeing the next one."""
+    (tmp_path / "good.jsonl").write_text(ROWS)
+    (tmp_path / "empty.jsonl").write_text("")
+    code, out, err = call("check", "empty.jsonl", "good.jsonl")
+    assert code == 2
+    assert [line for line in out.splitlines() if line.startswith("==")] == [
+        "== empty.jsonl", "== good.jsonl",
+    ]  # fmt: skip
+    assert "60 rows" in out
+    assert "empty.jsonl: the file is empty" in err
+    assert call("check", "good.jsonl", "good.jsonl")[0] == 0
+
+
+@pytest.mark.parametrize(("codes", "ends"), [([0, 0], 0), ([0, 3, 0], 3), ([3, 2, 0], 2)])
+def test_several_files_end_with_the_worst_of_their_codes(codes, ends, capsys):
+    """2, cannot be read, is worse than 3, does not fit: of that file nothing is known."""
+    results = {f"{place}.yaml": code for place, code in enumerate(codes)}
+    assert check_each(list(results), results.__getitem__, {}) == ends
+
+
+@pytest.mark.parametrize(
+    ("option", "flag"),
+    [({"as_json": True}, "--json"), ({"show_row": 0}, "--show-row"), ({"fix_to": "a"}, "--fix")],
+)
+def test_an_option_about_one_file_is_refused_for_several(option, flag):
+    """Nothing is checked, and the flag is named."""
+    with pytest.raises(InputError, match=f"{flag} is about one file, and there are 2"):
+        check_each(["a", "b"], lambda path: pytest.fail(f"{path} was checked"), option)
+    assert check_each(["a"], lambda path: 3, option) == 3
