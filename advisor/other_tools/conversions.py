@@ -1,0 +1,171 @@
+"""How a value of another tool becomes ours, and back, where the two do not mean the same number or
+word. Each conversion is a pair of pure functions; rules/tools/TOOL.yaml names it (`as:`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from advisor.ground.errors import AdviseError
+from advisor.ground.files import read_at_most
+from advisor.methods.optimizers import optimizer, plan_name
+from advisor.other_tools.tool import CONVERSIONS
+
+MAX_BYTES = 1_000_000  # of a file that a configuration names
+
+
+class CannotCarry(Exception):
+    """A value that the other side has no word for; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """What a conversion may need to know."""
+
+    folder: Path | None = None  # that relative paths are meant from
+    steps: int | None = None  # optimizer steps of the run
+    rows: int | None = None  # training rows
+
+
+Turn = Callable[[Any, Context], Any]
+
+
+class Conversion(NamedTuple):
+    """Both ways."""
+
+    read: Turn  # theirs -> ours
+    write: Turn  # ours -> theirs
+
+
+def _same(value: Any, context: Context) -> Any:
+    return value
+
+
+def _inverted(value: Any, context: Context) -> Any:
+    if not isinstance(value, bool):
+        raise CannotCarry("it is neither true nor false")
+    return not value
+
+
+def _read_optimizer(value: Any, context: Context) -> Any:
+    return plan_name(str(value))
+
+
+def _write_optimizer(value: Any, context: Context) -> Any:
+    named = optimizer(str(value)).transformers
+    if named is None:
+        raise CannotCarry(f"{value} is an optimizer of our own trainers")
+    return named
+
+
+def _read_share(value: Any, context: Context) -> Any:
+    """Warm-up: below 1 a share, else steps, as transformers reads `warmup_steps`."""
+    number = _number(value)
+    if 0 <= number < 1:
+        return number
+    if context.steps is None:
+        raise CannotCarry(
+            f"{number:g} steps are a share of all steps, and how many those are is not known"
+        )
+    return round(min(0.99, number / context.steps), 4)
+
+
+def _read_holdout(value: Any, context: Context) -> Any:
+    """Held-out rows: below 1 a share, else a number of rows."""
+    number = _number(value)
+    if 0 <= number < 1:
+        return number
+    if context.rows is None or not context.rows:
+        raise CannotCarry(f"{number:g} rows are a share of all rows, whose number is not known")
+    return round(number / context.rows, 6)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise CannotCarry("it is no number") from None
+
+
+def _read_names(value: Any, context: Context) -> Any:
+    """A list of module names, or one text; a list of one text that stands for all is that text."""
+    if isinstance(value, list):
+        return value[0] if value == ["all-linear"] else value
+    return value
+
+
+def _read_comma_names(value: Any, context: Context) -> Any:
+    names = [name.strip() for name in str(value).split(",") if name.strip()]
+    if not names:
+        raise CannotCarry("it names no module")
+    return names
+
+
+def _write_comma_names(value: Any, context: Context) -> Any:
+    return ",".join(value) if isinstance(value, list | tuple) else value
+
+
+def _read_deepspeed(value: Any, context: Context) -> Any:
+    """The ZeRO stage in DeepSpeed's own JSON, or in a map that stands in the file."""
+    found = value if isinstance(value, Mapping) else _json_of(str(value), context)
+    zero = found.get("zero_optimization")
+    stage = zero.get("stage") if isinstance(zero, Mapping) else None
+    if stage in (2, 3):
+        return f"zero{stage}"
+    if stage in (0, None):
+        return "ddp"
+    raise CannotCarry(f"ZeRO stage {stage} has no word in a plan")
+
+
+def _json_of(named: str, context: Context) -> Mapping[str, Any]:
+    path = Path(named).expanduser()
+    path = path if path.is_absolute() or context.folder is None else context.folder / path
+    try:
+        found = json.loads(read_at_most(path, MAX_BYTES))
+    except (OSError, ValueError, AdviseError):
+        return _by_name(path.name)
+    if not isinstance(found, Mapping):
+        raise CannotCarry(f"{path.name} holds no map")
+    return found
+
+
+def _by_name(name: str) -> Mapping[str, Any]:
+    """A file that is not there says its stage in its name, as those that ship with the tools do:
+    ds_z3_config.json, zero2.json.
+    """
+    for stage in (3, 2, 1):
+        if any(mark in name.lower() for mark in (f"z{stage}", f"zero{stage}", f"stage{stage}")):
+            return {"zero_optimization": {"stage": stage}}
+    raise CannotCarry(f"{name} is not there, and its name does not say the ZeRO stage")
+
+
+def _refuse_deepspeed(value: Any, context: Context) -> Any:
+    raise CannotCarry("DeepSpeed needs a file of its own")
+
+
+def _read_fsdp(value: Any, context: Context) -> Any:
+    if value in (None, "", [], False):
+        return None
+    return "fsdp"
+
+
+def _write_fsdp(value: Any, context: Context) -> Any:
+    raise CannotCarry("FSDP is set up by `accelerate`, in a file of its own")
+
+
+TURNS: Mapping[str, Conversion] = {
+    "same": Conversion(_same, _same),
+    "inverted": Conversion(_inverted, _inverted),
+    "optimizer": Conversion(_read_optimizer, _write_optimizer),
+    "share_of_steps": Conversion(_read_share, _same),
+    "share_or_rows": Conversion(_read_holdout, _same),
+    "names": Conversion(_read_names, _same),
+    "comma_names": Conversion(_read_comma_names, _write_comma_names),
+    "deepspeed": Conversion(_read_deepspeed, _refuse_deepspeed),
+    "fsdp": Conversion(_read_fsdp, _write_fsdp),
+}
+assert set(TURNS) == set(CONVERSIONS)

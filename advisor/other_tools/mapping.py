@@ -1,0 +1,327 @@
+"""Both ways between the keys of another tool and those of a plan: pure functions over what
+rules/tools/TOOL.yaml says.
+
+Ours are one flat map: keys of the plan (`model`), of its launch (`processes`) and of one stage
+(`rank`), and `trl.NAME` or `peft.NAME` for what the libraries are handed. Nothing is dropped in
+silence: every key of either side ends in one of the lists of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from advisor.other_tools.conversions import TURNS, CannotCarry, Context
+from advisor.other_tools.tool import OneKey, Pair, Together, Tool
+
+# Not keys of the file: the word after the tool's name on its command line, and whether the rows
+# are "text" or "rows" (requests with answers, pairs).
+COMMAND, DATA_KIND = "command", "data_kind"
+ASIDE = (COMMAND, DATA_KIND)
+ABSENT: Any = object()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Carried:
+    """One value of ours and where it comes from."""
+
+    ours: str
+    value: Any
+    theirs: tuple[str, ...]
+    is_default: bool  # the file names none of these keys: the tool's own defaults
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lost:
+    """A key that cannot be carried over."""
+
+    key: str
+    value: Any
+    why: str
+
+
+@dataclass(kw_only=True, slots=True)
+class Reading:
+    """A file of another tool in our words."""
+
+    carried: dict[str, Carried] = field(default_factory=dict)  # by our key
+    lost: list[Lost] = field(default_factory=list)  # with an effect, and not in the plan
+    idle: list[Lost] = field(default_factory=list)  # in the file without any effect there
+    no_effect: list[str] = field(default_factory=list)  # logging and the like
+
+    @property
+    def ours(self) -> dict[str, Any]:
+        """Our key -> value."""
+        return {key: one.value for key, one in self.carried.items()}
+
+
+@dataclass(kw_only=True, slots=True)
+class Writing:
+    """A stage of a plan in the words of another tool."""
+
+    values: dict[str, Any] = field(default_factory=dict)  # their key -> value, in order; may nest
+    aside: dict[str, Any] = field(default_factory=dict)  # COMMAND
+    lost: list[Lost] = field(default_factory=list)  # ours
+    came_from: dict[str, tuple[str, ...]] = field(default_factory=dict)  # their key -> ours
+
+
+def read(
+    tool: Tool,
+    values: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any],
+    about_data: Collection[str] = (),
+    context: Context | None = None,
+) -> Reading:
+    """What a file of the tool says in our words.
+
+    Args:
+        tool: Whose file it is.
+        values: Its keys, with `command` and `data_kind` if they are known.
+        defaults: Key -> the tool's own default, of the same command.
+        about_data: Keys that name the data, which are read elsewhere (data_forms.py).
+        context: What conversions need.
+    """
+    found, context = Reading(), context or Context()
+    named = {*about_data, *ASIDE}
+    for entry in tool.mapping:
+        if isinstance(entry, Together):
+            _read_together(entry, values, defaults, found, named)
+        else:
+            _read_one(entry, values, defaults, found, named, context)
+    for key in leaves(values):
+        if key in named or _top(key) in named:
+            continue
+        if key in tool.no_effect or _top(key) in tool.no_effect:
+            found.no_effect.append(key)
+        elif _at(values, key) not in (None, _at(defaults, key)):
+            way = tool.not_carried.get(key) or tool.not_carried.get(_top(key))
+            found.lost.append(
+                Lost(key=key, value=_at(values, key), why=way or "a plan has no such key")
+            )
+    return found
+
+
+def _read_together(
+    entry: Together,
+    values: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    found: Reading,
+    named: set[str],
+) -> None:
+    keys = dict.fromkeys(key for pair in entry.either for key in pair.theirs)
+    here = tuple(key for key in keys if key not in ASIDE and _at(values, key) is not ABSENT)
+    named.update(here)
+    for pair in entry.either:
+        if all(
+            _is(_effective(values, defaults, key), wanted) for key, wanted in pair.theirs.items()
+        ):
+            for ours, value in pair.ours.items():
+                found.carried.setdefault(
+                    ours, Carried(ours=ours, value=value, theirs=here, is_default=not here)
+                )
+            return
+    if here:
+        said = ", ".join(f"{key}: {_at(values, key)}" for key in here)
+        found.lost.append(
+            Lost(key=here[0], value=_at(values, here[0]), why=f"a plan has no word for {said}")
+        )
+
+
+def _read_one(
+    entry: OneKey,
+    values: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    found: Reading,
+    named: set[str],
+    context: Context,
+) -> None:
+    is_here = _at(values, entry.theirs) is not ABSENT
+    ours = found.ours
+    failing = [key for key, wanted in entry.when.items() if not _is(ours.get(key), wanted)]
+    if failing:
+        if is_here and entry.theirs not in named:
+            why = f"it has no effect where {failing[0]} is {_word(ours.get(failing[0]))}"
+            found.idle.append(Lost(key=entry.theirs, value=_at(values, entry.theirs), why=why))
+        # Another entry may read the same key for another method: it is named by whoever takes it.
+        return
+    if is_here:
+        named.add(entry.theirs)
+    value = _effective(values, defaults, entry.theirs)
+    by_name = [ours for theirs, ours in entry.values if _is(value, theirs)]
+    if value is None and not by_name:
+        return
+    try:
+        turned = by_name[0] if by_name else TURNS[entry.turned].read(value, context)
+    except CannotCarry as why:
+        found.lost.append(Lost(key=entry.theirs, value=value, why=str(why)))
+        return
+    found.carried.setdefault(
+        entry.ours,
+        Carried(
+            ours=entry.ours,
+            value=turned,
+            theirs=(entry.theirs,),
+            is_default=not is_here,
+            note=entry.note,
+        ),
+    )
+    found.idle = [one for one in found.idle if one.key != entry.theirs]
+
+
+def write(
+    tool: Tool,
+    ours: Mapping[str, Any],
+    *,
+    known: Collection[str],
+    usual: Mapping[str, Any],
+    context: Context | None = None,
+) -> Writing:
+    """A stage of a plan in the words of the tool: every value, also where it is the tool's default.
+
+    Args:
+        tool: Whose file it becomes.
+        ours: Our keys with their values, defaults filled in.
+        known: Their keys that this release has for this command (dotted where they nest).
+        usual: Our defaults: what equals them and has no word there is not lost.
+        context: What conversions need.
+    """
+    found, context = Writing(), context or Context()
+    told: set[str] = set()
+    for entry in tool.mapping:
+        if isinstance(entry, Together):
+            _write_together(entry, ours, found, told, known, usual)
+        else:
+            _write_one(entry, ours, found, told, known, usual, context)
+    lost = {one.key for one in found.lost}
+    for key, value in ours.items():
+        if key not in told and key not in lost and value != usual.get(key):
+            found.lost.append(Lost(key=key, value=value, why=f"{tool.name} has no such key"))
+    return found
+
+
+def _write_together(
+    entry: Together,
+    ours: Mapping[str, Any],
+    found: Writing,
+    told: set[str],
+    known: Collection[str],
+    usual: Mapping[str, Any],
+) -> None:
+    for pair in entry.either:
+        if not pair.read_only and _holds(pair, ours):
+            _put_pair(pair, found, told, known)
+            return
+    keys = dict.fromkeys(key for pair in entry.either for key in pair.ours)
+    unlike = [key for key in keys if key in ours and ours[key] != usual.get(key)]
+    told.update(keys)
+    for key in unlike:
+        found.lost.append(
+            Lost(key=key, value=ours[key], why=f"there is no word for this {entry.about}")
+        )
+
+
+def _put_pair(pair: Pair, found: Writing, told: set[str], known: Collection[str]) -> None:
+    told.update(pair.ours)
+    for key, value in pair.written.items():
+        if key in ASIDE:
+            found.aside[key] = value
+        elif value is not None and (key in known or _top(key) in known):
+            _put(found.values, key, value)
+            found.came_from[key] = tuple(pair.ours)
+
+
+def _write_one(
+    entry: OneKey,
+    ours: Mapping[str, Any],
+    found: Writing,
+    told: set[str],
+    known: Collection[str],
+    usual: Mapping[str, Any],
+    context: Context,
+) -> None:
+    if entry.ours not in ours or entry.ours in told:
+        return
+    if not all(_is(ours.get(key), wanted) for key, wanted in entry.when.items()):
+        return
+    if entry.theirs not in known and _top(entry.theirs) not in known:
+        return
+    value = ours[entry.ours]
+    by_name = [theirs for theirs, named in entry.values if _same(named, value)]
+    try:
+        turned = by_name[0] if by_name else TURNS[entry.turned].write(value, context)
+    except CannotCarry as why:
+        told.add(entry.ours)
+        if value != usual.get(entry.ours):
+            found.lost.append(Lost(key=entry.ours, value=value, why=str(why)))
+        return
+    told.add(entry.ours)
+    if turned is not None:
+        _put(found.values, entry.theirs, turned)
+        found.came_from[entry.theirs] = (entry.ours,)
+
+
+# --------------------------------------------------------------------------- values
+
+
+def leaves(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The dotted name of every value that is no map; an empty map is a value."""
+    for key, value in values.items():
+        name = f"{before}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name
+
+
+def _at(values: Mapping[str, Any], dotted: str) -> Any:
+    found: Any = values
+    for part in dotted.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return ABSENT
+        found = found[part]
+    return found
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *outer, last = dotted.split(".")
+    for part in outer:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+def _top(dotted: str) -> str:
+    return dotted.split(".")[0]
+
+
+def _effective(values: Mapping[str, Any], defaults: Mapping[str, Any], key: str) -> Any:
+    value = _at(values, key)
+    if value is ABSENT:
+        value = _at(defaults, key)
+    return None if value is ABSENT else value
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    """Whether a value is the wanted one, or one of a list of them."""
+    if isinstance(wanted, list):
+        return any(_same(value, one) for one in wanted)
+    return _same(value, wanted)
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equal, but true is not 1."""
+    if isinstance(value, bool) != isinstance(other, bool):
+        return False
+    return bool(value == other)
+
+
+def _holds(pair: Pair, ours: Mapping[str, Any]) -> bool:
+    return all(_is(ours.get(key), value) for key, value in pair.ours.items())
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return str(value).lower() if isinstance(value, bool) else str(value)
