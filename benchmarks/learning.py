@@ -22,7 +22,7 @@ from advisor.estimate.past.runs import PastRun, PastRuns
 from advisor.ground.resources import trainers_root
 from advisor.ground.types import DataProfile
 from advisor.ground.units import GIB
-from advisor.launch.expected import device_hardware, expect_stage, plan_shape
+from advisor.launch.expected import expect_stage
 from advisor.launch.teaching import past_run
 from advisor.plan.entries import entries
 from advisor.plan.measured_record import Expected
@@ -30,6 +30,7 @@ from advisor.plan.read import read_plan
 from advisor.plan.record import RunRecord, StageRecord
 from advisor.plan.record_files import read_record
 from advisor.probe import cpu_hardware
+from advisor.situation.of_plan import device_hardware, plan_shape
 from benchmarks.measuring import run_process
 from benchmarks.side_by_side.rows import conversations, spread
 from benchmarks.training import demo_model

@@ -23,7 +23,6 @@ from advisor.estimate.spec.read import request_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
-from advisor.launch.expected import amounts, device_hardware, looked_at, run_spec
 from advisor.plan.entries import entries
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
@@ -31,6 +30,7 @@ from advisor.probe import cpu_hardware, probe, stated_hardware
 from advisor.probe.catalogue import find_gpu
 from advisor.probe.names import count_and_name
 from advisor.render.estimate import estimates_text
+from advisor.situation.of_plan import amounts, device_hardware, looked_at, run_spec
 from advisor.situation.past_runs import read_past_runs
 from advisor.situation.shapes import model_shape
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from advisor.estimate.past.runs import NO_RUNS, PastRuns
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import Hardware, ModelShape
-from advisor.launch.expected import memory_of_tensors, run_spec
+from advisor.launch.expected import memory_of_tensors
 from advisor.launch.failure_report import doing_of
 from advisor.launch.folder import METRICS
 from advisor.plan.entries import Entry
@@ -22,6 +22,7 @@ from advisor.plan.model import Plan, Stage
 from advisor.plan.record import ADJUSTED, Adjusted, Adjustment
 from advisor.plan.record_files import try_read_part, write_record
 from advisor.plan.smaller import PeakOf, adjustment_of, next_batch, usable
+from advisor.situation.of_plan import run_spec
 
 
 def adjustments(entry: Entry, folder: Path) -> list[Adjustment]:

@@ -19,7 +19,7 @@ from advisor.launch.base_paths import (
 )
 from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.dry_run import measure_plan
-from advisor.launch.expected import device_hardware, expect_stage, plan_shape
+from advisor.launch.expected import expect_stage
 from advisor.launch.folder import RunFolder, find_record, is_done, refuse_other_methods
 from advisor.launch.input_digests import (
     recorded_by_earlier_version,
@@ -40,6 +40,7 @@ from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.model import Comments, Plan
 from advisor.plan.next_run import resume_command
 from advisor.plan.record import DONE, DryRun, Run
+from advisor.situation.of_plan import device_hardware, plan_shape
 from advisor.situation.past_runs import read_past_runs
 
 

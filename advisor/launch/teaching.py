@@ -17,7 +17,7 @@ from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import Hardware, ModelShape
 from advisor.ground.version import __version__
-from advisor.launch.expected import counted_peaks, run_spec
+from advisor.launch.expected import counted_peaks
 from advisor.launch.folder import now
 from advisor.launch.record_keeper import Say
 from advisor.methods import objective
@@ -25,6 +25,7 @@ from advisor.plan.entries import Entry
 from advisor.plan.measured_record import Expected, Measured
 from advisor.plan.model import Plan
 from advisor.plan.record import Adjustment
+from advisor.situation.of_plan import run_spec
 
 FEWEST_STEPS = 3  # the first is slower, and one alone says little
 

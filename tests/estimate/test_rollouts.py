@@ -9,9 +9,9 @@ from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.time import machine_of, time_estimate
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware
-from advisor.launch.expected import run_spec
 from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
 from advisor.probe.catalogue import find_gpu
+from advisor.situation.of_plan import run_spec
 from advisor.situation.shapes import model_shape
 
 GIB = 2**30

@@ -7,10 +7,10 @@ import pytest
 
 from advisor.estimate.past.runs import SETTINGS
 from advisor.ground.types import TokenStats
-from advisor.launch.expected import run_spec
 from advisor.launch.teaching import as_it_ran
 from advisor.plan.measured_record import Measured
 from advisor.plan.read import read_plan
+from advisor.situation.of_plan import run_spec
 from advisor.situation.past_runs import read_past_runs
 from tests.launch.conftest import MACHINE, run
 
@@ -166,8 +166,9 @@ def stats(**changes):
 def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
     """Memory follows the longest row of the data, not a seq_len above it; below it, seq_len."""
     from advisor.ground.types import DataProfile
-    from advisor.launch.expected import expect_stage, plan_shape
+    from advisor.launch.expected import expect_stage
     from advisor.plan.entries import entries
+    from advisor.situation.of_plan import plan_shape
 
     plan = read_plan(shop / "plan.yaml")
     entry = entries(plan)[0]
