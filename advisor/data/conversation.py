@@ -59,6 +59,8 @@ ROLE_KEYS = ("role", "from", "speaker")
 LOOSE_ROLE_KEYS = ("sender", "author", "who", "type", "by", "name")
 CONTENT_KEYS = ("content", "value", "text", "message", "parts", "body", "utterance", "msg")
 CALLS = ("tool_calls", "function_call")
+# Kinds of the parts of a content that are text; a refusal is an answer like another.
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 MOST_EXCHANGE_KEYS = 6  # of an object with a text of each side; larger ones are other things
 # Reasons why a row cannot be used; the texts are in examples.py.
 BROKEN = "broken-conversation"
@@ -95,16 +97,11 @@ def text_of(value: Any) -> str | None:
             if isinstance(part, str):
                 parts.append(part)
                 continue
-            if not isinstance(part, Mapping) or part.get("type", "text") not in (
-                "text",
-                "input_text",
-                "output_text",
-            ):
+            if not isinstance(part, Mapping) or part.get("type", "text") not in TEXT_PARTS:
                 return None
-            text = (
-                part.get("text")
-                if isinstance(part.get("text"), str)
-                else part.get("value", part.get("content"))
+            text = next(
+                (part[key] for key in ("text", "refusal") if isinstance(part.get(key), str)),
+                part.get("value", part.get("content")),
             )
             if not isinstance(text, str):
                 return None
@@ -151,7 +148,7 @@ def turn_keys(turn: Any) -> tuple[str, str] | None:
         return None
     content = next((key for key in CONTENT_KEYS if key in turn), None)
     if content is None:
-        return (role, "content") if any(key in turn for key in CALLS) else None
+        return (role, "content") if any(key in turn for key in (*CALLS, "refusal")) else None
     return role, content
 
 
@@ -183,14 +180,14 @@ def read_turn(turn: Any) -> Message | str:
         return UNKNOWN_ROLE
     content = turn.get(content_key)
     if not isinstance(content, str):
-        if content is None:
-            content = ""  # an assistant that only calls a tool
+        if content is None:  # an assistant that only calls a tool, or refuses
+            content = turn["refusal"] if isinstance(turn.get("refusal"), str) else ""
         else:
             text = text_of(content)
             if text is None:
                 return NOT_TEXT
             content = text
-    if len(turn) == 2:
+    if len(turn) == 2 and content_key in turn:
         return (
             Message(role, content)
             if name != "function_call" and name != "tool_call"
@@ -207,7 +204,7 @@ def read_turn(turn: Any) -> Message | str:
     extra = {
         key: cell
         for key, cell in turn.items()
-        if cell is not None and key not in (role_key, content_key, "weight")
+        if cell is not None and key not in (role_key, content_key, "weight", "refusal")
     }
     if not (_are_calls(extra.get("tool_calls")) and _is_call(extra.get("function_call"))):
         return NO_CALLS

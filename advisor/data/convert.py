@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advisor.data.completion_marks import CompletionMarks
 from advisor.data.example import Example, Message
 from advisor.data.examples import Skipped, read_examples
 from advisor.data.recognition.recognise import Recognition, recognise
@@ -52,14 +53,17 @@ def write_jsonl(
     if not where.parent.is_dir():
         raise InputError("there is no such folder", where=str(where.parent))
     recognition = recognise(path, mapping=mapping)
-    simple = all(map(_is_simple, read_examples(path, recognition=recognition, skipped=Skipped())))
+    simple, marks = True, CompletionMarks()
+    for example in read_examples(path, recognition=recognition, skipped=Skipped()):
+        simple = simple and _is_simple(example)
+        marks.look(example)
     row_of, skipped, count = _row(recognition, simple=simple), Skipped(), 0
     columns: dict[str, None] = {}
     temporary = where.with_name(f".{where.name}.{os.getpid()}")
     try:
         with temporary.open("x", encoding="utf-8", newline="\n") as file:
             for example in read_examples(path, recognition=recognition, skipped=skipped):
-                row = row_of(example)
+                row = row_of(marks.without(example))
                 columns |= dict.fromkeys(row)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
@@ -71,8 +75,12 @@ def write_jsonl(
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+    taken_off = [f"taken off: {marks.words()}"] if marks.found else []
     return Written(
-        path=str(target), rows=count, columns=tuple(columns), left_out=tuple(skipped.lines())
+        path=str(target),
+        rows=count,
+        columns=tuple(columns),
+        left_out=(*skipped.lines(), *taken_off),
     )
 
 

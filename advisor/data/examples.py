@@ -350,6 +350,17 @@ def _tools(cell: Any) -> tuple[Mapping[str, Any], ...]:
     )
 
 
+def _offered(
+    row: Mapping[str, Any], column: str | None, request: Any
+) -> tuple[Mapping[str, Any], ...]:
+    """The functions that a row declares: in a column of their own, or beside the turns inside the
+    cell of the request, as in OpenAI's pairs: {"input": {"messages": [...], "tools": [...]}}.
+    """
+    if column and row.get(column):
+        return _tools(row[column])
+    return _tools(request.get("tools")) if isinstance(request, Mapping) else ()
+
+
 def _conversation_builder(mapping: Mapping[str, str]) -> Build:
     column, system_column, tools_column = (
         mapping["messages"],
@@ -368,7 +379,7 @@ def _conversation_builder(mapping: Mapping[str, str]) -> Build:
             return NO_ANSWER
         if system_column:
             messages = _with_system(row.get(system_column), messages)
-        tools = _tools(row.get(tools_column)) if tools_column else ()
+        tools = _offered(row, tools_column, cell)
         return _checked(Example(row=number, messages=messages, tools=tools))
 
     return build
@@ -500,6 +511,8 @@ def _preference_builder(mapping: Mapping[str, str]) -> Build:
         mapping.get("rejected", ""),
         mapping.get("ranked"),
     )
+    prompt_column = mapping.get("question") or mapping.get("messages") or ""
+    tools_column = mapping.get("tools")
 
     def side(cell: Any) -> tuple[Message, ...] | str:
         if isinstance(cell, str) and not has_prompt:
@@ -537,7 +550,10 @@ def _preference_builder(mapping: Mapping[str, str]) -> Build:
             asked = question
         if not asked:
             return NO_QUESTION
-        return _checked(Example(row=number, messages=asked, chosen=chosen, rejected=rejected))
+        tools = _offered(row, tools_column, row.get(prompt_column))
+        return _checked(
+            Example(row=number, messages=asked, chosen=chosen, rejected=rejected, tools=tools)
+        )
 
     return build
 

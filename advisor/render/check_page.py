@@ -209,11 +209,7 @@ class _Page:
 
         def turns(key: str, prefix: str = "") -> None:
             for turn in sample.get(key, ())[:SHOWN_TURNS]:
-                said = str(turn.get("content", "")) or (
-                    f"calls {turn['tool_calls'][0]['function']['name']}"
-                    if turn.get("tool_calls")
-                    else ""
-                )
+                said = str(turn.get("content", "")) or _calls(turn)
                 weight = f" (weight {turn['weight']:g})" if "weight" in turn else ""
                 lines.add_row(f"{prefix}{turn.get('role', '?')}{weight}", self.text(_short(said)))
             if len(sample.get(key, ())) > SHOWN_TURNS:
@@ -229,7 +225,8 @@ class _Page:
         if "good" in sample:
             lines.add_row("verdict", "good" if sample["good"] else "bad")
         if "tools" in sample:
-            lines.add_row("tools", self.text(f"{len(sample['tools'])} functions on offer"))
+            count = len(sample["tools"])
+            lines.add_row("tools", f"{count} function{'' if count == 1 else 's'} on offer")
         return lines
 
     def classes(self, measures: Mapping[str, Any]) -> RenderableType:
@@ -357,6 +354,14 @@ def merged(histogram: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     first = max(0, len(filled) - SHOWN_BARS)
     together = sum(rows for _, rows in filled[: first + 1])
     return [(filled[first][0], together), *filled[first + 1 :]]
+
+
+def _calls(turn: Mapping[str, Any]) -> str:
+    """'calls get_weather, get_time' for a turn that calls functions; "" for one that does not."""
+    old = turn.get("function_call")  # OpenAI's spelling before tool_calls
+    calls = turn.get("tool_calls") or ([old] if old else [])
+    names = [call.get("function", call).get("name", "?") for call in calls]
+    return f"calls {', '.join(map(str, names))}" if names else ""
 
 
 def _on_what(objective: str, profile: DataProfile) -> str:

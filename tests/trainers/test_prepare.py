@@ -4,6 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
@@ -71,6 +73,24 @@ def test_a_message_of_weight_0_is_read_but_not_learned(tokenizer):
         [chat("One?", "First.", "Two?", "Second.", weights=(1, 0, 1, 1))], Templater(tokenizer)
     )
     assert learned_text(tokenizer, row) == "Second.<|im_end|>"
+
+
+@settings(max_examples=25)  # each renders a template several times
+@given(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=5))
+def test_exactly_the_answers_with_a_weight_are_learned(tokenizer, answers):
+    """Whatever the order of weights 0 and 1, what is learned is the answers of weight 1, each with
+    its end; the whole conversation is read.
+    """
+    turns = [turn for at in range(len(answers)) for turn in (f"Ask {at}?", f"Say {at}.")]
+    weights = tuple(weight for learn in answers for weight in (1, learn))
+    wanted = "".join(f"Say {at}.<|im_end|>" for at, learn in enumerate(answers) if learn)
+    if not wanted:
+        with pytest.raises(InputError, match="no token to learn"):
+            tokenise([chat(*turns, weights=weights)], Templater(tokenizer))
+        return
+    (row,) = tokenise([chat(*turns, weights=weights)], Templater(tokenizer))
+    assert learned_text(tokenizer, row) == wanted
+    assert all(turn in tokenizer.decode(row.input_ids) for turn in turns)
 
 
 def test_loss_on_all_learns_everything(tokenizer):

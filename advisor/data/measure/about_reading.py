@@ -4,14 +4,22 @@ columns that were left out, and how sure the reading is.
 
 from __future__ import annotations
 
-from advisor.data.examples import REASONS, Skipped, rows_words
+from advisor.data.examples import NO_ANSWER, REASONS, Skipped, rows_words
 from advisor.data.measure.tally import SHOWN_ROWS, Tally
 from advisor.data.read.files import IMAGES_HELP
 from advisor.data.read.lines import Faults
 from advisor.data.recognition.naming import map_flag
 from advisor.data.recognition.recognise import Recognition
-from advisor.data.recognition.roles import normal
+from advisor.data.recognition.roles import METADATA, normal
 from advisor.ground.types import Finding
+
+# Columns of OpenAI's rows that say how to ask, not what is right; and those that name a row.
+NO_REFERENCES = (
+    "response_format",
+    "parallel_tool_calls",
+    "tool_choice",
+    *METADATA,
+)
 
 
 def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]:
@@ -119,6 +127,26 @@ def skip_findings(skipped: Skipped, objectives: tuple[str, ...]) -> list[Finding
             )
         )
     return findings
+
+
+def open_requests(recognition: Recognition, skipped: Skipped) -> list[Finding]:
+    """What to do with conversations that nobody answers, where other columns may hold the right
+    answer, as in OpenAI's items for reinforcement fine-tuning.
+    """
+    column = recognition.mapping.get("messages")
+    if column is None or 2 * skipped.counts.get(NO_ANSWER, 0) <= skipped.seen:
+        return []
+    beside = [name for name in recognition.unused if normal(name) not in NO_REFERENCES]
+    if not beside:
+        return []
+    ways = [map_flag({"messages": column, "ground_truth": name}) for name in beside[:3]]
+    text = (
+        "the conversations end with a question. If a column holds the right answer, or what a"
+        f" grader compares with, name it to practise with grpo: {'; or '.join(ways)}. An answer"
+        " that only a program of yours can judge: your own function, `reward: file.py:function`"
+        " in the plan"
+    )
+    return [Finding(id="requests-with-references", severity="note", text=text, count=len(beside))]
 
 
 def _about_files(note: str) -> Finding:

@@ -8,6 +8,7 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+from advisor.data.completion_marks import CompletionMarks
 from advisor.data.example import Example
 from advisor.data.examples import rows_words
 from advisor.data.measure.labels import class_findings
@@ -18,6 +19,7 @@ from advisor.data.measure.tally import SHOWN_ROWS, Tally
 from advisor.data.measure.writing_systems import is_english, script_of
 from advisor.data.template_messages import called_functions
 from advisor.data.thoughts import MARK, answers_of, has_reasoning, holds_thoughts
+from advisor.data.tool_text import said
 from advisor.ground.types import Finding
 
 LANGUAGE_ROWS = 200  # whose language is looked at
@@ -96,6 +98,7 @@ class Notebook:
     with_calls: int = 0
     with_thoughts: int = 0
     with_reasoning: int = 0  # of these, rows with thoughts beside an answer, not in it
+    marks: CompletionMarks = field(default_factory=CompletionMarks)
 
     def add(self, example: Example, text: str, request_tokens: int, tokens: int) -> bytes:
         """Notes one example: all its text, and about how many tokens it and its request have.
@@ -115,8 +118,8 @@ class Notebook:
             parts = tuple(message.content for message in messages)
             if self.kind == "preference":
                 ends = (
-                    tuple(message.content for message in example.chosen),
-                    tuple(message.content for message in example.rejected),
+                    tuple(map(said, example.chosen)),
+                    tuple(map(said, example.rejected)),
                 )
                 key = hash((parts, ends))
                 chosen, rejected = sum(map(len, ends[0])), sum(map(len, ends[1]))
@@ -158,12 +161,13 @@ class Notebook:
         if (
             script == "Latin"
             and self.rows <= LANGUAGE_ROWS
-            and (said := is_english(text)) is not None
+            and (english := is_english(text)) is not None
         ):
-            self.english[said] += 1
+            self.english[english] += 1
         self.suspects.look(text, row)
         self._look_at_text(text, row)
         self.unfilled.look(example, text)
+        self.marks.look(example)
         if example.tools:
             self.with_tools += 1
         extra = any(message.extra for message in messages)
@@ -293,6 +297,15 @@ def look_back(notebook: Notebook, *, whole: bool) -> list[Finding]:
             notebook.marked.finding(
                 "template-marks-in-text", "warning", f"{_rows(notebook.marked.count)} with {what}"
             )
+        )
+    if notebook.marks.found:
+        text = (
+            f"marks of OpenAI's old completions format: {notebook.marks.words()}; a chat template"
+            " says by itself where a turn ends, and the model would learn to write them:"
+            " `advise check FILE --fix clean.jsonl` takes them off"
+        )
+        findings.append(
+            Finding(id="completion-marks", severity="warning", text=text, count=notebook.marks.rows)
         )
     findings.extend(notebook.unfilled.findings(rows, documents=notebook.kind == "raw_text"))
     if notebook.mojibake.count:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.data.example import Example
+from advisor.data.tool_text import said, tools_text
 from advisor.ground.types import TokenStats
 from advisor.ground.whole_rows import rows_kept_whole
 
@@ -125,21 +126,19 @@ class Lengths:
 def sequences(example: Example) -> tuple[str, ...]:
     """The request, then each whole sequence: one, or the two of a pair.
 
-    Without a chat template's words.
+    Without a chat template's words, but with the functions that are declared and called.
     """
     messages = example.messages
+    tools = [tools_text(example.tools)] if example.tools else []
     if example.chosen:
-        request = "\n".join(message.content for message in messages)
+        request = "\n".join([*tools, *map(said, messages)])
         return request, *(
-            "\n".join([request, *(message.content for message in side)])
-            for side in (example.chosen, example.rejected)
+            "\n".join([request, *map(said, side)]) for side in (example.chosen, example.rejected)
         )
+    whole = "\n".join([*tools, *map(said, messages)])
     if messages and messages[-1].role != "assistant":  # a request alone
-        request = "\n".join(message.content for message in messages)
-        return request, request
-    return "\n".join(message.content for message in messages[:-1]), "\n".join(
-        message.content for message in messages
-    )
+        return whole, whole
+    return "\n".join([*tools, *map(said, messages[:-1])]), whole
 
 
 def parts_of(example: Example) -> list[str]:

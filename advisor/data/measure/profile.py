@@ -16,7 +16,12 @@ from typing import Any
 
 from advisor.data.example import Example, Message
 from advisor.data.examples import Skipped, read_examples, refusal
-from advisor.data.measure.about_reading import about_reading, fault_findings, skip_findings
+from advisor.data.measure.about_reading import (
+    about_reading,
+    fault_findings,
+    open_requests,
+    skip_findings,
+)
 from advisor.data.measure.answers import AnswerLooks
 from advisor.data.measure.findings import CHECKABLE_SHARE, Notebook, look_back
 from advisor.data.measure.lengths import (
@@ -33,6 +38,7 @@ from advisor.data.read.files import content_digest, find_data
 from advisor.data.read.found import Found
 from advisor.data.read.lines import Faults, open_bytes
 from advisor.data.recognition.recognise import Recognition, recognise
+from advisor.data.tool_text import said, tools_text
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile, Finding, TokenStats
 from advisor.methods import methods
@@ -123,6 +129,7 @@ def profile(
         *fault_findings(faults, objectives),
         *skip_findings(skipped, objectives),
         *look_back(notebook, whole=not stopped_early),
+        *open_requests(recognition, skipped),
         *about_reading(recognition),
     ]
     if overlap is not None:
@@ -251,13 +258,14 @@ def _read(
             text = example.text
             request, answer, second = 0, size_of(text), 0
         else:
-            parts = [message.content for message in example.messages]
-            request = answer = second = 0
+            parts = [said(message) for message in example.messages]
+            request = size_of(tools_text(example.tools)) if example.tools else 0
+            answer = second = 0
             for part in parts:
                 request += len(part) if part.isascii() else len(part.encode())
             if example.chosen:
                 sides = [
-                    [message.content for message in side]
+                    [said(message) for message in side]
                     for side in (example.chosen, example.rejected)
                 ]
                 answer, second = (sum(map(size_of, side)) for side in sides)

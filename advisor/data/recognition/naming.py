@@ -146,7 +146,7 @@ def by_name(columns: Mapping[str, Column]) -> list[Candidate]:
                     **prompt,
                     "chosen": chosen,
                     "rejected": rejected,
-                    **optional(system=system),
+                    **optional(system=system, tools=tools),
                 },
                 why=why,
             )
@@ -271,6 +271,10 @@ def _pairs(
     found: list[Candidate] = []
     if pairs:
         question, answer = pairs[0]
+        asked, said = columns[question], columns[answer]
+        if asked.shape == said.shape == "text" and not asked.characters:  # OpenAI's old guide
+            why = f"plain text in `{answer}`; every `{question}` is empty"
+            return [Candidate(format="text", mapping={"text": answer}, why=why)]
         apart = [pair for pair in pairs[1:] if question not in pair and answer not in pair]
         # instruction + input + output is one format; `input` + `output` in it is no second one.
         rivals = [(question, answer), *(pair for pair in apart)]

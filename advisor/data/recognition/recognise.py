@@ -24,6 +24,7 @@ from advisor.data.recognition import roles
 from advisor.data.recognition.columns import summarise
 from advisor.data.recognition.naming import Candidate, by_mapping, by_name, by_shape
 from advisor.data.recognition.nested import with_leaves
+from advisor.data.recognition.not_rows import refuse_other_objects
 from advisor.ground.errors import InputError
 
 SAMPLE_ROWS = 300
@@ -95,6 +96,7 @@ def recognise(
             where=shown,
             hint="add one example a line, or name another file",
         )
+    refuse_other_objects(rows, shown)
     columns = tuple(dict.fromkeys(str(name) for row in rows for name in row))
     base = Recognition(
         kind="",

@@ -1,0 +1,213 @@
+"""OpenAI's fine-tuning files: chat, tools, pairs, items with references, old completions, and what
+is no training file at all.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.data import profile, read_examples, recognise
+from advisor.data.conversation import read_turn
+from advisor.data.convert import sentences, write_jsonl
+from advisor.ground.errors import InputError
+from tests.data.test_examples import jsonl
+
+USER = {"role": "user", "content": "How many tyres are left?"}
+SCHEMA = {"type": "object", "properties": {"sku": {"type": "string"}}}
+FUNCTION = {"name": "get_stock", "description": "How many are left", "parameters": SCHEMA}
+TOOL = {"type": "function", "function": FUNCTION}
+
+
+def call(sku: str) -> dict[str, Any]:
+    arguments = json.dumps({"sku": sku})
+    return {
+        "id": f"call_{sku}",
+        "type": "function",
+        "function": {"name": "get_stock", "arguments": arguments},
+    }
+
+
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("no content", {"role": "assistant", "tool_calls": [call("T1")]}),
+    ("null as content", {"role": "assistant", "content": None, "tool_calls": [call("T1")]}),
+    ("two calls", {"role": "assistant", "tool_calls": [call("T1"), call("T2")]}),
+    ("old spelling", {"role": "assistant", "function_call": call("T1")["function"]}),
+]
+
+
+@pytest.mark.parametrize(("name", "turn"), CALLS, ids=[name for name, _ in CALLS])
+def test_an_answer_that_only_calls_functions_is_an_answer(tmp_path, name, turn):
+    """Calls are learned with or without a content beside them, and the functions come along."""
+    row = {"messages": [USER, turn], "tools": [TOOL], "parallel_tool_calls": False}
+    (found,) = read_examples(jsonl(tmp_path, [row]))
+    key = "function_call" if name == "old spelling" else "tool_calls"
+    assert found.messages[1].extra == {key: turn[key]}
+    assert found.tools == (TOOL,)
+
+
+def test_old_functions_are_tools(tmp_path):
+    """`functions` are wrapped as tools, and the turn of a `function` is that of a tool."""
+    turns = [USER, CALLS[3][1], {"role": "function", "name": "get_stock", "content": "4"}]
+    row = {"messages": [*turns, {"role": "assistant", "content": "4"}], "functions": [FUNCTION]}
+    (found,) = read_examples(jsonl(tmp_path, [row]))
+    assert found.tools == (TOOL,)
+    assert found.messages[2].role == "tool"
+
+
+def test_pairs_keep_the_functions_of_their_request(tmp_path):
+    """`input` holds the turns and the functions; the preferred answer may be a call."""
+    row = {
+        "input": {"messages": [USER], "tools": [TOOL], "parallel_tool_calls": True},
+        "preferred_output": [CALLS[0][1]],
+        "non_preferred_output": [{"role": "assistant", "content": "Many."}],
+    }
+    (found,) = read_examples(jsonl(tmp_path, [row]))
+    assert found.tools == (TOOL,)
+    assert found.chosen[0].extra["tool_calls"][0]["function"]["name"] == "get_stock"
+    assert found.rejected[0].content == "Many."
+
+
+def test_functions_declared_and_called_count_into_the_length(tmp_path):
+    """A row is as long as what the model reads: its functions and calls too."""
+    row = {"messages": [USER, CALLS[0][1]]}
+    bare = profile(jsonl(tmp_path, [row], "bare.jsonl"), strict=False).tokens
+    with_tools = profile(jsonl(tmp_path, [{**row, "tools": [TOOL]}]), strict=False).tokens
+    called = json.dumps({"name": "get_stock", "arguments": '{"sku": "T1"}'})
+    assert bare.longest >= (len(USER["content"]) + len(called)) // 4
+    assert with_tools.longest - bare.longest >= len(json.dumps(TOOL)) // 4 - 1
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "assistant", "content": None, "refusal": "I cannot do that."},
+        {"role": "assistant", "refusal": "I cannot do that."},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "I cannot do that."}]},
+    ],
+)
+def test_a_refusal_is_an_answer(turn):
+    """A refusal is text that the assistant says."""
+    message = read_turn(turn)
+    assert (message.role, message.content, message.extra) == ("assistant", "I cannot do that.", {})
+
+
+@given(
+    weights=st.lists(st.sampled_from([None, 0, 1, 0.0, 1.0, "0", "1", False, True]), min_size=1),
+    name=st.sampled_from([{}, {"name": "ann"}, {"refusal": None}]),
+)
+def test_weights_are_read_however_they_are_written(weights, name):
+    """A weight of 0, in any spelling, is 0; one that is left out, null, or 1 is 1."""
+    turns = [
+        {"role": "assistant", "content": "Hi", **name, **({} if at is None else {"weight": at})}
+        for at in weights
+    ]
+    read = [read_turn(turn).weight for turn in turns]
+    assert read == [1.0 if at is None else float(int(at)) for at in weights]
+
+
+def test_images_are_counted_and_named(tmp_path):
+    """Rows with an image are no rows to train on; how many and which is said."""
+    image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    seen = [{**USER, "content": [{"type": "text", "text": "What is it?"}, image]}]
+    rows = [
+        {"messages": [*(seen if at % 2 else [USER]), {"role": "assistant", "content": f"{at}"}]}
+        for at in range(10)
+    ]
+    findings = profile(jsonl(tmp_path, rows), strict=False).findings
+    (image_rows,) = [finding for finding in findings if finding.id == "content-not-text"]
+    assert (image_rows.severity, image_rows.rows) == ("error", (2, 4, 6, 8, 10))
+
+
+# --------------------------------------------------------------------------- items with references
+
+
+def test_items_with_references_say_how_to_practise_on_them(tmp_path):
+    """Reference fields of any name can be the right answer; nobody guesses which."""
+    rows = [
+        {"messages": [USER], "compliant": "yes", "rule": f"section {at}", "response_format": {}}
+        for at in range(5)
+    ]
+    path = jsonl(tmp_path, rows)
+    findings = profile(path, strict=False).findings
+    (note,) = [finding for finding in findings if finding.id == "requests-with-references"]
+    assert "--map messages=messages ground_truth=compliant; or --map" in note.text
+    assert "response_format" not in note.text
+    stated = profile(path, mapping={"messages": "messages", "ground_truth": "compliant"})
+    assert stated.kind == "prompts_with_verifier"
+    assert "grpo" in stated.objectives
+
+
+# --------------------------------------------------------------------------- old completions
+
+
+def old_rows(separator: str, blank: str, stop: str, count: int = 5) -> list[dict[str, str]]:
+    return [
+        {"prompt": f"Tyre {at}?{separator}", "completion": f"{blank}Shelf {at}{stop}"}
+        for at in range(count)
+    ]
+
+
+@given(
+    separator=st.sampled_from(["", "\n\n###\n\n", "\n\n->", " ->"]),
+    blank=st.sampled_from(["", " "]),
+    stop=st.sampled_from(["", " END", "\n", "###", " STOP"]),
+)
+def test_marks_of_old_completions_are_named_and_taken_off(tmp_path_factory, separator, blank, stop):
+    """`--fix` writes the texts alone; a file without marks is written as it is."""
+    folder = tmp_path_factory.mktemp("old")
+    rows = old_rows(separator, blank, stop)
+    path = jsonl(folder, rows)
+    findings = {finding.id for finding in profile(path, strict=False).findings}
+    has_marks = bool(separator or stop.strip())
+    assert ("completion-marks" in findings) == has_marks
+    written = write_jsonl(path, folder / "clean.jsonl")
+    clean = [json.loads(line) for line in (folder / "clean.jsonl").read_text().splitlines()]
+    assert clean == (old_rows("", "", "") if has_marks else rows)
+    assert any("taken off" in line for line in sentences(written)) == has_marks
+
+
+def test_a_mark_that_some_rows_lack_stays(tmp_path):
+    """What not every row ends with is part of the text."""
+    rows = [*old_rows("", "", "###", 4), *old_rows("", "", "", 4)]
+    findings = {finding.id for finding in profile(jsonl(tmp_path, rows), strict=False).findings}
+    assert "completion-marks" not in findings
+
+
+def test_completions_without_prompts_are_plain_text(tmp_path):
+    """OpenAI's old guide left the prompt empty for texts to go on with."""
+    rows = [{"prompt": "", "completion": f" A story of tyre {at}."} for at in range(5)]
+    found = recognise(jsonl(tmp_path, rows))
+    assert (found.kind, dict(found.mapping)) == ("raw_text", {"text": "completion"})
+
+
+# --------------------------------------------------------------------------- no training rows
+
+NO_ROWS: list[tuple[dict[str, Any], str]] = [
+    ({"object": "fine_tuning.job", "id": "ftjob-1", "model": "gpt-4o-mini"}, "fine-tuning jobs"),
+    ({"object": "fine_tuning.job.event", "id": "e-1", "message": "Step 1"}, "events of an OpenAI"),
+    ({"object": "fine_tuning.job.checkpoint", "id": "c-1"}, "their weights stay with"),
+    ({"object": "file", "id": "file-1", "filename": "a.jsonl"}, "descriptions of files"),
+    ({"object": "chat.completion", "id": "c-1", "choices": []}, "without the requests they"),
+    ({"custom_id": "a", "response": {"body": {}}, "error": None}, "output of OpenAI's Batch API"),
+    ({"custom_id": "a", "body": {"messages": [USER]}}, "input of OpenAI's Batch API"),
+]
+
+
+@pytest.mark.parametrize(("row", "said"), NO_ROWS, ids=[said for _, said in NO_ROWS])
+def test_what_holds_no_rows_is_refused_by_its_name(tmp_path, row, said):
+    """The error names what the file is, and where the rows are."""
+    with pytest.raises(InputError) as caught:
+        recognise(jsonl(tmp_path, [row] * 3))
+    (fault,) = caught.value.faults
+    assert said in fault.what
+    assert "GET /v1" in fault.hint or "custom_id" in fault.hint
+    whole = Path(tmp_path / "list.json")
+    whole.write_text(json.dumps({"object": "list", "data": [row], "has_more": False}))
+    with pytest.raises(InputError, match=said):
+        recognise(whole)
