@@ -157,6 +157,27 @@ def _write_fsdp(value: Any, context: Context) -> Any:
     raise CannotCarry("FSDP is set up by `accelerate`, in a file of its own")
 
 
+def _refuse_unlisted(value: Any, context: Context) -> Any:
+    raise CannotCarry("the other side has no word for it")
+
+
+def _write_whole(value: Any, context: Context) -> Any:
+    """A number that has to be whole there."""
+    if float(value) != int(value):
+        raise CannotCarry("only a whole number is taken there")
+    return int(value)
+
+
+def _read_steps(value: Any, context: Context) -> Any:
+    """Steps between two events: below 1 a share of all steps."""
+    number = _number(value)
+    if number >= 1:
+        return int(number)
+    if context.steps is None or number <= 0:
+        raise CannotCarry(f"{number:g} is a share of all steps, whose number is not known")
+    return max(1, round(number * context.steps))
+
+
 TURNS: Mapping[str, Conversion] = {
     "same": Conversion(_same, _same),
     "inverted": Conversion(_inverted, _inverted),
@@ -167,5 +188,8 @@ TURNS: Mapping[str, Conversion] = {
     "comma_names": Conversion(_read_comma_names, _write_comma_names),
     "deepspeed": Conversion(_read_deepspeed, _refuse_deepspeed),
     "fsdp": Conversion(_read_fsdp, _write_fsdp),
+    "listed": Conversion(_refuse_unlisted, _refuse_unlisted),
+    "whole_number": Conversion(_same, _write_whole),
+    "whole_steps": Conversion(_read_steps, _same),
 }
 assert set(TURNS) == set(CONVERSIONS)

@@ -65,6 +65,7 @@ class Writing:
     aside: dict[str, Any] = field(default_factory=dict)  # COMMAND
     lost: list[Lost] = field(default_factory=list)  # ours
     came_from: dict[str, tuple[str, ...]] = field(default_factory=dict)  # their key -> ours
+    because: dict[str, str] = field(default_factory=dict)  # their key -> why it is always written
 
 
 def read(
@@ -91,9 +92,12 @@ def read(
             _read_together(entry, values, defaults, found, named)
         else:
             _read_one(entry, values, defaults, found, named, context)
+    implied = {key: one for always in tool.always for key, one in always.values.items()}
     for key in leaves(values):
         if key in named or _top(key) in named:
             continue
+        if key in implied and _same(_at(values, key), implied[key]):
+            continue  # what a plan means anyway
         if key in tool.no_effect or _top(key) in tool.no_effect:
             found.no_effect.append(key)
         elif _at(values, key) not in (None, _at(defaults, key)):
@@ -195,6 +199,12 @@ def write(
             _write_together(entry, ours, found, told, known, usual)
         else:
             _write_one(entry, ours, found, told, known, usual, context)
+    for always in tool.always:
+        if all(_is(ours.get(key), wanted) for key, wanted in always.when.items()):
+            for key, value in always.values.items():
+                if _is_known(key, known) and _at(found.values, key) is ABSENT:
+                    _put(found.values, key, value)
+                    found.because[key] = always.because
     lost = {one.key for one in found.lost}
     for key, value in ours.items():
         if key not in told and key not in lost and value != usual.get(key):
@@ -210,9 +220,15 @@ def _write_together(
     known: Collection[str],
     usual: Mapping[str, Any],
 ) -> None:
-    for pair in entry.either:
-        if not pair.read_only and _holds(pair, ours):
+    pairs = [pair for pair in entry.either if not pair.read_only]
+    if not pairs:
+        return
+    for pair in pairs:
+        if _holds(pair, ours):
             _put_pair(pair, found, told, known)
+            found.lost += [
+                Lost(key=key, value=ours[key], why=why) for key, why in pair.loses.items()
+            ]
             return
     keys = dict.fromkeys(key for pair in entry.either for key in pair.ours)
     unlike = [key for key in keys if key in ours and ours[key] != usual.get(key)]
@@ -228,7 +244,7 @@ def _put_pair(pair: Pair, found: Writing, told: set[str], known: Collection[str]
     for key, value in pair.written.items():
         if key in ASIDE:
             found.aside[key] = value
-        elif value is not None and (key in known or _top(key) in known):
+        elif value is not None and _is_known(key, known):
             _put(found.values, key, value)
             found.came_from[key] = tuple(pair.ours)
 
@@ -242,11 +258,11 @@ def _write_one(
     usual: Mapping[str, Any],
     context: Context,
 ) -> None:
-    if entry.ours not in ours or entry.ours in told:
+    if entry.read_only or entry.ours not in ours or entry.ours in told:
         return
     if not all(_is(ours.get(key), wanted) for key, wanted in entry.when.items()):
         return
-    if entry.theirs not in known and _top(entry.theirs) not in known:
+    if not _is_known(entry.theirs, known):
         return
     value = ours[entry.ours]
     by_name = [theirs for theirs, named in entry.values if _same(named, value)]
@@ -290,6 +306,10 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     for part in outer:
         values = values.setdefault(part, {})
     values[last] = value
+
+
+def _is_known(dotted: str, known: Collection[str]) -> bool:
+    return dotted in known or _top(dotted) in known
 
 
 def _top(dotted: str) -> str:

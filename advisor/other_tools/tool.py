@@ -22,7 +22,7 @@ from advisor.ground.yaml_cache import read_shipped
 # How a value is turned, beside what `values` says: advisor/other_tools/conversions.py.
 CONVERSIONS = (
     "same", "inverted", "optimizer", "share_of_steps", "share_or_rows", "names", "comma_names",
-    "deepspeed", "fsdp",
+    "deepspeed", "fsdp", "listed", "whole_number", "whole_steps",
 )  # fmt: skip
 
 ANY = Shape(null=True)
@@ -38,6 +38,7 @@ ONE_KEY = Keys(
         ),
         "when": MapOf(of=ANY, help="values of ours without which the key means nothing"),
         "note": Text(help="what a reader has to know of the difference"),
+        "read_only": Choice(values=(True,), help="read so, but written another way"),
     },
     required=("theirs", "ours"),
 )
@@ -53,6 +54,9 @@ TOGETHER = Keys(
                         of=ANY, help="a list: any of them, the first is written; null: not set"
                     ),
                     "read_only": Choice(values=(True,), help="read so, but written another way"),
+                    "loses": MapOf(
+                        of=Text(), help="a key of ours whose value is not the same there -> why"
+                    ),
                 },
                 required=("ours", "theirs"),
             ),
@@ -91,6 +95,17 @@ TOOL_FILE: Shape = Keys(
         "install": Text(help="how it is installed, in an environment of its own"),
         "parsing": MapOf(of=ANY, help="what its own parser does: advisor/other_tools/keys.py"),
         "mapping": ListOf(of=OneOf(options=(ONE_KEY, TOGETHER)), least=1),
+        "always": ListOf(
+            of=Keys(
+                keys={
+                    "values": VALUES,
+                    "when": MapOf(of=ANY, help="values of ours that it is written for"),
+                    "because": Text(help="the comment beside it"),
+                },
+                required=("values",),
+            ),
+            help="keys that a plan has no word for and that are written all the same",
+        ),
         "data": MapOf(of=ANY, help="how it names data: advisor/other_tools/data_forms.py"),
         "no_effect": ListOf(
             of=Text(), help="keys that change no weight: logging, folders, trackers"
@@ -114,6 +129,7 @@ class OneKey:
     values: tuple[tuple[Any, Any], ...] = ()  # (theirs, ours)
     when: Mapping[str, Any]  # values of ours
     note: str = ""
+    read_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +139,7 @@ class Pair:
     ours: Mapping[str, Any]
     theirs: Mapping[str, Any]
     read_only: bool = False
+    loses: Mapping[str, str]  # ours -> why the value is another one there
 
     @property
     def written(self) -> Mapping[str, Any]:
@@ -139,6 +156,15 @@ class Together:
 
     about: str
     either: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Always:
+    """Keys of theirs that are written for every plan, or for some."""
+
+    values: Mapping[str, Any]
+    when: Mapping[str, Any]  # values of ours
+    because: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,6 +193,7 @@ class Tool:
     install: str
     parsing: Mapping[str, Any]
     mapping: tuple[OneKey | Together, ...]
+    always: tuple[Always, ...]
     data: Mapping[str, Any]
     no_effect: frozenset[str]
     not_carried: Mapping[str, str]
@@ -216,6 +243,14 @@ def _read(path: Path) -> Tool:
         install=data.get("install", ""),
         parsing=data.get("parsing") or {},
         mapping=tuple(_entries(data["mapping"])),
+        always=tuple(
+            Always(
+                values=one["values"],
+                when=one.get("when") or {},
+                because=one.get("because", ""),
+            )
+            for one in data.get("always") or ()
+        ),
         data=data.get("data") or {},
         no_effect=frozenset(data.get("no_effect") or ()),
         not_carried=data.get("not_carried") or {},
@@ -243,6 +278,7 @@ def _entries(listed: Sequence[Mapping[str, Any]]) -> Iterator[OneKey | Together]
                         ours=pair["ours"],
                         theirs=pair["theirs"],
                         read_only=bool(pair.get("read_only")),
+                        loses=pair.get("loses") or {},
                     )
                     for pair in one["either"]
                 ),
@@ -255,4 +291,5 @@ def _entries(listed: Sequence[Mapping[str, Any]]) -> Iterator[OneKey | Together]
                 values=tuple((theirs, ours) for theirs, ours in one.get("values") or ()),
                 when=one.get("when") or {},
                 note=one.get("note", ""),
+                read_only=bool(one.get("read_only")),
             )
