@@ -23,6 +23,8 @@ from advisor.methods.links import link_file
 from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.methods.trainers import trainers
+from advisor.other_tools.keys import tool_release
+from advisor.other_tools.tool import TOOL_FILE
 from advisor.plan.read import read_plan
 from advisor.plan.verdict_limits import limits
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
@@ -78,6 +80,14 @@ SHIPPED = {
     "keys of other tools": (
         "tools/other_keys.yaml", "], of: quantization, write:", "], of: quantization, wriet:",
         "write", lambda: other_keys.__wrapped__(),
+    ),
+    "another tool": (
+        "tools/trl.yaml", 'checked: "', 'chekced: "', "checked",
+        lambda: read_shipped(rules_dir() / "tools" / "trl.yaml", shape=TOOL_FILE),
+    ),
+    "keys of a release": (
+        "tools/trl/1.16.0.yaml", "datasets: {types: [list], of:", "datasets: {types: [list], off:",
+        "of", lambda: tool_release.__wrapped__("trl", "1.16.0"),
     ),
     "ages of facts": ("refresh.yaml", "days: 240", "day: 240", "days", read_refresh),
     "free GPUs": (

@@ -1,0 +1,3 @@
+"""The key tables of other training tools (rules/tools/TOOL/RELEASE.yaml), made from their own
+classes.
+"""
