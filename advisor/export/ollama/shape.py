@@ -136,9 +136,7 @@ def _turns(write: Write) -> tuple[Shape, str, str]:
     if not all(text.startswith(after_question) for text in followers):
         after_question = _common_start(followers)
     closing = (
-        after_answer
-        if asked.startswith(after_answer)
-        else _common_start([asked, after_answer])
+        after_answer if asked.startswith(after_answer) else _common_start([asked, after_answer])
     )
     opening = asked[len(closing) :]
     opens = alone.endswith(opening)
