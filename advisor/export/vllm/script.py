@@ -28,7 +28,8 @@ def script(server: VllmServer, *, asked: str, chats: bool, notes: Sequence[str])
     ]
     if Path(server.model).is_absolute():
         about.append(
-            "The model is a folder of the machine that trained it; elsewhere: MODEL=FOLDER"
+            "The model is a folder of the machine that trained it; elsewhere:"
+            " MODEL=/its/folder sh serve.sh"
         )
     lines = ["#!/bin/sh"]
     for text in about:
