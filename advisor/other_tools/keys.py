@@ -32,6 +32,9 @@ from advisor.ground.yaml_cache import read_shipped
 TOOLS = ("trl", "llamafactory", "axolotl")
 # The kinds of value that YAML has, as the tables call them. Every other type is a class.
 PLAIN = ("flag", "integer", "number", "text", "list", "map", "any", "null")
+# Kinds that were tried of each key: `digits` is a text that reads as a number, `other` a text that
+# is none of the choices.
+TRIED = ("flag", "integer", "number", "text", "digits", "list", "map", "null", "other")
 TYPES = ListOf(of=Text(pattern=r"[\w.]+", such_as="number, or a class of this file"), least=1)
 KEY = Keys(
     help="one key of a class",
@@ -53,6 +56,14 @@ KEY = Keys(
             values=("flag", "integer", "number", "text", "map"),
             help="what a text is read as, where the types do not say so",
         ),
+        "refuses": ListOf(
+            of=Choice(values=TRIED), least=1,
+            help="kinds of value, not among the types, that the class refuses when it is made",
+        ),
+        "takes": ListOf(
+            of=Choice(values=TRIED), least=1,
+            help="kinds of value, not among the types, that the tool lets through all the same",
+        ),
         "bare": Flag(help="a switch of a command line, which takes no value"),
         "default": Shape(help="of a key that is left out; the code's own, before it is worked on"),
         "filled": Flag(help="the tool puts another value in the default's place when it starts"),
@@ -70,6 +81,7 @@ CLASS = Keys(
         "unknown": Choice(
             values=("refused", "kept"), help="what it does with other keys; else they are ignored"
         ),
+        "arguments": Flag(help="its values are handed on as texts, to another command line"),
         "keys": MapOf(of=KEY, help="what it adds to its bases or changes of them"),
     },
     required=("keys",),
@@ -116,7 +128,10 @@ class Key:
     least: int = 0
     pattern: str = ""
     text_is: str = ""
+    refuses: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
     bare: bool = False
+    argument: bool = False  # handed on as a text, to another command line
     default: Any = ABSENT  # ABSENT: none is stated
     filled: bool = False
     required: bool = False
@@ -208,18 +223,21 @@ def _class(name: str, entry: Mapping[str, Any]) -> KeyClass:
         name=name,
         bases=tuple(entry.get("bases", ())),
         unknown=entry.get("unknown", "ignored"),
-        keys={key: _key(key, line) for key, line in entry["keys"].items()},
+        keys={
+            key: _key(key, line, argument=entry.get("arguments", False))
+            for key, line in entry["keys"].items()
+        },
     )
 
 
 LISTS = frozenset(item.name for item in fields(Key) if str(item.type).startswith("tuple"))
 
 
-def _key(name: str, line: Mapping[str, Any]) -> Key:
+def _key(name: str, line: Mapping[str, Any], *, argument: bool) -> Key:
     given: dict[str, Any] = {
         word: tuple(value) if word in LISTS else value for word, value in line.items()
     }
-    return Key(name=name, **given)
+    return Key(name=name, argument=argument, **given)
 
 
 def _version(release: str) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, OneOf, Shape, Text
 from advisor.ground.sources import LINK
 from advisor.ground.yaml_cache import read_shipped
+from advisor.other_tools.values import PARSING
 
 # How a value is turned, beside what `values` says: advisor/other_tools/conversions.py.
 CONVERSIONS = (
@@ -93,7 +94,7 @@ TOOL_FILE: Shape = Keys(
         "file": Text(help="what `advise export` calls the file"),
         "start": Text(help="the command that trains it; {file} and {command} are filled in"),
         "install": Text(help="how it is installed, in an environment of its own"),
-        "parsing": MapOf(of=ANY, help="what its own parser does: advisor/other_tools/keys.py"),
+        "parsing": PARSING,
         "mapping": ListOf(of=OneOf(options=(ONE_KEY, TOGETHER)), least=1),
         "always": ListOf(
             of=Keys(
@@ -115,7 +116,7 @@ TOOL_FILE: Shape = Keys(
         ),
         "findings": ListOf(of=FINDING),
     },
-    required=("version", "id", "name", "url", "checked", "file", "start", "mapping"),
+    required=("version", "id", "name", "url", "checked", "file", "start", "parsing", "mapping"),
 )
 
 
@@ -241,7 +242,7 @@ def _read(path: Path) -> Tool:
         file=data["file"],
         start=data["start"],
         install=data.get("install", ""),
-        parsing=data.get("parsing") or {},
+        parsing=data["parsing"],
         mapping=tuple(_entries(data["mapping"])),
         always=tuple(
             Always(

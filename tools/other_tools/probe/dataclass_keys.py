@@ -30,6 +30,11 @@ class Classes:
         root = cls.__module__.split(".")[0]
         return cls.__name__ if root == self.package else f"{root}.{cls.__name__}"
 
+    def nested(self, cls: Any) -> str | None:
+        """What a file writes for a class inside a class: of a library's, any map passes."""
+        name = self.name(cls)
+        return "map" if name is not None and "." in name else name
+
     def add(self, cls: type) -> str:
         """Take a class and its bases into the table. Returns its name there."""
         name = self.name(cls)
@@ -61,13 +66,14 @@ class Classes:
         for item in dataclasses.fields(cls):
             if not item.init:
                 continue
-            kinds = Kinds(class_name=self.name)
+            kinds = Kinds(class_name=self.nested)
             kinds.add(hints[item.name])
             # transformers writes `SomeEnum | str`, and refuses other texts afterwards.
             kinds.open = False
             kinds.choices = list(item.metadata.get("choices", kinds.choices))
             for nested in kinds.classes:
-                self.add(nested)
+                # It is made of the map's keys, so it refuses others.
+                self.found[self.add(nested)] = {"unknown": "refused"} | self.found[self.add(nested)]
             entry = kinds.entry()
             entry |= self.as_text(cls, item.name, entry) | default_of(item)
             if item.name in after:

@@ -78,10 +78,8 @@ class Kinds:
             self.open |= annotation is str and into is self.types
             return
         name = self.class_name(annotation)
-        if name is None:
-            into.add("any")
-        else:
-            into.add(name)
+        into.add(name or "any")
+        if name is not None and name not in ORDER:
             self.classes.append(annotation)
 
     def inside(self, parts: Sequence[Any], into: set[str]) -> None:

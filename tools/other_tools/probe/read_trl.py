@@ -85,7 +85,7 @@ def main() -> None:
         name: [*listed, PARSER, LAUNCHER] for name, listed in made["commands"].items()
     }
     made["classes"][PARSER] = {"keys": {"env": {"types": ["map"], "of": ["text"]}}}
-    made["classes"][LAUNCHER] = {"keys": launcher_keys()}
+    made["classes"][LAUNCHER] = {"arguments": True, "keys": launcher_keys()}
     made["release"] = version("trl")
     made["made_with"] = {name: version(name) for name in ("transformers", "accelerate", "peft")}
     print(json.dumps(made))
