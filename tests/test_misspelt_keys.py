@@ -24,6 +24,8 @@ from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.methods.trainers import trainers
 from advisor.other_tools.keys import tool_release
+from advisor.other_tools.old_keys import old_keys
+from advisor.other_tools.other_files import other_files
 from advisor.other_tools.tool import TOOL_FILE
 from advisor.plan.read import read_plan
 from advisor.plan.verdict_limits import limits
@@ -88,6 +90,14 @@ SHIPPED = {
     "keys of a release": (
         "tools/trl/1.16.0.yaml", "datasets: {types: [list], of:", "datasets: {types: [list], off:",
         "of", lambda: tool_release.__wrapped__("trl", "1.16.0"),
+    ),
+    "old keys of tools": (
+        "tools/old_keys.yaml", "torch_dtype: {instead:", "torch_dtype: {insted:", "instead",
+        lambda: old_keys.__wrapped__("trl"),
+    ),
+    "files that are no training": (
+        "tools/other_files.yaml", "all: [stages, model]", "al: [stages, model]", "all",
+        other_files.__wrapped__,
     ),
     "ages of facts": ("refresh.yaml", "days: 240", "day: 240", "days", read_refresh),
     "free GPUs": (

@@ -92,7 +92,20 @@ def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Do
     """The text as a Document; `name` stands for the file in messages ('<stdin>' for standard
     input).
     """
-    text = raw if isinstance(raw, str) else _decoded(raw, name)
+    node = compose_yaml(raw, name=name, max_bytes=max_bytes)
+    walk = _Walk(name)
+    data = walk.value(node, ()) if node is not None else None
+    if walk.faults:
+        raise InputError(faults=walk.faults)
+    return Document(name, data, walk.key_marks, walk.value_marks)
+
+
+def compose_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> yaml.Node | None:
+    """The text as PyYAML's nodes, none built into a value yet; None for an empty one.
+
+    Raises InputError, located, for what is no YAML, too large or too deep to be read safely.
+    """
+    text = raw if isinstance(raw, str) else decoded(raw, name)
     if len(raw) > max_bytes:
         raise InputError(
             f"larger than {max_bytes:,} bytes",
@@ -104,7 +117,10 @@ def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Do
     import yaml
 
     try:
-        node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        node: yaml.Node | None = yaml.compose(
+            text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        )
+        return node
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
@@ -119,14 +135,10 @@ def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Do
             else name
         )
         raise InputError(f"not valid YAML: {str(error).splitlines()[0]}", where=at) from None
-    walk = _Walk(name)
-    data = walk.value(node, ()) if node is not None else None
-    if walk.faults:
-        raise InputError(faults=walk.faults)
-    return Document(name, data, walk.key_marks, walk.value_marks)
 
 
-def _decoded(raw: bytes, name: str) -> str:
+def decoded(raw: bytes, name: str) -> str:
+    """The text of a UTF-8 file, without its mark. Raises InputError, located."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

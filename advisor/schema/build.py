@@ -20,6 +20,8 @@ from advisor.methods.remedies import remedy_file
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.methods.trainers import TRAINER_FILE
 from advisor.other_tools.keys import RELEASE_FILE
+from advisor.other_tools.old_keys import OLD_KEYS_FILE
+from advisor.other_tools.other_files import OTHER_FILES_FILE
 from advisor.other_tools.tool import TOOL_FILE
 from advisor.plan.record import run_schema
 from advisor.plan.verdict_limits import VERDICT_FILE
@@ -72,6 +74,8 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "links": file_schema(LINKS_FILE),
         "keys": file_schema(SHARED_KEYS_FILE),
         "other-keys": file_schema(OTHER_KEYS_FILE),
+        "other-files": file_schema(OTHER_FILES_FILE),
+        "old-keys": file_schema(OLD_KEYS_FILE),
         "tool": file_schema(TOOL_FILE),
         "tool-release": file_schema(RELEASE_FILE),
         "scenarios": files.scenarios_schema(rules),

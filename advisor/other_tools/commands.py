@@ -1,0 +1,77 @@
+"""What a tool is asked to do with a file: the word after its name on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from advisor.ground.errors import InputError, unknown_name
+from advisor.other_tools.keys import ToolRelease, keys_of
+
+TRAIN, MERGE, CHAT, EVALUATE = "train", "merge", "chat", "evaluate"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """What the tool is asked to do."""
+
+    name: str  # one of the release's commands: sft, train, ...
+    purpose: str = TRAIN  # train | merge | chat | evaluate
+    assumed: str = ""  # a sentence, where the file does not say it
+
+
+def command_of(
+    release: ToolRelease, values: Mapping[str, Any], *, stated: str | None = None
+) -> Command:
+    """The command that a file is for. Raises InputError for an unknown stated one."""
+    known = tuple(release.commands)
+    if stated is not None:
+        if stated not in known:
+            raise InputError(faults=[unknown_name("command", stated, known, at="command")])
+        return Command(name=stated)
+    if release.tool == "llamafactory":
+        return _of_llamafactory(values)
+    if len(known) == 1:
+        return Command(name=known[0])
+    return _by_keys(release, values, known)
+
+
+def _of_llamafactory(values: Mapping[str, Any]) -> Command:
+    if values.get("do_train"):
+        return Command(name="train")
+    if values.get("export_dir"):
+        return Command(name="infer", purpose=MERGE)
+    if "dataset" in values or values.get("do_predict") or values.get("do_eval"):
+        return Command(name="train", purpose=EVALUATE if values.get("do_predict") else TRAIN)
+    if "task" in values:
+        return Command(name="eval", purpose=EVALUATE)
+    if "output_dir" in values or "stage" in values:
+        return Command(name="train")
+    return Command(name="infer", purpose=CHAT)
+
+
+def _by_keys(release: ToolRelease, values: Mapping[str, Any], known: tuple[str, ...]) -> Command:
+    """Of several commands the one that knows most keys of the file; the first one where that says
+    nothing.
+    """
+    counts = {name: len(values.keys() & keys_of(release, name).keys()) for name in known}
+    best = max(counts.values())
+    likely = [name for name in known if counts[name] == best]
+    if len(likely) == 1:
+        telling = sorted(
+            key
+            for key in values
+            if [name for name in known if key in keys_of(release, name)] == likely
+        )
+        because = f", which alone knows {', '.join(telling[:3])}" if telling else ""
+        return Command(
+            name=likely[0], assumed=f"read as a file of `{release.tool} {likely[0]}`{because}"
+        )
+    return Command(
+        name=likely[0],
+        assumed=(
+            f"read as a file of `{release.tool} {likely[0]}`: its keys do not tell it from"
+            f" {', '.join(likely[1:])}"
+        ),
+    )

@@ -1,0 +1,118 @@
+"""A configuration file of another tool as a value: what it says, where each key stands, and what is
+wrong with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.yaml_reader import Path_
+from advisor.other_tools.commands import Command
+from advisor.other_tools.keys import ABSENT, Key, ToolRelease
+from advisor.other_tools.recognise import NAMES
+from advisor.other_tools.their_yaml import located
+from advisor.other_tools.tool import Tool, tool_named
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyFault:
+    """What is wrong with one key or value of a file.
+
+    Attributes:
+        severity: error (the tool refuses the file), warning (it takes it and does another thing
+            than it says, such as ignoring the key), note.
+        key: Dotted: `datasets.0.path`.
+        where: file:line:column.
+        instead: Their key -> value that mends it, None for a key to delete; empty where a person
+            has to decide.
+    """
+
+    severity: str
+    key: str
+    where: str
+    what: str
+    allowed: str = ""
+    hint: str = ""
+    instead: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True, slots=True)
+class ToolFile:
+    """A configuration of another tool.
+
+    Attributes:
+        name: The file as the user wrote it.
+        text: Its text, for edits (edit.py); of a script the command line that was found.
+        values: Plain data as the tool's own loader reads it, `${...}` filled in where that could
+            be done.
+        written: The same, with `${...}` as it stands.
+        open: Dotted key -> text, of references whose value is not known.
+        notes: What was assumed or filled in: sentences.
+        editable: Whether changes can be shown as a diff of the text.
+    """
+
+    path: Path
+    name: str
+    text: str
+    tool: str
+    release: ToolRelease
+    command: Command
+    keys: Mapping[str, Key]
+    values: dict[str, Any]
+    written: dict[str, Any]
+    key_marks: Mapping[Path_, tuple[int, int]]
+    value_marks: Mapping[Path_, tuple[int, int]]
+    open: Mapping[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    faults: list[KeyFault] = field(default_factory=list)
+    editable: bool = True
+
+    @property
+    def about(self) -> Tool:
+        """What is written by hand of the tool."""
+        return tool_named(self.tool)
+
+    @property
+    def title(self) -> str:
+        """'TRL 1.16.0'."""
+        return f"{NAMES[self.tool]} {self.release.release}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the file is."""
+        return self.path.parent
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Key -> the tool's own default for this command."""
+        return {name: key.default for name, key in self.keys.items() if key.default is not ABSENT}
+
+    def at(self, key: str | Sequence[str | int]) -> str:
+        """file:line:column of a key, dotted or as a path; of the nearest one around it, else the
+        file alone.
+        """
+        path = steps(key) if isinstance(key, str) else tuple(key)
+        mark = self.key_marks.get(path) or self.value_marks.get(path)
+        if mark is not None and path:
+            return f"{self.name}:{mark[0]}:{mark[1]}"
+        return located(self.name, self.key_marks, path)
+
+    def fault(self, severity: str, key: str | Path_, what: str, **more: Any) -> None:
+        """Add a fault of a key."""
+        path = steps(key) if isinstance(key, str) else key
+        self.faults.append(
+            KeyFault(severity=severity, key=dotted(path), where=self.at(path), what=what, **more)
+        )
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """`datasets.0.path`."""
+    return ".".join(str(step) for step in path)
+
+
+def steps(key: str) -> Path_:
+    """The path of a dotted key."""
+    return tuple(int(step) if step.isdigit() else step for step in key.split("."))
