@@ -112,13 +112,11 @@ def _allowed(key: Key) -> Iterator[str]:
 def _bounds(key: Key, name: str) -> str:
     if name not in ("integer", "number"):
         return ""
-    named = (("of at least", key.min), ("above", key.above), ("of at most", key.max))
-    limits = [
-        f" {words} {limit:g}"
-        for words, limit in (*named, ("below", key.below))
-        if limit is not None
-    ]
-    return " and".join(limits)
+    limits = {
+        "at least": key.min, "more than": key.above, "at most": key.max, "less than": key.below
+    }  # fmt: skip
+    said = [f"{words} {limit:g}" for words, limit in limits.items() if limit is not None]
+    return f" of {' and '.join(said)}" if said else ""
 
 
 def _items(key: Key, name: str) -> str:
@@ -232,10 +230,9 @@ def _read_text(key: Key, text: str) -> Taken:
             return Taken(outcome="refused", value=text)
         if kind in ("flag", "integer", "number", "map"):
             read = _read(kind, text)
-            return Taken(
-                outcome="refused" if read is None else "turned",
-                value=text if read is None else read,
-            )
+            if read is None:
+                return Taken(outcome="refused", value=text)
+            return Taken(outcome="turned", value=read)
     return Taken(outcome="passed", value=text)
 
 
@@ -253,17 +250,8 @@ def _read(kind: str, text: str) -> Any:
 def _argument(key: Key, value: Any) -> Taken:
     """A value that is handed to another command line as a text: 4 arrives as "4"."""
     text = str(value)
-    if key.choices and not key.open:
-        fits = text in map(str, key.choices)
-        return Taken(
-            outcome=("meant" if is_meant(key, value) else "turned") if fits else "refused",
-            value=text,
-        )
-    if "text" in key.types:
-        meant = isinstance(value, str)
-        return Taken(outcome="meant" if meant else "turned", value=text)
-    read = _read(key.types[0], text)
-    if read is None:
+    read = text if "text" in key.types else _read(key.types[0], text)
+    if read is None or (key.choices and not key.open and text not in map(str, key.choices)):
         return Taken(outcome="refused", value=text)
     return Taken(outcome="meant" if is_meant(key, value) else "turned", value=read)
 
