@@ -11,6 +11,8 @@ from pathlib import Path
 from advisor.ground.files import shown_path
 from advisor.methods import Update, objective, update
 from advisor.plan.record import RunRecord, StageRecord, last_of_each_task
+from advisor.plan.results import label
+from advisor.plan.serving import VllmServer
 
 
 def sort_command(result: str) -> str:
@@ -101,26 +103,22 @@ def served_stages(record: RunRecord) -> list[StageRecord]:
 
 
 def serve_command(record: RunRecord, served: Sequence[StageRecord], folder: Path) -> str:
-    """The vLLM server for several modules on one base, each under its own name.
-
-    vLLM's own limit of the rank is 16.
-    """
+    """The vLLM server for several modules on one base, each under its own name."""
     options = [(record.settings(stage).options, update(stage.update)) for stage in served]
-    ranks = [rank for found, method in options if (rank := found.get(method.size_key))]
-    limit = f" --max-lora-rank {max(ranks)}" if ranks else ""
-    several = f" --max-loras {len(served)}" if len(served) > 1 else ""
     base = record.base_model(served[0])
-    base = shlex.quote(shown_path(Path(base)) if Path(base).is_absolute() else base)
-    modules = " ".join(
-        shlex.quote(f"{stage.task or stage.name}={shown_path(folder / stage.folder)}")
-        for stage in served
-    )
     # vLLM takes the base's template for its modules, unless it is told another.
     settings = record.settings(served[0])
     stored = shown_path(folder / served[0].folder / "chat_template.jinja")
-    own = settings.plain_template or settings.template
-    template = f" --chat-template {shlex.quote(stored)}" if own else ""
-    return f"vllm serve {base} --enable-lora{limit}{several}{template} --lora-modules {modules}"
+    server = VllmServer(
+        model=shown_path(Path(base)) if Path(base).is_absolute() else base,
+        modules=[(label(stage), shown_path(folder / stage.folder)) for stage in served],
+        rank=max(
+            (rank for found, method in options if (rank := found.get(method.size_key))),
+            default=None,
+        ),
+        template=stored if settings.plain_template or settings.template else None,
+    )
+    return server.line()
 
 
 def _quoted(text: str) -> str:

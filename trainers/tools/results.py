@@ -18,10 +18,11 @@ from advisor.ground.bounded_template import TemplateLimit, bound_chat_templates
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.model_folder import base_faults, folder_faults
-from advisor.methods import objective, update
+from advisor.methods import update
 from advisor.plan.read import read_plan, resolve_path
-from advisor.plan.record import DONE, RECORD, RunRecord, StageRecord, last_of_each_task
-from advisor.plan.record_files import read_record
+from advisor.plan.record import RunRecord, StageRecord
+from advisor.plan.results import label, writing_stages
+from advisor.plan.results import record_of as record_of
 from trainers.frame.attention import usable_here
 from trainers.frame.experts import silence_routers
 from trainers.frame.job import is_hub_id
@@ -62,59 +63,20 @@ class Result:
         )
 
 
-def record_of(run: Path) -> RunRecord:
-    """run.json of a run folder. Raises InputError if there is none, or it is damaged."""
-    record = read_record(run, hint="run the plan again with another --output")
-    if record is None:
-        raise InputError(
-            f"{run} is no run folder: it has no {RECORD}",
-            where=str(run),
-            hint="`advise run` makes one, and prints where it is",
-        )
-    return record
-
-
 def results_of(run: Path, *, prefix: str = "") -> list[Result]:
     """The last result of each task of a run, or of the run if it has no tasks.
 
     Raises InputError if nothing that writes is finished.
     """
     record = record_of(run)
-    last = last_of_each_task(
-        stage
-        for stage in record.stages
-        if stage.status == DONE and not objective(stage.objective).scores
-    )
-    if not last:
-        raise InputError(
-            "no stage that writes is finished",
-            where=str(run),
-            hint=f"advise run {shlex.quote(str(run))} resumes the run",
-        )
-    found = []
-    for stage in last:
-        if record.is_classifier(stage):
-            raise InputError(
-                "its result sorts texts into classes and does not write",
-                where=str(run),
-                hint=f"advise chat {shlex.quote(str(run))} alone sorts what is typed",
-            )
-        if record.is_seq2seq(stage):
-            raise InputError(
-                "its result is a sequence-to-sequence model, which holds no conversation",
-                where=str(run),
-                hint="the page at the end of the run and report.html show how to load it, with"
-                " AutoModelForSeq2SeqLM or AutoPeftModelForSeq2SeqLM",
-            )
-        found.append(result_of(run, record, stage, prefix=prefix))
-    return found
+    return [result_of(run, record, stage, prefix=prefix) for stage in writing_stages(run, record)]
 
 
 def result_of(run: Path, record: RunRecord, stage: StageRecord, *, prefix: str = "") -> Result:
     """The result of a finished stage. Raises InputError if its base is not there."""
     settings = record.settings(stage)
     return Result(
-        label=f"{prefix}{stage.task or stage.name}",
+        label=f"{prefix}{label(stage)}",
         folder=run / stage.folder,
         model=base_of(run, record, stage),
         update=stage.update,

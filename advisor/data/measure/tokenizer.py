@@ -368,11 +368,10 @@ def model_tokenizer(
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    settings = _json(folder / "tokenizer_config.json")
-    tokens = {key: text for key in TOKENS if (text := _token_text(settings.get(key))) is not None}
+    tokens = special_texts(folder)
     special = tuple(
         entry["content"]
-        for entry in _json(folder / "tokenizer.json").get("added_tokens", [])
+        for entry in json_object(folder / "tokenizer.json").get("added_tokens", [])
         if entry.get("special")
     )
     source = template_source(folder)
@@ -425,8 +424,7 @@ def template_at_hand(model: str, rows: Iterable[Example]) -> tuple[Finding, ...]
     template, _ = _template(folder, PLAIN_TEMPLATE if source is None else source)
     if source is not None and template is None:
         return ()
-    settings = _json(folder / "tokenizer_config.json")
-    tokens = {key: text for key in TOKENS if (text := _token_text(settings.get(key))) is not None}
+    tokens = special_texts(folder)
     tried = ModelTokenizer(
         name=model,
         model=model,
@@ -453,7 +451,7 @@ def switch_at_hand(model: str) -> str | None:
     template, _ = _template(folder, source)
     if template is None:
         return None
-    settings = _json(folder / "tokenizer_config.json")
+    settings = json_object(folder / "tokenizer_config.json")
     question = [{"role": "user", "content": "Hello"}]
     tokens = {key: _token_text(settings.get(key)) or "" for key in TOKENS}
 
@@ -477,7 +475,8 @@ def _folder(model: str) -> Path | None:
     return found[-1].parent if found else None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model's folder; {} if there is none, or it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -507,7 +506,7 @@ def template_source(folder: Path) -> str | None:
     source: Any = (
         path.read_text(encoding="utf-8")
         if path.is_file()
-        else _json(folder / "tokenizer_config.json").get("chat_template")
+        else json_object(folder / "tokenizer_config.json").get("chat_template")
     )
     if isinstance(source, list):  # several, by name
         source = next(
@@ -521,10 +520,25 @@ def template_source(folder: Path) -> str | None:
     return source if isinstance(source, str) else None
 
 
+def special_texts(folder: Path) -> dict[str, str]:
+    """The special tokens of a folder's tokenizer that chat templates name: bos_token -> its
+    text.
+    """
+    settings = json_object(folder / "tokenizer_config.json")
+    return {key: text for key in TOKENS if (text := _token_text(settings.get(key))) is not None}
+
+
 def _template(folder: Path, source: str | None) -> tuple[Any, str]:
-    """The compiled chat template, or None; and a note where there is one that cannot be tried."""
-    if source is None:
-        return None, ""
+    """As `compiled_template`, of a folder; (None, "") without a source."""
+    return (None, "") if source is None else compiled_template(source, f"chat template of {folder}")
+
+
+def compiled_template(source: str, name: str) -> tuple[Any, str]:
+    """The compiled chat template, or None; and a note where there is one that cannot be tried.
+
+    Args:
+        name: What the note calls it, after "the".
+    """
     from importlib.util import find_spec
 
     if find_spec("jinja2") is None:
@@ -570,7 +584,7 @@ def _template(folder: Path, source: str | None) -> tuple[Any, str]:
         return (
             None,
             (
-                f"the chat template of {folder} is broken ({str(error)[:120]}): the model cannot be"
+                f"the {name} is broken ({str(error)[:120]}): the model cannot be"
                 " trained on conversations with it"
             ),
         )

@@ -1,0 +1,97 @@
+"""The chat template in a model's folder as a function from a conversation to its text, as the
+trainers write it. Needs jinja2, and no torch.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advisor.data.measure.tokenizer import compiled_template, special_texts, template_source
+from advisor.ground.errors import InputError
+
+Turn = Mapping[str, Any]  # role, content, and what else a template reads
+
+
+class RefusedByTemplate(Exception):
+    """The template does not take this conversation."""
+
+
+@dataclass(slots=True)
+class ChatText:
+    """Writes conversations as one chat template does."""
+
+    source: str
+    tokens: Mapping[str, str]  # bos_token, eos_token ...
+    _template: Any  # a compiled Jinja template
+    _takes_system: bool | None = None
+
+    @classmethod
+    def of(cls, source: str, tokens: Mapping[str, str]) -> ChatText:
+        """Of the text of a template. Raises InputError if it is broken."""
+        template, broken = compiled_template(source, "chat template")
+        if template is None:
+            raise InputError(broken, hint="take the template of the model's publisher")
+        return cls(source=source, tokens=tokens, _template=template)
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> ChatText:
+        """Of the folder of a model or a result. Raises InputError if it has none, or a broken
+        one.
+        """
+        source = template_source(folder)
+        if source is None:
+            raise InputError(
+                f"{folder} has no chat template",
+                where=str(folder),
+                hint="a model trained on raw text answers no chat; continue a text with it instead",
+            )
+        return cls.of(source, special_texts(folder))
+
+    def on(self, day: datetime.date) -> None:
+        """Let templates that write today's date write this one."""
+        self._template.globals["strftime_now"] = day.strftime
+
+    def write(self, messages: Sequence[Turn], *, prompt: bool, **given: Any) -> str:
+        """The text of a conversation.
+
+        Raises RefusedByTemplate, or InputError where the template does not come to an end.
+
+        Args:
+            prompt: Also write what begins a new answer.
+            given: Arguments of the template.
+        """
+        try:
+            text = self._template.render(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=prompt,
+                **self.tokens,
+                **given,
+            )
+        except InputError:
+            raise
+        except Exception as error:  # a template may raise anything
+            raise RefusedByTemplate(str(error)) from None
+        return str(text)
+
+    def as_trained(self, messages: Sequence[Turn], *, prompt: bool, **given: Any) -> str:
+        """As `write`; a system message that the template refuses stands in front of the first
+        question, where the trainers put it.
+        """
+        if messages and messages[0]["role"] == "system":
+            if self._takes_system is None:
+                self._takes_system = self._takes(messages[:2]) or not self._takes(messages[1:2])
+            if not self._takes_system and len(messages) > 1:
+                question = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+                messages = [{**messages[1], "content": question}, *messages[2:]]
+        return self.write(messages, prompt=prompt, **given)
+
+    def _takes(self, messages: Sequence[Turn]) -> bool:
+        try:
+            self.write(messages, prompt=False)
+        except RefusedByTemplate:
+            return False
+        return True

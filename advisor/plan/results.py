@@ -1,0 +1,68 @@
+"""Which results of a run write texts, and which of them were asked for."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from advisor.ground.errors import InputError
+from advisor.methods import objective
+from advisor.plan.record import DONE, RECORD, RunRecord, StageRecord, last_of_each_task
+from advisor.plan.record_files import read_record
+
+
+def record_of(run: Path) -> RunRecord:
+    """run.json of a run folder. Raises InputError if there is none, or it is damaged."""
+    record = read_record(run, hint="run the plan again with another --output")
+    if record is None:
+        raise InputError(
+            f"{run} is no run folder: it has no {RECORD}",
+            where=str(run),
+            hint="`advise run` makes one, and prints where it is",
+        )
+    return record
+
+
+def writing_stages(run: Path, record: RunRecord, *, only: str | None = None) -> list[StageRecord]:
+    """The last finished stage of each task, or of the run if it has no tasks.
+
+    Raises InputError if nothing that writes is finished, or `only` names none.
+    """
+    last = last_of_each_task(
+        stage
+        for stage in record.stages
+        if stage.status == DONE and not objective(stage.objective).scores
+    )
+    if not last:
+        raise InputError(
+            "no stage that writes is finished",
+            where=str(run),
+            hint=f"advise run {shlex.quote(str(run))} resumes the run",
+        )
+    for stage in last:
+        if record.is_classifier(stage):
+            raise InputError(
+                "its result sorts texts into classes and does not write",
+                where=str(run),
+                hint=f"advise chat {shlex.quote(str(run))} alone sorts what is typed",
+            )
+        if record.is_seq2seq(stage):
+            raise InputError(
+                "its result is a sequence-to-sequence model, which holds no conversation",
+                where=str(run),
+                hint="the page at the end of the run and report.html show how to load it, with"
+                " AutoModelForSeq2SeqLM or AutoPeftModelForSeq2SeqLM",
+            )
+    chosen = [stage for stage in last if only in (None, label(stage))]
+    if not chosen:
+        raise InputError(
+            "the run has no such result",
+            where=f"--only {only}",
+            allowed=", ".join(map(label, last)),
+        )
+    return chosen
+
+
+def label(stage: StageRecord) -> str:
+    """What a result is called: its task, or its stage."""
+    return stage.task or stage.name
