@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -24,6 +25,7 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Finding
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch.failure_report import KINDS
+from advisor.other_tools.openai_job.files import read_jobs
 from advisor.render.check_page import print_check
 from advisor.render.data import check_json
 from advisor.render.row import print_row, row_json
@@ -87,6 +89,17 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
     metavar="FILE",
     help="Write the rows as understood to a new JSONL file: UTF-8, usual column names.",
 )
+@click.option(
+    "--gpu",
+    metavar="NAME",
+    help="Answer for this GPU: of a configuration or a job; default: this machine.",
+)
+@click.option(
+    "--plan",
+    "plan_file",
+    metavar="FILE",
+    help="Write the launch file of a configuration or a job.",
+)
 @json_option
 @click.pass_context
 def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> None:
@@ -105,11 +118,28 @@ def _check(
     full: bool,
     show_row: int | None,
     fix_to: str | None,
+    gpu: str | None,
+    plan_file: str | None,
     as_json: bool,
 ) -> int:
     """Check one file and print what was found. Returns the exit code."""
     stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
     columns = stated.value("data_mapping")
+    if (jobs := read_jobs(data)) is not None:
+        from advisor.commands.openai_job import check_job
+
+        of_data = {
+            "--eval": evaluation, "--template": template, "--seq-len": seq_len,
+            "--full": full or None, "--show-row": show_row, "--fix": fix_to,
+        }  # fmt: skip
+        _refuse(of_data, "a fine-tuning job; give it with the data: advise check DATA")
+        return check_job(
+            data, jobs, gpu=gpu, model=model, mapping=columns, plan_file=plan_file, as_json=as_json
+        )
+    _refuse(
+        {"--gpu": gpu, "--plan": plan_file},
+        f"data; give it with the task: advise --task NAME --data {shlex.quote(data)}",
+    )
     arguments = _template_arguments(template, model)
     if show_row is not None:
         shown = row_as_trained(data, row=show_row, model=model, mapping=columns, template=arguments)
@@ -133,6 +163,14 @@ def _check(
     else:
         print_check(found, advice, console())
     return 0 if refused is None else refused.exit_code
+
+
+def _refuse(options: Mapping[str, Any], on: str) -> None:
+    """Raise InputError for options that were given and have no effect on this kind of file."""
+    given = [flag for flag, value in options.items() if value is not None and value != ()]
+    if given:
+        what, _, hint = on.partition("; ")
+        raise InputError(f"{given[0]} has no effect on {what}", where=given[0], hint=hint)
 
 
 def check_data(

@@ -21,6 +21,7 @@ from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.methods.trainers import TRAINER_FILE
 from advisor.other_tools.keys import RELEASE_FILE
 from advisor.other_tools.old_keys import OLD_KEYS_FILE
+from advisor.other_tools.openai_job.service import OPENAI_FILE
 from advisor.other_tools.other_files import OTHER_FILES_FILE
 from advisor.other_tools.tool import TOOL_FILE
 from advisor.plan.record import run_schema
@@ -97,6 +98,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "sizes": file_schema(SIZES_FILE),
         "families": file_schema(FAMILIES_FILE),
         "trainer": file_schema(TRAINER_FILE),
+        "openai": file_schema(OPENAI_FILE),
         "answers": answers_schema(rules.facts),
         "specs": head("Run specs for `advise estimate --specs`", **specs),
         "plan": plan_schema(),
