@@ -33,13 +33,20 @@ def export(
 
     Without a name it takes ./plan.yaml, or the newest run under ./runs.
     """
-    found = exporters().get(to)
+    name, colon, variant = to.partition(":")
+    found = exporters().get(name)
     if found is None:
         raise InputError(
-            f"unknown form '{to}'",
+            f"unknown form '{name}'",
             where="--to",
             allowed=f"forms: {', '.join(exporters())}",
-            hint=nearest(to, exporters()),
+            hint=nearest(name, exporters()),
+        )
+    if colon and not (variant and getattr(found, "VARIANTS", False)):
+        raise InputError(
+            f"--to {to}: {name} has no variant '{variant}'",
+            where="--to",
+            allowed=f"--to {name}",
         )
     if out is not None and not out.strip():
         raise InputError("--out is empty", where="--out", allowed="a path that is not there yet")
@@ -51,6 +58,7 @@ def export(
         only=only,
         say=say,
         run_tool=lambda name, *arguments: run_tool(name, *arguments).returncode,
+        variant=variant,
     )
     context.exit(found.export(wanted))
 

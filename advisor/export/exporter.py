@@ -24,6 +24,7 @@ class Wanted:
     say: Callable[[str], None]  # takes messages, line by line
     # Runs a module of trainers/tools with arguments; returns its exit code.
     run_tool: Callable[..., int]
+    variant: str = ""  # what stands behind the colon: Q4_K_M in --to gguf:Q4_K_M
 
 
 class Exporter(Protocol):
@@ -33,6 +34,7 @@ class Exporter(Protocol):
     HELP: str  # one line
     TAKES: Literal["plan", "run"]
     NEEDS: tuple[str, ...]  # packages that `export` imports or starts
+    # A module that takes --to NAME:VARIANT has `VARIANTS = True` as well.
 
     def export(self, wanted: Wanted) -> int:
         """Write it and say where it is. Returns the exit code; raises AdviseError."""

@@ -1,0 +1,31 @@
+"""A result as a GGUF file for llama.cpp, LM Studio and Ollama, proved to be the model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from advisor.export.exporter import Wanted
+from advisor.plan.run_folder import device_of
+
+NAME = "gguf"
+HELP = (
+    "a GGUF file for llama.cpp, in 16 bit (gguf:Q8_0, gguf:Q4_K_M ... smaller), proved to answer"
+    " like the model"
+)
+TAKES: Literal["plan", "run"] = "run"
+NEEDS = ("torch", "transformers", "peft", "gguf")
+VARIANTS = True
+
+
+def export(wanted: Wanted) -> int:
+    """Write and prove the results of a run folder. Returns the exit code of the tool."""
+    return wanted.run_tool(
+        "gguf",
+        str(wanted.source),
+        "--out",
+        str(wanted.out or wanted.source / "export" / NAME),
+        "--device",
+        device_of(wanted.source),
+        *(["--kind", wanted.variant] if wanted.variant else []),
+        *(["--only", wanted.only] if wanted.only else []),
+    )

@@ -1,0 +1,353 @@
+"""GGUF files of small random models of each family: every tensor, setting and token stands in them
+as llama.cpp reads it.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+gguf = pytest.importorskip("gguf")
+pytest.importorskip("torch")
+
+import torch
+from transformers import AutoTokenizer
+
+from advisor.ground.errors import InputError
+from advisor.ground.gguf import gguf_families
+from tests.trainers.families import GEMMA, byte_level, piece_level
+from trainers.tools.gguf.family import family_of, read_config, settings
+from trainers.tools.gguf.tensors import neighbours
+from trainers.tools.gguf.tokens import Kind, read_tokens
+from trainers.tools.gguf.write import write_model
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 256,
+}
+OTHER = {
+    "smollm3": {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0]},
+    "gemma2": {"query_pre_attn_scalar": 32, "sliding_window": 32},
+    "gemma3_text": {
+        "num_hidden_layers": 6,
+        "query_pre_attn_scalar": 32,
+        "sliding_window": 32,
+    },
+}
+
+
+def tiny(family: str, folder: Path, dtype=torch.float32, **keys) -> Path:
+    """The folder of a random model of a family, with a tokenizer of its kind."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if family.startswith("gemma"):
+        tokenizer = piece_level(
+            ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), eos="<eos>", bos="<bos>"
+        )
+        tokenizer.chat_template = GEMMA
+    else:
+        tokenizer = byte_level(("<|endoftext|>", "<|im_start|>", "<|im_end|>"), eos="<|im_end|>")
+    torch.manual_seed(0)
+    own = {key: value for key, value in SIZES.items() if family != "qwen2" or key != "head_dim"}
+    config = AutoConfig.for_model(
+        family,
+        **{
+            **own,
+            "vocab_size": len(tokenizer),
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            **OTHER.get(family, {}),
+            **keys,
+        },
+    )
+    model = AutoModelForCausalLM.from_config(config).to(dtype)
+    with torch.no_grad():  # norms that are all ones or zeros would hide a mistake
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight") or "norm" in name:
+                parameter.add_(torch.rand_like(parameter) / 2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def values_of(tensor) -> torch.Tensor:
+    """The numbers of a tensor of a GGUF file, in float32."""
+    return torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy()).reshape(
+        *reversed([int(size) for size in tensor.shape])
+    )
+
+
+def field(reader, key):
+    found = reader.get_field(key)
+    return None if found is None else found.contents()
+
+
+@pytest.mark.parametrize("family", sorted(gguf_families()))
+def test_every_weight_stands_in_the_file(family, tmp_path):
+    """Under llama.cpp's names: rows reordered where it pairs neighbours, norms with what it does
+    not add itself, everything else as it was.
+    """
+    from safetensors.torch import load_file
+
+    known = gguf_families()[family]
+    folder = tiny(family, tmp_path / "model", torch.bfloat16)
+    written = write_model(folder, tmp_path / "out.gguf")
+    assert (written.kind, "nothing is rounded" in written.rounding) == ("BF16", True)
+    reader = gguf.GGUFReader(tmp_path / "out.gguf")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    config = read_config(str(folder))
+    seen = set()
+    for name, weight in load_file(folder / "model.safetensors").items():
+        weight = weight.float()
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        parts = name.split(".")
+        if parts[1] == "layers":
+            called = f"blk.{parts[2]}.{known.layer['.'.join(parts[3:-1])]}.{parts[-1]}"
+        else:
+            called = f"{known.ends['.'.join(parts[:-1])]}.{parts[-1]}"
+        if known.swaps_pairs and ("q_proj" in name or "k_proj" in name):
+            heads = 4 if "q_proj" in name else 2
+            half = weight.shape[0] // heads // 2
+            order = [
+                head * 2 * half + pair + part * half
+                for head in range(heads)
+                for pair in range(half)
+                for part in (0, 1)
+            ]
+            weight = weight[order]
+        if "norm" in name:
+            weight = weight + known.norm_offset
+        torch.testing.assert_close(values_of(tensors[called]), weight, rtol=0, atol=0)
+        seen.add(called)
+    assert seen == set(tensors)
+    assert field(reader, "general.architecture") == known.architecture
+    for key, value in settings(config, known).items():
+        found = field(reader, f"{known.architecture}.{key}")
+        assert found == pytest.approx(value) if isinstance(value, float) else found == value, key
+
+
+def test_rows_that_are_rotated_together_become_neighbours():
+    """Two heads of four rows: row 0 beside row 2, row 1 beside row 3."""
+    rows = torch.arange(8).reshape(8, 1)
+    assert neighbours(rows, 2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "said"),
+    [
+        (torch.float16, "F16", "already"),
+        (torch.bfloat16, "BF16", "already"),
+        (torch.float32, "F16", "rounded to F16"),
+    ],
+    ids=["float16", "bfloat16", "float32"],
+)
+def test_sixteen_bits_are_those_that_lose_least(dtype, kind, said, tmp_path):
+    """The type of the weights themselves; of 32-bit ones F16, and what it costs is said."""
+    written = write_model(tiny("llama", tmp_path / "model", dtype), tmp_path / "out.gguf")
+    assert (written.kind, said in written.rounding) == (kind, True)
+
+
+def test_weights_too_large_for_f16_become_bfloat16(tmp_path):
+    """F16 ends at 65504."""
+    folder = tiny("llama", tmp_path / "model")
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][0, 0] = 100_000.5
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    written = write_model(folder, tmp_path / "out.gguf")
+    assert (written.kind, "1e+05 is too large" in written.rounding) == ("BF16", True)
+
+
+def test_eight_bits_differ_by_at_most_half_a_step(tmp_path):
+    """Q8_0 has 127 steps for the largest number of each block of 32, and the step is a float16
+    number (11 bits: 127 / 2**11 = 0.06 of a step at most); norms stay in 32 bit.
+    """
+    folder = tiny("qwen3", tmp_path / "model")
+    write_model(folder, tmp_path / "out.gguf", kind="Q8_0")
+    from safetensors.torch import load_file
+
+    reader = gguf.GGUFReader(tmp_path / "out.gguf")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    weight = load_file(folder / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    blocks = weight.reshape(-1, 32)
+    step = blocks.abs().max(dim=1, keepdim=True).values / 127
+    off = (values_of(tensors["blk.0.ffn_up.weight"]).reshape(-1, 32) - blocks).abs()
+    assert bool((off <= step * 0.57).all())
+    assert tensors["blk.0.attn_norm.weight"].tensor_type.name == "F32"
+
+
+def test_the_long_contexts_of_llama_3_keep_their_frequencies(tmp_path):
+    """As a tensor of what each frequency is divided by: 1 for fast ones, the factor for slow ones."""
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    folder = tiny("llama", tmp_path / "model", rope_parameters=rope)
+    write_model(folder, tmp_path / "out.gguf")
+    tensors = {one.name: one for one in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
+    factors = values_of(tensors["rope_freqs.weight"])
+    assert factors.shape == (16,)
+    assert float(factors[0]) == 1.0
+    assert float(factors[-1]) == pytest.approx(8.0)
+
+
+# --------------------------------------------------------------------------- tokenizers
+
+
+def test_a_byte_level_tokenizer_stands_in_the_file_as_it_is(tiny_model, tmp_path):
+    """Tokens by number, merges in order, kinds, the way of cutting, the end, the template."""
+    write_model(tiny_model, tmp_path / "out.gguf")
+    reader = gguf.GGUFReader(tmp_path / "out.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    tokens = field(reader, "tokenizer.ggml.tokens")
+    assert tokens == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    assert field(reader, "tokenizer.ggml.merges") == [" ".join(pair) for pair in model["merges"]]
+    kinds = field(reader, "tokenizer.ggml.token_type")
+    assert [at for at, kind in enumerate(kinds) if kind == Kind.CONTROL] == [0, 1, 2]
+    assert field(reader, "tokenizer.ggml.pre") == "gpt-2"
+    assert field(reader, "tokenizer.ggml.eos_token_id") == tokenizer.eos_token_id
+    assert field(reader, "tokenizer.ggml.add_bos_token") is False
+    assert field(reader, "tokenizer.chat_template") == tokenizer.chat_template
+
+
+def test_a_tokenizer_of_pieces_has_scores_in_the_order_of_its_merges(tmp_path):
+    """llama.cpp merges by the highest score: that of the first merge; bytes are bytes."""
+    folder = tiny("gemma", tmp_path / "model")
+    config = read_config(str(folder))
+    found = read_tokens(folder, config.vocab_size)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    made = [tokenizer.convert_tokens_to_ids("".join(pair)) for pair in merges]
+    firsts = list(dict.fromkeys(made))
+    assert found.scores is not None
+    assert [found.scores[number] for number in firsts] == sorted(
+        (found.scores[number] for number in firsts), reverse=True
+    )
+    assert found.kinds[tokenizer.convert_tokens_to_ids("<0x41>")] == Kind.BYTE
+    assert found.kinds[tokenizer.unk_token_id] == Kind.UNKNOWN
+    assert found.values["ggml.add_bos_token"] is True
+
+
+def test_all_tokens_that_end_an_answer_are_named(tiny_model, tmp_path):
+    """The tokenizer's own, and those that generation_config.json adds."""
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
+    found = read_tokens(folder, 400)
+    assert found.ends == [2, 0]
+    assert found.values["ggml.eot_token_id"] == 0
+
+
+def test_rows_of_embeddings_without_a_token_get_names(tiny_model):
+    """Models have more rows than tokens; llama.cpp wants a name for each."""
+    found = read_tokens(tiny_model, 410)
+    assert len(set(found.tokens)) == len(found.kinds) == 410
+    assert found.kinds[405] == Kind.UNUSED
+
+
+def change_tokenizer(folder: Path, **parts) -> Path:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | parts))
+    return folder
+
+
+# --------------------------------------------------------------------------- refusals
+
+
+def test_an_unknown_way_of_cutting_is_refused(tiny_model, tmp_path):
+    """Its name is never guessed: the ways that are known are listed."""
+    import shutil
+
+    shutil.copytree(tiny_model, tmp_path / "model")
+    odd = {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False}
+    level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
+    folder = change_tokenizer(
+        tmp_path / "model", pre_tokenizer={"type": "Sequence", "pretokenizers": [odd, level]}
+    )
+    with pytest.raises(InputError, match="the way this tokenizer cuts texts is not known") as error:
+        read_tokens(folder, 400)
+    assert "gpt-2, smollm, qwen2, llama-bpe" in error.value.text()
+    assert "--to merged" in error.value.text()
+
+
+def test_a_family_that_is_not_supported_names_those_that_are(tmp_path):
+    """And the way out: a plain model and llama.cpp's own converter."""
+    from transformers import MixtralConfig
+
+    with pytest.raises(InputError, match="'mixtral' model is not supported") as error:
+        family_of(MixtralConfig(), "model")
+    assert "llama, smollm3, qwen2, qwen3, gemma, gemma2, gemma3_text" in error.value.text()
+    assert "convert_hf_to_gguf.py" in error.value.text()
+
+
+@pytest.mark.parametrize(
+    ("family", "keys", "said"),
+    [
+        ("llama", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ("gemma2", {"query_pre_attn_scalar": 99}, "query_pre_attn_scalar is 99"),
+        ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}, "no_rope_layers is not 0 in each 4th"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8}, "use_sliding_window is True"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "rope_type 'dynamic'",
+        ),
+    ],
+)
+def test_a_setting_that_llama_cpp_computes_otherwise_is_refused(family, keys, said, tmp_path):
+    """It would load, and answer wrongly."""
+    from transformers import AutoConfig
+
+    own = {key: value for key, value in SIZES.items() if family != "qwen2" or key != "head_dim"}
+    config = AutoConfig.for_model(family, **{**own, **OTHER.get(family, {}), **keys})
+    with pytest.raises(InputError, match=said):
+        family_of(config, "model")
+
+
+def test_a_tensor_without_a_place_is_refused(tmp_path):
+    """Nothing of a model is left out silently."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny("llama", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        weights | {"model.layers.0.extra.weight": torch.ones(2, 2)},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(InputError, match=r"no place for 1 tensors.*layers\.0\.extra"):
+        write_model(folder, tmp_path / "out.gguf")
+    assert not list(tmp_path.glob("*.gguf"))
+
+
+def test_a_stopped_export_leaves_nothing(tmp_path, monkeypatch):
+    """Neither the file nor a half of it."""
+    folder = tiny("llama", tmp_path / "model")
+
+    def stop(tensor, kind):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainers.tools.gguf.write.packed", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_model(folder, tmp_path / "out.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
