@@ -20,15 +20,14 @@ from advisor.other_tools.keys import keys_of, newest
 from advisor.other_tools.recognise import NAMES, READ, Recognised, not_read, recognised
 from advisor.other_tools.references import References, fill_in
 from advisor.other_tools.their_yaml import (
-    OMEGACONF,
+    LOADERS,
     PYYAML,
     Surprise,
     read_text,
     their_text,
 )
+from advisor.other_tools.tool import tool_named
 from advisor.other_tools.tool_file import KeyFault, ToolFile, dotted
-
-LOADER_OF = {"llamafactory": OMEGACONF}  # the others read with PyYAML
 
 
 def read_file(
@@ -52,8 +51,7 @@ def read_file(
     text = read_text(where, name=name)
     if where.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise not_a_file(name)
-    loader = LOADER_OF.get(tool or "", PYYAML)
-    read = their_text(text, name=name, loader=loader)
+    read = their_text(text, name=name)
     if not isinstance(read.values, dict):
         raise InputError(
             f"it holds {_kind(read.values)}, no map of keys and values",
@@ -63,8 +61,9 @@ def read_file(
     found = recognised(read.values, tool=tool)
     if not found.tool:
         raise not_read(name, found)
-    if loader is not LOADER_OF.get(found.tool, PYYAML):
-        read = their_text(text, name=name, loader=LOADER_OF[found.tool])
+    loader = LOADERS[tool_named(found.tool).parsing["loader"]]
+    if loader is not PYYAML:
+        read = their_text(text, name=name, loader=loader)
     values, references = fill_in(read.values, os.environ if environment is None else environment)
     release = newest(found.tool)
     chosen = command_of(release, values, stated=command)

@@ -5,7 +5,9 @@ takes it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from advisor.ground.yaml_reader import Path_
@@ -13,27 +15,48 @@ from advisor.other_tools.key_names import meant_at_the_top, misspelt
 from advisor.other_tools.keys import Key, keys_of_classes
 from advisor.other_tools.old_keys import old_keys, prefixes
 from advisor.other_tools.recognise import NAMES
-from advisor.other_tools.tool_file import ToolFile
+from advisor.other_tools.tool_file import KeyFault, ToolFile
+from advisor.other_tools.values import allowed, check_value, is_meant
 
 MOST = 200  # faults of one file
 SHOWN = 15  # names of a short list of keys
+SHOWN_CHARS = 60  # of a value
 
 
 def check_keys(file: ToolFile) -> None:
-    """Add to the file what is wrong with its keys and values, in the order of the file."""
-    _check_map(file, (), file.values, file.keys, unknown=_unknown_keys(file))
+    """Add to the file what is wrong with its keys and values, in the order of the file.
+
+    Its `values` are then those that the tool goes on with: a text that it reads as a number is one.
+    """
+    parsing = file.about.parsing
+    unknown = str(parsing["unknown_keys"])
+    _check_map(file, (), file.values, file.keys, unknown=unknown, way=str(parsing["values"]))
+    for name, key in file.keys.items():
+        # Of a key with several names only its own is missed.
+        if key.required and name == key.name and not _is_named(file, key):
+            file.faults.append(
+                KeyFault(
+                    severity="error",
+                    key=name,
+                    where=file.name,
+                    what=f"{file.title} needs the key '{name}'",
+                    allowed=allowed(key),
+                )
+            )
 
 
-def _unknown_keys(file: ToolFile) -> str:
-    """What the tool does with a key that it does not know: refused | kept | ignored."""
-    classes = file.release.commands[file.command.name]
-    if file.tool != "axolotl":
-        return "refused"  # Hugging Face's parser, by which the others read
-    return file.release.classes[classes[0]].unknown
+def _is_named(file: ToolFile, key: Key) -> bool:
+    return any(name in file.values for name in (key.name, *key.also))
 
 
 def _check_map(
-    file: ToolFile, path: Path_, values: Mapping[str, Any], keys: Mapping[str, Key], *, unknown: str
+    file: ToolFile,
+    path: Path_,
+    values: dict[str, Any],
+    keys: Mapping[str, Key],
+    *,
+    unknown: str,
+    way: str,
 ) -> None:
     for name, value in values.items():
         if len(file.faults) >= MOST:
@@ -49,7 +72,8 @@ def _check_map(
             continue
         if not path:
             _say_old(file, name, key, value)
-        _check_value(file, here, key, value)
+        if ".".join(map(str, here)) not in file.open:
+            values[name] = _checked(file, here, key, value, way)
 
 
 def _say_unknown(
@@ -118,18 +142,90 @@ def _say_old(file: ToolFile, name: str, key: Key, value: Any) -> None:
         )  # fmt: skip
 
 
-def _check_value(file: ToolFile, path: Path_, key: Key, value: Any) -> None:
-    """The value itself, and what a map or a list holds where their keys are known."""
-    if isinstance(value, Mapping):
-        _check_inside(file, path, key.classes, value)
+def _checked(file: ToolFile, path: Path_, key: Key, value: Any, way: str) -> Any:
+    """The value that the tool goes on with. What is wrong with it, and with what it holds where the
+    keys of that are known, is added to the file.
+    """
+    taken = check_value(way, key, value)
+    if taken.outcome == "refused":
+        _say_value(file, path, key, value, "error", "refuses it")
+    elif taken.outcome == "passed":
+        what = "takes it unchecked, and fails later or does another thing"
+        _say_value(file, path, key, value, "warning", what)
+    if isinstance(value, dict):
+        _check_inside(file, path, key.classes, value, way)
     elif isinstance(value, list):
         for index, one in enumerate(value):
-            if isinstance(one, Mapping):
-                _check_inside(file, (*path, index), key.item_classes, one)
+            if isinstance(one, dict):
+                _check_inside(file, (*path, index), key.item_classes, one, way)
+    if taken.outcome in ("refused", "passed"):
+        return value
+    return _as_number(key, taken.value)
+
+
+def _say_value(file: ToolFile, path: Path_, key: Key, value: Any, severity: str, what: str) -> None:
+    shown = shown_value(value)
+    meant = _meant_value(key, value)
+    dotted = ".".join(map(str, path))
+    if key.bare:
+        limits, hint = "a switch of the command line, which takes no value", "delete the key"
+    else:
+        limits = f"'{path[-1]}' is {allowed(key)}"
+        hint = f"did you mean {shown_value(meant)}?" if meant is not None else ""
+    file.fault(
+        severity,
+        path,
+        f"'{path[-1]}' is {shown}: {file.title} {what}",
+        allowed=limits,
+        hint=hint,
+        instead={dotted: meant} if meant is not None else {dotted: None} if key.bare else {},
+    )
+
+
+def shown_value(value: Any) -> str:
+    """A value for a message, on one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = f"'{value}'" if isinstance(value, str) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
+
+
+def _meant_value(key: Key, value: Any) -> Any:
+    """The value that is near to a wrong one and is allowed; None if there is no such."""
+    if isinstance(value, str):
+        flags = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+        if "flag" in key.types and value.lower() in flags:
+            return flags[value.lower()]
+        number = _as_number(key, value)
+        if number is not value and is_meant(key, number):
+            return number
+        texts = [one for one in key.choices if isinstance(one, str)]
+        close = misspelt(value, texts)
+        return close
+    if isinstance(value, float) and value.is_integer() and is_meant(key, int(value)):
+        return int(value)
+    if "text" in key.types and not key.choices and isinstance(value, int | float):
+        return None if isinstance(value, bool) else str(value)
+    if "list" in key.types and is_meant(key, [value]):
+        return [value]
+    return None
+
+
+def _as_number(key: Key, value: Any) -> Any:
+    """A text that reads as the number which the key is about, as that number."""
+    if not isinstance(value, str) or not {"integer", "number"} & set(key.types):
+        return value
+    with suppress(ValueError, OverflowError):
+        number = float(value)
+        if not math.isfinite(number):
+            return value
+        return int(number) if number.is_integer() and "integer" in key.types else number
+    return value
 
 
 def _check_inside(
-    file: ToolFile, path: Path_, classes: tuple[str, ...], value: Mapping[str, Any]
+    file: ToolFile, path: Path_, classes: tuple[str, ...], value: dict[str, Any], way: str
 ) -> None:
     if not classes:
         return
@@ -137,4 +233,6 @@ def _check_inside(
     keys = keys_of_classes(file.release, classes)
     kinds = {file.release.classes[name].unknown for name in classes}
     unknown = "kept" if "kept" in kinds else "ignored" if "ignored" in kinds else "refused"
-    _check_map(file, path, value, keys, unknown=unknown)
+    if way != "pydantic":
+        unknown, way = "refused", "as_they_are"  # dataclasses: Class(**the_map)
+    _check_map(file, path, value, keys, unknown=unknown, way=way)
