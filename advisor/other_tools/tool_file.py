@@ -13,7 +13,7 @@ from advisor.ground.yaml_reader import Path_
 from advisor.other_tools.commands import Command
 from advisor.other_tools.keys import ABSENT, Key, ToolRelease
 from advisor.other_tools.recognise import NAMES
-from advisor.other_tools.their_yaml import located
+from advisor.other_tools.their_yaml import LOADERS, Loader, located
 from advisor.other_tools.tool import Tool, tool_named
 
 
@@ -74,6 +74,11 @@ class ToolFile:
     def about(self) -> Tool:
         """What is written by hand of the tool."""
         return tool_named(self.tool)
+
+    @property
+    def loader(self) -> Loader:
+        """How the tool reads YAML: of edits too."""
+        return LOADERS[self.about.parsing["loader"]]
 
     @property
     def title(self) -> str:

@@ -1,0 +1,323 @@
+"""Changes of a configuration file as text: comments, order and style stay as they are.
+
+Only the places of the changed keys are written anew, found by PyYAML's own events; a text that
+cannot be changed so (a key that comes from an anchor which others use) is written whole, without
+its comments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from advisor.ground.errors import InputError
+from advisor.ground.yaml_reader import Path_
+from advisor.other_tools.their_yaml import PYYAML, Loader, their_text
+
+CONTEXT_LINES = 2
+WIDTH = 100
+
+
+def edited(text: str, changes: Mapping[str, Any], *, loader: Loader = PYYAML) -> str:
+    """The text with these changes.
+
+    Args:
+        text: A YAML or JSON file that `their_text` reads.
+        changes: Dotted key -> its new value; None takes the key away.
+
+    Raises InputError for a text that is no map.
+    """
+    wanted = {_steps(key): value for key, value in changes.items()}
+    before = their_text(text, name="file", loader=loader).values
+    if not isinstance(before, dict):
+        raise InputError("no map of keys and values")
+    after = before
+    for path, value in wanted.items():
+        after = _changed(after, path, value)
+    new = text
+    for path, value in wanted.items():
+        try:
+            new = _one_change(new, path, value)
+        except _NotHere:
+            return _whole(text, after)
+    read = None
+    with suppress(InputError):
+        read = their_text(new, name="file", loader=loader).values
+    return new if read == after else _whole(text, after)
+
+
+def diff(old: str, new: str, name: str) -> list[str]:
+    """The lines of a unified diff with a little context; none if nothing changed."""
+    lines = difflib.unified_diff(
+        old.splitlines(), new.splitlines(), name, f"{name} (changed)", lineterm="", n=CONTEXT_LINES
+    )
+    return list(lines)
+
+
+def _steps(key: str) -> Path_:
+    return tuple(int(step) if step.isdigit() else step for step in key.split("."))
+
+
+def _changed(values: Any, path: Path_, value: Any) -> Any:
+    """The values with one change, as plain data."""
+    step, rest = path[0], path[1:]
+    if isinstance(values, list):
+        if not isinstance(step, int) or step >= len(values):
+            return values
+        if not rest and value is None:
+            return [one for index, one in enumerate(values) if index != step]
+        new = _changed(values[step], rest, value) if rest else value
+        return [new if index == step else one for index, one in enumerate(values)]
+    found = dict(values) if isinstance(values, dict) else {}
+    key = str(step)
+    if not rest:
+        if value is None:
+            found.pop(key, None)
+        else:
+            found[key] = value
+    elif value is not None or key in found:
+        found[key] = _changed(found.get(key), rest, value)
+    return found
+
+
+def _whole(text: str, values: Mapping[str, Any]) -> str:
+    """The file written anew."""
+    import yaml
+
+    if _is_json(text):
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=WIDTH)
+
+
+class _NotHere(Exception):
+    """The place of a change cannot be found in the text."""
+
+
+# --------------------------------------------------------------------------- the text as a tree
+
+
+@dataclass(kw_only=True)
+class _Node:
+    """A value and where it stands: `text[start:end]`."""
+
+    kind: str  # scalar | map | list | alias
+    start: int
+    end: int
+    column: int = 0
+    flow: bool = False
+    is_block_text: bool = False  # | or >
+    value: str = ""
+    anchor: str = ""
+    entries: list[tuple[_Node, _Node]] = field(default_factory=list)
+    items: list[_Node] = field(default_factory=list)
+
+
+def _tree(text: str) -> _Node | None:
+    """The text as nodes with their places."""
+    import yaml
+
+    plain = text.replace("\t", " ") if _is_json(text) else text
+    events = iter(yaml.parse(plain, Loader=yaml.SafeLoader))
+    for event in events:
+        if isinstance(event, yaml.DocumentStartEvent):
+            return _node(next(events), events)
+    return None
+
+
+def _node(event: Any, events: Iterator[Any]) -> _Node:
+    import yaml
+
+    start, end = event.start_mark.index, event.end_mark.index
+    where: dict[str, Any] = {"start": start, "end": end, "column": event.start_mark.column}
+    if isinstance(event, yaml.AliasEvent):
+        return _Node(kind="alias", **where)
+    anchor = getattr(event, "anchor", None) or ""
+    if isinstance(event, yaml.ScalarEvent):
+        block = event.style in ("|", ">")
+        return _Node(kind="scalar", value=event.value, is_block_text=block, anchor=anchor, **where)
+    flow = bool(getattr(event, "flow_style", False))
+    if isinstance(event, yaml.SequenceStartEvent):
+        node = _Node(kind="list", flow=flow, anchor=anchor, **where)
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            node.items.append(_node(event, events))
+        last = node.items[-1] if node.items else None
+    else:
+        node = _Node(kind="map", flow=flow, anchor=anchor, **where)
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            key = _node(event, events)
+            node.entries.append((key, _node(next(events), events)))
+        last = node.entries[-1][1] if node.entries else None
+    # A block ends with its last value; where the parser sees its end, comments have gone by.
+    node.end = event.end_mark.index if flow or last is None else last.end
+    return node
+
+
+def _one_change(text: str, path: Path_, value: Any) -> str:
+    """The text with one change. Raises _NotHere."""
+    node = _tree(text)
+    if node is None:
+        node_is_empty = not any(
+            line.strip() and not line.lstrip().startswith("#") for line in text.splitlines()
+        )
+        if node_is_empty and value is not None:
+            return _with_line(text, len(text), _block(path, value, 0, text))
+        return text
+    for depth, step in enumerate(path):
+        last = depth == len(path) - 1
+        if node.kind == "list":
+            if not isinstance(step, int) or step >= len(node.items):
+                raise _NotHere
+            if last:
+                raise _NotHere  # a whole item: written anew
+            node = node.items[step]
+            continue
+        if node.kind != "map":
+            raise _NotHere
+        entry = next((one for one in reversed(node.entries) if one[0].value == str(step)), None)
+        if entry is None:
+            if value is None:
+                return text
+            return _inserted(text, node, path[depth:], value)
+        if last:
+            same = [one for one in node.entries if one[0].value == str(step)]
+            if value is None:
+                if len(same) > 1:
+                    raise _NotHere
+                return _without(text, node, entry)
+            return _replaced(text, entry, value)
+        if entry[1].kind == "scalar" and not entry[1].value and value is not None:
+            inner = value
+            for rest in reversed(path[depth + 1 :]):
+                inner = {str(rest): inner}
+            return _replaced(text, entry, inner)
+        node = entry[1]
+    raise _NotHere
+
+
+def _replaced(text: str, entry: tuple[_Node, _Node], value: Any) -> str:
+    key, old = entry
+    if old.anchor:
+        raise _NotHere
+    if _is_json(text):
+        return text[: old.start] + _json(value, text, key) + text[old.end :]
+    new = _inline(value)
+    if old.start == old.end:  # nothing stands there: `key:`
+        colon = text.index(":", key.end) + 1
+        return f"{text[:colon]} {new}{text[colon:]}"
+    if (old.kind in ("map", "list") and not old.flow) or old.is_block_text:
+        colon = text.index(":", key.end) + 1
+        end = old.end
+        if old.is_block_text:  # its end is behind the last line break
+            end = len(text[:end].rstrip()) if text[:end].endswith(("\n", " ")) else end
+        return f"{text[:colon]} {new}{text[end:]}"
+    return text[: old.start] + new + text[old.end :]
+
+
+def _without(text: str, node: _Node, entry: tuple[_Node, _Node]) -> str:
+    key, value = entry
+    if value.anchor:
+        raise _NotHere
+    if not node.flow:
+        if len(node.entries) == 1:
+            raise _NotHere
+        begin = text.rfind("\n", 0, key.start) + 1
+        if text[begin : key.start].strip():  # the first key behind a dash
+            raise _NotHere
+        return text[:begin] + text[_line_after(text, entry) :]
+    index = node.entries.index(entry)
+    if index + 1 < len(node.entries):
+        return text[: key.start] + text[node.entries[index + 1][0].start :]
+    if index:
+        return text[: node.entries[index - 1][1].end] + text[value.end :]
+    return text[: key.start] + text[value.end :]
+
+
+def _line_after(text: str, entry: tuple[_Node, _Node]) -> int:
+    """Where the line behind an entry of a block begins."""
+    key, value = entry
+    # A block text ends behind its last line break.
+    end = text.find("\n", max(value.end - (1 if value.is_block_text else 0), key.end))
+    return len(text) if end == -1 else end + 1
+
+
+def _inserted(text: str, node: _Node, path: Path_, value: Any) -> str:
+    """With a key that was not there, behind the last one of its map."""
+    if any(isinstance(step, int) for step in path):
+        raise _NotHere
+    if not node.flow:
+        last = node.entries[-1][1]
+        end = text.find(
+            "\n", max(last.end - (1 if last.is_block_text else 0), node.entries[-1][0].end)
+        )
+        column = node.entries[0][0].column
+        return _with_line(
+            text, len(text) if end == -1 else end + 1, _block(path, value, column, text)
+        )
+    inner = value
+    for step in reversed(path[1:]):
+        inner = {str(step): inner}
+    is_json = _is_json(text)
+    name = json.dumps(str(path[0])) if is_json else _inline(str(path[0]))
+    if not node.entries:
+        written = f"{name}: {_json(inner, text, node) if is_json else _inline(inner)}"
+        return f"{text[: node.start]}{{{written}}}{text[node.end :]}"
+    key, last = node.entries[-1]
+    begin = text.rfind("\n", 0, key.start) + 1
+    own_line = not text[begin : key.start].strip()
+    between = f",{_line_end(text)}{text[begin : key.start]}" if own_line else ", "
+    written = f"{name}: {_json(inner, text, key) if is_json else _inline(inner)}"
+    return text[: last.end] + between + written + text[last.end :]
+
+
+def _with_line(text: str, at: int, lines: str) -> str:
+    before = text[:at]
+    if before and not before.endswith("\n"):
+        before += _line_end(text)
+    return before + lines + text[at:]
+
+
+def _block(path: Path_, value: Any, column: int, text: str) -> str:
+    """Lines for a key and, where it lies deeper, those around it."""
+    lines = []
+    for depth, step in enumerate(path):
+        indent = " " * (column + 2 * depth)
+        if depth == len(path) - 1:
+            lines.append(f"{indent}{_inline(str(step))}: {_inline(value)}")
+        else:
+            lines.append(f"{indent}{_inline(str(step))}:")
+    end = _line_end(text)
+    return end.join(lines) + end
+
+
+def _inline(value: Any) -> str:
+    """A value on one line, as every YAML loader reads it back."""
+    import yaml
+
+    written = yaml.safe_dump(
+        value, default_flow_style=True, allow_unicode=True, width=float("inf"), sort_keys=False
+    )
+    return str(written).removesuffix("\n").removesuffix("\n...")
+
+
+def _json(value: Any, text: str, key: _Node) -> str:
+    """A value as JSON, indented as far as its key."""
+    if not isinstance(value, dict | list) or not value:
+        return json.dumps(value, ensure_ascii=False)
+    lines = json.dumps(value, indent=2, ensure_ascii=False).split("\n")
+    return (
+        f"\n{' ' * key.column}".join(lines)
+        if "\n" in text.strip()
+        else json.dumps(value, ensure_ascii=False)
+    )
+
+
+def _is_json(text: str) -> bool:
+    return text.lstrip("\ufeff \t\r\n")[:1] == "{"
+
+
+def _line_end(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"

@@ -1,0 +1,130 @@
+"""Changes of a file keep what nobody changed: comments, order, style, line ends."""
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advisor.other_tools.edit import diff, edited
+from advisor.other_tools.their_yaml import their_text
+
+AXOLOTL = """\
+# A job of ours.
+base_model: Qwen/Qwen3-8B  # the base
+
+datasets:
+  - path: rows.jsonl   # our rows
+    type: chat_template
+  # - path: more.jsonl
+micro_batch_size: 8 # too much
+sequence_len: 8192
+lora_target_modules:
+  - q_proj
+  - v_proj
+gradient_checkpointing:
+fsdp_config: {offload_params: true, version: 2}
+chat_template_jinja: |
+  {% for m in messages %}
+  {{ m }}
+  {% endfor %}
+# the end
+"""
+CASES = [
+    ({"micro_batch_size": 1}, "micro_batch_size: 1 # too much\n"),
+    ({"gradient_checkpointing": True}, "gradient_checkpointing: true\n"),
+    ({"learning_rate": 2e-5}, "learning_rate: 2.0e-05\n# the end\n"),
+    ({"sequence_len": None}, "micro_batch_size: 8 # too much\nlora_target_modules:\n"),
+    ({"lora_target_modules": ["all"]}, "lora_target_modules: [all]\ngradient_checkpointing:\n"),
+    ({"lora_target_modules": None}, "sequence_len: 8192\ngradient_checkpointing:\n"),
+    ({"fsdp_config.version": 1}, "fsdp_config: {offload_params: true, version: 1}\n"),
+    ({"fsdp_config.version": None}, "fsdp_config: {offload_params: true}\n"),
+    ({"fsdp_config.offload_params": None}, "fsdp_config: {version: 2}\n"),
+    ({"fsdp_config.reshard": "yes"}, "version: 2, reshard: 'yes'}\n"),
+    ({"gradient_checkpointing.inner": 1}, "gradient_checkpointing: {inner: 1}\n"),
+    ({"model_config.rope": 2}, "model_config:\n  rope: 2\n# the end\n"),
+    ({"datasets.0.type": "alpaca"}, "    type: alpaca\n  # - path: more.jsonl\n"),
+    ({"datasets.0.split": "train"}, "    type: chat_template\n    split: train\n"),
+    ({"chat_template_jinja": None}, "version: 2}\n# the end\n"),
+    ({"chat_template_jinja": "x"}, "chat_template_jinja: x\n# the end\n"),
+    ({"absent": None}, "# the end\n"),
+]
+
+
+@pytest.mark.parametrize(("changes", "part"), CASES)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_one_place_changes_and_the_rest_stays(changes, part, line_end):
+    """Every comment is still there, and the new text reads as the change says."""
+    old = AXOLOTL.replace("\n", line_end)
+    new = edited(old, changes)
+    assert part.replace("\n", line_end) in new
+    for comment in ("# A job of ours.", "# the base", "# our rows", "# too much", "# the end"):
+        assert comment in new
+    for key, value in changes.items():
+        found = yaml.safe_load(new)
+        for step in key.split("."):
+            found = found[int(step)] if isinstance(found, list) else (found or {}).get(step)
+        assert found == value
+    kept = set(old.splitlines()) & set(new.splitlines())
+    assert len(old.splitlines()) - len(kept) <= 4
+
+
+def test_json_keeps_its_indentation():
+    """A JSON file stays one, key by key."""
+    old = '{\n    "base_model": "m",\n    "micro_batch_size": 8,\n\t"deep": {"a": 1}\n}\n'
+    new = edited(old, {"micro_batch_size": 1, "sequence_len": 512, "deep.a": None})
+    assert '\n    "base_model": "m",\n    "micro_batch_size": 1,\n' in new
+    assert json.loads(new) == {
+        "base_model": "m", "micro_batch_size": 1, "deep": {}, "sequence_len": 512,
+    }  # fmt: skip
+    assert json.loads(edited('{"a": 1}', {"b": [1], "a": None})) == {"b": [1]}
+
+
+def test_what_an_anchor_shares_is_written_whole():
+    """A value that others use by its anchor is not changed for them."""
+    old = "defaults: &d\n  a: 1\nuse:\n  <<: *d\n  b: 2\nother: *d\n"
+    new = edited(old, {"use.a": 5})
+    assert yaml.safe_load(new) == {"defaults": {"a": 1}, "use": {"a": 5, "b": 2}, "other": {"a": 1}}
+    new = edited(old, {"defaults.a": 3})
+    assert yaml.safe_load(new) == {"defaults": {"a": 3}, "use": {"a": 1, "b": 2}, "other": {"a": 1}}
+
+
+def test_a_diff_shows_little_around_the_change():
+    """The lines of a unified diff, with the name of the file."""
+    lines = diff(AXOLOTL, edited(AXOLOTL, {"micro_batch_size": 1}), "job.yaml")
+    assert lines[0] == "--- job.yaml"
+    assert "-micro_batch_size: 8 # too much" in lines
+    assert "+micro_batch_size: 1 # too much" in lines
+    assert len(lines) == 9
+    assert diff("a", "a", "x") == []
+
+
+KEYS = st.sampled_from(["a", "b", "c", "on", "1", "a b", "ü", "x-y"])
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 10**6), st.floats(1e-8, 1e8),
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=12),
+    st.sampled_from(["yes", "1e-4", "null", "# no", "a: b", "- x", "*a", "{{ x }}", "", "'", '"']),
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),
+    max_leaves=8,
+)
+MAPS = st.dictionaries(KEYS, VALUES, min_size=1, max_size=5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(values=MAPS, changes=st.dictionaries(KEYS, VALUES, max_size=3), style=st.integers(0, 3))
+def test_what_is_written_reads_as_the_changes_say(values, changes, style):
+    """For any file and any changes, in block style, flow style and as JSON."""
+    if style == 3:
+        text = json.dumps(values, indent=2, ensure_ascii=False)
+    else:
+        text = yaml.safe_dump(
+            values, default_flow_style=(False, True, None)[style], allow_unicode=True
+        )
+    before = their_text(text, name="f").values
+    new = their_text(edited(text, changes), name="f").values
+    wanted = {**before, **changes}
+    assert new == {key: value for key, value in wanted.items() if changes.get(key, 0) is not None}
