@@ -3,6 +3,7 @@ one that trains in a second, and the real one for slow tests. docs/testing.md ex
 them.
 """
 
+import gc
 import json
 import os
 import re
@@ -189,6 +190,25 @@ def once(
         return folder
 
     return filled
+
+
+@pytest.fixture(scope="session")
+def situation_files(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """The folder of the data files that random situations name; one path for all workers and tests,
+    so that they share tests.advice.situations.random_advice.
+    """
+    from tests.advice.situations import write_data
+
+    return once("situation-files", write_data)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_stay() -> None:
+    """Leave what is loaded by now out of later garbage collections. Every training asks for some,
+    and each of them read through half a million objects of torch and transformers in 0.4 s.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 # --------------------------------------------------------------------------- models and commands

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from advisor.advice import advise as advising
+from advisor.advice.types import Advice
+from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers, Hardware
 from advisor.ruleset.facts import load_facts
+from advisor.ruleset.load import load_rules, only_layer
+from advisor.situation.build import situation_of
 
 UNKNOWN_MACHINE = Hardware(kind="unknown", origin="unknown")
 MODELS = (
@@ -88,3 +95,30 @@ def random_answers(seed: int, data: Path | None = None, *, runnable: bool = Fals
     return Answers(
         known={name: Answer(value=value, origin=origin) for name, value in known.items()}
     )
+
+
+def without_flips() -> Any:
+    """A context in which an advice looks for nothing that would change it, which takes more time
+    than all the rest.
+    """
+    return patch.object(advising, "find_flips", lambda *_: ())
+
+
+@cache
+def random_advice(
+    seed: int, data: Path, *, runnable: bool = False, flips: bool = True
+) -> Advice | None:
+    """The shipped rules' advice on random_answers, computed once in a process for all tests that
+    read it; None where what was stated contradicts itself.
+    """
+    rules = load_rules()
+    try:
+        situation = situation_of(
+            random_answers(seed, data, runnable=runnable), probed=UNKNOWN_MACHINE
+        )
+        if flips:
+            return advising.advise(situation, rules, only_layer(rules, "document"))
+        with without_flips():
+            return advising.advise(situation, rules, only_layer(rules, "document"))
+    except InputError:
+        return None

@@ -4,6 +4,7 @@ was never tried is said.
 
 import json
 import random
+from contextlib import nullcontext
 
 import pytest
 
@@ -15,7 +16,7 @@ from advisor.methods.optimizers import optimizer
 from advisor.render.advice_json import advice_document
 from advisor.ruleset.load import load_rules, only_layer
 from advisor.situation.build import situation_of
-from tests.advice.situations import random_answers
+from tests.advice.situations import random_answers, without_flips
 from tests.conftest import scaled
 
 RULES = load_rules()
@@ -36,7 +37,7 @@ def on(gpu, **known):
 @pytest.mark.parametrize("gpus", [APPLE, AMD], ids=["apple", "amd"])
 def test_nothing_of_nvidia_on_the_page(gpus):
     """No context, no generation and no optimizer that another maker's GPU does not have, in any
-    answer; and a warning wherever something is trained.
+    answer; and a warning wherever something is trained. One in four says what would change it.
     """
     rng = random.Random(3)
     trained = 0
@@ -44,7 +45,8 @@ def test_nothing_of_nvidia_on_the_page(gpus):
         known = {**random_answers(seed).known, "gpu": Answer(value=rng.choice(gpus), origin="flag")}
         known.pop("gpus", None)
         try:
-            advice = advice_on(known)
+            with without_flips() if seed % 4 else nullcontext():
+                advice = advice_on(known)
         except InputError:  # what was drawn contradicts itself
             continue
         text = json.dumps(advice_document(advice, plan=None))

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from advisor.advice import advise as advising
 from advisor.advice.fit import fit_stage
 from advisor.advice.micro_batches import MICRO_BATCHES
 from advisor.advice.planning import comment_of, make_plan, missing_for_plan
@@ -24,7 +23,7 @@ from advisor.plan.keys import key_specs
 from advisor.plan.write import plan_data, plan_text
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
-from tests.advice.situations import UNKNOWN_MACHINE, random_answers, write_data
+from tests.advice.situations import UNKNOWN_MACHINE, random_advice
 from tests.conftest import scaled
 
 RULES, GUIDE = load_rules(), load_rules(("document",))
@@ -115,32 +114,14 @@ def test_the_check_finds_what_it_is_for():
     assert not list(disagreements({**batch, "epochs": 3}, {"epochs": "read three times"}, 1))
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
-
-
-def advised(seed, data, monkeypatch, *, runnable=False):
-    """The advice of a random situation, or None where what was stated contradicts itself."""
-    monkeypatch.setattr(advising, "find_flips", lambda *_: ())
-    try:
-        answers = random_answers(seed, data, runnable=runnable)
-        situation = situation_of(answers, probed=UNKNOWN_MACHINE)
-        return advising.advise(situation, RULES, GUIDE)
-    except InputError:
-        return None
-
-
 @pytest.mark.parametrize("batch", range(6))
-def test_every_reason_of_a_setting_agrees_with_it(batch, data, monkeypatch):
+def test_every_reason_of_a_setting_agrees_with_it(batch, situation_files):
     """Whatever chose the value: a rule, another layer's rule, a refusal, the fit search, the stage
     that shares its module.
     """
     stages = 0
     for seed in range(batch, scaled(120), 6):
-        advice = advised(seed, data, monkeypatch)
+        advice = random_advice(seed, situation_files, flips=False)
         if advice is None:
             continue
         cards = max(1, len(advice.situation.hardware.gpus))
@@ -172,13 +153,13 @@ def test_no_batch_is_smaller_than_the_trainer_takes():
     assert kto.settings["micro_batch_size"].value == 4
 
 
-def test_what_is_said_of_a_micro_batch_is_true(data, monkeypatch):
+def test_what_is_said_of_a_micro_batch_is_true(situation_files):
     """Of the largest that leaves so much free the next larger one leaves less; where more rows at
     once save no time, the next larger one is no more than 5 % faster.
     """
     largest = no_faster = 0
     for seed in range(scaled(120)):
-        advice = advised(seed, data, monkeypatch, runnable=True)
+        advice = random_advice(seed, situation_files, runnable=True, flips=False)
         if advice is None:
             continue
         for stage in (stage for one in advice.alternatives for stage in one.stages):
@@ -223,11 +204,12 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("batch", range(4))
-def test_a_changed_value_loses_its_reason_and_says_who_changed_it(batch, data, monkeypatch):
+def test_a_changed_value_loses_its_reason_and_says_who_changed_it(batch, situation_files):
     """Every other comment still agrees with its value, or says what it was chosen before."""
     changed_plans = 0
     for seed in range(batch, scaled(280), 4):
-        rng, advice = random.Random(seed), advised(seed, data, monkeypatch, runnable=True)
+        rng = random.Random(seed)
+        advice = random_advice(seed, situation_files, runnable=True, flips=False)
         if advice is None or not advice.recommendation.composition.chain:
             continue
         if missing_for_plan(advice, advice.recommendation, RULES):
