@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from advisor.advice.by_data import settings_by_data, suited_objective
+from advisor.commands.check_configuration import check_configuration, is_configuration
 from advisor.commands.check_each import check_each
 from advisor.commands.options import json_option
 from advisor.commands.output import console, print_json, put, with_error
@@ -103,7 +104,12 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 @json_option
 @click.pass_context
 def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> None:
-    """Say what a data file is, what it can train, and what is wrong with it."""
+    """Say what a data file or a configuration is, and what is wrong with it.
+
+    Of data: what they can train. Of a configuration of TRL, LLaMA-Factory or Axolotl: whether it
+    fits the GPU, what it takes, and what to change. Of an OpenAI fine-tuning job: what takes its
+    place.
+    """
     context.exit(check_each(data, lambda path: _check(path, **options), options))
 
 
@@ -136,6 +142,13 @@ def _check(
         return check_job(
             data, jobs, gpu=gpu, model=model, mapping=columns, plan_file=plan_file, as_json=as_json
         )
+    if is_configuration(data):
+        about_data = {
+            "--map": mapping, "--eval": evaluation, "--model": model, "--template": template,
+            "--seq-len": seq_len, "--full": full or None, "--show-row": show_row, "--fix": fix_to,
+        }  # fmt: skip
+        _refuse(about_data, "a configuration; it names its own model, data and lengths")
+        return check_configuration(data, gpu=gpu, plan=plan_file, as_json=as_json)
     _refuse(
         {"--gpu": gpu, "--plan": plan_file},
         f"data; give it with the task: advise --task NAME --data {shlex.quote(data)}",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, MapOf, Text
 from advisor.ground.types import Source
+from advisor.ground.yaml_cache import read_shipped
 
 LINK = r"https?://\S+"
 SOURCE_KINDS = ("document", "paper", "vendor", "measured", "derived", "assumed")
@@ -34,3 +38,20 @@ def source_from(entry: Mapping[str, Any], *, checked: str = "") -> Source:
         checked=entry.get("checked", checked),
         kind=entry.get("kind", ""),
     )
+
+
+@cache
+def shipped_sources() -> Mapping[str, Mapping[str, Any]]:
+    """Id -> entry of rules/sources.yaml. Raises InputError with the faults of the file."""
+    found: Mapping[str, Mapping[str, Any]] = read_shipped(
+        rules_dir() / "sources.yaml", shape=SOURCES_FILE
+    ).data["sources"]
+    return found
+
+
+def source_title(name: str) -> str:
+    """The title of a source's id; a link stays as it is.
+
+    Raises KeyError for an id that is not in rules/sources.yaml.
+    """
+    return name if re.fullmatch(LINK, name) else str(shipped_sources()[name]["title"])

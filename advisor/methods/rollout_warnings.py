@@ -11,7 +11,7 @@ from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.from_dataclass import build, shape_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Integer, Keys, ListOf, Number, Text
-from advisor.ground.sources import SOURCES_FILE
+from advisor.ground.sources import shipped_sources
 from advisor.ground.yaml_cache import read_shipped
 
 
@@ -45,7 +45,7 @@ ROLLOUTS_FILE = Keys(
 def rollout_warnings() -> Mapping[str, RolloutWarning]:
     """Name -> limit. Raises InputError with the faults of the file."""
     document = read_shipped(rules_dir() / "data" / "rollouts.yaml", shape=ROLLOUTS_FILE)
-    known = list(read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"])
+    known = list(shipped_sources())
     found = {
         name: build(RolloutWarning, entry) for name, entry in document.data["warnings"].items()
     }

@@ -93,17 +93,18 @@ def read(
         else:
             _read_one(entry, values, defaults, found, named, context)
     implied = {key: one for always in tool.always for key, one in always.values.items()}
+    named |= {one.key for one in found.idle}
     for key in leaves(values):
         if key in named or _top(key) in named:
             continue
-        if key in implied and _same(_at(values, key), implied[key]):
+        if key in implied and same_value(at_key(values, key), implied[key]):
             continue  # what a plan means anyway
         if key in tool.no_effect or _top(key) in tool.no_effect:
             found.no_effect.append(key)
-        elif _at(values, key) not in (None, _at(defaults, key)):
+        elif at_key(values, key) not in (None, at_key(defaults, key)):
             way = tool.not_carried.get(key) or tool.not_carried.get(_top(key))
             found.lost.append(
-                Lost(key=key, value=_at(values, key), why=way or "a plan has no such key")
+                Lost(key=key, value=at_key(values, key), why=way or "a plan has no such key")
             )
     return found
 
@@ -116,7 +117,7 @@ def _read_together(
     named: set[str],
 ) -> None:
     keys = dict.fromkeys(key for pair in entry.either for key in pair.theirs)
-    here = tuple(key for key in keys if key not in ASIDE and _at(values, key) is not ABSENT)
+    here = tuple(key for key in keys if key not in ASIDE and at_key(values, key) is not ABSENT)
     named.update(here)
     for pair in entry.either:
         if all(
@@ -128,9 +129,9 @@ def _read_together(
                 )
             return
     if here:
-        said = ", ".join(f"{key}: {_at(values, key)}" for key in here)
+        said = ", ".join(f"{key}: {at_key(values, key)}" for key in here)
         found.lost.append(
-            Lost(key=here[0], value=_at(values, here[0]), why=f"a plan has no word for {said}")
+            Lost(key=here[0], value=at_key(values, here[0]), why=f"a plan has no word for {said}")
         )
 
 
@@ -142,13 +143,13 @@ def _read_one(
     named: set[str],
     context: Context,
 ) -> None:
-    is_here = _at(values, entry.theirs) is not ABSENT
+    is_here = at_key(values, entry.theirs) is not ABSENT
     ours = found.ours
     failing = [key for key, wanted in entry.when.items() if not _is(ours.get(key), wanted)]
     if failing:
         if is_here and entry.theirs not in named:
             why = f"it has no effect where {failing[0]} is {_word(ours.get(failing[0]))}"
-            found.idle.append(Lost(key=entry.theirs, value=_at(values, entry.theirs), why=why))
+            found.idle.append(Lost(key=entry.theirs, value=at_key(values, entry.theirs), why=why))
         # Another entry may read the same key for another method: it is named by whoever takes it.
         return
     if is_here:
@@ -202,7 +203,7 @@ def write(
     for always in tool.always:
         if all(_is(ours.get(key), wanted) for key, wanted in always.when.items()):
             for key, value in always.values.items():
-                if _is_known(key, known) and _at(found.values, key) is ABSENT:
+                if _is_known(key, known) and at_key(found.values, key) is ABSENT:
                     _put(found.values, key, value)
                     found.because[key] = always.because
     lost = {one.key for one in found.lost}
@@ -265,7 +266,7 @@ def _write_one(
     if not _is_known(entry.theirs, known):
         return
     value = ours[entry.ours]
-    by_name = [theirs for theirs, named in entry.values if _same(named, value)]
+    by_name = [theirs for theirs, named in entry.values if same_value(named, value)]
     try:
         turned = by_name[0] if by_name else TURNS[entry.turned].write(value, context)
     except CannotCarry as why:
@@ -292,7 +293,8 @@ def leaves(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
             yield name
 
 
-def _at(values: Mapping[str, Any], dotted: str) -> Any:
+def at_key(values: Mapping[str, Any], dotted: str) -> Any:
+    """The value at a dotted name, or ABSENT."""
     found: Any = values
     for part in dotted.split("."):
         if not isinstance(found, Mapping) or part not in found:
@@ -317,20 +319,20 @@ def _top(dotted: str) -> str:
 
 
 def _effective(values: Mapping[str, Any], defaults: Mapping[str, Any], key: str) -> Any:
-    value = _at(values, key)
+    value = at_key(values, key)
     if value is ABSENT:
-        value = _at(defaults, key)
+        value = at_key(defaults, key)
     return None if value is ABSENT else value
 
 
 def _is(value: Any, wanted: Any) -> bool:
     """Whether a value is the wanted one, or one of a list of them."""
     if isinstance(wanted, list):
-        return any(_same(value, one) for one in wanted)
-    return _same(value, wanted)
+        return any(same_value(value, one) for one in wanted)
+    return same_value(value, wanted)
 
 
-def _same(value: Any, other: Any) -> bool:
+def same_value(value: Any, other: Any) -> bool:
     """Equal, but true is not 1."""
     if isinstance(value, bool) != isinstance(other, bool):
         return False

@@ -71,6 +71,7 @@ FINDING = Keys(
     keys={
         "id": Text(pattern=r"[a-z0-9-]+/[a-z0-9-]+", such_as="trl/default-targets"),
         "severity": Choice(values=("error", "warning", "note")),
+        "refused": Choice(values=(True,), help="the tool does not start with it"),
         "when": MapOf(
             of=ANY,
             help="key -> value, list of values or {gt: N}; `plan.KEY` asks our own key, `data.X`"
@@ -178,6 +179,7 @@ class FindingRule:
     say: str
     instead: Mapping[str, Any]
     sources: tuple[str, ...]
+    refused: bool = False  # the tool does not start with it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -255,17 +257,20 @@ def _read(path: Path) -> Tool:
         data=data.get("data") or {},
         no_effect=frozenset(data.get("no_effect") or ()),
         not_carried=data.get("not_carried") or {},
-        findings=tuple(
-            FindingRule(
-                id=one["id"],
-                severity=one["severity"],
-                when=one["when"],
-                say=one["say"],
-                instead=one.get("instead") or {},
-                sources=tuple(one["sources"]),
-            )
-            for one in data.get("findings") or ()
-        ),
+        findings=tuple(finding_rule(one) for one in data.get("findings") or ()),
+    )
+
+
+def finding_rule(one: Mapping[str, Any]) -> FindingRule:
+    """The rule in an entry that has the shape FINDING."""
+    return FindingRule(
+        id=one["id"],
+        severity=one["severity"],
+        when=one["when"],
+        say=one["say"],
+        instead=one.get("instead") or {},
+        sources=tuple(one["sources"]),
+        refused=bool(one.get("refused")),
     )
 
 

@@ -8,7 +8,7 @@ make.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,6 +128,88 @@ def optimizer_changes(stage: Stage) -> list[Change]:
         why = "rounds bfloat16 weights at random, in place of 2 bytes more for each"
         return [Change({"optimizer": "adamw_stochastic"}, why)]
     return []
+
+
+def frozen_in_16_bits(stage: Stage) -> list[Change]:
+    """A frozen base held in float32 in half the memory; what is trained stays in float32."""
+    if not update(stage.update).is_module or stage.weights_dtype != "float32":
+        return []
+    why = "holds the frozen base in 16 bits"
+    return [Change({"weights_dtype": "bfloat16", "precision": "mixed"}, why)]
+
+
+def harmless(stage: Stage) -> Iterator[Change]:
+    """Changes that leave what is learned as it is, and several of them together: the fewest first,
+    and among these those that cost least time.
+    """
+    halved: list[Change | None] = [None, *frozen_in_16_bits(stage)]
+    again = Change(
+        {"gradient_checkpointing": True}, "recomputes activations instead of keeping them"
+    )
+    recomputed = [None] if stage.gradient_checkpointing else [None, again]
+    batches = [None, *smaller_batches(stage)]
+    parts = [
+        [one for one in (half, batch, more) if one is not None]
+        for half in halved
+        for more in recomputed
+        for batch in batches
+    ]
+    for some in sorted(parts, key=len):
+        if some:
+            yield together(some)
+
+
+def together(some: Sequence[Change]) -> Change:
+    """Several changes as one; a later one wins."""
+    values: dict[str, Any] = {}
+    for one in some:
+        values |= one.values
+    return Change(values, "; ".join(dict.fromkeys(one.why for one in some)))
+
+
+def giving_up(stage: Stage) -> Iterator[Change]:
+    """Changes of what is learned or how well, the smallest first, each with those before it that
+    are of another kind.
+    """
+    quantised = [one for one in weight_changes(stage) if "quantization" in one.values]
+    yield from quantised
+    yield from optimizer_changes(stage)
+    shorter = []
+    if stage.seq_len // 2 >= SHORTEST_SEQ_LEN:
+        shorter = [Change({"seq_len": stage.seq_len // 2}, "shorter rows only")]
+    yield from shorter
+    for one in quantised:
+        for more in shorter:
+            yield together([one, more])
+    if not update(stage.update).is_module:
+        why = "trains a small module instead of every weight"
+        module = Change({"update": "lora", "learning_rate": None}, why)
+        yield module
+        in_4_bits = Change({"quantization": "nf4"}, "stores the frozen base in 4 bits")
+        yield together([module, in_4_bits])
+
+
+def smallest_that_fits(stage: Stage, fits: Callable[[Stage], bool]) -> Change | None:
+    """The change of the stage that alters its result least and fits; None: none of ours does.
+
+    Args:
+        stage: As it is: it does not fit.
+        fits: Whether a stage does.
+    """
+    for change in harmless(stage):
+        if fits(change.applied(stage)):
+            return change
+    for change in giving_up(stage):
+        changed = change.applied(stage)
+        if fits(changed):
+            return change
+        least = list(harmless(changed))[-1:]  # all of them together
+        if not least or not fits(least[0].applied(changed)):
+            continue
+        for more in harmless(changed):
+            if fits(more.applied(changed)):
+                return together([change, more])
+    return None
 
 
 def changes(stage: Stage) -> list[Change]:

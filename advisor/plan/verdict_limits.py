@@ -8,7 +8,7 @@ from functools import cache
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Keys, ListOf, Number, Text
-from advisor.ground.sources import SOURCES_FILE
+from advisor.ground.sources import shipped_sources
 from advisor.ground.yaml_cache import read_shipped
 
 LIMIT = Keys(
@@ -48,7 +48,7 @@ VERDICT_FILE = Keys(
 def limits() -> Limits:
     """The limits. Raises InputError with every fault of the file, located."""
     document = read_shipped(rules_dir() / "verdict.yaml", shape=VERDICT_FILE)
-    known = read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"]
+    known = shipped_sources()
     stated = document.data["limits"]
     faults = [
         unknown_name("source", name, list(known), at=document.at(("limits", limit)))

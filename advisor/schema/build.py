@@ -20,6 +20,7 @@ from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.methods.remedies import remedy_file
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.methods.trainers import TRAINER_FILE
+from advisor.other_tools.findings import FINDINGS_FILE
 from advisor.other_tools.keys import RELEASE_FILE
 from advisor.other_tools.old_keys import OLD_KEYS_FILE
 from advisor.other_tools.openai_job.service import OPENAI_FILE
@@ -79,6 +80,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "other-files": file_schema(OTHER_FILES_FILE),
         "old-keys": file_schema(OLD_KEYS_FILE),
         "tool": file_schema(TOOL_FILE),
+        "findings": file_schema(FINDINGS_FILE),
         "tool-release": file_schema(RELEASE_FILE),
         "gguf": file_schema(GGUF_FILE),
         "scenarios": files.scenarios_schema(rules),

@@ -14,7 +14,7 @@ from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.from_dataclass import build, shape_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, Text
-from advisor.ground.sources import SOURCES_FILE
+from advisor.ground.sources import shipped_sources
 from advisor.ground.types import DataProfile, Finding
 from advisor.ground.yaml_cache import read_shipped
 
@@ -57,7 +57,7 @@ LEFT_OUT_SHARE = 0.05  # of the rows: a run that would leave out more stops
 def families() -> tuple[Family, ...]:
     """Every family, in order. Raises InputError with the faults of the file."""
     document = read_shipped(rules_dir() / "data" / "templates.yaml", shape=TEMPLATES_FILE)
-    known = list(read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"])
+    known = list(shipped_sources())
     found = tuple(build(Family, entry) for entry in document.data["families"])
     faults = [
         unknown_name("source", one.source, known, at=document.at(("families", number, "source")))

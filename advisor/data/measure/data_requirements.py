@@ -11,7 +11,7 @@ from typing import Any
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Keys
-from advisor.ground.sources import SOURCES_FILE, source_from
+from advisor.ground.sources import shipped_sources, source_from
 from advisor.ground.types import DataProfile, Source
 from advisor.ground.units import format_count
 from advisor.ground.yaml_cache import read_shipped
@@ -46,7 +46,7 @@ def data_requirements() -> dict[str, DataRequirement]:
     Raises InputError with every fault, located.
     """
     document = read_shipped(rules_dir() / "data" / "amounts.yaml", shape=REQUIREMENTS_FILE)
-    known = dict(read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"])
+    known = dict(shipped_sources())
     for method in methods().objectives.values():
         known |= method.sources
     stated = {one.id: (one.amounts, one.at) for one in methods().objectives.values() if one.amounts}

@@ -65,12 +65,18 @@ def doubts_of(s: ResolvedRun, origin: str) -> tuple[str, ...]:
         bool(s.dims.routed_params),
         s.offloaded or s.checkpointing == "offload" or s.optimizer in CPU_OPTIMIZERS,
         s.gpus > 1,
-        not s.stack.is_known or bool(s.stack.guessed),
+        not s.stack.is_known or _guesses(s),
         s.counter == "unknown",
         s.spec.loss is None and bool(s.stack.name) and _has_logits(s),
         origin not in READ,
     )
     return tuple(key for key, is_so in zip(WORDS, holds, strict=True) if is_so)
+
+
+def _guesses(s: ResolvedRun) -> bool:
+    """Whether a trait of the trainer is guessed that the run itself does not state."""
+    stated = {"drops_adapter_inputs"} if "dropout" in s.spec.options else set()
+    return bool(set(s.stack.guessed) - stated)
 
 
 def _has_logits(s: ResolvedRun) -> bool:

@@ -1,0 +1,238 @@
+"""From a configuration on the disk to a Report: carry it over, estimate it, judge it, mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from advisor.data import profile as profile_of
+from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.other_tools.carrying import CarriedPlan, to_plan
+from advisor.other_tools.conversions import Context
+from advisor.other_tools.data_reading import column_faults, data_of, understood
+from advisor.other_tools.data_refs import FILE as FILE_HERE
+from advisor.other_tools.edit import diff, edited
+from advisor.other_tools.facts import CHAT, facts_of
+from advisor.other_tools.findings import Found, Known, by_rules, worst_first
+from advisor.other_tools.fitting import Fitting, Trainer, fitting
+from advisor.other_tools.mapping import COMMAND, DATA_KIND, Lost, Reading, read
+from advisor.other_tools.report import Report, changes_of, their_changes
+from advisor.other_tools.tool_file import KeyFault, ToolFile
+from advisor.situation.shapes import model_shape
+
+OURS = "plan."  # before a key of a plan, in `instead`
+TEXT_KINDS = ("raw_text",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Data:
+    """What the configuration trains on."""
+
+    words: tuple[str, ...]
+    profile: DataProfile | None
+    plan: Mapping[str, Any] | None  # `data` of a plan
+    notes: tuple[str, ...]
+    lost: tuple[Lost, ...]  # what a plan cannot say of them
+    faults: tuple[KeyFault, ...]
+    keys: frozenset[str]  # of the file that name them
+    holds_out: bool  # rows to measure on are named
+
+
+def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> Report:
+    """Everything that is said of a configuration on a machine.
+
+    Args:
+        file: As it was read.
+        hardware: The machine that it is judged for.
+        said: What had to be guessed of the machine.
+    """
+    tool = file.about
+    data = _data(file)
+    known = {**file.defaults, **file.values}
+    reading = _reading(file, data)
+    notes = [*said, *file.notes, *data.notes]
+    reading.lost += data.lost
+    carried, shape, fit = None, None, None
+    why: list[str] = []
+    try:
+        carried = _carried(file, reading, data, hardware)
+    except InputError as error:
+        why.append(str(error))
+    if carried is not None:
+        shape, about = _shape(carried.plan.model, file.folder)
+        (why if shape is None else notes).extend(about)
+        fit = fitting(_trainer(file), carried.plan, shape, hardware, data.profile)
+    facts = {} if carried is None else facts_of(carried.plan, data.profile, shape, hardware)
+    facts |= {COMMAND: file.command.name, DATA_KIND: _kind(data)}
+    if data.holds_out:
+        facts["evaluates"] = True
+    if (targets := reading.carried.get("target_modules")) is not None and targets.is_default:
+        facts["plan.targets_attention_alone"] = False  # its own rules say what the default is
+    asked = Known(values=file.values, defaults=file.defaults, facts=facts)
+    findings = worst_first(
+        [*_faults(file, data), *_idle(file, reading), *_by_rules(file, reading, asked)]
+    )
+    fit_changes = _fit_changes(file, carried, fit, known)
+    changes = _all_changes(file, carried, findings, fit_changes, known)
+    return Report(
+        path=file.name, tool=tool, release=file.release.release, command=file.command.name,
+        reading=reading, carried=carried, hardware=hardware, shape=shape, profile=data.profile,
+        data=data.words, fitting=fit, findings=findings, notes=tuple(notes),
+        why_no_estimate=tuple(why), fit_changes=fit_changes, changes=changes,
+        diff=_diff(file, changes),
+    )  # fmt: skip
+
+
+def _trainer(file: ToolFile) -> Trainer:
+    """The tool and its libraries, at the versions of the key table."""
+    versions = {**file.release.made_with, file.tool: file.release.release}
+    return Trainer(name=file.about.name, versions=versions)
+
+
+def _kind(data: _Data) -> str:
+    kind = "rows"
+    if data.profile is not None:
+        is_chat = data.profile.format in CHAT
+        kind = "text" if data.profile.kind in TEXT_KINDS else "chat" if is_chat else kind
+    return kind
+
+
+def _reading(file: ToolFile, data: _Data) -> Reading:
+    values = {**file.values, COMMAND: file.command.name, DATA_KIND: _kind(data)}
+    context = Context(folder=file.folder, rows=None if data.profile is None else data.profile.rows)
+    return read(file.about, values, defaults=file.defaults, about_data=data.keys, context=context)
+
+
+def _carried(file: ToolFile, reading: Reading, data: _Data, hardware: Hardware) -> CarriedPlan:
+    device = "cpu" if hardware.kind == "cpu" else "cuda"
+    return to_plan(
+        file.about, reading, data=data.plan, device=device,
+        processes=max(1, len(hardware.gpus)), origin=f"{file.about.name}: {file.name}",
+    )  # fmt: skip
+
+
+def _shape(name: str, folder: Path) -> tuple[ModelShape | None, list[str]]:
+    """The model's dimensions: of a folder beside the file, or of a name."""
+    beside = folder / name
+    try:
+        shape, notes = model_shape(str(beside) if beside.is_dir() else name)
+    except AdviseError as error:
+        return None, [str(error)]
+    return shape, list(notes)
+
+
+def _data(file: ToolFile) -> _Data:
+    """The data it trains on: the first that are here, measured, and all of them named."""
+    found = data_of(file)
+    words, notes = [], list(found.notes)
+    faults = list(found.faults)
+    lost = [Lost(key="data", value=None, why=one) for one in found.lost]
+    measured: DataProfile | None = None
+    plan: dict[str, Any] | None = None
+    for ref in found.train:
+        one = understood(ref) if ref.place == FILE_HERE else None
+        mapping = one.mapping if one is not None else None
+        words.append(ref.named or ref.key)
+        lost += [Lost(key=ref.key, value=ref.named, why=why) for why in ref.lost]
+        if ref.path and not ref.why_not:
+            if plan is None:
+                plan = {"path": ref.path, **({"mapping": dict(mapping)} if mapping else {})}
+            else:
+                why = "a plan trains on one file, folder or hub data set"
+                lost.append(Lost(key=ref.key, value=ref.named, why=why))
+        if one is None:
+            continue
+        faults += column_faults(file, one)
+        if one.why_not:
+            notes.append(f"{ref.named} cannot be read: {one.why_not}")
+        elif measured is None:
+            try:
+                measured = profile_of(ref.path, mapping=mapping)
+            except AdviseError as error:
+                notes.append(f"{ref.named} cannot be read: {error}")
+        else:
+            notes.append(f"{ref.named} is not measured: time and lengths are those of {words[0]}")
+    return _Data(
+        words=tuple(words), profile=measured, plan=plan, notes=tuple(notes), lost=tuple(lost),
+        faults=tuple(faults), keys=frozenset(found.keys), holds_out=bool(found.evaluation),
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------- findings, changes
+
+
+def _idle(file: ToolFile, reading: Reading) -> Iterator[Found]:
+    """Keys that stand in the file and change nothing there."""
+    for one in reading.idle:
+        yield Found(
+            id="key/no-effect", severity="warning", where=file.at(one.key),
+            text=f"`{one.key}` stands in the file, but {one.why}", sources=("product",),
+        )  # fmt: skip
+
+
+def _faults(file: ToolFile, data: _Data) -> Iterator[Found]:
+    """What is wrong with single keys; an error is one with which the tool does not start."""
+    for one in (*file.faults, *data.faults):
+        parts = [one.what, f"allowed: {one.allowed}" if one.allowed else "", one.hint]
+        yield Found(
+            id=f"key/{one.key or 'file'}",
+            refused=one.severity == "error",
+            severity=one.severity,
+            text="; ".join(filter(None, parts)),
+            where=one.where,
+            instead=one.instead or None,
+        )
+
+
+def _by_rules(file: ToolFile, reading: Reading, known: Known) -> Iterator[Found]:
+    """What rules say, at the first key of the file that is to be changed or was asked for."""
+    for one in by_rules(file.about, known):
+        named = [*(one.instead or {}), *one.asked]
+        theirs = [key for name in named for key in _their_keys(name, reading)]
+        keys = [key for key in theirs if known.is_set(key)]
+        yield replace(one, where=file.at(keys[0]) if keys else "")
+
+
+def _their_keys(name: str, reading: Reading) -> tuple[str, ...]:
+    """The keys of theirs that a name of a rule stands for."""
+    one = reading.carried.get(name.removeprefix(OURS)) if name.startswith(OURS) else None
+    return (name,) if one is None else one.theirs
+
+
+def _fit_changes(
+    file: ToolFile, carried: CarriedPlan | None, fit: Fitting | None, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    if carried is None or fit is None or fit.change is None:
+        return {}
+    return their_changes(file.about, carried.plan, fit.change.values, known=known)
+
+
+def _all_changes(
+    file: ToolFile,
+    carried: CarriedPlan | None,
+    findings: Sequence[Found],
+    fit_changes: Mapping[str, Any],
+    known: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that the diff changes, in their words."""
+    found: dict[str, Any] = {}
+    ours: dict[str, Any] = {}
+    for key, value in changes_of(findings, fit_changes):
+        if key.startswith(OURS):
+            ours[key.removeprefix(OURS)] = value
+        else:
+            found[key] = value
+    if ours and carried is not None:
+        theirs = their_changes(file.about, carried.plan, ours, known=known)
+        found = theirs | found
+    return found
+
+
+def _diff(file: ToolFile, changes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The changes in the file's own text; of a script there is none to change."""
+    if not changes or not file.editable:
+        return ()
+    return tuple(diff(file.text, edited(file.text, changes), file.name))

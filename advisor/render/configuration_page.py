@@ -1,0 +1,282 @@
+"""What `advise check` prints of another tool's configuration, and the same as a JSON document.
+
+First the verdict with the smallest change that fits, then what the tool will do, what it takes,
+what is wrong (worst first), and the changes as a diff in the tool's own form.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from advisor.ground.sources import source_title
+from advisor.ground.terminal import shown
+from advisor.ground.units import format_count, format_duration, format_usd
+from advisor.methods import methods
+from advisor.other_tools.findings import Found
+from advisor.other_tools.report import Report
+from advisor.plan.smaller import in_words
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA_VERSION = 1
+STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+WORDS = {"error": "ERROR", "warning": "warning", "note": "note"}
+SHOWN_NOTES, SHOWN_TERMS, SHOWN_LOST = 6, 3, 12
+JUDGEMENT = "product"  # the source that is no one's but ours
+Line = tuple[str, str]  # text, style
+
+
+def print_configuration(report: Report, console: Console) -> None:
+    """Print the page, wrapped to the console's width."""
+    from rich.text import Text
+
+    for text, style in configuration_lines(report):
+        if style == "diff":
+            console.print(Text(shown(text), _diff_style(text)), no_wrap=True, crop=False)
+            continue
+        bare = text.lstrip(" ")
+        indent = len(text) - len(bare)
+        hang = indent + (2 if bare.startswith("- ") or indent else 0)
+        lines = Text(shown(text[indent:])).wrap(console, max(20, console.width - hang))
+        for place, line in enumerate(lines):
+            lead = " " * (indent if place == 0 else hang)
+            line.rstrip()
+            console.print(Text(lead + line.plain, style))
+
+
+def configuration_lines(report: Report) -> list[Line]:
+    """The page, one paragraph a line."""
+    lines: list[Line] = [(first_line(report), _verdict_style(report))]
+    if report.verdict == "refused" and report.fitting is not None:
+        lines.append((f"Apart from that: {fit_line(report)}", ""))
+    lines.append(("", ""))
+    lines += [(text, "") for text in _what(report)]
+    lines += [(text, "") for text in _takes(report)]
+    if report.findings:
+        lines += [("", ""), (_title(report.findings), "bold")]
+        lines += list(_findings(report))
+    if report.diff:
+        lines += [("", ""), ("What we would change", "bold")]
+        lines += [(f"  {text}", "diff") for text in report.diff]
+    lines += [("", "")]
+    lines += [(text, "") for text in _next(report)]
+    return lines
+
+
+# --------------------------------------------------------------------------- the first line
+
+
+def first_line(report: Report) -> str:
+    """The verdict, and the smallest change that fits."""
+    if report.verdict == "refused":
+        worst = next(one for one in report.findings if one.refused)
+        return f"{report.tool.name} refuses this file: {worst.text}"
+    return fit_line(report)
+
+
+def fit_line(report: Report) -> str:
+    """Whether it fits, and the smallest change that does."""
+    if report.fitting is None or report.fitting.document.get("peak_gib") is None:
+        return f"Whether it fits is not known: {_why_unknown(report)}"
+    document = report.fitting.document
+    need, limit = f"{document['need_gib']:.3g} GiB", document.get("limit_gib")
+    if limit is None:
+        return (
+            f"It needs about {need}; whether it fits is not known, since no GPU is here and none"
+            " is named (--gpu NAME)"
+        )
+    has = f"{_device(report)} has {limit:.3g}"
+    if report.fits in ("fits", "tight"):
+        tightly = ", with little to spare" if report.fits == "tight" else ""
+        return f"Fits: it needs about {need}, {has}{tightly}{_but(report)}"
+    does = "May not fit" if report.fits == "may_fit" else "Does not fit"
+    return f"{does}: it needs about {need}, {has}. {_way_out(report)}"
+
+
+def _but(report: Report) -> str:
+    """That there is more to read, where it is worth it."""
+    wrong = sum(one.severity != "note" for one in report.findings)
+    if not wrong:
+        return ""
+    return f"; but {wrong} thing{' is' if wrong == 1 else 's are'} wrong with it (below)"
+
+
+def _way_out(report: Report) -> str:
+    fit = report.fitting
+    assert fit is not None
+    if fit.change is not None and fit.changed is not None and report.fit_changes:
+        said = ", ".join(f"{key}: {in_words(value)}" for key, value in report.fit_changes.items())
+        return f"Smallest change that fits: {said} (then {fit.changed['need_gib']:.3g} GiB)"
+    cards = f" The cheapest GPUs that hold it: {', '.join(fit.cards)}." if fit.cards else ""
+    return f"No change of its keys makes it fit.{cards}"
+
+
+def _why_unknown(report: Report) -> str:
+    if report.fitting is not None:
+        return str(report.fitting.document.get("reason", "no estimate"))
+    return "; ".join(report.why_no_estimate) or "the model is not known"
+
+
+def _device(report: Report) -> str:
+    gpus = report.hardware.gpus
+    if not gpus:
+        return "this machine"
+    name = gpus[0].spec.name if gpus[0].spec is not None else gpus[0].name
+    return f"the {name}" if len(gpus) == 1 else f"each of {len(gpus)} x {name}"
+
+
+def _verdict_style(report: Report) -> str:
+    return {
+        "fits": "bold green", "tight": "bold green", "may_fit": "bold yellow",
+        "unknown": "bold yellow", "too_big": "bold red", "refused": "bold red",
+    }[report.verdict]  # fmt: skip
+
+
+# --------------------------------------------------------------------------- what it does
+
+
+def _what(report: Report) -> Iterator[str]:
+    started = report.tool.start.format(command=report.command, file=shlex.quote(report.path))
+    yield f"{report.tool.name} {report.release} (`{started}`):"
+    if report.carried is None:
+        yield "  what it trains has no word in a plan of ours: see below"
+        return
+    plan = report.carried.plan
+    stage = plan.stages[0]
+    ours = report.reading.ours
+    known = methods()
+    objective = known.objective(stage.objective)
+    update = known.update(stage.update)
+    quantised = {"nf4": " on a base in 4 bits", "int8": " on a base in 8 bits"}
+    rank = f", rank {ours['rank']}" if "rank" in ours else ""
+    yield f"  {objective.name}: {objective.about}"
+    yield f"  {update.name}{rank}{quantised.get(stage.quantization or '', '')}: {update.about}"
+    yield f"  model {plan.model}; data {', '.join(report.data) or 'not named'}"
+    over = f" x {plan.launch.processes} GPUs" if plan.launch.processes > 1 else ""
+    rows = stage.effective_batch_size * plan.launch.processes
+    length = "" if stage.max_steps is None else f"{stage.max_steps:,} steps, "
+    epochs = f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}, "
+    rate = f"learning rate {stage.learning_rate:g}, {stage.scheduler}"
+    yield (
+        f"  {length or epochs}{stage.micro_batch_size} x {stage.grad_accum}{over} = {rows} rows a"
+        f" step, {rate}; up to {stage.seq_len:,} tokens a row{', packed' if stage.packing else ''}"
+    )
+
+
+def _takes(report: Report) -> Iterator[str]:
+    if report.fitting is None or report.fitting.document.get("peak_gib") is None:
+        return
+    document = report.fitting.document
+    terms = sorted(document["terms"], key=lambda one: -one["gib"])[:SHOWN_TERMS]
+    parts = ", ".join(f"{one['name']} {one['gib']:.3g}" for one in terms)
+    band = f"between {document['need_low_gib']:.3g} and {document['need_high_gib']:.3g}"
+    yield f"Memory: about {document['need_gib']:.3g} GiB a GPU ({band}); largest: {parts}"
+    if document.get("step_s") is not None:
+        speed = f"{document['step_s']:.2g} s a step"
+        if document.get("hours") is not None:
+            whole = format_duration(document["hours"] * 3600)
+            rows = (
+                "" if report.profile is None else f" for {format_count(report.profile.rows)} rows"
+            )
+            about = "" if whole.startswith("under") else "about "
+            yield f"Time: {about}{whole}{rows} ({speed})"
+        else:
+            yield f"Time: {speed}; the whole is not known, since its rows are not here"
+    if report.fitting.cost_usd is not None:
+        yield f"Cost: about {format_usd(report.fitting.cost_usd)}: {report.fitting.price}"
+
+
+# --------------------------------------------------------------------------- what is wrong
+
+
+def _title(findings: Sequence[Found]) -> str:
+    counts = {
+        word: sum(one.severity == word for one in findings) for word in ("error", "warning", "note")
+    }
+    said = [f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items() if count]
+    return f"What is wrong with it, or good to know: {', '.join(said)}"
+
+
+def _findings(report: Report) -> Iterator[Line]:
+    notes = 0
+    for one in report.findings:
+        notes += one.severity == "note"
+        if one.severity == "note" and notes > SHOWN_NOTES:
+            continue
+        where = f" ({one.where})" if one.where else ""
+        titles = [_source(name) for name in one.sources]
+        source = f" [{'; '.join(dict.fromkeys(titles))}]" if titles else ""
+        yield (f"  - {WORDS[one.severity]}: {one.text}{where}{source}", STYLES[one.severity])
+    if notes > SHOWN_NOTES:
+        yield (f"    {notes - SHOWN_NOTES} more notes: --json has them all", "dim")
+
+
+def _source(name: str) -> str:
+    return "our judgement" if name == JUDGEMENT else source_title(name)
+
+
+def _diff_style(text: str) -> str:
+    return {"+": "green", "-": "red", "@": "dim"}.get(text.strip()[:1], "")
+
+
+def _next(report: Report) -> Iterator[str]:
+    file = shlex.quote(report.path)
+    if report.carried is not None:
+        lost = len(report.carried.lost)
+        without = f" ({lost} key{'' if lost == 1 else 's'} cannot be carried over)" if lost else ""
+        yield f"Carry it over to a plan:  advise check {file} --plan plan.yaml{without}"
+    if not report.hardware.gpus:
+        yield f"On another GPU:  advise check {file} --gpu 'RTX 4090'"
+
+
+# --------------------------------------------------------------------------- JSON
+
+
+def configuration_json(report: Report) -> dict[str, Any]:
+    """The report as one JSON document."""
+    fit = report.fitting
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "path": report.path,
+        "tool": report.tool.id,
+        "release": report.release,
+        "command": report.command,
+        "verdict": report.verdict,
+        "summary": first_line(report),
+        "change": dict(report.fit_changes) or None,
+        "memory": None if fit is None else dict(fit.document),
+        "memory_with_change": None if fit is None or fit.changed is None else dict(fit.changed),
+        "cost_usd": None if fit is None else fit.cost_usd,
+        "plan": {key: one.value for key, one in report.reading.carried.items()},
+        "defaults": sorted(key for key, one in report.reading.carried.items() if one.is_default),
+        "data": list(report.data),
+        "findings": [
+            {
+                **asdict(one),
+                "instead": dict(one.instead or {}) or None,
+                "sources": list(one.sources),
+            }
+            for one in report.findings
+        ],
+        "changes": dict(report.changes),
+        "diff": list(report.diff),
+        "not_carried": []
+        if report.carried is None
+        else [asdict(one) for one in report.carried.lost],
+        "no_effect_on_training": list(report.reading.no_effect),
+        "notes": list(report.notes),
+    }
+
+
+def _finding_json(found: Found) -> dict[str, Any]:
+    return {
+        **asdict(found),
+        "instead": dict(found.instead) if found.instead else None,
+        "sources": [
+            {"id": name, "title": source_title(name)} for name in dict.fromkeys(found.sources)
+        ],
+    }

@@ -1,0 +1,151 @@
+"""`advise check` of another tool's configuration, as a person runs it.
+
+UPDATE_GOLDEN=1 python -m pytest tests/other_tools/test_check_configuration.py
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from advisor.plan.read import read_plan
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+TRL = """\
+# Qwen on our tickets
+model_name_or_path: Qwen/Qwen2.5-7B-Instruct
+dataset_name: acme/tickets
+learning_rate: 2.0e-3  # as in the tutorial
+per_device_train_batch_size: 4
+gradient_accumulation_steps: 4
+use_peft: true
+lora_r: 32
+neftune_noise_alpha: 5
+logging_steps: 10
+"""
+
+
+@pytest.fixture
+def run(call):
+    """advise check ... -> exit code and what was printed."""
+
+    def check(*arguments):
+        code, out, err = call("check", *arguments)
+        return code, out + err
+
+    return check
+
+
+@pytest.fixture
+def document(call):
+    """The same as one JSON document."""
+
+    def check(*arguments):
+        code, out, _ = call("check", *arguments, "--json")
+        return code, json.loads(out)
+
+    return check
+
+
+@pytest.fixture
+def trl_file(tmp_path, monkeypatch):
+    """A configuration of TRL that does not fit 24 GiB."""
+    monkeypatch.chdir(tmp_path)
+    Path("trl.yaml").write_text(TRL)
+    return "trl.yaml"
+
+
+def test_the_first_line_says_whether_it_fits_and_what_would(run, trl_file):
+    """Exit code 3, and the smallest change in the tool's own words."""
+    code, output = run(trl_file, "--gpu", "RTX 3090")
+    assert code == 3
+    assert output.startswith("Does not fit: it needs about ")
+    assert "dtype: bfloat16" in " ".join(output.splitlines()[:3])
+    assert "+dtype: bfloat16" in output
+
+
+def test_a_change_that_fits_does_fit(document, trl_file):
+    """The file with the diff applied is checked again: it fits, and what was wrong is gone."""
+    _, before = document(trl_file, "--gpu", "RTX 3090")
+    values = yaml.safe_load(TRL) | before["changes"]
+    Path("new.yaml").write_text(yaml.safe_dump(values))
+    code, after = document("new.yaml", "--gpu", "RTX 3090")
+    assert code == 0
+    assert after["verdict"] in ("fits", "tight", "may_fit")
+    gone = {one["id"] for one in before["findings"] if one["instead"] and one["where"]}
+    assert gone
+    assert not gone & {one["id"] for one in after["findings"]}
+
+
+@pytest.mark.parametrize(("gpu", "code"), [("H100", 0), ("RTX 3060", 3), ("unknown", 0)])
+def test_exit_codes(run, trl_file, gpu, code):
+    """0 fits, 3 does not."""
+    assert run(trl_file, "--gpu", gpu)[0] == code
+
+
+def test_a_file_that_the_tool_refuses_is_said_first(run, document, trl_file):
+    """A misspelt key: exit code 2, the key at its place, and whether it would fit apart from it."""
+    Path(trl_file).write_text(TRL.replace("gradient_accumulation_steps", "gradient_acumulation"))
+    code, output = run(trl_file, "--gpu", "H100")
+    assert code == 2
+    assert output.startswith("TRL refuses this file: ")
+    assert "trl.yaml:6:1" in output
+    assert "Apart from that: Fits" in output
+    _, found = document(trl_file, "--gpu", "H100")
+    assert found["error"][0]["where"] == "trl.yaml:6:1"
+
+
+def test_a_rate_far_from_the_evidence_has_its_sources(document, trl_file):
+    """Ten times the documented rate: the number, where it stands, and who says so."""
+    _, found = document(trl_file, "--gpu", "H100")
+    rate = next(one for one in found["findings"] if one["id"] == "rate/far-above")
+    assert rate["where"] == "trl.yaml:4:1"
+    assert rate["instead"] == {"plan.learning_rate": 0.0002}
+    assert rate["sources"]
+
+
+def test_it_is_carried_over_to_a_plan(run, trl_file):
+    """The plan reads back, says where each value is from, and names what is not in it."""
+    code, output = run(trl_file, "--gpu", "RTX 3090", "--plan", "plan.yaml")
+    assert code == 3
+    plan = read_plan("plan.yaml")
+    stage = plan.stages[0]
+    assert (plan.model, stage.update) == ("Qwen/Qwen2.5-7B-Instruct", "lora")
+    assert (stage.learning_rate, stage.micro_batch_size, stage.grad_accum) == (0.002, 4, 4)
+    assert stage.options["rank"] == 32
+    assert stage.trl["neftune_noise_alpha"] == 5
+    text = Path("plan.yaml").read_text()
+    assert "# lora_r" in text
+    assert "# TRL's default" in text
+    assert "Written: ./plan.yaml" in output or "Written: plan.yaml" in output
+
+
+def test_what_a_plan_has_no_word_for_is_named(run, document, trl_file):
+    """On the screen, in the file and in the JSON."""
+    Path(trl_file).write_text(TRL + "label_names: [x]\n")
+    _, output = run(trl_file, "--gpu", "H100", "--plan", "plan.yaml")
+    assert "label_names" in output
+    assert "label_names" in Path("plan.yaml").read_text()
+    _, found = document(trl_file, "--gpu", "H100")
+    assert [one["key"] for one in found["not_carried"]] == ["label_names"]
+
+
+def test_options_of_data_are_refused(run, trl_file):
+    """A configuration names its own data and lengths."""
+    code, output = run(trl_file, "--seq-len", 512)
+    assert code == 2
+    assert "--seq-len has no effect on a configuration" in output
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_page(run, trl_file, width, monkeypatch):
+    """What is printed, line by line."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, output = run(trl_file, "--gpu", "RTX 3090")
+    path = GOLDEN / f"check_configuration_{width}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(output)
+    assert output == path.read_text()
+    assert max(map(len, output.splitlines())) <= width

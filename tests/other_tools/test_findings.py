@@ -1,0 +1,81 @@
+"""Rules about configurations: what their conditions mean, and that each rests on something."""
+
+import pytest
+
+from advisor.ground.sources import source_title
+from advisor.other_tools.findings import (
+    PLACE,
+    Found,
+    Known,
+    by_rules,
+    filled,
+    general_rules,
+    holds,
+    worst_first,
+)
+from advisor.other_tools.tool import tool_named, tool_names
+
+KNOWN = Known(
+    values={"a": 1, "m": {"b": None}}, defaults={"c": 3, "a": 2}, facts={"plan.x": 5, "f": False}
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "expected"),
+    [
+        ("a", 1, True), ("a", 2, False), ("c", 3, True), ("c", "unset", True), ("a", "set", True),
+        ("m.b", None, True), ("m.b", "set", True), ("nowhere", None, True), ("nowhere", 1, False),
+        ("plan.x", {"gte": 5}, True), ("plan.x", {"gt": 5}, False), ("plan.x", [1, 5], True),
+        ("nowhere", {"gt": 0}, False), ("f", False, True), ("f", 0, False),
+        ("a", {"not": 1}, False), ("a", {"not": 7}, True), ("a", {"gt": 0, "lt": 2}, True),
+    ],
+)  # fmt: skip
+def test_conditions(name, wanted, expected):
+    """A value, one of several, bounds, not, set or unset; what is not known is null."""
+    assert holds(KNOWN, name, wanted) is expected
+
+
+def test_texts_are_filled_in():
+    """Facts stand in the sentence as a person writes them."""
+    assert filled("{a}, {f} and {nowhere}", KNOWN) == "1, false and not set"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [*general_rules(), *(r for t in tool_names() for r in tool_named(t).findings)],
+    ids=lambda rule: rule.id,
+)
+def test_every_rule_has_sources_that_exist(rule):
+    """An id of rules/sources.yaml or a link; places in texts are names that conditions may ask."""
+    for source in rule.sources:
+        if PLACE.fullmatch(source) is None:
+            assert source_title(source)
+
+
+def test_ids_are_used_once():
+    """Each finding has a name of its own."""
+    ids = [rule.id for rule in general_rules()]
+    ids += [rule.id for name in tool_names() for rule in tool_named(name).findings]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_rate_far_above_names_what_is_documented():
+    """The value that mends it is a number, the sources those of the rule that sets it."""
+    facts = {
+        "rate.times": 10, "rate.usual": 2e-4, "rate.because": "usual", "rate.sources": ["unsloth"],
+        "plan.learning_rate": 2e-3,
+    }  # fmt: skip
+    found = list(by_rules(tool_named("trl"), Known(values={}, defaults={}, facts=facts)))
+    far = next(one for one in found if one.id == "rate/far-above")
+    assert far.instead == {"plan.learning_rate": 2e-4}
+    assert far.sources == ("unsloth",)
+    assert "0.002" in far.text
+
+
+def test_worst_come_first_and_once():
+    """Errors, warnings, notes."""
+    some = [
+        Found(id="b", severity="note", text="t"), Found(id="a", severity="error", text="t"),
+        Found(id="b", severity="note", text="t"),
+    ]  # fmt: skip
+    assert [one.id for one in worst_first(some)] == ["a", "b"]

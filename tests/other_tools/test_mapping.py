@@ -1,0 +1,111 @@
+"""Keys of another tool to ours and back: each ends somewhere, in both directions."""
+
+import pytest
+
+from advisor.other_tools.conversions import TURNS, CannotCarry, Context
+from advisor.other_tools.keys import keys_of, newest
+from advisor.other_tools.mapping import ASIDE, leaves, read, write
+from advisor.other_tools.ours import usual_values
+from advisor.other_tools.tool import tool_named, tool_names
+
+DEFAULTS = {
+    "use_peft": False, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "load_in_4bit": False,
+    "load_in_8bit": False, "bnb_4bit_quant_type": "nf4", "dtype": "float32", "bf16": None,
+    "fp16": False, "learning_rate": 2e-5, "num_train_epochs": 3.0, "max_steps": -1,
+    "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "max_length": 1024,
+    "warmup_steps": 0.0, "assistant_only_loss": False, "padding_free": False,
+}  # fmt: skip
+
+
+def trl(values, **context):
+    return read(
+        tool_named("trl"), {"command": "sft", "data_kind": "rows", **values}, defaults=DEFAULTS,
+        about_data=["dataset_name"], context=Context(**context),
+    )  # fmt: skip
+
+
+def test_defaults_of_the_tool_count_where_the_file_is_silent():
+    """What the file leaves out is what the tool does then, and is marked as such."""
+    found = trl({"model_name_or_path": "m", "learning_rate": 1e-4})
+    assert found.ours["seq_len"] == 1024
+    assert found.carried["seq_len"].is_default
+    assert not found.carried["learning_rate"].is_default
+    assert found.carried["learning_rate"].theirs == ("learning_rate",)
+
+
+def test_every_key_of_the_file_ends_in_one_list():
+    """Carried, lost, idle or without effect: none is dropped."""
+    values = {
+        "model_name_or_path": "m", "lora_r": 8, "padding_free": True, "report_to": "wandb",
+        "max_length": 512, "dataset_name": "d",
+    }  # fmt: skip
+    found = trl(values)
+    told = {key for one in found.carried.values() for key in one.theirs}
+    told |= {one.key for one in (*found.lost, *found.idle)} | set(found.no_effect)
+    assert told | {"dataset_name"} >= set(values)
+    assert [one.key for one in found.idle] == ["lora_r"]
+    assert "update is full" in found.idle[0].why
+    assert [one.key for one in found.lost] == ["padding_free"]
+
+
+def test_several_keys_mean_something_only_together():
+    """4 bits are two keys there and one here."""
+    assert trl({"use_peft": True, "load_in_4bit": True}).ours["quantization"] == "nf4"
+    fp4 = trl({"use_peft": True, "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"})
+    assert "quantization" not in fp4.ours
+    assert "bnb_4bit_quant_type: fp4" in fp4.lost[0].why
+
+
+@pytest.mark.parametrize(
+    ("steps", "value", "expected"), [(None, 0.1, 0.1), (200, 20, 0.1), (10, 50, 0.99)]
+)
+def test_warm_up_is_a_share_or_a_number_of_steps(steps, value, expected):
+    """Below one a share; above, a share of all steps."""
+    assert TURNS["share_of_steps"].read(value, Context(steps=steps)) == expected
+
+
+def test_what_cannot_be_turned_says_why():
+    """Steps without knowing how many there are in all."""
+    with pytest.raises(CannotCarry, match="how many"):
+        TURNS["share_of_steps"].read(20, Context())
+
+
+def test_a_zero_stage_is_read_from_its_file_or_its_name(tmp_path):
+    """DeepSpeed's JSON decides; of a file that is not there, its name."""
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 3}}')
+    turn = TURNS["deepspeed"].read
+    assert turn("ds.json", Context(folder=tmp_path)) == "zero3"
+    assert turn("examples/deepspeed/ds_z2_config.json", Context(folder=tmp_path)) == "zero2"
+    assert turn({"zero_optimization": {"stage": 2}}, Context()) == "zero2"
+    with pytest.raises(CannotCarry):
+        turn("my.json", Context(folder=tmp_path))
+
+
+@pytest.mark.parametrize("name", tool_names())
+def test_every_key_that_is_written_of_a_tool_is_one_of_its_own(name):
+    """Misspelt names in the table would never be read; none is said to be both lost and nothing."""
+    tool, release = tool_named(name), newest(name)
+    known = set(ASIDE)
+    for command in release.commands:
+        known |= set(keys_of(release, command, plugins=release.plugins))
+    named = {*tool.their_names(), *tool.no_effect, *tool.not_carried}
+    assert {key.split(".")[0] for key in named} <= known
+    asked = {key.split(".")[0] for rule in tool.findings for key in (*rule.when, *rule.instead)}
+    assert asked <= known | {"plan", "data", "model", "machine", "rate", "steps", "evaluates"}
+    assert not tool.no_effect & set(tool.not_carried)
+
+
+def test_what_a_tool_has_no_word_for_is_lost_by_name():
+    """Of a plan, too, nothing is dropped."""
+    usual = usual_values("sft", "lora")
+    ours = {**usual, "objective": "sft", "update": "lora", "model": "m", "replay": "general.jsonl"}
+    found = write(
+        tool_named("trl"), ours, known=set(DEFAULTS) | {"model_name_or_path"}, usual=usual
+    )
+    assert found.values["model_name_or_path"] == "m"
+    assert [one.key for one in found.lost] == ["replay"]
+
+
+def test_leaves_are_dotted():
+    """A map inside a map, and an empty one."""
+    assert list(leaves({"a": {"b": {"c": 1}}, "d": {}})) == ["a.b.c", "d"]
