@@ -19,6 +19,7 @@ class Command:
     name: str  # one of the release's commands: sft, train, ...
     purpose: str = TRAIN  # train | merge | chat | evaluate
     assumed: str = ""  # a sentence, where the file does not say it
+    likely: tuple[str, ...] = ()  # several, between which the keys do not decide
 
 
 def command_of(
@@ -74,4 +75,37 @@ def _by_keys(release: ToolRelease, values: Mapping[str, Any], known: tuple[str, 
             f"read as a file of `{release.tool} {likely[0]}`: its keys do not tell it from"
             f" {', '.join(likely[1:])}"
         ),
+        likely=tuple(likely),
     )
+
+
+# Kind of data -> the command that trains on such rows.
+BY_DATA = {
+    "preference": "dpo", "unpaired_feedback": "kto", "prompts_with_verifier": "grpo",
+}  # fmt: skip
+
+
+def by_data(release: ToolRelease, command: Command, kind: str) -> Command:
+    """The command among the likely ones that trains on such data; else the same as before."""
+    name = BY_DATA.get(kind)
+    if name is None or name not in command.likely or name == command.name:
+        return command
+    return Command(
+        name=name, assumed=f"read as a file of `{release.tool} {name}`: its data are such rows"
+    )
+
+
+def refuse_other_purposes(command: Command, name: str) -> None:
+    """Raise InputError for a file with which nothing is trained."""
+    what = {
+        MERGE: "it merges an adapter into its base (`llamafactory-cli export`)",
+        CHAT: "it is for answers of a model (`llamafactory-cli chat`, `api`)",
+        EVALUATE: "it measures a model",
+    }.get(command.purpose)
+    if what is not None:
+        raise InputError(
+            f"{what}, and nothing is trained with it",
+            "`advise check` takes configurations of a training",
+            "check the file that the model was trained with",
+            where=name,
+        )

@@ -14,7 +14,14 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import Path_
-from advisor.other_tools.commands import command_of
+from advisor.other_tools.commands import (
+    Command,
+    by_data,
+    command_of,
+    refuse_other_purposes,
+)
+from advisor.other_tools.data_reading import data_of, understood
+from advisor.other_tools.data_refs import FILE
 from advisor.other_tools.key_faults import check_keys
 from advisor.other_tools.keys import keys_of, newest
 from advisor.other_tools.recognise import NAMES, READ, Recognised, not_read, recognised
@@ -45,7 +52,8 @@ def read_file(
         command: What the tool is asked to do (TRL: sft, dpo, ...), if the keys should not decide.
         environment: Values of `${NAME}`; default: those of this process.
 
-    Raises InputError for what is no such file: it says what the file is and what can be done.
+    Raises InputError for what is no such file, or trains nothing: it says what the file is and what
+    can be done.
     """
     where, name = Path(path), os.fspath(path)
     text = read_text(where, name=name)
@@ -66,26 +74,42 @@ def read_file(
         read = their_text(text, name=name, loader=loader)
     values, references = fill_in(read.values, os.environ if environment is None else environment)
     release = newest(found.tool)
+
+    def made(chosen: Command) -> ToolFile:
+        return ToolFile(
+            path=where,
+            name=name,
+            text=text,
+            tool=found.tool,
+            release=release,
+            command=chosen,
+            keys=keys_of(release, chosen.name, plugins=_plugins(values)),
+            values=values,
+            written=read.values,
+            key_marks=read.key_marks,
+            value_marks=read.value_marks,
+            open={dotted(at): written for at, written in references.open.items()},
+        )
+
     chosen = command_of(release, values, stated=command)
-    file = ToolFile(
-        path=where,
-        name=name,
-        text=text,
-        tool=found.tool,
-        release=release,
-        command=chosen,
-        keys=keys_of(release, chosen.name, plugins=_plugins(values)),
-        values=values,
-        written=read.values,
-        key_marks=read.key_marks,
-        value_marks=read.value_marks,
-        open={dotted(at): written for at, written in references.open.items()},
-    )
+    refuse_other_purposes(chosen, name)
+    if chosen.likely:
+        chosen = by_data(release, chosen, _kind_of_data(made(chosen)))
+    file = made(chosen)
     _say_assumed(file, found)
     _say_surprises(file, read.surprises)
     _say_references(file, references)
     check_keys(file)
     return file
+
+
+def _kind_of_data(file: ToolFile) -> str:
+    """Of the first data set that is here; empty if none is."""
+    for ref in data_of(file).train:
+        recognition = understood(ref).recognition if ref.place == FILE else None
+        if recognition is not None:
+            return recognition.kind
+    return ""
 
 
 def _plugins(values: Mapping[str, Any]) -> list[str]:

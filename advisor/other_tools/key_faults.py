@@ -84,6 +84,9 @@ def _say_unknown(
         meant = meant_at_the_top(file.release, file.command.name, name, value, keys)
         hint = meant.say if meant is not None else ""
         instead = meant.instead if meant is not None else {}
+        instead = {
+            key: _as_number(keys[key], new) if key in keys else new for key, new in instead.items()
+        }
     else:
         close = misspelt(name, keys)
         hint = f"did you mean '{close}'?" if close else ""
@@ -200,9 +203,9 @@ def _meant_value(key: Key, value: Any) -> Any:
         number = _as_number(key, value)
         if number is not value and is_meant(key, number):
             return number
-        texts = [one for one in key.choices if isinstance(one, str)]
-        close = misspelt(value, texts)
-        return close
+        close = misspelt(value, [one for one in key.choices if isinstance(one, str)])
+        if close is not None:
+            return close
     if isinstance(value, float) and value.is_integer() and is_meant(key, int(value)):
         return int(value)
     if "text" in key.types and not key.choices and isinstance(value, int | float):

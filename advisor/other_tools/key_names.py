@@ -51,7 +51,8 @@ def meant_at_the_top(
     if elsewhere is not None and close is None:
         title, theirs = elsewhere
         if theirs:
-            return Meant(say=f"that is {title}'s name; {NAMES[tool]} calls it '{theirs}'")
+            said = f"that is {title}'s name; {NAMES[tool]} calls it '{theirs}'"
+            return Meant(say=said, instead={name: None, theirs: value})
         return Meant(say=f"that is a key of {title}")
     if close is not None:
         return Meant(say=f"did you mean '{close}'?", instead={name: None, close: value})
@@ -100,9 +101,9 @@ def _of_another_tool(tool: str, name: str, known: Collection[str]) -> tuple[str,
 
 @cache
 def _ours(tool: str) -> Mapping[str, str]:
-    """A tool's key -> ours, where one stands for the other."""
+    """A tool's key -> ours, where one stands for the other with the same value."""
     return {
         one.theirs: one.ours
         for one in reversed(tool_named(tool).mapping)
-        if isinstance(one, OneKey)
+        if isinstance(one, OneKey) and one.turned == "same"
     }

@@ -165,7 +165,8 @@ class _Walk:
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             if key_node.tag == f"{_SCHEME}merge":
-                merged |= self.merged(value_node, path)  # what the map says itself wins
+                # Of several the first one wins, and what the map says itself wins over all.
+                merged = self.merged(value_node, path) | merged
                 continue
             key = self.key(key_node, path)
             if key is None:
