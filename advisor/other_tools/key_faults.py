@@ -20,6 +20,7 @@ from advisor.other_tools.values import allowed, check_value, is_meant
 
 MOST = 200  # faults of one file
 SHOWN = 15  # names of a short list of keys
+ALIKE = 0.6  # a wrong value and the choice that is meant
 SHOWN_CHARS = 60  # of a value
 
 
@@ -203,7 +204,8 @@ def _meant_value(key: Key, value: Any) -> Any:
         number = _as_number(key, value)
         if number is not value and is_meant(key, number):
             return number
-        close = misspelt(value, [one for one in key.choices if isinstance(one, str)])
+        texts = [one for one in key.choices if isinstance(one, str)]
+        close = misspelt(value, texts, alike=ALIKE)
         if close is not None:
             return close
     if isinstance(value, float) and value.is_integer() and is_meant(key, int(value)):

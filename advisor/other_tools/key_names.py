@@ -59,12 +59,12 @@ def meant_at_the_top(
     return None
 
 
-def misspelt(name: str, known: Collection[str]) -> str | None:
-    """The known key that is meant, by its letters."""
+def misspelt(name: str, known: Collection[str], *, alike: float = CLOSE) -> str | None:
+    """The known name that is meant, by its letters."""
     same = _same_letters(name, known)
     if same is not None:
         return same
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=CLOSE)
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=alike)
     return found[0] if found else None
 
 

@@ -69,12 +69,18 @@ def _value(
         ]
     if not isinstance(value, str) or len(value) > MAX_TEXT or "\n" in value:
         return value
-    if any(mark in str(step).lower() for step in path for mark in _TEMPLATES):
+    if _holds_templates(path):
         return value
     if _BRACES.search(value):
         found.open[path] = value
         return value
     return _text(value, path, top, environment, found)
+
+
+def _holds_templates(path: Path_) -> bool:
+    names = [str(step).lower() for step in path]
+    # LLaMA-Factory's `template` is the name of one.
+    return names != ["template"] and any(mark in name for name in names for mark in _TEMPLATES)
 
 
 def _text(
