@@ -1,0 +1,237 @@
+"""What a configuration trains on: every data set it names, where it is, and how a plan holds it."""
+
+import json
+
+import pytest
+import yaml
+
+from advisor.other_tools.data_reading import column_faults, data_of, understood
+from advisor.other_tools.file import read_file
+
+PAIRS = [{"instruction": "a", "input": "", "output": "b"}] * 3
+CHATS = [{"talk": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}] * 3
+CHOICES = [{"ask": "a", "good_one": "b", "bad_one": "c"}] * 3
+
+
+def put(path, rows):
+    """Rows as JSONL, or as JSON where the name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "\n".join(json.dumps(row) for row in rows)
+    path.write_text(json.dumps(rows) if path.suffix == ".json" else lines + "\n")
+    return path
+
+
+def read(path, values):
+    """The file and its data."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    file = read_file(path)
+    return file, data_of(file)
+
+
+def trl(**more):
+    """A file of TRL."""
+    return {"model_name_or_path": "m", "lora_r": 8, "output_dir": "o", **more}
+
+
+def llamafactory(**more):
+    """A file of LLaMA-Factory."""
+    return {"model_name_or_path": "m", "stage": "sft", "do_train": True, "output_dir": "o", **more}
+
+
+def axolotl(**more):
+    """A file of Axolotl."""
+    return {"base_model": "m", "micro_batch_size": 1, **more}
+
+
+def test_a_file_beside_the_configuration_is_found(tmp_path, monkeypatch):
+    """Beside it, in a folder above it, or in the current one."""
+    monkeypatch.chdir(tmp_path)
+    rows = put(tmp_path / "data" / "rows.jsonl", PAIRS)
+    for place in ("job.yaml", "examples/deep/job.yaml"):
+        _, data = read(tmp_path / place, trl(dataset_name="data/rows.jsonl"))
+        (ref,) = data.train
+        assert ref.place == "file"
+        assert ref.files[0].samefile(rows)
+    (ref,) = read(tmp_path / "job.yaml", trl(dataset_name="trl-lib/Capybara"))[1].train
+    assert (ref.place, ref.hub, ref.path) == ("hub", "trl-lib/Capybara", "trl-lib/Capybara")
+    _, data = read(tmp_path / "job.yaml", trl(dataset_name="data/rowz.jsonl"))
+    assert data.train[0].place == "missing"
+    assert "is not here" in data.faults[0].what
+    assert data.faults[0].where.endswith("job.yaml:4:1")
+
+
+def test_the_mixture_of_trl(tmp_path):
+    """`datasets` takes the place of dataset_name; shares and splits cannot be carried."""
+    put(tmp_path / "a.jsonl", PAIRS)
+    put(tmp_path / "b.jsonl", PAIRS)
+    values = trl(
+        dataset_name="x/y",
+        datasets=[
+            {"path": "json", "data_files": ["a.jsonl", "b.jsonl"], "fraction": 0.5},
+            {"path": "a/b", "name": "en", "split": "test", "columns": ["prompt"]},
+        ],
+    )
+    file, data = read(tmp_path / "job.yaml", values)
+    first, second = data.train
+    assert [path.name for path in first.files] == ["a.jsonl", "b.jsonl"]
+    assert first.path == ""  # two files, and no folder of their own
+    assert second.hub == "a/b/en"
+    assert second.lost == ("only its columns prompt", "only its split 'test'")
+    assert any("fraction" in one for one in data.lost)
+    assert any(one.key == "dataset_name" for one in file.faults)
+
+
+def test_trl_misses_its_columns(tmp_path):
+    """TRL goes by the names of columns: others are an error, with the way to write them."""
+    put(tmp_path / "rows.jsonl", [{"question": "a", "answer": "b"}] * 3)
+    file, data = read(tmp_path / "job.yaml", trl(dataset_name="rows.jsonl"))
+    (fault,) = column_faults(file, understood(data.train[0]))
+    assert "messages or prompt + completion or text" in fault.what
+    assert fault.allowed == "its columns: question, answer"
+    assert "--fix" in fault.hint
+    put(tmp_path / "rows.jsonl", [{"body": "a"}] * 3)
+    file, data = read(
+        tmp_path / "job.yaml", trl(dataset_name="rows.jsonl", dataset_text_field="body")
+    )
+    one = understood(data.train[0])
+    assert column_faults(file, one) == []
+    assert one.recognition.kind == "raw_text"
+
+
+def test_llamafactory_names_its_data_in_a_file_of_their_own(tmp_path):
+    """Names joined by commas; columns, tags and ranking say the roles."""
+    info = {
+        "pairs": {"file_name": "pairs.json"},
+        "talks": {
+            "file_name": "talks.jsonl", "formatting": "sharegpt", "columns": {"messages": "talk"},
+        },
+        "choices": {
+            "file_name": "choices.jsonl", "ranking": True,
+            "columns": {"prompt": "ask", "chosen": "good_one", "rejected": "bad_one"},
+        },
+        "there": {"hf_hub_url": "a/b", "subset": "en", "num_samples": 5},
+        "scope": {"ms_hub_url": "a/b"},
+        "seen": {"file_name": "pairs.json", "columns": {"prompt": "p", "images": "i"}},
+        "texts": {"file_name": "texts.jsonl", "columns": {"prompt": "body"}},
+    }  # fmt: skip
+    put(tmp_path / "data" / "pairs.json", PAIRS)
+    put(tmp_path / "data" / "talks.jsonl", CHATS)
+    put(tmp_path / "data" / "choices.jsonl", CHOICES)
+    put(tmp_path / "data" / "texts.jsonl", [{"body": "some text", "other": "x"}] * 3)
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
+    names = "pairs, talks,choices,there,scope,seen,texts"
+    _, data = read(tmp_path / "job.yaml", llamafactory(dataset=names, eval_dataset="pairs"))
+    refs = {ref.named: ref for ref in data.train}
+    assert list(refs) == list(info)
+    assert [ref.named for ref in data.evaluation] == ["pairs"]
+    assert refs["pairs"].roles == {
+        "question": "instruction",
+        "context": "input",
+        "answer": "output",
+    }
+    assert refs["choices"].roles == {"question": "ask", "chosen": "good_one", "rejected": "bad_one"}
+    assert refs["there"].hub == "a/b/en"
+    assert refs["there"].lost == ("num_samples: 5",)
+    assert "ModelScope" in refs["scope"].why_not
+    assert "images" in refs["seen"].why_not
+    assert refs["texts"].roles == {"text": "body"}
+    kinds = {
+        name: understood(refs[name]).recognition.kind
+        for name in ("pairs", "talks", "choices", "texts")
+    }
+    assert kinds == {
+        "pairs": "paired", "talks": "paired", "choices": "preference", "texts": "raw_text",
+    }  # fmt: skip
+    assert understood(refs["pairs"]).mapping is None  # the names say it
+    assert understood(refs["talks"]).mapping in (None, {"messages": "talk"})
+    assert understood(refs["choices"]).mapping == refs["choices"].roles
+
+
+def test_llamafactory_without_its_list_of_data(tmp_path):
+    """Its built-in names stand for files of its own repository: said, and nothing guessed."""
+    file, data = read(tmp_path / "job.yaml", llamafactory(dataset="identity,alpaca_en_demo"))
+    assert [ref.place for ref in data.train] == ["missing", "missing"]
+    assert "dataset_info.json is not here" in data.train[0].why_not
+    assert any("data/dataset_info.json" in note for note in data.notes)
+    assert file.faults == []
+    (tmp_path / "data").mkdir()
+    for text, what in (("{", "no JSON"), ("[]", "no map"), ('{"other": {}}', "no data set 'ident")):
+        (tmp_path / "data" / "dataset_info.json").write_text(text)
+        file, _ = read(tmp_path / "job.yaml", llamafactory(dataset="identity"))
+        assert what in file.faults[0].what
+        assert file.faults[0].severity == "error"
+
+
+AXOLOTL_TYPES = [
+    ({"type": "alpaca"}, {"question": "instruction", "context": "input", "answer": "output"}),
+    ({"type": "completion", "field": "body"}, {"text": "body"}),
+    ({"type": "chat_template", "field_messages": "talk"}, {"messages": "talk"}),
+    ({"type": "alpaca_w_system.load_open_orca"},
+     {"question": "question", "answer": "response", "system": "system_prompt"}),
+    ({"type": {"field_instruction": "q", "field_output": "a", "format": "Q: {instruction}"}},
+     {"question": "q", "context": "input", "answer": "a"}),
+    ({"type": "strange.one"}, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("entry", "roles"), AXOLOTL_TYPES)
+def test_the_types_of_axolotl_say_the_roles(tmp_path, entry, roles):
+    """What a row's columns are is in `type`; what a plan cannot say of it is named."""
+    _, data = read(tmp_path / "job.yaml", axolotl(datasets=[{"path": "a/b", **entry}]))
+    (ref,) = data.train
+    assert ref.roles == roles
+    if isinstance(entry["type"], dict) or entry["type"].startswith(("alpaca", "strange")):
+        assert ref.lost
+    else:
+        assert ref.lost == ()
+
+
+def test_pairs_of_axolotl(tmp_path):
+    """With `rl`, a type names the columns of the request and of the two answers."""
+    values = axolotl(rl="dpo", datasets=[{"path": "a/b", "type": "chatml.intel"}])
+    (ref,) = read(tmp_path / "job.yaml", values)[1].train
+    assert ref.roles == {
+        "question": "question", "system": "system", "chosen": "chosen", "rejected": "rejected",
+    }  # fmt: skip
+
+
+def test_the_lists_of_axolotl(tmp_path):
+    """Local files, files of a hub data set, rows to measure on, texts to pretrain on."""
+    put(tmp_path / "rows.jsonl", PAIRS)
+    values = axolotl(
+        datasets=[
+            {"path": "rows.jsonl", "type": "alpaca"},
+            {"path": "json", "data_files": "rows.jsonl", "ds_type": "json", "type": "alpaca"},
+            {"path": "a/b", "data_files": ["x.json"], "type": "alpaca", "shards": 10},
+            {"path": "s3://bucket/rows", "type": "alpaca"},
+        ],
+        test_datasets=[{"path": "rows.jsonl", "type": "alpaca", "split": "test"}],
+    )
+    _, data = read(tmp_path / "job.yaml", values)
+    assert [ref.place for ref in data.train] == ["file", "file", "hub", "elsewhere"]
+    assert "another machine" in data.train[3].why_not
+    assert any("shards" in one for one in data.train[2].lost)
+    assert [ref.evaluates for ref in data.evaluation] == [True]
+    for texts in ("a/b", {"path": "a/b", "text_column": "text"}, [{"path": "a/b"}]):
+        (ref,) = read(tmp_path / "job.yaml", axolotl(pretraining_dataset=texts))[1].train
+        assert ref.roles == {"text": "text"}
+
+
+ODD = [None, 3, "", "a\0b", [], [None, 3, "x"], {}, {"path": 3}, [{"path": None}], [{"type": 3}],
+       "~nobody/x", "x" * 5000, [{"path": "json", "data_files": {"train": ["*.jsonl"]}}],
+       [{"path": "[", "data_files": "**/*"}]]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ODD, ids=range(len(ODD)))
+def test_odd_values_are_no_errors(tmp_path, value):
+    """Whatever stands where data are named."""
+    for values in (
+        trl(dataset_name=value),
+        trl(datasets=value),
+        llamafactory(dataset=value, dataset_dir=value),
+        axolotl(datasets=value, test_datasets=value, pretraining_dataset=value),
+    ):
+        _, data = read(tmp_path / "job.yaml", values)
+        for ref in data.refs:
+            understood(ref)
