@@ -70,6 +70,7 @@ KEY = Keys(
         "required": Flag(help="a file without it is refused"),
         "also": ListOf(of=Text(), least=1, help="other names that stand for it"),
         "deprecated": Flag(help="the tool's own code says that it will go, or is gone"),
+        "gone": Flag(help="a file that sets it is refused"),
         "instead": Text(help="what the tool's own code names in its place"),
     },
     required=("types",),
@@ -137,6 +138,7 @@ class Key:
     required: bool = False
     also: tuple[str, ...] = ()
     deprecated: bool = False
+    gone: bool = False
     instead: str = ""
 
     @property
@@ -224,7 +226,7 @@ def _class(name: str, entry: Mapping[str, Any]) -> KeyClass:
         bases=tuple(entry.get("bases", ())),
         unknown=entry.get("unknown", "ignored"),
         keys={
-            key: _key(key, line, argument=entry.get("arguments", False))
+            key: key_of(key, line, argument=entry.get("arguments", False))
             for key, line in entry["keys"].items()
         },
     )
@@ -233,7 +235,8 @@ def _class(name: str, entry: Mapping[str, Any]) -> KeyClass:
 LISTS = frozenset(item.name for item in fields(Key) if str(item.type).startswith("tuple"))
 
 
-def _key(name: str, line: Mapping[str, Any], *, argument: bool) -> Key:
+def key_of(name: str, line: Mapping[str, Any], *, argument: bool = False) -> Key:
+    """A key from its line in a table."""
     given: dict[str, Any] = {
         word: tuple(value) if word in LISTS else value for word, value in line.items()
     }

@@ -143,7 +143,7 @@ def check_value(way: str, key: Key, value: Any) -> Taken:
     if key.argument:
         return _argument(key, value)
     taken = _by_way(way, key, value)
-    if taken.outcome in ("meant", "turned"):
+    if taken.outcome == "meant":
         return taken
     kinds = {trial_kind(value)} | ({"other"} if _is_other(key, value) else set())
     if kinds & set(key.takes):

@@ -12,6 +12,11 @@ from typing import Any
 
 import yaml
 
+from advisor.other_tools.keys import key_of
+from advisor.other_tools.tool import tool_named
+from advisor.other_tools.values import check_value
+from tools.other_tools.probe.trials import trial
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -21,22 +26,30 @@ def probe(tool: str, python: str | Path) -> dict[str, Any]:
     Raises OSError if there is no such Python, CalledProcessError if it cannot import the tool.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # Some classes make their output folder, and look for a GPU.
-        done = subprocess.run(
-            [python, "-P", "-W", "ignore", "-c", RUN.format(root=str(ROOT), tool=tool)],
+        # Some classes make their output folder. The answer is a file: a class that takes a flag
+        # for a file's name closes the output.
+        answer = Path(folder) / "answer.json"
+        subprocess.run(
+            [python, "-P", "-W", "ignore", "-c", RUN, str(ROOT), tool, str(answer)],
             capture_output=True,
             text=True,
             check=True,
             cwd=folder,
             env={**os.environ, **QUIET, "HF_HOME": folder},
         )
-    return completed(tool, json.loads(done.stdout.splitlines()[-1]))
+        made = json.loads(answer.read_text(encoding="utf-8"))
+    return completed(tool, made)
 
 
-RUN = (
-    "import sys; sys.path.insert(0, {root!r}); "
-    "from tools.other_tools.probe import read_{tool} as probe; probe.main()"
-)
+RUN = """
+import contextlib, importlib, io, json, sys
+root, tool, answer = sys.argv[1:]
+sys.path.insert(0, root)
+with contextlib.redirect_stdout(io.StringIO()):
+    made = importlib.import_module("tools.other_tools.probe.read_" + tool).main()
+with open(answer, "w", encoding="utf-8") as file:
+    json.dump(made, file)
+"""
 QUIET = {
     "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONPATH": "", "WORLD_SIZE": "1", "TRANSFORMERS_VERBOSITY": "error",
@@ -45,9 +58,27 @@ QUIET = {
 
 def completed(tool: str, made: dict[str, Any]) -> dict[str, Any]:
     """The whole file, as plain data."""
+    way = tool_named(tool).parsing["values"]
+    for one in made["classes"].values():
+        one["keys"] = {key: tried(way, entry) for key, entry in one["keys"].items()}
     first = {"version": 1, "tool": tool, "release": made["release"]}
     rest = ("made_with", "commands", "plugins", "classes")
     return first | {name: made[name] for name in rest if name in made}
+
+
+def tried(way: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """A key's line, with what the trials showed beyond what such a parser does anyway."""
+    trials = entry.pop("trials", {})
+    key = key_of("", entry)
+    refuses, takes = [], []
+    for kind, accepted in trials.items():
+        expected = check_value(way, key, trial(kind, entry)).outcome
+        if expected == "refused" and accepted:
+            takes.append(kind)
+        if expected in ("turned", "passed") and not accepted:
+            refuses.append(kind)
+    found = {"refuses": refuses} if refuses else {}
+    return entry | found | ({"takes": takes} if takes else {})
 
 
 def written(table: Mapping[str, Any], *, schema: str) -> str:

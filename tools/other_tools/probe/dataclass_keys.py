@@ -9,7 +9,10 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tools.other_tools.probe.kinds import INSTEAD, Kinds, plain_value
+from tools.other_tools.probe.kinds import INSTEAD, Kinds, ordered, plain_value
+from tools.other_tools.probe.trials import WORD, control, kinds_to_try, trial
+
+NEEDED = ("model_name_or_path",)  # has a default that the class then refuses
 
 
 class Classes:
@@ -78,7 +81,10 @@ class Classes:
             entry |= self.as_text(cls, item.name, entry) | default_of(item)
             if item.name in after:
                 entry["filled"] = True
-            found[item.name] = entry | deprecation(item.metadata.get("help") or "")
+            if splits(cls, item.name, entry):
+                entry |= {"types": ordered({*entry["types"], "list"}), "of": ["text"]}
+            entry |= deprecation(item.metadata.get("help") or "")
+            found[item.name] = entry | {"trials": self.trials(cls, item.name, entry)}
         for key, entry in found.items():
             if entry.get("instead") not in found.keys() - {key}:
                 entry.pop("instead", None)
@@ -87,6 +93,36 @@ class Classes:
     def as_text(self, cls: type, key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         """What a text in a file is read as, if the key's types do not say so."""
         return {}
+
+    def trials(self, cls: type, key: str, entry: Mapping[str, Any]) -> dict[str, bool]:
+        """Kind of value -> whether the class is made with one in the key's place."""
+        if not self.takes(cls, key, control(entry)):
+            return {}
+        return {kind: self.takes(cls, key, trial(kind, entry)) for kind in kinds_to_try(entry)}
+
+    def takes(self, cls: type, key: str, value: Any) -> bool:
+        """Whether the class is made with the value, as the tool makes it from a file."""
+        return made_with(cls, **{key: value}) is not None
+
+
+def made_with(cls: type, **values: Any) -> Any:
+    """The class with these values and what it cannot do without; None if it refuses them."""
+    needed = {
+        item.name: WORD
+        for item in dataclasses.fields(cls)
+        if item.init and (default_of(item) == {"required": True} or item.name in NEEDED)
+    }
+    with contextlib.suppress(Exception):
+        return cls(**needed | values)
+    return None
+
+
+def splits(cls: type, key: str, entry: Mapping[str, Any]) -> bool:
+    """Whether the class makes a list of a text with commas, and takes a list as it is."""
+    if "text" not in entry["types"] or "list" in entry["types"] or entry.get("choices"):
+        return False
+    values = (made_with(cls, **{key: "a,b"}), made_with(cls, **{key: ["a", "b"]}))
+    return all(getattr(made, key, None) == ["a", "b"] for made in values)
 
 
 def default_of(item: dataclasses.Field[Any]) -> dict[str, Any]:
@@ -108,16 +144,13 @@ def filled_by(cls: type) -> set[str]:
 
     Empty for a class that cannot be made without values.
     """
-    made = None
-    for values in ({}, {"use_cpu": True}):  # half precision is refused where there is no GPU
-        with contextlib.suppress(Exception):
-            made = made or cls(**values)
+    made = made_with(cls)
     if made is None:
         return set()
     found = set()
     for item in dataclasses.fields(cls):
         default = default_of(item)
-        if not item.init or "default" not in default:
+        if not item.init or "default" not in default or item.name in NEEDED:
             continue
         try:
             same = plain_value(getattr(made, item.name)) == default["default"]

@@ -1,4 +1,4 @@
-"""Print the key table of the installed Axolotl as JSON.
+"""Read the key table of the installed Axolotl.
 
 Its schemas alone are imported, and of a plugin only the module with its arguments: the packages
 that plugins need are not.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import json
 import sys
 import types
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tools.other_tools.probe.kinds import INSTEAD, Kinds, plain_value
+from tools.other_tools.probe.trying_models import experience
 
 PACKAGE = "axolotl"
 
@@ -35,9 +35,15 @@ def name_of(cls: Any) -> str | None:
 
 
 class Models:
-    """Every model that is asked for, with its bases and what it adds to them."""
+    """Every model that is asked for, with its bases and what it adds to them.
 
-    def __init__(self) -> None:
+    Args:
+        whole: The model of a whole file. What it and its bases hold is tried on it, since its
+            validators look at all keys.
+    """
+
+    def __init__(self, whole: type[BaseModel]) -> None:
+        self.whole = whole
         self.found: dict[str, dict[str, Any]] = {}
 
     def add(self, cls: type[BaseModel]) -> str:
@@ -51,7 +57,9 @@ class Models:
         whole = {}
         for field_name, field in cls.model_fields.items():
             key, others = names(field_name, field, cls)
-            whole[key] = self.entry(field) | ({"also": others} if others else {})
+            entry = self.entry(field) | ({"also": others} if others else {})
+            tried = self.whole if issubclass(self.whole, cls) else cls
+            whole[key] = entry | experience(tried, key, entry)
         own = {key: entry for key, entry in whole.items() if inherited.get(key) != entry}
         self.found[name] = ({"bases": bases} if bases else {}) | unknown(cls) | {"keys": own}
         # What a reader of the table puts together is what the model has.
@@ -175,17 +183,13 @@ def arguments_of(package: str, name: str) -> type[BaseModel]:
     return cls
 
 
-def main() -> None:
+def main() -> dict[str, Any]:
     from axolotl.utils.schemas.config import AxolotlInputConfig
 
-    models = Models()
+    models = Models(AxolotlInputConfig)
     made: dict[str, Any] = {"commands": {"train": [models.add(AxolotlInputConfig)]}}
     made["plugins"] = plugins(models)
     made["classes"] = models.found
     made["release"] = version(PACKAGE)
     made["made_with"] = {name: version(name) for name in ("transformers", "pydantic")}
-    print(json.dumps(made))
-
-
-if __name__ == "__main__":
-    main()
+    return made

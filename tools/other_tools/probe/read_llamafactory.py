@@ -1,16 +1,18 @@
-"""Print the key table of the installed LLaMA-Factory as JSON."""
+"""Read the key table of the installed LLaMA-Factory."""
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
+from typing import Any
 
 from llamafactory.hparams import parser
 
 from tools.other_tools.probe.dataclass_keys import Classes, table
+from tools.other_tools.probe.trials import pretend_gpu
 
 
-def main() -> None:
+def main() -> dict[str, Any]:
+    pretend_gpu()
     commands = {
         "train": parser._TRAIN_ARGS,
         "infer": parser._INFER_ARGS,  # chat, api, webchat and export
@@ -19,8 +21,4 @@ def main() -> None:
     made = table(Classes("llamafactory"), commands)
     made["release"] = version("llamafactory")
     made["made_with"] = {name: version(name) for name in ("transformers", "trl", "peft")}
-    print(json.dumps(made))
-
-
-if __name__ == "__main__":
-    main()
+    return made

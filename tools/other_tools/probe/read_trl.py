@@ -1,11 +1,10 @@
-"""Print the key table of the installed TRL as JSON."""
+"""Read the key table of the installed TRL."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import importlib.resources
-import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from accelerate.commands.launch import launch_command_parser
 from trl.scripts._hf_argparser import HfArgumentParser
 
 from tools.other_tools.probe.dataclass_keys import Classes, table
+from tools.other_tools.probe.trials import pretend_gpu
 
 COMMANDS = ("sft", "dpo", "kto", "reward", "grpo", "rloo")
 # The parser's own key, and the one that `trl` makes into accelerate's --config_file.
@@ -68,13 +68,23 @@ class ArgparseClasses(Classes):
             return {}
         return {"text_is": word}
 
+    def takes(self, cls: type, key: str, value: Any) -> bool:
+        if isinstance(value, str) and cls in self.parsed:
+            read = next(item for item in parser_of(cls)._actions if item.dest == key).type
+            try:
+                value = read(value) if callable(read) else value
+            except (TypeError, ValueError, argparse.ArgumentTypeError):
+                return False
+        return super().takes(cls, key, value)
+
 
 @cache
 def parser_of(cls: type) -> HfArgumentParser:
     return HfArgumentParser([cls])
 
 
-def main() -> None:
+def main() -> dict[str, Any]:
+    pretend_gpu()
     commands = {
         name: importlib.import_module(f"trl.scripts.{name}").make_parser().dataclass_types
         for name in COMMANDS
@@ -88,8 +98,4 @@ def main() -> None:
     made["classes"][LAUNCHER] = {"arguments": True, "keys": launcher_keys()}
     made["release"] = version("trl")
     made["made_with"] = {name: version(name) for name in ("transformers", "accelerate", "peft")}
-    print(json.dumps(made))
-
-
-if __name__ == "__main__":
-    main()
+    return made
