@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.data.example import Example, Message
+from advisor.data.same_rows import question_key as question_key
 from advisor.ground.errors import InputError
 from trainers.prepare.row import IGNORED, LeftOut, Row, Unusable, ids_of, normalise_text
 from trainers.prepare.template import Templater
@@ -99,15 +100,6 @@ def chat_row(example: Example, templater: Templater) -> Row:
         expected=expected,
         key=question_key(context),
         text=normalise_text(chat.text),
-    )
-
-
-def question_key(messages: Iterable[Message]) -> str:
-    """Equal for conversations that ask the same, whatever the system text says."""
-    return "\n".join(
-        f"{message.role}: {normalise_text(message.content)}"
-        for message in messages
-        if message.role != "system"
     )
 
 

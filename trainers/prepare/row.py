@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from advisor.data.same_rows import normalise_text as normalise_text
 from advisor.ground.errors import Fault, InputError
 
 IGNORED = -100  # the label of a token that is read but not learned
@@ -50,13 +50,6 @@ class Row:
     def learned(self) -> int:
         # The first token is never predicted.
         return sum(label != IGNORED for label in self.labels[1:])
-
-
-def normalise_text(text: str) -> str:
-    """The text for comparison: case, white space and the many ways to write one character make no
-    difference.
-    """
-    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
 def rows_word(count: int) -> str:

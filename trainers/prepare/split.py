@@ -8,10 +8,12 @@ stay on one side.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from advisor.data.same_rows import FEWEST_GROUPS
+from advisor.data.same_rows import question_mark as question_mark
+from advisor.data.same_rows import text_mark as text_mark
 from trainers.prepare.sequences import Array
 
 
@@ -27,21 +29,6 @@ class Comparable(Protocol):
 
 
 Item = TypeVar("Item", bound=Comparable)
-FEWEST_GROUPS = 5  # below this no row is taken from training for a share that rounds to nothing
-
-
-def question_mark(key: str, seed: int) -> int:
-    """What stands for a question: groups are held out in the order of these numbers."""
-    return _first_bytes(f"{seed}:question {key}")
-
-
-def text_mark(text: str, seed: int) -> int:
-    """What stands for a text."""
-    return _first_bytes(f"{seed}:text {text}")
-
-
-def _first_bytes(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def split_rows(
