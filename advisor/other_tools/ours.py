@@ -29,6 +29,8 @@ def flat_stage(plan: Plan, stage: Stage) -> dict[str, Any]:
     }
     if options.get("alpha") is None and options.get("rank") is not None:
         options = {**options, "alpha": 2 * options["rank"]}  # what the trainers do without it
+    if stage.quantization == "nf4" and own["double_quantization"] is None:
+        own["double_quantization"] = True  # what is done without the key
     return {
         "model": plan.model,
         "revision": plan.revision,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,13 @@ TOOL_FILE: Shape = Keys(
         "no_effect": ListOf(
             of=Text(), help="keys that change no weight: logging, folders, trackers"
         ),
+        "not_written": MapOf(
+            of=Text(), help="an objective of ours that is read and not written -> why"
+        ),
+        "templates": ListOf(
+            of=ListOf(of=ANY, least=2, most=2),
+            help="[name of a model with * and ?, its template there]; the first that fits",
+        ),
         "not_carried": MapOf(
             of=Text(), help="keys with an effect that a plan has no word for -> the way out"
         ),
@@ -197,10 +205,17 @@ class Tool:
     parsing: Mapping[str, Any]
     mapping: tuple[OneKey | Together, ...]
     always: tuple[Always, ...]
+    not_written: Mapping[str, str]  # objective of ours -> why it is only read
+    templates: tuple[tuple[str, Any], ...]  # (name of a model as a pattern, what it is there)
     data: Mapping[str, Any]
     no_effect: frozenset[str]
     not_carried: Mapping[str, str]
     findings: tuple[FindingRule, ...]
+
+    def template_of(self, model: str) -> Any:
+        """What `templates` says of a model by its name; None if it says nothing."""
+        name = model.rstrip("/").rsplit("/", 1)[-1].lower()
+        return next((found for at, found in self.templates if fnmatchcase(name, at)), None)
 
     def their_names(self) -> Iterator[str]:
         """Every key of theirs that the mapping names."""
@@ -254,6 +269,8 @@ def _read(path: Path) -> Tool:
             )
             for one in data.get("always") or ()
         ),
+        not_written=data.get("not_written") or {},
+        templates=tuple((one[0], one[1]) for one in data.get("templates") or ()),
         data=data.get("data") or {},
         no_effect=frozenset(data.get("no_effect") or ()),
         not_carried=data.get("not_carried") or {},

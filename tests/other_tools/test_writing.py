@@ -1,0 +1,283 @@
+"""A plan becomes another tool's file: nothing is lost but what is named, nothing is overwritten,
+and what the tool cannot hold is refused.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hypothesis import Phase, given, reject, settings
+from hypothesis import strategies as st
+
+from advisor.ground.errors import InputError
+from advisor.other_tools.keys import ABSENT, keys_of, newest
+from advisor.other_tools.mapping import leaves, read
+from advisor.other_tools.ours import flat_stage, usual_values
+from advisor.other_tools.tool import tool_named, tool_names
+from advisor.other_tools.writing.files import write_files
+from advisor.plan.entries import entries
+from advisor.plan.read import read_plan
+
+QUESTIONS = [(f"What is {a} plus {b}?", f"It is {a + b}.") for a in range(5) for b in range(5)]
+ROWS = {
+    "pairs": [{"prompt": asked, "completion": said} for asked, said in QUESTIONS],
+    "text": [{"text": f"{asked} {said}"} for asked, said in QUESTIONS],
+    "preference": [
+        {"prompt": asked, "chosen": said, "rejected": "I do not know."} for asked, said in QUESTIONS
+    ],
+    "feedback": [
+        {"prompt": asked, "completion": said, "label": place % 2 == 0}
+        for place, (asked, said) in enumerate(QUESTIONS)
+    ],
+    "prompts": [{"prompt": asked, "answer": said} for asked, said in QUESTIONS],
+    "chat": [
+        {
+            "messages": [
+                {"role": "system", "content": "You are a calculator."},
+                {"role": "user", "content": asked},
+                {"role": "assistant", "content": said},
+                {"role": "user", "content": "Sure?"},
+                {"role": "assistant", "content": "Yes."},
+            ]
+        }
+        for asked, said in QUESTIONS
+    ],
+}
+DATA_OF = {
+    "sft": "pairs", "cpt": "text", "dpo": "preference", "orpo": "preference",
+    "simpo": "preference", "rm": "preference", "kto": "feedback", "grpo": "prompts",
+    "rloo": "prompts",
+}  # fmt: skip
+# What each tool holds.
+HELD = {
+    "trl": ("sft", "cpt", "dpo", "kto", "rm", "grpo", "rloo"),
+    "llamafactory": ("sft", "cpt", "dpo", "orpo", "simpo", "kto", "rm"),
+    "axolotl": ("sft", "cpt", "dpo", "orpo", "simpo", "rm"),
+}
+
+
+def plan_file(folder, *, stages, data="pairs", model="org/Model-1B", **top):
+    """A plan with its data beside it."""
+    for name, rows in ROWS.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = {"version": 1, "name": "shop", "model": model}
+    if "tasks" not in top:
+        plan["data"] = {"path": f"{data}.jsonl"}
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump({**plan, "stages": stages, **top}, sort_keys=False))
+    return path
+
+
+def stage(objective, update="lora", **keys):
+    """One stage."""
+    return {
+        "name": objective, "objective": objective, "update": update, "learning_rate": 2e-4, **keys,
+    }  # fmt: skip
+
+
+def written_values(folder, name):
+    """The file as its tool reads it."""
+    return yaml.safe_load((folder / name).read_text("utf-8"))
+
+
+def rows_in(path):
+    """The rows of a data file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+# --------------------------------------------------------------------------- round trip
+
+COMMON = st.fixed_dictionaries(
+    {
+        "learning_rate": st.sampled_from([1e-5, 2e-4, 0.001]),
+        "epochs": st.sampled_from([1.0, 2.5, 3.0]),
+        "max_steps": st.sampled_from([None, 7]),
+        "warmup": st.sampled_from([0.0, 0.03, 0.1]),
+        "scheduler": st.sampled_from(["linear", "cosine", "constant"]),
+        "weight_decay": st.sampled_from([0.0, 0.01]),
+        "optimizer": st.sampled_from(
+            ["adamw_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor"]
+        ),
+        "micro_batch_size": st.integers(1, 16),
+        "grad_accum": st.integers(1, 16),
+        "seq_len": st.sampled_from([256, 1024, 4096]),
+        "group_by_length": st.booleans(),
+        "gradient_checkpointing": st.booleans(),
+        "attention": st.sampled_from(["auto", "sdpa", "eager", "flash_attention_2"]),
+        "kernels": st.sampled_from(["none", "auto", "liger"]),
+        "compile": st.booleans(),
+        "truncation": st.sampled_from(["stop", "drop", "truncate"]),
+        "holdout": st.just(0.1),
+        "keep": st.sampled_from(["best", "last"]),
+        "save_steps": st.sampled_from([None, 50]),
+        "seed": st.integers(0, 99),
+        "weights_dtype": st.sampled_from(["float32", "bfloat16"]),
+        "precision": st.sampled_from(["pure", "mixed"]),
+    }
+)
+LORA = st.fixed_dictionaries(
+    {
+        "rank": st.sampled_from([8, 16, 64]),
+        "alpha": st.sampled_from([16, 32]),
+        "dropout": st.sampled_from([0.0, 0.05]),
+        "target_modules": st.sampled_from(["all-linear", ["q_proj", "v_proj"]]),
+        "rslora": st.booleans(),
+        "quantization": st.sampled_from([None, "nf4", "int8"]),
+    }
+)
+# Not in the file itself: the data's split, our own clock, keys of whole runs.
+ASIDE = {"holdout", "save_minutes", "processes", "strategy", "trust_remote_code", "revision"}
+
+
+@pytest.mark.parametrize("tool_id", ["trl", "llamafactory", "axolotl"])
+@given(drawn=st.data())
+@settings(max_examples=15, deadline=None, phases=(Phase.explicit, Phase.generate))
+def test_what_comes_back_from_a_tools_file_is_the_plan_but_for_what_was_named(
+    tool_id, drawn, tmp_path_factory
+):
+    """Plan -> file -> plan: every other value is named as lost in the file."""
+    folder = tmp_path_factory.mktemp("plan")
+    objective = drawn.draw(st.sampled_from(HELD[tool_id]))
+    update = drawn.draw(st.sampled_from(["lora", "full"]))
+    keys = drawn.draw(COMMON) | (drawn.draw(LORA) if update == "lora" else {})
+    if objective == "sft":
+        keys["packing"] = drawn.draw(st.booleans())
+        keys["loss_on"] = drawn.draw(st.sampled_from(["answers", "all"]))
+    if objective in ("grpo", "rloo"):
+        keys |= {"response_tokens": 64, "group_by_length": False}
+    path = plan_file(folder, stages=[stage(objective, update) | keys], data=DATA_OF[objective])
+    try:
+        plan = read_plan(path)
+    except InputError:  # keys that do not go together
+        reject()
+    done = write_files(tool_id, path, folder / "out", only=None)
+    job, tool = done.jobs[0], tool_named(tool_id)
+    values = written_values(folder / "out", tool.file)
+    table = keys_of(newest(tool_id), job.command)
+    back = read(
+        tool,
+        {**values, "command": job.command, "data_kind": "text" if objective == "cpt" else "rows"},
+        defaults={name: one.default for name, one in table.items() if one.default is not ABSENT},
+    ).ours
+    (entry,) = entries(plan)
+    usual = usual_values(objective, update)
+    named = {one.key for one in job.lost} | ASIDE
+    for key, value in flat_stage(plan, entry.stage).items():
+        if key in named or (key not in back and value == usual.get(key)):
+            continue
+        assert back.get(key) == value, f"{key}: {value} became {back.get(key)}"
+    unknown = [key for key in leaves(values) if key not in table and key.split(".")[0] not in table]
+    assert not unknown, f"{tool.name} has no such keys: {unknown}"
+
+
+# --------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(("tool_id", "objective"), [(t, o) for t in HELD for o in HELD[t]])
+def test_every_row_is_written_once_and_held_out_rows_are_a_file_of_their_own(
+    tool_id, objective, tmp_path
+):
+    """Nothing of the data gets lost on the way."""
+    data = DATA_OF[objective]
+    path = plan_file(tmp_path, stages=[stage(objective, holdout=0.2)], data=data)
+    write_files(tool_id, path, tmp_path / "out", only=None)
+    train = rows_in(tmp_path / "out" / "data" / "train.jsonl")
+    test = rows_in(tmp_path / "out" / "data" / "test.jsonl")
+    assert (len(train), len(test)) == (20, 5)
+    said = json.dumps([train, test])
+    assert all(asked in said for asked, _ in QUESTIONS)
+
+
+def test_a_second_export_changes_nothing_and_a_changed_file_is_never_overwritten(tmp_path):
+    """The same plan may be exported again; what somebody edited stays."""
+    path = plan_file(tmp_path, stages=[stage("sft")])
+    assert write_files("trl", path, tmp_path / "out", only=None).unchanged == 0
+    assert write_files("trl", path, tmp_path / "out", only=None).unchanged == 3
+    edited = tmp_path / "out" / "trl.yaml"
+    edited.write_text("learning_rate: 1\n")
+    with pytest.raises(InputError, match="nothing is overwritten"):
+        write_files("trl", path, tmp_path / "out", only=None)
+    assert edited.read_text() == "learning_rate: 1\n"
+    assert sorted(one.name for one in tmp_path.iterdir() if one.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize(
+    ("tool_id", "made", "said"),
+    [
+        ("trl", stage("orpo"), "no objective 'orpo'"),
+        ("llamafactory", stage("grpo"), "no objective 'grpo'"),
+        ("axolotl", stage("kto"), "kto is not written for Axolotl"),
+        ("trl", stage("sft", "prefix"), "no update 'prefix'"),
+        ("llamafactory", stage("sft", "adapter"), "no update 'adapter'"),
+        ("axolotl", stage("sft", "ia3"), "no update 'ia3'"),
+        ("trl", stage("sft", head="classes"), "head: classes"),
+        ("trl", stage("grpo", reward="mine.py:score", response_tokens=64), "`reward`"),
+    ],
+)
+def test_what_a_tool_cannot_hold_is_refused_with_the_way_out(tool_id, made, said, tmp_path):
+    """Nothing is written for a plan that the tool would train as another one."""
+    path = plan_file(tmp_path, stages=[made], data=DATA_OF.get(made["objective"], "pairs"))
+    with pytest.raises(InputError, match=said) as raised:
+        write_files(tool_id, path, tmp_path / "out", only=None)
+    assert raised.value.exit_code == 2
+    assert "--to bundle" in raised.value.faults[0].hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_stages_are_a_chain_of_files_and_tasks_have_one_each(tmp_path):
+    """The second stage starts from the merged result of the first."""
+    path = plan_file(tmp_path, stages=[stage("sft"), stage("dpo")], data="preference")
+    write_files("trl", path, tmp_path / "two", only=None)
+    second = (tmp_path / "two" / "trl.2-dpo.yaml").read_text()
+    assert written_values(tmp_path / "two", "trl.1-sft.yaml")["output_dir"] == "out/1-sft"
+    assert yaml.safe_load(second)["model_name_or_path"] == "out/1-sft-merged"
+    assert "merge_and_unload" in second
+    tasks = [{"name": name, "data": {"path": "pairs.jsonl"}} for name in ("legal", "hr")]
+    path = plan_file(tmp_path, stages=[stage("sft")], tasks=tasks)
+    done = write_files("llamafactory", path, tmp_path / "tasks", only=None)
+    assert [job.file for job in done.jobs] == ["llamafactory.legal.yaml", "llamafactory.hr.yaml"]
+    info = json.loads((tmp_path / "tasks" / "dataset_info.json").read_text())
+    assert set(info) == {"legal", "legal_test", "hr", "hr_test"}
+    alone = write_files("axolotl", path, tmp_path / "one", only="hr")
+    assert [job.file for job in alone.jobs] == ["axolotl.hr.yaml"]
+
+
+def test_a_conversation_with_several_answers_teaches_all_of_them(tmp_path):
+    """TRL gets marked answers where it knows the model's template, else a row for each answer."""
+    path = plan_file(tmp_path, stages=[stage("sft", holdout=0.0)], data="chat")
+    write_files("trl", path, tmp_path / "rows", only=None)
+    rows = rows_in(tmp_path / "rows" / "data" / "train.jsonl")
+    assert len(rows) == 2 * len(QUESTIONS)
+    assert {len(row["prompt"]) for row in rows} == {2, 4}
+    assert written_values(tmp_path / "rows", "trl.yaml")["completion_only_loss"] is True
+    path = plan_file(
+        tmp_path, stages=[stage("sft", holdout=0.0)], data="chat", model="Qwen/Qwen3-0.6B"
+    )
+    write_files("trl", path, tmp_path / "marked", only=None)
+    assert len(rows_in(tmp_path / "marked" / "data" / "train.jsonl")) == len(QUESTIONS)
+    assert written_values(tmp_path / "marked", "trl.yaml")["assistant_only_loss"] is True
+
+
+def test_the_reward_of_a_plan_is_a_python_file_that_scores_as_the_verifier_does(tmp_path):
+    """The file needs nothing but Python."""
+    path = plan_file(tmp_path, stages=[stage("grpo", response_tokens=64)], data="prompts")
+    write_files("trl", path, tmp_path / "out", only=None)
+    assert written_values(tmp_path / "out", "trl.yaml")["reward_funcs"] == ["rewards.reward"]
+    asked = (
+        "import rewards; print(rewards.reward(completions=[[{'role': 'assistant', 'content':"
+        " 'so \\\\boxed{4}'}], 'it is 5'], answer=['4', '4']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.'); {asked}"],
+        cwd=tmp_path / "out", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[1.0, 0.0]"
+
+
+def test_every_tool_that_is_read_is_written():
+    """One exporter for each tool."""
+    from advisor.export.exporter import exporters
+
+    assert set(tool_names()) == set(HELD) <= set(exporters())
