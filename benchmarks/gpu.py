@@ -512,7 +512,7 @@ def main(arguments: Sequence[str], *, start: Start = start_child) -> int:
         print(error, file=sys.stderr)
         return 4
     if given.model is None:
-        from benchmarks.training import demo_model
+        from benchmarks.side_by_side.model import demo_model
 
         given.model = demo_model()
     folder = given.folder.resolve()

@@ -32,8 +32,8 @@ from advisor.plan.record_files import read_record
 from advisor.probe import cpu_hardware
 from advisor.situation.of_plan import device_hardware, plan_shape
 from benchmarks.measuring import run_process
+from benchmarks.side_by_side.model import demo_model
 from benchmarks.side_by_side.rows import conversations, spread
-from benchmarks.training import demo_model
 
 ROWS, PAIRS, TEXTS = 24, 12, 24
 CHATS_FILE, PAIRS_FILE, TEXTS_FILE = "chats.jsonl", "pairs.jsonl", "texts.txt"

@@ -18,6 +18,7 @@ class Row:
     unit: str
     more_is_better: bool = False
     group: str = ""  # a heading; rows are compared within it
+    note: str = ""  # in place of values: why there are none
 
     @property
     def median(self) -> float:
@@ -88,6 +89,9 @@ def table(rows: list[Row]) -> str:
         if row.group and row.group not in groups:
             groups.add(row.group)
             lines.append(row.group)
+        if not row.values:
+            lines.append(f"{row.name:44}{row.note}")
+            continue
         base = first.setdefault((row.group, row.unit), row)
         ratio = row.median / base.median if base.median else float("nan")
         lines.append(

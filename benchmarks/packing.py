@@ -22,8 +22,8 @@ from advisor.data import profile
 from advisor.data.measure.tokenizer import model_tokenizer
 from advisor.ground.resources import trainers_root
 from benchmarks.measuring import Process, Row, run_process
+from benchmarks.side_by_side.model import demo_model
 from benchmarks.side_by_side.rows import conversations, spread
-from benchmarks.training import demo_model
 
 ROWS = int(os.environ.get("ADVISE_BENCHMARK_ROWS", "160"))
 PAIRS = int(os.environ.get("ADVISE_BENCHMARK_PAIRS", "1"))

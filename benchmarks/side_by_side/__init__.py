@@ -1,1 +1,1 @@
-"""The tools that `benchmarks.training` compares: their rows, their commands, and what they log."""
+"""The tools that `benchmarks.peers` compares: their rows, their commands, and what they log."""

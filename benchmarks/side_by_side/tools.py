@@ -1,8 +1,8 @@
 """One training by each tool: its command line, and what it logged.
 
-Two cases. `equal`: the same LoRA, batches, rate, schedule, optimizer and number format for all.
-`defaults`: each tool chooses for itself, apart from the learning rate, so that a falling loss can
-be asked of all; the same rows, read as often.
+Two cases. `equal`: the same plan for all; the others read the file and the data that `advise
+export` writes of it (`exported`). `defaults`: each tool chooses for itself, apart from the learning
+rate, so that a falling loss can be asked of all; the same rows, read as often.
 """
 
 import json
@@ -24,6 +24,8 @@ from benchmarks.side_by_side.rows import Rows
 EPOCHS = 3  # the loss of the last has to be below that of the first
 RATE, RANK, ALPHA, SEQ_LEN, MICRO, ACCUM, SEED = 3e-4, 16, 32, 1024, 4, 1, 42
 CASES = ("equal", "defaults")
+# What is set in every file of another tool: the loss of each step, and no service that is told.
+SHOWN = {"logging_steps": 1, "report_to": "none"}
 LLAMA_FACTORY = "ADVISE_LLAMA_FACTORY"  # environment: the command llamafactory-cli
 LLAMA_FACTORY_VERSION = "0.9.5"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-advisor"
@@ -79,8 +81,8 @@ EQUAL_PLAN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def ours(task: Task) -> Training:
-    """`advise run`. The comparison with the base, which no other tool makes, is left out."""
+def write_plan(task: Task) -> Path:
+    """The plan of the case: the same for all tools, or what our rules choose."""
     about = {"model": task.model, "data": {"path": str(task.rows.chats), "format": "messages"}}
     if task.case == "equal":
         stage = dict(EQUAL_PLAN)
@@ -90,7 +92,28 @@ def ours(task: Task) -> Training:
         plan = advised(task) | about
         stage = plan["stages"][0]
     stage |= {"learning_rate": RATE, "epochs": EPOCHS, "holdout": 0.0}
-    (task.folder / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), "utf-8")
+    path = task.folder / "plan.yaml"
+    path.write_text(yaml.safe_dump(plan, sort_keys=False), "utf-8")
+    return path
+
+
+def exported(task: Task, form: str) -> dict[str, Any]:
+    """What `advise export` writes of the plan for a tool, in the task's folder `form`, where the
+    tool is to be started. Raises NotRun with the reason where it refuses.
+    """
+    command = [sys.executable, "-m", "advisor", "export", str(write_plan(task)), "--to", form]
+    place = task.folder / form
+    try:
+        run_process([*command, "--out", str(place)], env={"PYTHONPATH": str(trainers_root())})
+    except RuntimeError as error:
+        raise NotRun(str(error).partition(": ")[2].splitlines()[0]) from None
+    settings: dict[str, Any] = yaml.safe_load((place / f"{form}.yaml").read_text("utf-8"))
+    return settings
+
+
+def ours(task: Task) -> Training:
+    """`advise run`. The comparison with the base, which no other tool makes, is left out."""
+    write_plan(task)
     command = [sys.executable, "-m", "advisor", "run", "plan.yaml", "--no-judge", "--json"]
     done = run_process(
         [*command, "--output", "run"],
@@ -126,25 +149,19 @@ def trl(task: Task) -> Training:
     program = Path(sys.executable).with_name("trl")
     if not program.is_file():
         raise NotRun(f"{program.name} is not installed beside this Python")
-    out = task.folder / "out"
-    settings: dict[str, Any] = {
-        "model_name_or_path": task.model, "dataset_name": str(task.rows.tokens),
-        "output_dir": str(out), "use_peft": True, "num_train_epochs": EPOCHS,
-        "learning_rate": RATE, "logging_steps": 1, "report_to": "none", "use_cpu": True,
-    }  # fmt: skip
+    out, place = task.folder / "out", task.folder / "trl"
     if task.case == "equal":
-        settings |= {
-            "dtype": "float32", "bf16": False, "lora_r": RANK, "lora_alpha": ALPHA,
-            "lora_dropout": 0.0, "lora_target_modules": "all-linear", "max_length": SEQ_LEN,
-            "per_device_train_batch_size": MICRO, "gradient_accumulation_steps": ACCUM,
-            "warmup_steps": 0.1, "lr_scheduler_type": "cosine", "optim": "adamw_torch_fused",
-            "gradient_checkpointing": False, "packing": False, "seed": SEED,
+        settings = exported(task, "trl")
+    else:
+        place.mkdir()
+        settings = {
+            "model_name_or_path": task.model, "dataset_name": str(task.rows.tokens),
+            "use_peft": True, "num_train_epochs": EPOCHS, "learning_rate": RATE, "use_cpu": True,
         }  # fmt: skip
-    (task.folder / "sft.yaml").write_text(yaml.safe_dump(settings), "utf-8")
+    settings |= {"output_dir": str(out), **SHOWN}
+    (place / "sft.yaml").write_text(yaml.safe_dump(settings), "utf-8")
     done = run_process(
-        [str(program), "sft", "--config", "sft.yaml"],
-        cwd=str(task.folder),
-        env=task.environment(),
+        [str(program), "sft", "--config", "sft.yaml"], cwd=str(place), env=task.environment()
     )
     return hugging_face(task, out, done)
 
@@ -159,27 +176,24 @@ def llama_factory(task: Task) -> Training:
     float32.
     """
     program = llama_factory_command()
-    out = task.folder / "out"
-    settings: dict[str, Any] = {
-        "model_name_or_path": task.model, "stage": "sft", "do_train": True,
-        "finetuning_type": "lora", "template": "default", "dataset": "rows",
-        "tokenized_path": str(task.rows.dataset), "output_dir": str(out),
-        "num_train_epochs": EPOCHS, "learning_rate": RATE, "logging_steps": 1,
-        "report_to": "none",
-    }  # fmt: skip
+    out, place = task.folder / "out", task.folder / "llamafactory"
     if task.case == "equal":
-        settings |= {
-            "model_name_or_path": str(in_float32(Path(task.model), task.folder / "model")),
-            "bf16": False, "fp16": False, "lora_rank": RANK, "lora_alpha": ALPHA,
-            "lora_dropout": 0.0, "lora_target": "all", "cutoff_len": SEQ_LEN,
-            "per_device_train_batch_size": MICRO, "gradient_accumulation_steps": ACCUM,
-            "warmup_ratio": 0.1, "lr_scheduler_type": "cosine", "optim": "adamw_torch_fused",
-            "disable_gradient_checkpointing": True, "packing": False, "seed": SEED,
+        settings = exported(task, "llamafactory")
+        copy = in_float32(Path(task.model), task.folder / "model")
+        settings |= {"model_name_or_path": str(copy)}
+    else:
+        place.mkdir()
+        settings = {
+            "model_name_or_path": task.model, "stage": "sft", "do_train": True,
+            "finetuning_type": "lora", "template": "default", "dataset": "rows",
+            "tokenized_path": str(task.rows.dataset), "num_train_epochs": EPOCHS,
+            "learning_rate": RATE,
         }  # fmt: skip
-    (task.folder / "train.yaml").write_text(yaml.safe_dump(settings), "utf-8")
+    settings |= {"output_dir": str(out), **SHOWN}
+    (place / "train.yaml").write_text(yaml.safe_dump(settings), "utf-8")
     done = run_process(
         [program, "train", "train.yaml"],
-        cwd=str(task.folder),
+        cwd=str(place),
         env={**task.environment(), "DISABLE_VERSION_CHECK": "1"},
     )
     return hugging_face(task, out, done)

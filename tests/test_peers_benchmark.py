@@ -1,12 +1,16 @@
-"""`python -m benchmarks training`: rows, what counts as a training, and the table. The tools
+"""`python -m benchmarks peers`: rows, what counts as a training, and the table. The tools
 themselves run in the benchmark alone.
 """
 
+import importlib
 import json
+import pkgutil
 import sys
 
 import pytest
 
+import benchmarks
+from benchmarks import peers
 from benchmarks.measuring import Process, Row, run_process, table
 from benchmarks.side_by_side import rows, tools
 
@@ -77,3 +81,53 @@ def test_rows_are_compared_within_their_group():
     ).splitlines()  # fmt: skip
     assert [line.split()[0] for line in shown[1:]] == ["equal", "a", "b", "defaults", "a", "b"]
     assert [line.split()[-1] for line in shown if line.startswith("b")] == ["1.50", "1.50"]
+
+
+def test_a_tool_that_did_not_run_is_a_line_with_the_reason():
+    """And says nothing in any other unit."""
+    ran = tools.Training(6.0, [4.0, 3.0, 2.0], [1.0] * 3, DONE)
+    seen = {"equal": {"advise run": peers.Seen([ran]), "TRL": peers.Seen(absent="no such file")}}
+    shown = table(peers.table_rows(seen, learned=600))
+    assert [line.split() for line in shown.splitlines() if line.startswith("TRL")] == [
+        ["TRL", "not", "run:", "no", "such", "file"]
+    ]
+    step = next(line for line in shown.splitlines() if "s a step" in line)
+    assert step.split()[:3] == ["advise", "run", "2"]
+    assert shown.count("advise run") == len(peers.UNITS)
+
+
+@pytest.mark.parametrize(
+    ("last", "said"), [(2.004, "loss equal"), (2.4, "loss NOT equal")], ids=["equal", "apart"]
+)
+def test_losses_that_differ_are_told(last, said):
+    """The first and the last of them, to the digits that tools print."""
+    seen = {
+        name: peers.Seen([tools.Training(6.0, [4.0, 3.0, end], [1.0] * 3, DONE)])
+        for name, end in (("advise run", 2.0), ("TRL", last))
+    }
+    (line,) = peers.agreements(seen)
+    assert said in line
+    assert f"TRL 4.000 to {last:.3f}" in line
+
+
+def test_an_export_that_is_refused_is_the_reason(tmp_path, monkeypatch):
+    """Of `advise export`, in its own words."""
+    made = rows.Rows(tmp_path / "rows.jsonl", tmp_path, tmp_path, tmp_path, 4, 40, 20, 10)
+    task = tools.Task("equal", "some/model", made, tmp_path, 2)
+    with pytest.raises(tools.NotRun, match="unknown form 'nonesuch'"):
+        tools.exported(task, "nonesuch")
+    assert (tmp_path / "plan.yaml").is_file()
+
+
+def test_every_benchmark_can_be_started():
+    """Each module is imported, and has a title and something to measure."""
+    found = [
+        module.name
+        for module in pkgutil.iter_modules(benchmarks.__path__)
+        if module.name not in ("__main__", "measuring", "gpu", "learning") and not module.ispkg
+    ]
+    assert {"peers", "departments"} <= {*found}
+    for name in found:
+        module = importlib.import_module(f"benchmarks.{name}")
+        assert module.TITLE, name
+        assert callable(module.measure), name
