@@ -22,8 +22,9 @@ SPAN = re.compile(r"`([^`\n]+)`")
 BLOCK = re.compile(r"^```(?:bash|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 FAULTS = (ROOT / "tests" / "faults" / "__main__.py").read_text("utf-8")
-OTHER_TOOLS = {  # of pytest, of the benchmark for GPUs, of the long form of the faults
+OTHER_TOOLS = {  # of pytest, of the benchmark for GPUs, of the long form of the faults, of vLLM
     *("--pdb", "--device"),
+    "--max-loras",  # of vLLM
     *re.findall(r'add_argument\(\s*"(--[a-z-]+)"', FAULTS),
 }
 GONE = {"CHANGELOG.md"}  # names what no longer exists
