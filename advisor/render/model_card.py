@@ -8,13 +8,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.files import shown_path
+from advisor.ground.files import folder_name, shown_path
 from advisor.ground.terminal import shown
 from advisor.methods import Update, objective, update
 from advisor.methods.model import SERVERS
 from advisor.plan.evaluation_record import Evaluation, HeldOut
 from advisor.plan.record import ResolvedSettings, RunRecord, StageRecord, last_of_each_task
-from advisor.render.result_commands import serve_command, served_stages
+from advisor.plan.results import label
+from advisor.render.result_commands import forms_of, serve_command, served_stages
 from advisor.render.run_words import what_was_trained
 from advisor.render.verdict import LABELS, verdict_of
 
@@ -185,9 +186,9 @@ def _card_serving(record: RunRecord, stage: StageRecord) -> list[str]:
     if record.is_classifier(stage) or record.is_seq2seq(stage) or objective(stage.objective).scores:
         return []
     whole, lines = THIS_FOLDER, []
+    only = f" --only {shlex.quote(label(stage))}" if len(record.stages) > 1 else ""
     if method.is_module and method.merges:
         whole = "./merged"
-        only = f" --only {shlex.quote(stage.name)}" if len(record.stages) > 1 else ""
         lines += [
             "",
             "## Merge it into its base",
@@ -208,8 +209,24 @@ def _card_serving(record: RunRecord, stage: StageRecord) -> list[str]:
             "",
             *_code(command),
             "",
-            "The name before the folder is the model name that requests ask for. vLLM needs an"
-            " environment of its own.",
+            "The name before the folder is the model name that requests ask for. `advise export"
+            " RUN_FOLDER --to vllm` writes a script with it, the chat template and the end tokens."
+            " vLLM needs an environment of its own.",
+        ]
+    if "ollama" in forms_of(record, stage):
+        name = folder_name(str(record.name)) or "model"
+        lines += [
+            "",
+            "## Serve it with Ollama or llama.cpp",
+            "",
+            *_code(
+                f"advise export RUN_FOLDER --to ollama{only} --out ./ollama",
+                f"ollama create {name} -f ./ollama/Modelfile",
+            ),
+            "",
+            "It writes a .gguf file, which llama.cpp proves to be the model, and a Modelfile with"
+            " the chat template and the end tokens; `--to gguf` writes the file alone. Families of"
+            " models that it does not know are refused.",
         ]
     if not method.is_module or method.merges:
         what = "The merged model" if method.is_module else "It"
@@ -220,15 +237,6 @@ def _card_serving(record: RunRecord, stage: StageRecord) -> list[str]:
             f"{what} is a folder in the layout of Hugging Face, which vLLM loads as it is:",
             "",
             *_code(f"vllm serve {whole}"),
-            "",
-            "Ollama reads such a folder where it knows the architecture (Llama, Mistral, Gemma and"
-            " Phi-3 by its documentation); of others llama.cpp's `convert_hf_to_gguf.py` makes a"
-            " .gguf file first, which is then named in place of the folder:",
-            "",
-            *_code(
-                f'echo "FROM {whole}" > Modelfile',
-                f"ollama create {shlex.quote(str(record.name))} -f Modelfile",
-            ),
         ]
     return lines
 

@@ -31,6 +31,7 @@ from advisor.render.report_parts import grid, items, number, section
 from advisor.render.report_stage import stage_section
 from advisor.render.result_commands import (
     ask_command,
+    export_line,
     rewrite_command,
     serve_command,
     served_stages,
@@ -214,9 +215,8 @@ def _use(record: RunRecord, folder: Path) -> list[str]:
             ("Ask it from Python", ask_command(result, stage.update)),
         ]
         method = update(stage.update)
-        if method.merges:
-            merge = f"advise export {shlex.quote(shown_path(folder))} --to merged"
-            lines.append(("Merge it into its base", merge))
+        if (taken := export_line(record, stage, folder)) is not None:
+            lines.append(("Take it to Ollama, or in another form", taken))
         if method.imports:
             note = f"{method.result}: in Python, import {method.imports} first. {limits(method)}"
             lines.append(("Note", note))

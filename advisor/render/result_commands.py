@@ -92,6 +92,25 @@ def _interpreter() -> str:
     return shown_path(Path(sys.executable))
 
 
+def forms_of(record: RunRecord, stage: StageRecord) -> tuple[str, ...]:
+    """The forms that `advise export` has of a result that answers, the usual first; () if none."""
+    if objective(stage.objective).scores or record.is_classifier(stage) or record.is_seq2seq(stage):
+        return ()
+    method = update(stage.update)
+    if not method.is_module:
+        return ("ollama", "vllm", "gguf")
+    return ("ollama", "vllm", "gguf", "merged") if method.merges else ()
+
+
+def export_line(record: RunRecord, stage: StageRecord, folder: Path) -> str | None:
+    """The line that takes a result to other programs, with the forms; None if none holds it."""
+    first, *others = forms_of(record, stage) or ("",)
+    if not first:
+        return None
+    command = f"advise export {shlex.quote(shown_path(folder))} --to {first}"
+    return f"{command}   (or {', '.join(others)})"
+
+
 def served_stages(record: RunRecord) -> list[StageRecord]:
     """The stages whose modules vLLM loads beside their base, the last of each task."""
     writing = [stage for stage in record.stages if not objective(stage.objective).scores]

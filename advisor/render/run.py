@@ -16,7 +16,7 @@ from advisor.plan.measured_record import Expected, Measured
 from advisor.plan.next_run import resume_command
 from advisor.plan.record import DONE, DRY_RUN, DryRun, RewardRecord, Run, RunRecord, StageRecord
 from advisor.render.compare import MIDDLE, evaluation_shown, picked_samples
-from advisor.render.result_commands import rewrite_command, score_command, sort_command
+from advisor.render.result_commands import export_line, rewrite_command, score_command, sort_command
 from advisor.render.run_words import COUNTERS, learned_words, speed_words, what_was_trained
 from advisor.render.verdict import verdict_lines
 
@@ -227,6 +227,8 @@ def _next_lines(record: RunRecord, folder: Path) -> list[str]:
         use = ["Score an answer (put your own in):", f"  {score_command(result, stage.update)}"]
     else:
         use = [f"Talk to it:  advise chat {shlex.quote(shown_path(folder))}"]
+        if (line := export_line(record, stage, folder)) is not None:
+            use.append(f"Export it:   {line}")
     return [*use, *_where_the_rest_is(folder, result)]
 
 

@@ -193,7 +193,8 @@ def test_a_card_says_how_to_load_merge_and_serve(tmp_path):
         "## Load it", "- Task: better: held-out loss 4 -> 2",
         "advise export RUN_FOLDER --to merged --out ./merged",
         "vllm serve BASE_MODEL --enable-lora --max-lora-rank 8 --lora-modules sft=THIS_FOLDER",
-        "vllm serve ./merged", "ollama create mine -f Modelfile",
+        "vllm serve ./merged", "advise export RUN_FOLDER --to ollama --out ./ollama",
+        "ollama create mine -f ./ollama/Modelfile", "`advise export RUN_FOLDER --to vllm`",
     ):  # fmt: skip
         assert words in card, words
     assert "/home/me" not in card

@@ -144,6 +144,24 @@ def test_a_run_of_one_stage_is_told_on_one_screen(tmp_path):
     assert max(map(len, narrow)) <= 80 or "adjusted" in max(narrow, key=len)
 
 
+@pytest.mark.parametrize(
+    ("change", "forms"),
+    [
+        ({}, "--to ollama   (or vllm, gguf, merged)"),
+        ({"update": "full", "quantization": None}, "--to ollama   (or vllm, gguf)"),
+        ({"update": "prefix", "quantization": None}, None),
+        ({"objective": "rm"}, None),
+    ],
+)
+def test_the_forms_of_a_result_are_named_where_there_are_any(change, forms):
+    """One line; a result that no other program holds has none."""
+    given = record()
+    given["stages"] = [{**given["stages"][-1], **change}]
+    found = [line for line in text(given).splitlines() if "advise export" in line]
+    assert bool(found) == (forms is not None)
+    assert forms is None or found[0].endswith(forms)
+
+
 def test_the_best_and_the_worst_answer_are_shown_where_there_is_room():
     """By their score, with what was answered before and after, a line each."""
     found = text(record(**{**LONG, "checks": [], "adjusted": [], "data": {}}))

@@ -20,6 +20,7 @@ from trainers.prepare.template_arguments import (
     argument_names,
     give_arguments,
     with_arguments,
+    with_fixed_arguments,
     without_arguments,
     written_arguments,
 )
@@ -87,6 +88,16 @@ def test_a_stored_argument_writes_what_a_passed_one_writes():
 def test_the_arguments_of_published_templates_are_found(name, arguments):
     """What the caller may give is told from what the template sets for itself."""
     assert argument_names(published()[name]) == arguments
+
+
+def test_an_argument_can_be_fixed_for_programs_that_give_their_own():
+    """llama.cpp and Ollama say enable_thinking: true to every template; the training said false."""
+    fixed = with_fixed_arguments(with_arguments(THINKING, OFF))
+    asked = {"conversations": [[{"role": "user", "content": "a"}]], "add_generation_prompt": True}
+    (own,), _ = render_jinja_template(chat_template=THINKING, **asked, **OFF)
+    (other,), _ = render_jinja_template(chat_template=fixed, **asked, enable_thinking=True)
+    assert own == other
+    assert with_fixed_arguments(THINKING) == THINKING
 
 
 def test_every_kind_of_value_reads_back():

@@ -104,6 +104,15 @@ def without_arguments(source: str) -> str:
     return _split(source)[1]
 
 
+def with_fixed_arguments(source: str) -> str:
+    """The template with its written arguments as they are, whatever a caller gives: llama.cpp and
+    Ollama give every template enable_thinking, true unless somebody says otherwise.
+    """
+    arguments, own = _split(source)
+    lines = [f"{{%- set {name} = {_literal(value)} %}}\n" for name, value in arguments.items()]
+    return "".join([*lines, own])
+
+
 def _split(source: str) -> tuple[dict[str, Value], str]:
     found: dict[str, Value] = {}
     while (line := WRITTEN.match(source)) is not None:

@@ -15,6 +15,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.gguf import pre_tokenizers
 from trainers.frame.files import read_json
 from trainers.frame.model_files import reading
+from trainers.prepare.template_arguments import with_fixed_arguments
 
 SPACE = "▁"  # a space, in tokenizers that merge pieces of text
 NEVER = -1e9  # the score of a token that no merge makes
@@ -233,7 +234,7 @@ def _special(found: Tokens, tokenizer: Any, folder: Path) -> None:
     if isinstance(template, dict):
         template = template.get("default")
     if template:
-        found.values["chat_template"] = template
+        found.values["chat_template"] = with_fixed_arguments(template)
     else:
         found.notes.append(
             "the model has no chat template: programs that chat with it will guess one"
