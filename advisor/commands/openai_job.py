@@ -203,8 +203,10 @@ def _advice(stated: Mapping[str, Any], gpu: str | None) -> _Advised:
         return _Advised(advice=advice, ruleset=ruleset)
     free, ruleset = _advise(stated, "unknown", here)
     stages = free.recommendation.stages
-    rentable = replace(free.situation, cards=cheapest_cards(0))
-    card = cheapest_holding(rentable, stages) if stages else None
+    if not stages:  # nothing to train: no reason to rent
+        advice, ruleset = _advise(stated, None, here)
+        return _Advised(advice=advice, ruleset=ruleset)
+    card = cheapest_holding(replace(free.situation, cards=cheapest_cards(0)), stages)
     if card is None:
         return _Advised(advice=free, ruleset=ruleset)
     advice, ruleset = _advise(stated, card.name, here)

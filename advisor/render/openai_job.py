@@ -18,7 +18,9 @@ from advisor.other_tools.openai_job.report import JobReport
 from advisor.plan.write import plan_data
 from advisor.render.advice_json import advice_document
 from advisor.render.answer.flips import told_warnings
-from advisor.render.answer.needs import memory_line, remedy_cost, time_and_cost
+from advisor.render.answer.needs import memory_line, time_and_cost
+from advisor.render.answer.reasons import reason_text
+from advisor.render.answer.steps import first_steps
 from advisor.render.words import sentence, what_to_do
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 LABEL = 11  # columns of the labels at the left
 ENTRY = "  -"  # before an entry of a list
-SHOWN_JOBS, SHOWN_WARNINGS = 6, 3
+SHOWN_JOBS, SHOWN_WARNINGS, SHOWN_REASONS = 6, 3, 3
 SIZES = "OpenAI publishes no sizes of its models, so none is matched"
 Line = tuple[str, str, str]  # label, text, style; without a text the label is a heading
 
@@ -43,8 +45,9 @@ def print_job(report: JobReport, console: Console, *, plan_path: str | None = No
         if not text:
             console.print(Text(shown(label), style))
             continue
-        if not label:
-            console.print(Text(shown(text), style, overflow="fold"))
+        if not label:  # a command is one line, however long, so that it can be copied
+            is_command = text.startswith(("  ", "Next: "))
+            console.print(Text(shown(text), style), soft_wrap=is_command)
             continue
         row = Table.grid(padding=(0, 1))
         row.add_column(width=len(label) if label == ENTRY else LABEL, no_wrap=True)
@@ -198,10 +201,10 @@ def _instead(report: JobReport) -> Iterator[tuple[str, str]]:
             f"{situation.suggestion.model}: {because}. {SIZES}: it is suggested by task, language"
             " and machine",
         )
-    if not advice.recommendation.composition.chain:
-        yield "Method", what_to_do(advice)
-        yield "Cost", remedy_cost(advice)
-    elif report.trains:
+    if not report.trains:
+        for reason in advice.recommendation.because[:SHOWN_REASONS]:
+            yield "Why", sentence(reason_text(reason))
+    else:
         yield "Method", what_to_do(advice)
         yield "Machine", _machine(report)
         yield "Memory", memory_line(advice)
@@ -252,9 +255,22 @@ def _next(report: JobReport, plan_path: str | None) -> Iterator[str]:
         yield (f"Next: save the training file beside the job, then: {again} plan.yaml")
     elif report.trains:
         yield f"Next: {again} plan.yaml"
-    else:
-        task = report.advice.facts.get("task")
-        yield f"Next: advise --task {task} --data {shlex.quote(str(report.data))} --why"
+    if not report.trains:
+        yield from _without_training(report)
+
+
+def _without_training(report: JobReport) -> Iterator[str]:
+    """What to do where nothing is trained, and how to train all the same."""
+    for item in first_steps(report.advice):
+        yield item.text
+        yield from (f"  {command}" for command in item.commands)
+    trained = [one for one in report.advice.alternatives if one.composition.chain]
+    if report.advice.fits and report.profile is not None and trained:
+        words = ["advise", "--task", str(report.advice.facts.get("task")), "--data"]
+        words += [str(report.data), *report.options, "--signal", "prompting_tried"]
+        words += ["--choose", str(trained[0].composition), "--force", "--plan", "plan.yaml"]
+        yield "To train all the same:"
+        yield f"  {shlex.join(words)}"
 
 
 # --------------------------------------------------------------------------- JSON

@@ -86,7 +86,7 @@ REINFORCED = {
 }
 
 
-def chats(count: int = 600) -> list[dict[str, Any]]:
+def chats(count: int = 200) -> list[dict[str, Any]]:
     return [
         {
             "messages": [
@@ -206,6 +206,40 @@ def test_all_faults_of_a_file_come_together(tmp_path):
     with pytest.raises(InputError) as caught:
         read_jobs(written(tmp_path, json.dumps(jobs, indent=1)))
     assert len(caught.value.faults) == 2
+
+
+VALUES = [None, 0, -1, 1.5, True, "", "x", "auto", [], ["a"], {}, {"type": "x"}, [{}], 10**30]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of each part of a value."""
+    parts = value.items() if isinstance(value, dict) else ()
+    parts = enumerate(value) if isinstance(value, list) else parts
+    return [at for key, part in parts for at in ((*path, key), *places(part, (*path, key)))]
+
+
+@given(data=st.data())
+def test_any_value_in_any_place_is_read_or_refused(tmp_path_factory, data):
+    """No value of a job ends in a bug: it is read, refused with its place, or no job at all."""
+    job = json.loads(json.dumps(data.draw(st.sampled_from([JOB, DPO, REINFORCED]))))
+    *path, last = data.draw(st.sampled_from(places(job)))
+    part = job
+    for key in path:
+        part = part[key]
+    part[last] = data.draw(st.sampled_from(VALUES))
+    file = written(tmp_path_factory.mktemp("any"), json.dumps(job, indent=1))
+    faults: tuple[Any, ...] = ()
+    jobs = None
+    try:
+        jobs = read_jobs(file)
+    except InputError as error:
+        faults = tuple(error.faults)
+    assert all(fault.where.startswith(str(file)) for fault in faults)
+    for one in jobs or ():
+        for objectives in ((), ("sft",), ("grpo",)):
+            carried(one, objectives)
+            not_carried(one, objectives)
+        data_mapping(one)
 
 
 def test_the_newest_job_that_succeeded_is_answered_for():
@@ -362,6 +396,25 @@ def test_a_training_file_that_cannot_be_used_says_why(saved, call):
     assert "Next: advise check file-b1.jsonl" in out
     code, _, err = call("check", "job.json", "--gpu", "L4", "--plan", "plan.yaml")
     assert (code, "no answer to learn from" in err) == (2, True)
+
+
+def test_too_few_rows_are_answered_with_what_to_do_instead(saved, call):
+    """No plan, exit 3 if one was asked for, and the command that trains all the same works."""
+    jsonl(saved, chats(20), "file-b1.jsonl")
+    code, out, _ = call("check", "job.json", "--gpu", "L4", "--plan", "plan.yaml")
+    assert (code, (saved / "plan.yaml").exists()) == (3, False)
+    assert out.startswith("No training is needed")
+    words = shlex.split(out.split("To train all the same:")[1])
+    assert call(*words[1:])[0] == 0
+    assert read_plan(saved / "plan.yaml").stages[0].objective == "sft"
+
+
+def test_a_model_that_does_not_fit_is_exit_3_with_the_way_out(saved, call):
+    """The verdict comes first, and the commands that would fit last."""
+    code, out, _ = call("check", "job.json", "--gpu", "T4", "--model", "Qwen/Qwen3-32B")
+    assert code == 3
+    assert out.startswith("Nothing that suits the task fits on one T4")
+    assert "\n  advise run --task other --data file-b1.jsonl" in out
 
 
 def test_the_document_says_the_same(saved, call):

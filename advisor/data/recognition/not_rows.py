@@ -4,6 +4,7 @@ name, with where the rows are.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,6 @@ def refuse_other_objects(rows: Sequence[Mapping[str, Any]], shown: str) -> None:
             raise InputError(
                 f"these are {kind.what}",
                 "rows to train on: messages, pairs, texts, ...",
-                kind.hint,
+                kind.hint.replace("check FILE", f"check {shlex.quote(shown)}"),
                 where=shown,
             )

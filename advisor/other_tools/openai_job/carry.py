@@ -10,6 +10,7 @@ from advisor.other_tools.openai_job.job import Job
 
 # Graders whose answer `verifier: exact` gives too.
 EXACT = ("eq",)
+LARGEST_SEED = 2**32 - 1  # of numpy
 PRACTICE = ("grpo", "rloo", "ppo")
 
 
@@ -50,7 +51,7 @@ def carried(job: Job, objectives: Sequence[str]) -> tuple[Carried, ...]:
                 setting=f"stages.{at}.beta={job.beta}",
             )
         )
-    if job.seed is not None and 0 <= job.seed < 2**32:
+    if job.seed is not None and 0 <= job.seed <= LARGEST_SEED:
         found += [
             Carried(
                 theirs=f"seed: {job.seed}",
@@ -102,6 +103,8 @@ def not_carried(job: Job, objectives: Sequence[str]) -> tuple[Carried, ...]:
         )
     if job.beta is not None and (at is None or objectives[at] != "dpo"):
         lost(f"beta: {job.beta:g}", "no stage of the plan reads it")
+    if job.seed is not None and not 0 <= job.seed <= LARGEST_SEED:
+        lost(f"seed: {job.seed}", "no seed that a trainer takes; the plan has its own")
     for key, value in job.more.items():
         lost(f"{key}: {value}", "a setting of OpenAI's practice; the plan has its own")
     if job.grader is not None:

@@ -68,7 +68,10 @@ def read_jobs(path: str | Path) -> tuple[Job, ...] | None:
     """
     if not looks_like_jobs(path):
         return None
-    placed = [one for one in _objects(Path(path), str(path)) if _is_job(one.data)]
+    raw = read_at_most(Path(path), MOST_BYTES)
+    if len(raw) > MOST_BYTES:  # rows that quote a job, or name files
+        return None
+    placed = [one for one in _objects(raw, str(path)) if _is_job(one.data)]
     if not placed:
         return None
     faults = [fault for one in placed for fault in job_faults(one.document, one.path)]
@@ -83,10 +86,7 @@ def _is_job(data: Mapping[str, Any]) -> bool:
     return "training_file" in data and "model" in data
 
 
-def _objects(path: Path, name: str) -> list[Placed]:
-    raw = read_at_most(path, MOST_BYTES)
-    if len(raw) > MOST_BYTES:
-        raise InputError(f"larger than {MOST_BYTES:,} bytes: no file of jobs", where=name)
+def _objects(raw: bytes, name: str) -> list[Placed]:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.ground.errors import Fault
-from advisor.ground.shape import Choice, Integer, Located, MapOf, Number, OneOf, Shape, Text
+from advisor.ground.shape import Choice, Integer, ListOf, Located, MapOf, Number, OneOf, Shape, Text
 
 JOB = "fine_tuning.job"
 METHODS = ("supervised", "dpo", "reinforcement")
@@ -44,12 +44,13 @@ FIELDS: Mapping[str, Shape] = {
     "hyperparameters": _MAP,
     "method": _MAP,
     "error": _MAP,
+    "integrations": ListOf(of=Shape(null=True), null=True),
 }
 NEEDED = ("model", "training_file")
 # Of no matter to a training elsewhere.
 ELSEWHERE = (
     "object", "organization_id", "result_files", "finished_at", "estimated_finish", "metadata",
-    "integrations", "shared_with_openai", "eval_id", "usage_metrics",
+    "shared_with_openai", "eval_id", "usage_metrics",
 )  # fmt: skip
 
 
@@ -107,6 +108,11 @@ def job_faults(document: Located, path: Sequence[str | int] = ()) -> list[Fault]
     if kind not in METHODS:
         faults += Choice(values=METHODS).faults(kind, document, (*path, "method", "type"))
         return faults
+    chosen = method.get(kind)
+    grader = chosen.get("grader") if isinstance(chosen, Mapping) else None
+    for at, value in ((("method", kind), chosen), (("method", kind, "grader"), grader)):
+        if value is not None:
+            faults += _MAP.faults(value, document, (*path, *at))
     for place, values in _hyperparameters(data, kind):
         if not isinstance(values, Mapping):
             faults += _MAP.faults(values, document, (*path, *place))
@@ -146,7 +152,7 @@ def read_job(data: Mapping[str, Any], *, where: str) -> Job:
         beta=number.get("beta"),
         automatic=tuple(key for key in given if given[key] == AUTO),
         more={key: value for key, value in number.items() if key not in HYPERPARAMETERS},
-        grader=chosen.get("grader") if isinstance(chosen.get("grader"), Mapping) else None,
+        grader=chosen.get("grader") or None,
         seed=data.get("seed"),
         suffix=suffix or named or None,
         trained_tokens=data.get("trained_tokens") or None,
