@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.commands.output import console, print_json
+from advisor.commands.output import console, print_json, say, with_error
 from advisor.ground.progress import waiting
 from advisor.launch import DryRun, Run, run_plan
 from advisor.launch.live import RunIsLive
@@ -65,7 +65,11 @@ def show_run(run: Run | DryRun, *, as_json: bool = False, samples: bool = True) 
     Args:
         samples: With two sample answers.
     """
+    lost = run.too_much_lost if isinstance(run, Run) else None
     if as_json:
-        print_json(run_json(run))
+        document = run_json(run)
+        print_json(with_error(document, lost.faults) if lost is not None else document)
     print_run(run, console(stderr=as_json), samples=samples)
+    if lost is not None:
+        say(f"error: {lost.text()}")
     return int(run.exit_code)

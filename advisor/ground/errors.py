@@ -103,6 +103,12 @@ class OutOfMemory(TrainingFailed):
     """A trainer ran out of memory."""
 
 
+class TooMuchLost(AdviseError):
+    """A benchmark lost more than the plan's `max_drop` allows; the result is trained and saved."""
+
+    exit_code = 6
+
+
 class Stopped(AdviseError):
     """The user stopped it (Ctrl-C, SIGTERM)."""
 

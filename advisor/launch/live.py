@@ -67,7 +67,7 @@ class LiveRun:
     def sentence(self) -> str:
         """'stage sft (1 of 2): training: 12 of 108 steps, ...'."""
         if self.stage is None:
-            return "between two stages"
+            return self.view.unnamed().line() if self.view is not None else "between two stages"
         at = f"stage {self.stage} ({self.place})"
         if self.view is not None:
             return f"{at}: {self.view.unnamed().line()}"

@@ -22,6 +22,7 @@ from advisor.launch.disk_check import cache_faults, more_disk, place_faults
 from advisor.launch.expected import disk_need, sum_known
 from advisor.launch.generation_server import server_faults
 from advisor.launch.gpus import ChosenGpus, choose_gpus
+from advisor.launch.harness_check import HarnessCheck, check_harness
 from advisor.launch.kernel_check import kernel_faults
 from advisor.launch.loadable import loading_faults
 from advisor.launch.model_need import ModelNeed, asked, cache_line, model_needs
@@ -56,6 +57,7 @@ def run_preflight(
     shape: ModelShape | None,
     trainers: Path,
     dry_run: bool = False,
+    judge: bool = True,
 ) -> PreflightResult:
     """What the checks found out.
 
@@ -69,8 +71,10 @@ def run_preflight(
         shape: The model's shape, if it is known.
         trainers: The folder that holds the package `trainers`.
         dry_run: No server generates in it, so that none is asked for.
+        judge: Whether the results are evaluated, and the plan's benchmarks asked.
     """
     folder = resolve_path(plan_path, plan.model)
+    benchmarks = check_harness(plan, plan_path) if judge else HarnessCheck()
     data = check_data(todo, plan_path, str(folder) if folder.is_dir() else plan.model)
     bad = [
         *_objective_faults(todo, trainers),
@@ -78,6 +82,7 @@ def run_preflight(
         *base_faults(plan, plan_path, todo),
         *reward_file_faults(plan, plan_path, todo),
         *loading_faults(todo, shape),
+        *benchmarks.bad,
     ]
     if not plan.launch.startable:
         bad.append(
@@ -113,6 +118,7 @@ def run_preflight(
         *device_faults(plan, hardware, chosen.gpus),
         *kernel_faults(plan, todo, chosen.gpus, shape),
         *place_faults(run, need),
+        *benchmarks.lacking,
         *(() if dry_run else server_faults(plan, plan_path, todo, hardware, run)),
     ]
     if lacking:
@@ -130,7 +136,7 @@ def run_preflight(
         gpus=chosen,
         profiles=data.profiles,
         warnings=tuple(data.warnings),
-        needs=tuple(_needs_in_words(models, run, need)),
+        needs=(*_needs_in_words(models, run, need), *benchmarks.needs),
     )
 
 

@@ -17,6 +17,7 @@ from advisor.launch.base_paths import correct_record, write_configs
 from advisor.launch.folder import RunFolder, is_done, now
 from advisor.launch.input_digests import InputContent, merged, recorded_inputs, task_digests
 from advisor.launch.prepare import PlanRun
+from advisor.plan.benchmark_record import BenchmarkRecord
 from advisor.plan.entries import Entry
 from advisor.plan.measured_record import Expected
 from advisor.plan.record import (
@@ -70,6 +71,7 @@ def new_record(
         status=RUNNING,
         verdict=old.verdict if old else None,
         cross_evaluation=old.cross_evaluation if old else None,
+        benchmarks=old.benchmarks if old else None,
         composition=run.plan.origin.composition,
         model=run.plan.model,
         stages=tuple(
@@ -174,7 +176,8 @@ class RecordKeeper:
         for name in names:
             stage = replace(self._stage(name), status=PENDING, finished_at=None, error=None)
             self.record = self.record.with_stage(stage)
-        self.record = replace(self.record, cross_evaluation=None)  # it was of other modules
+        # They were of other modules.
+        self.record = replace(self.record, cross_evaluation=None, benchmarks=None)
         self._run(names[0])
         self.save()
 
@@ -231,6 +234,12 @@ class RecordKeeper:
     def compared(self, losses: Mapping[str, Mapping[str, float | None]]) -> None:
         """The modules of all tasks were compared."""
         self.record = replace(self.record, cross_evaluation=losses)
+        self.save()
+
+    def compared_benchmarks(self, found: BenchmarkRecord) -> None:
+        """The benchmarks of the finished results were asked."""
+        self.record = replace(self.record, benchmarks=found)
+        self._judge()
         self.save()
 
     def finish(self, *, complete: bool = True) -> Status:

@@ -17,6 +17,7 @@ from advisor.launch.base_paths import (
     true_configs,
     write_configs,
 )
+from advisor.launch.benchmarking import misses_benchmarks
 from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.dry_run import measure_plan
 from advisor.launch.expected import expect_stage
@@ -133,7 +134,11 @@ def run_plan(
         if (
             not unfinished.intersection(entry.name for entry in selected)
             and (unfinished or record.status == DONE)
-            and not (judge and record.judge and misses_comparison(run.entries, record))
+            and not (
+                judge
+                and record.judge
+                and (misses_comparison(run.entries, record) or misses_benchmarks(run, record))
+            )
         ):
             is_known = run.has_paths_of(record)
             if record.status == DONE and (configs or not is_known):
@@ -157,6 +162,7 @@ def run_plan(
         shape=shape,
         trainers=package_folder,
         dry_run=dry_run,
+        judge=judge,
     )
     if record is not None:
         run.inputs.remember(record)

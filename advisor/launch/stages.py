@@ -11,6 +11,7 @@ from advisor.estimate.past.runs import NO_RUNS, PastRuns
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.units import format_whole_time
+from advisor.launch.benchmarking import Benchmarker, misses_benchmarks
 from advisor.launch.failure_report import (
     AT_ONCE,
     explain_failure,
@@ -67,6 +68,8 @@ class StageRunner:
         write_atomically(self.run.folder / PLAN_FILE, self.run.copy_text)
         self.keeper.start()
         try:
+            if groups:
+                self._benchmarker.before()
             for group in groups:
                 first, last = selected.index(group[0]) + 1, selected.index(group[-1]) + 1
                 span = f"{first}" if first == last else f"{first} to {last}"
@@ -74,6 +77,7 @@ class StageRunner:
                 while left:  # again with a smaller micro-batch as long as memory runs out
                     left = self._train_group(left, f"{span} of {len(selected)}")
             self._compare_modules()
+            self._benchmarker.after()
         except KeyboardInterrupt:  # between two stages, or behind the last one
             if self._finish(stopped=True) != DONE:
                 raise with_resume(Stopped("stopped between two stages"), self.resume) from None
@@ -86,9 +90,26 @@ class StageRunner:
         return Run(folder=self.run.folder, record=self.keeper.record)
 
     def _finish(self, *, stopped: bool = False) -> Status:
-        """How the run ends: a run that was stopped before its modules were compared is not done."""
-        left = stopped and self.judge and misses_comparison(self.run.entries, self.keeper.record)
+        """How the run ends: a run that was stopped before its modules were compared, or its
+        benchmarks asked, is not done.
+        """
+        record = self.keeper.record
+        left = (
+            stopped
+            and self.judge
+            and (misses_comparison(self.run.entries, record) or misses_benchmarks(self.run, record))
+        )
         return self.keeper.finish(complete=not left)
+
+    @property
+    def _benchmarker(self) -> Benchmarker:
+        return Benchmarker(
+            run=self.run,
+            starter=self.starter,
+            keeper=self.keeper,
+            judge=self.judge,
+            say=self.say,
+        )
 
     def _groups(self, selected: Sequence[Entry]) -> list[list[Entry]]:
         """What is left, in groups that one process trains.

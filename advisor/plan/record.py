@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from advisor.ground.content import FileContent, KnownFiles
-from advisor.ground.errors import AdviseError
+from advisor.ground.errors import AdviseError, Fault, TooMuchLost
 from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
+from advisor.plan.benchmark_record import BenchmarkRecord
 from advisor.plan.evaluation_record import Check, Evaluation, HeldOut
 from advisor.plan.measured_record import DataCounts, Expected, Measured, Times
 from advisor.plan.verdict_record import Verdict
@@ -300,6 +301,11 @@ class RunRecord(JsonObject):
         Mapping[str, Mapping[str, float | None]] | None,
         "task -> module or base -> loss on the task's held-out rows",
     ] = None
+    benchmarks: Annotated[
+        BenchmarkRecord | None,
+        "what lm-evaluation-harness measured before and after (docs/benchmarks.md)",
+        OMIT_NULL,
+    ] = None
     composition: Annotated[str | None, "what the plan came from"] = None
     model: Annotated[str | None, "the model as the plan names it"] = None
     stages: Annotated[tuple[StageRecord, ...], "one per stage and task, in order"]
@@ -448,9 +454,33 @@ class Run:
     already_done: bool = False  # it was finished before, and this call did nothing
 
     @property
+    def too_much_lost(self) -> TooMuchLost | None:
+        """The error of a result that lost more than the plan allows; of a trial, which asks few
+        questions after few steps, and of a run without such a limit, None.
+        """
+        found = self.record.benchmarks
+        if found is None or not found.exceeding or self.record.max_steps:
+            return None
+        return TooMuchLost(
+            faults=[
+                Fault(
+                    where=f"stage {one.result}",
+                    what=f"benchmark {one.benchmark} lost {one.loss_words} after training, more"
+                    f" than max_drop {found.max_drop:g}: {one.metric} {one.numbers()}",
+                    allowed="a loss of this size is often chance: ask more questions to be sure"
+                    if one.is_noise
+                    else "",
+                    hint=f"the result is trained and saved: {self.folder / 'stages' / one.result}",
+                )
+                for one in found.exceeding
+            ]
+        )
+
+    @property
     def exit_code(self) -> int:
-        """0: whatever went wrong was raised instead."""
-        return 0
+        """0, or that of `too_much_lost`: whatever else went wrong was raised instead."""
+        lost = self.too_much_lost
+        return 0 if lost is None else lost.exit_code
 
     @property
     def status(self) -> Status:

@@ -52,6 +52,9 @@ class Verdict(JsonObject):
         Finding | None, "better, worse, not distinguishable, mixed or not measured", OMIT_NULL
     ] = None
     general: Annotated[Finding | None, "kept, lost, mixed or not measured", OMIT_NULL] = None
+    benchmarks: Annotated[
+        Finding | None, "kept, lost or mixed, by the plan's `evaluation`", OMIT_NULL
+    ] = None
     next: Annotated[NextStep | None, "what to do next", OMIT_NULL] = None
 
     @property
@@ -60,12 +63,16 @@ class Verdict(JsonObject):
         return self.ok and self.word == BETTER
 
     def lines(self) -> list[tuple[str, str]]:
-        """(what the line is about, what it says), three of them; the command stands apart in
+        """(what the line is about, what it says), three or four; the command stands apart in
         `next`.
         """
         said = [
             (name, f"{one.status}{': ' if one.text else ''}{one.text}")
-            for name, one in (("task", self.task), ("general", self.general))
+            for name, one in (
+                ("task", self.task),
+                ("general", self.general),
+                ("benchmarks", self.benchmarks),
+            )
             if one is not None
         ]
         return [*said, ("next", self.next.text)] if self.next is not None else said

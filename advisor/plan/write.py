@@ -151,7 +151,7 @@ def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan
     head = f"# {HEADER}{START.format(name=_word(name)) if plan.launch.startable else ''}"
     lines: list[tuple[str, str]] = []
     for key, value in plan_data(plan, comments).items():
-        if key in ("data", "tasks", "stages", "launch", "origin"):
+        if key in ("data", "tasks", "stages", "evaluation", "launch", "origin"):
             lines.append(("", ""))
         _emit_entry(key, value, (), 0, comments, lines)
     return "\n".join([head, *_aligned(lines)]) + "\n"

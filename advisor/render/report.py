@@ -23,6 +23,7 @@ from advisor.plan.record import (
     last_of_each_task,
 )
 from advisor.render import bars, curves
+from advisor.render.benchmarks import benchmark_section
 from advisor.render.gpu_rows import WHERE_ROWS_GO, gpu_rows
 from advisor.render.html import document
 from advisor.render.markup import text
@@ -122,6 +123,7 @@ def report_page(
         body += stage_section(stage, own, answers, record.resolved.get(stage.name))
     body += [
         *_cross_table(record),
+        *benchmark_section(record),
         *_use(record, folder),
         *_plan(record, plan_text),
         *_versions(record),

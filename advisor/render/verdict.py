@@ -1,4 +1,4 @@
-"""The three lines of a verdict, as every screen shows them."""
+"""The lines of a verdict, as every screen shows them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from advisor.plan.record import RunRecord
 from advisor.plan.verdict import folder_verdict
 from advisor.plan.verdict_record import Verdict
 
-LABELS = {"task": "Task", "general": "General", "next": "Next"}
+LABELS = {"task": "Task", "general": "General", "benchmarks": "Tests", "next": "Next"}
 LABEL_WIDTH = 9
 OF_THE_STATE = {
     "done": "done; nothing was compared",

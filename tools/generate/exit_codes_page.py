@@ -23,6 +23,7 @@ DOCUMENTS = {
         "`error`; beside it the answer where one stands all the same: advice whose plan lacks"
         " data, data that can train nothing, rules with faults"
     ),
+    "6": "run.json, complete; `error` beside it names each benchmark that lost too much",
     "4, 5, 70, 130": "`error`",
 }
 WITH_JSON = """\

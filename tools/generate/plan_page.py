@@ -16,7 +16,7 @@ from advisor.methods import methods
 from advisor.methods.keys import Key
 from advisor.methods.model import Method
 from advisor.methods.stage import EVERY_STAGE, stage_keys
-from advisor.plan.model import Launch, Origin, Plan, PlanData, Task, VLLMServer
+from advisor.plan.model import Benchmarks, Launch, Origin, Plan, PlanData, Task, VLLMServer
 from tools.generate.markdown import grid
 from tools.generate.words import cell
 
@@ -50,6 +50,11 @@ PARTS: Mapping[str, tuple[type, str]] = {
     "The file": (Plan, ""),
     "`data`": (PlanData, "The rows of all stages, unless a stage or a task names its own."),
     "`tasks`": (Task, "A list: one module per task on one base that is loaded once."),
+    "`evaluation`": (
+        Benchmarks,
+        "Benchmarks of lm-evaluation-harness before and after training, beside the run's own"
+        " evaluation: [benchmarks.md](benchmarks.md). Changing them does not make another run.",
+    ),
     "`launch`": (Launch, "How the stages are started."),
     "`vllm`": (VLLMServer, "Of `launch`: the server of stages with `rollouts: vllm`."),
     "`origin`": (Origin, "Where the plan came from. Read by people; changes no run."),

@@ -26,6 +26,7 @@ INTRODUCTION = """\
 | `stages/<name>/rollouts.jsonl` | answers that were learned from, with their rewards (a sample) |
 | `prepared/` | the rows of each stage as token ids, with a checksum; made again if they are gone |
 | `metrics.jsonl` | one line per logged step, at most about 5,000 a stage |
+| `benchmarks/` | scores of the base and of each result in the plan's benchmarks, if it has any |
 | `report.html` | all of it as a page |
 | `dry_run.json` | what `advise run --dry-run` measured |
 

@@ -1,0 +1,346 @@
+"""Benchmarks around a training: asked before and after, compared with what the plan allows."""
+
+import json
+import os
+import shutil
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from advisor.commands.training import show_run
+from advisor.ground.errors import InputError, MachineNotReady, Stopped
+from advisor.launch import harness_check
+from advisor.launch.harness_check import check_harness
+from advisor.plan import harness_tasks
+from advisor.plan.read import read_plan
+from advisor.plan.record_files import read_record
+from advisor.render.report import write_report
+from advisor.render.run import summary_lines
+from tests.launch.conftest import PLAN, run
+
+TASK = """\
+task: own
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{answer}}"
+"""
+KEYS = ("task", "tag", "dataset_path", "dataset_kwargs", "test_split", "output_type")
+KEYS += ("doc_to_text", "doc_to_choice", "doc_to_target", "metric_list", "unsafe_code")
+
+
+@pytest.fixture
+def harness(tmp_path_factory, monkeypatch):
+    """A harness in which three names are defined, as its files define them."""
+    folder = tmp_path_factory.mktemp("site") / "lm_eval"
+    arc = folder / "tasks" / "arc"
+    arc.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "config").mkdir()
+    fields = "".join(f"    {key}: str = ''\n" for key in KEYS)
+    (folder / "config" / "task.py").write_text(f"class TaskConfig(dict):\n{fields}")
+    (arc / "arc_easy.yaml").write_text(
+        "tag:\n  - ai2_arc\ntask: arc_easy\ndataset_path: allenai/ai2_arc\n"
+    )
+    (arc / "arc_challenge.yaml").write_text("include: arc_easy.yaml\ntask: arc_challenge\n")
+    (arc / "code.yaml").write_text("task: writes_code\ndataset_path: json\nunsafe_code: true\n")
+    monkeypatch.setattr(harness_tasks, "harness_folder", lambda: folder)
+    monkeypatch.setattr(harness_check, "harness_folder", lambda: folder)
+    monkeypatch.setattr(harness_check, "harness_version", lambda: "0.4.13")
+    harness_tasks.known_tasks.cache_clear()
+    yield folder
+    harness_tasks.known_tasks.cache_clear()
+
+
+@pytest.fixture
+def asked(shop, harness, monkeypatch):
+    """A plan with one benchmark of its own, and what the models shall answer."""
+    (shop / "own.yaml").write_text(TASK)
+    (shop / "rows.jsonl").write_text('{"question": "a", "choices": ["b", "c"], "answer": 0}\n')
+    (shop / "plan.yaml").write_text(f"{PLAN}evaluation: {{tasks: [own.yaml], max_drop: 0.02}}\n")
+
+    def scores(**right):
+        monkeypatch.setenv("STAND_IN_SCORES", json.dumps(right))
+
+    scores()
+    return scores
+
+
+def calls(folder):
+    return (folder / "asked.txt").read_text().split("\n")[:-1]
+
+
+# --------------------------------------------------------------------------- before and after
+
+
+def test_the_base_is_asked_before_training_and_the_result_after_it(shop, asked, capsys):
+    """Each model once; a gain and a loss below max_drop end the command with 0."""
+    asked(base=0.60, sft=0.59)
+    found = run(output="out")
+    (change,) = found.record.benchmarks.changes
+    assert calls(shop / "out") == ["base", "sft"]
+    assert (change.before, change.after, change.exceeds, change.rows) == (0.60, 0.59, False, 100)
+    # 1 of 100 answers turned wrong: the differences have the mean -0.01 and that standard error.
+    assert change.paired
+    assert change.difference_stderr == pytest.approx(0.01, abs=1e-4)
+    assert (found.exit_code, found.record.status) == (0, "done")
+    assert found.record.verdict.benchmarks.status == "kept"
+    said = capsys.readouterr().err
+    assert "benchmarks before training: own acc 0.6" in said
+    assert run(output="out").already_done
+    assert calls(shop / "out") == ["base", "sft"]
+
+
+def test_a_larger_loss_ends_with_its_own_exit_code_and_the_result_stays(shop, asked, capsys):
+    """Code 6, again on the next call; JSON holds run.json and the error."""
+    asked(base=0.60, sft=0.40)
+    found = run(output="out", on_end=write_report)
+    assert show_run(found, as_json=True) == 6
+    output = capsys.readouterr()
+    document = json.loads(output.out)
+    assert document["status"] == "done"
+    assert document["benchmarks"]["changes"][0]["exceeds"]
+    (fault,) = document["error"]
+    assert fault["what"].startswith(
+        "benchmark own lost 0.2 after training, more than max_drop 0.02"
+    )
+    assert "the result is trained and saved" in output.err
+    assert list((shop / "out" / "stages" / "sft").glob("*.safetensors"))
+    assert run(output="out").exit_code == 6
+    assert any("Tests" in line and "lost: own acc" in line for line in summary_lines(found))
+    page = (shop / "out" / "report.html").read_text()
+    assert "Benchmarks (lm-evaluation-harness)" in page
+    assert "0.2: too much" in page
+
+
+def test_a_loss_that_chance_may_explain_counts_and_is_called_so(shop, asked):
+    """max_drop holds for the number that was measured; the error stands beside it."""
+    (shop / "plan.yaml").write_text(
+        f"{PLAN}evaluation: {{tasks: [own.yaml], max_drop: 0.02, limit: 8}}\n"
+    )
+    asked(base=0.5, sft=0.375)
+    found = run(output="out")
+    assert found.exit_code == 6
+    assert "often chance" in found.too_much_lost.text()
+    assert "chance alone may be the reason" in found.record.verdict.benchmarks.text
+
+
+def test_other_benchmarks_are_asked_of_a_finished_run_without_training_again(shop, asked):
+    """The plan's evaluation is no part of what makes a run: a new limit asks again, a new
+    max_drop only compares again.
+    """
+    asked(base=0.60, sft=0.50)
+    first = run(output="out")
+    trained = first.record.stages[0].finished_at
+    looser = run(output="out", set_values=["evaluation.max_drop=0.2"])
+    assert looser.exit_code == 0
+    assert calls(shop / "out") == ["base", "sft"]
+    fewer = run("out", set_values=["evaluation.limit=10"])
+    assert fewer.record.stages[0].finished_at == trained
+    assert calls(shop / "out") == ["base", "sft", "base sft"]
+    assert fewer.record.benchmarks.limit == 10
+    assert read_plan(shop / "out" / "plan.yaml").evaluation.limit == 10
+
+
+def test_a_changed_task_file_is_asked_again_of_both(shop, asked):
+    """Scores of other questions are not compared."""
+    run(output="out")
+    (shop / "rows.jsonl").write_text('{"question": "z", "choices": ["b", "c"], "answer": 1}\n')
+    run(output="out")
+    assert calls(shop / "out") == ["base", "sft", "base sft"]
+
+
+def test_a_benchmark_that_fails_ends_the_run_before_anything_is_trained(shop, asked, monkeypatch):
+    """Its own message is told; the next call begins with it."""
+    monkeypatch.setenv("STAND_IN_SCORES", "fails")
+    with pytest.raises(InputError, match=r"no such column; nothing was trained yet"):
+        run(output="out")
+    assert read_record(shop / "out").stages[0].status != "done"
+    asked(base=0.5)
+    assert run(output="out").exit_code == 0
+    assert calls(shop / "out") == ["base", "base", "sft"]
+
+
+def test_an_evaluation_that_is_stopped_resumes_behind_the_training(shop, asked, monkeypatch):
+    """The run is not done; the next call asks what is left and trains nothing."""
+    run(output="out")
+    (shop / "out" / "benchmarks" / "sft.json").unlink()
+    monkeypatch.setenv("STAND_IN_SCORES", "stopped")
+    with pytest.raises(Stopped):
+        run(output="out")
+    assert read_record(shop / "out").status == "stopped"
+    asked(base=0.6)
+    done = run(output="out")
+    assert done.record.status == "done"
+    assert done.record.stages[0].status == "done"
+    assert calls(shop / "out") == ["base", "sft", "sft", "sft"]
+
+
+def test_a_trial_asks_few_questions_and_is_not_failed(shop, asked):
+    """16 questions after two steps say nothing about the whole run."""
+    asked(base=0.5, sft=0.1)
+    found = run(output="out", max_steps=2)
+    assert found.record.benchmarks.limit == 16
+    assert found.exit_code == 0
+    assert found.record.verdict.benchmarks.status == "lost"
+
+
+def test_no_judge_asks_nothing(shop, asked, monkeypatch):
+    """--no-judge trains alone, and needs no harness."""
+    monkeypatch.setattr(harness_check, "harness_version", lambda: None)
+    found = run(output="out", judge=False)
+    assert found.record.benchmarks is None
+    assert not (shop / "out" / "asked.txt").exists()
+
+
+def test_each_module_of_several_tasks_is_asked(shop, asked):
+    """One call asks all of them on the base that they share."""
+    shutil.copy(shop / "train.jsonl", shop / "hr.jsonl")
+    own = "overrides: {attention: eager}"  # the stand-in trains one task in a process
+    tasks = (
+        "tasks:\n  - {name: legal, data: {path: train.jsonl}}\n"
+        f"  - {{name: hr, data: {{path: hr.jsonl}}, {own}}}"
+    )
+    plan = (shop / "plan.yaml").read_text().replace("data: {path: train.jsonl}", tasks)
+    (shop / "plan.yaml").write_text(plan)
+    asked(**{"base": 0.6, "sft-legal": 0.7, "sft-hr": 0.3})
+    found = run(output="out")
+    assert calls(shop / "out") == ["base", "sft-legal sft-hr"]
+    assert {one.result: one.exceeds for one in found.record.benchmarks.changes} == {
+        "sft-legal": False,
+        "sft-hr": True,
+    }
+    assert found.record.verdict.benchmarks.status == "mixed"
+
+
+# --------------------------------------------------------------------------- checks before a run
+
+
+def refused(shop, tasks, *more):
+    """The text of the refusal of these benchmarks; nothing may have been written."""
+    (shop / "plan.yaml").write_text(
+        f"{PLAN}evaluation: {{tasks: {tasks}{', '.join(['', *more])}}}\n"
+    )
+    with pytest.raises((InputError, MachineNotReady)) as error:
+        run(output="out")
+    assert not (shop / "out").exists()
+    return error.value
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ("[arc_eazy]", ("has no task 'arc_eazy'", "did you mean arc_easy")),
+        ("[gone.yaml]", ("there is no task file", "")),
+        ("[own.yml]", ("there is no task file", "did you mean 'own.yaml'?")),
+        ("[writes_code]", ("runs code that the model writes", "in a container")),
+        ("[own.yaml, own.yaml]", ("is named twice", "")),
+        ("[]", ("`tasks` is an empty list", "a text such as arc_easy")),
+        ("arc_easy", ("`tasks` is 'arc_easy'", "a list that is not empty")),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_the_nearest_name(shop, asked, tasks, said):
+    """Exit code 2 before anything is written."""
+    error = refused(shop, tasks)
+    assert error.exit_code == 2
+    assert all(part in error.text() for part in said)
+
+
+@pytest.mark.parametrize("value", ["-0.1", "2", "much"])
+def test_max_drop_is_a_share(shop, asked, value):
+    """Between 0 and 1."""
+    assert "max_drop" in refused(shop, "[own.yaml]", f"max_drop: {value}").text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("task: own", "task own"), "own.yaml:2:13: the task file is no valid YAML"),
+        (
+            ("doc_to_text:", "doc_to_txt:"),
+            "own.yaml:6: lm-evaluation-harness has no key 'doc_to_txt'",
+        ),
+        (("rows.jsonl", "row.jsonl"), "own.yaml:3: the data file row.jsonl is not there"),
+        (("multiple_choice", "multiple_choices"), "own.yaml:5: output_type is 'multiple_choices'"),
+        (("task: own\n", ""), "the task file has no name"),
+        ((TASK, ""), "the task file is empty"),
+    ],
+)
+def test_a_broken_task_file_is_told_with_its_line(shop, asked, change, said):
+    """All faults of the file, with what would be right."""
+    (shop / "own.yaml").write_text(TASK.replace(*change))
+    assert said in refused(shop, "[own.yaml]").text()
+
+
+def test_a_missing_harness_is_told_with_the_line_that_installs_it(shop, asked, monkeypatch):
+    """Exit code 4, as for every package."""
+    monkeypatch.setattr(harness_check, "harness_version", lambda: None)
+    error = refused(shop, "[own.yaml]")
+    assert error.exit_code == 4
+    assert "[eval]" in error.text()
+    assert "pip install" in error.text()
+    monkeypatch.setattr(harness_check, "harness_version", lambda: "0.3.0")
+    assert "lm-eval 0.3.0 is installed, which was not tested" in refused(shop, "[own.yaml]").text()
+
+
+def test_a_data_set_of_the_hub_is_refused_offline_and_announced_online(
+    shop, asked, monkeypatch, tmp_path
+):
+    """A name, and a file that includes one, need the same data set."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    error = refused(shop, "[arc_challenge]")
+    assert error.exit_code == 4
+    assert "allenai/ai2_arc" in error.text()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    found = check_harness(read_plan(shop / "plan.yaml"), shop / "plan.yaml")
+    assert found.needs == [
+        "benchmark arc_challenge: downloads the data set allenai/ai2_arc from the hub"
+    ]
+    (tmp_path / "home" / "hub" / "datasets--allenai--ai2_arc" / "snapshots" / "1").mkdir(
+        parents=True
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = check_harness(read_plan(shop / "plan.yaml"), shop / "plan.yaml")
+    assert not found.needs
+    assert not found.lacking
+
+
+def test_functions_of_a_task_file_are_told_and_not_run(shop, asked):
+    """The check reads the file; the benchmark alone runs what it names."""
+    (shop / "own.yaml").write_text(f"{TASK}process_results: !function own.score\n")
+    plan = read_plan(shop / "plan.yaml")
+    found = check_harness(replace(plan), shop / "plan.yaml")
+    assert "benchmark own.yaml: runs your functions that own.yaml names" in found.needs
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("objective: rm", "scores texts"),
+        ("objective: sft\n    head: classes", "sorts texts"),
+        ("objective: sft\n    head: seq2seq", "not tested"),
+    ],
+)
+def test_a_result_that_does_not_write_on_cannot_be_asked(shop, asked, stage, said):
+    """Reward models, classifiers and sequence-to-sequence models are refused with the plan."""
+    text = (shop / "plan.yaml").read_text().replace("objective: sft", stage)
+    (shop / "plan.yaml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        run(output="out")
+
+
+def test_the_tested_range_is_that_of_the_extra():
+    """pyproject.toml names the same versions."""
+    root = Path(__file__).parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert extras["eval"] == [f"lm-eval>={harness_check.TESTED[0]},<{harness_check.TESTED[1]}"]
+    assert os.linesep in (root / "constraints-tested.txt").read_text()
