@@ -159,7 +159,8 @@ def test_a_folder_nobody_works_in_is_no_live_run(shop, monkeypatch):
 
 
 def test_the_sentence_of_a_run_between_two_stages(live, shop):
-    """No stage is at work."""
+    """No stage is at work: what is asked between them is shown, if anything is."""
     seen = read_live(shop / "out")
     assert seen is not None
-    assert replace(seen, stage=None).sentence == "between two stages"
+    assert replace(seen, stage=None, view=None).sentence == "between two stages"
+    assert replace(seen, stage=None).sentence.startswith("training: 12 of 108 steps")
