@@ -115,7 +115,7 @@ class Benchmarker:
         """Ask these models. Raises what went wrong, KeyboardInterrupt if it was stopped."""
         folder = self.run.folder / FOLDER
         forget_errors(folder)
-        on = "the base" if names == [BASE] else ", ".join(names)
+        on = ", ".join("the base" if name == BASE else name for name in names)
         assert self.plan.evaluation is not None
         self.say(f"benchmarks on {on}: {', '.join(map(shown_task, self.plan.evaluation.tasks))}")
         ended = self.starter.ask_benchmarks(self.run.folder, names)

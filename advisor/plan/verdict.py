@@ -243,10 +243,10 @@ def benchmark_finding(record: RunRecord, stage: StageRecord) -> Finding | None:
     lost = [one for one in worst if one.is_lost]
     shown = (lost or worst)[:MOST_BENCHMARKS]
     said = [f"{one.benchmark} {one.metric} {one.numbers()}" for one in shown]
+    if lost and found.max_drop is not None:
+        said[-1] += f", more than max_drop {found.max_drop:g}{_chance(lost)}"
     if len(changes) > len(shown):
         said.append(f"{len(changes) - len(shown)} more in the report")
-    if lost and found.max_drop is not None:
-        said.append(f"more than max_drop {found.max_drop:g}{_chance(lost)}")
     return Finding(status=LOST if lost else KEPT, text="; ".join(said))
 
 

@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +54,7 @@ from trainers.tools.results import (
 # Requests that go through the model at once. On a GPU the harness finds what fits; a processor
 # gains nothing from more.
 CPU_BATCH, GPU_BATCH = 8, "auto"
+RANDOM_SEED, OTHER_SEED = 0, 1234  # the harness's own: lm_eval/defaults.py
 RAW_TEXT = "cpt"  # the objective that learns texts as they are, without a chat template
 NO_METRIC = {"alias", "name", "sample_len", "sample_count"}
 
@@ -233,11 +234,12 @@ class Harness:
     def _scores(self, task: str, model: Any, tokenizer: Any, *, template: bool) -> list[Score]:
         import lm_eval
 
-        with redirect_stdout(sys.stderr), open_null() as null, redirect_stdout(null):
-            asked = asked_model(model, tokenizer)
-            results = lm_eval.simple_evaluate(
-                model=asked,
-                tasks=self._load(task),
+        with open_null() as null, redirect_stdout(null):
+            loaded = self._load(task)
+            fix_chance(loaded["tasks"].values())
+            results = lm_eval.evaluate(
+                lm=asked_model(model, tokenizer),
+                task_dict=loaded,
                 limit=self.limit,
                 log_samples=True,
                 apply_chat_template=template,
@@ -245,7 +247,7 @@ class Harness:
             )
         return scores_of(results, task)
 
-    def _load(self, task: str) -> list[Any]:
+    def _load(self, task: str) -> Any:
         """The harness's tasks of an entry. Its relative data files are beside its own file."""
         if task not in self.loaded:
             from lm_eval.tasks import TaskManager
@@ -254,10 +256,28 @@ class Harness:
                 path = path_from(self.folder, task).resolve()
                 manager = TaskManager(include_defaults=False)
                 with chdir(path.parent):
-                    self.loaded[task] = _items(manager.load([str(path)]))
+                    self.loaded[task] = manager.load([str(path)])
             else:
-                self.loaded[task] = _items(named_tasks(task))
-        return list(self.loaded[task])
+                self.loaded[task] = named_tasks(task)
+        return self.loaded[task]
+
+
+def fix_chance(tasks: Iterable[Any]) -> None:
+    """The seeds and the number of examples before a question as `lm-eval run` sets them, so that
+    scores are those that it gives.
+    """
+    import random
+
+    import numpy
+    import torch
+
+    random.seed(RANDOM_SEED)
+    numpy.random.seed(OTHER_SEED)
+    torch.manual_seed(OTHER_SEED)
+    for task in tasks:
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=OTHER_SEED)
 
 
 def named_tasks(name: str) -> Any:
@@ -273,13 +293,6 @@ def named_tasks(name: str) -> Any:
         return TaskManager(include_defaults=False, include_path=folders).load([name])
     except KeyError:
         return TaskManager().load([name])
-
-
-def _items(loaded: Mapping[str, Any]) -> list[Any]:
-    """Groups where there are any, else the tasks."""
-    inside = {child for children in loaded.get("group_map", {}).values() for child in children}
-    groups = [group for name, group in loaded.get("groups", {}).items() if name not in inside]
-    return groups or list(loaded["tasks"].values())
 
 
 def asked_model(model: Any, tokenizer: Any) -> Any:
@@ -397,7 +410,10 @@ def score_of(name: str, results: Mapping[str, Any]) -> Score:
     """The score of one benchmark by its first metric."""
     row = results["results"][name]
     metrics = metrics_of(row)
-    first, value = next(iter(metrics.items()))
+    named = ((results.get("configs") or {}).get(name) or {}).get("metric_list") or ()
+    order = [one.get("metric") for one in named if isinstance(one, dict)]
+    first = min(metrics, key=lambda key: _place(key.partition(",")[0], order))
+    value = metrics[first]
     metric, _, filter_ = first.partition(",")
     stderr = row.get(f"{metric}_stderr,{filter_}")
     higher = (results.get("higher_is_better") or {}).get(name, {}).get(metric)
@@ -412,6 +428,11 @@ def score_of(name: str, results: Mapping[str, Any]) -> Score:
         values=values,
         others={_metric_name(key): one for key, one in metrics.items() if key != first},
     )
+
+
+def _place(metric: str, order: Sequence[Any]) -> int:
+    """Where a metric stands in the benchmark's own list; behind it if it is not there."""
+    return order.index(metric) if metric in order else len(order)
 
 
 def _metric_name(key: str) -> str:
