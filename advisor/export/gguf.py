@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from advisor.export.exporter import Wanted
+from advisor.ground.disk import DISK, TEMPORARY
 from advisor.plan.run_folder import device_of
 
 NAME = "gguf"
@@ -19,13 +20,18 @@ VARIANTS = True
 
 def export(wanted: Wanted) -> int:
     """Write and prove the results of a run folder. Returns the exit code of the tool."""
-    return wanted.run_tool(
-        "gguf",
-        str(wanted.source),
-        "--out",
-        str(wanted.out or wanted.source / "export" / NAME),
-        "--device",
-        device_of(wanted.source),
-        *(["--kind", wanted.variant] if wanted.variant else []),
-        *(["--only", wanted.only] if wanted.only else []),
-    )
+    out = wanted.out or wanted.source / "export" / NAME
+    try:
+        return wanted.run_tool(
+            "gguf",
+            str(wanted.source),
+            "--out",
+            str(out),
+            "--device",
+            device_of(wanted.source),
+            *(["--kind", wanted.variant] if wanted.variant else []),
+            *(["--only", wanted.only] if wanted.only else []),
+        )
+    finally:
+        for left in out.glob(f"{TEMPORARY}*"):  # of a tool that was killed
+            DISK.remove(left)

@@ -55,6 +55,13 @@ STEP = Keys(
 PRE_TOKENIZER = Keys(
     keys={"steps": ListOf(of=STEP, least=1), "ignore_merges": Flag()}, required=("steps",)
 )
+AGREEMENT = Keys(
+    keys={
+        "same": Number(min=0, max=1, help="share of tokens that must be the same"),
+        "divergence": Number(above=0, unit="nats", help="mean, at most"),
+    },
+    required=("same", "divergence"),
+)
 GGUF_FILE = Keys(
     help="What a GGUF file says of each family of models",
     keys={
@@ -65,8 +72,20 @@ GGUF_FILE = Keys(
         "layer": NAMES,
         "families": MapOf(of=FAMILY, least=1),
         "pre_tokenizers": MapOf(of=PRE_TOKENIZER, least=1),
+        "near_tie": Number(above=0, unit="nats"),
+        "agreement": MapOf(of=AGREEMENT, least=1),
     },
-    required=("version", "checked", "source", "ends", "layer", "families", "pre_tokenizers"),
+    required=(
+        "version",
+        "checked",
+        "source",
+        "ends",
+        "layer",
+        "families",
+        "pre_tokenizers",
+        "near_tie",
+        "agreement",
+    ),
 )
 
 
@@ -94,6 +113,15 @@ class PreTokenizer:
     name: str
     steps: Sequence[Mapping[str, Any]]
     ignore_merges: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """When a file of some type counts as proved."""
+
+    same: float  # share of tokens of greedy answers that must be the same
+    divergence: float  # mean, in nats, at most
+    near_tie: float  # nats
 
 
 def _data() -> Mapping[str, Any]:
@@ -133,3 +161,10 @@ def pre_tokenizers() -> Sequence[PreTokenizer]:
         )
         for name, entry in _data()["pre_tokenizers"].items()
     ]
+
+
+def agreement(kind: str) -> Agreement:
+    """The limits for a type of file, such as Q8_0. Raises InputError as `gguf_families`."""
+    data = _data()
+    limits = data["agreement"].get(kind) or data["agreement"]["others"]
+    return Agreement(**limits, near_tie=data["near_tie"])

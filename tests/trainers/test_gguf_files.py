@@ -15,65 +15,11 @@ from transformers import AutoTokenizer
 
 from advisor.ground.errors import InputError
 from advisor.ground.gguf import gguf_families
-from tests.trainers.families import GEMMA, byte_level, piece_level
+from tests.trainers.tiny_families import OTHER, SIZES, tiny
 from trainers.tools.gguf.family import family_of, read_config, settings
 from trainers.tools.gguf.tensors import neighbours
 from trainers.tools.gguf.tokens import Kind, read_tokens
 from trainers.tools.gguf.write import write_model
-
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 256,
-}
-OTHER = {
-    "smollm3": {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0]},
-    "gemma2": {"query_pre_attn_scalar": 32, "sliding_window": 32},
-    "gemma3_text": {
-        "num_hidden_layers": 6,
-        "query_pre_attn_scalar": 32,
-        "sliding_window": 32,
-    },
-}
-
-
-def tiny(family: str, folder: Path, dtype=torch.float32, **keys) -> Path:
-    """The folder of a random model of a family, with a tokenizer of its kind."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if family.startswith("gemma"):
-        tokenizer = piece_level(
-            ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), eos="<eos>", bos="<bos>"
-        )
-        tokenizer.chat_template = GEMMA
-    else:
-        tokenizer = byte_level(("<|endoftext|>", "<|im_start|>", "<|im_end|>"), eos="<|im_end|>")
-    torch.manual_seed(0)
-    own = {key: value for key, value in SIZES.items() if family != "qwen2" or key != "head_dim"}
-    config = AutoConfig.for_model(
-        family,
-        **{
-            **own,
-            "vocab_size": len(tokenizer),
-            "eos_token_id": tokenizer.eos_token_id,
-            "bos_token_id": tokenizer.bos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            **OTHER.get(family, {}),
-            **keys,
-        },
-    )
-    model = AutoModelForCausalLM.from_config(config).to(dtype)
-    with torch.no_grad():  # norms that are all ones or zeros would hide a mistake
-        for name, parameter in model.named_parameters():
-            if name.endswith("norm.weight") or "norm" in name:
-                parameter.add_(torch.rand_like(parameter) / 2)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def values_of(tensor) -> torch.Tensor:

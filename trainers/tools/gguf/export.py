@@ -77,10 +77,10 @@ def export(
     for piece in plans:
         _free_name(out, piece, kind)
     done: list[Exported] = []
-    bases: dict[str, tuple[Path, Exported]] = {}
     for piece in plans:
         board.label = piece.label
-        exported = _one(run, out, piece, kind, llama_cpp, device, bases, say)
+        base = done[0] if piece.is_adapter else None
+        exported = _one(run, out, piece, kind, llama_cpp, device, base, say)
         done.append(exported)
         keep_record(out, exported, llama_cpp)
     _finish(out, done, llama_cpp, say)
@@ -135,6 +135,8 @@ def _pieces(run: Path, results: Sequence[Result]) -> tuple[list[Piece], str]:
     shared = len(results) > 1 and len({result.base_key for result in results}) == 1
     if not shared or not all(result.is_module for result in results):
         return single, ""
+    if len({load_tokenizer(result.folder).chat_template for result in results}) > 1:
+        return single, "each task as a whole model: their chat templates differ"
     for result, (family, config) in zip(results, families, strict=True):
         why = why_no_file(result.folder, family, config)
         if why:
@@ -189,35 +191,31 @@ def _one(
     kind: str,
     llama_cpp: LlamaCpp | None,
     device: Any,
-    bases: dict[str, tuple[Path, Exported]],
+    base: Exported | None,
     say: Callable[[str], None],
 ) -> Exported:
-    """Write one file and prove it."""
-    result = piece.result
+    """Write one file, prove it, and give it the name that the proof allows."""
+    result, path = piece.result, out / f"{TEMPORARY}{piece.name}.gguf"
     adapter = result.folder if piece.is_adapter else None
-    with _model_folder(run, out, piece, device, say) as folder:
-        unproved = out / f"{piece.name}-{'adapter' if adapter else kind or '16bit'}{UNPROVED}"
-        if adapter:
-            config = read_config(str(folder))
-            write_adapter(
-                adapter, unproved, family_of(config, str(folder)), config, name=piece.name
-            )
-            ends = end_tokens(load_tokenizer(adapter), adapter)
-            written = Written(
-                path=unproved,
-                kind="adapter",
-                size_bytes=unproved.stat().st_size,
-                rounding="",
-                ends=tuple(ends),
-                notes=(),
-            )
-        else:
-            written = _write(folder, unproved, kind, piece.name, llama_cpp)
-        proof = None
-        if llama_cpp is not None:
-            reference = reference_of(folder, written.ends, _questions(run, piece), adapter=adapter)
-            proof = _proved(llama_cpp, written, reference, bases.get(BASE))
-    return _named(out, piece, written, proof, bases)
+    proof = None
+    try:
+        with _model_folder(run, out, piece, device, say) as folder:
+            if adapter:
+                written = _write_adapter(folder, adapter, path, piece.name)
+            else:
+                written = _write(folder, path, kind, piece, llama_cpp)
+            if llama_cpp is not None:
+                reference = reference_of(
+                    folder,
+                    written.ends,
+                    _questions(run, piece),
+                    tokens=result.folder,
+                    adapter=adapter,
+                )
+                proof = _proved(llama_cpp, written, reference, out, base)
+        return _named(out, piece, written, proof, base)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -242,13 +240,30 @@ def _model_folder(
         shutil.rmtree(merged, ignore_errors=True)
 
 
-def _write(folder: Path, path: Path, kind: str, name: str, llama_cpp: LlamaCpp | None) -> Written:
+def _write_adapter(folder: Path, adapter: Path, path: Path, name: str) -> Written:
+    config = read_config(str(folder))
+    write_adapter(adapter, path, family_of(config, str(folder)), config, name=name)
+    return Written(
+        path=path,
+        kind="adapter",
+        size_bytes=path.stat().st_size,
+        rounding="",
+        ends=tuple(end_tokens(load_tokenizer(adapter), adapter)),
+        notes=(),
+    )
+
+
+def _write(
+    folder: Path, path: Path, kind: str, piece: Piece, llama_cpp: LlamaCpp | None
+) -> Written:
     """Write a model in a type that we know, or let llama.cpp make it from a 16-bit file."""
+    tokens_of = piece.result.folder
     if kind in ("", "Q8_0"):
-        return write_model(folder, path, kind=kind, name=name)
+        return write_model(folder, path, kind=kind, name=piece.name, tokens_of=tokens_of)
     sixteen = path.with_name(f"{TEMPORARY}16bit.gguf")
     try:
-        return quantize(write_model(folder, sixteen, name=name), path, kind, llama_cpp)
+        whole = write_model(folder, sixteen, name=piece.name, tokens_of=tokens_of)
+        return quantize(whole, path, kind, llama_cpp)
     finally:
         sixteen.unlink(missing_ok=True)
 
@@ -266,47 +281,38 @@ def _proved(
     llama_cpp: LlamaCpp,
     written: Written,
     reference: Reference,
-    base: tuple[Path, Exported] | None,
+    out: Path,
+    base: Exported | None,
 ) -> Proof:
     with Process(llama_cpp) as engine:
         if written.kind != "adapter":
             return prove(engine, written.path, reference, kind=written.kind)
         assert base is not None
-        path, exported = base
-        return prove(engine, path, reference, kind=exported.kind, adapter=written.path)
+        return prove(engine, out / base.file, reference, kind=base.kind, adapter=written.path)
 
 
 def _named(
-    out: Path,
-    piece: Piece,
-    written: Written,
-    proof: Proof | None,
-    bases: dict[str, tuple[Path, Exported]],
+    out: Path, piece: Piece, written: Written, proof: Proof | None, base: Exported | None
 ) -> Exported:
     """Give the file the name that the proof allows."""
-    holds = proof is not None and proof.holds
     stem = f"{piece.name}-{written.kind}"
-    path, other = out / f"{stem}.gguf", out / f"{stem}{UNPROVED}"
-    if not holds:
-        path, other = other, path
+    path, unproved = out / f"{stem}.gguf", out / f"{stem}{UNPROVED}"
+    unproved.unlink(missing_ok=True)  # of an earlier export
+    if proof is None or not proof.holds:
+        path = unproved
     written.path.replace(path)
-    if holds:
-        other.unlink(missing_ok=True)
-    exported = Exported(
+    return Exported(
         file=path.name,
         label=piece.label,
         role="adapter" if piece.is_adapter else "base" if piece.is_base else "model",
         kind=written.kind,
         size_bytes=path.stat().st_size,
-        base=bases[BASE][1].file if piece.is_adapter else None,
+        base=base.file if piece.is_adapter and base is not None else None,
         ends=list(written.ends),
         rounding=written.rounding,
         notes=list(written.notes),
         proof=proof,
     )
-    if piece.is_base:
-        bases[BASE] = (path, exported)
-    return exported
 
 
 def _finish(

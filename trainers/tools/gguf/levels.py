@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from trainers.tools.gguf.libllama import QUANTIZATIONS
 from trainers.tools.gguf.write import Written, whole_file
 
 OURS = ("F16", "BF16", "Q8_0")
+MORE_BITS = re.compile(r"(\d+) of (\d+) tensor\S* required fallback")  # what llama.cpp says
 
 
 def check_level(kind: str, llama_cpp: LlamaCpp | None) -> None:
@@ -40,8 +42,11 @@ def quantize(source: Written, path: Path, kind: str, llama_cpp: LlamaCpp | None)
         if llama_cpp is None:
             _by_program(source.path, temporary, kind)
     notes = list(source.notes)
-    if "fallback" in said:
-        notes.append(f"llama.cpp kept more bits where a type does not fit: {said.split(': ')[-1]}")
+    if counted := MORE_BITS.search(said):
+        notes.append(
+            f"llama.cpp kept more bits in {counted[1]} of {counted[2]} tensors: their rows are no"
+            f" multiple of the blocks of {kind}"
+        )
     return replace(
         source,
         path=path,

@@ -127,16 +127,13 @@ class Session:
         adapter = self.lib.llama_adapter_lora_init(self.model, os.fsencode(path))
         if not adapter:
             raise RuntimeError("llama.cpp cannot load the adapter")
+        context = ctypes.c_void_p(self.context)
         if hasattr(self.lib, "llama_set_adapters_lora"):
-            code = self.lib.llama_set_adapters_lora(
-                self.context,
-                (ctypes.c_void_p * 1)(adapter),
-                ctypes.c_size_t(1),
-                (ctypes.c_float * 1)(1.0),
-            )
+            one, scale = (ctypes.c_void_p * 1)(adapter), (ctypes.c_float * 1)(1.0)
+            code = self.lib.llama_set_adapters_lora(context, one, ctypes.c_size_t(1), scale)
         else:  # before 2026
             code = self.lib.llama_set_adapter_lora(
-                self.context, ctypes.c_void_p(adapter), ctypes.c_float(1.0)
+                context, ctypes.c_void_p(adapter), ctypes.c_float(1.0)
             )
         if code != 0:
             raise RuntimeError(f"llama.cpp cannot use the adapter (code {code})")

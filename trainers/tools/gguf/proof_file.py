@@ -47,8 +47,6 @@ class Exported:
             lines.append(f"  {self.rounding}")
         if self.proof is not None:
             lines += [f"  {line}" for line in self.proof.lines()]
-            if self.proof.holds:
-                lines.append(f"  proved with {self.proof.engine} against transformers")
         lines += [f"  {note}" for note in self.notes]
         if self.is_proved:
             lines.append(f"  serve it:  {self.serve(out)}")

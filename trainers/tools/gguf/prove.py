@@ -14,18 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.gguf import agreement
 from advisor.ground.progress import followed
 from trainers.tools.gguf.engine import Engine, EngineFailed, Place
 from trainers.tools.gguf.reference import Answer, Reference
 
-# Where two tokens are as likely as this (a difference of log-probabilities), 16-bit arithmetic may
-# take the other one.
-NEAR_TIE = 0.05
-MOST_TIES = 0.02  # share of places
-# Share of places with the same most likely token, at least, by type of file.
-# SmolLM2-135M agreed at 94 % in Q8_0 and at 91 % in Q4_K_M; larger models agree more often.
-AGREES = {"Q8_0": 0.85, "Q6_K": 0.85, "Q5_K_M": 0.8, "Q5_K_S": 0.8, "Q4_K_M": 0.7, "Q4_K_S": 0.7}
-AGREES_AT_ALL = 0.6  # for types that are not listed
+EXACT = ("F16", "BF16")  # types whose other choices must be near ties
 SHOWN = 3
 
 
@@ -42,10 +36,12 @@ class Proof:
     same: int = 0  # places with the same most likely token
     ties: list[float] = field(default_factory=list)  # differences where another was taken
     limit: float = 1.0  # share of places that must be the same
+    most_divergence: float = 0.0
     divergence: float = (
         0.0  # mean, in nats: how far llama.cpp's probabilities are from transformers'
     )
-    ended: int = 0  # answers that both end at the same token
+    ends: int = 0  # answers that end in transformers
+    ended: int = 0  # those that llama.cpp ends at the same token
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -61,14 +57,22 @@ class Proof:
         if self.faults:
             return [f"not proved: {fault}" for fault in self.faults[:SHOWN]]
         ties = ""
-        if self.ties and self.kind in ("F16", "BF16"):
+        if self.ties and self.kind in EXACT:
             ties = f" (the others are near ties: at most {max(self.ties):.2g} apart)"
         return [
-            f"{self.texts} texts have the same tokens in llama.cpp",
-            f"{self.same} of {self.places} tokens of {self.prompts} greedy answers are the"
+            f"proved with {self.engine}, against transformers:",
+            f"  {self.texts} texts have the same tokens",
+            f"  {self.same} of {self.places} tokens of {self.prompts} greedy answers are the"
             f" same{ties}; needed: {self.limit:.0%}",
-            f"{self.ended} answers end at the same token",
+            f"  probabilities are {self.divergence:.1g} nats apart in the mean; allowed:"
+            f" {self.most_divergence:g}",
+            f"  {self._about_ends()}",
         ]
+
+    def _about_ends(self) -> str:
+        if not self.ends:
+            return "no answer ended in transformers either; llama.cpp stops at every end token"
+        return f"{self.ended} of {self.ends} answers that end do so at the same token"
 
     def record(self) -> dict[str, Any]:
         """For proof.json."""
@@ -81,13 +85,16 @@ def prove(
     """Compare a file with what transformers computed. A failure of llama.cpp is a fault of the
     proof.
     """
+    limits = agreement(kind)
     proof = Proof(
         engine=engine.what,
         kind=kind,
         texts=len(reference.texts),
         texts_left_out=reference.left_out,
         prompts=len(reference.answers),
-        limit=needed(kind),
+        limit=limits.same,
+        most_divergence=limits.divergence,
+        ends=sum(answer.stopped for answer in reference.answers),
     )
     longest = max(len(answer.prompt) + len(answer.tokens) for answer in reference.answers)
     try:
@@ -98,13 +105,6 @@ def prove(
     except EngineFailed as error:
         proof.faults.append(str(error))
     return proof
-
-
-def needed(kind: str) -> float:
-    """Share of places that must have the same most likely token."""
-    if kind in ("F16", "BF16"):
-        return 1.0 - MOST_TIES
-    return AGREES.get(kind, AGREES_AT_ALL)
 
 
 def _compare_tokens(proof: Proof, engine: Engine, reference: Reference) -> None:
@@ -130,8 +130,12 @@ def _compare_ends(proof: Proof, engine: Engine, reference: Reference) -> None:
             proof.faults.append(f"llama.cpp does not stop at token {token}, which ends an answer")
     for answer in reference.answers:
         inside = answer.tokens[:-1] if answer.stopped else answer.tokens
-        if any(engine.ends(inside)):
-            proof.faults.append("llama.cpp stops at a token inside an answer")
+        stops = [token for token, ends in zip(inside, engine.ends(inside), strict=True) if ends]
+        if stops:
+            proof.faults.append(
+                f"llama.cpp stops at token {stops[0]} inside an answer, where transformers goes on"
+                " (if it ends answers, eos_token_id in generation_config.json has to list it)"
+            )
 
 
 def _compare_answers(proof: Proof, engine: Engine, reference: Reference) -> None:
@@ -150,17 +154,23 @@ def _compare_answers(proof: Proof, engine: Engine, reference: Reference) -> None
     proof.divergence = total / max(1, proof.places)
     if not math.isfinite(proof.divergence):
         proof.faults.append("llama.cpp computes numbers that are none (NaN)")
-    if proof.kind in ("F16", "BF16") and any(gap > NEAR_TIE for gap in proof.ties):
+    elif proof.divergence > proof.most_divergence:
+        proof.faults.append(
+            f"the probabilities are {proof.divergence:.2g} nats from those of transformers;"
+            f" {proof.kind} may be {proof.most_divergence:g} apart"
+        )
+    near = agreement(proof.kind).near_tie
+    if proof.kind in EXACT and any(gap > near for gap in proof.ties):
         proof.faults.append(
             f"llama.cpp takes another token where transformers is sure: {max(proof.ties):.2g}"
-            f" apart (a near tie is at most {NEAR_TIE:g})"
+            f" apart (a near tie is at most {near:g})"
         )
     if proof.agreement < proof.limit:
         proof.faults.append(
             f"only {proof.agreement:.1%} of {proof.places} tokens are the same; {proof.kind} needs"
             f" {proof.limit:.0%}"
         )
-    if not proof.ended and any(answer.stopped for answer in reference.answers):
+    if proof.ends and not proof.ended:
         proof.faults.append("no answer ends in llama.cpp where it ends in transformers")
 
 

@@ -4,6 +4,7 @@ the model was at each of their tokens. Exports are compared with it.
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from typing import Any
 from advisor.ground.progress import followed, waiting
 from trainers.frame.evaluating import evaluating
 from trainers.frame.model_files import reading
-from trainers.tools.gguf.tokens import load_tokenizer
+from trainers.tools.gguf.tokens import begins_with_space, load_tokenizer
 
 ANSWER_TOKENS = 48  # compared of each answer
 LONGEST_ANSWER = 256  # looked at for an end
@@ -80,18 +81,25 @@ class Reference:
 
 
 def reference_of(
-    folder: Path, ends: Sequence[int], questions: Sequence[str], *, adapter: Path | None = None
+    folder: Path,
+    ends: Sequence[int],
+    questions: Sequence[str],
+    *,
+    tokens: Path | None = None,
+    adapter: Path | None = None,
 ) -> Reference:
     """Load the model of a folder and let it answer. Raises InputError.
 
     Args:
         ends: Tokens that end an answer.
         questions: What a user asks; the chat template is put around it.
-        adapter: A LoRA adapter on the model. Its folder holds the tokenizer then.
+        tokens: The folder with the tokenizer, if it is another one.
+        adapter: A LoRA adapter on the model.
     """
-    tokenizer = load_tokenizer(adapter or folder)
+    tokenizer = load_tokenizer(tokens or folder)
     rendered = [rendered_prompt(tokenizer, question) for question in questions]
-    texts, left_out = comparable([*TEXTS, *rendered], tokenizer)
+    chats = [rendered_prompt(tokenizer, text) for text in TEXTS]
+    texts, left_out = comparable(TEXTS, [*rendered, *chats], tokenizer)
     with waiting("loading the model in transformers"):
         model = _model(folder, adapter)
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in rendered]
@@ -125,15 +133,23 @@ def rendered_prompt(tokenizer: Any, question: str) -> str:
         )
 
 
-def comparable(texts: Sequence[str], tokenizer: Any) -> tuple[list[str], int]:
-    """The texts that both have to read alike, and how many others there are: where the tokenizer
-    composes accents first, llama.cpp does not.
+def comparable(
+    plain: Sequence[str], rendered: Sequence[str], tokenizer: Any
+) -> tuple[list[str], int]:
+    """The texts that both have to read alike, and how many others there are: llama.cpp does not
+    compose accents first, nor tell the begin of a text from the place behind a special token. The
+    notes of an export name both.
+
+    Args:
+        rendered: As the chat template writes them.
     """
-    normalizer = tokenizer.backend_tokenizer.normalizer
-    if normalizer is None or type(normalizer).__name__ != "NFC":
-        return list(texts), 0
-    kept = [text for text in texts if unicodedata.is_normalized("NFC", text)]
-    return kept, len(texts) - len(kept)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    chats = bool(getattr(tokenizer, "chat_template", None))
+    kept = [*([] if chats and begins_with_space(state) else plain), *rendered]
+    if state["normalizer"] is not None and state["normalizer"]["type"] == "NFC":
+        kept = [text for text in kept if unicodedata.is_normalized("NFC", text)]
+    kept = list(dict.fromkeys(kept))
+    return kept, len({*plain, *rendered}) - len(kept)
 
 
 def _model(folder: Path, adapter: Path | None) -> Any:
@@ -170,7 +186,9 @@ def _answer(model: Any, prompt: Sequence[int], ends: Sequence[int], limit: int) 
     import torch
     from transformers import GenerationConfig
 
-    prompt = list(prompt)[-PROMPT_TOKENS:]
+    room = getattr(model.config, "max_position_embeddings", None) or PROMPT_TOKENS + limit
+    limit = min(limit, max(8, room // 2))
+    prompt = list(prompt)[-min(PROMPT_TOKENS, room - limit) :]
     ids = torch.tensor([prompt], device=model.device)
     # The model's own settings may penalise repetition; llama.cpp's greedy answer does not.
     model.generation_config = GenerationConfig()

@@ -82,7 +82,7 @@ def read_tokens(folder: Path, vocab_size: int) -> Tokens:
     if any(step["type"] == "ByteLevel" for step in steps):
         _byte_level(found, state, steps, folder)
     elif model.get("byte_fallback"):
-        _pieces(found, state, folder)
+        _pieces(found, state, folder, chats=bool(tokenizer.chat_template))
     else:
         raise _refused(folder, "it merges neither bytes nor pieces with bytes for the rest")
     _special(found, tokenizer, folder)
@@ -174,7 +174,7 @@ def _byte_level(
     ]
 
 
-def _pieces(found: Tokens, state: Mapping[str, Any], folder: Path) -> None:
+def _pieces(found: Tokens, state: Mapping[str, Any], folder: Path, *, chats: bool) -> None:
     """A tokenizer like that of Llama 2 and Gemma. llama.cpp merges the pair of highest score: the
     earlier a merge stands in the list, the higher the score of what it makes.
     """
@@ -188,18 +188,34 @@ def _pieces(found: Tokens, state: Mapping[str, Any], folder: Path) -> None:
     found.values |= {
         "ggml.model": "llama",
         "ggml.pre": "default",
-        "ggml.add_space_prefix": _adds_space(state, folder),
+        "ggml.add_space_prefix": _adds_space(state, folder, chats=chats),
     }
+    if begins_with_space(state) and chats:
+        found.notes.append(
+            "the tokenizer puts a space before a text that begins with no special token, and"
+            " llama.cpp does not: prompts through the chat template are read alike"
+        )
 
 
-def _adds_space(state: Mapping[str, Any], folder: Path) -> bool:
-    """Whether a space is put before a text. Raises InputError for other changes of texts."""
+def begins_with_space(state: Mapping[str, Any]) -> bool:
+    """Whether a space is put before a whole text only, and not behind special tokens in it, where
+    llama.cpp would put one too.
+    """
+    return any(step.get("prepend_scheme") == "first" for step in _steps(state["pre_tokenizer"]))
+
+
+def _adds_space(state: Mapping[str, Any], folder: Path, *, chats: bool) -> bool:
+    """Whether llama.cpp shall put a space before each text, and behind each special token.
+
+    Raises InputError for other changes of texts.
+    """
     adds = False
     for part in [*_parts(state["normalizer"], "normalizers"), *_steps(state["pre_tokenizer"])]:
         if part["type"] == "Prepend" and part["prepend"] == SPACE:
             adds = True
         elif part["type"] == "Metaspace":
-            adds = part["prepend_scheme"] != "never"
+            scheme = part["prepend_scheme"]
+            adds = scheme == "always" or (scheme == "first" and not chats)
         elif part["type"] not in ("Replace", "Split"):
             raise _refused(folder, f"it changes texts first ({part['type']})")
     return adds

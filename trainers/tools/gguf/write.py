@@ -38,7 +38,9 @@ class Written:
     notes: tuple[str, ...]
 
 
-def write_model(folder: Path, path: Path, *, kind: str = "", name: str = "") -> Written:
+def write_model(
+    folder: Path, path: Path, *, kind: str = "", name: str = "", tokens_of: Path | None = None
+) -> Written:
     """Write the model of a folder (safetensors, as save_pretrained leaves it) as GGUF.
 
     Raises InputError for a model that GGUF cannot hold, MachineNotReady without disk space.
@@ -46,11 +48,12 @@ def write_model(folder: Path, path: Path, *, kind: str = "", name: str = "") -> 
     Args:
         kind: Q8_0, or empty for the 16-bit type that loses nothing, or else least.
         name: What the file calls the model.
+        tokens_of: The folder with tokenizer and chat template, if it is another one.
     """
     config = read_config(str(folder))
     family = family_of(config, str(folder))
     found = sources(folder, family, config)
-    tokens = read_tokens(folder, config.vocab_size)
+    tokens = read_tokens(tokens_of or folder, config.vocab_size)
     sixteen, rounding = sixteen_bit(found)
     kind = kind or sixteen
     need_room(path, found, kind)
