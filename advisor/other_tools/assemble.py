@@ -23,6 +23,8 @@ from advisor.other_tools.report import Report, changes_of, their_changes
 from advisor.other_tools.tool_file import KeyFault, ToolFile
 from advisor.situation.shapes import model_shape
 
+# A configuration names its model itself: its size cannot be said beside it.
+BY_FLAG, BY_FOLDER = "; say --model-params-b", "; a folder that holds its config.json would"
 OURS = "plan."  # before a key of a plan, in `instead`
 TEXT_KINDS = ("raw_text",)
 
@@ -39,6 +41,7 @@ class _Data:
     faults: tuple[KeyFault, ...]
     keys: frozenset[str]  # of the file that name them
     holds_out: bool  # rows to measure on are named
+    is_text: bool  # the file itself says that they are texts without requests
 
 
 def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> Report:
@@ -93,6 +96,9 @@ def _trainer(file: ToolFile) -> Trainer:
 
 
 def _kind(data: _Data) -> str:
+    """What the rows are: text, chat or rows."""
+    if data.is_text:
+        return "text"
     kind = "rows"
     if data.profile is not None:
         is_chat = data.profile.format in CHAT
@@ -121,7 +127,7 @@ def _shape(name: str, folder: Path) -> tuple[ModelShape | None, list[str]]:
         shape, notes = model_shape(str(beside) if beside.is_dir() else name)
     except AdviseError as error:
         return None, [str(error)]
-    return shape, list(notes)
+    return shape, [note.replace(BY_FLAG, BY_FOLDER) for note in notes]
 
 
 def _data(file: ToolFile) -> _Data:
@@ -158,6 +164,7 @@ def _data(file: ToolFile) -> _Data:
     return _Data(
         words=tuple(words), profile=measured, plan=plan, notes=tuple(notes), lost=tuple(lost),
         faults=tuple(faults), keys=frozenset(found.keys), holds_out=bool(found.evaluation),
+        is_text=bool(found.train) and all(set(ref.roles) == {"text"} for ref in found.train),
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import plan_from_data
 
+NO_WORD = "a plan has no word for"  # mapping.py
 NO_DATA = "data.jsonl"  # stands for data that are not here: a plan names some
 
 
@@ -53,7 +54,7 @@ def to_plan(
     ours, lost = dict(reading.ours), list(reading.lost)
     missing = [key for key in ("model", "objective", "update") if not ours.get(key)]
     if missing:
-        said = "; ".join(f"{one.key}: {one.why}" for one in lost)
+        said = "; ".join(one.why for one in lost if one.why.startswith(NO_WORD))
         raise InputError(
             f"the configuration does not say a plan's {' and '.join(missing)}",
             hint=said or "",
@@ -63,6 +64,10 @@ def to_plan(
         | ({"strategy": "ddp"} if processes > 1 else {})
         | {key: ours[key] for key in OF_LAUNCH if ours.get(key) not in (None, 1)}
     )
+    if processes == 1 and ours.pop("strategy", None) not in (None, "ddp"):
+        theirs = ", ".join(reading.carried["strategy"].theirs)
+        why = "with one GPU there is nothing to share"
+        lost.append(Lost(key=theirs, value=reading.carried["strategy"].value, why=why))
     for one in list(_not_allowed(ours, reading.carried)):
         ours.pop(one[0])
         lost.append(one[1])

@@ -267,6 +267,9 @@ def _write_one(
         return
     value = ours[entry.ours]
     by_name = [theirs for theirs, named in entry.values if same_value(named, value)]
+    if value is None and not by_name:
+        told.add(entry.ours)
+        return
     try:
         turned = by_name[0] if by_name else TURNS[entry.turned].write(value, context)
     except CannotCarry as why:

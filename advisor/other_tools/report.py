@@ -5,19 +5,22 @@ what would mend it. The values behind the page and the JSON of `advise check`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.methods.stage import stage_keys
 from advisor.other_tools.carrying import CarriedPlan
 from advisor.other_tools.findings import Found
 from advisor.other_tools.fitting import Fitting
 from advisor.other_tools.mapping import Reading, write
 from advisor.other_tools.ours import flat_stage, usual_values
 from advisor.other_tools.tool import Tool
-from advisor.plan.model import Plan
+from advisor.plan.keys import key_specs
+from advisor.plan.model import Plan, Stage
 
 Verdict = Literal["fits", "tight", "may_fit", "too_big", "unknown", "refused"]
+RATE = "learning_rate"
 MENDED = ("error", "warning")  # the severities whose changes stand in the diff
 
 
@@ -82,15 +85,31 @@ def their_changes(
         known: Their keys -> the value that holds now, given or by default.
     """
     stage = plan.stages[0]
-    ours = flat_stage(plan, stage)
-    usual = usual_values(stage.objective, str(values.get("update", stage.update)))
-    before = write(tool, ours, known=known, usual=usual)
-    after = write(tool, {**usual, **ours, **values}, known=known, usual=usual)
+    changed = _changed(stage, values)
+    before = _written(tool, plan, stage, known)
+    after = _written(tool, plan, changed, known)
     return {
         key: value
-        for key, value in after.values.items()
-        if before.values.get(key) != value and known.get(key) != value
+        for key, value in after.items()
+        if before.get(key) != value and known.get(key) != value
     }
+
+
+def _changed(stage: Stage, values: Mapping[str, Any]) -> Stage:
+    """The stage with other values of its own keys and those of its methods."""
+    own = {key: value for key, value in values.items() if key in stage_keys()}
+    more = {key: value for key, value in values.items() if key not in own}
+    rate = own.get(RATE, stage.learning_rate)
+    changed = replace(stage, **{**own, RATE: rate}, options={**stage.options, **more})
+    if rate is not None:
+        return changed
+    usual = key_specs().default(RATE, objective=changed.objective, update=changed.update)
+    return replace(changed, learning_rate=usual or stage.learning_rate)
+
+
+def _written(tool: Tool, plan: Plan, stage: Stage, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    usual = usual_values(stage.objective, stage.update)
+    return write(tool, flat_stage(plan, stage), known=known, usual=usual).values
 
 
 def changes_of(findings: Sequence[Found], fit: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -18,7 +18,7 @@ INSTRUCT = re.compile(
 )
 BASE = re.compile(r"(?:^|[-_. ])(base|pt|pretrain(?:ed)?)(?=$|[-_. ])", re.IGNORECASE)
 # Compiled when a name comes that is not known by itself, not at each start.
-SIZE = r"(?i)(?<![\w.])(\d+(?:[._]\d+)?)\s*-?(b|m|bn|billion|million)(?![a-z0-9])"
+SIZE = r"(?i)(?:(?<![\w.])|(?<=[a-z]_))(\d+(?:[._]\d+)?)\s*-?(b|m|bn|billion|million)(?![a-z0-9])"
 TRILLIONS = r"(?i)(?<![\w.])(\d+(?:\.\d+)?)\s*-?t(?![a-z0-9])"
 TENTHS = r"(?i)(?<![\w.])(\d+)b(\d)(?![a-z0-9])"  # the 7b1 of BLOOM
 LISTED_SIZE = (
