@@ -111,29 +111,34 @@ def placed(
 
 
 def found_at(file: ToolFile, named: str) -> Path | None:
-    """The file or folder of that name: beside the file, in a folder above it, or in the current
-    one.
+    """The file or folder of that name that a configuration means."""
+    return found_near(file.path, named)
+
+
+def found_near(path: Path, named: str) -> Path | None:
+    """The file or folder of that name: beside the file at `path`, in a folder above it, or in the
+    current one.
     """
     if not named or "\0" in named or len(named) > 1000:
         return None
     try:
-        path = Path(named).expanduser()
+        wanted = Path(named).expanduser()
     except RuntimeError:  # a user whose home is not known
         return None
-    for folder in _folders(file, path):
+    for folder in _folders(path, wanted):
         try:
-            if (folder / path).exists():
-                return folder / path
+            if (folder / wanted).exists():
+                return folder / wanted
         except OSError:
             continue
     return None
 
 
-def _folders(file: ToolFile, path: Path) -> list[Path]:
-    if path.is_absolute():
+def _folders(path: Path, wanted: Path) -> list[Path]:
+    if wanted.is_absolute():
         return [Path("/")]
-    own = file.path.absolute().parent
-    return list(dict.fromkeys((file.folder, Path(), own, *list(own.parents)[:UP])))
+    own = path.absolute().parent
+    return list(dict.fromkeys((path.parent, Path(), own, *list(own.parents)[:UP])))
 
 
 def _matches(file: ToolFile, named: str) -> list[Path]:
@@ -143,7 +148,7 @@ def _matches(file: ToolFile, named: str) -> list[Path]:
         return [] if one is None else [one]
     if "\0" in named or len(named) > 1000 or "**" in named:
         return []
-    for folder in _folders(file, Path(named)):
+    for folder in _folders(file.path, Path(named)):
         matched = sorted(glob.iglob(os.path.join(glob.escape(os.fspath(folder)), named)))
         if matched:
             return [Path(one) for one in matched[:MAX_FILES]]

@@ -17,6 +17,7 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import Path_
 from advisor.other_tools.their_yaml import PYYAML, Loader, their_text
+from advisor.other_tools.tool_file import changed, steps
 
 CONTEXT_LINES = 2
 WIDTH = 100
@@ -31,13 +32,13 @@ def edited(text: str, changes: Mapping[str, Any], *, loader: Loader = PYYAML) ->
 
     Raises InputError for a text that is no map.
     """
-    wanted = {_steps(key): value for key, value in changes.items()}
+    wanted = {steps(key): value for key, value in changes.items()}
     before = their_text(text, name="file", loader=loader).values
     if not isinstance(before, dict):
         raise InputError("no map of keys and values")
     after = before
     for path, value in wanted.items():
-        after = _changed(after, path, value)
+        after = changed(after, path, value)
     new = text
     for path, value in wanted.items():
         try:
@@ -56,32 +57,6 @@ def diff(old: str, new: str, name: str) -> list[str]:
         old.splitlines(), new.splitlines(), name, f"{name} (changed)", lineterm="", n=CONTEXT_LINES
     )
     return list(lines)
-
-
-def _steps(key: str) -> Path_:
-    return tuple(int(step) if step.isdigit() else step for step in key.split("."))
-
-
-def _changed(values: Any, path: Path_, value: Any) -> Any:
-    """The values with one change, as plain data."""
-    step, rest = path[0], path[1:]
-    if isinstance(values, list):
-        if not isinstance(step, int) or step >= len(values):
-            return values
-        if not rest and value is None:
-            return [one for index, one in enumerate(values) if index != step]
-        new = _changed(values[step], rest, value) if rest else value
-        return [new if index == step else one for index, one in enumerate(values)]
-    found = dict(values) if isinstance(values, dict) else {}
-    key = str(step)
-    if not rest:
-        if value is None:
-            found.pop(key, None)
-        else:
-            found[key] = value
-    elif value is not None or key in found:
-        found[key] = _changed(found.get(key), rest, value)
-    return found
 
 
 def _whole(text: str, values: Mapping[str, Any]) -> str:

@@ -14,18 +14,11 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import Path_
-from advisor.other_tools.commands import (
-    Command,
-    by_data,
-    command_of,
-    refuse_other_purposes,
-)
-from advisor.other_tools.data_reading import data_of, understood
-from advisor.other_tools.data_refs import FILE
 from advisor.other_tools.key_faults import check_keys
-from advisor.other_tools.keys import keys_of, newest
-from advisor.other_tools.recognise import NAMES, READ, Recognised, not_read, recognised
+from advisor.other_tools.made_file import made_file
+from advisor.other_tools.recognise import NAMES, READ, not_read, recognised
 from advisor.other_tools.references import References, fill_in
+from advisor.other_tools.script import read_script
 from advisor.other_tools.their_yaml import (
     LOADERS,
     PYYAML,
@@ -35,6 +28,8 @@ from advisor.other_tools.their_yaml import (
 )
 from advisor.other_tools.tool import tool_named
 from advisor.other_tools.tool_file import KeyFault, ToolFile, dotted
+
+CONFIGURATIONS = (".yaml", ".yml", ".json")
 
 
 def read_file(
@@ -56,9 +51,10 @@ def read_file(
     can be done.
     """
     where, name = Path(path), os.fspath(path)
+    environment = os.environ if environment is None else environment
     text = read_text(where, name=name)
-    if where.suffix.lower() not in (".yaml", ".yml", ".json"):
-        raise not_a_file(name)
+    if where.suffix.lower() not in CONFIGURATIONS:
+        return read_script(text, where, name, environment=environment)
     read = their_text(text, name=name)
     if not isinstance(read.values, dict):
         raise InputError(
@@ -72,57 +68,14 @@ def read_file(
     loader = LOADERS[tool_named(found.tool).parsing["loader"]]
     if loader is not PYYAML:
         read = their_text(text, name=name, loader=loader)
-    values, references = fill_in(read.values, os.environ if environment is None else environment)
-    release = newest(found.tool)
-
-    def made(chosen: Command) -> ToolFile:
-        return ToolFile(
-            path=where,
-            name=name,
-            text=text,
-            tool=found.tool,
-            release=release,
-            command=chosen,
-            keys=keys_of(release, chosen.name, plugins=_plugins(values)),
-            values=values,
-            written=read.values,
-            key_marks=read.key_marks,
-            value_marks=read.value_marks,
-            open={dotted(at): written for at, written in references.open.items()},
-        )
-
-    chosen = command_of(release, values, stated=command)
-    refuse_other_purposes(chosen, name)
-    if chosen.likely:
-        chosen = by_data(release, chosen, _kind_of_data(made(chosen)))
-    file = made(chosen)
-    _say_assumed(file, found)
+    values, references = fill_in(read.values, environment)
+    file = made_file(found, where, name, text=text, values=values, read=read, command=command)
+    file.written = read.values
+    file.open = {dotted(at): written for at, written in references.open.items()}
     _say_surprises(file, read.surprises)
     _say_references(file, references)
     check_keys(file)
     return file
-
-
-def _kind_of_data(file: ToolFile) -> str:
-    """Of the first data set that is here; empty if none is."""
-    for ref in data_of(file).train:
-        recognition = understood(ref).recognition if ref.place == FILE else None
-        if recognition is not None:
-            return recognition.kind
-    return ""
-
-
-def _plugins(values: Mapping[str, Any]) -> list[str]:
-    named = values.get("plugins")
-    return [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
-
-
-def _say_assumed(file: ToolFile, found: Recognised) -> None:
-    if not found.is_sure:
-        file.notes.append(f"read as a file of {NAMES[file.tool]}: {found.why}")
-    file.notes.append(f"checked with the keys of {file.title}, the newest release known here")
-    if file.command.assumed:
-        file.notes.append(file.command.assumed)
 
 
 def _say_surprises(file: ToolFile, surprises: Sequence[Surprise]) -> None:
@@ -168,12 +121,3 @@ def _kind(value: Any) -> str:
     if value is None:
         return "nothing"
     return "a list" if isinstance(value, list) else "one value"
-
-
-def not_a_file(name: str) -> InputError:
-    """The error of a file of another kind."""
-    return InputError(
-        "not a configuration file",
-        f"read are YAML and JSON files of {READ}",
-        where=name,
-    )

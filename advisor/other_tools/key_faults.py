@@ -30,8 +30,8 @@ def check_keys(file: ToolFile) -> None:
     Its `values` are then those that the tool goes on with: a text that it reads as a number is one.
     """
     parsing = file.about.parsing
-    unknown = str(parsing["unknown_keys"])
-    _check_map(file, (), file.values, file.keys, unknown=unknown, way=str(parsing["values"]))
+    unknown, way = str(parsing["unknown_keys"]), file.way or str(parsing["values"])
+    _check_map(file, (), file.values, file.keys, unknown=unknown, way=way)
     for name, key in file.keys.items():
         # Of a key with several names only its own is missed.
         if key.required and name == key.name and not _is_named(file, key):

@@ -55,14 +55,12 @@ class OldKey:
     refused: bool
 
     def change(self, name: str, value: Any) -> Mapping[str, Any]:
-        """The keys to write in its place, the old one with None; empty if a person has to
-        decide.
-        """
+        """The keys to write in its place, the old one with None."""
         if self.instead:
             return {name: None, self.instead: value}
         if self.becomes:
             return {name: None, **(self.becomes if value is True else {})}
-        return {}
+        return {name: None}
 
     @property
     def words(self) -> str:

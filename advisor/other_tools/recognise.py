@@ -19,7 +19,7 @@ from advisor.other_tools.other_files import OtherFile, other_file
 from advisor.other_tools.their_yaml import nodes_of, read_text, their_text
 
 ENDINGS = (".yaml", ".yml", ".json")
-SCRIPTS = (".sh", ".bash", ".py", ".toml", ".slurm", ".sbatch")
+SCRIPTS = (".sh", ".bash", ".zsh", ".slurm", ".sbatch", ".py", ".toml")
 NAMES = {"trl": "TRL", "llamafactory": "LLaMA-Factory", "axolotl": "Axolotl"}
 # The key without which a tool has nothing to train.
 BASE_KEYS = {"model_name_or_path": ("llamafactory", "trl"), "base_model": ("axolotl",)}

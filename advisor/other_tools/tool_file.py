@@ -45,13 +45,15 @@ class ToolFile:
 
     Attributes:
         name: The file as the user wrote it.
-        text: Its text, for edits (edit.py); of a script the command line that was found.
+        text: Its text, for edits (edit.py).
         values: Plain data as the tool's own loader reads it, `${...}` filled in where that could
             be done.
         written: The same, with `${...}` as it stands.
         open: Dotted key -> text, of references whose value is not known.
         notes: What was assumed or filled in: sentences.
+        way: How the tool's parser reads values (values.py); of a command line another one.
         editable: Whether changes can be shown as a diff of the text.
+        is_script: It was read from a command line; `text` is the same as a file of the tool.
     """
 
     path: Path
@@ -68,6 +70,8 @@ class ToolFile:
     open: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     faults: list[KeyFault] = field(default_factory=list)
+    way: str = ""
+    is_script: bool = False
     editable: bool = True
 
     @property
@@ -105,12 +109,46 @@ class ToolFile:
             return f"{self.name}:{mark[0]}:{mark[1]}"
         return located(self.name, self.key_marks, path)
 
+    @property
+    def mended(self) -> dict[str, Any]:
+        """The values as they are once what the tool refuses is mended, as far as that is known: a
+        file that it refuses trains nothing, and this is what was meant.
+        """
+        found = self.values
+        for one in self.faults:
+            if one.severity == "error":
+                for key, value in one.instead.items():
+                    found = changed(found, steps(key), value)
+        return found
+
     def fault(self, severity: str, key: str | Path_, what: str, **more: Any) -> None:
         """Add a fault of a key."""
         path = steps(key) if isinstance(key, str) else key
         self.faults.append(
             KeyFault(severity=severity, key=dotted(path), where=self.at(path), what=what, **more)
         )
+
+
+def changed(values: Any, path: Path_, value: Any) -> Any:
+    """Plain data with one change; None takes the key, or the item of a list, away."""
+    step, rest = path[0], path[1:]
+    if isinstance(values, list):
+        if not isinstance(step, int) or step >= len(values):
+            return values
+        if not rest and value is None:
+            return [one for index, one in enumerate(values) if index != step]
+        new = changed(values[step], rest, value) if rest else value
+        return [new if index == step else one for index, one in enumerate(values)]
+    found = dict(values) if isinstance(values, dict) else {}
+    key = str(step)
+    if not rest:
+        if value is None:
+            found.pop(key, None)
+        else:
+            found[key] = value
+    elif value is not None or key in found:
+        found[key] = changed(found.get(key), rest, value)
+    return found
 
 
 def dotted(path: Sequence[str | int]) -> str:

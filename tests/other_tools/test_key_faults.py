@@ -121,6 +121,14 @@ def test_what_mends_a_file_leaves_no_fault(tmp_path):
     assert mended > 10
 
 
+def test_what_was_meant_is_known_of_a_refused_file(tmp_path):
+    """A key of an earlier release is read under its new name; an ignored one stays ignored."""
+    trl = {key: one for key, one in FILES["trl"].items() if key != "max_length"}
+    assert read(tmp_path, {**trl, "max_seq_length": 4096}).mended["max_length"] == 4096
+    file = read(tmp_path, {**FILES["axolotl"], "micro_batchsize": 9})
+    assert file.mended == file.values
+
+
 def test_a_required_key_is_missed(tmp_path):
     """A file without what the tool needs is refused there."""
     values = {key: one for key, one in FILES["axolotl"].items() if key != "learning_rate"}

@@ -1,0 +1,105 @@
+"""Command lines that start a tool, from scripts and issues: read as a file with the same keys."""
+
+import pytest
+
+from advisor.ground.errors import InputError
+from advisor.other_tools.command_line import command_lines
+from advisor.other_tools.edit import edited
+from advisor.other_tools.file import read_file
+
+LLAMAFACTORY = """\
+#!/bin/bash
+export MODEL=Qwen/Qwen3-0.6B   # small
+OUT="runs/${MODEL}"
+CUDA_VISIBLE_DEVICES=0,1 llamafactory-cli train \\
+    --stage sft --do_train True \\
+    --model_name_or_path $MODEL \\
+    --finetuning_type lora --lora_target q_proj,v_proj --lora_rnk 8 \\
+    --learning-rate 5e-05 --packing False --dataset x --template qwen3 \\
+    --output_dir $OUT --run_name $NAME > log.txt 2>&1 &
+"""
+TRL = """\
+trl sft --model_name_or_path m --dataset_name a/b --output_dir o --packing --use_peft \\
+  --lora_target_modules q_proj --no_gradient_checkpointing --max_length=512 \\
+  --model_init_kwargs '{"a": 1}' --learning_rate 2e-4 --eos_token '<|im_end|>'
+"""
+
+
+def read(folder, text, name="job.sh", **more):
+    """The script, read."""
+    path = folder / name
+    path.write_text(text)
+    return read_file(path, environment={}, **more)
+
+
+def test_a_command_of_llamafactory(tmp_path):
+    """Variables of the script are filled in; a misspelt flag has its line and column."""
+    file = read(tmp_path, LLAMAFACTORY)
+    assert (file.tool, file.command.name, file.is_script) == ("llamafactory", "train", True)
+    assert file.values["model_name_or_path"] == "Qwen/Qwen3-0.6B"
+    assert file.values["output_dir"] == "runs/Qwen/Qwen3-0.6B"
+    assert file.values["learning_rate"] == 5e-5
+    assert file.values["packing"] is False
+    assert dict(file.open) == {"run_name": "$NAME"}
+    (fault,) = [one for one in file.faults if one.key == "lora_rnk"]
+    assert fault.where.endswith("job.sh:7:56")
+    assert "'lora_rank'" in fault.hint
+    assert "lora_rank: 8" in edited(file.text, fault.instead)
+
+
+def test_a_command_of_trl(tmp_path):
+    """Flags without a value, lists of one word, `--no_`, JSON in quotes."""
+    file = read(tmp_path, TRL)
+    assert file.command.name == "sft"
+    assert file.faults == []
+    assert file.values["packing"] is True
+    assert file.values["lora_target_modules"] == ["q_proj"]
+    assert file.values["gradient_checkpointing"] is False
+    assert file.values["max_length"] == 512
+    assert file.values["eos_token"] == "<|im_end|>"
+
+
+def test_a_file_that_flags_overrule(tmp_path):
+    """`--config FILE`, a file behind `train`, and OmegaConf's key=value."""
+    (tmp_path / "job.yaml").write_text(
+        "base_model: m\nmicro_batch_size: 8\nlearning_rate: 1.0e-4\n"
+    )
+    text = "accelerate launch -m axolotl.cli.train job.yaml --micro_batch_size=2 --num-epochs 3\n"
+    file = read(tmp_path, text)
+    assert file.tool == "axolotl"
+    assert file.values["micro_batch_size"] == 2
+    assert file.values["num_epochs"] == 3
+    assert file.values["base_model"] == "m"
+    (tmp_path / "l.yaml").write_text("model_name_or_path: m\nstage: sft\ndo_train: true\n")
+    file = read(tmp_path, "llamafactory-cli train l.yaml learning_rate=1e-5 stage=dpo\n")
+    assert file.values["learning_rate"] == 1e-5
+    assert file.values["stage"] == "dpo"
+    with pytest.raises(InputError, match=r"gone\.yaml, which is not here"):
+        read(tmp_path, "trl sft --config gone.yaml\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "tool", "command"),
+    [
+        ("torchrun --nproc_per_node 2 src/train.py --stage sft", "llamafactory", "train"),
+        ("deepspeed --num_gpus 8 src/train_bash.py --stage sft", "llamafactory", "train"),
+        ("accelerate launch examples/scripts/dpo.py --dataset_name a/b", "trl", "dpo"),
+        ("python reward_modeling.py --model_name_or_path m", "trl", "reward"),
+        ("$ axolotl train job.yml", "axolotl", ""),
+        ("cd x && trl grpo --config a.yaml ; echo done", "trl", "grpo"),
+    ],
+)
+def test_the_ways_in_which_tools_are_started(text, tool, command):
+    """By their own program, as a module, or as a script under a launcher."""
+    (one,) = command_lines(text)
+    assert (one.tool, one.command) == (tool, command)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "echo hello\n", "python sft.py\n", "x='\n", "\\\n" * 50, "# trl sft --a b\n"]
+)
+def test_other_scripts_are_refused(tmp_path, text):
+    """With what is read, and what to do with Python code."""
+    with pytest.raises(InputError, match="nothing in it starts a tool") as caught:
+        read(tmp_path, text, name="train.py")
+    assert "give the values as such a file" in caught.value.faults[0].hint
