@@ -110,6 +110,7 @@ def _row(recognition: Recognition, *, simple: bool) -> Row:
             "prompt": _texts(example.messages, simple=simple),
             "chosen": _texts(example.chosen, simple=simple),
             "rejected": _texts(example.rejected, simple=simple),
+            **_tools(example),
         }
     if recognition.kind == "prompts_with_verifier":
         return lambda example: {
@@ -125,13 +126,13 @@ def _row(recognition: Recognition, *, simple: bool) -> Row:
 
 def _conversation(example: Example, *, simple: bool) -> dict[str, Any]:
     if not simple:
-        tools = [dict(tool) for tool in example.tools]
-        return {
-            "messages": [_turn(turn) for turn in example.messages],
-            **({"tools": tools} if tools else {}),
-        }
+        return {"messages": [_turn(turn) for turn in example.messages], **_tools(example)}
     asked, answer = example.messages
     return {"prompt": asked.content, "completion": answer.content}
+
+
+def _tools(example: Example) -> dict[str, Any]:
+    return {"tools": [dict(tool) for tool in example.tools]} if example.tools else {}
 
 
 def _known(**values: Any) -> dict[str, Any]:

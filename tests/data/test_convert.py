@@ -41,6 +41,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, str] | None]] = {
         {"prompt": [*TURNS, TURNS[0]], "chosen": [TURNS[1]], "rejected": "Bad."},
         {"question": "prompt", "chosen": "chosen", "rejected": "rejected"},
     ),
+    "OpenAI pair": (
+        {
+            "input": {"messages": [TURNS[0]], "tools": TOOLS, "parallel_tool_calls": True},
+            "preferred_output": [{"role": "assistant", "tool_calls": [CALL]}],
+            "non_preferred_output": [TURNS[1]],
+        },
+        None,
+    ),
     "feedback": ({"prompt": "Q?", "completion": "A.", "label": True}, None),
     "feedback turns": ({"messages": [*TURNS, *TURNS], "label": False}, None),
     "checked": ({"question": "1 + 1?", "ground_truth": "2"}, None),

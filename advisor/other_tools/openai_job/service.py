@@ -17,16 +17,17 @@ OPENAI_FILE: Shape = Keys(
     keys={
         "version": Choice(values=(1,)),
         "checked": Date(help="the day somebody read the source"),
+        "review_by": Date(help="the day by which all of it is to be read again"),
         "new_jobs_until": Date(help="the day after which nobody starts a job"),
         "source": SOURCE,
         "also": ListOf(of=Text(pattern=LINK), help="copies of the source that were read"),
         "answers_until": ListOf(
             of=Keys(
                 keys={
-                    "date": Date(help="the day on which these models stop answering"),
+                    "until": Date(help="the day on which these models stop answering"),
                     "models": ListOf(of=Text(), least=1),
                 },
-                required=("date", "models"),
+                required=("until", "models"),
             )
         ),
     },
@@ -60,7 +61,7 @@ def openai_service() -> Service:
     return Service(
         new_jobs_until=data["new_jobs_until"],
         answers_until={
-            model: entry["date"] for entry in data["answers_until"] for model in entry["models"]
+            model: entry["until"] for entry in data["answers_until"] for model in entry["models"]
         },
         source=source_from(data["source"], checked=data["checked"]),
     )
