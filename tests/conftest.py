@@ -76,10 +76,13 @@ NEEDS_TORCH_AT_THE_TOP = re.compile(r'^(?:\w+ = )?pytest\.importorskip\("(?:torc
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With -m "not train", True for a module that needs torch as a whole: importing torch to leave
-    its tests out would take seconds.
+    """True for a module that -m leaves out as a whole, since importing two hundred of them, and
+    torch, takes longer than to look: with "slow" or "long" one without that word, with "not train"
+    one that needs torch.
     """
     wanted = config.option.markexpr
+    if wanted in ("slow", "long") and collection_path.name.startswith("test_"):
+        return wanted not in collection_path.read_text("utf-8").lower() or None
     if "not train" not in wanted or re.search(r"\bor\b", wanted) or collection_path.suffix != ".py":
         return None
     return bool(NEEDS_TORCH_AT_THE_TOP.search(collection_path.read_text("utf-8"))) or None

@@ -59,6 +59,27 @@ def test_several_files_are_checked_one_after_another(call, tmp_path):
     assert call("check", "good.jsonl", "good.jsonl")[0] == 0
 
 
+CONFIGURATION = """\
+model_name_or_path: Qwen/Qwen3-8B
+dataset_name: rows
+use_peft: true
+lora_r: 16
+per_device_train_batch_size: {batch}
+max_length: 1024
+dtype: bfloat16
+"""
+
+
+def test_configurations_that_fit_and_that_do_not(call, tmp_path):
+    """What the hook runs: the GPU is named, and one file that does not fit stops the commit."""
+    for name, batch in (("trl_small.yaml", 1), ("trl_large.yaml", 64)):
+        (tmp_path / name).write_text(CONFIGURATION.format(batch=batch))
+    code, out, err = call("check", "--gpu", "RTX 4090", "trl_small.yaml", "trl_large.yaml")
+    assert (code, err) == (3, "")
+    assert out.index("== trl_small.yaml") < out.index("== trl_large.yaml") < out.index("Does not")
+    assert call("check", "--gpu", "RTX 4090", "trl_small.yaml", "trl_small.yaml")[0] == 0
+
+
 @pytest.mark.parametrize(("codes", "ends"), [([0, 0], 0), ([0, 3, 0], 3), ([3, 2, 0], 2)])
 def test_several_files_end_with_the_worst_of_their_codes(codes, ends, capsys):
     """2, cannot be read, is worse than 3, does not fit: of that file nothing is known."""

@@ -9,13 +9,19 @@ pytest.importorskip("pyte")
 
 from tests.trials.trial import people, person, run
 
-SIZES = ((80, 24), (120, 40))
 MOST_LINES = 40
+ON_A_LARGE_SCREEN = people()[:2]  # of the others the small screen, which is the harder one
+TRIALS = [
+    pytest.param(
+        name, *size, id=f"{name}-{size[0]}x{size[1]}",
+        marks=pytest.mark.slow if size == (80, 24) or name in ON_A_LARGE_SCREEN else pytest.mark.long,
+    )
+    for name in people()
+    for size in ((80, 24), (120, 40))
+]  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("columns", "rows"), SIZES, ids=["80x24", "120x40"])
-@pytest.mark.parametrize("name", people())
+@pytest.mark.parametrize(("name", "columns", "rows"), TRIALS)
 def test_nobody_is_sent_away_and_the_answer_is_on_one_screen(name, columns, rows, tmp_path):
     """No dead end; an answer of at most forty lines with a command to type, and with the words that
     this person has to see.
