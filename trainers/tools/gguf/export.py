@@ -29,7 +29,7 @@ from trainers.tools.gguf.proof_file import Exported, keep_record
 from trainers.tools.gguf.prove import Proof, prove
 from trainers.tools.gguf.reference import QUESTIONS, Reference, reference_of
 from trainers.tools.gguf.tokens import end_tokens, load_tokenizer, read_tokens
-from trainers.tools.gguf.write import Written, write_model
+from trainers.tools.gguf.write import Written, need_room, write_model
 from trainers.tools.results import Result, record_of, results_of
 
 UNPROVED = ".unproved.gguf"
@@ -71,7 +71,7 @@ def export(
     results = _chosen(run, only)
     llama_cpp = find_llama_cpp()
     check_level(kind, llama_cpp)
-    plans, why = _pieces(run, results)
+    plans, why = _pieces(run, results, out, kind)
     if why:
         say(why)
     for piece in plans:
@@ -110,11 +110,11 @@ def _chosen(run: Path, only: str | None) -> list[Result]:
     return results
 
 
-def _pieces(run: Path, results: Sequence[Result]) -> tuple[list[Piece], str]:
+def _pieces(run: Path, results: Sequence[Result], out: Path, kind: str) -> tuple[list[Piece], str]:
     """The files to write, and what is to know of that choice.
 
-    Raises InputError for a model or tokenizer that llama.cpp does not know, before anything is
-    computed.
+    Raises InputError for a model or tokenizer that llama.cpp does not know, MachineNotReady without
+    disk space, before anything is computed.
     """
     families: list[tuple[GgufFamily, Any]] = []
     for result in results:
@@ -122,6 +122,7 @@ def _pieces(run: Path, results: Sequence[Result]) -> tuple[list[Piece], str]:
         config = read_config(str(folder))
         families.append((family_of(config, str(folder)), config))
         read_tokens(result.folder, config.vocab_size)
+        need_room(out, _room_for(folder, result, kind))
     title = record_of(run).name or run.name
     single = [
         Piece(
@@ -152,6 +153,15 @@ def _pieces(run: Path, results: Sequence[Result]) -> tuple[list[Piece], str]:
         for result in results
     ]
     return [base, *adapters], ""
+
+
+def _room_for(folder: Path, result: Result, kind: str) -> int:
+    """Bytes on the disk while one result is exported: merged weights, a 16-bit file, a smaller
+    one.
+    """
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    merged = stored * (2 if result.weights_dtype == "float32" else 1) if result.is_module else 0
+    return merged + stored + (stored if kind not in ("", "Q8_0") else 0)
 
 
 def _folder_of(model: str) -> Path:

@@ -56,7 +56,7 @@ def write_model(
     tokens = read_tokens(tokens_of or folder, config.vocab_size)
     sixteen, rounding = sixteen_bit(found)
     kind = kind or sixteen
-    need_room(path, found, kind)
+    need_room(path, file_bytes(found, kind))
     with whole_file(path) as temporary:
         _write(
             temporary,
@@ -136,12 +136,12 @@ def file_bytes(found: list[Source], kind: str) -> int:
     )
 
 
-def need_room(path: Path, found: list[Source], kind: str) -> None:
-    """Raise MachineNotReady if the file will not fit on the disk."""
-    need, free = file_bytes(found, kind), free_bytes(path)
+def need_room(path: Path, need: int) -> None:
+    """Raise MachineNotReady if so many bytes will not fit on the disk."""
+    free = free_bytes(path)
     if need > free:
         raise MachineNotReady(
-            f"the file needs about {format_gib(need)}, and {format_gib(free)} are free",
+            f"the export needs about {format_gib(need)}, and {format_gib(free)} are free",
             where=str(path.parent),
             hint="free some space, or name another folder with --out",
         )
