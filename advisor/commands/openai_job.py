@@ -134,10 +134,13 @@ def job_report(
     )
     if plan is None:
         return report, {}
-    changed = set_values(plan, [one.setting for one in taken if one.setting])
+    settings = [one.setting for one in taken if one.setting]
+    changed = set_values(plan, settings)
+    # No reason rests on beta, which takes no memory.
+    but_beta = set_values(plan, [setting for setting in settings if ".beta=" not in setting])
     reasons = {
         place: text.replace(BY_SET, BY_JOB)
-        for place, text in comments_after(comments, plan, changed).items()
+        for place, text in comments_after(comments, plan, but_beta).items()
     }
     for one in taken:
         if one.setting:

@@ -17,6 +17,7 @@ from advisor.data.conversation import read_turn
 from advisor.data.convert import sentences, write_jsonl
 from advisor.ground.errors import InputError
 from tests.data.test_examples import jsonl
+from tests.render.test_data import page
 
 USER = {"role": "user", "content": "How many tyres are left?"}
 SCHEMA = {"type": "object", "properties": {"sku": {"type": "string"}}}
@@ -211,3 +212,13 @@ def test_what_holds_no_rows_is_refused_by_its_name(tmp_path, row, said):
     whole.write_text(json.dumps({"object": "list", "data": [row], "has_more": False}))
     with pytest.raises(InputError, match=said):
         recognise(whole)
+
+
+def test_the_page_names_the_functions_that_a_turn_calls(tmp_path):
+    """Of both spellings, and all of several calls."""
+    turns = [USER, CALLS[3][1], {"role": "function", "name": "get_stock", "content": "4"}]
+    row = {"messages": [*turns, CALLS[2][1]], "functions": [FUNCTION]}
+    shown = page(jsonl(tmp_path, [row]))
+    calls = [line.split("calls ")[1].strip() for line in shown.splitlines() if "calls " in line]
+    assert {"get_stock", "get_stock, get_stock"} <= set(calls)
+    assert "1 function on offer" in shown
