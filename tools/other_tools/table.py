@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +25,61 @@ def probe(tool: str, python: str | Path) -> dict[str, Any]:
 
     Raises OSError if there is no such Python, CalledProcessError if it cannot import the tool.
     """
+    return completed(tool, _asked(python, f"read_{tool}", "main", []))
+
+
+def refusals(tool: str, python: str | Path, files: Sequence[tuple[str, str]]) -> list[str]:
+    """Why the tool's own parser refuses each (text, command); empty if it takes it.
+
+    Raises as `probe`.
+    """
+    found: list[str] = _asked(python, f"judge_{tool}", "refusal", files)
+    return found
+
+
+def _asked(
+    python: str | Path, module: str, function: str, questions: Sequence[Sequence[str]]
+) -> Any:
+    """What the function of a probe answers: once for each question, or once without any."""
     with tempfile.TemporaryDirectory() as folder:
         # Some classes make their output folder. The answer is a file: a class that takes a flag
         # for a file's name closes the output.
-        answer = Path(folder) / "answer.json"
+        question, answer = Path(folder) / "question.json", Path(folder) / "answer.json"
+        question.write_text(json.dumps(questions), encoding="utf-8")
         subprocess.run(
-            [python, "-P", "-W", "ignore", "-c", RUN, str(ROOT), tool, str(answer)],
+            [
+                python,
+                "-P",
+                "-W",
+                "ignore",
+                "-c",
+                RUN,
+                str(ROOT),
+                module,
+                function,
+                question,
+                answer,
+            ],
             capture_output=True,
             text=True,
             check=True,
             cwd=folder,
             env={**os.environ, **QUIET, "HF_HOME": folder},
         )
-        made = json.loads(answer.read_text(encoding="utf-8"))
-    return completed(tool, made)
+        return json.loads(answer.read_text(encoding="utf-8"))
 
 
 RUN = """
 import contextlib, importlib, io, json, sys
-root, tool, answer = sys.argv[1:]
+root, module, function, question, answer = sys.argv[1:]
 sys.path.insert(0, root)
+with open(question, encoding="utf-8") as file:
+    questions = json.load(file)
 with contextlib.redirect_stdout(io.StringIO()):
-    made = importlib.import_module("tools.other_tools.probe.read_" + tool).main()
+    ask = getattr(importlib.import_module("tools.other_tools.probe." + module), function)
+    answers = [ask(*one) for one in questions] if questions else ask()
 with open(answer, "w", encoding="utf-8") as file:
-    json.dump(made, file)
+    json.dump(answers, file)
 """
 QUIET = {
     "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1",

@@ -65,7 +65,7 @@ class Kinds:
             into.add("map")
             self.inside(arguments[1:], into)
         elif isinstance(annotation, type) and issubclass(annotation, enum.Enum):
-            self.choose([member.value for member in annotation], into)
+            self.members(annotation, into)
         else:
             self.plain(annotation, into)
 
@@ -88,12 +88,18 @@ class Kinds:
             for part in parts:
                 self.add(part, self.of)
 
+    def members(self, kinds: type[enum.Enum], into: set[str]) -> None:
+        """The values of an enumeration; where no file can hold them, its names."""
+        values = [member.value for member in kinds]
+        if all(type(value) in WORDS for value in values):
+            self.choose(values, into)
+            return
+        self.choose([member.name for member in kinds], into)
+        self.open = True  # the tool's own validators turn them, and may know other names
+
     def choose(self, values: Sequence[Any], into: set[str]) -> None:
-        """The values of an enumeration; of one whose values no file can hold, any text."""
+        """The values of a literal or of an enumeration."""
         for value in values:
-            if type(value) not in WORDS:
-                into.add("text")
-                continue
             into.add(WORDS[type(value)])
             if into is self.types and value is not None and value not in self.choices:
                 self.choices.append(value)

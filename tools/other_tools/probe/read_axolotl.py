@@ -12,6 +12,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -137,17 +138,24 @@ def default_of(field: FieldInfo) -> dict[str, Any]:
 
 def plugins(models: Models) -> dict[str, list[str]]:
     """Plugin, as a file lists it -> the models whose keys it brings."""
+    found = {name: [models.add(cls)] if cls else [] for name, cls in plugin_models()}
+    assert found
+    return found
+
+
+@cache
+def plugin_models() -> tuple[tuple[str, type[BaseModel] | None], ...]:
+    """Each plugin of the tool's own, as a file lists it, with the model of its keys."""
     spec = importlib.util.find_spec(f"{PACKAGE}.integrations")
     assert spec is not None
     assert spec.submodule_search_locations
-    found = {}
+    found = []
     for folder in sorted(Path(spec.submodule_search_locations[0]).iterdir()):
         for plugin, arguments in classes_of(folder) if folder.is_dir() else ():
             package = f"{PACKAGE}.integrations.{folder.name}"
-            brought = [] if arguments is None else [models.add(arguments_of(package, arguments))]
-            found[f"{package}.{plugin}"] = brought
-    assert found
-    return found
+            model = None if arguments is None else arguments_of(package, arguments)
+            found.append((f"{package}.{plugin}", model))
+    return tuple(found)
 
 
 def classes_of(folder: Path) -> Iterator[tuple[str, str | None]]:
