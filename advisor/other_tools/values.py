@@ -154,6 +154,8 @@ def check_value(way: str, key: Key, value: Any) -> Taken:
 
 
 def _by_way(way: str, key: Key, value: Any) -> Taken:
+    if way == "argparse" and key.text_is and isinstance(value, str):
+        return _read_text(key, value)
     if is_meant(key, value):
         return Taken(outcome="meant", value=value)
     if way == "pydantic":

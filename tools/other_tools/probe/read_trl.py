@@ -21,9 +21,9 @@ COMMANDS = ("sft", "dpo", "kto", "reward", "grpo", "rloo")
 PARSER, LAUNCHER = "TrlParser", "accelerate.launch"
 # The function that reads a text -> what it makes of it.
 READ_AS = {
-    "int": "integer", "float": "number", "str": "text", "string_to_bool": "flag", "dict": "map",
+    "int": "integer", "float": "number", "str": "text", "dict": "map",
+    "string_to_bool": "flag", "str_to_bool": "flag",
 }  # fmt: skip
-WORDS = {int: "integer", float: "number", str: "text", None: "text"}
 
 
 def launcher_keys() -> dict[str, Any]:
@@ -35,7 +35,8 @@ def launcher_keys() -> dict[str, Any]:
         if action.nargs == 0:
             entry: dict[str, Any] = {"types": ["flag"], "bare": True}
         else:
-            entry = {"types": [WORDS.get(action.type, "text")]}
+            word = READ_AS.get(getattr(action.type, "__name__", "str"), "text")
+            entry = {"types": [word]}
             if action.choices:
                 entry["choices"] = list(action.choices)
         if action.default not in (None, argparse.SUPPRESS):
@@ -64,7 +65,8 @@ class ArgparseClasses(Classes):
             return {}
         action = next(item for item in parser_of(cls)._actions if item.dest == key)
         word = READ_AS.get(getattr(action.type, "__name__", ""))
-        if word is None or word in entry["types"] or word in entry.get("of", ()):
+        others = "text" in entry["types"] and word != "text"
+        if word is None or (not others and word in (*entry["types"], *entry.get("of", ()))):
             return {}
         return {"text_is": word}
 
