@@ -78,16 +78,21 @@ class ChatText:
         return str(text)
 
     def as_trained(self, messages: Sequence[Turn], *, prompt: bool, **given: Any) -> str:
-        """As `write`; a system message that the template refuses stands in front of the first
-        question, where the trainers put it.
+        """As `write`, of the messages as the trainers hand them to the template."""
+        return self.write(self.taken(messages), prompt=prompt, **given)
+
+    def taken(self, messages: Sequence[Turn]) -> Sequence[Turn]:
+        """The messages as the trainers hand them to the template: a system message that it refuses
+        stands in front of the first question.
         """
-        if messages and messages[0]["role"] == "system":
-            if self._takes_system is None:
-                self._takes_system = self._takes(messages[:2]) or not self._takes(messages[1:2])
-            if not self._takes_system and len(messages) > 1:
-                question = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-                messages = [{**messages[1], "content": question}, *messages[2:]]
-        return self.write(messages, prompt=prompt, **given)
+        if len(messages) < 2 or messages[0]["role"] != "system":
+            return messages
+        if self._takes_system is None:
+            self._takes_system = self._takes(messages[:2]) or not self._takes(messages[1:2])
+        if self._takes_system:
+            return messages
+        question = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+        return [{**messages[1], "content": question}, *messages[2:]]
 
     def _takes(self, messages: Sequence[Turn]) -> bool:
         try:

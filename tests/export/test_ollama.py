@@ -52,9 +52,14 @@ class Taking:
         self.out, self.said, self.calls, self.code = out, [], [], 0
         self.flags: dict[str, bool] = {}
         self.wrote: list[dict] | None = None
+        self.cases: list[dict] = []
+        self.prompt_code = 0
 
     def run_tool(self, name: str, *arguments: str) -> int:
         self.calls.append((name, *arguments))
+        if name == "ollama_prompts":
+            self.cases = json.loads(Path(arguments[-1]).read_text())
+            return self.prompt_code
         self.out.mkdir(exist_ok=True)
         ending = ".gguf" if self.code == 0 else ".unproved.gguf"
         files = self.wrote or [{"label": "sft", "base": None, "file": "shop-F16"}]
@@ -282,6 +287,24 @@ def test_parameters_are_those_that_the_result_says(tmp_path, config, seq_len, ex
     found = parameters(tmp_path, seq_len=seq_len)
     assert [(name, value) for name, value, _ in found] == expected
     assert all(why for _, _, why in found)
+
+
+def test_llama_cpp_reads_the_prompts(tmp_path, take):
+    """It gets conversations with the texts that Ollama writes; if it reads other tokens, no
+    Modelfile is written.
+    """
+    run = write_run(tmp_path / "run", template=LLAMA_2)
+    config = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    (run / "stages" / "sft" / "tokenizer_config.json").write_text(json.dumps(config))
+    take.flags = {"adds_bos": True}
+    take.prompt_code = 5
+    wanted = Wanted(source=run, out=take.out, only=None, say=print, run_tool=take.run_tool)
+    assert export(wanted) == 5
+    assert take.calls[-1][:2] == ("ollama_prompts", str(take.out / "shop-F16.gguf"))
+    assert len(take.cases) == 8
+    assert take.cases[0]["text"] == "[INST] Hello [/INST]"
+    assert {case["messages"][0]["role"] for case in take.cases} == {"system", "user"}
+    assert sorted(path.name for path in take.out.iterdir()) == ["proof.json", "shop-F16.gguf"]
 
 
 def test_an_unproved_file_stays_one(tmp_path, take):

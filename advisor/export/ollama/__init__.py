@@ -18,6 +18,7 @@ from advisor.export.gguf import NEEDS as GGUF_NEEDS
 from advisor.export.ollama.added_tokens import leave_to_template
 from advisor.export.ollama.modelfile import Modelfile, can_hold
 from advisor.export.ollama.parameters import parameters
+from advisor.export.ollama.prompts import compare_tokens, prompts
 from advisor.export.ollama.shape import NotExpressible
 from advisor.export.ollama.stops import Stop, stops
 from advisor.export.ollama.system import constant_system
@@ -74,7 +75,9 @@ def export(wanted: Wanted) -> int:
     if code not in (0, MachineNotReady.exit_code) or not files:
         return code or TrainingFailed.exit_code
     for one, path in zip(ready, names, strict=True):
-        _write(wanted, record, one, path, files)
+        wrong = _write(wanted, record, one, path, files, proved=code == 0)
+        if wrong != 0:
+            return wrong
     return code
 
 
@@ -114,13 +117,22 @@ def _write(
     one: Ready,
     path: Path,
     files: Sequence[Mapping[str, Any]],
-) -> None:
+    *,
+    proved: bool,
+) -> int:
+    """Write the Modelfile of a result. Returns an exit code: not 0 if llama.cpp reads its prompts
+    otherwise, and nothing is written then.
+    """
     file = _file_of(one, path.parent, files)
     model = str(file["base"] or file["file"])
     chosen = record.settings(one.stage)
     adds_bos, changed = leave_to_template(path.parent / model, one.chat)
     begins_with = special_texts(one.folder).get("bos_token", "") if adds_bos else ""
     made = _template(one.chat, record, one.stage, begins_with)
+    if proved:
+        code = compare_tokens(wanted, path.parent / model, one.folder, prompts(one.chat, made))
+        if code != 0:
+            return code
     system, about_system = constant_system(wanted.source, one.stage, made.shape)
     if system is not None and not can_hold(system):
         system, about_system = (
@@ -151,6 +163,7 @@ def _write(
     wanted.say(f"  make it:  ollama create {name} -f {shlex.quote(shown_path(path))}")
     wanted.say(f"  ask it:   ollama run {name}")
     _try(wanted, record, one, file, path)
+    return 0
 
 
 def _file_of(one: Ready, out: Path, files: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
