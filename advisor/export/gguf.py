@@ -21,6 +21,7 @@ VARIANTS = True
 def export(wanted: Wanted) -> int:
     """Write and prove the results of a run folder. Returns the exit code of the tool."""
     out = wanted.out or wanted.source / "export" / NAME
+    was_there = out.exists()
     try:
         return wanted.run_tool(
             "gguf",
@@ -35,3 +36,5 @@ def export(wanted: Wanted) -> int:
     finally:
         for left in out.glob(f"{TEMPORARY}*"):  # of a tool that was killed
             DISK.remove(left)
+        if not was_there and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()

@@ -169,6 +169,34 @@ def test_a_byte_level_tokenizer_stands_in_the_file_as_it_is(tiny_model, tmp_path
     assert field(reader, "tokenizer.chat_template") == tokenizer.chat_template
 
 
+@pytest.mark.parametrize("name", ["qwen2", "llama-bpe", "smaug-bpe", "smollm", "gpt-2"])
+def test_ways_of_cutting_are_told_apart(name, tiny_model, tmp_path):
+    """By the definitions that transformers has for them; Llama 3 keeps whole words unmerged."""
+    import inspect
+    import shutil
+
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    tiktoken = inspect.signature(TikTokenConverter.__init__).parameters["pattern"].default
+    level = ByteLevel(add_prefix_space=False, use_regex=name in ("smollm", "gpt-2"))
+    before = {
+        "qwen2": [Split(Regex(PRETOKENIZE_REGEX), "isolated")],
+        "smollm": [Digits(individual_digits=True)],
+        "gpt-2": [],
+    }.get(name, [Split(Regex(tiktoken), "isolated")])
+    shutil.copytree(tiny_model, tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    raw = Tokenizer.from_file(str(path))
+    raw.pre_tokenizer = Sequence([*before, level])
+    state = json.loads(raw.to_str())
+    state["model"]["ignore_merges"] = name == "llama-bpe"
+    path.write_text(json.dumps(state))
+    assert read_tokens(tmp_path / "model", 400).values["ggml.pre"] == name
+
+
 def test_a_tokenizer_of_pieces_has_scores_in_the_order_of_its_merges(tmp_path):
     """llama.cpp merges by the highest score: that of the first merge; bytes are bytes."""
     folder = tiny("gemma", tmp_path / "model")
