@@ -90,6 +90,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, list[str]]]:
         while whole.rstrip().endswith("\\") and at < len(lines):
             whole = f"{whole.rstrip()[:-1]} {lines[at]}"
             at += 1
+        whole = whole.rstrip().removesuffix("\\")  # of a text that was cut off
         prompt = re.sub(r"^\s*[$!>%]\s+", "", whole)
         for part in re.split(r"\s(?:&&|\|\||;|\|)\s|;\s*$", prompt):
             try:

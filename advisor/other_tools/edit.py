@@ -16,7 +16,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import Path_
-from advisor.other_tools.their_yaml import PYYAML, Loader, their_text
+from advisor.other_tools.their_yaml import PYYAML, Loader, their_text, without_marks
 from advisor.other_tools.tool_file import changed, steps
 
 CONTEXT_LINES = 2
@@ -95,7 +95,7 @@ def _tree(text: str) -> _Node | None:
     """The text as nodes with their places."""
     import yaml
 
-    plain = text.replace("\t", " ") if _is_json(text) else text
+    plain = without_marks(text.replace("\t", " ") if _is_json(text) else text)
     events = iter(yaml.parse(plain, Loader=yaml.SafeLoader))
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):

@@ -13,13 +13,14 @@ from typing import Any
 from advisor.ground.yaml_reader import Path_
 from advisor.other_tools.key_names import meant_at_the_top, misspelt
 from advisor.other_tools.keys import Key, keys_of_classes
-from advisor.other_tools.old_keys import old_keys, prefixes
+from advisor.other_tools.old_keys import old_keys, old_value, prefixes
 from advisor.other_tools.recognise import NAMES
 from advisor.other_tools.tool_file import KeyFault, ToolFile
 from advisor.other_tools.values import allowed, check_value, is_meant
 
 MOST = 200  # faults of one file
 SHOWN = 15  # names of a short list of keys
+FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 ALIKE = 0.6  # a wrong value and the choice that is meant
 SHOWN_CHARS = 60  # of a value
 
@@ -86,7 +87,7 @@ def _say_unknown(
         hint = meant.say if meant is not None else ""
         instead = meant.instead if meant is not None else {}
         instead = {
-            key: _as_number(keys[key], new) if key in keys else new for key, new in instead.items()
+            key: as_number(keys[key], new) if key in keys else new for key, new in instead.items()
         }
     else:
         close = misspelt(name, keys)
@@ -97,9 +98,10 @@ def _say_unknown(
         instead = {key: new for key, new in instead.items() if new is None}
     refuses = unknown == "refused"
     does = "refuses the file" if refuses else "ignores it without a word"
+    severity = "error" if refuses else "note" if value is None else "warning"
     allowed = f"known here: {', '.join(keys)}" if 0 < len(keys) <= SHOWN else ""
     file.fault(
-        "error" if refuses else "warning",
+        severity,
         path,
         f"{file.title} has no key '{name}' {'here ' if len(path) > 1 else ''}and {does}",
         allowed=allowed,
@@ -129,10 +131,10 @@ def _dotted_keys(file: ToolFile) -> set[str]:
 
 def _say_old(file: ToolFile, name: str, key: Key, value: Any) -> None:
     """A key that is still read, and no longer wanted."""
+    if value is None or value is False:
+        return  # as if it were not there
     old = old_keys(file.tool).get(name)
     if old is not None:
-        if not value and old.refused:
-            return
         verb = "no longer takes it and stops" if old.refused else "reads it as a name that will go"
         file.fault(
             "error" if old.refused else "note", name, f"'{name}': {NAMES[file.tool]} {verb}",
@@ -164,12 +166,12 @@ def _checked(file: ToolFile, path: Path_, key: Key, value: Any, way: str) -> Any
                 _check_inside(file, (*path, index), key.item_classes, one, way)
     if taken.outcome in ("refused", "passed"):
         return value
-    return _as_number(key, taken.value)
+    return as_number(key, taken.value)
 
 
 def _say_value(file: ToolFile, path: Path_, key: Key, value: Any, severity: str, what: str) -> None:
     shown = shown_value(value)
-    meant = _meant_value(key, value)
+    meant = _meant_value(file, path, key, value)
     dotted = ".".join(map(str, path))
     if key.bare:
         limits, hint = "a switch of the command line, which takes no value", "delete the key"
@@ -195,17 +197,16 @@ def shown_value(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
 
 
-def _meant_value(key: Key, value: Any) -> Any:
+def _meant_value(file: ToolFile, path: Path_, key: Key, value: Any) -> Any:
     """The value that is near to a wrong one and is allowed; None if there is no such."""
     if isinstance(value, str):
-        flags = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-        if "flag" in key.types and value.lower() in flags:
-            return flags[value.lower()]
-        number = _as_number(key, value)
+        if "flag" in key.types and value.lower() in FLAGS:
+            return FLAGS[value.lower()]
+        number = as_number(key, value)
         if number is not value and is_meant(key, number):
             return number
         texts = [one for one in key.choices if isinstance(one, str)]
-        close = misspelt(value, texts, alike=ALIKE)
+        close = old_value(file.tool, str(path[-1]), value) or misspelt(value, texts, alike=ALIKE)
         if close is not None:
             return close
     if isinstance(value, float) and value.is_integer() and is_meant(key, int(value)):
@@ -217,7 +218,7 @@ def _meant_value(key: Key, value: Any) -> Any:
     return None
 
 
-def _as_number(key: Key, value: Any) -> Any:
+def as_number(key: Key, value: Any) -> Any:
     """A text that reads as the number which the key is about, as that number."""
     if not isinstance(value, str) or not {"integer", "number"} & set(key.types):
         return value

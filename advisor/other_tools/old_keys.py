@@ -33,6 +33,9 @@ OLD_KEYS_FILE = Keys(
                     "url": Text(pattern=LINK, such_as="https://..."),
                     "checked": Date(help="the day somebody compared the releases"),
                     "keys": MapOf(of=OLD_KEY),
+                    "values": MapOf(
+                        of=MapOf(of=Text()), help="key -> a text of an earlier release -> today's"
+                    ),
                     "prefixes": MapOf(
                         of=Text(), help="map -> a beginning of its keys that the tool takes off"
                     ),
@@ -92,6 +95,13 @@ def prefixes(tool: str) -> Mapping[str, str]:
     data = read_shipped(rules_dir() / "tools" / "old_keys.yaml", shape=OLD_KEYS_FILE).data
     found: Mapping[str, str] = data["tools"][tool].get("prefixes", {})
     return found
+
+
+def old_value(tool: str, key: str, value: str) -> str | None:
+    """What a text of an earlier release is called today."""
+    data = read_shipped(rules_dir() / "tools" / "old_keys.yaml", shape=OLD_KEYS_FILE).data
+    found: Mapping[str, str] = data["tools"][tool].get("values", {}).get(key, {})
+    return found.get(value)
 
 
 def _word(value: Any) -> str:

@@ -10,7 +10,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import Path_
 from advisor.other_tools.command_line import CommandLine, command_lines
 from advisor.other_tools.data_refs import found_near
-from advisor.other_tools.key_faults import check_keys
+from advisor.other_tools.key_faults import FLAGS, as_number, check_keys
 from advisor.other_tools.keys import Key
 from advisor.other_tools.made_file import made_file
 from advisor.other_tools.recognise import NAMES, READ, Recognised
@@ -99,8 +99,15 @@ def _as_parsed(file: ToolFile, flags: set[str]) -> None:
         if key is None and name.startswith("no_") and positive is not None and value is True:
             del file.values[name]
             file.values[name.removeprefix("no_")] = False
-        elif key is not None and _is_list(key) and isinstance(value, str):
-            file.values[name] = [value]
+        elif key is not None and isinstance(value, str):
+            file.values[name] = [value] if _is_list(key) else _as_kind(key, value)
+
+
+def _as_kind(key: Key, text: str) -> Any:
+    """A word as the number or the flag that the key holds, where it reads as one."""
+    if "flag" in key.types and text.lower() in FLAGS:
+        return FLAGS[text.lower()]
+    return as_number(key, text)
 
 
 def _is_list(key: Key) -> bool:

@@ -29,6 +29,7 @@ _SCHEME = "tag:yaml.org,2002:"
 _EXPONENT = re.compile(
     r"[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$|[-+]?\.[0-9]+[eE][-+]?[0-9]+$"
 )
+_MARKS = ("%%", "```")
 _INFINITE = (float("inf"), float("-inf"))
 
 
@@ -87,6 +88,7 @@ def read_text(path: Path | str, *, name: str) -> str:
 
 def nodes_of(text: str, *, name: str) -> yaml.Node | None:
     """The text as nodes. Raises InputError, located, for what no loader reads."""
+    text = without_marks(text)
     if text.lstrip()[:1] in ("{", "["):
         # JSON may be indented by tabs, which YAML does not allow; inside texts it has none.
         text = text.replace("\t", " ")
@@ -97,6 +99,16 @@ def nodes_of(text: str, *, name: str) -> yaml.Node | None:
             hint = "YAML is indented by spaces: replace the tabs"
             raise InputError(error.faults[0].what, hint=hint, where=error.faults[0].where) from None
         raise
+
+
+def without_marks(text: str) -> str:
+    """The text without what a notebook (%%writefile) or an issue (```yaml) puts around it: such
+    lines are comments, of the same length.
+    """
+    if not text.lstrip().startswith(_MARKS) and not text.rstrip().endswith("```"):
+        return text
+    lines = text.splitlines(keepends=True)
+    return "".join(f"#{line[1:]}" if line.startswith(_MARKS) else line for line in lines)
 
 
 def their_text(text: str, *, name: str, loader: Loader = PYYAML) -> TheirText:
