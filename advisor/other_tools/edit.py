@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from advisor.other_tools.their_yaml import PYYAML, Loader, their_text, without_m
 from advisor.other_tools.tool_file import changed, steps
 
 CONTEXT_LINES = 2
+_MARK = "\ue000"  # around the place of a number; no text that people write has it
+_MARKED = re.compile(f'"{_MARK}([0-9]+){_MARK}"')
 WIDTH = 100
 
 
@@ -64,7 +67,7 @@ def _whole(text: str, values: Mapping[str, Any]) -> str:
     import yaml
 
     if _is_json(text):
-        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        return _dumped(values, indent=2) + "\n"
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=WIDTH)
 
 
@@ -280,14 +283,26 @@ def _inline(value: Any) -> str:
 
 def _json(value: Any, text: str, key: _Node) -> str:
     """A value as JSON, indented as far as its key."""
-    if not isinstance(value, dict | list) or not value:
-        return json.dumps(value, ensure_ascii=False)
-    lines = json.dumps(value, indent=2, ensure_ascii=False).split("\n")
-    return (
-        f"\n{' ' * key.column}".join(lines)
-        if "\n" in text.strip()
-        else json.dumps(value, ensure_ascii=False)
-    )
+    if not isinstance(value, dict | list) or not value or "\n" not in text.strip():
+        return _dumped(value)
+    lines = _dumped(value, indent=2).split("\n")
+    return f"\n{' ' * key.column}".join(lines)
+
+
+def _dumped(value: Any, indent: int | None = None) -> str:
+    """JSON whose numbers are numbers to YAML too: 1.0e-08, since 1e-08 is a text there."""
+    numbers: list[str] = []
+
+    def marked(one: Any) -> Any:
+        if isinstance(one, float):
+            numbers.append(_inline(one))
+            return f"{_MARK}{len(numbers) - 1}{_MARK}"
+        if isinstance(one, dict):
+            return {name: marked(inner) for name, inner in one.items()}
+        return [marked(inner) for inner in one] if isinstance(one, list) else one
+
+    written = json.dumps(marked(value), indent=indent, ensure_ascii=False)
+    return _MARKED.sub(lambda found: numbers[int(found[1])], written)
 
 
 def _is_json(text: str) -> bool:

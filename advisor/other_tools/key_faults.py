@@ -141,10 +141,13 @@ def _say_old(file: ToolFile, name: str, key: Key, value: Any) -> None:
             hint=old.words, instead=old.change(name, value),
         )  # fmt: skip
     elif key.deprecated:
+        heir = file.keys.get(key.instead)
+        same = heir is not None and is_meant(heir, value)
+        hint = f"it is now '{key.instead}'" if same else f"see '{key.instead}'"
         file.fault(
             "note", name, f"'{name}': {NAMES[file.tool]} says that this key will go",
-            hint=f"it is now '{key.instead}'" if key.instead else "",
-            instead={name: None, key.instead: value} if key.instead else {},
+            hint=hint if key.instead else "",
+            instead={name: None, key.instead: value} if same else {},
         )  # fmt: skip
 
 

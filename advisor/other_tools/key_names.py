@@ -34,9 +34,7 @@ def meant_at_the_top(
     tool = release.tool
     old = old_keys(tool).get(name)
     if old is not None:
-        return Meant(
-            say=f"a key of an earlier release: {old.words}", instead=old.change(name, value)
-        )
+        return Meant(say=f"{old.origin}: {old.words}", instead=old.change(name, value))
     if (same := _same_letters(name, known)) is not None:
         return Meant(say=f"did you mean '{same}'?", instead={name: None, same: value})
     others = [one for one in release.commands if one != command and name in keys_of(release, one)]
@@ -48,7 +46,7 @@ def meant_at_the_top(
             return Meant(say=f"it needs the plugin: `plugins: [{plugin}]`")
     elsewhere = _of_another_tool(tool, name, known)
     close = misspelt(name, known)
-    if elsewhere is not None and close is None:
+    if elsewhere is not None and (elsewhere[1] or close is None):
         title, theirs = elsewhere
         if theirs:
             said = f"that is {title}'s name; {NAMES[tool]} calls it '{theirs}'"

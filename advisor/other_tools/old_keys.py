@@ -20,6 +20,7 @@ OLD_KEY = Keys(
         "instead": Text(help="the key that takes the same value"),
         "becomes": MapOf(of=Shape(), help="their keys with the values that say the same"),
         "say": Text(help="what to do where there is no such key"),
+        "of": Text(help="whose key it is, where it was never one of the tool itself"),
         "refused": Flag(help="the tool stops where it has a value"),
     },
 )
@@ -56,6 +57,7 @@ class OldKey:
     becomes: Mapping[str, Any]
     say: str
     refused: bool
+    of: str
 
     def change(self, name: str, value: Any) -> Mapping[str, Any]:
         """The keys to write in its place, the old one with None."""
@@ -64,6 +66,11 @@ class OldKey:
         if self.becomes:
             return {name: None, **(self.becomes if value is True else {})}
         return {name: None}
+
+    @property
+    def origin(self) -> str:
+        """Whose key it is."""
+        return f"a key of {self.of}" if self.of else "a key of an earlier release"
 
     @property
     def words(self) -> str:
@@ -84,6 +91,7 @@ def old_keys(tool: str) -> Mapping[str, OldKey]:
             becomes=one.get("becomes", {}),
             say=one.get("say", ""),
             refused=one.get("refused", False),
+            of=one.get("of", ""),
         )
         for name, one in data["tools"][tool]["keys"].items()
     }

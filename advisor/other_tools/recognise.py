@@ -15,6 +15,7 @@ from typing import Any
 
 from advisor.ground.errors import AdviseError, Fault, InputError, unknown_name
 from advisor.other_tools.keys import TOOLS, keys_of, keys_of_classes, newest
+from advisor.other_tools.old_keys import old_keys
 from advisor.other_tools.other_files import OtherFile, other_file
 from advisor.other_tools.their_yaml import nodes_of, read_text, their_text
 
@@ -110,7 +111,7 @@ def _points(tool: str, values: Collection[str]) -> int:
 
 @cache
 def _owners(key: str) -> tuple[str, ...]:
-    return tuple(tool for tool in TOOLS if key in names_of(tool))
+    return tuple(tool for tool in TOOLS if key in names_of(tool) or key in old_keys(tool))
 
 
 @cache

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from advisor.other_tools.edit import diff, edited
@@ -115,6 +115,7 @@ MAPS = st.dictionaries(KEYS, VALUES, min_size=1, max_size=5)
 
 
 @settings(max_examples=150, deadline=None)
+@example(values={"a": None}, changes={"a": [1e-08]}, style=1)
 @given(values=MAPS, changes=st.dictionaries(KEYS, VALUES, max_size=3), style=st.integers(0, 3))
 def test_what_is_written_reads_as_the_changes_say(values, changes, style):
     """For any file and any changes, in block style, flow style and as JSON."""
