@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +196,8 @@ def _say(
     )
     wanted.say(f"  answers end at {', '.join(stop.text for stop in one.stops)}")
     for note in notes:
-        wanted.say(f"  note: {note}")
+        for line in textwrap.wrap(f"note: {note}", 76, subsequent_indent="  "):
+            wanted.say(f"  {line}")
 
 
 def _try(

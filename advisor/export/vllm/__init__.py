@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -177,7 +178,8 @@ def _write(wanted: Wanted, record: RunRecord, part: Part, folder: Path) -> None:
     for line in _said(run, record, part):
         wanted.say(line)
     for note in notes:
-        wanted.say(f"Note: {note}")
+        for line in textwrap.wrap(f"Note: {note}", 80, subsequent_indent="  "):
+            wanted.say(line)
     wanted.say(f"Serve it:  sh {shown_path(folder / SCRIPT)}")
 
 
