@@ -107,7 +107,8 @@ def _kind(data: _Data) -> str:
 
 
 def _reading(file: ToolFile, data: _Data) -> Reading:
-    values = {**file.values, COMMAND: file.command.name, DATA_KIND: _kind(data)}
+    # Of a file that the tool refuses, what was meant: as it stands it trains nothing.
+    values = {**file.mended, COMMAND: file.command.name, DATA_KIND: _kind(data)}
     context = Context(folder=file.folder, rows=None if data.profile is None else data.profile.rows)
     return read(file.about, values, defaults=file.defaults, about_data=data.keys, context=context)
 

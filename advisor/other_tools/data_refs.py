@@ -55,7 +55,22 @@ class DataRef:
         """What a plan names: a file, a folder or a hub id; empty if there is no such thing."""
         if self.place == HUB:
             return self.hub
-        return os.fspath(self.files[0]) if len(self.files) == 1 else ""
+        if len(self.files) == 1:
+            return os.fspath(self.files[0])
+        return _own_folder(self.files)
+
+
+def _own_folder(files: Sequence[Path]) -> str:
+    """The folder that holds these files and no other ones; empty if there is none."""
+    folders = {path.parent for path in files}
+    if len(folders) != 1:
+        return ""
+    (folder,) = folders
+    try:
+        inside = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    except OSError:
+        return ""
+    return os.fspath(folder) if inside == {path.name for path in files} else ""
 
 
 @dataclass(kw_only=True, slots=True)

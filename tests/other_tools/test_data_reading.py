@@ -82,6 +82,19 @@ def test_the_mixture_of_trl(tmp_path):
     assert any(one.key == "dataset_name" for one in file.faults)
 
 
+def test_several_files_are_a_folder_if_it_holds_no_others(tmp_path):
+    """A plan names one file or folder."""
+    put(tmp_path / "parts" / "a.jsonl", PAIRS)
+    put(tmp_path / "parts" / "b.jsonl", PAIRS)
+    values = trl(datasets=[{"path": "json", "data_files": "parts/*.jsonl"}])
+    (ref,) = read(tmp_path / "job.yaml", values)[1].train
+    assert len(ref.files) == 2
+    assert ref.path.endswith("parts")
+    put(tmp_path / "parts" / "c.json", PAIRS)
+    (ref,) = read(tmp_path / "job.yaml", values)[1].train
+    assert ref.path == ""
+
+
 def test_trl_misses_its_columns(tmp_path):
     """TRL goes by the names of columns: others are an error, with the way to write them."""
     put(tmp_path / "rows.jsonl", [{"question": "a", "answer": "b"}] * 3)
