@@ -3,6 +3,7 @@ and what the tool cannot hold is refused.
 """
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from hypothesis import Phase, given, reject, settings
 from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
+from advisor.ground.version import __version__
 from advisor.other_tools.keys import ABSENT, keys_of, newest
 from advisor.other_tools.mapping import leaves, read
 from advisor.other_tools.ours import flat_stage, usual_values
@@ -19,6 +21,7 @@ from advisor.other_tools.tool import tool_named, tool_names
 from advisor.other_tools.writing.files import write_files
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
+from tests.render.test_data import GOLDEN
 
 QUESTIONS = [(f"What is {a} plus {b}?", f"It is {a + b}.") for a in range(5) for b in range(5)]
 ROWS = {
@@ -145,7 +148,7 @@ def test_what_comes_back_from_a_tools_file_is_the_plan_but_for_what_was_named(
     if objective == "sft":
         keys["packing"] = drawn.draw(st.booleans())
         keys["loss_on"] = drawn.draw(st.sampled_from(["answers", "all"]))
-    if objective in ("grpo", "rloo"):
+    if objective in ("grpo", "rloo"):  # TRL's own number of answers is named
         keys |= {"response_tokens": 64, "group_by_length": False}
     path = plan_file(folder, stages=[stage(objective, update) | keys], data=DATA_OF[objective])
     try:
@@ -281,3 +284,28 @@ def test_every_tool_that_is_read_is_written():
     from advisor.export.exporter import exporters
 
     assert set(tool_names()) == set(HELD) <= set(exporters())
+
+
+@pytest.mark.parametrize("tool_id", HELD)
+def test_a_file_looks_as_it_was_looked_at(tool_id, tmp_path):
+    """Header, order, values and reasons of one plan, exactly as they were read and approved."""
+    made = stage(
+        "sft", quantization="nf4", rank=16, alpha=32, weights_dtype="bfloat16", precision="mixed",
+        epochs=3, warmup=0.1, scheduler="cosine", micro_batch_size=4, grad_accum=4, seq_len=1024,
+        kernels="auto", attention="auto", holdout=0.2,
+    )  # fmt: skip
+    path = plan_file(
+        tmp_path, stages=[made], data="chat", model="Qwen/Qwen3-8B",
+        launch={"device": "cuda", "processes": 2},
+    )  # fmt: skip
+    reason = "learning_rate: 0.0002  # usual for LoRA on a 4-bit base (lora/lr-4bit)"
+    path.write_text(path.read_text().replace("learning_rate: 0.0002", reason))
+    done = write_files(tool_id, path, tmp_path / "out", only=None)
+    text = (tmp_path / "out" / done.jobs[0].file).read_text().replace(__version__, "VERSION")
+    lines = "\n".join(done.lines()).replace(str(tmp_path), "PLACE")
+    assert len(done.lines()) <= 12
+    page = f"{text}\n# On the screen:\n{lines}\n"
+    golden = GOLDEN / f"written_{tool_id}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(page, encoding="utf-8")
+    assert page == golden.read_text(encoding="utf-8")

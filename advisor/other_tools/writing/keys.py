@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from advisor.other_tools.mapping import Lost
 from advisor.other_tools.writing.job import EVALUATIONS, Job
 from advisor.other_tools.writing.rows import FEEDBACK, PAIRS, TEXT
 
@@ -15,9 +16,73 @@ ZERO = {"zero2": 2, "zero3": 3}
 MASK_NOTE = "it learns what the template writes behind an answer too, such as a line end"
 
 
+# `templates` of rules/tools/llamafactory.yaml: the template that it derives from the model's own.
+OWN = "own"
+TEMPLATES = {
+    OWN: "derived from the model's own: the same text",
+    None: "derived from the model's own",
+}
+UNKNOWN_TEMPLATE = (
+    "template: no registered template is known to write the same text as this model's own, and what"
+    " is derived from it goes wrong where the own one writes something once at the head, as that of"
+    " Llama 3.1 does. Compare the first row, which is printed at the start, with `advise check DATA"
+    " --show-row 1 --model MODEL`"
+)
+FLASH = "flash_attention_2"
+
+
 def complete(job: Job) -> None:
     """Add them to the values of a job."""
+    if job.layout is not None and job.layout.name == TEXT:
+        _say_what_happens_to_long_texts(job)
+    if job.tool.id != "llamafactory":  # which masks packed rows whatever computes attention
+        _keep_packed_rows_apart(job)
     {"trl": _trl, "llamafactory": _llamafactory, "axolotl": _axolotl}[job.tool.id](job)
+
+
+def _say_what_happens_to_long_texts(job: Job) -> None:
+    """A run splits texts over the length without loss, whatever `truncation` says."""
+    if not job.found("truncation"):
+        return
+    is_split = job.tool.id == "axolotl" or job.values.get("packing")
+    why = (
+        "it is about rows; texts over the length are split, as in a run"
+        if is_split
+        else "texts over the length are cut there; a run splits them"
+    )
+    value = job.entry.stage.truncation
+    job.lost.append(Lost(key="truncation", value=value, why=why))
+
+
+def _keep_packed_rows_apart(job: Job) -> None:
+    """Packed rows see each other in these tools unless a flash attention computes them."""
+    packing = "packing" if job.tool.id == "trl" else "sample_packing"
+    attention = job.values.get("attn_implementation")
+    if not job.values.get(packing) or (attention and "flash" in str(attention)):
+        return
+    if job.plan.launch.device == "cuda":
+        job.put(
+            "attn_implementation", FLASH,
+            f"packed rows see each other without it: pip install flash-attn, or {packing}: false",
+        )  # fmt: skip
+        job.lost.append(
+            Lost(
+                key="attention",
+                value=job.entry.stage.attention,
+                why=f"packed rows see each other there without {FLASH}, which is written",
+            )
+        )
+        return
+    for key in (packing, "eval_sample_packing", "pad_to_sequence_len"):
+        if key in job.values:
+            job.put(key, False)
+    job.lost.append(
+        Lost(
+            key="packing",
+            value=True,
+            why="packed rows see each other there without a flash attention, which needs a GPU",
+        )
+    )
 
 
 def _evaluation(job: Job, batch: str) -> None:
@@ -60,6 +125,8 @@ def _trl(job: Job) -> None:
         if layout in ("completion", "marked"):
             job.notes.append(MASK_NOTE)
         job.put("eval_packing", False)
+        if layout == TEXT:
+            job.put("packing_strategy", "bfd_split", "texts over max_length are split, not cut")
     if job.plan.template and layout != TEXT:
         job.notes.append("the arguments of the chat template stand in each row")
     _evaluation(job, "per_device_eval_batch_size")
@@ -77,7 +144,30 @@ def _trl(job: Job) -> None:
         job.found("strategy")
     job.found("processes")
     if stage.objective in ("grpo", "rloo"):
-        job.notes.append("answers are generated in the training process, with TRL's own settings")
+        _answers(job)
+
+
+def _answers(job: Job) -> None:
+    """TRL counts answers where a plan counts prompts."""
+    stage = job.entry.stage
+    answers = int(job.values["num_generations"])
+    job.put(
+        "gradient_accumulation_steps",
+        stage.grad_accum * answers,
+        f"answers are counted here: {stage.grad_accum} x {answers} to each prompt",
+    )
+    if "per_device_eval_batch_size" in job.values:
+        job.put("per_device_eval_batch_size", answers, "the answers to one prompt")
+    job.found("seq_len")
+    job.lost += [
+        Lost(key="seq_len", value=stage.seq_len, why="TRL leaves prompts as long as they are"),
+        Lost(
+            key="grad_accum",
+            value=stage.grad_accum,
+            why="TRL counts answers where a plan counts prompts: the number is in the file",
+        ),
+    ]
+    job.notes.append("answers are generated in the training process, with TRL's own settings")
 
 
 # --------------------------------------------------------------------------- LLaMA-Factory
@@ -99,12 +189,10 @@ def _llamafactory(job: Job) -> None:
     if job.evaluates:
         job.put("eval_dataset", f"{name}_test")
     if layout != TEXT:
-        template = job.tool.template_of(job.model)
-        job.put(
-            "template",
-            template,
-            "" if template else "null: it reads the model's own template",
-        )
+        known = job.tool.template_of(job.plan.model)
+        job.put("template", None if known == OWN else known, TEMPLATES.get(known, ""))
+        if known is None:
+            job.notes.append(UNKNOWN_TEMPLATE)
         job.notes.append(MASK_NOTE)
     thinking = job.plan.template.get("enable_thinking")
     if isinstance(thinking, bool):
@@ -181,6 +269,11 @@ def _axolotl(job: Job) -> None:
             held = {"path": f"{job.folder}/{TEST}", "split": "train", **form}
             job.put("test_datasets", [held])
     job.put("val_set_size", 0.0, "the held-out rows are a file of their own")
+    if layout in ("answers", "weighted"):
+        job.notes.append(
+            "the end of an answer is learned where it is the tokenizer's end token; if the template"
+            " ends a turn with another one, name it in eot_tokens"
+        )
     if job.plan.template:
         job.put("chat_template_kwargs", dict(job.plan.template))
     _evaluation(job, "eval_batch_size")

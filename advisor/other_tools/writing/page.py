@@ -65,8 +65,24 @@ def _word(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+# What stands at the top of the file: the model, then its data.
+MODEL = (
+    "model_name_or_path",
+    "base_model",
+    "model_revision",
+    "revision_of_model",
+    "trust_remote_code",
+)
+DATA = (
+    "dataset_name", "dataset_train_split", "dataset_test_split", "dataset_dir", "dataset",
+    "eval_dataset", "template", "enable_thinking", "datasets", "test_datasets", "val_set_size",
+    "chat_template", "chat_template_kwargs", "dataset_prepared_path", "reward_funcs",
+)  # fmt: skip
+
+
 def _body(job: Job) -> Iterator[str]:
-    for key, value in job.values.items():
+    order = {key: place for place, key in enumerate((*MODEL, *DATA))}
+    for key, value in sorted(job.values.items(), key=lambda item: order.get(item[0], len(order))):
         because = job.because.get(key, "")
         if isinstance(value, dict) or (isinstance(value, list) and any(map(_nests, value))):
             yield yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True).rstrip("\n")

@@ -1,0 +1,139 @@
+"""Two steps of an exported file by the tool itself, on the real model: the first loss is that of
+`advise run`. Each tool comes from an environment of its own.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from advisor.other_tools.writing.files import write_files
+from benchmarks.side_by_side import tools
+
+pytestmark = pytest.mark.long
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = [
+    {"prompt": f"What is {a} plus {a}?", "completion": f"{a} plus {a} is {2 * a}."}
+    for a in range(8)
+]
+AXOLOTL = "ADVISE_AXOLOTL"  # environment: a Python that has Axolotl
+ENVIRONMENT = {
+    **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONPATH": str(ROOT), "DISABLE_VERSION_CHECK": "1",
+}  # fmt: skip
+
+
+def plan_of(folder, model, **keys):
+    """All rows in one step, so that their order makes no difference."""
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    stage = {
+        "name": "sft", "objective": "sft", "update": "lora", "rank": 16, "alpha": 32,
+        "learning_rate": 3e-4, "weights_dtype": "float32", "precision": "pure", "warmup": 0.0,
+        "micro_batch_size": len(ROWS), "seq_len": 256, "max_steps": 2, "holdout": 0.0,
+        "truncation": "truncate", **keys,
+    }  # fmt: skip
+    plan = {
+        "version": 1, "name": "two", "model": str(model), "data": {"path": "rows.jsonl"},
+        "stages": [stage], "launch": {"device": "cpu"},
+    }  # fmt: skip
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump(plan, sort_keys=False))
+    return path
+
+
+def run(command, folder):
+    """Its output, checked."""
+    done = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def loss_of_ours(path):
+    """The first loss of `advise run`."""
+    command = [sys.executable, "-m", "advisor", "run", path.name, "--no-judge", "--output", "run"]
+    run(command, path.parent)
+    first = (path.parent / "run" / "metrics.jsonl").read_text().splitlines()[0]
+    return json.loads(first)["loss"]
+
+
+def loss_of_theirs(tool_id, path):
+    """The first loss that the tool logs, at its own start command's file."""
+    folder = path.parent / tool_id
+    job = write_files(tool_id, path, folder, only=None).jobs[0]
+    program = (
+        [str(Path(sys.executable).with_name("trl")), "sft", "--config", job.file]
+        if tool_id == "trl"
+        else [tools.llama_factory_command(), "train", job.file]
+    )
+    run(program, folder)
+    states = sorted((folder / "out").glob("checkpoint-*/trainer_state.json"))
+    history = json.loads(states[-1].read_text())["log_history"]
+    return next(line["loss"] for line in history if "loss" in line)
+
+
+@pytest.mark.parametrize("tool_id", ["trl", "llamafactory"])
+def test_the_first_loss_of_an_exported_file_is_ours(tool_id, tmp_path, smollm):
+    """Where every token is learned, the same tokens are learned by both."""
+    model = tools.in_float32(smollm, tmp_path / "model")
+    path = plan_of(tmp_path, model, loss_on="all")
+    assert math.isclose(loss_of_theirs(tool_id, path), loss_of_ours(path), abs_tol=2e-3)
+
+
+@pytest.mark.parametrize("tool_id", ["trl", "llamafactory"])
+def test_answers_are_learned_with_what_the_template_writes_behind_them(tool_id, tmp_path, smollm):
+    """The one difference that the file names: the line end behind each answer is learned too."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from advisor.data.example import Example, Message
+    from trainers.prepare.conversation import answer_row
+    from trainers.prepare.template import Templater
+
+    model = tools.in_float32(smollm, tmp_path / "model")
+    path = plan_of(tmp_path, model)
+    templater = Templater(AutoTokenizer.from_pretrained(model))
+    network = AutoModelForCausalLM.from_pretrained(model)
+    total, count = 0.0, 0
+    for number, row in enumerate(ROWS, 1):
+        turns = (Message("user", row["prompt"]), Message("assistant", row["completion"]))
+        made = answer_row(Example(row=number, messages=turns), templater)
+        labels = [*made.labels[:-1], made.input_ids[-1]]
+        assert made.labels[-1] == -100  # a run leaves the line end out
+        kept = sum(label != -100 for label in labels)
+        with torch.no_grad():
+            ids = torch.tensor([list(made.input_ids)])
+            loss = network(input_ids=ids, labels=torch.tensor([labels])).loss
+        total, count = total + loss.item() * kept, count + kept
+    assert math.isclose(loss_of_theirs(tool_id, path), total / count, abs_tol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"loss_on": "all"}, {"quantization": "nf4"}, {"update": "full"}]
+)
+def test_axolotl_takes_every_key_of_an_exported_file(keys, tmp_path):
+    """Its own model accepts the values; keys that it does not know it would drop without a word."""
+    python = os.environ.get(AXOLOTL)
+    if not python:
+        pytest.skip(f"{AXOLOTL} names no Python with Axolotl")
+    if keys.get("update") == "full":
+        keys = {**keys, "rank": None, "alpha": None}
+    path = plan_of(tmp_path, "org/Model-1B", **keys)
+    plan = yaml.safe_load(path.read_text())
+    plan["stages"][0] = {key: one for key, one in plan["stages"][0].items() if one is not None}
+    path.write_text(yaml.safe_dump(plan, sort_keys=False))
+    job = write_files("axolotl", path, tmp_path / "out", only=None).jobs[0]
+    code = (
+        "import sys, yaml; from axolotl.utils.schemas.config import AxolotlInputConfig as C;"
+        "v = yaml.safe_load(open(sys.argv[1])); C(**v);"
+        "print([key for key in v if key not in C.model_fields])"
+    )
+    done = run([python, "-c", code, job.file], tmp_path / "out")
+    assert done.stdout.strip().splitlines()[-1] == "[]"
