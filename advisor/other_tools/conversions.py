@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ class Context:
     folder: Path | None = None  # that relative paths are meant from
     steps: int | None = None  # optimizer steps of the run
     rows: int | None = None  # training rows
+    ours: Mapping[str, Any] = field(default_factory=dict)  # what is known of the stage so far
 
 
 Turn = Callable[[Any, Context], Any]
@@ -96,6 +97,10 @@ def _read_names(value: Any, context: Context) -> Any:
     if isinstance(value, list):
         return value[0] if value == ["all-linear"] else value
     return value
+
+
+def _write_name_list(value: Any, context: Context) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 def _read_comma_names(value: Any, context: Context) -> Any:
@@ -178,6 +183,22 @@ def _read_steps(value: Any, context: Context) -> Any:
     return max(1, round(number * context.steps))
 
 
+def _read_answers(value: Any, context: Context) -> Any:
+    """Micro-batches of answers as those of prompts, each of which is answered several times."""
+    answers = int(context.ours.get("generations") or 1)
+    count = int(_number(value))
+    if count % answers:
+        raise CannotCarry(
+            f"answers are counted there, {answers} to a prompt: set micro_batch_size and grad_accum"
+            " so that their product is the prompts of a step"
+        )
+    return count // answers
+
+
+def _write_answers(value: Any, context: Context) -> Any:
+    return int(value) * int(context.ours.get("generations") or 1)
+
+
 TURNS: Mapping[str, Conversion] = {
     "same": Conversion(_same, _same),
     "inverted": Conversion(_inverted, _inverted),
@@ -185,6 +206,8 @@ TURNS: Mapping[str, Conversion] = {
     "share_of_steps": Conversion(_read_share, _same),
     "share_or_rows": Conversion(_read_holdout, _same),
     "names": Conversion(_read_names, _same),
+    "answers": Conversion(_read_answers, _write_answers),
+    "name_list": Conversion(_read_names, _write_name_list),
     "comma_names": Conversion(_read_comma_names, _write_comma_names),
     "deepspeed": Conversion(_read_deepspeed, _refuse_deepspeed),
     "fsdp": Conversion(_read_fsdp, _write_fsdp),

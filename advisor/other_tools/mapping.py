@@ -9,7 +9,7 @@ silence: every key of either side ends in one of the lists of the result.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advisor.other_tools.conversions import TURNS, CannotCarry, Context
@@ -159,7 +159,9 @@ def _read_one(
     if value is None and not by_name:
         return
     try:
-        turned = by_name[0] if by_name else TURNS[entry.turned].read(value, context)
+        turned = (
+            by_name[0] if by_name else TURNS[entry.turned].read(value, replace(context, ours=ours))
+        )
     except CannotCarry as why:
         found.lost.append(Lost(key=entry.theirs, value=value, why=str(why)))
         return
@@ -271,7 +273,9 @@ def _write_one(
         told.add(entry.ours)
         return
     try:
-        turned = by_name[0] if by_name else TURNS[entry.turned].write(value, context)
+        turned = (
+            by_name[0] if by_name else TURNS[entry.turned].write(value, replace(context, ours=ours))
+        )
     except CannotCarry as why:
         told.add(entry.ours)
         if value != usual.get(entry.ours):

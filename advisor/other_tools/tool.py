@@ -24,7 +24,8 @@ from advisor.other_tools.values import PARSING
 # How a value is turned, beside what `values` says: advisor/other_tools/conversions.py.
 CONVERSIONS = (
     "same", "inverted", "optimizer", "share_of_steps", "share_or_rows", "names", "comma_names",
-    "deepspeed", "fsdp", "listed", "whole_number", "whole_steps",
+    "deepspeed", "fsdp", "listed", "whole_number", "whole_steps", "name_list",
+    "answers",
 )  # fmt: skip
 
 ANY = Shape(null=True)
@@ -117,8 +118,9 @@ TOOL_FILE: Shape = Keys(
             of=Text(), help="an objective of ours that is read and not written -> why"
         ),
         "templates": ListOf(
-            of=ListOf(of=ANY, least=2, most=2),
-            help="[name of a model with * and ?, its template there]; the first that fits",
+            of=ListOf(of=ANY, least=2, most=3),
+            help="[name of a model with * and ?, its template there, what differs from the model's"
+            " own]; the first that fits",
         ),
         "not_carried": MapOf(
             of=Text(), help="keys with an effect that a plan has no word for -> the way out"
@@ -206,16 +208,20 @@ class Tool:
     mapping: tuple[OneKey | Together, ...]
     always: tuple[Always, ...]
     not_written: Mapping[str, str]  # objective of ours -> why it is only read
-    templates: tuple[tuple[str, Any], ...]  # (name of a model as a pattern, what it is there)
+    # (name of a model as a pattern, its template there, what differs from the model's own)
+    templates: tuple[tuple[str, Any, str], ...]
     data: Mapping[str, Any]
     no_effect: frozenset[str]
     not_carried: Mapping[str, str]
     findings: tuple[FindingRule, ...]
 
-    def template_of(self, model: str) -> Any:
-        """What `templates` says of a model by its name; None if it says nothing."""
+    def template_of(self, model: str) -> tuple[Any, str]:
+        """(what `templates` says of a model by its name, what differs); (None, "") if nothing."""
         name = model.rstrip("/").rsplit("/", 1)[-1].lower()
-        return next((found for at, found in self.templates if fnmatchcase(name, at)), None)
+        for pattern, found, differs in self.templates:
+            if fnmatchcase(name, pattern):
+                return found, differs
+        return None, ""
 
     def their_names(self) -> Iterator[str]:
         """Every key of theirs that the mapping names."""
@@ -270,7 +276,9 @@ def _read(path: Path) -> Tool:
             for one in data.get("always") or ()
         ),
         not_written=data.get("not_written") or {},
-        templates=tuple((one[0], one[1]) for one in data.get("templates") or ()),
+        templates=tuple(
+            (one[0], one[1], one[2] if len(one) > 2 else "") for one in data.get("templates") or ()
+        ),
         data=data.get("data") or {},
         no_effect=frozenset(data.get("no_effect") or ()),
         not_carried=data.get("not_carried") or {},

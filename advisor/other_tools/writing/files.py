@@ -213,7 +213,7 @@ def _job(
         job.layout = layout_of(
             tool.id, stage.objective, job.rows.traits,
             learn_all=stage.options.get("loss_on") == "all",
-            marks=bool(tool.template_of(plan.model)),
+            marks=bool(tool.template_of(plan.model)[0]),
         )  # fmt: skip
         job.notes += [*job.rows.notes, *job.layout.notes]
         job.notes += [f"{count:,} rows left out: {why}" for why, count in job.rows.left_out.items()]
@@ -225,6 +225,8 @@ def _job(
     if KINDS[stage.objective] == PROMPTS:
         add_rewards(job)
     job.notes.append("rows come in another order")
+    if plan.evaluation is not None:
+        job.notes.append("the benchmarks of `evaluation` are not run")
     return job
 
 

@@ -151,21 +151,12 @@ def _answers(job: Job) -> None:
     """TRL counts answers where a plan counts prompts."""
     stage = job.entry.stage
     answers = int(job.values["num_generations"])
-    job.put(
-        "gradient_accumulation_steps",
-        stage.grad_accum * answers,
-        f"answers are counted here: {stage.grad_accum} x {answers} to each prompt",
-    )
+    job.because["gradient_accumulation_steps"] = f"of answers, {answers} to each prompt"
     if "per_device_eval_batch_size" in job.values:
         job.put("per_device_eval_batch_size", answers, "the answers to one prompt")
     job.found("seq_len")
     job.lost += [
         Lost(key="seq_len", value=stage.seq_len, why="TRL leaves prompts as long as they are"),
-        Lost(
-            key="grad_accum",
-            value=stage.grad_accum,
-            why="TRL counts answers where a plan counts prompts: the number is in the file",
-        ),
     ]
     job.notes.append("answers are generated in the training process, with TRL's own settings")
 
@@ -189,10 +180,10 @@ def _llamafactory(job: Job) -> None:
     if job.evaluates:
         job.put("eval_dataset", f"{name}_test")
     if layout != TEXT:
-        known = job.tool.template_of(job.plan.model)
+        known, differs = job.tool.template_of(job.plan.model)
         job.put("template", None if known == OWN else known, TEMPLATES.get(known, ""))
-        if known is None:
-            job.notes.append(UNKNOWN_TEMPLATE)
+        if known is None or differs:
+            job.notes.append(f"template: {differs}" if differs else UNKNOWN_TEMPLATE)
         job.notes.append(MASK_NOTE)
     thinking = job.plan.template.get("enable_thinking")
     if isinstance(thinking, bool):
