@@ -195,6 +195,12 @@ def _assumed(stated: Mapping[str, Any], spec: RunSpec) -> list[str]:
     return [f"not stated, so assumed: {', '.join(missing)}"] if missing else []
 
 
+BENCHMARKS_UNKNOWN = (
+    "the benchmarks of `evaluation` are not in these times: a run measures the base first, and says"
+    " how long they take"
+)
+
+
 def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     """The answer for each stage of a launch file, by name: on the named GPU, else on the hardware
     that the plan was made for.
@@ -215,6 +221,8 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     past, unread = read_past_runs()
     on_cpu = hardware.kind == "cpu"
     documents = []
+    if plan.evaluation is not None:
+        unread = (*unread, BENCHMARKS_UNKNOWN)
     for entry in entries(plan):
         data = resolve_path(path, entry.data.path)
         measured, missing = _profile(

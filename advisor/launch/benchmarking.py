@@ -117,7 +117,9 @@ class Benchmarker:
         forget_errors(folder)
         on = ", ".join("the base" if name == BASE else name for name in names)
         assert self.plan.evaluation is not None
-        self.say(f"benchmarks on {on}: {', '.join(map(shown_task, self.plan.evaluation.tasks))}")
+        told = ", ".join(map(shown_task, self.plan.evaluation.tasks))
+        untold = "; how long they take is not estimated" if names == [BASE] else ""
+        self.say(f"benchmarks on {on}: {told}{untold}")
         ended = self.starter.ask_benchmarks(self.run.folder, names)
         if ended.was_stopped:
             raise KeyboardInterrupt

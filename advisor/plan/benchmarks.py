@@ -11,6 +11,7 @@ from typing import Any
 
 from advisor.ground.content import file_digest
 from advisor.plan.benchmark_record import BASE, FOLDER, ModelScores
+from advisor.plan.harness_tasks import LOCAL_BUILDERS, data_set_of
 from advisor.plan.model import Plan
 from advisor.plan.paths import TASK_FILES, is_task_file, path_from
 from advisor.plan.record import DONE, RunRecord, StageRecord, last_of_each_task
@@ -88,6 +89,23 @@ def files_of(path: Path, seen: frozenset[Path] = frozenset()) -> list[Path]:
     for name in dict.fromkeys(named):
         found += files_of(path.parent / Path(name).expanduser(), seen | {path})
     return list(dict.fromkeys(found))
+
+
+def needs_no_hub(plan: Plan, folder: Path) -> bool:
+    """Whether model and benchmarks of a plan are all on this machine, so that nobody has to be
+    asked over the network.
+
+    Args:
+        folder: What the plan's paths are relative to.
+    """
+    if plan.evaluation is None or not path_from(folder, plan.model).is_dir():
+        return False
+    files = [path_from(folder, task) for task in plan.evaluation.tasks if is_task_file(task)]
+    named = [(file, data_set_of(file)) for file in files]
+    return len(files) == len(plan.evaluation.tasks) and all(
+        data in LOCAL_BUILDERS or (data is not None and (file.parent / data).exists())
+        for file, data in named
+    )
 
 
 def scores_key(

@@ -26,6 +26,7 @@ from typing import Annotated, Any, Final, Literal
 
 from advisor.ground.content import FileContent, KnownFiles
 from advisor.ground.errors import AdviseError, Fault, TooMuchLost
+from advisor.ground.files import shown_path
 from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
 from advisor.plan.benchmark_record import BenchmarkRecord
 from advisor.plan.evaluation_record import Check, Evaluation, HeldOut
@@ -470,7 +471,8 @@ class Run:
                     allowed="a loss of this size is often chance: ask more questions to be sure"
                     if one.is_noise
                     else "",
-                    hint=f"the result is trained and saved: {self.folder / 'stages' / one.result}",
+                    hint="the result is trained and saved:"
+                    f" {shown_path(self.folder / 'stages' / one.result)}",
                 )
                 for one in found.exceeding
             ]

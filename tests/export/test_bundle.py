@@ -72,6 +72,42 @@ def write_plan(*, model="base", legal="../elsewhere/train.jsonl", device="cpu", 
     Path("plan.yaml").write_text(PLAN.format(model=model, legal=legal, device=device) + more)
 
 
+BENCHMARK = """\
+task: own
+dataset_path: json
+dataset_kwargs: {data_files: {test: asked/rows.jsonl}}
+process_results: !function scoring.right
+"""
+
+
+def test_a_benchmark_travels_with_the_files_that_it_names(project):
+    """In a folder of its own, so that its relative paths hold; the script installs the harness."""
+    bench = project / "bench"
+    (bench / "asked").mkdir(parents=True)
+    (bench / "own.yaml").write_text(BENCHMARK)
+    (bench / "asked" / "rows.jsonl").write_text(ROWS)
+    (bench / "scoring.py").write_text("def right(doc, results):\n    return {'acc': 1.0}\n")
+    (bench / "other.jsonl").write_text(ROWS)
+    write_plan(more="evaluation: {tasks: [bench/own.yaml, arc_easy], max_drop: 0.1}\n")
+    bundle = make_bundle(Path("plan.yaml"))
+    files = held(bundle.archive)
+    assert sorted(name for name in files if name.startswith("files/")) == [
+        "files/own/asked/rows.jsonl",
+        "files/own/own.yaml",
+        "files/own/scoring.py",
+    ]
+    packed = read_plan(bundle.folder / "plan.yaml").evaluation
+    assert (packed.tasks, packed.max_drop) == (("files/own/own.yaml", "arc_easy"), 0.1)
+    assert b"[train,eval]" in files["run.sh"]
+
+
+def test_a_benchmark_that_is_not_there_is_a_fault_of_the_plan(project):
+    """It is no name of the hub."""
+    write_plan(more="evaluation: {tasks: [own.yaml]}\n")
+    with pytest.raises(InputError, match=r"names own\.yaml, and there is no"):
+        make_bundle(Path("plan.yaml"))
+
+
 def held(archive):
     """Name without the top folder -> content, of an archive."""
     with tarfile.open(archive) as packed:

@@ -1,7 +1,6 @@
 """Benchmarks around a training: asked before and after, compared with what the plan allows."""
 
 import json
-import os
 import shutil
 import tomllib
 from dataclasses import replace
@@ -336,6 +335,14 @@ def test_a_result_that_does_not_write_on_cannot_be_asked(shop, asked, stage, sai
         run(output="out")
 
 
+def test_an_estimate_says_that_it_leaves_benchmarks_out(shop, asked):
+    """Their questions are not read before a run."""
+    from advisor.commands.estimate import BENCHMARKS_UNKNOWN, estimate_plan
+
+    (found,) = estimate_plan(shop / "plan.yaml", None)
+    assert BENCHMARKS_UNKNOWN in found["warnings"]
+
+
 def test_the_tested_range_is_that_of_the_extra():
     """pyproject.toml names the same versions."""
     root = Path(__file__).parents[2]
@@ -343,4 +350,5 @@ def test_the_tested_range_is_that_of_the_extra():
         "optional-dependencies"
     ]
     assert extras["eval"] == [f"lm-eval>={harness_check.TESTED[0]},<{harness_check.TESTED[1]}"]
-    assert os.linesep in (root / "constraints-tested.txt").read_text()
+    pins = (root / "constraints-tested.txt").read_text().splitlines()
+    assert f"lm_eval=={harness_check.TESTED[0]}" in pins

@@ -10,6 +10,7 @@ from advisor.ground.errors import InputError
 from advisor.launch import run_plan
 from advisor.plan.benchmark_record import ModelScores, Score, Scored, compared
 from advisor.plan.benchmarks import read_scores
+from trainers.evaluation import harness
 from trainers.evaluation.harness import scores_of
 
 MEAN_OF_FOUR = 0.75
@@ -263,3 +264,47 @@ def test_a_benchmark_that_the_harness_refuses_ends_before_training(
     with pytest.raises(InputError, match=r"choose\.yaml: lm-evaluation-harness cannot run it"):
         run_plan("plan.yaml", output="out")
     assert not (tmp_path / "out" / "stages").exists()
+
+
+@pytest.mark.long
+def test_a_group_of_the_harness_has_its_own_mean_and_a_tag_has_parts(
+    tmp_path, monkeypatch, tiny_model
+):
+    """Found in the folders that define the name, without reading all of the harness's files. The
+    batch that the harness finds for itself changes no score.
+    """
+    lm_eval = pytest.importorskip("lm_eval")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    write_all(tmp_path, tiny_model, "lora")
+    family = tmp_path / "family"
+    family.mkdir()
+    rows = str(tmp_path / "bench" / "rows.jsonl")
+    text = (tmp_path / "bench" / "choose.yaml").read_text().replace("rows.jsonl", rows)
+    for name in ("law", "art"):
+        own = text.replace("task: choose", f"task: {name}\ntag: both")
+        (family / f"{name}.yaml").write_text(own)
+    mean = "aggregate_metric_list: [{metric: acc, weight_by_size: true}]"
+    (family / "all.yaml").write_text(f"group: all_of_them\ntask: [law, art]\n{mean}\n")
+    monkeypatch.setattr(harness, "task_folders", lambda name: [family])
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    found = {}
+    for batch in (harness.CPU_BATCH, harness.GPU_BATCH):
+        monkeypatch.setattr(harness, "CPU_BATCH", batch)
+        for name in ("all_of_them", "both"):
+            loaded = harness.named_tasks(name)
+            harness.fix_chance(loaded["tasks"].values())
+            asked = harness.asked_model(model, tokenizer)
+            results = lm_eval.evaluate(lm=asked, task_dict=loaded, limit=5)
+            found[batch, name] = {one.benchmark: one for one in scores_of(results, name)}
+    by_eight, by_itself = (
+        {name: scores for (batch, name), scores in found.items() if batch == one}
+        for one in (8, harness.GPU_BATCH)
+    )
+    assert by_eight == by_itself
+    (mean_of_all,) = by_eight["all_of_them"].values()
+    parts = by_eight["both"]
+    assert sorted(parts) == ["art", "law"]
+    assert mean_of_all.rows == 10
+    assert mean_of_all.value == pytest.approx(sum(one.value for one in parts.values()) / 2)

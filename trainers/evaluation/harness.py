@@ -28,6 +28,7 @@ from advisor.plan.benchmarks import (
     forget_others,
     limit_of,
     missing_tasks,
+    needs_no_hub,
     read_scores,
     scores_key,
     scores_path,
@@ -89,7 +90,10 @@ def measure(plan: Plan, folder: Path, run: Path, names: Sequence[str]) -> None:
         folder: What the plan's paths are relative to.
         names: `base`, or stages whose results are finished.
     """
-    quiet_harness()  # first: the package tqdm reads its setting as it is imported
+    # First: these libraries read their settings as they are imported.
+    quiet_harness()
+    if needs_no_hub(plan, folder):
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     use_cores()
     quiet_libraries()
     record = record_of(run)
@@ -104,7 +108,6 @@ def quiet_harness() -> None:
     """Silence the harness's log and bars: requests are counted by `Asked`."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     logging.getLogger("evaluate").setLevel(logging.ERROR)
 
@@ -360,9 +363,14 @@ def explained(task: str, name: str) -> Iterator[None]:
                 where=where,
                 hint="free memory on the device, or remove the benchmark with the longest texts",
             ) from None
-        is_missing = isinstance(error, OSError | ConnectionError)
-        kind = MachineNotReady if is_missing and not is_task_file(task) else InputError
-        raise kind(
+        if isinstance(error, ConnectionError):
+            raise MachineNotReady(
+                f"its data set cannot be downloaded: {first_line(error)}",
+                where=where,
+                hint="check the connection, or remove the benchmark: a task file with data of this"
+                " machine needs none",
+            ) from None
+        raise InputError(
             f"lm-evaluation-harness cannot run it: {type(error).__name__}: {first_line(error)}",
             where=where,
             hint="run it alone to see more: lm-eval run --model hf --model_args pretrained=MODEL"

@@ -18,11 +18,13 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.progress import BYTES, waiting
 from advisor.ground.resources import method_roots
 from advisor.ground.secrets import masked
-from advisor.plan.model import Plan
-from advisor.plan.paths import with_paths
+from advisor.plan.benchmarks import files_of
+from advisor.plan.model import Benchmarks, Plan
+from advisor.plan.paths import is_task_file, with_paths
 from advisor.plan.read import resolve_path
 
 MOST_BYTES = 2 << 30  # of one data set or model; more is named by its digest, not carried
+NO_BENCHMARKS = Benchmarks(tasks=())
 Kind = Literal["data", "models", "files"]
 ARROW_NOTES = ("state.json", "dataset_info.json", "dataset_dict.json")  # beside Arrow files
 # What sha256sum, a shell and an archive take without a word, on every system.
@@ -96,6 +98,8 @@ class _Collector:
             return text
         kind: Kind = "data" if text in self.data else "models"
         path = resolve_path(self.plan_path, text)
+        if is_task_file(text) and text in (self.plan.evaluation or NO_BENCHMARKS).tasks:
+            return self._benchmark(text, path)
         if not path.exists():
             return self._not_here(text, path, kind)
         if kind == "models" and path.is_file():
@@ -110,6 +114,28 @@ class _Collector:
         self.moved[(kind, text)] = self.moved[key]
         return self.moved[key]
 
+    def _benchmark(self, text: str, path: Path) -> str:
+        """Where a benchmark's file lies in the bundle, in one folder with the files it names."""
+        key: tuple[Kind, str] = ("files", str(path.resolve()))
+        if key not in self.moved:
+            if not path.is_file():
+                return self._missing(text, path)
+            folder = path.resolve().parent
+            inside = {}
+            for file in files_of(path.resolve()):
+                name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else ""
+                if not name or name != "/".join(map(safe_name, name.split("/"))):
+                    self.found.notes.append(
+                        f"evaluation.tasks: {path.name} names {file.name}, which is not in the"
+                        " bundle: put it beside the task file, under a name without odd characters"
+                    )
+                    continue
+                inside[name] = file
+            place = self._free(f"files/{safe_name(path.stem)}")
+            self._carry(place, inside)
+            self.moved[key] = f"{place}/{path.name}"
+        return self.moved[key]
+
     def _not_here(self, text: str, path: Path, kind: Kind) -> str:
         """A name on the hub is fetched on the other machine; everything else is a fault."""
         on_hub = is_hub_id(text) if kind == "data" else MODEL_ID.fullmatch(text)
@@ -118,6 +144,9 @@ class _Collector:
             if (what, text) not in self.found.fetched:
                 self.found.fetched.append((what, text))
             return text
+        return self._missing(text, path)
+
+    def _missing(self, text: str, path: Path) -> str:
         self.faults.append(
             Fault(
                 what=f"{self.plan_path.name} names {text}, and there is no {path}",
