@@ -317,6 +317,10 @@ def asked_model(model: Any, tokenizer: Any) -> Any:
             with self._counted("answers written", requests):
                 return super().generate_until(requests, disable_tqdm=True)
 
+        def _loglikelihood_tokens(self, requests: Any, **options: Any) -> Any:
+            # The harness asks for its own bar here, whatever it was told above.
+            return super()._loglikelihood_tokens(requests, **{**options, "disable_tqdm": True})
+
         @contextmanager
         def _counted(self, what: str, requests: Any) -> Iterator[None]:
             with waiting(what, total=len(requests), unit="requests") as done:
