@@ -31,7 +31,7 @@ CASES = {  # arguments -> (exit code, where the first fault is)
     "--task qa run --json": (2, ""),
     "--json --data-rows many": (2, "--data-rows"),
     "check --json": (2, "DATA"),
-    "check --json pairs.jsonl more": (2, "advise check"),
+    "check --json pairs.jsonl more": (2, "--json"),
     "check --json pairs.jsonl --seq-len 2": (2, "--seq-len"),
     "run --json --max-steps 0": (2, "--max-steps"),
     "run --json --stes 3": (2, "--stes"),
