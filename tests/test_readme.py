@@ -65,6 +65,21 @@ CONFIG = {
 }
 
 
+AXOLOTL = """\
+base_model: Qwen/Qwen3-0.6B
+datasets: [{path: train.jsonl, ds_type: json, type: alpaca_chat.load_qa}]
+adapter: lora
+lora_r: 16
+lora_alpha: 32
+lora_target_linear: true
+micro_batch_size: 2
+gradient_accumulation_steps: 4
+learning_rate: 0.0002
+bf16: true
+output_dir: out
+"""
+
+
 def prepare(folder, model=None):
     """Fill a folder with the files that the README's commands name.
 
@@ -84,6 +99,7 @@ def prepare(folder, model=None):
     (folder / "answers.yaml").write_text(
         answers.replace("gpu: {name: RTX 4090, count: 1}", "gpu: none") + f"model: {model}\n"
     )
+    (folder / "axolotl.yaml").write_text(AXOLOTL)
     done = advise(["--json", "--answers", "answers.yaml", "--plan", "plan.yaml"], folder)
     assert done.returncode == 0, done.stderr
 

@@ -13,6 +13,8 @@ def is_configuration(path: str) -> bool:
     """Whether the file is taken as a configuration, not as data."""
     if Path(path).suffix.lower() in (".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md", ""):
         return False  # most data, without a look
+    if Path(path).suffix.lower() in (".yaml", ".yml") and not Path(path).exists():
+        return True  # no data have such a name: whoever reads it says that it is not there
     from advisor.other_tools.recognise import looks_like_configuration
 
     return looks_like_configuration(path)

@@ -187,7 +187,8 @@ def _takes(report: Report) -> Iterator[str]:
         else:
             yield f"Time: {speed}; the whole is not known, since its rows are not here"
     if report.fitting.cost_usd is not None:
-        yield f"Cost: about {format_usd(report.fitting.cost_usd)}: {report.fitting.price}"
+        cost = format_usd(report.fitting.cost_usd)
+        yield f"Cost: {'' if cost.startswith('under') else 'about '}{cost}: {report.fitting.price}"
 
 
 # --------------------------------------------------------------------------- what is wrong
