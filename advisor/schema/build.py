@@ -124,7 +124,7 @@ def error_schema() -> Schema:
         "hint": {**text, "description": "the next step"},
     }
     return head(
-        "Errors of `advise ... --json`: exit codes 2, 4, 5, 70 and 130, and 3 without an answer",
+        "Errors of `advise ... --json`: exit codes 2, 4, 5, 6, 70 and 130, and 3 without an answer",
         type="object",
         required=["schema_version", "error"],
         properties={
