@@ -11,8 +11,10 @@ from advisor.data.measure.data_requirements import data_requirements
 from advisor.estimate.spec.read import request_of
 from advisor.ground import resources
 from advisor.ground.errors import InputError
+from advisor.ground.gguf import gguf_families
 from advisor.ground.other_keys import other_keys
 from advisor.ground.resources import rules_dir
+from advisor.ground.sources import shipped_sources
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.methods import load as method_files
@@ -23,8 +25,10 @@ from advisor.methods.links import link_file
 from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.methods.trainers import trainers
+from advisor.other_tools.findings import general_rules
 from advisor.other_tools.keys import tool_release
 from advisor.other_tools.old_keys import old_keys
+from advisor.other_tools.openai_job.service import openai_service
 from advisor.other_tools.other_files import other_files
 from advisor.other_tools.tool import TOOL_FILE
 from advisor.plan.read import read_plan
@@ -99,6 +103,18 @@ SHIPPED = {
         "tools/other_files.yaml", "all: [stages, model]", "al: [stages, model]", "all",
         other_files.__wrapped__,
     ),
+    "findings about files of tools": (
+        "tools/findings.yaml", "    severity: note", "    severty: note", "severity",
+        general_rules.__wrapped__,
+    ),
+    "the end of OpenAI's service": (
+        "tools/openai.yaml", "new_jobs_until:", "new_job_until:", "new_jobs_until",
+        openai_service.__wrapped__,
+    ),
+    "GGUF": (
+        "serving/gguf.yaml", "    architecture: ", "    architectur: ", "architecture",
+        gguf_families.__wrapped__,
+    ),
     "ages of facts": ("refresh.yaml", "days: 240", "day: 240", "days", read_refresh),
     "free GPUs": (
         "prices/free.yaml", "conditions: \"a Google", "condition: \"a Google", "conditions",
@@ -157,7 +173,7 @@ SHIPPED = {
         "data/rollouts.yaml", "limit: 0.3", "limt: 0.3", "limit", rollout_warnings,
     ),
     "chat templates": ("data/templates.yaml", "tools: false", "tolls: false", "tools", families),
-    "sources": ("sources.yaml", "kind: document}", "knid: document}", "kind", data_requirements),
+    "sources": ("sources.yaml", "kind: document}", "knid: document}", "kind", shipped_sources.__wrapped__),
     "scenarios": (
         "scenarios/document.yaml", "composition:", "compositoin:", "composition",
         lambda: shipped_scenarios(GUIDE),
@@ -203,7 +219,7 @@ SHIPPED = {
 }  # fmt: skip
 CACHED = (
     catalogue_gpus, cuda_facts, organisation_models, typical_sizes, suggested_models,
-    data_requirements, resources.method_roots, rollout_warnings, families,
+    data_requirements, resources.method_roots, rollout_warnings, families, shipped_sources,
 )  # fmt: skip
 
 
