@@ -109,7 +109,7 @@ SHIPPED = {
     ),
     "the end of OpenAI's service": (
         "tools/openai.yaml", "new_jobs_until:", "new_job_until:", "new_jobs_until",
-        openai_service.__wrapped__,
+        openai_service,
     ),
     "GGUF": (
         "serving/gguf.yaml", "    architecture: ", "    architectur: ", "architecture",
