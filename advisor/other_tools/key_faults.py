@@ -156,6 +156,8 @@ def _checked(file: ToolFile, path: Path_, key: Key, value: Any, way: str) -> Any
     keys of that are known, is added to the file.
     """
     taken = check_value(way, key, value)
+    if isinstance(value, str) and key.name in (file.about.parsing.get("text_for_list") or ()):
+        return value
     if taken.outcome == "refused":
         _say_value(file, path, key, value, "error", "refuses it")
     elif taken.outcome == "passed":

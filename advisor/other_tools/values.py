@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from advisor.ground.shape import Choice, Keys
+from advisor.ground.shape import Choice, Keys, ListOf, Text
 from advisor.other_tools.keys import PLAIN, Key
 
 WAYS = ("argparse", "as_they_are", "pydantic")
@@ -34,6 +34,9 @@ PARSING = Keys(
         ),
         "values": Choice(values=WAYS, help="advisor/other_tools/values.py"),
         "unknown_keys": Choice(values=("refused", "ignored")),
+        "text_for_list": ListOf(
+            of=Text(), help="keys of a list in which one text alone means the same"
+        ),
     },
     required=("loader", "values", "unknown_keys"),
 )

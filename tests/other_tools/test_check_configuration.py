@@ -149,3 +149,11 @@ def test_the_page(run, trl_file, width, monkeypatch):
         path.write_text(output)
     assert output == path.read_text()
     assert max(map(len, output.splitlines())) <= width
+
+
+def test_what_we_write_is_not_warned_of(trl_file, document):
+    """TRL makes a list of one name of a text: `all-linear` alone means the same."""
+    Path(trl_file).write_text(TRL + "lora_target_modules: all-linear\n")
+    _, found = document(trl_file, "--gpu", "H100")
+    assert not [one for one in found["findings"] if one["id"] == "key/lora_target_modules"]
+    assert found["plan"]["target_modules"] == "all-linear"
