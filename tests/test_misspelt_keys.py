@@ -25,12 +25,12 @@ from advisor.methods.links import link_file
 from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.methods.trainers import trainers
-from advisor.other_tools.findings import general_rules
-from advisor.other_tools.keys import tool_release
-from advisor.other_tools.old_keys import old_keys
+from advisor.other_tools.checking.findings import general_rules
 from advisor.other_tools.openai_job.service import openai_service
-from advisor.other_tools.other_files import other_files
-from advisor.other_tools.tool import TOOL_FILE
+from advisor.other_tools.tables.keys import tool_release
+from advisor.other_tools.tables.old_keys import old_keys
+from advisor.other_tools.tables.other_files import other_files
+from advisor.other_tools.tables.tool import TOOL_FILE
 from advisor.plan.read import read_plan
 from advisor.plan.verdict_limits import limits
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts

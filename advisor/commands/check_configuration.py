@@ -15,7 +15,7 @@ def is_configuration(path: str) -> bool:
         return False  # most data, without a look
     if Path(path).suffix.lower() in (".yaml", ".yml") and not Path(path).exists():
         return True  # no data have such a name: whoever reads it says that it is not there
-    from advisor.other_tools.recognise import looks_like_configuration
+    from advisor.other_tools.reading.recognise import looks_like_configuration
 
     return looks_like_configuration(path)
 
@@ -30,8 +30,8 @@ def check_configuration(path: str, *, gpu: str | None, plan: str | None, as_json
 
     Raises InputError for a file that cannot be read as one.
     """
-    from advisor.other_tools.assemble import report_on
-    from advisor.other_tools.file import read_file
+    from advisor.other_tools.checking.assemble import report_on
+    from advisor.other_tools.reading.file import read_file
     from advisor.probe import probe, stated_hardware
     from advisor.render.configuration_page import configuration_json, print_configuration
 
@@ -44,7 +44,7 @@ def check_configuration(path: str, *, gpu: str | None, plan: str | None, as_json
     report = report_on(file, hardware, notes)
     written = None
     if plan is not None:
-        from advisor.other_tools.plan_file import write_carried
+        from advisor.other_tools.checking.plan_file import write_carried
 
         written = write_carried(report, Path(plan))
     if as_json:

@@ -1,5 +1,10 @@
 """Files of other training tools: what they say in our words, and a plan in theirs.
 
-`tool` holds what is written of a tool by hand (rules/tools/TOOL.yaml), `keys` what its own classes
-say (rules/tools/TOOL/RELEASE.yaml), `mapping` goes both ways between their keys and a plan's.
+- `tables`: what is known of each tool: the keys of its own classes (rules/tools/TOOL/RELEASE.yaml),
+  what is written by hand (rules/tools/TOOL.yaml), and both ways between its keys and a plan's.
+- `reading`: a file or script -> the tool's keys and values, with what its parser refuses.
+- `data`: the data sets that a file names; one module a tool.
+- `checking`: such a file -> a plan, memory, findings, changes: the page of `advise check`.
+- `writing`: a plan -> a file of the tool, for `advise export`.
+- `openai_job`: an exported OpenAI fine-tuning job -> an open model and a plan.
 """

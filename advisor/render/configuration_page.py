@@ -15,8 +15,8 @@ from advisor.ground.sources import source_title
 from advisor.ground.terminal import shown
 from advisor.ground.units import format_count, format_duration, format_usd
 from advisor.methods import methods
-from advisor.other_tools.findings import Found
-from advisor.other_tools.report import Report
+from advisor.other_tools.checking.findings import Found
+from advisor.other_tools.checking.report import Report
 from advisor.plan.smaller import in_words
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.methods.remedies import remedy_file
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.methods.trainers import TRAINER_FILE
-from advisor.other_tools.findings import FINDINGS_FILE
-from advisor.other_tools.keys import RELEASE_FILE
-from advisor.other_tools.old_keys import OLD_KEYS_FILE
+from advisor.other_tools.checking.findings import FINDINGS_FILE
 from advisor.other_tools.openai_job.service import OPENAI_FILE
-from advisor.other_tools.other_files import OTHER_FILES_FILE
-from advisor.other_tools.tool import TOOL_FILE
+from advisor.other_tools.tables.keys import RELEASE_FILE
+from advisor.other_tools.tables.old_keys import OLD_KEYS_FILE
+from advisor.other_tools.tables.other_files import OTHER_FILES_FILE
+from advisor.other_tools.tables.tool import TOOL_FILE
 from advisor.plan.record import run_schema
 from advisor.plan.verdict_limits import VERDICT_FILE
 from advisor.probe import gpu_files

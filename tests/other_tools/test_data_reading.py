@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
-from advisor.other_tools.data_reading import column_faults, data_of, understood
-from advisor.other_tools.file import read_file
+from advisor.other_tools.data.reading import column_faults, data_of, understood
+from advisor.other_tools.reading.file import read_file
 
 PAIRS = [{"instruction": "a", "input": "", "output": "b"}] * 3
 CHATS = [{"talk": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}] * 3

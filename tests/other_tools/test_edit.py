@@ -7,8 +7,8 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from advisor.other_tools.edit import diff, edited
-from advisor.other_tools.their_yaml import their_text
+from advisor.other_tools.checking.edit import diff, edited
+from advisor.other_tools.reading.their_yaml import their_text
 
 AXOLOTL = """\
 # A job of ours.

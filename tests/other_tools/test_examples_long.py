@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.errors import AdviseError
-from advisor.other_tools.data_reading import data_of, understood
-from advisor.other_tools.edit import edited
-from advisor.other_tools.file import read_file
-from advisor.other_tools.keys import TOOLS
-from advisor.other_tools.recognise import looks_like_configuration
+from advisor.other_tools.checking.edit import edited
+from advisor.other_tools.data.reading import data_of, understood
+from advisor.other_tools.reading.file import read_file
+from advisor.other_tools.reading.recognise import looks_like_configuration
+from advisor.other_tools.tables.keys import TOOLS
 
 VARIABLE = "ADVISE_TOOL_EXAMPLES"
 FOLDER = Path(os.environ.get(VARIABLE, ""))

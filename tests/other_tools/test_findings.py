@@ -3,7 +3,7 @@
 import pytest
 
 from advisor.ground.sources import source_title
-from advisor.other_tools.findings import (
+from advisor.other_tools.checking.findings import (
     PLACE,
     Found,
     Known,
@@ -13,7 +13,7 @@ from advisor.other_tools.findings import (
     holds,
     worst_first,
 )
-from advisor.other_tools.tool import tool_named, tool_names
+from advisor.other_tools.tables.tool import tool_named, tool_names
 
 KNOWN = Known(
     values={"a": 1, "m": {"b": None}}, defaults={"c": 3, "a": 2}, facts={"plan.x": 5, "f": False}

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
-from advisor.other_tools.edit import edited
-from advisor.other_tools.file import read_file
-from advisor.other_tools.keys import TOOLS, keys_of, newest
-from advisor.other_tools.old_keys import old_keys, prefixes
-from advisor.other_tools.tool_file import dotted
+from advisor.other_tools.checking.edit import edited
+from advisor.other_tools.reading.file import read_file
+from advisor.other_tools.reading.tool_file import dotted
+from advisor.other_tools.tables.keys import TOOLS, keys_of, newest
+from advisor.other_tools.tables.old_keys import old_keys, prefixes
 
 FILES = {
     "trl": {

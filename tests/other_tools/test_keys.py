@@ -3,7 +3,7 @@
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.other_tools.keys import (
+from advisor.other_tools.tables.keys import (
     ABSENT,
     PLAIN,
     TOOLS,

@@ -4,11 +4,11 @@ import pytest
 
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_reader import read_yaml
-from advisor.other_tools.conversions import TURNS, CannotCarry, Context
-from advisor.other_tools.keys import keys_of, newest
-from advisor.other_tools.mapping import ASIDE, leaves, read, write
-from advisor.other_tools.ours import usual_values
-from advisor.other_tools.tool import OneKey, tool_named, tool_names
+from advisor.other_tools.tables.conversions import TURNS, CannotCarry, Context
+from advisor.other_tools.tables.keys import keys_of, newest
+from advisor.other_tools.tables.mapping import ASIDE, leaves, read, write
+from advisor.other_tools.tables.ours import usual_values
+from advisor.other_tools.tables.tool import OneKey, tool_named, tool_names
 
 DEFAULTS = {
     "use_peft": False, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "load_in_4bit": False,

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.other_tools.file import read_file
-from advisor.other_tools.other_files import other_files
-from advisor.other_tools.recognise import looks_like_configuration, names_of, recognised
+from advisor.other_tools.reading.file import read_file
+from advisor.other_tools.reading.recognise import looks_like_configuration, names_of, recognised
+from advisor.other_tools.tables.other_files import other_files
 
 TRL = {"model_name_or_path": "Qwen/Qwen3-0.6B", "dataset_name": "a/b", "max_length": 512}
 LLAMAFACTORY = {

@@ -3,9 +3,9 @@
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.other_tools.command_line import command_lines
-from advisor.other_tools.edit import edited
-from advisor.other_tools.file import read_file
+from advisor.other_tools.checking.edit import edited
+from advisor.other_tools.reading.command_line import command_lines
+from advisor.other_tools.reading.file import read_file
 
 LLAMAFACTORY = """\
 #!/bin/bash

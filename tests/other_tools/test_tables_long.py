@@ -21,8 +21,8 @@ import yaml
 
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
-from advisor.other_tools.file import read_file
-from advisor.other_tools.keys import newest
+from advisor.other_tools.reading.file import read_file
+from advisor.other_tools.tables.keys import newest
 from tools.other_tools.probe.trials import VALUES
 from tools.other_tools.table import probe, refusals, written
 
@@ -119,7 +119,7 @@ def mutations(tool, command):
     """(key that is wrong, its value, file): each key misspelt, and with values of other kinds."""
     pick = random.Random(f"{tool} {command}")
     table = newest(tool)
-    from advisor.other_tools.keys import keys_of
+    from advisor.other_tools.tables.keys import keys_of
 
     for name, key in keys_of(table, command).items():
         if name in ("env", "plugins"):  # of no single kind: a map of variables, names of modules

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
-from advisor.other_tools.their_yaml import OMEGACONF, read_text, their_text
+from advisor.other_tools.reading.their_yaml import OMEGACONF, read_text, their_text
 
 SAME = [
     "a: yes\nb: off\nc: On\nd: n\n",

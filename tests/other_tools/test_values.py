@@ -4,9 +4,9 @@ TRL 1.16.0, LLaMA-Factory 0.9.5, Axolotl 0.19.0; test_tables_long.py tries every
 
 import pytest
 
-from advisor.other_tools.keys import keys_of, newest
-from advisor.other_tools.tool import tool_named
-from advisor.other_tools.values import allowed, check_value
+from advisor.other_tools.tables.keys import keys_of, newest
+from advisor.other_tools.tables.tool import tool_named
+from advisor.other_tools.tables.values import allowed, check_value
 
 CASES = [
     # tool, command, key, value, what becomes of it, and the value that the tool goes on with

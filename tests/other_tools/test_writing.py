@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
 from advisor.ground.version import __version__
-from advisor.other_tools.keys import ABSENT, keys_of, newest
-from advisor.other_tools.mapping import leaves, read
-from advisor.other_tools.ours import flat_stage, usual_values
-from advisor.other_tools.tool import tool_named, tool_names
+from advisor.other_tools.tables.keys import ABSENT, keys_of, newest
+from advisor.other_tools.tables.mapping import leaves, read
+from advisor.other_tools.tables.ours import flat_stage, usual_values
+from advisor.other_tools.tables.tool import tool_named, tool_names
 from advisor.other_tools.writing.files import write_files
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan

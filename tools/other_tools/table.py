@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from advisor.other_tools.keys import key_of
-from advisor.other_tools.tool import tool_named
-from advisor.other_tools.values import check_value
+from advisor.other_tools.tables.keys import key_of
+from advisor.other_tools.tables.tool import tool_named
+from advisor.other_tools.tables.values import check_value
 from tools.other_tools.probe.trials import trial
 
 ROOT = Path(__file__).resolve().parents[2]

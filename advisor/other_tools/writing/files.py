@@ -16,10 +16,10 @@ from typing import Any
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import TEMPORARY, cannot_write, shown_path
-from advisor.other_tools.keys import ToolRelease, keys_of, newest
-from advisor.other_tools.mapping import COMMAND, Writing, write
-from advisor.other_tools.ours import flat_stage, usual_values
-from advisor.other_tools.tool import Tool, tool_named
+from advisor.other_tools.tables.keys import ToolRelease, keys_of, newest
+from advisor.other_tools.tables.mapping import COMMAND, Writing, write
+from advisor.other_tools.tables.ours import flat_stage, usual_values
+from advisor.other_tools.tables.tool import Tool, tool_named
 from advisor.other_tools.writing.job import Job
 from advisor.other_tools.writing.keys import TEST, TRAIN, complete, start_of
 from advisor.other_tools.writing.page import page

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advisor.other_tools.mapping import Lost
-from advisor.other_tools.tool import Tool
+from advisor.other_tools.tables.mapping import Lost
+from advisor.other_tools.tables.tool import Tool
 from advisor.other_tools.writing.rows import Rows
 from advisor.other_tools.writing.shapes import Layout
 from advisor.plan.entries import Entry

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from advisor.other_tools.mapping import Lost
+from advisor.other_tools.tables.mapping import Lost
 from advisor.other_tools.writing.job import EVALUATIONS, Job
 from advisor.other_tools.writing.rows import FEEDBACK, PAIRS, TEXT
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# advisor/other_tools/keys.py (TRIED) says what the kinds are.
+# advisor/other_tools/tables/keys.py (TRIED) says what the kinds are.
 VALUES: Mapping[str, Any] = {
     "flag": True, "integer": 7, "number": 2.5, "text": "word", "digits": "3", "list": ["word"],
     "map": {"word": 1}, "null": None, "other": "no_such_choice",

@@ -1,20 +1,27 @@
 """What a configuration trains on: every data set that it names, found here or not, and how a plan
-can hold it. `data_of` is the way in; each tool's own way of naming data is in a module of its own.
+can hold it. `data_of` is the way in; how a tool names its data is in the module with its name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
 
 from advisor.ground.errors import AdviseError
-from advisor.other_tools import data_of_axolotl, data_of_llamafactory, data_of_trl
-from advisor.other_tools.data_refs import FILE, MISSING, DataRef, FileData
-from advisor.other_tools.tool_file import KeyFault, ToolFile
+from advisor.other_tools.data.refs import FILE, MISSING, DataRef, FileData
+from advisor.other_tools.reading.tool_file import KeyFault, ToolFile
 
 if TYPE_CHECKING:
     from advisor.data.recognition.recognise import Recognition
+
+
+class Reader(Protocol):
+    """A module of this folder with the name of a tool."""
+
+    def read_data(self, file: ToolFile) -> FileData:
+        """The data sets that a file of the tool names, and what is wrong with their keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,12 +36,8 @@ class Understood:
 
 def data_of(file: ToolFile) -> FileData:
     """What the file trains and measures on. Reads no rows; see `understood`."""
-    readers = {
-        "trl": data_of_trl.read_data,
-        "llamafactory": data_of_llamafactory.read_data,
-        "axolotl": data_of_axolotl.read_data,
-    }
-    found = readers[file.tool](file)
+    reader = cast(Reader, import_module(f"advisor.other_tools.data.{file.tool}"))
+    found = reader.read_data(file)
     found.faults += _missing(file, found)
     return found
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.data.read.hub import is_hub_id
-from advisor.other_tools.tool_file import KeyFault, ToolFile
+from advisor.other_tools.reading.tool_file import KeyFault, ToolFile
 
 FILE, HUB, MISSING, ELSEWHERE = "file", "hub", "missing", "elsewhere"
 MAX_FILES = 200  # of one data set

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import AdviseError, Fault, InputError, unknown_name
-from advisor.other_tools.keys import TOOLS, keys_of, keys_of_classes, newest
-from advisor.other_tools.old_keys import old_keys
-from advisor.other_tools.other_files import OtherFile, other_file
-from advisor.other_tools.their_yaml import nodes_of, read_text, their_text
+from advisor.other_tools.reading.their_yaml import nodes_of, read_text, their_text
+from advisor.other_tools.tables.keys import TOOLS, keys_of, keys_of_classes, newest
+from advisor.other_tools.tables.old_keys import old_keys
+from advisor.other_tools.tables.other_files import OtherFile, other_file
 
 ENDINGS = (".yaml", ".yml", ".json")
 SCRIPTS = (".sh", ".bash", ".zsh", ".slurm", ".sbatch", ".py", ".toml")

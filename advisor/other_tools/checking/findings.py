@@ -16,8 +16,8 @@ from typing import Any
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, number_words
 from advisor.ground.yaml_cache import read_shipped
-from advisor.other_tools.mapping import ABSENT, at_key, same_value
-from advisor.other_tools.tool import FINDING, FindingRule, Tool, finding_rule
+from advisor.other_tools.tables.mapping import ABSENT, at_key, same_value
+from advisor.other_tools.tables.tool import FINDING, FindingRule, Tool, finding_rule
 
 SEVERITIES = ("error", "warning", "note")  # from the worst
 FINDINGS_FILE = Keys(

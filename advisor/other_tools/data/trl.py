@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.other_tools.data_refs import DataRef, FileData, names, placed, text
-from advisor.other_tools.tool_file import ToolFile
+from advisor.other_tools.data.refs import DataRef, FileData, names, placed, text
+from advisor.other_tools.reading.tool_file import ToolFile
 
 KEYS = (
     "dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split",

@@ -10,12 +10,12 @@ from typing import Any, Literal, cast
 
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.methods.stage import stage_keys
-from advisor.other_tools.carrying import CarriedPlan
-from advisor.other_tools.findings import Found
-from advisor.other_tools.fitting import Fitting
-from advisor.other_tools.mapping import Reading, write
-from advisor.other_tools.ours import flat_stage, usual_values
-from advisor.other_tools.tool import Tool
+from advisor.other_tools.checking.carrying import CarriedPlan
+from advisor.other_tools.checking.findings import Found
+from advisor.other_tools.checking.fitting import Fitting
+from advisor.other_tools.tables.mapping import Reading, write
+from advisor.other_tools.tables.ours import flat_stage, usual_values
+from advisor.other_tools.tables.tool import Tool
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 

@@ -11,12 +11,12 @@ from contextlib import suppress
 from typing import Any
 
 from advisor.ground.yaml_reader import Path_
-from advisor.other_tools.key_names import meant_at_the_top, misspelt
-from advisor.other_tools.keys import Key, keys_of_classes
-from advisor.other_tools.old_keys import old_keys, old_value, prefixes
-from advisor.other_tools.recognise import NAMES
-from advisor.other_tools.tool_file import KeyFault, ToolFile
-from advisor.other_tools.values import allowed, check_value, is_meant
+from advisor.other_tools.reading.key_names import meant_at_the_top, misspelt
+from advisor.other_tools.reading.recognise import NAMES
+from advisor.other_tools.reading.tool_file import KeyFault, ToolFile
+from advisor.other_tools.tables.keys import Key, keys_of_classes
+from advisor.other_tools.tables.old_keys import old_keys, old_value, prefixes
+from advisor.other_tools.tables.values import allowed, check_value, is_meant
 
 MOST = 200  # faults of one file
 SHOWN = 15  # names of a short list of keys

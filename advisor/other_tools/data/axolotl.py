@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.other_tools.data_refs import (
+from advisor.other_tools.data.refs import (
     ELSEWHERE,
     DataRef,
     FileData,
@@ -18,7 +18,7 @@ from advisor.other_tools.data_refs import (
     placed,
     text,
 )
-from advisor.other_tools.tool_file import ToolFile
+from advisor.other_tools.reading.tool_file import ToolFile
 
 KEYS = (
     "datasets", "test_datasets", "pretraining_dataset", "dataset_prepared_path",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.ground.errors import InputError, unknown_name
-from advisor.other_tools.keys import ToolRelease, keys_of
+from advisor.other_tools.tables.keys import ToolRelease, keys_of
 
 TRAIN, MERGE, CHAT, EVALUATE = "train", "merge", "chat", "evaluate"
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from advisor.other_tools.conversions import TURNS, CannotCarry, Context
-from advisor.other_tools.tool import OneKey, Pair, Together, Tool
+from advisor.other_tools.tables.conversions import TURNS, CannotCarry, Context
+from advisor.other_tools.tables.tool import OneKey, Pair, Together, Tool
 
 # Not keys of the file: the word after the tool's name on its command line, and whether the rows
 # are "text" or "rows" (requests with answers, pairs).
@@ -82,7 +82,7 @@ def read(
         tool: Whose file it is.
         values: Its keys, with `command` and `data_kind` if they are known.
         defaults: Key -> the tool's own default, of the same command.
-        about_data: Keys that name the data, which are read elsewhere (data_forms.py).
+        about_data: Keys that name the data, which are read elsewhere (advisor/other_tools/data).
         context: What conversions need.
     """
     found, context = Reading(), context or Context()

@@ -17,8 +17,8 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import Path_
-from advisor.other_tools.their_yaml import PYYAML, Loader, their_text, without_marks
-from advisor.other_tools.tool_file import changed, steps
+from advisor.other_tools.reading.their_yaml import PYYAML, Loader, their_text, without_marks
+from advisor.other_tools.reading.tool_file import changed, steps
 
 CONTEXT_LINES = 2
 _MARK = "\ue000"  # around the place of a number; no text that people write has it

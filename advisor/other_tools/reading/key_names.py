@@ -11,10 +11,10 @@ from functools import cache
 from typing import Any
 
 from advisor.ground.other_keys import names_elsewhere
-from advisor.other_tools.keys import TOOLS, ToolRelease, keys_of, keys_of_classes
-from advisor.other_tools.old_keys import old_keys
-from advisor.other_tools.recognise import NAMES, names_of
-from advisor.other_tools.tool import OneKey, tool_named
+from advisor.other_tools.reading.recognise import NAMES, names_of
+from advisor.other_tools.tables.keys import TOOLS, ToolRelease, keys_of, keys_of_classes
+from advisor.other_tools.tables.old_keys import old_keys
+from advisor.other_tools.tables.tool import OneKey, tool_named
 
 CLOSE = 0.78  # how alike a misspelt key and the one that is meant are
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from advisor.ground.shape import Choice, Keys, ListOf, Text
-from advisor.other_tools.keys import PLAIN, Key
+from advisor.other_tools.tables.keys import PLAIN, Key
 
 WAYS = ("argparse", "as_they_are", "pydantic")
 PARSING = Keys(
@@ -32,7 +32,7 @@ PARSING = Keys(
             help="pyyaml: 2e-5 without a dot is a text; omegaconf: a number, and a key that is"
             " given twice is refused",
         ),
-        "values": Choice(values=WAYS, help="advisor/other_tools/values.py"),
+        "values": Choice(values=WAYS, help="advisor/other_tools/tables/values.py"),
         "unknown_keys": Choice(values=("refused", "ignored")),
         "text_for_list": ListOf(
             of=Text(), help="keys of a list in which one text alone means the same"

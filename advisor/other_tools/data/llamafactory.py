@@ -13,7 +13,7 @@ from typing import Any
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import AdviseError, nearest
 from advisor.ground.files import read_at_most
-from advisor.other_tools.data_refs import (
+from advisor.other_tools.data.refs import (
     ELSEWHERE,
     HUB,
     MISSING,
@@ -24,7 +24,7 @@ from advisor.other_tools.data_refs import (
     placed,
     text,
 )
-from advisor.other_tools.tool_file import ToolFile
+from advisor.other_tools.reading.tool_file import ToolFile
 
 INFO = "dataset_info.json"
 MAX_BYTES = 4_000_000

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from advisor.other_tools.commands import (
+from advisor.other_tools.data.reading import data_of, understood
+from advisor.other_tools.data.refs import FILE
+from advisor.other_tools.reading.recognise import NAMES, Recognised
+from advisor.other_tools.reading.their_yaml import TheirText
+from advisor.other_tools.reading.tool_file import ToolFile
+from advisor.other_tools.tables.commands import (
     Command,
     by_data,
     command_of,
     refuse_other_purposes,
 )
-from advisor.other_tools.data_reading import data_of, understood
-from advisor.other_tools.data_refs import FILE
-from advisor.other_tools.keys import keys_of, newest
-from advisor.other_tools.recognise import NAMES, Recognised
-from advisor.other_tools.their_yaml import TheirText
-from advisor.other_tools.tool_file import ToolFile
+from advisor.other_tools.tables.keys import keys_of, newest
 
 
 def made_file(

@@ -10,17 +10,17 @@ from typing import Any
 from advisor.data import profile as profile_of
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
-from advisor.other_tools.carrying import CarriedPlan, to_plan
-from advisor.other_tools.conversions import Context
-from advisor.other_tools.data_reading import column_faults, data_of, understood
-from advisor.other_tools.data_refs import FILE as FILE_HERE
-from advisor.other_tools.edit import diff, edited
-from advisor.other_tools.facts import CHAT, facts_of
-from advisor.other_tools.findings import Found, Known, by_rules, worst_first
-from advisor.other_tools.fitting import Fitting, Trainer, fitting
-from advisor.other_tools.mapping import COMMAND, DATA_KIND, Lost, Reading, read
-from advisor.other_tools.report import Report, changes_of, their_changes
-from advisor.other_tools.tool_file import KeyFault, ToolFile
+from advisor.other_tools.checking.carrying import CarriedPlan, to_plan
+from advisor.other_tools.checking.edit import diff, edited
+from advisor.other_tools.checking.facts import CHAT, facts_of
+from advisor.other_tools.checking.findings import Found, Known, by_rules, worst_first
+from advisor.other_tools.checking.fitting import Fitting, Trainer, fitting
+from advisor.other_tools.checking.report import Report, changes_of, their_changes
+from advisor.other_tools.data.reading import column_faults, data_of, understood
+from advisor.other_tools.data.refs import FILE as FILE_HERE
+from advisor.other_tools.reading.tool_file import KeyFault, ToolFile
+from advisor.other_tools.tables.conversions import Context
+from advisor.other_tools.tables.mapping import COMMAND, DATA_KIND, Lost, Reading, read
 from advisor.situation.shapes import model_shape
 
 # A configuration names its model itself: its size cannot be said beside it.

@@ -13,7 +13,7 @@ from advisor.ground.types import DataProfile, Hardware, ModelShape, TokenStats
 from advisor.methods import objective
 from advisor.methods.families import DECODER
 from advisor.methods.optimizers import OPTIMIZERS
-from advisor.other_tools.ours import flat_stage
+from advisor.other_tools.tables.ours import flat_stage
 from advisor.plan.model import Plan
 from advisor.ruleset.load import load_rules
 from advisor.situation.of_plan import amounts

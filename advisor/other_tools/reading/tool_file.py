@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.yaml_reader import Path_
-from advisor.other_tools.commands import Command
-from advisor.other_tools.keys import ABSENT, Key, ToolRelease
-from advisor.other_tools.recognise import NAMES
-from advisor.other_tools.their_yaml import LOADERS, Loader, located
-from advisor.other_tools.tool import Tool, tool_named
+from advisor.other_tools.reading.recognise import NAMES
+from advisor.other_tools.reading.their_yaml import LOADERS, Loader, located
+from advisor.other_tools.tables.commands import Command
+from advisor.other_tools.tables.keys import ABSENT, Key, ToolRelease
+from advisor.other_tools.tables.tool import Tool, tool_named
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,9 +19,9 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, OneOf, Shape, Text
 from advisor.ground.sources import LINK
 from advisor.ground.yaml_cache import read_shipped
-from advisor.other_tools.values import PARSING
+from advisor.other_tools.tables.values import PARSING
 
-# How a value is turned, beside what `values` says: advisor/other_tools/conversions.py.
+# How a value is turned, beside what `values` says: conversions.py.
 CONVERSIONS = (
     "same", "inverted", "optimizer", "share_of_steps", "share_or_rows", "names", "comma_names",
     "deepspeed", "fsdp", "listed", "whole_number", "whole_steps", "name_list",
@@ -110,7 +110,7 @@ TOOL_FILE: Shape = Keys(
             ),
             help="keys that a plan has no word for and that are written all the same",
         ),
-        "data": MapOf(of=ANY, help="how it names data: advisor/other_tools/data_forms.py"),
+        "data": MapOf(of=ANY, help="how it names data: advisor/other_tools/data"),
         "no_effect": ListOf(
             of=Text(), help="keys that change no weight: logging, folders, trackers"
         ),

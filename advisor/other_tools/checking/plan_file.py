@@ -10,9 +10,9 @@ from pathlib import Path
 
 from advisor.ground.errors import InputError
 from advisor.ground.files import shown_path
-from advisor.other_tools.carrying import NO_DATA
-from advisor.other_tools.mapping import Lost
-from advisor.other_tools.report import Report
+from advisor.other_tools.checking.carrying import NO_DATA
+from advisor.other_tools.checking.report import Report
+from advisor.other_tools.tables.mapping import Lost
 from advisor.plan.notes import stage_notes
 from advisor.plan.smaller import in_words
 from advisor.plan.write_target import write_plan_file

@@ -14,20 +14,20 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import Path_
-from advisor.other_tools.key_faults import check_keys
-from advisor.other_tools.made_file import made_file
-from advisor.other_tools.recognise import NAMES, READ, not_read, recognised
-from advisor.other_tools.references import References, fill_in
-from advisor.other_tools.script import read_script
-from advisor.other_tools.their_yaml import (
+from advisor.other_tools.reading.key_faults import check_keys
+from advisor.other_tools.reading.made_file import made_file
+from advisor.other_tools.reading.recognise import NAMES, READ, not_read, recognised
+from advisor.other_tools.reading.references import References, fill_in
+from advisor.other_tools.reading.script import read_script
+from advisor.other_tools.reading.their_yaml import (
     LOADERS,
     PYYAML,
     Surprise,
     read_text,
     their_text,
 )
-from advisor.other_tools.tool import tool_named
-from advisor.other_tools.tool_file import KeyFault, ToolFile, dotted
+from advisor.other_tools.reading.tool_file import KeyFault, ToolFile, dotted
+from advisor.other_tools.tables.tool import tool_named
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
 

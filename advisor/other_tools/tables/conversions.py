@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from advisor.ground.errors import AdviseError
 from advisor.ground.files import read_at_most
 from advisor.methods.optimizers import optimizer, plan_name
-from advisor.other_tools.tool import CONVERSIONS
+from advisor.other_tools.tables.tool import CONVERSIONS
 
 MAX_BYTES = 1_000_000  # of a file that a configuration names
 

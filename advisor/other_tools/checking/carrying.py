@@ -9,9 +9,9 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.ground.shape import NamedValue
 from advisor.methods.stage import stage_keys
-from advisor.other_tools.mapping import Carried, Lost, Reading
-from advisor.other_tools.ours import OF_LAUNCH, OF_PLAN, plan_values, usual_values
-from advisor.other_tools.tool import Tool
+from advisor.other_tools.tables.mapping import Carried, Lost, Reading
+from advisor.other_tools.tables.ours import OF_LAUNCH, OF_PLAN, plan_values, usual_values
+from advisor.other_tools.tables.tool import Tool
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import plan_from_data

@@ -8,16 +8,16 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import Path_
-from advisor.other_tools.command_line import CommandLine, command_lines
-from advisor.other_tools.data_refs import found_near
-from advisor.other_tools.key_faults import FLAGS, as_number, check_keys
-from advisor.other_tools.keys import Key
-from advisor.other_tools.made_file import made_file
-from advisor.other_tools.recognise import NAMES, READ, Recognised
-from advisor.other_tools.references import References, fill_in
-from advisor.other_tools.their_yaml import LOADERS, TheirText, read_text, their_text
-from advisor.other_tools.tool import tool_named
-from advisor.other_tools.tool_file import ToolFile, dotted
+from advisor.other_tools.data.refs import found_near
+from advisor.other_tools.reading.command_line import CommandLine, command_lines
+from advisor.other_tools.reading.key_faults import FLAGS, as_number, check_keys
+from advisor.other_tools.reading.made_file import made_file
+from advisor.other_tools.reading.recognise import NAMES, READ, Recognised
+from advisor.other_tools.reading.references import References, fill_in
+from advisor.other_tools.reading.their_yaml import LOADERS, TheirText, read_text, their_text
+from advisor.other_tools.reading.tool_file import ToolFile, dotted
+from advisor.other_tools.tables.keys import Key
+from advisor.other_tools.tables.tool import tool_named
 
 HERE = "a shell script that starts one of them: `trl sft ...`, `llamafactory-cli train ...`"
 

@@ -1,0 +1,1 @@
+"""What `advise check` says of a configuration."""
