@@ -34,6 +34,7 @@ class Job:
     notes: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)  # commands to be given first
     files: dict[str, str] = field(default_factory=dict)  # further files: name -> text
+    columns: Mapping[str, Any] = field(default_factory=dict)  # the same in every row
     command: str = ""  # of the tool's command line
     written: Mapping[str, int] = field(default_factory=dict)  # data file -> rows
 

@@ -12,7 +12,7 @@ import yaml
 
 from advisor.ground.version import __version__
 from advisor.other_tools.writing.job import Job
-from advisor.other_tools.writing.keys import start_of
+from advisor.other_tools.writing.writer import start_of
 
 WIDTH = 96
 LONGEST_REASON = 90

@@ -1,0 +1,102 @@
+"""What the files of several tools have in common: data, evaluation, packing, DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from advisor.other_tools.tables.mapping import Lost
+from advisor.other_tools.writing.job import EVALUATIONS, Job
+from advisor.other_tools.writing.rows import TEXT
+
+TRAIN, TEST = "train.jsonl", "test.jsonl"
+ZERO = {"zero2": 2, "zero3": 3}
+MASK_NOTE = "it learns what the template writes behind an answer too, such as a line end"
+FLASH = "flash_attention_2"
+
+
+def long_texts(job: Job, *, is_split: Any) -> None:
+    """Say what happens to texts over the length, which a run splits without loss, whatever
+    `truncation` says.
+    """
+    if job.layout is None or job.layout.name != TEXT or not job.found("truncation"):
+        return
+    why = (
+        "it is about rows; texts over the length are split, as in a run"
+        if is_split
+        else "texts over the length are cut there; a run splits them"
+    )
+    value = job.entry.stage.truncation
+    job.lost.append(Lost(key="truncation", value=value, why=why))
+
+
+def keep_packed_rows_apart(job: Job, *, packing: str) -> None:
+    """Ask for the attention without which packed rows see each other, or pack none.
+
+    Args:
+        packing: What the tool calls it.
+    """
+    attention = job.values.get("attn_implementation")
+    if not job.values.get(packing) or (attention and "flash" in str(attention)):
+        return
+    if job.plan.launch.device == "cuda":
+        job.put(
+            "attn_implementation", FLASH,
+            f"packed rows see each other without it: pip install flash-attn, or {packing}: false",
+        )  # fmt: skip
+        job.lost.append(
+            Lost(
+                key="attention",
+                value=job.entry.stage.attention,
+                why=f"packed rows see each other there without {FLASH}, which is written",
+            )
+        )
+        return
+    for key in (packing, "eval_sample_packing", "pad_to_sequence_len"):
+        if key in job.values:
+            job.put(key, False)
+    job.lost.append(
+        Lost(
+            key="packing",
+            value=True,
+            why="packed rows see each other there without a flash attention, which needs a GPU",
+        )
+    )
+
+
+def evaluation(job: Job, batch: str) -> None:
+    """Held-out rows are measured about ten times, as in a run."""
+    if not job.evaluates:
+        job.put("eval_strategy", "no", "no rows are held out")
+        return
+    job.put("eval_strategy", "steps")
+    job.put("eval_steps", EVALUATIONS, "a share of all steps: ten times")
+    job.put(batch, job.entry.stage.micro_batch_size)
+
+
+def hub_name(job: Job) -> str:
+    """The name of a data set that stays on the hub."""
+    job.notes.append("the data set stays on the hub: its columns must be those that the tool reads")
+    job.notes.append("no rows are held out, since they were not read")
+    return job.entry.data.path
+
+
+def deepspeed(job: Job) -> None:
+    """DeepSpeed's own file, which these tools name."""
+    stage = ZERO.get(job.plan.launch.strategy or "")
+    if stage is None:
+        return
+    auto = "auto"
+    settings = {
+        "train_batch_size": auto, "train_micro_batch_size_per_gpu": auto,
+        "gradient_accumulation_steps": auto, "gradient_clipping": auto,
+        "bf16": {"enabled": auto}, "fp16": {"enabled": auto},
+        "zero_optimization": {
+            "stage": stage, "overlap_comm": True, "contiguous_gradients": True,
+            **({"stage3_gather_16bit_weights_on_model_save": True} if stage == 3 else {}),
+        },
+    }  # fmt: skip
+    name = f"deepspeed-zero{stage}.json"
+    job.files[name] = json.dumps(settings, indent=2)
+    job.put("deepspeed", name)
+    job.found("strategy")
