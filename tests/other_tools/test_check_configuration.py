@@ -157,3 +157,22 @@ def test_what_we_write_is_not_warned_of(trl_file, document):
     _, found = document(trl_file, "--gpu", "H100")
     assert not [one for one in found["findings"] if one["id"] == "key/lora_target_modules"]
     assert found["plan"]["target_modules"] == "all-linear"
+
+
+@pytest.mark.parametrize(
+    ("comment", "command"), [("# Start:  trl reward --config trl.yaml", "reward"), ("", "sft")]
+)
+def test_comments_say_what_the_keys_do_not(trl_file, document, comment, command):
+    """A file for pairs is one of dpo or of reward: its own comment tells which."""
+    Path(trl_file).write_text(f"{comment}\n{TRL}")
+    assert document(trl_file, "--gpu", "H100")[1]["command"] == command
+
+
+def test_room_for_answers_comes_on_top_of_the_request(trl_file, document):
+    """TRL's files for GRPO limit the answer alone."""
+    Path(trl_file).write_text(TRL + "max_completion_length: 256\nnum_generations: 8\n")
+    _, found = document(trl_file, "--gpu", "H100")
+    assert found["command"] == "grpo"
+    plan = Path("plan.yaml")
+    document(trl_file, "--gpu", "H100", "--plan", plan)
+    assert read_plan(plan).stages[0].seq_len == 512 + 256

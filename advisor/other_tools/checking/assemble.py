@@ -115,9 +115,11 @@ def _reading(file: ToolFile, data: _Data) -> Reading:
 
 def _carried(file: ToolFile, reading: Reading, data: _Data, hardware: Hardware) -> CarriedPlan:
     device = "cpu" if hardware.kind == "cpu" else "cuda"
+    measured = None if data.profile is None else data.profile.tokens
     return to_plan(
         file.about, reading, data=data.plan, device=device,
         processes=max(1, len(hardware.gpus)), origin=f"{file.about.name}: {file.name}",
+        request_tokens=None if measured is None else measured.longest,
     )  # fmt: skip
 
 

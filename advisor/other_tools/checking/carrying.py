@@ -8,6 +8,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.shape import NamedValue
+from advisor.methods import objective
 from advisor.methods.stage import stage_keys
 from advisor.other_tools.tables.mapping import Carried, Lost, Reading
 from advisor.other_tools.tables.ours import OF_LAUNCH, OF_PLAN, plan_values, usual_values
@@ -17,6 +18,7 @@ from advisor.plan.model import Comments, Plan
 from advisor.plan.read import plan_from_data
 
 NO_WORD = "a plan has no word for"  # mapping.py
+REQUEST_TOKENS = 512  # of a request that nobody has measured: what TRL cut requests to in 2025
 NO_DATA = "data.jsonl"  # stands for data that are not here: a plan names some
 
 
@@ -38,6 +40,7 @@ def to_plan(
     device: str = "cuda",
     processes: int = 1,
     origin: str = "",
+    request_tokens: int | None = None,
 ) -> CarriedPlan:
     """The plan that says the same.
 
@@ -48,6 +51,7 @@ def to_plan(
         device: cuda or cpu, for `launch`.
         processes: One a GPU.
         origin: Where it came from, for people.
+        request_tokens: Of the longest request, where the data are known.
 
     Raises InputError if even the objective, the update or the model has no word in a plan.
     """
@@ -68,15 +72,21 @@ def to_plan(
         theirs = ", ".join(reading.carried["strategy"].theirs)
         why = "with one GPU there is nothing to share"
         lost.append(Lost(key=theirs, value=reading.carried["strategy"].value, why=why))
-    for one in list(_not_allowed(ours, reading.carried)):
-        ours.pop(one[0])
-        lost.append(one[1])
+    if objective(ours["objective"]).generates and "seq_len" not in ours:
+        # Their files limit the answer alone: the request comes on top.
+        ours["seq_len"] = int(ours.get("response_tokens") or 0) + (request_tokens or REQUEST_TOKENS)
+    for key, one in list(_not_allowed(ours, reading.carried)):
+        ours.pop(key)
+        lost.append(one)
     base = usual_values(ours["objective"], ours["update"])
     ours = {key: value for key, value in ours.items() if key in OF_PLAN or value != base.get(key)}
     values = {"data": data or {"path": NO_DATA}}
     plan = _checked(ours, reading.carried, lost, values, device, origin)
     return CarriedPlan(
-        plan=plan, comments=_comments(tool, plan, reading), lost=tuple(lost), no_data=data is None
+        plan=plan,
+        comments=_comments(tool, plan, reading),
+        lost=tuple(lost),
+        no_data=data is None,
     )
 
 
@@ -96,6 +106,14 @@ def _not_allowed(
         elif value is not None and not spec.accepts(value):
             why = f"`{key}` takes {spec.allowed}"
             yield key, Lost(key=", ".join(theirs) or key, value=value, why=why)
+        elif why := refusal(ours, key, value):
+            yield key, Lost(key=", ".join(theirs) or key, value=value, why=why)
+
+
+def refusal(ours: Mapping[str, Any], key: str, value: Any) -> str:
+    """Why a plan's methods refuse the value of a key; empty if they take it."""
+    asked = {"objective": ours["objective"], "update": ours["update"], key: value}
+    return "; ".join(one.because for _, one in key_specs().refused(asked))
 
 
 def _checked(
@@ -129,17 +147,21 @@ def _checked(
 
 
 def _comments(tool: Tool, plan: Plan, reading: Reading) -> dict[tuple[str | int, ...], str]:
-    """Beside each value of the plan the key it was, or that it is the tool's default."""
+    """Beside each value that the plan holds the key it was, or that it is the tool's default."""
     found: dict[tuple[str | int, ...], str] = {}
     stage = plan.stages[0]
     for key, one in reading.carried.items():
         if key in ("objective", "update", "processes", "strategy") or "." in key:
             continue
+        if key_specs().unused(key, objective=stage.objective, update=stage.update):
+            continue  # a comment would have it written, and a plan may not have it
+        if refusal({"objective": stage.objective, "update": stage.update}, key, one.value):
+            continue  # likewise, where it is a plan's default
         said = f"{tool.name}'s default" if one.is_default else ", ".join(one.theirs)
-        if key in OF_PLAN:
+        if key in OF_PLAN and getattr(plan, key) == one.value:
             found[(key,)] = said
-        elif key in stage.options:
+        elif key in stage.options and stage.options[key] == one.value:
             found[("stages", 0, "options", key)] = said
-        elif hasattr(stage, key):
+        elif key in stage_keys() and getattr(stage, key) == one.value:
             found[("stages", 0, key)] = said
     return found

@@ -15,6 +15,7 @@ from advisor.other_tools.tables.commands import (
     Command,
     by_data,
     command_of,
+    in_comments,
     refuse_other_purposes,
 )
 from advisor.other_tools.tables.keys import keys_of, newest
@@ -51,7 +52,7 @@ def made_file(
             value_marks=read.value_marks,
         )
 
-    chosen = command_of(release, values, stated=command)
+    chosen = command_of(release, values, stated=command or in_comments(release, text))
     refuse_other_purposes(chosen, name)
     if chosen.likely:
         chosen = by_data(release, chosen, _kind_of_data(made(chosen)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,15 @@ def _by_keys(release: ToolRelease, values: Mapping[str, Any], known: tuple[str, 
         ),
         likely=tuple(likely),
     )
+
+
+def in_comments(release: ToolRelease, text: str) -> str | None:
+    """The command that comments name, as in `# trl reward --config trl.yaml`; None where they name
+    none, or several.
+    """
+    words = "|".join(map(re.escape, release.commands))
+    named = re.findall(rf"(?m)^\s*#.*\b{release.tool} ({words})\b", text)
+    return named[0] if len(set(named)) == 1 else None
 
 
 # Kind of data -> the command that trains on such rows.
