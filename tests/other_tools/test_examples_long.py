@@ -21,7 +21,7 @@ from advisor.other_tools.checking.edit import edited
 from advisor.other_tools.data.reading import data_of, understood
 from advisor.other_tools.reading.file import read_file
 from advisor.other_tools.reading.recognise import looks_like_configuration
-from advisor.other_tools.tables.keys import TOOLS
+from advisor.other_tools.tables.keys import tool_names
 
 VARIABLE = "ADVISE_TOOL_EXAMPLES"
 FOLDER = Path(os.environ.get(VARIABLE, ""))
@@ -53,7 +53,7 @@ def files(tool):
     return [path for path in found if path.is_file() and looks_like_configuration(path)]
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", tool_names())
 def test_no_file_of_a_tool_ends_in_a_bug(tool):
     """Each is read with its data, changed as its faults say, and read again; or refused in words."""
     counts = Counter()

@@ -11,7 +11,7 @@ from advisor.ground.errors import InputError
 from advisor.other_tools.checking.edit import edited
 from advisor.other_tools.reading.file import read_file
 from advisor.other_tools.reading.tool_file import dotted
-from advisor.other_tools.tables.keys import TOOLS, keys_of, newest
+from advisor.other_tools.tables.keys import keys_of, newest, tool_names
 from advisor.other_tools.tables.old_keys import old_keys, prefixes
 
 FILES = {
@@ -41,7 +41,7 @@ def read(folder, values, **more):
     return read_file(path, **more)
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", tool_names())
 def test_a_good_file_has_no_faults(tmp_path, tool):
     """Nothing is said of what the tool takes as it is meant."""
     file = read(tmp_path, FILES[tool])
@@ -216,7 +216,7 @@ def test_the_command_of_trl_is_told(tmp_path):
 
 def test_old_keys_are_known_nowhere_else():
     """What is called old is not in the newest table, or is marked there; its heir is."""
-    for tool in TOOLS:
+    for tool in tool_names():
         release = newest(tool)
         known = {
             name: key
@@ -236,7 +236,7 @@ NAMES = st.text(st.sampled_from("abcdefghijklmnopqrstuvwxyz_"), min_size=3, max_
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), tool=st.sampled_from(TOOLS))
+@given(data=st.data(), tool=st.sampled_from(tool_names()))
 def test_a_key_with_one_wrong_letter_is_found(tmp_path_factory, data, tool):
     """Any key of any tool, misspelt: a fault names it, and the next step is the key meant."""
     values = FILES[tool]
@@ -264,7 +264,7 @@ WRONG = st.one_of(
 
 
 @settings(max_examples=120, deadline=None)
-@given(data=st.data(), tool=st.sampled_from(TOOLS), value=WRONG)
+@given(data=st.data(), tool=st.sampled_from(tool_names()), value=WRONG)
 def test_any_value_of_any_key_is_judged_without_an_error(tmp_path_factory, data, tool, value):
     """Whatever stands in a file, it is read and judged, and its changes can be shown."""
     release = newest(tool)

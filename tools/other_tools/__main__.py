@@ -2,9 +2,9 @@
 
     python -m tools.other_tools TOOL --python PATH
 
-PATH is the Python of an environment that holds the tool; TOOL is one of trl, llamafactory and
-axolotl. Writes rules/tools/TOOL/RELEASE.yaml. A new release is this one command; advisor/
-other_tools/keys.py describes what the file holds.
+PATH is the Python of an environment that holds the tool; TOOL is one that has a module
+probe/read_TOOL.py. Writes rules/tools/TOOL/RELEASE.yaml. A new release is this one command;
+advisor/other_tools/tables/keys.py describes what the file holds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from advisor.ground.files import write_atomically
 from tools.other_tools.table import probe, written
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TOOLS = ("trl", "llamafactory", "axolotl")
+PROBES = Path(__file__).resolve().parent / "probe"
+TOOLS = sorted(path.stem.removeprefix("read_") for path in PROBES.glob("read_*.py"))
 
 
 def main() -> int:

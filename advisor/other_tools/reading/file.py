@@ -16,7 +16,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import Path_
 from advisor.other_tools.reading.key_faults import check_keys
 from advisor.other_tools.reading.made_file import made_file
-from advisor.other_tools.reading.recognise import NAMES, READ, not_read, recognised
+from advisor.other_tools.reading.recognise import not_read, read_tools, recognised
 from advisor.other_tools.reading.references import References, fill_in
 from advisor.other_tools.reading.script import read_script
 from advisor.other_tools.reading.their_yaml import (
@@ -59,7 +59,7 @@ def read_file(
     if not isinstance(read.values, dict):
         raise InputError(
             f"it holds {_kind(read.values)}, no map of keys and values",
-            f"read are files of {READ}",
+            f"read are files of {read_tools()}",
             where=name,
         )
     found = recognised(read.values, tool=tool)
@@ -98,7 +98,7 @@ def _say_references(file: ToolFile, references: References) -> None:
         file.fault(
             "warning",
             path,
-            f"{NAMES[file.tool]} does not fill in {written}: it takes the text as it is",
+            f"{tool_named(file.tool).name} does not fill in {written}: it takes the text as it is",
             hint=f"here it is read as {value}, from {source}; write the value",
             instead={key: value},
         )
@@ -106,7 +106,7 @@ def _say_references(file: ToolFile, references: References) -> None:
         file.fault(
             "warning",
             path,
-            f"{NAMES[file.tool]} does not fill in {written}: it takes the text as it is",
+            f"{tool_named(file.tool).name} does not fill in {written}: it takes the text as it is",
             hint="write the value, or check the file that another program filled in",
         )
 

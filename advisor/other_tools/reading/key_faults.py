@@ -12,10 +12,10 @@ from typing import Any
 
 from advisor.ground.yaml_reader import Path_
 from advisor.other_tools.reading.key_names import meant_at_the_top, misspelt
-from advisor.other_tools.reading.recognise import NAMES
 from advisor.other_tools.reading.tool_file import KeyFault, ToolFile
 from advisor.other_tools.tables.keys import Key, keys_of_classes
 from advisor.other_tools.tables.old_keys import old_keys, old_value, prefixes
+from advisor.other_tools.tables.tool import tool_named
 from advisor.other_tools.tables.values import allowed, check_value, is_meant
 
 MOST = 200  # faults of one file
@@ -81,7 +81,7 @@ def _check_map(
 def _say_unknown(
     file: ToolFile, path: Path_, value: Any, keys: Mapping[str, Key], *, unknown: str
 ) -> None:
-    name, tool = str(path[-1]), NAMES[file.tool]
+    name, tool = str(path[-1]), tool_named(file.tool).name
     if len(path) == 1:
         meant = meant_at_the_top(file.release, file.command.name, name, value, keys)
         hint = meant.say if meant is not None else ""
@@ -119,7 +119,7 @@ def _say_prefix(
     if short in keys:
         outer = ".".join(map(str, path[:-1]))
         file.fault(
-            "note", path, f"'{name}': {NAMES[file.tool]} reads it as '{short}', for now",
+            "note", path, f"'{name}': {tool_named(file.tool).name} reads it as '{short}', for now",
             instead={f"{outer}.{name}": None, f"{outer}.{short}": value},
         )  # fmt: skip
     return keys.get(short)
@@ -135,9 +135,10 @@ def _say_old(file: ToolFile, name: str, key: Key, value: Any) -> None:
         return  # as if it were not there
     old = old_keys(file.tool).get(name)
     if old is not None:
+        title = tool_named(file.tool).name
         verb = "no longer takes it and stops" if old.refused else "reads it as a name that will go"
         file.fault(
-            "error" if old.refused else "note", name, f"'{name}': {NAMES[file.tool]} {verb}",
+            "error" if old.refused else "note", name, f"'{name}': {title} {verb}",
             hint=old.words, instead=old.change(name, value),
         )  # fmt: skip
     elif key.deprecated:
@@ -145,7 +146,7 @@ def _say_old(file: ToolFile, name: str, key: Key, value: Any) -> None:
         same = heir is not None and is_meant(heir, value)
         hint = f"it is now '{key.instead}'" if same else f"see '{key.instead}'"
         file.fault(
-            "note", name, f"'{name}': {NAMES[file.tool]} says that this key will go",
+            "note", name, f"'{name}': {tool_named(file.tool).name} says that this key will go",
             hint=hint if key.instead else "",
             instead={name: None, key.instead: value} if same else {},
         )  # fmt: skip

@@ -11,8 +11,8 @@ from functools import cache
 from typing import Any
 
 from advisor.ground.other_keys import names_elsewhere
-from advisor.other_tools.reading.recognise import NAMES, names_of
-from advisor.other_tools.tables.keys import TOOLS, ToolRelease, keys_of, keys_of_classes
+from advisor.other_tools.reading.recognise import names_of
+from advisor.other_tools.tables.keys import ToolRelease, keys_of, keys_of_classes, tool_names
 from advisor.other_tools.tables.old_keys import old_keys
 from advisor.other_tools.tables.tool import OneKey, tool_named
 
@@ -39,8 +39,10 @@ def meant_at_the_top(
         return Meant(say=f"did you mean '{same}'?", instead={name: None, same: value})
     others = [one for one in release.commands if one != command and name in keys_of(release, one)]
     if others:
-        said = " and ".join(f"`{_program(tool)} {one}`" for one in others[:3])
-        return Meant(say=f"a key of {said}; this file is for `{_program(tool)} {command}`")
+        said = " and ".join(f"`{tool_named(tool).program} {one}`" for one in others[:3])
+        return Meant(
+            say=f"a key of {said}; this file is for `{tool_named(tool).program} {command}`"
+        )
     for plugin, classes in release.plugins.items():
         if name in keys_of_classes(release, classes):
             return Meant(say=f"it needs the plugin: `plugins: [{plugin}]`")
@@ -49,7 +51,7 @@ def meant_at_the_top(
     if elsewhere is not None and (elsewhere[1] or close is None):
         title, theirs = elsewhere
         if theirs:
-            said = f"that is {title}'s name; {NAMES[tool]} calls it '{theirs}'"
+            said = f"that is {title}'s name; {tool_named(tool).name} calls it '{theirs}'"
             return Meant(say=said, instead={name: None, theirs: value})
         return Meant(say=f"that is a key of {title}")
     if close is not None:
@@ -75,21 +77,17 @@ def _letters(name: str) -> str:
     return "".join(sign for sign in name.lower() if sign.isalnum())
 
 
-def _program(tool: str) -> str:
-    return {"llamafactory": "llamafactory-cli"}.get(tool, tool)
-
-
 def _of_another_tool(tool: str, name: str, known: Collection[str]) -> tuple[str, str] | None:
     """The tool that has a key of this name, and what this tool calls the same: an empty text
     where nothing says it.
     """
-    for other in TOOLS:
+    for other in tool_names():
         if other != tool and name in names_of(other):
             ours = _ours(other).get(name)
             theirs = next(
                 (one for one, key in _ours(tool).items() if key == ours and one in known), ""
             )
-            return NAMES[other], theirs if ours is not None else ""
+            return tool_named(other).name, theirs if ours is not None else ""
     for other, ours in names_elsewhere(name):
         theirs = next((one for one, key in _ours(tool).items() if key == ours and one in known), "")
         if theirs:

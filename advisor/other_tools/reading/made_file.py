@@ -8,7 +8,7 @@ from typing import Any
 
 from advisor.other_tools.data.reading import data_of, understood
 from advisor.other_tools.data.refs import FILE
-from advisor.other_tools.reading.recognise import NAMES, Recognised
+from advisor.other_tools.reading.recognise import Recognised
 from advisor.other_tools.reading.their_yaml import TheirText
 from advisor.other_tools.reading.tool_file import ToolFile
 from advisor.other_tools.tables.commands import (
@@ -19,6 +19,7 @@ from advisor.other_tools.tables.commands import (
     refuse_other_purposes,
 )
 from advisor.other_tools.tables.keys import keys_of, newest
+from advisor.other_tools.tables.tool import tool_named
 
 
 def made_file(
@@ -77,7 +78,7 @@ def _plugins(values: Mapping[str, Any]) -> list[str]:
 
 def _say_assumed(file: ToolFile, found: Recognised) -> None:
     if not found.is_sure:
-        file.notes.append(f"read as a file of {NAMES[file.tool]}: {found.why}")
+        file.notes.append(f"read as a file of {tool_named(file.tool).name}: {found.why}")
     file.notes.append(f"checked with the keys of {file.title}, the newest release known here")
     if file.command.assumed:
         file.notes.append(file.command.assumed)

@@ -13,21 +13,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import AdviseError, Fault, InputError, unknown_name
+from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.other_tools.reading.their_yaml import nodes_of, read_text, their_text
-from advisor.other_tools.tables.keys import TOOLS, keys_of, keys_of_classes, newest
+from advisor.other_tools.tables.keys import keys_of, keys_of_classes, newest, tool_names
 from advisor.other_tools.tables.old_keys import old_keys
 from advisor.other_tools.tables.other_files import OtherFile, other_file
+from advisor.other_tools.tables.tool import tool_named
 
 ENDINGS = (".yaml", ".yml", ".json")
 SCRIPTS = (".sh", ".bash", ".zsh", ".slurm", ".sbatch", ".py", ".toml")
-NAMES = {"trl": "TRL", "llamafactory": "LLaMA-Factory", "axolotl": "Axolotl"}
-# The key without which a tool has nothing to train.
-BASE_KEYS = {"model_name_or_path": ("llamafactory", "trl"), "base_model": ("axolotl",)}
 OWN, SHARED = 3, 1  # what a key counts for that one tool has, and one that several have
 FEW, HALF = 2, 0.5  # known keys that a file without a base model has at least
-READ = ", ".join(NAMES[tool] for tool in TOOLS)
 PLAN_IT = "`advise --model MODEL --data DATA --plan plan.yaml` plans the same training"
+
+
+@cache
+def read_tools() -> str:
+    """The tools whose files are read, as a list for people."""
+    return ", ".join(tool_named(tool).name for tool in tool_names())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,27 +78,26 @@ def recognised(values: Mapping[str, Any], *, tool: str | None = None) -> Recogni
     Neither a tool nor another kind: nobody's that we know. Raises InputError for an unknown `tool`.
     """
     if tool is not None:
-        if tool not in TOOLS:
-            raise InputError(faults=[unknown_name("tool", tool, TOOLS, at="tool")])
-        return Recognised(tool=tool, why="stated")
-    base = [key for key in BASE_KEYS if key in values]
+        return Recognised(tool=tool_named(tool).id, why="stated")
+    tools = tool_names()
+    base_keys = {one: tool_named(one).base_key for one in tools}
+    base = [key for key in dict.fromkeys(base_keys.values()) if key in values]
     other = None if base else other_file(values)
     if other is not None:
         return Recognised(other=other)
-    points = {one: _points(one, values) for one in TOOLS}
-    candidates = BASE_KEYS[base[0]] if len(base) == 1 else TOOLS
+    points = {one: _points(one, values) for one in tools}
+    named = [one for one in tools if base_keys[one] in base]
+    candidates = named if len(base) == 1 else tools
+    # A file of LLaMA-Factory nearly always has a key that it alone has, so a tie is TRL's.
     best = max(candidates, key=lambda one: (points[one], one == "trl"))
     known = [key for key in values if key in names_of(best)]
     if not base and (len(known) < FEW or len(known) < HALF * len(values)):
         return Recognised()
-    rivals = [one for one in TOOLS if one != best and points[one] >= points[best]]
+    rivals = [one for one in tools if one != best and points[one] >= points[best]]
     own = [key for key in known if _owners(key) == (best,)]
     if rivals:
-        return Recognised(
-            tool=best,
-            why=f"its keys are those of {' and '.join(NAMES[one] for one in (best, *rivals))}",
-            is_sure=False,
-        )
+        both = " and ".join(tool_named(one).name for one in (best, *rivals))
+        return Recognised(tool=best, why=f"its keys are those of {both}", is_sure=False)
     return Recognised(tool=best, why=_why(base, own))
 
 
@@ -111,7 +113,7 @@ def _points(tool: str, values: Collection[str]) -> int:
 
 @cache
 def _owners(key: str) -> tuple[str, ...]:
-    return tuple(tool for tool in TOOLS if key in names_of(tool) or key in old_keys(tool))
+    return tuple(tool for tool in tool_names() if key in names_of(tool) or key in old_keys(tool))
 
 
 @cache
@@ -132,5 +134,7 @@ def not_read(name: str, found: Recognised) -> InputError:
         what = f"this is {found.other.what}"
         hint = found.other.say or PLAN_IT
     return InputError(
-        faults=[Fault(where=name, what=what, allowed=f"read are files of {READ}", hint=hint)]
+        faults=[
+            Fault(where=name, what=what, allowed=f"read are files of {read_tools()}", hint=hint)
+        ]
     )

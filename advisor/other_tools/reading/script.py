@@ -12,7 +12,7 @@ from advisor.other_tools.data.refs import found_near
 from advisor.other_tools.reading.command_line import CommandLine, command_lines
 from advisor.other_tools.reading.key_faults import FLAGS, as_number, check_keys
 from advisor.other_tools.reading.made_file import made_file
-from advisor.other_tools.reading.recognise import NAMES, READ, Recognised
+from advisor.other_tools.reading.recognise import Recognised, read_tools
 from advisor.other_tools.reading.references import References, fill_in
 from advisor.other_tools.reading.their_yaml import LOADERS, TheirText, read_text, their_text
 from advisor.other_tools.reading.tool_file import ToolFile, dotted
@@ -31,7 +31,7 @@ def read_script(text: str, path: Path, name: str, *, environment: Mapping[str, s
     if not found:
         raise InputError(
             "nothing in it starts a tool that is read here",
-            f"read are YAML and JSON files of {READ}, and {HERE}",
+            f"read are YAML and JSON files of {read_tools()}, and {HERE}",
             "Python code is not read: give the values as such a file",
             where=name,
         )
@@ -61,7 +61,7 @@ def _with_its_file(one: CommandLine, path: Path) -> TheirText:
         beside = found_near(path, one.config)
         if beside is None:
             raise InputError(
-                f"it starts {NAMES[one.tool]} with {one.config}, which is not here",
+                f"it starts {tool_named(one.tool).name} with {one.config}, which is not here",
                 hint="give that file to `advise check`, or put it beside the script",
                 where=str(path),
             )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.yaml_reader import Path_
-from advisor.other_tools.reading.recognise import NAMES
 from advisor.other_tools.reading.their_yaml import LOADERS, Loader, located
 from advisor.other_tools.tables.commands import Command
 from advisor.other_tools.tables.keys import ABSENT, Key, ToolRelease
@@ -87,7 +86,7 @@ class ToolFile:
     @property
     def title(self) -> str:
         """'TRL 1.16.0'."""
-        return f"{NAMES[self.tool]} {self.release.release}"
+        return f"{tool_named(self.tool).name} {self.release.release}"
 
     @property
     def folder(self) -> Path:

@@ -29,7 +29,6 @@ from advisor.ground.shape import (
 )
 from advisor.ground.yaml_cache import read_shipped
 
-TOOLS = ("trl", "llamafactory", "axolotl")
 # The kinds of value that YAML has, as the tables call them. Every other type is a class.
 PLAIN = ("flag", "integer", "number", "text", "list", "map", "any", "null")
 # Kinds that were tried of each key: `digits` is a text that reads as a number, `other` a text that
@@ -92,7 +91,7 @@ RELEASE_FILE = Keys(
     help="The keys of one release of another training tool, made from its own classes",
     keys={
         "version": Choice(values=(1,)),
-        "tool": Choice(values=TOOLS),
+        "tool": Text(pattern=r"[a-z0-9_]+"),
         "release": Text(such_as="1.16.0"),
         "made_with": MapOf(of=Text(), help="libraries beside it when it was read -> their version"),
         "commands": MapOf(of=NAMES, least=1, help="command -> its classes; the first wins"),
@@ -177,6 +176,12 @@ class ToolRelease:
 # --------------------------------------------------------------------------- reading
 
 
+@cache
+def tool_names() -> tuple[str, ...]:
+    """The tools whose files are read and written, in alphabetical order: those with key tables."""
+    return tuple(sorted(path.name for path in (rules_dir() / "tools").iterdir() if path.is_dir()))
+
+
 def releases(tool: str) -> tuple[str, ...]:
     """The releases of a tool that have a key table, the oldest first; empty if there is none."""
     folder = rules_dir() / "tools" / tool
@@ -192,8 +197,8 @@ def newest(tool: str) -> ToolRelease:
                 Fault(
                     where="",
                     what=f"there is no key table of '{tool}'",
-                    allowed=f"one of {', '.join(TOOLS)}",
-                    hint=nearest(tool, TOOLS),
+                    allowed=f"one of {', '.join(tool_names())}",
+                    hint=nearest(tool, tool_names()),
                 )
             ]
         )

@@ -19,6 +19,7 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, OneOf, Shape, Text
 from advisor.ground.sources import LINK
 from advisor.ground.yaml_cache import read_shipped
+from advisor.other_tools.tables.keys import tool_names
 from advisor.other_tools.tables.values import PARSING
 
 # How a value is turned, beside what `values` says: conversions.py.
@@ -223,6 +224,20 @@ class Tool:
                 return found, differs
         return None, ""
 
+    @property
+    def program(self) -> str:
+        """What starts it."""
+        return self.start.split()[0]
+
+    @property
+    def base_key(self) -> str:
+        """The key that names the base model, without which it has nothing to train."""
+        return next(
+            entry.theirs
+            for entry in self.mapping
+            if isinstance(entry, OneKey) and entry.ours == "model"
+        )
+
     def their_names(self) -> Iterator[str]:
         """Every key of theirs that the mapping names."""
         for entry in self.mapping:
@@ -231,11 +246,6 @@ class Tool:
             else:
                 for pair in entry.either:
                     yield from pair.theirs
-
-
-def tool_names() -> tuple[str, ...]:
-    """The tools whose files are read and written, in alphabetical order."""
-    return tuple(sorted(path.stem for path in _folder().glob("*.yaml") if _is_tool(path)))
 
 
 def tool_named(name: str) -> Tool:
@@ -247,10 +257,6 @@ def tool_named(name: str) -> Tool:
 
 def _folder() -> Path:
     return rules_dir() / "tools"
-
-
-def _is_tool(path: Path) -> bool:
-    return (path.parent / path.stem).is_dir()  # its releases
 
 
 @cache
