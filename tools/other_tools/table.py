@@ -28,12 +28,20 @@ def probe(tool: str, python: str | Path) -> dict[str, Any]:
     return completed(tool, _asked(python, f"read_{tool}", "main", []))
 
 
-def refusals(tool: str, python: str | Path, files: Sequence[tuple[str, str]]) -> list[str]:
+def refusals(
+    tool: str, python: str | Path, files: Sequence[tuple[str, str]], *, together: bool = False
+) -> list[str]:
     """Why the tool's own parser refuses each (text, command); empty if it takes it.
+
+    Args:
+        tool: Its id.
+        python: Of an environment that holds it.
+        files: (text, command).
+        together: Also what it checks of several keys before it loads a model.
 
     Raises as `probe`.
     """
-    found: list[str] = _asked(python, f"judge_{tool}", "refusal", files)
+    found: list[str] = _asked(python, f"judge_{tool}", "start" if together else "refusal", files)
     return found
 
 

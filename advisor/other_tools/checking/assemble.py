@@ -12,7 +12,7 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.other_tools.checking.carrying import CarriedPlan, to_plan
 from advisor.other_tools.checking.edit import diff, edited
-from advisor.other_tools.checking.facts import CHAT, facts_of
+from advisor.other_tools.checking.facts import CHAT, counted, facts_of
 from advisor.other_tools.checking.findings import Found, Known, by_rules, worst_first
 from advisor.other_tools.checking.fitting import Fitting, Trainer, fitting
 from advisor.other_tools.checking.report import Report, changes_of, their_changes
@@ -70,6 +70,7 @@ def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> R
         fit = fitting(_trainer(file), carried.plan, shape, hardware, data.profile)
     facts = {} if carried is None else facts_of(carried.plan, data.profile, shape, hardware)
     facts |= {COMMAND: file.command.name, DATA_KIND: _kind(data)}
+    facts |= counted(file.tool, known, max(1, len(hardware.gpus)))
     if data.holds_out:
         facts["evaluates"] = True
     if (targets := reading.carried.get("target_modules")) is not None and targets.is_default:

@@ -4,6 +4,7 @@ becomes, of its data, its model and the machine, and the rate that is documented
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from advisor.advice.facts_of_situation import model_facts
@@ -13,6 +14,7 @@ from advisor.ground.types import DataProfile, Hardware, ModelShape, TokenStats
 from advisor.methods import objective
 from advisor.methods.families import DECODER
 from advisor.methods.optimizers import OPTIMIZERS
+from advisor.other_tools.tables.mapping import at_key
 from advisor.other_tools.tables.ours import flat_stage
 from advisor.plan.model import Plan
 from advisor.ruleset.load import load_rules
@@ -34,6 +36,56 @@ def facts_of(
     if profile is not None:
         found |= _of_data(plan, profile)
     return found | _of_rate(plan, profile, shape)
+
+
+# Where a file says how many answers are generated at a time, and how many to one prompt: the keys
+# of the rows, of the steps that share them, of a number that stands for both, and of the answers.
+GENERATION = {
+    "trl": (
+        "per_device_train_batch_size", ("steps_per_generation", "gradient_accumulation_steps"),
+        "generation_batch_size", "num_generations",
+    ),
+    "axolotl": (
+        "micro_batch_size", ("gradient_accumulation_steps",),
+        "trl.generation_batch_size", "trl.num_generations",
+    ),
+}  # fmt: skip
+
+EVALUATED = "per_device_eval_batch_size"
+
+
+def counted(tool: str, known: Mapping[str, Any], processes: int) -> dict[str, Any]:
+    """Facts that are worked out of the tool's own keys, whether or not a plan can hold them.
+
+    Args:
+        tool: Its id.
+        known: Their keys -> the value that holds, given or by default.
+        processes: The GPUs that train.
+    """
+    if tool not in GENERATION:
+        return {}
+    rows, steps, whole, answers = GENERATION[tool]
+    to_one = _number(known, answers)
+    shared = next((count for name in steps if (count := _number(known, name))), 1)
+    batch = _number(known, whole) or (_number(known, rows) or 1) * shared * processes
+    if not to_one:
+        return {}
+    found: dict[str, Any] = {
+        "generations.batch": batch, "generations.left_over": batch % to_one,
+    }  # fmt: skip
+    if per_step := _number(known, EVALUATED):
+        to_one = _number(known, f"{answers}_eval") or to_one
+        step = per_step * processes
+        found |= {"generations.eval_batch": step, "generations.eval_left_over": step % to_one}
+    return found
+
+
+def _number(known: Mapping[str, Any], name: str) -> int | None:
+    """A whole number above 0 at a dotted name."""
+    value = at_key(known, name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if value > 0 else None
 
 
 def _of_stage(plan: Plan) -> dict[str, Any]:

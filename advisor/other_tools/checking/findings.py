@@ -2,7 +2,8 @@
 
 The rules of one tool stand in its own file, those that hold for every tool in
 rules/tools/findings.yaml. A condition names a key of theirs, or a fact: `plan.KEY` (the same in our
-words), `data.X`, `model.X`, `machine.X`, `rate.X`.
+words), `data.X`, `model.X`, `machine.X`, `rate.X`. `a | b` holds if one of the two does, and in
+`datasets.*.type` the star stands for any item of a list.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
@@ -26,6 +28,9 @@ FINDINGS_FILE = Keys(
     required=("version", "findings"),
 )
 UNSET, SET = "unset", "set"  # conditions on whether the file names a key
+GIVEN = "given"  # what an `if` of Python takes for true: not null, false, 0 or empty
+NOT, WRITTEN, LIKE = "not", "written", "like"  # conditions in a map of their own
+EITHER, ANY_ITEM = " | ", "*"
 BOUNDS = {
     "gt": lambda value, bound: value > bound,
     "gte": lambda value, bound: value >= bound,
@@ -71,6 +76,17 @@ class Known:
         """Whether the file names the key."""
         return at_key(self.values, name) is not ABSENT
 
+    def items(self, name: str) -> tuple[Any, ...]:
+        """The values at a name with `*` for the items of a list; one value is a list of one."""
+        first, *rest = name.split(f".{ANY_ITEM}")
+        found = [self.value(first)]
+        for step in rest:
+            found = [item for one in found for item in (one if isinstance(one, list) else [one])]
+            if step:
+                maps = [one for one in found if isinstance(one, Mapping)]
+                found = [at_key(one, step[1:]) for one in maps]
+        return tuple(one for one in found if one is not ABSENT and one is not None)
+
 
 @cache
 def general_rules() -> tuple[FindingRule, ...]:
@@ -95,21 +111,40 @@ def by_rules(tool: Tool, known: Known) -> Iterator[Found]:
 
 
 def holds(known: Known, name: str, wanted: Any) -> bool:
-    """Whether one condition holds. What is not known satisfies only a null."""
-    if wanted == UNSET:
-        return not known.is_set(name)
-    if wanted == SET:
-        return known.is_set(name)
-    value = known.value(name)
-    if isinstance(wanted, Mapping):
-        if set(wanted) == {"not"}:
-            return not holds(known, name, wanted["not"])
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return False
-        return all(BOUNDS[key](value, bound) for key, bound in wanted.items())
+    """Whether one condition holds. What is not known satisfies only a null.
+
+    Args:
+        known: What may be asked for.
+        name: A key or a fact, or several with ` | ` between them: one of them is enough.
+        wanted: A value, a list of values, `set`, `unset`, `given`, bounds, `{not: wanted}`,
+            `{like: pattern}`, or `{written: wanted}` for a value that the file itself names.
+    """
+    if EITHER in name:
+        return any(holds(known, one, wanted) for one in name.split(EITHER))
+    if isinstance(wanted, Mapping) and set(wanted) == {NOT}:
+        return not holds(known, name, wanted[NOT])
+    if isinstance(wanted, Mapping) and set(wanted) == {WRITTEN}:
+        return known.is_set(name) and holds(known, name, wanted[WRITTEN])
+    if wanted in (UNSET, SET):
+        return known.is_set(name) is (wanted == SET)
+    if ANY_ITEM in name.split("."):
+        return any(_fits(item, wanted) for item in known.items(name))
+    return _fits(known.value(name), wanted)
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value is what a condition wants."""
+    if isinstance(wanted, str) and wanted == GIVEN:
+        return bool(value)
     if isinstance(wanted, list):
         return any(same_value(value, one) for one in wanted)
-    return same_value(value, wanted)
+    if not isinstance(wanted, Mapping):
+        return same_value(value, wanted)
+    if set(wanted) == {LIKE}:
+        return isinstance(value, str) and fnmatchcase(value.lower(), wanted[LIKE])
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return all(BOUNDS[key](value, bound) for key, bound in wanted.items())
 
 
 def filled(text: str, known: Known) -> str:

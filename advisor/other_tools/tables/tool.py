@@ -78,7 +78,9 @@ FINDING = Keys(
         "when": MapOf(
             of=ANY,
             help="key -> value, list of values or {gt: N}; `plan.KEY` asks our own key, `data.X`"
-            " and `model.X` facts; `unset` holds where the file does not name the key",
+            " and `model.X` facts; `unset` holds where the file does not name the key, `given`"
+            " where its value is not null, false, 0 or empty; {not: ...}, {like: pattern},"
+            " {written: ...} of what the file itself names; `a | b`: one of them; `list.*.key`",
         ),
         "say": Text(help="what happens; {key} stands for the value"),
         "instead": MapOf(of=ANY, help="their keys with the values that mend it"),

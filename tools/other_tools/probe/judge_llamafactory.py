@@ -29,3 +29,20 @@ def refusal(text: str, command: str) -> str:
         except Exception as error:
             return f"{type(error).__name__}: {error}"
     return ""
+
+
+def start(text: str, command: str) -> str:
+    """The same with everything that is checked before a model is loaded: keys that exclude each
+    other too. Only `train` is asked for.
+    """
+    assert command == "train"
+    pretend_gpu()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file.yaml"
+        path.write_text(text, encoding="utf-8")
+        sys.argv = ["llamafactory-cli", str(path)]
+        try:
+            parser.get_train_args(None)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    return ""

@@ -39,3 +39,8 @@ def refusal(text: str, command: str) -> str:
             return f"{type(error).__name__}: {error}"
     # A switch that is given a value leaves that value as the script to start.
     return "" if launched.training_script == SCRIPT else f"starts {launched.training_script}"
+
+
+def start(text: str, command: str) -> str:
+    """The same: what only a trainer refuses is asked of no file, since it needs a model."""
+    return refusal(text, command)
