@@ -12,12 +12,26 @@ from advisor.export.exporter import Exporter, Wanted, exporters
 from advisor.ground.errors import InputError, nearest
 from advisor.ground.files import PLAN_FILE
 
-FORMS = " ".join(f"`{name}`: {one.HELP}." for name, one in exporters().items())
+
+def _forms(takes: str) -> str:
+    lines = [f"  {name:13} {one.HELP}" for name, one in exporters().items() if takes == one.TAKES]
+    return "\n".join(lines)
 
 
-@click.command()
+# \b: click leaves the lines of the paragraph as they are.
+FORMS = f"""\b
+Forms of a plan:
+{_forms("plan")}
+
+\b
+Forms of a run's result:
+{_forms("run")}
+"""
+
+
+@click.command(epilog=FORMS)
 @click.argument("source", required=False, metavar="[PLAN|RUN]")
-@click.option("--to", required=True, metavar="FORM", help=FORMS)
+@click.option("--to", required=True, metavar="FORM", help="One of the forms below.")
 @click.option(
     "--out",
     metavar="PATH",

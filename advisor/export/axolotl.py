@@ -7,7 +7,7 @@ from typing import Literal
 from advisor.export.exporter import Wanted
 
 NAME = "axolotl"
-HELP = "a plan as Axolotl's own file, with its data"
+HELP = "the file of Axolotl, with its data"
 TAKES: Literal["plan", "run"] = "plan"
 NEEDS: tuple[str, ...] = ()
 

@@ -31,7 +31,7 @@ class Exporter(Protocol):
     """A module of this folder."""
 
     NAME: str  # what --to calls it
-    HELP: str  # one line
+    HELP: str  # at most 62 characters, for one line of `advise export --help`
     TAKES: Literal["plan", "run"]
     NEEDS: tuple[str, ...]  # packages that `export` imports or starts
     # A module that takes --to NAME:VARIANT has `VARIANTS = True` as well.

@@ -9,10 +9,7 @@ from advisor.ground.disk import DISK, TEMPORARY
 from advisor.plan.run_folder import device_of
 
 NAME = "gguf"
-HELP = (
-    "a GGUF file for llama.cpp, in 16 bit (gguf:Q8_0, gguf:Q4_K_M ... smaller), proved to answer"
-    " like the model"
-)
+HELP = "a GGUF file for llama.cpp, 16 bit; also gguf:Q8_0, gguf:Q4_K_M"
 TAKES: Literal["plan", "run"] = "run"
 NEEDS = ("torch", "transformers", "peft", "gguf")
 VARIANTS = True

@@ -7,7 +7,7 @@ from typing import Literal
 from advisor.export.exporter import Wanted
 
 NAME = "llamafactory"
-HELP = "a plan as LLaMA-Factory's own file, with its data"
+HELP = "the file of LLaMA-Factory, with its data"
 TAKES: Literal["plan", "run"] = "plan"
 NEEDS: tuple[str, ...] = ()
 

@@ -9,7 +9,7 @@ from advisor.ground.files import shown_path
 from advisor.plan.run_folder import device_of
 
 NAME = "merged"
-HELP = "a LoRA result as one plain model, compared with the unmerged one"
+HELP = "a LoRA result as one plain model"
 TAKES: Literal["plan", "run"] = "run"
 NEEDS = ("torch", "transformers", "peft")
 

@@ -7,7 +7,7 @@ from typing import Literal
 from advisor.export.exporter import Wanted
 
 NAME = "trl"
-HELP = "a plan as TRL's own file, with its data"
+HELP = "the file of TRL, with its data"
 TAKES: Literal["plan", "run"] = "plan"
 NEEDS: tuple[str, ...] = ()
 

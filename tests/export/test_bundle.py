@@ -442,7 +442,7 @@ def test_every_exporter_says_what_it_is():
     assert {"bundle", "merged"} <= set(found)
     assert [exporter.NAME for exporter in found.values()] == list(found)
     for exporter in found.values():
-        assert exporter.HELP
+        assert 0 < len(exporter.HELP) <= 62  # a line of `advise export --help`
         assert exporter.TAKES in ("plan", "run")
         assert callable(exporter.export)
 

@@ -11,7 +11,7 @@ from advisor.export.exporter import Wanted
 from advisor.ground.errors import InputError
 
 NAME = "bundle"
-HELP = "a plan with its data and a script that sets up and runs it on another machine"
+HELP = "everything to run it on another machine"
 TAKES: Literal["plan", "run"] = "plan"
 NEEDS: tuple[str, ...] = ()
 

@@ -32,7 +32,7 @@ from advisor.plan.results import label, record_of, writing_stages
 from advisor.plan.run_folder import device_of
 
 NAME = "ollama"
-HELP = "a .gguf file and a Modelfile with the model's chat template and end tokens"
+HELP = "a GGUF file and a Modelfile for Ollama; also ollama:Q4_K_M"
 TAKES: Literal["plan", "run"] = "run"
 NEEDS = (*GGUF_NEEDS, "jinja2")
 VARIANTS = True

@@ -33,7 +33,7 @@ from advisor.plan.run_folder import device_of
 from advisor.plan.serving import VllmServer
 
 NAME = "vllm"
-HELP = "a script that serves the result with vLLM: one base with its LoRA modules, or a whole model"
+HELP = "a folder that a vLLM server starts from"
 TAKES: Literal["plan", "run"] = "run"
 NEEDS = ("jinja2",)
 
