@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -77,7 +78,7 @@ def _find_shape(
     name = name.strip()
     if not name and params_b is None:
         return None, ["no model was named"]
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # which leaves ~nobody as it is
     if name and (path.is_dir() or _looks_like_a_path(name)):
         known = shape_from_folder(path, name)
         return known, _sizes_apart(known, params_b)
@@ -206,7 +207,10 @@ def shape_from_folder(path: Path, name: str) -> ModelShape:
 
 
 def _why_no_config(path: Path) -> str:
-    names = [entry.name for entry in path.iterdir()]
+    try:
+        names = [entry.name for entry in path.iterdir()]
+    except OSError as error:
+        return f"it cannot be read as a folder ({error.strerror})"
     if "adapter_config.json" in names:
         base = _read_json(path / "adapter_config.json", str(path / "adapter_config.json"))
         of = base.get("base_model_name_or_path") if isinstance(base, dict) else None

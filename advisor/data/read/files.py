@@ -56,6 +56,7 @@ MAGIC = (
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HTML_STARTS = ("<!doctype html", "<html", "<head", "<body", "<?xml")
 HEAD_BYTES = 4096
+MOST_FILES = 50_000  # below one folder
 BESIDE_DATA = (
     "readme",
     "license",
@@ -328,7 +329,7 @@ def _folder(where: Path, shown: str) -> Found:
     files: list[DataFile] = []
     others: dict[str, int] = {}
     unreadable: list[str] = []
-    for path in _walk(where, unreadable):
+    for path in _walk(where, shown, unreadable):
         suffix = Path(path.name.lower().removesuffix(".gz")).suffix
         if suffix not in CONTAINERS:
             others[suffix or "no ending"] = others.get(suffix or "no ending", 0) + 1
@@ -436,12 +437,12 @@ def _refuse_mixture(shown: str, files: list[DataFile]) -> None:
     )
 
 
-def _walk(where: Path, unreadable: list[str]) -> Iterator[Path]:
+def _walk(where: Path, shown: str, unreadable: list[str]) -> Iterator[Path]:
     """Every file below a folder, sorted; hidden ones left out, linked folders entered once (links
     may loop).
     """
     seen: set[tuple[int, int]] = set()
-    pending = [where]
+    pending, count = [where], 0
     while pending:
         folder = pending.pop()
         try:
@@ -449,7 +450,8 @@ def _walk(where: Path, unreadable: list[str]) -> Iterator[Path]:
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            with os.scandir(folder) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
         except OSError as error:
             if folder == where:
                 raise InputError(
@@ -457,6 +459,13 @@ def _walk(where: Path, unreadable: list[str]) -> Iterator[Path]:
                 ) from None
             unreadable.append(f"{folder} ({error.strerror})")
             continue
+        count += len(entries)
+        if count > MOST_FILES:  # of a whole disk, named by mistake
+            raise InputError(
+                f"the folder holds more than {MOST_FILES:,} files",
+                where=shown,
+                hint="name the folder of the data alone; put many small files into one",
+            )
         below: list[Path] = []
         for entry in entries:
             if entry.name.startswith("."):

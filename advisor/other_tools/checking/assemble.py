@@ -9,9 +9,10 @@ from typing import Any
 
 from advisor.data import profile as profile_of
 from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.secrets import MASK, is_secret_key, masked
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.other_tools.checking.carrying import CarriedPlan, to_plan
-from advisor.other_tools.checking.edit import diff, edited
+from advisor.other_tools.checking.edit import changed_text, diff, edited
 from advisor.other_tools.checking.facts import CHAT, counted, facts_of
 from advisor.other_tools.checking.findings import Found, Known, by_rules, worst_first
 from advisor.other_tools.checking.fitting import Fitting, Trainer, fitting
@@ -246,4 +247,11 @@ def _diff(file: ToolFile, changes: Mapping[str, Any]) -> tuple[str, ...]:
     """The changes in the file's own text; of a script there is none to change."""
     if not changes or not file.editable:
         return ()
-    return tuple(diff(file.text, edited(file.text, changes), file.name))
+    shown = {key: _shown(key, value) for key, value in changes.items()}
+    text = changed_text(file.text, dict.fromkeys(file.secrets, MASK), loader=file.loader)
+    return tuple(masked(one) for one in diff(text, edited(text, shown), file.name))
+
+
+def _shown(key: str, value: Any) -> Any:
+    """The value of a change without a secret, as under a misspelt key."""
+    return MASK if value is not None and is_secret_key(key.rpartition(".")[2]) else value

@@ -24,6 +24,7 @@ CONTEXT_LINES = 2
 _MARK = "\ue000"  # around the place of a number; no text that people write has it
 _MARKED = re.compile(f'"{_MARK}([0-9]+){_MARK}"')
 WIDTH = 100
+MOST_WORK = 5_000_000  # changes x characters: a few seconds
 
 
 def edited(text: str, changes: Mapping[str, Any], *, loader: Loader = PYYAML) -> str:
@@ -35,13 +36,19 @@ def edited(text: str, changes: Mapping[str, Any], *, loader: Loader = PYYAML) ->
 
     Raises InputError for a text that is no map.
     """
-    wanted = {steps(key): value for key, value in changes.items()}
+    return changed_text(text, {steps(key): value for key, value in changes.items()}, loader=loader)
+
+
+def changed_text(text: str, wanted: Mapping[Path_, Any], *, loader: Loader = PYYAML) -> str:
+    """The same for changes by their paths. Raises InputError."""
     before = their_text(text, name="file", loader=loader).values
     if not isinstance(before, dict):
         raise InputError("no map of keys and values")
     after = before
     for path, value in wanted.items():
         after = changed(after, path, value)
+    if len(wanted) * len(text) > MOST_WORK:  # each change parses the text
+        return _whole(text, after)
     new = text
     for path, value in wanted.items():
         try:
@@ -99,7 +106,7 @@ def _tree(text: str) -> _Node | None:
     import yaml
 
     plain = without_marks(text.replace("\t", " ") if _is_json(text) else text)
-    events = iter(yaml.parse(plain, Loader=yaml.SafeLoader))
+    events = iter(yaml.parse(plain, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
             return _node(next(events), events)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import glob
+import fnmatch
+import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from advisor.other_tools.reading.tool_file import KeyFault, ToolFile
 
 FILE, HUB, MISSING, ELSEWHERE = "file", "hub", "missing", "elsewhere"
 MAX_FILES = 200  # of one data set
+MAX_LOOKED_AT = 20_000  # entries of folders, for one pattern
 UP = 4  # folders above the file in which a relative path is looked for
 REMOTE = ("s3://", "gs://", "gcs://", "az://", "abfs://", "adl://", "oci://", "http://", "https://")
 # Builders of `datasets`, whose files are named apart.
@@ -164,10 +168,42 @@ def _matches(file: ToolFile, named: str) -> list[Path]:
     if "\0" in named or len(named) > 1000 or "**" in named:
         return []
     for folder in _folders(file.path, Path(named)):
-        matched = sorted(glob.iglob(os.path.join(glob.escape(os.fspath(folder)), named)))
+        matched = _matched(folder, named)
         if matched:
-            return [Path(one) for one in matched[:MAX_FILES]]
+            return matched
     return []
+
+
+def _matched(folder: Path, pattern: str) -> list[Path]:
+    """What a pattern names, one folder of it after the other; of a pattern over a whole disk only
+    what is found among the first MAX_LOOKED_AT entries.
+    """
+    start = Path(pattern).anchor
+    found, left = [Path(start) if start else folder], MAX_LOOKED_AT
+    parts = Path(pattern).parts[1 if start else 0 :]
+    for place, part in enumerate(parts):
+        if not any(mark in part for mark in "*?["):
+            found = [one / part for one in found if _is_there(one / part)]
+            continue
+        regex, below = re.compile(fnmatch.translate(part)), list[Path]()
+        for one in found:
+            with suppress(OSError), os.scandir(one) as entries:
+                for entry in itertools.islice(entries, left):
+                    left -= 1
+                    hidden = entry.name.startswith(".") and not part.startswith(".")
+                    if hidden or not regex.match(entry.name):
+                        continue
+                    if place == len(parts) - 1 or entry.is_dir():
+                        below.append(one / entry.name)
+        found = below
+    return sorted(found)[:MAX_FILES]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def names(value: Any) -> list[str]:

@@ -20,10 +20,13 @@ TRL_SCRIPTS = {
     "sft": "sft", "dpo": "dpo", "kto": "kto", "reward": "reward", "reward_modeling": "reward",
     "grpo": "grpo", "rloo": "rloo",
 }  # fmt: skip
+MARKED_LINES = 400  # of one command
 REDIRECTIONS = (">", ">>", "2>", "2>&1", "&", "&>", "<")
 LLAMAFACTORY_SCRIPTS = ("src/train.py", "src/train_bash.py", "llamafactory/launcher.py")
 _ASSIGNED = re.compile(r"\s*(?:export\s+|local\s+|readonly\s+)?([A-Za-z_]\w*)=(.*)$")
 _FLAG = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?$", re.DOTALL)
+# A flag, or a key before `=`, where it begins.
+_WORD = re.compile(r"(?:--?|(?<=\s))([A-Za-z_][\w.-]*)(?=[\s=\\]|$)")
 _NUMBER = re.compile(r"-\.?\d")
 _PAIR = re.compile(r"([A-Za-z_][\w.]*)=(.*)$", re.DOTALL)
 
@@ -164,12 +167,9 @@ def _marks(text: str, line: int, values: Mapping[str, object]) -> dict[Path_, tu
     """Where each flag stands, from the line at which the command begins."""
     found: dict[Path_, tuple[int, int]] = {}
     lines = text.splitlines()
-    for key in values:
-        name = re.escape(key).replace("_", "[-_]")
-        pattern = re.compile(rf"(?:--|(?<=\s)){name}(?=[\s=\\]|$)")
-        for number in range(line, min(len(lines), line + 400)):
-            match = pattern.search(lines[number])
-            if match is not None:
-                found[(key,)] = (number + 1, match.start() + 1)
-                break
+    for number in range(line, min(len(lines), line + MARKED_LINES)):
+        for match in _WORD.finditer(lines[number]):
+            name = match[1].replace("-", "_")
+            if name in values:
+                found.setdefault((name,), (number + 1, match.start() + 1))
     return found

@@ -14,6 +14,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import Path_
+from advisor.other_tools.reading.hidden import secret_paths, without_secrets
 from advisor.other_tools.reading.key_faults import check_keys
 from advisor.other_tools.reading.made_file import made_file
 from advisor.other_tools.reading.recognise import not_read, read_tools, recognised
@@ -69,8 +70,10 @@ def read_file(
     if loader is not PYYAML:
         read = their_text(text, name=name, loader=loader)
     values, references = fill_in(read.values, environment)
+    secrets = secret_paths(read.values) | secret_paths(values)
+    values, read.values = without_secrets(values), without_secrets(read.values)
     file = made_file(found, where, name, text=text, values=values, read=read, command=command)
-    file.written = read.values
+    file.written, file.secrets = read.values, frozenset(secrets)
     file.open = {dotted(at): written for at, written in references.open.items()}
     _say_surprises(file, read.surprises)
     _say_references(file, references)
@@ -95,12 +98,14 @@ def _say_references(file: ToolFile, references: References) -> None:
     for path, (written, source) in references.filled.items():
         key = dotted(path)
         value = _at(file.values, path)
+        is_own = "environment" not in source  # what a machine holds is not repeated
+        shown = f"as {value}, " if is_own else "with what this machine holds, "
         file.fault(
             "warning",
             path,
             f"{tool_named(file.tool).name} does not fill in {written}: it takes the text as it is",
-            hint=f"here it is read as {value}, from {source}; write the value",
-            instead={key: value},
+            hint=f"here it is read {shown}from {source}; write the value",
+            instead={key: value} if is_own else {},
         )
     for path, written in references.open.items():
         file.fault(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.ground.yaml_reader import Path_
+from advisor.other_tools.reading.hidden import may_be_shown
 
 _DOLLAR = re.compile(r"\$\{([^{}]{1,200})\}|\$([A-Z][A-Z0-9_]{1,60})\b")
 _BRACES = re.compile(r"\{\{.{0,200}?\}\}|\{%")
@@ -23,7 +24,6 @@ _ENV = re.compile(
 _TEMPLATES = ("template", "format", "prompt", "jinja", "system", "kwargs", "plugin")
 MAX_TEXT = 500
 MAX_ROUNDS = 5  # of a value that names one that names another
-SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -126,7 +126,7 @@ def _looked_up(
     if match is None:
         return None, ""
     name, default = match[1], match[2]
-    if name in environment and not any(word in name.upper() for word in SECRETS):
+    if name in environment and may_be_shown(name, environment[name]):
         return environment[name], f"the environment variable {name}"
     if default is not None:
         return default.strip().strip("'\""), f"the default of {name}"

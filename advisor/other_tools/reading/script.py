@@ -10,6 +10,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import Path_
 from advisor.other_tools.data.refs import found_near
 from advisor.other_tools.reading.command_line import CommandLine, command_lines
+from advisor.other_tools.reading.hidden import without_secrets
 from advisor.other_tools.reading.key_faults import FLAGS, as_number, check_keys
 from advisor.other_tools.reading.made_file import made_file
 from advisor.other_tools.reading.recognise import Recognised, read_tools
@@ -39,6 +40,7 @@ def read_script(text: str, path: Path, name: str, *, environment: Mapping[str, s
     read = _with_its_file(one, path)
     known = {**environment, **one.variables}
     values, references = fill_in(read.values, known)
+    values, read.values = without_secrets(values), without_secrets(read.values)
     file = made_file(
         Recognised(tool=one.tool, why="the script starts it"),
         path, name, text="", values=values, read=read, command=one.command or None,
@@ -123,7 +125,12 @@ def _say_what_was_read(file: ToolFile, found: list[CommandLine], references: Ref
     if found[0].config:
         file.notes.append(f"with {found[0].config}, which the flags overrule")
     for path, (written, source) in references.filled.items():
-        file.notes.append(f"{dotted(path)}: {written} is {_shown(file, path)}, from {source}")
+        value = "" if "environment" in source else f" is {_shown(file, path)},"
+        file.notes.append(
+            f"{dotted(path)}: {written}{value} is from {source}"
+            if not value
+            else f"{dotted(path)}: {written}{value} from {source}"
+        )
     for path, written in references.open.items():
         file.fault(
             "warning", path, f"what {written} stands for is not known here",

@@ -136,9 +136,8 @@ class _Walk:
             Surprise(path=path, mark=_mark(node), what=what, hint=hint, refused=refused)
         )
 
-    def value(self, node: yaml.Node, path: Path_) -> Any:
-        import yaml
-
+    def step(self) -> None:
+        """Count a value. Raises InputError where aliases make too many of few."""
         self.count += 1
         if self.count > MAX_VALUES:
             raise InputError(
@@ -146,6 +145,11 @@ class _Walk:
                 where=self.name,
                 hint="this does not look like a hand-written file",
             )
+
+    def value(self, node: yaml.Node, path: Path_) -> Any:
+        import yaml
+
+        self.step()
         self.found.value_marks[path] = _mark(node)
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
@@ -225,11 +229,17 @@ class _Walk:
         """What a merge key brings, with its positions."""
         import yaml
 
+        self.step()
         if isinstance(node, yaml.SequenceNode):
+            if id(node) in self.above:
+                self.surprise(node, path, "nested without end")
+                return {}
+            self.above.add(id(node))
             found: dict[str, Any] = {}
             for item in node.value:
                 for key, value in self.merged(item, path).items():
                     found.setdefault(key, value)
+            self.above.discard(id(node))
             return found
         if not isinstance(node, yaml.MappingNode):
             self.surprise(
@@ -258,7 +268,7 @@ class _Walk:
         kind = node.tag.removeprefix(_SCHEME)
         if kind in ("str", "value", "merge"):
             if not node.style and self.loader.reads_exponents and _EXPONENT.match(text):
-                return float(text.replace("_", ""))
+                return self.number(node, path, "float")
             return text
         if kind == "null":
             return None

@@ -15,6 +15,8 @@ from advisor.other_tools.tables.commands import Command
 from advisor.other_tools.tables.keys import ABSENT, Key, ToolRelease
 from advisor.other_tools.tables.tool import Tool, tool_named
 
+MAX_DIGITS = 9  # of a place in a list
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyFault:
@@ -50,6 +52,7 @@ class ToolFile:
         written: The same, with `${...}` as it stands.
         open: Dotted key -> text, of references whose value is not known.
         notes: What was assumed or filled in: sentences.
+        secrets: Where `text` holds secrets, which the values do not.
         way: How the tool's parser reads values (values.py); of a command line another one.
         editable: Whether changes can be shown as a diff of the text.
         is_script: It was read from a command line; `text` is the same as a file of the tool.
@@ -69,6 +72,7 @@ class ToolFile:
     open: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     faults: list[KeyFault] = field(default_factory=list)
+    secrets: frozenset[Path_] = frozenset()
     way: str = ""
     is_script: bool = False
     editable: bool = True
@@ -157,4 +161,7 @@ def dotted(path: Sequence[str | int]) -> str:
 
 def steps(key: str) -> Path_:
     """The path of a dotted key."""
-    return tuple(int(step) if step.isdigit() else step for step in key.split("."))
+    return tuple(
+        int(step) if step.isascii() and step.isdigit() and len(step) <= MAX_DIGITS else step
+        for step in key.split(".")
+    )

@@ -19,6 +19,7 @@ from advisor.other_tools.tables.tool import OneKey, Pair, Together, Tool
 # are "text" or "rows" (requests with answers, pairs).
 COMMAND, DATA_KIND = "command", "data_kind"
 ASIDE = (COMMAND, DATA_KIND)
+LARGEST = 10**15  # of a number that is carried
 ABSENT: Any = object()
 
 
@@ -109,6 +110,17 @@ def read(
     return found
 
 
+def _is_usable(value: Any) -> bool:
+    """Whether every number in it is one that can be computed with: finite, and not beyond all
+    measure, where a product of a few of them is none any more.
+    """
+    if isinstance(value, Mapping):
+        return all(_is_usable(one) for one in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_usable(one) for one in value)
+    return not isinstance(value, int | float) or -LARGEST <= value <= LARGEST
+
+
 def _read_together(
     entry: Together,
     values: Mapping[str, Any],
@@ -162,8 +174,13 @@ def _read_one(
         turned = (
             by_name[0] if by_name else TURNS[entry.turned].read(value, replace(context, ours=ours))
         )
+        if not _is_usable(turned):
+            raise OverflowError
     except CannotCarry as why:
         found.lost.append(Lost(key=entry.theirs, value=value, why=str(why)))
+        return
+    except (OverflowError, ValueError):
+        found.lost.append(Lost(key=entry.theirs, value=value, why="no number that can be used"))
         return
     found.carried.setdefault(
         entry.ours,

@@ -1,0 +1,265 @@
+"""Configurations made to harm: they end in an answer or a refusal, soon, and tell no secret."""
+
+import contextlib
+import io
+import json
+import os
+import time
+
+import pytest
+import yaml
+from rich.console import Console
+
+from advisor.commands.output import print_json
+from advisor.ground.errors import AdviseError, InputError
+from advisor.other_tools.checking.assemble import report_on
+from advisor.other_tools.checking.edit import edited
+from advisor.other_tools.checking.plan_file import write_carried
+from advisor.other_tools.data.refs import MAX_LOOKED_AT, placed
+from advisor.other_tools.reading.command_line import command_lines
+from advisor.other_tools.reading.file import read_file
+from advisor.other_tools.reading.hidden import may_be_shown
+from advisor.other_tools.reading.tool_file import steps
+from advisor.probe import stated_hardware
+from advisor.render.configuration_page import configuration_json, print_configuration
+from tests.faults.fuzz.mutate import Mutator
+
+TRL = {
+    "model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "dataset_name": "acme/x", "use_peft": True,
+    "learning_rate": 1e-4, "lora_r": 16,
+}  # fmt: skip
+LLAMAFACTORY = {
+    "model_name_or_path": "Qwen/Qwen3-8B", "stage": "sft", "do_train": True, "lora_rank": 8,
+    "finetuning_type": "lora", "dataset": "x", "template": "qwen3", "cutoff_len": 2048,
+}  # fmt: skip
+AXOLOTL = {
+    "base_model": "NousResearch/Llama-2-7b-hf", "adapter": "qlora", "load_in_4bit": True,
+    "learning_rate": 1e-4, "datasets": [{"path": "x.jsonl", "type": "alpaca"}], "lora_r": 8,
+}  # fmt: skip
+FILES = {"trl": TRL, "llamafactory": LLAMAFACTORY, "axolotl": AXOLOTL}
+AX = "base_model: x\nadapter: lora\n"
+SECRET = "hunter2-hunter2"
+
+
+def said(path, folder, environment=None):
+    """Everything that is said of a file: page, JSON, plan."""
+    file = read_file(path, environment=environment or {})
+    report = report_on(file, stated_hardware("RTX 4090", from_flag=True)[0])
+    page = io.StringIO()
+    print_configuration(report, Console(file=page, width=80))
+    document = io.StringIO()
+    with contextlib.redirect_stdout(document):
+        print_json(configuration_json(report))
+    assert json.loads(document.getvalue(), parse_constant=pytest.fail)
+    parts = [page.getvalue(), document.getvalue()]
+    plan = folder / "new.yaml"
+    plan.unlink(missing_ok=True)
+    if report.carried is not None:
+        written = write_carried(report, plan)
+        parts += [*written.lines, plan.read_text("utf-8")]
+    return "\n".join(parts)
+
+
+def written(folder, text, name="job.yaml"):
+    path = folder / name
+    path.write_text(text if isinstance(text, str) else json.dumps(text), "utf-8")
+    return path
+
+
+@pytest.fixture
+def soon():
+    """Fails if the test computes for long: what is tried here took minutes."""
+    began_s = time.process_time()
+    yield
+    assert time.process_time() - began_s < 20
+
+
+def laughs(first, each):
+    """Aliases of aliases: each line doubles what is meant."""
+    return AX + first + "".join(each.format(at, at - 1) for at in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        AX + "<<: &a [*a]\n",
+        AX + "z: {<<: &a [*a, *a]}\n",
+        laughs("a0: &a0 [1, 1]\n", "a{0}: &a{0} [*a{1}, *a{1}]\n"),
+        laughs("a0: &a0 {k: v}\n", "a{0}: &a{0} [*a{1}, *a{1}]\n") + "z: {<<: *a39}\n",
+        laughs("a0: &a0 {k: v}\n", "a{0}: &a{0} {{<<: [*a{1}, *a{1}]}}\n"),
+    ],
+)
+def test_aliases_without_end_are_told(tmp_path, soon, text):
+    """A merge of a list that holds itself, and a billion values of forty lines."""
+    try:
+        assert any("without end" in one.what for one in read_file(written(tmp_path, text)).faults)
+    except InputError as refused:
+        assert "aliases followed" in str(refused)  # noqa: PT017 - one or the other
+
+
+@pytest.mark.parametrize("tool", FILES)
+def test_thousands_of_misspelt_keys_are_answered_soon(tmp_path, soon, tool):
+    more = {f"lora_alph{number}": 1 for number in range(1200)}
+    assert "lora_alph0" in said(written(tmp_path, FILES[tool] | more), tmp_path)
+
+
+def test_many_changes_of_a_long_text_are_made_at_once(soon):
+    """Each change parses the text: beyond some work it is written anew, with the same values."""
+    values = {f"key{number}": number for number in range(3000)}
+    changes = {f"key{number}": None for number in range(1500)}
+    new = yaml.safe_load(edited(yaml.safe_dump(values), changes))
+    assert new == {key: value for key, value in values.items() if key not in changes}
+
+
+def test_thousands_of_flags_are_placed_soon(soon):
+    flags = " ".join(f"--a{number} 1" for number in range(50_000))
+    (line,) = command_lines(f"trl sft {flags} --lora-r 8")
+    assert line.key_marks[("lora_r",)] == (1, len(f"trl sft {flags} ") + 1)
+    assert len(line.key_marks) == 50_001
+
+
+@pytest.mark.parametrize("key", ["²", "a.²", "datasets.²", "9" * 500, "", ".", "datasets.0.path"])
+@pytest.mark.parametrize("tool", FILES)
+def test_odd_names_of_keys_are_names(tmp_path, tool, key):
+    """Only plain digits are a place in a list."""
+    assert steps(key)
+    assert said(written(tmp_path, FILES[tool] | {key: 1}), tmp_path)
+
+
+def test_a_key_of_thousands_of_digits_is_a_name():
+    assert steps("9" * 5000) == ("9" * 5000,)
+
+
+ODD = ("nan", ".inf", "1e400", "1e308", "1" + "0" * 40, "-5", "[[]]")
+NUMBERS = {
+    "trl": ("per_device_train_batch_size", "num_train_epochs", "save_steps", "max_grad_norm"),
+    "llamafactory": ("cutoff_len", "lora_rank", "val_size", "warmup_steps", "adam_beta1"),
+    "axolotl": ("micro_batch_size", "num_epochs", "sequence_len", "saves_per_epoch", "lora_alpha"),
+}
+
+
+@pytest.mark.parametrize("tool", FILES)
+def test_numbers_beyond_measure_are_not_carried(tmp_path, tool):
+    for key in NUMBERS[tool]:
+        for value in ODD:
+            text = yaml.safe_dump({k: v for k, v in FILES[tool].items() if k != key})
+            assert said(written(tmp_path, f"{text}{key}: {value}\n"), tmp_path)
+
+
+# --------------------------------------------------------------------------- secrets
+
+
+@pytest.mark.parametrize("tool", FILES)
+def test_a_secret_of_a_file_is_shown_nowhere(tmp_path, tool):
+    """By its key, by one around it, by its form, behind a misspelt key beside it."""
+    lines = [
+        yaml.safe_dump(FILES[tool]),
+        f"hub_token: {SECRET}  # private",
+        f"wandb_api_key: '{SECRET}'",
+        "lora_alfa: 3",
+        f"hf_token: [{SECRET}]",
+        f"mlflow_password: {{a: {SECRET}}}",
+        f"run_name: hf_{'aB3' * 12}",
+        f"output_dir: https://user:{SECRET}@host/x",
+    ]
+    found = said(written(tmp_path, "\n".join(lines)), tmp_path)
+    assert SECRET not in found
+    assert "aB3aB3" not in found
+    assert "hub_token" in found
+
+
+@pytest.mark.parametrize("name", ["job.sh", "job.yaml"])
+def test_what_the_machine_holds_is_not_told(tmp_path, name):
+    """A variable that may be a secret is not read; another one is used, and not repeated."""
+    environment = {
+        "AWS_SECRET_ACCESS_KEY": SECRET, "DATABASE_URL": f"postgres://u:{SECRET}@h/db",
+        "MYSQL_PWD": SECRET, "SLACK_HOOK": SECRET, "PLAIN": f"https://u:{SECRET}@h", "WHO": "me-x",
+    }  # fmt: skip
+    keys = ("output_dir", "hub_model_id", "run_name", "report_to", "project", "trackio_space_id")
+    asked = {key: f"${{{variable}}}" for key, variable in zip(keys, environment, strict=True)}
+    if name == "job.sh":
+        flags = " ".join(f"--{key} {value}" for key, value in (TRL | asked).items())
+        text = f"trl sft {flags} --hub_token {SECRET}\n"
+    else:
+        text = yaml.safe_dump(TRL | asked)
+    found = said(written(tmp_path, text, name), tmp_path, environment)
+    assert SECRET not in found
+    assert "${DATABASE_URL}" in found
+
+
+def test_variables_that_may_be_read():
+    for name in ("MODEL", "HOME", "PWD", "OUTPUT_DIR", "PATH", "MONKEY"):
+        assert may_be_shown(name, "/home/me")
+    for name in ("HF_TOKEN", "GH_PAT", "DB_URL", "OPENAI_API_KEY", "MYSQL_PWD", "MYPASSWORD"):
+        assert not may_be_shown(name, "x")
+    assert not may_be_shown("MODEL", "https://me:pa55word@host/x")
+
+
+# --------------------------------------------------------------------------- what data are named
+
+
+def test_a_pattern_over_a_whole_disk_ends(tmp_path, soon):
+    """No more than so many entries are looked at; a usual pattern finds its files."""
+    for name in ("b.jsonl", "a.jsonl", ".hidden.jsonl"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_text("{}")
+    file = read_file(written(tmp_path, TRL), environment={})
+    found = placed(file, "json", files=["data/*.jsonl"])
+    assert [path.name for path in found["files"]] == ["a.jsonl", "b.jsonl"]
+    assert MAX_LOOKED_AT < 100_000
+    for pattern in ("/*/*/*/*/*/*/*/*", "../../../*/*/*/*/*/*", "**/**/**", "[[[[*", "*\0*"):
+        placed(file, "json", files=[pattern])
+
+
+@pytest.mark.parametrize("named", ["pipe", "/dev/zero", "/proc/self/mem", "loop", "..", "~nobody1"])
+@pytest.mark.parametrize("tool", FILES)
+def test_data_that_are_none_are_told(tmp_path, soon, tool, named):
+    """A pipe, a device, a link to itself: nothing waits for them or reads them to their end."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    os.symlink("loop", folder / "loop")
+    values = {
+        "trl": TRL | {"dataset_name": named},
+        "axolotl": AXOLOTL | {"datasets": [{"path": "json", "data_files": [named], "type": "x"}]},
+        "llamafactory": LLAMAFACTORY | {"dataset": "d", "dataset_dir": "."},
+    }[tool]
+    written(folder, {"d": {"file_name": named}}, "dataset_info.json")
+    path = written(folder, values)
+    assert said(path, tmp_path)
+    written(folder, {**values, next(iter(values)): named})
+    assert said(path, tmp_path)
+
+
+# --------------------------------------------------------------------------- mutations
+
+
+def fuzzed(tmp_path, count, seed):
+    """Mutated files through everything that is said of them; how many were answered."""
+    import random
+
+    mutator = Mutator(random.Random(seed))
+    answered = 0
+    for _ in range(count):
+        values = mutator.dice.choice(list(FILES.values()))
+        changed = mutator.value(values, list(FILES.values()))
+        data = mutator.dice.choice((mutator.as_yaml, mutator.as_json))(changed)
+        (tmp_path / "job.yaml").write_bytes(data)
+        try:
+            answered += bool(said(tmp_path / "job.yaml", tmp_path))
+        except AdviseError:
+            continue
+    return answered
+
+
+def test_no_mutated_file_ends_in_a_bug(tmp_path, monkeypatch):
+    """Page, JSON and plan of mutated files of the three tools."""
+    monkeypatch.chdir(tmp_path)
+    assert fuzzed(tmp_path, 40, 21) > 12
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(4))
+def test_no_mutated_file_ends_in_a_bug_in_long(tmp_path, monkeypatch, seed):
+    monkeypatch.chdir(tmp_path)
+    assert fuzzed(tmp_path, 2500, seed) > 800
