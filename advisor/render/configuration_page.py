@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 WORDS = {"error": "ERROR", "warning": "warning", "note": "note"}
-SHOWN_NOTES, SHOWN_TERMS, SHOWN_LOST = 6, 3, 12
+SHOWN_NOTES, SHOWN_TERMS, SHOWN_CHANGES = 6, 3, 5
 JUDGEMENT = "product"  # the source that is no one's but ours
 Line = tuple[str, str]  # text, style
 
@@ -52,7 +52,8 @@ def configuration_lines(report: Report) -> list[Line]:
     """The page, one paragraph a line."""
     lines: list[Line] = [(first_line(report), _verdict_style(report))]
     if report.verdict == "refused" and report.fitting is not None:
-        lines.append((f"Apart from that: {fit_line(report)}", ""))
+        fit = fit_line(report)
+        lines.append((f"Once that is mended: {fit[0].lower()}{fit[1:]}", ""))
     lines.append(("", ""))
     lines += [(text, "") for text in _what(report)]
     lines += [(text, "") for text in _takes(report)]
@@ -60,8 +61,12 @@ def configuration_lines(report: Report) -> list[Line]:
         lines += [("", ""), (_title(report.findings), "bold")]
         lines += list(_findings(report))
     if report.diff:
-        lines += [("", ""), ("What we would change", "bold")]
+        lines += [("", ""), (f"What we would change", "bold")]
         lines += [(f"  {text}", "diff") for text in report.diff]
+    # The release stands above already.
+    if notes := [one for one in report.notes if report.release not in one]:
+        lines += [("", ""), ("How it was read", "bold")]
+        lines += [(f"  - {note}", "") for note in notes]
     lines += [("", "")]
     lines += [(text, "") for text in _next(report)]
     return lines
@@ -73,8 +78,12 @@ def configuration_lines(report: Report) -> list[Line]:
 def first_line(report: Report) -> str:
     """The verdict, and the smallest change that fits."""
     if report.verdict == "refused":
-        worst = next(one for one in report.findings if one.refused)
-        return f"{report.tool.name} refuses this file: {worst.text}"
+        refused = [one for one in report.findings if one.refused]
+        why = refused[0].text.removeprefix(f"{report.tool.name} {report.release} has ")
+        if why != refused[0].text:
+            why = f"it has {why.replace(' and refuses the file', '', 1)}"
+        more = f" (and {len(refused) - 1} more, below)" if len(refused) > 1 else ""
+        return f"{report.tool.name} refuses this file: {why}{more}"
     return fit_line(report)
 
 
@@ -93,13 +102,17 @@ def fit_line(report: Report) -> str:
     if report.fits in ("fits", "tight"):
         tightly = ", with little to spare" if report.fits == "tight" else ""
         return f"Fits: it needs about {need}, {has}{tightly}{_but(report)}"
+    if report.fitting.should_fit:
+        most = f"{document['need_high_gib']:.3g}"
+        safe = f". To be safe: {_said(report)}" if report.fit_changes else ""
+        return f"Should fit: it needs about {need} (at most {most}), {has}{_but(report)}{safe}"
     does = "May not fit" if report.fits == "may_fit" else "Does not fit"
     return f"{does}: it needs about {need}, {has}. {_way_out(report)}"
 
 
 def _but(report: Report) -> str:
     """That there is more to read, where it is worth it."""
-    wrong = sum(one.severity != "note" for one in report.findings)
+    wrong = sum(one.severity != "note" and not one.refused for one in report.findings)
     if not wrong:
         return ""
     return f"; but {wrong} thing{' is' if wrong == 1 else 's are'} wrong with it (below)"
@@ -109,10 +122,25 @@ def _way_out(report: Report) -> str:
     fit = report.fitting
     assert fit is not None
     if fit.change is not None and fit.changed is not None and report.fit_changes:
-        said = ", ".join(f"{key}: {in_words(value)}" for key, value in report.fit_changes.items())
-        return f"Smallest change that fits: {said} (then {fit.changed['need_gib']:.3g} GiB)"
+        surely = "fits" if fit.changed["fits"] == "fits" else "should fit"
+        return f"Smallest change that {surely}: {_said(report)}"
     cards = f" The cheapest GPUs that hold it: {', '.join(fit.cards)}." if fit.cards else ""
     return f"No change of its keys makes it fit.{cards}"
+
+
+def _said(report: Report) -> str:
+    """The change that fits: its keys, or what it does where they are many; and what it then needs."""
+    fit = report.fitting
+    assert fit is not None and fit.change is not None and fit.changed is not None
+    changes = report.fit_changes
+    if len(changes) > SHOWN_CHANGES:
+        said = f"one that {fit.change.why} ({len(changes)} keys, below)"
+        said = said.replace("; ", " and ")
+    else:
+        said = ", ".join(f"{key}: {in_words(value)}" for key, value in changes.items())
+    after = fit.changed
+    most = "" if after["fits"] == "fits" else f", at most {after['need_high_gib']:.3g}"
+    return f"{said} (then {after['need_gib']:.3g} GiB{most})"
 
 
 def _why_unknown(report: Report) -> str:
@@ -141,6 +169,8 @@ def _verdict_style(report: Report) -> str:
 
 def _what(report: Report) -> Iterator[str]:
     started = report.tool.start.format(command=report.command, file=shlex.quote(report.path))
+    if report.is_script:
+        started = f"sh {shlex.quote(report.path)}"
     yield f"{report.tool.name} {report.release} (`{started}`):"
     if report.carried is None:
         yield "  what it trains has no word in a plan of ours: see below"
@@ -158,12 +188,14 @@ def _what(report: Report) -> Iterator[str]:
     yield f"  model {plan.model}; data {', '.join(report.data) or 'not named'}"
     over = f" x {plan.launch.processes} GPUs" if plan.launch.processes > 1 else ""
     rows = stage.effective_batch_size * plan.launch.processes
+    each = "sequence" if stage.packing else "row"
     length = "" if stage.max_steps is None else f"{stage.max_steps:,} steps, "
     epochs = f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}, "
     rate = f"learning rate {stage.learning_rate:g}, {stage.scheduler}"
     yield (
-        f"  {length or epochs}{stage.micro_batch_size} x {stage.grad_accum}{over} = {rows} rows a"
-        f" step, {rate}; up to {stage.seq_len:,} tokens a row{', packed' if stage.packing else ''}"
+        f"  {length or epochs}{stage.micro_batch_size} x {stage.grad_accum}{over} = {rows} {each}s a"
+        f" step, {rate}; up to {stage.seq_len:,} tokens a {each}"
+        f"{', several rows packed into each' if stage.packing else ''}"
     )
 
 
@@ -174,9 +206,10 @@ def _takes(report: Report) -> Iterator[str]:
     terms = sorted(document["terms"], key=lambda one: -one["gib"])[:SHOWN_TERMS]
     parts = ", ".join(f"{one['name']} {one['gib']:.3g}" for one in terms)
     band = f"between {document['need_low_gib']:.3g} and {document['need_high_gib']:.3g}"
-    yield f"Memory: about {document['need_gib']:.3g} GiB a GPU ({band}); largest: {parts}"
+    a_gpu = " a GPU" if len(report.hardware.gpus) > 1 else ""
+    yield f"Memory: about {document['need_gib']:.3g} GiB{a_gpu} ({band}); largest: {parts}"
     if document.get("step_s") is not None:
-        speed = f"{document['step_s']:.2g} s a step"
+        speed = f"{_step(document['step_s'])} a step"
         if document.get("hours") is not None:
             whole = format_duration(document["hours"] * 3600)
             rows = (
@@ -189,6 +222,11 @@ def _takes(report: Report) -> Iterator[str]:
     if report.fitting.cost_usd is not None:
         cost = format_usd(report.fitting.cost_usd)
         yield f"Cost: {'' if cost.startswith('under') else 'about '}{cost}: {report.fitting.price}"
+
+
+def _step(seconds: float) -> str:
+    """The time of a step: two digits below ten minutes."""
+    return f"{seconds:.2g} s" if seconds < 100 else format_duration(seconds)
 
 
 # --------------------------------------------------------------------------- what is wrong

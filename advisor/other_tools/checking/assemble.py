@@ -13,7 +13,7 @@ from advisor.ground.secrets import MASK, is_secret_key, masked
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.other_tools.checking.carrying import CarriedPlan, to_plan
 from advisor.other_tools.checking.edit import changed_text, diff, edited
-from advisor.other_tools.checking.facts import CHAT, counted, facts_of
+from advisor.other_tools.checking.facts import CHAT, TEMPLATE, counted, facts_of, template_facts
 from advisor.other_tools.checking.findings import Found, Known, by_rules, worst_first
 from advisor.other_tools.checking.fitting import Fitting, Trainer, fitting
 from advisor.other_tools.checking.report import Report, changes_of, their_changes
@@ -28,6 +28,7 @@ from advisor.situation.shapes import model_shape
 BY_FLAG, BY_FOLDER = "; say --model-params-b", "; a folder that holds its config.json would"
 OURS = "plan."  # before a key of a plan, in `instead`
 TEXT_KINDS = ("raw_text",)
+OWN_ROWS = "a plan measures on rows of its own data, held out by `holdout`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +73,8 @@ def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> R
     facts = {} if carried is None else facts_of(carried.plan, data.profile, shape, hardware)
     facts |= {COMMAND: file.command.name, DATA_KIND: _kind(data)}
     facts |= counted(file.tool, known, max(1, len(hardware.gpus)))
+    if carried is not None:
+        facts |= template_facts(tool, carried.plan.model, known.get(TEMPLATE))
     if data.holds_out:
         facts["evaluates"] = True
     if (targets := reading.carried.get("target_modules")) is not None and targets.is_default:
@@ -81,9 +84,11 @@ def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> R
         [*_faults(file, data), *_idle(file, reading), *_by_rules(file, reading, asked)]
     )
     fit_changes = _fit_changes(file, carried, fit, known)
-    changes = _all_changes(file, carried, findings, fit_changes, known)
+    # What should fit is not changed for the upper end of its band: it is only said.
+    needed = {} if fit is not None and fit.should_fit else fit_changes
+    changes = _all_changes(file, carried, findings, needed, known)
     return Report(
-        path=file.name, tool=tool, release=file.release.release, command=file.command.name,
+        path=file.name, is_script=file.is_script, tool=tool, release=file.release.release, command=file.command.name,
         reading=reading, carried=carried, hardware=hardware, shape=shape, profile=data.profile,
         data=data.words, fitting=fit, findings=findings, notes=tuple(notes),
         why_no_estimate=tuple(why), fit_changes=fit_changes, changes=changes,
@@ -112,7 +117,11 @@ def _reading(file: ToolFile, data: _Data) -> Reading:
     # Of a file that the tool refuses, what was meant: as it stands it trains nothing.
     values = {**file.mended, COMMAND: file.command.name, DATA_KIND: _kind(data)}
     context = Context(folder=file.folder, rows=None if data.profile is None else data.profile.rows)
-    return read(file.about, values, defaults=file.defaults, about_data=data.keys, context=context)
+    found = read(file.about, values, defaults=file.defaults, about_data=data.keys, context=context)
+    if data.holds_out and (holdout := found.carried.get("holdout")) and not holdout.value:
+        # It takes no rows away since it measures on others, which a plan cannot: ours are taken.
+        del found.carried["holdout"]
+    return found
 
 
 def _carried(file: ToolFile, reading: Reading, data: _Data, hardware: Hardware) -> CarriedPlan:
@@ -166,6 +175,8 @@ def _data(file: ToolFile) -> _Data:
                 notes.append(f"{ref.named} cannot be read: {error}")
         else:
             notes.append(f"{ref.named} is not measured: time and lengths are those of {words[0]}")
+    for ref in found.evaluation:
+        lost.append(Lost(key=ref.key, value=ref.named, why=OWN_ROWS))
     return _Data(
         words=tuple(words), profile=measured, plan=plan, notes=tuple(notes), lost=tuple(lost),
         faults=tuple(faults), keys=frozenset(found.keys), holds_out=bool(found.evaluation),

@@ -25,6 +25,7 @@ _MARK = "\ue000"  # around the place of a number; no text that people write has 
 _MARKED = re.compile(f'"{_MARK}([0-9]+){_MARK}"')
 WIDTH = 100
 MOST_WORK = 5_000_000  # changes x characters: a few seconds
+_NOTHING: Any = object()  # at a path of which there is no value
 
 
 def edited(text: str, changes: Mapping[str, Any], *, loader: Loader = PYYAML) -> str:
@@ -50,15 +51,52 @@ def changed_text(text: str, wanted: Mapping[Path_, Any], *, loader: Loader = PYY
     if len(wanted) * len(text) > MOST_WORK:  # each change parses the text
         return _whole(text, after)
     new = text
-    for path, value in wanted.items():
+    for old, path, value in _steps(before, wanted):
         try:
-            new = _one_change(new, path, value)
+            if not old:
+                new = _one_change(new, path, value)
+                continue
+            if _at(before, old) != value:  # else it stays as it is written: 1.0e-4
+                new = _one_change(new, old, value)
+            new = _renamed(new, old, str(path[-1]))
         except _NotHere:
             return _whole(text, after)
     read = None
     with suppress(InputError):
         read = their_text(new, name="file", loader=loader).values
     return new if read == after else _whole(text, after)
+
+
+def _steps(
+    before: Mapping[str, Any], wanted: Mapping[Path_, Any]
+) -> Iterator[tuple[Path_, Path_, Any]]:
+    """(key that is renamed, key, value) of every change; no renamed key: (), a change as it stands.
+
+    A key taken away with a new one of the same map behind it is that key under its new name.
+    """
+    entries = list(wanted.items())
+    while entries:
+        path, value = entries.pop(0)
+        if value is None and entries and _at(before, path) is not _NOTHING:
+            new, value_of_new = entries[0]
+            same_map = new[:-1] == path[:-1] and isinstance(new[-1], str)
+            if same_map and value_of_new is not None and _at(before, new) is _NOTHING:
+                entries.pop(0)
+                yield path, new, value_of_new
+                continue
+        yield (), path, value
+
+
+def _at(values: Any, path: Path_) -> Any:
+    """The value at a path, or _NOTHING."""
+    for step in path:
+        if isinstance(values, Mapping) and step in values:
+            values = values[step]
+        elif isinstance(values, list) and isinstance(step, int) and step < len(values):
+            values = values[step]
+        else:
+            return _NOTHING
+    return values
 
 
 def diff(old: str, new: str, name: str) -> list[str]:
@@ -181,6 +219,21 @@ def _one_change(text: str, path: Path_, value: Any) -> str:
             return _replaced(text, entry, inner)
         node = entry[1]
     raise _NotHere
+
+
+def _renamed(text: str, old: Path_, new: str) -> str:
+    """The text with a key under its new name, at its place. Raises _NotHere."""
+    node = _tree(text)
+    for step in old[:-1]:
+        if node is None or node.kind == "list":
+            node = node.items[step] if node and isinstance(step, int) else None
+        else:
+            node = next((one[1] for one in node.entries if one[0].value == str(step)), None)
+    same = [one[0] for one in node.entries if one[0].value == str(old[-1])] if node else []
+    if len(same) != 1:
+        raise _NotHere
+    name = json.dumps(new) if _is_json(text) else _inline(new)
+    return text[: same[0].start] + name + text[same[0].end :]
 
 
 def _replaced(text: str, entry: tuple[_Node, _Node], value: Any) -> str:

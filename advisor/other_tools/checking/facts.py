@@ -16,6 +16,7 @@ from advisor.methods.families import DECODER
 from advisor.methods.optimizers import OPTIMIZERS
 from advisor.other_tools.tables.mapping import at_key
 from advisor.other_tools.tables.ours import flat_stage
+from advisor.other_tools.tables.tool import Tool
 from advisor.plan.model import Plan
 from advisor.ruleset.load import load_rules
 from advisor.situation.of_plan import amounts
@@ -24,6 +25,7 @@ from advisor.situation.of_plan import amounts
 ATTENTION = frozenset(
     ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv")
 )
+TEMPLATE, OWN = "template", "own"  # the key of theirs; derived from the model's own
 CHAT = ("messages", "sharegpt", "tool_calls")
 
 
@@ -86,6 +88,18 @@ def _number(known: Mapping[str, Any], name: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int):
         return None
     return value if value > 0 else None
+
+
+def template_facts(tool: Tool, model: str, named: Any) -> dict[str, Any]:
+    """The tool's own template for the model, if it is known, and whether the named one is another.
+
+    A name with more behind it (qwen3, qwen3_nothink) is a variant of the same marks.
+    """
+    usual, _ = tool.template_of(model)
+    if not isinstance(usual, str) or usual == OWN or not isinstance(named, str):
+        return {}
+    stems = (usual.removesuffix("_nothink"), named.removesuffix("_nothink"))
+    return {"template.usual": usual, "template.is_another": stems[0] != stems[1]}
 
 
 def _of_stage(plan: Plan) -> dict[str, Any]:

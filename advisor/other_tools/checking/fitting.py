@@ -50,6 +50,13 @@ class Fitting:
         """fits, tight, may_fit, too_big or unknown."""
         return str(self.document.get("fits", "unknown"))
 
+    @property
+    def should_fit(self) -> bool:
+        """Only the upper end of the band is above the memory: what the search for a smallest change
+        takes as enough too, so that its result is not sent back to be changed again.
+        """
+        return self.fits == "may_fit" and is_enough(self.document)
+
 
 def fitting(
     trainer: Trainer,
@@ -82,10 +89,21 @@ def fitting(
     limit = hardware.device_memory_bytes
     cards = cheapest_that_hold(document) if document.get("fits") != "fits" else ()
     if document.get("fits") in ("too_big", "may_fit") and limit is not None:
-        change, changed = _smaller(trainer, plan, stage, shape, hardware, profile, limit)
+        whole_band = is_enough(document)  # then only a change that holds the whole band is one
+        change, changed = _smaller(
+            trainer, plan, stage, shape, hardware, profile, limit, whole_band=whole_band
+        )
     return Fitting(
         document=document, cost_usd=cost, price=price, change=change, changed=changed, cards=cards
     )
+
+
+def is_enough(document: Mapping[str, Any]) -> bool:
+    """Whether the need itself leaves a tenth free: bands of other trainers are wide, and half of
+    the model would be given up for their upper end.
+    """
+    limit = document.get("limit_gib")
+    return limit is not None and document["need_gib"] <= (1 - HEAD_ROOM) * limit
 
 
 def cheapest_that_hold(document: Mapping[str, Any]) -> tuple[str, ...]:
@@ -141,11 +159,11 @@ def _smaller(
     hardware: Hardware,
     profile: DataProfile | None,
     limit: int,
+    *,
+    whole_band: bool,
 ) -> tuple[Change | None, dict[str, Any] | None]:
-    """The change that alters the result least and fits, with what it then takes.
-
-    It fits if the need itself leaves a tenth free: bands of other trainers are wide, and half of
-    the model would be given up for their upper end.
+    """The change that alters the result least and fits, with what it then takes: by its need with a
+    tenth to spare (`is_enough`), or with the whole band.
     """
     on_cpu = hardware.kind == "cpu"
     device = hardware.gpus[0].spec if hardware.gpus else None
@@ -153,7 +171,11 @@ def _smaller(
     def fits(one: Stage) -> bool:
         spec = _spec(trainer, plan, one, shape, on_cpu, profile)
         found = memory_estimate(spec, shape, cpu=on_cpu, device=device, device_bytes=limit)
-        return found is not None and found.need_bytes <= (1 - HEAD_ROOM) * limit
+        if found is None:
+            return False
+        if whole_band:
+            return found.need_high_bytes <= limit
+        return found.need_bytes <= (1 - HEAD_ROOM) * limit
 
     change = smallest_that_fits(stage, fits)
     if change is None:

@@ -29,6 +29,7 @@ class Report:
     """What is said of one configuration."""
 
     path: str
+    is_script: bool  # a command line in it was read
     tool: Tool
     release: str
     command: str

@@ -61,6 +61,8 @@ PAIR_TYPES: Mapping[str, Mapping[str, str]] = {
 }
 PREFERENCE = ("dpo", "ipo", "orpo", "simpo", "kto")
 OPTIONAL = ("context", "system", "tools")
+# What a plan means anyway: every answer of a conversation is learned, with its end.
+AS_A_PLAN = {"roles_to_train": (["assistant"], ["assistant", "gpt"]), "train_on_eos": ("turn",)}
 FIELDS = {
     "field_system": "system", "field_instruction": "question", "field_input": "context",
     "field_output": "answer", "field_prompt": "question", "field_chosen": "chosen",
@@ -103,7 +105,7 @@ def _ref(file: ToolFile, key: str, one: Mapping[str, Any], *, evaluates: bool) -
     if one.get("shards"):
         lost.append(f"only a part of it (shards: {one['shards']})")
     for key_of_it in ("roles_to_train", "train_on_eos", "train_on_eot", "message_field_training"):
-        if one.get(key_of_it) is not None:
+        if one.get(key_of_it) is not None and one[key_of_it] not in AS_A_PLAN.get(key_of_it, ()):
             lost.append(f"{key_of_it}: a plan learns every answer of a row, with its end")
     if named == "synthetic" or one.get("type") == "_synthetic":
         where, why = {"place": ELSEWHERE}, "it is made up while training"

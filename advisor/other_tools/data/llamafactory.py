@@ -53,6 +53,7 @@ def read_data(file: ToolFile) -> FileData:
     values, found = file.values, FileData(keys=set(KEYS))
     folder = values.get("dataset_dir", "data")
     info = _info(file, folder, found)
+    folder = found.folder or folder
     for key, evaluates in (("dataset", False), ("eval_dataset", True)):
         for name in _listed(values.get(key)):
             found.refs.append(_ref(file, key, name, folder, info, evaluates=evaluates))
@@ -81,12 +82,18 @@ def _info(file: ToolFile, folder: Any, found: FileData) -> Mapping[str, Any] | N
     path = found_at(file, f"{named}/{INFO}")
     key = "dataset_dir" if "dataset_dir" in file.values else "dataset"
     if path is None:
-        file_says = "" if key == "dataset_dir" else ", the default of dataset_dir"
-        found.notes.append(
-            f"there is no {named}/{INFO} here{file_says}: what the names in `dataset` stand for is"
-            " not known"
-        )
-        return None
+        default = "" if key == "dataset_dir" else ", the default of dataset_dir"
+        missing = f"there is no {named}/{INFO} here{default}"
+        path = file.folder / INFO
+        if not path.is_file():
+            found.notes.append(f"{missing}: what the names in `dataset` stand for is not known")
+            return None
+        # People put it beside the file; the tool looks in the folder alone and stops.
+        file.fault(
+            "warning", key, f"{missing}, but one beside the file, which is read here",
+            hint="LLaMA-Factory stops without it: name its folder", instead={"dataset_dir": "."},
+        )  # fmt: skip
+        found.folder = "."
     try:
         read = json.loads(read_at_most(path, MAX_BYTES).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError, AdviseError) as error:

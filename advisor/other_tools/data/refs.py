@@ -86,6 +86,7 @@ class FileData:
     notes: list[str] = field(default_factory=list)
     faults: list[KeyFault] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)  # of the file that were read here
+    folder: str = ""  # where its data are, if that is not where it says
 
     @property
     def train(self) -> list[DataRef]:
