@@ -61,7 +61,7 @@ def configuration_lines(report: Report) -> list[Line]:
         lines += [("", ""), (_title(report.findings), "bold")]
         lines += list(_findings(report))
     if report.diff:
-        lines += [("", ""), (f"What we would change", "bold")]
+        lines += [("", ""), ("What we would change", "bold")]
         lines += [(f"  {text}", "diff") for text in report.diff]
     # The release stands above already.
     if notes := [one for one in report.notes if report.release not in one]:
@@ -129,9 +129,11 @@ def _way_out(report: Report) -> str:
 
 
 def _said(report: Report) -> str:
-    """The change that fits: its keys, or what it does where they are many; and what it then needs."""
+    """The change that fits: its keys, or what it does where they are many; what it then needs."""
     fit = report.fitting
-    assert fit is not None and fit.change is not None and fit.changed is not None
+    assert fit is not None
+    assert fit.change is not None
+    assert fit.changed is not None
     changes = report.fit_changes
     if len(changes) > SHOWN_CHANGES:
         said = f"one that {fit.change.why} ({len(changes)} keys, below)"
@@ -192,9 +194,9 @@ def _what(report: Report) -> Iterator[str]:
     length = "" if stage.max_steps is None else f"{stage.max_steps:,} steps, "
     epochs = f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}, "
     rate = f"learning rate {stage.learning_rate:g}, {stage.scheduler}"
+    batch = f"{stage.micro_batch_size} x {stage.grad_accum}{over} = {rows} {each}s"
     yield (
-        f"  {length or epochs}{stage.micro_batch_size} x {stage.grad_accum}{over} = {rows} {each}s a"
-        f" step, {rate}; up to {stage.seq_len:,} tokens a {each}"
+        f"  {length or epochs}{batch} a step, {rate}; up to {stage.seq_len:,} tokens a {each}"
         f"{', several rows packed into each' if stage.packing else ''}"
     )
 

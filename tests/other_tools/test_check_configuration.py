@@ -176,3 +176,62 @@ def test_room_for_answers_comes_on_top_of_the_request(trl_file, document):
     plan = Path("plan.yaml")
     document(trl_file, "--gpu", "H100", "--plan", plan)
     assert read_plan(plan).stages[0].seq_len == 512 + 256
+
+
+LLAMA_FACTORY = """\
+model_name_or_path: meta-llama/Llama-3.1-8B-Instruct
+stage: sft
+do_train: true
+finetuning_type: lora
+dataset: shop
+template: TEMPLATE
+output_dir: out
+"""
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [("qwen", ["template/of-another-family"]), ("llama3", []), ("llama3_nothink", [])],
+)
+def test_a_template_of_another_family_is_found(document, tmp_path, monkeypatch, template, found):
+    """The template of other models is a warning with the right one; a variant is none."""
+    monkeypatch.chdir(tmp_path)
+    Path("lf.yaml").write_text(LLAMA_FACTORY.replace("TEMPLATE", template))
+    _, said = document("lf.yaml", "--gpu", "H100")
+    assert [one["id"] for one in said["findings"] if one["id"].startswith("template/")] == found
+    assert said["changes"].get("template") == ("llama3" if found else None)
+
+
+def test_dataset_info_beside_the_file_is_found(document, tmp_path, monkeypatch):
+    """LLaMA-Factory looks in ./data: the folder is proposed, and the rows are measured."""
+    monkeypatch.chdir(tmp_path)
+    Path("lf.yaml").write_text(LLAMA_FACTORY.replace("TEMPLATE", "llama3"))
+    Path("dataset_info.json").write_text('{"shop": {"file_name": "shop.json"}}')
+    rows = [{"instruction": f"Order {n}?", "output": f"It is sent on day {n}."} for n in range(60)]
+    Path("shop.json").write_text(json.dumps(rows))
+    _, said = document("lf.yaml", "--gpu", "H100")
+    assert said["changes"]["dataset_dir"] == "."
+    assert said["memory"]["hours"]
+
+
+def test_what_should_fit_is_not_changed_again(document, tmp_path, monkeypatch):
+    """The smallest change, applied, is not answered with another one."""
+    monkeypatch.chdir(tmp_path)
+    values = {
+        "base_model": "NousResearch/Meta-Llama-3.1-8B", "datasets": [{"path": "tatsu-lab/alpaca", "type": "alpaca"}],
+        "sequence_len": 8192, "sample_packing": True, "micro_batch_size": 1,
+        "gradient_accumulation_steps": 8, "optimizer": "paged_adamw_8bit", "learning_rate": 2e-5,
+        "bf16": "auto", "gradient_checkpointing": True, "attn_implementation": "flash_attention_2",
+        "output_dir": "out", "num_epochs": 1,
+    }  # fmt: skip
+    Path("a.yaml").write_text(yaml.safe_dump(values))
+    code, said = document("a.yaml", "--gpu", "RTX 4090")
+    assert code == 3
+    assert said["memory_with_change"]["fits"] == "may_fit"
+    assert "should fit" in said["summary"]
+    Path("b.yaml").write_text(yaml.safe_dump(values | said["changes"]))
+    code, again = document("b.yaml", "--gpu", "RTX 4090")
+    assert code == 0
+    assert again["summary"].startswith("Should fit: ")
+    assert set(again["changes"]).isdisjoint(said["change"])
+    assert "sequence_len" not in again["changes"]

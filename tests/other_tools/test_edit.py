@@ -129,3 +129,13 @@ def test_what_is_written_reads_as_the_changes_say(values, changes, style):
     new = their_text(edited(text, changes), name="f").values
     wanted = {**before, **changes}
     assert new == {key: value for key, value in wanted.items() if changes.get(key, 0) is not None}
+
+
+def test_a_misspelt_key_is_renamed_at_its_place():
+    """A key taken away with a new one behind it keeps its line, its comment and its number."""
+    text = "lora_rnak: 1.0e-4  # why\nother: 2\n"
+    assert edited(text, {"lora_rnak": None, "lora_rank": 1e-4}) == text.replace("rnak", "rank")
+    assert edited(text, {"lora_rnak": None, "lora_rank": 8}) == "lora_rank: 8  # why\nother: 2\n"
+    assert edited(text, {"lora_rnak": None, "other": 3}) == "other: 3\n"
+    inner = '{"a": {"old": true, "z": 1}}'
+    assert edited(inner, {"a.old": None, "a.new": True}) == inner.replace("old", "new")

@@ -88,7 +88,8 @@ def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> R
     needed = {} if fit is not None and fit.should_fit else fit_changes
     changes = _all_changes(file, carried, findings, needed, known)
     return Report(
-        path=file.name, is_script=file.is_script, tool=tool, release=file.release.release, command=file.command.name,
+        path=file.name, is_script=file.is_script, tool=tool,
+        release=file.release.release, command=file.command.name,
         reading=reading, carried=carried, hardware=hardware, shape=shape, profile=data.profile,
         data=data.words, fitting=fit, findings=findings, notes=tuple(notes),
         why_no_estimate=tuple(why), fit_changes=fit_changes, changes=changes,

@@ -90,12 +90,11 @@ def _steps(
 def _at(values: Any, path: Path_) -> Any:
     """The value at a path, or _NOTHING."""
     for step in path:
-        if isinstance(values, Mapping) and step in values:
-            values = values[step]
-        elif isinstance(values, list) and isinstance(step, int) and step < len(values):
-            values = values[step]
-        else:
+        is_here = isinstance(values, Mapping) and step in values
+        is_item = isinstance(values, list) and isinstance(step, int) and step < len(values)
+        if not (is_here or is_item):
             return _NOTHING
+        values = values[step]
     return values
 
 

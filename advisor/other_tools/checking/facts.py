@@ -93,13 +93,14 @@ def _number(known: Mapping[str, Any], name: str) -> int | None:
 def template_facts(tool: Tool, model: str, named: Any) -> dict[str, Any]:
     """The tool's own template for the model, if it is known, and whether the named one is another.
 
-    A name with more behind it (qwen3, qwen3_nothink) is a variant of the same marks.
+    A name with more behind it (qwen3, qwen3_nothink, qwen3_vl) is a variant of the same marks.
     """
     usual, _ = tool.template_of(model)
     if not isinstance(usual, str) or usual == OWN or not isinstance(named, str):
         return {}
-    stems = (usual.removesuffix("_nothink"), named.removesuffix("_nothink"))
-    return {"template.usual": usual, "template.is_another": stems[0] != stems[1]}
+    stem = usual.removesuffix("_nothink")
+    is_variant = named == stem or named.startswith(f"{stem}_")
+    return {"template.usual": usual, "template.is_another": not is_variant}
 
 
 def _of_stage(plan: Plan) -> dict[str, Any]:
