@@ -96,10 +96,10 @@ def template_facts(tool: Tool, model: str, named: Any) -> dict[str, Any]:
     A name with more behind it (qwen3, qwen3_nothink, qwen3_vl) is a variant of the same marks.
     """
     usual, _ = tool.template_of(model)
-    if not isinstance(usual, str) or usual == OWN or not isinstance(named, str):
+    if not isinstance(usual, str) or usual == OWN or named in (None, "empty"):
         return {}
     stem = usual.removesuffix("_nothink")
-    is_variant = named == stem or named.startswith(f"{stem}_")
+    is_variant = named == stem or str(named).startswith(f"{stem}_")
     return {"template.usual": usual, "template.is_another": not is_variant}
 
 
