@@ -127,7 +127,6 @@ LLAMA_FACTORY = {
     "deepspeed-on-one": (
         {"deepspeed": "z.json", "machine.gpus": 1}, {"deepspeed": "z.json", "machine.gpus": 2},
     ),
-    "output-overwritten": ({"overwrite_output_dir": True}, {"overwrite_output_dir": False}),
     "learns-thinking-off": ({"enable_thinking": False}, {}),
     "remote-code": ({"trust_remote_code": True}, {}),
     "public-upload": (
@@ -135,6 +134,26 @@ LLAMA_FACTORY = {
     ),
     "short-by-default": ({}, {"cutoff_len": 2048}),
     "hosted-tracker": ({"report_to": "wandb"}, {"report_to": "tensorboard"}),
+    "template-not-of-qwen2": (
+        {"model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "model.instruct": True, "template": "llama3"},
+        {"model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "model.instruct": True, "template": "qwen"},
+    ),
+    "template-not-of-qwen3": (
+        {"model_name_or_path": "Qwen/Qwen3-8B", "model.instruct": True, "template": "llama3"},
+        {"model_name_or_path": "Qwen/Qwen3-8B", "model.instruct": True, "template": "qwen3"},
+    ),
+    "template-not-of-llama3": (
+        {"model_name_or_path": "meta-llama/Llama-3.1-8B-Instruct", "model.instruct": True, "template": "qwen"},
+        {"model_name_or_path": "meta-llama/Llama-3.1-8B-Instruct", "model.instruct": True, "template": "llama3"},
+    ),
+    "template-not-of-gemma": (
+        {"model_name_or_path": "google/gemma-2-9b-it", "model.instruct": True, "template": "llama3"},
+        {"model_name_or_path": "google/gemma-2-9b-it", "model.instruct": True, "template": "gemma"},
+    ),
+    "template-not-of-mistral": (
+        {"model_name_or_path": "mistralai/Mistral-7B-Instruct-v0.3", "model.instruct": True, "template": "llama3"},
+        {"model_name_or_path": "mistralai/Mistral-7B-Instruct-v0.3", "model.instruct": True, "template": "mistral"},
+    ),
     "export-quantised-without-data": (
         {"export_quantization_bit": 4},
         {"export_quantization_bit": 4, "export_quantization_dataset": "d"},
@@ -379,6 +398,22 @@ AXOLOTL = {
         {"fp8_enable_fsdp_float8_all_gather": True} | FSDP2,
     ),
     "not-safetensors": ({"save_safetensors": False}, {"save_safetensors": True}),
+    "template-not-of-qwen": (
+        {"base_model": "Qwen/Qwen2.5-7B-Instruct", "model.instruct": True, "chat_template": "llama3"},
+        {"base_model": "Qwen/Qwen2.5-7B-Instruct", "model.instruct": True, "chat_template": "chatml"},
+    ),
+    "template-not-of-llama3": (
+        {"base_model": "meta-llama/Llama-3.1-8B-Instruct", "model.instruct": True, "chat_template": "chatml"},
+        {"base_model": "meta-llama/Llama-3.1-8B-Instruct", "model.instruct": True, "chat_template": "llama3"},
+    ),
+    "template-not-of-gemma": (
+        {"base_model": "google/gemma-2-9b-it", "model.instruct": True, "chat_template": "llama3"},
+        {"base_model": "google/gemma-2-9b-it", "model.instruct": True, "chat_template": "gemma"},
+    ),
+    "template-not-of-mistral": (
+        {"base_model": "mistralai/Mistral-7B-Instruct-v0.3", "model.instruct": True, "chat_template": "chatml"},
+        {"base_model": "mistralai/Mistral-7B-Instruct-v0.3", "model.instruct": True, "chat_template": "tokenizer_default"},
+    ),
     "old-noise": (
         {"noisy_embedding_alpha": 5, "neftune_noise_alpha": 5}, {"neftune_noise_alpha": 5},
     ),

@@ -16,7 +16,9 @@ from advisor.other_tools.checking.findings import (
 from advisor.other_tools.tables.tool import tool_named, tool_names
 
 KNOWN = Known(
-    values={"a": 1, "m": {"b": None}}, defaults={"c": 3, "a": 2}, facts={"plan.x": 5, "f": False}
+    values={"a": 1, "m": {"b": None}, "l": [{"t": "sharegpt"}, {"r": ["user"]}]},
+    defaults={"c": 3, "a": 2},
+    facts={"plan.x": 5, "f": False},
 )
 
 
@@ -27,6 +29,10 @@ KNOWN = Known(
         ("m.b", None, True), ("m.b", "set", True), ("nowhere", None, True), ("nowhere", 1, False),
         ("plan.x", {"gte": 5}, True), ("plan.x", {"gt": 5}, False), ("plan.x", [1, 5], True),
         ("nowhere", {"gt": 0}, False), ("f", False, True), ("f", 0, False),
+        ("a | c", 3, True), ("a | c", {"not": 1}, True), ("a", "given", True), ("f", "given", False),
+        ("m.b", "given", False), ("c", {"written": 3}, False), ("a", {"written": 1}, True),
+        ("l.*.t", {"like": "shar*"}, True), ("l.*.t", {"like": ["x", "y*"]}, False),
+        ("l.*.r.*", "user", True), ("l.*.r.*", {"not": "user"}, False), ("l.*.r.*", "tool", False),
         ("a", {"not": 1}, False), ("a", {"not": 7}, True), ("a", {"gt": 0, "lt": 2}, True),
     ],
 )  # fmt: skip

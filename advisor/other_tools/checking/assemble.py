@@ -14,7 +14,7 @@ from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.other_tools.checking.carrying import CarriedPlan, to_plan
 from advisor.other_tools.checking.edit import changed_text, diff, edited
 from advisor.other_tools.checking.facts import CHAT, TEMPLATE, counted, facts_of, template_facts
-from advisor.other_tools.checking.findings import Found, Known, by_rules, worst_first
+from advisor.other_tools.checking.findings import EITHER, Found, Known, by_rules, worst_first
 from advisor.other_tools.checking.fitting import Fitting, Trainer, fitting
 from advisor.other_tools.checking.report import Report, changes_of, their_changes
 from advisor.other_tools.data.reading import column_faults, data_of, understood
@@ -214,6 +214,8 @@ def _faults(file: ToolFile, data: _Data) -> Iterator[Found]:
 def _by_rules(file: ToolFile, reading: Reading, known: Known) -> Iterator[Found]:
     """What rules say, at the first key of the file that is to be changed or was asked for."""
     for one in by_rules(file.about, known):
+        if any(key in file.open for name in one.asked for key in name.split(EITHER)):
+            continue  # a text that another program fills in: its value is not known
         named = [*(one.instead or {}), *one.asked]
         theirs = [key for name in named for key in _their_keys(name, reading)]
         keys = [key for key in theirs if known.is_set(key)]

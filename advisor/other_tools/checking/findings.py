@@ -141,7 +141,8 @@ def _fits(value: Any, wanted: Any) -> bool:
     if not isinstance(wanted, Mapping):
         return same_value(value, wanted)
     if set(wanted) == {LIKE}:
-        return isinstance(value, str) and fnmatchcase(value.lower(), wanted[LIKE])
+        patterns = wanted[LIKE] if isinstance(wanted[LIKE], list) else [wanted[LIKE]]
+        return isinstance(value, str) and any(fnmatchcase(value.lower(), one) for one in patterns)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return all(BOUNDS[key](value, bound) for key, bound in wanted.items())
