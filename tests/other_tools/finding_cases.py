@@ -21,6 +21,19 @@ FACTS = (
     "command", "data_kind", "evaluates", "data.is_chat", "machine.gpus", "plan.model",
     "model.instruct", "model.mixture", "model.params_b", "plan.learning_rate",
 )  # fmt: skip
+
+
+def templates(model, setting, rows):
+    """Cases of an instruct model with a template of another family, and with its own."""
+    return {
+        f"template-not-of-{name}": (
+            {model: of, "model.instruct": True, setting: wrong},
+            {model: of, "model.instruct": True, setting: right},
+        )
+        for name, of, wrong, right in rows
+    }
+
+
 RM, DPO, KTO, PPO = ({"stage": name} for name in ("rm", "dpo", "kto", "ppo"))
 PPO = PPO | {"reward_model": "r"}
 FULL, BITS = {"finetuning_type": "full"}, {"quantization_bit": 4}
@@ -134,26 +147,13 @@ LLAMA_FACTORY = {
     ),
     "short-by-default": ({}, {"cutoff_len": 2048}),
     "hosted-tracker": ({"report_to": "wandb"}, {"report_to": "tensorboard"}),
-    "template-not-of-qwen2": (
-        {"model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "model.instruct": True, "template": "llama3"},
-        {"model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "model.instruct": True, "template": "qwen"},
-    ),
-    "template-not-of-qwen3": (
-        {"model_name_or_path": "Qwen/Qwen3-8B", "model.instruct": True, "template": "llama3"},
-        {"model_name_or_path": "Qwen/Qwen3-8B", "model.instruct": True, "template": "qwen3"},
-    ),
-    "template-not-of-llama3": (
-        {"model_name_or_path": "meta-llama/Llama-3.1-8B-Instruct", "model.instruct": True, "template": "qwen"},
-        {"model_name_or_path": "meta-llama/Llama-3.1-8B-Instruct", "model.instruct": True, "template": "llama3"},
-    ),
-    "template-not-of-gemma": (
-        {"model_name_or_path": "google/gemma-2-9b-it", "model.instruct": True, "template": "llama3"},
-        {"model_name_or_path": "google/gemma-2-9b-it", "model.instruct": True, "template": "gemma"},
-    ),
-    "template-not-of-mistral": (
-        {"model_name_or_path": "mistralai/Mistral-7B-Instruct-v0.3", "model.instruct": True, "template": "llama3"},
-        {"model_name_or_path": "mistralai/Mistral-7B-Instruct-v0.3", "model.instruct": True, "template": "mistral"},
-    ),
+    **templates("model_name_or_path", "template", [
+        ("qwen2", "Qwen/Qwen2.5-7B-Instruct", "llama3", "qwen"),
+        ("qwen3", "Qwen/Qwen3-8B", "llama3", "qwen3"),
+        ("llama3", "meta-llama/Llama-3.1-8B-Instruct", "qwen", "llama3"),
+        ("gemma", "google/gemma-2-9b-it", "llama3", "gemma"),
+        ("mistral", "mistralai/Mistral-7B-Instruct-v0.3", "llama3", "mistral"),
+    ]),
     "export-quantised-without-data": (
         {"export_quantization_bit": 4},
         {"export_quantization_bit": 4, "export_quantization_dataset": "d"},
@@ -398,22 +398,12 @@ AXOLOTL = {
         {"fp8_enable_fsdp_float8_all_gather": True} | FSDP2,
     ),
     "not-safetensors": ({"save_safetensors": False}, {"save_safetensors": True}),
-    "template-not-of-qwen": (
-        {"base_model": "Qwen/Qwen2.5-7B-Instruct", "model.instruct": True, "chat_template": "llama3"},
-        {"base_model": "Qwen/Qwen2.5-7B-Instruct", "model.instruct": True, "chat_template": "chatml"},
-    ),
-    "template-not-of-llama3": (
-        {"base_model": "meta-llama/Llama-3.1-8B-Instruct", "model.instruct": True, "chat_template": "chatml"},
-        {"base_model": "meta-llama/Llama-3.1-8B-Instruct", "model.instruct": True, "chat_template": "llama3"},
-    ),
-    "template-not-of-gemma": (
-        {"base_model": "google/gemma-2-9b-it", "model.instruct": True, "chat_template": "llama3"},
-        {"base_model": "google/gemma-2-9b-it", "model.instruct": True, "chat_template": "gemma"},
-    ),
-    "template-not-of-mistral": (
-        {"base_model": "mistralai/Mistral-7B-Instruct-v0.3", "model.instruct": True, "chat_template": "chatml"},
-        {"base_model": "mistralai/Mistral-7B-Instruct-v0.3", "model.instruct": True, "chat_template": "tokenizer_default"},
-    ),
+    **templates("base_model", "chat_template", [
+        ("qwen", "Qwen/Qwen2.5-7B-Instruct", "llama3", "chatml"),
+        ("llama3", "meta-llama/Llama-3.1-8B-Instruct", "chatml", "llama3"),
+        ("gemma", "google/gemma-2-9b-it", "llama3", "gemma"),
+        ("mistral", "mistralai/Mistral-7B-Instruct-v0.3", "chatml", "tokenizer_default"),
+    ]),
     "old-noise": (
         {"noisy_embedding_alpha": 5, "neftune_noise_alpha": 5}, {"neftune_noise_alpha": 5},
     ),
