@@ -148,10 +148,6 @@ LLAMA_FACTORY = {
     "short-by-default": ({}, {"cutoff_len": 2048}),
     "hosted-tracker": ({"report_to": "wandb"}, {"report_to": "tensorboard"}),
     **templates("model_name_or_path", "template", [
-        ("qwen2", "Qwen/Qwen2.5-7B-Instruct", "llama3", "qwen"),
-        ("qwen3", "Qwen/Qwen3-8B", "llama3", "qwen3"),
-        ("llama3", "meta-llama/Llama-3.1-8B-Instruct", "qwen", "llama3"),
-        ("gemma", "google/gemma-2-9b-it", "llama3", "gemma"),
         ("mistral", "mistralai/Mistral-7B-Instruct-v0.3", "llama3", "mistral"),
     ]),
     "export-quantised-without-data": (
