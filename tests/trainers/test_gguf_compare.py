@@ -83,7 +83,7 @@ def test_an_engine_that_agrees_everywhere_proves_the_file():
     assert found.lines() == [
         "proved with llama.cpp of the test, against transformers:",
         "  2 texts have the same tokens",
-        "  100 of 100 tokens of 1 greedy answers are the same; needed: 98%",
+        "  100 of 100 tokens of 1 greedy answers are the same; needed: 95%",
         "  probabilities are 0 nats apart in the mean; allowed: 0.01",
         "  1 of 1 answers that end do so at the same token",
     ]
@@ -159,7 +159,8 @@ def other_at(count: int, gap: float):
     [
         (2, 0.01, "F16", ""),
         (2, 0.2, "F16", "where transformers is sure: 0.2 apart"),
-        (3, 0.01, "BF16", "only 97.0% of 100 tokens are the same; BF16 needs 98%"),
+        (5, 0.01, "BF16", ""),
+        (6, 0.01, "BF16", "only 94.0% of 100 tokens are the same; BF16 needs 95%"),
         (15, 0.2, "Q8_0", ""),
         (16, 0.2, "Q8_0", "Q8_0 needs 85%"),
         (30, 0.2, "Q4_K_M", ""),
@@ -168,7 +169,7 @@ def other_at(count: int, gap: float):
     ],
 )
 def test_few_other_tokens_are_allowed_by_type(count, gap, kind, fault):
-    """In 16 bit near ties alone, and two of a hundred; more in smaller types."""
+    """In 16 bit near ties alone, and five of a hundred; more in smaller types."""
     found = proof(other_at(count, gap), kind)
     assert (found.same, len(found.ties)) == (100 - count, count)
     if fault:
