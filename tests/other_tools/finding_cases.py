@@ -146,6 +146,8 @@ LLAMA_FACTORY = {
         {"push_to_hub": True}, {"push_to_hub": True, "hub_private_repo": True},
     ),
     "short-by-default": ({}, {"cutoff_len": 2048}),
+    "no-evaluation": ({"evaluates": False}, {"evaluates": True}),
+    "never-measured": ({"val_size": 0.1}, {"val_size": 0.1, "eval_strategy": "steps"}),
     "hosted-tracker": ({"report_to": "wandb"}, {"report_to": "tensorboard"}),
     **templates("model_name_or_path", "template", [
         ("mistral", "mistralai/Mistral-7B-Instruct-v0.3", "llama3", "mistral"),
@@ -364,6 +366,8 @@ AXOLOTL = {
         {"datasets": [{"path": "c/d", "type": "chat_template", "train_on_eos": "last"}]}, {},
     ),
     "format-of-its-own": ({"model.instruct": True}, {"model.instruct": False}),
+    "no-evaluation": ({"evaluates": False}, {"evaluates": True}),
+    "never-measured": ({}, {"evals_per_epoch": 1}),
     "hosted-tracker": ({"wandb_project": "p"}, {"wandb_project": "p", "wandb_mode": "offline"}),
     "remote-code": ({"trust_remote_code": True}, {}),
     "projection-with-adapter": (
@@ -483,6 +487,7 @@ TRL = {
     ),
     "public-upload": ({"push_to_hub": True}, {"push_to_hub": True, "hub_private_repo": True}),
     "short-by-default": ({}, {"max_length": 2048}),
+    "no-evaluation": ({"evaluates": False}, {"evaluates": True}),
     "hosted-tracker": ({"report_to": ["wandb"]}, {"report_to": "tensorboard"}),
     "remote-code": ({"trust_remote_code": True}, {}),
 }  # fmt: skip

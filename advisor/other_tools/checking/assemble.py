@@ -214,9 +214,10 @@ def _faults(file: ToolFile, data: _Data) -> Iterator[Found]:
 def _by_rules(file: ToolFile, reading: Reading, known: Known) -> Iterator[Found]:
     """What rules say, at the first key of the file that is to be changed or was asked for."""
     for one in by_rules(file.about, known):
-        if any(key in file.open for name in one.asked for key in name.split(EITHER)):
+        asked = [key.split(".*")[0] for name in one.asked for key in name.split(EITHER)]
+        if any(key in file.open for key in asked):
             continue  # a text that another program fills in: its value is not known
-        named = [*(one.instead or {}), *one.asked]
+        named = [*(one.instead or {}), *asked]
         theirs = [key for name in named for key in _their_keys(name, reading)]
         keys = [key for key in theirs if known.is_set(key)]
         yield replace(one, where=file.at(keys[0]) if keys else "")
