@@ -86,7 +86,7 @@ def test_axolotl_agrees_with_what_is_said_of_its_files():
             file = read_file(path, environment={})
         except AdviseError:
             continue
-        if file.tool == "axolotl" and not file.is_script:
+        if file.tool == "axolotl" and not file.script:
             read[os.fspath(path)] = {
                 one.key.split(".")[0] for one in file.faults if one.severity == "error"
             }

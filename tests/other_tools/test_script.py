@@ -35,7 +35,7 @@ def read(folder, text, name="job.sh", **more):
 def test_a_command_of_llamafactory(tmp_path):
     """Variables of the script are filled in; a misspelt flag has its line and column."""
     file = read(tmp_path, LLAMAFACTORY)
-    assert (file.tool, file.command.name, file.is_script) == ("llamafactory", "train", True)
+    assert (file.tool, file.command.name, bool(file.script)) == ("llamafactory", "train", True)
     assert file.values["model_name_or_path"] == "Qwen/Qwen3-0.6B"
     assert file.values["output_dir"] == "runs/Qwen/Qwen3-0.6B"
     assert file.values["learning_rate"] == 5e-5

@@ -13,6 +13,7 @@ from advisor.ground.secrets import MASK, is_secret_key, masked
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.other_tools.checking.carrying import CarriedPlan, to_plan
 from advisor.other_tools.checking.edit import changed_text, diff, edited
+from advisor.other_tools.checking.edit_script import edited_script
 from advisor.other_tools.checking.facts import CHAT, TEMPLATE, counted, facts_of, template_facts
 from advisor.other_tools.checking.findings import EITHER, Found, Known, by_rules, worst_first
 from advisor.other_tools.checking.fitting import Fitting, Trainer, fitting
@@ -88,7 +89,7 @@ def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> R
     needed = {} if fit is not None and fit.should_fit else fit_changes
     changes = _all_changes(file, carried, findings, needed, known)
     return Report(
-        path=file.name, is_script=file.is_script, tool=tool,
+        path=file.name, is_script=bool(file.script), tool=tool,
         release=file.release.release, command=file.command.name,
         reading=reading, carried=carried, hardware=hardware, shape=shape, profile=data.profile,
         data=data.words, fitting=fit, findings=findings, notes=tuple(notes),
@@ -259,12 +260,18 @@ def _all_changes(
 
 
 def _diff(file: ToolFile, changes: Mapping[str, Any]) -> tuple[str, ...]:
-    """The changes in the file's own text; of a script there is none to change."""
+    """The changes in the file's own text; of a command line that has no flag for them, as a file of
+    the tool.
+    """
     if not changes or not file.editable:
         return ()
     shown = {key: _shown(key, value) for key, value in changes.items()}
+    if file.script and (script := edited_script(file.script, shown)) is not None:
+        before = edited_script(file.script, {}) or ""
+        return tuple(masked(one) for one in diff(before, script, file.name))
     text = changed_text(file.text, dict.fromkeys(file.secrets, MASK), loader=file.loader)
-    return tuple(masked(one) for one in diff(text, edited(text, shown), file.name))
+    name = f"{file.name} as a file" if file.script else file.name
+    return tuple(masked(one) for one in diff(text, edited(text, shown), name))
 
 
 def _shown(key: str, value: Any) -> Any:

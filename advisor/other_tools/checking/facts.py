@@ -143,10 +143,12 @@ def _of_data(plan: Plan, profile: DataProfile) -> dict[str, Any]:
         "data.is_chat": profile.format in CHAT,
         "data.kind": profile.kind,
     }
-    _, rows = amounts(plan, stage, profile, None)
+    tokens, rows = amounts(plan, stage, profile, None)
     per_step = stage.effective_batch_size * plan.launch.processes
     if stage.max_steps is not None:
         found["steps"] = stage.max_steps
+    elif stage.packing and tokens is not None:
+        found["steps"] = max(1, round(tokens / (per_step * stage.seq_len)))
     elif rows is not None and not stage.packing:
         found["steps"] = max(1, round(rows / per_step))
     if profile.tokens is None or not profile.tokens.histogram:

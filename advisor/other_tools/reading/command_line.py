@@ -41,6 +41,7 @@ class CommandLine:
         values: Key -> text, list of texts, or True for a flag without a value.
         key_marks: Where each flag stands in the script.
         variables: What the script assigns before.
+        line: Of the script, from 0, where the command begins.
     """
 
     tool: str
@@ -49,6 +50,7 @@ class CommandLine:
     values: Mapping[str, str | list[str] | bool] = field(default_factory=dict)
     key_marks: Mapping[Path_, tuple[int, int]] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
+    line: int = 0
 
 
 def command_lines(text: str) -> list[CommandLine]:
@@ -63,7 +65,7 @@ def command_lines(text: str) -> list[CommandLine]:
                 if assigned := _ASSIGNED.match(word):
                     variables[assigned[1]] = assigned[2]
             continue
-        one = _started(words)
+        one = started(words)
         if one is not None:
             tool, command, rest = one
             config, values = _arguments(tool, rest)
@@ -75,6 +77,7 @@ def command_lines(text: str) -> list[CommandLine]:
                     values=values,
                     key_marks=_marks(text, line, values),
                     variables=dict(variables),
+                    line=line,
                 )
             )
     return found
@@ -104,7 +107,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, list[str]]]:
                 yield first, words
 
 
-def _started(words: list[str]) -> tuple[str, str, list[str]] | None:
+def started(words: list[str]) -> tuple[str, str, list[str]] | None:
     """The tool, its command, and what it is given."""
     for at, word in enumerate(words):
         base, rest = word.rsplit("/", 1)[-1], words[at + 1 :]
@@ -123,6 +126,15 @@ def _started(words: list[str]) -> tuple[str, str, list[str]] | None:
         if word == "-m" and following in ("axolotl.cli.train", "axolotl.cli.preprocess"):
             return "axolotl", "", rest[1:]
     return None
+
+
+def flag_of(tool: str, word: str) -> str:
+    """The name of the flag that a word is, with `_`; empty for a value."""
+    flag = None if _NUMBER.match(word) else _FLAG.match(word)
+    if flag is not None:
+        return flag[1].replace("-", "_")
+    pair = _PAIR.match(word) if tool == "llamafactory" else None
+    return pair[1] if pair is not None else ""
 
 
 def _is_trl(words: list[str]) -> bool:

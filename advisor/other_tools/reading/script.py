@@ -45,7 +45,7 @@ def read_script(text: str, path: Path, name: str, *, environment: Mapping[str, s
         Recognised(tool=one.tool, why="the script starts it"),
         path, name, text="", values=values, read=read, command=one.command or None,
     )  # fmt: skip
-    file.is_script, file.written = True, dict(read.values)
+    file.script, file.written = text, dict(read.values)
     if one.tool != "axolotl" and not one.config:
         file.way = "argparse"
     _as_parsed(file, set(one.values))
@@ -117,9 +117,6 @@ def _is_list(key: Key) -> bool:
 
 
 def _say_what_was_read(file: ToolFile, found: list[CommandLine], references: References) -> None:
-    file.notes.append(
-        "read from a command line; changes are shown as a file for the same tool would have them"
-    )
     if len(found) > 1:
         file.notes.append(f"the script starts a tool {len(found)} times; the first is read")
     if found[0].config:

@@ -55,7 +55,8 @@ class ToolFile:
         secrets: Where `text` holds secrets, which the values do not.
         way: How the tool's parser reads values (values.py); of a command line another one.
         editable: Whether changes can be shown as a diff of the text.
-        is_script: It was read from a command line; `text` is the same as a file of the tool.
+        script: The script whose command line it was read from; `text` is the same as a file of
+            the tool. Empty for a file.
     """
 
     path: Path
@@ -74,7 +75,7 @@ class ToolFile:
     faults: list[KeyFault] = field(default_factory=list)
     secrets: frozenset[Path_] = frozenset()
     way: str = ""
-    is_script: bool = False
+    script: str = ""
     editable: bool = True
 
     @property
