@@ -129,7 +129,6 @@ LLAMA_FACTORY = {
     ),
     "neighbours-see": ({"packing": True}, {"packing": True, "neat_packing": True}),
     "neat-packing-packs": ({"neat_packing": True}, {"packing": True, "neat_packing": True}),
-    "packing-drops": ({"packing": True}, {}),
     "history-masked": ({"mask_history": True}, {}),
     "learns-the-questions": ({"train_on_prompt": True}, {}),
     "no-template": ({"template": None, "plan.model": "a/b"}, {"plan.model": "a/b"}),
