@@ -38,7 +38,6 @@ Line = tuple[str, str, str]  # label, text, style; without a text the label is a
 
 def print_job(report: JobReport, console: Console, *, plan_path: str | None = None) -> None:
     """Print the page, wrapped to the console's width."""
-    from rich.table import Table
     from rich.text import Text
 
     for label, text, style in job_lines(report, plan_path=plan_path):
@@ -49,11 +48,12 @@ def print_job(report: JobReport, console: Console, *, plan_path: str | None = No
             is_command = text.startswith(("  ", "Next: "))
             console.print(Text(shown(text), style), soft_wrap=is_command)
             continue
-        row = Table.grid(padding=(0, 1))
-        row.add_column(width=len(label) if label == ENTRY else LABEL, no_wrap=True)
-        row.add_column(overflow="fold")
-        row.add_row(Text(shown(label), "dim"), Text(shown(text), style))
-        console.print(row)
+        width = len(label) if label == ENTRY else LABEL
+        lines = Text(shown(text)).wrap(console, max(20, console.width - width - 1), overflow="fold")
+        for place, line in enumerate(lines):
+            line.rstrip()
+            lead = Text((shown(label) if place == 0 else "").ljust(width + 1), "dim")
+            console.print(lead.append(line.plain, style))
 
 
 def job_lines(report: JobReport, *, plan_path: str | None = None) -> list[Line]:

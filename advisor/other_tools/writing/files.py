@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +61,11 @@ class Written:
             )
         lost = list(dict.fromkeys(f"{one.key}: {one.why}" for job in self.jobs for one in job.lost))
         if lost:
-            lines.append(f"Not carried over: {len(lost)} (all in the file), such as")
-            lines += [f"  {_cut(line)}" for line in lost[:MOST_SHOWN]]
+            some = f"{len(lost)}, such as" if len(lost) > MOST_SHOWN else "the file says it too"
+            lines.append(f"Not carried over ({some}):")
+            lines += [one for line in lost[:MOST_SHOWN] for one in _wrapped(line)]
         left = dict.fromkeys(note for job in self.jobs for note in job.notes if "left out" in note)
-        lines += [f"  {_cut(note)}" for note in list(left)[:2]]
+        lines += [one for note in list(left)[:2] for one in _wrapped(note)]
         lines.append(f"Install it in an environment of its own: {tool.install}")
         if first.before:
             lines.append("Give the commands at the top of the file first.")
@@ -71,8 +73,9 @@ class Written:
         return lines
 
 
-def _cut(text: str, width: int = 76) -> str:
-    return text if len(text) <= width else f"{text[: width - 4].rstrip()} ..."
+def _wrapped(text: str) -> list[str]:
+    """A note as lines of a narrow terminal."""
+    return textwrap.wrap(text, 79, initial_indent="  ", subsequent_indent="    ")
 
 
 def write_files(tool_id: str, source: Path, out: Path | None, *, only: str | None) -> Written:
