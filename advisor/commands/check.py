@@ -38,7 +38,7 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 
 
 @click.command()
-@click.argument("data", nargs=-1, required=True)
+@click.argument("data", nargs=-1, required=True, metavar="FILE...")
 @click.option(
     "--map",
     "mapping",
@@ -93,22 +93,22 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 @click.option(
     "--gpu",
     metavar="NAME",
-    help="Answer for this GPU: of a configuration or a job; default: this machine.",
+    help="Of a configuration or a job: the GPU to answer for; default: that of this machine.",
 )
 @click.option(
     "--plan",
     "plan_file",
     metavar="FILE",
-    help="Write the launch file of a configuration or a job.",
+    help="Of a configuration or a job: write it as a plan, the file for `advise run`.",
 )
 @json_option
 @click.pass_context
 def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> None:
-    """Say what a data file or a configuration is, and what is wrong with it.
+    """Check data or a training configuration, and say what is wrong with it.
 
-    Of data: what they can train. Of a configuration of TRL, LLaMA-Factory or Axolotl: whether it
-    fits the GPU, what it takes, and what to change. Of an OpenAI fine-tuning job: what takes its
-    place.
+    Data: what they can train. A configuration of TRL, LLaMA-Factory or Axolotl: whether it fits
+    the GPU, how long it takes, and what to change. An OpenAI fine-tuning job: an open model to
+    replace OpenAI's, and a plan.
     """
     context.exit(check_each(data, lambda path: _check(path, **options), options))
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 WORDS = {"error": "ERROR", "warning": "warning", "note": "note"}
-SHOWN_NOTES, SHOWN_TERMS, SHOWN_CHANGES = 6, 3, 5
+SHOWN_NOTES, SHOWN_TERMS, SHOWN_CHANGES, SHOWN_SOURCES = 6, 3, 5, 2
 JUDGEMENT = "product"  # the source that is no one's but ours
 Line = tuple[str, str]  # text, style
 
@@ -36,7 +36,9 @@ def print_configuration(report: Report, console: Console) -> None:
 
     for text, style in configuration_lines(report):
         if style == "diff":
-            console.print(Text(shown(text), _diff_style(text)), no_wrap=True, crop=False)
+            # Whole lines: a diff that is cut cannot be applied.
+            styled = Text(shown(text), _diff_style(text))
+            console.print(styled, no_wrap=True, crop=False, overflow="ignore")
             continue
         bare = text.lstrip(" ")
         indent = len(text) - len(bare)
@@ -53,7 +55,7 @@ def configuration_lines(report: Report) -> list[Line]:
     lines: list[Line] = [(first_line(report), _verdict_style(report))]
     if report.verdict == "refused" and report.fitting is not None:
         fit = fit_line(report)
-        lines.append((f"Once that is mended: {fit[0].lower()}{fit[1:]}", ""))
+        lines.append((f"Once that is fixed: {fit[0].lower()}{fit[1:]}", ""))
     lines.append(("", ""))
     lines += [(text, "") for text in _what(report)]
     lines += [(text, "") for text in _takes(report)]
@@ -61,7 +63,7 @@ def configuration_lines(report: Report) -> list[Line]:
         lines += [("", ""), (_title(report.findings), "bold")]
         lines += list(_findings(report))
     if report.diff:
-        lines += [("", ""), ("What we would change", "bold")]
+        lines += [("", ""), ("Suggested changes", "bold")]
         lines += [(f"  {text}", "diff") for text in report.diff]
     # The release stands above already.
     if notes := [one for one in report.notes if report.release not in one]:
@@ -95,8 +97,8 @@ def fit_line(report: Report) -> str:
     need, limit = f"{document['need_gib']:.3g} GiB", document.get("limit_gib")
     if limit is None:
         return (
-            f"It needs about {need}; whether it fits is not known, since no GPU is here and none"
-            " is named (--gpu NAME)"
+            f"It needs about {need}; whether it fits is not known, because this machine has no GPU"
+            " and none is named (--gpu NAME)"
         )
     has = f"{_device(report)} has {limit:.3g}"
     if report.fits in ("fits", "tight"):
@@ -175,7 +177,7 @@ def _what(report: Report) -> Iterator[str]:
         started = f"sh {shlex.quote(report.path)}"
     yield f"{report.tool.name} {report.release} (`{started}`):"
     if report.carried is None:
-        yield "  what it trains has no word in a plan of ours: see below"
+        yield "  a plan cannot express what it trains: see below"
         return
     plan = report.carried.plan
     stage = plan.stages[0]
@@ -194,7 +196,9 @@ def _what(report: Report) -> Iterator[str]:
     length = "" if stage.max_steps is None else f"{stage.max_steps:,} steps, "
     epochs = f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}, "
     rate = f"learning rate {stage.learning_rate:g}, {stage.scheduler}"
-    batch = f"{stage.micro_batch_size} x {stage.grad_accum}{over} = {rows} {each}s"
+    batch = (
+        f"batch {stage.micro_batch_size} x accumulation {stage.grad_accum}{over} = {rows} {each}s"
+    )
     yield (
         f"  {length or epochs}{batch} a step, {rate}; up to {stage.seq_len:,} tokens a {each}"
         f"{', several rows packed into each' if stage.packing else ''}"
@@ -220,7 +224,7 @@ def _takes(report: Report) -> Iterator[str]:
             about = "" if whole.startswith("under") else "about "
             yield f"Time: {about}{whole}{rows} ({speed})"
         else:
-            yield f"Time: {speed}; the whole is not known, since its rows are not here"
+            yield f"Time: {speed}; the total is not known: the data set is not on this machine"
     if report.fitting.cost_usd is not None:
         cost = format_usd(report.fitting.cost_usd)
         yield f"Cost: {'' if cost.startswith('under') else 'about '}{cost}: {report.fitting.price}"
@@ -239,7 +243,7 @@ def _title(findings: Sequence[Found]) -> str:
         word: sum(one.severity == word for one in findings) for word in ("error", "warning", "note")
     }
     said = [f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items() if count]
-    return f"What is wrong with it, or good to know: {', '.join(said)}"
+    return f"Findings: {', '.join(said)}"
 
 
 def _findings(report: Report) -> Iterator[Line]:
@@ -248,12 +252,19 @@ def _findings(report: Report) -> Iterator[Line]:
         notes += one.severity == "note"
         if one.severity == "note" and notes > SHOWN_NOTES:
             continue
-        where = f" ({one.where})" if one.where else ""
-        titles = [_source(name) for name in one.sources]
-        source = f" [{'; '.join(dict.fromkeys(titles))}]" if titles else ""
+        where = f" ({_place(report, one.where)})" if one.where else ""
+        titles = list(dict.fromkeys(_source(name) for name in one.sources))
+        more = f" and {len(titles) - SHOWN_SOURCES} more" if len(titles) > SHOWN_SOURCES else ""
+        source = f" [{'; '.join(titles[:SHOWN_SOURCES])}{more}]" if titles else ""
         yield (f"  - {WORDS[one.severity]}: {one.text}{where}{source}", STYLES[one.severity])
     if notes > SHOWN_NOTES:
         yield (f"    {notes - SHOWN_NOTES} more notes: --json has them all", "dim")
+
+
+def _place(report: Report, where: str) -> str:
+    """Where a finding is: the line alone if it is in the file that the page is about."""
+    line, _, _ = where.removeprefix(f"{report.path}:").partition(":")
+    return f"line {line}" if where.startswith(f"{report.path}:") and line.isdigit() else where
 
 
 def _source(name: str) -> str:
@@ -269,7 +280,7 @@ def _next(report: Report) -> Iterator[str]:
     if report.carried is not None:
         lost = len(report.carried.lost)
         without = f" ({lost} key{'' if lost == 1 else 's'} cannot be carried over)" if lost else ""
-        yield f"Carry it over to a plan:  advise check {file} --plan plan.yaml{without}"
+        yield f"Turn it into a plan:  advise check {file} --plan plan.yaml{without}"
     if not report.hardware.gpus:
         yield f"On another GPU:  advise check {file} --gpu 'RTX 4090'"
 

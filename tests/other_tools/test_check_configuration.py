@@ -91,8 +91,8 @@ def test_a_file_that_the_tool_refuses_is_said_first(run, document, trl_file):
     code, output = run(trl_file, "--gpu", "H100")
     assert code == 2
     assert output.startswith("TRL refuses this file: ")
-    assert "trl.yaml:6:1" in output
-    assert "Once that is mended: fits" in output
+    assert "(line 6)" in output
+    assert "Once that is fixed: fits" in output
     _, found = document(trl_file, "--gpu", "H100")
     assert found["error"][0]["where"] == "trl.yaml:6:1"
 

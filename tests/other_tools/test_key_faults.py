@@ -67,7 +67,7 @@ CASES = [
      {"torch_dtype": None, "dtype": "bfloat16"}),
     ("axolotl", {"flash_attention": True}, "note", "flash_attention", "flash_attention_2",
      {"flash_attention": None, "attn_implementation": "flash_attention_2"}),
-    ("axolotl", {"max_packed_sequence_len": 9}, "error", "max_packed_sequence_len", "stops", {}),
+    ("axolotl", {"max_packed_sequence_len": 9}, "error", "max_packed_sequence_len", "no longer accepts", {}),
     ("llamafactory", {"warmup_ratio": 0.1}, "note", "warmup_ratio", "'warmup_steps'",
      {"warmup_ratio": None, "warmup_steps": 0.1}),
     ("axolotl", {"sequence_len": "long"}, "error", "sequence_len", "refuses it.*whole number", {}),

@@ -136,9 +136,9 @@ def _say_old(file: ToolFile, name: str, key: Key, value: Any) -> None:
     old = old_keys(file.tool).get(name)
     if old is not None:
         title = tool_named(file.tool).name
-        verb = "no longer takes it and stops" if old.refused else "reads it as a name that will go"
+        said = f"{title} no longer accepts it" if old.refused else f"deprecated in {title}"
         file.fault(
-            "error" if old.refused else "note", name, f"'{name}': {title} {verb}",
+            "error" if old.refused else "note", name, f"'{name}': {said}",
             hint=old.words, instead=old.change(name, value),
         )  # fmt: skip
     elif key.deprecated:
@@ -146,7 +146,7 @@ def _say_old(file: ToolFile, name: str, key: Key, value: Any) -> None:
         same = heir is not None and is_meant(heir, value)
         hint = f"it is now '{key.instead}'" if same else f"see '{key.instead}'"
         file.fault(
-            "note", name, f"'{name}': {tool_named(file.tool).name} says that this key will go",
+            "note", name, f"'{name}': deprecated in {tool_named(file.tool).name}",
             hint=hint if key.instead else "",
             instead={name: None, key.instead: value} if same else {},
         )  # fmt: skip
