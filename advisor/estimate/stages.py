@@ -41,6 +41,18 @@ WHOLE_ROWS = frozenset(
 )
 
 
+# What families call the matrix of token embeddings, and the one that makes logits.
+EMBEDDINGS = frozenset(("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings"))
+OUTPUT = frozenset(("lm_head", "embed_out", "output"))
+
+
+def embedding_matrices(names: Any) -> int:
+    """How many of both matrices are among modules that PEFT copies and trains whole: 0, 1 or 2."""
+    named = [names] if isinstance(names, str) else names if isinstance(names, list | tuple) else []
+    last = {str(name).rpartition(".")[2] for name in named}
+    return bool(last & EMBEDDINGS) + bool(last & OUTPUT)
+
+
 def stage_spec(
     objective: str,
     update: str,
@@ -55,6 +67,9 @@ def stage_spec(
     """
     targets = settings.get("target_modules") or "all-linear"
     passed = settings.get("trl") or {}
+    options = {key: settings[key] for key in OPTIONS if settings.get(key) is not None}
+    if whole := embedding_matrices((settings.get("peft") or {}).get("modules_to_save")):
+        options["embedding_copies"] = whole
     projected = passed.get("optim_target_modules") or "all-linear"
     return RunSpec(
         objective=objective,
@@ -78,7 +93,7 @@ def stage_spec(
         compile=bool(settings.get("compile")),
         gpus=gpus,
         sharding=sharding or ("ddp" if gpus > 1 else None),
-        options={key: settings[key] for key in OPTIONS if settings.get(key) is not None},
+        options=options,
     )
 
 

@@ -235,3 +235,18 @@ def test_what_should_fit_is_not_changed_again(document, tmp_path, monkeypatch):
     assert again["summary"].startswith("Should fit: ")
     assert set(again["changes"]).isdisjoint(said["change"])
     assert "sequence_len" not in again["changes"]
+
+
+def test_modules_that_are_trained_whole_take_memory(trl_file, document):
+    """Copies of the embeddings and of the output matrix: 2 x 152,064 x 3,584 weights of Qwen2.5-7B,
+    by its config.json.
+    """
+    Path(trl_file).write_text(TRL + "lora_modules_to_save: [embed_tokens, lm_head]\n")
+    _, found = document(trl_file, "--gpu", "H100")
+    copies = [one for one in found["memory"]["terms"] if one["name"].startswith("trained embed")]
+    assert "1,089,994,752 x" in copies[0]["because"]
+    assert "lora/whole-embeddings" in [one["id"] for one in found["findings"]]
+    Path(trl_file).write_text(TRL + "lora_modules_to_save: [lm_head]\n")
+    _, found = document(trl_file, "--gpu", "H100")
+    copies = [one for one in found["memory"]["terms"] if one["name"].startswith("trained embed")]
+    assert "544,997,376 x" in copies[0]["because"]

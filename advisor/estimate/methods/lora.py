@@ -30,8 +30,14 @@ def adapted(dims: Dims, spec: RunSpec) -> Sequence[str]:
 
 
 def embedding_copies(dims: Dims, spec: RunSpec) -> int:
-    """PEFT trains a copy of the embeddings and of the output matrix on request."""
-    return dims.embedding_params if spec.options.get("train_embeddings") else 0
+    """PEFT trains a copy of the embeddings and of the output matrix on request: `train_embeddings`,
+    or the modules that its own `modules_to_save` names.
+    """
+    if spec.options.get("train_embeddings"):
+        return dims.embedding_params
+    # Of tied matrices there is one.
+    named = int(spec.options.get("embedding_copies") or 0) * dims.head_params
+    return min(dims.embedding_params, named)
 
 
 def written_out(dims: Dims, spec: RunSpec) -> int:

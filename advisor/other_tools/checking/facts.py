@@ -10,6 +10,7 @@ from typing import Any
 from advisor.advice.facts_of_situation import model_facts
 from advisor.advice.settings import RATE, judge_stage, settings_by_rule
 from advisor.estimate.padding import padded_tokens
+from advisor.estimate.stages import embedding_matrices
 from advisor.ground.types import DataProfile, Hardware, ModelShape, TokenStats
 from advisor.methods import objective
 from advisor.methods.families import DECODER
@@ -110,6 +111,7 @@ def _of_stage(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {
         "plan.targets_attention_alone": bool(names) and names <= ATTENTION,
         "evaluates": stage.holdout > 0,
+        "plan.trains_embeddings": bool(embedding_matrices(stage.peft.get("modules_to_save"))),
     }
     if stage.optimizer in OPTIMIZERS:
         found["plan.keeps_small_updates"] = OPTIMIZERS[stage.optimizer].keeps_small_updates
