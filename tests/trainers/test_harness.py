@@ -11,7 +11,7 @@ from advisor.launch import run_plan
 from advisor.plan.benchmark_record import ModelScores, Score, Scored, compared
 from advisor.plan.benchmarks import read_scores
 from trainers.evaluation import harness
-from trainers.evaluation.harness import scores_of
+from trainers.evaluation.harness_scores import scores_of
 
 MEAN_OF_FOUR = 0.75
 

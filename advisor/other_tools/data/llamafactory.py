@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from advisor.data.read.hub import is_hub_id
@@ -211,8 +210,3 @@ def _lost(entry: Mapping[str, Any]) -> list[str]:
     if folder := text(entry.get("folder")):
         found.append(f"only its folder '{folder}'")
     return found
-
-
-def info_path(file: ToolFile) -> Path | None:
-    """Where dataset_info.json is, if it is here."""
-    return found_at(file, f"{text(file.values.get('dataset_dir', 'data'))}/{INFO}")
