@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady
+from trainers.tools.gguf import engine as engine_module
 from trainers.tools.gguf import find, levels
 from trainers.tools.gguf.engine import EngineFailed, Place, Process
 from trainers.tools.gguf.find import LlamaCpp, find_llama_cpp
@@ -325,3 +326,54 @@ def test_types_that_llama_cpp_makes_need_it(bare):
     with pytest.raises(MachineNotReady, match=r"Q4_K_M is made by llama\.cpp") as error:
         levels.check_level("Q4_K_M", None)
     assert "npm install node-llama-cpp" in error.value.text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script is no program there")
+@pytest.mark.parametrize(
+    ("does", "match"),
+    [
+        ("exec sleep 60", "did not answer in 0.5 s when it was asked to ends"),
+        ("read line; exec sleep 60", "did not answer in 0.5 s"),
+        ("read line; exec >&-; exec sleep 60", "crashed"),
+        ("read line; echo garbage; exec sleep 60", "no answer that can be read"),
+        ("read line; echo '[1]'; exec sleep 60", "no answer that can be read"),
+        ("trap '' TERM INT; read line; echo '{\"error\": 5}'; sleep 60", "5"),
+    ],
+)
+def test_an_engine_that_hangs_or_talks_nonsense_is_ended(tmp_path, monkeypatch, does, match):
+    """Its process is gone when the export goes on."""
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{does}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(engine_module, "LIMIT_S", 0.5)
+    with (
+        pytest.raises(EngineFailed, match=match),
+        Process(LlamaCpp(library=tmp_path / "libllama.so", what="x")) as engine,
+    ):
+        engine.ends([1])
+    assert engine.child.returncode is not None
+
+
+def test_an_engine_that_does_not_leave_is_ended(tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nread line\necho '{\"ok\": [true]}'\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(engine_module, "LEAVING_S", 0.2)
+    with Process(LlamaCpp(library=tmp_path / "libllama.so", what="x")) as engine:
+        assert engine.ends([1]) == [True]
+    assert engine.child.returncode == -9
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such permissions there")
+def test_a_library_that_others_could_have_put_there_is_not_loaded(bare):
+    """A folder of temporary files may hold a node_modules of anybody."""
+    library = node_package(bare)
+    assert find_llama_cpp() is not None
+    for path in (library, library.parent, bare / "node_modules"):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o002)
+        assert find_llama_cpp() is None
+        path.chmod(mode)
+    assert find_llama_cpp() is not None

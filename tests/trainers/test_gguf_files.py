@@ -325,3 +325,60 @@ def test_a_stopped_export_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_model(folder, tmp_path / "out.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def changed_weights(folder, change):
+    """The folder with other weights."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+Q, UP = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda weights: weights.update({Q: weights[Q][:-1].clone()}), "q_proj"),
+        (lambda weights: weights.update({Q: torch.tensor(1.0)}), "q_proj"),
+        (lambda weights: weights.pop(UP), "up_proj"),
+        (lambda weights: weights.update({"model.layers.%s.mlp.x.weight" % ("9" * 5000): weights[UP].clone()}), "no place"),
+    ],
+)  # fmt: skip
+def test_weights_of_another_shape_are_refused(tmp_path, change, match):
+    """Before rows are put in another order; nothing is written."""
+    folder = tiny("llama", tmp_path / "model", torch.float32)
+    changed_weights(folder, change)
+    with pytest.raises(InputError, match=match):
+        write_model(folder, tmp_path / "out.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": [1]}', '{"weight_map": {"model.norm.weight": "../x"}}'])  # fmt: skip
+def test_an_index_that_lies_is_refused(tmp_path, index):
+    folder = tiny("llama", tmp_path / "model", torch.float32)
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(InputError):
+        write_model(folder, tmp_path / "out.gguf")
+
+
+def test_a_header_that_lies_is_refused(tmp_path):
+    folder = tiny("llama", tmp_path / "model", torch.float32)
+    for content in (b"", b"\xff" * 7 + b"\x3f{}", (200_000).to_bytes(8, "little") + b"[" * 200_000):
+        (folder / "model.safetensors").write_bytes(content)
+        with pytest.raises(InputError):
+            write_model(folder, tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_model_that_computes_no_numbers_is_not_compared(tmp_path, number):
+    """Its first token would be the most likely one everywhere, in llama.cpp too."""
+    from trainers.tools.gguf.reference import QUESTIONS, reference_of
+
+    folder = tiny("llama", tmp_path / "model", torch.float32)
+    changed_weights(folder, lambda weights: weights[Q].view(-1).__setitem__(0, number))
+    with pytest.raises(InputError, match="NaN"):
+        reference_of(folder, [2], QUESTIONS[:1])

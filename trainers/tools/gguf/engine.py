@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ from typing import Any, Protocol, Self
 
 from trainers.frame.machine import usable_cores
 from trainers.tools.gguf.find import LlamaCpp
+
+# Seconds for one answer: a large model on few cores takes minutes, and never hours.
+LIMIT_S = 1800.0
+LIMITS_S = {"quantize": 4 * 3600.0}
+LEAVING_S = 10.0  # until it has ended by itself
+MOST_CHARACTERS = 1 << 28  # of one answer
 
 
 class EngineFailed(Exception):
@@ -79,28 +86,56 @@ class Process:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self.child.kill()
         with suppress(OSError):
             if self.child.stdin is not None:
                 self.child.stdin.close()
-        if error is not None:
+        try:
+            self.child.wait(LEAVING_S)
+        except subprocess.TimeoutExpired:
             self.child.kill()
-        self.child.wait()
+            self.child.wait()
+        if self.child.stdout is not None:
+            self.child.stdout.close()
 
     def ask(self, action: str, **values: Any) -> Any:
         """What the child answers."""
         assert self.child.stdin is not None
         assert self.child.stdout is not None
-        line = ""
-        with suppress(BrokenPipeError):
-            self.child.stdin.write(json.dumps({"do": action, **values}) + "\n")
-            self.child.stdin.flush()
-            line = self.child.stdout.readline()
+        line, late = "", threading.Event()
+        limit_s = LIMITS_S.get(action, LIMIT_S)
+
+        def end() -> None:
+            late.set()
+            self.child.kill()
+
+        clock = threading.Timer(limit_s, end)
+        clock.daemon = True
+        clock.start()
+        try:
+            with suppress(BrokenPipeError):
+                self.child.stdin.write(json.dumps({"do": action, **values}) + "\n")
+                self.child.stdin.flush()
+                line = self.child.stdout.readline(MOST_CHARACTERS)
+        finally:
+            clock.cancel()
+        if late.is_set():
+            raise EngineFailed(
+                f"llama.cpp did not answer in {limit_s:,g} s when it was asked to {action}"
+            )
         if not line:
+            self.child.kill()  # it may have closed its output alone
             code = self.child.wait()
             raise EngineFailed(f"llama.cpp crashed (exit {code}) while it was asked to {action}")
-        answer = json.loads(line)
+        answer: Any = None
+        with suppress(ValueError, RecursionError):
+            answer = json.loads(line)
+        if not isinstance(answer, dict) or not {"ok", "error"} & set(answer):
+            self.child.kill()
+            raise EngineFailed(f"llama.cpp gave no answer that can be read to {action}")
         if "error" in answer:
-            raise EngineFailed(answer["error"])
+            raise EngineFailed(str(answer["error"]))
         return answer["ok"]
 
     def load(self, path: Path, *, context: int, adapter: Path | None = None) -> None:
@@ -138,6 +173,9 @@ def main() -> int:
     """Answer requests until there are no more."""
     from trainers.tools.gguf.libllama import Library, UnknownLibrary
 
+    # What a library prints belongs elsewhere than between our answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
         server = _Server(Library(Path(sys.argv[1])))
     except (OSError, UnknownLibrary) as error:
@@ -152,7 +190,7 @@ def main() -> int:
                 answer = {"ok": getattr(server, f"do_{request.pop('do')}")(**request)}
             except RuntimeError as error:
                 answer = {"error": str(error)}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
     return 0
 
 

@@ -11,6 +11,7 @@ import ctypes.util
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,11 +96,28 @@ def _of_node() -> LlamaCpp | None:
             folders = sorted((inside / "@node-llama-cpp").glob("*/bins/*"), key=_plain_first)
             for folder in folders:
                 library = next(_libraries(folder), None)
-                if library is not None:
+                if library is not None and is_ours(library, place):
                     return LlamaCpp(
                         library=library.resolve(), what=_node_version(library) or "node-llama-cpp"
                     )
     return None
+
+
+def is_ours(library: Path, place: Path) -> bool:
+    """Whether nobody but this user and root can have put a library there: it is run. A folder above
+    the current one, such as that of temporary files, may be everybody's.
+    """
+    if os.name != "posix":
+        return True
+    inside = [library.resolve(), *library.parents]
+    for path in inside[: inside.index(place) + 1] if place in inside else inside[:2]:
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        if status.st_uid not in (0, os.getuid()) or status.st_mode & stat.S_IWOTH:
+            return False
+    return True
 
 
 def _plain_first(folder: Path) -> tuple[bool, bool, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from advisor.ground.errors import InputError, MachineNotReady, nearest
 from advisor.ground.progress import waiting
-from trainers.tools.gguf.engine import EngineFailed, Process
+from trainers.tools.gguf.engine import LIMITS_S, EngineFailed, Process
 from trainers.tools.gguf.find import HOW, LlamaCpp, find_quantize
 from trainers.tools.gguf.libllama import QUANTIZATIONS
 from trainers.tools.gguf.write import Written, whole_file
@@ -68,13 +68,17 @@ def _by_library(source: Path, target: Path, kind: str, llama_cpp: LlamaCpp) -> s
 def _by_program(source: Path, target: Path, kind: str) -> None:
     program = find_quantize()
     assert program is not None
-    done = subprocess.run(
-        [program, str(source), str(target), kind],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [program, str(source), str(target), kind],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=LIMITS_S["quantize"],
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise MachineNotReady(f"llama-quantize did not make {kind} in hours", hint=HOW) from None
     if done.returncode != 0:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise MachineNotReady(f"llama-quantize cannot make {kind}: {' '.join(last)}", hint=HOW)

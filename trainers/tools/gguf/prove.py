@@ -184,6 +184,8 @@ def _gap(answer: Answer, at: int, place: Place) -> float:
 
 def _divergence(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Kullback-Leibler divergence over the watched tokens and all others as one, in nats."""
+    if any(map(math.isnan, (*ours, *theirs))):
+        return math.nan  # which no comparison below would notice
     pairs = [(math.exp(a), math.exp(b)) for a, b in zip(ours, theirs, strict=True)]
     rest = (max(1e-12, 1 - sum(a for a, _ in pairs)), max(1e-12, 1 - sum(b for _, b in pairs)))
     return sum(a * math.log(a / max(b, 1e-12)) for a, b in [*pairs, rest] if a > 0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.errors import InputError
 from advisor.ground.progress import followed, waiting
 from trainers.frame.evaluating import evaluating
 from trainers.frame.model_files import reading
@@ -206,6 +207,12 @@ def _answer(model: Any, prompt: Sequence[int], ends: Sequence[int], limit: int) 
             ),
         )
     log_probs_TV = torch.log_softmax(torch.cat(out.logits).double(), dim=-1)
+    if bool(log_probs_TV.isnan().any()):  # its first token would be "the most likely" everywhere
+        raise InputError(
+            "the model computes numbers that are none (NaN)",
+            where=str(getattr(model, "name_or_path", "the model")),
+            hint="its weights hold NaN or infinity: train it again, with a lower rate",
+        )
     top = log_probs_TV.topk(min(WATCHED, log_probs_TV.shape[-1]), dim=-1)
     tokens = out.sequences[0, len(prompt) :].tolist()
     return Answer(

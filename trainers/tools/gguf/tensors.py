@@ -13,9 +13,10 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.ground.gguf import GgufFamily
 from trainers.frame.files import read_json
+from trainers.frame.model_files import reading
 from trainers.tools.gguf.family import WAY_OUT, rotation_factors
 
-IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
+IN_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.(.+)\.(weight|bias)")
 AT_ENDS = re.compile(r"(.+)\.(weight|bias)")
 NOT_WEIGHTS = re.compile(r".*rotary_emb\.inv_freq")  # that old checkpoints hold
 
@@ -121,7 +122,8 @@ def _files(folder: Path) -> Mapping[str, Path]:
 
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return {name: folder / file for name, file in read_json(index)["weight_map"].items()}
+        with reading(folder):
+            return {name: folder / file for name, file in read_json(index)["weight_map"].items()}
     path = folder / "model.safetensors"
     if not path.is_file():
         raise InputError(
@@ -129,14 +131,14 @@ def _files(folder: Path) -> Mapping[str, Path]:
             where=str(folder),
             hint="load it with transformers and save it with save_pretrained",
         )
-    with safe_open(path, framework="pt") as file:
+    with reading(folder), safe_open(path, framework="pt") as file:
         return dict.fromkeys(file.keys(), path)
 
 
 def _header(path: Path, name: str) -> tuple[tuple[int, ...], str]:
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
+    with reading(path.parent), safe_open(path, framework="pt") as file:
         part = file.get_slice(name)
         return tuple(part.get_shape()), str(part.get_dtype())
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.disk import TEMPORARY
-from advisor.ground.errors import MachineNotReady
+from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import cannot_write, free_bytes
+from advisor.ground.model_folder import base_faults
 from advisor.ground.progress import BYTES, waiting
 from advisor.ground.units import format_gib
 from trainers.tools.gguf.family import family_of, read_config, settings
@@ -53,6 +54,8 @@ def write_model(
     config = read_config(str(folder))
     family = family_of(config, str(folder))
     found = sources(folder, family, config)
+    if faults := base_faults(folder):  # before weights of another shape are turned about
+        raise InputError(faults=faults)
     tokens = read_tokens(tokens_of or folder, config.vocab_size)
     sixteen, rounding = sixteen_bit(found)
     kind = kind or sixteen
