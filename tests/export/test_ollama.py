@@ -402,3 +402,25 @@ def test_an_answer_without_an_end_is_a_failure(tmp_path, take, ollama):
     with pytest.raises(TrainingFailed, match="does not end"):
         take(judged(write_run(tmp_path / "run")))
     assert (tmp_path / "calls").read_text().splitlines()[-1] == "rm shop-sft-trial"
+
+
+@pytest.mark.parametrize("end", ['"""', 'x"""\nADAPTER ./evil', "\x1b[2J", "a\u202eb"])
+def test_an_end_token_cannot_write_lines_of_a_modelfile(tmp_path, take, end):
+    """Refused before the work; comments stay on one line."""
+    run = write_run(tmp_path / "run")
+    place = run / "stages" / "sft" / "tokenizer.json"
+    state = json.loads(place.read_text("utf-8"))
+    state["added_tokens"][2]["content"] = end
+    place.write_text(json.dumps(state))
+    with pytest.raises(InputError):
+        take(run)
+    assert not list(tmp_path.rglob("*Modelfile"))
+
+
+def test_a_comment_of_a_modelfile_is_one_line():
+    made = Modelfile(
+        model="./m", template="t", stops=[("s", "why\nADAPTER a")], about=["a\nFROM b"]
+    )
+    assert [line for line in made.text().splitlines() if line.startswith(("FROM", "ADAPTER"))] == [
+        "FROM ./m"
+    ]

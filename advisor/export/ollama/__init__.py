@@ -90,7 +90,16 @@ def _ready(record: RunRecord, stage: StageRecord, folder: Path) -> Ready:
     """Raises InputError for a template that Ollama cannot write, or if nothing ends an answer."""
     chat = ChatText.in_folder(folder)
     made = _template(chat, record, stage, "")
-    return Ready(stage=stage, folder=folder, chat=chat, stops=stops(folder, made.shape))
+    found = stops(folder, made.shape)
+    for what, text in (("chat template", made.text), *(("end token", one.text) for one in found)):
+        if not can_hold(text):  # it would end early, and go on as lines of its own
+            raise InputError(
+                f"the {what} of {label(stage)} holds three quotes or characters that no Modelfile"
+                " keeps",
+                where=str(stage.folder),
+                hint="serve it where the model's own files are read: `advise export --to vllm`",
+            )
+    return Ready(stage=stage, folder=folder, chat=chat, stops=found)
 
 
 def _template(

@@ -27,17 +27,22 @@ class Modelfile:
 
     def text(self) -> str:
         """The file."""
-        lines = [*(f"# {line}" for line in self.about), f"FROM {self.model}"]
+        lines = [*(f"# {_one_line(line)}" for line in self.about), f"FROM {self.model}"]
         if self.adapter is not None:
             lines.append(f"ADAPTER {self.adapter}")
         lines += ["", f"TEMPLATE {quoted(self.template)}", ""]
         for stop, why in self.stops:
-            lines += [f"# {why}", f"PARAMETER stop {quoted(stop)}"]
+            lines += [f"# {_one_line(why)}", f"PARAMETER stop {quoted(stop)}"]
         for name, value, why in self.parameters:
-            lines += [f"# {why}", f"PARAMETER {name} {value}"]
+            lines += [f"# {_one_line(why)}", f"PARAMETER {name} {value}"]
         if self.system is not None:
             lines += ["", f"SYSTEM {quoted(self.system)}"]
         return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    """A comment that stays one."""
+    return " ".join(text.split())
 
 
 def quoted(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import textwrap
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ class Written:
         lines.append(f"Install it in an environment of its own: {tool.install}")
         if first.before:
             lines.append("Give the commands at the top of the file first.")
-        lines.append(f"Start: cd {shown_path(self.folder)} && {start_of(first)}")
+        lines.append(f"Start: cd {shlex.quote(shown_path(self.folder))} && {start_of(first)}")
         return lines
 
 

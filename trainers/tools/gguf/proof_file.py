@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -55,9 +56,11 @@ class Exported:
     def serve(self, out: Path) -> str:
         """The command that serves it."""
         if self.role == "adapter":
-            base, own = (shown_path(out / str(name)) for name in (self.base, self.file))
+            base, own = (
+                shlex.quote(shown_path(out / str(name))) for name in (self.base, self.file)
+            )
             return f"llama-server -m {base} --lora {own} --jinja"
-        return f"llama-server -m {shown_path(out / self.file)} --jinja"
+        return f"llama-server -m {shlex.quote(shown_path(out / self.file))} --jinja"
 
     def record(self) -> dict[str, Any]:
         return {
