@@ -4,7 +4,12 @@ import pytest
 
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_reader import read_yaml
-from advisor.other_tools.tables.conversions import TURNS, CannotCarry, Context
+from advisor.other_tools.tables.conversions import (
+    TURNS,
+    CannotCarry,
+    Context,
+    deepspeed_offloads,
+)
 from advisor.other_tools.tables.keys import keys_of, newest
 from advisor.other_tools.tables.mapping import ASIDE, leaves, read, write
 from advisor.other_tools.tables.ours import usual_values
@@ -140,3 +145,15 @@ def test_hints_for_misspelt_plan_keys_say_the_same():
                     assert ours in meant[theirs], (name, theirs)
                     compared += 1
     assert compared > 40
+
+
+def test_deepspeed_says_in_its_file_or_its_name_what_lives_in_host_memory(tmp_path):
+    """The content decides; of a file that is not there, its name."""
+    stored = {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}}
+    (tmp_path / "offload.json").write_text('{"zero_optimization": {"stage": 3}, "fp16": {}}')
+    here = Context(folder=tmp_path)
+    assert deepspeed_offloads(stored, here)
+    assert deepspeed_offloads("examples/deepspeed/ds_z3_offload_config.json", here)
+    assert not deepspeed_offloads("offload.json", here)
+    assert not deepspeed_offloads("examples/deepspeed/ds_z3_config.json", here)
+    assert not deepspeed_offloads("offload_of_ours.json", here)

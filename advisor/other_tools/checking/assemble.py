@@ -21,8 +21,8 @@ from advisor.other_tools.checking.report import Report, changes_of, their_change
 from advisor.other_tools.data.reading import column_faults, data_of, understood
 from advisor.other_tools.data.refs import FILE as FILE_HERE
 from advisor.other_tools.reading.tool_file import KeyFault, ToolFile
-from advisor.other_tools.tables.conversions import Context
-from advisor.other_tools.tables.mapping import COMMAND, DATA_KIND, Lost, Reading, read
+from advisor.other_tools.tables.conversions import Context, deepspeed_offloads
+from advisor.other_tools.tables.mapping import COMMAND, DATA_KIND, Lost, Reading, at_key, read
 from advisor.situation.shapes import model_shape
 
 # A configuration names its model itself: its size cannot be said beside it.
@@ -101,7 +101,10 @@ def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> R
 def _trainer(file: ToolFile) -> Trainer:
     """The tool and its libraries, at the versions of the key table."""
     versions = {**file.release.made_with, file.tool: file.release.release}
-    return Trainer(name=file.about.name, versions=versions)
+    offloads = any(at_key(file.values, key) is True for key in file.about.offloads)
+    if (named := file.values.get("deepspeed")) is not None:
+        offloads |= deepspeed_offloads(named, Context(folder=file.folder))
+    return Trainer(name=file.about.name, versions=versions, offloads=offloads)
 
 
 def _kind(data: _Data) -> str:

@@ -32,6 +32,7 @@ class Trainer:
 
     name: str
     versions: Mapping[str, str]
+    offloads: bool = False  # sharded weights live in host memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +126,7 @@ def _spec(
     return replace(
         spec, framework=trainer.name, library_versions=trainer.versions, loss=loss,
         counter=WHOLE_PROCESS,
+        offload_weights=trainer.offloads and spec.gpus > 1 and spec.sharding in ("fsdp", "zero3"),
     )  # fmt: skip
 
 

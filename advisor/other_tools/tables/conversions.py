@@ -126,6 +126,22 @@ def _read_deepspeed(value: Any, context: Context) -> Any:
     raise CannotCarry(f"ZeRO stage {stage} has no word in a plan")
 
 
+def deepspeed_offloads(value: Any, context: Context) -> bool:
+    """Whether DeepSpeed's own JSON holds the weights in host memory. A file that is not there says
+    it in its name, as ds_z3_offload_config.json does.
+    """
+    try:
+        found = value if isinstance(value, Mapping) else _json_of(str(value), context)
+    except CannotCarry:
+        return False
+    zero = found.get("zero_optimization")
+    part = zero.get("offload_param") if isinstance(zero, Mapping) else None
+    if isinstance(part, Mapping):
+        return part.get("device") in ("cpu", "nvme")
+    by_name = zero is not None and set(found) == {"zero_optimization"} and set(zero) == {"stage"}
+    return by_name and not isinstance(value, Mapping) and "offload" in str(value).lower()
+
+
 def _json_of(named: str, context: Context) -> Mapping[str, Any]:
     path = Path(named).expanduser()
     path = path if path.is_absolute() or context.folder is None else context.folder / path

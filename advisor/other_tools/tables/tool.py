@@ -125,6 +125,9 @@ TOOL_FILE: Shape = Keys(
             help="[name of a model with * and ?, its template there, what differs from the model's"
             " own]; the first that fits",
         ),
+        "offloads": ListOf(
+            of=Text(), help="keys that, where true, hold sharded weights in host memory"
+        ),
         "not_carried": MapOf(
             of=Text(), help="keys with an effect that a plan has no word for -> the way out"
         ),
@@ -215,6 +218,7 @@ class Tool:
     templates: tuple[tuple[str, Any, str], ...]
     data: Mapping[str, Any]
     no_effect: frozenset[str]
+    offloads: tuple[str, ...]
     not_carried: Mapping[str, str]
     findings: tuple[FindingRule, ...]
 
@@ -289,6 +293,7 @@ def _read(path: Path) -> Tool:
         ),
         data=data.get("data") or {},
         no_effect=frozenset(data.get("no_effect") or ()),
+        offloads=tuple(data.get("offloads") or ()),
         not_carried=data.get("not_carried") or {},
         findings=tuple(finding_rule(one) for one in data.get("findings") or ()),
     )
