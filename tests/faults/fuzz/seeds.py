@@ -122,6 +122,22 @@ CONFIGURATIONS: list[dict[str, Any]] = [
         "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "bf16": True,
     },
 ]  # fmt: skip
+CONFIGURATIONS += [
+    {  # TRL
+        "model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "dataset_name": "chats.jsonl",
+        "use_peft": True, "lora_r": 16, "learning_rate": 2e-4, "max_length": 1024, "packing": True,
+        "datasets": [{"path": "json", "data_files": "chats.jsonl"}], "dtype": "bfloat16",
+    },
+]  # fmt: skip
+JOBS: list[dict[str, Any]] = [
+    {
+        "object": "fine_tuning.job", "id": "ftjob-1", "model": "gpt-4o-mini-2024-07-18",
+        "training_file": "chats.jsonl", "status": "succeeded", "trained_tokens": 3000, "seed": 7,
+        "method": {"type": kind, kind: {"hyperparameters": {"n_epochs": 3, "batch_size": "auto"}}},
+        "suffix": "desk", "integrations": [{"type": "wandb"}], "error": {"message": "none"},
+    }
+    for kind in ("supervised", "dpo", "reinforcement")
+]  # fmt: skip
 METHOD_FILES = ("rules/objectives/orpo.yaml", "rules/updates/ia3.yaml")
 ARGUMENTS = (
     ("--json", "--task", "qa", "--budget", "usd=20,hours=6", "--gpu", "RTX 4090", "--gpus", "2"),
@@ -270,6 +286,9 @@ def targets(run_folder: Files) -> list[Target]:
                 ("run", "plan.yaml", "--output", "out"),
                 ("run", "plan.yaml", "--output", "out", "--json"),
                 ("export", "plan.yaml", "--to", "bundle"),
+                ("export", "plan.yaml", "--to", "trl"),
+                ("export", "plan.yaml", "--to", "llamafactory"),
+                ("export", "plan.yaml", "--to", "axolotl"),
             ],
             beside, codes=RUN, weight=7,
         ),
@@ -291,6 +310,11 @@ def targets(run_folder: Files) -> list[Target]:
         Target(
             "configuration of another tool", CONFIGURATIONS, both, "config.yaml",
             [("check", "config.yaml"), ("check", "config.yaml", "--json")],
+            beside, weight=2,
+        ),
+        Target(
+            "job of OpenAI", JOBS, ("json",), "job.json",
+            [("check", "job.json"), ("check", "job.json", "--json", "--gpu", "RTX 4090")],
             beside, weight=2,
         ),
         Target(
