@@ -120,13 +120,15 @@ def _items(document: Document | NamedValue, path: tuple[str | int, ...], name: s
 def _lines(lines: list[tuple[int, str]], name: str) -> list[Placed]:
     placed: list[Placed] = []
     faults: list[Fault] = []
+    is_short = sum(len(line) for _, line in lines) <= MARKED_BYTES
     for number, line in lines:
         try:
             data = parse_json(line)
         except json.JSONDecodeError as error:
             faults += _broken(name, error, number).faults
             continue
-        marked = _marked(line, data, name)
+        # Of a file with very many jobs each fault has its line all the same.
+        marked = _marked(line, data, name) if is_short else NamedValue(f"{name}:{number}", data)
         if isinstance(marked, Document):  # the places of a line, on its line of the file
             marked = Document(
                 name,
