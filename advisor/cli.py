@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "chat": "Chat with what was trained, beside its base model.",
     "export": "Write a plan or the result of a run in another form.",
-    "check": "Say what a data file or a trainer's configuration is, and what is wrong with it.",
+    "check": "Check data or a trainer's configuration, and say what is wrong with it.",
     "estimate": "Estimate memory and time for a plan, a single configuration, or a list.",
     "probe": "Show what this machine offers for training.",
     "rules": "List the rules, explain one, or prove them all.",

@@ -104,7 +104,7 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 @json_option
 @click.pass_context
 def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> None:
-    """Check data or a training configuration, and say what is wrong with it.
+    """Check data or a trainer's configuration, and say what is wrong with it.
 
     Data: what they can train. A configuration of TRL, LLaMA-Factory or Axolotl: whether it fits
     the GPU, how long it takes, and what to change. An OpenAI fine-tuning job: an open model to
