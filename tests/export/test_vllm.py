@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from advisor.export.exporter import Wanted
-from advisor.export.vllm import export
+from advisor.export.vllm import export, made_beside
 from advisor.export.vllm.adapter import NOT_HELD, why_not_held
 from advisor.ground.errors import InputError
 from tests.export.runs import CHATML, write_adapter, write_run
@@ -112,9 +112,10 @@ def test_a_module_that_vllm_cannot_hold_is_merged(tmp_path, take):
     run = write_run(tmp_path / "run")
     write_adapter(run / "stages" / "sft", use_dora=True)
     out = take(run)
-    assert take.calls == [
-        ("merge", str(run), "--out", str(out / "model"), "--device", "cpu", "--only", "sft")
-    ]
+    ((*before, merged, _, device, _, only),) = take.calls
+    assert (*before, device, only) == ("merge", str(run), "--out", "cpu", "sft")
+    assert Path(merged).name == "model"
+    assert Path(merged).parent.name.startswith(f".{out.name}.")  # renamed once it is whole
     assert words(out)[:4] == ["serve", "model", "--served-model-name", "shop"]
     assert "sft is merged: it splits weights into size and direction (DoRA)" in take.said[0]
 
@@ -198,3 +199,18 @@ def test_damaged_weights_are_found(tmp_path):
     path = tmp_path / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
     assert "cannot be read" in str(why_not_held(tmp_path, {"peft_type": "LORA", "r": 4}))
+
+
+def test_what_ends_an_export_leaves_nothing_behind(tmp_path):
+    """A folder is whole or not there: a full disk or Ctrl-C takes the half away."""
+    out = tmp_path / "served"
+
+    def stopped():
+        with made_beside(out) as work:
+            work.mkdir()
+            (work / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert list(tmp_path.iterdir()) == []

@@ -9,10 +9,11 @@ of the result.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import textwrap
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,14 +61,20 @@ def export(wanted: Wanted) -> int:
     out = wanted.out or run / "export" / NAME
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty", where=str(out), hint="name another with --out")
+    with made_beside(out) as work:
+        for part in parts:
+            inside = "" if len(parts) == 1 else _name(part)
+            if part.merged_because is not None:
+                wanted.say(f"{label(part.stages[0])} is merged: {part.merged_because}.")
+                code = _merge(wanted, part.stages[0], work / inside / MODEL)
+                if code != 0:
+                    return code
+            _write(wanted, record, part, work / inside)
+        if out.is_dir():
+            out.rmdir()  # it is empty: see above
+        work.rename(out)
     for part in parts:
-        folder = out if len(parts) == 1 else out / _name(part)
-        if part.merged_because is not None:
-            wanted.say(f"{label(part.stages[0])} is merged: {part.merged_because}.")
-            code = _merge(wanted, part.stages[0], folder / MODEL)
-            if code != 0:
-                return code
-        _write(wanted, record, part, folder)
+        _say(wanted, record, part, out if len(parts) == 1 else out / _name(part))
     if find_spec("vllm") is None:
         wanted.say("vLLM is not installed here and has not run this. It needs an environment of")
         wanted.say("its own, mostly on a GPU: pip install vllm")
@@ -105,6 +112,19 @@ def _parts(run: Path, stages: Sequence[StageRecord]) -> list[Part]:
             " train it as LoRA: --set stages.0.update=lora",
         )
     return [*([Part(stages=together, as_modules=True)] if together else []), *alone]
+
+
+@contextmanager
+def made_beside(out: Path) -> Iterator[Path]:
+    """A folder beside the one that is wanted, to be renamed once it is whole; it is gone after
+    whatever keeps it from that.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _name(part: Part) -> str:
@@ -175,9 +195,12 @@ def _write(wanted: Wanted, record: RunRecord, part: Part, folder: Path) -> None:
         folder / SCRIPT, script(server, asked=asked, chats=bool(template), notes=notes)
     )
     (folder / SCRIPT).chmod(0o755)
-    for line in _said(run, record, part):
+
+
+def _say(wanted: Wanted, record: RunRecord, part: Part, folder: Path) -> None:
+    for line in _said(wanted.source, record, part):
         wanted.say(line)
-    for note in notes:
+    for note in _notes(record, part):
         for line in textwrap.wrap(f"Note: {note}", 80, subsequent_indent="  "):
             wanted.say(line)
     wanted.say(f"Serve it:  sh {shown_path(folder / SCRIPT)}")
