@@ -83,7 +83,7 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
     assert done.record.verdict == folder_verdict(done.folder, done.record)
     assert done.record.verdict.task.status in text
     assert "vllm serve" in (command := serve_command(done.record, [stage], done.folder))
-    assert "--max-lora-rank 4" in command
+    assert "--max-lora-rank 8" in command  # the least of vLLM's that holds rank 4
     ask = ask_command(str(done.folder / stage.folder), stage.update)
     answer = subprocess.run(
         shlex.split(ask),

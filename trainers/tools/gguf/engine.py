@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from advisor.ground.terminal import show_streams
 from trainers.frame.machine import usable_cores
 from trainers.tools.gguf.find import LlamaCpp
 
@@ -176,6 +177,7 @@ def main() -> int:
     # What a library prints belongs elsewhere than between our answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    show_streams()
     try:
         server = _Server(Library(Path(sys.argv[1])))
     except (OSError, UnknownLibrary) as error:

@@ -24,7 +24,7 @@ def read_config(folder: str) -> Any:
     from transformers import AutoConfig
 
     with reading(folder):
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def family_of(config: Any, where: str) -> GgufFamily:

@@ -163,7 +163,7 @@ def _model(folder: Path, adapter: Path | None) -> Any:
     exact = memory is None or 3 * size < memory
     with reading(folder):
         model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=torch.float32 if exact else "auto"
+            str(folder), dtype=torch.float32 if exact else "auto", trust_remote_code=False
         )
     if adapter is not None:
         from peft import PeftModel

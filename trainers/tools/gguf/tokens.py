@@ -54,7 +54,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     with reading(folder, "the tokenizer"):
-        return AutoTokenizer.from_pretrained(str(folder))
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
 
 
 def read_tokens(folder: Path, vocab_size: int) -> Tokens:
