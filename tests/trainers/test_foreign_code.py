@@ -13,7 +13,7 @@ from tests.fake_model import write_safetensors
 
 LOADERS = ("from_pretrained", "from_config", "pipeline", "load_dataset")
 # They read JSON, or take a model that is loaded already.
-NO_CODE = ("PeftModel", "PeftConfig", "GenerationConfig", "original")
+NO_CODE = ("PeftModel", "PeftConfig", "LoraConfig", "GenerationConfig", "original")
 
 
 @pytest.mark.light

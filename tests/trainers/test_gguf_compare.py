@@ -265,6 +265,18 @@ def test_the_package_of_npm_is_found_from_a_folder_below(bare, monkeypatch):
     assert found == LlamaCpp(library=library.resolve(), what="node-llama-cpp 3.0.0 (llama.cpp v9)")
 
 
+def test_of_a_named_folder_the_build_for_this_machine_is_taken(bare, monkeypatch):
+    """npm may have installed those for other processors beside it."""
+    other = bare / "node_modules" / "@node-llama-cpp" / "a-first" / "bins" / "a-first"
+    other.mkdir(parents=True)
+    (other / "libllama.so").write_bytes(b"x")
+    library = node_package(bare)
+    monkeypatch.setenv(find.VARIABLE, str(bare / "node_modules"))
+    found = find_llama_cpp()
+    assert found is not None
+    assert found.library == library.resolve()
+
+
 def test_a_named_place_without_the_library_is_said(bare, monkeypatch):
     """A wrong path is no reason to take another one."""
     node_package(bare)

@@ -45,7 +45,9 @@ def find_llama_cpp() -> LlamaCpp | None:
     named = os.environ.get(VARIABLE)
     if named:
         path = Path(named).expanduser()
-        library = path if path.is_file() else next(_libraries(path, deep=True), None)
+        # A folder of npm holds builds for other processors too.
+        found = sorted(_libraries(path, deep=True), key=lambda one: _plain_first(one.parent))
+        library = path if path.is_file() else next(iter(found), None)
         if library is None:
             raise MachineNotReady(
                 f"{VARIABLE} is {named}: there is no libllama there",
@@ -53,10 +55,8 @@ def find_llama_cpp() -> LlamaCpp | None:
                 hint=HOW,
             )
         return LlamaCpp(library=library.resolve(), what=_node_version(library) or str(library))
-    for found in (_of_python(), _of_node(), _on_path(), _of_system()):
-        if found is not None:
-            return found
-    return None
+    places = (_of_python(), _of_node(), _on_path(), _of_system())
+    return next((one for one in places if one is not None), None)
 
 
 def find_quantize() -> str | None:
