@@ -30,7 +30,7 @@ CASES = {  # arguments -> (exit code, where the first fault is)
     "--json run": (2, ""),
     "--task qa run --json": (2, ""),
     "--json --data-rows many": (2, "--data-rows"),
-    "check --json": (2, "DATA"),
+    "check --json": (2, "FILE..."),
     "check --json pairs.jsonl more": (2, "--json"),
     "check --json pairs.jsonl --seq-len 2": (2, "--seq-len"),
     "run --json --max-steps 0": (2, "--max-steps"),
