@@ -138,20 +138,40 @@ def frozen_in_16_bits(stage: Stage) -> list[Change]:
     return [Change({"weights_dtype": "bfloat16", "precision": "mixed"}, why)]
 
 
+def recomputed(stage: Stage) -> list[Change]:
+    """Activations computed again, where they are kept."""
+    if stage.gradient_checkpointing:
+        return []
+    why = "recomputes activations instead of keeping them"
+    return [Change({"gradient_checkpointing": True}, why)]
+
+
+def shorter_rows(stage: Stage) -> list[Change]:
+    """Half the length, where that leaves most conversations whole."""
+    if stage.seq_len // 2 < SHORTEST_SEQ_LEN:
+        return []
+    why = "shorter rows only; what happens to longer ones, `truncation` says"
+    return [Change({"seq_len": stage.seq_len // 2}, why)]
+
+
+def module_instead(stage: Stage) -> list[Change]:
+    """LoRA, where every weight is trained."""
+    if update(stage.update).is_module:
+        return []
+    why = "trains a small module instead of every weight"
+    return [Change({"update": "lora", "learning_rate": None}, why)]
+
+
 def harmless(stage: Stage) -> Iterator[Change]:
     """Changes that leave what is learned as it is, and several of them together: the fewest first,
     and among these those that cost least time.
     """
     halved: list[Change | None] = [None, *frozen_in_16_bits(stage)]
-    again = Change(
-        {"gradient_checkpointing": True}, "recomputes activations instead of keeping them"
-    )
-    recomputed = [None] if stage.gradient_checkpointing else [None, again]
     batches = [None, *smaller_batches(stage)]
     parts = [
         [one for one in (half, batch, more) if one is not None]
         for half in halved
-        for more in recomputed
+        for more in (None, *recomputed(stage))
         for batch in batches
     ]
     for some in sorted(parts, key=len):
@@ -174,16 +194,12 @@ def giving_up(stage: Stage) -> Iterator[Change]:
     quantised = [one for one in weight_changes(stage) if "quantization" in one.values]
     yield from quantised
     yield from optimizer_changes(stage)
-    shorter = []
-    if stage.seq_len // 2 >= SHORTEST_SEQ_LEN:
-        shorter = [Change({"seq_len": stage.seq_len // 2}, "shorter rows only")]
+    shorter = shorter_rows(stage)
     yield from shorter
     for one in quantised:
         for more in shorter:
             yield together([one, more])
-    if not update(stage.update).is_module:
-        why = "trains a small module instead of every weight"
-        module = Change({"update": "lora", "learning_rate": None}, why)
+    for module in module_instead(stage):
         yield module
         in_4_bits = Change({"quantization": "nf4"}, "stores the frozen base in 4 bits")
         yield together([module, in_4_bits])
@@ -214,31 +230,14 @@ def smallest_that_fits(stage: Stage, fits: Callable[[Stage], bool]) -> Change | 
 
 def changes(stage: Stage) -> list[Change]:
     """Every change that lowers memory, those that change the result least first."""
-    found = list(smaller_batches(stage))
-    if not stage.gradient_checkpointing:
-        found.append(
-            Change(
-                {"gradient_checkpointing": True},
-                "recomputes activations instead of keeping them",
-            )
-        )
-    found += [one for one in weight_changes(stage) if "quantization" in one.values]
-    found += optimizer_changes(stage)
-    if stage.seq_len // 2 >= SHORTEST_SEQ_LEN:
-        found.append(
-            Change(
-                {"seq_len": stage.seq_len // 2},
-                "shorter rows only; what happens to longer ones, `truncation` says",
-            )
-        )
-    if not update(stage.update).is_module:
-        found.append(
-            Change(
-                {"update": "lora", "learning_rate": None},
-                "trains a small module instead of every weight",
-            )
-        )
-    return found
+    return [
+        *smaller_batches(stage),
+        *recomputed(stage),
+        *(one for one in weight_changes(stage) if "quantization" in one.values),
+        *optimizer_changes(stage),
+        *shorter_rows(stage),
+        *module_instead(stage),
+    ]
 
 
 def next_change(
