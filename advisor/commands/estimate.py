@@ -266,14 +266,14 @@ def _hardware_of(plan: Plan, gpu: str | None) -> tuple[Hardware, list[str]]:
     """
     if gpu is not None:
         hardware, notes = stated_hardware(gpu, from_flag=True)
-        if len(hardware.gpus) not in (0, 1, plan.launch.processes):
+        if len(hardware.gpus) not in (0, 1, plan.launch.world_size):
             raise InputError(
-                f"--gpu names {len(hardware.gpus)} GPUs, the plan starts {plan.launch.processes}"
-                " processes (launch.processes)",
+                f"--gpu names {len(hardware.gpus)} GPUs, the plan starts {plan.launch.world_size}"
+                " processes (launch.processes x launch.nodes)",
                 where="--gpu",
                 hint="name one GPU, or edit the plan",
             )
-        return replace(hardware, gpus=hardware.gpus[:1] * plan.launch.processes), list(notes)
+        return replace(hardware, gpus=hardware.gpus[:1] * plan.launch.world_size), list(notes)
     stated = plan.origin.answers.get("gpu")
     if stated is not None:
         card: dict[str, Any] = {"name": stated} if isinstance(stated, str) else dict(stated)

@@ -233,7 +233,7 @@ def _with_cost(report: JobReport) -> JobReport:
     assert plan is not None
     total = _duration(plan, report)
     gpus = situation.hardware.gpus
-    cost, price = cost_estimate(total, plan.launch.processes, gpus[0].spec if gpus else None)
+    cost, price = cost_estimate(total, plan.launch.world_size, gpus[0].spec if gpus else None)
     return replace(report, duration_s=total, cost_usd=cost, price=price)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.ground.errors import nearest
+from advisor.ground.types import FSDP
 from advisor.ground.vllm import url_fault
 from advisor.methods.kernels import ATTENTIONS, needs_gpu
 from advisor.methods.rewards import LIST as REWARDS
@@ -43,14 +44,7 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
     launch = data.get("launch")
     _check_server(launch.get("vllm") if isinstance(launch, dict) else None, stages, report)
     if isinstance(launch, dict):
-        if launch.get("strategy") is not None and launch.get("processes", 1) == 1:
-            report(
-                ("launch", "strategy"),
-                "`strategy` has no effect: there is one process",
-                "",
-                "remove it, or set processes",
-                key=True,
-            )
+        _check_strategy(launch, report)
         for index, stage in enumerate(stages):
             if (
                 isinstance(stage, dict)
@@ -64,6 +58,27 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
                     f" {launch.get('device', 'cpu')}",
                     "here: sdpa, eager, auto",
                 )
+
+
+def _check_strategy(launch: dict[str, Any], report: Raise) -> None:
+    """Report keys of several processes that have no effect."""
+    alone = launch.get("processes", 1) == 1 and launch.get("nodes", 1) == 1
+    if launch.get("strategy") is not None and alone:
+        report(
+            ("launch", "strategy"),
+            "`strategy` has no effect: there is one process",
+            "",
+            "remove it, or set processes",
+            key=True,
+        )
+    if launch.get("offload") is True and launch.get("strategy") != FSDP:
+        report(
+            ("launch", "offload"),
+            "`offload` has an effect with `strategy: fsdp` alone",
+            "",
+            "remove it, or set strategy: fsdp",
+            key=True,
+        )
 
 
 def _check_benchmarks(evaluation: Any, stages: list[Any], report: Raise) -> None:

@@ -16,9 +16,21 @@ BY_SET = "set with --set"
 # what was fitted on further ones. `*` is everything in the stage that takes memory.
 RESTS_ON = ("objective", "update", "quantization", "data", "model", "launch.device", "data.path")
 FITTED: Mapping[str, Collection[str]] = {
-    "micro_batch_size": ("*", "launch.processes", "launch.strategy"),
-    "gradient_checkpointing": ("*", "launch.processes", "launch.strategy"),
-    "grad_accum": ("micro_batch_size", "launch.processes"),
+    "micro_batch_size": (
+        "*",
+        "launch.processes",
+        "launch.nodes",
+        "launch.strategy",
+        "launch.offload",
+    ),
+    "gradient_checkpointing": (
+        "*",
+        "launch.processes",
+        "launch.nodes",
+        "launch.strategy",
+        "launch.offload",
+    ),
+    "grad_accum": ("micro_batch_size", "launch.processes", "launch.nodes"),
     "epochs": ("max_steps",),
     "seq_len": ("response_tokens",),
     "response_tokens": ("seq_len",),
@@ -27,7 +39,7 @@ FITTED: Mapping[str, Collection[str]] = {
 COUNTS_STEPS = "optimizer step"
 OF_STEPS = (
     "micro_batch_size", "grad_accum", "epochs", "max_steps", "holdout", "packing",
-    "launch.processes",
+    "launch.processes", "launch.nodes",
 )  # fmt: skip
 # What the lines above a stage are made from (notes.py), and the steps in them.
 NOTED = {

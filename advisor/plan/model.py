@@ -23,7 +23,7 @@ from advisor.ground.shape import (
     Path_,
     Text,
 )
-from advisor.ground.types import DDP
+from advisor.ground.types import DDP, FSDP
 from advisor.methods.stage import Name
 from advisor.methods.stage import Stage as Stage
 
@@ -88,20 +88,29 @@ class Launch:
     device: Annotated[
         Literal["cuda", "cpu", "mps", "rocm"], "what the plan was made for; another one is refused"
     ] = "cpu"
-    processes: Annotated[int, Integer(min=1), "one process a GPU"] = 1
+    processes: Annotated[int, Integer(min=1), "on each machine, one a GPU"] = 1
+    nodes: Annotated[int, Integer(min=1), "machines; each has as many processes"] = 1
     strategy: Annotated[
-        Literal["ddp", "zero2", "zero3", "fsdp"] | None, "how several processes share the model"
+        Literal["ddp", "zero2", "zero3", "fsdp"] | None,
+        "how several processes share the model: ddp (each has all of it; also the default), fsdp"
+        " (each has a part); zero2 and zero3 are estimated, and not started",
     ] = None
+    offload: Annotated[
+        bool, "with fsdp: weights, gradients and optimizer lie in the computer's memory"
+    ] = False
     vllm: Annotated[
         VLLMServer | None, "the server of stages with `rollouts: vllm`, running or to be started"
     ] = None
 
     @property
+    def world_size(self) -> int:
+        """Processes on all machines together."""
+        return self.processes * self.nodes
+
+    @property
     def startable(self) -> bool:
-        """Whether `advise run` starts it: one process, or several that hold the whole model
-        each.
-        """
-        return self.strategy in (None, DDP)
+        """Whether `advise run` starts it: one process, or several by torch's own means."""
+        return self.strategy in (None, DDP, FSDP)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,5 +17,5 @@ def trial_steps(plan: Plan) -> int:
     One number for all stages: that of the stage with the most rows a step, since a trial is to end
     in minutes.
     """
-    rows = [entry.stage.effective_batch_size * plan.launch.processes for entry in entries(plan)]
+    rows = [entry.stage.effective_batch_size * plan.launch.world_size for entry in entries(plan)]
     return max(LEAST_STEPS, math.ceil(TRIAL_ROWS / max(rows)))

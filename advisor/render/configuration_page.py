@@ -190,8 +190,8 @@ def _what(report: Report) -> Iterator[str]:
     yield f"  {objective.name}: {objective.about}"
     yield f"  {update.name}{rank}{quantised.get(stage.quantization or '', '')}: {update.about}"
     yield f"  model {plan.model}; data {', '.join(report.data) or 'not named'}"
-    over = f" x {plan.launch.processes} GPUs" if plan.launch.processes > 1 else ""
-    rows = stage.effective_batch_size * plan.launch.processes
+    over = f" x {plan.launch.world_size} GPUs" if plan.launch.world_size > 1 else ""
+    rows = stage.effective_batch_size * plan.launch.world_size
     each = "sequence" if stage.packing else "row"
     length = "" if stage.max_steps is None else f"{stage.max_steps:,} steps, "
     epochs = f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}, "

@@ -52,7 +52,7 @@ def run_spec(
         stage.update,
         stage.quantization,
         {**own, **options},
-        gpus=plan.launch.processes,
+        gpus=plan.launch.world_size,
         sharding=plan.launch.strategy,
     )
     if profile is None:
@@ -92,7 +92,7 @@ def amounts(
     row_tokens = (
         objective(stage.objective).sequences_per_row * stage.seq_len if stage.packing else mean
     )
-    a_step = stage.effective_batch_size * plan.launch.processes * row_tokens / mean
+    a_step = stage.effective_batch_size * plan.launch.world_size * row_tokens / mean
     if stage.max_steps is not None:
         rows = stage.max_steps * a_step
     if max_steps is not None:
@@ -140,7 +140,7 @@ def padded_length(
         profile.tokens,
         seq_len=stage.seq_len,
         micro=stage.micro_batch_size,
-        per_step=stage.effective_batch_size * plan.launch.processes,
+        per_step=stage.effective_batch_size * plan.launch.world_size,
         rows=profile.rows,
         grouped=stage.group_by_length,
     )

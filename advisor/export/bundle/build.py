@@ -188,7 +188,7 @@ def readme(contents: Contents) -> str:
 def _device_words(plan: Plan) -> str:
     """', an NVIDIA GPU'; nothing for a plan that trains on the processor."""
     kind = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple"}.get(plan.launch.device)
-    gpus = plan.launch.processes
+    gpus = plan.launch.world_size
     if kind is None:
         return ""
     return f", an {kind} GPU" if gpus == 1 else f", {gpus} {kind} GPUs"
