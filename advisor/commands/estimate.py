@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -22,15 +21,15 @@ from advisor.estimate.spec.answers import answer_spec, document_of, run_specs
 from advisor.estimate.spec.read import request_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.ground.types import DataProfile, ModelShape
 from advisor.plan.entries import entries
-from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
-from advisor.probe import cpu_hardware, probe, stated_hardware
+from advisor.probe import cpu_hardware
 from advisor.probe.catalogue import find_gpu
 from advisor.probe.names import count_and_name
 from advisor.render.estimate import estimates_text
-from advisor.situation.of_plan import amounts, device_hardware, looked_at, run_spec
+from advisor.situation.of_plan import amounts, looked_at, run_spec
+from advisor.situation.of_plan_hardware import plan_hardware
 from advisor.situation.past_runs import read_past_runs
 from advisor.situation.shapes import model_shape
 
@@ -44,7 +43,6 @@ SPEC_FLAGS: Mapping[str, type] = {
 
 FORMS = "give one of: a plan (--gpu may go with it), --specs, or the flags of one configuration"
 WHOLE_PROCESS = "nvidia-smi"  # counts all memory of the process, which is what has to fit
-GPUS_OF_ORIGIN = re.compile(r"(\d+ x .+) \([a-z]+\)$")  # in a plan: '2 x RTX 4090 (probed)'
 
 
 def spec_options(command: Command) -> Command:
@@ -208,7 +206,7 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     Raises InputError if no stage can be estimated.
     """
     plan = read_plan(path)
-    hardware, notes = _hardware_of(plan, gpu)
+    hardware, notes = plan_hardware(plan, gpu)
     folder = resolve_path(path, plan.model)
     shape, found = find_model(str(folder) if folder.is_dir() else plan.model, None)
     if shape is None:
@@ -258,37 +256,3 @@ def _profile(path: str, mapping: Mapping[str, str] | None) -> tuple[DataProfile 
         return profile(path, mapping=mapping), []
     except AdviseError as error:
         return None, [f"no duration of the whole run, since the data cannot be read: {error}"]
-
-
-def _hardware_of(plan: Plan, gpu: str | None) -> tuple[Hardware, list[str]]:
-    """The hardware to estimate the plan on: the named GPU, else the hardware stated when the plan
-    was made, else this machine, else the GPUs the plan was made for.
-    """
-    if gpu is not None:
-        hardware, notes = stated_hardware(gpu, from_flag=True)
-        if len(hardware.gpus) not in (0, 1, plan.launch.world_size):
-            raise InputError(
-                f"--gpu names {len(hardware.gpus)} GPUs, the plan starts {plan.launch.world_size}"
-                " processes (launch.processes x launch.nodes)",
-                where="--gpu",
-                hint="name one GPU, or edit the plan",
-            )
-        return replace(hardware, gpus=hardware.gpus[:1] * plan.launch.world_size), list(notes)
-    stated = plan.origin.answers.get("gpu")
-    if stated is not None:
-        card: dict[str, Any] = {"name": stated} if isinstance(stated, str) else dict(stated)
-        hardware, notes = stated_hardware(
-            card.get("name"),
-            count=card.get("count"),
-            memory_gib=card.get("vram_gib"),
-            from_flag=False,
-        )
-        return device_hardware(plan, hardware), list(notes)
-    here = device_hardware(plan, probe())
-    if here.gpus or plan.launch.device == "cpu":
-        return here, []
-    made_for = GPUS_OF_ORIGIN.match(plan.origin.hardware or "")
-    hardware, notes = stated_hardware(made_for[1] if made_for else "unknown", from_flag=False)
-    why = "the plan is for a GPU, and this machine has none"
-    instead = "estimated on the GPU it was made for" if hardware.gpus else "name one with --gpu"
-    return hardware, [f"{why}: {instead}", *notes]

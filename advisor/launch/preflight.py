@@ -30,6 +30,7 @@ from advisor.launch.packages import optimizer_package_faults, package_faults
 from advisor.launch.reward_check import reward_file_faults
 from advisor.methods import objectives, updates
 from advisor.plan.entries import Entry
+from advisor.plan.launch_checks import launch_faults
 from advisor.plan.model import Plan
 from advisor.plan.optimizer_checks import optimizer_faults
 from advisor.plan.read import resolve_path
@@ -83,19 +84,8 @@ def run_preflight(
         *reward_file_faults(plan, plan_path, todo),
         *loading_faults(todo, shape),
         *benchmarks.bad,
+        *launch_faults(plan),
     ]
-    if not plan.launch.startable:
-        bad.append(
-            Fault(
-                where="launch.strategy",
-                what=f"launch.strategy is {plan.launch.strategy}",
-                allowed="`advise run` starts one process, or several with ddp",
-                hint=(
-                    "use a smaller model or QLoRA, which need no sharding, or a GPU with more"
-                    " memory"
-                ),
-            )
-        )
     chosen = choose_gpus(plan, todo, hardware, os.environ)
     bad += dtype_faults(todo, chosen.gpus)
     device = "cuda" if plan.launch.device == "rocm" else plan.launch.device

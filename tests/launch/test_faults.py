@@ -401,9 +401,9 @@ CARD = Gpu(
         ),
         (
             "stages:",
-            "launch: {processes: 2, strategy: fsdp}\nstages:",
+            "launch: {processes: 2, strategy: zero3}\nstages:",
             InputError,
-            "launch.strategy is fsdp",
+            "launch.strategy is zero3",
         ),
     ],
 )
