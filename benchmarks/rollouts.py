@@ -40,7 +40,8 @@ import torch
 from contextlib import nullcontext
 from importlib import import_module
 from advisor.plan.model import Plan, PlanData, Stage
-from trainers.frame import stage as frame
+from trainers.frame.opening import open_stage, prepare
+from trainers.frame.trainer_builder import TrainerBuilder
 from trainers.frame.job import make_job
 from trainers.frame.machine import quiet_libraries, use_cores
 from trainers.rollouts import transformers_engine
@@ -101,11 +102,11 @@ else:
             norms.extend([logs["grad_norm"]] if "grad_norm" in logs else [])
 
     objective = import_module("trainers.grpo").GRPO()
-    _, device, _, update = frame.open_stage(job, objective.config_class, objective.faults)
+    _, device, _, update = open_stage(job, objective.config_class, objective.faults)
     set_seed(0)
-    tokenizer, rows = frame.prepare(job, objective)
+    tokenizer, rows = prepare(job, objective)
     loaded = objective.load(job, device, update, tokenizer, rows)
-    builder = frame.TrainerBuilder(objective, loaded, tokenizer, device, update)
+    builder = TrainerBuilder(objective, loaded, tokenizer, device, update)
     trainer = builder.build(job, objective.sequences(job, rows.train, loaded), steps=steps, callback=Norms(), save=False)
     began, cpu = time.perf_counter(), time.process_time()
     trainer.train()

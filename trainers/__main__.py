@@ -1,7 +1,10 @@
 """Train one stage of a plan. `advise run` calls this.
 
     python -P -m trainers OBJECTIVE PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run]
-    [--max-steps N] [--no-judge]
+    [--max-steps N] [--no-judge] [--part train | judge]
+
+Several processes (torchrun) train and save; `--part judge`, in one process, then judges what they
+saved.
 
 Whatever goes wrong becomes stages/<name>/error.json (of several processes: error-rank<N>.json), a
 message on stderr, and the exit code of its kind.
@@ -37,7 +40,7 @@ from trainers import load_recipe
 from trainers.frame.bases import sharing_bases
 from trainers.frame.files import make_folder, write_json
 from trainers.frame.foreign_code import refused_code
-from trainers.frame.job import Job, make_job
+from trainers.frame.job import JUDGE, TRAIN, Job, make_job
 from trainers.frame.later_stages import check_later_stages
 from trainers.frame.leaving import run_and_leave
 from trainers.frame.machine import process_count, process_rank
@@ -103,6 +106,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="measure two steps, save nothing")
     parser.add_argument("--max-steps", type=int, help="of a trial")
     parser.add_argument("--no-judge", action="store_true", help="skip the evaluation")
+    parser.add_argument(
+        "--part",
+        choices=(TRAIN, JUDGE),
+        help="train and save, or judge what is saved; default: both, and several processes train",
+    )
     return parser.parse_args(argv)
 
 
@@ -134,9 +142,25 @@ def _jobs(given: argparse.Namespace, plan: Plan, stage: str, objective: str | No
             dry_run=given.dry_run,
             max_steps=given.max_steps,
             judge=not given.no_judge,
+            part=part_of(given),
         )
         for task in given.task or [None]
     ]
+
+
+def part_of(given: argparse.Namespace) -> str | None:
+    """The part of a stage that this process does: several processes train alone.
+
+    Raises InputError if several are asked to judge, which one does.
+    """
+    if process_count() == 1:
+        return str(given.part) if given.part else None
+    if given.part == JUDGE:
+        raise InputError(
+            f"--part {JUDGE} is for one process, and there are {process_count()}",
+            hint="start it without torchrun",
+        )
+    return TRAIN
 
 
 def check_all(check: Callable[[Job], None], jobs: Sequence[Job]) -> None:

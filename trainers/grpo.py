@@ -224,9 +224,10 @@ class GRPO(Objective[Prompt]):
     ) -> dict[str, SavedFile]:
         """Write the result.
 
-        Raises TrainingFailed if every answer got the same reward, so that nothing was learned.
+        Raises TrainingFailed if every answer got the same reward, so that nothing was learned: the
+        main process, whose answers are those that the checks look at.
         """
-        if self.rewards.constant and job.max_steps is None:
+        if is_main_process() and self.rewards.constant and job.max_steps is None:
             hint = (
                 "look at the sample answers: the task may be too hard for the model (train it on"
                 " examples first), or the reward does not measure it"

@@ -13,6 +13,7 @@ from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
 from trainers.frame.objective import Objective
+from trainers.frame.opening import prepare
 from trainers.frame.rows import sequences_of
 from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared, Row
@@ -99,4 +100,4 @@ def train(job: Job) -> None:
 
 def check_rows(job: Job) -> None:
     """Prepare the rows. Raises InputError for data that cannot be trained on."""
-    stage.prepare(job, objective_of(job))
+    prepare(job, objective_of(job))

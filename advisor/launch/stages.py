@@ -26,6 +26,7 @@ from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt, p
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import RecordKeeper, Say
 from advisor.launch.resume import with_resume
+from advisor.launch.stage_parts import NOT_JUDGED, is_trained, train_and_judge
 from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import Ended, TrainerStarter
 from advisor.methods import may_share_base, objective
@@ -176,6 +177,7 @@ class StageRunner:
             if not again and (whole := self._expected_time(entry)):
                 self.say(f"stage {entry.name}: {whole}")
         kills = oom_kills()
+        flags = () if self.judge else ("--no-judge",)
 
         def take_finished() -> None:
             """A process that trains several tasks writes the result of each as soon as it has it;
@@ -185,17 +187,27 @@ class StageRunner:
                 if not self._is_finished(entry):
                     self._take_result(entry, following.name)
 
-        with serving(
-            self.run.plan, self.run.path, group[0], self.run.folder,
-            gpus=self.starter.server_gpus, say=self.say,
-        ) as server:  # fmt: skip
-            ended = self.starter.train(
-                group,
-                self.run.folder,
-                () if self.judge else ("--no-judge",),
-                watch=take_finished if len(group) > 1 else None,
-                server=server,
-            )
+        def train() -> Ended:
+            with serving(
+                self.run.plan, self.run.path, group[0], self.run.folder,
+                gpus=self.starter.server_gpus, say=self.say,
+            ) as server:  # fmt: skip
+                return self.starter.train(
+                    group,
+                    self.run.folder,
+                    flags,
+                    watch=take_finished if len(group) > 1 else None,
+                    server=server,
+                )
+
+        folders = [self._folder(entry) for entry in group]
+        if is_trained(folders):
+            self.say(f"stage {group[0].name}: trained and saved already, and not judged yet")
+        ended = train_and_judge(
+            folders,
+            train,
+            lambda: self.starter.train(group, self.run.folder, flags, judges=True),
+        )
         take_finished()
         if ended.code == 0:
             self._take_result(group[-1], None)
@@ -252,7 +264,8 @@ class StageRunner:
     def _error(self, entry: Entry, ended: Ended, kills: int | None) -> AdviseError:
         told = read_error(self._folder(entry))
         if ended.was_stopped and (told is None or told.lost_others):
-            return Stopped(f"stage {entry.name}: {AT_ONCE}")
+            how = NOT_JUDGED if is_trained([self._folder(entry)]) else AT_ONCE
+            return Stopped(f"stage {entry.name}: {how}")
         return explain_failure(
             entry,
             code=ended.code,

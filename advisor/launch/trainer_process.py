@@ -50,6 +50,7 @@ class TrainerStarter:
         *,
         watch: Callable[[], object] | None = None,
         server: str | None = None,
+        judges: bool = False,
     ) -> Ended:
         """Train one stage, of one task or of several, in one process (or one per GPU).
 
@@ -57,6 +58,7 @@ class TrainerStarter:
             run: The run folder, which holds the plan.
             watch: Called about once a second until the process ends.
             server: The address of the vLLM server that was started for it.
+            judges: Judge what several processes have trained and saved, in one.
         """
         stage = entries[0].stage
         tasks = [word for entry in entries if entry.task for word in ("--task", entry.task.name)]
@@ -67,8 +69,9 @@ class TrainerStarter:
             *tasks,
             *flags,
             *self._limit(),
+            *(("--part", "judge") if judges else ()),
         ]
-        if self.launch.processes > 1:
+        if self.launch.processes > 1 and not judges:
             command = _in_several_processes(command, self.launch.processes)
         return self._run(command, watch=watch, server=server)
 

@@ -9,6 +9,7 @@ know, of a newer version or of one objective alone, is kept in `extra` and writt
 | run.json | RunRecord | the launcher, after every change |
 | dry_run.json | DryRunRecord | the launcher |
 | stages/<name>/result.json | StageResult | the trainer of the stage |
+| stages/<name>/trained/record.json | TrainedStage | several processes that trained the stage |
 | stages/<name>/dry_run.json | StageMeasurement | the trainer of the stage |
 | stages/<name>/adjusted.json | Adjusted | the trainer of the stage, or the launcher |
 | stages/<name>/doing.json | Doing | the trainer of the stage |

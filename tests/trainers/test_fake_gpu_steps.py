@@ -190,7 +190,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Seen, list[Any]]]:
         register_optimizer_step_pre_hook,
     )
 
-    from trainers.frame.stage import TrainerBuilder
+    from trainers.frame.trainer_builder import TrainerBuilder
 
     seen, models = Seen(), []
     original = TrainerBuilder.build

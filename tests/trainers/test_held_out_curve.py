@@ -15,7 +15,6 @@ from advisor.ground.errors import InputError
 from tests.trainers.runs import break_at
 from trainers import sft
 from trainers.evaluation.held_out import measuring
-from trainers.frame import stage
 from trainers.frame.files import read_json
 from trainers.frame.held_out_curve import (
     HeldOutCurve,
@@ -25,6 +24,7 @@ from trainers.frame.held_out_curve import (
     schedule,
     trained_parameters,
 )
+from trainers.frame.opening import prepare
 
 SHORT = {"max_steps": 4, "holdout": 0.2, "job_judge": False}
 # Six rows that have nothing in common with the four held out: seen 13 times, they are learned by
@@ -232,7 +232,7 @@ def test_the_value_is_the_loss_of_the_saved_result_on_the_held_out_rows(make):
     job = make(**SHORT, early_stopping=9)
     sft.train(job)
     model = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
-    _, data = stage.prepare(job, sft.SFT())
+    _, data = prepare(job, sft.SFT())
     total, count = 0.0, 0
     for row in data.holdout:
         ids, labels = (torch.tensor([list(part)]) for part in (row.input_ids, row.labels))

@@ -9,9 +9,10 @@ from importlib import import_module
 import pytest
 
 from tests.trainers.alignment import FULL, QUESTIONS, REWARD, result_of, trained
-from trainers.frame import stage
 from trainers.frame.evaluating import evaluating
+from trainers.frame.opening import open_stage, prepare
 from trainers.frame.trained_dtype import round_to_base, train_in_float32
+from trainers.frame.trainer_builder import TrainerBuilder
 from trainers.rollouts.engine import Answers
 from trainers.rollouts.memory import rows_at_once
 
@@ -96,12 +97,12 @@ def built(job, name, *, steps=1):
     from transformers import set_seed
 
     objective = objective_of(name)
-    _, device, _, update = stage.open_stage(job, objective.config_class, objective.faults)
+    _, device, _, update = open_stage(job, objective.config_class, objective.faults)
     set_seed(job.stage.seed)
-    tokenizer, data = stage.prepare(job, objective)
+    tokenizer, data = prepare(job, objective)
     model = objective.load(job, device, update, tokenizer, data)
     heard = Heard()
-    builder = stage.TrainerBuilder(objective, model, tokenizer, device, update)
+    builder = TrainerBuilder(objective, model, tokenizer, device, update)
     sequences = objective.sequences(job, data.train, model)
     trainer = builder.build(job, sequences, steps=steps, callback=heard, save=False)
     trainer.own_data = data

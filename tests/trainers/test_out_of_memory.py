@@ -273,7 +273,7 @@ from transformers import AutoConfig, LlamaForCausalLM
 from advisor.plan.model import Plan, PlanData, Stage
 from tests.conftest import save_tiny_model
 from trainers import sft
-from trainers.frame import stage
+from trainers.frame import training
 from trainers.frame.job import make_job
 from trainers.frame.parts import Parts
 
@@ -283,7 +283,7 @@ config = AutoConfig.from_pretrained(folder / "model")
 config.intermediate_size = 8192  # three MLP activations of eight rows' tokens are 50 MB a layer
 torch.manual_seed(0)
 LlamaForCausalLM(config).save_pretrained(folder / "model")
-enter = stage.enter
+enter = training.enter
 
 def limited(room):
     def enters(job, what):
@@ -309,7 +309,7 @@ plan = Plan(
 )
 # The limited one first: what a run has freed, the next one finds.
 for name, room in (("parts", 150 * 2**20), ("whole", 2**40)):
-    stage.enter = limited(room)
+    training.enter = limited(room)
     sft.train(make_job(plan, stage="sft", run=folder / name, folder=folder, judge=False))
 """
 

@@ -161,6 +161,7 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
 
     import trainers.sft as module
     from trainers.frame.loading import load_model
+    from trainers.frame.trainer_builder import TrainerBuilder
     from trainers.updates import load_update
 
     job = make(seq_len=64, holdout=0.0)
@@ -169,7 +170,7 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
     data = prepare_rows(job, tokenizer)
     device = torch.device("cpu")
     update = load_update("lora")
-    builder = module.stage.TrainerBuilder(
+    builder = TrainerBuilder(
         module.SFT(), load_model(job, device, update), tokenizer, device, update
     )
     trainer = builder.build(job, [(row,) for row in data.train], steps=1, callback=_Silent())

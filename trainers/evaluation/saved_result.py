@@ -129,7 +129,10 @@ def likely_tokens(log_probs_TV: Any) -> Any:
     return log_probs_TV > log_probs_TV.max(dim=-1, keepdim=True).values - LIKELY
 
 
-def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any) -> list[Check]:
+def check_saved(
+    job: Job, model: Model, folder: Path, probe: Probe, before: Any,
+    *, trained: Any | None = None, answered_in: str | None = None,
+) -> list[Check]:  # fmt: skip
     """Load the saved result and compare it with the trained model and with the model before
     training.
 
@@ -140,21 +143,31 @@ def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any)
         folder: Where the result was saved.
         probe: The row to compare on.
         before: The answer to the probe before training.
+        trained: The trained model's answer, if other processes trained it and `model` was read from
+            the folder.
+        answered_in: The dtype that it was computed in, if not that of the weights.
     """
     from peft import PeftModel
 
-    trained = probe.answer(model)
+    is_read = trained is not None
+    if trained is None:
+        trained = probe.answer(model)
     exact = (
         job.stage.weights_dtype == "float32"
         and job.stage.quantization is None
         and not computes_in_16_bit(model)
+        and answered_in is None
     )
     limit = SAME_EXACT if exact else SAME
+    if answered_in is not None:
+        limit = max(limit, ROUNDED_SHARE * probe.difference(trained, before))
     plain, changed = None, None
     if isinstance(model, PeftModel):
         how, loaded, plain, changed = _load_module(job, model, folder, probe)
     else:
         how, loaded = _load_whole(job, model, folder, probe)
+        if loaded is None and is_read:
+            how, loaded = "read from disk into the model before training", probe.answer(model)
     checks = []
     if loaded is not None:
         gap = probe.difference(trained, loaded)

@@ -299,10 +299,13 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
 
 def save_result(model: Any, tokenizer: Any, folder: Path) -> dict[str, SavedFile]:
     """Write the trained adapter or model with its tokenizer (chat template included) into the
-    stage's folder, each file whole or not at all; the files, with their sizes and hashes.
+    stage's folder, each file whole or not at all; the files, with their sizes and hashes. Call it
+    in every process of the run: the main one writes, and the others know no files.
 
     Raises MachineNotReady if the disk does not take it.
     """
+    if not is_main_process():
+        return {}
     unfinished = folder / ".saving"
     try:
         DISK.remove(unfinished)

@@ -12,6 +12,8 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.plan.paths import path_from
 
+TRAIN, JUDGE = "train", "judge"  # the parts of a stage
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -24,6 +26,7 @@ class Job:
     dry_run: bool = False
     max_steps: int | None = None  # of a trial: caps the stage, and guards warn instead of failing
     judge: bool = True  # whether the model is evaluated before and after
+    part: str | None = None  # TRAIN or JUDGE alone; None: both, one after the other
     attention: str | None = None  # what `attention: auto` is on this machine; None: as planned
 
     @property

@@ -20,6 +20,8 @@ SAID = {
     BEFORE: "measuring the model before training",
     AFTER: "saving, checking and measuring the result",
 }
+# What is said where several processes train and one of its own judges.
+SAVING_ALONE, JUDGING_ALONE = "saving the result", "checking and measuring the result"
 
 
 class Parts:
@@ -50,14 +52,20 @@ class Parts:
             board.close(self.wait)
             self.wait = None
 
-    def begin(self, part: str) -> None:
-        """The part before ends here."""
+    def begin(self, part: str, *, text: str | None = None) -> None:
+        """The part before ends here.
+
+        Args:
+            part: One of those above.
+            text: What is said of it; default: the usual.
+        """
         self._end()
         self.close()
         self.part = part
-        if self.shown and part in SAID:
-            say(f"{self.label}: {SAID[part]}")
-            self.wait = board.open(SAID[part])
+        text = text or SAID.get(part)
+        if self.shown and text is not None:
+            say(f"{self.label}: {text}")
+            self.wait = board.open(text)
 
     def _end(self) -> None:
         now_s = time.monotonic()

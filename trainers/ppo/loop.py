@@ -21,21 +21,18 @@ from trainers.frame import checkpoints, settings, stopping
 from trainers.frame.files import write_json
 from trainers.frame.fused_layers import fused_in
 from trainers.frame.job import Job, label
+from trainers.frame.judging import stage_verdict
+from trainers.frame.loaded_stage import rows_at_once
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
+from trainers.frame.opening import describe, open_stage
 from trainers.frame.out_of_memory import EVALUATING, LOADING, SAVING, TRAINING, enter
 from trainers.frame.parts import AFTER, BEFORE, LOAD, TRAIN, Parts
 from trainers.frame.resuming import evaluated, last_checkpoint, open_store
 from trainers.frame.rows import prepare_rows
-from trainers.frame.stage import (
-    describe,
-    open_stage,
-    rounding_checks,
-    rows_at_once,
-    stage_verdict,
-)
 from trainers.frame.stopping import end_if_asked, request
 from trainers.frame.telling import say
 from trainers.frame.trained_dtype import round_to_base
+from trainers.frame.training import rounding_checks
 from trainers.frame.types import Tokenizer
 from trainers.ppo.build import build, faults, reward_fingerprint, reward_model_folder
 from trainers.ppo.steps import PPOArguments

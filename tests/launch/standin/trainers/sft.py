@@ -25,6 +25,7 @@ def main():
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--no-judge", action="store_true")
+    parser.add_argument("--part")
     args = parser.parse_args()
     stage = read_plan(args.plan).stage(args.stage)
     folder = args.run / "stages" / (args.stage + (f"-{args.task}" if args.task else ""))
@@ -50,6 +51,10 @@ def main():
                 {"measured": {"peak_bytes": 1000, "step_s": 0.5, "largest_batch_tokens": 100}}
             )
         )
+    with (folder / "parts").open("a") as file:
+        file.write(f"{args.part or 'whole'}\n")
+    if mode.startswith("parts"):
+        in_parts(folder, args.part, mode)
     if mode == "wait":
         wait(folder)
     elif mode == "sigkill":
@@ -108,6 +113,26 @@ def main():
         text = text[: len(text) // 2]
     if mode != "no-result":
         (folder / "result.json").write_text(text)
+
+
+def in_parts(folder, part, mode):
+    """As several processes do it: the training leaves a record, and the judging takes it away."""
+    record = folder / "trained" / "record.json"
+    if part is None:
+        record.parent.mkdir(exist_ok=True)
+        record.write_text("{}")
+        if mode == "parts-stopped":
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(0.5)
+        sys.exit(0)
+    if mode == "parts-fail":
+        fail(folder, "TrainingFailed", "the tuned model never stops", 5)
+    if mode == "parts-memory" and not (folder / "adjusted.json").exists():
+        fail(folder, "OutOfMemory", "out of memory while evaluating: 2 GiB", 5)
+    record.unlink()
+    if mode == "parts-other" and not (folder / "again").exists():
+        (folder / "again").touch()  # what was trained is not what the plan says now
+        sys.exit(0)
 
 
 def save(folder, base):

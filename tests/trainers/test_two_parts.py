@@ -1,0 +1,154 @@
+"""A stage in two parts: trained and saved by one call, judged by another that reads what was saved.
+Both run here in one process; tests/launch/test_processes.py starts real ones.
+"""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from advisor.ground.errors import InputError, TrainingFailed
+from advisor.plan.trained_record import trained_record
+from tests.trainers.runs import trained
+from trainers import sft
+from trainers.__main__ import parse_arguments, part_of
+from trainers.evaluation.generation import TextEvaluator
+from trainers.frame.files import read_json
+from trainers.frame.job import JUDGE, TRAIN
+from trainers.frame.trained import read_trained, together
+
+CLOCK = ("times", "duration_s", "measured")
+KEYS = {"dropout": 0.1, "holdout": 0.25, "keep": "best", "max_steps": 4}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What evaluators measured, in order: (part of the stage, before or after)."""
+    seen, original = [], TextEvaluator._measure
+
+    def measure(self, *, bounded=True):
+        seen.append((self.job.part, "before" if bounded else "after"))
+        return original(self, bounded=bounded)
+
+    monkeypatch.setattr(TextEvaluator, "_measure", measure)
+    return seen
+
+
+def in_part(job, part):
+    return replace(job, part=part)
+
+
+def without_clock(result, run):
+    """The result without what differs between two runs of the same: the clock and the folder."""
+    text = json.dumps({key: value for key, value in result.items() if key not in CLOCK})
+    found = json.loads(text.replace(str(run), "RUN"))
+    found["evaluation"].pop("seconds")
+    found["held_out"].pop("seconds")
+    # Evaluating leaves its padding in the tokenizer of the process that also saves.
+    found["files"].pop("tokenizer.json")
+    return found
+
+
+def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, measured):
+    """Losses, evaluation, checks, verdict and the saved weights are equal; the training measures
+    nothing beside its steps, and the base is measured once, also if judging is broken off.
+    """
+    one = make(job_run=tmp_path / "one", **KEYS)
+    whole = trained(one)
+    measured.clear()
+    two = make(job_run=tmp_path / "two", **KEYS)
+    sft.train(in_part(two, TRAIN))
+    assert not measured
+    assert not (two.output / "result.json").exists()
+    record = read_json(trained_record(two.output))
+    assert (record["status"], record["processes"], record["evaluation"]) == ("running", 1, None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TextEvaluator, "evaluate_tuned", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            sft.train(in_part(two, JUDGE))
+    assert trained_record(two.output).is_file()  # judging goes on, training does not
+    result = trained(in_part(two, JUDGE))
+    assert measured == [(JUDGE, "before"), (JUDGE, "after")]
+    assert without_clock(result, two.run) == without_clock(whole, one.run)
+    assert not trained_record(two.output).parent.exists()
+
+
+def test_without_evaluation_what_was_saved_is_still_checked(make, measured):
+    """`--no-judge` in both parts: the saved result is loaded and compared, and nothing else."""
+    job = make(update="full", learning_rate=1e-3, job_judge=False)
+    sft.train(in_part(job, TRAIN))
+    result = trained(in_part(job, JUDGE))
+    assert not measured
+    assert result["evaluation"] is None
+    names = [check["name"] for check in result["checks"]]
+    assert names == ["saved-model-is-the-trained-one", "changes-the-base-model"]
+    assert all(check["ok"] for check in result["checks"])
+
+
+def test_what_the_disk_changed_is_noticed_and_saved_again(make, capsys):
+    """The trained model's own answer decides: other weights on the disk are no result, and the next
+    attempt saves those of the last checkpoint without training a step.
+    """
+    from safetensors.torch import load_file, save_file
+
+    job = make(job_judge=False)
+    sft.train(in_part(job, TRAIN))
+    path = job.output / "adapter_model.safetensors"
+    good = path.read_bytes()
+    other = {name: tensor * 1.5 for name, tensor in load_file(path).items()}
+    save_file(other, path, metadata={"format": "pt"})
+    with pytest.raises(TrainingFailed, match="is not the trained model"):
+        sft.train(in_part(job, JUDGE))
+    assert not trained_record(job.output).exists()
+    capsys.readouterr()
+    sft.train(in_part(job, TRAIN))
+    said = capsys.readouterr().err
+    assert "resuming after step 3 of 3" in said
+    assert "training: " not in said
+    assert path.read_bytes() == good
+    assert trained(in_part(job, JUDGE))["status"] == "done"
+
+
+@pytest.mark.parametrize("what", ["settings", "answer", "record"])
+def test_a_training_that_does_not_belong_to_the_plan_is_forgotten(make, capsys, what):
+    """A record of other settings, or a damaged one, is not judged: the stage is trained again."""
+    job = make(job_judge=False)
+    sft.train(in_part(job, TRAIN))
+    record = trained_record(job.output)
+    if what == "settings":
+        job = make(job_judge=False, learning_rate=5e-3)
+    elif what == "answer":
+        record.with_name("answer.safetensors").write_bytes(b"")
+    else:
+        record.write_text("{")
+    assert (read_trained(job.output) is None) == (what != "settings")
+    sft.train(in_part(job, JUDGE))
+    assert "again" in capsys.readouterr().err
+    assert not record.parent.exists()
+    assert not (job.output / "result.json").exists()
+
+
+def test_several_processes_train_and_one_judges(monkeypatch):
+    """torchrun's processes train without being told; judging is refused to several."""
+
+    def part(*flags):
+        words = ["sft", "plan.yaml", "--stage", "sft", "--run", "out", *flags]
+        return part_of(parse_arguments(words))
+
+    assert (part(), part("--part", "judge"), part("--part", "train")) == (None, JUDGE, TRAIN)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert part() == TRAIN
+    with pytest.raises(InputError, match="for one process, and there are 2"):
+        part("--part", "judge")
+
+
+def test_the_times_of_both_parts_are_added():
+    """Both load a model; only one trains, and only one measures the base."""
+    from advisor.plan.measured_record import Times
+
+    one = Times(total_s=9.0, load_s=4.0, train_s=5.0)
+    other = Times(total_s=4.5, load_s=3.0, before_s=1.0, after_s=0.5)
+    expected = Times(total_s=13.5, load_s=7.0, before_s=1.0, train_s=5.0, after_s=0.5)
+    assert together(one, other) == expected
+    assert together(None, other) == other

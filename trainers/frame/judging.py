@@ -1,0 +1,160 @@
+"""What training changed: the model before it, and the saved result after it. One process does this
+alone, with a model of its own, so that nothing waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from advisor.ground.errors import TrainingFailed
+from advisor.ground.progress import waiting
+from advisor.methods import methods
+from advisor.plan.evaluation_record import Check
+from advisor.plan.record import DONE, RESULT, StageResult
+from advisor.plan.verdict_record import Verdict
+from trainers.evaluation import Evaluator
+from trainers.evaluation.saved_result import Probe, check_saved
+from trainers.frame import stopping
+from trainers.frame.bases import release_base
+from trainers.frame.files import write_json
+from trainers.frame.job import Job, label
+from trainers.frame.loaded_stage import BuiltStage, LoadedStage, build_stage
+from trainers.frame.out_of_memory import EVALUATING, enter
+from trainers.frame.parts import AFTER, BEFORE, JUDGING_ALONE, Parts
+from trainers.frame.resuming import evaluated
+from trainers.frame.stopping import request
+from trainers.frame.telling import say, tell
+from trainers.frame.trained import (
+    dependency,
+    forget_trained,
+    read_trained,
+    together,
+    without_handover,
+)
+from trainers.frame.training import Trained, plain_model
+
+
+class Before(NamedTuple):
+    """The model before training."""
+
+    probe: Probe
+    answer: Any  # to the probe
+    evaluator: Evaluator | None  # which has evaluated it
+
+
+def measure_before(built: BuiltStage, parts: Parts) -> Before:
+    """Ask and evaluate the model before its first step."""
+    job, loaded, trainer = built.job, built.loaded, built.trainer
+    parts.begin(BEFORE)
+    probe = loaded.objective.probe(job, loaded.data, loaded.tokenizer)
+    answer = probe.answer(trainer.model)
+    evaluator = (
+        loaded.objective.evaluator(job, trainer, loaded.data, evaluated(built.store, loaded.data))
+        if job.judge
+        else None
+    )
+    enter(job, EVALUATING)
+    if evaluator is not None:
+        # A new prefix starts from a prompt, which changes answers before any training: the
+        # comparison is with the model as it came.
+        changed = methods().update(job.stage.update).changes_at_start and not built.continues
+        with trainer.model.disable_adapter() if changed else nullcontext():
+            evaluator.evaluate_base()
+    return Before(probe, answer, evaluator)
+
+
+def judge_here(built: BuiltStage, before: Before, trained: Trained, parts: Parts) -> None:
+    """Check what was saved, compare before and after, and write result.json.
+
+    Raises TrainingFailed if the result is not the trained model, or has no effect.
+    """
+    with waiting("checking the saved result"):
+        checks = check_saved(
+            built.job, trained.model, built.job.output, before.probe, before.answer
+        )
+    finish(built.job, trained.result, checks, before.evaluator, parts)
+    release_base(trained.model)
+
+
+def judge_saved(loaded: LoadedStage, parts: Parts) -> None:
+    """Do the same with what other processes have trained and saved: their record says what they
+    know of it. If they trained something else than the plan says now, the record is removed.
+
+    Raises TrainingFailed if the result is not the trained model, or has no effect.
+    """
+    job, output = loaded.job, loaded.job.output
+    request.doing = stopping.AFTER
+    found = read_trained(output)
+    if found is None:
+        tell(job, "the record of the training cannot be read: the result is saved again")
+        forget_trained(output)
+        return
+    record, answer = found
+    built = build_stage(loaded, processes=record.processes)
+    if record.depends_on != dependency(built.store):
+        tell(job, "what was trained is not what the plan says now: it is trained again")
+        forget_trained(output)
+        return
+    before = measure_before(built, parts)
+    parts.begin(AFTER, text=JUDGING_ALONE)
+    with waiting("loading the saved result"):
+        built.trainer._load_from_checkpoint(str(output))
+    model = plain_model(built.trainer)
+    try:
+        with waiting("checking the saved result"):
+            checks = check_saved(
+                job, model, output, before.probe, before.answer,
+                trained=answer, answered_in=record.answered_in,
+            )  # fmt: skip
+    except TrainingFailed:
+        forget_trained(output)  # the next attempt saves the result again
+        raise
+    finish(job, without_handover(record), checks, before.evaluator, parts)
+    forget_trained(output)
+    release_base(model)
+
+
+def finish(
+    job: Job,
+    trained: StageResult,
+    checks: Sequence[Check],
+    evaluator: Evaluator | None,
+    parts: Parts,
+) -> None:
+    """Evaluate the trained model, say what was found, and write result.json.
+
+    Args:
+        job: The stage.
+        trained: What the training said of it.
+        checks: Of what was saved.
+        evaluator: Has evaluated the model before training; None: nothing is compared.
+        parts: The clock of this process.
+    """
+    found, evaluation, verdict = [*checks, *trained.checks], None, None
+    enter(job, EVALUATING)
+    if evaluator is not None:
+        evaluator.evaluate_tuned()
+        evaluation, verdict = evaluator.record(), evaluator.verdict()
+        found += evaluator.checks()
+    for check in found:
+        say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
+    times = together(trained.times, parts.times())
+    result = replace(
+        trained,
+        status=DONE,
+        duration_s=times.total_s,
+        times=times,
+        evaluation=evaluation,
+        checks=tuple(found),
+        verdict=stage_verdict(found, verdict),
+    )
+    write_json(job.output / RESULT, result.to_dict())
+
+
+def stage_verdict(checks: Sequence[Check], compared: tuple[str, str] | None) -> Verdict:
+    """The verdict on a stage: of its checks, and of the evaluation if there was one."""
+    word, text = compared or (None, None)
+    return Verdict(ok=all(check.ok for check in checks), word=word, text=text)
