@@ -65,11 +65,12 @@ def show_run(run: Run | DryRun, *, as_json: bool = False, samples: bool = True) 
     Args:
         samples: With two sample answers.
     """
-    lost = run.too_much_lost if isinstance(run, Run) else None
+    errors = run.errors if isinstance(run, Run) else []
     if as_json:
         document = run_json(run)
-        print_json(with_error(document, lost.faults) if lost is not None else document)
+        faults = [fault for error in errors for fault in error.faults]
+        print_json(with_error(document, faults) if faults else document)
     print_run(run, console(stderr=as_json), samples=samples)
-    if lost is not None:
-        say(f"error: {lost.text()}")
+    for error in errors:
+        say(f"error: {error.text()}")
     return int(run.exit_code)

@@ -6,12 +6,14 @@ trainer, which downloads it and compares what was loaded with the model that con
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from advisor.ground.errors import Fault
 from advisor.ground.hub_cache import hub_model_folder, is_offline
 from advisor.ground.model_folder import folder_faults, model_faults
+from advisor.ground.types import ModelShape
 from advisor.methods import objective
 from advisor.methods.rewards import reward_parts
 from advisor.plan.entries import Entry
@@ -143,6 +145,22 @@ def base_folder(plan: Plan, plan_path: Path) -> Path | None:
     """The folder of the plan's model; None if it is a model of the hub."""
     folder = resolve_path(plan_path, plan.model)
     return folder if folder.is_dir() else None
+
+
+def base_license(plan: Plan, plan_path: Path, shape: ModelShape | None) -> str | None:
+    """The licence of the plan's model, as the catalogue or the model's own card names it; None if
+    neither does.
+    """
+    if shape is not None and shape.license is not None:
+        return shape.license
+    folder = base_folder(plan, plan_path) or cached_snapshot(plan.model, plan.revision)
+    try:
+        card = (folder / "README.md").read_text("utf-8") if folder is not None else ""
+    except (OSError, UnicodeDecodeError):
+        return None
+    head = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
+    named = re.search(r"^license: *['\"]?([\w.-]{1,40})['\"]? *$", head[1] if head else "", re.M)
+    return named[1] if named else None
 
 
 # --------------------------------------------------------------------------- the hub and its cache

@@ -28,6 +28,7 @@ from advisor.launch.loadable import loading_faults
 from advisor.launch.model_need import ModelNeed, asked, cache_line, model_needs
 from advisor.launch.packages import optimizer_package_faults, package_faults
 from advisor.launch.reward_check import reward_file_faults
+from advisor.launch.tracker_check import tracker_faults
 from advisor.methods import objectives, updates
 from advisor.plan.entries import Entry
 from advisor.plan.launch_checks import launch_faults
@@ -105,6 +106,7 @@ def run_preflight(
     lacking = [
         *package_faults(hardware, quantized=any(map(_quantizes, todo))),
         *optimizer_package_faults(todo),
+        *tracker_faults(plan),
         *device_faults(plan, hardware, chosen.gpus),
         *kernel_faults(plan, todo, chosen.gpus, shape),
         *place_faults(run, need),

@@ -20,6 +20,7 @@ from advisor.launch.prepare import PlanRun
 from advisor.plan.benchmark_record import BenchmarkRecord
 from advisor.plan.entries import Entry
 from advisor.plan.measured_record import Expected
+from advisor.plan.push_record import PushRecord
 from advisor.plan.record import (
     DONE,
     FAILED,
@@ -52,6 +53,7 @@ def new_record(
     hardware: Hardware,
     max_steps: int | None,
     judge: bool,
+    license: str | None = None,
 ) -> RunRecord:
     """run.json at the start of an attempt; what earlier attempts finished is kept.
 
@@ -62,6 +64,7 @@ def new_record(
         hardware: The part of the machine that the plan uses.
         max_steps: The limit of a trial run.
         judge: Whether results are compared with the base.
+        license: Of the base, if it is known.
     """
     kept = merged(recorded_inputs(old) if old else {}, inputs, run.inputs.of_entries(run.entries))
     return RunRecord(
@@ -72,8 +75,10 @@ def new_record(
         verdict=old.verdict if old else None,
         cross_evaluation=old.cross_evaluation if old else None,
         benchmarks=old.benchmarks if old else None,
+        pushed=old.pushed if old else None,
         composition=run.plan.origin.composition,
         model=run.plan.model,
+        license=license or (old.license if old else None),
         stages=tuple(
             _stage_record(entry, old, expected[entry.name], run.folder) for entry in run.entries
         ),
@@ -240,6 +245,11 @@ class RecordKeeper:
         """The benchmarks of the finished results were asked."""
         self.record = replace(self.record, benchmarks=found)
         self._judge()
+        self.save()
+
+    def pushed(self, name: str, where: PushRecord) -> None:
+        """The result of a stage is on the hub."""
+        self.record = replace(self.record, pushed={**(self.record.pushed or {}), name: where})
         self.save()
 
     def finish(self, *, complete: bool = True) -> Status:

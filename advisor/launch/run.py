@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from advisor.ground.errors import MachineNotReady
+from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.resources import trainers_root
 from advisor.ground.terminal import print_message
 from advisor.ground.types import Hardware, as_free_now
+from advisor.launch.base_check import base_license
 from advisor.launch.base_paths import (
     correct_record,
     moved_bases,
@@ -22,6 +24,7 @@ from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.dry_run import measure_plan
 from advisor.launch.expected import expect_stage
 from advisor.launch.folder import RunFolder, find_record, is_done, refuse_other_methods
+from advisor.launch.hub_push import check_push, misses_push, push_results
 from advisor.launch.input_digests import (
     recorded_by_earlier_version,
     recorded_inputs,
@@ -32,7 +35,7 @@ from advisor.launch.live import refuse_live
 from advisor.launch.memory_check import check_memory, measured_need
 from advisor.launch.out_of_memory import peak_estimator
 from advisor.launch.preflight import run_preflight
-from advisor.launch.prepare import prepare_plan, select_entries
+from advisor.launch.prepare import PlanRun, prepare_plan, select_entries
 from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record, note_new_paths
 from advisor.launch.result_check import check_results, results_it_rests_on
 from advisor.launch.stages import StageRunner, misses_comparison
@@ -40,7 +43,7 @@ from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.model import Comments, Plan
 from advisor.plan.next_run import resume_command
-from advisor.plan.record import DONE, DryRun, Run
+from advisor.plan.record import DONE, DryRun, Run, RunRecord
 from advisor.situation.of_plan import device_hardware, plan_shape
 from advisor.situation.past_runs import read_past_runs
 
@@ -146,7 +149,9 @@ def run_plan(
                 for line in (*renamed(record, run.inputs, now, run.folder), *moved_bases(configs)):
                     say(line)
                 record = note_new_paths(run, record, configs)
-            return Run(folder=run.folder, record=record, already_done=True)
+            return _pushed(
+                run, record, say, resume_command(run.shown_folder, only=only, judge=judge)
+            )
 
     # Only what is not done yet needs its trainer, data and disk.
     left = [entry for entry in selected if dry_run or not is_done(record, entry.name, run.folder)]
@@ -164,6 +169,7 @@ def run_plan(
         dry_run=dry_run,
         judge=judge,
     )
+    uploads = [] if dry_run or max_steps else check_push(run.plan)
     if record is not None:
         run.inputs.remember(record)
     inputs = run.inputs.of_entries(left)
@@ -201,7 +207,7 @@ def run_plan(
     for warning in (*found, *(fault.headline for fault in memory.faults)):
         say(f"warning: {warning}")
 
-    for line in checked.needs:
+    for line in (*checked.needs, *uploads):
         say(line)
     with RunFolder(run.folder) as folder, every_stop_as_interrupt():
         starter = TrainerStarter(
@@ -237,6 +243,7 @@ def run_plan(
             hardware=used,
             max_steps=max_steps,
             judge=judge,
+            license=base_license(run.plan, run.path, shape),
         )
         configs = true_configs(run, record)
         keeper = RecordKeeper(run.folder, correct_record(record, configs), say=say, on_end=on_end)
@@ -257,6 +264,19 @@ def run_plan(
             resume=resume,
         )
         return runner.train(selected)
+
+
+def _pushed(run: PlanRun, record: RunRecord, say: Say, again: str) -> Run:
+    """A run that was finished before, with the results that the plan wants on the hub."""
+    done = Run(folder=run.folder, record=record, already_done=True)
+    if not misses_push(run.plan, record):
+        return done
+    for line in check_push(run.plan):
+        say(line)
+    with RunFolder(run.folder), every_stop_as_interrupt():
+        write_atomically(run.folder / PLAN_FILE, run.copy_text)  # which may lack the key
+        keeper = RecordKeeper(run.folder, record, say=say, on_end=None)
+        return push_results(done, run.plan, keeper, say=say, again=again)
 
 
 def _probed() -> Hardware:

@@ -22,6 +22,7 @@ from advisor.launch.failure_report import (
     smaller_hint,
 )
 from advisor.launch.generation_server import serving
+from advisor.launch.hub_push import push_results
 from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt, peak_estimator
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import RecordKeeper, Say
@@ -88,7 +89,13 @@ class StageRunner:
             self.keeper.end_by(error)
             raise error from None
         self._finish()
-        return Run(folder=self.run.folder, record=self.keeper.record)
+        return push_results(
+            Run(folder=self.run.folder, record=self.keeper.record),
+            self.run.copy,
+            self.keeper,
+            say=self.say,
+            again=self.resume,
+        )
 
     def _finish(self, *, stopped: bool = False) -> Status:
         """How the run ends: a run that was stopped before its modules were compared, or its

@@ -32,6 +32,7 @@ from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
 from advisor.plan.benchmark_record import BenchmarkRecord
 from advisor.plan.evaluation_record import Check, Evaluation, HeldOut
 from advisor.plan.measured_record import DataCounts, Expected, Measured, Times
+from advisor.plan.push_record import PushRecord
 from advisor.plan.verdict_record import Verdict
 
 SCHEMA_VERSION = 1
@@ -308,8 +309,14 @@ class RunRecord(JsonObject):
         "what lm-evaluation-harness measured before and after (docs/benchmarks.md)",
         OMIT_NULL,
     ] = None
+    pushed: Annotated[
+        Mapping[str, PushRecord] | None,
+        "name of a stage -> where on the hub its result is",
+        OMIT_NULL,
+    ] = None
     composition: Annotated[str | None, "what the plan came from"] = None
     model: Annotated[str | None, "the model as the plan names it"] = None
+    license: Annotated[str | None, "licence of the model, if it is known", OMIT_NULL] = None
     stages: Annotated[tuple[StageRecord, ...], "one per stage and task, in order"]
     max_steps: Annotated[int | None, "the limit of a trial run; null: the whole run"] = None
     judge: Annotated[bool, "whether the result is compared with the base"] = True
@@ -454,6 +461,7 @@ class Run:
     folder: Path
     record: RunRecord
     already_done: bool = False  # it was finished before, and this call did nothing
+    not_pushed: AdviseError | None = None  # why a result that is sound is not on the hub yet
 
     @property
     def too_much_lost(self) -> TooMuchLost | None:
@@ -480,10 +488,14 @@ class Run:
         )
 
     @property
+    def errors(self) -> list[AdviseError]:
+        """What did not end as the plan wants, though everything is trained and saved."""
+        return [error for error in (self.too_much_lost, self.not_pushed) if error is not None]
+
+    @property
     def exit_code(self) -> int:
-        """0, or that of `too_much_lost`: whatever else went wrong was raised instead."""
-        lost = self.too_much_lost
-        return 0 if lost is None else lost.exit_code
+        """0, or that of the first of `errors`: whatever else went wrong was raised instead."""
+        return next((int(error.exit_code) for error in self.errors), 0)
 
     @property
     def status(self) -> Status:

@@ -51,6 +51,7 @@ def model_card(record: RunRecord, stage: StageRecord, folder: Path = Path()) -> 
         f"# {_markdown(record.name)}: {_markdown(stage.name)}",
         "",
         f"{_markdown(what_was_trained(stage))} of {_markdown(base or Path(model).name)}{rows}.",
+        *_card_origin(record),
         *_card_verdict(record, stage, folder),
         *_card_losses(stage.evaluation or Evaluation()),
         *_card_step(stage.held_out),
@@ -81,6 +82,18 @@ def _markdown(value: object) -> str:
 def _yaml_word(value: str) -> str:
     """A text as a YAML value that is nothing but this text."""
     return value if re.fullmatch(r"[\w./-]+", value, re.ASCII) else json.dumps(value)
+
+
+def _card_origin(record: RunRecord) -> list[str]:
+    """Under which licence the base came, and what names the data without showing any of it."""
+    said = []
+    if record.license:
+        said.append(f"Licence of the base: {_markdown(record.license)}.")
+    data = [digest for name, digest in record.inputs.items() if name.startswith("data ")]
+    if data:
+        what = "digest" if len(data) == 1 else "digests"
+        said.append(f"The data is not part of this folder; its {what}: {', '.join(data)}.")
+    return ["", " ".join(said)] if said else []
 
 
 def _card_losses(found: Evaluation) -> list[str]:

@@ -14,7 +14,7 @@ from advisor.ground.errors import MachineNotReady
 from advisor.ground.resources import resource_root
 from advisor.ground.secrets import find_secrets
 from advisor.ground.yaml_reader import parse_yaml
-from advisor.plan.model import Launch, Origin, Plan, PlanData, Stage, Task
+from advisor.plan.model import TRACKERS, Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data
 from advisor.plan.write import plan_data, plan_digest, plan_text, write_plan
 from tests.conftest import examples
@@ -119,6 +119,8 @@ def plans(draw):
         model=draw(texts),
         revision=draw(st.none() | texts),
         trust_remote_code=draw(st.booleans()),
+        trackers=tuple(draw(st.lists(st.sampled_from(TRACKERS), unique=True))),
+        push_to=draw(st.sampled_from([None, "mia/shop", "shop-team/a.b_c-1"])),
         data=None if with_tasks else draw(data_values),
         tasks=tasks,
         stages=tuple(draw(stages(f"s{index}")) for index in range(draw(st.integers(1, 2)))),

@@ -215,7 +215,9 @@ def fault(make, align, monkeypatch):
     ("objective", "trl", "words"),
     [
         ("sft", {"eval_steps": 5}, "'eval_steps' would have no effect"),
-        ("sft", {"hub_model_id": "a/b"}, "nothing is uploaded"),
+        ("sft", {"hub_model_id": "a/b"}, "the plan's key push_to uploads the result"),
+        ("sft", {"push_to_hub": True}, "the plan's key push_to uploads the result"),
+        ("sft", {"report_to": "tensorboard"}, "write `trackers: [tensorboard]` beside the stages"),
         ("sft", {"ref_model_sync_steps": 2}, "unknown key 'ref_model_sync_steps'"),
         ("dpo", {"ref_model_sync_steps": 2}, "with sync_ref_model: true"),
         ("dpo", {"label_smoothing_factor": 0.1}, "the loss of this objective"),

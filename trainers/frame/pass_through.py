@@ -23,12 +23,13 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.shape import value_words
+from advisor.plan.model import TRACKERS
 from advisor.plan.rollouts import asks_server
 from trainers.frame.job import Job
 
 NO_EVALUATION = "TRL's evaluation does not run: held-out loss is measured by our own"
 ONE_MACHINE = "a run uses one machine"
-NOTHING_UPLOADED = "nothing is uploaded; `hf upload` does that"
+NOTHING_UPLOADED = "the plan's key push_to uploads the result, and nothing else"
 NO_COMPLETIONS_LOG = "rollouts.jsonl in the stage's folder has samples of all steps"
 OBJECT = "it takes an object of PEFT, which a plan cannot hold"
 BY_PEFT = "PEFT writes it itself"
@@ -447,6 +448,12 @@ def _report_faults(at: str, value: Any) -> Iterator[Fault]:
                 what="'report_to' is all: metrics would go to every service installed here",
                 allowed=", ".join(known),
                 hint="name the service that you mean",
+            )
+        elif name in TRACKERS:
+            yield Fault(
+                where=at,
+                what=f"'report_to' names {name}, which the plan's own key trackers turns on",
+                hint=f"remove it, and write `trackers: [{name}]` beside the stages",
             )
         elif name is not None and name not in known:
             yield Fault(

@@ -21,6 +21,7 @@ from trainers.frame.metrics_file import append_line, metric_name
 from trainers.frame.save_clock import SaveClock
 from trainers.frame.stopping import request
 from trainers.frame.telling import say
+from trainers.frame.trackers import Trackers
 
 # Entries of the library's own log, which it keeps in memory and writes into each checkpoint. All of
 # them are in metrics.jsonl.
@@ -74,6 +75,7 @@ class RunCallback(TrainerCallback):
         self.parts: Wait | None = None  # for the micro-batches of one step
         self.trainer: Any = None  # set once the trainer is made, which needs its callbacks
         self.curve: HeldOutCurve | None = None  # likewise; None: nothing is measured on the way
+        self.trackers: Trackers | None = None  # likewise; None: there are none
         self.held_out: dict[int, float] = {}  # step -> held-out loss
         self.held_out_s = 0.0
         self.losses: list[float] = []
@@ -266,6 +268,8 @@ class RunCallback(TrainerCallback):
         if self.wait is not None:
             board.close(self.wait)
             self.wait = None
+        if self.trackers is not None:
+            self.trackers.close()
 
     def _last_held_out(self) -> str:
         if not self.held_out:
@@ -277,6 +281,8 @@ class RunCallback(TrainerCallback):
     def _write(self, line: dict[str, Any]) -> None:
         if self.metrics is not None:
             append_line(self.metrics, line)
+        if self.trackers is not None:
+            self.trackers.log(line, after=self.first_step)
 
     @property
     def all_train_s(self) -> float:

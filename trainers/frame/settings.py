@@ -104,7 +104,7 @@ SET_BY_TRAINERS: Mapping[str, str] = {
     "disable_tqdm": "our trainers show progress themselves",
     "save_only_model": "a checkpoint must be complete to resume from",
     "save_safetensors": "weights are always saved as safetensors",
-    "push_to_hub": "nothing is uploaded; `hf upload` does that",
+    "push_to_hub": "the plan's key push_to uploads the result",
     "label_names": "the columns are the trainer's own",
     **dict.fromkeys(
         (

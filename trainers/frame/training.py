@@ -28,6 +28,7 @@ from trainers.frame.resuming import resume_metrics
 from trainers.frame.stopping import end_if_asked, request
 from trainers.frame.telling import say, tell
 from trainers.frame.token_counting import Tokens
+from trainers.frame.trackers import Trackers
 from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Model, Trainer
 
@@ -56,6 +57,7 @@ def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
         callback.curve = curve
     if is_main_process():
         callback.losses, callback.earlier_s = resume_metrics(job, resume, built.steps)
+        callback.trackers = Trackers(job)
     loaded.memory.reset()
     parts.begin(TRAIN)
     enter(job, TRAINING)

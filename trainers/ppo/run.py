@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from trainers.frame.metrics_file import append_line
 from trainers.frame.save_clock import SaveClock, save_clock
 from trainers.frame.stopping import request
 from trainers.frame.telling import say
+from trainers.frame.trackers import Trackers
 from trainers.ppo.build import process_rank
 from trainers.ppo.guards import CONSTANT, FIRST, findings, not_finite, reward_hacked
 from trainers.ppo.heldout import HeldOutEvaluator
@@ -57,6 +59,8 @@ class PPORun:
     train_s: float = 0.0  # of this attempt
     earlier_s: float = 0.0  # the clock of metrics.jsonl at the update that is resumed from
     watch: Watch = field(default_factory=Watch)
+    trackers: Trackers | None = None
+    first: int = 0  # the update that this attempt began with
     stopped_at: int | None = None  # the update after which it was asked to stop
 
     @property
@@ -88,7 +92,9 @@ class PPORun:
         saves = save_clock(job, steps)
         write_every = settings.lines_every(steps)
         board.label = label(job)
+        self.first = first
         with (
+            closing(Trackers(job)) as self.trackers,
             request.finishing_steps(),
             waiting("training", total=steps, unit="updates", done=first) as updates,
         ):
@@ -181,6 +187,8 @@ class PPORun:
         del self.lines[FIRST:-CONSTANT]
         if self.shown and is_written:
             append_line(self.metrics, line)
+            if self.trackers is not None:
+                self.trackers.log(line, after=self.first)
 
     def written_lines(self) -> list[dict[str, Any]]:
         """The lines of this stage that an earlier process wrote."""

@@ -105,6 +105,13 @@ def main():
             "resumed_from": (folder / "checkpoints").is_dir(),
         },
     }
+    if "STAND_IN_CHECKS" in os.environ:  # whether each check passed
+        passed = json.loads(os.environ["STAND_IN_CHECKS"])
+        result["checks"] = [
+            {"name": f"c{number}", "ok": ok, "text": f"check {number} of the result"}
+            for number, ok in enumerate(passed)
+        ]
+        result["verdict"] = {"ok": all(passed)}
     result["files"] = save(folder, str(resolve_path(args.plan, read_plan(args.plan).model)))
     text = json.dumps(result)
     if mode == "nan":

@@ -1,0 +1,227 @@
+"""The plan's trackers have what metrics.jsonl has, also after an interruption."""
+
+import json
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+
+from advisor.launch.tracker_check import tracker_faults
+from advisor.plan.read import read_plan
+from tests.trainers.runs import break_at
+from trainers import sft
+from trainers.frame import trackers
+from trainers.frame.trackers import ABOUT, Trackers, stage_settings
+
+KEYS = {"max_steps": 4, "save_steps": 2, "job_judge": False}
+
+
+def tracked(job, *names):
+    return replace(job, plan=replace(job.plan, trackers=names))
+
+
+def lines(job):
+    return [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+
+
+def expected(job):
+    """Name -> [(step, number)] of metrics.jsonl."""
+    found = {}
+    for line in lines(job):
+        for key, value in line.items():
+            if key not in ABOUT and value is not None:
+                found.setdefault(key, []).append((line["step"], value))
+    return found
+
+
+def events(job, stage="sft"):
+    """The same of the event files, as TensorBoard's own reader sees them."""
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard"
+    )
+    folder = job.run / "trackers" / "tensorboard" / stage
+    found = reader.EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    found.Reload()
+    texts = [event for tag in found.Tags()["tensors"] for event in found.Tensors(tag)]
+    scalars = found.Tags()["scalars"]
+    return {tag: [(one.step, one.value) for one in found.Scalars(tag)] for tag in scalars}, texts
+
+
+def as_written(found):
+    """Event files hold 32-bit numbers."""
+    return {
+        tag: [(step, pytest.approx(value, rel=1e-6)) for step, value in points]
+        for tag, points in found.items()
+    }
+
+
+def test_tensorboard_has_the_numbers_of_metrics_also_after_a_crash(make, monkeypatch):
+    """A stage that crashed behind its checkpoint goes on in the same run: each step is there once,
+    as metrics.jsonl has it. A dry run leaves nothing.
+    """
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    job = tracked(make(**KEYS), "tensorboard")
+    sft.train(replace(job, dry_run=True))
+    assert not (job.run / "trackers").exists()
+    break_at(3, job, monkeypatch)
+    before, _ = events(job)
+    assert [step for step, _ in before["loss"]] == [1, 2, 3]
+    sft.train(job)
+    after, texts = events(job)
+    assert after == as_written(expected(job))
+    assert [step for step, _ in after["loss"]] == [1, 2, 3, 4]
+    (text,) = texts  # once, not with each attempt
+    said = text.tensor_proto.string_val[0].decode()
+    assert '"learning_rate": 0.01' in said
+    assert '"rank"' in said
+    assert str(job.data_path) not in said
+    assert str(job.plan.model) not in said
+
+
+@pytest.mark.long
+def test_wandb_offline_has_the_numbers_of_metrics_also_after_a_crash(make, monkeypatch):
+    """Both attempts are one run of wandb, kept in the run folder, with the numbers of metrics.jsonl
+    and without anything of the machine.
+    """
+    pytest.importorskip("wandb", reason="needs wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    job = tracked(make(**KEYS), "wandb")
+    break_at(3, job, monkeypatch)
+    sft.train(job)
+    folders = sorted((job.run / "trackers" / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2
+    assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1, "one run"
+    found = {}
+    for folder in folders:
+        numbers, config, kinds, content = read_wandb(folder)
+        found |= numbers
+        assert str(job.folder).encode() not in content
+        assert kinds.isdisjoint({"stats", "output", "output_raw", "files", "environment"}), kinds
+        assert "learning_rate" in config
+        assert "data" not in config
+    steps = {line["step"]: line for line in lines(job)}
+    assert sorted(found) == sorted(steps)
+    for step, numbers in found.items():
+        assert numbers == {
+            key: value
+            for key, value in steps[step].items()
+            if key not in ABOUT and value is not None
+        } | ({"elapsed_s": numbers["elapsed_s"]} if step == 3 else {})
+
+
+def read_wandb(folder):
+    """(step -> numbers, names of the settings, kinds of records, the bytes) of an offline run."""
+    from wandb.proto import wandb_internal_pb2 as records
+
+    (path,) = folder.glob("*.wandb")
+    content = path.read_bytes()
+    numbers, config, kinds = {}, set(), set()
+    for data in blocks(content[7:], taken=7):
+        record = records.Record()
+        record.ParseFromString(data)
+        kinds.add(record.WhichOneof("record_type"))
+        assert not record.run.host
+        config |= {update.key for update in record.run.config.update}
+        values = {
+            item.key or ".".join(item.nested_key): json.loads(item.value_json)
+            for item in record.history.item
+        }
+        if "loss" in values:
+            own = {key: value for key, value in values.items() if not key.startswith("_")}
+            numbers[record.history.step.num or values["_step"]] = own
+    return numbers, config, kinds, content
+
+
+def blocks(content, taken):
+    """The records of a log in LevelDB's format: blocks of 32 KiB, each part with a checksum, a
+    length and a kind (1 whole, 2 first, 3 middle, 4 last).
+    """
+    place, parts = 0, b""
+    while place + 7 <= len(content):
+        left = 2**15 - (place + taken) % 2**15
+        if left < 7:
+            place += left
+            continue
+        length = int.from_bytes(content[place + 4 : place + 6], "little")
+        kind = content[place + 6]
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield parts
+            parts = b""
+
+
+@pytest.mark.light
+def test_a_tracker_that_fails_is_left_out_and_the_stage_goes_on(make, monkeypatch, capsys):
+    """Whatever a service raises is said once; a service that works gets everything."""
+
+    class Broken:
+        def __init__(self, job, after):
+            pass
+
+        def log(self, step, numbers):
+            raise OSError("no route to host")
+
+    class Kept(Broken):
+        seen: ClassVar = []
+
+        def log(self, step, numbers):
+            self.seen.append((step, numbers))
+
+        def close(self, *, failed):
+            self.seen.append(failed)
+
+    monkeypatch.setattr(trackers, "OPENERS", {"wandb": Broken, "tensorboard": Kept})
+    found = Trackers(tracked(make(), "wandb", "tensorboard"))
+    for step in (1, 2):
+        found.log({"stage": "sft", "task": None, "step": step, "steps": 2, "loss": 0.5}, after=0)
+    found.close()
+    assert Kept.seen == [(1, {"loss": 0.5}), (2, {"loss": 0.5}), False]
+    said = capsys.readouterr().err
+    assert said.count("no route to host") == 1
+    assert "wandb gets nothing more of this stage" in said
+
+
+@pytest.mark.light
+def test_a_tracker_learns_nothing_of_data_or_folders(make):
+    """Its settings name the model's folder alone, and no data."""
+    job = make(rank=4)
+    found = stage_settings(job)
+    assert found["model"] == job.plan.model.rpartition("/")[2]
+    assert (found["rank"], found["learning_rate"], found["update"]) == (4, 1e-2, "lora")
+    assert not {"data", "start_from"} & set(found)
+    assert str(job.folder) not in json.dumps(found)
+
+
+PLAN = """\
+model: {model}
+data: {{path: rows.jsonl}}
+trackers: [{names}]
+stages: [{{name: sft, objective: sft, update: lora, learning_rate: 1e-4}}]
+"""
+
+
+@pytest.mark.light
+def test_what_a_tracker_lacks_is_said_before_a_run(tmp_path, monkeypatch):
+    """A package that is not installed, with the line that installs it; wandb without a login, with
+    the two ways out. Neither needs the network.
+    """
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN.format(model="m/m", names="tensorboard, wandb"))
+    plan = read_plan(path)
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("advisor.launch.tracker_check._is_installed", lambda name: False)
+    (fault,) = tracker_faults(plan)
+    assert "tensorboard and wandb are not installed" in fault.what
+    assert "[trackers]" in fault.hint
+    monkeypatch.setattr("advisor.launch.tracker_check._is_installed", lambda name: True)
+    (fault,) = tracker_faults(plan)
+    assert "has no login" in fault.what
+    assert "WANDB_MODE=offline" in fault.hint
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password x\n")
+    assert list(tracker_faults(plan)) == []
+    (tmp_path / ".netrc").unlink()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert list(tracker_faults(plan)) == []
