@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from advisor.commands.output import say
+from advisor.commands.options import json_option
+from advisor.commands.output import SCHEMA_VERSION, print_json, say
 from advisor.commands.tools import find_run, newest_run, refuse_without, run_tool
 from advisor.export.exporter import Exporter, Wanted, exporters
 from advisor.ground.errors import InputError, nearest
@@ -39,9 +40,15 @@ Forms of a run's result:
     " for a plan, export/FORM in the run folder for a run.",
 )
 @click.option("--only", metavar="NAME", help="Export only this task or stage.")
+@json_option
 @click.pass_context
 def export(
-    context: click.Context, source: str | None, to: str, out: str | None, only: str | None
+    context: click.Context,
+    source: str | None,
+    to: str,
+    out: str | None,
+    only: str | None,
+    as_json: bool,
 ) -> None:
     """Write a plan or the result of a run in another form.
 
@@ -66,15 +73,25 @@ def export(
         raise InputError("--out is empty", where="--out", allowed="a path that is not there yet")
     place = _source(found, source)
     refuse_without(found.NEEDS, "`advise export`")
+    messages: list[str] = []
+
+    def tell(line: str) -> None:
+        messages.append(line)
+        say(line)
+
     wanted = Wanted(
         source=place,
         out=Path(out).expanduser().absolute() if out else None,
         only=only,
-        say=say,
+        say=tell,
         run_tool=lambda name, *arguments: run_tool(name, *arguments).returncode,
         variant=variant,
     )
-    context.exit(found.export(wanted))
+    code = found.export(wanted)
+    if as_json:
+        document = {"schema_version": SCHEMA_VERSION, "form": to, "source": str(place)}
+        print_json(document | wanted.document | {"messages": messages})
+    context.exit(code)
 
 
 def _source(exporter: Exporter, named: str | None) -> Path:

@@ -106,7 +106,8 @@ class Menu:
 
     def bundle(self, outcome: Outcome) -> list[str]:
         """Pack the plan for another machine, under a name that is free."""
-        from advisor.export.bundle.build import ARCHIVE, make_bundle
+        from advisor.export.bundle.build import make_bundle
+        from advisor.export.bundle.words import ARCHIVE
 
         plan: Plan = outcome.plan[0]
         number, name = 1, f"{plan.name}-bundle"

@@ -8,10 +8,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +25,8 @@ class Wanted:
     # Runs a module of trainers/tools with arguments; returns its exit code.
     run_tool: Callable[..., int]
     variant: str = ""  # what stands behind the colon: Q4_K_M in --to gguf:Q4_K_M
+    # For --json: filled by the exporter with what it wrote, beside its messages.
+    document: dict[str, Any] = field(default_factory=dict)
 
 
 class Exporter(Protocol):

@@ -25,6 +25,8 @@ def export(wanted: Wanted) -> int:
             "--only has no effect on a bundle: it carries the whole plan",
             hint="on the other machine: bash run.sh --only NAME",
         )
-    for line in make_bundle(wanted.source, wanted.out, say=wanted.say).lines(Path.cwd()):
+    bundle = make_bundle(wanted.source, wanted.out, say=wanted.say)
+    for line in bundle.lines(Path.cwd()):
         wanted.say(line)
+    wanted.document.update(bundle.facts())
     return 0

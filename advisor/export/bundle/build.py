@@ -13,58 +13,31 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from advisor.export.bundle.contents import Carried, Contents, contents_of, safe_name
 from advisor.export.bundle.wheel import product_wheel, tested_versions
+from advisor.export.bundle.words import ARCHIVE, COPY_HERE, SCRIPT, Bundle, Job, readme
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, free_bytes, nearest_place
 from advisor.ground.units import format_gib
-from advisor.ground.version import __version__
 from advisor.plan.comments import comments_of
-from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.plan.write import plan_text
 
-ARCHIVE = ".tar.gz"
 DATE_S = 315532800  # 1980-01-01, for every file of the archive: no clock in it
-SCRIPT = "run.sh"
 LONG_BYTES = 50 << 20  # packing more than that takes seconds
-SUMS, COPY_HERE = "SHA256SUMS", "COPY_HERE.sha256"
+SUMS = "SHA256SUMS"
 ELSEWHERE = "choose another place with --out"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bundle:
-    """A bundle that was written."""
-
-    name: str
-    folder: Path | None  # None: the archive alone was wanted
-    archive: Path
-    contents: Contents
-
-    def lines(self, here: Path) -> list[str]:
-        """What was written, what is not in it, and how it is used."""
-        places = [place for place in (self.folder, self.archive) if place is not None]
-        size = self.archive.stat().st_size
-        lines = [
-            f"Wrote {' and '.join(_short(place, here) for place in places)}"
-            f" ({size / 1e6:,.1f} MB packed)."
-        ]
-        lines += _not_carried(self.contents, from_here=True)
-        return [
-            *lines,
-            "On the GPU machine (Linux, Python 3.11 or later):",
-            f"  scp {shlex.quote(_short(self.archive, here))} HOST:",
-            f"  tar xzf {shlex.quote(self.archive.name)} && bash"
-            f" {shlex.quote(f'{self.name}/{SCRIPT}')}",
-        ]
-
-
 def make_bundle(
-    plan_path: Path, out: Path | None = None, *, say: Callable[[str], None] | None = None
+    plan_path: Path,
+    out: Path | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+    job: Job | None = None,
 ) -> Bundle:
     """Write everything that a plan needs elsewhere.
 
@@ -73,13 +46,15 @@ def make_bundle(
         out: A folder to be made, whose archive lies beside it, or an archive NAME.tar.gz alone;
             default: <name of the plan>-bundle in the current folder.
         say: Told before much is packed.
+        job: What a scheduler reads, and how it is submitted.
 
     Raises InputError if the plan or a file it names cannot be used, or if `out` is there already;
     MachineNotReady if it cannot be written.
     """
     plan = read_plan(plan_path)
+    ending = job.ending if job is not None else "bundle"
     only_archive = out is not None and out.name.endswith((ARCHIVE, ".tgz"))
-    target = (out or Path(f"{plan.name}-bundle")).expanduser().absolute()
+    target = (out or Path(f"{plan.name}-{ending}")).expanduser().absolute()
     name = target.name.removesuffix(".tgz").removesuffix(ARCHIVE)
     _refuse_odd_name(name, target)
     folder = None if only_archive else target
@@ -92,7 +67,7 @@ def make_bundle(
                 hint="remove it, or choose another name with --out",
             )
     contents = contents_of(plan, plan_path.resolve())
-    written = _written_files(plan_path, contents)
+    written = _written_files(plan_path, contents, job)
     _refuse_full_disk(target.parent, contents, copies=1 if only_archive else 2)
     size = sum(one.size_bytes for one in contents.files if one.is_included)
     if say is not None and size > LONG_BYTES:
@@ -114,7 +89,7 @@ def make_bundle(
     finally:
         shutil.rmtree(work, ignore_errors=True)
         packed.unlink(missing_ok=True)
-    return Bundle(name=name, folder=folder, archive=archive, contents=contents)
+    return Bundle(name=name, folder=folder, archive=archive, contents=contents, job=job)
 
 
 def _refuse_odd_name(name: str, target: Path) -> None:
@@ -128,7 +103,7 @@ def _refuse_odd_name(name: str, target: Path) -> None:
         )
 
 
-def _written_files(plan_path: Path, contents: Contents) -> dict[str, bytes]:
+def _written_files(plan_path: Path, contents: Contents, job: Job | None = None) -> dict[str, bytes]:
     """Name -> content of the files that are made for the bundle."""
     original = plan_path.read_text("utf-8")
     wheel_name, wheel = product_wheel()
@@ -144,7 +119,8 @@ def _written_files(plan_path: Path, contents: Contents) -> dict[str, bytes]:
     return {
         PLAN_FILE: text.encode(),
         SCRIPT: script.encode(),
-        "README.txt": readme(contents).encode(),
+        "README.txt": readme(contents, job).encode(),
+        **{name: text.encode() for name, text in (job.files if job is not None else {}).items()},
         **product,
         **sums,
         **({COPY_HERE: _sums(left)} if left else {}),
@@ -162,74 +138,6 @@ def _sums_of(contents: Contents, *, included: bool) -> dict[str, str]:
 def _sums(digests: Mapping[str, str]) -> bytes:
     """Lines as sha256sum writes and reads them."""
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
-
-
-def readme(contents: Contents) -> str:
-    """What the bundle is and how it is used, in about ten lines."""
-    plan = contents.plan
-    what = plan.origin.composition or " > ".join(stage.objective for stage in plan.stages)
-    lines = [
-        f"{plan.name}: {what} of {plan.model}, made by finetune-advisor {__version__}.",
-        "",
-        f"Start:   bash {SCRIPT}    (in tmux or screen: closing the terminal saves and stops)",
-        f"Resume:  bash {SCRIPT}    after Ctrl-C, a crash or a restart",
-        f"It needs Linux, Python 3.11 or later{_device_words(plan)} and a connection for pip.",
-        f"{SCRIPT} checks the files, installs advise/ at tested versions into .venv, does a dry run"
-        " and trains.",
-        "The result and its report are written below runs/. For the commands that are printed then,"
-        " such as `advise chat`: source .venv/bin/activate",
-        "Bring them back, from the first machine: scp -r HOST:THIS_FOLDER/runs .",
-        *_not_carried(contents),
-        "This folder holds your data as it is: whoever has it can read them. It holds no token.",
-    ]
-    return "\n".join([*lines, ""])
-
-
-def _device_words(plan: Plan) -> str:
-    """', an NVIDIA GPU'; nothing for a plan that trains on the processor."""
-    kind = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple"}.get(plan.launch.device)
-    gpus = plan.launch.world_size
-    if kind is None:
-        return ""
-    return f", an {kind} GPU" if gpus == 1 else f", {gpus} {kind} GPUs"
-
-
-def _not_carried(contents: Contents, *, from_here: bool = False) -> list[str]:
-    """What is needed and not in the bundle.
-
-    Args:
-        from_here: Say where it lies on this machine, which is nobody's business elsewhere.
-    """
-    lines = []
-    for what, name in contents.fetched:
-        licence, is_gated = _licence(name) if what == "model" else ("", False)
-        known = f" (licence {licence})" if licence else ""
-        lines.append(f"Not in it: {what} {name}{known}, which is downloaded there.")
-        if is_gated or (what == "model" and not licence):
-            first = "Its licence" if is_gated else "If it asks for a licence, that"
-            lines.append(
-                f"  {first} must be accepted at https://huggingface.co/{name}; then set HF_TOKEN"
-                " there."
-            )
-    left = [one for one in contents.files if not one.is_included]
-    for place in dict.fromkeys("/".join(one.name.split("/")[:2]) for one in left):
-        files = [one for one in left if f"{one.name}/".startswith(f"{place}/")]
-        size = format_gib(sum(one.size_bytes for one in files))
-        source = files[0].source if files[0].name == place else files[0].source.parent
-        origin = f" from {source}" if from_here else ""
-        lines += [
-            f"Not in it: {place}, {size}, which is too large.",
-            f"  Copy it there{origin}; {COPY_HERE} has its SHA-256.",
-        ]
-    return [*lines, *contents.notes]
-
-
-def _licence(model: str) -> tuple[str, bool]:
-    """(licence, whether it has to be accepted first) of a hub model, as the catalogue knows it."""
-    from advisor.situation.shapes import model_shape
-
-    shape = model_shape(model)[0]
-    return (shape.license or "", bool(shape.gated)) if shape is not None else ("", False)
 
 
 # --------------------------------------------------------------------------- writing
@@ -318,12 +226,3 @@ def _write_archive(
                 entry.size = source.size_bytes
                 with _checked(source) as file:
                     archive.addfile(entry, file)
-
-
-def _short(path: Path, here: Path) -> str:
-    """The path as short as it can be typed from here."""
-    if not path.is_relative_to(here.resolve()):
-        return str(path)
-    short = os.path.relpath(path, here)
-    # scp and tar take '-a' for options and 'a:b' for another machine.
-    return f"./{short}" if short.startswith("-") or ":" in short else short

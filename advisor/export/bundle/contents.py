@@ -63,6 +63,40 @@ def contents_of(plan: Plan, plan_path: Path) -> Contents:
     return _Collector(plan, plan_path).contents()
 
 
+def hub_names(plan: Plan, plan_path: Path) -> list[tuple[str, str]]:
+    """(model or data set, its name) of what a plan takes from the hub: no file or folder is called
+    so.
+    """
+    data, found = _data_of(plan), []
+
+    def noted(text: str) -> str:
+        kind: Kind = "data" if text in data else "models"
+        what = _on_hub(text, kind)
+        is_own = is_task_file(text) or (plan.launch.vllm and text == plan.launch.vllm.python)
+        if what and not is_own and not resolve_path(plan_path, text).exists():
+            found.append((what, text))
+        return text
+
+    with_paths(plan, noted)
+    return list(dict.fromkeys(found))
+
+
+def _data_of(plan: Plan) -> set[str]:
+    """The paths of a plan that are data."""
+    return {
+        *([plan.data.path] if plan.data else []),
+        *(stage.data for stage in plan.stages if stage.data is not None),
+        *(task.data.path for task in plan.tasks),
+    }
+
+
+def _on_hub(text: str, kind: Kind) -> str | None:
+    """ "model" or "data set" for what may be a name on the hub."""
+    if kind == "data":
+        return "data set" if is_hub_id(text) else None
+    return "model" if MODEL_ID.fullmatch(text) else None
+
+
 class _Collector:
     """Gives every path of the plan its place in the bundle."""
 
@@ -72,10 +106,7 @@ class _Collector:
         self.faults: list[Fault] = []
         self.moved: dict[tuple[Kind, str], str] = {}  # what a path was called -> in the bundle
         self.taken: set[str] = set()  # names in the bundle, in lower case
-        data = [plan.data.path] if plan.data else []
-        data += [stage.data for stage in plan.stages if stage.data is not None]
-        data += [task.data.path for task in plan.tasks]
-        self.data = set(data)
+        self.data = _data_of(plan)
         server = plan.launch.vllm
         self.interpreter = server.python if server is not None else None
 
@@ -138,9 +169,8 @@ class _Collector:
 
     def _not_here(self, text: str, path: Path, kind: Kind) -> str:
         """A name on the hub is fetched on the other machine; everything else is a fault."""
-        on_hub = is_hub_id(text) if kind == "data" else MODEL_ID.fullmatch(text)
-        if on_hub:
-            what = "data set" if kind == "data" else "model"
+        what = _on_hub(text, kind)
+        if what is not None:
             if (what, text) not in self.found.fetched:
                 self.found.fetched.append((what, text))
             return text

@@ -3,6 +3,8 @@
 #
 #   bash run.sh            environment, checks, dry run, then the whole run
 #   bash run.sh OPTIONS    the same, with options of `advise run`, such as --max-steps 20
+#   bash run.sh --set-up   environment and downloads alone, where there is a connection: training then
+#                          needs none, and no GPU is needed here
 #
 # PYTHON=/path/python3.12      the Python that the environment is made with
 # ADVISE_PYTHON=/path/python   an environment that holds finetune-advisor[train] already
@@ -12,6 +14,11 @@ set -euo pipefail
 unset CDPATH # else cd may go elsewhere
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
+SET_UP=
+if [ "${1:-}" = --set-up ]; then
+  SET_UP=1
+  shift
+fi
 WHEEL='@WHEEL@'
 DEVICE='@DEVICE@'
 
@@ -31,6 +38,17 @@ else
     "install coreutils"
 fi
 
+# What --set-up downloads lies here, and later calls read it from here.
+if [ -n "$SET_UP" ] || [ -e .fetched ]; then
+  [ -n "${HF_HUB_CACHE:-}" ] || HF_HUB_CACHE=${HF_HOME:-$PWD}/hub
+  export HF_HUB_CACHE
+fi
+# Several jobs or machines may begin together in one folder: they are set up one after the other.
+if command -v flock >/dev/null; then
+  exec 9>.set-up.lock
+  flock 9 || say "warning: $PWD cannot be locked; set it up before several jobs begin"
+fi
+
 say "1. Checking the files of the bundle"
 digests SHA256SUMS || fail "the files above are not those that were packed" \
   "copy or unpack the bundle again"
@@ -44,20 +62,20 @@ if [ -f COPY_HERE.sha256 ]; then
 fi
 
 say "2. Checking this machine"
-case "$DEVICE" in
+case "${SET_UP:-$DEVICE}" in
   cuda)
     command -v nvidia-smi >/dev/null || fail "the plan is for an NVIDIA GPU, and nvidia-smi is not here" \
       "install the NVIDIA driver, or start a machine that has one"
     nvidia-smi -L >&2 || fail "the NVIDIA driver does not answer" "see what \`nvidia-smi\` says" ;;
   rocm)
     [ -n "${ADVISE_PYTHON:-}" ] || fail "for an AMD GPU the environment is made by hand" \
-      "install PyTorch for ROCm and advise/$WHEEL[train], then ADVISE_PYTHON=/path/python bash run.sh" ;;
+      "install PyTorch for ROCm and advise/${WHEEL}[train], then ADVISE_PYTHON=/path/python bash run.sh" ;;
 esac
 
 if [ -n "${ADVISE_PYTHON:-}" ]; then
   RUN=$ADVISE_PYTHON
   "$RUN" -P -c 'import advisor, torch, trl' || fail "$RUN: no environment with finetune-advisor[train]" \
-    "$RUN -m pip install -c advise/constraints.txt \"./advise/$WHEEL[train]\""
+    "$RUN -m pip install -c advise/constraints.txt \"./advise/${WHEEL}[train]\""
 else
   FOUND=
   for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python; do
@@ -76,7 +94,7 @@ else
       "Debian and Ubuntu: apt install python3-venv"
     "$RUN" -m pip install --quiet --upgrade pip >&2 || fail "pip could not be updated" \
       "check the connection, then call run.sh again"
-    "$RUN" -m pip install -c advise/constraints.txt "./advise/$WHEEL[train]" >&2 ||
+    "$RUN" -m pip install -c advise/constraints.txt "./advise/${WHEEL}[train]" >&2 ||
       fail "the packages could not be installed" \
         "see the message of pip above; then call run.sh again"
     cp SHA256SUMS .venv/ready
@@ -89,6 +107,16 @@ for folder in methods/*/; do # methods of your own that the plan uses
   fi
 done
 
+if [ -n "$SET_UP" ]; then
+  if ! { printf '%s\n' "$HF_HUB_CACHE"; cat plan.yaml; } | cmp -s - .fetched; then
+    say "4. Downloading what the plan has on the model hub, into $HF_HUB_CACHE"
+    "$RUN" -P -m advisor.export.bundle.fetch plan.yaml || exit $?
+    { printf '%s\n' "$HF_HUB_CACHE"; cat plan.yaml; } >.fetched
+  fi
+  say "Set up: $RUN"
+  exit 0
+fi
+exec 9>&- # another may be set up now
 if ! [ -f .measured ]; then
   say "4. Dry run: two steps, to see that it fits"
   "$RUN" -P -m advisor run plan.yaml "$@" --dry-run || exit $?

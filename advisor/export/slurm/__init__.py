@@ -1,0 +1,20 @@
+"""A plan as a job of Slurm: `job.sbatch` in a bundle that holds all it needs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from advisor.export.exporter import Wanted
+
+NAME = "slurm"
+HELP = "job.sbatch in a bundle, for a Slurm cluster"
+TAKES: Literal["plan", "run"] = "plan"
+NEEDS: tuple[str, ...] = ()
+
+
+def export(wanted: Wanted) -> int:
+    """Write the bundle with its job and say how it is submitted."""
+    from advisor.export.bundle.job import write_job
+    from advisor.export.slurm.script import slurm_job
+
+    return write_job(wanted, slurm_job)
