@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 import time
 import traceback
@@ -43,7 +44,7 @@ from trainers.frame.foreign_code import refused_code
 from trainers.frame.job import JUDGE, TRAIN, Job, make_job
 from trainers.frame.later_stages import check_later_stages
 from trainers.frame.leaving import run_and_leave
-from trainers.frame.machine import process_count, process_rank
+from trainers.frame.machine import process_count, process_rank, several_machines
 from trainers.frame.out_of_memory import LOADING, first_line, is_out_of_memory, now
 from trainers.frame.pass_through import refused_by_library
 from trainers.frame.stopping import RESUMES, request
@@ -287,6 +288,7 @@ def record_failure(job: Job | None, error: AdviseError) -> int:
     if process_count() > 1:
         process |= {
             "rank": process_rank(),
+            "host": socket.gethostname() if several_machines() else None,
             "at_s": time.time(),
             "lost_others": isinstance(error, ConnectionLost) or None,
         }

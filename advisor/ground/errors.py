@@ -115,6 +115,12 @@ class Stopped(AdviseError):
     exit_code = 130
 
 
+class NodeLost(Stopped):
+    """A machine of a run on several was lost; the same command resumes."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
 # Methods by the names of other tools and papers -> ours; close spelling does not lead from one to
 # the other. Keys are in rules/tools/other_keys.yaml.
 ELSEWHERE = {

@@ -14,9 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.ground.progress import board
 
@@ -50,10 +50,21 @@ def guard_command(command: Sequence[str], *, parent: int) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", GUARD, str(parent), *command]
 
 
+class Ended(NamedTuple):
+    """How a child process ended."""
+
+    code: int  # its exit code; negative: the signal that ended it
+    was_stopped: bool  # it had been asked to stop
+
+
 class Child:
     """One child process, as a context manager.
 
     While it runs, SIGINT, SIGTERM and SIGHUP reach it once, as SIGTERM.
+
+    Args:
+        keep_fds: Files that it inherits.
+        together_s: Signals that are as near to the one before are one request.
     """
 
     def __init__(
@@ -62,7 +73,9 @@ class Child:
         env: Mapping[str, str],
         *,
         keep_fds: Sequence[int] = (),
+        together_s: float = TOGETHER_S,
     ) -> None:
+        self.together_s = together_s
         self.command = list(command)
         self.env = dict(env)
         self.keep_fds = tuple(keep_fds)
@@ -91,7 +104,7 @@ class Child:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         now_s = time.monotonic()
-        is_together = self.stops > 0 and now_s - self.last_stop_s < TOGETHER_S
+        is_together = self.stops > 0 and now_s - self.last_stop_s < self.together_s
         self.last_stop_s = now_s
         if is_together and number != signal.SIGINT:
             return
@@ -113,6 +126,12 @@ class Child:
                 os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it has just ended
+
+    def end(self) -> None:
+        """End it at once, with everything in its session."""
+        if self.process is not None and self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def wait(self, watch: Callable[[], object] | None = None) -> int:
         """The exit code, once the child has ended; negative: the signal that ended it.

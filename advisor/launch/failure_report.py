@@ -15,6 +15,7 @@ from advisor.ground.errors import (
     AdviseError,
     InputError,
     MachineNotReady,
+    NodeLost,
     NothingFits,
     OutOfMemory,
     Stopped,
@@ -31,6 +32,7 @@ KINDS: dict[int, type[AdviseError]] = {
     4: MachineNotReady,
     5: TrainingFailed,
     70: AdviseError,
+    75: NodeLost,
     130: Stopped,
 }
 NO_SPACE_BYTES = 16 * 2**20
@@ -156,12 +158,17 @@ def read_error(folder: Path) -> ErrorRecord | None:
     """The error that a trainer left in the stage's folder; of several processes, the one that made
     the others fail. None if nobody left one.
     """
-    records = [
+    records = records_of(folder)
+    return first_cause(records) if records else try_read_part(ErrorRecord, folder / ERROR)
+
+
+def records_of(folder: Path) -> list[ErrorRecord]:
+    """The error of each of several processes that has left one in the stage's folder."""
+    return [
         record
         for path in sorted(folder.glob(ERROR_OF_ANY_RANK))
         if (record := try_read_part(ErrorRecord, path)) is not None
     ]
-    return first_cause(records) if records else try_read_part(ErrorRecord, folder / ERROR)
 
 
 def forget_errors(folder: Path) -> None:
@@ -185,7 +192,8 @@ def first_cause(records: Sequence[ErrorRecord]) -> ErrorRecord:
         return first
     if first.lost_others or first.exit_code == Stopped.exit_code:
         return first  # nobody knows which process it was
-    return replace(first, what=f"process {first.rank}: {first.what}")
+    where = f"process {first.rank}{f' on {first.host}' if first.host else ''}"
+    return replace(first, what=f"{where}: {first.what}")
 
 
 def _told(

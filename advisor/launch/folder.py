@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -223,11 +224,10 @@ def is_locked(folder: Path) -> bool:
 
 def process_of(folder: Path) -> int | None:
     """The process that took the lock of a run folder; None if it is gone, whatever its children
-    do.
+    do, or if it is on another machine.
     """
-    try:
-        process = int((folder / LOCK).read_text())
-    except (OSError, ValueError):
+    process, host = _holder(folder)
+    if process is None or host not in ("", socket.gethostname()):
         return None
     if process < 1:  # these mean groups of processes, which nobody may be told to kill
         return None
@@ -238,6 +238,15 @@ def process_of(folder: Path) -> int | None:
     except (OSError, OverflowError):
         return None
     return process
+
+
+def _holder(folder: Path) -> tuple[int | None, str]:
+    """(process, machine) as the lock's file says; an empty name in one of an earlier version."""
+    try:
+        words = (folder / LOCK).read_text().split()
+        return int(words[0]), words[1] if len(words) > 1 else ""
+    except (OSError, ValueError, IndexError):
+        return None, ""
 
 
 class RunFolder:
@@ -283,7 +292,10 @@ class RunFolder:
                 os.close(fd)
                 process = process_of(self.path)
                 if time.monotonic() > deadline or process is not None:
+                    number, host = _holder(self.path)
                     who = f" (process {process})" if process is not None else ""
+                    if number is not None and host not in ("", socket.gethostname()):
+                        who = f" (process {number} on {host})"
                     raise MachineNotReady(
                         f"another `advise run` is working in this folder{who}",
                         where=str(self.path),
@@ -296,7 +308,10 @@ class RunFolder:
                 raise MachineNotReady(
                     f"this file system cannot lock files ({error.strerror})",
                     where=str(self.path),
-                    hint="choose a folder on a local disk with --output DIR",
+                    hint=(
+                        "choose a folder on a local disk with --output DIR; for several machines,"
+                        " one on a shared disk that is mounted with locks (Lustre: flock)"
+                    ),
                 ) from None
             try:  # the folder may have been deleted and made again in between
                 if os.fstat(fd).st_ino == os.stat(self.path / LOCK).st_ino:
@@ -305,7 +320,7 @@ class RunFolder:
                 pass
             os.close(fd)
         os.ftruncate(fd, 0)
-        os.write(fd, f"{os.getpid()}\n".encode())
+        os.write(fd, f"{os.getpid()} {socket.gethostname()}\n".encode())
         self.lock_fd = fd
 
     def __exit__(self, *_: object) -> None:

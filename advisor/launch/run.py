@@ -4,6 +4,7 @@ resumes where this one ended.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from advisor.launch.base_paths import (
     write_configs,
 )
 from advisor.launch.benchmarking import misses_benchmarks
+from advisor.launch.call import Call
 from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.dry_run import measure_plan
 from advisor.launch.expected import expect_stage
@@ -33,8 +35,10 @@ from advisor.launch.input_digests import (
 )
 from advisor.launch.live import refuse_live
 from advisor.launch.memory_check import check_memory, measured_need
+from advisor.launch.nodes import node_of
+from advisor.launch.nodes_leader import Crew
+from advisor.launch.nodes_run import digests_of, on_machines
 from advisor.launch.out_of_memory import peak_estimator
-from advisor.launch.preflight import run_preflight
 from advisor.launch.prepare import PlanRun, prepare_plan, select_entries
 from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record, note_new_paths
 from advisor.launch.result_check import check_results, results_it_rests_on
@@ -143,6 +147,8 @@ def run_plan(
                 and (misses_comparison(run.entries, record) or misses_benchmarks(run, record))
             )
         ):
+            if node := node_of(run.plan.launch.nodes, os.environ):  # another machine keeps it
+                return Run(folder=run.folder, record=record, already_done=True, node=node)
             is_known = run.has_paths_of(record)
             if record.status == DONE and (configs or not is_known):
                 now = {} if is_known else run.inputs.of_entries(selected)
@@ -153,26 +159,36 @@ def run_plan(
                 run, record, say, resume_command(run.shown_folder, only=only, judge=judge)
             )
 
-    # Only what is not done yet needs its trainer, data and disk.
-    left = [entry for entry in selected if dry_run or not is_done(record, entry.name, run.folder)]
-    package_folder = trainers or trainers_root()
-    shape = plan_shape(run.plan, run.path)
-    machine = hardware or _probed()
-    checked = run_preflight(
-        run.plan,
-        run.path,
-        run.folder,
-        left,
-        hardware=machine,
-        shape=shape,
-        trainers=package_folder,
+    call = Call(
+        run=run,
+        selected=selected,
+        # Only what is not done yet needs its trainer, data and disk.
+        left=[
+            entry for entry in selected if dry_run or not is_done(record, entry.name, run.folder)
+        ],
+        record=record,
+        only=only,
+        max_steps=max_steps,
         dry_run=dry_run,
         judge=judge,
+        machine=hardware or _probed(),
+        say=say,
+        package_folder=trainers or trainers_root(),
+        on_end=on_end,
     )
-    uploads = [] if dry_run or max_steps else check_push(run.plan)
-    if record is not None:
-        run.inputs.remember(record)
-    inputs = run.inputs.of_entries(left)
+    return on_machines(call, _train)
+
+
+def _train(call: Call, crew: Crew | None) -> Run | DryRun:
+    """Check this machine, then train what is left: here, or on all machines of the run."""
+    run, record, left, say = call.run, call.record, call.left, call.say
+    max_steps, judge, machine = call.max_steps, call.judge, call.machine
+    shape = plan_shape(run.plan, run.path)
+    checked = call.preflight(shape)
+    uploads = [] if call.dry_run or max_steps else check_push(run.plan)
+    inputs = call.inputs_here()
+    if crew is not None:
+        crew.take_checks(digests_of(inputs), say)
     used = device_hardware(run.plan, machine, checked.gpus.gpus)
     past, notes = read_past_runs()
     expected = {
@@ -192,36 +208,45 @@ def run_plan(
 
     if checked.gpus.why:
         say(checked.gpus.why)
-    memory = check_memory(
-        left,
-        expected,
-        checked.gpus.gpus,
-        measured=measured_need(run.folder, run.digests.values()),
-        is_chosen_folder=run.is_chosen_folder,
-        peak_of=peak_estimator(run.plan, shape, used, past),
-    )
-    if memory.faults and not dry_run:
-        raise MachineNotReady(faults=memory.faults)
+    measured = measured_need(run.folder, run.digests.values())
+    machines = [("", checked.gpus.gpus), *(crew.gpus() if crew is not None else ())]
+    memory = [
+        check_memory(
+            left,
+            expected,
+            gpus,
+            measured=measured,
+            is_chosen_folder=run.is_chosen_folder,
+            peak_of=peak_estimator(run.plan, shape, used, past),
+        ).on(words)
+        for words, gpus in machines
+    ]
+    faults = [fault for one in memory for fault in one.faults]
+    if faults and not call.dry_run:
+        raise MachineNotReady(faults=faults)
     # A dry run is what shows how much is really needed: it is tried.
-    found = (*checked.warnings, *notes, *memory.warnings)
-    for warning in (*found, *(fault.headline for fault in memory.faults)):
+    found = (*checked.warnings, *notes, *(line for one in memory for line in one.warnings))
+    for warning in (*found, *(fault.headline for fault in faults)):
         say(f"warning: {warning}")
 
     for line in (*checked.needs, *uploads):
         say(line)
     with RunFolder(run.folder) as folder, every_stop_as_interrupt():
         starter = TrainerStarter(
-            package_folder=package_folder,
+            package_folder=call.package_folder,
+            run_folder=run.folder,
             launch=run.plan.launch,
             gpus=checked.gpus.environment,
             server_gpus=checked.gpus.server,
             max_steps=max_steps,
             memory_bytes=machine.ram_total_bytes,
             lock_fd=folder.lock_fd,
+            crew=crew,
+            more_environment=crew.environment if crew is not None else {},
         )
-        if dry_run:
+        if call.dry_run:
             return measure_plan(
-                run, selected, starter=starter, expected=expected, teacher=teacher, say=say
+                run, call.selected, starter=starter, expected=expected, teacher=teacher, say=say
             )
         record = find_record(run.folder, run.identity)  # again, now that nobody can change it
         if record is not None and record.inputs:
@@ -246,13 +271,15 @@ def run_plan(
             license=base_license(run.plan, run.path, shape),
         )
         configs = true_configs(run, record)
-        keeper = RecordKeeper(run.folder, correct_record(record, configs), say=say, on_end=on_end)
+        keeper = RecordKeeper(
+            run.folder, correct_record(record, configs), say=say, on_end=call.on_end
+        )
         if configs:
             keeper.save()
             write_configs(run, configs)
             for line in moved_bases(configs):
                 say(line)
-        resume = resume_command(run.shown_folder, only=only, max_steps=max_steps, judge=judge)
+        resume = resume_command(run.shown_folder, only=call.only, max_steps=max_steps, judge=judge)
         runner = StageRunner(
             run=run,
             starter=starter,
@@ -263,7 +290,7 @@ def run_plan(
             past=past,
             resume=resume,
         )
-        return runner.train(selected)
+        return runner.train(call.selected)
 
 
 def _pushed(run: PlanRun, record: RunRecord, say: Say, again: str) -> Run:

@@ -128,7 +128,7 @@ class StageRunner:
             if self.keeper.is_done(entry.name):
                 self.say(f"stage {entry.name}: already done")
         left = [entry for entry in selected if not self.keeper.is_done(entry.name)]
-        if not self.run.plan.tasks or self.run.plan.launch.processes > 1:
+        if not self.run.plan.tasks or self.run.plan.launch.world_size > 1:
             return [[entry] for entry in left]
         order = [stage.name for stage in self.run.plan.stages]
         left.sort(key=lambda entry: order.index(entry.stage.name))  # one stage of all tasks first

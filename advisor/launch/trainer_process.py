@@ -7,10 +7,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from advisor.ground.files import PLAN_FILE
-from advisor.launch.child import Child, guard_command
+from advisor.launch.child import TOGETHER_S, Child, guard_command
+from advisor.launch.child import Ended as Ended
+from advisor.launch.nodes_leader import TOGETHER_S as ON_MACHINES_S
+from advisor.launch.nodes_leader import Crew, Guard
+from advisor.launch.nodes_order import Order, Rendezvous
 from advisor.plan.entries import Entry
 from advisor.plan.model import Launch
 from advisor.plan.rollouts import URL_VARIABLE
@@ -21,18 +24,12 @@ from advisor.plan.rollouts import URL_VARIABLE
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
-class Ended(NamedTuple):
-    """How a child process ended."""
-
-    code: int  # its exit code; negative: the signal that ended it
-    was_stopped: bool  # it had been asked to stop
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerStarter:
     """Starts trainers for one run, in the way the plan says."""
 
     package_folder: Path  # that holds the package `trainers`
+    run_folder: Path
     launch: Launch
     # What shows the plan's GPUs alone (None: unset the variable); empty: whatever is visible.
     gpus: Mapping[str, str | None]
@@ -40,7 +37,10 @@ class TrainerStarter:
     server_gpus: Mapping[str, str | None] = field(default_factory=dict)
     max_steps: int | None
     memory_bytes: int | None = None  # of this computer, within the limits of its container
-    lock_fd: int  # the run folder's lock, which the child holds on to
+    # The run folder's lock, which the child holds on to; None: the leader's machine holds it.
+    lock_fd: int | None
+    crew: Crew | None = None  # the other machines of the run
+    more_environment: Mapping[str, str] = field(default_factory=dict)
 
     def train(
         self,
@@ -60,20 +60,75 @@ class TrainerStarter:
             server: The address of the vLLM server that was started for it.
             judges: Judge what several processes have trained and saved, in one.
         """
+        if judges:
+            command = [*self._one_process(entries, run, flags), "--part", "judge"]
+            return self._run(command, watch=watch, server=server)
+        if self.crew is None:
+            return self._run(self._training(entries, run, flags), watch=watch, server=server)
+
+        def order(rendezvous: Rendezvous) -> Order:
+            return Order(
+                entries=tuple(entry.name for entry in entries),
+                folder=os.path.relpath(run, self.run_folder),
+                flags=tuple(flags),
+                server=server,
+                port=rendezvous.port,
+                id=rendezvous.id,
+            )
+
+        return self.crew.train(
+            order,
+            lambda rendezvous, guard: self.train_together(
+                entries, run, flags, rendezvous, guard, watch=watch, server=server
+            ),
+            f"stage {entries[0].name} was trained",
+        )
+
+    def train_together(
+        self,
+        entries: Sequence[Entry],
+        run: Path,
+        flags: Sequence[str],
+        rendezvous: Rendezvous,
+        guard: Guard,
+        *,
+        watch: Callable[[], object] | None = None,
+        server: str | None = None,
+    ) -> Ended:
+        """This machine's part of a training on several.
+
+        Args:
+            rendezvous: Where the processes of all machines meet.
+            guard: Called with the child about once a second until it ends.
+        """
+        command = self._training(entries, run, flags, rendezvous)
+        return self._run(command, watch=watch, server=server, guard=guard)
+
+    def _training(
+        self,
+        entries: Sequence[Entry],
+        run: Path,
+        flags: Sequence[str],
+        rendezvous: Rendezvous | None = None,
+    ) -> list[str]:
+        """The command that trains in all processes of this machine."""
+        command = self._one_process(entries, run, flags)
+        if self.launch.world_size > 1:
+            return _in_several_processes(command, self.launch.processes, rendezvous)
+        return command
+
+    def _one_process(self, entries: Sequence[Entry], run: Path, flags: Sequence[str]) -> list[str]:
+        """The command that trains one stage, of one task or of several."""
         stage = entries[0].stage
         tasks = [word for entry in entries if entry.task for word in ("--task", entry.task.name)]
-        command = [
+        return [
             *_python("trainers"),
             *(stage.objective, str(run / PLAN_FILE)),
             *("--stage", stage.name, "--run", str(run)),
             *tasks,
             *flags,
             *self._limit(),
-            *(("--part", "judge") if judges else ()),
         ]
-        if self.launch.processes > 1 and not judges:
-            command = _in_several_processes(command, self.launch.processes)
-        return self._run(command, watch=watch, server=server)
 
     def compare_modules(self, run: Path) -> Ended:
         """Evaluate the module of every task on the held-out rows of every task."""
@@ -103,12 +158,26 @@ class TrainerStarter:
         *,
         watch: Callable[[], object] | None = None,
         server: str | None = None,
+        guard: Guard | None = None,
     ) -> Ended:
         environment = self._environment()
         if server is not None:
             environment[URL_VARIABLE] = server
-        with Child(command, environment, keep_fds=[self.lock_fd]) as child:
-            return Ended(child.wait(watch), child.stops > 0)
+        with Child(
+            command,
+            environment,
+            keep_fds=[] if self.lock_fd is None else [self.lock_fd],
+            together_s=TOGETHER_S if guard is None else ON_MACHINES_S,
+        ) as child:
+
+            def look() -> None:
+                if watch is not None:
+                    watch()
+                if guard is not None:
+                    guard(child)
+
+            is_watched = watch is not None or guard is not None
+            return Ended(child.wait(look if is_watched else None), child.stops > 0)
 
     def _environment(self) -> dict[str, str]:
         """Our trainers come first, whatever lies in the current folder; only the plan's GPUs are
@@ -120,6 +189,7 @@ class TrainerStarter:
         env["PYTHONSAFEPATH"] = "1"
         if self.memory_bytes is not None:
             env["ADVISE_MEMORY_BYTES"] = str(self.memory_bytes)  # shown beside what is in use
+        env |= self.more_environment
         env["ADVISE_TELLS_ERRORS"] = "1"  # the trainer leaves error.json and need not print it too
         if self.launch.device == "cpu":
             env |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "-1"}
@@ -138,14 +208,16 @@ def _python(module: str) -> list[str]:
     return [sys.executable, "-P", "-m", module]
 
 
-def _in_several_processes(command: Sequence[str], processes: int) -> list[str]:
+def _in_several_processes(
+    command: Sequence[str], processes: int, rendezvous: Rendezvous | None
+) -> list[str]:
     """The command once per GPU, with ranks, by torch's own launcher.
 
     `accelerate launch` wraps the same launcher, but starts a single process if there is no GPU.
     """
     return [
         *_python("trainers.frame.torchrun"),
-        "--standalone",
+        *(["--standalone"] if rendezvous is None else rendezvous.arguments()),
         *("--nproc-per-node", str(processes)),
         "--no-python",
         "--",

@@ -64,6 +64,7 @@ class ErrorRecord(JsonObject):
     hint: Annotated[str, "the next step"] = ""
     exit_code: Annotated[int | None, "exit code of the command"] = None
     rank: Annotated[int | None, "number of the process that failed, from 0", OMIT_NULL] = None
+    host: Annotated[str | None, "name of the machine that it was on, of several", OMIT_NULL] = None
     at_s: Annotated[float | None, "when, in seconds since 1970", OMIT_NULL] = None
     doing: Annotated[
         str | None, "what it was doing as memory ran out: loading, training, ...", OMIT_NULL
@@ -78,7 +79,7 @@ class ErrorRecord(JsonObject):
 
         Args:
             error: What went wrong.
-            process: Of one of several processes: rank, at_s, lost_others.
+            process: Of one of several processes: rank, host, at_s, lost_others.
         """
         first = error.faults[0]
         return cls(
@@ -462,6 +463,7 @@ class Run:
     record: RunRecord
     already_done: bool = False  # it was finished before, and this call did nothing
     not_pushed: AdviseError | None = None  # why a result that is sound is not on the hub yet
+    node: int = 0  # of several machines, the one that tells; node 0 did what is not training
 
     @property
     def too_much_lost(self) -> TooMuchLost | None:
@@ -509,6 +511,7 @@ class DryRun:
 
     folder: Path
     record: DryRunRecord
+    node: int = 0
 
     @property
     def exit_code(self) -> int:

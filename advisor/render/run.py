@@ -51,6 +51,10 @@ def print_run(run: Run | DryRun, console: Console, *, samples: bool = True) -> N
     Args:
         samples: With two sample answers.
     """
+    if run.node:
+        say = f"node {run.node}: done; node 0 shows the result, in {shown_path(run.folder)}"
+        console.print(say, markup=False, highlight=False, soft_wrap=True)
+        return
     lines = summary_lines(run, width=console.width, samples=samples)
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 

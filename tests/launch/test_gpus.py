@@ -112,8 +112,9 @@ def test_rocm_gpus_are_taken_by_their_number(planned, monkeypatch, tmp_path):
 
 def starter(folder, gpus, *, device="cuda"):
     return TrainerStarter(
-        package_folder=folder, launch=Launch(device=device), gpus=gpus, max_steps=None, lock_fd=0
-    )
+        package_folder=folder, run_folder=folder, launch=Launch(device=device), gpus=gpus,
+        max_steps=None, lock_fd=0,
+    )  # fmt: skip
 
 
 def test_cuda_runs_get_memory_segments_that_grow(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ DOCUMENTS = {
         " data, data that can train nothing, rules with faults"
     ),
     "6": "run.json, complete; `error` beside it names each benchmark that lost too much",
-    "4, 5, 70, 130": "`error`",
+    "4, 5, 70, 75, 130": "`error`",
 }
 WITH_JSON = """\
 ## With `--json`

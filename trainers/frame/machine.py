@@ -256,6 +256,11 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def several_machines() -> bool:
+    """Whether processes of this run are on other machines, as the launcher says."""
+    return process_count() > int(os.environ.get("LOCAL_WORLD_SIZE", process_count()))
+
+
 def process_rank() -> int:
     """The number of this process, from 0."""
     return int(os.environ.get("RANK", "0"))

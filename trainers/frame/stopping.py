@@ -18,12 +18,13 @@ from contextlib import contextmanager
 from types import FrameType
 
 from advisor.ground.errors import Stopped
-from trainers.frame.machine import any_process, wait_for_all
+from trainers.frame.machine import any_process, several_machines, wait_for_all
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 )
 TOGETHER_S = 0.5  # signals that are this near to the one before are one request
+TOGETHER_ON_MACHINES_S = 5.0  # a scheduler's, and those that the machines pass on to each other
 LOADING = "while it was loading: no step is lost"
 BEFORE = "before the first step, while the base was measured: no step is lost"
 STEPS = "at once: the steps since the last checkpoint are lost"
@@ -52,7 +53,8 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL)
             return
         now_s = time.monotonic()
-        is_repeated = self.is_noted and now_s - self.last_s < TOGETHER_S
+        near_s = TOGETHER_ON_MACHINES_S if several_machines() else TOGETHER_S
+        is_repeated = self.is_noted and now_s - self.last_s < near_s
         self.last_s = now_s
         if is_repeated:
             return

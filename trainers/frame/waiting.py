@@ -29,7 +29,9 @@ class ConnectionLost(TrainingFailed):
 
 def failure_file(file: Path) -> Path:
     """Where the main process of this start of the run says that it could not make a file."""
-    return file.with_name(f"{TEMPORARY}failed-{os.getppid()}-{file.stem}")
+    # The launcher's number of the run is the same on all machines; without it, there is one alone.
+    start = os.environ.get("TORCHELASTIC_RUN_ID") or os.getppid()
+    return file.with_name(f"{TEMPORARY}failed-{start}-{file.stem}")
 
 
 @contextmanager

@@ -1,0 +1,60 @@
+"""A launcher of several processes as torchrun is one, for the arguments that `advise run` gives it.
+It passes SIGTERM on, and ends with the exit code of the process that failed first.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nproc-per-node", type=int)
+    parser.add_argument("--nnodes", type=int)
+    parser.add_argument("--node-rank", type=int)
+    for name in ("rdzv-backend", "rdzv-id", "master-addr", "master-port"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--no-python", action="store_true", required=True)
+    parser.add_argument("command", nargs="+")
+    given = parser.parse_args()
+    world = {
+        "WORLD_SIZE": given.nnodes * given.nproc_per_node,
+        "LOCAL_WORLD_SIZE": given.nproc_per_node,
+        "TORCHELASTIC_RUN_ID": given.rdzv_id,
+    }
+    workers = [
+        subprocess.Popen(
+            given.command,
+            env=os.environ
+            | {name: str(value) for name, value in world.items()}
+            | {
+                "LOCAL_RANK": str(local),
+                "RANK": str(given.node_rank * given.nproc_per_node + local),
+            },
+        )
+        for local in range(given.nproc_per_node)
+    ]
+
+    def pass_on(number, frame):
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    while True:
+        codes = [worker.poll() for worker in workers]
+        bad = [code for code in codes if code]
+        if bad:
+            for worker in workers:
+                worker.kill()
+            return bad[0] if bad[0] > 0 else 128 - bad[0]
+        if None not in codes:
+            return 0
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""`advise run` on several machines: here processes that meet on the loopback, with stand-ins for
+trainers and launcher; test_nodes_train.py trains.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.launch.conftest import PLAN, alive, wait_for
+
+TRAINERS = Path(__file__).parent / "machines_standin"
+RUN = """\
+import sys
+from pathlib import Path
+from advisor.ground.errors import AdviseError
+from tests.launch.conftest import run
+try:
+    done = run(trainers=Path(sys.argv[1]), **eval(sys.argv[2]))
+    print(f"done as node {done.node}", file=sys.stderr)
+except AdviseError as error:
+    print(error.text(), file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Machines:
+    """Processes that stand for the machines of one run."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.port = free_port()
+        self.started = []
+
+    def start(self, node, *, of=2, mode="ok", environ=None, **options):
+        """`advise run` as this node, as a Popen; its messages go into node-N.txt."""
+        env = os.environ | {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port), "NNODES": str(of),
+            "NODE_RANK": str(node), "STAND_IN": mode, "ADVISE_JOIN_S": "20",
+            "PYTHONPATH": str(Path(__file__).parents[2]), **(environ or {}),
+        }  # fmt: skip
+        with (self.folder / f"node-{node}.txt").open("w") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-c", RUN, str(TRAINERS), repr({"output": "out"} | options)],
+                cwd=self.folder, env=env, stdout=said, stderr=said,
+            )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def both(self, **each):
+        return [self.start(node, **each) for node in (0, 1)]
+
+    def said(self, node):
+        return (self.folder / f"node-{node}.txt").read_text()
+
+    def process(self, rank):
+        """The number of a trainer's process, as soon as it is at work."""
+        file = self.folder / "out" / "stages" / "sft" / f"process-{rank}.json"
+        wait_for(lambda: file.exists() and file.read_text().endswith("}"))
+        return json.loads(file.read_text())["pid"]
+
+    def record(self):
+        return json.loads((self.folder / "out" / "run.json").read_text())
+
+
+@pytest.fixture
+def machines(shop):
+    """Two machines of one plan with two processes on each."""
+    (shop / "plan.yaml").write_text(PLAN + "launch: {processes: 2, nodes: 2, strategy: ddp}\n")
+    made = Machines(shop)
+    yield made
+    for process in made.started:
+        process.kill()
+        process.wait()
+
+
+def codes(*processes):
+    return [process.wait(timeout=60) for process in processes]
+
+
+def test_a_run_trains_on_two_machines_and_both_say_so(machines):
+    """Each machine starts its processes, numbered through all of them; the first one keeps the
+    record and shows the result.
+    """
+    assert codes(*machines.both()) == [0, 0], machines.said(0) + machines.said(1)
+    assert machines.record()["status"] == "done"
+    stage = machines.folder / "out" / "stages" / "sft"
+    seen = [json.loads(file.read_text()) for file in sorted(stage.glob("process-*.json"))]
+    assert [one["WORLD_SIZE"] for one in seen] == ["4"] * 4
+    assert [one["LOCAL_RANK"] for one in seen] == ["0", "1", "0", "1"]
+    assert {one["GLOO_SOCKET_IFNAME"] for one in seen} == {"lo"}
+    assert "done as node 0" in machines.said(0)
+    assert "done as node 1" in machines.said(1)
+    assert not list((machines.folder / "out").glob("*meeting*"))
+
+
+def test_a_stop_of_one_machine_stops_all_with_the_same_code(machines):
+    """SIGTERM of a machine that follows reaches the processes of all, once."""
+    leader, follower = machines.both(mode="wait")
+    ranks = [machines.process(rank) for rank in range(4)]
+    follower.send_signal(signal.SIGTERM)
+    assert codes(leader, follower) == [130, 130]
+    assert "stopped after step 3 of 9" in machines.said(0)
+    assert "node 0" in machines.said(1)
+    assert machines.record()["status"] == "stopped"
+    assert not any(map(alive, ranks))
