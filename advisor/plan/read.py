@@ -8,7 +8,7 @@ checks.py adds what spans several keys: names, what starts from what, and keys w
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -170,11 +170,16 @@ class StageShape(Keys):
                 )
             if owners:  # reported above; else the unknown name of the method is the fault
                 shapes[key] = Shape()
-        whole = Keys(keys=shapes, required=tuple(required), others=hint_for)
+        whole = Keys(keys=shapes, required=tuple(required), others=_stage_hint)
         yield from whole.faults(value, document, path)
 
     def words(self) -> str:
         return "a map with `name`, `objective`, `update` and keys of these"
+
+
+def _stage_hint(name: str, known: Collection[str]) -> str:
+    """What to say of another tool's key in a stage, also where ours stands beside the stages."""
+    return hint_for(name, {*known, "trackers", "push_to"})
 
 
 def stage_shapes(specs: KeySpecs, objective: str, update: str) -> dict[str, Shape]:

@@ -55,6 +55,18 @@ def test_every_key_of_the_file_ends_in_one_list():
     assert [one.key for one in found.lost] == ["padding_free"]
 
 
+def test_trackers_are_carried_and_an_upload_is_told():
+    """The two that a plan knows, also as a list; of others, and of an upload, the way out."""
+    named = {"model_name_or_path": "m", "report_to": ["wandb", "tensorboard"]}
+    assert trl(named).ours["trackers"] == ["wandb", "tensorboard"]
+    assert trl(named | {"report_to": "none"}).ours["trackers"] == []
+    found = trl(named | {"report_to": "mlflow", "push_to_hub": True, "hub_model_id": "a/b"})
+    lost = {one.key: one.why for one in found.lost}
+    assert "trl: {report_to" in lost["report_to"]
+    assert "push_to: owner/name" in lost["push_to_hub"]
+    assert "push_to: owner/name" in lost["hub_model_id"]
+
+
 def test_several_keys_mean_something_only_together():
     """4 bits are two keys there and one here."""
     assert trl({"use_peft": True, "load_in_4bit": True}).ours["quantization"] == "nf4"

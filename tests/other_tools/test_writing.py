@@ -279,6 +279,24 @@ def test_the_reward_of_a_plan_is_a_python_file_that_scores_as_the_verifier_does(
     assert done.stdout.strip() == "[1.0, 0.0]"
 
 
+@pytest.mark.parametrize("tool_id", ["trl", "llamafactory", "axolotl"])
+def test_trackers_and_the_hub_are_written_in_the_tools_own_words(tool_id, tmp_path):
+    """The last stage alone is uploaded, once and privately; nothing is called lost."""
+    stages = [stage("sft"), stage("sft") | {"name": "more"}]
+    top = {"trackers": ["wandb"], "push_to": "mia/shop"}
+    path = plan_file(tmp_path, stages=stages, **top)
+    done = write_files(tool_id, path, tmp_path / "out", only=None)
+    assert not {"trackers", "push_to"} & {one.key for job in done.jobs for one in job.lost}
+    first, last = (job.values for job in done.jobs)
+    if tool_id == "axolotl":
+        assert (last["use_wandb"], last["wandb_project"]) == (True, "shop")
+    else:
+        assert last["report_to"] == ["wandb"]
+        assert (last["push_to_hub"], last["hub_private_repo"]) == (True, True)
+    assert (last["hub_model_id"], last["hub_strategy"]) == ("mia/shop", "end")
+    assert "hub_model_id" not in first
+
+
 def test_every_tool_that_is_read_is_written():
     """One exporter for each tool."""
     from advisor.export.exporter import exporters

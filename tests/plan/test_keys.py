@@ -144,6 +144,8 @@ def test_tasks_are_trained_one_after_the_other_through_all_stages():
         ("bf16", "the number formats are `weights_dtype`"),
         ("eval_steps", "`holdout` is the share of the rows"),
         ("logging_steps", "a run logs automatically"),
+        ("report_to", "beside the stages, `trackers: [tensorboard]`"),
+        ("hub_model_id", "beside the stages, `push_to: owner/name`"),
         ("save_total_limit", "keeps its last two checkpoints"),
     ],
 )

@@ -110,8 +110,12 @@ def _written_files(plan_path: Path, contents: Contents, job: Job | None = None) 
     text = plan_text(contents.plan, comments_of(original, name=str(plan_path)), name=PLAN_FILE)
     script = Path(__file__).with_name(SCRIPT).read_text("utf-8")
     script = script.replace("@WHEEL@", wheel_name).replace("@DEVICE@", contents.plan.launch.device)
-    if contents.plan.evaluation is not None:
-        script = script.replace("[train]", "[train,eval]")
+    extras = [
+        "train",
+        *(["eval"] if contents.plan.evaluation is not None else []),
+        *(["trackers"] if contents.plan.trackers else []),
+    ]
+    script = script.replace("[train]", f"[{','.join(extras)}]")
     product = {f"advise/{wheel_name}": wheel, "advise/constraints.txt": tested_versions()}
     # The plan may be edited on the other machine, and the script too: they have no sums.
     sums = {SUMS: _sums(_digests(product) | _sums_of(contents, included=True))}

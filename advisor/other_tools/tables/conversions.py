@@ -14,6 +14,7 @@ from advisor.ground.errors import AdviseError
 from advisor.ground.files import read_at_most
 from advisor.methods.optimizers import optimizer, plan_name
 from advisor.other_tools.tables.tool import CONVERSIONS
+from advisor.plan.model import TRACKERS
 
 MAX_BYTES = 1_000_000  # of a file that a configuration names
 
@@ -112,6 +113,23 @@ def _read_comma_names(value: Any, context: Context) -> Any:
 
 def _write_comma_names(value: Any, context: Context) -> Any:
     return ",".join(value) if isinstance(value, list | tuple) else value
+
+
+def _read_trackers(value: Any, context: Context) -> Any:
+    """Services by name: those that a plan has a word for; "none" is none of them."""
+    names = [str(name) for name in (value if isinstance(value, list) else [value])]
+    named = [name for name in names if name != "none"]
+    others = [name for name in named if name not in TRACKERS]
+    if others:
+        raise CannotCarry(
+            f"a plan's trackers are {' and '.join(TRACKERS)}; `trl: {{report_to: [...]}}` of the"
+            " stage hands other services on to transformers"
+        )
+    return list(dict.fromkeys(named))
+
+
+def _write_trackers(value: Any, context: Context) -> Any:
+    return list(value) or "none"
 
 
 def _read_deepspeed(value: Any, context: Context) -> Any:
@@ -222,6 +240,7 @@ TURNS: Mapping[str, Conversion] = {
     "share_of_steps": Conversion(_read_share, _same),
     "share_or_rows": Conversion(_read_holdout, _same),
     "names": Conversion(_read_names, _same),
+    "trackers": Conversion(_read_trackers, _write_trackers),
     "answers": Conversion(_read_answers, _write_answers),
     "name_list": Conversion(_read_names, _write_name_list),
     "comma_names": Conversion(_read_comma_names, _write_comma_names),

@@ -10,7 +10,7 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 
 # Keys of the whole plan, and of its launch.
-OF_PLAN = ("name", "model", "revision", "trust_remote_code", "template")
+OF_PLAN = ("name", "model", "revision", "trust_remote_code", "template", "trackers", "push_to")
 OF_LAUNCH = ("processes", "strategy")
 # A stage's place in a plan, and its data: said apart.
 PLACE = ("name", "start_from", "data", "trl", "peft")
@@ -35,6 +35,8 @@ def flat_stage(plan: Plan, stage: Stage) -> dict[str, Any]:
         "model": plan.model,
         "revision": plan.revision,
         "trust_remote_code": plan.trust_remote_code,
+        "trackers": list(plan.trackers),
+        "push_to": plan.push_to,
         **own,
         **options,
         **passed,
@@ -48,8 +50,8 @@ def usual_values(objective: str, update: str) -> dict[str, Any]:
     own = {key: one.default for key, one in stage_keys().items() if key not in PLACE}
     options = {key: one.default for key, one in specs.allowed(objective, update).items()}
     return {
-        "revision": None, "trust_remote_code": False, **own, **options,
-        "processes": 1, "strategy": None,
+        "revision": None, "trust_remote_code": False, "trackers": [], "push_to": None,
+        **own, **options, "processes": 1, "strategy": None,
     }  # fmt: skip
 
 

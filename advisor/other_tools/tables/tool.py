@@ -26,7 +26,7 @@ from advisor.other_tools.tables.values import PARSING
 CONVERSIONS = (
     "same", "inverted", "optimizer", "share_of_steps", "share_or_rows", "names", "comma_names",
     "deepspeed", "fsdp", "listed", "whole_number", "whole_steps", "name_list",
-    "answers",
+    "answers", "trackers",
 )  # fmt: skip
 
 ANY = Shape(null=True)

@@ -8,6 +8,7 @@ from typing import Any
 from advisor.other_tools.tables.mapping import Lost
 from advisor.other_tools.writing.job import EVALUATIONS, Job
 from advisor.other_tools.writing.rows import TEXT
+from advisor.plan.push_record import repository
 
 TRAIN, TEST = "train.jsonl", "test.jsonl"
 ZERO = {"zero2": 2, "zero3": 3}
@@ -100,3 +101,20 @@ def deepspeed(job: Job) -> None:
     job.files[name] = json.dumps(settings, indent=2)
     job.put("deepspeed", name)
     job.found("strategy")
+
+
+def upload(job: Job, **more: Any) -> None:
+    """Have the result of a plan's last stage uploaded where `push_to` says, once and privately.
+
+    Args:
+        more: What the tool needs beside the name.
+    """
+    target = job.plan.push_to
+    if not job.found("push_to") or target is None:
+        return
+    task = job.entry.task.name if job.entry.task else None
+    if job.entry.stage.name == job.plan.stages[-1].name:
+        job.put("hub_model_id", repository(target, task), "whatever came of it: nothing is checked")
+        job.put("hub_strategy", "end", "no checkpoints")
+        for key, value in more.items():
+            job.put(key, value)

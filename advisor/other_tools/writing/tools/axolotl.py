@@ -26,6 +26,7 @@ from advisor.other_tools.writing.shared import (
     hub_name,
     keep_packed_rows_apart,
     long_texts,
+    upload,
 )
 
 
@@ -54,6 +55,12 @@ def complete(job: Job) -> None:
     job.put("dataset_prepared_path", f"{job.output}/prepared")
     job.put("output_dir", job.output)
     job.put("logging_steps", 10)
+    for tracker in job.plan.trackers:
+        job.put(f"use_{tracker}", True)
+    if "wandb" in job.plan.trackers:
+        job.put("wandb_project", job.plan.name)
+    job.found("trackers")
+    upload(job)  # into a private repository, as it always does
     deepspeed(job)
     job.found("processes")
 

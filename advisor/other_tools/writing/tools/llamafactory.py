@@ -25,6 +25,7 @@ from advisor.other_tools.writing.shared import (
     evaluation,
     hub_name,
     long_texts,
+    upload,
 )
 
 # `templates` of rules/tools/llamafactory.yaml: the template that it derives from the model's own.
@@ -72,7 +73,7 @@ def complete(job: Job) -> None:
     job.put("output_dir", job.output)
     job.put("logging_steps", 10)
     job.put("logging_first_step", True)
-    job.put("report_to", "none")
+    upload(job, push_to_hub=True, hub_private_repo=True)
     if job.plan.launch.device == "cpu":
         job.put("use_cpu", True)
     deepspeed(job)

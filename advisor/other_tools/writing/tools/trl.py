@@ -24,6 +24,7 @@ from advisor.other_tools.writing.shared import (
     hub_name,
     keep_packed_rows_apart,
     long_texts,
+    upload,
 )
 
 
@@ -60,7 +61,7 @@ def complete(job: Job) -> None:
     job.put("output_dir", job.output)
     job.put("logging_steps", 10)
     job.put("logging_first_step", True)
-    job.put("report_to", "none")
+    upload(job, push_to_hub=True, hub_private_repo=True)
     if launch.device == "cpu":
         job.put("use_cpu", True)
     strategy = launch.strategy
