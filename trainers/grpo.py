@@ -37,6 +37,7 @@ from trainers.rewards.scoring import Rewards
 from trainers.rewards.sources import build_rewards, model_folders, reward_faults, source_note
 from trainers.rewards.watch import (
     Watch,
+    differ_checks,
     missing_checks,
     reward_checks,
     reward_records,
@@ -242,7 +243,7 @@ class GRPO(Objective[Prompt]):
             *reward_checks(records, self.rewards.parts),
             *missing_checks(lines, self.rewards.parts),
         ]
-        return records, [*checks, *self.watch.checks()]
+        return records, [*checks, *self.watch.checks(), *differ_checks(self.rewards)]
 
 
 def steps_together(job: Job, prompts: int, *, processes: int) -> int:

@@ -518,7 +518,7 @@ CONFIGURED = [
 @pytest.mark.parametrize(("objective", "key"), CONFIGURED)
 def test_every_key_reaches_the_trainer(objective, key, align, tmp_path, monkeypatch):
     """Changing this key alone changes what TRL is configured with."""
-    from trainers.frame import settings, stage
+    from trainers.frame import settings
 
     (tmp_path / "own.py").write_text(REWARD)
     seen = []
@@ -526,9 +526,6 @@ def test_every_key_reaches_the_trainer(objective, key, align, tmp_path, monkeypa
     monkeypatch.setattr(
         settings, "build_config", lambda *args: seen.append(real(*args)) or seen[-1]
     )
-    monkeypatch.setattr(
-        stage, "checkpoints", None
-    )  # ends the run behind preparation, before training
 
     def configured(**keys):
         job = align(

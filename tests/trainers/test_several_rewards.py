@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -374,6 +375,7 @@ def test_ppo_gives_an_answer_without_a_score_the_mean_of_the_others():
 
     rewards = Rewards([Reward("own", lambda answers: [1.0, None, 4.0], key="own", may_miss=True)])
     ppo = SimpleNamespace(rewards=rewards, device="cpu", texts=lambda answers: ["a", "b", "c"])
+    ppo.sums = partial(PPO.sums, ppo)
     prompts = [SimpleNamespace(prompt="", answer=None, prompt_ids=[])] * 3
     parts = {}
     scores = PPO.scores(ppo, prompts, SimpleNamespace(ids=[[1]] * 3), [], parts)

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from advisor.plan.evaluation_record import Check
 from trainers.evaluation.generation import Measurements, TextEvaluator
 from trainers.evaluation.loss import answer_log_probs, held_out
 from trainers.evaluation.metrics import Comparison, compare
@@ -110,16 +109,3 @@ class RewardEvaluator(TextEvaluator):
                 sum(sample.stopped for sample in samples) / len(samples) if samples else None
             ),
         }
-
-    def checks(self) -> list[Check]:
-        """Whether answers end, and whether the reward differed between them."""
-        differ = Check(
-            "rewards-differ",
-            not self.rewards.constant,
-            (
-                self.rewards.constant_text()
-                if self.rewards.constant
-                else f"{self.rewards.name} gave different rewards to the answers of the training"
-            ),
-        )
-        return [*super().checks(), *([differ] if self.rewards.seen else [])]

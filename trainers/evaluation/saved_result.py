@@ -167,10 +167,12 @@ def check_saved(
     else:
         how, loaded = _load_whole(job, model, folder, probe)
         if loaded is None and is_read:
-            how, loaded = "read from disk into the model before training", probe.answer(model)
+            how, loaded = "read into the model before training", probe.answer(model)
     checks = []
     if loaded is not None:
         gap = probe.difference(trained, loaded)
+        if is_read:  # the model that is evaluated has to agree, too
+            gap = max(gap, probe.difference(trained, probe.answer(model)))
         checks.append(
             Check(
                 "saved-model-is-the-trained-one",

@@ -12,19 +12,22 @@ from typing import Any, NamedTuple
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
 from advisor.methods import methods
-from advisor.plan.evaluation_record import Check
+from advisor.plan.evaluation_record import Check, Evaluation
 from advisor.plan.record import DONE, RESULT, StageResult
+from advisor.plan.trained_record import TrainedStage
 from advisor.plan.verdict_record import Verdict
 from trainers.evaluation import Evaluator
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import stopping
 from trainers.frame.bases import release_base
+from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.files import write_json
 from trainers.frame.job import Job, label
 from trainers.frame.loaded_stage import BuiltStage, LoadedStage, build_stage
 from trainers.frame.out_of_memory import EVALUATING, enter
 from trainers.frame.parts import AFTER, BEFORE, JUDGING_ALONE, Parts
 from trainers.frame.resuming import evaluated
+from trainers.frame.saved_weights import load_saved
 from trainers.frame.stopping import request
 from trainers.frame.telling import say, tell
 from trainers.frame.trained import (
@@ -86,22 +89,17 @@ def judge_saved(loaded: LoadedStage, parts: Parts) -> None:
     Raises TrainingFailed if the result is not the trained model, or has no effect.
     """
     job, output = loaded.job, loaded.job.output
-    request.doing = stopping.AFTER
-    found = read_trained(output)
+    found = found_trained(job)
     if found is None:
-        tell(job, "the record of the training cannot be read: the result is saved again")
-        forget_trained(output)
         return
     record, answer = found
     built = build_stage(loaded, processes=record.processes)
-    if record.depends_on != dependency(built.store):
-        tell(job, "what was trained is not what the plan says now: it is trained again")
-        forget_trained(output)
+    if not belongs(job, record, built.store):
         return
     before = measure_before(built, parts)
     parts.begin(AFTER, text=JUDGING_ALONE)
     with waiting("loading the saved result"):
-        built.trainer._load_from_checkpoint(str(output))
+        load_saved(built.trainer.accelerator.unwrap_model(built.trainer.model), output)
     model = plain_model(built.trainer)
     try:
         with waiting("checking the saved result"):
@@ -115,6 +113,27 @@ def judge_saved(loaded: LoadedStage, parts: Parts) -> None:
     finish(job, without_handover(record), checks, before.evaluator, parts)
     forget_trained(output)
     release_base(model)
+
+
+def found_trained(job: Job) -> tuple[TrainedStage, Any] | None:
+    """(what the training left, the trained model's answer). A record that cannot be read is
+    removed, so that the result is saved again: None.
+    """
+    request.doing = stopping.AFTER
+    found = read_trained(job.output)
+    if found is None:
+        tell(job, "the record of the training cannot be read: the result is saved again")
+        forget_trained(job.output)
+    return found
+
+
+def belongs(job: Job, record: TrainedStage, store: CheckpointStore) -> bool:
+    """Whether this is what was trained; if not, the record is removed, so that it is trained."""
+    is_ours = record.depends_on == dependency(store)
+    if not is_ours:
+        tell(job, "what was trained is not what the plan says now: it is trained again")
+        forget_trained(job.output)
+    return is_ours
 
 
 def finish(
@@ -133,13 +152,41 @@ def finish(
         evaluator: Has evaluated the model before training; None: nothing is compared.
         parts: The clock of this process.
     """
-    found, evaluation, verdict = [*checks, *trained.checks], None, None
     enter(job, EVALUATING)
     if evaluator is not None:
         evaluator.evaluate_tuned()
-        evaluation, verdict = evaluator.record(), evaluator.verdict()
-        found += evaluator.checks()
-    for check in found:
+    of_evaluator = compared(evaluator)
+    conclude(job, trained, [*checks, *trained.checks, *of_evaluator.checks], of_evaluator, parts)
+
+
+class Compared(NamedTuple):
+    """The model before training and after it."""
+
+    evaluation: Evaluation | None = None
+    verdict: tuple[str, str] | None = None
+    checks: Sequence[Check] = ()
+
+
+def compared(evaluator: Evaluator | None) -> Compared:
+    """What the evaluator found, once it has measured both; nothing without one."""
+    if evaluator is None:
+        return Compared()
+    return Compared(evaluator.record(), evaluator.verdict(), evaluator.checks())
+
+
+def conclude(
+    job: Job, trained: StageResult, checks: Sequence[Check], found: Compared, parts: Parts
+) -> None:
+    """Say what was found, and write result.json.
+
+    Args:
+        job: The stage.
+        trained: What the training said of it.
+        checks: All of them.
+        found: Before and after.
+        parts: The clock of this process.
+    """
+    for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
     times = together(trained.times, parts.times())
     result = replace(
@@ -147,9 +194,9 @@ def finish(
         status=DONE,
         duration_s=times.total_s,
         times=times,
-        evaluation=evaluation,
-        checks=tuple(found),
-        verdict=stage_verdict(found, verdict),
+        evaluation=found.evaluation,
+        checks=tuple(checks),
+        verdict=stage_verdict(checks, found.verdict),
     )
     write_json(job.output / RESULT, result.to_dict())
 

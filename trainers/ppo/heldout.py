@@ -18,11 +18,14 @@ from trainers.evaluation.saved_result import check_stops
 from trainers.frame.checkpoints import random_states, restore_random_states
 from trainers.frame.files import keep_value, kept_value
 from trainers.frame.job import Job
+from trainers.frame.machine import process_count, process_rank, sum_over_processes
 from trainers.ppo.roles import POLICY
 from trainers.ppo.update import PPO
 from trainers.prepare import IGNORED
 from trainers.prepare.prompts import Prompt
+from trainers.rewards.scoring import Score, filled
 from trainers.rollouts.engine import Answers
+from trainers.rollouts.transformers_engine import Share
 
 PROMPTS, TRIAL_PROMPTS, MIDWAY_PROMPTS = 32, 4, 16
 SHOWN = 8
@@ -52,6 +55,7 @@ class HeldOutEvaluator:
             : TRIAL_GENERAL if trial else None
         ]
         self.before, self.after = HeldOutAnswers(), HeldOutAnswers()
+        self.start: list[float] | None = None  # see share_out
         self.cache = job.output / "before.json"
 
     def evaluate_base(self) -> None:
@@ -67,14 +71,45 @@ class HeldOutEvaluator:
         """Let the trained policy answer."""
         self.after = self._measure(self.prompts)
 
+    def share_out(self) -> None:
+        """Let each process of the run answer a part of the prompts before training, and during it:
+        the policy before training is evaluated as a whole by another process, later. Call it in
+        every process, as `evaluate_midway`.
+        """
+        self.start = self._shared(self.prompts, len(self.prompts[:MIDWAY_PROMPTS]))
+
     def evaluate_midway(self) -> tuple[int, int]:
         """(how many held-out answers score above those of the start, how many below)."""
         prompts = self.prompts[:MIDWAY_PROMPTS]
         if not prompts:
             return 0, 0
-        now = self._measure(prompts, general=False).scores
-        pairs = list(zip(now, self.before.scores, strict=False))
+        if self.start is None:
+            now, start = self._measure(prompts, general=False).scores, self.before.scores
+        else:
+            now, start = self._shared(prompts, len(prompts)), self.start
+        pairs = list(zip(now, start, strict=False))
         return sum(new > old for new, old in pairs), sum(new < old for new, old in pairs)
+
+    def _shared(self, batch: Sequence[Prompt], count: int) -> list[float]:
+        """The scores of answers to the first prompts of a batch, of which each process generates
+        its share: those that one process alone would generate for the whole batch.
+        """
+        if not count:
+            return []
+        mine = range(process_rank(), count, process_count())
+        prompts = [batch[place] for place in mine]
+        share = Share(mine, of=len(batch), width=max(len(row.prompt_ids) for row in batch))
+        sums: list[Score] = []
+        with same_random_numbers(self.job.stage.seed):
+            answers = self.ppo.local.generate(
+                [list(row.prompt_ids) for row in prompts], self.ppo.sampling(), share=share
+            )
+            if prompts:
+                sums = self.ppo.sums(prompts, answers, self.ppo.batches(answers))
+        table = [[0.0, 0.0] for _ in range(count)]  # of each prompt: its score, whether it has one
+        for place, score in zip(mine, sums, strict=True):
+            table[place] = [score or 0.0, float(score is not None)]
+        return filled([score if given else None for score, given in sum_over_processes(table)])
 
     def _measure(self, prompts: Sequence[Prompt], *, general: bool = True) -> HeldOutAnswers:
         began = time.monotonic()

@@ -21,7 +21,7 @@ from trainers.frame import settings
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.files import write_json
 from trainers.frame.job import Job, label
-from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
+from trainers.frame.machine import MemoryMeter, is_main_process
 from trainers.frame.metrics_file import append_line
 from trainers.frame.save_clock import SaveClock, save_clock
 from trainers.frame.stopping import request
@@ -124,11 +124,10 @@ class PPORun:
                     seconds,
                     self.earlier_s + time.monotonic() - began,
                 )
-                if (step + 1) % look_every == 0 and step + 1 < steps:
-                    if self.evaluator is not None:
-                        wins, losses = self.evaluator.evaluate_midway()
-                        line["holdout_wins"], line["holdout_losses"] = wins, losses
-                    wait_for_all()  # the main process evaluates alone
+                is_looked = (step + 1) % look_every == 0 and step + 1 < steps
+                if is_looked and self.evaluator is not None:
+                    wins, losses = self.evaluator.evaluate_midway()
+                    line["holdout_wins"], line["holdout_losses"] = wins, losses
                 is_stopped, is_due = request.is_agreed(is_main_process() and saves.is_due(step + 1))
                 is_saved = is_stopped or is_due or step + 1 == steps
                 is_written = is_saved or "holdout_wins" in line or step % write_every == 0

@@ -34,7 +34,7 @@ from trainers.ppo.rollout import (
 )
 from trainers.prepare.prompts import Prompt
 from trainers.rewards.rollout_log import Rollout, RolloutLog
-from trainers.rewards.scoring import Answer, Reward, Rewards, Score, check_scored
+from trainers.rewards.scoring import Answer, Reward, Rewards, Score, filled
 from trainers.rollouts.engine import (
     CORRECTION_CAPPED,
     ENGINE_MISMATCH,
@@ -103,6 +103,19 @@ class PPO:
 
     # ---------------------------------------------------------------- rollout
 
+    def sampling(self, shortest: int = 0) -> Sampling:
+        """How the policy's answers are drawn.
+
+        Args:
+            shortest: No stop token before so many tokens.
+        """
+        return Sampling(
+            limit=self.settings.response_tokens,
+            temperature=self.settings.temperature,
+            stops=self.stops,
+            shortest=shortest,
+        )
+
     def generate(
         self, prompts: Sequence[Prompt], *, engine: Engine | None = None, shortest: int = 0
     ) -> Answers:
@@ -112,15 +125,11 @@ class PPO:
             engine: Default: that of evaluations.
             shortest: No stop token before so many tokens.
         """
-        sampling = Sampling(
-            limit=self.settings.response_tokens,
-            temperature=self.settings.temperature,
-            stops=self.stops,
-            shortest=shortest,
-        )
         engine = engine or self.local
         return engine.generate(
-            [list(row.prompt_ids) for row in prompts], sampling, keep_log_probs=engine.differs
+            [list(row.prompt_ids) for row in prompts],
+            self.sampling(shortest),
+            keep_log_probs=engine.differs,
         )
 
     def batches(self, answers: Answers) -> list[Batch]:
@@ -156,11 +165,23 @@ class PPO:
         """
         import torch
 
+        sums = self.sums(prompts, answers, batches, parts)
+        scores = sums if self.rewards is None else filled(sums)
+        return torch.tensor(scores, dtype=torch.float32, device=self.device)
+
+    def sums(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Answers,
+        batches: Sequence[Batch],
+        parts: dict[str, list[Score]] | None = None,
+    ) -> list[Score]:
+        """The same before answers that no reward scores are dealt with: None for each of them."""
         if self.rewards is None:
-            scores_R = self._scores_of_roles(batches)
+            found = self._scores_of_roles(batches).tolist()
             if parts is not None:
-                parts["reward"] = scores_R.tolist()
-            return scores_R
+                parts["reward"] = found
+            return list(found)
         scored = [
             Answer(row.prompt, text, row.answer, row.prompt_ids, ids)
             for row, text, ids in zip(prompts, self.texts(answers), answers.ids, strict=True)
@@ -174,15 +195,7 @@ class PPO:
         if parts is not None:
             keys = (part.key for part in self.rewards.parts)
             parts |= dict(zip(keys, found, strict=True))
-        sums = self.rewards.sums(found)
-        check_scored(sums)
-        given = [value for value in sums if value is not None]
-        mean = sum(given) / len(given)
-        return torch.tensor(
-            [mean if value is None else value for value in sums],
-            dtype=torch.float32,
-            device=self.device,
-        )
+        return self.rewards.sums(found)
 
     def _scores_of_roles(self, batches: Sequence[Batch]) -> Any:
         """What the reward model of the roles says of each answer: R, float32."""

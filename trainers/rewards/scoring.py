@@ -175,3 +175,13 @@ def check_scored(sums: Sequence[Score]) -> None:
             f"no reward scored any of {len(sums)} answers: all gave None",
             hint="let one reward score every answer; None is for answers that cannot be judged",
         )
+
+
+def filled(sums: Sequence[Score]) -> list[float]:
+    """The scores, with the mean of the others for an answer without one. Raises TrainingFailed if
+    no answer has one.
+    """
+    check_scored(sums)
+    given = [value for value in sums if value is not None]
+    mean = sum(given) / len(given)
+    return [mean if value is None else value for value in sums]

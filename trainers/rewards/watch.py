@@ -14,7 +14,7 @@ from advisor.methods.rollout_warnings import RolloutWarning, rollout_warnings
 from advisor.plan.evaluation_record import Check
 from advisor.plan.record import RewardRecord
 from trainers.frame.metrics_file import metrics_line
-from trainers.rewards.scoring import Reward
+from trainers.rewards.scoring import Reward, Rewards
 
 FIRST = 3  # the mean of so many lines is the start of the run
 SHARES = ("zero_spread", "cut", "clipped")
@@ -199,3 +199,17 @@ def missing_checks(lines: Sequence[Mapping[str, Any]], rewards: Sequence[Reward]
             )
             found.append(Check(f"reward-{reward.key}-missing", True, text))
     return found
+
+
+def differ_checks(rewards: Rewards) -> list[Check]:
+    """Whether the answers of the training got different rewards; nothing if none was scored here:
+    another attempt has trained all of it.
+    """
+    if not rewards.seen:
+        return []
+    text = (
+        rewards.constant_text()
+        if rewards.constant
+        else f"{rewards.name} gave different rewards to the answers of the training"
+    )
+    return [Check("rewards-differ", not rewards.constant, text)]

@@ -12,7 +12,7 @@ from advisor.ground.errors import Fault
 from advisor.ground.vllm import VLLMClient
 from advisor.plan.model import VLLMServer
 from advisor.plan.rollouts import asks_server, server_needs, server_url, unservable
-from trainers.frame.job import Job, label
+from trainers.frame.job import JUDGE, Job, label
 from trainers.frame.machine import is_main_process
 from trainers.frame.telling import say
 from trainers.rollouts.engine import Engine
@@ -34,11 +34,12 @@ def rollout_faults(job: Job) -> list[Fault]:
 def open_rollouts(job: Job) -> OpenServer | None:
     """The server of the stage; None if its own process generates.
 
-    A dry run measures the memory of training alone, so that it asks no server.
+    A dry run measures the memory of training alone, so that it asks no server; nor does judging,
+    which lets the model itself answer.
 
     Raises MachineNotReady if the server is not there or lacks what the stage needs.
     """
-    if not asks_server(job.stage):
+    if not asks_server(job.stage) or job.part == JUDGE:
         return None
     from trainers.rollouts.vllm_engine import open_server
 

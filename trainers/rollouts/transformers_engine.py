@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainers.frame.counting_answers import AnswerCount, counting_answers
@@ -63,10 +64,15 @@ class TransformersEngine:
         *,
         n: int = 1,
         keep_log_probs: bool = False,
+        share: Share | None = None,
     ) -> Answers:
         """`n` answers to each prompt, in the prompts' order.
 
         Raises torch.OutOfMemoryError if there is no room for one.
+
+        Args:
+            share: The prompts are a part of a batch; they get the answers that they would get if
+                all of it were generated here, as long as it fits into memory at once.
         """
         rows = [list(prompt) for prompt in prompts for _ in range(n)]
         if not rows:
@@ -89,6 +95,7 @@ class TransformersEngine:
                     answers = generate_batch(
                         model, [rows[row] for row in part], sampling,
                         pad_id=self.pad_id, keep_log_probs=keep_log_probs, count=count,
+                        share=share.of_rows(part) if share is not None else None,
                     )  # fmt: skip
                 except Exception as error:
                     if not self.adapts or at_once == 1 or not is_out_of_memory(error):
@@ -142,6 +149,7 @@ def generate_batch(
     pad_id: int,
     keep_log_probs: bool = False,
     count: AnswerCount | None = None,
+    share: Share | None = None,
 ) -> Answers:
     """One answer to each prompt, all generated together.
 
@@ -152,18 +160,21 @@ def generate_batch(
         pad_id: The padding token.
         keep_log_probs: Keep each token's log-probability as generation computes it.
         count: Shows how far they are.
+        share: Which part of a batch the prompts are.
     """
     import torch
     from transformers import LogitsProcessorList
 
     device = next(model.parameters()).device
-    width = max(map(len, prompts))
+    width = max(map(len, prompts)) if share is None else share.width
     ids = torch.full((len(prompts), width), pad_id)
     mask = torch.zeros((len(prompts), width), dtype=torch.long)
     for place, prompt in enumerate(prompts):
         ids[place, width - len(prompt) :] = torch.tensor(list(prompt))
         mask[place, width - len(prompt) :] = 1
-    config = generation_config(sampling, pad_id)
+    drawn = share is not None and sampling.temperature > 0
+    config = generation_config(replace(sampling, temperature=0.0) if drawn else sampling, pad_id)
+    draws = DrawnRows(share, sampling.temperature) if share is not None and drawn else None
     recorder = LogProbRecorder(width, sampling.temperature or 1.0) if keep_log_probs else None
     watch = count.watch(width, sampling.stops) if count is not None else None
     with torch.no_grad(), _generation_settings(model, config):
@@ -171,7 +182,7 @@ def generate_batch(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             generation_config=config,
-            logits_processor=LogitsProcessorList([one for one in (recorder, watch) if one]),
+            logits_processor=LogitsProcessorList([one for one in (recorder, watch, draws) if one]),
         )
     lines = output[:, width:].tolist()
     ends = set(sampling.stops)
@@ -209,6 +220,38 @@ def generation_config(sampling: Sampling, pad_id: int) -> Any:
         "pad_token_id": pad_id,
     }
     return GenerationConfig(**{**options, **sampling.more})
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some prompts of a batch that other processes generate the rest of."""
+
+    places: Sequence[int]  # of the prompts in the batch
+    of: int  # prompts of the batch
+    width: int  # tokens of its longest prompt
+
+    def of_rows(self, rows: Sequence[int]) -> Share:
+        """The same for a part of these prompts."""
+        return replace(self, places=[self.places[row] for row in rows])
+
+
+class DrawnRows:
+    """A logits processor that draws the tokens of a share with the random numbers of the whole
+    batch: behind it, the likeliest token is the drawn one.
+
+    torch.multinomial divides the probabilities by exponential random numbers and takes the largest.
+    """
+
+    def __init__(self, share: Share, temperature: float) -> None:
+        self.share, self.temperature = share, temperature
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        size = (self.share.of, scores.shape[-1])
+        noise = torch.empty(size, dtype=torch.float32, device=scores.device).exponential_(1)
+        probabilities = torch.softmax(scores.float() / self.temperature, dim=-1)
+        return probabilities / noise[list(self.share.places)]
 
 
 class LogProbRecorder:
