@@ -48,6 +48,7 @@ def dependencies(
     rows: str,
     commit: str | None = None,
     more: Mapping[str, str] | None = None,
+    processes: int | None = None,
 ) -> Dependencies:
     """Everything that a checkpoint of the stage goes on from.
 
@@ -58,7 +59,9 @@ def dependencies(
         rows: A digest of the rows that are trained on.
         commit: Of a base model from the hub; None: a folder, or not known.
         more: Further parts, by name: digests of what the objective depends on.
+        processes: How many train the stage; default: those of this run. What judges is one.
     """
+    processes = processes or process_count()
     options, files = _options(job)
     settings = {
         # As planned: what `auto` takes may change with a package that is installed meanwhile.
@@ -75,7 +78,7 @@ def dependencies(
     return Dependencies(
         parts={name: digest[:16] for name, digest in parts.items()},
         settings=settings,
-        processes=process_count(),
+        processes=processes,
     )
 
 

@@ -129,7 +129,7 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
     steps = settings.total_steps(job, len(loaded.sequences), processes=processes)
     store = open_store(
         job, loaded.opened.versions, steps=steps, rows=rows_digest(data.train), model=loaded.model,
-        more=objective.depends_on(job, data),
+        more=objective.depends_on(job, data), processes=processes,
     )  # fmt: skip
     callback = RunCallback(
         metrics=job.run / "metrics.jsonl" if shown else None, stage=job.stage.name, task=job.task,

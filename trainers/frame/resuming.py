@@ -49,6 +49,7 @@ def open_store(
     rows: str,
     model: Any = None,
     more: Mapping[str, str] | None = None,
+    processes: int | None = None,
 ) -> CheckpointStore:
     """The stage's checkpoints, with what they depend on.
 
@@ -58,9 +59,10 @@ def open_store(
         rows: A digest of the rows that are trained on.
         model: The loaded model, whose config knows its commit on the hub.
         more: Further parts that they depend on, by name.
+        processes: How many train the stage; default: those of this run.
     """
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-    parts = dependencies(job, steps=steps, rows=rows, commit=commit, more=more)
+    parts = dependencies(job, steps=steps, rows=rows, commit=commit, more=more, processes=processes)
     versions = {**versions, "advise": __version__}
     return CheckpointStore(job.checkpoints, parts, versions, job.run / "metrics.jsonl")
 

@@ -19,9 +19,9 @@ from trainers.frame.files import make_folder, write_json
 
 
 def dependency(store: CheckpointStore) -> str:
-    """A digest of what the training depends on, however many processes share it."""
-    parts = store.dependencies
-    return fingerprint([parts.parts, parts.settings])
+    """A digest of what the training depends on."""
+    found = store.dependencies
+    return fingerprint([found.parts, found.settings, found.processes])
 
 
 def keep_trained(

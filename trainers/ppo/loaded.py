@@ -57,6 +57,7 @@ class LoadedPPO:
             job, self.opened.versions, steps=steps, rows=rows_digest(data.train),
             model=self.ppo.roles.parts[POLICY].model,
             more={"reward": reward_fingerprint(job, (*data.train, *data.holdout))},
+            processes=processes,
         )  # fmt: skip
 
 
