@@ -25,6 +25,7 @@ from advisor.launch.folder import now
 from advisor.launch.hub_model import HUB, login
 from advisor.launch.record_keeper import RecordKeeper, Say
 from advisor.launch.resume import with_resume
+from advisor.methods import update
 from advisor.plan.model import Plan
 from advisor.plan.push_record import PushRecord, repository
 from advisor.plan.record import DONE, Run, RunRecord, StageRecord, last_of_each_task
@@ -205,6 +206,9 @@ def push_results(run: Run, plan: Plan, keeper: RecordKeeper, *, say: Say, again:
                 continue
             keeper.pushed(one.stage.name, pushed)
             say(f"{one.stage.name} is on the hub: {pushed.url}, commit {pushed.commit[:12]}")
+            base = run.record.base_model(one.stage)
+            if update(one.stage.update).is_module and (run.folder / base).exists():
+                say(f"  it names its base by a folder of this machine, {base}")
     failed = MachineNotReady(faults=faults) if faults else None
     did_nothing = run.already_done and keeper.record is run.record and failed is None
     return replace(run, record=keeper.record, not_pushed=failed, already_done=did_nothing)

@@ -91,14 +91,16 @@ def test_wandb_offline_has_the_numbers_of_metrics_also_after_a_crash(make, monke
     folders = sorted((job.run / "trackers" / "wandb").glob("offline-run-*"))
     assert len(folders) == 2
     assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1, "one run"
-    found = {}
+    found, codes = {}, []
     for folder in folders:
-        numbers, config, kinds, content = read_wandb(folder)
+        numbers, config, kinds, code, content = read_wandb(folder)
         found |= numbers
+        codes.append(code)
         assert str(job.folder).encode() not in content
         assert kinds.isdisjoint({"stats", "output", "output_raw", "files", "environment"}), kinds
         assert "learning_rate" in config
         assert "data" not in config
+    assert codes == [1, 0], "the crash is marked as one"
     steps = {line["step"]: line for line in lines(job)}
     assert sorted(found) == sorted(steps)
     for step, numbers in found.items():
@@ -110,17 +112,19 @@ def test_wandb_offline_has_the_numbers_of_metrics_also_after_a_crash(make, monke
 
 
 def read_wandb(folder):
-    """(step -> numbers, names of the settings, kinds of records, the bytes) of an offline run."""
+    """(step -> numbers, names of the settings, kinds of records, exit code, the bytes) of an offline run."""
     from wandb.proto import wandb_internal_pb2 as records
 
     (path,) = folder.glob("*.wandb")
     content = path.read_bytes()
-    numbers, config, kinds = {}, set(), set()
+    numbers, config, kinds, code = {}, set(), set(), None
     for data in blocks(content[7:], taken=7):
         record = records.Record()
         record.ParseFromString(data)
         kinds.add(record.WhichOneof("record_type"))
         assert not record.run.host
+        if record.HasField("exit"):
+            code = record.exit.exit_code
         config |= {update.key for update in record.run.config.update}
         values = {
             item.key or ".".join(item.nested_key): json.loads(item.value_json)
@@ -129,7 +133,7 @@ def read_wandb(folder):
         if "loss" in values:
             own = {key: value for key, value in values.items() if not key.startswith("_")}
             numbers[record.history.step.num or values["_step"]] = own
-    return numbers, config, kinds, content
+    return numbers, config, kinds, code, content
 
 
 def blocks(content, taken):

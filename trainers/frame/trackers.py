@@ -27,6 +27,7 @@ from trainers.frame.machine import process_count
 from trainers.frame.pass_through import first_line
 from trainers.frame.telling import say
 
+START_S, END_S = 60.0, 120.0  # how long wandb may take to begin a run, and to send its end
 FOLDER = "trackers"  # of the run folder
 # Of a line of metrics.jsonl, what says which line it is; the rest are numbers to track.
 ABOUT = ("stage", "task", "step", "steps")
@@ -152,7 +153,9 @@ class WeightsAndBiases:
             silent=True, console="off", host="", disable_git=True, disable_code=True,
             save_code=False, disable_job_creation=True, x_disable_stats=True, x_disable_meta=True,
             x_disable_machine_info=True, x_save_requirements=False,
-            x_transaction_log_flush_interval=1.0,
+            x_transaction_log_flush_interval=1.0, init_timeout=START_S,
+            # Else a lost network would hold a GPU until it is back.
+            finish_timeout=END_S, finish_timeout_raises=True,
         )  # fmt: skip
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or job.plan.name,
