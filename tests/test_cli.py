@@ -896,9 +896,9 @@ def test_check_shows_the_page_of_broken_data(call, tmp_path):
     assert "answer" in out
 
 
-def test_a_plan_that_cannot_be_started_says_so_everywhere(call, tmp_path):
-    """Neither the file's header nor the message offers advise run where the model is split over the
-    cards.
+def test_a_plan_of_a_sharded_model_says_how_it_is_started(call, tmp_path):
+    """The file's header and its line of the strategy say how it starts and why, and the message
+    packs it for the machine with the GPUs.
     """
     (tmp_path / "train.jsonl").write_text(PAIRS)
     flags = (
@@ -920,8 +920,9 @@ def test_a_plan_that_cannot_be_started_says_so_everywhere(call, tmp_path):
     text = (tmp_path / "plan.yaml").read_text()
     assert code == 0
     assert "strategy: fsdp" in text
-    assert "advise run" not in text.splitlines()[1]
-    assert "start it with" not in err
+    assert "expected: sharded over 8 GPUs" in text
+    assert "advise run" in text.splitlines()[0]
+    assert "advise export plan.yaml --to bundle" in err
 
 
 def test_a_plan_in_the_datas_own_folder_can_be_written_again(call, tmp_path):

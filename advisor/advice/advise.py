@@ -13,7 +13,6 @@ from dataclasses import replace
 from advisor.advice.facts_of_situation import situation_facts, unknown_facts
 from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Reason
 from advisor.ground.errors import InputError
-from advisor.ground.types import DDP, FSDP
 from advisor.ground.units import format_gib
 from advisor.methods import objective
 from advisor.methods.accelerators import never_tried
@@ -31,6 +30,7 @@ from .fit import stage_facts
 from .flips import find_flips
 from .nothing_fits import nothing_fits
 from .settings import judge_stage
+from .ways import about_sharing
 
 
 def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advice:
@@ -190,21 +190,7 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
             f"a GPU is many times faster than a CPU, and some cost nothing: {situation.free_gpus}"
         )
     warnings += never_tried(situation.hardware.kind, candidate.composition.quantization)
-    cards = len(situation.hardware.gpus)
-    if any(stage.is_sharded for stage in candidate.stages):
-        warnings.append(
-            f"the model is split over the {cards} GPUs ({FSDP}), which `advise run` does not"
-            f" start: it starts one process, or {DDP} with a whole model on each GPU"
-        )
-    elif cards > 1 and not any("sharding" in stage.settings for stage in candidate.stages):
-        warnings.append(
-            f"one of the {cards} GPUs is used: what several need besides, to exchange gradients,"
-            " would leave too little memory on each"
-        )
-    elif cards > 1:
-        warnings.append(
-            f"all {cards} GPUs are used: each holds the whole model and its own rows ({DDP})"
-        )
+    warnings += about_sharing(candidate, situation.hardware)
     return [
         *warnings,
         *_given_up(candidate),
@@ -279,11 +265,21 @@ def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
     return found
 
 
-def candidate_of(advice: Advice, ruleset: Ruleset, composition: Composition) -> Candidate:
-    """Any composition in the situation of an advice, as a candidate to choose."""
+def candidate_of(
+    advice: Advice, ruleset: Ruleset, composition: Composition, *, offload: bool = False
+) -> Candidate:
+    """Any composition in the situation of an advice, as a candidate to choose.
+
+    Args:
+        offload: What is sharded may lie in the computer's memory.
+    """
     case = Case.build(advice.situation, ruleset)
     otherwise, decision = (Reason(text="no rule recommends it here"),), case.decide()
-    return candidate_for(case.eased(decision), decision, composition, otherwise)
+    case = case.eased(decision)
+    if offload:
+        case = replace(case, easing=replace(case.easing, offload=True))
+    found = candidate_for(case, decision, composition, otherwise)
+    return replace(found, ways=case.ways_of(composition))
 
 
 BY_HAND = "recommended, but another one was chosen by hand"

@@ -64,6 +64,7 @@ def recommended_candidate(case: Case, decision: Decision) -> Candidate:
         estimate=cost,
         verdict="recommended",
         because=because,
+        ways=case.ways_of(decision.composition),
     )
 
 

@@ -17,11 +17,12 @@ from advisor.advice.facts_of_situation import (
     suggestion_counts,
     with_suggested_model,
 )
-from advisor.advice.types import Chosen, StageSettings
+from advisor.advice.types import Chosen, StageSettings, Way
 from advisor.estimate.types import Estimate
-from advisor.ground.types import DDP, FSDP, Answer, Answers, Hardware
+from advisor.ground.types import Answer, Answers, Hardware
 from advisor.methods import objective, schemes, update
 from advisor.methods.composition import Composition, compose
+from advisor.methods.strategies import ALONE, OFFLOADED, ON_EACH, SHARDED, Sharing, refused_by
 from advisor.ruleset.model import Ruleset
 from advisor.situation.types import Situation, Suggested, suggesting
 
@@ -39,17 +40,19 @@ from .fit import (
     Ease,
     coarse_fit,
     combine_estimates,
-    fit_rank,
     fit_stage,
     is_better,
     stage_settings,
 )
+from .micro_batches import HARDLY_FASTER, MICRO_BATCHES
 from .part_of_data import part_of
+from .sharing import is_link_slow
+from .stage_cost import pace_by
+from .ways import MUCH_FASTER, Priced, better_sharded, better_way, way_of
 
 CPU_SUGGESTED_PARAMS = 700_000_000  # what a processor trains in hours rather than days
 NONE_FITS = "; by the upper end of the estimate not even this one, the smallest, is sure to fit"
 OVER_BUDGET = "over_budget"
-Priced = tuple[tuple[StageSettings, ...], Estimate]  # the stages with their settings, and the cost
 
 
 class Costs:
@@ -71,9 +74,9 @@ class Costs:
     ) -> Priced:
         """The stages of a composition with settings that fit, and what they cost together.
 
-        Several GPUs share all stages of a plan in one way: each holds the whole model; where that
-        leaves less room than one of them alone, the others stay idle; and where the model fits
-        neither way, it is split.
+        Several GPUs share all stages of a plan in one way: one of them alone if it is as fast; else
+        a whole model on each if it fits there; else one model over all. Over a slow link that is
+        for what fits in no other way.
 
         Args:
             coarse: Only whether it fits is asked for, which the smallest batch tells.
@@ -89,7 +92,7 @@ class Costs:
 
     def _cost_of(self, composition: Composition, easing: Easing, *, coarse: bool) -> Priced:
         if len(self.situation.hardware.gpus) < 2:
-            stages, cost = self.cost_with_strategy(composition, None, easing, coarse=coarse)
+            stages, cost = self.cost_with_sharing(composition, ALONE, easing, coarse=coarse)
         else:
             stages, cost = self._on_several(composition, easing, coarse=coarse)
         is_module = update(composition.update or "lora").is_module
@@ -101,30 +104,94 @@ class Costs:
         return stages, cost
 
     def _on_several(self, composition: Composition, easing: Easing, *, coarse: bool) -> Priced:
-        whole = self.cost_with_strategy(composition, DDP, easing, coarse=coarse)
-        if whole[1].fits in ("fits", "unknown"):
+        """The way of sharing that the estimates speak for: each further one is estimated only where
+        those before leave it open.
+        """
+        whole = self.cost_with_sharing(composition, ON_EACH, easing, coarse=coarse)
+        fits = whole[1].fits in ("fits", "unknown")
+        if fits and (coarse or whole[1].step_s is None):
             return whole
-        alone = self._on_one.cost_with_strategy(composition, None, easing, coarse=coarse)
-        best = alone if fit_rank(alone[1]) < fit_rank(whole[1]) else whole
-        if best[1].is_likely:
+        best = whole
+        if not fits or self._fewer.could_be(whole, HARDLY_FASTER):
+            best = better_way(self._fewer.cost_of(composition, easing, coarse=coarse), whole)
+        if self.refuses_to_shard(composition) or not self._is_worth_sharding(best):
             return best
-        return self.cost_with_strategy(composition, FSDP, easing, coarse=coarse)
+        sharded = self.cost_with_sharing(composition, SHARDED, easing, coarse=coarse)
+        best = better_sharded(best, sharded)
+        if best[1].is_likely or not easing.offload:
+            return best
+        offloaded = self.cost_with_sharing(composition, OFFLOADED, easing, coarse=coarse)
+        return offloaded if is_better(offloaded[1], best[1]) else best
+
+    def ways_of(self, composition: Composition, easing: Easing) -> tuple[Way, ...]:
+        """The ways of sharing that there are for a composition, with the chosen one first; none for
+        one device.
+        """
+        hardware = self.situation.hardware
+        if len(hardware.gpus) < 2 or not composition.chain:
+            return ()
+        chosen = way_of(self.cost_of(composition, easing), is_chosen=True)
+        found = [self.cost_with_sharing(composition, ON_EACH, easing)]
+        if not self.refuses_to_shard(composition):
+            found.append(self.cost_with_sharing(composition, SHARDED, easing))
+        others = [way_of(priced, is_chosen=False) for priced in found]
+        others += self._fewer.ways_of(composition, easing) or [
+            way_of(self._fewer.cost_of(composition, easing), is_chosen=False)
+        ]
+        unique = {way.name: replace(way, is_chosen=False) for way in others}
+        unique.pop(chosen.name, None)
+        return (chosen, *unique.values())
 
     @cached_property
-    def _on_one(self) -> Costs:
-        """What compositions cost on one of several GPUs."""
-        hardware = one_gpu_of(self.situation.hardware)
+    def _fewer(self) -> Costs:
+        """What compositions cost on one of several machines, or on one of several GPUs."""
+        hardware = fewer_of(self.situation.hardware)
         return Costs(self.ruleset, replace(self.situation, hardware=hardware), self.facts)
 
-    def cost_with_strategy(
+    def refuses_to_shard(self, composition: Composition) -> bool:
+        """Whether a stage is of a kind that cannot be sharded."""
+        axes = {"update": composition.update, "quantization": composition.quantization}
+        return any(
+            refused_by(SHARDED.strategy, {**axes, "objective": name}) for name in composition.chain
+        )
+
+    def _is_worth_sharding(self, whole: Priced) -> bool:
+        """Whether a sharded model is to be estimated beside the best of those on single GPUs."""
+        if not whole[1].is_likely:
+            return True
+        if is_link_slow(self.situation.hardware):
+            return False
+        tight = whole[1].fits != "fits" or any(stage.is_eased for stage in whole[0])
+        return tight or self.could_be(whole, 1 / MUCH_FASTER, SHARDED)
+
+    def could_be(self, other: Priced, times: float, sharing: Sharing | None = None) -> bool:
+        """Whether these GPUs could do the steps of another way in so many times its duration, as
+        far as speeds tell without memory: with all rows of a GPU at once.
+        """
+        cards = max(1, len(self.situation.hardware.gpus))
+        strategy = (sharing or (ON_EACH if cards > 1 else ALONE)).strategy
+        took, takes = 0.0, 0.0
+        for stage in other[0]:
+            each = min(MICRO_BATCHES[0], max(1, stage.rows_per_step // cards))
+            plain = {key: chosen.value for key, chosen in stage.settings.items()}
+            plain |= {"micro_batch_size": each, "grad_accum": 1, "gradient_checkpointing": False}
+            axes = (self.situation, stage.objective, stage.update, stage.quantization)
+            pace = pace_by(*axes, strategy)(plain)
+            if pace is None or stage.step_s is None:
+                return False
+            took += stage.step_s
+            takes += pace * stage.rows_per_step / cards
+        return takes <= times * took
+
+    def cost_with_sharing(
         self,
         composition: Composition,
-        strategy: str | None,
+        sharing: Sharing,
         easing: Easing = NO_EASING,
         *,
         coarse: bool = False,
     ) -> Priced:
-        """The same under one way of sharing the work; None for one device.
+        """The same under one way of sharing the work.
 
         Where memory is short a stage takes a smaller module: then all stages that train it do.
         """
@@ -138,7 +205,7 @@ class Costs:
             before = module
             ease = replace(usual, memory_left=level) if lead else usual
             found = [
-                self._stage(composition, name, strategy, lead, module, ease, coarse=coarse)
+                self._stage(composition, name, sharing, lead, module, ease, coarse=coarse)
                 for name in composition.chain
             ]
             stages, cost = (
@@ -183,7 +250,7 @@ class Costs:
         self,
         composition: Composition,
         name: str,
-        strategy: str | None,
+        sharing: Sharing,
         lead: str,
         shared: Mapping[str, Chosen],
         ease: Ease,
@@ -192,7 +259,7 @@ class Costs:
     ) -> tuple[StageSettings, Estimate]:
         shared = {} if objective(name).scores or name == lead else shared
         form = f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}"
-        key = (name, form, strategy, ease)
+        key = (name, form, sharing, ease)
         if coarse and (found := self._known.get((*key, False))) is not None:
             return found
         if (*key, coarse) not in self._known:
@@ -202,7 +269,7 @@ class Costs:
                 self.facts,
                 composition,
                 name,
-                strategy,
+                sharing,
                 shared,
                 ease,
                 coarse=coarse,
@@ -238,12 +305,15 @@ class Costs:
         }
 
     def _coarse_fit(self, composition: Composition, easing: Easing) -> str:
-        """The coarse fact. A module whose base is split says so: the base can be quantised instead,
-        and each GPU then holds all of it.
+        """The coarse fact. A module whose base is split over a slow link says so: the base can be
+        quantised instead, and each GPU then holds all of it.
         """
         stages, cost = self.cost_of(composition, easing, coarse=True)
         fit = coarse_fit(cost, self.facts, near=easing.near)
-        is_split = any(stage.is_sharded for stage in stages)
+        is_split = any(stage.is_sharded for stage in stages) and (
+            is_link_slow(self.situation.hardware)
+            or any("offload" in stage.settings for stage in stages)
+        )
         is_module = update(composition.update or "lora").is_module
         return "split" if fit in ("fits", "tight") and is_module and is_split else fit
 
@@ -425,7 +495,9 @@ class Case:
             return replace(conclude(self.ruleset, early, fits), easing=easing)
 
         stuck: Decision | None = None
-        for easing in MEMORY_EASINGS:
+        alone = len(self.situation.hardware.gpus) < 2  # nothing is sharded, and so not offloaded
+        easings = (replace(one, offload=one.offload and not alone) for one in MEMORY_EASINGS)
+        for easing in dict.fromkeys(easings):
             found = decided(easing)
             stuck = stuck or found
             if OVER_BUDGET in found.fits:
@@ -447,6 +519,10 @@ class Case:
         """The stages of a composition with settings that fit, and what they cost together."""
         return self.costs.cost_of(composition, self.easing)
 
+    def ways_of(self, composition: Composition) -> tuple[Way, ...]:
+        """How several GPUs can share a composition, the chosen way first; none for one device."""
+        return self.costs.ways_of(composition, self.easing)
+
     def sizes(self, decision: Decision) -> Sizes:
         """scheme -> its estimate on the chain that was concluded: the numbers of the reasons."""
         return {scheme: self.cost_of(decision.candidate(scheme))[1] for scheme in schemes()}
@@ -463,8 +539,11 @@ def facts_with(situation: Situation, changes: Mapping[str, Any]) -> dict[str, An
     return with_suggested_model(situation, _plain_facts(situation, changes))
 
 
-def one_gpu_of(hardware: Hardware) -> Hardware:
-    """The machine with one of its GPUs: the one with the most memory."""
+def fewer_of(hardware: Hardware) -> Hardware:
+    """One of several machines; of one machine one of its GPUs, that with the most memory."""
+    if hardware.machines > 1:
+        count = len(hardware.gpus) // hardware.machines
+        return replace(hardware, gpus=hardware.gpus[:count], machines=1)
     return replace(
         hardware, gpus=(max(hardware.gpus, key=lambda gpu: gpu.memory_total_bytes or 0),)
     )

@@ -58,6 +58,7 @@ class Easing:
     """What is given up so that something fits, where nothing does otherwise."""
 
     last_resort: bool = False  # the smallest modules
+    offload: bool = False  # what is sharded lies in the computer's memory, which is slower
     shorter: int = 0  # steps by which rows are shorter
     near: bool = False  # what is too big by less than the estimate may be wrong may fit
     # Which schemes that break a limit on money or time may read a part of the data: none, modules,
@@ -70,9 +71,10 @@ NO_EASING = Easing()
 MEMORY_EASINGS = (
     NO_EASING,
     Easing(last_resort=True),
-    Easing(last_resort=True, shorter=1),
-    Easing(last_resort=True, shorter=2),
-    Easing(last_resort=True, shorter=2, near=True),
+    Easing(last_resort=True, offload=True),
+    Easing(last_resort=True, offload=True, shorter=1),
+    Easing(last_resort=True, offload=True, shorter=2),
+    Easing(last_resort=True, offload=True, shorter=2, near=True),
 )
 
 

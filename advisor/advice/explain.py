@@ -100,7 +100,8 @@ def memory_reason(
 ) -> Reason | None:
     """'full fine-tuning needs 78.1 GiB, this GPU has 24.0 GiB' for a candidate that is too big."""
     if cost.refused:
-        return Reason(text=f"{method_words(name)} cannot load it: {cost.refused}", rule=rule)
+        cannot = "cannot load it" if cost.host_bytes is None else "does not fit"
+        return Reason(text=f"{method_words(name)} {cannot}: {cost.refused}", rule=rule)
     if cost.memory is None or cost.limit_bytes is None:
         return None
     where = "this machine" if cpu else "this GPU" if cards <= 1 else f"each of these {cards} GPUs"

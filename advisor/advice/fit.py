@@ -49,11 +49,13 @@ from advisor.methods import methods
 from advisor.methods.composition import Composition
 from advisor.methods.families import DECODER, ENCODER, SEQ2SEQ, kind_of_type
 from advisor.methods.kernels import AUTO
+from advisor.methods.strategies import Sharing
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.types import Situation
 
 from .settings import refusal, settings_by_rule
+from .sharing import settings_under, sharing_settings, why_not_offloaded, why_not_shared
 from .steps import ForRows, rows_given, settings_for_rows
 
 USUAL_BATCH = Chosen(value=16, because="usual")
@@ -124,7 +126,7 @@ def fit_stage(
     facts: Mapping[str, Any],
     composition: Composition,
     objective: str,
-    strategy: str | None,
+    sharing: Sharing,
     shared: Mapping[str, Chosen] = MappingProxyType({}),
     ease: Ease = NO_EASE,
     may_pack: bool = True,
@@ -134,8 +136,7 @@ def fit_stage(
     knows), and its estimate.
 
     Args:
-        strategy: How several cards share the work, the same for all stages of a plan; None for one
-            device.
+        sharing: How several GPUs share the work, the same for all stages of a plan.
         shared: Keys of a module that goes on from another stage, which stand over the stage's own.
         ease: What is given up beforehand so that it fits.
         may_pack: Several rows may share a sequence, which may be longer than any row.
@@ -163,8 +164,8 @@ def fit_stage(
     largest = max(profiles_of(situation, objective), key=lambda profile: profile.rows, default=None)
     followed = _for_rows(situation, composition, objective, settings, batch, largest)
     settings, batch = {**settings, **followed.settings}, followed.batch
-    if strategy is not None:
-        settings["sharding"] = Chosen(value=strategy, because="how the GPUs share the work")
+    axes = {"objective": objective, "update": update, "quantization": quantization}
+    settings = {**settings_under(sharing, axes, settings), **sharing_settings(sharing)}
     suits, packing = packing_suits(
         situation,
         objective,
@@ -199,7 +200,7 @@ def fit_stage(
         recompute=not no_recompute,
     )
     passes = _passes(ruleset, situation, facts, composition, objective, settings)
-    search = _Search(situation, objective, update, quantization, strategy, passes)
+    search = _Search(situation, objective, update, quantization, sharing.strategy, passes)
     best: _Fitted | None = None
     usual = stage_settings(
         ruleset, situation, facts, composition, objective, ease.memory_left, suits
@@ -215,7 +216,7 @@ def fit_stage(
                 for key, one in tighter.items()
                 if key not in shared and (key not in usual or one.value != usual[key].value)
             }
-            if not changed or best is None:
+            if not changed or best is None or settings_under(sharing, axes, changed) != changed:
                 continue
             laid_over = {
                 **best.settings,
@@ -235,7 +236,7 @@ def fit_stage(
             facts,
             composition,
             objective,
-            strategy,
+            sharing,
             shared,
             ease,
             may_pack=False,
@@ -255,6 +256,9 @@ def fit_stage(
     )
     found = best.found
     cost = replace(found.cost, least_bytes=_least_bytes(found))
+    refused = refused or why_not_shared(sharing, axes, best.settings)
+    if sharing.offload and not refused:
+        refused = why_not_offloaded(cost.host_bytes or 0, situation.hardware)
     if refused:
         cost = replace(cost, fits="too_big", refused=refused)
     chosen = {
@@ -285,6 +289,10 @@ def fit_stage(
             steps=cost.steps,
             told_steps=followed.steps(chosen, per_step) or cost.steps,
             duration_s=cost.duration_s,
+            step_s=cost.step_s,
+            gpus=max(1, len(situation.hardware.gpus)),
+            machines=situation.hardware.machines,
+            is_eased=best.settings is not settings,
             left_out=left_out,
         ),
         cost,

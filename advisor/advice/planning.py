@@ -12,8 +12,9 @@ from advisor.advice.batch_keys import batch_of_task
 from advisor.advice.facts_of_situation import device
 from advisor.advice.fit import task_settings
 from advisor.advice.types import Advice, Candidate, Chosen
+from advisor.advice.ways import strategy_comment
 from advisor.ground.errors import InputError
-from advisor.ground.types import DDP, DataProfile, ModelShape
+from advisor.ground.types import DataProfile, ModelShape
 from advisor.methods import methods
 from advisor.methods.families import SEQ2SEQ, kind_of_type
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
@@ -29,7 +30,7 @@ NO_CLASSES = (
     "data with a text and its class in each row (for words that are marked: transformers'"
     " examples/pytorch/token-classification/run_ner.py)"
 )
-STRATEGIES = {DDP: "each GPU holds the whole model and computes its share of every step"}
+OF_LAUNCH = ("sharding", "offload")  # settings of all stages together
 SAVES = "all that a crash costs; more where saving would take over 5 % of the time"
 
 
@@ -140,7 +141,7 @@ def make_plan(
         values: dict[str, Any] = {}
         options: dict[str, Any] = {}
         for key, chosen in stage.settings.items():
-            if key == "sharding":
+            if key in OF_LAUNCH:
                 continue
             (values if key in STAGE_FIELDS else options)[key] = chosen.value
             comments[("stages", index, key)] = comment_of(chosen)
@@ -194,9 +195,8 @@ def make_plan(
                 **values,
             )
         )
-    sharding = candidate.stages[0].settings.get("sharding")  # None: one device, however many
-    cards = len(situation.hardware.gpus) if sharding is not None else 1
-    strategy = None if sharding is None else sharding.value
+    first = candidate.stages[0]  # all stages share the GPUs in one way
+    sharding, offload = (first.settings.get(key) for key in OF_LAUNCH)
     kind = DEVICES[situation.hardware.kind]
     comments[("launch", "device")] = (
         situation.hardware.gpus[0].name
@@ -207,9 +207,11 @@ def make_plan(
             else "hardware not stated"
         )
     )
-    if cards > 1:
+    if sharding is not None:
         comments[("launch", "processes")] = "one a GPU"
-        comments[("launch", "strategy")] = STRATEGIES.get(str(strategy), "the GPUs share the model")
+        comments[("launch", "strategy")] = strategy_comment(candidate)
+    if offload is not None:
+        comments[("launch", "offload")] = comment_of(offload)
     if situation.suggestion is not None:
         comments[("model",)] = f"suggested: {situation.suggestion.because}"
     template: dict[str, Any] = {}
@@ -223,7 +225,13 @@ def make_plan(
         model=situation.model.id,
         template=template,
         stages=tuple(stages),
-        launch=Launch(device=kind, processes=max(1, cards), strategy=strategy),  # type: ignore[arg-type]
+        launch=Launch(
+            device=kind,  # type: ignore[arg-type]
+            processes=first.gpus // first.machines,
+            nodes=first.machines,
+            strategy=None if sharding is None else sharding.value,
+            offload=offload is not None,
+        ),
         origin=Origin(
             composition=str(candidate.composition),
             answers=answers_document(situation.answers),
@@ -257,7 +265,7 @@ def _with_overrides(
     """
     if not plan.tasks or len(plan.stages) > 1:
         return plan
-    stage, devices = plan.stages[0], plan.launch.processes
+    stage, devices = plan.stages[0], plan.launch.world_size
     machine = advice.situation.hardware
     used = replace(machine, gpus=machine.gpus[:devices])  # of several GPUs perhaps one
     situation = replace(advice.situation, hardware=used)

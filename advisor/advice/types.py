@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from advisor.estimate.types import Estimate
-from advisor.ground.types import DDP
+from advisor.ground.types import DDP, FSDP
 from advisor.methods.composition import Composition
+from advisor.methods.strategies import Sharing
 from advisor.situation.types import Situation
 
 Verdict = Literal["recommended", "ranked_lower", "forbidden", "too_big"]
@@ -84,13 +85,45 @@ class StageSettings:
     # The same as the reasons count them: of packed rows with the words of the chat template.
     told_steps: int | None = None
     duration_s: float | None = None  # of these
+    step_s: float | None = None  # of one of them
+    gpus: int = 1  # that share them, on all machines together; 1 on a processor, too
+    machines: int = 1
+    is_eased: bool = False  # settings for a memory that is short, in the place of the usual ones
     part: Part | None = None  # None: all of the data are read
     left_out: str = ""  # which rows are longer than what fits, or nothing
 
     @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step, of all GPUs."""
+        each = self.settings["micro_batch_size"].value * self.settings["grad_accum"].value
+        return int(each) * self.gpus
+
+    @property
     def is_sharded(self) -> bool:
-        """Whether the model is split over several cards, which `advise run` does not start."""
+        """Whether the GPUs hold one model together."""
         return "sharding" in self.settings and self.settings["sharding"].value != DDP
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """One way that was looked at, as an answer shows it."""
+
+    sharing: Sharing
+    gpus: int
+    machines: int
+    cost: Estimate
+    pace_s: float | None  # of all training, or of a row; None: not known
+    is_chosen: bool
+
+    @property
+    def name(self) -> str:
+        """'ddp on 4 GPUs', 'one GPU', 'sharded over 16 GPUs of 2 machines'."""
+        if self.sharing.strategy is None:
+            return "one GPU"
+        of = f" of {self.machines} machines" if self.machines > 1 else ""
+        how = {DDP: f"{DDP} on", FSDP: "sharded over"}[self.sharing.strategy]
+        off = " and offloaded" if self.sharing.offload else ""
+        return f"{how} {self.gpus} GPUs{of}{off}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +135,7 @@ class Candidate:
     estimate: Estimate
     verdict: Verdict
     because: tuple[Reason, ...]
+    ways: tuple[Way, ...] = ()  # how several GPUs can share it, the chosen way first
     forced_ok: bool = (
         True  # --force may take it (never over a company's forbid, nor what cannot run)
     )

@@ -47,6 +47,10 @@ def choose_candidate(
             where=AT,
             allowed=f"candidates: {listed}, or any other chain with a scheme",
         )
+    if len(advice.situation.hardware.gpus) > 1 and wanted.chain:
+        is_too_big = found.estimate.fits == "too_big"
+        again = candidate_of(advice, ruleset, wanted, offload=is_too_big)
+        found = replace(found, ways=again.ways) if not is_too_big else again
     if not found.forced_ok:
         raise InputError(
             f"'{wanted}' cannot be taken: {found.because[0].text}",

@@ -92,6 +92,7 @@ def stage_spec(
         kernels=str(settings.get("kernels") or "none"),
         compile=bool(settings.get("compile")),
         gpus=gpus,
+        offload_weights=bool(settings.get("offload")),
         sharding=sharding or ("ddp" if gpus > 1 else None),
         options=options,
     )

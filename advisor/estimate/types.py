@@ -272,6 +272,7 @@ class Estimate:
     # The need with one row at a time and activations recomputed; None: nobody looked.
     least_bytes: int | None = None
     limit_bytes: int | None = None  # what the device has for it
+    host_bytes: int | None = None  # that are offloaded to the memory of each machine
     steps: int | None = None  # optimizer steps of the training
     step_s: float | None = None
     duration_s: float | None = None  # of the training alone: limits and costs are compared with it

@@ -128,6 +128,7 @@ class Hardware:
     driver_version: str | None = None
     cuda_version: str | None = None  # the newest CUDA the driver supports
     interconnect: str | None = None
+    machines: int = 1  # that hold these GPUs, as many each
     software: Mapping[str, str | None] = field(
         default_factory=dict
     )  # package -> installed version, None if absent
@@ -142,6 +143,16 @@ class Hardware:
     )
     # What was named is no GPU that this tool trains on; `kind` is then unknown.
     not_supported: NotSupported | None = None
+
+    @property
+    def host_memory_bytes(self) -> int | None:
+        """The memory of each computer itself, which weights may be offloaded to; of a machine that
+        was named it is taken to be twice that of its GPUs together, as machines for rent have it.
+        """
+        if self.origin == "probed" and self.ram_total_bytes is not None:
+            return max(0, self.ram_total_bytes - self.ram_kept_free_bytes)
+        sizes = [gpu.memory_total_bytes for gpu in self.gpus]
+        return None if None in sizes else 2 * sum(filter(None, sizes)) // self.machines
 
     @property
     def device_memory_bytes(self) -> int | None:

@@ -63,6 +63,7 @@ class Reach:
     host_bytes_per_s: float
     words: str
     guess: str = ""
+    is_slow: bool = False  # no peer-to-peer: whatever three or more GPUs exchange goes twice
 
 
 @lru_cache(maxsize=256)
@@ -96,6 +97,7 @@ def reach_of(link: GpuLink | None, interconnect: str | None = None) -> Reach:
                 pair_bytes_per_s=joined,
                 host_bytes_per_s=host,
                 words=_words(link),
+                is_slow=is_bridge and no_peers,
             )
         guess = (
             f"a bridge between two GPUs is taken to be absent: {pcie_words}"
@@ -104,14 +106,14 @@ def reach_of(link: GpuLink | None, interconnect: str | None = None) -> Reach:
         )
         return Reach(
             bytes_per_s=between, pair_bytes_per_s=between, host_bytes_per_s=host,
-            words=pcie_words, guess=guess,
+            words=pcie_words, guess=guess, is_slow=no_peers,
         )  # fmt: skip
     guess = "" if lanes is not None or (link and link.pcie_generation) else f"{pcie_words} assumed"
     if not guess and lanes is None and link is not None:
         guess = f"{pcie_words}, if its slot has all of it"
     return Reach(
         bytes_per_s=between, pair_bytes_per_s=between, host_bytes_per_s=host,
-        words=pcie_words, guess=guess,
+        words=pcie_words, guess=guess, is_slow=no_peers,
     )  # fmt: skip
 
 

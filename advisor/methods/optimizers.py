@@ -71,6 +71,7 @@ class Optimizer:
     compiles: bool = False  # its step goes through torch.compile
     is_paged: bool = False  # its state may move to the host's memory
     processes: bool = True  # several processes hold the same weights after each step
+    needs_whole: str = ""  # why it cannot step on parts of divided weights (fsdp); empty: it can
     # What `trl: {optim_args: "rank=64"}` may set, with the defaults.
     arguments: Mapping[str, Any] = field(default_factory=dict)
     resumes: str = "bit for bit"
@@ -111,6 +112,9 @@ _LION_RATE = Rate(
     because="3 to 10 times smaller than AdamW's, since each step has the size of the sign",
     source=f"{_LION}, section 5",
 )
+_KERNELS = "its kernels take plain tensors, not parts of divided ones"
+_MATRICES = "it works on whole matrices, of which each GPU holds a part"
+_UNTRIED = "it was never tried on divided weights"
 _EIGHT_BITS: dict[str, Any] = {
     "width": 1 + SCALE, "small_from": SMALL, "small_width": 4.0, "library": _BNB,
 }  # fmt: skip
@@ -137,25 +141,30 @@ _ENTRIES = (
         name="adamw_split", transformers=None, source="https://arxiv.org/abs/2005.04680",
         about="AdamW over bfloat16 weights with 16 bits beside each that make it float32",
         beside_bfloat16=2, keeps_small_updates=True, holds="chunks", trains="every weight",
+        needs_whole=_UNTRIED,
     ),
     Optimizer(
         name="adamw_stochastic", transformers=None, source="https://arxiv.org/abs/2010.06192",
         about="AdamW over bfloat16 weights that are rounded up or down at random",
         keeps_small_updates=True, holds="chunks", trains="every weight",
+        needs_whole=_UNTRIED,
     ),
     Optimizer(
         name="adamw_8bit", transformers="adamw_bnb_8bit", source=_BITS, **_EIGHT_BITS_BNB,
         about="AdamW with moments in 8 bits",
+        needs_whole=_KERNELS,
     ),
     Optimizer(
         name="paged_adamw", transformers="paged_adamw_32bit", library=_BNB, width=4.0,
         source="https://arxiv.org/abs/2305.14314", devices=("cuda",), is_paged=True,
         about="AdamW whose float32 moments may move to the host's memory",
+        needs_whole=_KERNELS,
     ),
     Optimizer(
         name="paged_adamw_8bit", transformers="paged_adamw_8bit", **_EIGHT_BITS_BNB,
         source="https://arxiv.org/abs/2305.14314", devices=("cuda",), is_paged=True,
         about="AdamW with moments in 8 bits that may move to the host's memory",
+        needs_whole=_KERNELS,
     ),
     Optimizer(
         name="adamw_torch_8bit", transformers="adamw_torch_8bit", library=_TORCHAO,
@@ -163,6 +172,7 @@ _ENTRIES = (
         small_from=SMALL, devices=("cuda", "cpu"), compiles=True, keeps_small_updates=True,
         about="AdamW of torchao with moments in 8 bits; bfloat16 weights are rounded at random",
         arguments={"block_size": 256}, processes=False,
+        needs_whole=_UNTRIED,
     ),
     Optimizer(
         name="adamw_torch_4bit", transformers="adamw_torch_4bit", library=_TORCHAO,
@@ -170,11 +180,13 @@ _ENTRIES = (
         small_from=SMALL, devices=("cuda", "cpu"), compiles=True, keeps_small_updates=True,
         about="AdamW of torchao with moments in 4 bits; bfloat16 weights are rounded at random",
         arguments={"block_size": 128}, processes=False,
+        needs_whole=_UNTRIED,
     ),
     Optimizer(
         name="adafactor", transformers="adafactor", source="https://arxiv.org/abs/1804.04235",
         keeps="rows and columns", numbers=1, width=4.0, holds="largest weight", betas=None,
         about="the second moment of a matrix as the means of its rows and columns",
+        needs_whole=_MATRICES,
     ),
     Optimizer(
         name="sgd", transformers="sgd", source="https://doi.org/10.1214/aoms/1177729586",
@@ -204,30 +216,36 @@ _ENTRIES = (
     Optimizer(
         name="lion", transformers="lion_32bit", library=_BNB, source=_LION, numbers=1, width=4.0,
         betas=(0.9, 0.99), rate=_LION_RATE, about="the sign of a momentum: one number a weight",
+        needs_whole=_KERNELS,
     ),
     Optimizer(
         name="lion_8bit", transformers="lion_8bit", source=_LION, **_EIGHT_BITS_BNB, numbers=1,
         betas=(0.9, 0.99), rate=_LION_RATE, about="Lion with its momentum in 8 bits",
+        needs_whole=_KERNELS,
     ),
     Optimizer(
         name="paged_lion", transformers="paged_lion_32bit", library=_BNB, source=_LION, numbers=1,
         width=4.0, betas=(0.9, 0.99), rate=_LION_RATE, devices=("cuda",), is_paged=True,
         about="Lion whose momentum may move to the host's memory",
+        needs_whole=_KERNELS,
     ),
     Optimizer(
         name="paged_lion_8bit", transformers="paged_lion_8bit", source=_LION, **_EIGHT_BITS_BNB,
         numbers=1, betas=(0.9, 0.99), rate=_LION_RATE, devices=("cuda",), is_paged=True,
         about="Lion with its momentum in 8 bits that may move to the host's memory",
+        needs_whole=_KERNELS,
     ),
     Optimizer(
         name="ademamix", transformers="ademamix", library=_BNB, source=_ADEMAMIX, numbers=3,
         width=4.0, arguments={"beta3": 0.9999, "alpha": 5.0},
         about="AdamW with a second, slow momentum",
+        needs_whole=_KERNELS,
     ),
     Optimizer(
         name="ademamix_8bit", transformers="ademamix_8bit", source=_ADEMAMIX, **_EIGHT_BITS_BNB,
         numbers=3, arguments={"beta3": 0.9999, "alpha": 5.0},
         about="AdEMAMix with moments in 8 bits",
+        needs_whole=_KERNELS,
     ),
     Optimizer(
         name="muon", transformers=None, source=_MOONLIGHT, keeps="momentum of matrices",
@@ -239,12 +257,14 @@ _ENTRIES = (
             " size of AdamW's",
             source=f"{_MOONLIGHT}, section 2.2",
         ),
+        needs_whole=_MATRICES,
     ),
     Optimizer(
         name="galore_adamw", transformers="galore_adamw", library=_GALORE, source=_GALORE_PAPER,
         **_LOW_RANK, holds="largest weight", arguments=_GALORE_ARGUMENTS, rate=_GALORE_RATE,
         devices=("cuda", "cpu"),
         about="AdamW on gradients of matrices projected to a low rank",
+        needs_whole=_MATRICES,
     ),
     Optimizer(
         name="galore_adamw_8bit", transformers="galore_adamw_8bit", library=_GALORE,
@@ -252,6 +272,7 @@ _ENTRIES = (
         small_from=SMALL, small_width=4.0, arguments=_GALORE_ARGUMENTS, rate=_GALORE_RATE,
         devices=("cuda",), resumes="not tested: it runs on CUDA alone",
         about="GaLore with moments in 8 bits",
+        needs_whole=_MATRICES,
     ),
     Optimizer(
         name="apollo_adamw", transformers="apollo_adamw", library=_APOLLO, source=_APOLLO_PAPER,
@@ -261,6 +282,7 @@ _ENTRIES = (
             "scale": 1.0, "proj_type": "std",
         },
         about="gradients scaled by what AdamW does to a random projection of them",
+        needs_whole=_MATRICES,
     ),
     Optimizer(
         name="schedule_free_adamw", transformers="schedule_free_adamw", library=_FREE,
@@ -271,6 +293,7 @@ _ENTRIES = (
             because="1 to 10 times AdamW's",
             source="https://github.com/facebookresearch/schedule_free",
         ),
+        needs_whole=_UNTRIED,
     ),
     Optimizer(
         name="stable_adamw", transformers="stable_adamw", library=_OPTIMI,
@@ -278,6 +301,7 @@ _ENTRIES = (
         beside_bfloat16=2, keeps_small_updates=True,
         about="AdamW with Adafactor's clipping of updates; a sum of rounding errors beside bfloat16"
         " weights",
+        needs_whole=_UNTRIED,
     ),
 )  # fmt: skip
 OPTIMIZERS: Mapping[str, Optimizer] = {entry.name: entry for entry in _ENTRIES}

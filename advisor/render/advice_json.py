@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from advisor.advice.types import Advice, Candidate, Reason, StageSettings
+from advisor.advice.types import Advice, Candidate, Reason, StageSettings, Way
 from advisor.estimate.past.corrections import learned_document
 from advisor.estimate.types import Estimate, WholeTime
 from advisor.ground.types import DataProfile
@@ -59,6 +59,7 @@ def advice_document(
                 "conflicts": [_reason(reason) for reason in advice.certainty.conflicts],
             },
             "estimate": estimate_document(recommendation.estimate),
+            "ways": [_way(way) for way in recommendation.ways],
             "find_out": finding_out(advice),
             "next_steps": [_next_steps(steps) for steps in next_steps(advice)],
         },
@@ -227,6 +228,22 @@ def _alternative(candidate: Candidate) -> dict[str, Any]:
         "because": [_reason(reason) for reason in candidate.because],
         "estimate": estimate_document(candidate.estimate),
         "force_allowed": candidate.forced_ok,
+    }
+
+
+def _way(way: Way) -> dict[str, Any]:
+    """One way of sharing the work over several GPUs, with what it would take."""
+    cost = way.cost
+    return {
+        "strategy": way.sharing.strategy,
+        "offload": way.sharing.offload,
+        "gpus": way.gpus,
+        "machines": way.machines,
+        "chosen": way.is_chosen,
+        "fits": cost.fits,
+        "need_gib": None if cost.memory is None else rounded(gib(cost.memory.need_bytes)),
+        "hours": None if cost.duration_s is None else rounded(cost.duration_s / 3600),
+        "usd": rounded(cost.cost_usd),
     }
 
 

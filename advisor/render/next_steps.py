@@ -5,7 +5,7 @@ the page and for the JSON document.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,14 +130,6 @@ def _training(advice: Advice) -> Iterator[Step]:
     if not answers.value("data_path") and not answers.value("tasks"):
         step, changes = _to_write_down(advice)
         yield step
-    if any(stage.is_sharded for stage in advice.recommendation.stages):
-        written = command_line(answers, changes, command="advise")
-        yield Step(
-            text="Write the plan, for a tool that splits models (`advise run` does not):",
-            commands=(f"{written}{_by_hand(advice)} --plan plan.yaml",),
-        )
-        yield from unsplit_step(advice, changes)
-        return
     if "distill" in composition.chain and not answers.value("teacher_model"):
         changes["teacher_model"] = "THE_LARGER_MODEL"
     if lacks_scores(situation, composition.chain):
@@ -171,24 +163,6 @@ def _by_hand(advice: Advice) -> str:
     if not is_chosen(advice):
         return ""
     return f" --choose {shlex.quote(str(advice.recommendation.composition))} --force"
-
-
-def unsplit_step(advice: Advice, changes: Mapping[str, Any]) -> Iterator[Step]:
-    """What `advise run` starts in place of a model that is split over GPUs, where something of the
-    same training fits on each of them.
-    """
-    ours = advice.recommendation.composition
-    for other in advice.alternatives:
-        fits = other.verdict == "ranked_lower" and other.estimate.fits in ("fits", "tight")
-        same = (other.composition.chain, other.composition.per_task) == (ours.chain, ours.per_task)
-        if fits and same and other.stages and not any(one.is_sharded for one in other.stages):
-            line = command_line(advice.situation.answers, {"gpu": None, **changes})
-            taken = f"--choose {shlex.quote(str(other.composition))} --force"
-            yield Step(
-                text=f"Or train {other.composition}, which `advise run` starts:",
-                commands=(f"{line} {taken} {DRY_RUN}",),
-            )
-            return
 
 
 def _to_write_down(advice: Advice) -> tuple[Step, dict[str, Any]]:

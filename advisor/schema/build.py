@@ -19,6 +19,7 @@ from advisor.methods.links import LINKS_FILE
 from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.methods.remedies import remedy_file
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
+from advisor.methods.strategies import STRATEGIES_FILE
 from advisor.methods.trainers import TRAINER_FILE
 from advisor.other_tools.checking.findings import FINDINGS_FILE
 from advisor.other_tools.openai_job.service import OPENAI_FILE
@@ -101,6 +102,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "suggestions": file_schema(suggestions_shape()),
         "sizes": file_schema(SIZES_FILE),
         "families": file_schema(FAMILIES_FILE),
+        "strategies": file_schema(STRATEGIES_FILE),
         "trainer": file_schema(TRAINER_FILE),
         "openai": file_schema(OPENAI_FILE),
         "answers": answers_schema(rules.facts),

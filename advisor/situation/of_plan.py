@@ -51,7 +51,7 @@ def run_spec(
         stage.objective,
         stage.update,
         stage.quantization,
-        {**own, **options},
+        {**own, **options, "offload": plan.launch.offload},
         gpus=plan.launch.world_size,
         sharding=plan.launch.strategy,
     )

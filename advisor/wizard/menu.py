@@ -220,12 +220,6 @@ class _Closing:
                 f" {', '.join(self._named(name) for name in outcome.missing)}",
                 tone="warning",
             )
-        if outcome.is_split:
-            self.ui.say(
-                "`advise run` cannot start it: the model is split over several GPUs, and each of"
-                " our trainers holds a whole one. A smaller model or QLoRA needs no splitting.",
-                tone="warning",
-            )
         if not outcome.is_complete:
             return
         if outcome.other_machine:

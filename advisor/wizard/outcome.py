@@ -33,24 +33,12 @@ class Outcome:
     first: str = ""  # what happens before it trains: "downloads 15.3 GiB first"
 
     @property
-    def is_split(self) -> bool:
-        """Whether the plan splits the model over GPUs, which `advise run` does not start."""
-        stages = self.advice.recommendation.stages
-        return self.plan is not None and any(stage.is_sharded for stage in stages)
-
-    @property
     def is_complete(self) -> bool:
         """Whether there is a plan that trains something which fits, and that `advise run` starts
         on the machine it is for.
         """
         stages = self.advice.recommendation.stages
-        return (
-            self.plan is not None
-            and not self.missing
-            and bool(stages)
-            and self.advice.fits
-            and not self.is_split
-        )
+        return self.plan is not None and not self.missing and bool(stages) and self.advice.fits
 
     @property
     def is_runnable(self) -> bool:

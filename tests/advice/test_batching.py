@@ -21,6 +21,7 @@ from advisor.data.measure.lengths import Lengths, token_stats
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.ground.types import Answer, Answers, DataProfile, TokenStats
 from advisor.methods.composition import parse_composition
+from advisor.methods.strategies import ALONE, ON_EACH
 from advisor.render.answer.needs import padding_words
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
@@ -67,7 +68,7 @@ def fitted(*, gpu="RTX 4090", gpus=1, model="Qwen/Qwen3-8B", composition="sft+ql
     found = parse_composition(composition)
     stage, cost = fit_stage(
         RULES, situation, situation_facts(situation), found, found.chain[-1],
-        "ddp" if gpus > 1 else None,
+        ON_EACH if gpus > 1 else ALONE,
     )  # fmt: skip
     return {key: chosen.value for key, chosen in stage.settings.items()}, stage, cost
 

@@ -9,6 +9,7 @@ from advisor.advice.fit import fit_stage
 from advisor.advice.planning import comment_of
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
+from advisor.methods.strategies import ALONE, ON_EACH
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
@@ -27,7 +28,9 @@ def fitted(model, gpu, *, composition="sft+full", gpus=1, rules=RULES):
     situation = situation_of(answers, probed=UNKNOWN_MACHINE)
     facts = situation_facts(situation)
     found = parse_composition(composition)
-    return fit_stage(rules, situation, facts, found, found.chain[-1], "ddp" if gpus > 1 else None)
+    return fit_stage(
+        rules, situation, facts, found, found.chain[-1], ON_EACH if gpus > 1 else ALONE
+    )
 
 
 def formats(stage):

@@ -169,22 +169,20 @@ SEVERAL_STAGES = (
     ],
 )
 def test_several_cards_share_every_stage_in_one_way(model, card, cards):
-    """A whole model on each card, which the trainers start, wherever some method fits so; else the
-    model is split, and said to be.
+    """A whole model on each card wherever some method fits so; else one model over all of them, and
+    the answer says how long each way would take.
     """
     document = answer(*SEVERAL_STAGES, "--model", model, "--gpu", card, "--gpus", str(cards))
     used = {settings["sharding"]["value"] for settings in document["recommendation"]["settings"]}
     assert document["recommendation"]["estimate"]["fits"] == "fits"
     assert used == ({"fsdp"} if "70B" in model else {"ddp"})
-    assert any("`advise run` does not start" in warning for warning in document["warnings"]) == (
-        used == {"fsdp"}
-    )
+    (chosen, *others) = document["recommendation"]["ways"]
+    assert (chosen["strategy"], chosen["gpus"], chosen["chosen"]) == (*used, cards, True)
+    assert {way["strategy"] for way in others} >= {None}
 
 
-def test_a_base_that_would_be_split_is_quantised_for_that_reason():
-    """LoRA on 70B fits eight cards only when split over them: QLoRA is chosen since advise run
-    starts a whole model on each, and no memory is called tight.
-    """
+def test_a_base_is_split_over_gpus_with_a_fast_link():
+    """LoRA on 70B fits eight cards only when it is divided: over NVLink that counts as fitting."""
     document = answer(
         "--task",
         "qa",
@@ -199,9 +197,19 @@ def test_a_base_that_would_be_split_is_quantised_for_that_reason():
         "--gpus",
         "8",
     )
+    assert document["recommendation"]["composition"] == "sft+lora"
+    assert document["situation"]["facts"]["fits_lora"] == "fits"
+    assert document["recommendation"]["ways"][0]["strategy"] == "fsdp"
+
+
+def test_a_base_that_would_be_split_over_a_slow_link_is_quantised_for_that_reason():
+    """Cards without peer-to-peer take a day to gather what 4 bit holds on each of them."""
+    flags = ("--task", "qa", "--data-kind", "paired", "--data-rows", "5000")
+    document = answer(*flags, "--model", "Qwen/Qwen3-32B", "--gpu", "RTX 5090", "--gpus", "4")
     assert document["recommendation"]["composition"] == "sft+qlora"
     assert "evidence/lora-would-be-split" in document["recommendation"]["decided_by"]
     assert document["situation"]["facts"]["fits_lora"] == "split"
+    assert document["recommendation"]["ways"][0]["strategy"] == "ddp"
 
 
 def test_a_choice_by_hand_brings_its_own_warnings():

@@ -190,7 +190,7 @@ def test_a_smaller_model_is_one_of_some_size(call):
     _, out, _ = call(
         *("--json", "--task", "code", "--budget", "low", "--gpu", "A100 40GB"),
         *("--data-kind", "paired", "--data-rows", "21210", "--data-tokens", "3181500"),
-        *("--gpus", "2", "--signal", "base_model_never_succeeds"),
+        *("--gpus", "4", "--signal", "base_model_never_succeeds"),
         *("--signal", "host_memory_limited=no"),
     )
     changes = [flip["change"] for flip in json.loads(out)["flips"]]

@@ -17,6 +17,7 @@ from advisor.advice.steps import steps_in
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
+from advisor.methods.strategies import ALONE
 from advisor.plan.change import set_values
 from advisor.plan.comments import BY_SET, OF_STEPS, comments_after, comments_of
 from advisor.plan.keys import key_specs
@@ -147,8 +148,8 @@ def test_no_batch_is_smaller_than_the_trainer_takes():
     stated = {"task": "chat_assistant", "model": "Qwen/Qwen3-8B", "gpu": "RTX 4060 8GB"}
     answers = {key: Answer(value=value, origin="flag") for key, value in stated.items()}
     situation = situation_of(Answers(known=answers), probed=UNKNOWN_MACHINE)
-    kto, _ = fit_stage(RULES, situation, {}, parse_composition("kto+qlora"), "kto", None)
-    sft, _ = fit_stage(RULES, situation, {}, parse_composition("sft+qlora"), "sft", None)
+    kto, _ = fit_stage(RULES, situation, {}, parse_composition("kto+qlora"), "kto", ALONE)
+    sft, _ = fit_stage(RULES, situation, {}, parse_composition("sft+qlora"), "sft", ALONE)
     assert sft.settings["micro_batch_size"].value == 1
     assert kto.settings["micro_batch_size"].value == 4
 

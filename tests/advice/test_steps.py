@@ -16,6 +16,7 @@ from advisor.advice.types import Chosen
 from advisor.ground.types import Answer, Answers
 from advisor.methods import methods
 from advisor.methods.composition import parse_composition
+from advisor.methods.strategies import ALONE, ON_EACH
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
@@ -138,7 +139,7 @@ def test_comments_count_steps_that_the_fitted_batch_has(cards):
                 situation_facts(situation),
                 parsed,
                 parsed.chain[0],
-                "ddp" if cards > 1 else None,
+                ON_EACH if cards > 1 else ALONE,
             )
             chosen = stage.settings
             per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * cards

@@ -15,6 +15,7 @@ from advisor.commands.check import check_data
 from advisor.data import profile
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
+from advisor.methods.strategies import ALONE
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
@@ -123,7 +124,7 @@ def planned(path, **options):
     situation = situation_of(answers, probed=UNKNOWN_MACHINE)
     situation = replace(situation, data=profile(path, **options))
     stage, _ = fit_stage(
-        load_rules(), situation, situation_facts(situation), found, found.chain[-1], None
+        load_rules(), situation, situation_facts(situation), found, found.chain[-1], ALONE
     )
     return stage.settings
 

@@ -167,16 +167,15 @@ def test_what_this_machine_lacks_is_said_with_the_line_that_mends_it():
     assert "  pip install torch" in ui.said
 
 
-def test_a_model_that_is_split_over_gpus_is_told_and_not_started():
-    """Neither running nor packing is offered, and why is said."""
+def test_a_model_that_is_sharded_over_gpus_can_be_started():
+    """It is offered like any other: `advise run` starts it."""
     advice = scenario_5()
     stage = advice.recommendation.stages[0]
     split = replace(stage, settings={**stage.settings, "sharding": SimpleNamespace(value="fsdp")})
     recommendation = replace(advice.recommendation, stages=(split,))
     outcome = replace(ready(Answers()), advice=replace(advice, recommendation=recommendation))
     _, ui, _ = menu(lambda answers: outcome, "Quit")
-    assert any("the model is split over several GPUs" in text for text in ui.said)
-    assert ui.offered[1][0] == "The whole answer"
+    assert ui.offered[1][0] == "Run it now"
 
 
 def test_where_nothing_is_trained_the_next_steps_are_offered():

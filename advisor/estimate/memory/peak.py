@@ -32,6 +32,7 @@ from advisor.estimate.memory.gradients import (
     gradients,
 )
 from advisor.estimate.memory.static import (
+    base_while_loading,
     cast_weights,
     gathered_weights,
     optimizer_states,
@@ -164,6 +165,8 @@ def memory_estimate(
     if s.evaluates:
         testing = [*static, *within, *evaluation_memory(s)]
         moments.append(_moment("evaluation", s, room, testing))
+    if whole_base := base_while_loading(s):
+        moments.append(_moment("loading", s, room, whole_base))
     share = special(objective(spec.objective), "written_share")
     # PPO answers the held-out prompts of its evaluations itself, beside the server.
     own = special(objective(spec.objective), "answers_at_once") is not None

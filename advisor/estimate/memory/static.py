@@ -114,6 +114,19 @@ def _base_weights(s: ResolvedRun) -> list[Term]:
     return terms
 
 
+def base_while_loading(s: ResolvedRun) -> list[Term]:
+    """The whole 4-bit base on each GPU: the bundled trainers quantise it there before it is
+    divided. Nothing where a base is read in parts, or by other trainers.
+    """
+    if s.shard_all < 2 or s.spec.quantization is None or s.stack.name or s.cpu:
+        return []
+    said = "whole on each GPU while it is quantised, then divided"
+    return [
+        replace(term, size_bytes=term.size_bytes * s.shard_all, because=said)
+        for term in _base_weights(s)
+    ]
+
+
 def _added_weights(s: ResolvedRun) -> list[Term]:
     """What training adds to the weights: a module, or copies in another dtype."""
     d, spec, share = s.dims, s.spec, s.shard_all

@@ -14,7 +14,6 @@ from advisor.render.next_steps import (
     is_elsewhere,
     next_steps,
     training_steps,
-    unsplit_step,
 )
 from advisor.render.words import sentence
 from advisor.situation.answers import command_line
@@ -84,11 +83,7 @@ def _then(steps: NextSteps, *, briefly: bool) -> Item:
 
 
 def _with_plan(advice: Advice, plan_path: str) -> Iterator[Item]:
-    if any(stage.is_sharded for stage in advice.recommendation.stages):
-        yield Item(text=f"{plan_path} is for a tool that splits a model over GPUs.")
-        for step in unsplit_step(advice, {}):
-            yield Item(text=step.text, commands=step.commands)
-    elif is_elsewhere(advice):
+    if is_elsewhere(advice):
         yield Item(
             text="Pack the plan and its data for the machine with the GPU, where it trains:",
             commands=(f"advise export {shlex.quote(plan_path)} --to bundle",),

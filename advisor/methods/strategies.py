@@ -1,0 +1,121 @@
+"""How several processes share a stage, and what each way cannot do. The list is
+rules/strategies.yaml; what an optimizer needs is at its own entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Shape, Text
+from advisor.ground.types import DDP, FSDP
+from advisor.ground.yaml_cache import read_shipped
+from advisor.methods.keys import Refusal
+from advisor.methods.optimizers import ALIASES, OPTIMIZERS
+
+USUAL_OPTIMIZER = "adamw_fused"  # steps on divided weights as on whole ones
+NAMES = (DDP, FSDP, "zero2", "zero3")
+STRATEGIES_FILE: Shape = Keys(
+    help="How several processes share a stage",
+    keys={
+        "version": Choice(values=(1,)),
+        "strategies": MapOf(
+            named=Choice(values=NAMES),
+            of=Keys(
+                keys={
+                    "about": Text(help="what it is, in the comment of a plan"),
+                    "instead": Text(
+                        help="`advise run` does not start it: what to set in its place"
+                    ),
+                    "refuses": ListOf(
+                        of=Keys(
+                            keys={
+                                "key": Text(help="of a stage"),
+                                "values": ListOf(of=Shape(), least=1),
+                                "because": Text(),
+                                "hint": Text(help="the way out"),
+                            },
+                            required=("key", "values", "because", "hint"),
+                        ),
+                        help="values of a stage's keys that do not go with it",
+                    ),
+                },
+                required=("about",),
+            ),
+        ),
+    },
+    required=("version", "strategies"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How the GPUs of a run share its work."""
+
+    strategy: str | None = None  # None: one device
+    offload: bool = False  # what is sharded lies in the computer's memory
+
+
+ALONE, ON_EACH = Sharing(), Sharing(DDP)
+SHARDED, OFFLOADED = Sharing(FSDP), Sharing(FSDP, offload=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strategy:
+    """One value of `launch.strategy`."""
+
+    id: str
+    about: str
+    instead: str = ""  # empty: `advise run` starts it
+    refuses: tuple[Refusal, ...] = ()
+
+
+@cache
+def strategies() -> Mapping[str, Strategy]:
+    """Every strategy by its name. Raises InputError with the faults of the file, located."""
+    data = read_shipped(rules_dir() / "strategies.yaml", shape=STRATEGIES_FILE).data
+    return {
+        name: Strategy(
+            id=name,
+            about=entry["about"],
+            instead=entry.get("instead", ""),
+            refuses=tuple(
+                Refusal(
+                    key=one["key"],
+                    values=tuple(one["values"]),
+                    because=one["because"],
+                    hint=one["hint"],
+                )
+                for one in entry.get("refuses", ())
+            ),
+        )
+        for name, entry in data["strategies"].items()
+    }
+
+
+def refused_by(strategy: str | None, stage: Mapping[str, Any]) -> list[Refusal]:
+    """What of a stage does not go with a strategy, each with why and the way out.
+
+    Args:
+        strategy: None refuses nothing.
+        stage: Keys of the stage as a plan spells them: objective, update, quantization, optimizer.
+    """
+    if strategy is None:  # most answers are about one device, and start without the file
+        return []
+    found = [
+        one
+        for one in strategies()[strategy].refuses
+        if any(
+            stage.get(one.key) == value and type(stage.get(one.key)) is type(value)
+            for value in one.values
+        )
+    ]
+    name = stage.get("optimizer")
+    entry = OPTIMIZERS.get(ALIASES.get(str(name), str(name)))
+    if strategy == FSDP and entry is not None and entry.needs_whole:
+        hint = f"optimizer: {USUAL_OPTIMIZER}"
+        found.append(Refusal(key="optimizer", values=(name,), because=entry.needs_whole, hint=hint))
+    return found
