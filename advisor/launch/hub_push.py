@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +26,10 @@ from advisor.launch.record_keeper import RecordKeeper, Say
 from advisor.launch.resume import with_resume
 from advisor.methods import update
 from advisor.plan.model import Plan
-from advisor.plan.push_record import PushRecord, repository
+from advisor.plan.push_record import CARD, PushRecord, repository, upload_command
 from advisor.plan.record import DONE, Run, RunRecord, StageRecord, last_of_each_task
 
 AT = "push_to"
-CARD = "README.md"
 WITHOUT = "or a plan without `push_to`"
 
 
@@ -165,6 +163,22 @@ def misses_push(plan: Plan, record: RunRecord) -> bool:
     return any(one.why_not is None and not one.is_pushed(record) for one in targets(plan, record))
 
 
+def kept_here(run: Run, plan: Plan) -> Iterator[str]:
+    """Which results are not uploaded and why, with the command that does it by hand."""
+    if run.record.max_steps and plan.push_to is not None:
+        yield f"{AT}: not uploaded: the results of a trial stay here"
+    for one in targets(plan, run.record):
+        lost = "the benchmarks lost more than max_drop" if run.too_much_lost else None
+        why = one.why_not or lost
+        if why is None:
+            continue
+        yield f"{AT}: {one.stage.name} was not uploaded to {one.repository}: {why}"
+        if one.stage.files:
+            folder = shown_path(run.folder / one.stage.folder)
+            command = upload_command(one.repository, folder, one.stage.files)
+            yield f"  to upload it all the same: {command}"
+
+
 def push_results(run: Run, plan: Plan, keeper: RecordKeeper, *, say: Say, again: str) -> Run:
     """The run with what was uploaded in its record, and the error of an upload that failed.
 
@@ -176,17 +190,12 @@ def push_results(run: Run, plan: Plan, keeper: RecordKeeper, *, say: Say, again:
 
     Raises Stopped if it was asked to stop.
     """
-    if run.record.max_steps and plan.push_to is not None:
-        say(f"{AT}: not uploaded: the results of a trial stay here")
-    lost = run.too_much_lost
+    for line in kept_here(run, plan):
+        say(line)
     faults: list[Fault] = []
     for one in targets(plan, run.record):
         folder = run.folder / one.stage.folder
-        why = "the benchmarks lost more than max_drop" if lost is not None else one.why_not
-        if why is not None:
-            say(f"{AT}: {one.stage.name} was not uploaded to {one.repository}: {why}")
-            say(f"  to upload it all the same: {by_hand(one, folder)}")
-        elif not one.is_pushed(run.record):
+        if one.why_not is None and not run.too_much_lost and not one.is_pushed(run.record):
             try:
                 with waiting(f"uploading {one.stage.name} to {one.repository}"):
                     pushed = _push(one, folder)
@@ -212,14 +221,6 @@ def push_results(run: Run, plan: Plan, keeper: RecordKeeper, *, say: Say, again:
     failed = MachineNotReady(faults=faults) if faults else None
     did_nothing = run.already_done and keeper.record is run.record and failed is None
     return replace(run, record=keeper.record, not_pushed=failed, already_done=did_nothing)
-
-
-def by_hand(one: Target, folder: Path) -> str:
-    """The command that uploads a result, and nothing else of its folder."""
-    names = [*(one.stage.files or ()), CARD]
-    return shlex.join(
-        ["hf", "upload", one.repository, shown_path(folder), ".", "--private", "--include", *names]
-    )
 
 
 def _push(one: Target, folder: Path) -> PushRecord:
@@ -253,6 +254,7 @@ def _push(one: Target, folder: Path) -> PushRecord:
 
 
 def _api() -> Any:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the import, which reads it
     try:
         from huggingface_hub import HfApi
     except ImportError:

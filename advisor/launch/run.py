@@ -26,7 +26,7 @@ from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.dry_run import measure_plan
 from advisor.launch.expected import expect_stage
 from advisor.launch.folder import RunFolder, find_record, is_done, refuse_other_methods
-from advisor.launch.hub_push import check_push, misses_push, push_results
+from advisor.launch.hub_push import check_push, kept_here, misses_push, push_results
 from advisor.launch.input_digests import (
     recorded_by_earlier_version,
     recorded_inputs,
@@ -297,6 +297,8 @@ def _pushed(run: PlanRun, record: RunRecord, say: Say, again: str) -> Run:
     """A run that was finished before, with the results that the plan wants on the hub."""
     done = Run(folder=run.folder, record=record, already_done=True)
     if not misses_push(run.plan, record):
+        for line in kept_here(done, run.plan):
+            say(line)
         return done
     for line in check_push(run.plan):
         say(line)

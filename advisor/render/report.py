@@ -14,6 +14,7 @@ from typing import Any
 
 from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
 from advisor.methods import update
+from advisor.plan.push_record import upload_command
 from advisor.plan.record import (
     DONE,
     FAILED,
@@ -222,8 +223,9 @@ def _use(record: RunRecord, folder: Path) -> list[str]:
         if method.imports:
             note = f"{method.result}: in Python, import {method.imports} first. {limits(method)}"
             lines.append(("Note", note))
-        upload = f"hf upload YOUR_NAME/{record.name} {shlex.quote(result)}"
-        lines.append(("Upload it to the hub", upload))
+        if stage.files:
+            upload = upload_command(f"YOUR_NAME/{record.name}", result, stage.files)
+            lines.append(("Upload it to the hub; the plan's key push_to does it in a run", upload))
         heading = f"<h3>{text(stage.task)}</h3>" if stage.task else ""
         parts.append(
             heading + "".join(f"<p>{text(name)}</p><pre>{text(line)}</pre>" for name, line in lines)

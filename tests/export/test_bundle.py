@@ -88,7 +88,8 @@ def test_a_benchmark_travels_with_the_files_that_it_names(project):
     (bench / "asked" / "rows.jsonl").write_text(ROWS)
     (bench / "scoring.py").write_text("def right(doc, results):\n    return {'acc': 1.0}\n")
     (bench / "other.jsonl").write_text(ROWS)
-    write_plan(more="evaluation: {tasks: [bench/own.yaml, arc_easy], max_drop: 0.1}\n")
+    more = "evaluation: {tasks: [bench/own.yaml, arc_easy], max_drop: 0.1}\ntrackers: [wandb]\n"
+    write_plan(more=more)
     bundle = make_bundle(Path("plan.yaml"))
     files = held(bundle.archive)
     assert sorted(name for name in files if name.startswith("files/")) == [
@@ -98,7 +99,7 @@ def test_a_benchmark_travels_with_the_files_that_it_names(project):
     ]
     packed = read_plan(bundle.folder / "plan.yaml").evaluation
     assert (packed.tasks, packed.max_drop) == (("files/own/own.yaml", "arc_easy"), 0.1)
-    assert b"[train,eval]" in files["run.sh"]
+    assert b"[train,eval,trackers]" in files["run.sh"]
 
 
 def test_a_benchmark_that_is_not_there_is_a_fault_of_the_plan(project):
