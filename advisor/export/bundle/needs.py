@@ -50,7 +50,7 @@ class Part:
     high_s: float | None  # the upper end of its band
     stop_s: float | None  # one step and one save, at their upper ends
     memory_bytes: int | None  # of a process, at the upper end of its band: on the CPU alone
-    disk_bytes: float | None  # checkpoints and result
+    disk_bytes: float | None  # the base, checkpoints and result
     unknown: tuple[str, ...] = ()
 
 
@@ -147,15 +147,18 @@ class Needs:
         )
 
 
-def plan_needs(plan: Plan, plan_path: Path) -> Needs:
+def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> Needs:
     """What the plan asks of a scheduler.
+
+    Args:
+        gpu: The GPU to estimate it on; None: that of the plan.
 
     Raises InputError for a plan that `advise run` would not start.
     """
     faults = launch_faults(plan)
     if faults:
         raise InputError(faults=faults)
-    hardware, notes = plan_hardware(plan, is_elsewhere=True)
+    hardware, notes = plan_hardware(plan, gpu, is_elsewhere=True)
     shape = plan_shape(plan, plan_path)
     past, _ = read_past_runs()
     on_cpu = plan.launch.device == "cpu"
@@ -205,9 +208,10 @@ def _profile(plan_path: Path, entry: Entry, notes: list[str]) -> DataProfile | N
 def _part(
     entry: Entry, found: Estimate, spec: RunSpec, shape: ModelShape | None, *, on_cpu: bool
 ) -> Part:
-    times, stop_s, saved = found.times, None, None
+    times, stop_s, saved, read = found.times, None, None, 0.0
     if shape is not None:
-        saved = WITH_MOMENTS * weights_bytes(spec, shape)[1]
+        read, written = weights_bytes(spec, shape)
+        saved = WITH_MOMENTS * written
     if times is not None and found.step_s is not None and saved is not None:
         ratio = times.train_high_s / times.train_s if times.train_high_s else 1.0
         stop_s = found.step_s * ratio + saved / SHARED_BYTES_PER_S
@@ -217,7 +221,7 @@ def _part(
         high_s=times.high_s if times is not None else None,
         stop_s=stop_s,
         memory_bytes=found.memory.high_bytes if on_cpu and found.memory is not None else None,
-        disk_bytes=None if saved is None else 4 * saved,  # three checkpoints for a moment, a result
+        disk_bytes=None if saved is None else read + 4 * saved,  # three checkpoints for a moment
         unknown=found.unknown,
     )
 

@@ -109,7 +109,7 @@ done
 
 if [ -n "$SET_UP" ]; then
   if ! { printf '%s\n' "$HF_HUB_CACHE"; cat plan.yaml; } | cmp -s - .fetched; then
-    say "4. Downloading what the plan has on the model hub, into $HF_HUB_CACHE"
+    say "4. Looking for models and data of the hub (cache: $HF_HUB_CACHE)"
     "$RUN" -P -m advisor.export.bundle.fetch plan.yaml || exit $?
     { printf '%s\n' "$HF_HUB_CACHE"; cat plan.yaml; } >.fetched
   fi

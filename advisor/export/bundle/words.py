@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from advisor.plan.model import Plan
 ARCHIVE = ".tar.gz"
 SCRIPT = "run.sh"
 COPY_HERE = "COPY_HERE.sha256"
+WIDTH = 78  # of what is said on the screen and in comments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,3 +174,14 @@ def _short(path: Path, here: Path) -> str:
     short = os.path.relpath(path, here)
     # scp and tar take '-a' for options and 'a:b' for another machine.
     return f"./{short}" if short.startswith("-") or ":" in short else short
+
+
+def wrapped(lines: Iterable[str]) -> list[str]:
+    """The lines, none wider than a screen; what goes on is set further in."""
+    wrapped: list[str] = []
+    for line in lines:
+        inner = line[: len(line) - len(line.lstrip())] + "    "
+        wrapped += textwrap.wrap(
+            line, WIDTH, subsequent_indent=inner, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return wrapped

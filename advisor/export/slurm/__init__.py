@@ -7,9 +7,10 @@ from typing import Literal
 from advisor.export.exporter import Wanted
 
 NAME = "slurm"
-HELP = "job.sbatch in a bundle, for a Slurm cluster"
+HELP = "job.sbatch in a bundle; slurm:h100 names the cluster's GPU"
 TAKES: Literal["plan", "run"] = "plan"
 NEEDS: tuple[str, ...] = ()
+VARIANTS = True
 
 
 def export(wanted: Wanted) -> int:
@@ -17,4 +18,4 @@ def export(wanted: Wanted) -> int:
     from advisor.export.bundle.job import write_job
     from advisor.export.slurm.script import slurm_job
 
-    return write_job(wanted, slurm_job)
+    return write_job(wanted, lambda needs: slurm_job(needs, wanted.variant or None))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from advisor.export.bundle.needs import UNKNOWN_GRACE_S, Needs, why_online
-from advisor.export.bundle.words import SCRIPT, Job
+from advisor.export.bundle.words import SCRIPT, Job, wrapped
+from advisor.ground.errors import InputError
 from advisor.ground.units import MIB, format_duration
 from advisor.ground.version import __version__
 from advisor.plan.write import plan_digest
@@ -17,19 +18,31 @@ from advisor.plan.write import plan_digest
 FILE = "job.sbatch"
 BODY = "job.sh"
 MOST_SIGNAL_S = 65535  # sbatch(1), --signal
-WIDTH = 78
+GPU_TYPE = re.compile(r"[\w.-]+")
 
 
-def slurm_job(needs: Needs) -> Job:
-    """The job of a plan, with what it asks for and what only its user knows."""
+def slurm_job(needs: Needs, gpu_type: str | None = None) -> Job:
+    """The job of a plan, with what it asks for and what only its user knows.
+
+    Args:
+        gpu_type: What the cluster calls the GPU; None: not known, so that any is given.
+
+    Raises InputError for what cannot be such a name.
+    """
+    if gpu_type is not None and (not needs.gpus or not GPU_TYPE.fullmatch(gpu_type)):
+        raise InputError(
+            f"'{gpu_type}' cannot be a GPU of the job" if needs.gpus else "the plan uses no GPU",
+            where=f"--to slurm:{gpu_type}",
+            allowed="letters, digits and _ . -, as `sinfo -o %G` shows them between two colons",
+        )
     about = _about(needs)
-    missing = _missing(needs)
+    missing = _missing(needs, gpu_type)
     lines = [*about, "Not known here, and yours to give where your cluster asks for it:"]
     lines += [f"  {line}" for line in missing]
     return Job(
         ending="slurm",
-        files={FILE: _script(needs, about, missing)},
-        about=_wrapped(lines),
+        files={FILE: _script(needs, gpu_type, about, missing)},
+        about=wrapped(lines),
         where="On the cluster, in a folder that all its machines share",
         is_copied=True,
         commands=(
@@ -68,17 +81,18 @@ def _about(needs: Needs) -> list[str]:
     return [*about, *(f"Note: {note}" for note in needs.notes)]
 
 
-def _missing(needs: Needs) -> list[str]:
+def _missing(needs: Needs, gpu_type: str | None) -> list[str]:
     """What only the user of the cluster knows, and how it is given."""
     missing = [
         f"partition   sbatch --partition=NAME {FILE}, or SBATCH_PARTITION; else the default one",
         f"account     sbatch --account=NAME {FILE}, or SBATCH_ACCOUNT; else your default one",
     ]
-    if needs.gpus:
+    if needs.gpus and gpu_type is None:
         missing.append(
             f"GPU type    sbatch --gpus-per-node=TYPE:{needs.gpus} {FILE}; `sinfo -o %G` lists the"
             " cluster's names; without one, any GPU is given"
         )
+    if needs.gpus:
         missing.append(
             f"memory      sbatch --mem=64G {FILE}; for each machine; else the cluster's default"
         )
@@ -88,7 +102,9 @@ def _missing(needs: Needs) -> list[str]:
     return missing
 
 
-def _script(needs: Needs, about: Iterable[str], missing: Iterable[str]) -> str:
+def _script(
+    needs: Needs, gpu_type: str | None, about: Iterable[str], missing: Iterable[str]
+) -> str:
     head = [
         f"Trains plan.yaml (finetune-advisor {__version__}). In this folder, which all machines of"
         " the job must share:",
@@ -104,8 +120,8 @@ def _script(needs: Needs, about: Iterable[str], missing: Iterable[str]) -> str:
         " 5 (training failed) once; all others never.",
         "Save and end for good: scancel --batch --signal=INT JOB",
     ]
-    lines = ["#!/bin/bash", *(f"# {line}".rstrip() for line in _wrapped(head))]
-    lines += [f"#SBATCH {option}" for option in _options(needs)]
+    lines = ["#!/bin/bash", *(f"# {line}".rstrip() for line in wrapped(head))]
+    lines += [f"#SBATCH {option}" for option in _options(needs, gpu_type)]
     body = Path(__file__).with_name(BODY).read_text("utf-8")
     about_run, run = _run(needs)
     online = why_online(needs.plan)
@@ -116,7 +132,7 @@ def _script(needs: Needs, about: Iterable[str], missing: Iterable[str]) -> str:
     return "\n".join([*lines, body.replace("@OFFLINE@", offline)])
 
 
-def _options(needs: Needs) -> list[str]:
+def _options(needs: Needs, gpu_type: str | None) -> list[str]:
     plan = needs.plan
     options = [
         # With the digest: another job of this name waits until this one has ended.
@@ -127,7 +143,8 @@ def _options(needs: Needs) -> list[str]:
         f"--cpus-per-task={needs.cores}",
     ]
     if needs.gpus:
-        options.append(f"--gpus-per-node={needs.gpus}")
+        kind = f"{gpu_type}:" if gpu_type is not None else ""
+        options.append(f"--gpus-per-node={kind}{needs.gpus}")
     if needs.memory_bytes is not None:
         options.append(f"--mem={-(-needs.memory_bytes // MIB)}M")
     if needs.limit_s is not None:
@@ -181,14 +198,3 @@ def _clock(seconds: int) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _wrapped(lines: Iterable[str]) -> list[str]:
-    """The lines, none wider than a screen; what goes on is set further in."""
-    wrapped: list[str] = []
-    for line in lines:
-        inner = line[: len(line) - len(line.lstrip())] + "    "
-        wrapped += textwrap.wrap(
-            line, WIDTH, subsequent_indent=inner, break_long_words=False, break_on_hyphens=False
-        ) or [""]
-    return wrapped

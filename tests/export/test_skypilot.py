@@ -1,0 +1,216 @@
+"""A plan as a task of SkyPilot: what it rents, where the run is kept, and what is started again."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from advisor.commands.export import export
+from advisor.export.bundle.needs import plan_needs
+from advisor.export.skypilot.accelerators import gpu_of
+from advisor.export.skypilot.task import skypilot_job
+from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.skypilot import skypilot_accelerators
+from advisor.plan.read import read_plan
+from advisor.probe.catalogue import load_catalogue
+from tests.export.jobs import TASKS, write_project
+
+TWO_MACHINES = "{device: cuda, processes: 8, nodes: 2, strategy: fsdp}"
+# An environment that holds skypilot: its packages do not go with those of the trainers.
+SKY_PYTHON = os.environ.get("ADVISE_SKYPILOT_PYTHON", "")
+
+
+def job_of(plan, name=None):
+    """The task of a plan file."""
+    return skypilot_job(plan_needs(read_plan(plan), plan, gpu=gpu_of(name) if name else None), name)
+
+
+def task_of(plan, name=None):
+    """The task as its file says."""
+    return yaml.safe_load(job_of(plan, name).files["sky.yaml"])
+
+
+def test_one_machine_keeps_its_run_in_a_bucket(tmp_path):
+    """Any of SkyPilot's names of the GPU will do; 75 is the code that is started again."""
+    task = task_of(write_project(tmp_path, launch="{device: cuda, processes: 4}"))
+    assert task["num_nodes"] == 1
+    assert task["resources"]["accelerators"] == {"H100": 4, "H100-SXM": 4}
+    assert task["resources"]["job_recovery"] == {
+        "max_restarts_on_errors": 0, "recover_on_exit_codes": [75],
+    }  # fmt: skip
+    assert task["file_mounts"]["/runs"] == {"name": "${RUNS_BUCKET}", "mode": "MOUNT_CACHED"}
+    assert task["envs"]["RUNS_BUCKET"].startswith("shop-")
+    assert task["setup"] == "bash run.sh --set-up"
+    assert "volumes" not in task
+
+
+def test_several_machines_keep_their_run_on_a_volume(tmp_path):
+    """A bucket does not show to one machine at once what another has written."""
+    job = job_of(write_project(tmp_path, launch=TWO_MACHINES))
+    task, volume = (yaml.safe_load(job.files[name]) for name in ("sky.yaml", "volume.yaml"))
+    assert task["num_nodes"] == 2
+    assert task["volumes"] == {"/runs": "${RUNS_VOLUME}"}
+    assert "file_mounts" not in task
+    assert volume["name"] == task["envs"]["RUNS_VOLUME"]
+    assert volume["config"] == {"access_mode": "ReadWriteMany"}
+    assert job.commands[0].startswith("sky volumes apply volume.yaml")
+
+
+def test_tasks_are_launched_one_by_one(tmp_path):
+    """Each is a job of its own, with a run folder of its own."""
+    job = job_of(write_project(tmp_path, data=TASKS))
+    (line,) = job.commands
+    sky = tmp_path / "sky"
+    sky.write_text('#!/bin/bash\nprintf "%s|" "$@" >>"$LOG"; echo >>"$LOG"\n')
+    sky.chmod(0o755)
+    log = tmp_path / "log"
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-c", line], env={"PATH": path, "LOG": str(log)}, check=True)
+    assert log.read_text().splitlines() == [
+        f"jobs|launch|-d|-y|-n|shop-{name}|--env|TASK={name}|sky.yaml|" for name in ("legal", "hr")
+    ]
+    trained = Machine(tmp_path / "machine", job.files["sky.yaml"]).start([0], TASK="hr")
+    assert trained.calls[0].endswith("plan.yaml --output RUNS/shop-hr --only hr")
+
+
+def test_a_plan_for_the_processor_rents_cores_and_memory(tmp_path):
+    """No accelerator is asked for."""
+    resources = task_of(write_project(tmp_path, model="base", launch="{device: cpu}"))["resources"]
+    assert "accelerators" not in resources
+    assert resources["cpus"].endswith("+")
+    assert resources["memory"].endswith("+")
+
+
+def test_every_name_stands_for_gpus_of_the_catalogue():
+    """The list holds no GPU that rules/hardware/ does not have."""
+    named = [gpu for ids in skypilot_accelerators().values() for gpu in ids]
+    assert len(named) > 50
+    assert set(named) <= set(load_catalogue())
+
+
+def test_another_gpu_may_be_named_and_is_then_estimated(tmp_path):
+    """--to skypilot:L40S."""
+    path = write_project(tmp_path)
+    job = job_of(path, "L40S")
+    assert job.facts["accelerators"] == {"L40S": 1}
+    assert "1 x L40S at $" in " ".join(job.about)
+
+
+def test_a_gpu_without_a_name_is_an_error_that_names_the_nearest(tmp_path):
+    """So is a name that SkyPilot does not have, and a GPU of another vendor."""
+    path = write_project(tmp_path)
+    with pytest.raises(InputError, match=r"launch\.device is cuda"):
+        job_of(path, "MI300X")
+    path.write_text(path.read_text().replace("H100 SXM", "RTX 3080"))
+    with pytest.raises(InputError, match=r"has no RTX 3080\n.*by memory: RTX\d+, "):
+        job_of(path)
+    found = CliRunner().invoke(export, [str(path), "--to", "skypilot:H10"])
+    assert isinstance(found.exception, AdviseError)
+    assert "did you mean 'H100'?" in str(found.exception)
+    found = CliRunner().invoke(
+        export, [str(path), "--to", "skypilot:rtx3090", "--out", str(tmp_path / "made")]
+    )
+    assert found.exit_code == 0, found.output
+    assert (tmp_path / "made" / ".skyignore").is_file()
+    assert "  sky jobs launch sky.yaml" in found.stderr
+
+
+class Machine:
+    """The `run` of a task in a folder, where the training ends with the codes that it is given."""
+
+    def __init__(self, folder, text):
+        self.folder = folder
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        (folder / "RUNS").mkdir()
+        python = folder / ".venv" / "bin" / "python"
+        python.write_text(
+            '#!/bin/bash\necho "$*" >>calls.log\n[ -z "${STEP:-}" ] || eval "$STEP"\n'
+            "code=$(head -n 1 codes)\nsed -i 1d codes\nexit $code\n"
+        )
+        python.chmod(0o755)
+        self.script = yaml.safe_load(text)["run"].replace("/runs/", "RUNS/")
+
+    def start(self, codes, **environment):
+        """The same job, from its start."""
+        (self.folder / "codes").write_text("".join(f"{code}\n" for code in codes))
+        (self.folder / "calls.log").unlink(missing_ok=True)
+        done = subprocess.run(
+            ["bash", "-c", self.script], cwd=self.folder, check=False, capture_output=True,
+            env={"PATH": os.environ["PATH"], "SKYPILOT_TASK_ID": "sky-managed-1", **environment},
+        )  # fmt: skip
+        self.code = done.returncode
+        self.calls = (self.folder / "calls.log").read_text().splitlines()
+        return self
+
+
+@pytest.fixture
+def machine(tmp_path):
+    path = write_project(tmp_path / "project")
+    return Machine(tmp_path / "machine", job_of(path).files["sky.yaml"])
+
+
+@pytest.mark.parametrize("code", [0, 2, 3, 4, 6, 70])
+def test_what_would_only_fail_again_keeps_its_code(machine, code):
+    """SkyPilot starts a job again for 75 alone."""
+    assert machine.start([code]).code == code
+    assert len(machine.calls) == 1
+
+
+@pytest.mark.parametrize("code", [130, 75, 137, 143])
+def test_what_was_stopped_asks_to_be_started_again_while_it_gets_further(machine, code):
+    """Three starts in a row without a further step end it with the code of the training."""
+    step = "mkdir -p RUNS/shop; echo row >>RUNS/shop/metrics.jsonl"
+    assert [machine.start([code], STEP=step).code for _ in range(3)] == [75] * 3
+    assert [machine.start([code]).code for _ in range(3)] == [75, 75, code]
+
+
+def test_a_failed_training_is_tried_once_more(machine):
+    """Also where another machine goes on with it."""
+    assert (machine.start([5, 0]).code, len(machine.calls)) == (0, 2)
+    assert (machine.start([5]).code, len(machine.calls)) == (5, 1)
+
+
+def test_a_trial_has_a_run_folder_of_its_own(machine):
+    """--env MAX_STEPS=10."""
+    machine.start([0], MAX_STEPS="10")
+    assert machine.calls[0].endswith("--output RUNS/shop-trial --max-steps 10")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not SKY_PYTHON, reason="ADVISE_SKYPILOT_PYTHON names no Python with skypilot")
+@pytest.mark.parametrize(
+    ("launch", "data", "name"),
+    [
+        ("{device: cuda, processes: 4}", None, None),
+        (TWO_MACHINES, None, None),
+        ("{device: cuda}", TASKS, "A100-80GB"),
+        ("{device: cpu}", None, None),
+    ],
+)
+def test_skypilot_reads_the_file(tmp_path, monkeypatch, launch, data, name):
+    """sky.Task.from_yaml finds no fault, and reads what was meant; so does a shell's linter."""
+    job = job_of(write_project(tmp_path, launch=launch, data=data), name)
+    for file, text in job.files.items():
+        (tmp_path / file).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "import sky; t = sky.Task.from_yaml('sky.yaml');"
+        " print(t.num_nodes, [(r.accelerators, r.job_recovery['recover_on_exit_codes'])"
+        " for r in t.resources])"
+    )
+    found = subprocess.run([SKY_PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith(f"{job.facts['nodes']} [")
+    assert found.stdout.count("[75]") == max(1, len(job.facts["accelerators"]))
+    for one, count in job.facts["accelerators"].items():
+        assert f"{{'{one}': {count}}}" in found.stdout
+    if shutil.which("shellcheck"):
+        script = tmp_path / "run"
+        script.write_text("#!/bin/bash\n" + yaml.safe_load(job.files["sky.yaml"])["run"])
+        assert (
+            subprocess.run(["shellcheck", script], check=False, stdout=sys.stderr).returncode == 0
+        )
