@@ -11,7 +11,7 @@ from pathlib import Path
 from advisor.ground.disk import DISK, TEMPORARY
 from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
 from advisor.ground.files import PLAN_FILE, write_atomically
-from advisor.ground.types import Hardware
+from advisor.ground.types import DDP, Hardware
 from advisor.ground.version import __version__
 from advisor.launch.base_paths import correct_record, write_configs
 from advisor.launch.folder import RunFolder, is_done, now
@@ -31,6 +31,7 @@ from advisor.plan.record import (
     STOPPED,
     Adjustment,
     ErrorRecord,
+    LaunchRecord,
     MachineRecord,
     RunRecord,
     StageRecord,
@@ -82,6 +83,7 @@ def new_record(
         stages=tuple(
             _stage_record(entry, old, expected[entry.name], run.folder) for entry in run.entries
         ),
+        launch=_launch_record(run, old),
         max_steps=max_steps,
         judge=judge,
         resolved=old.resolved if old else {},
@@ -112,6 +114,25 @@ def _content_digests(run: PlanRun, old: RunRecord | None) -> Mapping[str, str]:
     if old is not None and old.content_digests and old.digests == run.digests:
         return old.content_digests
     return run.inputs.content_digests()
+
+
+def _launch_record(run: PlanRun, old: RunRecord | None) -> LaunchRecord:
+    """What is known before the stages that are left are trained."""
+    launch = run.plan.launch
+    now = LaunchRecord(
+        strategy=(launch.strategy or DDP) if launch.world_size > 1 else None,
+        processes=launch.processes,
+        nodes=launch.nodes,
+    )
+    same = (
+        old is not None
+        and old.launch is not None
+        and (
+            (old.launch.strategy, old.launch.processes, old.launch.nodes)
+            == (now.strategy, now.processes, now.nodes)
+        )
+    )
+    return old.launch if same and old is not None and old.launch is not None else now
 
 
 def _stage_record(
@@ -195,6 +216,7 @@ class RecordKeeper:
             self.record,
             resolved={**self.record.resolved, name: result.resolved},
             versions={**self.record.versions, **result.versions},
+            launch=(self.record.launch or LaunchRecord()).with_stage(result.launch),
         )
         self._judge()
         if following is not None:

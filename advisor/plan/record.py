@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -208,6 +209,34 @@ class RewardRecord(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchRecord(JsonObject):
+    """How the processes of a run shared the work."""
+
+    strategy: Annotated[str | None, "ddp or fsdp; null: one process"] = None
+    processes: Annotated[int, "on each machine"] = 1
+    nodes: Annotated[int, "machines"] = 1
+    sharded_tensors: Annotated[
+        int | None, "parameters of which each process held a part; null: not trained yet"
+    ] = None
+    peak_gib_per_rank: Annotated[
+        tuple[float, ...], "peak memory of each process, as `measured` counts it"
+    ] = ()
+
+    def with_stage(self, other: LaunchRecord | None) -> LaunchRecord:
+        """The whole run's, once a further stage is known: the most of all stages."""
+        if other is None:
+            return self
+        if not self.peak_gib_per_rank:
+            return other
+        pairs = zip_longest(self.peak_gib_per_rank, other.peak_gib_per_rank, fillvalue=0.0)
+        return replace(
+            other,
+            sharded_tensors=max(self.sharded_tensors or 0, other.sharded_tensors or 0),
+            peak_gib_per_rank=tuple(max(pair) for pair in pairs),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome(JsonObject):
     """What a trained stage came to."""
 
@@ -220,6 +249,7 @@ class Outcome(JsonObject):
         float | None, "seconds of the attempt that finished it, with evaluation"
     ] = None
     measured: Annotated[Measured | None, "memory and time"] = None
+    launch: Annotated[LaunchRecord | None, "how its processes shared the work", OMIT_NULL] = None
     times: Annotated[Times | None, "the whole time, by its parts", OMIT_NULL] = None
     data: Annotated[DataCounts | None, "the rows"] = None
     evaluation: Annotated[Evaluation | None, "before and after; null: not compared"] = None
@@ -319,6 +349,9 @@ class RunRecord(JsonObject):
     model: Annotated[str | None, "the model as the plan names it"] = None
     license: Annotated[str | None, "licence of the model, if it is known", OMIT_NULL] = None
     stages: Annotated[tuple[StageRecord, ...], "one per stage and task, in order"]
+    launch: Annotated[
+        LaunchRecord | None, "how processes share the work; the peaks are of all stages", OMIT_NULL
+    ] = None
     max_steps: Annotated[int | None, "the limit of a trial run; null: the whole run"] = None
     judge: Annotated[bool, "whether the result is compared with the base"] = True
     resolved: Annotated[

@@ -45,7 +45,7 @@ def store(tmp_path):
 def look(store, **keys):
     """(the step of the checkpoint to use, what was said)."""
     said = []
-    found = store.newest(said.append, requires=NEEDED, **keys)
+    found = store.newest(said.append, **{"requires": NEEDED, **keys})
     return found and found.step, said
 
 
@@ -143,7 +143,7 @@ def test_a_few_damaged_ones_are_kept(store):
         ({"parts": {"base_model": "b", "rows": "x"}}, "the rows have changed"),
         ({"parts": {"base_model": "x", "rows": "r"}}, "the base model has changed"),
         ({"parts": {"base_model": "b", "rows": "r", "start": "s"}}, "the stage starts from has"),
-        ({"processes": 2}, "written by 1 process, this run has 2"),
+        ({"divided": True}, "each process held all of the model when it was written"),
     ],
 )
 def test_checkpoints_of_something_else_stay_until_a_new_one_is_complete(store, changed, reason):
@@ -160,6 +160,15 @@ def test_checkpoints_of_something_else_stay_until_a_new_one_is_complete(store, c
     write(other, 6)
     assert names(other) == ["checkpoint-6"]
     assert look(other) == (6, [])
+
+
+def test_any_number_of_processes_goes_on_and_is_told(store):
+    """The checkpoint needs the files of those that wrote it, and the difference is said."""
+    two = replace(store, dependencies=replace(PARTS, processes=2))
+    step, said = look(two, requires=lambda count: NEEDED[:count])
+    assert step == 6
+    assert "written by 1 process, this run has 2" in said[0]
+    assert "same rows" in said[0]
 
 
 def test_it_never_says_from_the_beginning_and_goes_on(store):

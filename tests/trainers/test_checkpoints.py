@@ -8,7 +8,7 @@ from trainers.frame.checkpoint_store import CheckpointStore, Dependencies
 from trainers.frame.files import keep_value, kept_value
 
 
-def test_a_missing_random_state_is_never_replaced(tmp_path):
+def test_a_missing_random_state_is_never_replaced(monkeypatch, tmp_path):
     """Loading a checkpoint without the random state of this process is an error, not other random
     numbers.
     """
@@ -17,7 +17,8 @@ def test_a_missing_random_state_is_never_replaced(tmp_path):
     assert checkpoints.load_random_state(tmp_path, 1) == {"rank": 1}
     assert {path.name for path in tmp_path.iterdir()} == set(checkpoints.random_state_files(2))
     trainer = checkpoints.SafeCheckpoints()
-    trainer.args = type("Arguments", (), {"process_index": 2})()
+    trainer.args = type("Arguments", (), {"process_index": 2, "seed": 1})()
+    monkeypatch.setattr(checkpoints, "process_count", lambda: 2)
     with pytest.raises(MachineNotReady, match="has no random state of process 2"):
         trainer._load_rng_state(str(tmp_path))
 

@@ -38,6 +38,7 @@ REPLACED: Final = f"{TEMPORARY}replaced-"
 KEPT = 2  # complete checkpoints, and as many damaged ones
 SHOWN_FILES = 3
 EARLIER = "earlier version"
+DIVIDED, PROCESSES = "divided", "processes"
 CHANGED = {  # what a person calls a part that is not as it was
     EARLIER: "an earlier version of advise wrote it, without checksums",
     "base_model": "the base model has changed",
@@ -47,6 +48,7 @@ CHANGED = {  # what a person calls a part that is not as it was
 }
 
 Say = Callable[[str], None]
+Needs = Sequence[str] | Callable[[int], Sequence[str]]
 
 
 def fingerprint(value: Any) -> str:
@@ -60,16 +62,14 @@ class Dependencies:
 
     parts: Mapping[str, str]  # name -> digest: rows, base model, ...
     settings: Mapping[str, Any] = field(default_factory=dict)  # as they can be shown
-    processes: int = 1
+    processes: int = 1  # of this run; a checkpoint of any other number can be gone on from
+    divided: bool = False  # each process holds a part of the model
 
     @property
     def depends_on(self) -> dict[str, str]:
         """Name of the part -> digest."""
-        return {
-            **self.parts,
-            "settings": fingerprint(self.settings),
-            "processes": str(self.processes),
-        }
+        divided = {DIVIDED: "true"} if self.divided else {}
+        return {**self.parts, "settings": fingerprint(self.settings), **divided}
 
     def differences(self, record: Mapping[str, Any]) -> list[str]:
         """What is not as it was when a checkpoint was written, in words; none: it can be used."""
@@ -79,11 +79,13 @@ class Dependencies:
         changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         found = []
         for key in changed:
-            if key == "processes":
-                count = int(before[key]) if str(before.get(key, "")).isdigit() else 1
+            if key == PROCESSES:  # an earlier version of advise asked for the same number
+                continue
+            if key == DIVIDED:
+                had, has = ("a part", "all") if key in before else ("all", "a part")
                 found.append(
-                    f"it was written by {count} process{'es' if count != 1 else ''}, this run has"
-                    f" {self.processes}: rows and random numbers are shared out differently"
+                    f"each process held {had} of the model when it was written, and holds {has} of"
+                    " it in this run (launch.strategy)"
                 )
             elif key == "settings":
                 found += self._changed_settings(record) or ["the settings have changed"]
@@ -270,7 +272,7 @@ class CheckpointStore:
     # ---------------------------------------------------------------- reading
 
     def newest(
-        self, say: Say = lambda _: None, *, repair: bool = True, requires: Sequence[str] = ()
+        self, say: Say = lambda _: None, *, repair: bool = True, requires: Needs = ()
     ) -> Checkpoint | None:
         """The newest checkpoint that this run can go on from, verified; None: begin at the start.
 
@@ -280,7 +282,8 @@ class CheckpointStore:
             say: Takes each message.
             repair: Move damaged ones aside and remove what a killed run left. Only the process that
                 writes does; the others find what it left, and need not verify it again.
-            requires: Files that every checkpoint must have.
+            requires: Files that every checkpoint must have; or those that one of so many processes
+                must have.
 
         Raises MachineNotReady if a damaged one cannot be moved.
         """
@@ -304,7 +307,10 @@ class CheckpointStore:
                     say(f"{path.name} {said}{self._move_aside(path.name)}")
                 continue
             self._say_unused(others, say)
-            for line in self._other_versions(path.name, record):
+            for line in (
+                *self._other_versions(path.name, record),
+                *self._other_processes(path.name, record),
+            ):
                 say(line)
             return Checkpoint(path=path, record=record)
         self._say_unused(others, say)
@@ -363,10 +369,11 @@ class CheckpointStore:
             raise Damaged(f"is damaged ({COMPLETE} is that of step {record.get('step')})")
         return record
 
-    def _verify(self, path: Path, record: Mapping[str, Any], requires: Sequence[str]) -> None:
+    def _verify(self, path: Path, record: Mapping[str, Any], requires: Needs) -> None:
         """Raise Damaged if a file is not what was written, or is not there."""
         listed = record["files"]
-        faults = [f"{name} is missing" for name in requires if name not in listed]
+        needed = requires(_written_by(record)) if callable(requires) else requires
+        faults = [f"{name} is missing" for name in needed if name not in listed]
         for folder, files in ((path, listed), (self.folder, record["beside"])):
             for name, content in files.items():
                 faults += filter(None, [self._fault(folder / name, name, content)])
@@ -417,6 +424,16 @@ class CheckpointStore:
             verb = "is" if len(names) == 1 else "are"
             say(f"{' and '.join(sorted(names))} {verb} not used: {reason}")
 
+    def _other_processes(self, name: str, record: Mapping[str, Any]) -> list[str]:
+        count = _written_by(record)
+        if count == self.dependencies.processes:
+            return []
+        return [
+            f"{name} was written by {count} process{'es' if count != 1 else ''}, this run has"
+            f" {self.dependencies.processes}: each step has the same rows as before; random numbers"
+            " (dropout) are others from here on"
+        ]
+
     def _other_versions(self, name: str, record: Mapping[str, Any]) -> list[str]:
         before = record.get("versions")
         changed = (
@@ -434,6 +451,12 @@ class CheckpointStore:
             f"{name} was written with other versions of libraries ({', '.join(changed)}): the run"
             " goes on from it, and may differ slightly from one that was never stopped"
         ]
+
+
+def _written_by(record: Mapping[str, Any]) -> int:
+    """How many processes wrote a checkpoint."""
+    count = record.get(PROCESSES, 1)
+    return count if isinstance(count, int) else 1
 
 
 def disk_refused(folder: Path, error: SafetensorError) -> MachineNotReady:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
 from advisor.ground.progress import waiting
 from advisor.plan.record import SavedFile
+from trainers.frame import sharded_state
 from trainers.frame.checkpoint_store import CheckpointStore, disk_refused
 from trainers.frame.experts import own_router_settings
-from trainers.frame.machine import is_main_process, wait_for_all
+from trainers.frame.machine import is_main_process, process_count, wait_for_all
 from trainers.frame.optimizer_states import (
     is_projector,
     is_quantised,
@@ -34,6 +34,7 @@ from trainers.frame.optimizer_states import (
     quantised_parts,
 )
 from trainers.frame.result_files import put_result
+from trainers.frame.sharding import sharded_tensors, whole_prompt, whole_weights
 from trainers.frame.starts import load_plain, save_plain, started_layers
 
 STATE = "training_state"
@@ -116,7 +117,7 @@ class SafeCheckpoints:
     """A mixin for transformers' Trainer: saves and loads what a run needs to resume, without
     pickle.
 
-    Sharded runs (DeepSpeed, FSDP) keep the formats of their own engines.
+    Of a model that is divided among processes, each writes its part (sharded_state.py).
     """
 
     model: Any
@@ -126,19 +127,17 @@ class SafeCheckpoints:
     args: Any
     state: Any
     processing_class: Any
-    is_deepspeed_enabled: bool
     is_fsdp_enabled: bool
     checkpoint_store: CheckpointStore  # set before training
     _writes_into: str | None = None  # the folder that stands for output_dir while one is saved
 
-    @property
-    def _sharded(self) -> bool:
-        return self.is_deepspeed_enabled or self.is_fsdp_enabled
-
-    def _inherited(self, method: str) -> Callable[[str | None], None]:
-        """A method of the trainer that this mixin is put in front of."""
-        found: Callable[[str | None], None] = getattr(super(), method)
-        return found
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights in plain layout; of a divided model put together, one by one."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+            return
+        weights = whole_weights(self.model, trained_only=hasattr(self.model, "peft_config"))
+        self._save(output_dir, state_dict=weights)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the weights alone, in plain layout: no training_args.bin, and no look-up of the
@@ -156,7 +155,9 @@ class SafeCheckpoints:
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Read the weights that `_save` wrote."""
         found = self.accelerator.unwrap_model(model or self.model, keep_torch_compile=False)
-        if started_layers(found):
+        if self.is_fsdp_enabled:
+            sharded_state.load_weights(found, Path(resume_from_checkpoint))
+        elif started_layers(found):
             load_plain(found, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
@@ -183,37 +184,39 @@ class SafeCheckpoints:
         """Write nothing: the run's report describes the model."""
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._sharded:
-            self._inherited("_save_optimizer_and_scheduler")(output_dir)
+        folder = Path(output_dir)
+        if self.is_fsdp_enabled:
+            optimizer = sharded_state.save_divided(self.model, self.optimizer, folder)
         elif self.args.should_save:
+            optimizer = self.optimizer.state_dict()
+        if self.args.should_save:
             scaler = getattr(self.accelerator, "scaler", None)
             value = {
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "scheduler": self.lr_scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
             }
-            save_state(Path(output_dir), STATE, value)
+            save_state(folder, STATE, value)
 
     def _save_scaler(self, output_dir: str) -> None:
-        if self._sharded:
-            self._inherited("_save_scaler")(output_dir)
+        """Nothing: it is part of the state above."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        if self._sharded:
-            self._inherited("_load_optimizer_and_scheduler")(checkpoint)
-            return
-        value = load_state(Path(checkpoint), STATE)
-        load_optimizer(self.optimizer, value["optimizer"])
+        folder = Path(checkpoint)
+        value = load_state(folder, STATE)
+        if self.is_fsdp_enabled:
+            sharded_state.load_optimizer(self.model, self.optimizer, folder, value["optimizer"])
+        else:
+            load_optimizer(self.optimizer, value["optimizer"])
         self.lr_scheduler.load_state_dict(value["scheduler"])
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is not None and value["scaler"] is not None:
             scaler.load_state_dict(value["scaler"])
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        if self._sharded:
-            self._inherited("_load_scaler")(checkpoint)
+        """Nothing: it is part of the state above."""
 
     def _save_rng_state(self, output_dir: str) -> None:
         os.makedirs(output_dir, exist_ok=True)
@@ -221,10 +224,10 @@ class SafeCheckpoints:
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            restore_random_states(load_random_state(Path(checkpoint), self.args.process_index))
+            load_random_states(Path(checkpoint), self.args.process_index, seed=self.args.seed)
 
 
-def random_state_name(rank: int) -> str:
+def random_state_name(rank: int | str) -> str:
     """The name, without endings, of the random states of one process in a checkpoint."""
     return f"random_state_{rank}"
 
@@ -248,6 +251,21 @@ def load_random_state(checkpoint: Path, rank: int) -> Any:
             hint="remove this checkpoint: the same command then resumes from the one before it",
         )
     return value
+
+
+def load_random_states(checkpoint: Path, rank: int, *, seed: int) -> None:
+    """Set the generators of one process as they were; anew from the seed, the checkpoint's step
+    and the process if another number of processes wrote the checkpoint.
+
+    Raises MachineNotReady if its states are not there.
+    """
+    if len(list(checkpoint.glob(f"{random_state_name('*')}.json"))) == process_count():
+        restore_random_states(load_random_state(checkpoint, rank))
+        return
+    from transformers import set_seed
+
+    step = int(checkpoint.name.rpartition("-")[2])
+    set_seed((seed + 7919 * step + 104_729 * rank) % 2**32)  # any large primes
 
 
 def random_states() -> dict[str, Any]:
@@ -292,7 +310,7 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
     if isinstance(model, PeftModel) and started_layers(model):
         save_plain(model, folder, state_dict=state_dict)
         return
-    with own_router_settings(model):
+    with own_router_settings(model), whole_prompt(model, state_dict or {}):
         model.save_pretrained(str(folder), state_dict=state_dict, **extra)
     (folder / "README.md").unlink(missing_ok=True)  # a template that PEFT leaves empty
 
@@ -300,16 +318,20 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
 def save_result(model: Any, tokenizer: Any, folder: Path) -> dict[str, SavedFile]:
     """Write the trained adapter or model with its tokenizer (chat template included) into the
     stage's folder, each file whole or not at all; the files, with their sizes and hashes. Call it
-    in every process of the run: the main one writes, and the others know no files.
+    in every process of the run: the main one writes, and the others know no files. The weights of a
+    divided model are put together first, by all of them.
 
     Raises MachineNotReady if the disk does not take it.
     """
+    is_divided = sharded_tensors(model) > 0
+    is_module = hasattr(model, "peft_config")
+    weights = whole_weights(model, trained_only=is_module) if is_divided else None
     if not is_main_process():
         return {}
     unfinished = folder / ".saving"
     try:
         DISK.remove(unfinished)
-        save_weights(model, unfinished)
+        save_weights(model, unfinished, state_dict=weights)
         tokenizer.save_pretrained(str(unfinished))
         # A model that scores has no generation settings.
         if getattr(model, "generation_config", None) is not None:

@@ -2,8 +2,8 @@
 or renamed changes nothing, other weights in the same file do.
 
 Versions of libraries are no part: after an upgrade the checkpoints are used, and a message says so.
-Nor is how an optimizer step is cut into micro-batches: its rows are the same, unless they are
-grouped by length.
+Nor is how an optimizer step is cut into micro-batches, by one process or several: its rows are the
+same, unless they are grouped by length.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from advisor.plan.record_files import read_record
 from trainers.frame.checkpoint_store import Dependencies
 from trainers.frame.job import Job
 from trainers.frame.machine import process_count
+from trainers.frame.sharding import is_sharded
 
 # Keys of the stage that change no number of a run beyond rounding, or whose files are parts of
 # their own.
@@ -68,7 +69,8 @@ def dependencies(
         **{key: value for key, value in asdict(job.entry.stage).items() if key not in LEFT_OUT},
         **_grouping(job),
         **options,
-        "effective_batch_size": job.stage.effective_batch_size,
+        # On all processes together: their number may change between two attempts.
+        "effective_batch_size": job.stage.effective_batch_size * processes,
         "steps": steps,
         "template": job.plan.template,
     }
@@ -79,6 +81,7 @@ def dependencies(
         parts={name: digest[:16] for name, digest in parts.items()},
         settings=settings,
         processes=processes,
+        divided=is_sharded(job),
     )
 
 

@@ -31,6 +31,7 @@ from trainers.frame.files import make_folder
 from trainers.frame.job import Job
 from trainers.frame.optimizer_states import as_evaluated
 from trainers.frame.out_of_memory import EVALUATING, in_halves, now
+from trainers.frame.sharding import is_sharded, put_whole, whole_parameters
 from trainers.frame.types import Model, Trainer
 from trainers.prepare.sequences import lengths
 
@@ -150,6 +151,8 @@ class HeldOutCurve:
         groups: The rows of each micro-batch.
         inputs: Some rows as `loss` takes them, for a micro-batch that does not fit into memory;
             None: that is an error.
+        beside: Micro-batches that this process computes without counting them, since each forward
+            pass of a divided model needs all processes.
     """
 
     def __init__(
@@ -167,8 +170,9 @@ class HeldOutCurve:
         writes: bool = True,
         groups: Sequence[Sequence[Any]] = (),
         inputs: Callable[[Trainer, Sequence[Any]], Any] | None = None,
+        beside: int = 0,
     ) -> None:
-        self.groups, self.inputs = groups, inputs
+        self.groups, self.inputs, self.beside = groups, inputs, beside
         self.trainer, self.plan, self.batches, self.loss = trainer, plan, batches, loss
         self.steps, self.of_rows, self.folder = steps, of_rows, folder
         self.keeps_best, self.patience, self.writes = keeps_best, patience, writes
@@ -205,6 +209,8 @@ class HeldOutCurve:
                 followed(self.batches, "held-out loss", unit="micro-batches")
             )
         ]
+        for _ in range(self.beside):  # the others put a divided model together for theirs
+            self.loss(self.trainer, next(batch for batch in self.batches if batch is not None))
         now.doing = before
         restore_random_states(states)
         totals = add_up_processes(self.trainer, sums)
@@ -213,8 +219,10 @@ class HeldOutCurve:
         self.last_step, self.last_loss = step, loss
         if loss < self.best_loss:
             self.best_step, self.best_loss, self.waited = step, loss, 0
-            if self.keeps_best and self.writes:
-                self._save_best(step)
+            if self.keeps_best:
+                weights = whole_parameters(trained_parameters(self.trainer.model))
+                if self.writes:
+                    self._save_best(step, weights)
         else:
             self.waited += 1
         if self.patience is not None and self.waited >= self.patience and step < self.steps:
@@ -300,7 +308,7 @@ class HeldOutCurve:
             if path not in kept:
                 path.unlink(missing_ok=True)
 
-    def _save_best(self, step: int) -> None:
+    def _save_best(self, step: int, weights: Mapping[str, Any]) -> None:
         """Write what is trained. A run that is killed later resumes from a checkpoint whose best
         step may be an earlier one, so that one's weights stay, too.
 
@@ -313,13 +321,7 @@ class HeldOutCurve:
         path = self._file(step)
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
         try:
-            save_file(
-                {
-                    name: parameter.detach().cpu().contiguous()
-                    for name, parameter in trained_parameters(self.trainer.model)
-                },
-                temporary,
-            )
+            save_file({name: one.contiguous() for name, one in weights.items()}, temporary)
             DISK.sync(temporary)
             DISK.rename(temporary, path)
             DISK.sync(self.folder)
@@ -333,16 +335,14 @@ class HeldOutCurve:
 
     def load_best(self, model: Model) -> None:
         """Put the weights of the best step back into the model."""
-        import torch
         from safetensors.torch import load_file
 
         if not self.keeps_best or self.best_step in (None, self.last_step):
             return
         assert self.best_step is not None
         kept = load_file(self._file(self.best_step))
-        with torch.no_grad():
-            for name, parameter in trained_parameters(model):
-                parameter.copy_(kept[name])
+        for name, parameter in trained_parameters(model):
+            put_whole(parameter, kept[name])
 
     # ---------------------------------------------------------------- in words
 
@@ -488,6 +488,8 @@ def make_curve(
     states = random_states()
     groups = micro_batches(held_out(holdout, limit=plan.rows), stage.micro_batch_size)
     own = trainer.args.process_index
+    if is_sharded(job) and len(groups) < world:  # each process has one at least
+        groups = micro_batches(held_out(holdout, limit=plan.rows), 1)
     batches = [
         inputs(trainer, group) if place % world == own else None
         for place, group in enumerate(groups)
@@ -505,6 +507,9 @@ def make_curve(
         patience=stage.early_stopping,
         writes=writes,
         groups=groups,
+        beside=-(-len(groups) // world) - sum(batch is not None for batch in batches)
+        if is_sharded(job)
+        else 0,
         # What the reference model says was measured before the training, and cannot be any more.
         inputs=None if getattr(trainer, "precompute_ref_logps", False) else inputs,
     )

@@ -33,6 +33,7 @@ from trainers.frame.model_files import (
     check_loaded,
     reading,
 )
+from trainers.frame.sharding import connect, is_sharded, one_reads_for_all, reads_once
 from trainers.frame.starts import moves_base
 from trainers.frame.stored import written_out
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
@@ -154,6 +155,10 @@ def quantization_config(job: Job) -> Any | None:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=stage.double_quantization is not False,
             bnb_4bit_compute_dtype=getattr(torch, stage.weights_dtype),
+            # Only packed weights that are stored as floats can be divided among processes.
+            bnb_4bit_quant_storage=getattr(
+                torch, stage.weights_dtype if is_sharded(job) else "uint8"
+            ),
         )
     if stage.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -195,7 +200,11 @@ def load_base(
     options |= extra
     if source == job.base_model and job.plan.revision:
         options["revision"] = job.plan.revision
-    options |= placement(device)
+    is_read_once = reads_once(job)
+    if is_read_once:
+        connect(device)
+    else:
+        options |= placement(device)
     # A head that scores or classifies may be new; everything else has to be in the files.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     check_files(source, partial(base_faults, writes=head != "SequenceClassification"))
@@ -219,7 +228,7 @@ def load_base(
     if kept is not None:
         return kept
     try:
-        with reading(source):
+        with reading(source), one_reads_for_all(job):
             model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
                 source, **options
             )
@@ -227,7 +236,7 @@ def load_base(
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
     check_loaded(model, info, source)
     check_generation(model, source)
-    if "device_map" not in options:
+    if "device_map" not in options and not is_read_once:
         model = model.to(device)
     model = silence_routers(keep_weights_unpacked(model))
     fuse_layers(model, job, device)

@@ -13,7 +13,7 @@ from trainers.frame.checkpoint_store import CheckpointStore, fingerprint
 from trainers.frame.checkpoints import random_state_files
 from trainers.frame.depends_on import dependencies
 from trainers.frame.job import Job, label
-from trainers.frame.machine import is_main_process, process_count, wait_for_all
+from trainers.frame.machine import is_main_process, wait_for_all
 from trainers.frame.metrics_file import cut_metrics, last_elapsed_s, unreadable_lines
 from trainers.frame.telling import say
 from trainers.prepare import Prepared
@@ -33,8 +33,7 @@ def last_checkpoint(job: Job, store: CheckpointStore) -> tuple[Path, Mapping[str
 
     shown, found = is_main_process(), None
     if shown:
-        requires = random_state_files(process_count())
-        found = store.newest(said, requires=requires)
+        found = store.newest(said, requires=random_state_files)
     wait_for_all()
     if not shown:
         found = store.newest(repair=False)

@@ -22,6 +22,7 @@ from trainers.frame.pass_through import (
     type_faults,
     without_effect,
 )
+from trainers.frame.sharding import shard_on_cpu
 from trainers.frame.types import Device
 from trainers.updates import Update
 
@@ -374,6 +375,7 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
     # nn.DataParallel, which TRL refuses, and under which a plan's batch size means another one.
     if getattr(config, "n_gpu", 1) > 1:
         config._n_gpu = 1
+    shard_on_cpu(config)
     return config
 
 

@@ -10,6 +10,7 @@ from trainers.frame.experts import choose_balance, returning_routers
 from trainers.frame.job import Job
 from trainers.frame.make_optimizer import put_own
 from trainers.frame.objective import Objective
+from trainers.frame.sharding import exact_gradients, sharding_arguments
 from trainers.frame.telling import tell
 from trainers.frame.types import Device, Model, Tokenizer
 from trainers.prepare.sequences import flattened
@@ -51,6 +52,7 @@ class TrainerBuilder(NamedTuple):
         from trainers.frame.loading import unquantised_parameters
 
         arguments = settings.training_arguments(job, self.device, steps=steps)
+        arguments |= sharding_arguments(job, self.model)
         if not save:
             arguments["save_strategy"] = "no"
         continues = isinstance(self.model, PeftModel)
@@ -83,6 +85,7 @@ class TrainerBuilder(NamedTuple):
                 " routed experts",
             )
         tell(job, balance.said)
+        exact_gradients(trainer)
         if not continues:
             started = self.update.start(
                 job.stage,

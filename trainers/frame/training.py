@@ -18,6 +18,7 @@ from trainers.frame import checkpoints, optimizers
 from trainers.frame.held_out_curve import SHORT_RUN, HeldOutCurve, asks_for_curve, make_curve
 from trainers.frame.job import TRAIN as TRAIN_ALONE
 from trainers.frame.job import Job, label
+from trainers.frame.launch_record import launch_record
 from trainers.frame.loaded_stage import BuiltStage
 from trainers.frame.machine import MemoryMeter, is_main_process
 from trainers.frame.optimizer_states import end_training
@@ -63,6 +64,7 @@ def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
     enter(job, TRAINING)
     _run_steps(built, resume)
     measured = measurement(loaded.memory, callback, trainer.all_tokens())
+    launch = launch_record(job, trainer.model, loaded.memory)
     parts.begin(AFTER, text=SAVING_ALONE if job.part == TRAIN_ALONE else None)
     enter(job, SAVING)
     if curve is not None:
@@ -82,6 +84,7 @@ def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
         loss_first=callback.losses[0] if callback.losses else None,
         loss_last=callback.losses[-1] if callback.losses else None,
         measured=measured,
+        launch=launch,
         data=loaded.data.counts(),
         held_out=curve.record() if curve is not None else None,
         rewards=rewards or None,

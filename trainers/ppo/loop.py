@@ -23,6 +23,7 @@ from trainers.evaluation.saved_result import check_saved
 from trainers.frame import checkpoints, settings, stopping
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.job import JUDGE, TRAIN, Job, label
+from trainers.frame.launch_record import launch_record
 from trainers.frame.loaded_stage import rows_at_once
 from trainers.frame.machine import is_main_process, wait_for_all
 from trainers.frame.out_of_memory import SAVING, TRAINING, enter
@@ -140,7 +141,7 @@ def train_updates(
     run.store, run.evaluator = store, evaluator
     first = 0
     if resume is not None:
-        load_checkpoint(resume[0], ppo)
+        load_checkpoint(resume[0], ppo, seed=job.stage.seed)
         first = resume[1]["step"]
     if run.shown:
         _, dropped = cut_metrics(run.metrics, stage=job.stage.name, task=job.task, after=first)
@@ -178,6 +179,7 @@ def save_policy(loaded: LoadedPPO, run: PPORun) -> tuple[Any, StageResult]:
     enter(job, SAVING)
     resolved = resolved_settings(loaded)
     policy = plain_policy(ppo)
+    launch = launch_record(job, policy, loaded.memory)
     with waiting("saving the result"):
         files = checkpoints.save_result(policy, loaded.tokenizer, job.output)
     lines = stage_lines(run.metrics, stage=job.stage.name, task=job.task)
@@ -192,6 +194,7 @@ def save_policy(loaded: LoadedPPO, run: PPORun) -> tuple[Any, StageResult]:
         loss_last=run.lines[-1]["loss"] if run.lines else None,
         reward_first=run.lines[0]["reward"] if run.lines else None,
         reward_last=run.lines[-1]["reward"] if run.lines else None,
+        launch=launch,
         data=loaded.data.counts(),
         rewards=rewards or None,
         checks=(*checks, *rounding_checks(job)),

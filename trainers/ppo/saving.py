@@ -9,11 +9,10 @@ from pathlib import Path
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.checkpoints import (
     STATE,
-    load_random_state,
+    load_random_states,
     load_state,
     random_state_name,
     random_states,
-    restore_random_states,
     save_state,
 )
 from trainers.frame.machine import is_main_process, process_rank, wait_for_all
@@ -63,8 +62,14 @@ def _save_trained(place: Path, ppo: PPO) -> None:
     save_state(place, STATE, value)
 
 
-def load_checkpoint(place: Path, ppo: PPO) -> None:
-    """Put everything back as it was when the checkpoint was written."""
+def load_checkpoint(place: Path, ppo: PPO, *, seed: int) -> None:
+    """Put everything back as it was when the checkpoint was written.
+
+    Args:
+        place: The checkpoint.
+        ppo: What is trained.
+        seed: The stage's, for random numbers if another number of processes wrote it.
+    """
     import torch
 
     weights, value = load_state(place, "weights"), load_state(place, STATE)
@@ -76,4 +81,4 @@ def load_checkpoint(place: Path, ppo: PPO) -> None:
     if ppo.scaler is not None and value["scaler"] is not None:
         ppo.scaler.load_state_dict(value["scaler"])
     ppo.kl_coefficient.value = value["kl_coef"]
-    restore_random_states(load_random_state(place, process_rank()))
+    load_random_states(place, process_rank(), seed=seed)

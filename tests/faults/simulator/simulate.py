@@ -20,7 +20,7 @@ from unittest import mock
 from advisor.ground import files
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.types import Hardware
-from advisor.launch import prepare, run
+from advisor.launch import call, prepare, run
 from advisor.launch.record_keeper import RecordKeeper
 from advisor.launch.trainer_process import Ended
 from advisor.plan import read
@@ -270,17 +270,18 @@ def light_launcher() -> Iterator[None]:
     """
     gpus = SimpleNamespace(why="", gpus=(), environment={}, server={})
     checked = SimpleNamespace(gpus=gpus, profiles={}, disk_need_bytes=0, warnings=(), needs=())
+    enough = SimpleNamespace(faults=(), warnings=(), on=lambda _: enough)
     stubs = {
-        "run_preflight": lambda *_, **__: checked,
         "plan_shape": lambda *_: None,
         "expect_stage": lambda *_, **__: Expected(),
-        "check_memory": lambda *_, **__: SimpleNamespace(faults=(), warnings=()),
+        "check_memory": lambda *_, **__: enough,
         "measured_need": lambda *_, **__: None,
         "device_hardware": lambda *_: MACHINE,
     }
     with ExitStack() as stack:
         for name, stub in stubs.items():
             stack.enter_context(mock.patch.object(run, name, stub))
+        stack.enter_context(mock.patch.object(call, "run_preflight", return_value=checked))
         stack.enter_context(mock.patch.object(futures, "ThreadPoolExecutor", OneThread))
         stack.enter_context(mock.patch.object(prepare, "read_plan", plan_in))
         yield

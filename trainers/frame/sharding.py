@@ -1,0 +1,228 @@
+"""A model of which every process holds a part: FSDP2 through transformers' own arguments.
+
+Each block of the model (its own `_no_split_modules`) is a unit: its weights are put together for
+its forward and backward pass, and its gradients are divided among the processes at once. Blocks
+that are computed again are those of transformers' gradient checkpointing, which, unlike
+accelerate's, computes dropout again as it was.
+
+On CUDA that is what transformers does by itself. On the CPU accelerate turns FSDP into plain data
+parallelism without a word; `shard_on_cpu` is the one place that prevents it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from advisor.ground.errors import InputError
+from advisor.ground.types import FSDP
+from trainers.frame.job import Job
+from trainers.frame.machine import is_main_process, process_count
+from trainers.frame.types import Device, Model
+
+
+def is_sharded(job: Job) -> bool:
+    """Whether every process of the stage holds a part of the model."""
+    return job.plan.launch.strategy == FSDP and process_count() > 1
+
+
+# --------------------------------------------------------------------------- before training
+
+
+def connect(device: Device) -> None:
+    """Connect the processes, which transformers does only with its arguments: a base that one
+    process reads for all has to know of the others before.
+    """
+    from accelerate import PartialState
+
+    PartialState(cpu=device.type == "cpu")
+
+
+@contextmanager
+def one_reads_for_all(job: Job) -> Iterator[None]:
+    """Inside, `from_pretrained` reads weights in the first process of each machine alone; the
+    others get memory that nothing is written to. accelerate then sends each process its part.
+
+    Not for quantised weights, which transformers quantises in every process.
+    """
+    if not reads_once(job):
+        yield
+        return
+    names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # what transformers asks
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "true"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def reads_once(job: Job) -> bool:
+    """Whether one process of a machine reads the base for all of them."""
+    return is_sharded(job) and job.stage.quantization is None
+
+
+def block_classes(model: Model) -> list[str]:
+    """The classes of the model's blocks that it has, as it names them itself.
+
+    Raises InputError for a model that names none.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    there = {type(module).__name__ for module in base.modules()}
+    named = sorted(there & set(getattr(base, "_no_split_modules", None) or ()))
+    if not named:
+        raise InputError(
+            f"{type(base).__name__} does not say which of its modules are blocks, so it cannot be"
+            " divided among several processes",
+            where="launch.strategy",
+            allowed="strategy: ddp",
+        )
+    return named
+
+
+def sharding_arguments(job: Job, model: Model) -> dict[str, Any]:
+    """What transformers' arguments say of FSDP2; {} if the stage is not sharded."""
+    if not is_sharded(job):
+        return {}
+    return {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "transformer_layer_cls_to_wrap": block_classes(model),
+            "reshard_after_forward": True,
+            "cpu_offload": job.plan.launch.offload,
+            "cpu_ram_efficient_loading": reads_once(job),
+            "state_dict_type": "SHARDED_STATE_DICT",
+        },
+    }
+
+
+def shard_on_cpu(config: Any) -> None:
+    """Let accelerate shard on the CPU. It knows FSDP for accelerators alone, and takes several CPU
+    processes for plain data parallelism, whatever the arguments say. Call it between making the
+    arguments and making the trainer.
+    """
+    if not getattr(config, "fsdp", None) or not config.use_cpu:
+        return
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    assert config.device.type == "cpu"  # the state is made when the device is asked for
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def exact_gradients(trainer: Any) -> None:
+    """Let gradients be added up in float32, and leave what the model returns as it is.
+
+    accelerate would add them up, and return logits, in the 16 bits that the blocks compute in;
+    with ddp, whose weights are float32 under mixed precision, neither happens.
+    """
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    policy = getattr(plugin, "mixed_precision_policy", None)
+    if plugin is None or policy is None:
+        return
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(
+        param_dtype=policy.param_dtype, reduce_dtype=torch.float32
+    )
+
+
+# --------------------------------------------------------------------------- looking at it
+
+
+def sharded_tensors(model: Model) -> int:
+    """How many of the model's parameters are divided among the processes."""
+    if process_count() == 1:
+        return 0
+    from torch.distributed.tensor import DTensor
+
+    return sum(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def whole(tensor: Any) -> Any:
+    """The whole of a tensor that may be divided, in every process. Call it in all of them."""
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(tensor, DTensor):
+        return tensor
+    device = tensor.device_mesh.device_type
+    return (tensor if tensor.device.type == device else tensor.to(device)).full_tensor()
+
+
+@contextmanager
+def whole_prompt(model: Model, weights: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, a prefix of the model, which PEFT computes once more to save it, has whole weights.
+
+    Args:
+        model: In the process that saves.
+        weights: What `whole_weights` returned.
+    """
+    import torch
+
+    swapped: list[tuple[Any, str, Any]] = []
+    encoder = getattr(model, "prompt_encoder", None) if weights else None
+    for place, module in encoder.named_modules() if encoder is not None else ():
+        for name, one in list(module.named_parameters(recurse=False)):
+            whole_one = weights[".".join(filter(None, ("prompt_encoder", place, name)))]
+            swapped.append((module, name, one))
+            module._parameters[name] = torch.nn.Parameter(whole_one, one.requires_grad)
+    try:
+        yield
+    finally:
+        for module, name, one in swapped:
+            module._parameters[name] = one
+
+
+def whole_weights(model: Model, *, trained_only: bool) -> Mapping[str, Any]:
+    """Name -> weight of the model, whole and on the host, in the main process; {} in the others.
+    Call it in all of them: one weight after another is put together.
+
+    Args:
+        trained_only: Leave out frozen ones.
+    """
+    found: dict[str, Any] = {}
+    seen: dict[int, Any] = {}  # tied weights stay one tensor
+    for name, one in model.state_dict(keep_vars=True).items():
+        if trained_only and not one.requires_grad:
+            continue
+        if id(one) not in seen:
+            value = whole(one.detach())
+            seen[id(one)] = value.cpu() if is_main_process() else None
+        found[name] = seen[id(one)]
+    return found if is_main_process() else {}
+
+
+def whole_parameters(parameters: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Name -> value of parameters, whole and on the host, in the main process; {} in the others.
+    Call it in all of them.
+    """
+    found = {}
+    for name, parameter in parameters:
+        value = whole(parameter.detach())
+        if is_main_process():
+            found[name] = value.cpu()
+    return found
+
+
+def put_whole(parameter: Any, value: Any) -> None:
+    """Give a parameter, or the part of it that this process holds, the whole value that every
+    process has.
+    """
+    import torch
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    with torch.no_grad():
+        if isinstance(parameter, DTensor):
+            device = torch.device(parameter.device_mesh.device_type)
+            value = distribute_tensor(
+                value.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None
+            )
+        parameter.copy_(value)
