@@ -24,6 +24,7 @@ from advisor.methods.families import families as families_of_models
 from advisor.methods.links import link_file
 from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
+from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
 from advisor.other_tools.checking.findings import general_rules
 from advisor.other_tools.openai_job.service import openai_service
@@ -126,6 +127,9 @@ SHIPPED = {
     ),
     "families of models": (
         "families.yaml", "    usual:", "    usaul:", "usual", families_of_models.__wrapped__
+    ),
+    "strategies": (
+        "strategies.yaml", "    instead:", "    insted:", "instead", strategies.__wrapped__
     ),
     "trainers": (
         "trainers/torchtune.yaml", "  fused_norms:", "  fused_norm:", "fused_norms",

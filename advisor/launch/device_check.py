@@ -7,11 +7,15 @@ from dataclasses import replace
 
 from advisor.ground.errors import Fault
 from advisor.ground.types import Gpu, Hardware
+from advisor.ground.units import format_gib
 from advisor.launch.gpus import lacks_bfloat16
 from advisor.methods import update
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.smaller import key_path
+
+VISIBLE = "CUDA_VISIBLE_DEVICES (ROCm: HIP_VISIBLE_DEVICES)"
+ALIKE = 0.02  # of the memory: boards of one kind report a little more or less
 
 
 def device_missing(plan: Plan, hardware: Hardware) -> Fault | None:
@@ -35,18 +39,35 @@ def device_missing(plan: Plan, hardware: Hardware) -> Fault | None:
                 " the CPU: --set launch.device=cpu (much slower)"
             ),
         )
-    if processes > len(hardware.gpus):
+    there = len(hardware.gpus)
+    if processes > there:
+        each = " on each machine" if plan.launch.nodes > 1 else ""
         return Fault(
+            where="launch.processes",
             what=(
-                f"the plan wants {processes} processes, one per GPU, and"
-                f" {len(hardware.gpus)} can be used here"
+                f"the plan wants {processes} processes{each}, one per GPU, and {there} can be used"
+                f" here: {processes - there} too few"
             ),
-            hint=(
-                f"--set launch.processes={len(hardware.gpus)}, or check CUDA_VISIBLE_DEVICES"
-                " (ROCm: HIP_VISIBLE_DEVICES)"
-            ),
+            hint=f"{VISIBLE} may hide some",
         )
     return None
+
+
+def differing_gpus(plan: Plan, chosen: Sequence[Gpu]) -> str:
+    """A warning where the GPUs of one training are not alike; empty where they are, or one trains
+    alone.
+    """
+    sizes = [gpu.memory_total_bytes for gpu in chosen]
+    names = list(dict.fromkeys(gpu.name for gpu in chosen))
+    known = [size for size in sizes if size is not None]
+    uneven = bool(known) and min(known) < (1 - ALIKE) * max(known)
+    if plan.launch.processes < 2 or (len(names) < 2 and not uneven):
+        return ""
+    held = f" with {format_gib(min(known))}" if known else ""
+    return (
+        f"the GPUs of this run are not alike ({', '.join(names)}): every process needs the same"
+        f" memory, so the smallest{held} decides what fits, and the slowest sets the pace"
+    )
 
 
 def device_faults(plan: Plan, hardware: Hardware, chosen: Sequence[Gpu] = ()) -> list[Fault]:

@@ -5,21 +5,23 @@ model and data can be read, the disk has room.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.files import free_bytes
 from advisor.ground.hub_cache import hub_cache
 from advisor.ground.resources import method_roots
-from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.ground.types import DataProfile, Hardware, ModelShape, as_free_now
 from advisor.ground.units import format_gib
 from advisor.launch.base_check import base_faults, base_folder
 from advisor.launch.data_check import check_data
-from advisor.launch.device_check import device_faults, dtype_faults
+from advisor.launch.device_check import VISIBLE, device_faults, differing_gpus, dtype_faults
 from advisor.launch.disk_check import cache_faults, more_disk, place_faults
 from advisor.launch.expected import disk_need, sum_known
+from advisor.launch.fewer_gpus import on_fewer
 from advisor.launch.generation_server import server_faults
 from advisor.launch.gpus import ChosenGpus, choose_gpus
 from advisor.launch.harness_check import HarnessCheck, check_harness
@@ -86,6 +88,7 @@ def run_preflight(
         *loading_faults(todo, shape),
         *benchmarks.bad,
         *launch_faults(plan),
+        *_rows_for_processes(plan, todo, data.profiles),
     ]
     chosen = choose_gpus(plan, todo, hardware, os.environ)
     bad += dtype_faults(todo, chosen.gpus)
@@ -107,7 +110,7 @@ def run_preflight(
         *package_faults(hardware, quantized=any(map(_quantizes, todo))),
         *optimizer_package_faults(todo),
         *tracker_faults(plan),
-        *device_faults(plan, hardware, chosen.gpus),
+        *_device_faults(plan, plan_path, todo, shape, hardware, chosen, data.profiles),
         *kernel_faults(plan, todo, chosen.gpus, shape),
         *place_faults(run, need),
         *benchmarks.lacking,
@@ -127,9 +130,50 @@ def run_preflight(
     return PreflightResult(
         gpus=chosen,
         profiles=data.profiles,
-        warnings=tuple(data.warnings),
+        warnings=(*data.warnings, *filter(None, [differing_gpus(plan, chosen.gpus)])),
         needs=(*_needs_in_words(models, run, need), *benchmarks.needs),
     )
+
+
+def _rows_for_processes(
+    plan: Plan, todo: Sequence[Entry], profiles: Mapping[str, DataProfile]
+) -> Iterable[Fault]:
+    """Stages with fewer rows than there are processes, which could not be shared out."""
+    processes = plan.launch.world_size
+    for entry in todo:
+        profile = profiles.get(entry.data.path)
+        if processes < 2 or profile is None:
+            continue
+        rows = round(profile.rows * (1 - entry.stage.holdout))
+        if rows < processes:
+            yield Fault(
+                where=f"stage {entry.name}",
+                what=f"{rows} rows to train on cannot be shared by {processes} processes",
+                allowed="at least one row for each",
+                hint="more rows, or --set launch.processes=1 --set launch.strategy=null",
+            )
+
+
+def _device_faults(
+    plan: Plan,
+    plan_path: Path,
+    todo: Sequence[Entry],
+    shape: ModelShape | None,
+    hardware: Hardware,
+    chosen: ChosenGpus,
+    profiles: Mapping[str, DataProfile],
+) -> list[Fault]:
+    """What keeps the processes from their devices; of a plan for more GPUs than there are, what it
+    would take here.
+    """
+    found = device_faults(plan, hardware, chosen.gpus)
+    usable = hardware.kind == plan.launch.device and hardware.gpus and plan.launch.nodes == 1
+    if not usable or plan.launch.processes <= len(hardware.gpus) or not todo:
+        return found
+    here = on_fewer(plan, todo, shape, as_free_now(hardware), profiles)
+    command = f"advise run {shlex.quote(str(plan_path))} {here.settings}; {VISIBLE} may hide some"
+    hint = command if here.settings else found[0].hint
+    return [replace(found[0], allowed=here.words, hint=hint), *found[1:]]
 
 
 def _needs_in_words(models: Sequence[ModelNeed], run: Path, need: int | None) -> Iterable[str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.ground.errors import nearest
-from advisor.ground.types import FSDP
 from advisor.ground.vllm import url_fault
 from advisor.methods.kernels import ATTENTIONS, needs_gpu
 from advisor.methods.rewards import LIST as REWARDS
@@ -19,6 +18,7 @@ from advisor.methods.rewards import reward_faults
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.push_record import LONGEST_NAME, repository
+from advisor.plan.sharing_checks import sharing_faults
 
 Place = tuple[str | int, ...]
 SENT_TO_VLLM = ("lora", "full")  # updates whose weights a running vLLM server can take
@@ -46,7 +46,9 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
     launch = data.get("launch")
     _check_server(launch.get("vllm") if isinstance(launch, dict) else None, stages, report)
     if isinstance(launch, dict):
-        _check_strategy(launch, report)
+        for fault in sharing_faults(launch, stages):
+            place = ("launch", fault.key)
+            report(place, fault.text, fault.allowed, fault.hint, key=fault.at_key)
         for index, stage in enumerate(stages):
             if (
                 isinstance(stage, dict)
@@ -60,27 +62,6 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
                     f" {launch.get('device', 'cpu')}",
                     "here: sdpa, eager, auto",
                 )
-
-
-def _check_strategy(launch: dict[str, Any], report: Raise) -> None:
-    """Report keys of several processes that have no effect."""
-    alone = launch.get("processes", 1) == 1 and launch.get("nodes", 1) == 1
-    if launch.get("strategy") is not None and alone:
-        report(
-            ("launch", "strategy"),
-            "`strategy` has no effect: there is one process",
-            "",
-            "remove it, or set processes",
-            key=True,
-        )
-    if launch.get("offload") is True and launch.get("strategy") != FSDP:
-        report(
-            ("launch", "offload"),
-            "`offload` has an effect with `strategy: fsdp` alone",
-            "",
-            "remove it, or set strategy: fsdp",
-            key=True,
-        )
 
 
 def _check_benchmarks(evaluation: Any, stages: list[Any], report: Raise) -> None:

@@ -163,4 +163,5 @@ def device_hardware(plan: Plan, hardware: Hardware, gpus: Sequence[Gpu] = ()) ->
     """
     if plan.launch.device == "cpu":
         return replace(hardware, kind="cpu", gpus=())
+    hardware = replace(hardware, machines=plan.launch.nodes)
     return replace(hardware, gpus=tuple(gpus)) if gpus else hardware
