@@ -46,7 +46,7 @@ MinJobAge=3600
 GresTypes=gpu
 """
 NODE = """\
-NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=3000 \
+NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={mib} \
 Gres=gpu:h100:2 State=UNKNOWN
 """
 
@@ -74,9 +74,10 @@ class Cluster:
         """The configuration, with ports that are free now."""
         user, host = getpass.getuser(), socket.gethostname().partition(".")[0]
         ports = free_ports(1 + len(self.nodes))
+        mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 * 3 // 4
         text = CONFIGURATION.format(folder=self.folder, host=host, port=ports[0], user=user)
         for name, port in zip(self.nodes, ports[1:], strict=True):
-            text += NODE.format(name=name, host=host, port=port, cpus=os.cpu_count())
+            text += NODE.format(name=name, host=host, port=port, cpus=os.cpu_count(), mib=mib)
             (self.folder / f"spool-{name}").mkdir()
         text += f"PartitionName=main Nodes={','.join(self.nodes)} Default=YES State=UP\n"
         (self.folder / "state").mkdir()
@@ -122,9 +123,11 @@ class Cluster:
             check=False,
         )  # fmt: skip
         if found.returncode:
-            raise subprocess.CalledProcessError(
+            error = subprocess.CalledProcessError(
                 found.returncode, command, found.stdout, found.stderr
             )
+            error.add_note(found.stderr)
+            raise error
         return found.stdout
 
     def submit(self, folder: Path, *arguments: str) -> str:
@@ -136,7 +139,7 @@ class Cluster:
         text = self.call("scontrol", "show", "job", "-o", number)
         return dict(pair.partition("=")[::2] for pair in text.split() if "=" in pair)
 
-    def ended(self, number: str, *, within_s: float = 300) -> dict[str, str]:
+    def ended(self, number: str, *, within_s: float = 600) -> dict[str, str]:
         """The job, once it has ended."""
         going = {"PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "SUSPENDED"}
         wait(lambda: self.job(number)["JobState"] not in going, within_s=within_s)

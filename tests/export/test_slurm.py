@@ -97,6 +97,12 @@ def test_a_plan_that_no_run_starts_is_refused_with_the_words_of_the_run(tmp_path
         job_of(path)
 
 
+def test_a_plan_for_an_apple_gpu_is_refused(tmp_path):
+    """No scheduler has one."""
+    with pytest.raises(InputError, match="for an Apple GPU"):
+        job_of(write_project(tmp_path, launch="{device: mps}"))
+
+
 def test_the_command_writes_a_bundle_with_its_job(tmp_path, monkeypatch):
     """--json says what was written and what is not known; the screen has the four commands."""
     write_project(tmp_path, launch=TWO_MACHINES)
@@ -223,6 +229,17 @@ def test_a_signal_to_the_job_reaches_the_training_and_its_code_counts(tmp_path, 
     assert cluster.submit(0, array=1, STEP=step).returncode == 130
     assert cluster.log("scancel") == ["--signal=TERM 12_1"]
     assert cluster.log("scontrol") == queued
+
+
+def test_a_run_that_another_process_still_holds_is_tried_again_later(tmp_path, script):
+    """A machine that Slurm has lost may still train. Nothing is started beside it."""
+    cluster = Cluster(tmp_path, script)
+    (cluster.folder / "runs" / "shop").mkdir(parents=True)
+    (cluster.folder / "runs" / "shop" / ".lock").touch()
+    cluster.command("flock", "exit 1")
+    assert [cluster.submit(0).returncode for _ in range(3)] == [75] * 3
+    assert cluster.log("srun") == []
+    assert cluster.log("scontrol") == ["requeue 14"] * 2
 
 
 def test_a_trial_has_a_run_folder_of_its_own(tmp_path, script):

@@ -14,7 +14,7 @@ from advisor.estimate import cost_estimate, estimate
 from advisor.estimate.time import weights_bytes
 from advisor.estimate.types import Estimate, RunSpec
 from advisor.estimate.whole_time import WITH_MOMENTS
-from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.types import DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.ground.units import GIB, format_duration, format_usd
 from advisor.plan.entries import Entry, entries
@@ -156,6 +156,15 @@ def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> Needs:
     Raises InputError for a plan that `advise run` would not start.
     """
     faults = launch_faults(plan)
+    if plan.launch.device == "mps":
+        faults.append(
+            Fault(
+                where="launch.device",
+                what="the plan is for an Apple GPU, and no scheduler has one",
+                allowed="device: cuda, rocm or cpu",
+                hint="make the plan for the GPU it will run on: advise --gpu NAME",
+            )
+        )
     if faults:
         raise InputError(faults=faults)
     hardware, notes = plan_hardware(plan, gpu, is_elsewhere=True)

@@ -62,11 +62,11 @@ if [ -f COPY_HERE.sha256 ]; then
 fi
 
 say "2. Checking this machine"
-case "${SET_UP:-$DEVICE}" in
+case "$DEVICE" in
   cuda)
-    command -v nvidia-smi >/dev/null || fail "the plan is for an NVIDIA GPU, and nvidia-smi is not here" \
+    [ -n "$SET_UP" ] || command -v nvidia-smi >/dev/null || fail "the plan is for an NVIDIA GPU, and nvidia-smi is not here" \
       "install the NVIDIA driver, or start a machine that has one"
-    nvidia-smi -L >&2 || fail "the NVIDIA driver does not answer" "see what \`nvidia-smi\` says" ;;
+    [ -n "$SET_UP" ] || nvidia-smi -L >&2 || fail "the NVIDIA driver does not answer" "see what \`nvidia-smi\` says" ;;
   rocm)
     [ -n "${ADVISE_PYTHON:-}" ] || fail "for an AMD GPU the environment is made by hand" \
       "install PyTorch for ROCm and advise/${WHEEL}[train], then ADVISE_PYTHON=/path/python bash run.sh" ;;

@@ -21,7 +21,7 @@ if [ -f "$notes" ]; then read -r failed stuck <"$notes"; fi
 while :; do
   before=$(rows)
   code=0
-  .venv/bin/python -P -m advisor run plan.yaml --output "$RUN" "$@" || code=$?
+  "${ADVISE_PYTHON:-.venv/bin/python}" -P -m advisor run plan.yaml --output "$RUN" "$@" || code=$?
   if [ "$(rows)" -gt "$before" ]; then stuck=0; else stuck=$((stuck + 1)); fi
   if [ "$code" = 5 ]; then failed=$((failed + 1)); fi
   echo "$failed $stuck" >"$notes"

@@ -44,6 +44,9 @@ rows() { if [ -f "$RUN/metrics.jsonl" ]; then wc -l <"$RUN/metrics.jsonl"; else 
 before=$(rows)
 if [ -n "$asked" ]; then
   code=130 # asked to stop while it was set up
+elif [ -f "$RUN/.lock" ] && ! flock --timeout 300 "$RUN/.lock" true; then
+  say "$RUN is still at work elsewhere, such as on a machine that Slurm has lost sight of"
+  code=75
 else
   # One process on each machine starts the others. It ends them, too, and all return one code.
   srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \

@@ -1,0 +1,298 @@
+"""An exported job on a real Slurm: two machines on the loopback, real trainings on the processor.
+
+`python -m pytest -n0 -m long tests/export/test_slurm_real.py`; skipped where Slurm is not installed.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from advisor.export.bundle.build import make_bundle
+from advisor.export.bundle.needs import plan_needs
+from advisor.export.slurm.script import slurm_job
+from advisor.plan.read import read_plan
+from tests.export.jobs import write_rows
+from tests.export.slurm_cluster import kill, missing_programs, running_cluster, wait
+
+MISSING = missing_programs()
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        bool(MISSING),
+        reason=f"{', '.join(MISSING)} not found: apt install slurmctld slurmd slurm-client munge",
+    ),
+]
+LONG_S = 600  # on a busy machine a training needs a minute to start
+ROOT = Path(__file__).resolve().parent.parent.parent
+SAFETENSORS = "stages/*/adapter_model.safetensors"
+PLAN = """\
+version: 1
+name: shop
+model: {model}
+{data}
+stages:
+  - name: sft
+    objective: sft
+    update: lora
+    micro_batch_size: 2
+    grad_accum: 1
+    max_steps: {steps}
+    save_steps: 20
+    learning_rate: 0.001
+    gradient_checkpointing: false
+launch: {launch}
+"""
+ONE = 'data: {path: "the rows.jsonl"}'
+TWO_TASKS = """\
+tasks:
+  - name: legal
+    data: {path: "the rows.jsonl"}
+  - name: hr
+    data: {path: hr.jsonl}"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with running_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        cluster.environment |= {
+            "ADVISE_PYTHON": sys.executable,
+            "PYTHONPATH": str(ROOT),
+            "ADVISE_RUNS": "off",
+            "OMP_NUM_THREADS": "1",
+        }
+        yield cluster
+
+
+@pytest.fixture
+def exported(tmp_path, tiny_model):
+    """Makes an unpacked bundle of a plan, in a folder with a blank in its name."""
+
+    def make(*, data=ONE, steps=150, launch="{device: cpu}"):
+        write_rows(tmp_path / "the rows.jsonl", 300)
+        write_rows(tmp_path / "hr.jsonl", 310)
+        plan = tmp_path / "plan.yaml"
+        plan.write_text(PLAN.format(model=tiny_model, data=data, steps=steps, launch=launch))
+        job = slurm_job(plan_needs(read_plan(plan), plan))
+        return make_bundle(plan, tmp_path / "a job", job=job).folder
+
+    return make
+
+
+def start(cluster, folder):
+    """A job that only trains and saves: the number of it."""
+    return cluster.submit(folder, "--no-judge")
+
+
+def rows(folder, run="shop"):
+    """Steps that the run has written down."""
+    path = folder / "runs" / run / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def processes(folder, words):
+    """The numbers of this job's processes whose command has the words, the oldest first: by the
+    folder they work in, so that nobody else's are among them.
+    """
+    found = []
+    for one in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (one / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if Path(os.readlink(one / "cwd")) == folder and words in command:
+                found.append(int(one.name))
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def weights(folder, run="shop"):
+    (file,) = (folder / "runs" / run).glob(SAFETENSORS)
+    return file.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, tiny_model):
+    """The weights of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    write_rows(folder / "the rows.jsonl", 300)
+    (folder / "plan.yaml").write_text(
+        PLAN.format(model=tiny_model, data=ONE, steps=150, launch="{device: cpu}")
+    )
+    subprocess.run(
+        [sys.executable, "-m", "advisor", "run", "plan.yaml", "--output", "runs/shop", "--no-judge"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True,
+    )  # fmt: skip
+    return weights(folder)
+
+
+def test_a_job_that_is_stopped_or_killed_comes_back_and_ends_the_same(
+    cluster, exported, uninterrupted
+):
+    """Asked to stop (as before the time limit), then `advise` killed, in one job: queued again twice,
+    and the same bytes in the end.
+    """
+    folder = exported()
+    job = cluster.submit(folder)
+    wait(lambda: rows(folder) >= 25, within_s=LONG_S)
+    cluster.call("scancel", "--batch", "--signal=TERM", job)
+    wait(lambda: cluster.job(job)["Restarts"] == "1", within_s=LONG_S)
+    stopped = rows(folder)
+    wait(lambda: rows(folder) >= stopped + 25, within_s=LONG_S)
+    (advise,) = [one for one in processes(folder, "-P -m advisor run") if not is_srun(one)]
+    os.kill(advise, signal.SIGKILL)
+    ended = cluster.ended(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "2")
+    assert weights(folder) == uninterrupted
+    said = next(folder.glob("*.out")).read_text()
+    assert said.count("the job is queued again") == 2
+    assert "exit code 130" in said
+
+
+def is_srun(number):
+    return Path(f"/proc/{number}/cmdline").read_bytes().startswith(b"srun")
+
+
+def test_a_lost_machine_is_replaced(cluster, exported, uninterrupted):
+    """Everything on it dies at once; Slurm itself queues the job again, and the other one goes on."""
+    folder = exported()
+    job = start(cluster, folder)
+    wait(lambda: rows(folder) >= 25, within_s=LONG_S)
+    lost = cluster.job(job)["NodeList"]
+    kill(cluster.folder / f"slurmd-{lost}.pid", signal.SIGKILL)
+    steps = subprocess.run(
+        ["pgrep", "-f", f"slurmstepd: \\[{job}\\."], capture_output=True, text=True, check=True
+    ).stdout.split()
+    for number in (*map(int, steps), *processes(folder, "")):
+        os.kill(number, signal.SIGKILL)
+    try:
+        ended = cluster.ended(job, within_s=LONG_S)
+    finally:
+        cluster.call("slurmd", "-N", lost)
+        wait(lambda: cluster.call("sinfo", "-h", "-n", lost, "-o", "%T").strip() == "idle")
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
+    assert ended["NodeList"] != lost
+    assert weights(folder) == uninterrupted
+
+
+def test_bad_input_is_not_queued_again(cluster, exported):
+    """Exit code 2, said in the job's output; the same of a partition is said by sbatch."""
+    folder = exported()
+    plan = folder / "plan.yaml"
+    plan.write_text(plan.read_text().replace("max_steps: 150", "max_stepps: 150"))
+    ended = cluster.ended(start(cluster, folder))
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "2:0", "0")
+    assert "did you mean 'max_steps'" in next(folder.glob("*.out")).read_text()
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        cluster.call("sbatch", "--partition=nowhere", "job.sbatch", cwd=folder)
+    assert "invalid partition specified: nowhere" in refused.value.stderr
+
+
+def test_a_failed_training_is_queued_again_once(cluster, exported):
+    """The trainer is killed twice: exit code 5, once again, and then the end."""
+    folder = exported(steps=1500)
+    job = start(cluster, folder)
+    for restarts in ("0", "1"):
+        before = rows(folder)
+        wait(lambda before=before: rows(folder) >= before + 25, within_s=LONG_S)
+        assert cluster.job(job)["Restarts"] == restarts
+        os.kill(processes(folder, "-m trainers ")[0], signal.SIGKILL)
+        wait(lambda: cluster.job(job)["JobState"] != "RUNNING", within_s=LONG_S)
+    ended = cluster.ended(job)
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "5:0", "1")
+
+
+def test_a_cancelled_job_saves_and_does_not_come_back(cluster, exported):
+    """Neither by scancel alone, nor with the signal that asks for a checkpoint first."""
+    for arguments, state in (((), "CANCELLED"), (("--batch", "--signal=INT"), "FAILED")):
+        folder = exported(steps=1500)
+        job = start(cluster, folder)
+        wait(lambda folder=folder: rows(folder) >= 25, within_s=LONG_S)
+        cluster.call("scancel", *arguments, job)
+        ended = cluster.ended(job)
+        assert (ended["JobState"], ended["Restarts"]) == (state, "0")
+        assert any((folder / "runs" / "shop").glob("stages/sft/checkpoints/*"))
+        assert json.loads((folder / "runs/shop/run.json").read_text())["status"] == "stopped"
+        shutil.rmtree(folder)
+        folder.with_name("a job.tar.gz").unlink()
+
+
+def test_the_same_job_submitted_twice_trains_once(cluster, exported):
+    """The second waits for the first, and finds the run finished."""
+    folder = exported(steps=20)
+    first, second = start(cluster, folder), start(cluster, folder)
+    wait(lambda: cluster.job(first)["JobState"] == "RUNNING")
+    assert cluster.job(second)["JobState"] == "PENDING"
+    assert cluster.job(second)["Reason"] == "Dependency"
+    assert [cluster.ended(job)["JobState"] for job in (first, second)] == ["COMPLETED"] * 2
+    assert "is finished" in (folder / f"{cluster.job(second)['JobName']}-{second}.out").read_text()
+
+
+def test_tasks_train_as_an_array(cluster, exported):
+    """Each in its own run folder, side by side; a stop reaches the one task that is meant."""
+    folder = exported(data=TWO_TASKS, steps=150)
+    job = start(cluster, folder)
+    wait(lambda: rows(folder, "shop-hr") >= 25 and rows(folder, "shop-legal") >= 1, within_s=LONG_S)
+    cluster.call("scancel", "--batch", "--signal=TERM", f"{job}_1")
+    restarts = {}
+    for number in ("0", "1"):
+        wait(
+            lambda number=number: cluster.job(f"{job}_{number}")["JobState"] == "COMPLETED",
+            within_s=LONG_S,
+        )
+        restarts[number] = cluster.job(f"{job}_{number}")["Restarts"]
+    assert restarts == {"0": "0", "1": "1"}
+    for task in ("legal", "hr"):
+        record = json.loads((folder / f"runs/shop-{task}/run.json").read_text())
+        assert record["status"] == "done"
+        assert [stage["task"] for stage in record["stages"]] == [task]
+
+
+def test_two_machines_train_one_run_and_resume_it(cluster, exported):
+    """`advise run` starts on each by srun; one that is killed takes the job into the queue again."""
+    folder = exported(steps=150, launch="{device: cpu, processes: 1, nodes: 2, strategy: ddp}")
+    job = start(cluster, folder)
+    wait(lambda: rows(folder) >= 25, within_s=LONG_S)
+    both = [one for one in processes(folder, "-P -m advisor run") if not is_srun(one)]
+    assert len(both) == 2
+    os.kill(both[-1], signal.SIGKILL)
+    ended = cluster.ended(job, within_s=LONG_S)
+    assert (ended["JobState"], ended["Restarts"], ended["NumNodes"]) == ("COMPLETED", "1", "2")
+    record = json.loads((folder / "runs/shop/run.json").read_text())
+    assert record["status"] == "done"
+    assert record["stages"][0]["launch"]["nodes"] == 2
+
+
+@pytest.mark.parametrize("gpu_type", [None, "h100", "a100"])
+def test_slurm_takes_the_lines_that_ask_for_gpus(cluster, tmp_path, gpu_type):
+    """And refuses a GPU that it does not have before anything is queued."""
+    write_rows(tmp_path / "the rows.jsonl")
+    plan = tmp_path / "plan.yaml"
+    launch = "{device: cuda, processes: 2, nodes: 2, strategy: fsdp}"
+    plan.write_text(PLAN.format(model="Qwen/Qwen3-8B", data=ONE, steps=9, launch=launch))
+    script = slurm_job(plan_needs(read_plan(plan), plan), gpu_type).files["job.sbatch"]
+    cores = f"--cpus-per-task={min(8, os.cpu_count() or 1)}"
+    (tmp_path / "job.sbatch").write_text(script.replace("--cpus-per-task=8", cores))
+    found = subprocess.run(
+        ["sbatch", "--test-only", "job.sbatch"], cwd=tmp_path, env=cluster.environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if gpu_type == "a100":
+        assert "Requested node configuration is not available" in found.stderr
+    else:
+        assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("data", [ONE, TWO_TASKS])
+def test_a_shells_linter_finds_nothing(exported, data):
+    folder = exported(data=data)
+    found = subprocess.run(
+        ["shellcheck", folder / "job.sbatch", folder / "run.sh"], check=False, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout
