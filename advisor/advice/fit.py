@@ -41,7 +41,7 @@ from advisor.advice.stage_cost import (
 from advisor.advice.types import Chosen, StageSettings
 from advisor.estimate.model.architecture import NO_SDPA
 from advisor.estimate.model.stored import why_not_in_16_bit, why_not_loadable
-from advisor.estimate.types import Estimate, Fits
+from advisor.estimate.types import Estimate, Fits, HostMoment
 from advisor.estimate.whole_time import together
 from advisor.ground.types import DataProfile
 from advisor.ground.units import format_gib
@@ -491,9 +491,14 @@ def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
     unknown = tuple(dict.fromkeys(reason for cost in estimates for reason in cost.unknown))
     times = together([cost.times for cost in estimates])
     least = max((cost.least_bytes or 0 for cost in estimates), default=0) or None
+    host: dict[str, HostMoment] = {}
+    for moment in (moment for cost in estimates for moment in cost.host):
+        if moment.name not in host or moment.size_bytes > host[moment.name].size_bytes:
+            host[moment.name] = moment
     return replace(
-        worst, least_bytes=least, duration_s=hours, times=times, cost_usd=usd, unknown=unknown
-    )
+        worst, least_bytes=least, duration_s=hours, times=times, cost_usd=usd, unknown=unknown,
+        host=tuple(host.values()),
+    )  # fmt: skip
 
 
 def coarse_fit(cost: Estimate, facts: Mapping[str, Any], *, near: bool = False) -> str:

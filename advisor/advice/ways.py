@@ -125,7 +125,7 @@ def about_sharing(candidate: Candidate, hardware: Hardware) -> list[str]:
         found = f"all {cards} GPUs are used: {how_shared(first)}"
     if times := speeds(candidate.ways):
         found += f" (expected: {times})"
-    return [found, *_about_offloading(candidate, hardware)]
+    return [found, *_about_offloading(candidate), *_about_host(candidate, hardware)]
 
 
 def how_shared(stage: StageSettings) -> str:
@@ -136,15 +136,41 @@ def how_shared(stage: StageSettings) -> str:
     return f"they hold one model together, and each has its own rows ({strategy})"
 
 
-def _about_offloading(candidate: Candidate, hardware: Hardware) -> list[str]:
+def _about_offloading(candidate: Candidate) -> list[str]:
     host = candidate.estimate.host_bytes
     if host is None or not any("offload" in stage.settings for stage in candidate.stages):
         return []
-    known = hardware.origin == "probed"
-    taken = "" if known else "; nothing says how much each computer has, make sure of it"
     return [
         f"weights, gradients and optimizer lie in the computer's own memory, about"
-        f" {format_gib(host)}{taken}: slower, and for what fits in no other way"
+        f" {format_gib(host)}: slower, and for what fits in no other way"
+    ]
+
+
+HOST_WORDS = {
+    "loading": "while the base is loaded",
+    "training": "throughout the training",
+    "checkpoint": "while a checkpoint is written",
+    "saving": "while the result is saved",
+}
+
+
+def _about_host(candidate: Candidate, hardware: Hardware) -> list[str]:
+    """What a divided model needs of the machines' own memory, unless they are known to have it."""
+    peak = candidate.estimate.host_peak
+    if peak is None:
+        return []
+    there = hardware.host_memory_bytes if hardware.origin == "probed" else None
+    if there is not None and peak.size_bytes <= there:
+        return []
+    each = "each machine" if hardware.machines > 1 else "the machine"
+    has = (
+        "make sure of it, since nothing says how much there is"
+        if there is None
+        else f"this one has {format_gib(there)}"
+    )
+    return [
+        f"{each} needs about {format_gib(peak.size_bytes)} of its own memory"
+        f" {HOST_WORDS[peak.name]}: {has}"
     ]
 
 

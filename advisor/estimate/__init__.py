@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from advisor.estimate.cost import cost_estimate
+from advisor.estimate.memory.host import host_moments
 from advisor.estimate.memory.offloaded import host_bytes
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.verdict import HEAD_ROOM, fits_in, memory_fits
@@ -124,6 +125,7 @@ def estimate(
         memory=memory,
         limit_bytes=limit,
         host_bytes=host_bytes(spec, shape, machines=hardware.machines),
+        host=() if on_cpu else host_moments(spec, shape, machines=hardware.machines),
         steps=steps,
         step_s=step_s,
         duration_s=duration_s,

@@ -263,6 +263,15 @@ class Learned:
         return f"{count} run{'s' if count != 1 else ''} here: {', '.join(parts)}"
 
 
+@dataclass(frozen=True, slots=True)
+class HostMoment:
+    """What a moment of a run needs of a machine's own memory, beside that of its GPUs."""
+
+    name: str  # loading | training | checkpoint | saving
+    size_bytes: int
+    because: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """What one candidate costs. A part is None where it cannot be known; `unknown` says why."""
@@ -273,6 +282,7 @@ class Estimate:
     least_bytes: int | None = None
     limit_bytes: int | None = None  # what the device has for it
     host_bytes: int | None = None  # that are offloaded to the memory of each machine
+    host: tuple[HostMoment, ...] = ()  # what the machines need of their own memory; (): not known
     steps: int | None = None  # optimizer steps of the training
     step_s: float | None = None
     duration_s: float | None = None  # of the training alone: limits and costs are compared with it
@@ -282,6 +292,11 @@ class Estimate:
     cost_note: str = ""  # "RTX 4090 at $0.34/h (vast, 2026-08)"
     learned: Learned | None = None  # from runs here; None: the formula alone
     unknown: tuple[str, ...] = ()
+
+    @property
+    def host_peak(self) -> HostMoment | None:
+        """The moment that needs most of a machine's own memory."""
+        return max(self.host, key=lambda moment: moment.size_bytes, default=None)
 
     @property
     def is_likely(self) -> bool:

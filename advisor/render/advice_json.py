@@ -112,7 +112,8 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
     `high_gib`. `need_gib` is what the settings need, not capped; the verdict `fits` holds its band,
     `need_low_gib` to `need_high_gib`, against `limit_gib`. `least_gib` is the need with the
     smallest batch and recomputed activations. The terms sum to `need_gib`. `usd` is for `hours`,
-    the training alone; `total_usd` is for `times.total_hours`.
+    the training alone; `total_usd` is for `times.total_hours`. `host` is what a model that is
+    divided among GPUs needs of each machine's own memory, by moment.
     """
     memory = estimate.memory
     return {
@@ -138,6 +139,10 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
                 for term in memory.needed.terms
             ]
         ),
+        "host": [
+            {"moment": one.name, "gib": rounded(gib(one.size_bytes)), "because": one.because}
+            for one in estimate.host
+        ],
         "cost_note": estimate.cost_note,
         "learned": None if estimate.learned is None else learned_document(estimate.learned),
         "unknown": list(estimate.unknown),
