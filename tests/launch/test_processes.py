@@ -158,6 +158,25 @@ def test_two_real_processes_tell_the_cause_of_the_second(shop, tiny_model, monke
     assert not list(checkpoints.glob("checkpoint-*"))
 
 
+# As under sharding: a forward pass that one process makes alone would wait for the other, and fail.
+TOGETHER = """\
+import os
+if os.environ.get("RANK"):
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+
+    forward, groups = torch.nn.Embedding.forward, []
+
+    def together(self, ids):
+        if not groups:
+            groups.append(dist.new_group(backend="gloo", timeout=timedelta(seconds=60)))
+        dist.all_reduce(torch.ones(1), group=groups[0])
+        return forward(self, ids)
+
+    torch.nn.Embedding.forward = together
+"""
 STOP_ONE = """\
 import os, signal
 if os.environ.get("RANK") == "1":
@@ -173,26 +192,34 @@ if os.environ.get("RANK") == "1":
 
 @pytest.mark.slow
 @pytest.mark.train
-def test_two_real_processes_stop_after_the_same_step(shop, tiny_model, monkeypatch):
+def test_two_real_processes_stop_after_the_same_step(shop, tiny_model, monkeypatch, capfd):
     """A signal that reaches the second of two processes alone: both finish the step and save it,
-    and the command that is printed trains the rest.
+    and the command that is printed trains the rest. No process makes a forward pass alone, and
+    what they saved is judged by one of its own.
     """
     from advisor.launch import run_plan
 
     plan = PLAN.replace("model: model", f"model: {tiny_model}")
-    plan += "    max_steps: 4\n    save_steps: 100\n    seq_len: 128\n    holdout: 0\n"
+    plan += "    max_steps: 4\n    save_steps: 100\n    seq_len: 128\n    holdout: 0.4\n"
     (shop / "plan.yaml").write_text(plan + "launch: {processes: 2, strategy: ddp}\n")
     (shop / "own").mkdir()
-    (shop / "own" / "sitecustomize.py").write_text(STOP_ONE)
+    (shop / "own" / "sitecustomize.py").write_text(TOGETHER + STOP_ONE)
     monkeypatch.setenv("PYTHONPATH", str(shop / "own"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(Stopped) as caught:
-        run_plan("plan.yaml", output="out", judge=False)
+        run_plan("plan.yaml", output="out")
     assert "stopped after step 2 of 4, with a checkpoint" in caught.value.text()
-    assert caught.value.text().endswith("resume with: advise run out --no-judge")
+    assert caught.value.text().endswith("resume with: advise run out")
     (kept,) = (shop / "out" / "stages" / "sft" / "checkpoints").glob("*/complete.json")
     assert kept.parent.name == "checkpoint-2"
-    (shop / "own" / "sitecustomize.py").unlink()
-    assert run_plan("out", judge=False).status == "done"
+    (shop / "own" / "sitecustomize.py").write_text(TOGETHER)
+    done = run_plan("out")
+    assert done.status == "done"
+    (trained,) = done.record.stages
+    assert trained.evaluation.rows == 2
+    assert {check.name for check in trained.checks} >= {"saved-model-is-the-trained-one"}
+    said = capfd.readouterr().err
+    parts = ["saving the result", "measuring the model before", "checking and measuring"]
+    assert sorted(parts, key=said.index) == parts
     lines = (shop / "out" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
