@@ -223,3 +223,48 @@ def test_two_real_processes_stop_after_the_same_step(shop, tiny_model, monkeypat
     assert sorted(parts, key=said.index) == parts
     lines = (shop / "out" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+HANGS = """\
+import os
+if os.environ.get("RANK"):
+    import time
+
+    from trainers.frame import joining, loaded_stage, settings
+
+    joining.JOIN_S = settings.JOIN_S = 6
+    if os.environ["RANK"] == "1" and os.environ["HANGS"] == "joining":
+        loaded_stage.connect = lambda device: time.sleep(600)
+    elif os.environ["RANK"] == "1":
+        from trainers.frame.progress import RunCallback
+
+        RunCallback.on_step_begin = lambda *args, **kwargs: time.sleep(600)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("joining", "not all of the 2 processes joined the run within 6 seconds"),
+        ("training", "the connection to another process was lost"),
+    ],
+)
+def test_a_process_that_hangs_ends_the_others_in_time(shop, tiny_model, monkeypatch, where, words):
+    """One of two processes never joins, or hangs in a step (for good, but the limit is six seconds
+    here): the other one gives up, both end, and the run says what happened.
+    """
+    from advisor.launch import run_plan
+
+    plan = PLAN.replace("model: model", f"model: {tiny_model}")
+    plan += "    max_steps: 2\n    seq_len: 128\n    holdout: 0\n"
+    (shop / "plan.yaml").write_text(plan + "launch: {processes: 2, strategy: ddp}\n")
+    (shop / "own").mkdir()
+    (shop / "own" / "sitecustomize.py").write_text(HANGS)
+    monkeypatch.setenv("PYTHONPATH", str(shop / "own"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HANGS", where)
+    with pytest.raises(TrainingFailed, match=words):
+        run_plan("plan.yaml", output="out")
+    assert json.loads((shop / "out" / "run.json").read_text())["status"] == "failed"

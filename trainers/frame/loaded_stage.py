@@ -16,6 +16,7 @@ from trainers.frame.batches import Batches, choose_order
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.held_out_curve import check_held_out
 from trainers.frame.job import JUDGE, Job, label
+from trainers.frame.joining import connect
 from trainers.frame.machine import MemoryMeter, is_main_process
 from trainers.frame.objective import Objective
 from trainers.frame.opening import OpenStage, describe, open_stage, prepare
@@ -99,6 +100,7 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
     check_held_out(job, data.holdout, has_loss=objective.measures_loss)
     memory = memory_meter(device)
     board.memory = memory.in_use
+    connect(device)  # their rows are there
     model = objective.load(job, device, opened.update, tokenizer, data)
     check_vocabulary(model, tokenizer, chain(data.train, data.holdout))
     stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []

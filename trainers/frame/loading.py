@@ -33,7 +33,7 @@ from trainers.frame.model_files import (
     check_loaded,
     reading,
 )
-from trainers.frame.sharding import connect, is_sharded, one_reads_for_all, reads_once
+from trainers.frame.sharding import is_sharded, one_reads_for_all, reads_once
 from trainers.frame.starts import moves_base
 from trainers.frame.stored import written_out
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
@@ -201,9 +201,7 @@ def load_base(
     if source == job.base_model and job.plan.revision:
         options["revision"] = job.plan.revision
     is_read_once = reads_once(job)
-    if is_read_once:
-        connect(device)
-    else:
+    if not is_read_once:
         options |= placement(device)
     # A head that scores or classifies may be new; everything else has to be in the files.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}

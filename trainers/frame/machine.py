@@ -212,7 +212,9 @@ def usable_cores() -> int:
     return cores
 
 
-LONGEST_WAIT_H = 24  # for another process; one that ends is noticed at once
+# On the host, for a process that is alive and does not come: the main one may write a checkpoint
+# to a slow disk. One that ends is noticed at once (docs/reliability.md).
+LONGEST_WAIT_S = 3600
 
 MEMORY_LIMIT = "ADVISE_MEMORY_BYTES"  # set by `advise run`: what this computer lets a run use
 
@@ -277,8 +279,8 @@ _meeting: Any = None  # the group of processes that wait for each other
 def wait_for_all() -> None:
     """Return once every process of the run has come here; at once if there is one alone.
 
-    The processes wait on the host and for long: what the main process does alone, such as an
-    evaluation, may take more than the half an hour after which the GPUs' own collectives give up.
+    The processes wait on the host and for long: the main process may have to write more than a slow
+    disk takes in the half an hour after which the GPUs' own collectives give up.
     """
     if (group := _meeting_group()) is not None:
         import torch.distributed as dist
@@ -325,7 +327,7 @@ def _meeting_group() -> Any | None:
     if not (dist.is_available() and dist.is_initialized()):
         return None
     if _meeting is None:
-        _meeting = dist.new_group(backend="gloo", timeout=timedelta(hours=LONGEST_WAIT_H))
+        _meeting = dist.new_group(backend="gloo", timeout=timedelta(seconds=LONGEST_WAIT_S))
     return _meeting
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.methods.optimizers import optimizer
 from trainers.frame.job import Job
+from trainers.frame.joining import JOIN_S
 from trainers.frame.machine import process_count, usable_cores
 from trainers.frame.make_optimizer import by_transformers
 from trainers.frame.pass_through import (
@@ -350,6 +351,7 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     if job.plan.launch.processes > 1:
         arguments["ddp_find_unused_parameters"] = False
+        arguments["ddp_timeout"] = JOIN_S
     return arguments
 
 

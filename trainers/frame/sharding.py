@@ -20,7 +20,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.types import FSDP
 from trainers.frame.job import Job
 from trainers.frame.machine import is_main_process, process_count
-from trainers.frame.types import Device, Model
+from trainers.frame.types import Model
 
 
 def is_sharded(job: Job) -> bool:
@@ -29,15 +29,6 @@ def is_sharded(job: Job) -> bool:
 
 
 # --------------------------------------------------------------------------- before training
-
-
-def connect(device: Device) -> None:
-    """Connect the processes, which transformers does only with its arguments: a base that one
-    process reads for all has to know of the others before.
-    """
-    from accelerate import PartialState
-
-    PartialState(cpu=device.type == "cpu")
 
 
 @contextmanager

@@ -87,6 +87,6 @@ def answered_in(built: BuiltStage) -> str | None:
 def begin_training(loaded: LoadedStage) -> tuple[BuiltStage, Resume]:
     """The stage with its trainer, and the checkpoint to resume from."""
     built = build_stage(loaded, processes=settings.world_size())
-    resume = last_checkpoint(built.job, built.store)  # the trainer has connected the processes
+    resume = last_checkpoint(built.job, built.store)
     request.doing = stopping.BEFORE
     return built, resume

@@ -209,7 +209,7 @@ def build(
         local=local,
         rewards=rewards,
         scaler=torch.amp.GradScaler(device.type) if dtype == "float16" else None,
-        mean=mean_over_processes(device) if settings.world_size() > 1 else None,
+        mean=mean_over_processes() if settings.world_size() > 1 else None,
     )
     return ppo, notes, added
 
@@ -231,12 +231,9 @@ def without_dropout(roles: Roles) -> None:
                 module.attention_dropout = 0.0
 
 
-def mean_over_processes(device: Device) -> Callable[[Any], Any]:
+def mean_over_processes() -> Callable[[Any], Any]:
     """A function that returns a tensor's mean over all processes of the run."""
     import torch.distributed as dist
-
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
     def mean(tensor: Any) -> Any:
         dist.all_reduce(tensor)

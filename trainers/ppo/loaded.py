@@ -11,6 +11,7 @@ from advisor.ground.progress import board
 from trainers.frame import settings, stopping
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.job import JUDGE, Job
+from trainers.frame.joining import connect
 from trainers.frame.machine import MemoryMeter
 from trainers.frame.opening import OpenStage, describe, open_stage
 from trainers.frame.out_of_memory import LOADING, enter
@@ -87,6 +88,7 @@ def load_stage(job: Job, parts: Parts) -> LoadedPPO:
     note = source_note(job, (*data.train, *data.holdout))
     memory = MemoryMeter(opened.device)
     board.memory = memory.in_use
+    connect(opened.device)
     ppo, notes, added = build(job, opened.device, opened.update, tokenizer, data, folder)
     if job.part != JUDGE:
         for message in [note, *notes]:
