@@ -210,6 +210,8 @@ def make_plan(
     if sharding is not None:
         comments[("launch", "processes")] = "one a GPU"
         comments[("launch", "strategy")] = strategy_comment(candidate)
+        if first.machines > 1:
+            comments[("launch", "nodes")] = "`advise run` is started on each of them"
     if offload is not None:
         comments[("launch", "offload")] = comment_of(offload)
     if situation.suggestion is not None:
@@ -353,7 +355,8 @@ def hardware_line(situation: Situation) -> str:
     """The machine in a few words, for the plan's origin."""
     hardware = situation.hardware
     if hardware.gpus:
-        return f"{len(hardware.gpus)} x {hardware.gpus[0].name} ({hardware.origin})"
+        of = f" in {hardware.machines} machines" if hardware.machines > 1 else ""
+        return f"{len(hardware.gpus)} x {hardware.gpus[0].name}{of} ({hardware.origin})"
     return (
         "unknown"
         if hardware.kind == "unknown"

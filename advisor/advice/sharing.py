@@ -63,7 +63,7 @@ def is_link_slow(hardware: Hardware) -> bool:
     spec = hardware.gpus[0].spec if hardware.gpus else None
     if spec is None or hardware.machines > 1:
         return True
-    reach = reach_of(spec.link, hardware.interconnect)
+    reach = reach_of(spec.link, hardware.interconnect)  # within the machine
     is_pair = len(hardware.gpus) == 2 and reach.pair_bytes_per_s > reach.bytes_per_s
     return reach.is_slow and not is_pair
 

@@ -156,6 +156,9 @@ def hardware_machine(hardware: Hardware) -> Machine | None:
     """The speeds of the device that trains, or None where they are not known."""
     if hardware.kind == "cpu":
         return machine_of(None, cpu_cores=hardware.cpu_cores or 1, cpu_bf16=bool(hardware.cpu_bf16))
-    if not hardware.gpus or hardware.gpus[0].spec is None:
+    specs = [gpu.spec for gpu in hardware.gpus]
+    if not specs or specs[0] is None:
         return None
-    return machine_of(hardware.gpus[0].spec, interconnect=hardware.interconnect)
+    # Of GPUs that differ the slowest sets the pace.
+    slowest = min(filter(None, specs), key=lambda spec: spec.bf16_flops or 0.0)
+    return machine_of(slowest, interconnect=hardware.interconnect, machines=hardware.machines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -37,6 +37,16 @@ LINKS_FILE = Keys(
                 required=("share", "sources"),
             ),
         ),
+        "between_machines": Keys(
+            keys={
+                "gbit_s": MapOf(
+                    named=Choice(values=("linked", "consumer", "other")), of=Number(min=0)
+                ),
+                "share": _SHARE,
+                **_SOURCES,
+            },
+            required=("gbit_s", "share", "sources"),
+        ),
         "no_peer_to_peer": Keys(
             keys={
                 "gpus": MapOf(of=ListOf(of=Text(), least=1), help="vendor -> segments"),
@@ -46,7 +56,7 @@ LINKS_FILE = Keys(
             required=("gpus", "gb_s", "sources"),
         ),
     },
-    required=("version", "links", "no_peer_to_peer"),
+    required=("version", "links", "between_machines", "no_peer_to_peer"),
 )
 
 
@@ -63,7 +73,7 @@ class Reach:
     host_bytes_per_s: float
     words: str
     guess: str = ""
-    is_slow: bool = False  # no peer-to-peer: whatever three or more GPUs exchange goes twice
+    is_slow: bool = False  # through host memory, or over a network
 
 
 @lru_cache(maxsize=256)
@@ -115,6 +125,34 @@ def reach_of(link: GpuLink | None, interconnect: str | None = None) -> Reach:
         bytes_per_s=between, pair_bytes_per_s=between, host_bytes_per_s=host,
         words=pcie_words, guess=guess, is_slow=no_peers,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def reach_over_network(link: GpuLink | None, interconnect: str | None = None) -> Reach:
+    """How fast GPUs of several machines reach each other: as those of one machine do, but never
+    faster than a machine's network.
+
+    A ring over all GPUs crosses each border once, so that all of them are as fast as the network of
+    one machine, however many GPUs it has.
+    """
+    inside = reach_of(link, interconnect)
+    entry = link_file()["between_machines"]
+    kind = "other"
+    if link is not None and link.kind in ("nvlink", "xgmi"):
+        kind = "linked"
+    elif _has_no_peers(link):
+        kind = "consumer"
+    gbit = entry["gbit_s"][kind]
+    between = min(inside.bytes_per_s, gbit / 8 * entry["share"] * GB)
+    words = f"a network of {gbit:g} Gbit/s"
+    return replace(
+        inside,
+        bytes_per_s=between,
+        pair_bytes_per_s=between,
+        words=words,
+        guess=f"{words} for each machine assumed",
+        is_slow=True,
+    )
 
 
 @cache

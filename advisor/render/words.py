@@ -96,8 +96,9 @@ def device_name(advice: Advice) -> str:
     names = {gpu.name for gpu in hardware.gpus}
     if len(hardware.gpus) == 1:
         return f"one {hardware.gpus[0].name}"
+    of = f" in {hardware.machines} machines" if hardware.machines > 1 else ""
     return (
-        f"{len(hardware.gpus)} × {next(iter(names))}"
+        f"{len(hardware.gpus)} × {next(iter(names))}{of}"
         if len(names) == 1
         else " and ".join(gpu.name for gpu in hardware.gpus)
     )

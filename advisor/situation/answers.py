@@ -40,7 +40,7 @@ Origin = Literal["default", "file", "flag", "asked"]
 # A higher-ranked answer to the first replaces what a lower-ranked one said of the rest: `--gpu
 # H100` also drops the memory that the answers file gave for its own card.
 GROUPS = {
-    "gpu": ("gpu_memory_gib", "gpus"),
+    "gpu": ("gpu_memory_gib", "gpus", "nodes"),
     "data_path": ("data_kind", "data_rows", "data_tokens", "data_mapping"),
     "model": ("model_params_b",),
     "budget": ("budget_usd", "budget_hours"),
@@ -49,6 +49,10 @@ GROUPS = {
     "tasks": ("n_tasks",),
     "n_tasks": ("tasks",),
 }
+
+
+# Keys of `gpu` in an answers file -> the facts they state.
+GPU_KEYS = {"name": "gpu", "vram_gib": "gpu_memory_gib", "count": "gpus", "nodes": "nodes"}
 
 
 class AnswersRefused(InputError):
@@ -365,11 +369,7 @@ def answers_document(answers: Answers) -> dict[str, Any]:
         for key in ("path", "examples", "kind", "rows", "tokens", "mapping")
         if f"data_{key}" in flat
     }
-    gpu = {
-        key: flat[name]
-        for key, name in (("name", "gpu"), ("vram_gib", "gpu_memory_gib"), ("count", "gpus"))
-        if name in flat
-    }
+    gpu = {key: flat[name] for key, name in GPU_KEYS.items() if name in flat}
     if budget or "budget" in flat:
         document["budget"] = budget or flat["budget"]
     if data:

@@ -179,13 +179,15 @@ def hardware_of(
     answers: Answers, warnings: list[str], *, probed: Hardware | None = None
 ) -> Hardware:
     """The stated hardware, or this machine where none was stated."""
-    name, memory_gib, count = (
+    name, memory_gib, count, nodes = (
         answers.value("gpu"),
         answers.value("gpu_memory_gib"),
         answers.value("gpus"),
+        answers.value("nodes"),
     )
     if name is None and memory_gib is None and count is None:
-        return probed if probed is not None else _probe()
+        here = probed if probed is not None else _probe()
+        return here if nodes is None else several_machines(here, nodes, answers)
     from advisor.probe import stated_hardware
 
     origin = answers.known["gpu"].origin if "gpu" in answers.known else "flag"
@@ -193,7 +195,35 @@ def hardware_of(
         name, count=count, memory_gib=memory_gib, from_flag=origin in ("flag", "asked")
     )
     warnings.extend(notes)
-    return hardware
+    if nodes is None:
+        return hardware
+    is_each = count is None and len(hardware.gpus) == 1  # one GPU in each machine
+    found = several_machines if is_each else on_machines
+    return found(hardware, nodes, answers)
+
+
+def several_machines(machine: Hardware, nodes: int, answers: Answers) -> Hardware:
+    """So many machines like this one."""
+    return on_machines(replace(machine, gpus=machine.gpus * nodes), nodes, answers)
+
+
+def on_machines(hardware: Hardware, nodes: int, answers: Answers) -> Hardware:
+    """The hardware with its GPUs in so many machines, each with as many.
+
+    Raises InputError if they cannot be.
+    """
+    if nodes < 2:
+        return hardware
+    gpus, at = len(hardware.gpus), answers.where.get("nodes", "--nodes")
+    if hardware.kind in ("cpu", "mps") or (gpus and gpus % nodes):
+        held = f"{gpus} GPUs" if gpus and hardware.kind != "mps" else "what trains by itself"
+        raise InputError(
+            f"{nodes} machines cannot share {held}",
+            where=at,
+            allowed="as many GPUs in each machine, such as --gpus 16 --nodes 2",
+            hint="--gpus counts those of all machines together",
+        )
+    return replace(hardware, machines=nodes)
 
 
 def _past(warnings: list[str]) -> PastRuns:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import InputError
@@ -12,7 +11,8 @@ from advisor.plan.model import Plan
 from advisor.probe import probe, stated_hardware
 from advisor.situation.of_plan import device_hardware
 
-GPUS_OF_ORIGIN = re.compile(r"(\d+ x .+) \([a-z]+\)$")  # in a plan: '2 x RTX 4090 (probed)'
+# In a plan: '2 x RTX 4090 (probed)', '16 x H100 SXM5 80GB in 2 machines (stated)'.
+GPUS_OF_ORIGIN = re.compile(r"(\d+ x .+?)(?: in \d+ machines)? \([a-z]+\)$")
 
 
 def plan_hardware(
@@ -37,7 +37,8 @@ def plan_hardware(
                 where="--gpu",
                 hint="name one GPU, or edit the plan",
             )
-        return replace(hardware, gpus=hardware.gpus[:1] * plan.launch.world_size), list(notes)
+        gpus = hardware.gpus[:1] * plan.launch.world_size
+        return device_hardware(plan, hardware, gpus), list(notes)
     stated = plan.origin.answers.get("gpu")
     if stated is not None:
         card: dict[str, Any] = {"name": stated} if isinstance(stated, str) else dict(stated)

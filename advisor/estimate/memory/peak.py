@@ -166,7 +166,8 @@ def memory_estimate(
         testing = [*static, *within, *evaluation_memory(s)]
         moments.append(_moment("evaluation", s, room, testing))
     if whole_base := base_while_loading(s):
-        moments.append(_moment("loading", s, room, whole_base))
+        nothing_yet = room._replace(flowing=0, unfit=0.0, blocks=(), apart=0)
+        moments.append(_moment("loading", s, nothing_yet, whole_base))
     share = special(objective(spec.objective), "written_share")
     # PPO answers the held-out prompts of its evaluations itself, beside the server.
     own = special(objective(spec.objective), "answers_at_once") is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from advisor.ground.types import GpuSpec
-from advisor.methods.links import reach_of
+from advisor.methods.links import reach_of, reach_over_network
 
 # Share of the best measured matmul that a loop's matrix products reach on cards of A100 class, with
 # what stands between them counted beside (the median over published speeds) ...
@@ -51,6 +51,7 @@ class Machine:
     host_bytes_per_s: float = 25e9  # between the device and host memory, one direction
     link_words: str = ""
     link_guess: str = ""  # what was taken to be so of the link
+    on_network: bool = False  # devices of several machines
     memory_bytes: int | None = None
     narrow_gain: float | None = None  # of fp8 products over 16-bit ones; None: no such units
     float32_share: float = 1.0  # of `flops`, what products of float32 reach
@@ -67,11 +68,13 @@ def machine_of(
     cpu_cores: int | None = None,
     cpu_bf16: bool = False,
     interconnect: str | None = None,
+    machines: int = 1,
 ) -> Machine | None:
     """Achieved rates of a card, or of the CPU where cores are given instead; None where the card's
     rates are not known.
 
-    `interconnect` is how the driver says that several cards are connected.
+    `interconnect` is how the driver says that several cards are connected; those of several
+    `machines` are connected by a network.
     """
     if gpu is None:
         if not cpu_cores:
@@ -96,7 +99,7 @@ def machine_of(
         if gpu.bf16_flops > REFERENCE_FLOPS
         else best * MATMUL_SHARE
     )
-    reach = reach_of(gpu.link, interconnect)
+    reach = (reach_over_network if machines > 1 else reach_of)(gpu.link, interconnect)
     return Machine(
         flops=flops,
         bytes_per_s=gpu.bandwidth_bytes_per_s * BANDWIDTH_SHARE,
@@ -105,6 +108,7 @@ def machine_of(
         host_bytes_per_s=reach.host_bytes_per_s,
         link_words=reach.words,
         link_guess=reach.guess,
+        on_network=machines > 1,
         launch_share=1.0,
         note=gpu.name,
         memory_bytes=gpu.memory_bytes,

@@ -152,7 +152,7 @@ def _guesses(
 ) -> tuple[str, ...]:
     """What was taken to be so because nothing says it."""
     found = []
-    if spec.gpus > 1 and machine.link_guess and spec.sharding != "ddp":
+    if spec.gpus > 1 and machine.link_guess and (machine.on_network or spec.sharding != "ddp"):
         found.append(
             f"time: how the GPUs are connected is not known; {machine.link_guess}"
             f" ({machine.link_s(1.0, spec.gpus) ** -1 / 1e9:.3g} GB/s)"
