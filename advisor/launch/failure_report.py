@@ -188,7 +188,8 @@ def first_cause(records: Sequence[ErrorRecord]) -> ErrorRecord:
         return record.exit_code == Stopped.exit_code, bool(record.lost_others), record.at_s or 0.0
 
     first = min(records, key=order)
-    if first.rank is None or all(record.what == first.what for record in records):
+    is_of_all = len(records) > 1 or not first.host  # the one word of several machines is of one
+    if first.rank is None or (is_of_all and all(one.what == first.what for one in records)):
         return first
     if first.lost_others or first.exit_code == Stopped.exit_code:
         return first  # nobody knows which process it was

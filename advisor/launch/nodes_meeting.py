@@ -302,7 +302,8 @@ def join(
             last = error.strerror or str(error)
         else:
             try:
-                return _introduced(sock, place, folder, at_once)
+                answer_s = min(ANSWER_S, max(1.0, deadline - time.monotonic()))
+                return _introduced(sock, place, folder, at_once, answer_s)
             except Lost as lost:
                 sock.close()
                 last = str(lost)
@@ -320,12 +321,16 @@ def join(
 
 
 def _introduced(
-    sock: socket.socket, place: Place, folder: Path, at_once: Callable[[Message], bool]
+    sock: socket.socket,
+    place: Place,
+    folder: Path,
+    at_once: Callable[[Message], bool],
+    answer_s: float,
 ) -> Peer:
     """The leader at the other end. Raises Lost if it is none, or has no more to say."""
-    sock.settimeout(ANSWER_S)
+    sock.settimeout(answer_s)
     lines = Lines(sock, longest=SHORT)
-    line = lines.next(ANSWER_S)
+    line = lines.next(answer_s)
     hello = parsed(line) if line is not None else None
     if not isinstance(hello, dict) or hello.get(HELLO) != VERSION:
         raise Lost("who answers there is no leader of a run of this version")

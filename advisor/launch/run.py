@@ -280,6 +280,8 @@ def _train(call: Call, crew: Crew | None) -> Run | DryRun:
             for line in moved_bases(configs):
                 say(line)
         resume = resume_command(run.shown_folder, only=call.only, max_steps=max_steps, judge=judge)
+        if crew is not None:
+            resume += "   (on every machine)"
         runner = StageRunner(
             run=run,
             starter=starter,

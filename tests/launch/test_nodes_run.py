@@ -4,6 +4,7 @@ trainers and launcher; test_nodes_train.py trains.
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,9 +20,12 @@ RUN = """\
 import sys
 from pathlib import Path
 from advisor.ground.errors import AdviseError
+from advisor.launch import nodes_leader
 from tests.launch.conftest import run
+nodes_leader.FAIL_S = 1.0
 try:
-    done = run(trainers=Path(sys.argv[1]), **eval(sys.argv[2]))
+    trainers = None if sys.argv[1] == "None" else Path(sys.argv[1])
+    done = run(trainers=trainers, **eval(sys.argv[2]))
     print(f"done as node {done.node}", file=sys.stderr)
 except AdviseError as error:
     print(error.text(), file=sys.stderr)
@@ -38,8 +42,9 @@ def free_port():
 class Machines:
     """Processes that stand for the machines of one run."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, trainers=TRAINERS):
         self.folder = folder
+        self.trainers = trainers
         self.port = free_port()
         self.started = []
 
@@ -52,7 +57,7 @@ class Machines:
         }  # fmt: skip
         with (self.folder / f"node-{node}.txt").open("w") as said:
             process = subprocess.Popen(
-                [sys.executable, "-c", RUN, str(TRAINERS), repr({"output": "out"} | options)],
+                [sys.executable, "-c", RUN, str(self.trainers), repr({"output": "out"} | options)],
                 cwd=self.folder, env=env, stdout=said, stderr=said,
             )  # fmt: skip
         self.started.append(process)
@@ -70,14 +75,17 @@ class Machines:
         wait_for(lambda: file.exists() and file.read_text().endswith("}"))
         return json.loads(file.read_text())["pid"]
 
+    def checkpoints(self):
+        return set((self.folder / "out" / "stages" / "sft" / "checkpoints").glob("checkpoint-*"))
+
     def record(self):
         return json.loads((self.folder / "out" / "run.json").read_text())
 
 
 @pytest.fixture
 def machines(shop):
-    """Two machines of one plan with two processes on each."""
-    (shop / "plan.yaml").write_text(PLAN + "launch: {processes: 2, nodes: 2, strategy: ddp}\n")
+    """Two machines of one plan with a process on each."""
+    (shop / "plan.yaml").write_text(PLAN + "launch: {nodes: 2, strategy: ddp}\n")
     made = Machines(shop)
     yield made
     for process in made.started:
@@ -86,13 +94,15 @@ def machines(shop):
 
 
 def codes(*processes):
-    return [process.wait(timeout=60) for process in processes]
+    return [process.wait(timeout=120) for process in processes]
 
 
 def test_a_run_trains_on_two_machines_and_both_say_so(machines):
     """Each machine starts its processes, numbered through all of them; the first one keeps the
     record and shows the result.
     """
+    plan = (machines.folder / "plan.yaml").read_text()
+    (machines.folder / "plan.yaml").write_text(plan.replace("nodes: 2", "nodes: 2, processes: 2"))
     assert codes(*machines.both()) == [0, 0], machines.said(0) + machines.said(1)
     assert machines.record()["status"] == "done"
     stage = machines.folder / "out" / "stages" / "sft"
@@ -108,10 +118,62 @@ def test_a_run_trains_on_two_machines_and_both_say_so(machines):
 def test_a_stop_of_one_machine_stops_all_with_the_same_code(machines):
     """SIGTERM of a machine that follows reaches the processes of all, once."""
     leader, follower = machines.both(mode="wait")
-    ranks = [machines.process(rank) for rank in range(4)]
+    ranks = [machines.process(rank) for rank in range(2)]
     follower.send_signal(signal.SIGTERM)
     assert codes(leader, follower) == [130, 130]
     assert "stopped after step 3 of 9" in machines.said(0)
     assert "node 0" in machines.said(1)
     assert machines.record()["status"] == "stopped"
     assert not any(map(alive, ranks))
+
+
+def test_a_machine_that_is_lost_ends_the_run_with_the_code_that_starts_it_again(machines):
+    """The others notice at once, end their processes, and end with 75."""
+    leader, follower = machines.both(mode="wait")
+    ranks = [machines.process(rank) for rank in range(2)]
+    follower.kill()
+    assert codes(leader) == [75]
+    assert re.search(r"node 1 \(.*\): this machine was lost while stage sft", machines.said(0))
+    assert "resume with: advise run" in machines.said(0)
+    assert machines.record()["status"] == "stopped"
+    wait_for(lambda: not any(map(alive, ranks)))
+
+
+@pytest.mark.long
+def test_a_leader_that_is_lost_ends_those_that_follow_it_and_the_same_command_resumes(machines):
+    """Killed, it says nothing any more; its own processes end with it."""
+    leader, follower = machines.both(mode="wait")
+    ranks = [machines.process(rank) for rank in range(2)]
+    leader.kill()
+    assert codes(follower) == [75]
+    assert "node 0 (127.0.0.1) was lost" in machines.said(1)
+    wait_for(lambda: not any(map(alive, ranks)))
+    assert codes(*machines.both()) == [0, 0]
+    assert machines.record()["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        pytest.param(
+            "fail@1", "process 1 on {host}: the loss is not a number", marks=pytest.mark.long
+        ),
+        ("killed@1", "process 1 on {host}: it was ended by signal 9"),
+    ],
+)
+def test_a_process_that_fails_on_one_machine_ends_all_and_is_named(machines, mode, words):
+    """The first cause is shown once, by the leader; nobody waits for what will not come."""
+    assert codes(*machines.both(mode=mode)) == [5, 5]
+    assert words.format(host=socket.gethostname()) in machines.said(0)
+    assert machines.record()["status"] == "failed"
+
+
+def test_faults_of_all_machines_come_together_before_anything_is_written(machines):
+    """Another plan, other data, other flags: one error on all machines."""
+    leader = machines.start(0)
+    follower = machines.start(1, max_steps=3)
+    assert codes(leader, follower) == [2, 2]
+    assert "node 1" in machines.said(0)
+    assert "other flags than node 0: --max-steps" in machines.said(0)
+    assert "--max-steps" in machines.said(1)
+    assert not (machines.folder / "out").exists()

@@ -5,6 +5,7 @@ behind an @, of the one with this number. The first one writes the result, as th
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -19,9 +20,9 @@ folder.mkdir(parents=True, exist_ok=True)
 
 
 def leave(kind, what, code):
-    (folder / f"error-rank{RANK}.json").write_text(
-        json.dumps({"kind": kind, "what": what, "exit_code": code, "rank": int(RANK), "at_s": 1.0})
-    )
+    error = {"kind": kind, "what": what, "exit_code": code, "rank": int(RANK), "at_s": 1.0}
+    error["host"] = socket.gethostname()
+    (folder / f"error-rank{RANK}.json").write_text(json.dumps(error))
     sys.exit(code)
 
 
