@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from advisor.ground.errors import Fault, MachineNotReady
 from advisor.ground.model_folder import CONFIG
@@ -27,6 +28,7 @@ from advisor.ground.vllm import (
     version_fault,
 )
 from advisor.launch.child import guard_command
+from advisor.launch.nodes import is_own_address
 from advisor.launch.record_keeper import Say
 from advisor.plan.entries import Entry
 from advisor.plan.keys import key_specs
@@ -77,6 +79,21 @@ def server_faults(
     if not entries:
         return
     server = plan.launch.vllm
+    if plan.launch.nodes > 1 and (
+        (server is not None and server.python is not None)
+        or is_own_address(urlsplit(server_url(plan, os.environ)).hostname or "")
+    ):
+        yield Fault(
+            where="launch.vllm",
+            what=f"the plan is for {plan.launch.nodes} machines, and its vLLM server is one that"
+            " only the first of them reaches",
+            allowed="a server that runs already, by an address that every machine reaches",
+            hint=(
+                "start it yourself, and --set launch.vllm.url=http://HOST:8000; or"
+                f" --set {key_path(entries[0], 'rollouts')}=transformers"
+            ),
+        )
+        return
     if server is not None and server.python is not None:
         yield from _environment_faults(resolve_path(plan_path, server.python), entries[0])
         wanted = plan.launch.processes + server.gpus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shlex
 import socket
@@ -215,6 +216,16 @@ def interface_of(address: str) -> str | None:
     except (ImportError, OSError):
         pass
     return None
+
+
+def is_own_address(address: str) -> bool:
+    """Whether an address means the machine itself, whoever uses it: 127.0.0.1, localhost."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def names(nodes: Sequence[int]) -> str:

@@ -7,7 +7,6 @@ it has read it. Whoever does not is no part of the run, and disturbs nothing.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import queue
 import re
@@ -25,7 +24,7 @@ from advisor.ground.disk import TEMPORARY
 from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
 from advisor.launch.input_digests import Say
-from advisor.launch.nodes import Place, names
+from advisor.launch.nodes import Place, is_own_address, names
 from advisor.launch.nodes_channel import (
     FOLLOWER,
     LEADER,
@@ -114,7 +113,7 @@ def listen(place: Place) -> socket.socket:
     try:
         found = socket.getaddrinfo(place.address, place.port, type=socket.SOCK_STREAM)
         family, _, _, _, where = found[0]
-        if _is_loopback(str(where[0])) and not _is_loopback(place.address):
+        if is_own_address(str(where[0])) and not is_own_address(place.address):
             raise OSError(errno.EADDRNOTAVAIL, "a name for this machine itself")
     except OSError:
         family, where = socket.AF_INET, ("", place.port)
@@ -131,15 +130,6 @@ def listen(place: Place) -> socket.socket:
                 hint="choose another one, the same on every machine: MASTER_PORT=29700",
             ) from None
     raise AssertionError("unreachable")
-
-
-def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

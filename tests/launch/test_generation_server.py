@@ -88,6 +88,15 @@ def test_a_missing_interpreter_missing_gpus_and_a_silent_server_are_faults(tmp_p
     assert "--max-lora-rank 32" in text
 
 
+def test_a_server_that_one_of_several_machines_reaches_is_refused(tmp_path):
+    """One that is started listens on its own machine; so does one by that machine's own address."""
+    for server in ({"python": "env/bin/python"}, {"url": "http://localhost:8000"}):
+        plan = plan_of(**server)
+        (text,) = faults_of(replace(plan, launch=replace(plan.launch, nodes=2)), tmp_path)
+        assert "2 machines, and its vLLM server is one that only the first of them reaches" in text
+        assert "launch.vllm.url=http://HOST:8000" in text
+
+
 def test_the_server_gets_the_gpus_that_training_leaves():
     """Two processes take the two GPUs with most free memory, the server the next; with gpus 0 it
     shares theirs.
