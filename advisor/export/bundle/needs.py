@@ -50,7 +50,8 @@ class Part:
     high_s: float | None  # the upper end of its band
     stop_s: float | None  # one step and one save, at their upper ends
     memory_bytes: int | None  # of a process, at the upper end of its band: on the CPU alone
-    disk_bytes: float | None  # the base, checkpoints and result
+    base_bytes: float | None  # of the model it starts from
+    saved_bytes: float | None  # checkpoints and result
     unknown: tuple[str, ...] = ()
 
 
@@ -117,8 +118,10 @@ class Needs:
 
     @property
     def disk_bytes(self) -> float | None:
-        """Of checkpoints and results of all entries."""
-        return _sum(part.disk_bytes for part in self.parts)
+        """Of the base, and of the checkpoints and results of all entries."""
+        base = _sum(part.base_bytes for part in self.parts[:1])
+        saved = _sum(part.saved_bytes for part in self.parts)
+        return None if base is None or saved is None else base + saved
 
     def time_words(self) -> str:
         """'1 h 20 min by the estimate, at most 2 h 5 min'; of several tasks the longest one."""
@@ -217,7 +220,7 @@ def _profile(plan_path: Path, entry: Entry, notes: list[str]) -> DataProfile | N
 def _part(
     entry: Entry, found: Estimate, spec: RunSpec, shape: ModelShape | None, *, on_cpu: bool
 ) -> Part:
-    times, stop_s, saved, read = found.times, None, None, 0.0
+    times, stop_s, saved, read = found.times, None, None, None
     if shape is not None:
         read, written = weights_bytes(spec, shape)
         saved = WITH_MOMENTS * written
@@ -230,7 +233,8 @@ def _part(
         high_s=times.high_s if times is not None else None,
         stop_s=stop_s,
         memory_bytes=found.memory.high_bytes if on_cpu and found.memory is not None else None,
-        disk_bytes=None if saved is None else read + 4 * saved,  # three checkpoints for a moment
+        base_bytes=read,
+        saved_bytes=None if saved is None else 4 * saved,  # three checkpoints for a moment
         unknown=found.unknown,
     )
 
