@@ -25,8 +25,19 @@ def main() -> int:
             fill(folder)
         results = train_cells(folder.resolve(), chosen(all_cells(), given.only))
     for one in results:
-        print(one.cell.objective, "|", one.cell.update, "|", one.cell.strategy, "|", one.status, one.seconds,
-              one.from_one, one.from_ddp, one.text[:400] if one.status != "trained" else one.left.launch["sharded_tensors"])
+        print(
+            one.cell.objective,
+            "|",
+            one.cell.update,
+            "|",
+            one.cell.strategy,
+            "|",
+            one.status,
+            one.seconds,
+            one.from_one,
+            one.from_ddp,
+            one.text[:400] if one.status != "trained" else one.left.launch["sharded_tensors"],
+        )
     print(f"{(time.monotonic() - began) / 60:.1f} minutes")
     wrong = bad(results)
     print("\n".join(wrong))

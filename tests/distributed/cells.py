@@ -95,10 +95,20 @@ def all_cells() -> Iterator[Cell]:
                 yield Cell(strategy, update, objective)
 
 
-def write_plan(folder: Path, cell: Cell, *, processes: int = 2, **keys: Any) -> Path:
-    """The plan of a cell, whose optimizer step has as many rows on any number of processes."""
+def write_plan(
+    folder: Path, cell: Cell, *, processes: int = 2, name: str = "", **keys: Any
+) -> Path:
+    """The plan of a cell, whose optimizer step has as many rows on any number of processes.
+
+    Args:
+        folder: Where the models and rows lie.
+        processes: Of every strategy but `one process`.
+        name: In front of the name of the file.
+        keys: Of the stage, in place of those of the cell; `data` and `model` of the plan.
+    """
     lesson = LESSONS[cell.objective]
     count = 1 if cell.strategy == ONE else processes
+    model, data = keys.pop("model", lesson.model), keys.pop("data", lesson.data)
     micro = keys.get("micro_batch_size", MICRO)
     stage = {
         **STAGE, **lesson.keys, **UPDATES[cell.update],
@@ -108,12 +118,12 @@ def write_plan(folder: Path, cell: Cell, *, processes: int = 2, **keys: Any) -> 
     plan = {
         "version": 1,
         "name": "table",
-        "model": f"./{lesson.model}",
-        "data": {"path": f"{lesson.data}.jsonl"},
+        "model": f"./{model}",
+        "data": {"path": f"{data}.jsonl"},
         "stages": [{key: value for key, value in stage.items() if value is not None}],
         "launch": {"device": "cpu", **launch},
     }
-    path = folder / cell.file
+    path = folder / f"{name}{cell.file}"
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
     return path
 

@@ -44,7 +44,12 @@ def job_of(path: Path) -> Job:
         plan = replace(plan, launch=replace(plan.launch, offload=True))
     (stage,) = plan.stages
     return make_job(
-        plan, stage=stage.name, run=path.with_suffix(""), folder=path.parent, judge=False, part=TRAIN
+        plan,
+        stage=stage.name,
+        run=path.with_suffix(""),
+        folder=path.parent,
+        judge=False,
+        part=TRAIN,
     )
 
 

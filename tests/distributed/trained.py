@@ -33,9 +33,7 @@ def train_cells(folder: Path, cells: Iterable[Cell]) -> list[Result]:
     wanted = list(cells)
     found: dict[Cell, Result] = {}
     for strategy in STRATEGIES:
-        plans = {
-            write_plan(folder, cell): cell for cell in wanted if cell.strategy == strategy
-        }
+        plans = {write_plan(folder, cell): cell for cell in wanted if cell.strategy == strategy}
         processes = 1 if strategy == ONE else 2
         for path, one in train_plans(list(plans), processes=processes).items():
             result = Result(plans[path], one["status"], one["text"], one.get("seconds", 0.0))

@@ -1,4 +1,4 @@
-"""The long form: python -m tests.faults [--kills N] [--damage N] [--fuzz N] [--trainer N] [--seed S]
+"""The long form: python -m tests.faults [--kills N] [--ranks N] [--damage N] [--fuzz N] [--trainer N] [--seed S]
                            [--minutes M] [--write docs/reliability.md]
 
 Real kills, damaged folders and fuzzed inputs, on as many lanes as there are cores; it prints a table
@@ -31,8 +31,15 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from tests.faults.fuzz.run import fuzz_chunk
 from tests.faults.kills import damage
-from tests.faults.kills.kill import draw_kills, survive
-from tests.faults.kills.scenes import fill, make_scene
+from tests.faults.kills.kill import (
+    IN_ONE_RUN,
+    PARENT,
+    WORKER,
+    draw_kills,
+    draw_rank_kills,
+    survive,
+)
+from tests.faults.kills.scenes import SEVERAL, fill, make_scene
 from tests.faults.load import rows as load_rows
 from tests.faults.simulated import simulated
 from tests.faults.table import Row, as_markdown, as_text, grouped, summary
@@ -50,8 +57,8 @@ SHARES = {
     "sft>rm>ppo": 3,
     "departments": 3,
     "two processes": 3,
+    "two processes, fsdp": 3,
 }
-IN_ONE_RUN = 3  # kills of one run before it is let alone
 CHUNK = 500  # fuzzed inputs of one process
 DAMAGED = {"sft": 6, "ppo": 6, "rm": 6}  # objective -> the step behind which it is stopped
 BEGIN, END = "<!-- table of the last long run -->", "<!-- end of the table -->"
@@ -82,6 +89,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=66, help="real kills, at least")
     parser.add_argument(
+        "--ranks", type=int, default=2, help="SIGKILL of a process of two, and of advise: each"
+    )
+    parser.add_argument(
         "--damage", type=int, default=24, help="torn checkpoints; others come always"
     )
     parser.add_argument("--fuzz", type=int, default=21_000, help="fuzzed inputs")
@@ -104,12 +114,15 @@ def jobs(given: argparse.Namespace, folder: Path) -> list[Job]:
     """Everything to do, the longest first."""
     shares = {name: SHARES[name] for name in given.only or SHARES}
     unit = given.kills / sum(shares.values())
-    order = sorted(shares, key=lambda name: name in ("sft>rm>ppo", "departments", "two processes"))
+    slow = ("sft>rm>ppo", "departments", *SEVERAL)
+    order = sorted(shares, key=lambda name: name in slow)
     found: list[Job] = []
     for name in reversed(order):
         count = round(unit * shares[name] + 0.499)
         if count:
             found.append(kills_of(folder, name, count, given.seed))
+    if given.ranks:
+        found += [rank_kills_of(folder, name, given) for name in SEVERAL if name in shares]
     if given.damage:
         for name, step in DAMAGED.items():
             if name in shares:
@@ -149,6 +162,29 @@ def kills_of(folder: Path, objective: str, count: int, seed: int) -> Job:
             kills = list(islice(draw_kills(scene, dice), min(IN_ONE_RUN, count - len(rows))))
             rows += survive(scene, f"run-{scene.plan.removesuffix('.yaml')}-{turn}", kills)
             turn += 1
+        return rows
+
+    return job
+
+
+def rank_kills_of(folder: Path, objective: str, given: argparse.Namespace) -> Job:
+    """Kill one of two processes, and `advise` that has started them, so often each."""
+
+    def job() -> list[Row]:
+        own = folder / f"ranks-{SEVERAL.index(objective)}"
+        fill(own)
+        scene = make_scene(own, objective)
+        left = dict.fromkeys((WORKER, PARENT), given.ranks)
+        rows: list[Row] = []
+        for turn in range(4 * given.ranks):  # some moments come too late
+            dice = random.Random(f"{given.seed} ranks {objective} {turn}")
+            kills = draw_rank_kills(scene, dice, left)
+            if not kills:
+                break
+            struck = survive(scene, f"run-{turn}", kills)
+            for kill in kills[: len(struck)]:
+                left[kill.target] -= 1
+            rows += struck
         return rows
 
     return job

@@ -9,14 +9,14 @@ import random
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.faults.kills.inotify import Watch
 from tests.faults.kills.moments import Moment, draw_moment
 from tests.faults.kills.processes import Command, send, send_group
-from tests.faults.kills.scenes import Scene, difference, result_of, stage_name
+from tests.faults.kills.scenes import SEVERAL, Scene, difference, result_of, stage_name
 from tests.faults.table import Row
 
 PARENT, TRAINER, BOTH, GROUPS, WORKER = "advise", "trainer", "both", "process groups", "a worker"
@@ -252,6 +252,7 @@ def last_lines(text: str, count: int = 3) -> str:
     return " / ".join(text.strip().splitlines()[-count:])[:300]
 
 
+IN_ONE_RUN = 3  # kills of one run before it is let alone
 KINDS = (
     (signal.SIGKILL, BOTH, 3),
     (signal.SIGKILL, PARENT, 2),
@@ -281,7 +282,7 @@ def draw_kills(scene: Scene, dice: random.Random) -> Iterator[Kill]:
     attempt = 0
     while True:
         number, target, _ = weighted(KINDS, dice)
-        if scene.objective == "two processes" and target == TRAINER and dice.random() < 0.6:
+        if scene.objective in SEVERAL and target == TRAINER and dice.random() < 0.6:
             target = WORKER
         moments = [*MOMENTS, *([("between two stages", 3)] if scene.objective in STAGED else [])]
         name = weighted(moments, dice)[0]
@@ -292,6 +293,24 @@ def draw_kills(scene: Scene, dice: random.Random) -> Iterator[Kill]:
             moment = replace(moment, nth=max(moment.nth, 22 + dice.randint(0, 20)))
         yield Kill(number, target, moment)
         attempt += 1
+
+
+def draw_rank_kills(scene: Scene, dice: random.Random, left: Mapping[str, int]) -> list[Kill]:
+    """Kills of one run by SIGKILL, each at a moment by chance.
+
+    Args:
+        left: Whom to kill -> how often at most.
+    """
+    targets = [target for target, count in left.items() for _ in range(count)]
+    dice.shuffle(targets)
+    return [
+        Kill(
+            signal.SIGKILL,
+            target,
+            draw_moment(weighted(MOMENTS, dice)[0], scene, dice, attempt=attempt),
+        )
+        for attempt, target in enumerate(targets[:IN_ONE_RUN])
+    ]
 
 
 def weighted(entries: Sequence[tuple], dice: random.Random) -> tuple:

@@ -84,7 +84,14 @@ launch: {{processes: 2, strategy: ddp}}
 stages:
   - {{name: sft, objective: sft, {LORA}, max_steps: 8, save_steps: 2}}
 """,
+    "two processes, fsdp": f"""\
+data: {{path: chats.jsonl}}
+launch: {{processes: 2, strategy: fsdp}}
+stages:
+  - {{name: sft, objective: sft, update: full, learning_rate: 1e-3, {SHORT}, max_steps: 8, save_steps: 2}}
+""",
 }
+SEVERAL = ("two processes", "two processes, fsdp")  # plans that several processes train
 SAID = {
     "legal": "See clause {} of the contract.",
     "hr": "Ask for form {}, please.",
