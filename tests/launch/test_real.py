@@ -5,15 +5,18 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from advisor.ground.errors import AdviseError
+from advisor.ground.types import Gpu, GpuSpec
 from advisor.launch import run_plan
 from advisor.plan.verdict import folder_verdict
 from advisor.render.result_commands import ask_command, serve_command
 from advisor.render.run import summary_lines
-from tests.launch.conftest import running, wait_for
+from tests.launch.conftest import MACHINE, running, wait_for
 
 ROOT = Path(__file__).parents[2]
 PLAN = """\
@@ -145,13 +148,54 @@ def test_a_real_dry_run_measures_and_keeps_nothing_else(shop):
         assert words in text, text
 
 
+ON_TWO_GPUS = "launch: {device: cuda, processes: 2, strategy: fsdp}\n"
+
+
 @pytest.mark.slow
+def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
+    """On a machine with one GPU it says what it would take there and starts nothing. The same file
+    trains on the CPU, where two processes hold the model together (gloo).
+    """
+    path = shop / "plan.yaml"
+    path.write_text(path.read_text().replace("max_steps: 12", "max_steps: 3") + ON_TWO_GPUS)
+    with pytest.raises(AdviseError) as refused:
+        run_plan("plan.yaml", hardware=one_gpu(), judge=False)
+    text = refused.value.text()
+    assert "wants 2 processes, one per GPU, and 1 can be used here" in text
+    assert "it fits, and takes about 2 times as long" in text
+    assert "--set launch.processes=1 --set launch.strategy=null" in text
+    assert not (shop / "runs").exists()
+    done = run_plan("plan.yaml", set_values=["launch.device=cpu"], judge=False)
+    (stage,) = done.record.stages
+    assert (done.status, stage.steps) == ("done", 3)
+    launch = stage.launch
+    assert (launch.strategy, launch.processes, launch.nodes) == ("fsdp", 2, 1)
+    assert launch.sharded_tensors > 10
+    assert len(launch.peak_gib_per_rank) == 2
+
+
+def one_gpu():
+    """This machine as it would be with one GPU of 24 GB."""
+    spec = GpuSpec(
+        id="rtx4090", name="RTX 4090", vendor="nvidia", memory_bytes=24 * 2**30,
+        compute_capability=(8, 9), bf16=True, bf16_flops=165e12, achieved_flops=None,
+        bandwidth_bytes_per_s=1e12, power_w=450, price_usd_per_h=None,
+    )  # fmt: skip
+    gpu = Gpu(
+        name=spec.name, memory_total_bytes=spec.memory_bytes, memory_free_bytes=spec.memory_bytes,
+        compute_capability=spec.compute_capability, bf16=True, spec=spec,
+    )  # fmt: skip
+    return replace(MACHINE, kind="cuda", gpus=(gpu,))
+
+
+@pytest.mark.long
 def test_a_real_run_in_two_processes(shop):
-    """Two processes on the CPU train together (gloo) and write one result."""
-    (shop / "plan.yaml").write_text(
-        (shop / "plan.yaml").read_text().replace("max_steps: 12", "max_steps: 3")
-        + "launch: {processes: 2, strategy: ddp}\n"
-    )
-    done = run_plan("plan.yaml", judge=False)
-    assert done.status == "done"
-    assert done.record.stages[0].steps == 3
+    """Two processes on the CPU train together (gloo), and one judges the result that they wrote."""
+    path = shop / "plan.yaml"
+    path.write_text(path.read_text() + "launch: {processes: 2, strategy: ddp}\n")
+    done = run_plan("plan.yaml")
+    (stage,) = done.record.stages
+    assert (done.status, stage.steps) == ("done", 12)
+    assert (stage.launch.strategy, stage.launch.sharded_tensors) == ("ddp", 0)
+    assert stage.evaluation is not None
+    assert all(check.ok for check in stage.checks if "answers" not in check.text)
