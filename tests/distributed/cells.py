@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tests.conftest import save_tiny_model
 from tests.distributed.train import OFFLOADED
 
 MODEL, TEACHER, TRANSLATOR = "model", "teacher", "translator"
+MIXTURE, ENCODER, UNTIED = "mixture", "encoder", "untied"
 MICRO, STEP_ROWS, STEPS = 4, 16, 4
 STAGE: dict[str, Any] = {
     "name": "s",
@@ -79,6 +80,15 @@ class Cell:
     strategy: str
     update: str
     objective: str
+
+    @property
+    def name(self) -> str:
+        """What is trained, however it is shared."""
+        return f"{self.objective}: {self.update}"
+
+    def is_any_of(self, words: Collection[str]) -> bool:
+        """Whether one of the words names it, or there is none."""
+        return not words or bool({self.strategy, self.update, self.objective} & set(words))
 
     @property
     def file(self) -> str:
@@ -193,6 +203,7 @@ def fill(folder: Path) -> None:
     save_tiny_model(folder / MODEL)
     _save_teacher(folder)
     _save_translator(folder / TRANSLATOR)
+    _save_others(folder)
 
 
 def _save_teacher(folder: Path) -> None:
@@ -224,3 +235,29 @@ def _save_translator(folder: Path) -> None:
         dropout_rate=0.0,
     )  # fmt: skip
     T5ForConditionalGeneration(config).save_pretrained(folder)
+
+
+def _save_others(folder: Path) -> None:
+    """A mixture of experts, an encoder, and the tiny model with an output layer of its own."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+
+    from tests.trainers.moe import tiny_mixture
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / MODEL)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    size = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, **ends}
+    mixture = tiny_mixture("qwen3_moe", **size)
+    torch.manual_seed(0)
+    encoder = BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    known = LlamaConfig.from_pretrained(folder / MODEL)
+    known.tie_word_embeddings = False
+    for name, model in ((MIXTURE, mixture), (ENCODER, encoder), (UNTIED, LlamaForCausalLM(known))):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)

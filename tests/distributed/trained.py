@@ -1,25 +1,30 @@
-"""The table: each cell trained, refused or failed, and how far it is from one process and from ddp."""
+"""Plans that are shared in every way: trained, refused or failed, and how far each is from the same
+training in one process.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.distributed.cells import DDP, FSDP, OFFLOAD, ONE, STRATEGIES, Cell, write_plan
+from tests.distributed.cells import DDP, FSDP, OFFLOAD, ONE, STRATEGIES
 from tests.distributed.comparing import Apart, Left, apart, left_by
 from tests.distributed.starting import train_plans
 from tests.distributed.train import FAILED, REFUSED, TRAINED
 
 DIVIDED = (FSDP, OFFLOAD)
+Place = tuple[str, str]  # what is trained, and the strategy
 
 
 @dataclass
 class Result:
-    """What became of a cell."""
+    """What became of one plan."""
 
-    cell: Cell
+    name: str
+    strategy: str
     status: str  # TRAINED, REFUSED or FAILED
     text: str = ""  # why it is refused, or how it failed
     seconds: float = 0.0
@@ -28,42 +33,46 @@ class Result:
     from_ddp: Apart | None = None
 
 
-def train_cells(folder: Path, cells: Iterable[Cell]) -> list[Result]:
-    """Train the cells, those of a strategy by one start of its processes."""
-    wanted = list(cells)
-    found: dict[Cell, Result] = {}
+def train_shared(plans: Mapping[Place, Path]) -> dict[Place, Result]:
+    """Train the plans, those of a strategy by one start of its processes.
+
+    Args:
+        plans: What is trained and its strategy -> the plan.
+    """
+    found: dict[Place, Result] = {}
     for strategy in STRATEGIES:
-        plans = {write_plan(folder, cell): cell for cell in wanted if cell.strategy == strategy}
-        processes = 1 if strategy == ONE else 2
-        for path, one in train_plans(list(plans), processes=processes).items():
-            result = Result(plans[path], one["status"], one["text"], one.get("seconds", 0.0))
-            if result.status == TRAINED:
-                look_at(result, path.with_suffix(""))
-            found[result.cell] = result
+        mine = {path: place for place, path in plans.items() if place[1] == strategy}
+        if not mine:
+            continue
+        outcomes = train_plans(list(mine), processes=1 if strategy == ONE else 2)
+        for path, one in outcomes.items():
+            found[mine[path]] = _result(mine[path], path, one)
     for result in found.values():
-        compare(result, found)
-    return [found[cell] for cell in wanted]
+        _compare(result, found)
+    return found
 
 
-def look_at(result: Result, run: Path) -> None:
-    """Read what the training left; it failed if the model was not shared as the plan says."""
+def _result(place: Place, path: Path, one: Mapping[str, Any]) -> Result:
+    """What became of a plan; it failed if the model was not shared as the plan says."""
+    result = Result(*place, one["status"], one["text"], one.get("seconds", 0.0))
+    if result.status != TRAINED:
+        return result
     try:
-        result.left = left_by(run)
+        result.left = left_by(path.with_suffix(""))
     except (OSError, ValueError) as error:
         result.status, result.text = FAILED, f"it left nothing to compare: {error}"
-        return
-    divided = result.left.launch["sharded_tensors"] > 0
-    if divided != (result.cell.strategy in DIVIDED):
-        result.status = FAILED
-        result.text = f"tensors that are divided: {result.left.launch['sharded_tensors']}"
+        return result
+    divided = result.left.launch["sharded_tensors"]
+    if (divided > 0) != (result.strategy in DIVIDED):
+        result.status, result.text = FAILED, f"{divided} tensors are divided"
+    return result
 
 
-def compare(result: Result, found: Mapping[Cell, Result]) -> None:
+def _compare(result: Result, found: Mapping[Place, Result]) -> None:
     """Note how far it is from one process and from ddp, where they have trained."""
 
     def from_(strategy: str) -> Apart | None:
-        cell = result.cell
-        other = found.get(Cell(strategy, cell.update, cell.objective))
+        other = found.get((result.name, strategy))
         if result.left is None or other is None or other.left is None or other is result:
             return None
         return apart(other.left, result.left)
@@ -75,9 +84,9 @@ def compare(result: Result, found: Mapping[Cell, Result]) -> None:
 
 
 def reason(text: str) -> str:
-    """Why a cell is refused, without its own place in the plan file."""
+    """Why a plan is refused, without its own place and the way out."""
     first = text.splitlines()[0]
-    return re.sub(r"^\S+\.yaml:\d+:\d+: ", "", first).strip()
+    return re.sub(r"^\S+\.yaml:\d+:\d+: |^stage \w+: ", "", first).strip()
 
 
 def is_located(text: str) -> bool:
@@ -85,21 +94,12 @@ def is_located(text: str) -> bool:
     return bool(re.match(r"(\S+\.yaml:\d+:\d+|launch\.\w+|stage \w+)", text))
 
 
-def bad(results: Iterable[Result]) -> list[str]:
-    """What may not be: a cell that failed, and a refusal without a place."""
+def wrong(results: Iterable[Result]) -> list[str]:
+    """What may not be: a plan that failed, and a refusal without a place."""
     told = []
     for one in results:
-        name = f"{one.cell.objective} / {one.cell.update} / {one.cell.strategy}"
         if one.status == FAILED:
-            told.append(f"{name}: {one.text}")
+            told.append(f"{one.name}, {one.strategy}: {one.text}")
         elif one.status == REFUSED and not is_located(one.text):
-            told.append(f"{name}: refused without a place: {one.text}")
+            told.append(f"{one.name}, {one.strategy}: refused without a place: {one.text}")
     return told
-
-
-def chosen(cells: Iterable[Cell], only: Collection[str]) -> list[Cell]:
-    """The cells that every given word is a part of; all of them without one."""
-    return [
-        cell for cell in cells
-        if all(word in (cell.strategy, cell.update, cell.objective) for word in only)
-    ]  # fmt: skip

@@ -1,0 +1,84 @@
+"""Settings of a stage that change how its steps are computed: each shared by two processes, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.distributed.cells import Cell, write_plan
+
+HALF = {"weights_dtype": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Keys of a stage, and what they are tried with."""
+
+    keys: Mapping[str, Any]
+    update: str = "lora"
+    objective: str = "sft"
+
+
+def _optimizer(name: str, **keys: Any) -> Setting:
+    return Setting({"optimizer": name, **keys}, "full")
+
+
+SETTINGS: Mapping[str, Setting] = {
+    **{
+        name: _optimizer(name)
+        for name in (
+            "adamw_fused",
+            "sgd",
+            "rmsprop",
+            "adagrad",
+            "adafactor",
+            "muon",
+            "lion",
+            "adamw_8bit",
+            "lion_8bit",
+            "ademamix",
+        )
+    },
+    "adamw_split, bfloat16": _optimizer("adamw_split", **HALF),
+    "adamw_stochastic, bfloat16": _optimizer("adamw_stochastic", **HALF),
+    "bfloat16 weights": Setting(HALF, "full"),
+    "bfloat16 base": Setting(HALF, "lora"),
+    "mixed precision": Setting({"precision": "mixed"}, "full"),
+    "mixed precision, module": Setting({"precision": "mixed"}, "lora"),
+    "bfloat16, nf4": Setting(HALF, "lora, nf4"),
+    "packing": Setting({"packing": True}, "full"),
+    "packing, cpt": Setting({"packing": True}, "full", "cpt"),
+    "group_by_length": Setting({"group_by_length": True}, "full"),
+    "gradient_checkpointing": Setting({"gradient_checkpointing": True}, "full"),
+    "gradient_checkpointing, module": Setting({"gradient_checkpointing": True}, "lora"),
+    "gradient_checkpointing, nf4": Setting({"gradient_checkpointing": True}, "lora, nf4"),
+    "compile": Setting({"compile": True}, "full"),
+    "keep: best": Setting({"keep": "best"}, "full"),
+    "early_stopping": Setting({"early_stopping": 1}, "lora"),
+    "train_embeddings": Setting({"train_embeddings": True}),
+    "rslora": Setting({"rslora": True}),
+    "pissa": Setting({"peft": {"init_lora_weights": "pissa"}}),
+    "olora": Setting({"peft": {"init_lora_weights": "olora"}}),
+    "dora": Setting({"peft": {"use_dora": True}}),
+    "modules_to_save": Setting({"peft": {"modules_to_save": ["embed_tokens"]}}),
+    "dropout": Setting({"dropout": 0.1}),
+    "three epochs": Setting({"max_steps": None, "epochs": 3.0}, "full"),
+    "mixture of experts": Setting({"model": "mixture"}, "full"),
+    "mixture of experts, module": Setting({"model": "mixture"}, "lora"),
+    "mixture of experts, with-experts": Setting(
+        {"model": "mixture", "target_modules": "with-experts"}
+    ),
+    "an encoder with classes": Setting({"model": "encoder"}, "full", "sft, classes"),
+    "an encoder with classes, module": Setting({"model": "encoder"}, "lora", "sft, classes"),
+    "untied output": Setting({"model": "untied"}, "full"),
+}
+
+
+def setting_plan(folder: Path, name: str, strategy: str) -> Path:
+    """The plan of a setting, shared in one way."""
+    one = SETTINGS[name]
+    start = "".join(char if char.isalnum() else "-" for char in name)
+    cell = Cell(strategy, one.update, one.objective)
+    return write_plan(folder, cell, name=f"{start}-", **one.keys)
