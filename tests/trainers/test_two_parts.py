@@ -17,7 +17,7 @@ from trainers.frame.files import read_json
 from trainers.frame.job import JUDGE, TRAIN
 from trainers.frame.trained import read_trained, together
 
-CLOCK = ("times", "duration_s", "measured")
+CLOCK = ("times", "duration_s", "measured", "launch")  # and memory
 KEYS = {"dropout": 0.1, "holdout": 0.25, "keep": "best", "max_steps": 4}
 
 

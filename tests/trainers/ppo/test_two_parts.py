@@ -22,6 +22,7 @@ def result(job):
     found = json.loads(text)
     for key in ("times", "duration_s", "measured"):
         found.pop(key)
+    found.pop("launch", None)  # with the peak memory
     found["evaluation"].pop("seconds")
     found["files"].pop("tokenizer.json")  # generating leaves its padding in the tokenizer
     return found
