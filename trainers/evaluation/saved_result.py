@@ -19,6 +19,7 @@ from trainers.frame.evaluating import computes_in_16_bit, evaluating
 from trainers.frame.fused_layers import fuse_like
 from trainers.frame.job import Job
 from trainers.frame.loading import keep_weights_unpacked, placement, quantization_config
+from trainers.frame.spreading import is_spread
 from trainers.frame.types import AdaptedModel, Model
 from trainers.prepare import Row
 from trainers.prepare.sequences import learned_counts, lengths, row_places
@@ -322,9 +323,11 @@ def _options(job: Job, model: Model, probe: Probe) -> dict[str, Any]:
 
 
 def _room_for_second(model: Model, job: Job) -> bool:
-    """True if another copy of the model fits beside this one with room to spare."""
+    """True if another copy of the model fits beside this one, on its device, with room to spare."""
     import torch
 
+    if is_spread(model):
+        return False
     need = 1.3 * sum(
         parameter.numel() * parameter.element_size() for parameter in model.parameters()
     )

@@ -34,6 +34,7 @@ from trainers.frame.model_files import (
     reading,
 )
 from trainers.frame.sharding import is_sharded, one_reads_for_all, reads_once
+from trainers.frame.spreading import spread
 from trainers.frame.starts import moves_base
 from trainers.frame.stored import written_out
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
@@ -215,6 +216,7 @@ def load_base(
                 revision=options.get("revision"),
                 trust_remote_code=job.plan.trust_remote_code,
             )
+    options |= spread(job, device)
     key = (
         source,
         head,

@@ -2,31 +2,34 @@
 
 They are kept in the run folder, one line each, as they come: an attempt that goes on writes only
 those that are missing. What is drawn for a request depends on the seed and the place of its block
-alone, so that an interrupted run gets the answers of an unbroken one.
+alone, so that an interrupted run gets the answers of an unbroken one, and any number of processes
+those of one: each lets its own copy of the teacher answer its share of the blocks, into a file for
+each block, and the main process puts them together.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from advisor.ground.disk import DISK
 from advisor.ground.files import cannot_write
-from advisor.ground.progress import waiting
+from advisor.ground.progress import followed, waiting
 from trainers.frame.files import digest_of, make_folder
 from trainers.frame.job import Job
-from trainers.frame.machine import is_main_process
+from trainers.frame.machine import is_main_process, process_count, process_rank
 from trainers.frame.types import Tokenizer
+from trainers.frame.waiting import others_wait_for, wait_for
 from trainers.prepare import Prepared, Row
 from trainers.prepare.prepared import rows_digest
 from trainers.prepare.prompts import Prompt
 from trainers.prepare.row import IGNORED, ids_of, normalise_text
 
 BLOCK = 32  # requests that are answered together
-WAIT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +94,8 @@ def written_answers(
     found = known[: min(whole, len(prompts))]
     if len(found) == len(prompts):
         return found
-    if not is_main_process():  # one writes for all
-        while len(found := read_answers(path)) < len(prompts):
-            time.sleep(WAIT_S)
-        return found[: len(prompts)]
+    if process_count() > 1:
+        return _written_together(path, prompts, write, found, say=say)
     if found:
         say(f"{len(found):,} of {len(prompts):,} answers of the teacher are there already")
     make_folder(path.parent)
@@ -116,6 +117,54 @@ def written_answers(
     except OSError as error:
         raise cannot_write(path, error) from error
     return found
+
+
+def _written_together(
+    path: Path,
+    prompts: Sequence[Prompt],
+    write: Callable[[Sequence[Prompt], int], Sequence[Written]],
+    found: list[Written],
+    *,
+    say: Callable[[str], None],
+) -> list[Written]:
+    """The same with several processes, which are not connected yet: they see each other's files.
+
+    Raises ConnectionLost if the main process fails or the launcher is gone.
+
+    Args:
+        found: Whole blocks that are there already.
+    """
+    folder = path.with_suffix(".blocks")
+    left = range(len(found) // BLOCK, -(-len(prompts) // BLOCK))
+    files = {number: folder / f"{number}.jsonl" for number in left}
+
+    def block(number: int) -> Sequence[Prompt]:
+        return prompts[number * BLOCK : (number + 1) * BLOCK]
+
+    def is_there(number: int) -> bool:
+        return len(read_answers(files[number])) == len(block(number))
+
+    def all_answers() -> list[Written] | None:
+        known = read_answers(path)
+        return known[: len(prompts)] if len(known) >= len(prompts) else None
+
+    with others_wait_for(path) if is_main_process() else nullcontext():
+        try:
+            make_folder(folder)
+            mine = [number for number in left if number % process_count() == process_rank()]
+            for number in followed(mine, "answers of the teacher", unit="answers", each=BLOCK):
+                if not is_there(number):
+                    content = b"".join(map(_line, write(block(number), number)))
+                    DISK.replace(files[number], content)
+            if is_main_process():
+                wait_for(path, lambda: all(map(is_there, left)) or None)
+                new = [one for number in left for one in read_answers(files[number])]
+                DISK.replace(path, b"".join(map(_line, [*found, *new])))
+                DISK.discard(folder)
+                say(f"the teacher has written {len(prompts):,} of {len(prompts):,} answers")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+    return wait_for(path, all_answers)
 
 
 def _line(one: Written) -> bytes:
