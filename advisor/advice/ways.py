@@ -125,6 +125,12 @@ def about_sharing(candidate: Candidate, hardware: Hardware) -> list[str]:
         found = f"all {cards} GPUs are used: {how_shared(first)}"
     if times := speeds(candidate.ways):
         found += f" (expected: {times})"
+    names = list(dict.fromkeys(gpu.name for gpu in hardware.gpus))
+    if first.gpus > 1 and len(names) > 1:
+        found += (
+            f"; they are not alike ({', '.join(names)}): the smallest decides what fits, and the"
+            " slowest sets the pace"
+        )
     return [found, *_about_offloading(candidate), *_about_host(candidate, hardware)]
 
 

@@ -11,6 +11,7 @@ from advisor.launch.expected import expect_stage
 from advisor.plan.entries import Entry
 from advisor.plan.measured_record import Expected
 from advisor.plan.model import Plan, Stage
+from advisor.plan.sharing_checks import goes_with
 from advisor.plan.smaller import Change, as_settings, smallest_that_fits, together
 
 FITS = ("fits", "tight")
@@ -61,7 +62,9 @@ def on_fewer(
         if found.fits not in (*FITS, "unknown"):
             smaller = smallest_that_fits(
                 rows.applied(entry.stage),
-                lambda stage, entry=entry: expected(entry, stage).fits in FITS,  # type: ignore[misc]
+                lambda stage, entry=entry: (  # type: ignore[misc]
+                    goes_with(fewer, stage) and expected(entry, stage).fits in FITS
+                ),
             )
             if smaller is None:
                 here = f"on {gpus} {_needs(found, entry)}: it does not fit"

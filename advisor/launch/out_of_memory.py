@@ -21,6 +21,7 @@ from advisor.plan.entries import Entry
 from advisor.plan.model import Plan, Stage
 from advisor.plan.record import ADJUSTED, Adjusted, Adjustment
 from advisor.plan.record_files import try_read_part, write_record
+from advisor.plan.sharing_checks import goes_with
 from advisor.plan.smaller import PeakOf, adjustment_of, next_batch, usable
 from advisor.situation.of_plan import run_spec
 
@@ -89,11 +90,11 @@ def peak_estimator(
     past: PastRuns = NO_RUNS,
 ) -> PeakOf:
     """What the estimator says of a stage's peak memory on this machine, in bytes, corrected by past
-    runs; None where it does not know.
+    runs; None where it does not know, and for a stage that the plan's strategy does not start.
     """
 
     def peak_of(stage: Stage) -> int | None:
-        if shape is None or hardware is None:
+        if shape is None or hardware is None or not goes_with(plan, stage):
             return None
         try:
             found = memory_of_tensors(run_spec(plan, stage), shape, hardware, past)

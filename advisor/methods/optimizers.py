@@ -114,6 +114,7 @@ _LION_RATE = Rate(
 )
 _KERNELS = "its kernels take plain tensors, not parts of divided ones"
 _MATRICES = "it works on whole matrices, of which each GPU holds a part"
+_OWN = "it mixes divided weights with plain numbers, which torch refuses (tried)"
 _UNTRIED = "it was never tried on divided weights"
 _EIGHT_BITS: dict[str, Any] = {
     "width": 1 + SCALE, "small_from": SMALL, "small_width": 4.0, "library": _BNB,
@@ -141,13 +142,13 @@ _ENTRIES = (
         name="adamw_split", transformers=None, source="https://arxiv.org/abs/2005.04680",
         about="AdamW over bfloat16 weights with 16 bits beside each that make it float32",
         beside_bfloat16=2, keeps_small_updates=True, holds="chunks", trains="every weight",
-        needs_whole=_UNTRIED,
+        needs_whole=_OWN,
     ),
     Optimizer(
         name="adamw_stochastic", transformers=None, source="https://arxiv.org/abs/2010.06192",
         about="AdamW over bfloat16 weights that are rounded up or down at random",
         keeps_small_updates=True, holds="chunks", trains="every weight",
-        needs_whole=_UNTRIED,
+        needs_whole=_OWN,
     ),
     Optimizer(
         name="adamw_8bit", transformers="adamw_bnb_8bit", source=_BITS, **_EIGHT_BITS_BNB,
@@ -202,6 +203,7 @@ _ENTRIES = (
         source="https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html",
         arguments={"alpha": 0.99, "eps": 1e-8},
         about="the gradient over the root of its mean square",
+        needs_whole=_UNTRIED,
     ),
     Optimizer(
         name="adagrad", transformers="adagrad", numbers=1, betas=None, holds="all weights",
@@ -212,6 +214,7 @@ _ENTRIES = (
             factor=None,
             because="no rate of AdamW's can be taken over: steps shrink with every step",
         ),
+        needs_whole=_UNTRIED,
     ),
     Optimizer(
         name="lion", transformers="lion_32bit", library=_BNB, source=_LION, numbers=1, width=4.0,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from advisor.ground.types import FSDP
 from advisor.methods.strategies import refused_by, strategies
+from advisor.plan.model import Plan, Stage
 
 
 class SharingFault(NamedTuple):
@@ -31,16 +32,18 @@ def sharing_faults(launch: Mapping[str, Any], stages: Sequence[Any]) -> Iterator
     if strategy is not None and _count(launch, "processes") * _count(launch, "nodes") == 1:
         text, hint = "`strategy` has no effect: there is one process", "remove it, or set processes"
         yield SharingFault("strategy", text, "", hint, at_key=True)
-    if launch.get("offload") is True:
-        if strategy != FSDP:
-            text = "`offload` has an effect with `strategy: fsdp` alone"
-            hint = "remove it, or set strategy: fsdp"
-            yield SharingFault("offload", text, "", hint, at_key=True)
-        elif device == "cpu":
-            text = "`offload` has no effect: on the CPU everything lies in the computer's memory"
-            yield SharingFault("offload", text, "", "remove it", at_key=True)
+    # On the CPU it changes nothing, and is let pass: a plan for GPUs is tried there as it is.
+    if launch.get("offload") is True and strategy != FSDP:
+        text = "`offload` has an effect with `strategy: fsdp` alone"
+        yield SharingFault("offload", text, "", "remove it, or set strategy: fsdp", at_key=True)
     if isinstance(strategy, str) and strategy in strategies():
         yield from _refused(strategy, stages)
+
+
+def goes_with(plan: Plan, stage: Stage) -> bool:
+    """Whether the plan's processes can share a stage: one with changed keys, say."""
+    keys = ("objective", "update", "quantization", "optimizer")
+    return not refused_by(plan.launch.strategy, {key: getattr(stage, key) for key in keys})
 
 
 def _refused(strategy: str, stages: Sequence[Any]) -> Iterator[SharingFault]:

@@ -8,6 +8,7 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import Gpu, GpuSpec
 from advisor.launch.device_check import differing_gpus
 from advisor.launch.fewer_gpus import on_fewer
+from advisor.launch.out_of_memory import peak_estimator
 from advisor.launch.preflight import run_preflight
 from advisor.plan.entries import entries
 from advisor.plan.launch_checks import launch_faults
@@ -96,8 +97,6 @@ def test_deepspeed_names_the_setting_to_use(planned):
         ("processes: 2, strategy: fsdp", {"rank: 8": "optimizer: paged_adamw_8bit\n    rank: 8"},
          "optimizer paged_adamw_8bit", "adamw_fused"),
         ("processes: 2, strategy: ddp, offload: true", {}, "`offload` has an effect with", "fsdp"),
-        ("processes: 2, strategy: fsdp, offload: true, device: cpu", {}, "`offload` has no effect",
-         "remove it"),
         ("strategy: fsdp", {}, "`strategy` has no effect", "processes"),
         ("processes: 2, device: mps", {}, "an Apple GPU trains by itself", "1"),
     ],
@@ -146,6 +145,17 @@ def test_fewer_rows_than_processes_are_refused(planned, shop, monkeypatch):
             plan, shop / "plan.yaml", shop / "out", todo, hardware=machine(gpu()), shape=None,
             trainers=STAND_IN, judge=False,
         )  # fmt: skip
+
+
+def test_what_saves_memory_is_something_that_can_be_started(planned, shop):
+    """No optimizer that a sharded stage refuses is offered where memory runs out."""
+    plan, todo = planned("{device: cuda, processes: 2, strategy: fsdp}")
+    peak_of = peak_estimator(plan, plan_shape(plan, shop / "plan.yaml"), machine(gpu(), gpu()))
+    assert peak_of(todo[0].stage)
+    assert peak_of(replace(todo[0].stage, optimizer="adamw_8bit")) is None
+    ddp, _ = planned("{device: cuda, processes: 2, strategy: ddp}")
+    peak_of = peak_estimator(ddp, plan_shape(ddp, shop / "plan.yaml"), machine(gpu(), gpu()))
+    assert peak_of(replace(todo[0].stage, optimizer="adamw_8bit"))
 
 
 def test_a_plan_is_estimated_as_it_is_started(planned):
