@@ -108,7 +108,14 @@ class Follower:
                     ranks=range(self.place.node * processes, (self.place.node + 1) * processes),
                     for_memory=killed_for_memory(kills) is True,
                 )
-            self._send({"do": "ended", "code": ended.code, "was_stopped": ended.was_stopped})
+            self._send(
+                {
+                    "do": "ended",
+                    "id": order.id,
+                    "code": ended.code,
+                    "was_stopped": ended.was_stopped,
+                }
+            )
 
     def _guard(self, child: Child) -> None:
         """Called about once a second while the child runs here."""

@@ -62,6 +62,7 @@ class Stops:
 class _Training:
     """What the machines have said of one training."""
 
+    id: str = ""  # of its rendezvous
     ended: dict[int, Ended] = field(default_factory=dict)  # by node
     first_bad: int | None = None  # exit code of the first that failed
     bad_s: float = 0.0  # since when
@@ -141,11 +142,13 @@ class Crew:
             start: Starts it here, and waits; calls the guard about once a second.
             what: Of the training, for messages.
         """
-        self._training = _Training()
         self._refuse_lost(what)
         rendezvous = new_rendezvous(self.place)
+        self._training = _Training(id=rendezvous.id)
         self._send_all(order(rendezvous).to_message())
         own = start(rendezvous, self._guard)
+        self._read(0.0)
+        earlier = self._training.first_bad
         if own.was_stopped:
             self._ask_to_stop()
         began_s, is_ended = time.monotonic(), own.code == -signal.SIGKILL
@@ -161,9 +164,8 @@ class Crew:
                 break
         self._refuse_lost(what)
         ends = [own, *self._training.ended.values()]
-        bad = self._training.first_bad
-        # This machine's own is worth more if it was not ended from here.
-        code = own.code if own.code > 0 and bad is None else bad or own.code
+        # What the others end with after this machine's own failure follows from it.
+        code = (own.code or self._training.first_bad or 0) if earlier is None else earlier
         return Ended(code, any(one.was_stopped for one in ends))
 
     def _guard(self, child: Child) -> None:
@@ -199,7 +201,8 @@ class Crew:
     def _take(self, peer: Peer, message: Message) -> None:
         if message.get("do") == "failed":
             raise _error_of(message, peer)
-        if message.get("do") != "ended" or not isinstance(code := message.get("code"), int):
+        is_of_this = message.get("do") == "ended" and message.get("id") == self._training.id
+        if not is_of_this or not isinstance(code := message.get("code"), int):
             return
         self._training.ended[peer.node] = Ended(code, message.get("was_stopped") is True)
         if code != 0 and self._training.first_bad is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.errors import InputError, MachineNotReady, NodeLost
 from advisor.ground.types import Gpu
 from advisor.launch import nodes_meeting
 from advisor.launch.child import Ended
@@ -27,7 +27,8 @@ from advisor.launch.nodes_channel import (
     proof,
 )
 from advisor.launch.nodes_follower import note_silent_end
-from advisor.launch.nodes_meeting import gather, join
+from advisor.launch.nodes_leader import Crew, Stops
+from advisor.launch.nodes_meeting import Peer, gather, join
 from advisor.launch.nodes_order import Order, order_of
 from advisor.launch.nodes_report import input_faults, machine_faults, report_of
 from advisor.plan.record import ErrorRecord, error_of_rank
@@ -433,3 +434,53 @@ def test_a_wait_for_the_key_ends_as_soon_as_it_is_there(tmp_path):
     threading.Timer(0.3, (tmp_path / name).write_text, ["0" * 64]).start()
     assert nodes_meeting._key_of(tmp_path, name) == b"0" * 64
     wait_for(lambda: (tmp_path / name).exists())
+
+
+def crew_of(ends):
+    """A leader's crew of one machine, whose channel is the second value."""
+    peer = Peer(node=1, host="b", channel=Channel(Lines(ends[0]), KEY, own=LEADER))
+    place = Place(node=0, nodes=2, address="127.0.0.1", port=4000, told_by="NNODES")
+    return Crew(place, [peer], Stops()), Channel(Lines(ends[1]), KEY, own=FOLLOWER)
+
+
+def trained(crew, start):
+    def order(rendezvous):
+        return Order(
+            entries=("sft",), folder=".", flags=(), server=None, port=rendezvous.port,
+            id=rendezvous.id,
+        )  # fmt: skip
+
+    return crew.train(order, start, "stage sft was trained")
+
+
+def test_the_code_of_a_training_is_that_of_the_machine_that_failed_first(ends):
+    """What another machine says of an earlier training does not count."""
+    crew, other = crew_of(ends)
+
+    def start(rendezvous, guard):
+        order = other.inbox.get(timeout=5)
+        other.send({"do": "ended", "id": "0" * 16, "code": 2, "was_stopped": False})
+        other.send({"do": "ended", "id": order["id"], "code": 137, "was_stopped": False})
+        return Ended(0, False)
+
+    assert trained(crew, start) == Ended(137, False)
+    assert trained(crew, lambda *_: answered(other, Ended(0, True))) == Ended(130, True)
+
+
+def answered(other, own):
+    """The other machine was stopped as well."""
+    order = other.inbox.get(timeout=5)
+    other.send({"do": "ended", "id": order["id"], "code": 130, "was_stopped": True})
+    return own
+
+
+def test_a_training_with_a_lost_machine_is_not_started_again(ends):
+    """The error has a code of its own; the machine's own failure counts more."""
+    crew, other = crew_of(ends)
+    other.close()
+    wait_for(lambda: crew.peers[0].channel.is_lost)
+    with pytest.raises(
+        NodeLost, match=r"node 1 \(b\): this machine was lost while stage sft"
+    ) as it:
+        trained(crew, lambda *_: pytest.fail("it was started"))
+    assert it.value.exit_code == 75

@@ -94,7 +94,7 @@ def machines(shop):
 
 
 def codes(*processes):
-    return [process.wait(timeout=120) for process in processes]
+    return [process.wait(timeout=400) for process in processes]
 
 
 def test_a_run_trains_on_two_machines_and_both_say_so(machines):

@@ -18,7 +18,7 @@ REAL = {"hardware": None, "judge": False}
 def machines(real_shop):  # noqa: F811
     """Two machines of a plan for the tiny model, with real trainers."""
     plan = (real_shop / "plan.yaml").read_text()
-    plan = plan.replace("max_steps: 12", "max_steps: 400").replace("steps: 2", "steps: 20")
+    plan = plan.replace("max_steps: 12", "max_steps: 120").replace("steps: 2", "steps: 10")
     (real_shop / "one.yaml").write_text(plan + ONE)
     (real_shop / "plan.yaml").write_text(plan + TWO)
     made = Machines(real_shop, trainers=None)
@@ -56,7 +56,7 @@ def test_two_machines_train_what_two_processes_of_one_do(machines):
     for victim in (1, 0):
         before = machines.checkpoints()
         both = machines.both(**REAL)
-        wait_for(lambda before=before: machines.checkpoints() - before, seconds=120)
+        wait_for(lambda before=before: machines.checkpoints() - before, seconds=400)
         both[victim].kill()
         assert codes(both[1 - victim]) == [75]
     assert codes(*machines.both(**REAL)) == [0, 0]
