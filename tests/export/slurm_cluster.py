@@ -116,10 +116,13 @@ class Cluster:
         for file in (*self.folder.glob("slurm*.pid"), self.folder / "munge.pid"):
             kill(file, signal.SIGTERM)
 
-    def call(self, *command: str, cwd: Path | None = None) -> str:
-        """What a command prints. Raises CalledProcessError, with what it says, if it fails."""
+    def call(self, *command: str, cwd: Path | None = None, **more: str) -> str:
+        """What a command prints; `more` goes into its environment.
+
+        Raises CalledProcessError, with what it says, if it fails.
+        """
         found = subprocess.run(
-            command, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=60,
+            command, env=self.environment | more, cwd=cwd, capture_output=True, text=True, timeout=60,
             check=False,
         )  # fmt: skip
         if found.returncode:
@@ -130,9 +133,10 @@ class Cluster:
             raise error
         return found.stdout
 
-    def submit(self, folder: Path, *arguments: str) -> str:
+    def submit(self, folder: Path, *arguments: str, **more: str) -> str:
         """The number of a job: job.sbatch of the folder."""
-        return self.call("sbatch", "--parsable", "job.sbatch", *arguments, cwd=folder).strip()
+        command = ("sbatch", "--parsable", "job.sbatch", *arguments)
+        return self.call(*command, cwd=folder, **more).strip()
 
     def job(self, number: str) -> dict[str, str]:
         """JobState, Restarts, ExitCode, ... of a job."""

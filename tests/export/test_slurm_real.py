@@ -248,14 +248,15 @@ def test_tasks_train_as_an_array(cluster, exported):
     assert restarts == {"0": "0", "1": "1"}
     for task in ("legal", "hr"):
         record = json.loads((folder / f"runs/shop-{task}/run.json").read_text())
-        assert record["status"] == "done"
-        assert [stage["task"] for stage in record["stages"]] == [task]
+        done = [stage["task"] for stage in record["stages"] if stage["status"] == "done"]
+        assert done == [task]
 
 
 def test_two_machines_train_one_run_and_resume_it(cluster, exported):
     """`advise run` starts on each by srun; one that is killed takes the job into the queue again."""
     folder = exported(steps=150, launch="{device: cpu, processes: 1, nodes: 2, strategy: ddp}")
-    job = start(cluster, folder)
+    # The names of these machines are no addresses; those of a cluster's are.
+    job = cluster.submit(folder, "--no-judge", MASTER_ADDR="127.0.0.1")
     wait(lambda: rows(folder) >= 25, within_s=LONG_S)
     both = [one for one in processes(folder, "-P -m advisor run") if not is_srun(one)]
     assert len(both) == 2
