@@ -15,6 +15,7 @@ from advisor.plan.write import plan_text
 from tests.trainers.alignment import FULL, REWARD, SHORT, result_of, stage_of, trained
 from tests.trainers.conftest import job_in
 from tests.trainers.moe import FAMILIES, tiny_mixture, train_all
+from tests.trainers.runs import break_at
 from trainers import sft
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,24 @@ def test_a_whole_mixture_is_saved_with_the_settings_of_its_base(moe, tiny_moe, c
         assert saved[key] == base[key]
     again = AutoModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
     assert generates(again, AutoTokenizer.from_pretrained(job.output)).shape[0] == 2
+
+
+def test_the_experts_of_a_whole_mixture_are_resumed_and_judged(moe, monkeypatch, tmp_path):
+    """transformers holds all experts in one tensor and saves each by itself: what reads a
+    checkpoint, or a result to judge it, gets the trained ones and not those of the base.
+    """
+    from trainers.frame.job import JUDGE, TRAIN
+
+    keys = {"update": "full", "learning_rate": 1e-3, "save_steps": 1, "job_judge": False}
+    whole = moe(job_run=tmp_path / "whole", max_steps=3, **keys)
+    trained(whole)
+    broken = moe(job_run=tmp_path / "broken", max_steps=3, **keys)
+    break_at(3, broken, monkeypatch)
+    sft.train(replace(broken, part=TRAIN))
+    one, other = ((job.output / "model.safetensors").read_bytes() for job in (whole, broken))
+    assert one == other
+    result = trained(replace(broken, part=JUDGE))
+    assert all(check["ok"] for check in result["checks"])
 
 
 def test_a_base_that_returns_router_logits_is_silent_until_it_is_saved(tmp_path):

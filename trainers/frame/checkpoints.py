@@ -34,8 +34,9 @@ from trainers.frame.optimizer_states import (
     quantised_parts,
 )
 from trainers.frame.result_files import put_result
+from trainers.frame.saved_weights import load_saved
 from trainers.frame.sharding import sharded_tensors, whole_prompt, whole_weights
-from trainers.frame.starts import load_plain, save_plain, started_layers
+from trainers.frame.starts import save_plain, started_layers
 
 STATE = "training_state"
 
@@ -157,8 +158,9 @@ class SafeCheckpoints:
         found = self.accelerator.unwrap_model(model or self.model, keep_torch_compile=False)
         if self.is_fsdp_enabled:
             sharded_state.load_weights(found, Path(resume_from_checkpoint))
-        elif started_layers(found):
-            load_plain(found, Path(resume_from_checkpoint))
+        elif started_layers(found) or not hasattr(found, "peft_config"):
+            # transformers would leave out tensors that it saves under other names than it has them.
+            load_saved(found, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
 
