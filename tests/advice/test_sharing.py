@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -12,6 +13,7 @@ from advisor.advice.case import Costs
 from advisor.advice.decide import NO_EASING
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.planning import hardware_line
+from advisor.advice.ways import speeds
 from advisor.estimate import hardware_machine
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.types import RunSpec
@@ -65,6 +67,8 @@ def test_a_whole_model_stands_on_each_gpu_where_it_fits():
     assert chosen.name == "ddp on 8 GPUs"
     assert {way.name for way in others} == {"sharded over 8 GPUs", "one GPU"}
     assert all(way.pace_s > chosen.pace_s for way in others)
+    said = r"ddp on 8 GPUs \d+ min, sharded over 8 GPUs \d+ min, one GPU \d+ min"
+    assert re.fullmatch(said, speeds((chosen, *others)))
 
 
 def test_what_fits_in_no_other_way_is_sharded():

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from advisor.advice.types import Advice, Flip, Reason
+from advisor.advice.ways import speeds
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.flips import flip_text, told_warnings
 from advisor.render.answer.needs import memory_line, remedy_cost, time_and_cost
@@ -148,6 +149,8 @@ def _parts(advice: Advice) -> Iterator[Part]:
         yield _part("Data", _limited(advice))
         time, cost = time_and_cost(advice)
         yield _part("Time", [time])
+        shared = speeds(advice.recommendation.ways)
+        yield _part("GPUs", [f"training by {shared}" if shared else ""])
         yield _part("Cost", [cost])
         learned = advice.recommendation.estimate.learned
         yield _part("Learned", [f"from {learned.sentence}"] if learned is not None else [])
