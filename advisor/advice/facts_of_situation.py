@@ -55,6 +55,10 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
             facts["data_tokens"] = max(
                 profile.tokens.total for profile in profiles if profile.tokens is not None
             )
+        # A document is split, whatever its length.
+        counted = [one.tokens for one in profiles if one.tokens and one.kind != "raw_text"]
+        if counted:
+            facts["row_tokens"] = max(tokens.p95 for tokens in counted)
     if answers.value("tasks"):
         facts["n_tasks"] = len(answers.value("tasks"))
     facts["device"] = device(situation)
@@ -200,7 +204,7 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
     """
     answers, hardware = situation.answers, situation.hardware
     profiles = [situation.data] if situation.data is not None else list(situation.tasks.values())
-    if fact_id in DATA_FACTS and profiles:
+    if fact_id in (*DATA_FACTS, "row_tokens") and profiles:
         return f"read from {', '.join(profile.path for profile in profiles)}"
     if fact_id in ("device", "gpus", "compute_capability", "cpu_bf16"):
         return hardware.origin
