@@ -258,7 +258,7 @@ def fit_stage(
     cost = replace(found.cost, least_bytes=_least_bytes(found))
     refused = refused or why_not_shared(sharing, axes, best.settings)
     if sharing.offload and not refused:
-        refused = why_not_offloaded(cost.host_bytes or 0, situation.hardware)
+        refused = why_not_offloaded(cost, situation.hardware)
     if refused:
         cost = replace(cost, fits="too_big", refused=refused)
     chosen = {

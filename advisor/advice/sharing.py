@@ -9,6 +9,7 @@ from typing import Any
 
 from advisor.advice.settings import DEFAULTS
 from advisor.advice.types import Chosen
+from advisor.estimate.types import Estimate
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
 from advisor.methods.links import reach_of
@@ -68,17 +69,20 @@ def is_link_slow(hardware: Hardware) -> bool:
     return reach.is_slow and not is_pair
 
 
-def why_not_offloaded(host_bytes: int, hardware: Hardware) -> str:
+def why_not_offloaded(cost: Estimate, hardware: Hardware) -> str:
     """Why the memory of the computer does not hold what is offloaded, or an empty string.
 
-    Where it is not known it is taken to be twice that of its GPUs together.
+    Where it is not known it is taken to be twice that of its GPUs together. What a checkpoint adds
+    counts where it is known.
     """
     limit = hardware.host_memory_bytes
-    if limit is None or host_bytes <= limit:
+    known = hardware.origin == "probed"
+    peak = cost.host_peak.size_bytes if known and cost.host_peak else cost.host_bytes or 0
+    if limit is None or peak <= limit:
         return ""
-    there = "there are" if hardware.origin == "probed" else "such a machine is taken to have"
+    there = "there are" if known else "such a machine is taken to have"
     return (
-        f"offloading needs {format_gib(host_bytes)} of each computer's own memory, and {there}"
+        f"offloading needs {format_gib(peak)} of each computer's own memory, and {there}"
         f" {format_gib(limit)}"
     )
 

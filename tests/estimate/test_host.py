@@ -54,9 +54,12 @@ def test_checkpoint_holds_parts_twice_while_they_are_written():
 
 
 def test_offloaded_weights_stay_beside_what_is_saved():
-    """Weights, gradients and two moments, 2 bytes each, and the weights once more."""
+    """Weights, gradients and two moments, 2 bytes each, and the weights once more; in a checkpoint
+    weights and moments once more, since they need no copy from a GPU.
+    """
     offloaded = moments(replace(SHARDED, offload_weights=True))
     assert offloaded["training"] == pytest.approx(4 * 2 * PARAMS_8B, rel=1e-6)
+    assert offloaded["checkpoint"] == pytest.approx(7 * 2 * PARAMS_8B, rel=1e-6)
     assert offloaded["saving"] == pytest.approx(5 * 2 * PARAMS_8B, rel=1e-6)
 
 

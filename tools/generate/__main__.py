@@ -2,10 +2,11 @@
 are committed.
 
 Committed are the reference pages, docs/accuracy.md and docs/accuracy-time.md (how wrong the
-estimates are), docs/decision.svg (questions, and what each answer leads to) and docs/steps.svg (the
-steps of the decision). No rule and no method changes them, save that docs/decision.svg shows the
-answers that the rules give. One page for each step, with all its rules, and one for the keys of
-methods go to docs/rules/ and are not committed: they say what `advise rules` says.
+estimates are), docs/scale.md (what they say of 1 to 64 GPUs), docs/decision.svg (questions, and
+what each answer leads to) and docs/steps.svg (the steps of the decision). No rule and no method
+changes them, save that docs/decision.svg and docs/scale.md show the answers that the rules give.
+One page for each step, with all its rules, and one for the keys of methods go to docs/rules/ and
+are not committed: they say what `advise rules` says.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tools.generate import (
     questions_picture,
     rule_pages,
     run_record,
+    scale_page,
     steps_picture,
 )
 
@@ -45,6 +47,7 @@ def committed() -> dict[Path, str]:
         DOCS / "optimizers.md": optimizers_page.page(),
         DOCS / "plan.md": plan_page.page(),
         DOCS / "run.md": run_record.run_page(),
+        DOCS / "scale.md": scale_page.page(),
     }
 
 

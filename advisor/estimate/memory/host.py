@@ -13,7 +13,9 @@ from advisor.estimate.resolved_run import resolve
 from advisor.estimate.types import HostMoment, RunSpec
 from advisor.ground.types import FSDP, ModelShape
 
-COPIES = 2  # of a part that a process writes: the tensors, and the file made of them
+# Of a part that a process writes: the tensors, unless they are in host memory already, and the file
+# that is made of them (torch/distributed/checkpoint/filesystem.py).
+COPIES, COPIES_OFFLOADED = 2, 1
 
 
 def host_moments(spec: RunSpec, shape: ModelShape, *, machines: int = 1) -> tuple[HostMoment, ...]:
@@ -31,7 +33,8 @@ def host_moments(spec: RunSpec, shape: ModelShape, *, machines: int = 1) -> tupl
     kept = host_bytes(spec, shape, machines=machines) or 0
     beside = " beside what is offloaded" if kept else ""
     trained = s.trained_bytes
-    parts = COPIES * (trained + state_size(s)) / machines
+    copies = COPIES_OFFLOADED if kept else COPIES
+    parts = copies * (trained + state_size(s)) / machines
     found = []
     if spec.quantization is None:  # a 4-bit base is quantised on each GPU, tensor by tensor
         whole = dims.params * s.weight_bytes
@@ -41,8 +44,8 @@ def host_moments(spec: RunSpec, shape: ModelShape, *, machines: int = 1) -> tupl
         because = "weights, gradients and optimizer states are offloaded"
         found.append(HostMoment("training", kept, because))
     because = (
-        "each process writes its part of the trained weights and of the optimizer's states, which"
-        f" are there twice meanwhile{beside}"
+        "each process writes its part of the trained weights and of the optimizer's states from a"
+        f" copy{beside}"
     )
     found.append(HostMoment("checkpoint", round(kept + parts), because))
     because = f"the trained weights are put together in the first process{beside}"

@@ -1,0 +1,120 @@
+"""What 1 to 64 GPUs make of a model, by the estimates that `advise` uses itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from advisor.advice.case import Case
+from advisor.advice.decide import MEMORY_EASINGS
+from advisor.advice.types import StageSettings
+from advisor.api import Answers
+from advisor.estimate.past.runs import NO_RUNS
+from advisor.estimate.types import Estimate
+from advisor.ground.types import GpuSpec
+from advisor.methods.composition import compose
+from advisor.ruleset.load import load_rules
+from advisor.ruleset.model import Ruleset
+from advisor.situation.build import situation_of
+
+MODELS = ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B")
+CARDS = ("RTX 4090", "H100 SXM5 80GB", "H200 SXM")
+SCHEMES = ("full", "lora", "qlora")
+COUNTS = (1, 2, 4, 8, 16, 32, 64)
+IN_A_MACHINE = 8
+ROWS, TOKENS = 50_000, 50_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """What a number of GPUs makes of a model."""
+
+    count: int  # GPUs there are
+    stage: StageSettings
+    cost: Estimate
+
+    @property
+    def fits(self) -> bool:
+        """Whether the estimate itself is within the memory."""
+        return self.cost.is_likely and self.cost.fits != "too_big"
+
+    @property
+    def used(self) -> int:
+        """How many of the GPUs train."""
+        return self.stage.gpus if "sharding" in self.stage.settings else 1
+
+    @property
+    def strategy(self) -> str:
+        """'one GPU', 'ddp', 'fsdp' or 'fsdp, offloaded'."""
+        chosen = self.stage.settings.get("sharding")
+        if chosen is None:
+            return "one GPU"
+        return f"{chosen.value}, offloaded" if "offload" in self.stage.settings else chosen.value
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that an optimizer step reads on all GPUs together."""
+        settings = self.stage.settings
+        return int(settings["micro_batch_size"].value * settings["grad_accum"].value * self.used)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of the data that all GPUs together train on in a second."""
+        settings = self.stage.settings
+        trained = TOKENS * settings["epochs"].value * (1 - settings["holdout"].value)
+        return float(trained / (self.cost.duration_s or float("inf")))
+
+
+def lines(model: str, card: str, scheme: str) -> list[Line]:
+    """One line for each number of GPUs."""
+    return [_line(model, card, scheme, count) for count in COUNTS]
+
+
+def spec_of(card: str) -> GpuSpec:
+    """The catalogue's entry of a card."""
+    spec = _case(MODELS[0], card, 1).situation.hardware.gpus[0].spec
+    assert spec is not None
+    return spec
+
+
+def _line(model: str, card: str, scheme: str, count: int) -> Line:
+    case, composition = _case(model, card, count), compose("sft", scheme)
+    found = _tries(case, composition)
+    first = next(found)
+    for stages, cost in (first, *found):
+        if cost.is_likely and cost.fits != "too_big":
+            return Line(count=count, stage=stages[0], cost=cost)
+    stages, cost = first
+    return Line(count=count, stage=stages[0], cost=cost)
+
+
+def _tries(case: Case, composition: Any) -> Iterator[tuple[tuple[StageSettings, ...], Estimate]]:
+    """The usual settings, then what gives way for memory, as in advice; rows keep their length."""
+    alone = len(case.situation.hardware.gpus) < 2
+    easings = (replace(one, offload=one.offload and not alone) for one in MEMORY_EASINGS)
+    for easing in dict.fromkeys(easings):
+        if not easing.shorter:
+            yield case.costs.cost_of(composition, easing)
+
+
+@cache
+def _case(model: str, card: str, count: int) -> Case:
+    gpu: Mapping[str, Any] = {"name": card, "count": count}
+    if count > IN_A_MACHINE:
+        gpu = {**gpu, "nodes": count // IN_A_MACHINE}
+    answers = Answers.from_dict(
+        {
+            "task": "customer_service",
+            "model": model,
+            "gpu": gpu,
+            "data": {"kind": "paired", "rows": ROWS, "tokens": TOKENS},
+        }
+    )
+    return Case.build(replace(situation_of(answers), past=NO_RUNS), _rules())
+
+
+@cache
+def _rules() -> Ruleset:
+    return load_rules()
