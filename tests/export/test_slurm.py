@@ -4,6 +4,8 @@ import json
 import os
 import re
 import subprocess
+import threading
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +15,7 @@ from advisor.export.bundle.needs import plan_needs
 from advisor.export.slurm.script import slurm_job
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE
+from advisor.launch.folder import RunFolder
 from advisor.plan.read import read_plan
 from tests.export.jobs import DATA, TASKS, write_project
 
@@ -240,6 +243,31 @@ def test_a_run_that_another_process_still_holds_is_tried_again_later(tmp_path, s
     assert [cluster.submit(0).returncode for _ in range(3)] == [75] * 3
     assert cluster.log("srun") == []
     assert cluster.log("scontrol") == ["requeue 14"] * 2
+
+
+def test_a_run_that_is_just_ending_is_waited_for(tmp_path, script):
+    """By the lock that `advise run` holds on its folder."""
+    cluster = Cluster(tmp_path, script)
+    run = cluster.folder / "runs" / "shop"
+    run.mkdir(parents=True)
+    with RunFolder(run):
+        released = threading.Timer(0.5, lambda: (run / "released").touch())
+        holder = subprocess.Popen(
+            ["bash", "-c", "while ! [ -f released ]; do /bin/sleep 0.05; done"],
+            cwd=run, pass_fds=[int(one.name) for one in open_locks(run)],
+        )  # fmt: skip
+        released.start()
+    assert cluster.submit(0, STEP="ls runs/shop >seen").returncode == 0
+    holder.wait()
+    assert "released" in (cluster.folder / "seen").read_text()
+
+
+def open_locks(run):
+    """The numbers under which this process has the lock of a run folder open."""
+    return [
+        one for one in Path("/proc/self/fd").iterdir()
+        if one.is_symlink() and os.path.exists(one) and Path(os.readlink(one)) == run / ".lock"
+    ]  # fmt: skip
 
 
 def test_a_trial_has_a_run_folder_of_its_own(tmp_path, script):
