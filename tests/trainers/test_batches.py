@@ -15,15 +15,16 @@ from tests.conftest import examples
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
 from trainers.frame import rows as frame_rows
-from trainers.frame.batches import Batches, OrdersRows, RowOrder
+from trainers.frame.batches import Batches, OrdersRows, Rounds, RowOrder
 from trainers.frame.depends_on import _grouping
 from trainers.prepare.packing import bins_of
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=400)
 
 
-def batches_of(lengths, micro, accum, *, seed=0, grouped=True):
-    return Batches(np.array(lengths, dtype=np.int32), micro, micro * accum, seed, grouped)
+def batches_of(lengths, micro, accum, *, seed=0, grouped=True, processes=1):
+    lengths = np.array(lengths, dtype=np.int32)
+    return Batches(lengths, micro, micro * accum, seed, grouped, processes)
 
 
 @pytest.mark.light
@@ -94,6 +95,42 @@ def test_a_step_has_the_same_rows_on_any_number_of_processes(grouped, processes,
         shares.append([batch.tolist() for batch in loader])
     found = list(chain.from_iterable(chain.from_iterable(zip(*shares, strict=True))))
     assert found == batches.order(done // 4)[done % 4 * 16 :].tolist()
+
+
+@pytest.mark.light
+@examples(40)
+@given(
+    rows=st.integers(1, 70), micro=st.integers(1, 5), accum=st.integers(1, 3),
+    processes=st.integers(1, 8),
+)  # fmt: skip
+def test_the_last_step_of_a_pass_has_the_same_rows_on_any_number_of_processes(
+    rows, micro, accum, processes
+):
+    """Each process has as many micro-batches; together they have each row once, step for step those
+    of one process, and only fewer rows than processes are read twice.
+    """
+    pytest.importorskip("torch")
+    from accelerate.data_loader import BatchSamplerShard
+
+    shards = [
+        list(
+            BatchSamplerShard(
+                Rounds(range(rows), micro=micro, processes=processes),
+                num_processes=processes, process_index=process, even_batches=False,
+            )
+        )
+        for process in range(processes)
+    ]  # fmt: skip
+    assert len({len(shard) for shard in shards}) == 1
+    size = micro * processes * accum
+    doubled = batches_of([1] * rows, micro, accum * processes, processes=processes).doubled
+    for start in range(0, len(shards[0]), accum):
+        own = [row for shard in shards for batch in shard[start : start + accum] for row in batch]
+        first = start * micro * processes
+        wanted = list(range(first, min(rows, first + size)))
+        is_last = start + accum >= len(shards[0])
+        assert sorted(set(own)) == wanted
+        assert len(own) == len(wanted) + (doubled if is_last else 0)
 
 
 @pytest.mark.light

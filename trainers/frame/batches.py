@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from typing import Any
 
 from trainers.frame.job import Job
@@ -32,6 +33,7 @@ class Batches:
         per_step: Sequences of an optimizer step, on all processes together.
         seed: The stage's.
         grouped: Sequences of similar length together; else at random.
+        processes: That share a step.
     """
 
     lengths: Any
@@ -39,6 +41,7 @@ class Batches:
     per_step: int
     seed: int
     grouped: bool
+    processes: int = 1
 
     @classmethod
     def of(cls, job: Job, sequences: Sequence[Any], *, processes: int) -> Batches:
@@ -50,7 +53,16 @@ class Batches:
             per_step=stage.effective_batch_size * processes,
             seed=stage.seed,
             grouped=stage.group_by_length and not stage.packing,
+            processes=processes,
         )
+
+    @property
+    def doubled(self) -> int:
+        """Sequences at the end of a pass that are read twice, since there are fewer than processes
+        that share them.
+        """
+        rest = len(self.lengths) % (self.micro * self.processes)
+        return self.processes - rest if 0 < rest < self.processes else 0
 
     @property
     def pool_rows(self) -> int:
@@ -123,6 +135,16 @@ class Batches:
             rows: How many there are; more than sequences if they are packed.
             pairs: The shorter side of each is filled up to the longer one besides.
         """
+        said = self._padding_said(rows, pairs=pairs)
+        if not self.doubled:
+            return said
+        twice = (
+            f"{self.doubled} of {len(self.lengths):,} sequences are read twice in a pass:"
+            f" {self.processes - self.doubled} are left at its end for {self.processes} processes"
+        )
+        return f"{said}; {twice}" if said else twice
+
+    def _padding_said(self, rows: int, *, pairs: bool) -> str:
         share = self.padding()
         sequences = len(self.lengths)
         if rows > sequences:
@@ -162,6 +184,44 @@ class RowOrder:
             yield from order[start : start + AT_ONCE].tolist()
 
 
+class Rounds:
+    """A batch sampler for several processes, which take its micro-batches in turn: in each round
+    every process has one. accelerate would fill up the last round of a pass with rows from its
+    beginning; here its rows are shared out, so that a step has the same rows on any number of
+    processes. Only if there are fewer rows than processes some are read twice.
+
+    Args:
+        order: The rows of a pass.
+        micro: Rows of a micro-batch.
+        processes: That take turns.
+    """
+
+    drop_last = False
+
+    def __init__(self, order: Any, *, micro: int, processes: int) -> None:
+        self.sampler, self.batch_size, self.processes = order, micro, processes
+
+    def __len__(self) -> int:
+        return self.processes * math.ceil(len(self.sampler) / (self.batch_size * self.processes))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = iter(self.sampler)
+        while block := list(islice(rows, self.batch_size * self.processes)):
+            yield from shared_out(block, micro=self.batch_size, processes=self.processes)
+
+
+def shared_out(rows: Sequence[int], *, micro: int, processes: int) -> list[list[int]]:
+    """The rows of a round as one micro-batch for each process: full ones as far as every process
+    has one, as a process alone would have them; else about equal ones.
+    """
+    if len(rows) < processes:
+        rows = [rows[place % len(rows)] for place in range(processes)]
+    if math.ceil(len(rows) / micro) == processes:
+        return [list(rows[start : start + micro]) for start in range(0, len(rows), micro)]
+    ends = [place * len(rows) // processes for place in range(processes + 1)]
+    return [list(rows[start:end]) for start, end in pairwise(ends)]
+
+
 def choose_order(trainer: Any, batches: Batches) -> Batches | None:
     """Let the trainer take its rows in the order of the batches; None for a trainer of TRL that
     has an order of its own (KTO's pairs of rows, answers of GRPO), which stays.
@@ -183,6 +243,18 @@ class OrdersRows:
     batches: Batches | None = None
     args: Any
     state: Any
+
+    def get_train_dataloader(self) -> Any:
+        """The trainer's own, with rounds of micro-batches for several processes."""
+        loader = super().get_train_dataloader()  # type: ignore[misc]
+        batches = self.batches
+        if batches is not None and self.args.world_size > 1:
+            shard = loader.batch_sampler  # accelerate's, which hands out what is in it in turn
+            shard.even_batches = False
+            shard.batch_sampler = Rounds(
+                shard.batch_sampler.sampler, micro=batches.micro, processes=self.args.world_size
+            )
+        return loader
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         if self.batches is None:

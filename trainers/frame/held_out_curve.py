@@ -151,8 +151,8 @@ class HeldOutCurve:
         groups: The rows of each micro-batch.
         inputs: Some rows as `loss` takes them, for a micro-batch that does not fit into memory;
             None: that is an error.
-        beside: Micro-batches that this process computes without counting them, since each forward
-            pass of a divided model needs all processes.
+        beside: Micro-batches that this process computes without counting them, as long as others
+            have one: each forward pass of a divided model needs all processes.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class HeldOutCurve:
         writes: bool = True,
         groups: Sequence[Sequence[Any]] = (),
         inputs: Callable[[Trainer, Sequence[Any]], Any] | None = None,
-        beside: int = 0,
+        beside: Sequence[Any] = (),
     ) -> None:
         self.groups, self.inputs, self.beside = groups, inputs, beside
         self.trainer, self.plan, self.batches, self.loss = trainer, plan, batches, loss
@@ -209,8 +209,8 @@ class HeldOutCurve:
                 followed(self.batches, "held-out loss", unit="micro-batches")
             )
         ]
-        for _ in range(self.beside):  # the others put a divided model together for theirs
-            self.loss(self.trainer, next(batch for batch in self.batches if batch is not None))
+        for batch in self.beside:
+            self.loss(self.trainer, batch)
         now.doing = before
         restore_random_states(states)
         totals = add_up_processes(self.trainer, sums)
@@ -488,12 +488,13 @@ def make_curve(
     states = random_states()
     groups = micro_batches(held_out(holdout, limit=plan.rows), stage.micro_batch_size)
     own = trainer.args.process_index
-    if is_sharded(job) and len(groups) < world:  # each process has one at least
-        groups = micro_batches(held_out(holdout, limit=plan.rows), 1)
     batches = [
         inputs(trainer, group) if place % world == own else None
         for place, group in enumerate(groups)
     ]
+    beside = []
+    if is_sharded(job) and own >= len(groups) % world > 0:  # the last round has too few
+        beside = [inputs(trainer, groups[0])]
     restore_random_states(states)
     return HeldOutCurve(
         trainer,
@@ -507,9 +508,7 @@ def make_curve(
         patience=stage.early_stopping,
         writes=writes,
         groups=groups,
-        beside=-(-len(groups) // world) - sum(batch is not None for batch in batches)
-        if is_sharded(job)
-        else 0,
+        beside=beside,
         # What the reference model says was measured before the training, and cannot be any more.
         inputs=None if getattr(trainer, "precompute_ref_logps", False) else inputs,
     )

@@ -303,6 +303,18 @@ def any_process(*values: bool) -> tuple[bool, ...]:
     return tuple(bool(value) for value in table.tolist())
 
 
+def least_of_all(value: int) -> int:
+    """The smallest of the values of all processes. Call it in every process."""
+    if (group := _meeting_group()) is None:
+        return value
+    import torch
+    import torch.distributed as dist
+
+    table = torch.tensor([value], dtype=torch.int64)
+    dist.all_reduce(table, op=dist.ReduceOp.MIN, group=group)
+    return int(table.item())
+
+
 def sum_over_processes(rows: Sequence[Sequence[float]]) -> list[list[float]]:
     """A table of numbers, each the sum over all processes of the run. Call it in every process,
     with tables of one shape. Sent on the host, in float64.

@@ -109,12 +109,13 @@ def give_back_memory() -> None:
 def in_halves(rows: Sequence[Item], measure: Callable[[Sequence[Item]], Found]) -> list[Found]:
     """What is measured of all rows at once; if they do not fit, of each half of them, and so on.
 
-    For what needs no gradients: nothing has to be undone.
+    For what needs no gradients: nothing has to be undone. A forward pass of a divided model cannot
+    be done again by one process alone: the error then ends the attempt.
     """
     try:
         return [measure(rows)]
     except Exception as error:
-        if len(rows) < 2 or not is_out_of_memory(error):
+        if len(rows) < 2 or now.is_divided or not is_out_of_memory(error):
             raise
         let_go(error)
     give_back_memory()
@@ -138,6 +139,7 @@ class Now:
     """
 
     doing: str = LOADING
+    is_divided: bool = False  # each process holds a part of the model
 
 
 now = Now()

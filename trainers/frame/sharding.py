@@ -138,6 +138,11 @@ def sharded_tensors(model: Model) -> int:
     return sum(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
+def is_divided(model: Model) -> bool:
+    """Whether each process holds a part of this model, so that all take part in a forward pass."""
+    return sharded_tensors(model) > 0
+
+
 def whole(tensor: Any) -> Any:
     """The whole of a tensor that may be divided, in every process. Call it in all of them."""
     from torch.distributed.tensor import DTensor

@@ -10,7 +10,8 @@ from trainers.frame.experts import choose_balance, returning_routers
 from trainers.frame.job import Job
 from trainers.frame.make_optimizer import put_own
 from trainers.frame.objective import Objective
-from trainers.frame.sharding import exact_gradients, sharding_arguments
+from trainers.frame.out_of_memory import now
+from trainers.frame.sharding import exact_gradients, is_sharded, sharding_arguments
 from trainers.frame.telling import tell
 from trainers.frame.types import Device, Model, Tokenizer
 from trainers.prepare.sequences import flattened
@@ -86,6 +87,7 @@ class TrainerBuilder(NamedTuple):
             )
         tell(job, balance.said)
         exact_gradients(trainer)
+        now.is_divided = is_sharded(job)
         if not continues:
             started = self.update.start(
                 job.stage,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from trainers.frame.sharding import is_divided
 from trainers.rollouts.memory import free_bytes
 
 
@@ -42,11 +43,11 @@ def merged(model: Any) -> Iterator[bool]:
 
 def mergeable_layers(model: Any) -> list[Any]:
     """The LoRA layers of the model; [] if one of them cannot be merged, the merged weights do not
-    fit into memory, or the model does not compute in float32.
+    fit into memory, the model is divided among processes, or it does not compute in float32.
     """
     import torch
 
-    if not hasattr(model, "peft_config"):
+    if not hasattr(model, "peft_config") or is_divided(model):
         return []
     from peft.tuners.lora import LoraLayer
     from peft.tuners.tuners_utils import BaseTunerLayer

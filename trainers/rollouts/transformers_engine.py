@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainers.frame.counting_answers import AnswerCount, counting_answers
+from trainers.frame.machine import least_of_all
 from trainers.frame.out_of_memory import give_back_memory, is_out_of_memory, let_go
+from trainers.frame.sharding import is_divided
 from trainers.rollouts.engine import Answers, Sampling
 from trainers.rollouts.memory import rows_at_once
 from trainers.rollouts.merged import merged
@@ -98,7 +100,8 @@ class TransformersEngine:
                         share=share.of_rows(part) if share is not None else None,
                     )  # fmt: skip
                 except Exception as error:
-                    if not self.adapts or at_once == 1 or not is_out_of_memory(error):
+                    alone = self.adapts and not is_divided(model)
+                    if not alone or at_once == 1 or not is_out_of_memory(error):
                         raise
                     let_go(error)
                     answers = None
@@ -124,15 +127,16 @@ class TransformersEngine:
         )
 
     def rows_at_once(self, rows: Sequence[Sequence[int]], limit: int) -> int:
-        """How many answers to generate together."""
+        """How many answers to generate together: of a divided model as many in each process."""
         most = min(len(rows), self.most_at_once or len(rows))
-        return rows_at_once(
+        fitting = rows_at_once(
             self.models(),
             tokens=max(map(len, rows)) + limit,
             least=min(self.least, most),
             most=most,
             trained=self.trained,
         )
+        return least_of_all(fitting) if is_divided(self.models()[0]) else fitting
 
 
 def stop_ids(model: Any) -> list[int]:
@@ -183,6 +187,8 @@ def generate_batch(
             attention_mask=mask.to(device),
             generation_config=config,
             logits_processor=LogitsProcessorList([one for one in (recorder, watch, draws) if one]),
+            # All processes compute each token of a divided model, until the last answer ends.
+            synced_gpus=is_divided(model),
         )
     lines = output[:, width:].tolist()
     ends = set(sampling.stops)

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -35,6 +35,7 @@ from advisor.ground.vllm import (
     version_of,
 )
 from trainers.frame.machine import is_main_process, wait_for_all
+from trainers.frame.sharding import is_divided, whole_weights
 from trainers.rollouts.engine import Answers, Sampling
 
 REQUESTS = 32  # at the same time; each has its share of the prompts
@@ -89,20 +90,23 @@ class VLLMEngine:
         run = hashlib.sha256(f"{self.run} {self.stage}".encode()).hexdigest()[:8]
         name = f"advise-{run}-{self.version}"
         with self.policy() as model:
+            whole = None
+            if is_divided(model):
+                whole = whole_weights(model, trained_only=self.sends == "adapter")
             if is_main_process():
-                self._send(model, name)
+                self._send(model, name, whole)
         wait_for_all()
         if self.sends == "adapter":
             self.model = name
         self.load_s = time.monotonic() - began
 
-    def _send(self, model: Any, name: str) -> None:
+    def _send(self, model: Any, name: str, whole: Mapping[str, Any] | None) -> None:
         folder = self._folder()
         try:
             if self.sends == "adapter":
-                write_adapter(model, folder)
+                write_adapter(model, folder, whole)
             else:
-                write_weights(model, folder)
+                write_weights(model, folder, whole)
         except OSError as error:
             raise MachineNotReady(
                 f"the weights for the vLLM server cannot be written to"
@@ -299,18 +303,29 @@ def log_probs_of(choice: dict[str, Any]) -> list[float]:
 # --------------------------------------------------------------------------- writing weights
 
 
-def write_adapter(model: Any, folder: Path) -> None:
-    """Write the policy's LoRA alone, in PEFT's layout."""
-    model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=[ADAPTER])
+def write_adapter(model: Any, folder: Path, whole: Mapping[str, Any] | None = None) -> None:
+    """Write the policy's LoRA alone, in PEFT's layout.
+
+    Args:
+        model: The policy.
+        folder: For the files.
+        whole: The weights of a policy that is divided among processes, put together.
+    """
+    model.save_pretrained(
+        str(folder), save_embedding_layers=False, selected_adapters=[ADAPTER], state_dict=whole
+    )
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def write_weights(model: Any, folder: Path) -> None:
-    """Write the whole policy, float32 weights in bfloat16, as servers compute with them."""
+def write_weights(model: Any, folder: Path, whole: Mapping[str, Any] | None = None) -> None:
+    """Write the whole policy, float32 weights in bfloat16, as servers compute with them.
+
+    Arguments as of `write_adapter`.
+    """
     import torch
 
     state = {
         name: tensor.to(torch.bfloat16) if tensor.dtype == torch.float32 else tensor
-        for name, tensor in model.state_dict().items()
+        for name, tensor in (whole or model.state_dict()).items()
     }
     model.save_pretrained(str(folder), state_dict=state)
