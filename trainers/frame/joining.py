@@ -19,14 +19,20 @@ def connect(device: Device) -> None:
     so with its arguments, on the CPU without a limit of ours, and a base that one process reads for
     all has to know of the others before.
 
+    On CUDA also for tensors on the host, where offloaded gradients are clipped, and parts of a
+    checkpoint agreed upon.
+
     Raises ConnectionLost if another one does not come.
     """
     if process_count() == 1:
         return
-    from accelerate import PartialState
+    from torch import distributed
 
+    if distributed.is_initialized():
+        return
+    backend = "gloo" if device.type == "cpu" else "cuda:nccl,cpu:gloo"
     try:
-        PartialState(cpu=device.type == "cpu", timeout=timedelta(seconds=JOIN_S))
+        distributed.init_process_group(backend, timeout=timedelta(seconds=JOIN_S))
     except RuntimeError as error:
         if type(error).__name__ not in NEVER_CAME:
             raise

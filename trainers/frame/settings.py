@@ -349,7 +349,7 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         arguments |= {"adam_beta1": entry.betas[0], "adam_beta2": entry.betas[1]}
     if stage.gradient_checkpointing:
         arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
-    if job.plan.launch.processes > 1:
+    if process_count() > 1:
         arguments["ddp_find_unused_parameters"] = False
         arguments["ddp_timeout"] = JOIN_S
     return arguments

@@ -22,6 +22,8 @@ from trainers.frame.job import Job
 from trainers.frame.machine import is_main_process, process_count
 from trainers.frame.types import Model
 
+STORED_IN = "_dtype_of_result"  # on a divided model
+
 
 def is_sharded(job: Job) -> bool:
     """Whether every process of the stage holds a part of the model."""
@@ -108,22 +110,28 @@ def shard_on_cpu(config: Any) -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
-def exact_gradients(trainer: Any) -> None:
-    """Let gradients be added up in float32, and leave what the model returns as it is.
+def adjust_sharding(trainer: Any, job: Job) -> None:
+    """What transformers' arguments cannot say, before the model is divided.
 
-    accelerate would add them up, and return logits, in the 16 bits that the blocks compute in;
-    with ddp, whose weights are float32 under mixed precision, neither happens.
+    Gradients are added up in float32, and what the model returns stays as it is. accelerate would
+    add them up, and return logits, in the 16 bits that the blocks compute in; with ddp, whose
+    weights are float32 under mixed precision, neither happens. Memory of a machine without an
+    accelerator is not pinned, which torch refuses there.
     """
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-    policy = getattr(plugin, "mixed_precision_policy", None)
-    if plugin is None or policy is None:
+    if plugin is None:
         return
     import torch
-    from torch.distributed.fsdp import MixedPrecisionPolicy
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
 
-    plugin.mixed_precision_policy = MixedPrecisionPolicy(
-        param_dtype=policy.param_dtype, reduce_dtype=torch.float32
-    )
+    setattr(trainer.model, STORED_IN, getattr(torch, job.stage.weights_dtype))
+    policy = getattr(plugin, "mixed_precision_policy", None)
+    if policy is not None:
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=policy.param_dtype, reduce_dtype=torch.float32
+        )
+    if isinstance(plugin.cpu_offload, CPUOffloadPolicy) and trainer.args.device.type == "cpu":
+        plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)
 
 
 # --------------------------------------------------------------------------- looking at it
@@ -181,9 +189,13 @@ def whole_weights(model: Model, *, trained_only: bool) -> Mapping[str, Any]:
     """Name -> weight of the model, whole and on the host, in the main process; {} in the others.
     Call it in all of them: one weight after another is put together.
 
+    Weights that are trained in place are float32 under mixed precision, whatever the stage's dtype:
+    they get that back, so that the result is as large as its base.
+
     Args:
-        trained_only: Leave out frozen ones.
+        trained_only: Leave out frozen ones: those of a module, which stay as they are.
     """
+    dtype = None if trained_only else getattr(model, STORED_IN, None)
     found: dict[str, Any] = {}
     seen: dict[int, Any] = {}  # tied weights stay one tensor
     for name, one in model.state_dict(keep_vars=True).items():
@@ -191,6 +203,8 @@ def whole_weights(model: Model, *, trained_only: bool) -> Mapping[str, Any]:
             continue
         if id(one) not in seen:
             value = whole(one.detach())
+            if dtype is not None and value.is_floating_point():
+                value = value.to(dtype)
             seen[id(one)] = value.cpu() if is_main_process() else None
         found[name] = seen[id(one)]
     return found if is_main_process() else {}

@@ -11,7 +11,7 @@ from trainers.frame.job import Job
 from trainers.frame.make_optimizer import put_own
 from trainers.frame.objective import Objective
 from trainers.frame.out_of_memory import now
-from trainers.frame.sharding import exact_gradients, is_sharded, sharding_arguments
+from trainers.frame.sharding import adjust_sharding, is_sharded, sharding_arguments
 from trainers.frame.telling import tell
 from trainers.frame.types import Device, Model, Tokenizer
 from trainers.prepare.sequences import flattened
@@ -86,7 +86,7 @@ class TrainerBuilder(NamedTuple):
                 " routed experts",
             )
         tell(job, balance.said)
-        exact_gradients(trainer)
+        adjust_sharding(trainer, job)
         now.is_divided = is_sharded(job)
         if not continues:
             started = self.update.start(
