@@ -1,6 +1,7 @@
 """Which machine this one is, and how machines find each other: without trainers."""
 
 import json
+import os
 import re
 import socket
 import threading
@@ -13,8 +14,9 @@ import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady, NodeLost
 from advisor.ground.types import Gpu
-from advisor.launch import nodes_meeting
+from advisor.launch import folder, nodes_meeting
 from advisor.launch.child import Ended
+from advisor.launch.folder import RunFolder
 from advisor.launch.nodes import Place, find_place, first_host, interface_of
 from advisor.launch.nodes_channel import (
     FOLLOWER,
@@ -484,3 +486,18 @@ def test_a_training_with_a_lost_machine_is_not_started_again(ends):
     ) as it:
         trained(crew, lambda *_: pytest.fail("it was started"))
     assert it.value.exit_code == 75
+
+
+def test_a_folder_that_another_machine_works_in_names_it(tmp_path, monkeypatch):
+    """Its process number says nothing here, even if there is a process with that number."""
+    monkeypatch.setattr(folder, "LOCK_WAIT_S", 0.0)
+    with RunFolder(tmp_path / "run"):
+        lock = tmp_path / "run" / folder.LOCK
+        assert folder.process_of(tmp_path / "run") == os.getpid()
+        lock.write_text(f"{os.getpid()} gpu-z\n")
+        assert folder.process_of(tmp_path / "run") is None
+        with (
+            pytest.raises(MachineNotReady, match=rf"process {os.getpid()} on gpu-z"),
+            RunFolder(tmp_path / "run"),
+        ):
+            pass
