@@ -24,8 +24,9 @@ from advisor.launch.failure_report import (
 from advisor.launch.input_digests import Say
 from advisor.launch.nodes import Place
 from advisor.launch.nodes_channel import Message
+from advisor.launch.nodes_joining import join
 from advisor.launch.nodes_leader import TOGETHER_S, Guard, Stops, gloo_interface
-from advisor.launch.nodes_meeting import Peer, join, join_s
+from advisor.launch.nodes_meeting import Peer, join_s
 from advisor.launch.nodes_order import Order, Rendezvous, order_of
 from advisor.launch.nodes_report import Report, faults_to_message
 from advisor.plan.record import ErrorRecord, error_of_rank

@@ -14,7 +14,7 @@ import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady, NodeLost
 from advisor.ground.types import Gpu
-from advisor.launch import folder, nodes_meeting
+from advisor.launch import folder, nodes_joining, nodes_meeting
 from advisor.launch.child import Ended
 from advisor.launch.folder import RunFolder
 from advisor.launch.nodes import Place, find_place, first_host, interface_of
@@ -29,8 +29,9 @@ from advisor.launch.nodes_channel import (
     proof,
 )
 from advisor.launch.nodes_follower import note_silent_end
+from advisor.launch.nodes_joining import join
 from advisor.launch.nodes_leader import Crew, Stops
-from advisor.launch.nodes_meeting import Peer, gather, join
+from advisor.launch.nodes_meeting import Peer, gather
 from advisor.launch.nodes_order import Order, order_of
 from advisor.launch.nodes_report import input_faults, machine_faults, report_of
 from advisor.plan.record import ErrorRecord, error_of_rank
@@ -270,7 +271,7 @@ def test_strangers_disturb_no_meeting(at, tmp_path):
 
 def test_a_folder_that_is_not_shared_is_named_by_both(at, tmp_path, monkeypatch):
     """The leader names both folders and machines; the other one says it for itself. Exit code 4."""
-    monkeypatch.setattr(nodes_meeting, "LOOK_S", 0.1)
+    monkeypatch.setattr(nodes_joining, "LOOK_S", 0.1)
     monkeypatch.setattr(nodes_meeting, "UNSEEN_S", 0.1)
     thread, found = meeting(at, tmp_path / "a")
     with pytest.raises(MachineNotReady, match=r"does not see in .*/b what node 0"):
@@ -434,7 +435,7 @@ def test_a_wait_for_the_key_ends_as_soon_as_it_is_there(tmp_path):
     """A file that appears late is seen."""
     name = f"{nodes_meeting.TEMPORARY}meeting-{'0' * 16}"
     threading.Timer(0.3, (tmp_path / name).write_text, ["0" * 64]).start()
-    assert nodes_meeting._key_of(tmp_path, name) == b"0" * 64
+    assert nodes_joining._key_of(tmp_path, name) == b"0" * 64
     wait_for(lambda: (tmp_path / name).exists())
 
 
