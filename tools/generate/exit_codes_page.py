@@ -13,6 +13,10 @@ MARK = (
 INTRODUCTION = """\
 Every command ends with one of these. What went wrong is on standard error: what and where, what is
 allowed, and the next step. Standard output holds results only."""
+SCHEDULERS = """\
+130 and 75 mean: start the same command again, it goes on from the last checkpoint. 5 may be worth
+one more try. After 2, 3, 4, 6 and 70 the same command ends in the same way until something is
+changed. Exported jobs do all of this ([bundle](bundle.md))."""
 DOCUMENTS = {
     "0": "the answer",
     "3": (
@@ -67,7 +71,7 @@ def page() -> str:
     table = "\n".join(grid(["code", "raised as", "means"], rows))
     documents = "\n".join(grid(["code", "the document"], [list(row) for row in DOCUMENTS.items()]))
     with_json = WITH_JSON.replace("{documents}", documents)
-    return "\n\n".join([MARK, "# Exit codes", INTRODUCTION, table, with_json]) + "\n"
+    return "\n\n".join([MARK, "# Exit codes", INTRODUCTION, table, SCHEDULERS, with_json]) + "\n"
 
 
 def summary(kind: type[AdviseError]) -> str:
