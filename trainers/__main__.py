@@ -150,18 +150,16 @@ def _jobs(given: argparse.Namespace, plan: Plan, stage: str, objective: str | No
 
 
 def part_of(given: argparse.Namespace) -> str | None:
-    """The part of a stage that this process does: several processes train alone.
+    """The part of a stage that the command line names; None: none.
 
-    Raises InputError if several are asked to judge, which one does.
+    Raises InputError if several processes are asked to judge, which one does.
     """
-    if process_count() == 1:
-        return str(given.part) if given.part else None
-    if given.part == JUDGE:
+    if given.part == JUDGE and process_count() > 1:
         raise InputError(
             f"--part {JUDGE} is for one process, and there are {process_count()}",
             hint="start it without torchrun",
         )
-    return TRAIN
+    return str(given.part) if given.part else None
 
 
 def check_all(check: Callable[[Job], None], jobs: Sequence[Job]) -> None:

@@ -54,7 +54,7 @@ def tiny_mixture(family: str, **changed: Any) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
-def train_all(plans: Sequence[Path]) -> None:
+def train_all(plans: Sequence[Path], *, part: str | None = None) -> None:
     """Train the one stage of each plan into a folder beside it, in this process, which may be one
     of several.
     """
@@ -65,8 +65,8 @@ def train_all(plans: Sequence[Path]) -> None:
         plan = read_plan(path)
         (stage,) = plan.stages
         job = make_job(
-            plan, stage=stage.name, run=path.with_suffix(""), folder=path.parent, max_steps=2
-        )
+            plan, stage=stage.name, run=path.with_suffix(""), folder=path.parent, max_steps=2, part=part,
+        )  # fmt: skip
         import_module(f"trainers.{stage.objective}").train(job)
 
 

@@ -317,9 +317,11 @@ def test_a_dense_model_has_no_experts_to_correct(make):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_every_objective_evaluates_beside_other_processes(processes, tiny_moe, pairs, tmp_path):
-    """SFT with full weights, DPO and GRPO of a mixture by one process and by two: the first
-    evaluates alone while the other waits in training, and what it saves loads and generates.
+def test_every_objective_is_judged_whatever_number_of_processes_trained_it(
+    processes, tiny_moe, pairs, tmp_path
+):
+    """SFT with full weights, DPO and GRPO of a mixture by one process and by two, whose results
+    another one judges: what is saved loads and generates.
     """
     import torch
     from peft import AutoPeftModelForCausalLM
@@ -351,6 +353,7 @@ def test_every_objective_evaluates_beside_other_processes(processes, tiny_moe, p
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
+        train_all(plans, part="judge")
     for name, job in jobs.items():
         result = result_of(job)
         assert result["evaluation"] is not None

@@ -129,7 +129,7 @@ def test_a_training_that_does_not_belong_to_the_plan_is_forgotten(make, capsys, 
     assert not (job.output / "result.json").exists()
 
 
-def test_several_processes_train_and_one_judges(monkeypatch):
+def test_several_processes_train_and_one_judges(make, monkeypatch):
     """torchrun's processes train without being told; judging is refused to several."""
 
     def part(*flags):
@@ -137,8 +137,9 @@ def test_several_processes_train_and_one_judges(monkeypatch):
         return part_of(parse_arguments(words))
 
     assert (part(), part("--part", "judge"), part("--part", "train")) == (None, JUDGE, TRAIN)
+    assert make().part is None
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert part() == TRAIN
+    assert (part(), make().part) == (None, TRAIN)
     with pytest.raises(InputError, match="for one process, and there are 2"):
         part("--part", "judge")
 

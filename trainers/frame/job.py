@@ -11,6 +11,7 @@ from advisor.plan.entries import Entry, entries
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.plan.paths import path_from
+from trainers.frame.machine import process_count
 
 TRAIN, JUDGE = "train", "judge"  # the parts of a stage
 
@@ -183,4 +184,6 @@ def make_job(
             where=f"stage {stage}",
             allowed=f"python -P -m trainers {entry.stage.objective}",
         )
+    if process_count() > 1:  # they train, whoever started them; one process judges
+        rest["part"] = rest.get("part") or TRAIN
     return Job(plan=plan, entry=entry, run=run.resolve(), folder=folder, **rest)

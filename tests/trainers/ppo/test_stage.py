@@ -411,13 +411,16 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(make, keys, text):
 @pytest.mark.slow
 def test_two_processes_learn_like_one(make, tmp_path):
     """Two gloo processes on the CPU, each with half the prompts of an update: the same task is
-    learned, with the same weights in both.
+    learned, with the same weights in both. They share out the held-out prompts on their way, and
+    another process judges what they saved.
     """
     from dataclasses import replace
 
+    from trainers.frame.job import JUDGE
+
     alone = make(max_steps=11, grad_accum=2, job_judge=False)
     train(alone)
-    job = make(max_steps=11, grad_accum=1, job_run=tmp_path / "two", job_judge=False)
+    job = make(max_steps=11, grad_accum=1, holdout=0.1, job_run=tmp_path / "two")
     plan = tmp_path / "plan.yaml"
     plan.write_text(plan_text(replace(job.plan, launch=replace(job.plan.launch, processes=2))))
     torchrun = [
@@ -443,7 +446,6 @@ def test_two_processes_learn_like_one(make, tmp_path):
         "ppo",
         "--run",
         str(job.run),
-        "--no-judge",
     ]
     done = subprocess.run(
         command,
@@ -458,7 +460,13 @@ def test_two_processes_learn_like_one(make, tmp_path):
     assert first < 0.1
     assert last > 0.8
     assert last == pytest.approx(one, abs=0.15)
-    assert result(job)["resolved"]["prompts_an_update"] == 32
+    looked = [line for line in metrics(job.run) if "holdout_wins" in line]
+    assert len(looked) == 3
+    assert looked[-1]["holdout_wins"] == 6
+    train(replace(job, part=JUDGE))
+    found = result(job)
+    assert found["resolved"]["prompts_an_update"] == 32
+    assert found["evaluation"]["metrics"]["reward"]["word"] == "better"
 
 
 def test_an_update_that_does_not_fit_is_done_again_in_parts(make, tmp_path, monkeypatch, capsys):
