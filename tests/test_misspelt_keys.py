@@ -14,6 +14,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.gguf import gguf_families
 from advisor.ground.other_keys import other_keys
 from advisor.ground.resources import rules_dir
+from advisor.ground.skypilot import skypilot_accelerators
 from advisor.ground.sources import shipped_sources
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import parse_yaml
@@ -115,6 +116,10 @@ SHIPPED = {
     "GGUF": (
         "serving/gguf.yaml", "    architecture: ", "    architectur: ", "architecture",
         gguf_families.__wrapped__,
+    ),
+    "names of SkyPilot": (
+        "clusters/skypilot.yaml", "accelerators:", "acelerators:", "accelerators",
+        skypilot_accelerators.__wrapped__,
     ),
     "ages of facts": ("refresh.yaml", "days: 240", "day: 240", "days", read_refresh),
     "free GPUs": (

@@ -13,7 +13,7 @@ from advisor.data.read.hub import hub_folder
 from advisor.export.bundle.contents import hub_names
 from advisor.ground.content import MODEL_FILES, PICKLED_FILES
 from advisor.ground.errors import AdviseError, MachineNotReady
-from advisor.ground.terminal import print_message
+from advisor.ground.terminal import print_message, show_streams
 from advisor.plan.read import read_plan
 
 
@@ -54,6 +54,7 @@ def _fetch_model(name: str, revision: str | None) -> None:
 
 def main() -> int:
     """Returns the exit code."""
+    show_streams()
     try:
         fetch(Path(sys.argv[1]))
     except AdviseError as error:
