@@ -79,7 +79,7 @@ def faults(job: Job) -> list[Fault]:
             Fault(
                 where=at,
                 what=f"{at} PPO in several processes needs the whole model in each",
-                allowed="launch.strategy: ddp",
+                allowed="launch.strategy: ddp; objectives grpo and rloo also train with fsdp",
             )
         )
     try:
