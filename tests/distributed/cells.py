@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 
 from tests.conftest import save_tiny_model
-from tests.distributed.train import OFFLOADED
 
 MODEL, TEACHER, TRANSLATOR = "model", "teacher", "translator"
 MIXTURE, ENCODER, UNTIED = "mixture", "encoder", "untied"
@@ -38,6 +37,7 @@ class Lesson:
     data: str
     keys: Mapping[str, Any]
     model: str = MODEL
+    samples: bool = False  # each process has samples of its own
 
 
 LESSONS: Mapping[str, Lesson] = {
@@ -49,11 +49,11 @@ LESSONS: Mapping[str, Lesson] = {
     "dpo": Lesson("pairs", {"objective": "dpo"}),
     "orpo": Lesson("pairs", {"objective": "orpo"}),
     "simpo": Lesson("pairs", {"objective": "simpo"}),
-    "kto": Lesson("votes", {"objective": "kto"}),
+    "kto": Lesson("votes", {"objective": "kto"}, samples=True),
     "rm": Lesson("pairs", {"objective": "rm"}),
-    "grpo": Lesson("pairs", {"objective": "grpo", **SAMPLES}),
-    "rloo": Lesson("pairs", {"objective": "rloo", **SAMPLES}),
-    "ppo": Lesson("pairs", {"objective": "ppo", **WRITES, "kl_limit": 100}),
+    "grpo": Lesson("pairs", {"objective": "grpo", **SAMPLES}, samples=True),
+    "rloo": Lesson("pairs", {"objective": "rloo", **SAMPLES}, samples=True),
+    "ppo": Lesson("pairs", {"objective": "ppo", **WRITES, "kl_limit": 100}, samples=True),
 }
 UPDATES: Mapping[str, Mapping[str, Any]] = {
     "full": {"update": "full"},
@@ -69,7 +69,7 @@ STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     ONE: {},
     DDP: {"strategy": "ddp"},
     FSDP: {"strategy": "fsdp"},
-    OFFLOAD: {"strategy": "fsdp"},
+    OFFLOAD: {"strategy": "fsdp", "offload": True},
 }
 
 
@@ -86,6 +86,11 @@ class Cell:
         """What is trained, however it is shared."""
         return f"{self.objective}: {self.update}"
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """The same, and how it is shared."""
+        return self.name, self.strategy
+
     def is_any_of(self, words: Collection[str]) -> bool:
         """Whether one of the words names it, or there is none."""
         return not words or bool({self.strategy, self.update, self.objective} & set(words))
@@ -94,7 +99,7 @@ class Cell:
     def file(self) -> str:
         """The name of its plan."""
         words = f"{self.objective} {self.update} {self.strategy}".replace(",", "").replace(" ", "-")
-        return f"{words}{OFFLOADED if self.strategy == OFFLOAD else ''}.yaml"
+        return f"{words}.yaml"
 
 
 def all_cells() -> Iterator[Cell]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.distributed.cells import Cell, write_plan
+from tests.distributed.comparing import LIMIT
 
 HALF = {"weights_dtype": "bfloat16"}
 
@@ -19,6 +20,7 @@ class Setting:
     keys: Mapping[str, Any]
     update: str = "lora"
     objective: str = "sft"
+    limit: float = LIMIT  # of the difference from one process
 
 
 def _optimizer(name: str, **keys: Any) -> Setting:

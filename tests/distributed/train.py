@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from trainers.frame.leaving import run_and_leave
 from trainers.frame.machine import is_main_process, process_count
 
 TRAINED, REFUSED, FAILED = "trained", "refused", "failed"
-OFFLOADED = ".offload"  # in the name of a plan
 
 
 def outcome_file(plan: Path) -> Path:
@@ -34,14 +32,8 @@ def outcome_file(plan: Path) -> Path:
 
 
 def job_of(path: Path) -> Job:
-    """The job of the plan's one stage, into a folder beside it.
-
-    On the CPU a plan refuses to offload, which would change nothing. The code that does it is tried
-    all the same: by a plan that says so in its name.
-    """
+    """The job of the plan's one stage, into a folder beside it."""
     plan = read_plan(path)
-    if OFFLOADED in path.name:
-        plan = replace(plan, launch=replace(plan.launch, offload=True))
     (stage,) = plan.stages
     return make_job(
         plan,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.distributed.cells import DDP, FSDP, OFFLOAD, ONE, STRATEGIES
-from tests.distributed.comparing import Apart, Left, apart, left_by
+from tests.distributed.comparing import LIMIT, Apart, Left, apart, left_by
 from tests.distributed.starting import train_plans
 from tests.distributed.train import FAILED, REFUSED, TRAINED
 
@@ -31,14 +31,26 @@ class Result:
     left: Left | None = None
     from_one: Apart | None = None
     from_ddp: Apart | None = None
+    limit: float = LIMIT  # of the difference
+    samples: bool = False  # each process has samples of its own: ddp is compared with
 
 
-def train_shared(plans: Mapping[Place, Path]) -> dict[Place, Result]:
+@dataclass(frozen=True)
+class Wanted:
+    """A plan to train, and how far it may be from the same training in one process."""
+
+    plan: Path
+    limit: float = LIMIT
+    samples: bool = False
+
+
+def train_shared(wanted: Mapping[Place, Wanted]) -> dict[Place, Result]:
     """Train the plans, those of a strategy by one start of its processes.
 
     Args:
-        plans: What is trained and its strategy -> the plan.
+        wanted: What is trained and its strategy -> the plan.
     """
+    plans = {place: one.plan for place, one in wanted.items()}
     found: dict[Place, Result] = {}
     for strategy in STRATEGIES:
         mine = {path: place for place, path in plans.items() if place[1] == strategy}
@@ -47,7 +59,8 @@ def train_shared(plans: Mapping[Place, Path]) -> dict[Place, Result]:
         outcomes = train_plans(list(mine), processes=1 if strategy == ONE else 2)
         for path, one in outcomes.items():
             found[mine[path]] = _result(mine[path], path, one)
-    for result in found.values():
+    for place, result in found.items():
+        result.limit, result.samples = wanted[place].limit, wanted[place].samples
         _compare(result, found)
     return found
 
@@ -102,4 +115,7 @@ def wrong(results: Iterable[Result]) -> list[str]:
             told.append(f"{one.name}, {one.strategy}: {one.text}")
         elif one.status == REFUSED and not is_located(one.text):
             told.append(f"{one.name}, {one.strategy}: refused without a place: {one.text}")
+        far = one.from_ddp if one.samples else one.from_one
+        if far is not None and not far.most <= one.limit:
+            told.append(f"{one.name}, {one.strategy}: {far}, and at most {one.limit} is allowed")
     return told

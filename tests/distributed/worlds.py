@@ -5,7 +5,7 @@ another goes on from.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,12 @@ class Step:
     after: World | None = None  # whose checkpoint it goes on from
 
     @property
+    def begins_anew(self) -> bool:
+        """Whether the checkpoint cannot be used: each process held a part, and now holds all."""
+        both = (self.world, self.after or self.world)
+        return len({world.strategy == FSDP for world in both}) > 1
+
+    @property
     def name(self) -> str:
         """In front of its plan's name."""
         before = f"after-{self.after.processes}-{self.after.strategy}-" if self.after else ""
@@ -68,7 +74,6 @@ class Found:
     text: str
     left: Left | None
     said: str  # by the processes of its start
-    from_one: Apart | None = None
 
 
 def train_worlds(folder: Path) -> list[Found]:
@@ -98,12 +103,12 @@ def half(run: Path, into: Path) -> None:
 
 
 def _train(folder: Path, steps: list[Step]) -> dict[Step, Found]:
-    """Train them, all of one number of processes by one start."""
+    """Train them, all of one world by one start."""
     found: dict[Step, Found] = {}
-    for processes in sorted({step.world.processes for step in steps}):
-        mine = [step for step in steps if step.world.processes == processes]
+    for world in WORLDS:
+        mine = [step for step in steps if step.world == world]
         plans = {step.plan(folder): step for step in mine}
-        outcomes = train_plans(list(plans), processes=processes)
+        outcomes = train_plans(list(plans), processes=world.processes)
         said = next(iter(plans)).with_suffix(".log").read_text("utf-8", errors="replace")
         for path, one in outcomes.items():
             left = left_by(path.with_suffix("")) if one["status"] == TRAINED else None
@@ -111,7 +116,7 @@ def _train(folder: Path, steps: list[Step]) -> dict[Step, Found]:
     return found
 
 
-def compared(found: list[Found]) -> Mapping[Step, Apart]:
+def compared(found: Sequence[Found]) -> Mapping[Step, Apart]:
     """How far each is from one process that was never interrupted."""
     whole = {one.step: one.left for one in found}
     told = {}

@@ -13,10 +13,14 @@ import pytest
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import Gpu, GpuSpec
 from advisor.launch import run_plan
+from advisor.plan.model import Launch
+from advisor.plan.read import read_plan
 from advisor.plan.verdict import folder_verdict
 from advisor.render.result_commands import ask_command, serve_command
 from advisor.render.run import summary_lines
+from tests.distributed.comparing import LIMIT, apart, left_by
 from tests.launch.conftest import MACHINE, running, wait_for
+from trainers.frame.job import make_job
 
 ROOT = Path(__file__).parents[2]
 PLAN = """\
@@ -154,7 +158,8 @@ ON_TWO_GPUS = "launch: {device: cuda, processes: 2, strategy: fsdp}\n"
 @pytest.mark.slow
 def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
     """On a machine with one GPU it says what it would take there and starts nothing. The same file
-    trains on the CPU, where two processes hold the model together (gloo).
+    trains on the CPU, where two processes hold the model together (gloo), with the losses and the
+    weights of one process.
     """
     path = shop / "plan.yaml"
     path.write_text(path.read_text().replace("max_steps: 12", "max_steps: 3") + ON_TWO_GPUS)
@@ -172,6 +177,15 @@ def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
     assert (launch.strategy, launch.processes, launch.nodes) == ("fsdp", 2, 1)
     assert launch.sharded_tensors > 10
     assert len(launch.peak_gib_per_rank) == 2
+    # The same in this process, whose steps have as many rows.
+    from trainers import sft
+
+    plan = read_plan("plan.yaml")
+    stages = (replace(plan.stages[0], grad_accum=2 * plan.stages[0].grad_accum),)
+    plan = replace(plan, stages=stages, launch=Launch())
+    job = make_job(plan, stage="sft", run=shop / "alone", folder=shop, judge=False)
+    sft.train(job)
+    assert apart(left_by(job.run), left_by(done.folder)).most <= LIMIT
 
 
 def one_gpu():

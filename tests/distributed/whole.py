@@ -1,0 +1,54 @@
+"""Everything that `python -m tests.distributed` trains."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from tests.distributed.cells import DDP, FSDP, LESSONS, ONE, all_cells, write_plan
+from tests.distributed.comparing import LIMIT
+from tests.distributed.settings import SETTINGS, setting_plan
+from tests.distributed.train import TRAINED
+from tests.distributed.trained import Place, Result, Wanted, train_shared
+from tests.distributed.worlds import Found, compared
+
+ANEW = "each process held "  # what a run says that cannot go on from a checkpoint
+
+
+def train_table(folder: Path, only: Collection[str] = ()) -> dict[Place, Result]:
+    """Every cell of the table that one of the words names; all of them without a word."""
+    cells = [cell for cell in all_cells() if cell.is_any_of(only)]
+    return train_shared(
+        {
+            cell.place: Wanted(write_plan(folder, cell), samples=LESSONS[cell.objective].samples)
+            for cell in cells
+        }
+    )
+
+
+def train_settings(folder: Path) -> dict[Place, Result]:
+    """Every setting, alone and shared in both ways."""
+    return train_shared(
+        {
+            (name, strategy): Wanted(setting_plan(folder, name, strategy), limit=one.limit)
+            for name, one in SETTINGS.items()
+            for strategy in (ONE, DDP, FSDP)
+        }
+    )
+
+
+def wrong_worlds(found: Collection[Found]) -> list[str]:
+    """What of the numbers of processes may not be."""
+    told, far = [], compared(list(found))
+    for one in found:
+        name = f"{one.step.world}, {one.step.update}, after {one.step.after}"
+        resumed = "resuming after step" in one.said
+        if one.status != TRAINED:
+            told.append(f"{name}: {one.text}")
+        elif not far[one.step].most <= LIMIT:
+            told.append(f"{name}: {far[one.step]}, and at most {LIMIT} is allowed")
+        elif one.step.begins_anew and ANEW not in one.said:
+            told.append(f"{name}: it does not say why it begins anew")
+        elif one.step.after is not None and not one.step.begins_anew and not resumed:
+            told.append(f"{name}: it does not go on from the checkpoint")
+    return told
