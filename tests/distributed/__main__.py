@@ -62,8 +62,7 @@ def arguments() -> argparse.Namespace:
 def show(results: Iterable[Result]) -> None:
     """A line for each training."""
     for one in results:
-        far = one.from_ddp if one.samples else one.from_one
-        told = f"{far.most:.0e}" if far is not None else one.text.partition("\n")[0]
+        told = f"{one.far:.0e}" if one.far is not None else one.text.partition("\n")[0]
         print(f"{one.name:34} {one.strategy:14} {one.status:8} {told}"[:160], flush=True)
 
 

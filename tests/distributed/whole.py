@@ -30,7 +30,9 @@ def train_settings(folder: Path) -> dict[Place, Result]:
     """Every setting, alone and shared in both ways."""
     return train_shared(
         {
-            (name, strategy): Wanted(setting_plan(folder, name, strategy), limit=one.limit)
+            (name, strategy): Wanted(
+                setting_plan(folder, name, strategy), rounded=one.rounded, samples=one.samples
+            )
             for name, one in SETTINGS.items()
             for strategy in (ONE, DDP, FSDP)
         }

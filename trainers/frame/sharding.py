@@ -62,12 +62,18 @@ def reads_once(job: Job) -> bool:
 
 
 def block_classes(model: Model) -> list[str]:
-    """The classes of the model's blocks that it has, as it names them itself.
+    """The classes of the model's blocks that it has, as it names them itself; without one that
+    holds the embeddings (BERT's), which accelerate makes a unit of their own.
 
     Raises InputError for a model that names none.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    there = {type(module).__name__ for module in base.modules()}
+    embeddings = base.get_input_embeddings()
+    there = {
+        type(module).__name__
+        for module in base.modules()
+        if module is embeddings or embeddings not in module.modules()
+    }
     named = sorted(there & set(getattr(base, "_no_split_modules", None) or ()))
     if not named:
         raise InputError(

@@ -25,7 +25,9 @@ from trainers.frame.objective import Objective
 from trainers.frame.out_of_memory import TRAINING, enter
 from trainers.frame.parts import Parts
 from trainers.frame.resuming import last_checkpoint
+from trainers.frame.sharding import is_sharded
 from trainers.frame.stopping import request
+from trainers.frame.tied_weights import keep_ties
 from trainers.frame.trained import dependency, forget_trained, keep_trained
 from trainers.frame.training import Resume, train_steps
 
@@ -87,6 +89,8 @@ def answered_in(built: BuiltStage) -> str | None:
 def begin_training(loaded: LoadedStage) -> tuple[BuiltStage, Resume]:
     """The stage with its trainer, and the checkpoint to resume from."""
     built = build_stage(loaded, processes=settings.world_size())
+    if is_sharded(loaded.job):
+        keep_ties(built.trainer.model)
     resume = last_checkpoint(built.job, built.store)
     request.doing = stopping.BEFORE
     return built, resume
