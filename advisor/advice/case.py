@@ -46,7 +46,7 @@ from .fit import (
 )
 from .micro_batches import HARDLY_FASTER, MICRO_BATCHES
 from .part_of_data import part_of
-from .sharing import is_link_slow
+from .sharing import is_link_slow, sharing_axes
 from .stage_cost import pace_by
 from .ways import MUCH_FASTER, Priced, better_sharded, better_way, way_of
 
@@ -150,7 +150,7 @@ class Costs:
 
     def refuses_to_shard(self, composition: Composition) -> bool:
         """Whether a stage is of a kind that cannot be sharded."""
-        axes = {"update": composition.update, "quantization": composition.quantization}
+        axes = sharing_axes(self.situation, composition)
         return any(
             refused_by(SHARDED.strategy, {**axes, "objective": name}) for name in composition.chain
         )

@@ -55,7 +55,13 @@ from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.types import Situation
 
 from .settings import refusal, settings_by_rule
-from .sharing import settings_under, sharing_settings, why_not_offloaded, why_not_shared
+from .sharing import (
+    settings_under,
+    sharing_axes,
+    sharing_settings,
+    why_not_offloaded,
+    why_not_shared,
+)
 from .steps import ForRows, rows_given, settings_for_rows
 
 USUAL_BATCH = Chosen(value=16, because="usual")
@@ -164,7 +170,7 @@ def fit_stage(
     largest = max(profiles_of(situation, objective), key=lambda profile: profile.rows, default=None)
     followed = _for_rows(situation, composition, objective, settings, batch, largest)
     settings, batch = {**settings, **followed.settings}, followed.batch
-    axes = {"objective": objective, "update": update, "quantization": quantization}
+    axes = {**sharing_axes(situation, composition), "objective": objective}
     settings = {**settings_under(sharing, axes, settings), **sharing_settings(sharing)}
     suits, packing = packing_suits(
         situation,

@@ -12,9 +12,12 @@ from advisor.advice.types import Chosen
 from advisor.estimate.types import Estimate
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
+from advisor.methods.composition import Composition
+from advisor.methods.families import SEQ2SEQ, kind_of_type
 from advisor.methods.links import reach_of
 from advisor.methods.strategies import Sharing, refused_by
 from advisor.ruleset.phrases import inside_sentence
+from advisor.situation.types import Situation
 
 Settings = Mapping[str, Chosen]
 SHARED = Chosen(value=None, because="how the GPUs share the work")
@@ -30,6 +33,15 @@ def sharing_settings(sharing: Sharing) -> dict[str, Chosen]:
             value=True, because="the parts are too large for the GPUs' own memory"
         )
     return found
+
+
+def sharing_axes(situation: Situation, composition: Composition) -> dict[str, Any]:
+    """What decides how a stage can be shared, beside its objective and settings."""
+    axes = {"update": composition.update or "lora", "quantization": composition.quantization}
+    model = situation.model
+    if composition.encoder and model is not None and kind_of_type(model.architecture) == SEQ2SEQ:
+        axes["head"] = SEQ2SEQ
+    return axes
 
 
 def settings_under(sharing: Sharing, axes: Mapping[str, Any], settings: Settings) -> Settings:

@@ -186,3 +186,10 @@ def test_each_optimizer_says_whether_it_can_be_sharded():
     assert not refused & {"adamw", "adamw_fused", "sgd"}
     assert {name for name in OPTIMIZERS if name.startswith("paged")} <= refused
     assert not refused_by("ddp", {"optimizer": "paged_adamw_8bit", "objective": "ppo"})
+
+
+def test_an_encoder_with_a_decoder_is_never_sharded():
+    """Its plan could not be started; a decoder of that size is."""
+    many = ways("encoder:sft+full", "google/flan-t5-large", "RTX 4060", 8)
+    assert all(way.sharing.strategy != "fsdp" for way in many)
+    assert refused_by("fsdp", {"head": "seq2seq"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 import time
 import traceback
@@ -47,7 +48,7 @@ def job_of(path: Path) -> Job:
 
 def outcome(path: Path) -> dict[str, Any]:
     """Train one plan: trained, refused with a reason, or failed."""
-    began = time.monotonic()
+    began, environment = time.monotonic(), dict(os.environ)
     try:
         job = job_of(path)
         load_recipe(job.stage.objective).train(job)
@@ -58,6 +59,9 @@ def outcome(path: Path) -> dict[str, Any]:
         found = {"status": FAILED, "text": error.text()}
     except Exception:
         found = {"status": FAILED, "text": traceback.format_exc()}
+    finally:  # transformers leaves there how it divided the model
+        os.environ.clear()
+        os.environ.update(environment)
     return {**found, "seconds": round(time.monotonic() - began, 1)}
 
 
