@@ -64,12 +64,11 @@ UPDATES: Mapping[str, Mapping[str, Any]] = {
     "prefix": {"update": "prefix", "prefix_tokens": 4},
     "ia3": {"update": "ia3"},
 }
-ONE, DDP, FSDP, OFFLOAD = "one process", "ddp", "fsdp", "fsdp, offload"
+ONE, DDP, FSDP = "one process", "ddp", "fsdp"
 STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     ONE: {},
     DDP: {"strategy": "ddp"},
     FSDP: {"strategy": "fsdp"},
-    OFFLOAD: {"strategy": "fsdp", "offload": True},
 }
 
 

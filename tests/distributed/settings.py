@@ -63,7 +63,7 @@ SETTINGS: Mapping[str, Setting] = {
     "pissa": Setting({"peft": {"init_lora_weights": "pissa"}}),
     "olora": Setting({"peft": {"init_lora_weights": "olora"}}),
     "dora": Setting({"peft": {"use_dora": True}}),
-    "modules_to_save": Setting({"peft": {"modules_to_save": ["embed_tokens"]}}),
+    "modules_to_save, tied": Setting({"peft": {"modules_to_save": ["embed_tokens"]}}),
     "dropout": Setting({"dropout": 0.1}, samples=True),
     "three epochs": Setting({"max_steps": None, "epochs": 3.0}, "full"),
     "mixture of experts": Setting({"model": "mixture"}, "full"),

@@ -6,7 +6,7 @@ pytest.importorskip("trl")
 
 from tests.distributed.cells import all_cells, fill
 from tests.distributed.train import REFUSED, TRAINED
-from tests.distributed.trained import reason, wrong
+from tests.distributed.trained import wrong
 from tests.distributed.whole import train_settings, train_table, wrong_worlds
 from tests.distributed.worlds import RESUMES, UPDATES, WORLDS, train_worlds
 
@@ -25,11 +25,9 @@ def test_every_cell_is_trained_or_refused(folder):
     with the same losses and weights; or the plan is refused at its place.
     """
     found = train_table(folder)
-    assert len(found) == len(list(all_cells())) == 364
+    assert len(found) == len(list(all_cells())) == 273
     assert wrong(found.values()) == []
     assert {one.status for one in found.values()} == {TRAINED, REFUSED}
-    offloaded = {reason(one.text) for one in found.values() if "offload" in one.strategy}
-    assert all(offloaded)
 
 
 def test_settings_come_to_the_same(folder):

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.distributed.cells import DDP, FSDP, OFFLOAD, ONE, STRATEGIES
+from tests.distributed.cells import DDP, FSDP, ONE, STRATEGIES
 from tests.distributed.comparing import LIMIT, ROUNDED, Apart, Left, apart, left_by
 from tests.distributed.starting import train_plans
 from tests.distributed.train import FAILED, REFUSED, TRAINED
 
-DIVIDED = (FSDP, OFFLOAD)
 Place = tuple[str, str]  # what is trained, and the strategy
 
 
@@ -82,7 +81,7 @@ def _result(place: Place, path: Path, one: Mapping[str, Any]) -> Result:
         result.status, result.text = FAILED, f"it left nothing to compare: {error}"
         return result
     divided = result.left.launch["sharded_tensors"]
-    if (divided > 0) != (result.strategy in DIVIDED):
+    if (divided > 0) != (result.strategy == FSDP):
         result.status, result.text = FAILED, f"{divided} tensors are divided"
     return result
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from trainers.frame import settings, stopping
+from trainers.frame.before_dividing import make_divisible
 from trainers.frame.dry_run import measure
 from trainers.frame.job import JUDGE, TRAIN, Job, label
 from trainers.frame.judging import judge_here, judge_saved, measure_before
@@ -27,7 +28,6 @@ from trainers.frame.parts import Parts
 from trainers.frame.resuming import last_checkpoint
 from trainers.frame.sharding import is_sharded
 from trainers.frame.stopping import request
-from trainers.frame.tied_weights import keep_ties
 from trainers.frame.trained import dependency, forget_trained, keep_trained
 from trainers.frame.training import Resume, train_steps
 
@@ -90,7 +90,7 @@ def begin_training(loaded: LoadedStage) -> tuple[BuiltStage, Resume]:
     """The stage with its trainer, and the checkpoint to resume from."""
     built = build_stage(loaded, processes=settings.world_size())
     if is_sharded(loaded.job):
-        keep_ties(built.trainer.model)
+        make_divisible(built.trainer.model)
     resume = last_checkpoint(built.job, built.store)
     request.doing = stopping.BEFORE
     return built, resume

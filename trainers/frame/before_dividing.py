@@ -1,0 +1,74 @@
+"""What a model needs before accelerate divides it among processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from advisor.ground.errors import InputError
+
+
+def make_divisible(model: Any) -> None:
+    """Let accelerate divide the model as it is. Call it in every process, before it is trained.
+
+    Raises InputError for a model that it cannot divide.
+    """
+    _check_embeddings(model)
+    _give_memory(model)
+    _keep_ties(model)
+
+
+def _check_embeddings(model: Any) -> None:
+    """Raise InputError if a copy of the embeddings trains, whose original is the output layer, too:
+    these two are parts of different units.
+    """
+    embeddings, output = model.get_input_embeddings(), model.get_output_embeddings()
+    original = getattr(getattr(embeddings, "original_module", None), "weight", None)
+    if original is not None and getattr(output, "weight", None) is original:
+        raise InputError(
+            "modules_to_save names the embeddings alone, and the model's output layer is the same"
+            " tensor: such a model cannot be divided among several processes",
+            where="launch.strategy",
+            allowed="strategy: ddp, or train_embeddings: true, which trains both as one",
+        )
+
+
+def _give_memory(model: Any) -> None:
+    """Give memory to parameters without: a new head, in processes that read no weights.
+
+    accelerate knows the optimizer's parameters by their addresses: of several that have none, one
+    would be trained in the place of all.
+    """
+    import torch
+
+    for module in model.modules():
+        for name, one in list(module.named_parameters(recurse=False)):
+            if one.is_meta:
+                memory = torch.empty_like(one, device="cpu")
+                module._parameters[name] = torch.nn.Parameter(memory, one.requires_grad)
+
+
+def _keep_ties(model: Any) -> None:
+    """Let `model.tie_weights()` tie what is tied now, and nothing else.
+
+    accelerate calls it twice while it divides a model. transformers' own ties what the base model's
+    config says: to the copy of the embeddings that a module trains, an output layer that had been
+    frozen; and it fails at a copy of the output layer.
+    """
+    names: dict[int, list[str]] = {}
+    for name, one in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(one), []).append(name)
+    ties = [found for found in names.values() if len(found) > 1]
+
+    def tie_weights(*_: Any, **__: Any) -> None:
+        for found in ties:
+            _tie(model, found)
+
+    model.tie_weights = tie_weights
+
+
+def _tie(model: Any, names: Sequence[str]) -> None:
+    first = model.get_parameter(names[0])
+    for name in names[1:]:
+        place, _, own = name.rpartition(".")
+        model.get_submodule(place)._parameters[own] = first
