@@ -43,6 +43,7 @@ ERROR_OF_ANY_RANK = "error-rank*.json"
 # Windows, where advice runs and training does not, has no SIGHUP and no SIGKILL.
 SIGHUP, SIGKILL = 1, 9
 STOP_CODES = (-signal.SIGTERM, -signal.SIGINT, -SIGHUP, 130, 143)
+KILLED = (-SIGKILL, 137)  # the trainer; or one of several processes, as its launcher says
 
 
 def oom_kills() -> int | None:
@@ -77,6 +78,8 @@ def explain_failure(
             memory ran out (an empty text: not known).
     """
     told = read_error(folder) if code != 0 else None
+    if told is not None and told.exit_code == Stopped.exit_code and code in KILLED:
+        told = None  # a process was killed, and its launcher stopped the others
     is_certain = killed_for_memory(oom_kills_before) is True
     # A process that was killed leaves no word: the others, if any, only say that it was gone.
     killed_silently = is_certain and (bool(told.lost_others) if told is not None else code > 0)
@@ -84,7 +87,7 @@ def explain_failure(
         return _told(entry, told, code, folder, smaller)
     if code in STOP_CODES:
         return Stopped(f"stage {entry.name}: {AT_ONCE}")
-    if code in (-SIGKILL, 137) or killed_silently:
+    if code in KILLED or killed_silently:
         killer = (
             "by the kernel's out-of-memory killer"
             if is_certain
@@ -134,7 +137,7 @@ def ran_out_of_memory(code: int, folder: Path, kills_before: int | None) -> bool
     if told is not None and not told.lost_others:
         return is_out_of_memory(told)
     is_certain = killed_for_memory(kills_before)
-    if code in (-SIGKILL, 137):
+    if code in KILLED:
         return is_certain is not False
     # A launcher of several processes ends with a code of its own.
     return bool(is_certain) and code > 0 and code not in STOP_CODES

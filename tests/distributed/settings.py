@@ -36,13 +36,13 @@ SETTINGS: Mapping[str, Setting] = {
             "rmsprop",
             "adagrad",
             "adafactor",
-            "muon",
             "lion",
             "adamw_8bit",
             "lion_8bit",
             "ademamix",
         )
     },
+    "muon": Setting({"optimizer": "muon"}, "full", rounded=True),  # its matrix products
     "adamw_split, bfloat16": _optimizer("adamw_split", **HALF),
     "adamw_stochastic, bfloat16": _optimizer("adamw_stochastic", **HALF),
     "bfloat16 weights": Setting(HALF, "full", rounded=True),

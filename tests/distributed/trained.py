@@ -96,7 +96,8 @@ def _compare(result: Result, found: Mapping[Place, Result]) -> None:
         return apart(other.left, result.left)
 
     try:
-        result.from_one, result.from_ddp = from_(ONE), from_(DDP)
+        result.from_one = from_(ONE)
+        result.from_ddp = from_(DDP) if result.strategy == FSDP else None
     except ValueError as error:
         result.status, result.text = FAILED, f"it left something else: {error}"
 
@@ -104,7 +105,7 @@ def _compare(result: Result, found: Mapping[Place, Result]) -> None:
 def reason(text: str) -> str:
     """Why a plan is refused, without its own place and the way out."""
     first = text.splitlines()[0]
-    return re.sub(r"^\S+\.yaml:\d+:\d+: |^stage \w+: ", "", first).strip()
+    return re.sub(r"^\S+\.yaml:\d+:\d+: |^stage \w+: | \(stage \w+\)", "", first).strip()
 
 
 def is_located(text: str) -> bool:

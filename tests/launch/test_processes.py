@@ -95,6 +95,16 @@ def test_processes_that_were_stopped_read_as_stopped(stage):
     assert isinstance(explained(stage), Stopped)
 
 
+def test_a_killed_process_is_no_stop_though_the_others_were_stopped(stage):
+    """A process that is killed while all load leaves no word, and the launcher stops the rest: the
+    run has failed, and nobody asked it to stop.
+    """
+    leave(stage / "stage", STOP)
+    error = explained(stage, code=137)
+    assert error.exit_code == 5
+    assert "ended by signal 9" in error.text()
+
+
 def test_a_process_that_the_kernel_ended_is_the_cause(stage, monkeypatch):
     """If all that remains are lost connections and the kernel ended a process for memory, that is
     told, with the next smaller setting.
