@@ -19,27 +19,35 @@ from tests.distributed.worlds import WORLDS, Found, Step, World, compared
 HEAD = """\
 # Strategies, updates and objectives
 
-Which way of sharing a training (`launch.strategy`) goes with which update and which objective. Every cell was trained, or the plan is refused before a run starts.
-`python -m tests.distributed --write docs/strategies.md` trains all of it and writes this page. Which strategy to take, and what it costs, is in [scale](scale.md).
+Which way of sharing a training (`launch.strategy`) goes with which update and which objective.
+Every cell was trained, or the plan is refused before a run starts.
+`python -m tests.distributed --write docs/strategies.md` trains all of it and writes this page.
+Which strategy to take, and what it costs, is in [scale](scale.md).
 
 {about}
 
 ## What goes with what
 
-Two processes on a CPU (gloo) train a random model of two layers in float32: four optimizer steps of sixteen rows (two where answers are written). A number is the largest
-difference from the same training in one process, of a loss (relative) or of a trained weight, whichever is larger; up to {limit} counts as equal. The learning rate is 1e-3, so
-weights move by about 4e-3. With `fsdp` it was checked besides that each process held a part of the model. A number in brackets is refused, for the reason below. A star: each
-process has samples of its own, so that one process trains on others; the number is the difference from `ddp`.
+Two processes on a CPU (gloo) train a random model of two layers in float32: four optimizer steps
+of sixteen rows (two where answers are written). A number is the largest difference from the same
+training in one process, of a loss (relative) or of a trained weight, whichever is larger; up to
+{limit} counts as equal. The learning rate is 1e-3, so weights move by about 4e-3. With `fsdp` it
+was checked besides that each process held a part of the model. A number in brackets is refused,
+for the reason below. A star: each process has samples of its own, so that one process trains on
+others (KTO estimates the KL divergence from the rows of all processes at once); the number is
+the difference from `ddp`. `offload: true` changes nothing on the CPU, and was not trained.
 """
 SETTINGS_HEAD = """\
 ## Settings
 
-The same training with other settings of its stage. In bfloat16 the sum of two halves is rounded otherwise than the sum of the whole: there losses alone are compared, and 1e-4 is allowed.
+The same training with other settings of its stage. In bfloat16 the sum of two halves is rounded
+otherwise than the sum of the whole: there losses alone are compared, and 1e-4 is allowed.
 """
 WORLDS_HEAD = """\
 ## Numbers of processes
 
-Six steps of sixteen rows, as the difference from one process. "After" is a run that goes on from the checkpoint that another number of processes wrote behind step 3.
+Six steps of sixteen rows, as the difference from one process. "After" is a run that goes on from
+the checkpoint that another number of processes wrote behind step 3.
 """
 REASONS = "## Why it is refused\n"
 

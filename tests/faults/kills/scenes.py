@@ -88,7 +88,8 @@ stages:
 data: {{path: chats.jsonl}}
 launch: {{processes: 2, strategy: fsdp}}
 stages:
-  - {{name: sft, objective: sft, update: full, learning_rate: 1e-3, {SHORT}, max_steps: 8, save_steps: 2}}
+  - {{name: sft, objective: sft, update: full,
+     learning_rate: 1e-3, {SHORT}, max_steps: 8, save_steps: 2}}
 """,
 }
 SEVERAL = ("two processes", "two processes, fsdp")  # plans that several processes train
