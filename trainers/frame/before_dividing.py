@@ -45,7 +45,7 @@ def _give_memory(model: Any) -> None:
         for name, one in list(module.named_parameters(recurse=False)):
             if one.is_meta:
                 memory = torch.empty_like(one, device="cpu")
-                module._parameters[name] = torch.nn.Parameter(memory, one.requires_grad)
+                setattr(module, name, torch.nn.Parameter(memory, one.requires_grad))
 
 
 def _keep_ties(model: Any) -> None:
@@ -71,4 +71,4 @@ def _tie(model: Any, names: Sequence[str]) -> None:
     first = model.get_parameter(names[0])
     for name in names[1:]:
         place, _, own = name.rpartition(".")
-        model.get_submodule(place)._parameters[own] = first
+        setattr(model.get_submodule(place), own, first)

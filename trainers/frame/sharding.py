@@ -183,12 +183,12 @@ def whole_prompt(model: Model, weights: Mapping[str, Any]) -> Iterator[None]:
         for name, one in list(module.named_parameters(recurse=False)):
             whole_one = weights[".".join(filter(None, ("prompt_encoder", place, name)))]
             swapped.append((module, name, one))
-            module._parameters[name] = torch.nn.Parameter(whole_one, one.requires_grad)
+            setattr(module, name, torch.nn.Parameter(whole_one, one.requires_grad))
     try:
         yield
     finally:
         for module, name, one in swapped:
-            module._parameters[name] = one
+            setattr(module, name, one)
 
 
 def whole_weights(model: Model, *, trained_only: bool) -> Mapping[str, Any]:
