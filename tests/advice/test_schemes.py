@@ -203,7 +203,8 @@ def series(known):
 @pytest.mark.parametrize("batch", range(4))
 def test_more_of_anything_never_brings_a_lower_scheme(batch):
     """More memory, GPUs, money or rows with one model and one chain: full fine-tuning, LoRA and
-    QLoRA follow each other upwards only, and what could be trained still can be.
+    QLoRA follow each other upwards only, and what could be trained still can be. Where nothing fits,
+    what needs least is named: LoRA that is divided, on GPUs that cannot load a 4-bit base whole.
     """
     compared = 0
     for seed in range(batch, scaled(60), 4):
@@ -218,7 +219,11 @@ def test_more_of_anything_never_brings_a_lower_scheme(batch):
                     told = (what, question, str(before.composition), str(decision.composition))
                     assert not decision.nothing_fits or before.nothing_fits, told
                     schemes = [str(one.composition.scheme) for one in (before, decision)]
-                    if decision.trains and all(scheme in ORDER for scheme in schemes):
+                    if (
+                        decision.trains
+                        and not before.nothing_fits
+                        and all(scheme in ORDER for scheme in schemes)
+                    ):
                         assert ORDER[schemes[1]] >= ORDER[schemes[0]], told
                         compared += 1
                 before = decision

@@ -42,5 +42,8 @@ def _load_whole(model: Any, folder: Path) -> None:
         for path in files:
             model.load_state_dict(load_file(path), strict=False)
         return
-    read = type(model).from_pretrained(str(folder), dtype=next(model.parameters()).dtype)
+    # Of the class that is there already: no code is looked for.
+    read = type(model).from_pretrained(
+        str(folder), dtype=next(model.parameters()).dtype, trust_remote_code=False
+    )
     model.load_state_dict(read.state_dict())
