@@ -53,6 +53,9 @@ from .ways import MUCH_FASTER, Priced, better_sharded, better_way, way_of
 CPU_SUGGESTED_PARAMS = 700_000_000  # what a processor trains in hours rather than days
 NONE_FITS = "; by the upper end of the estimate not even this one, the smallest, is sure to fit"
 OVER_BUDGET = "over_budget"
+# One GPU may pack its rows where several have too few rows in a step for that: up to so many times
+# faster, since half of the tokens of unpacked rows may be padding (docs/batching.md).
+MOST_BY_PACKING = 2.0
 
 
 class Costs:
@@ -112,7 +115,8 @@ class Costs:
         if fits and (coarse or whole[1].step_s is None):
             return whole
         best = whole
-        if not fits or self._fewer.could_be(whole, HARDLY_FASTER):
+        slack = HARDLY_FASTER if _is_packed(whole) else HARDLY_FASTER * MOST_BY_PACKING
+        if not fits or self._fewer.could_be(whole, slack):
             best = better_way(self._fewer.cost_of(composition, easing, coarse=coarse), whole)
         if self.refuses_to_shard(composition) or not self._is_worth_sharding(best):
             return best
@@ -333,6 +337,12 @@ def _is_worth_a_part(found: Decision, on_part: Decision) -> bool:
     if not now.is_module:
         return then.is_module
     return then.merges and not now.merges and now.size_key != ""
+
+
+def _is_packed(priced: Priced) -> bool:
+    """Whether every stage packs its rows."""
+    packed = (stage.settings.get("packing") for stage in priced[0])
+    return all(one is not None and bool(one.value) for one in packed)
 
 
 def _has_one_module(composition: Composition, stages: tuple[StageSettings, ...]) -> bool:

@@ -295,9 +295,9 @@ def limited(room):
 
 begin = Parts.begin
 
-def begins(*args):  # the limit ends with the training: Python waits for a thread that cannot start
+def begins(*args, **keys):  # the limit ends with the training: Python waits for a thread that cannot start
     resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))
-    begin(*args)
+    begin(*args, **keys)
 
 Parts.begin = begins
 keys = dict(name="sft", objective="sft", update="lora", learning_rate=1e-3, max_steps=2)

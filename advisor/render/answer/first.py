@@ -150,7 +150,7 @@ def _parts(advice: Advice) -> Iterator[Part]:
         time, cost = time_and_cost(advice)
         yield _part("Time", [time])
         shared = speeds(advice.recommendation.ways)
-        yield _part("GPUs", [f"training by {shared}" if shared else ""])
+        yield _part("GPUs", [shared])
         yield _part("Cost", [cost])
         learned = advice.recommendation.estimate.learned
         yield _part("Learned", [f"from {learned.sentence}"] if learned is not None else [])
