@@ -1,5 +1,7 @@
 """What goes into a checkpoint: the states of all processes, and nothing before they are there."""
 
+import json
+
 import pytest
 
 from advisor.ground.errors import MachineNotReady
@@ -8,7 +10,7 @@ from trainers.frame.checkpoint_store import CheckpointStore, Dependencies
 from trainers.frame.files import keep_value, kept_value
 
 
-def test_a_missing_random_state_is_never_replaced(monkeypatch, tmp_path):
+def test_a_missing_random_state_is_never_replaced(tmp_path):
     """Loading a checkpoint without the random state of this process is an error, not other random
     numbers.
     """
@@ -18,9 +20,29 @@ def test_a_missing_random_state_is_never_replaced(monkeypatch, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == set(checkpoints.random_state_files(2))
     trainer = checkpoints.SafeCheckpoints()
     trainer.args = type("Arguments", (), {"process_index": 2, "seed": 1})()
-    monkeypatch.setattr(checkpoints, "process_count", lambda: 2)
     with pytest.raises(MachineNotReady, match="has no random state of process 2"):
         trainer._load_rng_state(str(tmp_path))
+
+
+@pytest.mark.parametrize("written_by", [1, 2])
+def test_random_numbers_are_others_only_after_another_number_of_processes(written_by, tmp_path):
+    """Without the file of this process a checkpoint of as many processes is an error; one of
+    another number is gone on from with numbers that follow from seed, step and process.
+    """
+    import torch
+
+    place = tmp_path / "checkpoint-3"
+    place.mkdir()
+    (place / "complete.json").write_text(json.dumps({"processes": written_by}))
+    if written_by == 1:
+        with pytest.raises(MachineNotReady, match="has no random state of process 0"):
+            checkpoints.load_random_states(place, 0, seed=1)
+        return
+    drawn = []
+    for _ in range(2):
+        checkpoints.load_random_states(place, 0, seed=1)
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1]
 
 
 def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch):

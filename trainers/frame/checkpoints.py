@@ -21,8 +21,9 @@ from advisor.ground.files import ELSEWHERE, cannot_write
 from advisor.ground.progress import waiting
 from advisor.plan.record import SavedFile
 from trainers.frame import sharded_state
-from trainers.frame.checkpoint_store import CheckpointStore, disk_refused
+from trainers.frame.checkpoint_store import COMPLETE, CheckpointStore, disk_refused
 from trainers.frame.experts import own_router_settings
+from trainers.frame.files import read_json
 from trainers.frame.machine import is_main_process, process_count, wait_for_all
 from trainers.frame.optimizer_states import (
     is_projector,
@@ -229,7 +230,7 @@ class SafeCheckpoints:
             load_random_states(Path(checkpoint), self.args.process_index, seed=self.args.seed)
 
 
-def random_state_name(rank: int | str) -> str:
+def random_state_name(rank: int) -> str:
     """The name, without endings, of the random states of one process in a checkpoint."""
     return f"random_state_{rank}"
 
@@ -261,7 +262,8 @@ def load_random_states(checkpoint: Path, rank: int, *, seed: int) -> None:
 
     Raises MachineNotReady if its states are not there.
     """
-    if len(list(checkpoint.glob(f"{random_state_name('*')}.json"))) == process_count():
+    written_by = (read_json(checkpoint / COMPLETE) or {}).get("processes", process_count())
+    if written_by == process_count():
         restore_random_states(load_random_state(checkpoint, rank))
         return
     from transformers import set_seed
