@@ -28,7 +28,6 @@ from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
 from advisor.other_tools.checking.findings import general_rules
-from advisor.other_tools.openai_job.service import openai_service
 from advisor.other_tools.tables.keys import tool_release
 from advisor.other_tools.tables.old_keys import old_keys
 from advisor.other_tools.tables.other_files import other_files
@@ -108,10 +107,6 @@ SHIPPED = {
     "findings about files of tools": (
         "tools/findings.yaml", "    severity: note", "    severty: note", "severity",
         general_rules.__wrapped__,
-    ),
-    "the end of OpenAI's service": (
-        "tools/openai.yaml", "new_jobs_until:", "new_job_until:", "new_jobs_until",
-        openai_service,
     ),
     "GGUF": (
         "serving/gguf.yaml", "    architecture: ", "    architectur: ", "architecture",

@@ -26,7 +26,6 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Finding
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch.failure_report import KINDS
-from advisor.other_tools.openai_job.files import read_jobs
 from advisor.render.check_page import print_check
 from advisor.render.data import check_json
 from advisor.render.row import print_row, row_json
@@ -93,13 +92,13 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 @click.option(
     "--gpu",
     metavar="NAME",
-    help="Of a configuration or a job: the GPU to answer for; default: that of this machine.",
+    help="Of a configuration: the GPU to answer for; default: that of this machine.",
 )
 @click.option(
     "--plan",
     "plan_file",
     metavar="FILE",
-    help="Of a configuration or a job: write it as a plan, the file for `advise run`.",
+    help="Of a configuration: write it as a plan, the file for `advise run`.",
 )
 @json_option
 @click.pass_context
@@ -107,8 +106,7 @@ def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> N
     """Check data or a trainer's configuration, and say what is wrong with it.
 
     Data: what they can train. A configuration of TRL, LLaMA-Factory or Axolotl: whether it fits
-    the GPU, how long it takes, and what to change. An OpenAI fine-tuning job: an open model to
-    replace OpenAI's, and a plan.
+    the GPU, how long it takes, and what to change.
     """
     context.exit(check_each(data, lambda path: _check(path, **options), options))
 
@@ -131,17 +129,6 @@ def _check(
     """Check one file and print what was found. Returns the exit code."""
     stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
     columns = stated.value("data_mapping")
-    if (jobs := read_jobs(data)) is not None:
-        from advisor.commands.openai_job import check_job
-
-        of_data = {
-            "--eval": evaluation, "--template": template, "--seq-len": seq_len,
-            "--full": full or None, "--show-row": show_row, "--fix": fix_to,
-        }  # fmt: skip
-        _refuse(of_data, "a fine-tuning job; give it with the data: advise check DATA")
-        return check_job(
-            data, jobs, gpu=gpu, model=model, mapping=columns, plan_file=plan_file, as_json=as_json
-        )
     if is_configuration(data):
         about_data = {
             "--map": mapping, "--eval": evaluation, "--model": model, "--template": template,

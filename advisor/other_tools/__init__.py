@@ -6,5 +6,4 @@
 - `data`: the data sets that a file names; one module a tool.
 - `checking`: such a file -> a plan, memory, findings, changes: the page of `advise check`.
 - `writing`: a plan -> a file of the tool, for `advise export`.
-- `openai_job`: an exported OpenAI fine-tuning job -> an open model and a plan.
 """

@@ -23,7 +23,6 @@ from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.methods.strategies import STRATEGIES_FILE
 from advisor.methods.trainers import TRAINER_FILE
 from advisor.other_tools.checking.findings import FINDINGS_FILE
-from advisor.other_tools.openai_job.service import OPENAI_FILE
 from advisor.other_tools.tables.keys import RELEASE_FILE
 from advisor.other_tools.tables.old_keys import OLD_KEYS_FILE
 from advisor.other_tools.tables.other_files import OTHER_FILES_FILE
@@ -106,7 +105,6 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "families": file_schema(FAMILIES_FILE),
         "strategies": file_schema(STRATEGIES_FILE),
         "trainer": file_schema(TRAINER_FILE),
-        "openai": file_schema(OPENAI_FILE),
         "answers": answers_schema(rules.facts),
         "specs": head("Run specs for `advise estimate --specs`", **specs),
         "plan": plan_schema(),

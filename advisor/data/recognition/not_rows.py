@@ -11,7 +11,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 
-JOB = "fine_tuning.job"
+CONTENT = "GET /v1/files/FILE_ID/content"
 PAIR_UP = (
     "write one row for each answer with its request before it: "
     '{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}'
@@ -34,24 +34,23 @@ def _called(name: str) -> Callable[[Mapping[str, Any]], bool]:
 OBJECTS = (
     Object(
         "OpenAI's fine-tuning jobs, not the rows they were trained on",
-        "`advise check FILE` answers for a job; the rows are in the file that its `training_file`"
-        " names, which OpenAI's files API hands out: GET /v1/files/FILE_ID/content",
-        _called(JOB),
+        f"the rows are in the file that its `training_file` names: {CONTENT}",
+        _called("fine_tuning.job"),
     ),
     Object(
         "events of an OpenAI fine-tuning job (losses and messages), not rows to train on",
-        "retrieve the job itself (GET /v1/fine_tuning/jobs/JOB_ID) and run `advise check` on it",
+        f"the rows are in the `training_file` of the job: {CONTENT}",
         _called("fine_tuning.job.event"),
     ),
     Object(
         "checkpoints of an OpenAI fine-tuning job, not rows to train on; their weights stay with"
         " OpenAI",
-        "retrieve the job itself (GET /v1/fine_tuning/jobs/JOB_ID) and run `advise check` on it",
+        f"the rows are in the `training_file` of the job: {CONTENT}",
         _called("fine_tuning.job.checkpoint"),
     ),
     Object(
         "descriptions of files at OpenAI, not their content",
-        "the content of one: GET /v1/files/FILE_ID/content",
+        f"the content of one: {CONTENT}",
         _called("file"),
     ),
     Object(

@@ -129,15 +129,6 @@ CONFIGURATIONS += [
         "datasets": [{"path": "json", "data_files": "chats.jsonl"}], "dtype": "bfloat16",
     },
 ]  # fmt: skip
-JOBS: list[dict[str, Any]] = [
-    {
-        "object": "fine_tuning.job", "id": "ftjob-1", "model": "gpt-4o-mini-2024-07-18",
-        "training_file": "chats.jsonl", "status": "succeeded", "trained_tokens": 3000, "seed": 7,
-        "method": {"type": kind, kind: {"hyperparameters": {"n_epochs": 3, "batch_size": "auto"}}},
-        "suffix": "desk", "integrations": [{"type": "wandb"}], "error": {"message": "none"},
-    }
-    for kind in ("supervised", "dpo", "reinforcement")
-]  # fmt: skip
 METHOD_FILES = ("rules/objectives/orpo.yaml", "rules/updates/ia3.yaml")
 ARGUMENTS = (
     ("--json", "--task", "qa", "--budget", "usd=20,hours=6", "--gpu", "RTX 4090", "--gpus", "2"),
@@ -310,11 +301,6 @@ def targets(run_folder: Files) -> list[Target]:
         Target(
             "configuration of another tool", CONFIGURATIONS, both, "config.yaml",
             [("check", "config.yaml"), ("check", "config.yaml", "--json")],
-            beside, weight=2,
-        ),
-        Target(
-            "job of OpenAI", JOBS, ("json",), "job.json",
-            [("check", "job.json"), ("check", "job.json", "--json", "--gpu", "RTX 4090")],
             beside, weight=2,
         ),
         Target(
