@@ -2,6 +2,8 @@
 
 import resource
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +101,20 @@ def test_sound_templates_write_what_they_wrote():
     for source in sources:
         expected = theirs.from_string(source).render(x=[1, {"a": "é"}])
         assert ours.from_string(source).render(x=[1, {"a": "é"}]) == expected
+
+
+def test_a_template_does_not_leave_the_sandbox(environment):
+    """Not by `attr` either, which gives a text's `format` in Jinja2 3.1.5 and before."""
+    from jinja2.exceptions import SecurityError
+
+    source = "{{ ('{0.__class__.__mro__}'|attr('format'))('x') }}"
+    with pytest.raises(SecurityError):
+        environment.from_string(source).render()
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    assert (
+        "jinja2>=3.1.6"
+        in tomllib.loads(project.read_text())["project"]["optional-dependencies"]["train"]
+    )
 
 
 @pytest.mark.parametrize(

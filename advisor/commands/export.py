@@ -9,7 +9,7 @@ import click
 from advisor.commands.options import json_option
 from advisor.commands.output import SCHEMA_VERSION, print_json, say
 from advisor.commands.tools import find_run, newest_run, refuse_without, run_tool
-from advisor.export.exporter import Exporter, Wanted, exporters
+from advisor.export.exporter import Exporter, Wanted, exporters, found_exporters
 from advisor.ground.errors import InputError, nearest
 from advisor.ground.files import PLAN_FILE
 
@@ -55,6 +55,11 @@ def export(
     Without a name it takes ./plan.yaml, or the newest run under ./runs.
     """
     name, colon, variant = to.partition(":")
+    broken = found_exporters().broken
+    if name in broken:
+        raise InputError(broken[name], where="--to", allowed=f"forms: {', '.join(exporters())}")
+    for line in broken.values():
+        say(line)
     found = exporters().get(name)
     if found is None:
         raise InputError(

@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol, cast
+
+import advisor.export
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,13 +45,48 @@ class Exporter(Protocol):
         """Write it and say where it is. Returns the exit code; raises AdviseError."""
 
 
-@cache
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """The modules of this folder."""
+
+    sound: Mapping[str, Exporter]  # NAME -> exporter, in alphabetical order
+    broken: Mapping[str, str]  # module -> one line that says why it cannot be used
+
+
 def exporters() -> Mapping[str, Exporter]:
-    """Name -> exporter, in alphabetical order."""
-    folder = Path(__file__).parent
-    modules = (
-        importlib.import_module(f"{__package__}.{found.name}")
-        for found in pkgutil.iter_modules([str(folder)])
-        if found.name != "exporter"
-    )
-    return {module.NAME: cast(Exporter, module) for module in modules}
+    """Name -> exporter, in alphabetical order; those that can be used."""
+    return found_exporters().sound
+
+
+@cache
+def found_exporters() -> Found:
+    """All exporters; one that cannot be imported, or lacks a name, takes only itself away."""
+    sound: dict[str, Exporter] = {}
+    broken: dict[str, str] = {}
+    for found in pkgutil.iter_modules(advisor.export.__path__):
+        if found.name == "exporter":
+            continue
+        try:
+            module = importlib.import_module(f"{__package__}.{found.name}")
+            fault = _fault(module, sound)
+        except Exception as error:  # whatever its author left in it
+            fault = f"{type(error).__name__}: {error}".splitlines()[0]
+        if fault:
+            broken[found.name] = f"advisor/export/{found.name} is left out: {fault}"
+        else:
+            sound[module.NAME] = cast(Exporter, module)
+    return Found(sound=sound, broken=broken)
+
+
+def _fault(module: ModuleType, others: Mapping[str, Exporter]) -> str:
+    """What the module lacks to be an exporter, in words; empty if nothing."""
+    name, needs = getattr(module, "NAME", None), getattr(module, "NEEDS", None)
+    wrong = {
+        "NAME, a text that no other form has": isinstance(name, str) and name not in others,
+        "HELP, a text": isinstance(getattr(module, "HELP", None), str),
+        'TAKES, "plan" or "run"': getattr(module, "TAKES", None) in ("plan", "run"),
+        "NEEDS, a tuple of texts": isinstance(needs, tuple)
+        and all(isinstance(need, str) for need in needs),
+        "export, a function": callable(getattr(module, "export", None)),
+    }
+    return ", ".join(f"it has no {what}" for what, is_right in wrong.items() if not is_right)
