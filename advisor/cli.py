@@ -43,11 +43,11 @@ class Commands(click.Group):
     """The commands, each loaded when it is used."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *_more_commands()]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
-            return None
+            return _more_commands().get(name)
         return cast(click.Command, getattr(import_module(f"advisor.commands.{name}"), name))
 
     def resolve_command(
@@ -55,16 +55,27 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             plan = args[0].endswith((".yaml", ".yml"))
-            raise InputError(
-                f"unknown command '{args[0]}'",
-                f"commands: {', '.join(COMMANDS)}",
-                f"advise run {args[0]} trains a plan" if plan else nearest(args[0], COMMANDS),
-            )
+            known = self.list_commands(context)
+            if args[0] not in known:
+                raise InputError(
+                    f"unknown command '{args[0]}'",
+                    f"commands: {', '.join(known)}",
+                    f"advise run {args[0]} trains a plan" if plan else nearest(args[0], known),
+                )
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            more = {name: one.get_short_help_str() for name, one in _more_commands().items()}
+            formatter.write_dl(list((COMMANDS | more).items()))
+
+
+def _more_commands() -> dict[str, click.Command]:
+    """The commands of optional features, by name."""
+    from advisor.ground.extras import extras  # loads them all: an answer needs none
+
+    found = (command for extra in extras().values() for command in extra.commands())
+    return {str(command.name): command for command in found}
 
 
 @click.group(

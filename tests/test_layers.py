@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the top down. A room may import the rooms below its own line, and no other on the same line.
 ORDER = (
     ("advisor", "__main__"),  # the package itself: names that are loaded when they are used
+    ("extras",),  # optional features: they are listed, and nothing imports them by name
     ("cli", "api"),  # two ways in: from a shell, from a program
     ("commands",),
     ("wizard", "render"),  # what a person sees; `render` shows the Run that `launch` returns
@@ -119,6 +120,18 @@ def test_imports_run_one_way(imports):
         if room(module) != room(target) and RANK[room(module)] >= RANK[room(target)]
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_optional_feature_knows_another(imports):
+    """Each folder of advisor/extras works without the others."""
+    wrong = [
+        f"{module} -> {target}"
+        for module, target in inside(imports, "advisor")
+        if room(module) == room(target) == "extras"
+        and target not in ("advisor.extras", "advisor.extras.protocol")
+        and module.split(".")[:3] != target.split(".")[:3]
+    ]
+    assert not wrong, wrong
 
 
 def test_nothing_imports_in_a_circle(imports):

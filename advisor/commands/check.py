@@ -14,8 +14,8 @@ import click
 from advisor.advice.by_data import settings_by_data, suited_objective
 from advisor.commands.check_configuration import check_configuration, is_configuration
 from advisor.commands.check_each import check_each
-from advisor.commands.options import json_option
-from advisor.commands.output import console, print_json, put, with_error
+from advisor.commands.options import json_option, refuse_unused
+from advisor.commands.output import console, print_json, put, say, with_error
 from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
 from advisor.data.convert import sentences, write_jsonl
@@ -23,6 +23,7 @@ from advisor.data.measure.data_requirements import compare_amounts
 from advisor.data.measure.profile import unusable
 from advisor.data.measure.tokenizer import model_tokenizer, with_template_fit
 from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.extras import all_extras, extras
 from advisor.ground.types import DataProfile, Finding
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch.failure_report import KINDS
@@ -108,7 +109,19 @@ def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> N
     Data: what they can train. A configuration of TRL, LLaMA-Factory or Axolotl: whether it fits
     the GPU, how long it takes, and what to change.
     """
-    context.exit(check_each(data, lambda path: _check(path, **options), options))
+    for line in all_extras().warnings():
+        say(f"warning: {line}")
+    context.exit(check_each(data, lambda path: _checked(path, **options), options))
+
+
+def _checked(path: str, **options: Any) -> int:
+    """Check one file as what it is: what an optional feature knows, or data. Returns the exit
+    code.
+    """
+    for extra in extras().values():
+        if answer := extra.recognise(path):
+            return int(answer(path, **options))
+    return _check(path, **options)
 
 
 def _check(
@@ -134,9 +147,9 @@ def _check(
             "--map": mapping, "--eval": evaluation, "--model": model, "--template": template,
             "--seq-len": seq_len, "--full": full or None, "--show-row": show_row, "--fix": fix_to,
         }  # fmt: skip
-        _refuse(about_data, "a configuration; it names its own model, data and lengths")
+        refuse_unused(about_data, "a configuration; it names its own model, data and lengths")
         return check_configuration(data, gpu=gpu, plan=plan_file, as_json=as_json)
-    _refuse(
+    refuse_unused(
         {"--gpu": gpu, "--plan": plan_file},
         f"data; give it with the task: advise --task NAME --data {shlex.quote(data)}",
     )
@@ -163,14 +176,6 @@ def _check(
     else:
         print_check(found, advice, console())
     return 0 if refused is None else refused.exit_code
-
-
-def _refuse(options: Mapping[str, Any], on: str) -> None:
-    """Raise InputError for options that were given and have no effect on this kind of file."""
-    given = [flag for flag, value in options.items() if value is not None and value != ()]
-    if given:
-        what, _, hint = on.partition("; ")
-        raise InputError(f"{given[0]} has no effect on {what}", where=given[0], hint=hint)
 
 
 def check_data(

@@ -11,6 +11,7 @@ from advisor.commands.output import SCHEMA_VERSION, print_json, say
 from advisor.commands.tools import find_run, newest_run, refuse_without, run_tool
 from advisor.export.exporter import Exporter, Wanted, exporters, found_exporters
 from advisor.ground.errors import InputError, nearest
+from advisor.ground.extras import all_extras
 from advisor.ground.files import PLAN_FILE
 
 
@@ -58,7 +59,7 @@ def export(
     broken = found_exporters().broken
     if name in broken:
         raise InputError(broken[name], where="--to", allowed=f"forms: {', '.join(exporters())}")
-    for line in broken.values():
+    for line in (*broken.values(), *all_extras().warnings()):
         say(line)
     found = exporters().get(name)
     if found is None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from advisor.ground.errors import InputError
 from advisor.ruleset.facts import Fact, load_facts
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -123,3 +124,11 @@ def run_options(command: Command) -> Command:
     for option in reversed(RUN_OPTIONS.values()):
         command = option(command)
     return command
+
+
+def refuse_unused(options: Mapping[str, Any], on: str) -> None:
+    """Raise InputError for options that were given and have no effect on this kind of file."""
+    given = [flag for flag, value in options.items() if value is not None and value != ()]
+    if given:
+        what, _, hint = on.partition("; ")
+        raise InputError(f"{given[0]} has no effect on {what}", where=given[0], hint=hint)

@@ -1,4 +1,5 @@
-"""What an exporter is: a module of this folder with `NAME`, `HELP`, `TAKES`, `NEEDS` and `export`.
+"""What an exporter is: a module of this folder or of an optional feature, with `NAME`, `HELP`,
+`TAKES`, `NEEDS` and `export`.
 
 The folder is listed, so a new form is one new file.
 """
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import Any, Literal, Protocol, cast
 
 import advisor.export
+from advisor.ground.extras import extras
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +49,7 @@ class Exporter(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """The modules of this folder."""
+    """The modules of this folder, and those that optional features bring."""
 
     sound: Mapping[str, Exporter]  # NAME -> exporter, in alphabetical order
     broken: Mapping[str, str]  # module -> one line that says why it cannot be used
@@ -63,19 +65,25 @@ def found_exporters() -> Found:
     """All exporters; one that cannot be imported, or lacks a name, takes only itself away."""
     sound: dict[str, Exporter] = {}
     broken: dict[str, str] = {}
-    for found in pkgutil.iter_modules(advisor.export.__path__):
-        if found.name == "exporter":
+    own = [f"{__package__}.{found.name}" for found in pkgutil.iter_modules(advisor.export.__path__)]
+    of_extras = [
+        f"advisor.extras.{name}.{module}"
+        for name, extra in extras().items()
+        for module in extra.EXPORTERS
+    ]
+    for path in (*own, *of_extras):
+        if path == __name__:
             continue
         try:
-            module = importlib.import_module(f"{__package__}.{found.name}")
+            module = importlib.import_module(path)
             fault = _fault(module, sound)
         except Exception as error:  # whatever its author left in it
             fault = f"{type(error).__name__}: {error}".splitlines()[0]
         if fault:
-            broken[found.name] = f"advisor/export/{found.name} is left out: {fault}"
+            broken[path.rpartition(".")[2]] = f"{path.replace('.', '/')} is left out: {fault}"
         else:
             sound[module.NAME] = cast(Exporter, module)
-    return Found(sound=sound, broken=broken)
+    return Found(sound=dict(sorted(sound.items())), broken=broken)
 
 
 def _fault(module: ModuleType, others: Mapping[str, Exporter]) -> str:

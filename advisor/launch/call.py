@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from advisor.ground.extras import Checked, extras
 from advisor.ground.types import Hardware, ModelShape
 from advisor.launch.gpus import choose_gpus
 from advisor.launch.input_digests import InputContent
@@ -46,7 +47,11 @@ class Call:
             trainers=self.package_folder,
             dry_run=self.dry_run or not leads,  # one machine starts servers, judges and asks
             judge=self.judge and leads,
+            check_extras=self._check_extras if leads else list,
         )
+
+    def _check_extras(self) -> list[Checked]:
+        return [extra.check(self) for extra in extras().values()]
 
     def report(self) -> Report:
         """What this machine tells the others."""

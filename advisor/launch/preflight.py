@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError, MachineNotReady
+from advisor.ground.extras import Checked
 from advisor.ground.files import free_bytes
 from advisor.ground.hub_cache import hub_cache
 from advisor.ground.resources import method_roots
@@ -30,7 +31,6 @@ from advisor.launch.loadable import loading_faults
 from advisor.launch.model_need import ModelNeed, asked, cache_line, model_needs
 from advisor.launch.packages import optimizer_package_faults, package_faults
 from advisor.launch.reward_check import reward_file_faults
-from advisor.launch.tracker_check import tracker_faults
 from advisor.methods import objectives, updates
 from advisor.plan.entries import Entry
 from advisor.plan.launch_checks import launch_faults
@@ -62,6 +62,7 @@ def run_preflight(
     trainers: Path,
     dry_run: bool = False,
     judge: bool = True,
+    check_extras: Callable[[], Sequence[Checked]] = list,
 ) -> PreflightResult:
     """What the checks found out.
 
@@ -76,6 +77,7 @@ def run_preflight(
         trainers: The folder that holds the package `trainers`.
         dry_run: No server generates in it, so that none is asked for.
         judge: Whether the results are evaluated, and the plan's benchmarks asked.
+        check_extras: The checks of optional features, which may need the network.
     """
     folder = resolve_path(plan_path, plan.model)
     benchmarks = check_harness(plan, plan_path) if judge else HarnessCheck()
@@ -95,6 +97,8 @@ def run_preflight(
     device = "cuda" if plan.launch.device == "rocm" else plan.launch.device
     for stage in {entry.stage.name: entry.stage for entry in todo}.values():
         bad += optimizer_faults(stage, device)
+    extras = check_extras() if not bad else []
+    bad += [fault for one in extras for fault in one.bad]
     if bad:
         raise InputError(faults=bad)
     need = sum_known(
@@ -109,11 +113,11 @@ def run_preflight(
     lacking = [
         *package_faults(hardware, quantized=any(map(_quantizes, todo))),
         *optimizer_package_faults(todo),
-        *tracker_faults(plan),
         *_device_faults(plan, plan_path, todo, shape, hardware, chosen, data.profiles),
         *kernel_faults(plan, todo, chosen.gpus, shape),
         *place_faults(run, need),
         *benchmarks.lacking,
+        *(fault for one in extras for fault in one.lacking),
         *(() if dry_run else server_faults(plan, plan_path, todo, hardware, run)),
     ]
     if lacking:
@@ -131,7 +135,11 @@ def run_preflight(
         gpus=chosen,
         profiles=data.profiles,
         warnings=(*data.warnings, *filter(None, [differing_gpus(plan, chosen.gpus)])),
-        needs=(*_needs_in_words(models, run, need), *benchmarks.needs),
+        needs=(
+            *_needs_in_words(models, run, need),
+            *benchmarks.needs,
+            *(line for one in extras for line in one.needs),
+        ),
     )
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from advisor.ground.disk import DISK, TEMPORARY
 from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
@@ -20,7 +21,6 @@ from advisor.launch.prepare import PlanRun
 from advisor.plan.benchmark_record import BenchmarkRecord
 from advisor.plan.entries import Entry
 from advisor.plan.measured_record import Expected
-from advisor.plan.push_record import PushRecord
 from advisor.plan.record import (
     DONE,
     FAILED,
@@ -76,7 +76,7 @@ def new_record(
         verdict=old.verdict if old else None,
         cross_evaluation=old.cross_evaluation if old else None,
         benchmarks=old.benchmarks if old else None,
-        pushed=old.pushed if old else None,
+        extras=old.extras if old else None,
         composition=run.plan.origin.composition,
         model=run.plan.model,
         license=license or (old.license if old else None),
@@ -269,9 +269,10 @@ class RecordKeeper:
         self._judge()
         self.save()
 
-    def pushed(self, name: str, where: PushRecord) -> None:
-        """The result of a stage is on the hub."""
-        self.record = replace(self.record, pushed={**(self.record.pushed or {}), name: where})
+    def note_extra(self, name: str, found: Mapping[str, Any]) -> None:
+        """Keep what an optional feature found, under `extras.NAME`."""
+        self.record = replace(self.record, extras={**(self.record.extras or {}), name: found})
+        self._judge()
         self.save()
 
     def finish(self, *, complete: bool = True) -> Status:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from advisor.ground.errors import MachineNotReady
+from advisor.ground.extras import all_extras
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.resources import trainers_root
 from advisor.ground.terminal import print_message
@@ -24,9 +25,9 @@ from advisor.launch.benchmarking import misses_benchmarks
 from advisor.launch.call import Call
 from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.dry_run import measure_plan
+from advisor.launch.ending import Ending, end_run
 from advisor.launch.expected import expect_stage
 from advisor.launch.folder import RunFolder, find_record, is_done, refuse_other_methods
-from advisor.launch.hub_push import check_push, kept_here, misses_push, push_results
 from advisor.launch.input_digests import (
     recorded_by_earlier_version,
     recorded_inputs,
@@ -107,6 +108,8 @@ def run_plan(
     """
     say = say or print_message
     refuse_without_posix()
+    for line in all_extras().warnings():
+        say(f"warning: {line}")
     run = prepare_plan(
         plan,
         comments=comments,
@@ -155,7 +158,7 @@ def run_plan(
                 for line in (*renamed(record, run.inputs, now, run.folder), *moved_bases(configs)):
                     say(line)
                 record = note_new_paths(run, record, configs)
-            return _pushed(
+            return _ended(
                 run, record, say, resume_command(run.shown_folder, only=only, judge=judge)
             )
 
@@ -185,7 +188,6 @@ def _train(call: Call, crew: Crew | None) -> Run | DryRun:
     max_steps, judge, machine = call.max_steps, call.judge, call.machine
     shape = plan_shape(run.plan, run.path)
     checked = call.preflight(shape)
-    uploads = [] if call.dry_run or max_steps else check_push(run.plan)
     inputs = call.inputs_here()
     if crew is not None:
         crew.take_checks(digests_of(inputs), say)
@@ -229,7 +231,7 @@ def _train(call: Call, crew: Crew | None) -> Run | DryRun:
     for warning in (*found, *(fault.headline for fault in faults)):
         say(f"warning: {warning}")
 
-    for line in (*checked.needs, *uploads):
+    for line in checked.needs:
         say(line)
     with RunFolder(run.folder) as folder, every_stop_as_interrupt():
         starter = TrainerStarter(
@@ -295,19 +297,16 @@ def _train(call: Call, crew: Crew | None) -> Run | DryRun:
         return runner.train(call.selected)
 
 
-def _pushed(run: PlanRun, record: RunRecord, say: Say, again: str) -> Run:
-    """A run that was finished before, with the results that the plan wants on the hub."""
+def _ended(run: PlanRun, record: RunRecord, say: Say, again: str) -> Run:
+    """A run that was finished before, once the plan's optional features have looked at it."""
     done = Run(folder=run.folder, record=record, already_done=True)
-    if not misses_push(run.plan, record):
-        for line in kept_here(done, run.plan):
-            say(line)
-        return done
-    for line in check_push(run.plan):
-        say(line)
+    keeper = RecordKeeper(run.folder, record, say=say, on_end=None)
+    ending = Ending(run=done, plan=run.plan, keeper=keeper, say=say, again=again)
+    if not run.plan.extras:
+        return end_run(ending)
     with RunFolder(run.folder), every_stop_as_interrupt():
-        write_atomically(run.folder / PLAN_FILE, run.copy_text)  # which may lack the key
-        keeper = RecordKeeper(run.folder, record, say=say, on_end=None)
-        return push_results(done, run.plan, keeper, say=say, again=again)
+        write_atomically(run.folder / PLAN_FILE, run.copy_text)  # which may lack their keys
+        return end_run(ending)
 
 
 def _probed() -> Hardware:

@@ -12,6 +12,7 @@ from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.units import format_whole_time
 from advisor.launch.benchmarking import Benchmarker, misses_benchmarks
+from advisor.launch.ending import Ending, end_run
 from advisor.launch.failure_report import (
     AT_ONCE,
     explain_failure,
@@ -22,7 +23,6 @@ from advisor.launch.failure_report import (
     smaller_hint,
 )
 from advisor.launch.generation_server import serving
-from advisor.launch.hub_push import push_results
 from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt, peak_estimator
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import RecordKeeper, Say
@@ -89,12 +89,11 @@ class StageRunner:
             self.keeper.end_by(error)
             raise error from None
         self._finish()
-        return push_results(
-            Run(folder=self.run.folder, record=self.keeper.record),
-            self.run.copy,
-            self.keeper,
-            say=self.say,
-            again=self.resume,
+        done = Run(folder=self.run.folder, record=self.keeper.record)
+        return end_run(
+            Ending(
+                run=done, plan=self.run.copy, keeper=self.keeper, say=self.say, again=self.resume
+            )
         )
 
     def _finish(self, *, stopped: bool = False) -> Status:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.ground.errors import nearest
+from advisor.ground.extras import extras
 from advisor.ground.vllm import url_fault
 from advisor.methods.kernels import ATTENTIONS, needs_gpu
 from advisor.methods.rewards import LIST as REWARDS
 from advisor.methods.rewards import reward_faults
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import KeySpecs, key_specs
-from advisor.plan.push_record import LONGEST_NAME, repository
 from advisor.plan.sharing_checks import sharing_faults
 
 Place = tuple[str | int, ...]
@@ -42,7 +42,8 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
     _check_data(data, stages, tasks, report)
     _check_starts(stages, report, base)
     _check_benchmarks(data.get("evaluation"), stages, report)
-    _check_services(data, tasks, report)
+    for extra in extras().values():
+        extra.check_plan(data, report)
     launch = data.get("launch")
     _check_server(launch.get("vllm") if isinstance(launch, dict) else None, stages, report)
     if isinstance(launch, dict):
@@ -92,26 +93,6 @@ def _check_benchmarks(evaluation: Any, stages: list[Any], report: Raise) -> None
             "remove evaluation: the run compares such a result by its own measures",
             key=True,
         )
-
-
-def _check_services(data: Mapping[str, Any], tasks: list[Any], report: Raise) -> None:
-    """Report trackers that are named twice, and names of repositories that are too long."""
-    trackers = data.get("trackers")
-    seen: set[str] = set()
-    for index, name in enumerate(trackers if isinstance(trackers, list) else ()):
-        if isinstance(name, str) and name in seen:
-            report(("trackers", index), f"'{name}' is named twice", "each one once")
-        seen.add(str(name))
-    target = data.get("push_to")
-    names = [task.get("name") for task in tasks if isinstance(task, dict)]
-    for task in names if isinstance(target, str) else ():
-        name = repository(str(target), str(task))
-        if len(name.rpartition("/")[2]) > LONGEST_NAME:
-            report(
-                ("push_to",),
-                f"the result of task {task} would go to {name}, whose name is too long",
-                f"{LONGEST_NAME} characters behind the owner, with the task's name",
-            )
 
 
 def _check_server(server: Any, stages: list[Any], report: Raise) -> None:

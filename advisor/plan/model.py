@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from advisor.ground.errors import Fault
 from advisor.ground.shape import (
@@ -28,11 +28,8 @@ from advisor.methods.stage import Name
 from advisor.methods.stage import Stage as Stage
 
 PLAN_VERSION = 1
-Tracker = Literal["tensorboard", "wandb"]
-TRACKERS: tuple[str, ...] = get_args(Tracker)
 DATA = "train.jsonl, a folder, or a hub id"
 TEMPLATE_VALUE = OneOf(options=(Flag(), Number(), Text()))
-REPOSITORY = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 MODEL = "the hub id Qwen/Qwen3-0.6B, or a folder"
 
 
@@ -178,18 +175,15 @@ class Plan:
     evaluation: Annotated[
         Benchmarks | None, "benchmarks before and after training, beside the run's own evaluation"
     ] = None
-    trackers: Annotated[
-        tuple[Tracker, ...],
-        "services that get the numbers of metrics.jsonl, too (docs/trackers.md)",
-    ] = ()
-    push_to: Annotated[
-        str | None,
-        Text(pattern=REPOSITORY, such_as="my-name/my-model"),
-        "repository of the hub that the result is uploaded to if its checks passed; a new one is"
-        " private, and of a plan with tasks each has its own (docs/trackers.md)",
-    ] = None
+    extras: Annotated[dict[str, Any], "keys of other optional features, by the feature's name"] = (
+        field(default_factory=dict)
+    )
     launch: Annotated[Launch, "how the stages are started"] = Launch()
     origin: Annotated[Origin, "where the plan came from; changes no run"] = Origin()
+
+    def extra_key(self, name: str, key: str) -> Any:
+        """A key of an optional feature; None if the plan does not have it."""
+        return getattr(self.extras.get(name), key, None)
 
     def stage(self, name: str) -> Stage:
         """The stage of that name. Raises KeyError; read.py has checked the names."""

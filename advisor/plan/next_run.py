@@ -5,9 +5,12 @@ a key that the plan or a task overrides is named where it counts.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 
 from advisor.plan.entries import Entry
 from advisor.plan.smaller import key_path
+
+CARD = "README.md"
 
 
 def resume_command(
@@ -25,6 +28,14 @@ def resume_command(
     words += ["--only", only] if only is not None else []
     words += ["--max-steps", str(max_steps)] if max_steps is not None else []
     return shlex.join([*words, *([] if judge else ["--no-judge"])])
+
+
+def upload_command(repository: str, folder: str, files: Iterable[str]) -> str:
+    """The command that uploads these files of a result's folder and its card; the folder also holds
+    checkpoints and sample answers, which stay.
+    """
+    only = [f"--include={name}" for name in (*files, CARD)]
+    return shlex.join(["hf", "upload", repository, folder, ".", "--private", *only])
 
 
 def longer_setting(entry: Entry) -> str:

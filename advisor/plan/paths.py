@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.extras import extras
 from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods.keys import FunctionText, PathText
 from advisor.plan.keys import KeySpecs, key_specs
@@ -44,6 +45,7 @@ def with_paths(plan: Plan, moved: Callable[[str], str], *, specs: KeySpecs | Non
         data=replace(plan.data, path=moved(plan.data.path)) if plan.data else None,
         launch=_launch(plan.launch, moved),
         evaluation=_benchmarks(plan.evaluation, moved),
+        extras={name: extras()[name].with_paths(keys, moved) for name, keys in plan.extras.items()},
         stages=tuple(_stage(stage, moved, names, specs) for stage in plan.stages),
         tasks=tuple(
             replace(task, data=replace(task.data, path=moved(task.data.path)))

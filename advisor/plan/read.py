@@ -30,6 +30,7 @@ from advisor.ground.shape import (
 from advisor.ground.yaml_reader import read_yaml
 from advisor.methods.stage import Stage, stage_keys
 from advisor.plan.checks import Place, Raise, plan_faults, stage_faults
+from advisor.plan.extra_keys import BESIDE_STAGES, missing_extra, read_extras, shapes_of_extras
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan
 from advisor.plan.paths import path_from
@@ -46,6 +47,7 @@ FIXED_FOR_TASKS = {
     "data",
     "weights_dtype",
 }
+MADE = ("extras",)  # of a plan: made from the keys of optional features
 
 
 def read_plan(path: Path | str, *, specs: KeySpecs | None = None) -> Plan:
@@ -92,20 +94,30 @@ def plan_from_data(
         _check_overrides(data["tasks"], stages, specs, report)
     if report.faults:
         raise InputError(faults=report.in_file_order())
-    return build(Plan, {**data, "stages": [_with_options(stage, specs) for stage in stages]})
+    own = {key: value for key, value in data.items() if key in shape_of(Plan, without=MADE).keys}
+    whole = {**own, "stages": [_with_options(stage, specs) for stage in stages]}
+    return build(Plan, whole, extras=read_extras(data))
 
 
 def plan_shape(specs: KeySpecs) -> Keys:
     """What a plan may hold."""
-    shape = shape_of(Plan)
+    shape = shape_of(Plan, without=MADE)
     stages = ListOf(of=StageShape(keys={}, specs=specs), least=1)
+    own = {**shape.keys, "stages": stages}
+    launch = list(own).index("launch")  # the keys of extras stand before it
+    before, after = list(own.items())[:launch], list(own.items())[launch:]
     return PlanShape(
         help=shape.help,
-        keys={**shape.keys, "stages": stages},
+        keys={**dict(before), **shapes_of_extras(), **dict(after)},
         required=shape.required,
-        others=hint_for,
+        others=_plan_hint,
         of_stages=(*stage_keys(), *specs.names()),
     )
+
+
+def _plan_hint(name: str, known: Collection[str]) -> str:
+    """What to say of an unknown key beside the stages."""
+    return missing_extra(name, known) if name in BESIDE_STAGES else hint_for(name, known)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -122,7 +134,7 @@ class PlanShape(Keys):
             return
         astray = {}
         for key in value:
-            if key in self.keys or hint_for(str(key), self.keys):
+            if key in self.keys or _plan_hint(str(key), self.keys):
                 continue
             if key in self.of_stages:
                 astray[key] = ""
@@ -179,7 +191,7 @@ class StageShape(Keys):
 
 def _stage_hint(name: str, known: Collection[str]) -> str:
     """What to say of another tool's key in a stage, also where ours stands beside the stages."""
-    return hint_for(name, {*known, "trackers", "push_to"})
+    return hint_for(name, {*known, *BESIDE_STAGES})
 
 
 def stage_shapes(specs: KeySpecs, objective: str, update: str) -> dict[str, Shape]:

@@ -33,7 +33,6 @@ from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
 from advisor.plan.benchmark_record import BenchmarkRecord
 from advisor.plan.evaluation_record import Check, Evaluation, HeldOut
 from advisor.plan.measured_record import DataCounts, Expected, Measured, Times
-from advisor.plan.push_record import PushRecord
 from advisor.plan.verdict_record import Verdict
 
 SCHEMA_VERSION = 1
@@ -340,10 +339,8 @@ class RunRecord(JsonObject):
         "what lm-evaluation-harness measured before and after (docs/benchmarks.md)",
         OMIT_NULL,
     ] = None
-    pushed: Annotated[
-        Mapping[str, PushRecord] | None,
-        "name of a stage -> where on the hub its result is",
-        OMIT_NULL,
+    extras: Annotated[
+        Mapping[str, Any] | None, "name of an optional feature -> what it noted", OMIT_NULL
     ] = None
     composition: Annotated[str | None, "what the plan came from"] = None
     model: Annotated[str | None, "the model as the plan names it"] = None
@@ -495,7 +492,8 @@ class Run:
     folder: Path
     record: RunRecord
     already_done: bool = False  # it was finished before, and this call did nothing
-    not_pushed: AdviseError | None = None  # why a result that is sound is not on the hub yet
+    # What did not end as the plan wants, though everything is trained and saved.
+    errors: tuple[AdviseError, ...] = ()
     node: int = 0  # of several machines, the one that tells; node 0 did what is not training
 
     @property
@@ -521,11 +519,6 @@ class Run:
                 for one in found.exceeding
             ]
         )
-
-    @property
-    def errors(self) -> list[AdviseError]:
-        """What did not end as the plan wants, though everything is trained and saved."""
-        return [error for error in (self.too_much_lost, self.not_pushed) if error is not None]
 
     @property
     def exit_code(self) -> int:

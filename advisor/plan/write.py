@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.files import write_atomically
+from advisor.plan.extra_keys import EXTRAS, stated_extras
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Comments, Plan, Stage
 
@@ -56,6 +57,11 @@ def _as_map(value: Any, place: Place, commented: set[Place]) -> dict[str, Any]:
     for item in fields(value):
         part, here = getattr(value, item.name), (*place, item.name)
         if item.name == "options":
+            continue
+        if isinstance(value, Plan) and item.name == EXTRAS:
+            beside, below = stated_extras(part)
+            beside |= {EXTRAS: below} if below else {}
+            result |= {key: _plain_data(one, (key,), commented) for key, one in beside.items()}
             continue
         chosen = any(other[: len(here)] == here for other in commented)
         if item.name in ALWAYS or item.name == "launch" or chosen or part != _default(item):
@@ -151,7 +157,9 @@ def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan
     head = f"# {HEADER}{START.format(name=_word(name)) if plan.launch.startable else ''}"
     lines: list[tuple[str, str]] = []
     for key, value in plan_data(plan, comments).items():
-        if key in ("data", "tasks", "stages", "evaluation", "launch", "origin"):
+        if key in ("data", "tasks", "stages", "launch", "origin") or (
+            isinstance(value, dict) and key != "template"
+        ):
             lines.append(("", ""))
         _emit_entry(key, value, (), 0, comments, lines)
     return "\n".join([head, *_aligned(lines)]) + "\n"

@@ -14,7 +14,7 @@ from typing import Any
 
 from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
 from advisor.methods import update
-from advisor.plan.push_record import upload_command
+from advisor.plan.next_run import upload_command
 from advisor.plan.record import (
     DONE,
     FAILED,

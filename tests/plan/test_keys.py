@@ -3,7 +3,6 @@
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.ground.from_dataclass import shape_of
 from advisor.ground.other_keys import OTHER_KEYS_FILE, other_keys
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Keys, check_shape
@@ -15,7 +14,7 @@ from advisor.methods.stage import stage_keys
 from advisor.plan.entries import entries
 from advisor.plan.keys import key_specs, specs_of
 from advisor.plan.model import Plan, PlanData, Stage, Task
-from advisor.plan.read import plan_from_data, read_plan, stage_shapes
+from advisor.plan.read import plan_from_data, plan_shape, read_plan, stage_shapes
 from tests.methods.method_files import line_of, write_objective, write_update
 
 
@@ -168,7 +167,7 @@ def test_every_line_that_is_offered_can_be_written(tmp_path):
     path = rules_dir() / "tools" / "other_keys.yaml"
     data = read_shipped(path, shape=OTHER_KEYS_FILE).data
     specs = key_specs()
-    known = {*stage_keys(), *specs.names(), *shape_of(Plan).keys}
+    known = {*stage_keys(), *specs.names(), *plan_shape(specs).keys}
     assert known.issuperset(data["same"])
     assert known.issuperset(entry["of"] for entry in data["otherwise"])
     written = [entry["write"] for entry in data["otherwise"] if "write" in entry]

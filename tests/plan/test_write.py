@@ -10,11 +10,13 @@ import yaml
 from hypothesis import HealthCheck, assume, given
 from hypothesis import strategies as st
 
+from advisor.extras.hub.extra import HubKeys
+from advisor.extras.trackers.extra import TRACKERS, TrackerKeys
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.resources import resource_root
 from advisor.ground.secrets import find_secrets
 from advisor.ground.yaml_reader import parse_yaml
-from advisor.plan.model import TRACKERS, Launch, Origin, Plan, PlanData, Stage, Task
+from advisor.plan.model import Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data
 from advisor.plan.write import plan_data, plan_digest, plan_text, write_plan
 from tests.conftest import examples
@@ -103,6 +105,15 @@ def stages(draw, name):
     )
 
 
+EXTRAS = {
+    "hub": st.builds(HubKeys, push_to=st.sampled_from(["mia/shop", "shop-team/a.b_c-1"])),
+    "trackers": st.builds(
+        TrackerKeys,
+        trackers=st.lists(st.sampled_from(TRACKERS), min_size=1, unique=True).map(tuple),
+    ),
+}
+
+
 @st.composite
 def plans(draw):
     with_tasks = draw(st.booleans())
@@ -119,8 +130,7 @@ def plans(draw):
         model=draw(texts),
         revision=draw(st.none() | texts),
         trust_remote_code=draw(st.booleans()),
-        trackers=tuple(draw(st.lists(st.sampled_from(TRACKERS), unique=True))),
-        push_to=draw(st.sampled_from([None, "mia/shop", "shop-team/a.b_c-1"])),
+        extras=draw(st.fixed_dictionaries({}, optional=EXTRAS)),
         data=None if with_tasks else draw(data_values),
         tasks=tasks,
         stages=tuple(draw(stages(f"s{index}")) for index in range(draw(st.integers(1, 2)))),

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import pytest
 
-from advisor.launch.tracker_check import tracker_faults
+from advisor.extras.trackers.check import tracker_faults
+from advisor.extras.trackers.extra import TrackerKeys
 from advisor.plan.read import read_plan
 from tests.trainers.runs import break_at
 from trainers import sft
@@ -17,7 +18,7 @@ KEYS = {"max_steps": 4, "save_steps": 2, "job_judge": False}
 
 
 def tracked(job, *names):
-    return replace(job, plan=replace(job.plan, trackers=names))
+    return replace(job, plan=replace(job.plan, extras={"trackers": TrackerKeys(trackers=names)}))
 
 
 def lines(job):
@@ -216,16 +217,16 @@ def test_what_a_tracker_lacks_is_said_before_a_run(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("advisor.launch.tracker_check._is_installed", lambda name: False)
-    (fault,) = tracker_faults(plan)
+    monkeypatch.setattr("advisor.extras.trackers.check._is_installed", lambda name: False)
+    (fault,) = tracker_faults(plan.extra_key("trackers", "trackers"))
     assert "tensorboard and wandb are not installed" in fault.what
     assert "[trackers]" in fault.hint
-    monkeypatch.setattr("advisor.launch.tracker_check._is_installed", lambda name: True)
-    (fault,) = tracker_faults(plan)
+    monkeypatch.setattr("advisor.extras.trackers.check._is_installed", lambda name: True)
+    (fault,) = tracker_faults(plan.extra_key("trackers", "trackers"))
     assert "has no login" in fault.what
     assert "WANDB_MODE=offline" in fault.hint
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password x\n")
-    assert list(tracker_faults(plan)) == []
+    assert list(tracker_faults(plan.extra_key("trackers", "trackers"))) == []
     (tmp_path / ".netrc").unlink()
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert list(tracker_faults(plan)) == []
+    assert list(tracker_faults(plan.extra_key("trackers", "trackers"))) == []

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from advisor.ground.extras import extras
 from advisor.ground.from_dataclass import default_of, shape_of
 from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods import methods
 from advisor.methods.keys import Key
 from advisor.methods.model import Method
 from advisor.methods.stage import EVERY_STAGE, stage_keys
+from advisor.plan.extra_keys import EXTRAS, with_keys
 from advisor.plan.model import Benchmarks, Launch, Origin, Plan, PlanData, Task, VLLMServer
 from tools.generate.markdown import grid
 from tools.generate.words import cell
@@ -68,6 +70,8 @@ def page() -> str:
         blocks += [f"## {title}", about, table(part_rows(kind))]
         if kind is Plan:
             blocks += ["## `stages`", STAGES, table(map(key_row, stage_keys().values()))]
+    for name, keys in with_keys(beside=False):
+        blocks += [f"## `extras: {name}`", f"{extras()[name].HELP}.", table(part_rows(keys))]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -104,6 +108,9 @@ def part_rows(kind: type) -> Iterable[list[str]]:
     """One row for each key of a part of the file."""
     shapes = shape_of(kind).keys
     for item in fields(kind):
+        if kind is Plan and item.name == EXTRAS:
+            for _, keys in with_keys(beside=True):
+                yield from part_rows(keys)
         yield row(item.name, shapes[item.name], default_of(item), shapes[item.name].help)
 
 

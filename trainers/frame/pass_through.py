@@ -23,12 +23,12 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.shape import value_words
-from advisor.plan.model import TRACKERS
 from advisor.plan.rollouts import asks_server
 from trainers.frame.job import Job
 
 NO_EVALUATION = "TRL's evaluation does not run: held-out loss is measured by our own"
 ONE_MACHINE = "a run uses one machine"
+TRACKED = ("tensorboard", "wandb")  # what trackers.py opens
 NOTHING_UPLOADED = "the plan's key push_to uploads the result, and nothing else"
 NO_COMPLETIONS_LOG = "rollouts.jsonl in the stage's folder has samples of all steps"
 OBJECT = "it takes an object of PEFT, which a plan cannot hold"
@@ -449,7 +449,7 @@ def _report_faults(at: str, value: Any) -> Iterator[Fault]:
                 allowed=", ".join(known),
                 hint="name the service that you mean",
             )
-        elif name in TRACKERS:
+        elif name in TRACKED:
             yield Fault(
                 where=at,
                 what=f"'report_to' names {name}, which the plan's own key trackers turns on",

@@ -113,7 +113,7 @@ def _written_files(plan_path: Path, contents: Contents, job: Job | None = None) 
     extras = [
         "train",
         *(["eval"] if contents.plan.evaluation is not None else []),
-        *(["trackers"] if contents.plan.trackers else []),
+        *(["trackers"] if contents.plan.extra_key("trackers", "trackers") else []),
     ]
     script = script.replace("[train]", f"[{','.join(extras)}]")
     product = {f"advise/{wheel_name}": wheel, "advise/constraints.txt": tested_versions()}

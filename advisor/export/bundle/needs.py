@@ -15,6 +15,7 @@ from advisor.estimate.time import weights_bytes
 from advisor.estimate.types import Estimate, RunSpec
 from advisor.estimate.whole_time import WITH_MOMENTS
 from advisor.ground.errors import AdviseError, Fault, InputError
+from advisor.ground.extras import extras
 from advisor.ground.types import DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.ground.units import GIB, format_duration, format_usd
 from advisor.plan.entries import Entry, entries
@@ -255,8 +256,9 @@ def _cores(hardware: Hardware, processes: int, *, on_cpu: bool) -> int:
 def why_online(plan: Plan) -> str | None:
     """Why a run needs a connection although models and data are there; None: it needs none."""
     evaluation = plan.evaluation
-    if plan.push_to is not None:
-        return "the result is uploaded to the hub (push_to)"
+    for name, keys in plan.extras.items():
+        if why := extras()[name].network(keys):
+            return str(why)
     if evaluation is not None and not all(map(is_task_file, evaluation.tasks)):
         return "the harness downloads the questions of its benchmarks"
     return None

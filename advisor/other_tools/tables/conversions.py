@@ -14,8 +14,8 @@ from advisor.ground.errors import AdviseError
 from advisor.ground.files import read_at_most
 from advisor.methods.optimizers import optimizer, plan_name
 from advisor.other_tools.tables.tool import CONVERSIONS
-from advisor.plan.model import TRACKERS
 
+TRACKERS = ("tensorboard", "wandb")  # what a plan has words for
 MAX_BYTES = 1_000_000  # of a file that a configuration names
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from advisor.other_tools.tables.mapping import Lost
 from advisor.other_tools.writing.job import EVALUATIONS, Job
 from advisor.other_tools.writing.rows import TEXT
-from advisor.plan.push_record import repository
 
 TRAIN, TEST = "train.jsonl", "test.jsonl"
 ZERO = {"zero2": 2, "zero3": 3}
@@ -109,12 +108,16 @@ def upload(job: Job, **more: Any) -> None:
     Args:
         more: What the tool needs beside the name.
     """
-    target = job.plan.push_to
+    target = job.plan.extra_key("hub", "push_to")
     if not job.found("push_to") or target is None:
         return
     task = job.entry.task.name if job.entry.task else None
     if job.entry.stage.name == job.plan.stages[-1].name:
-        job.put("hub_model_id", repository(target, task), "whatever came of it: nothing is checked")
+        job.put(
+            "hub_model_id",
+            f"{target}-{task}" if task else target,
+            "whatever came of it: nothing is checked",
+        )
         job.put("hub_strategy", "end", "no checkpoints")
         for key, value in more.items():
             job.put(key, value)

@@ -55,9 +55,10 @@ def complete(job: Job) -> None:
     job.put("dataset_prepared_path", f"{job.output}/prepared")
     job.put("output_dir", job.output)
     job.put("logging_steps", 10)
-    for tracker in job.plan.trackers:
+    trackers = job.plan.extra_key("trackers", "trackers") or ()
+    for tracker in trackers:
         job.put(f"use_{tracker}", True)
-    if "wandb" in job.plan.trackers:
+    if "wandb" in trackers:
         job.put("wandb_project", job.plan.name)
     job.found("trackers")
     upload(job)  # into a private repository, as it always does

@@ -10,40 +10,54 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advisor.extras.protocol import Checked
 from advisor.ground.errors import AdviseError, Fault, MachineNotReady, Stopped
 from advisor.ground.files import shown_path
 from advisor.ground.hub_cache import is_offline
 from advisor.ground.install_line import install_line
 from advisor.ground.progress import waiting
 from advisor.ground.secrets import masked
+from advisor.launch.ending import Ending
 from advisor.launch.folder import now
 from advisor.launch.hub_model import HUB, login
-from advisor.launch.record_keeper import RecordKeeper, Say
 from advisor.launch.resume import with_resume
 from advisor.methods import update
 from advisor.plan.model import Plan
-from advisor.plan.push_record import CARD, PushRecord, repository, upload_command
-from advisor.plan.record import DONE, Run, RunRecord, StageRecord, last_of_each_task
+from advisor.plan.next_run import CARD, upload_command
+from advisor.plan.record import DONE, RunRecord, StageRecord, last_of_each_task
 
 AT = "push_to"
 WITHOUT = "or a plan without `push_to`"
+LONGEST_NAME = 96  # characters that the hub allows behind the owner
+
+
+def repository(push_to: str, task: str | None) -> str:
+    """Where a result goes: the plan's repository, of one task `owner/name-task`."""
+    return push_to if task is None else f"{push_to}-{task}"
 
 
 # --------------------------------------------------------------------------- before a run
 
 
-def check_push(plan: Plan) -> list[str]:
-    """What will be uploaded where, in words; empty if nothing is.
-
-    Raises MachineNotReady if this machine could not upload it now: the hub is not reached, there is
-    no login, or it may not write there.
+def check_push(plan: Plan) -> Checked:
+    """What will be uploaded where, in words, and what keeps this machine from it: the hub is not
+    reached, there is no login, or it may not write there.
     """
-    if plan.push_to is None:
-        return []
+    push_to = plan.extra_key("hub", "push_to")
+    if push_to is None:
+        return Checked()
+    try:
+        return Checked(needs=_uploads(plan, push_to))
+    except MachineNotReady as error:
+        return Checked(lacking=error.faults)
+
+
+def _uploads(plan: Plan, push_to: str) -> list[str]:
+    """Where each result goes, in words. Raises MachineNotReady."""
     if is_offline():
         raise MachineNotReady(
             "results are to be uploaded to the hub, and HF_HUB_OFFLINE is set",
@@ -53,16 +67,16 @@ def check_push(plan: Plan) -> list[str]:
         )
     if login() is None:
         raise MachineNotReady(
-            f"this machine has no login for the hub, to upload to {plan.push_to}",
+            f"this machine has no login for the hub, to upload to {push_to}",
             f"a token that may write, {WITHOUT}",
             "hf auth login, or set HF_TOKEN",
             where=AT,
         )
     api = _api()
     try:
-        _check_writer(api.whoami(), plan.push_to)
+        _check_writer(api.whoami(), push_to)
         said = [
-            f"push_to: {_what_will_be(api, repository(plan.push_to, task))}"
+            f"push_to: {_what_will_be(api, repository(push_to, task))}"
             for task in (tuple(task.name for task in plan.tasks) or (None,))
         ]
     except AdviseError:
@@ -70,7 +84,7 @@ def check_push(plan: Plan) -> list[str]:
     except Exception as error:
         raise MachineNotReady(
             f"the hub does not take this machine's login: {_said(error)}",
-            f"a token that may write to {plan.push_to.partition('/')[0]}, {WITHOUT}",
+            f"a token that may write to {push_to.partition('/')[0]}, {WITHOUT}",
             "check the connection, HF_TOKEN and `hf auth whoami`",
             where=AT,
         ) from None
@@ -141,90 +155,70 @@ class Target:
 
     def is_pushed(self, record: RunRecord) -> bool:
         """Whether the repository has these very files already."""
-        found = (record.pushed or {}).get(self.stage.name)
-        return found is not None and (found.repository, found.files) == (
-            self.repository,
-            self.digest,
-        )
+        found = pushed_results(record).get(self.stage.name) or {}
+        return (found.get("repository"), found.get("files")) == (self.repository, self.digest)
 
 
-def targets(plan: Plan, record: RunRecord) -> Iterator[Target]:
-    """The results that the plan wants on the hub: of a finished run that is no trial."""
-    if plan.push_to is None or record.status != DONE or record.max_steps:
-        return
-    for stage in last_of_each_task(record.stages):
-        yield Target(stage=stage, repository=repository(plan.push_to, stage.task))
+def pushed_results(record: RunRecord) -> dict[str, Any]:
+    """Stage -> what was noted of its upload (`_push`); runs of before have it under `pushed`."""
+    return dict((record.extras or {}).get("hub") or record.extra.get("pushed") or {})
 
 
-def misses_push(plan: Plan, record: RunRecord) -> bool:
-    """Whether a result is finished and sound, and the hub does not have it yet."""
-    if Run(folder=Path(), record=record).too_much_lost:
-        return False
-    return any(one.why_not is None and not one.is_pushed(record) for one in targets(plan, record))
+def _targets(ending: Ending) -> Iterator[Target]:
+    """The results that the plan wants on the hub: of a run that is no trial."""
+    record = ending.keeper.record
+    if record.status == DONE and not record.max_steps:
+        for stage in last_of_each_task(record.stages):
+            push_to = ending.plan.extra_key("hub", "push_to")
+            yield Target(stage=stage, repository=repository(push_to, stage.task))
 
 
-def kept_here(run: Run, plan: Plan) -> Iterator[str]:
-    """Which results are not uploaded and why, with the command that does it by hand."""
-    if run.record.max_steps and plan.push_to is not None:
-        yield f"{AT}: not uploaded: the results of a trial stay here"
-    for one in targets(plan, run.record):
-        lost = "the benchmarks lost more than max_drop" if run.too_much_lost else None
-        why = one.why_not or lost
-        if why is None:
-            continue
-        yield f"{AT}: {one.stage.name} was not uploaded to {one.repository}: {why}"
-        if one.stage.files:
-            folder = shown_path(run.folder / one.stage.folder)
-            command = upload_command(one.repository, folder, one.stage.files)
-            yield f"  to upload it all the same: {command}"
-
-
-def push_results(run: Run, plan: Plan, keeper: RecordKeeper, *, say: Say, again: str) -> Run:
-    """The run with what was uploaded in its record, and the error of an upload that failed.
-
-    Args:
-        run: As it was finished.
-        plan: Its plan, as it stands in the run folder.
-        keeper: Of its record.
-        again: The command that tries again.
+def push_results(ending: Ending) -> AdviseError | None:
+    """Upload each sound result that the hub does not have yet, and note it in run.json; say which
+    stay here and why. Returns the error of an upload that failed.
 
     Raises Stopped if it was asked to stop.
     """
-    for line in kept_here(run, plan):
-        say(line)
+    say = ending.say
+    if ending.keeper.record.max_steps:
+        say(f"{AT}: not uploaded: the results of a trial stay here")
     faults: list[Fault] = []
-    for one in targets(plan, run.record):
-        folder = run.folder / one.stage.folder
-        if one.why_not is None and not run.too_much_lost and not one.is_pushed(run.record):
-            try:
-                with waiting(f"uploading {one.stage.name} to {one.repository}"):
-                    pushed = _push(one, folder)
-            except KeyboardInterrupt:
-                stopped = Stopped("stopped while uploading; the result is trained and saved")
-                raise with_resume(stopped, again) from None
-            except Exception as error:
-                faults.append(
-                    Fault(
-                        where=AT,
-                        what=f"could not upload {one.stage.name} to {one.repository}:"
-                        f" {_said(error)}",
-                        allowed=f"the result is trained and saved: {shown_path(folder)}",
-                        hint=f"to try again, without training: {again}",
-                    )
-                )
-                continue
-            keeper.pushed(one.stage.name, pushed)
-            say(f"{one.stage.name} is on the hub: {pushed.url}, commit {pushed.commit[:12]}")
-            base = run.record.base_model(one.stage)
-            if update(one.stage.update).is_module and (run.folder / base).exists():
-                say(f"  it names its base by a folder of this machine, {base}")
-    failed = MachineNotReady(faults=faults) if faults else None
-    did_nothing = run.already_done and keeper.record is run.record and failed is None
-    return replace(run, record=keeper.record, not_pushed=failed, already_done=did_nothing)
+    for one in _targets(ending):
+        folder = ending.run.folder / one.stage.folder
+        why = one.why_not or (ending.failures[0].faults[0].what if ending.failures else None)
+        if why is not None:
+            say(f"{AT}: {one.stage.name} was not uploaded to {one.repository}: {why}")
+            if one.stage.files:
+                command = upload_command(one.repository, shown_path(folder), one.stage.files)
+                say(f"  to upload it all the same: {command}")
+            continue
+        record = ending.keeper.record
+        if one.is_pushed(record):
+            continue
+        try:
+            with waiting(f"uploading {one.stage.name} to {one.repository}"):
+                pushed = _push(one, folder)
+        except KeyboardInterrupt:
+            stopped = Stopped("stopped while uploading; the result is trained and saved")
+            raise with_resume(stopped, ending.again) from None
+        except Exception as error:
+            what = f"could not upload {one.stage.name} to {one.repository}: {_said(error)}"
+            allowed = f"the result is trained and saved: {shown_path(folder)}"
+            hint = f"to try again, without training: {ending.again}"
+            faults.append(Fault(where=AT, what=what, allowed=allowed, hint=hint))
+            continue
+        ending.keeper.note_extra("hub", {**pushed_results(record), one.stage.name: pushed})
+        say(f"{one.stage.name} is on the hub: {pushed['url']}, commit {pushed['commit'][:12]}")
+        base = record.base_model(one.stage)
+        if update(one.stage.update).is_module and (ending.run.folder / base).exists():
+            say(f"  it names its base by a folder of this machine, {base}")
+    return MachineNotReady(faults=faults) if faults else None
 
 
-def _push(one: Target, folder: Path) -> PushRecord:
-    """Upload the files of a result in one commit. Raises whatever keeps it from that."""
+def _push(one: Target, folder: Path) -> dict[str, str]:
+    """Upload the files of a result in one commit. Returns what run.json keeps of it: repository,
+    commit, url, `files` (a digest of what was uploaded) and the time. Raises whatever prevents it.
+    """
     from huggingface_hub import CommitOperationAdd
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
@@ -244,13 +238,13 @@ def _push(one: Target, folder: Path) -> PushRecord:
         )
     finally:
         enable_progress_bars()
-    return PushRecord(
-        repository=one.repository,
-        commit=made.oid,
-        url=f"{_endpoint()}/{one.repository}",
-        files=one.digest,
-        pushed_at=now(),
-    )
+    return {
+        "repository": one.repository,
+        "commit": made.oid,
+        "url": f"{_endpoint()}/{one.repository}",
+        "files": one.digest,
+        "pushed_at": now(),
+    }
 
 
 def _api() -> Any:

@@ -17,8 +17,8 @@ from advisor.launch import stages
 from advisor.plan.read import read_plan
 from advisor.plan.record_files import read_record
 from advisor.render.report import write_report
+from tests.extras.hub.server import TOKEN, Hub
 from tests.launch.conftest import PLAN, run
-from tests.launch.hub import TOKEN, Hub
 
 pytest.importorskip("huggingface_hub", reason="needs the extra train")
 RESULT = {"adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json", "README.md"}
@@ -56,7 +56,7 @@ def test_a_result_is_uploaded_once_with_its_card_and_nothing_else(shop, hub, cap
     run.json has the commit, and the next call uploads nothing.
     """
     found = done()
-    assert found.not_pushed is None, found.not_pushed.text()
+    assert found.errors == ()
     said = capsys.readouterr().err
     assert "the result goes to mia/shop, a new private repository" in said
     assert "sft is on the hub:" in said
@@ -73,7 +73,7 @@ def test_a_result_is_uploaded_once_with_its_card_and_nothing_else(shop, hub, cap
     assert f"its digest: {digest}" in card
     for row in (shop / "train.jsonl").read_text().splitlines():
         assert json.loads(row)["messages"][1]["content"] not in card
-    pushed = json.loads((found.folder / "run.json").read_text())["pushed"]["sft"]
+    pushed = json.loads((found.folder / "run.json").read_text())["extras"]["hub"]["sft"]
     assert (pushed["repository"], len(pushed["commit"])) == ("mia/shop", 40)
     assert TOKEN not in (found.folder / "run.json").read_text() + said
 
@@ -103,7 +103,7 @@ def test_a_failed_upload_loses_nothing_and_the_next_call_only_uploads(
     monkeypatch.setattr(stages.StageRunner, "train", None)  # nothing is trained
     again = run(found.folder)
     assert (again.exit_code, commits(hub)) == (0, 1)
-    assert "mia/shop" in again.record.pushed["sft"].url
+    assert "mia/shop" in again.record.extras["hub"]["sft"]["url"]
 
 
 def test_a_key_that_is_added_later_uploads_the_finished_result(shop, hub, capsys):
@@ -114,7 +114,7 @@ def test_a_key_that_is_added_later_uploads_the_finished_result(shop, hub, capsys
     (shop / "plan.yaml").write_text(f"{PLAN}push_to: mia/other\n")
     found = done()
     assert (found.folder, commits(hub, "mia/other")) == (first.folder, 1)
-    assert read_plan(found.folder / "plan.yaml").push_to == "mia/other"
+    assert read_plan(found.folder / "plan.yaml").extra_key("hub", "push_to") == "mia/other"
 
 
 @pytest.mark.parametrize("how", ["a failed check", "a trial", "a dry run"])

@@ -7,23 +7,22 @@ from __future__ import annotations
 import configparser
 import netrc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from advisor.ground.errors import Fault
 from advisor.ground.install_line import install_line
-from advisor.plan.model import Plan
 
 EXTRA = "trackers"
 WANDB_HOST = "https://api.wandb.ai"
 NOT_SENDING = ("offline", "dryrun", "disabled")  # values of WANDB_MODE
 
 
-def tracker_faults(plan: Plan) -> Iterator[Fault]:
+def tracker_faults(names: Sequence[str]) -> Iterator[Fault]:
     """What the plan's trackers lack on this machine."""
-    missing = [name for name in plan.trackers if not _is_installed(name)]
+    missing = [name for name in names if not _is_installed(name)]
     if missing:
         yield Fault(
             where="trackers",
@@ -31,7 +30,7 @@ def tracker_faults(plan: Plan) -> Iterator[Fault]:
             allowed="a plan without `trackers` logs into metrics.jsonl and report.html",
             hint=install_line(EXTRA),
         )
-    elif "wandb" in plan.trackers and not _may_send():
+    elif "wandb" in names and not _may_send():
         yield Fault(
             where="trackers",
             what="wandb sends its runs as they go, and this machine has no login for it",

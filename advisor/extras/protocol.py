@@ -1,0 +1,113 @@
+"""What an optional feature may do, and where it is asked.
+
+advisor/extras/NAME/extra.py holds `EXTRA`, an object of a class that derives from `Extra` and
+overrides what it needs. It is loaded with every plan that is read, so what it imports at the top is
+light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from advisor.ground.errors import AdviseError
+from advisor.ground.extras import Checked as Checked
+from advisor.plan.checks import Raise
+from advisor.plan.record import RunRecord, StageRecord
+from advisor.plan.verdict_record import Finding
+
+if TYPE_CHECKING:
+    import click
+
+    from advisor.launch.call import Call
+    from advisor.launch.ending import Ending
+    from advisor.launch.prepare import PlanRun
+    from advisor.launch.stages import StageRunner
+    from advisor.render.blocks import Section
+
+
+class Extra(Protocol):
+    """One optional feature. Every hook has a default that does nothing."""
+
+    NAME: ClassVar[str]  # its folder, its key under `extras` in a plan and in run.json
+    HELP: ClassVar[str]  # one line
+    # A dataclass whose fields are its plan keys; None: it has none. Types, limits and texts of the
+    # fields are checked and documented like those of the plan itself.
+    KEYS: ClassVar[type | None] = None
+    # Whether its keys stand beside `stages`, where they stood before there were extras; all others
+    # stand under `extras: {NAME: {...}}`.
+    BESIDE_STAGES: ClassVar[bool] = False
+    EXPORTERS: ClassVar[Sequence[str]] = ()  # modules of its folder (advisor/export/exporter.py)
+
+    # ------------------------------------------------------------------- plans
+
+    def check_plan(self, data: Mapping[str, Any], report: Raise) -> None:
+        """Report faults that span several keys of a plan, which is given as plain data."""
+        return None
+
+    def with_paths(self, keys: Any, moved: Callable[[str], str]) -> Any:
+        """Its keys of a plan with `moved` applied to every path in them."""
+        return keys
+
+    def files(self, keys: Any, folder: Path) -> Sequence[Path]:
+        """The files that its keys of a plan name; relative paths start from the folder."""
+        return ()
+
+    def network(self, keys: Any) -> str | None:
+        """What a run with these keys needs the network for, as a clause; None: nothing."""
+        return None
+
+    # ------------------------------------------------------------------- a run
+
+    def check(self, call: Call) -> Checked:
+        """What keeps the run from starting, and what it needs. Writes nothing."""
+        return Checked()
+
+    def before(self, run: StageRunner) -> None:
+        """Act before the first stage. What it raises ends the run before anything is trained."""
+        return None
+
+    def after(self, run: StageRunner) -> Mapping[str, Any] | None:
+        """Act once all stages are trained, before the run counts as done.
+
+        Returns what run.json keeps under `extras.NAME`; None: nothing new. What it raises makes the
+        run a failed one, and the next call only repeats this.
+        """
+        return None
+
+    def misses(self, run: PlanRun, record: RunRecord) -> bool:
+        """Whether `after` has work left on a run whose stages are trained."""
+        return False
+
+    def finished(self, ending: Ending) -> AdviseError | None:
+        """Act on a run that is done, again in every later call.
+
+        Returns what did not end as the plan wants, though all is trained and saved; it decides the
+        exit code.
+        """
+        return None
+
+    # ------------------------------------------------------------------- what a person sees
+
+    def finding(self, record: RunRecord, stage: StageRecord) -> Finding | None:
+        """Whether a result lost anything, for the verdict; None: nothing was looked at."""
+        return None
+
+    def block(self, record: RunRecord) -> Sequence[Section]:
+        """Its part of the report."""
+        return ()
+
+    # ------------------------------------------------------------------- commands
+
+    def recognise(self, path: str) -> Callable[..., int] | None:
+        """What `advise check` calls for this file; None: it is none of its kind.
+
+        The function takes the path and, by keyword, the command's options; it prints the answer
+        and returns the exit code.
+        """
+        return None
+
+    def commands(self) -> Iterable[click.Command]:
+        """Commands of its own: `advise NAME`."""
+        return ()

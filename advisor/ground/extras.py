@@ -1,0 +1,62 @@
+"""Lists the optional features (advisor/extras), which nothing imports by name.
+
+One that cannot be loaded takes only itself away: whoever needs it is told why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import Fault
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """What an optional feature's check before a run found."""
+
+    bad: Sequence[Fault] = ()  # what the plan names and is not there: exit code 2
+    lacking: Sequence[Fault] = ()  # what the machine lacks: exit code 4
+    needs: Sequence[str] = ()  # downloads, uploads and code, in words for a person
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """The optional features that were found."""
+
+    found: Mapping[str, Any]  # name -> Extra (advisor/extras/protocol.py)
+    broken: Mapping[str, str]  # name of a folder -> why it cannot be loaded
+
+    def warnings(self) -> list[str]:
+        """One line for each that is missing."""
+        return [f"extra {name} is left out: {why}" for name, why in self.broken.items()]
+
+
+@cache
+def all_extras() -> Extras:
+    """Every folder of advisor/extras, and of `extras/` in folders that ADVISE_METHODS names, with
+    a file extra.py; of two of one name the first counts.
+    """
+    package = import_module("advisor.extras")
+    found: dict[str, Any] = {}
+    broken: dict[str, str] = {}
+    places = (path for root in package.__path__ for path in Path(root).glob("*/extra.py"))
+    for name in sorted({path.parent.name for path in places}):
+        try:
+            extra = import_module(f"advisor.extras.{name}.extra").EXTRA
+            if name != extra.NAME:
+                raise ValueError(f"its NAME is '{extra.NAME}', its folder '{name}'")
+        except Exception as error:  # whatever the file does while it is read
+            broken[name] = f"{type(error).__name__}: {error}"
+        else:
+            found[name] = extra
+    return Extras(found, broken)
+
+
+def extras() -> Mapping[str, Any]:
+    """Name -> Extra, in alphabetical order."""
+    return all_extras().found

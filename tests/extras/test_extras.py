@@ -1,0 +1,168 @@
+"""Optional features: each is a folder that may be missing, broken, or somebody else's."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from advisor.ground.extras import extras
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAN = """\
+version: 1
+model: m/m
+data: {path: train.jsonl}
+stages: [{name: sft, objective: sft, update: lora, learning_rate: 1e-4}]
+"""
+# Runs each command line of argv[2] with the extra of argv[1] hidden, and prints what came of it.
+HIDING = """
+import contextlib, io, json, sys
+
+hidden, commands = f"advisor.extras.{sys.argv[1]}", json.loads(sys.argv[2])
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name == hidden:
+            raise ModuleNotFoundError(f"no {name}")
+
+sys.meta_path.insert(0, Hidden())
+from advisor.cli import main
+ended = []
+for command in commands:
+    out, err, sys.argv[1:] = io.StringIO(), io.StringIO(), command
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            ended.append((end.code, out.getvalue(), err.getvalue()))
+print(json.dumps(ended))
+"""
+ROWS = [{"prompt": f"How much is {n} and 1?", "completion": str(n + 1)} for n in range(40)]
+
+
+def run_without(name, folder, *commands):
+    """(exit code, standard output, standard error) of each command, with one extra hidden."""
+    done = subprocess.run(
+        [sys.executable, "-c", HIDING, name, json.dumps(commands)], cwd=folder, timeout=120,
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", list(extras()))
+def test_everything_else_works_without_an_extra(name, tmp_path):
+    """Advice, the check of data and the forms of an export do not need it."""
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    answer = ["--json", "--task", "qa", "--gpu", "none", "--data", "train.jsonl"]
+    ended = run_without(
+        name, tmp_path, answer, ["check", "train.jsonl", "--json"], ["export", "--help"]
+    )
+    assert [code for code, _, _ in ended] == [0, 0, 0], ended
+    assert json.loads(ended[0][1])["recommendation"]["composition"]
+    assert json.loads(ended[1][1])["rows"] == 40
+    assert "merged" in ended[2][1]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("push_to: mia/shop", "hub"), ("trackers: [wandb]", "trackers")],
+)
+def test_a_plan_with_a_key_of_a_missing_extra_is_refused(key, name, tmp_path):
+    """The fault names the key, the extra and what to do."""
+    (tmp_path / "plan.yaml").write_text(f"{PLAN}{key}\n")
+    ((code, _, said),) = run_without(name, tmp_path, ["run", "plan.yaml"])
+    assert code == 2
+    assert f"plan.yaml:5:1: unknown key '{key.partition(':')[0]}'" in said
+    assert f"the extra '{name}' is not here" in said
+    assert "remove the key" in said
+
+
+def test_a_name_that_no_extra_has_is_refused(tmp_path):
+    """What stands under `extras` belongs to an extra; one that is not there has to be installed."""
+    (tmp_path / "plan.yaml").write_text(f"{PLAN}extras: {{sonar: {{depth: 3}}}}\n")
+    ((code, _, said),) = run_without("none", tmp_path, ["run", "plan.yaml"])
+    assert code == 2
+    assert "plan.yaml:5:10: unknown key 'sonar'" in said
+    assert "ADVISE_METHODS" in said
+
+
+OWN = '''
+from dataclasses import dataclass
+
+from advisor.extras.protocol import Extra
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """Its keys."""
+
+    depth: int = 1
+
+
+class Sonar(Extra):
+    """Looks below."""
+
+    NAME = "sonar"
+    HELP = "looks below"
+    KEYS = Keys
+    EXPORTERS = ("chart",)
+
+    def recognise(self, path):
+        return (lambda path, **options: print("a sea") or 0) if path.endswith(".sea") else None
+
+
+EXTRA = Sonar()
+'''
+CHART = """
+NAME, HELP, TAKES, NEEDS = "chart", "a chart of the sea", "plan", ()
+
+
+def export(wanted):
+    return 0
+"""
+SHOW = """
+import json, sys
+from advisor.plan.read import read_plan
+from advisor.plan.write import plan_text
+print(plan_text(read_plan(sys.argv[1])))
+"""
+
+
+def test_a_folder_of_ones_own_brings_extras(tmp_path):
+    """Their plan keys stand under `extras`, and are read, checked and written back; their files are
+    recognised and their forms listed. One that is broken takes only itself away.
+    """
+    sonar = tmp_path / "own" / "extras" / "sonar"
+    sonar.mkdir(parents=True)
+    (sonar / "extra.py").write_text(OWN)
+    (sonar / "chart.py").write_text(CHART)
+    (tmp_path / "own" / "extras" / "leaky").mkdir()
+    (tmp_path / "own" / "extras" / "leaky" / "extra.py").write_text("1 / 0\n")
+    (tmp_path / "deep.sea").write_text("")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"{PLAN}extras: {{sonar: {{depth: 3}}}}\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ADVISE_METHODS": str(tmp_path / "own")}
+
+    def ended(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True,
+            text=True, timeout=60,
+        )  # fmt: skip
+
+    shown = ended("-c", SHOW, "plan.yaml")
+    assert "extras:\n  sonar:\n    depth: 3\n" in shown.stdout, shown.stderr
+    assert ended("-m", "advisor", "check", "deep.sea").stdout == "a sea\n"
+    listed = ended("-m", "advisor", "export", "--help").stdout
+    assert "a chart of the sea" in listed
+    assert "merged" in listed
+    plan.write_text(f"{PLAN}extras: {{sonar: {{depht: 3}}}}\n")
+    refused = ended("-m", "advisor", "run", "plan.yaml")
+    assert refused.returncode == 2
+    assert "unknown key 'depht'" in refused.stderr
+    assert "did you mean 'depth'" in refused.stderr
+    left_out = "extra leaky is left out: ZeroDivisionError"
+    for command in (["run", "plan.yaml"], ["check", "deep.sea"], ["export", "x", "--to", "chart"]):
+        assert left_out in ended("-m", "advisor", *command).stderr, command
