@@ -68,6 +68,7 @@ def installed(wheel, tmp_path_factory):
 
 
 LIGHT = [
+    "charset_normalizer",
     "click",
     "yaml",
     "_yaml",

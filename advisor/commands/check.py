@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -15,10 +15,9 @@ from advisor.advice.by_data import settings_by_data, suited_objective
 from advisor.commands.check_configuration import check_configuration, is_configuration
 from advisor.commands.check_each import check_each
 from advisor.commands.options import json_option, refuse_unused
-from advisor.commands.output import console, print_json, put, say, with_error
+from advisor.commands.output import console, print_json, say, with_error
 from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
-from advisor.data.convert import sentences, write_jsonl
 from advisor.data.measure.data_requirements import compare_amounts
 from advisor.data.measure.profile import unusable
 from advisor.data.measure.tokenizer import model_tokenizer, with_template_fit
@@ -88,7 +87,7 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
     "--fix",
     "fix_to",
     metavar="FILE",
-    help="Write the rows as understood to a new JSONL file: UTF-8, usual column names.",
+    hidden=True,
 )
 @click.option(
     "--gpu",
@@ -109,6 +108,9 @@ def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> N
     Data: what they can train. A configuration of TRL, LLaMA-Factory or Axolotl: whether it fits
     the GPU, how long it takes, and what to change.
     """
+    if options.pop("fix_to") is not None:
+        hint = "--map ROLE=COLUMN says which column is what, and a plan keeps it"
+        raise InputError("rows are not rewritten any more", where="--fix", hint=hint)
     for line in all_extras().warnings():
         say(f"warning: {line}")
     context.exit(check_each(data, lambda path: _checked(path, **options), options))
@@ -134,7 +136,6 @@ def _check(
     seq_len: int | None,
     full: bool,
     show_row: int | None,
-    fix_to: str | None,
     gpu: str | None,
     plan_file: str | None,
     as_json: bool,
@@ -145,7 +146,7 @@ def _check(
     if is_configuration(data):
         about_data = {
             "--map": mapping, "--eval": evaluation, "--model": model, "--template": template,
-            "--seq-len": seq_len, "--full": full or None, "--show-row": show_row, "--fix": fix_to,
+            "--seq-len": seq_len, "--full": full or None, "--show-row": show_row,
         }  # fmt: skip
         refuse_unused(about_data, "a configuration; it names its own model, data and lengths")
         return check_configuration(data, gpu=gpu, plan=plan_file, as_json=as_json)
@@ -157,13 +158,6 @@ def _check(
     if show_row is not None:
         shown = row_as_trained(data, row=show_row, model=model, mapping=columns, template=arguments)
         print_json(row_json(shown)) if as_json else print_row(shown, console())
-        return 0
-    if fix_to is not None:
-        written = write_jsonl(data, fix_to, mapping=columns)
-        for line in () if as_json else sentences(written):
-            put(line)
-        if as_json:
-            print_json({"schema_version": 1, **asdict(written)})
         return 0
     found, advice = check_data(
         data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len,

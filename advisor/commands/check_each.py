@@ -13,7 +13,6 @@ from advisor.ground.errors import AdviseError, InputError
 # Options that are about one file, and what the user typed.
 ONE_FILE = {
     "as_json": "--json",
-    "fix_to": "--fix",
     "show_row": "--show-row",
     "evaluation": "--eval",
     "plan_file": "--plan",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.data.read.team_files import team_files
-from advisor.data.recognition.first_row import first_row
+from advisor.data.recognition.recognise import first_row
 from advisor.data.recognition.unclear import ColumnsUnclear
 from advisor.ground.errors import AdviseError
 from advisor.ground.terminal import one_line

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from advisor.data import profile, read_examples, recognise
 from advisor.data.conversation import read_turn
-from advisor.data.convert import sentences, write_jsonl
 from advisor.ground.errors import InputError
 from tests.data.test_examples import jsonl
 from tests.render.test_data import page
@@ -144,42 +143,6 @@ def test_items_with_references_say_how_to_practise_on_them(tmp_path):
     assert "grpo" in stated.objectives
 
 
-# --------------------------------------------------------------------------- old completions
-
-
-def old_rows(separator: str, blank: str, stop: str, count: int = 5) -> list[dict[str, str]]:
-    return [
-        {"prompt": f"Tyre {at}?{separator}", "completion": f"{blank}Shelf {at}{stop}"}
-        for at in range(count)
-    ]
-
-
-@given(
-    separator=st.sampled_from(["", "\n\n###\n\n", "\n\n->", " ->"]),
-    blank=st.sampled_from(["", " "]),
-    stop=st.sampled_from(["", " END", "\n", "###", " STOP"]),
-)
-def test_marks_of_old_completions_are_named_and_taken_off(tmp_path_factory, separator, blank, stop):
-    """`--fix` writes the texts alone; a file without marks is written as it is."""
-    folder = tmp_path_factory.mktemp("old")
-    rows = old_rows(separator, blank, stop)
-    path = jsonl(folder, rows)
-    findings = {finding.id for finding in profile(path, strict=False).findings}
-    has_marks = bool(separator or stop.strip())
-    assert ("completion-marks" in findings) == has_marks
-    written = write_jsonl(path, folder / "clean.jsonl")
-    clean = [json.loads(line) for line in (folder / "clean.jsonl").read_text().splitlines()]
-    assert clean == (old_rows("", "", "") if has_marks else rows)
-    assert any("taken off" in line for line in sentences(written)) == has_marks
-
-
-def test_a_mark_that_some_rows_lack_stays(tmp_path):
-    """What not every row ends with is part of the text."""
-    rows = [*old_rows("", "", "###", 4), *old_rows("", "", "", 4)]
-    findings = {finding.id for finding in profile(jsonl(tmp_path, rows), strict=False).findings}
-    assert "completion-marks" not in findings
-
-
 def test_completions_without_prompts_are_plain_text(tmp_path):
     """OpenAI's old guide left the prompt empty for texts to go on with."""
     rows = [{"prompt": "", "completion": f" A story of tyre {at}."} for at in range(5)]
@@ -192,11 +155,11 @@ def test_completions_without_prompts_are_plain_text(tmp_path):
 NO_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"object": "fine_tuning.job", "id": "ftjob-1", "model": "gpt-4o-mini"}, "fine-tuning jobs"),
     ({"object": "fine_tuning.job.event", "id": "e-1", "message": "Step 1"}, "events of an OpenAI"),
-    ({"object": "fine_tuning.job.checkpoint", "id": "c-1"}, "their weights stay with"),
+    ({"object": "fine_tuning.job.checkpoint", "id": "c-1"}, "checkpoints of an OpenAI"),
     ({"object": "file", "id": "file-1", "filename": "a.jsonl"}, "descriptions of files"),
     ({"object": "chat.completion", "id": "c-1", "choices": []}, "without the requests they"),
-    ({"custom_id": "a", "response": {"body": {}}, "error": None}, "output of OpenAI's Batch API"),
-    ({"custom_id": "a", "body": {"messages": [USER]}}, "input of OpenAI's Batch API"),
+    ({"custom_id": "a", "response": {"body": {}}, "error": None}, "answers of OpenAI's Batch API"),
+    ({"custom_id": "a", "body": {"messages": [USER]}}, "requests or answers"),
 ]
 
 
@@ -207,7 +170,7 @@ def test_what_holds_no_rows_is_refused_by_its_name(tmp_path, row, said):
         recognise(jsonl(tmp_path, [row] * 3))
     (fault,) = caught.value.faults
     assert said in fault.what
-    assert "GET /v1" in fault.hint or "custom_id" in fault.hint
+    assert "GET /v1" in fault.hint or '{"messages"' in fault.hint
     whole = Path(tmp_path / "list.json")
     whole.write_text(json.dumps({"object": "list", "data": [row], "has_more": False}))
     with pytest.raises(InputError, match=said):

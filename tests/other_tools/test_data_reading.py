@@ -102,7 +102,7 @@ def test_trl_misses_its_columns(tmp_path):
     (fault,) = column_faults(file, understood(data.train[0]))
     assert "messages or prompt + completion or text" in fault.what
     assert fault.allowed == "its columns: question, answer"
-    assert "--fix" in fault.hint
+    assert "rename the columns" in fault.hint
     put(tmp_path / "rows.jsonl", [{"body": "a"}] * 3)
     file, data = read(
         tmp_path / "job.yaml", trl(dataset_name="rows.jsonl", dataset_text_field="body")
@@ -158,7 +158,7 @@ def test_llamafactory_names_its_data_in_a_file_of_their_own(tmp_path):
     }  # fmt: skip
     assert understood(refs["pairs"]).mapping is None  # the names say it
     assert understood(refs["talks"]).mapping in (None, {"messages": "talk"})
-    assert understood(refs["choices"]).mapping == refs["choices"].roles
+    assert understood(refs["choices"]).recognition.mapping == refs["choices"].roles
 
 
 def test_llamafactory_without_its_list_of_data(tmp_path):

@@ -195,7 +195,7 @@ def about_reading(recognition: Recognition) -> list[Finding]:
         others = [name for name in recognition.columns if name not in recognition.mapping.values()]
         beside = f" (other columns: {', '.join(others[:8])})" if others else ""
         text = (
-            f"took {recognition.why}, guessed from names and contents; if that is wrong, say which:"
+            f"took {recognition.why}, guessed from their names; if that is wrong, say which:"
             f" {map_flag(recognition.mapping)}{beside}"
         )
         findings.append(Finding(id="columns-guessed", severity="warning", text=text))

@@ -8,7 +8,6 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from advisor.data.completion_marks import CompletionMarks
 from advisor.data.example import Example
 from advisor.data.examples import rows_words
 from advisor.data.measure.labels import class_findings
@@ -98,7 +97,6 @@ class Notebook:
     with_calls: int = 0
     with_thoughts: int = 0
     with_reasoning: int = 0  # of these, rows with thoughts beside an answer, not in it
-    marks: CompletionMarks = field(default_factory=CompletionMarks)
 
     def add(self, example: Example, text: str, request_tokens: int, tokens: int) -> bytes:
         """Notes one example: all its text, and about how many tokens it and its request have.
@@ -167,7 +165,6 @@ class Notebook:
         self.suspects.look(text, row)
         self._look_at_text(text, row)
         self.unfilled.look(example, text)
-        self.marks.look(example)
         if example.tools:
             self.with_tools += 1
         extra = any(message.extra for message in messages)
@@ -297,15 +294,6 @@ def look_back(notebook: Notebook, *, whole: bool) -> list[Finding]:
             notebook.marked.finding(
                 "template-marks-in-text", "warning", f"{_rows(notebook.marked.count)} with {what}"
             )
-        )
-    if notebook.marks.found:
-        text = (
-            f"marks of OpenAI's old completions format: {notebook.marks.words()}; a chat template"
-            " says by itself where a turn ends, and the model would learn to write them:"
-            " `advise check FILE --fix clean.jsonl` takes them off"
-        )
-        findings.append(
-            Finding(id="completion-marks", severity="warning", text=text, count=notebook.marks.rows)
         )
     findings.extend(notebook.unfilled.findings(rows, documents=notebook.kind == "raw_text"))
     if notebook.mojibake.count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -39,7 +40,7 @@ def csv_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
         faults.note(file, "header", "no names of columns in the first line")
         first = [header, *first]
         header = [f"column_{place + 1}" for place in range(len(header))]
-    twice = sorted({name for name in header if header.count(name) > 1 and name})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1 and name)
     if twice:
         faults.add(
             1,

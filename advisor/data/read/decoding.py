@@ -1,42 +1,58 @@
-"""Bytes of a file as UTF-8, whatever it was saved in, and what is said where that cannot be."""
+"""Bytes of a file as UTF-8, whatever it was saved in, and what is said where that cannot be.
+
+A byte order mark says UTF-16. Else Windows-1252, which office programs write, is taken where its
+letters are those of one language, and another encoding where charset-normalizer finds no second
+one: wrong letters in training data are worse than an error.
+"""
 
 from __future__ import annotations
 
 import codecs
 import io
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable
 from functools import lru_cache
 from typing import IO
 
-from advisor.data.read.encodings import NAMES, WIDE, guess_encoding
 from advisor.data.read.found import DataFile
 from advisor.ground.errors import InputError
 
-SHOWN_LINES = 5
-PREVIEW_CHARS = 40
+LOOKED_AT_BYTES = 256 << 10  # of the lines beyond ASCII, of the whole file
+OF_ONE_LANGUAGE = 0.95  # of the letters beyond ASCII
+# By which a second reading of the same bytes has to be worse: its disorder, and how well its
+# letters fit a language.
+CLEAR_CHAOS, CLEAR_COHERENCE = 0.05, 0.1
+# The letters beyond ASCII of each language that is written in Windows-1252.
+WESTERN = (
+    "äöüßé", "àâæçéèêëîïôœùûüÿ", "áéíñóúü", "ãáàâçéêíóôõú", "àèéìíîòóùú", "æøåéó", "åäöé",
+    "ëïéèóöü", "áðéíóúýþæö", "àçèéíïòóúü",
+)  # fmt: skip
 Open = Callable[[DataFile], IO[bytes]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Legacy:
-    """A file that is not UTF-8: the encoding that explains it, or why none is taken."""
+def encoding_name(encoding: str) -> str:
+    """What people call an encoding: Windows-1252, UTF-16, KOI8-R."""
+    if encoding.startswith(("utf-16", "utf-32")):
+        return encoding[:6].upper()
+    if encoding.startswith("cp125"):
+        return f"Windows-{encoding[2:]}"
+    return encoding.upper().replace("_", "-")
 
-    encoding: str | None
-    count: int  # lines that are not UTF-8
-    lines: tuple[int, ...]  # the first of them
-    utf8_line: int | None  # the first line that is UTF-8 beyond ASCII
-    mixed: bool  # it holds more such lines than chance makes
-    considered: tuple[tuple[str, str], ...]  # name of an encoding, how the first line reads in it
 
-    @property
-    def name(self) -> str:
-        return NAMES.get(self.encoding or "", "")
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether all of the file can be read in one encoding."""
-        return self.encoding is not None and not self.mixed
+def from_first_bytes(head: bytes) -> str | None:
+    """The encoding that a byte order mark tells, or zeros beside every ASCII letter; else None."""
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    even, odd = head[0::2], head[1::2]
+    # Without a mark: ASCII text has a zero in every second place, and text of other scripts still
+    # at its spaces and line ends.
+    if odd and odd.count(0) >= max(2, 0.3 * len(odd)) and not even.count(0):
+        return "utf-16-le"
+    if even and even.count(0) >= max(2, 0.3 * len(even)) and not odd.count(0):
+        return "utf-16-be"
+    return None
 
 
 def transcoded(stream: IO[bytes], file: DataFile) -> IO[bytes]:
@@ -65,7 +81,7 @@ class _Transcoded(io.RawIOBase):
                 self._ready = self._decoder.decode(raw, final=not raw).encode()
             except UnicodeDecodeError as error:
                 raise InputError(
-                    f"the file is not sound {NAMES[self._file.encoding]} ({error.reason})",
+                    f"the file is not sound {encoding_name(self._file.encoding)} ({error.reason})",
                     where=self._file.shown,
                     hint="download or copy it again, or save it as UTF-8",
                 ) from None
@@ -81,93 +97,63 @@ class _Transcoded(io.RawIOBase):
         super().close()
 
 
-def legacy_of(file: DataFile, open_bytes: Open) -> Legacy:
-    """The encoding of a file in which a line that is not UTF-8 was met; looks at the whole file."""
+def legacy_encoding(file: DataFile, open_bytes: Open) -> str | None:
+    """The encoding of a file in which a line that is not UTF-8 was met, by the whole file; None
+    where it is not sure.
+    """
     status = file.path.stat()
     return _legacy(file, open_bytes, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _legacy(file: DataFile, open_bytes: Open, _size: int, _changed: int) -> Legacy:
-    shown: list[int] = []
-    count = 0
-    utf8_line: int | None = None
-    utf8_count = 0
-
-    def foreign() -> Iterator[bytes]:
-        nonlocal count, utf8_line, utf8_count
-        with open_bytes(file) as stream:
-            for number, line in enumerate(stream, 1):
-                if line.isascii():
-                    continue
-                try:
-                    line.removeprefix(codecs.BOM_UTF8).decode()
-                except UnicodeDecodeError:
-                    count += 1
-                    if len(shown) < SHOWN_LINES:
-                        shown.append(number)
-                    yield line
-                else:
-                    utf8_line = utf8_line or number
-                    utf8_count += 1
-
-    lines = foreign()
-    sample = [line for line, _ in zip(lines, range(2000), strict=False)]
-    for _ in lines:  # counts the rest
-        pass
-    sense, considered = guess_encoding(sample)
-    # Two bytes of a Chinese or Korean character may happen to be UTF-8; of a Latin text never.
-    by_chance = sense is not None and sense.encoding in WIDE and utf8_count < 0.05 * count
-    return Legacy(
-        encoding=None if sense is None else sense.encoding,
-        mixed=utf8_count > 0 and not by_chance,
-        count=count,
-        lines=tuple(shown),
-        utf8_line=utf8_line,
-        considered=tuple(
-            (one.name, sample[0].decode(one.encoding, "replace").strip()[:PREVIEW_CHARS])
-            for one in considered[:3]
-            if one.share > 0
-        ),
-    )
+def _legacy(file: DataFile, open_bytes: Open, _size: int, _changed: int) -> str | None:
+    sample = bytearray()
+    with open_bytes(file) as stream:
+        for line in stream:
+            if line.isascii() or line.startswith(codecs.BOM_UTF8):
+                continue
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                if len(sample) < LOOKED_AT_BYTES:
+                    sample += line
+            else:
+                return None  # a mixture
+    return encoding_of(bytes(sample))
 
 
-def clear_from(file: DataFile, line_number: int, open_bytes: Open) -> str | None:
-    """The encoding to go on in after a line that is not UTF-8; None where none is clear, or where
-    lines before it were read as UTF-8 already.
-    """
-    found = legacy_of(file, open_bytes)
-    early = found.utf8_line is not None and found.utf8_line < line_number
-    return found.encoding if found.is_clear and not early else None
+def encoding_of(sample: bytes) -> str | None:
+    """The one encoding in which text that is not UTF-8 makes sense; None where none or two do."""
+    if _is_western(sample):
+        return "cp1252"
+    from charset_normalizer import from_bytes
+
+    found = from_bytes(sample)
+    best = found.best()
+    if best is None or any("\x80" <= char <= "\x9f" for char in str(best)):
+        return None
+    for other in found:
+        near = other.chaos < best.chaos + CLEAR_CHAOS
+        if near and other.coherence > best.coherence - CLEAR_COHERENCE and str(other) != str(best):
+            return None
+    return str(best.encoding)
 
 
-def refusal(file: DataFile, found: Legacy) -> tuple[str, str]:
-    """What to say of a file whose encoding is not clear, and what to do."""
-    lines = ", ".join(map(str, found.lines)) + (", ..." if found.count > len(found.lines) else "")
-    where, is_not = (
-        (f"lines {lines}", "are not") if found.count > 1 else (f"line {lines}", "is not")
-    )
-    if found.mixed:
-        return (
-            f"{file.shown}: {where} {is_not} UTF-8, while line {found.utf8_line} is: the file mixes"
-            " two encodings",
-            "save the whole file as UTF-8, or write these lines again",
-        )
-    read = "; ".join(f"in {name}: {text}" for name, text in found.considered)
+def _is_western(sample: bytes) -> bool:
+    """Whether text in Windows-1252 has letters of one language, beside quotes and dashes."""
+    try:
+        text = sample.decode("cp1252").lower()
+    except UnicodeDecodeError:
+        return False
+    letters = [char for char in text if char > "\x7f" and (char.isalnum() or char == "º")]
+    most = max(sum(map(language.__contains__, letters)) for language in WESTERN)
+    return most >= OF_ONE_LANGUAGE * len(letters)
+
+
+def refusal(file: DataFile, line_number: int) -> tuple[str, str]:
+    """What to say of a file whose encoding is not sure, and what to do."""
+    name = shlex.quote(file.path.name)
     return (
-        f"{file.shown}: {where} {is_not} UTF-8, and it is not clear in which encoding the file is"
-        + (f" (line {found.lines[0]} {read})" if read else ""),
-        "convert it from the one that reads right: iconv -f ENCODING -t UTF-8"
-        f" {file.path.name} > utf8-{file.path.name}",
-    )
-
-
-def undefined(
-    file: DataFile, number: int, raw: bytes, error: UnicodeDecodeError, encoding: str
-) -> tuple[str, str]:
-    """What to say of a byte that means nothing in the encoding of its file."""
-    return (
-        f"{file.shown}:{number}: byte {error.start + 1} is 0x{raw[error.start]:02x}, which means"
-        f" nothing in {NAMES[encoding]}, the encoding of the other lines",
-        "write this line again, or save the whole file as UTF-8",
+        f"{file.shown}:{line_number}: not UTF-8, and the encoding of the file is not sure",
+        f"save it as UTF-8, or convert it: iconv -f ENCODING -t UTF-8 {name} > utf8-{name}",
     )

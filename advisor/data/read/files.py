@@ -11,14 +11,11 @@ import difflib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from advisor.data.read.arrow import dataset_folder
-from advisor.data.read.decoding import legacy_of
-from advisor.data.read.encodings import from_first_bytes
+from advisor.data.read.decoding import from_first_bytes
 from advisor.data.read.found import DataFile, Found
-from advisor.data.read.lines import open_bytes
 from advisor.ground.errors import InputError
 
 CONTAINERS = {
@@ -223,23 +220,9 @@ def _look_at(where: Path, shown: str, mode: int) -> DataFile:
             hint="the download link probably led to a web page: use the link of the raw file",
         )
     container = _container(where, shown, suffix, text)
-    file = DataFile(
+    return DataFile(
         path=where, shown=shown, container=container, gzipped=gzipped, encoding=encoding
     )
-    if encoding == "utf-8" and not _begins_in_utf8(head):
-        found = legacy_of(file, open_bytes)
-        if found.is_clear:
-            return replace(file, encoding=str(found.encoding))
-    return file
-
-
-def _begins_in_utf8(head: bytes) -> bool:
-    """Whether the first bytes of a file are UTF-8; the last character may be cut."""
-    try:
-        head.decode()
-    except UnicodeDecodeError as error:
-        return len(head) == HEAD_BYTES and error.start >= HEAD_BYTES - 3
-    return True
 
 
 def _head(where: Path, shown: str) -> tuple[bytes, bool]:

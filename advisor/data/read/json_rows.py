@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from json import JSONDecodeError, JSONDecoder
 from typing import IO, Any
 
-from advisor.data.read.decoding import clear_from
-from advisor.data.read.encodings import NAMES
+from advisor.data.read.decoding import encoding_name, legacy_encoding
 from advisor.data.read.found import DataFile
 from advisor.data.read.lines import (
     MOST_ROW_BYTES,
@@ -117,7 +116,7 @@ class _Text:
         plain = file.is_wide or file.encoding == "utf-8"
         self._decoder = codecs.getincrementaldecoder("utf-8-sig" if plain else file.encoding)()
         if file.encoding != "utf-8":
-            faults.note(file, "encoding", NAMES[file.encoding])
+            faults.note(file, "encoding", encoding_name(file.encoding))
         self.buffer = ""
         self.position = 0
         self.ended = False
@@ -138,23 +137,23 @@ class _Text:
         try:
             text = self._decoder.decode(raw, final=self.ended)
         except UnicodeDecodeError as error:
-            text = self._decoded_otherwise(raw, self._line + rest.count("\n"), error)
+            text = self._decoded_otherwise(raw, error)
         self.buffer = rest + text
         self.position = 0
         return not self.ended
 
-    def _decoded_otherwise(self, raw: bytes, line_number: int, error: UnicodeDecodeError) -> str:
-        """Bytes that are not UTF-8 in the encoding that is clear for the whole file.
+    def _decoded_otherwise(self, raw: bytes, error: UnicodeDecodeError) -> str:
+        """Bytes that are not UTF-8 in the encoding that is sure for the whole file.
 
         Raises the error where none is.
         """
         import codecs
 
         known = "encoding" in self._faults.read_as.get(self._file.shown, {})
-        found = None if known else clear_from(self._file, line_number, open_bytes)
+        found = None if known else legacy_encoding(self._file, open_bytes)
         if found is None:
             raise error
-        self._faults.note(self._file, "encoding", NAMES[found])
+        self._faults.note(self._file, "encoding", encoding_name(found))
         waiting, _ = self._decoder.getstate()
         self._decoder = codecs.getincrementaldecoder(found)()
         return self._decoder.decode(waiting + raw, final=self.ended)

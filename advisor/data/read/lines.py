@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from advisor.data.read.decoding import clear_from, legacy_of, refusal, transcoded, undefined
-from advisor.data.read.encodings import NAMES
+from advisor.data.read.decoding import encoding_name, legacy_encoding, refusal, transcoded
 from advisor.data.read.found import DataFile
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.reading import open_large
@@ -84,13 +83,13 @@ def open_bytes(file: DataFile) -> IO[bytes]:
 def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
     """(line number, line with its end) of a file; lines that are not text go to `faults`.
 
-    A file that is not UTF-8 is read in the encoding in which its letters make sense (decoding.py);
-    where that is not clear, one fault says so.
+    A file that is not UTF-8 is read in the encoding that is sure (decoding.py); where none is, one
+    fault says so.
     """
     line_number = 0
-    encoding, unclear = "utf-8" if file.is_wide else file.encoding, False
+    encoding, unsure = "utf-8" if file.is_wide else file.encoding, False
     if file.encoding != "utf-8":
-        faults.note(file, "encoding", NAMES[file.encoding])
+        faults.note(file, "encoding", encoding_name(file.encoding))
     with open_bytes(file) as stream:
         try:
             for line_number, raw in enumerate(_bounded_lines(stream), 1):
@@ -100,22 +99,16 @@ def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
                 try:
                     line = raw.decode(encoding)
                 except UnicodeDecodeError:
-                    if encoding == "utf-8" and not unclear:
-                        encoding = clear_from(file, line_number, open_bytes) or encoding
-                        unclear = encoding == "utf-8"
-                        if unclear:
-                            faults.add(line_number, *refusal(file, legacy_of(file, open_bytes)))
-                        else:
-                            faults.note(file, "encoding", NAMES[encoding])
-                    line, error_at = _decoded(raw, encoding)
-                    if error_at is not None:
-                        if not unclear:
-                            faults.add(
-                                line_number, *undefined(file, line_number, raw, error_at, encoding)
-                            )
-                        if faults.full:
-                            return
+                    if unsure:
                         continue
+                    found = legacy_encoding(file, open_bytes) if encoding == "utf-8" else None
+                    decoded = None if found is None else _decoded(raw, found)
+                    if found is None or decoded is None:
+                        unsure = True
+                        faults.add(line_number, *refusal(file, line_number))
+                        continue
+                    faults.note(file, "encoding", encoding_name(found))
+                    encoding, line = found, decoded
                 if "\0" in line:
                     faults.add(
                         line_number,
@@ -137,12 +130,12 @@ def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
             faults.add(line_number + 1, *broken_stream(file, line_number, error))
 
 
-def _decoded(raw: bytes, encoding: str) -> tuple[str, UnicodeDecodeError | None]:
-    """A line in an encoding, or where it makes no sense in it."""
+def _decoded(raw: bytes, encoding: str) -> str | None:
+    """A line in an encoding; None where it makes no sense in it."""
     try:
-        return raw.decode(encoding), None
-    except UnicodeDecodeError as error:
-        return "", error
+        return raw.decode(encoding)
+    except UnicodeDecodeError:
+        return None
 
 
 def _bounded_lines(stream: IO[bytes]) -> Iterator[bytes]:

@@ -56,7 +56,7 @@ class Candidate:
     why: str
     certain: bool = True
     likely: bool = False  # taken, but the values decided rather than the names
-    guessed: bool = False  # by names in other languages and by what stands in the cells (guess.py)
+    guessed: bool = False  # by the words in names (words.py)
 
     @property
     def kind(self) -> str:
@@ -556,9 +556,14 @@ def _few_valued(
 
 
 def by_shape(columns: Mapping[str, Column]) -> list[Candidate]:
-    """Ways to read a file whose columns have unknown names: a text beside a column of few distinct
-    values.
+    """Ways to read a file whose columns have unknown names: a written dialogue, or a text beside a
+    column of few distinct values.
     """
+    for name, column in columns.items():
+        if column.transcripts >= 0.95 * column.filled > 0:
+            why = f"a written dialogue in `{name}` (speakers named at the start of a turn)"
+            mapping = {"transcript": name}
+            return [Candidate(format="transcript", mapping=mapping, why=why, certain=False)]
     texts = [
         name
         for name, column in columns.items()

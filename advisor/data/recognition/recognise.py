@@ -21,19 +21,33 @@ from advisor.data.read.lines import Faults, open_bytes
 from advisor.data.read.rows import read_rows
 from advisor.data.read.text_rows import document_style
 from advisor.data.recognition import roles
-from advisor.data.recognition.columns import summarise
+from advisor.data.recognition.columns import Column, summarise
 from advisor.data.recognition.naming import Candidate, by_mapping, by_name, by_shape
 from advisor.data.recognition.nested import with_leaves
-from advisor.data.recognition.not_rows import refuse_other_objects
 from advisor.ground.errors import InputError
 
 SAMPLE_ROWS = 300
 SAMPLE_BYTES = 2 << 20
+SHOWN_FROM = 20  # rows, of which a person is shown one
 SPREAD_BLOCKS = 4  # places further down a large JSONL file that are looked at too
 PAIRS = ("question_answer", "prompt_completion", "alpaca")  # formats of a request and its answer
 MAX_GROUPS = (
     50  # different sets of filled columns in one sample: more are optional columns, no formats
 )
+_OF_JOB = "the rows are in the file that its `training_file` names: GET /v1/files/FILE_ID/content"
+_PAIR_UP = (
+    "write one row for each answer with its request before it: "
+    '{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}'
+)
+# `object` of OpenAI's API -> what such rows are, and what to do instead.
+OTHER_OBJECTS = {
+    "fine_tuning.job": ("OpenAI's fine-tuning jobs", _OF_JOB),
+    "fine_tuning.job.event": ("events of an OpenAI fine-tuning job", _OF_JOB),
+    "fine_tuning.job.checkpoint": ("checkpoints of an OpenAI fine-tuning job", _OF_JOB),
+    "file": ("descriptions of files at OpenAI", "their content: GET /v1/files/FILE_ID/content"),
+    "chat.completion": ("answers that OpenAI stored, without the requests they answer", _PAIR_UP),
+    "batch": ("requests or answers of OpenAI's Batch API, each without the other", _PAIR_UP),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +110,7 @@ def recognise(
             where=shown,
             hint="add one example a line, or name another file",
         )
-    refuse_other_objects(rows, shown)
+    _refuse_other_objects(rows, shown)
     columns = tuple(dict.fromkeys(str(name) for row in rows for name in row))
     base = Recognition(
         kind="",
@@ -222,6 +236,18 @@ def _rows_further_down(found: Found) -> Iterable[Any]:
                     continue  # reading on row by row names it
 
 
+def first_row(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """To show to a person: of the first rows the one with the most filled columns, with nested
+    columns beside its own; empty where no row has columns.
+    """
+    rows = islice(read_rows(find_data(path), faults=Faults()), SHOWN_FROM)
+    return max(
+        (with_leaves(row) for _, row in rows if isinstance(row, dict)),
+        key=lambda row: sum(cell not in (None, "", [], {}) for cell in row.values()),
+        default={},
+    )
+
+
 def _type_name(value: Any) -> str:
     names = {
         int: "numbers",
@@ -262,14 +288,7 @@ def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Ca
         best = max(answers, key=lambda key: answers[key][0])
         kept = {key for keys in answers[best][1] for key in keys}
         main_columns = {name: column for name, column in columns.items() if name in kept}
-    candidates = by_name(main_columns)
-    if not candidates:
-        candidates = by_shape(main_columns)
-        if not candidates:
-            return _guessed(rows, shown)
-        # Requests that repeat look like categories; their names in another language tell.
-        if (guessed := _named_elsewhere(candidates, rows)) is not None:
-            return replace(guessed, guessed=True), ()
+    candidates = by_name(main_columns) or _by_words_or_shape(rows, main_columns, shown)
     strong = [candidate for candidate in candidates if candidate.certain] or candidates
     if len(strong) > 1:
         from advisor.data.recognition.unclear import several_ways
@@ -278,44 +297,34 @@ def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Ca
     return strong[0], tuple(candidate for candidate in candidates if candidate is not strong[0])
 
 
-def _guessed(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Candidate, ...]]:
-    """A reading of columns that have no known names, nested ones too.
+def _by_words_or_shape(
+    rows: list[dict[str, Any]], main_columns: Mapping[str, Column], shown: str
+) -> list[Candidate]:
+    """Readings of columns that have no known names, nested ones too.
 
-    Raises ColumnsUnclear where there is no clear one.
+    Raises ColumnsUnclear where there are none but guesses.
     """
     # Most files have known names, and need none of this.
-    from advisor.data.recognition.guess import guess
     from advisor.data.recognition.unclear import no_known_columns
+    from advisor.data.recognition.words import by_words, role_of
 
     leaves = [with_leaves(row) for row in rows]
     columns = summarise(leaves)
-    found = guess(columns, leaves)
-    if not found.clear:
-        raise no_known_columns(shown, columns, leaves[0], found.candidates)
-    return replace(found.candidates[0], guessed=True), found.candidates[1:]
-
-
-def _named_elsewhere(candidates: list[Candidate], rows: list[dict[str, Any]]) -> Candidate | None:
-    """What names in any language make of columns that their shapes alone make texts with
-    categories: a request and its answer, or the only column that is called a category.
-    """
-    from advisor.data.recognition.guess import guess
-    from advisor.data.recognition.words import meaning
-
-    leaves = [with_leaves(row) for row in rows]
-    found = guess(summarise(leaves), leaves)
-    if found.clear and found.candidates[0].mapping.keys() >= {"question", "answer"}:
-        return found.candidates[0]
-    called = [way for way in candidates if meaning(way.mapping.get("label", "")).is_label]
-    return called[0] if len(called) == 1 < len(candidates) else None
+    ways, clear = by_words(columns)
+    if clear:
+        return [replace(ways[0], guessed=True)]
+    shaped = by_shape(main_columns)
+    if not shaped:
+        raise no_known_columns(shown, columns, leaves[0], ways)
+    called = [way for way in shaped if role_of(way.mapping.get("label", "")) == "label"]
+    return [replace(called[0], guessed=True)] if len(called) == 1 < len(shaped) else shaped
 
 
 def _for_task(wanted: str, chosen: Candidate, rows: list[dict[str, Any]]) -> Candidate | None:
     """The reading that the task needs, where it is another one."""
-    from advisor.data.recognition.guess import for_task
+    from advisor.data.recognition.words import for_task
 
-    leaves = [with_leaves(row) for row in rows]
-    found = for_task(wanted, chosen, summarise(leaves), leaves)
+    found = for_task(wanted, chosen, summarise(map(with_leaves, rows)))
     return None if found is None else replace(found, guessed=True)
 
 
@@ -336,6 +345,18 @@ def _refuse_single_turns(rows: list[dict[str, Any]], shown: str) -> None:
             ' "assistant", ...}]}',
             where=shown,
         )
+
+
+def _refuse_other_objects(rows: list[dict[str, Any]], shown: str) -> None:
+    """Raises where most rows are objects of OpenAI's API that people export."""
+    kinds = [
+        "batch" if "custom_id" in row and {"body", "response"} & row.keys() else row.get("object")
+        for row in rows
+    ]
+    for kind, (what, hint) in OTHER_OBJECTS.items():
+        if 2 * kinds.count(kind) > len(rows):
+            allowed = "rows to train on: messages, pairs, texts, ..."
+            raise InputError(f"these are {what}", allowed, hint, where=shown)
 
 
 def _refuse_mixture(

@@ -97,7 +97,7 @@ def column_faults(file: ToolFile, one: Understood) -> list[KeyFault]:
             what=f"{file.title} looks for the columns {wanted} in {one.ref.named}, and does not"
             " find them",
             allowed=f"its columns: {', '.join(found.columns[:12])}",
-            hint=f"`advise check {one.ref.path} --fix NEW.jsonl` writes the rows with usual names",
+            hint="rename the columns of the rows",
         )
     ]
 

@@ -1,4 +1,4 @@
-"""Files whose columns have no known names: what is guessed, and when the guess is clear."""
+"""Files whose columns have no known names: what the words in them say, and when that is clear."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from advisor.data import profile, read_examples, recognise
-from advisor.data.recognition.guess import guess
 from advisor.data.recognition.nested import reach, with_leaves
 from advisor.data.recognition.unclear import ColumnsUnclear
-from advisor.data.recognition.words import meaning
+from advisor.data.recognition.words import MOST_COLUMNS, role_of
 from advisor.ground.errors import InputError
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
@@ -83,12 +82,6 @@ def test_the_order_of_columns_does_not_decide(tmp_path):
     header, rows = HEADERS["German"], [list(reversed(row)) for row in TICKETS]
     found = recognise(table(tmp_path, list(reversed(header)), rows))
     assert found.mapping == {"question": "Beschreibung", "answer": "Antwort an den Kunden"}
-
-
-def test_question_marks_tell_where_names_do_not(tmp_path):
-    """Of two texts with names that say nothing, the one that asks is the request."""
-    rows = [{"b": REPLIED.format(n), "a": ASKED.format(n)} for n in range(20)]
-    assert recognise(jsonl(tmp_path, rows)).mapping == {"question": "a", "answer": "b"}
 
 
 def test_two_texts_that_nothing_tells_apart_are_not_guessed(tmp_path):
@@ -222,20 +215,15 @@ def test_few_answers_to_questions_are_answers(tmp_path):
     assert recognise(jsonl(tmp_path, rows)).mapping == {"question": "Frage", "answer": "Antwort"}
 
 
-def test_names_against_question_marks_are_not_guessed(tmp_path):
-    """Where the column called an answer asks, and the other does not, a person has to say."""
-    rows = [{"answer_text_1": ASKED.format(n), "request": REPLIED.format(n)} for n in range(20)]
-    with pytest.raises(ColumnsUnclear):
-        recognise(jsonl(tmp_path, rows))
-
-
-def test_a_query_in_a_language_for_machines_is_the_answer(tmp_path):
-    """query_sql answers the question beside it."""
+def test_a_name_that_says_nothing_is_asked_about(tmp_path):
+    """query_sql answers what stands beside it, which the line with --map offers and nobody takes."""
     rows = [
         {"query_sql": f"SELECT * FROM t WHERE a = {n}", "nl": f"Which rows have {n} in a?"}
         for n in range(20)
     ]
-    assert recognise(jsonl(tmp_path, rows)).mapping == {"question": "nl", "answer": "query_sql"}
+    with pytest.raises(ColumnsUnclear) as caught:
+        recognise(jsonl(tmp_path, rows))
+    assert "--map question=nl answer=query_sql" in caught.value.faults[0].hint
 
 
 def test_a_guess_is_a_warning_with_the_option_to_say_otherwise(tmp_path):
@@ -245,42 +233,6 @@ def test_a_guess_is_a_warning_with_the_option_to_say_otherwise(tmp_path):
     assert said.severity == "warning"
     assert "`Description`" in said.text
     assert "--map question=Description 'answer=Agent Reply'" in said.text
-
-
-def test_dates_addresses_and_names_are_no_texts_to_learn_from():
-    """Cells of one word, of digits or an address are no request and no answer."""
-    rows = [
-        {
-            "when": "2024-01-02",
-            "mail": "a@b.org",
-            "who": "Kim",
-            "code": "DE-55",
-            "url": "http://x.y",
-        }
-    ]
-    from advisor.data.recognition.columns import summarise
-
-    assert guess(summarise(rows), rows).candidates == ()
-
-
-@pytest.mark.parametrize(
-    ("name", "request_", "answer"),
-    [
-        ("Agent Reply", 0, 1),
-        ("customer_question", 1, 0),
-        ("Kundenanfrage", 1, 0),
-        ("Antwort", 0, 1),
-        ("agentMessage", 0, 0.9),
-        ("resolution.text", 0, 1),
-        ("description", 0.6, 0),
-        ("response_to_question", 0.6, 0),
-        ("colour", 0, 0),
-    ],
-)
-def test_names_are_understood_by_their_words(name, request_, answer):
-    """A word for an answer outranks who speaks, and that outranks a word for any text."""
-    found = meaning(name)
-    assert (found.request, found.answer) == (request_, answer)
 
 
 def test_requests_that_repeat_are_no_categories_of_their_answers(tmp_path):
@@ -318,3 +270,30 @@ def test_columns_of_dates_are_not_offered_as_categories(tmp_path):
     with pytest.raises(ColumnsUnclear) as caught:
         recognise(table(tmp_path, ["Eingang", "Bürger", "Schreiben", "Farbe"], rows))
     assert {way.mapping["label"] for way in caught.value.ways} == {"Bürger", "Farbe"}
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("Agent Reply", "answer"),
+        ("customer_question", "question"),
+        ("Kundenanfrage", "question"),
+        ("Antwort", "answer"),
+        ("agentMessage", "agent"),
+        ("resolution.text", "answer"),
+        ("description", "text"),
+        ("answer_id", "nothing"),
+        ("colour", ""),
+    ],
+)
+def test_names_are_understood_by_their_words(name, role):
+    """A word for an answer outranks who speaks, and that outranks a word for any text."""
+    assert role_of(name) == role
+
+
+def test_of_a_table_with_very_many_columns_none_is_guessed(tmp_path):
+    """A matrix is refused in a moment, with the option that names its columns."""
+    header = ["Frage", "Antwort", *(f"feature {number}" for number in range(MOST_COLUMNS))]
+    with pytest.raises(ColumnsUnclear) as caught:
+        recognise(table(tmp_path, header, [["word"] * len(header)] * 3))
+    assert "--map question=COL answer=COL" in caught.value.faults[0].hint
