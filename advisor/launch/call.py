@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from advisor.ground.errors import MachineNotReady
 from advisor.ground.extras import Checked, extras
-from advisor.ground.types import Hardware, ModelShape
-from advisor.launch.gpus import choose_gpus
+from advisor.ground.types import Gpu, Hardware, ModelShape
+from advisor.launch.folder import find_record
 from advisor.launch.input_digests import InputContent
-from advisor.launch.nodes_report import Report, report_of
+from advisor.launch.machines import Said, versions
 from advisor.launch.preflight import PreflightResult, run_preflight
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import OnEnd, Say
 from advisor.plan.entries import Entry
-from advisor.plan.record import RunRecord
+from advisor.plan.record import DRY_RUN, DryRun, DryRunRecord, Run, RunRecord
+from advisor.plan.record_files import try_read_part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,20 +55,26 @@ class Call:
     def _check_extras(self) -> list[Checked]:
         return [extra.check(self) for extra in extras().values()]
 
-    def report(self) -> Report:
-        """What this machine tells the others."""
-        plan = self.run.plan
-        return report_of(
-            digest=self.run.digests["plan"],
-            command={
-                "--only": self.only,
-                "--max-steps": self.max_steps,
-                "--dry-run": self.dry_run,
-                "--no-judge": not self.judge,
-            },
-            hardware=self.machine,
-            gpus=choose_gpus(plan, self.left, self.machine, os.environ).gpus,
-        )
+    def report(self, inputs: Mapping[str, InputContent], gpus: Sequence[Gpu]) -> Said:
+        """What has to be the same on every machine of the run."""
+        given = {
+            "the plan": self.run.digests["plan"],
+            "--only": self.only,
+            "--max-steps": self.max_steps,
+            "--dry-run": self.dry_run,
+            "--no-judge": not self.judge,
+        }
+        held = {name: content.digest for name, content in inputs.items()}
+        return {"given": given | held, "versions": versions(self.machine.software, gpus)}
+
+    def outcome(self, node: int) -> Run | DryRun:
+        """What machine 0 has written into the folder, as another machine of the run sees it."""
+        folder = self.run.folder
+        if self.dry_run and (measured := try_read_part(DryRunRecord, folder / DRY_RUN)) is not None:
+            return DryRun(folder=folder, record=measured, node=node)
+        if (record := find_record(folder, self.run.identity)) is not None:
+            return Run(folder=folder, record=record, node=node)
+        raise MachineNotReady(f"machine 0 has finished, and its result is not seen in {folder}")
 
     def inputs_here(self) -> dict[str, InputContent]:
         """What the stages that are left read."""

@@ -27,7 +27,9 @@ from advisor.plan.record_files import read_record
 
 LOCK = ".lock"
 METRICS = "metrics.jsonl"
-BEFORE_A_RUN = {LOCK, DRY_RUN, PLAN_FILE}  # what `advise` itself may leave before a run begins
+MACHINES = ".machines"  # what each of several has to say
+# What `advise` itself may leave before a run begins.
+BEFORE_A_RUN = {LOCK, MACHINES, DRY_RUN, PLAN_FILE}
 LOCK_WAIT_S = 10.0  # the children of a killed run need a moment to end
 OTHER_FOLDER = "choose another folder with --output DIR, or delete this one"
 

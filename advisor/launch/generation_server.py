@@ -4,6 +4,7 @@ trainer, waited for, and ended with the stage. Its log is vllm.log in the run fo
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import socket
@@ -28,7 +29,6 @@ from advisor.ground.vllm import (
     version_fault,
 )
 from advisor.launch.child import guard_command
-from advisor.launch.nodes import is_own_address
 from advisor.launch.record_keeper import Say
 from advisor.plan.entries import Entry
 from advisor.plan.keys import key_specs
@@ -67,6 +67,16 @@ def needs_of(plan: Plan, plan_path: Path, entry: Entry, run: Path) -> ServerNeed
 
 
 # --------------------------------------------------------------------------- before the run
+
+
+def is_own_address(address: str) -> bool:
+    """Whether an address means the machine itself, whoever uses it: 127.0.0.1, localhost."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def server_faults(

@@ -5,7 +5,7 @@ measured, against what is free on its GPUs now.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.errors import Fault
@@ -28,15 +28,6 @@ class MemoryFindings:
 
     faults: tuple[Fault, ...] = ()  # clearly too little
     warnings: tuple[str, ...] = ()  # perhaps too little
-
-    def on(self, machine: str) -> MemoryFindings:
-        """The same, each with the name of the machine that it is of; '': this one."""
-        if not machine:
-            return self
-        return MemoryFindings(
-            faults=tuple(replace(fault, what=f"{machine}: {fault.what}") for fault in self.faults),
-            warnings=tuple(f"{machine}: {line}" for line in self.warnings),
-        )
 
 
 def check_memory(

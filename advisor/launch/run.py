@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from advisor.ground.errors import MachineNotReady
@@ -35,10 +36,9 @@ from advisor.launch.input_digests import (
     renamed,
 )
 from advisor.launch.live import refuse_live
+from advisor.launch.machines import Machines, machines_of
 from advisor.launch.memory_check import check_memory, measured_need
-from advisor.launch.nodes import node_of
-from advisor.launch.nodes_leader import Crew
-from advisor.launch.nodes_run import digests_of, on_machines
+from advisor.launch.nodes import find_place, node_of
 from advisor.launch.out_of_memory import peak_estimator
 from advisor.launch.prepare import PlanRun, prepare_plan, select_entries
 from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record, note_new_paths
@@ -179,18 +179,21 @@ def run_plan(
         package_folder=trainers or trainers_root(),
         on_end=on_end,
     )
-    return on_machines(call, _train)
+    place = find_place(run.plan.launch.nodes, os.environ, plan=run.path, folder=run.folder)
+    if place is not None:
+        say(f"machine {place.node} of {place.nodes} meets the others in {run.shown_folder}")
+    with machines_of(place, run.folder) as machines:
+        return _train(call, machines)
 
 
-def _train(call: Call, crew: Crew | None) -> Run | DryRun:
+def _train(call: Call, machines: Machines | None) -> Run | DryRun:
     """Check this machine, then train what is left: here, or on all machines of the run."""
+    node = machines.place.node if machines is not None else 0
     run, record, left, say = call.run, call.record, call.left, call.say
     max_steps, judge, machine = call.max_steps, call.judge, call.machine
     shape = plan_shape(run.plan, run.path)
-    checked = call.preflight(shape)
+    checked = call.preflight(shape, leads=node == 0)
     inputs = call.inputs_here()
-    if crew is not None:
-        crew.take_checks(digests_of(inputs), say)
     used = device_hardware(run.plan, machine, checked.gpus.gpus)
     past, notes = read_past_runs()
     expected = {
@@ -210,42 +213,40 @@ def _train(call: Call, crew: Crew | None) -> Run | DryRun:
 
     if checked.gpus.why:
         say(checked.gpus.why)
-    measured = measured_need(run.folder, run.digests.values())
-    machines = [("", checked.gpus.gpus), *(crew.gpus() if crew is not None else ())]
-    memory = [
-        check_memory(
-            left,
-            expected,
-            gpus,
-            measured=measured,
-            is_chosen_folder=run.is_chosen_folder,
-            peak_of=peak_estimator(run.plan, shape, used, past),
-        ).on(words)
-        for words, gpus in machines
-    ]
-    faults = [fault for one in memory for fault in one.faults]
-    if faults and not call.dry_run:
-        raise MachineNotReady(faults=faults)
+    memory = check_memory(
+        left,
+        expected,
+        checked.gpus.gpus,
+        measured=measured_need(run.folder, run.digests.values()),
+        is_chosen_folder=run.is_chosen_folder,
+        peak_of=peak_estimator(run.plan, shape, used, past),
+    )
+    if memory.faults and not call.dry_run:
+        raise MachineNotReady(faults=memory.faults)
     # A dry run is what shows how much is really needed: it is tried.
-    found = (*checked.warnings, *notes, *(line for one in memory for line in one.warnings))
-    for warning in (*found, *(fault.headline for fault in faults)):
+    found = (*checked.warnings, *notes, *memory.warnings)
+    for warning in (*found, *(fault.headline for fault in memory.faults)):
         say(f"warning: {warning}")
 
     for line in checked.needs:
         say(line)
+    starter = TrainerStarter(
+        package_folder=call.package_folder,
+        run_folder=run.folder,
+        launch=run.plan.launch,
+        gpus=checked.gpus.environment,
+        server_gpus=checked.gpus.server,
+        max_steps=max_steps,
+        memory_bytes=machine.ram_total_bytes,
+        machines=machines,
+    )
+    if machines is not None:
+        machines.agree(call.report(inputs, checked.gpus.gpus))
+        if node:
+            starter.follow(machines, run.entries)
+            return call.outcome(node)
     with RunFolder(run.folder) as folder, every_stop_as_interrupt():
-        starter = TrainerStarter(
-            package_folder=call.package_folder,
-            run_folder=run.folder,
-            launch=run.plan.launch,
-            gpus=checked.gpus.environment,
-            server_gpus=checked.gpus.server,
-            max_steps=max_steps,
-            memory_bytes=machine.ram_total_bytes,
-            lock_fd=folder.lock_fd,
-            crew=crew,
-            more_environment=crew.environment if crew is not None else {},
-        )
+        starter = replace(starter, lock_fd=folder.lock_fd)
         if call.dry_run:
             return measure_plan(
                 run, call.selected, starter=starter, expected=expected, teacher=teacher, say=say
@@ -282,7 +283,7 @@ def _train(call: Call, crew: Crew | None) -> Run | DryRun:
             for line in moved_bases(configs):
                 say(line)
         resume = resume_command(run.shown_folder, only=call.only, max_steps=max_steps, judge=judge)
-        if crew is not None:
+        if machines is not None:
             resume += "   (on every machine)"
         runner = StageRunner(
             run=run,

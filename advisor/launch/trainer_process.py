@@ -11,12 +11,13 @@ from pathlib import Path
 from advisor.ground.files import PLAN_FILE
 from advisor.launch.child import TOGETHER_S, Child, guard_command
 from advisor.launch.child import Ended as Ended
-from advisor.launch.nodes_leader import TOGETHER_S as ON_MACHINES_S
-from advisor.launch.nodes_leader import Crew, Guard
-from advisor.launch.nodes_order import Order, Rendezvous
+from advisor.launch.failure_report import note_silent_end, oom_kills
+from advisor.launch.machines import Guard, Machines, Said, gloo_interface
 from advisor.plan.entries import Entry
 from advisor.plan.model import Launch
 from advisor.plan.rollouts import URL_VARIABLE
+
+ON_MACHINES_S = 5.0  # a scheduler's signals reach the machines one after the other: one request
 
 # Settings of torch's memory allocator: today's name, and the older one, which torch looks at first.
 # Batches of ever new lengths split the memory into pieces that no longer fit; segments that can
@@ -37,10 +38,9 @@ class TrainerStarter:
     server_gpus: Mapping[str, str | None] = field(default_factory=dict)
     max_steps: int | None
     memory_bytes: int | None = None  # of this computer, within the limits of its container
-    # The run folder's lock, which the child holds on to; None: the leader's machine holds it.
-    lock_fd: int | None
-    crew: Crew | None = None  # the other machines of the run
-    more_environment: Mapping[str, str] = field(default_factory=dict)
+    # The run folder's lock, which the child holds on to; None: that of machine 0 does.
+    lock_fd: int | None = None
+    machines: Machines | None = None  # of the run, if it has several
 
     def train(
         self,
@@ -63,53 +63,44 @@ class TrainerStarter:
         if judges:
             command = [*self._one_process(entries, run, flags), "--part", "judge"]
             return self._run(command, watch=watch, server=server)
-        if self.crew is None:
+        if self.machines is None:
             return self._run(self._training(entries, run, flags), watch=watch, server=server)
-
-        def order(rendezvous: Rendezvous) -> Order:
-            return Order(
-                entries=tuple(entry.name for entry in entries),
-                folder=os.path.relpath(run, self.run_folder),
-                flags=tuple(flags),
+        return self.machines.train(
+            {
+                "entries": [entry.name for entry in entries],
+                "folder": os.path.relpath(run, self.run_folder),
+                "flags": list(flags),
+                "server": server,
+            },
+            lambda arguments, guard: self._run(
+                self._training(entries, run, flags, arguments),
+                watch=watch,
                 server=server,
-                port=rendezvous.port,
-                id=rendezvous.id,
-            )
-
-        return self.crew.train(
-            order,
-            lambda rendezvous, guard: self.train_together(
-                entries, run, flags, rendezvous, guard, watch=watch, server=server
+                guard=guard,
             ),
-            f"stage {entries[0].name} was trained",
         )
 
-    def train_together(
-        self,
-        entries: Sequence[Entry],
-        run: Path,
-        flags: Sequence[str],
-        rendezvous: Rendezvous,
-        guard: Guard,
-        *,
-        watch: Callable[[], object] | None = None,
-        server: str | None = None,
-    ) -> Ended:
-        """This machine's part of a training on several.
+    def follow(self, machines: Machines, entries: Sequence[Entry]) -> None:
+        """Train what machine 0 says, until the run is done. Raises how it ended otherwise."""
+        place, by_name = machines.place, {entry.name: entry for entry in entries}
+        ranks = range(self.launch.processes * place.node, self.launch.processes * (place.node + 1))
 
-        Args:
-            rendezvous: Where the processes of all machines meet.
-            guard: Called with the child about once a second until it ends.
-        """
-        command = self._training(entries, run, flags, rendezvous)
-        return self._run(command, watch=watch, server=server, guard=guard)
+        def start(training: Said, arguments: list[str], guard: Guard) -> Ended:
+            group = [by_name[name] for name in training["entries"]]
+            run, kills = (self.run_folder / training["folder"]).resolve(), oom_kills()
+            command = self._training(group, run, training["flags"], arguments)
+            ended = self._run(command, server=training["server"], guard=guard)
+            note_silent_end(run / "stages" / group[-1].name, ended, ranks=ranks, kills=kills)
+            return ended
+
+        machines.follow(start)
 
     def _training(
         self,
         entries: Sequence[Entry],
         run: Path,
         flags: Sequence[str],
-        rendezvous: Rendezvous | None = None,
+        rendezvous: Sequence[str] = ("--standalone",),
     ) -> list[str]:
         """The command that trains in all processes of this machine."""
         command = self._one_process(entries, run, flags)
@@ -189,7 +180,8 @@ class TrainerStarter:
         env["PYTHONSAFEPATH"] = "1"
         if self.memory_bytes is not None:
             env["ADVISE_MEMORY_BYTES"] = str(self.memory_bytes)  # shown beside what is in use
-        env |= self.more_environment
+        if self.machines is not None:
+            env |= gloo_interface(self.machines.place.address)
         env["ADVISE_TELLS_ERRORS"] = "1"  # the trainer leaves error.json and need not print it too
         if self.launch.device == "cpu":
             env |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "-1"}
@@ -209,7 +201,7 @@ def _python(module: str) -> list[str]:
 
 
 def _in_several_processes(
-    command: Sequence[str], processes: int, rendezvous: Rendezvous | None
+    command: Sequence[str], processes: int, rendezvous: Sequence[str]
 ) -> list[str]:
     """The command once per GPU, with ranks, by torch's own launcher.
 
@@ -217,7 +209,7 @@ def _in_several_processes(
     """
     return [
         *_python("trainers.frame.torchrun"),
-        *(["--standalone"] if rendezvous is None else rendezvous.arguments()),
+        *rendezvous,
         *("--nproc-per-node", str(processes)),
         "--no-python",
         "--",

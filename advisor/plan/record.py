@@ -494,7 +494,7 @@ class Run:
     already_done: bool = False  # it was finished before, and this call did nothing
     # What did not end as the plan wants, though everything is trained and saved.
     errors: tuple[AdviseError, ...] = ()
-    node: int = 0  # of several machines, the one that tells; node 0 did what is not training
+    node: int = 0  # of several machines, the one that tells; machine 0 did what is not training
 
     @property
     def too_much_lost(self) -> TooMuchLost | None:

@@ -52,7 +52,7 @@ def print_run(run: Run | DryRun, console: Console, *, samples: bool = True) -> N
         samples: With two sample answers.
     """
     if run.node:
-        say = f"node {run.node}: done; node 0 shows the result, in {shown_path(run.folder)}"
+        say = f"machine {run.node}: done; machine 0 shows the result, in {shown_path(run.folder)}"
         console.print(say, markup=False, highlight=False, soft_wrap=True)
         return
     lines = summary_lines(run, width=console.width, samples=samples)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.launch.conftest import wait_for
-from tests.launch.test_nodes_run import Machines, codes
+from tests.launch.test_machines import Machines, codes
 from tests.launch.test_real import shop as real_shop  # noqa: F401
 
 pytest.importorskip("torch")

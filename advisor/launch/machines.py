@@ -1,0 +1,309 @@
+"""The machines of one run, by what each has written in the shared run folder.
+
+Every machine has a small JSON there, locked as long as its `advise run` lives: a file without its
+lock is of a machine that is gone. Machine 0 says what is trained; torchrun brings the processes
+together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady, NodeLost, Stopped
+from advisor.ground.files import ELSEWHERE, cannot_write
+from advisor.ground.types import Gpu
+from advisor.ground.version import __version__
+from advisor.launch.child import Child, Ended, every_stop_as_interrupt
+from advisor.launch.failure_report import KILLED, KINDS
+from advisor.launch.folder import LOCK_WAIT_S, MACHINES
+from advisor.launch.nodes import Place
+
+LOOK_S = 0.5  # between two looks at the files of the others
+FAIL_S = 30.0  # in which processes say what they have lost, once those of one machine have failed
+END_S = 330.0  # after the first have ended well: torchrun itself waits five minutes for others
+LIBRARIES = (
+    "torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors", "bitsandbytes",
+)  # fmt: skip
+
+GLOO = "GLOO_SOCKET_IFNAME"
+
+Said = dict[str, Any]
+Guard = Callable[[Child], object]
+
+
+def versions(software: Mapping[str, str | None], gpus: Sequence[Gpu]) -> dict[str, str | None]:
+    """What has to be alike on every machine, apart from what is given."""
+    python = ".".join(map(str, sys.version_info[:2]))
+    own = {"advise": __version__, "Python": python, "processor": os.uname().machine}
+    kinds = {"GPUs": ", ".join(sorted(gpu.name for gpu in gpus)) or None}
+    return own | kinds | {name: software.get(name) for name in LIBRARIES}
+
+
+def refuse_differences(leader: Said, own: Said, words: str) -> None:
+    """Raise InputError if another plan, flag or input was given than on machine 0, MachineNotReady
+    for other versions or GPUs.
+
+    Args:
+        words: Of this machine: 'machine 1 (gpu-b)'.
+    """
+    given, found = (
+        sorted(
+            name
+            for name in {**leader[part], **own[part]}
+            if leader[part].get(name) != own[part].get(name)
+        )
+        for part in ("given", "versions")
+    )
+    pairs = (f"{one} {own['versions'].get(one)} ({leader['versions'].get(one)})" for one in found)
+    faults = [
+        Fault(where=words, what=f"not as on machine 0: {what}", allowed="the same on every machine")
+        for what in filter(None, (", ".join(given), ", ".join(pairs)))
+    ]
+    if faults:
+        raise (InputError if given else MachineNotReady)(faults=faults)
+
+
+def read_said(path: Path) -> tuple[bool, Said]:
+    """(whether the machine is alive, what it has written)."""
+    import fcntl
+
+    with suppress(OSError), path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            is_alive = False
+        except BlockingIOError:
+            is_alive = True
+        for _ in range(20):
+            with suppress(ValueError):  # it is being written
+                return is_alive, dict(json.loads(file.read()))
+            time.sleep(0.1)
+            file.seek(0)
+    return False, {}
+
+
+class Machines:
+    """The machines of a run, as one of them sees them."""
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        self.place = place
+        self.folder = folder / MACHINES
+        self.others = [0] if place.node else list(range(1, place.nodes))
+        self.words = f"machine {place.node} ({socket.gethostname()})"
+        self.number = 0  # of the training at work
+        self.bad_s = 0.0  # when the processes of another machine failed in it
+        self.said: Said = {}
+        self.fd = self._locked(folder / MACHINES / f"{place.node}.json")
+        self.run = secrets.token_hex(8)
+        if place.node:
+            self.run = self._come(0)["run"]
+        self._say(run=self.run, words=self.words)
+
+    def agree(self, report: Said) -> None:
+        """Wait until all machines have checked themselves, and found that they fit together.
+
+        Raises what they have found; NodeLost; MachineNotReady if one does not come.
+
+        Args:
+            report: What is `given`, and `versions`: name -> digest or value.
+        """
+        if self.place.node:
+            refuse_differences(self._until(0, "report")["report"], report, self.words)
+            self._say(agrees=True)
+            return
+        self._say(report=report)
+        for node in self.others:
+            self._come(node)
+            self._until(node, "agrees")
+
+    def train(self, what: Said, start: Callable[[list[str], Guard], Ended]) -> Ended:
+        """On machine 0: train on all machines, and wait until all have ended.
+
+        Raises NodeLost, and what another machine has ended with.
+
+        Args:
+            what: Is trained, for the others.
+            start: Starts torchrun here with more arguments; calls the guard about once a second.
+        """
+        self._ends()
+        self.number, self.bad_s = self.number + 1, 0.0
+        port = self.place.port or _free_port()
+        self._say(training=what | {"number": self.number, "port": port})
+        own = start(self._arguments(port), self._guard)
+        deadline_s = time.monotonic() + (FAIL_S if own.code else END_S)
+        while len(ends := self._ends()) < len(self.others) and time.monotonic() < deadline_s:
+            if own.code in KILLED:  # at once
+                break
+            time.sleep(LOOK_S)
+        self._say(training=None)  # whoever is still at it ends
+        # Ended by the guard, it says nothing of the cause.
+        codes = [0 if own.code in KILLED else own.code, *(one.code for one in ends), own.code]
+        return Ended(next(filter(None, codes), 0), any(one.was_stopped for one in (own, *ends)))
+
+    def follow(self, start: Callable[[Said, list[str], Guard], Ended]) -> None:
+        """On the others: train what machine 0 says, until the run is done.
+
+        Raises how it ended otherwise; NodeLost if machine 0 is gone.
+        """
+        while "end" not in (said := self._hear(0)):
+            training = said.get("training")
+            if training and training["number"] > self.number:
+                self.number = training["number"]
+                ended = start(training, self._arguments(training["port"]), self._guard)
+                self._say(ended=[self.number, *ended])
+            time.sleep(LOOK_S)
+
+    def _guard(self, child: Child) -> None:
+        """End the child if its training is over, or another machine is gone."""
+        try:
+            if self.place.node:
+                is_over = (self._hear(0).get("training") or {}).get("number") != self.number
+            else:
+                if any(one.code for one in self._ends()) and not self.bad_s:
+                    self.bad_s = time.monotonic()
+                is_over = 0 < self.bad_s < time.monotonic() - FAIL_S
+        except AdviseError:
+            is_over = True
+        if is_over:
+            child.end()
+
+    def _ends(self) -> list[Ended]:
+        """How the training has ended on other machines. Raises NodeLost, and what they say."""
+        ends = [self._hear(node).get("ended", [0]) for node in self.others]
+        return [Ended(*one[1:]) for one in ends if one[0] == self.number != 0]
+
+    def _arguments(self, port: int) -> list[str]:
+        """For torchrun. With its static rendezvous, whose store is c10d's, the processes of machine
+        0 come first; the dynamic one numbers machines by their names.
+        """
+        place = self.place
+        return [
+            *("--nnodes", str(place.nodes), "--node-rank", str(place.node)),
+            *("--rdzv-backend", "static", "--rdzv-id", f"{self.run}-{self.number}"),
+            *("--master-addr", place.address, "--master-port", str(port)),
+        ]
+
+    def _locked(self, path: Path) -> int:
+        """This machine's file, locked until the process ends. Raises MachineNotReady."""
+        import fcntl
+
+        deadline_s = time.monotonic() + LOCK_WAIT_S
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            while True:
+                with suppress(BlockingIOError):  # an earlier run is just ending
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return fd
+                if time.monotonic() > deadline_s:
+                    raise MachineNotReady(
+                        f"machine {self.place.node} of this run is at work already",
+                        where=str(path),
+                        hint="start one `advise run` on each machine (srun --ntasks-per-node=1)",
+                    )
+                time.sleep(LOOK_S)
+        except OSError as error:
+            raise cannot_write(path.parent, error, way_out=ELSEWHERE) from error
+
+    def _say(self, **more: Any) -> None:
+        self.said |= more
+        text = json.dumps(self.said).encode()
+        os.pwrite(self.fd, text, 0)
+        os.ftruncate(self.fd, len(text))
+        os.fsync(self.fd)
+
+    def _come(self, node: int) -> Said:
+        """What a machine says, as soon as it is there. Raises MachineNotReady."""
+        deadline_s = time.monotonic() + self.place.wait_s
+        before: Said = {}
+        while time.monotonic() < deadline_s:
+            is_alive, said = read_said(self.folder / f"{node}.json")
+            if node and said.get("run") == self.run:
+                return said
+            # Twice the same: what an earlier run has left is overwritten at once.
+            if not node and is_alive and "run" in said and "end" not in said and said == before:
+                return said
+            before = said
+            time.sleep(LOOK_S)
+        raise MachineNotReady(
+            f"machine {node} has not come within {self.place.wait_s} s",
+            where=self.words,
+            allowed=f"the same command on every machine, and {self.folder.parent} on a disk that"
+            " they share",
+        )
+
+    def _hear(self, node: int) -> Said:
+        """What a machine of this run says. Raises what it ended with; NodeLost if it is gone."""
+        is_alive, said = read_said(self.folder / f"{node}.json")
+        words = said["words"] if said.get("run") == self.run else f"machine {node}"
+        if said.get("run") == self.run and "end" in said:
+            code, text = said["end"]
+            if code:
+                raise KINDS.get(code, AdviseError)(text, where=words)
+        elif said.get("run") != self.run or not is_alive:
+            raise NodeLost(
+                f"{words} was lost: its `advise run` is gone",
+                allowed="what was trained since the last checkpoint is lost",
+                hint="the same command on every machine resumes",
+            )
+        return said
+
+    def _until(self, node: int, key: str) -> Said:
+        """What a machine says, as soon as that is among it. Raises as `_hear` does."""
+        while key not in (said := self._hear(node)):
+            time.sleep(LOOK_S)
+        return said
+
+    def close(self, code: int, text: str) -> None:
+        """Say how the run ended here."""
+        with suppress(OSError):
+            self._say(end=[code, text])
+        os.close(self.fd)
+
+
+def gloo_interface(address: str) -> dict[str, str]:
+    """Lets gloo use the network interface that reaches an address. By itself it takes that of the
+    machine's own name: often 127.0.1.1, where no other machine comes.
+    """
+    with suppress(ImportError, OSError), socket.socket(type=socket.SOCK_DGRAM) as asking:
+        import psutil  # comes with accelerate
+
+        asking.connect((address, 9))  # nothing is sent
+        own = asking.getsockname()[0]
+        for name, known in psutil.net_if_addrs().items():
+            if any(one.address == own for one in known):
+                return {GLOO: os.environ.get(GLOO) or name}
+    return {}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def machines_of(place: Place | None, folder: Path) -> Iterator[Machines | None]:
+    """The machines of a run, which are told how it ends; None if it has one alone."""
+    if place is None:
+        yield None
+        return
+    with every_stop_as_interrupt():
+        machines = Machines(place, folder)
+        try:
+            yield machines
+        except AdviseError as error:
+            machines.close(error.exit_code, error.text())
+            raise
+        except KeyboardInterrupt:
+            machines.close(Stopped.exit_code, "it was stopped")
+            raise
+        machines.close(0, "")
