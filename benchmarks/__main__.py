@@ -1,8 +1,7 @@
 """Runs every benchmark, or those named: python -m benchmarks [NAME ...]
 
 `python -m benchmarks gpu` stands apart: it needs a GPU, has options and keeps its rows. `refit
---write` and `estimators --write` also write what they find. `python -m benchmarks learning` trains
-ten runs, and goes on where it was stopped.
+--write` and `estimators --write` also write what they find.
 
 A benchmark is a module here with TITLE and `measure() -> list[Row]`; the first row is what the
 others are compared with.
@@ -23,16 +22,12 @@ def main() -> int:
         from benchmarks.gpu import main as measure_gpu
 
         return measure_gpu(sys.argv[2:])
-    if sys.argv[1:2] == ["learning"]:
-        from benchmarks.learning import main as measure_learning
-
-        return measure_learning(sys.argv[2:])
     if sys.argv[1:2] in (["refit"], ["estimators"]) and "--write" in sys.argv[2:]:
         return int(importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:]))
     names = [
         module.name
         for module in pkgutil.iter_modules(benchmarks.__path__)
-        if module.name not in ("__main__", "measuring", "gpu", "learning") and not module.ispkg
+        if module.name not in ("__main__", "measuring", "gpu") and not module.ispkg
     ]
     wanted = sys.argv[1:] or names
     unknown = [name for name in wanted if name not in names]

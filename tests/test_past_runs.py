@@ -13,15 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate.past.formula_stamp import formula_stamp
 from advisor.estimate.past.runs import NO_RUNS, PastRun, Reading
 from advisor.situation import past_runs
 from advisor.situation.past_runs import note_past_run, past_runs_path, read_past_runs
 from tests.conftest import examples
 
 RUN = PastRun(
-    at="2026-11-27T02:00:00Z", formula=formula_stamp(), machine="A Processor, 2 cores", torch="2.9.1", family="llama",
-    params=134_515_008, objective="sft", update="lora", settings={"seq_len": 512, "rank": 8},
+    at="2026-11-27T02:00:00Z", machine="A Processor, 2 cores", family="llama", params=134_515_008,
+    objective="sft", update="lora", steps=40,
     memory=(Reading(counter="rss_growth", expected_bytes=3 * 10**9, measured_bytes=2 * 10**9),),
     expected_step_s=2.0, measured_step_s=3.0,
 )  # fmt: skip
@@ -36,7 +35,7 @@ def path(tmp_path, monkeypatch):
 
 
 def runs_in(path):
-    return list(read_past_runs(path)[0].on(RUN.machine))
+    return list(read_past_runs(path)[0].runs)
 
 
 # ------------------------------------------------------------------------------ where it is
@@ -113,8 +112,8 @@ def test_a_damaged_line_is_said_and_left_out(path, line):
         file.write(line.encode("latin-1") + b"\n")
     note_past_run(RUN)
     found, notes = read_past_runs()
-    assert list(found.on(RUN.machine)) == [RUN, RUN]
-    assert notes == ((f"{path}: line 2 is damaged and left out",) if line else ())
+    assert list(found.runs) == [RUN, RUN]
+    assert notes == ((f"{path}: 1 line is damaged and left out",) if line else ())
 
 
 def test_lines_of_a_newer_version_are_left_out(path):
@@ -125,29 +124,26 @@ def test_lines_of_a_newer_version_are_left_out(path):
     with path.open("a") as file:
         file.write(f"{json.dumps(newer)}\n{json.dumps(known)}\n")
     found, notes = read_past_runs()
-    assert len(found.on(RUN.machine)) == 2
-    assert notes == (f"{path}: 1 line of a newer version of advise is left out",)
+    assert len(found.runs) == 2
+    assert notes == (f"{path}: 1 line is of a newer version and left out",)
 
 
-def test_runs_of_another_formula_teach_nothing(path):
-    """After the formula has changed they are left out; said until there are new ones."""
-    note_past_run(replace(RUN, formula="before"))
-    found, notes = read_past_runs()
-    assert found is NO_RUNS
-    assert "its 1 run taught another version of advise" in notes[0]
+def test_runs_of_another_version_teach_nothing(path):
+    """Its formula may be another: they are counted and left out, until there are new ones."""
+    note_past_run(replace(RUN, advise_version="0.0.1"))
+    assert read_past_runs() == (NO_RUNS, (f"{path}: 1 line is of another version and left out",))
     note_past_run(RUN)
     assert runs_in(path) == [RUN]
     assert read_past_runs()[1] == ()
 
 
-def test_the_stamp_follows_the_numbers_of_the_formula(monkeypatch):
-    """It is the same from call to call, and another once a constant of the formula changes."""
-    from advisor.estimate.memory import peak as memory
-
-    stamp = formula_stamp.__wrapped__
-    assert stamp() == stamp() == formula_stamp()
-    monkeypatch.setattr(memory, "CPU_KEPT", 2 * memory.CPU_KEPT)
-    assert stamp() != formula_stamp()
+def test_lines_of_before_are_read(path):
+    """What they say beyond machine, method and model is left alone."""
+    before = {**RUN.to_dict(), "formula": "3f1c", "torch": "2.9.1", "settings": {"seq_len": 512}}
+    del before["steps"]
+    path.parent.mkdir()
+    path.write_text(json.dumps(before) + "\n")
+    assert [one.to_dict()["memory"] for one in runs_in(path)] == [RUN.to_dict()["memory"]]
 
 
 @given(st.binary(max_size=300))
@@ -218,10 +214,9 @@ def test_what_is_no_file_is_said(path, kind):
 
 
 def test_two_runs_at_once_keep_both_lines(path):
-    """Lines of several processes stand whole beside each other, also while the file is cut."""
+    """Lines of several processes stand whole beside each other."""
     code = (
         "import sys; from advisor.situation import past_runs; from tests.test_past_runs import RUN;"
-        " past_runs.MOST_RUNS = 20;"
         " [past_runs.note_past_run(RUN) for _ in range(60)]"
     )
 
@@ -236,18 +231,7 @@ def test_two_runs_at_once_keep_both_lines(path):
         list(pool.map(start, range(4)))
     found, notes = read_past_runs()
     assert notes == ()
-    assert 20 <= len(found.on(RUN.machine)) <= 41
-    assert not list(path.parent.glob(".*"))
-
-
-def test_the_file_stays_small(path, monkeypatch):
-    """Of too many runs the newest stay."""
-    monkeypatch.setattr(past_runs, "MOST_RUNS", 5)
-    for number in range(1, 32):
-        note_past_run(replace(RUN, params=number))
-    assert [run.params for run in runs_in(path)] == list(range(21, 32))[-len(runs_in(path)) :]
-    assert 5 <= len(runs_in(path)) <= 10
-    assert runs_in(path)[-1].params == 31
+    assert len(found.runs) == 4 * 60
 
 
 def test_a_huge_file_is_read_from_its_end(path, monkeypatch):
@@ -257,7 +241,7 @@ def test_a_huge_file_is_read_from_its_end(path, monkeypatch):
     path.write_bytes(b"x" * 10**6 + b"\n" + path.read_bytes() * 3)
     monkeypatch.setattr(past_runs, "MOST_BYTES", 2 * size + 10)
     found, notes = read_past_runs()
-    assert len(found.on(RUN.machine)) == 2
+    assert len(found.runs) == 2
     assert notes == ()
 
 

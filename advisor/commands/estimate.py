@@ -16,7 +16,7 @@ from advisor.commands.output import console, print_json, put
 from advisor.commands.session import print_warning
 from advisor.data import profile
 from advisor.estimate import hardware_machine
-from advisor.estimate.past.runs import NOWHERE, Device, PastRuns, device_of
+from advisor.estimate.past.runs import PastRuns, machine_name
 from advisor.estimate.spec.answers import answer_spec, document_of, run_specs
 from advisor.estimate.spec.read import request_of
 from advisor.estimate.types import RunSpec
@@ -176,9 +176,9 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
     return document
 
 
-def own_cpu(past: PastRuns) -> Device:
+def own_cpu(past: PastRuns) -> str | None:
     """This machine's processor, as past runs name it; asked of the system only if there are any."""
-    return device_of(cpu_hardware()) if past else NOWHERE
+    return machine_name(cpu_hardware()) if past else None
 
 
 def _assumed(stated: Mapping[str, Any], spec: RunSpec) -> list[str]:
@@ -232,7 +232,7 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
         document = document_of(
             spec, shape, cpu=on_cpu, device=device, machine=hardware_machine(hardware),
             tokens_total=tokens, rows_total=rows, warnings=[*notes, *found, *missing, *unread],
-            past=past, ran_on=device_of(hardware),
+            past=past, ran_on=machine_name(hardware),
             looked=(
                 looked_at(entry.stage, spec, measured)
                 if measured is not None and measured.tokens is not None

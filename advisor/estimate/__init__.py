@@ -13,8 +13,8 @@ from advisor.estimate.memory.host import host_moments
 from advisor.estimate.memory.offloaded import host_bytes
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.verdict import HEAD_ROOM, fits_in, memory_fits
-from advisor.estimate.past.corrections import learned, lesson_of, time_with_lesson, with_lesson
-from advisor.estimate.past.runs import NO_RUNS, PastRuns, device_of
+from advisor.estimate.past.corrections import learned, time_with_lesson, with_lesson
+from advisor.estimate.past.runs import NO_RUNS, PastRuns, machine_name
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import Estimate, RunSpec, TimeEstimate
 from advisor.estimate.whole_time import Looked, time_by_parts
@@ -70,7 +70,7 @@ def estimate(
     )
     if memory is None:
         return Estimate(fits="unknown", unknown=("model: its dimensions are not known",))
-    lesson = lesson_of(past, spec, shape, device_of(hardware)) if past else None
+    lesson = past.lesson(spec, shape, machine_name(hardware)) if past else None
     by_formula = memory.peak.total_bytes
     memory, correction = with_lesson(memory, lesson, counter="nvidia-smi", cpu=on_cpu)
     limit = hardware.device_memory_bytes

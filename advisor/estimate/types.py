@@ -238,7 +238,6 @@ class Learned:
 
     memory_runs: int  # that stand behind the memory, and behind the time
     time_runs: int
-    closest: str  # what the closest of them has in common: "this model and method"
     memory_scale: float | None = None  # corrected over formula; None: not corrected
     time_scale: float | None = None
     formula_bytes: int | None = None  # the peak by the formula alone

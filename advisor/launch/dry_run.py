@@ -95,7 +95,7 @@ def _measure_stage(
     own = scratch / "stages" / entry.name
     found = try_read_part(StageMeasurement, own / DRY_RUN) if ended.code == 0 else None
     if found is not None and found.measured is not None:
-        teacher.measured(entry, found.measured, versions=found.versions)
+        teacher.measured(entry, found.measured)
         return stage.with_measurement(found)
     if ended.was_stopped:
         raise Stopped("stopped", hint="nothing was kept")

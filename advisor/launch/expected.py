@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
-from advisor.estimate.past.runs import NO_RUNS, PastRuns, device_of
+from advisor.estimate.past.runs import NO_RUNS, PastRuns, machine_name
 from advisor.estimate.types import Estimate, MemoryEstimate, RunSpec, WholeTime
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.methods import update
@@ -101,7 +101,7 @@ def memory_of_tensors(
         counter: allocated or reserved, on a GPU; on the CPU they are one.
     """
     from advisor.estimate.memory.peak import memory_estimate
-    from advisor.estimate.past.corrections import lesson_of, with_lesson
+    from advisor.estimate.past.corrections import with_lesson
 
     if shape is None:
         return None
@@ -111,7 +111,7 @@ def memory_of_tensors(
     memory = memory_estimate(spec, shape, cpu=cpu, device=device)
     if memory is None:
         return None
-    lesson = lesson_of(past, spec, shape, device_of(hardware)) if past else None
+    lesson = past.lesson(spec, shape, machine_name(hardware)) if past else None
     return with_lesson(memory, lesson, counter=counter, cpu=cpu)[0], memory
 
 

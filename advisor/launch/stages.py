@@ -264,7 +264,6 @@ class StageRunner:
                 result.measured,
                 steps=result.steps,
                 adjusted=tuple(adjustments(entry, self._folder(entry))),
-                versions=result.versions,
             )
 
     def _error(self, entry: Entry, ended: Ended, kills: int | None) -> AdviseError:

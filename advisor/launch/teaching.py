@@ -1,18 +1,16 @@
 """What a finished stage, or its dry run, teaches later estimates: a line of the file of past runs.
 
-The line holds what the formula alone says of what really ran: the micro-batch it came to and the
-largest one it saw, not the longest row of the whole file, which a short run may never meet. What a
-run did not measure it does not teach.
+The line holds what the formula alone says of what really ran: the largest micro-batch that was
+seen, not the longest row of the whole file, which a short run may never meet. What a run did not
+measure it does not teach.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from advisor.estimate.past.formula_stamp import formula_stamp
-from advisor.estimate.past.runs import FORMAT, PastRun, Reading, device_of, family_of, settings_of
+from advisor.estimate.past.runs import PastRun, Reading, family_of, machine_name
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import Hardware, ModelShape
@@ -47,7 +45,6 @@ class Teacher:
         *,
         steps: int | None,
         adjusted: tuple[Adjustment, ...] = (),
-        versions: Mapping[str, str | None],
     ) -> None:
         """Note a stage that was trained; one that changed its micro-batch midway says nothing."""
         if measured is None or adjusted:
@@ -59,92 +56,57 @@ class Teacher:
         # Of rows that nobody has counted, such as those of the hub, a step is that of the longest.
         is_counted = expected.duration_s is not None or entry.stage.packing
         timed = is_counted and (steps or 0) >= FEWEST_STEPS
-        self._note(entry, "run", measured, versions, step_s=by_formula if timed else None)
+        self._note(entry, measured, steps=steps or 0, step_s=by_formula if timed else None)
 
-    def measured(
-        self, entry: Entry, measured: Measured | None, *, versions: Mapping[str, str | None]
-    ) -> None:
+    def measured(self, entry: Entry, measured: Measured | None) -> None:
         """Note a dry run of a stage: all of its steps had the longest rows."""
         if measured is None or self.shape is None:
             return
         spec = as_it_ran(run_spec(self.plan, entry.stage), measured)
         step_s = None if spec is None else _step_s(spec, self.shape, self.hardware)
-        self._note(entry, "dry_run", measured, versions, step_s=step_s)
+        self._note(entry, measured, steps=None, step_s=step_s)
 
     def _note(
-        self,
-        entry: Entry,
-        kind: Literal["run", "dry_run"],
-        measured: Measured,
-        versions: Mapping[str, str | None],
-        *,
-        step_s: float | None,
+        self, entry: Entry, measured: Measured, *, steps: int | None, step_s: float | None
     ) -> None:
+        """Write the line of a stage, unless nothing of it can be compared.
+
+        Args:
+            steps: None: a dry run.
+            step_s: A step of it by the formula alone; None: its time teaches nothing.
+        """
         from advisor.situation.past_runs import note_past_run, past_runs_path
 
-        if past_runs_path() is None:
+        shape, machine, stage = self.shape, machine_name(self.hardware), entry.stage
+        if past_runs_path() is None or shape is None or machine is None:
             return
         try:
-            run = past_run(
-                self.plan,
-                entry,
-                self.shape,
-                self.hardware,
-                measured,
-                kind=kind,
-                step_s=step_s,
-                versions=versions,
-            )
+            planned = run_spec(self.plan, stage)
+            spec = as_it_ran(planned, measured)
+            memory = () if spec is None else _readings(spec, shape, self.hardware, measured)
         except AdviseError:  # a plan from elsewhere that no estimate takes
             return
-        if run is not None and (problem := note_past_run(run)):
+        timed = step_s is not None and measured.step_s is not None
+        if not memory and not timed:
+            return
+        run = PastRun(
+            at=now(),
+            kind="dry_run" if steps is None else "run",
+            advise_version=__version__,
+            machine=machine,
+            family=family_of(shape),
+            params=shape.params,
+            objective=stage.objective,
+            update=stage.update,
+            quantization=stage.quantization,
+            sharding=planned.sharding,
+            steps=steps,
+            memory=memory,
+            expected_step_s=step_s if timed else None,
+            measured_step_s=measured.step_s if timed else None,
+        )
+        if problem := note_past_run(run):
             self.say(f"warning: {problem}")
-
-
-def past_run(
-    plan: Plan,
-    entry: Entry,
-    shape: ModelShape | None,
-    hardware: Hardware,
-    measured: Measured,
-    *,
-    kind: Literal["run", "dry_run"],
-    step_s: float | None,
-    versions: Mapping[str, str | None],
-) -> PastRun | None:
-    """The line of a stage; None where nothing of it could be compared.
-
-    Args:
-        step_s: A step of it by the formula alone; None: its time teaches nothing.
-    """
-    device = device_of(hardware)
-    if shape is None or device.machine is None:
-        return None
-    spec = as_it_ran(run_spec(plan, entry.stage), measured)
-    memory = () if spec is None else _readings(spec, shape, hardware, measured)
-    timed = step_s is not None and measured.step_s is not None
-    if not memory and not timed:
-        return None
-    return PastRun(
-        format=FORMAT,
-        at=now(),
-        kind=kind,
-        advise_version=__version__,
-        formula=formula_stamp(),
-        machine=device.machine,
-        driver=hardware.driver_version if hardware.gpus else None,
-        torch=versions.get("torch") or device.torch,
-        family=family_of(shape),
-        params=shape.params,
-        objective=entry.stage.objective,
-        update=entry.stage.update,
-        quantization=entry.stage.quantization,
-        sharding=run_spec(plan, entry.stage).sharding,
-        settings=settings_of(spec or run_spec(plan, entry.stage)),
-        memory=memory,
-        expected_step_s=step_s if timed else None,
-        measured_step_s=measured.step_s if timed else None,
-    )
 
 
 def as_it_ran(spec: RunSpec, measured: Measured) -> RunSpec | None:
@@ -172,8 +134,7 @@ def _readings(
         asked = "reserved" if counter == "reserved" else "allocated"
         _, expected = counted_peaks(spec, shape, hardware, counter=asked)
         if peak and expected:
-            reading = Reading(counter=counter, expected_bytes=expected, measured_bytes=peak)
-            found.append(reading)
+            found.append(Reading(counter=counter, expected_bytes=expected, measured_bytes=peak))
     return tuple(found)
 
 
@@ -184,6 +145,5 @@ def _step_s(spec: RunSpec, shape: ModelShape, hardware: Hardware) -> float | Non
     machine = hardware_machine(hardware)
     if machine is None:
         return None
-    spec = replace(spec, seq_len=spec.longest_tokens)
-    time = time_estimate(spec, shape, machine)
+    time = time_estimate(replace(spec, seq_len=spec.longest_tokens), shape, machine)
     return None if time is None else time.step_s

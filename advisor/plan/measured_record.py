@@ -27,7 +27,6 @@ class LearnedRecord(JsonObject):
 
     memory_runs: Annotated[int, "runs that stand behind the memory"] = 0
     time_runs: Annotated[int, "runs that stand behind the time"] = 0
-    closest: Annotated[str, "what the closest of them has in common with this one"] = ""
     memory_scale: Annotated[float | None, "corrected over formula; null: not corrected"] = None
     time_scale: Annotated[float | None, "the same of the time"] = None
     formula_bytes: Annotated[int | None, "`peak_bytes` by the formula alone"] = None

@@ -39,7 +39,6 @@ def learned_words(found: LearnedRecord) -> str:
     learned = Learned(
         memory_runs=found.memory_runs,
         time_runs=found.time_runs,
-        closest=found.closest,
         memory_scale=found.memory_scale,
         time_scale=found.time_scale,
     )

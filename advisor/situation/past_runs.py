@@ -1,30 +1,28 @@
 """The file of past runs: one JSON object a line, each a stage that was trained or measured here.
 
 It lies in the user's data folder and may be deleted, copied to a like machine or switched off
-(docs/learning.md). Lines that cannot be read are left out with a warning; a file that cannot be
+(docs/learning.md). Lines that cannot be used are left out with a warning; a file that cannot be
 written gives one too, and never stops a run.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from advisor.estimate.past.formula_stamp import formula_stamp
 from advisor.estimate.past.runs import FORMAT, NO_RUNS, PastRun, PastRuns
-from advisor.ground.disk import open_new
 from advisor.ground.errors import InputError
+from advisor.ground.version import __version__
 
 VARIABLE = "ADVISE_RUNS"  # environment: another file, or `off`
 OFF = ("off", "no", "0", "false")
 NAME = "runs.jsonl"
-MOST_RUNS = 400  # the newest that are kept once there are twice as many
-MOST_BYTES = 2 * MOST_RUNS * 2048  # of the file that is read; a line has about 900
-MOST_NAMED = 3  # lines that a warning names
+MOST_BYTES = 1 << 20  # from the end of the file: some 2,000 lines
 
 
 def past_runs_path() -> Path | None:
@@ -35,9 +33,7 @@ def past_runs_path() -> Path | None:
     if named.lower() in OFF:
         return None
     if named:
-        return Path(
-            named
-        ).expanduser()  # of a user that is not there: RuntimeError, which cli explains
+        return Path(named).expanduser()  # of a user that is not there: RuntimeError, told by cli
     home = os.environ.get("XDG_DATA_HOME", "")
     try:
         # The specification wants relative paths ignored.
@@ -56,72 +52,39 @@ def read_past_runs(path: Path | None = None) -> tuple[PastRuns, tuple[str, ...]]
     if path is None:
         return NO_RUNS, ()
     try:
-        with _regular(path, os.O_RDONLY) as fd:
-            size = os.fstat(fd).st_size
-            if size > MOST_BYTES:
-                os.lseek(fd, size - MOST_BYTES, os.SEEK_SET)
-            raw = _all_of(fd)
+        with _regular(path, os.O_RDONLY) as fd, open(fd, "rb", closefd=False) as file:
+            start = max(0, os.fstat(fd).st_size - MOST_BYTES)
+            file.seek(start)
+            lines = file.read().split(b"\n")
     except (FileNotFoundError, NotADirectoryError):
         return NO_RUNS, ()
     except (OSError, ValueError) as error:
         return NO_RUNS, (f"{path}: {_why(error)}: nothing is learned from past runs",)
-    lines = raw.split(b"\n")
-    first = 1
-    if size > MOST_BYTES:
-        lines, first = lines[1:], 0  # the first is half a line, and the others have no number
-    runs, damaged, newer = [], [], 0
-    for number, line in enumerate(lines, first):
-        if not line.strip():
-            continue
-        found = _run_of(line)
-        if isinstance(found, PastRun):
-            runs.append(found)
-        elif found == "newer":
-            newer += 1
-        else:
-            damaged.append(number)
-    notes = []
-    if damaged:
-        named = ", ".join(map(str, damaged[:MOST_NAMED]))
-        more = f" and {len(damaged) - MOST_NAMED} more" if len(damaged) > MOST_NAMED else ""
-        is_one = len(damaged) == 1
-        notes.append(
-            f"{path}: line{'' if is_one else 's'} {named}{more} {'is' if is_one else 'are'} damaged"
-            " and left out"
-        )
-    if newer:
-        notes.append(
-            f"{path}: {newer} line{'s' if newer > 1 else ''} of a newer version of advise"
-            f" {'are' if newer > 1 else 'is'} left out"
-        )
-    if not runs:
-        return NO_RUNS, tuple(notes)
-    stamp = formula_stamp()
-    known = [run for run in runs if run.formula == stamp]
+    found = [_run_of(line) for line in lines[1 if start else 0 :] if line.strip()]
+    runs = [run for run in found if isinstance(run, PastRun)]
+    # What another version expected came from another formula.
+    known = [run for run in runs if run.advise_version in (None, __version__)]
+    counts = {reason: found.count(reason) for reason in ("damaged", "of a newer version")}
     if not known:  # said until there are new ones
-        notes.append(
-            f"{path}: its {len(runs)} run{'s' if len(runs) > 1 else ''} taught another version of"
-            " advise, whose formula was another: nothing is learned from past runs until there are"
-            " new ones"
-        )
-        return NO_RUNS, tuple(notes)
-    return PastRuns(known), tuple(notes)
+        counts["of another version"] = len(runs)
+    notes = tuple(
+        f"{path}: {count} line{'s are' if count > 1 else ' is'} {reason} and left out"
+        for reason, count in counts.items()
+        if count
+    )
+    return (PastRuns(known) if known else NO_RUNS), notes
 
 
 def _run_of(line: bytes) -> PastRun | str:
-    """The run of a line, or 'newer' or 'damaged'."""
+    """The run of a line, or why it is left out."""
     try:
         data = json.loads(line)
-    except (ValueError, RecursionError):
-        return "damaged"
-    if not isinstance(data, dict):
-        return "damaged"
-    version = data.get("format")
-    if isinstance(version, int) and version > FORMAT:
-        return "newer"
-    try:
+        if isinstance(data, dict):
+            version = data.get("format")
+            if isinstance(version, int) and version > FORMAT:
+                return "of a newer version"
         run = PastRun.from_dict(data)
-    except InputError:
+    except (ValueError, RecursionError, InputError):
         return "damaged"
     numbers = [
         run.params,
@@ -146,13 +109,18 @@ def note_past_run(run: PastRun, path: Path | None = None) -> str:
     if path is None:
         return ""
     text = json.dumps(run.to_dict(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    line = text.encode() + b"\n"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(path) as fd:
-            _append(fd, text.encode() + b"\n")
-            lines = _newest(fd)
-            if lines is not None:
-                _replace(path, lines)
+        with _regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as fd:
+            size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) != b"\n":  # somebody was killed while appending
+                line = b"\n" + line
+            if os.write(fd, line) < len(
+                line
+            ):  # one call: lines of two runs stand beside each other
+                os.ftruncate(fd, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except (OSError, ValueError) as error:
         return f"{path}: {_why(error)}: this run teaches nothing ({VARIABLE}=off switches it off)"
     return ""
@@ -168,78 +136,3 @@ def _regular(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """A descriptor of the file, which nobody else appends to until it is closed."""
-    while True:
-        with _regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as fd:
-            _lock(fd)
-            # Whoever held the lock before may have put a shorter file in its place.
-            try:
-                is_same = os.path.samestat(os.fstat(fd), os.stat(path))
-            except FileNotFoundError:
-                is_same = False
-            if is_same:
-                yield fd
-                return
-
-
-def _lock(fd: int) -> None:
-    try:
-        import fcntl
-    except ImportError:  # no POSIX: appending alone is whole enough
-        return
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(fd, fcntl.LOCK_EX)
-
-
-def _append(fd: int, line: bytes) -> None:
-    """Add a whole line or nothing. Raises OSError."""
-    size = os.fstat(fd).st_size
-    if size and _byte_at(fd, size - 1) != b"\n":  # somebody was killed while appending
-        line = b"\n" + line
-    try:
-        written = os.write(fd, line)
-        if written < len(line):
-            os.write(fd, line[written:])  # says why: the disk is full
-            if os.fstat(fd).st_size < size + len(line):
-                raise OSError("only a part could be written")
-    except OSError:
-        with suppress(OSError):
-            os.ftruncate(fd, size)
-        raise
-
-
-def _byte_at(fd: int, place: int) -> bytes:
-    os.lseek(fd, place, os.SEEK_SET)
-    return os.read(fd, 1)
-
-
-def _newest(fd: int) -> Sequence[bytes] | None:
-    """The newest lines that stay, where there are too many."""
-    os.lseek(fd, 0, os.SEEK_SET)
-    lines = _all_of(fd).splitlines()
-    return lines[-MOST_RUNS:] if len(lines) > 2 * MOST_RUNS else None
-
-
-def _all_of(fd: int) -> bytes:
-    parts = []
-    while part := os.read(fd, 1 << 20):
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _replace(path: Path, lines: Sequence[bytes]) -> None:
-    """Put a shorter file in place, whole or not at all; the longer one does as well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open_new(temporary, 0o600) as file:
-            file.write(b"\n".join(lines) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -48,12 +48,6 @@ from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
 from advisor.methods import objective
 
-# The sources, one object each, of terms that come and go within a step: told by identity, since
-# this is asked for every term of every estimate.
-TRANSIENT_SOURCES = {
-    id(one)
-    for one in (src.ACTIVATIONS, src.BLOCKS, src.LOSS, src.TRL_LOSS, src.TILES, src.CORRECTED)
-}
 # Who gathers weights and divides gradients on CUDA streams of its own: torch FSDP
 # (_fsdp_param_group.py, FSDPCommContext), DeepSpeed (partitioned_param_coordinator.py).
 OWN_STREAMS = ("fsdp", "zero3")

@@ -1,32 +1,26 @@
 """The runs of a machine as they are remembered: what each measured, beside what the formula alone
-said of it; and how close a run is to what is to be estimated.
+said of it, by machine, method and model.
 
 Pure: their file is read by advisor.situation.past_runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from advisor.estimate.resolved_run import batch_tokens
 from advisor.estimate.types import RunSpec
 from advisor.ground.json_values import OMIT_NULL, JsonObject
 from advisor.ground.types import Gpu, GpuSpec, Hardware, ModelShape
-from advisor.methods import objective
 
 FORMAT = 1
-SETTINGS, MODEL, FAMILY, METHOD, MACHINE = range(5)  # how close a run is
-# The largest micro-batch that a run saw is seldom the largest that its rows could make: settings
-# are the same up to this.
-NEAR_LENGTH = 1.25
-# What of a spec decides its memory and speed, beside model and method.
-DECIDING = (
-    "double_quantization", "weights_dtype", "compute_dtype", "precision", "optimizer", "optim_args",
-    "optim_target_modules", "rank", "target_modules", "micro_batch_size", "grad_accum", "packing",
-    "gradient_checkpointing", "attention", "kernels", "loss", "gpus", "offload_weights", "compile",
-)  # fmt: skip
+# Of fewer steps a peak is not sure to be the highest: assumed.
+FEW_STEPS = 20
+# How far a correction may go: twice as far as the furthest of 238 published peaks, 1.5 times off
+# (docs/accuracy.md); a little further than runs on two busy cores, which took up to 5.3 times the
+# estimated time (whole_time.py).
+MOST_MEMORY, MOST_TIME = 3.0, 6.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,64 +40,88 @@ class PastRun(JsonObject):
     at: Annotated[str, "UTC"] = ""
     kind: Annotated[Literal["run", "dry_run"], "trained, or measured in two steps"] = "run"
     advise_version: Annotated[str | None, "that wrote the line"] = None
-    formula: Annotated[str, "stamp of the formula; lines of another one are left out"]
     machine: Annotated[str, "the GPU, or the processor and its cores"]
-    driver: Annotated[str | None, "version of the GPU's driver", OMIT_NULL] = None
-    torch: Annotated[str | None, "version of torch"] = None
     family: Annotated[str, "model_type of config.json"]
     params: Annotated[int, "parameters of the model"]
     objective: Annotated[str, "sft, dpo, ..."]
     update: Annotated[str, "full, lora, ..."]
     quantization: Annotated[str | None, "of the frozen base"] = None
     sharding: Annotated[str | None, "how several GPUs share the work"] = None
-    settings: Annotated[
-        Mapping[str, Any],
-        "what else decides memory and speed; seq_len as in the largest batch",
-    ]
+    steps: Annotated[int | None, "optimizer steps", OMIT_NULL] = None
     memory: Annotated[tuple[Reading, ...], "the peaks"] = ()
     expected_step_s: Annotated[float | None, "seconds of a step by the formula alone"] = None
     measured_step_s: Annotated[float | None, "seconds of a step, median"] = None
 
-    @property
-    def method(self) -> tuple[str | None, ...]:
-        """Objective, update, quantization of the base, and how GPUs share the work."""
-        return (self.objective, self.update, self.quantization, self.sharding)
+
+class Ratio(NamedTuple):
+    """The median of measured / expected, and of how many runs it is."""
+
+    value: float = 1.0
+    runs: int = 0
+
+
+class Lesson(NamedTuple):
+    """What the runs of one machine, method and model say."""
+
+    memory: dict[str, Ratio]  # by counter
+    time: Ratio
+
+
+Key = tuple[str | int | None, ...]  # machine, method and model
 
 
 class PastRuns:
-    """The runs that are known, by machine. Equal only to itself, so that looking up is cheap."""
+    """The lessons that are known. Equal only to itself, so that looking up is cheap."""
 
     def __init__(self, runs: Iterable[PastRun] = ()) -> None:
-        self._by_machine: dict[str, list[PastRun]] = {}
-        self._settings: set[str] = set()
-        for run in runs:
-            self._by_machine.setdefault(run.machine, []).append(run)
-            self._settings.add(settings_key(run.settings)[0])
+        self.runs = tuple(runs)
+        groups: dict[Key, list[PastRun]] = {}
+        for run in self.runs:
+            method = (run.objective, run.update, run.quantization, run.sharding)
+            groups.setdefault((run.machine, *method, run.family, run.params), []).append(run)
+        self._lessons = {key: _lesson(group) for key, group in groups.items()}
 
     def __bool__(self) -> bool:
-        return bool(self._by_machine)
+        return bool(self.runs)
 
-    def on(self, machine: str | None) -> Sequence[PastRun]:
-        """Those of one machine; none where it is not known."""
-        return () if machine is None else self._by_machine.get(machine, ())
-
-    def known_settings(self, settings: Mapping[str, Any]) -> tuple[str, float] | None:
-        """The settings as `settings_key` says them if any run had them, else None."""
-        key = settings_key(settings)
-        return key if key[0] in self._settings else None
+    def lesson(self, spec: RunSpec, shape: ModelShape, machine: str | None) -> Lesson | None:
+        """What past runs say of this spec; None where there are none of its machine, method and
+        model, and of a spec that names another program than ours.
+        """
+        if spec.framework is not None:
+            return None
+        method = (spec.objective, spec.update, spec.quantization, spec.sharding)
+        return self._lessons.get((machine, *method, family_of(shape), shape.params))
 
 
 NO_RUNS = PastRuns()
 
 
-class Device(NamedTuple):
-    """What a run ran on, as far as it must be the same to teach."""
+def _lesson(runs: Iterable[PastRun]) -> Lesson:
+    memory: dict[str, list[float]] = {}
+    times: list[float] = []
+    for run in runs:
+        is_short = run.kind == "dry_run" or (run.steps or 0) < FEW_STEPS
+        for one in run.memory:
+            ratio = one.measured_bytes / one.expected_bytes
+            memory.setdefault(one.counter, []).append(max(1.0, ratio) if is_short else ratio)
+        if run.expected_step_s and run.measured_step_s:
+            times.append(run.measured_step_s / run.expected_step_s)
+    return Lesson(
+        {counter: median(ratios, MOST_MEMORY) for counter, ratios in memory.items()},
+        median(times, MOST_TIME),
+    )
 
-    machine: str | None
-    torch: str | None = None  # None: not known, and then any
 
-
-NOWHERE = Device(None)
+def median(ratios: Iterable[float], most: float) -> Ratio:
+    """The middle one, or the mean of the two in the middle, within its bounds: `statistics` would
+    take milliseconds to import.
+    """
+    found = sorted(ratios)
+    if not found:
+        return Ratio()
+    middle = (found[(len(found) - 1) // 2] + found[len(found) // 2]) / 2
+    return Ratio(min(max(middle, 1 / most), most), len(found))
 
 
 # ------------------------------------------------------------------------------ what is compared
@@ -116,84 +134,15 @@ def gpu_machine(spec: GpuSpec | None, gpu: Gpu | None = None) -> str | None:
     return None if name is None else f"{name}{part}"
 
 
-def device_of(hardware: Hardware) -> Device:
-    """The GPU, or the processor and its usable cores, with the version of torch."""
-    torch = hardware.software.get("torch")
+def machine_name(hardware: Hardware) -> str | None:
+    """The GPU, or the processor and its usable cores; None where it is not known."""
     if hardware.kind == "cpu":
         if hardware.cpu_model is None or hardware.cpu_cores is None:
-            return NOWHERE
-        return Device(f"{hardware.cpu_model}, {hardware.cpu_cores} cores", torch)
-    if not hardware.gpus:
-        return NOWHERE
-    return Device(gpu_machine(hardware.gpus[0].spec, hardware.gpus[0]), torch)
-
-
-def settings_of(spec: RunSpec) -> dict[str, Any]:
-    """What of a spec decides memory and speed, in JSON types. Texts among the options of a method
-    may be paths and stay out.
-    """
-    found = {key: _plain(getattr(spec, key)) for key in DECIDING}
-    options = {
-        key: value
-        for key, value in spec.options.items()
-        if isinstance(value, bool | int | float) and value is not None
-    }
-    rows = spec.micro_batch_size * objective(spec.objective).sequences_per_row
-    length = -(-batch_tokens(spec, rows) // rows)
-    return {**found, "seq_len": length, **options}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def settings_key(settings: Mapping[str, Any]) -> tuple[str, float]:
-    """(a text that is the same for the same settings but their length, tokens of a row)."""
-    length = settings.get("seq_len")
-    others = sorted((key, value) for key, value in settings.items() if key != "seq_len")
-    return repr(others), float(length) if isinstance(length, int | float) else 0.0
-
-
-def closeness(
-    run: PastRun,
-    method: tuple[str | None, ...],
-    model: tuple[str, int],
-    torch: str | None,
-    settings: tuple[str, float] | None,
-) -> int:
-    """How close a run on the same machine is. One with another version of torch is no closer than
-    its method: kernels and allocator change with it.
-
-    Args:
-        method: What is estimated, as `method_of` says it.
-        model: Its family and parameters.
-        torch: The version here; None: any.
-        settings: As `settings_key` says them; None: no run had them.
-    """
-    if run.method != method:
-        return MACHINE
-    if run.torch and torch and _minor(run.torch) != _minor(torch):
-        return METHOD
-    if run.family != model[0]:
-        return METHOD
-    if run.params != model[1]:
-        return FAMILY
-    if settings is None:
-        return MODEL
-    text, length = settings_key(run.settings)
-    is_near = length <= NEAR_LENGTH * settings[1] and settings[1] <= NEAR_LENGTH * length
-    return SETTINGS if text == settings[0] and is_near else MODEL
-
-
-def method_of(spec: RunSpec) -> tuple[str | None, ...]:
-    """Objective, update, quantization of the base, and how GPUs share the work."""
-    return (spec.objective, spec.update, spec.quantization, spec.sharding)
+            return None
+        return f"{hardware.cpu_model}, {hardware.cpu_cores} cores"
+    return gpu_machine(hardware.gpus[0].spec, hardware.gpus[0]) if hardware.gpus else None
 
 
 def family_of(shape: ModelShape) -> str:
     """The model_type of config.json; of a model known by its size alone that it is."""
     return shape.architecture or "unknown"
-
-
-def _minor(version: str) -> tuple[str, ...]:
-    return tuple(version.split("+")[0].split(".")[:2])

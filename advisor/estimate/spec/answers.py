@@ -21,11 +21,10 @@ from advisor.estimate.model.dims import dims_of, targets, unknown_targets
 from advisor.estimate.past.corrections import (
     learned,
     learned_document,
-    lesson_of,
     time_with_lesson,
     with_lesson,
 )
-from advisor.estimate.past.runs import NO_RUNS, NOWHERE, Device, PastRuns, gpu_machine
+from advisor.estimate.past.runs import NO_RUNS, PastRuns, gpu_machine
 from advisor.estimate.spec.conflicts import impossible, unused
 from advisor.estimate.spec.read import Request, request_of
 from advisor.estimate.spec.smaller_batch import NeedOf, fitting_batch, smallest_batch
@@ -64,7 +63,7 @@ def answer_spec(
     find_model: FindModel,
     find_gpu: FindGpu | None = None,
     past: PastRuns = NO_RUNS,
-    cpu: Device = NOWHERE,
+    cpu: str | None = None,
     limit_bytes: int | None = None,
 ) -> dict[str, Any]:
     """The answer document of one spec; `peak_gib` null with a `reason` where it cannot be said.
@@ -104,7 +103,7 @@ def answer_spec(
         spec, shape, cpu=on_cpu, device=None if match is None else match.spec, machine=machine,
         tokens_total=request.tokens_total, rows_total=request.rows_total, warnings=warnings,
         unpacked=request.unpacked, past=past,
-        ran_on=cpu if on_cpu else Device(gpu_machine(None if match is None else match.spec)),
+        ran_on=cpu if on_cpu else gpu_machine(None if match is None else match.spec),
         limit_bytes=limit_bytes,
     )  # fmt: skip
 
@@ -122,7 +121,7 @@ def document_of(
     unpacked: bool = False,
     looked: Looked | None = None,
     past: PastRuns = NO_RUNS,
-    ran_on: Device = NOWHERE,
+    ran_on: str | None = None,
     limit_bytes: int | None = None,
 ) -> dict[str, Any]:
     """The answer document of a spec on a device: memory with its terms, whether that fits, and
@@ -139,7 +138,7 @@ def document_of(
     if fault:
         return refuse_spec(fault)
 
-    lesson = lesson_of(past, spec, shape, ran_on) if past else None
+    lesson = past.lesson(spec, shape, ran_on) if past else None
 
     def by_formula(one: RunSpec) -> MemoryEstimate | None:
         return memory_estimate(one, shape, cpu=cpu, device=device, device_bytes=limit_bytes)
@@ -291,7 +290,7 @@ def run_specs(
     find_model: FindModel,
     find_gpu: FindGpu | None = None,
     past: PastRuns = NO_RUNS,
-    cpu: Device = NOWHERE,
+    cpu: str | None = None,
 ) -> list[dict[str, Any]]:
     """One answer document for each spec of a JSON list, in order; `past` and `cpu` as for one.
 

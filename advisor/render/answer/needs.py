@@ -131,7 +131,7 @@ def needs(advice: Advice) -> Section:
         items.append(
             Item(
                 text=f"Corrected by {estimate.learned.sentence}",
-                detail=f"closest run: {estimate.learned.closest} (docs/learning.md)",
+                detail="runs of this model and method on this device (docs/learning.md)",
             )
         )
     items += [Item(text=text) for text in padding_words(recommendation)[:1]]
