@@ -3,7 +3,7 @@
 Run: python -m tools.cache_table
 
 Writes advisor/estimate/allocator/table.py in about six minutes of one core. A run with the layers
-of a small LLaMA and LoRA or full fine-tuning is put into the allocator (allocator.step_tensors).
+of a small LLaMA and LoRA or full fine-tuning is put into the allocator (tools.step_tensors).
 Of its passing memory, activations kept plus the larger of the loss and one layer's backward pass:
 
 - kept: reserved beyond the allocated peak, all micro-batches of one length;
@@ -23,11 +23,11 @@ from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
-from advisor.estimate.allocator.caching import OutOfMemory
-from advisor.estimate.allocator.step_tensors import Peaks, Training, layer_tensors, peaks
 from advisor.estimate.blocks.layer import record_layer
 from advisor.estimate.blocks.settings import BlockSettings
 from advisor.estimate.model.layers import Attention, Dense, LayerKind
+from tools.caching import OutOfMemory
+from tools.step_tensors import Peaks, Training, layer_tensors, peaks
 
 TARGET = Path(__file__).parents[1] / "advisor" / "estimate" / "allocator" / "table.py"
 # What of a run decides the share: the loss's of the passing memory, and how many times the passing

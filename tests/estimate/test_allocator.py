@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate.allocator.caching import (
+from tests.conftest import examples
+from tools.caching import (
     CachingAllocator,
     OutOfMemory,
     rounded_bytes,
     segment_bytes,
 )
-from tests.conftest import examples
 
 MIB = 2**20
 

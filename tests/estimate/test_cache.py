@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.estimate.allocator import table as cache_table
-from advisor.estimate.allocator.caching import OutOfMemory
 from advisor.estimate.allocator.factors import NONE, UNKNOWN, cache_factors, records
-from advisor.estimate.allocator.step_tensors import peaks
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.types import MemoryEstimate, RunSpec
 from advisor.ground.units import GIB
 from advisor.situation.shapes import model_shape
 from tests.conftest import examples
 from tools.cache_table import GRADIENT_RATIOS, LOSS_SHARES, cell, draws, row
+from tools.caching import OutOfMemory
+from tools.step_tensors import peaks
 
 EVEN = tuple((128 * step, 50) for step in range(1, 17))  # rows of even lengths up to 2,048 tokens
 

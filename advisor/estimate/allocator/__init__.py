@@ -1,1 +1,1 @@
-"""PyTorch's caching allocator, simulated, and the cache that a run's steps leave in it."""
+"""The cache that a run's steps leave in PyTorch's allocator."""

@@ -138,11 +138,6 @@ class CachingAllocator:
                     pool.remove(block)
                     self.reserved_bytes -= block.size
 
-    def reset_peaks(self) -> None:
-        """Start the peaks anew at what is held now (reset_peak_memory_stats)."""
-        self.peak_allocated_bytes = self.allocated_bytes
-        self.peak_reserved_bytes = self.reserved_bytes
-
     def _should_split(self, block: Block, size: int) -> bool:
         """should_split."""
         rest = block.size - size

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advisor.estimate.allocator.caching import Block, CachingAllocator
 from advisor.estimate.blocks.tape import JOINED, SAME, Tape, Tensor
+from tools.caching import Block, CachingAllocator
 
 # (slot, bytes per token): a tensor is made, or with 0 bytes freed.
 Events = tuple[tuple[int, float], ...]
