@@ -21,6 +21,7 @@ from advisor.estimate.spec.answers import answer_spec, document_of, run_specs
 from advisor.estimate.spec.read import request_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.extras import extras
 from advisor.ground.types import DataProfile, ModelShape
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan, resolve_path
@@ -193,12 +194,6 @@ def _assumed(stated: Mapping[str, Any], spec: RunSpec) -> list[str]:
     return [f"not stated, so assumed: {', '.join(missing)}"] if missing else []
 
 
-BENCHMARKS_UNKNOWN = (
-    "the benchmarks of `evaluation` are not in these times: a run measures the base first, and says"
-    " how long they take"
-)
-
-
 def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     """The answer for each stage of a launch file, by name: on the named GPU, else on the hardware
     that the plan was made for.
@@ -219,8 +214,8 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     past, unread = read_past_runs()
     on_cpu = hardware.kind == "cpu"
     documents = []
-    if plan.evaluation is not None:
-        unread = (*unread, BENCHMARKS_UNKNOWN)
+    untimed = (extras()[name].UNTIMED for name in plan.extras)
+    unread = (*unread, *(f"{what} are not in these times" for what in untimed if what))
     for entry in entries(plan):
         data = resolve_path(path, entry.data.path)
         measured, missing = _profile(

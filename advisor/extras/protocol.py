@@ -38,6 +38,8 @@ class Extra(Protocol):
     # Whether its keys stand beside `stages`, where they stood before there were extras; all others
     # stand under `extras: {NAME: {...}}`.
     BESIDE_STAGES: ClassVar[bool] = False
+    INSTALLS: ClassVar[str | None] = None  # the extra of pyproject.toml that it needs
+    UNTIMED: ClassVar[str | None] = None  # what of a run with its keys no estimate of time holds
     EXPORTERS: ClassVar[Sequence[str]] = ()  # modules of its folder (advisor/export/exporter.py)
 
     # ------------------------------------------------------------------- plans
@@ -50,8 +52,10 @@ class Extra(Protocol):
         """Its keys of a plan with `moved` applied to every path in them."""
         return keys
 
-    def files(self, keys: Any, folder: Path) -> Sequence[Path]:
-        """The files that its keys of a plan name; relative paths start from the folder."""
+    def files_with(self, path: Path) -> Sequence[Path]:
+        """A file that its keys of a plan name, and the files which that one needs; empty if it is
+        no such file.
+        """
         return ()
 
     def network(self, keys: Any) -> str | None:

@@ -25,7 +25,6 @@ from advisor.launch.expected import disk_need, sum_known
 from advisor.launch.fewer_gpus import on_fewer
 from advisor.launch.generation_server import server_faults
 from advisor.launch.gpus import ChosenGpus, choose_gpus
-from advisor.launch.harness_check import HarnessCheck, check_harness
 from advisor.launch.kernel_check import kernel_faults
 from advisor.launch.loadable import loading_faults
 from advisor.launch.model_need import ModelNeed, asked, cache_line, model_needs
@@ -80,7 +79,6 @@ def run_preflight(
         check_extras: The checks of optional features, which may need the network.
     """
     folder = resolve_path(plan_path, plan.model)
-    benchmarks = check_harness(plan, plan_path) if judge else HarnessCheck()
     data = check_data(todo, plan_path, str(folder) if folder.is_dir() else plan.model)
     bad = [
         *_objective_faults(todo, trainers),
@@ -88,7 +86,6 @@ def run_preflight(
         *base_faults(plan, plan_path, todo),
         *reward_file_faults(plan, plan_path, todo),
         *loading_faults(todo, shape),
-        *benchmarks.bad,
         *launch_faults(plan),
         *_rows_for_processes(plan, todo, data.profiles),
     ]
@@ -116,7 +113,6 @@ def run_preflight(
         *_device_faults(plan, plan_path, todo, shape, hardware, chosen, data.profiles),
         *kernel_faults(plan, todo, chosen.gpus, shape),
         *place_faults(run, need),
-        *benchmarks.lacking,
         *(fault for one in extras for fault in one.lacking),
         *(() if dry_run else server_faults(plan, plan_path, todo, hardware, run)),
     ]
@@ -137,7 +133,6 @@ def run_preflight(
         warnings=(*data.warnings, *filter(None, [differing_gpus(plan, chosen.gpus)])),
         needs=(
             *_needs_in_words(models, run, need),
-            *benchmarks.needs,
             *(line for one in extras for line in one.needs),
         ),
     )

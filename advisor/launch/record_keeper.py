@@ -18,7 +18,6 @@ from advisor.launch.base_paths import correct_record, write_configs
 from advisor.launch.folder import RunFolder, is_done, now
 from advisor.launch.input_digests import InputContent, merged, recorded_inputs, task_digests
 from advisor.launch.prepare import PlanRun
-from advisor.plan.benchmark_record import BenchmarkRecord
 from advisor.plan.entries import Entry
 from advisor.plan.measured_record import Expected
 from advisor.plan.record import (
@@ -75,7 +74,6 @@ def new_record(
         status=RUNNING,
         verdict=old.verdict if old else None,
         cross_evaluation=old.cross_evaluation if old else None,
-        benchmarks=old.benchmarks if old else None,
         extras=old.extras if old else None,
         composition=run.plan.origin.composition,
         model=run.plan.model,
@@ -203,7 +201,7 @@ class RecordKeeper:
             stage = replace(self._stage(name), status=PENDING, finished_at=None, error=None)
             self.record = self.record.with_stage(stage)
         # They were of other modules.
-        self.record = replace(self.record, cross_evaluation=None, benchmarks=None)
+        self.record = replace(self.record, cross_evaluation=None)
         self._run(names[0])
         self.save()
 
@@ -263,15 +261,11 @@ class RecordKeeper:
         self.record = replace(self.record, cross_evaluation=losses)
         self.save()
 
-    def compared_benchmarks(self, found: BenchmarkRecord) -> None:
-        """The benchmarks of the finished results were asked."""
-        self.record = replace(self.record, benchmarks=found)
-        self._judge()
-        self.save()
-
-    def note_extra(self, name: str, found: Mapping[str, Any]) -> None:
-        """Keep what an optional feature found, under `extras.NAME`."""
-        self.record = replace(self.record, extras={**(self.record.extras or {}), name: found})
+    def note_extra(self, name: str, found: Mapping[str, Any] | None) -> None:
+        """Keep what an optional feature found, under `extras.NAME`; None: forget it."""
+        noted = {key: one for key, one in (self.record.extras or {}).items() if key != name}
+        noted |= {name: found} if found is not None else {}
+        self.record = replace(self.record, extras=noted or None)
         self._judge()
         self.save()
 

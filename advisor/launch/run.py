@@ -22,7 +22,6 @@ from advisor.launch.base_paths import (
     true_configs,
     write_configs,
 )
-from advisor.launch.benchmarking import misses_benchmarks
 from advisor.launch.call import Call
 from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.dry_run import measure_plan
@@ -43,7 +42,7 @@ from advisor.launch.out_of_memory import peak_estimator
 from advisor.launch.prepare import PlanRun, prepare_plan, select_entries
 from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record, note_new_paths
 from advisor.launch.result_check import check_results, results_it_rests_on
-from advisor.launch.stages import StageRunner, misses_comparison
+from advisor.launch.stages import StageRunner, is_unfinished
 from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.model import Comments, Plan
@@ -144,11 +143,7 @@ def run_plan(
         if (
             not unfinished.intersection(entry.name for entry in selected)
             and (unfinished or record.status == DONE)
-            and not (
-                judge
-                and record.judge
-                and (misses_comparison(run.entries, record) or misses_benchmarks(run, record))
-            )
+            and not (judge and record.judge and is_unfinished(run, record))
         ):
             if node := node_of(run.plan.launch.nodes, os.environ):  # another machine keeps it
                 return Run(folder=run.folder, record=record, already_done=True, node=node)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from advisor.estimate.past.runs import NO_RUNS, PastRuns
 from advisor.ground.errors import AdviseError, InputError, Stopped
+from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.units import format_whole_time
-from advisor.launch.benchmarking import Benchmarker, misses_benchmarks
 from advisor.launch.ending import Ending, end_run
 from advisor.launch.failure_report import (
     AT_ONCE,
@@ -71,7 +71,8 @@ class StageRunner:
         self.keeper.start()
         try:
             if groups:
-                self._benchmarker.before()
+                for extra in extras().values():
+                    extra.before(self)
             for group in groups:
                 first, last = selected.index(group[0]) + 1, selected.index(group[-1]) + 1
                 span = f"{first}" if first == last else f"{first} to {last}"
@@ -79,7 +80,9 @@ class StageRunner:
                 while left:  # again with a smaller micro-batch as long as memory runs out
                     left = self._train_group(left, f"{span} of {len(selected)}")
             self._compare_modules()
-            self._benchmarker.after()
+            for name, extra in extras().items():
+                if (noted := extra.after(self)) is not None:
+                    self.keeper.note_extra(name, noted)
         except KeyboardInterrupt:  # between two stages, or behind the last one
             if self._finish(stopped=True) != DONE:
                 raise with_resume(Stopped("stopped between two stages"), self.resume) from None
@@ -97,26 +100,10 @@ class StageRunner:
         )
 
     def _finish(self, *, stopped: bool = False) -> Status:
-        """How the run ends: a run that was stopped before its modules were compared, or its
-        benchmarks asked, is not done.
-        """
+        """How the run ends: one that was stopped while something was left to do is not done."""
         record = self.keeper.record
-        left = (
-            stopped
-            and self.judge
-            and (misses_comparison(self.run.entries, record) or misses_benchmarks(self.run, record))
-        )
+        left = stopped and self.judge and is_unfinished(self.run, record)
         return self.keeper.finish(complete=not left)
-
-    @property
-    def _benchmarker(self) -> Benchmarker:
-        return Benchmarker(
-            run=self.run,
-            starter=self.starter,
-            keeper=self.keeper,
-            judge=self.judge,
-            say=self.say,
-        )
 
     def _groups(self, selected: Sequence[Entry]) -> list[list[Entry]]:
         """What is left, in groups that one process trains.
@@ -313,6 +300,13 @@ class StageRunner:
             )
             return
         self.keeper.compared(found.losses)
+
+
+def is_unfinished(run: PlanRun, record: RunRecord) -> bool:
+    """Whether anything is left to do with the results of a run whose stages are trained."""
+    return misses_comparison(run.entries, record) or any(
+        extra.misses(run, record) for extra in extras().values()
+    )
 
 
 def misses_comparison(entries: Sequence[Entry], record: RunRecord) -> bool:

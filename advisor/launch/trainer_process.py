@@ -131,14 +131,9 @@ class TrainerStarter:
         ]
         return self._run(command)
 
-    def ask_benchmarks(self, run: Path, names: Sequence[str]) -> Ended:
-        """Ask the plan's benchmarks of `base`, or of the results of these stages."""
-        command = [
-            *_python("trainers.evaluation.harness"),
-            *(str(run / PLAN_FILE), "--run", str(run)),
-            *(word for name in names for word in ("--on", name)),
-        ]
-        return self._run(command)
+    def run_module(self, module: str, *arguments: Path | str) -> Ended:
+        """Run a module of the trainers with these arguments, on the device of the plan."""
+        return self._run([*_python(module), *map(str, arguments)])
 
     def _limit(self) -> list[str]:
         return [] if self.max_steps is None else ["--max-steps", str(self.max_steps)]

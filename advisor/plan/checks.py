@@ -17,7 +17,7 @@ from advisor.methods.kernels import ATTENTIONS, needs_gpu
 from advisor.methods.rewards import LIST as REWARDS
 from advisor.methods.rewards import reward_faults
 from advisor.methods.stage import stage_keys
-from advisor.plan.keys import KeySpecs, key_specs
+from advisor.plan.keys import KeySpecs
 from advisor.plan.sharing_checks import sharing_faults
 
 Place = tuple[str | int, ...]
@@ -41,7 +41,6 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
     _check_folders(stages, tasks, report)
     _check_data(data, stages, tasks, report)
     _check_starts(stages, report, base)
-    _check_benchmarks(data.get("evaluation"), stages, report)
     for extra in extras().values():
         extra.check_plan(data, report)
     launch = data.get("launch")
@@ -63,36 +62,6 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
                     f" {launch.get('device', 'cpu')}",
                     "here: sdpa, eager, auto",
                 )
-
-
-def _check_benchmarks(evaluation: Any, stages: list[Any], report: Raise) -> None:
-    """Report benchmarks that the result cannot be asked, and those that are named twice."""
-    if not isinstance(evaluation, dict):
-        return
-    tasks = evaluation.get("tasks")
-    seen: set[str] = set()
-    for index, task in enumerate(tasks if isinstance(tasks, list) else ()):
-        if isinstance(task, str) and task in seen:
-            report(("evaluation", "tasks", index), f"'{task}' is named twice", "each one once")
-        seen.add(str(task))
-    last = stages[-1] if stages and isinstance(stages[-1], dict) else {}
-    specs = key_specs()
-    objective = specs.objectives.get(str(last.get("objective")))
-    why = ""
-    if objective is not None and objective.scores:
-        why = f"objective {objective.id} trains a reward model, which scores texts"
-    elif last.get("head") == "classes":
-        why = "the last stage trains a classifier, which sorts texts"
-    elif last.get("head") == "seq2seq":
-        why = "the last stage trains a sequence-to-sequence model, which was not tested with it"
-    if why:
-        report(
-            ("evaluation",),
-            f"lm-evaluation-harness cannot ask this result: {why}",
-            "a last stage that writes on, such as sft or dpo",
-            "remove evaluation: the run compares such a result by its own measures",
-            key=True,
-        )
 
 
 def _check_server(server: Any, stages: list[Any], report: Raise) -> None:

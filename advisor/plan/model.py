@@ -15,7 +15,6 @@ from advisor.ground.shape import (
     Choice,
     Flag,
     Integer,
-    ListOf,
     Located,
     MapOf,
     Number,
@@ -114,24 +113,6 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmarks:
-    """Benchmarks of lm-evaluation-harness, which a run asks its base and its results."""
-
-    tasks: Annotated[
-        tuple[str, ...],
-        ListOf(of=Text(such_as="arc_easy, or my_task.yaml"), least=1),
-        "names of the harness, or task files relative to the plan file",
-    ]
-    max_drop: Annotated[
-        float | None,
-        Number(min=0, max=1),
-        "the loss that is allowed: 0.02 is two points of a score between 0 and 1, of any other"
-        " score 2 %; more ends the command with exit code 6; default: any",
-    ] = None
-    limit: Annotated[int | None, Integer(min=1), "questions of each; default: all"] = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where the plan came from: enough to ask the same question again."""
 
@@ -172,9 +153,6 @@ class Plan:
     data: Annotated[PlanData | None, "the rows of all stages"] = None
     tasks: Annotated[tuple[Task, ...], "one module each on a shared base, in place of `data`"] = ()
     stages: Annotated[tuple[Stage, ...], "one training after the other"]
-    evaluation: Annotated[
-        Benchmarks | None, "benchmarks before and after training, beside the run's own evaluation"
-    ] = None
     extras: Annotated[dict[str, Any], "keys of other optional features, by the feature's name"] = (
         field(default_factory=dict)
     )

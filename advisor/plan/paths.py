@@ -13,9 +13,7 @@ from advisor.ground.extras import extras
 from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods.keys import FunctionText, PathText
 from advisor.plan.keys import KeySpecs, key_specs
-from advisor.plan.model import Benchmarks, Launch, Plan, Stage
-
-TASK_FILES = (".yaml", ".yml")  # of a benchmark that is a file; anything else is a name
+from advisor.plan.model import Launch, Plan, Stage
 
 
 def path_from(folder: Path, text: str) -> Path:
@@ -44,7 +42,6 @@ def with_paths(plan: Plan, moved: Callable[[str], str], *, specs: KeySpecs | Non
         model=moved(plan.model),
         data=replace(plan.data, path=moved(plan.data.path)) if plan.data else None,
         launch=_launch(plan.launch, moved),
-        evaluation=_benchmarks(plan.evaluation, moved),
         extras={name: extras()[name].with_paths(keys, moved) for name, keys in plan.extras.items()},
         stages=tuple(_stage(stage, moved, names, specs) for stage in plan.stages),
         tasks=tuple(
@@ -52,19 +49,6 @@ def with_paths(plan: Plan, moved: Callable[[str], str], *, specs: KeySpecs | Non
             for task in plan.tasks
         ),
     )
-
-
-def _benchmarks(evaluation: Benchmarks | None, moved: Callable[[str], str]) -> Benchmarks | None:
-    """The harness's own names are no paths."""
-    if evaluation is None:
-        return None
-    tasks = (moved(task) if is_task_file(task) else task for task in evaluation.tasks)
-    return replace(evaluation, tasks=tuple(tasks))
-
-
-def is_task_file(task: str) -> bool:
-    """Whether an entry of `evaluation.tasks` is the path of a file."""
-    return task.endswith(TASK_FILES)
 
 
 def _launch(launch: Launch, moved: Callable[[str], str]) -> Launch:

@@ -27,10 +27,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from advisor.ground.content import FileContent, KnownFiles
-from advisor.ground.errors import AdviseError, Fault, TooMuchLost
-from advisor.ground.files import shown_path
+from advisor.ground.errors import AdviseError
 from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
-from advisor.plan.benchmark_record import BenchmarkRecord
 from advisor.plan.evaluation_record import Check, Evaluation, HeldOut
 from advisor.plan.measured_record import DataCounts, Expected, Measured, Times
 from advisor.plan.verdict_record import Verdict
@@ -334,11 +332,6 @@ class RunRecord(JsonObject):
         Mapping[str, Mapping[str, float | None]] | None,
         "task -> module or base -> loss on the task's held-out rows",
     ] = None
-    benchmarks: Annotated[
-        BenchmarkRecord | None,
-        "what lm-evaluation-harness measured before and after (docs/benchmarks.md)",
-        OMIT_NULL,
-    ] = None
     extras: Annotated[
         Mapping[str, Any] | None, "name of an optional feature -> what it noted", OMIT_NULL
     ] = None
@@ -495,30 +488,6 @@ class Run:
     # What did not end as the plan wants, though everything is trained and saved.
     errors: tuple[AdviseError, ...] = ()
     node: int = 0  # of several machines, the one that tells; machine 0 did what is not training
-
-    @property
-    def too_much_lost(self) -> TooMuchLost | None:
-        """The error of a result that lost more than the plan allows; of a trial, which asks few
-        questions after few steps, and of a run without such a limit, None.
-        """
-        found = self.record.benchmarks
-        if found is None or not found.exceeding or self.record.max_steps:
-            return None
-        return TooMuchLost(
-            faults=[
-                Fault(
-                    where=f"stage {one.result}",
-                    what=f"benchmark {one.benchmark} lost {one.loss_words} after training, more"
-                    f" than max_drop {found.max_drop:g}: {one.metric} {one.numbers()}",
-                    allowed="a loss of this size is often chance: ask more questions to be sure"
-                    if one.is_noise
-                    else "",
-                    hint="the result is trained and saved:"
-                    f" {shown_path(self.folder / 'stages' / one.result)}",
-                )
-                for one in found.exceeding
-            ]
-        )
 
     @property
     def exit_code(self) -> int:

@@ -14,8 +14,8 @@ from math import exp
 from pathlib import Path
 
 from advisor.ground.errors import AdviseError
+from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, shown_path
-from advisor.plan.benchmark_record import BenchmarkChange
 from advisor.plan.compared import WORDS, Compared, round_up, usual_rows, what_decides
 from advisor.plan.entries import Entry, entries
 from advisor.plan.evaluation_record import Evaluation, Metric, Sample
@@ -35,7 +35,6 @@ from advisor.plan.verdict_record import (
     Verdict,
 )
 
-MOST_BENCHMARKS = 2  # shown in the verdict
 PHRASE_WORDS = 4  # of a phrase that is looked for again
 MOST_ROWS = 100_000  # a difference that takes more rows is none
 
@@ -70,9 +69,10 @@ def run_verdict(record: RunRecord, *, run: str, trainings: Sequence[Entry] = ())
         text="; ".join(f"{word}: {', '.join(group)}" for word, group in tasks.items()),
         task=_together(names, [one.task for one in found]),
         general=_together(names, [one.general for one in found]),
-        benchmarks=_together(names, [one.benchmarks for one in found])
-        if any(one.benchmarks for one in found)
-        else None,
+        extras={
+            name: _together(names, [one.extras.get(name) for one in found])
+            for name in dict.fromkeys(name for one in found for name in one.extras)
+        },
         next=replace(urgent.next, text=f"{which}: {urgent.next.text}") if urgent.next else None,
     )
 
@@ -99,15 +99,16 @@ def _stage_verdict(
     general = general_finding(stage.evaluation or Evaluation(), known)
     entry = next((one for one in trainings if one.name == stage.name), None)
     step = NextStepFinder(record=record, stage=stage, entry=entry, run=run, known=known)
-    benchmarks = benchmark_finding(record, stage)
-    lost = LOST in (general.status, benchmarks.status if benchmarks else None)
+    asked = {name: extra.finding(record, stage) for name, extra in extras().items()}
+    more: dict[str, Finding] = {name: found for name, found in asked.items() if found is not None}
+    lost = LOST in (general.status, *(one.status for one in more.values()))
     return Verdict(
         ok=all(check.ok for check in stage.checks),
         word=_word(task.status, lost=lost),
-        text="; ".join(one.text for one in (task, general, benchmarks) if one and one.text) or None,
+        text="; ".join(one.text for one in (task, general, *more.values()) if one.text) or None,
         task=task,
         general=general,
-        benchmarks=benchmarks,
+        extras=more,
         next=step.after(task, replace(general, status=LOST) if lost else general, compared),
     )
 
@@ -225,33 +226,6 @@ def repeats(answer: str, known: Limits) -> bool:
         tuple(words[at : at + PHRASE_WORDS]) for at in range(len(words) - PHRASE_WORDS + 1)
     )
     return bool(phrases) and max(phrases.values()) >= known.repeats
-
-
-# --------------------------------------------------------------------------- benchmarks
-
-
-def benchmark_finding(record: RunRecord, stage: StageRecord) -> Finding | None:
-    """Whether the result lost anything in the plan's benchmarks; None if it was asked none.
-
-    The worst are shown, the others counted.
-    """
-    found = record.benchmarks
-    changes = found.of_result(stage.name) if found is not None else []
-    if found is None or not changes:
-        return None
-    worst = sorted(changes, key=lambda one: one.loss, reverse=True)
-    lost = [one for one in worst if one.is_lost]
-    shown = (lost or worst)[:MOST_BENCHMARKS]
-    said = [f"{one.benchmark} {one.metric} {one.numbers()}" for one in shown]
-    if lost and found.max_drop is not None:
-        said[-1] += f", more than max_drop {found.max_drop:g}{_chance(lost)}"
-    if len(changes) > len(shown):
-        said.append(f"{len(changes) - len(shown)} more in the report")
-    return Finding(status=LOST if lost else KEPT, text="; ".join(said))
-
-
-def _chance(lost: Sequence[BenchmarkChange]) -> str:
-    return ", though chance alone may be the reason" if all(one.is_noise for one in lost) else ""
 
 
 def folder_verdict(folder: Path, record: RunRecord) -> Verdict | None:

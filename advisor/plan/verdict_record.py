@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from advisor.ground.json_values import OMIT_NULL, JsonObject
@@ -52,9 +53,9 @@ class Verdict(JsonObject):
         Finding | None, "better, worse, not distinguishable, mixed or not measured", OMIT_NULL
     ] = None
     general: Annotated[Finding | None, "kept, lost, mixed or not measured", OMIT_NULL] = None
-    benchmarks: Annotated[
-        Finding | None, "kept, lost or mixed, by the plan's `evaluation`", OMIT_NULL
-    ] = None
+    extras: Annotated[
+        Mapping[str, Finding], "optional feature -> what it found: kept, lost or mixed"
+    ] = field(default_factory=dict)
     next: Annotated[NextStep | None, "what to do next", OMIT_NULL] = None
 
     @property
@@ -71,7 +72,7 @@ class Verdict(JsonObject):
             for name, one in (
                 ("task", self.task),
                 ("general", self.general),
-                ("benchmarks", self.benchmarks),
+                *self.extras.items(),
             )
             if one is not None
         ]

@@ -17,7 +17,7 @@ from advisor.plan.record import ResolvedSettings, RunRecord, StageRecord, last_o
 from advisor.plan.results import label
 from advisor.render.result_commands import forms_of, serve_command, served_stages
 from advisor.render.run_words import what_was_trained
-from advisor.render.verdict import LABELS, verdict_of
+from advisor.render.verdict import verdict_of
 
 THIS_FOLDER, BASE = "THIS_FOLDER", "BASE_MODEL"  # for whoever reads it elsewhere
 SERVER_NAMES = {"transformers": "transformers", "vllm": "vLLM", "ollama": "Ollama"}
@@ -187,7 +187,7 @@ def _card_verdict(record: RunRecord, stage: StageRecord, folder: Path) -> list[s
     found = verdict_of(record, folder)
     if found is None or stage not in last_of_each_task(record.stages):
         return []
-    return ["", *(f"- {LABELS[about]}: {_markdown(said)}" for about, said in found.lines())]
+    return ["", *(f"- {about.capitalize()}: {_markdown(said)}" for about, said in found.lines())]
 
 
 def _card_serving(record: RunRecord, stage: StageRecord) -> list[str]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
 from advisor.methods import update
 from advisor.plan.next_run import upload_command
@@ -24,9 +25,8 @@ from advisor.plan.record import (
     last_of_each_task,
 )
 from advisor.render import bars, curves
-from advisor.render.benchmarks import benchmark_section
 from advisor.render.gpu_rows import WHERE_ROWS_GO, gpu_rows
-from advisor.render.html import document
+from advisor.render.html import block, document
 from advisor.render.markup import text
 from advisor.render.model_card import limits, model_card
 from advisor.render.report_parts import grid, items, number, section
@@ -41,7 +41,7 @@ from advisor.render.result_commands import (
 )
 from advisor.render.rollouts import read_rollouts
 from advisor.render.run_words import what_was_trained
-from advisor.render.verdict import LABELS, OF_THE_STATE, verdict_of
+from advisor.render.verdict import OF_THE_STATE, verdict_of
 
 REPORT, METRICS, CARD = "report.html", "metrics.jsonl", "README.md"
 STYLE = (
@@ -100,6 +100,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _of_extras(record: RunRecord) -> Iterator[list[str]]:
+    """The sections that optional features add."""
+    for extra in extras().values():
+        for one in extra.block(record):
+            yield section(one.title, *map(block, one.blocks))
+
+
 def report_page(
     record: RunRecord,
     *,
@@ -124,7 +131,7 @@ def report_page(
         body += stage_section(stage, own, answers, record.resolved.get(stage.name))
     body += [
         *_cross_table(record),
-        *benchmark_section(record),
+        *(line for one in _of_extras(record) for line in one),
         *_use(record, folder),
         *_plan(record, plan_text),
         *_versions(record),
@@ -163,7 +170,7 @@ def _verdict(record: RunRecord, folder: Path) -> list[str]:
             shown = f"<strong>{text(status)}</strong>{f': {text(numbers)}' if numbers else ''}"
         if about == "next" and found.next is not None and found.next.command:
             shown += f"<pre>{text(found.next.command)}</pre>"
-        lines.append(f"<dt>{LABELS[about]}</dt><dd>{shown}</dd>")
+        lines.append(f"<dt>{about.capitalize()}</dt><dd>{shown}</dd>")
     bad = "" if found.is_good else " bad"
     return [f'<div class="verdict{bad}"><dl>{"".join(lines)}</dl></div>', trial]
 

@@ -10,8 +10,7 @@ from advisor.plan.record import RunRecord
 from advisor.plan.verdict import folder_verdict
 from advisor.plan.verdict_record import Verdict
 
-LABELS = {"task": "Task", "general": "General", "benchmarks": "Tests", "next": "Next"}
-LABEL_WIDTH = 9
+LABEL_WIDTH = 9  # at least
 OF_THE_STATE = {
     "done": "done; nothing was compared",
     "failed": "the run failed",
@@ -38,8 +37,9 @@ def verdict_lines(record: RunRecord, folder: Path, *, width: int = 80) -> list[s
     if found is None:
         return []
     lines = []
+    column = max(LABEL_WIDTH, *(len(about) + 1 for about, _ in found.lines()))
     for about, said in found.lines():
-        label = f"  {LABELS[about]:<{LABEL_WIDTH}}"
+        label = f"  {about.capitalize():<{column}}"
         lines += textwrap.wrap(
             shown(said),
             width=max(40, width),

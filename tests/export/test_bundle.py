@@ -98,7 +98,7 @@ def test_a_benchmark_travels_with_the_files_that_it_names(project):
         "files/own/own.yaml",
         "files/own/scoring.py",
     ]
-    packed = read_plan(bundle.folder / "plan.yaml").evaluation
+    packed = read_plan(bundle.folder / "plan.yaml").extra_key("benchmarks", "evaluation")
     assert (packed.tasks, packed.max_drop) == (("files/own/own.yaml", "arc_easy"), 0.1)
     assert b"[train,eval,trackers]" in files["run.sh"]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
-from typing import Any
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 from advisor.ground.extras import extras
 from advisor.ground.from_dataclass import default_of, shape_of
@@ -18,7 +18,7 @@ from advisor.methods.keys import Key
 from advisor.methods.model import Method
 from advisor.methods.stage import EVERY_STAGE, stage_keys
 from advisor.plan.extra_keys import EXTRAS, with_keys
-from advisor.plan.model import Benchmarks, Launch, Origin, Plan, PlanData, Task, VLLMServer
+from advisor.plan.model import Launch, Origin, Plan, PlanData, Task, VLLMServer
 from tools.generate.markdown import grid
 from tools.generate.words import cell
 
@@ -52,11 +52,6 @@ PARTS: Mapping[str, tuple[type, str]] = {
     "The file": (Plan, ""),
     "`data`": (PlanData, "The rows of all stages, unless a stage or a task names its own."),
     "`tasks`": (Task, "A list: one module per task on one base that is loaded once."),
-    "`evaluation`": (
-        Benchmarks,
-        "Benchmarks of lm-evaluation-harness before and after training, beside the run's own"
-        " evaluation: [benchmarks.md](benchmarks.md). Changing them does not make another run.",
-    ),
     "`launch`": (Launch, "How the stages are started."),
     "`vllm`": (VLLMServer, "Of `launch`: the server of stages with `rollouts: vllm`."),
     "`origin`": (Origin, "Where the plan came from. Read by people; changes no run."),
@@ -70,6 +65,13 @@ def page() -> str:
         blocks += [f"## {title}", about, table(part_rows(kind))]
         if kind is Plan:
             blocks += ["## `stages`", STAGES, table(map(key_row, stage_keys().values()))]
+    for _, keys in with_keys(beside=True):
+        blocks += [
+            block
+            for item in fields(keys)
+            if (inner := dataclass_in(keys, item.name)) is not None
+            for block in (f"## `{item.name}`", str(inner.__doc__), table(part_rows(inner)))
+        ]
     for name, keys in with_keys(beside=False):
         blocks += [f"## `extras: {name}`", f"{extras()[name].HELP}.", table(part_rows(keys))]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -112,6 +114,12 @@ def part_rows(kind: type) -> Iterable[list[str]]:
             for _, keys in with_keys(beside=True):
                 yield from part_rows(keys)
         yield row(item.name, shapes[item.name], default_of(item), shapes[item.name].help)
+
+
+def dataclass_in(keys: type, name: str) -> type | None:
+    """The dataclass of a key that is a map with keys of its own; None if it is not."""
+    (hint,) = get_args(get_type_hints(keys)[name])[:1] or (get_type_hints(keys)[name],)
+    return hint if is_dataclass(hint) and isinstance(hint, type) else None
 
 
 def key_row(key: Key) -> list[str]:

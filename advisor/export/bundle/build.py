@@ -20,6 +20,7 @@ from advisor.export.bundle.contents import Carried, Contents, contents_of, safe_
 from advisor.export.bundle.wheel import product_wheel, tested_versions
 from advisor.export.bundle.words import ARCHIVE, COPY_HERE, SCRIPT, Bundle, Job, readme
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, free_bytes, nearest_place
 from advisor.ground.units import format_gib
 from advisor.plan.comments import comments_of
@@ -110,12 +111,11 @@ def _written_files(plan_path: Path, contents: Contents, job: Job | None = None) 
     text = plan_text(contents.plan, comments_of(original, name=str(plan_path)), name=PLAN_FILE)
     script = Path(__file__).with_name(SCRIPT).read_text("utf-8")
     script = script.replace("@WHEEL@", wheel_name).replace("@DEVICE@", contents.plan.launch.device)
-    extras = [
+    installed = [
         "train",
-        *(["eval"] if contents.plan.evaluation is not None else []),
-        *(["trackers"] if contents.plan.extra_key("trackers", "trackers") else []),
+        *(named for name in contents.plan.extras if (named := extras()[name].INSTALLS)),
     ]
-    script = script.replace("[train]", f"[{','.join(extras)}]")
+    script = script.replace("[train]", f"[{','.join(installed)}]")
     product = {f"advise/{wheel_name}": wheel, "advise/constraints.txt": tested_versions()}
     # The plan may be edited on the other machine, and the script too: they have no sums.
     sums = {SUMS: _sums(_digests(product) | _sums_of(contents, included=True))}

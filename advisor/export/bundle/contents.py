@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,21 +15,21 @@ from advisor.data.read.files import find_data
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.content import file_digest, model_files, total_bytes
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.extras import extras
 from advisor.ground.progress import BYTES, waiting
 from advisor.ground.resources import method_roots
 from advisor.ground.secrets import masked
-from advisor.plan.benchmarks import files_of
-from advisor.plan.model import Benchmarks, Plan
-from advisor.plan.paths import is_task_file, with_paths
+from advisor.plan.model import Plan
+from advisor.plan.paths import with_paths
 from advisor.plan.read import resolve_path
 
 MOST_BYTES = 2 << 30  # of one data set or model; more is named by its digest, not carried
-NO_BENCHMARKS = Benchmarks(tasks=())
 Kind = Literal["data", "models", "files"]
 ARROW_NOTES = ("state.json", "dataset_info.json", "dataset_dict.json")  # beside Arrow files
 # What sha256sum, a shell and an archive take without a word, on every system.
 UNSAFE = re.compile(r"[^\w.+@=, -]")
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?")
+YAML = (".yaml", ".yml")  # names of files, never of the hub
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +72,7 @@ def hub_names(plan: Plan, plan_path: Path) -> list[tuple[str, str]]:
     def noted(text: str) -> str:
         kind: Kind = "data" if text in data else "models"
         what = _on_hub(text, kind)
-        is_own = is_task_file(text) or (plan.launch.vllm and text == plan.launch.vllm.python)
+        is_own = text.endswith(YAML) or (plan.launch.vllm and text == plan.launch.vllm.python)
         if what and not is_own and not resolve_path(plan_path, text).exists():
             found.append((what, text))
         return text
@@ -129,8 +129,9 @@ class _Collector:
             return text
         kind: Kind = "data" if text in self.data else "models"
         path = resolve_path(self.plan_path, text)
-        if is_task_file(text) and text in (self.plan.evaluation or NO_BENCHMARKS).tasks:
-            return self._benchmark(text, path)
+        for name in self.plan.extras:
+            if together := extras()[name].files_with(path.resolve()):
+                return self._together(path, together)
         if not path.exists():
             return self._not_here(text, path, kind)
         if kind == "models" and path.is_file():
@@ -145,20 +146,18 @@ class _Collector:
         self.moved[(kind, text)] = self.moved[key]
         return self.moved[key]
 
-    def _benchmark(self, text: str, path: Path) -> str:
-        """Where a benchmark's file lies in the bundle, in one folder with the files it names."""
+    def _together(self, path: Path, files: Sequence[Path]) -> str:
+        """Where a file lies in the bundle, in one folder with the files that it needs."""
         key: tuple[Kind, str] = ("files", str(path.resolve()))
         if key not in self.moved:
-            if not path.is_file():
-                return self._missing(text, path)
             folder = path.resolve().parent
             inside = {}
-            for file in files_of(path.resolve()):
+            for file in files:
                 name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else ""
                 if not name or name != "/".join(map(safe_name, name.split("/"))):
                     self.found.notes.append(
-                        f"evaluation.tasks: {path.name} names {file.name}, which is not in the"
-                        " bundle: put it beside the task file, under a name without odd characters"
+                        f"{path.name} names {file.name}, which is not in the"
+                        " bundle: put it beside that file, under a name without odd characters"
                     )
                     continue
                 inside[name] = file
@@ -169,7 +168,7 @@ class _Collector:
 
     def _not_here(self, text: str, path: Path, kind: Kind) -> str:
         """A name on the hub is fetched on the other machine; everything else is a fault."""
-        what = _on_hub(text, kind)
+        what = None if text.endswith(YAML) else _on_hub(text, kind)
         if what is not None:
             if (what, text) not in self.found.fetched:
                 self.found.fetched.append((what, text))

@@ -21,7 +21,6 @@ from advisor.ground.units import GIB, format_duration, format_usd
 from advisor.plan.entries import Entry, entries
 from advisor.plan.launch_checks import launch_faults
 from advisor.plan.model import Plan
-from advisor.plan.paths import is_task_file
 from advisor.plan.read import resolve_path
 from advisor.plan.rollouts import asks_server
 from advisor.situation.of_plan import amounts, looked_at, padded_length, plan_shape, run_spec
@@ -195,8 +194,8 @@ def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> Needs:
             past=past,
         )
         parts.append(_part(entry, found, spec, shape, on_cpu=on_cpu))
-    if plan.evaluation is not None:
-        notes.append("the benchmarks of `evaluation` are not in the time")
+    untimed = (extras()[name].UNTIMED for name in plan.extras)
+    notes += [f"{what} are not in the time" for what in untimed if what]
     processes = plan.launch.processes
     return Needs(
         plan=plan,
@@ -255,12 +254,9 @@ def _cores(hardware: Hardware, processes: int, *, on_cpu: bool) -> int:
 
 def why_online(plan: Plan) -> str | None:
     """Why a run needs a connection although models and data are there; None: it needs none."""
-    evaluation = plan.evaluation
     for name, keys in plan.extras.items():
         if why := extras()[name].network(keys):
             return str(why)
-    if evaluation is not None and not all(map(is_task_file, evaluation.tasks)):
-        return "the harness downloads the questions of its benchmarks"
     return None
 
 

@@ -33,7 +33,7 @@ class Trackers(Extra):
     HELP = "logs into TensorBoard and Weights & Biases, too"
     KEYS = TrackerKeys
     BESIDE_STAGES = True
-    INSTALL = "trackers"
+    INSTALLS = "trackers"
 
     def check_plan(self, data: Mapping[str, Any], report: Raise) -> None:
         named = data.get("trackers")

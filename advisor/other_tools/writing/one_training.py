@@ -79,7 +79,7 @@ def job_of(
     if KINDS[stage.objective] == PROMPTS:
         add_rewards(job)
     job.notes.append("rows come in another order")
-    if plan.evaluation is not None:
+    if plan.extra_key("benchmarks", "evaluation") is not None:
         job.notes.append("the benchmarks of `evaluation` are not run")
     return job
 

@@ -9,15 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from advisor.plan.benchmark_record import ModelScores, Score, Scored
-from advisor.plan.benchmarks import limit_of, missing_tasks, read_scores, scores_key, scores_path
-from advisor.plan.read import read_plan
-from advisor.plan.record_files import read_record
-
-run = Path(sys.argv[sys.argv.index("--run") + 1])
-names = [word for before, word in zip(sys.argv, sys.argv[1:], strict=False) if before == "--on"]
+run, request = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+names = dict.fromkeys(one["name"] for one in request["wanted"])
 told = os.environ.get("STAND_IN_SCORES", "{}")
-(run / "benchmarks").mkdir(exist_ok=True)
 with (run / "asked.txt").open("a") as log:
     log.write(f"{' '.join(names)}\n")
 if told == "fails":
@@ -31,23 +25,16 @@ if told == "fails":
 if told == "stopped":
     os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(20)
-plan, record = read_plan(Path(sys.argv[1])), read_record(run)
-for name in names:
-    right = json.loads(told).get(name, 0.5)
-    limit = limit_of(plan, record.max_steps)
-    rows = limit or 100
-    values = tuple(float(number < round(right * rows)) for number in range(rows))
-    done = dict(read_scores(run, name).tasks)
-    for task in missing_tasks(plan, run, run, record, name):
-        key = scores_key(plan, run, record, name, task, limit=limit)
-        score = Score(
-            benchmark=Path(task).stem,
-            metric="acc",
-            value=right,
-            stderr=0.05,
-            rows=rows,
-            values=values,
-        )
-        done[task] = Scored(key=key, seconds=2.0, scores=(score,))
-    text = json.dumps(ModelScores(chat_template=True, tasks=done).to_dict())
-    scores_path(run, name).write_text(text)
+for one in request["wanted"]:
+    right = json.loads(told).get(one["name"], 0.5)
+    rows, task = request["limit"] or 100, Path(one["task"]).stem
+    values = [float(number < round(right * rows)) for number in range(rows)]
+    results = {
+        "results": {task: {"acc,none": right, "acc_stderr,none": 0.05}},
+        "n-samples": {task: {"effective": rows}},
+        "samples": {
+            task: [{"doc_id": n, "filter": "none", "acc": value} for n, value in enumerate(values)]
+        },
+    }
+    answer = {"chat_template": True, "version": os.environ["STAND_IN_VERSION"], "seconds": 2.0}
+    Path(one["to"]).write_text(json.dumps(answer | {"results": results}))

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
+from advisor.extras.benchmarks.extra import noted_of
+from advisor.extras.benchmarks.measure import scores_paths
+from advisor.extras.benchmarks.scores import Score, compare, scores_of
 from advisor.ground.errors import InputError
 from advisor.launch import run_plan
-from advisor.plan.benchmark_record import ModelScores, Score, Scored, compared
-from advisor.plan.benchmarks import read_scores
-from trainers.evaluation import harness
-from trainers.evaluation.harness_scores import scores_of
+from advisor.plan.read import read_plan
 
 MEAN_OF_FOUR = 0.75
 
@@ -49,20 +49,18 @@ def answered(**changes):
 
 def test_the_first_metric_of_the_benchmarks_own_list_counts():
     """With the answers in the order of the questions, and the other metrics beside it."""
-    (score,) = scores_of(answered(), "own")
+    (score,) = scores_of(answered())
     assert (score.metric, score.value, score.stderr, score.rows) == ("acc_norm", 0.75, 0.25, 4)
     assert score.values == (1.0, 1.0, 1.0, 0.0)
-    assert score.others == {"acc": 1.0}
-    (first,) = scores_of(answered(configs={}), "own")
+    (first,) = scores_of(answered(configs={}))
     assert first.metric == "acc"
 
 
 def test_a_filter_is_part_of_the_metrics_name():
     """gsm8k has one metric under two filters."""
     row = {"exact_match,strict-match": 0.5, "exact_match,flexible-extract": 0.75}
-    (score,) = scores_of(answered(results={"own": row}, samples={}), "own")
+    (score,) = scores_of(answered(results={"own": row}, samples={}))
     assert score.metric == "exact_match (strict-match)"
-    assert score.others == {"exact_match (flexible-extract)": 0.75}
     assert score.values is None
 
 
@@ -72,7 +70,7 @@ def test_a_score_that_is_no_mean_has_no_values():
     samples = [{"doc_id": 0, "filter": "none", "word_perplexity": (-3.0, 1)}]
     higher = {"own": {"word_perplexity": False}}
     (score,) = scores_of(
-        answered(results={"own": row}, samples={"own": samples}, higher_is_better=higher), "own"
+        answered(results={"own": row}, samples={"own": samples}, higher_is_better=higher)
     )
     assert score.values is None
     assert score.stderr is None
@@ -90,16 +88,15 @@ def test_of_a_group_its_mean_counts_and_without_one_each_part():
         samples={},
         **{"n-samples": counts},
     )
-    (score,) = scores_of(told, "all")
+    (score,) = scores_of(told)
     assert (score.benchmark, score.value, score.rows) == ("all", 0.75, 4)
     told["results"]["all"] = {"alias": "all"}
-    assert [score.benchmark for score in scores_of(told, "all")] == ["law", "art"]
+    assert [score.benchmark for score in scores_of(told)] == ["law", "art"]
 
 
-def test_a_benchmark_without_a_number_is_an_error():
+def test_a_benchmark_without_a_number_has_no_score():
     """Nothing is taken for a score of 0."""
-    with pytest.raises(InputError, match="gave no number"):
-        scores_of(answered(results={"own": {"alias": "own", "acc,none": "N/A"}}), "own")
+    assert scores_of(answered(results={"own": {"alias": "own", "acc,none": "N/A"}})) == []
 
 
 # --------------------------------------------------------------------------- before and after
@@ -107,15 +104,8 @@ def test_a_benchmark_without_a_number_is_an_error():
 
 def change_of(before, after, *, max_drop=0.02, **both):
     """The comparison of two scores."""
-    models = [
-        ModelScores(
-            tasks={
-                "own": Scored(key="1", scores=(Score(benchmark="own", metric="m", **one, **both),))
-            }
-        )
-        for one in (before, after)
-    ]
-    (change,) = compared(*models, result="sft", max_drop=max_drop)
+    scores = [[Score(benchmark="own", metric="m", **one, **both)] for one in (before, after)]
+    (change,) = compare(*scores, result="sft", max_drop=max_drop)
     return change
 
 
@@ -218,7 +208,7 @@ def test_every_kind_of_result_is_asked_by_the_real_harness(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_all(tmp_path, tiny_model, update)
     run = run_plan("plan.yaml", output="out")
-    found = {change.benchmark: change for change in run.record.benchmarks.changes}
+    found = {change.benchmark: change for change in noted_of(run.record).changes}
     assert list(found) == ["choose", "write", "read"]
     assert found["choose"].paired
     assert found["choose"].rows == 12
@@ -228,7 +218,8 @@ def test_every_kind_of_result_is_asked_by_the_real_harness(
 
     if update != "lora":
         return
-    template = run.record.benchmarks.chat_template
+    template = noted_of(run.record).chat_template
+    plan = read_plan(tmp_path / "out" / "plan.yaml")
     for name, extra in (("base", ""), ("sft", f",peft={tmp_path / 'out' / 'stages' / 'sft'}")):
         monkeypatch.chdir(tmp_path / "bench")
         alone = lm_eval.simple_evaluate(
@@ -243,8 +234,8 @@ def test_every_kind_of_result_is_asked_by_the_real_harness(
         monkeypatch.chdir(tmp_path)
         scores = {
             one.benchmark: one.value
-            for scored in read_scores(tmp_path / "out", name).tasks.values()
-            for one in scored.scores
+            for scored in scores_paths(plan, tmp_path / "out", run.record, name).values()
+            for one in scored.scores()
         }
         assert scores["choose"] == alone["choose"]["acc,none"]
         assert scores["read"] == pytest.approx(alone["read"]["word_perplexity,none"], rel=1e-4)
@@ -264,47 +255,3 @@ def test_a_benchmark_that_the_harness_refuses_ends_before_training(
     with pytest.raises(InputError, match=r"choose\.yaml: lm-evaluation-harness cannot run it"):
         run_plan("plan.yaml", output="out")
     assert not (tmp_path / "out" / "stages").exists()
-
-
-@pytest.mark.long
-def test_a_group_of_the_harness_has_its_own_mean_and_a_tag_has_parts(
-    tmp_path, monkeypatch, tiny_model
-):
-    """Found in the folders that define the name, without reading all of the harness's files. The
-    batch that the harness finds for itself changes no score.
-    """
-    lm_eval = pytest.importorskip("lm_eval")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    write_all(tmp_path, tiny_model, "lora")
-    family = tmp_path / "family"
-    family.mkdir()
-    rows = str(tmp_path / "bench" / "rows.jsonl")
-    text = (tmp_path / "bench" / "choose.yaml").read_text().replace("rows.jsonl", rows)
-    for name in ("law", "art"):
-        own = text.replace("task: choose", f"task: {name}\ntag: both")
-        (family / f"{name}.yaml").write_text(own)
-    mean = "aggregate_metric_list: [{metric: acc, weight_by_size: true}]"
-    (family / "all.yaml").write_text(f"group: all_of_them\ntask: [law, art]\n{mean}\n")
-    monkeypatch.setattr(harness, "task_folders", lambda name: [family])
-    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    found = {}
-    for batch in (harness.CPU_BATCH, harness.GPU_BATCH):
-        monkeypatch.setattr(harness, "CPU_BATCH", batch)
-        for name in ("all_of_them", "both"):
-            loaded = harness.named_tasks(name)
-            harness.fix_chance(loaded["tasks"].values())
-            asked = harness.asked_model(model, tokenizer)
-            results = lm_eval.evaluate(lm=asked, task_dict=loaded, limit=5)
-            found[batch, name] = {one.benchmark: one for one in scores_of(results, name)}
-    by_eight, by_itself = (
-        {name: scores for (batch, name), scores in found.items() if batch == one}
-        for one in (8, harness.GPU_BATCH)
-    )
-    assert by_eight == by_itself
-    (mean_of_all,) = by_eight["all_of_them"].values()
-    parts = by_eight["both"]
-    assert sorted(parts) == ["art", "law"]
-    assert mean_of_all.rows == 10
-    assert mean_of_all.value == pytest.approx(sum(one.value for one in parts.values()) / 2)

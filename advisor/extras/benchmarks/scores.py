@@ -1,71 +1,111 @@
-"""What lm-evaluation-harness measured of a base and of results, as the run folder holds it, and how
-much was lost between the two.
-
-| file | value |
-| --- | --- |
-| benchmarks/base.json | ModelScores of the plan's model, before training |
-| benchmarks/<stage>.json | ModelScores of a result |
-| `benchmarks` in run.json | BenchmarkRecord: both, compared |
-"""
+"""Scores of lm-evaluation-harness before and after training, and how much was lost between them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import sqrt
-from typing import Annotated
+from typing import Annotated, Any
 
-from advisor.ground.json_values import OMIT_NULL, JsonObject
+from advisor.ground.json_values import JsonObject
 
-FOLDER = "benchmarks"  # in a run folder
-BASE = "base"
+BASE = "base"  # the name of the plan's model among those that are evaluated
 NOISE = 1.96  # standard errors: a smaller difference is what chance alone often makes
 EXACT = 9  # decimals: 0.52 - 0.5 is 0.02, and no more
+# What stands in a row of results beside the metrics and their standard errors.
+NO_METRIC = {"alias", "name", "sample_len", "sample_count"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Score(JsonObject):
-    """One model's score in one benchmark, by the first metric that its file names."""
+class Score:
+    """One model's score in one benchmark, by the first metric that the benchmark names."""
 
-    benchmark: Annotated[str, "as the harness calls it; of a group, the group or its parts"]
-    metric: Annotated[str, "acc, exact_match (strict-match), ..."]
-    value: Annotated[float, "mean over the questions"]
-    stderr: Annotated[float | None, "its standard error, by the harness"] = None
-    higher_is_better: Annotated[bool, "false: perplexity and the like"] = True
-    rows: Annotated[int | None, "questions asked"] = None
-    values: Annotated[
-        tuple[float, ...] | None,
-        "the metric of each question in order, where the score is their mean",
-        OMIT_NULL,
-    ] = None
-    others: Annotated[Mapping[str, float], "further metrics"] = field(default_factory=dict)
+    benchmark: str
+    metric: str  # acc, exact_match (strict-match), ...
+    value: float
+    stderr: float | None = None
+    higher_is_better: bool = True
+    rows: int | None = None  # questions asked
+    values: tuple[float, ...] | None = None  # of each question, where `value` is their mean
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scored(JsonObject):
-    """What one entry of `evaluation.tasks` came to."""
+def scores_of(results: Mapping[str, Any]) -> list[Score]:
+    """The scores in one answer of the harness: of a group that has a mean, the group; else each of
+    its parts. Empty if there is no number.
+    """
+    table, parts = results["results"], results.get("group_subtasks") or {}
+    inside = {child for children in parts.values() for child in children}
+    names = [name for name in table if name not in inside and _metrics(table[name])]
+    names = names or [name for name in table if _metrics(table[name])]
+    return [_score(name, results) for name in names]
 
-    key: Annotated[str, "digest of the benchmark, of the model and of the limit"]
-    seconds: Annotated[float, "what it took, without loading the model"] = 0.0
-    scores: Annotated[tuple[Score, ...], "one, or one for each part of a group"] = ()
+
+def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
+    """'acc,none' -> value, without standard errors."""
+    return {
+        key: float(value)
+        for key, value in row.items()
+        if "," in key
+        and "_stderr," not in key
+        and key.partition(",")[0] not in NO_METRIC
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+    }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelScores(JsonObject):
-    """benchmarks/<name>.json: one model in every benchmark of the plan, as far as it is done."""
+def _score(name: str, results: Mapping[str, Any]) -> Score:
+    row = results["results"][name]
+    metrics = _metrics(row)
+    listed = ((results.get("configs") or {}).get(name) or {}).get("metric_list") or ()
+    order = [one.get("metric") for one in listed if isinstance(one, dict)]
 
-    chat_template: Annotated[bool, "whether questions were asked through the chat template"] = False
-    versions: Annotated[Mapping[str, str | None], "package -> version"] = field(
-        default_factory=dict
+    def place(key: str) -> int:
+        metric = key.partition(",")[0]
+        return order.index(metric) if metric in order else len(order)
+
+    first = min(metrics, key=place)
+    metric, _, filter_ = first.partition(",")
+    stderr = row.get(f"{metric}_stderr,{filter_}")
+    samples = (results.get("samples") or {}).get(name) or ()
+    higher = (results.get("higher_is_better") or {}).get(name) or {}
+    return Score(
+        benchmark=name,
+        metric=metric if filter_ in ("none", "") else f"{metric} ({filter_})",
+        value=metrics[first],
+        stderr=float(stderr) if isinstance(stderr, int | float) else None,
+        higher_is_better=higher.get(metric) is not False,
+        rows=_rows(name, results),
+        values=_values(samples, metric, filter_, metrics[first]),
     )
-    tasks: Annotated[Mapping[str, Scored], "entry of the plan -> its scores"] = field(
-        default_factory=dict
-    )
+
+
+def _rows(name: str, results: Mapping[str, Any]) -> int | None:
+    """Questions asked in a benchmark; in a group, those of all its parts."""
+    counts = results.get("n-samples") or {}
+    if name in counts:
+        return int(counts[name]["effective"])
+    known = [_rows(part, results) for part in (results.get("group_subtasks") or {}).get(name) or ()]
+    return sum(one or 0 for one in known) if known else None
+
+
+def _values(
+    samples: Sequence[Mapping[str, Any]], metric: str, filter_: str, mean: float
+) -> tuple[float, ...] | None:
+    """The metric of each question in order; None where the score is not their mean."""
+    rows = [one for one in samples if one.get("filter") == filter_ and metric in one]
+    values = [one[metric] for one in sorted(rows, key=lambda one: int(one["doc_id"]))]
+    if not values or not all(isinstance(value, int | float) for value in values):
+        return None
+    found = tuple(float(value) for value in values)
+    return found if abs(sum(found) / len(found) - mean) < 1e-9 else None
+
+
+# --------------------------------------------------------------------------- before and after
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkChange(JsonObject):
-    """One benchmark before and after training."""
+    """One benchmark before and after training, as run.json holds it."""
 
     benchmark: Annotated[str, "as the harness calls it"]
     result: Annotated[str, "the stage (of several tasks: stage-task) whose result was measured"]
@@ -103,21 +143,18 @@ class BenchmarkChange(JsonObject):
     @property
     def loss_words(self) -> str:
         """'0.041', or '4.1 %' of what it was."""
-        return f"{self.loss:.1%}".replace("%", " %") if self.relative else _short(self.loss)
+        return f"{self.loss:.1%}".replace("%", " %") if self.relative else f"{self.loss:.3g}"
 
     def numbers(self) -> str:
         """'0.612 -> 0.571 (-0.041, standard error 0.012)'."""
-        error = (
-            ""
-            if self.difference_stderr is None
-            else f", standard error {_short(self.difference_stderr)}"
-        )
-        return f"{_short(self.before)} -> {_short(self.after)} ({self.difference:+.3g}{error})"
+        error = self.difference_stderr
+        told = "" if error is None else f", standard error {error:.3g}"
+        return f"{self.before:.3g} -> {self.after:.3g} ({self.difference:+.3g}{told})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkRecord(JsonObject):
-    """The benchmarks of a run's plan, before and after training."""
+    """`extras.benchmarks` in run.json: the benchmarks before and after training."""
 
     tasks: Annotated[tuple[str, ...], "`evaluation.tasks` of the plan"] = ()
     max_drop: Annotated[float | None, "the loss that is allowed; null: any"] = None
@@ -131,32 +168,22 @@ class BenchmarkRecord(JsonObject):
         """Those that lost more than the plan allows."""
         return [change for change in self.changes if change.exceeds]
 
-    def of_result(self, name: str) -> list[BenchmarkChange]:
-        """Those of one result."""
-        return [change for change in self.changes if change.result == name]
 
-
-# --------------------------------------------------------------------------- before and after
-
-
-def compared(
-    before: ModelScores, after: ModelScores, *, result: str, max_drop: float | None
+def compare(
+    before: Sequence[Score], after: Sequence[Score], *, result: str, max_drop: float | None
 ) -> list[BenchmarkChange]:
-    """Each benchmark that both models were asked, in the plan's order.
+    """Each benchmark that both models were asked.
 
     Args:
         result: The stage whose result `after` is of.
         max_drop: The loss that is allowed.
     """
-    changes = []
-    for task, scored in after.tasks.items():
-        old = before.tasks.get(task)
-        found = {(one.benchmark, one.metric): one for one in (old.scores if old else ())}
-        for score in scored.scores:
-            earlier = found.get((score.benchmark, score.metric))
-            if earlier is not None:
-                changes.append(_change(earlier, score, result=result, max_drop=max_drop))
-    return changes
+    earlier = {(one.benchmark, one.metric): one for one in before}
+    return [
+        _change(earlier[key], one, result=result, max_drop=max_drop)
+        for one in after
+        if (key := (one.benchmark, one.metric)) in earlier
+    ]
 
 
 def _change(before: Score, after: Score, *, result: str, max_drop: float | None) -> BenchmarkChange:
@@ -197,22 +224,9 @@ def difference_error(before: Score, after: Score) -> tuple[float | None, bool]:
     pairs = before.values, after.values
     if pairs[0] is not None and pairs[1] is not None and len(pairs[0]) == len(pairs[1]) > 1:
         found = [new - old for old, new in zip(pairs[0], pairs[1], strict=True)]
-        return _error_of_mean(found), True
+        mean = sum(found) / len(found)
+        variance = sum((value - mean) ** 2 for value in found) / (len(found) - 1)
+        return sqrt(variance / len(found)), True
     if before.stderr is None or after.stderr is None:
         return None, False
     return sqrt(before.stderr**2 + after.stderr**2), False
-
-
-def _error_of_mean(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return sqrt(variance / len(values))
-
-
-def seconds_of(models: Iterable[ModelScores]) -> float:
-    """What the measurements took together."""
-    return sum(scored.seconds for one in models for scored in one.tasks.values())
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}"
