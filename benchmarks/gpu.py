@@ -30,7 +30,7 @@ from advisor.ground.resources import PACKAGE, trainers_root
 from advisor.ground.units import GIB
 from advisor.methods.kernels import kernel
 from advisor.plan.record import MachineRecord, RunRecord, StageRecord
-from advisor.render.gpu_rows import COLUMNS, UNKNOWN, gpu_row, table_row
+from benchmarks.gpu_rows import COLUMNS, UNKNOWN, gpu_row, table_row
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "gpu.md"
 SPEED_COLUMNS = ("GPU", "model", "method", "trained by", "tokens/s", "allocated GiB",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.advice.types import Advice, Candidate
 from advisor.commands.choice import choose_candidate
 from advisor.commands.session import resolve_plan
-from advisor.ground.files import PLAN_FILE, write_atomically
+from advisor.ground.files import PLAN_FILE
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
 from advisor.launch.here import look_here
@@ -19,7 +19,6 @@ from advisor.plan.write import plan_text as text_of
 from advisor.plan.write_target import write_plan_file
 from advisor.render.answer.page import page_of
 from advisor.render.answer.steps import steps_section
-from advisor.render.html import advice_page
 from advisor.render.terminal import (
     print_advice,
     print_candidate,
@@ -53,7 +52,6 @@ class Menu:
             bundle=self.bundle,
             choose=self.choose,
             plan_text=self.plan_text,
-            save_page=self.save_page,
             explain=lambda outcome, candidate: print_candidate(
                 candidate, self.out, methods=outcome.advice.methods
             ),
@@ -131,12 +129,6 @@ class Menu:
             if outcome.plan_path
             else "there is no plan yet"
         )
-
-    def save_page(self, outcome: Outcome, path: Path) -> Path:
-        """Write the answer as one page. Returns where it lies."""
-        text = self.plan_text(outcome) if outcome.plan_path else None
-        write_atomically(path, advice_page(outcome.advice, plan_text=text))
-        return path
 
 
 class PlanFile:

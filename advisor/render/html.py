@@ -1,4 +1,4 @@
-"""Advice as one HTML file to forward: no network, no script, readable on a phone, in print, in
+"""A report as one HTML file to forward: no network, no script, readable on a phone, in print, in
 light and dark.
 """
 
@@ -7,13 +7,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from advisor.advice.types import Advice
-from advisor.render.answer.first import MEMORY, First
-from advisor.render.answer.page import page_of
 from advisor.render.blocks import Block, Item, Items, Table, Text
 from advisor.render.markup import text
-from advisor.render.memory_bar import STYLE as MEMORY_STYLE
-from advisor.render.memory_bar import memory_bar
 
 # A browser that honours this loads nothing and runs nothing, whatever a model name or a data path
 # contains.
@@ -38,14 +33,10 @@ code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospac
   font-size: .9em; }
 pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .75rem;
   white-space: pre-wrap; }
-.answer { background: var(--soft); border-left: 4px solid var(--mark); padding: .25rem 1rem;
-  border-radius: 0 6px 6px 0; }
-.answer p { margin: .6rem 0; font-size: 1.1rem; }
 dl { display: grid; grid-template-columns: 5.5rem 1fr; gap: .3rem 1rem; margin: 1rem 0; }
 dt { color: var(--quiet); font-weight: 600; grid-column: 1; }
 dd { margin: 0; grid-column: 2; }
-.step p { margin: .8rem 0 .3rem; }
-.step pre, li pre { margin: .3rem 0; }
+li pre { margin: .3rem 0; }
 ul { padding-left: 1.2rem; margin: .5rem 0; }
 li { margin: .35rem 0; }
 .quiet { color: var(--quiet); font-size: .9rem; display: block; }
@@ -55,9 +46,6 @@ th, td { text-align: left; vertical-align: top; padding: .45rem .6rem;
   border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-size: .85rem; overflow-wrap: normal; }
 td:first-child, th:first-child { min-width: 8rem; overflow-wrap: break-word; }
-td.fixed { white-space: nowrap; letter-spacing: .05em; }
-tr.chosen { background: var(--soft); }
-tr.chosen td:first-child { font-weight: 600; box-shadow: inset 4px 0 0 var(--mark); }
 footer { margin-top: 2.5rem; color: var(--quiet); font-size: .85rem; }
 @media (max-width: 36rem) {
   dl { display: block; }
@@ -73,36 +61,6 @@ footer { margin-top: 2.5rem; color: var(--quiet); font-size: .85rem; }
 @media print { body { font-size: 11pt; } main { max-width: none; padding: 0; }
 h2 { break-after: avoid; } tr, li { break-inside: avoid; } }
 """
-
-
-def advice_page(advice: Advice, *, plan_text: str | None = None) -> str:
-    """The whole page as text. Everything that came from outside (names, paths, rules) is escaped.
-
-    `plan_text` is the launch file to show at the end; None leaves that part out.
-    """
-    page = page_of(advice)
-    body = [
-        *_first(advice, page.first),
-        *(
-            line
-            for section in page.sections
-            for line in (
-                f"<section><h2>{text(section.title)}</h2>",
-                *map(block, section.blocks),
-                "</section>",
-            )
-        ),
-        *(_plan(plan_text) if plan_text is not None else ()),
-    ]
-    about = page.composition if advice.fits else "nothing fits"
-    title = f"Fine-tuning advice: {about}"
-    return document(
-        title,
-        f"Fine-tuning advice: <code>{text(about)}</code>",
-        body,
-        footer=page.in_short,
-        style=MEMORY_STYLE,
-    )
 
 
 def document(
@@ -134,37 +92,6 @@ def document(
     return "\n".join(parts) + "\n"
 
 
-def _first(advice: Advice, first: First) -> list[str]:
-    """What is seen first, as on a terminal, with the memory as a bar."""
-    lines = ['<div class="answer">', f"<p>{marked(first.answer)}</p>", "</div>", "<dl>"]
-    for part in first.parts:
-        lines.append(f"<dt>{text(part.label)}</dt>")
-        lines += [f'<dd class="{text(item.tone)}">{marked(item.text)}</dd>' for item in part.items]
-        if part.label == MEMORY:
-            lines += ["<dd>", *memory_bar(advice), "</dd>"]
-    lines.append("</dl>")
-    for step in first.steps:
-        commands = "".join(f"<pre>{text(command)}</pre>" for command in step.commands)
-        lines.append(f'<div class="step"><p>{marked(step.text)}</p>{commands}</div>')
-    return lines
-
-
-def _plan(plan_text: str) -> list[str]:
-    # The editor's modeline names a folder of this computer: of no use to whoever the page is
-    # forwarded to.
-    plan_text = "".join(
-        line
-        for line in plan_text.splitlines(keepends=True)
-        if not line.startswith("# yaml-language-server:")
-    )
-    return [
-        "<section><h2>The plan</h2>",
-        "<p>Save this as <code>plan.yaml</code> and run <code>advise run plan.yaml</code>.</p>",
-        f"<pre>{text(plan_text, keep_lines=True)}</pre>",
-        "</section>",
-    ]
-
-
 def block(part: Block) -> str:
     """One block of a page as HTML."""
     if isinstance(part, Text):
@@ -190,12 +117,11 @@ def table(part: Table) -> str:
     head = "".join(f'<th scope="col">{text(column)}</th>' for column in part.columns)
     rows = []
     for row in part.rows:
-        cells = zip(part.columns, row.cells, part.fixed, strict=True)
         body = "".join(
-            f'<td data-column="{text(column)}"{" class=fixed" if fixed else ""}>{text(cell)}</td>'
-            for column, cell, fixed in cells
+            f'<td data-column="{text(column)}">{text(cell)}</td>'
+            for column, cell in zip(part.columns, row.cells, strict=True)
         )
-        rows.append(f"<tr{' class=chosen' if row.chosen else ''}>{body}</tr>")
+        rows.append(f"<tr>{body}</tr>")
     return (
         f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
         + "\n".join(rows)

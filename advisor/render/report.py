@@ -25,7 +25,6 @@ from advisor.plan.record import (
     last_of_each_task,
 )
 from advisor.render import bars, curves
-from advisor.render.gpu_rows import WHERE_ROWS_GO, gpu_rows
 from advisor.render.html import block, document
 from advisor.render.markup import text
 from advisor.render.model_card import limits, model_card
@@ -136,7 +135,6 @@ def report_page(
         *_plan(record, plan_text),
         *_versions(record),
     ]
-    body += _gpu_rows(record)
     return document(
         f"Report: {record.name}",
         f"Report: <code>{text(str(record.name))}</code>",
@@ -272,14 +270,3 @@ def _versions(record: RunRecord) -> list[str]:
     digests = {**record.digests, **inputs}
     lines = [shown, *(f"{name}: {digest}" for name, digest in digests.items())]
     return section("Versions and digests", items(lines))
-
-
-def _gpu_rows(record: RunRecord) -> list[str]:
-    """Rows for the table of measured GPUs, for whoever wants to contribute them."""
-    rows = gpu_rows(record)
-    if not rows:
-        return []
-    shown = text("\n".join(rows), keep_lines=True)
-    return section(
-        "For the table of measured GPUs", f"<p>{text(WHERE_ROWS_GO)}</p><pre>{shown}</pre>"
-    )

@@ -26,8 +26,6 @@ from advisor.wizard.what_if import flip_words
 if TYPE_CHECKING:
     from rich.console import Console
 
-PAGE_NAME = "advice.html"
-
 
 def run_wizard(
     *,
@@ -106,7 +104,6 @@ class _Closing:
             "next_steps": self.actions.next_steps,
             "why": self._why,
             "plan": lambda outcome: self.ui.say(self.actions.plan_text(outcome)),
-            "save": self._save_page,
             "bundle": self._bundle,
             "trial": self._trial,
         }
@@ -363,28 +360,3 @@ class _Closing:
             "Choose one to try it; it can be undone.", [*options, Option(value=BACK, label="Back")]
         )
         return self._try(outcome, chosen)
-
-    def _save_page(self, outcome: Outcome) -> bool:
-        name = (
-            self.ui.enter(
-                "File name of the page",
-                hint="one file that you can forward; < and Enter: back",
-                default=PAGE_NAME,
-            ).strip()
-            or PAGE_NAME
-        )
-        if name == "<":
-            return False
-        path = Path(name).expanduser()
-        if path.exists():
-            options = [
-                Option(value=True, label="Replace it"),
-                Option(value=False, label="Leave it as it is"),
-            ]
-            if not self.ui.choose(f"{path} exists already.", options):
-                return False
-        try:
-            self.ui.say(f"Saved: {self.actions.save_page(outcome, path)}")
-        except (AdviseError, OSError) as error:
-            self.ui.say(f"The page was not saved. {error}", tone="warning")
-        return False

@@ -49,7 +49,6 @@ def menu_options(
         *_missing(outcome, askable),
         *_looking(outcome),
         *_changing(outcome, skipped, mattering, undo),
-        Option(value="save", label="Save as a page", help="one file to forward"),
         Option(value="quit", label="Quit"),
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.advice.types import Advice, Candidate
@@ -58,5 +57,4 @@ class Actions:
     bundle: Callable[[Outcome], list[str]]  # pack it for another machine; what to say of it
     choose: Callable[[Outcome, Candidate], Outcome]  # the outcome with another method
     plan_text: Callable[[Outcome], str]
-    save_page: Callable[[Outcome, Path], Path]  # write the page; where it lies
     explain: Callable[[Outcome, Candidate], None]  # print everything about one candidate

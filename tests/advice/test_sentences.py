@@ -17,7 +17,6 @@ from advisor.advice.planning import make_plan, missing_for_plan
 from advisor.advice.types import Reason
 from advisor.ground.errors import InputError
 from advisor.render.advice_json import advice_document
-from advisor.render.html import advice_page
 from advisor.render.rules import conditions, outcome
 from advisor.render.terminal import print_advice
 from advisor.ruleset.load import load_rules
@@ -76,11 +75,10 @@ def texts_of(document: object) -> Iterator[str]:
 
 
 def said(advice, *, told: bool) -> Iterator[str]:
-    """Every text of an answer: terminal, HTML, JSON, comments of the plan, reasons of the wizard."""
+    """Every text of an answer: terminal, JSON, comments of the plan, reasons of the wizard."""
     file = io.StringIO()
     print_advice(advice, Console(file=file, width=10_000))
     yield from file.getvalue().splitlines()
-    yield re.sub(r"<[^>]*>", " ", advice_page(advice)).replace("&#x27;", "'")
     yield from texts_of(advice_document(advice, plan=None))
     if advice.recommendation.composition.chain and not missing_for_plan(
         advice, advice.recommendation, RULES

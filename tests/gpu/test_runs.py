@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from advisor.launch import run_plan
-from advisor.render.gpu_rows import COLUMNS, gpu_rows
 
 PLAN = """\
 version: 1
@@ -50,15 +49,10 @@ def run(folder: Path, model: Path, data: Path, name: str, processes: int = 1) ->
 def test_measured_memory_is_what_was_expected(
     tmp_path: Path, smollm: Path, chats: Path, name: str
 ) -> None:
-    """The peak that torch allocated is within a fifth of the estimate for it, and the run has a row
-    to contribute.
-    """
+    """The peak that torch allocated is within a fifth of the estimate for it."""
     record = run(tmp_path, smollm, chats, name).record
     stage = record.stages[0]
     assert stage.measured.peak_bytes == pytest.approx(stage.expected.counted_bytes, rel=0.2)
-    (row,) = gpu_rows(record)
-    assert row.count("|") == len(COLUMNS) + 1
-    assert str(tmp_path) not in row
 
 
 @pytest.mark.two_gpus

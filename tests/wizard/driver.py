@@ -14,7 +14,6 @@ from rich.console import Console
 
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answers
-from advisor.render.html import advice_page
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
 from advisor.ruleset.facts import load_facts
 from advisor.wizard import Actions, Outcome, run_wizard
@@ -37,10 +36,6 @@ def main() -> int:
             return Outcome(advice=EXAMPLES[example](), plan=PLAN, plan_path="plan.yaml")
         return Outcome(advice=EXAMPLES[example](), missing=("data.path",))
 
-    def save_page(outcome: Outcome, path: Path) -> Path:
-        path.write_text(advice_page(outcome.advice, plan_text=outcome.plan))
-        return path
-
     def run(outcome: Outcome) -> int:
         print("RUNNING", outcome.plan_path)
         return 0
@@ -56,7 +51,6 @@ def main() -> int:
         bundle=lambda outcome: ["BUNDLE"],
         choose=lambda outcome, candidate: outcome,
         plan_text=lambda outcome: outcome.plan,
-        save_page=save_page,
         explain=lambda outcome, candidate: print_candidate(
             candidate, console, methods=outcome.advice.methods
         ),

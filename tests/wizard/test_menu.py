@@ -34,10 +34,6 @@ def menu(
     """
     called: list[Any] = []
 
-    def save_page(outcome, path):
-        path.write_text("page")
-        return path
-
     given = {
         "show": lambda outcome: called.append("show"),
         "show_all": lambda outcome: called.append("show_all"),
@@ -49,7 +45,6 @@ def menu(
             outcome, advice=replace(outcome.advice, recommendation=candidate)
         ),
         "plan_text": lambda outcome: "PLAN TEXT",
-        "save_page": save_page,
         "explain": lambda outcome, candidate: called.append(str(candidate.composition)),
         **(actions or {}),
     }
@@ -381,38 +376,11 @@ def test_quitting_tells_whether_anything_fits():
     assert menu(lambda answers: Outcome(advice=nothing_fits()), "Quit")[0] == 3
 
 
-def test_the_plan_is_shown_and_the_page_saved(tmp_path, monkeypatch):
-    """The menu comes back after each; an existing file is replaced only when told to."""
-    monkeypatch.chdir(tmp_path)
-    Path("mine.html").write_text("mine")
-    code, ui, _ = menu(
-        ready,
-        "Show the plan",
-        "Save as a page",
-        "",
-        "Save as a page",
-        "mine.html",
-        "Leave it as it is",
-        "Save as a page",
-        "<",
-        "Quit",
-    )
+def test_the_plan_is_shown():
+    """The menu comes back after it."""
+    code, ui, _ = menu(ready, "Show the plan", "Quit")
     assert code == 0
     assert "PLAN TEXT" in ui.said
-    assert Path("advice.html").read_text() == "page"
-    assert Path("mine.html").read_text() == "mine"
-
-
-def test_a_page_that_cannot_be_written_is_no_crash(tmp_path, monkeypatch):
-    """The reason is said and the menu comes back."""
-    monkeypatch.chdir(tmp_path)
-
-    def refuse(outcome, path):
-        raise OSError(28, "No space left on device")
-
-    code, ui, _ = menu(ready, "Save as a page", "", "Quit", actions={"save_page": refuse})
-    assert code == 0
-    assert any("No space left on device" in text for text in ui.said)
 
 
 def test_why_and_why_not_come_back_to_the_menu():
@@ -568,7 +536,6 @@ def test_a_flag_can_be_changed_in_the_menu():
         bundle=lambda _: [],
         choose=lambda outcome, _: outcome,
         plan_text=lambda _: "",
-        save_page=lambda _, path: path,
         explain=lambda *_: None,
     )
     earlier = Answers(known={"task": Answer(value="qa", origin="flag")})

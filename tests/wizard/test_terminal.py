@@ -144,20 +144,6 @@ def test_nothing_fits_ends_with_3(start):
     assert ended(child) == 3
 
 
-def test_the_page_is_saved_from_the_menu(start, tmp_path):
-    """Save as a page writes the file that was named."""
-    child = start("scenario_5", "--plan")
-    answer_all(child)
-    child.expect("What now")
-    child.send(UP * 2 + ENTER)
-    child.expect("File name of the page")
-    child.send("\x15mine.html" + ENTER)
-    child.expect(r"Saved: mine\.html")
-    child.send(UP + ENTER)
-    assert ended(child) == 0
-    assert "QLoRA" in (tmp_path / "mine.html").read_text()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "vt100"}, {"TERM": "linux"}])
 def test_other_terminals_work(start, environment):

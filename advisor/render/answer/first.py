@@ -27,7 +27,7 @@ from advisor.render.words import THREE_LINES, TWO_LINES, is_chosen, sentence, sh
 COLUMNS, LINES = 80, 23  # a terminal of 24 lines shows its prompt as well
 LABEL = 9  # columns of the labels at the left
 BULLET = 2
-MEMORY, WARNING = "Memory", "Warning"  # the label that a picture may stand beside
+WARNING = "Warning"
 # How many entries of a label are added while there is room, the most useful first. One of each
 # stands there in any case.
 ADDED = (
@@ -145,7 +145,7 @@ def _parts(advice: Advice) -> Iterator[Part]:
         yield _part("Against" if is_chosen(advice) else "Why", _reasons(advice))
     if composition.chain and advice.nothing_fits is None:
         yield _part("Model", [_suggested(advice)])
-        yield _part(MEMORY, [memory_line(advice)])
+        yield _part("Memory", [memory_line(advice)])
         yield _part("Data", _limited(advice))
         time, cost = time_and_cost(advice)
         yield _part("Time", [time])

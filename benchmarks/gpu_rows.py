@@ -1,14 +1,11 @@
-"""What a run measured on a GPU as rows of the table in docs/gpu.md, which a user may contribute.
-
-A row has no paths, no names of data, files or plans, and nothing is sent anywhere: it is printed.
-"""
+"""What a run measured on a GPU as rows of the table in docs/gpu.md. No paths, no names of data."""
 
 from __future__ import annotations
 
 import re
 
 from advisor.ground.units import GIB
-from advisor.plan.record import DONE, ResolvedSettings, RunRecord, StageRecord
+from advisor.plan.record import ResolvedSettings, RunRecord, StageRecord
 
 COLUMNS = (
     "GPU",
@@ -24,26 +21,9 @@ COLUMNS = (
     "tokens/s",
     "versions",
 )
-WHERE_ROWS_GO = (
-    "Measured on a GPU. The table in docs/gpu.md takes these rows; nothing has been sent:"
-)
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 UNKNOWN = "?"
-
-
-def gpu_rows(record: RunRecord) -> list[str]:
-    """One row for each finished stage that ran on a GPU; empty for a run elsewhere."""
-    machine = record.hardware
-    if machine is None or machine.kind not in ("cuda", "rocm") or not machine.gpus:
-        return []
-    return [table_row(gpu_row(record, stage)) for stage in record.stages if is_measured(stage)]
-
-
-def is_measured(stage: StageRecord) -> bool:
-    """Whether the stage was trained to its end, with its memory counted by a GPU."""
-    measured = stage.measured
-    return stage.status == DONE and measured is not None and measured.counter == "allocated"
 
 
 def gpu_row(record: RunRecord, stage: StageRecord) -> tuple[str, ...]:
