@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from advisor.advice.types import Advice, Candidate
 from advisor.commands.choice import choose_candidate
 from advisor.commands.session import resolve_plan
+from advisor.commands.tools import run_tool
+from advisor.export.exporter import Wanted, exporters
+from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
@@ -103,17 +106,25 @@ class Menu:
         return self.train(outcome, {"max_steps": outcome.trial_steps})
 
     def bundle(self, outcome: Outcome) -> list[str]:
-        """Pack the plan for another machine, under a name that is free."""
-        from advisor.export.bundle.build import make_bundle
-        from advisor.export.bundle.words import ARCHIVE
-
+        """Pack the plan for another machine, under a name that is free. Returns what to say."""
+        form = exporters().get("bundle")
+        if form is None:
+            raise MachineNotReady("the form 'bundle' is not here", hint="install advise again")
         plan: Plan = outcome.plan[0]
         number, name = 1, f"{plan.name}-bundle"
-        while Path(name).exists() or Path(f"{name}{ARCHIVE}").exists():
+        while any(Path.cwd().glob(f"{name}*")):
             number += 1
             name = f"{plan.name}-bundle-{number}"
-        made = make_bundle(Path(str(outcome.plan_path)), Path(name), say=self.out.print)
-        return made.lines(Path.cwd())
+        source, lines = Path(str(outcome.plan_path)), list[str]()
+        wanted = Wanted(
+            source=source,
+            out=Path(name),
+            only=None,
+            say=lines.append,
+            run_tool=lambda tool, *arguments: run_tool(tool, *arguments).returncode,
+        )
+        form.export(wanted)
+        return lines
 
     def choose(self, outcome: Outcome, candidate: Candidate) -> Outcome:
         """The outcome with another candidate, and its plan. Raises AdviseError if it cannot be."""

@@ -63,7 +63,7 @@ def test_everything_else_works_without_an_extra(name, tmp_path):
     assert [code for code, _, _ in ended] == [0, 0, 0], ended
     assert json.loads(ended[0][1])["recommendation"]["composition"]
     assert json.loads(ended[1][1])["rows"] == 40
-    assert "merged" in ended[2][1]
+    assert "Forms of a run's result:" in ended[2][1]
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 import advisor.export
-from advisor.export.bundle import contents
-from advisor.export.bundle.build import make_bundle
-from advisor.export.bundle.wheel import product_wheel
 from advisor.export.exporter import exporters, found_exporters
+from advisor.extras.jobs.bundle import contents
+from advisor.extras.jobs.bundle.build import make_bundle
+from advisor.extras.jobs.bundle.wheel import product_wheel
 from advisor.ground.errors import InputError
 from advisor.plan.read import read_plan
 from tests.fake_model import write_fake_model
@@ -203,7 +203,7 @@ def test_a_folder_that_begins_like_an_option_is_named_as_a_path(project):
 @pytest.mark.parametrize("out", ["out", "out.tar.gz"])
 def test_data_that_change_meanwhile_are_said(project, monkeypatch, content, out):
     """What is packed is what its digest is of; else nothing is left of the bundle."""
-    from advisor.export.bundle import build
+    from advisor.extras.jobs.bundle import build
 
     def change(*_, **__):
         data = project / "hr" / "train.jsonl"
@@ -321,7 +321,7 @@ def test_the_wheel_is_the_product(tmp_path):
     assert {one.split("/")[0] for one in names} == {"advisor", info}
     for inside in ("rules/facts.yaml", "trainers/sft.py", "constraints-tested.txt"):
         assert f"advisor/_bundled/{inside}" in names
-    assert "advisor/export/bundle/run.sh" in names
+    assert "advisor/extras/jobs/bundle/run.sh" in names
     assert "Provides-Extra: train" in metadata
     assert len(recorded) == len(names)
     assert product_wheel() == (name, content)
@@ -552,7 +552,7 @@ def test_the_wheel_of_a_bundle_is_the_wheel_of_a_build(tmp_path):
     )
     code = (
         "import sys; from importlib.metadata import requires\n"
-        "from advisor.export.bundle.wheel import product_wheel\n"
+        "from advisor.extras.jobs.bundle.wheel import product_wheel\n"
         "name, content = product_wheel()\n"
         "open('again.whl', 'wb').write(content); print(requires('finetune-advisor'))"
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from advisor.export.bundle.build import make_bundle
-from advisor.export.bundle.needs import Needs, plan_needs
-from advisor.export.bundle.words import Job
 from advisor.export.exporter import Wanted
+from advisor.extras.jobs.bundle.build import make_bundle
+from advisor.extras.jobs.bundle.needs import Needs, plan_needs
+from advisor.extras.jobs.bundle.words import Job
 from advisor.ground.errors import InputError
 from advisor.plan.read import read_plan
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advisor.export.bundle.needs import Needs
+from advisor.extras.jobs.bundle.needs import Needs
 from advisor.ground.errors import InputError, nearest
 from advisor.ground.skypilot import names_of, skypilot_accelerators
 from advisor.probe.catalogue import load_catalogue

@@ -22,8 +22,8 @@ from typing import Any, Literal
 from advisor.data.chat_text import ChatText
 from advisor.data.measure.tokenizer import json_object, template_source
 from advisor.export.exporter import Wanted
-from advisor.export.vllm.adapter import CONFIG, WEIGHTS, modules, why_not_held
-from advisor.export.vllm.script import GENERATION, SCRIPT, TEMPLATE, script
+from advisor.extras.vllm.folder.adapter import CONFIG, WEIGHTS, modules, why_not_held
+from advisor.extras.vllm.folder.script import GENERATION, SCRIPT, TEMPLATE, script
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
 from advisor.methods import update

@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from advisor.commands.export import export
-from advisor.export.bundle.needs import plan_needs
-from advisor.export.slurm.script import slurm_job
+from advisor.extras.jobs.bundle.needs import plan_needs
+from advisor.extras.jobs.slurm.script import slurm_job
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE
 from advisor.launch.folder import RunFolder
 from advisor.plan.read import read_plan
-from tests.export.jobs import DATA, TASKS, write_project
+from tests.extras.jobs.project import DATA, TASKS, write_project
 
 TWO_MACHINES = "{device: cuda, processes: 8, nodes: 2, strategy: fsdp}"
 

@@ -10,14 +10,14 @@ import yaml
 from click.testing import CliRunner
 
 from advisor.commands.export import export
-from advisor.export.bundle.needs import plan_needs
-from advisor.export.skypilot.accelerators import gpu_of
-from advisor.export.skypilot.task import skypilot_job
+from advisor.extras.jobs.bundle.needs import plan_needs
+from advisor.extras.jobs.skypilot.accelerators import gpu_of
+from advisor.extras.jobs.skypilot.task import skypilot_job
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.skypilot import skypilot_accelerators
 from advisor.plan.read import read_plan
 from advisor.probe.catalogue import load_catalogue
-from tests.export.jobs import TASKS, write_project
+from tests.extras.jobs.project import TASKS, write_project
 
 TWO_MACHINES = "{device: cuda, processes: 8, nodes: 2, strategy: fsdp}"
 # An environment that holds skypilot: its packages do not go with those of the trainers.

@@ -1,6 +1,6 @@
 """An exported job on a real Slurm: two machines on the loopback, real trainings on the processor.
 
-`python -m pytest -n0 -m long tests/export/test_slurm_real.py`; skipped where Slurm is not installed.
+`python -m pytest -n0 -m long tests/extras/jobs/test_slurm_real.py`; skipped where Slurm is not installed.
 """
 
 import json
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from advisor.export.bundle.build import make_bundle
-from advisor.export.bundle.needs import plan_needs
-from advisor.export.slurm.script import slurm_job
+from advisor.extras.jobs.bundle.build import make_bundle
+from advisor.extras.jobs.bundle.needs import plan_needs
+from advisor.extras.jobs.slurm.script import slurm_job
 from advisor.plan.read import read_plan
-from tests.export.jobs import write_rows
-from tests.export.slurm_cluster import kill, missing_programs, running_cluster, wait
+from tests.extras.jobs.project import write_rows
+from tests.extras.jobs.slurm_cluster import kill, missing_programs, running_cluster, wait
 
 MISSING = missing_programs()
 pytestmark = [

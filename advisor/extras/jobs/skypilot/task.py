@@ -8,9 +8,9 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from advisor.export.bundle.needs import Needs, why_online
-from advisor.export.bundle.words import SCRIPT, Job, wrapped
-from advisor.export.skypilot.accelerators import accelerators
+from advisor.extras.jobs.bundle.needs import Needs, why_online
+from advisor.extras.jobs.bundle.words import SCRIPT, Job, wrapped
+from advisor.extras.jobs.skypilot.accelerators import accelerators
 from advisor.ground.units import GIB
 from advisor.ground.version import __version__
 from advisor.plan.write import plan_digest
