@@ -16,7 +16,7 @@ from advisor.plan.change import set_values as apply_changes
 from advisor.plan.comments import comments_after, comments_of
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
-from advisor.plan.notes import in_trial
+from advisor.plan.notes import borrowed_rates, in_trial
 from advisor.plan.paths import with_paths
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
 from advisor.plan.record import RECORD, RunRecord
@@ -39,6 +39,7 @@ class PlanRun:
     inputs: Inputs  # what the paths hold
     digests: Mapping[str, str]
     is_chosen_folder: bool  # the user named it with --output
+    warnings: tuple[str, ...] = ()  # what the plan leaves out and had better say
 
     @property
     def shown_folder(self) -> str:
@@ -143,6 +144,9 @@ def prepare_plan(
         inputs=inputs,
         digests=digests,
         is_chosen_folder=output is not None,
+        warnings=tuple(borrowed_rates(parse_yaml(original, name=str(path)).data, plan))
+        if original is not None
+        else (),
     )
 
 

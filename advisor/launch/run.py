@@ -225,7 +225,12 @@ def _train(call: Call, crew: Crew | None) -> Run | DryRun:
     if faults and not call.dry_run:
         raise MachineNotReady(faults=faults)
     # A dry run is what shows how much is really needed: it is tried.
-    found = (*checked.warnings, *notes, *(line for one in memory for line in one.warnings))
+    found = (
+        *run.warnings,
+        *checked.warnings,
+        *notes,
+        *(line for one in memory for line in one.warnings),
+    )
     for warning in (*found, *(fault.headline for fault in faults)):
         say(f"warning: {warning}")
 

@@ -65,6 +65,22 @@ def test_a_plan_is_trained_into_its_own_folder(shop):
     ]
 
 
+def test_a_rate_that_the_plan_leaves_out_is_told(shop, capsys):
+    """A preference stage does not take the rate of supervised fine-tuning without a word."""
+    rows = (
+        json.dumps({"prompt": f"{n}?", "chosen": f"Yes, {n}.", "rejected": "no"}) for n in range(9)
+    )
+    (shop / "train.jsonl").write_text("\n".join(rows))
+    plan = PLAN.replace("objective: sft", "objective: dpo")
+    (shop / "plan.yaml").write_text(plan.replace("    learning_rate: 2e-4\n", ""))
+    shutil.copytree(STAND_IN, shop / "standin")
+    sft = shop / "standin" / "trainers" / "sft.py"
+    shutil.copy(sft, sft.with_name("dpo.py"))
+    run(trainers=shop / "standin")
+    told = "warning: stage sft names no learning_rate and takes 0.0002"
+    assert told in capsys.readouterr().err
+
+
 def test_a_finished_run_is_left_alone(shop, capsys):
     """A second run of the same plan says that it is finished and starts no trainer."""
     first = run()
