@@ -76,6 +76,7 @@ def test_a_rate_that_the_plan_leaves_out_is_told(shop, capsys):
     shutil.copytree(STAND_IN, shop / "standin")
     sft = shop / "standin" / "trainers" / "sft.py"
     shutil.copy(sft, sft.with_name("dpo.py"))
+    sft.write_text(sft.read_text().replace('choices=["sft"]', 'choices=["dpo"]'))
     run(trainers=shop / "standin")
     told = "warning: stage sft names no learning_rate and takes 0.0002"
     assert told in capsys.readouterr().err
