@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -49,11 +49,25 @@ def lint_rules(
     overlays: tuple[Path, ...] = (),
     *,
     root: Path | None = None,
+    faults: Iterable[Fault] = (),
 ) -> LintedRules:
     """The whole check of the shipped layers, or of what files of one's own change about them.
 
     A file that cannot be read is a report too.
+
+    Args:
+        faults: What is wrong with the catalogues beside the rules.
     """
+    checked = _lint_rules(layers, overlays, root)
+    known = {(finding.at, finding.text) for finding in checked.report.findings}
+    more = [_unreadable(one) for one in faults if (one.where, one.what) not in known]
+    report = replace(checked.report, findings=(*more, *checked.report.findings))
+    return replace(checked, report=report)
+
+
+def _lint_rules(
+    layers: tuple[str, ...], overlays: tuple[Path, ...], root: Path | None
+) -> LintedRules:
     start = time.perf_counter()
     try:
         ruleset = load_rules(layers, overlays, root=root)
