@@ -252,7 +252,8 @@ def _next(report: JobReport, plan_path: str | None) -> Iterator[str]:
     elif report.data_problem:
         yield f"Next: advise check {shlex.quote(str(report.data))}"
     elif report.data is None:
-        yield (f"Next: save the training file beside the job, then: {again} plan.yaml")
+        yield "Save the training file beside the job, then"
+        yield f"Next: {again} plan.yaml"
     elif report.trains:
         yield f"Next: {again} plan.yaml"
     if not report.trains:

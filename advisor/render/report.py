@@ -33,7 +33,8 @@ from advisor.render.report_parts import grid, items, number, section
 from advisor.render.report_stage import stage_section
 from advisor.render.result_commands import (
     ask_command,
-    export_line,
+    export_command,
+    forms_of,
     rewrite_command,
     serve_command,
     served_stages,
@@ -218,8 +219,10 @@ def _use(record: RunRecord, folder: Path) -> list[str]:
             ("Ask it from Python", ask_command(result, stage.update)),
         ]
         method = update(stage.update)
-        if (taken := export_line(record, stage, folder)) is not None:
-            lines.append(("Take it to Ollama, or in another form", taken))
+        if forms := forms_of(record, stage):
+            others = ", ".join(f"--to {form}" for form in forms[1:])
+            taken = export_command(forms[0], folder)
+            lines.append((f"Take it to Ollama, or in another form ({others})", taken))
         if method.imports:
             note = f"{method.result}: in Python, import {method.imports} first. {limits(method)}"
             lines.append(("Note", note))
