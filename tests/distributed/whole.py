@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from tests.distributed.cells import DDP, FSDP, LESSONS, ONE, all_cells, write_plan
-from tests.distributed.comparing import LIMIT
+from tests.distributed.cells import DDP, FSDP, LESSONS, ONE, Cell, all_cells, write_plan
+from tests.distributed.comparing import CAST, LIMIT, ROUNDED
 from tests.distributed.settings import SETTINGS, setting_plan
 from tests.distributed.train import TRAINED
 from tests.distributed.trained import Place, Result, Wanted, train_shared
@@ -17,10 +17,18 @@ ANEW = "each process held "  # what a run says that cannot go on from a checkpoi
 
 def train_table(folder: Path, only: Collection[str] = ()) -> dict[Place, Result]:
     """Every cell of the table that one of the words names; all of them without a word."""
-    cells = [cell for cell in all_cells() if cell.is_any_of(only)]
+    return train_cells(folder, [cell for cell in all_cells() if cell.is_any_of(only)])
+
+
+def train_cells(folder: Path, cells: Iterable[Cell]) -> dict[Place, Result]:
+    """These cells of the table."""
     return train_shared(
         {
-            cell.place: Wanted(write_plan(folder, cell), samples=LESSONS[cell.objective].samples)
+            cell.place: Wanted(
+                write_plan(folder, cell),
+                rounded=CAST if cell.casts else None,
+                samples=LESSONS[cell.objective].samples,
+            )
             for cell in cells
         }
     )
@@ -31,7 +39,9 @@ def train_settings(folder: Path) -> dict[Place, Result]:
     return train_shared(
         {
             (name, strategy): Wanted(
-                setting_plan(folder, name, strategy), rounded=one.rounded, samples=one.samples
+                setting_plan(folder, name, strategy),
+                rounded=ROUNDED if one.rounded else None,
+                samples=one.samples,
             )
             for name, one in SETTINGS.items()
             for strategy in (ONE, DDP, FSDP)
