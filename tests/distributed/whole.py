@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from tests.distributed.cells import DDP, FSDP, LESSONS, ONE, Cell, all_cells, write_plan
-from tests.distributed.comparing import CAST, LIMIT, ROUNDED
-from tests.distributed.settings import SETTINGS, setting_plan
+from tests.distributed.cells import LESSONS, Cell, all_cells, write_plan
+from tests.distributed.comparing import CAST, LIMIT
+from tests.distributed.settings import SETTINGS, all_settings
 from tests.distributed.train import TRAINED
 from tests.distributed.trained import Place, Result, Wanted, train_shared
 from tests.distributed.worlds import Found, compared
@@ -35,16 +35,13 @@ def train_cells(folder: Path, cells: Iterable[Cell]) -> dict[Place, Result]:
 
 
 def train_settings(folder: Path) -> dict[Place, Result]:
-    """Every setting, alone and shared in both ways."""
+    """Every setting, alone and shared in both ways, in both precisions."""
     return train_shared(
         {
-            (name, strategy): Wanted(
-                setting_plan(folder, name, strategy),
-                rounded=ROUNDED if one.rounded else None,
-                samples=one.samples,
+            one.place: Wanted(
+                one.plan(folder), rounded=one.rounded, samples=SETTINGS[one.setting].samples
             )
-            for name, one in SETTINGS.items()
-            for strategy in (ONE, DDP, FSDP)
+            for one in all_settings()
         }
     )
 
