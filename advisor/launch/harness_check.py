@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, nearest
+from advisor.ground.files import text_of
 from advisor.ground.hub_cache import hub_cache, hub_home, is_offline
 from advisor.ground.install_line import install_line
 from advisor.plan.harness_tasks import (
@@ -105,7 +106,7 @@ def _check_name(task: str, at: str, found: HarnessCheck) -> None:
 
 
 def _is_unsafe(path: Path) -> bool:
-    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    text = text_of(path, errors="replace") if path.is_file() else ""
     return "\nunsafe_code: true" in f"\n{text}"
 
 
@@ -163,7 +164,7 @@ def _check_file(path: Path, task: str, at: str, found: HarnessCheck) -> None:
         )
         return
     try:
-        text = path.read_text("utf-8")
+        text = text_of(path)
     except (OSError, UnicodeDecodeError) as error:
         found.bad.append(Fault(where=str(path), what=f"cannot be read as text: {error}"))
         return
@@ -243,7 +244,7 @@ def _with_includes(held: dict[str, Any], path: Path, found: HarnessCheck) -> dic
                 Fault(where=str(path), what=f"include names {other}, which is not there")
             )
             continue
-        inner, _, fault = _parsed(other.read_text("utf-8", errors="replace"), other)
+        inner, _, fault = _parsed(text_of(other, errors="replace"), other)
         if fault is not None:
             found.bad.append(fault)
         whole |= inner

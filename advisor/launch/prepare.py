@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advisor.ground.errors import InputError, nearest
-from advisor.ground.files import PLAN_FILE
+from advisor.ground.files import PLAN_FILE, text_of
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch.folder import OTHER_FOLDER, Identity
 from advisor.launch.input_digests import Inputs, Say, task_digests
@@ -91,7 +91,7 @@ def prepare_plan(
             path = path / PLAN_FILE
         plan = read_plan(path)
         path = path.resolve()
-        original = path.read_text("utf-8")
+        original = text_of(path)
         comments = comments_of(original, name=str(path))
     planned = plan
     plan = apply_changes(planned, changes, base=path.parent)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.content import file_digest
+from advisor.ground.files import text_of
 from advisor.plan.benchmark_record import BASE, FOLDER, ModelScores
 from advisor.plan.harness_tasks import LOCAL_BUILDERS, data_set_of
 from advisor.plan.model import Plan
@@ -81,7 +82,7 @@ def files_of(path: Path, seen: frozenset[Path] = frozenset()) -> list[Path]:
     found = [path]
     if path.suffix not in TASK_FILES:
         return found
-    text = path.read_text("utf-8", errors="replace")
+    text = text_of(path, errors="replace")
     named = [
         *NAMED.findall(text),
         *(f"{one.replace('.', '/')}.py" for one in FUNCTION.findall(text)),

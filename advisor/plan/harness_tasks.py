@@ -12,6 +12,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from advisor.ground.files import text_of
+
 PACKAGE = "lm_eval"
 # The name that a file defines: of a task, or of a group of tasks.
 NAME = re.compile(
@@ -63,7 +65,7 @@ def known_tasks() -> dict[str, tuple[TaskFile, ...]]:
         # Files without an ending are included by others, and may name their tags.
         if path.suffix not in ("", ".yaml") or not path.is_file():
             continue
-        text = path.read_text("utf-8", errors="replace") + "\n"
+        text = text_of(path, errors="replace") + "\n"
         for name in NAME.findall(text) if path.suffix else ():
             found.setdefault(name, []).append(TaskFile(path))
         for one, several, lines in TAGS.findall(text):
@@ -100,7 +102,7 @@ def data_set_of(path: Path) -> str | None:
     """The data set that a file of the harness names, itself or by what it includes; None without
     one.
     """
-    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    text = text_of(path, errors="replace") if path.is_file() else ""
     named = DATA_SET.search(text)
     if named is not None:
         return named[1]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
+from advisor.ground.files import PLAN_FILE, shown_path, text_of, write_atomically
 from advisor.methods import update
 from advisor.plan.push_record import upload_command
 from advisor.plan.record import (
@@ -72,7 +72,7 @@ def write_report(folder: Path, record: RunRecord) -> Path:
     page = report_page(
         record,
         folder=folder,
-        plan_text=plan.read_text("utf-8") if plan.is_file() else "",
+        plan_text=text_of(plan) if plan.is_file() else "",
         metrics=read_metrics(folder / METRICS),
         rollouts={
             stage.name: read_rollouts(folder / stage.folder / ROLLOUTS)
@@ -91,7 +91,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; one that was cut off or damaged is left out."""
     found = []
     if path.is_file():
-        for line in path.read_text("utf-8", errors="replace").splitlines():
+        for line in text_of(path, errors="replace").splitlines():
             try:
                 entry = json.loads(line)
             except (ValueError, RecursionError):
