@@ -69,3 +69,40 @@ def test_no_file_names_one_machine_or_a_package_registry():
         if re.search(pattern, line)
     ]
     assert not found, "\n".join(found)
+
+
+# Files of the product and of the system, whose size nobody else decides, and where bounds are kept.
+OWN_FILES = {
+    "advisor/commands/demo.py",
+    "advisor/commands/rules.py",
+    "advisor/commands/wizard_menu.py",  # the plan that it wrote
+    "advisor/export/bundle/build.py",  # the script beside it
+    "advisor/export/bundle/wheel.py",
+    "advisor/export/skypilot/task.py",
+    "advisor/export/slurm/script.py",
+    "advisor/ground/disk.py",
+    "advisor/ground/install_line.py",
+    "advisor/ground/installed.py",
+    "advisor/ground/yaml_cache.py",
+    "advisor/launch/failure_report.py",
+    "advisor/launch/generation_server.py",  # the log of a child
+    "advisor/launch/harness_check.py",  # the source of an installed package
+    "advisor/other_tools/writing/placing.py",
+    "advisor/other_tools/writing/rewards.py",
+    "advisor/probe/software.py",
+    "advisor/probe/system.py",
+    "advisor/ruleset/load.py",
+    "advisor/schema/build.py",
+    "advisor/situation/model_files.py",
+}
+
+
+def test_files_of_others_are_read_within_limits():
+    """`bytes_of` and `text_of` of ground/files.py refuse what never ends, and what is too large."""
+    whole = re.compile(r"\.read_(?:text|bytes)\(")
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "advisor").rglob("*.py")
+        if whole.search(path.read_text("utf-8"))
+    }
+    assert found == OWN_FILES

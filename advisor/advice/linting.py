@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from advisor.advice.settings import RATE, judge_stage
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_cache import read_shipped
-from advisor.methods import is_own
+from advisor.methods import is_own, methods
 from advisor.plan.keys import setting_fault, setting_keys
 from advisor.ruleset.due import REFRESH_FILE, past_their_date
 from advisor.ruleset.lint import SIDE_EFFECTS, Finding, Report, caused_by_user, lint
@@ -47,11 +49,25 @@ def lint_rules(
     overlays: tuple[Path, ...] = (),
     *,
     root: Path | None = None,
+    faults: Iterable[Fault] = (),
 ) -> LintedRules:
     """The whole check of the shipped layers, or of what files of one's own change about them.
 
     A file that cannot be read is a report too.
+
+    Args:
+        faults: What is wrong with the catalogues beside the rules.
     """
+    checked = _lint_rules(layers, overlays, root)
+    known = {(finding.at, finding.text) for finding in checked.report.findings}
+    more = [_unreadable(one) for one in faults if (one.where, one.what) not in known]
+    report = replace(checked.report, findings=(*more, *checked.report.findings))
+    return replace(checked, report=report)
+
+
+def _lint_rules(
+    layers: tuple[str, ...], overlays: tuple[Path, ...], root: Path | None
+) -> LintedRules:
     start = time.perf_counter()
     try:
         ruleset = load_rules(layers, overlays, root=root)
@@ -99,7 +115,47 @@ def _past_their_date(root: Path | None) -> tuple[Finding, ...]:
 
 
 def _report(ruleset: Ruleset) -> Report:
-    return lint(ruleset, today=_today(), setting_fault=setting_fault, keys=setting_keys())
+    report = lint(ruleset, today=_today(), setting_fault=setting_fault, keys=setting_keys())
+    return replace(report, findings=(*_without_rate(ruleset), *report.findings))
+
+
+SIZES_B = (None, 0.3, 2, 7, 12, 30, 70, 400)  # billions of parameters; None: not known
+
+
+def _without_rate(ruleset: Ruleset) -> Iterator[Finding]:
+    """Objectives for which no rule names a learning rate, with modules or with every weight."""
+    settings = ruleset.tables.get("settings")
+    if settings is None or not {"objective", "update", "params_b"} <= set(settings.inputs):
+        return
+    for objective in methods().objectives.values():
+        if RATE in objective.defaults:
+            continue
+        for trains, words in (("module", "a module"), ("all", "every weight")):
+            updates = [one.id for one in methods().updates.values() if one.trains == trains]
+            without = [
+                size
+                for size in SIZES_B
+                if not any(
+                    RATE in judge_stage(ruleset, _sized(size), objective.id, update, None).settings
+                    for update in updates
+                )
+            ]
+            if without:
+                size = f" of {without[0]:g} billion parameters" if without[0] else ""
+                yield Finding(
+                    id="no-learning-rate",
+                    severity="error",
+                    text=f"no rule sets a learning_rate for {objective.id} where {words} of a"
+                    f" model{size} is trained",
+                    at=objective.at,
+                    hint=f"add one to the `settings` of its file: when: {{objective:"
+                    f" {objective.id}, update_trains: {trains}}}, then: {{learning_rate: ...}}",
+                    about=(objective.id, trains),
+                )
+
+
+def _sized(params_b: float | None) -> Mapping[str, float]:
+    return {} if params_b is None else {"params_b": params_b}
 
 
 def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tuple[Finding, ...]]:

@@ -175,11 +175,12 @@ def make_plan(
                 "the stage before is a reward model, which writes no answers"
             )
         if "learning_rate" not in values:
-            method = methods().update(stage.update)
+            learned = methods().objective(stage.objective)
+            method = methods().update(stage.update) if learned.learns_texts else learned
             raise InputError(
                 f"no rule sets a learning_rate for {stage.objective} with"
                 f" {stage.update}, and the file has no default",
-                "defaults: {learning_rate: 1.0e-4}",
+                f"defaults: {{learning_rate: {'1.0e-4' if learned.learns_texts else '5.0e-6'}}}",
                 where=method.at,
             )
         comments[("stages", index, "save_minutes")] = SAVES

@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from advisor.advice.types import Chosen
+from advisor.methods import methods
 from advisor.methods.optimizers import optimizer
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Stage
@@ -51,10 +52,25 @@ def settings_by_rule(
         for key, (value, rule) in judgement.settings.items()
     }
     found = {key: resolve_refusal(objective, update, key, one) for key, one in chosen.items()}
-    default = key_specs().default(RATE, objective=objective, update=update)
-    if RATE not in found and default is not None:  # a method of one's own may have no rule for it
-        found[RATE] = Chosen(value=default, because="the default in its method's file")
+    if RATE not in found and rate_of_file(objective, update) is not None:
+        # A method of one's own may have no rule for it.
+        value = rate_of_file(objective, update)
+        found[RATE] = Chosen(value=value, because="the default in its method's file")
     return found | rate_under_optimizer(found)
+
+
+def rate_of_file(objective: str, update: str) -> float | None:
+    """The learning rate that the files of the methods name, where no rule does.
+
+    That of an update is for learning given texts: an objective that compares or scores answers
+    takes a tenth of it or less, and so has to name its own.
+    """
+    learned = methods().objectives.get(objective)
+    if learned is not None and not learned.learns_texts:
+        own: float | None = learned.defaults.get(RATE)
+        return own
+    usual: float | None = key_specs().default(RATE, objective=objective, update=update)
+    return usual
 
 
 def rate_under_optimizer(found: Mapping[str, Chosen]) -> dict[str, Chosen]:

@@ -43,12 +43,15 @@ def answer(
     that was asked for and lacks something or cannot be written.
     """
     stated = read_answers(answers_file, facts_given(options), rule_layers)
-    if not as_json and not stated.answers.known and plan_file is None and choose is None:
-        if why:
-            say("--why: the whole answer is in the menu after the questions")
-        from advisor.commands.wizard import wizard  # the terminal's libraries
+    if not as_json and stated.answers.value("task") is None:
+        from advisor.commands.wizard import on_terminal, with_required, wizard  # slow to import
 
-        return wizard(rule_layers)
+        asks = not stated.answers.known or (answers_file is None and on_terminal())
+        if asks and plan_file is None and choose is None:
+            if why:
+                say("--why: the whole answer is in the menu after the questions")
+            return wizard(rule_layers, stated.answers)
+        stated = with_required(stated, rule_layers)
     advice, ruleset = advise_on(stated, rule_layers, online=plan_file is not None)
     advice = choose_candidate(advice, ruleset, choose, force=force)
     plan, comments, missing = resolve_plan(advice, ruleset)

@@ -110,6 +110,6 @@ def demo(context: click.Context, /, **settings: Any) -> None:
     print_samples(run.record, console())
     code = show_run(run, samples=False)
     if code == 0:
-        put("\nNow with your own data: advise        (a few questions, then one command)")
+        put("\nNow with your own data: a few questions, then one command\n  advise")
         put(f"See the launch file:     {Path(run.folder) / PLAN_FILE}")
     context.exit(code)

@@ -22,6 +22,7 @@ from advisor.estimate.spec.read import request_of
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.extras import extras
+from advisor.ground.files import MOST_BYTES, read_at_most
 from advisor.ground.types import DataProfile, ModelShape
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan, resolve_path
@@ -115,9 +116,9 @@ def estimate_list(source: str) -> list[dict[str, Any]]:
     Raises InputError if the list cannot be read.
     """
     try:
-        text = (sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()).decode(
-            "utf-8-sig"
-        )
+        text = (
+            sys.stdin.buffer.read() if source == "-" else read_at_most(Path(source), MOST_BYTES)
+        ).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", where=f"--specs {source}") from None
     past, notes = read_past_runs()

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from advisor.ground.errors import Fault
+from advisor.ground.program import as_called
 from advisor.ground.secrets import masked
 from advisor.ground.terminal import console, json_shown, print_message, shown
 
@@ -81,7 +82,7 @@ def _with_finite_numbers(value: Any) -> Any:
 
 def put(text: str) -> None:
     """Print text on standard output."""
-    click.echo(shown(text))
+    click.echo(shown(as_called(text)))
 
 
 def say(text: str) -> None:

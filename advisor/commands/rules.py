@@ -57,8 +57,9 @@ def rules(
     if rule_id == "lint":
         from advisor.advice.linting import lint_rules  # the proof, which no other answer needs
         from advisor.render.lint import lint_json, lint_text
+        from advisor.schema.catalogues import catalogue_faults
 
-        found = lint_rules(*find_rule_layers(rule_layers))
+        found = lint_rules(*find_rule_layers(rule_layers), faults=catalogue_faults())
         if as_json:
             document, broken = lint_json(found), found.faults
             print_json(with_error(document, broken) if broken else document)

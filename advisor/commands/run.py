@@ -83,6 +83,10 @@ def run(
     if plan is not None:
         context.exit(train_or_follow(Path(plan), settings, as_json=as_json))
     stated = read_answers(answers_file, facts_given(options), rule_layers)
+    if not as_json and stated.answers.value("task") is None:
+        from advisor.commands.wizard import with_required  # slow to import
+
+        stated = with_required(stated, rule_layers)
     advice, ruleset = advise_on(stated, rule_layers, online=True)
     advice = choose_candidate(advice, ruleset, choose, force=force)
     nothing = nothing_to_train(advice, ruleset)

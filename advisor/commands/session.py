@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.shape import number_words
-from advisor.ground.terminal import shown
+from advisor.ground.terminal import print_message
 from advisor.ground.types import Answers, Hardware
 from advisor.ground.yaml_reader import parse_yaml, read_yaml
 from advisor.ruleset.facts import Fact, load_facts
@@ -198,7 +198,7 @@ def load_known_facts(rule_layers: Sequence[str]) -> Mapping[str, Fact]:
 
 def print_warning(text: str) -> None:
     """Print a warning on standard error."""
-    print(shown(f"warning: {text}"), file=sys.stderr)
+    print_message(f"warning: {text}")
 
 
 def load_rule_set(
@@ -251,7 +251,7 @@ def advise_on(
             where="task",
             what="task is not stated",
             allowed=f"--task, or `task:` in the answers: {tasks}",
-            hint="run `advise` without flags on a terminal, and it asks the questions",
+            hint="on a terminal, without --json, the same line asks for it",
         )
         raise InputError(faults=(fault, *_faults_in(stated, rule_layers)))
     ruleset, guide = load_rule_set(rule_layers, warn=warn)

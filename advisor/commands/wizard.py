@@ -14,7 +14,7 @@ from advisor.advice.advise import advise as advise_on
 from advisor.advice.case import Case
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.commands.output import console
-from advisor.commands.session import load_rule_set
+from advisor.commands.session import Stated, load_known_facts, load_rule_set
 from advisor.commands.wizard_menu import Menu
 from advisor.data import profile
 from advisor.ground.errors import AdviseError, InputError
@@ -32,17 +32,33 @@ from advisor.situation.data_fit import wanted_columns
 from advisor.situation.model_choice import meant_by
 from advisor.situation.shapes import is_instruct, model_shape
 from advisor.situation.types import Situation
-from advisor.wizard import Checks, Outcome, Relevance, run_wizard
+from advisor.wizard import Checks, Outcome, Relevance, run_wizard, walk
+from advisor.wizard.asking import asker
 from advisor.wizard.checks import path_exists
 from advisor.wizard.data_file import found_lines, profile_of
+from advisor.wizard.prompts import terminal_ui
 
 
-def wizard(rule_layers: tuple[str, ...]) -> int:
+def on_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def with_required(stated: Stated, rule_layers: tuple[str, ...]) -> Stated:
+    """The answers with those that every answer needs (the task) asked for, on a terminal."""
+    if not on_terminal():
+        return stated
+    ask = asker(terminal_ui(console()), probe(), Checks())
+    facts = load_known_facts(rule_layers)
+    return replace(stated, answers=walk(facts, ask, stated.answers, relevant=lambda *_: False))
+
+
+def wizard(rule_layers: tuple[str, ...], given: Answers | None = None) -> int:
     """Ask, recommend, write ./plan.yaml and do what the person chooses. Returns the exit code.
 
-    Raises InputError if there is no terminal to ask on.
+    What flags have given is not asked for. Raises InputError if there is no terminal to ask on.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not on_terminal():
         raise InputError(
             "the wizard asks questions, and this is not a terminal",
             hint="for scripts: advise --json --task qa (flags), or advise --json --answers FILE",
@@ -70,7 +86,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     )  # fmt: skip
     return run_wizard(
         facts=ruleset.facts, hardware=hardware, advise=advise, actions=menu.actions(), console=out,
-        checks=checks, relevant=relevance, left_out=relevance.left_out
+        earlier=given, checks=checks, relevant=relevance, left_out=relevance.left_out
     )  # fmt: skip
 
 

@@ -64,6 +64,7 @@ class ResolvedRun:
     shard_grads: int
     weight_bytes: int  # bytes of one unquantised weight
     hidden_bytes: int  # of one element of the residual stream
+    casts: bool  # FSDP casts to 16 bit what it gathers
     train_bytes: int  # of one trainable parameter
     trainable: int
     quantisable: int  # weights that nf4 and int8 quantise
@@ -188,11 +189,15 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     )
     # The residual stream follows the embedding's dtype; float32 after
     # prepare_model_for_kbit_training, which upcasts norms and embeddings. FSDP casts what it
-    # gathers, so the layers compute and keep 16 bit.
+    # gathers, so the layers compute and keep 16 bit; ours casts weights that train in place alone
+    # (trainers/frame/sharding.py, casts_weights).
     cast = (
         sharding == "fsdp"
         and not cpu
-        and (not full or spec.precision == "mixed" or spec.weights_dtype != "float32")
+        and (
+            (full and spec.precision == "mixed")
+            or (bool(stack.name) and (not full or spec.weights_dtype != "float32"))
+        )
     )
     hidden_bytes = 2 if cast else 4 if prepared or weight_bytes == 4 else 2
     checkpointing = (
@@ -242,7 +247,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         shard_all=gpus if sharding in ("fsdp", "zero3") else 1,
         shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1,
         shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
-        weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes,
+        weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, casts=cast,
+        train_bytes=train_bytes,
         trainable=trainable_params(dims, spec),
         quantisable=dims.linear_params + (dims.routed_params if stack.linear_experts else 0),
         left_experts=0 if stack.linear_experts else dims.routed_params,

@@ -86,6 +86,43 @@ def read_at_most(path: Path, most_bytes: int) -> bytes:
         return file.read(most_bytes + 1)
 
 
+MOST_BYTES = 256 * 2**20  # of a file that is read whole
+MOST_CONFIG_BYTES = 16 * 2**20
+
+
+class NoPlainFile(InputError, OSError):
+    """What was to be read is no regular file, or a far larger one than such a file ever is.
+
+    It is an OSError as well, for those who go on without the file.
+    """
+
+    def __init__(self, what: str, path: Path) -> None:
+        InputError.__init__(self, what, where=str(path), hint="name another file, or copy it again")
+        self.strerror = what
+
+
+def bytes_of(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
+    """The content of a regular file of anybody's. Raises OSError; NoPlainFile where it is a pipe or
+    a device, which may never end, or larger than `most_bytes`.
+    """
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise NoPlainFile("is not a regular file", path)
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise NoPlainFile(f"is larger than {most_bytes // 2**20} MiB", path)
+    return content
+
+
+def text_of(path: Path, *, errors: str = "strict", most_bytes: int = MOST_BYTES) -> str:
+    """The UTF-8 text of such a file, its lines ended by \\n. Raises UnicodeDecodeError as well."""
+    text = bytes_of(path, most_bytes=most_bytes).decode("utf-8", errors)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from advisor.ground.errors import Fault
+from advisor.ground.files import MOST_BYTES, MOST_CONFIG_BYTES, NoPlainFile, bytes_of
 from advisor.ground.model_config import is_number, wrong_values
 from advisor.ground.model_structure import config_faults, structure_faults
 from advisor.ground.safetensors_header import Damaged, Tensor, read_header, regular_size
@@ -32,7 +33,7 @@ TOKENIZER_JSON = (
     "added_tokens.json",
 )
 MODEL_JSON = ("generation_config.json",)
-MOST_JSON_BYTES = 512 * 2**20
+SMALL_JSON = (CONFIG, ADAPTER_CONFIG, *MODEL_JSON)  # far below the limit of the others
 AGAIN = "download or copy the file again"
 LISTED = 3
 LONGEST_NAME, SHOWN_NAME = 255, 60  # of a file, in characters
@@ -167,9 +168,9 @@ def _json_object(path: Path, found: list[Fault]) -> Mapping[str, Any] | None:
     if not _exists(path):
         return None
     try:
-        if regular_size(path) > MOST_JSON_BYTES:
-            raise Damaged(f"is larger than {MOST_JSON_BYTES // 2**20} MiB")
-        value = json.loads(path.read_bytes())
+        regular_size(path)
+        most_bytes = MOST_CONFIG_BYTES if path.name in SMALL_JSON else MOST_BYTES
+        value = json.loads(bytes_of(path, most_bytes=most_bytes))
     except Damaged as damage:
         reason = str(damage)
     except json.JSONDecodeError as error:
@@ -178,6 +179,8 @@ def _json_object(path: Path, found: list[Fault]) -> Mapping[str, Any] | None:
         reason = "not valid JSON: it is not UTF-8 text"
     except (ValueError, RecursionError):
         reason = "not valid JSON"
+    except NoPlainFile as error:
+        reason = str(error.strerror)
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
     else:

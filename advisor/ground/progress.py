@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from advisor.ground.disk import TEMPORARY
+from advisor.ground.files import text_of
 from advisor.ground.terminal import shown
 from advisor.ground.units import MIB, format_duration, gib
 
@@ -399,7 +400,7 @@ def write_view(folder: Path, view: View) -> None:
 def read_view(folder: Path) -> View | None:
     """What the process that works in a run folder is at; None if it has not said so."""
     try:
-        content = json.loads((folder / FILE).read_text("utf-8"))
+        content = json.loads(text_of(folder / FILE))
         waits = [_read_wait(wait) for wait in content["waits"]]
         if not waits:
             return None

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from advisor.ground.program import as_called
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -147,7 +149,7 @@ def print_message(text: str) -> None:
     On a terminal its sentences are broken between words; what is indented or names a command stays
     whole, since it is copied.
     """
-    said = shown(text)
+    said = shown(as_called(text))
     if _is_terminal(sys.stderr):
         from shutil import get_terminal_size
 
@@ -215,7 +217,7 @@ def console(*, stderr: bool = False) -> Console:
                 style = segment.style
                 if style is not None and style.link:
                     style = style.update_link(None)
-                yield Segment(shown(segment.text), style)
+                yield Segment(shown(as_called(segment.text)), style)
 
     return Printer(
         file=below, stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False

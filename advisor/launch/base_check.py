@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from advisor.ground.errors import Fault
+from advisor.ground.files import text_of
 from advisor.ground.hub_cache import hub_model_folder, is_offline
 from advisor.ground.model_folder import folder_faults, model_faults
 from advisor.ground.types import ModelShape
@@ -155,7 +156,7 @@ def base_license(plan: Plan, plan_path: Path, shape: ModelShape | None) -> str |
         return shape.license
     folder = base_folder(plan, plan_path) or cached_snapshot(plan.model, plan.revision)
     try:
-        card = (folder / "README.md").read_text("utf-8") if folder is not None else ""
+        card = text_of(folder / "README.md") if folder is not None else ""
     except (OSError, UnicodeDecodeError):
         return None
     head = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
@@ -179,6 +180,6 @@ def cached_snapshot(hub_id: str, revision: str | None) -> Path | None:
     folder = hub_model_folder(hub_id)
     reference = folder / "refs" / (revision or "main")
     if reference.is_file():
-        revision = reference.read_text().strip()
+        revision = text_of(reference).strip()
     found = [path.parent for path in folder.glob(f"snapshots/{revision or '*'}/config.json")]
     return found[0] if len(found) == 1 else None

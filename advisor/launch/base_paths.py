@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from advisor.ground.content import ADAPTER_CONFIG, base_path_in, with_base_path
-from advisor.ground.files import write_atomically
+from advisor.ground.files import bytes_of, write_atomically
 from advisor.launch.prepare import PlanRun
 from advisor.plan.entries import Entry
 from advisor.plan.read import resolve_path
@@ -33,7 +33,7 @@ def true_configs(run: PlanRun, record: RunRecord) -> dict[str, bytes]:
         if base is None:
             continue
         with suppress(OSError):
-            config = _path(run, stage.name).read_bytes()
+            config = bytes_of(_path(run, stage.name))
             named = base_path_in(config)
             if named is not None and os.path.isabs(named) and os.path.realpath(named) != str(base):
                 found[stage.name] = with_base_path(config, str(base))

@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError, MachineNotReady
-from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write
+from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write, text_of
 from advisor.launch.input_digests import Inputs, recorded_inputs
 from advisor.plan.entries import Entry
 from advisor.plan.record import ADJUSTED, DONE, DRY_RUN, FAILED, RECORD, RunRecord
@@ -210,7 +211,7 @@ def is_locked(folder: Path) -> bool:
     import fcntl
 
     try:
-        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:  # shared, so that two who look do not take each other for a run
@@ -245,10 +246,29 @@ def process_of(folder: Path) -> int | None:
 def _holder(folder: Path) -> tuple[int | None, str]:
     """(process, machine) as the lock's file says; an empty name in one of an earlier version."""
     try:
-        words = (folder / LOCK).read_text().split()
+        words = text_of(folder / LOCK).split()
         return int(words[0]), words[1] if len(words) > 1 else ""
     except (OSError, ValueError, IndexError):
         return None, ""
+
+
+def refuse_links_out(folder: Path) -> None:
+    """Raises InputError with each folder inside a run folder that leads out of it: a run writes,
+    renames and deletes there. The run folder itself may be a link.
+    """
+    inside = [*folder.glob("*"), *folder.glob("stages/*"), *folder.glob("stages/*/*")]
+    home = folder.resolve()
+    faults = [
+        Fault(
+            where=str(path),
+            what=f"is a link to {path.resolve()}, outside of the run folder",
+            hint="put a folder in its place, or choose another run folder with --output DIR",
+        )
+        for path in inside
+        if path.is_symlink() and path.is_dir() and not path.resolve().is_relative_to(home)
+    ]
+    if faults:
+        raise InputError(faults=faults)
 
 
 class RunFolder:
@@ -263,6 +283,7 @@ class RunFolder:
         try:
             self.made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
+            refuse_links_out(self.path)
             self._lock()
             self._remove_leftovers()
         except OSError as error:
@@ -286,8 +307,12 @@ class RunFolder:
 
         deadline = time.monotonic() + LOCK_WAIT_S
         while True:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(self.path / LOCK, flags, 0o644)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):  # reading a pipe waits for whoever writes
+                os.close(fd)
+                at = str(self.path / LOCK)
+                raise InputError("is not a regular file", where=at, hint="remove it")
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

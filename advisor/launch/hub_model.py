@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from advisor.ground.content import MODEL_FILES, PICKLED_FILES
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.files import text_of
 from advisor.ground.hub_cache import hub_home, is_offline
 from advisor.ground.json_values import parse_json
 
@@ -99,7 +100,7 @@ def login() -> str | None:
     if named:
         return named.strip() or None
     try:
-        text = Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token").read_text("utf-8")
+        text = text_of(Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token"))
     except (OSError, ValueError):
         return None
     return text.strip() or None

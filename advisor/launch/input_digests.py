@@ -21,6 +21,7 @@ from advisor.ground.content import (
     total_bytes,
 )
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.files import MOST_CONFIG_BYTES, bytes_of
 from advisor.ground.units import format_gib
 from advisor.launch.base_check import cached_snapshot
 from advisor.plan.entries import Entry
@@ -444,7 +445,7 @@ def old_digest(path: Path, what: What) -> str | None:
     if what == "data":
         return content_digest(path)[:16]
     if what == "model" and path.is_dir():
-        found = hashlib.sha256((path / "config.json").read_bytes())
+        found = hashlib.sha256(bytes_of(path / "config.json", most_bytes=MOST_CONFIG_BYTES))
         for file in sorted(path.glob("*.safetensors")):
             found.update(f"\0{file.name} {file.stat().st_size}".encode())
         return found.hexdigest()[:16]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advisor.ground.errors import AdviseError, Fault, MachineNotReady
-from advisor.ground.files import free_bytes
+from advisor.ground.files import free_bytes, text_of
 from advisor.ground.hub_cache import hub_cache
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_gib
@@ -142,7 +142,7 @@ def has_weights(model: str, revision: str | None) -> bool:
         return False
     for index in snapshot.glob("*.index.json"):
         try:
-            wanted = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+            wanted = set(json.loads(text_of(index))["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
         return all((snapshot / str(name)).is_file() for name in wanted)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from advisor.estimate.past.runs import NO_RUNS, PastRuns
 from advisor.ground.errors import AdviseError
+from advisor.ground.files import text_of
 from advisor.ground.types import Hardware, ModelShape
 from advisor.launch.expected import memory_of_tensors
 from advisor.launch.failure_report import doing_of
@@ -66,7 +67,7 @@ def last_step(entry: Entry, metrics: Path) -> int | None:
     """The last step of the stage that has a line of metrics; None if it has none."""
     task = entry.task.name if entry.task else None
     try:
-        lines = metrics.read_text("utf-8", errors="replace").splitlines()
+        lines = text_of(metrics, errors="replace").splitlines()
     except OSError:
         return None
     for text in reversed(lines):

@@ -174,7 +174,7 @@ def _device_faults(
     if not usable or plan.launch.processes <= len(hardware.gpus) or not todo:
         return found
     here = on_fewer(plan, todo, shape, as_free_now(hardware), profiles)
-    command = f"advise run {shlex.quote(str(plan_path))} {here.settings}; {VISIBLE} may hide some"
+    command = f"{VISIBLE} may hide some; advise run {shlex.quote(str(plan_path))} {here.settings}"
     hint = command if here.settings else found[0].hint
     return [replace(found[0], allowed=here.words, hint=hint), *found[1:]]
 

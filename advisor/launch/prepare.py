@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advisor.ground.errors import InputError, nearest
-from advisor.ground.files import PLAN_FILE
+from advisor.ground.files import PLAN_FILE, text_of
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch.folder import OTHER_FOLDER, Identity
 from advisor.launch.input_digests import Inputs, Say, task_digests
@@ -16,7 +16,7 @@ from advisor.plan.change import set_values as apply_changes
 from advisor.plan.comments import comments_after, comments_of
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
-from advisor.plan.notes import in_trial
+from advisor.plan.notes import borrowed_rates, in_trial
 from advisor.plan.paths import with_paths
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
 from advisor.plan.record import RECORD, RunRecord
@@ -39,6 +39,7 @@ class PlanRun:
     inputs: Inputs  # what the paths hold
     digests: Mapping[str, str]
     is_chosen_folder: bool  # the user named it with --output
+    warnings: tuple[str, ...] = ()  # what the plan leaves out and had better say
 
     @property
     def shown_folder(self) -> str:
@@ -90,7 +91,7 @@ def prepare_plan(
             path = path / PLAN_FILE
         plan = read_plan(path)
         path = path.resolve()
-        original = path.read_text("utf-8")
+        original = text_of(path)
         comments = comments_of(original, name=str(path))
     planned = plan
     plan = apply_changes(planned, changes, base=path.parent)
@@ -143,6 +144,9 @@ def prepare_plan(
         inputs=inputs,
         digests=digests,
         is_chosen_folder=output is not None,
+        warnings=tuple(borrowed_rates(parse_yaml(original, name=str(path)).data, plan))
+        if original is not None
+        else (),
     )
 
 

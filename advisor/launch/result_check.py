@@ -14,6 +14,7 @@ from pathlib import Path
 
 from advisor.ground.content import ADAPTER_CONFIG, file_digest
 from advisor.ground.errors import AdviseError, Fault, InputError
+from advisor.ground.files import text_of
 from advisor.ground.safetensors_header import Damaged, read_header
 from advisor.launch.base_paths import is_half_corrected
 from advisor.launch.folder import is_done
@@ -139,7 +140,7 @@ def _unreadable(place: Path) -> Iterable[tuple[str, str]]:
 def _is_readable(path: Path) -> bool:
     """Whether a JSON file holds an object, or a text file is text."""
     try:
-        text = path.read_text("utf-8")
+        text = text_of(path)
         return path.suffix != ".json" or isinstance(json.loads(text), dict)
     except (OSError, ValueError, RecursionError):
         return False

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from advisor.ground.errors import Fault, nearest
+from advisor.ground.files import bytes_of
 from advisor.methods.rewards import RewardPart, reward_parts
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
@@ -65,7 +66,7 @@ def _part_faults(plan_path: Path, part: RewardPart, stages: Collection[str]) -> 
 def _function_faults(path: Path, name: str) -> Iterable[Fault]:
     """A function that the file neither defines nor imports; the file is read, not run."""
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(bytes_of(path))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         yield Fault(where="reward", what=f"{path} cannot be read as Python: {error}")
         return

@@ -219,7 +219,7 @@ def _train(call: Call, machines: Machines | None) -> Run | DryRun:
     if memory.faults and not call.dry_run:
         raise MachineNotReady(faults=memory.faults)
     # A dry run is what shows how much is really needed: it is tried.
-    found = (*checked.warnings, *notes, *memory.warnings)
+    found = (*run.warnings, *checked.warnings, *notes, *memory.warnings)
     for warning in (*found, *(fault.headline for fault in memory.faults)):
         say(f"warning: {warning}")
 

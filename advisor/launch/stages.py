@@ -296,7 +296,7 @@ class StageRunner:
         if found is None:  # every module is trained and evaluated by itself: the run is not lost
             self.say(
                 f"could not compare the modules (exit code {code}); each of them is trained and"
-                f" evaluated by itself all the same. To compare them: {self.resume}"
+                f" evaluated by itself all the same. To compare them:\n  {self.resume}"
             )
             return
         self.keeper.compared(found.losses)

@@ -73,6 +73,12 @@ class Objective(Method):
         return int(self.keys["generations"].default) if "generations" in self.keys else 1
 
     @property
+    def learns_texts(self) -> bool:
+        """Whether it learns to write given texts, as supervised fine-tuning does."""
+        scored = self.pairs or self.scores or self.generates
+        return not scored and not {"paired", "raw_text"}.isdisjoint(self.trains_on)
+
+    @property
     def needs_reward(self) -> bool:
         """Whether something has to score answers while it trains."""
         return "reward_model" in self.keys

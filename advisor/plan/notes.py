@@ -8,6 +8,8 @@ where `--set` changes it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from advisor.methods import methods
 from advisor.plan.model import Comments, Plan, Stage
@@ -32,6 +34,26 @@ def stage_notes(plan: Plan, index: int, *, steps: int | None = None, instruct: b
     lines = [_batch(plan, plan.stages[index], steps), *_of_stage(plan.stages[index], instruct)]
     before = _of_stage(plan.stages[index - 1], instruct) if index else []
     return "\n".join(line for line in lines if line not in before)
+
+
+def borrowed_rates(data: Any, plan: Plan) -> Iterator[str]:
+    """A warning for each stage that compares or scores answers and names no learning rate: it takes
+    that of its update, which is one for learning given texts.
+
+    Args:
+        data: The plan file as it was written.
+        plan: What was read from it, and changed.
+    """
+    for given, stage in zip(data["stages"], plan.stages, strict=False):
+        learned, update = methods().objective(stage.objective), methods().update(stage.update)
+        usual = update.defaults.get("learning_rate")
+        named = "learning_rate" in given or "learning_rate" in learned.defaults
+        if not named and not learned.learns_texts and stage.learning_rate == usual:
+            yield (
+                f"stage {stage.name} names no learning_rate and takes {usual:g}, which is usual for"
+                f" supervised fine-tuning with {update.id}; {learned.id} usually takes a tenth of"
+                " it or less: `advise --plan FILE` chooses one"
+            )
 
 
 def in_trial(comments: Comments | None, max_steps: int) -> Comments | None:

@@ -37,14 +37,14 @@ def writing_stages(run: Path, record: RunRecord, *, only: str | None = None) -> 
         raise InputError(
             "no stage that writes is finished",
             where=str(run),
-            hint=f"advise run {shlex.quote(str(run))} resumes the run",
+            hint=f"to resume the run: advise run {shlex.quote(str(run))}",
         )
     for stage in last:
         if record.is_classifier(stage):
             raise InputError(
                 "its result sorts texts into classes and does not write",
                 where=str(run),
-                hint=f"advise chat {shlex.quote(str(run))} alone sorts what is typed",
+                hint=f"alone it sorts what is typed: advise chat {shlex.quote(str(run))}",
             )
         if record.is_seq2seq(stage):
             raise InputError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from advisor.ground.content import ADAPTER_CONFIG, base_path_in
 from advisor.ground.errors import Fault
+from advisor.ground.files import bytes_of
 from advisor.ground.vllm import DEFAULT_URL, ServerNeeds
 from advisor.methods import update
 from advisor.plan.model import Plan, Stage
@@ -47,7 +48,7 @@ def served_model(base: str, start: Path | None) -> str:
     path = start / ADAPTER_CONFIG
     if not path.is_file():
         return str(start)
-    named = base_path_in(path.read_bytes())
+    named = base_path_in(bytes_of(path))
     return named if named and Path(named).is_dir() else base
 
 

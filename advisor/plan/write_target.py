@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from advisor.ground.errors import InputError
-from advisor.ground.files import PLAN_FILE
+from advisor.ground.files import PLAN_FILE, bytes_of
 from advisor.plan.model import Comments, Plan
 from advisor.plan.paths import with_paths
 from advisor.plan.write import HEADER, plan_text, write_plan
@@ -50,7 +50,7 @@ def write_plan_file(
         )
     plan = relocate(plan, path.parent)
     if path.is_file():
-        there = path.read_bytes()
+        there = bytes_of(path)
         if there == plan_text(plan, comments, name=path.name).encode():
             return
         if HEADER.encode() not in there and any(

@@ -12,6 +12,7 @@ from advisor.ground.types import DataProfile, Finding, TokenStats
 from advisor.ground.units import format_count
 from advisor.methods import methods
 from advisor.render.data import FORMATS, visible, what_of
+from advisor.situation.data_fit import suited_task
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -63,7 +64,7 @@ PLAIN = str.maketrans(
 
 def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Console) -> None:
     """Print what the data can train, what is wrong with it, one row as understood, how long rows
-    are, what a plan would take, and the next command.
+    are, what a plan would take, and the next command, which is a whole line however narrow.
     """
     from rich.padding import Padding
 
@@ -110,14 +111,17 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
     trains = ", ".join(profile.objectives[:SHOWN_OBJECTIVES]) or "nothing yet"
     counts = _counted(findings)
     console.print(page.text(f"Trains: {trains}{f'. See above: {counts}' if counts else ''}"))
-    console.print(page.text(_next_command(profile, advice.get("model"))))
+    if profile.objectives:
+        console.print(page.text("Without --task, the next line asks what the model is for.", "dim"))
+    line = page.text(_next_command(profile, advice.get("model")))
+    console.print(line, soft_wrap=True)  # whole, so that it can be pasted
 
 
 def _next_command(profile: DataProfile, model: str | None) -> str:
     from advisor.data.recognition.naming import map_flag
 
-    words = ["advise", "--data"] if profile.objectives else ["advise", "check"]
-    command = " ".join([*words, shlex.quote(profile.path)])
+    words = f"advise --task {suited_task(profile)} --data" if profile.objectives else "advise check"
+    command = f"{words} {shlex.quote(profile.path)}"
     if profile.confidence == "stated":
         command += f" {map_flag(profile.mapping)}"
     if model is not None:

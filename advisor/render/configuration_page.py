@@ -35,9 +35,9 @@ def print_configuration(report: Report, console: Console) -> None:
     from rich.text import Text
 
     for text, style in configuration_lines(report):
-        if style == "diff":
-            # Whole lines: a diff that is cut cannot be applied.
-            styled = Text(shown(text), _diff_style(text))
+        if style in ("diff", "whole"):
+            # Whole lines: a diff that is cut cannot be applied, nor a command be pasted.
+            styled = Text(shown(text), _diff_style(text) if style == "diff" else "")
             console.print(styled, no_wrap=True, crop=False, overflow="ignore")
             continue
         bare = text.lstrip(" ")
@@ -70,7 +70,7 @@ def configuration_lines(report: Report) -> list[Line]:
         lines += [("", ""), ("How it was read", "bold")]
         lines += [(f"  - {note}", "") for note in notes]
     lines += [("", "")]
-    lines += [(text, "") for text in _next(report)]
+    lines += [(text, "whole") for text in _next(report)]
     return lines
 
 
@@ -279,8 +279,8 @@ def _next(report: Report) -> Iterator[str]:
     file = shlex.quote(report.path)
     if report.carried is not None:
         lost = len(report.carried.lost)
-        without = f" ({lost} key{'' if lost == 1 else 's'} cannot be carried over)" if lost else ""
-        yield f"Turn it into a plan:  advise check {file} --plan plan.yaml{without}"
+        without = f", without {lost} key{'' if lost == 1 else 's'} of it" if lost else ""
+        yield f"Turn it into a plan{without}:  advise check {file} --plan plan.yaml"
     if not report.hardware.gpus:
         yield f"On another GPU:  advise check {file} --gpu 'RTX 4090'"
 

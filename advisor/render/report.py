@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.extras import extras
-from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
+from advisor.ground.files import PLAN_FILE, shown_path, text_of, write_atomically
 from advisor.methods import update
 from advisor.plan.next_run import upload_command
 from advisor.plan.record import (
@@ -32,7 +32,8 @@ from advisor.render.report_parts import grid, items, number, section
 from advisor.render.report_stage import stage_section
 from advisor.render.result_commands import (
     ask_command,
-    export_line,
+    export_command,
+    forms_of,
     rewrite_command,
     serve_command,
     served_stages,
@@ -70,7 +71,7 @@ def write_report(folder: Path, record: RunRecord) -> Path:
     page = report_page(
         record,
         folder=folder,
-        plan_text=plan.read_text("utf-8") if plan.is_file() else "",
+        plan_text=text_of(plan) if plan.is_file() else "",
         metrics=read_metrics(folder / METRICS),
         rollouts={
             stage.name: read_rollouts(folder / stage.folder / ROLLOUTS)
@@ -89,7 +90,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; one that was cut off or damaged is left out."""
     found = []
     if path.is_file():
-        for line in path.read_text("utf-8", errors="replace").splitlines():
+        for line in text_of(path, errors="replace").splitlines():
             try:
                 entry = json.loads(line)
             except (ValueError, RecursionError):
@@ -223,8 +224,10 @@ def _use(record: RunRecord, folder: Path) -> list[str]:
             ("Ask it from Python", ask_command(result, stage.update)),
         ]
         method = update(stage.update)
-        if (taken := export_line(record, stage, folder)) is not None:
-            lines.append(("Take it to Ollama, or in another form", taken))
+        if forms := forms_of(record, stage):
+            others = ", ".join(f"--to {form}" for form in forms[1:])
+            taken = export_command(forms[0], folder)
+            lines.append((f"Take it to Ollama, or in another form ({others})", taken))
         if method.imports:
             note = f"{method.result}: in Python, import {method.imports} first. {limits(method)}"
             lines.append(("Note", note))

@@ -102,13 +102,9 @@ def forms_of(record: RunRecord, stage: StageRecord) -> tuple[str, ...]:
     return ("ollama", "vllm", "gguf", "merged") if method.merges else ()
 
 
-def export_line(record: RunRecord, stage: StageRecord, folder: Path) -> str | None:
-    """The line that takes a result to other programs, with the forms; None if none holds it."""
-    first, *others = forms_of(record, stage) or ("",)
-    if not first:
-        return None
-    command = f"advise export {shlex.quote(shown_path(folder))} --to {first}"
-    return f"{command}   (or {', '.join(others)})"
+def export_command(form: str, folder: Path) -> str:
+    """The line that takes a result to other programs, in one of its forms."""
+    return f"advise export {shlex.quote(shown_path(folder))} --to {form}"
 
 
 def served_stages(record: RunRecord) -> list[StageRecord]:

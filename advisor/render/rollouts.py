@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.files import text_of
 from advisor.plan.record import RewardRecord
 
 MOST_BYTES = 32 * 2**20  # of a file; trainers write about 5 MB
@@ -24,7 +25,7 @@ def read_rollouts(path: Path) -> list[dict[str, Any]]:
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         return []
     found = []
-    for line in path.read_text("utf-8", errors="replace").splitlines():
+    for line in text_of(path, errors="replace").splitlines():
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):

@@ -16,7 +16,13 @@ from advisor.plan.measured_record import Expected, Measured
 from advisor.plan.next_run import resume_command
 from advisor.plan.record import DONE, DRY_RUN, DryRun, RewardRecord, Run, RunRecord, StageRecord
 from advisor.render.compare import MIDDLE, evaluation_shown, picked_samples
-from advisor.render.result_commands import export_line, rewrite_command, score_command, sort_command
+from advisor.render.result_commands import (
+    export_command,
+    forms_of,
+    rewrite_command,
+    score_command,
+    sort_command,
+)
 from advisor.render.run_words import COUNTERS, learned_words, speed_words, what_was_trained
 from advisor.render.verdict import verdict_lines
 
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 9
 MOST_STAGES = 6  # with more, the rest are counted
 MOST_LINES, MOST_WARNINGS, SAMPLES = 25, 3, 2
-REPORT = "report.html"
+REPORT, CARD = "report.html", "README.md"
 HEADS = {
     "done": "Done",
     "stopped": "Not finished yet",
@@ -173,7 +179,10 @@ def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
         if kept:
             lines.append(_line("rows", f"{' and '.join(kept)} for their length"))
     lines += [_line("reward", _reward_words(one)) for one in stage.rewards or ()]
-    return [*lines, *warnings, _line("result", shown_path(folder / stage.folder))]
+    lines += warnings
+    if not (folder / stage.folder / CARD).is_file():  # whose path the last line says
+        lines.append(_line("result", shown_path(folder / stage.folder)))
+    return lines
 
 
 def _warning_lines(warnings: Sequence[str]) -> list[str]:
@@ -231,15 +240,16 @@ def _next_lines(record: RunRecord, folder: Path) -> list[str]:
         use = ["Score an answer (put your own in):", f"  {score_command(result, stage.update)}"]
     else:
         use = [f"Talk to it:  advise chat {shlex.quote(shown_path(folder))}"]
-        if (line := export_line(record, stage, folder)) is not None:
-            use.append(f"Export it:   {line}")
+        if forms := forms_of(record, stage):
+            use.append(f"Export it:   {export_command(forms[0], folder)}")
+            use.append(f"  or with {', '.join(f'--to {form}' for form in forms[1:])}")
     return [*use, *_where_the_rest_is(folder, result)]
 
 
 def _where_the_rest_is(folder: Path, result: str) -> list[str]:
     found: Iterable[tuple[str, Path]] = (
         ("Report:      ", folder / REPORT),
-        ("Load, merge, serve:  ", Path(result) / "README.md"),
+        ("Load, merge, serve:  ", Path(result) / CARD),
     )
     return [f"{label}{shown_path(path)}" for label, path in found if path.is_file()]
 

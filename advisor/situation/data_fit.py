@@ -53,6 +53,21 @@ def misfit(task: object, found: DataProfile) -> Misfit | None:
     return None if judge is None else judge(found)
 
 
+def suited_task(found: DataProfile) -> str:
+    """The task that the rows show by themselves; `other`, with which the data decide alone, where
+    they show none.
+    """
+    if found.format == "classification":
+        return "classification"
+    if found.kind == "prompts_with_verifier":
+        return "reasoning"
+    looks = _looks(found)
+    count = looks["looked_at"]
+    signs = {"calls": "tool_use", "code": "code", "layout": "structured_output"}
+    shown = (task for sign, task in signs.items() if looks.get(sign, 0) > count / 2)
+    return next(shown, "other") if count >= FEW_ROWS else "other"
+
+
 def _replies(found: DataProfile) -> Misfit | None:
     if found.format != "classification":
         return None

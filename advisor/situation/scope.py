@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.files import MOST_CONFIG_BYTES, text_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, Text
 from advisor.ground.sources import SOURCE, source_from
@@ -214,7 +215,7 @@ def _catalogued(name: str) -> str | None:
 def _model_type(path: Path) -> str | None:
     """`model_type` of a configuration; None if it cannot be read, which another step reports."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(text_of(path, most_bytes=MOST_CONFIG_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     found = config.get("model_type") if isinstance(config, dict) else None

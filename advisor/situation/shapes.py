@@ -17,6 +17,7 @@ from typing import Any
 
 from advisor.estimate.model.architecture import ConfigError, shape_from_config
 from advisor.ground.errors import InputError
+from advisor.ground.files import MOST_CONFIG_BYTES, text_of
 from advisor.ground.hub_cache import is_offline
 from advisor.ground.json_values import parse_json
 from advisor.ground.model_config import NAMES, read
@@ -230,7 +231,7 @@ def _why_no_config(path: Path) -> str:
 
 def _read_json(path: Path, name: str) -> Any:
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(text_of(path, most_bytes=MOST_CONFIG_BYTES))
     except json.JSONDecodeError as error:
         raise InputError(
             f"not valid JSON: {error.msg}",
@@ -400,7 +401,7 @@ def _from_hub(hub_id: str, *, online: bool) -> tuple[ModelShape | None, list[str
     if path is None:
         return None, []
     try:
-        config = parse_json(path.read_text(encoding="utf-8"))
+        config = parse_json(text_of(path, most_bytes=MOST_CONFIG_BYTES))
         return (
             shape_from_config(
                 config, hub_id, origin="hub", source=f"huggingface.co/{hub_id} config.json"

@@ -5,6 +5,7 @@ what, whether a folder holds the teams, and whether the rows suit the task.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -273,7 +274,7 @@ def found_lines(found: DataProfile, *, brief: bool = False) -> Iterator[str]:
     for finding in warnings[:SHOWN_WARNINGS]:
         yield f"{finding.severity}: {finding.text}"
     if len(warnings) > SHOWN_WARNINGS:
-        yield f"{len(warnings) - SHOWN_WARNINGS} more: advise check {found.path}"
+        yield f"{len(warnings) - SHOWN_WARNINGS} more: advise check {shlex.quote(found.path)}"
 
 
 def kind_words(fact: Fact, found: DataProfile) -> str:

@@ -14,6 +14,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.files import text_of
 from advisor.ground.json_values import parse_json
 from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import Fact
@@ -134,7 +135,7 @@ def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[S
     """
     path = path or state_path()
     try:
-        document = parse_json(path.read_text(encoding="utf-8"))
+        document = parse_json(text_of(path))
         answers = {str(name): value for name, value in document["answers"].items()}
         asked = list(dict.fromkeys(str(name) for name in document["asked"]))
         if document["version"] != VERSION:

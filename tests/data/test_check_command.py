@@ -76,7 +76,7 @@ def test_a_mapping_may_be_written_either_way(check, spelling):
     code, out, _ = check("a.jsonl", *spelling)
     assert code == 0
     assert "as stated with --map" in out
-    assert "\nNext: advise --data a.jsonl --map question=Frage answer=Antwort\n" in out
+    assert "\nNext: advise --task other --data a.jsonl --map question=Frage answer=Antwort\n" in out
 
 
 def test_json_is_one_document(check):

@@ -23,7 +23,6 @@ STAGE: dict[str, Any] = {
     "seq_len": 128,
     "holdout": 0.1,
     "weights_dtype": "float32",
-    "precision": "pure",
     "optimizer": "adamw",
 }
 WRITES = {"max_steps": 2, "response_tokens": 6, "reward": "own.py:score"}
@@ -70,20 +69,23 @@ STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     DDP: {"strategy": "ddp"},
     FSDP: {"strategy": "fsdp"},
 }
+PURE, MIXED = "pure", "mixed"
+PRECISIONS = (PURE, MIXED)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: how it is shared, what trains, and what for."""
+    """One training: how it is shared, what trains, what for, and in which precision."""
 
     strategy: str
     update: str
     objective: str
+    precision: str = PURE
 
     @property
     def name(self) -> str:
         """What is trained, however it is shared."""
-        return f"{self.objective}: {self.update}"
+        return f"{self.objective}: {self.update}, {self.precision}"
 
     @property
     def place(self) -> tuple[str, str]:
@@ -92,13 +94,19 @@ class Cell:
 
     def is_any_of(self, words: Collection[str]) -> bool:
         """Whether one of the words names it, or there is none."""
-        return not words or bool({self.strategy, self.update, self.objective} & set(words))
+        mine = {self.strategy, self.update, self.objective, self.precision}
+        return not words or bool(mine & set(words))
+
+    @property
+    def casts(self) -> bool:
+        """Whether all weights are cast to 16 bits, which one process does in products alone."""
+        return (self.strategy, self.update, self.precision) == (FSDP, "full", MIXED)
 
     @property
     def file(self) -> str:
         """The name of its plan."""
-        words = f"{self.objective} {self.update} {self.strategy}".replace(",", "").replace(" ", "-")
-        return f"{words}.yaml"
+        words = f"{self.objective} {self.update} {self.precision} {self.strategy}"
+        return f"{words.replace(',', '').replace(' ', '-')}.yaml"
 
 
 def all_cells() -> Iterator[Cell]:
@@ -106,7 +114,8 @@ def all_cells() -> Iterator[Cell]:
     for strategy in STRATEGIES:
         for objective in LESSONS:
             for update in UPDATES:
-                yield Cell(strategy, update, objective)
+                for precision in PRECISIONS:
+                    yield Cell(strategy, update, objective, precision)
 
 
 def write_plan(
@@ -126,7 +135,7 @@ def write_plan(
     micro = keys.get("micro_batch_size", MICRO)
     stage = {
         **STAGE, **lesson.keys, **UPDATES[cell.update],
-        "grad_accum": STEP_ROWS // (micro * count), **keys,
+        "precision": cell.precision, "grad_accum": STEP_ROWS // (micro * count), **keys,
     }  # fmt: skip
     launch = {**STRATEGIES[cell.strategy], **({"processes": count} if count > 1 else {})}
     plan = {

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
+from itertools import product
 
-from tests.distributed.cells import DDP, FSDP, LESSONS, ONE, STRATEGIES, UPDATES, Cell
-from tests.distributed.comparing import LIMIT, Apart
-from tests.distributed.settings import SETTINGS
+from tests.distributed.cells import LESSONS, ONE, PRECISIONS, STRATEGIES, UPDATES, Cell
+from tests.distributed.comparing import CAST, LIMIT, Apart
+from tests.distributed.settings import SETTINGS, SettingCell
 from tests.distributed.train import REFUSED, TRAINED
 from tests.distributed.trained import Place, Result, reason
 from tests.distributed.worlds import UPDATES as OF_WORLDS
@@ -28,12 +29,16 @@ Which strategy to take, and what it costs, is in [scale](scale.md).
 
 ## What goes with what
 
-Two processes on a CPU (gloo) train a random model of two layers in float32: four optimizer steps
-of sixteen rows (two where answers are written). A number is the largest difference from the same
+Two processes on a CPU (gloo) train a random model of two layers with float32 weights: four
+optimizer steps of sixteen rows (two where answers are written), in both precisions that a plan can
+hold, whatever the processor would choose. A number is the largest difference from the same
 training in one process, of a loss (relative) or of a trained weight, whichever is larger; up to
-{limit} counts as equal. The learning rate is 1e-3, so weights move by about 4e-3. With `fsdp` it
-was checked besides that each process held a part of the model. A number in brackets is refused,
-for the reason below. A star: each process has samples of its own, so that one process trains on
+{limit} counts as equal. The learning rate is 1e-3, so weights move by about 4e-3. A process of its
+own checks that what two have saved is the trained model. With `fsdp` it is checked besides that
+each process holds a part of the model, and no whole gradients behind a micro-batch. Under `mixed`
+it casts all weights of `full` to bfloat16 before they are sent, and one process those of matrix
+products alone: there losses alone are compared, and up to {cast} is allowed. A number in brackets
+is refused, for the reason below. A star: each process has samples of its own, so that one process trains on
 others (KTO estimates the KL divergence from the rows of all processes at once); the number is
 the difference from `ddp`. `offload: true` changes nothing on the CPU, and was not trained.
 """
@@ -57,27 +62,32 @@ def page(
 ) -> str:
     """The whole page."""
     reasons: dict[str, int] = {}
-    parts = [HEAD.format(about=_about(), limit=f"{LIMIT:.0e}")]
-    for strategy in STRATEGIES:
+    parts = [HEAD.format(about=_about(), limit=f"{LIMIT:.0e}", cast=f"{CAST:.0e}")]
+    ways = list(product(STRATEGIES, PRECISIONS))
+    for strategy, precision in ways:
         rows = [
             [
                 objective,
                 *(
-                    _shown(cells[Cell(strategy, update, objective).place], reasons)
+                    _shown(cells[Cell(strategy, update, objective, precision).place], reasons)
                     for update in UPDATES
                 ),
             ]
             for objective in LESSONS
         ]
-        parts += [f"### {strategy}\n", table(["", *UPDATES], rows)]
+        parts += [f"### {strategy}, {precision}\n", table(["", *UPDATES], rows)]
     rows = [
         [
             name, one.objective, one.update,
-            *(_shown(settings[(name, strategy)], reasons) for strategy in (ONE, DDP, FSDP)),
+            *(
+                _shown(settings[SettingCell(name, strategy, precision).place], reasons)
+                for strategy, precision in ways
+            ),
         ]
         for name, one in SETTINGS.items()
     ]  # fmt: skip
-    parts += [SETTINGS_HEAD, table(["setting", "objective", "update", ONE, DDP, FSDP], rows)]
+    names = [f"{strategy}, {precision}" for strategy, precision in ways]
+    parts += [SETTINGS_HEAD, table(["setting", "objective", "update", *names], rows)]
     parts += [WORLDS_HEAD, table(["", *OF_WORLDS], _world_rows(worlds))]
     told = [f"{number}. {text}" for text, number in reasons.items()]
     return "\n".join([*parts, REASONS, *told, ""])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tests.distributed.cells import Cell, write_plan
+from tests.distributed.cells import PRECISIONS, STRATEGIES, Cell, write_plan
+from tests.distributed.comparing import CAST, ROUNDED
 
 HALF = {"weights_dtype": "bfloat16"}
 
@@ -47,8 +49,6 @@ SETTINGS: Mapping[str, Setting] = {
     "adamw_stochastic, bfloat16": _optimizer("adamw_stochastic", **HALF),
     "bfloat16 weights": Setting(HALF, "full", rounded=True),
     "bfloat16 base": Setting(HALF, "lora", rounded=True),
-    "mixed precision": Setting({"precision": "mixed"}, "full", rounded=True),
-    "mixed precision, module": Setting({"precision": "mixed"}, "lora", rounded=True),
     "bfloat16, nf4": Setting(HALF, "lora, nf4", rounded=True),
     "packing": Setting({"packing": True}, "full"),
     "packing, cpt": Setting({"packing": True}, "full", "cpt"),
@@ -77,9 +77,40 @@ SETTINGS: Mapping[str, Setting] = {
 }
 
 
-def setting_plan(folder: Path, name: str, strategy: str) -> Path:
-    """The plan of a setting, shared in one way."""
-    one = SETTINGS[name]
-    start = "".join(char if char.isalnum() else "-" for char in name)
-    cell = Cell(strategy, one.update, one.objective)
-    return write_plan(folder, cell, name=f"{start}-", **one.keys)
+@dataclass(frozen=True)
+class SettingCell:
+    """One training with a setting."""
+
+    setting: str
+    strategy: str
+    precision: str
+
+    @property
+    def cell(self) -> Cell:
+        """The same without the setting."""
+        one = SETTINGS[self.setting]
+        return Cell(self.strategy, one.update, one.objective, self.precision)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """What is trained, and how it is shared."""
+        return f"{self.setting}, {self.precision}", self.strategy
+
+    @property
+    def rounded(self) -> float | None:
+        """How far losses may differ where they alone are compared."""
+        if self.cell.casts:
+            return CAST
+        return ROUNDED if SETTINGS[self.setting].rounded else None
+
+    def plan(self, folder: Path) -> Path:
+        """Its plan."""
+        start = "".join(char if char.isalnum() else "-" for char in self.setting)
+        keys = SETTINGS[self.setting].keys
+        return write_plan(folder, self.cell, name=f"{start}-", **keys)
+
+
+def all_settings() -> Iterator[SettingCell]:
+    """Every setting in both precisions, shared in every way."""
+    for name, strategy, precision in product(SETTINGS, STRATEGIES, PRECISIONS):
+        yield SettingCell(name, strategy, precision)

@@ -19,16 +19,23 @@ QUIET_S = 240.0  # without a plan done: the processes wait for each other
 TAIL = 1500  # characters of the output that are shown
 
 
-def train_plans(plans: Sequence[Path], *, processes: int) -> dict[Path, dict[str, Any]]:
+def train_plans(
+    plans: Sequence[Path], *, processes: int, judge: bool = False
+) -> dict[Path, dict[str, Any]]:
     """Plan -> what became of it, trained by so many processes. Processes that end or hang at a plan
     are started again for the plans behind it.
+
+    Args:
+        plans: Each into a folder beside it.
+        processes: That train them together.
+        judge: Check what was trained and saved, in one process.
     """
     for plan in plans:
         outcome_file(plan).unlink(missing_ok=True)
     left = list(plans)
     while left:
         log = left[0].with_suffix(".log")
-        ended = _start(left, processes, log)
+        ended = _start(left, processes, log, judge=judge)
         left = [plan for plan in left if not outcome_file(plan).exists()]
         if left:
             text = f"{ended}: {log.read_text('utf-8', errors='replace')[-TAIL:]}"
@@ -37,14 +44,14 @@ def train_plans(plans: Sequence[Path], *, processes: int) -> dict[Path, dict[str
     return {plan: json.loads(outcome_file(plan).read_text("utf-8")) for plan in plans}
 
 
-def _start(plans: Sequence[Path], processes: int, log: Path) -> str:
+def _start(plans: Sequence[Path], processes: int, log: Path, *, judge: bool) -> str:
     """How processes ended that were to train the plans."""
     launcher = [
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
     ]  # fmt: skip
     command = [
         sys.executable, "-P", *(launcher if processes > 1 else []),
-        "-m", "tests.distributed.train", *map(str, plans),
+        "-m", "tests.distributed.train", *(["--judge"] if judge else []), *map(str, plans),
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with log.open("wb") as file:

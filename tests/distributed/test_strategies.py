@@ -25,7 +25,7 @@ def test_every_cell_is_trained_or_refused(folder):
     with the same losses and weights; or the plan is refused at its place.
     """
     found = train_table(folder)
-    assert len(found) == len(list(all_cells())) == 273
+    assert len(found) == len(list(all_cells())) == 546
     assert wrong(found.values()) == []
     assert {one.status for one in found.values()} == {TRAINED, REFUSED}
 

@@ -1,6 +1,8 @@
-"""Train many plans in one start of processes, and write what became of each.
+"""Train many plans in one start of processes, and write what became of each; one process with
+--judge checks what several have saved.
 
     torchrun --nproc-per-node 2 -m tests.distributed.train PLAN ...
+    python -m tests.distributed.train --judge PLAN ...
 
 torch takes ten seconds to start, and a tiny training two.
 """
@@ -17,10 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.distributed.fsdp import FSDPModule
+from transformers import Trainer
+
 from advisor.ground.errors import AdviseError, InputError
 from advisor.plan.read import read_plan
 from trainers import load_recipe
-from trainers.frame.job import TRAIN, Job, make_job
+from trainers.frame.job import JUDGE, TRAIN, Job, make_job
 from trainers.frame.leaving import run_and_leave
 from trainers.frame.machine import is_main_process, process_count
 
@@ -32,7 +38,7 @@ def outcome_file(plan: Path) -> Path:
     return plan.with_suffix(".json")
 
 
-def job_of(path: Path) -> Job:
+def job_of(path: Path, part: str) -> Job:
     """The job of the plan's one stage, into a folder beside it."""
     plan = read_plan(path)
     (stage,) = plan.stages
@@ -42,17 +48,63 @@ def job_of(path: Path) -> Job:
         run=path.with_suffix(""),
         folder=path.parent,
         judge=False,
-        part=TRAIN,
+        part=part,
     )
 
 
-def outcome(path: Path) -> dict[str, Any]:
-    """Train one plan: trained, refused with a reason, or failed."""
+class Held:
+    """The bytes of gradients that this process holds whole behind the first micro-batch."""
+
+    size: int | None = None
+
+    def __init__(self) -> None:
+        self.step = Trainer.training_step
+
+    def __enter__(self) -> Held:
+        def step(trainer: Any, model: Any, *given: Any, **named: Any) -> Any:
+            loss = self.step(trainer, model, *given, **named)
+            if self.size is None:
+                self.size = whole_gradient_bytes(model)
+            return loss
+
+        Trainer.training_step = step
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Trainer.training_step = self.step
+
+
+def whole_gradient_bytes(model: Any) -> int:
+    """Of gradients that FSDP has not divided yet."""
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    groups = [group for unit in units for group in unit._get_fsdp_state()._fsdp_param_groups]
+    found = [
+        gradient
+        for group in groups
+        for one in group.fsdp_params
+        for gradient in (one.unsharded_accumulated_grad, one.unsharded_param.grad)
+        if gradient is not None
+    ]
+    return sum(one.numel() * one.element_size() for one in found)
+
+
+def most_of_all(size: int | None) -> int | None:
+    """The largest of all processes."""
+    if process_count() == 1:
+        return size
+    sizes: list[Any] = [None] * process_count()
+    torch.distributed.all_gather_object(sizes, size)
+    return max(one or 0 for one in sizes)
+
+
+def outcome(path: Path, part: str = TRAIN) -> dict[str, Any]:
+    """Train one plan, or judge what was: trained, refused with a reason, or failed."""
     began, environment = time.monotonic(), dict(os.environ)
     try:
-        job = job_of(path)
-        load_recipe(job.stage.objective).train(job)
-        found = {"status": TRAINED, "text": ""}
+        job = job_of(path, part)
+        with Held() as held:
+            load_recipe(job.stage.objective).train(job)
+        found = {"status": TRAINED, "text": "", "held": most_of_all(held.size)}
     except InputError as error:
         found = {"status": REFUSED, "text": error.text()}
     except AdviseError as error:
@@ -65,9 +117,10 @@ def outcome(path: Path) -> dict[str, Any]:
     return {**found, "seconds": round(time.monotonic() - began, 1)}
 
 
-def main(plans: Sequence[str] = sys.argv[1:]) -> int:
-    for plan in map(Path, plans):
-        found = outcome(plan)
+def main(given: Sequence[str] = sys.argv[1:]) -> int:
+    part = JUDGE if "--judge" in given else TRAIN
+    for plan in (Path(one) for one in given if one != "--judge"):
+        found = outcome(plan, part)
         gc.collect()
         if is_main_process():
             place = outcome_file(plan)

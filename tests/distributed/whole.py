@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from tests.distributed.cells import DDP, FSDP, LESSONS, ONE, all_cells, write_plan
-from tests.distributed.comparing import LIMIT
-from tests.distributed.settings import SETTINGS, setting_plan
+from tests.distributed.cells import LESSONS, Cell, all_cells, write_plan
+from tests.distributed.comparing import CAST, LIMIT
+from tests.distributed.settings import SETTINGS, all_settings
 from tests.distributed.train import TRAINED
 from tests.distributed.trained import Place, Result, Wanted, train_shared
 from tests.distributed.worlds import Found, compared
@@ -17,24 +17,31 @@ ANEW = "each process held "  # what a run says that cannot go on from a checkpoi
 
 def train_table(folder: Path, only: Collection[str] = ()) -> dict[Place, Result]:
     """Every cell of the table that one of the words names; all of them without a word."""
-    cells = [cell for cell in all_cells() if cell.is_any_of(only)]
+    return train_cells(folder, [cell for cell in all_cells() if cell.is_any_of(only)])
+
+
+def train_cells(folder: Path, cells: Iterable[Cell]) -> dict[Place, Result]:
+    """These cells of the table."""
     return train_shared(
         {
-            cell.place: Wanted(write_plan(folder, cell), samples=LESSONS[cell.objective].samples)
+            cell.place: Wanted(
+                write_plan(folder, cell),
+                rounded=CAST if cell.casts else None,
+                samples=LESSONS[cell.objective].samples,
+            )
             for cell in cells
         }
     )
 
 
 def train_settings(folder: Path) -> dict[Place, Result]:
-    """Every setting, alone and shared in both ways."""
+    """Every setting, alone and shared in both ways, in both precisions."""
     return train_shared(
         {
-            (name, strategy): Wanted(
-                setting_plan(folder, name, strategy), rounded=one.rounded, samples=one.samples
+            one.place: Wanted(
+                one.plan(folder), rounded=one.rounded, samples=SETTINGS[one.setting].samples
             )
-            for name, one in SETTINGS.items()
-            for strategy in (ONE, DDP, FSDP)
+            for one in all_settings()
         }
     )
 

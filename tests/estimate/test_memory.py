@@ -271,6 +271,32 @@ def test_layers_checkpointed_in_parts_keep_four_hidden_states():
     )
 
 
+def test_our_sharded_modules_compute_as_on_one_gpu_and_full_weights_in_16_bit():
+    """FSDP casts weights that train in place alone: a float32 base is gathered as it is, its
+    residual stream is float32, and autocast makes the copies that it makes on one GPU.
+    """
+    spec = RunSpec(
+        update="lora", weights_dtype="float32", precision="mixed", seq_len=1024, gpus=8,
+        sharding="fsdp",
+    )  # fmt: skip
+    name, layer = "meta-llama/Llama-3.1-8B", "backward pass through one layer"
+    wide, half, full, alone = (
+        terms(replace(spec, **keys), name, layer)
+        for keys in (
+            {},
+            {"weights_dtype": "bfloat16"},
+            {"update": "full"},
+            {"gpus": 1, "sharding": None},
+        )
+    )
+    copies = "16-bit copies of frozen weights"
+    assert wide["gathered weights"] == 2 * half["gathered weights"]
+    assert full["gathered weights"] == half["gathered weights"]
+    assert wide["activations"] == alone["activations"] == 2 * full["activations"]
+    assert wide[copies] == alone[copies]
+    assert copies not in half
+
+
 def test_frozen_weights_in_one_flat_parameter_with_adapters_have_gradients_of_the_whole_layer():
     spec = RunSpec(
         update="lora",

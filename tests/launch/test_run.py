@@ -1,6 +1,7 @@
 """`advise run`: folders, resume, stages, tasks, trials and dry runs."""
 
 import json
+import os
 import shutil
 from contextlib import nullcontext
 
@@ -63,6 +64,57 @@ def test_a_plan_is_trained_into_its_own_folder(shop):
         "run.json",
         "stages",
     ]
+
+
+def test_a_rate_that_the_plan_leaves_out_is_told(shop, capsys):
+    """A preference stage does not take the rate of supervised fine-tuning without a word."""
+    rows = (
+        json.dumps({"prompt": f"{n}?", "chosen": f"Yes, {n}.", "rejected": "no"}) for n in range(9)
+    )
+    (shop / "train.jsonl").write_text("\n".join(rows))
+    plan = PLAN.replace("objective: sft", "objective: dpo")
+    (shop / "plan.yaml").write_text(plan.replace("    learning_rate: 2e-4\n", ""))
+    shutil.copytree(STAND_IN, shop / "standin")
+    sft = shop / "standin" / "trainers" / "sft.py"
+    shutil.copy(sft, sft.with_name("dpo.py"))
+    sft.write_text(sft.read_text().replace('choices=["sft"]', 'choices=["dpo"]'))
+    run(trainers=shop / "standin")
+    told = "warning: stage sft names no learning_rate and takes 0.0002"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["stages", "stages/sft", "stages/sft/checkpoints"])
+def test_a_folder_that_leads_out_of_the_run_is_refused(shop, monkeypatch, name):
+    """A run writes, renames and deletes there: it names the link, and touches nothing."""
+    monkeypatch.setenv("STAND_IN", "oom")
+    with pytest.raises(TrainingFailed):
+        run(output="out")
+    (shop / "out" / "stages" / "sft" / "checkpoints").mkdir(exist_ok=True)
+    place, victim = shop / "out" / name, shop / "victim"
+    place.rename(victim)
+    place.symlink_to(victim, target_is_directory=True)
+    before = sorted(victim.rglob("*"))
+    monkeypatch.setenv("STAND_IN", "ok")
+    with pytest.raises(InputError) as caught:
+        run(output="out")
+    assert f"out/{name}: is a link to {victim}, outside of the run folder" in caught.value.text()
+    assert sorted(victim.rglob("*")) == before
+
+
+def test_the_run_folder_itself_may_be_a_link(shop):
+    """Another disk holds it then, as a whole."""
+    (shop / "elsewhere").mkdir()
+    (shop / "out").symlink_to(shop / "elsewhere", target_is_directory=True)
+    run(output="out")
+    assert record(shop / "elsewhere")["status"] == "done"
+
+
+def test_a_lock_that_is_a_pipe_is_refused(shop):
+    """Reading it would wait for whoever writes into it."""
+    (shop / "out").mkdir()
+    os.mkfifo(shop / "out" / ".lock")
+    with pytest.raises(InputError, match=r"out/\.lock: is not a regular file"):
+        run(output="out")
 
 
 def test_a_finished_run_is_left_alone(shop, capsys):

@@ -196,3 +196,41 @@ def test_without_the_folder_it_is_unknown(call, tmp_path, monkeypatch):
     )
     assert done.returncode == 2
     assert "unknown scheme 'bias'" in done.stderr
+
+
+def test_a_preference_objective_names_its_own_rate(call, tmp_path):
+    """The rate of an update's file is for learning given texts: the linter asks for another one,
+    and a plan without it is refused.
+    """
+    own = tmp_path / "own"
+    path = write_objective(own, "apo", trains_on="[preference]", pairs="true")
+    asked = ["prefer.jsonl" if part == "pairs.jsonl" else part for part in ASKED]
+    asked = ["--json", *asked, "--choose", "apo+lora", "--force", "--plan", "plan.yaml"]
+    said = call(*asked, code=2, own=own)
+    assert f"{path}:1:5: no rule sets a learning_rate for apo with lora" in said
+    assert "defaults: {learning_rate: 5.0e-6}" in said
+    said = call("rules", "lint", "--json", code=2, own=own)
+    assert said.count(f"{path}:1:5: no rule sets a learning_rate for apo where") == 2
+    small = "{objective: apo, params_b: [unknown, {lt: 10}]}"
+    for settings, code in (
+        (f"[{{id: apo/rate, when: {small}, then: {{learning_rate: 5.0e-6}}, {RULE}}}]", 2),
+        (
+            f"[{{id: apo/rate, when: {{objective: apo}}, then: {{learning_rate: 5.0e-6}}, {RULE}}}]",
+            0,
+        ),
+    ):
+        write_objective(own, "apo", trains_on="[preference]", pairs="true", settings=settings)
+        said = call("rules", "lint", "--json", code=code, own=own)
+        assert ("of a model of 12 billion parameters is trained" in said) == (code == 2)
+    call(*asked, own=own)
+    assert read_yaml(tmp_path / "plan.yaml").data["stages"][0]["learning_rate"] == 5.0e-6
+
+
+def test_any_objective_is_asked_for_a_rate(call, tmp_path):
+    """A new objective that learns given texts may take its update's rate, and the linter asks for
+    one of its own all the same.
+    """
+    own = tmp_path / "own"
+    path = write_objective(own, "soul")
+    said = call("rules", "lint", "--json", code=2, own=own)
+    assert f"{path}:1:5: no rule sets a learning_rate for soul where" in said

@@ -94,7 +94,8 @@ def test_page_fits_eighty_columns_and_tells_everything(pairs_path):
     colour.
     """
     text = page(pairs_path)
-    assert max(map(len, text.splitlines())) <= 80
+    assert max(map(len, text.splitlines()[:-1])) <= 80
+    assert text.endswith(f"Next: advise --task other --data {pairs_path}\n")  # whole: it is pasted
     assert "\x1b" not in text
     for part in (
         "requests with the right answer",
@@ -243,7 +244,7 @@ def test_the_page_fits_a_screen_however_much_there_is_to_say(tmp_path, monkeypat
     text = " ".join(" ".join(lines).split())
     assert "more: --json lists all" in text
     assert "and 26 more, down to 19 rows" in text
-    assert lines[-1] == "Next: advise --data many.jsonl"
+    assert lines[-1] == "Next: advise --task classification --data many.jsonl"
 
 
 def test_bins_that_hold_nothing_are_left_out_and_the_shortest_share_one():
@@ -272,7 +273,9 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
     file = io.StringIO()
     print_check(found, advice, Console(file=file, width=width))
     text = file.getvalue()
-    assert max(map(len, text.split("\n"))) <= width
+    *wrapped, command = text.rstrip().split("\n")
+    assert max(map(len, wrapped)) <= width
+    assert command == f"Next: advise --task other --data {path}"  # whole: it is pasted
     numbers = {
         f"{row[key]:,}"
         for row in found.measures["sequence_lengths"]

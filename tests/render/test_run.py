@@ -147,19 +147,24 @@ def test_a_run_of_one_stage_is_told_on_one_screen(tmp_path):
 @pytest.mark.parametrize(
     ("change", "forms"),
     [
-        ({}, "--to ollama   (or vllm, gguf, merged)"),
-        ({"update": "full", "quantization": None}, "--to ollama   (or vllm, gguf)"),
+        ({}, "--to vllm, --to gguf, --to merged"),
+        ({"update": "full", "quantization": None}, "--to vllm, --to gguf"),
         ({"update": "prefix", "quantization": None}, None),
         ({"objective": "rm"}, None),
     ],
 )
 def test_the_forms_of_a_result_are_named_where_there_are_any(change, forms):
-    """One line; a result that no other program holds has none."""
+    """The command is a line of its own, the other forms stand below it; a result that no other
+    program holds has none.
+    """
     given = record()
     given["stages"] = [{**given["stages"][-1], **change}]
-    found = [line for line in text(given).splitlines() if "advise export" in line]
+    lines = text(given).splitlines()
+    found = [place for place, line in enumerate(lines) if "advise export" in line]
     assert bool(found) == (forms is not None)
-    assert forms is None or found[0].endswith(forms)
+    if forms is not None:
+        assert lines[found[0]].endswith(" --to ollama")
+        assert lines[found[0] + 1] == f"  or with {forms}"
 
 
 def test_the_best_and_the_worst_answer_are_shown_where_there_is_room():

@@ -84,11 +84,18 @@ def write_files(about: Mapping[str, Any], folder: Path) -> None:
         path.write_bytes(text.encode(file.get("encoding", "utf-8")))
 
 
-def run(name: str, folder: Path, *, columns: int, rows: int) -> Trial:
+def run(
+    name: str,
+    folder: Path,
+    *,
+    columns: int,
+    rows: int,
+    environment: Mapping[str, str] | None = None,
+) -> Trial:
     """Let a person go through the wizard up to the menu, and press what they press there."""
     about, trial = person(name), Trial()
     write_files(about, folder)
-    with Terminal([], folder, columns=columns, rows=rows) as terminal:
+    with Terminal([], folder, columns=columns, rows=rows, environment=environment) as terminal:
         for _ in _questions(terminal, about, trial):
             pass
         trial.printed = terminal.printed

@@ -15,7 +15,7 @@ from advisor.ground.errors import TrainingFailed
 from advisor.plan.evaluation_record import Check
 from trainers.evaluation.loss import Sample, padded_batch
 from trainers.evaluation.plain_lora import base_differs, check_plain, plain_answer
-from trainers.frame.evaluating import computes_in_16_bit, evaluating
+from trainers.frame.evaluating import computes_in_16_bit, evaluating, rounded_to
 from trainers.frame.fused_layers import fuse_like
 from trainers.frame.job import Job
 from trainers.frame.loading import keep_weights_unpacked, placement, quantization_config
@@ -171,9 +171,9 @@ def check_saved(
             how, loaded = "read into the model before training", probe.answer(model)
     checks = []
     if loaded is not None:
-        gap = probe.difference(trained, loaded)
+        gap = probe.difference(trained, loaded) if answered_in is None else 0.0
         if is_read:  # the model that is evaluated has to agree, too
-            gap = max(gap, probe.difference(trained, probe.answer(model)))
+            gap = max(gap, *_gaps_of_read(model, probe, trained, loaded, answered_in))
         checks.append(
             Check(
                 "saved-model-is-the-trained-one",
@@ -233,6 +233,20 @@ def check_saved(
         what=probe.what,
         changed=changed,
     )
+
+
+def _gaps_of_read(
+    model: Model, probe: Probe, trained: Any, loaded: Any, answered_in: str | None
+) -> tuple[float, ...]:
+    """How far the model that was read from the folder is from the trained one's answer; if that was
+    computed in another dtype, in that one, and from the loaded one's answer in its own.
+    """
+    here = probe.answer(model)
+    if answered_in is None:
+        return (probe.difference(trained, here),)
+    with rounded_to(model, answered_in):
+        rounded = probe.answer(model)
+    return probe.difference(trained, rounded), probe.difference(loaded, here)
 
 
 def _load_module(

@@ -65,3 +65,18 @@ def first_float_dtype(model: Any) -> Any:
         (parameter.dtype for parameter in base.parameters() if parameter.is_floating_point()),
         None,
     )
+
+
+@contextmanager
+def rounded_to(model: Any, dtype: str) -> Iterator[None]:
+    """Inside, the model's weights are of this dtype, as FSDP casts them. They wait on the host."""
+    import torch
+
+    kept = [(one, one.data) for one in model.parameters() if one.is_floating_point()]
+    for one, data in kept:
+        one.data = data.to(getattr(torch, dtype))
+    try:
+        yield
+    finally:
+        for one, data in kept:
+            one.data = data

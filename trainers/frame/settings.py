@@ -23,7 +23,7 @@ from trainers.frame.pass_through import (
     type_faults,
     without_effect,
 )
-from trainers.frame.sharding import shard_on_cpu
+from trainers.frame.sharding import is_sharded, prepare_sharding
 from trainers.frame.types import Device
 from trainers.updates import Update
 
@@ -342,9 +342,15 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         "dataloader_pin_memory": device.type == "cuda",
         "dataloader_num_workers": loader_workers(device),
     }
+    accelerator: dict[str, Any] = {}
     if device.type == "cuda":
         # From pinned memory: a batch is on its way while the GPU computes, and nobody waits for it.
-        arguments["accelerator_config"] = {"non_blocking": True}
+        accelerator["non_blocking"] = True
+    if is_sharded(job):
+        # Else every process keeps whole gradients until the last micro-batch of a step.
+        accelerator["gradient_accumulation_kwargs"] = {"sync_each_batch": True}
+    if accelerator:
+        arguments["accelerator_config"] = accelerator
     if entry.betas is not None:
         arguments |= {"adam_beta1": entry.betas[0], "adam_beta2": entry.betas[1]}
     if stage.gradient_checkpointing:
@@ -377,7 +383,7 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
     # nn.DataParallel, which TRL refuses, and under which a plan's batch size means another one.
     if getattr(config, "n_gpu", 1) > 1:
         config._n_gpu = 1
-    shard_on_cpu(config)
+    prepare_sharding(config, job)
     return config
 
 

@@ -6,7 +6,7 @@ that are computed again are those of transformers' gradient checkpointing, which
 accelerate's, computes dropout again as it was.
 
 On CUDA that is what transformers does by itself. On the CPU accelerate turns FSDP into plain data
-parallelism without a word; `shard_on_cpu` is the one place that prevents it.
+parallelism without a word; `prepare_sharding` is the one place that prevents it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.types import FSDP
+from advisor.methods import update
 from trainers.frame.job import Job
 from trainers.frame.machine import is_main_process, process_count
 from trainers.frame.types import Model
@@ -102,42 +103,70 @@ def sharding_arguments(job: Job, model: Model) -> dict[str, Any]:
     }
 
 
-def shard_on_cpu(config: Any) -> None:
-    """Let accelerate shard on the CPU. It knows FSDP for accelerators alone, and takes several CPU
-    processes for plain data parallelism, whatever the arguments say. Call it between making the
-    arguments and making the trainer.
+def prepare_sharding(config: Any, job: Job) -> None:
+    """What the arguments of transformers cannot say of FSDP2. Call it between making them and
+    making the trainer, which divides a reference model as it is built.
+
+    accelerate knows FSDP for accelerators alone, and takes several CPU processes for plain data
+    parallelism, whatever the arguments say. Memory of a machine without an accelerator is not
+    pinned, which torch refuses there.
     """
-    if not getattr(config, "fsdp", None) or not config.use_cpu:
+    if not getattr(config, "fsdp", None):
         return
     from accelerate import PartialState
     from accelerate.utils import DistributedType
+    from torch.distributed.fsdp import CPUOffloadPolicy
 
-    assert config.device.type == "cpu"  # the state is made when the device is asked for
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    policy = precision_policy(config, job)
+    if policy is not None:
+        config.fsdp_plugin_args["mixed_precision_policy"] = policy
+    if config.use_cpu:
+        assert config.device.type == "cpu"  # the state is made when the device is asked for
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        if job.plan.launch.offload:
+            config.fsdp_plugin_args["cpu_offload"] = CPUOffloadPolicy(pin_memory=False)
+
+
+def precision_policy(config: Any, job: Job) -> Any:
+    """What FSDP2 casts under mixed precision, in place of accelerate's policy, which adds gradients
+    up in 16 bits and returns logits in them; None without mixed precision.
+
+    Weights that are trained in place are float32. They are put together in the 16 bits that their
+    products are computed in: in float32 twice as much would be sent, and the copies that autocast
+    makes of them would stay on each GPU from the forward pass to the backward pass, whole. A
+    module's base has the dtype of the plan, its 4-bit weights that of their storage, and its own
+    few weights are float32: autocast does the rest, as in one process.
+    """
+    if not (config.bf16 or config.fp16):
+        return None
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    half = torch.bfloat16 if config.bf16 else torch.float16
+    return MixedPrecisionPolicy(
+        param_dtype=half if casts_weights(job) else None, reduce_dtype=torch.float32
+    )
+
+
+def casts_weights(job: Job) -> bool:
+    """Whether FSDP casts the weights that it puts together, if precision is mixed."""
+    return is_sharded(job) and not update(job.stage.update).is_module
 
 
 def adjust_sharding(trainer: Any, job: Job) -> None:
-    """What transformers' arguments cannot say, before the model is divided.
+    """What a model that is going to be divided needs, and its reference, which TRL has divided.
 
-    Gradients are added up in float32, and what the model returns stays as it is. accelerate would
-    add them up, and return logits, in the 16 bits that the blocks compute in; with ddp, whose
-    weights are float32 under mixed precision, neither happens. Memory of a machine without an
-    accelerator is not pinned, which torch refuses there.
+    accelerate puts autocast around the forward of any other model under mixed precision: a divided
+    one would compute in the dtype of its weights alone.
     """
-    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-    if plugin is None:
+    if not is_sharded(job):
         return
     import torch
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
 
     setattr(trainer.model, STORED_IN, getattr(torch, job.stage.weights_dtype))
-    policy = getattr(plugin, "mixed_precision_policy", None)
-    if policy is not None:
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(
-            param_dtype=policy.param_dtype, reduce_dtype=torch.float32
-        )
-    if isinstance(plugin.cpu_offload, CPUOffloadPolicy) and trainer.args.device.type == "cpu":
-        plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)
+    for model in (getattr(trainer, "ref_model", None), trainer.model):
+        if model is not None:
+            trainer.accelerator.prepare_model(model, evaluation_mode=True)
 
 
 # --------------------------------------------------------------------------- looking at it

@@ -26,7 +26,7 @@ from trainers.frame.objective import Objective
 from trainers.frame.out_of_memory import TRAINING, enter
 from trainers.frame.parts import Parts
 from trainers.frame.resuming import last_checkpoint
-from trainers.frame.sharding import is_sharded
+from trainers.frame.sharding import casts_weights, is_sharded
 from trainers.frame.stopping import request
 from trainers.frame.trained import dependency, forget_trained, keep_trained
 from trainers.frame.training import Resume, train_steps
@@ -81,9 +81,10 @@ def train_alone(loaded: LoadedStage, parts: Parts) -> None:
 
 
 def answered_in(built: BuiltStage) -> str | None:
-    """The dtype that FSDP computes in; None if the model computes as anybody would load it."""
-    is_sharded = bool(getattr(built.trainer, "is_fsdp_enabled", False))
-    return settings.autocast_dtype(built.job, built.loaded.opened.device) if is_sharded else None
+    """The dtype that FSDP casts weights to; None if the model computes as anybody would load it."""
+    if not casts_weights(built.job):
+        return None
+    return settings.autocast_dtype(built.job, built.loaded.opened.device)
 
 
 def begin_training(loaded: LoadedStage) -> tuple[BuiltStage, Resume]:

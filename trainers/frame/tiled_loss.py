@@ -17,10 +17,14 @@ TILE_BYTES = 2**26  # of the logits of a tile, in float32; up to three times tha
 
 
 def suits_tiles(head: Any) -> bool:
-    """Whether the head is a plain linear layer that nothing trains and nothing is added to."""
+    """Whether the head is a plain linear layer that nothing trains and nothing is added to. FSDP,
+    which gives what it divides a class of its own, has put it together for the layers before it.
+    """
     import torch
+    from torch.distributed.fsdp import FSDPModule
 
-    return type(head) is torch.nn.Linear and not any(
+    kinds = [kind for kind in type(head).__mro__ if not issubclass(kind, FSDPModule)]
+    return kinds[0] is torch.nn.Linear and not any(
         parameter.requires_grad for parameter in head.parameters()
     )
 

@@ -29,6 +29,7 @@ from advisor.data.thoughts import (
     unknown_text,
 )
 from advisor.ground.errors import InputError
+from advisor.ground.files import text_of
 from advisor.ground.hub_cache import hub_model_folder
 from advisor.ground.install_line import install_line
 from advisor.ground.types import Finding
@@ -478,7 +479,7 @@ def _folder(model: str) -> Path | None:
 def json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a model's folder; {} if there is none, or it is damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text_of(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -504,7 +505,7 @@ def template_source(folder: Path) -> str | None:
     """The chat template of a model's folder; None if it has none."""
     path = folder / "chat_template.jinja"
     source: Any = (
-        path.read_text(encoding="utf-8")
+        text_of(path)
         if path.is_file()
         else json_object(folder / "tokenizer_config.json").get("chat_template")
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from advisor.data.read.found import DataFile, Found
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.files import text_of
 from advisor.ground.install_line import install_line
 
 BATCH_ROWS = 1024
@@ -65,7 +66,7 @@ def dataset_folder(where: Path, shown: str) -> Found:
 
 def _json(path: Path, shown: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text_of(path))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path.name} cannot be read ({error})",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.files import text_of
 from advisor.ground.hub_cache import is_offline
 from advisor.ground.install_line import install_line
 
@@ -195,7 +196,7 @@ def _declared(folder: Path) -> list[str]:
     card = folder / "README.md"
     if not card.is_file():
         return []
-    text = card.read_text(encoding="utf-8", errors="replace")
+    text = text_of(card, errors="replace")
     if not text.startswith("---"):
         return []
     import yaml

@@ -105,10 +105,10 @@ def _hint(command: str, ways: Sequence[Candidate], misspelt: Sequence[str]) -> s
         question = ways[0].mapping["question"]
         return (
             f"there is a question but no answer; add a column and: --map question={question}"
-            f" answer=COL; requests alone, for a larger model to learn from or for a reward:"
-            f" {command} {way}{near}; {IN_GENERAL}"
+            f" answer=COL{near}; {IN_GENERAL}; requests alone, for a larger model to learn from or"
+            f" for a reward: {command} {way}"
         )
-    return f"say which column is what: {command} {way}{near}; {IN_GENERAL}"
+    return f"say which column is what{near}; {IN_GENERAL}; here: {command} {way}"
 
 
 def _misspelt(columns: Sequence[str]) -> list[str]:

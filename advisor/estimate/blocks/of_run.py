@@ -46,7 +46,7 @@ def settings_of(s: ResolvedRun) -> BlockSettings:
         rank=(spec.rank or LORA_RANK) if adapted else 0,
         adapter_bytes=s.train_bytes,
         dropout=bool(adapted) and bool(spec.options.get("dropout", stack.drops_adapter_inputs)),
-        casts_adapter_inputs=s.sharding == "fsdp" and s.hidden_bytes == 2,
+        casts_adapter_inputs=s.casts,
         shared_adapter_inputs=stack.fused_adapters,
         scores=s.eager,
         seq_len=spec.longest_tokens

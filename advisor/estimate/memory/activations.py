@@ -89,7 +89,7 @@ def _cast_weights(s: ResolvedRun) -> float:
     train alone, so each product makes a cast of its own and saves it for its input's gradient
     (aten/src/ATen/autocast_mode.cpp, cached_cast).
     """
-    plain = s.weight_bytes == 4 and s.spec.quantization is None and s.sharding != "fsdp"
+    plain = s.weight_bytes == 4 and s.spec.quantization is None and not s.casts
     if not s.is_module or not plain or s.spec.precision != "mixed":
         return 0.0
     return 2 * s.dims.linear_params / s.dims.layers

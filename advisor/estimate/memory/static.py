@@ -200,17 +200,18 @@ def gathered_weights(s: ResolvedRun, *, layers: int) -> list[Term]:
     if share < 2:
         return []
     whole = 0 if s.offloaded else sum(term.size_bytes for term in _base_weights(s)) * (share - 1)
+    width = 2 if s.casts or s.stack.name else s.weight_bytes
     layer_bytes = (
-        ((s.quantisable + d.other_params) * 0.5 + s.left_experts * 2) / d.layers
+        ((s.quantisable + d.other_params) * 0.5 + s.left_experts * width) / d.layers
         if s.spec.quantization == "nf4"
-        else d.layer_params * 2
+        else d.layer_params * width
     )
     if layers and s.fully_sharded and s.counter not in ("allocated", "active"):
         # FSDP 2 gathers in a stream of its own. In the forward pass two of its buffers are held
         # (_fsdp_param_group.py, wait_for_unshard), and no other stream gets their blocks later.
         layers += 1
     # Units of their own are freed before the layers' turn; what the root holds stays.
-    ends = 0 if s.stack.shards_ends and layers else d.embedding_params * 2
+    ends = 0 if s.stack.shards_ends and layers else d.embedding_params * width
     size = ends + layers * layer_bytes
     if s.offloaded:  # this device's part of each came from the host first
         size += size / share

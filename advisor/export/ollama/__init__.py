@@ -26,7 +26,7 @@ from advisor.export.ollama.system import constant_system
 from advisor.export.ollama.template import OllamaTemplate, ollama_template
 from advisor.export.ollama.trial import Trial, ollama_is_here
 from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
-from advisor.ground.files import folder_name, shown_path, write_atomically
+from advisor.ground.files import folder_name, shown_path, text_of, write_atomically
 from advisor.plan.record import RunRecord, StageRecord
 from advisor.plan.results import label, record_of, writing_stages
 from advisor.plan.run_folder import device_of
@@ -61,7 +61,7 @@ def export(wanted: Wanted) -> int:
     out = wanted.out or run / "export" / NAME
     names = [_modelfile(out, one, ready) for one in ready]
     for path in names:
-        if path.exists() and UNPROVED not in path.read_text("utf-8", "replace"):
+        if path.exists() and UNPROVED not in text_of(path, errors="replace"):
             raise InputError(
                 f"{shown_path(path)} is already there", where=str(path), hint="name another --out"
             )

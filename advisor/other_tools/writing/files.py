@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.files import TEMPORARY, cannot_write, shown_path
+from advisor.ground.files import TEMPORARY, cannot_write, shown_path, text_of
 from advisor.other_tools.tables.keys import newest
 from advisor.other_tools.tables.mapping import write
 from advisor.other_tools.tables.ours import flat_stage, usual_values
@@ -98,7 +98,7 @@ def write_files(tool_id: str, source: Path, out: Path | None, *, only: str | Non
     if faults:
         raise InputError(faults=list(dict.fromkeys(faults)))
     folder = (out or Path(f"{plan.name}-{tool_id}")).expanduser().absolute()
-    comments = comments_of(source.read_text("utf-8"), name=str(source))
+    comments = comments_of(text_of(source), name=str(source))
     jobs = [job_of(tool, release, plan, entry, source, comments) for entry in chosen]
     work = folder.parent / f"{TEMPORARY}{os.getpid()}-{folder.name}"
     try:

@@ -4,6 +4,7 @@ as a run splits them, in the shape that the tool's own loader knows.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -119,7 +120,7 @@ def _raise_if_too_many(left_out: dict[str, int], used: int, path: str) -> None:
                 where=path,
                 what=f"{total:,} of {total + used:,} rows cannot be used: {'; '.join(left_out)}",
                 allowed=f"up to {MOST_LEFT_OUT:.0%} may be left out, with a count",
-                hint="`advise check DATA` says what the rows hold",
+                hint=f"what the rows hold: advise check {shlex.quote(path)}",
             )
         ]
     )

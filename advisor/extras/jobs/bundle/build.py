@@ -21,7 +21,14 @@ from advisor.extras.jobs.bundle.wheel import product_wheel, tested_versions
 from advisor.extras.jobs.bundle.words import ARCHIVE, COPY_HERE, SCRIPT, Bundle, Job, readme
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.extras import extras
-from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, free_bytes, nearest_place
+from advisor.ground.files import (
+    PLAN_FILE,
+    TEMPORARY,
+    cannot_write,
+    free_bytes,
+    nearest_place,
+    text_of,
+)
 from advisor.ground.units import format_gib
 from advisor.plan.comments import comments_of
 from advisor.plan.read import read_plan
@@ -106,7 +113,7 @@ def _refuse_odd_name(name: str, target: Path) -> None:
 
 def _written_files(plan_path: Path, contents: Contents, job: Job | None = None) -> dict[str, bytes]:
     """Name -> content of the files that are made for the bundle."""
-    original = plan_path.read_text("utf-8")
+    original = text_of(plan_path)
     wheel_name, wheel = product_wheel()
     text = plan_text(contents.plan, comments_of(original, name=str(plan_path)), name=PLAN_FILE)
     script = Path(__file__).with_name(SCRIPT).read_text("utf-8")

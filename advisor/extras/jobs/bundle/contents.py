@@ -16,6 +16,7 @@ from advisor.data.read.hub import is_hub_id
 from advisor.ground.content import file_digest, model_files, total_bytes
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras
+from advisor.ground.files import text_of
 from advisor.ground.progress import BYTES, waiting
 from advisor.ground.resources import method_roots
 from advisor.ground.secrets import masked
@@ -290,7 +291,7 @@ def _data_files(path: Path) -> dict[str, Path]:
 
 def _refuse_secrets(path: Path) -> None:
     """Raise InputError if a file of the user's own code holds what looks like a secret."""
-    text = path.read_text("utf-8", errors="replace")
+    text = text_of(path, errors="replace")
     for number, line in enumerate(text.splitlines(), 1):
         if masked(line) != line:
             raise InputError(

@@ -93,15 +93,15 @@ def readme(contents: Contents, job: Job | None = None) -> str:
     plan = contents.plan
     what = plan.origin.composition or " > ".join(stage.objective for stage in plan.stages)
     start = [
-        f"Start:   bash {SCRIPT}    (in tmux or screen: closing the terminal saves and stops)",
-        f"Resume:  bash {SCRIPT}    after Ctrl-C, a crash or a restart",
+        f"Start (in tmux or screen: closing the terminal saves and stops):  bash {SCRIPT}",
+        f"Resume after Ctrl-C, a crash or a restart:  bash {SCRIPT}",
     ]
     if job is not None:
         start = [f"Submit:  {line}" for line in job.commands]
     elif plan.launch.nodes > 1:
         start[:1] = [
-            f"Start:   bash {SCRIPT}    on every machine, in this folder, which they share, with"
-            f" NNODES={plan.launch.nodes} MASTER_ADDR=THE_FIRST and NODE_RANK=0, 1, ... set",
+            f"Start on every machine, in this folder, which they share, with NODE_RANK=0, 1, ...:"
+            f"  NNODES={plan.launch.nodes} MASTER_ADDR=THE_FIRST NODE_RANK=0 bash {SCRIPT}",
         ]
     lines = [
         f"{plan.name}: {what} of {plan.model}, made by finetune-advisor {__version__}.",

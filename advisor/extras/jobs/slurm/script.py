@@ -108,8 +108,8 @@ def _script(
     head = [
         f"Trains plan.yaml (finetune-advisor {__version__}). In this folder, which all machines of"
         " the job must share:",
-        f"  bash {SCRIPT} --set-up   once, where there is a connection: packages, models",
-        f"  sbatch {FILE}        options of `advise run` may follow: --max-steps 10",
+        f"  bash {SCRIPT} --set-up   # once, where there is a connection: packages, models",
+        f"  sbatch {FILE}        # options of `advise run` may follow: --max-steps 10",
         "",
         *about,
         "",

@@ -1,0 +1,99 @@
+"""What is wrong with the files below rules/ that commands read beside the rules: hardware, prices,
+models, tools, trainers, ...
+
+The readers themselves are asked, so that what a command would refuse is found, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from advisor.data.measure.data_requirements import data_requirements
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.gguf import gguf_families
+from advisor.ground.other_keys import other_keys
+from advisor.ground.resources import rules_dir
+from advisor.ground.skypilot import skypilot_accelerators
+from advisor.methods.accelerators import accelerators
+from advisor.methods.families import families
+from advisor.methods.links import links
+from advisor.methods.remedies import remedy
+from advisor.methods.rollout_warnings import rollout_warnings
+from advisor.methods.strategies import strategies
+from advisor.methods.trainers import trainers
+from advisor.other_tools.checking.findings import general_rules
+from advisor.other_tools.openai_job.service import openai_service
+from advisor.other_tools.tables.keys import releases, tool_names, tool_release
+from advisor.other_tools.tables.old_keys import old_keys
+from advisor.other_tools.tables.other_files import other_files
+from advisor.other_tools.tables.tool import tool_named
+from advisor.plan.verdict_limits import limits
+from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
+from advisor.probe.not_supported import not_supported_devices
+from advisor.situation import chat_templates
+from advisor.situation.model_files import (
+    NOT_ORGANISATIONS,
+    catalogue_entry,
+    organisation_models,
+    suggested_models,
+    typical_sizes,
+)
+from advisor.situation.scope import scope_file
+
+Reader = Callable[[], object]
+ONE_FILE: tuple[Reader, ...] = (
+    catalogue_gpus,  # all GPUs and prices
+    cuda_facts,
+    links,
+    accelerators,
+    not_supported_devices,
+    typical_sizes,
+    suggested_models,
+    families,
+    strategies,
+    trainers,
+    rollout_warnings,
+    data_requirements,
+    chat_templates.families,
+    limits,
+    scope_file,
+    gguf_families,
+    skypilot_accelerators,
+    other_keys,
+    general_rules,
+    openai_service,
+    other_files,
+)
+
+
+def catalogue_faults() -> tuple[Fault, ...]:
+    """Every fault of every file, each once."""
+    found: dict[str, Fault] = {}
+    for read in _readers():
+        try:
+            read()
+        except InputError as error:
+            found |= {fault.headline: fault for fault in error.faults}
+    return tuple(found.values())
+
+
+def _readers() -> Iterator[Reader]:
+    yield from ONE_FILE
+    for name in _stems("remedies"):
+        yield partial(remedy, name)
+    for tool in tool_names():
+        yield from (partial(tool_named, tool), partial(old_keys, tool))
+        yield from (partial(tool_release, tool, release) for release in releases(tool))
+    for stem in _stems("models"):
+        if stem not in NOT_ORGANISATIONS:
+            yield partial(_models, stem)
+
+
+def _models(stem: str) -> None:
+    for hub_id in organisation_models(stem):
+        catalogue_entry(stem, hub_id)
+
+
+def _stems(folder: str) -> list[str]:
+    return sorted(path.stem for path in (rules_dir() / folder).glob("*.yaml"))

@@ -1,0 +1,62 @@
+"""Frozen outputs (tools/frozen): the first recorded situations, and how a change is found."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.trials.trial import write_files
+from tools.frozen.comparing import changes, table
+from tools.frozen.situations import document_of, same_machine, situation_line
+
+FROZEN = ROOT / "tests" / "frozen"
+LINES = (FROZEN / "situations.txt").read_text("utf-8").splitlines()
+BLOCKS = [range(start, start + 10) for start in range(0, 40, 10)]  # for several workers
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_recorded_situations_are_answered_as_before(block, tmp_path, monkeypatch):
+    """`python -m tools.frozen` names the keys that changed; with --write it records the change."""
+    write_files(yaml.safe_load((FROZEN / "cases.yaml").read_text("utf-8")), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for line in (LINES[number] for number in block):
+        number, answers, _ = line.split(" | ", 2)
+        known = json.loads(answers)
+        with same_machine():
+            document = document_of(known)
+        assert situation_line(int(number), known, document) == line
+
+
+def test_three_hundred_situations_are_recorded():
+    assert len(LINES) == 300
+
+
+def found(before, after):
+    return list(changes(before, after, key="x", at="case"))
+
+
+def test_a_changed_number_and_a_lost_key_are_named():
+    """Entries of a list are told apart by their names, whatever their order."""
+    before = {"fits": [{"name": "a", "gib": 1.0}, {"name": "b", "gib": 2.0}], "why": "w"}
+    after = {"fits": [{"name": "a", "gib": 1.0 + 1e-12}, {"name": "b", "gib": 2.5}]}
+    seen = [(change.key, change.before, change.after) for change in found(before, after)]
+    assert seen == [("x.fits[].gib", 2.0, 2.5), ("x.why", "w", "(absent)")]
+
+
+def test_an_inserted_line_is_one_change():
+    """The lines below it are the same lines."""
+    change, *others = found(["a", "b", "c"], ["a", "new", "b", "c"])
+    assert (change.before, change.after, others) == ("(absent)", "new", [])
+
+
+def test_only_a_change_with_a_reason_may_stay():
+    """A reason may be bound to a text that has to be seen, and says nothing of other changes."""
+    change = found({"terms": ["1 GB", "x"]}, {"terms": ["2 GB", "x"]})
+    reasons = [{"key": "x.terms[]", "text": r"\d GB", "because": "rounded"}]
+    told, without = table(change, reasons)
+    assert ("x.terms[]: rounded" in told, without) == (True, 0)
+    assert table(change, [{**reasons[0], "text": "hours"}])[1] == 1
+    assert table(change, [{**reasons[0], "key": "y.*"}])[1] == 1

@@ -1,0 +1,244 @@
+"""What is printed to be pasted is pasted here, into a shell."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from advisor.cli import COMMANDS
+from advisor.ground import program
+from advisor.plan.record import RunRecord
+from advisor.render.report import report_page
+from advisor.render.run import Run, summary_lines
+from tests.render.test_run import record
+from tests.test_readme import SETUP
+
+ROOT = Path(__file__).resolve().parent.parent
+CALLED = ".venv/bin/advise"  # as people call it who have not activated the environment
+ROWS = {
+    "chats.jsonl": lambda n: {"messages": [
+        {"role": "user", "content": f"Where is order {n}?"},
+        {"role": "assistant", "content": f"Order {n} left us on day {n}, and reaches you soon."},
+    ]},
+    "labels.jsonl": lambda n: {"text": f"text {n} on things", "label": "abc"[n % 3]},
+    "pairs.jsonl": lambda n: {"prompt": f"q {n}", "chosen": f"good {n}", "rejected": f"bad {n}"},
+    "marks.jsonl": lambda n: {"prompt": f"q {n}", "completion": f"a {n}", "label": n % 2 == 0},
+    "sums.jsonl": lambda n: {"prompt": f"What is {n} + 1?", "ground_truth": str(n + 1)},
+    "my documents.jsonl": lambda n: {"text": f"Paragraph {n} says what number {n} is. " * 20},
+    "calls.jsonl": lambda n: {"prompt": f"Cancel {n}", "completion": json.dumps(
+        {"name": "cancel", "arguments": {"order": n}}
+    )},
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the program where a virtual environment has it, and nothing on the path."""
+    script = tmp_path / CALLED
+    script.parent.mkdir(parents=True)
+    body = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom advisor.cli import main\nmain()\n"
+    script.write_text(f"#!{sys.executable}\n{body}")
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a shell that knows nothing of ours."""
+    return {
+        "PATH": "/usr/bin:/bin", "HOME": str(Path.cwd()), "COLUMNS": "80", "TERM": "xterm",
+        "LANG": "C.UTF-8", "NO_COLOR": "1", "PROMPT_TOOLKIT_NO_CPR": "1", **more,
+    }  # fmt: skip
+
+
+def pasted(line: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """What a shell makes of a line; there is no terminal."""
+    return subprocess.run(
+        ["bash", "-c", line], env=environment(**more), stdin=subprocess.DEVNULL,
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def write_rows(name: str) -> None:
+    Path(name).write_text("".join(json.dumps(ROWS[name](n)) + "\n" for n in range(60)))
+
+
+def next_line(name: str) -> str:
+    """The line that the check of a file ends with."""
+    write_rows(name)
+    checked = pasted(f"{CALLED} check {shlex.quote(name)}")
+    assert checked.returncode == 0, checked.stderr
+    return checked.stdout.rstrip().rpartition("\nNext: ")[2]
+
+
+# --------------------------------------------------------------------------- after a check
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_line_after_a_check_answers(folder, name):
+    """Pasted without a terminal it gives an answer, whatever kind of data was checked."""
+    line = next_line(name)
+    done = pasted(line)
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert "sources and other methods" in done.stdout
+
+
+@pytest.fixture
+def terminal(folder):
+    """Starts a line in a terminal."""
+    pexpect = pytest.importorskip("pexpect")
+    children = []
+
+    def start(line: str):
+        child = pexpect.spawn(
+            "bash", ["-c", line], env=environment(), dimensions=(40, 80), encoding="utf-8",
+            timeout=60,
+        )  # fmt: skip
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.close(force=True)
+
+
+def test_without_the_task_the_line_asks_for_what_is_open(terminal):
+    """On a terminal the wizard starts with the data answered: it asks the task, not the file."""
+    line = re.sub(r"--task \w+ ", "", next_line("chats.jsonl"))
+    child = terminal(line)
+    child.expect("Known: .*chats.jsonl")
+    child.expect("1. What should the model do for you")
+    child.send("\r")
+    child.expect(r"2\. (?!Where are your examples)")
+
+
+@pytest.mark.parametrize("more", ["--plan new.yaml", "--why", "--choose lora"])
+def test_flags_that_the_wizard_does_not_take_leave_one_question(terminal, more):
+    """The task is asked, then the answer comes as flags alone would give it."""
+    write_rows("chats.jsonl")
+    child = terminal(f"{CALLED} --data chats.jsonl --gpu none {more}; echo ended with $?")
+    child.expect("1. What should the model do for you")
+    child.send("\r")
+    if more == "--why":  # is a matter of the wizard's menu
+        child.expect(r"2\. ")
+        return
+    child.expect("ended with 0")
+    assert Path("new.yaml").exists() == more.startswith("--plan")
+
+
+def test_without_a_terminal_the_missing_task_is_named(folder):
+    """Nobody is asked where nobody can answer: exit code 2 says what is missing, and its values."""
+    write_rows("chats.jsonl")
+    done = pasted(f"{CALLED} --data chats.jsonl")
+    assert done.returncode == 2
+    assert "task is not stated" in done.stderr
+    assert "customer_service" in done.stderr
+
+
+# --------------------------------------------------------------------------- the program's name
+
+
+def test_the_first_line_of_the_readme_leaves_the_program_on_the_path(folder):
+    """What follows in the README begins with `advise`: pip and the demo are played, the shell and
+    the environment are real.
+    """
+    tools = {
+        "python3": f'exec {shlex.quote(sys.executable)} "$@" --without-pip',
+        "pip": r"printf '#!/bin/sh\necho played $1' > .venv/bin/advise; chmod +x .venv/bin/advise",
+    }
+    (folder / CALLED).unlink()
+    for name, body in tools.items():
+        where = folder / ("bin" if name == "python3" else ".venv/bin")
+        where.mkdir(exist_ok=True)
+        (where / name).write_text(f"#!/bin/sh\n{body}\n")
+        (where / name).chmod(0o755)
+    done = pasted(f"{SETUP[0]}\nadvise check", PATH=f"{folder}/bin:/usr/bin:/bin")
+    assert (done.returncode, done.stdout) == (0, "played demo\nplayed check\n"), done.stderr
+
+
+def test_lines_name_the_program_as_it_was_called(folder):
+    """Where `advise` is not on the path, what is printed and what errors hint begins as the line
+    did that was typed; where it is, with `advise`.
+    """
+    line = next_line("chats.jsonl")
+    assert line.startswith(f"{CALLED} --task ")
+    missing = pasted(f"{CALLED} run")
+    assert f"`{CALLED}` asks the questions" in missing.stderr
+    found = pasted(
+        f"{CALLED} check chats.jsonl", PATH=f"{Path(CALLED).parent.resolve()}:/usr/bin:/bin"
+    )
+    assert "\nNext: advise --task " in found.stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "this version of advise has no trainer for it",
+        "a rule that they advise against",
+        "/opt/advise run x",
+        "finetune-advise run x",
+    ],
+)
+def test_the_word_in_a_sentence_stays(monkeypatch, text):
+    """Only lines to paste are rewritten."""
+    monkeypatch.setattr(sys, "argv", [CALLED])
+    monkeypatch.setenv("PATH", "")
+    assert program.as_called(text) == text
+
+
+def test_every_command_is_known_by_its_name():
+    """A command that is new is named as it was called, too."""
+    assert tuple(COMMANDS) == program.COMMANDS
+
+
+# --------------------------------------------------------------------------- after a training
+
+
+@pytest.fixture
+def played(folder):
+    """A shell whose `advise` says which words it was given."""
+    script = folder / "bin" / "advise"
+    script.parent.mkdir()
+    script.write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    script.chmod(0o755)
+    return lambda line: pasted(line, PATH=f"{script.parent}:/usr/bin:/bin")
+
+
+def trained(folder: Path) -> Run:
+    (folder / "runs/my shop").mkdir(parents=True)
+    return Run(folder=folder / "runs/my shop", record=RunRecord.from_dict(record()))
+
+
+def test_the_lines_after_a_training_are_commands(folder, played):
+    """Every `advise` line of the closing screen is taken by a shell, and holds nothing else."""
+    lines = summary_lines(trained(folder))
+    commands = [line[line.index("advise ") :] for line in lines if "advise " in line]
+    assert any(" export " in line for line in commands)
+    for line in commands:
+        done = played(line)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert set(done.stdout.split("|")) <= {
+            "run", "chat", "export", "runs/my shop", "--to", "ollama", "merged", "",
+            "runs/my shop/plan.yaml", "--output", "runs/my shop-whole",
+        }, line  # fmt: skip
+    assert any("--to vllm, --to gguf, --to merged" in line for line in lines)
+
+
+def test_the_lines_of_the_report_are_commands(folder, played):
+    """The same of report.html: a block holds one line, alternatives stand outside of it."""
+    run = trained(folder)
+    page = report_page(run.record, folder=run.folder, plan_text="", metrics=())
+    blocks = [unescape(block) for block in re.findall(r"<pre>(advise .*?)</pre>", page)]
+    assert any(" export " in block for block in blocks)
+    for block in blocks:
+        done = played(block)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+        assert "runs/my shop" in done.stdout.split("|"), block
+    assert "--to vllm, --to gguf, --to merged" in page

@@ -1,0 +1,1 @@
+"""Frozen outputs: what must stay equal, compared with an earlier commit."""
