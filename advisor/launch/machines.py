@@ -101,9 +101,12 @@ class Machines:
         self.number = 0  # of the training at work
         self.bad_s = 0.0  # when the processes of another machine failed in it
         self.said: Said = {}
-        self.fd = self._locked(folder / MACHINES / f"{place.node}.json")
         self.run = secrets.token_hex(8)
-        if place.node:
+        self.fd = self._locked(folder / MACHINES / f"{place.node}.json")
+
+    def meet(self) -> None:
+        """Be there for the others; machine 0 has to be there first. Raises MachineNotReady."""
+        if self.place.node:
             self.run = self._come(0)["run"]
         self._say(run=self.run, words=self.words)
 
@@ -299,6 +302,7 @@ def machines_of(place: Place | None, folder: Path) -> Iterator[Machines | None]:
     with every_stop_as_interrupt():
         machines = Machines(place, folder)
         try:
+            machines.meet()
             yield machines
         except AdviseError as error:
             machines.close(error.exit_code, error.text())

@@ -223,7 +223,7 @@ def _train(call: Call, machines: Machines | None) -> Run | DryRun:
     for warning in (*found, *(fault.headline for fault in memory.faults)):
         say(f"warning: {warning}")
 
-    for line in checked.needs:
+    for line in checked.needs if not node else ():
         say(line)
     starter = TrainerStarter(
         package_folder=call.package_folder,

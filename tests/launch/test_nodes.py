@@ -128,7 +128,9 @@ def test_machines_that_do_not_fit_together_are_refused(other, kind, words):
 
 
 def machine(node, at, *, wait_s=20):
-    return Machines(Place(node=node, nodes=2, address="gpu-a", port=None, wait_s=wait_s), at)
+    made = Machines(Place(node=node, nodes=2, address="gpu-a", port=None, wait_s=wait_s), at)
+    made.meet()
+    return made
 
 
 def test_a_machine_that_does_not_come_is_named(tmp_path):
