@@ -297,3 +297,25 @@ def test_of_a_table_with_very_many_columns_none_is_guessed(tmp_path):
     with pytest.raises(ColumnsUnclear) as caught:
         recognise(table(tmp_path, header, [["word"] * len(header)] * 3))
     assert "--map question=COL answer=COL" in caught.value.faults[0].hint
+
+
+@pytest.mark.parametrize("answer", ["Solution", "Reply Code"])
+def test_codes_are_no_answers(tmp_path, answer):
+    """Whatever their column is called, a person has to say so."""
+    rows = [{"Description": ASKED.format(n), answer: f"DE-{n}"} for n in range(20)]
+    with pytest.raises(ColumnsUnclear):
+        recognise(jsonl(tmp_path, rows))
+
+
+def test_kinds_of_requests_are_no_requests(tmp_path):
+    """A few words again and again stand beside the request itself."""
+    rows = [
+        {
+            "Issue": ("Bug", "Question")[n % 2],
+            "Message Text": ASKED.format(n),
+            "Agent Reply": REPLIED.format(n),
+        }
+        for n in range(40)
+    ]
+    with pytest.raises(ColumnsUnclear):
+        recognise(jsonl(tmp_path, rows))

@@ -15,6 +15,7 @@ from advisor.data.recognition.naming import Candidate, pair_format
 
 MOST_COLUMNS = 500  # a table with more is a matrix: its columns are named with --map
 SHOWN_WAYS = 4
+LEAST_CHARS = 8  # on average, of a text
 ASKED = ("question", "customer", "text", "title")  # who may be the request, the likeliest first
 SAID = ("answer", "agent")
 WHOLE_WORDS_UP_TO = "\u0590"  # scripts from here on write no spaces: found inside a name
@@ -25,26 +26,26 @@ def _set(words: str) -> frozenset[str]:
 
 
 # What a word in a name says of the column; the first group that fits decides. Without accents.
-# Each line is one language: English, German, Dutch, Scandinavian, French, Spanish, Portuguese,
-# Italian, Polish, Czech, Turkish, Russian; then Japanese, Chinese, Korean, Hebrew, Arabic.
+# English, German, Dutch, Scandinavian, French, Spanish, Portuguese, Italian, Polish, Czech,
+# Turkish, Russian, Japanese, Chinese, Korean, Hebrew, Arabic.
 WORDS = {
     "nothing": _set(
-        "id nr no number key index uuid ref date datum created updated closed at time timestamp"
-        " day year month by name author phone url link address status state priority score"
-        " rating count length lang language source file path city country version owner assigned"
-        " nummer stand prioritat ersteller sprache quelle ort numero statut etat langue ville"
-        " fecha hora estado prioridad nombre idioma ciudad data ora stato priorita nome citta"
-        " cislo numer tarih durum дата номер статус 番号 日付 日時 編号 编号 日期 时间 状態"
-        " ステータス 状态 번호 날짜 상태"
+        "id nr no number key index uuid ref code type kind sort date datum created updated"
+        " closed at time timestamp day year month by name author phone url link address status"
+        " state priority score rating count length lang language source file path city country"
+        " version owner assigned nummer stand prioritat ersteller sprache quelle ort numero"
+        " statut etat langue ville fecha hora estado prioridad nombre idioma ciudad data ora"
+        " stato priorita nome citta cislo numer tarih durum дата номер статус 番号 日付 日時"
+        " 編号 编号 日期 时间 状態 ステータス 状态 번호 날짜 상태"
     ),
     "answer": _set(
         "answer answers reply replies response responses resolution solution completion output"
-        " result explanation expected sql code antwort antworten erwiderung losung ruckmeldung"
-        " ausgabe musterantwort antwoord antwoorden reactie oplossing svar losning vastaus"
-        " reponse reponses retour respuesta respuestas contestacion solucion resolucion resposta"
-        " respostas solucao resolucao risposta risposte soluzione odpowiedz rozwiazanie odpoved"
-        " reseni cevap yanit cozum ответ ответы решение 回答 返信 返答 応答 答え 対応 解決 答案"
-        " 回复 答复 回覆 解决 답변 응답 답장 해결 جواب إجابة תשובה"
+        " explanation sql antwort antworten erwiderung losung ruckmeldung ausgabe musterantwort"
+        " antwoord antwoorden reactie oplossing svar losning vastaus reponse reponses retour"
+        " respuesta respuestas contestacion solucion resolucion resposta respostas solucao"
+        " resolucao risposta risposte soluzione odpowiedz rozwiazanie odpoved reseni cevap yanit"
+        " cozum ответ ответы решение 回答 返信 返答 応答 答え 対応 解決 答案 回复 答复 回覆 解决"
+        " 답변 응답 답장 해결 جواب إجابة תשובה"
     ),
     "question": _set(
         "question questions query prompt instruction request inquiry enquiry issue problem ask"
@@ -150,14 +151,21 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[Candidate], bool]:
     pairs = [_pair(question, answer) for question in asked or texts for answer in said or texts
              if question != answer]  # fmt: skip
     if len(asked) == len(said) == 1:
-        # A few states again and again, such as "fixed" and "duplicate", may be called a resolution.
-        is_state = columns[said[0]].is_label(named=False) and texts[asked[0]] != "question"
-        return pairs, not is_state
+        # Codes, or a few states again and again ("fixed", "duplicate"), may be called a solution.
+        rivals = [name for name, role in texts.items() if role in ASKED and role != "title"]
+        says_little = (_is_thin(columns[said[0]]) and texts[asked[0]] != "question") or (
+            _is_thin(columns[asked[0]]) and len(rivals) > 1
+        )
+        return pairs, not says_little
     return pairs[:SHOWN_WAYS] or [_single(name) for name in texts], False
 
 
 def _is_text(column: Column) -> bool:
     return column.shape in ("text", "texts") and not (column.holds_addresses or column.holds_dates)
+
+
+def _is_thin(column: Column) -> bool:
+    return column.mean_characters < LEAST_CHARS or column.is_label(named=False)
 
 
 def _best(texts: Mapping[str, str], roles: tuple[str, ...]) -> list[str]:
