@@ -36,7 +36,7 @@ GROWING = {
 }  # fmt: skip
 GROWING_FILTERS = {
     "replace", "join", "format", "batch", "slice", "indent", "wordwrap", "xmlattr", "urlize",
-    "center", "truncate", "tojson", "pprint", "round", "striptags",
+    "center", "truncate", "tojson", "pprint", "round", "striptags", "sum",
 }  # fmt: skip
 SLOW_FILTERS = {"striptags", "urlize", "wordwrap", "pprint"}  # they read a text again and again
 MOST_SLOW = 2**17  # characters for those
@@ -242,6 +242,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         result = super().call(__context, __obj, *args, **options)
         if isinstance(result, str) and len(result) > LONG:
             __self.sized(len(result))
+        elif isinstance(result, bytes):  # nothing below asks how long they get
+            __self.stop("makes bytes of a text")
+        elif isinstance(result, list) and len(result) > MOST_VALUES:
+            __self.stop("makes a list without an end")
         return result
 
     def _check_arguments(self, given: tuple[Any, ...], *, counts: bool = True) -> None:
@@ -265,9 +269,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self._check_arguments(given)
         if len(text) > LONG:
             self.look()
+        texts = [value for value in given if isinstance(value, str)]
+        pieces = sum(map(text.count, texts or (" ", "\n", "\t"))) if "split" in name else 0
+        if pieces > MOST_VALUES:
+            self.stop("makes a list without an end")
         if name not in GROWING:
             return
-        texts = [value for value in given if isinstance(value, str)]
         if name == "replace" and len(texts) == 2:
             self.sized(len(text) + text.count(texts[0]) * len(texts[1]))
         elif name == "join" and given and isinstance(given[0], list | tuple | Mapping | str):
@@ -320,6 +327,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             self._check_method(value, "replace", (str(rest[0]), str(rest[1])))
         elif name == "format":
             self._check_format(str(value), rest)
+        elif name == "sum" and any(isinstance(part, str | list | tuple) for part in rest):
+            self.stop("adds up lists")  # each one is copied once more for every one that follows
         elif name in ("join", "batch", "slice") and isinstance(value, list | tuple | str):
             self.sized((len(value) + number) * (1 + longest) + sum(map(_length, value)))
         elif name in ("indent", "wordwrap", "xmlattr", "urlize", "center", "truncate"):
