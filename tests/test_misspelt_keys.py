@@ -9,12 +9,12 @@ import pytest
 from advisor.advice.scenarios import read_scenarios, shipped_scenarios
 from advisor.data.measure.data_requirements import data_requirements
 from advisor.estimate.spec.read import request_of
+from advisor.extras.jobs.skypilot.catalogue import skypilot_accelerators
 from advisor.ground import resources
 from advisor.ground.errors import InputError
 from advisor.ground.gguf import gguf_families
 from advisor.ground.other_keys import other_keys
 from advisor.ground.resources import rules_dir
-from advisor.ground.skypilot import skypilot_accelerators
 from advisor.ground.sources import shipped_sources
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import parse_yaml

@@ -76,17 +76,16 @@ OWN_FILES = {
     "advisor/commands/demo.py",
     "advisor/commands/rules.py",
     "advisor/commands/wizard_menu.py",  # the plan that it wrote
-    "advisor/export/bundle/build.py",  # the script beside it
-    "advisor/export/bundle/wheel.py",
-    "advisor/export/skypilot/task.py",
-    "advisor/export/slurm/script.py",
+    "advisor/extras/jobs/bundle/build.py",  # the script beside it
+    "advisor/extras/jobs/bundle/wheel.py",
+    "advisor/extras/jobs/skypilot/task.py",
+    "advisor/extras/jobs/slurm/script.py",
     "advisor/ground/disk.py",
     "advisor/ground/install_line.py",
     "advisor/ground/installed.py",
     "advisor/ground/yaml_cache.py",
     "advisor/launch/failure_report.py",
     "advisor/launch/generation_server.py",  # the log of a child
-    "advisor/launch/harness_check.py",  # the source of an installed package
     "advisor/other_tools/writing/placing.py",
     "advisor/other_tools/writing/rewards.py",
     "advisor/probe/software.py",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from advisor.ground.errors import AdviseError
+from advisor.ground.extras import Catalogue as Catalogue
 from advisor.ground.extras import Checked as Checked
 from advisor.plan.checks import Raise
 from advisor.plan.record import RunRecord, StageRecord
@@ -61,6 +62,10 @@ class Extra(Protocol):
     def network(self, keys: Any) -> str | None:
         """What a run with these keys needs the network for, as a clause; None: nothing."""
         return None
+
+    def catalogues(self) -> Iterable[Catalogue]:
+        """Its files below rules/."""
+        return ()
 
     # ------------------------------------------------------------------- a run
 

@@ -5,14 +5,15 @@ One that cannot be loaded takes only itself away: whoever needs it is told why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.ground.errors import Fault
+from advisor.ground.shape import Keys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +23,16 @@ class Checked:
     bad: Sequence[Fault] = ()  # what the plan names and is not there: exit code 2
     lacking: Sequence[Fault] = ()  # what the machine lacks: exit code 4
     needs: Sequence[str] = ()  # downloads, uploads and code, in words for a person
+
+
+class Catalogue(NamedTuple):
+    """Files below rules/ that belong to an optional feature: read by it, by lint, and described by
+    a JSON Schema.
+    """
+
+    name: str  # of the schema
+    shape: Keys
+    readers: Sequence[Callable[[], object]]  # each reads what it knows, and raises its faults
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from advisor.data.measure.data_requirements import REQUIREMENTS_FILE
 from advisor.estimate.spec.read import SPEC
+from advisor.ground.extras import extras
 from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.gguf import GGUF_FILE
 from advisor.ground.other_keys import OTHER_KEYS_FILE
 from advisor.ground.resources import rules_dir
-from advisor.ground.skypilot import SKYPILOT_FILE
 from advisor.ground.sources import SOURCES_FILE
 from advisor.ground.yaml_cache import read_shipped
 from advisor.methods.accelerators import ACCELERATORS_FILE
@@ -84,7 +84,6 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "findings": file_schema(FINDINGS_FILE),
         "tool-release": file_schema(RELEASE_FILE),
         "gguf": file_schema(GGUF_FILE),
-        "skypilot": file_schema(SKYPILOT_FILE),
         "scenarios": files.scenarios_schema(rules),
         "sources": file_schema(SOURCES_FILE),
         "amounts": file_schema(REQUIREMENTS_FILE),
@@ -111,6 +110,11 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "run": run_schema(),
         BY_HAND: json.loads(by_hand),
         "error": error_schema(),
+        **{
+            one.name: file_schema(one.shape)
+            for extra in extras().values()
+            for one in extra.catalogues()
+        },
     }
 
 

@@ -11,10 +11,10 @@ from functools import partial
 
 from advisor.data.measure.data_requirements import data_requirements
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.extras import extras
 from advisor.ground.gguf import gguf_families
 from advisor.ground.other_keys import other_keys
 from advisor.ground.resources import rules_dir
-from advisor.ground.skypilot import skypilot_accelerators
 from advisor.methods.accelerators import accelerators
 from advisor.methods.families import families
 from advisor.methods.links import links
@@ -23,7 +23,6 @@ from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
 from advisor.other_tools.checking.findings import general_rules
-from advisor.other_tools.openai_job.service import openai_service
 from advisor.other_tools.tables.keys import releases, tool_names, tool_release
 from advisor.other_tools.tables.old_keys import old_keys
 from advisor.other_tools.tables.other_files import other_files
@@ -59,10 +58,8 @@ ONE_FILE: tuple[Reader, ...] = (
     limits,
     scope_file,
     gguf_families,
-    skypilot_accelerators,
     other_keys,
     general_rules,
-    openai_service,
     other_files,
 )
 
@@ -85,6 +82,9 @@ def _readers() -> Iterator[Reader]:
     for tool in tool_names():
         yield from (partial(tool_named, tool), partial(old_keys, tool))
         yield from (partial(tool_release, tool, release) for release in releases(tool))
+    for extra in extras().values():
+        for catalogue in extra.catalogues():
+            yield from catalogue.readers
     for stem in _stems("models"):
         if stem not in NOT_ORGANISATIONS:
             yield partial(_models, stem)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from advisor.extras.benchmarks.scores import BenchmarkChange, BenchmarkRecord
 from advisor.extras.protocol import Checked, Extra
 from advisor.ground.errors import AdviseError, Fault, TooMuchLost, nearest
-from advisor.ground.files import shown_path
+from advisor.ground.files import shown_path, text_of
 from advisor.ground.install_line import install_line
 from advisor.ground.shape import Integer, ListOf, Number, Text
 from advisor.plan.checks import Raise
@@ -131,7 +131,7 @@ class BenchmarksExtra(Extra):
                         hint=nearest(path.name, beside),
                     )
                 )
-            elif "!function" in path.read_text("utf-8", errors="replace"):
+            elif "!function" in text_of(path, errors="replace"):
                 needs.append(f"benchmark {task}: runs your functions that {path.name} names")
         installed = harness_version()
         wanted = f"lm-eval>={TESTED[0]},<{TESTED[1]}"

@@ -25,7 +25,7 @@ from advisor.extras.benchmarks.scores import (
 )
 from advisor.ground.content import file_digest
 from advisor.ground.errors import AdviseError, Fault, InputError, OutOfMemory, TrainingFailed
-from advisor.ground.files import write_atomically
+from advisor.ground.files import text_of, write_atomically
 from advisor.ground.units import format_duration
 from advisor.launch.failure_report import KINDS, forget_errors, read_error
 from advisor.plan.model import Plan
@@ -59,7 +59,7 @@ def files_of(path: Path, seen: frozenset[Path] = frozenset()) -> list[Path]:
     found = [path]
     if path.suffix not in TASK_FILES:
         return found
-    text = path.read_text("utf-8", errors="replace")
+    text = text_of(path, errors="replace")
     modules = (f"{one.replace('.', '/')}.py" for one in FUNCTION.findall(text))
     for name in dict.fromkeys([*NAMED.findall(text), *modules]):
         found += files_of(path.parent / Path(name).expanduser(), seen | {path})
@@ -87,7 +87,7 @@ class Scores:
 
     def read(self) -> dict[str, Any]:
         """What trainers/evaluation/harness.py wrote."""
-        return dict(json.loads(self.path.read_text("utf-8")))
+        return dict(json.loads(text_of(self.path)))
 
     def scores(self) -> list[Score]:
         """The scores by the first metric of each benchmark. Raises InputError if there is none."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from advisor.extras.protocol import Extra
+from collections.abc import Iterable
+
+from advisor.extras.protocol import Catalogue, Extra
 
 
 class Jobs(Extra):
@@ -11,6 +13,11 @@ class Jobs(Extra):
     NAME = "jobs"
     HELP = "packs a plan for another machine, Slurm or SkyPilot"
     EXPORTERS = ("bundle", "slurm", "skypilot")
+
+    def catalogues(self) -> Iterable[Catalogue]:
+        from advisor.extras.jobs.skypilot.catalogue import SKYPILOT_FILE, skypilot_accelerators
+
+        return [Catalogue("skypilot", SKYPILOT_FILE, [skypilot_accelerators])]
 
 
 EXTRA = Jobs()

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from advisor.commands.export import export
 from advisor.extras.jobs.bundle.needs import plan_needs
 from advisor.extras.jobs.skypilot.accelerators import gpu_of
+from advisor.extras.jobs.skypilot.catalogue import skypilot_accelerators
 from advisor.extras.jobs.skypilot.task import skypilot_job
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.skypilot import skypilot_accelerators
 from advisor.plan.read import read_plan
 from advisor.probe.catalogue import load_catalogue
 from tests.extras.jobs.project import TASKS, write_project

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from advisor.extras.jobs.bundle.needs import Needs
+from advisor.extras.jobs.skypilot.catalogue import names_of, skypilot_accelerators
 from advisor.ground.errors import InputError, nearest
-from advisor.ground.skypilot import names_of, skypilot_accelerators
 from advisor.probe.catalogue import load_catalogue
 
 WHICH = "--to skypilot:NAME"
