@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tests.conftest import save_tiny_model
+from tests.distributed.comparing import LIMIT, LIMIT_MIXED
 
 MODEL, TEACHER, TRANSLATOR = "model", "teacher", "translator"
 MIXTURE, ENCODER, UNTIED = "mixture", "encoder", "untied"
@@ -101,6 +102,11 @@ class Cell:
     def casts(self) -> bool:
         """Whether all weights are cast to 16 bits, which one process does in products alone."""
         return (self.strategy, self.update, self.precision) == (FSDP, "full", MIXED)
+
+    @property
+    def limit(self) -> float:
+        """How far it may be from one process."""
+        return LIMIT_MIXED if self.precision == MIXED else LIMIT
 
     @property
     def file(self) -> str:

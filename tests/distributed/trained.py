@@ -32,6 +32,7 @@ class Result:
     from_ddp: Apart | None = None
     rounded: float | None = None  # in 16 bits: losses alone are compared, and may differ by this
     samples: bool = False  # each process has samples of its own: ddp is compared with
+    limit: float = LIMIT  # unless it is rounded
 
     @property
     def far(self) -> float | None:
@@ -47,6 +48,7 @@ class Wanted:
     plan: Path
     rounded: float | None = None
     samples: bool = False
+    limit: float = LIMIT
 
 
 def train_shared(wanted: Mapping[Place, Wanted]) -> dict[Place, Result]:
@@ -71,7 +73,8 @@ def train_shared(wanted: Mapping[Place, Wanted]) -> dict[Place, Result]:
                     result = found[mine[path]]
                     result.status, result.text = FAILED, f"judged: {one['text']}"
     for place, result in found.items():
-        result.rounded, result.samples = wanted[place].rounded, wanted[place].samples
+        one = wanted[place]
+        result.rounded, result.samples, result.limit = one.rounded, one.samples, one.limit
         _compare(result, found)
     return found
 
@@ -130,7 +133,7 @@ def wrong(results: Iterable[Result]) -> list[str]:
             told.append(f"{one.name}, {one.strategy}: {one.text}")
         elif one.status == REFUSED and not is_located(one.text):
             told.append(f"{one.name}, {one.strategy}: refused without a place: {one.text}")
-        limit = LIMIT if one.rounded is None else one.rounded
+        limit = one.limit if one.rounded is None else one.rounded
         if one.far is not None and not one.far <= limit:
             told.append(f"{one.name}, {one.strategy}: {one.far}, and at most {limit} is allowed")
     return told

@@ -28,6 +28,7 @@ def train_cells(folder: Path, cells: Iterable[Cell]) -> dict[Place, Result]:
                 write_plan(folder, cell),
                 rounded=CAST if cell.casts else None,
                 samples=LESSONS[cell.objective].samples,
+                limit=cell.limit,
             )
             for cell in cells
         }
@@ -39,7 +40,10 @@ def train_settings(folder: Path) -> dict[Place, Result]:
     return train_shared(
         {
             one.place: Wanted(
-                one.plan(folder), rounded=one.rounded, samples=SETTINGS[one.setting].samples
+                one.plan(folder),
+                rounded=one.rounded,
+                samples=SETTINGS[one.setting].samples,
+                limit=one.cell.limit,
             )
             for one in all_settings()
         }

@@ -322,6 +322,14 @@ def test_preferences_raise_the_margin_of_unseen_pairs(objective, align):
     assert result["evaluation"]["general"]["rows"] > 0
 
 
+@pytest.mark.parametrize("precision", ["pure", "mixed"])
+@pytest.mark.parametrize("objective", ["orpo", "simpo"])
+def test_pairs_train_a_module_on_a_4_bit_base_in_both_precisions(objective, precision, align):
+    """What was saved is the trained model, which computes outside autocast, too."""
+    result = trained(align(objective, max_steps=2, quantization="nf4", precision=precision))
+    assert all(check["ok"] for check in result["checks"] if check["name"].startswith("saved"))
+
+
 @pytest.mark.parametrize("objective", ["dpo", "kto"])
 @pytest.mark.parametrize("update", UPDATES)
 def test_the_reference_is_the_model_as_the_stage_found_it(

@@ -69,14 +69,18 @@ def first_float_dtype(model: Any) -> Any:
 
 @contextmanager
 def rounded_to(model: Any, dtype: str) -> Iterator[None]:
-    """Inside, the model's weights are of this dtype, as FSDP casts them. They wait on the host."""
+    """Inside, the model's weights are of this dtype, as FSDP casts them. They wait on the host,
+    which had room for all of them when they were saved: a GPU may have none for both.
+    """
     import torch
 
-    kept = [(one, one.data) for one in model.parameters() if one.is_floating_point()]
-    for one, data in kept:
-        one.data = data.to(getattr(torch, dtype))
+    kept = [
+        (one, one.data.cpu(), one.device) for one in model.parameters() if one.is_floating_point()
+    ]
+    for one, _, _ in kept:
+        one.data = one.data.to(getattr(torch, dtype))
     try:
         yield
     finally:
-        for one, data in kept:
-            one.data = data
+        for one, data, device in kept:
+            one.data = data.to(device)

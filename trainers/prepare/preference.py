@@ -7,6 +7,7 @@ once, here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -404,8 +405,19 @@ def with_prepared_rows(trainer: type) -> type:
 
 def with_tokenised_pairs(trainer: type) -> type:
     """One of TRL's trainers that tokenise pairs themselves (ORPO, CPO), reading the token ids of
-    `preference_columns` instead of text.
+    `preference_columns` instead of text, and leaving the dtypes of a 4-bit base as they are: TRL's
+    casts leave an output layer of 16 bits behind a norm of 32, which no forward outside autocast
+    can compute.
     """
+    module: Any = sys.modules[trainer.__module__]
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        casts = module.peft_module_casting_to_bf16
+        module.peft_module_casting_to_bf16 = lambda model: None
+        try:
+            trainer.__init__(self, *args, **kwargs)
+        finally:
+            module.peft_module_casting_to_bf16 = casts
 
     def tokenize_row(self: Any, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
         prompt = list(feature["prompt_ids"])
@@ -420,4 +432,8 @@ def with_tokenised_pairs(trainer: type) -> type:
             row[f"{side}_labels"] = [IGNORED] * len(prompt) + answer
         return row
 
-    return type(f"Tokenised{trainer.__name__}", (trainer,), {"tokenize_row": tokenize_row})
+    return type(
+        f"Tokenised{trainer.__name__}",
+        (trainer,),
+        {"__init__": __init__, "tokenize_row": tokenize_row},
+    )
