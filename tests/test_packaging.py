@@ -104,7 +104,7 @@ def light(wheel, tmp_path_factory):
     site = next(home.glob("lib/python3*/site-packages"))
     found = [name for name in LIGHT if (HERE / name).exists()]
     assert len(found) >= len(LIGHT) - 1
-    for name in found:
+    for name in (*found, *(file.name for file in HERE.glob("*__mypyc*.so"))):
         (site / name).symlink_to(HERE / name)
     return home
 
@@ -189,15 +189,15 @@ def test_the_installed_trainers_train_beside_hostile_ones(installed, tiny_model,
 
 
 def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_path):
-    """The core install answers; asking it to train is exit code 4 with the one line that installs
-    the rest.
+    """The core install answers, also about a file that is not UTF-8; asking it to train is exit
+    code 4 with the one line that installs the rest.
     """
-    (tmp_path / "train.jsonl").write_text(
-        "".join(
-            json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) + "\n"
-            for i in range(60)
-        )
-    )
+    rows = [
+        {"question": f"Здравствуйте, где посылка {i}?", "answer": f"Она в пути, номер {i}."}
+        for i in range(60)
+    ]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "train.jsonl").write_bytes(text.encode("cp1251"))
     config = {
         "model_type": "llama",
         "hidden_size": 64,
