@@ -12,7 +12,6 @@ from advisor.estimate.spec.read import request_of
 from advisor.extras.jobs.skypilot.catalogue import skypilot_accelerators
 from advisor.ground import resources
 from advisor.ground.errors import InputError
-from advisor.ground.gguf import gguf_families
 from advisor.ground.other_keys import other_keys
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import shipped_sources
@@ -107,10 +106,6 @@ SHIPPED = {
     "findings about files of tools": (
         "tools/findings.yaml", "    severity: note", "    severty: note", "severity",
         general_rules.__wrapped__,
-    ),
-    "GGUF": (
-        "serving/gguf.yaml", "    architecture: ", "    architectur: ", "architecture",
-        gguf_families.__wrapped__,
     ),
     "names of SkyPilot": (
         "clusters/skypilot.yaml", "accelerators:", "acelerators:", "accelerators",

@@ -1,4 +1,4 @@
-"""A result as a GGUF file for llama.cpp, LM Studio and Ollama, proved to be the model."""
+"""A result as a GGUF file for llama.cpp, LM Studio and Ollama, compared with the model."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ VARIANTS = True
 
 
 def export(wanted: Wanted) -> int:
-    """Write and prove the results of a run folder. Returns the exit code of the tool."""
+    """Write and compare the results of a run folder; nothing half-written is left. Returns the exit
+    code of the tool.
+    """
     out = wanted.out or wanted.source / "export" / NAME
     was_there = out.exists()
     try:
         return wanted.run_tool(
-            "gguf",
+            "gguf.export",
             str(wanted.source),
-            "--out",
-            str(out),
-            "--device",
-            device_of(wanted.source),
+            *("--out", str(out), "--device", device_of(wanted.source)),
             *(["--kind", wanted.variant] if wanted.variant else []),
             *(["--only", wanted.only] if wanted.only else []),
         )

@@ -237,9 +237,9 @@ def _card_serving(record: RunRecord, stage: StageRecord) -> list[str]:
                 f"ollama create {name} -f ./ollama/Modelfile",
             ),
             "",
-            "It writes a .gguf file, which llama.cpp proves to be the model, and a Modelfile with"
-            " the chat template and the end tokens; `--to gguf` writes the file alone. Families of"
-            " models that it does not know are refused.",
+            "It writes a .gguf file, which is compared with the model where llama.cpp is here, and"
+            " a Modelfile with the chat template and the end tokens; `--to gguf` writes the file"
+            " alone. Families of models that it does not know are refused.",
         ]
     if not method.is_module or method.merges:
         what = "The merged model" if method.is_module else "It"

@@ -9,7 +9,6 @@ from advisor.data.measure.data_requirements import REQUIREMENTS_FILE
 from advisor.estimate.spec.read import SPEC
 from advisor.ground.extras import extras
 from advisor.ground.files import cannot_write, write_atomically
-from advisor.ground.gguf import GGUF_FILE
 from advisor.ground.other_keys import OTHER_KEYS_FILE
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import SOURCES_FILE
@@ -83,7 +82,6 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "tool": file_schema(TOOL_FILE),
         "findings": file_schema(FINDINGS_FILE),
         "tool-release": file_schema(RELEASE_FILE),
-        "gguf": file_schema(GGUF_FILE),
         "scenarios": files.scenarios_schema(rules),
         "sources": file_schema(SOURCES_FILE),
         "amounts": file_schema(REQUIREMENTS_FILE),

@@ -12,7 +12,6 @@ from functools import partial
 from advisor.data.measure.data_requirements import data_requirements
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras
-from advisor.ground.gguf import gguf_families
 from advisor.ground.other_keys import other_keys
 from advisor.ground.resources import rules_dir
 from advisor.methods.accelerators import accelerators
@@ -57,7 +56,6 @@ ONE_FILE: tuple[Reader, ...] = (
     chat_templates.families,
     limits,
     scope_file,
-    gguf_families,
     other_keys,
     general_rules,
     other_files,

@@ -75,7 +75,7 @@ TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}" + ZEPHYR
 
 STYLES = {
     "chatml": CHATML, "zephyr": ZEPHYR, "llama_2": LLAMA_2, "llama_3": LLAMA_3, "dated": DATED,
-    "gemma": GEMMA, "mistral": MISTRAL, "no_system": NO_SYSTEM, "thinking": THINKING, "odd": ODD,
+    "gemma": GEMMA, "no_system": NO_SYSTEM, "thinking": THINKING, "odd": ODD,
     "tools": TOOLS,
 }  # fmt: skip
 
@@ -85,6 +85,7 @@ REFUSED = {
     "depending on how many": (
         "{% for message in messages %}<{{ loop.index }}>{{ message['content'] }}{% endfor %}"
     ),
+    "in another order": MISTRAL,
     "refuses a plain conversation": "{{ raise_exception('never') }}",
     "comes out as": (
         "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] | replace('Hello', 'Bye') }}"

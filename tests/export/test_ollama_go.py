@@ -1,4 +1,4 @@
-"""The reader of our TEMPLATEs against Go itself. Needs a Go toolchain on PATH (Debian: golang-go)."""
+"""Our TEMPLATEs in Go itself. Needs a Go toolchain on PATH (Debian: golang-go)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from pathlib import Path
 import pytest
 
 from advisor.data.chat_text import ChatText
-from advisor.export.ollama.compare import conversations
-from advisor.export.ollama.go_reader import written_by_ollama
-from advisor.export.ollama.shape import NotExpressible
-from advisor.export.ollama.template import ollama_template
+from advisor.export.ollama.go import go_template, written_by_ollama
+from advisor.export.ollama.template import NotExpressible, conversations, ollama_template
 from tests.export.chat_templates import STYLES
 from tests.export.test_ollama_template import TODAY, TOKENS
 
@@ -53,21 +51,19 @@ def sources():
             yield path.stem, path.read_text("utf-8")
 
 
-def test_go_writes_what_the_reader_says(go):
-    """For every template that can be expressed: random conversations, answers to be continued, and
-    both states of `think`.
-    """
+def test_go_writes_what_was_compared(go):
+    """For every template that can be expressed: random conversations, answers to be continued."""
     requests, expected, names = [], [], set()
     for name, source in sources():
         try:
-            ours = ollama_template(ChatText.of(source, TOKENS), today=TODAY)
+            shape = ollama_template(ChatText.of(source, TOKENS), today=TODAY).shape
         except NotExpressible:
             continue
         names.add(name)
-        for turns in islice(conversations(ours.shape, random.Random(name)), 40):
-            for think in (None, True, False):
-                requests.append({"template": ours.text, "messages": turns, "think": think})
-                expected.append(written_by_ollama(ours.text, turns, think=think))
+        for turns in islice(conversations(shape, random.Random(name)), 40):
+            for one in (turns, [*turns, {"role": "assistant", "content": "yes"}]):
+                requests.append({"template": go_template(shape), "messages": one})
+                expected.append(written_by_ollama(shape, one))
     assert len(names) >= len(STYLES)
     for request, theirs, own in zip(requests, go(requests), expected, strict=True):
         assert theirs == own, request

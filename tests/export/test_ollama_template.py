@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import random
+from dataclasses import replace
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -12,12 +15,16 @@ from hypothesis import strategies as st
 
 from advisor.data.chat_text import ChatText
 from advisor.data.template_messages import PLAIN_TEMPLATE
-from advisor.export.ollama.compare import check
-from advisor.export.ollama.go_reader import NotOurs, written_by_ollama
-from advisor.export.ollama.go_template import go_string, go_text
-from advisor.export.ollama.shape import CONTINUED, NotExpressible
-from advisor.export.ollama.template import OllamaTemplate, ollama_template
+from advisor.export.ollama.go import go_string, go_template, go_text, written_by_ollama
+from advisor.export.ollama.template import (
+    NotExpressible,
+    OllamaTemplate,
+    check,
+    conversations,
+    ollama_template,
+)
 from tests.export.chat_templates import REFUSED, STYLES
+from tests.export.go_reader import NotOurs, read_template
 
 TODAY = datetime.date(2026, 1, 2)
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -43,15 +50,34 @@ def test_the_text_is_that_of_the_models_own_template(name, system, pairs, questi
     for asked, answered in pairs:
         turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     turns.append({"role": "user", "content": question})
-    assert written_by_ollama(ours.text, turns) == chat.as_trained(turns, prompt=True)
+    own = chat.as_trained(turns, prompt=True)
+    assert written_by_ollama(ours.shape, turns) == own
+    assert read_template(go_template(ours.shape), turns) == own
 
 
-@pytest.mark.parametrize("name", ["chatml", "llama_3", "mistral", "thinking"])
+@pytest.mark.parametrize("name", STYLES)
+def test_a_template_writes_what_was_compared(name):
+    """Whatever conversation comes: two system messages, questions in a row, an answer first or last,
+    a first token that llama.cpp adds.
+    """
+    _, ours = ALL[name]
+    shape = ours.shape.without("<s>")
+    text = go_template(shape)
+    roles = ("system", "user", "assistant")
+    chance = random.Random(name)
+    for turns in islice(conversations(shape, chance), 50):
+        mixed = [*turns, {"role": chance.choice(roles), "content": "more"}]
+        chance.shuffle(mixed)
+        for one in (turns, mixed):
+            assert read_template(text, one) == written_by_ollama(shape, one), one
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama_3"])
 def test_an_answer_can_be_continued(name):
     """A last message of the assistant is open: nothing ends it."""
     chat, ours = ALL[name]
     turns = [{"role": "user", "content": "Name two."}, {"role": "assistant", "content": "One is"}]
-    text = written_by_ollama(ours.text, turns)
+    text = read_template(go_template(ours.shape), turns)
     assert text.endswith("One is")
     assert chat.write(turns, prompt=False).startswith(text)
 
@@ -72,7 +98,7 @@ def test_the_templates_of_real_families_come_out_alike(names):
     for path in files:
         chat = ChatText.of(path.read_text("utf-8"), TOKENS)
         try:
-            found = ollama_template(chat, begins_with="<s>", today=TODAY)
+            found = ollama_template(chat, today=TODAY)
         except NotExpressible:
             refused.add(path.stem)
         else:
@@ -90,24 +116,25 @@ def test_a_template_that_no_fixed_texts_make_is_refused(why):
         made(REFUSED[why])
 
 
-def test_a_wrong_template_is_found():
+def test_a_wrong_text_is_found():
     """The comparison would see one changed character."""
     chat, ours = ALL["chatml"]
-    wrong = ours.text.replace("<|im_end|>\n{{ if $last }}", "<|im_end|>{{ if $last }}")
-    assert wrong != ours.text
+    wrong = replace(ours.shape, asked=ours.shape.asked.replace("<|im_end|>\n", "<|im_end|>"))
+    assert wrong != ours.shape
     with pytest.raises(NotExpressible, match="by the model's template and as"):
-        check(wrong, ours.shape, chat.as_trained)
+        check(wrong, chat.as_trained)
 
 
-def test_the_first_token_is_left_to_ollama():
-    """Where the model file makes Ollama put it in front, the template does not write it too."""
-    _, ours = made(STYLES["llama_2"], begins_with="<s>")
+def test_the_first_token_is_left_to_llama_cpp():
+    """Where the file makes it put one in front, the template does not write it too."""
+    _, ours = made(STYLES["llama_2"])
     turns = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": "c"},
     ]
-    assert written_by_ollama(ours.text, turns) == "[INST] a [/INST] b </s><s>[INST] c [/INST]"
+    text = go_template(ours.shape.without("<s>"))
+    assert read_template(text, turns) == "[INST] a [/INST] b </s><s>[INST] c [/INST]"
 
 
 @pytest.mark.parametrize(
@@ -130,39 +157,30 @@ def test_nothing_is_lost_of_a_plain_style():
     assert not ALL["chatml"][1].lost
 
 
-def test_thoughts_are_switched_as_the_template_does_it():
-    """Ollama's `think` is the template's enable_thinking; a plan that gives the argument leaves no
-    switch.
-    """
-    chat, ours = ALL["thinking"]
-    turns = [{"role": "user", "content": "a"}]
-    for think in (True, False):
-        own = chat.write(turns, prompt=True, enable_thinking=think)
-        assert written_by_ollama(ours.text, turns, think=think) == own
+def test_a_switch_of_thoughts_is_as_the_plan_says():
+    """Ollama's `think` does not switch it; that is said, unless the plan gives the argument."""
+    said = "cannot be switched"
+    assert any(said in one for one in ALL["thinking"][1].lost)
     _, fixed = made(STYLES["thinking"], fixed=["enable_thinking"])
-    assert "IsThinkSet" in ours.text
-    assert "IsThinkSet" not in fixed.text
+    assert not any(said in one for one in fixed.lost)
 
 
-def test_thoughts_of_an_answer_to_be_continued_are_marked():
+def test_thoughts_of_an_answer_are_marked():
     """From `.Thinking` between its marks Ollama learns how this model marks its thoughts."""
     chat, ours = ALL["thinking"]
     asked, said = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
     own = chat.write([asked, {**said, "reasoning_content": "hm"}], prompt=False)
-    assert own.startswith(written_by_ollama(ours.text, [asked, {**said, "thinking": "hm"}]))
-    assert "{{ if .Thinking }}<think>\n{{ .Thinking }}\n</think>\n\n{{ end }}" in ours.text
-
-
-def test_a_stripped_continuation_is_known():
-    """Some templates remove newlines in front of the last answer alone."""
-    assert CONTINUED in ALL["thinking"][1].shape.strips
+    text = go_template(ours.shape)
+    assert own.startswith(read_template(text, [asked, {**said, "thinking": "hm"}]))
+    assert "{{ if .Thinking }}<think>\n{{ .Thinking }}\n</think>\n\n{{ end }}" in text
+    assert ".Thinking" not in go_template(ALL["chatml"][1].shape)
 
 
 def test_the_plain_template_of_the_trainers_can_be_served():
     """A base model without a template gets one that Ollama can write."""
     _, ours = made("{{ bos_token }}" + PLAIN_TEMPLATE)
     turns = [{"role": "user", "content": "Hello"}]
-    assert written_by_ollama(ours.text, turns) == "<s>User: Hello\n\nAssistant:"
+    assert read_template(go_template(ours.shape), turns) == "<s>User: Hello\n\nAssistant:"
 
 
 @settings(max_examples=100, deadline=None)
@@ -170,7 +188,7 @@ def test_the_plain_template_of_the_trainers_can_be_served():
 def test_fixed_texts_come_back(text):
     """Whatever a template writes itself; what a Modelfile would lose is in code."""
     code = go_text(text)
-    assert written_by_ollama(code, []) == text
+    assert read_template(code, []) == text
     assert '"""' not in code
     assert all(character in "\n\t " or character.isprintable() for character in code)
 
@@ -187,4 +205,4 @@ def test_texts_in_quotes_are_as_go_writes_them():
 def test_the_reader_refuses_what_it_does_not_know(text):
     """It never guesses what Go would do."""
     with pytest.raises((NotOurs, TypeError)):
-        written_by_ollama(text, [])
+        read_template(text, [])

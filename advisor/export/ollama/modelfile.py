@@ -1,4 +1,4 @@
-"""The text of a Modelfile, and what Ollama reads of it.
+"""A Modelfile: the template, the tokens that end an answer, and nothing that is not known.
 
 How Ollama reads one was learned from its source (parser.go, version of August 2026): a value in
 three quotes ends at the first three quotes before a line's end; characters that are neither
@@ -7,42 +7,46 @@ printable nor a space, a tab or a newline are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-QUOTES = '"""'
+from advisor.data.examples import Skipped, read_examples
+from advisor.data.measure.tokenizer import json_object, special_texts
+from advisor.export.ollama.go import QUOTES, Shape, can_hold
+from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.files import PLAN_FILE
+from advisor.plan.entries import entries
+from advisor.plan.read import read_plan, resolve_path
+from advisor.plan.record import StageRecord
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Modelfile:
-    """What a Modelfile says."""
-
-    model: str  # after FROM: a file beside the Modelfile
-    template: str
-    stops: Sequence[tuple[str, str]]  # (text, why)
-    adapter: str | None = None
-    parameters: Sequence[tuple[str, str, str]] = ()  # (name, value, why)
-    system: str | None = None
-    about: Sequence[str] = field(default_factory=tuple)  # comments at the top
-
-    def text(self) -> str:
-        """The file."""
-        lines = [*(f"# {_one_line(line)}" for line in self.about), f"FROM {self.model}"]
-        if self.adapter is not None:
-            lines.append(f"ADAPTER {self.adapter}")
-        lines += ["", f"TEMPLATE {quoted(self.template)}", ""]
-        for stop, why in self.stops:
-            lines += [f"# {_one_line(why)}", f"PARAMETER stop {quoted(stop)}"]
-        for name, value, why in self.parameters:
-            lines += [f"# {_one_line(why)}", f"PARAMETER {name} {value}"]
-        if self.system is not None:
-            lines += ["", f"SYSTEM {quoted(self.system)}"]
-        return "\n".join(lines) + "\n"
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+OLLAMAS_CONTEXT = 2048  # tokens, where a Modelfile names no number (Ollama's documentation)
 
 
-def _one_line(text: str) -> str:
-    """A comment that stays one."""
-    return " ".join(text.split())
+def modelfile_text(
+    *,
+    model: str,
+    template: str,
+    stops: Mapping[str, str],
+    parameters: Sequence[tuple[str, str, str]] = (),
+    system: str | None = None,
+    about: str = "",
+) -> str:
+    """A Modelfile: stops are text -> why, parameters (name, value, why)."""
+    lines = [_comment(about), f"FROM {model}", "", f"TEMPLATE {quoted(template)}", ""]
+    for stop, why in stops.items():
+        lines += [_comment(why), f"PARAMETER stop {quoted(stop)}"]
+    for name, value, why in parameters:
+        lines += [_comment(why), f"PARAMETER {name} {value}"]
+    if system is not None:
+        lines += ["", f"SYSTEM {quoted(system)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> str:
+    """A comment that stays on one line."""
+    return f"# {' '.join(text.split())}"
 
 
 def quoted(text: str) -> str:
@@ -52,8 +56,99 @@ def quoted(text: str) -> str:
     return f"{QUOTES}{text}{QUOTES}"
 
 
-def can_hold(text: str) -> bool:
-    """Whether a value, such as a system message, comes back as it is."""
-    return QUOTES not in text and all(
-        character in "\n\t " or character.isprintable() for character in text
-    )
+# --------------------------------------------------------------------------- what ends an answer
+
+
+def stops(folder: Path, shape: Shape) -> dict[str, str]:
+    """What ends an answer of a result, each once with its reason, in the order of discovery.
+
+    Raises InputError if nothing does, or a number stands for no token.
+    """
+    tokenizer = json_object(folder / "tokenizer.json")
+    added = tokenizer.get("added_tokens") or []
+    vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
+    texts = {number: text for text, number in dict(vocabulary).items()}
+    texts |= {one["id"]: one["content"] for one in added}
+    found: dict[str, str] = {}
+    given = json_object(folder / "generation_config.json").get("eos_token_id")
+    for number in given if isinstance(given, list) else [given]:
+        if not isinstance(number, int):
+            continue
+        text = texts.get(number)
+        if not text:
+            raise InputError(
+                f"generation_config.json ends answers with token {number}, which the tokenizer"
+                " does not have",
+                where=str(folder),
+                hint="take the tokenizer that the model was trained with",
+            )
+        found.setdefault(text, "the model stops at it (generation_config.json)")
+    named = special_texts(folder)
+    if eos := named.get("eos_token"):
+        found.setdefault(eos, "the end token of the tokenizer")
+    special = {one["content"] for one in added if one.get("special")} | {*named.values()}
+    marks = "|".join(map(re.escape, sorted(filter(None, special), key=len, reverse=True)))
+    if marks and (turn_end := re.search(marks, shape.asked)):
+        found.setdefault(turn_end[0], "the chat template writes it behind an answer")
+    elif mark := shape.asked.strip():
+        # Turns end with no token: the model may go on with the next question.
+        found.setdefault(mark, "the chat template begins the next question with it")
+    if not found:
+        raise InputError(
+            "nothing says where an answer ends: the result has no end token",
+            where=str(folder),
+            hint="train it again: a run adds the end token to each answer",
+        )
+    return found
+
+
+# --------------------------------------------------------------------------- other lines
+
+
+def parameters(folder: Path, *, seq_len: int | None) -> list[tuple[str, str, str]]:
+    """(name, value, why) of each that a result calls for, which was trained on so many tokens."""
+    config = json_object(folder / "generation_config.json")
+    found = []
+    if seq_len is not None and seq_len > OLLAMAS_CONTEXT:
+        why = f"it was trained on up to {seq_len} tokens; Ollama would forget what is older"
+        found.append(("num_ctx", str(seq_len), why))
+    if config.get("do_sample") is False:
+        config = {"temperature": 0} | config
+    for key in SAMPLING:
+        value = config.get(key)
+        if isinstance(value, int | float):
+            name = key.replace("repetition", "repeat")
+            found.append((name, f"{value:g}", "as generation_config.json says"))
+    return found
+
+
+def constant_system(run: Path, stage: StageRecord) -> tuple[str | None, str]:
+    """(the system message of every row of the training, or None; what is to be said of it)."""
+    found: set[str | None] = set()
+    try:
+        data = {one.name: one.data for one in entries(read_plan(run / PLAN_FILE))}[stage.name]
+        path = resolve_path(run / PLAN_FILE, data.path)
+        for row in read_examples(path, mapping=data.mapping, skipped=Skipped()):
+            system = [one.content for one in row.messages[:1] if one.role == "system"]
+            found.add(system[0] if system else None)
+            if len(found) > 1:
+                break
+    except (AdviseError, OSError, KeyError):
+        return None, (
+            "no SYSTEM line: the training data cannot be read any more; if every row had the same"
+            " system message, add it"
+        )
+    text = next(iter(found), None)
+    if len(found) > 1:
+        about = (
+            "no SYSTEM line: some rows of the training data have a system message, and others"
+            " another or none; send the one that fits"
+        )
+        return None, about
+    if text is not None and not can_hold(text):
+        about = (
+            "no SYSTEM line: that of the training data holds characters that no Modelfile keeps;"
+            " send it with each conversation"
+        )
+        return None, about
+    return text, "SYSTEM is the one system message of the training data" if text else ""

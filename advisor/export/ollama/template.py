@@ -1,101 +1,203 @@
-"""The chat template of a result for Ollama: derived, compared, with what of it is lost."""
+"""A chat template as fixed texts around what people say, for Ollama: found by writing probe
+conversations, and held against the model's own template on many random ones.
+
+A template is a program. What it writes between the words of a conversation is mostly fixed. Those
+texts are found by writing conversations of known words and cutting at the words. Nothing is
+guessed: what does not come out alike in one, two and three questions is refused.
+"""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from advisor.data.chat_text import ChatText, RefusedByTemplate, Turn
-from advisor.export.ollama.compare import check
-from advisor.export.ollama.go_template import go_template
-from advisor.export.ollama.shape import NotExpressible, Shape, shape_of, user
+from advisor.data.template_messages import END_MARK
+from advisor.data.thoughts import MARK, SWITCHES
+from advisor.export.ollama.go import Shape, written_by_ollama
 
-DAYS = (datetime.date(2021, 3, 4), datetime.date(2022, 11, 25))
+# Probe conversations, of words that no template writes by itself.
+SPOKEN = ("user", "assistant", "user", "assistant", "user")
+TURNS: Sequence[Turn] = [{"role": role, "content": f"Zq{at}"} for at, role in enumerate(SPOKEN)]
+SYSTEM: Turn = {"role": "system", "content": "Zqs"}
+THOUGHT = "Zqt"
+ROUNDS = 200
+# Pieces of what people write: with what templates, Go, Jinja and Modelfiles could trip over.
+PIECES = (
+    "Hello", "where is my parcel?", " ", "\n", "\n\n", "\t", "{{ .Content }}", "{% if x %}", "{",
+    "}}", '"', '"""', "'", "\\n", "\\", "`", "$last", "<b>", "</b>", "<|", "|>", "[", "]", "#", "%",
+    "&amp;", "system", "user", "assistant", "None", "0", "1.5", "é", "ß", "日本語", "😀", "\u00a0",
+    "\u200b", "end", "```python\nprint(1)\n```", "- a\n- b", "|", "~", "=", ":",
+)  # fmt: skip
 SPEAKERS = {"system": "system messages", "user": "questions", "assistant": "earlier answers"}
+
+
+Write = Callable[..., str]  # (turns, prompt=): as the trainers do; may raise RefusedByTemplate
+
+
+class NotExpressible(Exception):
+    """Why the text of a template cannot be put together from fixed texts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OllamaTemplate:
-    """A TEMPLATE that writes what the model's own template writes."""
+    """Texts that Ollama puts together as the model's own template does."""
 
-    text: str
     shape: Shape
     compared: int  # conversations that came out alike
-    lost: tuple[str, ...]  # what of the model's template it does not do, in sentences
+    lost: Sequence[str]  # what of the model's template it does not do, in sentences
 
 
 def ollama_template(
-    chat: ChatText, *, begins_with: str = "", fixed: Iterable[str] = (), today: datetime.date
+    chat: ChatText, *, fixed: Iterable[str] = (), today: datetime.date
 ) -> OllamaTemplate:
-    """The TEMPLATE for a chat template. Raises NotExpressible.
+    """The texts of a chat template, compared with it. Raises NotExpressible.
 
     Args:
-        begins_with: The token that Ollama puts in front of a text by itself, because the model
-            file says so; "" if none.
         fixed: Arguments that the plan gives the template.
         today: For templates that write the date.
     """
-
-    def write(messages: Iterable[Turn], *, prompt: bool, **given: object) -> str:
-        text = chat.as_trained(list(messages), prompt=prompt, **given)
-        return text.removeprefix(begins_with)
-
+    chat.on(today)
+    shape = shape_of(chat.as_trained)
+    compared = check(shape, chat.as_trained)
     lost = []
-    if _writes_date(chat):
+    if "strftime_now" in chat.source:
         lost.append(
             f"the model's template writes the day's date; Ollama's always writes {today:%Y-%m-%d},"
             " the day of this export"
         )
-    chat.on(today)
-    shape = shape_of(write, fixed=fixed)
-    try:
-        text = go_template(shape)
-        compared = check(text, shape, write)
-    except NotExpressible:
-        if shape.prompts_by_switch is None:
-            raise
-        shape = replace(shape, prompts_by_switch=None)
-        text = go_template(shape)
-        compared = check(text, shape, write)
-        lost.append("thinking cannot be switched on and off in Ollama: it is as without a switch")
-    return OllamaTemplate(text=text, shape=shape, compared=compared, lost=(*lost, *_lost(shape)))
-
-
-def _writes_date(chat: ChatText) -> bool:
-    texts = set()
-    for day in DAYS:
-        chat.on(day)
-        try:
-            texts.add(chat.write([user(1)], prompt=True))
-        except RefusedByTemplate:
-            return False
-    return len(texts) > 1
-
-
-def _lost(shape: Shape) -> list[str]:
-    lost = []
-    stripped = [words for role, words in SPEAKERS.items() if role in shape.strips]
-    if stripped:
+    if stripped := [SPEAKERS[role] for role in SPEAKERS if role in shape.strips]:
+        listed = " and ".join(filter(None, (", ".join(stripped[:-1]), stripped[-1])))
         lost.append(
-            f"the model's template removes white space around {_listed(stripped)}; Ollama's"
-            " cannot: send them without"
+            f"the model's template removes white space around {listed}; Ollama's cannot: send them"
+            " without"
         )
     if shape.system is None:
         lost.append("the model's template leaves system messages out, and so does this one")
-    if shape.writes_tools:
+    if "tools" in chat.source:
         lost.append(
             "calls of functions are not in this template: a server that reads the model's own"
             " carries them (vLLM; llama.cpp's with --jinja; Ollama from the .gguf, in versions"
             " that prefer it)"
         )
-    if shape.drops_thoughts and not shape.dropped_whole:
+    prompts = {
+        chat.as_trained(TURNS[:1], prompt=True, **{name: state})
+        for name in SWITCHES
+        for state in (True, False)
+        if name not in fixed
+    }
+    if len(prompts) > 1:
         lost.append(
-            "after an answer with thoughts the model's template leaves a trace of them in the"
-            " conversation (a mark or an empty line), which Ollama's does not"
+            "thinking cannot be switched on and off in Ollama: it is as without a switch. The plan"
+            " can say which: template: {enable_thinking: false}"
         )
-    return lost
+    return OllamaTemplate(shape=shape, compared=compared, lost=lost)
 
 
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+# --------------------------------------------------------------------------- the fixed texts
+
+
+def cut(text: str, turns: Iterable[Turn]) -> list[str]:
+    """The texts before, between and after the words of these turns. Raises NotExpressible if they
+    do not stand there once each, in this order.
+    """
+    found = []
+    for turn in turns:
+        before, there, text = text.partition(str(turn["content"]))
+        if not there or there in text:
+            raise NotExpressible(
+                "it leaves words out, repeats them, or writes them in another order"
+            )
+        found.append(before)
+    return [*found, text]
+
+
+def shape_of(write: Write) -> Shape:
+    """The fixed texts of a template. Raises NotExpressible."""
+    try:
+        head, prompt = cut(write(TURNS[:1], prompt=True), TURNS[:1])
+        _, answered, asked, _ = three = cut(write(TURNS[:3], prompt=True), TURNS[:3])
+        five = cut(write(TURNS, prompt=True), TURNS)
+        shape = Shape(head=head, system=None, asked=asked, answered=answered, prompt=prompt)
+        if [three, five] != [
+            [head, answered, asked, prompt],
+            [head, answered, asked, answered, asked, prompt],
+        ]:
+            raise NotExpressible("it writes a turn in another way depending on how many there are")
+        with_system: list[Turn] = []
+        with suppress(RefusedByTemplate):
+            if str(SYSTEM["content"]) in write([SYSTEM, TURNS[0]], prompt=True):
+                with_system = [SYSTEM, *TURNS[:3]]
+        if with_system:
+            before, after, *rest = cut(write(with_system, prompt=True), with_system)
+            if rest != [answered, asked, prompt]:
+                raise NotExpressible("it moves the system message in a way of its own")
+            shape = replace(shape, system=(before, after))
+        said = f"{MARK}\n{THOUGHT}\n{END_MARK}\n\nyes"
+        text = write([TURNS[0], {"role": "assistant", "content": said}, TURNS[2]], prompt=True)
+        return replace(shape, drops_thoughts=THOUGHT not in text, strips=_stripped(write, shape))
+    except RefusedByTemplate as error:
+        raise NotExpressible(f"it refuses a plain conversation: {error}") from None
+
+
+def _stripped(write: Write, shape: Shape) -> tuple[str, ...]:
+    """The roles whose words lose white space at both ends."""
+    turns = [*([SYSTEM] if shape.system else []), *TURNS[:3]]
+    plain = write(turns, prompt=True)
+    found = []
+    for place, turn in enumerate(turns[:-1]):
+        for pad in ("\n {} \n", " \n{}\n "):  # some remove newlines alone
+            padded = pad.format(turn["content"])
+            changed = [*turns[:place], {**turn, "content": padded}, *turns[place + 1 :]]
+            if write(changed, prompt=True) != plain.replace(str(turn["content"]), padded):
+                found.append(str(turn["role"]))
+                break
+    return tuple(found)
+
+
+# --------------------------------------------------------------------------- the comparison
+
+
+def conversations(shape: Shape, chance: random.Random) -> Iterator[list[Turn]]:
+    """Random conversations that end with a question."""
+
+    def turn(role: str) -> Turn:
+        words = "".join(chance.choices(PIECES, k=chance.randint(1, 8)))
+        if role in shape.strips:  # Ollama's templates cannot: that is said, and not compared
+            words = words.strip()
+        return {"role": role, "content": words or "yes"}
+
+    while True:
+        turns = [turn("system")] if shape.system is not None and chance.random() < 0.5 else []
+        for _ in range(chance.choice((0, 0, 1, 1, 2, 5))):
+            turns += [turn("user"), turn("assistant")]
+        yield [*turns, turn("user")]
+
+
+def check(shape: Shape, write: Write, *, rounds: int = ROUNDS, seed: int = 0) -> int:
+    """How many conversations were compared.
+
+    Raises NotExpressible with the first that Ollama would write in another way than the model's
+    template does.
+    """
+    compared = 0
+    random_ones = conversations(shape, random.Random(seed))  # noqa: S311 - no secret
+    for _, turns in zip(range(rounds), random_ones, strict=False):
+        try:
+            own = write(turns, prompt=True)
+        except RefusedByTemplate:
+            continue
+        compared += 1
+        other = written_by_ollama(shape, turns)
+        if own != other:
+            pairs = enumerate(zip(f"{own}\0", f"{other}\0", strict=False))
+            at = next(place for place, (a, b) in pairs if a != b)
+            around = slice(max(0, at - 20), at + 20)
+            raise NotExpressible(
+                f"a conversation of {len(turns)} messages comes out as {own[around]!r} by the"
+                f" model's template and as {other[around]!r} by Ollama's"
+            )
+    return compared
