@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from advisor.data.chat_text import ChatText, RefusedByTemplate, Turn
 from advisor.data.template_messages import END_MARK
 from advisor.data.thoughts import MARK, SWITCHES
-from advisor.export.ollama.go import Shape, written_by_ollama
+from advisor.extras.gguf.go import Shape, written_by_ollama
 
 # Probe conversations, of words that no template writes by itself.
 SPOKEN = ("user", "assistant", "user", "assistant", "user")

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from advisor.data.chat_text import ChatText
-from advisor.export.ollama.go import go_template, written_by_ollama
-from advisor.export.ollama.template import NotExpressible, conversations, ollama_template
-from tests.export.chat_templates import STYLES
-from tests.export.test_ollama_template import TODAY, TOKENS
+from advisor.extras.gguf.go import go_template, written_by_ollama
+from advisor.extras.gguf.template import NotExpressible, conversations, ollama_template
+from tests.extras.gguf.chat_templates import STYLES
+from tests.extras.gguf.test_ollama_template import TODAY, TOKENS
 
 pytestmark = [
     pytest.mark.long,

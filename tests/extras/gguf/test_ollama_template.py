@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from advisor.data.chat_text import ChatText
 from advisor.data.template_messages import PLAIN_TEMPLATE
-from advisor.export.ollama.go import go_string, go_template, go_text, written_by_ollama
-from advisor.export.ollama.template import (
+from advisor.extras.gguf.go import go_string, go_template, go_text, written_by_ollama
+from advisor.extras.gguf.template import (
     NotExpressible,
     OllamaTemplate,
     check,
     conversations,
     ollama_template,
 )
-from tests.export.chat_templates import REFUSED, STYLES
-from tests.export.go_reader import NotOurs, read_template
+from tests.extras.gguf.chat_templates import REFUSED, STYLES
+from tests.extras.gguf.go_reader import NotOurs, read_template
 
 TODAY = datetime.date(2026, 1, 2)
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}

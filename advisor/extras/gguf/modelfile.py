@@ -13,7 +13,7 @@ from pathlib import Path
 
 from advisor.data.examples import Skipped, read_examples
 from advisor.data.measure.tokenizer import json_object, special_texts
-from advisor.export.ollama.go import QUOTES, Shape, can_hold
+from advisor.extras.gguf.go import QUOTES, Shape, can_hold
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE
 from advisor.plan.entries import entries

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from advisor.export.exporter import Wanted
-from advisor.export.ollama import export
-from advisor.export.ollama.go import can_hold
-from advisor.export.ollama.modelfile import modelfile_text, parameters
+from advisor.extras.gguf.go import can_hold
+from advisor.extras.gguf.modelfile import modelfile_text, parameters
+from advisor.extras.gguf.ollama import export
 from advisor.ground.errors import InputError
-from tests.export.chat_templates import LLAMA_2, REFUSED, ZEPHYR
-from tests.export.go_reader import read_template
 from tests.export.runs import CHATML, write_run, write_tokenizer
+from tests.extras.gguf.chat_templates import LLAMA_2, REFUSED, ZEPHYR
+from tests.extras.gguf.go_reader import read_template
 
 QUESTION = [{"role": "user", "content": "Hello"}]
 

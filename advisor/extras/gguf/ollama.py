@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from advisor.data.chat_text import ChatText
 from advisor.data.measure.tokenizer import json_object, special_texts
-from advisor.export import gguf
 from advisor.export.exporter import Wanted
-from advisor.export.ollama.go import can_hold, go_template
-from advisor.export.ollama.modelfile import constant_system, modelfile_text, parameters, stops
-from advisor.export.ollama.template import NotExpressible, OllamaTemplate, ollama_template
+from advisor.extras.gguf import gguf
+from advisor.extras.gguf.go import can_hold, go_template
+from advisor.extras.gguf.modelfile import constant_system, modelfile_text, parameters, stops
+from advisor.extras.gguf.template import NotExpressible, OllamaTemplate, ollama_template
 from advisor.ground.errors import InputError
 from advisor.ground.files import folder_name, shown_path, write_atomically
 from advisor.plan.record import RunRecord, StageRecord
