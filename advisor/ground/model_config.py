@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from advisor.ground.errors import Fault
 from advisor.ground.units import is_finite
 
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -57,6 +59,50 @@ NUMBERS = (
     "num_return_sequences", "no_repeat_ngram_size",
 )  # fmt: skip
 FLAGS = ("do_sample", "use_cache", "output_hidden_states", "output_attentions")
+LARGEST, MOST_LAYERS = 10**9, 10**4  # no model has a larger dimension, or more layers
+
+
+def config_faults(config: Mapping[str, Any], path: str) -> list[Fault]:
+    """Values of config.json that no model can have.
+
+    Args:
+        path: Of the file, for the message.
+    """
+    wrong: list[tuple[str, Any, str]] = []  # key, value, what it may be
+    family, quantised = config.get("model_type"), config.get("quantization_config")
+    if family is not None and not isinstance(family, str):
+        wrong.append(("model_type", family, "the name of a model family"))
+    if quantised is not None and not _names_a_method(quantised):
+        allowed = "a map that names its quant_method"
+        wrong.append(("quantization_config", quantised, allowed))
+    inner = text_config(config)
+    for field, names in NAMES.items():
+        name = next((name for name in names if name in inner), None)
+        value = inner.get(name) if name is not None else None
+        needed = field in (*REQUIRED, "heads")
+        if name is None or isinstance(value, list | dict) or (value is None and not needed):
+            continue  # left out, or another number for each layer
+        if isinstance(value, float) and value == value // 1 and 0 < value <= LARGEST:
+            continue
+        most = MOST_LAYERS if field == "layers" else LARGEST
+        if type(value) is not int or not int(needed) <= value <= most:
+            wrong.append((name, value, "a positive whole number"))
+    found = []
+    for key, value, allowed in wrong:
+        shown = json.dumps(value, ensure_ascii=False)
+        shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
+        what = f"{key} is {shown}"
+        found.append(Fault(where=path, what=what, allowed=allowed, hint="download it again"))
+    return found
+
+
+def _names_a_method(value: Any) -> bool:
+    if not value or not isinstance(value, Mapping):
+        return isinstance(value, Mapping)
+    method = value.get("quant_method")
+    return isinstance(method, str) or (
+        method is None and any(key in value for key in ("load_in_4bit", "load_in_8bit", "bits"))
+    )
 
 
 def wrong_values(values: Mapping[str, Any]) -> dict[str, str]:

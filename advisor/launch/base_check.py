@@ -35,12 +35,11 @@ def base_faults(plan: Plan, plan_path: Path, todo: Sequence[Entry]) -> Iterable[
     """
     if not todo:
         return
-    writes = any(_writes(entry) for entry in todo)
-    yield from _model_faults(plan, plan_path, writes=writes)
-    for named, writes in _other_folders(plan, todo):
+    yield from _model_faults(plan, plan_path)
+    for named in _other_folders(plan, todo):
         folder = resolve_path(plan_path, named)
         if folder.is_dir():
-            yield from folder_faults(folder, writes=writes)
+            yield from folder_faults(folder)
     for entry in todo:
         yield from _teacher_faults(plan, entry, plan_path)
 
@@ -74,35 +73,28 @@ def _teacher_faults(plan: Plan, entry: Entry, plan_path: Path) -> Iterable[Fault
         )
         return
     if folder.is_dir():
-        yield from folder_faults(folder, writes=True)
+        yield from folder_faults(folder)
     elif not is_hub_id(str(named)):
         yield Fault(where=f"{at}: teacher", what=f"no such folder: {folder}", allowed=LAYOUT)
 
 
-def _writes(entry: Entry) -> bool:
-    """Whether the stage's model generates text: a reward model or a classifier does not."""
-    stage = entry.stage
-    return not objective(stage.objective).scores and stage.options.get("head") != "classes"
-
-
-def _other_folders(plan: Plan, todo: Sequence[Entry]) -> Iterable[tuple[str, bool]]:
-    """(folder as written, whether its model is to generate text), each once."""
-    names = {stage.name for stage in plan.stages}
-    found: dict[str, bool] = {}
+def _other_folders(plan: Plan, todo: Sequence[Entry]) -> list[str]:
+    """Folders that stages start from or are scored by, as written, each once."""
+    stages = {stage.name for stage in plan.stages}
+    named = []
     for entry in todo:
         if entry.start_folder is not None:
-            found.setdefault(entry.start_folder, False)
-            found[entry.start_folder] |= _writes(entry)
+            named.append(entry.start_folder)
         for part in reward_parts(entry.stage.options):
-            if part.source == "reward_model" and part.value not in names:
-                found.setdefault(part.value, False)
-    yield from found.items()
+            if part.source == "reward_model" and part.value not in stages:
+                named.append(part.value)
+    return list(dict.fromkeys(named))
 
 
-def _model_faults(plan: Plan, plan_path: Path, *, writes: bool) -> Iterable[Fault]:
+def _model_faults(plan: Plan, plan_path: Path) -> Iterable[Fault]:
     path = resolve_path(plan_path, plan.model)
     if path.is_dir():
-        yield from _folder_faults(plan, path, writes=writes)
+        yield from _folder_faults(plan, path)
     elif path.is_file():
         yield Fault(
             where=f"model {path}",
@@ -120,10 +112,10 @@ def _model_faults(plan: Plan, plan_path: Path, *, writes: bool) -> Iterable[Faul
     else:
         snapshot = cached_snapshot(plan.model, plan.revision)
         if snapshot is not None:
-            yield from model_faults(snapshot, writes=writes, downloads=not is_offline())
+            yield from model_faults(snapshot, downloads=not is_offline())
 
 
-def _folder_faults(plan: Plan, path: Path, *, writes: bool) -> Iterable[Fault]:
+def _folder_faults(plan: Plan, path: Path) -> Iterable[Fault]:
     config = path / "config.json"
     if not config.exists() and not config.is_symlink():
         yield Fault(where=f"model {path}", what="has no config.json", allowed=LAYOUT)
@@ -132,7 +124,7 @@ def _folder_faults(plan: Plan, path: Path, *, writes: bool) -> Iterable[Fault]:
             what="'revision' has no effect: the model is a folder",
             hint="remove it; only models on the hub have revisions",
         )
-    yield from model_faults(path, writes=writes)
+    yield from model_faults(path)
     if not any(next(path.glob(pattern), None) for pattern in TOKENIZERS):
         yield Fault(
             where=f"model {path}",

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from trainers.frame.kernels import bitsandbytes_faults, kernel_faults
 from trainers.frame.model_files import (
     check_adapter,
     check_files,
-    check_generation,
     check_loaded,
     reading,
 )
@@ -206,7 +204,7 @@ def load_base(
         options |= placement(device)
     # A head that scores or classifies may be new; everything else has to be in the files.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    check_files(source, partial(base_faults, writes=head != "SequenceClassification"))
+    check_files(source, base_faults)
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
     else:
@@ -235,7 +233,6 @@ def load_base(
     except ImportError as error:
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
     check_loaded(model, info, source)
-    check_generation(model, source)
     if "device_map" not in options and not is_read_once:
         model = model.to(device)
     model = silence_routers(keep_weights_unpacked(model))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,7 +23,6 @@ from advisor.ground.model_folder import (
     base_faults,
     tokenizer_faults,
 )
-from advisor.ground.model_structure import incomplete, shape_words, spans_words
 from advisor.ground.safetensors_header import read_header
 from trainers.frame.foreign_code import refused_code
 
@@ -155,25 +154,6 @@ def check_files(source: str, check: Callable[[Path], Sequence[Fault]]) -> None:
         raise InputError(faults=found)
 
 
-def check_generation(model: Any, source: str) -> None:
-    """Raise InputError if the model's settings for generation are of the wrong kind: transformers
-    reads them without a look.
-    """
-    config = getattr(model, "generation_config", None)
-    wrong = wrong_values(vars(config)) if config is not None else {}
-    if wrong:
-        raise InputError(
-            faults=[
-                Fault(
-                    where=source,
-                    what=f"generation_config.json: {key} is {getattr(config, key)!r}",
-                    allowed=allowed,
-                )
-                for key, allowed in wrong.items()
-            ]
-        )
-
-
 # --------------------------------------------------------------------------- what was not loaded
 
 
@@ -197,33 +177,36 @@ def check_loaded(
     missing = sorted(key for key in info["missing_keys"] if not new(key))
     mismatched = sorted(entry for entry in info["mismatched_keys"] if not new(entry[0]))
     unexpected = sorted(key for key in info["unexpected_keys"] if _has_a_place(model, key))
-    found = [*_missing_faults(model, missing, at=at, where=where)]
-    found += [
-        Fault(
-            where=at,
-            what=(
-                f"{key} in {where} has shape {shape_words(there)}, and config.json describes"
-                f" {shape_words(wanted)}"
-            ),
-            hint="weights and config.json are of different models: download both again",
-        )
+    said = [
+        f"{key} in {where} has shape {list(there)}, and config.json describes {list(wanted)}"
         for key, there, wanted in mismatched[:SHOWN]
     ]
     if unexpected:
-        listed = ", ".join(unexpected[:SHOWN])
-        more = len(unexpected) - SHOWN
-        found.append(
-            Fault(
-                where=at,
-                what=(
-                    f"config.json describes no place for {listed}"
-                    f"{f' and {more} more' if more > 0 else ''} in {where}"
-                ),
-                hint="weights and config.json are of different models: download both again",
-            )
+        said.append(f"config.json describes no place for {_listed(unexpected)} in {where}")
+    others = "weights and config.json are of different models: download both again"
+    found = [Fault(where=at, what=what, hint=others) for what in said]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        what = f"the base model is incomplete: {_listed(missing)} {are} not in {where}"
+        found.append(Fault(where=at, what=what, hint="download the whole model again"))
+    # transformers reads the settings of generation without a look.
+    config = getattr(model, "generation_config", None)
+    settings = vars(config) if config is not None else {}
+    found += [
+        Fault(
+            where=source,
+            what=f"generation_config.json: {key} is {settings[key]!r}",
+            allowed=allowed,
         )
+        for key, allowed in wrong_values(settings).items()
+    ]
     if found:
         raise InputError(faults=found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def check_adapter(model: Any, folder: Path, *, name: str = "default") -> None:
@@ -275,49 +258,6 @@ def _may_be_new(model: Any, *, new_head: bool) -> Callable[[str], bool]:
         return of_head or key in buffers
 
     return may_be_new
-
-
-def _missing_faults(model: Any, missing: Sequence[str], *, at: str, where: str) -> Iterable[Fault]:
-    """Whole layers as 'layers 2 to 5 of 6', single tensors by name."""
-    whole, rest = _whole_layers(model, missing)
-    if whole:
-        spans: list[tuple[int, int]] = []
-        for layer in whole:
-            if spans and spans[-1][1] == layer - 1:
-                spans[-1] = (spans[-1][0], layer)
-            else:
-                spans.append((layer, layer))
-        count = getattr(model.config.get_text_config(), "num_hidden_layers", "all")
-        are = "is" if len(whole) == 1 else "are"
-        yield Fault(
-            where=at,
-            what=(
-                f"the base model is incomplete: {spans_words(spans)} of {count} (counted from"
-                f" 0) {are} not in {where}"
-            ),
-            hint="download the whole model again",
-        )
-    if rest:
-        yield incomplete(rest, at=at, where=where)
-
-
-def _whole_layers(model: Any, missing: Sequence[str]) -> tuple[list[int], list[str]]:
-    """(layers of which every parameter is missing, missing tensors of other layers or of none)."""
-    lacking: dict[int, set[str]] = {}
-    for key in missing:
-        match = LAYER.search(key)
-        if match is not None:
-            lacking.setdefault(int(match[1]), set()).add(key)
-    if not lacking:
-        return [], list(missing)
-    all_of: dict[int, set[str]] = {}
-    for name, _ in model.named_parameters():
-        match = LAYER.search(name)
-        if match is not None:
-            all_of.setdefault(int(match[1]), set()).add(name)
-    whole = sorted(layer for layer, keys in lacking.items() if all_of.get(layer, set()) <= keys)
-    gone = {key for layer in whole for key in lacking[layer]}
-    return whole, [key for key in missing if key not in gone]
 
 
 def _has_a_place(model: Any, key: str) -> bool:

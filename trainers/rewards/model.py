@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
     from trainers.frame.loading import placement
     from trainers.frame.model_files import check_files, check_loaded, reading
 
-    check_files(str(folder), partial(folder_faults, writes=False))
+    check_files(str(folder), folder_faults)
     options: dict[str, Any] = {
         "dtype": getattr(torch, job.stage.weights_dtype),
         "attn_implementation": job.stage.attention,
@@ -137,7 +136,7 @@ def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any
             allowed="the result of a stage with objective rm",
         )
     register_method(config)
-    check_files(str(config.get("base_model_name_or_path")), partial(base_faults, writes=False))
+    check_files(str(config.get("base_model_name_or_path")), base_faults)
     quantized = quantization_config(job)
     if quantized is not None:
         options = {**options, "quantization_config": quantized, "device_map": {"": device}}

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -224,7 +223,7 @@ def load_whole(
     import transformers
     from transformers import BitsAndBytesConfig
 
-    check_files(source, partial(base_faults, writes=head == "CausalLM"))
+    check_files(source, base_faults)
     dtype = getattr(torch, result.weights_dtype)
     options: dict[str, Any] = {
         "dtype": dtype,

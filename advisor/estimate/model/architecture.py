@@ -16,8 +16,7 @@ from advisor.estimate.model import nested_configs, seq2seq
 from advisor.estimate.model.layer_patterns import pattern_of
 from advisor.estimate.model.layouts import layout_of
 from advisor.estimate.model.structure import structure_of
-from advisor.ground.model_config import NAMES, REQUIRED, read, text_config
-from advisor.ground.model_structure import config_faults
+from advisor.ground.model_config import NAMES, REQUIRED, config_faults, read, text_config
 from advisor.ground.types import ModelShape
 from advisor.methods.families import DECODER, SEQ2SEQ, kind_of_type
 
