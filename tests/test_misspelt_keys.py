@@ -26,11 +26,8 @@ from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
-from advisor.other_tools.checking.findings import general_rules
-from advisor.other_tools.tables.keys import tool_release
-from advisor.other_tools.tables.old_keys import old_keys
-from advisor.other_tools.tables.other_files import other_files
-from advisor.other_tools.tables.tool import TOOL_FILE
+from advisor.other_tools.findings import general_rules
+from advisor.other_tools.tool import TOOL_FILE
 from advisor.plan.read import read_plan
 from advisor.plan.verdict_limits import limits
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
@@ -90,18 +87,6 @@ SHIPPED = {
     "another tool": (
         "tools/trl.yaml", 'checked: "', 'chekced: "', "checked",
         lambda: read_shipped(rules_dir() / "tools" / "trl.yaml", shape=TOOL_FILE),
-    ),
-    "keys of a release": (
-        "tools/trl/1.16.0.yaml", "datasets: {types: [list], of:", "datasets: {types: [list], off:",
-        "of", lambda: tool_release.__wrapped__("trl", "1.16.0"),
-    ),
-    "old keys of tools": (
-        "tools/old_keys.yaml", "torch_dtype: {instead:", "torch_dtype: {insted:", "instead",
-        lambda: old_keys.__wrapped__("trl"),
-    ),
-    "files that are no training": (
-        "tools/other_files.yaml", "all: [stages, model]", "al: [stages, model]", "all",
-        other_files.__wrapped__,
     ),
     "findings about files of tools": (
         "tools/findings.yaml", "    severity: note", "    severty: note", "severity",

@@ -21,11 +21,8 @@ from advisor.methods.remedies import remedy_file
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.methods.strategies import STRATEGIES_FILE
 from advisor.methods.trainers import TRAINER_FILE
-from advisor.other_tools.checking.findings import FINDINGS_FILE
-from advisor.other_tools.tables.keys import RELEASE_FILE
-from advisor.other_tools.tables.old_keys import OLD_KEYS_FILE
-from advisor.other_tools.tables.other_files import OTHER_FILES_FILE
-from advisor.other_tools.tables.tool import TOOL_FILE
+from advisor.other_tools.findings import FINDINGS_FILE
+from advisor.other_tools.tool import TOOL_FILE
 from advisor.plan.record import run_schema
 from advisor.plan.verdict_limits import VERDICT_FILE
 from advisor.probe import gpu_files
@@ -77,11 +74,6 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "links": file_schema(LINKS_FILE),
         "keys": file_schema(SHARED_KEYS_FILE),
         "other-keys": file_schema(OTHER_KEYS_FILE),
-        "other-files": file_schema(OTHER_FILES_FILE),
-        "old-keys": file_schema(OLD_KEYS_FILE),
-        "tool": file_schema(TOOL_FILE),
-        "findings": file_schema(FINDINGS_FILE),
-        "tool-release": file_schema(RELEASE_FILE),
         "scenarios": files.scenarios_schema(rules),
         "sources": file_schema(SOURCES_FILE),
         "amounts": file_schema(REQUIREMENTS_FILE),
@@ -102,6 +94,8 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "families": file_schema(FAMILIES_FILE),
         "strategies": file_schema(STRATEGIES_FILE),
         "trainer": file_schema(TRAINER_FILE),
+        "tool": file_schema(TOOL_FILE),
+        "findings": file_schema(FINDINGS_FILE),
         "answers": answers_schema(rules.facts),
         "specs": head("Run specs for `advise estimate --specs`", **specs),
         "plan": plan_schema(),

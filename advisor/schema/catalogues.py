@@ -21,11 +21,8 @@ from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
-from advisor.other_tools.checking.findings import general_rules
-from advisor.other_tools.tables.keys import releases, tool_names, tool_release
-from advisor.other_tools.tables.old_keys import old_keys
-from advisor.other_tools.tables.other_files import other_files
-from advisor.other_tools.tables.tool import tool_named
+from advisor.other_tools.findings import general_rules
+from advisor.other_tools.tool import TOOLS, tool_named
 from advisor.plan.verdict_limits import limits
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
 from advisor.probe.not_supported import not_supported_devices
@@ -58,7 +55,6 @@ ONE_FILE: tuple[Reader, ...] = (
     scope_file,
     other_keys,
     general_rules,
-    other_files,
 )
 
 
@@ -77,9 +73,7 @@ def _readers() -> Iterator[Reader]:
     yield from ONE_FILE
     for name in _stems("remedies"):
         yield partial(remedy, name)
-    for tool in tool_names():
-        yield from (partial(tool_named, tool), partial(old_keys, tool))
-        yield from (partial(tool_release, tool, release) for release in releases(tool))
+    yield from (partial(tool_named, tool) for tool in TOOLS)
     for extra in extras().values():
         for catalogue in extra.catalogues():
             yield from catalogue.readers

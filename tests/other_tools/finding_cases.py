@@ -500,4 +500,5 @@ CASES = {
 def values_of(tool, case):
     """The keys of a whole small file."""
     both = BASES[tool] | case
-    return {key: value for key, value in both.items() if value is not None and key not in FACTS}
+    both = {key: value for key, value in both.items() if value is not None and key not in FACTS}
+    return {key: None if value == "null" else value for key, value in both.items()}

@@ -86,15 +86,26 @@ def test_exit_codes(run, trl_file, gpu, code):
 
 
 def test_a_file_that_the_tool_refuses_is_said_first(run, document, trl_file):
-    """A misspelt key: exit code 2, the key at its place, and whether it would fit apart from it."""
-    Path(trl_file).write_text(TRL.replace("gradient_accumulation_steps", "gradient_acumulation"))
+    """Exit code 2, the key at its place, and whether it would fit apart from it."""
+    Path(trl_file).write_text(TRL + "load_in_4bit: true\nload_in_8bit: true\n")
     code, output = run(trl_file, "--gpu", "H100")
     assert code == 2
-    assert output.startswith("TRL refuses this file: ")
-    assert "(line 6)" in output
+    assert output.startswith("TRL refuses this file: load_in_4bit and load_in_8bit exclude")
+    assert "(line 12)" in output
     assert "Once that is fixed: fits" in output
     _, found = document(trl_file, "--gpu", "H100")
-    assert found["error"][0]["where"] == "trl.yaml:6:1"
+    assert found["error"][0]["where"] == "trl.yaml:12:1"
+
+
+def test_a_misspelt_key_is_mended_in_the_diff(document, trl_file):
+    """What is meant is estimated: no exit code of its own."""
+    Path(trl_file).write_text(TRL.replace("gradient_accumulation_", "gradient_acumulation_"))
+    code, found = document(trl_file, "--gpu", "H100")
+    assert code == 0
+    assert found["plan"]["grad_accum"] == 4
+    misspelt = next(one for one in found["findings"] if one["id"].startswith("key/"))
+    assert misspelt["where"] == "trl.yaml:6:1"
+    assert "+gradient_accumulation_steps: 4" in found["diff"]
 
 
 def test_a_rate_far_from_the_evidence_has_its_sources(document, trl_file):

@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
-from advisor.other_tools.data.reading import column_faults, data_of, understood
-from advisor.other_tools.reading.file import read_file
+from advisor.other_tools.data_sets import column_faults, data_of, understood
+from advisor.other_tools.file import read_file
 
 PAIRS = [{"instruction": "a", "input": "", "output": "b"}] * 3
 CHATS = [{"talk": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}] * 3
@@ -55,10 +55,10 @@ def test_a_file_beside_the_configuration_is_found(tmp_path, monkeypatch):
         assert ref.files[0].samefile(rows)
     (ref,) = read(tmp_path / "job.yaml", trl(dataset_name="trl-lib/Capybara"))[1].train
     assert (ref.place, ref.hub, ref.path) == ("hub", "trl-lib/Capybara", "trl-lib/Capybara")
-    _, data = read(tmp_path / "job.yaml", trl(dataset_name="data/rowz.jsonl"))
+    file, data = read(tmp_path / "job.yaml", trl(dataset_name="data/rowz.jsonl"))
     assert data.train[0].place == "missing"
-    assert "is not here" in data.faults[0].what
-    assert data.faults[0].where.endswith("job.yaml:4:1")
+    assert "is not here" in file.faults[0].text
+    assert file.faults[0].where.endswith("job.yaml:4:1")
 
 
 def test_the_mixture_of_trl(tmp_path):
@@ -79,7 +79,7 @@ def test_the_mixture_of_trl(tmp_path):
     assert second.hub == "a/b/en"
     assert second.lost == ("only its columns prompt", "only its split 'test'")
     assert any("fraction" in one for one in data.lost)
-    assert any(one.key == "dataset_name" for one in file.faults)
+    assert any(one.id == "key/dataset_name" for one in file.faults)
 
 
 def test_several_files_are_a_folder_if_it_holds_no_others(tmp_path):
@@ -100,9 +100,8 @@ def test_trl_misses_its_columns(tmp_path):
     put(tmp_path / "rows.jsonl", [{"question": "a", "answer": "b"}] * 3)
     file, data = read(tmp_path / "job.yaml", trl(dataset_name="rows.jsonl"))
     (fault,) = column_faults(file, understood(data.train[0]))
-    assert "messages or prompt + completion or text" in fault.what
-    assert fault.allowed == "its columns: question, answer"
-    assert "rename the columns" in fault.hint
+    assert "messages or prompt + completion or text" in fault.text
+    assert "its columns: question, answer" in fault.text
     put(tmp_path / "rows.jsonl", [{"body": "a"}] * 3)
     file, data = read(
         tmp_path / "job.yaml", trl(dataset_name="rows.jsonl", dataset_text_field="body")
@@ -172,7 +171,7 @@ def test_llamafactory_without_its_list_of_data(tmp_path):
     for text, what in (("{", "no JSON"), ("[]", "no map"), ('{"other": {}}', "no data set 'ident")):
         (tmp_path / "data" / "dataset_info.json").write_text(text)
         file, _ = read(tmp_path / "job.yaml", llamafactory(dataset="identity"))
-        assert what in file.faults[0].what
+        assert what in file.faults[0].text
         assert file.faults[0].severity == "error"
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from advisor.ground.sources import source_title
-from advisor.other_tools.checking.findings import (
+from advisor.other_tools.findings import (
     PLACE,
     Found,
     Known,
@@ -13,7 +13,7 @@ from advisor.other_tools.checking.findings import (
     holds,
     worst_first,
 )
-from advisor.other_tools.tables.tool import tool_named, tool_names
+from advisor.other_tools.tool import TOOLS, tool_named
 
 KNOWN = Known(
     values={"a": 1, "m": {"b": None}, "l": [{"t": "sharegpt"}, {"r": ["user"]}]},
@@ -48,7 +48,7 @@ def test_texts_are_filled_in():
 
 @pytest.mark.parametrize(
     "rule",
-    [*general_rules(), *(r for t in tool_names() for r in tool_named(t).findings)],
+    [*general_rules(), *(r for t in TOOLS for r in tool_named(t).findings)],
     ids=lambda rule: rule.id,
 )
 def test_every_rule_has_sources_that_exist(rule):
@@ -61,7 +61,7 @@ def test_every_rule_has_sources_that_exist(rule):
 def test_ids_are_used_once():
     """Each finding has a name of its own."""
     ids = [rule.id for rule in general_rules()]
-    ids += [rule.id for name in tool_names() for rule in tool_named(name).findings]
+    ids += [rule.id for name in TOOLS for rule in tool_named(name).findings]
     assert len(ids) == len(set(ids))
 
 

@@ -4,16 +4,9 @@ import pytest
 
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_reader import read_yaml
-from advisor.other_tools.tables.conversions import (
-    TURNS,
-    CannotCarry,
-    Context,
-    deepspeed_offloads,
-)
-from advisor.other_tools.tables.keys import keys_of, newest
-from advisor.other_tools.tables.mapping import ASIDE, leaves, read, write
-from advisor.other_tools.tables.ours import usual_values
-from advisor.other_tools.tables.tool import OneKey, tool_named, tool_names
+from advisor.other_tools.conversions import TURNS, CannotCarry, Context, deepspeed_offloads
+from advisor.other_tools.mapping import leaves, read, usual_values, write
+from advisor.other_tools.tool import TOOLS, OneKey, known_names, meant_key, tool_named
 
 DEFAULTS = {
     "use_peft": False, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "load_in_4bit": False,
@@ -27,7 +20,7 @@ DEFAULTS = {
 def trl(values, **context):
     return read(
         tool_named("trl"), {"command": "sft", "data_kind": "rows", **values}, defaults=DEFAULTS,
-        about_data=["dataset_name"], context=Context(**context),
+        context=Context(**context),
     )  # fmt: skip
 
 
@@ -76,11 +69,11 @@ def test_several_keys_mean_something_only_together():
 
 
 @pytest.mark.parametrize(
-    ("steps", "value", "expected"), [(None, 0.1, 0.1), (200, 20, 0.1), (10, 50, 0.99)]
+    ("rows", "value", "expected"), [(None, 0.1, 0.1), (200, 20, 0.1), (None, 0, 0)]
 )
-def test_warm_up_is_a_share_or_a_number_of_steps(steps, value, expected):
-    """Below one a share; above, a share of all steps."""
-    assert TURNS["share_of_steps"].read(value, Context(steps=steps)) == expected
+def test_held_out_rows_are_a_share_or_a_number(rows, value, expected):
+    """Below one a share; above, a share of all rows."""
+    assert TURNS["share_or_rows"].read(value, Context(rows=rows)) == expected
 
 
 def test_what_cannot_be_turned_says_why():
@@ -100,34 +93,44 @@ def test_a_zero_stage_is_read_from_its_file_or_its_name(tmp_path):
         turn("my.json", Context(folder=tmp_path))
 
 
-# What rules ask for that is no key of the tables; Axolotl's code looks for `inference`.
-FACTS = {
-    "plan", "data", "model", "machine", "rate", "steps", "evaluates", "generations", "inference",
-}  # fmt: skip
+@pytest.mark.parametrize("name", TOOLS)
+def test_no_key_is_both_lost_and_without_effect(name):
+    """Each key that a tool's file speaks of has one place."""
+    tool = tool_named(name)
+    assert not set(tool.no_effect) & set(tool.not_carried)
+    assert not set(tool.renamed) & known_names(name)
+    assert set(tool.renamed.values()) <= known_names(name) | {"use_cpu"}
+    assert 60 < len(known_names(name)) < 250
 
 
-@pytest.mark.parametrize("name", tool_names())
-def test_every_key_that_is_written_of_a_tool_is_one_of_its_own(name):
-    """Misspelt names in the table would never be read; none is said to be both lost and nothing."""
-    tool, release = tool_named(name), newest(name)
-    known = set(ASIDE)
-    for command in release.commands:
-        known |= set(keys_of(release, command, plugins=release.plugins))
-    named = {*tool.their_names(), *tool.no_effect, *tool.not_carried}
-    assert {key.split(".")[0] for key in named} <= known
-    rules = [key for rule in tool.findings for key in (*rule.when, *rule.instead)]
-    asked = {part.strip().split(".")[0] for key in rules for part in key.split("|")}
-    assert asked <= known | FACTS
-    assert not tool.no_effect & set(tool.not_carried)
+@pytest.mark.parametrize(
+    ("name", "key", "meant"),
+    [
+        ("trl", "gradient_acumulation_steps", "gradient_accumulation_steps"),
+        ("trl", "learning-rate", "learning_rate"), ("trl", "max_seq_length", "max_length"),
+        ("trl", "eval_packing", None), ("axolotl", "lora_rnak", None), ("axolotl", "lora_R", "lora_r"),
+        ("llamafactory", "lora_rnk", "lora_rank"), ("llamafactory", "use_asft_loss", None),
+        ("axolotl", "sequence_length", None), ("axolotl", "micro_batchsize", "micro_batch_size"),
+    ],
+)  # fmt: skip
+def test_a_near_miss_is_one_letter_off(name, key, meant):
+    """What is further away may well be a key of the tool's that nothing here speaks of."""
+    assert meant_key(name, key) == meant
+
+
+def test_an_unknown_key_is_not_carried_over():
+    """With the near miss, where there is one."""
+    found = trl({"model_name_or_path": "m", "ddp_backend": "gloo", "lora_alphas": 4})
+    lost = {one.key: one.why for one in found.lost}
+    assert lost["ddp_backend"] == "not a key that is known here"
+    assert "did you mean lora_alpha?" in lost["lora_alphas"]
 
 
 def test_what_a_tool_has_no_word_for_is_lost_by_name():
     """Of a plan, too, nothing is dropped."""
     usual = usual_values("sft", "lora")
     ours = {**usual, "objective": "sft", "update": "lora", "model": "m", "replay": "general.jsonl"}
-    found = write(
-        tool_named("trl"), ours, known=set(DEFAULTS) | {"model_name_or_path"}, usual=usual
-    )
+    found = write(tool_named("trl"), ours, command="sft", usual=usual)
     assert found.values["model_name_or_path"] == "m"
     assert "replay" in [one.key for one in found.lost]
 

@@ -5,9 +5,8 @@ import json
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.other_tools.reading.file import read_file
-from advisor.other_tools.reading.recognise import looks_like_configuration, names_of, recognised
-from advisor.other_tools.tables.other_files import other_files
+from advisor.other_tools.file import read_file
+from advisor.other_tools.recognise import looks_like_configuration, recognised
 
 TRL = {"model_name_or_path": "Qwen/Qwen3-0.6B", "dataset_name": "a/b", "max_length": 512}
 LLAMAFACTORY = {
@@ -63,52 +62,20 @@ def test_a_key_that_one_tool_alone_has_counts_more(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "what"),
+    ("values", "hint"),
     [
-        ({"zero_optimization": {"stage": 2}, "train_batch_size": "auto"}, "DeepSpeed"),
-        ({"compute_environment": "LOCAL_MACHINE", "distributed_type": "FSDP"}, "accelerate"),
-        ({"version": 1, "model": "m", "stages": []}, "plan of `advise`"),
-        ({"task": "qa", "budget": "low"}, "answers file"),
-        ({"a": {"file_name": "a.json"}, "b": {"hf_hub_url": "a/b"}}, "dataset_info.json"),
-        ({"model": {"_component_": "x"}, "tokenizer": {}}, "torchtune"),
-        ({"model": "m", "training": {"max_seq_length": 8, "training_type": "lora"}}, "Unsloth"),
-        ({"model": "m", "train_type": "lora", "dataset": ["a"]}, "ms-swift"),
-        ({"architectures": ["x"], "model_type": "llama"}, "configuration of a model"),
-        ({"peft_type": "LORA", "r": 8}, "trained adapter"),
-        ({"some": "thing", "else": 1}, "no configuration of a tool that we know"),
+        ({"version": 1, "model": "m", "stages": []}, "advise run FILE --dry-run"),
+        ({"zero_optimization": {"stage": 2}, "train_batch_size": "auto"}, "advise --model MODEL"),
+        ({"learning_rate": 1e-4, "lora_r": 8}, "advise --model MODEL"),
     ],
 )
-def test_other_files_are_named_with_what_can_be_done(tmp_path, values, what):
-    """A file that is not read says what it is, which ones are read, and the next step."""
+def test_other_files_are_refused_with_what_can_be_done(tmp_path, values, hint):
+    """A file without a base model is nobody's that we know."""
     path = tmp_path / "other.yaml"
     path.write_text(json.dumps(values))
     assert looks_like_configuration(path)
-    with pytest.raises(InputError, match=what) as caught:
+    with pytest.raises(InputError, match="no configuration of a tool that we know") as caught:
         read_file(path)
     (fault,) = caught.value.faults
     assert "Axolotl" in fault.allowed
-    assert fault.hint
-
-
-def test_the_kinds_of_other_files_do_not_hide_a_tool():
-    """No key that tells another file makes a file of a tool that one."""
-    assert len(other_files()) > 20
-    for values, tool in ((TRL, "trl"), (LLAMAFACTORY, "llamafactory"), (AXOLOTL, "axolotl")):
-        for kind in other_files():
-            for key in (*kind.any[:1], *kind.all):
-                more = {**values, key.split(".")[0]: {key.split(".")[-1]: 1}}
-                if key not in ("base_model", "model_name_or_path"):
-                    assert recognised(more).tool == tool, (kind.id, key)
-
-
-def test_what_the_user_says_wins():
-    """A tool named with the file is taken; an unknown one is an error with the nearest."""
-    assert recognised(TRL, tool="axolotl").tool == "axolotl"
-    with pytest.raises(InputError, match="did you mean 'axolotl'"):
-        recognised(TRL, tool="axolotle")
-
-
-def test_the_names_of_a_tool_hold_those_of_its_plugins():
-    """Keys that a plugin brings tell the tool too."""
-    assert "liger_rope" in names_of("axolotl")
-    assert "lora_r" in names_of("trl")
+    assert hint in fault.hint

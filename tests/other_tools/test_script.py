@@ -3,9 +3,8 @@
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.other_tools.checking.edit import edited
-from advisor.other_tools.reading.command_line import command_lines
-from advisor.other_tools.reading.file import read_file
+from advisor.other_tools.command_line import command_lines
+from advisor.other_tools.file import read_file
 
 LLAMAFACTORY = """\
 #!/bin/bash
@@ -25,26 +24,25 @@ trl sft --model_name_or_path m --dataset_name a/b --output_dir o --packing --use
 """
 
 
-def read(folder, text, name="job.sh", **more):
+def read(folder, text, name="job.sh"):
     """The script, read."""
     path = folder / name
     path.write_text(text)
-    return read_file(path, environment={}, **more)
+    return read_file(path)
 
 
 def test_a_command_of_llamafactory(tmp_path):
     """Variables of the script are filled in; a misspelt flag has its line and column."""
     file = read(tmp_path, LLAMAFACTORY)
-    assert (file.tool, file.command.name, bool(file.script)) == ("llamafactory", "train", True)
+    assert (file.tool, file.command.name, file.is_script) == ("llamafactory", "train", True)
     assert file.values["model_name_or_path"] == "Qwen/Qwen3-0.6B"
     assert file.values["output_dir"] == "runs/Qwen/Qwen3-0.6B"
     assert file.values["learning_rate"] == 5e-5
     assert file.values["packing"] is False
-    assert dict(file.open) == {"run_name": "$NAME"}
-    (fault,) = [one for one in file.faults if one.key == "lora_rnk"]
+    assert file.open == {"run_name"}
+    (fault,) = [one for one in file.faults if one.id == "key/lora_rnk"]
     assert fault.where.endswith("job.sh:7:56")
-    assert "'lora_rank'" in fault.hint
-    assert "lora_rank: 8" in edited(file.text, fault.instead)
+    assert fault.instead == {"lora_rnk": None, "lora_rank": 8}
 
 
 def test_a_command_of_trl(tmp_path):
@@ -53,7 +51,7 @@ def test_a_command_of_trl(tmp_path):
     assert file.command.name == "sft"
     assert file.faults == []
     assert file.values["packing"] is True
-    assert file.values["lora_target_modules"] == ["q_proj"]
+    assert file.values["lora_target_modules"] == "q_proj"
     assert file.values["gradient_checkpointing"] is False
     assert file.values["max_length"] == 512
     assert file.values["eos_token"] == "<|im_end|>"

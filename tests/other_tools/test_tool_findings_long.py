@@ -1,54 +1,23 @@
-"""What rules say that a tool refuses, against the tool: it refuses those files, and the files that
-are right beside them it takes.
-
-Run as test_tables_long.py, with the same environments.
+"""What rules say that TRL's trainers refuse, against the trainers: they refuse those settings, and
+take the ones that are right beside them.
 """
 
 from importlib import import_module
 
 import pytest
-import yaml
 
-from advisor.other_tools.tables.mapping import COMMAND
-from advisor.other_tools.tables.tool import tool_named
-from tests.other_tools.finding_cases import CASES, values_of
-from tests.other_tools.test_tables_long import NOT_HERE, TOOLS, python_of
-from tools.other_tools.table import refusals
+from advisor.other_tools.mapping import COMMAND
+from tests.other_tools.finding_cases import CASES
 
 pytestmark = pytest.mark.long
 
-LATER = {  # refused when the model, the tokenizer or the data are there, which no file of a test has
-    "llamafactory/prompt-of-template", "axolotl/no-targets",
-    *(f"trl/{name}" for name in (
-        "no-data", "quantised-without-lora", "answers-of-no-conversation", "adapter-on-the-head",
-        "padding-free-cuts-nothing", "packing-without-length", "selective-of-nothing",
-        "router-of-no-mixture", "exo-without-smoothing", "weighting-of-aot", "divergence-of-loss",
-        "reference-of-lora", "reference-kept-and-moved", "precomputed-of-a-stream", "kto-one-row",
-        "kto-order",
-    )),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("tool", TOOLS)
-def test_the_tool_refuses_what_rules_say_it_refuses(tool):
-    """Each file of a rule with `refused` is refused by the tool, the one beside it is not."""
-    rules = [rule.id for rule in tool_named(tool).findings if rule.refused]
-    asked = [name for name in rules if name not in LATER]
-    assert len(asked) > 10
-    cases = [(name, case, case is CASES[name][0]) for name in asked for case in CASES[name]]
-    usual = "sft" if tool == "trl" else "train"
-    files = [
-        (yaml.safe_dump(values_of(tool, case)), case.get(COMMAND, usual)) for _, case, _ in cases
-    ]
-    said = refusals(tool, python_of(tool), files, together=True)
-    wrong = [
-        f"{name}, {'wrong' if is_wrong else 'right'} {case}: {refusal!r}"
-        for (name, case, is_wrong), refusal in zip(cases, said, strict=True)
-        if bool(refusal) != is_wrong and not refusal.startswith(NOT_HERE)
-    ]
-    assert not wrong, "\n".join(wrong)
-
-
+# Refused when the model, the tokenizer or the data are there.
+LATER = (
+    "answers-of-no-conversation", "adapter-on-the-head", "padding-free-cuts-nothing",
+    "packing-without-length", "selective-of-nothing", "router-of-no-mixture",
+    "exo-without-smoothing", "weighting-of-aot", "divergence-of-loss", "reference-of-lora",
+    "reference-kept-and-moved", "kto-one-row", "kto-order",
+)  # fmt: skip
 TRAINED = {  # command -> (module, settings, trainer, rows of one kind)
     "sft": ("trl", "SFTConfig", "SFTTrainer", {"prompt": "w1 w2", "completion": "w3"}),
     "dpo": ("trl", "DPOConfig", "DPOTrainer", {"prompt": "w1", "chosen": "w2", "rejected": "w3"}),
@@ -56,7 +25,6 @@ TRAINED = {  # command -> (module, settings, trainer, rows of one kind)
 }
 # The rows of a test are prompts and answers, its model is no mixture, its data no stream.
 ONLY_WRONG = {"answers-of-no-conversation", "router-of-no-mixture"}
-NO_TRAINER = {"no-data", "quantised-without-lora", "precomputed-of-a-stream"}
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +79,10 @@ def trainer_says(folder, case):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "name",
-    [
-        one
-        for one in sorted(LATER)
-        if one.startswith("trl/") and one.split("/")[1] not in NO_TRAINER
-    ],
-)
+@pytest.mark.parametrize("name", LATER)
 def test_a_trainer_of_trl_refuses_what_needs_a_model(name, tiny):
     """What no parser sees is refused when the trainer is built."""
-    wrong, right = CASES[name]
+    wrong, right = CASES[f"trl/{name}"]
     assert trainer_says(tiny, wrong)
-    if name.split("/")[1] not in ONLY_WRONG:
+    if name not in ONLY_WRONG:
         assert trainer_says(tiny, right) == ""

@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
 from advisor.ground.version import __version__
-from advisor.other_tools.tables.keys import ABSENT, keys_of, newest
-from advisor.other_tools.tables.mapping import leaves, read
-from advisor.other_tools.tables.ours import flat_stage, usual_values
-from advisor.other_tools.tables.tool import tool_named, tool_names
-from advisor.other_tools.writing.files import write_files
+from advisor.other_tools.files import write_files
+from advisor.other_tools.mapping import flat_stage, read, usual_values
+from advisor.other_tools.tool import TOOLS, tool_named
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
 from tests.render.test_data import GOLDEN
@@ -158,11 +156,10 @@ def test_what_comes_back_from_a_tools_file_is_the_plan_but_for_what_was_named(
     done = write_files(tool_id, path, folder / "out", only=None)
     job, tool = done.jobs[0], tool_named(tool_id)
     values = written_values(folder / "out", tool.file)
-    table = keys_of(newest(tool_id), job.command)
     back = read(
         tool,
         {**values, "command": job.command, "data_kind": "text" if objective == "cpt" else "rows"},
-        defaults={name: one.default for name, one in table.items() if one.default is not ABSENT},
+        defaults=tool.defaults_of(job.command),
     ).ours
     (entry,) = entries(plan)
     usual = usual_values(objective, update)
@@ -171,8 +168,7 @@ def test_what_comes_back_from_a_tools_file_is_the_plan_but_for_what_was_named(
         if key in named or (key not in back and value == usual.get(key)):
             continue
         assert back.get(key) == value, f"{key}: {value} became {back.get(key)}"
-    unknown = [key for key in leaves(values) if key not in table and key.split(".")[0] not in table]
-    assert not unknown, f"{tool.name} has no such keys: {unknown}"
+    assert all(tool.has(key, job.command) for key in values)
 
 
 # --------------------------------------------------------------------------- files
@@ -301,7 +297,7 @@ def test_every_tool_that_is_read_is_written():
     """One exporter for each tool."""
     from advisor.export.exporter import exporters
 
-    assert set(tool_names()) == set(HELD) <= set(exporters())
+    assert set(TOOLS) == set(HELD) <= set(exporters())
 
 
 @pytest.mark.parametrize("tool_id", HELD)

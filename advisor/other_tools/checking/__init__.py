@@ -1,1 +1,0 @@
-"""What `advise check` says of a configuration."""

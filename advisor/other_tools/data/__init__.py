@@ -1,1 +1,0 @@
-"""The data sets that a configuration names; one module a tool, with `read_data`."""

@@ -1,0 +1,413 @@
+"""A configuration of another tool, read: `read_file` is the way in.
+
+YAML and JSON are read by ruamel.yaml, which builds nothing but plain values, and the first command
+of a shell script that starts a tool by `command_line`. Nothing of a file is run, filled in or
+included. What is wrong with single keys is in `faults`, each at its place; only a file that cannot
+be read, or that is for no tool that we know, is an error (InputError).
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import InputError
+from advisor.ground.files import read_at_most
+from advisor.ground.secrets import MASK, find_secrets, is_secret_key
+from advisor.ground.yaml_reader import Path_, decoded
+from advisor.other_tools.command_line import command_lines
+from advisor.other_tools.findings import Found
+from advisor.other_tools.recognise import Command, command_of, recognised
+from advisor.other_tools.tool import TOOLS, Tool, known_names, meant_key, tool_named
+
+CONFIGURATIONS = (".yaml", ".yml", ".json")
+MAX_BYTES = 256_000  # nobody writes more by hand
+MAX_VALUES, MAX_DEPTH = 20_000, 40  # aliases followed
+MAX_DIGITS = 9  # of a place in a list
+MOST = 100  # faults of keys
+UP = 4  # folders above the file in which a relative path is looked for
+FLAGS = {"yes": True, "on": True, "no": False, "off": False}  # to the tools' own loaders
+PLAN_IT = "`advise --model MODEL --data DATA --plan plan.yaml` plans the same training"
+CHECK_PLAN = "this is a plan of `advise`: `advise run FILE --dry-run` measures it"
+OPEN = re.compile(r"\$\{[^{}]{1,200}\}|\$[A-Z][A-Z0-9_]*\b|\{\{.{0,200}?\}\}|\{%")
+# Keys whose texts are templates or prompts, in which these marks are meant.
+TEMPLATES = ("template", "format", "prompt", "jinja", "system", "kwargs", "plugin")
+
+
+@dataclass(kw_only=True, slots=True)
+class ToolFile:
+    """A configuration of another tool.
+
+    Attributes:
+        name: The file as the user wrote it.
+        text: Its text, secrets and all; empty for a script.
+        values: Plain data; secrets are ***.
+        marks: Path -> (line, column) from 1.
+        secrets: Path -> what stands there in `text`, and is *** in `values`.
+        open: Keys whose text another program fills in, so that their value is not known.
+        notes: What was assumed: sentences.
+        faults: What is wrong with single keys and with the data that they name.
+    """
+
+    path: Path
+    name: str
+    text: str
+    about: Tool
+    command: Command
+    values: dict[str, Any]
+    marks: Mapping[Path_, tuple[int, int]]
+    secrets: Mapping[Path_, Any] = field(default_factory=dict)
+    open: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    faults: list[Found] = field(default_factory=list)
+
+    @property
+    def tool(self) -> str:
+        """Its id."""
+        return self.about.id
+
+    @property
+    def is_script(self) -> bool:
+        """Whether a command line was read."""
+        return self.path.suffix.lower() not in CONFIGURATIONS
+
+    @property
+    def folder(self) -> Path:
+        """Where the file is."""
+        return self.path.parent
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Key -> the tool's own default for this command."""
+        return self.about.defaults_of(self.command.name)
+
+    def at(self, key: str) -> str:
+        """file:line:column of a dotted key, or of the nearest one around it; else the file."""
+        path = steps(key)
+        while path and path not in self.marks:
+            path = path[:-1]
+        line, column = self.marks.get(path, (0, 0)) if path else (0, 0)
+        return f"{self.name}:{line}:{column}" if line else self.name
+
+    def fault(
+        self, severity: str, key: str, what: str, instead: Mapping[str, Any] | None = None
+    ) -> None:
+        """Add what is wrong with a key; an error is one with which the tool does not start."""
+        self.faults.append(
+            Found(
+                id=f"key/{key}", severity=severity, refused=severity == "error",
+                text=what, where=self.at(key), instead=instead or None,
+            )
+        )  # fmt: skip
+
+    @property
+    def meant(self) -> dict[str, Any]:
+        """The values under the names that are meant: a file that the tool refuses for a misspelt
+        key trains nothing as it stands.
+        """
+        found = dict(self.values)
+        for key in self.values:
+            near = meant_key(self.tool, key) if key not in known_names(self.tool) else None
+            is_read = self.about.refuses_unknown or key in self.about.renamed
+            if near is not None and is_read and near not in self.values:
+                found[near] = found.pop(key)
+        return found
+
+
+def steps(key: str) -> Path_:
+    """The path of a dotted key."""
+    return tuple(
+        int(step) if step.isascii() and step.isdigit() and len(step) <= MAX_DIGITS else step
+        for step in key.split(".")
+    )
+
+
+def folders_of(path: Path, wanted: Path) -> list[Path]:
+    """Where a relative path that a configuration names may start: beside it, in the folders above
+    it, and in the current one.
+    """
+    if wanted.is_absolute():
+        return [Path("/")]
+    own = path.absolute().parent
+    return list(dict.fromkeys((path.parent, Path(), own, *list(own.parents)[:UP])))
+
+
+def found_near(path: Path, named: str) -> Path | None:
+    """The file or folder of that name that the configuration at `path` means."""
+    if not named or "\0" in named or len(named) > 1000:
+        return None
+    try:
+        wanted = Path(named).expanduser()
+    except RuntimeError:  # a user whose home is not known
+        return None
+    for folder in folders_of(path, wanted):
+        try:
+            if (folder / wanted).exists():
+                return folder / wanted
+        except OSError:
+            continue
+    return None
+
+
+def read_tools() -> str:
+    """The tools whose files are read, as a list for people."""
+    return ", ".join(tool_named(tool).name for tool in TOOLS)
+
+
+def read_file(path: str | os.PathLike[str]) -> ToolFile:
+    """The file. Raises InputError for what is no such file, or trains nothing: it says what can be
+    done.
+    """
+    where, name = Path(path), os.fspath(path)
+    text = read_text(where, name=name)
+    if where.suffix.lower() not in CONFIGURATIONS:
+        return _read_script(text, where, name)
+    values, marks = _read_values(text, name)
+    secrets = dict(_secrets(values, (), False))
+    values = _without(values, (), secrets)
+    found = recognised(values)
+    if not found.tool:
+        raise InputError(
+            "no configuration of a tool that we know",
+            f"read are files of {read_tools()}",
+            CHECK_PLAN if {"stages", "model"} <= values.keys() else PLAN_IT,
+            where=name,
+        )
+    about = tool_named(found.tool)
+    command = command_of(about, values, text, name=name)
+    file = ToolFile(
+        path=where, name=name, text=text, about=about, command=command, values=values, marks=marks,
+        secrets=secrets,
+    )  # fmt: skip
+    if not found.is_sure:
+        file.notes.append(f"read as a file of {about.name}: {found.why}")
+    _judge(file)
+    return file
+
+
+def _judge(file: ToolFile) -> None:
+    """Say what is to be known of the keys: which are misspelt, and which hold no value yet."""
+    file.notes.append(f"judged by what {file.about.title} does, the release known here")
+    does = "stops at" if file.about.refuses_unknown else "ignores"
+    for key, value in file.values.items():
+        near = meant_key(file.tool, key) if key not in known_names(file.tool) else None
+        if near is None or len(file.faults) >= MOST:
+            continue
+        mended = {near: MASK if is_secret_key(near) else value}
+        instead = {key: None} if near in file.values else {key: None, **mended}
+        if key in file.about.renamed:
+            file.fault("warning", key, f"'{key}' is called '{near}' today", instead)
+        else:
+            what = f"'{key}' is not known here; did you mean '{near}'?"
+            file.fault(
+                "warning", key, f"{what} {file.about.name} {does} what it does not have", instead
+            )
+    for key, text in _open(file.values, ()):
+        file.open.add(key)
+        what = f"{file.about.name} takes {text} as it is: write the value"
+        file.fault("warning", key, what)
+
+
+def _open(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Texts that another program fills in, with their dotted key."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from _open(one, (*path, str(key)))
+    elif isinstance(value, list):
+        for place, one in enumerate(value):
+            yield from _open(one, (*path, str(place)))
+    elif isinstance(value, str) and OPEN.search(value) and "\n" not in value:
+        is_template = any(mark in name.lower() for name in path for mark in TEMPLATES)
+        if not is_template or path == ("template",):  # LLaMA-Factory's is the name of one
+            yield ".".join(path), value[:100]
+
+
+# --------------------------------------------------------------------------- secrets
+
+
+def _secrets(value: Any, path: Path_, inside: bool) -> Iterator[tuple[Path_, Any]]:
+    """Where secrets stand: by the form of a value, or by the name of its key or one around it."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _secrets(one, (*path, key), inside or is_secret_key(str(key)))
+    elif isinstance(value, list):
+        for place, one in enumerate(value):
+            yield from _secrets(one, (*path, place), inside)
+    elif (inside and value is not None and not isinstance(value, bool) and value != "") or (
+        isinstance(value, str) and list(find_secrets({"": value}))
+    ):
+        yield path, value
+
+
+def _without(value: Any, path: Path_, secrets: Mapping[Path_, Any]) -> Any:
+    """Plain data with *** at these places."""
+    if path in secrets:
+        return MASK
+    if isinstance(value, dict):
+        return {key: _without(one, (*path, key), secrets) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without(one, (*path, place), secrets) for place, one in enumerate(value)]
+    return value
+
+
+# --------------------------------------------------------------------------- text, values
+
+
+def read_text(path: Path, *, name: str) -> str:
+    """The text of a file. Raises InputError for anything that is none."""
+    try:
+        if path.is_dir():
+            raise InputError("is a folder, a YAML or JSON file is expected", where=name)
+        raw = read_at_most(path, MAX_BYTES)
+    except FileNotFoundError:
+        raise InputError("no such file", where=name, hint="check the path") from None
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot be read: {said}", where=name) from None
+    if len(raw) > MAX_BYTES:
+        raise InputError(
+            f"more than {MAX_BYTES:,} bytes", where=name, hint="no such file is as long"
+        )
+    return decoded(raw, name).replace("\r\n", "\n")
+
+
+def loaded(text: str, *, name: str) -> Any:
+    """The document as ruamel.yaml keeps it, with comments and places. Raises InputError, located,
+    for what it cannot read.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return YAML().load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = name if mark is None else f"{name}:{mark.line + 1}:{mark.column + 1}"
+        said = (error.problem or error.context or "not YAML").splitlines()[0]
+        hint = "YAML is indented by spaces: replace the tabs" if "'\\t'" in said else ""
+        raise InputError(f"not valid YAML: {said}", where=where, hint=hint) from None
+    except (YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"not valid YAML: {said}", where=name) from None
+
+
+def _read_values(text: str, name: str) -> tuple[dict[str, Any], dict[Path_, tuple[int, int]]]:
+    """Plain values and the places of their keys. Raises InputError for what holds no keys."""
+    if text.lstrip().startswith("{"):
+        text = text.replace("\t", " ")  # JSON may be indented by tabs; inside texts it has none
+    document = loaded(text, name=name)
+    if not isinstance(document, dict):
+        kind = "a list" if isinstance(document, list) else "one value" if document else "nothing"
+        raise InputError(
+            f"it holds {kind}, no map of keys and values",
+            f"read are files of {read_tools()}",
+            where=name,
+        )
+    walk = _Walk(name)
+    values = walk.plain(document, ())
+    return values, walk.marks
+
+
+class _Walk:
+    """One pass from what ruamel.yaml keeps to plain data."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.count = name, 0
+        self.marks: dict[Path_, tuple[int, int]] = {}
+
+    def plain(self, value: Any, path: Path_) -> Any:
+        """The value without tags, anchors and styles."""
+        self.count += 1
+        if self.count > MAX_VALUES or len(path) > MAX_DEPTH:
+            what = f"more than {MAX_VALUES:,} values or {MAX_DEPTH} levels, aliases followed"
+            raise InputError(what, where=self.name, hint="this does not look written by hand")
+        if isinstance(value, dict):
+            found = {}
+            for key, one in value.items():
+                inner = (*path, str(key))
+                places: Any = value
+                if key in (places.lc.data or ()):  # not one that a merge key brings
+                    line, column = places.lc.key(key)
+                    self.marks[inner] = (line + 1, column + 1)
+                found[str(key)] = self.plain(one, inner)
+            return found
+        if isinstance(value, list):
+            return [self.plain(one, (*path, place)) for place, one in enumerate(value)]
+        return _plain_scalar(value)
+
+
+def _plain_scalar(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return bool(value) if type(value).__name__ == "ScalarBoolean" else int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    if type(value) is str and value.lower() in FLAGS:  # not in quotes
+        return FLAGS[value.lower()]
+    return str(getattr(value, "value", value))  # of a tag that nobody follows: its text
+
+
+# --------------------------------------------------------------------------- scripts
+
+
+def _read_script(text: str, path: Path, name: str) -> ToolFile:
+    """The first command of a script that starts a tool, as a file of that tool."""
+    found = command_lines(text)
+    if not found:
+        raise InputError(
+            "nothing in it starts a tool that is read here",
+            f"read are YAML and JSON files of {read_tools()}, and a shell script that starts one of"
+            " them: `trl sft ...`, `llamafactory-cli train ...`",
+            "Python code is not read: give the values as such a file",
+            where=name,
+        )
+    one, about = found[0], tool_named(found[0].tool)
+    values: dict[str, Any] = {}
+    if one.config:
+        beside = found_near(path, one.config)
+        if beside is None:
+            raise InputError(
+                f"it starts {about.name} with {one.config}, which is not here",
+                hint="give that file to `advise check`, or put it beside the script",
+                where=name,
+            )
+        values, _ = _read_values(read_text(beside, name=str(beside)), str(beside))
+    for key, given in one.values.items():
+        positive = key.removeprefix("no_")
+        if given is True and positive != key and positive in known_names(about.id):
+            values[positive] = False
+        else:
+            values[key] = (
+                [_word(text) for text in given] if isinstance(given, list) else _word(given)
+            )
+    values = _without(values, (), dict(_secrets(values, (), False)))
+    command = command_of(about, values, "", name=name, stated=one.command)
+    file = ToolFile(
+        path=path, name=name, text="", about=about, command=command, values=values, marks=one.marks
+    )
+    if len(found) > 1:
+        file.notes.append(f"the script starts a tool {len(found)} times; the first is read")
+    if one.config:
+        file.notes.append(f"with {one.config}, which the flags overrule")
+    _judge(file)
+    return file
+
+
+def _word(given: str | bool) -> Any:
+    """A word of a command line as the value that it reads as."""
+    if not isinstance(given, str) or len(given) > 200:
+        return given
+    try:
+        value = loaded(given, name="value")
+    except InputError:
+        return given
+    return given if value is None else _Walk("value").plain(value, ())

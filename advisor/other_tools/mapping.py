@@ -1,0 +1,406 @@
+"""Both ways between the keys of another tool and those of a plan: pure functions over what
+rules/tools/TOOL.yaml says.
+
+Ours are one flat map: keys of the plan (`model`), of its launch (`processes`) and of one stage
+(`rank`), and `trl.NAME` or `peft.NAME` for what the libraries are handed. Nothing is dropped in
+silence: every key of either side ends in one of the lists of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from advisor.methods.stage import stage_keys
+from advisor.other_tools.conversions import TURNS, CannotCarry, Context
+from advisor.other_tools.tool import OneKey, Pair, Together, Tool, known_names, meant_key
+from advisor.plan.keys import key_specs
+from advisor.plan.model import Plan, Stage
+
+# Not keys of the file: the word after the tool's name on its command line, and whether the rows
+# are "text" or "rows" (requests with answers, pairs).
+COMMAND, DATA_KIND = "command", "data_kind"
+ASIDE = (COMMAND, DATA_KIND)
+LARGEST = 10**15  # of a number that is carried
+NO_KEY = "a plan has no such key"
+ABSENT: Any = object()
+# Keys of the whole plan, and of its launch.
+OF_PLAN = ("name", "model", "revision", "trust_remote_code", "template", "trackers", "push_to")
+OF_LAUNCH = ("processes", "strategy")
+# A stage's place in a plan, and its data: said apart.
+PLACE = ("name", "start_from", "data", "trl", "peft")
+LIBRARIES = ("trl", "peft")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Carried:
+    """One value of ours and where it comes from."""
+
+    ours: str
+    value: Any
+    theirs: tuple[str, ...]
+    is_default: bool  # the file names none of these keys: the tool's own defaults
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lost:
+    """A key that cannot be carried over."""
+
+    key: str
+    value: Any
+    why: str
+
+
+@dataclass(kw_only=True, slots=True)
+class Reading:
+    """A file of another tool in our words."""
+
+    carried: dict[str, Carried] = field(default_factory=dict)  # by our key
+    lost: list[Lost] = field(default_factory=list)  # not in the plan, for one reason or another
+    idle: list[Lost] = field(default_factory=list)  # in the file without any effect there
+    no_effect: list[str] = field(default_factory=list)  # logging and the like
+
+    @property
+    def ours(self) -> dict[str, Any]:
+        """Our key -> value."""
+        return {key: one.value for key, one in self.carried.items()}
+
+
+@dataclass(kw_only=True, slots=True)
+class Writing:
+    """A stage of a plan in the words of another tool."""
+
+    values: dict[str, Any] = field(default_factory=dict)  # their key -> value, in order; may nest
+    aside: dict[str, Any] = field(default_factory=dict)  # COMMAND
+    lost: list[Lost] = field(default_factory=list)  # ours
+    came_from: dict[str, tuple[str, ...]] = field(default_factory=dict)  # their key -> ours
+    because: dict[str, str] = field(default_factory=dict)  # their key -> why it is always written
+
+
+def read(
+    tool: Tool,
+    values: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any],
+    context: Context | None = None,
+) -> Reading:
+    """What a file of the tool says in our words.
+
+    Args:
+        tool: Whose file it is.
+        values: Its keys, with `command` and `data_kind` if they are known.
+        defaults: Key -> the tool's own default, of the same command.
+        context: What conversions need.
+    """
+    found, context = Reading(), context or Context()
+    named = {*tool.data_keys, *ASIDE}
+    for entry in tool.mapping:
+        if isinstance(entry, Together):
+            _read_together(entry, values, defaults, found, named)
+        else:
+            _read_one(entry, values, defaults, found, named, context)
+    implied = {key: one for always in tool.always for key, one in always.values.items()}
+    named |= {one.key for one in found.idle}
+    for key in leaves(values):
+        if key in named or _top(key) in named:
+            continue
+        if key in implied and same_value(at_key(values, key), implied[key]):
+            continue  # what a plan means anyway
+        if key in tool.no_effect or _top(key) in tool.no_effect:
+            found.no_effect.append(key)
+        elif at_key(values, key) not in (None, at_key(defaults, key)):
+            why = tool.not_carried.get(key) or tool.not_carried.get(_top(key)) or NO_KEY
+            if why == NO_KEY and _top(key) not in known_names(tool.id):
+                near = meant_key(tool.id, _top(key))
+                why = "not a key that is known here" + (f"; did you mean {near}?" if near else "")
+            found.lost.append(Lost(key=key, value=at_key(values, key), why=why))
+    return found
+
+
+def _is_usable(value: Any) -> bool:
+    """Whether every number in it is one that can be computed with."""
+    if isinstance(value, Mapping):
+        return all(map(_is_usable, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_usable, value))
+    return not isinstance(value, int | float) or -LARGEST <= value <= LARGEST
+
+
+def _read_together(
+    entry: Together,
+    values: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    found: Reading,
+    named: set[str],
+) -> None:
+    keys = dict.fromkeys(key for pair in entry.either for key in pair.theirs)
+    here = tuple(key for key in keys if key not in ASIDE and at_key(values, key) is not ABSENT)
+    named.update(here)
+    for pair in entry.either:
+        if all(
+            _is(_effective(values, defaults, key), wanted) for key, wanted in pair.theirs.items()
+        ):
+            for ours, value in pair.ours.items():
+                found.carried.setdefault(
+                    ours, Carried(ours=ours, value=value, theirs=here, is_default=not here)
+                )
+            return
+    if here:
+        said = ", ".join(f"{key}: {at_key(values, key)}" for key in here)
+        found.lost.append(
+            Lost(key=here[0], value=at_key(values, here[0]), why=f"a plan has no word for {said}")
+        )
+
+
+def _read_one(
+    entry: OneKey,
+    values: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    found: Reading,
+    named: set[str],
+    context: Context,
+) -> None:
+    is_here = at_key(values, entry.theirs) is not ABSENT
+    ours = found.ours
+    failing = [key for key, wanted in entry.when.items() if not _is(ours.get(key), wanted)]
+    if failing:
+        if is_here and entry.theirs not in named:
+            why = f"it has no effect where {failing[0]} is {_word(ours.get(failing[0]))}"
+            found.idle.append(Lost(key=entry.theirs, value=at_key(values, entry.theirs), why=why))
+        # Another entry may read the same key for another method: it is named by whoever takes it.
+        return
+    if is_here:
+        named.add(entry.theirs)
+    value = _effective(values, defaults, entry.theirs)
+    by_name = [ours for theirs, ours in entry.values if _is(value, theirs)]
+    if value is None and not by_name:
+        return
+    read_value = TURNS[entry.turned].read
+    try:
+        turned = by_name[0] if by_name else read_value(value, replace(context, ours=ours))
+        if not _is_usable(turned):
+            raise CannotCarry("no number that can be used")
+    except (CannotCarry, OverflowError, ValueError) as why:
+        found.lost.append(Lost(key=entry.theirs, value=value, why=str(why)))
+        return
+    carried = Carried(ours=entry.ours, value=turned, theirs=(entry.theirs,), is_default=not is_here)
+    found.carried.setdefault(entry.ours, carried)
+    found.idle = [one for one in found.idle if one.key != entry.theirs]
+
+
+def write(
+    tool: Tool, ours: Mapping[str, Any], *, command: str | None, usual: Mapping[str, Any]
+) -> Writing:
+    """A stage of a plan in the words of the tool: every value, also where it is the tool's default.
+
+    Args:
+        tool: Whose file it becomes.
+        ours: Our keys with their values, defaults filled in.
+        command: What the file is for, which decides about the keys that it has; None: not known.
+        usual: Our defaults: what equals them and has no word there is not lost.
+    """
+    found, told = Writing(), set[str]()
+    for entry in tool.mapping:
+        if isinstance(entry, Together):
+            _write_together(entry, ours, found, told, usual)
+        elif tool.has(entry.theirs, command):
+            _write_one(entry, ours, found, told, usual)
+    for always in tool.always:
+        if all(_is(ours.get(key), wanted) for key, wanted in always.when.items()):
+            for key, value in always.values.items():
+                if at_key(found.values, key) is ABSENT:
+                    _put(found.values, key, value)
+                    found.because[key] = always.because
+    found.values = {key: one for key, one in found.values.items() if tool.has(key, command)}
+    lost = {one.key for one in found.lost}
+    for key, value in ours.items():
+        if key not in told and key not in lost and value != usual.get(key):
+            found.lost.append(Lost(key=key, value=value, why=f"{tool.name} has no such key"))
+    return found
+
+
+def _write_together(
+    entry: Together,
+    ours: Mapping[str, Any],
+    found: Writing,
+    told: set[str],
+    usual: Mapping[str, Any],
+) -> None:
+    pairs = [pair for pair in entry.either if not pair.read_only]
+    if not pairs:
+        return
+    for pair in pairs:
+        if all(_is(ours.get(key), value) for key, value in pair.ours.items()):
+            _put_pair(pair, found, told)
+            found.lost += [
+                Lost(key=key, value=ours[key], why=why) for key, why in pair.loses.items()
+            ]
+            return
+    keys = dict.fromkeys(key for pair in entry.either for key in pair.ours)
+    told.update(keys)
+    why = f"there is no word for this {entry.about}"
+    found.lost += [
+        Lost(key=key, value=ours[key], why=why)
+        for key in keys
+        if key in ours and ours[key] != usual.get(key)
+    ]
+
+
+def _put_pair(pair: Pair, found: Writing, told: set[str]) -> None:
+    told.update(pair.ours)
+    for key, wanted in pair.theirs.items():
+        value = wanted[0] if isinstance(wanted, list) else wanted
+        if key in ASIDE:
+            found.aside[key] = value
+        elif value is not None:
+            _put(found.values, key, value)
+            found.came_from[key] = tuple(pair.ours)
+
+
+def _write_one(
+    entry: OneKey,
+    ours: Mapping[str, Any],
+    found: Writing,
+    told: set[str],
+    usual: Mapping[str, Any],
+) -> None:
+    if entry.read_only or entry.ours not in ours or entry.ours in told:
+        return
+    if not all(_is(ours.get(key), wanted) for key, wanted in entry.when.items()):
+        return
+    told.add(entry.ours)
+    value = ours[entry.ours]
+    by_name = [theirs for theirs, named in entry.values if same_value(named, value)]
+    if value is None and not by_name:
+        return
+    try:
+        turned = by_name[0] if by_name else TURNS[entry.turned].write(value, Context(ours=ours))
+    except CannotCarry as why:
+        if value != usual.get(entry.ours):
+            found.lost.append(Lost(key=entry.ours, value=value, why=str(why)))
+        return
+    if turned is not None:
+        _put(found.values, entry.theirs, turned)
+        found.came_from[entry.theirs] = (entry.ours,)
+
+
+# --------------------------------------------------------------------------- values
+
+
+def leaves(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The dotted name of every value that is no map; an empty map is a value."""
+    for key, value in values.items():
+        name = f"{before}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name
+
+
+def at_key(values: Mapping[str, Any], dotted: str) -> Any:
+    """The value at a dotted name, or ABSENT."""
+    found: Any = values
+    for part in dotted.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return ABSENT
+        found = found[part]
+    return found
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *outer, last = dotted.split(".")
+    for part in outer:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+def _top(dotted: str) -> str:
+    return dotted.split(".")[0]
+
+
+def _effective(values: Mapping[str, Any], defaults: Mapping[str, Any], key: str) -> Any:
+    value = at_key(values, key)
+    if value is ABSENT:
+        value = at_key(defaults, key)
+    return None if value is ABSENT else value
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    """Whether a value is the wanted one, or one of a list of them."""
+    if isinstance(wanted, list):
+        return any(same_value(value, one) for one in wanted)
+    return same_value(value, wanted)
+
+
+def same_value(value: Any, other: Any) -> bool:
+    """Equal, but true is not 1."""
+    if isinstance(value, bool) != isinstance(other, bool):
+        return False
+    return bool(value == other)
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# --------------------------------------------------------------------------- ours
+
+
+def flat_stage(plan: Plan, stage: Stage) -> dict[str, Any]:
+    """Every key of the stage with its value, defaults filled in; `trl.NAME` for what TRL gets."""
+    specs = key_specs()
+    own = {key: getattr(stage, key) for key in stage_keys() if key not in PLACE}
+    options = specs.effective(stage.options, objective=stage.objective, update=stage.update)
+    passed = {
+        f"{library}.{key}": value
+        for library in LIBRARIES
+        for key, value in getattr(stage, library).items()
+    }
+    if options.get("alpha") is None and options.get("rank") is not None:
+        options = {**options, "alpha": 2 * options["rank"]}  # what the trainers do without it
+    if stage.quantization == "nf4" and own["double_quantization"] is None:
+        own["double_quantization"] = True  # what is done without the key
+    return {
+        "model": plan.model,
+        "revision": plan.revision,
+        "trust_remote_code": plan.trust_remote_code,
+        "trackers": list(plan.extra_key("trackers", "trackers") or ()),
+        "push_to": plan.extra_key("hub", "push_to"),
+        **own,
+        **options,
+        **passed,
+        **{key: getattr(plan.launch, key) for key in OF_LAUNCH},
+    }
+
+
+def usual_values(objective: str, update: str) -> dict[str, Any]:
+    """What every key is if a plan leaves it out."""
+    specs = key_specs()
+    own = {key: one.default for key, one in stage_keys().items() if key not in PLACE}
+    options = {key: one.default for key, one in specs.allowed(objective, update).items()}
+    return {
+        "revision": None, "trust_remote_code": False, "trackers": [], "push_to": None,
+        **own, **options, "processes": 1, "strategy": None,
+    }  # fmt: skip
+
+
+def plan_values(ours: Mapping[str, Any], *, stage_name: str = "") -> dict[str, Any]:
+    """The flat map as the data of a plan with one stage; its data is not part of it."""
+    stage: dict[str, Any] = {"name": stage_name or str(ours.get("objective") or "stage")}
+    top: dict[str, Any] = {"version": 1}
+    launch: dict[str, Any] = {}
+    for key, value in ours.items():
+        library, _, inner = key.partition(".")
+        if key in OF_PLAN:
+            top[key] = value
+        elif key in OF_LAUNCH:
+            launch[key] = value
+        elif inner and library in LIBRARIES:
+            if value is not None:
+                stage.setdefault(library, {})[inner] = value
+        else:
+            stage[key] = value
+    return {**top, "stages": [stage], **({"launch": launch} if launch else {})}

@@ -1,0 +1,296 @@
+"""What is known of another tool: rules/tools/TOOL.yaml, one file a tool.
+
+Its `mapping` is a list that both directions go through, in the order in which a file is written.
+An entry is either one key of theirs beside one of ours, or several keys on both sides that only
+mean something together (`either`: the first one whose values are there is meant).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any
+
+from advisor.ground.errors import InputError, unknown_name
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, OneOf, Shape, Text
+from advisor.ground.sources import LINK
+from advisor.ground.yaml_cache import read_shipped
+
+# How a value is turned, beside what `values` says: conversions.py.
+CONVERSIONS = (
+    "same", "inverted", "optimizer", "share_of_steps", "share_or_rows", "names", "comma_names",
+    "deepspeed", "fsdp", "listed", "whole_number", "whole_steps", "name_list",
+    "answers", "trackers",
+)  # fmt: skip
+TOOLS = ("axolotl", "llamafactory", "trl")
+CLOSE = 0.78  # how alike a misspelt key and the one that is meant are at least
+
+ANY = Shape(null=True)
+VALUES = MapOf(of=ANY)
+NAMES = ListOf(of=Text())
+TRUE = Choice(values=(True,))
+ONE_KEY = Keys(
+    help="one key of theirs beside one of ours",
+    keys={
+        "theirs": Text(help="its name in their file; a dot goes into a map: fsdp_config.reshard"),
+        "ours": Text(help="a key of a plan; trl.NAME and peft.NAME stand under those maps"),
+        "as": Choice(values=CONVERSIONS, help="how the value is turned; default: the same"),
+        "values": ListOf(
+            of=ListOf(of=ANY, least=2, most=2), help="[theirs, ours] where values have other names"
+        ),
+        "when": MapOf(of=ANY, help="values of ours without which the key means nothing"),
+        "read_only": TRUE,  # read so, but written another way
+    },
+    required=("theirs", "ours"),
+)
+PAIR = Keys(
+    keys={
+        "ours": VALUES,
+        "theirs": MapOf(of=ANY, help="a list: any of them, the first is written; null: not set"),
+        "read_only": TRUE,
+        "loses": MapOf(of=Text(), help="a key of ours whose value is not the same there -> why"),
+    },
+    required=("ours", "theirs"),
+)
+TOGETHER = Keys(
+    help="several keys that only mean something together",
+    keys={"about": Text(), "either": ListOf(of=PAIR, least=1)},
+    required=("about", "either"),
+)
+FINDING = Keys(
+    help="what is wrong with a file, or surprises people",
+    keys={
+        "id": Text(pattern=r"[a-z0-9-]+/[a-z0-9-]+", such_as="trl/default-targets"),
+        "severity": Choice(values=("error", "warning", "note")),
+        "refused": Choice(values=(True,), help="the tool does not start with it"),
+        "when": MapOf(of=ANY, help="conditions, all of which hold: findings.py"),
+        "say": Text(help="what happens; {key} stands for the value"),
+        "instead": MapOf(of=ANY, help="their keys with the values that mend it"),
+        "sources": ListOf(of=Text(), help="ids of rules/sources.yaml, or links"),
+    },
+    required=("id", "severity", "when", "say", "sources"),
+)
+ALWAYS = Keys(
+    keys={
+        "values": VALUES,
+        "when": MapOf(of=ANY, help="values of ours that it is written for"),
+        "because": Text(help="the comment beside it"),
+    },
+    required=("values", "because"),
+)
+TOOL_FILE: Shape = Keys(
+    help="Another training tool: how its configuration and a plan say the same",
+    keys={
+        "version": Choice(values=(1,)),
+        "id": Choice(values=TOOLS),
+        "name": Text(help="as its makers write it"),
+        "url": Text(pattern=LINK, such_as="https://..."),
+        "checked": Date(help="the day somebody read its code"),
+        "trainer": Text(help="its file in rules/trainers, for memory"),
+        "file": Text(help="what `advise export` calls the file"),
+        "start": Text(help="the command that trains it; {file} and {command} are filled in"),
+        "install": Text(help="how it is installed, in an environment of its own"),
+        "release": Text(help="whose defaults stand here"),
+        "made_with": MapOf(of=Text(), help="libraries beside it -> their version"),
+        "refuses_unknown": Flag(help="whether it stops at a key that it does not have"),
+        "commands": MapOf(of=VALUES, help="the word behind its name -> its own defaults"),
+        "only": ListOf(of=ListOf(of=NAMES, least=2, most=2), help="[commands, their keys]"),
+        "defaults": MapOf(of=ANY, help="of the keys that are asked for"),
+        "renamed": MapOf(of=Text(), help="a name of earlier releases -> today's"),
+        "mapping": ListOf(of=OneOf(options=(ONE_KEY, TOGETHER)), least=1),
+        "always": ListOf(of=ALWAYS, help="keys that are written, without a word in a plan"),
+        "data_keys": ListOf(of=Text(), help="keys that name the data"),
+        "no_effect": ListOf(of=Text(), help="keys that change no weight: logging, folders"),
+        "not_written": MapOf(of=Text(), help="an objective that is only read -> why"),
+        "templates": ListOf(
+            of=ListOf(of=ANY, least=2, most=3),
+            help="[name of a model with * and ?, its template there, what differs from the model's"
+            " own]; the first that fits",
+        ),
+        "offloads": ListOf(of=Text(), help="keys that, where true, hold weights in host memory"),
+        "not_carried": MapOf(of=Text(), help="keys that a plan has no word for -> the way out"),
+        "findings": ListOf(of=FINDING),
+    },
+    required=(
+        "version", "id", "name", "url", "checked", "trainer", "file", "start", "install",
+        "release", "made_with", "refuses_unknown", "defaults", "mapping", "findings",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OneKey:
+    """One key of theirs beside one of ours."""
+
+    theirs: str
+    ours: str
+    turned: str = "same"  # one of CONVERSIONS
+    values: Sequence[Sequence[Any]] = ()  # [theirs, ours]
+    when: Mapping[str, Any] = field(default_factory=dict)  # values of ours
+    read_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """Values of ours and the values of theirs that say the same."""
+
+    ours: Mapping[str, Any]
+    theirs: Mapping[str, Any]
+    read_only: bool = False
+    loses: Mapping[str, str] = field(default_factory=dict)  # ours -> why it is another one there
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Together:
+    """Keys that only mean something together."""
+
+    about: str
+    either: Sequence[Pair]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Always:
+    """Keys of theirs that are written for every plan, or for some."""
+
+    values: Mapping[str, Any]
+    because: str
+    when: Mapping[str, Any] = field(default_factory=dict)  # values of ours
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FindingRule:
+    """What is said of a file where its conditions hold."""
+
+    id: str
+    severity: str
+    when: Mapping[str, Any]
+    say: str
+    sources: Sequence[str]
+    instead: Mapping[str, Any] = field(default_factory=dict)
+    refused: bool = False  # the tool does not start with it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tool:
+    """Another training tool. TOOL_FILE says what each field means."""
+
+    id: str
+    name: str
+    url: str
+    checked: str
+    trainer: str
+    file: str
+    start: str
+    install: str
+    release: str
+    made_with: Mapping[str, str]
+    refuses_unknown: bool
+    defaults: Mapping[str, Any]
+    mapping: Sequence[OneKey | Together]
+    findings: Sequence[FindingRule]
+    version: int = 1
+    commands: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"train": {}})
+    only: Sequence[Sequence[Sequence[str]]] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    always: Sequence[Always] = ()
+    data_keys: Sequence[str] = ()
+    no_effect: Sequence[str] = ()
+    not_written: Mapping[str, str] = field(default_factory=dict)
+    templates: Sequence[Sequence[Any]] = ()
+    offloads: Sequence[str] = ()
+    not_carried: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """'TRL 1.16.0'."""
+        return f"{self.name} {self.release}"
+
+    @property
+    def base_key(self) -> str:
+        """The key that names the base model, without which it has nothing to train."""
+        return next(
+            one.theirs for one in self.mapping if isinstance(one, OneKey) and one.ours == "model"
+        )
+
+    def template_of(self, model: str) -> tuple[Any, str]:
+        """(what `templates` says of a model by its name, what differs); (None, "") if nothing."""
+        name = model.rstrip("/").rsplit("/", 1)[-1].lower()
+        for pattern, found, *differs in self.templates:
+            if fnmatchcase(name, pattern):
+                return found, differs[0] if differs else ""
+        return None, ""
+
+    def has(self, key: str, command: str | None) -> bool:
+        """Whether a command takes a key, as far as is known; None: any command."""
+        top = key.split(".")[0]
+        return all(command in names or top not in keys for names, keys in self.only if command)
+
+    def defaults_of(self, command: str) -> dict[str, Any]:
+        """Key -> the tool's own default for a command."""
+        usual = {key: value for key, value in self.defaults.items() if self.has(key, command)}
+        return {**usual, **self.commands.get(command, {})}
+
+    def _names(self) -> Iterator[str]:
+        for entry in self.mapping:
+            if isinstance(entry, OneKey):
+                yield entry.theirs
+            else:
+                for pair in entry.either:
+                    yield from pair.theirs
+        yield from (*self.defaults, *self.data_keys, *self.no_effect, *self.not_carried)
+        yield from (key for _, keys in self.only for key in keys)
+        yield from (key for always in self.always for key in always.values)
+        for rule in self.findings:
+            for asked in (*rule.when, *rule.instead):
+                yield from (name.strip() for name in asked.split("|"))
+
+
+@cache
+def known_names(tool: str) -> frozenset[str]:
+    """Every key at the top of a tool's file that something here speaks of."""
+    facts = ("command", "data_kind", "evaluates", "steps")
+    tops = {name.split(".")[0] for name in tool_named(tool)._names()}
+    return frozenset(tops.difference(facts, tool_named(tool).renamed))
+
+
+def meant_key(tool: str, name: str) -> str | None:
+    """The key that is meant by one that is not known: its name of today, or one of the same letters
+    but for one. None where nothing is near.
+    """
+    known = known_names(tool)
+    if (today := tool_named(tool).renamed.get(name)) is not None:
+        return today
+    same = [one for one in known if _letters(one) == _letters(name)]
+    for one in same or difflib.get_close_matches(name, known, n=1, cutoff=CLOSE):
+        blocks = difflib.SequenceMatcher(None, name, one).get_matching_blocks()
+        if same or max(len(name), len(one)) - sum(block.size for block in blocks) <= 1:
+            return one
+    return None
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+@cache
+def tool_named(name: str) -> Tool:
+    """The tool of that id. Raises InputError for another one, and with the faults of its file."""
+    if name not in TOOLS:
+        raise InputError(faults=[unknown_name("tool", name, TOOLS, at="tool")])
+    data = read_shipped(rules_dir() / "tools" / f"{name}.yaml", shape=TOOL_FILE).data
+    made = {
+        "mapping": tuple(_entry(one) for one in data["mapping"]),
+        "always": tuple(Always(**one) for one in data.get("always", ())),
+        "findings": tuple(FindingRule(**one) for one in data["findings"]),
+    }
+    return Tool(**{**data, **made})
+
+
+def _entry(one: Mapping[str, Any]) -> OneKey | Together:
+    if "either" in one:
+        return Together(about=one["about"], either=tuple(Pair(**pair) for pair in one["either"]))
+    return OneKey(turned=one.get("as", "same"), **{k: v for k, v in one.items() if k != "as"})
