@@ -81,6 +81,7 @@ def write_block(path, where, keys, text):
     """Put a block of the page where the page says."""
     if where == "a new file":
         assert not path.exists(), f"{path} is there already"
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
         return
     lines = path.read_text("utf-8").splitlines(keepends=True)
@@ -154,6 +155,10 @@ def check_update(done):
     assert "normalisation weights" in done[-1].output
 
 
+def check_extra(done):
+    assert re.search(r"json +the plan as JSON", done[-1].output)
+
+
 CHECKS = {
     "Add a GPU": check_gpu,
     "Add a price": check_price,
@@ -163,6 +168,7 @@ CHECKS = {
     "Add a question": check_question,
     "Add an objective": check_objective,
     "Add an update": check_update,
+    "Add an optional feature": check_extra,
 }
 
 
