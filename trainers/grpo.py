@@ -217,7 +217,7 @@ class GRPO(Objective[Prompt]):
     def depends_on(self, job: Job, data: Prepared[Prompt]) -> dict[str, str]:
         """The reward model's files; those of a verifier or a function are keys of the stage."""
         folders = model_folders(job, (*data.train, *data.holdout))
-        digests = [folder_digest(folder).digest for folder in folders]
+        digests = [folder_digest(folder) for folder in folders]
         return {f"reward {place}" if place else "reward": one for place, one in enumerate(digests)}
 
     def save(

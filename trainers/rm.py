@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -181,23 +180,12 @@ def load_scorer(
     from trainers.frame.loading import load_base
 
     config = adapter_config(job)
-    source = base_source(job, config)
     set_seed(job.stage.seed)  # the head starts from random numbers
-    model = load_base(job, device, source, head=HEAD, num_labels=1)
+    model = load_base(job, device, job.whole_model(job.start), head=HEAD, num_labels=1)
     choose_padding(model, tokenizer, data)
     if config is None or why_module_is_new(job):
         return model
     return with_module(job, model, config)
-
-
-def base_source(job: Job, config: Mapping[str, Any] | None) -> str | None:
-    """What the base is loaded from: the base of the module that the stage continues from, a whole
-    model, or (None) the plan's model.
-    """
-    if config is None:
-        return str(job.start) if job.start is not None else None
-    name = config.get("base_model_name_or_path")
-    return name if name and Path(name).is_dir() else None
 
 
 def with_module(job: Job, model: Model, config: Mapping[str, Any]) -> Any:

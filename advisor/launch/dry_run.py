@@ -82,7 +82,7 @@ def _measure_stage(
     )
     shutil.rmtree(scratch, ignore_errors=True)
     (scratch / "stages").mkdir(parents=True)
-    write_atomically(scratch / PLAN_FILE, run.text_for_anywhere)
+    write_atomically(scratch / PLAN_FILE, run.text_in(scratch))
     for name in entry.needs:
         trained = run.folder / "stages" / name
         if not has_result(trained):

@@ -30,7 +30,7 @@ from advisor.ground.vllm import (
 )
 from advisor.launch.child import guard_command
 from advisor.launch.record_keeper import Say
-from advisor.plan.entries import Entry
+from advisor.plan.entries import Entry, start_of, whole_model
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
@@ -56,14 +56,12 @@ def needs_of(plan: Plan, plan_path: Path, entry: Entry, run: Path) -> ServerNeed
     """
     stage = entry.stage
     folder = resolve_path(plan_path, plan.model)
-    start = None
-    if entry.starts_from is not None:
-        start = run / "stages" / entry.starts_from
-    elif entry.start_folder is not None:
-        start = resolve_path(plan_path, entry.start_folder)
+    home = plan_path.resolve().parent
+    start = start_of(entry, run=run, folder=home)
+    whole = whole_model(plan, start, run=run, folder=home)
     options = key_specs().effective(stage.options, objective=stage.objective, update=stage.update)
     base = str(folder.resolve()) if (folder / CONFIG).is_file() else plan.model
-    return server_needs(stage, options, base=base, start=start)
+    return server_needs(stage, options, model=base if whole is None else str(whole))
 
 
 # --------------------------------------------------------------------------- before the run

@@ -10,8 +10,6 @@ from pathlib import Path
 from advisor.ground.errors import InputError, nearest
 from advisor.ground.files import PLAN_FILE, text_of
 from advisor.ground.yaml_reader import parse_yaml
-from advisor.launch.folder import OTHER_FOLDER, Identity
-from advisor.launch.input_digests import Inputs, Say, task_digests
 from advisor.plan.change import set_values as apply_changes
 from advisor.plan.comments import comments_after, comments_of
 from advisor.plan.entries import Entry, entries
@@ -19,9 +17,11 @@ from advisor.plan.model import Comments, Plan
 from advisor.plan.notes import borrowed_rates, in_trial
 from advisor.plan.paths import with_paths
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
-from advisor.plan.record import RECORD, RunRecord
+from advisor.plan.record import RECORD
 from advisor.plan.record_files import read_record
 from advisor.plan.write import digest, plan_digest, plan_text
+
+OTHER_FOLDER = "choose another folder with --output DIR, or delete this one"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +35,8 @@ class PlanRun:
     copy_text: str  # plan.yaml of the run folder
     entries: tuple[Entry, ...]
     folder: Path
-    identity: Identity
-    inputs: Inputs  # what the paths hold
-    digests: Mapping[str, str]
+    digests: Mapping[str, str]  # of the plan as given, and of its copy in the run folder
+    max_steps: int | None  # the limit of a trial run
     is_chosen_folder: bool  # the user named it with --output
     warnings: tuple[str, ...] = ()  # what the plan leaves out and had better say
 
@@ -48,15 +47,19 @@ class PlanRun:
             return os.path.relpath(self.folder)
         return str(self.folder)
 
-    def has_paths_of(self, record: RunRecord) -> bool:
-        """Whether the record is of this whole plan with all its paths."""
-        whole = {self.digests["plan"], self.digests["copy"]}
-        return bool(whole & set(record.digests.values()))
-
     @property
-    def text_for_anywhere(self) -> str:
-        """The plan file with absolute paths, for a temporary folder."""
-        return plan_text(with_absolute_paths(self.plan, self.path), self.comments, name=PLAN_FILE)
+    def tasks(self) -> dict[str, str]:
+        """Task -> digest of its data and its overrides."""
+        return {
+            task.name: digest(
+                {"data": task.data.path, "mapping": task.data.mapping, "overrides": task.overrides}
+            )
+            for task in self.copy.tasks
+        }
+
+    def text_in(self, folder: Path) -> str:
+        """The plan file for another folder."""
+        return plan_text(in_folder(self.plan, self.path, folder), self.comments, name=PLAN_FILE)
 
 
 def prepare_plan(
@@ -66,7 +69,6 @@ def prepare_plan(
     output: Path | str | None = None,
     set_values: Iterable[str] = (),
     max_steps: int | None = None,
-    say: Say | None = None,
 ) -> PlanRun:
     """The plan read and changed, with the folder it belongs to; writes nothing.
 
@@ -79,7 +81,6 @@ def prepare_plan(
         output: The run folder; default: ./runs/<name>-<digest>.
         set_values: Changes of the plan: 'stages.0.learning_rate=1e-4'.
         max_steps: The limit of a trial run, which gets a folder of its own.
-        say: Told before much of a model is read.
     """
     changes = list(set_values)
     if isinstance(source, Plan):
@@ -97,30 +98,16 @@ def prepare_plan(
     plan = apply_changes(planned, changes, base=path.parent)
     comments = comments_after(comments, planned, plan)
     told = comments if max_steps is None else in_trial(comments, max_steps)
-    inputs = Inputs(plan, path, say)
-    own_digests = _digests("plan", "common", plan)
-    absolute = with_absolute_paths(plan, path)
-    absolute_digests = _digests("copy", "common_copy", absolute)
-
+    named = _digest(plan)
     if output is not None:
         folder = Path(output).expanduser().absolute()
-    elif original is not None and _is_copy_of_a_run(
-        path, {**own_digests, **absolute_digests}, inputs
-    ):
+    elif original is not None and _is_copy_of_a_run(path, named):
         folder = path.parent
     else:
         # A trial run has a folder of its own, so that it never blocks the whole run.
-        whole = own_digests.get("common", own_digests["plan"])
-        name = whole if max_steps is None else digest({"plan": whole, "max_steps": max_steps})
+        name = named if max_steps is None else digest({"plan": named, "max_steps": max_steps})
         folder = Path.cwd() / "runs" / f"{plan.name}-{name}"
-        if not folder.exists():
-            folder = _same_run_beside(folder, plan, max_steps, inputs) or folder
-
-    copy = absolute
-    if not _has_absolute_copy(folder, absolute_digests):
-        copy = with_short_paths(plan, path, folder)
-    inputs.name_as_in(copy)
-    digests = {**own_digests, **_digests("copy", "common_copy", copy)}
+    copy = in_folder(plan, path, folder)
     is_unchanged = original is not None and not changes and copy == plan and told == comments
     return PlanRun(
         plan=plan,
@@ -132,17 +119,8 @@ def prepare_plan(
         else plan_text(copy, told, name=PLAN_FILE),
         entries=tuple(entries(plan)),
         folder=folder,
-        identity=Identity(
-            frozenset(digests.values()),
-            max_steps,
-            {
-                task: frozenset({found, task_digests(absolute)[task]})
-                for task, found in task_digests(copy).items()
-            },
-            inputs,
-        ),
-        inputs=inputs,
-        digests=digests,
+        digests={"plan": named, "copy": _digest(copy)},
+        max_steps=max_steps,
         is_chosen_folder=output is not None,
         warnings=tuple(borrowed_rates(parse_yaml(original, name=str(path)).data, plan))
         if original is not None
@@ -150,91 +128,32 @@ def prepare_plan(
     )
 
 
-def _digests(whole: str, common: str, plan: Plan) -> dict[str, str]:
-    """The digest of a plan; if it has tasks, also the digest without them.
-
-    A task that is added later goes into the same run.
-    """
-    found = {whole: plan_digest(plan)}
-    return found | ({common: plan_digest(replace(plan, tasks=()))} if plan.tasks else {})
+def _digest(plan: Plan) -> str:
+    """The digest of a plan without its tasks: a task that is added later goes into the same run."""
+    return plan_digest(replace(plan, tasks=()))
 
 
-def _is_copy_of_a_run(path: Path, digests: Mapping[str, str], inputs: Inputs) -> bool:
+def _is_copy_of_a_run(path: Path, digest: str) -> bool:
     """Whether a plan file is the plan.yaml of a run folder that trained these very values."""
     if path.name != PLAN_FILE or not (path.parent / RECORD).is_file():
         return False
     record = read_record(path.parent, hint=OTHER_FOLDER)
-    identity = Identity(frozenset(digests.values()), None, inputs=inputs)
-    return record is not None and identity.matches(record)
+    return record is not None and digest in record.digests.values()
 
 
-def _same_run_beside(
-    folder: Path, plan: Plan, max_steps: int | None, inputs: Inputs
-) -> Path | None:
-    """The folder of a run of this plan on the same content under other paths: its model or its data
-    were renamed, and the folder's name comes from the paths.
-    """
-    for other in sorted(folder.parent.glob(f"{plan.name}-*")):
-        try:
-            record = read_record(other)
-        except InputError:  # it is another run's business
-            continue
-        if record is None or record.max_steps != max_steps:
-            continue
-        if Identity(frozenset(), max_steps, inputs=inputs).matches(record):
-            return other
-    return None
-
-
-def _has_absolute_copy(folder: Path, absolute_digests: Mapping[str, str]) -> bool:
-    """Whether the run in the folder was begun by a version that wrote absolute paths.
-
-    It goes on with them, because its checkpoints are bound to the paths of its stages.
-    """
-    if not folder.is_dir():
-        return False
-    record = read_record(folder, hint=OTHER_FOLDER)
-    return record is not None and any(
-        record.digests.get(name) == found for name, found in absolute_digests.items()
-    )
-
-
-def with_absolute_paths(plan: Plan, plan_path: Path) -> Plan:
-    """The plan with every path that exists made absolute."""
-
-    def absolute(text: str) -> str:
-        path = resolve_path(plan_path, text)
-        return str(path.resolve()) if path.exists() else text
-
-    return with_paths(plan, absolute)
-
-
-def with_short_paths(plan: Plan, plan_path: Path, folder: Path) -> Plan:
-    """The plan as it must be written into another folder.
-
-    A relative path stays one if it and the folder lie below the current folder or the plan's: then
-    the project can be moved as a whole. Every other path becomes absolute.
+def in_folder(plan: Plan, plan_path: Path, folder: Path) -> Plan:
+    """The plan as it is written into another folder: its relative paths start from there, so that a
+    project with its runs can be moved. Absolute paths, and what is no path here, stay.
     """
     target = folder.resolve()
-    if target == plan_path.resolve().parent:
-        return plan
-    projects = [
-        project
-        for project in (Path.cwd().resolve(), plan_path.resolve().parent)
-        if target.is_relative_to(project)
-    ]
 
-    def short(text: str) -> str:
+    def from_there(text: str) -> str:
         path = resolve_path(plan_path, text)
-        if not path.exists():
+        if Path(text).expanduser().is_absolute() or not path.exists():
             return text
-        path = path.resolve()
-        is_near = not Path(text).expanduser().is_absolute() and any(
-            path.is_relative_to(project) for project in projects
-        )
-        return os.path.relpath(path, target) if is_near else str(path)
+        return os.path.relpath(path, target)
 
-    return with_paths(plan, short)
+    return plan if target == plan_path.resolve().parent else with_paths(plan, from_there)
 
 
 def select_entries(all_entries: Sequence[Entry], only: str | None) -> list[Entry]:

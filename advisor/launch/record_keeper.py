@@ -11,12 +11,11 @@ from typing import Any
 
 from advisor.ground.disk import DISK, TEMPORARY
 from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
-from advisor.ground.files import PLAN_FILE, write_atomically
+from advisor.ground.files import write_atomically
 from advisor.ground.types import DDP, Hardware
 from advisor.ground.version import __version__
-from advisor.launch.base_paths import correct_record, write_configs
-from advisor.launch.folder import RunFolder, is_done, now
-from advisor.launch.input_digests import InputContent, merged, recorded_inputs, task_digests
+from advisor.launch.folder import is_done, now
+from advisor.launch.inputs import Inputs
 from advisor.launch.prepare import PlanRun
 from advisor.plan.entries import Entry
 from advisor.plan.measured_record import Expected
@@ -49,7 +48,7 @@ def new_record(
     old: RunRecord | None,
     *,
     expected: Mapping[str, Expected],
-    inputs: Mapping[str, InputContent],
+    inputs: Inputs,
     hardware: Hardware,
     max_steps: int | None,
     judge: bool,
@@ -60,13 +59,12 @@ def new_record(
     Args:
         old: The record that earlier attempts left, if there were any.
         expected: Entry name -> estimate.
-        inputs: What the model and the data of the stages that are left hold.
+        inputs: What model, data and the other files of the plan hold.
         hardware: The part of the machine that the plan uses.
         max_steps: The limit of a trial run.
         judge: Whether results are compared with the base.
         license: Of the base, if it is known.
     """
-    kept = merged(recorded_inputs(old) if old else {}, inputs, run.inputs.of_entries(run.entries))
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         advise_version=__version__,
@@ -94,24 +92,13 @@ def new_record(
             ram_total_bytes=hardware.ram_total_bytes,
         ),
         digests=run.digests,
-        tasks=task_digests(run.copy),
-        content_digests=_content_digests(run, old),
-        inputs={key: held.digest for key, held in kept.items()},
-        input_files={key: held.files for key, held in kept.items() if held.files is not None},
+        tasks=run.tasks,
+        input_files=inputs,
         adjusted=old.adjusted if old else (),
         started_at=(old.started_at if old else None) or now(),
         attempts=old.attempts + 1 if old else 1,
         extra=old.extra if old else {},
     )
-
-
-def _content_digests(run: PlanRun, old: RunRecord | None) -> Mapping[str, str]:
-    """Those of the plan; of a run that is resumed from the same paths, those it began with, since
-    what finished stages read may be gone.
-    """
-    if old is not None and old.content_digests and old.digests == run.digests:
-        return old.content_digests
-    return run.inputs.content_digests()
 
 
 def _launch_record(run: PlanRun, old: RunRecord | None) -> LaunchRecord:
@@ -152,22 +139,6 @@ def _stage_record(
         folder=f"stages/{entry.name}",
         adjusted=before.adjusted if before else (),
     )
-
-
-def note_new_paths(run: PlanRun, record: RunRecord, configs: Mapping[str, bytes]) -> RunRecord:
-    """A finished run whose model or data have other paths now: the plan in its folder, run.json and
-    its results name them from now on. Raises MachineNotReady.
-
-    Args:
-        configs: Stage -> its adapter_config.json with the present place of the base.
-    """
-    noted = replace(record, digests=run.digests, tasks=task_digests(run.copy), model=run.plan.model)
-    noted = correct_record(noted, configs)
-    with RunFolder(run.folder):
-        write_atomically(run.folder / PLAN_FILE, run.copy_text)
-        write_record(run.folder / RECORD, noted)
-        write_configs(run, configs)
-    return noted
 
 
 # Room for the last run.json, where the disk is full: the record then says that the run has failed.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from advisor.ground.content import ADAPTER_CONFIG
+from advisor.ground.files import bytes_of
 from advisor.methods.rewards import reward_parts
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
+from advisor.plan.paths import path_from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +41,40 @@ def entries(plan: Plan, *, specs: KeySpecs | None = None) -> list[Entry]:
         for task in plan.tasks or (None,)
         for entry in _chain(plan, task, specs or key_specs())
     ]
+
+
+def start_of(entry: Entry, *, run: Path, folder: Path) -> Path | None:
+    """The folder of the model or module that a training continues from; None: the plan's model.
+
+    Args:
+        run: The run folder.
+        folder: What relative paths of the plan start from.
+    """
+    if entry.starts_from is not None:
+        return run / "stages" / entry.starts_from
+    return None if entry.start_folder is None else path_from(folder, entry.start_folder)
+
+
+def whole_model(plan: Plan, start: Path | None, *, run: Path, folder: Path) -> Path | None:
+    """The folder of the whole model that a start is, or that its module belongs to; None: the
+    plan's model.
+
+    A module of this run is followed through the plan: what its configuration names is the place
+    where the project was then. The module of another run belongs to what it names, if that is here.
+
+    Args:
+        start: A folder with a model or a module, or None.
+        run: The run folder.
+        folder: What relative paths of the plan start from.
+    """
+    if start is None or not (start / ADAPTER_CONFIG).is_file():
+        return start
+    for entry in entries(plan):
+        if run / "stages" / entry.name == start:
+            before = start_of(entry, run=run, folder=folder)
+            return whole_model(plan, before, run=run, folder=folder)
+    named = json.loads(bytes_of(start / ADAPTER_CONFIG)).get("base_model_name_or_path")
+    return Path(named) if named and Path(named).is_dir() else None
 
 
 def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:

@@ -51,6 +51,21 @@ def with_paths(plan: Plan, moved: Callable[[str], str], *, specs: KeySpecs | Non
     )
 
 
+def stage_paths(plan: Plan, stage: Stage) -> list[str]:
+    """Every path in a stage but that of its data, as it is written: what it starts from, and what
+    the keys of its methods name.
+    """
+    found: list[str] = []
+
+    def note(text: str) -> str:
+        found.append(text)
+        return text
+
+    names = {one.name for one in plan.stages}
+    _stage(replace(stage, data=None), note, names, key_specs())
+    return found
+
+
 def _launch(launch: Launch, moved: Callable[[str], str]) -> Launch:
     server = launch.vllm
     if server is None or server.python is None:

@@ -26,7 +26,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from advisor.ground.content import FileContent, KnownFiles
+from advisor.ground.content import Contents, digest_of
 from advisor.ground.errors import AdviseError
 from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
 from advisor.plan.evaluation_record import Check, Evaluation, HeldOut
@@ -355,19 +355,10 @@ class RunRecord(JsonObject):
     tasks: Annotated[Mapping[str, str], "task -> digest of its data and overrides"] = field(
         default_factory=dict
     )
-    content_digests: Annotated[
-        Mapping[str, str],
-        "of the plan with the contents of its files in place of their paths: equal for a moved"
-        " project and a renamed model folder",
-    ] = field(default_factory=dict)
-    inputs: Annotated[
-        Mapping[str, str],
-        "model, data PATH or file PATH -> digest of what a stage read there: SHA-256 of the file,"
-        " or of names and contents of the files",
-    ] = field(default_factory=dict)
     input_files: Annotated[
-        Mapping[str, Mapping[str, FileContent]],
-        "the same -> each of its files (not if there are very many)",
+        Mapping[str, Contents],
+        "model, data PATH or file PATH, as plan.yaml in the folder names it -> name of each file"
+        " there -> what it held",
     ] = field(default_factory=dict)
     adjusted: Annotated[
         tuple[Adjustment, ...], "what stages changed by themselves, to need less memory"
@@ -386,13 +377,9 @@ class RunRecord(JsonObject):
         return replace(self, stages=stages)
 
     @property
-    def known_files(self) -> KnownFiles:
-        """Files that were read already, so that they need not be read again."""
-        return KnownFiles(
-            (name, content)
-            for files in self.input_files.values()
-            for name, content in files.items()
-        )
+    def input_digests(self) -> dict[str, str]:
+        """The same names -> one digest of all that was read there."""
+        return {key: digest_of(files) for key, files in self.input_files.items()}
 
     def settings(self, stage: StageRecord) -> ResolvedSettings:
         """What the stage was trained with; every value unknown if it is not finished."""

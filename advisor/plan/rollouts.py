@@ -5,12 +5,9 @@ and by the trainer, which asks it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from advisor.ground.content import ADAPTER_CONFIG, base_path_in
 from advisor.ground.errors import Fault
-from advisor.ground.files import bytes_of
 from advisor.ground.vllm import DEFAULT_URL, ServerNeeds
 from advisor.methods import update
 from advisor.plan.model import Plan, Stage
@@ -36,32 +33,13 @@ def server_url(plan: Plan, environ: Mapping[str, str]) -> str:
     return named or environ.get(URL_VARIABLE) or DEFAULT_URL
 
 
-def served_model(base: str, start: Path | None) -> str:
-    """The hub id or folder of the model that a server has to serve for a stage.
-
-    Args:
-        base: The plan's model.
-        start: The folder that the stage continues from.
-    """
-    if start is None:
-        return base
-    path = start / ADAPTER_CONFIG
-    if not path.is_file():
-        return str(start)
-    named = base_path_in(bytes_of(path))
-    return named if named and Path(named).is_dir() else base
-
-
-def server_needs(
-    stage: Stage, options: Mapping[str, Any], *, base: str, start: Path | None
-) -> ServerNeeds:
+def server_needs(stage: Stage, options: Mapping[str, Any], *, model: str) -> ServerNeeds:
     """What the stage needs of a server.
 
     Args:
         stage: A stage that generates.
         options: The keys of its methods, with defaults.
-        base: The plan's model.
-        start: The folder that the stage continues from.
+        model: The hub id or folder of the whole model that the server has to serve.
     """
     rank = None
     if update(stage.update).is_module:
@@ -69,7 +47,7 @@ def server_needs(
         rank = max([int(options["rank"]), *(pattern.values() if isinstance(pattern, dict) else ())])
     drawn = {**{key: options[key] for key in NEUTRAL if key in options}, **stage.trl}
     return ServerNeeds(
-        model=served_model(base, start),
+        model=model,
         tokens=stage.seq_len,
         lora_rank=rank,
         processed=any(drawn.get(key, usual) != usual for key, usual in NEUTRAL.items()),

@@ -89,7 +89,7 @@ def _card_origin(record: RunRecord) -> list[str]:
     said = []
     if record.license:
         said.append(f"Licence of the base: {_markdown(record.license)}.")
-    data = [digest for name, digest in record.inputs.items() if name.startswith("data ")]
+    data = [digest for name, digest in record.input_digests.items() if name.startswith("data ")]
     if data:
         what = "digest" if len(data) == 1 else "digests"
         said.append(f"The data is not part of this folder; its {what}: {', '.join(data)}.")

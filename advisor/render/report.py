@@ -269,7 +269,7 @@ def _plan(record: RunRecord, plan_text: str) -> list[str]:
 def _versions(record: RunRecord) -> list[str]:
     versions = {"python": sys.version.split()[0], **record.versions}
     shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    inputs = {name: digest[:16] for name, digest in record.inputs.items()}
+    inputs = {name: digest[:16] for name, digest in record.input_digests.items()}
     digests = {**record.digests, **inputs}
     lines = [shown, *(f"{name}: {digest}" for name, digest in digests.items())]
     return section("Versions and digests", items(lines))

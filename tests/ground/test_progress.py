@@ -11,7 +11,7 @@ import pytest
 
 from advisor.data.read.rows import read_rows
 from advisor.ground import progress, reading
-from advisor.ground.content import files_digest
+from advisor.ground.content import read_contents
 from advisor.ground.progress import BYTES, Board, followed, read_view, waiting
 from advisor.ground.reading import open_large
 from advisor.ground.units import MIB
@@ -240,7 +240,7 @@ def test_files_that_are_read_to_know_them_again_are_counted(board, tmp_path, mon
         (tmp_path / name).write_bytes(b"x" * 3000)
     seen = []
     monkeypatch.setattr(board, "heard", lambda wait: seen.append((wait.done, wait.total)))
-    files_digest({name: tmp_path / name for name in ("a", "b")})
+    read_contents({name: tmp_path / name for name in ("a", "b")})
     assert seen[-1] == (6000, 6000)
     assert board.waits == []
 

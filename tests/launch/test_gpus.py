@@ -339,7 +339,7 @@ def test_a_dry_run_of_another_plan_does_not_count(tmp_path):
 
 def test_a_run_is_refused_before_it_writes_anything(planned, shop, capsys, monkeypatch):
     """The whole way: the fullest GPU is not taken, and if all are too full nothing is started."""
-    from advisor.launch import run as module
+    from advisor.launch import attempt as module
 
     planned()
     monkeypatch.setattr(module, "expect_stage", lambda *_, **__: need(18, 20, 22))

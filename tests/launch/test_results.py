@@ -2,13 +2,12 @@
 result.
 """
 
-import json
 import os
 
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.launch import result_check
+from advisor.launch import earlier
 from tests.launch.conftest import PLAN, run
 
 WEIGHTS = "adapter_model.safetensors"
@@ -82,32 +81,16 @@ def test_no_stage_starts_from_a_damaged_result(shop, monkeypatch):
     assert not (shop / "out" / "stages" / "second").exists()
 
 
-def test_a_result_of_an_earlier_version_is_read_as_far_as_it_says(shop, result):
-    """Without recorded hashes: weights that were cut off and configurations that are no JSON."""
-    record = json.loads((shop / "out" / "run.json").read_text())
-    del record["stages"][0]["files"]
-    (shop / "out" / "run.json").write_text(json.dumps(record))
-    assert run(output="out").already_done
-    cut(result / WEIGHTS)
-    (result / "adapter_config.json").write_text("{")
-    with pytest.raises(InputError) as refused:
-        run(output="out")
-    assert [fault.headline.split(" ")[0] for fault in refused.value.faults] == [
-        f"out/stages/sft/{WEIGHTS}",
-        "out/stages/sft/adapter_config.json",
-    ]
-
-
 def test_large_results_are_read_only_if_they_were_touched(shop, result, monkeypatch):
     """Gigabytes are not hashed at each call: files older than the end of their stage are known."""
-    monkeypatch.setattr(result_check, "READ_ALWAYS_BYTES", 0)
+    monkeypatch.setattr(earlier, "READ_ALWAYS_BYTES", 0)
     reads = []
-    original = result_check.file_digest
+    original = earlier.file_digest
     monkeypatch.setattr(
-        result_check, "file_digest", lambda path, **keys: reads.append(path.name) or original(path)
+        earlier, "file_digest", lambda path: reads.append(path.name) or original(path)
     )
     finished_ns = max(path.stat().st_ctime_ns for path in result.iterdir())
-    monkeypatch.setattr(result_check, "_finished_ns", lambda stage: finished_ns)
+    monkeypatch.setattr(earlier, "_finished_ns", lambda stage: finished_ns)
     assert run(output="out").already_done
     assert reads == []
     flip(result / WEIGHTS)

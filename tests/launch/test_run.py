@@ -4,17 +4,17 @@ import json
 import os
 import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady, Stopped, TrainingFailed
-from advisor.launch.prepare import with_absolute_paths
 from advisor.plan.measured_record import Measured
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
 from advisor.plan.record import DryRun
 from advisor.plan.record_files import read_record
-from advisor.plan.write import plan_digest, plan_text
+from advisor.plan.write import plan_digest
 from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
 
 
@@ -201,33 +201,15 @@ def test_a_project_is_moved_as_a_whole(shop, tmp_path_factory, monkeypatch):
     assert run(copy / "plan.yaml").folder == copy
 
 
-def test_a_run_folder_far_from_the_project_has_absolute_paths(shop, tmp_path_factory):
-    """A folder outside the project may be moved alone, so its plan names files by their whole
-    path; a path that was written absolute stays so.
-    """
+def test_paths_stay_as_they_were_written(shop, tmp_path_factory):
+    """Relative ones start from the run folder, also from one far away; absolute ones stay."""
     far = run(output=tmp_path_factory.mktemp("far") / "out").folder
     copy = read_plan(far / "plan.yaml")
-    assert (copy.model, copy.data.path) == (str(shop / "model"), str(shop / "train.jsonl"))
+    assert not Path(copy.model).is_absolute()
+    assert resolve_path(far / "plan.yaml", copy.model) == shop / "model"
     (shop / "plan.yaml").write_text(PLAN.replace("model: model", f"model: {shop}/model"))
     copy = read_plan(run().folder / "plan.yaml")
     assert (copy.model, copy.data.path) == (str(shop / "model"), "../../train.jsonl")
-
-
-def test_a_run_begun_with_absolute_paths_keeps_them(shop):
-    """A folder of the previous version is resumed as it is: checkpoints are bound to the paths."""
-    folder = run().folder
-    absolute = with_absolute_paths(read_plan("plan.yaml"), shop / "plan.yaml")
-    (folder / "plan.yaml").write_text(plan_text(absolute))
-    old = record(folder)
-    old["digests"]["copy"] = plan_digest(absolute)
-    (folder / "run.json").write_text(json.dumps(old))
-    for plan in ("plan.yaml", folder / "plan.yaml"):
-        shutil.rmtree(folder / "stages" / "sft")
-        again = run(plan)
-        assert again.folder == folder
-        assert record(folder)["attempts"] > 1
-        assert read_plan(folder / "plan.yaml").model == str(shop / "model")
-        assert run(plan).already_done
 
 
 def test_a_plan_made_a_moment_ago_is_run_and_kept(shop):

@@ -77,7 +77,7 @@ def test_a_run_that_did_not_say_its_largest_batch_teaches_time_alone(shop, runs)
 
 def test_rows_that_were_not_counted_teach_no_time(shop, runs, monkeypatch):
     """Without the data a step is expected to hold the longest rows, and says nothing of others."""
-    from advisor.launch import run as launching
+    from advisor.launch import attempt as launching
 
     expect = launching.expect_stage
     monkeypatch.setattr(

@@ -1,9 +1,11 @@
 """Every path of a plan, and nothing else, is found where a plan is copied or written elsewhere."""
 
+import json
 from dataclasses import replace
 
 from advisor.methods import objectives, updates
 from advisor.methods.keys import PathText
+from advisor.plan.entries import whole_model
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 from advisor.plan.paths import with_paths
@@ -82,3 +84,28 @@ def test_what_says_that_it_is_a_file_or_folder_is_declared_as_one():
     }
     assert about == {name for name, spec in keys.items() if isinstance(spec.shape, PathText)}
     assert {"replay", "schema", "reward_model"} <= about
+
+
+def test_the_base_of_a_module_is_found_where_the_project_lies_now(tmp_path):
+    """A module of this run is followed through the plan to the whole model below it, whatever its
+    configuration names; one from elsewhere belongs to what it names, if that is here.
+    """
+    whole, one, two = stage("whole", "sft", update="full"), stage("one", "sft"), stage("two", "dpo")
+    plan = Plan(model="base", data=PlanData(path="a.jsonl"), stages=(whole, one, two))
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder in (run / "stages" / "one", run / "stages" / "two", other):
+        folder.mkdir(parents=True)
+        named = {"base_model_name_or_path": str(tmp_path / "before")}
+        (folder / "adapter_config.json").write_text(json.dumps(named))
+    (run / "stages" / "whole").mkdir()
+
+    def found(start):
+        return whole_model(plan, start, run=run, folder=run)
+
+    base = run / "stages" / "whole"
+    assert found(None) is None
+    assert found(base) == found(run / "stages" / "one") == found(run / "stages" / "two") == base
+    assert found(other) is None
+    (tmp_path / "before").mkdir()
+    assert found(other) == tmp_path / "before"
+    assert found(run / "stages" / "two") == base

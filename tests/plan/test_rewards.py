@@ -7,7 +7,8 @@ import pytest
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import parse_yaml
-from advisor.launch.input_digests import Inputs
+from advisor.launch.inputs import read_inputs
+from advisor.launch.prepare import prepare_plan
 from advisor.methods.rewards import models_that_score, overlong_tokens, reward_parts
 from advisor.plan.entries import entries
 from advisor.plan.paths import with_paths
@@ -85,9 +86,9 @@ def test_files_of_rewards_are_inputs_of_the_run(tmp_path):
     """Another function in the same file makes it another run, as another data file does."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "scores.py").write_text("def judge(**_): ...")
-    plan = plan_of(GOOD)
-    inputs = Inputs(plan, tmp_path / "plan.yaml")
-    assert list(inputs.of_entries(entries(plan)[2:])) == ["file own/scores.py"]
+    (tmp_path / "plan.yaml").write_text(HEAD + GOOD)
+    found = read_inputs(prepare_plan(tmp_path / "plan.yaml", output=tmp_path / "out"), {})
+    assert list(found) == ["file ../own/scores.py"]
 
 
 FAULTS = {

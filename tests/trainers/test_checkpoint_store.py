@@ -196,17 +196,6 @@ def test_a_moved_folder_changes_nothing(store):
     assert look(replace(store, folder=moved)) == (6, [])
 
 
-def test_checkpoints_of_an_earlier_version_stay_where_they_are(store):
-    """They have no checksums, so they cannot be trusted; a new one replaces them."""
-    for step in (3, 6):
-        record = {"step": step, "fingerprint": "0123", "files": {}}
-        (store.folder / f"checkpoint-{step}" / COMPLETE).write_text(json.dumps(record))
-    step, said = look(store)
-    assert step is None
-    assert "earlier version of advise" in said[0]
-    assert names(store) == ["checkpoint-3", "checkpoint-6"]
-
-
 def test_the_last_two_are_kept_and_what_a_killed_run_left_is_removed(store):
     """Neither counts as a checkpoint before it is complete."""
     write(store, 9)

@@ -37,10 +37,8 @@ REMOVED: Final = f"{TEMPORARY}removed-"
 REPLACED: Final = f"{TEMPORARY}replaced-"
 KEPT = 2  # complete checkpoints, and as many damaged ones
 SHOWN_FILES = 3
-EARLIER = "earlier version"
 DIVIDED, PROCESSES = "divided", "processes"
 CHANGED = {  # what a person calls a part that is not as it was
-    EARLIER: "an earlier version of advise wrote it, without checksums",
     "base_model": "the base model has changed",
     "start": "the model that the stage starts from has changed",
     "rows": "the rows have changed",
@@ -74,13 +72,9 @@ class Dependencies:
     def differences(self, record: Mapping[str, Any]) -> list[str]:
         """What is not as it was when a checkpoint was written, in words; none: it can be used."""
         before, now = record["depends_on"], self.depends_on
-        if EARLIER in before:
-            return [CHANGED[EARLIER]]
         changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         found = []
         for key in changed:
-            if key == PROCESSES:  # an earlier version of advise asked for the same number
-                continue
             if key == DIVIDED:
                 had, has = ("a part", "all") if key in before else ("all", "a part")
                 found.append(
@@ -356,8 +350,6 @@ class CheckpointStore:
         if not isinstance(record, dict):
             raise Damaged(f"is damaged ({COMPLETE} is not an object)")
         if "depends_on" not in record:
-            if "fingerprint" in record:
-                return {**record, "depends_on": {EARLIER: ""}}
             raise Damaged(f"is damaged ({COMPLETE} does not say what it depends on)")
         try:
             is_as_written = record.get("sha256") == _digest_of_record(record)

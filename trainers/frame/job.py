@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError, nearest
-from advisor.plan.entries import Entry, entries
+from advisor.plan.entries import Entry, entries, start_of, whole_model
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.plan.paths import path_from
@@ -83,11 +83,8 @@ class Job:
 
         Raises InputError for a folder without either.
         """
-        if self.entry.starts_from is not None:
-            path = self.run / "stages" / self.entry.starts_from
-        elif self.entry.start_folder is not None:
-            path = path_from(self.folder, self.entry.start_folder)
-        else:
+        path = start_of(self.entry, run=self.run, folder=self.folder)
+        if path is None:
             return None
         if not any((path / file).is_file() for file in ("adapter_config.json", "config.json")):
             raise InputError(
@@ -96,6 +93,13 @@ class Job:
                 hint="run the stage before it first" if self.entry.starts_from else "",
             )
         return path
+
+    def whole_model(self, start: Path | None) -> str:
+        """The folder or hub id of the whole model that a start is, or that its module belongs to;
+        of no start, the plan's model.
+        """
+        found = whole_model(self.plan, start, run=self.run, folder=self.folder)
+        return self.base_model if found is None else str(found)
 
 
 def label(job: Job) -> str:

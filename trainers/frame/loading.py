@@ -290,7 +290,6 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
             where=f"stage {job.stage.name}",
             hint="name another stage or folder in start_from",
         )
-    base_name = config.get("base_model_name_or_path")
     trains_all = not methods().update(job.stage.update).is_module
     module = update_of(config)
     if module is not None and not module.merges and trains_all:
@@ -304,7 +303,7 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
             ),
         )
     register_method(config)
-    base = load_base(job, device, base_name if base_name and Path(base_name).is_dir() else None)
+    base = load_base(job, device, job.whole_model(start))
     if trains_all:
         merged = _with_module(job, base, start).merge_and_unload()
         for parameter in merged.parameters():
@@ -377,6 +376,8 @@ def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
         with reading(start, "the adapter"):
             model = PeftModel.from_pretrained(base, str(start), **options)
             check_adapter(model, start)
+        # What was saved names the place where the project was then.
+        model.peft_config["default"].base_model_name_or_path = base.name_or_path
     except InputError as error:
         if not isinstance(error.__cause__, RuntimeError | ValueError):
             raise

@@ -251,7 +251,7 @@ def build_roles(
         reference = RoleModel(model, BASE)
     parts = {POLICY: RoleModel(model, ADAPTERS[POLICY]), REFERENCE: reference}
     width = model.config.get_text_config().hidden_size
-    if reward is not None and _same_base(model, reward):
+    if reward is not None and _same_base(job, model, reward):
         weight = add_module(model, reward, ADAPTERS[REWARD])
         add_module(model, reward, ADAPTERS[VALUE])
         parts[REWARD] = RoleModel(
@@ -372,20 +372,14 @@ def copy_module(model: AdaptedModel, source: str, name: str) -> None:
     set_peft_model_state_dict(model, weights, adapter_name=name)
 
 
-def _same_base(model: AdaptedModel, reward: Path) -> bool:
+def _same_base(job: Job, model: AdaptedModel, reward: Path) -> bool:
     """True if the reward model is a module of the policy's kind on the policy's own base."""
-    path = reward / "adapter_config.json"
-    if not path.is_file():
+    if not (reward / "adapter_config.json").is_file():
         return False
-    config, own = read_adapter_config(reward), model.peft_config[ADAPTERS[POLICY]]
-
-    def place(text: str | None) -> str:
-        return str(Path(text).resolve()) if text and Path(text).is_dir() else str(text)
-
-    kind = str(getattr(own.peft_type, "value", own.peft_type))
-    return config.get("peft_type") == kind and place(
-        config.get("base_model_name_or_path")
-    ) == place(own.base_model_name_or_path)
+    own = model.peft_config[ADAPTERS[POLICY]].peft_type
+    return read_adapter_config(reward).get("peft_type") == str(getattr(own, "value", own)) and (
+        job.whole_model(reward) == job.whole_model(job.start)
+    )
 
 
 def weights_fingerprint(folder: Path) -> str:

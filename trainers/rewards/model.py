@@ -118,7 +118,8 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
 
 
 def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any]) -> Any:
-    from peft import AutoPeftModelForSequenceClassification
+    from peft import PeftModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     from trainers.frame.loading import (
         keep_weights_unpacked,
@@ -136,12 +137,16 @@ def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any
             allowed="the result of a stage with objective rm",
         )
     register_method(config)
-    check_files(str(config.get("base_model_name_or_path")), base_faults)
+    source = job.whole_model(folder)
+    check_files(source, base_faults)
+    if source == job.base_model and job.plan.revision:
+        options = {**options, "revision": job.plan.revision}
     quantized = quantization_config(job)
     if quantized is not None:
         options = {**options, "quantization_config": quantized, "device_map": {"": device}}
     with reading(folder, "the adapter"):
-        model = AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **options)
+        base = AutoModelForSequenceClassification.from_pretrained(source, **options)
+        model = PeftModelForSequenceClassification.from_pretrained(base, str(folder))
         check_adapter(model, folder)
     return keep_weights_unpacked(model) if quantized is not None else model.to(device)
 

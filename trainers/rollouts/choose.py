@@ -47,7 +47,7 @@ def open_rollouts(job: Job) -> OpenServer | None:
         if is_main_process():
             say(f"{label(job)}: the dry run generates in its own process and asks no server")
         return None
-    needs = server_needs(job.stage, job.options, base=job.base_model, start=job.start)
+    needs = server_needs(job.stage, job.options, model=job.whole_model(job.start))
     timeout_s = (job.plan.launch.vllm or VLLMServer()).timeout_s
     client, base, note = open_server(
         server_url(job.plan, os.environ), timeout_s, needs, stage=job.stage.name

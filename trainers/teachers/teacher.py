@@ -64,7 +64,7 @@ def teacher_digest(job: Job) -> str:
     """A digest of the teacher's files; of its name if it is one of the hub."""
     source = teacher_source(job)
     if Path(source).is_dir():
-        return folder_digest(source).digest
+        return folder_digest(source)
     return hashlib.sha256(source.encode()).hexdigest()
 
 

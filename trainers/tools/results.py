@@ -4,7 +4,6 @@ beside.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from typing import Any
 from advisor.data.measure.tokenizer import template_file
 from advisor.ground.bounded_template import TemplateLimit, bound_chat_templates
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.files import PLAN_FILE
+from advisor.ground.files import PLAN_FILE, shown_path
 from advisor.ground.model_folder import base_faults, folder_faults
 from advisor.methods import update
+from advisor.plan.entries import entries, start_of, whole_model
 from advisor.plan.read import read_plan, resolve_path
 from advisor.plan.record import RunRecord, StageRecord
 from advisor.plan.results import label, writing_stages
@@ -88,8 +88,8 @@ def result_of(run: Path, record: RunRecord, stage: StageRecord, *, prefix: str =
 
 
 def base_of(run: Path, record: RunRecord, stage: StageRecord) -> str:
-    """The base of a result: the recorded one, or in a project that was moved since, the model that
-    the plan in the run folder names.
+    """The base of a result: the recorded one, or in a project that was moved since, the one
+    that the plan in the run folder leads to.
 
     Raises InputError if it is in neither place.
     """
@@ -97,17 +97,17 @@ def base_of(run: Path, record: RunRecord, stage: StageRecord) -> str:
     if is_hub_id(recorded) or Path(recorded).is_dir():
         return recorded
     with suppress(AdviseError):
-        named = read_plan(run / PLAN_FILE).model
-        folder = resolve_path(run / PLAN_FILE, named)
+        plan, place = read_plan(run / PLAN_FILE), run.resolve()
+        entry = next((one for one in entries(plan) if one.name == stage.name), None)
+        start = None if entry is None else start_of(entry, run=place, folder=place)
+        folder = whole_model(plan, start, run=place, folder=place)
+        folder = folder or resolve_path(run / PLAN_FILE, plan.model)
         if folder.is_dir():
             return str(folder)
     raise InputError(
         f"the base of its result is no longer there: {recorded}",
         where=str(run),
-        hint=(
-            f"if it has another place now: advise run {shlex.quote(str(run))} --set model=FOLDER"
-            " (FOLDER as seen from the run folder)"
-        ),
+        hint=f"put it back, or write its place (model:) into {shown_path(run / PLAN_FILE)}",
     )
 
 

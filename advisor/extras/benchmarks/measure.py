@@ -123,7 +123,7 @@ def scores_paths(plan: Plan, run: Path, record: RunRecord, name: str) -> dict[st
         content: Any = task
         if is_task_file(task):
             listed = files_of(path_from(run, task))
-            content = [[one.name, file_digest(one, sample=False).sha256] for one in listed]
+            content = [[one.name, file_digest(one)] for one in listed]
         subject = {"benchmark": content, "limit": limit_of(plan, record.max_steps), "model": model}
         found[task] = Scores(task, run / FOLDER / name / f"{digest(subject)}.json")
     return found

@@ -68,7 +68,9 @@ def test_a_result_is_uploaded_once_with_its_card_and_nothing_else(shop, hub, cap
     card = uploaded["README.md"].decode()
     assert "Licence of the base: mit." in card
     (digest,) = (
-        held for name, held in read_record(found.folder).inputs.items() if name.startswith("data")
+        held
+        for name, held in read_record(found.folder).input_digests.items()
+        if name.startswith("data")
     )
     assert f"its digest: {digest}" in card
     for row in (shop / "train.jsonl").read_text().splitlines():

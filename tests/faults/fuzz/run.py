@@ -228,13 +228,13 @@ def load_everything() -> None:
         if "peft_adapter" not in name and "_bundled" not in name and "__main__" not in name:
             import_module(name)
     from advisor.commands import chat, check, export
-    from advisor.launch import run, trainer_process
+    from advisor.launch import attempt, call, trainer_process
     from tests.launch.conftest import MACHINE, STAND_IN
 
     stopped = trainer_process.Ended(130, True)
     trainer_process.TrainerStarter._run = lambda *_, **__: stopped  # type: ignore[method-assign]
-    run.trainers_root = lambda: STAND_IN
-    run._probed = lambda: MACHINE
+    call.trainers_root = lambda: STAND_IN
+    attempt._probed = lambda: MACHINE
     for module in (chat, export, check):
         module.run_tool = read_results
 

@@ -165,7 +165,7 @@ def first_only(objective: str) -> list[Damage]:
     if objective != "sft":
         return []
     return [
-        Damage("renamed model folder", "between two calls", rename_model),
+        Damage("renamed model folder", "between two calls", rename_model, refused=True),
         Damage("copied model folder", "between two calls", copy_model),
         Damage("other rows", "between two calls", change_rows, refused=True),
         Damage("complete.json with another step", "between two calls", mistaken_step),

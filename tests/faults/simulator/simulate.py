@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 from advisor.ground import files
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.types import Hardware
-from advisor.launch import call, prepare, run
+from advisor.launch import attempt, call, prepare, run
 from advisor.launch.record_keeper import RecordKeeper
 from advisor.launch.trainer_process import Ended
 from advisor.plan import read
@@ -220,7 +220,7 @@ class Schedule:
             world.done.add(name)
 
         with (
-            mock.patch.object(run, "TrainerStarter", return_value=Starter(world)),
+            mock.patch.object(attempt, "TrainerStarter", return_value=Starter(world)),
             mock.patch.object(files, "DISK", world.disk),
             mock.patch.object(RecordKeeper, "accept", accepted),
         ):
@@ -241,13 +241,13 @@ def promise(holds: bool, text: str) -> None:
         raise Violation(text)
 
 
+@dataclass(frozen=True)
 class Starter:
     """Trains in this process what the launcher would start a process for."""
 
-    server_gpus: Mapping[str, str | None] = MappingProxyType({})
-
-    def __init__(self, world: World) -> None:
-        self.world = world
+    server_gpus: ClassVar[Mapping[str, str | None]] = MappingProxyType({})
+    world: World
+    lock_fd: int = -1
 
     def train(self, entries: Sequence[Entry], folder: Path, *_: Any, **__: Any) -> Ended:
         plan = plan_in(folder / files.PLAN_FILE)
@@ -280,7 +280,7 @@ def light_launcher() -> Iterator[None]:
     }
     with ExitStack() as stack:
         for name, stub in stubs.items():
-            stack.enter_context(mock.patch.object(run, name, stub))
+            stack.enter_context(mock.patch.object(attempt, name, stub))
         stack.enter_context(mock.patch.object(call, "run_preflight", return_value=checked))
         stack.enter_context(mock.patch.object(futures, "ThreadPoolExecutor", OneThread))
         stack.enter_context(mock.patch.object(prepare, "read_plan", plan_in))

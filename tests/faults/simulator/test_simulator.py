@@ -6,8 +6,9 @@ from unittest import mock
 import pytest
 
 from advisor.ground import content
-from advisor.launch import run
-from advisor.launch.folder import Identity
+from advisor.launch import finished, inputs, prepare
+from advisor.plan.paths import with_paths
+from advisor.plan.read import resolve_path
 from tests.faults.simulator import world
 from tests.faults.simulator.disk import File, SimulatedDisk
 from tests.faults.simulator.simulate import DAMAGES, FINISHED, STRIKES, simulate
@@ -40,9 +41,17 @@ def sync_no_files(disk, path):
         SYNC(disk, path)
 
 
-def by_size(path, **_):
-    """What a file holds as it was known: its size. Results are checked by their real hashes."""
-    return content.FileContent(bytes=path.stat().st_size, sha256="0" * 64)
+def by_size(paths, *_):
+    """What files hold as it was known: their sizes."""
+    return {
+        name: content.FileContent(bytes=path.stat().st_size, sha256="0" * 64)
+        for name, path in paths.items()
+    }
+
+
+def absolute(plan, plan_path, _):
+    """The plan as it was written into the run folder: with absolute paths."""
+    return with_paths(plan, lambda text: str(resolve_path(plan_path, text)))
 
 
 def delete_first(store, step, about, **keys):
@@ -56,18 +65,18 @@ def delete_first(store, step, about, **keys):
 COMPLETE = CheckpointStore.complete
 UNMENDED = {
     "F2, checkpoints depend on a path": (world, "dependencies", with_path, "was complete"),
-    "F2, a moved run is another one": (
-        Identity,
-        "matches",
-        lambda self, record: bool(self.digests & set(record.digests.values())),
-        "holds another run",
+    "F2, the plan in the folder names absolute paths": (
+        prepare,
+        "in_folder",
+        absolute,
+        "does not say what the data held",
     ),
     "F3, files are not verified": (CheckpointStore, "_verify", lambda *_: None, ""),
-    "F4, files count by name and size": (content, "file_digest", by_size, "other weights"),
+    "F4, files count by name and size": (inputs, "read_contents", by_size, "from step 0"),
     "F6, results are not checked": (
-        run,
+        finished,
         "check_results",
-        lambda *_, **__: [],
+        lambda *_: [],
         "was called finished",
     ),
     "files are not synced": (SimulatedDisk, "sync", sync_no_files, ""),

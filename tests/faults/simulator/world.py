@@ -26,11 +26,11 @@ STEPS, EVERY = 6, 2
 STAGES = ("sft", "dpo")
 PLAN = """\
 name: simulated
-model: {model}
-data: {{path: train.jsonl}}
+model: model
+data: {path: train.jsonl}
 stages:
-  - {{name: sft, objective: sft, update: lora, learning_rate: 1e-4, max_steps: 6, save_steps: 2}}
-  - {{name: dpo, objective: dpo, update: lora, learning_rate: 1e-4, max_steps: 6, save_steps: 2}}
+  - {name: sft, objective: sft, update: lora, learning_rate: 1e-4, max_steps: 6, save_steps: 2}
+  - {name: dpo, objective: dpo, update: lora, learning_rate: 1e-4, max_steps: 6, save_steps: 2}
 """
 WEIGHTS, MOMENTS, RANDOM = (
     "adapter_model.safetensors",
@@ -64,7 +64,6 @@ class World:
     root: Path
     random: Random
     project: Path = field(init=False)
-    model: str = "model"
     written: dict[str, set[int]] = field(default_factory=dict)  # stage -> complete checkpoints
     done: set[str] = field(default_factory=set)
     said: list[str] = field(default_factory=list)
@@ -84,12 +83,12 @@ class World:
         self.starts = dict(zip(STAGES, (b"", first), strict=True))
 
     def write_project(self) -> None:
-        folder = self.project / self.model
+        folder = self.project / "model"
         folder.mkdir(parents=True)
         (folder / "config.json").write_text('{"model_type": "llama"}')
         (folder / "model.safetensors").write_bytes(self.base)
         (self.project / "train.jsonl").write_bytes(self.data)
-        (self.project / "plan.yaml").write_text(PLAN.format(model=self.model))
+        (self.project / "plan.yaml").write_text(PLAN)
 
     @property
     def run(self) -> Path:
@@ -236,22 +235,17 @@ class World:
         return how
 
     def move(self) -> None:
-        """Rename the project's folder and the model's."""
+        """Rename the project's folder."""
         self.disk.adopt()
         moved = self.root / f"project-{self.random.randrange(10**6)}"
         self.project.rename(moved)
         self.project = moved
-        model = f"{self.model[:5]}-{self.random.randrange(4)}" if "-" not in self.model else "model"
-        (moved / self.model).rename(moved / model)
-        self.model = model
-        (moved / "plan.yaml").write_text(PLAN.format(model=model))
         self.disk.adopt()
-        self.disk.changed_outside(moved / "plan.yaml")
         self.disk.sync_everything()
 
     def swap_weights(self, content: bytes) -> None:
         """Put other weights of the same size into the model's file, with the old time of change."""
-        path = self.project / self.model / "model.safetensors"
+        path = self.project / "model" / "model.safetensors"
         before = path.stat()
         path.write_bytes(content)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 from advisor.data.read.files import find_data
 from advisor.data.read.hub import is_hub_id
-from advisor.ground.content import file_digest, model_files, total_bytes
+from advisor.ground.content import model_files, read_contents, total_bytes
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras
 from advisor.ground.files import text_of
-from advisor.ground.progress import BYTES, waiting
 from advisor.ground.resources import method_roots
 from advisor.ground.secrets import masked
 from advisor.plan.model import Plan
@@ -194,7 +193,7 @@ class _Collector:
         if kind == "data":
             inside = _data_files(path)
         elif kind == "models":
-            inside = {one.relative_to(path).as_posix(): one for one in model_files(path)}
+            inside = model_files(path)
         else:
             inside = {"": path}
             _refuse_secrets(path)
@@ -212,13 +211,7 @@ class _Collector:
         size = total_bytes(inside.values())
         is_included = size <= MOST_BYTES
         inner: set[str] = set()
-        with waiting(f"reading {place}", total=size, unit=BYTES) as read:
-            sums = {
-                source: file_digest(
-                    source, sample=False, done=lambda count: read.at(read.done + count)
-                ).sha256
-                for source in inside.values()
-            }
+        held = read_contents(inside)
         for name, source in sorted(inside.items()):
             own = _unique("/".join(map(safe_name, name.split("/"))), inner) if name else ""
             self.found.files.append(
@@ -226,7 +219,7 @@ class _Collector:
                     name=f"{place}/{own}" if own else place,
                     source=source.resolve(),
                     size_bytes=source.stat().st_size,
-                    sha256=sums[source],
+                    sha256=held[name].sha256,
                     is_included=is_included,
                 )
             )
