@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from advisor.advice.by_data import settings_by_data, suited_objective
-from advisor.commands.check_configuration import check_configuration, is_configuration
 from advisor.commands.check_each import check_each
 from advisor.commands.options import json_option, refuse_unused
 from advisor.commands.output import console, print_json, say, with_error
@@ -143,13 +142,6 @@ def _check(
     """Check one file and print what was found. Returns the exit code."""
     stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
     columns = stated.value("data_mapping")
-    if is_configuration(data):
-        about_data = {
-            "--map": mapping, "--eval": evaluation, "--model": model, "--template": template,
-            "--seq-len": seq_len, "--full": full or None, "--show-row": show_row,
-        }  # fmt: skip
-        refuse_unused(about_data, "a configuration; it names its own model, data and lengths")
-        return check_configuration(data, gpu=gpu, plan=plan_file, as_json=as_json)
     refuse_unused(
         {"--gpu": gpu, "--plan": plan_file},
         f"data; give it with the task: advise --task NAME --data {shlex.quote(data)}",

@@ -82,7 +82,7 @@ ALWAYS = Keys(
     },
     required=("values", "because"),
 )
-TOOL_FILE: Shape = Keys(
+TOOL_FILE = Keys(
     help="Another training tool: how its configuration and a plan say the same",
     keys={
         "version": Choice(values=(1,)),

@@ -21,8 +21,6 @@ from advisor.methods.remedies import remedy_file
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.methods.strategies import STRATEGIES_FILE
 from advisor.methods.trainers import TRAINER_FILE
-from advisor.other_tools.findings import FINDINGS_FILE
-from advisor.other_tools.tool import TOOL_FILE
 from advisor.plan.record import run_schema
 from advisor.plan.verdict_limits import VERDICT_FILE
 from advisor.probe import gpu_files
@@ -94,8 +92,6 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "families": file_schema(FAMILIES_FILE),
         "strategies": file_schema(STRATEGIES_FILE),
         "trainer": file_schema(TRAINER_FILE),
-        "tool": file_schema(TOOL_FILE),
-        "findings": file_schema(FINDINGS_FILE),
         "answers": answers_schema(rules.facts),
         "specs": head("Run specs for `advise estimate --specs`", **specs),
         "plan": plan_schema(),

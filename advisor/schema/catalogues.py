@@ -21,8 +21,6 @@ from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
-from advisor.other_tools.findings import general_rules
-from advisor.other_tools.tool import TOOLS, tool_named
 from advisor.plan.verdict_limits import limits
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
 from advisor.probe.not_supported import not_supported_devices
@@ -54,7 +52,6 @@ ONE_FILE: tuple[Reader, ...] = (
     limits,
     scope_file,
     other_keys,
-    general_rules,
 )
 
 
@@ -73,7 +70,6 @@ def _readers() -> Iterator[Reader]:
     yield from ONE_FILE
     for name in _stems("remedies"):
         yield partial(remedy, name)
-    yield from (partial(tool_named, tool) for tool in TOOLS)
     for extra in extras().values():
         for catalogue in extra.catalogues():
             yield from catalogue.readers

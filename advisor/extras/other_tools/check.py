@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from advisor.commands.options import refuse_unused
 from advisor.commands.output import console, print_json, put, with_error
 from advisor.ground.errors import Fault
 
-
-def is_configuration(path: str) -> bool:
-    """Whether the file is taken as a configuration, not as data."""
-    if Path(path).suffix.lower() in (".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md", ""):
-        return False  # most data, without a look
-    from advisor.other_tools.recognise import looks_like_configuration
-
-    return looks_like_configuration(Path(path))
+DATA_OPTIONS = {
+    "--map": "mapping", "--eval": "evaluation", "--model": "model", "--template": "template",
+    "--seq-len": "seq_len", "--full": "full",
+}  # fmt: skip
 
 
-def check_configuration(path: str, *, gpu: str | None, plan: str | None, as_json: bool) -> int:
+def check_configuration(
+    path: str, *, gpu: str | None, plan_file: str | None, as_json: bool, **of_data: Any
+) -> int:
     """Check one configuration and print what was found. Returns the exit code.
 
     Args:
         gpu: The GPU that it has to fit; None: this machine's.
-        plan: Where to write it as a plan; None: nowhere.
+        plan_file: Where to write it as a plan; None: nowhere.
         as_json: Print one JSON document.
+        of_data: The options that are about data.
 
-    Raises InputError for a file that cannot be read as one.
+    Raises InputError for a file that cannot be read as one, and for options of data.
     """
     from advisor.other_tools.file import read_file
     from advisor.other_tools.page import configuration_json, print_configuration, write_carried
     from advisor.other_tools.report import report_on
     from advisor.probe import probe, stated_hardware
 
+    given = {flag: of_data.get(name) or None for flag, name in DATA_OPTIONS.items()}
+    given["--show-row"] = of_data.get("show_row")  # row 0 was asked for too
+    refuse_unused(given, "a configuration; it names its own model, data and lengths")
     file = read_file(path)
     notes: tuple[str, ...] = ()
     if gpu is None:
@@ -39,7 +43,7 @@ def check_configuration(path: str, *, gpu: str | None, plan: str | None, as_json
     else:
         hardware, notes = stated_hardware(gpu, from_flag=True)
     report = report_on(file, hardware, notes)
-    written = None if plan is None else write_carried(report, Path(plan))
+    written = None if plan_file is None else write_carried(report, Path(plan_file))
     if as_json:
         document = configuration_json(report)
         if written is not None:

@@ -1,0 +1,42 @@
+"""Configurations of TRL, LLaMA-Factory and Axolotl, read and written (docs/other_tools.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+from advisor.extras.protocol import Catalogue, Extra
+
+DATA = (".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md", "")  # data, without a look
+
+
+class OtherTools(Extra):
+    """`advise check` of such a file, and the forms that write one."""
+
+    NAME = "other_tools"
+    HELP = "checks and writes configurations of TRL, LLaMA-Factory and Axolotl"
+    EXPORTERS = ("trl", "llamafactory", "axolotl")
+
+    def recognise(self, path: str) -> Callable[..., int] | None:
+        if Path(path).suffix.lower() in DATA:
+            return None
+        from advisor.other_tools.recognise import looks_like_configuration
+
+        if not looks_like_configuration(Path(path)):
+            return None
+        from advisor.extras.other_tools.check import check_configuration
+
+        return check_configuration
+
+    def catalogues(self) -> Iterable[Catalogue]:
+        from advisor.other_tools.findings import FINDINGS_FILE, general_rules
+        from advisor.other_tools.tool import TOOL_FILE, TOOLS, tool_named
+
+        return [
+            Catalogue("tool", TOOL_FILE, [partial(tool_named, tool) for tool in TOOLS]),
+            Catalogue("findings", FINDINGS_FILE, [general_rules]),
+        ]
+
+
+EXTRA = OtherTools()
