@@ -21,7 +21,6 @@ ORDER = (
     ("commands",),
     ("wizard", "render"),  # what a person sees; `render` shows the Run that `launch` returns
     ("launch", "export", "schema"),  # `launch` reads data and probes the machine before a run
-    ("other_tools",),  # files of other trainers: read by `check`, written by `export`
     ("advice",),
     ("situation",),  # joins what is stated, probed and read
     ("probe", "data"),

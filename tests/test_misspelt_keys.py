@@ -10,6 +10,8 @@ from advisor.advice.scenarios import read_scenarios, shipped_scenarios
 from advisor.data.measure.data_requirements import data_requirements
 from advisor.estimate.spec.read import request_of
 from advisor.extras.jobs.skypilot.catalogue import skypilot_accelerators
+from advisor.extras.other_tools.findings import general_rules
+from advisor.extras.other_tools.tool import TOOL_FILE
 from advisor.ground import resources
 from advisor.ground.errors import InputError
 from advisor.ground.other_keys import other_keys
@@ -26,8 +28,6 @@ from advisor.methods.remedies import remedy
 from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
-from advisor.other_tools.findings import general_rules
-from advisor.other_tools.tool import TOOL_FILE
 from advisor.plan.read import read_plan
 from advisor.plan.verdict_limits import limits
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts

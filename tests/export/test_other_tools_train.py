@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from advisor.other_tools.files import write_files
+from advisor.extras.other_tools.files import write_files
 from benchmarks.side_by_side import tools
 
 pytestmark = pytest.mark.long

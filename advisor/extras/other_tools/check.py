@@ -28,9 +28,13 @@ def check_configuration(
 
     Raises InputError for a file that cannot be read as one, and for options of data.
     """
-    from advisor.other_tools.file import read_file
-    from advisor.other_tools.page import configuration_json, print_configuration, write_carried
-    from advisor.other_tools.report import report_on
+    from advisor.extras.other_tools.file import read_file
+    from advisor.extras.other_tools.page import (
+        configuration_json,
+        print_configuration,
+        write_carried,
+    )
+    from advisor.extras.other_tools.report import report_on
     from advisor.probe import probe, stated_hardware
 
     given = {flag: of_data.get(name) or None for flag, name in DATA_OPTIONS.items()}

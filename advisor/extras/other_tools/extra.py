@@ -21,7 +21,7 @@ class OtherTools(Extra):
     def recognise(self, path: str) -> Callable[..., int] | None:
         if Path(path).suffix.lower() in DATA:
             return None
-        from advisor.other_tools.recognise import looks_like_configuration
+        from advisor.extras.other_tools.recognise import looks_like_configuration
 
         if not looks_like_configuration(Path(path)):
             return None
@@ -30,8 +30,8 @@ class OtherTools(Extra):
         return check_configuration
 
     def catalogues(self) -> Iterable[Catalogue]:
-        from advisor.other_tools.findings import FINDINGS_FILE, general_rules
-        from advisor.other_tools.tool import TOOL_FILE, TOOLS, tool_named
+        from advisor.extras.other_tools.findings import FINDINGS_FILE, general_rules
+        from advisor.extras.other_tools.tool import TOOL_FILE, TOOLS, tool_named
 
         return [
             Catalogue("tool", TOOL_FILE, [partial(tool_named, tool) for tool in TOOLS]),

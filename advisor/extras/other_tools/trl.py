@@ -14,7 +14,7 @@ NEEDS: tuple[str, ...] = ()
 
 def export(wanted: Wanted) -> int:
     """Write the files and say what is in them."""
-    from advisor.other_tools.files import write_files
+    from advisor.extras.other_tools.files import write_files
 
     for line in write_files(NAME, wanted.source, wanted.out, only=wanted.only).lines():
         wanted.say(line)

@@ -11,12 +11,12 @@ from advisor.advice.facts_of_situation import model_facts
 from advisor.advice.settings import RATE, judge_stage, settings_by_rule
 from advisor.estimate.padding import padded_tokens
 from advisor.estimate.stages import embedding_matrices
+from advisor.extras.other_tools.mapping import at_key, flat_stage
+from advisor.extras.other_tools.tool import Tool
 from advisor.ground.types import DataProfile, Hardware, ModelShape, TokenStats
 from advisor.methods import objective
 from advisor.methods.families import DECODER
 from advisor.methods.optimizers import OPTIMIZERS
-from advisor.other_tools.mapping import at_key, flat_stage
-from advisor.other_tools.tool import Tool
 from advisor.plan.model import Plan
 from advisor.ruleset.load import load_rules
 from advisor.situation.of_plan import amounts

@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advisor.extras.other_tools.carrying import NO_DATA
+from advisor.extras.other_tools.findings import Found
+from advisor.extras.other_tools.mapping import Lost
+from advisor.extras.other_tools.report import Report
 from advisor.ground.errors import InputError
 from advisor.ground.files import shown_path
 from advisor.ground.sources import source_title
 from advisor.ground.terminal import shown
 from advisor.ground.units import format_count, format_duration, format_usd
 from advisor.methods import methods
-from advisor.other_tools.carrying import NO_DATA
-from advisor.other_tools.findings import Found
-from advisor.other_tools.mapping import Lost
-from advisor.other_tools.report import Report
 from advisor.plan.notes import stage_notes
 from advisor.plan.smaller import in_words
 from advisor.plan.write_target import write_plan_file

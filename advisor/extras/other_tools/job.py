@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.other_tools.mapping import Lost
-from advisor.other_tools.rows import TEXT, Layout, Rows
-from advisor.other_tools.tool import Tool
+from advisor.extras.other_tools.mapping import Lost
+from advisor.extras.other_tools.rows import TEXT, Layout, Rows
+from advisor.extras.other_tools.tool import Tool
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 

@@ -12,9 +12,7 @@ from typing import Any
 
 from advisor.data.example import Example, Message
 from advisor.data.read.hub import is_hub_id
-from advisor.ground.errors import AdviseError, nearest
-from advisor.ground.files import read_at_most
-from advisor.other_tools.data_sets import (
+from advisor.extras.other_tools.data_sets import (
     ELSEWHERE,
     HUB,
     MISSING,
@@ -24,8 +22,8 @@ from advisor.other_tools.data_sets import (
     placed,
     text,
 )
-from advisor.other_tools.file import ToolFile, found_near
-from advisor.other_tools.job import (
+from advisor.extras.other_tools.file import ToolFile, found_near
+from advisor.extras.other_tools.job import (
     MASK_NOTE,
     TEST,
     TRAIN,
@@ -36,7 +34,7 @@ from advisor.other_tools.job import (
     long_texts,
     upload,
 )
-from advisor.other_tools.rows import (
+from advisor.extras.other_tools.rows import (
     ANSWERS,
     FEEDBACK,
     LONG_ANSWER,
@@ -50,6 +48,8 @@ from advisor.other_tools.rows import (
     as_maps,
     texts,
 )
+from advisor.ground.errors import AdviseError, nearest
+from advisor.ground.files import read_at_most
 
 INFO = "dataset_info.json"
 MAX_BYTES = 4_000_000

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from advisor.extras.other_tools.tool import CONVERSIONS
 from advisor.ground.errors import AdviseError
 from advisor.ground.files import read_at_most
 from advisor.methods.optimizers import optimizer, plan_name
-from advisor.other_tools.tool import CONVERSIONS
 
 TRACKERS = ("tensorboard", "wandb")  # what a plan has words for
 MAX_BYTES = 1_000_000  # of a file that a configuration names

@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from advisor.extras.other_tools.tool import TOOLS, Tool, known_names, tool_named
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import read_at_most
-from advisor.other_tools.tool import TOOLS, Tool, known_names, tool_named
 
 SCRIPTS = (".sh", ".bash", ".zsh", ".slurm", ".sbatch", ".py", ".toml")
 MAX_BYTES = 256_000  # of a JSON file that may be one

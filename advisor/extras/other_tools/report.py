@@ -10,24 +10,21 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from advisor.data import profile as profile_of
-from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.types import DataProfile, Hardware, ModelShape
-from advisor.methods.stage import stage_keys
-from advisor.other_tools.carrying import CarriedPlan, to_plan
-from advisor.other_tools.conversions import Context, deepspeed_offloads
-from advisor.other_tools.data_sets import (
+from advisor.extras.other_tools.carrying import CarriedPlan, to_plan
+from advisor.extras.other_tools.conversions import Context, deepspeed_offloads
+from advisor.extras.other_tools.data_sets import (
     FILE,
     column_faults,
     command_by_data,
     data_of,
     understood,
 )
-from advisor.other_tools.edit import diff_of
-from advisor.other_tools.facts import CHAT, TEMPLATE, counted, facts_of, template_facts
-from advisor.other_tools.file import ToolFile
-from advisor.other_tools.findings import EITHER, Found, Known, by_rules, worst_first
-from advisor.other_tools.fitting import Fitting, Trainer, fitting
-from advisor.other_tools.mapping import (
+from advisor.extras.other_tools.edit import diff_of
+from advisor.extras.other_tools.facts import CHAT, TEMPLATE, counted, facts_of, template_facts
+from advisor.extras.other_tools.file import ToolFile
+from advisor.extras.other_tools.findings import EITHER, Found, Known, by_rules, worst_first
+from advisor.extras.other_tools.fitting import Fitting, Trainer, fitting
+from advisor.extras.other_tools.mapping import (
     COMMAND,
     DATA_KIND,
     Lost,
@@ -38,6 +35,9 @@ from advisor.other_tools.mapping import (
     usual_values,
     write,
 )
+from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.methods.stage import stage_keys
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.situation.shapes import model_shape

@@ -12,13 +12,13 @@ import yaml
 from rich.console import Console
 
 from advisor.commands.output import print_json
+from advisor.extras.other_tools.command_line import command_lines
+from advisor.extras.other_tools.data_sets import MAX_LOOKED_AT, placed
+from advisor.extras.other_tools.edit import edited
+from advisor.extras.other_tools.file import read_file, steps
+from advisor.extras.other_tools.page import configuration_json, print_configuration, write_carried
+from advisor.extras.other_tools.report import report_on
 from advisor.ground.errors import AdviseError, InputError
-from advisor.other_tools.command_line import command_lines
-from advisor.other_tools.data_sets import MAX_LOOKED_AT, placed
-from advisor.other_tools.edit import edited
-from advisor.other_tools.file import read_file, steps
-from advisor.other_tools.page import configuration_json, print_configuration, write_carried
-from advisor.other_tools.report import report_on
 from advisor.probe import stated_hardware
 from tests.faults.fuzz.mutate import Mutator
 

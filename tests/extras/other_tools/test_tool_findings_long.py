@@ -6,8 +6,8 @@ from importlib import import_module
 
 import pytest
 
-from advisor.other_tools.mapping import COMMAND
-from tests.other_tools.finding_cases import CASES
+from advisor.extras.other_tools.mapping import COMMAND
+from tests.extras.other_tools.finding_cases import CASES
 
 pytestmark = pytest.mark.long
 

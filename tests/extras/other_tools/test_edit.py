@@ -7,7 +7,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from advisor.other_tools.edit import as_it_stands, diff, edited
+from advisor.extras.other_tools.edit import as_it_stands, diff, edited
 
 AXOLOTL = """\
 # A job of ours.

@@ -12,11 +12,11 @@ import yaml
 from hypothesis import Phase, given, reject, settings
 from hypothesis import strategies as st
 
+from advisor.extras.other_tools.files import write_files
+from advisor.extras.other_tools.mapping import flat_stage, read, usual_values
+from advisor.extras.other_tools.tool import TOOLS, tool_named
 from advisor.ground.errors import InputError
 from advisor.ground.version import __version__
-from advisor.other_tools.files import write_files
-from advisor.other_tools.mapping import flat_stage, read, usual_values
-from advisor.other_tools.tool import TOOLS, tool_named
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
 from tests.render.test_data import GOLDEN

@@ -8,11 +8,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from advisor.extras.other_tools.file import FLAGS, ToolFile, steps
+from advisor.extras.other_tools.mapping import same_value
+from advisor.extras.other_tools.tool import meant_key
 from advisor.ground.secrets import MASK, masked
 from advisor.ground.yaml_reader import Path_
-from advisor.other_tools.file import FLAGS, ToolFile, steps
-from advisor.other_tools.mapping import same_value
-from advisor.other_tools.tool import meant_key
 
 AROUND = 2  # lines beside a change
 

@@ -15,11 +15,11 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
+from advisor.extras.other_tools.mapping import ABSENT, at_key, same_value
+from advisor.extras.other_tools.tool import FINDING, FindingRule, Tool
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, number_words
 from advisor.ground.yaml_cache import read_shipped
-from advisor.other_tools.mapping import ABSENT, at_key, same_value
-from advisor.other_tools.tool import FINDING, FindingRule, Tool
 
 SEVERITIES = ("error", "warning", "note")  # from the worst
 FINDINGS_FILE = Keys(

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from advisor.data.example import Example
-from advisor.other_tools.data_sets import DataRef, FileData, names, placed, text
-from advisor.other_tools.file import ToolFile
-from advisor.other_tools.job import (
+from advisor.extras.other_tools.data_sets import DataRef, FileData, names, placed, text
+from advisor.extras.other_tools.file import ToolFile
+from advisor.extras.other_tools.job import (
     MASK_NOTE,
     TEST,
     TRAIN,
@@ -23,8 +23,8 @@ from advisor.other_tools.job import (
     long_texts,
     upload,
 )
-from advisor.other_tools.mapping import Lost
-from advisor.other_tools.rows import (
+from advisor.extras.other_tools.mapping import Lost
+from advisor.extras.other_tools.rows import (
     FEEDBACK,
     PAIRS,
     PROMPTS,

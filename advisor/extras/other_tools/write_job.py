@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from advisor.data.read.hub import is_hub_id
+from advisor.extras.other_tools.job import Job
+from advisor.extras.other_tools.mapping import COMMAND, Writing, flat_stage, usual_values, write
+from advisor.extras.other_tools.rows import KINDS, PROMPTS, TEXT, Layout, Traits, rows_of
+from advisor.extras.other_tools.tool import Tool
 from advisor.ground.errors import Fault
 from advisor.ground.resources import trainers_root
 from advisor.methods.stage import Stage
-from advisor.other_tools.job import Job
-from advisor.other_tools.mapping import COMMAND, Writing, flat_stage, usual_values, write
-from advisor.other_tools.rows import KINDS, PROMPTS, TEXT, Layout, Traits, rows_of
-from advisor.other_tools.tool import Tool
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import resolve_path
@@ -50,7 +50,7 @@ class Writer(Protocol):
 
 def writer_of(tool: str) -> Writer:
     """The writer of a tool, by its id."""
-    return cast(Writer, import_module(f"advisor.other_tools.tools.{tool}"))
+    return cast(Writer, import_module(f"advisor.extras.other_tools.tools.{tool}"))
 
 
 def start_of(job: Job) -> str:

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advisor.extras.other_tools.command_line import command_lines
+from advisor.extras.other_tools.findings import Found
+from advisor.extras.other_tools.recognise import Command, command_of, recognised
+from advisor.extras.other_tools.tool import TOOLS, Tool, known_names, meant_key, tool_named
 from advisor.ground.errors import InputError
 from advisor.ground.files import read_at_most
 from advisor.ground.secrets import MASK, find_secrets, is_secret_key
 from advisor.ground.yaml_reader import Path_, decoded
-from advisor.other_tools.command_line import command_lines
-from advisor.other_tools.findings import Found
-from advisor.other_tools.recognise import Command, command_of, recognised
-from advisor.other_tools.tool import TOOLS, Tool, known_names, meant_key, tool_named
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
 MAX_BYTES = 256_000  # nobody writes more by hand

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from advisor.data.example import Example, Message
-from advisor.other_tools.data_sets import ELSEWHERE, DataRef, FileData, names, placed, text
-from advisor.other_tools.file import ToolFile
-from advisor.other_tools.job import (
+from advisor.extras.other_tools.data_sets import ELSEWHERE, DataRef, FileData, names, placed, text
+from advisor.extras.other_tools.file import ToolFile
+from advisor.extras.other_tools.job import (
     TEST,
     TRAIN,
     Job,
@@ -24,7 +24,7 @@ from advisor.other_tools.job import (
     long_texts,
     upload,
 )
-from advisor.other_tools.rows import (
+from advisor.extras.other_tools.rows import (
     ANSWERS,
     LONG_ANSWER,
     MORE_TURNS,

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from advisor.extras.other_tools.conversions import TURNS, CannotCarry, Context
+from advisor.extras.other_tools.tool import OneKey, Pair, Together, Tool, known_names, meant_key
 from advisor.methods.stage import stage_keys
-from advisor.other_tools.conversions import TURNS, CannotCarry, Context
-from advisor.other_tools.tool import OneKey, Pair, Together, Tool, known_names, meant_key
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 

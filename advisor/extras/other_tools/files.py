@@ -18,14 +18,14 @@ from typing import Any
 
 import yaml
 
+from advisor.extras.other_tools.job import TEST, TRAIN, Job
+from advisor.extras.other_tools.mapping import flat_stage, usual_values, write
+from advisor.extras.other_tools.rows import KINDS, PROMPTS
+from advisor.extras.other_tools.tool import Tool, tool_named
+from advisor.extras.other_tools.write_job import job_of, rewards_fault, start_of
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import TEMPORARY, cannot_write, shown_path, text_of
 from advisor.ground.version import __version__
-from advisor.other_tools.job import TEST, TRAIN, Job
-from advisor.other_tools.mapping import flat_stage, usual_values, write
-from advisor.other_tools.rows import KINDS, PROMPTS
-from advisor.other_tools.tool import Tool, tool_named
-from advisor.other_tools.write_job import job_of, rewards_fault, start_of
 from advisor.plan.comments import comments_of
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan

@@ -6,11 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.ground.errors import InputError
-from advisor.ground.shape import NamedValue
-from advisor.methods import objective
-from advisor.methods.stage import stage_keys
-from advisor.other_tools.mapping import (
+from advisor.extras.other_tools.mapping import (
     OF_LAUNCH,
     OF_PLAN,
     Carried,
@@ -20,7 +16,11 @@ from advisor.other_tools.mapping import (
     plan_values,
     usual_values,
 )
-from advisor.other_tools.tool import Tool
+from advisor.extras.other_tools.tool import Tool
+from advisor.ground.errors import InputError
+from advisor.ground.shape import NamedValue
+from advisor.methods import objective
+from advisor.methods.stage import stage_keys
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import plan_from_data

@@ -2,8 +2,7 @@
 
 import pytest
 
-from advisor.ground.sources import source_title
-from advisor.other_tools.findings import (
+from advisor.extras.other_tools.findings import (
     PLACE,
     Found,
     Known,
@@ -13,7 +12,8 @@ from advisor.other_tools.findings import (
     holds,
     worst_first,
 )
-from advisor.other_tools.tool import TOOLS, tool_named
+from advisor.extras.other_tools.tool import TOOLS, tool_named
+from advisor.ground.sources import source_title
 
 KNOWN = Known(
     values={"a": 1, "m": {"b": None}, "l": [{"t": "sharegpt"}, {"r": ["user"]}]},

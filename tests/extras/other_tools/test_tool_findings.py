@@ -2,11 +2,11 @@
 
 import pytest
 
-from advisor.other_tools.facts import counted
-from advisor.other_tools.findings import Known, by_rules, general_rules
-from advisor.other_tools.mapping import COMMAND, DATA_KIND
-from advisor.other_tools.tool import TOOLS, tool_named
-from tests.other_tools.finding_cases import CASES, FACTS, values_of
+from advisor.extras.other_tools.facts import counted
+from advisor.extras.other_tools.findings import Known, by_rules, general_rules
+from advisor.extras.other_tools.mapping import COMMAND, DATA_KIND
+from advisor.extras.other_tools.tool import TOOLS, tool_named
+from tests.extras.other_tools.finding_cases import CASES, FACTS, values_of
 
 RULES = {rule.id: rule for name in TOOLS for rule in tool_named(name).findings}
 USUAL = {DATA_KIND: "rows", "evaluates": True}  # facts, unless a case says another thing

@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
-from advisor.other_tools.data_sets import column_faults, data_of, understood
-from advisor.other_tools.file import read_file
+from advisor.extras.other_tools.data_sets import column_faults, data_of, understood
+from advisor.extras.other_tools.file import read_file
 
 PAIRS = [{"instruction": "a", "input": "", "output": "b"}] * 3
 CHATS = [{"talk": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}] * 3

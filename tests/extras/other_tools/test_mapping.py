@@ -2,11 +2,11 @@
 
 import pytest
 
+from advisor.extras.other_tools.conversions import TURNS, CannotCarry, Context, deepspeed_offloads
+from advisor.extras.other_tools.mapping import leaves, read, usual_values, write
+from advisor.extras.other_tools.tool import TOOLS, OneKey, known_names, meant_key, tool_named
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_reader import read_yaml
-from advisor.other_tools.conversions import TURNS, CannotCarry, Context, deepspeed_offloads
-from advisor.other_tools.mapping import leaves, read, usual_values, write
-from advisor.other_tools.tool import TOOLS, OneKey, known_names, meant_key, tool_named
 
 DEFAULTS = {
     "use_peft": False, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "load_in_4bit": False,

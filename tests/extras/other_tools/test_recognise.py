@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from advisor.extras.other_tools.file import read_file
+from advisor.extras.other_tools.recognise import looks_like_configuration, recognised
 from advisor.ground.errors import InputError
-from advisor.other_tools.file import read_file
-from advisor.other_tools.recognise import looks_like_configuration, recognised
 
 TRL = {"model_name_or_path": "Qwen/Qwen3-0.6B", "dataset_name": "a/b", "max_length": 512}
 LLAMAFACTORY = {

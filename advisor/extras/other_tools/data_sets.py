@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.data.read.hub import is_hub_id
+from advisor.extras.other_tools.file import ToolFile, folders_of, found_near
+from advisor.extras.other_tools.findings import Found
+from advisor.extras.other_tools.recognise import Command
 from advisor.ground.errors import AdviseError
-from advisor.other_tools.file import ToolFile, folders_of, found_near
-from advisor.other_tools.findings import Found
-from advisor.other_tools.recognise import Command
 
 if TYPE_CHECKING:
     from advisor.data.recognition.recognise import Recognition
@@ -206,7 +206,7 @@ def data_of(file: ToolFile) -> FileData:
     """What the file trains and measures on, and what is wrong with how it names it (in the file's
     faults). Reads no rows; see `understood`.
     """
-    found: FileData = import_module(f"advisor.other_tools.tools.{file.tool}").read_data(file)
+    found: FileData = import_module(f"advisor.extras.other_tools.tools.{file.tool}").read_data(file)
     for ref in found.refs:
         if ref.place == MISSING and ref.named and not ref.why_not:
             file.fault(
@@ -275,7 +275,7 @@ def command_by_data(file: ToolFile) -> Command:
     """The file's command; of several likely ones that which trains on the rows that are here."""
     if not file.command.likely:
         return file.command
-    refs: FileData = import_module(f"advisor.other_tools.tools.{file.tool}").read_data(file)
+    refs: FileData = import_module(f"advisor.extras.other_tools.tools.{file.tool}").read_data(file)
     kinds = [one.kind for ref in refs.train if (one := understood(ref).recognition) is not None]
     name = BY_DATA.get(kinds[0]) if kinds else None
     if name is None or name not in file.command.likely or name == file.command.name:

@@ -2,9 +2,9 @@
 
 import pytest
 
+from advisor.extras.other_tools.command_line import command_lines
+from advisor.extras.other_tools.file import read_file
 from advisor.ground.errors import InputError
-from advisor.other_tools.command_line import command_lines
-from advisor.other_tools.file import read_file
 
 LLAMAFACTORY = """\
 #!/bin/bash

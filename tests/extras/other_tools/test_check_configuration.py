@@ -1,6 +1,6 @@
 """`advise check` of another tool's configuration, as a person runs it.
 
-UPDATE_GOLDEN=1 python -m pytest tests/other_tools/test_check_configuration.py
+UPDATE_GOLDEN=1 python -m pytest tests/extras/other_tools/test_check_configuration.py
 """
 
 import json
@@ -12,7 +12,7 @@ import yaml
 
 from advisor.plan.read import read_plan
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 TRL = """\
 # Qwen on our tickets
 model_name_or_path: Qwen/Qwen2.5-7B-Instruct

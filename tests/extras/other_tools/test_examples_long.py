@@ -1,7 +1,7 @@
 """Every file inside the tools' own source packages is read: none ends in a bug, and what they ship as
 an example of a training is taken as one.
 
-    ADVISE_TOOL_EXAMPLES=FOLDER pytest -m long tests/other_tools/test_examples_long.py
+    ADVISE_TOOL_EXAMPLES=FOLDER pytest -m long tests/extras/other_tools/test_examples_long.py
 
 FOLDER holds one folder a tool (llamafactory, axolotl) with its unpacked source package.
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from advisor.extras.other_tools.data_sets import data_of, understood
+from advisor.extras.other_tools.edit import edited
+from advisor.extras.other_tools.file import read_file
+from advisor.extras.other_tools.recognise import looks_like_configuration
 from advisor.ground.errors import AdviseError
-from advisor.other_tools.data_sets import data_of, understood
-from advisor.other_tools.edit import edited
-from advisor.other_tools.file import read_file
-from advisor.other_tools.recognise import looks_like_configuration
 
 VARIABLE = "ADVISE_TOOL_EXAMPLES"
 FOLDER = Path(os.environ.get(VARIABLE, ""))
