@@ -75,7 +75,7 @@ def test_no_file_names_one_machine_or_a_package_registry():
 OWN_FILES = {
     "advisor/commands/demo.py",
     "advisor/commands/rules.py",
-    "advisor/commands/wizard_menu.py",  # the plan that it wrote
+    "advisor/commands/wizard.py",  # the plan that it wrote
     "advisor/extras/jobs/bundle/build.py",  # the script beside it
     "advisor/extras/jobs/bundle/wheel.py",
     "advisor/extras/jobs/skypilot/task.py",

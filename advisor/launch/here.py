@@ -9,11 +9,11 @@ from pathlib import Path
 from advisor.ground.errors import Fault
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
+from advisor.launch.checks import package_faults
 from advisor.launch.device_check import device_faults, device_missing
 from advisor.launch.expected import expect_stage
 from advisor.launch.hub_model import login
 from advisor.launch.model_need import cache_line, gate_fault, model_needs
-from advisor.launch.packages import package_faults
 from advisor.plan.entries import entries
 from advisor.plan.model import Plan
 from advisor.situation.of_plan import device_hardware, plan_shape

@@ -18,18 +18,23 @@ from advisor.ground.resources import method_roots
 from advisor.ground.types import DataProfile, Hardware, ModelShape, as_free_now
 from advisor.ground.units import format_gib
 from advisor.launch.base_check import base_faults, base_folder
+from advisor.launch.checks import (
+    cache_faults,
+    kernel_faults,
+    loading_faults,
+    more_disk,
+    optimizer_package_faults,
+    package_faults,
+    place_faults,
+    reward_file_faults,
+)
 from advisor.launch.data_check import check_data
 from advisor.launch.device_check import VISIBLE, device_faults, differing_gpus, dtype_faults
-from advisor.launch.disk_check import cache_faults, more_disk, place_faults
 from advisor.launch.expected import disk_need, sum_known
 from advisor.launch.fewer_gpus import on_fewer
 from advisor.launch.generation_server import server_faults
 from advisor.launch.gpus import ChosenGpus, choose_gpus
-from advisor.launch.kernel_check import kernel_faults
-from advisor.launch.loadable import loading_faults
 from advisor.launch.model_need import ModelNeed, asked, cache_line, model_needs
-from advisor.launch.packages import optimizer_package_faults, package_faults
-from advisor.launch.reward_check import reward_file_faults
 from advisor.methods import objectives, updates
 from advisor.plan.entries import Entry
 from advisor.plan.launch_checks import launch_faults

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +27,6 @@ from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt, p
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import RecordKeeper, Say
 from advisor.launch.resume import with_resume
-from advisor.launch.stage_parts import NOT_JUDGED, is_trained, train_and_judge
 from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import Ended, TrainerStarter
 from advisor.methods import may_share_base, objective
@@ -44,6 +43,7 @@ from advisor.plan.record import (
     Status,
 )
 from advisor.plan.record_files import try_read_part
+from advisor.plan.trained_record import trained_record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -350,3 +350,37 @@ def describe(entry: Entry) -> str:
     stage = entry.stage
     base = f" on a {stage.quantization} base" if stage.quantization else ""
     return f"{stage.objective}, {stage.update}{base}, data {entry.data.path}"
+
+
+NOT_JUDGED = "stopped before its result was judged: no step is lost"
+
+
+def train_and_judge(
+    folders: Sequence[Path], train: Callable[[], Ended], judge: Callable[[], Ended]
+) -> Ended:
+    """How the processes of a stage ended. One process does all of it; what several have trained and
+    saved is judged by one of its own, now or when the run is resumed.
+
+    Args:
+        folders: Of the stages that are trained together.
+        train: Starts the training.
+        judge: Starts what judges the saved results.
+    """
+    ended = None
+    for _ in range(2):  # again, if what was trained is not what the plan says now
+        if not is_trained(folders):
+            ended = train()
+            if ended.code != 0 or ended.was_stopped or not is_trained(folders):
+                return ended
+        ended = judge()
+        if ended.code != 0 or ended.was_stopped or is_trained(folders):
+            return ended
+        if all((folder / RESULT).is_file() for folder in folders):
+            return ended
+    assert ended is not None
+    return ended
+
+
+def is_trained(folders: Sequence[Path]) -> bool:
+    """Whether all of these stages are trained and saved by several processes, and not judged."""
+    return all(trained_record(folder).is_file() for folder in folders)

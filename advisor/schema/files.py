@@ -4,9 +4,14 @@ names and values.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from advisor.advice.scenarios import SCENARIO
 from advisor.methods import methods
 from advisor.methods.load import FOLDERS, file_shape
+from advisor.plan.keys import settable, setting_keys
+from advisor.ruleset.entries import RULE
+from advisor.ruleset.facts import FACT_NAME, UNKNOWN, Fact
 from advisor.ruleset.load import (
     LAYER_FILE,
     MAX_INPUTS,
@@ -14,19 +19,21 @@ from advisor.ruleset.load import (
     SHIPPED_LAYERS,
     TABLES_FILE,
 )
-from advisor.ruleset.model import Ruleset
-from advisor.schema.facts import named_facts
+from advisor.ruleset.model import KINDS, Ruleset, Table
+from advisor.schema.facts import fact_definitions, named_facts, of_schemes
 from advisor.schema.parts import (
+    TEXT,
     VERSION,
     Schema,
     closed,
     head,
     needed,
     offered,
+    one_or_more,
     ref,
     schema_of,
 )
-from advisor.schema.rule import definitions, may_be_added, may_grow
+from advisor.schema.plan import key_schema
 
 
 def scenario_entry(rules: Ruleset) -> Schema:
@@ -162,3 +169,156 @@ def method_schema(rules: Ruleset) -> Schema:
         ),
         definitions(rules, own=False),
     )
+
+
+LONGEST_BECAUSE = 160  # characters: a reason is one sentence
+OWN_NAME = schema_of(FACT_NAME)
+SIGNAL: Schema = {"enum": [True, False, UNKNOWN]}
+# What every rule has in common, once.
+RULE_PARTS: dict[str, Schema] = {
+    name: schema
+    for name, schema in schema_of(RULE)["properties"].items()
+    if name not in ("kind", "tier", "when", "then")
+}
+RULE_PARTS["because"]["maxLength"] = LONGEST_BECAUSE
+RULE_PARTS["sources"]["items"] = ref("source-id")
+RULE_PARTS["examples"]["items"]["properties"]["given"] = ref("stated")
+
+
+def settings() -> dict[str, Schema]:
+    """Key -> schema of what a `set` rule may set."""
+    return {name: key_schema(settable(name)) for name in setting_keys()}
+
+
+def may_grow(fact: Fact) -> bool:
+    """Whether a file of the user's may add values to the question."""
+    return fact.type == "choice" and fact.origin == "asked"
+
+
+def may_be_added(fact: Fact) -> bool:
+    """Whether a file of the user's may make a further step look at the fact."""
+    kinds = ("choice", "number", "flag")
+    return fact.origin not in ("concluded", "estimated") and fact.type in kinds
+
+
+def rule_schema(rules: Ruleset, table: Table, *, own: bool) -> Schema:
+    """One rule of a table: its inputs, its outcomes. With `own` open for what a file adds."""
+    concludes = bool(outcomes(rules, table))  # a step without outcomes of its own sets values
+    outcome, several = ref(f"outcome.{table.concludes}"), ref(f"outcomes.{table.concludes}")
+    kinds = [kind for kind in KINDS if kind == "warn" or (kind != "set") == concludes]
+    if table.per:
+        kinds = ["forbid", "warn"]
+    usual = "forbid" if table.per else "recommend" if concludes else "set"
+    looked_at = {name: ref(f"when.{name}") for name in table.inputs}
+    when: Schema = {"type": "object", "properties": looked_at} if own else closed(looked_at)
+    then: Schema = ref("settings")
+    if concludes:
+        then = {"type": "object", "minProperties": 1, "properties": {table.concludes: several}}
+    known: dict[str, Schema] = {
+        "id": ref("rule.id"),
+        "kind": {"enum": kinds, "default": usual},
+        "tier": ref("tier"),
+        "when": {**when, "description": "joined by AND; a list is the only OR; {} holds always"},
+        "then": then,
+        **{name: ref(f"rule.{name}") for name in RULE_PARTS if name != "id"},
+    }
+    forms: dict[str, Schema] = {
+        "warn": {"properties": {"tier": False, "then": ref("say")}, "required": ["then"]}
+    }
+    if not concludes:
+        known["then"] = {"type": "object"}
+        forms["set"] = {
+            "properties": {"tier": False, "then": ref("settings")},
+            "required": ["then"],
+        }
+    elif table.per:
+        forms["forbid"] = {
+            "properties": {"tier": False, "then": closed({table.concludes: outcome})}
+        }
+    else:
+        forms["recommend"] = {
+            "required": ["tier", "then"],
+            "properties": {"then": closed({table.concludes: outcome}, table.concludes)},
+        }
+        forms["forbid"] = {
+            "required": ["then"],
+            "properties": {
+                "tier": False,
+                "then": closed({table.concludes: several}, table.concludes),
+            },
+        }
+    schema = closed(known, *RULE.required)
+    return {
+        **schema,
+        "allOf": [{"if": _is_kind(kind, usual), "then": form} for kind, form in forms.items()],
+    }
+
+
+def outcomes(rules: Ruleset, table: Table) -> list[str]:
+    """What a table may conclude; empty if its rules set values."""
+    return list(rules.facts[table.concludes].values)
+
+
+def _is_kind(kind: str, usual: str) -> Schema:
+    """Holds for rules of the kind; one that states none is of the table's usual kind."""
+    if kind != usual:
+        return {"properties": {"kind": {"const": kind}}, "required": ["kind"]}
+    others: Schema = {"properties": {"kind": {"enum": [one for one in KINDS if one != kind]}}}
+    return {"not": {**others, "required": ["kind"]}}
+
+
+def stated(facts: Iterable[Fact], *, own: bool) -> Schema:
+    """Facts with one value each, as examples and scenarios state them: `fits_lora: tight` or
+    `fits: {lora: tight}`.
+    """
+    properties = {}
+    for fact in facts:
+        value = ref(f"fact.{fact.instance_of or fact.id}")
+        properties[fact.id] = {"anyOf": [value, of_schemes(value)]} if fact.per else value
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": SIGNAL if own else False,
+    }
+
+
+def definitions(rules: Ruleset, *, own: bool) -> dict[str, Schema]:
+    """What schemas of rule files share: every fact as a condition, every key that can be set, every
+    table's rule.
+
+    With `own`, questions take values that the file itself adds; `shipped.X` then asks for the
+    shipped values of X alone.
+    """
+    facts = named_facts(rules.facts)
+    found = fact_definitions(facts)
+    if own:
+        for fact in filter(may_grow, facts):
+            found[f"named.{fact.id}"] = found[f"fact.{fact.id}"]
+            found[f"fact.{fact.id}"] = {"anyOf": [ref(f"named.{fact.id}"), OWN_NAME]}
+            found[f"shipped.{fact.id}"] = one_or_more(ref(f"named.{fact.id}"))
+    found["when.added"] = {
+        "properties": {fact.id: ref(f"when.{fact.id}") for fact in facts},
+        "additionalProperties": one_or_more(SIGNAL),
+    }
+    found["settings"] = closed(settings(), minProperties=1)
+    found["say"] = closed({"say": {**TEXT, "description": "what a warning says"}}, "say")
+    found["tier"] = {
+        "enum": list(rules.tiers),
+        "description": "a higher tier wins inside a layer",
+    }
+    found["source-id"] = {
+        **offered(sorted(rules.sources)),
+        "description": "an id of rules/sources.yaml, or of this file's own `sources`",
+    }
+    found["stated"] = stated(rules.facts.values(), own=own)
+    found |= {f"rule.{name}": schema for name, schema in RULE_PARTS.items()}
+    for table in rules.tables.values():
+        outcome = f"outcome.{table.concludes}"
+        found[outcome] = {"enum": outcomes(rules, table)}
+        found[f"outcomes.{table.concludes}"] = {
+            **one_or_more(ref(outcome)),
+            "description": table.about,
+        }
+    return found | {
+        f"table.{table.id}": rule_schema(rules, table, own=own) for table in rules.tables.values()
+    }

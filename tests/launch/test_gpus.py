@@ -11,8 +11,8 @@ import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.types import Gpu, GpuProcess, as_free_now
+from advisor.launch.attempt import check_memory, measured_need
 from advisor.launch.gpus import choose_gpus
-from advisor.launch.memory_check import check_memory, measured_need
 from advisor.launch.preflight import run_preflight
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.entries import entries

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from advisor.plan.entries import entries
-from advisor.plan.next_step import GENERAL
 from advisor.plan.read import read_plan
 from advisor.plan.record import RunRecord
-from advisor.plan.verdict import run_verdict
+from advisor.plan.verdict import GENERAL, run_verdict
 from advisor.plan.verdict_limits import limits
 
 ROOT = Path(__file__).parents[2]

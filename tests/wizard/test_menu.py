@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from advisor.advice.types import NothingFits, WayOut
-from advisor.commands.wizard_menu import PlanFile
+from advisor.commands.wizard import PlanFile
 from advisor.ground.errors import Fault, InputError, MachineNotReady, Stopped
 from advisor.ground.types import Answer, Answers
 from advisor.plan.model import Plan, PlanData, Stage

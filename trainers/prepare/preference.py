@@ -403,7 +403,7 @@ def with_prepared_rows(trainer: type) -> type:
     return type(f"Prepared{trainer.__name__}", (trainer,), {"_prepare_dataset": _prepare_dataset})
 
 
-def with_tokenised_pairs(trainer: type) -> type:
+def with_tokenised_pairs(trainer: Any) -> type:
     """One of TRL's trainers that tokenise pairs themselves (ORPO, CPO), reading the token ids of
     `preference_columns` instead of text, and leaving the dtypes of a 4-bit base as they are: TRL's
     casts leave an output layer of 16 bits behind a norm of 32, which no forward outside autocast
