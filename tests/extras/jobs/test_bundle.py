@@ -17,9 +17,9 @@ import pytest
 
 import advisor.export
 from advisor.export.exporter import exporters, found_exporters
-from advisor.extras.jobs.bundle import contents
-from advisor.extras.jobs.bundle.build import make_bundle
-from advisor.extras.jobs.bundle.wheel import product_wheel
+from advisor.extras.jobs import contents
+from advisor.extras.jobs.pack import make_bundle
+from advisor.extras.jobs.wheel import product_wheel
 from advisor.ground.errors import InputError
 from advisor.plan.read import read_plan
 from tests.fake_model import write_fake_model
@@ -203,13 +203,13 @@ def test_a_folder_that_begins_like_an_option_is_named_as_a_path(project):
 @pytest.mark.parametrize("out", ["out", "out.tar.gz"])
 def test_data_that_change_meanwhile_are_said(project, monkeypatch, content, out):
     """What is packed is what its digest is of; else nothing is left of the bundle."""
-    from advisor.extras.jobs.bundle import build
+    from advisor.extras.jobs import pack
 
     def change(*_, **__):
         data = project / "hr" / "train.jsonl"
         data.unlink() if content is None else data.write_text(content)
 
-    monkeypatch.setattr(build, "_refuse_full_disk", change)
+    monkeypatch.setattr(pack, "_refuse_full_disk", change)
     with pytest.raises(InputError, match="changed while it was packed"):
         make_bundle(Path("plan.yaml"), Path(out))
     assert not [path for path in project.iterdir() if "out" in path.name]
@@ -321,7 +321,7 @@ def test_the_wheel_is_the_product(tmp_path):
     assert {one.split("/")[0] for one in names} == {"advisor", info}
     for inside in ("rules/facts.yaml", "trainers/sft.py", "constraints-tested.txt"):
         assert f"advisor/_bundled/{inside}" in names
-    assert "advisor/extras/jobs/bundle/run.sh" in names
+    assert "advisor/extras/jobs/run.sh" in names
     assert "Provides-Extra: train" in metadata
     assert len(recorded) == len(names)
     assert product_wheel() == (name, content)
@@ -552,7 +552,7 @@ def test_the_wheel_of_a_bundle_is_the_wheel_of_a_build(tmp_path):
     )
     code = (
         "import sys; from importlib.metadata import requires\n"
-        "from advisor.extras.jobs.bundle.wheel import product_wheel\n"
+        "from advisor.extras.jobs.wheel import product_wheel\n"
         "name, content = product_wheel()\n"
         "open('again.whl', 'wb').write(content); print(requires('finetune-advisor'))"
     )

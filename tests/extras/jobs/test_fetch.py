@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from advisor.extras.jobs.bundle import fetch as fetching
-from advisor.extras.jobs.bundle.build import make_bundle
-from advisor.extras.jobs.bundle.contents import hub_names
+from advisor.extras.jobs import fetch as fetching
+from advisor.extras.jobs.contents import hub_names
+from advisor.extras.jobs.pack import make_bundle
 from advisor.ground.errors import MachineNotReady
 from advisor.plan.read import read_plan
 from tests.extras.jobs.project import TASKS, write_project
@@ -89,7 +89,7 @@ def test_set_up_needs_no_gpu_and_downloads_once(tmp_path, device, code):
         assert done.returncode == code, done.stderr
     if code == 0:
         asked = log.read_text().splitlines()
-        assert asked.count("-P -m advisor.extras.jobs.bundle.fetch plan.yaml") == 1
+        assert asked.count("-P -m advisor.extras.jobs.fetch plan.yaml") == 1
         assert not any("advisor run" in line for line in asked)
         assert (folder / ".fetched").read_text().startswith(f"{folder}/hub\n")
 

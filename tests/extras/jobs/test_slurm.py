@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from advisor.commands.export import export
-from advisor.extras.jobs.bundle.needs import plan_needs
-from advisor.extras.jobs.slurm.script import slurm_job
+from advisor.extras.jobs.needs import plan_needs
+from advisor.extras.jobs.slurm_script import slurm_job
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE
 from advisor.launch.folder import RunFolder

@@ -18,7 +18,7 @@ NEEDS: tuple[str, ...] = ()
 
 def export(wanted: Wanted) -> int:
     """Write the bundle of a plan file and say what is in it and how it is used."""
-    from advisor.extras.jobs.bundle.build import make_bundle
+    from advisor.extras.jobs.pack import make_bundle
 
     if wanted.only is not None:
         raise InputError(

@@ -17,9 +17,9 @@ VARIANTS = True
 
 def export(wanted: Wanted) -> int:
     """Write the bundle with its task and say how it is launched."""
-    from advisor.extras.jobs.bundle.job import write_job
-    from advisor.extras.jobs.skypilot.accelerators import gpu_of, known_name
-    from advisor.extras.jobs.skypilot.task import skypilot_job
+    from advisor.extras.jobs.accelerators import gpu_of, known_name
+    from advisor.extras.jobs.job import write_job
+    from advisor.extras.jobs.skypilot_task import skypilot_job
 
     name = known_name(wanted.variant) if wanted.variant else None
     return write_job(

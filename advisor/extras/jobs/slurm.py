@@ -15,7 +15,7 @@ VARIANTS = True
 
 def export(wanted: Wanted) -> int:
     """Write the bundle with its job and say how it is submitted."""
-    from advisor.extras.jobs.bundle.job import write_job
-    from advisor.extras.jobs.slurm.script import slurm_job
+    from advisor.extras.jobs.job import write_job
+    from advisor.extras.jobs.slurm_script import slurm_job
 
     return write_job(wanted, lambda needs: slurm_job(needs, wanted.variant or None))

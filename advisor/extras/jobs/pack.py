@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from advisor.extras.jobs.bundle.contents import Carried, Contents, contents_of, safe_name
-from advisor.extras.jobs.bundle.wheel import product_wheel, tested_versions
-from advisor.extras.jobs.bundle.words import ARCHIVE, COPY_HERE, SCRIPT, Bundle, Job, readme
+from advisor.extras.jobs.contents import Carried, Contents, contents_of, safe_name
+from advisor.extras.jobs.wheel import product_wheel, tested_versions
+from advisor.extras.jobs.words import ARCHIVE, COPY_HERE, SCRIPT, Bundle, Job, readme
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.extras import extras
 from advisor.ground.files import (

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from advisor.export.exporter import Wanted
-from advisor.extras.jobs.bundle.build import make_bundle
-from advisor.extras.jobs.bundle.needs import Needs, plan_needs
-from advisor.extras.jobs.bundle.words import Job
+from advisor.extras.jobs.needs import Needs, plan_needs
+from advisor.extras.jobs.pack import make_bundle
+from advisor.extras.jobs.words import Job
 from advisor.ground.errors import InputError
 from advisor.plan.read import read_plan
 

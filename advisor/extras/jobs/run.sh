@@ -110,7 +110,7 @@ done
 if [ -n "$SET_UP" ]; then
   if ! { printf '%s\n' "$HF_HUB_CACHE"; cat plan.yaml; } | cmp -s - .fetched; then
     say "4. Looking for models and data of the hub (cache: $HF_HUB_CACHE)"
-    "$RUN" -P -m advisor.extras.jobs.bundle.fetch plan.yaml || exit $?
+    "$RUN" -P -m advisor.extras.jobs.fetch plan.yaml || exit $?
     { printf '%s\n' "$HF_HUB_CACHE"; cat plan.yaml; } >.fetched
   fi
   say "Set up: $RUN"

@@ -1,7 +1,7 @@
 """What a plan has on the hub, downloaded into the cache: `run.sh --set-up` does it once where there
 is a connection, so that no machine of a job needs one.
 
-Started as `python -P -m advisor.extras.jobs.bundle.fetch plan.yaml`.
+Started as `python -P -m advisor.extras.jobs.fetch plan.yaml`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from advisor.data.read.hub import hub_folder
-from advisor.extras.jobs.bundle.contents import hub_names
+from advisor.extras.jobs.contents import hub_names
 from advisor.ground.content import MODEL_FILES, PICKLED_FILES
 from advisor.ground.errors import AdviseError, MachineNotReady
 from advisor.ground.terminal import print_message, show_streams

@@ -8,15 +8,15 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from advisor.extras.jobs.bundle.needs import Needs, why_online
-from advisor.extras.jobs.bundle.words import SCRIPT, Job, wrapped
-from advisor.extras.jobs.skypilot.accelerators import accelerators
+from advisor.extras.jobs.accelerators import accelerators
+from advisor.extras.jobs.needs import Needs, why_online
+from advisor.extras.jobs.words import SCRIPT, Job, wrapped
 from advisor.ground.units import GIB
 from advisor.ground.version import __version__
 from advisor.plan.write import plan_digest
 
 FILE, VOLUME, IGNORED = "sky.yaml", "volume.yaml", ".skyignore"
-BODY = "run.sh"
+BODY = "sky.sh"
 RUNS = "/runs"  # where the run folders lie, whichever machine they are on
 USUAL_DISK_GB = 256  # sky.Resources, disk_size
 OTHER_DISK_GB = 60  # assumed: the system, the packages, and a margin

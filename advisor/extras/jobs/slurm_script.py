@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from advisor.extras.jobs.bundle.needs import UNKNOWN_GRACE_S, Needs, why_online
-from advisor.extras.jobs.bundle.words import SCRIPT, Job, wrapped
+from advisor.extras.jobs.needs import UNKNOWN_GRACE_S, Needs, why_online
+from advisor.extras.jobs.words import SCRIPT, Job, wrapped
 from advisor.ground.errors import InputError
 from advisor.ground.units import MIB, format_duration
 from advisor.ground.version import __version__

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from advisor.extras.jobs.bundle.needs import Needs
-from advisor.extras.jobs.skypilot.catalogue import names_of, skypilot_accelerators
+from advisor.extras.jobs.catalogue import names_of, skypilot_accelerators
+from advisor.extras.jobs.needs import Needs
 from advisor.ground.errors import InputError, nearest
 from advisor.probe.catalogue import load_catalogue
 

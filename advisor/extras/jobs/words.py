@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.extras.jobs.bundle.contents import Contents
+from advisor.extras.jobs.contents import Contents
 from advisor.ground.units import format_gib
 from advisor.ground.version import __version__
 from advisor.plan.model import Plan
