@@ -9,7 +9,7 @@ import pytest
 from advisor.advice.scenarios import read_scenarios, shipped_scenarios
 from advisor.data.measure.data_requirements import data_requirements
 from advisor.estimate.spec.read import request_of
-from advisor.extras.jobs.catalogue import skypilot_accelerators
+from advisor.extras.jobs.skypilot import skypilot_accelerators
 from advisor.extras.other_tools.findings import general_rules
 from advisor.extras.other_tools.tool import TOOL_FILE
 from advisor.ground import resources

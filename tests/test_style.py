@@ -76,10 +76,7 @@ OWN_FILES = {
     "advisor/commands/demo.py",
     "advisor/commands/rules.py",
     "advisor/commands/wizard.py",  # the plan that it wrote
-    "advisor/extras/jobs/pack.py",  # the script beside it
-    "advisor/extras/jobs/wheel.py",
-    "advisor/extras/jobs/skypilot_task.py",
-    "advisor/extras/jobs/slurm_script.py",
+    "advisor/extras/jobs/pack.py",  # the texts beside it, and itself
     "advisor/ground/disk.py",
     "advisor/ground/install_line.py",
     "advisor/ground/installed.py",

@@ -15,7 +15,7 @@ class Jobs(Extra):
     EXPORTERS = ("bundle", "slurm", "skypilot")
 
     def catalogues(self) -> Iterable[Catalogue]:
-        from advisor.extras.jobs.catalogue import SKYPILOT_FILE, skypilot_accelerators
+        from advisor.extras.jobs.skypilot import SKYPILOT_FILE, skypilot_accelerators
 
         return [Catalogue("skypilot", SKYPILOT_FILE, [skypilot_accelerators])]
 

@@ -1,3 +1,15 @@
+#!/bin/bash
+# Trains plan.yaml (finetune-advisor @VERSION@). In this folder, which all machines
+#     of the job must share:
+#   bash run.sh --set-up   # once, where there is a connection: packages, models
+#   sbatch job.sbatch        # options of `advise run` may follow: --max-steps 10
+#
+@ABOUT@
+#
+# Exit codes: 130 (stopped), 75 (a machine was lost), 137 and 143 (killed) are
+#     queued again; 5 (training failed) once; all others never.
+# Save and end for good: scancel --batch --signal=INT JOB
+@OPTIONS@
 set -uo pipefail
 unset CDPATH
 cd -- "${SLURM_SUBMIT_DIR:-.}" || exit 4

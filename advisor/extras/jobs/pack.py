@@ -1,239 +1,346 @@
-"""The bundle as a folder and as an archive: the same files and bytes for the same plan and data,
-whole or not there.
+"""The bundle as a folder and as an archive, whole or not there, with the same bytes for the same
+plan and data; and what is said of it.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import os
 import shlex
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-from advisor.extras.jobs.contents import Carried, Contents, contents_of, safe_name
-from advisor.extras.jobs.wheel import product_wheel, tested_versions
-from advisor.extras.jobs.words import ARCHIVE, COPY_HERE, SCRIPT, Bundle, Job, readme
-from advisor.ground.errors import InputError, MachineNotReady
+from advisor.export.exporter import Wanted
+from advisor.extras.jobs.contents import Contents, safe_name, source_files
+from advisor.extras.jobs.needs import Needs, plan_needs
+from advisor.ground.content import file_digest
+from advisor.ground.errors import InputError
 from advisor.ground.extras import extras
-from advisor.ground.files import (
-    PLAN_FILE,
-    TEMPORARY,
-    cannot_write,
-    free_bytes,
-    nearest_place,
-    text_of,
-)
+from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, text_of
+from advisor.ground.resources import PACKAGE, resource_root
 from advisor.ground.units import format_gib
+from advisor.ground.version import __version__
 from advisor.plan.comments import comments_of
+from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.plan.write import plan_text
 
+ARCHIVE = ".tar.gz"
+SCRIPT = "run.sh"
+COPY_HERE = "COPY_HERE.sha256"
 DATE_S = 315532800  # 1980-01-01, for every file of the archive: no clock in it
-LONG_BYTES = 50 << 20  # packing more than that takes seconds
-SUMS = "SHA256SUMS"
-ELSEWHERE = "choose another place with --out"
+WIDTH = 78  # of what is said on the screen and in comments
+# What pip builds the product from, beside the package; a wheel holds these files, too.
+BESIDE_PACKAGE = (
+    "LICENSE",
+    "README.md",
+    "constraints-tested.txt",
+    "docs/agents.md",
+    "hatch_build.py",
+    "pyproject.toml",
+    "rules",
+    "trainers",
+)
+MADE = ("advisor/_bundled/", "rules/schema/")  # by a build
 
 
-def make_bundle(
-    plan_path: Path,
-    out: Path | None = None,
-    *,
-    say: Callable[[str], None] | None = None,
-    job: Job | None = None,
-) -> Bundle:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What makes a bundle one for a scheduler."""
+
+    ending: str  # of the bundle's name where none was chosen
+    files: Mapping[str, str]  # name -> text of what the scheduler reads
+    about: Sequence[str]  # what was chosen and what is not known, line by line
+    where: str  # "On the cluster": where the commands are typed
+    is_copied: bool  # the archive is copied there first
+    commands: Sequence[str]  # to be typed in the folder
+    facts: Mapping[str, Any]  # the same as JSON
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """A bundle that was written."""
+
+    name: str
+    folder: Path | None  # None: the archive alone was wanted
+    archive: Path
+    contents: Contents
+    job: Job | None
+
+    @property
+    def places(self) -> list[Path]:
+        return [self.archive] if self.folder is None else [self.folder, self.archive]
+
+    def lines(self, here: Path) -> list[str]:
+        """What was written, what is not in it, and how it is used."""
+        written = " and ".join(_short(place, here) for place in self.places)
+        size = self.archive.stat().st_size / 1e6
+        archive, packed = shlex.quote(_short(self.archive, here)), shlex.quote(self.archive.name)
+        enter = f"cd {shlex.quote(self.name)}"
+        copied = [f"scp {archive} HOST:", f"tar xzf {packed} && {enter}"]
+        about: Sequence[str] = ()
+        if self.job is None:
+            where = "On the GPU machine (Linux, Python 3.11 or later)"
+            script = shlex.quote(f"{self.name}/{SCRIPT}")
+            commands = [copied[0], f"tar xzf {packed} && bash {script}"]
+        else:
+            where, about = self.job.where, self.job.about
+            unpacked = [f"tar xzf {archive}", enter]
+            if self.folder is not None:
+                unpacked = [f"cd {shlex.quote(_short(self.folder, here))}"]
+            commands = [*(copied if self.job.is_copied else unpacked), *self.job.commands]
+        return [
+            f"Wrote {written} ({size:,.1f} MB packed).",
+            *_not_carried(self.contents, from_here=True),
+            *about,
+            f"{where}:",
+            *(f"  {line}" for line in commands),
+        ]
+
+
+def write_bundle(
+    wanted: Wanted, job_of: Callable[[Needs], Job] | None = None, *, gpu: str | None = None
+) -> int:
+    """Write the bundle of a plan file, with a job that `job_of` makes, and say how it is used.
+
+    Returns the exit code. Raises InputError for a job that `advise run` would not start; it is
+    estimated on the named GPU, else on that of the plan.
+    """
+    if wanted.only is not None:
+        each = "of a plan with tasks, each task is a job of its own"
+        raise InputError(
+            "--only has no effect on a bundle: it carries the whole plan",
+            hint=each if job_of else f"on the other machine: bash {SCRIPT} --only NAME",
+        )
+    plan = read_plan(wanted.source)
+    job = job_of(plan_needs(plan, wanted.source, gpu=gpu)) if job_of else None
+    bundle = make_bundle(wanted.source, wanted.out, job=job)
+    for line in bundle.lines(Path.cwd()):
+        wanted.say(line)
+    wanted.document["written"] = [str(place) for place in bundle.places]
+    wanted.document["not_carried"] = _not_carried(bundle.contents, from_here=True)
+    if job is not None:
+        wanted.document["job"] = dict(job.facts)
+    return 0
+
+
+def make_bundle(plan_path: Path, out: Path | None = None, *, job: Job | None = None) -> Bundle:
     """Write everything that a plan needs elsewhere.
 
     Args:
-        plan_path: The plan file.
         out: A folder to be made, whose archive lies beside it, or an archive NAME.tar.gz alone;
             default: <name of the plan>-bundle in the current folder.
-        say: Told before much is packed.
-        job: What a scheduler reads, and how it is submitted.
 
     Raises InputError if the plan or a file it names cannot be used, or if `out` is there already;
     MachineNotReady if it cannot be written.
     """
     plan = read_plan(plan_path)
-    ending = job.ending if job is not None else "bundle"
-    only_archive = out is not None and out.name.endswith((ARCHIVE, ".tgz"))
-    target = (out or Path(f"{plan.name}-{ending}")).expanduser().absolute()
+    target = (out or Path(f"{plan.name}-{job.ending if job else 'bundle'}")).expanduser().absolute()
     name = target.name.removesuffix(".tgz").removesuffix(ARCHIVE)
-    _refuse_odd_name(name, target)
-    folder = None if only_archive else target
-    archive = target if only_archive else target.with_name(f"{target.name}{ARCHIVE}")
-    for place in (folder, archive):
-        if place is not None and os.path.lexists(place):
+    if name != safe_name(name):
+        raise InputError(  # a shell, scp or tar would take it for something else
+            f"'{name}' cannot be the name of a bundle",
+            where=str(target),
+            allowed="letters, digits, blanks and _ . + @ = , - with a letter or digit first",
+            hint=f"such as --out {shlex.quote(safe_name(name).lstrip('_.-') or 'bundle')}",
+        )
+    folder = target if name == target.name else None
+    archive = target.with_name(f"{name}{ARCHIVE}") if folder else target
+    for place in (target, archive):
+        if os.path.lexists(place):
             raise InputError(
                 f"{place} is there already, and nothing is overwritten",
                 where=str(place),
                 hint="remove it, or choose another name with --out",
             )
-    contents = contents_of(plan, plan_path.resolve())
+    contents = Contents(plan, plan_path)
     written = _written_files(plan_path, contents, job)
-    _refuse_full_disk(target.parent, contents, copies=1 if only_archive else 2)
-    size = sum(one.size_bytes for one in contents.files if one.is_included)
-    if say is not None and size > LONG_BYTES:
-        say(f"Packing {format_gib(size)} ...")
     # Both are made beside their places and moved there whole.
     work = target.parent / f"{TEMPORARY}{os.getpid()}-{name}"
     packed = work.with_name(f"{work.name}{ARCHIVE}")
     try:
-        if folder is not None:
-            _write_folder(work, written, contents.files)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        _write_archive(packed, name, written, contents.files)
+        _write_folder(work, written, contents.files)
+        _write_archive(packed, name, work)
         os.rename(packed, archive)
         if folder is not None:
             os.rename(work, folder)
     except OSError as error:
-        raise cannot_write(target, error, way_out=ELSEWHERE) from error
+        way_out = "choose another place with --out"
+        raise cannot_write(target, error, way_out=way_out) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         packed.unlink(missing_ok=True)
     return Bundle(name=name, folder=folder, archive=archive, contents=contents, job=job)
 
 
-def _refuse_odd_name(name: str, target: Path) -> None:
-    """Raise InputError for a name that a shell, scp or tar would take for something else."""
-    if name != safe_name(name):
-        raise InputError(
-            f"'{name}' cannot be the name of a bundle",
-            where=str(target),
-            allowed="letters, digits, blanks and _ . + @ = , - with a letter or digit first",
-            hint=f"such as --out {shlex.quote(safe_name(name).lstrip('_.-') or 'bundle')}",
-        )
+def product_files() -> dict[str, bytes]:
+    """Name -> content of the source tree of the running version, a checkout or an installation."""
+    found = source_files(PACKAGE.parent, (PACKAGE.name,))
+    found |= source_files(resource_root(), BESIDE_PACKAGE)
+    return {name: path.read_bytes() for name, path in found.items() if not name.startswith(MADE)}
 
 
-def _written_files(plan_path: Path, contents: Contents, job: Job | None = None) -> dict[str, bytes]:
+def _written_files(plan_path: Path, contents: Contents, job: Job | None) -> dict[str, bytes]:
     """Name -> content of the files that are made for the bundle."""
-    original = text_of(plan_path)
-    wheel_name, wheel = product_wheel()
-    text = plan_text(contents.plan, comments_of(original, name=str(plan_path)), name=PLAN_FILE)
-    script = Path(__file__).with_name(SCRIPT).read_text("utf-8")
-    script = script.replace("@WHEEL@", wheel_name).replace("@DEVICE@", contents.plan.launch.device)
-    installed = [
-        "train",
-        *(named for name in contents.plan.extras if (named := extras()[name].INSTALLS)),
-    ]
-    script = script.replace("[train]", f"[{','.join(installed)}]")
-    product = {f"advise/{wheel_name}": wheel, "advise/constraints.txt": tested_versions()}
-    # The plan may be edited on the other machine, and the script too: they have no sums.
-    sums = {SUMS: _sums(_digests(product) | _sums_of(contents, included=True))}
-    left = _sums_of(contents, included=False)
-    return {
-        PLAN_FILE: text.encode(),
-        SCRIPT: script.encode(),
-        "README.txt": readme(contents, job).encode(),
-        **{name: text.encode() for name, text in (job.files if job is not None else {}).items()},
-        **product,
-        **sums,
-        **({COPY_HERE: _sums(left)} if left else {}),
+    comments = comments_of(text_of(plan_path), name=str(plan_path))
+    needed = ("train", *(extras()[name].INSTALLS for name in contents.plan.extras))
+    script = filled(SCRIPT, DEVICE=contents.plan.launch.device)
+    product = {f"advise/{name}": content for name, content in product_files().items()}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in product.items()}
+    texts = {
+        PLAN_FILE: plan_text(contents.plan, comments, name=PLAN_FILE),
+        SCRIPT: script.replace("[train]", f"[{','.join(filter(None, needed))}]"),
+        "README.txt": _readme(contents, job),
+        # The plan may be edited on the other machine, and the script too: they have no sums.
+        "SHA256SUMS": _sums(digests | {name: sha for name, (_, sha) in contents.files.items()}),
+        **(job.files if job else {}),
     }
+    if contents.left:
+        texts[COPY_HERE] = _sums({name: sha256 for name, (_, sha256) in contents.left.items()})
+    return product | {name: text.encode() for name, text in texts.items()}
 
 
-def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
-    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-
-
-def _sums_of(contents: Contents, *, included: bool) -> dict[str, str]:
-    return {one.name: one.sha256 for one in contents.files if one.is_included == included}
-
-
-def _sums(digests: Mapping[str, str]) -> bytes:
+def _sums(digests: Mapping[str, str]) -> str:
     """Lines as sha256sum writes and reads them."""
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
 
 
-# --------------------------------------------------------------------------- writing
-
-
-def _refuse_full_disk(place: Path, contents: Contents, *, copies: int) -> None:
-    need = copies * sum(one.size_bytes for one in contents.files if one.is_included)
-    free = free_bytes(place)
-    if free < need + (64 << 20):
-        raise MachineNotReady(
-            f"{format_gib(free)} free on the disk, the bundle may take {format_gib(need)}",
-            where=str(nearest_place(place)),
-            hint=f"free some space, or {ELSEWHERE}",
-        )
-
-
-def _mode(name: str) -> int:
-    return 0o755 if name == SCRIPT else 0o644
-
-
-def _write_folder(folder: Path, written: Mapping[str, bytes], files: list[Carried]) -> None:
-    for name, content in written.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        path.chmod(_mode(name))
-    for one in files:
-        path = folder / one.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if one.is_included:
-            with _checked(one) as file, path.open("xb") as copy:
-                shutil.copyfileobj(file, copy)
-
-
-class _Summed:
-    """A file that is read once, with the digest of what was read."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self.digest = file, hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        found = self._file.read(size)
-        self.digest.update(found)
-        return found
-
-
-@contextmanager
-def _checked(one: Carried) -> Iterator[_Summed]:
-    """The content of a file. Raises InputError if it is another one than when it was looked at."""
-    try:
-        with one.source.open("rb") as file:
-            summed = _Summed(file)
-            yield summed
-            is_same = not file.read(1) and summed.digest.hexdigest() == one.sha256
-    except OSError:
-        if one.source.is_file() and one.source.stat().st_size == one.size_bytes:
-            raise  # the bundle cannot be written
-        is_same = False
-    if not is_same:
-        raise InputError(
-            "the file changed while it was packed",
-            where=str(one.source),
-            hint="export it again once nobody writes it",
-        )
-
-
-def _write_archive(
-    path: Path, name: str, written: Mapping[str, bytes], files: list[Carried]
+def _write_folder(
+    folder: Path, written: Mapping[str, bytes], files: Mapping[str, tuple[Path, str]]
 ) -> None:
+    for name in (*written, *files):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    for name, content in written.items():
+        (folder / name).write_bytes(content)
+    (folder / SCRIPT).chmod(0o755)
+    for name, (source, sha256) in files.items():
+        if source.is_file():
+            shutil.copyfile(source, folder / name)
+        if not (folder / name).is_file() or file_digest(folder / name) != sha256:
+            raise InputError(
+                "the file changed while it was packed",
+                where=str(source),
+                hint="export it again once nobody writes it",
+            )
+
+
+def _write_archive(path: Path, name: str, folder: Path) -> None:
     """A tar file without owners, times or the order of a disk in it."""
-    sources: dict[str, bytes | Carried] = {**written}
-    sources |= {one.name: one for one in files if one.is_included}
+    inside = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*")}
     with (
         path.open("xb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=1) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for inner, source in sorted(sources.items()):
-            entry = tarfile.TarInfo(f"{name}/{inner}")
-            entry.mode, entry.mtime = _mode(inner), DATE_S
-            if isinstance(source, bytes):
-                entry.size = len(source)
-                archive.addfile(entry, io.BytesIO(source))
-            else:
-                entry.size = source.size_bytes
-                with _checked(source) as file:
+        for inner, source in sorted(inside.items()):
+            if source.is_file():
+                entry = tarfile.TarInfo(f"{name}/{inner}")
+                entry.mode, entry.mtime = 0o755 if inner == SCRIPT else 0o644, DATE_S
+                entry.size = source.stat().st_size
+                with source.open("rb") as file:
                     archive.addfile(entry, file)
+
+
+# --------------------------------------------------------------------------- words
+
+
+def _readme(contents: Contents, job: Job | None) -> str:
+    """What the bundle is and how it is used."""
+    plan = contents.plan
+    start = [
+        f"Start (in tmux or screen: closing the terminal saves and stops):  bash {SCRIPT}",
+        f"Resume after Ctrl-C, a crash or a restart:  bash {SCRIPT}",
+    ]
+    if job is not None:
+        start = [f"Submit:  {line}" for line in job.commands]
+    elif plan.launch.nodes > 1:
+        start[0] = (
+            "Start on every machine, in this folder, which they share, with NODE_RANK=0, 1, ...:"
+            f"  NNODES={plan.launch.nodes} MASTER_ADDR=THE_FIRST NODE_RANK=0 bash {SCRIPT}"
+        )
+    return filled(
+        "readme.txt",
+        NAME=plan.name,
+        WHAT=plan.origin.composition or " > ".join(stage.objective for stage in plan.stages),
+        MODEL=plan.model,
+        START="\n".join(start),
+        DEVICE=_device_words(plan),
+        MORE="".join(f"{line}\n" for line in _not_carried(contents)),
+    )
+
+
+def _device_words(plan: Plan) -> str:
+    """', an NVIDIA GPU'; nothing for a plan that trains on the processor."""
+    kind = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple"}.get(plan.launch.device)
+    gpus, machines = plan.launch.processes, plan.launch.nodes
+    if kind is None:
+        return ""
+    each = f", {machines} machines each with" if machines > 1 else ","
+    return f"{each} an {kind} GPU" if gpus == 1 else f"{each} {gpus} {kind} GPUs"
+
+
+def _not_carried(contents: Contents, *, from_here: bool = False) -> list[str]:
+    """What is needed and not in the bundle; where it lies here is said here alone."""
+    lines = []
+    for what, name in contents.fetched:
+        licence, is_gated = _licence(name) if what == "model" else ("", False)
+        known = f" (licence {licence})" if licence else ""
+        lines.append(f"Not in it: {what} {name}{known}, which is downloaded there.")
+        if is_gated or (what == "model" and not licence):
+            first = "Its licence" if is_gated else "If it asks for a licence, that"
+            page = f"https://huggingface.co/{name}"
+            lines.append(f"  {first} must be accepted at {page}; then set HF_TOKEN there.")
+    for place, source, size in contents.left_places:
+        origin = f" from {source}" if from_here else ""
+        lines += [
+            f"Not in it: {place}, {format_gib(size)}, which is too large.",
+            f"  Copy or link it there{origin}; {COPY_HERE} has its SHA-256.",
+        ]
+    return [*lines, *contents.notes]
+
+
+def _licence(model: str) -> tuple[str, bool]:
+    """(licence, whether it has to be accepted first) of a hub model, as the catalogue knows it."""
+    from advisor.situation.shapes import model_shape
+
+    shape = model_shape(model)[0]
+    return (shape.license or "", bool(shape.gated)) if shape is not None else ("", False)
+
+
+def _short(path: Path, here: Path) -> str:
+    """The path as short as it can be typed from here."""
+    if not path.is_relative_to(here.resolve()):
+        return str(path)
+    short = os.path.relpath(path, here)
+    # scp and tar take '-a' for options and 'a:b' for another machine.
+    return f"./{short}" if short.startswith("-") or ":" in short else short
+
+
+def filled(template: str, **values: str) -> str:
+    """A text of this folder with @NAME@ replaced by values."""
+    text = Path(__file__).with_name(template).read_text("utf-8")
+    for name, value in {"VERSION": __version__, **values}.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+def as_comments(lines: Iterable[str]) -> str:
+    """The lines as comments of a script, none wider than a screen."""
+    return "\n".join(f"# {line}" for line in wrapped(lines))
+
+
+def wrapped(lines: Iterable[str]) -> list[str]:
+    """The lines, none wider than a screen; what goes on is set further in."""
+    found = []
+    for line in lines:
+        inner = " " * (len(line) - len(line.lstrip()) + 4)
+        found += textwrap.wrap(
+            line, WIDTH, subsequent_indent=inner, break_long_words=False, break_on_hyphens=False
+        )
+    return found

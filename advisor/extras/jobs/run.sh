@@ -19,7 +19,6 @@ if [ "${1:-}" = --set-up ]; then
   SET_UP=1
   shift
 fi
-WHEEL='@WHEEL@'
 DEVICE='@DEVICE@'
 
 say() { printf '%s\n' "$*" >&2; }
@@ -69,13 +68,13 @@ case "$DEVICE" in
     [ -n "$SET_UP" ] || nvidia-smi -L >&2 || fail "the NVIDIA driver does not answer" "see what \`nvidia-smi\` says" ;;
   rocm)
     [ -n "${ADVISE_PYTHON:-}" ] || fail "for an AMD GPU the environment is made by hand" \
-      "install PyTorch for ROCm and advise/${WHEEL}[train], then ADVISE_PYTHON=/path/python bash run.sh" ;;
+      "install PyTorch for ROCm and ./advise[train], then ADVISE_PYTHON=/path/python bash run.sh" ;;
 esac
 
 if [ -n "${ADVISE_PYTHON:-}" ]; then
   RUN=$ADVISE_PYTHON
   "$RUN" -P -c 'import advisor, torch, trl' || fail "$RUN: no environment with finetune-advisor[train]" \
-    "$RUN -m pip install -c advise/constraints.txt \"./advise/${WHEEL}[train]\""
+    "$RUN -m pip install -c advise/constraints-tested.txt \"./advise[train]\""
 else
   FOUND=
   for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python; do
@@ -94,7 +93,7 @@ else
       "Debian and Ubuntu: apt install python3-venv"
     "$RUN" -m pip install --quiet --upgrade pip >&2 || fail "pip could not be updated" \
       "check the connection, then call run.sh again"
-    "$RUN" -m pip install -c advise/constraints.txt "./advise/${WHEEL}[train]" >&2 ||
+    "$RUN" -m pip install -c advise/constraints-tested.txt "./advise[train]" >&2 ||
       fail "the packages could not be installed" \
         "see the message of pip above; then call run.sh again"
     cp SHA256SUMS .venv/ready

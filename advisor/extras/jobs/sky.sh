@@ -5,7 +5,7 @@ for folder in methods/*/; do # methods of your own that the plan uses
     export ADVISE_METHODS="$PWD/${folder%/}${ADVISE_METHODS:+:$ADVISE_METHODS}"
   fi
 done
-RUN=@RUN@
+RUN=/runs/@PLAN@
 set -- ${TASK:+--only "$TASK"}
 if [ -n "${TASK:-}" ]; then RUN=$RUN-$TASK; fi
 if [ -n "${MAX_STEPS:-}" ]; then # a trial has a folder of its own

@@ -4,9 +4,25 @@ on clouds and on Kubernetes.
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from textwrap import indent
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
 
 from advisor.export.exporter import Wanted
+from advisor.ground.errors import InputError, nearest
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
+from advisor.ground.sources import LINK
+from advisor.ground.units import GIB
+from advisor.ground.yaml_cache import read_shipped
+
+if TYPE_CHECKING:
+    from advisor.extras.jobs.needs import Needs
+    from advisor.extras.jobs.pack import Job
 
 NAME = "skypilot"
 HELP = "sky.yaml in a bundle, for clouds; skypilot:H100 names the GPU"
@@ -14,14 +30,223 @@ TAKES: Literal["plan", "run"] = "plan"
 NEEDS: tuple[str, ...] = ()
 VARIANTS = True
 
+SKYPILOT_FILE = Keys(
+    help="What SkyPilot calls GPUs",
+    keys={
+        "version": Choice(values=(1,)),
+        "checked": Date(help="the day somebody read the source"),
+        "source": Text(pattern=LINK),
+        "accelerators": MapOf(
+            of=ListOf(of=Text(), least=1, help="keys under `gpus` in rules/hardware/"),
+            help="SkyPilot's name -> the GPUs that it stands for",
+        ),
+    },
+    required=("version", "checked", "source", "accelerators"),
+)
+FILE, VOLUME, IGNORED = "sky.yaml", "volume.yaml", ".skyignore"
+RUNS = "/runs"  # where the run folders lie, whichever machine they are on (sky.sh)
+USUAL_DISK_GB = 256  # sky.Resources, disk_size
+OTHER_DISK_GB = 60  # assumed: the system, the packages, and a margin
+AGAIN = 75  # the exit code that SkyPilot starts a job again for
+ACCESS = {"access_mode": "ReadWriteMany"}
+
+
+@cache
+def skypilot_accelerators() -> Mapping[str, Sequence[str]]:
+    """SkyPilot's name -> ids of GPUs. Raises InputError with the faults of the file."""
+    path = rules_dir() / "clusters" / "skypilot.yaml"
+    found: Mapping[str, Sequence[str]] = read_shipped(path, shape=SKYPILOT_FILE).data[
+        "accelerators"
+    ]
+    return found
+
 
 def export(wanted: Wanted) -> int:
     """Write the bundle with its task and say how it is launched."""
-    from advisor.extras.jobs.accelerators import gpu_of, known_name
-    from advisor.extras.jobs.job import write_job
-    from advisor.extras.jobs.skypilot_task import skypilot_job
+    from advisor.extras.jobs.pack import write_bundle
 
     name = known_name(wanted.variant) if wanted.variant else None
-    return write_job(
+    return write_bundle(
         wanted, lambda needs: skypilot_job(needs, name), gpu=gpu_of(name) if name else None
     )
+
+
+def known_name(name: str) -> str:
+    """A name of SkyPilot as its list writes it. Raises InputError for one that is not there."""
+    known = {one.lower(): one for one in skypilot_accelerators()}
+    if name.lower() not in known:
+        raise InputError(
+            f"'{name}' is not in SkyPilot's list of GPUs",
+            where=f"--to skypilot:{name}",
+            allowed=f"known: {', '.join(known.values())}",
+            hint=nearest(name.upper(), known.values()),
+        )
+    return known[name.lower()]
+
+
+def gpu_of(name: str) -> str:
+    """The GPU that a name of SkyPilot stands for first."""
+    return skypilot_accelerators()[name][0]
+
+
+def skypilot_job(needs: Needs, name: str | None) -> Job:
+    """The task of a plan, on the GPU of that name, else on the plan's own.
+
+    Raises InputError for a GPU that SkyPilot has no name for.
+    """
+    from advisor.extras.jobs.pack import Job, as_comments, filled, wrapped
+
+    rented = _rented(needs, name)
+    kept = f"{_plain(needs.plan.name)}-{needs.digest}-runs"  # the bucket or volume of the runs
+    about = _about(needs, rented, kept)
+    commands = _commands(needs)
+    script = filled("sky.sh", PLAN=needs.plan.name, OFFLINE=needs.offline_line())
+    task = filled(
+        "sky.txt",
+        COMMANDS=as_comments(f"  {line}" for line in commands),
+        ABOUT=as_comments(about),
+        TASK=_yaml(_task(needs, rented, kept)).rstrip(),
+        RUN=indent(script.rstrip(), "  "),
+    )
+    files = {FILE: task, IGNORED: "/.venv\n/.fetched\n/hub\n/runs\n"}
+    if needs.nodes > 1:  # with room for two runs
+        size = f"{max(10, math.ceil(2 * needs.disk_bytes / GIB))}Gi"
+        volume = {"name": kept, "type": "k8s-pvc", "infra": "k8s", "size": size, "config": ACCESS}
+        note = f"# Where the machines of {FILE} keep their run: sky volumes apply {VOLUME}\n"
+        files[VOLUME] = note + _yaml(volume)
+    return Job(
+        ending="skypilot",
+        files=files,
+        about=wrapped(about),
+        where="Here, with SkyPilot in an environment of its own (pip install skypilot)",
+        is_copied=False,
+        commands=commands,
+        facts={
+            "file": FILE,
+            "nodes": needs.nodes,
+            "accelerators": rented,
+            "gpu": needs.gpu.id if needs.gpu is not None else None,
+            "tasks": needs.tasks,
+            "runs": kept,
+            "price": needs.price,
+        },
+    )
+
+
+def _rented(needs: Needs, name: str | None) -> dict[str, int]:
+    """SkyPilot's name -> GPUs of each machine: any one of them will do. Empty without a GPU.
+
+    Raises InputError for a GPU that SkyPilot has no name for, with the nearest that have.
+    """
+    if not needs.gpus:
+        return {}
+    if needs.gpu is None:
+        raise InputError(
+            "which GPU the plan is for is not known, and SkyPilot rents one by its name",
+            where="--to skypilot",
+            hint=f"--to skypilot:NAME, such as --to skypilot:{_like(None)[0]}",
+        )
+    if name is not None:
+        device = {"nvidia": "cuda", "amd": "rocm"}.get(needs.gpu.vendor)
+        if device != needs.plan.launch.device:
+            raise InputError(
+                f"{needs.gpu.name} is not a GPU for this plan: launch.device is"
+                f" {needs.plan.launch.device}",
+                where=f"--to skypilot:{name}",
+                hint=f"another GPU, or `device: {device}` in the plan",
+            )
+        return {name: needs.gpus}
+    names = [name for name, ids in skypilot_accelerators().items() if needs.gpu.id in ids]
+    if not names:
+        raise InputError(
+            f"SkyPilot's list of GPUs has no {needs.gpu.name}",
+            where="--to skypilot",
+            allowed=f"the nearest by memory: {', '.join(_like(needs.gpu.memory_bytes))}",
+            hint="--to skypilot:NAME takes another GPU, and the estimate is then for that one",
+        )
+    return dict.fromkeys(names, needs.gpus)
+
+
+def _like(memory_bytes: int | None) -> list[str]:
+    """Three names of GPUs with at least as much memory, the smallest first; without one the
+    largest.
+    """
+    from advisor.probe.catalogue import load_catalogue
+
+    catalogue = load_catalogue()
+    sizes = {name: catalogue[gpu_of(name)].memory_bytes or 0 for name in skypilot_accelerators()}
+    by_size = sorted(sizes, key=lambda name: sizes[name])
+    enough = [name for name in by_size if memory_bytes and sizes[name] >= memory_bytes]
+    return (enough or by_size[::-1])[:3]
+
+
+def _plain(name: str) -> str:
+    """As clouds take names: lower case, digits and hyphens."""
+    return name.replace("_", "-")[:40].strip("-")
+
+
+def _yaml(value: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(value, sort_keys=False)
+
+
+def _commands(needs: Needs) -> list[str]:
+    launch = f"sky jobs launch {FILE}"
+    if needs.tasks:
+        each = f'-n {_plain(needs.plan.name)}-"$task" --env TASK="$task"'
+        names = " ".join(needs.tasks)
+        launch = f"for task in {names}; do sky jobs launch -d -y {each} {FILE}; done"
+    return [*([f"sky volumes apply {VOLUME}    # once"] if needs.nodes > 1 else []), launch]
+
+
+def _about(needs: Needs, rented: Mapping[str, int], kept: str) -> list[str]:
+    devices = " or ".join(f"{name}:{count}" for name, count in rented.items()) or "no GPU"
+    storage, time = "bucket", "not known"
+    where = "bucket   SkyPilot makes it; names are taken worldwide: --env RUNS_BUCKET=NAME"
+    if needs.nodes > 1:
+        storage = "volume"
+        where = (
+            f"volume   {VOLUME} asks a Kubernetes cluster for storage that all machines write to (a"
+            " bucket shows to none what another writes at once); --env RUNS_VOLUME=NAME is another"
+        )
+    if needs.limit_s is not None:
+        time = needs.time_words()
+    return [
+        f"{FILE}: {needs.machines} with {devices}",
+        f"Checkpoints and results: {RUNS}, the {storage} {kept}; a machine that is lost is"
+        " replaced, and the run resumes",
+        f"Time: {time}; SkyPilot has no time limit",
+        f"Price: {needs.price}; SkyPilot shows its own before it starts",
+        *(f"Note: {note}" for note in needs.notes),
+        "Yours to give or change:",
+        f"  {where}",
+        "  cloud    the cheapest that has it; --infra aws, --infra kubernetes",
+        "  spot     --use-spot",
+        "  trial    --env MAX_STEPS=10",
+    ]
+
+
+def _task(needs: Needs, rented: Mapping[str, int], kept: str) -> dict[str, Any]:
+    """The task but for what it runs. Its runs are kept in a bucket, which a lost machine leaves
+    behind; several machines need storage that shows to each what the others write.
+    """
+    asked: dict[str, Any] = {"accelerators": rented} if rented else {"cpus": f"{needs.cores}+"}
+    if needs.memory_bytes is not None:
+        asked["memory"] = f"{math.ceil(needs.memory_bytes / GIB)}+"
+    disk_gb = math.ceil(needs.disk_bytes / 1e9) + OTHER_DISK_GB
+    if disk_gb > USUAL_DISK_GB:
+        asked["disk_size"] = disk_gb
+    asked["job_recovery"] = {"max_restarts_on_errors": 0, "recover_on_exit_codes": [AGAIN]}
+    storage: dict[str, Any] = {
+        "envs": {"RUNS_BUCKET": kept},
+        "file_mounts": {RUNS: {"name": "${RUNS_BUCKET}", "mode": "MOUNT_CACHED"}},
+    }
+    if needs.nodes > 1:
+        storage = {"envs": {"RUNS_VOLUME": kept}, "volumes": {RUNS: "${RUNS_VOLUME}"}}
+    storage["envs"] |= {"TASK": "", "MAX_STEPS": ""}
+    return {
+        "name": _plain(needs.plan.name),
+        "workdir": ".",
+        "num_nodes": needs.nodes,
+        "resources": asked,
+        **storage,
+    }

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import io
 import json
 import os
 import stat
@@ -14,12 +13,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import advisor.export
 from advisor.export.exporter import exporters, found_exporters
 from advisor.extras.jobs import contents
-from advisor.extras.jobs.pack import make_bundle
-from advisor.extras.jobs.wheel import product_wheel
+from advisor.extras.jobs.pack import make_bundle, product_files
 from advisor.ground.errors import InputError
 from advisor.plan.read import read_plan
 from tests.fake_model import write_fake_model
@@ -133,8 +132,8 @@ def test_a_bundle_holds_what_the_plan_needs_under_relative_paths(project):
     text = (made.folder / "plan.yaml").read_text()
     assert "# a reason of one's own" in text
     assert str(project.parent) not in text
-    assert len(list((made.folder / "advise").glob("*.whl"))) == 1
-    assert "torch==" in (made.folder / "advise" / "constraints.txt").read_text()
+    assert (made.folder / "advise" / "pyproject.toml").is_file()
+    assert "torch==" in (made.folder / "advise" / "constraints-tested.txt").read_text()
 
 
 def test_folder_and_archive_hold_the_same_and_repeat(project):
@@ -205,11 +204,14 @@ def test_data_that_change_meanwhile_are_said(project, monkeypatch, content, out)
     """What is packed is what its digest is of; else nothing is left of the bundle."""
     from advisor.extras.jobs import pack
 
-    def change(*_, **__):
+    write = pack._write_folder
+
+    def change(*arguments):
         data = project / "hr" / "train.jsonl"
         data.unlink() if content is None else data.write_text(content)
+        write(*arguments)
 
-    monkeypatch.setattr(pack, "_refuse_full_disk", change)
+    monkeypatch.setattr(pack, "_write_folder", change)
     with pytest.raises(InputError, match="changed while it was packed"):
         make_bundle(Path("plan.yaml"), Path(out))
     assert not [path for path in project.iterdir() if "out" in path.name]
@@ -281,16 +283,11 @@ def test_a_reward_of_ones_own_travels_and_its_secrets_do_not(project):
 
 
 def test_no_secret_of_the_environment_travels(project, monkeypatch):
-    """No value of the environment is in any file, packed ones included."""
+    """No value of the environment is in any file."""
     for name in ("HF_TOKEN", "ADVISE_RULES_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, "this-must-stay-here")
     for name, content in held(make_bundle(Path("plan.yaml")).archive).items():
         assert b"this-must-stay-here" not in content, name
-        if name.endswith(".whl"):
-            with zipfile.ZipFile(io.BytesIO(content)) as wheel:
-                assert not any(
-                    b"this-must-stay-here" in wheel.read(one) for one in wheel.namelist()
-                )
 
 
 def test_links_and_odd_names_become_plain_files(project):
@@ -308,23 +305,24 @@ def test_links_and_odd_names_become_plain_files(project):
     assert found[0].read_text() == ROWS
 
 
-def test_the_wheel_is_the_product(tmp_path):
-    """It carries the package, its rules, trainers and tested versions, and says what it needs."""
-    name, content = product_wheel()
-    (tmp_path / name).write_bytes(content)
-    with zipfile.ZipFile(tmp_path / name) as wheel:
-        names = wheel.namelist()
-        assert wheel.testzip() is None
-        info = next(one.split("/")[0] for one in names if one.endswith("/METADATA"))
-        metadata = wheel.read(f"{info}/METADATA").decode()
-        recorded = wheel.read(f"{info}/RECORD").decode().splitlines()
-    assert {one.split("/")[0] for one in names} == {"advisor", info}
-    for inside in ("rules/facts.yaml", "trainers/sft.py", "constraints-tested.txt"):
-        assert f"advisor/_bundled/{inside}" in names
-    assert "advisor/extras/jobs/run.sh" in names
-    assert "Provides-Extra: train" in metadata
-    assert len(recorded) == len(names)
-    assert product_wheel() == (name, content)
+def test_the_product_travels_as_a_source_tree():
+    """The package, its rules, trainers and tested versions; nothing hidden, cached or built."""
+    names = set(product_files())
+    for inside in (
+        "pyproject.toml",
+        "hatch_build.py",
+        "LICENSE",
+        "advisor/extras/jobs/run.sh",
+        "rules/facts.yaml",
+        "trainers/sft.py",
+        "docs/agents.md",
+        "constraints-tested.txt",
+    ):
+        assert inside in names
+    parts = {part for name in names for part in name.split("/")}
+    assert not any(part.startswith(".") for part in parts)
+    assert not {"__pycache__", "_bundled"} & parts
+    assert not any(name.startswith("rules/schema/") for name in names)
 
 
 # --------------------------------------------------------------------------- the script
@@ -518,50 +516,43 @@ def test_a_bundle_trains_where_it_is_unpacked(project, tiny_model, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_wheel_of_a_bundle_is_the_wheel_of_a_build(tmp_path):
-    """pip installs it, and it holds what the build puts into a wheel, but for the schemas that only
-    a build makes.
+def test_the_product_of_a_bundle_builds_the_wheel_of_the_checkout(project, tmp_path):
+    """Also in a repository that ignores folders of its names; and an installed product packs the
+    same files as a checkout.
     """
-    root = Path(__file__).resolve().parent.parent.parent
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, root],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    name, content = product_wheel()
-    built = next(tmp_path.glob("*.whl"))
-    assert built.name == name
-    made = tmp_path / "made" / name
-    made.parent.mkdir()
-    made.write_bytes(content)
+    root = Path(__file__).resolve().parents[3]
+    Path(".git").mkdir()
+    Path(".gitignore").write_text("data/\nrules/\n")
+    advise = make_bundle(Path("plan.yaml")).folder / "advise"
 
-    def names(path):
-        return {
-            one
-            for one in zipfile.ZipFile(path).namelist()
-            if ".dist-info/" not in one and "/rules/schema/" not in one
-        }
+    def wheel(source, out):
+        subprocess.run(
+            [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        return next(out.glob("*.whl"))
 
-    assert names(made) == names(built)
+    made, built = wheel(advise, tmp_path / "made"), wheel(root, tmp_path / "built")
+    assert set(zipfile.ZipFile(made).namelist()) == set(zipfile.ZipFile(built).namelist())
     venv.create(tmp_path / "clean", with_pip=True)
     python = tmp_path / "clean" / "bin" / "python"
     quiet = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-index")
     subprocess.run([python, *quiet, made], check=True)
     site = next((tmp_path / "clean").glob("lib/python3*/site-packages"))
-    (site / "borrowed.pth").write_text(
-        str(next(Path(sys.prefix).glob("lib/python3*/site-packages")))
-    )
+    (site / "borrowed.pth").write_text(str(Path(yaml.__file__).parents[1]))
     code = (
-        "import sys; from importlib.metadata import requires\n"
-        "from advisor.extras.jobs.wheel import product_wheel\n"
-        "name, content = product_wheel()\n"
-        "open('again.whl', 'wb').write(content); print(requires('finetune-advisor'))"
+        "import hashlib, json; from importlib.metadata import requires\n"
+        "from advisor.extras.jobs.pack import product_files\n"
+        "sums = {name: hashlib.sha256(text).hexdigest() for name, text in product_files().items()}\n"
+        "print(json.dumps([sums, requires('finetune-advisor')]))"
     )
     shown = subprocess.run(
         [python, "-c", code], capture_output=True, text=True, cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
-    assert "extra == 'train'" in shown.stdout.replace('"', "'")
-    # An installed product packs itself as well.
-    assert names(tmp_path / "again.whl") == names(made)
+    sums, requires = json.loads(shown.stdout)
+    packed = product_files().items()
+    assert sums == {name: hashlib.sha256(content).hexdigest() for name, content in packed}
+    assert any("torch" in one and "extra == 'train'" in one.replace('"', "'") for one in requires)
     assert (tmp_path / "clean" / "bin" / "advise").is_file()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from advisor.extras.jobs import fetch as fetching
-from advisor.extras.jobs.contents import hub_names
+from advisor.extras.jobs.fetch import hub_names
 from advisor.extras.jobs.pack import make_bundle
 from advisor.ground.errors import MachineNotReady
 from advisor.plan.read import read_plan

@@ -10,10 +10,8 @@ import yaml
 from click.testing import CliRunner
 
 from advisor.commands.export import export
-from advisor.extras.jobs.accelerators import gpu_of
-from advisor.extras.jobs.catalogue import skypilot_accelerators
 from advisor.extras.jobs.needs import plan_needs
-from advisor.extras.jobs.skypilot_task import skypilot_job
+from advisor.extras.jobs.skypilot import gpu_of, skypilot_accelerators, skypilot_job
 from advisor.ground.errors import AdviseError, InputError
 from advisor.plan.read import read_plan
 from advisor.probe.catalogue import load_catalogue

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from advisor.commands.export import export
 from advisor.extras.jobs.needs import plan_needs
-from advisor.extras.jobs.slurm_script import slurm_job
+from advisor.extras.jobs.slurm import slurm_job
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE
 from advisor.launch.folder import RunFolder
@@ -43,15 +43,14 @@ def test_a_job_asks_for_the_machines_of_the_plan_and_for_the_time_of_the_estimat
         "nodes": "2", "ntasks-per-node": "1", "gpus-per-node": "8",
     }  # fmt: skip
     needs = plan_needs(read_plan(tmp_path / PLAN_FILE), tmp_path / PLAN_FILE)
-    high_s = sum(part.high_s for part in needs.parts)
+    high_s = needs.high_s
     days, clock = asked["time"].split("-")
     hours, minutes, seconds = map(int, clock.split(":"))
     limit_s = int(days) * 86400 + hours * 3600 + minutes * 60 + seconds
     assert high_s + 1800 <= limit_s < high_s + 1800 + 900
     assert job.facts["time_limit_s"] == limit_s
-    (part,) = needs.parts
     grace_s = int(asked["signal"].removeprefix("B:TERM@"))
-    assert max(part.stop_s, 120) <= grace_s < limit_s
+    assert max(needs.stop_s, 120) <= grace_s < limit_s
     assert "requeue" in asked
     assert asked["open-mode"] == "append"
     assert not {"partition", "account", "gres", "mail-user", "mem", "array"} & set(asked)

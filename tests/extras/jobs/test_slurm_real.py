@@ -15,7 +15,7 @@ import pytest
 
 from advisor.extras.jobs.needs import plan_needs
 from advisor.extras.jobs.pack import make_bundle
-from advisor.extras.jobs.slurm_script import slurm_job
+from advisor.extras.jobs.slurm import slurm_job
 from advisor.plan.read import read_plan
 from tests.extras.jobs.project import write_rows
 from tests.extras.jobs.slurm_cluster import kill, missing_programs, running_cluster, wait
