@@ -169,8 +169,7 @@ def read_file(path: str | os.PathLike[str]) -> ToolFile:
     if where.suffix.lower() not in CONFIGURATIONS:
         return _read_script(text, where, name)
     values, marks = _read_values(text, name)
-    secrets = dict(_secrets(values, (), False))
-    values = _without(values, (), secrets)
+    secrets = _take_secrets(values)
     found = recognised(values)
     if not found.tool:
         raise InputError(
@@ -208,52 +207,40 @@ def _judge(file: ToolFile) -> None:
             file.fault(
                 "warning", key, f"{what} {file.about.name} {does} what it does not have", instead
             )
-    for key, text in _open(file.values, ()):
-        file.open.add(key)
-        what = f"{file.about.name} takes {text} as it is: write the value"
-        file.fault("warning", key, what)
+    for path, value in _leaves(file.values, ()):
+        if isinstance(value, str) and OPEN.search(value) and "\n" not in value:
+            is_template = any(mark in str(step).lower() for step in path for mark in TEMPLATES)
+            if not is_template or path == ("template",):  # LLaMA-Factory's is the name of one
+                key = ".".join(map(str, path))
+                file.open.add(key)
+                what = f"{file.about.name} takes {value[:100]} as it is: write the value"
+                file.fault("warning", key, what)
 
 
-def _open(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Texts that another program fills in, with their dotted key."""
-    if isinstance(value, dict):
-        for key, one in value.items():
-            yield from _open(one, (*path, str(key)))
-    elif isinstance(value, list):
-        for place, one in enumerate(value):
-            yield from _open(one, (*path, str(place)))
-    elif isinstance(value, str) and OPEN.search(value) and "\n" not in value:
-        is_template = any(mark in name.lower() for name in path for mark in TEMPLATES)
-        if not is_template or path == ("template",):  # LLaMA-Factory's is the name of one
-            yield ".".join(path), value[:100]
-
-
-# --------------------------------------------------------------------------- secrets
-
-
-def _secrets(value: Any, path: Path_, inside: bool) -> Iterator[tuple[Path_, Any]]:
-    """Where secrets stand: by the form of a value, or by the name of its key or one around it."""
-    if isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from _secrets(one, (*path, key), inside or is_secret_key(str(key)))
-    elif isinstance(value, list):
-        for place, one in enumerate(value):
-            yield from _secrets(one, (*path, place), inside)
-    elif (inside and value is not None and not isinstance(value, bool) and value != "") or (
-        isinstance(value, str) and list(find_secrets({"": value}))
-    ):
+def _leaves(value: Any, path: Path_) -> Iterator[tuple[Path_, Any]]:
+    """Every value that holds no others, with its place."""
+    if isinstance(value, dict | list):
+        for step, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(one, (*path, step))
+    else:
         yield path, value
 
 
-def _without(value: Any, path: Path_, secrets: Mapping[Path_, Any]) -> Any:
-    """Plain data with *** at these places."""
-    if path in secrets:
-        return MASK
-    if isinstance(value, dict):
-        return {key: _without(one, (*path, key), secrets) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_without(one, (*path, place), secrets) for place, one in enumerate(value)]
-    return value
+def _take_secrets(values: dict[str, Any]) -> dict[Path_, Any]:
+    """Put *** in the place of secrets, and return them: told by the form of a value, or by the name
+    of its key or of one around it.
+    """
+    found = {}
+    for path, value in list(_leaves(values, ())):
+        is_named = any(is_secret_key(step) for step in path if isinstance(step, str))
+        is_kept = value is None or isinstance(value, bool) or value == ""
+        if not is_kept and (is_named or list(find_secrets({"": value}))):
+            found[path] = value
+            node: Any = values
+            for step in path[:-1]:
+                node = node[step]
+            node[path[-1]] = MASK
+    return found
 
 
 # --------------------------------------------------------------------------- text, values
@@ -290,6 +277,7 @@ def loaded(text: str, *, name: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = name if mark is None else f"{name}:{mark.line + 1}:{mark.column + 1}"
         said = (error.problem or error.context or "not YAML").splitlines()[0]
+        said = said.partition(" with value ")[0]  # of a key that is there twice: may be a secret
         hint = "YAML is indented by spaces: replace the tabs" if "'\\t'" in said else ""
         raise InputError(f"not valid YAML: {said}", where=where, hint=hint) from None
     except (YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
@@ -389,7 +377,7 @@ def _read_script(text: str, path: Path, name: str) -> ToolFile:
             values[key] = (
                 [_word(text) for text in given] if isinstance(given, list) else _word(given)
             )
-    values = _without(values, (), dict(_secrets(values, (), False)))
+    _take_secrets(values)
     command = command_of(about, values, "", name=name, stated=one.command)
     file = ToolFile(
         path=path, name=name, text="", about=about, command=command, values=values, marks=one.marks

@@ -166,6 +166,15 @@ def test_a_secret_of_a_file_is_shown_nowhere(tmp_path, tool):
     assert "hub_token" in found
 
 
+def test_a_key_that_is_there_twice_is_an_error_that_shows_no_value(tmp_path):
+    """The place of the second one, and no secret."""
+    text = f"{AX}hub_token: x\nhub_token: {SECRET}\n"
+    with pytest.raises(InputError, match='duplicate key "hub_token') as refused:
+        read_file(written(tmp_path, text))
+    assert SECRET not in str(refused.value)
+    assert refused.value.faults[0].where.endswith("job.yaml:4:1")
+
+
 @pytest.mark.parametrize("name", ["job.sh", "job.yaml"])
 def test_what_the_machine_holds_is_not_read(tmp_path, monkeypatch, name):
     """No variable of the environment is looked up: the text itself is shown."""
