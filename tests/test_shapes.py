@@ -14,13 +14,9 @@ from advisor.ground.yaml_reader import read_yaml
 from advisor.situation import shapes
 from advisor.situation.build import situation_of
 from advisor.situation.model_files import catalogue_ids
-from advisor.situation.shapes import (
-    is_instruct,
-    model_shape,
-    shape_from_size,
-    smaller_models,
-    suggest_model,
-)
+from advisor.situation.model_names import is_instruct
+from advisor.situation.shapes import model_shape, shape_from_size
+from advisor.situation.suggestions import smaller_models, suggest_model
 from tests.fake_model import write_safetensors
 
 LLAMA = {

@@ -49,7 +49,8 @@ from advisor.situation.build import (
 )
 from advisor.situation.data_fit import wanted_columns
 from advisor.situation.model_choice import meant_by
-from advisor.situation.shapes import is_instruct, model_shape
+from advisor.situation.model_names import is_instruct
+from advisor.situation.shapes import model_shape
 from advisor.situation.types import Situation
 from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard, walk
 from advisor.wizard.asking import asker

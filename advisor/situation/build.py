@@ -383,7 +383,7 @@ def _model(
     if name is None and params_b is None:
         return None
     if name is not None:
-        name = _one_of_several(str(name), answers, warnings, unknown, online=online)
+        name = _one_of_several(str(name), answers, warnings, unknown)
     shape = _shape(
         str(name) if name is not None else f"a model of {params_b:g}B",
         params_b,
@@ -413,26 +413,29 @@ def _model(
     return shape
 
 
-def _one_of_several(
-    text: str, answers: Answers, warnings: list[str], unknown: list[str], *, online: bool
-) -> str:
-    """The name itself, or where it names several models the one that stands for them all."""
-    from advisor.situation.several_models import choose, names_in
+def _one_of_several(text: str, answers: Answers, warnings: list[str], unknown: list[str]) -> str:
+    """The name itself; of several models in one field the first that this tool trains."""
+    from advisor.situation.scope import out_of_scope
+    from advisor.situation.shapes import names_in
 
     names = names_in(text)
     if len(names) < 2:
         return text
     unknown.append("model")
-    task, params_b = str(answers.value("task", "other")), answers.value("model_params_b")
-    chosen, assumed = choose(names, task, params_b, online=online)
-    warnings.append(assumed)
+    task = answers.value("task")
+    chosen = next((name for name in names if out_of_scope(name, task) is None), names[0])
+    warnings.append(
+        f"model: {len(names)} models are named, and an answer is about one: here {chosen}; ask"
+        " again with another name alone"
+    )
     return chosen
 
 
 def _shape(
     name: str, params_b: float | None, warnings: list[str], *, online: bool
 ) -> ModelShape | None:
-    from advisor.situation.shapes import is_instruct, model_shape
+    from advisor.situation.model_names import is_instruct
+    from advisor.situation.shapes import model_shape
 
     shape, notes = model_shape(name, params_b=params_b, online=online)
     warnings.extend(notes)
@@ -458,7 +461,7 @@ def _encoder(situation: Situation) -> Suggested | None:
     """
     if situation.answers.value("task") != "classification":
         return None
-    from advisor.situation.suggested_encoder import suggest_encoder
+    from advisor.situation.suggestions import suggest_encoder
 
     profiles = [situation.data] if situation.data is not None else list(situation.tasks.values())
     return _suggested(situation, suggest_encoder(profiles))
@@ -477,7 +480,7 @@ def _smaller(
     )
     if model is None or not limited:
         return ()
-    from advisor.situation.shapes import smaller_models
+    from advisor.situation.suggestions import smaller_models
 
     task, untuned = str(answers.value("task", "other")), _starts_untuned(answers)
     return tuple(smaller_models(task, model.params, needs=needs, untuned=untuned))
@@ -511,7 +514,7 @@ def _suggestion(
     Args:
         needs: What the data need of its chat template.
     """
-    from advisor.situation.shapes import suggest_model
+    from advisor.situation.suggestions import suggest_model
 
     task, untuned = str(answers.value("task", "other")), _starts_untuned(answers)
     return suggest_model(task, max_params_b, needs=needs, untuned=untuned)

@@ -21,6 +21,7 @@ from advisor.situation.hub_files import cached_models, is_on_this_machine
 from advisor.situation.model_files import catalogue_ids, suggested_models
 from advisor.situation.model_names import (
     is_instruct,
+    put_right,
     size_of,
     squashed,
     states_size,
@@ -35,7 +36,6 @@ MOST = 7  # of a list that is shown: it stays on a screen of 24 lines
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.*", "tekken.json", "spiece.model")
 FILES_OF = {"weights": WEIGHTS[:1], "a tokenizer": TOKENIZERS[:1]}
-LIKE = 0.75  # how alike a misspelt word is: "qwn" and "qwen" have 0.86, "lama" and "llama" 0.89
 SHORTEST = 3  # letters of a word that may be misspelt
 VERSIONS = 20  # a number above it in a name is a date
 HUGE = 200e9  # parameters: what nobody means who names a family alone
@@ -188,7 +188,7 @@ def near_models(name: str, *, most: int = MOST) -> tuple[tuple[NamedModel, ...],
     entries = _entries(_every_id())
     known = frozenset(word for entry in entries for word in entry.all_words)
     typed = words_of(name) or _every_word(tail_of(name))
-    right = frozenset(_put_right(word, known) for word in typed)
+    right = frozenset(put_right(word, known, SHORTEST) for word in typed)
     tries = [typed, right]
     # What is left without words that no model bears: a description of one, or another name.
     told, left = typed & known, right & known
@@ -223,15 +223,6 @@ def _named(words: Collection[str]) -> list[str]:
 def _family_word(hub_id: str) -> str:
     """The word a name begins with: "llama", "qwen"."""
     return next(iter(re.findall(r"[a-z]+", tail_of(hub_id).lower())), "")
-
-
-def _put_right(word: str, known: Collection[str]) -> str:
-    from difflib import get_close_matches
-
-    if word in known or not word.isalpha() or len(word) < SHORTEST:
-        return word
-    words = sorted(known for known in known if known.isalpha() and len(known) >= SHORTEST)
-    return next(iter(get_close_matches(word, words, 1, LIKE)), word)
 
 
 def _fits(words: Collection[str], entry: _Entry) -> bool:

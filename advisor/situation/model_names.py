@@ -5,7 +5,7 @@ known name it is or is nearest to.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -244,13 +244,15 @@ def nearest(name: str, others: Sequence[str] = ()) -> str | None:
 
 def _corrected(words: Iterable[str]) -> frozenset[str]:
     """The words with each unknown one put right, where a known one is much like it."""
+    known = {word for _, _, found in _catalogue_words() for word in found} | FILLER
+    return frozenset(put_right(word, known) for word in words) - FILLER
+
+
+def put_right(word: str, known: Collection[str], shortest: int = SHORTEST) -> str:
+    """The known word that a misspelt one is most like; the word itself if none is like it."""
     from difflib import get_close_matches
 
-    known = {word for _, _, found in _catalogue_words() for word in found if word.isalpha()}
-    known |= {word for word in FILLER if word.isalpha()}
-    right = set()
-    for word in words:
-        if word not in known and word.isalpha() and len(word) >= SHORTEST:
-            word = next(iter(get_close_matches(word, sorted(known), 1, LIKE_A_WORD)), word)
-        right.add(word)
-    return frozenset(right - FILLER)
+    if word in known or not word.isalpha() or len(word) < shortest:
+        return word
+    words = sorted(known for known in known if known.isalpha() and len(known) >= shortest)
+    return next(iter(get_close_matches(word, words, 1, LIKE_A_WORD)), word)

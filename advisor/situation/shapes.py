@@ -10,12 +10,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from advisor.estimate.model.architecture import ConfigError, shape_from_config
+from advisor.estimate.model.seq2seq import ABOUT
 from advisor.ground.errors import InputError
 from advisor.ground.files import MOST_CONFIG_BYTES, text_of
 from advisor.ground.hub_cache import is_offline
@@ -24,9 +25,7 @@ from advisor.ground.model_config import NAMES, read
 from advisor.ground.safetensors_header import PLAIN, Damaged, read_header
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
-from advisor.methods.families import family_of_name
-from advisor.situation.chat_templates import lacks
-from advisor.situation.family_shapes import about_family, shape_of_family
+from advisor.methods.families import NAMED, SEQ2SEQ, Family, family_of_name
 from advisor.situation.hub_files import (
     cached_config,
     cached_models,
@@ -36,13 +35,11 @@ from advisor.situation.model_files import (
     catalogue_entry,
     catalogue_ids,
     organisation_models,
-    suggested_models,
     typical_sizes,
 )
 from advisor.situation.model_names import (
     beginning_with,
     derived_from,
-    is_instruct,
     nearest,
     same_words,
     size_of,
@@ -51,9 +48,9 @@ from advisor.situation.model_names import (
     without_storage,
     words_of,
 )
-from advisor.situation.types import ModelSuggestion
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
+BETWEEN = re.compile(r"\s+/\s*|\s*/\s+|\s*[,;|]\s*|\s+(?:or|and|vs\.?|versus)\s+", re.IGNORECASE)
 ALIKE = 0.01  # how far sizes are apart that one name may stand for
 SAME_SIZE = 0.15  # a model of "7B" has 6.7 or 7.6
 
@@ -113,8 +110,13 @@ def _by_size(
     size = size_of(name, params_b)
     family = family_of_name(name)
     if family is not None and family.sizes:
-        shape = shape_of_family(family, name, size.params)
-        return shape, [*warnings, about_family(family, name, size.params, shape)]
+        shape = _shape_of_family(family, name, size.params)
+        usual = "" if size.params or family.says_size(name) else ", the usual size of its family"
+        return shape, [
+            *warnings,
+            f"'{name}': taken as {NAMED[family.kind]} of the {family.id} family by its name, with"
+            f" {format_count(shape.params)} parameters{usual}",
+        ]
     # A name that models of the catalogue begin with is not misspelt: they are named elsewhere.
     begins = size.params is None and bool(beginning_with(name))
     known = nearest(name, cached_models()) if name and not begins else None
@@ -127,6 +129,22 @@ def _by_size(
     id_ = name or format_count(size.params)
     shape = shape_from_size(size.params, id_, active_params=size.active, note=size.note)
     return shape, [*warnings, f"'{id_}': {shape.note}{meant}"]
+
+
+def _shape_of_family(family: Family, name: str, params: int | None) -> ModelShape:
+    """The dimensions of the size that was stated, or that the name says, or that is usual; marked
+    as a guess by its origin.
+    """
+    size = family.size_of(name, params)
+    assert size is not None
+    return ModelShape(
+        id=name, origin="size", params=params or size.params, architecture=family.model_types[0],
+        hidden_size=size.hidden_size, layers=size.layers, heads=size.heads, kv_heads=size.heads,
+        head_dim=size.hidden_size // size.heads, intermediate_size=size.intermediate_size,
+        vocab_size=size.vocab_size, tied_embeddings=True,
+        source=f"rules/families.yaml ({family.source})",
+        note=ABOUT if family.kind == SEQ2SEQ else "",
+    )  # fmt: skip
 
 
 def _sizes_apart(shape: ModelShape, params_b: float | None) -> list[str]:
@@ -153,6 +171,16 @@ def _looks_like_a_path(name: str) -> bool:
         or name.lower().endswith(".gguf")
         or Path(name).is_file()
     )
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The models that a field names, in its order: one, unless at least two parts of it are known
+    as models. A path is one name.
+    """
+    text = text.strip()
+    parts = [] if is_path(text) else [part.strip() for part in BETWEEN.split(text)]
+    known = [part for part in parts if HUB_ID.match(part) or family_of_name(part) is not None]
+    return tuple(dict.fromkeys(known)) if len(known) > 1 else (text,)
 
 
 def shape_from_folder(path: Path, name: str) -> ModelShape:
@@ -461,97 +489,3 @@ def shape_from_size(
         source="rules/models/typical_sizes.yaml",
         note=f"shape guessed: a typical decoder of {size} parameters; {note}",
     )  # fmt: skip
-
-
-# --------------------------------------------------------------------------- suggestions
-
-
-def suggest_model(
-    task: str, max_params_b: float | None, *, needs: Collection[str] = (), untuned: bool = False
-) -> ModelSuggestion:
-    """The largest model of the table that fits and suits the task; the 8B one where nothing limits
-    the size, the smallest where none fits.
-
-    Args:
-        needs: What its chat template has to write (chat_templates.NEEDS).
-        untuned: Whether it has to be a plain text model, that follows no instructions yet.
-    """
-    table = suggested_models()
-    rows = _rows(untuned=untuned)
-    suited = [row for row in rows if row["tasks"] == "any" or task in row["tasks"]]
-    if needs:
-        suited = [row for row in suited if not lacks(row["model"], needs)] or suited
-    limit = max_params_b if max_params_b is not None else 8.5
-    fitting = [row for row in suited if row["params_b"] <= limit]
-    named = [row for row in fitting if row["tasks"] != "any"]
-    chosen = max(named or fitting or suited[:1], key=lambda row: row["params_b"])
-    size = format_count(chosen["params_b"] * 1e9)
-    why = f"{size} parameters, {chosen['license']}: {chosen['why']}"
-    if not fitting:
-        why += f" (the smallest of the table, and still larger than the {limit:.3g}B that fit)"
-    elif max_params_b is None:
-        why += " (memory unknown: a common size was taken)"
-    also = [f"{other['model']}, {other['why']}" for other in chosen.get("also", ())]
-    why += f"; newer ones of about this size: {'; '.join(also)}" if also else ""
-    return ModelSuggestion(
-        model=chosen["model"], because=why, source=f"{chosen['source']}, {table['checked']}"
-    )
-
-
-def _rows(*, untuned: bool) -> Sequence[Mapping[str, Any]]:
-    """The table's models; where the start is a plain text model, those behind them."""
-    rows: Sequence[Mapping[str, Any]] = suggested_models()["models"]
-    if not untuned:
-        return rows
-    return [
-        {
-            **{key: value for key, value in row.items() if key != "also"},
-            "model": row["base"],
-            "why": f"follows no instructions yet; {row['model']} was made from it",
-        }
-        for row in rows
-        if "base" in row
-    ]
-
-
-def smaller_models(
-    task: str, params: int, *, needs: Collection[str] = (), untuned: bool = False
-) -> list[tuple[ModelShape, ModelSuggestion]]:
-    """The table's models that are smaller than `params` and suit the task, largest first, with
-    their shapes.
-
-    Args:
-        needs: What their chat templates have to write (chat_templates.NEEDS).
-        untuned: Whether they have to be plain text models, that follow no instructions yet.
-    """
-    table = suggested_models()
-    found = []
-    for row in sorted(_rows(untuned=untuned), key=lambda row: -row["params_b"]):
-        if lacks(row["model"], needs):
-            continue
-        if row["params_b"] * 1e9 < params and (row["tasks"] == "any" or task in row["tasks"]):
-            shape, _ = model_shape(row["model"])
-            if shape is not None:
-                found.append(
-                    (
-                        shape,
-                        ModelSuggestion(
-                            model=row["model"],
-                            because=row["why"],
-                            source=f"{row['source']}, {table['checked']}",
-                        ),
-                    )
-                )
-    return found
-
-
-__all__ = [
-    "NAMES",
-    "is_instruct",
-    "is_path",
-    "model_shape",
-    "shape_from_folder",
-    "shape_from_size",
-    "smaller_models",
-    "suggest_model",
-]

@@ -312,7 +312,7 @@ def test_a_plan_out_of_scope_promises_no_other(call, asked):
 @pytest.mark.parametrize("beside", ["BAAI/bge-m3", "gpt-4o", "openai/whisper-large-v3"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_of_several_models_only_those_in_scope_are_sized(call, beside, turned):
-    """What is out of scope among them is called so, and never a model that writes."""
+    """What is out of scope among them is not taken."""
     names = ["Qwen/Qwen3-8B", beside]
     asked = (
         "--json",
@@ -325,18 +325,7 @@ def test_of_several_models_only_those_in_scope_are_sized(call, beside, turned):
     )
     document = json.loads(call(*asked)[1])
     said = next(warning for warning in document["warnings"] if "are named" in warning)
-    assert f"{beside} (not for this tool)" in said
-    assert "those of Qwen/Qwen3-8B" in said
-    assert "all are of one kind" not in said
-
-
-def test_an_embedding_model_among_classifiers_is_one_of_them(call):
-    """It sorts texts, and no warning says that another is trained in its place."""
-    asked = ("--json", "--task", "classification", "--gpu", "L4")
-    out = call(*asked, "--model", "bert-base-uncased / sentence-transformers/all-MiniLM-L6-v2")[1]
-    document = json.loads(out)
-    assert "all-MiniLM-L6-v2 (an encoder)" in " ".join(document["warnings"])
-    assert not any("beside it" in warning for warning in document["warnings"])
+    assert "about one: here Qwen/Qwen3-8B" in said
 
 
 def test_the_wizard_asks_no_further_once_it_knows():
