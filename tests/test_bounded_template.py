@@ -97,6 +97,7 @@ def test_sound_templates_write_what_they_wrote():
         "{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{{ loop.last }}{% endfor %}",
         "{% macro m(a, b=2) %}{{ a + b }}{% endmacro %}{{ m(1) }}{% set y, z = 1, 2 %}{{ y * z }}",
         "{{ ' x '|trim|upper }}{{ 'a-b'.split('-')|join('+') }}{{ '%s=%d' % ('n', 3) }}",
+        "{{ '**%s** * %d' % ('n', 3) }}{{ '* {} *'.format(1) }}{{ x|join(', ')|indent(2) }}",
         "{{ 'b{}'.format(1) }}{{ x|tojson }}{{ [3, 1]|sort|list }}{{ 2 ** 10 }}{{ 'ab' * 2 }}",
         "{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}"
         "{{ ns.n }}{% set t %}a{{ x }}{% endset %}{{ t }}{{ x if x is defined else '' }}",
