@@ -60,6 +60,11 @@ NUMBERS = (
 )  # fmt: skip
 FLAGS = ("do_sample", "use_cache", "output_hidden_states", "output_attentions")
 LARGEST, MOST_LAYERS = 10**9, 10**4  # no model has a larger dimension, or more layers
+# Families whose heads divide the hidden size where config.json has no head_dim.
+DIVIDING = (
+    "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "olmo2", "olmo3", "smollm3", "granite",
+    "stablelm", "olmoe",
+)  # fmt: skip
 
 
 def config_faults(config: Mapping[str, Any], path: str) -> list[Fault]:
@@ -88,6 +93,16 @@ def config_faults(config: Mapping[str, Any], path: str) -> list[Fault]:
         if type(value) is not int or not int(needed) <= value <= most:
             wrong.append((name, value, "a positive whole number"))
     found = []
+    hidden, heads, groups = (read(inner, field) for field in ("hidden_size", "heads", "kv_heads"))
+    if not wrong and heads and inner.get("model_type") in DIVIDING:
+        if hidden and hidden % heads and read(inner, "head_dim") is None:
+            what = f"{heads} attention heads (num_attention_heads) do not divide a hidden_size of"
+            found.append(Fault(where=path, what=f"{what} {hidden}", hint="download it again"))
+        if groups and heads % groups:
+            what = f"{groups} key and value heads (num_key_value_heads) do not divide {heads}"
+            found.append(
+                Fault(where=path, what=f"{what} attention heads", hint="download it again")
+            )
     for key, value, allowed in wrong:
         shown = json.dumps(value, ensure_ascii=False)
         shown = shown if len(shown) <= 40 else f"{shown[:37]}..."

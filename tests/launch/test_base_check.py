@@ -126,6 +126,8 @@ def header(folder, change):
 
 
 DAMAGES = {
+    "heads": (lambda f: rewritten(f, num_attention_heads=7), "7 attention heads .* do not divide"),
+    "kv heads": (lambda f: rewritten(f, num_key_value_heads=3), "3 key and value heads"),
     "huge": (lambda f: rewritten(f, num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
     "text": (lambda f: rewritten(f, hidden_size="64"), 'hidden_size is "64"'),
     "null": (lambda f: rewritten(f, vocab_size=None), "vocab_size is null"),
