@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import Any
 
 from advisor.estimate.memory.bands import WORDS
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.verdict import memory_fits
 from advisor.estimate.model.architecture import ConfigError, shape_from_config
-from advisor.estimate.model.dims import dims_of, targets, unknown_targets
 from advisor.estimate.past.corrections import (
     learned,
     learned_document,
@@ -35,7 +34,6 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.json_values import parse_json
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
-from advisor.methods import update
 
 LONG = 120  # characters: a list of all keys does not go into a reason
 EXAMPLE = (
@@ -43,18 +41,8 @@ EXAMPLE = (
     ' 4090"}]'
 )
 
-
-class GpuMatch(Protocol):
-    """What a card's name was understood as."""
-
-    @property
-    def spec(self) -> GpuSpec | None: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
-
-
 FindModel = Callable[..., tuple[ModelShape | None, list[str]]]
-FindGpu = Callable[..., GpuMatch]
+FindGpu = Callable[..., Any]  # -> a value with `spec` and `warnings`
 
 
 def answer_spec(
@@ -81,30 +69,22 @@ def answer_spec(
     warnings += found
     if shape is None:
         return refuse_spec("; ".join(found) or f"model '{request.model}' is not known")
-    spec = request.spec
-    on_cpu = request.gpu is not None and request.gpu.strip().lower() in ("none", "cpu")
-    match = None
-    if (
-        request.gpu is not None
-        and find_gpu is not None
-        and not on_cpu
-        and request.gpu.strip().lower() != "unknown"
-    ):
+    named = (request.gpu or "unknown").strip().lower()
+    on_cpu = named in ("none", "cpu")
+    card, machine = None, None
+    if find_gpu is not None and not on_cpu and named != "unknown":
         match = find_gpu(request.gpu, lenient=True)
-    machine = None
-    if match is not None:
+        card, machine = match.spec, machine_of(match.spec)
         warnings += match.warnings
-        machine = machine_of(match.spec)
-        if match.spec is None:
+        if card is None:
             warnings.append(f"gpu '{request.gpu}' is not in the catalogue: no speed")
         elif machine is None:
             warnings.append(f"gpu '{request.gpu}': its speed is not known")
     return document_of(
-        spec, shape, cpu=on_cpu, device=None if match is None else match.spec, machine=machine,
+        request.spec, shape, cpu=on_cpu, device=card, machine=machine,
         tokens_total=request.tokens_total, rows_total=request.rows_total, warnings=warnings,
         unpacked=request.unpacked, past=past,
-        ran_on=cpu if on_cpu else gpu_machine(None if match is None else match.spec),
-        limit_bytes=limit_bytes,
+        ran_on=cpu if on_cpu else gpu_machine(card), limit_bytes=limit_bytes,
     )  # fmt: skip
 
 
@@ -134,8 +114,10 @@ def document_of(
     the smallest batch and recomputed activations. With a limit, `fits` is the verdict on
     `need_low_gib` to `need_high_gib`, and `fits_with` the batch that fits where this one may not.
     """
-    fault = impossible(spec, shape, device=device, tokens_total=tokens_total, rows_total=rows_total)
-    if fault:
+    reasons = impossible(
+        spec, shape, device=device, tokens_total=tokens_total, rows_total=rows_total
+    )
+    if fault := "; ".join(reasons):
         return refuse_spec(fault)
 
     lesson = past.lesson(spec, shape, ran_on) if past else None
@@ -170,20 +152,14 @@ def document_of(
     }  # fmt: skip
     if limit_bytes is not None:
         document |= _verdict(spec, memory, memory_of, limit_bytes)
-    time = (
-        None
-        if machine is None
-        else time_estimate(
-            spec,
-            shape,
-            machine,
-            tokens_total=tokens_total,
-            rows_total=rows_total,
-            unpacked=unpacked,
-        )
-    )
     if taught is not None:
         document["learned"] = learned_document(taught)
+    time = None
+    if machine is not None:
+        time = time_estimate(
+            spec, shape, machine,
+            tokens_total=tokens_total, rows_total=rows_total, unpacked=unpacked,
+        )  # fmt: skip
     if time is not None and machine is not None:
         time = time_with_lesson(time, lesson)
         document |= {
@@ -207,9 +183,7 @@ def document_of(
                 } | {"total_s": round(whole.total_s, 1)}
     # Whoever looked the model up may have said the same of its shape, with the name beside it.
     more = [one for one in memory.warnings if not any(one in said for said in warnings)]
-    document["warnings"] = list(
-        dict.fromkeys([*warnings, *_unread(spec, shape), *unused(spec, shape), *more])
-    )
+    document["warnings"] = list(dict.fromkeys([*warnings, *unused(spec, shape), *more]))
     return document
 
 
@@ -239,16 +213,11 @@ def _verdict(
 def _shape(request: Request, find_model: FindModel) -> tuple[ModelShape | None, list[str]]:
     if request.architecture is not None:
         params = None if request.params_b is None else round(request.params_b * 1e9)
-        return (
-            shape_from_config(
-                request.architecture,
-                request.model or "architecture",
-                origin="folder",
-                source="architecture as given",
-                params=params,
-            ),
-            [],
-        )
+        own = shape_from_config(
+            request.architecture, request.model or "architecture", origin="folder",
+            source="architecture as given", params=params,
+        )  # fmt: skip
+        return own, []
     shape, warnings = find_model(request.model, params_b=request.params_b)
     if (
         shape is not None
@@ -260,19 +229,6 @@ def _shape(request: Request, find_model: FindModel) -> tuple[ModelShape | None, 
         again, _ = find_model(text, params_b=request.params_b or shape.params / 1e9)
         shape = shape if again is None else replace(again, id=shape.id)
     return shape, warnings
-
-
-def _unread(spec: RunSpec, shape: ModelShape) -> list[str]:
-    """What of a spec counts for nothing, as warnings."""
-    dims = dims_of(shape)
-    sized = update(spec.update).size_key == "rank"  # low-rank matrices beside named layers
-    unknown = unknown_targets(dims, spec) if dims is not None and sized else ()
-    if dims is None or not unknown:
-        return []
-    return [
-        f"target_modules: {shape.id} has no layer called {', '.join(unknown)}: left out; counted"
-        f" are {', '.join(targets(dims, spec))}"
-    ]
 
 
 def refuse_spec(reason: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from advisor.estimate.model.dims import dims_of, targets, unknown_targets
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.methods import objective, update
@@ -24,27 +25,13 @@ def impossible(
     device: GpuSpec | None = None,
     tokens_total: int | None = None,
     rows_total: int | None = None,
-) -> str:
-    """Why no such run can exist, every reason, or an empty string."""
-    return "; ".join(
-        [
-            *_of_model(spec, shape),
-            *_of_settings(spec),
-            *_of_device(spec, device),
-            *_of_amounts(tokens_total, rows_total),
-        ]
-    )
-
-
-def _of_model(spec: RunSpec, shape: ModelShape) -> Iterator[str]:
+) -> Iterator[str]:
+    """Every reason why no such run can exist."""
     if shape.origin != "size" and shape.heads and shape.kv_heads and shape.heads % shape.kv_heads:
         yield f"{shape.heads} attention heads do not divide into {shape.kv_heads} key-value heads"
     ranked = update(spec.update).size_key == "rank"
     if ranked and spec.rank and shape.hidden_size and spec.rank > shape.hidden_size:
         yield f"rank {spec.rank} is above the hidden size {shape.hidden_size}"
-
-
-def _of_settings(spec: RunSpec) -> Iterator[str]:
     if spec.offload_weights and (spec.sharding not in ("fsdp", "zero3") or spec.gpus < 2):
         yield (
             f"offload_weights with sharding {spec.sharding or 'null'} on {spec.gpus} GPU: it is"
@@ -65,9 +52,6 @@ def _of_settings(spec: RunSpec) -> Iterator[str]:
         if longest <= before:
             yield f"lengths: {longest} follows {before}; bins stand in ascending order"
             break
-
-
-def _of_device(spec: RunSpec, device: GpuSpec | None) -> Iterator[str]:
     first = FIRST_CAPABILITY.get(spec.compute_dtype or "")
     found = None if device is None else device.compute_capability
     if device is not None and first is not None and found is not None and found < first:
@@ -76,9 +60,6 @@ def _of_device(spec: RunSpec, device: GpuSpec | None) -> Iterator[str]:
             f" capability {first[0]}.{first[1]}, that GPU has {found[0]}.{found[1]} (compute_dtype"
             " bfloat16)"
         )
-
-
-def _of_amounts(tokens_total: int | None, rows_total: int | None) -> Iterator[str]:
     if tokens_total and rows_total and rows_total > tokens_total:
         yield (
             f"rows_total {rows_total:,} with tokens_total {tokens_total:,}: a row has one token at"
@@ -86,18 +67,16 @@ def _of_amounts(tokens_total: int | None, rows_total: int | None) -> Iterator[st
         )
 
 
-def unused(spec: RunSpec, shape: ModelShape) -> list[str]:
-    """What of the spec counts for nothing beside another of its keys, as warnings."""
-    return [
-        *_keys_of_others(spec),
-        *_of_one_device(spec),
-        *_of_lengths(spec, shape),
-        *_of_narrow_products(spec),
-    ]
-
-
-def _keys_of_others(spec: RunSpec) -> Iterator[str]:
-    ranked = update(spec.update).size_key == "rank"
+def unused(spec: RunSpec, shape: ModelShape) -> Iterator[str]:
+    """What of the spec counts for nothing beside another of its keys or this model, as warnings."""
+    dims = dims_of(shape)
+    ranked = update(spec.update).size_key == "rank"  # low-rank matrices beside named layers
+    unknown = unknown_targets(dims, spec) if dims is not None and ranked else ()
+    if dims is not None and unknown:
+        yield (
+            f"target_modules: {shape.id} has no layer called {', '.join(unknown)}: left out;"
+            f" counted are {', '.join(targets(dims, spec))}"
+        )
     if spec.rank is not None and not ranked:
         yield f"rank {spec.rank} with update {spec.update}: it has no rank; left out"
     if spec.kbit_prepared and spec.quantization is None:
@@ -112,14 +91,8 @@ def _keys_of_others(spec: RunSpec) -> Iterator[str]:
         )
     if spec.loss in ("fused", "chunked") and objective(spec.objective).logits == "none":
         yield f"loss {spec.loss} with objective {spec.objective}: it has no logits; left out"
-
-
-def _of_one_device(spec: RunSpec) -> Iterator[str]:
     if spec.gpus < 2 and spec.sharding in ("ddp", "fsdp"):
         yield f"sharding {spec.sharding} with gpus {spec.gpus}: nothing to divide; left out"
-
-
-def _of_lengths(spec: RunSpec, shape: ModelShape) -> Iterator[str]:
     if shape.context_tokens and spec.seq_len > shape.context_tokens:
         yield (
             f"seq_len {spec.seq_len:,} with model {shape.id}: it was made for"
@@ -131,9 +104,6 @@ def _of_lengths(spec: RunSpec, shape: ModelShape) -> Iterator[str]:
             f"lengths with seq_len {spec.seq_len:,}: up to {cut:,} rows are longer, and count as"
             " cut there"
         )
-
-
-def _of_narrow_products(spec: RunSpec) -> Iterator[str]:
     if spec.compute_dtype in FIRST_CAPABILITY:
         yield (
             f"compute_dtype {spec.compute_dtype}: it counts for the time; memory is counted as with"

@@ -152,8 +152,11 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
     if scheme is not None:
         given["update"] = scheme.update
         given.setdefault("quantization", scheme.quantization)
-    if given.get("quantization") and scheme is not None:
-        faults += _frozen_only(scheme.update, at)
+        if given["quantization"] and not methods().updates[scheme.update].is_module:
+            what = f"{scheme.update} fine-tuning of a quantised model"
+            modules = [one.id for one in methods().updates.values() if one.is_module]
+            allowed = f"quantised weights are frozen: update {', '.join(modules)}"
+            faults.append(Fault(where=at, what=what, allowed=allowed))
     size, active = given.get("model_params_b"), given.get("active_params_b")
     if size and active and active > size:
         what = f"active_params_b {active:g} with model_params_b {size:g}"
@@ -203,12 +206,3 @@ def _plain(key: str, value: Any) -> Any:
     if key == "lengths":
         return tuple((int(longest), int(rows)) for longest, rows in value)
     return tuple(value) if isinstance(value, list) else value
-
-
-def _frozen_only(update: str, at: str) -> list[Fault]:
-    """The fault of an update that trains weights which its quantised base does not let change."""
-    if methods().updates[update].is_module:
-        return []
-    modules = [one.id for one in methods().updates.values() if one.is_module]
-    allowed = f"quantised weights are frozen: update {', '.join(modules)}"
-    return [Fault(where=at, what=f"{update} fine-tuning of a quantised model", allowed=allowed)]
