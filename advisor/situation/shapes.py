@@ -50,7 +50,7 @@ from advisor.situation.model_names import (
 )
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
-BETWEEN = re.compile(r"\s+/\s*|\s*/\s+|\s*[,;|]\s*|\s+(?:or|and|vs\.?|versus)\s+", re.IGNORECASE)
+BETWEEN = re.compile(r"\s+/\s*|\s*/\s+|\s*[,;|]\s*|\s+(?:or|and|vs\.?|und|oder)\s+", re.IGNORECASE)
 ALIKE = 0.01  # how far sizes are apart that one name may stand for
 SAME_SIZE = 0.15  # a model of "7B" has 6.7 or 7.6
 
