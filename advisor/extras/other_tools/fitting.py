@@ -14,7 +14,7 @@ from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.verdict import HEAD_ROOM
 from advisor.estimate.spec.answers import document_of
 from advisor.estimate.types import RunSpec
-from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.ground.types import DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.ground.units import GIB
 from advisor.plan.model import Plan, Stage
 from advisor.plan.smaller import Change, smallest_that_fits
@@ -77,26 +77,25 @@ def fitting(
     """
     if shape is None:
         return None
+    case = _Case(trainer, plan, shape, hardware, profile)
     stage = plan.stages[0]
-    document = _document(trainer, plan, stage, shape, hardware, profile)
+    document = case.document(stage)
     if document.get("peak_gib") is None:
         return Fitting(document=document, cost_usd=None, price="")
     hours = document.get("hours")
-    gpu = hardware.gpus[0].spec if hardware.gpus else None
     cost, price = cost_estimate(
-        None if hours is None else hours * 3600, max(1, len(hardware.gpus)), gpu
+        None if hours is None else hours * 3600, max(1, len(hardware.gpus)), case.gpu
     )
-    change, changed = None, None
-    limit = hardware.device_memory_bytes
-    cards = cheapest_that_hold(document) if document.get("fits") != "fits" else ()
-    if document.get("fits") in ("too_big", "may_fit") and limit is not None:
-        whole_band = is_enough(document)  # then only a change that holds the whole band is one
-        change, changed = _smaller(
-            trainer, plan, stage, shape, hardware, profile, limit, whole_band=whole_band
-        )
+    change = None
+    if document.get("fits") in ("too_big", "may_fit"):
+        # Of what is enough already only a change that holds the whole band is one.
+        whole_band = is_enough(document)
+        change = smallest_that_fits(stage, lambda one: case.fits(one, whole_band=whole_band))
     return Fitting(
-        document=document, cost_usd=cost, price=price, change=change, changed=changed, cards=cards
-    )
+        document=document, cost_usd=cost, price=price, change=change,
+        changed=None if change is None else case.document(change.applied(stage)),
+        cards=cheapest_that_hold(document) if document.get("fits") != "fits" else (),
+    )  # fmt: skip
 
 
 def is_enough(document: Mapping[str, Any]) -> bool:
@@ -113,74 +112,55 @@ def cheapest_that_hold(document: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(spec.name for spec in cards[:SHOWN_CARDS])
 
 
-def _spec(
-    trainer: Trainer,
-    plan: Plan,
-    stage: Stage,
-    shape: ModelShape,
-    cpu: bool,
-    profile: DataProfile | None,
-) -> RunSpec:
-    spec = run_spec(plan, stage, profile=profile, shape=shape, cpu=cpu)
-    loss = spec.loss or ("fused" if stage.kernels == LIGER else "full")
-    return replace(
-        spec, framework=trainer.name, library_versions=trainer.versions, loss=loss,
-        counter=WHOLE_PROCESS,
-        offload_weights=trainer.offloads and spec.gpus > 1 and spec.sharding in ("fsdp", "zero3"),
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What stays the same while changes of the stage are tried."""
 
+    trainer: Trainer
+    plan: Plan
+    shape: ModelShape
+    hardware: Hardware
+    profile: DataProfile | None
 
-def _document(
-    trainer: Trainer,
-    plan: Plan,
-    stage: Stage,
-    shape: ModelShape,
-    hardware: Hardware,
-    profile: DataProfile | None,
-) -> dict[str, Any]:
-    on_cpu = hardware.kind == "cpu"
-    spec = _spec(trainer, plan, stage, shape, on_cpu, profile)
-    tokens, rows = amounts(plan, stage, profile, None)
-    return document_of(
-        spec, shape, cpu=on_cpu, device=hardware.gpus[0].spec if hardware.gpus else None,
-        machine=hardware_machine(hardware), tokens_total=tokens, rows_total=rows, warnings=[],
-        looked=(
-            looked_at(stage, spec, profile)
-            if profile is not None and profile.tokens is not None
-            else None
-        ),
-        limit_bytes=hardware.device_memory_bytes,
-    )  # fmt: skip
+    @property
+    def gpu(self) -> GpuSpec | None:
+        return self.hardware.gpus[0].spec if self.hardware.gpus else None
 
+    @property
+    def cpu(self) -> bool:
+        return self.hardware.kind == "cpu"
 
-def _smaller(
-    trainer: Trainer,
-    plan: Plan,
-    stage: Stage,
-    shape: ModelShape,
-    hardware: Hardware,
-    profile: DataProfile | None,
-    limit: int,
-    *,
-    whole_band: bool,
-) -> tuple[Change | None, dict[str, Any] | None]:
-    """The change that alters the result least and fits, with what it then takes: by its need with a
-    tenth to spare (`is_enough`), or with the whole band.
-    """
-    on_cpu = hardware.kind == "cpu"
-    device = hardware.gpus[0].spec if hardware.gpus else None
+    def spec(self, stage: Stage) -> RunSpec:
+        spec = run_spec(self.plan, stage, profile=self.profile, shape=self.shape, cpu=self.cpu)
+        loss = spec.loss or ("fused" if stage.kernels == LIGER else "full")
+        is_sharded = spec.gpus > 1 and spec.sharding in ("fsdp", "zero3")
+        return replace(
+            spec, framework=self.trainer.name, library_versions=self.trainer.versions, loss=loss,
+            counter=WHOLE_PROCESS, offload_weights=self.trainer.offloads and is_sharded,
+        )  # fmt: skip
 
-    def fits(one: Stage) -> bool:
-        spec = _spec(trainer, plan, one, shape, on_cpu, profile)
-        found = memory_estimate(spec, shape, cpu=on_cpu, device=device, device_bytes=limit)
-        if found is None:
+    def document(self, stage: Stage) -> dict[str, Any]:
+        """As `advise estimate --json` says it."""
+        spec, profile = self.spec(stage), self.profile
+        tokens, rows = amounts(self.plan, stage, profile, None)
+        looked = None
+        if profile is not None and profile.tokens is not None:
+            looked = looked_at(stage, spec, profile)
+        return document_of(
+            spec, self.shape, cpu=self.cpu, device=self.gpu,
+            machine=hardware_machine(self.hardware), tokens_total=tokens, rows_total=rows,
+            warnings=[], looked=looked,
+            limit_bytes=self.hardware.device_memory_bytes,
+        )  # fmt: skip
+
+    def fits(self, stage: Stage, *, whole_band: bool) -> bool:
+        """By its need with a tenth to spare (`is_enough`), or with the whole band."""
+        limit = self.hardware.device_memory_bytes
+        found = memory_estimate(
+            self.spec(stage), self.shape, cpu=self.cpu, device=self.gpu, device_bytes=limit
+        )
+        if found is None or limit is None:
             return False
         if whole_band:
             return found.need_high_bytes <= limit
         return found.need_bytes <= (1 - HEAD_ROOM) * limit
-
-    change = smallest_that_fits(stage, fits)
-    if change is None:
-        return None, None
-    changed = change.applied(stage)
-    return change, _document(trainer, plan, changed, shape, hardware, profile)
