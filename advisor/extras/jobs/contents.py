@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,11 @@ class Contents:
 
     def __init__(self, plan: Plan, plan_path: Path) -> None:
         self._named, self._path = plan, plan_path.resolve()
-        # Name in the bundle -> (file, links followed, and SHA-256).
-        self.files: dict[str, tuple[Path, str]] = {}
-        self.left: dict[str, tuple[Path, str]] = {}  # too large: copied there by hand
-        # Of these: (place in the bundle, where it lies here, bytes).
-        self.left_places: list[tuple[str, Path, int]] = []
+        self.files: dict[str, Path] = {}  # name in the bundle -> file, links followed
+        self.sums: dict[str, str] = {}  # the same name -> SHA-256
+        self.left_sums: dict[str, str] = {}  # of what is too large: copied there by hand
+        # Of that: (place in the bundle, where it lies here, bytes).
+        self.left: list[tuple[str, Path, int]] = []
         self.fetched: list[tuple[str, str]] = []  # there: (model or data set, its name on the hub)
         self.notes: list[str] = []
         self._places: dict[Path, str] = {}  # where it lies here -> in the bundle
@@ -110,13 +110,15 @@ class Contents:
 
     def _carry(self, place: str, source: Path, inside: Mapping[str, Path]) -> None:
         """Carry files, by their names inside a place of the bundle."""
-        files, size = self.files, total_bytes(inside.values())
+        size, contents = total_bytes(inside.values()), read_contents(inside)
+        own = {name: self._free(f"{place}/{name}") if name else place for name in sorted(inside)}
+        sums = {own[name]: content.sha256 for name, content in contents.items()}
         if size > MOST_BYTES:
-            files = self.left
-            self.left_places.append((place, source, size))
-        for name, content in sorted(read_contents(inside).items()):
-            own = self._free(f"{place}/{name}") if name else place
-            files[own] = (inside[name].resolve(), content.sha256)
+            self.left.append((place, source, size))
+            self.left_sums |= sums
+        else:
+            self.files |= {own[name]: path.resolve() for name, path in inside.items()}
+            self.sums |= sums
 
     def _free(self, name: str) -> str:
         """'data/train-2.jsonl' where another file is called data/train.jsonl already."""
@@ -153,7 +155,7 @@ class Contents:
                 self._carry(self._free(f"methods/{safe_name(root.name)}"), root, inside)
 
 
-def source_files(root: Path, names: tuple[str, ...]) -> dict[str, Path]:
+def source_files(root: Path, names: Iterable[str]) -> dict[str, Path]:
     """Name from the root -> file, of files and folders of a source tree: no caches, nothing
     hidden.
     """

@@ -9,7 +9,17 @@
 # Exit codes: 130 (stopped), 75 (a machine was lost), 137 and 143 (killed) are
 #     queued again; 5 (training failed) once; all others never.
 # Save and end for good: scancel --batch --signal=INT JOB
-@OPTIONS@
+#
+# Another job of this name, which has the plan's digest in it, waits until this one has ended.
+#SBATCH --job-name=@JOB@
+#SBATCH --dependency=singleton
+#SBATCH --nodes=@NODES@
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=@CORES@@ASKED@
+#SBATCH --signal=B:TERM@@GRACE_S@
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-@NUMBER@.out
 set -uo pipefail
 unset CDPATH
 cd -- "${SLURM_SUBMIT_DIR:-.}" || exit 4
@@ -21,8 +31,15 @@ if ! [ -f run.sh ] || ! [ -f plan.yaml ]; then
   exit 2
 fi
 
-# @RUN_ABOUT@
-@RUN_LINES@
+# A job that is queued again resumes in its run folder. Each task of a plan is one number of the
+# array, with a run folder of its own.
+RUN=runs/@PLAN@
+TASKS=(@TASKS@)
+if [ ${#TASKS[@]} -gt 0 ]; then
+  NAME=${TASKS[${SLURM_ARRAY_TASK_ID:?it is submitted as an array}]}
+  RUN=$RUN-$NAME
+  set -- --only "$NAME" "$@"
+fi
 case " $* " in *" --max-steps"*) RUN=$RUN-trial ;; esac # a trial has a folder of its own
 mkdir -p runs || exit 4
 

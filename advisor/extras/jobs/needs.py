@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from advisor.data import profile
 from advisor.estimate import cost_estimate, estimate
@@ -55,7 +56,9 @@ class Needs:
     disk_bytes: float  # of the base, and of all checkpoints and results; 0: not known
     expected_s: float  # of a job; of several tasks the one that takes longest
     high_s: float  # the upper end of its band
+    limit_s: int | None  # of a job: that and the set-up, in whole quarters of an hour
     stop_s: float  # one step and one save, at their upper ends
+    grace_s: int | None  # how long before the limit a job is asked to stop, in whole ten seconds
     price: str  # what the whole plan costs at the lowest listed price, with provider and date
     unknown: tuple[str, ...]  # what the estimate lacks
     notes: tuple[str, ...]  # what it leaves out or takes for granted
@@ -80,21 +83,15 @@ class Needs:
         return plan_digest(self.plan)[:8]
 
     @property
-    def limit_s(self) -> int | None:
-        """The time limit of a job: the upper end of the estimate and the set-up, rounded up to a
-        quarter of an hour. None if it is not known.
-        """
-        return _rounded_up(self.high_s + SET_UP_S, QUARTER_S)
+    def facts(self) -> dict[str, Any]:
+        """What the JSON of every scheduler says."""
+        gpu = self.gpu.id if self.gpu is not None else None
+        return {"nodes": self.nodes, "gpu": gpu, "tasks": self.tasks, "price": self.price}
 
-    @property
-    def grace_s(self) -> int | None:
-        """How long before the limit a job is asked to stop: one step and one save by the estimate,
-        in whole ten seconds. None if it is not known.
-        """
-        return _rounded_up(max(LEAST_GRACE_S, self.stop_s + ENDING_S), 10)
-
-    def time_words(self) -> str:
+    def time_words(self, *, why: bool = False) -> str:
         """'1 h 20 min by the estimate, at most 2 h 5 min'; of several tasks the longest one."""
+        if self.high_s == UNKNOWN:
+            return f"not known ({'; '.join(self.unknown)})" if why and self.unknown else "not known"
         each = " (the longest task)" if self.tasks else ""
         return (
             f"{format_duration(self.expected_s)} by the estimate, at most"
@@ -183,7 +180,9 @@ def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> Needs:
         disk_bytes=0 if base + saved == UNKNOWN else base + saved,
         expected_s=expected_s[longest],
         high_s=high_s[longest],
+        limit_s=_rounded_up(high_s[longest] + SET_UP_S, QUARTER_S),
         stop_s=stop_s,
+        grace_s=_rounded_up(max(LEAST_GRACE_S, stop_s + ENDING_S), 10),
         price=_price(card, gpus * plan.launch.nodes, *whole_s),
         unknown=tuple(dict.fromkeys(unknown)),
         notes=tuple(notes),

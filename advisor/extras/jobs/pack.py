@@ -11,6 +11,7 @@ import shlex
 import shutil
 import tarfile
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,17 +37,6 @@ SCRIPT = "run.sh"
 COPY_HERE = "COPY_HERE.sha256"
 DATE_S = 315532800  # 1980-01-01, for every file of the archive: no clock in it
 WIDTH = 78  # of what is said on the screen and in comments
-# What pip builds the product from, beside the package; a wheel holds these files, too.
-BESIDE_PACKAGE = (
-    "LICENSE",
-    "README.md",
-    "constraints-tested.txt",
-    "docs/agents.md",
-    "hatch_build.py",
-    "pyproject.toml",
-    "rules",
-    "trainers",
-)
 MADE = ("advisor/_bundled/", "rules/schema/")  # by a build
 
 
@@ -165,14 +155,13 @@ def make_bundle(plan_path: Path, out: Path | None = None, *, job: Job | None = N
     work = target.parent / f"{TEMPORARY}{os.getpid()}-{name}"
     packed = work.with_name(f"{work.name}{ARCHIVE}")
     try:
-        _write_folder(work, written, contents.files)
+        _write_folder(work, written, contents)
         _write_archive(packed, name, work)
         os.rename(packed, archive)
         if folder is not None:
             os.rename(work, folder)
     except OSError as error:
-        way_out = "choose another place with --out"
-        raise cannot_write(target, error, way_out=way_out) from error
+        raise cannot_write(target, error, way_out="choose another place with --out") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         packed.unlink(missing_ok=True)
@@ -181,8 +170,10 @@ def make_bundle(plan_path: Path, out: Path | None = None, *, job: Job | None = N
 
 def product_files() -> dict[str, bytes]:
     """Name -> content of the source tree of the running version, a checkout or an installation."""
-    found = source_files(PACKAGE.parent, (PACKAGE.name,))
-    found |= source_files(resource_root(), BESIDE_PACKAGE)
+    root = resource_root()
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+    beside = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    found = source_files(PACKAGE.parent, [PACKAGE.name]) | source_files(root, beside)
     return {name: path.read_bytes() for name, path in found.items() if not name.startswith(MADE)}
 
 
@@ -198,11 +189,11 @@ def _written_files(plan_path: Path, contents: Contents, job: Job | None) -> dict
         SCRIPT: script.replace("[train]", f"[{','.join(filter(None, needed))}]"),
         "README.txt": _readme(contents, job),
         # The plan may be edited on the other machine, and the script too: they have no sums.
-        "SHA256SUMS": _sums(digests | {name: sha for name, (_, sha) in contents.files.items()}),
+        "SHA256SUMS": _sums(digests | contents.sums),
         **(job.files if job else {}),
     }
     if contents.left:
-        texts[COPY_HERE] = _sums({name: sha256 for name, (_, sha256) in contents.left.items()})
+        texts[COPY_HERE] = _sums(contents.left_sums)
     return product | {name: text.encode() for name, text in texts.items()}
 
 
@@ -211,18 +202,16 @@ def _sums(digests: Mapping[str, str]) -> str:
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
 
 
-def _write_folder(
-    folder: Path, written: Mapping[str, bytes], files: Mapping[str, tuple[Path, str]]
-) -> None:
-    for name in (*written, *files):
+def _write_folder(folder: Path, written: Mapping[str, bytes], contents: Contents) -> None:
+    for name in (*written, *contents.files):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
     for name, content in written.items():
         (folder / name).write_bytes(content)
     (folder / SCRIPT).chmod(0o755)
-    for name, (source, sha256) in files.items():
+    for name, source in contents.files.items():
         if source.is_file():
             shutil.copyfile(source, folder / name)
-        if not (folder / name).is_file() or file_digest(folder / name) != sha256:
+        if not (folder / name).is_file() or file_digest(folder / name) != contents.sums[name]:
             raise InputError(
                 "the file changed while it was packed",
                 where=str(source),
@@ -279,10 +268,9 @@ def _device_words(plan: Plan) -> str:
     """', an NVIDIA GPU'; nothing for a plan that trains on the processor."""
     kind = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple"}.get(plan.launch.device)
     gpus, machines = plan.launch.processes, plan.launch.nodes
-    if kind is None:
-        return ""
     each = f", {machines} machines each with" if machines > 1 else ","
-    return f"{each} an {kind} GPU" if gpus == 1 else f"{each} {gpus} {kind} GPUs"
+    count = f"an {kind} GPU" if gpus == 1 else f"{gpus} {kind} GPUs"
+    return f"{each} {count}" if kind else ""
 
 
 def _not_carried(contents: Contents, *, from_here: bool = False) -> list[str]:
@@ -296,7 +284,7 @@ def _not_carried(contents: Contents, *, from_here: bool = False) -> list[str]:
             first = "Its licence" if is_gated else "If it asks for a licence, that"
             page = f"https://huggingface.co/{name}"
             lines.append(f"  {first} must be accepted at {page}; then set HF_TOKEN there.")
-    for place, source, size in contents.left_places:
+    for place, source, size in contents.left:
         origin = f" from {source}" if from_here else ""
         lines += [
             f"Not in it: {place}, {format_gib(size)}, which is too large.",

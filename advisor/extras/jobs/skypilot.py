@@ -55,10 +55,7 @@ ACCESS = {"access_mode": "ReadWriteMany"}
 def skypilot_accelerators() -> Mapping[str, Sequence[str]]:
     """SkyPilot's name -> ids of GPUs. Raises InputError with the faults of the file."""
     path = rules_dir() / "clusters" / "skypilot.yaml"
-    found: Mapping[str, Sequence[str]] = read_shipped(path, shape=SKYPILOT_FILE).data[
-        "accelerators"
-    ]
-    return found
+    return dict(read_shipped(path, shape=SKYPILOT_FILE).data["accelerators"])
 
 
 def export(wanted: Wanted) -> int:
@@ -105,7 +102,9 @@ def skypilot_job(needs: Needs, name: str | None) -> Job:
         "sky.txt",
         COMMANDS=as_comments(f"  {line}" for line in commands),
         ABOUT=as_comments(about),
-        TASK=_yaml(_task(needs, rented, kept)).rstrip(),
+        NAME=_plain(needs.plan.name),
+        NODES=str(needs.nodes),
+        ASKED=yaml.safe_dump(_asked(needs, rented, kept), sort_keys=False).rstrip(),
         RUN=indent(script.rstrip(), "  "),
     )
     files = {FILE: task, IGNORED: "/.venv\n/.fetched\n/hub\n/runs\n"}
@@ -113,7 +112,7 @@ def skypilot_job(needs: Needs, name: str | None) -> Job:
         size = f"{max(10, math.ceil(2 * needs.disk_bytes / GIB))}Gi"
         volume = {"name": kept, "type": "k8s-pvc", "infra": "k8s", "size": size, "config": ACCESS}
         note = f"# Where the machines of {FILE} keep their run: sky volumes apply {VOLUME}\n"
-        files[VOLUME] = note + _yaml(volume)
+        files[VOLUME] = note + yaml.safe_dump(volume, sort_keys=False)
     return Job(
         ending="skypilot",
         files=files,
@@ -121,15 +120,7 @@ def skypilot_job(needs: Needs, name: str | None) -> Job:
         where="Here, with SkyPilot in an environment of its own (pip install skypilot)",
         is_copied=False,
         commands=commands,
-        facts={
-            "file": FILE,
-            "nodes": needs.nodes,
-            "accelerators": rented,
-            "gpu": needs.gpu.id if needs.gpu is not None else None,
-            "tasks": needs.tasks,
-            "runs": kept,
-            "price": needs.price,
-        },
+        facts={**needs.facts, "file": FILE, "accelerators": rented, "runs": kept},
     )
 
 
@@ -140,13 +131,7 @@ def _rented(needs: Needs, name: str | None) -> dict[str, int]:
     """
     if not needs.gpus:
         return {}
-    if needs.gpu is None:
-        raise InputError(
-            "which GPU the plan is for is not known, and SkyPilot rents one by its name",
-            where="--to skypilot",
-            hint=f"--to skypilot:NAME, such as --to skypilot:{_like(None)[0]}",
-        )
-    if name is not None:
+    if name is not None and needs.gpu is not None:
         device = {"nvidia": "cuda", "amd": "rocm"}.get(needs.gpu.vendor)
         if device != needs.plan.launch.device:
             raise InputError(
@@ -156,15 +141,18 @@ def _rented(needs: Needs, name: str | None) -> dict[str, int]:
                 hint=f"another GPU, or `device: {device}` in the plan",
             )
         return {name: needs.gpus}
-    names = [name for name, ids in skypilot_accelerators().items() if needs.gpu.id in ids]
-    if not names:
-        raise InputError(
-            f"SkyPilot's list of GPUs has no {needs.gpu.name}",
-            where="--to skypilot",
-            allowed=f"the nearest by memory: {', '.join(_like(needs.gpu.memory_bytes))}",
-            hint="--to skypilot:NAME takes another GPU, and the estimate is then for that one",
-        )
-    return dict.fromkeys(names, needs.gpus)
+    what, gpu = "which GPU the plan is for is not known, and SkyPilot rents by name", needs.gpu
+    if gpu is not None:
+        names = [name for name, ids in skypilot_accelerators().items() if gpu.id in ids]
+        if names:
+            return dict.fromkeys(names, needs.gpus)
+        what = f"SkyPilot's list of GPUs has no {gpu.name}"
+    raise InputError(
+        what,
+        where="--to skypilot",
+        allowed=f"the nearest by memory: {', '.join(_like(gpu.memory_bytes if gpu else None))}",
+        hint="--to skypilot:NAME takes another GPU, and the estimate is then for that one",
+    )
 
 
 def _like(memory_bytes: int | None) -> list[str]:
@@ -185,10 +173,6 @@ def _plain(name: str) -> str:
     return name.replace("_", "-")[:40].strip("-")
 
 
-def _yaml(value: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(value, sort_keys=False)
-
-
 def _commands(needs: Needs) -> list[str]:
     launch = f"sky jobs launch {FILE}"
     if needs.tasks:
@@ -200,7 +184,7 @@ def _commands(needs: Needs) -> list[str]:
 
 def _about(needs: Needs, rented: Mapping[str, int], kept: str) -> list[str]:
     devices = " or ".join(f"{name}:{count}" for name, count in rented.items()) or "no GPU"
-    storage, time = "bucket", "not known"
+    storage = "bucket"
     where = "bucket   SkyPilot makes it; names are taken worldwide: --env RUNS_BUCKET=NAME"
     if needs.nodes > 1:
         storage = "volume"
@@ -208,13 +192,11 @@ def _about(needs: Needs, rented: Mapping[str, int], kept: str) -> list[str]:
             f"volume   {VOLUME} asks a Kubernetes cluster for storage that all machines write to (a"
             " bucket shows to none what another writes at once); --env RUNS_VOLUME=NAME is another"
         )
-    if needs.limit_s is not None:
-        time = needs.time_words()
     return [
         f"{FILE}: {needs.machines} with {devices}",
         f"Checkpoints and results: {RUNS}, the {storage} {kept}; a machine that is lost is"
         " replaced, and the run resumes",
-        f"Time: {time}; SkyPilot has no time limit",
+        f"Time: {needs.time_words()}; SkyPilot has no time limit",
         f"Price: {needs.price}; SkyPilot shows its own before it starts",
         *(f"Note: {note}" for note in needs.notes),
         "Yours to give or change:",
@@ -225,9 +207,9 @@ def _about(needs: Needs, rented: Mapping[str, int], kept: str) -> list[str]:
     ]
 
 
-def _task(needs: Needs, rented: Mapping[str, int], kept: str) -> dict[str, Any]:
-    """The task but for what it runs. Its runs are kept in a bucket, which a lost machine leaves
-    behind; several machines need storage that shows to each what the others write.
+def _asked(needs: Needs, rented: Mapping[str, int], kept: str) -> dict[str, Any]:
+    """What is rented. The runs are kept in a bucket, which a lost machine leaves behind; several
+    machines need storage that shows to each what the others write.
     """
     asked: dict[str, Any] = {"accelerators": rented} if rented else {"cpus": f"{needs.cores}+"}
     if needs.memory_bytes is not None:
@@ -243,10 +225,4 @@ def _task(needs: Needs, rented: Mapping[str, int], kept: str) -> dict[str, Any]:
     if needs.nodes > 1:
         storage = {"envs": {"RUNS_VOLUME": kept}, "volumes": {RUNS: "${RUNS_VOLUME}"}}
     storage["envs"] |= {"TASK": "", "MAX_STEPS": ""}
-    return {
-        "name": _plain(needs.plan.name),
-        "workdir": ".",
-        "num_nodes": needs.nodes,
-        "resources": asked,
-        **storage,
-    }
+    return {"resources": asked, **storage}

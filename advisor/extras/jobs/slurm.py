@@ -49,22 +49,17 @@ def slurm_job(needs: Needs, gpu_type: str | None = None) -> Job:
     about = _about(needs)
     about.append("Not known here, and yours to give where your cluster asks for it:")
     about += [f"  {line}" for line in missing]
-    run_about = "The run folder: a job that is queued again resumes there."
-    run = f"RUN=runs/{needs.plan.name}"
-    if needs.tasks:
-        run_about = "Each task is one number of the array, with a run folder of its own."
-        run = (
-            f"TASKS=({' '.join(needs.tasks)})\n"
-            "NAME=${TASKS[${SLURM_ARRAY_TASK_ID:?it is submitted as an array}]}\n"
-            f"{run}-$NAME\n"
-            'set -- --only "$NAME" "$@"'
-        )
     script = filled(
         "job.sh",
         ABOUT=as_comments(about),
-        OPTIONS="\n".join(f"#SBATCH {option}" for option in _options(needs, gpu_type)),
-        RUN_ABOUT=run_about,
-        RUN_LINES=run,
+        JOB=f"{needs.plan.name}-{needs.digest}",
+        NODES=str(needs.nodes),
+        CORES=str(needs.cores),
+        ASKED="".join(f"\n#SBATCH --{option}" for option in _asked(needs, gpu_type)),
+        GRACE_S=str(_grace_s(needs)),
+        NUMBER="%A_%a" if needs.tasks else "%j",
+        PLAN=needs.plan.name,
+        TASKS=" ".join(needs.tasks),
         OFFLINE=needs.offline_line(),
     )
     return Job(
@@ -75,15 +70,12 @@ def slurm_job(needs: Needs, gpu_type: str | None = None) -> Job:
         is_copied=True,
         commands=("bash run.sh --set-up    # once, where there is a connection", f"sbatch {FILE}"),
         facts={
+            **needs.facts,
             "file": FILE,
-            "nodes": needs.nodes,
             "gpus_per_node": needs.gpus,
-            "gpu": needs.gpu.id if needs.gpu is not None else None,
             "cores_per_node": needs.cores,
-            "tasks": needs.tasks,
             "time_limit_s": needs.limit_s,
             "stop_signal_s": _grace_s(needs),
-            "price": needs.price,
             "not_known": [line.split("  ")[0] for line in missing],
         },
     )
@@ -99,10 +91,8 @@ def _about(needs: Needs) -> list[str]:
     devices = f"{_count(needs.gpus, 'GPU')}{gpu}" if needs.gpus else "no GPU"
     tasks = len(needs.tasks)
     jobs = f"an array of {_count(tasks, 'job')}, one for each task; " if tasks else ""
-    if needs.limit_s is None:
-        why = f" ({'; '.join(needs.unknown)})" if needs.unknown else ""
-        time = f"Time: not known{why}, so that the partition's own limit holds"
-    else:
+    time = f"Time: {needs.time_words(why=True)}, so that the partition's own limit holds"
+    if needs.limit_s is not None:
         time = f"Time limit {_clock(needs.limit_s)}: {needs.time_words()}"
     stop = "one step and one save" if needs.grace_s else "not known, so generously"
     grace = format_duration(_grace_s(needs))
@@ -135,31 +125,19 @@ def _missing(needs: Needs, gpu_type: str | None) -> list[str]:
     return [*missing, "modules     `module load` lines, if Python 3.11 is a module of the cluster"]
 
 
-def _options(needs: Needs, gpu_type: str | None) -> list[str]:
-    options = [
-        # With the digest: another job of this name waits until this one has ended.
-        f"--job-name={needs.plan.name}-{needs.digest}",
-        "--dependency=singleton",
-        f"--nodes={needs.nodes}",
-        "--ntasks-per-node=1",
-        f"--cpus-per-task={needs.cores}",
-    ]
+def _asked(needs: Needs, gpu_type: str | None) -> list[str]:
+    """The options of sbatch that not every job has."""
+    asked = []
     if needs.gpus:
         kind = f"{gpu_type}:" if gpu_type is not None else ""
-        options.append(f"--gpus-per-node={kind}{needs.gpus}")
+        asked.append(f"gpus-per-node={kind}{needs.gpus}")
     if needs.memory_bytes is not None:
-        options.append(f"--mem={-(-needs.memory_bytes // MIB)}M")
+        asked.append(f"mem={-(-needs.memory_bytes // MIB)}M")
     if needs.limit_s is not None:
-        options.append(f"--time={_clock(needs.limit_s)}")
+        asked.append(f"time={_clock(needs.limit_s)}")
     if needs.tasks:
-        options.append(f"--array=0-{len(needs.tasks) - 1}")
-    return [
-        *options,
-        f"--signal=B:TERM@{_grace_s(needs)}",
-        "--requeue",
-        "--open-mode=append",
-        f"--output=%x-{'%A_%a' if needs.tasks else '%j'}.out",
-    ]
+        asked.append(f"array=0-{len(needs.tasks) - 1}")
+    return asked
 
 
 def _clock(seconds: int) -> str:

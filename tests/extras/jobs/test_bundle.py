@@ -109,6 +109,17 @@ def test_a_benchmark_that_is_not_there_is_a_fault_of_the_plan(project):
         make_bundle(Path("plan.yaml"))
 
 
+def test_a_benchmark_that_names_a_file_outside_its_folder_is_refused(project):
+    """Its relative path would not hold elsewhere."""
+    (project / "bench").mkdir()
+    (project / "bench" / "own.yaml").write_text(BENCHMARK.replace("asked/", "../hr/train.jsonl #"))
+    write_plan(more="evaluation: {tasks: [bench/own.yaml]}\n")
+    with pytest.raises(
+        InputError, match=r"own\.yaml: it names .*train\.jsonl, which is not in its"
+    ):
+        make_bundle(Path("plan.yaml"))
+
+
 def held(archive):
     """Name without the top folder -> content, of an archive."""
     with tarfile.open(archive) as packed:
