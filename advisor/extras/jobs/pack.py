@@ -24,6 +24,7 @@ from advisor.ground.content import file_digest
 from advisor.ground.errors import InputError
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, text_of
+from advisor.ground.progress import waiting
 from advisor.ground.resources import PACKAGE, resource_root
 from advisor.ground.units import format_gib
 from advisor.ground.version import __version__
@@ -155,8 +156,9 @@ def make_bundle(plan_path: Path, out: Path | None = None, *, job: Job | None = N
     work = target.parent / f"{TEMPORARY}{os.getpid()}-{name}"
     packed = work.with_name(f"{work.name}{ARCHIVE}")
     try:
-        _write_folder(work, written, contents)
-        _write_archive(packed, name, work)
+        with waiting(f"packing {name}"):
+            _write_folder(work, written, contents)
+            _write_archive(packed, name, work)
         os.rename(packed, archive)
         if folder is not None:
             os.rename(work, folder)
