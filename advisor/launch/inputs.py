@@ -68,7 +68,7 @@ def refuse_changed(run: PlanRun, before: Inputs, now: Inputs) -> None:
             where=str(run.folder),
             what=one,
             allowed="a run is resumed with the files that it began with",
-            hint="put the old file back, or begin a new run with --output DIR",
+            hint="put the old files back, or begin a new run with --output DIR",
         )
         for one in said
     ]

@@ -164,7 +164,9 @@ def test_a_server_that_does_not_start_is_explained(code, timeout_s, expected, tm
 
 
 def test_what_a_server_serves_is_what_the_stage_starts_from(tmp_path):
-    """The model; a stage that was trained whole; for an adapter the base below it."""
+    """The model; a stage that was trained whole; for an adapter the base below it: of the plan, or the
+    one that an adapter from elsewhere names.
+    """
     plan = plan_of(url="http://127.0.0.1:9")
     rest = plan.stages[0]
     plan = replace(plan, stages=(rest, replace(rest, name="more", start_from="grpo")))
@@ -177,9 +179,11 @@ def test_what_a_server_serves_is_what_the_stage_starts_from(tmp_path):
     config = {"base_model_name_or_path": "owner/model", "peft_type": "LORA"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     assert needs_of(plan, path, second, run).model == "owner/model"
-    config["base_model_name_or_path"] = str(tmp_path)
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    assert needs_of(plan, path, second, run).model == str(tmp_path)
+    other, config["base_model_name_or_path"] = tmp_path / "other", str(tmp_path)
+    other.mkdir()
+    (other / "adapter_config.json").write_text(json.dumps(config))
+    plan = replace(plan, stages=(replace(rest, start_from="other"),))
+    assert needs_of(plan, path, entries(plan)[0], run).model == str(tmp_path)
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_weights_that_were_changed_in_place_are_noticed(shop, begun):
         "the model has changed since this run began: model/model.safetensors has other content"
         " (the same size)" in refused.value.text()
     )
-    assert "put the old file back, or begin a new run with --output DIR" in refused.value.text()
+    assert "put the old files back, or begin a new run with --output DIR" in refused.value.text()
     assert (begun / "run.json").read_bytes() == before
     weights.write_bytes(old)
     assert run().folder == begun
