@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from advisor.probe.windows import memory
+from advisor.probe.system import windows_memory
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What Python on Windows lacks (docs.python.org: "Availability: Unix"), taken away before the
@@ -110,9 +110,9 @@ def test_the_memory_of_windows_is_what_its_call_fills_in(monkeypatch):
             return 1
 
     monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=Kernel), raising=False)
-    assert memory() == (32 * 2**30, 20 * 2**30)
+    assert windows_memory() == (32 * 2**30, 20 * 2**30)
 
 
 def test_other_systems_have_no_such_call():
     """Linux and macOS say their memory otherwise."""
-    assert memory() == (None, None)
+    assert windows_memory() == (None, None)

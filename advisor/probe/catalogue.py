@@ -17,11 +17,10 @@ from typing import Any
 from advisor.ground.types import GpuSpec
 from advisor.ground.units import GIB
 from advisor.probe.gpu_files import CatalogueGpu, catalogue_gpus
-from advisor.probe.names import FORM, NAMED, TELLS_APART, TypedName, bracketed, split_name
+from advisor.probe.names import FORM, NAMED, TELLS_APART, bracketed, split_name
 
-SAME_SIZE = (
-    0.03  # a size people name and the size a driver reports for it differ by up to this share
-)
+# A size people name and the size a driver reports for it differ by up to this share.
+SAME_SIZE = 0.03
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +97,6 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
     says so.
     """
     typed = split_name(name)
-    stated_gib = memory_gib if memory_gib is not None else typed.size_gib
     warnings: list[str] = []
     if (
         memory_gib is not None
@@ -109,12 +107,12 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
             f"'{name}' says {typed.size_gib:g} GB and the stated memory is {memory_gib:g} GiB: the"
             " stated memory counts"
         )
-    gpus, bare_gib = _named(name, typed)
-    stated_gib = stated_gib if stated_gib is not None else bare_gib
+    gpus, stated_gib = gpus_of(name)
+    stated_gib = stated_gib if memory_gib is None else memory_gib
     if not gpus and lenient and not typed.mig:
         gpus = _by_known_part(typed.words)
         if gpus:
-            warnings.append(f"'{name}' read by the part that is known: {gpus[0].spec.name}")
+            warnings.append(f"'{name}' read by the part that is known: {gpus[0].name}")
     if not gpus:
         memory_bytes = None if stated_gib is None else int(stated_gib * GIB)
         return GpuMatch(
@@ -135,19 +133,13 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
 def gpus_of(name: str) -> tuple[tuple[CatalogueGpu, ...], float | None]:
     """The GPUs that a typed name may mean, and the size in GiB that it states."""
     typed = split_name(name)
-    gpus, bare_gib = _named(name, typed)
-    return gpus, typed.size_gib if typed.size_gib is not None else bare_gib
-
-
-def _named(name: str, typed: TypedName) -> tuple[tuple[CatalogueGpu, ...], float | None]:
-    """The GPUs, and a size that stands in the name as a bare number."""
     if typed.mig:
-        return (), None
+        return (), typed.size_gib
     gpus = _exact(name) or _by_words(typed.words) or _by_plural(typed.words)
-    if not gpus and typed.size_gib is None:
-        listed = _by_list(name)
-        return (listed, None) if listed else _by_bare_size(typed.words)
-    return gpus, None
+    if gpus or typed.size_gib is not None:
+        return gpus, typed.size_gib
+    listed = _by_list(name)
+    return (listed, None) if listed else _by_bare_size(typed.words)
 
 
 def _exact(name: str) -> tuple[CatalogueGpu, ...]:
@@ -155,21 +147,16 @@ def _exact(name: str) -> tuple[CatalogueGpu, ...]:
     gpus = catalogue_gpus()
     if wanted in gpus:
         return (gpus[wanted],)
-    bare = wanted.removeprefix("nvidia ")
-    for form in (wanted, f"nvidia {bare}"):
-        found = tuple(
-            gpu
-            for gpu in gpus.values()
-            if form in (exact.lower() for exact in (*gpu.names, gpu.name))
-        )
+    for form in (wanted, f"nvidia {wanted.removeprefix('nvidia ')}"):
+        found = [gpu for gpu in gpus.values() if form in map(str.lower, (*gpu.names, gpu.name))]
         if found:
-            return found
+            return tuple(found)
     return ()
 
 
 def _by_words(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
     typed = frozenset(words)
-    if not any(any(letter.isdigit() for letter in word) or word in NAMED for word in typed):
+    if not any(_has_digit(word) or word in NAMED for word in typed):
         return ()  # "GPU", "RTX": says nothing about which
     return tuple(
         gpu
@@ -184,6 +171,10 @@ def _by_words(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
     )
 
 
+def _has_digit(word: str) -> bool:
+    return any(letter.isdigit() for letter in word)
+
+
 def _by_plural(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
     """ "T4s", "RTX 3090s"."""
     singular = [word[:-1] if word[-1] == "s" and word[-2:-1].isdigit() else word for word in words]
@@ -196,7 +187,7 @@ def _by_list(name: str) -> tuple[CatalogueGpu, ...]:
     """
     parts = bracketed(name).split("/")
     found = [gpu for part in parts for gpu in _by_words(split_name(part).words)]
-    return tuple({gpu.spec.id: gpu for gpu in found}.values()) if len(parts) > 1 else ()
+    return tuple({gpu.id: gpu for gpu in found}.values()) if len(parts) > 1 else ()
 
 
 def _by_bare_size(words: Sequence[str]) -> tuple[tuple[CatalogueGpu, ...], float | None]:
@@ -235,9 +226,7 @@ def _by_known_part(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
     """
     found: tuple[CatalogueGpu, ...] = ()
     taken: list[str] = []
-    numbers = [
-        word for word in words if any(letter.isdigit() for letter in word) and word not in FORM
-    ]
+    numbers = [word for word in words if _has_digit(word) and word not in FORM]
     for word in (*numbers, *(word for word in words if word not in numbers)):
         wider = _by_words([*taken, word])
         if wider:
@@ -249,76 +238,69 @@ def _by_known_part(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
 def _variant(
     name: str, gpus: Sequence[CatalogueGpu], stated_gib: float | None
 ) -> tuple[CatalogueGpu, int | None, list[str]]:
+    """The one that is meant, its memory in bytes, and what was taken for granted."""
     options = [(gpu, size) for gpu in gpus for size in gpu.sold_gib or (None,)]
-    named = ", ".join(
-        dict.fromkeys(
-            gpu.name if len(gpu.sold_gib) < 2 else f"{gpu.name} {size:g}GB" for gpu, size in options
-        )
-    )
+    labels = (gpu.name + (f" {size:g}GB" if len(gpu.sold_gib) > 1 else "") for gpu, size in options)
+    named = ", ".join(dict.fromkeys(labels))
     if stated_gib is not None:
-        fitting = [
-            (gpu, size)
-            for gpu, size in options
-            if size is None or _same(stated_gib, size) or _reported(gpu, size, stated_gib)
-        ]
-        if fitting:
-            gpu, size = fitting[0]
-            others = tuple(
-                dict.fromkeys(other.spec.name for other, _ in fitting[1:] if other is not gpu)
-            )
-            more = (
-                [
-                    f"'{name}' is taken as {gpu.spec.name}; it is also sold as"
-                    f" {' and '.join(others)}, with the same memory and another speed and price"
-                ]
-                if others
-                else []
-            )
-            return (
-                gpu,
-                int(stated_gib * GIB) if size is None else _memory(gpu, size),
-                [*more, *_filled_in(name, gpu)],
-            )
-        gpu, _ = min(options, key=lambda option: abs((option[1] or 0) - stated_gib))
-        if any(_same(stated_gib, size) for size in gpu.modified_gib):
-            warning = (
-                f"{gpu.spec.name} is sold with {_sizes((gpu,))}: taken as one that was modified to"
-                f" have {stated_gib:g} GB"
-            )
-            return gpu, int(stated_gib * GIB), [warning]
-        return (
-            gpu,
-            int(stated_gib * GIB),
-            [
-                f"{named}: none has {stated_gib:g} GiB; the speed is that of {gpu.spec.name}, the"
-                " memory is taken as stated"
-            ],
-        )
+        return _of_size(name, options, stated_gib, named)
     usual = [option for option in options if option[0].usual_gib in (None, option[1])]
     gpu, size = min(usual, key=lambda option: option[1] or 0)
-    if len(options) == 1:
-        return gpu, _memory(gpu, size), _filled_in(name, gpu)
+    warnings = []
     if len(gpus) == 1:
+        warnings = _filled_in(name, gpu)
+    if len(gpus) == 1 and len(options) > 1:
         which = "the usual one" if gpu.usual_gib else "the smaller one"
-        warning = (
+        warnings.append(
             f"'{name}' is sold with {_sizes(gpus)}: taken as {gpu.name} with {size:g} GB ({which});"
             " add the memory to choose another"
         )
-        return gpu, _memory(gpu, size), [*_filled_in(name, gpu), warning]
-    chosen = gpu.spec.name if len(gpu.sold_gib) < 2 else f"{gpu.spec.name} with {size:g} GB"
-    why = (
-        "the smaller one"
-        if len({size for _, size in usual}) > 1
-        else "the first; speed and price differ"
-    )
-    return (
-        gpu,
-        _memory(gpu, size),
-        [
+    elif len(options) > 1:
+        chosen = gpu.name + (f" with {size:g} GB" if len(gpu.sold_gib) > 1 else "")
+        sizes = {size for _, size in usual}
+        why = "the smaller one" if len(sizes) > 1 else "the first; speed and price differ"
+        warnings.append(
             f"'{name}' may be {named}: taken as {chosen} ({why}); add the memory or write the name"
             " out to choose another"
-        ],
+        )
+    return gpu, _memory(gpu, size), warnings
+
+
+def _of_size(
+    name: str,
+    options: Sequence[tuple[CatalogueGpu, float | None]],
+    stated_gib: float,
+    named: str,
+) -> tuple[CatalogueGpu, int | None, list[str]]:
+    """The same where a size is stated."""
+    stated_bytes = int(stated_gib * GIB)
+    fitting = [
+        (gpu, size)
+        for gpu, size in options
+        if size is None or _same(stated_gib, size) or _reported(gpu, size, stated_gib)
+    ]
+    if fitting:
+        gpu, size = fitting[0]
+        warnings = _filled_in(name, gpu)
+        others = dict.fromkeys(other.name for other, _ in fitting[1:] if other is not gpu)
+        if others:
+            warnings.insert(
+                0,
+                f"'{name}' is taken as {gpu.name}; it is also sold as {' and '.join(others)}, with"
+                " the same memory and another speed and price",
+            )
+        return gpu, stated_bytes if size is None else _memory(gpu, size), warnings
+    gpu, _ = min(options, key=lambda option: abs((option[1] or 0) - stated_gib))
+    warning = (
+        f"{named}: none has {stated_gib:g} GiB; the speed is that of {gpu.name}, the memory is"
+        " taken as stated"
     )
+    if any(_same(stated_gib, size) for size in gpu.modified_gib):
+        warning = (
+            f"{gpu.name} is sold with {_sizes((gpu,))}: taken as one that was modified to have"
+            f" {stated_gib:g} GB"
+        )
+    return gpu, stated_bytes, [warning]
 
 
 def _filled_in(name: str, gpu: CatalogueGpu) -> list[str]:
@@ -327,22 +309,16 @@ def _filled_in(name: str, gpu: CatalogueGpu) -> list[str]:
     """
     typed = set(split_name(name).words)
     added = gpu.own_words - typed - FORM
-    return (
-        [f"'{name}' read as {gpu.spec.name}"]
-        if typed and added and typed < gpu.own_words and name.lower() != gpu.spec.id
-        else []
-    )
+    is_guess = typed and added and typed < gpu.own_words and name.lower() != gpu.id
+    return [f"'{name}' read as {gpu.name}"] if is_guess else []
 
 
 def _memory(gpu: CatalogueGpu, size_gib: float | None) -> int | None:
     """What the driver reports of a GPU of this size; another size under the same name counts as it
     is sold.
     """
-    if size_gib is None or (
-        gpu.spec.memory_bytes is not None and gpu.sold_gib and size_gib == gpu.sold_gib[0]
-    ):
-        return gpu.spec.memory_bytes
-    return int(size_gib * GIB)
+    is_own = gpu.spec.memory_bytes is not None and gpu.sold_gib[:1] == (size_gib,)
+    return gpu.spec.memory_bytes if size_gib is None or is_own else int(size_gib * GIB)
 
 
 def _same(stated_gib: float, sold_gib: float) -> bool:
@@ -360,21 +336,15 @@ def _reported(gpu: CatalogueGpu, size_gib: float, stated_gib: float) -> bool:
 def _near(name: str) -> tuple[str, ...]:
     """Up to three names like it: those with the same number first, then those spelt alike."""
     words = split_name(name).words
-    numbers = {word for word in words if any(letter.isdigit() for letter in word)}
-    typed = frozenset(words)
-    same_number = [
-        gpu.name
-        for gpu in sorted(
-            (gpu for gpu in catalogue_gpus().values() if numbers & gpu.own_words),
-            key=lambda gpu: len(typed ^ gpu.own_words),
-        )
-    ]
+    numbers, typed = set(filter(_has_digit, words)), frozenset(words)
+    same_number = sorted(
+        (gpu for gpu in catalogue_gpus().values() if numbers & gpu.own_words),
+        key=lambda gpu: len(typed ^ gpu.own_words),
+    )
     by_words = {" ".join(split_name(gpu.name).words): gpu.name for gpu in catalogue_gpus().values()}
-    alike = [
-        by_words[close]
-        for close in difflib.get_close_matches(" ".join(words), list(by_words), n=3, cutoff=0.6)
-    ]
-    return tuple(dict.fromkeys([*same_number, *alike]))[:3]
+    alike = difflib.get_close_matches(" ".join(words), list(by_words), n=3, cutoff=0.6)
+    names = [*(gpu.name for gpu in same_number), *(by_words[close] for close in alike)]
+    return tuple(dict.fromkeys(names))[:3]
 
 
 # --------------------------------------------------------------------------- what else is asked of
@@ -384,20 +354,15 @@ def cheapest_cards(min_bytes: int, *, vendor: str | None = "nvidia") -> tuple[Gp
     """Cards with at least this memory that somebody rents out, the cheapest hour first (then the
     larger GPU).
     """
-    rented = (gpu for gpu in catalogue_gpus().values() if gpu.price_usd_per_h is not None)
+    rented = (gpu.spec for gpu in catalogue_gpus().values() if gpu.price_usd_per_h is not None)
     fitting = [
-        spec
-        for spec in (gpu.spec for gpu in rented)
+        (spec.price_usd_per_h or 0.0, -spec.memory_bytes, spec.id, spec)
+        for spec in rented
         if spec.memory_bytes is not None
         and spec.memory_bytes >= min_bytes
         and vendor in (None, spec.vendor)
     ]
-    return tuple(
-        sorted(
-            fitting,
-            key=lambda spec: (spec.price_usd_per_h or 0.0, -(spec.memory_bytes or 0), spec.id),
-        )
-    )
+    return tuple(spec for *_, spec in sorted(fitting, key=lambda row: row[:3]))
 
 
 def free_gpus() -> str:
@@ -426,9 +391,8 @@ def interconnect_of(spec: GpuSpec) -> str | None:
     """
     link = catalogue_gpus()[spec.id].entry.get("interconnect") or {}
     kind = link.get("kind")
-    speed = (
-        f", {link['bidirectional_gb_s']:g} GB/s both ways" if link.get("bidirectional_gb_s") else ""
-    )
+    both_ways = link.get("bidirectional_gb_s")
+    speed = f", {both_ways:g} GB/s both ways" if both_ways else ""
     if kind in ("nvlink", "nvlink_bridge"):
         bridge = " bridge between two GPUs" if kind == "nvlink_bridge" else ""
         return f"NVLink {link.get('nvlink_generation', '')}".strip() + bridge + speed

@@ -77,10 +77,7 @@ def gpu_file_shape(sources: Iterable[str]) -> Shape:
     citation = citation_shape(sources)
     cited = {"source": citation, "where": Text(help="the row or the run of the source")}
     seen = Keys(
-        keys={
-            **dict.fromkeys(("older_driver_mib", "ecc_on_mib", "ecc_off_mib"), _AMOUNT),
-            **cited,
-        },
+        keys=dict.fromkeys(("older_driver_mib", "ecc_on_mib", "ecc_off_mib"), _AMOUNT) | cited,
         required=("source",),
         help="totals that other hosts reported",
     )
@@ -159,27 +156,18 @@ _WHEEL = Keys(
 )
 _TORCH_RELEASE = Keys(
     keys={
-        "releases_from": RELEASE,
-        "releases_below": RELEASE,
+        **dict.fromkeys(("releases_from", "releases_below", "from", "to"), RELEASE),
         "requirement": Text(),
-        "from": RELEASE,
-        "to": RELEASE,
     },
     required=("releases_from", "requirement", "from", "to"),
 )
 _KERNEL = Keys(
     help="What a kernel needs",
     keys={
-        "from": RELEASE,
-        "to": RELEASE,
+        **dict.fromkeys(("from", "to"), RELEASE),
         "widest_head": Number(whole=True, min=1),
-        "half_only": Flag(),
-        "module": Text(),
-        "package": Text(),
-        "hub": Text(),
-        "triton": Flag(),
-        "rocm": Flag(),
-        "cuda": Flag(),
+        **dict.fromkeys(("module", "package", "hub"), Text()),
+        **dict.fromkeys(("half_only", "triton", "rocm", "cuda"), Flag()),
     },
 )
 CUDA_FILE = Keys(
@@ -227,45 +215,21 @@ CUDA_FILE = Keys(
 
 
 class CatalogueGpu:
-    """One entry of rules/hardware/, with its price. Each part is made when it is asked for: an
-    answer needs a few of some hundred GPUs.
+    """One entry of rules/hardware/, with its price. Its spec is made when it is asked for: an
+    answer needs those of a few of some hundred GPUs.
     """
 
     def __init__(self, gpu_id: str, row: Mapping[str, Any]) -> None:
         self.id, self.row = gpu_id, row
         self.name: str = row["name"]
-        self.price_usd_per_h: float | None = row["price"][0]
+        self.names: tuple[str, ...] = tuple(row["names"])  # exactly as a driver or vendor writes it
+        self.words = frozenset(row["words"])  # of its id and of all its names
+        self.own_words = frozenset(row["own_words"])  # of its short name
+        self.other_words = tuple(map(frozenset, row["other_words"]))  # of each other name
+        self.sold_gib: tuple[float, ...] = tuple(row["sold_gib"])  # its own size comes first
+        self.modified_gib: tuple[float, ...] = tuple(row["modified_gib"])  # that workshops make
         self.usual_gib: float | None = row["usual_gib"]  # meant where no size is stated
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Exactly as a driver or vendor writes them."""
-        return tuple(self.row["names"])
-
-    @cached_property
-    def words(self) -> frozenset[str]:
-        """Of its id and of all its names."""
-        return frozenset(self.row["words"])
-
-    @cached_property
-    def own_words(self) -> frozenset[str]:
-        """Of its short name."""
-        return frozenset(self.row["own_words"])
-
-    @cached_property
-    def other_words(self) -> tuple[frozenset[str], ...]:
-        """Of each other name."""
-        return tuple(frozenset(words) for words in self.row["other_words"])
-
-    @cached_property
-    def sold_gib(self) -> tuple[float, ...]:
-        """Its own size first, then others under the same name."""
-        return tuple(self.row["sold_gib"])
-
-    @cached_property
-    def modified_gib(self) -> tuple[float, ...]:
-        """Sizes that workshops make of it."""
-        return tuple(self.row["modified_gib"])
+        self.price_usd_per_h: float | None = row["price"][0]
 
     @cached_property
     def spec(self) -> GpuSpec:
@@ -357,9 +321,8 @@ def cuda_facts() -> Mapping[str, Any]:
 
     Raises InputError, located.
     """
-    data: Mapping[str, Any] = read_shipped(
-        rules_dir() / "hardware" / "cuda.yaml", shape=CUDA_FILE
-    ).data
+    path = rules_dir() / "hardware" / "cuda.yaml"
+    data: Mapping[str, Any] = read_shipped(path, shape=CUDA_FILE).data
     return data
 
 
@@ -370,23 +333,24 @@ def _row(gpu_id: str, entry: Mapping[str, Any], vendor: str) -> dict[str, Any]:
     seen_mib = memory.get("nvml_mib") or memory.get("probe_mib")
     memory_bytes = int(seen_mib * MIB) if seen_mib else int(sold_gib * GIB) if sold_gib else None
     rates = entry["tflops_dense"]
-    rate = rates.get("bf16") or rates.get("fp16")
-    achieved = entry.get("achieved_matmul_bf16")
+    achieved = entry.get("achieved_matmul_bf16", {}).get("tflops")
+    # Per device, in units: (what the file says, how many of the unit it is).
+    per_device = {
+        "bf16_flops": (rates.get("bf16") or rates.get("fp16"), 1e12),
+        "achieved_flops": (achieved, 1e12),
+        "bandwidth_bytes_per_s": (entry.get("bandwidth_gb_s"), 1e9),
+        "power_w": (entry.get("tdp_w"), 1),
+        **{f"{name}_flops": (rates.get(name), 1e12) for name in ("fp8", "fp4", "fp32")},
+    }
     spec = {
         "vendor": vendor,
         "memory_bytes": memory_bytes // devices if memory_bytes else None,
         "bf16": entry["supports"]["bf16"],
-        "bf16_flops": rate * 1e12 / devices if rate else None,
-        "achieved_flops": achieved["tflops"] * 1e12 / devices if achieved else None,
-        "bandwidth_bytes_per_s": (
-            entry["bandwidth_gb_s"] * 1e9 / devices if entry.get("bandwidth_gb_s") else None
-        ),
-        "power_w": entry["tdp_w"] / devices if entry.get("tdp_w") else None,
-        **{
-            f"{name}_flops": rates[name] * 1e12 / devices if rates.get(name) else None
-            for name in ("fp8", "fp4", "fp32")
-        },
         "half_rate": entry.get("fp32_accumulate", {}).get("rate") == "half",
+        **{
+            name: amount * unit / devices if amount else None
+            for name, (amount, unit) in per_device.items()
+        },
     }
     joined = entry.get("interconnect") or {}
     both_ways = joined.get("bidirectional_gb_s")
@@ -400,8 +364,7 @@ def _row(gpu_id: str, entry: Mapping[str, Any], vendor: str) -> dict[str, Any]:
         "segment": entry.get("segment", ""),
     }
     names = (*entry.get("nvml_names", ()), *entry.get("other_names", ()))
-    own = catalogue_words((entry["name"],))
-    others = [catalogue_words((name,)) for name in names]
+    own, *others = (catalogue_words((name,)) for name in (entry["name"], *names))
     usual = memory.get("usual_gb")
     sizes = memory.get("sizes_gb") or (sold_gib, *memory.get("also_sold_gb", ()))
     return {

@@ -11,56 +11,18 @@ from dataclasses import dataclass
 # Say who sells a card or that it is one, never which.
 IGNORED = frozenset(
     {
-        "nvidia",
-        "geforce",
-        "tesla",
-        "amd",
-        "instinct",
-        "radeon",
-        "apple",
-        "gpu",
-        "gpus",
-        "graphics",
-        "card",
-        "cards",
-        "chip",
-        "with",
-        "corporation",
-        "series",
-        "oem",
-        "mcm",
-        "mba",
-        "chipset",
-        "model",
-        "r",
-        "tm",
+        "nvidia", "geforce", "tesla", "amd", "instinct", "radeon", "apple", "gpu", "gpus",
+        "graphics", "card", "cards", "chip", "with", "corporation", "series", "oem", "mcm", "mba",
+        "chipset", "model", "r", "tm",
     }
-)
+)  # fmt: skip
 # A card with one of these is another card than the one without: "RTX 5070" is no RTX 5070 Ti.
 TELLS_APART = frozenset(
     {
-        "ti",
-        "super",
-        "pro",
-        "max",
-        "ultra",
-        "q",
-        "d",
-        "xt",
-        "xtx",
-        "laptop",
-        "mobile",
-        "quadro",
-        "nano",
-        "nx",
-        "mini",
-        "notebook",
-        "sff",
-        "gre",
-        "ai",
-        "v2",
+        "ti", "super", "pro", "max", "ultra", "q", "d", "xt", "xtx", "laptop", "mobile", "quadro",
+        "nano", "nx", "mini", "notebook", "sff", "gre", "ai", "v2",
     }
-)
+)  # fmt: skip
 # Words without a digit that say all the same which GPU is meant.
 NAMED = frozenset({"orin", "thor", "titan", "strix", "halo"})
 # Left out without changing which chip is meant.
@@ -89,8 +51,6 @@ _GLUED = (
     re.compile(r"^()([a-z]{1,2}\d{2,3}[a-z]?)(sxm\d?|pcie|nvl)$"),  # h100sxm
     re.compile(r"^()(m\d)(pro|max|ultra)$"),  # m4max
 )
-
-
 _ENDINGS = re.compile(r"(?:ti|super|xtx|xt|gre|laptop|mobile)+d?")
 _ENDING = re.compile(r"ti|super|xtx|xt|gre|laptop|mobile|d$")
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -57,22 +58,17 @@ def probe_nvidia(
     try:
         import pynvml
     except ImportError as error:
-        return NvidiaFacts(
-            notes=(
-                (
-                    "an NVIDIA driver is there, but the Python package nvidia-ml-py cannot be"
-                    f" imported ({error})"
-                ),
-            )
-        )
+        note = "an NVIDIA driver is there, but the Python package nvidia-ml-py cannot be imported"
+        return NvidiaFacts(notes=(f"{note} ({error})",))
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         return NvidiaFacts(notes=(_why_not(pynvml, error, root),))
+    talk = _Nvml(pynvml, ram_total_bytes, ram_free_bytes, root)
     try:
-        return _Nvml(pynvml, ram_total_bytes, ram_free_bytes, root).facts(environ)
+        return talk.facts(environ)
     finally:
-        _Nvml(pynvml, None, None, root).ask(pynvml.nvmlShutdown)
+        talk.ask(pynvml.nvmlShutdown)
 
 
 def _library_problem(root: Path) -> tuple[str, ...] | None:
@@ -85,77 +81,58 @@ def _library_problem(root: Path) -> tuple[str, ...] | None:
 
     try:
         ctypes.CDLL(LIBRARY)
+        return None
     except OSError as error:
         if "No such file" not in str(error):
             return (f"the NVIDIA driver library is broken: {error}",)
-        if (root / "proc/driver/nvidia/version").exists():
-            return (
-                (
-                    f"the NVIDIA kernel driver is loaded, but its library {LIBRARY} is not"
-                    " installed here (in a container: start it with the GPUs passed through)"
-                ),
-            )
-        if (root / "usr/lib/wsl/lib" / LIBRARY).exists():
-            return (
-                (
-                    "the driver library lies in /usr/lib/wsl/lib and is not found: add that folder"
-                    " to LD_LIBRARY_PATH to use the card"
-                ),
-            )
-        model = read_or_empty(root / "proc/device-tree/model").strip("\0 ")
-        if "NVIDIA" in model:  # a Jetson whose system brings no NVML
-            return (
-                (
-                    f"{model}: its GPU cannot be asked without {LIBRARY}; name it yourself to plan"
-                    " for it"
-                ),
-            )
-        slots = ", ".join(_plugged_in(root))
-        return (
-            (f"an NVIDIA card is plugged in ({slots}), but no NVIDIA driver is installed",)
-            if slots
-            else ()
+    slots = _plugged_in(root)
+    model = read_or_empty(root / "proc/device-tree/model").strip("\0 ")
+    found = ""
+    if (root / "proc/driver/nvidia/version").exists():
+        found = (
+            f"the NVIDIA kernel driver is loaded, but its library {LIBRARY} is not installed here"
+            " (in a container: start it with the GPUs passed through)"
         )
-    return None
+    elif (root / "usr/lib/wsl/lib" / LIBRARY).exists():
+        found = (
+            "the driver library lies in /usr/lib/wsl/lib and is not found: add that folder to"
+            " LD_LIBRARY_PATH to use the card"
+        )
+    elif "NVIDIA" in model:  # a Jetson whose system brings no NVML
+        found = (
+            f"{model}: its GPU cannot be asked without {LIBRARY}; name it yourself to plan for it"
+        )
+    elif slots:
+        found = f"an NVIDIA card is plugged in ({slots}), but no NVIDIA driver is installed"
+    return (found,) if found else ()
 
 
-def _plugged_in(root: Path) -> list[str]:
-    found = []
-    for device in sorted((root / "sys/bus/pci/devices").glob("*")):
-        if read_or_empty(device / "vendor") == NVIDIA_VENDOR and read_or_empty(
-            device / "class"
-        ).startswith(DISPLAY_CLASS):
-            found.append(device.name)
-    return found
+def _plugged_in(root: Path) -> str:
+    """The slots that hold an NVIDIA card, as the kernel names them."""
+    devices = sorted((root / "sys/bus/pci/devices").glob("*"))
+    return ", ".join(
+        device.name
+        for device in devices
+        if read_or_empty(device / "vendor") == NVIDIA_VENDOR
+        and read_or_empty(device / "class").startswith(DISPLAY_CLASS)
+    )
 
 
 def _why_not(pynvml: Any, error: Any, root: Path) -> str:
-    code = getattr(error, "value", None)
-    if code == pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
-        slots = ", ".join(_plugged_in(root))
-        return (
-            "the NVIDIA driver is installed but not"
-            f" loaded{f' (card in {slots})' if slots else ', and no NVIDIA card is seen'}"
-        )
-    if code == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
-        return (
-            "the NVIDIA driver was updated while its old kernel module is still loaded: restart the"
-            " machine"
-        )
-    if code == pynvml.NVML_ERROR_NO_PERMISSION:
-        return (
-            "the NVIDIA driver refuses this user access to the card (permissions of /dev/nvidia*)"
-        )
-    if code == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
-        return "the NVIDIA driver is too old to be asked about its cards"
-    return f"the NVIDIA driver cannot be asked about its cards: {error}"
-
-
-def memory_of(processes: Sequence[GpuProcess] | None) -> int | None:
-    """Memory that the programs hold together; None where it is not known of each."""
-    if processes is None or any(process.memory_bytes is None for process in processes):
-        return None
-    return sum(process.memory_bytes or 0 for process in processes)
+    slots = _plugged_in(root)
+    seen = f" (card in {slots})" if slots else ", and no NVIDIA card is seen"
+    known = {
+        pynvml.NVML_ERROR_DRIVER_NOT_LOADED: f"driver is installed but not loaded{seen}",
+        pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+            "driver was updated while its old kernel module is still loaded: restart the machine"
+        ),
+        pynvml.NVML_ERROR_NO_PERMISSION: (
+            "driver refuses this user access to the card (permissions of /dev/nvidia*)"
+        ),
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "driver is too old to be asked about its cards",
+    }
+    otherwise = f"driver cannot be asked about its cards: {error}"
+    return f"the NVIDIA {known.get(getattr(error, 'value', None), otherwise)}"
 
 
 def process_name(pid: int, root: Path) -> str:
@@ -175,11 +152,8 @@ class _Nvml:
         self.nvml, self.root = pynvml, root
         self.is_laptop = has_battery(root)
         self.ram = ram_total_bytes, ram_free_bytes
-        self.errors = (
-            pynvml.NVMLError,
-            getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError),
-            UnicodeDecodeError,
-        )
+        mismatch = getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError)
+        self.errors = (pynvml.NVMLError, mismatch, UnicodeDecodeError)
         self.notes: list[str] = []
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -194,11 +168,8 @@ class _Nvml:
         driver = self.ask(nvml.nvmlSystemGetDriverVersion)
         cuda = self.ask(nvml.nvmlSystemGetCudaDriverVersion)  # 12040 is 12.4
         count = self.ask(nvml.nvmlDeviceGetCount)
-        handles = {
-            index: handle
-            for index in range(count or 0)
-            if (handle := self.handle(index)) is not None
-        }
+        found = ((index, self.handle(index)) for index in range(count or 0))
+        handles = {index: handle for index, handle in found if handle is not None}
         boards = [self.board(index, handle) for index, handle in handles.items()]
         if count == 0:
             self.notes.append("an NVIDIA driver is loaded, but it has no card")
@@ -206,18 +177,13 @@ class _Nvml:
             self.notes.append("the NVIDIA driver does not say how many cards it has")
         gpus, hidden = usable(boards, environ)
         self.notes.extend(dict.fromkeys(kept_free_note(gpu) for gpu in gpus if gpu.kept_free_bytes))
+        whole = {gpu.index for gpu in gpus if gpu.mig_profile is None}
+        used = [handle for index, handle in handles.items() if index in whole]
         return NvidiaFacts(
             gpus=gpus,
             driver_version=driver,
             cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
-            interconnect=self.interconnect(
-                [
-                    handle
-                    for index, handle in handles.items()
-                    if any(gpu.index == index and gpu.mig_profile is None for gpu in gpus)
-                ],
-                gpus,
-            ),
+            interconnect=self.interconnect(used, gpus),
             notes=(*self.notes, *hidden),
         )
 
@@ -230,9 +196,8 @@ class _Nvml:
 
     def board(self, index: int, handle: Any) -> Board:
         gpu = self.gpu(index, handle)
-        mode = self.ask(
-            self.nvml.nvmlDeviceGetMigMode, handle
-        )  # absent on cards that cannot be cut
+        # Absent on cards that cannot be cut.
+        mode = self.ask(self.nvml.nvmlDeviceGetMigMode, handle)
         if not mode or mode[0] != self.nvml.NVML_DEVICE_MIG_ENABLE:
             return Board(gpu=gpu)
         found = (
@@ -251,19 +216,17 @@ class _Nvml:
         name = self.ask(self.nvml.nvmlDeviceGetName, handle) or "NVIDIA GPU (no name reported)"
         total, free = self.memory(handle, f"GPU {index} ({name})")
         capability = self.ask(self.nvml.nvmlDeviceGetCudaComputeCapability, handle)
-        others = self.other_processes(handle)
         found = Gpu(
             name=name,
             memory_total_bytes=total,
             memory_free_bytes=free,
-            other_processes_bytes=memory_of(others),
-            other_processes=others or (),
             shares_ram=self.shares_ram(handle),
             compute_capability=capability,
             bf16=None if capability is None else capability >= (8, 0),
             uuid=self.ask(self.nvml.nvmlDeviceGetUUID, handle),
             index=index,
             spec=match_probed(name, total),
+            **self.others(handle),
         )
         if found.shares_ram:
             return keep_ram_free(found)
@@ -271,13 +234,8 @@ class _Nvml:
 
     def has_display(self, handle: Any) -> bool:
         """Whether a display is connected to the GPU, or the GPU holds memory for one."""
-        return any(
-            self.ask(function, handle) == self.nvml.NVML_FEATURE_ENABLED
-            for function in (
-                self.nvml.nvmlDeviceGetDisplayActive,
-                self.nvml.nvmlDeviceGetDisplayMode,
-            )
-        )
+        asked = (self.nvml.nvmlDeviceGetDisplayActive, self.nvml.nvmlDeviceGetDisplayMode)
+        return self.nvml.NVML_FEATURE_ENABLED in [self.ask(one, handle) for one in asked]
 
     def slice(self, parent: Gpu, handle: Any) -> Gpu:
         """One MIG device: its own memory and profile, the chip of its parent, and no catalogue
@@ -289,28 +247,21 @@ class _Nvml:
         if total is None and attributes is not None:
             total = attributes.memorySizeMB * 2**20
         written = re.search(r"MIG (\S+)", name)
-        profile = (
-            written[1]
-            if written
-            else (
-                f"{attributes.gpuInstanceSliceCount}g.{round(attributes.memorySizeMB / 1024)}gb"
-                if attributes is not None
-                else "MIG"
-            )
-        )
-        others = self.other_processes(handle)
+        profile = written[1] if written else "MIG"
+        if attributes is not None and not written:
+            size = round(attributes.memorySizeMB / 1024)
+            profile = f"{attributes.gpuInstanceSliceCount}g.{size}gb"
         return replace(
             parent,
             name=name if written else f"{name} MIG {profile}",
             memory_total_bytes=total,
             memory_free_bytes=free,
-            other_processes_bytes=memory_of(others),
-            other_processes=others or (),
             kept_free_bytes=0,
             kept_free_because="",
             uuid=self.ask(self.nvml.nvmlDeviceGetUUID, handle),
             mig_profile=profile,
             spec=None,
+            **self.others(handle),
         )
 
     def memory(self, handle: Any, whose: str) -> tuple[int | None, int | None]:
@@ -338,9 +289,9 @@ class _Nvml:
             return bool(getattr(error, "value", None) == self.nvml.NVML_ERROR_NOT_SUPPORTED)
         return False
 
-    def other_processes(self, handle: Any) -> tuple[GpuProcess, ...] | None:
-        """The other programs on the GPU, those with most memory first; None where the driver hides
-        them (Windows, some containers).
+    def others(self, handle: Any) -> dict[str, Any]:
+        """The other programs on the GPU as a Gpu has them, those with most memory first; their
+        memory is None where the driver hides it (Windows, some containers).
         """
         lists = [
             self.ask(self.nvml.nvmlDeviceGetComputeRunningProcesses, handle),
@@ -349,15 +300,21 @@ class _Nvml:
         if lists[0] is None and hasattr(self.nvml, "nvmlDeviceGetComputeRunningProcesses_v2"):
             lists = [self.ask(self.nvml.nvmlDeviceGetComputeRunningProcesses_v2, handle)]
         if lists[0] is None:
-            return None
+            return {"other_processes_bytes": None, "other_processes": ()}
         held: dict[int, int | None] = {}  # one process may be listed for compute and for graphics
         for process in (process for listed in lists for process in listed or ()):
             held[process.pid] = process.usedGpuMemory
         held.pop(os.getpid(), None)
-        return tuple(
+        sizes = list(held.values())
+        by_size = sorted(held.items(), key=lambda item: -(item[1] or 0))
+        programs = (
             GpuProcess(pid=pid, name=process_name(pid, self.root), memory_bytes=size)
-            for pid, size in sorted(held.items(), key=lambda item: -(item[1] or 0))
+            for pid, size in by_size
         )
+        return {
+            "other_processes_bytes": None if None in sizes else sum(size or 0 for size in sizes),
+            "other_processes": tuple(programs),
+        }
 
     def interconnect(self, handles: list[Any], gpus: tuple[Gpu, ...]) -> str | None:
         """How the usable cards reach each other, or the one card its machine: NVLink where every
@@ -369,48 +326,31 @@ class _Nvml:
         if links and min(links) > 0:
             spec = gpus[0].spec
             return _nvlink_text(min(links), None if spec is None else spec.id)
-        partly = (
-            f"; NVLink on {sum(count > 0 for count in links)} of {len(links)} cards"
-            if any(links)
-            else ""
-        )
+        joined = sum(count > 0 for count in links)
+        partly = f"; NVLink on {joined} of {len(links)} cards" if joined else ""
         # The slowest slot counts. The current generation falls when a card idles, its width does
         # not.
-        generation = min(
-            (
-                found
-                for handle in handles
-                if (found := self.ask(self.nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle))
-            ),
-            default=None,
-        )
-        width = min(
-            (
-                found
-                for handle in handles
-                if (found := self.ask(self.nvml.nvmlDeviceGetCurrPcieLinkWidth, handle))
-            ),
-            default=None,
-        )
+        generation = self.least(self.nvml.nvmlDeviceGetMaxPcieLinkGeneration, handles)
+        width = self.least(self.nvml.nvmlDeviceGetCurrPcieLinkWidth, handles)
         if not generation:
             return partly.removeprefix("; ") or None
         return f"PCIe {generation}{f' x{width}' if width else ''}{partly}"
 
+    def least(self, function: Callable[..., Any], handles: list[Any]) -> Any:
+        """The lowest answer of several cards; None where none has one."""
+        return min(filter(None, (self.ask(function, handle) for handle in handles)), default=None)
+
     def active_links(self, handle: Any) -> int:
-        states = []
-        for link in range(getattr(self.nvml, "NVML_NVLINK_MAX_LINKS", 18)):
-            state = self.ask(self.nvml.nvmlDeviceGetNvLinkState, handle, link)
-            if state is None:
-                break
-            states.append(state)
-        return sum(state == 1 for state in states)
+        count = getattr(self.nvml, "NVML_NVLINK_MAX_LINKS", 18)
+        states = (
+            self.ask(self.nvml.nvmlDeviceGetNvLinkState, handle, link) for link in range(count)
+        )
+        return sum(state == 1 for state in takewhile(lambda state: state is not None, states))
 
 
 def _nvlink_text(links: int, gpu_id: str | None) -> str:
     from advisor.probe.catalogue import interconnect_of, load_catalogue
 
     known = interconnect_of(load_catalogue()[gpu_id]) if gpu_id is not None else None
-    return (
-        f"{known if known and known.startswith('NVLink') else 'NVLink'} ({links} active"
-        f" link{'s' if links > 1 else ''} per card)"
-    )
+    name = known if known and known.startswith("NVLink") else "NVLink"
+    return f"{name} ({links} active link{'s' if links > 1 else ''} per card)"

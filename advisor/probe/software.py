@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,37 +93,22 @@ def cuda_problem(hardware: Hardware, build: TorchBuild | None = None) -> str | N
     build = build or torch_build()
     if build is None or hardware.origin != "probed" or not hardware.gpus:
         return None
-    card = hardware.gpus[0].name
-    if hardware.kind == "rocm":
+    is_there = f"{hardware.gpus[0].name} is there, but PyTorch {build.text}"
+    if hardware.kind == "rocm" and not build.hip:
         return (
-            None
-            if build.hip
-            else (
-                f"{card} is there, but PyTorch {build.text} has no ROCm. Install PyTorch's ROCm"
-                f" build of {_release(build)} as its site says"
-            )
+            f"{is_there} has no ROCm. Install PyTorch's ROCm build of {_release(build)} as its site"
+            " says"
         )
     if hardware.kind != "cuda":
         return None
     if build.cuda is None:
+        return f"{is_there} cannot use it. Install: {_install(hardware, build)}"
+    driver, built = _generation(hardware.cuda_version), _generation(build.cuda)
+    if driver is not None and built is not None and built > driver:
         return (
-            f"{card} is there, but PyTorch {build.text} cannot use it. Install:"
-            f" {_install(hardware, build)}"
-        )
-    driver_generation, built_generation = (
-        _generation(hardware.cuda_version),
-        _generation(build.cuda),
-    )
-    if (
-        driver_generation is not None
-        and built_generation is not None
-        and built_generation > driver_generation
-    ):
-        return (
-            f"{card} is there, but PyTorch {build.text} needs a newer NVIDIA driver:"
-            f" {hardware.driver_version or 'this one'} runs CUDA up to {hardware.cuda_version}"
-            f" (updating it{_driver_from(built_generation)} helps too). Install:"
-            f" {_install(hardware, build)}"
+            f"{is_there} needs a newer NVIDIA driver: {hardware.driver_version or 'this one'} runs"
+            f" CUDA up to {hardware.cuda_version} (updating it{_driver_from(built)} helps too)."
+            f" Install: {_install(hardware, build)}"
         )
     return _without_code(hardware, build)
 
@@ -132,26 +117,21 @@ def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
     """The problem of a card that the official wheel has no code for: too old a card, or too old a
     wheel.
     """
-    from advisor.probe.gpu_files import capability, cuda_facts
+    from advisor.probe.gpu_files import cuda_facts
 
-    row = next(
-        (
-            row
-            for row in cuda_facts()["wheels"]
-            if _at_least(build.cuda, row["cuda"]) and _below(build.version, row.get("torch_below"))
-        ),
-        None,
+    fitting = (
+        row
+        for row in cuda_facts()["wheels"]
+        if _at_least(build.cuda, row["cuda"]) and _below(build.version, row.get("torch_below"))
     )
-    if row is None or build.version.partition("+")[2] not in (
-        "",
-        f"cu{(build.cuda or '').replace('.', '')}",
-    ):  # a build of somebody else's
+    row = next(fitting, None)
+    official = ("", f"cu{(build.cuda or '').replace('.', '')}")
+    if row is None or build.version.partition("+")[2] not in official:
         return None
-    first, last = capability(row["from"]), capability(row["to"])
     for gpu in hardware.gpus:
         has = gpu.compute_capability
-        if has is not None and first is not None and last is not None and not first <= has <= last:
-            age = "too old" if has < first else "too new"
+        if has is not None and not _has_code(row, has):
+            age = "too old" if has < _numbers(row["from"]) else "too new"
             return (
                 f"{gpu.name} (compute capability {has[0]}.{has[1]}) is {age} for PyTorch"
                 f" {build.text}, which has code for {row['from']} to {row['to']}. Install:"
@@ -160,25 +140,24 @@ def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
     return None
 
 
+def _has_code(row: Mapping[str, str], capability: tuple[int, int]) -> bool:
+    """Whether a wheel has code for cards of this compute capability."""
+    return _numbers(row["from"]) <= capability <= _numbers(row["to"])
+
+
 def _install(hardware: Hardware, build: TorchBuild) -> str:
     """The one line that brings a PyTorch for this driver and card, as far as plain pip has one."""
-    from advisor.probe.gpu_files import capability, cuda_facts
+    from advisor.probe.gpu_files import cuda_facts
 
     generation = _generation(hardware.cuda_version)
-    capabilities = [
-        gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability is not None
-    ]
+    capabilities = [gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability]
     rows = {int(key): row for key, row in cuda_facts()["pip_torch"].items()}
-    able = []
-    for key, row in sorted(rows.items(), reverse=True):
-        first, last = capability(row["from"]), capability(row["to"])
-        if (
-            (generation is None or generation >= key)
-            and first is not None
-            and last is not None
-            and all(first <= has <= last for has in capabilities)
-        ):
-            able.append(row)
+    able = [
+        row
+        for key, row in sorted(rows.items(), reverse=True)
+        if (generation is None or generation >= key)
+        and all(_has_code(row, has) for has in capabilities)
+    ]
     for row in able:  # the installed release stays where its default wheel would do
         if _at_least(build.version, row["releases_from"]) and _below(
             build.version, row.get("releases_below")
@@ -195,21 +174,16 @@ def older_torch_note(gpu: Gpu) -> str | None:
     """Which PyTorch a GPU needs that the one plain pip brings today has no code for; None where it
     has.
     """
-    from advisor.probe.gpu_files import capability, cuda_facts
+    from advisor.probe.gpu_files import cuda_facts
 
     has = gpu.compute_capability
-    rows = sorted(cuda_facts()["pip_torch"].items(), key=lambda row: int(row[0]), reverse=True)
-    if has is None:
+    by_age = sorted(cuda_facts()["pip_torch"].items(), key=lambda row: int(row[0]), reverse=True)
+    rows = [row for _, row in by_age]
+    if has is None or _has_code(rows[0], has):
         return None
-    for i, (_, row) in enumerate(rows):
-        first, last = capability(row["from"]), capability(row["to"])
-        if first is not None and last is not None and first <= has <= last:
-            if i == 0:
-                return None
-            needs = f'pip install "{row["requirement"]}"'
-            break
-    else:
-        needs = "a CUDA 12.6 build of PyTorch, as its site says (plain pip brings none for it)"
+    able = [f'pip install "{row["requirement"]}"' for row in rows if _has_code(row, has)]
+    by_hand = "a CUDA 12.6 build of PyTorch, as its site says (plain pip brings none for it)"
+    needs = able[0] if able else by_hand
     return (
         f"{gpu.name} has compute capability {has[0]}.{has[1]}, for which the PyTorch that plain pip"
         f" brings today has no code; install: {needs}"

@@ -12,13 +12,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
 from advisor.probe.catalogue import GpuMatch, find_gpu, interconnect_of
-from advisor.probe.kept_free import (
-    keep_for_macos,
-    keep_free,
-    keep_ram_free,
-    kept_free_note,
-    kept_of_ram,
-)
+from advisor.probe.kept_free import keep_for_macos, keep_free, keep_ram_free, kept_free_note
 from advisor.probe.names import count_and_name
 from advisor.probe.not_supported import not_supported
 from advisor.probe.software import older_torch_note
@@ -46,11 +40,8 @@ def stated_hardware(
     )
     _check_numbers(count, memory_gib, count_at=count_at, memory_at=memory_at)
     written_count, name = count_and_name(name) if name is not None else (None, None)
-    if written_count is not None and count not in (
-        None,
-        1,
-        written_count,
-    ):  # 1 is what a template writes
+    # 1 is what a template writes
+    if written_count is not None and count not in (None, 1, written_count):
         raise InputError(
             f"{name_at} says {written_count} cards, {count_at} says {count}",
             where=name_at,
@@ -224,32 +215,16 @@ def cpu_hardware(machine: Hardware | None = None) -> Hardware:
     """The machine without its GPUs, which is what `gpu: none` means; probed where it is not
     given.
     """
-    from advisor.probe.software import installed_versions, torch_build
     from advisor.probe.system import probe_system
 
-    if machine is not None:
-        return replace(
-            machine,
-            kind="cpu",
-            gpus=(),
-            driver_version=None,
-            cuda_version=None,
-            interconnect=None,
-            problem=None,
-        )
-    system = probe_system(Path.cwd())
-    build = torch_build()
-    return Hardware(
+    if machine is None:
+        return replace(probe_system(Path.cwd()), origin="stated")
+    return replace(
+        machine,
         kind="cpu",
-        origin="stated",
-        cpu_model=system.cpu_model,
-        cpu_cores=system.cpu_cores,
-        cpu_bf16=system.cpu_bf16,
-        ram_total_bytes=system.ram_total_bytes,
-        ram_free_bytes=system.ram_free_bytes,
-        ram_kept_free_bytes=kept_of_ram(system.ram_total_bytes),
-        disk_free_bytes=system.disk_free_bytes,
-        software=installed_versions(),
-        notes=system.notes,
-        torch_target=None if build is None else build.target,
+        gpus=(),
+        driver_version=None,
+        cuda_version=None,
+        interconnect=None,
+        problem=None,
     )

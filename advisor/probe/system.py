@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from advisor.ground.files import free_bytes, nearest_place
-from advisor.ground.types import Gpu
+from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB, KIB, format_gib
 
 ROOT = Path("/")
@@ -25,37 +25,34 @@ AMD_VENDOR = "4098"  # 0x1002
 INTEGRATED_BELOW = 4 * GIB  # graphics inside a processor own a few hundred MiB
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SystemFacts:
-    """What this process may use of the machine."""
+def probe_system(folder: Path, root: Path = ROOT) -> Hardware:
+    """The machine as one without cards: cores, memory, free disk below `folder`, within the limits
+    that hold for this process, and the packages it has for training.
+    """
+    from advisor.probe.kept_free import kept_of_ram
+    from advisor.probe.software import installed_versions, torch_build
 
-    cpu_model: str | None
-    cpu_cores: int | None
-    cpu_bf16: bool | None
-    ram_total_bytes: int | None
-    ram_free_bytes: int | None
-    disk_free_bytes: int | None
-    notes: tuple[str, ...] = ()
-
-
-def probe_system(folder: Path, root: Path = ROOT) -> SystemFacts:
-    """Cores, memory, and free disk below `folder`, within the limits that hold for this process."""
-    notes: list[str] = []
     cores, core_note = usable_cores(root)
     total, free, memory_note = usable_memory(root)
-    notes.extend(note for note in (core_note, memory_note) if note)
+    notes = [note for note in (core_note, memory_note) if note]
     if "microsoft" in read_or_empty(root / "proc/sys/kernel/osrelease").lower():
         notes.append("WSL2: memory is what Windows gives it, and the card is driven from Windows")
     if sys.platform == "darwin":
         notes.append("macOS: tested on Linux only")
-    return SystemFacts(
+    build = torch_build()
+    return Hardware(
+        kind="cpu",
+        origin="probed",
         cpu_model=processor(root),
         cpu_cores=cores,
         cpu_bf16=multiplies_bf16(root),
         ram_total_bytes=total,
         ram_free_bytes=free,
+        ram_kept_free_bytes=kept_of_ram(total),
         disk_free_bytes=free_disk(folder),
+        software=installed_versions(),
         notes=tuple(notes),
+        torch_target=None if build is None else build.target,
     )
 
 
@@ -66,16 +63,12 @@ def usable_cores(root: Path = ROOT) -> tuple[int | None, str | None]:
     """Cores by affinity and cgroup quota, at least one, and a note where the quota is what
     limits.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores: int | None = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count()
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
     quotas = [quota for group in _groups(root, "cpu") if (quota := _quota(group)) is not None]
     if quotas and (cores is None or min(quotas) < cores):
-        return (
-            max(1, int(min(quotas))),
-            f"a CPU quota of {min(quotas):g} cores holds for this process",
-        )
+        note = f"a CPU quota of {min(quotas):g} cores holds for this process"
+        return max(1, int(min(quotas))), note
     return cores, None
 
 
@@ -105,19 +98,14 @@ def multiplies_bf16(root: Path = ROOT) -> bool | None:
 
 
 def _quota(group: Path) -> float | None:
-    quota, _, period = read_or_empty(group / "cpu.max").partition(
-        " "
-    )  # v2: "150000 100000" or "max 100000"
-    if not quota:
+    # v2: "150000 100000" or "max 100000"
+    quota, _, period = read_or_empty(group / "cpu.max").partition(" ")
+    if not quota:  # v1: -1 is no limit
         quota, period = (
-            read_or_empty(group / "cpu.cfs_quota_us"),
-            read_or_empty(group / "cpu.cfs_period_us"),
-        )  # v1: -1 is no limit
-    return (
-        int(quota) / int(period)
-        if quota.isdigit() and period.isdigit() and int(period) > 0
-        else None
-    )
+            read_or_empty(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")
+        )
+    is_set = quota.isdigit() and period.isdigit() and int(period) > 0
+    return int(quota) / int(period) if is_set else None
 
 
 def usable_memory(root: Path = ROOT) -> tuple[int | None, int | None, str | None]:
@@ -148,22 +136,47 @@ def _machine_memory(root: Path) -> tuple[int | None, int | None]:
         return kib["MemTotal"] * KIB, None if free is None else free * KIB
     try:
         pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-        return (
-            pages * page_bytes if pages > 0 and page_bytes > 0 else None
-        ), None  # -1: the system does not say
     except (AttributeError, OSError, ValueError):  # not POSIX, or a POSIX without these
-        from advisor.probe.windows import memory  # loads ctypes
+        return windows_memory()
+    # -1: the system does not say
+    return pages * page_bytes if pages > 0 and page_bytes > 0 else None, None
 
-        return memory()
+
+def windows_memory() -> tuple[int | None, int | None]:
+    """Installed and free memory in bytes, by GlobalMemoryStatusEx; None, None on other systems."""
+    import ctypes
+
+    windll = getattr(ctypes, "windll", None)
+    if windll is None:
+        return None, None
+    sizes = (
+        "total",
+        "free",
+        "total_page",
+        "free_page",
+        "total_virtual",
+        "free_virtual",
+        "extended",
+    )
+
+    class MemoryStatus(ctypes.Structure):
+        """MEMORYSTATUSEX of sysinfoapi.h; sizes are bytes."""
+
+        _fields_: ClassVar = [
+            ("length", ctypes.c_uint32),
+            ("load_percent", ctypes.c_uint32),
+            *((name, ctypes.c_uint64) for name in sizes),
+        ]
+
+    status = MemoryStatus(length=ctypes.sizeof(MemoryStatus))
+    if not windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return None, None
+    return status.total, status.free
 
 
 def _reclaimable(group: Path) -> int:
     """File cache that the kernel drops before it kills anybody."""
-    values = dict(
-        parts
-        for line in read_or_empty(group / "memory.stat").splitlines()
-        if len(parts := line.split()) == 2
-    )
+    values = _pairs(group / "memory.stat")
     return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
 
 
@@ -187,19 +200,13 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         mount = root / fields[4].lstrip("/")
         # In a container the mount shows a part of the tree only, and /proc may still name the whole
         # path.
-        within = (
-            own[name][len(fields[3]) :]
-            if fields[3] != "/" and own[name].startswith(fields[3])
-            else own[name]
-        )
-        group = mount / within.strip("/")
+        group = mount / own[name].removeprefix(fields[3]).strip("/")
         while not group.is_dir() and group != mount:
             group = group.parent
-        while True:
-            yield group
-            if group == mount or mount not in group.parents:
-                break
+        yield group
+        while group != mount and mount in group.parents:
             group = group.parent
+            yield group
 
 
 def free_disk(folder: Path) -> int | None:
@@ -220,6 +227,12 @@ def read_or_empty(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
+
+
+def _pairs(path: Path) -> dict[str, str]:
+    """The lines of a small file that are a name and a value."""
+    lines = (line.split() for line in read_or_empty(path).splitlines())
+    return {line[0]: line[1] for line in lines if len(line) == 2}
 
 
 def _number(path: Path) -> int | None:
@@ -273,18 +286,11 @@ def probe_amd(
         (root / "sys/class/kfd/kfd/topology/nodes").glob("*"),
         key=lambda path: (len(path.name), path.name),
     ):
-        facts = dict(
-            parts
-            for line in read_or_empty(node / "properties").splitlines()
-            if len(parts := line.split()) == 2
-        )
+        facts = _pairs(node / "properties")
         if facts.get("vendor_id") != AMD_VENDOR or facts.get("simd_count", "0") == "0":
             continue  # a processor, or not AMD
         device = root / "sys/class/drm" / f"renderD{facts.get('drm_render_minor', '')}" / "device"
-        total, used = (
-            _number(device / "mem_info_vram_total"),
-            _number(device / "mem_info_vram_used"),
-        )
+        total, used = (_number(device / f"mem_info_vram_{name}") for name in ("total", "used"))
         gfx = _gfx(facts.get("gfx_target_version", ""))
         name = read_or_empty(device / "product_name") or f"AMD {gfx or 'GPU'}"
         if total is not None and total < INTEGRATED_BELOW:

@@ -5,7 +5,7 @@ reads them; of AMD devices ROCR_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES, as ROCm
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from advisor.ground.types import Gpu
@@ -35,7 +35,7 @@ def usable(
 ) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     """The devices this process may use, in CUDA's order, and what is hidden and why."""
     value = environ.get(VARIABLE)
-    notes: list[str] = [
+    notes = [
         f"{board.gpu.name} (GPU {board.gpu.index}) is in MIG mode and holds no slice: it cannot be"
         " used"
         for board in boards
@@ -49,10 +49,16 @@ def usable(
         ]
     else:
         chosen, more = _listed(boards, value, environ)
-        notes.extend(more)
+        notes += more
     chosen, more = _one_slice(chosen)
-    notes.extend(more)
-    notes.extend(_hidden(boards, chosen, value))
+    notes += more
+    if value is not None:
+        unused = [
+            board.gpu
+            for board in boards
+            if not any(device is board.gpu or device in board.slices for device in chosen)
+        ]
+        notes += _hidden(((gpu.index, gpu) for gpu in unused), f"{VARIABLE}={value}")
     return tuple(chosen), tuple(notes)
 
 
@@ -81,26 +87,24 @@ def _numbered(gpus: Sequence[Gpu], value: str) -> list[Gpu]:
     """The devices that a list of numbers or UUIDs names, up to the first word that names none."""
     chosen: list[Gpu] = []
     for entry in (part.strip() for part in value.split(",")):
-        if entry.isdigit() and int(entry) < len(gpus):
-            device = gpus[int(entry)]
+        if entry.isdigit():
+            found = gpus[int(entry) : int(entry) + 1]
         else:
             found = [gpu for gpu in gpus if entry and gpu.uuid == entry]
-            if not found:
-                break
-            device = found[0]
-        if any(device is other for other in chosen):
+        if not found or any(found[0] is other for other in chosen):
             break
-        chosen.append(device)
+        chosen.append(found[0])
     return chosen
 
 
 def _not_in(gpus: Sequence[Gpu], chosen: Sequence[Gpu], setting: str) -> list[str]:
-    names = [
-        f"GPU {index} ({gpu.name})"
-        for index, gpu in enumerate(gpus)
-        if not any(gpu is other for other in chosen)
-    ]
-    return [f"hidden by {setting}: {', '.join(names)}"] if names else []
+    left = [pair for pair in enumerate(gpus) if not any(pair[1] is other for other in chosen)]
+    return _hidden(left, setting)
+
+
+def _hidden(gpus: Iterable[tuple[int | None, Gpu]], setting: str) -> list[str]:
+    names = ", ".join(f"GPU {index} ({gpu.name})" for index, gpu in gpus)
+    return [f"hidden by {setting}: {names}"] if names else []
 
 
 def _listed(
@@ -168,15 +172,3 @@ def _one_slice(chosen: Sequence[Gpu]) -> tuple[list[Gpu], list[str]]:
         f"CUDA shows a process one MIG slice and nothing beside it: {slices[0].name} is used,"
         f" {len(chosen) - 1} more cannot be"
     ]
-
-
-def _hidden(boards: Sequence[Board], chosen: Sequence[Gpu], value: str | None) -> list[str]:
-    if value is None:
-        return []
-    unused = [
-        board.gpu
-        for board in boards
-        if not any(device is board.gpu or device in board.slices for device in chosen)
-    ]
-    names = ", ".join(f"GPU {gpu.index} ({gpu.name})" for gpu in unused)
-    return [f"hidden by {VARIABLE}={value}: {names}"] if unused else []
