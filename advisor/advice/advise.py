@@ -10,8 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from advisor.advice.candidates import alternatives, candidate_for, recommended_candidate
+from advisor.advice.case import Case
+from advisor.advice.certainty import certainty_of
+from advisor.advice.contradictions import contradictions
+from advisor.advice.decide import LAST, Decision
 from advisor.advice.facts_of_situation import situation_facts, unknown_facts
+from advisor.advice.fit import stage_facts
+from advisor.advice.flips import find_flips
+from advisor.advice.nothing_fits import nothing_fits
+from advisor.advice.settings import judge_stage
 from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Reason
+from advisor.advice.ways import about_sharing
 from advisor.ground.errors import InputError
 from advisor.ground.units import format_gib
 from advisor.methods import objective
@@ -20,17 +30,6 @@ from advisor.methods.composition import Composition
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.phrases import joined, method_words
 from advisor.situation.types import Situation
-
-from .candidates import alternatives, candidate_for, recommended_candidate
-from .case import Case
-from .certainty import certainty_of
-from .contradictions import contradictions
-from .decide import LAST, Decision
-from .fit import stage_facts
-from .flips import find_flips
-from .nothing_fits import nothing_fits
-from .settings import judge_stage
-from .ways import about_sharing
 
 
 def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advice:

@@ -6,24 +6,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from advisor.advice.facts_of_situation import device
-from advisor.advice.types import Candidate, Reason, Verdict
-from advisor.estimate.types import Estimate
-from advisor.methods import schemes
-from advisor.methods.composition import Composition, compose
-from advisor.ruleset.model import Rule
-
-from .case import Case
-from .decide import LAST, SMALLER_MODEL, Decision
-from .explain import (
+from advisor.advice.case import Case
+from advisor.advice.decide import LAST, SMALLER_MODEL, Decision
+from advisor.advice.explain import (
     budget_reason,
     facts_seen_by,
     memory_reason,
     reason_of,
     rules_that_differ,
 )
-from .fit import coarse_fit
-from .why_not import why_not_outcome
+from advisor.advice.facts_of_situation import device
+from advisor.advice.fit import coarse_fit
+from advisor.advice.types import Candidate, Reason, Verdict
+from advisor.advice.why_not import why_not_outcome
+from advisor.estimate.types import Estimate
+from advisor.methods import schemes
+from advisor.methods.composition import Composition, compose
+from advisor.ruleset.model import Rule
 
 GUIDE_CHAINS = (
     "sft",

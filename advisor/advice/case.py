@@ -11,22 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from advisor.advice.facts_of_situation import (
-    device,
-    situation_facts,
-    suggestion_counts,
-    with_suggested_model,
-)
-from advisor.advice.types import Chosen, StageSettings, Way
-from advisor.estimate.types import Estimate
-from advisor.ground.types import Answer, Answers, Hardware
-from advisor.methods import objective, schemes, update
-from advisor.methods.composition import Composition, compose
-from advisor.methods.strategies import ALONE, OFFLOADED, ON_EACH, SHARDED, Sharing, refused_by
-from advisor.ruleset.model import Ruleset
-from advisor.situation.types import Situation, Suggested, suggesting
-
-from .decide import (
+from advisor.advice.decide import (
     MEMORY_EASINGS,
     NO_EASING,
     SMALLER_MODEL,
@@ -35,8 +20,14 @@ from .decide import (
     conclude,
     conclude_early,
 )
-from .explain import Sizes
-from .fit import (
+from advisor.advice.explain import Sizes
+from advisor.advice.facts_of_situation import (
+    device,
+    situation_facts,
+    suggestion_counts,
+    with_suggested_model,
+)
+from advisor.advice.fit import (
     Ease,
     coarse_fit,
     combine_estimates,
@@ -44,11 +35,19 @@ from .fit import (
     is_better,
     stage_settings,
 )
-from .micro_batches import HARDLY_FASTER, MICRO_BATCHES
-from .part_of_data import part_of
-from .sharing import is_link_slow, sharing_axes
-from .stage_cost import pace_by
-from .ways import MUCH_FASTER, Priced, better_sharded, better_way, way_of
+from advisor.advice.micro_batches import HARDLY_FASTER, MICRO_BATCHES
+from advisor.advice.part_of_data import part_of
+from advisor.advice.sharing import is_link_slow, sharing_axes
+from advisor.advice.stage_cost import pace_by
+from advisor.advice.types import Chosen, StageSettings, Way
+from advisor.advice.ways import MUCH_FASTER, Priced, better_sharded, better_way, way_of
+from advisor.estimate.types import Estimate
+from advisor.ground.types import Answer, Answers, Hardware
+from advisor.methods import objective, schemes, update
+from advisor.methods.composition import Composition, compose
+from advisor.methods.strategies import ALONE, OFFLOADED, ON_EACH, SHARDED, Sharing, refused_by
+from advisor.ruleset.model import Ruleset
+from advisor.situation.types import Situation, Suggested, suggesting
 
 CPU_SUGGESTED_PARAMS = 700_000_000  # what a processor trains in hours rather than days
 NONE_FITS = "; by the upper end of the estimate not even this one, the smallest, is sure to fit"

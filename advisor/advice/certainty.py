@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from advisor.advice.decide import Decision
+from advisor.advice.explain import unknown_words
 from advisor.advice.types import Candidate, Certainty, Flip, Reason
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import joined, named_with_flag
-
-from .decide import Decision
-from .explain import unknown_words
 
 # What a rule's `confidence` is worth: the weakest rule that decided sets the word.
 GRADES = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from advisor.advice.decide import LAST, Decision
 from advisor.advice.facts_of_situation import fact_origin
 from advisor.advice.types import KnownFact, Reason
 from advisor.estimate.types import LEFT_EXPERTS, Estimate
@@ -15,8 +16,6 @@ from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.phrases import method_words, says
 from advisor.situation.types import Situation
-
-from .decide import LAST, Decision
 
 Sizes = Mapping[str, Estimate]  # scheme -> its estimate on the chain that was concluded
 RANKS_BELOW = "Ranks below"  # how a reason begins that says the verdict with it

@@ -30,6 +30,14 @@ from advisor.advice.micro_batches import (
     trials_of,
     usual_pace,
 )
+from advisor.advice.settings import refusal, settings_by_rule
+from advisor.advice.sharing import (
+    settings_under,
+    sharing_axes,
+    sharing_settings,
+    why_not_offloaded,
+    why_not_shared,
+)
 from advisor.advice.shorter import shorter_rows
 from advisor.advice.stage_cost import (
     Passes,
@@ -38,6 +46,7 @@ from advisor.advice.stage_cost import (
     profiles_of,
     stage_estimate,
 )
+from advisor.advice.steps import ForRows, rows_given, settings_for_rows
 from advisor.advice.types import Chosen, StageSettings
 from advisor.estimate.model.architecture import NO_SDPA
 from advisor.estimate.model.stored import why_not_in_16_bit, why_not_loadable
@@ -53,16 +62,6 @@ from advisor.methods.strategies import Sharing
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.types import Situation
-
-from .settings import refusal, settings_by_rule
-from .sharing import (
-    settings_under,
-    sharing_axes,
-    sharing_settings,
-    why_not_offloaded,
-    why_not_shared,
-)
-from .steps import ForRows, rows_given, settings_for_rows
 
 USUAL_BATCH = Chosen(value=16, because="usual")
 # What rules may set for each amount of memory (fact `memory_left`), the usual settings first.

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from advisor.advice.case import Case
+from advisor.advice.contradictions import can_be_said
+from advisor.advice.decide import SMALLER_MODEL, Decision
 from advisor.advice.facts_of_situation import stated_values
 from advisor.advice.types import Flip, StageSettings
 from advisor.ground.types import Gpu, GpuSpec, Hardware
@@ -17,10 +20,6 @@ from advisor.ruleset.facts import Fact
 from advisor.ruleset.judge import cell_points, compile_table
 from advisor.ruleset.phrases import number_words, says
 from advisor.situation.types import Situation
-
-from .case import Case
-from .contradictions import can_be_said
-from .decide import SMALLER_MODEL, Decision
 
 EFFORT = ("answer", "data", "money", "fixed")
 ANSWERS = (

@@ -11,17 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from advisor.advice.candidates import SHIPPED, nearest_to_fitting
+from advisor.advice.case import Case
+from advisor.advice.decide import LAST, NO_EASING, Decision
+from advisor.advice.flips import card_words, one_card
 from advisor.advice.types import Candidate, NothingFits, Reason, WayOut
 from advisor.ground.types import GpuSpec, Hardware
 from advisor.ground.units import format_count, format_duration, format_gib, format_usd
 from advisor.ruleset.model import Ruleset
 from advisor.situation.answers import command_line
 from advisor.situation.types import Situation
-
-from .candidates import SHIPPED, nearest_to_fitting
-from .case import Case
-from .decide import LAST, NO_EASING, Decision
-from .flips import card_words, one_card
 
 MAX_WAYS = 3
 NEAR_LIMIT = 2.0  # another method on the same card can be this much faster than the nearest

@@ -18,14 +18,13 @@ from itertools import product
 from operator import or_
 from typing import Any
 
+from advisor.advice.decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
 from advisor.methods import schemes
 from advisor.ruleset.candidates import judged_rules
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.facts import UNKNOWN, read_from
 from advisor.ruleset.judge import compile_table
 from advisor.ruleset.model import Condition, Ruleset
-
-from .decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
 
 # Known only once something can be estimated.
 FITS = tuple(f"fits_{scheme}" for scheme in schemes())

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from advisor.advice.decide import LAST, SETTINGS, Decision, Undecided, decide
+from advisor.advice.why_not import why_not_outcome
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Path_, Shape, Text, check_shape
@@ -23,9 +25,6 @@ from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import judge
 from advisor.ruleset.load import method_files
 from advisor.ruleset.model import Rule, Ruleset
-
-from .decide import LAST, SETTINGS, Decision, Undecided, decide
-from .why_not import why_not_outcome
 
 _FACTS = MapOf(of=Shape(), help="fact -> value; null or unknown takes a fact away")
 SCENARIO = Keys(

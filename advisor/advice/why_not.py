@@ -12,6 +12,15 @@ from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Any
 
+from advisor.advice.decide import LAST, REMEDIES_OF_GATE, decide
+from advisor.advice.explain import (
+    NO_SIZES,
+    RANKS_BELOW,
+    Sizes,
+    reason_of,
+    scheme_of_fact,
+    titles_of,
+)
 from advisor.advice.facts_of_situation import OF_MODEL
 from advisor.advice.types import Reason
 from advisor.ground.units import gib
@@ -30,9 +39,6 @@ from advisor.ruleset.phrases import (
     value_words,
     wants,
 )
-
-from .decide import LAST, REMEDIES_OF_GATE, decide
-from .explain import NO_SIZES, RANKS_BELOW, Sizes, reason_of, scheme_of_fact, titles_of
 
 Change = Mapping[str, Any]  # fact id -> the value that it would have
 CHOICES = (
