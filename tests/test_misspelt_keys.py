@@ -21,15 +21,15 @@ from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.methods import load as method_files
 from advisor.methods import methods
-from advisor.methods.accelerators import accelerators
 from advisor.methods.families import families as families_of_models
+from advisor.methods.kernels import accelerators
 from advisor.methods.links import link_file
 from advisor.methods.remedies import remedy
-from advisor.methods.rollout_warnings import rollout_warnings
+from advisor.methods.rewards import rollout_warnings
 from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
 from advisor.plan.read import read_plan
-from advisor.plan.verdict_limits import limits
+from advisor.plan.verdict_record import limits
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
 from advisor.probe.not_supported import not_supported_devices
 from advisor.ruleset.due import REFRESH_FILE

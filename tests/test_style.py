@@ -78,7 +78,6 @@ OWN_FILES = {
     "advisor/commands/wizard.py",  # the plan that it wrote
     "advisor/extras/jobs/pack.py",  # the texts beside it, and itself
     "advisor/ground/disk.py",
-    "advisor/ground/install_line.py",
     "advisor/ground/installed.py",
     "advisor/ground/yaml_cache.py",
     "advisor/launch/failure_report.py",

@@ -25,8 +25,8 @@ from advisor.advice.ways import about_sharing
 from advisor.ground.errors import InputError
 from advisor.ground.units import format_gib
 from advisor.methods import objective
-from advisor.methods.accelerators import never_tried
 from advisor.methods.composition import Composition
+from advisor.methods.kernels import never_tried
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.phrases import joined, method_words
 from advisor.situation.types import Situation

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from advisor.advice.by_data import settings_by_data, suited_objective
+from advisor.advice.lengths import settings_by_data, suited_objective
 from advisor.commands.check_each import check_each
 from advisor.commands.options import json_option, refuse_unused
 from advisor.commands.output import console, print_json, say, with_error

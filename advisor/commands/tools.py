@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 
 from advisor.ground.errors import MachineNotReady
-from advisor.ground.install_line import install_line
+from advisor.ground.installed import install_line
 from advisor.ground.resources import trainers_root
-from advisor.plan.run_folder import device_of as device_of
-from advisor.plan.run_folder import find_run as find_run
-from advisor.plan.run_folder import newest_run as newest_run
+from advisor.plan.results import device_of as device_of
+from advisor.plan.results import find_run as find_run
+from advisor.plan.results import newest_run as newest_run
 
 TORCH_PACKAGES = ("torch", "transformers", "peft")
 

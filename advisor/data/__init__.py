@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from advisor.data.example import Example, Message
     from advisor.data.examples import Skipped, read_examples
     from advisor.data.measure.profile import profile, unusable
     from advisor.data.read.files import content_digest, find_data
     from advisor.data.read.lines import Faults
     from advisor.data.read.rows import read_rows
     from advisor.data.recognition.recognise import Recognition, recognise
+    from advisor.data.same_rows import Example, Message
 
 _HOMES = {
     "Example": "example",

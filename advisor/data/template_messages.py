@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from advisor.data.example import Message
+from advisor.data.same_rows import Message
 from advisor.data.thoughts import KEYS, MARK
 from advisor.ground.json_values import parse_json
 

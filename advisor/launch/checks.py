@@ -15,12 +15,12 @@ from advisor.estimate.model.dims import WITH_EXPERTS
 from advisor.estimate.model.stored import WRITTEN_OUT, why_not_loadable
 from advisor.ground.errors import Fault, MachineNotReady, nearest
 from advisor.ground.files import ELSEWHERE, bytes_of, free_bytes, nearest_place
-from advisor.ground.install_line import install_line
 from advisor.ground.installed import (
     CPP_NEEDS,
     HUB_PACKAGE,
     TRITON_NEEDS,
     hub_install,
+    install_line,
     triton_is_interpreted,
     why_no_torch_compile,
     why_no_triton,

@@ -19,10 +19,10 @@ from advisor.launch.expected import memory_of_tensors
 from advisor.launch.failure_report import doing_of
 from advisor.launch.folder import METRICS
 from advisor.plan.entries import Entry
+from advisor.plan.launch_checks import goes_with
 from advisor.plan.model import Plan, Stage
 from advisor.plan.record import ADJUSTED, Adjusted, Adjustment
 from advisor.plan.record_files import try_read_part, write_record
-from advisor.plan.sharing_checks import goes_with
 from advisor.plan.smaller import PeakOf, adjustment_of, next_batch, usable
 from advisor.situation.of_plan import run_spec
 

@@ -29,9 +29,14 @@ from advisor.launch.checks import (
     reward_file_faults,
 )
 from advisor.launch.data_check import check_data
-from advisor.launch.device_check import VISIBLE, device_faults, differing_gpus, dtype_faults
+from advisor.launch.device_check import (
+    VISIBLE,
+    device_faults,
+    differing_gpus,
+    dtype_faults,
+    on_fewer,
+)
 from advisor.launch.expected import disk_need, sum_known
-from advisor.launch.fewer_gpus import on_fewer
 from advisor.launch.generation_server import server_faults
 from advisor.launch.gpus import ChosenGpus, choose_gpus
 from advisor.launch.model_need import ModelNeed, asked, cache_line, model_needs

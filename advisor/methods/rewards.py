@@ -9,10 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from advisor.ground.shape import Path_
+from advisor.ground.errors import InputError, unknown_name
+from advisor.ground.from_dataclass import build, shape_of
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Integer, Keys, ListOf, Number, Path_, Text
+from advisor.ground.sources import shipped_sources
+from advisor.ground.yaml_cache import read_shipped
 
 SOURCES = ("verifier", "reward_model", "reward")
 LIST = "rewards"
@@ -190,3 +196,48 @@ def _only_penalties(entries: Sequence[Any], place: str = LIST) -> Iterator[Rewar
         what = f"{' and '.join(map(str, verifiers))} alone {says} only which answers are bad"
         allowed = "in the list `rewards`, beside one that says which answers are good"
         yield RewardFault((place,), what, allowed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutWarning:
+    """A limit on one number of a run."""
+
+    limit: Annotated[float, Number(above=0), "above it a warning is due"]
+    lines: Annotated[int, Integer(min=1), "lines of metrics.jsonl whose mean counts"]
+    what: Annotated[str, "what the number is a share of, or a multiple"]
+    because: Annotated[str, "why it matters"]
+    hint: Annotated[str, "what to change"]
+    sources: Annotated[tuple[str, ...], ListOf(of=Text(), least=1)]
+    confidence: Literal["study", "practice", "judgement"]
+
+
+ROLLOUT_WARNINGS = ("zero_spread", "cut", "clipped", "length")
+ROLLOUTS_FILE = Keys(
+    help="When a stage that learns from its own answers warns",
+    keys={
+        "warnings": Keys(
+            keys={name: shape_of(RolloutWarning) for name in ROLLOUT_WARNINGS},
+            required=ROLLOUT_WARNINGS,
+        )
+    },
+    required=("warnings",),
+)
+
+
+@cache
+def rollout_warnings() -> Mapping[str, RolloutWarning]:
+    """Name -> limit. Raises InputError with the faults of the file."""
+    document = read_shipped(rules_dir() / "data" / "rollouts.yaml", shape=ROLLOUTS_FILE)
+    known = list(shipped_sources())
+    found = {
+        name: build(RolloutWarning, entry) for name, entry in document.data["warnings"].items()
+    }
+    faults = [
+        unknown_name("source", source, known, at=document.at(("warnings", name, "sources")))
+        for name, entry in found.items()
+        for source in entry.sources
+        if source not in known
+    ]
+    if faults:
+        raise InputError(faults=faults)
+    return found

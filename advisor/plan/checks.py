@@ -18,7 +18,7 @@ from advisor.methods.rewards import LIST as REWARDS
 from advisor.methods.rewards import reward_faults
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import KeySpecs
-from advisor.plan.sharing_checks import sharing_faults
+from advisor.plan.launch_checks import sharing_faults
 
 Place = tuple[str | int, ...]
 SENT_TO_VLLM = ("lora", "full")  # updates whose weights a running vLLM server can take

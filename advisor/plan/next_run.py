@@ -4,10 +4,12 @@ a key that the plan or a task overrides is named where it counts.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable
 
-from advisor.plan.entries import Entry
+from advisor.plan.entries import Entry, entries
+from advisor.plan.model import Plan
 from advisor.plan.smaller import key_path
 
 CARD = "README.md"
@@ -44,3 +46,17 @@ def longer_setting(entry: Entry) -> str:
     if stage.max_steps is not None:
         return f"{key_path(entry, 'max_steps')}={2 * stage.max_steps}"
     return f"{key_path(entry, 'epochs')}={2 * stage.epochs:g}"
+
+
+TRIAL_ROWS = 50
+LEAST_STEPS = 3  # fewer show no direction of the loss
+
+
+def trial_steps(plan: Plan) -> int:
+    """How many optimizer steps of each stage read about `TRIAL_ROWS` rows, for --max-steps.
+
+    One number for all stages: that of the stage with the most rows a step, since a trial is to end
+    in minutes.
+    """
+    rows = [entry.stage.effective_batch_size * plan.launch.world_size for entry in entries(plan)]
+    return max(LEAST_STEPS, math.ceil(TRIAL_ROWS / max(rows)))

@@ -26,7 +26,6 @@ from advisor.plan.next_run import longer_setting
 from advisor.plan.read import read_plan
 from advisor.plan.record import DONE, RunRecord, StageRecord
 from advisor.plan.smaller import key_path
-from advisor.plan.verdict_limits import Limits, limits
 from advisor.plan.verdict_record import (
     BETTER,
     KEPT,
@@ -36,8 +35,10 @@ from advisor.plan.verdict_record import (
     UNCLEAR,
     WORSE,
     Finding,
+    Limits,
     NextStep,
     Verdict,
+    limits,
 )
 
 PHRASE_WORDS = 4  # of a phrase that is looked for again

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from advisor.render.markup import text
+from advisor.render.html import text
 
 MOST_PARTS = 7  # more cannot be told apart; the smallest of the rest become one
 FILLS = 9  # of a bar, and two of another beside it

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from advisor.render.markup import text
+from advisor.render.html import text
 
 MAX_POINTS = 400  # more than a screen shows; the lowest and highest of each span are kept
 APART = 11.0  # percent of the height that two labels need

@@ -16,7 +16,7 @@ from advisor.plan.evaluation_record import Evaluation, HeldOut
 from advisor.plan.record import ResolvedSettings, RunRecord, StageRecord, last_of_each_task
 from advisor.plan.results import label
 from advisor.render.result_commands import forms_of, serve_command, served_stages
-from advisor.render.run_words import what_was_trained
+from advisor.render.run import what_was_trained
 from advisor.render.verdict import verdict_of
 
 THIS_FOLDER, BASE = "THIS_FOLDER", "BASE_MODEL"  # for whoever reads it elsewhere

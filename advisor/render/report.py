@@ -25,11 +25,9 @@ from advisor.plan.record import (
     last_of_each_task,
 )
 from advisor.render import bars, curves
-from advisor.render.html import block, document
-from advisor.render.markup import text
+from advisor.render.html import block, document, grid, items, number, section, text
 from advisor.render.model_card import limits, model_card
-from advisor.render.report_parts import grid, items, number, section
-from advisor.render.report_stage import stage_section
+from advisor.render.report_stage import read_rollouts, stage_section
 from advisor.render.result_commands import (
     ask_command,
     export_command,
@@ -39,8 +37,7 @@ from advisor.render.result_commands import (
     served_stages,
     sort_command,
 )
-from advisor.render.rollouts import read_rollouts
-from advisor.render.run_words import what_was_trained
+from advisor.render.run import what_was_trained
 from advisor.render.verdict import OF_THE_STATE, verdict_of
 
 REPORT, METRICS, CARD = "report.html", "metrics.jsonl", "README.md"

@@ -9,12 +9,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advisor.estimate.types import Learned
 from advisor.ground.files import shown_path as shown_path
-from advisor.ground.units import format_duration, format_gib
+from advisor.ground.units import format_count, format_duration, format_gib
 from advisor.methods import objective
-from advisor.plan.measured_record import Expected, Measured
+from advisor.methods.composition import Composition
+from advisor.plan.measured_record import Expected, LearnedRecord, Measured
 from advisor.plan.next_run import resume_command
-from advisor.plan.record import DONE, DRY_RUN, DryRun, RewardRecord, Run, RunRecord, StageRecord
+from advisor.plan.record import (
+    DONE,
+    DRY_RUN,
+    DryRun,
+    DryRunStage,
+    RewardRecord,
+    Run,
+    RunRecord,
+    StageRecord,
+)
 from advisor.render.compare import MIDDLE, evaluation_shown, picked_samples
 from advisor.render.result_commands import (
     export_command,
@@ -23,11 +34,11 @@ from advisor.render.result_commands import (
     score_command,
     sort_command,
 )
-from advisor.render.run_words import COUNTERS, learned_words, speed_words, what_was_trained
 from advisor.render.verdict import verdict_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
+
 
 LABEL_WIDTH = 9
 MOST_STAGES = 6  # with more, the rest are counted
@@ -310,3 +321,40 @@ def dry_run_lines(run: DryRun) -> list[str]:
             )
             lines.append(_line("room", f"{format_gib(limit)} free on the device: {verdict}"))
     return [*lines, "", f"kept in {shown_path(run.folder / DRY_RUN)}"]
+
+
+COUNTERS = {
+    "allocated": "allocated on the GPU",
+    "rss_growth": "growth of the process above what it held before the model",
+}
+
+
+def what_was_trained(stage: StageRecord | DryRunStage) -> str:
+    """Objective, update and base in a few words: 'sft+qlora (lora on a nf4 base)'."""
+    name = str(
+        Composition(chain=(stage.objective,), update=stage.update, quantization=stage.quantization)
+    )
+    return f"{name} ({stage.update} on a {stage.quantization} base)" if stage.quantization else name
+
+
+def speed_words(measured: Measured) -> str:
+    """'2.06 s a step, 243 tokens/s, 12% of the tokens computed were padding'; what is known of
+    it.
+    """
+    parts = [f"{measured.step_s:.2f} s a step"] if measured.step_s is not None else []
+    parts += [f"{format_count(measured.tokens_per_s)} tokens/s"] if measured.tokens_per_s else []
+    if measured.tokens and measured.computed_tokens:
+        share = 1 - measured.tokens / measured.computed_tokens
+        parts.append(f"{share:.0%} of the tokens computed were padding")
+    return ", ".join(parts)
+
+
+def learned_words(found: LearnedRecord) -> str:
+    """'corrected by 3 runs here: memory x 0.93, speed x 1.12', as the record says it."""
+    learned = Learned(
+        memory_runs=found.memory_runs,
+        time_runs=found.time_runs,
+        memory_scale=found.memory_scale,
+        time_scale=found.time_scale,
+    )
+    return f"corrected by {learned.sentence}"

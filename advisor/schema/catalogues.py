@@ -14,14 +14,14 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras
 from advisor.ground.other_keys import other_keys
 from advisor.ground.resources import rules_dir
-from advisor.methods.accelerators import accelerators
 from advisor.methods.families import families
+from advisor.methods.kernels import accelerators
 from advisor.methods.links import links
 from advisor.methods.remedies import remedy
-from advisor.methods.rollout_warnings import rollout_warnings
+from advisor.methods.rewards import rollout_warnings
 from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
-from advisor.plan.verdict_limits import limits
+from advisor.plan.verdict_record import limits
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
 from advisor.probe.not_supported import not_supported_devices
 from advisor.situation import chat_templates

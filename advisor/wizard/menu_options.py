@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from advisor.advice.types import Candidate
-from advisor.plan.trial import TRIAL_ROWS
+from advisor.plan.next_run import TRIAL_ROWS
 from advisor.wizard.outcome import Outcome
 from advisor.wizard.prompts import Option
 

@@ -11,7 +11,7 @@ import pytest
 from advisor.advice.advise import advise
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
-from advisor.methods.accelerators import never_tried
+from advisor.methods.kernels import never_tried
 from advisor.methods.optimizers import optimizer
 from advisor.render.advice_json import advice_document
 from advisor.ruleset.load import load_rules, only_layer

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from advisor.data.example import Example, Message
 from advisor.data.measure.tokenizer import ModelTokenizer, _template
+from advisor.data.same_rows import Example, Message
 from advisor.data.template_messages import lost_parts
 from advisor.ground.types import Answer, Answers
 from advisor.situation.build import situation_of

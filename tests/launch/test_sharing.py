@@ -6,8 +6,7 @@ import pytest
 
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import Gpu, GpuSpec
-from advisor.launch.device_check import differing_gpus
-from advisor.launch.fewer_gpus import on_fewer
+from advisor.launch.device_check import differing_gpus, on_fewer
 from advisor.launch.out_of_memory import peak_estimator
 from advisor.launch.preflight import run_preflight
 from advisor.plan.entries import entries

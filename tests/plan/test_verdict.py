@@ -10,7 +10,7 @@ from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
 from advisor.plan.record import RunRecord
 from advisor.plan.verdict import GENERAL, run_verdict
-from advisor.plan.verdict_limits import limits
+from advisor.plan.verdict_record import limits
 
 ROOT = Path(__file__).parents[2]
 STAGE = {

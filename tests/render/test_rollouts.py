@@ -3,8 +3,7 @@
 import json
 
 from advisor.plan.record import RewardRecord
-from advisor.render.report_stage import metric_curves
-from advisor.render.rollouts import read_rollouts, reward_rows, sample_rows
+from advisor.render.report_stage import metric_curves, read_rollouts, reward_rows, sample_rows
 
 
 def line(step, reward, *, ended=True, **other):

@@ -21,10 +21,9 @@ from advisor.ground.units import GIB, format_gib
 from advisor.methods import methods, objectives, remedies, remedy, schemes, updates
 from advisor.methods.composition import parse_composition
 from advisor.render.answer.first import first_screen
-from advisor.render.answer.flips import told_warnings
 from advisor.render.answer.needs import cost_line, term_words, time_line
 from advisor.render.answer.page import page_of
-from advisor.render.answer.reasons import known_words
+from advisor.render.answer.reasons import known_words, told_warnings
 from advisor.render.blocks import Items, Table, Text
 from advisor.render.next_steps import training_steps
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer

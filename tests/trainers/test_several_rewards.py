@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError, TrainingFailed
-from advisor.methods.rollout_warnings import rollout_warnings
+from advisor.methods.rewards import rollout_warnings
 from tests.conftest import examples
 from tests.trainers.alignment import SHORT, trained
 from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of

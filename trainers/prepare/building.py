@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from advisor.data.example import Example
+from advisor.data.same_rows import Example
 from advisor.data.thoughts import answers_of, holds_thoughts
 from advisor.ground.disk import DISK, TEMPORARY
 from advisor.ground.files import cannot_write

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from advisor.data.example import Message
+from advisor.data.same_rows import Message
 from advisor.data.template_messages import called_functions, template_messages
 
 __all__ = [

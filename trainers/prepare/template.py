@@ -17,8 +17,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from advisor.data.example import Message, system_in_question
 from advisor.data.measure.tokenizer import template_file
+from advisor.data.same_rows import Message, system_in_question
 from advisor.data.template_messages import PLAIN_TEMPLATE
 from advisor.data.thoughts import (
     MARK,

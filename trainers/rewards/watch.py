@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advisor.methods.rollout_warnings import RolloutWarning, rollout_warnings
+from advisor.methods.rewards import RolloutWarning, rollout_warnings
 from advisor.plan.evaluation_record import Check
 from advisor.plan.record import RewardRecord
 from trainers.frame.metrics_file import metrics_line

@@ -28,7 +28,7 @@ from typing import Any
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, Stopped
 from advisor.ground.files import cannot_write
 from advisor.ground.hub_cache import is_offline
-from advisor.ground.install_line import install_line
+from advisor.ground.installed import install_line
 from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib
 from trainers.frame.files import make_folder, read_json, write_json

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.data.example import Example
+from advisor.data.same_rows import Example
 
 LOOKED_AT = 100  # rows: a few milliseconds
 LOOKED_AT_CHARS = 1500  # of each answer

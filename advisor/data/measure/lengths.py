@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.data.example import Example
-from advisor.data.tool_text import said, tools_text
+from advisor.data.chat_text import said, tools_text
+from advisor.data.same_rows import Example
 from advisor.ground.types import TokenStats
 from advisor.ground.whole_rows import rows_kept_whole
 

@@ -11,8 +11,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from advisor.data.example import Example
 from advisor.data.measure.tally import Tally
+from advisor.data.same_rows import Example
 from advisor.ground.types import Finding
 
 # From this share of the rows it is how the data were made; below it, single letters and forms.

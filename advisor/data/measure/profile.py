@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.data.example import Example, Message
+from advisor.data.chat_text import said, tools_text
 from advisor.data.examples import Skipped, read_examples, refusal
 from advisor.data.measure.about_reading import (
     about_reading,
@@ -38,7 +38,7 @@ from advisor.data.read.files import content_digest, find_data
 from advisor.data.read.found import Found
 from advisor.data.read.lines import Faults, open_bytes
 from advisor.data.recognition.recognise import Recognition, recognise
-from advisor.data.tool_text import said, tools_text
+from advisor.data.same_rows import Example, Message
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile, Finding, TokenStats
 from advisor.methods import methods

@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from advisor.data.example import Example, Message, system_in_question
 from advisor.data.measure.tally import Tally
+from advisor.data.same_rows import Example, Message, system_in_question
 from advisor.data.template_messages import PLAIN_TEMPLATE, lost_parts, template_messages
 from advisor.data.thoughts import (
     MARK,
@@ -31,7 +31,7 @@ from advisor.data.thoughts import (
 from advisor.ground.errors import InputError
 from advisor.ground.files import text_of
 from advisor.ground.hub_cache import hub_model_folder
-from advisor.ground.install_line import install_line
+from advisor.ground.installed import install_line
 from advisor.ground.types import Finding
 
 TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")

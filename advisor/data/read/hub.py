@@ -16,7 +16,7 @@ from typing import Any
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import text_of
 from advisor.ground.hub_cache import is_offline
-from advisor.ground.install_line import install_line
+from advisor.ground.installed import install_line
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?:/[\w.@ -]+)*")
 FILE_ENDINGS = (

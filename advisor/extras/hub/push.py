@@ -18,7 +18,7 @@ from advisor.extras.protocol import Checked
 from advisor.ground.errors import AdviseError, Fault, MachineNotReady, Stopped
 from advisor.ground.files import shown_path
 from advisor.ground.hub_cache import is_offline
-from advisor.ground.install_line import install_line
+from advisor.ground.installed import install_line
 from advisor.ground.progress import waiting
 from advisor.ground.secrets import masked
 from advisor.launch.ending import Ending

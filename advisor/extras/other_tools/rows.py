@@ -10,10 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.data.example import Example, Message
 from advisor.data.examples import Skipped, read_examples
 from advisor.data.recognition.recognise import Recognition, recognise
-from advisor.data.same_rows import held_out, mostly_one_question, normalise_text, question_key
+from advisor.data.same_rows import (
+    Example,
+    Message,
+    held_out,
+    mostly_one_question,
+    normalise_text,
+    question_key,
+)
 from advisor.ground.errors import InputError
 from advisor.plan.entries import Entry
 

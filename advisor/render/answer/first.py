@@ -15,12 +15,15 @@ from dataclasses import dataclass, replace
 from advisor.advice.types import Advice, Flip, Reason
 from advisor.advice.ways import speeds
 from advisor.methods.remedies import OTHER_TOOL
-from advisor.render.answer.flips import flip_text, told_warnings
 from advisor.render.answer.needs import memory_line, remedy_cost, time_and_cost
-from advisor.render.answer.reasons import reason_text
+from advisor.render.answer.reasons import (
+    first_steps,
+    flip_text,
+    limit_words,
+    reason_text,
+    told_warnings,
+)
 from advisor.render.answer.rivals import ROW, rival_lines
-from advisor.render.answer.steps import first_steps
-from advisor.render.answer.why import limit_words
 from advisor.render.blocks import Item
 from advisor.render.words import THREE_LINES, TWO_LINES, is_chosen, sentence, shortened, what_to_do
 

@@ -14,11 +14,17 @@ from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.based_on import based_on, legend
 from advisor.render.answer.first import First, first_screen
-from advisor.render.answer.flips import flips, unknown, warnings
 from advisor.render.answer.needs import needs
+from advisor.render.answer.reasons import (
+    flips,
+    limit_words,
+    steps_section,
+    stuck_section,
+    unknown,
+    warnings,
+    why,
+)
 from advisor.render.answer.rivals import rivals
-from advisor.render.answer.steps import steps_section
-from advisor.render.answer.why import limit_words, stuck_section, why
 from advisor.render.blocks import Section
 from advisor.render.words import (
     is_chosen,

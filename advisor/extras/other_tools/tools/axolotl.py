@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.data.example import Example, Message
+from advisor.data.same_rows import Example, Message
 from advisor.extras.other_tools.data_sets import ELSEWHERE, DataRef, FileData, names, placed, text
 from advisor.extras.other_tools.file import ToolFile
 from advisor.extras.other_tools.job import (

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.data.example import Example, Message
 from advisor.data.read.hub import is_hub_id
+from advisor.data.same_rows import Example, Message
 from advisor.extras.other_tools.data_sets import (
     ELSEWHERE,
     HUB,

@@ -29,8 +29,7 @@ from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
 from advisor.methods import update
 from advisor.plan.read import read_plan
 from advisor.plan.record import RunRecord, StageRecord
-from advisor.plan.results import label, record_of, writing_stages
-from advisor.plan.run_folder import device_of
+from advisor.plan.results import device_of, label, record_of, writing_stages
 from advisor.plan.serving import VllmServer
 
 NAME = "vllm"
