@@ -16,9 +16,154 @@ from advisor.ruleset.decisions import Decisions
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.model import Rule, Ruleset, Table
 from advisor.ruleset.precedence import deciding
-from advisor.ruleset.proved import Clash, Hole, Idle, TableProof
-from advisor.ruleset.settings_proof import prove_settings
+from advisor.ruleset.proved import (
+    MAX_CULPRITS,
+    SHOWN_BOXES,
+    Clash,
+    Hole,
+    Idle,
+    TableProof,
+    bits,
+    layer_of,
+    mask,
+)
 from advisor.ruleset.space import Space
+
+
+class _Setting:
+    """The set rules of one key, as bits: the lowest bit that fires has the value."""
+
+    def __init__(self, ruleset: Ruleset, key: str, rules: Iterable[Rule]) -> None:
+        self.key = key
+        self.rules = sorted(
+            (rule for rule in rules if key in rule.then),
+            key=lambda rule: (-layer_of(ruleset, rule), rule.id),
+        )
+        self.bit = {rule.id: i for i, rule in enumerate(self.rules)}
+        self.space = Space(ruleset, self.rules)
+        self.states = self.space.sets()
+        self.layer = [
+            mask(j for j, other in enumerate(self.rules) if other.layer == rule.layer)
+            for rule in self.rules
+        ]
+        self.equal = [
+            mask(
+                j
+                for j, other in enumerate(self.rules)
+                if same_value(other.then[key], rule.then[key])
+            )
+            for rule in self.rules
+        ]
+
+    def top(self, state: int) -> int:
+        """Of the rules that fire, those of the latest layer."""
+        return state & self.layer[(state & -state).bit_length() - 1] if state else 0
+
+    def needs(self, i: int, state: int) -> bool:
+        """Whether the value changes where one rule is taken away."""
+        rest = state & ~(1 << i)
+        stays = rest and not self.top(rest) & ~self.equal[i]
+        return bool(self.top(state) >> i & 1) and not stays
+
+    def clashes(self) -> dict[tuple[int, int], int]:
+        """Pairs of one layer that fire together with two values -> a state."""
+        found: dict[tuple[int, int], int] = {}
+        for state in self.states:
+            top = self.top(state)
+            if top:
+                first = (top & -top).bit_length() - 1
+                for other in bits(top & ~self.equal[first]):
+                    found.setdefault((first, other), state)
+        return found
+
+
+def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -> None:
+    """Each key by itself: two values in one layer, values that never count, rules that change
+    nothing.
+    """
+    settings = [
+        _Setting(ruleset, key, rules)
+        for key in sorted({key for rule in rules for key in rule.then})
+    ]
+    fired_ids: set[str] = set()
+    masked: set[str] = set()
+    for setting in settings:
+        proof.sets += len(setting.states)
+        fired = counted = 0
+        for state in setting.states:
+            fired |= state
+            counted |= setting.top(state)
+        fired_ids |= {rule.id for i, rule in enumerate(setting.rules) if fired >> i & 1}
+        for number, ((first, other), state) in enumerate(sorted(setting.clashes().items())):
+
+            def clash(found: int, first: int = first, other: int = other) -> bool:
+                return bool(found >> first & 1 and found >> other & 1)
+
+            box = setting.space.box(setting.states[state], clash) if number < SHOWN_BOXES else None
+            proof.contradictions.append(
+                Clash(
+                    first=setting.rules[first],
+                    second=setting.rules[other],
+                    box=box,
+                    key=setting.key,
+                )
+            )
+        for i in bits(fired & ~counted):
+            culprits = Counter(
+                j for state in setting.states if state >> i & 1 for j in bits(setting.top(state))
+            )
+            masked.add(setting.rules[i].id)
+            proof.never_wins.append(
+                Idle(
+                    rule=setting.rules[i],
+                    key=setting.key,
+                    culprits=tuple(setting.rules[j] for j, _ in culprits.most_common(MAX_CULPRITS)),
+                )
+            )
+    proof.unreachable += [rule for rule in rules if rule.id not in fired_ids]
+    gone: set[str] = set()
+    for rule in sorted(
+        rules, key=lambda rule: (-len(rule.when), rule.id)
+    ):  # of rules that cover each other the narrowest goes first
+        own = [setting for setting in settings if rule.id in setting.bit]
+        if rule.id not in fired_ids - masked or any(
+            _needed(setting, rule.id, gone) for setting in own
+        ):
+            continue
+        gone.add(rule.id)
+        others = Counter(
+            setting.rules[j].id
+            for setting in own
+            for state in setting.states
+            if state >> setting.bit[rule.id] & 1
+            for j in bits(state & setting.equal[setting.bit[rule.id]])
+            if setting.rules[j].id not in gone
+        )
+        known = {other.id: other for other in rules}
+        proof.redundant.append(
+            Idle(
+                rule=rule,
+                culprits=tuple(known[name] for name, _ in others.most_common(MAX_CULPRITS)),
+            )
+        )
+
+
+def _needed(setting: _Setting, rule_id: str, gone: set[str]) -> bool:
+    left = setting.space.rule_bits & ~mask(
+        setting.bit[name] for name in gone if name in setting.bit
+    )
+    i = setting.bit[rule_id]
+    return any(setting.needs(i, state & left) for state in setting.states if state >> i & 1)
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Equal as a setting: true and 1 are two values."""
+    return (
+        type(one) is type(other) and bool(one == other)
+        if isinstance(one, bool) or isinstance(other, bool)
+        else bool(one == other)
+    )
+
 
 __all__ = ["Clash", "Hole", "Idle", "TableProof", "alike", "prove"]
 

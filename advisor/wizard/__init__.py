@@ -3,10 +3,10 @@
 The only part that prompts.
 
 walk.py decides which question comes next (pure), relevance.py which ones are left out and why,
-asking.py turns one question into prompts (typed.py, teams.py, machine.py), prompts.py talks to the
-terminal, saved.py keeps answers over a Ctrl-C. menu.py closes with the choices of menu_options.py:
-run it or try it, pack it for another machine, why (reasons.py), another method, what if
-(what_if.py), change an answer, save a page.
+asking.py turns one question into prompts (typed.py, machine.py), prompts.py talks to the
+terminal, saved.py keeps answers over a Ctrl-C. menu.py closes with the choices: run it or try
+it, pack it for another machine, why (reasons.py), another method, what if (what_if.py), change an
+answer, save a page.
 """
 
 from advisor.wizard.asking import ask_round

@@ -27,7 +27,7 @@ from advisor.situation.build import situation_of
 from advisor.situation.shapes import model_shape
 
 RULES = load_rules()
-BAND = 1.45  # by which nine in ten steps took longer than estimated (advisor/estimate/time/band.py)
+BAND = 1.45  # by which nine in ten steps took longer than estimated (advisor/estimate/time/step.py)
 ROW_TOKENS = 500
 
 

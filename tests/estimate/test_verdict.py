@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from advisor.estimate import estimate, memory_estimate
 from advisor.estimate.memory.verdict import fits_in, memory_fits
-from advisor.estimate.spec.smaller_batch import fitting_batch, smallest_batch
+from advisor.estimate.spec.answers import fitting_batch, smallest_batch
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB

@@ -13,10 +13,9 @@ from advisor.data import profile
 from advisor.ground.terminal import one_line, width_of
 from advisor.ground.types import Answer, Answers, DataProfile
 from advisor.wizard import BACK, Question, Several
+from advisor.wizard.asking import ask_tasks
 from advisor.wizard.checks import Checks
-from advisor.wizard.data_columns import value_words, way_question, way_words
-from advisor.wizard.data_file import ask_data, say_found
-from advisor.wizard.teams import ask_tasks
+from advisor.wizard.data_file import ask_data, say_found, value_words, way_question, way_words
 from tests.wizard.scripted import FACTS, ScriptedUi
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"

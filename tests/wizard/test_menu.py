@@ -14,7 +14,7 @@ from advisor.ground.errors import Fault, InputError, MachineNotReady, Stopped
 from advisor.ground.types import Answer, Answers
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.wizard import Actions, Checks, Outcome, run_wizard
-from advisor.wizard.menu_options import MORE, folded, menu_options
+from advisor.wizard.menu import MORE, folded, menu_options
 from advisor.wizard.prompts import choice_lines
 from advisor.wizard.saved import load_answers, state_path
 from advisor.wizard.walk import applies, questions

@@ -1,19 +1,298 @@
-"""One layer of a model under given settings: what it keeps, and how high its backward pass
-rises."""
+"""One layer of a model under given settings: its mixers, MLPs and routed experts as sequences of
+operations, what it keeps, and how high its backward pass rises.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import NamedTuple
 
-from advisor.estimate.blocks.mixers import attention, latent_attention
-from advisor.estimate.blocks.mlps import experts, mlp
 from advisor.estimate.blocks.operations import Operations
 from advisor.estimate.blocks.settings import BlockSettings
 from advisor.estimate.blocks.states import convolution, delta_net, lightning, mamba2
 from advisor.estimate.blocks.styles import Style, style_of
-from advisor.estimate.blocks.tape import Tape, Tensor
-from advisor.estimate.model.layers import Attention, Convolution, Delta, Latent, LayerKind, Mamba2
+from advisor.estimate.blocks.tape import SAME, Tape, Tensor
+from advisor.estimate.model.layers import (
+    Attention,
+    Convolution,
+    Delta,
+    Experts,
+    Latent,
+    LayerKind,
+    Mamba2,
+)
+
+
+def attention(o: Operations, x: Tensor, part: Attention, style: Style) -> Tensor:
+    """Softmax attention (`LlamaAttention.forward`), without its output projection's residual."""
+    q_size, kv_size = part.q_size, part.kv_size
+    gate = None
+    if part.fused:
+        fused = o.linear(x, q_size + 2 * kv_size, "qkv")
+        q, k, v = o.split(fused, q_size, kv_size, kv_size)
+    else:
+        q = o.linear(x, 2 * q_size if part.gate == q_size else q_size, "q_proj")
+        if part.gate == q_size:
+            q, gate = o.split(q, q_size, part.gate)
+            gate = o.copy(gate)
+        q = _normed(o, q, part, style)
+        if part.own_keys:
+            k = o.linear(x, kv_size, "k_proj")
+            before, k = k, _normed(o, k, part, style)
+            v = before if part.keys_are_values else o.linear(x, kv_size, "v_proj")
+        else:  # those of an earlier layer, which keeps them
+            k, v = (o.tape.outside(kv_size, q.bytes_each) for _ in range(2))
+    if style.rotary:
+        q = _rotated(o, q)
+        k = _rotated(o, k) if part.own_keys else k
+    out = weighted_values(o, q, k, v, part.heads, style, capped=part.capped, sinks=part.sinks)
+    if gate is not None:
+        out = o.multiply(out, o.activate(gate, saves_output=True))
+    return o.linear(out, x.width, "o_proj")
+
+
+def _normed(o: Operations, x: Tensor, part: Attention, style: Style) -> Tensor:
+    """Queries or keys behind their RMSNorm, where the model has one."""
+    return o.rms_norm(x, in_float32=style.norm == "rms32") if part.norm else x
+
+
+def _rotated(o: Operations, x: Tensor) -> Tensor:
+    """`x * cos + rotate_half(x) * sin`: the constants are saved once for all layers; they have the
+    residual stream's dtype, and so has the result if it is wider.
+    """
+    x = x if x.bytes_each >= o.settings.stream_bytes else o.promoted(x, o.settings.stream_bytes)
+    straight = o.scale(x)
+    first, second = o.part(x, x.width / 2), o.part(x, x.width / 2)
+    return o.add(straight, o.scale(o.join((o.scale(second), first))))
+
+
+def weighted_values(
+    o: Operations,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    style: Style,
+    *,
+    capped: bool = False,
+    sinks: bool = False,
+) -> Tensor:
+    """Values weighted by the softmax of scores.
+
+    A fused kernel saves q, k, v, its result and one float32 per head and token
+    (`_scaled_dot_product_flash_attention`; `_efficient_attention` the mask too). Step by step,
+    scores exist whole: softmax saves its result in float32, the product with the values its cast.
+    """
+    s, tape = o.settings, o.tape
+    if s.autocast or s.flash:
+        q, k, v = o.cast(q, 2), o.cast(k, 2), o.cast(v, 2)
+    wide = q.bytes_each
+    # SDPA takes neither caps nor sinks: scores are whole where no kernel of another library does.
+    whole = s.scores or ((capped or sinks) and not s.flash and not s.shared_adapter_inputs)
+    if (whole or s.masked or s.repeats_keys) and k.width < q.width:
+        times = q.width / k.width
+        k, v = o.copy(k, k.width * times), o.copy(v, v.width * times)
+    if not whole:
+        beside = 4 * heads + (wide * s.seq_len if s.masked else 0)
+        # The kernel's gradients: a float32 sum for the queries, and gradients of keys and values
+        # for each query head before they are added up (flash_api.cpp, mha_bwd).
+        scratch = 4 * q.width + (2 * wide * q.width if k.width < q.width else 0) if s.gpu else 0.0
+        out = tape.record(
+            "sdpa", [q, k, v], q.width * v.width / k.width, wide, saves=[q, k, v],
+            saves_output=True, beside=beside, scratch=scratch,
+        )  # fmt: skip
+        return o.copy(out) if style.rotary == "joined" or s.apart else out
+    if o.tape.sizes[v.storage] > v.size:  # matmul copies a view that it cannot flatten
+        v = o.copy(v)
+    size = heads * s.seq_len
+    scores = tape.record("bmm", [q, k], size, wide, saves=[q, k])
+    scores = o.scale(scores)
+    if capped:
+        scores = o.scale(o.activate(o.scale(scores), saves_output=True))
+    scores = o.scale(scores)  # plus the mask
+    if sinks:
+        # With the sinks' column, in the dtype of the wider of both, and less the largest.
+        scores = o.copy(o.cast(o.copy(scores), max(wide, s.norm_bytes)))
+    if style.softmax == "float32" or (style.softmax == "plain" and s.autocast and s.wide_list):
+        scores = o.cast(scores, 4)  # only float16 is widened within the kernel
+        weights = tape.record("softmax", [scores], size, 4, saves_output=True)
+        weights = o.cast(weights, wide)
+    else:
+        weights = tape.record("softmax", [scores], size, scores.bytes_each, saves_output=True)
+        weights = o.cast(o.part(weights, size), wide) if sinks else weights
+    if style.dropout and s.model_dropout:
+        weights = tape.record("native_dropout", [weights], size, wide, beside=size)
+    width = q.width * v.width / k.width
+    return o.copy(tape.record("bmm", [weights, v], width, wide, saves=[weights, v]))
+
+
+def latent_attention(o: Operations, x: Tensor, part: Latent, style: Style) -> Tensor:
+    """DeepSeek's latent attention (`DeepseekV3Attention.forward`)."""
+    nope, rope = part.nope_dim * part.heads, part.rope_dim * part.heads
+    if part.query_rank:
+        narrow = o.rms_norm(o.linear(x, part.query_rank, "q_a_proj"))
+        q = o.linear(narrow, part.q_size, "q_b_proj")
+    else:
+        q = o.linear(x, part.q_size, "q_proj")
+    q_pass, q_rot = o.split(q, nope, rope)
+    compressed = o.linear(x, part.rank + part.rope_dim, "kv_a_proj_with_mqa")
+    narrow, k_rot = o.split(compressed, part.rank, part.rope_dim)
+    narrow = o.rms_norm(narrow)
+    q_rot, k_rot = _rotated(o, q_rot), _rotated(o, k_rot)
+    q = o.join((q_pass, q_rot))
+    both = o.linear(narrow, nope + part.value_size, "kv_b_proj")
+    k_pass, v = o.split(both, nope, part.value_size)
+    k = o.tape.record("copy_", [k_pass, k_rot], part.q_size, both.bytes_each, gradient=SAME)
+    out = weighted_values(o, q, k, v, part.heads, style)
+    return o.linear(out, x.width, "o_proj")
+
+
+LOOPS = 8  # steps in which experts that run one after the other are taken
+
+
+def mlp(
+    o: Operations,
+    x: Tensor,
+    width: float,
+    style: Style,
+    *,
+    gated: bool,
+    fused: bool = False,
+    prefix: str = "",
+) -> Tensor:
+    """`LlamaMLP.forward`, `Phi3MLP.forward` (gate and up in one matrix) or `GPT2MLP.forward`."""
+    if not gated:
+        up = o.linear(x, width, f"{prefix}up_proj")
+        return o.linear(_activated(o, up, style), x.width, f"{prefix}down_proj")
+    if fused:
+        both = o.linear(x, 2 * width, f"{prefix}gate_up")
+        gate, up = o.split(both, width, width)
+        product = _gated(o, gate, up, style)
+    elif _fused(o):
+        gate = o.linear(x, width, f"{prefix}gate_proj")
+        product = _gated(o, gate, o.linear(x, width, f"{prefix}up_proj"), style)
+    else:
+        gate = _activated(o, o.linear(x, width, f"{prefix}gate_proj"), style)
+        product = o.multiply(gate, o.linear(x, width, f"{prefix}up_proj"))
+    return o.linear(product, x.width, f"{prefix}down_proj")
+
+
+def _fused(o: Operations) -> bool:
+    return o.settings.fused_mlp or o.settings.compiled
+
+
+def _activated(o: Operations, x: Tensor, style: Style) -> Tensor:
+    if style.activation == "steps" and not (o.settings.compiled or o.settings.own_blocks):
+        return o.gelu_in_steps(x)
+    return o.activate(x, saves_output=style.activation == "output")
+
+
+def _gated(o: Operations, gate: Tensor, up: Tensor, style: Style) -> Tensor:
+    """`activation(gate) * up`. Liger's LigerSiLUMulFunction (and what torch.compile makes of it)
+    saves gate and up alone and writes their gradients in their place.
+    """
+    if _fused(o):
+        return o.tape.record(
+            "silu_mul", [gate, up], up.width, up.bytes_each, saves=[gate, up],
+            in_place=not o.settings.compiled,
+        )  # fmt: skip
+    return o.multiply(_activated(o, gate, style), up)
+
+
+def experts(o: Operations, x: Tensor, part: Experts, style: Style) -> Tensor:
+    """Routed experts and the shared one (`grouped_mm_experts_forward`, `Qwen3MoeSparseMoeBlock`).
+
+    Each token's row is copied for each expert that it uses; router and sorting leave tensors of the
+    number of experts.
+    """
+    s, tape = o.settings, o.tape
+    used = part.used
+    logits = o.linear(o.cast(x, 4) if style.router == "sigmoid" else x, part.count, plain=True)
+    if style.router == "chosen":
+        chosen = tape.record("topk", [logits], used, logits.bytes_each, beside=8 * used)
+        weights = tape.record("softmax", [chosen], used, chosen.bytes_each, saves_output=True)
+    elif style.router == "sigmoid":  # with a mask over the experts of other groups
+        scores = tape.record(
+            "sigmoid", [logits], part.count, logits.bytes_each, saves_output=True, beside=part.count
+        )
+        weights = tape.record("gather", [scores], used, logits.bytes_each, beside=8 * used)
+    else:
+        scores = tape.record("softmax", [logits], part.count, 4, saves_output=True)
+        weights = tape.record("topk", [scores], used, 4, beside=8 * used)
+        if not style.weights32:
+            weights = o.cast(weights, logits.bytes_each)
+    inputs = part.inputs or x.width
+    if s.looped_experts:
+        return _looped(o, x, weights, part, style)
+    rows, width = o.copy(x, used * inputs), used * part.width
+    kept = s.trains or s.corrected_experts
+    rows = o.cast(rows, s.weight_bytes)
+    both = tape.record(
+        "grouped_mm", [rows], (2 if part.gated else 1) * width, s.weight_bytes,
+        saves=[rows] if kept else (), trains=kept,
+    )  # fmt: skip
+    if style.clamped:
+        product = _clamped(o, both, width)
+    elif part.gated:
+        gate, up = o.split(both, width, width)
+        product = _gated(o, gate, up, style)
+    else:
+        product = _activated(o, both, style)
+    product = o.cast(product, s.weight_bytes)
+    result = tape.record(
+        "grouped_mm", [product], used * inputs, s.weight_bytes,
+        saves=[product] if kept else (), trains=kept,
+    )  # fmt: skip
+    return _weighed(o, x, result, weights, part, style)
+
+
+def _clamped(o: Operations, both: Tensor, width: float) -> Tensor:
+    """`GptOssExperts._apply_gate`: gate and up are every other number of one tensor."""
+    gate, up = o.part(both, width), o.part(both, width)
+    tape, wide = o.tape, both.bytes_each
+    gate = tape.record("clamp", [gate], width, wide, saves=[gate])
+    up = tape.record("clamp", [up], width, wide, saves=[up])
+    glu = o.multiply(gate, o.activate(o.scale(gate), saves_output=True))
+    return o.multiply(tape.record("add.Scalar", [up], width, wide), glu)
+
+
+def _weighed(
+    o: Operations, x: Tensor, result: Tensor, weights: Tensor, part: Experts, style: Style
+) -> Tensor:
+    """Outputs of the used experts times the router's weights, put back in order and added up."""
+    product = o.multiply(result, weights)
+    back = o.copy(product, product.width)
+    out = o.tape.record("sum", [back], x.width, back.bytes_each, gradient=SAME)
+    out = o.cast(out, x.bytes_each)
+    return _with_shared(o, x, out, part, style)
+
+
+def _looped(o: Operations, x: Tensor, weights: Tensor, part: Experts, style: Style) -> Tensor:
+    """`MixtralSparseMoeBlock.forward` of transformers 4: experts one after the other, each on the
+    rows that chose it, so that gradients of activations exist for one at a time. Many experts are
+    taken together in LOOPS steps.
+    """
+    loops = min(part.count, LOOPS)
+    rows = part.used / loops
+    out: Tensor | None = None
+    for _ in range(loops):
+        chosen = o.copy(x, rows * x.width)
+        result = mlp(o, chosen, rows * part.width, style, gated=part.gated)
+        product = o.copy(o.multiply(result, o.copy(weights, rows)), x.width)
+        out = product if out is None else o.add(out, product)
+    assert out is not None
+    return _with_shared(o, x, o.cast(out, x.bytes_each), part, style)
+
+
+def _with_shared(o: Operations, x: Tensor, out: Tensor, part: Experts, style: Style) -> Tensor:
+    """The outputs of routed experts with that of the experts which every token passes through."""
+    if part.shared:
+        shared = mlp(o, x, part.shared, style, gated=part.gated, prefix="shared_")
+        if style.shared_gate:
+            gate = o.activate(o.linear(x, 1, plain=True), saves_output=True)
+            shared = o.multiply(gate, shared)
+        out = o.add(out, shared)
+    return out
 
 
 class LayerMemory(NamedTuple):

@@ -4,19 +4,23 @@ document of each.
 A list is answered whole: what cannot be answered says why in its place, what is half known is read
 by its known part and named in `warnings`. Looking up models and cards is the caller's
 (`find_model`, `find_gpu`), so that this stays free of files.
+A spec whose keys cannot go together gets no number (`impossible`), or a number and a warning
+(`unused`). One that does not fit is answered with the largest batch that does.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import pairwise
 from typing import Any
 
 from advisor.estimate.memory.bands import WORDS
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.verdict import memory_fits
 from advisor.estimate.model.architecture import ConfigError, shape_from_config
+from advisor.estimate.model.dims import dims_of, targets, unknown_targets
 from advisor.estimate.past.corrections import (
     learned,
     learned_document,
@@ -24,9 +28,7 @@ from advisor.estimate.past.corrections import (
     with_lesson,
 )
 from advisor.estimate.past.runs import NO_RUNS, PastRuns, gpu_machine
-from advisor.estimate.spec.conflicts import impossible, unused
 from advisor.estimate.spec.read import Request, request_of
-from advisor.estimate.spec.smaller_batch import NeedOf, fitting_batch, smallest_batch
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import MemoryEstimate, RunSpec
 from advisor.estimate.whole_time import Looked, time_by_parts
@@ -34,6 +36,153 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.json_values import parse_json
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
+from advisor.methods import objective, update
+
+# From the data sheets of Ada and Hopper (fp8), and of Blackwell (block-scaled mxfp8, nvfp4).
+FIRST_CAPABILITY = {"fp8": (8, 9), "mxfp8": (10, 0), "nvfp4": (10, 0)}
+
+
+def impossible(
+    spec: RunSpec,
+    shape: ModelShape,
+    *,
+    device: GpuSpec | None = None,
+    tokens_total: int | None = None,
+    rows_total: int | None = None,
+) -> Iterator[str]:
+    """Every reason why no such run can exist."""
+    if shape.origin != "size" and shape.heads and shape.kv_heads and shape.heads % shape.kv_heads:
+        yield f"{shape.heads} attention heads do not divide into {shape.kv_heads} key-value heads"
+    ranked = update(spec.update).size_key == "rank"
+    if ranked and spec.rank and shape.hidden_size and spec.rank > shape.hidden_size:
+        yield f"rank {spec.rank} is above the hidden size {shape.hidden_size}"
+    if spec.offload_weights and (spec.sharding not in ("fsdp", "zero3") or spec.gpus < 2):
+        yield (
+            f"offload_weights with sharding {spec.sharding or 'null'} on {spec.gpus} GPU: it is"
+            " estimated for fsdp and zero3 on two or more"
+        )
+    if spec.optimizer_in_backward and spec.grad_accum > 1:
+        yield (
+            f"optimizer_in_backward with grad_accum {spec.grad_accum}: the step of each parameter"
+            " frees its gradient, so none is left to add up (grad_accum 1, and a larger"
+            " micro_batch_size)"
+        )
+    if spec.packing and objective(spec.objective).sequences_per_row > 1:
+        yield (
+            f"packing with objective {spec.objective}: the two sides of a pair are compared by"
+            " their place in the batch (packing false)"
+        )
+    for (before, _), (longest, _) in pairwise(spec.lengths):
+        if longest <= before:
+            yield f"lengths: {longest} follows {before}; bins stand in ascending order"
+            break
+    first = FIRST_CAPABILITY.get(spec.compute_dtype or "")
+    found = None if device is None else device.compute_capability
+    if device is not None and first is not None and found is not None and found < first:
+        yield (
+            f"compute_dtype {spec.compute_dtype} with gpu {device.name}: it needs compute"
+            f" capability {first[0]}.{first[1]}, that GPU has {found[0]}.{found[1]} (compute_dtype"
+            " bfloat16)"
+        )
+    if tokens_total and rows_total and rows_total > tokens_total:
+        yield (
+            f"rows_total {rows_total:,} with tokens_total {tokens_total:,}: a row has one token at"
+            " least"
+        )
+
+
+def unused(spec: RunSpec, shape: ModelShape) -> Iterator[str]:
+    """What of the spec counts for nothing beside another of its keys or this model, as warnings."""
+    dims = dims_of(shape)
+    ranked = update(spec.update).size_key == "rank"  # low-rank matrices beside named layers
+    unknown = unknown_targets(dims, spec) if dims is not None and ranked else ()
+    if dims is not None and unknown:
+        yield (
+            f"target_modules: {shape.id} has no layer called {', '.join(unknown)}: left out;"
+            f" counted are {', '.join(targets(dims, spec))}"
+        )
+    if spec.rank is not None and not ranked:
+        yield f"rank {spec.rank} with update {spec.update}: it has no rank; left out"
+    if spec.kbit_prepared and spec.quantization is None:
+        yield "kbit_prepared without quantization: nothing to prepare; left out"
+    if spec.fp32_master_weights and spec.weights_dtype == "float32":
+        yield "fp32_master_weights with weights_dtype float32: the weights are their own masters"
+    half = spec.weights_dtype != "float32" or spec.precision == "mixed"
+    if spec.attention.startswith("flash_attention") and not half:
+        yield (
+            f"attention {spec.attention} with weights_dtype float32 and precision"
+            f" {spec.precision or 'pure'}: it computes in 16 bit alone; counted as it is said"
+        )
+    if spec.loss in ("fused", "chunked") and objective(spec.objective).logits == "none":
+        yield f"loss {spec.loss} with objective {spec.objective}: it has no logits; left out"
+    if spec.gpus < 2 and spec.sharding in ("ddp", "fsdp"):
+        yield f"sharding {spec.sharding} with gpus {spec.gpus}: nothing to divide; left out"
+    if shape.context_tokens and spec.seq_len > shape.context_tokens:
+        yield (
+            f"seq_len {spec.seq_len:,} with model {shape.id}: it was made for"
+            f" {shape.context_tokens:,} tokens"
+        )
+    cut = sum(rows for longest, rows in spec.lengths if longest > spec.seq_len)
+    if cut and not spec.packing:
+        yield (
+            f"lengths with seq_len {spec.seq_len:,}: up to {cut:,} rows are longer, and count as"
+            " cut there"
+        )
+    if spec.compute_dtype in FIRST_CAPABILITY:
+        yield (
+            f"compute_dtype {spec.compute_dtype}: it counts for the time; memory is counted as with"
+            " 16-bit products"
+        )
+
+
+NeedOf = Callable[[RunSpec], MemoryEstimate | None]
+
+
+def smallest_batch(spec: RunSpec) -> RunSpec:
+    """The spec with as few rows at once as its objective takes, and activations recomputed if its
+    update can.
+    """
+    return list(_smaller(spec))[-1]
+
+
+def fitting_batch(spec: RunSpec, need_of: NeedOf, limit_bytes: int) -> RunSpec | None:
+    """The spec with the most rows at once that surely fit, recomputed activations last; else the
+    smallest batch if that may fit; None if not.
+    """
+    found = list(_smaller(spec))
+    for one in found:
+        memory = need_of(one)
+        if memory is not None and memory_fits(memory, limit_bytes) in ("fits", "tight"):
+            return one
+    memory = need_of(found[-1])
+    may = memory is not None and memory_fits(memory, limit_bytes) == "may_fit"
+    return found[-1] if may else None
+
+
+def _smaller(spec: RunSpec) -> Iterator[RunSpec]:
+    """The spec, then with half the rows at a time, at last with recomputed activations."""
+    again = spec.gradient_checkpointing or not _refused(spec, "gradient_checkpointing", True)
+    kinds = dict.fromkeys((spec.gradient_checkpointing, spec.gradient_checkpointing or again))
+    for recompute in kinds:
+        rows = spec.micro_batch_size
+        while rows >= 1:
+            accum = -(-spec.grad_accum * spec.micro_batch_size // rows)
+            if rows == spec.micro_batch_size or not _refused(spec, "micro_batch_size", rows):
+                yield replace(
+                    spec,
+                    micro_batch_size=rows,
+                    grad_accum=accum,
+                    gradient_checkpointing=recompute,
+                )
+            rows //= 2
+
+
+def _refused(spec: RunSpec, key: str, value: Any) -> bool:
+    methods = (objective(spec.objective), update(spec.update))
+    return any(
+        one.key == key and value in one.values for method in methods for one in method.refuses
+    )
+
 
 LONG = 120  # characters: a list of all keys does not go into a reason
 EXAMPLE = (

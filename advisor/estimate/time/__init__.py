@@ -2,8 +2,8 @@
 
 machine.py: what a device and its links reach. work.py: compute and memory traffic. host.py: the
 time the host needs to start kernels and to gather shards. communication.py: what moves between
-devices. optimizer_step.py and generation.py: what a step has beside its micro-batches. step.py puts
-them together.
+devices. generation.py: what a step has beside its micro-batches. step.py adds the optimizer and
+puts them together.
 """
 
 from advisor.estimate.time.generation import looking_s

@@ -6,10 +6,10 @@ import math
 from dataclasses import replace
 
 from advisor.estimate.frameworks import framework_of
-from advisor.estimate.model.dims import dims_of
+from advisor.estimate.memory.optimizer_states import entry_of, orthogonal_flop
+from advisor.estimate.model.dims import Dims, dims_of
 from advisor.estimate.padding import row_tokens
-from advisor.estimate.resolved_run import DTYPE_BYTES, answers_each, trainable_params
-from advisor.estimate.time.band import band_of
+from advisor.estimate.resolved_run import DTYPE_BYTES, answers_each, resolve, trainable_params
 from advisor.estimate.time.communication import (
     HIDDEN,
     gather_s,
@@ -19,8 +19,7 @@ from advisor.estimate.time.communication import (
 )
 from advisor.estimate.time.generation import SMOOTH, generate_s
 from advisor.estimate.time.host import COMPILED_SHARE, forward_launches_s, sharding_s
-from advisor.estimate.time.machine import Machine
-from advisor.estimate.time.optimizer_step import optimizer_s
+from advisor.estimate.time.machine import CPU_BYTES_PER_S, Machine
 from advisor.estimate.time.work import (
     NARROW_DTYPES,
     attended_tokens,
@@ -36,6 +35,83 @@ from advisor.estimate.time.work import (
 from advisor.estimate.types import RunSpec, TimeEstimate
 from advisor.ground.types import ModelShape
 from advisor.methods import objective, update
+
+# Factors by which nine in ten steps were shorter and longer than estimated, the 90 % quantile of
+# the sources' own (tests/data_cases/throughput.yaml; docs/accuracy-time.md prints how many of each
+# source lie inside). They are wider, as squares of logarithms add up, by ...
+SHORTER, LONGER = 1.35, 1.45
+WIDER = {
+    "link": 1.3,  # ... what is not known of the links between several GPUs,
+    "lengths": 1.5,  # the rows' lengths,
+    "cores": 1.6,  # what else runs on a CPU: three runs beside others took 2.4 to 5.3 times as long
+    "answers": 1.5,  # and how answers are written, of which no published speed was compared.
+}
+
+
+def band_of(spec: RunSpec, machine: Machine, *, known_lengths: bool) -> tuple[float, float]:
+    """(factor by which a step may be shorter, longer)."""
+    unknown = [
+        name
+        for name, is_so in (
+            ("link", spec.gpus > 1 and bool(machine.link_guess)),
+            ("lengths", not known_lengths),
+            ("cores", not machine.overlaps),
+            ("answers", "response_tokens" in spec.options),
+        )
+        if is_so
+    ]
+    return _wider(SHORTER, unknown), _wider(LONGER, unknown)
+
+
+def _wider(factor: float, unknown: list[str]) -> float:
+    if not unknown:
+        return factor
+    squares = math.log(factor) ** 2 + sum(math.log(WIDER[name]) ** 2 for name in unknown)
+    return math.exp(math.sqrt(squares))
+
+
+# Numbers that a step reads and writes for each weight. A fused kernel: weight, gradient and both
+# moments are read, all but the gradient written. Over lists of tensors (torch.optim.adam,
+# _multi_tensor_adam): decay 2, first moment 3, second 2 + 3, root 2, divided 2, epsilon 2, step 4.
+FUSED, LISTS = 7, 20
+CLIPPED = 3  # the gradient's norm, and its scaling: the default of transformers' Trainer and ours
+# Bytes a weight that our AdamW over bfloat16 weights moves, by its operations (counted, not
+# measured on a GPU): 15 in float32 that read and write, and the conversions.
+CHUNK_TRAFFIC = 200
+ON_HOST = 4 * (FUSED + CLIPPED)  # bytes
+CPU_CHANNELS = 4  # a server's memory against a desktop's, for an optimizer on the host
+
+
+def optimizer_s(spec: RunSpec, d: Dims, machine: Machine, sharding: str | None) -> float:
+    """Weights, gradients and both moments are read, all but the gradients written; under Muon every
+    device makes all matrices orthogonal.
+
+    With no optimizer named it is a fused AdamW; of another framework PyTorch's usual one, which
+    works over lists.
+    """
+    trainable = trainable_params(d, spec)
+    width = DTYPE_BYTES.get(spec.weights_dtype, 2) if not update(spec.update).is_module else 4
+    share = max(1, spec.gpus) if sharding in ("fsdp", "zero2", "zero3") else 1
+    name = spec.optimizer or ("adamw_fused" if spec.framework is None else "adamw")
+    entry = entry_of(name)
+    moved: float = (FUSED if "fused" in name else LISTS) * width
+    if entry.width is not None and entry.width < 2:  # weights, gradients and narrow moments
+        moved = 3 * width + 4
+    if entry.holds == "chunks":
+        moved = CHUNK_TRAFFIC
+    moved += CLIPPED * width
+    if spec.fp32_master_weights:  # float32 beside 16 bit: read, written, and copied back
+        moved += 10
+    seconds = trainable * moved / share / machine.bytes_per_s
+    if "cpu" in name or spec.offload_weights:
+        # One kernel over float32 (deepspeed, csrc/adam/cpu_adam.cpp; FSDP offload: torch's own).
+        on_host = trainable * ON_HOST / share / (CPU_BYTES_PER_S * CPU_CHANNELS)
+        crossed = trainable * 2 * width / share / machine.host_bytes_per_s
+        seconds = on_host + crossed
+    if entry.keeps == "momentum of matrices":  # asked first: every candidate comes here
+        seconds += orthogonal_flop(resolve(spec, d)) / machine.flops
+    return seconds
+
 
 PADDED_LENGTH = 1.25  # rows of mixed lengths padded to the longest of their micro-batch
 # Assumed of rows that are known to differ and no more: those of PEFT's method comparison fill 0.27
