@@ -8,6 +8,7 @@ import pytest
 
 from advisor.advice.scenarios import read_scenarios, shipped_scenarios
 from advisor.data.measure.data_requirements import data_requirements
+from advisor.data.recognition.roles import formats
 from advisor.estimate.spec.read import request_of
 from advisor.extras.jobs.skypilot import skypilot_accelerators
 from advisor.extras.other_tools.findings import general_rules
@@ -148,6 +149,9 @@ SHIPPED = {
     ),
     "amounts of data": (
         "data/amounts.yaml", "too_few: 16", "to_few: 16", "too_few", data_requirements,
+    ),
+    "formats of data": (
+        "data/formats.yaml", "shapes: [turns]", "shaped: [turns]", "shapes", formats.__wrapped__,
     ),
     "the verdict": ("verdict.yaml", "repeats:", "repeat:", "repeats", limits.__wrapped__),
     "keys of several methods": (

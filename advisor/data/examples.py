@@ -27,8 +27,7 @@ from advisor.data.conversation import (
 from advisor.data.read.files import find_data
 from advisor.data.read.lines import Faults
 from advisor.data.read.rows import read_rows
-from advisor.data.recognition.columns import checkable, text_cell
-from advisor.data.recognition.nested import with_paths
+from advisor.data.recognition.columns import checkable, text_cell, with_paths
 from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.data.recognition.roles import BAD_WORDS, GOOD_WORDS
 from advisor.data.same_rows import Example, Message

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from advisor.data.measure.data_requirements import REQUIREMENTS_FILE
+from advisor.data.recognition.roles import FORMATS_FILE
 from advisor.estimate.spec.read import SPEC
 from advisor.ground.extras import extras
 from advisor.ground.files import cannot_write, write_atomically
@@ -75,6 +76,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "scenarios": files.scenarios_schema(rules),
         "sources": file_schema(SOURCES_FILE),
         "amounts": file_schema(REQUIREMENTS_FILE),
+        "formats": file_schema(FORMATS_FILE),
         "verdict": file_schema(VERDICT_FILE),
         "rollouts": file_schema(ROLLOUTS_FILE),
         "refresh": file_schema(REFRESH_FILE),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from advisor.data.measure.data_requirements import data_requirements
+from advisor.data.recognition.roles import formats
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras
 from advisor.ground.other_keys import other_keys
@@ -48,6 +49,7 @@ ONE_FILE: tuple[Reader, ...] = (
     trainers,
     rollout_warnings,
     data_requirements,
+    formats,
     chat_templates.families,
     limits,
     scope_file,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from advisor.data import Skipped, profile, read_examples, recognise
+from advisor.data.recognition import naming, roles
 from advisor.ground.errors import InputError
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
@@ -793,3 +795,44 @@ def test_how_sure_and_other_ways_are_in_the_profile(tmp_path):
     sure = profile(jsonl(tmp_path, [{"question": "Q", "answer": "A"}]))
     assert (sure.confidence, sure.other_ways) == ("certain", ())
     assert "`question`" in sure.why
+
+
+# --------------------------------------------------------------------------- the table of formats
+
+
+def test_a_new_format_is_one_entry(tmp_path, monkeypatch):
+    """An entry that is added to the table is recognised, without any other change."""
+    path = jsonl(tmp_path, [{"document": "A long text.", "tldr": "Short.", "answer": "Yes"}] * 3)
+    entry = roles.Format(
+        format="summary",
+        columns=("question=summarised", "answer=summary", "ground_truth=result"),
+        why="a text in `{question}`, its summary and a verdict",
+    )
+    table = roles.formats()
+    monkeypatch.setattr(naming, "formats", lambda: replace(table, formats=(entry, *table.formats)))
+    found = recognise(path)
+    assert (found.format, found.kind, found.confidence) == ("summary", "paired", "certain")
+    assert found.mapping == {"question": "document", "answer": "tldr", "ground_truth": "answer"}
+
+
+def test_every_fault_of_the_table_of_formats_is_told_at_once(tmp_path, monkeypatch):
+    """A format, a role or a column that is not there is refused at its line."""
+    (tmp_path / "data").mkdir()
+    text = (roles.rules_dir() / "data" / "formats.yaml").read_text(encoding="utf-8")
+    changes = {
+        "[question=summarised, answer=summary]": "[question=sumarised, anser=summary]",
+        "format: summary\n": "format: sumary\n",
+        "when: {transcript: dialogue}": "when: {text: dialogue}",
+        "unlike: [worked]": "unlike: [wroked]",
+    }
+    for right, wrong in changes.items():
+        assert right in text
+        text = text.replace(right, wrong, 1)
+    (tmp_path / "data" / "formats.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(roles, "rules_dir", lambda: tmp_path)
+    with pytest.raises(InputError) as caught:
+        roles.formats.__wrapped__()
+    said = str(caught.value)
+    for name in ("unknown column 'sumarised'", "unknown role 'anser'", "unknown format 'sumary'",
+                 "unknown role of the format 'text'", "unknown column 'wroked'"):  # fmt: skip
+        assert name in said

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from advisor.data import profile, read_examples, recognise
-from advisor.data.recognition.nested import reach, with_leaves
+from advisor.data.recognition.columns import reach, with_leaves
 from advisor.data.recognition.unclear import ColumnsUnclear
 from advisor.data.recognition.words import MOST_COLUMNS, role_of
 from advisor.ground.errors import InputError

@@ -1,9 +1,11 @@
-"""What the cells of each column look like in a sample of rows."""
+"""What the cells of each column look like in a sample of rows, and columns inside columns:
+{"ticket": {"text": ...}} has the column ticket.text.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,7 @@ _NUMBER = re.compile(r"[-+]?[$€£]?\d[\d,. /]*%?")
 _ADDRESS = re.compile(r"\S+@\S+\.\S+|https?://\S+")
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}\.?([ T,]+\d{1,2}[:.]\d{2}.*)?")
 KEPT_VALUES = 300  # distinct values kept of a column
+DEPTH = 4  # objects inside objects that are looked into
 
 
 @dataclass(slots=True)
@@ -179,3 +182,37 @@ def text_cell(value: Any) -> str | None:
             return str(value[0])
         return text_of(value)
     return None
+
+
+def reach(row: Mapping[str, Any], path: str) -> Any:
+    """The cell of a column, where its name is a path; None where the row does not have it."""
+    if path in row:
+        return row[path]
+    name, dot, rest = path.partition(".")
+    while dot:
+        inner = row.get(name)
+        if isinstance(inner, Mapping):
+            return reach(inner, rest)
+        more, dot, rest = rest.partition(".")
+        name = f"{name}.{more}"
+    return None
+
+
+def with_paths(row: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
+    """The row with the cells of nested columns beside its own."""
+    found = {path: reach(row, path) for path in paths if path not in row}
+    return {**row, **found} if found else row
+
+
+def with_leaves(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with every nested column beside its own."""
+    return {**row, **dict(_leaves(row, "", DEPTH))}
+
+
+def _leaves(row: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    for name, cell in row.items():
+        path = f"{prefix}{name}"
+        if isinstance(cell, Mapping) and depth and turn_keys(cell) is None:
+            yield from _leaves(cell, f"{path}.", depth - 1)
+        elif prefix:
+            yield path, cell

@@ -20,10 +20,9 @@ from advisor.data.read.found import Found
 from advisor.data.read.lines import Faults, open_bytes
 from advisor.data.read.rows import read_rows
 from advisor.data.read.text_rows import document_style
-from advisor.data.recognition import roles
-from advisor.data.recognition.columns import Column, summarise
-from advisor.data.recognition.naming import Candidate, by_mapping, by_name, by_shape
-from advisor.data.recognition.nested import with_leaves
+from advisor.data.recognition.columns import Column, summarise, with_leaves
+from advisor.data.recognition.naming import Candidate, by_mapping, ways_to_read
+from advisor.data.recognition.roles import read_mapping
 from advisor.ground.errors import InputError
 
 SAMPLE_ROWS = 300
@@ -80,7 +79,7 @@ def recognise(
     """What the file is.
 
     Args:
-        mapping: Role -> column, overrides what the names say. Roles: roles.ROLES.
+        mapping: Role -> column, overrides what the names say. Roles: formats().roles.
         wanted: What the task looks for where a table holds both: "reply" or "label".
 
     Raises:
@@ -126,9 +125,9 @@ def recognise(
         if not set(mapping.values()) <= set(columns):  # columns inside columns: ticket.text
             rows = [with_leaves(row) for row in rows]
             inner = dict.fromkeys(str(name) for row in rows for name in row)
-            stated = roles.read_mapping(mapping, tuple(inner), at=shown)
+            stated = read_mapping(mapping, tuple(inner), at=shown)
         else:
-            stated = roles.read_mapping(mapping, columns, at=shown)
+            stated = read_mapping(mapping, columns, at=shown)
         candidate = by_mapping(stated, summarise(rows), shown)
         return replace(
             base,
@@ -273,7 +272,7 @@ def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Ca
     for keys, members in groups.items() if len(groups) <= MAX_GROUPS else ():
         own = columns if len(groups) == 1 else summarise(members)
         # Few-valued columns can only be judged on all rows that have them.
-        named = by_name(
+        named = ways_to_read(
             {
                 key: columns[key] if columns[key].shape == own[key].shape else own[key]
                 for key in keys
@@ -288,7 +287,7 @@ def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Ca
         best = max(answers, key=lambda key: answers[key][0])
         kept = {key for keys in answers[best][1] for key in keys}
         main_columns = {name: column for name, column in columns.items() if name in kept}
-    candidates = by_name(main_columns) or _by_words_or_shape(rows, main_columns, shown)
+    candidates = ways_to_read(main_columns) or _by_words_or_shape(rows, main_columns, shown)
     strong = [candidate for candidate in candidates if candidate.certain] or candidates
     if len(strong) > 1:
         from advisor.data.recognition.unclear import several_ways
@@ -313,7 +312,7 @@ def _by_words_or_shape(
     ways, clear = by_words(columns)
     if clear:
         return [replace(ways[0], guessed=True)]
-    shaped = by_shape(main_columns)
+    shaped = ways_to_read(main_columns, "shape")
     if not shaped:
         raise no_known_columns(shown, columns, leaves[0], ways)
     called = [way for way in shaped if role_of(way.mapping.get("label", "")) == "label"]

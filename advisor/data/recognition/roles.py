@@ -1,230 +1,23 @@
-"""What people call their columns, and the roles they can be mapped to."""
+"""What rows may look like, as rules/data/formats.yaml says: roles, names of columns and formats."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from typing import Annotated, Literal
 
-from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.from_dataclass import build, shape_of
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import ListOf, Text
+from advisor.ground.yaml_cache import read_shipped
 
-# Role -> other spellings of it in `--map ROLE=COLUMN`.
-ROLES = {
-    "messages": ("conversations", "conversation"),
-    "question": ("prompt", "query", "instruction", "problem", "user"),
-    "context": ("input",),
-    "answer": ("completion", "response", "output", "reply", "assistant", "solution"),
-    "system": ("system_prompt",),
-    "history": (),
-    "tools": ("functions",),
-    "text": ("document", "content"),
-    "label": ("class", "category"),
-    "chosen": ("preferred",),
-    "rejected": ("dispreferred",),
-    "ranked": ("ranking",),
-    "good": ("kto_tag", "feedback"),
-    "ground_truth": ("reference_answer", "final_answer"),
-    "transcript": (),
-}
-SPELLINGS = {spelling: role for role, spellings in ROLES.items() for spelling in (role, *spellings)}
-
-CONVERSATIONS = (
-    "messages",
-    "conversations",
-    "conversation",
-    "dialog",
-    "dialogue",
-    "chat",
-    "turns",
-    "contents",
-)
-QUESTIONS = (
-    "prompt",
-    "question",
-    "query",
-    "instruction",
-    "instructions",
-    "problem",
-    "request",
-    "user",
-    "human",
-    "q",
-    "user_message",
-    "user_input",
-    "question_text",
-    "question_title",
-    "sql_prompt",
-    "input",
-    "task",
-)
-ANSWERS = (
-    "completion",
-    "answer",
-    "response",
-    "output",
-    "outputs",
-    "reply",
-    "assistant",
-    "a",
-    "answers",
-    "answer_text",
-    "assistant_message",
-    "bot",
-    "gpt",
-    "target",
-    "solution",
-    "generated_answer",
-    "expected_output",
-    "best_answer",
-    "correct_answer",
-    "sql",
-    "code",
-)
-# Column pairs that belong together; where one is there, other possible columns do not make the file
-# ambiguous.
-PAIRS = (
-    ("prompt", "completion"),
-    ("instruction", "output"),
-    ("question", "answer"),
-    ("query", "response"),
-    ("input", "output"),
-    ("prompt", "response"),
-    ("instruction", "response"),
-    ("problem", "solution"),
-    ("question", "answers"),
-    ("query", "answers"),
-    ("q", "a"),
-    ("user", "assistant"),
-    ("human", "assistant"),
-    ("human", "gpt"),
-)
-SUMMARIES = ("summary", "highlights", "tldr", "abstract")
-SUMMARISED = ("document", "article", "dialogue", "text", "content", "report", "body")
-CONTEXTS = (
-    "input",
-    "context",
-    "passage",
-    "background",
-    "inputs",
-    "document",
-    "paragraph",
-    "schema",
-    "sql_context",
-    "question_content",
-)
-SYSTEMS = ("system", "system_prompt", "system_message")
-TOOLS = ("tools", "functions", "function_definitions")
-TEXTS = (
-    "text",
-    "content",
-    "document",
-    "body",
-    "article",
-    "page_content",
-    "markdown",
-    "sentence",
-    "review",
-    "comment",
-    "tweet",
-    "message",
-    "utterance",
-    "post",
-    "story",
-    "raw_text",
-    "email",
-)
-LABELS = (
-    "label",
-    "labels",
-    "class",
-    "category",
-    "intent",
-    "sentiment",
-    "topic",
-    "tag",
-    "target",
-    "label_text",
-    "label_name",
-    "coarse_label",
-    "department",
-    "rating",
-    "stars",
-    "emotion",
-    "spam",
-    "is_spam",
-)
-CHOSEN = (
-    "chosen",
-    "preferred",
-    "preferred_output",
-    "accepted",
-    "winner",
-    "better",
-    "chosen_response",
-    "response_chosen",
-    "preferred_response",
-    "response_j",
-    "positive",
-    "good",
-)
-REJECTED = (
-    "rejected",
-    "dispreferred",
-    "non_preferred_output",
-    "loser",
-    "worse",
-    "rejected_response",
-    "response_rejected",
-    "dispreferred_response",
-    "response_k",
-    "negative",
-    "non_preferred",
-    "bad",
-)
-GOOD = (
-    "kto_tag",
-    "label",
-    "good",
-    "is_good",
-    "desirable",
-    "is_desirable",
-    "thumbs_up",
-    "thumbs",
-    "feedback",
-    "liked",
-    "upvoted",
-    "binary_feedback",
-)
 GOOD_WORDS = frozenset(
     ("true", "yes", "1", "1.0", "good", "up", "thumbs_up", "positive", "desirable", "👍")
 )
 BAD_WORDS = frozenset(
     ("false", "no", "0", "0.0", "bad", "down", "thumbs_down", "negative", "undesirable", "👎")
-)
-TRUTHS = (
-    "ground_truth",
-    "reference_answer",
-    "final_answer",
-    "expected_answer",
-    "gold_answer",
-    "gold",
-    "answer_key",
-    "reference",
-    "reward_model",
-    "verifier",
-    "test_cases",
-    "tests",
-    "test",
-    "test_list",
-    "unit_tests",
-    "verification_info",
-)
-# A class label is about one text, or about two that are compared: these pairs.
-COMPARED = (
-    ("premise", "hypothesis"),
-    ("sentence1", "sentence2"),
-    ("text1", "text2"),
-    ("text_a", "text_b"),
-    ("question1", "question2"),
-    ("question", "sentence"),
 )
 METADATA = (
     "id", "idx", "index", "uid", "uuid", "guid", "source", "lang", "language", "locale", "split",
@@ -236,8 +29,135 @@ METADATA = (
     "dump", "repo", "repo_name", "repo_path", "file_path", "size", "extension", "language_score",
     "token_count",
 )  # fmt: skip
+Names = Annotated[tuple[str, ...], ListOf(of=Text(), least=1)]
+Looks = Literal[
+    "brief", "calls", "class", "dialogue", "empty", "few", "from_value", "no_address", "number",
+    "open", "prose", "several", "verdict", "with_remarks", "written",
+]  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """Which columns may play a role."""
+
+    names: Annotated[Names, "what it may be called, the likeliest first; left out, anything"] = ()
+    names_of: Annotated[Names, "the names of these columns come first"] = ()
+    unlike: Annotated[Names, "it is not called as these columns are"] = ()
+    shapes: Annotated[Names, "what most of its cells are; left out, anything"] = ()
+    where: Annotated[Looks | None, "what its cells look like"] = None
+    only: Annotated[bool, "there is one such column and no second"] = False
+    otherwise: Annotated[str, "columns that are looked for where there is none"] = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Called:
+    """A name that a format has under conditions that all hold."""
+
+    format: str
+    has: Annotated[Names, "roles that columns were found for"] = ()
+    named: Annotated[
+        tuple[Mapping[str, str], ...], "role -> name of its column; one of these fits"
+    ] = ()
+    when: Annotated[Mapping[str, Looks], "role -> what its column looks like"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format(Called):
+    """One way to read columns."""
+
+    columns: Annotated[Names, "role, `role?` where it may be missing, or `role=column`"]
+    why: Annotated[str, "what is said of it, with the columns of roles"] = ""
+    without: Annotated[Names, "the file has none of these columns"] = ()
+    keeps: Annotated[Names, "the roles that are handed on; left out, all"] = ()
+    each: Annotated[str, "a role of which every column is a reading"] = ""
+    sure: Annotated[Names, "names of that column that are taken unasked"] = ()
+    certain: Annotated[
+        Literal["always", "likely", "pair", "lone", "never"],
+        "pair: where request and answer belong together; lone: where there is no other column",
+    ] = "always"
+    also: Annotated[bool, "what fits further down is another reading"] = False
+    alone: Annotated[bool, "--map states no other roles"] = False
+    by: tuple[Literal["name", "map", "shape"], ...] = ("name", "map")
+    called: tuple[Called, ...] = ()
+
+    @property
+    def roles(self) -> list[tuple[str, str, bool]]:
+        """Each role, the columns that may play it, and whether it must be there."""
+        parts = [(part.rstrip("?").partition("="), not part.endswith("?")) for part in self.columns]
+        return [(role, source or role, needed) for (role, _, source), needed in parts]
+
+    @property
+    def needed(self) -> set[str]:
+        return {role for role, _, needed in self.roles if needed}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Formats:
+    """The whole table."""
+
+    roles: Annotated[Mapping[str, tuple[str, ...]], "role -> other spellings of it in --map"]
+    columns: Mapping[str, Wanted]
+    pairs: Annotated[tuple[tuple[str, ...], ...], "names of a request and its answer"]
+    kinds: Annotated[Mapping[str, str], "format -> kind of data"]
+    formats: tuple[Format, ...]
+    words: Annotated[Mapping[str, tuple[str, ...]], "what words in other names say of a column"]
+
+    @property
+    def spellings(self) -> dict[str, str]:
+        """How --map may spell a role -> the role."""
+        return {word: role for role, words in self.roles.items() for word in (role, *words)}
+
+
+FORMATS_FILE = replace(shape_of(Formats), help="What rows of training data may look like")
+
+
+@cache
+def formats() -> Formats:
+    """The table. Raises InputError with the faults of the file."""
+    document = read_shipped(rules_dir() / "data" / "formats.yaml", shape=FORMATS_FILE)
+    data = document.data
+    table = build(
+        Formats,
+        {name: part for name, part in data.items() if name not in ("columns", "formats")},
+        columns={name: build(Wanted, one) for name, one in data["columns"].items()},
+        formats=tuple(build(Format, one) for one in data["formats"]),
+    )
+    faults = [
+        unknown_name(kind, name, list(known), at=document.at(path))
+        for path, kind, known, names in _used(table)
+        for name in names
+        if name not in known
+    ]
+    if faults:
+        raise InputError(faults=faults)
+    return table
+
+
+def _used(table: Formats) -> Iterator[tuple[tuple[str | int, ...], str, Collection[str], set[str]]]:
+    """Where names of other parts of the table stand, what they name, those there are, and they."""
+    for name, column in table.columns.items():
+        others = {*column.names_of, *column.unlike, column.otherwise or name}
+        yield ("columns", name), "column", table.columns, others
+    for index, one in enumerate(table.formats):
+        at = ("formats", index)
+        own = {role for role, _, _ in one.roles}
+        conditions = (one, *one.called)
+        asked = {role for part in conditions for role in (*part.has, *(part.when or ()))}
+        asked |= {role for part in conditions for names in part.named for role in names}
+        yield at, "format", table.kinds, {part.format for part in conditions}
+        yield at, "role", table.roles, own
+        yield at, "role of the format", own, asked | {*one.keeps, one.each or min(own)}
+        yield at, "column", table.columns, {*one.without, *(source for _, source, _ in one.roles)}
+
+
+@cache
+def names_of(*sources: str) -> tuple[str, ...]:
+    """What these entries of `columns` may be called."""
+    own = (formats().columns[source] for source in sources)
+    return tuple(name for one in own for name in (*names_of(*one.names_of), *one.names))
+
+
+@lru_cache(10_000)
 def normal(column: str) -> str:
     """A column's name for comparison: lower case, spaces and dashes as underscores."""
     return column.strip().lower().replace(" ", "_").replace("-", "_")
@@ -250,58 +170,39 @@ def read_mapping(
 
     Raises InputError with every unknown role and column.
     """
+    roles, spellings = formats().roles, formats().spellings
     faults: list[Fault] = []
     result: dict[str, str] = {}
     for spelling, column in mapping.items():
-        role = SPELLINGS.get(normal(str(spelling)))
+        role = spellings.get(normal(str(spelling)))
         if role is None:
-            faults.append(
-                Fault(
-                    where="--map",
-                    what=f"unknown role '{spelling}'",
-                    allowed=f"roles: {', '.join(ROLES)}",
-                    hint=nearest(spelling, SPELLINGS),
-                )
-            )
+            what, allowed = f"unknown role '{spelling}'", f"roles: {', '.join(roles)}"
+            hint = nearest(spelling, spellings)
+        elif column not in columns:
+            what, allowed = f"{at} has no column '{column}'", f"columns: {', '.join(columns)}"
+            alike = {normal(name): name for name in columns}.get(normal(str(column)))
+            hint = f"did you mean '{alike}'?" if alike else nearest(column, columns)
+        elif role in result:
+            what, allowed = f"two columns for the role '{role}': {result[role]} and {column}", ""
+            hint = "roles spelt alike: " + ", ".join((role, *roles[role]))
+        else:
+            result[role] = column
             continue
-        if column not in columns:
-            folded = {normal(name): name for name in columns}
-            if normal(str(column)) in folded:
-                hint = f"did you mean '{folded[normal(str(column))]}'?"
-            else:
-                hint = nearest(column, columns)
-            faults.append(
-                Fault(
-                    where="--map",
-                    what=f"{at} has no column '{column}'",
-                    allowed=f"columns: {', '.join(columns)}",
-                    hint=hint,
-                )
-            )
-            continue
-        if role in result:
-            faults.append(
-                Fault(
-                    where="--map",
-                    what=f"two columns for the role '{role}': {result[role]} and {column}",
-                    hint="roles spelt alike: " + ", ".join((role, *ROLES[role])),
-                )
-            )
-            continue
-        result[role] = column
+        faults.append(Fault(where="--map", what=what, allowed=allowed, hint=hint))
+    if faults:
+        raise InputError(faults=faults)
     # `input` is what a lone question column is often called, and `label` the verdict on a given
     # answer.
     if (
-        "context" in result
-        and "question" not in result
-        and "messages" not in result
-        and normal(next(s for s in mapping if SPELLINGS.get(normal(s)) == "context")) == "input"
+        "input" in map(normal, mapping)
+        and "context" in result
+        and not {"question", "messages"} & {*result}
     ):
         result["question"] = result.pop("context")
-    if "label" in result and "answer" in result and "good" not in result:
+    if "label" in result and (
+        "messages" in result or ("answer" in result and "good" not in result)
+    ):
         result["good"] = result.pop("label")
-    if "label" in result and "messages" in result:
-        result["good"] = result.pop("label")
-    if faults:
-        raise InputError(faults=faults)
+    if result.keys() == {"question", "label"}:
+        return {"text": result["question"], "label": result["label"]}
     return result

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from advisor.data.recognition import roles
 from advisor.data.recognition.columns import Column
 from advisor.data.recognition.naming import Candidate
+from advisor.data.recognition.roles import names_of, normal
 from advisor.ground.errors import Fault, InputError
 
 SHOWN_COLUMNS = 30
@@ -91,7 +91,8 @@ def _with_question(
     """The readings, or of a column that is called a question, and nothing beside it, requests
     alone.
     """
-    named = next((name for name in columns if roles.normal(name) in roles.QUESTIONS), None)
+    questions = names_of("question")
+    named = next((name for name in columns if normal(name) in questions), None)
     if named is None or (ways and ways[0].format != "text"):
         return tuple(ways)
     why = f"requests in `{named}` that nobody answered: for a larger model to answer, or a reward"
@@ -115,17 +116,10 @@ def _misspelt(columns: Sequence[str]) -> list[str]:
     """'anwser: did you mean answer?' for columns whose name is all but a known one."""
     import difflib
 
-    known = [
-        *roles.QUESTIONS,
-        *roles.ANSWERS,
-        *roles.TEXTS,
-        *roles.CHOSEN,
-        *roles.REJECTED,
-        *roles.CONVERSATIONS,
-    ]
+    known = names_of("question", "answer", "text", "chosen", "rejected", "messages")
     hints = []
     for name in columns[:SHOWN_COLUMNS]:
-        close = difflib.get_close_matches(roles.normal(name), known, n=1, cutoff=ALIKE)
-        if close and roles.normal(name) not in known:
+        close = difflib.get_close_matches(normal(name), known, n=1, cutoff=ALIKE)
+        if close and normal(name) not in known:
             hints.append(f"{name}: did you mean '{close[0]}'?")
     return hints

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import cache
 
 from advisor.data.recognition.columns import Column
-from advisor.data.recognition.naming import Candidate, pair_format
+from advisor.data.recognition.naming import Candidate, format_of
+from advisor.data.recognition.roles import formats
 
 MOST_COLUMNS = 500  # a table with more is a matrix: its columns are named with --map
 SHOWN_WAYS = 4
@@ -21,93 +23,20 @@ SAID = ("answer", "agent")
 WHOLE_WORDS_UP_TO = "\u0590"  # scripts from here on write no spaces: found inside a name
 
 
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-# What a word in a name says of the column; the first group that fits decides. Without accents.
-# English, German, Dutch, Scandinavian, French, Spanish, Portuguese, Italian, Polish, Czech,
-# Turkish, Russian, Japanese, Chinese, Korean, Hebrew, Arabic.
-WORDS = {
-    "nothing": _set(
-        "id nr no number key index uuid ref code type kind sort date datum created updated"
-        " closed at time timestamp day year month by name author phone url link address status"
-        " state priority score rating count length lang language source file path city country"
-        " version owner assigned nummer stand prioritat ersteller sprache quelle ort numero"
-        " statut etat langue ville fecha hora estado prioridad nombre idioma ciudad data ora"
-        " stato priorita nome citta cislo numer tarih durum дата номер статус 番号 日付 日時"
-        " 編号 编号 日期 时间 状態 ステータス 状态 번호 날짜 상태"
-    ),
-    "answer": _set(
-        "answer answers reply replies response responses resolution solution completion output"
-        " explanation sql antwort antworten erwiderung losung ruckmeldung ausgabe musterantwort"
-        " antwoord antwoorden reactie oplossing svar losning vastaus reponse reponses retour"
-        " respuesta respuestas contestacion solucion resolucion resposta respostas solucao"
-        " resolucao risposta risposte soluzione odpowiedz rozwiazanie odpoved reseni cevap yanit"
-        " cozum ответ ответы решение 回答 返信 返答 応答 答え 対応 解決 答案 回复 答复 回覆 解决"
-        " 답변 응답 답장 해결 جواب إجابة תשובה"
-    ),
-    "question": _set(
-        "question questions query prompt instruction request inquiry enquiry issue problem ask"
-        " complaint frage fragen anfrage anliegen kundenanfrage beschwerde aufgabe eingabe"
-        " problembeschreibung vraag vragen verzoek klacht aanvraag fraga fragor arende sporgsmal"
-        " henvendelse sporsmal kysymys demande requete reclamation probleme consigne pregunta"
-        " preguntas consulta solicitud problema queja instruccion peticion pergunta perguntas"
-        " duvida solicitacao reclamacao pedido domanda domande richiesta quesito pytanie"
-        " zapytanie zgloszenie polecenie otazka dotaz pozadavek soru talep sikayet вопрос запрос"
-        " обращение проблема жалоба 質問 問い合わせ 問合せ 依頼 要望 問題 问题 提问 咨询 請求 問"
-        " 질문 문의 요청 سؤال שאלה"
-    ),
-    "label": _set(
-        "label labels class category intent sentiment topic tag department queue team kategorie"
-        " klasse abteilung thema stimmung absicht categorie afdeling kategori classe etiquette"
-        " service sujet departement categoria clase etiqueta departamento sentimiento tema"
-        " etichetta reparto kategoria etykieta dzial stitek oddeleni etiket departman duygu"
-        " категория класс метка отдел тональность カテゴリ カテゴリー 分類 種別 部署 感情 类别"
-        " 分类 标签 部门 情感 분류 카테고리 부서"
-    ),
-    "agent": _set(
-        "agent assistant support bot staff operator representative advisor expert teacher"
-        " doctor gpt mitarbeiter berater sachbearbeiter medewerker conseiller agente asesor"
-        " operador atendente operatore konsultant temsilci оператор специалист"
-    ),
-    "customer": _set(
-        "customer client user human visitor guest requester caller patient student kunde kunden"
-        " kundin nutzer benutzer mandant klant gebruiker kund utilisateur cliente usuario utente"
-        " klient musteri kullanici клиент пользователь"
-    ),
-    "title": _set(
-        "subject title headline betreff titel onderwerp objet sujet titre asunto titulo assunto"
-        " oggetto titolo temat predmet konu baslik тема 件名 タイトル 标题 主题 제목"
-    ),
-    "text": _set(
-        "text texts message messages body content contents description comment note email mail"
-        " ticket nachricht nachrichten beschreibung inhalt mitteilung bericht omschrijving"
-        " inhoud tekst beskrivning meddelande beskrivelse besked melding texte contenu courriel"
-        " texto mensaje contenido descripcion mensagem conteudo descricao testo messaggio"
-        " contenuto descrizione wiadomosc opis tresc zprava popis mesaj aciklama metin сообщение"
-        " описание текст 内容 本文 説明 描述 正文 メッセージ 消息 내용 메시지 설명"
-    ),
-    "chosen": _set(
-        "good better best chosen preferred accepted winner positive gut gute besser bessere bon"
-        " bonne meilleur meilleure bueno buena mejor bom boa melhor buono buona migliore"
-    ),
-    "rejected": _set(
-        "bad worse worst rejected dispreferred loser negative schlecht schlechte schlechter"
-        " mauvais mauvaise pire malo mala peor mau ruim pior cattivo cattiva peggiore"
-    ),
-}
+@cache
+def _words() -> dict[str, frozenset[str]]:
+    return {role: frozenset(words) for role, words in formats().words.items()}
 
 
 def role_of(name: str) -> str:
-    """The group of WORDS that a column's name belongs to; "" for none. Of a nested one the last
+    """The group of words that a column's name belongs to; "" for none. Of a nested one the last
     part decides ('resolution.agent'), or all of it where that says little ('resolution.text').
     """
     last = name.rpartition(".")[2]
     if last != name and (role := role_of(last)) not in ("", "text"):
         return role
     words, whole = plain_words(name), unicodedata.normalize("NFC", name)
-    for role, group in WORDS.items():
+    for role, group in _words().items():
         if any(map(group.__contains__, words)):
             return role
         if role != "nothing" and any(_ends_with(word, group) for word in words):
@@ -140,7 +69,7 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[Candidate], bool]:
         return [], False
     texts = {name: role_of(name) for name, column in columns.items() if _is_text(column)}
     texts = {name: role for name, role in texts.items() if role not in ("nothing", "label")}
-    better, worse = ([name for name in texts if WORDS[side] & {*plain_words(name)}]
+    better, worse = ([name for name in texts if _words()[side] & {*plain_words(name)}]
                      for side in ("chosen", "rejected"))  # fmt: skip
     if len(better) == len(worse) == 1 and better != worse:
         asked = _best({name: texts[name] for name in texts if name not in better + worse}, ASKED)
@@ -212,7 +141,7 @@ def _preference(asked: str, better: str, worse: str) -> Candidate:
 def _pair(question: str, answer: str) -> Candidate:
     mapping = {"question": question, "answer": answer}
     return Candidate(
-        format=pair_format(mapping),
+        format=format_of(mapping, {}),
         mapping=mapping,
         why=f"a request in `{question}` and its answer in `{answer}`",
     )
