@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,8 +56,7 @@ class Wait:
     def __call__(self, count: int = 1) -> None:
         """So many more items are done."""
         self.done += count
-        if board.heard is not None:
-            board.heard(self)
+        board.heard(self)
 
     def at(
         self, done: int | None = None, *, text: str | None = None, left_s: float | None = None
@@ -68,8 +67,7 @@ class Wait:
         if text is not None:
             self.text = text
         self.left_s = left_s
-        if board.heard is not None:
-            board.heard(self)
+        board.heard(self)
 
     def count(self) -> str:
         """'12 of 64 rows'; empty if there is nothing to count."""
@@ -123,9 +121,8 @@ def _rate_text(rate: float, unit: str) -> str:
 
 def format_memory(used_bytes: float, limit_bytes: float | None) -> str:
     """'memory 11.8 of 24.0 GiB'."""
-    if not limit_bytes:
-        return f"memory {gib(used_bytes):,.1f} GiB"
-    return f"memory {gib(used_bytes):,.1f} of {gib(limit_bytes):,.1f} GiB"
+    limit = f" of {gib(limit_bytes):,.1f}" if limit_bytes else ""
+    return f"memory {gib(used_bytes):,.1f}{limit} GiB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,27 +134,22 @@ class View:
     memory: tuple[int, int | None] | None  # (bytes in use, the limit)
     now_s: float
 
-    def line(self) -> str:
-        """Everything in one line."""
+    def line(self, *, named: bool = True) -> str:
+        """Everything in one line; not named, it is put behind a label of somebody else's."""
         outer, *inner = self.waits
         shown_inner = [wait for wait in inner if wait.done or wait.total or wait is inner[-1]]
         parts = [wait.sentence(self.now_s) for wait in (outer, *shown_inner)]
         if self.memory is not None:
             parts.append(format_memory(*self.memory))
-        return (f"{self.label}: " if self.label else "") + "; ".join(parts)
-
-    def unnamed(self) -> View:
-        """The same without the label, to be put behind one."""
-        return replace(self, label="")
+        return (f"{self.label}: " if self.label and named else "") + "; ".join(parts)
 
     def rows(self) -> tuple[str, Wait, list[str]]:
         """(the name before the bar, the wait it stands for, the lines below it)."""
-        counted = next((wait for wait in self.waits if wait.total), self.waits[-1])
-        place = next(at for at, wait in enumerate(self.waits) if wait is counted)
+        place = next((at for at, wait in enumerate(self.waits) if wait.total), len(self.waits) - 1)
+        counted, inner = self.waits[place], self.waits[place + 1 :]
         named = ", ".join(wait.what for wait in self.waits[: place + 1])
         memory = format_memory(*self.memory) if self.memory is not None else ""
         below = [f"{named}: {_joined(counted.speed(self.now_s), memory)}".removesuffix(": ")]
-        inner = self.waits[place + 1 :]
         if inner and self.now_s - inner[0].began_s >= SHOWN_AFTER_S:
             below.append("; ".join(wait.sentence(self.now_s) for wait in inner[-2:]))
         name = self.label or counted.what
@@ -226,7 +218,7 @@ class Board:
         self.label = ""
         self.memory: Callable[[], tuple[int, int | None]] | None = None
         self.folder: Path | None = None  # of the run, for those who follow it
-        self.heard: Callable[[Wait], None] | None = None  # told of every item, for tests
+        self.heard: Callable[[Wait], object] = id  # told of every item, for tests
         self.waits: list[Wait] = []
         self._screen = threading.RLock()  # a list keeps itself in order
         self._ended = threading.Event()
@@ -242,49 +234,32 @@ class Board:
             self._last_line_s, self._last_file_s = now_s, 0.0
             if self.is_shown and self.starts_thread:
                 self._ended = threading.Event()
-                threading.Thread(
-                    target=self._watch, args=(self._ended,), name="progress", daemon=True
-                ).start()
-        if self.heard is not None:
-            self.heard(wait)
+                watch = threading.Thread(target=self._watch, args=(self._ended,), daemon=True)
+                watch.start()
+        self.heard(wait)
         return wait
 
-    def close(self, wait: Wait) -> None:
-        """A wait ends, with those inside it."""
+    def close(self, wait: Wait, *, alone: bool = False) -> None:
+        """A wait ends, with those inside it; alone, those go on: a file may be closed late."""
         place = next((at for at, one in enumerate(self.waits) if one is wait), None)
         if place is None:
             return
-        del self.waits[place:]
+        del self.waits[place : place + 1 if alone else None]
         if not self.waits:
-            self._end_all()
-
-    def end(self, wait: Wait) -> None:
-        """A wait ends, and those that were opened after it go on: that of a file may be closed
-        late.
-        """
-        if any(one is wait for one in self.waits):
-            self.waits = [one for one in self.waits if one is not wait]
-            if not self.waits:
-                self._end_all()
+            self.hand_over()
 
     def hand_over(self) -> None:
         """Every wait ends: from here on a child process shows what it does on the same terminal."""
         self.waits = []
-        self._end_all()
-
-    def _end_all(self) -> None:
         self._ended.set()
         with self._screen:
-            self._take_away()
-
-    def _take_away(self) -> None:
-        bar, self._bar = self._bar, None
-        with suppress(OSError):  # the terminal is gone
-            if bar is not None:
-                bar.close()
-        if self.folder is not None and self.is_shown:
-            with suppress(OSError):
-                (self.folder / FILE).unlink(missing_ok=True)
+            bar, self._bar = self._bar, None
+            with suppress(OSError):  # the terminal is gone
+                if bar is not None:
+                    bar.close()
+            if self.folder is not None and self.is_shown:
+                with suppress(OSError):
+                    (self.folder / FILE).unlink(missing_ok=True)
 
     def _watch(self, ended: threading.Event) -> None:
         while not ended.wait(TICK_S):
@@ -400,39 +375,33 @@ def write_view(folder: Path, view: View) -> None:
 def read_view(folder: Path) -> View | None:
     """What the process that works in a run folder is at; None if it has not said so."""
     try:
-        content = json.loads(text_of(folder / FILE))
+        text = text_of(folder / FILE)
+        content = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
         waits = [_read_wait(wait) for wait in content["waits"]]
-        if not waits:
-            return None
-        memory = content["memory"]
-        limit = memory[1] if memory else None
-        return View(
-            str(content["label"]),
-            waits,
-            (int(_number(memory[0])), limit and int(_number(limit))) if memory else None,
-            now_s=max(0.0, time.time() - _number(content["at_s"])),
-        )
+        used, limit = content["memory"] or (None, None)
+        memory = None if used is None else (int(used), limit and int(limit))
+        now_s = max(0.0, time.time() - content["at_s"])
+        return View(str(content["label"]), waits, memory, now_s) if waits else None
     except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError):
         return None  # it is damaged
 
 
 def _read_wait(found: Mapping[str, Any]) -> Wait:
-    left_s = found["left_s"]
     return Wait(
         what=str(found["what"]),
-        total=int(_number(found["total"])),
+        total=int(found["total"]),
         unit=str(found["unit"]),
-        began_s=-_number(found["began_s"]),  # the moment it was written is 0
-        done=int(_number(found["done"])),
-        first=int(_number(found["first"])),
+        began_s=-float(found["began_s"]),  # the moment it was written is 0
+        done=int(found["done"]),
+        first=int(found["first"]),
         text=str(found["text"]),
-        left_s=None if left_s is None else _number(left_s),
+        left_s=None if found["left_s"] is None else float(found["left_s"]),
     )
 
 
-def _number(value: Any) -> float:
+def _number(text: str) -> float:
     """A number of a file that may be damaged. Raises ValueError for what nothing can be."""
-    number = float(value)
+    number = float(text)
     if not abs(number) < MOST:
-        raise ValueError(f"{number} is no count, time or memory")
+        raise ValueError(f"{text} is no count, time or memory")
     return number

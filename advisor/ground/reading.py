@@ -34,7 +34,7 @@ class CountedFile(io.FileIO):
 
     def close(self) -> None:
         if self.wait is not None:
-            self.board.end(self.wait)
+            self.board.close(self.wait, alone=True)
             self.wait = None
         super().close()
 

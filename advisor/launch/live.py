@@ -67,10 +67,10 @@ class LiveRun:
     def sentence(self) -> str:
         """'stage sft (1 of 2): training: 12 of 108 steps, ...'."""
         if self.stage is None:
-            return self.view.unnamed().line() if self.view is not None else "between two stages"
+            return self.view.line(named=False) if self.view is not None else "between two stages"
         at = f"stage {self.stage} ({self.place})"
         if self.view is not None:
-            return f"{at}: {self.view.unnamed().line()}"
+            return f"{at}: {self.view.line(named=False)}"
         return (
             f"{at}: step {self.step} of {self.total}" if self.step else f"{at}: it has just begun"
         )
