@@ -118,7 +118,7 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
 
 
 def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any]) -> Any:
-    from peft import PeftModelForSequenceClassification
+    from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
     from trainers.frame.loading import (
@@ -146,7 +146,7 @@ def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any
         options = {**options, "quantization_config": quantized, "device_map": {"": device}}
     with reading(folder, "the adapter"):
         base = AutoModelForSequenceClassification.from_pretrained(source, **options)
-        model = PeftModelForSequenceClassification.from_pretrained(base, str(folder))
+        model = PeftModel.from_pretrained(base, str(folder))
         check_adapter(model, folder)
     return keep_weights_unpacked(model) if quantized is not None else model.to(device)
 
