@@ -9,6 +9,7 @@ import pytest
 from advisor.advice.scenarios import read_scenarios, shipped_scenarios
 from advisor.data.measure.data_requirements import data_requirements
 from advisor.data.recognition.roles import formats
+from advisor.estimate.model.layouts import layouts
 from advisor.estimate.spec.read import request_of
 from advisor.extras.jobs.skypilot import skypilot_accelerators
 from advisor.extras.other_tools.findings import general_rules
@@ -105,6 +106,10 @@ SHIPPED = {
     "devices that are no GPUs": (
         "hardware/not-supported.yaml", "    where:", "    were:", "where",
         not_supported_devices.__wrapped__,
+    ),
+    "layouts of models": (
+        "layouts.yaml", "families: [mixtral], renamed:", "families: [mixtral], renamd:", "renamed",
+        layouts.__wrapped__
     ),
     "families of models": (
         "families.yaml", "    usual:", "    usaul:", "usual", families_of_models.__wrapped__

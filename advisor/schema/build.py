@@ -7,6 +7,7 @@ from pathlib import Path
 
 from advisor.data.measure.data_requirements import REQUIREMENTS_FILE
 from advisor.data.recognition.roles import FORMATS_FILE
+from advisor.estimate.model.layouts import LAYOUTS_FILE
 from advisor.estimate.spec.read import SPEC
 from advisor.ground.extras import extras
 from advisor.ground.files import cannot_write, write_atomically
@@ -92,6 +93,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "suggestions": file_schema(suggestions_shape()),
         "sizes": file_schema(SIZES_FILE),
         "families": file_schema(FAMILIES_FILE),
+        "layouts": file_schema(LAYOUTS_FILE),
         "strategies": file_schema(STRATEGIES_FILE),
         "trainer": file_schema(TRAINER_FILE),
         "answers": answers_schema(rules.facts),

@@ -11,6 +11,7 @@ from functools import partial
 
 from advisor.data.measure.data_requirements import data_requirements
 from advisor.data.recognition.roles import formats
+from advisor.estimate.model.layouts import layouts
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras
 from advisor.ground.other_keys import other_keys
@@ -45,6 +46,7 @@ ONE_FILE: tuple[Reader, ...] = (
     typical_sizes,
     suggested_models,
     families,
+    layouts,
     strategies,
     trainers,
     rollout_warnings,

@@ -11,7 +11,7 @@ import pytest
 
 from advisor.estimate.model.architecture import shape_from_config
 from advisor.estimate.model.dims import dims_of, unknown_targets
-from advisor.estimate.model.layouts import LAYOUTS
+from advisor.estimate.model.layouts import layout_of, layouts
 from advisor.estimate.model.structure import structure_of
 from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.types import RunSpec
@@ -141,7 +141,7 @@ ELSEWHERE = {
     "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe",
 }  # fmt: skip
 FAMILIES = sorted(
-    family for family, layout in LAYOUTS.items() if layout.exact and family not in ELSEWHERE
+    family for family in layouts() if layout_of(family).exact and family not in ELSEWHERE
 )
 
 
@@ -273,7 +273,7 @@ def test_all_linear_of_another_trainer_trains_what_peft_adapts(family):
     dims = dims_of(shape_from_config(config, family, origin="hub", source=""))
     assert dims is not None
     choice = peft.LoraConfig(r=1, target_modules="all-linear")
-    if LAYOUTS[family].refused:
+    if layout_of(family).refused:
         with pytest.raises(ValueError, match="Mamba"):
             peft.get_peft_model(model, choice)
         return

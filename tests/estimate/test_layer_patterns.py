@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from advisor.estimate.model.architecture import ConfigError, shape_from_config
-from advisor.estimate.model.layouts import LAYOUTS
+from advisor.estimate.model.layouts import layouts
 from advisor.estimate.model.structure import structure_of
 from advisor.situation.model_files import catalogue_entry, catalogue_ids
 from advisor.situation.shapes import model_shape
@@ -189,4 +189,4 @@ def test_kinds_of_layers_add_up_in_every_catalogued_model():
 def test_every_family_of_the_catalogue_has_a_layout():
     """None is counted as a plain decoder but those that transformers has no code for."""
     types = {catalogue_entry(stem, hub_id).get("model_type") for stem, hub_id in catalogue_ids()}
-    assert types - LAYOUTS.keys() == {"deepseek_v4"}
+    assert types - layouts().keys() == {"deepseek_v4"}

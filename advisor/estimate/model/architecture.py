@@ -1,7 +1,7 @@
 """config.json -> ModelShape: the dimensions under their many names, and the parameter count worked
 out from them.
 
-The count follows the layer definitions of transformers (`layouts.py`). It is exact for the
+The count follows the layer definitions of transformers (`rules/layouts.yaml`). It is exact for the
 families that are `exact` there; any other is counted as a gated decoder without biases, and the
 shape's note says so.
 """

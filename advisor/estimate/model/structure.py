@@ -1,8 +1,9 @@
 """The layers of a model with their tensors, from a ModelShape.
 
-A family is an entry in `layouts.py`; only a mixer that no family had before needs a function in
-`mixers.py`. The sizes follow transformers 5.24 (src/transformers/models/<family>/modeling_*.py) and
-are held to its own modules in tests/estimate/test_architectures.py.
+A family is an entry in `rules/layouts.yaml`; only a mixer that no family had before needs a
+function in `mixers.py`. The sizes follow transformers 5.24
+(src/transformers/models/<family>/modeling_*.py) and are held to its own modules in
+tests/estimate/test_architectures.py.
 """
 
 from __future__ import annotations
