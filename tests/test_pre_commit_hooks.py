@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from advisor.cli import COMMANDS
-from advisor.commands.check_each import check_each
+from advisor.commands.check import check_each
 from advisor.ground.errors import InputError
 
 ROOT = Path(__file__).parents[1]

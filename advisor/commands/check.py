@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import click
 
 from advisor.advice.lengths import settings_by_data, suited_objective
-from advisor.commands.check_each import check_each
 from advisor.commands.options import json_option, refuse_unused
-from advisor.commands.output import console, print_json, say, with_error
+from advisor.commands.output import console, print_json, put, say, with_error
 from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
 from advisor.data.measure.data_requirements import compare_amounts
@@ -31,6 +30,55 @@ from advisor.render.row import print_row, row_json
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_flags
+
+# Options that are about one file, and what the user typed.
+ONE_FILE = {
+    "as_json": "--json",
+    "show_row": "--show-row",
+    "evaluation": "--eval",
+    "plan_file": "--plan",
+}
+UNREADABLE = InputError.exit_code
+
+
+def check_each(
+    files: Sequence[str], check: Callable[[str], int], options: Mapping[str, Any]
+) -> int:
+    """Check each file and return the exit code: 2 if one could not be read, else the highest.
+
+    A file that cannot be read keeps nobody from seeing the others. Raises InputError for an option
+    that is about one file where there are several.
+    """
+    if len(files) == 1:
+        return check(files[0])
+    # Not by its truth: row 0 was asked for too.
+    alone = [
+        flag
+        for name, flag in ONE_FILE.items()
+        if options.get(name) is not None and options[name] is not False
+    ]
+    if alone:
+        raise InputError(
+            f"{alone[0]} is about one file, and there are {len(files)}",
+            where=alone[0],
+            hint=f"check one file at a time with {alone[0]}",
+        )
+    codes = [_checked_one(path, check) for path in files]
+    # One that could not be read is worse than one that does not fit: nothing is known about it.
+    return UNREADABLE if UNREADABLE in codes else max(codes)
+
+
+def _checked_one(path: str, check: Callable[[str], int]) -> int:
+    """The exit code of one of several files, under its name."""
+    put(f"== {path}")
+    try:
+        code = check(path)
+    except AdviseError as error:
+        say(error.text())
+        code = error.exit_code
+    put("")
+    return code
+
 
 SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 

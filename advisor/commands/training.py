@@ -1,4 +1,6 @@
-"""How commands start a run and show what came of it."""
+"""How commands start a run and show what came of it; of one that is at work already, how far it
+is.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,59 @@ from advisor.render.run import print_run, run_json
 
 if TYPE_CHECKING:
     from advisor.plan.model import Comments, Plan
+
+
+import sys
+from time import sleep
+
+from advisor.ground.progress import Bar, is_live
+from advisor.launch.live import LiveRun, read_live
+from advisor.plan.record_files import read_record
+from advisor.render.run import shown_path
+
+LOOK_EVERY_S = 0.5
+
+
+def follow(found: RunIsLive, *, as_json: bool = False) -> Run | None:
+    """Show the progress of a live run: on a terminal until it ends or Ctrl-C, which leaves it at
+    work; elsewhere once. The run, if it ended meanwhile.
+    """
+    live = read_live(found.folder)
+    if live is None:
+        return _ended(found)
+    if as_json:
+        run = Run(folder=live.folder, record=live.record)
+        print_json({**run_json(run), "progress": live.to_dict()})
+        return None
+    where = shown_path(live.folder)
+    say(f"{where} is running (process {live.process}): {live.sentence}")
+    if not is_live(sys.stderr):
+        return None
+    say(f"Ctrl-C leaves it running. To stop it, with its last step saved: kill {live.process}")
+    try:
+        _watch(live)
+    except KeyboardInterrupt:
+        say(f"{where} is still running")
+        return None
+    return _ended(found)
+
+
+def _watch(live: LiveRun | None) -> None:
+    """Show the run until it ends."""
+    bar = Bar()
+    try:
+        while live is not None:
+            if live.view is not None:
+                bar.draw(live.view)
+            sleep(LOOK_EVERY_S)
+            live = read_live(live.folder)
+    finally:
+        bar.close()
+
+
+def _ended(found: RunIsLive) -> Run | None:
+    record = read_record(found.folder)
+    return Run(folder=found.folder, record=record) if record is not None else None
 
 
 def train(
@@ -53,8 +108,6 @@ def train_or_follow(
     try:
         run: Run | DryRun | None = train(plan, settings, comments=comments)
     except RunIsLive as found:
-        from advisor.commands.following import follow
-
         run = follow(found, as_json=as_json)
     return 0 if run is None else show_run(run, as_json=as_json)
 

@@ -54,8 +54,8 @@ from advisor.situation.shapes import model_shape
 from advisor.situation.types import Situation
 from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard, walk
 from advisor.wizard.asking import asker
-from advisor.wizard.checks import path_exists
 from advisor.wizard.data_file import found_lines, profile_of
+from advisor.wizard.outcome import path_exists
 from advisor.wizard.prompts import terminal_ui
 
 if TYPE_CHECKING:

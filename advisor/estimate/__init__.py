@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from advisor.estimate.cost import cost_estimate
-from advisor.estimate.memory.host import host_moments
-from advisor.estimate.memory.offloaded import host_bytes
+from advisor.estimate.memory.host import host_bytes, host_moments
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.verdict import HEAD_ROOM, fits_in, memory_fits
 from advisor.estimate.past.corrections import learned, time_with_lesson, with_lesson

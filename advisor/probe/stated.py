@@ -1,21 +1,81 @@
 """Hardware a person states instead of letting it be probed: a name, a count, a memory size,
-`unknown` or `none`.
+`unknown` or `none`; and for a question that can be asked, what a name may mean.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advisor.ground.errors import InputError
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
-from advisor.probe.catalogue import GpuMatch, find_gpu, interconnect_of
+from advisor.probe.catalogue import GpuMatch, find_gpu, gpus_of, interconnect_of
+from advisor.probe.gpu_files import not_supported
 from advisor.probe.kept_free import keep_for_macos, keep_free, keep_ram_free, kept_free_note
 from advisor.probe.names import count_and_name
-from advisor.probe.not_supported import not_supported
 from advisor.probe.software import older_torch_note
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedGpu:
+    """One GPU to choose."""
+
+    name: str
+    memory_gib: float | None = None  # to state beside the name; None: the name says it
+
+    @property
+    def label(self) -> str:
+        """'RTX 3080 Laptop with 16 GB'."""
+        return self.name + (f" with {self.memory_gib:g} GB" if self.memory_gib else "")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeantGpu:
+    """What a typed name means."""
+
+    name: str  # as it was typed, without the count
+    count: int | None = None
+    found: NamedGpu | None = None  # the GPU, where there is nothing to ask
+    variants: tuple[NamedGpu, ...] = ()  # what it may be, where memory tells them apart
+    near: tuple[str, ...] = ()  # names like it, where nothing is known of it
+    note: str = ""  # what there is to say of it: how it was read, or why it cannot be used
+    shared: bool = False  # the memory is the computer's own
+
+
+def meant_gpu(text: str) -> MeantGpu:
+    """The GPU or GPUs that a typed text means: "2x 4090", "NVIDIA GeForce RTX 4060 Laptop GPU"."""
+    count, name = count_and_name(text.strip())
+    match = find_gpu(name)
+    gpus, stated_gib = gpus_of(name)
+    if match.spec is None:
+        if (device := not_supported(name)) is not None:
+            note = f"this is {device.what}, which this tool cannot train on: it {device.why}"
+            return MeantGpu(name=name, count=count, found=NamedGpu(name=name), note=note)
+        if match.memory_bytes is None:
+            return MeantGpu(name=name, count=count, near=match.near)
+        note = "; ".join(
+            (*match.warnings, "not in the catalogue: its speed and formats are not known")
+        )
+        bare = NamedGpu(name=name, memory_gib=round(match.memory_bytes / GIB, 3))
+        return MeantGpu(name=name, count=count, found=bare, note=note)
+    sizes = sorted(((size, gpu) for gpu in gpus for size in gpu.sold_gib), key=lambda one: one[0])
+    variants = tuple(
+        NamedGpu(name=gpu.name, memory_gib=size if len(gpu.sold_gib) > 1 else None)
+        for size, gpu in sizes
+    )
+    shared = match.spec.memory_bytes is None
+    usual = any(gpu.usual_gib is not None for gpu in gpus)
+    if (stated_gib is None and len(variants) > 1 and not usual) or match.not_sold:
+        note = f"it is sold with {match.not_sold}" if match.not_sold else ""
+        return MeantGpu(name=name, count=count, variants=variants, note=note, shared=shared)
+    memory_gib = stated_gib if any(variant.memory_gib for variant in variants) else None
+    found = NamedGpu(name=match.spec.name, memory_gib=memory_gib)
+    return MeantGpu(
+        name=name, count=count, found=found, note="; ".join(match.warnings), shared=shared
+    )
+
 
 UNKNOWN, NONE = "unknown", "none"
 MOST_GPUS, MOST_GIB = 10_000, 10_000  # beyond this it is a slip of the keyboard

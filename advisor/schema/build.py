@@ -26,7 +26,7 @@ from advisor.methods.trainers import TRAINER_FILE
 from advisor.plan.record import run_schema
 from advisor.plan.verdict_record import VERDICT_FILE
 from advisor.probe import gpu_files
-from advisor.probe.not_supported import NOT_SUPPORTED_FILE
+from advisor.probe.gpu_files import NOT_SUPPORTED_FILE
 from advisor.probe.prices import price_file_shape
 from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.model import Ruleset

@@ -24,8 +24,7 @@ from advisor.methods.rewards import rollout_warnings
 from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
 from advisor.plan.verdict_record import limits
-from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
-from advisor.probe.not_supported import not_supported_devices
+from advisor.probe.gpu_files import catalogue_gpus, cuda_facts, not_supported_devices
 from advisor.situation import chat_templates
 from advisor.situation.model_files import (
     NOT_ORGANISATIONS,

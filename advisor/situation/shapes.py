@@ -15,8 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from advisor.estimate.model.architecture import ConfigError, shape_from_config
-from advisor.estimate.model.seq2seq import ABOUT
+from advisor.estimate.model.architecture import ABOUT_SEQ2SEQ, ConfigError, shape_from_config
 from advisor.ground.errors import InputError
 from advisor.ground.files import MOST_CONFIG_BYTES, text_of
 from advisor.ground.hub_cache import is_offline
@@ -143,7 +142,7 @@ def _shape_of_family(family: Family, name: str, params: int | None) -> ModelShap
         head_dim=size.hidden_size // size.heads, intermediate_size=size.intermediate_size,
         vocab_size=size.vocab_size, tied_embeddings=True,
         source=f"rules/families.yaml ({family.source})",
-        note=ABOUT if family.kind == SEQ2SEQ else "",
+        note=ABOUT_SEQ2SEQ if family.kind == SEQ2SEQ else "",
     )  # fmt: skip
 
 

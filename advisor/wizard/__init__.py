@@ -10,9 +10,8 @@ answer, save a page.
 """
 
 from advisor.wizard.asking import ask_round
-from advisor.wizard.checks import Checks
 from advisor.wizard.menu import run_wizard
-from advisor.wizard.outcome import Actions, Outcome
+from advisor.wizard.outcome import Actions, Checks, Outcome
 from advisor.wizard.relevance import Relevance
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several, Skipped, walk
 

@@ -17,7 +17,6 @@ from advisor.ground.files import FOLDER_NAME, is_folder_name
 from advisor.ground.types import Answers, Hardware
 from advisor.ruleset.facts import Fact, load_facts
 from advisor.situation.model_choice import Meant
-from advisor.wizard.checks import Checks, nothing_wrong
 from advisor.wizard.data_file import (
     ask_data,
     ask_file,
@@ -27,6 +26,7 @@ from advisor.wizard.data_file import (
     say_found,
 )
 from advisor.wizard.machine import CARD_FACTS, ask_gpu, machine_lines
+from advisor.wizard.outcome import Checks, nothing_wrong
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.saved import (
     Saved,

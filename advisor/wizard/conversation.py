@@ -11,7 +11,7 @@ from advisor.advice.types import Advice
 from advisor.ground.types import Answers, Hardware
 from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import asker
-from advisor.wizard.checks import Checks
+from advisor.wizard.outcome import Checks
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.saved import Saved
 from advisor.wizard.walk import (

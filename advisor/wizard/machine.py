@@ -8,8 +8,7 @@ from typing import Any
 
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
-from advisor.probe.choices import MeantGpu, NamedGpu, meant_gpu
-from advisor.probe.stated import MOST_GIB, MOST_GPUS
+from advisor.probe.stated import MOST_GIB, MOST_GPUS, MeantGpu, NamedGpu, meant_gpu
 from advisor.ruleset.facts import load_facts
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.typed import number_of, typed, ways_out

@@ -15,9 +15,8 @@ from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.types import Answers, Hardware
 from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import ask_round, stopped_words
-from advisor.wizard.checks import Checks
 from advisor.wizard.conversation import Conversation, LeftOut
-from advisor.wizard.outcome import Actions, Outcome
+from advisor.wizard.outcome import Actions, Checks, Outcome
 from advisor.wizard.prompts import Option, Ui, terminal_ui
 from advisor.wizard.saved import save_answers
 from advisor.wizard.walk import (

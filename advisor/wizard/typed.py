@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from advisor.ruleset.facts import Fact
-from advisor.wizard.checks import Check
+from advisor.wizard.outcome import Check
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply
 

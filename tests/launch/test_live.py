@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.commands import following
-from advisor.commands.following import follow
+from advisor.commands import training
+from advisor.commands.training import follow
 from advisor.ground.progress import View, Wait, write_view
 from advisor.launch.live import RunIsLive, read_live, refuse_live
 from tests.launch.conftest import alive, run, start, wait_for
@@ -123,7 +123,7 @@ def test_on_a_terminal_ctrl_c_leaves_it_running(live, found, monkeypatch):
     def press(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(following, "sleep", press)
+    monkeypatch.setattr(training, "sleep", press)
     assert follow(found) is None
     shown = screen.getvalue()
     assert "12 of 108 steps, 2 min left" in shown
@@ -141,7 +141,7 @@ def test_on_a_terminal_its_end_is_shown(live, found, monkeypatch):
         live.terminate()
         live.communicate(timeout=20)
 
-    monkeypatch.setattr(following, "sleep", end)
+    monkeypatch.setattr(training, "sleep", end)
     ended = follow(found)
     assert ended is not None
     assert ended.status == "stopped"

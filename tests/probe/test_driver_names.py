@@ -8,8 +8,7 @@ system_profiler. The sizes are those of the makers' product pages.
 import pytest
 
 from advisor.probe.catalogue import gpus_of
-from advisor.probe.choices import meant_gpu
-from advisor.probe.stated import stated_hardware
+from advisor.probe.stated import meant_gpu, stated_hardware
 
 # name -> GPU of the catalogue, and GB where the name is sold with one size alone
 PRINTED = {

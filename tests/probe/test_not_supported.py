@@ -6,8 +6,7 @@ import pytest
 
 from advisor.probe import stated_hardware
 from advisor.probe.catalogue import find_gpu, load_catalogue
-from advisor.probe.gpu_files import catalogue_gpus
-from advisor.probe.not_supported import not_supported
+from advisor.probe.gpu_files import catalogue_gpus, not_supported
 
 
 @pytest.mark.parametrize(

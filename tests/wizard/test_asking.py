@@ -8,8 +8,8 @@ from advisor.commands.wizard import _refused
 from advisor.ground.types import Answer, Answers
 from advisor.situation.build import model_folder
 from advisor.wizard import Checks
-from advisor.wizard.checks import path_exists
 from advisor.wizard.machine import machine_lines
+from advisor.wizard.outcome import path_exists
 from advisor.wizard.saved import state_path
 from advisor.wizard.typed import number_of
 from tests.render.example_advice import CPU, PROBED_4090, UNKNOWN_HARDWARE

@@ -14,8 +14,8 @@ from advisor.ground.terminal import one_line, width_of
 from advisor.ground.types import Answer, Answers, DataProfile
 from advisor.wizard import BACK, Question, Several
 from advisor.wizard.asking import ask_tasks
-from advisor.wizard.checks import Checks
 from advisor.wizard.data_file import ask_data, say_found, value_words, way_question, way_words
+from advisor.wizard.outcome import Checks
 from tests.wizard.scripted import FACTS, ScriptedUi
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"

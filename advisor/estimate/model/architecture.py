@@ -12,13 +12,46 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from advisor.estimate.model import nested_configs, seq2seq
-from advisor.estimate.model.layer_patterns import pattern_of
+from advisor.estimate.model.layer_patterns import CROSS_ATTENTION, FULL, flat, pattern_of
 from advisor.estimate.model.layouts import layout_of
 from advisor.estimate.model.structure import structure_of
 from advisor.ground.model_config import NAMES, REQUIRED, config_faults, read, text_config
 from advisor.ground.types import ModelShape
 from advisor.methods.families import DECODER, SEQ2SEQ, kind_of_type
+
+ABOUT_SEQ2SEQ = (
+    "encoder and decoder are counted as one stack that reads input and output: activations are"
+    " somewhat too high"
+)
+
+
+def as_one_stack(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the names that decoders use: layers of encoder and decoder together.
+
+    Parts that the configuration does not hold are left out.
+    """
+    encoder = _first(config, "encoder_layers", "num_layers", "num_hidden_layers")
+    decoder = _first(config, "decoder_layers", "num_decoder_layers") or encoder
+    found: dict[str, Any] = {
+        "hidden_size": _first(config, "d_model", "hidden_size"),
+        "num_hidden_layers": None if encoder is None else encoder + (decoder or encoder),
+        "num_attention_heads": _first(
+            config, "encoder_attention_heads", "num_heads", "num_attention_heads"
+        ),
+        "head_dim": _first(config, "d_kv", "head_dim"),
+        "intermediate_size": _first(config, "encoder_ffn_dim", "d_ff", "intermediate_size"),
+    }
+    if encoder is not None:
+        found["layer_types"] = [FULL] * encoder + [CROSS_ATTENTION] * (decoder or encoder)
+    return {**config, **{name: value for name, value in found.items() if value is not None}}
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
 
 
 def _set(names: str) -> frozenset[str]:
@@ -97,9 +130,9 @@ def _shape(
     family = str(config.get("model_type") or outer or "unknown")
     writes_from_reading = kind_of_type(family) == SEQ2SEQ
     if writes_from_reading:
-        config = seq2seq.as_one_stack(config)
-        notes.append(seq2seq.ABOUT)
-    config = nested_configs.flat(config)
+        config = as_one_stack(config)
+        notes.append(ABOUT_SEQ2SEQ)
+    config = flat(config)
     missing = [field for field in REQUIRED if read(config, field) is None]
     if missing:
         raise ConfigError(f"needs {', '.join('/'.join(NAMES[field][:2]) for field in missing)}")

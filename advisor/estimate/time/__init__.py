@@ -1,9 +1,9 @@
 """Duration of an optimizer step and of a run. Arithmetic only.
 
-machine.py: what a device and its links reach. work.py: compute and memory traffic. host.py: the
-time the host needs to start kernels and to gather shards. communication.py: what moves between
-devices. generation.py: what a step has beside its micro-batches. step.py adds the optimizer and
-puts them together.
+machine.py: what a device and its links reach, and what moves between devices. work.py: compute and
+memory traffic. host.py: the time the host needs to start kernels and to gather shards.
+generation.py: what a step has beside its micro-batches. step.py adds the optimizer and puts them
+together.
 """
 
 from advisor.estimate.time.generation import looking_s

@@ -12,9 +12,8 @@ from advisor.estimate.resolved_run import (
     answers_each,
     trainable_params,
 )
-from advisor.estimate.time.communication import weight_bytes
 from advisor.estimate.time.host import forward_launches_s
-from advisor.estimate.time.machine import Machine
+from advisor.estimate.time.machine import Machine, weight_bytes
 from advisor.estimate.time.work import FORWARD_TILES
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import ModelShape

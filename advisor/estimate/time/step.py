@@ -10,16 +10,17 @@ from advisor.estimate.memory.optimizer_states import entry_of, orthogonal_flop
 from advisor.estimate.model.dims import Dims, dims_of
 from advisor.estimate.padding import row_tokens
 from advisor.estimate.resolved_run import DTYPE_BYTES, answers_each, resolve, trainable_params
-from advisor.estimate.time.communication import (
+from advisor.estimate.time.generation import SMOOTH, generate_s
+from advisor.estimate.time.host import COMPILED_SHARE, forward_launches_s, sharding_s
+from advisor.estimate.time.machine import (
+    CPU_BYTES_PER_S,
     HIDDEN,
+    Machine,
     gather_s,
     offloaded_s,
     reduce_s,
     sharding_of,
 )
-from advisor.estimate.time.generation import SMOOTH, generate_s
-from advisor.estimate.time.host import COMPILED_SHARE, forward_launches_s, sharding_s
-from advisor.estimate.time.machine import CPU_BYTES_PER_S, Machine
 from advisor.estimate.time.work import (
     NARROW_DTYPES,
     attended_tokens,
