@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from advisor.extras.other_tools.mapping import (
     plan_values,
     usual_values,
 )
-from advisor.extras.other_tools.tool import Tool
 from advisor.ground.errors import InputError
 from advisor.ground.shape import NamedValue
 from advisor.methods import objective
@@ -41,24 +40,24 @@ class CarriedPlan:
 
 
 def to_plan(
-    tool: Tool,
     reading: Reading,
     *,
-    data: Mapping[str, Any] | None = None,
-    device: str = "cuda",
-    processes: int = 1,
-    origin: str = "",
-    request_tokens: int | None = None,
+    tool: str,
+    name: str,
+    data: Mapping[str, Any] | None,
+    device: str,
+    processes: int,
+    request_tokens: int | None,
 ) -> CarriedPlan:
     """The plan that says the same.
 
     Args:
-        tool: Whose configuration it is.
         reading: What it says in our words.
+        tool: Its tool's name, for people.
+        name: The file.
         data: `data` of the plan; None: it is not here.
         device: cuda or cpu, for `launch`.
         processes: One a GPU.
-        origin: Where it came from, for people.
         request_tokens: Of the longest request, where the data are known.
 
     Raises InputError if even the objective, the update or the model has no word in a plan.
@@ -67,110 +66,77 @@ def to_plan(
     missing = [key for key in ("model", "objective", "update") if not ours.get(key)]
     if missing:
         said = "; ".join(one.why for one in lost if one.why.startswith(NO_WORD))
-        raise InputError(
-            f"the configuration does not say a plan's {' and '.join(missing)}",
-            hint=said or "",
-        )
-    ours |= (
-        {"processes": processes}
-        | ({"strategy": "ddp"} if processes > 1 else {})
-        | {key: ours[key] for key in OF_LAUNCH if ours.get(key) not in (None, 1)}
-    )
-    if processes == 1 and ours.pop("strategy", None) not in (None, "ddp"):
-        theirs = ", ".join(reading.carried["strategy"].theirs)
-        why = "with one GPU there is nothing to share"
-        lost.append(Lost(key=theirs, value=reading.carried["strategy"].value, why=why))
+        what = f"the configuration does not say a plan's {' and '.join(missing)}"
+        raise InputError(what, hint=said)
+
+    def lose(key: str, why: str) -> None:
+        theirs = reading.carried[key].theirs if key in reading.carried else ()
+        lost.append(Lost(key=", ".join(theirs) or key, value=ours.pop(key), why=why))
+
+    if not ours.get("processes") or ours["processes"] == 1:
+        ours["processes"] = processes
+    if processes == 1 and ours.get("strategy") not in (None, "ddp"):
+        lose("strategy", "with one GPU there is nothing to share")
+    elif processes == 1:
+        ours.pop("strategy", None)
+    elif ours.get("strategy") is None:
+        ours["strategy"] = "ddp"
     if objective(ours["objective"]).generates and "seq_len" not in ours:
         # Their files limit the answer alone: the request comes on top.
         ours["seq_len"] = int(ours.get("response_tokens") or 0) + (request_tokens or REQUEST_TOKENS)
-    for key, one in list(_not_allowed(ours, reading.carried)):
-        ours.pop(key)
-        lost.append(one)
+    for key, value in list(ours.items()):
+        if why := _not_allowed(ours, key, value):
+            lose(key, why)
     base = usual_values(ours["objective"], ours["update"])
     ours = {key: value for key, value in ours.items() if key in OF_PLAN or value != base.get(key)}
-    values = {"data": data or {"path": NO_DATA}}
-    plan = _checked(ours, reading.carried, lost, values, device, origin)
-    return CarriedPlan(
-        plan=plan,
-        comments=_comments(tool, plan, reading),
-        lost=tuple(lost),
-        no_data=data is None,
-    )
-
-
-def _not_allowed(
-    ours: Mapping[str, Any], carried: Mapping[str, Carried]
-) -> Iterator[tuple[str, Lost]]:
-    """The keys whose value a plan does not take, and those that its methods do not have."""
-    specs = {**stage_keys(), **key_specs().allowed(ours["objective"], ours["update"])}
-    for key, value in ours.items():
-        if key in OF_PLAN or key in OF_LAUNCH or "." in key:
-            continue
-        theirs = carried[key].theirs if key in carried else ()
-        spec = specs.get(key)
-        if spec is None:
-            why = f"{ours['objective']} with {ours['update']} has no `{key}` here"
-            yield key, Lost(key=", ".join(theirs) or key, value=value, why=why)
-        elif value is not None and not spec.accepts(value):
-            why = f"`{key}` takes {spec.allowed}"
-            yield key, Lost(key=", ".join(theirs) or key, value=value, why=why)
-        elif why := refusal(ours, key, value):
-            yield key, Lost(key=", ".join(theirs) or key, value=value, why=why)
-
-
-def refusal(ours: Mapping[str, Any], key: str, value: Any) -> str:
-    """Why a plan's methods refuse the value of a key; empty if they take it."""
-    asked = {"objective": ours["objective"], "update": ours["update"], key: value}
-    return "; ".join(one.because for _, one in key_specs().refused(asked))
-
-
-def _checked(
-    ours: dict[str, Any],
-    carried: Mapping[str, Carried],
-    lost: list[Lost],
-    values: Mapping[str, Any],
-    device: str,
-    origin: str,
-) -> Plan:
-    """The plan, without the values that do not go together in one of ours."""
-    while True:
-        document = {**plan_values(ours), **values}
+    while True:  # without the values that do not go together in a plan
+        document = {**plan_values(ours), "data": data or {"path": NO_DATA}}
         document["launch"] = {"device": device, **document.get("launch", {})}
-        if origin:
-            document["origin"] = {"composition": origin}
+        document["origin"] = {"composition": f"{tool}: {name}"}
         try:
-            return plan_from_data(NamedValue("", document))
+            plan = plan_from_data(NamedValue("", document))
         except InputError as error:
-            refused = dict.fromkeys(
-                (key, fault.what)
-                for fault in error.faults
-                for key in ours
-                if fault.where.split("]")[-1].strip(".") == key
-            )
-            if not refused:
+            said_of = {one.where.split("]")[-1].strip("."): one.what for one in error.faults}
+            if not said_of.keys() & ours.keys():
                 raise
-            for key, what in refused:
-                theirs = carried[key].theirs if key in carried else (key,)
-                lost.append(Lost(key=", ".join(theirs), value=ours.pop(key), why=what))
+            for key in said_of.keys() & ours.keys():
+                lose(key, said_of[key])
+            continue
+        comments = _comments(tool, plan, reading.carried)
+        return CarriedPlan(plan=plan, comments=comments, lost=tuple(lost), no_data=data is None)
 
 
-def _comments(tool: Tool, plan: Plan, reading: Reading) -> dict[tuple[str | int, ...], str]:
+def _not_allowed(ours: Mapping[str, Any], key: str, value: Any) -> str:
+    """Why a plan with these methods does not take the value of a key; empty if it does."""
+    if key in OF_PLAN or key in OF_LAUNCH or "." in key:
+        return ""
+    axes = {name: ours[name] for name in ("objective", "update")}
+    specs = {**stage_keys(), **key_specs().allowed(*axes.values())}
+    if key not in specs:
+        return f"{axes['objective']} with {axes['update']} has no `{key}` here"
+    if value is not None and not specs[key].accepts(value):
+        return f"`{key}` takes {specs[key].allowed}"
+    return "; ".join(one.because for _, one in key_specs().refused({**axes, key: value}))
+
+
+def _comments(
+    tool: str, plan: Plan, carried: Mapping[str, Carried]
+) -> dict[tuple[str | int, ...], str]:
     """Beside each value that the plan holds the key it was, or that it is the tool's default."""
     found: dict[tuple[str | int, ...], str] = {}
     stage = plan.stages[0]
     top = flat_stage(plan, stage)
-    for key, one in reading.carried.items():
-        if key in ("objective", "update", "processes", "strategy") or "." in key:
+    for key, one in carried.items():
+        if key in ("objective", "update", *OF_LAUNCH) or top.get(key) != one.value:
             continue
-        if key_specs().unused(key, objective=stage.objective, update=stage.update):
+        place: tuple[str | int, ...] = ("stages", 0, key)
+        if key in OF_PLAN:
+            place = (key,)
+        elif key in stage.options:
+            place = ("stages", 0, "options", key)
+        elif key not in stage_keys() or _not_allowed(top, key, one.value):
             continue  # a comment would have it written, and a plan may not have it
-        if refusal({"objective": stage.objective, "update": stage.update}, key, one.value):
-            continue  # likewise, where it is a plan's default
-        said = f"{tool.name}'s default" if one.is_default else ", ".join(one.theirs)
-        if key in OF_PLAN and top.get(key) == one.value:
-            found[(key,)] = said
-        elif key in stage.options and stage.options[key] == one.value:
-            found[("stages", 0, "options", key)] = said
-        elif key in stage_keys() and getattr(stage, key) == one.value:
-            found[("stages", 0, key)] = said
+        elif key_specs().unused(key, objective=stage.objective, update=stage.update):
+            continue
+        found[place] = f"{tool}'s default" if one.is_default else ", ".join(one.theirs)
     return found

@@ -5,29 +5,28 @@ name.
 
 from __future__ import annotations
 
-import fnmatch
-import itertools
 import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advisor.data.read.hub import is_hub_id
-from advisor.extras.other_tools.file import ToolFile, folders_of, found_near
-from advisor.extras.other_tools.findings import Found
+from advisor.extras.other_tools.facts import CHAT
+from advisor.extras.other_tools.file import ToolFile, found_near
+from advisor.extras.other_tools.mapping import Lost
 from advisor.extras.other_tools.recognise import Command
-from advisor.ground.errors import AdviseError
+from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.types import DataProfile
 
 if TYPE_CHECKING:
     from advisor.data.recognition.recognise import Recognition
 
 FILE, HUB, MISSING, ELSEWHERE = "file", "hub", "missing", "elsewhere"
 MAX_FILES = 200  # of one data set
-MAX_LOOKED_AT = 20_000  # entries of folders, for one pattern
 REMOTE = ("s3://", "gs://", "gcs://", "az://", "abfs://", "adl://", "oci://", "http://", "https://")
 # Builders of `datasets`, whose files are named apart.
 BUILDERS = ("json", "csv", "parquet", "arrow", "text")
@@ -138,49 +137,18 @@ def placed(
 
 
 def _matches(file: ToolFile, named: str) -> list[Path]:
-    """The files of a name, which may be a pattern such as data/*.jsonl."""
+    """The files of a name, whose last part may be a pattern: data/*.jsonl."""
+    folder, _, pattern = named.rpartition("/")
     if not any(mark in named for mark in "*?["):
         one = found_near(file.path, named)
         return [] if one is None else [one]
-    if "\0" in named or len(named) > 1000 or "**" in named:
+    start = found_near(file.path, folder or ".")
+    if start is None:
         return []
-    for folder in folders_of(file.path, Path(named)):
-        matched = _matched(folder, named)
-        if matched:
-            return matched
+    with suppress(OSError):
+        inside = [one for one in start.iterdir() if not one.name.startswith(".")]
+        return sorted(one for one in inside if fnmatchcase(one.name, pattern))[:MAX_FILES]
     return []
-
-
-def _matched(folder: Path, pattern: str) -> list[Path]:
-    """What a pattern names, one folder of it after the other; of a pattern over a whole disk only
-    what is found among the first MAX_LOOKED_AT entries.
-    """
-    start = Path(pattern).anchor
-    found, left = [Path(start) if start else folder], MAX_LOOKED_AT
-    parts = Path(pattern).parts[1 if start else 0 :]
-    for place, part in enumerate(parts):
-        if not any(mark in part for mark in "*?["):
-            found = [one / part for one in found if _is_there(one / part)]
-            continue
-        regex, below = re.compile(fnmatch.translate(part)), list[Path]()
-        for one in found:
-            with suppress(OSError), os.scandir(one) as entries:
-                for entry in itertools.islice(entries, left):
-                    left -= 1
-                    hidden = entry.name.startswith(".") and not part.startswith(".")
-                    if hidden or not regex.match(entry.name):
-                        continue
-                    if place == len(parts) - 1 or entry.is_dir():
-                        below.append(one / entry.name)
-        found = below
-    return sorted(found)[:MAX_FILES]
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def names(value: Any) -> list[str]:
@@ -217,11 +185,9 @@ def data_of(file: ToolFile) -> FileData:
     return found
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Understood:
-    """A data set that is here, in our words."""
+class Understood(NamedTuple):
+    """What a data set that is here holds, in our words."""
 
-    ref: DataRef
     recognition: Recognition | None = None
     mapping: Mapping[str, str] | None = None  # of a plan; None: the names of the columns say it
     why_not: str = ""  # it could not be read: what our reader says
@@ -230,7 +196,7 @@ class Understood:
 def understood(ref: DataRef) -> Understood:
     """A data set that is here, recognised from a sample of its rows."""
     if ref.place != FILE or not ref.path:
-        return Understood(ref=ref, why_not="it is not one file or folder that is here")
+        return Understood(why_not="it is not one file or folder that is here")
     from advisor.data.recognition.recognise import recognise
 
     recognition, why = None, ""
@@ -240,49 +206,24 @@ def understood(ref: DataRef) -> Understood:
         why = error.faults[0].headline
     columns = recognition.columns if recognition is not None else _columns(ref.path)
     stated = {role: column for role, column in ref.roles.items() if column in columns}
-    same = recognition is not None and dict(recognition.mapping) == stated
-    if not stated or same:
-        return Understood(ref=ref, recognition=recognition, why_not=why)
+    if not stated or (recognition is not None and dict(recognition.mapping) == stated):
+        return Understood(recognition, None, why)
     try:
-        return Understood(ref=ref, recognition=recognise(ref.path, mapping=stated), mapping=stated)
+        return Understood(recognise(ref.path, mapping=stated), stated)
     except AdviseError as error:
-        if recognition is not None:
-            return Understood(ref=ref, recognition=recognition)
-        return Understood(ref=ref, why_not=error.faults[0].headline)
+        return Understood(recognition, None, "" if recognition else error.faults[0].headline)
 
 
-def column_faults(file: ToolFile, one: Understood) -> list[Found]:
-    """What the tool will not find in the rows."""
-    found = one.recognition
-    if found is None or not one.ref.needs or not found.columns or found.container == "text":
-        return []
-    if any(set(wanted) <= set(found.columns) for wanted in one.ref.needs):
-        return []
-    wanted = " or ".join(" + ".join(names) for names in one.ref.needs)
-    what = f"{file.about.title} looks for the columns {wanted} in {one.ref.named}"
-    text = f"{what}, and does not find them; its columns: {', '.join(found.columns[:12])}"
-    where, key = file.at(one.ref.key), f"key/{one.ref.key}"
-    return [Found(id=key, severity="error", refused=True, text=text, where=where)]
-
-
-# Kind of data -> the command of TRL that trains on such rows.
-BY_DATA = {
-    "preference": "dpo", "unpaired_feedback": "kto", "prompts_with_verifier": "grpo",
-}  # fmt: skip
-
-
-def command_by_data(file: ToolFile) -> Command:
-    """The file's command; of several likely ones that which trains on the rows that are here."""
-    if not file.command.likely:
-        return file.command
-    refs: FileData = import_module(f"advisor.extras.other_tools.tools.{file.tool}").read_data(file)
-    kinds = [one.kind for ref in refs.train if (one := understood(ref).recognition) is not None]
-    name = BY_DATA.get(kinds[0]) if kinds else None
-    if name is None or name not in file.command.likely or name == file.command.name:
-        return file.command
-    return Command(
-        name=name, assumed=f"read as a file of `{file.tool} {name}`: its data are such rows"
-    )
+def look_for_columns(file: ToolFile, ref: DataRef, found: Recognition | None) -> None:
+    """Say what the tool will not find in the rows."""
+    if found is None or not ref.needs or not found.columns or found.container == "text":
+        return
+    if any(set(wanted) <= set(found.columns) for wanted in ref.needs):
+        return
+    wanted = " or ".join(" + ".join(names) for names in ref.needs)
+    what = f"{file.about.title} looks for the columns {wanted} in {ref.named}"
+    columns = ", ".join(found.columns[:12])
+    file.fault("error", ref.key, f"{what}, and does not find them; its columns: {columns}")
 
 
 def _columns(path: str) -> tuple[str, ...]:
@@ -296,3 +237,70 @@ def _columns(path: str) -> tuple[str, ...]:
     except AdviseError:
         return ()
     return tuple(dict.fromkeys(str(name) for row in rows if isinstance(row, dict) for name in row))
+
+
+# --------------------------------------------------------------------------- measured
+
+# Kind of data -> the command of TRL that trains on such rows.
+BY_DATA = {
+    "preference": "dpo", "unpaired_feedback": "kto", "prompts_with_verifier": "grpo",
+}  # fmt: skip
+OWN_ROWS = "a plan measures on rows of its own data, held out by `holdout`"
+ONE_SET = "a plan trains on one file, folder or hub data set"
+
+
+@dataclass(kw_only=True, slots=True)
+class Measured:
+    """What a configuration trains on, as far as it is here."""
+
+    words: list[str] = field(default_factory=list)
+    profile: DataProfile | None = None
+    plan: dict[str, Any] | None = None  # `data` of a plan
+    notes: list[str] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)  # what a plan cannot say of it
+    holds_out: bool = False  # rows to measure on are named
+    kind: str = "rows"  # what the rows are: text, chat or rows
+
+
+def measured(file: ToolFile) -> Measured:
+    """The data that it trains on: the first that are here are measured, and decide about a command
+    of TRL that the keys leave open.
+    """
+    from advisor.data import profile as profile_of
+
+    found = data_of(file)
+    data = Measured(notes=list(found.notes), holds_out=bool(found.evaluation))
+    data.lost += [Lost(key="data", value=None, why=one) for one in found.lost]
+    for ref in found.train:
+        data.words.append(ref.named or ref.key)
+        one = understood(ref) if ref.place == FILE else None
+        mapping = one.mapping if one is not None else None
+        data.lost += [Lost(key=ref.key, value=ref.named, why=why) for why in ref.lost]
+        if ref.path and not ref.why_not and data.plan is not None:
+            data.lost.append(Lost(key=ref.key, value=ref.named, why=ONE_SET))
+        elif ref.path and not ref.why_not:
+            data.plan = {"path": ref.path, **({"mapping": dict(mapping)} if mapping else {})}
+        if one is None:
+            continue
+        look_for_columns(file, ref, one.recognition)
+        if data.profile is not None:
+            first = data.words[0]
+            data.notes.append(f"{ref.named} is not measured: time and lengths are those of {first}")
+            continue
+        try:
+            if one.why_not:
+                raise InputError(one.why_not)
+            data.profile = profile_of(ref.path, mapping=mapping)
+        except AdviseError as error:
+            data.notes.append(f"{ref.named} cannot be read: {error}")
+    data.lost += [Lost(key=ref.key, value=ref.named, why=OWN_ROWS) for ref in found.evaluation]
+    if found.train and all(set(ref.roles) == {"text"} for ref in found.train):
+        data.kind = "text"  # texts without requests, as the file itself says
+    elif data.profile is not None:
+        is_chat = data.profile.format in CHAT
+        data.kind = "text" if data.profile.kind == "raw_text" else "chat" if is_chat else "rows"
+    name = BY_DATA.get(data.profile.kind) if data.profile is not None else None
+    if name in file.command.likely and name != file.command.name:
+        said = f"read as a file of `{file.tool} {name}`: its data are such rows"
+        file.command = Command(name=name, assumed=said)
+    return data

@@ -25,7 +25,7 @@ class OtherTools(Extra):
 
         if not looks_like_configuration(Path(path)):
             return None
-        from advisor.extras.other_tools.check import check_configuration
+        from advisor.extras.other_tools.page import check_configuration
 
         return check_configuration
 

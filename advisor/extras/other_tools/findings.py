@@ -54,7 +54,7 @@ class Found:
     refused: bool = False  # the tool does not start with it
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Known:
     """What the rules may ask for."""
 

@@ -14,6 +14,9 @@ from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.verdict import HEAD_ROOM
 from advisor.estimate.spec.answers import document_of
 from advisor.estimate.types import RunSpec
+from advisor.extras.other_tools.conversions import Context, deepspeed_offloads
+from advisor.extras.other_tools.file import ToolFile
+from advisor.extras.other_tools.mapping import at_key
 from advisor.ground.types import DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.ground.units import GIB
 from advisor.plan.model import Plan, Stage
@@ -27,78 +30,71 @@ SHOWN_CARDS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trainer:
-    """Which tool trains, and with which libraries."""
-
-    name: str
-    versions: Mapping[str, str]
-    offloads: bool = False  # sharded weights live in host memory
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Fitting:
     """What a configuration takes on a machine."""
 
     document: Mapping[str, Any]  # as `advise estimate --json` says it
-    cost_usd: float | None
-    price: str  # where it is from, or why there is none
+    cost_usd: float | None = None
+    price: str = ""  # where it is from, or why there is none
     change: Change | None = None  # of a plan's keys; None: it fits, or nothing does
     changed: Mapping[str, Any] | None = None  # the document with the change
     cards: tuple[str, ...] = ()  # cheapest cards that hold it as it is
 
     @property
     def fits(self) -> str:
-        """fits, tight, may_fit, too_big or unknown."""
-        return str(self.document.get("fits", "unknown"))
+        """fits, tight, may_fit, too_big or unknown; too big once the need itself is above."""
+        found = str(self.document.get("fits", "unknown"))
+        is_above = found == "may_fit" and self.document["need_gib"] > self.document["limit_gib"]
+        return "too_big" if is_above else found
 
     @property
     def should_fit(self) -> bool:
         """Only the upper end of the band is above the memory: what the search for a smallest change
         takes as enough too, so that its result is not sent back to be changed again.
         """
-        return self.fits == "may_fit" and is_enough(self.document)
+        return self.document.get("fits") == "may_fit" and _is_enough(self.document)
 
 
 def fitting(
-    trainer: Trainer,
+    file: ToolFile,
     plan: Plan,
-    shape: ModelShape | None,
+    shape: ModelShape,
     hardware: Hardware,
     profile: DataProfile | None,
-) -> Fitting | None:
-    """What the plan's one stage takes when the tool runs it; None where the model is not known.
+) -> Fitting:
+    """What the plan's one stage takes when the tool runs it.
 
     Args:
-        trainer: Its traits decide part of the memory (rules/trainers/).
+        file: Its tool's traits decide part of the memory (rules/trainers/).
         plan: The configuration as a plan.
         shape: The model's dimensions.
         hardware: The machine; with several GPUs one process each.
         profile: The data, if they are here.
     """
-    if shape is None:
-        return None
-    case = _Case(trainer, plan, shape, hardware, profile)
+    case = _Case(file, plan, shape, hardware, profile)
     stage = plan.stages[0]
     document = case.document(stage)
     if document.get("peak_gib") is None:
-        return Fitting(document=document, cost_usd=None, price="")
+        return Fitting(document=document)
     hours = document.get("hours")
     cost, price = cost_estimate(
         None if hours is None else hours * 3600, max(1, len(hardware.gpus)), case.gpu
     )
-    change = None
+    change, cards = None, tuple[str, ...]()
     if document.get("fits") in ("too_big", "may_fit"):
         # Of what is enough already only a change that holds the whole band is one.
-        whole_band = is_enough(document)
+        whole_band = _is_enough(document)
         change = smallest_that_fits(stage, lambda one: case.fits(one, whole_band=whole_band))
+    if document.get("fits") != "fits":  # the upper end of the band is held
+        found = cheapest_cards(round(document["need_high_gib"] * GIB))
+        cards = tuple(spec.name for spec in found[:SHOWN_CARDS])
     return Fitting(
-        document=document, cost_usd=cost, price=price, change=change,
+        document=document, cost_usd=cost, price=price, change=change, cards=cards,
         changed=None if change is None else case.document(change.applied(stage)),
-        cards=cheapest_that_hold(document) if document.get("fits") != "fits" else (),
     )  # fmt: skip
 
 
-def is_enough(document: Mapping[str, Any]) -> bool:
+def _is_enough(document: Mapping[str, Any]) -> bool:
     """Whether the need itself leaves a tenth free: bands of other trainers are wide, and half of
     the model would be given up for their upper end.
     """
@@ -106,17 +102,11 @@ def is_enough(document: Mapping[str, Any]) -> bool:
     return limit is not None and document["need_gib"] <= (1 - HEAD_ROOM) * limit
 
 
-def cheapest_that_hold(document: Mapping[str, Any]) -> tuple[str, ...]:
-    """The cheapest rented cards with memory for the upper end of the band."""
-    cards = cheapest_cards(round(document["need_high_gib"] * GIB))
-    return tuple(spec.name for spec in cards[:SHOWN_CARDS])
-
-
 @dataclass(frozen=True, slots=True)
 class _Case:
     """What stays the same while changes of the stage are tried."""
 
-    trainer: Trainer
+    file: ToolFile
     plan: Plan
     shape: ModelShape
     hardware: Hardware
@@ -131,12 +121,16 @@ class _Case:
         return self.hardware.kind == "cpu"
 
     def spec(self, stage: Stage) -> RunSpec:
+        file, about = self.file, self.file.about
         spec = run_spec(self.plan, stage, profile=self.profile, shape=self.shape, cpu=self.cpu)
-        loss = spec.loss or ("fused" if stage.kernels == LIGER else "full")
-        is_sharded = spec.gpus > 1 and spec.sharding in ("fsdp", "zero3")
+        offloads = any(at_key(file.values, key) is True for key in about.offloads)
+        if (named := file.values.get("deepspeed")) is not None:
+            offloads |= deepspeed_offloads(named, Context(folder=file.folder))
         return replace(
-            spec, framework=self.trainer.name, library_versions=self.trainer.versions, loss=loss,
-            counter=WHOLE_PROCESS, offload_weights=self.trainer.offloads and is_sharded,
+            spec, framework=about.name, counter=WHOLE_PROCESS,
+            library_versions={**about.made_with, file.tool: about.release},
+            loss=spec.loss or ("fused" if stage.kernels == LIGER else "full"),
+            offload_weights=offloads and spec.gpus > 1 and spec.sharding in ("fsdp", "zero3"),
         )  # fmt: skip
 
     def document(self, stage: Stage) -> dict[str, Any]:
@@ -149,12 +143,11 @@ class _Case:
         return document_of(
             spec, self.shape, cpu=self.cpu, device=self.gpu,
             machine=hardware_machine(self.hardware), tokens_total=tokens, rows_total=rows,
-            warnings=[], looked=looked,
-            limit_bytes=self.hardware.device_memory_bytes,
+            warnings=[], looked=looked, limit_bytes=self.hardware.device_memory_bytes,
         )  # fmt: skip
 
     def fits(self, stage: Stage, *, whole_band: bool) -> bool:
-        """By its need with a tenth to spare (`is_enough`), or with the whole band."""
+        """By its need with a tenth to spare (`_is_enough`), or with the whole band."""
         limit = self.hardware.device_memory_bytes
         found = memory_estimate(
             self.spec(stage), self.shape, cpu=self.cpu, device=self.gpu, device_bytes=limit

@@ -1,35 +1,27 @@
-"""All that is said of one configuration: what it does, whether it fits, what is wrong with it and
-what would mend it. `report_on` carries it over to a plan, estimates that, judges and mends it.
+"""All that is said of one configuration, as one JSON document: `report_on` carries it over to a
+plan, estimates that, judges and mends it. page.py prints the document.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-from advisor.data import profile as profile_of
 from advisor.extras.other_tools.carrying import CarriedPlan, to_plan
-from advisor.extras.other_tools.conversions import Context, deepspeed_offloads
-from advisor.extras.other_tools.data_sets import (
-    FILE,
-    column_faults,
-    command_by_data,
-    data_of,
-    understood,
-)
+from advisor.extras.other_tools.conversions import Context
+from advisor.extras.other_tools.data_sets import Measured, measured
 from advisor.extras.other_tools.edit import diff_of
-from advisor.extras.other_tools.facts import CHAT, TEMPLATE, counted, facts_of, template_facts
+from advisor.extras.other_tools.facts import TEMPLATE, counted, facts_of, template_facts
 from advisor.extras.other_tools.file import ToolFile
 from advisor.extras.other_tools.findings import EITHER, Found, Known, by_rules, worst_first
-from advisor.extras.other_tools.fitting import Fitting, Trainer, fitting
+from advisor.extras.other_tools.fitting import Fitting, fitting
 from advisor.extras.other_tools.mapping import (
     COMMAND,
     DATA_KIND,
-    Lost,
     Reading,
-    at_key,
     flat_stage,
     read,
     usual_values,
@@ -37,71 +29,37 @@ from advisor.extras.other_tools.mapping import (
 )
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.ground.units import format_count, format_duration, format_usd
+from advisor.methods import methods
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
+from advisor.plan.smaller import in_words
 from advisor.situation.shapes import model_shape
 
-Verdict = Literal["fits", "tight", "may_fit", "too_big", "unknown", "refused"]
+SCHEMA_VERSION = 1
 RATE = "learning_rate"
 MENDED = ("error", "warning")  # the severities whose changes stand in the diff
 # A configuration names its model itself: its size cannot be said beside it.
 BY_FLAG, BY_FOLDER = "; say --model-params-b", "; a folder that holds its config.json would"
 OURS = "plan."  # before a key of a plan, in `instead`
-OWN_ROWS = "a plan measures on rows of its own data, held out by `holdout`"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Data:
-    """What the configuration trains on."""
-
-    words: tuple[str, ...]
-    profile: DataProfile | None
-    plan: Mapping[str, Any] | None  # `data` of a plan
-    notes: tuple[str, ...]
-    lost: tuple[Lost, ...]  # what a plan cannot say of them
-    faults: tuple[Found, ...]
-    holds_out: bool  # rows to measure on are named
-    kind: str  # what the rows are: text, chat or rows
+SHOWN_TERMS, SHOWN_CHANGES = 3, 5
+QUANTIZED = {"nf4": " on a base in 4 bits", "int8": " on a base in 8 bits"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What is said of one configuration."""
+    """A configuration, the plan that it becomes, and all that is said of it."""
 
     file: ToolFile
-    reading: Reading
     carried: CarriedPlan | None  # None: not even a plan's first keys
-    hardware: Hardware
-    shape: ModelShape | None
-    data: Data
-    fitting: Fitting | None
-    findings: tuple[Found, ...]  # worst first
-    notes: tuple[str, ...]  # what was assumed
-    fit_changes: Mapping[str, Any]  # key of theirs -> what makes it fit
-    why_no_estimate: tuple[str, ...]
-    changes: Mapping[str, Any]  # key of theirs -> the value that mends it; None: leave it out
-    diff: tuple[str, ...]
-
-    @property
-    def verdict(self) -> Verdict:
-        """The answer: `refused` where the tool itself does not take the file."""
-        return "refused" if any(one.refused for one in self.findings) else self.fits
-
-    @property
-    def fits(self) -> Verdict:
-        """The answer to the memory alone; what may fit is too big once the estimate is above."""
-        if self.fitting is None:
-            return "unknown"
-        found, document = self.fitting.fits, self.fitting.document
-        if found == "may_fit" and document["need_gib"] > document["limit_gib"]:
-            return "too_big"
-        return cast(Verdict, found)
+    instruct: bool  # whether the model is one that answers
+    document: dict[str, Any]
 
     @property
     def exit_code(self) -> int:
-        """0 fits or is not known, 3 does not fit, 2 the tool refuses the file."""
-        return {"refused": 2, "too_big": 3}.get(self.verdict, 0)
+        """0 it fits or is not known, 3 it does not."""
+        return 3 if self.document["verdict"] == "too_big" else 0
 
 
 def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> Report:
@@ -112,49 +70,68 @@ def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> R
         hardware: The machine that it is judged for.
         said: What had to be guessed of the machine.
     """
-    file.command = command_by_data(file)
-    data = _data(file)
+    data = measured(file)
     known = {**file.defaults, **file.values}
     reading = _reading(file, data)
     notes = [*said, *file.notes, file.command.assumed, *data.notes]
-    carried, shape, fit = None, None, None
-    why: list[str] = []
+    carried, shape, fit, why = None, None, None, list[str]()
     try:
-        carried = _carried(file, reading, data, hardware)
+        carried = to_plan(
+            reading, tool=file.about.name, name=file.name, data=data.plan,
+            device="cpu" if hardware.kind == "cpu" else "cuda",
+            processes=max(1, len(hardware.gpus)),
+            request_tokens=data.profile.tokens.longest
+            if data.profile is not None and data.profile.tokens is not None
+            else None,
+        )  # fmt: skip
     except InputError as error:
         why.append(str(error))
     if carried is not None:
         shape, about = _shape(carried.plan.model, file.folder)
         (why if shape is None else notes).extend(about)
-        fit = fitting(_trainer(file), carried.plan, shape, hardware, data.profile)
+    if carried is not None and shape is not None:
+        fit = fitting(file, carried.plan, shape, hardware, data.profile)
     facts = _facts(file, reading, carried, shape, data, hardware)
-    asked = Known(values=file.values, defaults=file.defaults, facts=facts)
-    rules = _by_rules(file, reading, asked)
-    findings = worst_first([*file.faults, *data.faults, *_idle(file, reading), *rules])
-    fit_changes: Mapping[str, Any] = {}
+    rules = _by_rules(file, reading, Known(file.values, file.defaults, facts))
+    findings = worst_first([*file.faults, *_idle(file, reading), *rules])
+    change: Mapping[str, Any] = {}
     if carried is not None and fit is not None and fit.change is not None:
-        fit_changes = their_changes(file, carried.plan, fit.change.values, known)
+        change = _their_changes(file, carried.plan, fit.change.values, known)
     # What should fit is not changed for the upper end of its band: it is only said.
-    needed = {} if fit is not None and fit.should_fit else fit_changes
+    needed = {} if fit is not None and fit.should_fit else change
     changes = _all_changes(file, carried, findings, needed, known)
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "path": file.name,
+        "tool": file.tool,
+        "release": file.about.release,
+        "command": file.command.name,
+        "verdict": "unknown" if fit is None else fit.fits,
+        "summary": _summary(file, fit, change, hardware, findings, why),
+        "change": dict(change) or None,
+        "what": list(_what(file, reading, carried, data.words)),
+        "takes": [] if fit is None else list(_takes(fit, hardware, data.profile)),
+        "memory": None if fit is None else dict(fit.document),
+        "memory_with_change": None if fit is None or fit.changed is None else dict(fit.changed),
+        "cost_usd": None if fit is None else fit.cost_usd,
+        "plan": reading.ours,
+        "defaults": sorted(key for key, one in reading.carried.items() if one.is_default),
+        "gpus": len(hardware.gpus),
+        "data": data.words,
+        "findings": [asdict(one) for one in findings],
+        "changes": changes,
+        "diff": list(diff_of(file, changes)),
+        "not_carried": [] if carried is None else [asdict(one) for one in carried.lost],
+        "no_effect_on_training": reading.no_effect,
+        "notes": list(filter(None, notes)),
+    }
     return Report(
-        file=file, reading=reading, carried=carried, hardware=hardware, shape=shape, data=data,
-        fitting=fit, findings=findings, notes=tuple(filter(None, notes)),
-        why_no_estimate=tuple(why), fit_changes=fit_changes, changes=changes,
-        diff=diff_of(file, changes),
+        file=file, carried=carried, instruct=bool(shape is not None and shape.instruct),
+        document=document,
     )  # fmt: skip
 
 
-def _trainer(file: ToolFile) -> Trainer:
-    """The tool and its libraries, at the versions that were read."""
-    versions = {**file.about.made_with, file.tool: file.about.release}
-    offloads = any(at_key(file.values, key) is True for key in file.about.offloads)
-    if (named := file.values.get("deepspeed")) is not None:
-        offloads |= deepspeed_offloads(named, Context(folder=file.folder))
-    return Trainer(name=file.about.name, versions=versions, offloads=offloads)
-
-
-def _reading(file: ToolFile, data: Data) -> Reading:
+def _reading(file: ToolFile, data: Measured) -> Reading:
     values = {**file.meant, COMMAND: file.command.name, DATA_KIND: data.kind}
     context = Context(folder=file.folder, rows=None if data.profile is None else data.profile.rows)
     found = read(file.about, values, defaults=file.defaults, context=context)
@@ -163,15 +140,6 @@ def _reading(file: ToolFile, data: Data) -> Reading:
         del found.carried["holdout"]
     found.lost += data.lost
     return found
-
-
-def _carried(file: ToolFile, reading: Reading, data: Data, hardware: Hardware) -> CarriedPlan:
-    measured = None if data.profile is None else data.profile.tokens
-    return to_plan(
-        file.about, reading, data=data.plan, device="cpu" if hardware.kind == "cpu" else "cuda",
-        processes=max(1, len(hardware.gpus)), origin=f"{file.about.name}: {file.name}",
-        request_tokens=None if measured is None else measured.longest,
-    )  # fmt: skip
 
 
 def _shape(name: str, folder: Path) -> tuple[ModelShape | None, list[str]]:
@@ -189,7 +157,7 @@ def _facts(
     reading: Reading,
     carried: CarriedPlan | None,
     shape: ModelShape | None,
-    data: Data,
+    data: Measured,
     hardware: Hardware,
 ) -> dict[str, Any]:
     """What the rules may ask for beside the keys of the file."""
@@ -205,49 +173,6 @@ def _facts(
     if (targets := reading.carried.get("target_modules")) is not None and targets.is_default:
         facts["plan.targets_attention_alone"] = False  # its own rules say what the default is
     return facts
-
-
-def _data(file: ToolFile) -> Data:
-    """The data it trains on: the first that are here, measured, and all of them named."""
-    found = data_of(file)
-    words, notes, faults = list[str](), list(found.notes), list[Found]()
-    lost = [Lost(key="data", value=None, why=one) for one in found.lost]
-    measured: DataProfile | None = None
-    plan: dict[str, Any] | None = None
-    for ref in found.train:
-        one = understood(ref) if ref.place == FILE else None
-        mapping = one.mapping if one is not None else None
-        words.append(ref.named or ref.key)
-        lost += [Lost(key=ref.key, value=ref.named, why=why) for why in ref.lost]
-        if ref.path and not ref.why_not:
-            if plan is None:
-                plan = {"path": ref.path, **({"mapping": dict(mapping)} if mapping else {})}
-            else:
-                why = "a plan trains on one file, folder or hub data set"
-                lost.append(Lost(key=ref.key, value=ref.named, why=why))
-        if one is None:
-            continue
-        faults += column_faults(file, one)
-        if measured is not None:
-            notes.append(f"{ref.named} is not measured: time and lengths are those of {words[0]}")
-            continue
-        try:
-            if one.why_not:
-                raise InputError(one.why_not)
-            measured = profile_of(ref.path, mapping=mapping)
-        except AdviseError as error:
-            notes.append(f"{ref.named} cannot be read: {error}")
-    lost += [Lost(key=ref.key, value=ref.named, why=OWN_ROWS) for ref in found.evaluation]
-    kind = "rows"
-    if found.train and all(set(ref.roles) == {"text"} for ref in found.train):
-        kind = "text"  # texts without requests, as the file itself says
-    elif measured is not None:
-        is_chat = measured.format in CHAT
-        kind = "text" if measured.kind == "raw_text" else "chat" if is_chat else kind
-    return Data(
-        words=tuple(words), profile=measured, plan=plan, notes=tuple(notes), lost=tuple(lost),
-        faults=tuple(faults), holds_out=bool(found.evaluation), kind=kind,
-    )  # fmt: skip
 
 
 # --------------------------------------------------------------------------- findings, changes
@@ -269,16 +194,15 @@ def _by_rules(file: ToolFile, reading: Reading, known: Known) -> Iterator[Found]
         asked = [key.split(".*")[0] for name in one.asked for key in name.split(EITHER)]
         if any(key in file.open for key in asked):
             continue  # a text that another program fills in: its value is not known
-        named = [*(one.instead or {}), *asked]
-        theirs = [key for name in named for key in _their_keys(name, reading)]
-        keys = [key for key in theirs if known.is_set(key)]
+        names = [*(one.instead or {}), *asked]
+        ours = {name: reading.carried.get(name.removeprefix(OURS)) for name in names}
+        keys = [
+            key
+            for name, carried in ours.items()
+            for key in (carried.theirs if carried and name.startswith(OURS) else (name,))
+            if known.is_set(key)
+        ]
         yield replace(one, where=file.at(keys[0]) if keys else "")
-
-
-def _their_keys(name: str, reading: Reading) -> tuple[str, ...]:
-    """The keys of theirs that a name of a rule stands for."""
-    one = reading.carried.get(name.removeprefix(OURS)) if name.startswith(OURS) else None
-    return (name,) if one is None else one.theirs
 
 
 def _all_changes(
@@ -299,43 +223,147 @@ def _all_changes(
     ours = {key.removeprefix(OURS): both.pop(key) for key in list(both) if key.startswith(OURS)}
     if not ours or carried is None:
         return both
-    return their_changes(file, carried.plan, ours, known) | both
+    return _their_changes(file, carried.plan, ours, known) | both
 
 
-def their_changes(
+def _their_changes(
     file: ToolFile, plan: Plan, values: Mapping[str, Any], known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Changes of a plan's keys in the words of the tool: what would be written otherwise.
-
-    Args:
-        file: The configuration.
-        plan: As the configuration stands.
-        values: Key of a stage -> its new value.
-        known: Their keys -> the value that holds now, given or by default.
-    """
+    """Changes of a plan's keys in the words of the tool: what would be written otherwise."""
     stage = plan.stages[0]
-    before = _written(file, plan, stage)
-    after = _written(file, plan, _changed(stage, values))
-    return {
-        key: value
-        for key, value in after.items()
-        if before.get(key) != value and known.get(key) != value
-    }
 
+    def written(one: Stage) -> Mapping[str, Any]:
+        usual = usual_values(one.objective, one.update)
+        ours = flat_stage(plan, one)
+        return write(file.about, ours, command=file.command.name, usual=usual).values
 
-def _changed(stage: Stage, values: Mapping[str, Any]) -> Stage:
-    """The stage with other values of its own keys and those of its methods."""
     own = {key: value for key, value in values.items() if key in stage_keys()}
     more = {key: value for key, value in values.items() if key not in own}
     rate = own.get(RATE, stage.learning_rate)
     changed = replace(stage, **{**own, RATE: rate}, options={**stage.options, **more})
-    if rate is not None:
-        return changed
-    usual = key_specs().default(RATE, objective=changed.objective, update=changed.update)
-    return replace(changed, learning_rate=usual or stage.learning_rate)
+    if rate is None:  # the usual one of the new method
+        usual = key_specs().default(RATE, objective=changed.objective, update=changed.update)
+        changed = replace(changed, learning_rate=usual or stage.learning_rate)
+    before = written(stage)
+    return {
+        key: value
+        for key, value in written(changed).items()
+        if before.get(key) != value and known.get(key) != value
+    }
 
 
-def _written(file: ToolFile, plan: Plan, stage: Stage) -> Mapping[str, Any]:
-    usual = usual_values(stage.objective, stage.update)
-    ours = flat_stage(plan, stage)
-    return write(file.about, ours, command=file.command.name, usual=usual).values
+# --------------------------------------------------------------------------- in words
+
+
+def _summary(
+    file: ToolFile,
+    fit: Fitting | None,
+    change: Mapping[str, Any],
+    hardware: Hardware,
+    findings: Sequence[Found],
+    why: Sequence[str],
+) -> str:
+    """Whether it fits, the smallest change that does, and that there is more to read."""
+    if fit is None or fit.document.get("peak_gib") is None:
+        reason = "; ".join(why) if fit is None else str(fit.document.get("reason", "no estimate"))
+        return f"Whether it fits is not known: {reason or 'the model is not known'}"
+    document = fit.document
+    need, limit = f"{document['need_gib']:.3g} GiB", document.get("limit_gib")
+    if limit is None:
+        return (
+            f"It needs about {need}; whether it fits is not known, because this machine has no GPU"
+            " and none is named (--gpu NAME)"
+        )
+    device, gpus = "this machine", hardware.gpus
+    if gpus:
+        name = gpus[0].spec.name if gpus[0].spec is not None else gpus[0].name
+        device = f"the {name}" if len(gpus) == 1 else f"each of {len(gpus)} x {name}"
+    has, but = f"{device} has {limit:.3g}", ""
+    if refused := [one.text for one in findings if one.refused]:
+        but = f"; but {file.about.name} refuses this file: {refused[0]}"
+    elif wrong := sum(one.severity != "note" for one in findings):
+        but = f"; but {wrong} thing{' is' if wrong == 1 else 's are'} wrong with it (below)"
+    if fit.fits in ("fits", "tight"):
+        tightly = ", with little to spare" if fit.fits == "tight" else ""
+        return f"Fits: it needs about {need}, {has}{tightly}{but}"
+    if fit.should_fit:
+        safe = f". To be safe: {_change(fit, change)}" if change else ""
+        most = f"{document['need_high_gib']:.3g}"
+        return f"Should fit: it needs about {need} (at most {most}), {has}{but}{safe}"
+    does = "May not fit" if fit.fits == "may_fit" else "Does not fit"
+    if fit.changed is not None and change:
+        surely = "fits" if fit.changed["fits"] == "fits" else "should fit"
+        way_out = f"Smallest change that {surely}: {_change(fit, change)}"
+    else:
+        cards = f" The cheapest GPUs that hold it: {', '.join(fit.cards)}." if fit.cards else ""
+        way_out = f"No change of its keys makes it fit.{cards}"
+    return f"{does}: it needs about {need}, {has}. {way_out}"
+
+
+def _change(fit: Fitting, change: Mapping[str, Any]) -> str:
+    """The change that fits: its keys, or what it does where they are many; what it then needs."""
+    assert fit.change is not None
+    assert fit.changed is not None
+    said = ", ".join(f"{key}: {in_words(value)}" for key, value in change.items())
+    if len(change) > SHOWN_CHANGES:
+        does = fit.change.why.replace("; ", " and ")
+        said = f"one that {does} ({len(change)} keys, below)"
+    after = fit.changed
+    most = "" if after["fits"] == "fits" else f", at most {after['need_high_gib']:.3g}"
+    return f"{said} (then {after['need_gib']:.3g} GiB{most})"
+
+
+def _what(
+    file: ToolFile, reading: Reading, carried: CarriedPlan | None, words: Sequence[str]
+) -> Iterator[str]:
+    """What the tool will do."""
+    name = shlex.quote(file.name)
+    started = file.about.start.format(command=file.command.name, file=name)
+    yield f"{file.about.title} (`{f'sh {name}' if file.is_script else started}`):"
+    if carried is None:
+        yield "  a plan cannot express what it trains: see below"
+        return
+    plan = carried.plan
+    stage, processes = plan.stages[0], plan.launch.world_size
+    objective, update = methods().objective(stage.objective), methods().update(stage.update)
+    rank = f", rank {reading.ours['rank']}" if "rank" in reading.ours else ""
+    yield f"  {objective.name}: {objective.about}"
+    yield f"  {update.name}{rank}{QUANTIZED.get(stage.quantization or '', '')}: {update.about}"
+    yield f"  model {plan.model}; data {', '.join(words) or 'not named'}"
+    over = f" x {processes} GPUs" if processes > 1 else ""
+    each = "sequence" if stage.packing else "row"
+    epochs = f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}"
+    yield (
+        f"  {epochs if stage.max_steps is None else f'{stage.max_steps:,} steps'}, batch"
+        f" {stage.micro_batch_size} x accumulation {stage.grad_accum}{over} ="
+        f" {stage.effective_batch_size * processes} {each}s a step, learning rate"
+        f" {stage.learning_rate:g}, {stage.scheduler}; up to {stage.seq_len:,} tokens a {each}"
+        f"{', several rows packed into each' if stage.packing else ''}"
+    )
+
+
+def _takes(fit: Fitting, hardware: Hardware, profile: DataProfile | None) -> Iterator[str]:
+    """Memory, time and cost."""
+    document = fit.document
+    if document.get("peak_gib") is None:
+        return
+    terms = sorted(document["terms"], key=lambda one: -one["gib"])[:SHOWN_TERMS]
+    parts = ", ".join(f"{one['name']} {one['gib']:.3g}" for one in terms)
+    band = f"between {document['need_low_gib']:.3g} and {document['need_high_gib']:.3g}"
+    a_gpu = " a GPU" if len(hardware.gpus) > 1 else ""
+    yield f"Memory: about {document['need_gib']:.3g} GiB{a_gpu} ({band}); largest: {parts}"
+    if (seconds := document.get("step_s")) is not None:
+        speed = f"{seconds:.2g} s" if seconds < 100 else format_duration(seconds)
+        if document.get("hours") is None:
+            missing = "the total is not known: the data set is not on this machine"
+            yield f"Time: {speed} a step; {missing}"
+        else:
+            whole = _about(format_duration(document["hours"] * 3600))
+            rows = "" if profile is None else f" for {format_count(profile.rows)} rows"
+            yield f"Time: {whole}{rows} ({speed} a step)"
+    if fit.cost_usd is not None:
+        yield f"Cost: {_about(format_usd(fit.cost_usd))}: {fit.price}"
+
+
+def _about(amount: str) -> str:
+    return amount if amount.startswith("under") else f"about {amount}"

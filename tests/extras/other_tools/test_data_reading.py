@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from advisor.extras.other_tools.data_sets import column_faults, data_of, understood
+from advisor.extras.other_tools.data_sets import data_of, look_for_columns, understood
 from advisor.extras.other_tools.file import read_file
 
 PAIRS = [{"instruction": "a", "input": "", "output": "b"}] * 3
@@ -99,7 +99,8 @@ def test_trl_misses_its_columns(tmp_path):
     """TRL goes by the names of columns: others are an error, with the way to write them."""
     put(tmp_path / "rows.jsonl", [{"question": "a", "answer": "b"}] * 3)
     file, data = read(tmp_path / "job.yaml", trl(dataset_name="rows.jsonl"))
-    (fault,) = column_faults(file, understood(data.train[0]))
+    look_for_columns(file, data.train[0], understood(data.train[0]).recognition)
+    (fault,) = file.faults
     assert "messages or prompt + completion or text" in fault.text
     assert "its columns: question, answer" in fault.text
     put(tmp_path / "rows.jsonl", [{"body": "a"}] * 3)
@@ -107,7 +108,8 @@ def test_trl_misses_its_columns(tmp_path):
         tmp_path / "job.yaml", trl(dataset_name="rows.jsonl", dataset_text_field="body")
     )
     one = understood(data.train[0])
-    assert column_faults(file, one) == []
+    look_for_columns(file, data.train[0], one.recognition)
+    assert file.faults == []
     assert one.recognition.kind == "raw_text"
 
 
