@@ -110,64 +110,39 @@ def recognise(
             hint="add one example a line, or name another file",
         )
     _refuse_other_objects(rows, shown)
-    columns = tuple(dict.fromkeys(str(name) for row in rows for name in row))
-    base = Recognition(
-        kind="",
-        format="",
-        mapping={},
-        confidence="",
-        why="",
-        container=found.container,
-        columns=columns,
-        notes=found.notes,
-    )
+    columns = known = tuple(dict.fromkeys(str(name) for row in rows for name in row))
+    others: tuple[Candidate, ...] = ()
+    notes = found.notes
     if mapping:
         if not set(mapping.values()) <= set(columns):  # columns inside columns: ticket.text
             rows = [with_leaves(row) for row in rows]
-            inner = dict.fromkeys(str(name) for row in rows for name in row)
-            stated = read_mapping(mapping, tuple(inner), at=shown)
-        else:
-            stated = read_mapping(mapping, columns, at=shown)
-        candidate = by_mapping(stated, summarise(rows), shown)
-        return replace(
-            base,
-            kind=candidate.kind,
-            format=candidate.format,
-            mapping=dict(candidate.mapping),
-            confidence="stated",
-            why=candidate.why,
-        )
-    chosen, others = _decide(rows, shown)
-    lacks = {"reply": ("classification", "text"), "label": PAIRS}.get(wanted or "", ())
-    if chosen.format in lacks and (better := _for_task(str(wanted), chosen, rows)) is not None:
-        chosen, others = better, (chosen, *others)
-    confidence = (
-        "guessed"
-        if chosen.guessed
-        else "certain"
-        if chosen.certain and not chosen.likely
-        else "likely"
-    )
-    several = summarise(rows).get(chosen.mapping.get("answer", ""))
-    if several is not None and several.several:
-        base = replace(
-            base,
-            notes=(
-                *base.notes,
-                (
-                    f"{several.several} of {several.filled} rows looked at have several answers in"
-                    f" `{chosen.mapping['answer']}`: the first is learned"
-                ),
-            ),
-        )
-    return replace(
-        base,
+            known = tuple(dict.fromkeys(str(name) for row in rows for name in row))
+        chosen = by_mapping(read_mapping(mapping, known, at=shown), summarise(rows), shown)
+        confidence = "stated"
+    else:
+        looks = summarise(rows)
+        chosen, others = _decide(rows, looks, shown)
+        lacks = {"reply": ("classification", "text"), "label": PAIRS}.get(wanted or "", ())
+        if chosen.format in lacks and (better := _for_task(str(wanted), chosen, rows)) is not None:
+            chosen, others = better, (chosen, *others)
+        sure = chosen.certain and not chosen.likely
+        confidence = "guessed" if chosen.guessed else "certain" if sure else "likely"
+        answer = chosen.mapping.get("answer", "")
+        if answer in looks and looks[answer].several:
+            several = (
+                f"{looks[answer].several} of {looks[answer].filled} rows looked at have several"
+            )
+            notes = (*notes, f"{several} answers in `{answer}`: the first is learned")
+    return Recognition(
         kind=chosen.kind,
         format=chosen.format,
         mapping=dict(chosen.mapping),
         confidence=confidence,
         why=chosen.why,
+        container=found.container,
+        columns=columns,
         candidates=others,
+        notes=notes,
     )
 
 
@@ -260,14 +235,15 @@ def _type_name(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Candidate, ...]]:
+def _decide(
+    rows: list[dict[str, Any]], columns: Mapping[str, Column], shown: str
+) -> tuple[Candidate, tuple[Candidate, ...]]:
     _refuse_single_turns(rows, shown)
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(
             tuple(str(name) for name, cell in row.items() if cell is not None), []
         ).append(row)
-    columns = summarise(rows)
     answers: dict[tuple[str, str], tuple[int, list[tuple[str, ...]]]] = {}
     for keys, members in groups.items() if len(groups) <= MAX_GROUPS else ():
         own = columns if len(groups) == 1 else summarise(members)
