@@ -82,7 +82,6 @@ OWN_FILES = {
     "advisor/ground/yaml_cache.py",
     "advisor/launch/failure_report.py",
     "advisor/launch/generation_server.py",  # the log of a child
-    "advisor/extras/other_tools/write_job.py",
     "advisor/probe/software.py",
     "advisor/probe/system.py",
     "advisor/ruleset/load.py",

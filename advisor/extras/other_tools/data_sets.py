@@ -1,6 +1,5 @@
 """What a configuration trains on: every data set that it names, found here or not, and how a plan
-can hold it. `data_of` is the way in; how a tool names its data is in tools/, in the module with its
-name.
+can hold it. `data_of` is the way in; how a tool names its data is in the module with its name.
 """
 
 from __future__ import annotations
@@ -174,7 +173,7 @@ def data_of(file: ToolFile) -> FileData:
     """What the file trains and measures on, and what is wrong with how it names it (in the file's
     faults). Reads no rows; see `understood`.
     """
-    found: FileData = import_module(f"advisor.extras.other_tools.tools.{file.tool}").read_data(file)
+    found: FileData = import_module(f"advisor.extras.other_tools.{file.tool}").read_data(file)
     for ref in found.refs:
         if ref.place == MISSING and ref.named and not ref.why_not:
             file.fault(

@@ -1,5 +1,5 @@
 """A plan as a folder that another tool trains from: its configuration, one for each training, and
-the data in the shape that its loader reads. Written whole or not at all; a file that is there and
+the data. Written whole or not at all; a file that is there and
 differs is never overwritten.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 
 import yaml
 
-from advisor.extras.other_tools.job import TEST, TRAIN, Job
+from advisor.export.exporter import Wanted
+from advisor.extras.other_tools.job import SPLIT, Job, job_of
 from advisor.extras.other_tools.mapping import flat_stage, usual_values, write
-from advisor.extras.other_tools.rows import KINDS, PROMPTS
+from advisor.extras.other_tools.rows import KINDS, TEXT, written
 from advisor.extras.other_tools.tool import Tool, tool_named
-from advisor.extras.other_tools.write_job import job_of, rewards_fault, start_of
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import TEMPORARY, cannot_write, shown_path, text_of
 from advisor.ground.version import __version__
@@ -31,21 +31,17 @@ from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 
+TRAIN, TEST = "train.jsonl", "test.jsonl"
+BUNDLE = "`advise export PLAN --to bundle` carries the plan itself to another machine"
 MOST_SHOWN = 3  # notes on the screen; all of them stand in the files
 WIDTH = 96
 LONGEST_REASON = 90
 # What stands at the top of the file: the model, then its data.
-MODEL = (
-    "model_name_or_path",
-    "base_model",
-    "model_revision",
-    "revision_of_model",
-    "trust_remote_code",
-)
-DATA = (
+FIRST = (
+    "model_name_or_path", "base_model", "model_revision", "revision_of_model", "trust_remote_code",
     "dataset_name", "dataset_train_split", "dataset_test_split", "dataset_dir", "dataset",
     "eval_dataset", "template", "enable_thinking", "datasets", "test_datasets", "val_set_size",
-    "chat_template", "chat_template_kwargs", "dataset_prepared_path", "reward_funcs",
+    "chat_template", "chat_template_kwargs", "dataset_prepared_path",
 )  # fmt: skip
 
 
@@ -81,13 +77,20 @@ class Written:
         lines.append(f"Install it in an environment of its own: {tool.install}")
         if first.before:
             lines.append("Give the commands at the top of the file first.")
-        lines.append(f"Start: cd {shlex.quote(shown_path(self.folder))} && {start_of(first)}")
+        lines.append(f"Start: cd {shlex.quote(shown_path(self.folder))} && {first.start}")
         return lines
 
 
 def _wrapped(text: str) -> list[str]:
     """A note as lines of a narrow terminal."""
     return textwrap.wrap(text, 79, initial_indent="  ", subsequent_indent="    ")
+
+
+def export_to(tool_id: str, wanted: Wanted) -> int:
+    """Write the files of a plan for another tool and say what is in them."""
+    for line in write_files(tool_id, wanted.source, wanted.out, only=wanted.only).lines():
+        wanted.say(line)
+    return 0
 
 
 def write_files(tool_id: str, source: Path, out: Path | None, *, only: str | None) -> Written:
@@ -149,28 +152,21 @@ def _chosen(plan: Plan, only: str | None) -> list[Entry]:
 
 def _refusals(tool: Tool, plan: Plan, entry: Entry) -> Iterator[Fault]:
     """What the tool has no word for, without which the training would be another one."""
-    stage, place = entry.stage, f"stage {entry.stage.name}"
-    hint = "`advise export PLAN --to bundle` carries the plan itself to another machine"
+    stage = entry.stage
     usual = usual_values(stage.objective, stage.update)
-    written = write(tool, flat_stage(plan, stage), command=None, usual=usual)
+    lost = write(tool, flat_stage(plan, stage), command=None, usual=usual).lost
+    head = stage.options.get("head")
+    whats = []
     if why := tool.not_written.get(stage.objective):
-        yield Fault(
-            where=place, what=f"{stage.objective} is not written for {tool.name}: {why}", hint=hint
-        )
-        return
-    lost = [one for one in written.lost if one.key in ("objective", "update", "quantization")]
-    if lost or stage.objective not in KINDS:
-        key, value = (lost[0].key, lost[0].value) if lost else ("objective", stage.objective)
-        yield Fault(where=place, what=f"{tool.name} has no {key} '{value}'", hint=hint)
-    if stage.options.get("head") not in (None, "language"):
-        yield Fault(
-            where=place,
-            what=f"`head: {stage.options['head']}` is not written for {tool.name}: it trains"
-            " language models here",
-            hint=hint,
-        )
-    if KINDS.get(stage.objective) == PROMPTS and (fault := rewards_fault(stage, place, hint)):
-        yield fault
+        whats = [f"{stage.objective} is not written for {tool.name}: {why}"]
+    elif named := [one for one in lost if one.key in ("objective", "update", "quantization")]:
+        whats = [f"{tool.name} has no {named[0].key} '{named[0].value}'"]
+    elif stage.objective not in KINDS:
+        whats = [f"{tool.name} has no objective '{stage.objective}'"]
+    if head not in (None, "language"):
+        whats.append(f"`head: {head}` is not written for {tool.name}: it trains language models")
+    for what in whats:
+        yield Fault(where=f"stage {stage.name}", what=what, hint=BUNDLE)
 
 
 # --------------------------------------------------------------------------- files
@@ -178,47 +174,53 @@ def _refusals(tool: Tool, plan: Plan, entry: Entry) -> Iterator[Fault]:
 
 def _texts(jobs: list[Job], work: Path) -> dict[str, str]:
     """Write the data of all jobs, and give the text of every other file."""
-    texts: dict[str, str] = {}
-    info: dict[str, Any] = {}
+    files: dict[str, dict[str, Any]] = {}
     for job in jobs:
         job.written = _write_rows(job, work)
-        for name, text in job.files.items():
-            if name == "dataset_info.json":
-                info |= json.loads(text)
-            else:
-                texts[name] = text if text.endswith("\n") else f"{text}\n"
-    if info:
-        texts["dataset_info.json"] = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
+        for name, content in job.files.items():
+            files.setdefault(name, {}).update(content)
+    texts = {
+        name: json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        for name, content in files.items()
+    }
     # After the data: the file says how many rows there are.
     return {**texts, **{job.file: page(job) for job in jobs}}
 
 
 def _write_rows(job: Job, work: Path) -> dict[str, int]:
     """Data file -> rows. Rows that the tool cannot hold are counted in the notes."""
-    if job.rows is None or job.layout is None:
+    if job.rows is None:
         return {}
     folder = work / job.folder
     folder.mkdir(parents=True)
-    counts = {TRAIN: 0, TEST: 0}
-    refused: dict[str, int] = {}
+    counts, refused = {TRAIN: 0, TEST: 0}, dict[str, int]()
+    more: dict[str, Any] = {}
+    if job.plan.template and job.kind != TEXT and "split" in job.tool.rows:
+        more = {"chat_template_kwargs": dict(job.plan.template)}
+        job.notes.append("the arguments of the chat template stand in each row")
     with (
         (folder / TRAIN).open("x", encoding="utf-8", newline="\n") as train,
         (folder / TEST).open("x", encoding="utf-8", newline="\n") as test,
     ):
         for example, is_held in job.rows.examples():
-            shaped = job.layout.shape(example)
-            if isinstance(shaped, str):
-                refused[shaped] = refused.get(shaped, 0) + 1
+            rows = written(
+                example,
+                job.kind,
+                is_split=job.layout == SPLIT,
+                takes_tools="tools" in job.tool.rows,
+            )
+            if isinstance(rows, str):
+                refused[rows] = refused.get(rows, 0) + 1
                 continue
-            for row in shaped:
-                line = json.dumps({**row, **job.columns}, ensure_ascii=False)
+            counts[TEST if is_held else TRAIN] += len(rows)
+            for row in rows:
+                line = json.dumps({**row, **more}, ensure_ascii=False)
                 (test if is_held else train).write(f"{line}\n")
-                counts[TEST if is_held else TRAIN] += 1
     if not counts[TRAIN]:
         raise InputError(
             f"{job.tool.name} can hold none of the rows: {'; '.join(refused)}",
             where=job.rows.path,
-            hint="`advise export PLAN --to bundle` carries the plan itself to another machine",
+            hint=BUNDLE,
         )
     if not counts[TEST]:
         (folder / TEST).unlink()
@@ -281,7 +283,7 @@ def _head(job: Job) -> Iterator[str]:
         yield f"# Install, in an environment of its own:  {job.tool.install}"
     for command in job.before:
         yield f"# First:  {command}"
-    yield f"# Start, in this folder:  {start_of(job)}"
+    yield f"# Start, in this folder:  {job.start}"
     for name, count in job.written.items():
         yield f"# Data:  {name}, {count:,} rows"
     yield from _listed(
@@ -311,7 +313,7 @@ def _word(value: Any) -> str:
 
 
 def _body(job: Job) -> Iterator[str]:
-    order = {key: place for place, key in enumerate((*MODEL, *DATA))}
+    order = {key: place for place, key in enumerate(FIRST)}
     for key, value in sorted(job.values.items(), key=lambda item: order.get(item[0], len(order))):
         because = job.because.get(key, "")
         if isinstance(value, dict) or (isinstance(value, list) and any(map(_nests, value))):

@@ -1,23 +1,38 @@
-"""One training of a plan on its way into another tool's file, and what several tools share."""
+"""One training of a plan in the words of another tool."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from advisor.extras.other_tools.mapping import Lost
-from advisor.extras.other_tools.rows import TEXT, Layout, Rows
+from advisor.data.read.hub import is_hub_id
+from advisor.extras.other_tools.mapping import (
+    COMMAND,
+    Lost,
+    Writing,
+    flat_stage,
+    same_value,
+    usual_values,
+    write,
+)
+from advisor.extras.other_tools.rows import ANSWERS, KINDS, TEXT, Rows, rows_of
 from advisor.extras.other_tools.tool import Tool
-from advisor.plan.entries import Entry
-from advisor.plan.model import Plan
+from advisor.methods.stage import Stage
+from advisor.plan.entries import Entry, entries
+from advisor.plan.model import Comments, Plan
+from advisor.plan.read import resolve_path
 
-EVALUATIONS = 0.1  # of all steps: about ten, as in a run
-TRAIN, TEST = "train.jsonl", "test.jsonl"
+ELSEWHERE = ("holdout", "save_minutes")  # said in other words: held-out rows are a file
+WHOLE, SPLIT, MARKED = "whole", "split", "marked"  # a conversation, and what of it is learned
 ZERO = {"zero2": 2, "zero3": 3}
-MASK_NOTE = "it learns what the template writes behind an answer too, such as a line end"
-FLASH = "flash_attention_2"
+MERGE = (
+    'python -c "from peft import AutoPeftModelForCausalLM as P; from transformers import'
+    " AutoTokenizer as T; P.from_pretrained('{at}').merge_and_unload().save_pretrained('{to}');"
+    " T.from_pretrained('{at}').save_pretrained('{to}')\""
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,15 +45,13 @@ class Job:
     place: str  # of this training in the names of its files: "", "legal", "2-dpo"
     model: str  # a hub id, a folder, or the result of the training before
     rows: Rows | None = None  # None: a data set of the hub, whose name is passed on
-    layout: Layout | None = None
     values: dict[str, Any] = field(default_factory=dict)  # their keys, in the order of the file
     because: dict[str, str] = field(default_factory=dict)  # their key -> the comment beside it
     lost: list[Lost] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)  # commands to be given first
-    files: dict[str, str] = field(default_factory=dict)  # further files: name -> text
-    columns: Mapping[str, Any] = field(default_factory=dict)  # the same in every row
-    command: str = ""  # of the tool's command line
+    files: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # further ones, as JSON
+    command: str = "train"  # of the tool's command line
     written: Mapping[str, int] = field(default_factory=dict)  # data file -> rows
 
     @property
@@ -62,119 +75,192 @@ class Job:
         """Whether rows are held out."""
         return self.rows is not None and any(self.rows.held)
 
+    @property
+    def kind(self) -> str:
+        """The kind of its rows."""
+        return self.rows.kind if self.rows else KINDS[self.entry.stage.objective]
+
+    @property
+    def layout(self) -> str:
+        """How a conversation is written."""
+        if "split" not in self.tool.rows or self.kind == TEXT:
+            return WHOLE
+        if self.kind != ANSWERS:
+            return SPLIT
+        if self.rows is None or self.entry.stage.options.get("loss_on") == "all":
+            return WHOLE
+        is_marked = self.tool.template_of(self.plan.model)[0] and not self.rows.weighted
+        return MARKED if is_marked and not self.rows.only_last else SPLIT
+
+    @property
+    def start(self) -> str:
+        """The command that trains it, in the folder of the export."""
+        processes = self.plan.launch.processes
+        command = (
+            self.tool.start_many if processes > 1 and self.tool.start_many else self.tool.start
+        )
+        return command.format(file=self.file, command=self.command, processes=processes)
+
     def put(self, key: str, value: Any, because: str = "") -> None:
         """Write a key of theirs, with a comment."""
         self.values[key] = value
         if because:
             self.because[key] = because
 
-    def found(self, ours: str) -> bool:
-        """Drop what was noted as lost of a key of ours, since it is said in another way."""
-        before = len(self.lost)
-        self.lost = [one for one in self.lost if one.key != ours]
-        return len(self.lost) < before
+
+def job_of(tool: Tool, plan: Plan, entry: Entry, source: Path, comments: Comments) -> Job:
+    """The training with all that is written for it, but for the rows themselves."""
+    parts = [entry.task.name] if entry.task else []
+    if len(plan.stages) > 1:
+        parts.append(_numbered(plan, entry.stage))
+    job = Job(tool=tool, plan=plan, entry=entry, place=".".join(parts), model=plan.model)
+    _start(job, source)
+    path = resolve_path(source, entry.data.path)
+    if path.exists() or not is_hub_id(entry.data.path):
+        job.rows = rows_of(entry, path)
+        job.notes += job.rows.notes
+    else:
+        job.notes.append(
+            "the data set stays on the hub: its columns must be those that the tool reads; no rows"
+            " are held out, since they were not read"
+        )
+    _write(job, comments)
+    if complete := getattr(
+        import_module(f"advisor.extras.other_tools.{tool.id}"), "complete", None
+    ):
+        complete(job)
+    job.notes.append("rows come in another order")
+    if plan.extra_key("benchmarks", "evaluation") is not None:
+        job.notes.append("the benchmarks of `evaluation` are not run")
+    return job
 
 
-def long_texts(job: Job, *, is_split: Any) -> None:
-    """Say what happens to texts over the length, which a run splits without loss, whatever
-    `truncation` says.
-    """
-    if job.layout is None or job.layout.name != TEXT or not job.found("truncation"):
+def _numbered(plan: Plan, stage: Stage) -> str:
+    return f"{[one.name for one in plan.stages].index(stage.name) + 1}-{stage.name}"
+
+
+def _start(job: Job, source: Path) -> None:
+    """What the training starts from: the model, a folder, or the result of an earlier one."""
+    entry = job.entry
+    if entry.starts_from is None:
+        named = entry.start_folder or job.plan.model
+        path = resolve_path(source, named)
+        job.model = str(path) if path.exists() else named
         return
-    why = (
-        "it is about rows; texts over the length are split, as in a run"
-        if is_split
-        else "texts over the length are cut there; a run splits them"
-    )
-    value = job.entry.stage.truncation
-    job.lost.append(Lost(key="truncation", value=value, why=why))
-
-
-def keep_packed_rows_apart(job: Job, *, packing: str) -> None:
-    """Ask for the attention without which packed rows see each other, or pack none.
-
-    Args:
-        packing: What the tool calls it.
-    """
-    attention = job.values.get("attn_implementation")
-    if not job.values.get(packing) or (attention and "flash" in str(attention)):
+    earlier = next(one for one in entries(job.plan) if one.name == entry.starts_from)
+    task = f"{entry.task.name}." if entry.task else ""
+    folder = f"out/{task}{_numbered(job.plan, earlier.stage)}"
+    if earlier.stage.update == "full":
+        job.model = folder
         return
-    if job.plan.launch.device == "cuda":
-        job.put(
-            "attn_implementation", FLASH,
-            f"packed rows see each other without it: pip install flash-attn, or {packing}: false",
-        )  # fmt: skip
-        job.lost.append(
-            Lost(
-                key="attention",
-                value=job.entry.stage.attention,
-                why=f"packed rows see each other there without {FLASH}, which is written",
+    job.model = f"{folder}-merged"
+    job.before.append(MERGE.format(at=folder, to=job.model))
+    job.notes.append(f"this stage trains a new LoRA on the merged result of {earlier.stage.name}")
+
+
+def _write(job: Job, comments: Comments) -> None:
+    """The stage in the tool's words, and what no key of a plan stands beside (`written`)."""
+    stage = job.entry.stage
+    if job.rows is not None:  # what is learned decides, not what it is called
+        objective = {"sft": "cpt"} if job.kind == TEXT else {"cpt": "sft"}
+        stage = replace(stage, objective=objective.get(stage.objective, stage.objective))
+        if stage.objective != job.entry.stage.objective:
+            job.notes.append(
+                f"objective {job.entry.stage.objective} is written as {stage.objective}, which is"
+                " what these rows are trained by"
             )
-        )
-        return
-    for key in (packing, "eval_sample_packing", "pad_to_sequence_len"):
-        if key in job.values:
-            job.put(key, False)
-    job.lost.append(
-        Lost(
-            key="packing",
-            value=True,
-            why="packed rows see each other there without a flash attention, which needs a GPU",
-        )
-    )
+    ours = {**flat_stage(job.plan, stage), "model": job.model}
+    ours = {key: value for key, value in ours.items() if key not in ELSEWHERE}
+    usual = usual_values(stage.objective, stage.update)
+    job.command = str(write(job.tool, ours, command=None, usual=usual).aside.get(COMMAND, "train"))
+    found = write(job.tool, ours, command=job.command, usual=usual)
+    job.values, job.lost = found.values, found.lost
+    job.because = {**found.because, **_reasons(job, found, comments)}
+    facts = {**ours, **_facts(job)}
+    for part in job.tool.written:
+        if all(_is(facts.get(key), wanted) for key, wanted in part.get("when", {}).items()):
+            _add(job, part, facts)
+    if (zero := ZERO.get(job.plan.launch.strategy or "")) and "deepspeed" in job.values:
+        job.files[job.values["deepspeed"]] = _deepspeed(zero)
 
 
-def evaluation(job: Job, batch: str) -> None:
-    """Held-out rows are measured about ten times, as in a run."""
-    if not job.evaluates:
-        job.put("eval_strategy", "no", "no rows are held out")
-        return
-    job.put("eval_strategy", "steps")
-    job.put("eval_steps", EVALUATIONS, "a share of all steps: ten times")
-    job.put(batch, job.entry.stage.micro_batch_size)
+def _reasons(job: Job, found: Writing, comments: Comments) -> Mapping[str, str]:
+    """Their key -> the reason that stands beside ours in the plan."""
+    place = [stage.name for stage in job.plan.stages].index(job.entry.stage.name)
+    reasons = {
+        theirs: next(filter(None, (comments.get(("stages", place, key), "") for key in ours)), "")
+        for theirs, ours in found.came_from.items()
+        if "." not in theirs
+    }
+    return {theirs: reason for theirs, reason in reasons.items() if reason}
 
 
-def hub_name(job: Job) -> str:
-    """The name of a data set that stays on the hub."""
-    job.notes.append("the data set stays on the hub: its columns must be those that the tool reads")
-    job.notes.append("no rows are held out, since they were not read")
-    return job.entry.data.path
+def _facts(job: Job) -> dict[str, Any]:
+    """What `written` of rules/tools/TOOL.yaml may ask for, beside the keys of the stage."""
+    plan, rows = job.plan, job.rows
+    target, task = plan.extra_key("hub", "push_to"), job.entry.task
+    is_last = job.entry.stage.name == plan.stages[-1].name
+    return {
+        "command": job.command,
+        "on_hub": rows is None,
+        "data": job.entry.data.path,
+        "kind": job.kind,
+        "layout": job.layout,
+        "evaluates": job.evaluates,
+        "unlearned": rows is not None and rows.weighted > 0,
+        "several_answers": rows is not None and not rows.only_last,
+        "folder": job.folder,
+        "output": job.output,
+        "plan": plan.name,
+        "device": plan.launch.device,
+        "parallel": plan.launch.processes > 1 or plan.launch.strategy not in (None, "ddp"),
+        "has_template": bool(plan.template),
+        "template": dict(plan.template),
+        "thinking": plan.template.get("enable_thinking"),
+        "uploads": target is not None and is_last,
+        "hub": f"{target}-{task.name}" if task else target,
+        **dict.fromkeys(plan.extra_key("trackers", "trackers") or (), True),
+    }
 
 
-def deepspeed(job: Job) -> None:
-    """DeepSpeed's own file, which these tools name."""
-    stage = ZERO.get(job.plan.launch.strategy or "")
-    if stage is None:
-        return
+def _is(value: Any, wanted: Any) -> bool:
+    """Whether a fact is the wanted one, or one of a list."""
+    return any(same_value(value, one) for one in (wanted if isinstance(wanted, list) else [wanted]))
+
+
+def _add(job: Job, part: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """An entry of `written` that holds."""
+    values, loses = filled(part.get("values", {}), facts), part.get("loses", {})
+    job.values |= values
+    if "because" in part:
+        job.because[next(reversed(values))] = part["because"]
+    said = {*part.get("says", ()), *loses}
+    job.lost = [one for one in job.lost if one.key not in said]
+    job.lost += [Lost(key=key, value=facts.get(key), why=why) for key, why in loses.items()]
+    if "note" in part:
+        job.notes.append(part["note"])
+
+
+def filled(value: Any, facts: Mapping[str, Any]) -> Any:
+    """A value with its {facts} filled in; a text that is one fact becomes that fact."""
+    if isinstance(value, Mapping):
+        return {key: filled(one, facts) for key, one in value.items()}
+    if isinstance(value, list):
+        return [filled(one, facts) for one in value]
+    if not isinstance(value, str):
+        return value
+    name = value.removeprefix("{").removesuffix("}")
+    return facts[name] if value == f"{{{name}}}" else value.format_map(facts)
+
+
+def _deepspeed(stage: int) -> dict[str, Any]:
+    """DeepSpeed's own file."""
     auto = "auto"
-    settings = {
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
+    if stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
         "train_batch_size": auto, "train_micro_batch_size_per_gpu": auto,
         "gradient_accumulation_steps": auto, "gradient_clipping": auto,
-        "bf16": {"enabled": auto}, "fp16": {"enabled": auto},
-        "zero_optimization": {
-            "stage": stage, "overlap_comm": True, "contiguous_gradients": True,
-            **({"stage3_gather_16bit_weights_on_model_save": True} if stage == 3 else {}),
-        },
+        "bf16": {"enabled": auto}, "fp16": {"enabled": auto}, "zero_optimization": zero,
     }  # fmt: skip
-    name = f"deepspeed-zero{stage}.json"
-    job.files[name] = json.dumps(settings, indent=2)
-    job.put("deepspeed", name)
-    job.found("strategy")
-
-
-def upload(job: Job, **more: Any) -> None:
-    """Have the result of a plan's last stage uploaded where `push_to` says, once and privately.
-
-    Args:
-        more: What the tool needs beside the name.
-    """
-    target = job.plan.extra_key("hub", "push_to")
-    if not job.found("push_to") or target is None:
-        return
-    task = job.entry.task.name if job.entry.task else None
-    if job.entry.stage.name == job.plan.stages[-1].name:
-        name = f"{target}-{task}" if task else target
-        job.put("hub_model_id", name, "whatever came of it: nothing is checked")
-        job.put("hub_strategy", "end", "no checkpoints")
-        for key, value in more.items():
-            job.put(key, value)

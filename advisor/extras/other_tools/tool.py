@@ -82,6 +82,17 @@ ALWAYS = Keys(
     },
     required=("values", "because"),
 )
+WRITTEN = Keys(
+    help="what is written where its conditions hold; {name} stands for a fact: job.py",
+    keys={
+        "when": MapOf(of=ANY, help="facts of the training, and keys of ours, with their values"),
+        "values": VALUES,
+        "because": Text(help="the comment beside the last of the values"),
+        "says": ListOf(of=Text(), help="keys of ours that are said so"),
+        "loses": MapOf(of=Text(), help="a key of ours whose value is not the same there -> why"),
+        "note": Text(help="what is another training than ours"),
+    },
+)
 TOOL_FILE = Keys(
     help="Another training tool: how its configuration and a plan say the same",
     keys={
@@ -93,6 +104,12 @@ TOOL_FILE = Keys(
         "trainer": Text(help="its file in rules/trainers, for memory"),
         "file": Text(help="what `advise export` calls the file"),
         "start": Text(help="the command that trains it; {file} and {command} are filled in"),
+        "start_many": Text(help="the same with several {processes}"),
+        "rows": ListOf(
+            of=Choice(values=("split", "tools")),
+            help="split: a request and its answer are columns of their own; tools: it reads calls",
+        ),
+        "written": ListOf(of=WRITTEN, help="keys that no key of a plan stands beside"),
         "install": Text(help="how it is installed, in an environment of its own"),
         "release": Text(help="whose defaults stand here"),
         "made_with": MapOf(of=Text(), help="libraries beside it -> their version"),
@@ -193,6 +210,9 @@ class Tool:
     mapping: Sequence[OneKey | Together]
     findings: Sequence[FindingRule]
     version: int = 1
+    start_many: str = ""
+    rows: Sequence[str] = ()
+    written: Sequence[Mapping[str, Any]] = ()
     commands: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"train": {}})
     only: Sequence[Sequence[Sequence[str]]] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
