@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from advisor.data.same_rows import Example, Message
 
 _HOMES = {
-    "Example": "example",
-    "Message": "example",
+    "Example": "same_rows",
+    "Message": "same_rows",
     "Skipped": "examples",
     "read_examples": "examples",
     "Faults": "read.lines",

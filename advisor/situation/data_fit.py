@@ -182,7 +182,7 @@ JUDGES: dict[str, Callable[[DataProfile], Misfit | None]] = {
 
 
 def _looks(found: DataProfile) -> dict[str, Any]:
-    """Counts of advisor/data/measure/answers.py."""
+    """Counts of advisor/data/checks/answers.py."""
     looks: dict[str, Any] = found.measures.get("answers_seen") or {"looked_at": 0}
     return looks
 

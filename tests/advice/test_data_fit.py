@@ -12,7 +12,7 @@ import pytest
 
 from advisor.api import Answers, advise, advise_document
 from advisor.data import profile
-from advisor.data.measure.answers import has_layout, is_code
+from advisor.data.checks.answers import has_layout, is_code
 from advisor.ground.errors import InputError
 from advisor.situation.data_fit import misfit, row_words
 

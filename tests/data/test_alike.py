@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from advisor.data import profile
-from advisor.data.measure.near_duplicates import (
+from advisor.data.checks.repeats import (
     SAMPLED_ROWS,
     Sample,
     normalise,

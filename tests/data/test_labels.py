@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 from advisor.data import profile
-from advisor.data.measure.labels import class_findings, plain_label
+from advisor.data.checks.labels import class_findings, plain_label
 
 
 def test_a_sorted_file_has_all_its_classes_counted(tmp_path):

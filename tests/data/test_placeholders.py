@@ -5,7 +5,7 @@ import json
 import pytest
 
 from advisor.data import profile
-from advisor.data.measure.placeholders import unfilled
+from advisor.data.checks.placeholders import unfilled
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from advisor.data import profile
-from advisor.data.measure.private import Suspects
+from advisor.data.checks.private import Suspects
 
 # Made up for this test; the numbers have valid check digits (the card is Visa's test number, the
 # IBAN the registry's example).

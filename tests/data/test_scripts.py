@@ -7,7 +7,7 @@ import json
 import pytest
 
 from advisor.data import profile
-from advisor.data.measure.writing_systems import script_of
+from advisor.data.checks.languages import script_of
 
 
 @pytest.mark.parametrize(

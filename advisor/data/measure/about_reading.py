@@ -4,8 +4,8 @@ columns that were left out, and how sure the reading is.
 
 from __future__ import annotations
 
+from advisor.data.checks.tally import SHOWN_ROWS, Tally
 from advisor.data.examples import NO_ANSWER, REASONS, Skipped, rows_words
-from advisor.data.measure.tally import SHOWN_ROWS, Tally
 from advisor.data.read.files import IMAGES_HELP
 from advisor.data.read.lines import Faults
 from advisor.data.recognition.naming import map_flag

@@ -9,13 +9,13 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from advisor.data.chat_text import said
+from advisor.data.checks.labels import class_findings
+from advisor.data.checks.languages import is_english, script_of
+from advisor.data.checks.placeholders import Unfilled
+from advisor.data.checks.private import KINDS, NUMBERS, Suspects
+from advisor.data.checks.repeats import Sample, normalise
+from advisor.data.checks.tally import SHOWN_ROWS, Tally
 from advisor.data.examples import rows_words
-from advisor.data.measure.labels import class_findings
-from advisor.data.measure.near_duplicates import Sample, normalise
-from advisor.data.measure.placeholders import Unfilled
-from advisor.data.measure.private import KINDS, NUMBERS, Suspects
-from advisor.data.measure.tally import SHOWN_ROWS, Tally
-from advisor.data.measure.writing_systems import is_english, script_of
 from advisor.data.same_rows import Example
 from advisor.data.template_messages import called_functions
 from advisor.data.thoughts import MARK, answers_of, has_reasoning, holds_thoughts

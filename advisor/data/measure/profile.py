@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.data.chat_text import said, tools_text
+from advisor.data.checks.answers import AnswerLooks
+from advisor.data.checks.overlap import Overlap, evaluation_rows
+from advisor.data.checks.tally import Tally
 from advisor.data.examples import Skipped, read_examples, refusal
 from advisor.data.measure.about_reading import (
     about_reading,
@@ -22,7 +25,6 @@ from advisor.data.measure.about_reading import (
     open_requests,
     skip_findings,
 )
-from advisor.data.measure.answers import AnswerLooks
 from advisor.data.measure.findings import CHECKABLE_SHARE, Notebook, look_back
 from advisor.data.measure.lengths import (
     Lengths,
@@ -32,8 +34,6 @@ from advisor.data.measure.lengths import (
     percentile,
     token_stats,
 )
-from advisor.data.measure.overlap import Overlap, evaluation_rows
-from advisor.data.measure.tally import Tally
 from advisor.data.read.files import content_digest, find_data
 from advisor.data.read.found import Found
 from advisor.data.read.lines import Faults, open_bytes

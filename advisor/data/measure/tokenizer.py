@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from advisor.data.measure.tally import Tally
+from advisor.data.checks.tally import Tally
 from advisor.data.same_rows import Example, Message, system_in_question
 from advisor.data.template_messages import PLAIN_TEMPLATE, lost_parts, template_messages
 from advisor.data.thoughts import (

@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from advisor.data.checks.repeats import normalise
 from advisor.data.measure.lengths import parts_of
-from advisor.data.measure.near_duplicates import normalise
 from advisor.data.same_rows import Example
 from advisor.ground.errors import InputError
 from advisor.ground.types import Finding

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from advisor.data.measure.tally import Tally
+from advisor.data.checks.tally import Tally
 from advisor.data.same_rows import Example
 from advisor.ground.types import Finding
 
