@@ -16,9 +16,10 @@ from advisor.commands.options import json_option, refuse_unused
 from advisor.commands.output import console, print_json, put, say, with_error
 from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
+from advisor.data.checks import worst_first
 from advisor.data.measure.data_requirements import compare_amounts
 from advisor.data.measure.profile import unusable
-from advisor.data.measure.tokenizer import model_tokenizer, with_template_fit
+from advisor.data.measure.tokenizer import model_tokenizer
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.extras import all_extras, extras
 from advisor.ground.types import DataProfile, Finding
@@ -248,7 +249,7 @@ def check_data(
         seq_len=seq_len,
     )
     if tokenizer is not None:
-        findings = with_template_fit(found.findings, tokenizer, found.objectives)
+        findings = worst_first([*found.findings, *tokenizer.findings(found.objectives)])
         blocked = {objective for finding in findings for objective in finding.blocks}
         objectives = tuple(name for name in found.objectives if name not in blocked)
         found = replace(found, findings=findings, objectives=objectives)

@@ -17,7 +17,7 @@ from advisor.advice.batching import GAINS, MULTIPLE, SAME_ROWS, Packing, packing
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.fit import fit_stage
 from advisor.advice.planning import comment_of
-from advisor.data.measure.lengths import Lengths, token_stats
+from advisor.data.measure.lengths import Lengths
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.ground.types import Answer, Answers, DataProfile, TokenStats
 from advisor.methods.composition import parse_composition
@@ -40,10 +40,10 @@ ON_CPU = {
 
 
 def stats_of(lengths) -> TokenStats:
-    found = Lengths(rows={}, measured=len(lengths), processed=int(sum(lengths)))
+    found = Lengths(measured=len(lengths), processed=int(sum(lengths)))
     for length in lengths:
         found.rows[int(length)] = found.rows.get(int(length), 0) + 1
-    stats = token_stats(found, rows=len(lengths), sampled_rows=None)
+    stats = found.stats()
     assert stats is not None
     return replace(stats, counted_by="the model's tokenizer")
 

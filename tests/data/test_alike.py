@@ -7,9 +7,9 @@ import random
 from pathlib import Path
 
 from advisor.data import profile
+from advisor.data.checks import Sample
 from advisor.data.checks.repeats import (
     SAMPLED_ROWS,
-    Sample,
     normalise,
     resemblance,
     sketch,
@@ -130,10 +130,10 @@ def test_a_large_file_is_compared_on_a_sample_of_flat_size():
     """Beyond the sample's size rows replace others at random, the same ones every time."""
     samples = []
     for _ in range(2):
-        sample = Sample()
+        sample = Sample(SAMPLED_ROWS)
         for row in range(1, 3 * SAMPLED_ROWS):
-            sample.offer(row, b"a b c")
-        samples.append([row for row, _ in sample.rows])
+            sample.offer(lambda row=row: row)
+        samples.append(sample.kept)
     assert samples[0] == samples[1]
     assert len(samples[0]) == SAMPLED_ROWS
     late = sum(row > SAMPLED_ROWS for row in samples[0])

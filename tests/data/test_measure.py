@@ -452,7 +452,7 @@ def test_memory_stays_flat_where_rows_are_many(tmp_path, monkeypatch):
     """Beyond the rows that are kept for comparison the rest is compared with those, and that is
     said.
     """
-    monkeypatch.setattr("advisor.data.measure.findings.COMPARED_ROWS", 50)
+    monkeypatch.setattr("advisor.data.checks.repeats.COMPARED_ROWS", 50)
     result = profile(jsonl(tmp_path, [*pairs(100), pairs(1)[0]]))
     assert found(result)["not-all-rows-compared"] == ("note", 50)
     assert found(result)["duplicate-rows"][1] == 1
@@ -496,3 +496,23 @@ def test_documents_that_are_not_read_are_named_with_a_way_to_their_text(tmp_path
     (tmp_path / "alone" / "one.pdf").write_bytes(b"%PDF-1.4")
     with pytest.raises(InputError, match="pdftotext"):
         profile(tmp_path / "alone")
+
+
+def test_a_check_is_found_by_its_file(tmp_path, monkeypatch):
+    """A file in the folder of checks is a check: its findings stand among those of the others."""
+    from advisor.data import checks
+
+    (tmp_path / "shouting.py").write_text(
+        "from advisor.data.checks import Check\n\n\n"
+        "class Seen(Check):\n"
+        "    place = 1\n"
+        "    says = {'shouting': ('note', '{rows} in capitals')}\n\n"
+        "    def see(self, row):\n"
+        "        if row.text.isupper():\n"
+        "            self.tallies['shouting'].add(row.number)\n"
+    )
+    monkeypatch.setattr(checks, "__path__", [*checks.__path__, str(tmp_path)])
+    rows = [*pairs(60), {"question": "HELLO?", "answer": "YES."}]
+    result = profile(jsonl(tmp_path, rows))
+    shouting = next(finding for finding in result.findings if finding.id == "shouting")
+    assert (shouting.text, shouting.rows) == ("1 row in capitals (row 61)", (61,))

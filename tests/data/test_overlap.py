@@ -94,3 +94,14 @@ def test_a_missing_evaluation_file_is_an_error(tmp_path):
     """The error names the file that is not there."""
     with pytest.raises(InputError, match="nowhere"):
         profile(jsonl(tmp_path, "a.jsonl", pairs(1)), evaluation=tmp_path / "nowhere.jsonl")
+
+
+def test_a_row_that_calls_functions_stands_in_a_copy_of_its_file(tmp_path):
+    """Calls are part of a row on both sides."""
+    call = {"type": "function", "function": {"name": "track", "arguments": "{}"}}
+    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    row = {"messages": [{"role": "user", "content": "Where is it?"}, answer]}
+    path = jsonl(tmp_path, "a.jsonl", [row])
+    found = {one.id for one in profile(path, evaluation=path, strict=False).findings}
+    assert "evaluation-rows-in-training" in found
+    assert "evaluation-requests-in-training" not in found

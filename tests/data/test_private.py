@@ -8,7 +8,9 @@ import time
 import pytest
 
 from advisor.data import profile
-from advisor.data.checks.private import Suspects
+from advisor.data.checks import About, Row
+from advisor.data.checks.private import Seen
+from advisor.data.same_rows import Example
 
 # Made up for this test; the numbers have valid check digits (the card is Visa's test number, the
 # IBAN the registry's example).
@@ -42,14 +44,20 @@ HARMLESS = [
 ]
 
 
+def look(text: str, row: int = 1) -> Seen:
+    """What a thorough check has seen after one row."""
+    seen = Seen(About(kind="raw_text", thorough=True))
+    seen.see(Row(Example(row=row, text=text), text, b"", 0, 0))
+    return seen
+
+
 @pytest.mark.parametrize(("kind", "text"), SUSPICIOUS)
 def test_each_kind_is_suspected_and_never_shown(kind, text):
     """A text of each kind is counted, and what is shown of it holds none of its middle."""
-    suspects = Suspects()
-    suspects.look(text, 7)
-    assert suspects.counts.get(kind) == 1
-    assert suspects.rows[kind] == [7]
-    shown = suspects.shown[kind]
+    seen = look(text, 7)
+    (name,) = {f"secret-{kind}", f"personal-data-{kind}"} & set(seen.tallies)
+    assert (seen.tallies[name].count, seen.tallies[name].rows) == (1, [7])
+    shown = seen.shown[name]
     assert "*" in shown or "…" in shown
     secret = {"password": "hunter2!x", "private-key": "MIIE"}.get(kind) or max(
         text.split(), key=len
@@ -60,9 +68,7 @@ def test_each_kind_is_suspected_and_never_shown(kind, text):
 @pytest.mark.parametrize("text", HARMLESS)
 def test_ordinary_numbers_and_names_are_not_suspected(text):
     """Dates, counts, book numbers, wrong check digits and placeholders are left alone."""
-    suspects = Suspects()
-    suspects.look(text, 1)
-    assert suspects.counts == {}
+    assert look(text).tallies == {}
 
 
 def test_findings_name_kind_count_and_rows(tmp_path):
@@ -94,7 +100,6 @@ def test_findings_name_kind_count_and_rows(tmp_path):
 
 def test_no_text_takes_long_to_look_through():
     """A long row made of beginnings of tokens costs no more than its length."""
-    suspects = Suspects()
     began_s = time.process_time()
-    suspects.look("eyJ-" * 50_000, 1)
+    look("eyJ-" * 50_000)
     assert time.process_time() - began_s < 1

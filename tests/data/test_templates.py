@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from advisor.data.measure.tokenizer import ModelTokenizer, _template
+from advisor.data.chat_text import ChatText
+from advisor.data.measure.tokenizer import ModelTokenizer
 from advisor.data.same_rows import Example, Message
 from advisor.data.template_messages import lost_parts
 from advisor.ground.types import Answer, Answers
@@ -175,15 +176,12 @@ def test_what_is_said_of_a_family_is_measured(family):
     path = folder / f"{family.copy}.jinja"
     if not path.is_file():
         pytest.skip(f"this version of trl has no {path.name}")
-    template, _ = _template(folder, path.read_text("utf-8"))
-    model = ModelTokenizer(
-        name="", model="", _encode=None, _template=template,
-        _tokens={"bos_token": "<s>", "eos_token": "</s>"},
-    )  # fmt: skip
+    chat = ChatText.of(path.read_text("utf-8"), {"bos_token": "<s>", "eos_token": "</s>"})
+    model = ModelTokenizer(model="", chat=chat)
 
     def parts(*messages, tools=()):
         example = Example(row=1, messages=messages, tools=tools)
-        write = lambda other: model._render(tuple(other), example)  # noqa: E731
+        write = lambda other: model.write(other, example)  # noqa: E731
         try:
             whole = write(messages)
         except Exception:  # it refuses the conversation

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from advisor.data.measure.tokenizer import template_file
+from advisor.data.chat_text import template_file
 from advisor.data.same_rows import Message, system_in_question
 from advisor.data.template_messages import PLAIN_TEMPLATE
 from advisor.data.thoughts import (

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from advisor.data.measure.tokenizer import template_file
+from advisor.data.chat_text import template_file
 from advisor.ground.bounded_template import TemplateLimit, bound_chat_templates
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, shown_path

@@ -1,16 +1,20 @@
-"""What answers look like, judged on the first rows: code, calls of functions, a fixed layout, a
-category, or prose.
+"""Answers: whether they are all the same, whether they can be checked, and what they look like
+(code, calls of functions, a fixed layout, a category, or prose), judged on the first rows.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from collections import Counter
 from typing import Any
 
+from advisor.data.checks import About, Check, Row, finding
 from advisor.data.same_rows import Example
+from advisor.ground.types import Finding
 
+ANSWERS_COUNTED = 100_000  # rows whose answers are compared: enough to see a constant one
+SHOWN_ANSWERS = 50  # different ones of which the beginning is kept
 LOOKED_AT = 100  # rows: a few milliseconds
 LOOKED_AT_CHARS = 1500  # of each answer
 FEW = 8  # rows on which nothing is judged
@@ -41,48 +45,81 @@ _CALL = re.compile(
 _LINES = re.compile(r"^[ \t]*[\w \-/]{1,40}:[ \t]*\S", re.MULTILINE)
 
 
-@dataclass(slots=True)
-class AnswerLooks:
-    """How many of the answers looked at are of which kind."""
+class Seen(Check):
+    """Answers as hashes, and how many of the first are of which kind."""
 
-    count: int = 0
-    code: int = 0
-    calls: int = 0
-    layout: int = 0
-    characters: int = 0
-    different: set[str] = field(default_factory=set)
+    place = 80
 
-    def add(self, example: Example) -> None:
-        """Look at one example, as long as there are few."""
-        if self.count >= LOOKED_AT:
+    def __init__(self, about: About) -> None:
+        super().__init__(about)
+        self.rows = self.checkable = self.characters = 0
+        self.answers: Counter[int] = Counter()
+        self.beginnings: dict[int, str] = {}
+        self.looks = dict.fromkeys(("code", "calls", "layout"), 0)
+        self.different: set[str] = set()
+
+    def see(self, row: Row) -> None:
+        self.rows += 1
+        example = row.example
+        if self.rows <= LOOKED_AT:
+            self._look(example)
+        if self.about.kind not in ("paired", "unpaired_feedback"):
             return
-        self.count += 1
+        self.checkable += example.answer is not None
+        messages = example.messages
+        if self.rows > ANSWERS_COUNTED or messages[-1].extra:
+            return
+        answer = messages[-1].content
+        if len(messages) > 3:  # conversations that end alike are not alike
+            answer = "\n".join(turn.content for turn in messages if turn.role == "assistant")
+        digest = hash(answer)
+        self.answers[digest] += 1
+        if len(self.beginnings) < SHOWN_ANSWERS:
+            self.beginnings.setdefault(digest, answer[:60])
+
+    def _look(self, example: Example) -> None:
         turns = example.chosen or example.messages
         said = [turn for turn in turns if turn.role == "assistant"]
         text = example.text if not turns else "\n".join(turn.content for turn in said)
         whole = text or example.answer or ""
         text = whole[:LOOKED_AT_CHARS]
         asked = "\n".join(turn.content for turn in example.messages if turn.role == "user")
-        asked = asked[:LOOKED_AT_CHARS]
-        self.code += is_code(text) or is_code(asked)
         called = any(turn.extra for turn in said) or bool(example.tools)
-        self.calls += called or _CALL.search(text) is not None
-        self.layout += has_layout(whole)
+        self.looks["code"] += is_code(text) or is_code(asked[:LOOKED_AT_CHARS])
+        self.looks["calls"] += called or _CALL.search(text) is not None
+        self.looks["layout"] += has_layout(whole)
         self.characters += len(whole)
         self.different.add(text.strip()[:200])
 
+    def findings(self, rows: int) -> list[Finding]:
+        counted = sum(self.answers.values())
+        if counted < 2:
+            return []
+        digest, count = self.answers.most_common(1)[0]
+        answer = self.beginnings.get(digest, "")
+        shown = f": '{answer}'" if answer else ""
+        if count == counted:
+            severity = "error" if self.about.kind == "paired" else "warning"
+            text = f"every row has the same answer{shown}: there is nothing to learn"
+            blocks = ("sft", "classification")
+            return [finding("constant-answer", severity, text, count, blocks=blocks)]
+        if self.about.format == "classification" or count < max(5, 0.2 * counted):
+            return []
+        text = f"{count / counted:.0%} of the rows have the same answer{shown}"
+        return [finding("repeated-answer", "warning", text, count)]
+
     def measures(self) -> dict[str, Any]:
-        """The counts as JSON types; empty where there was nothing to look at."""
-        if not self.count:
-            return {}
-        return {
-            "looked_at": self.count,
-            "different": len(self.different),
-            "characters": round(self.characters / self.count),
-            "code": self.code,
-            "calls": self.calls,
-            "layout": self.layout,
-        }
+        measures: dict[str, Any] = {}
+        if self.checkable:
+            measures["checkable_answers"] = self.checkable
+        if looked_at := min(self.rows, LOOKED_AT):
+            measures["answers_seen"] = {
+                "looked_at": looked_at,
+                "different": len(self.different),
+                "characters": round(self.characters / looked_at),
+                **self.looks,
+            }
+        return measures
 
 
 def is_code(text: str) -> bool:

@@ -4,14 +4,50 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import Any
 
+from advisor.data.checks import About, Check, Row, finding
+from advisor.data.checks.size import FEW_ROWS
 from advisor.ground.types import Finding
+
+KEPT_CLASSES = 1000
+SHOWN_CLASSES = 50
 
 FEW_PER_CLASS = 8  # SetFit (arXiv:2209.11055) learns from eight labelled texts a class
 UNBALANCED = 20  # times as many rows in the largest class as in the smallest
 NAMED = 5
 AROUND = " \t\r\n.,;:!?\"'"
 BETWEEN_WORDS = re.compile(r"[\s_]+|(?<=\w)-(?=\w)")
+
+
+class Seen(Check):
+    """Rows of each class."""
+
+    place = 81
+
+    def __init__(self, about: About) -> None:
+        super().__init__(about)
+        self.classes: Counter[str] = Counter()
+
+    def see(self, row: Row) -> None:
+        label = row.example.label
+        if label is not None and (len(self.classes) < KEPT_CLASSES or label in self.classes):
+            self.classes[label] += 1
+
+    def findings(self, rows: int) -> list[Finding]:
+        if self.about.format != "classification" or len(self.classes) < 2:
+            return []  # of one class alone it is said that every answer is the same
+        return class_findings(self.classes, enough_rows=rows >= FEW_ROWS)
+
+    def measures(self) -> dict[str, Any]:
+        if not self.classes:
+            return {}
+        shown = self.classes.most_common(SHOWN_CLASSES)
+        return {
+            "classes": [{"label": label, "rows": count} for label, count in shown],
+            "class_count": len(self.classes),
+            "class_least": min(self.classes.values()),
+        }
 
 
 def class_findings(classes: Counter[str], *, enough_rows: bool) -> list[Finding]:
@@ -21,8 +57,6 @@ def class_findings(classes: Counter[str], *, enough_rows: bool) -> list[Finding]
         classes: Label -> rows.
         enough_rows: There are so many rows that a class of few is worth a word of its own.
     """
-    if not classes:
-        return []
     findings: list[Finding] = []
     (largest, most), (smallest, least) = classes.most_common()[0], classes.most_common()[-1]
     if most >= UNBALANCED * least:
@@ -31,7 +65,7 @@ def class_findings(classes: Counter[str], *, enough_rows: bool) -> list[Finding]
             f" smallest '{smallest[:40]}' with {least:,}: look at each class in the result, since a"
             " model that always says the largest is right often"
         )
-        findings.append(Finding(id="unbalanced-classes", severity="note", text=text, count=most))
+        findings.append(finding("unbalanced-classes", "note", text, most))
     rare = sorted((count, name) for name, count in classes.items() if count < FEW_PER_CLASS)
     if rare and enough_rows:
         named = ", ".join(f"'{name[:40]}' ({count})" for count, name in rare[:NAMED])
@@ -40,7 +74,7 @@ def class_findings(classes: Counter[str], *, enough_rows: bool) -> list[Finding]
             f"{len(rare):,} of {len(classes):,} classes have fewer than {FEW_PER_CLASS} rows:"
             f" {named}{more}"
         )
-        findings.append(Finding(id="rare-classes", severity="warning", text=text, count=len(rare)))
+        findings.append(finding("rare-classes", "warning", text, len(rare)))
     spellings: dict[str, list[str]] = {}
     for name in classes:
         spellings.setdefault(plain_label(name), []).append(name)
@@ -54,9 +88,7 @@ def class_findings(classes: Counter[str], *, enough_rows: bool) -> list[Finding]
             "labels that differ only in capitals, spaces or signs count as different classes:"
             f" {named}"
         )
-        findings.append(
-            Finding(id="labels-spelt-alike", severity="warning", text=text, count=len(twins))
-        )
+        findings.append(finding("labels-spelt-alike", "warning", text, len(twins)))
     return findings
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 
-from advisor.data.checks.tally import Tally
+from advisor.data.checks import About, Check, Row, Tally
 from advisor.data.same_rows import Example
 from advisor.ground.types import Finding
 
@@ -101,58 +100,43 @@ def _found(text: str) -> list[tuple[int, str]]:
     ]
 
 
-@dataclass(slots=True)
-class Unfilled:
-    """Placeholders in the rows seen so far."""
+class Seen(Check):
+    """Placeholders in the rows."""
 
-    rows: Tally = field(default_factory=Tally)
-    answers: int = 0  # rows with one in an answer
-    shown: Counter[str] = field(default_factory=Counter)
+    place = 30
 
-    def look(self, example: Example, text: str) -> None:
-        """Notes the placeholders of a row.
+    def __init__(self, about: About) -> None:
+        super().__init__(about)
+        self.unfilled = Tally()
+        self.in_answers = 0
+        self.shown: Counter[str] = Counter()
 
-        Args:
-            text: All of the row's text.
-        """
-        if not _found(text) or re.search(OF_TEMPLATES, text):
+    def see(self, row: Row) -> None:
+        if not _found(row.text) or re.search(OF_TEMPLATES, row.text):
             return
+        example = row.example
         parts = [(example.text, True)] if example.text is not None else _turns(example)
-        found: dict[str, None] = {}
-        in_answer = False
-        for part, is_answer in parts:
-            here = unfilled(part)
-            found |= dict.fromkeys(here)
-            in_answer = in_answer or (is_answer and bool(here))
+        found = [(name, is_answer) for part, is_answer in parts for name in unfilled(part)]
         if not found:
             return
-        self.rows.add(example.row)
-        self.answers += in_answer
-        for name in found:
+        self.unfilled.add(row.number)
+        self.in_answers += any(is_answer for _, is_answer in found)
+        for name in dict.fromkeys(name for name, _ in found):
             if name in self.shown or len(self.shown) < KEPT:
                 self.shown[name] += 1
 
-    def findings(self, rows: int, *, documents: bool) -> list[Finding]:
-        """What to say of them.
-
-        Args:
-            rows: Of the data.
-            documents: The rows are plain texts, without requests and answers.
-        """
-        count = self.rows.count
-        if not count:
-            return []
-        named = ", ".join(
-            f"{name} ({number:,}x)" for name, number in self.shown.most_common(NAMED)
-        ) + (", ..." if len(self.shown) > NAMED else "")
-        where = "" if documents else f", {self.answers:,} of them in an answer"
-        then = "the model learns to write them" if documents or self.answers else "fill them in"
+    def findings(self, rows: int) -> list[Finding]:
+        count, documents = self.unfilled.count, self.about.kind == "raw_text"
+        named = ", ".join(f"{name} ({times:,}x)" for name, times in self.shown.most_common(NAMED))
+        more = ", ..." if len(self.shown) > NAMED else ""
+        where = "" if documents else f", {self.in_answers:,} of them in an answer"
+        then = "the model learns to write them" if documents or self.in_answers else "fill them in"
         text = (
-            f"{count:,} of {rows:,} rows hold placeholders that nobody filled in{where}: {named};"
-            f" {then}"
+            f"{count:,} of {rows:,} rows hold placeholders that nobody filled in{where}:"
+            f" {named}{more}; {then}"
         )
         severity = "warning" if count >= WARNED_SHARE * rows else "note"
-        return [self.rows.finding("placeholders-in-text", severity, text)]
+        return self.unfilled.findings("placeholders-in-text", severity, text)
 
 
 def _turns(example: Example) -> list[tuple[str, bool]]:

@@ -1,5 +1,5 @@
-"""Rows that say nearly the same: by a normalised text among all rows, by shared word sequences in a
-sample.
+"""Rows that say the same or nearly the same: by a normalised text among all rows, by shared word
+sequences in a sample.
 
 Two rows are near-duplicates where at least four fifths of their three-word sequences are the same
 (Jaccard; Broder 1997, "On the resemblance and containment of documents"). The smallest hashes of
@@ -9,8 +9,13 @@ each row stand for it; rows that share one of the four smallest are compared.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
 
+from advisor.data.chat_text import said
+from advisor.data.checks import About, Check, Row, Sample, Tally, finding
+from advisor.ground.types import Finding
+
+# different rows kept to find repeated ones: about 250 MB of hashes, so that memory stays flat
+COMPARED_ROWS = 1_500_000
 SAMPLED_ROWS = 5_000
 WORDS = 3
 KEPT_HASHES = 64
@@ -54,56 +59,119 @@ def resemblance(left: tuple[int, ...], right: tuple[int, ...]) -> float:
     together.
     """
     ours, theirs = set(left), set(right)
+    both, either = ours & theirs, ours | theirs
     if max(len(left), len(right)) < KEPT_HASHES:  # nothing was left out: exact
-        common = len(ours & theirs)
-        return common / (len(ours) + len(theirs) - common) if common else 0.0
-    smallest = sorted(ours | theirs)[:KEPT_HASHES]
-    both = ours & theirs
+        return len(both) / max(1, len(either))
+    smallest = sorted(either)[:KEPT_HASHES]
     return sum(value in both for value in smallest) / len(smallest)
 
 
-@dataclass(slots=True)
-class Sample:
-    """A random sample of rows, the same every time, each as its smallest hashes."""
+def alike(sampled: list[tuple[int, tuple[int, ...]]]) -> list[tuple[int, int]]:
+    """(row, the earlier row it resembles) of rows with their hashes, each later row once."""
+    places: dict[int, list[int]] = {}
+    pairs: list[tuple[int, int]] = []
+    ordered = sorted(sampled)
+    for index, (row, hashes) in enumerate(ordered):
+        keys = [places.setdefault(key, []) for key in hashes[:KEYS]]
+        for other in dict.fromkeys(other for others in keys for other in others):
+            earlier, theirs = ordered[other]
+            # Rows of very different length cannot be alike: no need to look.
+            if (
+                ALIKE * len(theirs) <= len(hashes)
+                and ALIKE * len(hashes) <= len(theirs)
+                and resemblance(theirs, hashes) >= ALIKE
+            ):
+                pairs.append((row, earlier))
+                break
+        for others in keys:
+            if len(others) < CROWDED:
+                others.append(index)
+    return pairs
 
-    rows: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-    seen: int = 0
-    _state: int = 2
 
-    def offer(self, row: int, text: bytes) -> None:
-        """Takes the row, with its normalised text, into the sample or not."""
-        self.seen += 1
-        if len(self.rows) < SAMPLED_ROWS:
-            self.rows.append((row, sketch(text)))
+def keys_of(row: Row, kind: str) -> tuple[int, int | None]:
+    """A hash of all that a row says, and one of what it asks where that has an answer."""
+    example = row.example
+    if kind == "raw_text":
+        return hash(row.text), None
+    parts = tuple(message.content for message in example.messages)
+    if kind == "preference":
+        ends = (tuple(map(said, example.chosen)), tuple(map(said, example.rejected)))
+        return hash((parts, ends)), None
+    if kind == "prompts_with_verifier":
+        return hash((parts, example.answer)), hash(parts)
+    key = hash((parts, example.good))
+    if example.messages[-1].extra:
+        key = hash((key, repr(example.messages[-1].extra)))
+    return key, hash(parts[:-1])
+
+
+class Seen(Check):
+    """Hashes of the rows, since a million rows must not cost a million texts."""
+
+    place = 10
+
+    def __init__(self, about: About) -> None:
+        super().__init__(about)
+        self.first: dict[int, int] = {}  # a row (normalised, if thorough) -> the first such row
+        self.asked: set[int] = set()
+        self.compared_all = True
+        self.sample: Sample[tuple[int, tuple[int, ...]]] = Sample(SAMPLED_ROWS, state=2)
+        self.duplicates, self.nearly, self.conflicts = Tally(), Tally(), Tally()
+
+    def see(self, row: Row) -> None:
+        key, asked = keys_of(row, self.about.kind)
+        example, typed = row.example, key
+        if self.about.thorough:
+            typed = hash((row.plain, example.good, example.answer))
+        first = self.first.get(typed)
+        if first is not None:
+            (self.duplicates if first == key else self.nearly).add(example.row)
             return
-        self._state = (self._state * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
-        place = (self._state >> 24) % self.seen
-        if place < SAMPLED_ROWS:
-            self.rows[place] = (row, sketch(text))
+        if len(self.first) >= COMPARED_ROWS:
+            self.compared_all = False
+            return
+        self.first[typed] = key
+        if self.about.thorough:
+            self.sample.offer(lambda: (example.row, sketch(row.plain)))
+        if asked is not None and self.about.kind == "paired":
+            if asked in self.asked:
+                self.conflicts.add(example.row)
+            self.asked.add(asked)
 
-    def alike(self) -> list[tuple[int, int]]:
-        """(row, the earlier row it resembles), each later row once."""
-        places: dict[int, list[int]] = {}
-        pairs: list[tuple[int, int]] = []
-        ordered = sorted(self.rows)
-        for index, (row, hashes) in enumerate(ordered):
-            found: int | None = None
-            compared: set[int] = set()
-            for key in hashes[:KEYS]:
-                others = places.setdefault(key, [])
-                for other in others:
-                    if found is None and other not in compared:
-                        compared.add(other)
-                        size = len(ordered[other][1])
-                        # Rows of very different length cannot be alike: no need to look.
-                        if (
-                            ALIKE * size <= len(hashes)
-                            and ALIKE * len(hashes) <= size
-                            and resemblance(ordered[other][1], hashes) >= ALIKE
-                        ):
-                            found = other
-                if len(others) < CROWDED:
-                    others.append(index)
-            if found is not None:
-                pairs.append((row, ordered[found][0]))
-        return pairs
+    def findings(self, rows: int) -> list[Finding]:
+        same, nearly, other = self.duplicates, self.nearly, self.conflicts
+        few = 0.01 * rows
+        found = same.findings(
+            "duplicate-rows",
+            "warning" if same.count > few else "note",
+            f"{same.in_words} repeating an earlier row word for word",
+        )
+        found += nearly.findings(
+            "near-duplicate-rows",
+            "warning" if nearly.count > few else "note",
+            f"{nearly.in_words} repeating an earlier row but for capitals, spaces or punctuation",
+        )
+        found += self._similar()
+        if not self.compared_all:
+            text = (
+                f"rows were compared with the first {COMPARED_ROWS:,} different ones only, so that"
+                " memory stays flat"
+            )
+            found.append(finding("not-all-rows-compared", "note", text, COMPARED_ROWS))
+        text = f"{other.in_words} asking what an earlier row asks, with another answer"
+        return found + other.findings("same-request-other-answer", "note", text)
+
+    def _similar(self) -> list[Finding]:
+        pairs = alike(self.sample.kept)
+        if not pairs:
+            return []
+        looked = len(self.sample.kept)
+        where = "" if looked == self.sample.seen else f" of a random sample of {looked:,}"
+        few = ", ".join(f"row {row} is like row {other}" for row, other in pairs[:3])
+        text = (
+            f"{len(pairs):,} row{'' if len(pairs) == 1 else 's'}{where} with four fifths of the"
+            f" wording of an earlier row ({few}{', ...' if len(pairs) > 3 else ''})"
+        )
+        severity = "warning" if len(pairs) > 0.05 * looked else "note"
+        return [finding("similar-rows", severity, text, len(pairs), [row for row, _ in pairs])]

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from advisor.data.chat_text import json_object, special_texts
 from advisor.data.examples import Skipped, read_examples
-from advisor.data.measure.tokenizer import json_object, special_texts
 from advisor.extras.gguf.go import QUOTES, Shape, can_hold
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from advisor.data.chat_text import ChatText
-from advisor.data.measure.tokenizer import json_object, special_texts
+from advisor.data.chat_text import ChatText, json_object, special_texts
 from advisor.export.exporter import Wanted
 from advisor.extras.gguf import gguf
 from advisor.extras.gguf.go import can_hold, go_template

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from advisor.data.measure import findings
+from advisor.data.checks import repeats
 from advisor.data.measure.profile import profile
 from tests.faults.load import load
 from tests.render.test_report import METRICS as LINES
@@ -21,7 +21,7 @@ def test_several_advices_at_once_are_one_answer(tmp_path):
 
 def test_memory_of_a_check_stays_with_the_rows_compared(tmp_path, monkeypatch):
     """Rows beyond the limit of comparing cost time and no memory."""
-    monkeypatch.setattr(findings, "COMPARED_ROWS", 200)
+    monkeypatch.setattr(repeats, "COMPARED_ROWS", 200)
     peaks = []
     for count in (400, 2_000):
         path = tmp_path / f"{count}.jsonl"

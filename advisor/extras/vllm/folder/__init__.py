@@ -19,8 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from advisor.data.chat_text import ChatText
-from advisor.data.measure.tokenizer import json_object, template_source
+from advisor.data.chat_text import ChatText, json_object, template_source
 from advisor.export.exporter import Wanted
 from advisor.extras.vllm.folder.adapter import CONFIG, WEIGHTS, modules, why_not_held
 from advisor.extras.vllm.folder.script import GENERATION, SCRIPT, TEMPLATE, script

@@ -1,0 +1,72 @@
+"""Whether there are more than a few rows, and which are too long."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from advisor.data.checks import Check, Row, finding
+from advisor.ground.types import Finding
+
+# OpenAI's guide sees gains from 50 to 100 examples; runs on 10 and 25 rows are documented failures
+FEW_ROWS = 50
+LONG_TOKENS = 8192
+# of the rows over the length asked about: more stop a run (plan key `truncation`)
+STOP_SHARE = 0.05
+LOST = ": cut to fit, nothing of their answers is left to learn"
+
+
+class Seen(Check):
+    """Rows, and requests alone, that are very long or over the length asked about."""
+
+    place = 70
+    says: ClassVar = {
+        "very-long-rows": ("warning", f"{{rows}} longer than about {LONG_TOKENS:,} tokens"),
+        "very-long-requests": (
+            "warning",
+            f"{{count}} requests alone are longer than about {LONG_TOKENS:,} tokens{LOST}",
+        ),
+    }
+
+    def see(self, row: Row) -> None:
+        is_document, limit = self.about.kind == "raw_text", self.about.seq_len
+        if row.tokens > LONG_TOKENS and not is_document:
+            self.tallies["very-long-rows"].add(row.number)
+            if row.request_tokens > LONG_TOKENS:
+                self.tallies["very-long-requests"].add(row.number)
+        if limit is not None and row.tokens > limit:
+            self.tallies["texts-over-length" if is_document else "rows-over-length"].add(row.number)
+            if row.request_tokens >= limit:
+                self.tallies["requests-fill-the-length"].add(row.number)
+
+    def findings(self, rows: int) -> list[Finding]:
+        found = super().findings(rows)
+        if 0 < rows < FEW_ROWS and self.about.kind != "raw_text":
+            text = (
+                f"only {rows} usable row{'s' if rows > 1 else ''}; {FEW_ROWS} to 100 good ones"
+                " are where gains begin"
+            )
+            found.append(finding("few-rows", "warning", text, rows))
+        return found + self._over_length(rows)
+
+    def _over_length(self, rows: int) -> list[Finding]:
+        about, limit = "" if self.about.exact else "about ", self.about.seq_len or 0
+        texts, over, lost = (
+            self.tallies[name]
+            for name in ("texts-over-length", "rows-over-length", "requests-fill-the-length")
+        )
+        longer = f"are longer than {limit:,} tokens"
+        text = (
+            f"{about}{texts.count:,} of {rows:,} texts {longer}: they are cut into pieces, nothing"
+            " is lost"
+        )
+        found = texts.findings("texts-over-length", "note", text)
+        share = over.count / max(1, rows)
+        what = (
+            "a run stops at them unless `truncation` says drop or truncate"
+            if share > STOP_SHARE
+            else "left out of the training, or cut with truncation: truncate"
+        )
+        text = f"{about}{over.count:,} of {rows:,} rows ({share:.1%}) {longer}: {what}"
+        found += over.findings("rows-over-length", "warning", text)
+        text = f"{about}{lost.count:,} requests alone fill {limit:,} tokens{LOST}"
+        return found + lost.findings("requests-fill-the-length", "warning", text)
