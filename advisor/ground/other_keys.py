@@ -71,18 +71,3 @@ def hint_for(name: str, known: Collection[str]) -> str:
     """What to say of a key that another tool has, where ours may stand; else an empty string."""
     hint = other_keys().get(name)
     return hint.text if hint is not None and hint.of in known else ""
-
-
-TITLES = {"unsloth": "Unsloth", "ms-swift": "ms-swift", "torchtune": "torchtune"}
-
-
-def names_elsewhere(name: str) -> list[tuple[str, str]]:
-    """The tools whose files are not read that have a key of this name: (tool, our key)."""
-    path = rules_dir() / "tools" / "other_keys.yaml"
-    same = read_shipped(path, shape=OTHER_KEYS_FILE).data["same"]
-    return [
-        (TITLES[tool], ours)
-        for ours, tools in same.items()
-        for tool, names in tools.items()
-        if tool in TITLES and name in names
-    ]

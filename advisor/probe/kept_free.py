@@ -8,6 +8,7 @@ from pathlib import Path
 
 from advisor.ground.types import Gpu
 from advisor.ground.units import GIB, format_gib
+from advisor.probe.gpu_files import cuda_facts
 
 
 def keep_free(gpu: Gpu, *, has_display: bool = False, has_battery: bool = False) -> Gpu:
@@ -18,8 +19,6 @@ def keep_free(gpu: Gpu, *, has_display: bool = False, has_battery: bool = False)
         has_display: It drives a display now.
         has_battery: The machine has a battery: a laptop.
     """
-    from advisor.probe.gpu_files import cuda_facts
-
     rule = cuda_facts()["kept_free"]
     words = "|".join(re.escape(word) for word in rule["laptop_words"])
     if has_display:
@@ -33,14 +32,9 @@ def keep_free(gpu: Gpu, *, has_display: bool = False, has_battery: bool = False)
 
 def kept_of_ram(total_bytes: int | None) -> int:
     """What advice leaves of the machine's own memory to the system and to other programs."""
-    from advisor.probe.gpu_files import cuda_facts
-
     rule = cuda_facts()["kept_free"]
-    return (
-        0
-        if total_bytes is None
-        else int(max(rule["ram_gib"] * GIB, rule["ram_share"] * total_bytes))
-    )
+    least = rule["ram_gib"] * GIB
+    return 0 if total_bytes is None else int(max(least, rule["ram_share"] * total_bytes))
 
 
 def keep_ram_free(gpu: Gpu) -> Gpu:
@@ -54,8 +48,6 @@ def keep_ram_free(gpu: Gpu) -> Gpu:
 
 def keep_for_macos(gpu: Gpu) -> Gpu:
     """An Apple GPU with the part of the computer's memory that macOS does not give it."""
-    from advisor.probe.gpu_files import cuda_facts
-
     rule, total = cuda_facts()["kept_free"], gpu.memory_total_bytes
     if total is None:
         return gpu

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.types import Gpu, Hardware
+from advisor.probe.gpu_files import cuda_facts
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 _METADATA = re.compile(r"([A-Za-z0-9_.]+?)-([^-]+)(?:-[^/]*)?\.(?:dist|egg)-info$")
@@ -117,8 +118,6 @@ def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
     """The problem of a card that the official wheel has no code for: too old a card, or too old a
     wheel.
     """
-    from advisor.probe.gpu_files import cuda_facts
-
     fitting = (
         row
         for row in cuda_facts()["wheels"]
@@ -147,8 +146,6 @@ def _has_code(row: Mapping[str, str], capability: tuple[int, int]) -> bool:
 
 def _install(hardware: Hardware, build: TorchBuild) -> str:
     """The one line that brings a PyTorch for this driver and card, as far as plain pip has one."""
-    from advisor.probe.gpu_files import cuda_facts
-
     generation = _generation(hardware.cuda_version)
     capabilities = [gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability]
     rows = {int(key): row for key, row in cuda_facts()["pip_torch"].items()}
@@ -174,8 +171,6 @@ def older_torch_note(gpu: Gpu) -> str | None:
     """Which PyTorch a GPU needs that the one plain pip brings today has no code for; None where it
     has.
     """
-    from advisor.probe.gpu_files import cuda_facts
-
     has = gpu.compute_capability
     by_age = sorted(cuda_facts()["pip_torch"].items(), key=lambda row: int(row[0]), reverse=True)
     rows = [row for _, row in by_age]
@@ -195,8 +190,6 @@ def _release(build: TorchBuild) -> str:
 
 
 def _driver_from(generation: int) -> str:
-    from advisor.probe.gpu_files import cuda_facts
-
     first = cuda_facts()["driver_from"].get(str(generation))
     return f" to {first} or newer" if first else ""
 

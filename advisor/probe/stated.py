@@ -11,11 +11,19 @@ from pathlib import Path
 from advisor.ground.errors import InputError
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
-from advisor.probe.catalogue import GpuMatch, find_gpu, gpus_of, interconnect_of
+from advisor.probe.catalogue import GpuMatch, find_gpu, gpu_entry, gpus_of, interconnect_of
 from advisor.probe.gpu_files import not_supported
 from advisor.probe.kept_free import keep_for_macos, keep_free, keep_ram_free, kept_free_note
 from advisor.probe.names import count_and_name
 from advisor.probe.software import older_torch_note
+
+UNKNOWN, NONE = "unknown", "none"
+FLAGS = ("--gpu", "--gpus", "--gpu-memory")
+KEYS = ("gpu.name", "gpu.count", "gpu.vram_gib")
+MOST_GPUS, MOST_GIB = 10_000, 10_000  # beyond this it is a slip of the keyboard
+_AMD = re.compile(r"\b(amd|radeon|instinct|ryzen|mi\d{2,3}[a-z]?|rx ?\d{4})\b", re.IGNORECASE)
+_APPLE = re.compile(r"\b(apple|m\d( ?(pro|max|ultra))?)\b", re.IGNORECASE)
+_KIND = {"nvidia": "cuda", "amd": "rocm", "apple": "mps"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +63,8 @@ def meant_gpu(text: str) -> MeantGpu:
             return MeantGpu(name=name, count=count, found=NamedGpu(name=name), note=note)
         if match.memory_bytes is None:
             return MeantGpu(name=name, count=count, near=match.near)
-        note = "; ".join(
-            (*match.warnings, "not in the catalogue: its speed and formats are not known")
-        )
+        unknown = "not in the catalogue: its speed and formats are not known"
+        note = "; ".join((*match.warnings, unknown))
         bare = NamedGpu(name=name, memory_gib=round(match.memory_bytes / GIB, 3))
         return MeantGpu(name=name, count=count, found=bare, note=note)
     sizes = sorted(((size, gpu) for gpu in gpus for size in gpu.sold_gib), key=lambda one: one[0])
@@ -77,13 +84,6 @@ def meant_gpu(text: str) -> MeantGpu:
     )
 
 
-UNKNOWN, NONE = "unknown", "none"
-MOST_GPUS, MOST_GIB = 10_000, 10_000  # beyond this it is a slip of the keyboard
-_AMD = re.compile(r"\b(amd|radeon|instinct|ryzen|mi\d{2,3}[a-z]?|rx ?\d{4})\b", re.IGNORECASE)
-_APPLE = re.compile(r"\b(apple|m\d( ?(pro|max|ultra))?)\b", re.IGNORECASE)
-_KIND = {"nvidia": "cuda", "amd": "rocm", "apple": "mps"}
-
-
 def stated_hardware(
     name: str | None, count: int | None = None, memory_gib: float | None = None, *, from_flag: bool
 ) -> tuple[Hardware, tuple[str, ...]]:
@@ -93,11 +93,7 @@ def stated_hardware(
     with its memory; without a memory it is an InputError as a flag and unknown hardware with a
     warning in a file. A memory alone is some CUDA card.
     """
-    name_at, count_at, memory_at = (
-        ("--gpu", "--gpus", "--gpu-memory")
-        if from_flag
-        else ("gpu.name", "gpu.count", "gpu.vram_gib")
-    )
+    name_at, count_at, memory_at = FLAGS if from_flag else KEYS
     _check_numbers(count, memory_gib, count_at=count_at, memory_at=memory_at)
     written_count, name = count_and_name(name) if name is not None else (None, None)
     # 1 is what a template writes
@@ -130,9 +126,8 @@ def stated_hardware(
         some = Gpu(name="a GPU of unknown kind", memory_total_bytes=None)
         return Hardware(kind="unknown", origin="unknown", gpus=(some,) * (count or 0)), ()
     if word in ("", UNKNOWN):
-        gpu = Gpu(
-            name=f"a card with {memory_gib:g} GiB", memory_total_bytes=int((memory_gib or 0) * GIB)
-        )
+        memory_bytes = int((memory_gib or 0) * GIB)
+        gpu = Gpu(name=f"a card with {memory_gib:g} GiB", memory_total_bytes=memory_bytes)
         return _hardware("cuda", gpu, count), ()
     return _named(name or "", count, memory_gib, name_at=name_at, from_flag=from_flag)
 
@@ -147,15 +142,12 @@ def _named(
             f" {device.why}",
         )
     if match.memory_bytes is None:
-        what = (
-            f"{name_at}: unknown GPU '{name}'"
-            if match.spec is None
-            else f"{name_at}: '{name}' is sold with several memory sizes"
-        )
+        is_known = match.spec is not None
+        why = f"'{name}' is sold with several memory sizes" if is_known else f"unknown GPU '{name}'"
         near = f"did you mean {' or '.join(match.near)}? Otherwise " if match.near else ""
         memory_at = "--gpu-memory GIB" if from_flag else "gpu.vram_gib"
         hint = f"{near}say its memory with {memory_at} (on NVIDIA, `nvidia-smi` shows it)"
-        hardware, warnings = _without_memory(what, hint, from_flag=from_flag)
+        hardware, warnings = _without_memory(f"{name_at}: {why}", hint, from_flag=from_flag)
         return hardware, (*match.warnings, *warnings)
     if match.not_sold and from_flag and match.spec is not None:
         raise InputError(
@@ -165,50 +157,40 @@ def _named(
             hint="correct the size or leave it out; where it is right, say it with --gpu-memory GIB"
             " beside the name without it",
         )
-    if match.spec is None:
-        gpu = _keep(Gpu(name=name, memory_total_bytes=match.memory_bytes), _kind_of(name))
-        more = (
-            f"'{name}' is not in the GPU catalogue: used as given with {match.memory_bytes / GIB:g}"
-            " GiB; its speed and number formats are not known"
-        )
-        kept = (kept_free_note(gpu),) if gpu.kept_free_bytes else ()
-        hardware = replace(_hardware(_kind_of(name), gpu, count), notes=kept)
-        return hardware, (*match.warnings, more)
     spec = match.spec
-    gpu = Gpu(
-        name=spec.name,
-        memory_total_bytes=match.memory_bytes,
-        compute_capability=spec.compute_capability,
-        bf16=spec.bf16,
-        spec=spec,
-    )
-    gpu = _keep(gpu, _KIND[spec.vendor])
-    older = older_torch_note(gpu)
-    alone: tuple[str, ...] = ()
-    if spec.vendor == "apple" and (count or 1) > 1:
-        alone = (f"{count} x {spec.name}: a Mac trains by itself, so one of them is planned with",)
-        count = 1
-    hardware = _hardware(_KIND[spec.vendor], gpu, count)
-    many = len(hardware.gpus) > 1
-    return (
-        replace(
-            hardware,
-            interconnect=interconnect_of(spec) if many else None,
-            notes=(
-                *_usable_note(match),
-                *([kept_free_note(gpu)] if gpu.kept_free_bytes else []),
-            ),
-        ),
-        (*match.warnings, *alone, *([older] if older else [])),
-    )
+    kind = _KIND[spec.vendor] if spec is not None else _kind_of(name)
+    gpu = Gpu(name=name, memory_total_bytes=match.memory_bytes)
+    warnings = match.warnings
+    if spec is None:
+        warnings += (
+            f"'{name}' is not in the GPU catalogue: used as given with {match.memory_bytes / GIB:g}"
+            " GiB; its speed and number formats are not known",
+        )
+    else:
+        gpu = replace(
+            gpu,
+            name=spec.name,
+            compute_capability=spec.compute_capability,
+            bf16=spec.bf16,
+            spec=spec,
+        )
+        if spec.vendor == "apple" and (count or 1) > 1:
+            warnings += (
+                f"{count} x {spec.name}: a Mac trains by itself, so one of them is planned with",
+            )
+            count = 1
+    gpu, older = _keep(gpu, kind), older_torch_note(gpu)
+    kept = (kept_free_note(gpu),) if gpu.kept_free_bytes else ()
+    hardware = replace(_hardware(kind, gpu, count), notes=(*_usable_note(match), *kept))
+    if spec is not None and len(hardware.gpus) > 1:
+        hardware = replace(hardware, interconnect=interconnect_of(spec))
+    return hardware, (*warnings, *([older] if older else []))
 
 
 def _keep(gpu: Gpu, kind: str) -> Gpu:
     """The GPU with what advice leaves free of it: a laptop's by its name, or one that shares the
     memory of the computer.
     """
-    from advisor.probe.catalogue import gpu_entry
-
     if kind == "mps":
         return keep_for_macos(gpu)
     link = gpu_entry(gpu.spec.id).get("interconnect") if gpu.spec is not None else None
@@ -219,8 +201,6 @@ def _keep(gpu: Gpu, kind: str) -> Gpu:
 
 def _usable_note(match: GpuMatch) -> tuple[str, ...]:
     """A sentence where the driver shows clearly less than the size the card is sold with."""
-    from advisor.probe.catalogue import gpu_entry
-
     spec = match.spec
     if spec is None or match.memory_bytes is None or match.memory_bytes != spec.memory_bytes:
         return ()

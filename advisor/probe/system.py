@@ -293,26 +293,22 @@ def probe_amd(
         total, used = (_number(device / f"mem_info_vram_{name}") for name in ("total", "used"))
         gfx = _gfx(facts.get("gfx_target_version", ""))
         name = read_or_empty(device / "product_name") or f"AMD {gfx or 'GPU'}"
-        if total is not None and total < INTEGRATED_BELOW:
-            notes.append(f"{name}: graphics inside the processor, not counted as a GPU")
         gpu = _amd_gpu(name, gfx, total, used, len(gpus), facts.get("unique_id"))
+        if _is_integrated(gpu):
+            notes.append(f"{name}: graphics inside the processor, not counted as a GPU")
         gpus.append(keep_free(gpu, has_display=_has_display(device), has_battery=has_battery(root)))
     # ROCm numbers graphics inside a processor, too.
     usable, hidden = usable_amd(gpus, os.environ if environ is None else environ)
-    usable, whole = (
-        tuple(gpu for gpu in found if not _is_integrated(gpu)) for found in (usable, gpus)
-    )
-    if whole:
+    usable = tuple(gpu for gpu in usable if not _is_integrated(gpu))
+    if not all(map(_is_integrated, gpus)):
         notes.append(
             "AMD: name, memory and gfx target come from the kernel; other processes and the ROCm"
             " version are not read"
         )
         notes += dict.fromkeys(kept_free_note(gpu) for gpu in usable if gpu.kept_free_bytes)
         return usable, (*notes, *hidden)
-    if not notes and any(
-        read_or_empty(path) == "0x1002"
-        for path in (root / "sys/class/drm").glob("card*/device/vendor")
-    ):
+    vendors = map(read_or_empty, (root / "sys/class/drm").glob("card*/device/vendor"))
+    if not notes and "0x1002" in vendors:
         notes.append(
             "an AMD card is plugged in, but its compute driver (amdgpu with kfd, part of ROCm) is"
             " not loaded"
@@ -336,9 +332,7 @@ def _is_integrated(gpu: Gpu) -> bool:
 
 def _has_display(device: Path) -> bool:
     """Whether a display is connected to an AMD device."""
-    return any(
-        read_or_empty(path) == "connected" for path in device.glob("drm/card*/card*-*/status")
-    )
+    return "connected" in map(read_or_empty, device.glob("drm/card*/card*-*/status"))
 
 
 def _amd_gpu(

@@ -42,11 +42,8 @@ def usable(
         if board.mig_enabled and not board.slices
     ]
     if value is None:
-        chosen = [
-            device
-            for board in boards
-            for device in (board.slices if board.mig_enabled else (board.gpu,))
-        ]
+        whole = (board.slices if board.mig_enabled else (board.gpu,) for board in boards)
+        chosen = [device for devices in whole for device in devices]
     else:
         chosen, more = _listed(boards, value, environ)
         notes += more
@@ -120,22 +117,15 @@ def _listed(
     for entry in (part.strip() for part in value.split(",")):
         device = _resolved(boards, entry)
         if device is None:
-            if entry not in ("", "-1") or chosen:
-                notes.append(
-                    f"{VARIABLE}={value}: '{entry}' names no device, so the list ends there"
-                )
+            ended = f"{VARIABLE}={value}: '{entry}' names no device, so the list ends there"
+            notes += [ended] if entry not in ("", "-1") or chosen else []
             break
         if any(device is other for other in chosen):
             return [], [f"{VARIABLE}={value}: '{entry}' repeats a device, so CUDA shows none"]
         chosen.append(device)
         by_index = by_index or not entry.startswith(("GPU-", "MIG-"))
-    names = {board.gpu.name for board in boards}
-    if (
-        by_index
-        and len(names) > 1
-        and len(chosen) < len(boards)
-        and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
-    ):
+    differ = len({board.gpu.name for board in boards}) > 1 and len(chosen) < len(boards)
+    if by_index and differ and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         notes.append(
             f"{VARIABLE}={value}: the cards differ and CUDA numbers the fastest first, this list by"
             " the slot, so another card may be meant; set CUDA_DEVICE_ORDER=PCI_BUS_ID or name the"
