@@ -1,9 +1,9 @@
 """A configuration of another tool, read: `read_file` is the way in.
 
-YAML and JSON are read by ruamel.yaml, which builds nothing but plain values, and the first command
-of a shell script that starts a tool by `command_line`. Nothing of a file is run, filled in or
-included. What is wrong with single keys is in `faults`, each at its place; only a file that cannot
-be read, or that is for no tool that we know, is an error (InputError).
+YAML and JSON are read by ruamel.yaml, which builds nothing but plain values, and a command line by
+shlex. Nothing of a file is run, filled in or included. What is wrong with single keys is in
+`faults`, each at its place; only a file that cannot be read, or that is for no tool that we know,
+is an error (InputError).
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advisor.extras.other_tools.command_line import command_lines
 from advisor.extras.other_tools.findings import Found
-from advisor.extras.other_tools.recognise import Command, command_of, recognised
+from advisor.extras.other_tools.recognise import (
+    CONFIGURATIONS,
+    MAX_BYTES,
+    Command,
+    CommandLine,
+    command_line,
+    command_of,
+    recognised,
+)
 from advisor.extras.other_tools.tool import TOOLS, Tool, known_names, meant_key, tool_named
 from advisor.ground.errors import InputError
 from advisor.ground.files import read_at_most
 from advisor.ground.secrets import MASK, find_secrets, is_secret_key
 from advisor.ground.yaml_reader import Path_, decoded
 
-CONFIGURATIONS = (".yaml", ".yml", ".json")
-MAX_BYTES = 256_000  # nobody writes more by hand
 MAX_VALUES, MAX_DEPTH = 20_000, 40  # aliases followed
 MAX_DIGITS = 9  # of a place in a list
 MOST = 100  # faults of keys
@@ -42,30 +47,19 @@ TEMPLATES = ("template", "format", "prompt", "jinja", "system", "kwargs", "plugi
 
 @dataclass(kw_only=True, slots=True)
 class ToolFile:
-    """A configuration of another tool.
-
-    Attributes:
-        name: The file as the user wrote it.
-        text: Its text, secrets and all; empty for a script.
-        values: Plain data; secrets are ***.
-        marks: Path -> (line, column) from 1.
-        secrets: Path -> what stands there in `text`, and is *** in `values`.
-        open: Keys whose text another program fills in, so that their value is not known.
-        notes: What was assumed: sentences.
-        faults: What is wrong with single keys and with the data that they name.
-    """
+    """A configuration of another tool."""
 
     path: Path
-    name: str
-    text: str
+    name: str  # as the user wrote it
+    text: str  # secrets and all; empty for a command line
     about: Tool
     command: Command
-    values: dict[str, Any]
-    marks: Mapping[Path_, tuple[int, int]]
-    secrets: Mapping[Path_, Any] = field(default_factory=dict)
-    open: set[str] = field(default_factory=set)
-    notes: list[str] = field(default_factory=list)
-    faults: list[Found] = field(default_factory=list)
+    values: dict[str, Any]  # plain data; secrets are ***
+    marks: Mapping[Path_, tuple[int, int]]  # (line, column) from 1
+    secrets: Mapping[Path_, Any]  # what stands there in `text`, and is *** in `values`
+    open: set[str] = field(default_factory=set)  # keys that another program fills in
+    notes: list[str] = field(default_factory=list)  # what was assumed
+    faults: list[Found] = field(default_factory=list)  # of keys, and of the data that they name
 
     @property
     def tool(self) -> str:
@@ -75,7 +69,7 @@ class ToolFile:
     @property
     def is_script(self) -> bool:
         """Whether a command line was read."""
-        return self.path.suffix.lower() not in CONFIGURATIONS
+        return not self.text
 
     @property
     def folder(self) -> Path:
@@ -128,36 +122,21 @@ def steps(key: str) -> Path_:
     )
 
 
-def folders_of(path: Path, wanted: Path) -> list[Path]:
-    """Where a relative path that a configuration names may start: beside it, in the folders above
-    it, and in the current one.
-    """
-    if wanted.is_absolute():
-        return [Path("/")]
-    own = path.absolute().parent
-    return list(dict.fromkeys((path.parent, Path(), own, *list(own.parents)[:UP])))
-
-
 def found_near(path: Path, named: str) -> Path | None:
-    """The file or folder of that name that the configuration at `path` means."""
-    if not named or "\0" in named or len(named) > 1000:
+    """The file or folder of that name that the configuration at `path` means: beside it, in the
+    folders above it, or in the current one.
+    """
+    if not named or len(named) > 1000:
         return None
-    try:
-        wanted = Path(named).expanduser()
-    except RuntimeError:  # a user whose home is not known
-        return None
-    for folder in folders_of(path, wanted):
+    own = path.absolute().parent
+    for folder in dict.fromkeys((path.parent, Path(), own, *list(own.parents)[:UP])):
         try:
-            if (folder / wanted).exists():
-                return folder / wanted
-        except OSError:
+            wanted = folder / Path(named).expanduser()
+            if wanted.exists():
+                return wanted
+        except (OSError, ValueError, RuntimeError):  # RuntimeError: a user without a known home
             continue
     return None
-
-
-def read_tools() -> str:
-    """The tools whose files are read, as a list for people."""
-    return ", ".join(tool_named(tool).name for tool in TOOLS)
 
 
 def read_file(path: str | os.PathLike[str]) -> ToolFile:
@@ -166,28 +145,65 @@ def read_file(path: str | os.PathLike[str]) -> ToolFile:
     """
     where, name = Path(path), os.fspath(path)
     text = read_text(where, name=name)
-    if where.suffix.lower() not in CONFIGURATIONS:
-        return _read_script(text, where, name)
-    values, marks = _read_values(text, name)
-    secrets = _take_secrets(values)
-    found = recognised(values)
-    if not found.tool:
-        raise InputError(
-            "no configuration of a tool that we know",
-            f"read are files of {read_tools()}",
-            CHECK_PLAN if {"stages", "model"} <= values.keys() else PLAN_IT,
-            where=name,
-        )
-    about = tool_named(found.tool)
-    command = command_of(about, values, text, name=name)
+    notes, marks = list[str](), dict[Path_, tuple[int, int]]()
+    read = f"read are files of {', '.join(tool_named(tool).name for tool in TOOLS)}"
+    if where.suffix.lower() in CONFIGURATIONS:
+        values, marks = _read_values(text, name)
+        tool, doubt = recognised(values)
+        if not tool:
+            raise InputError(
+                "no configuration of a tool that we know", read,
+                CHECK_PLAN if {"stages", "model"} <= values.keys() else PLAN_IT,
+                where=name,
+            )  # fmt: skip
+        about = tool_named(tool)
+        command = command_of(about, values, text, name=name)
+        if doubt:
+            notes.append(f"read as a file of {about.name}: {doubt}")
+    else:
+        line = command_line(text)
+        if line is None:
+            raise InputError(
+                "nothing in it starts a tool that is read here",
+                f"{read}, and a command that starts one: `trl sft ...`, `llamafactory-cli train"
+                " ...`, `axolotl train ...`",
+                "Python code is not read: give the values as such a file",
+                where=name,
+            )
+        about, text = tool_named(line.tool), ""
+        values = _given(line, about, where, name)
+        command = command_of(about, values, f"# {about.id} {line.command}", name=name)
+        if line.config:
+            notes.append(f"with {line.config}, which the flags overrule")
     file = ToolFile(
         path=where, name=name, text=text, about=about, command=command, values=values, marks=marks,
-        secrets=secrets,
+        secrets=_take_secrets(values), notes=notes,
     )  # fmt: skip
-    if not found.is_sure:
-        file.notes.append(f"read as a file of {about.name}: {found.why}")
     _judge(file)
     return file
+
+
+def _given(line: CommandLine, about: Tool, path: Path, name: str) -> dict[str, Any]:
+    """The values of a command line: those of its file, and the flags, which overrule them."""
+    values: dict[str, Any] = {}
+    if line.config:
+        beside = found_near(path, line.config)
+        if beside is None:
+            raise InputError(
+                f"it starts {about.name} with {line.config}, which is not here",
+                hint="give that file to `advise check`, or put it beside the script",
+                where=name,
+            )
+        values, _ = _read_values(read_text(beside, name=str(beside)), str(beside))
+    for key, words in line.flags.items():
+        positive = key.removeprefix("no_")
+        if not words and positive != key and positive in known_names(about.id):
+            values[positive] = False
+        elif len(words) < 2:
+            values[key] = _word(words[0]) if words else True
+        else:
+            values[key] = [_word(word) for word in words]
+    return values
 
 
 def _judge(file: ToolFile) -> None:
@@ -292,14 +308,9 @@ def _read_values(text: str, name: str) -> tuple[dict[str, Any], dict[Path_, tupl
     document = loaded(text, name=name)
     if not isinstance(document, dict):
         kind = "a list" if isinstance(document, list) else "one value" if document else "nothing"
-        raise InputError(
-            f"it holds {kind}, no map of keys and values",
-            f"read are files of {read_tools()}",
-            where=name,
-        )
+        raise InputError(f"it holds {kind}, no map of keys and values", PLAN_IT, where=name)
     walk = _Walk(name)
-    values = walk.plain(document, ())
-    return values, walk.marks
+    return walk.plain(document, ()), walk.marks
 
 
 class _Walk:
@@ -344,55 +355,9 @@ def _plain_scalar(value: Any) -> Any:
     return str(getattr(value, "value", value))  # of a tag that nobody follows: its text
 
 
-# --------------------------------------------------------------------------- scripts
-
-
-def _read_script(text: str, path: Path, name: str) -> ToolFile:
-    """The first command of a script that starts a tool, as a file of that tool."""
-    found = command_lines(text)
-    if not found:
-        raise InputError(
-            "nothing in it starts a tool that is read here",
-            f"read are YAML and JSON files of {read_tools()}, and a shell script that starts one of"
-            " them: `trl sft ...`, `llamafactory-cli train ...`",
-            "Python code is not read: give the values as such a file",
-            where=name,
-        )
-    one, about = found[0], tool_named(found[0].tool)
-    values: dict[str, Any] = {}
-    if one.config:
-        beside = found_near(path, one.config)
-        if beside is None:
-            raise InputError(
-                f"it starts {about.name} with {one.config}, which is not here",
-                hint="give that file to `advise check`, or put it beside the script",
-                where=name,
-            )
-        values, _ = _read_values(read_text(beside, name=str(beside)), str(beside))
-    for key, given in one.values.items():
-        positive = key.removeprefix("no_")
-        if given is True and positive != key and positive in known_names(about.id):
-            values[positive] = False
-        else:
-            values[key] = (
-                [_word(text) for text in given] if isinstance(given, list) else _word(given)
-            )
-    _take_secrets(values)
-    command = command_of(about, values, "", name=name, stated=one.command)
-    file = ToolFile(
-        path=path, name=name, text="", about=about, command=command, values=values, marks=one.marks
-    )
-    if len(found) > 1:
-        file.notes.append(f"the script starts a tool {len(found)} times; the first is read")
-    if one.config:
-        file.notes.append(f"with {one.config}, which the flags overrule")
-    _judge(file)
-    return file
-
-
-def _word(given: str | bool) -> Any:
+def _word(given: str) -> Any:
     """A word of a command line as the value that it reads as."""
-    if not isinstance(given, str) or len(given) > 200:
+    if len(given) > 200:
         return given
     try:
         value = loaded(given, name="value")

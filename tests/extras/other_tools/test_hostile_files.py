@@ -12,11 +12,11 @@ import yaml
 from rich.console import Console
 
 from advisor.commands.output import print_json
-from advisor.extras.other_tools.command_line import command_lines
 from advisor.extras.other_tools.data_sets import placed
 from advisor.extras.other_tools.edit import edited
 from advisor.extras.other_tools.file import read_file, steps
 from advisor.extras.other_tools.page import print_configuration, write_carried
+from advisor.extras.other_tools.recognise import command_line
 from advisor.extras.other_tools.report import report_on
 from advisor.ground.errors import AdviseError, InputError
 from advisor.probe import stated_hardware
@@ -108,11 +108,11 @@ def test_many_changes_of_a_long_text_are_made_at_once(soon):
     assert new == {key: value for key, value in values.items() if key not in changes}
 
 
-def test_thousands_of_flags_are_placed_soon(soon):
+def test_thousands_of_flags_are_read_soon(soon):
     flags = " ".join(f"--a{number} 1" for number in range(50_000))
-    (line,) = command_lines(f"trl sft {flags} --lora-r 8")
-    assert line.marks[("lora_r",)] == (1, len(f"trl sft {flags} ") + 1)
-    assert len(line.marks) == 50_001
+    line = command_line(f"trl sft {flags} --lora-r 8")
+    assert line.flags["lora_r"] == ["8"]
+    assert len(line.flags) == 50_001
 
 
 @pytest.mark.parametrize("key", ["²", "a.²", "datasets.²", "9" * 500, "", ".", "datasets.0.path"])

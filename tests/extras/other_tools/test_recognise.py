@@ -53,12 +53,11 @@ def test_a_key_that_one_tool_alone_has_counts_more(tmp_path):
     """One word of LLaMA-Factory among the keys of Hugging Face's Trainer decides."""
     shared = {"learning_rate": 1e-4, "num_train_epochs": 1, "output_dir": "x", "bf16": True}
     base = {"model_name_or_path": "m", **shared}
-    assert recognised({**base, "cutoff_len": 512}).tool == "llamafactory"
-    assert recognised({**base, "lora_r": 8}).tool == "trl"
-    unsure = recognised(base)
-    assert unsure.tool == "trl"
-    assert not unsure.is_sure
-    assert "LLaMA-Factory" in unsure.why
+    assert recognised({**base, "cutoff_len": 512}) == ("llamafactory", "")
+    assert recognised({**base, "lora_r": 8}) == ("trl", "")
+    tool, doubt = recognised(base)
+    assert tool == "trl"
+    assert "LLaMA-Factory" in doubt
 
 
 @pytest.mark.parametrize(
