@@ -74,11 +74,21 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[Candidate], bool]:
     if len(better) == len(worse) == 1 and better != worse:
         asked = _best({name: texts[name] for name in texts if name not in better + worse}, ASKED)
         if len(asked) == 1:
-            return [_preference(asked[0], better[0], worse[0])], True
+            way = _way(
+                "a better ({chosen}) and a worse ({rejected}) answer to {question}",
+                question=asked[0],
+                chosen=better[0],
+                rejected=worse[0],
+            )
+            return [way], True
     said = _best(texts, SAID)
     asked = _best({name: role for name, role in texts.items() if name not in said}, ASKED)
-    pairs = [_pair(question, answer) for question in asked or texts for answer in said or texts
-             if question != answer]  # fmt: skip
+    pairs = [
+        _way("a request in {question} and its answer in {answer}", question=asks, answer=says)
+        for asks in asked or texts
+        for says in said or texts
+        if asks != says
+    ]
     if len(asked) == len(said) == 1:
         # Codes, or a few states again and again ("fixed", "duplicate"), may be called a solution.
         rivals = [name for name, role in texts.items() if role in ASKED and role != "title"]
@@ -86,7 +96,7 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[Candidate], bool]:
             _is_thin(columns[asked[0]]) and len(rivals) > 1
         )
         return pairs, not says_little
-    return pairs[:SHOWN_WAYS] or [_single(name) for name in texts], False
+    return pairs[:SHOWN_WAYS] or [_way("a text in {text}", text=name) for name in texts], False
 
 
 def _is_text(column: Column) -> bool:
@@ -123,29 +133,11 @@ def for_task(wanted: str, chosen: Candidate, columns: Mapping[str, Column]) -> C
             if role_of(name) == "label" and column.is_label(named=True) and len(column.values) > 1
         ]
         if len(labels) == 1 and answer is not None and not answer.is_label(named=True):
-            text = chosen.mapping["question"]
-            why = f"a text in `{text}` and its category in `{labels[0]}`"
-            mapping = {"text": text, "label": labels[0]}
-            return Candidate(format="classification", mapping=mapping, why=why)
+            why = "a text in {text} and its category in {label}"
+            return _way(why, text=chosen.mapping["question"], label=labels[0])
     return None
 
 
-def _preference(asked: str, better: str, worse: str) -> Candidate:
-    return Candidate(
-        format="preference",
-        mapping={"question": asked, "chosen": better, "rejected": worse},
-        why=f"a better (`{better}`) and a worse (`{worse}`) answer to `{asked}`",
-    )
-
-
-def _pair(question: str, answer: str) -> Candidate:
-    mapping = {"question": question, "answer": answer}
-    return Candidate(
-        format=format_of(mapping, {}),
-        mapping=mapping,
-        why=f"a request in `{question}` and its answer in `{answer}`",
-    )
-
-
-def _single(name: str) -> Candidate:
-    return Candidate(format="text", mapping={"text": name}, why=f"a text in `{name}`")
+def _way(why: str, **mapping: str) -> Candidate:
+    columns = {role: f"`{column}`" for role, column in mapping.items()}
+    return Candidate(format=format_of(mapping, {}), mapping=mapping, why=why.format(**columns))
