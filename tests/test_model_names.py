@@ -11,7 +11,6 @@ import pytest
 
 from advisor import advise
 from advisor.estimate.model.architecture import shape_from_config
-from advisor.render.answer.page import in_short
 from advisor.render.words import what_to_do
 from advisor.situation.model_files import catalogue_entry, catalogue_ids, suggested_models
 from advisor.situation.model_names import nearest, size_of, squashed, states_size, words_of
@@ -311,10 +310,3 @@ def test_every_suggestion_has_size_licence_source_and_an_entry():
         assert 0.7 < shape.params / 1e9 / row["params_b"] < 1.3, row["model"]
         assert shape.architecture is not None
     assert {row["model"].split("-")[0] for row in others} == {"Qwen/Qwen3.5", "google/gemma"}
-
-
-def test_the_line_in_short_says_that_the_size_is_not_known():
-    """Nobody who reads that line alone takes it for advice to train on the card."""
-    stated = {**PAIRS, "gpu": {"name": "T4"}}
-    assert "--model-params-b" in in_short(advise({**stated, "model": "acme/support-bot"}))
-    assert "--model-params-b" not in in_short(advise({**stated, "model": "Qwen/Qwen3-0.6B"}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -56,3 +57,9 @@ class Section:
 
     title: str
     blocks: tuple[Block, ...]
+
+
+def listed(title: str, items: Iterable[Item]) -> Section:
+    """A section that is one list; without blocks where there are no entries."""
+    found = tuple(items)
+    return Section(title=title, blocks=(Items(items=found),) if found else ())

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from advisor.ground.terminal import shown
 from advisor.render.answer.first import LABEL, LINES, First, Part, first_screen
 from advisor.render.answer.page import Page, page_of
-from advisor.render.answer.reasons import answer_words, reason_origin, reason_text
-from advisor.render.answer.rivals import canonical
+from advisor.render.answer.reasons import answer_words, reason_items
+from advisor.render.answer.rivals import canonical, named_methods
 from advisor.render.blocks import Block, Item, Items, Table, Text
-from advisor.render.words import meaning_of, memory_words, sentence, verdict_words
+from advisor.render.words import meaning_of, memory_words, verdict_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,24 +28,10 @@ MENU_LINES = 9  # of the wizard's menu on a small screen, and of what keeps a pl
 WIDE_TABLE = 100  # columns from which on a table is one
 # For terminals and files that cannot hold the sign itself; what has no counterpart is shown by its
 # code point.
-ASCII = str.maketrans(
-    {
-        "★": "*",
-        "☆": ".",
-        "×": "x",
-        "·": "-",
-        "–": "-",
-        "—": "-",
-        "≈": "~",
-        "→": "->",
-        "“": '"',
-        "”": '"',
-        "’": "'",
-        "…": "...",
-        "±": "+-",
-    }
-)
-
+ASCII = str.maketrans({
+    "★": "*", "☆": ".", "×": "x", "·": "-", "–": "-", "—": "-", "≈": "~", "→": "->", "“": '"',
+    "”": '"', "’": "'", "…": "...", "±": "+-", "█": "#", "▏": "|", "⏎": "\\n",
+})  # fmt: skip
 
 # Where the rest of the answer is, by where the first screen is read.
 WHOLE = {
@@ -140,31 +126,18 @@ def print_candidate(
     source, its numbers, and
     what the guide says for and against its methods (`methods` is `Advice.methods`)."""
     _title(console, f"{candidate.composition}: {verdict_words(candidate)}")
-    items = [
-        Item(text=sentence(reason_text(reason)), detail=reason_origin(reason))
-        for reason in candidate.because
-    ]
+    items = reason_items(candidate.because)
     if candidate.estimate.memory is not None:
         items.append(Item(text=f"Memory: {memory_words(candidate)}, estimated"))
-    composition = candidate.composition
-    names = [
-        *composition.remedies,
-        *composition.chain,
-        *([composition.scheme] if composition.scheme else []),
-    ]
     guide = {canonical(method_id): method for method_id, method in (methods or {}).items()}
-    for name in names:
+    for name in named_methods(candidate.composition):
         told = [
             f"{label}: {answer_words(guide[name][key])}"
             for key, label in (("pros", "for it"), ("cons", "against it"))
             if guide.get(name, {}).get(key)
         ]
-        items.append(
-            Item(
-                text=f"{name}: {meaning_of(name)}",
-                detail=f"the guide: {'; '.join(told)}" if told else "",
-            )
-        )
+        detail = f"the guide: {'; '.join(told)}" if told else ""
+        items.append(Item(text=f"{name}: {meaning_of(name)}", detail=detail))
     _print_block(Items(items=tuple(items)), console)
     console.print()
 
@@ -179,11 +152,8 @@ def _print_block(block: Block, console: Console) -> None:
         _print_hanging(console, "  ", _rich(block.text, console, STYLES[block.tone]))
     elif isinstance(block, Items):
         for item in block.items:
-            _print_hanging(
-                console,
-                "  ! " if item.tone == "warning" else "  - ",
-                _rich(item.text, console, STYLES[item.tone]),
-            )
+            lead = "  ! " if item.tone == "warning" else "  - "
+            _print_hanging(console, lead, _rich(item.text, console, STYLES[item.tone]))
             if item.detail:
                 _print_hanging(console, "    ", _rich(item.detail, console, "dim"))
             _print_commands(item.commands, console, "      ")
@@ -197,14 +167,8 @@ def _print_hanging(console: Console, lead: str, text: RichText) -> None:
     """
     for place, line in enumerate(text.wrap(console, max(8, console.width - len(lead)))):
         line.rstrip()
-        console.print(
-            lead if place == 0 else " " * len(lead),
-            line,
-            sep="",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        start = lead if place == 0 else " " * len(lead)
+        console.print(start, line, sep="", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_table(block: Table, console: Console) -> None:
@@ -214,22 +178,15 @@ def _print_table(block: Table, console: Console) -> None:
                 f"{column}: {cell}" if place else cell
                 for place, (column, cell) in enumerate(zip(block.columns, row.cells, strict=True))
             ]
-            _print_hanging(
-                console,
-                "  > " if row.chosen else "  - ",
-                _rich(f"{first} ({', '.join(rest[:-1])}): {row.cells[-1]}", console),
-            )
+            said = f"{first} ({', '.join(rest[:-1])}): {row.cells[-1]}"
+            _print_hanging(console, "  > " if row.chosen else "  - ", _rich(said, console))
         return
     from rich import box
     from rich.table import Table as Grid
 
-    grid = Grid(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        show_edge=False,
-        header_style="bold",
-    )
+    padding = (0, 2, 0, 0)
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, show_edge=False)
+    grid.header_style = "bold"
     grid.add_column("", width=1, no_wrap=True)
     for column, fixed in zip(block.columns, block.fixed, strict=True):
         # The widest fixed cell is five stars; every other column folds, since an ellipsis would
@@ -238,12 +195,8 @@ def _print_table(block: Table, console: Console) -> None:
             _rich(column, console), no_wrap=fixed, min_width=5 if fixed else 8, overflow="fold"
         )
     for row in block.rows:
-        mark = ">" if row.chosen else " "
-        grid.add_row(
-            mark,
-            *(_rich(cell, console) for cell in row.cells),
-            style="bold" if row.chosen else None,
-        )
+        mark, style = (">", "bold") if row.chosen else (" ", None)
+        grid.add_row(mark, *(_rich(cell, console) for cell in row.cells), style=style)
     console.print(grid)
 
 

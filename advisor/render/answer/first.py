@@ -152,8 +152,7 @@ def _parts(advice: Advice) -> Iterator[Part]:
         yield _part("Data", _limited(advice))
         time, cost = time_and_cost(advice)
         yield _part("Time", [time])
-        shared = speeds(advice.recommendation.ways)
-        yield _part("GPUs", [shared])
+        yield _part("GPUs", [speeds(advice.recommendation.ways)])
         yield _part("Cost", [cost])
         learned = advice.recommendation.estimate.learned
         yield _part("Learned", [f"from {learned.sentence}"] if learned is not None else [])
@@ -174,10 +173,8 @@ def _limited(advice: Advice) -> list[str]:
 
 
 def _suggested(advice: Advice) -> str:
-    suggestion = advice.situation.suggestion
-    if suggestion is None:
-        return ""
-    return f"{suggestion.model}, a suggestion: --model names another"
+    named = advice.situation.suggestion
+    return f"{named.model}, a suggestion: --model names another" if named is not None else ""
 
 
 def _part(label: str, texts: list[str]) -> Part:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from advisor.advice.types import Advice, Candidate
-from advisor.estimate.types import Estimate, MemoryEstimate, Moment, WholeTime
+from advisor.estimate.types import Estimate, MemoryEstimate, Moment
 from advisor.ground.types import Hardware
 from advisor.ground.units import (
     format_duration,
@@ -15,7 +15,7 @@ from advisor.ground.units import (
     gib,
     shown_bytes,
 )
-from advisor.render.blocks import Item, Items, Section
+from advisor.render.blocks import Item, Section, listed
 from advisor.render.words import (
     because_unknown,
     less_than_planned,
@@ -34,7 +34,9 @@ def memory_line(advice: Advice) -> str:
     """'19.3 GiB (15.8 to 22.7 GiB); the GPU has 24.0 GiB: it fits', with what is known."""
     memory = advice.recommendation.estimate.memory
     if memory is None:
-        return sentence(f"not known{_why_unknown(advice)}{_against(advice)}")
+        why = ", since the size of the model is not: --model-params-b says it"
+        why = why if size_is_unknown(advice) else ""
+        return sentence(f"not known{why}{_against(advice)}")
     low, high = format_gib(memory.need_low_bytes), format_gib(memory.need_high_bytes)
     return f"{format_gib(memory.need_bytes)} ({low} to {high}){_against(advice)}"
 
@@ -103,40 +105,27 @@ def remedy_cost(advice: Advice) -> str:
     return f"Nothing to train; you pay electricity{elsewhere}"
 
 
-def _why_unknown(advice: Advice) -> str:
-    """What would tell the memory: the model's size, or the machine."""
-    if size_is_unknown(advice):
-        return ", since the size of the model is not: --model-params-b says it"
-    return ""
-
-
 def needs(advice: Advice) -> Section:
     """Memory with its terms, data, time with its parts, and cost."""
     recommendation = advice.recommendation
     estimate = recommendation.estimate
-    title = "What it needs"
     if not recommendation.composition.chain:
-        of_remedy = Items(items=(Item(text=f"Cost: {remedy_cost(advice)}"),))
-        return Section(title=title, blocks=(of_remedy,) if advice.fits else ())
+        of_remedy = [Item(text=f"Cost: {remedy_cost(advice)}")]
+        return listed("What it needs", of_remedy if advice.fits else ())
     time, cost = time_and_cost(advice)
+    held = _memory_detail(estimate, advice.situation.hardware)
     items = [
-        Item(
-            text=f"Memory: {memory_line(advice)}",
-            detail=_memory_detail(estimate, advice.situation.hardware),
-        ),
+        Item(text=f"Memory: {memory_line(advice)}", detail=held),
         *(Item(text=f"Data: {text}") for text in part_words(recommendation)),
         Item(text=f"Time: {time}", detail=_time_detail(estimate)),
     ]
     if estimate.learned is not None:
-        items.append(
-            Item(
-                text=f"Corrected by {estimate.learned.sentence}",
-                detail="runs of this model and method on this device (docs/learning.md)",
-            )
-        )
+        said = f"Corrected by {estimate.learned.sentence}"
+        of = "runs of this model and method on this device (docs/learning.md)"
+        items.append(Item(text=said, detail=of))
     items += [Item(text=text) for text in padding_words(recommendation)[:1]]
     items.append(Item(text=f"Cost: {cost}"))
-    return Section(title=title, blocks=(Items(items=tuple(items)),))
+    return listed("What it needs", items)
 
 
 def _memory_detail(estimate: Estimate, hardware: Hardware) -> str:
@@ -156,27 +145,21 @@ def _time_detail(estimate: Estimate) -> str:
     """The parts of the time, and what a first run downloads besides."""
     if estimate.times is None:
         return ""
-    once = estimate.times.download_s
-    download = (
-        f"; downloading the model first, if it is not on this machine yet, takes about"
-        f" {format_duration(once)} at 250 Mbit/s"
-        if once
-        else ""
-    )
-    return f"{_parts(estimate.times)}{download}"
-
-
-def _parts(times: WholeTime) -> str:
-    return format_parts(
-        {
-            "load": times.load_s,
-            "tokenising": times.prepare_s,
-            "measuring before": times.before_s,
-            "training": times.train_s,
-            "held-out loss": times.evaluate_s,
-            "checkpoints": times.save_s,
-            "after": times.after_s,
-        }
+    times = estimate.times
+    parts = {
+        "load": times.load_s,
+        "tokenising": times.prepare_s,
+        "measuring before": times.before_s,
+        "training": times.train_s,
+        "held-out loss": times.evaluate_s,
+        "checkpoints": times.save_s,
+        "after": times.after_s,
+    }
+    if not times.download_s:
+        return format_parts(parts)
+    return (
+        f"{format_parts(parts)}; downloading the model first, if it is not on this machine yet,"
+        f" takes about {format_duration(times.download_s)} at 250 Mbit/s"
     )
 
 
@@ -187,23 +170,20 @@ def padding_words(candidate: Candidate) -> list[str]:
         padding = stage.padding
         if padding is None or padding.at_random - padding.now < WORTH_SAYING:
             continue
-        how = (
-            "short rows share a sequence"
-            if padding.packed
-            else "rows of similar length share a batch"
-        )
-        now = "none" if padding.packed else f"about {padding.now:.0%} of what is computed"
+        how, now = "short rows share a sequence", "none"
+        if not padding.packed:
+            how = "rows of similar length share a batch"
+            now = f"about {padding.now:.0%} of what is computed"
         said.append(f"Padding: {now}, since {how} (about {padding.at_random:.0%} otherwise)")
     return said
 
 
 def part_words(candidate: Candidate) -> list[str]:
     """Which part of the data is used, and what all of it would take."""
+    parts = dict.fromkeys(stage.part for stage in candidate.stages if stage.part is not None)
     return [
         f"{part.text}; all of it would take {part.whole}, your limit is {part.limit}"
-        for part in dict.fromkeys(
-            stage.part for stage in candidate.stages if stage.part is not None
-        )
+        for part in parts
     ]
 
 
@@ -212,11 +192,8 @@ def shown_terms(moment: Moment) -> list[tuple[str, float]]:
     the total as it is printed.
     """
     total = moment.total_bytes
-    large = [
-        term
-        for term in moment.terms
-        if term.size_bytes < 0 or term.size_bytes >= LARGE_TERM * total
-    ]
+    named = LARGE_TERM * total
+    large = [one for one in moment.terms if one.size_bytes < 0 or one.size_bytes >= named]
     sizes = [(term.name, float(term.size_bytes)) for term in large]
     if len(large) < sum(1 for term in moment.terms if term.size_bytes):
         # As shown, so that the line adds up to the total above it.

@@ -1,26 +1,20 @@
-"""Advice -> Page: what is shown, in which order, once for every form it is shown in (terminal,
-HTML).
-
-A page is plain values: sections of text, items and tables. The renderers decide about width, colour
-and markup only, so that the terminal and the page to forward can never say different things.
-Its last sections are what the answer is based on, and what its names mean.
+"""Advice -> Page: what the whole answer shows, in which order, as plain values: sections of text,
+items and tables. The terminal decides about width and colour alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from advisor.advice.types import Advice
-from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.first import First, first_screen
 from advisor.render.answer.needs import needs
 from advisor.render.answer.reasons import (
     answer_words,
     flips,
-    limit_words,
     number_name,
     steps_section,
     stuck_section,
@@ -28,18 +22,14 @@ from advisor.render.answer.reasons import (
     warnings,
     why,
 )
-from advisor.render.answer.rivals import canonical, rivals
-from advisor.render.blocks import Item, Items, Section
+from advisor.render.answer.rivals import canonical, named_methods, rivals
+from advisor.render.blocks import Item, Section, listed
 from advisor.render.words import (
     device_name,
     example_rows,
     is_chosen,
-    less_than_planned,
     meaning_of,
     model_name,
-    size_is_unknown,
-    whole_seconds,
-    whole_usd,
 )
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import inside_sentence, joined, name_of
@@ -53,17 +43,14 @@ FEW_FILES = 2  # that are listed one by one
 def legend(advice: Advice) -> Section:
     """The names in the recommendation, one line each."""
     facts = {canonical(method_id): method for method_id, method in advice.methods.items()}
-    composition = advice.recommendation.composition
-    used = [*composition.remedies, *composition.chain]
-    used += [composition.scheme] if composition.scheme else []
     items = []
-    for name in dict.fromkeys(used):
+    for name in dict.fromkeys(named_methods(advice.recommendation.composition)):
         method = facts.get(name, {})
         label = str(method.get("name", name))
         label = label if label.lower() == name else f"{label} ({name})"
         items.append(Item(text=f"{label}: {method.get('plain') or meaning_of(name)}"))
     items.append(Item(text="any other name: `advise rules NAME` explains it", tone="quiet"))
-    return Section(title="What the names mean", blocks=(Items(items=tuple(items)),))
+    return listed("What the names mean", items)
 
 
 def based_on(advice: Advice) -> Section:
@@ -82,7 +69,7 @@ def based_on(advice: Advice) -> Section:
     if stated := _stated(advice):
         items.append(Item(text=f"You said: {'; '.join(stated)}"))
     items.append(Item(text=f"Rules: {', '.join(advice.layers)} (digest {advice.rules_digest})"))
-    return Section(title="What this is based on", blocks=(Items(items=tuple(items)),))
+    return listed("What this is based on", items)
 
 
 def _data(advice: Advice) -> Iterator[str]:
@@ -148,10 +135,8 @@ def _model_detail(advice: Advice) -> str:
 class Page:
     """The whole answer, ready to be shown."""
 
-    composition: str
     first: First  # what is seen first, and where the terminal shows nothing else
-    in_short: str  # one line for the foot of a page to forward
-    sections: tuple[Section, ...] = field(default=())
+    sections: tuple[Section, ...]
 
 
 def page_of(advice: Advice, *, plan_path: str | None = None) -> Page:
@@ -173,33 +158,6 @@ def page_of(advice: Advice, *, plan_path: str | None = None) -> Page:
             steps_section(advice, plan_path=plan_path),
         ]
     return Page(
-        composition=str(advice.recommendation.composition),
         first=first_screen(advice, plan_path=plan_path),
-        in_short=in_short(advice),
         sections=tuple(section for section in sections if section.blocks),
     )
-
-
-def in_short(advice: Advice) -> str:
-    """'In short: sft+qlora · 9.1 of 24.0 GiB · 84 min · $0.60', with what is known."""
-    stuck = advice.nothing_fits
-    if stuck is not None:
-        return (
-            f"In short: nothing fits; the nearest is {stuck.nearest.composition}:"
-            f" {limit_words(stuck.nearest)}"
-        )
-    estimate = advice.recommendation.estimate
-    parts = [str(advice.recommendation.composition)]
-    if estimate.memory is not None:
-        limit = (
-            f" of {format_gib(estimate.limit_bytes)}" if estimate.limit_bytes is not None else ""
-        )
-        least = less_than_planned(estimate)
-        needs = "" if least is None else f"at least {format_gib(least)}, as planned "
-        sure = ", which may fit" if estimate.fits == "may_fit" else ""
-        parts.append(f"{needs}{format_gib(estimate.memory.need_bytes)}{limit}{sure}")
-    parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
-    parts += [format_usd(usd)] if (usd := whole_usd(estimate)) else []
-    if size_is_unknown(advice) and advice.recommendation.composition.chain:
-        parts.append("whether it fits is not known: say --model-params-b")
-    return "In short: " + " · ".join(parts)

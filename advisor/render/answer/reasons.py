@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from advisor.advice.advise import MAY_NOT_FIT, NO_MODEL, PART_OF_DATA
@@ -13,14 +13,8 @@ from advisor.advice.types import Advice, Candidate, KnownFact, Reason
 from advisor.ground.units import format_gib
 from advisor.methods.composition import Composition
 from advisor.methods.remedies import OTHER_TOOL
-from advisor.render.blocks import Block, Item, Items, Section, Text
-from advisor.render.next_steps import (
-    CHAT,
-    NextSteps,
-    is_elsewhere,
-    next_steps,
-    training_steps,
-)
+from advisor.render.blocks import Block, Item, Items, Section, Text, listed
+from advisor.render.next_steps import CHAT, NextSteps, is_elsewhere, next_steps, training_steps
 from advisor.render.words import is_chosen, memory_words, sentence
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import clauses, joined, named_with_flag, says
@@ -43,10 +37,8 @@ def reason_text(reason: Reason) -> str:
     if reason.needs is None or _says(reason.text, reason.needs):
         return reason.text
     unit = f" {reason.unit}" if reason.unit else ""
-    numbers = f"needs {reason.needs:,.6g}{unit}" + (
-        f", has {reason.has:,.6g}{unit}" if reason.has is not None else ""
-    )
-    return f"{reason.text.rstrip('.')} ({numbers})"
+    has = "" if reason.has is None else f", has {reason.has:,.6g}{unit}"
+    return f"{reason.text.rstrip('.')} (needs {reason.needs:,.6g}{unit}{has})"
 
 
 def _says(text: str, number: float) -> bool:
@@ -62,13 +54,12 @@ def reason_origin(reason: Reason) -> str:
     are known.
     """
     seen = [known for known in reason.facts if not known.origin.startswith("concluded")]
-    return " · ".join(
-        [
-            *([f"because {clauses(map(known_words, seen))}"] if seen else []),
-            *([f"rule {reason.rule}"] if reason.rule else []),
-            *([f"source: {_first_of(reason.source)}"] if reason.source else []),
-        ]
+    parts = (
+        f"because {clauses(map(known_words, seen))}" if seen else "",
+        f"rule {reason.rule}" if reason.rule else "",
+        f"source: {_first_of(reason.source)}" if reason.source else "",
     )
+    return " · ".join(filter(None, parts))
 
 
 def _first_of(sources: str) -> str:
@@ -137,21 +128,8 @@ SAID_ELSEWHERE = re.compile(f"^{NO_MODEL}|^{MAY_NOT_FIT}|{PART_OF_DATA}")
 
 def flips(advice: Advice) -> Section:
     title = "What would change the answer" if advice.fits else "What would fit"
-    return Section(
-        title=title,
-        blocks=(
-            (
-                Items(
-                    items=tuple(
-                        Item(text=flip_text(flip.change, flip.to, flip.text))
-                        for flip in advice.flips
-                    )
-                ),
-            )
-            if advice.flips
-            else ()
-        ),
-    )
+    said = (flip_text(flip.change, flip.to, flip.text) for flip in advice.flips)
+    return listed(title, (Item(text=text) for text in said))
 
 
 def flip_text(change: Mapping[str, Any], to: Composition, text: str) -> str:
@@ -178,7 +156,7 @@ def unknown(advice: Advice) -> Section:
         fact = facts.get(name)
         asked = capital(named_with_flag(fact)) if fact else name
         items.append(Item(text=asked + (f": {fact.unknown}" if fact and fact.unknown else "")))
-    return Section(title="What is not known", blocks=(Items(items=tuple(items)),) if items else ())
+    return listed("What is not known", items)
 
 
 def told_warnings(advice: Advice) -> tuple[str, ...]:
@@ -190,24 +168,19 @@ def told_warnings(advice: Advice) -> tuple[str, ...]:
     """
     model = advice.situation.model
     note = "" if model is None else model.note
-    told = [
-        text
-        for text in dict.fromkeys(advice.warnings)
-        if text != note and not SAID_ELSEWHERE.search(text)
-    ]
-    told.sort(
-        key=lambda text: (
-            bool(NOTES.search(text)),
-            bool(HINTS.search(text)),
-            next((rank for rank, first in enumerate(FIRST) if first.search(text)), len(FIRST)),
-        )
-    )
+    said = [text for text in dict.fromkeys(advice.warnings) if not SAID_ELSEWHERE.search(text)]
+
+    def place(text: str) -> tuple[bool, bool, int]:
+        first = (rank for rank, one in enumerate(FIRST) if one.search(text))
+        return bool(NOTES.search(text)), bool(HINTS.search(text)), next(first, len(FIRST))
+
+    told = sorted((text for text in said if text != note), key=place)
     return tuple(text for text in told if not any(text in one and text != one for one in told))
 
 
 def warnings(advice: Advice) -> Section:
-    items = tuple(Item(text=sentence(warning), tone="warning") for warning in told_warnings(advice))
-    return Section(title="Warnings", blocks=(Items(items=items),) if items else ())
+    said = map(sentence, told_warnings(advice))
+    return listed("Warnings", (Item(text=text, tone="warning") for text in said))
 
 
 def first_steps(
@@ -227,14 +200,9 @@ def first_steps(
     if plan_path is not None and advice.recommendation.stages:
         return (*items, *_with_plan(advice, plan_path))
     if advice.recommendation.composition.chain:
-        return (
-            *items[:1],
-            *(
-                Item(text=step.short or step.text, commands=step.commands)
-                for step in training_steps(advice)
-                if CHAT not in step.commands
-            ),
-        )
+        steps = [step for step in training_steps(advice) if CHAT not in step.commands]
+        trained = (Item(text=step.short or step.text, commands=step.commands) for step in steps)
+        return (*items[:1], *trained)
     return tuple(items)
 
 
@@ -242,19 +210,14 @@ def _ways_out(advice: Advice) -> tuple[Item, ...]:
     assert advice.nothing_fits is not None
     ways = advice.nothing_fits.ways_out
     if not ways:
-        return (
-            Item(
-                text="No single change that was tried makes it fit. What each method needs:",
-                commands=(command_line(advice.situation.answers, {}, command="advise") + " --why",),
-            ),
-        )
-    return tuple(
-        Item(
-            text=sentence(way.text).rstrip(".") + ("; type there:" if "gpu" in way.change else ":"),
-            commands=(way.command,),
-        )
-        for way in ways
-    )
+        text = "No single change that was tried makes it fit. What each method needs:"
+        asked = command_line(advice.situation.answers, {}, command="advise")
+        return (Item(text=text, commands=(f"{asked} --why",)),)
+    found = []
+    for way in ways:
+        where = "; type there:" if "gpu" in way.change else ":"
+        found.append(Item(text=sentence(way.text).rstrip(".") + where, commands=(way.command,)))
+    return tuple(found)
 
 
 def _to_begin(steps: NextSteps, *, briefly: bool) -> Iterator[Item]:
@@ -274,16 +237,13 @@ def _then(steps: NextSteps, *, briefly: bool) -> Item:
 
 
 def _with_plan(advice: Advice, plan_path: str) -> Iterator[Item]:
+    plan = shlex.quote(plan_path)
     if is_elsewhere(advice):
-        yield Item(
-            text="Pack the plan and its data for the machine with the GPU, where it trains:",
-            commands=(f"advise export {shlex.quote(plan_path)} --to bundle",),
-        )
+        text = "Pack the plan and its data for the machine with the GPU, where it trains:"
+        yield Item(text=text, commands=(f"advise export {plan} --to bundle",))
     else:
-        yield Item(
-            text="Train; with --dry-run it measures the memory, and trains nothing:",
-            commands=(f"advise run {shlex.quote(plan_path)}",),
-        )
+        text = "Train; with --dry-run it measures the memory, and trains nothing:"
+        yield Item(text=text, commands=(f"advise run {plan}",))
 
 
 def steps_section(advice: Advice, *, plan_path: str | None = None) -> Section:
@@ -311,7 +271,7 @@ def steps_section(advice: Advice, *, plan_path: str | None = None) -> Section:
         items += _with_plan(advice, plan_path)
     elif advice.recommendation.composition.chain:
         items += [Item(text=step.text, commands=step.commands) for step in training_steps(advice)]
-    return Section(title="What to do next", blocks=(Items(items=tuple(items)),) if items else ())
+    return listed("What to do next", items)
 
 
 def stuck_section(advice: Advice) -> Section:
@@ -319,15 +279,8 @@ def stuck_section(advice: Advice) -> Section:
     stuck = advice.nothing_fits
     if stuck is None:
         return Section(title="", blocks=())
-    blocks: list[Block] = [
-        Text(
-            text=(
-                f"Nothing fits. The nearest is {stuck.nearest.composition}:"
-                f" {limit_words(stuck.nearest)}."
-            ),
-            tone="warning",
-        )
-    ]
+    nearest = f"{stuck.nearest.composition}: {limit_words(stuck.nearest)}"
+    blocks: list[Block] = [Text(text=f"Nothing fits. The nearest is {nearest}.", tone="warning")]
     if stuck.blame:
         blocks.append(Text(text="To blame, together:" if len(stuck.blame) > 1 else "To blame:"))
         blocks.append(Items(items=tuple(Item(text=reason.text) for reason in stuck.blame)))
@@ -346,21 +299,19 @@ def limit_words(candidate: Candidate) -> str:
     )
 
 
+def reason_items(reasons: Iterable[Reason]) -> list[Item]:
+    """Each reason with where it comes from."""
+    return [Item(text=sentence(reason_text(one)), detail=reason_origin(one)) for one in reasons]
+
+
 def why(advice: Advice) -> Section:
-    items = tuple(
-        Item(text=sentence(reason_text(reason)), detail=reason_origin(reason))
-        for reason in advice.recommendation.because
-    )
+    items = tuple(reason_items(advice.recommendation.because))
     blocks: list[Block] = [Items(items=items)] if items else []
     cited = {reason.rule for reason in advice.recommendation.because}
     others = [rule for rule in advice.decided_by if rule not in cited]
     if others and not is_chosen(advice):
-        blocks.append(
-            Text(
-                text=f"{'Also decided' if items else 'Decided'} by: {', '.join(others)}",
-                tone="quiet",
-            )
-        )
+        decided = "Also decided" if items else "Decided"
+        blocks.append(Text(text=f"{decided} by: {', '.join(others)}", tone="quiet"))
     if not is_chosen(advice):  # how sure what is recommended is
         blocks += [Text(text=line) for line in certainty_lines(advice.certainty)]
     blocks += [Text(text=line) for line in _guide(advice)]

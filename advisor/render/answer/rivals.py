@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from advisor.advice.advise import BY_HAND
 from advisor.advice.explain import RANKS_BELOW
-from advisor.advice.types import Advice, Candidate
+from advisor.advice.types import Advice, Candidate, Reason
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.render.answer.reasons import reason_text
@@ -38,23 +38,15 @@ SAME_METHOD = {
 MOST_STARS = 5
 
 
-def method_parts(composition: Composition) -> set[str]:
-    """The names a guide method can match in a composition: update scheme, objectives, remedies."""
-    return {
-        name for name in (composition.scheme, *composition.chain, *composition.remedies) if name
-    }
+def named_methods(composition: Composition) -> list[str]:
+    """The names in a composition that a guide's method can match: remedies, objectives, scheme."""
+    names = (*composition.remedies, *composition.chain, composition.scheme)
+    return [name for name in names if name]
 
 
 def canonical(method: str) -> str:
     """The one-word name of a guide method: 'Full Fine-Tuning' and 'full_fine_tuning' are 'full'."""
-    name = (
-        method.strip()
-        .lower()
-        .replace("/", " ")
-        .replace("-", "_")
-        .replace(" ", "_")
-        .replace("__", "_")
-    )
+    name = re.sub("[- /]", "_", method.strip().lower()).replace("__", "_")
     return SAME_METHOD.get(name, name)
 
 
@@ -64,22 +56,11 @@ def nearest_candidate(advice: Advice, method: str) -> Candidate | None:
     """
     stuck = advice.nothing_fits
     ours = (stuck.nearest if stuck else advice.recommendation).composition
-    holding = [
-        candidate
-        for candidate in advice.alternatives
-        if method in method_parts(candidate.composition)
-    ]
+    holding = [one for one in advice.alternatives if method in named_methods(one.composition)]
 
     def distance(candidate: Candidate) -> int:
-        other = candidate.composition
-        differences = (
-            other.chain != ours.chain,
-            other.scheme != ours.scheme,
-            other.per_task != ours.per_task,
-            other.remedies != ours.remedies,
-            other.encoder != ours.encoder,
-        )
-        return sum(differences)
+        parts = ("chain", "scheme", "per_task", "remedies", "encoder")
+        return sum(getattr(candidate.composition, part) != getattr(ours, part) for part in parts)
 
     return min(holding, key=distance, default=None)
 
@@ -139,7 +120,7 @@ def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | Non
     if is_chosen(advice) and candidate is advice.alternatives[0]:
         return f"{other}: the rules recommend it here"
     reasons = [one for one in candidate.because if one.rule or one.needs is not None]
-    reason = next((one for one in reasons if one.needs is not None), next(iter(reasons), None))
+    reason = _most_telling(reasons)
     if reason is None:
         return ""
     text = reason_text(reason).rstrip(".")
@@ -166,11 +147,9 @@ def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | Non
 
 def _stars(method: Mapping[str, Any], key: str) -> str:
     count = method.get(key)
-    return (
-        "★" * count + "☆" * (MOST_STARS - count)
-        if isinstance(count, int) and 0 <= count <= MOST_STARS
-        else str(count if count is not None else "")
-    )
+    if isinstance(count, int) and 0 <= count <= MOST_STARS:
+        return "★" * count + "☆" * (MOST_STARS - count)
+    return "" if count is None else str(count)
 
 
 def rivals(advice: Advice) -> Section:
@@ -187,37 +166,21 @@ def _of_guide(advice: Advice, told: set[str]) -> tuple[Block, ...]:
     rows = []
     for method_id, method in advice.methods.items():
         name, chosen = canonical(method_id), False
-        if name in method_parts(advice.recommendation.composition):
+        if name in named_methods(advice.recommendation.composition):
             chosen, answer = True, "chosen by you" if is_chosen(advice) else "recommended"
         else:
             candidate = nearest_candidate(advice, name)
-            answer = (
-                candidate_line(candidate, told)
-                if candidate
-                else "nothing with it was considered for this task"
-            )
-        rows.append(
-            Row(
-                cells=(
-                    str(method.get("name", method_id)),
-                    _stars(method, "cost"),
-                    _stars(method, "performance"),
-                    answer,
-                ),
-                chosen=chosen,
-            )
-        )
+            none = "nothing with it was considered for this task"
+            answer = candidate_line(candidate, told) if candidate else none
+        stars = (_stars(method, key) for key in ("cost", "performance"))
+        cells = (str(method.get("name", method_id)), *stars, answer)
+        rows.append(Row(cells=cells, chosen=chosen))
     if not rows:
         return ()
-    table = Table(
-        columns=("Method", "cost", "performance", "Here"),
-        rows=tuple(rows),
-        fixed=(False, True, True, False),
-    )
-    note = Text(
-        text="Stars are the guide's own, out of five; more for cost is dearer.", tone="quiet"
-    )
-    return table, note
+    columns, fixed = ("Method", "cost", "performance", "Here"), (False, True, True, False)
+    note = "Stars are the guide's own, out of five; more for cost is dearer."
+    table = Table(columns=columns, rows=tuple(rows), fixed=fixed)
+    return table, Text(text=note, tone="quiet")
 
 
 def candidate_line(candidate: Candidate, told: set[str]) -> str:
@@ -229,10 +192,7 @@ def candidate_line(candidate: Candidate, told: set[str]) -> str:
 
 def _why_lower(candidate: Candidate, told: set[str]) -> str:
     """'ranks below LoRA: ...', 'does not fit: ...', or that it was said above."""
-    reason = next(
-        (one for one in candidate.because if one.needs is not None),
-        next(iter(candidate.because), None),
-    )
+    reason = _most_telling(candidate.because)
     if reason is None:
         return _is(candidate)
     if reason.text == BY_HAND:
@@ -249,6 +209,11 @@ def _why_lower(candidate: Candidate, told: set[str]) -> str:
     told.add(text)
     said = inside_sentence(text) if ranks else f"{verdict}: {inside_sentence(text)}"
     return ROW.sub("", said).rstrip(".")
+
+
+def _most_telling(reasons: Sequence[Reason]) -> Reason | None:
+    """The first reason with numbers, or the first of all."""
+    return next((one for one in reasons if one.needs is not None), next(iter(reasons), None))
 
 
 def _is(candidate: Candidate) -> str:
@@ -271,14 +236,9 @@ def _in_brackets(candidate: Candidate) -> str:
 
 
 def _other_combinations(advice: Advice, told: set[str]) -> tuple[Block, ...]:
-    shown = {
-        str(candidate.composition)
-        for method_id in advice.methods
-        if (candidate := nearest_candidate(advice, canonical(method_id)))
-    }
-    rest = [
-        candidate for candidate in advice.alternatives if str(candidate.composition) not in shown
-    ]
+    near = (nearest_candidate(advice, canonical(method_id)) for method_id in advice.methods)
+    shown = {str(one.composition) for one in near if one is not None}
+    rest = [one for one in advice.alternatives if str(one.composition) not in shown]
     items = tuple(Item(text=candidate_line(candidate, told)) for candidate in rest)
     return (Items(items=items),) if items else ()
 
@@ -290,11 +250,8 @@ def _candidate_numbers(candidate: Candidate, *, planned: bool = False) -> str:
     if estimate.memory is not None:
         # What it could do with: with more rows at once QLoRA may hold more than LoRA.
         least = None if planned else less_than_planned(estimate)
-        parts.append(
-            format_gib(estimate.memory.need_bytes)
-            if least is None
-            else f"{format_gib(least)} or more"
-        )
+        more = "" if least is None else " or more"
+        parts.append(f"{format_gib(least or estimate.memory.need_bytes)}{more}")
     parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
     parts += [format_usd(usd)] if (usd := whole_usd(estimate)) else []
     return ", ".join(parts)
