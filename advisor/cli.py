@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import click
 
-from advisor.commands.options import answer_options, json_option, rule_options
+from advisor.commands.options import answer_options, choose_option, json_option, rule_options
 from advisor.commands.output import expect_json, print_error_json, say
 from advisor.ground.errors import AdviseError, InputError, Stopped, nearest
 from advisor.ground.files import keep_others_out, refused_as_path, refused_by_system
@@ -90,11 +90,7 @@ def _more_commands() -> dict[str, click.Command]:
 @rule_options
 @click.option("--plan", "plan_file", metavar="FILE", help="Also write the launch file.")
 @click.option("--why", is_flag=True, help="Print the whole answer: every reason and its source.")
-@click.option(
-    "--choose",
-    metavar="COMPOSITION",
-    help="Take this candidate instead: sft>dpo+lora, or a part of it: dpo, qlora.",
-)
+@choose_option
 @click.option(
     "--force",
     is_flag=True,
@@ -104,18 +100,7 @@ def _more_commands() -> dict[str, click.Command]:
     ),
 )
 @click.pass_context
-def advise(
-    context: click.Context,
-    /,
-    as_json: bool,
-    answers_file: str | None,
-    rule_layers: tuple[str, ...],
-    plan_file: str | None,
-    why: bool,
-    choose: str | None,
-    force: bool,
-    **options: Any,
-) -> None:
+def advise(context: click.Context, /, **options: Any) -> None:
     """Recommend a fine-tuning method, say why and why not each other one, and write a launch file
     that runs it.
 
@@ -124,17 +109,7 @@ def advise(
     """
     command = context.invoked_subcommand
     if command is not None:
-        stated = (
-            as_json,
-            answers_file,
-            rule_layers,
-            plan_file,
-            why,
-            choose,
-            force,
-            *options.values(),
-        )
-        if any(stated):
+        if any(options.values()):
             raise InputError(
                 f"flags before the command '{command}' are not read",
                 hint=f"write them after it: advise {command} ...",
@@ -142,18 +117,7 @@ def advise(
         return
     from advisor.commands.advise import answer  # no other command needs it
 
-    context.exit(
-        answer(
-            options,
-            answers_file=answers_file,
-            rule_layers=rule_layers,
-            plan_file=plan_file,
-            why=why,
-            choose=choose,
-            force=force,
-            as_json=as_json,
-        )
-    )
+    context.exit(answer(**options))
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from advisor.render.next_steps import is_elsewhere
 
 
 def answer(
-    options: Mapping[str, Any],
     *,
     answers_file: str | None,
     rule_layers: tuple[str, ...],
@@ -34,6 +32,7 @@ def answer(
     choose: str | None,
     force: bool,
     as_json: bool,
+    **options: Any,
 ) -> int:
     """Advise, write the launch file if one was asked for, and print the answer.
 

@@ -132,12 +132,6 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
     ),
 )
 @click.option(
-    "--fix",
-    "fix_to",
-    metavar="FILE",
-    hidden=True,
-)
-@click.option(
     "--gpu",
     metavar="NAME",
     help="Of a configuration: the GPU to answer for; default: that of this machine.",
@@ -156,9 +150,6 @@ def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> N
     Data: what they can train. A configuration of TRL, LLaMA-Factory or Axolotl: whether it fits
     the GPU, how long it takes, and what to change.
     """
-    if options.pop("fix_to") is not None:
-        hint = "--map ROLE=COLUMN says which column is what, and a plan keeps it"
-        raise InputError("rows are not rewritten any more", where="--fix", hint=hint)
     for line in all_extras().warnings():
         say(f"warning: {line}")
     context.exit(check_each(data, lambda path: _checked(path, **options), options))

@@ -67,27 +67,25 @@ def _fact_option(fact: Fact) -> dict[str, Any]:
     return {"help": help_, "metavar": "PATH" if fact.type == "path" else "TEXT"}
 
 
-def rule_options(command: Command) -> Command:
-    """Add --rules, for commands that decide."""
-    return click.option(
-        "--rules",
-        "rule_layers",
-        multiple=True,
-        metavar="PATH|document",
-        help=(
-            "`document`: the guide alone. A file: your own rules on top; repeatable (or set"
-            " ADVISE_RULES)."
-        ),
-    )(command)
-
-
-def json_option(command: Command) -> Command:
-    """Add --json."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON document on standard output."
-    )(command)
-
-
+choose_option = click.option(
+    "--choose",
+    metavar="COMPOSITION",
+    help="Take this candidate instead: sft>dpo+lora, or a part of it: dpo, qlora.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on standard output."
+)
+# For commands that decide.
+rule_options = click.option(
+    "--rules",
+    "rule_layers",
+    multiple=True,
+    metavar="PATH|document",
+    help=(
+        "`document`: the guide alone. A file: your own rules on top; repeatable (or set"
+        " ADVISE_RULES)."
+    ),
+)
 RUN_OPTIONS = {  # parameter -> its option
     "output": click.option(
         "--output", metavar="DIR", help="Run folder; default: ./runs/<name>-<digest>."

@@ -11,18 +11,14 @@ from advisor.commands.choice import choose_candidate, nothing_to_train
 from advisor.commands.options import (
     RUN_OPTIONS,
     answer_options,
+    choose_option,
     facts_given,
     json_option,
     rule_options,
     run_options,
 )
 from advisor.commands.output import console, print_json, say, with_error
-from advisor.commands.session import (
-    advise_on,
-    incomplete,
-    read_answers,
-    resolve_plan,
-)
+from advisor.commands.session import advise_on, incomplete, read_answers, resolve_plan
 from advisor.commands.training import train_or_follow
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE
@@ -35,11 +31,7 @@ from advisor.render.terminal import print_advice
 @answer_options
 @rule_options
 @run_options
-@click.option(
-    "--choose",
-    metavar="COMPOSITION",
-    help="Take this candidate instead: sft>dpo+lora, or a part of it: dpo, qlora.",
-)
+@choose_option
 @click.option(
     "--force",
     is_flag=True,

@@ -4,28 +4,22 @@ is.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from advisor.commands.output import console, print_json, say, with_error
-from advisor.ground.progress import waiting
+from advisor.ground.progress import Bar, is_live, waiting
 from advisor.launch import DryRun, Run, run_plan
-from advisor.launch.live import RunIsLive
+from advisor.launch.live import LiveRun, RunIsLive, read_live
+from advisor.plan.record_files import read_record
 from advisor.render.report import write_report
-from advisor.render.run import print_run, run_json
+from advisor.render.run import print_run, run_json, shown_path
 
 if TYPE_CHECKING:
     from advisor.plan.model import Comments, Plan
-
-
-import sys
-from time import sleep
-
-from advisor.ground.progress import Bar, is_live
-from advisor.launch.live import LiveRun, read_live
-from advisor.plan.record_files import read_record
-from advisor.render.run import shown_path
 
 LOOK_EVERY_S = 0.5
 

@@ -103,7 +103,8 @@ def wizard(rule_layers: tuple[str, ...], given: Answers | None = None) -> int:
         return menu.outcome(advise_on(situation, ruleset, guide))
 
     checks = Checks(
-        data_path=_readable(seen), data_examples=_refused(examples_of),
+        data_path=lambda path: path_exists(path) or _refused(seen.read)(path),
+        data_examples=_refused(examples_of),
         models=meant_by,
         reward_model=_refused(model_folder), found=seen.data_words, profile=seen.read,
     )  # fmt: skip
@@ -205,15 +206,6 @@ class AnswerCache:
         return self._models[key]
 
 
-def _readable(seen: AnswerCache) -> Callable[[str], str | None]:
-    """A check of a data path: that it is there, and that it holds examples that can be read."""
-
-    def checked(path: str) -> str | None:
-        return path_exists(path) or _refused(seen.read)(path)
-
-    return checked
-
-
 def _refused(check: Callable[[str], object]) -> Callable[[str], str | None]:
     """A check that raises, as one that returns what is wrong or None."""
 
@@ -307,14 +299,11 @@ class Menu:
         while any(Path.cwd().glob(f"{name}*")):
             number += 1
             name = f"{plan.name}-bundle-{number}"
-        source, lines = Path(str(outcome.plan_path)), list[str]()
+        lines: list[str] = []
         wanted = Wanted(
-            source=source,
-            out=Path(name),
-            only=None,
-            say=lines.append,
+            source=Path(str(outcome.plan_path)), out=Path(name), only=None, say=lines.append,
             run_tool=lambda tool, *arguments: run_tool(tool, *arguments).returncode,
-        )
+        )  # fmt: skip
         form.export(wanted)
         return lines
 

@@ -28,13 +28,7 @@ from advisor.wizard.data_file import (
 from advisor.wizard.machine import CARD_FACTS, ask_gpu, machine_lines
 from advisor.wizard.outcome import Checks, nothing_wrong
 from advisor.wizard.prompts import Option, Ui
-from advisor.wizard.saved import (
-    Saved,
-    load_answers,
-    save_answers,
-    set_aside_unplaced,
-    summary,
-)
+from advisor.wizard.saved import Saved, load_answers, save_answers, summary
 from advisor.wizard.typed import checked, number_of, typed, ways_out
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Relevant, Reply, Several, for_now, walk
 from advisor.wizard.words import given_words, reply_words
@@ -51,11 +45,7 @@ def ask_task(question: Question, ui: Ui) -> Reply:
             for name, value in fact.values.items()
         ),
         Option(value=DONT_KNOW, label="I don't know", help="show me examples instead"),
-        *(
-            [Option(value=BACK, label="Back", help="to the question before")]
-            if question.can_go_back
-            else []
-        ),
+        *(way for way in ways_out(question) if way.value is BACK),
     ]
     examples = [
         *(
@@ -323,8 +313,6 @@ def stopped_words(progress: Saved, state_file: Path | None) -> str:
 def _offer_saved(
     facts: Mapping[str, Fact], ui: Ui, progress: Saved, checks: Checks, state_file: Path | None
 ) -> Saved:
-    if unplaced := set_aside_unplaced():
-        ui.say(unplaced, tone="quiet")
     saved, problem = load_answers(facts, state_file)
     if problem:
         ui.say(problem, tone="warning")

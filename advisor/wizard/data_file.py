@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.data.read.team_files import team_files
-from advisor.data.recognition.naming import Candidate
 from advisor.data.recognition.recognise import first_row
 from advisor.data.recognition.unclear import ColumnsUnclear
 from advisor.ground.errors import AdviseError
@@ -30,20 +29,13 @@ NAME_CHARS = 24
 VALUE_CHARS = 46  # with the name and the space around it they fit into 80 columns
 HELP_CHARS = 40
 WAYS = 2  # other readings that are offered beside the first
-# What a row may hold -> the roles of its columns and how the question for each ends.
-HOLDS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
-    "pair": ("A request and its answer", (("question", "the request"), ("answer", "the answer"))),
-    "label": ("A text and its category", (("text", "the text"), ("label", "the category"))),
-    "text": ("A text alone", (("text", "the text"),)),
-    "chat": ("A whole conversation", (("messages", "the conversation"),)),
-    "preference": (
-        "A request, a better and a worse answer",
-        (
-            ("question", "the request"),
-            ("chosen", "the better answer"),
-            ("rejected", "the worse answer"),
-        ),
-    ),
+# What a row may hold -> the roles of its columns.
+HOLDS = {
+    "pair": ("A request and its answer", ("question", "answer")),
+    "label": ("A text and its category", ("text", "label")),
+    "text": ("A text alone", ("text",)),
+    "chat": ("A whole conversation", ("messages",)),
+    "preference": ("A request, a better and a worse answer", ("question", "chosen", "rejected")),
 }
 
 
@@ -104,7 +96,8 @@ def _pick(
     if kind is None:
         return None
     chosen: dict[str, str] = {}
-    for role, words in HOLDS[kind][1]:
+    for role in HOLDS[kind][1]:
+        words = "the text" if role == "text" else ROLE_WORDS[role]
         options = [
             Option(value=name, label=shown(name), help=value_words(cell, HELP_CHARS))
             for name, cell in row.items()
@@ -161,11 +154,6 @@ def _parts(way: Mapping[str, str], *, verb: str = "") -> list[str]:
         f"{one_line(column, NAME_CHARS)}{verb} {ROLE_WORDS.get(role, role)}"
         for role, column in way.items()
     ]
-
-
-def ways_of(candidates: Sequence[Candidate]) -> list[Mapping[str, str]]:
-    """The mappings of readings."""
-    return [candidate.mapping for candidate in candidates]
 
 
 def value_words(cell: Any, columns: int) -> str:
@@ -271,7 +259,7 @@ def understand(
     try:
         found = profile(path, None, wanted)
     except ColumnsUnclear as error:
-        row, ways = error.row, ways_of(error.ways)
+        row, ways = error.row, [way.mapping for way in error.ways]
     else:
         if found.confidence != "guessed":
             return Understood(path=path, mapping=None, profile=found)

@@ -7,32 +7,25 @@ The choices are those that make sense, in the order of what is likely wanted. Ea
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advisor.advice.types import Candidate
 from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.types import Answers, Hardware
+from advisor.plan.next_run import TRIAL_ROWS
 from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import ask_round, stopped_words
 from advisor.wizard.conversation import Conversation, LeftOut
 from advisor.wizard.outcome import Actions, Checks, Outcome
 from advisor.wizard.prompts import Option, Ui, terminal_ui
 from advisor.wizard.saved import save_answers
-from advisor.wizard.walk import (
-    BACK,
-    Relevant,
-)
+from advisor.wizard.walk import BACK, Relevant
 from advisor.wizard.what_if import flip_words
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-from collections.abc import Iterator
-
-from advisor.advice.types import Candidate
-from advisor.plan.next_run import TRIAL_ROWS
 
 VERDICTS = {
     "ranked_lower": "ranked lower",
@@ -193,10 +186,7 @@ class _Closing:
     """The menu after a recommendation."""
 
     def __init__(
-        self,
-        conversation: Conversation,
-        advise: Callable[[Answers], Outcome],
-        actions: Actions,
+        self, conversation: Conversation, advise: Callable[[Answers], Outcome], actions: Actions
     ) -> None:
         self.conversation, self.advise, self.actions = conversation, advise, actions
         self.ui, self.facts = conversation.ui, conversation.facts

@@ -4,22 +4,18 @@ it, and checks of typed answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.advice.types import Advice, Candidate
 from advisor.ground.errors import Fault
+from advisor.ground.types import DataProfile
+from advisor.situation.model_choice import Meant
 
 if TYPE_CHECKING:
     from advisor.ruleset.model import Ruleset
-
-
-from collections.abc import Mapping
-from pathlib import Path
-
-from advisor.ground.types import DataProfile
-from advisor.situation.model_choice import Meant
 
 Check = Callable[[str], str | None]  # what a person typed -> what is wrong with it, or None
 
@@ -59,9 +55,7 @@ class Checks:
     data_examples: Check = path_exists
     models: Callable[[str], Meant] = lambda name: Meant(id=name)  # what a model's name means
     reward_model: Check = nothing_wrong
-    found: Callable[[str], str] = lambda path: (
-        ""
-    )  # what was recognised in a data file, said once it is named
+    found: Callable[[str], str] = lambda path: ""  # what a data file was recognised as, to be said
     profile: Profile | None = None
 
 
@@ -70,10 +64,8 @@ class Outcome:
     """What `advise` made of the answers."""
 
     advice: Advice
-    ruleset: Ruleset | None = (
-        # the rules that decided; without them the reasons are shown as they stand in the advice
-        None
-    )
+    # The rules that decided; without them the reasons are shown as they stand in the advice.
+    ruleset: Ruleset | None = None
     plan: Any = None  # complete, or None
     plan_path: str | None = None  # where it was written
     missing: tuple[str, ...] = ()  # what a runnable plan still needs: "data.path"

@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 import shutil
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from advisor.ground.terminal import shown
 
@@ -30,39 +31,26 @@ class Option:
     help: str = ""
 
 
-class Ui(Protocol):
+class Ui(ABC):
     """What the wizard needs of a terminal.
 
     Ctrl-C raises KeyboardInterrupt, the end of input EOFError.
     """
 
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
     @property
+    @abstractmethod
     def rows(self) -> int:
         """Lines of the screen; many where nothing scrolls out of reach."""
 
-    def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
-        """Print one paragraph; `lead` stands before it, and the lines that follow start below its
-        end.
-        """
-
-    def say_line(self, text: str) -> None:
-        """Print a line to be copied: it is left whole, however narrow the terminal."""
-
-    def answered(self, question: str, answer: str) -> None:
-        """Leave one line for an answered question."""
-
+    @abstractmethod
     def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
         """The value of the option that was chosen; `current` is preselected."""
 
-    def enter(
-        self,
-        message: str,
-        *,
-        hint: str = "",
-        default: str = "",
-        path: bool = False,
-        keep: bool = True,
-    ) -> str:
+    @abstractmethod
+    def enter(self, message: str, *, hint: str, default: str, path: bool, keep: bool) -> str:
         """A typed line.
 
         Args:
@@ -70,20 +58,10 @@ class Ui(Protocol):
             keep: Whether an empty line means `default`, where it cannot be shown to be edited.
         """
 
-
-def terminal_ui(console: Console) -> Ui:
-    """The prompts that suit this terminal."""
-    dumb = os.environ.get("TERM", "") in ("", "dumb", "unknown")
-    return PlainUi(console) if dumb else QuestionaryUi(console)
-
-
-class _Prompter:
-    """Printing, the same for both."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
     def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
+        """Print one paragraph; `lead` stands before it, and the lines that follow start below its
+        end.
+        """
         from rich.text import Text
 
         said = Text(text, style=TONES[tone], overflow="fold")
@@ -104,11 +82,13 @@ class _Prompter:
             )
 
     def say_line(self, text: str) -> None:
+        """Print a line to be copied: it is left whole, however narrow the terminal."""
         from rich.text import Text
 
         self.console.print(Text(text, style="bold"), soft_wrap=True)
 
     def answered(self, question: str, answer: str) -> None:
+        """Leave one line for an answered question."""
         from rich.padding import Padding
         from rich.text import Text
 
@@ -121,12 +101,23 @@ class _Prompter:
         )
 
 
+def terminal_ui(console: Console) -> Ui:
+    """The prompts that suit this terminal."""
+    dumb = os.environ.get("TERM", "") in ("", "dumb", "unknown")
+    return PlainUi(console) if dumb else QuestionaryUi(console)
+
+
+def place_of(current: Any, options: Sequence[Option]) -> int | None:
+    """The place of the option that is the current answer."""
+    return next((at for at, option in enumerate(options) if same(option.value, current)), None)
+
+
 def same(value: Any, current: Any) -> bool:
     """Whether an option is the current answer; True is not 1, and None is none."""
     return current is not None and type(value) is type(current) and bool(value == current)
 
 
-class QuestionaryUi(_Prompter):
+class QuestionaryUi(Ui):
     """Lists to move in with the arrow keys."""
 
     @property
@@ -143,9 +134,7 @@ class QuestionaryUi(_Prompter):
             questionary.Choice(title=choice_lines(option, width), value=place)
             for place, option in enumerate(options)
         ]
-        start = next(
-            (place for place, option in enumerate(options) if same(option.value, current)), None
-        )
+        start = place_of(current, options)
         question = questionary.select(
             prompt_lines(f"{message} (arrow keys, Enter)", width),
             choices=choices,
@@ -156,15 +145,7 @@ class QuestionaryUi(_Prompter):
         )
         return options[question.unsafe_ask()].value
 
-    def enter(
-        self,
-        message: str,
-        *,
-        hint: str = "",
-        default: str = "",
-        path: bool = False,
-        keep: bool = True,
-    ) -> str:
+    def enter(self, message: str, *, hint: str, default: str, path: bool, keep: bool) -> str:
         import questionary
 
         # The hint belongs to the prompt, so that it goes away with it.
@@ -199,7 +180,7 @@ def choice_lines(option: Option, width: int) -> str:
     return ("\n" + " " * POINTER_COLUMNS).join(lines)
 
 
-class PlainUi(_Prompter):
+class PlainUi(Ui):
     """Numbered lists and plain lines: for terminals that cannot move the cursor, and for screen
     readers.
     """
@@ -210,28 +191,17 @@ class PlainUi(_Prompter):
         self.say(message, tone="strong")
         for number, option in enumerate(options, 1):
             self.say(f"  {number}) {option.label}" + (f" – {option.help}" if option.help else ""))
-        before = next(
-            (number for number, option in enumerate(options, 1) if same(option.value, current)),
-            None,
-        )
-        keeps = "" if before is None else f" (Enter alone: {options[before - 1].label})"
+        before = place_of(current, options)
+        keeps = "" if before is None else f" (Enter alone: {options[before].label})"
         while True:
             text = self._line(f"Number from 1 to {len(options)}{keeps}: ")
             if not text and before is not None:
-                return options[before - 1].value
+                return options[before].value
             if text.isdecimal() and 1 <= int(text) <= len(options):
                 return options[int(text) - 1].value
             self.say(f"Please type a number from 1 to {len(options)}.")
 
-    def enter(
-        self,
-        message: str,
-        *,
-        hint: str = "",
-        default: str = "",
-        path: bool = False,
-        keep: bool = True,
-    ) -> str:
+    def enter(self, message: str, *, hint: str, default: str, path: bool, keep: bool) -> str:
         self.say(message, tone="strong")
         if hint:
             self.say(f"  {hint}", tone="quiet")

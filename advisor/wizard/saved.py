@@ -113,21 +113,6 @@ def summary(saved: Saved, facts: Mapping[str, Fact]) -> str:
     return f"Answers{when} for this folder: {', '.join((*about, ''))[:-2] or 'no task'} ({count})"
 
 
-def set_aside_unplaced() -> str:
-    """Rename a file of an earlier version, which kept one set of answers for all folders; a
-    sentence about it, or "".
-
-    Nobody knows which folder they were for: offered here, they would name somebody's other data.
-    """
-    old = state_path().with_name("answers.json")
-    aside = old.with_name("answers.json.old")
-    try:
-        os.replace(old, aside)
-    except OSError:  # mostly: there is none
-        return ""
-    return f"Answers of an earlier version belong to no folder and are not used: {aside}"
-
-
 def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[Saved | None, str]:
     """The saved answers, and a sentence where some or all of them cannot be used.
 

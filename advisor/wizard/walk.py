@@ -182,22 +182,15 @@ def questions(facts: Mapping[str, Fact]) -> list[Fact]:
 
 
 def applies(fact: Fact, answers: Answers, facts: Mapping[str, Fact]) -> bool:
-    """True where `ask_when` holds and nothing of `ask_without` is stated.
-
-    `unknown` in `ask_when` matches what nobody answered.
-    """
-    for other, allowed in fact.ask_when.items():
-        value = answer_of(answers, facts[other]) if other in facts else answers.value(other)
-        if (UNKNOWN if value is None else value) not in allowed:
-            return False
-    return _none_stated(fact.ask_without, answers)
+    """True where `ask_when` holds and nothing of `ask_without` is stated."""
+    return may_apply(fact, answers, facts, ())
 
 
 def may_apply(
     fact: Fact, answers: Answers, facts: Mapping[str, Fact], waiting: Collection[str]
 ) -> bool:
     """True where the question applies, or can come to apply by an answer to one of the waiting
-    questions.
+    questions. `unknown` in `ask_when` matches what nobody answered.
     """
     for other, allowed in fact.ask_when.items():
         value = answer_of(answers, facts[other]) if other in facts else answers.value(other)

@@ -109,16 +109,6 @@ def test_lengths_and_evaluation_are_checked_by_flags(check):
     assert found["evaluation-rows-in-training"] == [1]
 
 
-def test_fix_is_refused_with_what_to_do_instead(check):
-    """One line, exit 2, and no file."""
-    Path("a.jsonl").write_text(ROWS)
-    code, _, err = check("a.jsonl", "--fix", "b.jsonl")
-    assert code == 2
-    assert "rows are not rewritten any more" in err
-    assert "--map ROLE=COLUMN" in err
-    assert not Path("b.jsonl").exists()
-
-
 def test_the_first_twenty_faults_are_shown_and_the_rest_counted(check):
     """Thirty broken lines in a file of nothing else: twenty places and a count."""
     Path("a.jsonl").write_text("{oops\n" * 30)

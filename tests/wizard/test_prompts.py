@@ -149,8 +149,8 @@ def test_a_plain_prompt_keeps_what_was_answered(monkeypatch):
     """
     ui = PlainUi(Console(file=io.StringIO()))
     monkeypatch.setattr("builtins.input", lambda: "")
-    assert ui.enter("Where?", default="a.jsonl") == "a.jsonl"
-    assert ui.enter("Where?", default="wrong.jsonl", keep=False) == ""
+    assert ui.enter("Where?", hint="", default="a.jsonl", path=True, keep=True) == "a.jsonl"
+    assert ui.enter("Where?", hint="", default="wrong.jsonl", path=True, keep=False) == ""
     options = [Option(value=True, label="Yes"), Option(value=False, label="No")]
     assert ui.choose("Is it?", options, current=False) is False
 

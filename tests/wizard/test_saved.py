@@ -220,18 +220,6 @@ def test_a_saved_file_that_is_gone_is_asked_for_again():
     assert any("one no longer holds" in text for text in ui.said)
 
 
-def test_answers_of_an_earlier_version_are_set_aside():
-    """One file for all folders is not offered anywhere: it is kept under another name, said once."""
-    old = state_path().with_name("answers.json")
-    old.parent.mkdir(parents=True)
-    old.write_text("{}")
-    ui = ScriptedUi("Write texts")
-    ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda fact, *_: False)
-    assert any("belong to no folder and are not used" in text for text in ui.said)
-    assert old.with_name("answers.json.old").read_text() == "{}"
-    assert not old.exists()
-
-
 def data_answers(task: str, path: str) -> Saved:
     """A task and a data file, both asked for."""
     known = {"task": task, "data_path": path}
