@@ -22,47 +22,42 @@ LISTS = (("datasets", False), ("test_datasets", True), ("pretraining_dataset", F
 ALPACA = {"question": "instruction", "context": "input", "answer": "output"}
 # First word of `type` -> role of ours -> column. A word that is not here is a strategy of its own.
 TYPES: Mapping[str, Mapping[str, str]] = {
-    "alpaca": ALPACA,
-    "alpaca_instruct": ALPACA,
-    "alpaca_chat": ALPACA,
+    "alpaca": ALPACA, "alpaca_instruct": ALPACA, "alpaca_chat": ALPACA,
     "alpaca_chat.load_qa": {"question": "question", "answer": "answer"},
     "alpaca_w_system": {**ALPACA, "system": "system"},
     "alpaca_w_system.load_open_orca": {
         "question": "question", "answer": "response", "system": "system_prompt",
     },
-    "completion": {"text": "text"},
-    "pretrain": {"text": "text"},
-    "chat_template": {"messages": "messages"},
+    "completion": {"text": "text"}, "pretrain": {"text": "text"},
+    "chat_template": {"messages": "messages"}, "sharegpt": {"messages": "conversations"},
     "gpteacher": {"question": "instruction", "context": "input", "answer": "response"},
     "oasst": {"question": "INSTRUCTION", "answer": "RESPONSE"},
-    "summarizetldr": {"question": "article", "answer": "summary"},
-    "metharme": {"question": "prompt", "answer": "generation"},
     "context_qa": {"question": "question", "context": "article", "answer": "answer"},
-    "context_qa.load_v2": {"question": "question", "context": "context", "answer": "answer"},
-    "sharegpt": {"messages": "conversations"},
 }  # fmt: skip
 CHOICES = {"chosen": "chosen", "rejected": "rejected"}
 # Column of the request in a strategy for pairs, by its last word.
 PAIR_TYPES: Mapping[str, Mapping[str, str]] = {
-    "argilla": CHOICES,
-    "argilla_chat": CHOICES,
-    "icr": {"question": "input", **CHOICES},
+    "argilla": CHOICES, "argilla_chat": CHOICES, "icr": {"question": "input", **CHOICES},
     "intel": {"question": "question", "system": "system", **CHOICES},
     "prompt_pairs": {"question": "prompt", "system": "system", **CHOICES},
     "ultra": {"question": "prompt", "system": "system", **CHOICES},
     "chat_template": {"messages": "messages", **CHOICES},
-}
+}  # fmt: skip
 PREFERENCE = ("dpo", "ipo", "orpo", "simpo", "kto")
 OPTIONAL = ("context", "system", "tools")
 # What a plan means anyway: every answer of a conversation is learned, with its end.
 AS_A_PLAN = {"roles_to_train": (["assistant"], ["assistant", "gpt"]), "train_on_eos": ("turn",)}
+TRAINED = ("roles_to_train", "train_on_eos", "train_on_eot", "message_field_training")
+RENAMED = {
+    "field_messages": "messages", "field_tools": "tools", "field": "text",
+    "field_chosen": "chosen", "field_rejected": "rejected", "field_system": "system",
+}  # fmt: skip
 FIELDS = {
     "field_system": "system", "field_instruction": "question", "field_input": "context",
     "field_output": "answer", "field_prompt": "question", "field_chosen": "chosen",
     "field_rejected": "rejected", "field_completion": "answer", "field_label": "good",
 }  # fmt: skip
-USUAL_FIELDS = {"question": "instruction", "context": "input", "answer": "output"}
-# How the usual texts of speakers are called; others need a name that a plan cannot give.
+# Texts around a row, which a plan cannot give.
 FORMS = ("format", "no_input_format", "prompt_format", "chosen_format", "rejected_format",
          "completion_format", "system_format", "system_prompt")  # fmt: skip
 
@@ -76,15 +71,14 @@ def export(wanted: Wanted) -> int:
 
 def read_data(file: ToolFile) -> FileData:
     """The data sets of a file."""
-    values, found = file.values, FileData()
+    found = FileData()
     for key, evaluates in LISTS:
-        listed = values.get(key)
-        if isinstance(listed, Mapping | str):
-            listed = [listed]
+        value = file.values.get(key)
+        listed = [value] if isinstance(value, Mapping | str) else value
         for index, one in enumerate(listed if isinstance(listed, list) else ()):
             entry = {"path": one} if isinstance(one, str) else one
             if isinstance(entry, Mapping):
-                dotted = f"{key}.{index}" if isinstance(values.get(key), list) else key
+                dotted = f"{key}.{index}" if isinstance(value, list) else key
                 found.refs.append(_ref(file, dotted, entry, evaluates=evaluates))
     if len(found.train) > 1:
         found.notes.append("Axolotl shuffles the rows of all data sets together")
@@ -95,86 +89,58 @@ def _ref(file: ToolFile, key: str, one: Mapping[str, Any], *, evaluates: bool) -
     named, files = text(one.get("path")), names(one.get("data_files"))
     where = placed(file, named, files=files)
     lost = [*where.pop("lost", ())]
-    why = where.pop("why_not", "")
-    subset = one.get("name")
-    if isinstance(subset, str) and subset and where.get("hub"):
-        where["hub"] = f"{where['hub']}/{subset}"
-    split = text(one.get("split"))
-    if split and split != "train":
+    if where.get("hub") and text(one.get("name")):
+        where["hub"] += f"/{one['name']}"
+    if (split := text(one.get("split"))) and split != "train":
         lost.append(f"only its split '{split}'")
     if one.get("shards"):
         lost.append(f"only a part of it (shards: {one['shards']})")
-    for key_of_it in ("roles_to_train", "train_on_eos", "train_on_eot", "message_field_training"):
-        if one.get(key_of_it) is not None and one[key_of_it] not in AS_A_PLAN.get(key_of_it, ()):
-            lost.append(f"{key_of_it}: a plan learns every answer of a row, with its end")
+    for trained in TRAINED:
+        if one.get(trained) is not None and one[trained] not in AS_A_PLAN.get(trained, ()):
+            lost.append(f"{trained}: a plan learns every answer of a row, with its end")
     if named == "synthetic" or one.get("type") == "_synthetic":
-        where, why = {"place": ELSEWHERE}, "it is made up while training"
+        where = {"place": ELSEWHERE, "why_not": "it is made up while training"}
     form, roles, unread = _read_form(file, key, one)
-    if unread:
-        lost.append(unread)
-    if where.get("hub") and files:
-        lost.append(f"only its files {', '.join(files)}")
+    needs = tuple(column for role, column in roles.items() if role not in OPTIONAL)
     return DataRef(
         key=key,
         named=", ".join([named, *files]) if files else named,
         evaluates=evaluates,
         form=form,
         roles=roles,
-        needs=_needs(roles),
-        lost=tuple(dict.fromkeys(lost)),
-        why_not=why,
+        needs=(needs,) if needs else (),
+        lost=tuple(dict.fromkeys(filter(None, (*lost, unread)))),
         **where,
     )
 
 
-def _needs(roles: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
-    wanted = tuple(column for role, column in roles.items() if role not in OPTIONAL)
-    return (wanted,) if wanted else ()
-
-
 def _read_form(file: ToolFile, key: str, one: Mapping[str, Any]) -> tuple[str, dict[str, str], str]:
     """The form in Axolotl's word, role -> column, and what cannot be said of it in a plan."""
-    kind = one.get("type")
-    if isinstance(kind, Mapping):
-        return _stated_fields(kind, is_pair=file.values.get("rl") in PREFERENCE)
+    kind, is_pair = one.get("type"), file.values.get("rl") in PREFERENCE
+    if isinstance(kind, Mapping):  # a type written out as a map of fields
+        stated = {role: text(kind[name]) for name, role in FIELDS.items() if text(kind.get(name))}
+        usual = ALPACA if not is_pair else CHOICES if "good" not in stated else {}
+        forms = ", ".join(name for name in FORMS if kind.get(name))
+        lost = f"{forms}: a plan writes rows with the model's chat template" if forms else ""
+        return "fields of its own", {**usual, **stated}, lost
     if key.startswith("pretraining_dataset"):
         return "pretrain", {"text": text(one.get("text_column")) or "text"}, ""
     word = text(kind)
     if not word:
         return "no type", {}, ""
     strategy, _, style = word.partition(":")
-    last = strategy.split(".")[-1]
-    if file.values.get("rl") in PREFERENCE:
-        roles = dict(PAIR_TYPES.get(last) or PAIR_TYPES.get(strategy.split(".")[0]) or {})
-        if strategy.startswith("chat_template") or last == "chat_template":
-            roles = dict(PAIR_TYPES["chat_template"])
-    else:
-        roles = dict(TYPES.get(strategy) or TYPES.get(strategy.split(".")[0]) or {})
+    first, last = strategy.split(".")[0], strategy.split(".")[-1]
+    if "chat_template" in (first, last):
+        first = last = strategy = "chat_template"
+    table, tried = (PAIR_TYPES, (last, first)) if is_pair else (TYPES, (strategy, first))
+    roles = dict(table.get(tried[0]) or table.get(tried[1]) or {})
     if not roles:
         return word, {}, f"type: {word}: a plan reads its rows by the names of their columns"
-    renamed = {
-        "field_messages": "messages", "field_tools": "tools", "field": "text",
-        "field_chosen": "chosen", "field_rejected": "rejected", "field_system": "system",
-    }  # fmt: skip
-    for theirs, role in renamed.items():
+    for theirs, role in RENAMED.items():
         if text(one.get(theirs)) and (role in roles or role == "tools"):
             roles[role] = text(one[theirs])
-    lost = ""
-    if "question" in roles and strategy not in ("chat_template",) and last != "chat_template":
-        prompts = f" in the style {style}" if style else ""
-        lost = (
-            f"type: {word}: Axolotl writes its own prompt around a row{prompts}, a plan uses the"
-            " model's chat template"
-        )
-    return word, roles, lost
-
-
-def _stated_fields(kind: Mapping[str, Any], *, is_pair: bool) -> tuple[str, dict[str, str], str]:
-    """A type written out as a map of fields."""
-    roles = {} if is_pair else dict(USUAL_FIELDS)
-    roles |= {role: text(kind[theirs]) for theirs, role in FIELDS.items() if text(kind.get(theirs))}
-    if is_pair:
-        roles = {**CHOICES, **roles} if "good" not in roles else roles
-    forms = [one for one in FORMS if kind.get(one)]
-    lost = f"{', '.join(forms)}: a plan writes rows with the model's chat template" if forms else ""
-    return "fields of its own", roles, lost
+    if "question" not in roles:
+        return word, roles, ""
+    prompts = f" in the style {style}" if style else ""
+    lost = f"type: {word}: Axolotl writes its own prompt around a row{prompts}, a plan uses the"
+    return word, roles, f"{lost} model's chat template"

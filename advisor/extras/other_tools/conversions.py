@@ -5,6 +5,7 @@ word. Each conversion is a pair of pure functions; rules/tools/TOOL.yaml names i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,10 +60,6 @@ def _inverted(value: Any, context: Context) -> Any:
     return not value
 
 
-def _read_optimizer(value: Any, context: Context) -> Any:
-    return plan_name(str(value))
-
-
 def _write_optimizer(value: Any, context: Context) -> Any:
     named = optimizer(str(value)).transformers
     if named is None:
@@ -100,9 +97,9 @@ def _read_holdout(value: Any, context: Context) -> Any:
 def _read_steps(value: Any, context: Context) -> Any:
     """Steps between two events: below 1 a share of all steps."""
     number = _number(value)
-    if number >= 1:
-        return int(number)
-    raise CannotCarry(f"{number:g} is a share of all steps, whose number is not known")
+    if number < 1:
+        raise CannotCarry(f"{number:g} is a share of all steps, whose number is not known")
+    return int(number)
 
 
 def _write_whole(value: Any, context: Context) -> Any:
@@ -116,12 +113,8 @@ def _read_names(value: Any, context: Context) -> Any:
     return "all-linear" if value == ["all-linear"] else value
 
 
-def _read_name_list(value: Any, context: Context) -> Any:
+def _list(value: Any, context: Context) -> Any:
     """A text alone is a list of one there."""
-    return _read_names([value] if isinstance(value, str) else value, context)
-
-
-def _write_name_list(value: Any, context: Context) -> Any:
     return [value] if isinstance(value, str) else value
 
 
@@ -130,10 +123,6 @@ def _read_comma_names(value: Any, context: Context) -> Any:
     if not names:
         raise CannotCarry("it names no module")
     return names
-
-
-def _write_comma_names(value: Any, context: Context) -> Any:
-    return ",".join(value) if isinstance(value, list | tuple) else value
 
 
 def _read_trackers(value: Any, context: Context) -> Any:
@@ -148,14 +137,9 @@ def _read_trackers(value: Any, context: Context) -> Any:
     return list(dict.fromkeys(named))
 
 
-def _write_trackers(value: Any, context: Context) -> Any:
-    return list(value) or "none"
-
-
 def _read_deepspeed(value: Any, context: Context) -> Any:
     """The ZeRO stage in DeepSpeed's own JSON, or in a map that stands in the file."""
-    zero = _deepspeed(value, context).get("zero_optimization")
-    stage = zero.get("stage") if isinstance(zero, Mapping) else None
+    stage = _zero(value, context).get("stage")
     if stage in (2, 3):
         return f"zero{stage}"
     if stage in (0, None):
@@ -164,47 +148,36 @@ def _read_deepspeed(value: Any, context: Context) -> Any:
 
 
 def deepspeed_offloads(value: Any, context: Context) -> bool:
-    """Whether DeepSpeed's own JSON holds the weights in host memory. A file that is not there says
-    it in its name, as ds_z3_offload_config.json does.
-    """
+    """Whether DeepSpeed's own JSON holds the weights in host memory."""
     try:
-        found = _deepspeed(value, context)
+        part = _zero(value, context).get("offload_param")
     except CannotCarry:
         return False
-    if found.get(BY_NAME):
-        return "offload" in str(value).lower()
-    zero = found.get("zero_optimization")
-    part = zero.get("offload_param") if isinstance(zero, Mapping) else None
     return isinstance(part, Mapping) and part.get("device") in ("cpu", "nvme")
 
 
-BY_NAME = "by name"  # a mark beside what a file's name says
-
-
-def _deepspeed(value: Any, context: Context) -> Mapping[str, Any]:
-    """The settings: a map, the JSON file of that name, or what the name of a file that is not there
-    says, as of those that ship with the tools: ds_z3_config.json, zero2.json.
+def _zero(value: Any, context: Context) -> Mapping[str, Any]:
+    """What is said of ZeRO: by a map, the JSON file of that name, or the name of a file that is not
+    there, as of those that ship with the tools: ds_z3_offload_config.json, zero2.json.
     """
-    if isinstance(value, Mapping):
-        return value
-    path = (context.folder or Path()) / Path(str(value)).expanduser()
-    try:
-        found = json.loads(read_at_most(path, MAX_BYTES))
-    except (OSError, ValueError, RecursionError, AdviseError):
-        for stage in (3, 2, 1):
-            marks = (f"z{stage}", f"zero{stage}", f"stage{stage}")
-            if any(mark in path.name.lower() for mark in marks):
-                return {"zero_optimization": {"stage": stage}, BY_NAME: True}
-        raise CannotCarry(
-            f"{path.name} is not there, and its name does not say the ZeRO stage"
-        ) from None
-    if not isinstance(found, Mapping):
-        raise CannotCarry(f"{path.name} holds no map")
-    return found
-
-
-def _read_fsdp(value: Any, context: Context) -> Any:
-    return "fsdp" if value not in (None, "", [], False) else None
+    found = value
+    if not isinstance(value, Mapping):
+        path = (context.folder or Path()) / Path(str(value)).expanduser()
+        try:
+            found = json.loads(read_at_most(path, MAX_BYTES))
+        except (OSError, ValueError, RecursionError, AdviseError):
+            name = path.name.lower()
+            said = re.search(r"(?:z|zero|stage)([123])", name)
+            if not said:
+                raise CannotCarry(
+                    f"{path.name} is not there, and its name does not say the ZeRO stage"
+                ) from None
+            offload = {"device": "cpu" if "offload" in name else ""}
+            return {"stage": int(said[1]), "offload_param": offload}
+        if not isinstance(found, Mapping):
+            raise CannotCarry(f"{path.name} holds no map")
+    zero = found.get("zero_optimization")
+    return zero if isinstance(zero, Mapping) else {}
 
 
 def _read_answers(value: Any, context: Context) -> Any:
@@ -219,24 +192,27 @@ def _read_answers(value: Any, context: Context) -> Any:
     return count // answers
 
 
-def _write_answers(value: Any, context: Context) -> Any:
-    return int(value) * int(context.ours.get("generations") or 1)
-
-
 UNLISTED = _refused("the other side has no word for it")
 TURNS: Mapping[str, Conversion] = {
     "same": Conversion(_same, _same),
     "inverted": Conversion(_inverted, _inverted),
-    "optimizer": Conversion(_read_optimizer, _write_optimizer),
+    "optimizer": Conversion(lambda value, _: plan_name(str(value)), _write_optimizer),
     "share_of_steps": Conversion(_read_share, _same),
     "share_or_rows": Conversion(_read_holdout, _same),
     "names": Conversion(_read_names, _same),
-    "trackers": Conversion(_read_trackers, _write_trackers),
-    "answers": Conversion(_read_answers, _write_answers),
-    "name_list": Conversion(_read_name_list, _write_name_list),
-    "comma_names": Conversion(_read_comma_names, _write_comma_names),
+    "trackers": Conversion(_read_trackers, lambda value, _: list(value) or "none"),
+    "answers": Conversion(_read_answers, UNLISTED),
+    "name_list": Conversion(
+        lambda value, context: _read_names(_list(value, context), context), _list
+    ),
+    "comma_names": Conversion(
+        _read_comma_names, lambda value, _: value if isinstance(value, str) else ",".join(value)
+    ),
     "deepspeed": Conversion(_read_deepspeed, _refused("DeepSpeed needs a file of its own")),
-    "fsdp": Conversion(_read_fsdp, _refused("`accelerate` sets up FSDP, in a file of its own")),
+    "fsdp": Conversion(
+        lambda value, _: "fsdp" if value else None,
+        _refused("`accelerate` sets up FSDP, in a file of its own"),
+    ),
     "listed": Conversion(UNLISTED, UNLISTED),
     "whole_number": Conversion(_same, _write_whole),
     "whole_steps": Conversion(_read_steps, _same),

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advisor.data.read.hub import is_hub_id
-from advisor.extras.other_tools.facts import CHAT
 from advisor.extras.other_tools.file import ToolFile, found_near
-from advisor.extras.other_tools.mapping import Lost
+from advisor.extras.other_tools.mapping import CHAT, Lost
 from advisor.extras.other_tools.recognise import Command
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile

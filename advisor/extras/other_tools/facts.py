@@ -11,7 +11,7 @@ from advisor.advice.facts_of_situation import model_facts
 from advisor.advice.settings import RATE, judge_stage, settings_by_rule
 from advisor.estimate.padding import padded_tokens
 from advisor.estimate.stages import embedding_matrices
-from advisor.extras.other_tools.mapping import at_key, flat_stage
+from advisor.extras.other_tools.mapping import CHAT, at_key, flat_stage
 from advisor.extras.other_tools.tool import Tool
 from advisor.ground.types import DataProfile, Hardware, ModelShape, TokenStats
 from advisor.methods import objective
@@ -26,7 +26,6 @@ ATTENTION = frozenset(
     ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv")
 )
 TEMPLATE, OWN = "template", "own"  # the key of theirs; derived from the model's own
-CHAT = ("messages", "sharegpt", "tool_calls")
 
 
 def facts_of(

@@ -21,8 +21,8 @@ import yaml
 from advisor.export.exporter import Wanted
 from advisor.extras.other_tools.job import SPLIT, Job, job_of
 from advisor.extras.other_tools.mapping import flat_stage, usual_values, write
-from advisor.extras.other_tools.rows import KINDS, TEXT, written
-from advisor.extras.other_tools.tool import Tool, tool_named
+from advisor.extras.other_tools.rows import KINDS, written
+from advisor.extras.other_tools.tool import TEXT, Tool, tool_named
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import TEMPORARY, cannot_write, shown_path, text_of
 from advisor.ground.version import __version__

@@ -18,8 +18,8 @@ from advisor.extras.other_tools.mapping import (
     usual_values,
     write,
 )
-from advisor.extras.other_tools.rows import ANSWERS, KINDS, TEXT, Rows, rows_of
-from advisor.extras.other_tools.tool import Tool
+from advisor.extras.other_tools.rows import KINDS, Rows, rows_of
+from advisor.extras.other_tools.tool import ANSWERS, TEXT, Tool
 from advisor.methods.stage import Stage
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan

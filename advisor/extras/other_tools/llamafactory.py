@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from advisor.data.read.hub import is_hub_id
 from advisor.export.exporter import Wanted
 from advisor.extras.other_tools.data_sets import (
     ELSEWHERE,
     HUB,
-    MISSING,
     DataRef,
     FileData,
     names,
     placed,
     text,
-)
+)  # fmt: skip
 from advisor.extras.other_tools.file import ToolFile, found_near
-from advisor.extras.other_tools.job import Job
-from advisor.extras.other_tools.rows import FEEDBACK, PAIRS, TEXT
+from advisor.extras.other_tools.tool import FEEDBACK, PAIRS, TEXT
 from advisor.ground.errors import AdviseError, nearest
 from advisor.ground.files import read_at_most
+
+if TYPE_CHECKING:
+    from advisor.extras.other_tools.job import Job
 
 NAME = "llamafactory"
 HELP = "the file of LLaMA-Factory, with its data"
@@ -47,6 +48,11 @@ USUAL = {"prompt": "instruction", "query": "input", "response": "output"}
 USUAL_MESSAGES = {"messages": "conversations"}
 FORMATTINGS = ("alpaca", "sharegpt", "openai")
 MEDIA = ("images", "videos", "audios")
+OTHER_PLACES = {
+    "ms_hub_url": "it is on ModelScope", "om_hub_url": "it is on another hub",
+    "script_url": "a script loads it", "cloud_file_name": "it is in a cloud's storage",
+}  # fmt: skip
+NO_PLACE = f"{INFO} does not say where it is"
 
 
 def export(wanted: Wanted) -> int:
@@ -59,12 +65,12 @@ def export(wanted: Wanted) -> int:
 def read_data(file: ToolFile) -> FileData:
     """The data sets of a file."""
     values, found = file.values, FileData()
-    folder = values.get("dataset_dir", "data")
-    info = _info(file, folder, found)
-    folder = found.folder or folder
-    for key, evaluates in (("dataset", False), ("eval_dataset", True)):
-        for name in _listed(values.get(key)):
-            found.refs.append(_ref(file, key, name, folder, info, evaluates=evaluates))
+    info = _info(file, found)
+    folder = found.folder or text(values.get("dataset_dir", "data"))
+    for key in ("dataset", "eval_dataset"):
+        listed = ",".join(names(values.get(key))).split(",")
+        for name in filter(None, map(str.strip, listed)):
+            found.refs.append(_ref(file, key, name, folder, info))
     strategy = values.get("mix_strategy", "concat")
     if strategy != "concat" and len(found.train) > 1:
         found.lost.append(f"how the data sets are mixed (mix_strategy: {strategy})")
@@ -73,33 +79,25 @@ def read_data(file: ToolFile) -> FileData:
     return found
 
 
-def _listed(value: Any) -> list[str]:
-    return [one.strip() for listed in names(value) for one in listed.split(",") if one.strip()]
-
-
-def _info(file: ToolFile, folder: Any, found: FileData) -> Mapping[str, Any] | None:
+def _info(file: ToolFile, found: FileData) -> Mapping[str, Any] | None:
     """What dataset_info.json holds; None without one."""
+    folder = file.values.get("dataset_dir", "data")
     if isinstance(folder, Mapping):
         return folder
     named = text(folder)
-    if not named or named == "ONLINE":
-        return None
-    if named.startswith("REMOTE:"):
-        found.notes.append(f"{INFO} is on the hub ({named[7:]}) and was not read")
+    if not named or named == "ONLINE" or named.startswith("REMOTE:"):
         return None
     path = found_near(file.path, f"{named}/{INFO}")
     key = "dataset_dir" if "dataset_dir" in file.values else "dataset"
     if path is None:
-        default = "" if key == "dataset_dir" else ", the default of dataset_dir"
-        missing = f"there is no {named}/{INFO} here{default}"
+        missing = f"there is no {named}/{INFO} here"
         path = file.folder / INFO
         if not path.is_file():
             found.notes.append(f"{missing}: what the names in `dataset` stand for is not known")
             return None
         # People put it beside the file; the tool looks in the folder alone and stops.
-        what = f"{missing}, but one beside the file, which is read here"
-        stops = "LLaMA-Factory stops without it: name its folder"
-        file.fault("warning", key, f"{what}; {stops}", {"dataset_dir": "."})
+        what = f"{missing}, but one beside the file, which is read here; LLaMA-Factory stops"
+        file.fault("warning", key, f"{what} without it: name its folder", {"dataset_dir": "."})
         found.folder = "."
     try:
         read = json.loads(read_at_most(path, MAX_BYTES).decode("utf-8-sig"))
@@ -113,69 +111,50 @@ def _info(file: ToolFile, folder: Any, found: FileData) -> Mapping[str, Any] | N
 
 
 def _ref(
-    file: ToolFile,
-    key: str,
-    name: str,
-    folder: Any,
-    info: Mapping[str, Any] | None,
-    *,
-    evaluates: bool,
+    file: ToolFile, key: str, name: str, folder: str, info: Mapping[str, Any] | None
 ) -> DataRef:
-    base: dict[str, Any] = {"key": key, "named": name, "evaluates": evaluates}
+    base: dict[str, Any] = {"key": key, "named": name, "evaluates": key == "eval_dataset"}
     if info is None:
         if folder == "ONLINE" and is_hub_id(name):
             return DataRef(**base, place=HUB, hub=name, form="alpaca", roles=_roles({}, "alpaca"))
-        why = f"{INFO} is not here, which says what the name stands for"
-        return DataRef(**base, place=MISSING, why_not=why)
+        return DataRef(**base, why_not=f"{INFO} is not here, which says what the name stands for")
     entry = info.get(name)
     if not isinstance(entry, Mapping):
         known = [str(one) for one in info]
         near = nearest(name, known)
         what = f"{INFO} has no data set '{name}'; it has {', '.join(known[:12])}"
         file.fault("error", key, f"{what}; {near}" if near else what)
-        return DataRef(**base, place=MISSING, why_not=f"{INFO} does not have it")
+        return DataRef(**base, why_not=f"{INFO} does not have it")
     form = text(entry.get("formatting")) or "alpaca"
     if form not in FORMATTINGS:
         what = f"the formatting '{form}' of '{name}' in {INFO} is none of {', '.join(FORMATTINGS)}"
         file.fault("error", key, what)
-    place = _place(file, entry, text(folder))
-    roles = _roles(entry, form)
-    lost = [*place.pop("lost", ()), *_lost(entry)]
+    if hub := text(entry.get("hf_hub_url")):
+        subset = text(entry.get("subset"))
+        place: dict[str, Any] = {"place": HUB, "hub": f"{hub}/{subset}" if subset else hub}
+    elif local := text(entry.get("file_name")):
+        place = placed(file, local, inside=folder)
+    else:
+        where = next((why for one, why in OTHER_PLACES.items() if entry.get(one)), NO_PLACE)
+        place = {"place": ELSEWHERE, "why_not": f"{where}: save its rows as a file"}
     columns = entry.get("columns")
     media = [one for one in MEDIA if isinstance(columns, Mapping) and columns.get(one)]
-    why = place.pop("why_not", "")
     if media:
-        why = f"its rows hold {' and '.join(media)}, and a plan trains on text alone"
+        place["why_not"] = f"its rows hold {' and '.join(media)}, and a plan trains on text alone"
+    parts = [(one, entry.get(one)) for one in ("split", "num_samples", "folder")]
+    lost = [f"{one}: {value}" for one, value in parts if value not in (None, "", "train")]
+    roles = _roles(entry, form)
+    needs = [roles[role] for role in ("text", "messages", "question") if role in roles][:1]
+    if file.values.get("stage") != "pt":
+        answer = () if "good" in roles else ("answer",)
+        needs += [roles[one] for one in ("chosen", "rejected", *answer) if one in roles]
     return DataRef(
         **base,
         form=form + (", chosen and rejected" if entry.get("ranking") else ""),
         roles=roles,
-        needs=_needs(file, roles, bool(entry.get("ranking"))),
-        lost=tuple(lost),
-        why_not=why,
-        **place,
+        needs=(tuple(needs),) if needs else (),
+        **{**place, "lost": (*place.get("lost", ()), *lost)},
     )
-
-
-def _place(file: ToolFile, entry: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    if hub := text(entry.get("hf_hub_url")):
-        subset = text(entry.get("subset"))
-        return {"place": HUB, "hub": f"{hub}/{subset}" if subset else hub}
-    if named := text(entry.get("file_name")):
-        return placed(file, named, inside=folder)
-    kind = next(
-        (
-            one
-            for one in ("ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
-            if entry.get(one)
-        ),
-        "",
-    )
-    where = {
-        "ms_hub_url": "it is on ModelScope", "om_hub_url": "it is on another hub",
-        "script_url": "a script loads it", "cloud_file_name": "it is in a cloud's storage",
-    }.get(kind, f"{INFO} does not say where it is")  # fmt: skip
-    return {"place": ELSEWHERE, "why_not": f"{where}: save its rows as a file"}
 
 
 def _roles(entry: Mapping[str, Any], form: str) -> dict[str, str]:
@@ -183,37 +162,14 @@ def _roles(entry: Mapping[str, Any], form: str) -> dict[str, str]:
     wanted, usual = (ALPACA, USUAL) if form == "alpaca" else (SHAREGPT, USUAL_MESSAGES)
     stated = entry.get("columns")
     columns = stated if isinstance(stated, Mapping) else usual
+    unused = ("answer",) if entry.get("ranking") else ("chosen", "rejected")
     found = {
         role: text(columns.get(theirs))
         for theirs, role in wanted.items()
-        if text(columns.get(theirs))
+        if text(columns.get(theirs)) and role not in unused
     }
-    if entry.get("ranking"):
-        found.pop("answer", None)
-    else:
-        found.pop("chosen", None)
-        found.pop("rejected", None)
     if form == "alpaca" and set(found) == {"question"}:
         return {"text": found["question"]}  # the one column of a text to continue
-    return found
-
-
-def _needs(file: ToolFile, roles: Mapping[str, str], ranking: bool) -> tuple[tuple[str, ...], ...]:
-    first = [roles[role] for role in ("text", "messages", "question") if role in roles][:1]
-    rest = [roles[role] for role in ("chosen", "rejected") if ranking and role in roles]
-    answer = [roles["answer"]] if "answer" in roles and "good" not in roles else []
-    wanted = (*first, *rest, *answer) if file.values.get("stage") != "pt" else tuple(first)
-    return (wanted,) if wanted else ()
-
-
-def _lost(entry: Mapping[str, Any]) -> list[str]:
-    found = []
-    if (split := text(entry.get("split"))) and split != "train":
-        found.append(f"only its split '{split}'")
-    if entry.get("num_samples") is not None:
-        found.append(f"num_samples: {entry['num_samples']}")
-    if folder := text(entry.get("folder")):
-        found.append(f"only its folder '{folder}'")
     return found
 
 

@@ -22,6 +22,7 @@ from advisor.plan.model import Plan, Stage
 # are "text" or "rows" (requests with answers, pairs).
 COMMAND, DATA_KIND = "command", "data_kind"
 ASIDE = (COMMAND, DATA_KIND)
+CHAT = ("messages", "sharegpt", "tool_calls")  # formats of rows that are conversations
 LARGEST = 10**15  # of a number that is carried
 NO_KEY = "a plan has no such key"
 ABSENT: Any = object()

@@ -20,10 +20,10 @@ from advisor.data.same_rows import (
     normalise_text,
     question_key,
 )
+from advisor.extras.other_tools.tool import ANSWERS, FEEDBACK, PAIRS, TEXT
 from advisor.ground.errors import InputError
 from advisor.plan.entries import Entry
 
-TEXT, ANSWERS, PAIRS, FEEDBACK = "text", "answers", "pairs", "feedback"
 KINDS = {
     "cpt": ANSWERS, "sft": ANSWERS, "dpo": PAIRS, "orpo": PAIRS, "simpo": PAIRS, "rm": PAIRS,
     "kto": FEEDBACK,

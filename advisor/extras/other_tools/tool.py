@@ -27,6 +27,7 @@ CONVERSIONS = (
     "answers", "trackers",
 )  # fmt: skip
 TOOLS = ("axolotl", "llamafactory", "trl")
+TEXT, ANSWERS, PAIRS, FEEDBACK = "text", "answers", "pairs", "feedback"  # kinds of rows
 CLOSE = 0.78  # how alike a misspelt key and the one that is meant are at least
 
 ANY = Shape(null=True)

@@ -17,6 +17,11 @@ NAME = "trl"
 HELP = "the file of TRL, with its data"
 TAKES: Literal["plan", "run"] = "plan"
 NEEDS: tuple[str, ...] = ()
+# Command -> the columns that its trainer reads.
+NEEDS_OF: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "dpo": (("chosen", "rejected"),), "reward": (("chosen", "rejected"),),
+    "kto": (("prompt", "completion", "label"),), "grpo": (("prompt",),), "rloo": (("prompt",),),
+}  # fmt: skip
 
 
 def export(wanted: Wanted) -> int:
@@ -26,19 +31,6 @@ def export(wanted: Wanted) -> int:
     return export_to(NAME, wanted)
 
 
-def needs(file: ToolFile) -> tuple[tuple[str, ...], ...]:
-    """The sets of columns of which the trainer of the command reads one."""
-    field = text(file.values.get("dataset_text_field")) or "text"
-    return {
-        "sft": (("messages",), ("prompt", "completion"), (field,), ("conversations",)),
-        "dpo": (("chosen", "rejected"),),
-        "reward": (("chosen", "rejected"),),
-        "kto": (("prompt", "completion", "label"),),
-        "grpo": (("prompt",),),
-        "rloo": (("prompt",),),
-    }.get(file.command.name, ())
-
-
 def read_data(file: ToolFile) -> FileData:
     """The data sets of a file."""
     values, found = file.values, FileData()
@@ -46,58 +38,41 @@ def read_data(file: ToolFile) -> FileData:
     if isinstance(listed, list) and listed:
         for index, one in enumerate(listed):
             if isinstance(one, Mapping):
-                found.refs.append(_of_list(file, index, one))
+                found.refs.append(_ref(file, f"datasets.{index}", one))
         if "dataset_name" in values:
             what = "'dataset_name' has no effect beside `datasets`: delete one of them"
             file.fault("warning", "dataset_name", what, {"dataset_name": None})
         if any(isinstance(one, Mapping) and one.get("fraction") is not None for one in listed):
             found.lost.append("the share of each data set (`fraction`): all rows are taken")
     elif name := text(values.get("dataset_name")):
-        split = text(values.get("dataset_train_split")) or "train"
-        subset = text(values.get("dataset_config"))
-        found.refs.append(_ref(file, "dataset_name", name, subset=subset, split=split))
+        subset, split = values.get("dataset_config"), values.get("dataset_train_split")
+        one = {"path": name, "name": subset, "split": split}
+        found.refs.append(_ref(file, "dataset_name", one))
     return found
 
 
-def _of_list(file: ToolFile, index: int, one: Mapping[str, Any]) -> DataRef:
+def _ref(file: ToolFile, key: str, one: Mapping[str, Any]) -> DataRef:
+    """A data set, as an entry of `datasets` names it."""
+    named, folder = text(one.get("path")), text(one.get("data_dir"))
+    files = [f"{folder}/{name}" if folder else name for name in names(one.get("data_files"))]
+    files = files or ([folder] if folder else [])
+    where = placed(file, named, files=files)
+    if where.get("hub") and text(one.get("name")):
+        where["hub"] += f"/{one['name']}"
     columns = names(one.get("columns"))
-    folder = text(one.get("data_dir"))
-    return _ref(
-        file,
-        f"datasets.{index}",
-        text(one.get("path")),
-        subset=text(one.get("name")),
-        split=text(one.get("split")) or "train",
-        files=[f"{folder}/{name}" if folder else name for name in names(one.get("data_files"))]
-        or ([folder] if folder else []),
-        lost=[f"only its columns {', '.join(columns)}"] if columns else [],
-    )
-
-
-def _ref(
-    file: ToolFile,
-    key: str,
-    named: str,
-    *,
-    subset: str = "",
-    split: str = "train",
-    files: list[str] | None = None,
-    lost: list[str] | None = None,
-) -> DataRef:
-    where = placed(file, named, files=files or [])
-    lost = [*(lost or []), *where.pop("lost", ())]
-    if subset and where.get("hub"):
-        where["hub"] = f"{where['hub']}/{subset}"
-    if split != "train":
+    lost = [f"only its columns {', '.join(columns)}"] if columns else []
+    lost += where.pop("lost", ())
+    if (split := text(one.get("split"))) not in ("", "train"):
         lost.append(f"only its split '{split}'")
-    shown = ", ".join(files) if files else named
     field = text(file.values.get("dataset_text_field"))
+    # The sets of columns of which the trainer of the command reads one.
+    columns_of_sft = (("messages",), ("prompt", "completion"), (field or "text",))
     return DataRef(
         key=key,
-        named=shown,
+        named=", ".join(files) or named,
         form="by the names of its columns",
         roles={"text": field} if field else {},
-        needs=needs(file),
+        needs={**NEEDS_OF, "sft": (*columns_of_sft, ("conversations",))}.get(file.command.name, ()),
         lost=tuple(lost),
         **where,
     )
