@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advisor.extras.other_tools.conversions import TURNS, CannotCarry, Context
-from advisor.extras.other_tools.tool import OneKey, Pair, Together, Tool, known_names, meant_key
+from advisor.extras.other_tools.tool import OneKey, Together, Tool, known_names, meant_key
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
@@ -94,100 +94,100 @@ def read(
         defaults: Key -> the tool's own default, of the same command.
         context: What conversions need.
     """
-    found, context = Reading(), context or Context()
-    named = {*tool.data_keys, *ASIDE}
+    reader = _Reader(values, defaults, context or Context(), {*tool.data_keys, *ASIDE})
+    found = reader.found
     for entry in tool.mapping:
         if isinstance(entry, Together):
-            _read_together(entry, values, defaults, found, named)
+            reader.together(entry)
         else:
-            _read_one(entry, values, defaults, found, named, context)
+            reader.one(entry)
     implied = {key: one for always in tool.always for key, one in always.values.items()}
-    named |= {one.key for one in found.idle}
+    told = reader.named | {one.key for one in found.idle}
     for key in leaves(values):
-        if key in named or _top(key) in named:
+        top, value = key.split(".")[0], at_key(values, key)
+        if key in told or top in told:
             continue
-        if key in implied and same_value(at_key(values, key), implied[key]):
+        if key in implied and same_value(value, implied[key]):
             continue  # what a plan means anyway
-        if key in tool.no_effect or _top(key) in tool.no_effect:
+        if key in tool.no_effect or top in tool.no_effect:
             found.no_effect.append(key)
-        elif at_key(values, key) not in (None, at_key(defaults, key)):
-            why = tool.not_carried.get(key) or tool.not_carried.get(_top(key)) or NO_KEY
-            if why == NO_KEY and _top(key) not in known_names(tool.id):
-                near = meant_key(tool.id, _top(key))
+        elif value not in (None, at_key(defaults, key)):
+            why = tool.not_carried.get(key) or tool.not_carried.get(top) or NO_KEY
+            if why == NO_KEY and top not in known_names(tool.id):
+                near = meant_key(tool.id, top)
                 why = "not a key that is known here" + (f"; did you mean {near}?" if near else "")
-            found.lost.append(Lost(key=key, value=at_key(values, key), why=why))
+            found.lost.append(Lost(key=key, value=value, why=why))
     return found
 
 
 def _is_usable(value: Any) -> bool:
     """Whether every number in it is one that can be computed with."""
-    if isinstance(value, Mapping):
-        return all(map(_is_usable, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_usable, value))
+    if isinstance(value, Mapping | list | tuple):
+        return all(map(_is_usable, value.values() if isinstance(value, Mapping) else value))
     return not isinstance(value, int | float) or -LARGEST <= value <= LARGEST
 
 
-def _read_together(
-    entry: Together,
-    values: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    found: Reading,
-    named: set[str],
-) -> None:
-    keys = dict.fromkeys(key for pair in entry.either for key in pair.theirs)
-    here = tuple(key for key in keys if key not in ASIDE and at_key(values, key) is not ABSENT)
-    named.update(here)
-    for pair in entry.either:
-        if all(
-            _is(_effective(values, defaults, key), wanted) for key, wanted in pair.theirs.items()
-        ):
-            for ours, value in pair.ours.items():
-                found.carried.setdefault(
-                    ours, Carried(ours=ours, value=value, theirs=here, is_default=not here)
-                )
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """One pass over the mapping of a tool, from its keys to ours."""
+
+    values: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    context: Context
+    named: set[str]  # their keys that an entry has taken
+    found: Reading = field(default_factory=Reading)
+
+    def holds(self, key: str) -> Any:
+        """The value of their key, given or by default; None without one."""
+        value = at_key(self.values, key)
+        value = at_key(self.defaults, key) if value is ABSENT else value
+        return None if value is ABSENT else value
+
+    def together(self, entry: Together) -> None:
+        """Carry the first of the pairs whose values are there."""
+        keys = dict.fromkeys(key for pair in entry.either for key in pair.theirs)
+        given = {key: at_key(self.values, key) for key in keys if key not in ASIDE}
+        given = {key: value for key, value in given.items() if value is not ABSENT}
+        here = tuple(given)
+        self.named.update(here)
+        for pair in entry.either:
+            if all(_is(self.holds(key), wanted) for key, wanted in pair.theirs.items()):
+                for ours, value in pair.ours.items():
+                    one = Carried(ours=ours, value=value, theirs=here, is_default=not here)
+                    self.found.carried.setdefault(ours, one)
+                return
+        if here:
+            why = f"a plan has no word for {', '.join(f'{key}: {given[key]}' for key in here)}"
+            self.found.lost.append(Lost(key=here[0], value=given[here[0]], why=why))
+
+    def one(self, entry: OneKey) -> None:
+        """Carry the value of one key where it has an effect."""
+        key, found, ours = entry.theirs, self.found, self.found.ours
+        is_here = at_key(self.values, key) is not ABSENT
+        value = self.holds(key)
+        failing = [name for name, wanted in entry.when.items() if not _is(ours.get(name), wanted)]
+        if failing:
+            if is_here and key not in self.named:
+                why = f"it has no effect where {failing[0]} is {_word(ours.get(failing[0]))}"
+                found.idle.append(Lost(key=key, value=value, why=why))
+            # Another entry may read the same key for another method, which names it then.
             return
-    if here:
-        said = ", ".join(f"{key}: {at_key(values, key)}" for key in here)
-        found.lost.append(
-            Lost(key=here[0], value=at_key(values, here[0]), why=f"a plan has no word for {said}")
-        )
-
-
-def _read_one(
-    entry: OneKey,
-    values: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    found: Reading,
-    named: set[str],
-    context: Context,
-) -> None:
-    is_here = at_key(values, entry.theirs) is not ABSENT
-    ours = found.ours
-    failing = [key for key, wanted in entry.when.items() if not _is(ours.get(key), wanted)]
-    if failing:
-        if is_here and entry.theirs not in named:
-            why = f"it has no effect where {failing[0]} is {_word(ours.get(failing[0]))}"
-            found.idle.append(Lost(key=entry.theirs, value=at_key(values, entry.theirs), why=why))
-        # Another entry may read the same key for another method: it is named by whoever takes it.
-        return
-    if is_here:
-        named.add(entry.theirs)
-    value = _effective(values, defaults, entry.theirs)
-    by_name = [ours for theirs, ours in entry.values if _is(value, theirs)]
-    if value is None and not by_name:
-        return
-    read_value = TURNS[entry.turned].read
-    try:
-        turned = by_name[0] if by_name else read_value(value, replace(context, ours=ours))
-        if not _is_usable(turned):
-            raise CannotCarry("no number that can be used")
-    except (CannotCarry, OverflowError, ValueError) as why:
-        found.lost.append(Lost(key=entry.theirs, value=value, why=str(why)))
-        return
-    carried = Carried(ours=entry.ours, value=turned, theirs=(entry.theirs,), is_default=not is_here)
-    found.carried.setdefault(entry.ours, carried)
-    found.idle = [one for one in found.idle if one.key != entry.theirs]
+        if is_here:
+            self.named.add(key)
+        by_name = [ours for theirs, ours in entry.values if _is(value, theirs)]
+        if value is None and not by_name:
+            return
+        context = replace(self.context, ours=ours)
+        try:
+            turned = by_name[0] if by_name else TURNS[entry.turned].read(value, context)
+            if not _is_usable(turned):
+                raise CannotCarry("no number that can be used")
+        except (CannotCarry, OverflowError, ValueError) as why:
+            found.lost.append(Lost(key=key, value=value, why=str(why)))
+            return
+        one = Carried(ours=entry.ours, value=turned, theirs=(key,), is_default=not is_here)
+        found.carried.setdefault(entry.ours, one)
+        found.idle = [one for one in found.idle if one.key != key]
 
 
 def write(
@@ -201,12 +201,13 @@ def write(
         command: What the file is for, which decides about the keys that it has; None: not known.
         usual: Our defaults: what equals them and has no word there is not lost.
     """
-    found, told = Writing(), set[str]()
+    writer = _Writer(ours, usual)
+    found = writer.found
     for entry in tool.mapping:
         if isinstance(entry, Together):
-            _write_together(entry, ours, found, told, usual)
+            writer.together(entry)
         elif tool.has(entry.theirs, command):
-            _write_one(entry, ours, found, told, usual)
+            writer.one(entry)
     for always in tool.always:
         if all(_is(ours.get(key), wanted) for key, wanted in always.when.items()):
             for key, value in always.values.items():
@@ -214,76 +215,72 @@ def write(
                     _put(found.values, key, value)
                     found.because[key] = always.because
     found.values = {key: one for key, one in found.values.items() if tool.has(key, command)}
-    lost = {one.key for one in found.lost}
-    for key, value in ours.items():
-        if key not in told and key not in lost and value != usual.get(key):
-            found.lost.append(Lost(key=key, value=value, why=f"{tool.name} has no such key"))
+    told = writer.told | {one.key for one in found.lost}
+    for key in ours:
+        if key not in told:
+            writer.lose(key, f"{tool.name} has no such key")
     return found
 
 
-def _write_together(
-    entry: Together,
-    ours: Mapping[str, Any],
-    found: Writing,
-    told: set[str],
-    usual: Mapping[str, Any],
-) -> None:
-    pairs = [pair for pair in entry.either if not pair.read_only]
-    if not pairs:
-        return
-    for pair in pairs:
-        if all(_is(ours.get(key), value) for key, value in pair.ours.items()):
-            _put_pair(pair, found, told)
-            found.lost += [
-                Lost(key=key, value=ours[key], why=why) for key, why in pair.loses.items()
-            ]
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """One pass over the mapping of a tool, from our keys to its own."""
+
+    ours: Mapping[str, Any]
+    usual: Mapping[str, Any]
+    told: set[str] = field(default_factory=set)  # our keys that an entry has taken
+    found: Writing = field(default_factory=Writing)
+
+    def lose(self, key: str, why: str) -> None:
+        """A value without a word there is lost unless it is what ours is anyway."""
+        if key in self.ours and self.ours[key] != self.usual.get(key):
+            self.found.lost.append(Lost(key=key, value=self.ours[key], why=why))
+
+    def together(self, entry: Together) -> None:
+        """Write the first of the pairs whose values are ours."""
+        pairs = [pair for pair in entry.either if not pair.read_only]
+        for pair in pairs:
+            if all(_is(self.ours.get(key), value) for key, value in pair.ours.items()):
+                self.told.update(pair.ours)
+                for key, wanted in pair.theirs.items():
+                    value = wanted[0] if isinstance(wanted, list) else wanted
+                    if key in ASIDE:
+                        self.found.aside[key] = value
+                    elif value is not None:
+                        _put(self.found.values, key, value)
+                        self.found.came_from[key] = tuple(pair.ours)
+                self.found.lost += [
+                    Lost(key=key, value=self.ours[key], why=why) for key, why in pair.loses.items()
+                ]
+                return
+        if pairs:
+            keys = dict.fromkeys(key for pair in entry.either for key in pair.ours)
+            self.told.update(keys)
+            for key in keys:
+                self.lose(key, f"there is no word for this {entry.about}")
+
+    def one(self, entry: OneKey) -> None:
+        """Write one key that nothing before it has told."""
+        if entry.read_only or entry.ours not in self.ours or entry.ours in self.told:
             return
-    keys = dict.fromkeys(key for pair in entry.either for key in pair.ours)
-    told.update(keys)
-    why = f"there is no word for this {entry.about}"
-    found.lost += [
-        Lost(key=key, value=ours[key], why=why)
-        for key in keys
-        if key in ours and ours[key] != usual.get(key)
-    ]
-
-
-def _put_pair(pair: Pair, found: Writing, told: set[str]) -> None:
-    told.update(pair.ours)
-    for key, wanted in pair.theirs.items():
-        value = wanted[0] if isinstance(wanted, list) else wanted
-        if key in ASIDE:
-            found.aside[key] = value
-        elif value is not None:
-            _put(found.values, key, value)
-            found.came_from[key] = tuple(pair.ours)
-
-
-def _write_one(
-    entry: OneKey,
-    ours: Mapping[str, Any],
-    found: Writing,
-    told: set[str],
-    usual: Mapping[str, Any],
-) -> None:
-    if entry.read_only or entry.ours not in ours or entry.ours in told:
-        return
-    if not all(_is(ours.get(key), wanted) for key, wanted in entry.when.items()):
-        return
-    told.add(entry.ours)
-    value = ours[entry.ours]
-    by_name = [theirs for theirs, named in entry.values if same_value(named, value)]
-    if value is None and not by_name:
-        return
-    try:
-        turned = by_name[0] if by_name else TURNS[entry.turned].write(value, Context(ours=ours))
-    except CannotCarry as why:
-        if value != usual.get(entry.ours):
-            found.lost.append(Lost(key=entry.ours, value=value, why=str(why)))
-        return
-    if turned is not None:
-        _put(found.values, entry.theirs, turned)
-        found.came_from[entry.theirs] = (entry.ours,)
+        if not all(_is(self.ours.get(key), wanted) for key, wanted in entry.when.items()):
+            return
+        self.told.add(entry.ours)
+        value = self.ours[entry.ours]
+        turned = next(
+            (theirs for theirs, named in entry.values if same_value(named, value)), ABSENT
+        )
+        if turned is ABSENT and value is None:
+            return
+        try:
+            if turned is ABSENT:
+                turned = TURNS[entry.turned].write(value, Context(ours=self.ours))
+        except CannotCarry as why:
+            self.lose(entry.ours, str(why))
+            return
+        if turned is not None:
+            _put(self.found.values, entry.theirs, turned)
+            self.found.came_from[entry.theirs] = (entry.ours,)
 
 
 # --------------------------------------------------------------------------- values
@@ -314,17 +311,6 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     for part in outer:
         values = values.setdefault(part, {})
     values[last] = value
-
-
-def _top(dotted: str) -> str:
-    return dotted.split(".")[0]
-
-
-def _effective(values: Mapping[str, Any], defaults: Mapping[str, Any], key: str) -> Any:
-    value = at_key(values, key)
-    if value is ABSENT:
-        value = at_key(defaults, key)
-    return None if value is ABSENT else value
 
 
 def _is(value: Any, wanted: Any) -> bool:
