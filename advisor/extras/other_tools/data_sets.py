@@ -32,33 +32,19 @@ BUILDERS = ("json", "csv", "parquet", "arrow", "text")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataRef:
-    """One data set that a file names.
+    """One data set that a file names."""
 
-    Attributes:
-        key: The dotted key that names it.
-        named: Its name there.
-        evaluates: It is measured on, not trained on.
-        place: file (it is here), hub, missing (a path that is not here) or elsewhere.
-        files: What is here: files, or one folder.
-        hub: The id on the model hub, with a folder behind it for a configuration of it.
-        form: The tool's word for its format, or what it goes by.
-        roles: Role of ours -> the column in which the tool looks for it. Empty: by our own reading.
-        needs: Sets of columns of which the tool must find one whole. Empty: anything goes.
-        lost: What a plan cannot say of it: sentences.
-        why_not: Why a plan cannot hold it at all.
-    """
-
-    key: str
-    named: str
-    evaluates: bool = False
-    place: str = MISSING
-    files: tuple[Path, ...] = ()
-    hub: str = ""
-    form: str = ""
-    roles: Mapping[str, str] = field(default_factory=dict)
-    needs: tuple[tuple[str, ...], ...] = ()
-    lost: tuple[str, ...] = ()
-    why_not: str = ""
+    key: str  # the dotted key that names it
+    named: str  # its name there
+    evaluates: bool = False  # it is measured on, not trained on
+    place: str = MISSING  # file (it is here), hub, missing (it is not), or elsewhere
+    files: tuple[Path, ...] = ()  # what is here: files, or one folder
+    hub: str = ""  # the id on the model hub, with a folder behind it for a configuration of it
+    form: str = ""  # the tool's word for its format, or what it goes by
+    roles: Mapping[str, str] = field(default_factory=dict)  # role of ours -> column; empty: by name
+    needs: tuple[tuple[str, ...], ...] = ()  # sets of columns, of which it must find one whole
+    lost: tuple[str, ...] = ()  # what a plan cannot say of it: sentences
+    why_not: str = ""  # why a plan cannot hold it at all
 
     @property
     def path(self) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,9 +39,6 @@ UP = 4  # folders above the file in which a relative path is looked for
 FLAGS = {"yes": True, "on": True, "no": False, "off": False}  # to the tools' own loaders
 PLAN_IT = "`advise --model MODEL --data DATA --plan plan.yaml` plans the same training"
 CHECK_PLAN = "this is a plan of `advise`: `advise run FILE --dry-run` measures it"
-OPEN = re.compile(r"\$\{[^{}]{1,200}\}|\$[A-Z][A-Z0-9_]*\b|\{\{.{0,200}?\}\}|\{%")
-# Keys whose texts are templates or prompts, in which these marks are meant.
-TEMPLATES = ("template", "format", "prompt", "jinja", "system", "kwargs", "plugin")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,7 +53,7 @@ class ToolFile:
     values: dict[str, Any]  # plain data; secrets are ***
     marks: Mapping[Path_, tuple[int, int]]  # (line, column) from 1
     secrets: Mapping[Path_, Any]  # what stands there in `text`, and is *** in `values`
-    open: set[str] = field(default_factory=set)  # keys that another program fills in
+    meant: dict[str, Any] = field(default_factory=dict)  # the values under the names that are meant
     notes: list[str] = field(default_factory=list)  # what was assumed
     faults: list[Found] = field(default_factory=list)  # of keys, and of the data that they name
 
@@ -99,19 +95,6 @@ class ToolFile:
                 text=what, where=self.at(key), instead=instead or None,
             )
         )  # fmt: skip
-
-    @property
-    def meant(self) -> dict[str, Any]:
-        """The values under the names that are meant: a file that the tool refuses for a misspelt
-        key trains nothing as it stands.
-        """
-        found = dict(self.values)
-        for key in self.values:
-            near = meant_key(self.tool, key) if key not in known_names(self.tool) else None
-            is_read = self.about.refuses_unknown or key in self.about.renamed
-            if near is not None and is_read and near not in self.values:
-                found[near] = found.pop(key)
-        return found
 
 
 def steps(key: str) -> Path_:
@@ -207,30 +190,24 @@ def _given(line: CommandLine, about: Tool, path: Path, name: str) -> dict[str, A
 
 
 def _judge(file: ToolFile) -> None:
-    """Say what is to be known of the keys: which are misspelt, and which hold no value yet."""
+    """Say which keys are misspelt. What the tool refuses trains nothing: what is meant counts."""
     file.notes.append(f"judged by what {file.about.title} does, the release known here")
     does = "stops at" if file.about.refuses_unknown else "ignores"
+    file.meant = dict(file.values)
     for key, value in file.values.items():
         near = meant_key(file.tool, key) if key not in known_names(file.tool) else None
-        if near is None or len(file.faults) >= MOST:
+        if near is None:
             continue
-        mended = {near: MASK if is_secret_key(near) else value}
-        instead = {key: None} if near in file.values else {key: None, **mended}
-        if key in file.about.renamed:
-            file.fault("warning", key, f"'{key}' is called '{near}' today", instead)
-        else:
-            what = f"'{key}' is not known here; did you mean '{near}'?"
-            file.fault(
-                "warning", key, f"{what} {file.about.name} {does} what it does not have", instead
-            )
-    for path, value in _leaves(file.values, ()):
-        if isinstance(value, str) and OPEN.search(value) and "\n" not in value:
-            is_template = any(mark in str(step).lower() for step in path for mark in TEMPLATES)
-            if not is_template or path == ("template",):  # LLaMA-Factory's is the name of one
-                key = ".".join(map(str, path))
-                file.open.add(key)
-                what = f"{file.about.name} takes {value[:100]} as it is: write the value"
-                file.fault("warning", key, what)
+        said = f"'{key}' is called '{near}' today"
+        if key not in file.about.renamed:
+            said = f"'{key}' is not known here; did you mean '{near}'? {file.about.name} {does} it"
+        instead: dict[str, Any] = {key: None}
+        if near not in file.values:
+            instead[near] = MASK if is_secret_key(near) else value
+            if file.about.refuses_unknown or key in file.about.renamed:
+                file.meant[near] = file.meant.pop(key)
+        if len(file.faults) < MOST:
+            file.fault("warning", key, said, instead)
 
 
 def _leaves(value: Any, path: Path_) -> Iterator[tuple[Path_, Any]]:
@@ -265,18 +242,13 @@ def _take_secrets(values: dict[str, Any]) -> dict[Path_, Any]:
 def read_text(path: Path, *, name: str) -> str:
     """The text of a file. Raises InputError for anything that is none."""
     try:
-        if path.is_dir():
-            raise InputError("is a folder, a YAML or JSON file is expected", where=name)
         raw = read_at_most(path, MAX_BYTES)
-    except FileNotFoundError:
-        raise InputError("no such file", where=name, hint="check the path") from None
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot be read: {said}", where=name) from None
+        raise InputError(f"cannot be read: {said}", where=name, hint="check the path") from None
     if len(raw) > MAX_BYTES:
-        raise InputError(
-            f"more than {MAX_BYTES:,} bytes", where=name, hint="no such file is as long"
-        )
+        what = f"more than {MAX_BYTES:,} bytes"
+        raise InputError(what, where=name, hint="no such file is as long")
     return decoded(raw, name).replace("\r\n", "\n")
 
 

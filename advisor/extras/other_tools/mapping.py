@@ -101,7 +101,7 @@ def read(
             reader.together(entry)
         else:
             reader.one(entry)
-    implied = {key: one for always in tool.always for key, one in always.values.items()}
+    implied = {key: one for always in tool.always for key, one in always["values"].items()}
     told = reader.named | {one.key for one in found.idle}
     for key in leaves(values):
         top, value = key.split(".")[0], at_key(values, key)
@@ -209,11 +209,11 @@ def write(
         elif tool.has(entry.theirs, command):
             writer.one(entry)
     for always in tool.always:
-        if all(_is(ours.get(key), wanted) for key, wanted in always.when.items()):
-            for key, value in always.values.items():
+        if all(_is(ours.get(key), wanted) for key, wanted in always.get("when", {}).items()):
+            for key, value in always["values"].items():
                 if at_key(found.values, key) is ABSENT:
                     _put(found.values, key, value)
-                    found.because[key] = always.because
+                    found.because[key] = always["because"]
     found.values = {key: one for key, one in found.values.items() if tool.has(key, command)}
     told = writer.told | {one.key for one in found.lost}
     for key in ours:

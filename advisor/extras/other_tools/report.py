@@ -192,8 +192,6 @@ def _by_rules(file: ToolFile, reading: Reading, known: Known) -> Iterator[Found]
     """What rules say, at the first key of the file that is to be changed or was asked for."""
     for one in by_rules(file.about, known):
         asked = [key.split(".*")[0] for name in one.asked for key in name.split(EITHER)]
-        if any(key in file.open for key in asked):
-            continue  # a text that another program fills in: its value is not known
         names = [*(one.instead or {}), *asked]
         ours = {name: reading.carried.get(name.removeprefix(OURS)) for name in names}
         keys = [

@@ -171,15 +171,6 @@ class Together:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Always:
-    """Keys of theirs that are written for every plan, or for some."""
-
-    values: Mapping[str, Any]
-    because: str
-    when: Mapping[str, Any] = field(default_factory=dict)  # values of ours
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class FindingRule:
     """What is said of a file where its conditions hold."""
 
@@ -217,7 +208,7 @@ class Tool:
     commands: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"train": {}})
     only: Sequence[Sequence[Sequence[str]]] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
-    always: Sequence[Always] = ()
+    always: Sequence[Mapping[str, Any]] = ()
     data_keys: Sequence[str] = ()
     no_effect: Sequence[str] = ()
     not_written: Mapping[str, str] = field(default_factory=dict)
@@ -264,7 +255,7 @@ class Tool:
                     yield from pair.theirs
         yield from (*self.defaults, *self.data_keys, *self.no_effect, *self.not_carried)
         yield from (key for _, keys in self.only for key in keys)
-        yield from (key for always in self.always for key in always.values)
+        yield from (key for always in self.always for key in always["values"])
         for rule in self.findings:
             for asked in (*rule.when, *rule.instead):
                 yield from (name.strip() for name in asked.split("|"))
@@ -279,22 +270,16 @@ def known_names(tool: str) -> frozenset[str]:
 
 
 def meant_key(tool: str, name: str) -> str | None:
-    """The key that is meant by one that is not known: its name of today, or one of the same letters
-    but for one. None where nothing is near.
+    """The key that is meant by one that is not known: its name of today, or one that is one letter
+    off. None where nothing is near.
     """
-    known = known_names(tool)
     if (today := tool_named(tool).renamed.get(name)) is not None:
         return today
-    same = [one for one in known if _letters(one) == _letters(name)]
-    for one in same or difflib.get_close_matches(name, known, n=1, cutoff=CLOSE):
+    for one in difflib.get_close_matches(name, known_names(tool), n=1, cutoff=CLOSE):
         blocks = difflib.SequenceMatcher(None, name, one).get_matching_blocks()
-        if same or max(len(name), len(one)) - sum(block.size for block in blocks) <= 1:
+        if max(len(name), len(one)) - sum(block.size for block in blocks) <= 1:
             return one
     return None
-
-
-def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name.lower()))
 
 
 @cache
@@ -305,7 +290,6 @@ def tool_named(name: str) -> Tool:
     data = read_shipped(rules_dir() / "tools" / f"{name}.yaml", shape=TOOL_FILE).data
     made = {
         "mapping": tuple(_entry(one) for one in data["mapping"]),
-        "always": tuple(Always(**one) for one in data.get("always", ())),
         "findings": tuple(FindingRule(**one) for one in data["findings"]),
     }
     return Tool(**{**data, **made})

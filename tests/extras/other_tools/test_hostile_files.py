@@ -178,7 +178,7 @@ def test_a_key_that_is_there_twice_is_an_error_that_shows_no_value(tmp_path):
 def test_what_the_machine_holds_is_not_read(tmp_path, monkeypatch, name):
     """No variable of the environment is looked up: the text itself is shown."""
     monkeypatch.setenv("DATABASE_URL", f"postgres://u:{SECRET}@h/db")
-    asked = {"output_dir": "${DATABASE_URL}"}
+    asked = {"dataset_name": "${DATABASE_URL}"}
     if name == "job.sh":
         flags = " ".join(f"--{key} {value}" for key, value in (TRL | asked).items())
         text = f"trl sft {flags} --hub_token {SECRET}\n"

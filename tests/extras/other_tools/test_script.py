@@ -37,7 +37,7 @@ def test_a_command_of_llamafactory(tmp_path):
     assert file.values["output_dir"] == "runs/a"
     assert file.values["learning_rate"] == 5e-5
     assert file.values["packing"] is False
-    assert file.open == {"run_name"}
+    assert file.values["run_name"] == "$NAME"
     (fault,) = [one for one in file.faults if one.id == "key/lora_rnk"]
     assert fault.where.endswith("job.sh")
     assert fault.instead == {"lora_rnk": None, "lora_rank": 8}
