@@ -7,7 +7,7 @@ few rows of it, so that a very large file costs no more memory than a small one.
 from __future__ import annotations
 
 import pkgutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -62,6 +62,7 @@ class Check:
     def __init__(self, about: About) -> None:
         self.about = about
         self.tallies: defaultdict[str, Tally] = defaultdict(Tally)  # by the id of the finding
+        self.counts: Counter[str] = Counter()  # of what is no finding
 
     def see(self, row: Row) -> None:
         """Note what the row shows."""

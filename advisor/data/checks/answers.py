@@ -52,10 +52,9 @@ class Seen(Check):
 
     def __init__(self, about: About) -> None:
         super().__init__(about)
-        self.rows = self.checkable = self.characters = 0
+        self.rows = 0
         self.answers: Counter[int] = Counter()
         self.beginnings: dict[int, str] = {}
-        self.looks = dict.fromkeys(("code", "calls", "layout"), 0)
         self.different: set[str] = set()
 
     def see(self, row: Row) -> None:
@@ -65,7 +64,7 @@ class Seen(Check):
             self._look(example)
         if self.about.kind not in ("paired", "unpaired_feedback"):
             return
-        self.checkable += example.answer is not None
+        self.counts["checkable_answers"] += example.answer is not None
         messages = example.messages
         if self.rows > ANSWERS_COUNTED or messages[-1].extra:
             return
@@ -85,10 +84,10 @@ class Seen(Check):
         text = whole[:LOOKED_AT_CHARS]
         asked = "\n".join(turn.content for turn in example.messages if turn.role == "user")
         called = any(turn.extra for turn in said) or bool(example.tools)
-        self.looks["code"] += is_code(text) or is_code(asked[:LOOKED_AT_CHARS])
-        self.looks["calls"] += called or _CALL.search(text) is not None
-        self.looks["layout"] += has_layout(whole)
-        self.characters += len(whole)
+        self.counts["code"] += is_code(text) or is_code(asked[:LOOKED_AT_CHARS])
+        self.counts["calls"] += called or _CALL.search(text) is not None
+        self.counts["layout"] += has_layout(whole)
+        self.counts["characters"] += len(whole)
         self.different.add(text.strip()[:200])
 
     def findings(self, rows: int) -> list[Finding]:
@@ -110,14 +109,14 @@ class Seen(Check):
 
     def measures(self) -> dict[str, Any]:
         measures: dict[str, Any] = {}
-        if self.checkable:
-            measures["checkable_answers"] = self.checkable
+        if self.counts["checkable_answers"]:
+            measures["checkable_answers"] = self.counts["checkable_answers"]
         if looked_at := min(self.rows, LOOKED_AT):
             measures["answers_seen"] = {
                 "looked_at": looked_at,
                 "different": len(self.different),
-                "characters": round(self.characters / looked_at),
-                **self.looks,
+                "characters": round(self.counts["characters"] / looked_at),
+                **{name: self.counts[name] for name in ("code", "calls", "layout")},
             }
         return measures
 

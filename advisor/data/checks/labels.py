@@ -12,7 +12,6 @@ from advisor.ground.types import Finding
 
 KEPT_CLASSES = 1000
 SHOWN_CLASSES = 50
-
 FEW_PER_CLASS = 8  # SetFit (arXiv:2209.11055) learns from eight labelled texts a class
 UNBALANCED = 20  # times as many rows in the largest class as in the smallest
 NAMED = 5

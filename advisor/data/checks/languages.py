@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from functools import lru_cache
 from typing import Any
 
 from advisor.data.checks import About, Check, Row
@@ -30,12 +29,6 @@ ENGLISH_CHARS, FEWEST_WORDS = 400, 6
 ENGLISH_ROWS = 200  # of the first, whose language is looked at
 
 
-@lru_cache(maxsize=10_000)
-def script_of_letter(letter: str) -> str:
-    """The writing system of a letter."""
-    return NAMED.get(unicodedata.name(letter, "").split(" ")[0], "other")
-
-
 def script_of(text: str) -> str:
     """The script that most letters at the beginning of a text are written in; 'none' where there
     are no letters.
@@ -43,7 +36,8 @@ def script_of(text: str) -> str:
     letters = filter(str.isalpha, text[:LOOKED_AT_CHARS])
     if text.isascii():
         return "Latin" if any(letters) else "none"
-    counts = Counter(map(script_of_letter, letters))
+    named = (unicodedata.name(letter, "").split(" ")[0] for letter in letters)
+    counts = Counter(NAMED.get(name, "other") for name in named)
     if "Japanese kana" in counts:  # Japanese is written in both
         return "Japanese"
     return counts.most_common(1)[0][0] if counts else "none"

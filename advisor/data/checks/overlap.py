@@ -54,11 +54,8 @@ class Seen(Check):
         for example in read_examples(path, recognition=recognition, skipped=skipped):
             self.rows += 1
             if self.rows > MAX_ROWS:
-                raise InputError(
-                    f"an evaluation file of more than {MAX_ROWS:,} rows is not compared",
-                    where=self.path,
-                    hint="take a few thousand rows of it",
-                )
+                what = f"an evaluation file of more than {MAX_ROWS:,} rows is not compared"
+                raise InputError(what, where=self.path, hint="take a few thousand rows of it")
             asked, answers = parts_of(example)
             text = "\n".join(sum(answers, asked))
             self.whole.setdefault(hash(normalise(text)), example.row)
@@ -67,11 +64,8 @@ class Seen(Check):
                 self.asked.setdefault(key, example.row)
         self.skipped = skipped.total
         if not self.rows:
-            raise InputError(
-                "no row of it can be used",
-                where=self.path,
-                hint=f"advise check {shlex.quote(self.path)}",
-            )
+            hint = f"advise check {shlex.quote(self.path)}"
+            raise InputError("no row of it can be used", where=self.path, hint=hint)
 
     def see(self, row: Row) -> None:
         if not self.rows:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from advisor.data.checks import About, Check, Row, Tally
+from advisor.data.checks import About, Check, Row
 from advisor.data.same_rows import Example
 from advisor.ground.types import Finding
 
@@ -37,26 +37,16 @@ OF_LETTERS = (
 # expression begins with its sign, which Python's `re` searches for a hundred times as fast.
 KINDS: tuple[tuple[str, str, str | None], ...] = (
     ("{{", r"\{\{(?<![\w$\\^{}=#%]\{\{) *[A-Za-z_][\w .-]{1,40}\}\}(?!\})", None),
-    (
-        "{",
-        r"\{(?<![\w$\\^{}/=]\{)(?<!f[\"']\{)[A-Za-z][A-Za-z_]{1,30}\}(?![\w}])",
-        SLOTS,
-    ),
+    ("{", r"\{(?<![\w$\\^{}/=]\{)(?<!f[\"']\{)[A-Za-z][A-Za-z_]{1,30}\}(?![\w}])", SLOTS),
     ("<", r"<(?<![\w<\\]<)(?i:your|insert|enter)[ _][^<>\n]{1,40}>", None),
     ("<", r"<(?<![\w<\\]<)[A-Z]+(?:[ _-][A-Z]+){0,3}>", SLOTS),
     (
         "[",
-        (
-            r"\[(?<![\w\]\\!]\[)(?i:your|insert|enter (?:your|the|a)|recipient(?:'s)?)"
-            r" [^\[\]\n]{1,60}\](?![(\[:{])"
-        ),
+        r"\[(?<![\w\]\\!]\[)(?i:your|insert|enter (?:your|the|a)|recipient(?:'s)?)"
+        r" [^\[\]\n]{1,60}\](?![(\[:{])",
         None,
     ),
-    (
-        "[",
-        r"\[(?<![\w\]\\!]\[)[A-Z][A-Za-z']*(?: [A-Z][A-Za-z']*){0,3}\](?![(\[:{])",
-        OF_LETTERS,
-    ),
+    ("[", r"\[(?<![\w\]\\!]\[)[A-Z][A-Za-z']*(?: [A-Z][A-Za-z']*){0,3}\](?![(\[:{])", OF_LETTERS),
     *((sign, rf"{sign}(?<![^\n]{sign})\b(?! list)", None) for sign in ("TODO", "TBD", "FIXME")),
     ("orem ipsum dolor", "[Ll]orem ipsum dolor", None),
     ("%", r"%(?<![\w%\\]%)(?:\(\w+\))?[sd]\b", None),
@@ -107,8 +97,6 @@ class Seen(Check):
 
     def __init__(self, about: About) -> None:
         super().__init__(about)
-        self.unfilled = Tally()
-        self.in_answers = 0
         self.shown: Counter[str] = Counter()
 
     def see(self, row: Row) -> None:
@@ -119,24 +107,25 @@ class Seen(Check):
         found = [(name, is_answer) for part, is_answer in parts for name in unfilled(part)]
         if not found:
             return
-        self.unfilled.add(row.number)
-        self.in_answers += any(is_answer for _, is_answer in found)
+        self.tallies["placeholders-in-text"].add(row.number)
+        self.counts["answers"] += any(is_answer for _, is_answer in found)
         for name in dict.fromkeys(name for name, _ in found):
             if name in self.shown or len(self.shown) < KEPT:
                 self.shown[name] += 1
 
     def findings(self, rows: int) -> list[Finding]:
-        count, documents = self.unfilled.count, self.about.kind == "raw_text"
+        tally, documents = self.tallies["placeholders-in-text"], self.about.kind == "raw_text"
+        answers = self.counts["answers"]
         named = ", ".join(f"{name} ({times:,}x)" for name, times in self.shown.most_common(NAMED))
         more = ", ..." if len(self.shown) > NAMED else ""
-        where = "" if documents else f", {self.in_answers:,} of them in an answer"
-        then = "the model learns to write them" if documents or self.in_answers else "fill them in"
+        where = "" if documents else f", {answers:,} of them in an answer"
+        then = "the model learns to write them" if documents or answers else "fill them in"
         text = (
-            f"{count:,} of {rows:,} rows hold placeholders that nobody filled in{where}:"
+            f"{tally.count:,} of {rows:,} rows hold placeholders that nobody filled in{where}:"
             f" {named}{more}; {then}"
         )
-        severity = "warning" if count >= WARNED_SHARE * rows else "note"
-        return self.unfilled.findings("placeholders-in-text", severity, text)
+        severity = "warning" if tally.count >= WARNED_SHARE * rows else "note"
+        return tally.findings("placeholders-in-text", severity, text)
 
 
 def _turns(example: Example) -> list[tuple[str, bool]]:

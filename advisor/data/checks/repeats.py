@@ -9,14 +9,17 @@ each row stand for it; rows that share one of the four smallest are compared.
 from __future__ import annotations
 
 import zlib
+from typing import ClassVar
 
 from advisor.data.chat_text import said
-from advisor.data.checks import About, Check, Row, Sample, Tally, finding
+from advisor.data.checks import About, Check, Row, Sample, finding
 from advisor.ground.types import Finding
 
 # different rows kept to find repeated ones: about 250 MB of hashes, so that memory stays flat
 COMPARED_ROWS = 1_500_000
 SAMPLED_ROWS = 5_000
+SAME, NEARLY, CONFLICT = "duplicate-rows", "near-duplicate-rows", "same-request-other-answer"
+HOW = {SAME: "row word for word", NEARLY: "row but for capitals, spaces or punctuation"}
 WORDS = 3
 KEPT_HASHES = 64
 # two rows alike to four fifths share none of their four smallest hashes with a chance below 1 %
@@ -110,6 +113,9 @@ class Seen(Check):
     """Hashes of the rows, since a million rows must not cost a million texts."""
 
     place = 10
+    says: ClassVar = {
+        CONFLICT: ("note", "{rows} asking what an earlier row asks, with another answer")
+    }
 
     def __init__(self, about: About) -> None:
         super().__init__(about)
@@ -117,7 +123,6 @@ class Seen(Check):
         self.asked: set[int] = set()
         self.compared_all = True
         self.sample: Sample[tuple[int, tuple[int, ...]]] = Sample(SAMPLED_ROWS, state=2)
-        self.duplicates, self.nearly, self.conflicts = Tally(), Tally(), Tally()
 
     def see(self, row: Row) -> None:
         key, asked = keys_of(row, self.about.kind)
@@ -126,7 +131,7 @@ class Seen(Check):
             typed = hash((row.plain, example.good, example.answer))
         first = self.first.get(typed)
         if first is not None:
-            (self.duplicates if first == key else self.nearly).add(example.row)
+            self.tallies[SAME if first == key else NEARLY].add(example.row)
             return
         if len(self.first) >= COMPARED_ROWS:
             self.compared_all = False
@@ -136,22 +141,15 @@ class Seen(Check):
             self.sample.offer(lambda: (example.row, sketch(row.plain)))
         if asked is not None and self.about.kind == "paired":
             if asked in self.asked:
-                self.conflicts.add(example.row)
+                self.tallies[CONFLICT].add(example.row)
             self.asked.add(asked)
 
     def findings(self, rows: int) -> list[Finding]:
-        same, nearly, other = self.duplicates, self.nearly, self.conflicts
-        few = 0.01 * rows
-        found = same.findings(
-            "duplicate-rows",
-            "warning" if same.count > few else "note",
-            f"{same.in_words} repeating an earlier row word for word",
-        )
-        found += nearly.findings(
-            "near-duplicate-rows",
-            "warning" if nearly.count > few else "note",
-            f"{nearly.in_words} repeating an earlier row but for capitals, spaces or punctuation",
-        )
+        found: list[Finding] = []
+        for name, how in HOW.items():
+            tally = self.tallies[name]
+            severity = "warning" if tally.count > 0.01 * rows else "note"
+            found += tally.findings(name, severity, f"{tally.in_words} repeating an earlier {how}")
         found += self._similar()
         if not self.compared_all:
             text = (
@@ -159,8 +157,7 @@ class Seen(Check):
                 " memory stays flat"
             )
             found.append(finding("not-all-rows-compared", "note", text, COMPARED_ROWS))
-        text = f"{other.in_words} asking what an earlier row asks, with another answer"
-        return found + other.findings("same-request-other-answer", "note", text)
+        return found + super().findings(rows)
 
     def _similar(self) -> list[Finding]:
         pairs = alike(self.sample.kept)

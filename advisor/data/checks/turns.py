@@ -28,7 +28,6 @@ class Seen(Check):
     def __init__(self, about: About) -> None:
         super().__init__(about)
         self.turns: Counter[int] = Counter()  # turns of the assistant -> conversations
-        self.counts: Counter[str] = Counter()
 
     def see(self, row: Row) -> None:
         example, counts = row.example, self.counts

@@ -14,12 +14,7 @@ from advisor.data.recognition.roles import METADATA, normal
 from advisor.ground.types import Finding
 
 # Columns of OpenAI's rows that say how to ask, not what is right; and those that name a row.
-NO_REFERENCES = (
-    "response_format",
-    "parallel_tool_calls",
-    "tool_choice",
-    *METADATA,
-)
+NO_REFERENCES = ("response_format", "parallel_tool_calls", "tool_choice", *METADATA)
 MEDIA = ("image", "img", "picture", "audio", "video", "sound", "pixel_value")
 
 

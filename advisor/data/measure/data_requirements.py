@@ -78,23 +78,17 @@ def compare_amounts(profile: DataProfile) -> list[dict[str, Any]]:
     too_few, thin, usual, plenty or unknown.
     """
     tokens = None if profile.tokens is None else profile.tokens.total
-    return [
-        _row(data_requirements()[objective], profile.rows, tokens)
-        for objective in profile.objectives
-        if objective in data_requirements()
-    ]
+    known = data_requirements()
+    named = (known[objective] for objective in profile.objectives if objective in known)
+    return [_row(wanted, profile.rows, tokens) for wanted in named]
 
 
 def shortages(*, rows: int | None, tokens: int | None) -> dict[str, str]:
     """Objective -> what is said of these data where it wants more: '300 rows are too few: below 500
     it seldom works; ...'.
     """
-    table = {
-        objective: _row(wanted, rows, tokens) for objective, wanted in data_requirements().items()
-    }
-    return {
-        objective: in_words(row) for objective, row in table.items() if row["verdict"] == "too_few"
-    }
+    table = [_row(wanted, rows, tokens) for wanted in data_requirements().values()]
+    return {row["objective"]: in_words(row) for row in table if row["verdict"] == "too_few"}
 
 
 def _row(wanted: DataRequirement, rows: int | None, tokens: int | None) -> dict[str, Any]:

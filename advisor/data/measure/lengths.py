@@ -85,9 +85,8 @@ class Lengths:
         assert count is not None
         if example.text is not None and example.label is None:
             return 0, count(example.text), 0
-        rendered = getattr(count, "rendered", None)
-        texts = rendered(example) if rendered is not None else None
-        request, *whole = texts or sequences(example)
+        rendered = getattr(count, "rendered", lambda _example: None)
+        request, *whole = rendered(example) or sequences(example)
         lengths = sorted(count(text) for text in whole)
         before = count(request) if request else 0
         return min(before, lengths[-1]), lengths[-1], lengths[0] if len(lengths) > 1 else 0

@@ -105,11 +105,8 @@ def profile(
             break
     stopped_early = sampled and skipped.seen >= QUICK_ROWS
     if skipped.seen == 0 and not faults.items:
-        raise InputError(
-            "there are no rows in it",
-            where=shown,
-            hint="add one example a line, or name another file",
-        )
+        hint = "add one example a line, or name another file"
+        raise InputError("there are no rows in it", where=shown, hint=hint)
     rows, rows_exact = _row_count(found, skipped.seen) if stopped_early else (skipped.seen, True)
     if strict:
         faults.raise_if_any()
@@ -207,11 +204,9 @@ def unusable(profile: DataProfile) -> InputError | None:
     """
     if profile.objectives:
         return None
-    blocking = [finding for finding in profile.findings if finding.blocks]
-    return InputError(
-        faults=[Fault(where=profile.path, what=finding.text) for finding in blocking]
-        or [Fault(where=profile.path, what="nothing can be trained on it")]
-    )
+    blocking = [one.text for one in profile.findings if one.blocks]
+    texts = blocking or ["nothing can be trained on it"]
+    return InputError(faults=[Fault(where=profile.path, what=text) for text in texts])
 
 
 def _row_count(found: Found, read: int) -> tuple[int, bool]:

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from advisor.data import thoughts
 from advisor.data.chat_text import (
     TOKENS,
     ChatText,
@@ -27,16 +28,6 @@ from advisor.data.chat_text import (
 from advisor.data.checks import Tally, finding
 from advisor.data.same_rows import Example, Message, system_in_question
 from advisor.data.template_messages import PLAIN_TEMPLATE, lost_parts, template_messages
-from advisor.data.thoughts import (
-    MARK,
-    SWITCHES,
-    answers_of,
-    contradiction_text,
-    holds_thoughts,
-    missing_text,
-    switch_of,
-    unknown_text,
-)
 from advisor.ground.errors import InputError
 from advisor.ground.hub_cache import hub_model_folder
 from advisor.ground.installed import install_line
@@ -125,9 +116,9 @@ class ModelTokenizer:
             self.found["template-refuses-rows"].add(example.row)
             self.complaint = self.complaint or str(error).splitlines()[0][:160]
             return None
-        answers = answers_of(example)
+        answers = thoughts.answers_of(example)
         self.answered += bool(answers)
-        if any(map(holds_thoughts, answers)):
+        if any(map(thoughts.holds_thoughts, answers)):
             self.thoughtful.add(example.row)
         self._look(example, messages if not ends else (*messages, *example.chosen), wholes[0])
         return (request, *wholes)
@@ -156,7 +147,7 @@ class ModelTokenizer:
         """What the template does to the row: does the answer stand in it, the system text, and
         something that ends the turn?
         """
-        if example.tools or any(message.extra for message in messages) or MARK in whole:
+        if example.tools or any(message.extra for message in messages) or thoughts.MARK in whole:
             for part in lost_parts(
                 messages, example.tools, whole, lambda other: self.write(other, example)
             ):
@@ -216,16 +207,17 @@ class ModelTokenizer:
             if not re.search(rf"\b{re.escape(name)}\b", source)
         ]
         thoughtful = self.thoughtful
-        told_off = any(chat.arguments.get(name) is False for name in SWITCHES)
-        switch = switch_of(source, _asked(chat))
+        told_off = any(chat.arguments.get(name) is False for name in thoughts.SWITCHES)
+        switch = thoughts.switch_of(source, _asked(chat))
         if thoughtful.count and told_off:
-            text = contradiction_text(thoughtful.count, chat.arguments)
+            text = thoughts.contradiction_text(thoughtful.count, chat.arguments)
             found += thoughtful.findings("thoughts-switched-off", "warning", text)
         elif thoughtful.count and "think" not in source and "reason" not in source:
-            text = unknown_text(thoughtful.count)
+            text = thoughts.unknown_text(thoughtful.count)
             found += thoughtful.findings("thoughts-unknown", "note", text)
         elif self.answered and not (thoughtful.count or told_off or switch is None):
-            found.append(finding("no-thoughts", "warning", missing_text(switch), self.answered))
+            text = thoughts.missing_text(switch)
+            found.append(finding("no-thoughts", "warning", text, self.answered))
         return found
 
 
@@ -327,7 +319,7 @@ def switch_at_hand(model: str) -> str | None:
         return None
     try:
         chat = ChatText.of(source, dict.fromkeys(TOKENS, "") | special_texts(folder))
-        return switch_of(source, _asked(chat))
+        return thoughts.switch_of(source, _asked(chat))
     except InputError:  # broken, or without end: the rows say so when they are written with it
         return None
 
