@@ -12,13 +12,12 @@ from advisor.data.read.hub import is_hub_id
 from advisor.extras.other_tools.mapping import (
     COMMAND,
     Lost,
-    Writing,
     flat_stage,
     same_value,
     usual_values,
     write,
 )
-from advisor.extras.other_tools.rows import KINDS, Rows, rows_of
+from advisor.extras.other_tools.rows import KINDS, Form, Rows, rows_of
 from advisor.extras.other_tools.tool import ANSWERS, TEXT, Tool
 from advisor.methods.stage import Stage
 from advisor.plan.entries import Entry, entries
@@ -57,12 +56,7 @@ class Job:
     @property
     def folder(self) -> str:
         """Where its data lies, in the folder of the export."""
-        return f"data/{self.place}" if self.place else "data"
-
-    @property
-    def output(self) -> str:
-        """Where the tool writes its result."""
-        return f"out/{self.place}" if self.place else "out"
+        return f"data/{self.place}".rstrip("/")
 
     @property
     def file(self) -> str:
@@ -96,16 +90,23 @@ class Job:
     def start(self) -> str:
         """The command that trains it, in the folder of the export."""
         processes = self.plan.launch.processes
-        command = (
-            self.tool.start_many if processes > 1 and self.tool.start_many else self.tool.start
+        many = self.tool.start_many if processes > 1 else ""
+        return (many or self.tool.start).format(
+            file=self.file, command=self.command, processes=processes
         )
-        return command.format(file=self.file, command=self.command, processes=processes)
 
-    def put(self, key: str, value: Any, because: str = "") -> None:
-        """Write a key of theirs, with a comment."""
-        self.values[key] = value
-        if because:
-            self.because[key] = because
+    def write_rows(self, work: Path) -> None:
+        """Write its data. Rows that the tool cannot hold are counted in the notes."""
+        if self.rows is None:
+            return
+        more: dict[str, Any] = {}
+        if self.plan.template and self.kind != TEXT and "split" in self.tool.rows:
+            more = {"chat_template_kwargs": dict(self.plan.template)}
+            self.notes.append("the arguments of the chat template stand in each row")
+        form = Form(self.layout == SPLIT, "tools" in self.tool.rows, more)
+        self.written, refused = self.rows.write(work, self.folder, form)
+        what = f"rows left out: {self.tool.name} cannot hold"
+        self.notes += [f"{count:,} {what} {why}" for why, count in refused.items()]
 
 
 def job_of(tool: Tool, plan: Plan, entry: Entry, source: Path, comments: Comments) -> Job:
@@ -175,24 +176,18 @@ def _write(job: Job, comments: Comments) -> None:
     job.command = str(write(job.tool, ours, command=None, usual=usual).aside.get(COMMAND, "train"))
     found = write(job.tool, ours, command=job.command, usual=usual)
     job.values, job.lost = found.values, found.lost
-    job.because = {**found.because, **_reasons(job, found, comments)}
+    place = [one.name for one in job.plan.stages].index(stage.name)
+    for theirs, keys in found.came_from.items():  # the reason that stands beside ours in the plan
+        reasons = [comments.get(("stages", place, key), "") for key in keys]
+        job.because[theirs] = next(filter(None, reasons), "")
+    job.because |= found.because
     facts = {**ours, **_facts(job)}
     for part in job.tool.written:
         if all(_is(facts.get(key), wanted) for key, wanted in part.get("when", {}).items()):
             _add(job, part, facts)
-    if (zero := ZERO.get(job.plan.launch.strategy or "")) and "deepspeed" in job.values:
-        job.files[job.values["deepspeed"]] = _deepspeed(zero)
-
-
-def _reasons(job: Job, found: Writing, comments: Comments) -> Mapping[str, str]:
-    """Their key -> the reason that stands beside ours in the plan."""
-    place = [stage.name for stage in job.plan.stages].index(job.entry.stage.name)
-    reasons = {
-        theirs: next(filter(None, (comments.get(("stages", place, key), "") for key in ours)), "")
-        for theirs, ours in found.came_from.items()
-        if "." not in theirs
-    }
-    return {theirs: reason for theirs, reason in reasons.items() if reason}
+    if isinstance(settings := job.values.get("deepspeed"), Mapping):  # in a file of its own
+        job.values["deepspeed"] = f"deepspeed-{job.plan.launch.strategy}.json"
+        job.files[job.values["deepspeed"]] = settings
 
 
 def _facts(job: Job) -> dict[str, Any]:
@@ -210,13 +205,14 @@ def _facts(job: Job) -> dict[str, Any]:
         "unlearned": rows is not None and rows.weighted > 0,
         "several_answers": rows is not None and not rows.only_last,
         "folder": job.folder,
-        "output": job.output,
+        "output": f"out/{job.place}".rstrip("/"),
         "plan": plan.name,
         "device": plan.launch.device,
         "parallel": plan.launch.processes > 1 or plan.launch.strategy not in (None, "ddp"),
         "has_template": bool(plan.template),
         "template": dict(plan.template),
         "thinking": plan.template.get("enable_thinking"),
+        "zero": ZERO.get(plan.launch.strategy or ""),
         "uploads": target is not None and is_last,
         "hub": f"{target}-{task.name}" if task else target,
         **dict.fromkeys(plan.extra_key("trackers", "trackers") or (), True),
@@ -251,16 +247,3 @@ def filled(value: Any, facts: Mapping[str, Any]) -> Any:
         return value
     name = value.removeprefix("{").removesuffix("}")
     return facts[name] if value == f"{{{name}}}" else value.format_map(facts)
-
-
-def _deepspeed(stage: int) -> dict[str, Any]:
-    """DeepSpeed's own file."""
-    auto = "auto"
-    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
-    if stage == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
-    return {
-        "train_batch_size": auto, "train_micro_batch_size_per_gpu": auto,
-        "gradient_accumulation_steps": auto, "gradient_clipping": auto,
-        "bf16": {"enabled": auto}, "fp16": {"enabled": auto}, "zero_optimization": zero,
-    }  # fmt: skip

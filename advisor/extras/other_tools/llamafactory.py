@@ -193,15 +193,15 @@ def complete(job: Job) -> None:
         info[name] = {"file_name": f"{job.folder}/train.jsonl", **_form(job.kind)}
     if job.evaluates:
         info[f"{name}_test"] = {"file_name": f"{job.folder}/test.jsonl", **_form(job.kind)}
-        job.put("eval_dataset", f"{name}_test")
+        job.values["eval_dataset"] = f"{name}_test"
     job.files[INFO] = info
-    job.put("dataset_dir", ".", f"the folder of {INFO}: start it from here")
-    job.put("dataset", name)
+    job.values |= {"dataset_dir": ".", "dataset": name}
+    job.because["dataset_dir"] = f"the folder of {INFO}: start it from here"
     if job.kind != TEXT:
         known, differs = job.tool.template_of(job.plan.model)
-        derived = "derived from the model's own" + (": the same text" if known == OWN else "")
-        named = None if known == OWN else known
-        job.put("template", named, "" if named else derived)
+        job.values["template"] = None if known == OWN else known
+        if known in (OWN, None):
+            job.because["template"] = "derived from the model's own"
         if known is None or differs:
             job.notes.append(f"template: {differs}" if differs else UNKNOWN_TEMPLATE)
 

@@ -4,11 +4,13 @@ as a run splits them, in one form for each kind that all tools read.
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.data.examples import Skipped, read_examples
 from advisor.data.recognition.recognise import Recognition, recognise
@@ -28,7 +30,16 @@ KINDS = {
     "cpt": ANSWERS, "sft": ANSWERS, "dpo": PAIRS, "orpo": PAIRS, "simpo": PAIRS, "rm": PAIRS,
     "kto": FEEDBACK,
 }  # fmt: skip
+TRAIN, TEST = "train.jsonl", "test.jsonl"
 MOST_LEFT_OUT = 0.05  # the share at which a run stops, too
+
+
+class Form(NamedTuple):
+    """How a tool takes rows."""
+
+    is_split: bool  # a request and each answer are columns of their own, else one conversation
+    takes_tools: bool  # tools and their calls are read
+    more: Mapping[str, Any]  # columns that are the same in every row
 
 
 @dataclass(slots=True)
@@ -46,6 +57,34 @@ class Rows:
     def examples(self) -> Iterator[tuple[Example, bool]]:
         """(row, whether it is held out)."""
         return zip(self.usable({}, Skipped()), self.held, strict=True)
+
+    def write(self, work: Path, folder: str, form: Form) -> tuple[dict[str, int], dict[str, int]]:
+        """Write them. Returns data file -> rows, and what the tool cannot hold -> rows; raises
+        InputError if it can hold none.
+        """
+        (work / folder).mkdir(parents=True)
+        counts, refused = {TRAIN: 0, TEST: 0}, dict[str, int]()
+        with ExitStack() as stack:
+            files = {
+                name: stack.enter_context((work / folder / name).open("x", encoding="utf-8"))
+                for name in counts
+            }
+            for example, is_held in self.examples():
+                rows = _written(example, self.kind, form)
+                if isinstance(rows, str):
+                    refused[rows] = refused.get(rows, 0) + 1
+                    continue
+                name = TEST if is_held else TRAIN
+                counts[name] += len(rows)
+                for row in rows:
+                    files[name].write(json.dumps({**row, **form.more}, ensure_ascii=False) + "\n")
+        if not counts[TRAIN]:
+            why = f"the tool can hold none of the rows: {'; '.join(refused)}"
+            hint = "`--to bundle` carries the plan itself to another machine"
+            raise InputError(why, hint=hint, where=self.path)
+        if not counts[TEST]:
+            (work / folder / TEST).unlink()
+        return {f"{folder}/{name}": count for name, count in counts.items() if count}, refused
 
     def usable(self, left_out: dict[str, int], skipped: Skipped) -> Iterator[Example]:
         """The rows that a run trains on, as it takes them; the reasons of others are counted."""
@@ -147,32 +186,27 @@ def _said(turns: Iterable[Message]) -> str:
 # --------------------------------------------------------------------------- written
 
 
-def written(
-    example: Example, kind: str, *, is_split: bool, takes_tools: bool
-) -> list[dict[str, Any]] | str:
-    """A row as it is written, or what the tool cannot hold of it.
-
-    Args:
-        is_split: The request and each answer are columns of their own, else one conversation.
-        takes_tools: Tools and their calls are read.
-    """
+def _written(example: Example, kind: str, form: Form) -> list[dict[str, Any]] | str:
+    """A row as it is written, or what the tool cannot hold of it."""
     if kind == TEXT:
         return [{"text": example.text}]
     turns = [*example.messages, *example.chosen, *example.rejected]
-    if not takes_tools and (example.tools or any("tool_calls" in turn.extra for turn in turns)):
+    if not form.takes_tools and (
+        example.tools or any("tool_calls" in turn.extra for turn in turns)
+    ):
         return "tools and their calls"
     tools = {"tools": [dict(tool) for tool in example.tools]} if example.tools else {}
     asked = [_as_map(turn) for turn in example.messages]
     if kind == PAIRS:
         chosen = [_as_map(turn) for turn in example.chosen]
         rejected = [_as_map(turn) for turn in example.rejected]
-        if is_split:
+        if form.is_split:
             return [{"prompt": asked, "chosen": chosen, "rejected": rejected, **tools}]
         if len(chosen) != 1 or len(rejected) != 1:
             return "an answer of more than one turn"
         return [{"messages": asked, "chosen": chosen[0], "rejected": rejected[0], **tools}]
     label = {"label": example.good} if kind == FEEDBACK else {}
-    if not is_split:
+    if not form.is_split:
         return [{"messages": asked, **label, **tools}]
     last = len(asked) - 1
     return [
