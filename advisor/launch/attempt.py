@@ -28,7 +28,7 @@ from advisor.launch.machines import Machines, machines_of
 from advisor.launch.nodes import find_place
 from advisor.launch.out_of_memory import peak_estimator
 from advisor.launch.prepare import PlanRun
-from advisor.launch.record_keeper import RecordKeeper, Say, new_record
+from advisor.launch.record_keeper import RecordKeeper, new_record
 from advisor.launch.stages import StageRunner
 from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import TrainerStarter
@@ -96,13 +96,14 @@ def _train(call: Call, record: RunRecord | None, machines: Machines | None) -> R
 
     if checked.gpus.why:
         say(checked.gpus.why)
+    peak_of = peak_estimator(run.plan, shape, used, past)
     memory = check_memory(
         left,
         expected,
         checked.gpus.gpus,
         measured=measured_need(run.folder, run.digests.values()),
         is_chosen_folder=run.is_chosen_folder,
-        peak_of=peak_estimator(run.plan, shape, used, past),
+        peak_of=peak_of,
     )
     if memory.faults and not call.dry_run:
         raise MachineNotReady(faults=memory.faults)
@@ -131,9 +132,7 @@ def _train(call: Call, record: RunRecord | None, machines: Machines | None) -> R
     with RunFolder(run.folder) as folder, every_stop_as_interrupt():
         starter = replace(starter, lock_fd=folder.lock_fd)
         if call.dry_run:
-            return measure_plan(
-                run, call.selected, starter=starter, expected=expected, teacher=teacher, say=say
-            )
+            return measure_plan(run, call.selected, starter, teacher)
         record = find_record(run)  # again, now that nobody can change it
         if record is not None:
             refuse_changed(run, record.input_files, needed)
@@ -144,7 +143,6 @@ def _train(call: Call, record: RunRecord | None, machines: Machines | None) -> R
             expected=expected,
             inputs=inputs,
             hardware=used,
-            max_steps=max_steps,
             judge=judge,
             license=base_license(run.plan, run.path, shape),
         )
@@ -159,7 +157,7 @@ def _train(call: Call, record: RunRecord | None, machines: Machines | None) -> R
             judge=judge,
             say=say,
             teacher=teacher,
-            past=past,
+            peak_of=peak_of,
             resume=resume,
         )
         return runner.train(call.selected)
@@ -172,13 +170,7 @@ def _probed() -> Hardware:
 
 
 def measure_plan(
-    run: PlanRun,
-    selected: Sequence[Entry],
-    *,
-    starter: TrainerStarter,
-    expected: Mapping[str, Expected],
-    teacher: Teacher,
-    say: Say,
+    run: PlanRun, selected: Sequence[Entry], starter: TrainerStarter, teacher: Teacher
 ) -> DryRun:
     """What was measured; dry_run.json is all that stays in the folder.
 
@@ -186,10 +178,7 @@ def measure_plan(
     """
     scratch = run.folder / f"{TEMPORARY}dry-run"
     try:
-        stages = tuple(
-            _measure_stage(run, entry, scratch, starter, expected[entry.name], teacher, say)
-            for entry in selected
-        )
+        stages = tuple(_measure_stage(run, entry, scratch, starter, teacher) for entry in selected)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     record = DryRunRecord(
@@ -205,20 +194,14 @@ def measure_plan(
 
 
 def _measure_stage(
-    run: PlanRun,
-    entry: Entry,
-    scratch: Path,
-    starter: TrainerStarter,
-    expected: Expected,
-    teacher: Teacher,
-    say: Say,
+    run: PlanRun, entry: Entry, scratch: Path, starter: TrainerStarter, teacher: Teacher
 ) -> DryRunStage:
     stage = DryRunStage(
         name=entry.name,
         objective=entry.stage.objective,
         update=entry.stage.update,
         quantization=entry.stage.quantization,
-        expected=expected,
+        expected=teacher.expected[entry.name],
         status=PENDING,
     )
     shutil.rmtree(scratch, ignore_errors=True)
@@ -227,10 +210,12 @@ def _measure_stage(
     for name in entry.needs:
         trained = run.folder / "stages" / name
         if not has_result(trained):
-            say(f"stage {entry.name}: not measured, because {name} is not trained yet")
+            teacher.say(f"stage {entry.name}: not measured, because {name} is not trained yet")
             return replace(stage, why=f"needs {name}, which is not trained yet")
         (scratch / "stages" / name).symlink_to(trained, target_is_directory=True)
-    say(f"stage {entry.name}: measuring two steps on the longest rows and one evaluation batch")
+    teacher.say(
+        f"stage {entry.name}: measuring two steps on the longest rows and one evaluation batch"
+    )
     kills = oom_kills()
     ended = starter.train([entry], scratch, ["--dry-run"])
     own = scratch / "stages" / entry.name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from advisor.ground.content import digest_of
 from advisor.ground.errors import MachineNotReady
-from advisor.ground.extras import Checked, extras
+from advisor.ground.extras import extras
 from advisor.ground.resources import trainers_root
 from advisor.ground.types import Gpu, Hardware, ModelShape
 from advisor.launch.earlier import find_record
@@ -65,13 +65,9 @@ class Call:
             hardware=machine,
             shape=shape,
             trainers=self.package_folder,
-            dry_run=self.dry_run or not leads,  # one machine starts servers, judges and asks
-            judge=self.judge and leads,
-            check_extras=self._check_extras if leads else list,
+            dry_run=self.dry_run or not leads,  # one machine starts servers and asks
+            check_extras=lambda: [one.check(self) for one in extras().values() if leads],
         )
-
-    def _check_extras(self) -> list[Checked]:
-        return [extra.check(self) for extra in extras().values()]
 
     def report(self, inputs: Inputs, machine: Hardware, gpus: Sequence[Gpu]) -> Said:
         """What has to be the same on every machine of the run."""

@@ -293,16 +293,17 @@ def kernel_faults(
             one = kernel(getattr(entry.stage, key))
             if one is None:
                 continue
+            at, allowed = f"stage {entry.name}: {key} is {one.name}", ALLOWED[key]
+            back = f"--set {key_path(entry, key)}={INSTEAD[key]}"
             if device in ("cuda", "rocm"):
-                yield from _faults(entry, key, one, device, gpus, shape)
+                for why, way_in in _obstacles(one, device, gpus, shape):
+                    yield Fault(where=at, what=f"{at}, {why}", allowed=allowed, hint=way_in + back)
             elif not (one.name == "liger" and triton_is_interpreted()):
                 yield Fault(
-                    where=f"stage {entry.name}",
+                    where=f"stage {entry.name}", allowed=allowed, hint=back,
                     what=f"{key} is {one.name}, which needs a CUDA or ROCm GPU,"
                     f" and `launch.device` is {device}",
-                    allowed=ALLOWED[key],
-                    hint=f"--set {key_path(entry, key)}={INSTEAD[key]}",
-                )
+                )  # fmt: skip
         if entry.stage.compile and (why := why_no_torch_compile(device)):
             yield Fault(
                 where=f"stage {entry.name}", what=f"compile is true, and {why}",
@@ -312,56 +313,25 @@ def kernel_faults(
             )  # fmt: skip
 
 
-def _faults(
-    entry: Entry,
-    key: str,
-    one: Kernel,
-    device: str,
-    gpus: Sequence[Gpu],
-    shape: ModelShape | None,
-) -> Iterable[Fault]:
-    at = f"stage {entry.name}: {key} is {one.name}"
-    back = f"--set {key_path(entry, key)}={INSTEAD[key]}"
+def _obstacles(
+    one: Kernel, device: str, gpus: Sequence[Gpu], shape: ModelShape | None
+) -> Iterable[tuple[str, str]]:
+    """(why a kernel cannot run on these GPUs, what to install for it), for each reason."""
     if device not in one.devices:
-        yield Fault(
-            where=at,
-            what=f"{at}, which has no kernels for {device}",
-            allowed=ALLOWED[key],
-            hint=back,
-        )
+        yield f"which has no kernels for {device}", ""
         return
     old = next((gpu for gpu in gpus if not one.runs_on(gpu.compute_capability)), None)
     if old is not None:
         has = ".".join(map(str, old.compute_capability or ()))
-        yield Fault(
-            where=at,
-            what=f"{at}, which needs {one.needs}, and {old.name} has {has}",
-            allowed=ALLOWED[key],
-            hint=back,
-        )
+        yield f"which needs {one.needs}, and {old.name} has {has}", ""
     width = shape.head_dim if shape is not None else None
     if one.widest_head and width and width > one.widest_head:
-        yield Fault(
-            where=at,
-            what=f"{at}, whose heads are at most {one.widest_head} wide, and those of the model"
-            f" are {width}",
-            allowed=ALLOWED[key],
-            hint=back,
-        )  # fmt: skip
+        widest = f"whose heads are at most {one.widest_head} wide"
+        yield f"{widest}, and those of the model are {width}", ""
     if why := one.why_not_installed:
-        yield Fault(
-            where=at,
-            what=f"{at}, which needs {packages(one)}: {why}",
-            allowed=ALLOWED[key],
-            hint=f"pip install {install(one)}, or {back}",
-        )
+        yield f"which needs {packages(one)}: {why}", f"pip install {install(one)}, or "
     elif one.triton and (why := why_no_triton()):
-        yield Fault(
-            where=at,
-            what=f"{at}, which is compiled here, and {why}",
-            allowed=ALLOWED[key],
-            hint=f"{TRITON_NEEDS}; or {back}",
-        )
+        yield f"which is compiled here, and {why}", f"{TRITON_NEEDS}; or "
 
 
 def packages(one: Kernel) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -176,6 +177,21 @@ def every_stop_as_interrupt() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def free_port(host: str = "") -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as found:
+        found.bind((host, 0))
+        return int(found.getsockname()[1])
+
+
+def with_variables(
+    environment: Mapping[str, str], changes: Mapping[str, str | None]
+) -> dict[str, str]:
+    """The environment with these variables; None: without it."""
+    changed = {**environment, **changes}
+    return {name: value for name, value in changed.items() if value is not None}
 
 
 def _has_fd(stream: Any) -> bool:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from advisor.ground.errors import AdviseError
+from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.extras import extras
 from advisor.launch.record_keeper import RecordKeeper, Say
 from advisor.plan.model import Plan
 from advisor.plan.record import Run
+
+RESUME = "resume with"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,3 +39,13 @@ def end_run(ending: Ending) -> Run:
     run, record = ending.run, ending.keeper.record
     did_nothing = run.already_done and record is run.record and not ending.failures
     return replace(run, record=record, errors=tuple(ending.failures), already_done=did_nothing)
+
+
+def with_resume(error: AdviseError, command: str) -> AdviseError:
+    """The error with the command that goes on from the last checkpoint beside its own hint."""
+    *others, last = error.faults
+    line = f"{RESUME}: {command}"
+    if line in last.hint:
+        return error
+    hint = line if not last.hint or isinstance(error, Stopped) else f"{last.hint}\n  {line}"
+    return type(error)(faults=[*others, replace(last, hint=hint)])

@@ -7,7 +7,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from advisor.ground.vllm import (
     serve_line,
     version_fault,
 )
-from advisor.launch.child import guard_command
+from advisor.launch.child import free_port, guard_command, with_variables
 from advisor.launch.record_keeper import Say
 from advisor.plan.entries import Entry, start_of, whole_model
 from advisor.plan.keys import key_specs
@@ -203,7 +202,7 @@ def serving(
     if not asks_server(entry.stage) or server is None or server.python is None:
         yield None
         return
-    port = _free_port()
+    port = free_port("127.0.0.1")
     needs = needs_of(plan, plan_path, entry, run)
     arguments = [
         *serve_arguments(needs, revision=plan.revision if needs.model == plan.model else None),
@@ -242,12 +241,7 @@ def _environment(gpus: Mapping[str, str | None]) -> dict[str, str]:
     """This process's environment for a program that has packages of its own."""
     own = ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH", "VIRTUAL_ENV")
     found = {key: value for key, value in os.environ.items() if key not in own} | ENVIRONMENT
-    for name, value in gpus.items():
-        if value is None:
-            found.pop(name, None)
-        else:
-            found[name] = value
-    return found
+    return with_variables(found, gpus)
 
 
 def _wait_until_ready(
@@ -289,9 +283,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         # What a leader that has gone left in its group gets the second signal all the same.
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=patience_s)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

@@ -12,7 +12,7 @@ from typing import Any
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.progress import View, Wait, read_view
 from advisor.launch.folder import METRICS, is_locked, process_of
-from advisor.plan.record import DONE, RUNNING, RunRecord, StageRecord
+from advisor.plan.record import DONE, RUNNING, RunRecord
 from advisor.plan.record_files import read_record
 
 STEPS = ("steps", "updates")  # units of the waits that count the steps of a stage
@@ -110,7 +110,7 @@ def read_live(folder: Path) -> LiveRun | None:
     counted = next((wait for wait in view.waits if wait.unit in STEPS), None) if view else None
     step, total = (counted.done, counted.total) if counted is not None else (None, None)
     if at_work is not None and counted is None:
-        step, total = last_step(folder, at_work)
+        step, total = last_step(folder, at_work.plan_stage, at_work.task)
     return LiveRun(
         folder=folder,
         process=process,
@@ -123,7 +123,7 @@ def read_live(folder: Path) -> LiveRun | None:
     )
 
 
-def last_step(folder: Path, stage: StageRecord) -> tuple[int | None, int | None]:
+def last_step(folder: Path, stage: str, task: str | None) -> tuple[int | None, int | None]:
     """(the last step of a stage that was logged, all of them), by the end of metrics.jsonl."""
     try:
         with (folder / METRICS).open("rb") as file:
@@ -134,9 +134,7 @@ def last_step(folder: Path, stage: StageRecord) -> tuple[int | None, int | None]
         return None, None
     for line in reversed(lines):
         found = metrics_line(line)
-        if found is not None and (found.get("stage"), found.get("task")) == (
-            stage.plan_stage, stage.task,
-        ):  # fmt: skip
+        if found is not None and (found.get("stage"), found.get("task")) == (stage, task):
             return found["step"], found.get("steps")
     return None, None
 

@@ -22,7 +22,7 @@ from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotRead
 from advisor.ground.files import ELSEWHERE, cannot_write
 from advisor.ground.types import Gpu
 from advisor.ground.version import __version__
-from advisor.launch.child import Child, Ended, every_stop_as_interrupt
+from advisor.launch.child import Child, Ended, every_stop_as_interrupt, free_port
 from advisor.launch.failure_report import KILLED, KINDS
 from advisor.launch.folder import LOCK_WAIT_S, MACHINES
 from advisor.launch.nodes import Place
@@ -138,7 +138,7 @@ class Machines:
         """
         self._ends()
         self.number, self.bad_s = self.number + 1, 0.0
-        port = self.place.port or _free_port()
+        port = self.place.port or free_port()
         self._say(training=what | {"number": self.number, "port": port})
         own = start(self._arguments(port), self._guard)
         deadline_s = time.monotonic() + (FAIL_S if own.code else END_S)
@@ -285,12 +285,6 @@ def gloo_interface(address: str) -> dict[str, str]:
             if any(one.address == own for one in known):
                 return {GLOO: os.environ.get(GLOO) or name}
     return {}
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return int(free.getsockname()[1])
 
 
 @contextmanager

@@ -7,17 +7,15 @@ when it changes it by itself; run.json says the same.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from advisor.estimate.past.runs import NO_RUNS, PastRuns
 from advisor.ground.errors import AdviseError
-from advisor.ground.files import text_of
 from advisor.ground.types import Hardware, ModelShape
 from advisor.launch.expected import memory_of_tensors
 from advisor.launch.failure_report import doing_of
-from advisor.launch.folder import METRICS
+from advisor.launch.live import last_step
 from advisor.plan.entries import Entry
 from advisor.plan.launch_checks import goes_with
 from advisor.plan.model import Plan, Stage
@@ -57,31 +55,11 @@ def next_attempt(entry: Entry, folder: Path, why: str) -> Adjustment | None:
     change = next_batch(entry.stage, rows)
     if change is None or doing_of(folder) not in ("training", ""):
         return None
-    step = last_step(entry, folder.parent.parent / METRICS)
+    task = entry.task.name if entry.task else None
+    step, _ = last_step(folder.parent.parent, entry.stage.name, task)
     adjustment = adjustment_of(entry, change, why, at_step=step)
     write_record(folder / ADJUSTED, Adjusted(adjusted=(*done, adjustment)))
     return adjustment
-
-
-def last_step(entry: Entry, metrics: Path) -> int | None:
-    """The last step of the stage that has a line of metrics; None if it has none."""
-    task = entry.task.name if entry.task else None
-    try:
-        lines = text_of(metrics, errors="replace").splitlines()
-    except OSError:
-        return None
-    for text in reversed(lines):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if (
-            isinstance(line, dict)
-            and (line.get("stage"), line.get("task")) == (entry.stage.name, task)
-            and isinstance(line.get("step"), int)
-        ):
-            return int(line["step"])
-    return None
 
 
 def peak_estimator(

@@ -70,7 +70,6 @@ def run_preflight(
     shape: ModelShape | None,
     trainers: Path,
     dry_run: bool = False,
-    judge: bool = True,
     check_extras: Callable[[], Sequence[Checked]] = list,
 ) -> PreflightResult:
     """What the checks found out.
@@ -85,7 +84,6 @@ def run_preflight(
         shape: The model's shape, if it is known.
         trainers: The folder that holds the package `trainers`.
         dry_run: No server generates in it, so that none is asked for.
-        judge: Whether the results are evaluated, and the plan's benchmarks asked.
         check_extras: The checks of optional features, which may need the network.
     """
     folder = resolve_path(plan_path, plan.model)

@@ -50,7 +50,6 @@ def new_record(
     expected: Mapping[str, Expected],
     inputs: Inputs,
     hardware: Hardware,
-    max_steps: int | None,
     judge: bool,
     license: str | None = None,
 ) -> RunRecord:
@@ -61,7 +60,6 @@ def new_record(
         expected: Entry name -> estimate.
         inputs: What model, data and the other files of the plan hold.
         hardware: The part of the machine that the plan uses.
-        max_steps: The limit of a trial run.
         judge: Whether results are compared with the base.
         license: Of the base, if it is known.
     """
@@ -80,7 +78,7 @@ def new_record(
             _stage_record(entry, old, expected[entry.name], run.folder) for entry in run.entries
         ),
         launch=_launch_record(run, old),
-        max_steps=max_steps,
+        max_steps=run.max_steps,
         judge=judge,
         resolved=old.resolved if old else {},
         versions=old.versions if old else {},
@@ -109,15 +107,12 @@ def _launch_record(run: PlanRun, old: RunRecord | None) -> LaunchRecord:
         processes=launch.processes,
         nodes=launch.nodes,
     )
-    same = (
-        old is not None
-        and old.launch is not None
-        and (
-            (old.launch.strategy, old.launch.processes, old.launch.nodes)
-            == (now.strategy, now.processes, now.nodes)
-        )
-    )
-    return old.launch if same and old is not None and old.launch is not None else now
+    before = old.launch if old is not None else None
+    if before is None or (before.strategy, before.processes, before.nodes) != (
+        now.strategy, now.processes, now.nodes,
+    ):  # fmt: skip
+        return now
+    return before
 
 
 def _stage_record(

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from advisor.estimate.past.runs import NO_RUNS, PastRuns
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.units import format_whole_time
-from advisor.launch.ending import Ending, end_run
+from advisor.launch.ending import Ending, end_run, with_resume
 from advisor.launch.failure_report import (
     AT_ONCE,
     explain_failure,
@@ -23,10 +22,9 @@ from advisor.launch.failure_report import (
     smaller_hint,
 )
 from advisor.launch.generation_server import serving
-from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt, peak_estimator
+from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import RecordKeeper, Say
-from advisor.launch.resume import with_resume
 from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import Ended, TrainerStarter
 from advisor.methods import may_share_base, objective
@@ -43,6 +41,7 @@ from advisor.plan.record import (
     Status,
 )
 from advisor.plan.record_files import try_read_part
+from advisor.plan.smaller import PeakOf
 from advisor.plan.trained_record import trained_record
 
 
@@ -57,7 +56,7 @@ class StageRunner:
     say: Say
     resume: str  # the command that resumes this call
     teacher: Teacher  # of later estimates
-    past: PastRuns = NO_RUNS
+    peak_of: PeakOf | None = None  # the estimated peak of a stage
 
     def train(self, selected: Sequence[Entry]) -> Run:
         """Train what is not done yet, stage by stage.
@@ -93,10 +92,9 @@ class StageRunner:
             raise error from None
         self._finish()
         done = Run(folder=self.run.folder, record=self.keeper.record)
+        keeper, say = self.keeper, self.say
         return end_run(
-            Ending(
-                run=done, plan=self.run.copy, keeper=self.keeper, say=self.say, again=self.resume
-            )
+            Ending(run=done, plan=self.run.copy, keeper=keeper, say=say, again=self.resume)
         )
 
     def _finish(self, *, stopped: bool = False) -> Status:
@@ -275,9 +273,7 @@ class StageRunner:
         return smaller_hint(
             ran,
             self.run.is_chosen_folder,
-            peak_of=peak_estimator(
-                self.run.plan, self.teacher.shape, self.teacher.hardware, self.past
-            ),
+            peak_of=self.peak_of,
             limit_bytes=expected.limit_bytes if expected is not None else None,
             loading=doing == "loading",
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from advisor.ground.files import PLAN_FILE
-from advisor.launch.child import TOGETHER_S, Child, guard_command
+from advisor.launch.child import TOGETHER_S, Child, guard_command, with_variables
 from advisor.launch.child import Ended as Ended
 from advisor.launch.failure_report import note_silent_end, oom_kills
 from advisor.launch.machines import Guard, Machines, Said, gloo_interface
@@ -181,11 +181,7 @@ class TrainerStarter:
         if self.launch.device == "cpu":
             env |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "-1"}
             return env
-        for name, value in self.gpus.items():
-            if value is None:
-                env.pop(name, None)
-            else:
-                env[name] = value
+        env = with_variables(env, self.gpus)
         if self.launch.device == "cuda" and not any(env.get(name) for name in ALLOCATOR):
             env[ALLOCATOR[0]] = "expandable_segments:True"
         return env

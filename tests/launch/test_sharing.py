@@ -56,7 +56,7 @@ def test_a_plan_for_more_gpus_says_what_fewer_take(planned, shop, monkeypatch):
     with pytest.raises(AdviseError) as refused:
         run_preflight(
             plan, shop / "plan.yaml", shop / "out", todo, hardware=machine(gpu()),
-            shape=plan_shape(plan, shop / "plan.yaml"), trainers=STAND_IN, judge=False,
+            shape=plan_shape(plan, shop / "plan.yaml"), trainers=STAND_IN,
         )  # fmt: skip
     (fault,) = [one for one in refused.value.faults if one.where == "launch.processes"]
     assert "wants 2 processes, one per GPU, and 1 can be used here: 1 too few" in fault.what
@@ -142,7 +142,7 @@ def test_fewer_rows_than_processes_are_refused(planned, shop, monkeypatch):
     with pytest.raises(InputError, match="cannot be shared by 2000 processes"):
         run_preflight(
             plan, shop / "plan.yaml", shop / "out", todo, hardware=machine(gpu()), shape=None,
-            trainers=STAND_IN, judge=False,
+            trainers=STAND_IN,
         )  # fmt: skip
 
 

@@ -21,10 +21,9 @@ from advisor.ground.hub_cache import is_offline
 from advisor.ground.installed import install_line
 from advisor.ground.progress import waiting
 from advisor.ground.secrets import masked
-from advisor.launch.ending import Ending
+from advisor.launch.ending import Ending, with_resume
 from advisor.launch.folder import now
 from advisor.launch.hub_model import HUB, login
-from advisor.launch.resume import with_resume
 from advisor.methods import update
 from advisor.plan.model import Plan
 from advisor.plan.next_run import CARD, upload_command
