@@ -29,6 +29,7 @@ from typing import Annotated, Any, Final, Literal
 from advisor.ground.content import Contents, digest_of
 from advisor.ground.errors import AdviseError
 from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
+from advisor.methods import objective
 from advisor.plan.evaluation_record import Check, Evaluation, HeldOut
 from advisor.plan.measured_record import DataCounts, Expected, Measured, Times
 from advisor.plan.verdict_record import Verdict
@@ -396,6 +397,11 @@ class RunRecord(JsonObject):
     def is_seq2seq(self, stage: StageRecord) -> bool:
         """Whether the result has an encoder that reads and a decoder that writes."""
         return self.settings(stage).options.get("head") == "seq2seq"
+
+    def writes(self, stage: StageRecord) -> bool:
+        """Whether the result answers as a language model does: it sorts, scores or rewrites not."""
+        sorts = self.is_classifier(stage) or self.is_seq2seq(stage)
+        return not sorts and not objective(stage.objective).scores
 
 
 def last_of_each_task(stages: Iterable[StageRecord]) -> list[StageRecord]:

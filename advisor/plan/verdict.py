@@ -410,10 +410,5 @@ class NextStepFinder:
         return ""
 
     def _chat(self) -> str | None:
-        record, stage = self.record, self.stage
-        writes = not (
-            record.is_classifier(stage)
-            or record.is_seq2seq(stage)
-            or objective(stage.objective).scores
-        )
+        writes = self.record.writes(self.stage)
         return f"advise chat {shlex.quote(self.run)}" if writes else None

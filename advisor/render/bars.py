@@ -88,7 +88,8 @@ def stacked_bars(
     is_far = limit is not None and limit > FAR * widest
     drawn_limit = None if is_far else limit
     widest = 1.02 * max(widest, drawn_limit or 0.0)  # no line or end of a band is cut off
-    number = {name: place for place, name in enumerate(_names(kept), 1)}
+    names = dict.fromkeys(name for bar in kept for name in bar.parts)
+    number = {name: place for place, name in enumerate(names, 1)}
     rows = []
     for bar, total in zip(kept, totals, strict=True):
         band = f" ({show(bar.band[0])} to {show(bar.band[1])})" if bar.band else ""
@@ -98,11 +99,11 @@ def stacked_bars(
     if limit:
         where = "far beyond the picture" if is_far else "dashed line"
         against = f"; {where}: {limit_name}, {show(limit)}"
-    amounts = [
-        f'<li><b class="p{(place - 1) % FILLS + 1}">{place}</b>{text(name)}'
-        f" {text(_amounts(name, kept, show))}</li>"
-        for name, place in number.items()
-    ]
+    amounts = []
+    for name, place in number.items():
+        said = " and ".join(show(bar.parts[name]) for bar in kept if name in bar.parts)
+        fill = (place - 1) % FILLS + 1
+        amounts.append(f'<li><b class="p{fill}">{place}</b>{text(name)} {text(said)}</li>')
     return "\n".join(
         [
             '<figure class="bars">',
@@ -118,10 +119,6 @@ def _drawn(bar: Bar) -> float:
     return sum(value for value in bar.parts.values() if value > 0)
 
 
-def _names(bars: Sequence[Bar]) -> list[str]:
-    return list(dict.fromkeys(name for bar in bars for name in bar.parts))
-
-
 def _at_most(bar: Bar, most: int) -> Bar:
     """The bar with its smallest parts as one, where it has more than `most`; corrections below 0
     stay by themselves.
@@ -134,13 +131,8 @@ def _at_most(bar: Bar, most: int) -> Bar:
     parts = {name: value for name, value in bar.parts.items() if name in largest}
     rest = sum(value for name, value in bar.parts.items() if name not in largest)
     parts = {**parts, REST: rest} if rest else parts
-    return replace(
-        bar, parts=parts, total=sum(bar.parts.values()) if bar.total is None else bar.total
-    )
-
-
-def _amounts(name: str, bars: Sequence[Bar], show: Callable[[float], str]) -> str:
-    return " and ".join(show(bar.parts[name]) for bar in bars if name in bar.parts)
+    total = sum(bar.parts.values()) if bar.total is None else bar.total
+    return replace(bar, parts=parts, total=total)
 
 
 def _drawing(

@@ -5,6 +5,7 @@ long its rows are, and the next command. `--json` has the rest.
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from advisor.ground.types import DataProfile, Finding, TokenStats
 from advisor.ground.units import format_count
 from advisor.methods import methods
 from advisor.render.data import FORMATS, visible, what_of
+from advisor.render.terminal import rich_text
 from advisor.situation.data_fit import suited_task
 
 if TYPE_CHECKING:
@@ -47,19 +49,6 @@ SAID_ABOVE = ("recognised-by-shape", "documents")
 BAR_CELLS = 30
 INDENT = 2  # of everything below a title
 BAR, SLIVER = "█", "▏"
-PLAIN = str.maketrans(
-    {
-        BAR: "#",
-        SLIVER: "|",
-        "…": "...",
-        "⏎": "\\n",
-        "×": "x",
-        "–": "-",
-        "—": "-",
-        "±": "+-",
-        "’": "'",
-    }
-)  # for terminals that cannot show them
 
 
 def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Console) -> None:
@@ -77,17 +66,14 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
 
     rows = f"{profile.rows:,} row{'' if profile.rows == 1 else 's'}"
     console.print(page.text(f"{visible(profile.path)}: {rows}, {what_of(profile)}", "bold"))
-    if profile.objectives:
-        section("It can train", page.objectives(profile, advice.get("amounts", ())))
-    else:
-        section(
-            "It can train",
-            page.text("nothing, before the errors below are repaired", "bold red"),
-        )
+    nothing = page.text("nothing, before the errors below are repaired", "bold red")
+    trained = page.objectives(profile, advice.get("amounts", ())) if profile.objectives else nothing
+    section("It can train", trained)
     findings = [
         one for one in profile.findings if one.id not in SAID_ABOVE or one.severity != "note"
     ]
-    section(_findings_title(findings), page.findings(findings))
+    counts = _counted(findings)
+    section(f"Findings: {counts}" if counts else "Findings", page.findings(findings))
     row = f" (row {profile.sample.get('row', '?')})" if profile.sample else ""
     section(f"How it is read{row}", page.reading(profile))
     if "classes" in profile.measures:
@@ -100,16 +86,13 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
         section("What a sequence length would cut", page.lengths(profile))
     if profile.objectives and advice.get("suggested"):
         objective = advice["suggested"]["objective"]
-        section(
-            "A plan for a small model that sorts takes"
-            if objective == "classification"
-            else f"A plan for {objective} with LoRA on one GPU takes",
-            page.suggested(advice["suggested"]),
-        )
+        how = "a small model that sorts"
+        if objective != "classification":
+            how = f"{objective} with LoRA on one GPU"
+        section(f"A plan for {how} takes", page.suggested(advice["suggested"]))
     console.print()
     # On a low screen the first lines have gone by.
     trains = ", ".join(profile.objectives[:SHOWN_OBJECTIVES]) or "nothing yet"
-    counts = _counted(findings)
     console.print(page.text(f"Trains: {trains}{f'. See above: {counts}' if counts else ''}"))
     if profile.objectives:
         console.print(page.text("Without --task, the next line asks what the model is for.", "dim"))
@@ -138,20 +121,11 @@ class _Page:
     """The parts of the page, in signs that the terminal can show."""
 
     def __init__(self, console: Console) -> None:
-        encoding = (console.encoding or "utf-8").lower().replace("-", "")
-        self.encoding = None if encoding.startswith("utf") else console.encoding
+        self.console = console
         self.width = console.width - INDENT
 
     def text(self, text: str, style: str = "") -> Text:
-        from rich.text import Text
-
-        if self.encoding is not None:
-            text = (
-                text.translate(PLAIN)
-                .encode(self.encoding, "backslashreplace")
-                .decode(self.encoding)
-            )
-        return Text(text, style=style, overflow="fold")
+        return rich_text(text, self.console, style)
 
     def objectives(self, profile: DataProfile, amounts: Sequence[Any]) -> RenderableType:
         from advisor.data.measure.data_requirements import in_words
@@ -159,13 +133,9 @@ class _Page:
         wanted = {row["objective"]: row for row in amounts}
         table = _grid(("bold", "left", True), ("", "left", False))
         for objective in profile.objectives[:SHOWN_OBJECTIVES]:
-            meaning = (
-                CLASSIFICATION
-                if objective == "classification"
-                else methods().objectives[objective].short
-            )
-            meaning += _on_what(objective, profile)
-            said = self.text(meaning)
+            known = methods().objectives.get(objective)
+            meaning = known.short if known is not None else CLASSIFICATION
+            said = self.text(f"{meaning}{_on_what(objective, profile)}")
             if objective in wanted:
                 style = VERDICTS[wanted[objective]["verdict"]]
                 said.append("; ").append_text(self.text(in_words(wanted[objective]), style))
@@ -182,11 +152,9 @@ class _Page:
             for index, line in enumerate(_parts(finding)):
                 table.add_row(self.text(word, style) if index == 0 else "", self.text(line))
         more = len(findings) - SHOWN_FINDINGS
-        return (
-            _group(table, self.text(f"and {more:,} more: --json lists all", "dim"))
-            if more > 0
-            else table
-        )
+        if more <= 0:
+            return table
+        return _group(table, self.text(f"and {more:,} more: --json lists all", "dim"))
 
     def reading(self, profile: DataProfile) -> RenderableType:
         """The format, how sure that is, and one row."""
@@ -256,34 +224,23 @@ class _Page:
                 f"answers: half up to {answers['p50']:,}, 95 % up to {answers['p95']:,}, the"
                 f" longest {answers['longest']:,}"
             )
-        sampled = (
-            f"; {tokens.sampled_rows:,} rows counted" if tokens.sampled_rows is not None else ""
-        )
-        by = tokens.counted_by.split(" (approximation")[0]
-        exact = (
-            "" if by == tokens.counted_by else " (an approximation; --model NAME counts its tokens)"
-        )
-        return _group(
-            bars,
-            *(self.text(line) for line in lines),
-            self.text(f"counted by: {by}{exact}{sampled}", "dim"),
-        )
+        by, approximate, _ = tokens.counted_by.partition(" (approximation")
+        by += " (an approximation; --model NAME counts its tokens)" if approximate else ""
+        if tokens.sampled_rows is not None:
+            by += f"; {tokens.sampled_rows:,} rows counted"
+        return _group(bars, *map(self.text, lines), self.text(f"counted by: {by}", "dim"))
 
     def _bars(self, rows: list[tuple[str, int]]) -> RenderableType:
         most = max(count for _, count in rows)
         beside = max(len(name) for name, _ in rows) + len(f"{most:,}") + 3
-        longest = max(
-            0, min(BAR_CELLS, self.width - beside)
-        )  # on a narrow terminal the bars give way, not the numbers
+        # On a narrow terminal the bars give way, not the numbers.
+        longest = max(0, min(BAR_CELLS, self.width - beside))
         bars = _grid(("", "right", False), ("", "left", True), ("", "right", True), gap=1)
         for name, count in rows:
             cells = round(longest * count / most)
             # A bin that holds something shows something.
-            bars.add_row(
-                self.text(name),
-                self.text(BAR * cells or (SLIVER if count and longest else "")),
-                f"{count:,}",
-            )
+            bar = BAR * cells or (SLIVER if count and longest else "")
+            bars.add_row(self.text(name), self.text(bar), f"{count:,}")
         return bars
 
     def suggested(self, suggested: Mapping[str, Any]) -> RenderableType:
@@ -295,56 +252,36 @@ class _Page:
 
     def lengths(self, profile: DataProfile) -> RenderableType:
         raw = profile.kind == "raw_text"
-        names = (
-            "tokens",
-            "rows over",
-            *(() if raw else ("text cut", "no answer left")),
-            "padding",
-            "packed",
-        )
-        rows = []
+        columns: dict[str, list[str]] = {}
         for row in profile.measures["sequence_lengths"]:
-            over = (
-                f"{row['rows_over']:,} ({_share(row['rows_over_share'])})"
-                if row["rows_over"]
-                else "0"
-            )
-            lost = () if raw else (_share(row["tokens_cut_share"]), f"{row['answers_lost']:,}")
-            rows.append(
-                (
-                    f"{row['seq_len']:,}",
-                    over,
-                    *lost,
-                    _share(row["padding"]),
-                    f"{row['packed_sequences']:,}",
-                )
-            )
-        table = self._numbers(names, rows)
+            over = row["rows_over"]
+            cells = {
+                "tokens": f"{row['seq_len']:,}",
+                "rows over": f"{over:,} ({_share(row['rows_over_share'])})" if over else "0",
+                "text cut": _share(row["tokens_cut_share"]),
+                "no answer left": f"{row['answers_lost']:,}",
+                "padding": _share(row["padding"]),
+                "packed": f"{row['packed_sequences']:,}",
+            }
+            for name, cell in cells.items():
+                if not raw or name not in ("text cut", "no answer left"):
+                    columns.setdefault(name, []).append(cell)
+        table = self._numbers(columns)
         what = "texts over it are cut into pieces, nothing is lost; " if raw else ""
-        return _group(
-            table,
-            self.text(
-                f"{what}padding: empty part of a batch of single rows; packed: sequences when laid"
-                " end to end",
-                "dim",
-            ),
+        said = (
+            "padding: empty part of a batch of single rows; packed: sequences when laid end to end"
         )
+        return _group(table, self.text(f"{what}{said}", "dim"))
 
-    def _numbers(self, names: tuple[str, ...], rows: list[tuple[str, ...]]) -> RenderableType:
-        """A table of numbers; one row below the other where the terminal is too narrow to show each
-        number whole.
-        """
-        if sum(max(map(len, column)) + 2 for column in zip(names, *rows, strict=True)) > self.width:
-            rest = [
-                ", ".join(f"{name} {value}" for name, value in zip(names[1:], row[1:], strict=True))
-                for row in rows
-            ]
-            return _group(
-                *(
-                    self.text(f"{row[0]} {names[0]}: {values}")
-                    for row, values in zip(rows, rest, strict=True)
-                )
-            )
+    def _numbers(self, columns: Mapping[str, Sequence[str]]) -> RenderableType:
+        """A table of numbers; one row below the other where a number would not be shown whole."""
+        names, rows = list(columns), list(zip(*columns.values(), strict=True))
+        if sum(max(map(len, (name, *columns[name]))) + 2 for name in names) > self.width:
+            lines = []
+            for row in rows:
+                rest = (f"{name} {cell}" for name, cell in zip(names[1:], row[1:], strict=True))
+                lines.append(self.text(f"{row[0]} {names[0]}: {', '.join(rest)}"))
+            return _group(*lines)
         table = _grid(*((("", "right", True),) * len(names)))
         table.add_row(*(self.text(name, "dim") for name in names))
         for row in rows:
@@ -407,27 +344,16 @@ def _group(*parts: RenderableType) -> RenderableType:
 
 def _share(share: float) -> str:
     """'12 %', and for little 'below 1 %': a share that is there never reads as nothing."""
-    return (
-        "0 %" if share <= 0 else "below 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
-    )
-
-
-def _findings_title(findings: Sequence[Finding]) -> str:
-    counts = _counted(findings)
-    return f"Findings: {counts}" if counts else "Findings"
+    if 0 < share < 0.01:
+        return "below 1 %"
+    return f"{max(0, share):.0%}".replace("%", " %")
 
 
 def _counted(findings: Sequence[Finding]) -> str:
     """'2 warnings, 1 note'."""
-    counts = {
-        severity: sum(finding.severity == severity for finding in findings)
-        for severity in SEVERITIES
-    }
-    return ", ".join(
-        f"{count} {severity}{'s' if count > 1 else ''}"
-        for severity, count in counts.items()
-        if count
-    )
+    counts: Counter[str] = Counter(finding.severity for finding in findings)
+    listed = [(counts[severity], severity) for severity in SEVERITIES if counts[severity]]
+    return ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for count, word in listed)
 
 
 def _parts(finding: Finding) -> list[str]:

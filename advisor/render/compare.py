@@ -31,20 +31,20 @@ def picked_samples(found: Evaluation | None) -> list[Picked]:
     middle one; without scores the first three.
     """
     samples = list(found.samples) if found is not None else []
-    scored = [(_gain(sample), sample) for sample in samples]
-    if not samples or found is None or any(gain is None for gain, _ in scored):
+    gains = [_gain(sample) for sample in samples]
+    if not samples or found is None or None in gains:
         return [Picked(FIRST, "sample answer", sample) for sample in samples[:3]]
     metric = (found.sample_metric or "reward").replace("_", " ")
     # Of equals the first in the file: the pick is the same every time.
-    ordered = sorted(range(len(samples)), key=lambda place: (-(scored[place][0] or 0.0), place))
+    ordered = sorted(range(len(samples)), key=lambda place: (-(gains[place] or 0.0), place))
     places = {BEST: ordered[0], WORST: ordered[-1], MIDDLE: ordered[len(ordered) // 2]}
     chosen: dict[int, str] = {}
     for rank, place in places.items():
         chosen.setdefault(place, rank)
+    found_ones = [(rank, samples[place]) for place, rank in chosen.items()]
     return [
-        Picked(rank, f"{_words(rank, samples[place])}: {metric} {_scores(samples[place])}", sample)
-        for place, rank in chosen.items()
-        for sample in (samples[place],)
+        Picked(rank, f"{_words(rank, sample)}: {metric} {_scores(sample)}", sample)
+        for rank, sample in found_ones
     ]
 
 

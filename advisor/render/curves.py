@@ -8,7 +8,8 @@ and its last value at its end.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from operator import itemgetter
 
 from advisor.render.html import text
 
@@ -28,7 +29,7 @@ STYLE = """
 .plot .ends { min-width: 7.4em; color: var(--ink); padding-left: .4rem; }
 .plot .xs { grid-column: 2; display: flex; justify-content: space-between; padding-top: .3rem; }
 .plot svg * { vector-effect: non-scaling-stroke; fill: none; }
-.plot .grid { stroke: var(--line); } .plot .mark { stroke: var(--warn); stroke-dasharray: 4 4; }
+.plot .grid { stroke: var(--line); }
 .plot .line { stroke: var(--mark); stroke-width: 2; }
 .plot .second { stroke: var(--warn); stroke-width: 2; stroke-dasharray: 7 4; }
 .plot .point { stroke: var(--warn); stroke-width: 8; stroke-linecap: round; }
@@ -42,7 +43,6 @@ def curve(
     points: Sequence[tuple[float, float]],
     *,
     unit: str = "",
-    marks: Sequence[tuple[float, str]] = (),
     beside: tuple[str, Sequence[tuple[float, float]]] | None = None,
     dot: tuple[float, float, str] | None = None,
 ) -> str:
@@ -53,7 +53,6 @@ def curve(
         name: What the line shows.
         points: (step, value), steps rising.
         unit: Of the values.
-        marks: (value, label) of horizontal lines to compare with.
         beside: (what it shows, its points) of a second line in the same picture.
         dot: (step, value, label) of one point of the second line.
     """
@@ -63,13 +62,10 @@ def curve(
         return ""
     kept = thin(finite)
     xs = sorted([x for x, _ in kept] + [x for x, _ in second])
-    ys = [y for _, y in kept + second] + [value for value, _ in marks if math.isfinite(value)]
+    ys = [y for _, y in kept + second]
     low, high = min(ys), max(ys)
-    low, high = (
-        (low - abs(low) * 0.05 - 1e-12, high + abs(high) * 0.05 + 1e-12)
-        if low == high
-        else (low, high)
-    )
+    if low == high:
+        low, high = low - abs(low) * 0.05 - 1e-12, high + abs(high) * 0.05 + 1e-12
 
     def down(y: float) -> float:
         """Percent from the top."""
@@ -82,11 +78,10 @@ def curve(
         return " ".join(f"{x:.2f},{y:.2f}" for x, y in (place(*point) for point in values))
 
     ticks = (high, (low + high) / 2, low)
-    drawn = [_across(down(value), "grid") for value in ticks]
-    drawn += [_across(down(value), "mark") for value, _ in marks]
+    line = '<line x1="0" x2="100" y1="{0:.2f}" y2="{0:.2f}" class="grid"/>'
+    drawn = [line.format(down(value)) for value in ticks]
     drawn.append(f'<polyline points="{path(kept)}" class="line"/>')
     ends = [(down(finite[-1][1]), f"{_short_name(name)} {short(finite[-1][1])}")]
-    ends += [(down(value), label) for value, label in marks]
     title, told = name, _ends(name, finite)
     if beside and second:
         title = f"{name} (solid) and {beside[0][:1].lower()}{beside[0][1:]} (dashed)"
@@ -100,11 +95,14 @@ def curve(
         drawn.append(_spot(*place(dot[0], dot[1]), "dot"))
         note = f"; large dot: {dot[2]} ({short(dot[1])})"
     caption = f"{title}{f', in {unit}' if unit else ''}{note}"
+    beside_ticks = "".join(
+        f'<span style="top:{down(one):.1f}%">{short(one)}</span>' for one in ticks
+    )
     return "\n".join(
         [
             '<figure class="plot">',
             f"<figcaption>{text(caption)}</figcaption>",
-            f'<div class="frame"><div class="ys" aria-hidden="true">{_ticks(ticks, down)}</div>',
+            f'<div class="frame"><div class="ys" aria-hidden="true">{beside_ticks}</div>',
             f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img"'
             f' aria-label="{text(told)}">{"".join(drawn)}</svg>',
             f'<div class="ends" aria-hidden="true">{_labels(ends)}</div>',
@@ -115,17 +113,9 @@ def curve(
     )
 
 
-def _across(y: float, kind: str) -> str:
-    return f'<line x1="0" x2="100" y1="{y:.2f}" y2="{y:.2f}" class="{kind}"/>'
-
-
 def _spot(x: float, y: float, kind: str) -> str:
     """A round point: the drawing is stretched, and a line's cap is not."""
     return f'<path d="M{x:.2f} {y:.2f}h0" class="{kind}"/>'
-
-
-def _ticks(values: Sequence[float], down: Callable[[float], float]) -> str:
-    return "".join(f'<span style="top:{down(one):.1f}%">{short(one)}</span>' for one in values)
 
 
 def _labels(ends: Sequence[tuple[float, str]]) -> str:
@@ -164,9 +154,7 @@ def thin(
     kept: list[tuple[float, float]] = []
     for start in range(0, len(points), span):
         part = points[start : start + span]
-        kept += sorted(
-            {min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])}
-        )
+        kept += sorted({min(part, key=itemgetter(1)), max(part, key=itemgetter(1))})
     return kept
 
 

@@ -24,11 +24,8 @@ def lint_text(checked: LintedRules) -> str:
 
 def finding_text(finding: Finding) -> str:
     """`file:line:col  rule-id  message`, the line itself, a caret, and the next step."""
-    head = "  ".join(
-        filter(
-            None, (finding.at, finding.rule, f"{finding.severity}: {finding.text} [{finding.id}]")
-        )
-    )
+    said = f"{finding.severity}: {finding.text} [{finding.id}]"
+    head = "  ".join(filter(None, (finding.at, finding.rule, said)))
     lines = [head, *_source_lines(finding.at)]
     if finding.hint:
         lines.append(f"    hint: {finding.hint}")
@@ -46,14 +43,10 @@ def _source_lines(at: str) -> list[str]:
     start = max(0, (column or 1) - 1 - SHOWN_LINE // 2) if len(text) > SHOWN_LINE else 0
     shown = text[start : start + SHOWN_LINE]
     number = f"{line:>5} | "
-    return [
-        f"{number}{shown.rstrip()}",
-        *(
-            [f"{' ' * (len(number) - 2)}| {' ' * (column - 1 - start)}^"]
-            if column is not None
-            else []
-        ),
-    ]
+    found = [f"{number}{shown.rstrip()}"]
+    if column is not None:
+        found.append(f"{' ' * (len(number) - 2)}| {' ' * (column - 1 - start)}^")
+    return found
 
 
 def place(at: str) -> tuple[str, int | None, int | None]:
@@ -68,11 +61,9 @@ def place(at: str) -> tuple[str, int | None, int | None]:
 
 
 def _lines(file: str) -> list[str]:
-    path = (
-        rules_dir().parent / file
-        if file.startswith("rules/") and not Path(file).exists()
-        else Path(file)
-    )
+    path = Path(file)
+    if file.startswith("rules/") and not path.exists():
+        path = rules_dir().parent / file
     try:
         with path.open("rb") as source:
             return source.read(1_000_000).decode("utf-8", "replace").split("\n")
@@ -89,27 +80,18 @@ def closing(checked: LintedRules) -> str:
     )
     if not report.proofs:
         return f"nothing was proved: {counted}"
-    sets, cells = (
-        sum(proof.sets for proof in report.proofs),
-        sum(proof.cells for proof in report.proofs),
-    )
-    recommending = sum(report.tiers.values())
-    tiers = (
-        ", ".join(
-            f"{tier} {count / recommending:.0%}" for tier, count in report.tiers.items() if count
-        )
-        if recommending
-        else "no recommendations"
-    )
+    sets = sum(proof.sets for proof in report.proofs)
+    cells = sum(proof.cells for proof in report.proofs)
+    all_of = sum(report.tiers.values())
+    tiers = [f"{tier} {count / all_of:.0%}" for tier, count in report.tiers.items() if count]
+    must = f"; must: {len(report.must)} rules" if report.must else ""
+    scenarios = "" if checked.scenarios is None else f" and {checked.scenarios} scenarios"
     lines = [
         f"layers: {' < '.join(('base', *checked.layers))}",
-        f"tiers: {tiers}{f'; must: {len(report.must)} rules' if report.must else ''}",
-        (
-            f"{len(report.proofs)} tables, {report.rules} rules: {cells:,} different situations"
-            f" proved by {sets:,} sets of firing rules; {report.examples}"
-            f" examples{'' if checked.scenarios is None else f' and {checked.scenarios} scenarios'}"
-            f" run; {checked.duration_s * 1000:.0f} ms"
-        ),
+        f"tiers: {', '.join(tiers) or 'no recommendations'}{must}",
+        f"{len(report.proofs)} tables, {report.rules} rules: {cells:,} different situations proved"
+        f" by {sets:,} sets of firing rules; {report.examples} examples{scenarios} run;"
+        f" {checked.duration_s * 1000:.0f} ms",
         counted,
     ]
     return "\n".join(lines)

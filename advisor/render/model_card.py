@@ -15,7 +15,7 @@ from advisor.methods.model import SERVERS
 from advisor.plan.evaluation_record import Evaluation, HeldOut
 from advisor.plan.record import ResolvedSettings, RunRecord, StageRecord, last_of_each_task
 from advisor.plan.results import label
-from advisor.render.result_commands import forms_of, serve_command, served_stages
+from advisor.render.result_commands import auto_class, forms_of, serve_command, served_stages
 from advisor.render.run import what_was_trained
 from advisor.render.verdict import verdict_of
 
@@ -140,14 +140,13 @@ def _card_loading(record: RunRecord, stage: StageRecord) -> list[str]:
         head = "SequenceClassification"
     elif record.is_seq2seq(stage):
         head = "Seq2SeqLM"
-    library, auto = ("peft", "AutoPeftModel") if method.is_module else ("transformers", "AutoModel")
     return [
         "",
         "## Load it",
         "",
         "```python",
         *([f"import {method.imports}"] if method.imports else []),
-        f"from {library} import {auto}For{head} as Loader",
+        f"from {auto_class(method)}For{head} as Loader",
         f'model = Loader.from_pretrained("THIS_FOLDER"{labels})',
         "```",
     ]
@@ -196,7 +195,7 @@ def _card_serving(record: RunRecord, stage: StageRecord) -> list[str]:
     A card goes to the hub with its result, so no folder of this machine is named.
     """
     method = update(stage.update)
-    if record.is_classifier(stage) or record.is_seq2seq(stage) or objective(stage.objective).scores:
+    if not record.writes(stage):
         return []
     whole, lines = THIS_FOLDER, []
     only = f" --only {shlex.quote(label(stage))}" if len(record.stages) > 1 else ""

@@ -5,10 +5,9 @@ Made from run.json, metrics.jsonl and plan.yaml alone, so that it can be made ag
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,18 @@ from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, shown_path, text_of, write_atomically
 from advisor.methods import update
 from advisor.plan.next_run import upload_command
-from advisor.plan.record import (
-    DONE,
-    FAILED,
-    ROLLOUTS,
-    MachineRecord,
-    RunRecord,
-    last_of_each_task,
-)
+from advisor.plan.record import DONE, FAILED, ROLLOUTS, MachineRecord, RunRecord, last_of_each_task
 from advisor.render import bars, curves
 from advisor.render.html import block, document, grid, items, number, section, text
 from advisor.render.model_card import limits, model_card
-from advisor.render.report_stage import read_rollouts, stage_section
+from advisor.render.report_stage import json_lines, read_rollouts, stage_section
 from advisor.render.result_commands import (
     ask_command,
     export_command,
     forms_of,
-    rewrite_command,
     serve_command,
     served_stages,
-    sort_command,
+    use_of,
 )
 from advisor.render.run import what_was_trained
 from advisor.render.verdict import OF_THE_STATE, verdict_of
@@ -85,23 +76,7 @@ def write_report(folder: Path, record: RunRecord) -> Path:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; one that was cut off or damaged is left out."""
-    found = []
-    if path.is_file():
-        for line in text_of(path, errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(entry, dict):
-                found.append(entry)
-    return found
-
-
-def _of_extras(record: RunRecord) -> Iterator[list[str]]:
-    """The sections that optional features add."""
-    for extra in extras().values():
-        for one in extra.block(record):
-            yield section(one.title, *map(block, one.blocks))
+    return json_lines(path) if path.is_file() else []
 
 
 def report_page(
@@ -126,13 +101,11 @@ def report_page(
         ]
         answers = (rollouts or {}).get(stage.name, ())
         body += stage_section(stage, own, answers, record.resolved.get(stage.name))
-    body += [
-        *_cross_table(record),
-        *(line for one in _of_extras(record) for line in one),
-        *_use(record, folder),
-        *_plan(record, plan_text),
-        *_versions(record),
-    ]
+    body += _cross_table(record)
+    for extra in extras().values():
+        for one in extra.block(record):
+            body += section(one.title, *map(block, one.blocks))
+    body += [*_use(record, folder), *_plan(record, plan_text), *_versions(record)]
     return document(
         f"Report: {record.name}",
         f"Report: <code>{text(str(record.name))}</code>",
@@ -147,13 +120,12 @@ def report_page(
 
 def _verdict(record: RunRecord, folder: Path) -> list[str]:
     """The three lines that one can act on; of an unfinished run how far it is."""
-    found = verdict_of(record, folder)
-    trial = (
-        f"<p class=warning>A trial: at most {record.max_steps} steps a stage. Its numbers say"
-        " little about the whole run.</p>"
-        if record.max_steps
-        else ""
-    )
+    found, trial = verdict_of(record, folder), ""
+    if record.max_steps:
+        trial = (
+            f"<p class=warning>A trial: at most {record.max_steps} steps a stage. Its numbers say"
+            " little about the whole run.</p>"
+        )
     if found is None:
         said = OF_THE_STATE.get(record.status, record.status)
         is_bad = record.status == FAILED
@@ -192,13 +164,9 @@ def _cross_table(record: RunRecord) -> list[str]:
     if len(tasks) < 2:
         return []
     columns = ["held-out loss on", "base", *tasks]
-    rows = [
-        [task, *(number(found[task].get(module)) for module in ("base", *tasks))] for task in tasks
-    ]
-    note = (
-        '<p class="quiet">Lower is better. A column is a module; its own task stands on the'
-        " diagonal.</p>"
-    )
+    rows = [[task, *(number(found[task].get(one)) for one in ("base", *tasks))] for task in tasks]
+    said = "Lower is better. A column is a module; its own task stands on the diagonal."
+    note = f'<p class="quiet">{said}</p>'
     return section("Every module on every task", grid(columns, rows), note)
 
 
@@ -209,12 +177,9 @@ def _use(record: RunRecord, folder: Path) -> list[str]:
     parts = []
     for stage in last_of_each_task(record.stages):
         result = shown_path(folder / stage.folder)
-        if record.is_classifier(stage):
-            parts.append(f"<p>Sort a text</p><pre>{text(sort_command(result))}</pre>")
-            continue
-        if record.is_seq2seq(stage):
-            command = rewrite_command(result, stage.update)
-            parts.append(f"<p>Rewrite a text</p><pre>{text(command)}</pre>")
+        if record.is_classifier(stage) or record.is_seq2seq(stage):
+            what, command = use_of(record, stage, result)
+            parts.append(f"<p>{what}</p><pre>{text(command)}</pre>")
             continue
         lines = [
             ("Talk to it", f"advise chat {shlex.quote(shown_path(folder))}"),
@@ -237,30 +202,24 @@ def _use(record: RunRecord, folder: Path) -> list[str]:
         )
     served = served_stages(record)
     if served:
-        parts.append(
-            f"<p>Serve {'them' if len(served) > 1 else 'it'} with"
-            f" vLLM</p><pre>{text(serve_command(record, served, folder))}</pre>"
-        )
+        command = text(serve_command(record, served, folder))
+        them = "them" if len(served) > 1 else "it"
+        parts.append(f"<p>Serve {them} with vLLM</p><pre>{command}</pre>")
     return section("How to use the result", *parts)
 
 
 def _plan(record: RunRecord, plan_text: str) -> list[str]:
-    shown = "".join(
-        line
-        for line in plan_text.splitlines(keepends=True)
-        if not line.startswith("# yaml-language-server:")
-    )
+    lines = plan_text.splitlines(keepends=True)
+    shown = "".join(one for one in lines if not one.startswith("# yaml-language-server:"))
+    if not shown:
+        return []
     trial = (
         f"<p class=quiet>The reasons are those for the whole run: this trial ended after at most"
         f" {record.max_steps} steps a stage, whatever `epochs` and `max_steps` say.</p>"
-        if record.max_steps and shown
-        else ""
     )
-    return section(
-        "The plan, with the reason for each value",
-        trial,
-        f"<pre>{text(shown, keep_lines=True)}</pre>" if shown else "",
-    )
+    plan = f"<pre>{text(shown, keep_lines=True)}</pre>"
+    title = "The plan, with the reason for each value"
+    return section(title, trial if record.max_steps else "", plan)
 
 
 def _versions(record: RunRecord) -> list[str]:

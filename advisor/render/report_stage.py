@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.files import text_of
 from advisor.ground.units import format_duration, format_gib
-from advisor.plan.evaluation_record import Check, Confusion, Evaluation
+from advisor.plan.evaluation_record import Check, Confusion, Evaluation, Metric
 from advisor.plan.measured_record import DataCounts, Expected, Measured, Times
 from advisor.plan.record import DONE, ResolvedSettings, RewardRecord, StageRecord
 from advisor.render.bars import Bar, stacked_bars
@@ -54,25 +56,22 @@ def _before_after(found: Evaluation) -> str:
     """Before and after by every metric there is, with the interval of the difference if there is
     one.
     """
-    rows = []
-    for name, before, after, interval in (
-        (
-            "held-out loss",
-            found.holdout_loss_before,
-            found.holdout_loss_after,
-            found.holdout_loss_interval,
-        ),
-        ("perplexity", found.perplexity_before, found.perplexity_after, None),
-    ):
-        if before is not None or after is not None:
-            rows.append([name, number(before), number(after), interval_words(interval)])
-    for name, metric in found.metrics.items():
-        numbers = [number(metric.before), number(metric.after), interval_words(metric.interval)]
-        rows.append([name.replace("_", " "), *numbers])
+    loss = Metric(
+        before=found.holdout_loss_before,
+        after=found.holdout_loss_after,
+        interval=found.holdout_loss_interval,
+    )
+    perplexity = Metric(before=found.perplexity_before, after=found.perplexity_after)
+    named = [("held-out loss", loss), ("perplexity", perplexity)]
+    named = [(name, one) for name, one in named if (one.before, one.after) != (None, None)]
+    named += [(name.replace("_", " "), one) for name, one in found.metrics.items()]
     if found.general is not None:
-        one = found.general
-        name = f"loss on {one.rows or ''} fixed general prompts".replace("  ", " ")
-        rows.append([name, number(one.before), number(one.after), interval_words(one.interval)])
+        name = f"loss on {found.general.rows or ''} fixed general prompts".replace("  ", " ")
+        named.append((name, found.general))
+    rows = [
+        [name, number(one.before), number(one.after), interval_words(one.interval)]
+        for name, one in named
+    ]
     return grid(["measured", "before", "after", "difference (95 % interval)"], rows)
 
 
@@ -86,14 +85,9 @@ def _costs(stage: StageRecord) -> str:
     expected, measured = stage.expected or Expected(), stage.measured or Measured()
     rows = []
     if measured.peak_bytes is not None:
-        estimate = expected.counted_bytes
-        rows.append(
-            [
-                f"peak memory ({COUNTERS.get(str(measured.counter), 'measured')})",
-                format_gib(estimate) if estimate else "",
-                format_gib(measured.peak_bytes),
-            ]
-        )
+        counter = COUNTERS.get(str(measured.counter), "measured")
+        estimate = format_gib(expected.counted_bytes) if expected.counted_bytes else ""
+        rows.append([f"peak memory ({counter})", estimate, format_gib(measured.peak_bytes)])
     rows += _time_rows(stage)
     if speed := speed_words(measured):
         rows.append(["speed", "", speed])
@@ -126,41 +120,34 @@ def _memory_bars(expected: Expected, measured: Measured) -> str:
     """Memory expected by its parts, and measured, against what was free."""
     bars = []
     if expected.terms and expected.peak_bytes:
-        band = (expected.low_bytes, expected.high_bytes)
-        bars.append(
-            Bar(
-                name="expected, of the whole process",
-                parts={term.name: float(term.bytes) for term in expected.terms},
-                total=float(expected.peak_bytes),
-                band=(float(band[0]), float(band[1])) if band[0] and band[1] else None,
-            )
+        low, high = expected.low_bytes, expected.high_bytes
+        bar = Bar(
+            name="expected, of the whole process",
+            parts={term.name: term.bytes for term in expected.terms},
+            total=expected.peak_bytes,
+            band=(low, high) if low and high else None,
         )
+        bars.append(bar)
     if measured.peak_bytes is not None:
         counted = COUNTERS.get(str(measured.counter), "measured")
-        parts = {f"measured: {counted}": float(measured.peak_bytes)}
+        parts = {f"measured: {counted}": measured.peak_bytes}
         if measured.reserved_bytes and measured.reserved_bytes > measured.peak_bytes:
-            held = float(measured.reserved_bytes - measured.peak_bytes)
-            parts["held by the allocator besides"] = held
+            parts["held by the allocator besides"] = measured.reserved_bytes - measured.peak_bytes
         bars.append(Bar(name="measured", parts=parts))
-    limit = float(expected.limit_bytes) if expected.limit_bytes else None
-    return stacked_bars(
-        "Memory", bars, show=format_gib, limit=limit, limit_name="free before the run"
-    )
+    limit, name = expected.limit_bytes or None, "free before the run"
+    return stacked_bars("Memory", bars, show=format_gib, limit=limit, limit_name=name)
 
 
 def _data(data: DataCounts | None) -> str:
     if data is None:
         return ""
-    counts = [
-        f"{count:,} {name}"
-        for count, name in (
-            (data.train_rows, "rows trained on"),
-            (data.holdout_rows, "held out"),
-            (data.dropped, "dropped"),
-            (data.truncated, "truncated"),
-        )
-        if count is not None
-    ]
+    known = {
+        "rows trained on": data.train_rows,
+        "held out": data.holdout_rows,
+        "dropped": data.dropped,
+        "truncated": data.truncated,
+    }
+    counts = [f"{count:,} {name}" for name, count in known.items() if count is not None]
     return items([f"Data: {', '.join(counts)}", *(f"Note: {note}" for note in data.notes)])
 
 
@@ -175,10 +162,7 @@ def _computed_by(resolved: ResolvedSettings | None) -> str:
 
 def _checks(checks: Iterable[Check]) -> str:
     return items(
-        Item(
-            text=f"{'Check' if check.ok else 'Warning'}: {check.text}",
-            tone="plain" if check.ok else "warning",
-        )
+        f"Check: {check.text}" if check.ok else Item(text=f"Warning: {check.text}", tone="warning")
         for check in checks
     )
 
@@ -200,18 +184,11 @@ def _samples(found: Evaluation) -> str:
     picked = picked_samples(found)
     if not picked:
         return ""
-    rows = [
-        [
-            one.why,
-            *(
-                " ".join((part or "").split())
-                for part in (
-                    one.sample.prompt, one.sample.base, one.sample.tuned, one.sample.expected,
-                )
-            ),
-        ]
-        for one in picked
-    ]  # fmt: skip
+    rows = []
+    for one in picked:
+        told = one.sample
+        texts = (told.prompt, told.base, told.tuned, told.expected)
+        rows.append([one.why, *(" ".join((part or "").split()) for part in texts)])
     rule = f"<p class=quiet>Not trained on; {text(rule_of_picking(picked, found))}.</p>"
     columns = ["", "question", "base answers", "tuned answers", "in the data"]
     return f"<h3>Good and bad answers</h3>{rule}" + grid(columns, rows)
@@ -229,10 +206,7 @@ DRAWN = {
     "explained_variance": ("Explained variance of the value", ""),
     "clip_ratio_region_mean": ("Share of clipped tokens", ""),
     "frac_reward_zero_std": ("Prompts whose answers all got the same reward", "share"),
-    "engine_mismatch": (
-        "Engine mismatch of log-probabilities",
-        "nats",
-    ),
+    "engine_mismatch": ("Engine mismatch of log-probabilities", "nats"),
     "correction_capped": ("Importance weights that were too large", "share"),
     "response_tokens": ("Length of answers", "tokens"),
     "completions_mean_length": ("Length of answers", "tokens"),
@@ -285,21 +259,20 @@ SAMPLE_COLUMNS = ("step", "which", "prompt", "answer", "reward", "tokens")
 REWARD_COLUMNS = ("reward", "weight", "first step", "last step", "spread", "without a score")
 
 
-def read_rollouts(path: Path) -> list[dict[str, Any]]:
-    """The lines of rollouts.jsonl; one that is damaged is left out, and so is a file that is far
-    larger than trainers write it.
-    """
-    if not path.is_file() or path.stat().st_size > MOST_BYTES:
-        return []
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The maps in a file of JSON lines; a line that was cut off or damaged is left out."""
     found = []
     for line in text_of(path, errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-            found.append(entry)
-    return found
+        with suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return [entry for entry in found if isinstance(entry, dict)]
+
+
+def read_rollouts(path: Path) -> list[dict[str, Any]]:
+    """The lines of rollouts.jsonl; none of a file that is far larger than trainers write it."""
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        return []
+    return [entry for entry in json_lines(path) if isinstance(entry.get("step"), int)]
 
 
 def sample_rows(lines: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
@@ -310,8 +283,8 @@ def sample_rows(lines: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
         scored = [line for line in own if isinstance(line.get("reward"), int | float)]
         shown: list[int] = []
         for which, chosen in (
-            ("best", max(scored, key=_reward, default=None)),
-            ("worst", min(scored, key=_reward, default=None)),
+            ("best", max(scored, key=itemgetter("reward"), default=None)),
+            ("worst", min(scored, key=itemgetter("reward"), default=None)),
             ("cut", next((line for line in own if line.get("ended") is False), None)),
         ):
             if chosen is not None and id(chosen) not in shown:
@@ -320,16 +293,10 @@ def sample_rows(lines: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
                 yield _row(step, f"{which}, cut" if cut else which, chosen)
 
 
-def _reward(line: Mapping[str, Any]) -> float:
-    return float(line["reward"])
-
-
 def _row(step: int, which: str, line: Mapping[str, Any]) -> list[str]:
     rewards = line.get("rewards")
-    parts = [
-        f"{name} {_number(score)}"
-        for name, score in (rewards.items() if isinstance(rewards, dict) else ())
-    ]
+    named = rewards if isinstance(rewards, dict) else {}
+    parts = [f"{name} {_number(score)}" for name, score in named.items()]
     listed = f" ({', '.join(parts)})" if len(parts) > 1 else ""
     tokens = line.get("tokens")
     return [
@@ -357,18 +324,10 @@ def _known(value: float | None) -> str:
 
 def reward_rows(records: Sequence[RewardRecord]) -> list[list[str]]:
     """One row for each of several rewards."""
-    return [
-        [
-            one.name,
-            f"{one.weight:g}",
-            _known(one.first),
-            _known(one.last),
-            "always the same"
-            if one.constant
-            else ""
-            if one.spread is None
-            else _number(one.spread),
-            "" if one.missing is None else f"{one.missing:.1%}",
-        ]
-        for one in records
-    ]
+    rows = []
+    for one in records:
+        spread = "always the same" if one.constant else _known(one.spread)
+        missing = "" if one.missing is None else f"{one.missing:.1%}"
+        numbers = (_known(one.first), _known(one.last))
+        rows.append([one.name, f"{one.weight:g}", *numbers, spread, missing])
+    return rows

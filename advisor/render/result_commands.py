@@ -15,42 +15,49 @@ from advisor.plan.results import label
 from advisor.plan.serving import VllmServer
 
 
+def use_of(record: RunRecord, stage: StageRecord, result: str) -> tuple[str, str]:
+    """What a result is for, and the line that does it once."""
+    if record.is_classifier(stage):
+        return "Sort a text", sort_command(result)
+    if record.is_seq2seq(stage):
+        return "Rewrite a text", rewrite_command(result, stage.update)
+    if objective(stage.objective).scores:
+        return "Score an answer", score_command(result, stage.update)
+    return "Ask it from Python", ask_command(result, stage.update)
+
+
 def sort_command(result: str) -> str:
     """One line that loads a classifier with transformers and lets it sort a text."""
     code = (
         'from transformers import pipeline; print(pipeline("text-classification",'
         f' {_quoted(result)})("Your text"))'
     )
-    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
+    return _python(code)
 
 
 def rewrite_command(result: str, update_name: str) -> str:
     """One line that loads a sequence-to-sequence model and lets it rewrite a text."""
-    library, auto = (
-        ("peft", "AutoPeftModel")
-        if update(update_name).is_module
-        else ("transformers", "AutoModel")
-    )
     code = (
-        f"from {library} import {auto}ForSeq2SeqLM as M; from transformers import AutoTokenizer as"
-        f" T; f = {_quoted(result)}; t = T.from_pretrained(f); print(t.decode(M.from_pretrained(f)"
+        f"from {auto_class(update(update_name))}ForSeq2SeqLM as M; from transformers import"
+        f" AutoTokenizer as T; f = {_quoted(result)}; t = T.from_pretrained(f);"
+        " print(t.decode(M.from_pretrained(f)"
         '.generate(**t("Your text", return_tensors="pt", return_token_type_ids=False),'
         " max_new_tokens=128)[0], skip_special_tokens=True))"
     )
-    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
+    return _python(code)
+
+
+def auto_class(method: Update) -> str:
+    """What loads the result of an update: 'peft import AutoPeftModel'."""
+    return "peft import AutoPeftModel" if method.is_module else "transformers import AutoModel"
 
 
 def score_command(result: str, update_name: str) -> str:
     """One line that loads a reward model and lets it score an answer."""
     method = update(update_name)
-    load = (
-        "from peft import AutoPeftModelForSequenceClassification as M"
-        if method.is_module
-        else "from transformers import AutoModelForSequenceClassification as M"
-    )
     head = (
-        f"{_first_import(method)}{load}; from transformers import AutoTokenizer as T;"
-        f" f = {_quoted(result)}"
+        f"{_first_import(method)}from {auto_class(method)}ForSequenceClassification as M;"
+        f" from transformers import AutoTokenizer as T; f = {_quoted(result)}"
     )
     messages = (
         '[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good morning!"}]'
@@ -59,8 +66,9 @@ def score_command(result: str, update_name: str) -> str:
         f'T.from_pretrained(f).apply_chat_template({messages}, return_tensors="pt",'
         " return_dict=True)"
     )
-    code = f"{head}; print(M.from_pretrained(f, num_labels=1)(**{ask}).logits[0, 0].item())"
-    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
+    return _python(
+        f"{head}; print(M.from_pretrained(f, num_labels=1)(**{ask}).logits[0, 0].item())"
+    )
 
 
 def ask_command(result: str, update_name: str) -> str:
@@ -77,7 +85,7 @@ def ask_command(result: str, update_name: str) -> str:
         f'{load}; print(pipeline("text-generation", {model})([{{"role": "user", "content":'
         ' "Hello"}])[0]["generated_text"][-1]["content"])'
     )
-    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
+    return _python(code)
 
 
 def _first_import(method: Update) -> str:
@@ -85,16 +93,16 @@ def _first_import(method: Update) -> str:
     return f"import {method.imports}; " if method.imports else ""
 
 
-def _interpreter() -> str:
-    """`python` if that is this interpreter, which has the packages; else the path of this one."""
-    if shutil.which("python") == sys.executable:
-        return "python"
-    return shown_path(Path(sys.executable))
+def _python(code: str) -> str:
+    """The line that runs it: by `python` if that is this interpreter, which has the packages."""
+    here = shutil.which("python") == sys.executable
+    interpreter = "python" if here else shown_path(Path(sys.executable))
+    return f"{shlex.quote(interpreter)} -c {shlex.quote(code)}"
 
 
 def forms_of(record: RunRecord, stage: StageRecord) -> tuple[str, ...]:
     """The forms that `advise export` has of a result that answers, the usual first; () if none."""
-    if objective(stage.objective).scores or record.is_classifier(stage) or record.is_seq2seq(stage):
+    if not record.writes(stage):
         return ()
     method = update(stage.update)
     if not method.is_module:

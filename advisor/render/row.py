@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from advisor.render.terminal import plain
+from advisor.render.terminal import plain, rich_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,37 +19,30 @@ OPEN, CLOSE = "[[", "]]"
 def print_row(shown: dict[str, Any], console: Console) -> None:
     """Print the row, what the colours or marks mean, and what is to be said about it."""
     coloured = console.color_system is not None and not console.no_color
-    print_ = _printer(console)
+
+    def print_(text: str, style: str = "") -> None:
+        console.print(rich_text(text, console, style), soft_wrap=True)
+
     print_("")
-    print_(
-        f"Row {shown['row']} of {shown['path']}"
-        + (f", as {shown['model']} sees it" if shown["model"] else ""),
-        "bold",
-    )
+    seen_by = f", as {shown['model']} sees it" if shown["model"] else ""
+    print_(f"Row {shown['row']} of {shown['path']}{seen_by}", "bold")
     if shown["left_out"]:
-        print_(
-            f"  This row is left out of the training, and counted: {shown['left_out']}", "yellow"
-        )
+        why = shown["left_out"]
+        print_(f"  This row is left out of the training, and counted: {why}", "yellow")
     if shown["parts"]:
         print_(f"  chat template: {shown['template']}")
-        print_(
-            "  learned: in green and bold; the rest is only read"
-            if coloured
-            else f"  learned: between {OPEN} and {CLOSE}; the rest is only read"
-        )
+        how = "in green and bold" if coloured else f"between {OPEN} and {CLOSE}"
+        print_(f"  learned: {how}; the rest is only read")
     for part in shown["parts"]:
-        counts = (
-            f" ({part['learned_tokens']:,} of {part['tokens']:,} tokens learned)"
-            if part["tokens"] is not None
-            else ""
-        )
+        counts = ""
+        if part["tokens"] is not None:
+            counts = f" ({part['learned_tokens']:,} of {part['tokens']:,} tokens learned)"
         print_("")
         print_(f"{part['title']}{counts}", "underline")
         console.print(stretches(part["stretches"], console, coloured=coloured), soft_wrap=True)
         if part.get("answer") is not None:
-            print_(
-                f"  the right answer, which the model's own is checked against: {part['answer']}"
-            )
+            answer = part["answer"]
+            print_(f"  the right answer, which the model's own is checked against: {answer}")
     if shown["notes"]:
         print_("")
     for note in shown["notes"]:
@@ -70,14 +63,6 @@ def stretches(parts: list[dict[str, Any]], console: Console, *, coloured: bool) 
         else:
             text.append(f"{OPEN}{said}{CLOSE}")
     return text
-
-
-def _printer(console: Console) -> Any:
-    from rich.text import Text
-
-    return lambda text, style="": console.print(
-        Text(plain(text, console), style=style, overflow="fold"), soft_wrap=True
-    )
 
 
 def row_json(shown: dict[str, Any]) -> dict[str, Any]:

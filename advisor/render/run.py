@@ -5,35 +5,19 @@ the result is. Everything else is in the report.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.estimate.types import Learned
 from advisor.ground.files import shown_path as shown_path
 from advisor.ground.units import format_count, format_duration, format_gib
-from advisor.methods import objective
 from advisor.methods.composition import Composition
-from advisor.plan.measured_record import Expected, LearnedRecord, Measured
+from advisor.plan.measured_record import Expected, LearnedRecord, Measured, Times
 from advisor.plan.next_run import resume_command
-from advisor.plan.record import (
-    DONE,
-    DRY_RUN,
-    DryRun,
-    DryRunStage,
-    RewardRecord,
-    Run,
-    RunRecord,
-    StageRecord,
-)
+from advisor.plan.record import DONE, DRY_RUN, DryRun, DryRunStage, Run, RunRecord, StageRecord
 from advisor.render.compare import MIDDLE, evaluation_shown, picked_samples
-from advisor.render.result_commands import (
-    export_command,
-    forms_of,
-    rewrite_command,
-    score_command,
-    sort_command,
-)
+from advisor.render.result_commands import export_command, forms_of, use_of
 from advisor.render.verdict import verdict_lines
 
 if TYPE_CHECKING:
@@ -154,12 +138,6 @@ def _short(line: str, width: int) -> str:
     return line if len(line) <= width else f"{line[: width - 4].rstrip()} ..."
 
 
-def _reward_words(one: RewardRecord) -> str:
-    first, last = ("?" if mean is None else f"{mean:.3g}" for mean in (one.first, one.last))
-    missing = f", no score for {one.missing:.1%} of the answers" if one.missing else ""
-    return f"{one.weight:g} x {one.name}: {first} -> {last}{missing}"
-
-
 def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
     """What became of one stage.
 
@@ -176,62 +154,57 @@ def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
     if stage.loss_first is not None and stage.loss_last is not None:
         losses = f"{stage.loss_first:.3f} -> {stage.loss_last:.3f}"
         head += f", loss {losses} over {stage.steps or 0:,} steps"
-    warnings = _warning_lines([check.text for check in stage.checks if not check.ok])
+    wrong = [check.text for check in stage.checks if not check.ok]
+    more = len(wrong) - MOST_WARNINGS
+    said = wrong[:MOST_WARNINGS] + ([f"{more} more, in the report"] if more > 0 else [])
+    warnings = [_line("WARNING", text) for text in said]
     if brief:
-        costs = _in_short(stage)
+        measured = stage.measured or Measured()
+        peak, time = (
+            _shown(format_gib, measured.peak_bytes),
+            _shown(format_duration, measured.train_s),
+        )
+        costs = ", ".join(filter(None, (peak, time)))
         return [f"{head}{f'; {costs}' if costs else ''}", *adjusted, *warnings]
     lines = [head, *_cost_lines(stage), *adjusted]
     if data:
-        kept = [
-            f"{count:,} {kind}"
-            for kind, count in (("dropped", data.dropped), ("truncated", data.truncated))
-            if count
-        ]
-        if kept:
+        counts = (("dropped", data.dropped), ("truncated", data.truncated))
+        if kept := [f"{count:,} {kind}" for kind, count in counts if count]:
             lines.append(_line("rows", f"{' and '.join(kept)} for their length"))
-    lines += [_line("reward", _reward_words(one)) for one in stage.rewards or ()]
+    for one in stage.rewards or ():
+        first, last = ("?" if mean is None else f"{mean:.3g}" for mean in (one.first, one.last))
+        missing = f", no score for {one.missing:.1%} of the answers" if one.missing else ""
+        lines.append(_line("reward", f"{one.weight:g} x {one.name}: {first} -> {last}{missing}"))
     lines += warnings
     if not (folder / stage.folder / CARD).is_file():  # whose path the last line says
         lines.append(_line("result", shown_path(folder / stage.folder)))
     return lines
 
 
-def _warning_lines(warnings: Sequence[str]) -> list[str]:
-    more = len(warnings) - MOST_WARNINGS
-    lines = [_line("WARNING", text) for text in warnings[:MOST_WARNINGS]]
-    return [*lines, *([_line("WARNING", f"{more} more, in the report")] if more > 0 else [])]
+def _shown(show: Callable[[Any], str], amount: float | None, ends: str = "") -> str:
+    """An amount with its unit and `{}` of `ends` around it; nothing where it is not known."""
+    return "" if amount is None else (ends or "{}").format(show(amount))
 
 
-def _in_short(stage: StageRecord) -> str:
-    measured = stage.measured or Measured()
-    parts = [
-        format_gib(measured.peak_bytes) if measured.peak_bytes is not None else "",
-        format_duration(measured.train_s) if measured.train_s is not None else "",
-    ]
-    return ", ".join(part for part in parts if part)
+EXPECTED = ", {} expected"  # beside what was measured
 
 
 def _cost_lines(stage: StageRecord) -> list[str]:
     """Memory and time, measured beside what was expected."""
     expected, measured = stage.expected or Expected(), stage.measured or Measured()
+    times, foreseen = stage.times or Times(), expected.times or Times()
     lines = []
     if measured.peak_bytes is not None:
-        estimate = expected.counted_bytes
-        beside = f", {format_gib(estimate)} expected" if estimate is not None else ""
+        beside = _shown(format_gib, expected.counted_bytes, EXPECTED)
         lines.append(_line("memory", f"{format_gib(measured.peak_bytes)} measured{beside}"))
     if expected.learned is not None:
         lines.append(_line("learned", learned_words(expected.learned)))
-    times, foreseen = stage.times, expected.times
-    if times is not None and times.total_s is not None:
-        known = foreseen is not None and foreseen.total_s is not None
-        beside = (
-            f", {format_duration(foreseen.total_s or 0.0)} expected" if known and foreseen else ""
-        )
-        inside = f" ({format_duration(times.train_s)} of it training)" if times.train_s else ""
+    if times.total_s is not None:
+        beside = _shown(format_duration, foreseen.total_s, EXPECTED)
+        inside = _shown(format_duration, times.train_s or None, " ({} of it training)")
         lines.append(_line("time", f"{format_duration(times.total_s)} in all{beside}{inside}"))
     elif measured.train_s is not None:
-        duration_s = expected.duration_s
-        beside = f", {format_duration(duration_s)} expected" if duration_s is not None else ""
+        beside = _shown(format_duration, expected.duration_s, EXPECTED)
         lines.append(_line("time", f"{format_duration(measured.train_s)} training{beside}"))
     return lines
 
@@ -243,43 +216,30 @@ def _next_lines(record: RunRecord, folder: Path) -> list[str]:
         return ["Go on with:", f"  {command}"]
     stage = record.stages[-1]
     result = shown_path(folder / stage.folder)
-    if record.is_classifier(stage):
-        use = ["Sort a text (put your own in):", f"  {sort_command(result)}"]
-    elif record.is_seq2seq(stage):
-        use = ["Rewrite a text (put your own in):", f"  {rewrite_command(result, stage.update)}"]
-    elif objective(stage.objective).scores:
-        use = ["Score an answer (put your own in):", f"  {score_command(result, stage.update)}"]
+    what, command = use_of(record, stage, result)
+    if not record.writes(stage):
+        use = [f"{what} (put your own in):", f"  {command}"]
     else:
         use = [f"Talk to it:  advise chat {shlex.quote(shown_path(folder))}"]
         if forms := forms_of(record, stage):
             use.append(f"Export it:   {export_command(forms[0], folder)}")
             use.append(f"  or with {', '.join(f'--to {form}' for form in forms[1:])}")
-    return [*use, *_where_the_rest_is(folder, result)]
-
-
-def _where_the_rest_is(folder: Path, result: str) -> list[str]:
-    found: Iterable[tuple[str, Path]] = (
-        ("Report:      ", folder / REPORT),
-        ("Load, merge, serve:  ", Path(result) / CARD),
-    )
-    return [f"{label}{shown_path(path)}" for label, path in found if path.is_file()]
+    more = {"Report:      ": folder / REPORT, "Load, merge, serve:  ": Path(result) / CARD}
+    return [*use, *(f"{label}{shown_path(path)}" for label, path in more.items() if path.is_file())]
 
 
 def _measured_lines(expected: Expected, measured: Measured) -> list[str]:
     """What a dry run measured beside what was expected."""
     lines = []
     if measured.peak_bytes is not None:
-        estimate = expected.counted_bytes
-        beside = f", {format_gib(estimate)} expected" if estimate is not None else ""
+        beside = _shown(format_gib, expected.counted_bytes, EXPECTED)
         counter = COUNTERS.get(str(measured.counter), "")
         how = f" ({counter})" if counter else ""
         lines.append(_line("memory", f"{format_gib(measured.peak_bytes)} measured{beside}{how}"))
     if measured.train_s is not None:
-        duration_s = expected.duration_s
-        beside = f", {format_duration(duration_s)} expected" if duration_s is not None else ""
-        lines.append(
-            _line("time", f"{format_duration(measured.train_s)} measured{beside} (training)")
-        )
+        beside = _shown(format_duration, expected.duration_s, EXPECTED)
+        time = f"{format_duration(measured.train_s)} measured{beside} (training)"
+        lines.append(_line("time", time))
     if expected.learned is not None:
         lines.append(_line("learned", learned_words(expected.learned)))
     speed = speed_words(measured)
@@ -297,28 +257,17 @@ def dry_run_lines(run: DryRun) -> list[str]:
             continue
         lines += _measured_lines(expected, measured)
         if stage.longest_batch_duration_s is not None:
-            beside = (
-                f"; {format_duration(expected.duration_s)} expected for rows of every length"
-                if expected.duration_s is not None
-                else ""
+            every = "; {} expected for rows of every length"
+            most = (
+                f"at most {format_duration(stage.longest_batch_duration_s)} for"
+                f" {stage.steps or 0:,} steps, if every batch were as long as the longest"
             )
-            lines.append(
-                _line(
-                    "in all",
-                    f"at most {format_duration(stage.longest_batch_duration_s)} for"
-                    f" {stage.steps or 0:,} steps, if every batch were as long as the"
-                    f" longest{beside}",
-                )
-            )
+            beside = _shown(format_duration, expected.duration_s, every)
+            lines.append(_line("in all", f"{most}{beside}"))
         peak, limit = measured.peak_bytes, expected.limit_bytes
         if peak is not None and limit:
-            verdict = (
-                "it fits"
-                if peak <= 0.9 * limit
-                else "it fits barely: close other programs"
-                if peak <= limit
-                else "it does not fit"
-            )
+            verdict = "it fits" if peak <= 0.9 * limit else "it fits barely: close other programs"
+            verdict = verdict if peak <= limit else "it does not fit"
             lines.append(_line("room", f"{format_gib(limit)} free on the device: {verdict}"))
     return [*lines, "", f"kept in {shown_path(run.folder / DRY_RUN)}"]
 
@@ -351,10 +300,5 @@ def speed_words(measured: Measured) -> str:
 
 def learned_words(found: LearnedRecord) -> str:
     """'corrected by 3 runs here: memory x 0.93, speed x 1.12', as the record says it."""
-    learned = Learned(
-        memory_runs=found.memory_runs,
-        time_runs=found.time_runs,
-        memory_scale=found.memory_scale,
-        time_scale=found.time_scale,
-    )
-    return f"corrected by {learned.sentence}"
+    names = ("memory_runs", "time_runs", "memory_scale", "time_scale")
+    return f"corrected by {Learned(**{name: getattr(found, name) for name in names}).sentence}"

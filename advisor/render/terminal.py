@@ -63,16 +63,16 @@ def print_advice(
         lines=min(LINES, console.height - MENU_LINES) if read_in == "menu" else LINES,
         with_steps=with_steps,
     )
-    _print_hanging(console, "", _rich(first.answer, console, "bold"))
+    _print_hanging(console, "", rich_text(first.answer, console, "bold"))
     console.print()
     for part in first.parts:
         _print_part(part, console)
     console.print()
     if with_steps:
         for step in first.steps:
-            _print_hanging(console, "", _rich(step.text, console))
+            _print_hanging(console, "", rich_text(step.text, console))
             _print_commands(step.commands, console, "  ")
-    _print_hanging(console, "", _rich(where_the_rest_is(first, read_in), console, "dim"))
+    _print_hanging(console, "", rich_text(where_the_rest_is(first, read_in), console, "dim"))
 
 
 def where_the_rest_is(first: First, read_in: Literal["shell", "menu", "run"]) -> str:
@@ -94,22 +94,22 @@ def _print_part(part: Part, console: Console) -> None:
     wide = console.width >= NARROW
     label = f"{part.label:<{LABEL}}" if wide else "  "
     if not wide:
-        console.print(_rich(part.label, console, "bold"))
+        console.print(rich_text(part.label, console, "bold"))
     several = len(part.items) > 1
     for place, item in enumerate(part.items):
         lead = (label if place == 0 or not wide else " " * LABEL) + ("- " if several else "")
-        _print_hanging(console, lead, _rich(item.text, console, STYLES[item.tone]))
+        _print_hanging(console, lead, rich_text(item.text, console, STYLES[item.tone]))
 
 
 def _print_commands(commands: Iterable[str], console: Console, lead: str) -> None:
     """Each on a line of its own, whole, so that it can be copied."""
     for command in commands:
-        console.print(_rich(f"{lead}{command}", console, "bold"), soft_wrap=True)
+        console.print(rich_text(f"{lead}{command}", console, "bold"), soft_wrap=True)
 
 
 def print_page(page: Page, console: Console) -> None:
     """Print the answer and every section."""
-    _print_hanging(console, "", _rich(page.first.answer, console, "bold"))
+    _print_hanging(console, "", rich_text(page.first.answer, console, "bold"))
     for section in page.sections:
         _title(console, section.title)
         for block in section.blocks:
@@ -144,18 +144,18 @@ def print_candidate(
 
 def _title(console: Console, title: str) -> None:
     console.print()
-    console.print(_rich(title, console, "bold underline"))
+    console.print(rich_text(title, console, "bold underline"))
 
 
 def _print_block(block: Block, console: Console) -> None:
     if isinstance(block, Text):
-        _print_hanging(console, "  ", _rich(block.text, console, STYLES[block.tone]))
+        _print_hanging(console, "  ", rich_text(block.text, console, STYLES[block.tone]))
     elif isinstance(block, Items):
         for item in block.items:
             lead = "  ! " if item.tone == "warning" else "  - "
-            _print_hanging(console, lead, _rich(item.text, console, STYLES[item.tone]))
+            _print_hanging(console, lead, rich_text(item.text, console, STYLES[item.tone]))
             if item.detail:
-                _print_hanging(console, "    ", _rich(item.detail, console, "dim"))
+                _print_hanging(console, "    ", rich_text(item.detail, console, "dim"))
             _print_commands(item.commands, console, "      ")
     else:
         _print_table(block, console)
@@ -179,7 +179,7 @@ def _print_table(block: Table, console: Console) -> None:
                 for place, (column, cell) in enumerate(zip(block.columns, row.cells, strict=True))
             ]
             said = f"{first} ({', '.join(rest[:-1])}): {row.cells[-1]}"
-            _print_hanging(console, "  > " if row.chosen else "  - ", _rich(said, console))
+            _print_hanging(console, "  > " if row.chosen else "  - ", rich_text(said, console))
         return
     from rich import box
     from rich.table import Table as Grid
@@ -192,15 +192,15 @@ def _print_table(block: Table, console: Console) -> None:
         # The widest fixed cell is five stars; every other column folds, since an ellipsis would
         # lose text.
         grid.add_column(
-            _rich(column, console), no_wrap=fixed, min_width=5 if fixed else 8, overflow="fold"
+            rich_text(column, console), no_wrap=fixed, min_width=5 if fixed else 8, overflow="fold"
         )
     for row in block.rows:
         mark, style = (">", "bold") if row.chosen else (" ", None)
-        grid.add_row(mark, *(_rich(cell, console) for cell in row.cells), style=style)
+        grid.add_row(mark, *(rich_text(cell, console) for cell in row.cells), style=style)
     console.print(grid)
 
 
-def _rich(text: str, console: Console, style: str = "") -> RichText:
+def rich_text(text: str, console: Console, style: str = "") -> RichText:
     """Text without markup, so that brackets in names stay what they are."""
     from rich.text import Text as RichText
 
