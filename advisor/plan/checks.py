@@ -32,6 +32,11 @@ class Raise(Protocol):
     ) -> None: ...
 
 
+def _idle(report: Raise, place: Place, why: str, hint: str = "remove it") -> None:
+    """Report a key that has no effect."""
+    report(place, f"`{place[-1]}` has no effect: {why}", "", hint, key=True)
+
+
 def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> None:
     """Report what is wrong with the plan as a whole."""
     stages = data["stages"] if isinstance(data.get("stages"), list) else []
@@ -50,18 +55,11 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
             place = ("launch", fault.key)
             report(place, fault.text, fault.allowed, fault.hint, key=fault.at_key)
         for index, stage in enumerate(stages):
-            if (
-                isinstance(stage, dict)
-                and stage.get("attention") in ATTENTIONS
-                and needs_gpu(stage["attention"])
-                and launch.get("device", "cpu") in ("cpu", "mps")
-            ):
-                report(
-                    ("stages", index, "attention"),
-                    f"{stage['attention']} needs a CUDA or ROCm GPU, and `launch.device` is"
-                    f" {launch.get('device', 'cpu')}",
-                    "here: sdpa, eager, auto",
-                )
+            named = stage.get("attention") if isinstance(stage, dict) else None
+            device = launch.get("device", "cpu")
+            if named in ATTENTIONS and needs_gpu(named) and device in ("cpu", "mps"):
+                what = f"{named} needs a CUDA or ROCm GPU, and `launch.device` is {device}"
+                report(("stages", index, "attention"), what, "here: sdpa, eager, auto")
 
 
 def _check_server(server: Any, stages: list[Any], report: Raise) -> None:
@@ -80,41 +78,22 @@ def _check_server(server: Any, stages: list[Any], report: Raise) -> None:
                 f"update: {' or '.join(SENT_TO_VLLM)}; or rollouts: transformers",
             )
         if stages[index].get("objective") == "distill" and stages[index].get("on_policy") == 0:
-            report(
-                ("stages", index, "rollouts"),
-                "`rollouts` has no effect: with on_policy 0 the student writes no answers",
-                "",
-                "remove it, or set on_policy",
-                key=True,
-            )
+            why = "with on_policy 0 the student writes no answers"
+            _idle(report, ("stages", index, "rollouts"), why, "remove it, or set on_policy")
     if not isinstance(server, dict):
         return
     place: Place = ("launch", "vllm")
     if not asked:
-        report(
-            place,
-            "`vllm` has no effect: no stage generates with it",
-            "",
-            "remove it, or write `rollouts: vllm` into a stage",
-            key=True,
-        )
+        hint = "remove it, or write `rollouts: vllm` into a stage"
+        _idle(report, place, "no stage generates with it", hint)
     url, python = server.get("url"), server.get("python")
     if url is not None and python is not None:
-        report(
-            (*place, "python"),
-            "`url` names a server that runs, and `python` one that is to be started",
-            "one of them",
-            key=True,
-        )
+        both = "`url` names a server that runs, and `python` one that is to be started"
+        report((*place, "python"), both, "one of them", key=True)
     for key in ("gpus", "memory"):
         if python is None and key in server:
-            report(
-                (*place, key),
-                f"`{key}` has no effect: it is for a server that is started",
-                "",
-                "remove it, or set python",
-                key=True,
-            )
+            why = "it is for a server that is started"
+            _idle(report, (*place, key), why, "remove it, or set python")
     if isinstance(url, str) and (fault := url_fault(url)) is not None:
         report((*place, "url"), f"'{url}' {fault}", "such as http://127.0.0.1:8000")
 
@@ -126,11 +105,8 @@ def _check_names(entries: list[Any], table: str, report: Raise) -> None:
         if not isinstance(name, str):
             continue
         if name in seen:
-            report(
-                (table, index, "name"),
-                f"the name '{name}' is taken by {table}[{seen[name]}]",
-                "each name once: it becomes a folder's name",
-            )
+            taken = f"the name '{name}' is taken by {table}[{seen[name]}]"
+            report((table, index, "name"), taken, "each name once: it becomes a folder's name")
         seen.setdefault(name, index)
 
 
@@ -156,36 +132,19 @@ def _check_data(
 ) -> None:
     own = [isinstance(stage, dict) and stage.get("data") is not None for stage in stages]
     if tasks and data.get("data") is not None:
-        report(
-            ("data",),
-            "both `data` and `tasks` are given",
-            "one of them: each task brings its own data",
-            "remove `data`",
-            key=True,
-        )
+        allowed = "one of them: each task brings its own data"
+        report(("data",), "both `data` and `tasks` are given", allowed, "remove `data`", key=True)
     if data.get("tasks") == []:
         report(("tasks",), "`tasks` is empty", "one entry a task, or no `tasks` at all", key=True)
     elif not tasks and data.get("data") is None and not all(own):
-        report(
-            (), "the plan has no data", "`data: {path: FILE}`, or `tasks:` with one data file each"
-        )
+        allowed = "`data: {path: FILE}`, or `tasks:` with one data file each"
+        report((), "the plan has no data", allowed)
     if stages and all(own) and data.get("data") is not None:
-        report(
-            ("data",),
-            "`data` has no effect: every stage names its own",
-            "",
-            "remove it here or in a stage",
-            key=True,
-        )
+        _idle(report, ("data",), "every stage names its own", "remove it here or in a stage")
     for index, has_own in enumerate(own):
         if has_own and tasks:
-            report(
-                ("stages", index, "data"),
-                "`data` of a stage has no effect: each task brings its own",
-                "",
-                "remove it",
-                key=True,
-            )
+            what = "`data` of a stage has no effect: each task brings its own"
+            report(("stages", index, "data"), what, "", "remove it", key=True)
 
 
 def _check_starts(stages: list[Any], report: Raise, base: Path | None) -> None:
@@ -204,67 +163,47 @@ def _check_starts(stages: list[Any], report: Raise, base: Path | None) -> None:
         if start in names[index:]:
             report(place, f"`start_from` is '{start}', a stage that is trained later", known)
         elif base is not None and not (base / Path(start).expanduser()).is_dir():
-            report(
-                place,
-                f"`start_from` is '{start}', which is neither an earlier stage nor a folder",
-                known,
-                nearest(start, earlier),
-            )
+            what = f"`start_from` is '{start}', which is neither an earlier stage nor a folder"
+            report(place, what, known, nearest(start, earlier))
 
 
 def stage_faults(stage: Mapping[str, Any], place: Place, specs: KeySpecs, report: Raise) -> None:
     """Report keys of one stage that contradict each other or that have no effect."""
 
-    def dead(key: str, why: str, hint: str) -> None:
-        report((*place, key), f"`{key}` has no effect: {why}", "", hint, key=True)
+    def idle(key: str, why: str, hint: str = "remove it") -> None:
+        _idle(report, (*place, key), why, hint)
 
     objective, update = str(stage.get("objective")), str(stage.get("update"))
     if update in specs.updates and not specs.updates[update].is_module:
         _check_whole_model(stage, place, specs, report)
     elif stage.get("double_quantization") is not None and stage.get("quantization") != "nf4":
-        dead(
-            "double_quantization",
-            f"quantization is {stage.get('quantization') or 'null'}",
-            "it belongs to quantization: nf4",
-        )
+        why = f"quantization is {stage.get('quantization') or 'null'}"
+        idle("double_quantization", why, "it belongs to quantization: nf4")
     if stage.get("scheduler") == "constant" and stage.get("warmup"):
-        dead("warmup", "scheduler is constant", "use scheduler: constant_with_warmup")
+        idle("warmup", "scheduler is constant", "use scheduler: constant_with_warmup")
     if stage.get("holdout") == 0:
         for key, asked in (("keep", "best"), ("early_stopping", stage.get("early_stopping"))):
             if asked is not None and stage.get(key) == asked:
-                report(
-                    (*place, key),
-                    f"`{key}: {asked}` needs a loss on held-out rows, and `holdout` is 0",
-                    "a holdout above 0, such as 0.05",
-                    f"raise holdout, or remove {key}",
-                )
+                what = f"`{key}: {asked}` needs a loss on held-out rows, and `holdout` is 0"
+                above, hint = "a holdout above 0, such as 0.05", f"raise holdout, or remove {key}"
+                report((*place, key), what, above, hint)
     packs = [name for name, method in specs.objectives.items() if method.packs]
     if stage.get("packing") is True and objective in specs.objectives and objective not in packs:
-        dead(
-            "packing",
-            f"objective {objective} does not pack rows",
-            f"it belongs to {_either(packs)}",
-        )
+        why = f"objective {objective} does not pack rows"
+        idle("packing", why, f"it belongs to {_either(packs)}")
     writes = [name for name, method in specs.objectives.items() if method.generates]
     if stage.get("group_by_length") is True and objective in writes:
-        dead(
-            "group_by_length",
-            f"objective {objective} trains on the answers that it writes itself",
-            "remove it",
+        idle(
+            "group_by_length", f"objective {objective} trains on the answers that it writes itself"
         )
     for key in stage:
-        why = specs.unused(key, objective=objective, update=update)
-        if why:
-            dead(key, why, "remove it")
+        if unused := specs.unused(key, objective=objective, update=update):
+            idle(key, unused)
     for owner, refusal in specs.refused(stage):
         value = stage[refusal.key]
         said = str(value).lower() if isinstance(value, bool) else value
-        report(
-            (*place, refusal.key),
-            f"`{refusal.key}` is {said}, which does not go with {owner}: {refusal.because}",
-            "",
-            refusal.hint,
-        )
+        what = f"`{refusal.key}` is {said}, which does not go with {owner}: {refusal.because}"
+        report((*place, refusal.key), what, "", refusal.hint)
     allowed = specs.allowed(objective, update)
     if REWARDS in allowed:
         limit = allowed["response_tokens"].default if "response_tokens" in allowed else None
@@ -275,21 +214,15 @@ def stage_faults(stage: Mapping[str, Any], place: Place, specs: KeySpecs, report
         inner = stage.get(block)
         for key in inner if isinstance(inner, dict) else ():
             if key in own:
-                report(
-                    (*place, block, key),
-                    f"'{key}' is a key of the stage itself",
-                    "",
-                    f"move it out of {block}",
-                    key=True,
-                )
+                what, hint = f"'{key}' is a key of the stage itself", f"move it out of {block}"
             elif key == "output_dir":
-                report(
-                    (*place, block, key),
+                what, hint = (
                     "the run folder decides where files go",
-                    "",
                     "use `advise run --output DIR`",
-                    key=True,
                 )
+            else:
+                continue
+            report((*place, block, key), what, "", hint, key=True)
 
 
 def _check_whole_model(
@@ -299,29 +232,13 @@ def _check_whole_model(
     whole = f"update {stage['update']} trains every weight of the model"
     modules = _either([name for name, update in specs.updates.items() if update.is_module])
     if stage.get("quantization") is not None:
-        report(
-            (*place, "quantization"),
-            f"`quantization` needs a frozen base, and {whole}",
-            f"with update {modules}",
-            "remove quantization, or change update",
-            key=True,
-        )
+        what = f"`quantization` needs a frozen base, and {whole}"
+        hint = "remove quantization, or change update"
+        report((*place, "quantization"), what, f"with update {modules}", hint, key=True)
     elif stage.get("double_quantization") is not None:
-        report(
-            (*place, "double_quantization"),
-            f"`double_quantization` has no effect: {whole}",
-            "",
-            "remove it",
-            key=True,
-        )
+        _idle(report, (*place, "double_quantization"), whole)
     if stage.get("peft"):
-        report(
-            (*place, "peft"),
-            f"`peft` has no effect: {whole}",
-            "",
-            f"remove it; update {modules} reads it",
-            key=True,
-        )
+        _idle(report, (*place, "peft"), whole, f"remove it; update {modules} reads it")
 
 
 def _either(names: Sequence[str]) -> str:

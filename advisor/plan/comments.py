@@ -15,21 +15,10 @@ BY_SET = "set with --set"
 # A reason holds as long as what it rests on is what it was: every reason of a stage on these, and
 # what was fitted on further ones. `*` is everything in the stage that takes memory.
 RESTS_ON = ("objective", "update", "quantization", "data", "model", "launch.device", "data.path")
+MEMORY = ("*", "launch.processes", "launch.nodes", "launch.strategy", "launch.offload")
 FITTED: Mapping[str, Collection[str]] = {
-    "micro_batch_size": (
-        "*",
-        "launch.processes",
-        "launch.nodes",
-        "launch.strategy",
-        "launch.offload",
-    ),
-    "gradient_checkpointing": (
-        "*",
-        "launch.processes",
-        "launch.nodes",
-        "launch.strategy",
-        "launch.offload",
-    ),
+    "micro_batch_size": MEMORY,
+    "gradient_checkpointing": MEMORY,
     "grad_accum": ("micro_batch_size", "launch.processes", "launch.nodes"),
     "epochs": ("max_steps",),
     "seq_len": ("response_tokens",),

@@ -39,14 +39,12 @@ def _device_faults(entry: Optimizer, stage: Stage, device: str, at: str) -> list
         return [Fault(where=at, what=what, allowed=f"optimizer: {' or '.join(_first(here))}")]
     why = why_no_torch_compile(device) if entry.compiles else ""
     if why:
-        return [
-            Fault(
-                where=at,
-                what=f"{at} compiles its step, and {why}",
-                allowed="optimizer: adamw_8bit compiles nothing",
-                hint="install gcc and g++, or set optimizer: adamw_8bit",
-            )
-        ]
+        what, allowed = (
+            f"{at} compiles its step, and {why}",
+            "optimizer: adamw_8bit compiles nothing",
+        )
+        hint = "install gcc and g++, or set optimizer: adamw_8bit"
+        return [Fault(where=at, what=what, allowed=allowed, hint=hint)]
     return []
 
 
@@ -68,18 +66,11 @@ def _weight_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
     if entry.name in ("adamw_split", "adamw_stochastic"):
         if stage.weights_dtype == "bfloat16" and not how.is_module:
             return []
-        trained = (
-            "this update trains a module in float32"
-            if how.is_module
-            else f"these are {stage.weights_dtype}"
-        )
-        return [
-            Fault(
-                where=at,
-                what=(f"{at} keeps what bfloat16 weights would round away, and {trained}"),
-                allowed="optimizer: adamw_fused, or update: full with weights_dtype: bfloat16",
-            )
-        ]
+        these = f"these are {stage.weights_dtype}"
+        trained = "this update trains a module in float32" if how.is_module else these
+        what = f"{at} keeps what bfloat16 weights would round away, and {trained}"
+        allowed = "optimizer: adamw_fused, or update: full with weights_dtype: bfloat16"
+        return [Fault(where=at, what=what, allowed=allowed)]
     if entry.trains == "every weight" and how.is_module:
         return [
             Fault(
@@ -92,70 +83,39 @@ def _weight_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
             )
         ]
     if entry.trains == "matrices" and how.is_module and not {"rank", "bottleneck"} & set(how.keys):
-        return [
-            Fault(
-                where=at,
-                what=f"{at} moves matrices, and update {how.id} trains vectors alone",
-                allowed="optimizer: adamw_fused, or update: full or lora",
-            )
-        ]
+        what = f"{at} moves matrices, and update {how.id} trains vectors alone"
+        allowed = "optimizer: adamw_fused, or update: full or lora"
+        return [Fault(where=at, what=what, allowed=allowed)]
     return []
 
 
 def _key_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
     """Keys of the stage that do not go with it."""
-    found = []
+    found, trl = [], f"stage {stage.name}: trl"
     if entry.scheduler is not None and stage.scheduler != entry.scheduler:
-        found.append(
-            Fault(
-                where=at,
-                what=f"{at} goes with no schedule, and scheduler is {stage.scheduler}",
-                allowed=f"scheduler: {entry.scheduler} (warmup is done all the same)",
-            )
-        )
+        what = f"{at} goes with no schedule, and scheduler is {stage.scheduler}"
+        allowed = f"scheduler: {entry.scheduler} (warmup is done all the same)"
+        found.append(Fault(where=at, what=what, allowed=allowed))
     if entry.averages and objective(stage.objective).generates:
-        found.append(
-            Fault(
-                where=at,
-                what=(
-                    f"{at} trains at other weights than those it ends with, and objective"
-                    f" {stage.objective} learns from answers that the weights write"
-                ),
-                allowed="optimizer: adamw_fused",
-            )
+        what = (
+            f"{at} trains at other weights than those it ends with, and objective"
+            f" {stage.objective} learns from answers that the weights write"
         )
-    idle = _idle_keys(entry)
-    found += [
-        Fault(
-            where=f"stage {stage.name}: trl",
-            what=f"'{key}' has no effect: optimizer {entry.name} {why}",
-            hint="remove it",
-        )
-        for key, why in idle.items()
-        if key in stage.trl
-    ]
+        found.append(Fault(where=at, what=what, allowed="optimizer: adamw_fused"))
+    for key, why in _idle_keys(entry).items():
+        if key in stage.trl:
+            what = f"'{key}' has no effect: optimizer {entry.name} {why}"
+            found.append(Fault(where=trl, what=what, hint="remove it"))
     given = stage.trl.get("optim_args")
     try:
         read_arguments(entry.name, given if isinstance(given, str) else None)
     except ValueError as error:
-        found.append(
-            Fault(
-                where=f"stage {stage.name}: trl",
-                what=f"optim_args: {error}",
-                hint="correct it, or remove it",
-            )
-        )
+        hint = "correct it, or remove it"
+        found.append(Fault(where=trl, what=f"optim_args: {error}", hint=hint))
     if stage.trl.get("optim_target_modules") is not None and not entry.is_low_rank:
-        found.append(
-            Fault(
-                where=f"stage {stage.name}: trl",
-                what=(
-                    f"'optim_target_modules' would have no effect:"
-                    f" optimizer {entry.name} projects no gradients"
-                ),
-                hint="remove it",
-            )
-        )
+        why = f"optimizer {entry.name} projects no gradients"
+        what = f"'optim_target_modules' would have no effect: {why}"
+        found.append(Fault(where=trl, what=what, hint="remove it"))
     return found
 
 

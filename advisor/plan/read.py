@@ -38,15 +38,9 @@ from advisor.plan.paths import path_from
 # A task may change numbers of a stage, not what the stage is: all tasks share one base and one
 # chain.
 FIXED_FOR_TASKS = {
-    "name",
-    "objective",
-    "update",
-    "quantization",
-    "double_quantization",
-    "start_from",
-    "data",
+    "name", "objective", "update", "quantization", "double_quantization", "start_from", "data",
     "weights_dtype",
-}
+}  # fmt: skip
 MADE = ("extras",)  # of a plan: made from the keys of optional features
 
 
@@ -173,13 +167,13 @@ class StageShape(Keys):
         for key in value:
             owners = specs.owners(key) if key not in shapes else []
             if owners and objective in specs.objectives and update in specs.updates:
-                yield Fault(
-                    where=document.at((*path, key), key=True),
-                    what=f"`{key}` has no effect in a stage"
-                    f" with objective {objective} and update {update}",
-                    allowed=f"it belongs to {', '.join(owners)}",
-                    hint="remove it, or change the stage",
+                where, stage = document.at((*path, key), key=True), f"with objective {objective}"
+                what = f"`{key}` has no effect in a stage {stage} and update {update}"
+                belongs, hint = (
+                    f"it belongs to {', '.join(owners)}",
+                    "remove it, or change the stage",
                 )
+                yield Fault(where=where, what=what, allowed=belongs, hint=hint)
             if owners:  # reported above; else the unknown name of the method is the fault
                 shapes[key] = Shape()
         whole = Keys(keys=shapes, required=tuple(required), others=_stage_hint)
@@ -203,14 +197,9 @@ def stage_shapes(specs: KeySpecs, objective: str, update: str) -> dict[str, Shap
         ("update", update, specs.updates),
     ):
         shapes[axis] = Shape() if name in specs.broken else Choice(values=tuple(table))
-    usual = [
-        f"{name} {method.defaults['learning_rate']:g}"
-        for name, method in specs.updates.items()
-        if "learning_rate" in method.defaults
-    ]
-    said = "`advise --plan FILE` chooses one by rule" + (
-        f"; usual for {', '.join(usual)}" if usual else ""
-    )
+    rates = {name: method.defaults.get("learning_rate") for name, method in specs.updates.items()}
+    usual = ", ".join(f"{name} {rate:g}" for name, rate in rates.items() if rate is not None)
+    said = f"`advise --plan FILE` chooses one by rule{f'; usual for {usual}' if usual else ''}"
     return shapes | {"learning_rate": replace(shapes["learning_rate"], help=said)}
 
 
@@ -237,21 +226,16 @@ def _check_overrides(
         place: Place = ("tasks", number, "overrides")
         for key in overrides:
             if key in FIXED_FOR_TASKS:
-                report.add(
-                    (*place, key),
-                    f"`{key}` cannot differ between tasks",
-                    "all tasks share one base and one chain of stages",
-                    "write a second plan for it",
-                    key=True,
-                )
+                what = f"`{key}` cannot differ between tasks"
+                allowed = "all tasks share one base and one chain of stages"
+                hint = "write a second plan for it"
             elif key not in changeable:
-                report.add(
-                    (*place, key),
-                    f"no stage has the key '{key}'",
-                    f"a task may change: {', '.join(changeable)}",
-                    hint_for(str(key), changeable) or nearest(key, changeable),
-                    key=True,
-                )
+                what = f"no stage has the key '{key}'"
+                allowed = f"a task may change: {', '.join(changeable)}"
+                hint = hint_for(str(key), changeable) or nearest(key, changeable)
+            else:
+                continue
+            report.add((*place, key), what, allowed, hint, key=True)
         for stage, shapes in tried:
             mine = {key: value for key, value in overrides.items() if key in shapes}
             report.faults += Keys(keys=shapes).faults(mine, report.document, place)

@@ -57,24 +57,17 @@ def server_needs(stage: Stage, options: Mapping[str, Any], *, model: str) -> Ser
 def unservable(stage: Stage, options: Mapping[str, Any]) -> Iterator[Fault]:
     """What in the stage a running vLLM server cannot take over."""
     at = f"stage {stage.name}: rollouts is vllm, and"
+
+    def fault(why: str, key: str = "it") -> Fault:
+        hint = f"remove {key}, or train with rollouts: transformers"
+        return Fault(where=at, what=f"{at} {why}", hint=hint)
+
     for key in NOT_PLAIN:
         if stage.peft.get(key) not in (None, False, [], "none"):
-            yield Fault(
-                where=at,
-                what=f"{at} peft: {key} makes the module more than a server loads, a plain LoRA",
-                hint=f"remove {key}, or train with rollouts: transformers",
-            )
+            yield fault(f"peft: {key} makes the module more than a server loads, a plain LoRA", key)
     start = stage.peft.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq")):
-        yield Fault(
-            where=at,
-            what=f"{at} init_lora_weights {start} begins with a part of the base, which the server"
-            " would count twice",
-            hint="remove it, or train with rollouts: transformers",
-        )
+        base = "begins with a part of the base, which the server would count twice"
+        yield fault(f"init_lora_weights {start} {base}")
     if options.get("train_embeddings"):
-        yield Fault(
-            where=at,
-            what=f"{at} train_embeddings trains matrices that a server does not load",
-            hint="remove it, or train with rollouts: transformers",
-        )
+        yield fault("train_embeddings trains matrices that a server does not load")

@@ -26,9 +26,7 @@ Place = tuple[str | int, ...]
 ALWAYS = {"version", "name", "model", "objective", "update", "learning_rate", "device", "path"}
 HEADER = "Launch file of `advise`. Values may be edited; the reasons stand beside them."
 START = " Start or resume with: advise run {name}"
-COMMENT_COLUMN = (
-    34  # comments start here, or after the longest commented line of their block up to this
-)
+COMMENT_COLUMN = 34  # where comments start, or after their block's longest line up to this
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\./|\.\./)[\w./@+-]*", re.ASCII)
 _SPECIAL = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
@@ -66,13 +64,10 @@ def _as_map(value: Any, place: Place, commented: set[Place]) -> dict[str, Any]:
         chosen = any(other[: len(here)] == here for other in commented)
         if item.name in ALWAYS or item.name == "launch" or chosen or part != _default(item):
             result[item.name] = _plain_data(part, here, commented)
-        if (
-            isinstance(value, Stage) and item.name == "double_quantization"
-        ):  # a method's own keys follow the method
-            result |= {
-                key: _plain_data(option, (*place, key), commented)
-                for key, option in value.options.items()
-            }
+        # A method's own keys follow the method.
+        if isinstance(value, Stage) and item.name == "double_quantization":
+            for key, option in value.options.items():
+                result[key] = _plain_data(option, (*place, key), commented)
     return result
 
 
@@ -110,24 +105,18 @@ def plan_digest(plan: Plan, *, specs: KeySpecs | None = None) -> str:
         subject["template"] = data["template"]
     stages = []
     for stage, shown in zip(plan.stages, data["stages"], strict=True):
-        defaults = {
-            key: spec.default for key, spec in specs.allowed(stage.objective, stage.update).items()
-        }
+        known = specs.allowed(stage.objective, stage.update)
+        usual = {key: known[key].default for key in stage.options if key in known}
         stages.append(
-            {
-                key: value
-                for key, value in shown.items()
-                if not (key in stage.options and value == defaults.get(key))
-            }
+            {key: value for key, value in shown.items() if key not in usual or value != usual[key]}
         )
     return digest(subject | {"stages": stages})
 
 
 def digest(data: Any) -> str:
     """Ten hex digits of plain data: key order and 1 against 1.0 make no difference."""
-    return hashlib.sha256(
-        json.dumps(_canonical(data), sort_keys=True, ensure_ascii=True).encode()
-    ).hexdigest()[:10]
+    text = json.dumps(_canonical(data), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _canonical(value: Any) -> Any:
@@ -135,11 +124,8 @@ def _canonical(value: Any) -> Any:
         return {str(key): _canonical(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_canonical(part) for part in value]
-    return (
-        int(value)
-        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-        else value
-    )
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else value
 
 
 def write_plan(plan: Plan, comments: Comments | None, path: Path | str) -> None:
@@ -169,19 +155,9 @@ def _word(name: str) -> str:
     """A file's name as a shell takes it, on one line."""
     if name.isprintable():
         return shlex.quote(name)
-    escaped = (
-        (
-            f"\\{character}"
-            if character in "\\'"
-            else (
-                character
-                if character.isprintable()
-                else character.encode("unicode_escape").decode()
-            )
-        )
-        for character in name
-    )
-    return f"$'{''.join(escaped)}'"
+    escaped = name.replace("\\", "\\\\").replace("'", "\\'")
+    signs = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in escaped)
+    return f"$'{''.join(signs)}'"
 
 
 def _emit_entry(
@@ -238,16 +214,10 @@ def _aligned(lines: list[tuple[str, str]]) -> list[str]:
         if line[0]:
             block.append(line)
             continue
-        column = max(
-            (len(text) for text, comment in block if comment and len(text) <= COMMENT_COLUMN),
-            default=0,
-        )
+        lengths = (len(text) for text, comment in block if comment)
+        column = max((one for one in lengths if one <= COMMENT_COLUMN), default=0)
         for text, comment in block:
-            words = " ".join(
-                "".join(
-                    character if _printable(character) else " " for character in comment
-                ).split()
-            )
+            words = " ".join("".join(one if _printable(one) else " " for one in comment).split())
             result.append(f"{text:<{column}}  # {words}" if words else text)
         if block:
             result.append("")
@@ -291,9 +261,8 @@ def _text(value: str) -> str:
     """
     if _PLAIN.fullmatch(value) and value.lower() not in _SPECIAL:
         return value
-    many_brackets = (
-        value.count("[") + value.count("{") > 20
-    )  # the reader bounds nesting by counting them
+    # The reader bounds nesting by counting them.
+    many_brackets = value.count("[") + value.count("{") > 20
     parts = []
     for character in value:
         code = ord(character)
@@ -301,14 +270,10 @@ def _text(value: str) -> str:
             parts.append("\\" + character)
         elif _printable(character) and not (many_brackets and character in "[{"):
             parts.append(character)
+        elif code < 0x100:
+            parts.append(f"\\x{code:02x}")
         else:
-            parts.append(
-                f"\\x{code:02x}"
-                if code < 0x100
-                else f"\\u{code:04x}"
-                if code < 0x10000
-                else f"\\U{code:08x}"
-            )
+            parts.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
     return f'"{"".join(parts)}"'
 
 
