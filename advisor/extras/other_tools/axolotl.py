@@ -100,13 +100,12 @@ def _ref(file: ToolFile, key: str, one: Mapping[str, Any], *, evaluates: bool) -
             lost.append(f"{trained}: a plan learns every answer of a row, with its end")
     if named == "synthetic" or one.get("type") == "_synthetic":
         where = {"place": ELSEWHERE, "why_not": "it is made up while training"}
-    form, roles, unread = _read_form(file, key, one)
+    roles, unread = _roles(file, key, one)
     needs = tuple(column for role, column in roles.items() if role not in OPTIONAL)
     return DataRef(
         key=key,
         named=", ".join([named, *files]) if files else named,
         evaluates=evaluates,
-        form=form,
         roles=roles,
         needs=(needs,) if needs else (),
         lost=tuple(dict.fromkeys(filter(None, (*lost, unread)))),
@@ -114,20 +113,20 @@ def _ref(file: ToolFile, key: str, one: Mapping[str, Any], *, evaluates: bool) -
     )
 
 
-def _read_form(file: ToolFile, key: str, one: Mapping[str, Any]) -> tuple[str, dict[str, str], str]:
-    """The form in Axolotl's word, role -> column, and what cannot be said of it in a plan."""
+def _roles(file: ToolFile, key: str, one: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+    """Role -> column, and what cannot be said of the form in a plan."""
     kind, is_pair = one.get("type"), file.values.get("rl") in PREFERENCE
     if isinstance(kind, Mapping):  # a type written out as a map of fields
         stated = {role: text(kind[name]) for name, role in FIELDS.items() if text(kind.get(name))}
         usual = ALPACA if not is_pair else CHOICES if "good" not in stated else {}
         forms = ", ".join(name for name in FORMS if kind.get(name))
         lost = f"{forms}: a plan writes rows with the model's chat template" if forms else ""
-        return "fields of its own", {**usual, **stated}, lost
+        return {**usual, **stated}, lost
     if key.startswith("pretraining_dataset"):
-        return "pretrain", {"text": text(one.get("text_column")) or "text"}, ""
+        return {"text": text(one.get("text_column")) or "text"}, ""
     word = text(kind)
     if not word:
-        return "no type", {}, ""
+        return {}, ""
     strategy, _, style = word.partition(":")
     first, last = strategy.split(".")[0], strategy.split(".")[-1]
     if "chat_template" in (first, last):
@@ -135,12 +134,12 @@ def _read_form(file: ToolFile, key: str, one: Mapping[str, Any]) -> tuple[str, d
     table, tried = (PAIR_TYPES, (last, first)) if is_pair else (TYPES, (strategy, first))
     roles = dict(table.get(tried[0]) or table.get(tried[1]) or {})
     if not roles:
-        return word, {}, f"type: {word}: a plan reads its rows by the names of their columns"
+        return {}, f"type: {word}: a plan reads its rows by the names of their columns"
     for theirs, role in RENAMED.items():
         if text(one.get(theirs)) and (role in roles or role == "tools"):
             roles[role] = text(one[theirs])
     if "question" not in roles:
-        return word, roles, ""
+        return roles, ""
     prompts = f" in the style {style}" if style else ""
     lost = f"type: {word}: Axolotl writes its own prompt around a row{prompts}, a plan uses the"
-    return word, roles, f"{lost} model's chat template"
+    return roles, f"{lost} model's chat template"

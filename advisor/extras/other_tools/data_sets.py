@@ -40,7 +40,6 @@ class DataRef:
     place: str = MISSING  # file (it is here), hub, missing (it is not), or elsewhere
     files: tuple[Path, ...] = ()  # what is here: files, or one folder
     hub: str = ""  # the id on the model hub, with a folder behind it for a configuration of it
-    form: str = ""  # the tool's word for its format, or what it goes by
     roles: Mapping[str, str] = field(default_factory=dict)  # role of ours -> column; empty: by name
     needs: tuple[tuple[str, ...], ...] = ()  # sets of columns, of which it must find one whole
     lost: tuple[str, ...] = ()  # what a plan cannot say of it: sentences
@@ -53,20 +52,12 @@ class DataRef:
             return self.hub
         if len(self.files) == 1:
             return os.fspath(self.files[0])
-        return _own_folder(self.files)
-
-
-def _own_folder(files: Sequence[Path]) -> str:
-    """The folder that holds these files and no other ones; empty if there is none."""
-    folders = {path.parent for path in files}
-    if len(folders) != 1:
+        folders = {path.parent for path in self.files}
+        for folder in folders if len(folders) == 1 else ():
+            with suppress(OSError):  # a folder that holds these files and no other ones
+                inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+                return os.fspath(folder) if set(inside) == set(self.files) else ""
         return ""
-    (folder,) = folders
-    try:
-        inside = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    except OSError:
-        return ""
-    return os.fspath(folder) if inside == {path.name for path in files} else ""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -122,7 +113,7 @@ def placed(
 
 def _matches(file: ToolFile, named: str) -> list[Path]:
     """The files of a name, whose last part may be a pattern: data/*.jsonl."""
-    folder, _, pattern = named.rpartition("/")
+    folder, pattern = os.path.split(named)
     if not any(mark in named for mark in "*?["):
         one = found_near(file.path, named)
         return [] if one is None else [one]

@@ -225,9 +225,7 @@ def _take_secrets(values: dict[str, Any]) -> dict[Path_, Any]:
     """
     found = {}
     for path, value in list(_leaves(values, ())):
-        is_named = any(is_secret_key(step) for step in path if isinstance(step, str))
-        is_kept = value is None or isinstance(value, bool) or value == ""
-        if not is_kept and (is_named or list(find_secrets({"": value}))):
+        if any(find_secrets({"": value, **{str(step): value for step in path}})):
             found[path] = value
             node: Any = values
             for step in path[:-1]:

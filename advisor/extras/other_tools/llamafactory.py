@@ -116,7 +116,7 @@ def _ref(
     base: dict[str, Any] = {"key": key, "named": name, "evaluates": key == "eval_dataset"}
     if info is None:
         if folder == "ONLINE" and is_hub_id(name):
-            return DataRef(**base, place=HUB, hub=name, form="alpaca", roles=_roles({}, "alpaca"))
+            return DataRef(**base, place=HUB, hub=name, roles=_roles({}, "alpaca"))
         return DataRef(**base, why_not=f"{INFO} is not here, which says what the name stands for")
     entry = info.get(name)
     if not isinstance(entry, Mapping):
@@ -150,7 +150,6 @@ def _ref(
         needs += [roles[one] for one in ("chosen", "rejected", *answer) if one in roles]
     return DataRef(
         **base,
-        form=form + (", chosen and rejected" if entry.get("ranking") else ""),
         roles=roles,
         needs=(tuple(needs),) if needs else (),
         **{**place, "lost": (*place.get("lost", ()), *lost)},

@@ -70,7 +70,6 @@ def _ref(file: ToolFile, key: str, one: Mapping[str, Any]) -> DataRef:
     return DataRef(
         key=key,
         named=", ".join(files) or named,
-        form="by the names of its columns",
         roles={"text": field} if field else {},
         needs={**NEEDS_OF, "sft": (*columns_of_sft, ("conversations",))}.get(file.command.name, ()),
         lost=tuple(lost),
