@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from advisor.extras.other_tools.file import FLAGS, ToolFile, steps
@@ -66,45 +67,29 @@ def edited(text: str, changes: Mapping[str, Any], renamed: Mapping[str, str] | N
     Args:
         renamed: Keys that are taken away and whose place another one of the changes takes.
     """
-    is_json = text.lstrip().startswith("{")
-    document, write = _json(text) if is_json else _yaml(text)
+    from ruamel.yaml import YAML
+    from ruamel.yaml.util import load_yaml_guess_indent
+
+    _, indent, offset = load_yaml_guess_indent(text)
+    yaml, document = YAML(), None
+    yaml.preserve_quotes, yaml.width = True, 100_000
+    yaml.indent(mapping=2, sequence=indent or 2, offset=offset or 0)
+    with suppress(ValueError):
+        document = json.loads(text)
+    is_json = document is not None
+    document = document if is_json else yaml.load(text)
     for old, new in (renamed or {}).items():
         if changes.get(old, 0) is None and changes.get(new) is not None and old in document:
             _rename(document, old, new)
     for key, value in changes.items():
         _change(document, steps(key), value)
-    return write(document)
-
-
-Opened = tuple[Any, Callable[[Any], str]]  # a document, and what writes it
-
-
-def _yaml(text: str) -> Opened:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.util import load_yaml_guess_indent
-
-    _, indent, offset = load_yaml_guess_indent(text)
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 100_000
-    yaml.indent(mapping=2, sequence=indent or 2, offset=offset or 0)
-
-    def write(document: Any) -> str:
-        stream = io.StringIO()
-        yaml.dump(document, stream)
-        return stream.getvalue()
-
-    return yaml.load(text), write
-
-
-def _json(text: str) -> Opened:
-    try:
-        document = json.loads(text)
-    except ValueError:  # a map of YAML in braces
-        return _yaml(text)
-    second = text.partition("\n")[2]
-    indent = len(second) - len(second.lstrip()) or None
-    return document, lambda one: json.dumps(one, indent=indent, ensure_ascii=False) + "\n"
+    if is_json:
+        second = text.partition("\n")[2]
+        spaces = len(second) - len(second.lstrip()) or None
+        return json.dumps(document, indent=spaces, ensure_ascii=False) + "\n"
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()
 
 
 def _change(document: Any, path: Path_, value: Any) -> None:
