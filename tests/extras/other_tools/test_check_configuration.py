@@ -191,6 +191,18 @@ def test_room_for_answers_comes_on_top_of_the_request(trl_file, document):
     assert read_plan(plan).stages[0].seq_len == 512 + 256
 
 
+def test_a_smaller_batch_of_answers_is_made_up_for(trl_file, document):
+    """The prompts of a step stay: half the answers at a time, and twice the steps between."""
+    answers = "max_completion_length: 256\nnum_generations: 8\n"
+    Path(trl_file).write_text(
+        TRL.replace("accumulation_steps: 4", "accumulation_steps: 16") + answers
+    )
+    change = document(trl_file, "--gpu", "RTX 4090")[1]["change"]
+    batch = change["per_device_train_batch_size"], change["gradient_accumulation_steps"]
+    assert batch[0] < 4
+    assert batch[1] > 16
+
+
 LLAMA_FACTORY = """\
 model_name_or_path: meta-llama/Llama-3.1-8B-Instruct
 stage: sft
