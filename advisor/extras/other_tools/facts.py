@@ -32,8 +32,24 @@ def facts_of(
     plan: Plan, profile: DataProfile | None, shape: ModelShape | None, hardware: Hardware
 ) -> dict[str, Any]:
     """Dotted name -> value; a name that is not there is not known."""
-    found = {f"plan.{key}": value for key, value in flat_stage(plan, plan.stages[0]).items()}
-    found |= _of_stage(plan) | _of_model(shape) | _of_machine(hardware)
+    stage, gpus = plan.stages[0], hardware.gpus
+    targets = stage.options.get("target_modules")
+    names = set(targets) if isinstance(targets, list | tuple) else set()
+    found: dict[str, Any] = {
+        **{f"plan.{key}": value for key, value in flat_stage(plan, stage).items()},
+        "plan.targets_attention_alone": bool(names) and names <= ATTENTION,
+        "plan.trains_embeddings": bool(embedding_matrices(stage.peft.get("modules_to_save"))),
+        "evaluates": stage.holdout > 0,
+        "machine.kind": hardware.kind,
+        "machine.gpus": len(gpus),
+    }
+    if stage.optimizer in OPTIMIZERS:
+        found["plan.keeps_small_updates"] = OPTIMIZERS[stage.optimizer].keeps_small_updates
+    if gpus and (spec := gpus[0].spec) is not None:
+        found |= {"machine.name": spec.name, "machine.bfloat16": spec.bf16}
+    if shape is not None:
+        found["model.params_b"] = round(shape.params / 1e9, 3)
+        found |= {"model.mixture": shape.is_mixture, "model.instruct": shape.instruct}
     if profile is not None:
         found |= _of_data(plan, profile)
     return found | _of_rate(plan, profile, shape)
@@ -100,40 +116,6 @@ def template_facts(tool: Tool, model: str, named: Any) -> dict[str, Any]:
     stem = usual.removesuffix("_nothink")
     is_variant = named == stem or str(named).startswith(f"{stem}_")
     return {"template.usual": usual, "template.is_another": not is_variant}
-
-
-def _of_stage(plan: Plan) -> dict[str, Any]:
-    stage = plan.stages[0]
-    targets = stage.options.get("target_modules")
-    names = set(targets) if isinstance(targets, list | tuple) else set()
-    found: dict[str, Any] = {
-        "plan.targets_attention_alone": bool(names) and names <= ATTENTION,
-        "evaluates": stage.holdout > 0,
-        "plan.trains_embeddings": bool(embedding_matrices(stage.peft.get("modules_to_save"))),
-    }
-    if stage.optimizer in OPTIMIZERS:
-        found["plan.keeps_small_updates"] = OPTIMIZERS[stage.optimizer].keeps_small_updates
-    return found
-
-
-def _of_model(shape: ModelShape | None) -> dict[str, Any]:
-    if shape is None:
-        return {}
-    return {
-        "model.params_b": round(shape.params / 1e9, 3),
-        "model.mixture": shape.is_mixture,
-        "model.instruct": shape.instruct,
-        "model.context": shape.context_tokens,
-        "model.architecture": shape.architecture,
-    }
-
-
-def _of_machine(hardware: Hardware) -> dict[str, Any]:
-    found: dict[str, Any] = {"machine.kind": hardware.kind, "machine.gpus": len(hardware.gpus)}
-    spec = hardware.gpus[0].spec if hardware.gpus else None
-    if spec is not None:
-        found |= {"machine.name": spec.name, "machine.bfloat16": spec.bf16}
-    return found
 
 
 def _of_data(plan: Plan, profile: DataProfile) -> dict[str, Any]:
