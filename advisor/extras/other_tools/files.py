@@ -19,7 +19,7 @@ import yaml
 from advisor.export.exporter import Wanted
 from advisor.extras.other_tools.job import Job, job_of
 from advisor.extras.other_tools.mapping import flat_stage, usual_values, write
-from advisor.extras.other_tools.rows import KINDS, TRAIN
+from advisor.extras.other_tools.rows import KINDS, TEST, TRAIN
 from advisor.extras.other_tools.tool import Tool, tool_named
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import TEMPORARY, cannot_write, shown_path, text_of
@@ -54,10 +54,8 @@ class Written:
         files = ", ".join(job.file for job in self.jobs[:MOST_SHOWN])
         more = f" and {len(self.jobs) - MOST_SHOWN} more" if len(self.jobs) > MOST_SHOWN else ""
         lines = [f"Wrote {place}: {files}{more}, for {first.tool.title}."]
-        rows = {name: count for job in self.jobs for name, count in job.written.items()}
-        if rows:
-            trained = sum(count for name, count in rows.items() if name.endswith(TRAIN))
-            held = sum(rows.values()) - trained
+        if rows := [job.rows for job in self.jobs if job.rows]:
+            trained, held = (sum(one.counts[name] for one in rows) for name in (TRAIN, TEST))
             where = shown_path(self.folder / "data")
             lines.append(f"Data: {trained:,} rows to train on, {held:,} held out ({where}).")
         notes = list(
@@ -107,13 +105,15 @@ def write_files(tool_id: str, source: Path, out: Path | None, *, only: str | Non
             where=str(folder),
         )
     comments = comments_of(text_of(source), name=str(source))
-    jobs = [job_of(tool, plan, entry, source, comments) for entry in chosen]
     work = folder.parent / f"{TEMPORARY}{os.getpid()}-{folder.name}"
     try:
         work.mkdir(parents=True)
         files: dict[str, dict[str, Any]] = {}
+        jobs = [
+            job_of(tool, plan, entry, source=source, comments=comments, work=work)
+            for entry in chosen
+        ]
         for job in jobs:
-            job.write_rows(work)
             for name, content in job.files.items():
                 files.setdefault(name, {}).update(content)
             (work / job.file).write_text("\n".join((*_head(job), "", *_body(job), "")), "utf-8")
@@ -171,7 +171,9 @@ def _head(job: Job) -> Iterator[str]:
     yield f"# Install, in an environment of its own:  {job.tool.install}"
     yield from (f"# First:  {command}" for command in job.before)
     yield f"# Start, in this folder:  {job.start}"
-    yield from (f"# Data:  {name}, {count:,} rows" for name, count in job.written.items())
+    for name, count in job.rows.counts.items() if job.rows else ():
+        if count:
+            yield f"# Data:  {job.folder}/{name}, {count:,} rows"
     lost = [f"{one.key} ({_word(one.value)}): {one.why}" for one in job.lost]
     for title, lines in (("Not carried over", lost), ("Different from `advise run`", job.notes)):
         if lines:

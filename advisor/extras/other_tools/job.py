@@ -17,15 +17,14 @@ from advisor.extras.other_tools.mapping import (
     usual_values,
     write,
 )
-from advisor.extras.other_tools.rows import KINDS, Form, Rows, rows_of
-from advisor.extras.other_tools.tool import ANSWERS, TEXT, Tool
+from advisor.extras.other_tools.rows import KINDS, TEST, Rows, write_rows
+from advisor.extras.other_tools.tool import TEXT, Tool
 from advisor.methods.stage import Stage
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import resolve_path
 
 ELSEWHERE = ("holdout", "save_minutes")  # said in other words: held-out rows are a file
-WHOLE, SPLIT, MARKED = "whole", "split", "marked"  # a conversation, and what of it is learned
 ZERO = {"zero2": 2, "zero3": 3}
 MERGE = (
     'python -c "from peft import AutoPeftModelForCausalLM as P; from transformers import'
@@ -51,7 +50,6 @@ class Job:
     before: list[str] = field(default_factory=list)  # commands to be given first
     files: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # further ones, as JSON
     command: str = "train"  # of the tool's command line
-    written: Mapping[str, int] = field(default_factory=dict)  # data file -> rows
 
     @property
     def folder(self) -> str:
@@ -67,24 +65,12 @@ class Job:
     @property
     def evaluates(self) -> bool:
         """Whether rows are held out."""
-        return self.rows is not None and any(self.rows.held)
+        return self.rows is not None and self.rows.counts[TEST] > 0
 
     @property
     def kind(self) -> str:
         """The kind of its rows."""
         return self.rows.kind if self.rows else KINDS[self.entry.stage.objective]
-
-    @property
-    def layout(self) -> str:
-        """How a conversation is written."""
-        if "split" not in self.tool.rows or self.kind == TEXT:
-            return WHOLE
-        if self.kind != ANSWERS:
-            return SPLIT
-        if self.rows is None or self.entry.stage.options.get("loss_on") == "all":
-            return WHOLE
-        is_marked = self.tool.template_of(self.plan.model)[0] and not self.rows.weighted
-        return MARKED if is_marked and not self.rows.only_last else SPLIT
 
     @property
     def start(self) -> str:
@@ -95,22 +81,11 @@ class Job:
             file=self.file, command=self.command, processes=processes
         )
 
-    def write_rows(self, work: Path) -> None:
-        """Write its data. Rows that the tool cannot hold are counted in the notes."""
-        if self.rows is None:
-            return
-        more: dict[str, Any] = {}
-        if self.plan.template and self.kind != TEXT and "split" in self.tool.rows:
-            more = {"chat_template_kwargs": dict(self.plan.template)}
-            self.notes.append("the arguments of the chat template stand in each row")
-        form = Form(self.layout == SPLIT, "tools" in self.tool.rows, more)
-        self.written, refused = self.rows.write(work, self.folder, form)
-        what = f"rows left out: {self.tool.name} cannot hold"
-        self.notes += [f"{count:,} {what} {why}" for why, count in refused.items()]
 
-
-def job_of(tool: Tool, plan: Plan, entry: Entry, source: Path, comments: Comments) -> Job:
-    """The training with all that is written for it, but for the rows themselves."""
+def job_of(
+    tool: Tool, plan: Plan, entry: Entry, *, source: Path, comments: Comments, work: Path
+) -> Job:
+    """The training with all that is written for it; its rows are written in a folder of `work`."""
     parts = [entry.task.name] if entry.task else []
     if len(plan.stages) > 1:
         parts.append(_numbered(plan, entry.stage))
@@ -118,7 +93,8 @@ def job_of(tool: Tool, plan: Plan, entry: Entry, source: Path, comments: Comment
     _start(job, source)
     path = resolve_path(source, entry.data.path)
     if path.exists() or not is_hub_id(entry.data.path):
-        job.rows = rows_of(entry, path)
+        more = {"chat_template_kwargs": dict(plan.template)} if plan.template else {}
+        job.rows = write_rows(entry, path, work / job.folder, tool.rows, more)
         job.notes += job.rows.notes
     else:
         job.notes.append(
@@ -130,7 +106,7 @@ def job_of(tool: Tool, plan: Plan, entry: Entry, source: Path, comments: Comment
         import_module(f"advisor.extras.other_tools.{tool.id}"), "complete", None
     ):
         complete(job)
-    job.notes.append("rows come in another order")
+    job.notes.append("rows come in another order, and other rows are held out")
     if plan.extra_key("benchmarks", "evaluation") is not None:
         job.notes.append("the benchmarks of `evaluation` are not run")
     return job
@@ -200,10 +176,8 @@ def _facts(job: Job) -> dict[str, Any]:
         "on_hub": rows is None,
         "data": job.entry.data.path,
         "kind": job.kind,
-        "layout": job.layout,
+        "is_split": rows is not None and rows.is_split,
         "evaluates": job.evaluates,
-        "unlearned": rows is not None and rows.weighted > 0,
-        "several_answers": rows is not None and not rows.only_last,
         "folder": job.folder,
         "output": f"out/{job.place}".rstrip("/"),
         "plan": plan.name,
