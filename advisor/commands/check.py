@@ -216,15 +216,6 @@ def check_data(
 ) -> tuple[DataProfile, dict[str, Any]]:
     """The profile of a data file, and what follows from it (advise_on_data).
 
-    Args:
-        path: A file, a directory of files, or a hub id.
-        mapping: Role -> column, for columns with names of their own.
-        full: Whether to count the tokens of every row, not of a sample.
-        evaluation: A file whose rows must not be in the data.
-        model: A model whose tokenizer counts the tokens.
-        seq_len: Tokens a row may have.
-        template: Arguments of the model's chat template.
-
     Raises InputError if the data cannot be read or is not recognised.
     """
     tokenizer, note = (None, "") if model is None else model_tokenizer(model, template or {})

@@ -12,7 +12,7 @@ import click
 
 from advisor.commands.options import run_options
 from advisor.commands.output import console, put, say
-from advisor.commands.session import Stated, advise_on, require_plan
+from advisor.commands.session import Stated, advise_on, incomplete, resolve_plan
 from advisor.commands.tools import run_tool
 from advisor.commands.training import show_run, train
 from advisor.ground.errors import MachineNotReady, Stopped
@@ -101,7 +101,9 @@ def demo(context: click.Context, /, **settings: Any) -> None:
     )
     stated = Stated(answers=demo_answers(model, demo_data()))
     advice, ruleset = advise_on(stated, probed=hardware)
-    plan, comments = require_plan(advice, ruleset)
+    plan, comments, missing = resolve_plan(advice, ruleset)
+    if plan is None:
+        raise incomplete(missing)
     print_advice(advice, console(), read_in="run")
     say(f"\n3. Training exactly that plan, shortened for the demo ({', '.join(SHORTENED)})\n")
     settings["set_values"] = (*SHORTENED, *settings["set_values"])

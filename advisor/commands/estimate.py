@@ -23,7 +23,7 @@ from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.extras import extras
 from advisor.ground.files import MOST_BYTES, read_at_most
-from advisor.ground.types import DataProfile, ModelShape
+from advisor.ground.types import DataProfile
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan, resolve_path
 from advisor.probe import cpu_hardware
@@ -104,12 +104,6 @@ def documents_of(
     return [estimate_one(given)]
 
 
-def find_model(name: str, params_b: float | None) -> tuple[ModelShape | None, list[str]]:
-    """A model's shape and notes about it, without asking the network."""
-    shape, notes = model_shape(name, params_b=params_b)
-    return shape, list(notes)
-
-
 def estimate_list(source: str) -> list[dict[str, Any]]:
     """The answers to a JSON list of specs in a file, or on standard input (`-`).
 
@@ -124,7 +118,7 @@ def estimate_list(source: str) -> list[dict[str, Any]]:
     past, notes = read_past_runs()
     for note in notes:
         print_warning(note)
-    return run_specs(text, find_model=find_model, find_gpu=find_gpu, past=past, cpu=own_cpu(past))
+    return run_specs(text, find_model=model_shape, find_gpu=find_gpu, past=past, cpu=own_cpu(past))
 
 
 def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +155,7 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
     past, notes = read_past_runs()
     document = answer_spec(
         request,
-        find_model=find_model,
+        find_model=model_shape,
         find_gpu=find_gpu,
         past=past,
         cpu=own_cpu(past),
@@ -204,7 +198,7 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     plan = read_plan(path)
     hardware, notes = plan_hardware(plan, gpu)
     folder = resolve_path(path, plan.model)
-    shape, found = find_model(str(folder) if folder.is_dir() else plan.model, None)
+    shape, found = model_shape(str(folder) if folder.is_dir() else plan.model)
     if shape is None:
         raise InputError(
             f"{'; '.join(found) or f'model {plan.model} is not known'}",

@@ -70,11 +70,6 @@ def read_answers(
 ) -> Stated:
     """The answers in the file and in the flags, merged; flags override the file.
 
-    Args:
-        answers_file: A YAML or JSON file, `-` for standard input.
-        flags: Fact id -> the values of its flag, in the order given.
-        rule_layers: The values of --rules.
-
     Raises InputError with every fault of both, and of what is valid in them.
     """
     facts = load_known_facts(rule_layers)
@@ -234,11 +229,7 @@ def advise_on(
     """The advice on what was stated, and the rules that gave it.
 
     Args:
-        stated: The answers.
-        rule_layers: The values of --rules.
         online: Whether an unknown hub id may be looked up on the model hub.
-        probed: This machine, if it has been probed already.
-        warn: Takes each warning about the user's own rules.
 
     Raises InputError if the task is missing, or an input cannot be used.
     """
@@ -277,17 +268,6 @@ def resolve_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comment
     if missing:
         return None, {}, missing
     return *make_plan(advice, candidate, ruleset), []
-
-
-def require_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
-    """The plan of the recommended candidate with its comments.
-
-    Raises InputError saying what is missing if there can be none.
-    """
-    plan, comments, missing = resolve_plan(advice, ruleset)
-    if plan is None:
-        raise incomplete(missing)
-    return plan, comments
 
 
 def incomplete(missing: Sequence[str]) -> InputError:

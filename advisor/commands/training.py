@@ -72,9 +72,7 @@ def train(
     """Train a launch file, or a plan that was just made, and write the report.
 
     Args:
-        plan: The launch file, or the plan to write into its run folder.
         settings: Parameter -> value of the run options (options.py); left out: the default.
-        comments: The comment beside each value of a plan that was just made.
 
     Raises:
         InputError: The plan or its data cannot be used.

@@ -56,9 +56,6 @@ def train_or_measure(call: Call, record: RunRecord | None) -> Run | DryRun:
     """Train what is left of a run, or measure it: here, or on all machines of the run.
 
     Raises AdviseError as `run_plan` does.
-
-    Args:
-        record: What earlier calls left in the folder.
     """
     run = call.run
     place = find_place(run.plan.launch.nodes, os.environ, plan=run.path, folder=run.folder)
@@ -260,12 +257,7 @@ def check_memory(
     run has measured counts instead of the estimate.
 
     Args:
-        todo: The entries that are still to be trained.
-        expected: Entry -> its estimate.
-        gpus: Those of the run.
         measured: Entry -> bytes that a dry run of this plan reserved.
-        is_chosen_folder: The user named the run folder with --output.
-        peak_of: The estimated peak of a stage, for the change that is enough.
     """
     known = [
         (gpu.memory_free_bytes, place)

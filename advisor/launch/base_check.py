@@ -93,22 +93,16 @@ def _other_folders(plan: Plan, todo: Sequence[Entry]) -> list[str]:
 
 def _model_faults(plan: Plan, plan_path: Path) -> Iterable[Fault]:
     path = resolve_path(plan_path, plan.model)
+    at, folder = f"model {path}", "a folder in Hugging Face layout, or a hub id"
     if path.is_dir():
         yield from _folder_faults(plan, path)
     elif path.is_file():
-        yield Fault(
-            where=f"model {path}",
-            what="is a file",
-            allowed="a folder in Hugging Face layout, or a hub id",
-        )
+        yield Fault(where=at, what="is a file", allowed=folder)
     elif path.is_symlink():
-        yield Fault(where=f"model {path}", what="is a link that leads nowhere", allowed=LAYOUT)
+        yield Fault(where=at, what="is a link that leads nowhere", allowed=LAYOUT)
     elif not is_hub_id(plan.model):
-        yield Fault(
-            where="model",
-            what=f"no such folder: {path}",
-            allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B",
-        )
+        allowed = f"{folder} such as Qwen/Qwen3-0.6B"
+        yield Fault(where="model", what=f"no such folder: {path}", allowed=allowed)
     else:
         snapshot = cached_snapshot(plan.model, plan.revision)
         if snapshot is not None:

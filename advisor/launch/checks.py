@@ -8,6 +8,7 @@ import ast
 import os
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from advisor.estimate.model.architecture import NO_SDPA
@@ -70,11 +71,7 @@ def optimizer_package_faults(todo: Sequence[Entry]) -> list[Fault]:
 
 
 def loading_faults(todo: Sequence[Entry], shape: ModelShape | None) -> Iterable[Fault]:
-    """The faults of every stage that is still to be trained; none where the model is not known.
-
-    Args:
-        shape: The shape of the plan's model.
-    """
+    """The faults of every stage that is still to be trained; none where the model is not known."""
     if shape is None:
         return
     for entry in todo:
@@ -83,23 +80,17 @@ def loading_faults(todo: Sequence[Entry], shape: ModelShape | None) -> Iterable[
         if stage.attention == "sdpa" and shape.architecture in NO_SDPA:
             yield Fault(
                 where=f"stage {entry.name}",
-                what=(f"transformers has no sdpa attention for {shape.architecture} models"),
+                what=f"transformers has no sdpa attention for {shape.architecture} models",
                 allowed="attention: eager",
             )
-        if stage.options.get("target_modules") == WITH_EXPERTS and _is_dense(shape):
+        is_dense = shape.origin != "size" and not shape.is_mixture  # "size": a guess by its name
+        if stage.options.get("target_modules") == WITH_EXPERTS and is_dense:
             yield Fault(
                 where=f"stage {entry.name}",
-                what=(
-                    f"target_modules: {WITH_EXPERTS} needs a mixture of"
-                    f" experts, and {shape.id} is none"
-                ),
+                what=f"target_modules: {WITH_EXPERTS} needs a mixture of experts,"
+                f" and {shape.id} is none",
                 allowed="target_modules: all-linear, or a list of names",
             )
-
-
-def _is_dense(shape: ModelShape) -> bool:
-    """Whether the model is known, not guessed from its name, and no mixture."""
-    return shape.origin != "size" and not shape.is_mixture
 
 
 def _stored_faults(entry: Entry, shape: ModelShape) -> Iterable[Fault]:
@@ -127,25 +118,16 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def reward_file_faults(plan: Plan, plan_path: Path, todo: Sequence[Entry]) -> Iterable[Fault]:
-    """What the rewards of the stages name that is not there, each once.
-
-    Args:
-        plan_path: The plan file; relative paths start from its folder.
-        todo: The entries that are still to be trained.
-    """
+    """What the rewards of the stages name that is not there, each once."""
     told: set[str] = set()
     stages = {stage.name for stage in plan.stages}
     for entry in todo:
         for part in reward_parts(entry.stage.options):
             for fault in _part_faults(plan_path, part, stages):
-                if fault.headline not in told:
-                    told.add(fault.headline)
-                    yield Fault(
-                        where=f"stage {entry.stage.name}",
-                        what=fault.headline,
-                        allowed=fault.allowed,
-                        hint=fault.hint,
-                    )
+                what = fault.headline
+                if what not in told:
+                    told.add(what)
+                    yield replace(fault, where=f"stage {entry.stage.name}", what=what)
 
 
 def _part_faults(plan_path: Path, part: RewardPart, stages: Collection[str]) -> Iterable[Fault]:
@@ -189,10 +171,9 @@ def _function_faults(path: Path, name: str) -> Iterable[Fault]:
     if name not in names and "*" not in names:
         own = (node.name for node in tree.body if isinstance(node, FUNCTIONS))
         known = ", ".join(sorted(own)[:12]) or "no function"
-        what = f"{path} has no function '{name}'"
         yield Fault(
             where="reward",
-            what=what,
+            what=f"{path} has no function '{name}'",
             allowed=f"it defines: {known}",
             hint=nearest(name, sorted(names)),
         )
@@ -282,10 +263,6 @@ def kernel_faults(
 
     Whether a package fits the installed PyTorch shows when the trainer imports it, before it loads
     the model.
-
-    Args:
-        gpus: Those that the run takes.
-        shape: The shape of the plan's model, if it is known.
     """
     device = plan.launch.device
     for entry in todo:

@@ -35,8 +35,6 @@ def check_data(todo: Sequence[Entry], plan_path: Path, model: str = "") -> Check
     """What the data is, with every fault and warning once for each file and purpose.
 
     Args:
-        todo: The entries that are still to be trained.
-        plan_path: The plan file; relative paths start from its folder.
         model: Whose tokenizer counts the rows, if it is at hand.
     """
     from advisor.data import profile

@@ -77,8 +77,6 @@ def device_faults(plan: Plan, hardware: Hardware, chosen: Sequence[Gpu] = ()) ->
     """What keeps the plan's processes from the device that it names.
 
     Args:
-        plan: What is run.
-        hardware: The machine.
         chosen: The GPUs of the run; default: all.
     """
     from advisor.probe.software import cuda_problem
@@ -135,13 +133,7 @@ def on_fewer(
     hardware: Hardware,
     profiles: Mapping[str, DataProfile],
 ) -> OnFewer:
-    """What the same training with as many rows a step takes on all GPUs of this machine.
-
-    Args:
-        plan: For more processes than there are GPUs.
-        todo: Its entries that are still to be trained.
-        hardware: The machine, with one GPU at least.
-    """
+    """What the same training with as many rows a step takes on all GPUs of this machine."""
     count = len(hardware.gpus)
     gpus = "1 GPU" if count == 1 else f"{count} GPUs"
     strategy = None if count == 1 else plan.launch.strategy

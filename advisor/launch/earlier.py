@@ -69,18 +69,13 @@ def find_record(run: PlanRun) -> RunRecord | None:
         raise cannot_write(folder, error, way_out=ELSEWHERE) from None
     if record is None:
         _refuse_foreign_files(folder, names)
-    elif _is_of(run, record):
+    elif not set(run.digests.values()).isdisjoint(record.digests.values()):  # but for tasks
         _refuse_other_parts(run, record)
     elif _has_trained_nothing(folder, record):
         return None  # a plan that was refused before its first step, and is corrected now
     else:
         _refuse_another_run(folder, record)
     return record
-
-
-def _is_of(run: PlanRun, record: RunRecord) -> bool:
-    """Whether a record is of this plan, but for tasks."""
-    return not set(run.digests.values()).isdisjoint(record.digests.values())
 
 
 def _has_trained_nothing(folder: Path, record: RunRecord) -> bool:

@@ -80,7 +80,6 @@ def explain_failure(
     """The error of a trainer that ended with a code other than 0, or without a readable result.
 
     Args:
-        entry: What was being trained.
         code: Its exit code; negative: the signal that ended it.
         folder: The stage's folder, where the trainer leaves error.json, or each of several
             processes its own.
@@ -188,12 +187,6 @@ def records_of(folder: Path) -> list[ErrorRecord]:
 def note_silent_end(folder: Path, ended: Ended, *, ranks: Sequence[int], kills: int | None) -> None:
     """Write down what machine 0 cannot see: that a process of another machine was ended without a
     word of its own.
-
-    Args:
-        folder: Of the stage.
-        ended: How the launcher ended on this machine.
-        ranks: The numbers of the processes on this machine.
-        kills: The kernel's count when it was started.
     """
     if ended.code == 0 or ended.was_stopped or ended.code in (-SIGKILL, *STOP_CODES):
         return  # SIGKILL: by the guard
@@ -280,8 +273,6 @@ def smaller_hint(
     """The command-line settings that make the stage need less memory.
 
     Args:
-        entry: What ran out of memory.
-        is_chosen_folder: The user named the run folder with --output.
         peak_of: The estimated peak of a stage; None: the first change is named, whatever it saves.
         known: Further arguments of `next_change`.
     """

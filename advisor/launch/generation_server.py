@@ -45,14 +45,7 @@ ASK_VERSION = "import importlib.metadata as m; print(m.version('vllm'))"
 
 
 def needs_of(plan: Plan, plan_path: Path, entry: Entry, run: Path) -> ServerNeeds:
-    """What the stage needs of its server.
-
-    Args:
-        plan: The plan.
-        plan_path: Its file.
-        entry: A stage with `rollouts: vllm`.
-        run: The run folder, which holds the stages that it may start from.
-    """
+    """What the stage needs of its server."""
     stage = entry.stage
     folder = resolve_path(plan_path, plan.model)
     home = plan_path.resolve().parent
@@ -191,12 +184,7 @@ def serving(
     Raises MachineNotReady if it does not start.
 
     Args:
-        plan: The plan.
-        plan_path: Its file.
-        entry: The stage.
-        run: The run folder.
         gpus: Variables that show the server its GPUs alone; None: unset.
-        say: Told when it starts and how it ended.
     """
     server = plan.launch.vllm
     if not asks_server(entry.stage) or server is None or server.python is None:

@@ -32,9 +32,6 @@ def choose_gpus(
     """The GPUs with most free memory among those that can run the plan, one for each process.
 
     Args:
-        plan: What is run.
-        todo: Its entries that are still to be trained.
-        hardware: The machine.
         environ: This process's environment, which may show a part of the GPUs alone.
     """
     if plan.launch.device not in ("cuda", "rocm") or hardware.kind != plan.launch.device:

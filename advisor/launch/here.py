@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.errors import Fault
-from advisor.ground.types import Hardware
+from advisor.ground.types import Hardware, ModelShape
 from advisor.ground.units import format_gib
 from advisor.launch.checks import package_faults
 from advisor.launch.device_check import device_faults, device_missing
 from advisor.launch.expected import expect_stage
 from advisor.launch.hub_model import login
 from advisor.launch.model_need import cache_line, gate_fault, model_needs
-from advisor.plan.entries import entries
+from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
 from advisor.situation.of_plan import device_hardware, plan_shape
 
@@ -30,17 +30,11 @@ class Here:
 
 
 def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
-    """What stands between the plan and a run on this machine. No network is asked.
-
-    Args:
-        plan: What is to be run.
-        plan_path: Its file; relative paths start from its folder.
-        hardware: This machine as it was probed.
-    """
+    """What stands between the plan and a run on this machine. No network is asked."""
     todo = entries(plan)
     shape = plan_shape(plan, plan_path)
     missing = device_missing(plan, hardware)
-    reasons = [missing.what] if missing is not None else list(_too_big(plan, plan_path, hardware))
+    reasons = [missing.what] if missing is not None else list(_too_big(plan, todo, shape, hardware))
     quantized = any(stage.quantization for stage in plan.stages)
     faults = [*package_faults(hardware, quantized=quantized)]
     if not reasons:
@@ -58,11 +52,12 @@ def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
     )
 
 
-def _too_big(plan: Plan, plan_path: Path, hardware: Hardware) -> Iterator[str]:
+def _too_big(
+    plan: Plan, todo: Sequence[Entry], shape: ModelShape | None, hardware: Hardware
+) -> Iterator[str]:
     """The stages that are estimated to need more memory than this machine has."""
     used = device_hardware(plan, hardware)
-    shape = plan_shape(plan, plan_path)
-    for entry in entries(plan):
+    for entry in todo:
         found = expect_stage(plan, entry, shape, used)
         if found.fits == "too_big" and found.need_bytes and found.limit_bytes:
             yield (

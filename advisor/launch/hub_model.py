@@ -44,7 +44,6 @@ def ask_hub(model: str, revision: str | None, what: str) -> HubModel:
     Raises InputError if it has no such model for this user, MachineNotReady if it cannot be asked.
 
     Args:
-        model: Its hub id.
         revision: Branch, tag or commit; None: main.
         what: How messages call it: 'model Qwen/Qwen3-8B'.
     """

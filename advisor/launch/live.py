@@ -20,12 +20,7 @@ TAIL_BYTES = 2**16
 
 
 class RunIsLive(MachineNotReady):
-    """The run that was asked for is at work already.
-
-    Args:
-        folder: The run folder.
-        process: Who works there.
-    """
+    """The run that was asked for is at work already."""
 
     def __init__(self, folder: Path, process: int) -> None:
         self.folder, self.process = folder, process

@@ -51,12 +51,6 @@ def find_place(nodes: int, environ: Mapping[str, str], *, plan: Path, folder: Pa
 
     Raises InputError, with both numbers, if the plan and the scheduler disagree; if nothing says
     which of the machines this is, with the command to start.
-
-    Args:
-        nodes: The plan's `launch.nodes`.
-        environ: This process's environment.
-        plan: The plan file, for the command.
-        folder: The run folder.
     """
     scheduler = next((names for names in SCHEDULERS if environ.get(names[0])), None)
     if scheduler is None:

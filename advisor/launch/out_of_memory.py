@@ -26,11 +26,7 @@ from advisor.situation.of_plan import run_spec
 
 
 def adjustments(entry: Entry, folder: Path) -> list[Adjustment]:
-    """What the stage has changed by itself so far.
-
-    Args:
-        folder: Of the stage.
-    """
+    """What the stage has changed by itself so far."""
     return usable(entry.stage, try_read_part(Adjusted, folder / ADJUSTED))
 
 

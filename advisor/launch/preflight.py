@@ -78,11 +78,6 @@ def run_preflight(
     everything the machine lacks.
 
     Args:
-        plan_path: The plan file; relative paths start from its folder.
-        run: The run folder.
-        todo: The entries that are still to be trained.
-        shape: The model's shape, if it is known.
-        trainers: The folder that holds the package `trainers`.
         dry_run: No server generates in it, so that none is asked for.
         check_extras: The checks of optional features, which may need the network.
     """

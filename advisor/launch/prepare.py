@@ -77,10 +77,6 @@ def prepare_plan(
     Args:
         source: A plan file, a run folder, or a plan made in this process; its relative paths then
             start from the current folder.
-        comments: The reasons that belong to a plan made in this process.
-        output: The run folder; default: ./runs/<name>-<digest>.
-        set_values: Changes of the plan: 'stages.0.learning_rate=1e-4'.
-        max_steps: The limit of a trial run, which gets a folder of its own.
     """
     changes = list(set_values)
     if isinstance(source, Plan):

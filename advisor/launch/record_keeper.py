@@ -53,16 +53,7 @@ def new_record(
     judge: bool,
     license: str | None = None,
 ) -> RunRecord:
-    """run.json at the start of an attempt; what earlier attempts finished is kept.
-
-    Args:
-        old: The record that earlier attempts left, if there were any.
-        expected: Entry name -> estimate.
-        inputs: What model, data and the other files of the plan hold.
-        hardware: The part of the machine that the plan uses.
-        judge: Whether results are compared with the base.
-        license: Of the base, if it is known.
-    """
+    """run.json at the start of an attempt; what earlier attempts finished is kept."""
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         advise_version=__version__,
@@ -201,25 +192,21 @@ class RecordKeeper:
 
     def fail(self, name: str, error: AdviseError) -> None:
         """A stage failed or was stopped, and the run ends with it."""
-        status: Status = STOPPED if isinstance(error, Stopped) else FAILED
-        stage = self._stage(name)
-        self.record = self.record.with_stage(
-            replace(stage, status=status, finished_at=now(), error=ErrorRecord.of(error))
-        )
-        self._finish(status)
+        self._end([self._stage(name)], error)
 
     def end_by(self, error: AdviseError) -> None:
         """The run ends by an error outside of a trainer, such as a full disk; nothing to do if the
         record says already how it ended.
         """
-        if self.record.status != RUNNING:
-            return
+        if self.record.status == RUNNING:
+            self._end([stage for stage in self.record.stages if stage.status == RUNNING], error)
+
+    def _end(self, stages: Sequence[StageRecord], error: AdviseError) -> None:
         status: Status = STOPPED if isinstance(error, Stopped) else FAILED
-        for stage in self.record.stages:
-            if stage.status == RUNNING:
-                self.record = self.record.with_stage(
-                    replace(stage, status=status, finished_at=now(), error=ErrorRecord.of(error))
-                )
+        for stage in stages:
+            self.record = self.record.with_stage(
+                replace(stage, status=status, finished_at=now(), error=ErrorRecord.of(error))
+            )
         self._finish(status)
 
     def compared(self, losses: Mapping[str, Mapping[str, float | None]]) -> None:

@@ -356,11 +356,6 @@ def train_and_judge(
 ) -> Ended:
     """How the processes of a stage ended. One process does all of it; what several have trained and
     saved is judged by one of its own, now or when the run is resumed.
-
-    Args:
-        folders: Of the stages that are trained together.
-        train: Starts the training.
-        judge: Starts what judges the saved results.
     """
     ended = None
     for _ in range(2):  # again, if what was trained is not what the plan says now

@@ -55,9 +55,7 @@ class TrainerStarter:
         """Train one stage, of one task or of several, in one process (or one per GPU).
 
         Args:
-            run: The run folder, which holds the plan.
             watch: Called about once a second until the process ends.
-            server: The address of the vLLM server that was started for it.
             judges: Judge what several processes have trained and saved, in one.
         """
         if judges:

@@ -40,10 +40,7 @@ def ask_task(question: Question, ui: Ui) -> Reply:
     """The task, by its name or by an example of what the model should do better."""
     fact = question.fact
     options = [
-        *(
-            Option(value=name, label=value.label, help=value.help)
-            for name, value in fact.values.items()
-        ),
+        *choices_of(fact),
         Option(value=DONT_KNOW, label="I don't know", help="show me examples instead"),
         *(way for way in ways_out(question) if way.value is BACK),
     ]
@@ -65,6 +62,14 @@ def ask_task(question: Question, ui: Ui) -> Reply:
         )
         if chosen is not BACK:
             return chosen
+
+
+def choices_of(fact: Fact) -> list[Option]:
+    """The values that a question may be answered with."""
+    return [
+        Option(value=name, label=value.label, help=value.help)
+        for name, value in fact.values.items()
+    ]
 
 
 AGAIN, KEEP = "again", "keep"  # what to do with a name, beside choosing a model
@@ -385,11 +390,7 @@ def _ask_plain(question: Question, ui: Ui, checks: Checks) -> Reply:
     silent = None if fact.required else DONT_KNOW
     current = silent if question.current is None else question.current
     if fact.type == "choice":
-        options = [
-            Option(value=name, label=value.label, help=value.help)
-            for name, value in fact.values.items()
-        ]
-        return ui.choose(message, [*options, *ways_out(question)], current=current)
+        return ui.choose(message, [*choices_of(fact), *ways_out(question)], current=current)
     if fact.type == "flag":
         options = [Option(value=True, label="Yes"), Option(value=False, label="No")]
         return ui.choose(message, [*options, *ways_out(question)], current=current)

@@ -55,8 +55,7 @@ def menu_options(
 
     Args:
         askable: Questions whose answers the plan still needs.
-        skipped: Questions that were not asked.
-        mattering: Those of them that may change the method.
+        mattering: Those that were not asked and may change the method.
         undo: The answer before the last change; empty without one.
     """
     return [
@@ -387,14 +386,13 @@ class _Closing:
 
     # ----------------------------------------------------------------------- reasons
 
-    def _why(self, outcome: Outcome) -> bool:
+    def _why(self, outcome: Outcome) -> None:
         if outcome.ruleset is None:
             self.actions.explain(outcome, outcome.advice.recommendation)
         else:
             from advisor.wizard.reasons import Trail
 
             Trail(outcome.advice, outcome.ruleset).walk(self.ui)
-        return False
 
     def _other(self, outcome: Outcome) -> Outcome | None:
         """Everything about another candidate; the outcome with it where it is taken, else None."""

@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.commands.estimate import find_model
 from advisor.estimate.memory.bands import KNOWN, WIDTHS, WORDS, band, log_widths
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.spec.answers import run_specs
 from advisor.estimate.types import MemoryEstimate, RunSpec
 from advisor.render.estimate import estimate_text
+from advisor.situation.shapes import model_shape
 
 DOUBTS = st.lists(st.sampled_from(list(WORDS)), unique=True).map(tuple)
 SPEC = RunSpec(update="lora", rank=16, seq_len=2048, micro_batch_size=2, loss="chunked")
 
 
 def estimated(spec: RunSpec, model: str = "meta-llama/Llama-3.1-8B") -> MemoryEstimate:
-    shape, _ = find_model(model, None)
+    shape, _ = model_shape(model)
     assert shape is not None
     found = memory_estimate(spec, shape)
     assert found is not None
@@ -70,7 +70,7 @@ def test_what_is_not_known_of_a_run_is_named(changed, doubt):
 
 def test_a_model_known_by_its_size_and_a_mixture_widen_the_band():
     """Dimensions guessed from a size, and experts."""
-    shape, _ = find_model("", 8.0)
+    shape, _ = model_shape("", params_b=8.0)
     assert shape is not None
     guessed = memory_estimate(SPEC, shape)
     assert guessed is not None
@@ -93,7 +93,7 @@ def test_people_are_told_what_widens_the_range():
         {"model": "meta-llama/Llama-3.1-8B", "seq_len": 512, "framework": "my own", "loss": "full"},
         {"model": "meta-llama/Llama-3.1-8B", "seq_len": 512},
     ]
-    unsure, sure = run_specs(json.dumps(specs), find_model=find_model, find_gpu=None)
+    unsure, sure = run_specs(json.dumps(specs), find_model=model_shape, find_gpu=None)
     text = " ".join(estimate_text(unsure).split())
     assert f"the range is wider because {WORDS['trainer']}" in text
     assert "wider" not in estimate_text(sure)
@@ -105,7 +105,7 @@ def test_the_answer_to_a_spec_says_what_widens_its_band():
         {"model": "meta-llama/Llama-3.1-8B", "seq_len": 512, "framework": "a trainer of our own"},
         {"model": "meta-llama/Llama-3.1-8B", "seq_len": 512},
     ]
-    unsure, sure = run_specs(json.dumps(specs), find_model=find_model, find_gpu=None)
+    unsure, sure = run_specs(json.dumps(specs), find_model=model_shape, find_gpu=None)
     assert unsure["band_because"] == [WORDS["trainer"], WORDS["loss"]]
     assert sure["band_because"] == []
     assert unsure["high_gib"] / unsure["peak_gib"] > sure["high_gib"] / sure["peak_gib"]
