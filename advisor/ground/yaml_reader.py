@@ -73,6 +73,20 @@ class Document:
         return f"{self.name}:{mark[0]}:{mark[1]}" if mark else self.name
 
 
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place in a document; `spot / "key"` is one below it."""
+
+    document: Document
+    path: Path_ = ()
+
+    def __truediv__(self, part: str | int) -> Spot:
+        return Spot(self.document, (*self.path, part))
+
+    def at(self, *, key: bool = False) -> str:
+        return self.document.at(self.path, key=key)
+
+
 def read_yaml(path: Path | str, *, name: str | None = None, max_bytes: int = MAX_BYTES) -> Document:
     """The file as a Document. Raises InputError, located, for anything that is not plain data."""
     path = Path(path)

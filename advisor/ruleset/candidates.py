@@ -99,6 +99,17 @@ def judged_rules(ruleset: Ruleset, table_id: str) -> tuple[Rule, ...]:
     )
 
 
+def conditions_on(ruleset: Ruleset, fact_id: str) -> list[Condition]:
+    """What the rules of all tables want of a fact."""
+    return [
+        condition
+        for table_id in ruleset.tables
+        for rule in judged_rules(ruleset, table_id)
+        for condition in rule.when
+        if condition.fact == fact_id
+    ]
+
+
 def fires(ruleset: Ruleset, rule: Rule, facts: Mapping[str, Any]) -> bool:
     """Whether a rule fires; one that is asked for each scheme needs the fact `scheme`."""
     asked = ruleset.tables[rule.table]

@@ -51,22 +51,26 @@ def cells_of(fact: Fact, conditions: Iterable[Condition]) -> tuple[Cell, ...]:
     """
     cells = [] if fact.required or fact.origin == "concluded" else [Cell(None)]
     if fact.type == "number":
-        cuts = sorted(
-            {
-                bound
-                for condition in conditions
-                for interval in condition.intervals
-                for bound in (interval.low, interval.high)
-                if bound is not None
-            }
-        )
-        return (*_number_cells(fact, cuts), *cells)
+        return (*_number_cells(fact, cuts_of(conditions)), *cells)
     values: Iterable[Any] = (
         (True, False)
         if fact.type == "flag"
         else (value for value in fact.values if value != UNKNOWN)
     )
     return (*(Cell(value) for value in values), *cells)
+
+
+def cuts_of(conditions: Iterable[Condition]) -> list[float]:
+    """The thresholds, ascending."""
+    return sorted(
+        {
+            bound
+            for condition in conditions
+            for interval in condition.intervals
+            for bound in (interval.low, interval.high)
+            if bound is not None
+        }
+    )
 
 
 def _number_cells(fact: Fact, cuts: Sequence[float]) -> list[Cell]:

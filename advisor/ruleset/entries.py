@@ -5,7 +5,7 @@ Every fault is located, and none stops the reading of the rest.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from advisor.ground.shape import (
     value_words,
 )
 from advisor.ground.types import Source
-from advisor.ground.yaml_reader import Document
+from advisor.ground.yaml_reader import Document, Spot
 from advisor.methods import schemes
 from advisor.ruleset.candidates import instance, spread_given, with_methods
 from advisor.ruleset.facts import UNKNOWN, Fact
@@ -38,7 +38,6 @@ from advisor.ruleset.model import (
     Table,
 )
 
-Path_ = tuple[str | int, ...]
 MAX_FAULTS = 100  # of one rule set: nobody reads more, and looking for the nearest names takes time
 BOUNDS = {"gt": "over", "gte": "at least", "lt": "under", "lte": "at most"}
 ANY = Shape()  # names of facts and their values: what they may be depends on the facts
@@ -107,96 +106,68 @@ class Reader:
             )
 
     def fault(
-        self,
-        document: Document,
-        path: Sequence[str | int],
-        what: str,
-        allowed: str = "",
-        hint: str = "",
-        *,
-        key: bool = False,
+        self, spot: Spot, what: str, allowed: str = "", hint: str = "", *, key: bool = False
     ) -> None:
-        self.add(Fault(where=document.at(path, key=key), what=what, allowed=allowed, hint=hint))
+        self.add(Fault(where=spot.at(key=key), what=what, allowed=allowed, hint=hint))
 
     def known(
-        self,
-        document: Document,
-        path: Path_,
-        kind: str,
-        name: Any,
-        names: Collection[str],
-        *,
-        key: bool = False,
+        self, spot: Spot, kind: str, name: Any, names: Collection[str], *, key: bool = False
     ) -> bool:
         """Whether a name is one of a closed list; if not, a fault with the nearest one is added."""
         if isinstance(name, str) and name in names:
             return True
         renamed = RENAMED.get(str(name), "rank" if kind == "table" and name == "scheme" else "")
         if isinstance(name, str):
-            fault = unknown_name(kind, name, list(names), at=document.at(path, key=key))
+            fault = unknown_name(kind, name, list(names), at=spot.at(key=key))
             hint = f"it is called '{renamed}' now"
             self.add(replace(fault, hint=hint) if renamed in names else fault)
         else:
-            self.fault(
-                document,
-                path,
-                f"a {kind} is a text, not {value_words(name)}",
-                f"known: {', '.join(sorted(names))}",
-                key=key,
-            )
+            what, allowed = f"a {kind} is a text, not {value_words(name)}", ", ".join(sorted(names))
+            self.fault(spot, what, f"known: {allowed}", key=key)
         return False
 
-    def check(self, document: Document, shape: Shape, path: Path_ = ()) -> None:
+    def check(self, spot: Spot, shape: Shape) -> None:
         """Add every fault of the shape that a file, or a part of it, should have."""
-        for fault in check_shape(document, shape, path):
+        for fault in check_shape(spot.document, shape, spot.path):
             self.add(fault)
 
     # ----------------------------------------------------------------------- rules
 
-    def rule(
-        self, document: Document, path: Path_, entry: Any, table: Table, layer: str
-    ) -> Rule | None:
+    def rule(self, spot: Spot, entry: Any, table: Table, layer: str) -> Rule | None:
         """The rule of one entry, or None with faults."""
         before = len(self.faults)
-        if not document.checked or path[0] != "tables":  # settings are a method's own (methods/)
-            self.check(document, RULE, path)
+        # Settings are a method's own (methods/).
+        if not spot.document.checked or spot.path[0] != "tables":
+            self.check(spot, RULE)
         if not isinstance(entry, dict):
             return None
         usual = "set" if table.id == "settings" else "forbid" if table.per else "recommend"
         kind = entry.get("kind", usual)
         if table.per and kind != "forbid" and kind in KINDS:
             self.fault(
-                document,
-                (*path, "kind"),
+                spot / "kind",
                 f"table '{table.id}' rules schemes out",
                 "kind: forbid (or left out)",
                 f"a {kind} rule belongs to a table that is not asked for each scheme",
             )
         if kind == "recommend" and isinstance(entry.get("tier", ""), str):
-            self.known(document, (*path, "tier"), "tier", entry.get("tier", ""), self.tiers)
+            self.known(spot / "tier", "tier", entry.get("tier", ""), self.tiers)
         elif "tier" in entry and kind in KINDS:
-            self.fault(
-                document,
-                (*path, "tier"),
-                f"a {kind} rule has no tier",
-                "tiers order what is recommended",
-                key=True,
-            )
+            what, allowed = f"a {kind} rule has no tier", "tiers order what is recommended"
+            self.fault(spot / "tier", what, allowed, key=True)
         when = as_map(entry.get("when"))
-        then = self.then(document, (*path, "then"), entry.get("then"), kind, table)
+        then = self.then(spot / "then", entry.get("then"), kind, table)
         named = then.get(table.concludes)
         own = named if isinstance(named, str) else ""
         conditions = [
             condition
             for fact, value in when.items()
-            for condition in self.conditions(
-                document, (*path, "when", fact), fact, value, table, own
-            )
+            for condition in self.conditions(spot / "when" / fact, fact, value, table, own)
         ]
         for i, source in enumerate(as_list(entry.get("sources"))):
             if isinstance(source, str):
-                self.known(document, (*path, "sources", i), "source", source, self.sources)
-        examples = self.examples(document, (*path, "examples"), entry.get("examples"), own)
+                self.known(spot / "sources" / i, "source", source, self.sources)
+        examples = self.examples(spot / "examples", entry.get("examples"), own)
         if len(self.faults) > before:
             return None
         texts = ("id", "because", "row", "unless_note", "refines")
@@ -213,30 +184,22 @@ class Reader:
             then=then,
             sources=tuple(entry["sources"]),
             examples=examples,
-            document=document,
-            path=path,
+            spot=spot,
         )
 
-    def examples(
-        self, document: Document, path: Path_, listed: Any, own: str = ""
-    ) -> tuple[Mapping[str, Any], ...]:
+    def examples(self, spot: Spot, listed: Any, own: str = "") -> tuple[Mapping[str, Any], ...]:
         """The rule's own tests: [{given: {fact: value}, fires: true}]."""
         given = [as_map(as_map(example).get("given")) for example in as_list(listed)]
         for i, stated in enumerate(given):
-            spot = (*path, i)
             for name, value in stated.items():
+                place = spot / i / "given" / name
                 per_scheme = name in self.facts and self.facts[name].per and isinstance(value, dict)
                 for one in value.values() if per_scheme else (value,):
                     if isinstance(one, list | dict):
-                        self.fault(
-                            document,
-                            (*spot, "given", name),
-                            f"'{name}' has one value in an example, not {value_words(one)}",
-                        )
-                    else:
-                        self.condition(
-                            document, (*spot, "given", name), name, one, None
-                        )  # whether the table looks at it: the linter says
+                        what = f"'{name}' has one value in an example, not {value_words(one)}"
+                        self.fault(place, what)
+                    else:  # whether the table looks at it: the linter says
+                        self.condition(place, name, one, None)
         return tuple(
             {**as_map(example), "given": self.given(stated, own)}
             for example, stated in zip(as_list(listed), given, strict=True)
@@ -252,108 +215,72 @@ class Reader:
         return spread_given({**given, **of_own}, self.facts)
 
     def conditions(
-        self, document: Document, path: Path_, name: str, wanted: Any, table: Table, own: str
+        self, spot: Spot, name: str, wanted: Any, table: Table, own: str
     ) -> list[Condition]:
         """One line of a `when`: several conditions if it is about several schemes."""
         fact = self.facts.get(name)
         if fact is None or not fact.per or table.per:
-            found = self.condition(document, path, name, wanted, table)
+            found = self.condition(spot, name, wanted, table)
             return [found] if found else []
         if not isinstance(wanted, dict):
             if not own:
-                self.fault(
-                    document,
-                    path,
-                    f"'{name}' of which scheme?",
-                    f"{name}: {{lora: {wanted if isinstance(wanted, str) else '...'}}}",
-                )
+                such_as = wanted if isinstance(wanted, str) else "..."
+                self.fault(spot, f"'{name}' of which scheme?", f"{name}: {{lora: {such_as}}}")
                 return []
             wanted = {own: wanted}
         conditions = []
         for scheme, value in wanted.items():
-            if self.known(document, (*path, scheme), "scheme", scheme, list(schemes()), key=True):
-                of_scheme = self.condition(document, (*path, scheme), name, value, table)
+            if self.known(spot / scheme, "scheme", scheme, list(schemes()), key=True):
+                of_scheme = self.condition(spot / scheme, name, value, table)
                 if of_scheme is not None:
                     text = of_scheme.text.replace(name, f"{name}_{scheme}", 1)
                     one = replace(of_scheme, fact=instance(fact, scheme), text=text)
                     conditions.append(one)
         return conditions
 
-    def then(
-        self, document: Document, path: Path_, then: Any, kind: Any, table: Table
-    ) -> Mapping[str, Any]:
+    def then(self, spot: Spot, then: Any, kind: Any, table: Table) -> Mapping[str, Any]:
         """What follows, checked for the rule's kind."""
         if table.per and kind == "forbid":
             if then is not None:
-                self.fault(
-                    document, path, "a rule of this table has no `then`: it rules its scheme out"
-                )
+                self.fault(spot, "a rule of this table has no `then`: it rules its scheme out")
             return {}
         if then is None:
-            self.fault(
-                document, path, "`then` is missing", "a map: what the rule concludes, sets or says"
-            )
+            self.fault(spot, "`then` is missing", "a map: what the rule concludes, sets or says")
         if not isinstance(then, dict) or not then:
             return {}
         if kind == "warn":
             if set(then) != {"say"} or not isinstance(then["say"], str):
-                self.fault(document, path, "a warn rule has `then: {say: text}`")
+                self.fault(spot, "a warn rule has `then: {say: text}`")
         elif kind == "set":
             if table.id != "settings":
-                self.fault(
-                    document,
-                    path,
-                    f"a set rule belongs to the table 'settings', not to '{table.id}'",
-                )
+                what = f"a set rule belongs to the table 'settings', not to '{table.id}'"
+                self.fault(spot, what)
             for name, value in then.items():
-                if (
-                    value is not None
-                    and not isinstance(value, PLAIN)
-                    and not (
-                        isinstance(value, list) and all(isinstance(item, PLAIN) for item in value)
-                    )
-                ):
-                    self.fault(
-                        document,
-                        (*path, name),
-                        f"'{name}' cannot be {value_words(value)}",
-                        "a number, a text, true, false, or a list of these",
-                    )
+                parts = value if isinstance(value, list) else [value]
+                if value is not None and not all(isinstance(part, PLAIN) for part in parts):
+                    allowed = "a number, a text, true, false, or a list of these"
+                    self.fault(spot / name, f"'{name}' cannot be {value_words(value)}", allowed)
         elif kind in ("recommend", "forbid"):
             if set(then) != {table.concludes}:
-                self.fault(
-                    document,
-                    path,
-                    f"table '{table.id}' concludes '{table.concludes}'",
-                    f"write `then: {{{table.concludes}: value}}`",
-                )
+                what = f"table '{table.id}' concludes '{table.concludes}'"
+                self.fault(spot, what, f"write `then: {{{table.concludes}: value}}`")
                 return then
-            named = then[table.concludes]
+            concludes, spot = table.concludes, spot / table.concludes
+            named = then[concludes]
             several = kind == "forbid" and isinstance(named, list)
             if several and not named:
-                self.fault(
-                    document,
-                    (*path, table.concludes),
-                    "nothing is forbidden",
-                    "a value or a list of values",
-                )
+                self.fault(spot, "nothing is forbidden", "a value or a list of values")
             for value in named if several else [named]:
-                self.known(
-                    document,
-                    (*path, table.concludes),
-                    table.concludes,
-                    value,
-                    self.facts[table.concludes].values,
-                )
+                self.known(spot, concludes, value, self.facts[concludes].values)
         return then
 
     # ----------------------------------------------------------------------- conditions
 
     def condition(
-        self, document: Document, path: Path_, name: str, wanted: Any, table: Table | None
+        self, spot: Spot, name: str, wanted: Any, table: Table | None
     ) -> Condition | None:
         """One line of a `when`. Without a table any fact may be named (assumptions)."""
-        if not self.known(document, path, "fact", name, self.facts, key=True):
+        if not self.known(spot, "fact", name, self.facts, key=True):
             return None
         if (
             table is not None
@@ -365,14 +292,8 @@ class Reader:
                 if self.facts[name].origin != "concluded"
                 else ""
             )
-            self.fault(
-                document,
-                path,
-                f"table '{table.id}' does not look at '{name}'",
-                f"its inputs: {', '.join(table.inputs)}",
-                hint,
-                key=True,
-            )
+            what = f"table '{table.id}' does not look at '{name}'"
+            self.fault(spot, what, f"its inputs: {', '.join(table.inputs)}", hint, key=True)
             return None
         fact = self.facts[name]
         values: set[Any] = set()
@@ -381,12 +302,8 @@ class Reader:
         words: list[str] = []
         parts = wanted if isinstance(wanted, list) else [wanted]
         if not parts:
-            self.fault(
-                document,
-                path,
-                f"the list of '{name}' is empty, so the rule never fires",
-                "a value or a list of values; left out: any",
-            )
+            what = f"the list of '{name}' is empty, so the rule never fires"
+            self.fault(spot, what, "a value or a list of values; left out: any")
         for part in parts:
             if part == UNKNOWN:
                 unknown = True
@@ -424,13 +341,9 @@ class Reader:
                     "flag": "true, false or unknown",
                     "choice": f"{', '.join(map(str, fact.values))}, unknown, or a list of these",
                 }.get(fact.type, "rules look at choices, numbers and signals only")
-                self.fault(
-                    document,
-                    path,
-                    f"'{name}' cannot be {value_words(part)}",
-                    f"allowed: {allowed}",
-                    nearest(part, map(str, fact.values)) if isinstance(part, str) else "",
-                )
+                what = f"'{name}' cannot be {value_words(part)}"
+                near = nearest(part, map(str, fact.values)) if isinstance(part, str) else ""
+                self.fault(spot, what, f"allowed: {allowed}", near)
         return Condition(
             fact=name,
             values=frozenset(values),
@@ -443,20 +356,18 @@ class Reader:
         """The list `assume` or `refuse` of rules/facts.yaml: combinations that cannot occur."""
         found = []
         for i, entry in enumerate(document.data.get(key, ())):
-            spot = (key, i)
+            spot = Spot(document, (key, i))
             never = [
                 condition
                 for name, value in entry["never"].items()
-                for condition in self.conditions(
-                    document, (*spot, "never", name), name, value, ANY_TABLE, ""
-                )
+                for condition in self.conditions(spot / "never" / name, name, value, ANY_TABLE, "")
             ]
             found.append(
                 Assumption(
                     id=entry["id"],
                     never=tuple(never),
                     because=entry.get("because", ""),
-                    at=document.at((*spot, "id")),
+                    at=(spot / "id").at(),
                 )
             )
         return tuple(found)

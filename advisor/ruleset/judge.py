@@ -10,12 +10,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from advisor.ruleset.candidates import judged_rules
+from advisor.ruleset.domain import cuts_of
 from advisor.ruleset.facts import UNKNOWN
-from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.model import Condition, Rule, Ruleset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,9 +24,8 @@ class Judgement:
     """What one table says of one set of facts."""
 
     table: str
-    ranking: tuple[
-        tuple[Any, Rule], ...
-    ]  # outcome and the rule that placed it, best first; forbidden ones left out
+    # Outcome and the rule that placed it, best first; forbidden ones left out.
+    ranking: tuple[tuple[Any, Rule], ...]
     forbidden: Mapping[Any, tuple[Rule, ...]]
     settings: Mapping[str, tuple[Any, Rule]]
     warnings: tuple[Rule, ...]
@@ -45,9 +45,7 @@ class CompiledTable:
         self.rules = judged_rules(ruleset, table_id)
         self.every = (1 << len(self.rules)) - 1
         self.cuts: dict[str, list[float]] = {}
-        self.masks: dict[
-            str, dict[Any, int]
-        ] = {}  # fact -> value (or cell of a number) -> rules it allows
+        self.masks: dict[str, dict[Any, int]] = {}  # fact -> value -> rules it allows
         self.number_masks: dict[str, list[int]] = {}
         layers = ["base", *ruleset.layers]
         # A later layer wins over an earlier one, a higher tier inside a layer, then the id: never
@@ -78,23 +76,9 @@ class CompiledTable:
             if condition.fact == fact_id
         ]
 
-        def mask(value: Any) -> int:
-            failing = 0
-            for i, condition in tested:
-                if not condition.holds(value):
-                    failing |= 1 << i
-            return self.every & ~failing
-
+        mask = partial(letting_through, self.every, tested)
         if fact.type == "number":
-            bounds = {
-                bound
-                for _, condition in tested
-                for interval in condition.intervals
-                for bound in (interval.low, interval.high)
-                if bound is not None
-            }
-            cuts = sorted(bounds)
-            self.cuts[fact_id] = cuts
+            self.cuts[fact_id] = cuts = cuts_of(condition for _, condition in tested)
             self.number_masks[fact_id] = [mask(point) for point in cell_points(cuts)]
             self.masks[fact_id] = {UNKNOWN: mask(None)}
         else:
@@ -130,9 +114,8 @@ class CompiledTable:
                 warnings.append(rule)
         for i in self.set_order:
             if firing >> i & 1:
-                settings.update(
-                    {key: (value, self.rules[i]) for key, value in self.rules[i].then.items()}
-                )
+                then = self.rules[i].then.items()
+                settings.update({key: (value, self.rules[i]) for key, value in then})
         wanted: dict[Any, Rule] = {}
         for i in self.order:
             if firing >> i & 1:
@@ -147,6 +130,15 @@ class CompiledTable:
             warnings=tuple(warnings),
             wanted=tuple(wanted.items()),
         )
+
+
+def letting_through(every: int, tested: Iterable[tuple[int, Condition]], value: Any) -> int:
+    """The bits of `every` less those of the conditions that a value does not meet."""
+    failing = 0
+    for bit, condition in tested:
+        if not condition.holds(value):
+            failing |= 1 << bit
+    return every & ~failing
 
 
 def cell_points(cuts: list[float]) -> list[float]:

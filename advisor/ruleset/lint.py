@@ -122,13 +122,16 @@ def _place(finding: Finding) -> tuple[int, str, int, int, str]:
     return SEVERITIES.index(finding.severity), file, int(line or 0), int(column or 0), finding.id
 
 
+OFFERED = "it is offered among the alternatives: --choose takes it"
+NEVER_RECOMMENDED = "write a rule that recommends it, or remove the value from rules/facts.yaml"
+
+
 class _Linter:
     def __init__(self, ruleset: Ruleset) -> None:
         self.ruleset = ruleset
         self.findings: list[Finding] = []
-        self.complete = set(SHIPPED_LAYERS) <= set(
-            ruleset.layers
-        )  # the guide alone leaves much unsaid on purpose
+        # The guide alone leaves much unsaid on purpose.
+        self.complete = set(SHIPPED_LAYERS) <= set(ruleset.layers)
         self._guide: dict[str, TableProof] = {}
 
     def add(
@@ -142,19 +145,12 @@ class _Linter:
         hint: str = "",
         about: Iterable[object] = (),
     ) -> None:
-        place = at or (rule.at if rule else "")
-        named = rule.id if rule else ""
-        self.findings.append(
-            Finding(
-                id=id_,
-                severity=severity,
-                text=text,
-                rule=named,
-                at=place,
-                hint=hint,
-                about=(named, *map(str, about)),
-            )
+        at, named = at or (rule.at if rule else ""), rule.id if rule else ""
+        of = (named, *map(str, about))
+        found = Finding(
+            id=id_, severity=severity, text=text, rule=named, at=at, hint=hint, about=of
         )
+        self.findings.append(found)
 
     # ----------------------------------------------------------------------- files of methods
 
@@ -173,18 +169,11 @@ class _Linter:
             try:
                 proof = prove(self.ruleset, table_id)
             except TooManyCases as error:
-                own = [
-                    rule
-                    for rule in self.ruleset.rules[table_id]
-                    if rule.layer in self.ruleset.overlays
-                ]
-                self.add(
-                    "too-many-cases", "error", f"table '{table_id}' cannot be proved: {error}",
-                    at=own[0].at if own else table.at,
-                    hint="fewer thresholds and fewer facts to a rule, or rules that say more at"
-                    " once",
-                    about=[table_id],
-                )  # fmt: skip
+                own = [rule for rule in self.ruleset.rules[table_id] if self.is_own(rule)]
+                at = own[0].at if own else table.at
+                text = f"table '{table_id}' cannot be proved: {error}"
+                hint = "fewer thresholds and fewer facts to a rule, or rules that say more at once"
+                self.add("too-many-cases", "error", text, at=at, hint=hint, about=[table_id])
                 continue
             proofs.append(proof)
             for hole in proof.holes:
@@ -194,73 +183,40 @@ class _Linter:
             for clash in proof.contradictions:
                 self.contradiction(clash)
             for rule in proof.unreachable:
-                self.add(
-                    "unreachable",
-                    "error",
-                    f"can never fire: {self.why_unreachable(rule)}",
-                    rule=rule,
-                    hint="correct its `when`, or remove it",
-                )
+                text = f"can never fire: {self.why_unreachable(rule)}"
+                hint = "correct its `when`, or remove it"
+                self.add("unreachable", "error", text, rule=rule, hint=hint)
             for idle in proof.never_wins:
                 self.never_wins(proof, idle)
             for idle in proof.redundant:
                 if not self.needed_by_guide(proof, idle.rule, "redundant"):
-                    self.add(
-                        "redundant",
-                        "warning",
-                        f"changes nothing: {names(idle.culprits)} already says the same wherever it"
-                        " fires",
-                        rule=idle.rule,
-                        hint="remove one of them",
-                    )
+                    by = f"{names(idle.culprits)} already says the same wherever it fires"
+                    text, hint = f"changes nothing: {by}", "remove one of them"
+                    self.add("redundant", "warning", text, rule=idle.rule, hint=hint)
             if self.complete:
                 for outcome in proof.never_concluded:
-                    of_method = outcome in methods_named(self.ruleset.facts[table.concludes])
                     text = f"no situation leads to {table.concludes} = {outcome}"
-                    hint = (
-                        "it is offered among the alternatives: --choose takes it"
-                        if of_method
-                        else "write a rule that recommends it, or remove the value from"
-                        " rules/facts.yaml"
-                    )
-                    self.add(
-                        "outcome-never-recommended",
-                        "note" if of_method else "error",
-                        text,
-                        at=table.at,
-                        hint=hint,
-                        about=[table_id, outcome],
-                    )
-                for fact_id in proof.unused_inputs:
+                    severity, hint = "error", NEVER_RECOMMENDED
+                    if outcome in methods_named(self.ruleset.facts[table.concludes]):
+                        severity, hint = "note", OFFERED
+                    id_, about = "outcome-never-recommended", [table_id, outcome]
+                    self.add(id_, severity, text, at=table.at, hint=hint, about=about)
+                for name in proof.unused_inputs:
                     text = (
-                        f"table '{table_id}' declares '{fact_id}', and none of its rules looks"
-                        " at it"
+                        f"table '{table_id}' declares '{name}', and none of its rules looks at it"
                     )
-                    self.add(
-                        "input-without-a-rule",
-                        "warning",
-                        text,
-                        at=table.at,
-                        hint="remove it from `inputs`",
-                        about=[table_id, fact_id],
-                    )
+                    about, hint = [table_id, name], "remove it from `inputs`"
+                    id_ = "input-without-a-rule"
+                    self.add(id_, "warning", text, at=table.at, hint=hint, about=about)
         return proofs
 
     def hole(self, proof: TableProof, hole: Hole) -> None:
-        concludes = proof.table.concludes
+        concludes, where = proof.table.concludes, f"where {hole.box.text}"
+        text = f"leaves a gap: {where}, nothing is recommended for '{proof.table.id}'"
         if hole.by_policy:
-            text = (
-                f"leaves no way out: where {hole.box.text}, every {concludes} is forbidden,"
-                " whatever the hardware holds"
-            )
-        else:
-            text = (
-                f"leaves a gap: where {hole.box.text}, nothing is recommended for"
-                f" '{proof.table.id}'"
-            )
-        blamed = [rule for rule in hole.forbidding if rule.layer in self.ruleset.overlays] or list(
-            hole.forbidding
-        )
+            every = f"every {concludes} is forbidden, whatever the hardware holds"
+            text = f"leaves no way out: {where}, {every}"
+        blamed = list(filter(self.is_own, hole.forbidding)) or list(hole.forbidding)
         gone = [
             rule
             for rule in self.ruleset.inactive
@@ -270,106 +226,56 @@ class _Linter:
         ]
         about = [proof.table.id, hole.by_policy, hole.box.text]
         if blamed:
-            hint = (
-                f"together with {names(blamed[1:])}; leave one {concludes} allowed"
-                if len(blamed) > 1
-                else f"leave one {concludes} allowed"
-            )
-            self.add(
-                "gap" if not hole.by_policy else "no-way-out",
-                "error",
-                text,
-                rule=blamed[0],
-                hint=hint,
-                about=about,
-            )
-        elif gone:
-            at = self.ruleset.disabled_at[gone[0].id]
-            self.add(
-                "gap",
-                "error",
-                f"disabling {names(gone)} {text}",
-                at=at,
-                hint="recommend something in its place",
-                about=about,
-            )
+            hint = f"leave one {concludes} allowed"
+            if len(blamed) > 1:
+                hint = f"together with {names(blamed[1:])}; {hint}"
+            id_ = "no-way-out" if hole.by_policy else "gap"
+            self.add(id_, "error", text, rule=blamed[0], hint=hint, about=about)
+            return
+        if gone:
+            at, hint = self.ruleset.disabled_at[gone[0].id], "recommend something in its place"
+            text = f"disabling {names(gone)} {text}"
         else:
-            self.add(
-                "gap",
-                "error",
-                f"table '{proof.table.id}' {text}",
-                at=proof.table.at,
-                hint="add a rule with `when: {}` of a low tier",
-                about=about,
-            )
+            at, hint = proof.table.at, "add a rule with `when: {}` of a low tier"
+            text = f"table '{proof.table.id}' {text}"
+        self.add("gap", "error", text, at=at, hint=hint, about=about)
 
     def conflict(self, proof: TableProof, clash: Clash) -> None:
-        concludes = proof.table.concludes
-        says = (
-            f"{clash.second.then[concludes]} here, {clash.first.then[concludes]} by"
-            f" {clash.first.id}"
-        )
-        first, second = clash.first, clash.second
-        if first.layer in self.ruleset.overlays and second.layer not in self.ruleset.overlays:
+        first, second, concludes = clash.first, clash.second, proof.table.concludes
+        says = f"{second.then[concludes]} here, {first.then[concludes]} by {first.id}"
+        hint = "give one of them another tier, or narrow its `when`"
+        hint += f" ({first.id} stands at {first.at})"
+        if self.is_own(first) and not self.is_own(second):
             first, second = second, first
-        where = f"where {clash.box.text}" if clash.box else "where both fire"
-        hint = (
-            f"give one of them another tier, or narrow its `when` ({clash.first.id} stands at"
-            f" {clash.first.at})"
-        )
-        self.add(
-            "conflict",
-            "error",
-            f"two rules of tier '{second.tier}' disagree {where}: {says}",
-            rule=second,
-            hint=hint,
-            about=[first.id],
-        )
+        text = f"two rules of tier '{second.tier}' disagree {where_both(clash)}: {says}"
+        self.add("conflict", "error", text, rule=second, hint=hint, about=[first.id])
 
     def contradiction(self, clash: Clash) -> None:
-        key = clash.key
-        where = f"where {clash.box.text}" if clash.box else "where both fire"
-        text = (
-            f"'{key}' gets two values {where}: {value_words(clash.second.then[key])} here,"
-            f" {value_words(clash.first.then[key])} by {clash.first.id}"
-        )
-        self.add(
-            "contradictory-setting",
-            "error",
-            text,
-            rule=clash.second,
-            hint=f"narrow one of them ({clash.first.id} stands at {clash.first.at})",
-            about=[clash.first.id, key],
-        )
+        first, second, key = clash.first, clash.second, clash.key
+        says = f"{value_words(second.then[key])} here, {value_words(first.then[key])} by {first.id}"
+        text = f"'{key}' gets two values {where_both(clash)}: {says}"
+        hint, about = f"narrow one of them ({first.id} stands at {first.at})", [first.id, key]
+        self.add("contradictory-setting", "error", text, rule=second, hint=hint, about=about)
 
     def never_wins(self, proof: TableProof, idle: Idle) -> None:
         rule = idle.rule
         if rule.layer == "base" and not rule.when and rule.kind == "recommend":
             return  # the net below a step: it is there for rule sets that lack the rules above it
-        own = rule.layer in self.ruleset.overlays
         what = f"never sets '{idle.key}'" if idle.key else "never wins"
-        by = (
-            f"{names(idle.culprits)} {'takes' if len(idle.culprits) == 1 else 'take'} all its cases"
-        )
+        takes = "takes" if len(idle.culprits) == 1 else "take"
+        by, about = f"{names(idle.culprits)} {takes} all its cases", [idle.key]
         if self.needed_by_guide(proof, rule, "never_wins"):
-            self.add(
-                "only-under-document",
-                "note",
-                f"{what} here, only under `--rules document`: {by}",
-                rule=rule,
-                about=[idle.key],
-            )
+            text = f"{what} here, only under `--rules document`: {by}"
+            self.add("only-under-document", "note", text, rule=rule, about=about)
             return
-        severity = "warning" if own else "error"
+        id_ = "setting-without-effect" if idle.key else "never-wins"
+        severity = "warning" if self.is_own(rule) else "error"
         hint = "raise its tier, widen its `when`, or remove it"
-        self.add(
-            "setting-without-effect" if idle.key else "never-wins",
-            severity,
-            f"{what}: {by}",
-            rule=rule,
-            hint=hint,
-            about=[idle.key],
-        )
+        self.add(id_, severity, f"{what}: {by}", rule=rule, hint=hint, about=about)
+
+    def is_own(self, rule: Rule) -> bool:
+        """Whether it stands in a file of the user's own."""
+        return rule.layer in self.ruleset.overlays
 
     def needed_by_guide(self, proof: TableProof, rule: Rule, kind: str) -> bool:
         """Whether a rule without effect here has one under `--rules document`."""
@@ -385,12 +291,8 @@ class _Linter:
     def why_unreachable(self, rule: Rule) -> str:
         for condition in rule.when:
             fact = self.ruleset.facts[condition.fact]
-            if (
-                condition.unknown
-                and not condition.values
-                and not condition.intervals
-                and (fact.required or fact.origin == "concluded")
-            ):
+            always = fact.required or fact.origin == "concluded"
+            if always and condition.unknown and not condition.values and not condition.intervals:
                 return f"'{condition.fact}' is always known"
             if condition.intervals and all(
                 i.low is not None and i.high is not None and i.low > i.high
@@ -407,37 +309,19 @@ class _Linter:
         examples = 0
         for rule in self.all_rules():
             if rule.status != "active":
-                text = (
-                    "is expired, so it is not used"
-                    if rule.status == "expired"
-                    else "is a draft, so it is not used yet"
-                )
-                self.add(
-                    f"{rule.status}-rule",
-                    "warning" if rule.status == "expired" else "note",
-                    text,
-                    rule=rule,
-                    at=rule.spot("status"),
-                )
+                severity, text = "note", "is a draft, so it is not used yet"
+                if rule.status == "expired":
+                    severity, text = "warning", "is expired, so it is not used"
+                at = rule.at_key("status")
+                self.add(f"{rule.status}-rule", severity, text, rule=rule, at=at)
             if today is not None and rule.review_by and rule.review_by < today.isoformat():
-                self.add(
-                    "review-due",
-                    "warning",
-                    f"was to be reviewed by {rule.review_by}",
-                    rule=rule,
-                    at=rule.spot("review_by"),
-                    hint="check its sources, then set a new date",
-                )
+                text, at = f"was to be reviewed by {rule.review_by}", rule.at_key("review_by")
+                hint = "check its sources, then set a new date"
+                self.add("review-due", "warning", text, rule=rule, at=at, hint=hint)
             if len(rule.because) > LONGEST_BECAUSE:
                 text = f"its reason has {len(rule.because)} characters"
-                self.add(
-                    "long-reason",
-                    "warning",
-                    text,
-                    rule=rule,
-                    at=rule.spot("because"),
-                    hint=f"one sentence of at most {LONGEST_BECAUSE}",
-                )
+                at, hint = rule.at_key("because"), f"one sentence of at most {LONGEST_BECAUSE}"
+                self.add("long-reason", "warning", text, rule=rule, at=at, hint=hint)
             if rule.kind == "set" and setting_fault is not None:
                 self.settings(rule, setting_fault, keys)
             for i, example in enumerate(rule.examples):
@@ -446,17 +330,9 @@ class _Linter:
         for rule_id in self.ruleset.disabled:
             gone = next((rule for rule in self.ruleset.inactive if rule.id == rule_id), None)
             if gone is not None and gone.layer == "base" and gone.kind == "forbid":
-                text = (
-                    f"switches off {rule_id}: what it rules out may then be recommended, and will"
-                    " not run"
-                )
-                self.add(
-                    "fit-check-disabled",
-                    "warning",
-                    text,
-                    at=self.ruleset.disabled_at.get(rule_id, ""),
-                    about=[rule_id],
-                )
+                may = "what it rules out may then be recommended, and will not run"
+                text, at = f"switches off {rule_id}: {may}", self.ruleset.disabled_at[rule_id]
+                self.add("fit-check-disabled", "warning", text, at=at, about=[rule_id])
         return examples
 
     def all_rules(self) -> Iterator[Rule]:
@@ -473,42 +349,22 @@ class _Linter:
             try:
                 allowed = setting_fault(key, value)
             except KeyError:
-                self.add(
-                    "unknown-setting",
-                    "error",
-                    f"no stage has the key '{key}'",
-                    rule=rule,
-                    hint=nearest(key, keys) or "`advise rules` shows the keys that are set",
-                    about=[key],
-                )
+                text = f"no stage has the key '{key}'"
+                hint = nearest(key, keys) or "`advise rules` shows the keys that are set"
+                self.add("unknown-setting", "error", text, rule=rule, hint=hint, about=[key])
                 continue
             if allowed is not None:
-                self.add(
-                    "wrong-setting",
-                    "error",
-                    f"'{key}' cannot be {value_words(value)}",
-                    rule=rule,
-                    hint=f"allowed: {allowed}",
-                    about=[key],
-                )
+                text, hint = f"'{key}' cannot be {value_words(value)}", f"allowed: {allowed}"
+                self.add("wrong-setting", "error", text, rule=rule, hint=hint, about=[key])
 
     def example(self, rule: Rule, number: int, example: Mapping[str, Any]) -> None:
-        at = rule.spot("examples", number)
+        at = "" if rule.spot is None else (rule.spot / "examples" / number).at()
         table = self.ruleset.tables[rule.table]
-        beside = [
-            fact_id for fact_id in example["given"] if fact_id not in {*table.inputs, *table.seen}
-        ]
+        beside = [name for name in example["given"] if name not in {*table.inputs, *table.seen}]
         if beside:
             text = f"its example gives '{beside[0]}', which table '{rule.table}' does not look at"
-            self.add(
-                "example-beside-the-table",
-                "warning",
-                text,
-                rule=rule,
-                at=at,
-                hint=f"its inputs: {', '.join(table.inputs)}",
-                about=[number],
-            )
+            id_, hint = "example-beside-the-table", f"its inputs: {', '.join(table.inputs)}"
+            self.add(id_, "warning", text, rule=rule, at=at, hint=hint, about=[number])
         fired = fires(self.ruleset, rule, example["given"])
         if fired == example["fires"]:
             return
@@ -517,19 +373,11 @@ class _Linter:
             text = "its example should not fire, but every condition holds"
         else:
             given = example["given"].get(failing.fact)
-            text = (
-                f"its example should fire, but needs '{failing.text}', and {failing.fact} is"
-                f" {'not given' if given is None else value_words(given)}"
-            )
-        self.add(
-            "example-fails",
-            "error",
-            text,
-            rule=rule,
-            at=at,
-            hint="one of the two is wrong: the rule or its example",
-            about=[number],
-        )
+            said = "not given" if given is None else value_words(given)
+            needs = f"but needs '{failing.text}', and {failing.fact} is {said}"
+            text = f"its example should fire, {needs}"
+        hint = "one of the two is wrong: the rule or its example"
+        self.add("example-fails", "error", text, rule=rule, at=at, hint=hint, about=[number])
 
     # ----------------------------------------------------------------------- questions
 
@@ -551,28 +399,22 @@ class _Linter:
             if fact.id not in looked_at:
                 # What is not asked but only stated may still serve the facts that are made of it.
                 severity = "note" if fact.order is None else "warning"
-                self.add(
-                    "question-without-a-rule",
-                    severity,
-                    f"no table looks at '{fact.id}'",
-                    at=at,
-                    hint="add it to a table's `inputs`, or do not ask",
-                    about=[fact.id],
-                )
+                id_, text = "question-without-a-rule", f"no table looks at '{fact.id}'"
+                hint = "add it to a table's `inputs`, or do not ask"
+                self.add(id_, severity, text, at=at, hint=hint, about=[fact.id])
                 continue
             if fact.type == "choice":
                 for group in alike(self.ruleset, fact.id):
                     more = f" or {len(group) - 2} more" if len(group) > 2 else ""
                     text = f"no rule tells {' from '.join(map(str, group[:2]))}{more}"
                     hint = f"values of '{fact.id}' that count alike: {', '.join(map(str, group))}"
-                    self.add(
-                        "values-alike",
-                        "warning",
-                        text,
-                        at=at,
-                        hint=hint,
-                        about=[fact.id, *sorted(map(str, group))],
-                    )
+                    about = [fact.id, *sorted(map(str, group))]
+                    self.add("values-alike", "warning", text, at=at, hint=hint, about=about)
+
+
+def where_both(clash: Clash) -> str:
+    """Where two rules speak against each other."""
+    return f"where {clash.box.text}" if clash.box else "where both fire"
 
 
 def names(rules: Iterable[Rule]) -> str:

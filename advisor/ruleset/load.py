@@ -30,11 +30,11 @@ from advisor.ground.shape import (
 )
 from advisor.ground.sources import SOURCE, SOURCES_FILE, source_from
 from advisor.ground.yaml_cache import read_shipped
-from advisor.ground.yaml_reader import Document, read_yaml
+from advisor.ground.yaml_reader import Document, Spot, read_yaml
 from advisor.methods import methods
 from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.ruleset.candidates import instances, seen_inputs
-from advisor.ruleset.entries import RULE, Path_, Reader, as_list, as_map
+from advisor.ruleset.entries import RULE, Reader, as_list, as_map
 from advisor.ruleset.facts import FACT, FACT_NAME, FACTS_FILE, Fact, Value, facts_of
 from advisor.ruleset.model import Assumption, Conflict, Rule, Ruleset, Table
 
@@ -152,7 +152,7 @@ class _Loader(Reader):
         self.methods: dict[str, Mapping[str, Any]] = {}
         self.axes: dict[str, Mapping[str, Any]] = {}
         self.assume: tuple[Assumption, ...] = ()
-        self.conflicts: list[tuple[Document, Path_, Conflict]] = []
+        self.conflicts: list[tuple[Spot, Conflict]] = []
         self.refuse: tuple[Assumption, ...] = ()
 
     # ----------------------------------------------------------------------- shipped files
@@ -160,13 +160,14 @@ class _Loader(Reader):
     def add_tables(self, document: Document) -> None:
         self.tiers = dict(document.data["tiers"])
         for table_id, entry in document.data["tables"].items():
+            spot = Spot(document) / "tables" / table_id
             for name in [entry["concludes"], *entry["inputs"]]:
-                self.known(document, ("tables", table_id), "fact", name, self.facts)
-            at = document.at(("tables", table_id), key=True)
-            table = Table(**{**entry, "id": table_id, "inputs": tuple(entry["inputs"]), "at": at})
+                self.known(spot, "fact", name, self.facts)
+            at, inputs = spot.at(key=True), tuple(entry["inputs"])
+            table = Table(**{**entry, "id": table_id, "inputs": inputs, "at": at})
             table = replace(table, seen=seen_inputs(table, self.facts))
             self.tables[table_id] = table
-            self._count_inputs(document, ("tables", table_id, "inputs"), table, MAX_INPUTS)
+            self._count_inputs(spot / "inputs", table, MAX_INPUTS)
 
     def add_axis(self, document: Document, axis: str) -> None:
         """rules/updates/*.yaml and rules/objectives/*.yaml: what it is, its plan keys, and the
@@ -177,40 +178,33 @@ class _Loader(Reader):
         self.axes[f"{axis}/{data['id']}"] = {
             key: value for key, value in data.items() if key != "settings"
         }
-        self.add_rules(
-            document, ("settings",), data.get("settings"), "settings", "base", namespace=data["id"]
-        )
+        spot = Spot(document) / "settings"
+        self.add_rules(spot, data.get("settings"), "settings", "base", namespace=data["id"])
 
     # ----------------------------------------------------------------------- layers
 
     def add_layer_file(self, document: Document, layer: str, *, own: bool = False) -> None:
-        tables = as_map(as_map(document.data).get("tables"))
+        data, spot = as_map(document.data), Spot(document)
+        tables = as_map(data.get("tables"))
         count = sum(len(as_list(entries)) for entries in tables.values())
         if own and count > MAX_OWN_RULES:
-            self.fault(
-                document,
-                ("tables",),
-                f"{count:,} rules in one file",
-                f"at most {MAX_OWN_RULES}",
-                "a rule may list values and bounds",
-                key=True,
-            )
+            what, hint = f"{count:,} rules in one file", "a rule may list values and bounds"
+            self.fault(spot / "tables", what, f"at most {MAX_OWN_RULES}", hint, key=True)
             return
         if not own:
-            self.methods.update(as_map(as_map(document.data).get("methods")))
+            self.methods.update(as_map(data.get("methods")))
         self.add_sources(document)
         if own:
             self.add_inputs(document)
         for table_id, entries in tables.items():
-            if self.known(document, ("tables", table_id), "table", table_id, self.tables, key=True):
-                self.add_rules(
-                    document, ("tables", table_id), entries, table_id, layer, namespace=layer
-                )
-        for index, entry in enumerate(as_list(as_map(document.data).get("conflicts"))):
-            path: Path_ = ("conflicts", index)
+            of_table = spot / "tables" / table_id
+            if self.known(of_table, "table", table_id, self.tables, key=True):
+                self.add_rules(of_table, entries, table_id, layer, namespace=layer)
+        for index, entry in enumerate(as_list(data.get("conflicts"))):
+            place = spot / "conflicts" / index
             if own:
-                self.check(document, CONFLICT, path)
-            self.conflicts.append((document, path, _conflict(as_map(entry))))
+                self.check(place, CONFLICT)
+            self.conflicts.append((place, _conflict(as_map(entry))))
         if own:
             self.add_disabled(document)
 
@@ -218,55 +212,36 @@ class _Loader(Reader):
         """The conflicts of all files, once every rule is known; a fault for each name that no rule
         or source has.
         """
-        for document, path, conflict in self.conflicts:
+        for spot, conflict in self.conflicts:
             for i, rule in enumerate(conflict.rules):
-                self.known(document, (*path, "rules", i), "rule", rule, self.rules)
+                self.known(spot / "rules" / i, "rule", rule, self.rules)
             for i, source in enumerate(conflict.sources):
-                self.known(document, (*path, "sources", i), "source", source, self.sources)
-        return tuple(conflict for _, _, conflict in self.conflicts)
+                self.known(spot / "sources" / i, "source", source, self.sources)
+        return tuple(conflict for _, conflict in self.conflicts)
 
     def add_sources(self, document: Document) -> None:
         for source_id, entry in as_map(as_map(document.data).get("sources")).items():
+            spot = Spot(document) / "sources" / source_id
             if source_id in self.sources:
-                self.fault(
-                    document,
-                    ("sources", source_id),
-                    f"source '{source_id}' exists already",
-                    hint="give yours another name",
-                    key=True,
-                )
-            elif not check_shape(document, SOURCE, ("sources", source_id)):
+                what = f"source '{source_id}' exists already"
+                self.fault(spot, what, hint="give yours another name", key=True)
+            elif not check_shape(document, SOURCE, spot.path):
                 self.sources[source_id] = source_from(entry)
 
     def add_rules(
-        self,
-        document: Document,
-        path: Path_,
-        entries: Any,
-        table_id: str,
-        layer: str,
-        *,
-        namespace: str,
+        self, spot: Spot, entries: Any, table_id: str, layer: str, *, namespace: str
     ) -> None:
         for index, entry in enumerate(as_list(entries)):
-            rule = self.rule(document, (*path, index), entry, self.tables[table_id], layer)
+            rule = self.rule(spot / index, entry, self.tables[table_id], layer)
             if rule is None:
                 continue
+            place = spot / index / "id"
             if not rule.id.startswith(f"{namespace}/"):
-                self.fault(
-                    document,
-                    (*path, index, "id"),
-                    f"rule id '{rule.id}'",
-                    f"ids of this file start with '{namespace}/'",
-                )
+                allowed = f"ids of this file start with '{namespace}/'"
+                self.fault(place, f"rule id '{rule.id}'", allowed)
             if rule.id in self.rules:
-                first = self.rules[rule.id].at
-                self.fault(
-                    document,
-                    (*path, index, "id"),
-                    f"rule id '{rule.id}' is used twice (first at {first})",
-                    hint="to change a rule: disable it and write your own",
-                )
+                what = f"rule id '{rule.id}' is used twice (first at {self.rules[rule.id].at})"
+                self.fault(place, what, hint="to change a rule: disable it and write your own")
             self.rules[rule.id] = rule
 
     # ----------------------------------------------------------------------- files of one's own
@@ -275,118 +250,80 @@ class _Loader(Reader):
         """The layer's name: `overlay`, or the file's stem."""
         name = as_map(document.data).get("overlay") or path.stem
         if "overlay" not in as_map(document.data):
-            for fault in check_shape(
-                NamedValue(f"{document.at()}: the file's name", name), LAYER_NAME
-            ):
+            named = NamedValue(f"{document.at()}: the file's name", name)
+            for fault in check_shape(named, LAYER_NAME):
                 self.add(replace(fault, hint="add a line such as `overlay: your-team`"))
         if name in taken or any(name == axis.partition("/")[2] for axis in self.axes):
-            self.fault(
-                document,
-                ("overlay",),
-                f"the name '{name}' is taken",
-                hint="give the file a name of its own: `overlay: your-team`",
-            )
+            hint = "give the file a name of its own: `overlay: your-team`"
+            self.fault(Spot(document) / "overlay", f"the name '{name}' is taken", hint=hint)
         return str(name)
 
     def add_inputs(self, document: Document) -> None:
         """`inputs`: facts that a table is to look at too, so that the file's own rules can."""
         for table_id, listed in as_map(as_map(document.data).get("inputs")).items():
-            path: Path_ = ("inputs", table_id)
-            if not self.known(document, path, "table", table_id, self.tables, key=True):
+            spot = Spot(document) / "inputs" / table_id
+            if not self.known(spot, "table", table_id, self.tables, key=True):
                 continue
             for i, name in enumerate(as_list(listed)):
-                if not isinstance(name, str) or not self.known(
-                    document, (*path, i), "fact", name, self.facts
-                ):
+                if not isinstance(name, str) or not self.known(spot / i, "fact", name, self.facts):
                     continue
-                fact = self.facts[name]
-                if fact.origin in ("concluded", "estimated", "method") or fact.type not in (
-                    "choice",
-                    "number",
-                    "flag",
-                ):
-                    self.fault(
-                        document,
-                        (*path, i),
-                        f"'{name}' cannot be added to a table",
-                        "choices, numbers and signals that are asked, probed or read",
-                    )
-                elif name not in self.tables[table_id].inputs:
-                    table = self.tables[table_id]
+                fact, table = self.facts[name], self.tables[table_id]
+                made = fact.origin in ("concluded", "estimated", "method")
+                if made or fact.type not in ("choice", "number", "flag"):
+                    allowed = "choices, numbers and signals that are asked, probed or read"
+                    self.fault(spot / i, f"'{name}' cannot be added to a table", allowed)
+                elif name not in table.inputs:
                     table = replace(table, inputs=(*table.inputs, name))
                     self.tables[table_id] = replace(table, seen=seen_inputs(table, self.facts))
-            self._count_inputs(document, path, self.tables[table_id], MAX_OWN_INPUTS)
+            self._count_inputs(spot, self.tables[table_id], MAX_OWN_INPUTS)
 
-    def _count_inputs(self, document: Document, path: Path_, table: Table, most: int) -> None:
+    def _count_inputs(self, spot: Spot, table: Table, most: int) -> None:
         if len(table.inputs) > most:
-            self.fault(
-                document,
-                path,
-                f"table '{table.id}' has {len(table.inputs)} inputs",
-                f"at most {most}, so that it can be proved",
-            )
+            what = f"table '{table.id}' has {len(table.inputs)} inputs"
+            self.fault(spot, what, f"at most {most}, so that it can be proved")
 
     def add_disabled(self, document: Document) -> None:
         for index, entry in enumerate(as_list(as_map(document.data).get("disable"))):
-            path: Path_ = ("disable", index, "rule")
+            spot = Spot(document) / "disable" / index / "rule"
             rule, because = as_map(entry).get("rule"), as_map(entry).get("because")
-            if isinstance(rule, str) and self.known(document, path, "rule", rule, self.rules):
+            if isinstance(rule, str) and self.known(spot, "rule", rule, self.rules):
                 self.disabled[rule] = " ".join(str(because).split())
-                self.disabled_at[rule] = document.at(path)
+                self.disabled_at[rule] = spot.at()
 
     def add_facts(self, document: Document) -> None:
         """`facts` (signals of the file's own) and `values` (more values of a question that is
         asked); the shape of the whole file is checked here, before all else.
         """
         before = len(self.faults)
-        self.check(document, OWN_FILE)
+        self.check(Spot(document), OWN_FILE)
         added = as_map(as_map(document.data).get("facts"))
         for fact_id, entry in added.items():
+            spot = Spot(document) / "facts" / fact_id
             if fact_id in self.facts:
-                self.fault(
-                    document,
-                    ("facts", fact_id),
-                    f"fact '{fact_id}' exists already",
-                    "a file may add facts, never change one",
-                    key=True,
-                )
+                allowed = "a file may add facts, never change one"
+                self.fault(spot, f"fact '{fact_id}' exists already", allowed, key=True)
             for name, values in as_map(as_map(entry).get("ask_when")).items():
-                self.condition(document, ("facts", fact_id, "ask_when", name), name, values, None)
+                self.condition(spot / "ask_when" / name, name, values, None)
         if len(self.faults) == before and added:
             self.facts = dict(facts_of(document, self.facts))
         for fact_id, values in as_map(as_map(document.data).get("values")).items():
-            self._add_values(document, fact_id, as_map(values))
+            self._add_values(Spot(document) / "values" / fact_id, fact_id, as_map(values))
 
-    def _add_values(self, document: Document, fact_id: str, values: Mapping[str, Any]) -> None:
-        path: Path_ = ("values", fact_id)
-        if not self.known(document, path, "fact", fact_id, self.facts, key=True):
+    def _add_values(self, spot: Spot, fact_id: str, values: Mapping[str, Any]) -> None:
+        if not self.known(spot, "fact", fact_id, self.facts, key=True):
             return
         fact = self.facts[fact_id]
         if fact.type != "choice" or fact.origin != "asked":
-            self.fault(
-                document,
-                path,
-                f"'{fact_id}' takes no further values",
-                "questions with a list of answers do: task, serve_with, priority, ...",
-                key=True,
-            )
+            allowed = "questions with a list of answers do: task, serve_with, priority, ..."
+            self.fault(spot, f"'{fact_id}' takes no further values", allowed, key=True)
             return
         for value, entry in values.items():
             if value in fact.values:
-                self.fault(
-                    document,
-                    (*path, value),
-                    f"'{fact_id}' has the value '{value}' already",
-                    "a name that is not taken",
-                    key=True,
-                )
+                what = f"'{fact_id}' has the value '{value}' already"
+                self.fault(spot / value, what, "a name that is not taken", key=True)
             said = as_map(entry)
-            made = Value(
-                label=str(said.get("label")),
-                help=str(said.get("help", "")),
-                short=str(said.get("short", "")),
-                such_as=str(said.get("such_as", "")),
-            )
+            texts = {key: str(said.get(key, "")) for key in ("help", "short", "such_as")}
+            made = Value(label=str(said.get("label")), **texts)
             fact = replace(fact, values={**fact.values, value: made})
         self.facts[fact_id] = fact
 
@@ -451,11 +388,7 @@ def load_rules(
     digest = hashlib.sha256()
 
     def read(path: Path, *, shipped: bool = True, shape: Shape | None = None) -> Document:
-        document = (
-            read_shipped(path, root=root, shape=shape)
-            if shipped
-            else read_yaml(path, name=str(path))
-        )
+        document = read_shipped(path, root=root, shape=shape) if shipped else read_yaml(path)
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
         return document
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.ground.types import Source
-from advisor.ground.yaml_reader import Document, Path_
+from advisor.ground.yaml_reader import Document, Spot
 from advisor.ruleset.facts import UNKNOWN, Fact
 
 KINDS = ("forbid", "recommend", "set", "warn")
@@ -81,30 +81,21 @@ class Rule:
     examples: tuple[Mapping[str, Any], ...] = ()
     candidate: str = ""  # the scheme that a rule of the table `allowed` was spread to
     # Where it stands: text is made of it only where somebody asks, since finding it takes time.
-    document: Document | None = field(default=None, compare=False, repr=False)
-    path: Path_ = field(default=(), compare=False, repr=False)
+    spot: Spot | None = field(default=None, compare=False, repr=False)
 
     @property
     def at(self) -> str:
         """file:line:column of its id."""
-        return self.spot("id")
+        return "" if self.spot is None else (self.spot / "id").at()
 
-    def spot(self, *part: str | int) -> str:
-        """The same of one of its parts: ("because",), ("examples", 0)."""
-        if self.document is None:
-            return ""
-        return self.document.at((*self.path, *part), key=len(part) == 1 and part != ("id",))
+    def at_key(self, key: str) -> str:
+        """The same of another of its keys."""
+        return "" if self.spot is None else (self.spot / key).at(key=True)
 
     def first_failing(self, facts: Mapping[str, Any]) -> Condition | None:
         """The first condition that does not hold, or None where the rule fires."""
-        return next(
-            (
-                condition
-                for condition in self.when
-                if not condition.holds(facts.get(condition.fact))
-            ),
-            None,
-        )
+        failing = (one for one in self.when if not one.holds(facts.get(one.fact)))
+        return next(failing, None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

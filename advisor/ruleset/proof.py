@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from advisor.ruleset.candidates import judged_rules
+from advisor.ruleset.candidates import conditions_on, judged_rules
 from advisor.ruleset.decisions import Decisions
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.model import Rule, Ruleset, Table
@@ -100,31 +100,19 @@ def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -
                 return bool(found >> first & 1 and found >> other & 1)
 
             box = setting.space.box(setting.states[state], clash) if number < SHOWN_BOXES else None
-            proof.contradictions.append(
-                Clash(
-                    first=setting.rules[first],
-                    second=setting.rules[other],
-                    box=box,
-                    key=setting.key,
-                )
-            )
+            one, two = setting.rules[first], setting.rules[other]
+            proof.contradictions.append(Clash(first=one, second=two, box=box, key=setting.key))
         for i in bits(fired & ~counted):
             culprits = Counter(
                 j for state in setting.states if state >> i & 1 for j in bits(setting.top(state))
             )
             masked.add(setting.rules[i].id)
-            proof.never_wins.append(
-                Idle(
-                    rule=setting.rules[i],
-                    key=setting.key,
-                    culprits=tuple(setting.rules[j] for j, _ in culprits.most_common(MAX_CULPRITS)),
-                )
-            )
+            most = tuple(setting.rules[j] for j, _ in culprits.most_common(MAX_CULPRITS))
+            proof.never_wins.append(Idle(rule=setting.rules[i], key=setting.key, culprits=most))
     proof.unreachable += [rule for rule in rules if rule.id not in fired_ids]
     gone: set[str] = set()
-    for rule in sorted(
-        rules, key=lambda rule: (-len(rule.when), rule.id)
-    ):  # of rules that cover each other the narrowest goes first
+    # Of rules that cover each other the narrowest goes first.
+    for rule in sorted(rules, key=lambda rule: (-len(rule.when), rule.id)):
         own = [setting for setting in settings if rule.id in setting.bit]
         if rule.id not in fired_ids - masked or any(
             _needed(setting, rule.id, gone) for setting in own
@@ -140,12 +128,8 @@ def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -
             if setting.rules[j].id not in gone
         )
         known = {other.id: other for other in rules}
-        proof.redundant.append(
-            Idle(
-                rule=rule,
-                culprits=tuple(known[name] for name, _ in others.most_common(MAX_CULPRITS)),
-            )
-        )
+        most = tuple(known[name] for name, _ in others.most_common(MAX_CULPRITS))
+        proof.redundant.append(Idle(rule=rule, culprits=most))
 
 
 def _needed(setting: _Setting, rule_id: str, gone: set[str]) -> bool:
@@ -158,11 +142,7 @@ def _needed(setting: _Setting, rule_id: str, gone: set[str]) -> bool:
 
 def same_value(one: Any, other: Any) -> bool:
     """Equal as a setting: true and 1 are two values."""
-    return (
-        type(one) is type(other) and bool(one == other)
-        if isinstance(one, bool) or isinstance(other, bool)
-        else bool(one == other)
-    )
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 __all__ = ["Clash", "Hole", "Idle", "TableProof", "alike", "prove"]
@@ -172,12 +152,10 @@ def prove(ruleset: Ruleset, table_id: str) -> TableProof:
     """Everything that can be said of one table of the merged rules. Raises TooManyCases."""
     table, rules = ruleset.tables[table_id], judged_rules(ruleset, table_id)
     proof = TableProof(table=table, rules=sum(not rule.candidate for rule in rules))
-    if table.per:  # spread over the schemes, its rules are proved with the table that ranks them
-        proof.unused_inputs = _unused(table, rules)
-        return proof
-    space = Space(ruleset, rules)
-    proof.cells = space.size
     proof.unused_inputs = _unused(table, rules)
+    if table.per:  # spread over the schemes, its rules are proved with the table that ranks them
+        return proof
+    proof.cells = Space(ruleset, rules).size
     outcomes = [
         outcome for outcome in ruleset.facts[table.concludes].values if outcome != "unknown"
     ]
@@ -227,17 +205,10 @@ def alike(ruleset: Ruleset, fact_id: str) -> list[tuple[Any, ...]]:
     """Groups of a fact's values that no rule of any table tells apart: asking for the difference is
     for nothing.
     """
-    conditions = [
-        condition
-        for table_id in ruleset.tables
-        for rule in judged_rules(ruleset, table_id)
-        for condition in rule.when
-        if condition.fact == fact_id
-    ]
+    conditions = conditions_on(ruleset, fact_id)
     groups: dict[tuple[bool, ...], list[Any]] = {}
     for cell in cells_of(ruleset.facts[fact_id], conditions):
         if cell.value is not None:
-            groups.setdefault(
-                tuple(condition.holds(cell.value) for condition in conditions), []
-            ).append(cell.value)
+            held = tuple(condition.holds(cell.value) for condition in conditions)
+            groups.setdefault(held, []).append(cell.value)
     return [tuple(group) for group in groups.values() if len(group) > 1]

@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
-from advisor.ground.yaml_reader import Document
+from advisor.ground.yaml_reader import Document, Spot
 from advisor.ruleset.facts import Fact, Value
 from advisor.ruleset.model import Assumption, Condition, Interval, Rule, Ruleset, Table
 
@@ -105,7 +105,7 @@ def rules(draw: Any, number: int) -> Rule:
         tier=draw(st.sampled_from(list(TIERS))) if kind == "recommend" else "", when=draw(whens()),
         then=then,
         because=f"reason {number}", sources=(),
-            document=Document(f"random.yaml:{number + 1}:1", None, {}, {}),
+            spot=Spot(Document(f"random.yaml:{number + 1}:1", None, {}, {})),
     )  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def _engines() -> Iterator[str]:
     """What each rule of that file says, with its sources."""
     ruleset = load_rules()
     for rule in every_rule(ruleset):
-        if rule.document is None or Path(rule.document.name).name != ENGINES:
+        if rule.spot is None or Path(rule.spot.document.name).name != ENGINES:
             continue
         sources = ", ".join(
             f"[{number}]({ruleset.sources[name].url})"
