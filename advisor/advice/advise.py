@@ -16,10 +16,9 @@ from advisor.advice.certainty import certainty_of
 from advisor.advice.contradictions import contradictions
 from advisor.advice.decide import LAST, Decision
 from advisor.advice.facts_of_situation import situation_facts, unknown_facts
-from advisor.advice.fit import stage_facts
 from advisor.advice.flips import find_flips
 from advisor.advice.nothing_fits import nothing_fits
-from advisor.advice.settings import judge_stage
+from advisor.advice.settings import StageCase
 from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Reason
 from advisor.advice.ways import about_sharing
 from advisor.ground.errors import InputError
@@ -153,20 +152,14 @@ def all_warnings(case: Case, recommendation: Candidate, decision: Decision) -> l
     """What the machine, the data and the `warn` rules of every table have to say."""
     said = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
     for stage in recommendation.stages:
-        said += stage_warnings(case, recommendation.composition, stage.objective)
+        axes = (recommendation.composition, stage.objective)
+        said += StageCase(case.ruleset, case.situation, case.facts, *axes).warnings()
     free = [NO_MONEY] if case.situation.answers.value("budget_usd") == 0 else []
     return [
         *free,
         *_candidate_warnings(case.situation, recommendation),
         *dict.fromkeys(map(_said, said)),
     ]
-
-
-def stage_warnings(case: Case, composition: Composition, name: str) -> tuple[Rule, ...]:
-    """The `warn` rules of the settings table that fire for one stage."""
-    facts = stage_facts(case.situation, case.facts, composition)
-    update, quantization = composition.update or "lora", composition.quantization
-    return judge_stage(case.ruleset, facts, name, update, quantization).warnings
 
 
 def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from advisor.advice.settings import StageCase
 from advisor.advice.types import Chosen, Padding
 from advisor.estimate.model.architecture import MIXES_PACKED_ROWS
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
@@ -20,7 +21,6 @@ from advisor.methods import methods
 from advisor.methods.families import DECODER, kind_of_type
 from advisor.methods.kernels import is_flash
 from advisor.ruleset.phrases import inside_sentence
-from advisor.situation.types import Situation
 
 MULTIPLE = 64
 SEQUENCES = (16, 8, 4, 2, 1)  # on each GPU, of an optimizer step
@@ -47,13 +47,7 @@ class Packing:
 
 
 def packing_suits(
-    situation: Situation,
-    objective: str,
-    settings: Mapping[str, Chosen],
-    *,
-    rows: int,
-    profiles: int,
-    profile: DataProfile | None,
+    case: StageCase, settings: Mapping[str, Chosen], *, rows: int
 ) -> tuple[str, Packing | None]:
     """(the fact that the rules see, the packing where it gains); the fact is `unknown` where
     neither data nor model tell.
@@ -61,10 +55,8 @@ def packing_suits(
     Args:
         settings: With seq_len, and the attention if that is chosen already.
         rows: Of an optimizer step.
-        profiles: How many data files the stage is trained on, one after the other.
-        profile: The one with the longest rows.
     """
-    model = situation.model
+    model, profile = case.situation.model, case.profile
     if profile is None or profile.tokens is None or not profile.tokens.histogram or model is None:
         return "unknown", None
     if model.architecture in MIXES_PACKED_ROWS or kind_of_type(model.architecture) != DECODER:
@@ -76,12 +68,12 @@ def packing_suits(
         most = 4 * LONGEST_MASKED
     if attention == "eager" or longest > most:
         return "long", None
-    if methods().objective(objective).splits_documents or profiles != 1:
+    if case.method.splits_documents or len(case.profiles) != 1:
         return "uneven", None
     return packing_by_rows(
         profile.tokens,
         rows=rows,
-        cards=max(1, len(situation.hardware.gpus)),
+        cards=case.cards,
         longest=longest,
         most=min(most, model.context_tokens or most),
     )
@@ -182,19 +174,16 @@ def with_saving(settings: Mapping[str, Chosen], padding: Padding | None) -> dict
     return found
 
 
-def padding_of(
-    situation: Situation,
-    objective: str,
-    settings: Mapping[str, Chosen],
-    profile: DataProfile | None,
-) -> Padding | None:
+def padding_of(case: StageCase, settings: Mapping[str, Chosen]) -> Padding | None:
     """What packing or grouping saves of a stage; None where neither is done, the lengths are not
     known or there would be no padding.
     """
     plain: dict[str, Any] = {key: chosen.value for key, chosen in settings.items()}
     packed, grouped = plain.get("packing") is True, plain.get("group_by_length") is True
-    splits = methods().objective(objective).splits_documents
-    if not (packed or grouped) or profile is None or profile.tokens is None or splits:
+    profile = case.profile
+    if not (packed or grouped) or profile is None or profile.tokens is None:
+        return None
+    if case.method.splits_documents:
         return None
     micro, accum = int(plain["micro_batch_size"]), int(plain["grad_accum"])
     if packed:  # against as many rows at once as its sequences hold
@@ -202,13 +191,12 @@ def padding_of(
         micro = max(1, round(micro * held))
     if micro == 1:
         return None
-    cards = max(1, len(situation.hardware.gpus))
     one, random, together = (
         padded_tokens(
             profile.tokens,
             seq_len=int(plain["seq_len"]),
             micro=size,
-            per_step=micro * accum * cards,
+            per_step=micro * accum * case.cards,
             rows=profile.rows,
             grouped=similar,
         )

@@ -4,6 +4,7 @@ and why (not).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from advisor.advice.case import Case
@@ -24,11 +25,8 @@ from advisor.methods import schemes
 from advisor.methods.composition import Composition, compose
 from advisor.ruleset.model import Rule
 
-GUIDE_CHAINS = (
-    "sft",
-    "cpt>sft",
-    "sft>rm>ppo",
-)  # every objective the guide names stands in one of them
+# Every objective that the guide names stands in one of them.
+GUIDE_CHAINS = ("sft", "cpt>sft", "sft>rm>ppo")
 ANSWERED_REMEDIES = {
     "rag": ("knowledge_source", "retrieval"),
     "prompting": ("readiness", "prompting"),
@@ -48,22 +46,27 @@ def recommended_candidate(case: Case, decision: Decision) -> Candidate:
         )
         for rule in decision.rules
     )
-    if not decision.composition.chain:
-        return Candidate(
-            composition=decision.composition,
-            stages=(),
-            estimate=NOTHING,
-            verdict="recommended",
-            because=because,
-        )
-    stages, cost = case.cost_of(decision.composition)
+    found = _candidate(case, decision.composition, "recommended", because)
+    return replace(found, ways=case.ways_of(decision.composition))
+
+
+def _candidate(
+    case: Case,
+    composition: Composition,
+    verdict: Verdict,
+    because: Iterable[Reason],
+    *,
+    forced_ok: bool = True,
+) -> Candidate:
+    """The composition with settings that fit, and what it costs; a remedy alone has neither."""
+    stages, cost = case.cost_of(composition) if composition.chain else ((), NOTHING)
     return Candidate(
-        composition=decision.composition,
+        composition=composition,
         stages=stages,
         estimate=cost,
-        verdict="recommended",
-        because=because,
-        ways=case.ways_of(decision.composition),
+        verdict=verdict,
+        because=tuple(because),
+        forced_ok=forced_ok,
     )
 
 
@@ -95,23 +98,12 @@ def _other_schemes(case: Case, decision: Decision) -> list[Candidate]:
         [*order, *(scheme for scheme in schemes() if scheme in judgement.forbidden), *schemes()]
     ):
         remedies = decision.composition.remedies if decision.trains else ()
-        composition = decision.candidate(scheme, remedies)
-        stages, cost = case.cost_of(composition)
-        verdict, because, forced_ok = _scheme_verdict(case, decision, scheme, cost)
-        if not decision.trains and verdict == "ranked_lower":
-            because = tuple(
-                why_not_outcome(decision.steps["train_decision"], "train", facts, case.ruleset)
-            )
-        result.append(
-            Candidate(
-                composition=composition,
-                stages=stages,
-                estimate=cost,
-                verdict=verdict,
-                because=because,
-                forced_ok=forced_ok,
-            )
-        )
+        found = _of_scheme(case, decision, scheme, remedies)
+        if not decision.trains and found.verdict == "ranked_lower":
+            gate = decision.steps["train_decision"]
+            because = tuple(why_not_outcome(gate, "train", facts, case.ruleset))
+            found = replace(found, because=because)
+        result.append(found)
     return result
 
 
@@ -127,18 +119,11 @@ def _other_chains(case: Case, decision: Decision) -> list[Candidate]:
     result = []
     for chain in chains:
         composition = compose(chain, scheme, per_task=decision.per_task)
-        stages, cost = case.cost_of(composition)
         forbidden = judgement.forbidden.get(chain, ())
-        result.append(
-            Candidate(
-                composition=composition, stages=stages, estimate=cost,
-                verdict="forbidden" if forbidden else "ranked_lower",
-                because=tuple(
-                    why_not_outcome(judgement, chain, facts, case.ruleset, is_suggested=suggested)
-                ),
-                forced_ok=not any(is_absolute(rule) for rule in forbidden),
-            )
-        )  # fmt: skip
+        verdict: Verdict = "forbidden" if forbidden else "ranked_lower"
+        because = why_not_outcome(judgement, chain, facts, case.ruleset, is_suggested=suggested)
+        forced_ok = not any(is_absolute(rule) for rule in forbidden)
+        result.append(_candidate(case, composition, verdict, because, forced_ok=forced_ok))
     return result
 
 
@@ -148,47 +133,30 @@ def _other_remedies(case: Case, decision: Decision) -> list[Candidate]:
     for remedy, (table, outcome) in ANSWERED_REMEDIES.items():
         if remedy in decision.composition.remedies:
             continue
-        because = tuple(
-            why_not_outcome(decision.steps[table], outcome, decision.facts, case.ruleset)
-        )
-        result.append(
-            Candidate(
-                composition=Composition(remedies=(remedy,)),
-                stages=(),
-                estimate=NOTHING,
-                verdict="ranked_lower",
-                because=because,
-            )
-        )
+        because = why_not_outcome(decision.steps[table], outcome, decision.facts, case.ruleset)
+        alone = Composition(remedies=(remedy,))
+        result.append(_candidate(case, alone, "ranked_lower", because))
     return result
 
 
 def _guides_own(case: Case, decision: Decision, guide: Composition) -> Candidate:
     """The guide's answer where nothing above says it already, so that it can be run as well."""
-    heard = [
-        rule
+    heard = tuple(
+        reason_of(rule, case.ruleset)
         for rule in rules_that_differ(decision, guide)
         if rule.layer not in ("base", "document")
-    ]
-    return candidate_for(
-        case,
-        decision,
-        guide,
-        tuple(reason_of(rule, case.ruleset) for rule in heard)
-        or (Reason(text="The guide alone says this."),),
     )
+    otherwise = heard or (Reason(text="The guide alone says this."),)
+    return candidate_for(case, decision, guide, otherwise)
 
 
 def candidate_for(
-    case: Case,
-    decision: Decision,
-    composition: Composition,
-    otherwise: tuple[Reason, ...],
+    case: Case, decision: Decision, composition: Composition, otherwise: tuple[Reason, ...]
 ) -> Candidate:
     """A composition that somebody named, with what speaks against it: what forbids it, its size, or
     `otherwise`.
     """
-    stages, cost = case.cost_of(composition)
+    cost = case.cost_of(composition)[1]
     fit = coarse_fit(cost, case.facts, near=case.easing.near)
     chain = f"{'encoder:' if composition.encoder else ''}{'>'.join(composition.chain)}"
     named = (("chain", chain), (LAST, composition.scheme))
@@ -200,68 +168,44 @@ def candidate_for(
     ]
     because = tuple(reason_of(rule, case.ruleset) for rule in forbidden) or otherwise
     if fit == "too_big":
-        found = memory_reason(
-            cost,
-            str(composition.scheme),
-            TOO_BIG,
-            cards=len(case.situation.hardware.gpus),
-            cpu=device(case.situation) == "cpu",
-        )
+        found = _memory_reason(case, cost, str(composition.scheme))
         because = (found, *because) if found else because
     verdict: Verdict = (
         "too_big" if fit == "too_big" else "forbidden" if forbidden else "ranked_lower"
     )
     forced_ok = fit != "too_big" and not any(is_absolute(rule) for rule in forbidden)
-    return Candidate(
-        composition=composition,
-        stages=stages,
-        estimate=cost,
-        verdict=verdict,
-        because=because,
-        forced_ok=forced_ok,
-    )
+    return _candidate(case, composition, verdict, because, forced_ok=forced_ok)
 
 
-def _scheme_verdict(
-    case: Case, decision: Decision, scheme: str, cost: Estimate
-) -> tuple[Verdict, tuple[Reason, ...], bool]:
-    judgement = decision.steps[LAST]
+def _of_scheme(
+    case: Case, decision: Decision, scheme: str, remedies: tuple[str, ...] = ()
+) -> Candidate:
+    """The concluded chain with a scheme that was not, and why not."""
+    composition, judgement = decision.candidate(scheme, remedies), decision.steps[LAST]
     forbidding = judgement.forbidden.get(scheme, ())
     if not forbidding:
-        return (
-            "ranked_lower",
-            tuple(
-                why_not_outcome(
-                    judgement, scheme, decision.facts, case.ruleset, case.sizes(decision)
-                )
-            ),
-            True,
-        )
-    reasons = tuple(_limit_reason(case, decision, rule, scheme, cost) for rule in forbidding)
-    only_size = all(rule.id == TOO_BIG for rule in forbidding)
-    return (
-        ("too_big" if only_size else "forbidden"),
-        reasons,
-        not any(is_absolute(rule) for rule in forbidding),
-    )
+        sizes = case.sizes(decision)
+        because = why_not_outcome(judgement, scheme, decision.facts, case.ruleset, sizes)
+        return _candidate(case, composition, "ranked_lower", because)
+    cost = case.cost_of(composition)[1]
+    verdict: Verdict = "too_big" if all(rule.id == TOO_BIG for rule in forbidding) else "forbidden"
+    reasons = [_limit_reason(case, rule, scheme, cost) for rule in forbidding]
+    forced_ok = not any(is_absolute(rule) for rule in forbidding)
+    return _candidate(case, composition, verdict, reasons, forced_ok=forced_ok)
 
 
-def _limit_reason(
-    case: Case, decision: Decision, rule: Rule, scheme: str, cost: Estimate
-) -> Reason:
+def _limit_reason(case: Case, rule: Rule, scheme: str, cost: Estimate) -> Reason:
     """A forbidding rule's reason, with the two numbers where it is about a limit."""
-    if rule.id == TOO_BIG:
-        found = memory_reason(
-            cost,
-            scheme,
-            rule.id,
-            cards=len(case.situation.hardware.gpus),
-            cpu=device(case.situation) == "cpu",
-        )
-        return found or reason_of(rule, case.ruleset)
+    if rule.id == TOO_BIG and (found := _memory_reason(case, cost, scheme)):
+        return found
     if rule.id == OVER_BUDGET:
         return budget_reason(cost, case.facts, scheme, rule.id)
     return reason_of(rule, case.ruleset)
+
+
+def _memory_reason(case: Case, cost: Estimate, scheme: str) -> Reason | None:
+    cards, on_cpu = len(case.situation.hardware.gpus), device(case.situation) == "cpu"
+    return memory_reason(cost, scheme, TOO_BIG, cards=cards, cpu=on_cpu)
 
 
 def is_absolute(rule: Rule) -> bool:
@@ -273,30 +217,18 @@ def nearest_to_fitting(case: Case, decision: Decision) -> Candidate:
     """Nothing is allowed: of the wanted schemes the one that needs least, so that the way out is
     the shortest.
     """
-    scheme = _least_hungry(case, decision)
-    composition = decision.candidate(scheme)
-    stages, cost = case.cost_of(composition)
-    verdict, because, forced_ok = _scheme_verdict(case, decision, scheme, cost)
-    return Candidate(
-        composition=composition,
-        stages=stages,
-        estimate=cost,
-        verdict=verdict,
-        because=because,
-        forced_ok=forced_ok,
-    )
+    return _of_scheme(case, decision, _least_hungry(case, decision))
 
 
 def _least_hungry(case: Case, decision: Decision) -> str:
     # A company's prohibition is not lifted by memory: only what it allows is "nearest", unless it
     # allows nothing.
     wanted = [scheme for scheme, _ in decision.steps[LAST].wanted if scheme != SMALLER_MODEL]
+    forbidden = decision.steps[LAST].forbidden
     allowed = [
         scheme
         for scheme in wanted
-        if not any(
-            rule.layer not in SHIPPED for rule in decision.steps[LAST].forbidden.get(scheme, ())
-        )
+        if all(rule.layer in SHIPPED for rule in forbidden.get(scheme, ()))
     ]
 
     def need(scheme: str) -> tuple[bool, int]:

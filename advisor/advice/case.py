@@ -33,10 +33,10 @@ from advisor.advice.fit import (
     combine_estimates,
     fit_stage,
     is_better,
-    stage_settings,
 )
 from advisor.advice.micro_batches import HARDLY_FASTER, MICRO_BATCHES
 from advisor.advice.part_of_data import part_of
+from advisor.advice.settings import StageCase
 from advisor.advice.sharing import is_link_slow, sharing_axes
 from advisor.advice.stage_cost import pace_by
 from advisor.advice.types import Chosen, StageSettings, Way
@@ -70,6 +70,10 @@ class Costs:
         self._known: dict[tuple[Any, ...], tuple[StageSettings, Estimate]] = {}
         # A limit of money or time is judged by the fastest settings that fit, memory alone is not.
         self._memory_decides = facts.get("budget_usd") is None and facts.get("budget_hours") is None
+
+    def stage(self, composition: Composition, objective: str) -> StageCase:
+        """One stage of a composition here."""
+        return StageCase(self.ruleset, self.situation, self.facts, composition, objective)
 
     def cost_of(
         self, composition: Composition, easing: Easing = NO_EASING, *, coarse: bool = False
@@ -115,9 +119,9 @@ class Costs:
             return whole
         best = whole
         slack = HARDLY_FASTER if _is_packed(whole) else HARDLY_FASTER * MOST_BY_PACKING
-        if not fits or self._fewer.could_be(whole, slack):
+        if not fits or self._fewer.could_be(composition, whole, slack):
             best = better_way(self._fewer.cost_of(composition, easing, coarse=coarse), whole)
-        if self.refuses_to_shard(composition) or not self._is_worth_sharding(best):
+        if self.refuses_to_shard(composition) or not self._is_worth_sharding(composition, best):
             return best
         sharded = self.cost_with_sharing(composition, SHARDED, easing, coarse=coarse)
         best = better_sharded(best, sharded)
@@ -158,16 +162,22 @@ class Costs:
             refused_by(SHARDED.strategy, {**axes, "objective": name}) for name in composition.chain
         )
 
-    def _is_worth_sharding(self, whole: Priced) -> bool:
+    def _is_worth_sharding(self, composition: Composition, whole: Priced) -> bool:
         """Whether a sharded model is to be estimated beside the best of those on single GPUs."""
         if not whole[1].is_likely:
             return True
         if is_link_slow(self.situation.hardware):
             return False
         tight = whole[1].fits != "fits" or any(stage.is_eased for stage in whole[0])
-        return tight or self.could_be(whole, 1 / MUCH_FASTER, SHARDED)
+        return tight or self.could_be(composition, whole, 1 / MUCH_FASTER, SHARDED)
 
-    def could_be(self, other: Priced, times: float, sharing: Sharing | None = None) -> bool:
+    def could_be(
+        self,
+        composition: Composition,
+        other: Priced,
+        times: float,
+        sharing: Sharing | None = None,
+    ) -> bool:
         """Whether these GPUs could do the steps of another way in so many times its duration, as
         far as speeds tell without memory: with all rows of a GPU at once.
         """
@@ -178,8 +188,7 @@ class Costs:
             each = min(MICRO_BATCHES[0], max(1, stage.rows_per_step // cards))
             plain = {key: chosen.value for key, chosen in stage.settings.items()}
             plain |= {"micro_batch_size": each, "grad_accum": 1, "gradient_checkpointing": False}
-            axes = (self.situation, stage.objective, stage.update, stage.quantization)
-            pace = pace_by(*axes, strategy)(plain)
+            pace = pace_by(self.stage(composition, stage.objective), strategy)(plain)
             if pace is None or stage.step_s is None:
                 return False
             took += stage.step_s
@@ -211,10 +220,8 @@ class Costs:
                 self._stage(composition, name, sharing, lead, module, ease, coarse=coarse)
                 for name in composition.chain
             ]
-            stages, cost = (
-                tuple(stage for stage, _ in found),
-                combine_estimates([cost for _, cost in found]),
-            )
+            stages = tuple(stage for stage, _ in found)
+            cost = combine_estimates([cost for _, cost in found])
             if _has_one_module(composition, stages) and (best is None or is_better(cost, best[1])):
                 best = stages, cost
             if not lead or (best is not None and best[1].fits in ("fits", "unknown")):
@@ -232,12 +239,7 @@ class Costs:
         how = update(composition.update or "lora")
         if not how.size_key or len(sharing) < 2:
             return "", {}
-        wanted = {
-            name: stage_settings(
-                self.ruleset, self.situation, self.facts, composition, name, memory_left
-            )
-            for name in sharing
-        }
+        wanted = {name: self.stage(composition, name).settings(memory_left) for name in sharing}
         size = how.size_key
         lead = max(
             sharing, key=lambda name: wanted[name][size].value if size in wanted[name] else 0
@@ -266,17 +268,8 @@ class Costs:
         if coarse and (found := self._known.get((*key, False))) is not None:
             return found
         if (*key, coarse) not in self._known:
-            self._known[*key, coarse] = fit_stage(
-                self.ruleset,
-                self.situation,
-                self.facts,
-                composition,
-                name,
-                sharing,
-                shared,
-                ease,
-                coarse=coarse,
-            )
+            case = self.stage(composition, name)
+            self._known[*key, coarse] = fit_stage(case, sharing, shared, ease, coarse=coarse)
         return self._known[*key, coarse]
 
     def coarse_fits(

@@ -13,6 +13,7 @@ from advisor.advice.contradictions import can_be_said
 from advisor.advice.decide import SMALLER_MODEL, Decision
 from advisor.advice.facts_of_situation import stated_values
 from advisor.advice.types import Flip, StageSettings
+from advisor.advice.why_not import CHOICES
 from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.ground.units import format_gib, format_usd
 from advisor.methods import schemes
@@ -22,13 +23,6 @@ from advisor.ruleset.phrases import number_words, says
 from advisor.situation.types import Situation
 
 EFFORT = ("answer", "data", "money", "fixed")
-ANSWERS = (
-    "budget",
-    "depth",
-    "serve_with",
-    "priority",
-    "teacher",
-)  # choices a person can make otherwise
 DATA = ("data_kind", "data_rows", "data_tokens")  # what could be collected
 FIXED = ("task", "params_b", "checkpoint_kind", "n_tasks")  # what is as it is, still worth knowing
 NO_DATA = ("none",)
@@ -70,7 +64,7 @@ def _by_answers(case: Case, decision: Decision) -> Iterator[Flip]:
             changes: list[Any] = [True] if current is not True else [False]
             if fact.id == GPU_IS_FULL and _has_room(case, decision):
                 continue
-        elif fact.id in (*ANSWERS, "data_kind", "checkpoint_kind"):
+        elif fact.id in (*CHOICES, "data_kind", "checkpoint_kind"):
             # Nobody parts with examples for another answer.
             given_up = NO_DATA if current is not None else ()
             changes = [value for value in fact.values if value not in (current, *given_up)]

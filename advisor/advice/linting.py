@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -131,13 +131,15 @@ def _without_rate(ruleset: Ruleset) -> Iterator[Finding]:
         if RATE in objective.defaults:
             continue
         for trains, words in (("module", "a module"), ("all", "every weight")):
-            updates = [one.id for one in methods().updates.values() if one.trains == trains]
+            updates = [
+                (objective.id, one.id) for one in methods().updates.values() if one.trains == trains
+            ]
             without = [
                 size
                 for size in SIZES_B
                 if not any(
-                    RATE in judge_stage(ruleset, _sized(size), objective.id, update, None).settings
-                    for update in updates
+                    RATE in judge_stage(ruleset, {"params_b": size}, *axes, None).settings
+                    for axes in updates
                 )
             ]
             if without:
@@ -152,10 +154,6 @@ def _without_rate(ruleset: Ruleset) -> Iterator[Finding]:
                     f" {objective.id}, update_trains: {trains}}}, then: {{learning_rate: ...}}",
                     about=(objective.id, trains),
                 )
-
-
-def _sized(params_b: float | None) -> Mapping[str, float]:
-    return {} if params_b is None else {"params_b": params_b}
 
 
 def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tuple[Finding, ...]]:
@@ -178,9 +176,8 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
     else:
         alone = [only_layer(ruleset, "document")] if "evidence" in ruleset.layers else []
         runs = [(rules, shipped_scenarios(rules)) for rules in (ruleset, *alone)]
-        ours = (
-            {"base", *ruleset.layers} if alone else set(ruleset.layers)
-        )  # the settings are tried with the evidence
+        # The settings are tried with the evidence.
+        ours = {"base", *ruleset.layers} if alone else set(ruleset.layers)
     findings = [
         Finding(id="scenario-broken", severity="error", text=broken.text, rule=broken.scenario,
         at=broken.at, about=("scenario", broken.scenario, broken.text))
@@ -189,13 +186,10 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
     count = sum(len(scenarios) for _, scenarios in runs)
     usual = "warning" if overlays else "error"
     if count:
-        decided_nowhere = set.intersection(
-            *(
-                {rule.id for rule in rules_without_scenario(rules, scenarios)}
-                | _absent(ruleset, rules)
-                for rules, scenarios in runs
-            )
-        )
+        left = {rule.id for rules, _ in runs for listed in rules.rules.values() for rule in listed}
+        for rules, scenarios in runs:
+            idle = {rule.id for rule in rules_without_scenario(rules, scenarios)}
+            left -= {rule.id for listed in rules.rules.values() for rule in listed} - idle
         findings += [
             Finding(
                 id="decides-no-scenario",
@@ -206,16 +200,9 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
                 about=("undecided", rule.id),
             )
             for listed in ruleset.rules.values() for rule in listed
-            if rule.layer in ours and rule.id in decided_nowhere
+            if rule.layer in ours and rule.id in left
         ]  # fmt: skip
     return count, tuple(findings)
-
-
-def _absent(ruleset: Ruleset, smaller: Ruleset) -> set[str]:
-    """Ids of the rules that a smaller rule set lacks."""
-    return {rule.id for rules in ruleset.rules.values() for rule in rules} - {
-        rule.id for rules in smaller.rules.values() for rule in rules
-    }
 
 
 def refuse_or_warn(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]:
@@ -225,16 +212,10 @@ def refuse_or_warn(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]
     Only what these files cause counts. Without such a file nothing is proved, so that starting
     stays quick.
     """
-    return _first_warnings(ruleset, layers) if ruleset.overlays else ()
-
-
-_told: set[str] = set()
-
-
-def _first_warnings(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]:
+    if not ruleset.overlays:
+        return ()
     report = _overlay_report(ruleset, layers)
-    errors = report.of("error")
-    if errors:
+    if errors := report.of("error"):
         raise InputError(faults=[fault_of(finding) for finding in errors])
     if ruleset.digest in _told:
         return ()
@@ -243,6 +224,9 @@ def _first_warnings(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...
         " ".join(filter(None, (f"{finding.at}:", finding.rule, finding.text)))
         for finding in report.of("warning")
     )
+
+
+_told: set[str] = set()
 
 
 @cache
@@ -268,14 +252,11 @@ def _overlay_report(ruleset: Ruleset, layers: tuple[str, ...]) -> Report:
 
 def _is_own(finding: Finding, ruleset: Ruleset) -> bool:
     """Whether a finding stands in a file of one's own."""
-    rule = ruleset.rule(finding.rule) if finding.rule else None
-    inactive = next((rule for rule in ruleset.inactive if rule.id == finding.rule), None)
-    found = rule or inactive
-    return (
-        found.layer in ruleset.overlays
-        if found is not None
-        else finding.at in ruleset.disabled_at.values()
-    )
+    inactive = (rule for rule in ruleset.inactive if rule.id == finding.rule)
+    found = (ruleset.rule(finding.rule) if finding.rule else None) or next(inactive, None)
+    if found is None:
+        return finding.at in ruleset.disabled_at.values()
+    return found.layer in ruleset.overlays
 
 
 def fault_of(finding: Finding) -> Fault:
@@ -286,11 +267,5 @@ def fault_of(finding: Finding) -> Fault:
 
 def _unreadable(fault: Fault) -> Finding:
     """A fault of reading, as a finding."""
-    at, text = fault.where, fault.what
-    return Finding(
-        id="unreadable",
-        severity="error",
-        text=text,
-        at=at,
-        hint="; ".join(filter(None, (fault.allowed, fault.hint))),
-    )
+    at, hint = fault.where, "; ".join(filter(None, (fault.allowed, fault.hint)))
+    return Finding(id="unreadable", severity="error", text=fault.what, at=at, hint=hint)

@@ -11,12 +11,12 @@ from typing import Any
 from advisor.advice.batch_keys import batch_of_task
 from advisor.advice.facts_of_situation import device
 from advisor.advice.fit import task_settings
+from advisor.advice.settings import StageCase, is_seq2seq, needs_examples
 from advisor.advice.types import Advice, Candidate, Chosen
 from advisor.advice.ways import strategy_comment
 from advisor.ground.errors import InputError
-from advisor.ground.types import DataProfile, ModelShape
+from advisor.ground.types import DataProfile
 from advisor.methods import methods
-from advisor.methods.families import SEQ2SEQ, kind_of_type
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.plan.notes import stage_notes
 from advisor.ruleset.model import Ruleset
@@ -83,11 +83,6 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
     return missing
 
 
-def is_seq2seq(model: ModelShape | None) -> bool:
-    """Whether an encoder reads and a decoder writes."""
-    return model is not None and kind_of_type(model.architecture) == SEQ2SEQ
-
-
 def needs_scores(objective: str, before: Sequence[str]) -> bool:
     """Whether a stage scores its own answers, with no reward model trained before it."""
     scored = any(methods().objective(earlier).scores for earlier in before)
@@ -113,13 +108,6 @@ def without_answers(profiles: Sequence[DataProfile]) -> bool:
 def learns_from_teacher(objective: str) -> bool:
     """Whether a stage learns from another model."""
     return "teacher" in methods().objective(objective).keys
-
-
-def needs_examples(situation: Situation, objective: str) -> bool:
-    """Whether a stage learns from examples where the data are documents: the file of examples is
-    then its data.
-    """
-    return objective == "sft" and situation.data is not None and situation.data.kind == "raw_text"
 
 
 def _profiles(situation: Situation) -> list[DataProfile]:
@@ -272,8 +260,8 @@ def _with_overrides(
     machine = advice.situation.hardware
     used = replace(machine, gpus=machine.gpus[:devices])  # of several GPUs perhaps one
     situation = replace(advice.situation, hardware=used)
-    found = task_settings(ruleset, situation, advice.facts, candidate.composition, stage.objective)
-    own = {id(profile): follows for profile, follows in found}
+    case = StageCase(ruleset, situation, advice.facts, candidate.composition, stage.objective)
+    own = {id(profile): follows for profile, follows in task_settings(case)}
     tasks = []
     for number, task in enumerate(plan.tasks):
         follows = own.get(id(advice.situation.tasks.get(task.name)))

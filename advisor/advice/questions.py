@@ -20,10 +20,10 @@ from typing import Any
 
 from advisor.advice.decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
 from advisor.methods import schemes
-from advisor.ruleset.candidates import judged_rules
+from advisor.ruleset.candidates import conditions_on
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.facts import UNKNOWN, read_from
-from advisor.ruleset.judge import compile_table
+from advisor.ruleset.judge import compile_table, letting_through
 from advisor.ruleset.model import Condition, Ruleset
 
 # Known only once something can be estimated.
@@ -35,12 +35,7 @@ NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "gpu")
 # Read by the plan where an answer that mattered by itself opened the question: no reason to ask for
 # that answer.
 ASKED_BESIDE = ("reward_model", "teacher_model")
-MADE_OF = (
-    "train_decision",
-    "chain",
-    "adapters_per",
-    "scheme",
-)  # the conclusions that a composition is made of
+MADE_OF = ("train_decision", "chain", "adapters_per", "scheme")  # what a composition is made of
 ALIKE = ("alike",)
 
 Vector = tuple[Any, ...]  # what is concluded under each answer to the question, side by side
@@ -96,7 +91,7 @@ def fixed_chain(
     paths = _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable))
     found = {
         (state["chain"][0], state["adapters_per"][0])
-        for state in paths.states()
+        for state in paths.paths()
         if _trains(state["train_decision"][0])
     }
     if len(found) != 1:
@@ -113,9 +108,7 @@ def _open_facts(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[
     and what fits.
     """
     opened: set[str] = set()
-    read: set[str] = (
-        set()
-    )  # open even where it is known: another card than this machine's may be named
+    read: set[str] = set()  # open even if known: another card than this machine's may be named
     for name in askable:
         opened.add(name)
         read |= set(read_from(name))
@@ -137,15 +130,8 @@ def _open_facts(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[
 def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[dict[str, Any]]:
     """Each answer to a question as the facts it sets; None is "I don't know"."""
     fact, read = ruleset.facts[fact_id], read_from(fact_id)
-    conditions = [
-        condition
-        for table_id in ruleset.tables
-        for rule in judged_rules(ruleset, table_id)
-        for condition in rule.when
-        if condition.fact == fact_id
-    ]
     answers: list[dict[str, Any]] = []
-    for cell in cells_of(fact, conditions):
+    for cell in cells_of(fact, conditions_on(ruleset, fact_id)):
         stated = {**dict.fromkeys(fact.implied_by(cell.value), True), fact_id: cell.value}
         # What is read from an answer cannot be foreseen, and it may be nothing.
         answers += [
@@ -156,21 +142,8 @@ def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[d
 
 
 def _values(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[Any]:
-    conditions = [
-        condition
-        for table_id in ruleset.tables
-        for rule in judged_rules(ruleset, table_id)
-        for condition in rule.when
-        if condition.fact == fact_id
-    ]
-    return list(
-        dict.fromkeys(
-            [
-                facts.get(fact_id),
-                *(cell.value for cell in cells_of(ruleset.facts[fact_id], conditions)),
-            ]
-        )
-    )
+    cells = cells_of(ruleset.facts[fact_id], conditions_on(ruleset, fact_id))
+    return list(dict.fromkeys([facts.get(fact_id), *(cell.value for cell in cells)]))
 
 
 def _distinct(
@@ -199,11 +172,8 @@ class _Step:
 
     def __init__(self, ruleset: Ruleset, table_id: str) -> None:
         table = compile_table(ruleset, table_id)
-        self.id, self.concludes, self.inputs = (
-            table_id,
-            table.table.concludes,
-            frozenset(table.table.seen),
-        )
+        self.id, self.concludes = table_id, table.table.concludes
+        self.inputs = frozenset(table.table.seen)
         recommending = [table.rules[i] for i in table.order]
         forbidding = [rule for rule in table.rules if rule.kind == "forbid"]
         self.rules = (*recommending, *forbidding)
@@ -245,18 +215,13 @@ class _Step:
         self._winners: dict[int, Any] = {}
         self._sets: dict[tuple[int, frozenset[str], bool], tuple[int, ...]] = {}
 
-    def _mask(self, name: str, value: Any) -> int:
-        failing = 0
-        for bit, condition in self.conditions[name]:
-            if not condition.holds(value):
-                failing |= 1 << bit
-        return self.every & ~failing
-
     def mask(self, name: str, value: Any) -> int:
         """The rules that a fact's value lets through."""
         found = self._masks.get((name, value))
         if found is None:
-            found = self._masks[name, value] = self._mask(name, value)
+            found = self._masks[name, value] = letting_through(
+                self.every, self.conditions[name], value
+            )
         return found
 
     def sets(self, known: int, opened: frozenset[str], *, limits: bool) -> tuple[int, ...]:
@@ -344,10 +309,6 @@ class _Paths:
     def may_train(self) -> bool:
         return any(_trains(state["train_decision"][0]) for state in self.paths("train_decision"))
 
-    def states(self) -> Iterator[dict[str, Vector]]:
-        """Each way through the tables."""
-        return self.paths()
-
     def paths(self, last: str = LAST, *, prune: bool = False) -> Iterator[dict[str, Vector]]:
         """Each way through the tables up to the last one; pruned, only those on which the answers
         may still differ.
@@ -402,11 +363,7 @@ class _Paths:
             apart = [len(set(vector)) > 1 for vector in state]
             if not any(apart) and not self.own_later[place]:
                 continue
-            if (
-                gate is not None
-                and not any(_trains(concluded) for concluded in state[gate])
-                and not apart[gate]
-            ):
+            if gate is not None and not apart[gate] and not any(map(_trains, state[gate])):
                 continue
             alive.add(
                 tuple(

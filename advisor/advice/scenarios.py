@@ -8,7 +8,7 @@ They stand in rules/scenarios/*.yaml and in the `scenarios:` list of a file of o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from advisor.advice.decide import LAST, SETTINGS, Decision, Undecided, decide
 from advisor.advice.why_not import why_not_outcome
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Path_, Shape, Text, check_shape
+from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Shape, Text, check_shape
 from advisor.ground.yaml_cache import read_shipped
-from advisor.ground.yaml_reader import Document, read_yaml
+from advisor.ground.yaml_reader import Document, Spot, read_yaml
 from advisor.methods import schemes
 from advisor.ruleset.candidates import spread_given
 from advisor.ruleset.facts import UNKNOWN, Fact
@@ -62,15 +62,12 @@ class Scenario:
     why: str  # whose experience or which text it comes from
     composition: str = ""
     fired: tuple[str, ...] = ()  # rules that have to decide
-    why_not: Mapping[str, str] = field(
-        default_factory=dict
-    )  # scheme or chain -> the rule that the answer "why not" has to name
-    whatif: tuple[
-        tuple[Mapping[str, Any], str], ...
-    ] = ()  # changed facts -> the composition they lead to
-    settings: Mapping[str, Any] | None = (
-        None  # of the stage whose objective, update and quantization are given
-    )
+    # Scheme or chain -> the rule that the answer "why not" has to name.
+    why_not: Mapping[str, str] = field(default_factory=dict)
+    # Changed facts -> the composition they lead to.
+    whatif: tuple[tuple[Mapping[str, Any], str], ...] = ()
+    # Of the stage whose objective, update and quantization are given.
+    settings: Mapping[str, Any] | None = None
     warned: tuple[str, ...] = ()  # rules that have to warn
 
 
@@ -119,8 +116,8 @@ def scenarios_of(document: Document, ruleset: Ruleset) -> tuple[Scenario, ...]:
         raise InputError(faults=faults)
     found = []
     for index, entry in enumerate(document.data["scenarios"]):
-        path = ("scenarios", index)
-        wrong = check_shape(document, SCENARIO, path)
+        spot = Spot(document) / "scenarios" / index
+        wrong = check_shape(document, SCENARIO, spot.path)
         if wrong:
             faults += wrong
             continue
@@ -129,23 +126,18 @@ def scenarios_of(document: Document, ruleset: Ruleset) -> tuple[Scenario, ...]:
             (spread_given(row["change"], ruleset.facts), row["composition"])
             for row in entry.get("whatif", ())
         ]
-        faults += _unknown_facts(document, (*path, "given"), given, ruleset)
+        faults += _unknown_facts(spot / "given", given, ruleset)
         for number, (change, _) in enumerate(whatif):
-            faults += _unknown_facts(document, (*path, "whatif", number, "change"), change, ruleset)
-        faults += _unknown_rules(document, path, entry, ruleset)
+            faults += _unknown_facts(spot / "whatif" / number / "change", change, ruleset)
+        faults += _unknown_rules(spot, entry, ruleset)
         if not {"composition", "settings", "warned"} & set(entry):
             what = "nothing is expected of this scenario"
-            faults.append(
-                Fault(
-                    where=document.at(path),
-                    what=what,
-                    allowed="`composition`, `settings` or `warned`",
-                )
-            )
+            allowed = "`composition`, `settings` or `warned`"
+            faults.append(Fault(where=spot.at(), what=what, allowed=allowed))
         found.append(
             Scenario(
                 id=entry["id"],
-                at=document.at((*path, "id")),
+                at=(spot / "id").at(),
                 given=given,
                 why=entry["why"],
                 composition=entry.get("composition", ""),
@@ -161,33 +153,25 @@ def scenarios_of(document: Document, ruleset: Ruleset) -> tuple[Scenario, ...]:
     return tuple(found)
 
 
-def _unknown_facts(
-    document: Document, path: Path_, facts: Mapping[str, Any], ruleset: Ruleset
-) -> Iterator[Fault]:
+def _unknown_facts(spot: Spot, facts: Mapping[str, Any], ruleset: Ruleset) -> Iterator[Fault]:
     for name, value in facts.items():
         fact = ruleset.facts.get(name)
         if fact is None:
-            at = document.at((*path, name), key=True)
+            at = (spot / name).at(key=True)
             yield unknown_name("fact", name, list(ruleset.facts), at=at)
         elif not _possible(fact, value):
-            what = f"'{name}' cannot be {value!r}"
-            yield Fault(
-                where=document.at((*path, name)),
-                what=what,
-                allowed=", ".join(map(str, fact.values)),
-            )
+            what, allowed = f"'{name}' cannot be {value!r}", ", ".join(map(str, fact.values))
+            yield Fault(where=(spot / name).at(), what=what, allowed=allowed)
 
 
-def _unknown_rules(
-    document: Document, path: Path_, entry: Mapping[str, Any], ruleset: Ruleset
-) -> Iterator[Fault]:
+def _unknown_rules(spot: Spot, entry: Mapping[str, Any], ruleset: Ruleset) -> Iterator[Fault]:
     ids = {rule.id for rules in ruleset.rules.values() for rule in rules} | set(ruleset.disabled)
     for key in ("fired", "warned", "why_not"):
         named = entry.get(key, ())
         places = named if isinstance(named, dict) else range(len(named))
         for place in places:
             if named[place] not in ids:
-                at = document.at((*path, key, place))
+                at = (spot / key / place).at()
                 yield unknown_name("rule", named[place], sorted(ids), at=at)
 
 
@@ -289,31 +273,7 @@ def rules_without_scenario(ruleset: Ruleset, scenarios: Sequence[Scenario]) -> t
             judgement = judge(ruleset, SETTINGS, scenario.given)
             seen.update(rule.id for _, rule in judgement.settings.values())
             seen.update(rule.id for rule in judgement.warnings)
-        else:
-            seen |= _deciding(decide(ruleset, scenario.given))
-            for change, _ in scenario.whatif:
-                seen |= _deciding(decide(ruleset, {**scenario.given, **change}))
+            continue
+        for change in ({}, *(change for change, _ in scenario.whatif)):
+            seen |= _deciding(decide(ruleset, {**scenario.given, **change}))
     return tuple(rule for rules in ruleset.rules.values() for rule in rules if rule.id not in seen)
-
-
-def unnoticed_rules(ruleset: Ruleset, scenarios: Sequence[Scenario]) -> tuple[Rule, ...]:
-    """Active rules that can be dropped without breaking a scenario (the mutation check)."""
-    return tuple(
-        rule
-        for rules in ruleset.rules.values()
-        for rule in rules
-        if not run_scenarios(without(ruleset, rule), scenarios)
-    )
-
-
-def without(ruleset: Ruleset, dropped: Rule) -> Ruleset:
-    """The rule set less one rule."""
-    return replace(
-        ruleset,
-        rules={
-            **ruleset.rules,
-            dropped.table: tuple(
-                rule for rule in ruleset.rules[dropped.table] if rule is not dropped
-            ),
-        },
-    )

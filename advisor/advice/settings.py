@@ -2,20 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
+from advisor.advice.facts_of_situation import device, model_facts
 from advisor.advice.types import Chosen
+from advisor.ground.types import DataProfile, ModelShape
 from advisor.methods import methods
+from advisor.methods.composition import Composition
+from advisor.methods.families import DECODER, ENCODER, SEQ2SEQ, kind_of_type
+from advisor.methods.model import Objective
 from advisor.methods.optimizers import optimizer
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Stage
 from advisor.ruleset.judge import Judgement, judge
-from advisor.ruleset.model import Ruleset
+from advisor.ruleset.model import Rule, Ruleset
+from advisor.situation.types import Situation
 
 RATE = "learning_rate"  # every stage has one
+# What rules may set for each amount of memory (fact `memory_left`), the usual settings first.
+MEMORY_LEFT = ("enough", "little", "least")
 DEFAULTS = {item.name: item.default for item in fields(Stage) if item.default is not MISSING}
+
+
+@dataclass(frozen=True, slots=True)
+class StageCase:
+    """One stage of a composition, in a situation and under rules."""
+
+    ruleset: Ruleset
+    situation: Situation
+    facts: Mapping[str, Any]
+    composition: Composition
+    objective: str
+
+    @property
+    def method(self) -> Objective:
+        """What the file of its objective says."""
+        return methods().objective(self.objective)
+
+    @property
+    def update(self) -> str:
+        return self.composition.update or "lora"
+
+    @property
+    def is_module(self) -> bool:
+        return methods().update(self.update).is_module
+
+    @property
+    def cards(self) -> int:
+        """How many devices there are for it."""
+        return max(1, len(self.situation.hardware.gpus))
+
+    @property
+    def on_cpu(self) -> bool:
+        return device(self.situation) == "cpu"
+
+    @property
+    def is_seq2seq(self) -> bool:
+        """Whether an encoder reads and a decoder writes."""
+        return is_seq2seq(self.situation.model)
+
+    @property
+    def profiles(self) -> Sequence[DataProfile]:
+        """What it reads: each task's own data, or examples beside a corpus for the stage that
+        learns from examples.
+        """
+        situation = self.situation
+        if needs_examples(situation, self.objective) and situation.examples is not None:
+            return [situation.examples]
+        if situation.data is not None:
+            return [situation.data]
+        return [profile for profile in situation.tasks.values() if profile.tokens is not None]
+
+    @property
+    def profile(self) -> DataProfile | None:
+        """The data whose rows decide its lengths: of several tasks those with the longest row."""
+        return max(
+            self.profiles, key=lambda one: one.tokens.longest if one.tokens else 0, default=None
+        )
+
+    def seen(self) -> dict[str, Any]:
+        """What the table of settings sees beside the stage's own axes."""
+        found = {**self.facts, "architecture": DECODER}
+        if self.composition.encoder:
+            found["architecture"] = SEQ2SEQ if self.is_seq2seq else ENCODER
+        if (model := self.situation.model) is not None:
+            # Also of a suggested model: its size decides the learning rate.
+            found["params_b"] = model.params / 1e9
+            found |= model_facts(model)
+        return found
+
+    def settings(
+        self, memory_left: str = MEMORY_LEFT[0], packing_suits: str = "unknown"
+    ) -> dict[str, Chosen]:
+        """What the rules set, before anything is fitted."""
+        seen = {**self.seen(), "memory_left": memory_left}
+        if packing_suits != "unknown":
+            seen["packing_suits"] = packing_suits
+        axes = (self.objective, self.update, self.composition.quantization)
+        return settings_by_rule(self.ruleset, seen, *axes)
+
+    def warnings(self) -> tuple[Rule, ...]:
+        """The `warn` rules of the settings table that fire."""
+        axes = (self.objective, self.update, self.composition.quantization)
+        return judge_stage(self.ruleset, self.seen(), *axes).warnings
+
+
+def is_seq2seq(model: ModelShape | None) -> bool:
+    """Whether an encoder reads and a decoder writes."""
+    return model is not None and kind_of_type(model.architecture) == SEQ2SEQ
+
+
+def needs_examples(situation: Situation, objective: str) -> bool:
+    """Whether a stage learns from examples where the data are documents: the file of examples is
+    then its data.
+    """
+    return objective == "sft" and situation.data is not None and situation.data.kind == "raw_text"
 
 
 def judge_stage(

@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.advice.settings import DEFAULTS
+from advisor.advice.settings import DEFAULTS, is_seq2seq
 from advisor.advice.types import Chosen
 from advisor.estimate.types import Estimate
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
 from advisor.methods.composition import Composition
-from advisor.methods.families import SEQ2SEQ, kind_of_type
+from advisor.methods.families import SEQ2SEQ
 from advisor.methods.links import reach_of
 from advisor.methods.strategies import Sharing, refused_by
 from advisor.ruleset.phrases import inside_sentence
@@ -38,8 +38,7 @@ def sharing_settings(sharing: Sharing) -> dict[str, Chosen]:
 def sharing_axes(situation: Situation, composition: Composition) -> dict[str, Any]:
     """What decides how a stage can be shared, beside its objective and settings."""
     axes = {"update": composition.update or "lora", "quantization": composition.quantization}
-    model = situation.model
-    if composition.encoder and model is not None and kind_of_type(model.architecture) == SEQ2SEQ:
+    if composition.encoder and is_seq2seq(situation.model):
         axes["head"] = SEQ2SEQ
     return axes
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from advisor.advice.settings import StageCase
 from advisor.advice.types import Chosen
-from advisor.ground.types import DataProfile
-from advisor.methods import methods
-from advisor.situation.types import Situation
 
 MULTIPLE = 64
 SHORTEST = 256  # tokens: less holds few conversations, and no pieces of documents worth reading
@@ -17,21 +15,15 @@ WHOLE_ROWS = 2.0  # times the mean: where lengths are not known, most rows are s
 
 
 def shorter_rows(
-    settings: Mapping[str, Chosen],
-    situation: Situation,
-    objective: str,
-    data: DataProfile | None,
-    *,
-    steps: int,
+    settings: Mapping[str, Chosen], case: StageCase, *, steps: int
 ) -> tuple[dict[str, Chosen], str]:
     """The settings with a shorter sequence, and what that leaves out in words; unchanged for no
     steps, and where the rows do not allow it.
 
     Args:
-        data: The data with the longest rows; None: not measured.
         steps: How far to go: 1 leaves out a hundredth of the rows, 2 a twentieth.
     """
-    found, what = dict(settings), methods().objective(objective)
+    found, what, data = dict(settings), case.method, case.profile
     whole = int(found["seq_len"].value)
     if not steps or what.generates:
         return found, ""
@@ -46,7 +38,7 @@ def shorter_rows(
         count = f"at most {share:.0%} of the {data.rows:,} rows, about {share * data.rows:,.0f},"
     else:
         length = max(SHORTEST, whole >> steps)
-        rows, tokens = (situation.answers.value(name) for name in ("data_rows", "data_tokens"))
+        rows, tokens = (case.situation.answers.value(name) for name in ("data_rows", "data_tokens"))
         mean = tokens / rows / what.sequences_per_row if rows and tokens else 0.0
         if WHOLE_ROWS * mean > length:
             return found, ""

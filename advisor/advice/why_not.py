@@ -41,13 +41,7 @@ from advisor.ruleset.phrases import (
 )
 
 Change = Mapping[str, Any]  # fact id -> the value that it would have
-CHOICES = (
-    "budget",
-    "depth",
-    "serve_with",
-    "priority",
-    "teacher",
-)  # a person can answer these otherwise
+CHOICES = ("budget", "depth", "serve_with", "priority", "teacher")  # can be answered otherwise
 # How much it takes to make a condition true, the least first: what the memory decides, another
 # answer, other data or another GPU, another model, another task.
 LIMIT, ANSWER, EFFORT, OTHER_MODEL, OTHER_TASK = 0, 1, 2, 4, 8
@@ -84,14 +78,7 @@ def why_not_outcome(
     ]
     if not named or winner is None:
         return [Reason(text="None of the rules in use recommends it here.")]
-    question = _WhyNot(
-        table=table,
-        outcome=outcome,
-        facts=facts,
-        ruleset=ruleset,
-        sizes=sizes,
-        is_suggested=is_suggested,
-    )
+    question = _WhyNot(table, outcome, facts, ruleset, sizes, is_suggested)
     capacity = question.ruled_by_capacity(str(winner[0]))
     if capacity is None and (way := question.way_to_win(judgement, named)) is not None:
         return [question.would_come_first(way)]
@@ -213,7 +200,7 @@ class _WhyNot:
                     fact.id: Condition(fact=fact.id, values=frozenset({TOO_BIG}))
                     for name in too_big
                     for fact in self.ruleset.facts.values()
-                    if _is_fit_of(fact, name)
+                    if fact.instance_of and scheme_of_fact(fact) == name
                 }
                 yield _Way(change={}, wanted=wanted, rule=placed, by_size=True)
 
@@ -393,10 +380,6 @@ def _weight(scheme: str) -> int:
     return 2 if update(one.update).trains == "all" else 0 if one.quantization else 1
 
 
-def _is_fit_of(fact: Fact, scheme: str) -> bool:
-    return bool(fact.instance_of) and scheme_of_fact(fact) == scheme
-
-
 def _merged(way: Iterable[Condition]) -> dict[str, Condition]:
     """The conditions joined by fact; empty where two of them can never hold together."""
     found: dict[str, Condition] = {}
@@ -462,12 +445,10 @@ def _ranking_rule(
     before = [
         rule
         for rule in ruleset.rules[judgement.table]
-        if rule.kind == "recommend" and rule.then.get(concludes) == judgement.winner[0]
-    ]
-    before = [
-        rule
-        for rule in before
-        if _rank(rule, ruleset) > _rank(placed, ruleset) and rule.first_failing(facts) is None
+        if rule.kind == "recommend"
+        and rule.then.get(concludes) == judgement.winner[0]
+        and _rank(rule, ruleset) > _rank(placed, ruleset)
+        and rule.first_failing(facts) is None
     ]
     return min(before, key=lambda rule: (_rank(rule, ruleset), rule.id), default=None)
 

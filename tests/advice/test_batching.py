@@ -17,6 +17,7 @@ from advisor.advice.batching import GAINS, MULTIPLE, SAME_ROWS, Packing, packing
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.fit import fit_stage
 from advisor.advice.planning import comment_of
+from advisor.advice.settings import StageCase
 from advisor.data.measure.lengths import Lengths
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.ground.types import Answer, Answers, DataProfile, TokenStats
@@ -67,9 +68,9 @@ def fitted(*, gpu="RTX 4090", gpus=1, model="Qwen/Qwen3-8B", composition="sft+ql
     situation = replace(situation_of(answers, probed=UNKNOWN_MACHINE), data=data)
     found = parse_composition(composition)
     stage, cost = fit_stage(
-        RULES, situation, situation_facts(situation), found, found.chain[-1],
+        StageCase(RULES, situation, situation_facts(situation), found, found.chain[-1]),
         ON_EACH if gpus > 1 else ALONE,
-    )  # fmt: skip
+    )
     return {key: chosen.value for key, chosen in stage.settings.items()}, stage, cost
 
 

@@ -7,6 +7,7 @@ import pytest
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.fit import fit_stage
 from advisor.advice.planning import comment_of
+from advisor.advice.settings import StageCase
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
 from advisor.methods.strategies import ALONE, ON_EACH
@@ -28,9 +29,8 @@ def fitted(model, gpu, *, composition="sft+full", gpus=1, rules=RULES):
     situation = situation_of(answers, probed=UNKNOWN_MACHINE)
     facts = situation_facts(situation)
     found = parse_composition(composition)
-    return fit_stage(
-        rules, situation, facts, found, found.chain[-1], ON_EACH if gpus > 1 else ALONE
-    )
+    case = StageCase(rules, situation, facts, found, found.chain[-1])
+    return fit_stage(case, ON_EACH if gpus > 1 else ALONE)
 
 
 def formats(stage):

@@ -12,6 +12,7 @@ import pytest
 from advisor.advice.fit import fit_stage
 from advisor.advice.micro_batches import MICRO_BATCHES
 from advisor.advice.planning import comment_of, make_plan, missing_for_plan
+from advisor.advice.settings import StageCase
 from advisor.advice.stage_cost import pace_by, stage_estimate
 from advisor.advice.steps import steps_in
 from advisor.ground.errors import InputError
@@ -148,8 +149,12 @@ def test_no_batch_is_smaller_than_the_trainer_takes():
     stated = {"task": "chat_assistant", "model": "Qwen/Qwen3-8B", "gpu": "RTX 4060 8GB"}
     answers = {key: Answer(value=value, origin="flag") for key, value in stated.items()}
     situation = situation_of(Answers(known=answers), probed=UNKNOWN_MACHINE)
-    kto, _ = fit_stage(RULES, situation, {}, parse_composition("kto+qlora"), "kto", ALONE)
-    sft, _ = fit_stage(RULES, situation, {}, parse_composition("sft+qlora"), "sft", ALONE)
+    kto, sft = (
+        fit_stage(StageCase(RULES, situation, {}, parse_composition(f"{name}+qlora"), name), ALONE)[
+            0
+        ]
+        for name in ("kto", "sft")
+    )
     assert sft.settings["micro_batch_size"].value == 1
     assert kto.settings["micro_batch_size"].value == 4
 
@@ -163,7 +168,7 @@ def test_what_is_said_of_a_micro_batch_is_true(situation_files):
         advice = random_advice(seed, situation_files, runnable=True, flips=False)
         if advice is None:
             continue
-        for stage in (stage for one in advice.alternatives for stage in one.stages):
+        for found, stage in ((one, stage) for one in advice.alternatives for stage in one.stages):
             plain = {key: chosen.value for key, chosen in stage.settings.items()}
             micro = stage.settings["micro_batch_size"]
             said = micro.because
@@ -175,15 +180,16 @@ def test_what_is_said_of_a_micro_batch_is_true(situation_files):
                 "micro_batch_size": MICRO_BATCHES[MICRO_BATCHES.index(micro.value) - 1],
                 "grad_accum": max(1, plain["grad_accum"] // 2),
             }
-            axes = (advice.situation, stage.objective, stage.update, stage.quantization)
+            axes = (advice.situation, advice.facts, found.composition, stage.objective)
+            case = StageCase(RULES, *axes)
             strategy = plain.get("sharding")
             if free:
-                cost = stage_estimate(*axes, more, strategy)
+                cost = stage_estimate(case, more, strategy)
                 left = (cost.limit_bytes - cost.memory.need_bytes) / 2**30
                 assert left < float(free[1]) + 0.06, (seed, stage.objective, said)
                 largest += 1
-            elif (before := pace_by(*axes, strategy)(plain)) is not None:
-                assert before <= 1.051 * pace_by(*axes, strategy)(more), (seed, said)
+            elif (before := pace_by(case, strategy)(plain)) is not None:
+                assert before <= 1.051 * pace_by(case, strategy)(more), (seed, said)
                 no_faster += 1
     assert largest >= scaled(3)
     assert no_faster >= scaled(20)

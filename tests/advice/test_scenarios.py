@@ -2,13 +2,14 @@
 them.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from advisor.advice.scenarios import (
     read_scenarios,
     run_scenarios,
     shipped_scenarios,
-    unnoticed_rules,
 )
 from advisor.ground.errors import InputError
 from advisor.ruleset.load import load_rules
@@ -25,13 +26,22 @@ def test_the_shipped_scenarios_hold(ruleset):
     assert run_scenarios(ruleset, scenarios) == ()
 
 
+def unnoticed_rules(ruleset, scenarios):
+    """Ids of the active rules that can be dropped without breaking a scenario."""
+    for table, rules in ruleset.rules.items():
+        for rule in rules:
+            left = tuple(other for other in rules if other is not rule)
+            if not run_scenarios(replace(ruleset, rules={**ruleset.rules, table: left}), scenarios):
+                yield rule.id
+
+
 def test_dropping_any_rule_breaks_a_scenario():
     """The mutation check: a rule that can be dropped unnoticed is not tested.
 
     Rules that only act without evidence are dropped there.
     """
-    alone = {rule.id for rule in unnoticed_rules(GUIDE, shipped_scenarios(GUIDE))}
-    together = {rule.id for rule in unnoticed_rules(ALL, shipped_scenarios(ALL))}
+    alone = set(unnoticed_rules(GUIDE, shipped_scenarios(GUIDE)))
+    together = set(unnoticed_rules(ALL, shipped_scenarios(ALL)))
     evidence = {
         rule.id for rules in ALL.rules.values() for rule in rules if rule.layer == "evidence"
     }

@@ -10,7 +10,7 @@ import pytest
 
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.fit import fit_stage
-from advisor.advice.settings import settings_by_rule
+from advisor.advice.settings import StageCase, settings_by_rule
 from advisor.advice.steps import aim_of, held_out, settings_for_rows, steps_in
 from advisor.advice.types import Chosen
 from advisor.ground.types import Answer, Answers
@@ -133,14 +133,9 @@ def test_comments_count_steps_that_the_fitted_batch_has(cards):
             stated = {key: Answer(value=value, origin="flag") for key, value in known.items()}
             situation = situation_of(Answers(known=stated), probed=UNKNOWN_MACHINE)
             parsed = parse_composition(composition)
-            stage, _ = fit_stage(
-                RULES,
-                situation,
-                situation_facts(situation),
-                parsed,
-                parsed.chain[0],
-                ON_EACH if cards > 1 else ALONE,
-            )
+            facts = situation_facts(situation)
+            case = StageCase(RULES, situation, facts, parsed, parsed.chain[0])
+            stage, _ = fit_stage(case, ON_EACH if cards > 1 else ALONE)
             chosen = stage.settings
             per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * cards
             held = round(rows * chosen["holdout"].value)

@@ -11,6 +11,7 @@ import pytest
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.fit import fit_stage
 from advisor.advice.lengths import sequence_length
+from advisor.advice.settings import StageCase
 from advisor.commands.check import check_data
 from advisor.data import profile
 from advisor.ground.types import Answer, Answers
@@ -123,10 +124,9 @@ def planned(path, **options):
     )
     situation = situation_of(answers, probed=UNKNOWN_MACHINE)
     situation = replace(situation, data=profile(path, **options))
-    stage, _ = fit_stage(
-        load_rules(), situation, situation_facts(situation), found, found.chain[-1], ALONE
-    )
-    return stage.settings
+    facts = situation_facts(situation)
+    case = StageCase(load_rules(), situation, facts, found, found.chain[-1])
+    return fit_stage(case, ALONE)[0].settings
 
 
 @pytest.mark.parametrize(
