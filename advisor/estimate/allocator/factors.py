@@ -27,19 +27,12 @@ LOG_RATIOS = [log(max(LEAST_RATIO, one)) for one in GRADIENT_RATIOS]
 
 
 class CacheFactors(NamedTuple):
-    """Shares of the memory that comes and goes.
+    """Shares of the memory that comes and goes."""
 
-    Attributes:
-        kept: Held beyond the allocated peak, all micro-batches of one length.
-        per_record: Held more for each record of length, by its length over the longest.
-        lost: Of `kept`, what cannot be given back when memory is short.
-        lost_ragged: The same where lengths differ.
-    """
-
-    kept: float
-    per_record: float
-    lost: float
-    lost_ragged: float
+    kept: float  # held beyond the allocated peak, all micro-batches of one length
+    per_record: float  # held more for each record of length, by its length over the longest
+    lost: float  # of `kept`, what cannot be given back when memory is short
+    lost_ragged: float  # the same where lengths differ
 
 
 def cache_factors(

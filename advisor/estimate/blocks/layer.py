@@ -296,20 +296,13 @@ def _with_shared(o: Operations, x: Tensor, out: Tensor, part: Experts, style: St
 
 
 class LayerMemory(NamedTuple):
-    """Bytes per token of one layer.
+    """Bytes per token of one layer."""
 
-    Attributes:
-        kept: Saved for the backward pass, its input among them if an operation saves it.
-        kept_inside: The same without its input, which checkpointing counts already.
-        backward: The worst point of its backward pass, saved tensors and gradients together,
-            without its input.
-        forward: The worst point of a pass that saves nothing.
-    """
-
-    kept: float
-    kept_inside: float
+    kept: float  # saved for the backward pass, its input among them if an operation saves it
+    kept_inside: float  # the same without its input, which checkpointing counts already
+    # The worst point of its backward pass, saved tensors and gradients together, without its input.
     backward: float
-    forward: float
+    forward: float  # the worst point of a pass that saves nothing
 
 
 @lru_cache(maxsize=4096)

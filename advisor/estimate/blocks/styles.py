@@ -10,37 +10,31 @@ from typing import Literal, NamedTuple
 
 
 class Style(NamedTuple):
-    """Attributes:
-    norm: "rms"; "rms32": multiplied by its weight in float32; "layer": LayerNorm.
-    order: Norms before attention and MLP ("pre"), after them ("post"), before and after ("both"),
-        both on the layer's input ("parallel"), or one for both ("shared").
-    activation: Of the MLP: "input" is saved (silu, gelu), "output" (relu), or "steps": gelu written
-        out in elementary operations.
-    rotary: Queries and keys are rotated: "" not, "joined" where the result is put together from
-        parts: it then lies head by head, and so does the attention's output, which is copied.
-    dropout: On the outputs of attention and MLP, and on attention scores, as published
-        configurations have it.
-    softmax: Of the scores: in float32 with a cast behind, as autocast decides ("plain"), or in
-        16 bit.
-    router: Softmax over all experts in float32 ("float32"), or over the chosen ones' logits
-        ("chosen").
-    weights32: The router's weights stay float32, so that the experts' outputs become float32.
-    shared_gate: A number per token scales the shared expert's output.
-    clamped: Experts clamp gate and up, and add one to up (gpt-oss).
-    scaled: Each mixer reads the hidden states times a number of its own (Falcon-H1).
-    """
+    """How the blocks of a family differ from those of LLaMA."""
 
+    # "rms"; "rms32": multiplied by its weight in float32; "layer": LayerNorm.
     norm: Literal["rms", "rms32", "layer"] = "rms"
+    # Norms before attention and MLP ("pre"), after them ("post"), before and after ("both"), both
+    # on the layer's input ("parallel"), or one for both ("shared").
     order: Literal["pre", "post", "both", "parallel", "shared"] = "pre"
+    # Of the MLP: "input" is saved (silu, gelu), "output" (relu), or "steps": gelu written out in
+    # elementary operations.
     activation: Literal["input", "output", "steps"] = "input"
+    # Queries and keys are rotated: "" not, "joined" where the result is put together from parts: it
+    # then lies head by head, and so does the attention's output, which is copied.
     rotary: Literal["", "whole", "joined"] = "whole"
+    # On the outputs of attention and MLP, and on attention scores, as published configurations have
+    # it.
     dropout: bool = False
+    # Of the scores: in float32 with a cast behind, as autocast decides ("plain"), or in 16 bit.
     softmax: Literal["float32", "plain", "narrow"] = "float32"
+    # Softmax over all experts in float32 ("float32"), or over the chosen ones' logits ("chosen").
     router: Literal["float32", "chosen", "sigmoid"] = "float32"
+    # The router's weights stay float32, so that the experts' outputs become float32.
     weights32: bool = False
-    shared_gate: bool = False
-    clamped: bool = False
-    scaled: bool = False
+    shared_gate: bool = False  # a number per token scales the shared expert's output
+    clamped: bool = False  # experts clamp gate and up, and add one to up (gpt-oss)
+    scaled: bool = False  # each mixer reads the hidden states times a number of its own (Falcon-H1)
 
 
 LLAMA = Style()

@@ -55,28 +55,17 @@ class Tensors:
 class Trained(NamedTuple):
     """All that the states depend on of a run; hashable, and without its batch, so that what is
     counted once holds for every batch.
-
-    Attributes:
-        dims: Of the model.
-        trained: (how many, bytes each) of what trains, by dtype.
-        master: The optimizer steps on float32 copies.
-        is_module: A module is trained beside a frozen base.
-        side: The small side of a module's matrices; None: it has none.
-        optimizer: Its name.
-        optim_args: As transformers reads them.
-        targets: `optim_target_modules`.
-        by_transformers: transformers' Trainer, or ours, builds the optimizer.
     """
 
-    dims: Dims
-    trained: tuple[tuple[int, int], ...]
-    master: bool
-    is_module: bool
-    side: int | None
-    optimizer: str
-    optim_args: str | None
-    targets: tuple[str, ...]
-    by_transformers: bool
+    dims: Dims  # of the model
+    trained: tuple[tuple[int, int], ...]  # (how many, bytes each) of what trains, by dtype
+    master: bool  # the optimizer steps on float32 copies
+    is_module: bool  # a module is trained beside a frozen base
+    side: int | None  # the small side of a module's matrices; None: it has none
+    optimizer: str  # its name
+    optim_args: str | None  # as transformers reads them
+    targets: tuple[str, ...]  # `optim_target_modules`
+    by_transformers: bool  # transformers' Trainer, or ours, builds the optimizer
 
 
 def trained_of(s: ResolvedRun) -> Trained:

@@ -226,40 +226,26 @@ def readable_bytes(
 
 
 class Room(NamedTuple):
-    """What the allocator holds beside a moment's tensors, and how much there is.
+    """What the allocator holds beside a moment's tensors, and how much there is."""
 
-    Attributes:
-        flowing: Bytes that come and go in a step, all phases added up.
-        unfit: Bytes of RAM that were freed and fit nothing that comes later.
-        blocks: Blocks split and lost, then cached ones.
-        apart: Bytes of gathered weights and of gradients on their way, made on streams of their
-            own.
-        context: What the driver holds beside the allocator, as far as the counter shows it.
-        readable: The most its counter can show, which cached blocks fill and do not exceed.
-    """
-
-    flowing: int
-    unfit: float
-    blocks: Sequence[Term]
+    flowing: int  # bytes that come and go in a step, all phases added up
+    unfit: float  # bytes of RAM that were freed and fit nothing that comes later
+    blocks: Sequence[Term]  # blocks split and lost, then cached ones
+    # Bytes of gathered weights and of gradients on their way, made on streams of their own.
     apart: int
+    # What the driver holds beside the allocator, as far as the counter shows it.
     context: Sequence[Term]
+    # The most its counter can show, which cached blocks fill and do not exceed.
     readable: int | None
 
 
 class Held(NamedTuple):
-    """A moment with what of its bytes must be there, and what is cached beside them.
+    """A moment with what of its bytes must be there, and what is cached beside them."""
 
-    Attributes:
-        moment: With all its terms.
-        need: Bytes without the cache.
-        cached: Bytes that a counter shows beyond the need.
-        given_back: Bytes that would be cached too if there were room.
-    """
-
-    moment: Moment
-    need: int
-    cached: int
-    given_back: int
+    moment: Moment  # with all its terms
+    need: int  # bytes without the cache
+    cached: int  # bytes that a counter shows beyond the need
+    given_back: int  # bytes that would be cached too if there were room
 
 
 def _moment(

@@ -18,24 +18,18 @@ Part = Literal["mixer", "mlp", "shared", "extra"]
 
 
 class Linear(NamedTuple):
-    """A linear layer (`nn.Linear`): what nf4 and int8 quantise and what LoRA adapts.
+    """A linear layer (`nn.Linear`): what nf4 and int8 quantise and what LoRA adapts."""
 
-    Attributes:
-        name: The last part of its module's name, as LoRA's target modules give it.
-        part: Of a mixer, of the dense MLP, of the experts that every token passes through
-            ("shared"), or "extra": what some families add beside (per-layer embeddings, low-rank
-            residuals).
-        biased: It adds a vector of `outputs` numbers.
-        adapted: "all-linear" adapts it. Our trainers leave routers out, and PEFT refuses Mamba's
-            out_proj, whose kernel reads the weight itself (peft 0.21, tuners_utils.py,
-            `_check_lora_target_modules_mamba`).
-    """
-
-    name: str
+    name: str  # the last part of its module's name, as LoRA's target modules give it
     inputs: int
     outputs: int
+    # Of a mixer, of the dense MLP, of the experts that every token passes through ("shared"), or
+    # "extra": what some families add beside (per-layer embeddings, low-rank residuals).
     part: Part = "mixer"
-    biased: bool = False
+    biased: bool = False  # it adds a vector of `outputs` numbers
+    # "all-linear" adapts it. Our trainers leave routers out, and PEFT refuses Mamba's out_proj,
+    # whose kernel reads the weight itself (peft 0.21, tuners_utils.py,
+    # `_check_lora_target_modules_mamba`).
     adapted: bool = True
 
     @property
@@ -50,33 +44,24 @@ class Linear(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """Softmax attention over keys and values of all tokens before, or of a window of them.
-
-    Attributes:
-        window: How many tokens back a query sees (sliding or chunked); None: all.
-        norm: RMSNorms of queries and keys: of each head, of the whole projection, or none.
-        gate: Numbers per token that scale the output (`gate` of Qwen3-Next: as wide as the queries;
-            LFM3: one per head); 0 without.
-        sinks: One learned score per head beside the tokens' (gpt-oss): no plain SDPA.
-        capped: Scores pass through tanh (`attn_logit_softcapping`): no SDPA.
-        own_keys: Keys and values are projected here; else they are those of an earlier layer.
-        keys_are_values: The values are the keys, without a projection of their own.
-        cross: Keys and values come from the encoder.
-        fused: Query, key and value are one matrix.
-    """
+    """Softmax attention over keys and values of all tokens before, or of a window of them."""
 
     heads: int
     kv_heads: int
     head_dim: int
-    window: int | None = None
+    window: int | None = None  # how many tokens back a query sees (sliding or chunked); None: all
+    # RMSNorms of queries and keys: of each head, of the whole projection, or none.
     norm: Literal["", "head", "whole"] = ""
+    # Numbers per token that scale the output (`gate` of Qwen3-Next: as wide as the queries; LFM3:
+    # one per head); 0 without.
     gate: int = 0
-    sinks: bool = False
-    capped: bool = False
+    sinks: bool = False  # one learned score per head beside the tokens' (gpt-oss): no plain SDPA
+    capped: bool = False  # scores pass through tanh (`attn_logit_softcapping`): no SDPA
+    # Keys and values are projected here; else they are those of an earlier layer.
     own_keys: bool = True
-    keys_are_values: bool = False
-    cross: bool = False
-    fused: bool = False
+    keys_are_values: bool = False  # the values are the keys, without a projection of their own
+    cross: bool = False  # keys and values come from the encoder
+    fused: bool = False  # query, key and value are one matrix
 
     @property
     def q_size(self) -> int:
@@ -115,19 +100,14 @@ class Latent(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """Gated DeltaNet (linear attention with a state per head), behind a short convolution.
-
-    Attributes:
-        kernel: Tokens that the convolution over queries, keys and values sees.
-        low_rank: Width inside the gates of Kimi's delta attention (KDA); 0: Qwen's form.
-    """
+    """Gated DeltaNet (linear attention with a state per head), behind a short convolution."""
 
     key_heads: int
     value_heads: int
     key_dim: int
     value_dim: int
-    kernel: int
-    low_rank: int = 0
+    kernel: int  # tokens that the convolution over queries, keys and values sees
+    low_rank: int = 0  # width inside the gates of Kimi's delta attention (KDA); 0: Qwen's form
 
     @property
     def keys(self) -> int:
@@ -194,23 +174,16 @@ class Dense(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """Routed experts, held in tensors of three dimensions, with the shared ones beside them.
-
-    Attributes:
-        used: How many of them one token passes through.
-        width: Of one expert.
-        shared: MLP width of the experts that every token passes through; 0 without.
-        inputs: Width that the experts read and write: the model's, or a narrower one of their own.
-        biased: The tensors have biases (gpt-oss).
-    """
+    """Routed experts, held in tensors of three dimensions, with the shared ones beside them."""
 
     count: int
-    used: int
-    width: int
-    shared: int = 0
+    used: int  # how many of them one token passes through
+    width: int  # of one expert
+    shared: int = 0  # MLP width of the experts that every token passes through; 0 without
+    # Width that the experts read and write: the model's, or a narrower one of their own.
     inputs: int = 0
     gated: bool = True
-    biased: bool = False
+    biased: bool = False  # the tensors have biases (gpt-oss)
 
     @property
     def matrices(self) -> int:
@@ -246,32 +219,23 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class LayerKind:
-    """Layers that are alike.
+    """Layers that are alike."""
 
-    Attributes:
-        count: How many there are.
-        mixers: None in a layer that is an MLP alone; two where they work side by side (Falcon-H1).
-        norms: Of the model's width.
-        linears: All linear layers outside of routed experts, in the order of the model.
-        router: Parameters that choose the experts, as one tensor (never quantised by bitsandbytes,
-            adapted by no "all-linear").
-        other: Parameters that are neither: norms, biases, convolutions, decays, scales.
-        per_layer: Width of the embedding that each layer adds (Gemma 3n and 4); 0 without.
-        streams: Copies of the hidden states between layers (AltUp of Gemma 3n); 1 elsewhere.
-        encodes: A layer of an encoder: every token sees every other.
-    """
-
-    count: int
+    count: int  # how many there are
+    # None in a layer that is an MLP alone; two where they work side by side (Falcon-H1).
     mixers: tuple[Mixer, ...]
     dense: Dense | None
     experts: Experts | None
-    norms: int
+    norms: int  # of the model's width
+    # All linear layers outside of routed experts, in the order of the model.
     linears: tuple[Linear, ...]
+    # Parameters that choose the experts, as one tensor (never quantised by bitsandbytes, adapted by
+    # no "all-linear").
     router: int = 0
-    other: int = 0
-    per_layer: int = 0
-    streams: int = 1
-    encodes: bool = False
+    other: int = 0  # parameters that are neither: norms, biases, convolutions, decays, scales
+    per_layer: int = 0  # width of the embedding that each layer adds (Gemma 3n and 4); 0 without
+    streams: int = 1  # copies of the hidden states between layers (AltUp of Gemma 3n); 1 elsewhere
+    encodes: bool = False  # a layer of an encoder: every token sees every other
 
     @property
     def linear_params(self) -> int:
@@ -307,21 +271,16 @@ class LayerKind:
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A whole model.
-
-    Attributes:
-        embedding: Token embeddings, and the output matrix where it is not tied.
-        lookup: Further embeddings of each layer: looked up, never multiplied, never quantised.
-        linears: Linear layers outside of the hidden layers, without the output matrix: poolers,
-            projections of per-layer embeddings.
-        other: Norms outside of the layers, positions, token types, biases.
-    """
+    """A whole model."""
 
     kinds: tuple[LayerKind, ...]
-    embedding: int
+    embedding: int  # token embeddings, and the output matrix where it is not tied
+    # Further embeddings of each layer: looked up, never multiplied, never quantised.
     lookup: int = 0
+    # Linear layers outside of the hidden layers, without the output matrix: poolers, projections of
+    # per-layer embeddings.
     linears: tuple[Linear, ...] = ()
-    other: int = 0
+    other: int = 0  # norms outside of the layers, positions, token types, biases
 
     @property
     def params(self) -> int:
