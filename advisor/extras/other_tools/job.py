@@ -102,10 +102,9 @@ def job_of(
             " are held out, since they were not read"
         )
     _write(job, comments)
-    if complete := getattr(
-        import_module(f"advisor.extras.other_tools.{tool.id}"), "complete", None
-    ):
-        complete(job)
+    module = import_module(f"advisor.extras.other_tools.{tool.id}")
+    if hasattr(module, "complete"):
+        module.complete(job)
     job.notes.append("rows come in another order, and other rows are held out")
     if plan.extra_key("benchmarks", "evaluation") is not None:
         job.notes.append("the benchmarks of `evaluation` are not run")
@@ -169,6 +168,7 @@ def _write(job: Job, comments: Comments) -> None:
 def _facts(job: Job) -> dict[str, Any]:
     """What `written` of rules/tools/TOOL.yaml may ask for, beside the keys of the stage."""
     plan, rows = job.plan, job.rows
+    template, differs = job.tool.template_of(plan.model)
     target, task = plan.extra_key("hub", "push_to"), job.entry.task
     is_last = job.entry.stage.name == plan.stages[-1].name
     return {
@@ -185,6 +185,10 @@ def _facts(job: Job) -> dict[str, Any]:
         "parallel": plan.launch.processes > 1 or plan.launch.strategy not in (None, "ddp"),
         "has_template": bool(plan.template),
         "template": dict(plan.template),
+        "its_template": template,
+        "template_differs": bool(differs),
+        "differs": differs,
+        "name": job.place.replace("-", "_") or "rows",
         "thinking": plan.template.get("enable_thinking"),
         "zero": ZERO.get(plan.launch.strategy or ""),
         "uploads": target is not None and is_last,
@@ -208,7 +212,7 @@ def _add(job: Job, part: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     job.lost = [one for one in job.lost if one.key not in said]
     job.lost += [Lost(key=key, value=facts.get(key), why=why) for key, why in loses.items()]
     if "note" in part:
-        job.notes.append(part["note"])
+        job.notes.append(part["note"].format_map(facts))
 
 
 def filled(value: Any, facts: Mapping[str, Any]) -> Any:

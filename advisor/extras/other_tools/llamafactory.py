@@ -174,35 +174,16 @@ def _roles(entry: Mapping[str, Any], form: str) -> dict[str, str]:
 
 # --------------------------------------------------------------------------- written
 
-# `templates` of rules/tools/llamafactory.yaml: the template that it derives from the model's own.
-OWN = "own"
-UNKNOWN_TEMPLATE = (
-    "template: no registered template is known to write the same text as this model's own, and what"
-    " is derived from it goes wrong where the own one writes something once at the head, as that of"
-    " Llama 3.1 does. Compare the first row, which is printed at the start, with `advise check DATA"
-    " --show-row 1 --model MODEL`"
-)
-
 
 def complete(job: Job) -> None:
-    """Add the names of the data, and the template."""
-    name = job.place.replace("-", "_") or "rows"
+    """Add the list of the data sets, dataset_info.json."""
+    name = job.values["dataset"]
     info: dict[str, Any] = {name: {"hf_hub_url": job.entry.data.path}}
     if job.rows is not None:
         info[name] = {"file_name": f"{job.folder}/train.jsonl", **_form(job.kind)}
     if job.evaluates:
         info[f"{name}_test"] = {"file_name": f"{job.folder}/test.jsonl", **_form(job.kind)}
-        job.values["eval_dataset"] = f"{name}_test"
     job.files[INFO] = info
-    job.values |= {"dataset_dir": ".", "dataset": name}
-    job.because["dataset_dir"] = f"the folder of {INFO}: start it from here"
-    if job.kind != TEXT:
-        known, differs = job.tool.template_of(job.plan.model)
-        job.values["template"] = None if known == OWN else known
-        if known in (OWN, None):
-            job.because["template"] = "derived from the model's own"
-        if known is None or differs:
-            job.notes.append(f"template: {differs}" if differs else UNKNOWN_TEMPLATE)
 
 
 def _form(kind: str) -> dict[str, Any]:
@@ -210,10 +191,9 @@ def _form(kind: str) -> dict[str, Any]:
     if kind == TEXT:
         return {"columns": {"prompt": "text"}}
     more = {PAIRS: {"chosen": "chosen", "rejected": "rejected"}, FEEDBACK: {"kto_tag": "label"}}
-    tags = {"role": "role", "content": "content", "user": "user", "assistant": "assistant"}
     return {
         "formatting": "sharegpt",
         "ranking": kind == PAIRS,
         "columns": {"messages": "messages", **more.get(kind, {})},
-        "tags": {f"{one}_tag": value for one, value in {**tags, "system": "system"}.items()},
+        "tags": {f"{one}_tag": one for one in ("role", "content", "user", "assistant", "system")},
     }
