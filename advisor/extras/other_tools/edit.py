@@ -71,7 +71,8 @@ def edited(text: str, changes: Mapping[str, Any], renamed: Mapping[str, str] | N
     from ruamel.yaml.util import load_yaml_guess_indent
 
     _, indent, offset = load_yaml_guess_indent(text)
-    yaml, document = YAML(), None
+    yaml = YAML()
+    document: Any = None
     yaml.preserve_quotes, yaml.width = True, 100_000
     yaml.indent(mapping=2, sequence=indent or 2, offset=offset or 0)
     with suppress(ValueError):

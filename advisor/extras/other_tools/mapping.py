@@ -38,7 +38,6 @@ LIBRARIES = ("trl", "peft")
 class Carried:
     """One value of ours and where it comes from."""
 
-    ours: str
     value: Any
     theirs: tuple[str, ...]
     is_default: bool  # the file names none of these keys: the tool's own defaults
@@ -153,7 +152,7 @@ class _Reader:
         for pair in entry.either:
             if all(_is(self.holds(key), wanted) for key, wanted in pair.theirs.items()):
                 for ours, value in pair.ours.items():
-                    one = Carried(ours=ours, value=value, theirs=here, is_default=not here)
+                    one = Carried(value=value, theirs=here, is_default=not here)
                     self.found.carried.setdefault(ours, one)
                 return
         if here:
@@ -185,7 +184,7 @@ class _Reader:
         except (CannotCarry, OverflowError, ValueError) as why:
             found.lost.append(Lost(key=key, value=value, why=str(why)))
             return
-        one = Carried(ours=entry.ours, value=turned, theirs=(key,), is_default=not is_here)
+        one = Carried(value=turned, theirs=(key,), is_default=not is_here)
         found.carried.setdefault(entry.ours, one)
         found.idle = [one for one in found.idle if one.key != key]
 
