@@ -41,12 +41,7 @@ def advice_document(
             "composition": str(recommendation.composition),
             "remedies": list(recommendation.composition.remedies),
             "stages": [
-                {
-                    "objective": stage.objective,
-                    "update": stage.update,
-                    "quantization": stage.quantization,
-                }
-                for stage in recommendation.stages
+                _of(stage, "objective", "update", "quantization") for stage in recommendation.stages
             ],
             "settings": [_settings(stage) for stage in recommendation.stages],
             "decided_by": list(advice.decided_by),
@@ -64,9 +59,7 @@ def advice_document(
             "next_steps": [_next_steps(steps) for steps in next_steps(advice)],
         },
         "out_of_scope": (
-            None
-            if situation.outside is None
-            else {"what": situation.outside.what, "where": situation.outside.where}
+            None if situation.outside is None else _of(situation.outside, "what", "where")
         ),
         "guide": (
             None
@@ -117,30 +110,24 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
     """
     memory = estimate.memory
     return {
-        "peak_gib": None if memory is None else rounded(gib(memory.peak_bytes)),
-        "low_gib": None if memory is None else rounded(gib(memory.low_bytes)),
-        "high_gib": None if memory is None else rounded(gib(memory.high_bytes)),
-        "need_gib": None if memory is None else rounded(gib(memory.need_bytes)),
-        "need_low_gib": None if memory is None else rounded(gib(memory.need_low_bytes)),
-        "need_high_gib": None if memory is None else rounded(gib(memory.need_high_bytes)),
-        "least_gib": None if estimate.least_bytes is None else rounded(gib(estimate.least_bytes)),
-        "limit_gib": None if estimate.limit_bytes is None else rounded(gib(estimate.limit_bytes)),
-        "hours": None if estimate.duration_s is None else rounded(estimate.duration_s / 3600),
+        **{
+            f"{part}_gib": None if memory is None else _gib(getattr(memory, f"{part}_bytes"))
+            for part in ("peak", "low", "high", "need", "need_low", "need_high")
+        },
+        "least_gib": _gib(estimate.least_bytes),
+        "limit_gib": _gib(estimate.limit_bytes),
+        "hours": _hours(estimate.duration_s),
         "times": None if estimate.times is None else times_document(estimate.times),
         "usd": rounded(estimate.cost_usd),
         "total_usd": rounded(whole_usd(estimate)),
         "fits": estimate.fits,
         "moment": None if memory is None else memory.needed.name,
-        "terms": (
-            []
-            if memory is None
-            else [
-                {"name": term.name, "gib": rounded(gib(term.size_bytes)), "because": term.because}
-                for term in memory.needed.terms
-            ]
-        ),
+        "terms": [
+            {"name": term.name, "gib": _gib(term.size_bytes), "because": term.because}
+            for term in (memory.needed.terms if memory is not None else ())
+        ],
         "host": [
-            {"moment": one.name, "gib": rounded(gib(one.size_bytes)), "because": one.because}
+            {"moment": one.name, "gib": _gib(one.size_bytes), "because": one.because}
             for one in estimate.host
         ],
         "cost_note": estimate.cost_note,
@@ -151,19 +138,19 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
 
 def times_document(times: WholeTime) -> dict[str, Any]:
     """The whole time in hours, by its parts; `train_hours` is `hours` beside it."""
-    return {
-        "total_hours": rounded(times.total_s / 3600),
-        "low_hours": rounded(times.low_s / 3600),
-        "high_hours": rounded(times.high_s / 3600),
-        "load_hours": rounded(times.load_s / 3600),
-        "prepare_hours": rounded(times.prepare_s / 3600),
-        "before_hours": rounded(times.before_s / 3600),
-        "train_hours": rounded(times.train_s / 3600),
-        "evaluate_hours": rounded(times.evaluate_s / 3600),
-        "save_hours": rounded(times.save_s / 3600),
-        "after_hours": rounded(times.after_s / 3600),
-        "download_hours": rounded(times.download_s / 3600),
-    }
+    parts = (
+        "total", "low", "high", "load", "prepare", "before", "train", "evaluate", "save", "after",
+        "download",
+    )  # fmt: skip
+    return {f"{part}_hours": _hours(getattr(times, f"{part}_s")) for part in parts}
+
+
+def _hours(duration_s: float | None) -> float | None:
+    return None if duration_s is None else rounded(duration_s / 3600)
+
+
+def _gib(size_bytes: float | None) -> float | None:
+    return None if size_bytes is None else rounded(gib(size_bytes))
 
 
 def data_document(profile: DataProfile) -> dict[str, Any]:
@@ -183,22 +170,15 @@ def _without(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 def _stated_data(advice: Advice) -> dict[str, Any]:
     answers = advice.situation.answers
-    stated = {
-        "path": answers.value("data_path"),
-        "kind": answers.value("data_kind"),
-        "rows": answers.value("data_rows"),
-    }
-    nothing: dict[str, Any] = {
+    stated = {key: answers.value(f"data_{key}") for key in ("path", "kind", "rows")}
+    return {
+        **plain(stated),
         "format": None,
         "mapping": {},
         "tokens": None,
         "objectives": [],
         "findings": [],
         "digest": None,
-    }
-    return {
-        **plain(stated),
-        **nothing,
         "origin": "unknown" if set(stated.values()) == {None} else "stated",
     }
 
@@ -207,23 +187,17 @@ def _next_steps(steps: NextSteps) -> dict[str, Any]:
     return {
         "remedy": steps.remedy,
         "first": steps.first,
-        "ways": [
-            {
-                "where": way.where,
-                "text": way.text,
-                "commands": list(way.commands),
-                "cost": way.cost,
-            }
-            for way in steps.ways
-        ],
+        "ways": [_of(way, "where", "text", "commands", "cost") for way in steps.ways],
         "measure": steps.measure,
         "helps_then": steps.helps_then,
         "also": list(steps.also),
-        "sources": [
-            {"title": source.title, "url": source.url, "checked": source.checked}
-            for source in steps.sources
-        ],
+        "sources": [_of(source, "title", "url", "checked") for source in steps.sources],
     }
+
+
+def _of(value: object, *names: str) -> dict[str, Any]:
+    """These fields of a value, as JSON types."""
+    return {name: plain(getattr(value, name)) for name in names}
 
 
 def _alternative(candidate: Candidate) -> dict[str, Any]:
@@ -246,8 +220,8 @@ def _way(way: Way) -> dict[str, Any]:
         "machines": way.machines,
         "chosen": way.is_chosen,
         "fits": cost.fits,
-        "need_gib": None if cost.memory is None else rounded(gib(cost.memory.need_bytes)),
-        "hours": None if cost.duration_s is None else rounded(cost.duration_s / 3600),
+        "need_gib": None if cost.memory is None else _gib(cost.memory.need_bytes),
+        "hours": _hours(cost.duration_s),
         "usd": rounded(cost.cost_usd),
     }
 

@@ -73,16 +73,11 @@ def check_json(profile: DataProfile, advice: Mapping[str, Any]) -> dict[str, Any
 
 
 def _tokens_json(tokens: TokenStats) -> dict[str, Any]:
+    names = (
+        "total", "mean", "p50", "p90", "p95", "p99", "longest", "counted_by", "sampled_rows",
+    )  # fmt: skip
     return {
-        "total": tokens.total,
-        "mean": tokens.mean,
-        "p50": tokens.p50,
-        "p90": tokens.p90,
-        "p95": tokens.p95,
-        "p99": tokens.p99,
-        "longest": tokens.longest,
-        "counted_by": tokens.counted_by,
-        "sampled_rows": tokens.sampled_rows,
+        **{name: getattr(tokens, name) for name in names},
         "histogram": [{"up_to_tokens": edge, "rows": rows} for edge, rows in tokens.histogram],
     }
 

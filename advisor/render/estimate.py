@@ -40,9 +40,8 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
     need = float(document["need_gib"])
     scale = max(limit_gib or need, 1e-9)
     least = float(document["least_gib"])
-    given = (
-        f"at least {_gib(least)} with the smallest batch; " if least < HARDLY_LESS * need else ""
-    )
+    is_less = least < HARDLY_LESS * need
+    given = f"at least {_gib(least)} with the smallest batch; " if is_less else ""
     head = (
         f"needs {given}{_gib(need)}{' as given' if given else ''}"
         f"{COUNTED.get(document.get('counter', ''), '')} (estimated, between"
@@ -109,28 +108,22 @@ def _verdict(document: Mapping[str, Any]) -> str:
     said = FITS[fits]
     if fits == "may_fit":
         line = document.get("find_out")
-        said += (
-            f"; `{line}` finds out in about a minute"
-            if line
-            else "; on that machine `advise run PLAN --dry-run` finds out in about a minute"
-            " (`advise --plan PLAN` writes the plan)"
-        )
+        there = "on that machine `advise run PLAN --dry-run`"
+        said += f"; {f'`{line}`' if line else there} finds out in about a minute"
+        said += "" if line else " (`advise --plan PLAN` writes the plan)"
     if fits not in ("may_fit", "too_big"):
         return said
     if instead is not None:
-        again = "" if not instead["gradient_checkpointing"] else " --gradient-checkpointing true"
-        surely = "fits" if instead["fits"] != "may_fit" else "may fit"
+        rows, accum = instead["micro_batch_size"], instead["grad_accum"]
+        with_more = bool(instead["gradient_checkpointing"])
         if "name" in document:  # a stage of a plan takes no flags: its keys are edited
-            keys = f"micro_batch_size: {instead['micro_batch_size']}, grad_accum:"
-            again = ", gradient_checkpointing: true" if instead["gradient_checkpointing"] else ""
-            return (
-                f"{said}; with {keys} {instead['grad_accum']}{again} it needs"
-                f" {_gib(instead['need_gib'])} and {surely}"
-            )
-        return (
-            f"{said}; --micro-batch-size {instead['micro_batch_size']} --grad-accum"
-            f" {instead['grad_accum']}{again} needs {_gib(instead['need_gib'])} and {surely}"
-        )
+            again = ", gradient_checkpointing: true" if with_more else ""
+            how = f"with micro_batch_size: {rows}, grad_accum: {accum}{again} it"
+        else:
+            again = " --gradient-checkpointing true" if with_more else ""
+            how = f"--micro-batch-size {rows} --grad-accum {accum}{again}"
+        surely = "fits" if instead["fits"] != "may_fit" else "may fit"
+        return f"{said}; {how} needs {_gib(instead['need_gib'])} and {surely}"
     over = float(document["least_gib"]) - float(document["limit_gib"])
     if fits == "too_big" and over > 0:
         said += f"; even the smallest batch needs {_gib(over)} more than it has"

@@ -136,11 +136,8 @@ def _training(advice: Advice) -> Iterator[Step]:
         changes["reward_model"] = "REWARD_MODEL_FOLDER"
     # What has the form of a hub id may be one that is not known here.
     stated = answers.value("model") or answers.value("model_params_b")
-    if (
-        stated
-        and "/" not in str(stated)
-        and (situation.model is None or situation.model.origin == "size")
-    ):
+    no_model = situation.model is None or situation.model.origin == "size"
+    if stated and "/" not in str(stated) and no_model:
         changes["model"] = "NAME_ON_THE_HUB"
     there = ""
     if situation.hardware.origin == "stated":
@@ -152,10 +149,8 @@ def _training(advice: Advice) -> Iterator[Step]:
         commands=(f"{command_line(answers, changes)}{_by_hand(advice)} {DRY_RUN}",),
     )
     if not composition.encoder:
-        yield Step(
-            text="Afterwards, put your own requests to the model before and after:",
-            commands=(CHAT,),
-        )
+        after = "Afterwards, put your own requests to the model before and after:"
+        yield Step(text=after, commands=(CHAT,))
 
 
 def _by_hand(advice: Advice) -> str:
@@ -221,31 +216,18 @@ def _other_tool(advice: Advice) -> NextSteps:
     outside = advice.situation.outside
     assert outside is not None  # nothing else leads to this remedy
     answers = advice.situation.answers
-    instead = [
-        Way(
-            where="local",
-            text=f"To train {model} here in its place:",
-            commands=(command_line(answers, {"model": model}, command="advise"),),
-            cost="",
-        )
-        for model in outside.instead[:1]
-    ]
+
+    def way(text: str, *commands: str) -> Way:
+        return Way(where="local", text=text, commands=commands, cost="")
+
+    instead = []
+    for model in outside.instead[:1]:
+        line = command_line(answers, {"model": model}, command="advise")
+        instead.append(way(f"To train {model} here in its place:", line))
     trains = next((c.composition for c in advice.alternatives if c.composition.chain), None)
     certain = outside.instead or not outside.is_model  # it is known, and can be had in another form
     if trains is not None and not certain:
-        all_the_same = f"--choose {trains} --force"
-        instead.append(
-            Way(
-                where="local",
-                text="If it is a model of text after all:",
-                commands=(f"{command_line(answers, {}, command='advise')} {all_the_same}",),
-                cost="",
-            )
-        )
-    first = [Way(where="local", text="To begin:", commands=outside.first, cost="")]
-    return NextSteps(
-        remedy=OTHER_TOOL,
-        first=outside.where,
-        ways=(*(first if outside.first else ()), *instead),
-        sources=outside.sources,
-    )
+        line = f"{command_line(answers, {}, command='advise')} --choose {trains} --force"
+        instead.append(way("If it is a model of text after all:", line))
+    ways = (*([way("To begin:", *outside.first)] if outside.first else []), *instead)
+    return NextSteps(remedy=OTHER_TOOL, first=outside.where, ways=ways, sources=outside.sources)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from advisor.ground.types import Gpu, GpuSpec, Hardware
@@ -22,17 +24,15 @@ KINDS = {
 
 def probe_json(hardware: Hardware) -> dict[str, Any]:
     """The hardware as one JSON document; units stand in the keys, null means not known."""
+    names = (
+        "interconnect", "driver_version", "cuda_version", "cpu_model", "cpu_cores", "cpu_bf16",
+    )  # fmt: skip
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": hardware.kind,
         "origin": hardware.origin,
         "gpus": [_gpu_json(gpu) for gpu in hardware.gpus],
-        "interconnect": hardware.interconnect,
-        "driver_version": hardware.driver_version,
-        "cuda_version": hardware.cuda_version,
-        "cpu_model": hardware.cpu_model,
-        "cpu_cores": hardware.cpu_cores,
-        "cpu_bf16": hardware.cpu_bf16,
+        **{name: getattr(hardware, name) for name in names},
         "ram_total_gib": _gib(hardware.ram_total_bytes),
         "ram_free_gib": _gib(hardware.ram_free_bytes),
         "disk_free_gib": _gib(hardware.disk_free_bytes),
@@ -66,23 +66,21 @@ def _spec_json(spec: GpuSpec) -> dict[str, Any]:
     return {
         "id": spec.id,
         "name": spec.name,
-        "bf16_tflops": None if spec.bf16_flops is None else round(spec.bf16_flops / 1e12, 1),
-        "achieved_tflops": (
-            None if spec.achieved_flops is None else round(spec.achieved_flops / 1e12, 1)
-        ),
-        "bandwidth_gb_per_s": (
-            None
-            if spec.bandwidth_bytes_per_s is None
-            else round(spec.bandwidth_bytes_per_s / 1e9, 1)
-        ),
+        "bf16_tflops": _in(1e12, spec.bf16_flops),
+        "achieved_tflops": _in(1e12, spec.achieved_flops),
+        "bandwidth_gb_per_s": _in(1e9, spec.bandwidth_bytes_per_s),
         "power_w": spec.power_w,
         "price_usd_per_h": spec.price_usd_per_h,
         "price_note": spec.price_note or None,
     }
 
 
+def _in(unit: float, amount: float | None, digits: int = 1) -> float | None:
+    return None if amount is None else round(amount / unit, digits)
+
+
 def _gib(size_bytes: int | None) -> float | None:
-    return None if size_bytes is None else round(size_bytes / GIB, 3)
+    return _in(GIB, size_bytes, 3)
 
 
 def print_probe(hardware: Hardware, console: Console) -> None:
@@ -105,9 +103,8 @@ def print_probe(hardware: Hardware, console: Console) -> None:
         console.print(Padding(Text(f"note: {note}"), (0, 0, 0, 2), expand=False))
     if hardware.problem:
         what, _, install = hardware.problem.partition(" Install: ")
-        console.print(
-            Padding(Text(f"problem: {what}", style="bold red"), (0, 0, 0, 2), expand=False)
-        )
+        said = Text(f"problem: {what}", style="bold red")
+        console.print(Padding(said, (0, 0, 0, 2), expand=False))
         if install:
             console.print(Text(f"  install: {install}"), soft_wrap=True)  # one line, to be copied
 
@@ -131,20 +128,11 @@ def _lines(hardware: Hardware) -> list[tuple[str, str]]:
     if hardware.interconnect:
         lines.append(("connected by", hardware.interconnect))
     if hardware.driver_version:
-        lines.append(
-            (
-                "driver",
-                hardware.driver_version
-                + (f", CUDA up to {hardware.cuda_version}" if hardware.cuda_version else ""),
-            )
-        )
+        cuda = f", CUDA up to {hardware.cuda_version}" if hardware.cuda_version else ""
+        lines.append(("driver", f"{hardware.driver_version}{cuda}"))
     if hardware.cpu_cores is not None:
-        lines.append(
-            (
-                "processor cores",
-                f"{hardware.cpu_cores}{', with bfloat16' if hardware.cpu_bf16 else ''}",
-            )
-        )
+        bf16 = ", with bfloat16" if hardware.cpu_bf16 else ""
+        lines.append(("processor cores", f"{hardware.cpu_cores}{bf16}"))
     if hardware.ram_total_bytes is not None:
         lines.append(("memory", _of(hardware.ram_free_bytes, hardware.ram_total_bytes)))
     if hardware.disk_free_bytes is not None:
@@ -158,20 +146,9 @@ def _grouped(gpus: tuple[Gpu, ...]) -> list[tuple[int, Gpu]]:
     """Neighbouring cards of one kind as one line, with the least free memory among them; what
     differs stays apart.
     """
-    groups: list[list[Gpu]] = []
-    for gpu in gpus:
-        last = groups[-1][0] if groups else None
-        if last is not None and (last.name, last.memory_total_bytes, last.mig_profile) == (
-            gpu.name,
-            gpu.memory_total_bytes,
-            gpu.mig_profile,
-        ):
-            groups[-1].append(gpu)
-        else:
-            groups.append([gpu])
-    return [
-        (len(group), min(group, key=lambda gpu: gpu.memory_free_bytes or 0)) for group in groups
-    ]
+    alike = groupby(gpus, key=attrgetter("name", "memory_total_bytes", "mig_profile"))
+    groups = [list(group) for _, group in alike]
+    return [(len(one), min(one, key=lambda gpu: gpu.memory_free_bytes or 0)) for one in groups]
 
 
 def _memory(gpu: Gpu, *, each: bool) -> str:
@@ -186,11 +163,8 @@ def _memory(gpu: Gpu, *, each: bool) -> str:
 
 
 def _of(free_bytes: int | None, total_bytes: int) -> str:
-    return (
-        format_gib(total_bytes)
-        if free_bytes is None
-        else f"{format_gib(free_bytes)} free of {format_gib(total_bytes)}"
-    )
+    free = "" if free_bytes is None else f"{format_gib(free_bytes)} free of "
+    return f"{free}{format_gib(total_bytes)}"
 
 
 def _ability(gpu: Gpu) -> str:
@@ -203,23 +177,17 @@ def _ability(gpu: Gpu) -> str:
     elif gpu.spec is None:
         parts.append("speed not known (not in the catalogue)")
     elif gpu.spec.price_usd_per_h is not None:
-        parts.append(
-            f"in the cloud {format_usd(gpu.spec.price_usd_per_h)}/h ({gpu.spec.price_note})"
-        )
+        price = format_usd(gpu.spec.price_usd_per_h)
+        parts.append(f"in the cloud {price}/h ({gpu.spec.price_note})")
     return ", ".join(parts)
 
 
 def _software(hardware: Hardware) -> str:
-    installed = {
-        name: version for name, version in hardware.software.items() if version is not None
-    }
+    installed = {name: one for name, one in hardware.software.items() if one is not None}
     if not installed.get("torch"):
         missing = "PyTorch is not installed: advice works, training needs the extra `train`"
         return f"{missing} (installed: {', '.join(installed)})" if installed else missing
     target = f" ({hardware.torch_target} build)" if hardware.torch_target else ""
-    texts = [
-        f"{name} {version}{target if name == 'torch' else ''}"
-        for name, version in installed.items()
-    ]
+    texts = [f"{name} {one}{target if name == 'torch' else ''}" for name, one in installed.items()]
     absent = [name for name in hardware.software if name not in installed]
     return ", ".join(texts) + (f"; not installed: {', '.join(absent)}" if absent else "")

@@ -11,10 +11,7 @@ from __future__ import annotations
 from advisor.advice.explain import unknown_words
 from advisor.advice.types import Advice, Candidate
 from advisor.estimate.types import Estimate
-from advisor.ground.units import (
-    format_count,
-    format_gib,
-)
+from advisor.ground.units import format_count, format_gib
 from advisor.methods import methods, remedies, remedy, schemes
 from advisor.methods.composition import Composition
 from advisor.ruleset.phrases import joined
@@ -48,9 +45,8 @@ def sentence(text: str, *, named: bool = False) -> str:
     text = text.strip()
     if not text:
         return ""
-    ended = text[-1] in ".!?" or (
-        text[-1] == ")" and ". (" in text
-    )  # a remark in brackets after the full stop
+    # A remark in brackets may stand after the full stop.
+    ended = text[-1] in ".!?" or (text[-1] == ")" and ". (" in text)
     first = text.split(maxsplit=1)[0]
     named = named or first[1:] != first[1:].lower()  # vLLM is written as its makers write it
     return (text[0] if named else text[0].upper()) + text[1:] + ("" if ended else ".")
@@ -93,15 +89,13 @@ def device_name(advice: Advice) -> str:
         return "hardware that is not known"
     if not hardware.gpus:
         return "the processor, without a GPU"
-    names = {gpu.name for gpu in hardware.gpus}
-    if len(hardware.gpus) == 1:
-        return f"one {hardware.gpus[0].name}"
+    names = [gpu.name for gpu in hardware.gpus]
+    if len(names) == 1:
+        return f"one {names[0]}"
+    if len(set(names)) > 1:
+        return " and ".join(names)
     of = f" in {hardware.machines} machines" if hardware.machines > 1 else ""
-    return (
-        f"{len(hardware.gpus)} × {next(iter(names))}{of}"
-        if len(names) == 1
-        else " and ".join(gpu.name for gpu in hardware.gpus)
-    )
+    return f"{len(names)} × {names[0]}{of}"
 
 
 def what_to_do(advice: Advice) -> str:
@@ -109,22 +103,16 @@ def what_to_do(advice: Advice) -> str:
     composition = advice.recommendation.composition
     stuck = advice.nothing_fits
     if stuck is not None:
-        would = [
-            (
-                f"a smaller model ({way.change['model']})"
-                if "model" in way.change
-                else "another GPU"
-                if "gpu" in way.change
-                else "more money or time"
-            )
-            for way in stuck.ways_out
-        ]
+        would = []
+        for change in (way.change for way in stuck.ways_out):
+            other = "another GPU" if "gpu" in change else "more money or time"
+            would.append(f"a smaller model ({change['model']})" if "model" in change else other)
         way_out = f"; {joined(would, 'or')} would help" if would else ""
-        limits = (
-            f"fits {_fits_where(advice)}"
-            if stuck.nearest.estimate.fits == "too_big"
-            else f"stays within the budget on {device_name(advice)}"
-        )
+        limits = f"stays within the budget on {device_name(advice)}"
+        if stuck.nearest.estimate.fits == "too_big":
+            gpus = advice.situation.hardware.gpus
+            where = f"on {device_name(advice)}" if gpus else "into the memory of this computer"
+            limits = f"fits {where}"
         return sentence(f"nothing that suits the task {limits}{way_out}")
     if advice.situation.outside is not None and not composition.chain:
         return sentence(advice.situation.outside.what)
@@ -132,14 +120,11 @@ def what_to_do(advice: Advice) -> str:
         return sentence(f"no training is needed: {joined(_remedies(composition))}")
     what = _what(advice) + _part(advice)
     if size_is_unknown(advice):
-        name = model_name(advice)
-        known = advice.situation.hardware.kind != "unknown"
-        trains_on = device_name(advice) if advice.situation.hardware.gpus else "this computer"
-        unknown = (
-            f"whether {trains_on} can train {name} is not known, since its size is not"
-            if known
-            else f"how large {name} is, is not known"
-        )
+        name, hardware = model_name(advice), advice.situation.hardware
+        trains_on = device_name(advice) if hardware.gpus else "this computer"
+        unknown = f"whether {trains_on} can train {name} is not known, since its size is not"
+        if hardware.kind == "unknown":
+            unknown = f"how large {name} is, is not known"
         what = (
             f"{unknown}: tell it with --model-params-b (7 stands for 7 billion parameters)."
             f" If it fits, {what}"
@@ -168,9 +153,8 @@ def example_rows(advice: Advice) -> int | None:
     situation = advice.situation
     if situation.tasks:
         return sum(profile.rows for profile in situation.tasks.values())
-    return (
-        situation.data.rows if situation.data is not None else situation.answers.value("data_rows")
-    )
+    stated: int | None = situation.answers.value("data_rows")
+    return situation.data.rows if situation.data is not None else stated
 
 
 def _part(advice: Advice) -> str:
@@ -181,11 +165,6 @@ def _part(advice: Advice) -> str:
 
 def _remedies(composition: Composition) -> list[str]:
     return [remedy(name).phrase for name in composition.remedies]
-
-
-def _fits_where(advice: Advice) -> str:
-    hardware = advice.situation.hardware
-    return "into the memory of this computer" if not hardware.gpus else f"on {device_name(advice)}"
 
 
 def _what(advice: Advice) -> str:
