@@ -7,12 +7,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from advisor.commands.estimate import find_model
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.spec.answers import run_specs
 from advisor.estimate.time import machine_of, time_estimate
 from advisor.estimate.types import RunSpec
 from advisor.probe.catalogue import find_gpu
+from advisor.situation.shapes import model_shape
 from benchmarks.measuring import Row, in_turn
 
 TITLE = (
@@ -45,7 +45,7 @@ SETTINGS = [
 
 def measure() -> list[Row]:
     card = find_gpu("RTX 4090").spec
-    shape, _ = find_model("Qwen/Qwen3-8B", None)
+    shape, _ = model_shape("Qwen/Qwen3-8B")
     machine = machine_of(card)
     assert shape is not None
     assert machine is not None
@@ -69,7 +69,7 @@ def measure() -> list[Row]:
     )
     for _ in range(5):
         start = time.perf_counter()
-        run_specs(text, find_model=find_model, find_gpu=find_gpu)
+        run_specs(text, find_model=model_shape, find_gpu=find_gpu)
         listed.append(500 / (time.perf_counter() - start))
     rows = [
         Row("settings, memory and time", tuple(rates), "estimates/s", True),

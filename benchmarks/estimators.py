@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.commands.estimate import find_model
+from advisor.situation.shapes import model_shape
 from benchmarks.calculators import Calculator, calculators
 from benchmarks.calculators.job import Job, job_of, shared
 from benchmarks.measuring import Row, table
@@ -77,7 +77,7 @@ def jobs() -> list[Told]:
     found: list[Told] = []
     for row in data["cases"]:
         case = {**data["defaults"], **row}
-        shape, _ = find_model(case["model"], case.get("model_params_b"))
+        shape, _ = model_shape(case["model"], params_b=case.get("model_params_b"))
         found.append((case, "model not known" if shape is None else job_of(case, shape)))
     return found
 

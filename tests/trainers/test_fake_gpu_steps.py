@@ -27,7 +27,6 @@ import torch
 from advisor.advice.advise import candidate_of
 from advisor.advice.planning import make_plan
 from advisor.api import Answers
-from advisor.commands.estimate import find_model
 from advisor.commands.session import Stated, advise_on
 from advisor.estimate.model.dims import dims_of
 from advisor.estimate.resolved_run import resolve
@@ -35,6 +34,7 @@ from advisor.estimate.stages import stage_spec
 from advisor.methods import methods, schemes
 from advisor.methods.composition import compose
 from advisor.plan.model import Launch, Plan, PlanData, Stage
+from advisor.situation.shapes import model_shape
 from tests.trainers.alignment import REWARD
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from trainers.frame.job import make_job
@@ -285,7 +285,7 @@ def test_a_plan_for_a_gpu_trains_in_its_dtypes(
 
 def check_states(stage: Stage, seen: Seen, trained: torch.dtype) -> None:
     """The optimizer's states and the trained weights are as wide as the estimator says."""
-    shape, _ = find_model(MODEL, None)
+    shape, _ = model_shape(MODEL)
     spec = stage_spec(
         stage.objective, stage.update, stage.quantization,
         {**stage.options, **{key: getattr(stage, key) for key in (

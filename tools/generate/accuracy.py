@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from advisor.commands.estimate import find_model
 from advisor.estimate.spec.answers import run_specs
 from advisor.probe.catalogue import find_gpu
+from advisor.situation.shapes import model_shape
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CASES = ROOT / "tests" / "data_cases" / "memory.yaml"
@@ -63,7 +63,7 @@ def without_loss(spec: Spec) -> Spec:
 
 def without_model(spec: Spec) -> Spec:
     """The spec that says only how large its model is."""
-    shape, _ = find_model(spec["model"], spec.get("model_params_b"))
+    shape, _ = model_shape(spec["model"], params_b=spec.get("model_params_b"))
     assert shape is not None
     rest = {key: value for key, value in spec.items() if key not in ("model", "architecture")}
     return {**rest, "model_params_b": shape.params / 1e9}
@@ -86,7 +86,7 @@ def answered(listed: str, change: Callable[[Spec], Spec] = dict) -> list[Case]:
         )
         for case in data[listed]
     ]
-    answers = run_specs(json.dumps(specs), find_model=find_model, find_gpu=find_gpu)
+    answers = run_specs(json.dumps(specs), find_model=model_shape, find_gpu=find_gpu)
     return [Case(facts, answer) for facts, answer in zip(data[listed], answers, strict=True)]
 
 

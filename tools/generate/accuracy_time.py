@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from advisor.commands.estimate import find_model
 from advisor.estimate.spec.read import Request, request_of
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import TimeEstimate
 from advisor.ground.types import ModelShape
 from advisor.probe.catalogue import find_gpu
+from advisor.situation.shapes import model_shape
 from tools.generate.markdown import grid
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -101,11 +101,11 @@ def runs() -> tuple[Run, ...]:
         given = {key: value for key, value in facts.items() if key not in NOT_SPEC}
         request = request_of({**published()["defaults"], **given}, at=facts["id"])
         assert isinstance(request, Request), request
-        shape, _ = find_model(request.model, request.params_b)
+        shape, _ = model_shape(request.model, params_b=request.params_b)
         assert shape is not None, facts["id"]
         if shape.origin == "size" and request.active_params_b:
             text = f"{request.params_b:g}B-A{request.active_params_b:g}B"
-            sized, _ = find_model(text, request.params_b)
+            sized, _ = model_shape(text, params_b=request.params_b)
             assert sized is not None
             shape = replace(sized, id=shape.id)
         machine = machine_of(find_gpu(request.gpu or "", lenient=True).spec)
