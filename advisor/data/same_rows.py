@@ -1,15 +1,12 @@
-"""When two rows ask or say the same, and which rows are held out of training: rows that ask or say
-the same stay on one side, and the split depends on content and seed alone.
-
-The trainers split their tokenised rows by the same marks (trainers/prepare/split.py, with arrays);
-here it is done without a tokenizer, for those who write rows for another tool.
+"""Rows as they are read, and the marks by which rows that ask or say the same stay on one side when
+some are held out (trainers/prepare/split.py): they depend on content and seed alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,86 +41,6 @@ def text_mark(text: str, seed: int) -> int:
 
 def _first_bytes(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-
-
-def held_out(
-    questions: Sequence[str],
-    texts: Sequence[str],
-    *,
-    share: float,
-    seed: int,
-    strata: Sequence[Hashable] | None = None,
-) -> list[bool]:
-    """Which rows are held out: the same as trainers/prepare/split.py holds out.
-
-    Args:
-        questions: Equal for rows that ask the same; empty for a row without a question.
-        texts: Equal for rows that say the same.
-        share: The share of rows to hold out.
-        seed: Another seed holds out other rows.
-        strata: Rows of one stratum are held out in their share.
-    """
-    groups = _groups(
-        [question_mark(one, seed) for one in questions],
-        [text_mark(one, seed) for one in texts],
-        {question_mark(one, seed): one for one in questions},
-        blank=question_mark("", seed),
-    )
-    sizes: dict[int, int] = {}
-    stratum_of: dict[int, Hashable] = {}
-    for place, group in enumerate(groups):
-        sizes[group] = sizes.get(group, 0) + 1
-        stratum_of.setdefault(group, strata[place] if strata is not None else None)
-    held: set[int] = set()
-    for stratum in dict.fromkeys(stratum_of.values()):
-        names = sorted(name for name in sizes if stratum_of[name] == stratum)
-        wanted = round(share * sum(sizes[name] for name in names))
-        if share > 0 and wanted == 0 and len(names) >= FEWEST_GROUPS and strata is None:
-            wanted = 1
-        taken, left = 0, len(names)
-        for name in names:
-            if taken >= wanted:
-                break
-            if taken + sizes[name] <= wanted and left > 1:
-                held.add(name)
-                taken += sizes[name]
-                left -= 1
-    return [group in held for group in groups]
-
-
-def mostly_one_question(questions: Sequence[str]) -> bool:
-    """Whether rows share so few questions that only rows with the same text stay together."""
-    return len(set(questions)) * 2 < len(questions)
-
-
-def _groups(
-    questions: Sequence[int], texts: Sequence[int], names: dict[int, str], *, blank: int
-) -> list[int]:
-    """The mark of the group of each row."""
-    if len(set(questions)) * 2 < len(questions):
-        return list(texts)
-    asked: dict[int, int] = {}  # a question for each text that has one
-    for question, text in zip(questions, texts, strict=True):
-        if question != blank:
-            asked[text] = question
-    above: dict[int, int] = {}
-
-    def top(mark: int) -> int:
-        while above.setdefault(mark, mark) != mark:
-            mark = above[mark]
-        return mark
-
-    for question, text in zip(questions, texts, strict=True):
-        if question != blank and asked[text] != question:  # one text with several questions
-            one, other = sorted((top(asked[text]), top(question)), key=lambda mark: names[mark])
-            if one != other:
-                above[other] = one
-    return [
-        top(question if question != blank else asked[text])
-        if question != blank or text in asked
-        else text
-        for question, text in zip(questions, texts, strict=True)
-    ]
 
 
 @dataclass(frozen=True, slots=True)
