@@ -145,9 +145,7 @@ def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
 
 
 def _comment(line: str) -> str:
-    """What follows the first # that is outside quotes and after a space; nothing for a line that is
-    all comment.
-    """
+    """What follows the first # outside quotes and after a space; '' for a whole line of comment."""
     quote = ""
     skip = False
     for index, character in enumerate(line):

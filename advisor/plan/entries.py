@@ -108,9 +108,7 @@ def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
 
 
 def _scorers(plan: Plan, index: int, specs: KeySpecs) -> list[str]:
-    """The stages whose reward models score the answers of a stage that learns from its own; empty
-    if something else does.
-    """
+    """The stages whose reward models score a stage's own answers; none if something else does."""
     stage = plan.stages[index]
     if not specs.objectives[stage.objective].needs_reward:
         return []
@@ -123,9 +121,7 @@ def _scorers(plan: Plan, index: int, specs: KeySpecs) -> list[str]:
 
 
 def _before(plan: Plan, index: int, specs: KeySpecs) -> str | None:
-    """The stage whose result a stage continues from if it names none: the one before, or before
-    the reward model, which scores and does not write.
-    """
+    """The stage before, or before the reward model, which scores and does not write."""
     from_any = _scores(plan.stages[index], specs)
     earlier = [stage.name for stage in plan.stages[:index] if from_any or not _scores(stage, specs)]
     return earlier[-1] if earlier else None

@@ -67,9 +67,7 @@ def read_extras(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stated_extras(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(keys beside the stages, name -> its keys below `extras`) of a plan, as values; what equals
-    its default is left out.
-    """
+    """(keys beside the stages, name -> keys below `extras`) of a plan, without defaults."""
     beside: dict[str, Any] = {}
     below: dict[str, Any] = {}
     for name, value in values.items():

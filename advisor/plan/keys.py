@@ -54,9 +54,7 @@ class KeySpecs:
         return [method for method in found if method is not None]
 
     def allowed(self, objective: str, update: str) -> dict[str, Key]:
-        """The keys a stage of that objective and update may have beside the common ones; the
-        update's come first.
-        """
+        """The keys that such a stage may have beside the common ones, the update's first."""
         found: dict[str, Key] = {}
         for method in self.methods_of(objective, update):
             found |= {name: spec for name, spec in method.keys.items() if name not in found}
@@ -75,9 +73,7 @@ class KeySpecs:
         return list(dict.fromkeys(name for method in self.methods() for name in method.keys))
 
     def default(self, key: str, *, objective: str, update: str) -> Any:
-        """The default of a common key (learning_rate, ...) for that objective and update; the
-        objective's file wins. None: no default.
-        """
+        """The default of a common key there; the objective's file wins. None: no default."""
         for method in reversed(self.methods_of(objective, update)):
             if key in method.defaults:
                 return method.defaults[key]
@@ -91,9 +87,7 @@ class KeySpecs:
         return None
 
     def refused(self, stage: Mapping[str, Any]) -> list[tuple[str, Refusal]]:
-        """(`update prefix`, what it refuses of this stage) of each method of the stage; keys are
-        looked up in the stage as written.
-        """
+        """(`update prefix`, what it refuses) of each method of the stage, by keys as written."""
         return [
             (f"{method.axis} {method.id}", refusal)
             for method in self.methods_of(str(stage.get("objective")), str(stage.get("update")))
@@ -107,9 +101,7 @@ class KeySpecs:
     def effective(
         self, options: Mapping[str, Any], *, objective: str, update: str
     ) -> dict[str, Any]:
-        """A stage's options with the declared default of every key that was not given: what a
-        trainer should read.
-        """
+        """A stage's options with the default of every key not given: what a trainer reads."""
         return {
             name: options.get(name, spec.default)
             for name, spec in self.allowed(objective, update).items()

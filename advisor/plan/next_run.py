@@ -33,9 +33,7 @@ def resume_command(
 
 
 def upload_command(repository: str, folder: str, files: Iterable[str]) -> str:
-    """The command that uploads these files of a result's folder and its card; the folder also holds
-    checkpoints and sample answers, which stay.
-    """
+    """The command that uploads a result's files and card; checkpoints and samples stay."""
     only = [f"--include={name}" for name in (*files, CARD)]
     return shlex.join(["hf", "upload", repository, folder, ".", "--private", *only])
 

@@ -52,9 +52,7 @@ def with_paths(plan: Plan, moved: Callable[[str], str], *, specs: KeySpecs | Non
 
 
 def stage_paths(plan: Plan, stage: Stage) -> list[str]:
-    """Every path in a stage but that of its data, as it is written: what it starts from, and what
-    the keys of its methods name.
-    """
+    """Every path in a stage but its data, as written: what it starts from, what its keys name."""
     found: list[str] = []
 
     def note(text: str) -> str:

@@ -51,9 +51,7 @@ def read_plan(path: Path | str, *, specs: KeySpecs | None = None) -> Plan:
 
 
 def resolve_path(plan_path: Path | str, text: str) -> Path:
-    """The file or folder that a path in a plan means: relative to the plan file's folder, `~` is
-    the home folder.
-    """
+    """What a path in a plan means: relative to the plan file's folder, `~` is the home folder."""
     return path_from(Path(plan_path).resolve().parent, text)
 
 
@@ -116,9 +114,7 @@ def _plan_hint(name: str, known: Collection[str]) -> str:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class PlanShape(Keys):
-    """What a plan may hold; a key of a stage that stands beside `stages` is told where it
-    belongs.
-    """
+    """What a plan may hold; a stage's key beside `stages` is told where it belongs."""
 
     of_stages: tuple[str, ...]
 

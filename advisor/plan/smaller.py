@@ -48,9 +48,7 @@ def smaller_micro_batch(size: int, *, least: int = 1) -> int | None:
 
 
 def fewest_rows(stage: Stage) -> int:
-    """The smallest micro-batch that the stage's objective takes: KTO estimates the KL divergence
-    from the rows of one.
-    """
+    """The smallest micro-batch of the objective: KTO estimates KL from the rows of one."""
     refused = {
         value
         for refusal in objective(stage.objective).refuses
@@ -80,9 +78,7 @@ def next_batch(stage: Stage, rows: int) -> Change | None:
 
 
 def usable(stage: Stage, kept: Adjusted | None) -> list[Adjustment]:
-    """Those changes that an earlier attempt of the stage kept, as far as they are changes of this
-    stage.
-    """
+    """The changes that an earlier attempt kept, as far as they are changes of this stage."""
     known = {change.values["micro_batch_size"] for change in smaller_batches(stage)}
     return [
         one
@@ -163,9 +159,7 @@ def module_instead(stage: Stage) -> list[Change]:
 
 
 def harmless(stage: Stage) -> Iterator[Change]:
-    """Changes that leave what is learned as it is, and several of them together: the fewest first,
-    and among these those that cost least time.
-    """
+    """Changes that leave what is learned as it is, and sets of them, the fewest first."""
     halved: list[Change | None] = [None, *frozen_in_16_bits(stage)]
     batches = [None, *smaller_batches(stage)]
     parts = [
@@ -188,9 +182,7 @@ def together(some: Sequence[Change]) -> Change:
 
 
 def giving_up(stage: Stage) -> Iterator[Change]:
-    """Changes of what is learned or how well, the smallest first, each with those before it that
-    are of another kind.
-    """
+    """Changes of what is learned, the smallest first, then with those of another kind."""
     quantised = [one for one in weight_changes(stage) if "quantization" in one.values]
     yield from quantised
     yield from optimizer_changes(stage)

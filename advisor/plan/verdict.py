@@ -84,9 +84,7 @@ def run_verdict(record: RunRecord, *, run: str, trainings: Sequence[Entry] = ())
 
 
 def _together(names: Sequence[str], found: Sequence[Finding | None]) -> Finding:
-    """The findings of several tasks as one: tasks by their word, with the numbers of those that
-    are not well.
-    """
+    """The findings of several tasks as one: tasks by their word."""
     by_word: dict[str, list[str]] = {}
     for name, one in zip(names, found, strict=True):
         by_word.setdefault(one.status if one else NOT_MEASURED, []).append(name)
@@ -181,9 +179,7 @@ def _too_few(compared: Compared, stage: StageRecord) -> str:
 
 
 def general_finding(found: Evaluation, known: Limits) -> Finding:
-    """Whether a stage lost anything: its loss on fixed general prompts, answers that do not end and
-    answers that repeat themselves.
-    """
+    """Whether a stage lost anything: general loss, answers without an end, repetition."""
     parts, lost = [], False
     if found.general is not None and found.general.before and found.general.after is not None:
         ratio = exp(min(found.general.after - found.general.before, 20.0))
@@ -235,9 +231,7 @@ def repeats(answer: str, known: Limits) -> bool:
 
 
 def folder_verdict(folder: Path, record: RunRecord) -> Verdict | None:
-    """The verdict on the run in a folder, with commands that can be typed from here; one whose
-    plan cannot be read any more has fewer of them.
-    """
+    """The verdict on a folder's run; one whose plan cannot be read has fewer commands."""
     trainings: Sequence[Entry] = ()
     with suppress(AdviseError, ValueError, OSError):
         trainings = entries(read_plan(folder / PLAN_FILE))
@@ -359,9 +353,7 @@ class NextStepFinder:
         return self._say("mix_general", text, self._mixing())
 
     def _mixing(self) -> str | None:
-        """The command that trains on the data with general rows after them, for data whose lines
-        have the form of ours.
-        """
+        """The command that trains on the data and our general rows, where they have one form."""
         data = self.entry.data if self.entry is not None else None
         if data is None or data.path is None or data.format != "messages":
             return None

@@ -70,9 +70,7 @@ class Verdict(JsonObject):
         return self.ok and self.word == BETTER
 
     def lines(self) -> list[tuple[str, str]]:
-        """(what the line is about, what it says), three or four; the command stands apart in
-        `next`.
-        """
+        """(what it is about, what it says), three or four; the command stands in `next`."""
         said = [
             (name, f"{one.status}{': ' if one.text else ''}{one.text}")
             for name, one in (

@@ -205,9 +205,7 @@ def _emit_item(
 
 
 def _aligned(lines: list[tuple[str, str]]) -> list[str]:
-    """The lines with their comments in one column a block; a longer line pushes only its own
-    comment out.
-    """
+    """The lines with a block's comments in one column; a longer line pushes out its own alone."""
     result: list[str] = []
     block: list[tuple[str, str]] = []
     for line in [*lines, ("", "")]:
@@ -246,9 +244,7 @@ def _inline(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """The shortest text that reads back as the same float; with a point, since YAML 1.1 reads 2e-05
-    as text.
-    """
+    """The shortest text of the same float, with a point: YAML 1.1 reads 2e-05 as text."""
     if not math.isfinite(value):
         raise ValueError(f"{value} cannot be written into a plan")
     text = repr(value)
@@ -256,9 +252,7 @@ def _number(value: float) -> str:
 
 
 def _text(value: str) -> str:
-    """Text, plain if no YAML reader could take it for anything else, else in double quotes with
-    escapes.
-    """
+    """Text, plain if no YAML reader could take it for anything else, else in double quotes."""
     if _PLAIN.fullmatch(value) and value.lower() not in _SPECIAL:
         return value
     # The reader bounds nesting by counting them.

@@ -30,9 +30,7 @@ SCHEMA_VERSION = 1
 def advice_document(
     advice: Advice, *, plan: Mapping[str, Any] | None, missing: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The document. `plan` is the complete, runnable launch file as data, or None with what is
-    missing for one.
-    """
+    """The document; `plan` is the runnable launch file as data, or None with what is missing."""
     recommendation = advice.recommendation
     situation = advice.situation
     return {
@@ -269,9 +267,7 @@ def _reason(reason: Reason) -> dict[str, Any]:
 
 
 def rounded(value: float | None, digits: int = 3) -> float | None:
-    """A float at three significant digits, an integer as it is, None for what is no finite
-    number.
-    """
+    """A float at three significant digits, an integer as it is; None for what is not finite."""
     if value is None or isinstance(value, int):
         return value
     if not math.isfinite(value):

@@ -120,9 +120,7 @@ def _drawn(bar: Bar) -> float:
 
 
 def _at_most(bar: Bar, most: int) -> Bar:
-    """The bar with its smallest parts as one, where it has more than `most`; corrections below 0
-    stay by themselves.
-    """
+    """The bar with its smallest parts as one; corrections below 0 stay by themselves."""
     if len(bar.parts) <= most:
         return bar
     below = [name for name, value in bar.parts.items() if value <= 0]

@@ -52,9 +52,7 @@ BAR, SLIVER = "█", "▏"
 
 
 def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Console) -> None:
-    """Print what the data can train, what is wrong with it, one row as understood, how long rows
-    are, what a plan would take, and the next command, which is a whole line however narrow.
-    """
+    """Print the page; the next command stands on one whole line, however narrow the terminal."""
     from rich.padding import Padding
 
     page = _Page(console)

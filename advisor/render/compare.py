@@ -27,9 +27,7 @@ class Picked:
 
 
 def picked_samples(found: Evaluation | None) -> list[Picked]:
-    """The sample that gained most by its score, the one that gained least or lost most, and the
-    middle one; without scores the first three.
-    """
+    """The samples that gained most, least and middling by score; without scores the first three."""
     samples = list(found.samples) if found is not None else []
     gains = [_gain(sample) for sample in samples]
     if not samples or found is None or None in gains:
@@ -96,9 +94,7 @@ def evaluation_shown(record: RunRecord | DryRunRecord) -> Evaluation | None:
 
 
 def print_samples(record: RunRecord | DryRunRecord, console: Console) -> None:
-    """Print the best and the worst sample: the question with the answers of the base and of the
-    result, and the one in the data.
-    """
+    """Print the best and the worst sample, each with the answers before, after and in the data."""
     from rich.table import Table
     from rich.text import Text
 

@@ -68,9 +68,7 @@ h2 { break-after: avoid; } tr, li { break-inside: avoid; } }
 def document(
     title: str, heading: str, body: Iterable[str], *, footer: str = "", style: str = ""
 ) -> str:
-    """A whole HTML file of ready-made parts; `title` and `footer` are plain text, `heading` and
-    `body` are HTML.
-    """
+    """A whole HTML file; `title` and `footer` are plain text, `heading` and `body` are HTML."""
     parts = [
         "<!doctype html>",
         '<html lang="en">',

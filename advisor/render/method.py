@@ -30,9 +30,7 @@ SOURCES_OF_REWARD = (
 
 
 def names_of_methods() -> list[str]:
-    """What `advise rules METHOD` explains: objectives and schemes, those with faults too, and what
-    helps without training.
-    """
+    """What `advise rules METHOD` explains: objectives, schemes, those with faults, remedies."""
     return [*methods().objectives, *schemes(), *methods().broken, *remedies()]
 
 

@@ -168,9 +168,7 @@ def _card_settings(settings: ResolvedSettings) -> dict[str, Any]:
 
 
 def template_words(settings: ResolvedSettings) -> str | None:
-    """What whoever serves the result has to know of its chat template; None: nothing, because it is
-    the base's own.
-    """
+    """What who serves the result must know of its chat template; None: it is the base's own."""
     if settings.plain_template:
         return "plain, stored in chat_template.jinja: the base has none"
     if not settings.template:
@@ -180,9 +178,7 @@ def template_words(settings: ResolvedSettings) -> str | None:
 
 
 def _card_verdict(record: RunRecord, stage: StageRecord, folder: Path) -> list[str]:
-    """The three lines of the verdict, if it is on this stage; without the command, which names
-    folders of this machine.
-    """
+    """The verdict on this stage, without its command, which names folders of this machine."""
     found = verdict_of(record, folder)
     if found is None or stage not in last_of_each_task(record.stages):
         return []

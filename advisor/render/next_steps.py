@@ -116,9 +116,7 @@ class Step:
 
 
 def training_steps(advice: Advice) -> tuple[Step, ...]:
-    """How to begin with a training: what to write down, and the lines to type, each with what it
-    does.
-    """
+    """How to begin with a training: what to write down, and the lines to type."""
     return tuple(_training(advice))
 
 
@@ -193,9 +191,7 @@ def _to_write_down(advice: Advice) -> tuple[Step, dict[str, Any]]:
 
 
 def finding_out(advice: Advice) -> str | None:
-    """The line that measures within minutes whether the recommendation fits, where the estimate
-    cannot say; None where it can.
-    """
+    """The line that measures whether it fits, where the estimate cannot say; else None."""
     if advice.recommendation.estimate.fits != "may_fit":
         return None
     lines = [line for step in training_steps(advice) for line in step.commands]

@@ -110,9 +110,7 @@ def print_probe(hardware: Hardware, console: Console) -> None:
 
 
 def _lines(hardware: Hardware) -> list[tuple[str, str]]:
-    """Label and text of every line; a line about something not known is left out, absence of a card
-    is not.
-    """
+    """Label and text of every line; what is not known has none, the absence of a card has one."""
     lines: list[tuple[str, str]] = []
     if not hardware.gpus:
         seen = (
@@ -143,9 +141,7 @@ def _lines(hardware: Hardware) -> list[tuple[str, str]]:
 
 
 def _grouped(gpus: tuple[Gpu, ...]) -> list[tuple[int, Gpu]]:
-    """Neighbouring cards of one kind as one line, with the least free memory among them; what
-    differs stays apart.
-    """
+    """Neighbouring cards of one kind as one, with the least free memory among them."""
     alike = groupby(gpus, key=attrgetter("name", "memory_total_bytes", "mig_profile"))
     groups = [list(group) for _, group in alike]
     return [(len(one), min(one, key=lambda gpu: gpu.memory_free_bytes or 0)) for one in groups]

@@ -52,9 +52,7 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
 
 
 def write_report(folder: Path, record: RunRecord) -> Path:
-    """Write the report into the run folder and a model card beside each result; returns the
-    report's path.
-    """
+    """Write the report, and a model card beside each result; returns the report's path."""
     plan = folder / PLAN_FILE
     page = report_page(
         record,

@@ -53,9 +53,7 @@ def stage_section(
 
 
 def _before_after(found: Evaluation) -> str:
-    """Before and after by every metric there is, with the interval of the difference if there is
-    one.
-    """
+    """Before and after by every metric there is, with the interval of the difference."""
     loss = Metric(
         before=found.holdout_loss_before,
         after=found.holdout_loss_after,

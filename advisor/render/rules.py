@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_rules(ruleset: Ruleset, console: Console) -> None:
-    """Every active rule, table by table in the order of decision, with its conditions and its
-    reason.
-    """
+    """Every active rule with its conditions and reason, table by table in the order of decision."""
     from rich.text import Text
 
     for table_id, table in ruleset.tables.items():

@@ -14,9 +14,7 @@ LISTED_RULES = 8
 
 
 def diff_text(compared: ComparedRules, names: tuple[str, str], sides: tuple[Ruleset, ...]) -> str:
-    """Which rules differ, then step by step what is concluded otherwise, if what, and an example
-    with both answers.
-    """
+    """Which rules differ, then step by step what is concluded otherwise, each with an example."""
     found = compared.comparison
     lines = [
         f"{name}: {one.digest}, {sum(map(len, one.rules.values()))} rules"

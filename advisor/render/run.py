@@ -61,9 +61,7 @@ def print_run(run: Run | DryRun, console: Console, *, samples: bool = True) -> N
 
 
 def summary_lines(run: Run | DryRun, *, width: int = 80, samples: bool = True) -> list[str]:
-    """The summary, line by line: at most 25 for a run of one stage, so that all of it stays on the
-    screen; sample answers give way first.
-    """
+    """The summary: at most 25 lines for a run of one stage; sample answers give way first."""
     if isinstance(run, DryRun):
         return dry_run_lines(run)
     for count in range(SAMPLES if samples else 0, 0, -1):
@@ -124,9 +122,7 @@ def _sample_lines(record: RunRecord, width: int, count: int) -> list[str]:
 
 
 def _cut_start(before: str, after: str, room: int) -> int:
-    """Where two answers are shown from, so that the place where they part can be seen: 0, or the
-    beginning of a word a little before it.
-    """
+    """Where two answers are shown from, so that the place where they part can be seen."""
     pairs = enumerate(zip(before, after, strict=False))
     alike = next((at for at, (one, other) in pairs if one != other), min(len(before), len(after)))
     if alike <= room:
@@ -287,9 +283,7 @@ def what_was_trained(stage: StageRecord | DryRunStage) -> str:
 
 
 def speed_words(measured: Measured) -> str:
-    """'2.06 s a step, 243 tokens/s, 12% of the tokens computed were padding'; what is known of
-    it.
-    """
+    """'2.06 s a step, 243 tokens/s, 12% of the tokens computed were padding', as far as known."""
     parts = [f"{measured.step_s:.2f} s a step"] if measured.step_s is not None else []
     parts += [f"{format_count(measured.tokens_per_s)} tokens/s"] if measured.tokens_per_s else []
     if measured.tokens and measured.computed_tokens:

@@ -83,9 +83,7 @@ def where_the_rest_is(first: First, read_in: Literal["shell", "menu", "run"]) ->
 
 
 def print_whole_answer(advice: Advice, console: Console, *, plan_path: str | None = None) -> None:
-    """Print everything that is said of an answer: every reason with its source, every other method
-    with its number, what would change it, what it is based on, and the next steps last.
-    """
+    """Print everything that is said of an answer, the next steps last."""
     print_page(page_of(advice, plan_path=plan_path), console)
 
 
@@ -162,9 +160,7 @@ def _print_block(block: Block, console: Console) -> None:
 
 
 def _print_hanging(console: Console, lead: str, text: RichText) -> None:
-    """Print the text wrapped behind a lead that stands on its first line alone, without padding at
-    the ends of lines.
-    """
+    """Print the text wrapped behind a lead that stands on its first line alone."""
     for place, line in enumerate(text.wrap(console, max(8, console.width - len(lead)))):
         line.rstrip()
         start = lead if place == 0 else " " * len(lead)

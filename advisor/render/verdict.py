@@ -30,9 +30,7 @@ def verdict_of(record: RunRecord, folder: Path) -> Verdict | None:
 
 
 def verdict_lines(record: RunRecord, folder: Path, *, width: int = 80) -> list[str]:
-    """'  Task     better: held-out loss ...', wrapped; the command of the next step on a line of
-    its own, whole.
-    """
+    """'  Task     better: held-out loss ...', wrapped; the next command on a whole line."""
     found = verdict_of(record, folder)
     if found is None:
         return []

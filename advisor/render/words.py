@@ -81,9 +81,7 @@ def model_name(advice: Advice, otherwise: str = "the model") -> str:
 
 
 def device_name(advice: Advice) -> str:
-    """'one RTX 4090', '2 × A100 80GB', 'this computer's processor', or 'hardware that is not
-    known'.
-    """
+    """'one RTX 4090', '2 × A100 80GB', or 'hardware that is not known'."""
     hardware = advice.situation.hardware
     if hardware.kind == "unknown":
         return "hardware that is not known"
@@ -181,9 +179,7 @@ def _what(advice: Advice) -> str:
 
 
 def _step(advice: Advice, place: int, objective: str) -> str:
-    """What one stage does to which model with which data: 'teach Qwen/Qwen3-8B with your 1,200
-    examples'.
-    """
+    """What one stage does: 'teach Qwen/Qwen3-8B with your 1,200 examples'."""
     chain, known = advice.recommendation.composition.chain, methods().objectives
     name = model_name(advice)
     if advice.recommendation.composition.encoder and advice.situation.suggestion is not None:
@@ -236,17 +232,13 @@ def whole_seconds(estimate: Estimate) -> float | None:
 
 
 def whole_usd(estimate: Estimate) -> float | None:
-    """US dollars for the same time as `whole_seconds`: a rented machine is paid from the first
-    second to the last, whatever it does.
-    """
+    """US dollars for `whole_seconds`: a rented machine is paid from first second to last."""
     usd, trained_s, whole_s = estimate.cost_usd, estimate.duration_s, whole_seconds(estimate)
     return usd * whole_s / trained_s if usd and trained_s and whole_s else usd
 
 
 def because_unknown(advice: Advice) -> str:
-    """What is missing for time and cost: the number of examples where that is it, else the
-    estimate's own words.
-    """
+    """What is missing for time and cost: examples, sizes, hardware, or the estimate's own words."""
     if example_rows(advice) is None:
         return ": it depends on the number of examples, which is not known"
     if size_is_unknown(advice):
@@ -263,9 +255,7 @@ HARDLY_LESS = 0.98  # of what is planned: a least that is no other number on the
 
 
 def memory_words(candidate: Candidate) -> str:
-    """'at least 9.6 GiB with the smallest batch; 14.2 GiB as planned (between 12.0 GiB and 16.0
-    GiB)', one number if they are the same, or an empty string where memory is not known.
-    """
+    """'at least 9.6 GiB with the smallest batch; 14.2 GiB as planned (...)'; '' if not known."""
     memory = candidate.estimate.memory
     if memory is None:
         return ""

@@ -111,9 +111,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
 
 
 def error_schema() -> Schema:
-    """What --json prints where a command failed: alone, or with the answer that stands all the
-    same.
-    """
+    """What --json prints where a command failed: alone, or with the answer that stands."""
     text: Schema = {"type": "string"}
     parts = {
         "what": {**TEXT, "description": "what is wrong"},

@@ -66,9 +66,7 @@ def scenarios_schema(rules: Ruleset) -> Schema:
 
 
 def layer_schema(rules: Ruleset) -> Schema:
-    """Layers of the product and files of the user's, which may bring signals, values and inputs of
-    their own.
-    """
+    """Layers of the product and files of users, which may bring values and inputs of their own."""
     properties = {**schema_of(LAYER_FILE)["properties"], **schema_of(OWN_FILE)["properties"]}
     facts = named_facts(rules.facts)
     growing = [fact.id for fact in facts if may_grow(fact)]
@@ -268,9 +266,7 @@ def _is_kind(kind: str, usual: str) -> Schema:
 
 
 def stated(facts: Iterable[Fact], *, own: bool) -> Schema:
-    """Facts with one value each, as examples and scenarios state them: `fits_lora: tight` or
-    `fits: {lora: tight}`.
-    """
+    """Facts with one value each, as examples state them: `fits_lora: tight`."""
     properties = {}
     for fact in facts:
         value = ref(f"fact.{fact.instance_of or fact.id}")

@@ -142,9 +142,7 @@ def ref(name: str) -> Schema:
 
 
 def ordered(known: Mapping[str, Schema], keys: Iterable[str]) -> dict[str, Schema]:
-    """The keys a reader takes, in the order of `known`; one that is not known there takes
-    anything.
-    """
+    """The keys a reader takes, in the order of `known`; one unknown there takes anything."""
     allowed = set(keys)
     return {
         **{key: schema for key, schema in known.items() if key in allowed},

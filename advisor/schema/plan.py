@@ -16,9 +16,7 @@ NULL: Schema = {"type": "null"}
 
 
 def plan_schema(specs: KeySpecs | None = None) -> Schema:
-    """The schema, with the keys of every method; a key beside a method that does not read it is
-    marked as well.
-    """
+    """The schema, with each method's keys; a key beside a method that reads it not is marked."""
     specs = specs or key_specs()
     schema = schema_of(plan_shape(specs))
     stages = schema["properties"]["stages"]

@@ -188,9 +188,7 @@ def part_words(candidate: Candidate) -> list[str]:
 
 
 def shown_terms(moment: Moment) -> list[tuple[str, float]]:
-    """The large terms of a moment and the rest as one, in bytes as they are printed: they add up to
-    the total as it is printed.
-    """
+    """The large terms of a moment and the rest as one, so that they add up as they are printed."""
     total = moment.total_bytes
     named = LARGE_TERM * total
     large = [one for one in moment.terms if one.size_bytes < 0 or one.size_bytes >= named]

@@ -31,9 +31,7 @@ STATED = ("flag", "answers file", "answered", "asked", "stated", "estimated")
 
 
 def reason_text(reason: Reason) -> str:
-    """The sentence of a reason, with its two numbers where the sentence does not carry them
-    itself.
-    """
+    """The sentence of a reason, with its two numbers where it does not say them itself."""
     if reason.needs is None or _says(reason.text, reason.needs):
         return reason.text
     unit = f" {reason.unit}" if reason.unit else ""
@@ -69,9 +67,7 @@ def _first_of(sources: str) -> str:
 
 
 def known_words(known: KnownFact) -> str:
-    """'your examples are plain documents (read from data/)'; what a person stated needs no
-    origin.
-    """
+    """'your examples are plain documents (read from data/)'; what was stated needs no origin."""
     fact = load_facts().get(known.fact)
     text = known.text or (says(fact, known.value) if fact else answer_words(known.value))
     origin = {"probed": "found on this machine"}.get(known.origin, known.origin)
@@ -89,9 +85,7 @@ def number_name(count: int) -> str:
 
 
 def answer_words(value: Any, fact_id: str = "") -> str:
-    """An answer's value as text: a choice by its label, lists by commas, true and false as yes and
-    no.
-    """
+    """An answer's value as text: a choice by its label, true and false as yes and no."""
     fact = load_facts().get(fact_id)
     if fact is not None and isinstance(value, str) and value in fact.values:
         return fact.values[value].label
@@ -133,9 +127,7 @@ def flips(advice: Advice) -> Section:
 
 
 def flip_text(change: Mapping[str, Any], to: Composition, text: str) -> str:
-    """'If you chose a high budget: sft+full'; without a sentence of its own the answers that
-    change.
-    """
+    """'If you chose a high budget: sft+full', by its own sentence or the answers that change."""
     if not text:
         text = f"if {joined(_changed_words(name, value) for name, value in change.items())}"
     return sentence(text) if str(to) in text else f"{sentence(text).rstrip('.')}: {to}"
@@ -247,9 +239,7 @@ def _with_plan(advice: Advice, plan_path: str) -> Iterator[Item]:
 
 
 def steps_section(advice: Advice, *, plan_path: str | None = None) -> Section:
-    """How to begin: with what trains nothing a first step, a way to do it at home and one at a
-    provider, what they cost, and how to tell that it is not enough; with a training its lines.
-    """
+    """How to begin: with a remedy its first step, its ways and costs; with a training its lines."""
     items: list[Item] = []
     if advice.nothing_fits is not None:
         items += _ways_out(advice)

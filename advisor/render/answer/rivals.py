@@ -51,9 +51,7 @@ def canonical(method: str) -> str:
 
 
 def nearest_candidate(advice: Advice, method: str) -> Candidate | None:
-    """The alternative that holds this method and differs least from the recommendation; the better
-    ranked of equals.
-    """
+    """The alternative with this method that differs least from the recommendation."""
     stuck = advice.nothing_fits
     ours = (stuck.nearest if stuck else advice.recommendation).composition
     holding = [one for one in advice.alternatives if method in named_methods(one.composition)]
@@ -72,9 +70,7 @@ HERE = re.compile(r"; here (?=[A-Z])")
 
 
 def rival_lines(advice: Advice) -> Iterator[str]:
-    """Why not each of the nearest rivals, the nearest first, one short line each with its number:
-    'full fine-tuning: needs 66.3 GiB, this GPU has 24.0 GiB'.
-    """
+    """Why not each near rival: 'full fine-tuning: needs 66.3 GiB, this GPU has 24.0 GiB'."""
     told = {one.rule for one in advice.recommendation.because}
     said: set[str] = set()
     for candidate in _nearest_rivals(advice):
@@ -86,9 +82,7 @@ def rival_lines(advice: Advice) -> Iterator[str]:
 
 
 def _nearest_rivals(advice: Advice) -> list[Candidate]:
-    """The same training by another scheme, then what the guide alone says, then other trainings and
-    remedies; what is ruled out last.
-    """
+    """Other schemes of the same training first, then the guide's own; what is ruled out last."""
     ours = advice.recommendation.composition
     guide = str(advice.guide.composition) if advice.guide is not None else ""
 
@@ -153,9 +147,7 @@ def _stars(method: Mapping[str, Any], key: str) -> str:
 
 
 def rivals(advice: Advice) -> Section:
-    """Why not the guide's other methods, then why not the other combinations. No reason is told
-    twice, nor one that stands above as a reason for what is recommended.
-    """
+    """Why not the guide's other methods, nor the other combinations; no reason is told twice."""
     told = {reason_text(reason) for reason in advice.recommendation.because}
     table = _of_guide(advice, told)
     blocks = (*table[:1], *_other_combinations(advice, told), *table[1:])
@@ -184,9 +176,7 @@ def _of_guide(advice: Advice, told: set[str]) -> tuple[Block, ...]:
 
 
 def candidate_line(candidate: Candidate, told: set[str]) -> str:
-    """'sft+full does not fit: full fine-tuning needs 78.1 GiB, this GPU has 24.0 GiB'. What is told
-    here is added to `told`.
-    """
+    """'sft+full does not fit: ... needs 78.1 GiB', which is added to what is `told`."""
     return f"{candidate.composition} {_why_lower(candidate, told)}{_in_brackets(candidate)}"
 
 
