@@ -117,11 +117,7 @@ def _is_noted(stage: Place, changed: Place) -> bool:
 
 
 def _rests_on(place: Place, changed: Place, more: Collection[str]) -> str:
-    """The changed key that the reason at a place rests on, or an empty string.
-
-    Args:
-        more: Further keys that this reason rests on.
-    """
+    """The changed key that the reason at a place rests on, one of `more` too; '' if none."""
     of_stage = changed[:1] == ("stages",) and len(changed) > 2
     if place[:1] == ("tasks",) and of_stage:  # a task has what its stage has, and its overrides
         return str(changed[2]) if changed[2] in more else ""

@@ -44,11 +44,8 @@ def entries(plan: Plan, *, specs: KeySpecs | None = None) -> list[Entry]:
 
 
 def start_of(entry: Entry, *, run: Path, folder: Path) -> Path | None:
-    """The folder of the model or module that a training continues from; None: the plan's model.
-
-    Args:
-        run: The run folder.
-        folder: What relative paths of the plan start from.
+    """The folder of what a training continues from; None: the plan's model. Relative paths of the
+    plan start from `folder`.
     """
     if entry.starts_from is not None:
         return run / "stages" / entry.starts_from
@@ -61,11 +58,6 @@ def whole_model(plan: Plan, start: Path | None, *, run: Path, folder: Path) -> P
 
     A module of this run is followed through the plan: what its configuration names is the place
     where the project was then. The module of another run belongs to what it names, if that is here.
-
-    Args:
-        start: A folder with a model or a module, or None.
-        run: The run folder.
-        folder: What relative paths of the plan start from.
     """
     if start is None or not (start / ADAPTER_CONFIG).is_file():
         return start

@@ -49,11 +49,7 @@ def missing_extra(name: str, known: Collection[str]) -> str:
 
 
 def read_extras(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Name of a feature -> the value of its dataclass, of those whose keys the plan has.
-
-    Args:
-        data: A plan as plain data that has been checked.
-    """
+    """Name of a feature -> the value of its dataclass, of those whose keys a checked plan has."""
     inner = data.get(EXTRAS) or {}
     found = {}
     for beside in (True, False):

@@ -18,14 +18,7 @@ CARD = "README.md"
 def resume_command(
     folder: str, *, only: str | None = None, max_steps: int | None = None, judge: bool = True
 ) -> str:
-    """'advise run runs/shop-1b2c --only legal': the run folder holds the plan with its changes.
-
-    Args:
-        folder: The run folder as it can be typed from here.
-        only: The stage or task that was asked for.
-        max_steps: The limit of a trial run.
-        judge: Whether the result is compared with the base.
-    """
+    """'advise run runs/shop-1b2c --only legal': the run folder holds the plan with its changes."""
     words = ["advise", "run", f"./{folder}" if folder.startswith("-") else folder]
     words += ["--only", only] if only is not None else []
     words += ["--max-steps", str(max_steps)] if max_steps is not None else []

@@ -74,11 +74,8 @@ class ErrorRecord(JsonObject):
 
     @classmethod
     def of(cls, error: AdviseError, **process: Any) -> ErrorRecord:
-        """The error as it is recorded; several faults become one text.
-
-        Args:
-            error: What went wrong.
-            process: Of one of several processes: rank, host, at_s, lost_others.
+        """The error as it is recorded, of one of several processes with its rank, host, at_s, ...;
+        several faults become one text.
         """
         first = error.faults[0]
         return cls(

@@ -34,13 +34,7 @@ def server_url(plan: Plan, environ: Mapping[str, str]) -> str:
 
 
 def server_needs(stage: Stage, options: Mapping[str, Any], *, model: str) -> ServerNeeds:
-    """What the stage needs of a server.
-
-    Args:
-        stage: A stage that generates.
-        options: The keys of its methods, with defaults.
-        model: The hub id or folder of the whole model that the server has to serve.
-    """
+    """What the stage needs of a server of a whole model; `options` are its keys with defaults."""
     rank = None
     if update(stage.update).is_module:
         pattern = stage.peft.get("rank_pattern")

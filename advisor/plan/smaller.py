@@ -198,12 +198,7 @@ def giving_up(stage: Stage) -> Iterator[Change]:
 
 
 def smallest_that_fits(stage: Stage, fits: Callable[[Stage], bool]) -> Change | None:
-    """The change of the stage that alters its result least and fits; None: none of ours does.
-
-    Args:
-        stage: As it is: it does not fit.
-        fits: Whether a stage does.
-    """
+    """The change of the stage that alters its result least and fits; None: none of ours does."""
     for change in harmless(stage):
         if fits(change.applied(stage)):
             return change

@@ -49,12 +49,7 @@ def run_verdict(record: RunRecord, *, run: str, trainings: Sequence[Entry] = ())
     """The verdict on a run; None while no stage is finished.
 
     Of several tasks each is judged by its last finished stage, and the next step is that of the
-    first task that needs one.
-
-    Args:
-        record: The run.
-        run: Its folder, as it can be typed.
-        trainings: Of its plan, for commands that change a setting.
+    first task that needs one. Commands that change a setting need the `trainings` of its plan.
     """
     stages = [stage for stage in record.stages if stage.status == DONE]
     last = list({stage.task: stage for stage in stages}.values())

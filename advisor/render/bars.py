@@ -68,16 +68,13 @@ def stacked_bars(
     limit: float | None = None,
     limit_name: str = "limit",
 ) -> str:
-    """The bars as HTML, each with its number above it; '' without bars.
-
-    A page that has some needs `STYLE`.
+    """The bars as HTML, each with its number above it; '' without bars. A page that has some needs
+    `STYLE`.
 
     Args:
-        caption: What the picture shows.
         bars: From top to bottom, all in one unit.
         show: An amount with its unit, such as `format_gib`.
         limit: What the amounts are held against, in the same unit.
-        limit_name: What it is, as in 'memory of the GPU'.
     """
     kept = [_at_most(bar, MOST_PARTS) for bar in bars]
     totals = [sum(bar.parts.values()) if bar.total is None else bar.total for bar in kept]

@@ -31,12 +31,7 @@ CARD_KEYS = (  # of TRL's settings, those that the model card names
 
 
 def model_card(record: RunRecord, stage: StageRecord, folder: Path = Path()) -> str:
-    """README.md of a result, with the hub's front matter: what it is, what it was trained on, how
-    well it does, how to load, merge and serve it.
-
-    Args:
-        folder: The run folder, for the commands.
-    """
+    """README.md of a result in a run folder, with the hub's front matter."""
     model = record.base_model(stage)
     # A folder of this machine means nothing on the hub.
     base = model if "/" in model and not model.startswith(("/", ".", "~")) else None

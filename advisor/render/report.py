@@ -85,11 +85,7 @@ def report_page(
     metrics: Sequence[Mapping[str, Any]],
     rollouts: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> str:
-    """The report as HTML.
-
-    Args:
-        rollouts: Name of a stage -> the lines of its rollouts.jsonl.
-    """
+    """The report as HTML; `rollouts` has the lines of each stage's rollouts.jsonl."""
     body = [*_verdict(record, folder), *_facts(record)]
     for stage in record.stages:
         own = [

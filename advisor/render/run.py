@@ -47,11 +47,7 @@ def run_json(run: Run | DryRun) -> dict[str, Any]:
 
 
 def print_run(run: Run | DryRun, console: Console, *, samples: bool = True) -> None:
-    """Print the summary; every line can be read without colour, and no command is wrapped.
-
-    Args:
-        samples: With two sample answers.
-    """
+    """Print the summary; every line can be read without colour, and no command is wrapped."""
     if run.node:
         say = f"machine {run.node}: done; machine 0 shows the result, in {shown_path(run.folder)}"
         console.print(say, markup=False, highlight=False, soft_wrap=True)
@@ -135,11 +131,7 @@ def _short(line: str, width: int) -> str:
 
 
 def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
-    """What became of one stage.
-
-    Args:
-        brief: Of several: a line for it, and one for what went wrong.
-    """
+    """What became of one stage; `brief`: one line, and one for what went wrong."""
     data = stage.data
     rows = f", {data.train_rows:,} rows" if data and data.train_rows else ""
     head = f"Stage {stage.name}: {what_was_trained(stage)}{rows}"

@@ -92,13 +92,7 @@ def first_screen(
     with_steps: bool = True,
 ) -> First:
     """The first screen. On a terminal of fewer columns than 80 it is longer, on a wider one it says
-    more.
-
-    Args:
-        plan_path: The launch file, if one was written.
-        columns: Of the terminal.
-        lines: How many there are for it.
-        with_steps: The next steps are shown; a menu offers them otherwise.
+    more. Without `with_steps` a menu offers the next steps.
     """
     columns = max(columns, COLUMNS)
     most = {part.label: part for part in _parts(advice) if part.items}
