@@ -50,78 +50,59 @@ def check_push(plan: Plan) -> Checked:
     if push_to is None:
         return Checked()
     try:
-        return Checked(needs=_uploads(plan, push_to))
+        who = _who_is_logged_in(push_to)
+        fault = _writer_fault(who, push_to)
+        names = tuple(task.name for task in plan.tasks) or (None,)
+        said = [] if fault else [_what_will_be(repository(push_to, name)) for name in names]
+        return Checked(lacking=[fault] if fault else [], needs=said)
     except MachineNotReady as error:
         return Checked(lacking=error.faults)
+    except Exception as error:  # the client has a dozen of its own, and those of its HTTP library
+        what = f"the hub does not take this machine's login: {_said(error)}"
+        allowed = f"a token that may write to {push_to.partition('/')[0]}, {WITHOUT}"
+        hint = "check the connection, HF_TOKEN and `hf auth whoami`"
+        return Checked(lacking=[Fault(where=AT, what=what, allowed=allowed, hint=hint)])
 
 
-def _uploads(plan: Plan, push_to: str) -> list[str]:
-    """Where each result goes, in words. Raises MachineNotReady."""
+def _who_is_logged_in(push_to: str) -> dict[str, Any]:
+    """What the hub says of this machine's login. Raises MachineNotReady without one."""
     if is_offline():
-        raise MachineNotReady(
-            "results are to be uploaded to the hub, and HF_HUB_OFFLINE is set",
-            f"a connection, {WITHOUT}",
-            "unset HF_HUB_OFFLINE, or remove the key: `hf upload` does it later",
-            where=AT,
-        )
+        what = "results are to be uploaded to the hub, and HF_HUB_OFFLINE is set"
+        hint = "unset HF_HUB_OFFLINE, or remove the key: `hf upload` does it later"
+        raise MachineNotReady(what, f"a connection, {WITHOUT}", hint, where=AT)
     if login() is None:
-        raise MachineNotReady(
-            f"this machine has no login for the hub, to upload to {push_to}",
-            f"a token that may write, {WITHOUT}",
-            "hf auth login, or set HF_TOKEN",
-            where=AT,
-        )
-    api = _api()
-    try:
-        _check_writer(api.whoami(), push_to)
-        said = [
-            f"push_to: {_what_will_be(api, repository(push_to, task))}"
-            for task in (tuple(task.name for task in plan.tasks) or (None,))
-        ]
-    except AdviseError:
-        raise
-    except Exception as error:
-        raise MachineNotReady(
-            f"the hub does not take this machine's login: {_said(error)}",
-            f"a token that may write to {push_to.partition('/')[0]}, {WITHOUT}",
-            "check the connection, HF_TOKEN and `hf auth whoami`",
-            where=AT,
-        ) from None
-    return said
+        what = f"this machine has no login for the hub, to upload to {push_to}"
+        hint = "hf auth login, or set HF_TOKEN"
+        raise MachineNotReady(what, f"a token that may write, {WITHOUT}", hint, where=AT)
+    return dict(_api().whoami())
 
 
-def _check_writer(who: dict[str, Any], push_to: str) -> None:
-    """Raise MachineNotReady if the login cannot write to the repository's owner."""
-    owner, name = push_to.partition("/")[0], str(who.get("name"))
+def _writer_fault(who: dict[str, Any], push_to: str) -> Fault | None:
+    """Why the login cannot write to the repository's owner."""
+    owner, _, repo = push_to.partition("/")
+    name = str(who.get("name"))
     owners = [name, *(str(one.get("name")) for one in who.get("orgs") or ())]
     token = (who.get("auth") or {}).get("accessToken") or {}
     if token.get("role") == "read":
-        raise MachineNotReady(
-            f"the login of {name} may read only, and the result goes to {push_to}",
-            "a token that may write",
-            "make one in the hub's settings, then hf auth login",
-            where=AT,
-        )
+        what = f"the login of {name} may read only, and the result goes to {push_to}"
+        hint = "make one in the hub's settings, then hf auth login"
+        return Fault(where=AT, what=what, allowed="a token that may write", hint=hint)
     if owner not in owners:
-        raise MachineNotReady(
-            f"the login of this machine is {name}, who cannot write to {owner}",
-            f"owners it may write to: {', '.join(owners)}",
-            f"push_to: {name}/{push_to.partition('/')[2]}",
-            where=AT,
-        )
+        what = f"the login of this machine is {name}, who cannot write to {owner}"
+        allowed = f"owners it may write to: {', '.join(owners)}"
+        return Fault(where=AT, what=what, allowed=allowed, hint=f"push_to: {name}/{repo}")
+    return None
 
 
-def _what_will_be(api: Any, target: str) -> str:
+def _what_will_be(target: str) -> str:
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    if_sound = "if the checks of the result pass"
     try:
-        found = api.repo_info(target)
+        is_private = _api().repo_info(target).private
+        who = "which is private" if is_private else "which EVERYBODY can read"
     except RepositoryNotFoundError:
-        return f"the result goes to {target}, a new private repository, {if_sound}"
-    if found.private:
-        return f"the result goes to {target}, which is private, {if_sound}"
-    return f"the result goes to {target}, which EVERYBODY can read, {if_sound}"
+        who = "a new private repository"
+    return f"push_to: the result goes to {target}, {who}, if the checks of the result pass"
 
 
 # --------------------------------------------------------------------------- after it
@@ -223,18 +204,13 @@ def _push(one: Target, folder: Path) -> dict[str, str]:
 
     api = _api()
     names = [*(one.stage.files or ()), *([CARD] if (folder / CARD).is_file() else [])]
+    files = [CommitOperationAdd(name, str(folder / name)) for name in names]
+    message = f"Upload the result of stage {one.stage.plan_stage}"
     disable_progress_bars()
     try:
         # Who made the repository before decided who may read it.
         api.create_repo(one.repository, private=True, exist_ok=True)
-        made = api.create_commit(
-            one.repository,
-            [
-                CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name))
-                for name in names
-            ],
-            commit_message=f"Upload the result of stage {one.stage.plan_stage}",
-        )
+        made = api.create_commit(one.repository, files, commit_message=message)
     finally:
         enable_progress_bars()
     return {
