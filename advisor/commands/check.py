@@ -142,6 +142,7 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
     metavar="FILE",
     help="Of a configuration: write it as a plan, the file for `advise run`.",
 )
+@click.option("--fix", "fix_to", metavar="FILE", hidden=True)
 @json_option
 @click.pass_context
 def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> None:
@@ -150,6 +151,9 @@ def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> N
     Data: what they can train. A configuration of TRL, LLaMA-Factory or Axolotl: whether it fits
     the GPU, how long it takes, and what to change.
     """
+    if options.pop("fix_to") is not None:
+        hint = "mend the rows that the findings name; `--map ROLE=COLUMN` says which column is what"
+        raise InputError("rows are not rewritten", where="--fix", hint=hint)
     for line in all_extras().warnings():
         say(f"warning: {line}")
     context.exit(check_each(data, lambda path: _checked(path, **options), options))

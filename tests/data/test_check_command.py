@@ -117,3 +117,12 @@ def test_the_first_twenty_faults_are_shown_and_the_rest_counted(check):
     assert err.count("invalid JSON") == 20
     assert "10 more" in err
     assert "Traceback" not in err
+
+
+def test_rows_are_not_rewritten(check):
+    """--fix ends with 2 and one line that says what to do; nothing is written."""
+    Path("a.jsonl").write_text(ROWS)
+    code, _, err = check("a.jsonl", "--fix", "b.jsonl")
+    assert code == 2
+    assert "--fix: rows are not rewritten\n  mend the rows that the findings name" in err
+    assert not Path("b.jsonl").exists()

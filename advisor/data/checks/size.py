@@ -18,7 +18,7 @@ LOST = ": cut to fit, nothing of their answers is left to learn"
 class Seen(Check):
     """Rows, and requests alone, that are very long or over the length asked about."""
 
-    place = 70
+    place = 50
     says: ClassVar = {
         "very-long-rows": ("warning", f"{{rows}} longer than about {LONG_TOKENS:,} tokens"),
         "very-long-requests": (

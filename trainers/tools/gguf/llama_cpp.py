@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import MachineNotReady
+from advisor.ground.terminal import show_streams
 from trainers.frame.machine import usable_cores
 
 VARIABLE = "ADVISE_LLAMA_CPP"
@@ -272,6 +273,7 @@ def answer(library: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> int:
     """Answer one request, in a process of its own."""
+    show_streams()
     # What a library prints belongs elsewhere than into our answer.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
