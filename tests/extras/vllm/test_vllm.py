@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from advisor.export.exporter import Wanted
-from advisor.extras.vllm.folder import export, made_beside
-from advisor.extras.vllm.folder.adapter import NOT_HELD, why_not_held
+from advisor.extras.vllm.folder import NOT_HELD, export, made_beside, why_not_held
 from advisor.ground.errors import InputError
 from tests.export.runs import CHATML, write_adapter, write_run
 

@@ -1,0 +1,303 @@
+"""A result for vLLM: one base with every LoRA module that it can load, or a whole model; a script
+that serves it, the chat template, and where answers end.
+
+No weights are converted, only copied or merged, so that what can be wrong is checked here without
+vLLM: the names, shapes and rank of a module, and that the template and the end tokens are those
+of the result. What vLLM takes was read in its source (vllm/lora/peft_helper.py, lora_model.py and
+utils.py, version 0.33): each key it does not know is passed over in silence, so that a result with
+one factor a layer, for example, would answer wrongly without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from advisor.data.chat_text import ChatText, json_object, template_source
+from advisor.export.exporter import Wanted
+from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
+from advisor.ground.safetensors_header import Damaged, read_header
+from advisor.ground.vllm import RANKS
+from advisor.methods import update
+from advisor.plan.read import read_plan
+from advisor.plan.record import RunRecord, StageRecord
+from advisor.plan.results import device_of, label, record_of, writing_stages
+from advisor.plan.serving import VllmServer
+
+NAME = "vllm"
+HELP = "a folder that a vLLM server starts from"
+TAKES: Literal["plan", "run"] = "run"
+NEEDS = ("jinja2",)
+
+SCRIPT, TEMPLATE, GENERATION = "serve.sh", "chat_template.jinja", "generation_config.json"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+MODEL = "model"
+TOGETHER = "together"  # the folder of the modules, where other results need servers of their own
+TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+# PEFT key -> what it means. Set, it makes vLLM refuse the result or answer otherwise.
+NOT_HELD = {
+    "use_dora": "it splits weights into size and direction (DoRA)",
+    "modules_to_save": "it holds whole layers beside its LoRA matrices",
+    "target_parameters": "it corrects tensors that are no layers (routed experts)",
+    "trainable_token_indices": "it trains single tokens",
+    "rank_pattern": "its layers have several ranks",
+    "alpha_pattern": "its layers have several scales",
+    "lora_bias": "its matrices have biases",
+    "layer_replication": "it repeats layers",
+    "use_qalora": "it is a QA-LoRA",
+    "alora_invocation_tokens": "it works from a token on (activated LoRA)",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one server serves."""
+
+    stages: Sequence[StageRecord]
+    as_modules: bool = False
+    merged_because: str | None = None  # why a module is merged; None: it is not
+
+
+def export(wanted: Wanted) -> int:
+    """Write the folder and say where it is. Returns the exit code; raises InputError."""
+    run = wanted.source
+    record = record_of(run)
+    parts = _parts(run, writing_stages(run, record, only=wanted.only))
+    for part in parts:
+        _check_templates(run, part)
+    out = wanted.out or run / "export" / NAME
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not empty", where=str(out), hint="name another with --out")
+    said: list[str] = []
+    with made_beside(out) as work:
+        for part in parts:
+            name = label(part.stages[0])
+            inside = "" if len(parts) == 1 else TOGETHER if part.as_modules else name
+            if part.merged_because is not None:
+                wanted.say(f"{name} is merged: {part.merged_because}.")
+                options = ("--out", str(work / inside / MODEL), "--device", device_of(run))
+                if code := wanted.run_tool("merge", str(run), *options, "--only", name):
+                    return code
+            said += _write(run, record, part, work / inside)
+            said.append(f"Serve it:  sh {shown_path(out / inside / SCRIPT)}")
+        if out.is_dir():
+            out.rmdir()  # it is empty: see above
+        work.rename(out)
+    for line in said:
+        wanted.say(line)
+    if find_spec("vllm") is None:
+        wanted.say("vLLM is not installed here and has not run this. It needs an environment of")
+        wanted.say("its own, mostly on a GPU: pip install vllm")
+    return 0
+
+
+def _parts(run: Path, stages: Sequence[StageRecord]) -> list[Part]:
+    """The servers that are needed. Raises InputError, naming every result that none can serve."""
+    together: list[StageRecord] = []
+    alone: list[Part] = []
+    refused: list[str] = []
+    for stage in stages:
+        method, folder = update(stage.update), run / stage.folder
+        if not method.is_module:
+            alone.append(Part([stage]))
+            continue
+        why: str | None = f"it is {method.result}, which vLLM does not load"
+        if "vllm" in method.serves:
+            why = why_not_held(folder, json_object(folder / CONFIG))
+        if why is None:
+            together.append(stage)
+        elif method.merges:
+            alone.append(Part([stage], merged_because=why))
+        else:
+            refused.append(f"{label(stage)} {method.why_not_merged or 'cannot be merged'}")
+    if refused:
+        raise InputError(
+            f"vLLM cannot load this: {'; '.join(refused)}",
+            where=str(run),
+            allowed="LoRA modules, what can be merged into its base, and whole models",
+            hint="serve it with transformers (README.md in the folder of the result says how), or"
+            " train it as LoRA: --set stages.0.update=lora",
+        )
+    return [*([Part(together, as_modules=True)] if together else []), *alone]
+
+
+@contextmanager
+def made_beside(out: Path) -> Iterator[Path]:
+    """A folder beside the one that is wanted, to be renamed once whole; else it is removed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_templates(run: Path, part: Part) -> None:
+    """Raise InputError for a broken template, or modules of one server with different ones."""
+    found: dict[str | None, str] = {}
+    for stage in part.stages:
+        source = template_source(run / stage.folder)
+        found.setdefault(source, label(stage))
+        if source is not None:
+            ChatText.in_folder(run / stage.folder)
+    if len(found) > 1:
+        raise InputError(
+            f"{' and '.join(found.values())} have different chat templates, and a vLLM server"
+            " takes one",
+            where=str(run),
+            hint=f"a server for each: --only {label(part.stages[0])}",
+        )
+
+
+def _write(run: Path, record: RunRecord, part: Part, folder: Path) -> list[str]:
+    """Write what a server starts from. Returns what was checked and is to be known, in lines."""
+    results = {label(stage): run / stage.folder for stage in part.stages}
+    name, first = next(iter(results.items()))
+    folder.mkdir(parents=True, exist_ok=True)
+    template = template_source(first)
+    if template is not None:
+        write_atomically(folder / TEMPLATE, template)
+    generation = _generation(results.values())
+    if generation:
+        write_atomically(folder / GENERATION, json.dumps(generation, indent=2) + "\n")
+    plan = None
+    with suppress(AdviseError):
+        plan = read_plan(run / PLAN_FILE)
+    more: list[list[str]] = []
+    notes: list[str] = []
+    served: str | None = None
+    rank: int | None = None
+    dtype = record.settings(part.stages[0]).weights_dtype
+    if dtype in ("bfloat16", "float16"):
+        more.append(["--dtype", dtype])
+    if plan is not None and plan.revision and part.as_modules:
+        more.append(["--revision", plan.revision])
+    if plan is not None and plan.trust_remote_code:
+        more.append(["--trust-remote-code"])
+    if part.as_modules:
+        asked = name
+        base = model = record.base_model(part.stages[0])
+        for one, source in results.items():
+            (folder / "adapters" / one).mkdir(parents=True, exist_ok=True)
+            for file in (CONFIG, WEIGHTS):
+                shutil.copyfile(source / file, folder / "adapters" / one / file)
+            rank = max(rank or 0, int(json_object(source / CONFIG)["r"]))
+        if part.stages[0].quantization == "nf4":
+            notes.append(
+                "the modules were trained on 4-bit weights; vLLM loads the base in 16 bit, and some"
+                " answers may differ from those of the test. `--quantization bitsandbytes` behind"
+                f" {SCRIPT} loads it in 4 bit"
+            )
+        counts = {len(read_header(source / WEIGHTS)) // 2 for source in results.values()}
+        layers = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        said = [
+            f"{', '.join(results)}: LoRA on"
+            f" {shown_path(Path(base)) if Path(base).is_absolute() else base}",
+            f"Checked: names, shapes and rank of the tensors of {layers} layers are as vLLM reads"
+            " them",
+        ]
+    else:
+        asked = served = str(record.name)
+        model = str(first.absolute()) if part.merged_because is None else MODEL
+        said = [f"{name}: a whole model, with its chat template and end tokens"]
+    server = VllmServer(
+        model=model,
+        name=served,
+        modules=[(one, f"adapters/{one}") for one in results] if part.as_modules else (),
+        rank=rank,
+        template=TEMPLATE if template is not None else None,
+        generation="." if generation else None,
+        more=more,
+    )
+    write_atomically(folder / SCRIPT, _script(server, asked, chats=bool(template), notes=notes))
+    (folder / SCRIPT).chmod(0o755)
+    for note in notes:
+        said += textwrap.wrap(f"Note: {note}", 80, subsequent_indent="  ")
+    return said
+
+
+def _generation(folders: Iterable[Path]) -> dict[str, Any]:
+    """generation_config.json for the server: that of the first result, which ends answers wherever
+    one of the results does. The base's own may lack a token that ends a turn.
+    """
+    configs = [json_object(folder / GENERATION) for folder in folders]
+    given = [config.get("eos_token_id") for config in configs]
+    numbers = [number for one in given for number in (one if isinstance(one, list) else [one])]
+    ends = list(dict.fromkeys(number for number in numbers if isinstance(number, int)))
+    if not ends:
+        return configs[0]
+    return {**configs[0], "eos_token_id": ends if len(ends) > 1 else ends[0]}
+
+
+def _script(server: VllmServer, asked: str, *, chats: bool, notes: Sequence[str]) -> str:
+    """serve.sh, with a request for a model name. Paths in it are relative to its own folder."""
+    about = [
+        "Serves the result of a run with vLLM. Options behind the name of this script are handed"
+        " on: for example `sh serve.sh --max-model-len 4096` if memory runs out at the start.",
+        *notes,
+    ]
+    if Path(server.model).is_absolute():
+        about.append(
+            "The model is a folder of the machine that trained it; elsewhere:"
+            " MODEL=/its/folder sh serve.sh"
+        )
+    path = "completions"
+    body: dict[str, Any] = {"model": asked, "prompt": "Hello", "max_tokens": 64}
+    if chats:
+        path = "chat/completions"
+        body = {"model": asked, "messages": [{"role": "user", "content": "Hello"}]}
+    lines = [
+        "#!/bin/sh",
+        *(f"# {line}" for text in about for line in textwrap.wrap(text, 76)),
+        "# Ask it:",
+        f"#   curl http://localhost:8000/v1/{path} -H 'Content-Type: application/json' -d"
+        f" {shlex.quote(json.dumps(body, ensure_ascii=False))}",
+        'cd "$(dirname "$0")" || exit 1',
+        f"model=${{MODEL:-{shlex.quote(server.model)}}}",
+        'exec vllm serve "$model" \\',
+        *(f"  {shlex.join(option)} \\" for option in server.options()),
+        '  "$@"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def why_not_held(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """Why vLLM cannot load a LoRA result beside its base, by its files; None if it can."""
+    if config.get("peft_type") != "LORA":
+        return f"it is no LoRA, but {config.get('peft_type')}"
+    for key, why in NOT_HELD.items():
+        if config.get(key):
+            return f"{why}, which vLLM does not load"
+    if (config.get("bias") or "none") != "none":
+        return "it trains biases, which vLLM does not load"
+    rank = config.get("r")
+    if not isinstance(rank, int) or rank > RANKS[-1]:
+        return f"its rank is {rank}, and vLLM takes {RANKS[-1]} at most"
+    try:
+        tensors = read_header(folder / WEIGHTS)
+    except (OSError, Damaged) as error:
+        return f"{WEIGHTS} cannot be read ({error})"
+    sides: dict[str, set[str]] = {}
+    for name, tensor in tensors.items():
+        found = TENSOR.fullmatch(name)
+        if found is None:
+            return f"its tensor {name} is none that vLLM expects of a LoRA"
+        own = tensor.shape[0] if found["side"] == "A" else tensor.shape[-1]
+        if len(tensor.shape) != 2 or own != rank:
+            return f"its tensor {name} has the shape {list(tensor.shape)}, not the rank {rank}"
+        sides.setdefault(found["module"], set()).add(found["side"])
+    lone = next((module for module, found in sides.items() if found != {"A", "B"}), None)
+    if lone is not None or not sides:
+        return f"a matrix of {lone or 'every module'} is missing"
+    return None
