@@ -7,7 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from advisor.extras.benchmarks.scores import BenchmarkChange, BenchmarkRecord
+from advisor.extras.benchmarks.scores import (
+    BenchmarkChange,
+    BenchmarkRecord,
+    files_of,
+    is_task_file,
+)
 from advisor.extras.protocol import Checked, Extra
 from advisor.ground.errors import AdviseError, Fault, TooMuchLost, nearest
 from advisor.ground.files import shown_path, text_of
@@ -88,21 +93,15 @@ class BenchmarksExtra(Extra):
             )
 
     def with_paths(self, keys: BenchmarkKeys, moved: Callable[[str], str]) -> BenchmarkKeys:
-        from advisor.extras.benchmarks.measure import is_task_file
-
         if keys.evaluation is None:
             return keys
         tasks = (moved(task) if is_task_file(task) else task for task in keys.evaluation.tasks)
         return replace(keys, evaluation=replace(keys.evaluation, tasks=tuple(tasks)))
 
     def files_with(self, path: Path) -> Sequence[Path]:
-        from advisor.extras.benchmarks.measure import files_of, is_task_file
-
         return files_of(path) if is_task_file(path.name) else ()
 
     def network(self, keys: BenchmarkKeys) -> str | None:
-        from advisor.extras.benchmarks.measure import is_task_file
-
         tasks = keys.evaluation.tasks if keys.evaluation else ()
         if all(map(is_task_file, tasks)):
             return None
@@ -111,7 +110,7 @@ class BenchmarksExtra(Extra):
     # ------------------------------------------------------------------- a run
 
     def check(self, call: Call) -> Checked:
-        from advisor.extras.benchmarks.measure import harness_version, is_task_file
+        from advisor.extras.benchmarks.measure import harness_version
 
         evaluation = call.run.plan.extra_key("benchmarks", "evaluation")
         if evaluation is None or not call.judge:
@@ -163,14 +162,16 @@ class BenchmarksExtra(Extra):
     def misses(self, run: PlanRun, record: RunRecord) -> bool:
         if not record.judge or run.copy.extra_key("benchmarks", "evaluation") is None:
             return False
-        from advisor.extras.benchmarks.measure import is_unmeasured
+        from advisor.extras.benchmarks.measure import Measured
 
-        return (noted := noted_of(record)) is None or is_unmeasured(run, record, noted)
+        noted = noted_of(record)
+        return noted is None or Measured(run.copy, run.folder, record).is_unmeasured(noted)
 
     def finished(self, ending: Ending) -> AdviseError | None:
         record = ending.keeper.record
         found = noted_of(record)
-        if found is None or not found.exceeding or record.max_steps:
+        exceeding = [change for change in found.changes if change.exceeds] if found else []
+        if found is None or not exceeding or record.max_steps:
             return None  # a trial asks few questions after few steps
         return TooMuchLost(
             faults=[
@@ -184,7 +185,7 @@ class BenchmarksExtra(Extra):
                     hint="the result is trained and saved:"
                     f" {shown_path(ending.run.folder / 'stages' / one.result)}",
                 )
-                for one in found.exceeding
+                for one in exceeding
             ]
         )
 

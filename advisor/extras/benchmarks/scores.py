@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
 from typing import Annotated, Any
 
+from advisor.ground.files import text_of
 from advisor.ground.json_values import JsonObject
 
 BASE = "base"  # the name of the plan's model among those that are evaluated
@@ -14,6 +17,31 @@ NOISE = 1.96  # standard errors: a smaller difference is what chance alone often
 EXACT = 9  # decimals: 0.52 - 0.5 is 0.02, and no more
 # What stands in a row of results beside the metrics and their standard errors.
 NO_METRIC = {"alias", "name", "sample_len", "sample_count"}
+TASK_FILES = (".yaml", ".yml")  # of a benchmark that is a file; anything else is a name
+# A file that a benchmark's file names: a data file, an include, a module with functions.
+NAMED = re.compile(r"[\w./~+@-]+\.(?:jsonl?|csv|tsv|parquet|txt|arrow|ya?ml|py)\b")
+FUNCTION = re.compile(r"!function\s+['\"]?([\w.]+)\.\w+")
+
+
+def is_task_file(task: str) -> bool:
+    """Whether an entry of `evaluation.tasks` is the path of a file."""
+    return task.endswith(TASK_FILES)
+
+
+def files_of(path: Path, seen: frozenset[Path] = frozenset()) -> list[Path]:
+    """The file of a benchmark and the files that it names, those of its includes too, as far as
+    they are there.
+    """
+    if path in seen or not path.is_file():
+        return []
+    found = [path]
+    if path.suffix not in TASK_FILES:
+        return found
+    text = text_of(path, errors="replace")
+    modules = (f"{one.replace('.', '/')}.py" for one in FUNCTION.findall(text))
+    for name in dict.fromkeys([*NAMED.findall(text), *modules]):
+        found += files_of(path.parent / Path(name).expanduser(), seen | {path})
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,30 +191,17 @@ class BenchmarkRecord(JsonObject):
     seconds: Annotated[float | None, "what all of it took, without loading the models"] = None
     changes: Annotated[tuple[BenchmarkChange, ...], "of each benchmark and each result"] = ()
 
-    @property
-    def exceeding(self) -> list[BenchmarkChange]:
-        """Those that lost more than the plan allows."""
-        return [change for change in self.changes if change.exceeds]
-
 
 def compare(
     before: Sequence[Score], after: Sequence[Score], *, result: str, max_drop: float | None
 ) -> list[BenchmarkChange]:
-    """Each benchmark that both models were asked.
-
-    Args:
-        result: The stage whose result `after` is of.
-        max_drop: The loss that is allowed.
-    """
+    """Each benchmark that both models were asked; `after` is of the result of this stage."""
     earlier = {(one.benchmark, one.metric): one for one in before}
-    return [
-        _change(earlier[key], one, result=result, max_drop=max_drop)
-        for one in after
-        if (key := (one.benchmark, one.metric)) in earlier
-    ]
+    pairs = [(earlier.get((one.benchmark, one.metric)), one) for one in after]
+    return [_change(old, new, result, max_drop) for old, new in pairs if old is not None]
 
 
-def _change(before: Score, after: Score, *, result: str, max_drop: float | None) -> BenchmarkChange:
+def _change(before: Score, after: Score, result: str, max_drop: float | None) -> BenchmarkChange:
     difference = after.value - before.value
     error, paired = difference_error(before, after)
     worse = -difference if after.higher_is_better else difference

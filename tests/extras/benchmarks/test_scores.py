@@ -7,7 +7,7 @@ import json
 import pytest
 
 from advisor.extras.benchmarks.extra import noted_of
-from advisor.extras.benchmarks.measure import scores_paths
+from advisor.extras.benchmarks.measure import Measured, scores
 from advisor.extras.benchmarks.scores import Score, compare, scores_of
 from advisor.ground.errors import InputError
 from advisor.launch import run_plan
@@ -232,13 +232,14 @@ def test_every_kind_of_result_is_asked_by_the_real_harness(
             fewshot_as_multiturn=template,
         )["results"]
         monkeypatch.chdir(tmp_path)
-        scores = {
+        measured = Measured(plan, tmp_path / "out", run.record)
+        found = {
             one.benchmark: one.value
-            for scored in scores_paths(plan, tmp_path / "out", run.record, name).values()
-            for one in scored.scores()
+            for task, answer in measured.answers(name).items()
+            for one in scores(task, answer)
         }
-        assert scores["choose"] == alone["choose"]["acc,none"]
-        assert scores["read"] == pytest.approx(alone["read"]["word_perplexity,none"], rel=1e-4)
+        assert found["choose"] == alone["choose"]["acc,none"]
+        assert found["read"] == pytest.approx(alone["read"]["word_perplexity,none"], rel=1e-4)
 
 
 @pytest.mark.long
