@@ -49,18 +49,8 @@ def to_plan(
     processes: int,
     request_tokens: int | None,
 ) -> CarriedPlan:
-    """The plan that says the same.
-
-    Args:
-        reading: What it says in our words.
-        tool: Its tool's name, for people.
-        name: The file.
-        data: `data` of the plan; None: it is not here.
-        device: cuda or cpu, for `launch`.
-        processes: One a GPU.
-        request_tokens: Of the longest request, where the data are known.
-
-    Raises InputError if even the objective, the update or the model has no word in a plan.
+    """The plan that says the same; `data` is the plan's, and None where it is not here. Raises
+    InputError if even the objective, the update or the model has no word in a plan.
     """
     ours, lost = dict(reading.ours), list(reading.lost)
     missing = [key for key in ("model", "objective", "update") if not ours.get(key)]

@@ -86,12 +86,8 @@ class FileData:
 def placed(
     file: ToolFile, named: str, *, inside: str = "", files: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Where a data set is, as arguments of DataRef.
-
-    Args:
-        named: A path or a hub id, as the file says it.
-        inside: A folder that paths are meant from.
-        files: File names that stand beside it (`data_files`), which may be patterns.
+    """Where a data set is, as arguments of DataRef: its path or hub id, `inside` a folder, and
+    `files` that stand beside it (`data_files`), which may be patterns.
     """
     if named.startswith(REMOTE) or any(one.startswith(REMOTE) for one in files):
         return {"place": ELSEWHERE, "why_not": "it is on another machine: download it first"}

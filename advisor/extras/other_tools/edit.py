@@ -62,10 +62,8 @@ def _opcodes(one: list[str], other: list[str]) -> Sequence[tuple[str, int, int, 
 
 
 def edited(text: str, changes: Mapping[str, Any], renamed: Mapping[str, str] | None = None) -> str:
-    """The text written anew with other values: dotted key -> value; None takes the key away.
-
-    Args:
-        renamed: Keys that are taken away and whose place another one of the changes takes.
+    """The text written anew with other values: dotted key -> value; None takes the key away. The
+    place of a `renamed` one is taken by the change that it becomes.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.util import load_yaml_guess_indent

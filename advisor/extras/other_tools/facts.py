@@ -72,13 +72,7 @@ EVALUATED = "per_device_eval_batch_size"
 
 
 def counted(tool: str, known: Mapping[str, Any], processes: int) -> dict[str, Any]:
-    """Facts that are worked out of the tool's own keys, whether or not a plan can hold them.
-
-    Args:
-        tool: Its id.
-        known: Their keys -> the value that holds, given or by default.
-        processes: The GPUs that train.
-    """
+    """Facts that are worked out of the tool's own keys, whether or not a plan can hold them."""
     if tool not in GENERATION:
         return {}
     rows, steps, whole, answers = GENERATION[tool]

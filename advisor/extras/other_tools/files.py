@@ -81,16 +81,8 @@ def export_to(tool_id: str, wanted: Wanted) -> int:
 
 
 def write_files(tool_id: str, source: Path, out: Path | None, *, only: str | None) -> Written:
-    """Write the files of a plan for another tool.
-
-    Args:
-        tool_id: Which one (rules/tools/).
-        source: The plan file.
-        out: The folder; default: <name of the plan>-<tool> in the current one.
-        only: One task or stage.
-
-    Raises InputError for a plan that the tool cannot train, and for a folder that is there;
-    MachineNotReady if it cannot be written.
+    """Write the files of a plan, or of one task or stage, to a folder: <plan>-<tool> by default.
+    Raises InputError for a plan that the tool cannot train, and for a folder that is there.
     """
     plan, tool = read_plan(source), tool_named(tool_id)
     chosen = _chosen(plan, only)

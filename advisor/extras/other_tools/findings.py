@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from advisor.extras.other_tools.mapping import ABSENT, at_key, same_value
-from advisor.extras.other_tools.tool import FINDING, FindingRule, Tool
+from advisor.extras.other_tools.tool import FINDING, Tool
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, number_words
 from advisor.ground.yaml_cache import read_shipped
@@ -87,36 +87,35 @@ class Known:
 
 
 @cache
-def general_rules() -> tuple[FindingRule, ...]:
+def general_rules() -> Sequence[Mapping[str, Any]]:
     """Those of every tool."""
-    data = read_shipped(rules_dir() / "tools" / "findings.yaml", shape=FINDINGS_FILE).data
-    return tuple(FindingRule(**one) for one in data["findings"])
+    path = rules_dir() / "tools" / "findings.yaml"
+    return tuple(read_shipped(path, shape=FINDINGS_FILE).data["findings"])
 
 
 def by_rules(tool: Tool, known: Known) -> Iterator[Found]:
     """What the rules of the tool and those of every tool say."""
     for rule in (*tool.findings, *general_rules()):
-        if all(holds(known, name, wanted) for name, wanted in rule.when.items()):
+        if all(holds(known, name, wanted) for name, wanted in rule["when"].items()):
             yield Found(
-                id=rule.id,
-                severity=rule.severity,
-                text=filled(rule.say, known),
-                instead=_values(rule.instead, known) or None,
-                sources=tuple(_sources(rule.sources, known)),
-                asked=tuple(rule.when),
-                refused=rule.refused,
+                id=rule["id"],
+                severity=rule["severity"],
+                text=filled(rule["say"], known),
+                instead={
+                    key: _fact_or_same(value, known)
+                    for key, value in rule.get("instead", {}).items()
+                }
+                or None,
+                sources=tuple(_sources(rule["sources"], known)),
+                asked=tuple(rule["when"]),
+                refused="refused" in rule,
             )
 
 
 def holds(known: Known, name: str, wanted: Any) -> bool:
-    """Whether one condition holds. What is not known satisfies only a null.
-
-    Args:
-        known: What may be asked for.
-        name: A key or a fact, or several with ` | ` between them: one of them is enough.
-        wanted: A value, a list of values, `set` or `unset` (whether the file names it), `given`
-            (not null, false, 0 or empty), bounds such as `{gt: N}`, `{not: wanted}`,
-            `{like: pattern}`, or `{written: wanted}` for a value that the file itself names.
+    """Whether one condition holds: a value, a list of values, `set` or `unset` (whether the file
+    names it), `given`, bounds such as `{gt: N}`, `{not: wanted}`, `{like: pattern}`, or
+    `{written: wanted}` of what the file itself names. What is not known satisfies only a null.
     """
     if EITHER in name:
         return any(holds(known, one, wanted) for one in name.split(EITHER))
@@ -152,11 +151,6 @@ def filled(text: str, known: Known) -> str:
     return PLACE.sub(lambda match: _said(known.value(match[1])), text)
 
 
-def _values(instead: Mapping[str, Any], known: Known) -> dict[str, Any]:
-    """The values that mend it; `{name}` alone stands for a fact."""
-    return {key: _fact_or_same(value, known) for key, value in instead.items()}
-
-
 def _sources(names: Sequence[str], known: Known) -> Iterator[str]:
     for name in names:
         found = _fact_or_same(name, known)
@@ -164,6 +158,7 @@ def _sources(names: Sequence[str], known: Known) -> Iterator[str]:
 
 
 def _fact_or_same(value: Any, known: Known) -> Any:
+    """The fact that `{name}` alone stands for, else the value."""
     whole = PLACE.fullmatch(value) if isinstance(value, str) else None
     return value if whole is None else known.value(whole[1])
 

@@ -62,15 +62,7 @@ def fitting(
     hardware: Hardware,
     profile: DataProfile | None,
 ) -> Fitting:
-    """What the plan's one stage takes when the tool runs it.
-
-    Args:
-        file: Its tool's traits decide part of the memory (rules/trainers/).
-        plan: The configuration as a plan.
-        shape: The model's dimensions.
-        hardware: The machine; with several GPUs one process each.
-        profile: The data, if they are here.
-    """
+    """What the plan's one stage takes when the tool runs it, with one process a GPU."""
     case = _Case(file, plan, shape, hardware, profile)
     stage = plan.stages[0]
     document = case.document(stage)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advisor.extras.other_tools.conversions import TURNS, CannotCarry, Context
-from advisor.extras.other_tools.tool import OneKey, Together, Tool, known_names, meant_key
+from advisor.extras.other_tools.tool import Tool, known_names, meant_key
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
@@ -85,18 +85,11 @@ def read(
     defaults: Mapping[str, Any],
     context: Context | None = None,
 ) -> Reading:
-    """What a file of the tool says in our words.
-
-    Args:
-        tool: Whose file it is.
-        values: Its keys, with `command` and `data_kind` if they are known.
-        defaults: Key -> the tool's own default, of the same command.
-        context: What conversions need.
-    """
+    """What a file of the tool says in our words; `values` may hold `command` and `data_kind`."""
     reader = _Reader(values, defaults, context or Context(), {*tool.data_keys, *ASIDE})
     found = reader.found
     for entry in tool.mapping:
-        if isinstance(entry, Together):
+        if "either" in entry:
             reader.together(entry)
         else:
             reader.one(entry)
@@ -142,16 +135,16 @@ class _Reader:
         value = at_key(self.defaults, key) if value is ABSENT else value
         return None if value is ABSENT else value
 
-    def together(self, entry: Together) -> None:
+    def together(self, entry: Mapping[str, Any]) -> None:
         """Carry the first of the pairs whose values are there."""
-        keys = dict.fromkeys(key for pair in entry.either for key in pair.theirs)
+        keys = dict.fromkeys(key for pair in entry["either"] for key in pair["theirs"])
         given = {key: at_key(self.values, key) for key in keys if key not in ASIDE}
         given = {key: value for key, value in given.items() if value is not ABSENT}
         here = tuple(given)
         self.named.update(here)
-        for pair in entry.either:
-            if all(_is(self.holds(key), wanted) for key, wanted in pair.theirs.items()):
-                for ours, value in pair.ours.items():
+        for pair in entry["either"]:
+            if all(_is(self.holds(key), wanted) for key, wanted in pair["theirs"].items()):
+                for ours, value in pair["ours"].items():
                     one = Carried(value=value, theirs=here, is_default=not here)
                     self.found.carried.setdefault(ours, one)
                 return
@@ -159,12 +152,16 @@ class _Reader:
             why = f"a plan has no word for {', '.join(f'{key}: {given[key]}' for key in here)}"
             self.found.lost.append(Lost(key=here[0], value=given[here[0]], why=why))
 
-    def one(self, entry: OneKey) -> None:
+    def one(self, entry: Mapping[str, Any]) -> None:
         """Carry the value of one key where it has an effect."""
-        key, found, ours = entry.theirs, self.found, self.found.ours
+        key, found, ours = entry["theirs"], self.found, self.found.ours
         is_here = at_key(self.values, key) is not ABSENT
         value = self.holds(key)
-        failing = [name for name, wanted in entry.when.items() if not _is(ours.get(name), wanted)]
+        failing = [
+            name
+            for name, wanted in entry.get("when", {}).items()
+            if not _is(ours.get(name), wanted)
+        ]
         if failing:
             if is_here and key not in self.named:
                 why = f"it has no effect where {failing[0]} is {_word(ours.get(failing[0]))}"
@@ -173,19 +170,19 @@ class _Reader:
             return
         if is_here:
             self.named.add(key)
-        by_name = [ours for theirs, ours in entry.values if _is(value, theirs)]
+        by_name = [ours for theirs, ours in entry.get("values", ()) if _is(value, theirs)]
         if value is None and not by_name:
             return
         context = replace(self.context, ours=ours)
         try:
-            turned = by_name[0] if by_name else TURNS[entry.turned].read(value, context)
+            turned = by_name[0] if by_name else TURNS[entry.get("as", "same")].read(value, context)
             if not _is_usable(turned):
                 raise CannotCarry("no number that can be used")
         except (CannotCarry, OverflowError, ValueError) as why:
             found.lost.append(Lost(key=key, value=value, why=str(why)))
             return
         one = Carried(value=turned, theirs=(key,), is_default=not is_here)
-        found.carried.setdefault(entry.ours, one)
+        found.carried.setdefault(entry["ours"], one)
         found.idle = [one for one in found.idle if one.key != key]
 
 
@@ -193,19 +190,14 @@ def write(
     tool: Tool, ours: Mapping[str, Any], *, command: str | None, usual: Mapping[str, Any]
 ) -> Writing:
     """A stage of a plan in the words of the tool: every value, also where it is the tool's default.
-
-    Args:
-        tool: Whose file it becomes.
-        ours: Our keys with their values, defaults filled in.
-        command: What the file is for, which decides about the keys that it has; None: not known.
-        usual: Our defaults: what equals them and has no word there is not lost.
+    What equals `usual` and has no word there is not lost.
     """
     writer = _Writer(ours, usual)
     found = writer.found
     for entry in tool.mapping:
-        if isinstance(entry, Together):
+        if "either" in entry:
             writer.together(entry)
-        elif tool.has(entry.theirs, command):
+        elif tool.has(entry["theirs"], command):
             writer.one(entry)
     for always in tool.always:
         if all(_is(ours.get(key), wanted) for key, wanted in always.get("when", {}).items()):
@@ -235,51 +227,55 @@ class _Writer:
         if key in self.ours and self.ours[key] != self.usual.get(key):
             self.found.lost.append(Lost(key=key, value=self.ours[key], why=why))
 
-    def together(self, entry: Together) -> None:
+    def together(self, entry: Mapping[str, Any]) -> None:
         """Write the first of the pairs whose values are ours."""
-        pairs = [pair for pair in entry.either if not pair.read_only]
+        pairs = [pair for pair in entry["either"] if not pair.get("read_only")]
         for pair in pairs:
-            if all(_is(self.ours.get(key), value) for key, value in pair.ours.items()):
-                self.told.update(pair.ours)
-                for key, wanted in pair.theirs.items():
+            if all(_is(self.ours.get(key), value) for key, value in pair["ours"].items()):
+                self.told.update(pair["ours"])
+                for key, wanted in pair["theirs"].items():
                     value = wanted[0] if isinstance(wanted, list) else wanted
                     if key in ASIDE:
                         self.found.aside[key] = value
                     elif value is not None:
                         _put(self.found.values, key, value)
-                        self.found.came_from[key] = tuple(pair.ours)
+                        self.found.came_from[key] = tuple(pair["ours"])
                 self.found.lost += [
-                    Lost(key=key, value=self.ours[key], why=why) for key, why in pair.loses.items()
+                    Lost(key=key, value=self.ours[key], why=why)
+                    for key, why in pair.get("loses", {}).items()
                 ]
                 return
         if pairs:
-            keys = dict.fromkeys(key for pair in entry.either for key in pair.ours)
+            keys = dict.fromkeys(key for pair in entry["either"] for key in pair["ours"])
             self.told.update(keys)
             for key in keys:
-                self.lose(key, f"there is no word for this {entry.about}")
+                self.lose(key, f"there is no word for this {entry['about']}")
 
-    def one(self, entry: OneKey) -> None:
+    def one(self, entry: Mapping[str, Any]) -> None:
         """Write one key that nothing before it has told."""
-        if entry.read_only or entry.ours not in self.ours or entry.ours in self.told:
+        if entry.get("read_only") or entry["ours"] not in self.ours or entry["ours"] in self.told:
             return
-        if not all(_is(self.ours.get(key), wanted) for key, wanted in entry.when.items()):
+        if not all(
+            _is(self.ours.get(key), wanted) for key, wanted in entry.get("when", {}).items()
+        ):
             return
-        self.told.add(entry.ours)
-        value = self.ours[entry.ours]
+        self.told.add(entry["ours"])
+        value = self.ours[entry["ours"]]
         turned = next(
-            (theirs for theirs, named in entry.values if same_value(named, value)), ABSENT
+            (theirs for theirs, named in entry.get("values", ()) if same_value(named, value)),
+            ABSENT,
         )
         if turned is ABSENT and value is None:
             return
         try:
             if turned is ABSENT:
-                turned = TURNS[entry.turned].write(value, Context(ours=self.ours))
+                turned = TURNS[entry.get("as", "same")].write(value, Context(ours=self.ours))
         except CannotCarry as why:
-            self.lose(entry.ours, str(why))
+            self.lose(entry["ours"], str(why))
             return
         if turned is not None:
-            _put(self.found.values, entry.theirs, turned)
-            self.found.came_from[entry.theirs] = (entry.ours,)
+            _put(self.found.values, entry["theirs"], turned)
+            self.found.came_from[entry["theirs"]] = (entry["ours"],)
 
 
 # --------------------------------------------------------------------------- values

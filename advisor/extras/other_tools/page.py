@@ -49,16 +49,8 @@ Line = tuple[str, str]  # text, style
 def check_configuration(
     path: str, *, gpu: str | None, plan_file: str | None, as_json: bool, **of_data: Any
 ) -> int:
-    """Check one configuration and print what was found. Returns the exit code.
-
-    Args:
-        path: The file.
-        gpu: The GPU that it has to fit; None: this machine's.
-        plan_file: Where to write it as a plan; None: nowhere.
-        as_json: Print one JSON document.
-        of_data: The options that are about data.
-
-    Raises InputError for a file that cannot be read as one, and for options of data.
+    """Check one configuration and print what was found. Returns the exit code. Raises InputError
+    for a file that cannot be read as one, and for options of data.
     """
     given = {flag: of_data.get(name) or None for flag, name in DATA_OPTIONS.items()}
     given["--show-row"] = of_data.get("show_row")  # row 0 was asked for too
@@ -157,10 +149,8 @@ def _source(name: str) -> str:
 
 
 def write_carried(report: Report, path: Path) -> list[str]:
-    """Write the plan of a configuration. Returns what is to be said of it.
-
-    Raises InputError if it has no word for what the configuration trains, or may not be written
-    there.
+    """Write the plan of a configuration. Returns what is to be said of it. Raises InputError if it
+    has no word for what the configuration trains, or may not be written there.
     """
     carried, lost = report.carried, report.document["not_carried"]
     if carried is None:

@@ -63,13 +63,7 @@ class Report:
 
 
 def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> Report:
-    """Everything that is said of a configuration on a machine.
-
-    Args:
-        file: As it was read.
-        hardware: The machine that it is judged for.
-        said: What had to be guessed of the machine.
-    """
+    """Everything that is said of a configuration on a machine, of which `said` was guessed."""
     data = measured(file)
     known = {**file.defaults, **file.values}
     reading = _reading(file, data)

@@ -46,14 +46,9 @@ class Rows:
 def write_rows(
     entry: Entry, path: Path | str, folder: Path, able: Sequence[str], more: Mapping[str, Any]
 ) -> Rows:
-    """Write the rows of a stage: those that are trained on, and those that are held out. Rows that
-    ask the same stay on one side.
-
-    Args:
-        able: `rows` of the tool (rules/tools/TOOL.yaml).
-        more: Columns that are the same in every row of no plain text.
-
-    Raises InputError for data that cannot be read, or of which too many rows cannot be used.
+    """Write the rows of a stage as the tool is `able` to read them, with `more` columns that are
+    the same in every one: those that are trained on, and those that are held out. Rows that ask the
+    same stay on one side. Raises InputError for data of which too many rows cannot be used.
     """
     stage, named = entry.stage, str(path)
     recognition = recognise(named, mapping=entry.data.mapping)

@@ -8,10 +8,10 @@ mean something together (`either`: the first one whose values are there is meant
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 from advisor.ground.errors import InputError, unknown_name
@@ -140,81 +140,10 @@ TOOL_FILE = Keys(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OneKey:
-    """One key of theirs beside one of ours."""
-
-    theirs: str
-    ours: str
-    turned: str = "same"  # one of CONVERSIONS
-    values: Sequence[Sequence[Any]] = ()  # [theirs, ours]
-    when: Mapping[str, Any] = field(default_factory=dict)  # values of ours
-    read_only: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """Values of ours and the values of theirs that say the same."""
-
-    ours: Mapping[str, Any]
-    theirs: Mapping[str, Any]
-    read_only: bool = False
-    loses: Mapping[str, str] = field(default_factory=dict)  # ours -> why it is another one there
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Together:
-    """Keys that only mean something together."""
-
-    about: str
-    either: Sequence[Pair]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FindingRule:
-    """What is said of a file where its conditions hold."""
+class Tool(SimpleNamespace):
+    """The fields of TOOL_FILE; one that the tool's file leaves out is empty."""
 
     id: str
-    severity: str
-    when: Mapping[str, Any]
-    say: str
-    sources: Sequence[str]
-    instead: Mapping[str, Any] = field(default_factory=dict)
-    refused: bool = False  # the tool does not start with it
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tool:
-    """Another training tool. TOOL_FILE says what each field means."""
-
-    id: str
-    name: str
-    url: str
-    checked: str
-    trainer: str
-    file: str
-    start: str
-    install: str
-    release: str
-    made_with: Mapping[str, str]
-    refuses_unknown: bool
-    defaults: Mapping[str, Any]
-    mapping: Sequence[OneKey | Together]
-    findings: Sequence[FindingRule]
-    version: int = 1
-    start_many: str = ""
-    rows: Sequence[str] = ()
-    written: Sequence[Mapping[str, Any]] = ()
-    commands: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"train": {}})
-    only: Sequence[Sequence[Sequence[str]]] = ()
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    always: Sequence[Mapping[str, Any]] = ()
-    data_keys: Sequence[str] = ()
-    no_effect: Sequence[str] = ()
-    not_written: Mapping[str, str] = field(default_factory=dict)
-    templates: Sequence[Sequence[Any]] = ()
-    offloads: Sequence[str] = ()
-    not_carried: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -224,9 +153,7 @@ class Tool:
     @property
     def base_key(self) -> str:
         """The key that names the base model, without which it has nothing to train."""
-        return next(
-            one.theirs for one in self.mapping if isinstance(one, OneKey) and one.ours == "model"
-        )
+        return str(next(one["theirs"] for one in self.mapping if one.get("ours") == "model"))
 
     def template_of(self, model: str) -> tuple[Any, str]:
         """(what `templates` says of a model by its name, what differs); (None, "") if nothing."""
@@ -248,16 +175,15 @@ class Tool:
 
     def _names(self) -> Iterator[str]:
         for entry in self.mapping:
-            if isinstance(entry, OneKey):
-                yield entry.theirs
-            else:
-                for pair in entry.either:
-                    yield from pair.theirs
+            for pair in entry.get("either", ()):
+                yield from pair["theirs"]
+            if "theirs" in entry:
+                yield entry["theirs"]
         yield from (*self.defaults, *self.data_keys, *self.no_effect, *self.not_carried)
         yield from (key for _, keys in self.only for key in keys)
         yield from (key for always in self.always for key in always["values"])
         for rule in self.findings:
-            for asked in (*rule.when, *rule.instead):
+            for asked in (*rule["when"], *rule.get("instead", ())):
                 yield from (name.strip() for name in asked.split("|"))
 
 
@@ -274,7 +200,7 @@ def meant_key(tool: str, name: str) -> str | None:
     off. None where nothing is near.
     """
     if (today := tool_named(tool).renamed.get(name)) is not None:
-        return today
+        return str(today)
     for one in difflib.get_close_matches(name, known_names(tool), n=1, cutoff=CLOSE):
         blocks = difflib.SequenceMatcher(None, name, one).get_matching_blocks()
         if max(len(name), len(one)) - sum(block.size for block in blocks) <= 1:
@@ -288,14 +214,5 @@ def tool_named(name: str) -> Tool:
     if name not in TOOLS:
         raise InputError(faults=[unknown_name("tool", name, TOOLS, at="tool")])
     data = read_shipped(rules_dir() / "tools" / f"{name}.yaml", shape=TOOL_FILE).data
-    made = {
-        "mapping": tuple(_entry(one) for one in data["mapping"]),
-        "findings": tuple(FindingRule(**one) for one in data["findings"]),
-    }
-    return Tool(**{**data, **made})
-
-
-def _entry(one: Mapping[str, Any]) -> OneKey | Together:
-    if "either" in one:
-        return Together(about=one["about"], either=tuple(Pair(**pair) for pair in one["either"]))
-    return OneKey(turned=one.get("as", "same"), **{k: v for k, v in one.items() if k != "as"})
+    empty: dict[str, Any] = {key: {} for key in TOOL_FILE.keys}
+    return Tool(**{**empty, "commands": {"train": {}}, **data})

@@ -49,19 +49,19 @@ def test_texts_are_filled_in():
 @pytest.mark.parametrize(
     "rule",
     [*general_rules(), *(r for t in TOOLS for r in tool_named(t).findings)],
-    ids=lambda rule: rule.id,
+    ids=lambda rule: rule["id"],
 )
 def test_every_rule_has_sources_that_exist(rule):
     """An id of rules/sources.yaml or a link; places in texts are names that conditions may ask."""
-    for source in rule.sources:
+    for source in rule["sources"]:
         if PLACE.fullmatch(source) is None:
             assert source_title(source)
 
 
 def test_ids_are_used_once():
     """Each finding has a name of its own."""
-    ids = [rule.id for rule in general_rules()]
-    ids += [rule.id for name in TOOLS for rule in tool_named(name).findings]
+    ids = [rule["id"] for rule in general_rules()]
+    ids += [rule["id"] for name in TOOLS for rule in tool_named(name).findings]
     assert len(ids) == len(set(ids))
 
 

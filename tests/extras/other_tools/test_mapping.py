@@ -4,7 +4,7 @@ import pytest
 
 from advisor.extras.other_tools.conversions import TURNS, CannotCarry, Context, deepspeed_offloads
 from advisor.extras.other_tools.mapping import leaves, read, usual_values, write
-from advisor.extras.other_tools.tool import TOOLS, OneKey, known_names, meant_key, tool_named
+from advisor.extras.other_tools.tool import TOOLS, known_names, meant_key, tool_named
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_reader import read_yaml
 
@@ -149,12 +149,12 @@ def test_hints_for_misspelt_plan_keys_say_the_same():
         for name in ids.keys() & tools.keys():
             meant: dict[str, set[str]] = {}
             for entry in tool_named(ids[name]).mapping:
-                if isinstance(entry, OneKey):
-                    meant.setdefault(entry.theirs, set()).add(entry.ours)
+                if "either" not in entry:
+                    meant.setdefault(entry["theirs"], set()).add(entry["ours"])
                     continue
-                for pair in entry.either:
-                    for theirs in pair.theirs:
-                        meant.setdefault(theirs, set()).update(pair.ours)
+                for pair in entry["either"]:
+                    for theirs in pair["theirs"]:
+                        meant.setdefault(theirs, set()).update(pair["ours"])
             for theirs in tools[name]:
                 if theirs in meant:
                     assert ours in meant[theirs], (name, theirs)
