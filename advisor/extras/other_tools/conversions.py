@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from advisor.extras.other_tools.tool import CONVERSIONS
 from advisor.ground.errors import AdviseError
 from advisor.ground.files import read_at_most
 from advisor.methods.optimizers import optimizer, plan_name
@@ -221,4 +220,3 @@ TURNS: Mapping[str, Conversion] = {
     "whole_number": Conversion(_same, _write_whole),
     "whole_steps": Conversion(_read_steps, _same),
 }
-assert set(TURNS) == set(CONVERSIONS)

@@ -22,23 +22,15 @@ from advisor.extras.other_tools.mapping import flat_stage, usual_values, write
 from advisor.extras.other_tools.rows import KINDS, TEST, TRAIN
 from advisor.extras.other_tools.tool import Tool, tool_named
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.files import TEMPORARY, cannot_write, shown_path, text_of
+from advisor.ground.files import TEMPORARY, cannot_write, shown_path
 from advisor.ground.version import __version__
-from advisor.plan.comments import comments_of
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
+from advisor.plan.smaller import in_words
 
 BUNDLE = "`advise export PLAN --to bundle` carries the plan itself to another machine"
 MOST_SHOWN = 3  # notes on the screen; all of them stand in the files
-LONGEST_REASON = 90
-# What stands at the top of the file: the model, then its data.
-FIRST = (
-    "model_name_or_path", "base_model", "model_revision", "revision_of_model", "trust_remote_code",
-    "dataset_name", "dataset_train_split", "dataset_test_split", "dataset_dir", "dataset",
-    "eval_dataset", "template", "enable_thinking", "datasets", "test_datasets", "val_set_size",
-    "chat_template", "chat_template_kwargs", "dataset_prepared_path",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,19 +88,17 @@ def write_files(tool_id: str, source: Path, out: Path | None, *, only: str | Non
             hint="remove it, or choose another folder with --out",
             where=str(folder),
         )
-    comments = comments_of(text_of(source), name=str(source))
     work = folder.parent / f"{TEMPORARY}{os.getpid()}-{folder.name}"
     try:
         work.mkdir(parents=True)
         files: dict[str, dict[str, Any]] = {}
-        jobs = [
-            job_of(tool, plan, entry, source=source, comments=comments, work=work)
-            for entry in chosen
-        ]
+        jobs = [job_of(tool, plan, entry, source=source, work=work) for entry in chosen]
         for job in jobs:
             for name, content in job.files.items():
                 files.setdefault(name, {}).update(content)
-            (work / job.file).write_text("\n".join((*_head(job), "", *_body(job), "")), "utf-8")
+            values = yaml.safe_dump(job.values, sort_keys=False, width=1000, allow_unicode=True)
+            page = "\n".join((*_head(job), "", values))
+            (work / job.file).write_text(page, "utf-8")
         for name, content in files.items():
             text = json.dumps(content, indent=2, ensure_ascii=False)
             (work / name).write_text(f"{text}\n", "utf-8")
@@ -166,7 +156,7 @@ def _head(job: Job) -> Iterator[str]:
     for name, count in job.rows.counts.items() if job.rows else ():
         if count:
             yield f"# Data:  {job.folder}/{name}, {count:,} rows"
-    lost = [f"{one.key} ({_word(one.value)}): {one.why}" for one in job.lost]
+    lost = [f"{one.key} ({in_words(one.value)}): {one.why}" for one in job.lost]
     for title, lines in (("Not carried over", lost), ("Different from `advise run`", job.notes)):
         if lines:
             yield f"# {title}:"
@@ -179,20 +169,3 @@ def _commented(text: str, first: str = "# ", later: str = "# ") -> list[str]:
         text, 96, initial_indent=first, subsequent_indent=later,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
-
-
-def _word(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _body(job: Job) -> Iterator[str]:
-    order = {key: place for place, key in enumerate(FIRST)}
-    for key, value in sorted(job.values.items(), key=lambda item: order.get(item[0], len(order))):
-        because = job.because.get(key, "")
-        inner = value if isinstance(value, list) else ()
-        if isinstance(value, dict) or any(isinstance(one, dict | list) for one in inner):
-            yield yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True).rstrip("\n")
-        else:
-            is_said = because and len(because) <= LONGEST_REASON
-            yield f"{key}: {_word(value)}" + (f"  # {because}" if is_said else "")

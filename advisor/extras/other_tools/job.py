@@ -21,7 +21,7 @@ from advisor.extras.other_tools.rows import KINDS, TEST, Rows, write_rows
 from advisor.extras.other_tools.tool import TEXT, Tool
 from advisor.methods.stage import Stage
 from advisor.plan.entries import Entry, entries
-from advisor.plan.model import Comments, Plan
+from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
 
 ELSEWHERE = ("holdout", "save_minutes")  # said in other words: held-out rows are a file
@@ -44,7 +44,6 @@ class Job:
     model: str  # a hub id, a folder, or the result of the training before
     rows: Rows | None = None  # None: a data set of the hub, whose name is passed on
     values: dict[str, Any] = field(default_factory=dict)  # their keys, in the order of the file
-    because: dict[str, str] = field(default_factory=dict)  # their key -> the comment beside it
     lost: list[Lost] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)  # commands to be given first
@@ -82,9 +81,7 @@ class Job:
         )
 
 
-def job_of(
-    tool: Tool, plan: Plan, entry: Entry, *, source: Path, comments: Comments, work: Path
-) -> Job:
+def job_of(tool: Tool, plan: Plan, entry: Entry, *, source: Path, work: Path) -> Job:
     """The training with all that is written for it; its rows are written in a folder of `work`."""
     parts = [entry.task.name] if entry.task else []
     if len(plan.stages) > 1:
@@ -101,7 +98,7 @@ def job_of(
             "the data set stays on the hub: its columns must be those that the tool reads; no rows"
             " are held out, since they were not read"
         )
-    _write(job, comments)
+    _write(job)
     module = import_module(f"advisor.extras.other_tools.{tool.id}")
     if hasattr(module, "complete"):
         module.complete(job)
@@ -134,7 +131,7 @@ def _start(job: Job, source: Path) -> None:
     job.notes.append(f"this stage trains a new LoRA on the merged result of {earlier.stage.name}")
 
 
-def _write(job: Job, comments: Comments) -> None:
+def _write(job: Job) -> None:
     """The stage in the tool's words, and what no key of a plan stands beside (`written`)."""
     stage = job.entry.stage
     if job.rows is not None:  # what is learned decides, not what it is called
@@ -151,11 +148,6 @@ def _write(job: Job, comments: Comments) -> None:
     job.command = str(write(job.tool, ours, command=None, usual=usual).aside.get(COMMAND, "train"))
     found = write(job.tool, ours, command=job.command, usual=usual)
     job.values, job.lost = found.values, found.lost
-    place = [one.name for one in job.plan.stages].index(stage.name)
-    for theirs, keys in found.came_from.items():  # the reason that stands beside ours in the plan
-        reasons = [comments.get(("stages", place, key), "") for key in keys]
-        job.because[theirs] = next(filter(None, reasons), "")
-    job.because |= found.because
     facts = {**ours, **_facts(job)}
     for part in job.tool.written:
         if all(_is(facts.get(key), wanted) for key, wanted in part.get("when", {}).items()):
@@ -204,10 +196,8 @@ def _is(value: Any, wanted: Any) -> bool:
 
 def _add(job: Job, part: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """An entry of `written` that holds."""
-    values, loses = filled(part.get("values", {}), facts), part.get("loses", {})
-    job.values |= values
-    if "because" in part:
-        job.because[next(reversed(values))] = part["because"]
+    job.values |= filled(part.get("values", {}), facts)
+    loses = part.get("loses", {})
     said = {*part.get("says", ()), *loses}
     job.lost = [one for one in job.lost if one.key not in said]
     job.lost += [Lost(key=key, value=facts.get(key), why=why) for key, why in loses.items()]

@@ -58,7 +58,6 @@ class Reading:
 
     carried: dict[str, Carried] = field(default_factory=dict)  # by our key
     lost: list[Lost] = field(default_factory=list)  # not in the plan, for one reason or another
-    idle: list[Lost] = field(default_factory=list)  # in the file without any effect there
     no_effect: list[str] = field(default_factory=list)  # logging and the like
 
     @property
@@ -74,8 +73,6 @@ class Writing:
     values: dict[str, Any] = field(default_factory=dict)  # their key -> value, in order; may nest
     aside: dict[str, Any] = field(default_factory=dict)  # COMMAND
     lost: list[Lost] = field(default_factory=list)  # ours
-    came_from: dict[str, tuple[str, ...]] = field(default_factory=dict)  # their key -> ours
-    because: dict[str, str] = field(default_factory=dict)  # their key -> why it is always written
 
 
 def read(
@@ -94,10 +91,9 @@ def read(
         else:
             reader.one(entry)
     implied = {key: one for always in tool.always for key, one in always["values"].items()}
-    told = reader.named | {one.key for one in found.idle}
     for key in leaves(values):
         top, value = key.split(".")[0], at_key(values, key)
-        if key in told or top in told:
+        if key in reader.named or top in reader.named:
             continue
         if key in implied and same_value(value, implied[key]):
             continue  # what a plan means anyway
@@ -156,20 +152,11 @@ class _Reader:
         """Carry the value of one key where it has an effect."""
         key, found, ours = entry["theirs"], self.found, self.found.ours
         is_here = at_key(self.values, key) is not ABSENT
-        value = self.holds(key)
-        failing = [
-            name
-            for name, wanted in entry.get("when", {}).items()
-            if not _is(ours.get(name), wanted)
-        ]
-        if failing:
-            if is_here and key not in self.named:
-                why = f"it has no effect where {failing[0]} is {_word(ours.get(failing[0]))}"
-                found.idle.append(Lost(key=key, value=value, why=why))
-            # Another entry may read the same key for another method, which names it then.
-            return
         if is_here:
             self.named.add(key)
+        if not all(_is(ours.get(name), wanted) for name, wanted in entry.get("when", {}).items()):
+            return
+        value = self.holds(key)
         by_name = [ours for theirs, ours in entry.get("values", ()) if _is(value, theirs)]
         if value is None and not by_name:
             return
@@ -183,7 +170,6 @@ class _Reader:
             return
         one = Carried(value=turned, theirs=(key,), is_default=not is_here)
         found.carried.setdefault(entry["ours"], one)
-        found.idle = [one for one in found.idle if one.key != key]
 
 
 def write(
@@ -204,7 +190,6 @@ def write(
             for key, value in always["values"].items():
                 if at_key(found.values, key) is ABSENT:
                     _put(found.values, key, value)
-                    found.because[key] = always["because"]
     found.values = {key: one for key, one in found.values.items() if tool.has(key, command)}
     told = writer.told | {one.key for one in found.lost}
     for key in ours:
@@ -239,7 +224,6 @@ class _Writer:
                         self.found.aside[key] = value
                     elif value is not None:
                         _put(self.found.values, key, value)
-                        self.found.came_from[key] = tuple(pair["ours"])
                 self.found.lost += [
                     Lost(key=key, value=self.ours[key], why=why)
                     for key, why in pair.get("loses", {}).items()
@@ -275,7 +259,6 @@ class _Writer:
             return
         if turned is not None:
             _put(self.found.values, entry["theirs"], turned)
-            self.found.came_from[entry["theirs"]] = (entry["ours"],)
 
 
 # --------------------------------------------------------------------------- values
@@ -320,12 +303,6 @@ def same_value(value: Any, other: Any) -> bool:
     if isinstance(value, bool) != isinstance(other, bool):
         return False
     return bool(value == other)
-
-
-def _word(value: Any) -> str:
-    if value is None:
-        return "not set"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # --------------------------------------------------------------------------- ours

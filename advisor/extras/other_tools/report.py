@@ -87,7 +87,7 @@ def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> R
         fit = fitting(file, carried.plan, shape, hardware, data.profile)
     facts = _facts(file, reading, carried, shape, data, hardware)
     rules = _by_rules(file, reading, Known(file.values, file.defaults, facts))
-    findings = worst_first([*file.faults, *_idle(file, reading), *rules])
+    findings = worst_first([*file.faults, *rules])
     change: Mapping[str, Any] = {}
     if carried is not None and fit is not None and fit.change is not None:
         change = _their_changes(file, carried.plan, fit.change.values, known)
@@ -170,16 +170,6 @@ def _facts(
 
 
 # --------------------------------------------------------------------------- findings, changes
-
-
-def _idle(file: ToolFile, reading: Reading) -> Iterator[Found]:
-    """Keys that stand in the file and change nothing there."""
-    for one in reading.idle:
-        text = f"`{one.key}` stands in the file, but {one.why}"
-        yield Found(
-            id="key/no-effect", severity="warning", where=file.at(one.key), text=text,
-            sources=("product",),
-        )  # fmt: skip
 
 
 def _by_rules(file: ToolFile, reading: Reading, known: Known) -> Iterator[Found]:

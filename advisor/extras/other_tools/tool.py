@@ -14,18 +14,13 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+from advisor.extras.other_tools.conversions import TURNS
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, OneOf, Shape, Text
 from advisor.ground.sources import LINK
 from advisor.ground.yaml_cache import read_shipped
 
-# How a value is turned, beside what `values` says: conversions.py.
-CONVERSIONS = (
-    "same", "inverted", "optimizer", "share_of_steps", "share_or_rows", "names", "comma_names",
-    "deepspeed", "fsdp", "listed", "whole_number", "whole_steps", "name_list",
-    "answers", "trackers",
-)  # fmt: skip
 TOOLS = ("axolotl", "llamafactory", "trl")
 TEXT, ANSWERS, PAIRS, FEEDBACK = "text", "answers", "pairs", "feedback"  # kinds of rows
 CLOSE = 0.78  # how alike a misspelt key and the one that is meant are at least
@@ -39,7 +34,7 @@ ONE_KEY = Keys(
     keys={
         "theirs": Text(help="its name in their file; a dot goes into a map: fsdp_config.reshard"),
         "ours": Text(help="a key of a plan; trl.NAME and peft.NAME stand under those maps"),
-        "as": Choice(values=CONVERSIONS, help="how the value is turned; default: the same"),
+        "as": Choice(values=tuple(TURNS), help="how the value is turned; default: the same"),
         "values": ListOf(
             of=ListOf(of=ANY, least=2, most=2), help="[theirs, ours] where values have other names"
         ),
@@ -79,16 +74,14 @@ ALWAYS = Keys(
     keys={
         "values": VALUES,
         "when": MapOf(of=ANY, help="values of ours that it is written for"),
-        "because": Text(help="the comment beside it"),
     },
-    required=("values", "because"),
+    required=("values",),
 )
 WRITTEN = Keys(
     help="what is written where its conditions hold; {name} stands for a fact: job.py",
     keys={
         "when": MapOf(of=ANY, help="facts of the training, and keys of ours, with their values"),
         "values": VALUES,
-        "because": Text(help="the comment beside the last of the values"),
         "says": ListOf(of=Text(), help="keys of ours that are said so"),
         "loses": MapOf(of=Text(), help="a key of ours whose value is not the same there -> why"),
         "note": Text(help="what is another training than ours"),

@@ -38,6 +38,7 @@ RM, DPO, KTO, PPO = ({"stage": name} for name in ("rm", "dpo", "kto", "ppo"))
 PPO = PPO | {"reward_model": "r"}
 FULL, BITS = {"finetuning_type": "full"}, {"quantization_bit": 4}
 LLAMA_FACTORY = {
+    "lora-keys-alone": (FULL | {"lora_rank": 8}, {"lora_rank": 8}),
     "quantised-without-lora": (FULL | BITS, BITS),
     "adapter-without-lora": (FULL | {"adapter_name_or_path": "x"}, {"adapter_name_or_path": "x"}),
     "pissa-on-quantised": (BITS | {"pissa_init": True}, {"pissa_init": True}),
@@ -169,6 +170,7 @@ FSDP1 = {"fsdp_config": {"fsdp_version": 1}, "fsdp_version": 1}
 KTO_ROWS = {"rl": "kto", "remove_unused_columns": False}
 RELORA = {"relora": True, "jagged_restart_steps": 10}
 AXOLOTL = {
+    "lora-keys-alone": ({"adapter": None}, {}),
     "no-data": ({"datasets": None}, {}),
     "quantised-without-adapter": (NO_ADAPTER | {"load_in_4bit": True}, QLORA),
     "qlora-without-4bit": ({"adapter": "qlora"}, QLORA),
@@ -410,6 +412,7 @@ AXOLOTL = {
 DPO_, KTO_, GRPO_ = ({"command": name} for name in ("dpo", "kto", "grpo"))
 LORA = {"use_peft": True, "lora_target_modules": ["all-linear"]}
 TRL = {
+    "lora-keys-alone": ({"lora_r": 8}, {"lora_r": 8, "use_peft": True}),
     "no-data": ({"dataset_name": None}, {}),
     "two-quantisations": (
         LORA | {"load_in_4bit": True, "load_in_8bit": True}, LORA | {"load_in_4bit": True},
