@@ -66,14 +66,20 @@ def written_by_ollama(shape: Shape, messages: Sequence[Mapping[str, str]]) -> st
 
 def go_template(shape: Shape) -> str:
     """The TEMPLATE."""
-    head = go_text(shape.head)
+    head = [go_text(shape.head)]
     if shape.system is not None:
         before, after = map(go_text, shape.system)
-        head = "".join(
-            ["{{ if .System }}", before, "{{ .System }}", after, "{{ else }}", head, "{{ end }}"]
-        )
+        head = [
+            "{{ if .System }}",
+            before,
+            "{{ .System }}",
+            after,
+            "{{ else }}",
+            *head,
+            "{{ end }}",
+        ]
     parts = [
-        head,
+        *head,
         "{{ $asked := false }}{{ range $i, $_ := .Messages }}",
         "{{ $last := eq (len (slice $.Messages $i)) 1 }}",
         '{{ if eq .Role "user" }}{{ if $asked }}',
@@ -89,11 +95,8 @@ def go_template(shape: Shape) -> str:
 
 
 def go_text(text: str) -> str:
-    """A fixed text as it stands in a TEMPLATE.
-
-    An open brace could begin code for Go. Characters that are not printable are dropped by the
-    reader of Modelfiles, and three quotes end the TEMPLATE for it. A text with any of those is
-    written as code: in quotes.
+    """A fixed text as it stands in a TEMPLATE: where Go or the reader of Modelfiles would take it
+    for something else, as code in quotes.
     """
     return text if can_hold(text) and "{" not in text else f"{{{{ {go_string(text)} }}}}"
 
@@ -111,7 +114,7 @@ def go_string(text: str) -> str:
 
 
 def _printable(character: str) -> str:
-    code = ord(character)
     if character.isprintable():
         return character
+    code = ord(character)
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -56,9 +56,6 @@ def quoted(text: str) -> str:
     return f"{QUOTES}{text}{QUOTES}"
 
 
-# --------------------------------------------------------------------------- what ends an answer
-
-
 def stops(folder: Path, shape: Shape) -> dict[str, str]:
     """What ends an answer of a result, each once with its reason, in the order of discovery.
 
@@ -102,9 +99,6 @@ def stops(folder: Path, shape: Shape) -> dict[str, str]:
     return found
 
 
-# --------------------------------------------------------------------------- other lines
-
-
 def parameters(folder: Path, *, seq_len: int | None) -> list[tuple[str, str, str]]:
     """(name, value, why) of each that a result calls for, which was trained on so many tokens."""
     config = json_object(folder / "generation_config.json")
@@ -140,15 +134,13 @@ def constant_system(run: Path, stage: StageRecord) -> tuple[str | None, str]:
         )
     text = next(iter(found), None)
     if len(found) > 1:
-        about = (
+        return None, (
             "no SYSTEM line: some rows of the training data have a system message, and others"
             " another or none; send the one that fits"
         )
-        return None, about
     if text is not None and not can_hold(text):
-        about = (
+        return None, (
             "no SYSTEM line: that of the training data holds characters that no Modelfile keeps;"
             " send it with each conversation"
         )
-        return None, about
     return text, "SYSTEM is the one system message of the training data" if text else ""

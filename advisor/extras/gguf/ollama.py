@@ -7,7 +7,7 @@ from __future__ import annotations
 import datetime
 import shlex
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,22 +30,13 @@ VARIANTS = True
 PROOF = "proof.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """A result whose template and end tokens are known."""
-
-    stage: StageRecord
-    folder: Path
-    template: OllamaTemplate
-    stops: dict[str, str]  # text -> why
-
-
 def export(wanted: Wanted) -> int:
     """Write the folder and say where it is. Returns the exit code; raises AdviseError."""
     run = wanted.source
     record = record_of(run)
     stages = writing_stages(run, record, only=wanted.only)
-    every = {label(stage): _ready(record, stage, run / stage.folder) for stage in stages}
+    every = {label(stage): stage for stage in stages}
+    ready = {one: _ready(record, stage, run / stage.folder) for one, stage in every.items()}
     out = wanted.out or run / "export" / NAME
     paths = {one: out / ("Modelfile" if len(every) == 1 else f"{one}.Modelfile") for one in every}
     earlier = _files(out)
@@ -58,8 +49,8 @@ def export(wanted: Wanted) -> int:
     if code != 0:
         return code
     files = _files(out)
-    for one, ready in every.items():
-        _write(wanted, record, ready, paths[one], files[one])
+    for one, stage in every.items():
+        _write(wanted, record, stage, *ready[one], paths[one], files[one])
     return 0
 
 
@@ -68,8 +59,10 @@ def _files(out: Path) -> dict[str, Any]:
     return {file["label"]: file for file in json_object(out / PROOF).get("files") or []}
 
 
-def _ready(record: RunRecord, stage: StageRecord, folder: Path) -> Ready:
-    """Raises InputError for a template that Ollama cannot write, or if nothing ends an answer."""
+def _ready(
+    record: RunRecord, stage: StageRecord, folder: Path
+) -> tuple[OllamaTemplate, dict[str, str]]:
+    """The template, and what ends an answer. Raises InputError if Ollama cannot hold them."""
     chat = ChatText.in_folder(folder)
     try:
         made = ollama_template(
@@ -92,22 +85,30 @@ def _ready(record: RunRecord, stage: StageRecord, folder: Path) -> Ready:
             where=str(stage.folder),
             hint="serve it where the model's own files are read: `advise export --to vllm`",
         )
-    return Ready(stage=stage, folder=folder, template=made, stops=found)
+    return made, found
 
 
-def _write(wanted: Wanted, record: RunRecord, one: Ready, path: Path, file: dict[str, Any]) -> None:
+def _write(
+    wanted: Wanted,
+    record: RunRecord,
+    stage: StageRecord,
+    made: OllamaTemplate,
+    ends: dict[str, str],
+    path: Path,
+    file: dict[str, Any],
+) -> None:
     """Write the Modelfile of a result, and say what it does and does not."""
-    name, made = label(one.stage), one.template
+    name, folder = label(stage), wanted.source / stage.folder
     # llama.cpp puts the first token in front of a text.
-    first = special_texts(one.folder).get("bos_token", "") if file["begins"] else ""
+    first = special_texts(folder).get("bos_token", "") if file["begins"] else ""
     system, about_system = None, ""
     if made.shape.system is not None:
-        system, about_system = constant_system(wanted.source, one.stage)
+        system, about_system = constant_system(wanted.source, stage)
     text = modelfile_text(
         model=f"./{file['file']}",
         template=go_template(made.shape.without(first)),
-        stops=one.stops,
-        parameters=parameters(one.folder, seq_len=record.settings(one.stage).seq_len),
+        stops=ends,
+        parameters=parameters(folder, seq_len=record.settings(stage).seq_len),
         system=system,
         about=f"{record.name}: {name}. TEMPLATE writes what the model's own chat template writes:"
         f" {made.compared} random conversations came out alike.",
@@ -117,11 +118,11 @@ def _write(wanted: Wanted, record: RunRecord, one: Ready, path: Path, file: dict
     wanted.say(
         f"  chat template: the same text as the model's own in {made.compared} random conversations"
     )
-    wanted.say(f"  answers end at {', '.join(one.stops)}")
+    wanted.say(f"  answers end at {', '.join(ends)}")
     for note in filter(None, (*made.lost, about_system)):
         for line in textwrap.wrap(f"note: {note}", 76, subsequent_indent="  "):
             wanted.say(f"  {line}")
-    called = f"{record.name}-{one.stage.task}" if one.stage.task else str(record.name)
+    called = f"{record.name}-{stage.task}" if stage.task else str(record.name)
     called = folder_name(called) or "model"
     wanted.say(f"  make it:  ollama create {called} -f {shlex.quote(shown_path(path))}")
     wanted.say(f"  ask it:   ollama run {called}")

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from advisor.data.chat_text import ChatText, RefusedByTemplate, Turn
 from advisor.data.template_messages import END_MARK
@@ -54,11 +55,8 @@ class OllamaTemplate:
 def ollama_template(
     chat: ChatText, *, fixed: Iterable[str] = (), today: datetime.date
 ) -> OllamaTemplate:
-    """The texts of a chat template, compared with it. Raises NotExpressible.
-
-    Args:
-        fixed: Arguments that the plan gives the template.
-        today: For templates that write the date.
+    """The texts of a chat template, which the plan gives fixed arguments, compared with it. Raises
+    NotExpressible.
     """
     chat.on(today)
     shape = shape_of(chat.as_trained)
@@ -122,18 +120,16 @@ def shape_of(write: Write) -> Shape:
         _, answered, asked, _ = three = cut(write(TURNS[:3], prompt=True), TURNS[:3])
         five = cut(write(TURNS, prompt=True), TURNS)
         shape = Shape(head=head, system=None, asked=asked, answered=answered, prompt=prompt)
-        if [three, five] != [
-            [head, answered, asked, prompt],
-            [head, answered, asked, answered, asked, prompt],
-        ]:
+        once = [answered, asked]
+        if three != [head, *once, prompt] or five != [head, *once, *once, prompt]:
             raise NotExpressible("it writes a turn in another way depending on how many there are")
-        with_system: list[Turn] = []
+        takes_system = False
         with suppress(RefusedByTemplate):
-            if str(SYSTEM["content"]) in write([SYSTEM, TURNS[0]], prompt=True):
-                with_system = [SYSTEM, *TURNS[:3]]
-        if with_system:
-            before, after, *rest = cut(write(with_system, prompt=True), with_system)
-            if rest != [answered, asked, prompt]:
+            takes_system = str(SYSTEM["content"]) in write([SYSTEM, TURNS[0]], prompt=True)
+        if takes_system:
+            turns = [SYSTEM, *TURNS[:3]]
+            before, after, *rest = cut(write(turns, prompt=True), turns)
+            if rest != [*once, prompt]:
                 raise NotExpressible("it moves the system message in a way of its own")
             shape = replace(shape, system=(before, after))
         said = f"{MARK}\n{THOUGHT}\n{END_MARK}\n\nyes"
@@ -177,15 +173,12 @@ def conversations(shape: Shape, chance: random.Random) -> Iterator[list[Turn]]:
         yield [*turns, turn("user")]
 
 
-def check(shape: Shape, write: Write, *, rounds: int = ROUNDS, seed: int = 0) -> int:
-    """How many conversations were compared.
-
-    Raises NotExpressible with the first that Ollama would write in another way than the model's
-    template does.
+def check(shape: Shape, write: Write) -> int:
+    """How many conversations were compared. Raises NotExpressible with the first that Ollama would
+    write in another way than the model's template does.
     """
     compared = 0
-    random_ones = conversations(shape, random.Random(seed))  # noqa: S311 - no secret
-    for _, turns in zip(range(rounds), random_ones, strict=False):
+    for turns in islice(conversations(shape, random.Random(0)), ROUNDS):  # noqa: S311 - no secret
         try:
             own = write(turns, prompt=True)
         except RefusedByTemplate:
