@@ -89,30 +89,69 @@ def gpu_of(name: str) -> str:
 def skypilot_job(needs: Needs, name: str | None) -> Job:
     """The task of a plan, on the GPU of that name, else on the plan's own.
 
-    Raises InputError for a GPU that SkyPilot has no name for.
+    Raises InputError for a GPU that SkyPilot has no name for. The runs are kept in a bucket, which
+    a lost machine leaves behind; several machines need storage that shows to each what the others
+    write.
     """
     from advisor.extras.jobs.pack import Job, as_comments, filled, wrapped
 
-    rented = _rented(needs, name)
-    kept = f"{_plain(needs.plan.name)}-{needs.digest}-runs"  # the bucket or volume of the runs
-    about = _about(needs, rented, kept)
-    commands = _commands(needs)
+    rented, called = _rented(needs, name), _plain(needs.plan.name)
+    kept = f"{called}-{needs.digest}-runs"  # the bucket or volume of the runs
+    launch = f"sky jobs launch {FILE}"
+    if needs.tasks:
+        each = f'-n {called}-"$task" --env TASK="$task"'
+        names = " ".join(needs.tasks)
+        launch = f"for task in {names}; do sky jobs launch -d -y {each} {FILE}; done"
+    resources: dict[str, Any] = {"accelerators": rented} if rented else {"cpus": f"{needs.cores}+"}
+    if needs.memory_bytes is not None:
+        resources["memory"] = f"{math.ceil(needs.memory_bytes / GIB)}+"
+    disk_gb = math.ceil(needs.disk_bytes / 1e9) + OTHER_DISK_GB
+    if disk_gb > USUAL_DISK_GB:
+        resources["disk_size"] = disk_gb
+    resources["job_recovery"] = {"max_restarts_on_errors": 0, "recover_on_exit_codes": [AGAIN]}
+    asked: dict[str, Any] = {"resources": resources, "envs": {}}
+    files = {IGNORED: "/.venv\n/.fetched\n/hub\n/runs\n"}
+    if needs.nodes > 1:
+        storage, setting, commands = "volume", "RUNS_VOLUME", [f"sky volumes apply {VOLUME}"]
+        where = (
+            f"volume   {VOLUME} asks a Kubernetes cluster for storage that all machines write to (a"
+            " bucket shows to none what another writes at once); --env RUNS_VOLUME=NAME is another"
+        )
+        asked["volumes"] = {RUNS: "${RUNS_VOLUME}"}
+        size = f"{max(10, math.ceil(2 * needs.disk_bytes / GIB))}Gi"  # with room for two runs
+        volume = {"name": kept, "type": "k8s-pvc", "infra": "k8s", "size": size, "config": ACCESS}
+        note = f"# Where the machines of {FILE} keep their run: {commands[0]}\n"
+        files[VOLUME] = note + yaml.safe_dump(volume, sort_keys=False)
+        commands = [f"{commands[0]}    # once", launch]
+    else:
+        storage, setting, commands = "bucket", "RUNS_BUCKET", [launch]
+        where = "bucket   SkyPilot makes it; names are taken worldwide: --env RUNS_BUCKET=NAME"
+        asked["file_mounts"] = {RUNS: {"name": "${RUNS_BUCKET}", "mode": "MOUNT_CACHED"}}
+    asked["envs"] = {setting: kept, "TASK": "", "MAX_STEPS": ""}
+    devices = " or ".join(f"{name}:{count}" for name, count in rented.items()) or "no GPU"
+    about = [
+        f"{FILE}: {needs.machines} with {devices}",
+        f"Checkpoints and results: {RUNS}, the {storage} {kept}; a machine that is lost is"
+        " replaced, and the run resumes",
+        f"Time: {needs.time_words()}; SkyPilot has no time limit",
+        f"Price: {needs.price}; SkyPilot shows its own before it starts",
+        *(f"Note: {note}" for note in needs.notes),
+        "Yours to give or change:",
+        f"  {where}",
+        "  cloud    the cheapest that has it; --infra aws, --infra kubernetes",
+        "  spot     --use-spot",
+        "  trial    --env MAX_STEPS=10",
+    ]
     script = filled("sky.sh", PLAN=needs.plan.name, OFFLINE=needs.offline_line())
-    task = filled(
+    files[FILE] = filled(
         "sky.txt",
         COMMANDS=as_comments(f"  {line}" for line in commands),
         ABOUT=as_comments(about),
-        NAME=_plain(needs.plan.name),
+        NAME=called,
         NODES=str(needs.nodes),
-        ASKED=yaml.safe_dump(_asked(needs, rented, kept), sort_keys=False).rstrip(),
+        ASKED=yaml.safe_dump(asked, sort_keys=False).rstrip(),
         RUN=indent(script.rstrip(), "  "),
     )
-    files = {FILE: task, IGNORED: "/.venv\n/.fetched\n/hub\n/runs\n"}
-    if needs.nodes > 1:  # with room for two runs
-        size = f"{max(10, math.ceil(2 * needs.disk_bytes / GIB))}Gi"
-        volume = {"name": kept, "type": "k8s-pvc", "infra": "k8s", "size": size, "config": ACCESS}
-        note = f"# Where the machines of {FILE} keep their run: sky volumes apply {VOLUME}\n"
-        files[VOLUME] = note + yaml.safe_dump(volume, sort_keys=False)
     return Job(
         ending="skypilot",
         files=files,
@@ -156,9 +195,7 @@ def _rented(needs: Needs, name: str | None) -> dict[str, int]:
 
 
 def _like(memory_bytes: int | None) -> list[str]:
-    """Three names of GPUs with at least as much memory, the smallest first; without one the
-    largest.
-    """
+    """Three names of GPUs with as much memory, the smallest first; without one the largest."""
     from advisor.probe.catalogue import load_catalogue
 
     catalogue = load_catalogue()
@@ -171,58 +208,3 @@ def _like(memory_bytes: int | None) -> list[str]:
 def _plain(name: str) -> str:
     """As clouds take names: lower case, digits and hyphens."""
     return name.replace("_", "-")[:40].strip("-")
-
-
-def _commands(needs: Needs) -> list[str]:
-    launch = f"sky jobs launch {FILE}"
-    if needs.tasks:
-        each = f'-n {_plain(needs.plan.name)}-"$task" --env TASK="$task"'
-        names = " ".join(needs.tasks)
-        launch = f"for task in {names}; do sky jobs launch -d -y {each} {FILE}; done"
-    return [*([f"sky volumes apply {VOLUME}    # once"] if needs.nodes > 1 else []), launch]
-
-
-def _about(needs: Needs, rented: Mapping[str, int], kept: str) -> list[str]:
-    devices = " or ".join(f"{name}:{count}" for name, count in rented.items()) or "no GPU"
-    storage = "bucket"
-    where = "bucket   SkyPilot makes it; names are taken worldwide: --env RUNS_BUCKET=NAME"
-    if needs.nodes > 1:
-        storage = "volume"
-        where = (
-            f"volume   {VOLUME} asks a Kubernetes cluster for storage that all machines write to (a"
-            " bucket shows to none what another writes at once); --env RUNS_VOLUME=NAME is another"
-        )
-    return [
-        f"{FILE}: {needs.machines} with {devices}",
-        f"Checkpoints and results: {RUNS}, the {storage} {kept}; a machine that is lost is"
-        " replaced, and the run resumes",
-        f"Time: {needs.time_words()}; SkyPilot has no time limit",
-        f"Price: {needs.price}; SkyPilot shows its own before it starts",
-        *(f"Note: {note}" for note in needs.notes),
-        "Yours to give or change:",
-        f"  {where}",
-        "  cloud    the cheapest that has it; --infra aws, --infra kubernetes",
-        "  spot     --use-spot",
-        "  trial    --env MAX_STEPS=10",
-    ]
-
-
-def _asked(needs: Needs, rented: Mapping[str, int], kept: str) -> dict[str, Any]:
-    """What is rented. The runs are kept in a bucket, which a lost machine leaves behind; several
-    machines need storage that shows to each what the others write.
-    """
-    asked: dict[str, Any] = {"accelerators": rented} if rented else {"cpus": f"{needs.cores}+"}
-    if needs.memory_bytes is not None:
-        asked["memory"] = f"{math.ceil(needs.memory_bytes / GIB)}+"
-    disk_gb = math.ceil(needs.disk_bytes / 1e9) + OTHER_DISK_GB
-    if disk_gb > USUAL_DISK_GB:
-        asked["disk_size"] = disk_gb
-    asked["job_recovery"] = {"max_restarts_on_errors": 0, "recover_on_exit_codes": [AGAIN]}
-    storage: dict[str, Any] = {
-        "envs": {"RUNS_BUCKET": kept},
-        "file_mounts": {RUNS: {"name": "${RUNS_BUCKET}", "mode": "MOUNT_CACHED"}},
-    }
-    if needs.nodes > 1:
-        storage = {"envs": {"RUNS_VOLUME": kept}, "volumes": {RUNS: "${RUNS_VOLUME}"}}
-    storage["envs"] |= {"TASK": "", "MAX_STEPS": ""}
-    return {"resources": asked, **storage}
