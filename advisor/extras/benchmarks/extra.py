@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 TESTED = ("0.4.13", "0.4.14")  # from the first version up to the second, as in pyproject.toml
 MOST_SHOWN = 2  # in the verdict
+COLUMNS = (
+    *("result", "benchmark", "metric", "questions", "before", "after"),
+    *("difference", "standard error", "loss"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +111,6 @@ class BenchmarksExtra(Extra):
             return None
         return "the harness downloads the questions of its benchmarks"
 
-    # ------------------------------------------------------------------- a run
-
     def check(self, call: Call) -> Checked:
         from advisor.extras.benchmarks.measure import harness_version
 
@@ -132,17 +134,18 @@ class BenchmarksExtra(Extra):
                 )
             elif "!function" in text_of(path, errors="replace"):
                 needs.append(f"benchmark {task}: runs your functions that {path.name} names")
-        installed = harness_version()
-        wanted = f"lm-eval>={TESTED[0]},<{TESTED[1]}"
-        if installed is None:
+        installed, lacking = harness_version(), []
+        first, beyond, here = (
+            [int(part) for part in version.split(".") if part.isdecimal()]
+            for version in (*TESTED, installed or "")
+        )
+        if not first <= here < beyond:
             what = "the benchmarks need lm-evaluation-harness, which is not installed"
-        elif not _numbers(TESTED[0]) <= _numbers(installed) < _numbers(TESTED[1]):
-            what = f"lm-eval {installed} is installed, which was not tested here"
-        else:
-            return Checked(bad=bad, needs=needs)
-        allowed = f"wanted: {wanted}; or a plan without `evaluation`"
-        hint = install_line(self.INSTALLS)
-        lacking = [Fault(where="evaluation", what=what, allowed=allowed, hint=hint)]
+            if installed is not None:
+                what = f"lm-eval {installed} is installed, which was not tested here"
+            allowed = f"wanted: lm-eval>={TESTED[0]},<{TESTED[1]}; or a plan without `evaluation`"
+            hint = install_line(self.INSTALLS)
+            lacking.append(Fault(where="evaluation", what=what, allowed=allowed, hint=hint))
         return Checked(bad=bad, lacking=lacking, needs=needs)
 
     def before(self, run: StageRunner) -> None:
@@ -189,8 +192,6 @@ class BenchmarksExtra(Extra):
             ]
         )
 
-    # ------------------------------------------------------------------- what a person sees
-
     def finding(self, record: RunRecord, stage: StageRecord) -> Finding | None:
         found = noted_of(record)
         changes = [one for one in found.changes if one.result == stage.name] if found else []
@@ -214,11 +215,9 @@ class BenchmarksExtra(Extra):
         found = noted_of(record)
         if found is None or not found.changes:
             return ()
-        columns = ["result", "benchmark", "metric", "questions", "before", "after"]
-        columns += ["difference", "standard error"]
-        columns += ["loss"] if found.max_drop is not None else []
+        columns = COLUMNS if found.max_drop is not None else COLUMNS[:-1]
         rows = tuple(Row(cells=tuple(_cells(one))) for one in found.changes)
-        table = Table(columns=tuple(columns), rows=rows, fixed=(False,) * len(columns))
+        table = Table(columns=columns, rows=rows, fixed=(False,) * len(columns))
         notes = (Text(text=line, tone="quiet") for line in _notes(found))
         return (Section(title="Benchmarks (lm-evaluation-harness)", blocks=(table, *notes)),)
 
@@ -232,10 +231,6 @@ def _cannot_be_asked(last: Mapping[str, Any]) -> str:
         "classes": "the last stage trains a classifier, which sorts texts",
         "seq2seq": "the last stage trains an encoder-decoder model, which was not tested with it",
     }.get(str(last.get("head")), "")
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".") if part.isdecimal()]
 
 
 def noted_of(record: RunRecord) -> BenchmarkRecord | None:

@@ -138,12 +138,9 @@ def _seconds(answers: Iterable[Mapping[str, Any]]) -> float:
     return sum(float(one["seconds"]) for one in answers)
 
 
-# --------------------------------------------------------------------------- around a training
-
-
 def measure_base(run: StageRunner) -> None:
-    """Ask the base what it was not asked yet, so that a benchmark that cannot be run ends the
-    command before anything is trained. Raises what the benchmarks raised, KeyboardInterrupt.
+    """Ask the base what it was not asked yet. Raises what the benchmarks raised, KeyboardInterrupt;
+    nothing is trained then.
     """
     measured = Measured(run.run.copy, run.run.folder, run.keeper.record)
     if not _ask(run, measured, [BASE]):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, sqrt
 from pathlib import Path
+from statistics import stdev
 from typing import Annotated, Any
 
 from advisor.ground.files import text_of
@@ -29,9 +30,7 @@ def is_task_file(task: str) -> bool:
 
 
 def files_of(path: Path, seen: frozenset[Path] = frozenset()) -> list[Path]:
-    """The file of a benchmark and the files that it names, those of its includes too, as far as
-    they are there.
-    """
+    """The file of a benchmark and the files that it and its includes name, if they are there."""
     if path in seen or not path.is_file():
         return []
     found = [path]
@@ -76,8 +75,7 @@ def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
         if "," in key
         and "_stderr," not in key
         and key.partition(",")[0] not in NO_METRIC
-        and isinstance(value, int | float)
-        and not isinstance(value, bool)
+        and type(value) in (int, float)
     }
 
 
@@ -164,9 +162,7 @@ class BenchmarkChange(JsonObject):
     @property
     def is_lost(self) -> bool:
         """Whether it counts as a loss: above the limit; without one, beyond what chance makes."""
-        if self.exceeds is not None:
-            return self.exceeds
-        return self.loss > 0 and not self.is_noise
+        return self.loss > 0 and not self.is_noise if self.exceeds is None else self.exceeds
 
     @property
     def loss_words(self) -> str:
@@ -236,12 +232,10 @@ def difference_error(before: Score, after: Score) -> tuple[float | None, bool]:
     the mean of their differences. Otherwise the two errors are added as if the samples were others,
     which is too large rather than too small.
     """
-    pairs = before.values, after.values
-    if pairs[0] is not None and pairs[1] is not None and len(pairs[0]) == len(pairs[1]) > 1:
-        found = [new - old for old, new in zip(pairs[0], pairs[1], strict=True)]
-        mean = sum(found) / len(found)
-        variance = sum((value - mean) ** 2 for value in found) / (len(found) - 1)
-        return sqrt(variance / len(found)), True
+    old, new = before.values, after.values
+    if old is not None and new is not None and len(old) == len(new) > 1:
+        found = [later - earlier for earlier, later in zip(old, new, strict=True)]
+        return stdev(found) / sqrt(len(found)), True
     if before.stderr is None or after.stderr is None:
         return None, False
-    return sqrt(before.stderr**2 + after.stderr**2), False
+    return hypot(before.stderr, after.stderr), False
