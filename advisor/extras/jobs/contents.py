@@ -30,9 +30,8 @@ UNSAFE = re.compile(r"[^\w.+@=, -]")
 
 
 class Contents:
-    """What a bundle of the plan carries. Nothing is written.
-
-    Raises InputError with every path of the plan that is not there, and for a secret in a file.
+    """What a bundle of the plan carries. Raises InputError with every path of the plan that is not
+    there, and for a secret in a file.
     """
 
     def __init__(self, plan: Plan, plan_path: Path) -> None:
@@ -58,8 +57,9 @@ class Contents:
         """Where a path of the plan lies in the bundle."""
         server = self._named.launch.vllm
         if server is not None and text == server.python:
-            note = f"launch.vllm.python: {text} must be there, or be corrected in plan.yaml"
-            self.notes.append(note)
+            self.notes.append(
+                f"launch.vllm.python: {text} must be there, or be corrected in plan.yaml"
+            )
             return text
         path = resolve_path(self._path, text).resolve()
         if path not in self._places:
@@ -156,9 +156,7 @@ class Contents:
 
 
 def source_files(root: Path, names: Iterable[str]) -> dict[str, Path]:
-    """Name from the root -> file, of files and folders of a source tree: no caches, nothing
-    hidden.
-    """
+    """Name from the root -> file, of parts of a source tree: no caches, nothing hidden."""
     found = {}
     for place in (root / name for name in names):
         for path in (place, *place.rglob("*")):

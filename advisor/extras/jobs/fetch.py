@@ -41,9 +41,7 @@ def hub_kind(plan: Plan, text: str) -> str | None:
 
 
 def hub_names(plan: Plan, plan_path: Path) -> list[tuple[str, str]]:
-    """(model or data set, its name) of what a plan takes from the hub: no file or folder is called
-    so.
-    """
+    """(model or data set, its name) of what a plan names and no file or folder is called."""
     found: dict[tuple[str, str], None] = {}
 
     def noted(text: str) -> str:
@@ -57,10 +55,8 @@ def hub_names(plan: Plan, plan_path: Path) -> list[tuple[str, str]]:
 
 
 def fetch(plan_path: Path) -> None:
-    """Download the models and data sets that the plan names and that are not in its folder.
-
-    Raises AdviseError: InputError for a bad plan or a data set that cannot be read, MachineNotReady
-    for a model that cannot be downloaded.
+    """Download what the plan names on the hub. Raises InputError for a bad plan or data set,
+    MachineNotReady for a model that cannot be downloaded.
     """
     plan = read_plan(plan_path)
     for kind, name in hub_names(plan, plan_path):

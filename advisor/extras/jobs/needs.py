@@ -69,7 +69,6 @@ class Needs:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks of the plan, each with a model of its own; none if it has no tasks."""
         return [task.name for task in self.plan.tasks]
 
     @property
@@ -107,9 +106,8 @@ class Needs:
 
 
 def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> Needs:
-    """What the plan asks of a scheduler, on its own GPU or on the one that is named.
-
-    Raises InputError for a plan that `advise run` would not start.
+    """What the plan asks of a scheduler, on its own GPU or on the one that is named. Raises
+    InputError for a plan that `advise run` would not start.
     """
     faults = launch_faults(plan)
     if plan.launch.device == "mps":

@@ -29,7 +29,6 @@ from advisor.ground.resources import PACKAGE, resource_root
 from advisor.ground.units import format_gib
 from advisor.ground.version import __version__
 from advisor.plan.comments import comments_of
-from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.plan.write import plan_text
 
@@ -98,10 +97,9 @@ class Bundle:
 def write_bundle(
     wanted: Wanted, job_of: Callable[[Needs], Job] | None = None, *, gpu: str | None = None
 ) -> int:
-    """Write the bundle of a plan file, with a job that `job_of` makes, and say how it is used.
-
-    Returns the exit code. Raises InputError for a job that `advise run` would not start; it is
-    estimated on the named GPU, else on that of the plan.
+    """Write the bundle of a plan file, with a job that is estimated on the named GPU, else on that
+    of the plan, and say how it is used. Returns the exit code. Raises InputError for a job that
+    `advise run` would not start.
     """
     if wanted.only is not None:
         each = "of a plan with tasks, each task is a job of its own"
@@ -122,14 +120,9 @@ def write_bundle(
 
 
 def make_bundle(plan_path: Path, out: Path | None = None, *, job: Job | None = None) -> Bundle:
-    """Write everything that a plan needs elsewhere.
-
-    Args:
-        out: A folder to be made, whose archive lies beside it, or an archive NAME.tar.gz alone;
-            default: <name of the plan>-bundle in the current folder.
-
-    Raises InputError if the plan or a file it names cannot be used, or if `out` is there already;
-    MachineNotReady if it cannot be written.
+    """Write everything that a plan needs elsewhere: a folder with its archive beside it, or an
+    archive NAME.tar.gz alone. Raises InputError if the plan or a file it names cannot be used, or
+    if `out` is there already; MachineNotReady if it cannot be written.
     """
     plan = read_plan(plan_path)
     target = (out or Path(f"{plan.name}-{job.ending if job else 'bundle'}")).expanduser().absolute()
@@ -238,22 +231,23 @@ def _write_archive(path: Path, name: str, folder: Path) -> None:
                     archive.addfile(entry, file)
 
 
-# --------------------------------------------------------------------------- words
-
-
 def _readme(contents: Contents, job: Job | None) -> str:
     """What the bundle is and how it is used."""
     plan = contents.plan
+    kind = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple"}.get(plan.launch.device)
+    gpus, machines = plan.launch.processes, plan.launch.nodes
+    each = f", {machines} machines each with" if machines > 1 else ","
+    count = f"an {kind} GPU" if gpus == 1 else f"{gpus} {kind} GPUs"
     start = [
         f"Start (in tmux or screen: closing the terminal saves and stops):  bash {SCRIPT}",
         f"Resume after Ctrl-C, a crash or a restart:  bash {SCRIPT}",
     ]
     if job is not None:
         start = [f"Submit:  {line}" for line in job.commands]
-    elif plan.launch.nodes > 1:
+    elif machines > 1:
         start[0] = (
             "Start on every machine, in this folder, which they share, with NODE_RANK=0, 1, ...:"
-            f"  NNODES={plan.launch.nodes} MASTER_ADDR=THE_FIRST NODE_RANK=0 bash {SCRIPT}"
+            f"  NNODES={machines} MASTER_ADDR=THE_FIRST NODE_RANK=0 bash {SCRIPT}"
         )
     return filled(
         "readme.txt",
@@ -261,25 +255,20 @@ def _readme(contents: Contents, job: Job | None) -> str:
         WHAT=plan.origin.composition or " > ".join(stage.objective for stage in plan.stages),
         MODEL=plan.model,
         START="\n".join(start),
-        DEVICE=_device_words(plan),
+        DEVICE=f"{each} {count}" if kind else "",
         MORE="".join(f"{line}\n" for line in _not_carried(contents)),
     )
 
 
-def _device_words(plan: Plan) -> str:
-    """', an NVIDIA GPU'; nothing for a plan that trains on the processor."""
-    kind = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple"}.get(plan.launch.device)
-    gpus, machines = plan.launch.processes, plan.launch.nodes
-    each = f", {machines} machines each with" if machines > 1 else ","
-    count = f"an {kind} GPU" if gpus == 1 else f"{gpus} {kind} GPUs"
-    return f"{each} {count}" if kind else ""
-
-
 def _not_carried(contents: Contents, *, from_here: bool = False) -> list[str]:
     """What is needed and not in the bundle; where it lies here is said here alone."""
+    from advisor.situation.shapes import model_shape
+
     lines = []
     for what, name in contents.fetched:
-        licence, is_gated = _licence(name) if what == "model" else ("", False)
+        shape = model_shape(name)[0] if what == "model" else None  # as the catalogue knows it
+        licence = shape.license if shape is not None else None
+        is_gated = shape is not None and bool(shape.gated)
         known = f" (licence {licence})" if licence else ""
         lines.append(f"Not in it: {what} {name}{known}, which is downloaded there.")
         if is_gated or (what == "model" and not licence):
@@ -293,14 +282,6 @@ def _not_carried(contents: Contents, *, from_here: bool = False) -> list[str]:
             f"  Copy or link it there{origin}; {COPY_HERE} has its SHA-256.",
         ]
     return [*lines, *contents.notes]
-
-
-def _licence(model: str) -> tuple[str, bool]:
-    """(licence, whether it has to be accepted first) of a hub model, as the catalogue knows it."""
-    from advisor.situation.shapes import model_shape
-
-    shape = model_shape(model)[0]
-    return (shape.license or "", bool(shape.gated)) if shape is not None else ("", False)
 
 
 def _short(path: Path, here: Path) -> str:
