@@ -63,6 +63,43 @@ def scaled(count: int) -> int:
     return max(1, round(count * settings.default.max_examples / PROFILES["ci"]))
 
 
+# --------------------------------------------------------------------------- optional features
+
+
+class Hidden:
+    """Finds no folder of this name in advisor/extras."""
+
+    def __init__(self, name: str) -> None:
+        self.name = f"advisor.extras.{name}"
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Raises ModuleNotFoundError for the hidden one."""
+        if name == self.name:
+            raise ModuleNotFoundError(f"no {name}")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--hide-extra NAME: the suite as if advisor/extras/NAME were not there, without its tests."""
+    parser.addoption("--hide-extra", metavar="NAME", help="test without this folder of extras")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the extra before anything of the product is imported."""
+    if name := config.getoption("--hide-extra"):
+        sys.meta_path.insert(0, Hidden(name))
+
+
+def is_about(path: Path, hidden: str | None) -> bool:
+    """Whether a file of tests needs the hidden extra: it is in its folder, names it, or compares
+    pages that are made with all of them.
+    """
+    if hidden is None or path.suffix != ".py":
+        return False
+    own = ROOT / "tests" / "extras" / hidden
+    generated = path.name == "test_generated.py"
+    return path.is_relative_to(own) or generated or f"extras.{hidden}" in path.read_text("utf-8")
+
+
 # --------------------------------------------------------------------------- markers
 
 BY_NAME_ONLY = ("slow", "long", "gpu")  # run only if -m names them
@@ -78,8 +115,10 @@ NEEDS_TORCH_AT_THE_TOP = re.compile(r'^(?:\w+ = )?pytest\.importorskip\("(?:torc
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """True for a module that -m leaves out as a whole, since importing two hundred of them, and
     torch, takes longer than to look: with "slow" or "long" one without that word, with "not train"
-    one that needs torch.
+    one that needs torch. And for one that needs a hidden extra.
     """
+    if is_about(collection_path, config.getoption("--hide-extra")):
+        return True
     wanted = config.option.markexpr
     if wanted in ("slow", "long") and collection_path.name.startswith("test_"):
         return wanted not in collection_path.read_text("utf-8").lower() or None

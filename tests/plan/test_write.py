@@ -10,9 +10,8 @@ import yaml
 from hypothesis import HealthCheck, assume, given
 from hypothesis import strategies as st
 
-from advisor.extras.hub.extra import HubKeys
-from advisor.extras.trackers.extra import TRACKERS, TrackerKeys
 from advisor.ground.errors import MachineNotReady
+from advisor.ground.extras import extras
 from advisor.ground.resources import resource_root
 from advisor.ground.secrets import find_secrets
 from advisor.ground.yaml_reader import parse_yaml
@@ -105,12 +104,18 @@ def stages(draw, name):
     )
 
 
+VALUES = {  # of the keys of optional features
+    "hub": {"push_to": st.sampled_from(["mia/shop", "shop-team/a.b_c-1"])},
+    "trackers": {
+        "trackers": st.lists(
+            st.sampled_from(["tensorboard", "wandb"]), min_size=1, unique=True
+        ).map(tuple)
+    },
+}
 EXTRAS = {
-    "hub": st.builds(HubKeys, push_to=st.sampled_from(["mia/shop", "shop-team/a.b_c-1"])),
-    "trackers": st.builds(
-        TrackerKeys,
-        trackers=st.lists(st.sampled_from(TRACKERS), min_size=1, unique=True).map(tuple),
-    ),
+    name: st.builds(extras()[name].KEYS, **keys)
+    for name, keys in VALUES.items()
+    if name in extras()
 }
 
 

@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 from advisor.ground.errors import MachineNotReady
+from advisor.ground.extras import all_extras
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_reader import parse_yaml, read_yaml
 from advisor.ruleset.facts import load_facts
@@ -68,7 +69,10 @@ def test_every_shipped_file_names_its_schema_and_fits_it(made):
         assert first.startswith(MODELINE), f"{path} has no modeline"
         schema = (path.parent / first.removeprefix(MODELINE)).resolve()
         assert schema.parent == (rules_dir() / "schema").resolve(), path
-        validator = jsonschema.Draft7Validator(made[schema.name.removesuffix(SUFFIX)])
+        name = schema.name.removesuffix(SUFFIX)
+        if name not in made and all_extras().broken:  # --hide-extra
+            continue
+        validator = jsonschema.Draft7Validator(made[name])
         faults += [
             f"{path.name}: {list(error.absolute_path)}: {error.message[:300]}"
             for error in validator.iter_errors(read_yaml(path).data)
