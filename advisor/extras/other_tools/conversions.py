@@ -191,10 +191,6 @@ def _read_answers(value: Any, context: Context) -> Any:
     return count // answers
 
 
-def _write_answers(value: Any, context: Context) -> Any:
-    return int(value) * int(context.ours.get("generations") or 1)
-
-
 UNLISTED = _refused("the other side has no word for it")
 TURNS: Mapping[str, Conversion] = {
     "same": Conversion(_same, _same),
@@ -204,7 +200,9 @@ TURNS: Mapping[str, Conversion] = {
     "share_or_rows": Conversion(_read_holdout, _same),
     "names": Conversion(_read_names, _same),
     "trackers": Conversion(_read_trackers, lambda value, _: list(value) or "none"),
-    "answers": Conversion(_read_answers, _write_answers),
+    "answers": Conversion(
+        _read_answers, lambda value, context: int(value) * int(context.ours.get("generations") or 1)
+    ),
     "name_list": Conversion(
         lambda value, context: _read_names(_list(value, context), context), _list
     ),

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advisor.data.read.hub import is_hub_id
-from advisor.extras.other_tools.file import ToolFile, found_near
+from advisor.extras.other_tools.file import Command, ToolFile, found_near
 from advisor.extras.other_tools.mapping import CHAT, Lost
-from advisor.extras.other_tools.recognise import Command
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile
 
@@ -74,21 +73,11 @@ class FileData:
         """Those that are trained on."""
         return [ref for ref in self.refs if not ref.evaluates]
 
-    @property
-    def evaluation(self) -> list[DataRef]:
-        """Those that are measured on."""
-        return [ref for ref in self.refs if ref.evaluates]
-
-
-# --------------------------------------------------------------------------- where they are
-
 
 def placed(
     file: ToolFile, named: str, *, inside: str = "", files: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Where a data set is, as arguments of DataRef: its path or hub id, `inside` a folder, and
-    `files` that stand beside it (`data_files`), which may be patterns.
-    """
+    """Where a data set is, as arguments of DataRef; `files` stand beside it (`data_files`)."""
     if named.startswith(REMOTE) or any(one.startswith(REMOTE) for one in files):
         return {"place": ELSEWHERE, "why_not": "it is on another machine: download it first"}
     if files and (named in BUILDERS or not named or found_near(file.path, named) is None):
@@ -138,13 +127,8 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-# --------------------------------------------------------------------------- what they are
-
-
 def data_of(file: ToolFile) -> FileData:
-    """What the file trains and measures on, and what is wrong with how it names it (in the file's
-    faults). Reads no rows; see `understood`.
-    """
+    """What the file trains and measures on; faults of it go to the file. Reads no rows."""
     found: FileData = import_module(f"advisor.extras.other_tools.{file.tool}").read_data(file)
     for ref in found.refs:
         if ref.place == MISSING and ref.named and not ref.why_not:
@@ -210,8 +194,6 @@ def _columns(path: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(name) for row in rows if isinstance(row, dict) for name in row))
 
 
-# --------------------------------------------------------------------------- measured
-
 # Kind of data -> the command of TRL that trains on such rows.
 BY_DATA = {
     "preference": "dpo", "unpaired_feedback": "kto", "prompts_with_verifier": "grpo",
@@ -234,13 +216,11 @@ class Measured:
 
 
 def measured(file: ToolFile) -> Measured:
-    """The data that it trains on: the first that are here are measured, and decide about a command
-    of TRL that the keys leave open.
-    """
+    """The first data that are here, measured; they settle a command that the keys leave open."""
     from advisor.data import profile as profile_of
 
     found = data_of(file)
-    data = Measured(notes=list(found.notes), holds_out=bool(found.evaluation))
+    data = Measured(notes=list(found.notes), holds_out=found.train != found.refs)
     data.lost += [Lost(key="data", value=None, why=one) for one in found.lost]
     for ref in found.train:
         data.words.append(ref.named or ref.key)
@@ -264,7 +244,9 @@ def measured(file: ToolFile) -> Measured:
             data.profile = profile_of(ref.path, mapping=mapping)
         except AdviseError as error:
             data.notes.append(f"{ref.named} cannot be read: {error}")
-    data.lost += [Lost(key=ref.key, value=ref.named, why=OWN_ROWS) for ref in found.evaluation]
+    data.lost += [
+        Lost(key=ref.key, value=ref.named, why=OWN_ROWS) for ref in found.refs if ref.evaluates
+    ]
     if found.train and all(set(ref.roles) == {"text"} for ref in found.train):
         data.kind = "text"  # texts without requests, as the file itself says
     elif data.profile is not None:

@@ -41,9 +41,7 @@ def diff(before: str, after: str, name: str) -> list[str]:
 
 
 def as_it_stands(text: str, before: str, after: str) -> str:
-    """The text with what changed from `before` to `after`, which are the same text written anew: so
-    that lines which nobody changed keep their form.
-    """
+    """The text with what changed from `before` to `after`, which are the same written anew."""
     own, old, new = text.splitlines(), before.splitlines(), after.splitlines()
     place = {len(old): len(own)}  # line of `before` -> line of the text
     for tag, i1, i2, j1, j2 in _opcodes(old, own):
@@ -62,9 +60,7 @@ def _opcodes(one: list[str], other: list[str]) -> Sequence[tuple[str, int, int, 
 
 
 def edited(text: str, changes: Mapping[str, Any], renamed: Mapping[str, str] | None = None) -> str:
-    """The text written anew with other values: dotted key -> value; None takes the key away. The
-    place of a `renamed` one is taken by the change that it becomes.
-    """
+    """The text with other values: dotted key -> value, or None; `renamed` ones keep their place."""
     from ruamel.yaml import YAML
     from ruamel.yaml.util import load_yaml_guess_indent
 
@@ -145,9 +141,7 @@ def _remove(node: Any, step: str | int) -> None:
 
 
 def _in_one_line(value: Any) -> Any:
-    """A value as it is written: lists and maps in brackets, numbers that PyYAML takes for texts
-    (1e-08) with a point, and texts that it takes for flags (no) in quotes.
-    """
+    """A value in brackets; numbers and flags so that PyYAML does not take them for others."""
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
     from ruamel.yaml.scalarstring import SingleQuotedScalarString

@@ -21,7 +21,7 @@ class OtherTools(Extra):
     def recognise(self, path: str) -> Callable[..., int] | None:
         if Path(path).suffix.lower() in DATA:
             return None
-        from advisor.extras.other_tools.recognise import looks_like_configuration
+        from advisor.extras.other_tools.file import looks_like_configuration
 
         if not looks_like_configuration(Path(path)):
             return None

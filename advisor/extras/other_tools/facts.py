@@ -100,10 +100,7 @@ def _number(known: Mapping[str, Any], name: str) -> int | None:
 
 
 def template_facts(tool: Tool, model: str, named: Any) -> dict[str, Any]:
-    """The tool's own template for the model, if it is known, and whether the named one is another.
-
-    A name with more behind it (qwen3, qwen3_nothink, qwen3_vl) is a variant of the same marks.
-    """
+    """The tool's own template, and whether the named one is another (qwen3_vl is a variant)."""
     usual, _ = tool.template_of(model)
     if not isinstance(usual, str) or usual == OWN or named in (None, "empty"):
         return {}

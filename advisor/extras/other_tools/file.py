@@ -9,28 +9,162 @@ is an error (InputError).
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.extras.other_tools.findings import Found
-from advisor.extras.other_tools.recognise import (
-    CONFIGURATIONS,
-    MAX_BYTES,
-    Command,
-    CommandLine,
-    command_line,
-    command_of,
-    recognised,
-)
 from advisor.extras.other_tools.tool import TOOLS, Tool, known_names, meant_key, tool_named
-from advisor.ground.errors import InputError
+from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import read_at_most
 from advisor.ground.secrets import MASK, find_secrets, is_secret_key
 from advisor.ground.yaml_reader import Path_, decoded
+
+CONFIGURATIONS = (".yaml", ".yml", ".json")
+SCRIPTS = (".sh", ".bash", ".zsh", ".slurm", ".sbatch", ".py", ".toml")
+MAX_BYTES = 256_000  # nobody writes more by hand
+OWN = 3  # what a key counts for that one tool alone has; one that several have counts once
+PROGRAMS = {
+    "llamafactory-cli": "llamafactory", "lmf": "llamafactory", "trl": "trl", "axolotl": "axolotl",
+}  # fmt: skip
+_FLAG = re.compile(r"(--?)?([A-Za-z_][\w.-]*)(?:=(.*))?$", re.DOTALL)
+_END = re.compile(r"[12]?>.*|[&<;|]+")
+
+
+class Command(NamedTuple):
+    """What the tool is asked to do: the word behind its name on the command line."""
+
+    name: str
+    assumed: str = ""  # a sentence, where the file does not say it
+    likely: tuple[str, ...] = ()  # several, between which the keys do not decide
+
+
+def looks_like_configuration(path: Path) -> bool:
+    """Whether `advise check` should take a file as a configuration, not as data: no data file ends
+    as YAML or a script does, and of JSON the keys decide. Without errors: whoever reads it says
+    why it cannot be read.
+    """
+    ending = path.suffix.lower()
+    if ending in (".yaml", ".yml", *SCRIPTS):
+        return ending in CONFIGURATIONS or path.is_file()
+    if ending != ".json" or not path.is_file() or path.stat().st_size > MAX_BYTES:
+        return False
+    try:
+        values = json.loads(read_at_most(path, MAX_BYTES))
+    except (OSError, ValueError, RecursionError, AdviseError):
+        return False
+    return isinstance(values, dict) and bool(recognised(values)[0])
+
+
+def recognised(values: Mapping[str, Any]) -> tuple[str, str]:
+    """The tool whose file this is, empty without the key of a base model; and a doubt about it."""
+    tools = [tool for tool in TOOLS if tool_named(tool).base_key in values]
+    if not tools:
+        return "", ""
+    points = {
+        tool: sum(OWN if _owners(key) == (tool,) else tool in _owners(key) for key in values)
+        for tool in tools
+    }
+    # A file of LLaMA-Factory nearly always has a key that it alone has, so a tie is TRL's.
+    best = max(tools, key=lambda tool: (points[tool], tool == "trl"))
+    equal = [tool_named(tool).name for tool in tools if points[tool] == points[best]]
+    return best, f"its keys are those of {' and '.join(equal)}" if len(equal) > 1 else ""
+
+
+@cache
+def _owners(key: str) -> tuple[str, ...]:
+    return tuple(
+        tool for tool in TOOLS if key in known_names(tool) or key in tool_named(tool).renamed
+    )
+
+
+def command_of(tool: Tool, values: Mapping[str, Any], text: str, *, name: str) -> Command:
+    """The command of a file, which comments may name. Raises InputError if it trains nothing."""
+    if tool.id == "llamafactory":
+        _refuse_other_purposes(values, name)
+    known = list(tool.commands)
+    words = "|".join(map(re.escape, known))
+    named = set(re.findall(rf"(?m)^\s*#.*\b{tool.id} ({words})\b", text))
+    if len(known) == 1 or len(named) == 1:
+        return Command(named.pop() if len(named) == 1 else known[0])
+    counts = {one: sum(tool.has(key, one) for key in values) for one in known}
+    likely = tuple(one for one in known if counts[one] == max(counts.values()))
+    said = f"read as a file of `{tool.id} {likely[0]}`"
+    if len(likely) == 1:
+        return Command(likely[0], f"{said}, which alone knows all of its keys")
+    others = ", ".join(likely[1:])
+    return Command(likely[0], f"{said}: its keys do not tell it from {others}", likely)
+
+
+def _refuse_other_purposes(values: Mapping[str, Any], name: str) -> None:
+    if values.get("do_train") or ("output_dir" in values and not values.get("do_predict")):
+        return
+    what = "it is for answers of a model (`llamafactory-cli chat`, `api`)"
+    if values.get("export_dir"):
+        what = "it merges an adapter into its base (`llamafactory-cli export`)"
+    elif values.get("do_predict") or "task" in values:
+        what = "it measures a model"
+    elif "dataset" in values or "stage" in values:
+        return
+    raise InputError(
+        f"{what}, and nothing is trained with it",
+        "`advise check` takes configurations of a training",
+        "check the file that the model was trained with",
+        where=name,
+    )
+
+
+class CommandLine(NamedTuple):
+    """A tool, its command, the file that it is given too, and the words behind each flag."""
+
+    tool: str
+    command: str
+    config: str
+    flags: Mapping[str, Sequence[str]]
+
+
+def command_line(text: str) -> CommandLine | None:
+    """The first command in a text that starts one of the tools. It is read, never run."""
+    # Blanks behind a backslash end a command in a shell; people paste them all the same.
+    for line in re.sub(r"\\[ \t]*\n", " ", text).splitlines():
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:  # a quote that does not end
+            continue
+        for at, (word, command) in enumerate(pairwise(words)):
+            tool = PROGRAMS.get(word.rsplit("/", 1)[-1])
+            if tool is not None and command in tool_named(tool).commands:
+                return CommandLine(tool, command, *_flags(tool, words[at + 2 :]))
+    return None
+
+
+def _flags(tool: str, words: Sequence[str]) -> tuple[str, Mapping[str, Sequence[str]]]:
+    """The file that is given, and the words behind every flag."""
+    config, last = "", ""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        if _END.fullmatch(word):
+            break
+        flag = _FLAG.match(word)
+        is_pair = tool == "llamafactory" and not last and "=" in word  # OmegaConf's key=value
+        if flag is not None and (flag[1] or is_pair):
+            name = flag[2].replace("-", "_")
+            found[name] = [] if flag[3] is None else [flag[3]]
+            last = name if flag[3] is None else ""
+        elif last:
+            found[last].append(word)
+        elif word.endswith(CONFIGURATIONS):
+            config = word
+    return config or " ".join(found.pop("config", ())), found
+
 
 MAX_VALUES, MAX_DEPTH = 20_000, 40  # aliases followed
 MAX_DIGITS = 9  # of a place in a list
@@ -68,11 +202,6 @@ class ToolFile:
         return not self.text
 
     @property
-    def folder(self) -> Path:
-        """Where the file is."""
-        return self.path.parent
-
-    @property
     def defaults(self) -> dict[str, Any]:
         """Key -> the tool's own default for this command."""
         return self.about.defaults_of(self.command.name)
@@ -106,9 +235,7 @@ def steps(key: str) -> Path_:
 
 
 def found_near(path: Path, named: str) -> Path | None:
-    """The file or folder of that name that the configuration at `path` means: beside it, in the
-    folders above it, or in the current one.
-    """
+    """The file or folder meant: beside `path`, in the folders above it, or in the current one."""
     if not named or len(named) > 1000:
         return None
     own = path.absolute().parent
@@ -123,9 +250,7 @@ def found_near(path: Path, named: str) -> Path | None:
 
 
 def read_file(path: str | os.PathLike[str]) -> ToolFile:
-    """The file. Raises InputError for what is no such file, or trains nothing: it says what can be
-    done.
-    """
+    """The file. Raises InputError for what is no such file, or trains nothing."""
     where, name = Path(path), os.fspath(path)
     text = read_text(where, name=name)
     notes, marks = list[str](), dict[Path_, tuple[int, int]]()
@@ -220,9 +345,7 @@ def _leaves(value: Any, path: Path_) -> Iterator[tuple[Path_, Any]]:
 
 
 def _take_secrets(values: dict[str, Any]) -> dict[Path_, Any]:
-    """Put *** in the place of secrets, and return them: told by the form of a value, or by the name
-    of its key or of one around it.
-    """
+    """Put *** in the place of secrets, told by their form or a key around them; return them."""
     found = {}
     for path, value in list(_leaves(values, ())):
         if any(find_secrets({"": value, **{str(step): value for step in path}})):
@@ -232,9 +355,6 @@ def _take_secrets(values: dict[str, Any]) -> dict[Path_, Any]:
                 node = node[step]
             node[path[-1]] = MASK
     return found
-
-
-# --------------------------------------------------------------------------- text, values
 
 
 def read_text(path: Path, *, name: str) -> str:
@@ -251,9 +371,7 @@ def read_text(path: Path, *, name: str) -> str:
 
 
 def loaded(text: str, *, name: str) -> Any:
-    """The document as ruamel.yaml keeps it, with comments and places. Raises InputError, located,
-    for what it cannot read.
-    """
+    """The document with comments and places. Raises InputError, located, if it is not YAML."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
-from advisor.extras.other_tools.mapping import ABSENT, at_key, same_value
+from advisor.extras.other_tools.mapping import ABSENT, at_key, is_one
 from advisor.extras.other_tools.tool import FINDING, Tool
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, number_words
@@ -134,10 +134,8 @@ def _fits(value: Any, wanted: Any) -> bool:
     """Whether a value is what a condition wants."""
     if isinstance(wanted, str) and wanted == GIVEN:
         return bool(value)
-    if isinstance(wanted, list):
-        return any(same_value(value, one) for one in wanted)
     if not isinstance(wanted, Mapping):
-        return same_value(value, wanted)
+        return is_one(value, wanted)
     if set(wanted) == {LIKE}:
         patterns = wanted[LIKE] if isinstance(wanted[LIKE], list) else [wanted[LIKE]]
         return isinstance(value, str) and any(fnmatchcase(value.lower(), one) for one in patterns)

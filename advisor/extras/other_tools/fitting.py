@@ -49,18 +49,12 @@ class Fitting:
 
     @property
     def should_fit(self) -> bool:
-        """Only the upper end of the band is above the memory: what the search for a smallest change
-        takes as enough too, so that its result is not sent back to be changed again.
-        """
+        """Only the upper end of the band is above: what the search for a change takes as enough."""
         return self.document.get("fits") == "may_fit" and _is_enough(self.document)
 
 
 def fitting(
-    file: ToolFile,
-    plan: Plan,
-    shape: ModelShape,
-    hardware: Hardware,
-    profile: DataProfile | None,
+    file: ToolFile, plan: Plan, shape: ModelShape, hardware: Hardware, profile: DataProfile | None
 ) -> Fitting:
     """What the plan's one stage takes when the tool runs it, with one process a GPU."""
     case = _Case(file, plan, shape, hardware, profile)
@@ -87,9 +81,7 @@ def fitting(
 
 
 def _is_enough(document: Mapping[str, Any]) -> bool:
-    """Whether the need itself leaves a tenth free: bands of other trainers are wide, and half of
-    the model would be given up for their upper end.
-    """
+    """Whether the need itself leaves a tenth free: bands of other trainers are wide."""
     limit = document.get("limit_gib")
     return limit is not None and document["need_gib"] <= (1 - HEAD_ROOM) * limit
 
@@ -117,7 +109,7 @@ class _Case:
         spec = run_spec(self.plan, stage, profile=self.profile, shape=self.shape, cpu=self.cpu)
         offloads = any(at_key(file.values, key) is True for key in about.offloads)
         if (named := file.values.get("deepspeed")) is not None:
-            offloads |= deepspeed_offloads(named, Context(folder=file.folder))
+            offloads |= deepspeed_offloads(named, Context(folder=file.path.parent))
         return replace(
             spec, framework=about.name, counter=WHOLE_PROCESS,
             library_versions={**about.made_with, file.tool: about.release},

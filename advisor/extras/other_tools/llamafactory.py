@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Any, Literal
 
 from advisor.data.read.hub import is_hub_id
-from advisor.export.exporter import Wanted
 from advisor.extras.other_tools.data_sets import (
     ELSEWHERE,
     HUB,
@@ -22,17 +22,16 @@ from advisor.extras.other_tools.data_sets import (
     text,
 )  # fmt: skip
 from advisor.extras.other_tools.file import ToolFile, found_near
+from advisor.extras.other_tools.files import Job, export_to
 from advisor.extras.other_tools.tool import FEEDBACK, PAIRS, TEXT
 from advisor.ground.errors import AdviseError, nearest
 from advisor.ground.files import read_at_most
-
-if TYPE_CHECKING:
-    from advisor.extras.other_tools.job import Job
 
 NAME = "llamafactory"
 HELP = "the file of LLaMA-Factory, with its data"
 TAKES: Literal["plan", "run"] = "plan"
 NEEDS: tuple[str, ...] = ()
+export = partial(export_to, NAME)
 INFO = "dataset_info.json"
 MAX_BYTES = 4_000_000
 # Column of theirs -> role of ours.
@@ -53,13 +52,6 @@ OTHER_PLACES = {
     "script_url": "a script loads it", "cloud_file_name": "it is in a cloud's storage",
 }  # fmt: skip
 NO_PLACE = f"{INFO} does not say where it is"
-
-
-def export(wanted: Wanted) -> int:
-    """Write the files and say what is in them."""
-    from advisor.extras.other_tools.files import export_to
-
-    return export_to(NAME, wanted)
 
 
 def read_data(file: ToolFile) -> FileData:
@@ -91,7 +83,7 @@ def _info(file: ToolFile, found: FileData) -> Mapping[str, Any] | None:
     key = "dataset_dir" if "dataset_dir" in file.values else "dataset"
     if path is None:
         missing = f"there is no {named}/{INFO} here"
-        path = file.folder / INFO
+        path = file.path.parent / INFO
         if not path.is_file():
             found.notes.append(f"{missing}: what the names in `dataset` stand for is not known")
             return None
@@ -170,9 +162,6 @@ def _roles(entry: Mapping[str, Any], form: str) -> dict[str, str]:
     if form == "alpaca" and set(found) == {"question"}:
         return {"text": found["question"]}  # the one column of a text to continue
     return found
-
-
-# --------------------------------------------------------------------------- written
 
 
 def complete(job: Job) -> None:

@@ -14,9 +14,13 @@ from typing import Any
 
 from advisor.extras.other_tools.conversions import TURNS, CannotCarry, Context
 from advisor.extras.other_tools.tool import Tool, known_names, meant_key
+from advisor.ground.errors import InputError
+from advisor.ground.shape import NamedValue
+from advisor.methods import objective
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import key_specs
-from advisor.plan.model import Plan, Stage
+from advisor.plan.model import Comments, Plan, Stage
+from advisor.plan.read import plan_from_data
 
 # Not keys of the file: the word after the tool's name on its command line, and whether the rows
 # are "text" or "rows" (requests with answers, pairs).
@@ -139,7 +143,7 @@ class _Reader:
         here = tuple(given)
         self.named.update(here)
         for pair in entry["either"]:
-            if all(_is(self.holds(key), wanted) for key, wanted in pair["theirs"].items()):
+            if all(is_one(self.holds(key), wanted) for key, wanted in pair["theirs"].items()):
                 for ours, value in pair["ours"].items():
                     one = Carried(value=value, theirs=here, is_default=not here)
                     self.found.carried.setdefault(ours, one)
@@ -154,10 +158,12 @@ class _Reader:
         is_here = at_key(self.values, key) is not ABSENT
         if is_here:
             self.named.add(key)
-        if not all(_is(ours.get(name), wanted) for name, wanted in entry.get("when", {}).items()):
+        if not all(
+            is_one(ours.get(name), wanted) for name, wanted in entry.get("when", {}).items()
+        ):
             return
         value = self.holds(key)
-        by_name = [ours for theirs, ours in entry.get("values", ()) if _is(value, theirs)]
+        by_name = [ours for theirs, ours in entry.get("values", ()) if is_one(value, theirs)]
         if value is None and not by_name:
             return
         context = replace(self.context, ours=ours)
@@ -175,9 +181,7 @@ class _Reader:
 def write(
     tool: Tool, ours: Mapping[str, Any], *, command: str | None, usual: Mapping[str, Any]
 ) -> Writing:
-    """A stage of a plan in the words of the tool: every value, also where it is the tool's default.
-    What equals `usual` and has no word there is not lost.
-    """
+    """A stage in the words of the tool; what equals `usual` and has no word there is not lost."""
     writer = _Writer(ours, usual)
     found = writer.found
     for entry in tool.mapping:
@@ -186,7 +190,7 @@ def write(
         elif tool.has(entry["theirs"], command):
             writer.one(entry)
     for always in tool.always:
-        if all(_is(ours.get(key), wanted) for key, wanted in always.get("when", {}).items()):
+        if all(is_one(ours.get(key), wanted) for key, wanted in always.get("when", {}).items()):
             for key, value in always["values"].items():
                 if at_key(found.values, key) is ABSENT:
                     _put(found.values, key, value)
@@ -216,7 +220,7 @@ class _Writer:
         """Write the first of the pairs whose values are ours."""
         pairs = [pair for pair in entry["either"] if not pair.get("read_only")]
         for pair in pairs:
-            if all(_is(self.ours.get(key), value) for key, value in pair["ours"].items()):
+            if all(is_one(self.ours.get(key), value) for key, value in pair["ours"].items()):
                 self.told.update(pair["ours"])
                 for key, wanted in pair["theirs"].items():
                     value = wanted[0] if isinstance(wanted, list) else wanted
@@ -240,7 +244,7 @@ class _Writer:
         if entry.get("read_only") or entry["ours"] not in self.ours or entry["ours"] in self.told:
             return
         if not all(
-            _is(self.ours.get(key), wanted) for key, wanted in entry.get("when", {}).items()
+            is_one(self.ours.get(key), wanted) for key, wanted in entry.get("when", {}).items()
         ):
             return
         self.told.add(entry["ours"])
@@ -291,7 +295,7 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[last] = value
 
 
-def _is(value: Any, wanted: Any) -> bool:
+def is_one(value: Any, wanted: Any) -> bool:
     """Whether a value is the wanted one, or one of a list of them."""
     if isinstance(wanted, list):
         return any(same_value(value, one) for one in wanted)
@@ -363,3 +367,112 @@ def plan_values(ours: Mapping[str, Any], *, stage_name: str = "") -> dict[str, A
         else:
             stage[key] = value
     return {**top, "stages": [stage], **({"launch": launch} if launch else {})}
+
+
+# --------------------------------------------------------------------------- a plan
+
+
+NO_WORD = "a plan has no word for"  # mapping.py
+REQUEST_TOKENS = 512  # of a request that nobody has measured: what TRL cut requests to in 2025
+NO_DATA = "data.jsonl"  # stands for data that are not here: a plan names some
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CarriedPlan:
+    """The plan that a configuration becomes."""
+
+    plan: Plan
+    comments: Comments  # beside each value: which key it was
+    lost: tuple[Lost, ...]  # what a plan cannot say, their keys
+    no_data: bool  # its data are not here: `data` is a stand-in
+
+
+def to_plan(
+    reading: Reading,
+    *,
+    tool: str,
+    name: str,
+    data: Mapping[str, Any] | None,
+    device: str,
+    processes: int,
+    request_tokens: int | None,
+) -> CarriedPlan:
+    """The plan that says the same. Raises InputError without objective, update or model."""
+    ours, lost = dict(reading.ours), list(reading.lost)
+    missing = [key for key in ("model", "objective", "update") if not ours.get(key)]
+    if missing:
+        said = "; ".join(one.why for one in lost if one.why.startswith(NO_WORD))
+        what = f"the configuration does not say a plan's {' and '.join(missing)}"
+        raise InputError(what, hint=said)
+
+    def lose(key: str, why: str) -> None:
+        theirs = reading.carried[key].theirs if key in reading.carried else ()
+        lost.append(Lost(key=", ".join(theirs) or key, value=ours.pop(key), why=why))
+
+    if not ours.get("processes") or ours["processes"] == 1:
+        ours["processes"] = processes
+    if processes == 1 and ours.get("strategy") not in (None, "ddp"):
+        lose("strategy", "with one GPU there is nothing to share")
+    elif processes == 1:
+        ours.pop("strategy", None)
+    elif ours.get("strategy") is None:
+        ours["strategy"] = "ddp"
+    if objective(ours["objective"]).generates and "seq_len" not in ours:
+        # Their files limit the answer alone: the request comes on top.
+        ours["seq_len"] = int(ours.get("response_tokens") or 0) + (request_tokens or REQUEST_TOKENS)
+    for key, value in list(ours.items()):
+        if why := _not_allowed(ours, key, value):
+            lose(key, why)
+    base = usual_values(ours["objective"], ours["update"])
+    ours = {key: value for key, value in ours.items() if key in OF_PLAN or value != base.get(key)}
+    while True:  # without the values that do not go together in a plan
+        document = {**plan_values(ours), "data": data or {"path": NO_DATA}}
+        document["launch"] = {"device": device, **document.get("launch", {})}
+        document["origin"] = {"composition": f"{tool}: {name}"}
+        try:
+            plan = plan_from_data(NamedValue("", document))
+        except InputError as error:
+            said_of = {one.where.split("]")[-1].strip("."): one.what for one in error.faults}
+            if not said_of.keys() & ours.keys():
+                raise
+            for key in said_of.keys() & ours.keys():
+                lose(key, said_of[key])
+            continue
+        comments = _comments(tool, plan, reading.carried)
+        return CarriedPlan(plan=plan, comments=comments, lost=tuple(lost), no_data=data is None)
+
+
+def _not_allowed(ours: Mapping[str, Any], key: str, value: Any) -> str:
+    """Why a plan with these methods does not take the value of a key; empty if it does."""
+    if key in OF_PLAN or key in OF_LAUNCH or "." in key:
+        return ""
+    axes = {name: ours[name] for name in ("objective", "update")}
+    specs = {**stage_keys(), **key_specs().allowed(*axes.values())}
+    if key not in specs:
+        return f"{axes['objective']} with {axes['update']} has no `{key}` here"
+    if value is not None and not specs[key].accepts(value):
+        return f"`{key}` takes {specs[key].allowed}"
+    return "; ".join(one.because for _, one in key_specs().refused({**axes, key: value}))
+
+
+def _comments(
+    tool: str, plan: Plan, carried: Mapping[str, Carried]
+) -> dict[tuple[str | int, ...], str]:
+    """Beside each value that the plan holds the key it was, or that it is the tool's default."""
+    found: dict[tuple[str | int, ...], str] = {}
+    stage = plan.stages[0]
+    top = flat_stage(plan, stage)
+    for key, one in carried.items():
+        if key in ("objective", "update", *OF_LAUNCH) or top.get(key) != one.value:
+            continue
+        place: tuple[str | int, ...] = ("stages", 0, key)
+        if key in OF_PLAN:
+            place = (key,)
+        elif key in stage.options:
+            place = ("stages", 0, "options", key)
+        elif key not in stage_keys() or _not_allowed(top, key, one.value):
+            continue  # a comment would have it written, and a plan may not have it
+        elif key_specs().unused(key, objective=stage.objective, update=stage.update):
+            continue
+        found[place] = f"{tool}'s default" if one.is_default else ", ".join(one.theirs)
+    return found

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.commands.options import refuse_unused
 from advisor.commands.output import console, print_json, put
-from advisor.extras.other_tools.carrying import NO_DATA
 from advisor.extras.other_tools.file import read_file
 from advisor.extras.other_tools.findings import SEVERITIES
+from advisor.extras.other_tools.mapping import NO_DATA
 from advisor.extras.other_tools.report import Report, report_on
 from advisor.ground.errors import InputError
 from advisor.ground.files import shown_path
@@ -49,9 +49,7 @@ Line = tuple[str, str]  # text, style
 def check_configuration(
     path: str, *, gpu: str | None, plan_file: str | None, as_json: bool, **of_data: Any
 ) -> int:
-    """Check one configuration and print what was found. Returns the exit code. Raises InputError
-    for a file that cannot be read as one, and for options of data.
-    """
+    """Check one configuration and print what was found. Returns the exit code."""
     given = {flag: of_data.get(name) or None for flag, name in DATA_OPTIONS.items()}
     given["--show-row"] = of_data.get("show_row")  # row 0 was asked for too
     refuse_unused(given, "a configuration; it names its own model, data and lengths")
@@ -66,7 +64,7 @@ def check_configuration(
         print_configuration(report, console())
         for line in written:
             put(line)
-    return report.exit_code
+    return 3 if report.document["verdict"] == "too_big" else 0
 
 
 def print_configuration(report: Report, console: Console) -> None:
@@ -135,7 +133,8 @@ def _findings(report: Report) -> Iterator[Line]:
         line = where.removeprefix(own).partition(":")[0]
         if where.startswith(own) and line.isdigit():
             where = f"line {line}"
-        titles = list(dict.fromkeys(map(_source, one["sources"])))
+        own_words = {JUDGEMENT: "our judgement"}
+        titles = list(dict.fromkeys(own_words.get(by) or source_title(by) for by in one["sources"]))
         more = f" and {len(titles) - SHOWN_SOURCES} more" if len(titles) > SHOWN_SOURCES else ""
         source = f" [{'; '.join(titles[:SHOWN_SOURCES])}{more}]" if titles else ""
         place = f" ({where})" if where else ""
@@ -144,14 +143,8 @@ def _findings(report: Report) -> Iterator[Line]:
         yield f"    {more_notes} more notes: --json has them all", "dim"
 
 
-def _source(name: str) -> str:
-    return "our judgement" if name == JUDGEMENT else source_title(name)
-
-
 def write_carried(report: Report, path: Path) -> list[str]:
-    """Write the plan of a configuration. Returns what is to be said of it. Raises InputError if it
-    has no word for what the configuration trains, or may not be written there.
-    """
+    """Write the plan of a configuration, if it has one. Returns what is to be said of it."""
     carried, lost = report.carried, report.document["not_carried"]
     if carried is None:
         what = report.document["summary"].partition(": ")[2]

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.extras.other_tools.carrying import CarriedPlan, to_plan
 from advisor.extras.other_tools.conversions import Context
 from advisor.extras.other_tools.data_sets import Measured, measured
 from advisor.extras.other_tools.edit import diff_of
@@ -21,9 +20,11 @@ from advisor.extras.other_tools.fitting import Fitting, fitting
 from advisor.extras.other_tools.mapping import (
     COMMAND,
     DATA_KIND,
+    CarriedPlan,
     Reading,
     flat_stage,
     read,
+    to_plan,
     usual_values,
     write,
 )
@@ -56,11 +57,6 @@ class Report:
     instruct: bool  # whether the model is one that answers
     document: dict[str, Any]
 
-    @property
-    def exit_code(self) -> int:
-        """0 it fits or is not known, 3 it does not."""
-        return 3 if self.document["verdict"] == "too_big" else 0
-
 
 def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> Report:
     """Everything that is said of a configuration on a machine, of which `said` was guessed."""
@@ -81,7 +77,7 @@ def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> R
     except InputError as error:
         why.append(str(error))
     if carried is not None:
-        shape, about = _shape(carried.plan.model, file.folder)
+        shape, about = _shape(carried.plan.model, file.path.parent)
         (why if shape is None else notes).extend(about)
     if carried is not None and shape is not None:
         fit = fitting(file, carried.plan, shape, hardware, data.profile)
@@ -127,7 +123,9 @@ def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> R
 
 def _reading(file: ToolFile, data: Measured) -> Reading:
     values = {**file.meant, COMMAND: file.command.name, DATA_KIND: data.kind}
-    context = Context(folder=file.folder, rows=None if data.profile is None else data.profile.rows)
+    context = Context(
+        folder=file.path.parent, rows=None if data.profile is None else data.profile.rows
+    )
     found = read(file.about, values, defaults=file.defaults, context=context)
     if data.holds_out and (holdout := found.carried.get("holdout")) and not holdout.value:
         # It takes no rows away since it measures on others, which a plan cannot: ours are taken.
@@ -169,9 +167,6 @@ def _facts(
     return facts
 
 
-# --------------------------------------------------------------------------- findings, changes
-
-
 def _by_rules(file: ToolFile, reading: Reading, known: Known) -> Iterator[Found]:
     """What rules say, at the first key of the file that is to be changed or was asked for."""
     for one in by_rules(file.about, known):
@@ -194,9 +189,7 @@ def _all_changes(
     fit_changes: Mapping[str, Any],
     known: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything that the diff changes, in their words: what mends the findings that are more than
-    a note, and what makes it fit, which wins.
-    """
+    """What the diff changes: what mends errors and warnings, and what makes it fit, which wins."""
     both: dict[str, Any] = {}
     for one in findings:
         if one.severity in MENDED:
@@ -232,9 +225,6 @@ def _their_changes(
         for key, value in written(changed).items()
         if before.get(key) != value and known.get(key) != value
     }
-
-
-# --------------------------------------------------------------------------- in words
 
 
 def _summary(

@@ -71,10 +71,7 @@ FINDING = Keys(
     required=("id", "severity", "when", "say", "sources"),
 )
 ALWAYS = Keys(
-    keys={
-        "values": VALUES,
-        "when": MapOf(of=ANY, help="values of ours that it is written for"),
-    },
+    keys={"values": VALUES, "when": MapOf(of=ANY, help="values of ours that it is written for")},
     required=("values",),
 )
 WRITTEN = Keys(
@@ -189,9 +186,7 @@ def known_names(tool: str) -> frozenset[str]:
 
 
 def meant_key(tool: str, name: str) -> str | None:
-    """The key that is meant by one that is not known: its name of today, or one that is one letter
-    off. None where nothing is near.
-    """
+    """The key that is meant by an unknown one: renamed since, or one letter off; else None."""
     if (today := tool_named(tool).renamed.get(name)) is not None:
         return str(today)
     for one in difflib.get_close_matches(name, known_names(tool), n=1, cutoff=CLOSE):

@@ -138,7 +138,7 @@ def test_llamafactory_names_its_data_in_a_file_of_their_own(tmp_path):
     _, data = read(tmp_path / "job.yaml", llamafactory(dataset=names, eval_dataset="pairs"))
     refs = {ref.named: ref for ref in data.train}
     assert list(refs) == list(info)
-    assert [ref.named for ref in data.evaluation] == ["pairs"]
+    assert [ref.named for ref in data.refs if ref.evaluates] == ["pairs"]
     assert refs["pairs"].roles == {
         "question": "instruction",
         "context": "input",
@@ -226,7 +226,7 @@ def test_the_lists_of_axolotl(tmp_path):
     assert [ref.place for ref in data.train] == ["file", "file", "hub", "elsewhere"]
     assert "another machine" in data.train[3].why_not
     assert any("shards" in one for one in data.train[2].lost)
-    assert [ref.evaluates for ref in data.evaluation] == [True]
+    assert [ref.evaluates for ref in data.refs if ref.evaluates] == [True]
     for texts in ("a/b", {"path": "a/b", "text_column": "text"}, [{"path": "a/b"}]):
         (ref,) = read(tmp_path / "job.yaml", axolotl(pretraining_dataset=texts))[1].train
         assert ref.roles == {"text": "text"}

@@ -14,8 +14,7 @@ import pytest
 
 from advisor.extras.other_tools.data_sets import data_of, understood
 from advisor.extras.other_tools.edit import edited
-from advisor.extras.other_tools.file import read_file
-from advisor.extras.other_tools.recognise import looks_like_configuration
+from advisor.extras.other_tools.file import looks_like_configuration, read_file
 from advisor.ground.errors import AdviseError
 
 VARIABLE = "ADVISE_TOOL_EXAMPLES"

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from advisor.extras.other_tools.file import read_file
-from advisor.extras.other_tools.recognise import looks_like_configuration, recognised
+from advisor.extras.other_tools.file import looks_like_configuration, read_file, recognised
 from advisor.ground.errors import InputError
 
 TRL = {"model_name_or_path": "Qwen/Qwen3-0.6B", "dataset_name": "a/b", "max_length": 512}

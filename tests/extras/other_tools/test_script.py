@@ -2,8 +2,7 @@
 
 import pytest
 
-from advisor.extras.other_tools.file import read_file
-from advisor.extras.other_tools.recognise import command_line
+from advisor.extras.other_tools.file import command_line, read_file
 from advisor.ground.errors import InputError
 
 LLAMAFACTORY = """\
