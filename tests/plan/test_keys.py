@@ -12,6 +12,7 @@ from advisor.methods import methods, updates
 from advisor.methods.keys import declared_key
 from advisor.methods.stage import stage_keys
 from advisor.plan.entries import entries
+from advisor.plan.extra_keys import BESIDE_STAGES
 from advisor.plan.keys import key_specs, specs_of
 from advisor.plan.model import Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data, plan_shape, read_plan, stage_shapes
@@ -167,7 +168,7 @@ def test_every_line_that_is_offered_can_be_written(tmp_path):
     path = rules_dir() / "tools" / "other_keys.yaml"
     data = read_shipped(path, shape=OTHER_KEYS_FILE).data
     specs = key_specs()
-    known = {*stage_keys(), *specs.names(), *plan_shape(specs).keys}
+    known = {*stage_keys(), *specs.names(), *plan_shape(specs).keys, *BESIDE_STAGES}
     assert known.issuperset(data["same"])
     assert known.issuperset(entry["of"] for entry in data["otherwise"])
     written = [entry["write"] for entry in data["otherwise"] if "write" in entry]
