@@ -59,26 +59,23 @@ def skypilot_accelerators() -> Mapping[str, Sequence[str]]:
 
 
 def export(wanted: Wanted) -> int:
-    """Write the bundle with its task and say how it is launched."""
+    """Write the bundle with its task and say how it is launched. Raises InputError for a GPU that
+    SkyPilot's list does not have.
+    """
     from advisor.extras.jobs.pack import write_bundle
 
-    name = known_name(wanted.variant) if wanted.variant else None
-    return write_bundle(
-        wanted, lambda needs: skypilot_job(needs, name), gpu=gpu_of(name) if name else None
-    )
-
-
-def known_name(name: str) -> str:
-    """A name of SkyPilot as its list writes it. Raises InputError for one that is not there."""
+    if not wanted.variant:
+        return write_bundle(wanted, lambda needs: skypilot_job(needs, None))
     known = {one.lower(): one for one in skypilot_accelerators()}
-    if name.lower() not in known:
+    name = known.get(wanted.variant.lower())
+    if name is None:
         raise InputError(
-            f"'{name}' is not in SkyPilot's list of GPUs",
-            where=f"--to skypilot:{name}",
+            f"'{wanted.variant}' is not in SkyPilot's list of GPUs",
+            where=f"--to skypilot:{wanted.variant}",
             allowed=f"known: {', '.join(known.values())}",
-            hint=nearest(name.upper(), known.values()),
+            hint=nearest(wanted.variant.upper(), known.values()),
         )
-    return known[name.lower()]
+    return write_bundle(wanted, lambda needs: skypilot_job(needs, name), gpu=gpu_of(name))
 
 
 def gpu_of(name: str) -> str:
