@@ -10,8 +10,7 @@ import pytest
 
 from advisor.export.exporter import Wanted
 from advisor.extras.gguf.go import can_hold
-from advisor.extras.gguf.modelfile import modelfile_text, parameters
-from advisor.extras.gguf.ollama import export
+from advisor.extras.gguf.ollama import export, modelfile_text, parameters
 from advisor.ground.errors import InputError
 from tests.export.runs import CHATML, write_run, write_tokenizer
 from tests.extras.gguf.chat_templates import LLAMA_2, REFUSED, ZEPHYR
