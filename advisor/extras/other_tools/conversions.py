@@ -156,9 +156,7 @@ def deepspeed_offloads(value: Any, context: Context) -> bool:
 
 
 def _zero(value: Any, context: Context) -> Mapping[str, Any]:
-    """What is said of ZeRO: by a map, the JSON file of that name, or the name of a file that is not
-    there, as of those that ship with the tools: ds_z3_offload_config.json, zero2.json.
-    """
+    """What is said of ZeRO: by a map, a JSON file, or a name that is not there (zero2.json)."""
     found = value
     if not isinstance(value, Mapping):
         path = (context.folder or Path()) / Path(str(value)).expanduser()

@@ -1,6 +1,4 @@
-"""What a configuration trains on: every data set that it names, found here or not, and how a plan
-can hold it. `data_of` is the way in; how a tool names its data is in the module with its name.
-"""
+"""What a configuration trains on: every data set that it names, found here or not."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What the rules about configurations may ask for beside the keys of the file: facts of the plan it
-becomes, of its data, its model and the machine, and the rate that is documented for it.
-"""
+"""Facts that rules about configurations ask for: of the plan, its data, model and machine."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""A configuration of another tool, read: `read_file` is the way in.
+"""A configuration of another tool, read: nothing of it is run, filled in or included.
 
-YAML and JSON are read by ruamel.yaml, which builds nothing but plain values, and a command line by
-shlex. Nothing of a file is run, filled in or included. What is wrong with single keys is in
-`faults`, each at its place; only a file that cannot be read, or that is for no tool that we know,
-is an error (InputError).
+What is wrong with single keys is in `faults`; only a file that cannot be read, or that is for no
+tool that we know, is an error (InputError).
 """
 
 from __future__ import annotations
@@ -48,10 +46,7 @@ class Command(NamedTuple):
 
 
 def looks_like_configuration(path: Path) -> bool:
-    """Whether `advise check` should take a file as a configuration, not as data: no data file ends
-    as YAML or a script does, and of JSON the keys decide. Without errors: whoever reads it says
-    why it cannot be read.
-    """
+    """Whether a file is a configuration, not data; of JSON the keys decide. Without errors."""
     ending = path.suffix.lower()
     if ending in (".yaml", ".yml", *SCRIPTS):
         return ending in CONFIGURATIONS or path.is_file()

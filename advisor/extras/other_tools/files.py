@@ -154,9 +154,6 @@ def _refusals(tool: Tool, plan: Plan, entry: Entry) -> Iterator[Fault]:
         yield Fault(where=f"stage {stage.name}", what=what, hint=BUNDLE)
 
 
-# --------------------------------------------------------------------------- the page
-
-
 def _head(job: Job) -> Iterator[str]:
     stage = job.entry.stage
     base = f" on a base in {stage.quantization}" if stage.quantization else ""
@@ -183,9 +180,6 @@ def _commented(text: str, first: str = "# ", later: str = "# ") -> list[str]:
         text, 96, initial_indent=first, subsequent_indent=later,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
-
-
-# --------------------------------------------------------------------------- one training
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from advisor.extras.other_tools.mapping import ABSENT, at_key, is_one
@@ -97,6 +98,8 @@ def by_rules(tool: Tool, known: Known) -> Iterator[Found]:
     """What the rules of the tool and those of every tool say."""
     for rule in (*tool.findings, *general_rules()):
         if all(holds(known, name, wanted) for name, wanted in rule["when"].items()):
+            named = [_fact_or_same(name, known) for name in rule["sources"]]
+            named = [one if isinstance(one, list) else [one] for one in named]
             yield Found(
                 id=rule["id"],
                 severity=rule["severity"],
@@ -106,7 +109,7 @@ def by_rules(tool: Tool, known: Known) -> Iterator[Found]:
                     for key, value in rule.get("instead", {}).items()
                 }
                 or None,
-                sources=tuple(_sources(rule["sources"], known)),
+                sources=tuple(chain.from_iterable(named)),
                 asked=tuple(rule["when"]),
                 refused="refused" in rule,
             )
@@ -147,12 +150,6 @@ def _fits(value: Any, wanted: Any) -> bool:
 def filled(text: str, known: Known) -> str:
     """The text with `{name}` replaced by what is known of it."""
     return PLACE.sub(lambda match: _said(known.value(match[1])), text)
-
-
-def _sources(names: Sequence[str], known: Known) -> Iterator[str]:
-    for name in names:
-        found = _fact_or_same(name, known)
-        yield from found if isinstance(found, list) else [found]
 
 
 def _fact_or_same(value: Any, known: Known) -> Any:

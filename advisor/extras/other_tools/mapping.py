@@ -149,7 +149,7 @@ class _Reader:
                     self.found.carried.setdefault(ours, one)
                 return
         if here:
-            why = f"a plan has no word for {', '.join(f'{key}: {given[key]}' for key in here)}"
+            why = f"{NO_WORD} {', '.join(f'{key}: {given[key]}' for key in here)}"
             self.found.lost.append(Lost(key=here[0], value=given[here[0]], why=why))
 
     def one(self, entry: Mapping[str, Any]) -> None:
@@ -372,7 +372,7 @@ def plan_values(ours: Mapping[str, Any], *, stage_name: str = "") -> dict[str, A
 # --------------------------------------------------------------------------- a plan
 
 
-NO_WORD = "a plan has no word for"  # mapping.py
+NO_WORD = "a plan has no word for"
 REQUEST_TOKENS = 512  # of a request that nobody has measured: what TRL cut requests to in 2025
 NO_DATA = "data.jsonl"  # stands for data that are not here: a plan names some
 

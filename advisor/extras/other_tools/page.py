@@ -1,9 +1,4 @@
-"""`advise check` of another tool's configuration: the document of report.py on the screen, or as
-JSON, and its plan with everything that could not be carried over.
-
-First the verdict with the smallest change that fits, then what the tool will do, what it takes,
-what is wrong (worst first), and the changes as a diff in the tool's own form.
-"""
+"""`advise check` of another tool's configuration, on the screen or as JSON, and its plan."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The rows of a stage as they are written for another tool: read as our trainers read them, in one
-form for each kind that all tools read.
-"""
+"""The rows of a stage, read as our trainers read them, in a form that all tools read."""
 
 from __future__ import annotations
 

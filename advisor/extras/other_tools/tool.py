@@ -75,7 +75,7 @@ ALWAYS = Keys(
     required=("values",),
 )
 WRITTEN = Keys(
-    help="what is written where its conditions hold; {name} stands for a fact: job.py",
+    help="what is written where its conditions hold; {name} stands for a fact: files.py",
     keys={
         "when": MapOf(of=ANY, help="facts of the training, and keys of ours, with their values"),
         "values": VALUES,
