@@ -202,7 +202,8 @@ def test_another_teacher_starts_anew(lesson, teacher, tmp_path, capsys, monkeypa
     save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
     capsys.readouterr()
     trained(job)
-    assert "checkpoint-2 is not used: teacher" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"checkpoint-2 is not used: {own}" in said, said
 
 
 def test_the_base_of_a_module_is_a_teacher_in_one_copy(
