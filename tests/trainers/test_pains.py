@@ -314,15 +314,15 @@ def test_16_a_file_that_is_not_understood_says_what_it_has_and_what_is_known(mak
 
 
 def test_16_what_is_guessed_of_columns_is_said(make, file, capsys):
-    """Questions and answers under strange names are taken as such, and the log says so and where
+    """Questions and answers under names of another language are taken as such, and the log says so and where
     to say which is which.
     """
     job = make(
         job_data=file(
             [
                 {
-                    "alpha": f"Question {number}, is it so?",
-                    "beta": f"Answer {number}, it is so.",
+                    "anfrage": f"Question {number}, is it so?",
+                    "antwort": f"Answer {number}, it is so.",
                     "gamma": number * 1.5,
                 }
                 for number in range(20)
@@ -333,7 +333,7 @@ def test_16_what_is_guessed_of_columns_is_said(make, file, capsys):
     )
     sft.train(job)
     (note,) = read_json(job.output / "result.json")["data"]["notes"]
-    assert "a request in `alpha` and its answer in `beta`, guessed from names and contents" in note
+    assert "a request in `anfrage` and its answer in `antwort`, guessed from" in note
     assert "`data.mapping`" in note
     assert note in capsys.readouterr().err
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.model_folder import base_faults
 from advisor.ground.progress import BYTES, waiting
 from advisor.ground.safetensors_header import Tensor as Header
 from advisor.ground.safetensors_header import read_header
@@ -166,8 +165,7 @@ def tensors(folder: Path, config: Any) -> list[Tensor]:
             where=str(folder),
             hint=WAY_OUT,
         )
-    if faults := base_faults(folder):  # before weights of another shape are turned about
-        raise InputError(faults=faults)
+    _refuse_other_shapes(folder, config)  # before weights are turned about
     found.sort(key=lambda one: one[:2])
     factors = rotation_factors(config)
     last = []
@@ -175,6 +173,25 @@ def tensors(folder: Path, config: Any) -> list[Tensor]:
         shape = tuple(factors.shape)
         last = [Tensor(name="rope_freqs.weight", shape=shape, dtype="F32", load=lambda: factors)]
     return [*(tensor for *_, tensor in found), *last]
+
+
+def _refuse_other_shapes(folder: Path, config: Any) -> None:
+    """Raise InputError for weights that are missing, or of another shape than config.json says."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    there = {name: tuple(header.shape) for _, name, header in _headers(folder)}
+    wrong = [
+        f"{name} {'is missing' if name not in there else f'has the shape {list(there[name])}'}"
+        for name, wanted in model.state_dict().items()
+        if there.get(name) != tuple(wanted.shape)
+        and not (name == "lm_head.weight" and config.tie_word_embeddings)
+    ]
+    if wrong:
+        what = f"the weights are not those of its config.json: {', '.join(wrong[:3])}"
+        raise InputError(what, where=str(folder), hint="copy or download the folder again")
 
 
 def _headers(folder: Path) -> list[tuple[Path, str, Header]]:
