@@ -21,10 +21,11 @@ def suits_tiles(head: Any) -> bool:
     which gives what it divides a class of its own, has put it together for the layers before it.
     """
     import torch
-    from torch.distributed.fsdp import FSDPModule
 
-    kinds = [kind for kind in type(head).__mro__ if not issubclass(kind, FSDPModule)]
-    return kinds[0] is torch.nn.Linear and not any(
+    kind = type(head)
+    if kind.__name__.startswith("FSDP"):  # made by fully_shard: FSDPLinear(FSDPModule, Linear)
+        kind = kind.__bases__[-1]
+    return kind is torch.nn.Linear and not any(
         parameter.requires_grad for parameter in head.parameters()
     )
 
