@@ -22,9 +22,8 @@ def suits_tiles(head: Any) -> bool:
     """
     import torch
 
-    kind = type(head)
-    if kind.__name__.startswith("FSDP"):  # made by fully_shard: FSDPLinear(FSDPModule, Linear)
-        kind = kind.__bases__[-1]
+    # fully_shard makes FSDPLinear of (FSDPModule, Linear).
+    kind = type(head).__bases__[-1] if type(head).__name__.startswith("FSDP") else type(head)
     return kind is torch.nn.Linear and not any(
         parameter.requires_grad for parameter in head.parameters()
     )
