@@ -300,7 +300,7 @@ def begins(*args, **keys):  # the limit ends with the training: Python waits for
     begin(*args, **keys)
 
 Parts.begin = begins
-keys = dict(name="sft", objective="sft", update="lora", learning_rate=1e-3, max_steps=2)
+keys = dict(name="sft", objective="sft", update="lora", learning_rate=5e-4, max_steps=2)
 plan = Plan(
     name="t",
     model=str(folder / "model"),
@@ -308,7 +308,7 @@ plan = Plan(
     stages=(Stage(**keys, warmup=0.0, micro_batch_size=8, seq_len=256),),
 )
 # The limited one first: what a run has freed, the next one finds.
-for name, room in (("parts", 110 * 2**20), ("whole", 2**40)):
+for name, room in (("parts", 95 * 2**20), ("whole", 2**40)):
     training.enter = limited(room)
     sft.train(make_job(plan, stage="sft", run=folder / name, folder=folder, judge=False))
 """
@@ -317,7 +317,7 @@ for name, room in (("parts", 110 * 2**20), ("whole", 2**40)):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
 def test_a_real_limit_on_memory_is_kept(tmp_path):
-    """The system refuses more than 110 MiB beside what the process held when training began: eight
+    """The system refuses more than 95 MiB beside what the process held when training began: eight
     rows do not fit, two do, and the weights come out as without a limit but for rounding.
     """
     answer = "Thank you for writing, we will look at your order today. " * 4
@@ -349,4 +349,4 @@ def test_a_real_limit_on_memory_is_kept(tmp_path):
         for name in ("parts", "whole")
     )
     for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=2e-5)
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
