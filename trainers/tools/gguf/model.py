@@ -181,7 +181,7 @@ def _refuse_other_shapes(folder: Path, config: Any) -> None:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     there = {name: tuple(header.shape) for _, name, header in _headers(folder)}
     wrong = [
         f"{name} {'is missing' if name not in there else f'has the shape {list(there[name])}'}"
