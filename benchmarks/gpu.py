@@ -29,7 +29,7 @@ from advisor.ground.installed import why_no_torch_compile, why_no_triton
 from advisor.ground.resources import PACKAGE, trainers_root
 from advisor.ground.units import GIB
 from advisor.methods.kernels import kernel
-from advisor.plan.record import MachineRecord, RunRecord, StageRecord
+from advisor.record.run import MachineRecord, RunRecord, StageRecord
 from benchmarks.gpu_rows import COLUMNS, UNKNOWN, gpu_row, table_row
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "gpu.md"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from advisor.ground.units import GIB
-from advisor.plan.record import ResolvedSettings, RunRecord, StageRecord
+from advisor.record.run import ResolvedSettings, RunRecord, StageRecord
 
 COLUMNS = (
     "GPU",

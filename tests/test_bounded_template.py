@@ -9,7 +9,7 @@ import pytest
 
 from advisor.ground.errors import InputError
 
-bounded = pytest.importorskip("advisor.ground.bounded_template")
+bounded = pytest.importorskip("advisor.data.bounded_template")
 
 GROWS = "{%% set ns = namespace(a='a') %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.a }}"
 NESTS = "{%% set ns = namespace(a=[1]) %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.a }}"

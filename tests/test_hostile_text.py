@@ -18,7 +18,7 @@ from rich.console import Console
 from advisor.commands.output import console, print_json, put, say
 from advisor.ground.errors import InputError
 from advisor.ground.terminal import ShownStream, json_shown, show_streams, shown
-from advisor.plan.record import RunRecord
+from advisor.record.run import RunRecord
 from advisor.render import html
 from advisor.render.data import visible
 from advisor.render.report import model_card

@@ -24,8 +24,9 @@ ORDER = (
     ("advice",),
     ("situation",),  # joins what is stated, probed and read
     ("probe", "data"),
+    ("record",),  # what came of a plan
     ("ruleset", "estimate", "plan"),
-    ("methods",),
+    ("methods", "model_files"),
     ("ground",),
     ("peft_adapter",),  # with torch, for users and trainers: see below
 )
@@ -38,7 +39,7 @@ JOINING = {
     "advisor.situation.chat_templates",
     "advisor.situation.shapes",
 }
-FOR_TRAINERS = {"plan", "methods", "data", "ground", "peft_adapter"}
+FOR_TRAINERS = {"plan", "record", "methods", "model_files", "data", "ground", "peft_adapter"}
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")
 
 

@@ -31,8 +31,8 @@ from advisor.methods.rewards import rollout_warnings
 from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
 from advisor.plan.read import read_plan
-from advisor.plan.verdict_record import limits
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts, not_supported_devices
+from advisor.record.verdict import limits
 from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules

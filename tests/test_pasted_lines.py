@@ -14,7 +14,7 @@ import pytest
 
 from advisor.cli import COMMANDS
 from advisor.ground import installed as program
-from advisor.plan.record import RunRecord
+from advisor.record.run import RunRecord
 from advisor.render.report import report_page
 from advisor.render.run import Run, summary_lines
 from tests.render.test_run import record

@@ -9,7 +9,7 @@ import pytest
 
 from advisor.commands.output import print_json
 from advisor.ground.errors import InputError
-from advisor.plan.record_files import read_record
+from advisor.record.files import read_record
 from tests.conftest import PAIRS, ROOT
 
 RECORD = json.loads((ROOT / "tests" / "plan" / "records" / "finished.json").read_text())
@@ -89,7 +89,7 @@ def test_a_damaged_record_is_named(tmp_path, content, told):
 
 def test_a_record_that_never_ends_is_not_read(tmp_path, monkeypatch):
     """A link to /dev/zero, or a pipe, does not fill memory or wait for ever."""
-    monkeypatch.setattr("advisor.plan.record_files.MOST_BYTES", 1000)
+    monkeypatch.setattr("advisor.record.files.MOST_BYTES", 1000)
     (tmp_path / "run.json").symlink_to("/dev/zero")
     with pytest.raises(InputError, match="cannot be read"):
         read_record(tmp_path)

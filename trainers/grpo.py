@@ -18,8 +18,8 @@ from typing import Any
 
 from advisor.ground.content import folder_digest
 from advisor.ground.errors import Fault, InputError, TrainingFailed
-from advisor.plan.evaluation_record import Check
-from advisor.plan.record import RewardRecord, SavedFile
+from advisor.record.evaluation import Check
+from advisor.record.run import RewardRecord, SavedFile
 from trainers.evaluation.generation import general_rows
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.rewards import RewardEvaluator, prompt_row

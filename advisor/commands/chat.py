@@ -19,7 +19,7 @@ from advisor.commands.tools import (
     run_tool,
 )
 from advisor.ground.errors import AdviseError
-from advisor.plan.record_files import read_record
+from advisor.record.files import read_record
 from advisor.render.verdict import verdict_lines
 
 

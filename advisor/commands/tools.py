@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.installed import install_line
 from advisor.ground.resources import trainers_root
-from advisor.plan.results import device_of as device_of
-from advisor.plan.results import find_run as find_run
-from advisor.plan.results import newest_run as newest_run
+from advisor.record.results import device_of as device_of
+from advisor.record.results import find_run as find_run
+from advisor.record.results import newest_run as newest_run
 
 TORCH_PACKAGES = ("torch", "transformers", "peft")
 

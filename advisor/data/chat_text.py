@@ -79,7 +79,7 @@ class ChatText:
             at_row: The row of the data that it is, for the error.
             given: Arguments of the template.
         """
-        from advisor.ground.bounded_template import TemplateLimit
+        from advisor.data.bounded_template import TemplateLimit
 
         try:
             text = self._template.render(
@@ -177,7 +177,7 @@ def _compiled(source: str, name: str) -> Any:
     import jinja2
     from jinja2.ext import Extension
 
-    from advisor.ground.bounded_template import BoundedEnvironment
+    from advisor.data.bounded_template import BoundedEnvironment
 
     class Generation(Extension):
         """`{% generation %}` as transformers has it: marks what the assistant says, and writes it

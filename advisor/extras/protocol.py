@@ -15,8 +15,8 @@ from advisor.ground.errors import AdviseError
 from advisor.ground.extras import Catalogue as Catalogue
 from advisor.ground.extras import Checked as Checked
 from advisor.plan.checks import Raise
-from advisor.plan.record import RunRecord, StageRecord
-from advisor.plan.verdict_record import Finding
+from advisor.record.run import RunRecord, StageRecord
+from advisor.record.verdict import Finding
 
 if TYPE_CHECKING:
     import click

@@ -3,6 +3,6 @@ came of it.
 """
 
 from advisor.launch.run import run_plan
-from advisor.plan.record import DryRun, Run
+from advisor.record.run import DryRun, Run
 
 __all__ = ["DryRun", "Run", "run_plan"]

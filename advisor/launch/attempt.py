@@ -33,9 +33,10 @@ from advisor.launch.stages import StageRunner
 from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.entries import Entry
-from advisor.plan.measured_record import Expected
-from advisor.plan.next_run import resume_command
-from advisor.plan.record import (
+from advisor.record.files import try_read_part, write_record
+from advisor.record.measured import Expected
+from advisor.record.next_run import resume_command
+from advisor.record.run import (
     DRY_RUN,
     PENDING,
     SCHEMA_VERSION,
@@ -46,8 +47,7 @@ from advisor.plan.record import (
     RunRecord,
     StageMeasurement,
 )
-from advisor.plan.record_files import try_read_part, write_record
-from advisor.plan.smaller import PeakOf
+from advisor.record.smaller import PeakOf
 from advisor.situation.of_plan import device_hardware, plan_shape
 from advisor.situation.past_runs import read_past_runs
 

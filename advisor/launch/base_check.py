@@ -12,11 +12,11 @@ from pathlib import Path
 
 from advisor.ground.errors import Fault
 from advisor.ground.files import text_of
-from advisor.ground.hub_cache import hub_model_folder, is_offline
-from advisor.ground.model_folder import folder_faults, model_faults
 from advisor.ground.types import ModelShape
 from advisor.methods import objective
 from advisor.methods.rewards import reward_parts
+from advisor.model_files.folder import folder_faults, model_faults
+from advisor.model_files.hub_cache import hub_model_folder, is_offline
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path

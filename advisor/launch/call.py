@@ -19,9 +19,9 @@ from advisor.launch.preflight import PreflightResult, run_preflight
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import OnEnd, Say
 from advisor.plan.entries import Entry
-from advisor.plan.record import DRY_RUN, DryRun, DryRunRecord, Run, RunRecord
-from advisor.plan.record_files import try_read_part
 from advisor.plan.write import plan_digest
+from advisor.record.files import try_read_part
+from advisor.record.run import DRY_RUN, DryRun, DryRunRecord, Run, RunRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,7 +35,7 @@ from advisor.methods.rewards import RewardPart, reward_parts
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
-from advisor.plan.smaller import key_path
+from advisor.record.smaller import key_path
 
 NEEDED = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.hub_cache import is_offline
 from advisor.ground.types import DataProfile
 from advisor.methods import objective
 from advisor.methods.rewards import reward_parts
+from advisor.model_files.hub_cache import is_offline
 from advisor.plan.entries import Entry
 from advisor.plan.read import resolve_path
 

@@ -19,7 +19,8 @@ from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write, 
 from advisor.launch.folder import LOCK, MACHINES, METRICS, is_done
 from advisor.launch.prepare import OTHER_FOLDER, PlanRun
 from advisor.plan.entries import Entry
-from advisor.plan.record import (
+from advisor.record.files import read_record
+from advisor.record.run import (
     ADJUSTED,
     DONE,
     DRY_RUN,
@@ -29,7 +30,6 @@ from advisor.plan.record import (
     SavedFile,
     StageRecord,
 )
-from advisor.plan.record_files import read_record
 
 # What `advise` itself may leave before a run begins.
 BEFORE_A_RUN = {LOCK, MACHINES, DRY_RUN, PLAN_FILE}

@@ -10,7 +10,7 @@ from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.extras import extras
 from advisor.launch.record_keeper import RecordKeeper, Say
 from advisor.plan.model import Plan
-from advisor.plan.record import Run
+from advisor.record.run import Run
 
 RESUME = "resume with"
 

@@ -25,7 +25,8 @@ from advisor.ground.errors import (
 )
 from advisor.launch.child import Ended
 from advisor.plan.entries import Entry
-from advisor.plan.record import (
+from advisor.record.files import read_part, try_read_part, write_record
+from advisor.record.run import (
     DOING,
     ERROR,
     RESULT,
@@ -34,8 +35,7 @@ from advisor.plan.record import (
     StageResult,
     error_of_rank,
 )
-from advisor.plan.record_files import read_part, try_read_part, write_record
-from advisor.plan.smaller import NOTHING_SMALLER, PeakOf, as_settings, next_change
+from advisor.record.smaller import NOTHING_SMALLER, PeakOf, as_settings, next_change
 
 KINDS: dict[int, type[AdviseError]] = {
     2: InputError,

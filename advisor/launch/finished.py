@@ -14,8 +14,8 @@ from advisor.launch.live import refuse_live
 from advisor.launch.nodes import node_of
 from advisor.launch.record_keeper import RecordKeeper
 from advisor.launch.stages import is_unfinished
-from advisor.plan.next_run import resume_command
-from advisor.plan.record import DONE, Run, RunRecord
+from advisor.record.next_run import resume_command
+from advisor.record.run import DONE, Run, RunRecord
 
 
 def look_back(call: Call) -> RunRecord | None:

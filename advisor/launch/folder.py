@@ -18,7 +18,7 @@ from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write, text_of
-from advisor.plan.record import DONE, DRY_RUN, RECORD, RunRecord
+from advisor.record.run import DONE, DRY_RUN, RECORD, RunRecord
 
 LOCK = ".lock"
 METRICS = "metrics.jsonl"

@@ -15,9 +15,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from advisor.ground.errors import Fault, MachineNotReady
-from advisor.ground.model_folder import CONFIG
 from advisor.ground.types import Hardware
-from advisor.ground.vllm import (
+from advisor.launch.child import free_port, guard_command, with_variables
+from advisor.launch.record_keeper import Say
+from advisor.model_files.folder import CONFIG
+from advisor.plan.entries import Entry, start_of, whole_model
+from advisor.plan.keys import key_specs
+from advisor.plan.model import Plan
+from advisor.plan.read import resolve_path
+from advisor.plan.rollouts import asks_server, server_needs, server_url
+from advisor.plan.vllm import (
     ENVIRONMENT,
     ServerFault,
     ServerNeeds,
@@ -27,14 +34,7 @@ from advisor.ground.vllm import (
     serve_line,
     version_fault,
 )
-from advisor.launch.child import free_port, guard_command, with_variables
-from advisor.launch.record_keeper import Say
-from advisor.plan.entries import Entry, start_of, whole_model
-from advisor.plan.keys import key_specs
-from advisor.plan.model import Plan
-from advisor.plan.read import resolve_path
-from advisor.plan.rollouts import asks_server, server_needs, server_url
-from advisor.plan.smaller import key_path
+from advisor.record.smaller import key_path
 
 LOG = "vllm.log"
 SHOWN_LINES = 3  # of the log, in an error

@@ -12,8 +12,8 @@ from typing import Any
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.progress import View, Wait, read_view
 from advisor.launch.folder import METRICS, is_locked, process_of
-from advisor.plan.record import DONE, RUNNING, RunRecord
-from advisor.plan.record_files import read_record
+from advisor.record.files import read_record
+from advisor.record.run import DONE, RUNNING, RunRecord
 
 STEPS = ("steps", "updates")  # units of the waits that count the steps of a stage
 TAIL_BYTES = 2**16

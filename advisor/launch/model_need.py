@@ -11,11 +11,11 @@ from pathlib import Path
 
 from advisor.ground.errors import AdviseError, Fault, MachineNotReady
 from advisor.ground.files import free_bytes, text_of
-from advisor.ground.hub_cache import hub_cache
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_gib
 from advisor.launch.base_check import cached_snapshot, is_hub_id
 from advisor.launch.hub_model import HUB, HubModel, ask_hub, login
+from advisor.model_files.hub_cache import hub_cache
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path

@@ -19,9 +19,9 @@ from advisor.launch.live import last_step
 from advisor.plan.entries import Entry
 from advisor.plan.launch_checks import goes_with
 from advisor.plan.model import Plan, Stage
-from advisor.plan.record import ADJUSTED, Adjusted, Adjustment
-from advisor.plan.record_files import try_read_part, write_record
-from advisor.plan.smaller import PeakOf, adjustment_of, next_batch, usable
+from advisor.record.files import try_read_part, write_record
+from advisor.record.run import ADJUSTED, Adjusted, Adjustment
+from advisor.record.smaller import PeakOf, adjustment_of, next_batch, usable
 from advisor.situation.of_plan import run_spec
 
 

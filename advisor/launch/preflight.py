@@ -13,7 +13,6 @@ from pathlib import Path
 from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.extras import Checked
 from advisor.ground.files import free_bytes
-from advisor.ground.hub_cache import hub_cache
 from advisor.ground.resources import method_roots
 from advisor.ground.types import DataProfile, Hardware, ModelShape, as_free_now
 from advisor.ground.units import format_gib
@@ -41,6 +40,7 @@ from advisor.launch.generation_server import server_faults
 from advisor.launch.gpus import ChosenGpus, choose_gpus
 from advisor.launch.model_need import ModelNeed, asked, cache_line, model_needs
 from advisor.methods import objectives, updates
+from advisor.model_files.hub_cache import hub_cache
 from advisor.plan.entries import Entry
 from advisor.plan.launch_checks import launch_faults
 from advisor.plan.model import Plan

@@ -17,9 +17,9 @@ from advisor.plan.model import Comments, Plan
 from advisor.plan.notes import borrowed_rates, in_trial
 from advisor.plan.paths import with_paths
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
-from advisor.plan.record import RECORD
-from advisor.plan.record_files import read_record
 from advisor.plan.write import digest, plan_digest, plan_text
+from advisor.record.files import read_record
+from advisor.record.run import RECORD
 
 OTHER_FOLDER = "choose another folder with --output DIR, or delete this one"
 

@@ -18,8 +18,10 @@ from advisor.launch.folder import is_done, now
 from advisor.launch.inputs import Inputs
 from advisor.launch.prepare import PlanRun
 from advisor.plan.entries import Entry
-from advisor.plan.measured_record import Expected
-from advisor.plan.record import (
+from advisor.record.files import write_record
+from advisor.record.judge import folder_verdict
+from advisor.record.measured import Expected
+from advisor.record.run import (
     DONE,
     FAILED,
     PENDING,
@@ -36,8 +38,6 @@ from advisor.plan.record import (
     StageResult,
     Status,
 )
-from advisor.plan.record_files import write_record
-from advisor.plan.verdict import folder_verdict
 
 Say = Callable[[str], None]
 OnEnd = Callable[[Path, RunRecord], object]

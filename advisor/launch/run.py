@@ -16,7 +16,7 @@ from advisor.launch.call import Call
 from advisor.launch.finished import finished_before, look_back
 from advisor.launch.prepare import prepare_plan, select_entries
 from advisor.plan.model import Comments, Plan
-from advisor.plan.record import DryRun, Run, RunRecord
+from advisor.record.run import DryRun, Run, RunRecord
 
 
 def refuse_without_posix() -> None:

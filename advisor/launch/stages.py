@@ -29,7 +29,8 @@ from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import Ended, TrainerStarter
 from advisor.methods import may_share_base, objective
 from advisor.plan.entries import Entry
-from advisor.plan.record import (
+from advisor.record.files import try_read_part
+from advisor.record.run import (
     CROSS,
     DOING,
     DONE,
@@ -40,9 +41,8 @@ from advisor.plan.record import (
     StageResult,
     Status,
 )
-from advisor.plan.record_files import try_read_part
-from advisor.plan.smaller import PeakOf
-from advisor.plan.trained_record import trained_record
+from advisor.record.smaller import PeakOf
+from advisor.record.trained import trained_record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

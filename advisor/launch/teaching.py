@@ -20,9 +20,9 @@ from advisor.launch.folder import now
 from advisor.launch.record_keeper import Say
 from advisor.methods import objective
 from advisor.plan.entries import Entry
-from advisor.plan.measured_record import Expected, Measured
 from advisor.plan.model import Plan
-from advisor.plan.record import Adjustment
+from advisor.record.measured import Expected, Measured
+from advisor.record.run import Adjustment
 from advisor.situation.of_plan import run_spec
 
 FEWEST_STEPS = 3  # the first is slower, and one alone says little

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from advisor.ground.errors import nearest
 from advisor.ground.extras import extras
-from advisor.ground.vllm import url_fault
 from advisor.methods.kernels import ATTENTIONS, needs_gpu
 from advisor.methods.rewards import LIST as REWARDS
 from advisor.methods.rewards import reward_faults
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import KeySpecs
 from advisor.plan.launch_checks import sharing_faults
+from advisor.plan.vllm import url_fault
 
 Place = tuple[str | int, ...]
 SENT_TO_VLLM = ("lora", "full")  # updates whose weights a running vLLM server can take

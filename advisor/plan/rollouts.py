@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from advisor.ground.errors import Fault
-from advisor.ground.vllm import DEFAULT_URL, ServerNeeds
 from advisor.methods import update
 from advisor.plan.model import Plan, Stage
+from advisor.plan.vllm import DEFAULT_URL, ServerNeeds
 
 URL_VARIABLE = "ADVISE_VLLM_URL"  # tells a trainer where `advise run` has started the server
 # Of `peft:`, what makes a LoRA something else than W + BA, or more than a server loads.

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advisor.ground.vllm import largest_rank
+from advisor.plan.vllm import largest_rank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from advisor.plan.evaluation_record import Evaluation, Sample
-from advisor.plan.record import DryRunRecord, RunRecord
+from advisor.record.evaluation import Evaluation, Sample
+from advisor.record.run import DryRunRecord, RunRecord
 
 if TYPE_CHECKING:
     from rich.console import Console

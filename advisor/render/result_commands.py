@@ -10,9 +10,9 @@ from pathlib import Path
 
 from advisor.ground.files import shown_path
 from advisor.methods import Update, objective, update
-from advisor.plan.record import RunRecord, StageRecord, last_of_each_task
-from advisor.plan.results import label
 from advisor.plan.serving import VllmServer
+from advisor.record.results import label
+from advisor.record.run import RunRecord, StageRecord, last_of_each_task
 
 
 def use_of(record: RunRecord, stage: StageRecord, result: str) -> tuple[str, str]:

@@ -6,9 +6,9 @@ import textwrap
 from pathlib import Path
 
 from advisor.ground.terminal import shown
-from advisor.plan.record import RunRecord
-from advisor.plan.verdict import folder_verdict
-from advisor.plan.verdict_record import Verdict
+from advisor.record.judge import folder_verdict
+from advisor.record.run import RunRecord
+from advisor.record.verdict import Verdict
 
 LABEL_WIDTH = 9  # at least
 OF_THE_STATE = {

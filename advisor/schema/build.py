@@ -23,11 +23,11 @@ from advisor.methods.remedies import remedy_file
 from advisor.methods.rewards import ROLLOUTS_FILE
 from advisor.methods.strategies import STRATEGIES_FILE
 from advisor.methods.trainers import TRAINER_FILE
-from advisor.plan.record import run_schema
-from advisor.plan.verdict_record import VERDICT_FILE
 from advisor.probe import gpu_files
 from advisor.probe.gpu_files import NOT_SUPPORTED_FILE
 from advisor.probe.prices import price_file_shape
+from advisor.record.run import run_schema
+from advisor.record.verdict import VERDICT_FILE
 from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.model import Ruleset
 from advisor.schema import files

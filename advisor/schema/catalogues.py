@@ -23,8 +23,8 @@ from advisor.methods.remedies import remedy
 from advisor.methods.rewards import rollout_warnings
 from advisor.methods.strategies import strategies
 from advisor.methods.trainers import trainers
-from advisor.plan.verdict_record import limits
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts, not_supported_devices
+from advisor.record.verdict import limits
 from advisor.situation import chat_templates
 from advisor.situation.model_files import (
     NOT_ORGANISATIONS,

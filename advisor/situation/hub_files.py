@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from advisor.ground.hub_cache import hub_cache, hub_model_folder
+from advisor.model_files.hub_cache import hub_cache, hub_model_folder
 
 HUB_TIMEOUT_S = 5.0
 

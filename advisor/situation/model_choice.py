@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 
 from advisor.ground.errors import InputError
-from advisor.ground.hub_cache import is_offline
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, kind_of_type
+from advisor.model_files.hub_cache import is_offline
 from advisor.situation.hub_files import cached_models, is_on_this_machine
 from advisor.situation.model_files import catalogue_ids, suggested_models
 from advisor.situation.model_names import (

@@ -18,13 +18,13 @@ from typing import Any
 from advisor.estimate.model.architecture import ABOUT_SEQ2SEQ, ConfigError, shape_from_config
 from advisor.ground.errors import InputError
 from advisor.ground.files import MOST_CONFIG_BYTES, text_of
-from advisor.ground.hub_cache import is_offline
 from advisor.ground.json_values import parse_json
-from advisor.ground.model_config import NAMES, read
-from advisor.ground.safetensors_header import PLAIN, Damaged, read_header
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import NAMED, SEQ2SEQ, Family, family_of_name
+from advisor.model_files.config import NAMES, read
+from advisor.model_files.hub_cache import is_offline
+from advisor.model_files.safetensors_header import PLAIN, Damaged, read_header
 from advisor.situation.hub_files import (
     cached_config,
     cached_models,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.plan.trained_record import trained_record
+from advisor.record.trained import trained_record
 
 
 @dataclass(frozen=True)

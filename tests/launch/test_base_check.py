@@ -7,8 +7,8 @@ import re
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.ground.model_config import config_faults
-from advisor.ground.model_folder import INDEX, WEIGHTS, adapter_faults, model_faults
+from advisor.model_files.config import config_faults
+from advisor.model_files.folder import INDEX, WEIGHTS, adapter_faults, model_faults
 from tests.fake_model import llama_tensors, write_fake_model, write_safetensors
 from tests.launch.conftest import CONFIG, PLAN, run
 

@@ -16,9 +16,9 @@ from advisor.launch.gpus import choose_gpus
 from advisor.launch.preflight import run_preflight
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.entries import entries
-from advisor.plan.measured_record import Expected
 from advisor.plan.model import Launch
 from advisor.plan.read import read_plan
+from advisor.record.measured import Expected
 from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
 
 GIB = 2**30

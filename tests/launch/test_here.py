@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from advisor.ground.types import Gpu
 from advisor.launch.here import look_here
-from advisor.plan.next_run import trial_steps
 from advisor.plan.read import read_plan
+from advisor.record.next_run import trial_steps
 from tests.launch.conftest import MACHINE, PLAN
 
 GIB = 2**30

@@ -16,8 +16,8 @@ from advisor.launch.failure_report import note_silent_end, read_error
 from advisor.launch.folder import RunFolder
 from advisor.launch.machines import Machines, refuse_differences, versions
 from advisor.launch.nodes import Place, find_place, first_host
-from advisor.plan.record import ErrorRecord, error_of_rank
-from advisor.plan.record_files import write_record
+from advisor.record.files import write_record
+from advisor.record.run import ErrorRecord, error_of_rank
 from tests.launch.conftest import MACHINE
 
 BY_HAND = {"MASTER_ADDR": "gpu-a", "NNODES": "2", "NODE_RANK": "1"}

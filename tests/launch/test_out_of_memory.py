@@ -12,7 +12,7 @@ from advisor.launch import failure_report, run_plan
 from advisor.plan.entries import entries
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
-from advisor.plan.smaller import as_settings, changes, next_change, smaller_micro_batch
+from advisor.record.smaller import as_settings, changes, next_change, smaller_micro_batch
 from advisor.render.report import report_page
 from advisor.render.run import summary_lines
 from tests.launch.conftest import run

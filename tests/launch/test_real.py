@@ -15,7 +15,7 @@ from advisor.ground.types import Gpu, GpuSpec
 from advisor.launch import run_plan
 from advisor.plan.model import Launch
 from advisor.plan.read import read_plan
-from advisor.plan.verdict import folder_verdict
+from advisor.record.judge import folder_verdict
 from advisor.render.result_commands import ask_command, serve_command
 from advisor.render.run import summary_lines
 from tests.distributed.comparing import LIMIT, apart, left_by

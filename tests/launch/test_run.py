@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady, Stopped, TrainingFailed
-from advisor.plan.measured_record import Measured
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
-from advisor.plan.record import DryRun
-from advisor.plan.record_files import read_record
 from advisor.plan.write import plan_digest
+from advisor.record.files import read_record
+from advisor.record.measured import Measured
+from advisor.record.run import DryRun
 from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from advisor.ground.types import TokenStats
 from advisor.launch.teaching import Teacher, as_it_ran
-from advisor.plan.measured_record import Measured
 from advisor.plan.read import read_plan
+from advisor.record.measured import Measured
 from advisor.situation.of_plan import run_spec
 from tests.launch.conftest import MACHINE, run
 
@@ -185,7 +185,7 @@ def test_a_longest_row_that_is_not_certain_gets_a_margin():
 
 def test_page_and_report_say_what_was_learned(shop, runs, monkeypatch):
     """What a run prints, and its report, name the runs behind the expectation."""
-    from advisor.plan.record import Run
+    from advisor.record.run import Run
     from advisor.render.report import write_report
     from advisor.render.run import summary_lines
 

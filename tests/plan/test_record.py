@@ -13,9 +13,10 @@ import pytest
 
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.json_values import json_schema, keys_of, parts_of
-from advisor.plan.evaluation_record import Check, Evaluation, Metric
-from advisor.plan.measured_record import Measured
-from advisor.plan.record import (
+from advisor.record.evaluation import Check, Evaluation, Metric
+from advisor.record.files import read_part, read_record, try_read_part, write_record
+from advisor.record.measured import Measured
+from advisor.record.run import (
     DryRunRecord,
     ErrorRecord,
     Outcome,
@@ -25,8 +26,7 @@ from advisor.plan.record import (
     last_of_each_task,
     run_schema,
 )
-from advisor.plan.record_files import read_part, read_record, try_read_part, write_record
-from advisor.plan.verdict_record import Verdict
+from advisor.record.verdict import Verdict
 
 RECORDS = Path(__file__).parent / "records"
 STORED = [("finished", RunRecord), ("failed", RunRecord), ("dry_run", DryRunRecord)]

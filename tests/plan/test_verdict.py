@@ -8,9 +8,9 @@ import pytest
 
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
-from advisor.plan.record import RunRecord
-from advisor.plan.verdict import GENERAL, run_verdict
-from advisor.plan.verdict_record import limits
+from advisor.record.judge import GENERAL, run_verdict
+from advisor.record.run import RunRecord
+from advisor.record.verdict import limits
 
 ROOT = Path(__file__).parents[2]
 STAGE = {

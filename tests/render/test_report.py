@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from advisor.plan.record import RunRecord
+from advisor.record.run import RunRecord
 from advisor.render.curves import curve, thin
 from advisor.render.report import model_card, read_metrics, report_page, write_report
 

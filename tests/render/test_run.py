@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.units import GIB
-from advisor.plan.record import DryRun, DryRunRecord, Run, RunRecord
+from advisor.record.run import DryRun, DryRunRecord, Run, RunRecord
 from advisor.render.result_commands import serve_command, served_stages
 from advisor.render.run import run_json, summary_lines
 

@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.model_folder import model_faults
+from advisor.model_files.folder import model_faults
 from tests.trainers.alignment import stage_of
 from tests.trainers.conftest import job_in
 from trainers.frame import loading, model_files

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.plan.record import RECORD
+from advisor.record.run import RECORD
 from tests.conftest import PAIRS, ROOT
 from tests.fake_model import write_safetensors
 

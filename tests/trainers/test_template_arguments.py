@@ -10,8 +10,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from advisor.data.thoughts import ALWAYS, SWITCHES, switch_of
 from advisor.ground.errors import InputError
-from advisor.plan.record import RunRecord, StageRecord
 from advisor.plan.write import plan_digest
+from advisor.record.run import RunRecord, StageRecord
 from advisor.render.model_card import model_card
 from advisor.render.result_commands import serve_command
 from advisor.situation.model_files import catalogue_ids, organisation_models

@@ -16,7 +16,7 @@ from advisor.ground.progress import board, followed, waiting
 from advisor.ground.terminal import show_streams
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
-from advisor.plan.record import CROSS, CrossEvaluation
+from advisor.record.run import CROSS, CrossEvaluation
 from trainers.evaluation.loss import held_out, padded_batch
 from trainers.frame.evaluating import evaluating
 from trainers.frame.files import write_json

@@ -32,7 +32,7 @@ from advisor.ground.terminal import show_streams
 from advisor.plan.model import Plan
 from advisor.plan.paths import path_from
 from advisor.plan.read import read_plan
-from advisor.plan.record import ERROR, ErrorRecord, RunRecord
+from advisor.record.run import ERROR, ErrorRecord, RunRecord
 from trainers.frame.files import write_json
 from trainers.frame.job import Job, make_job
 from trainers.frame.loading import load_tokenizer

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.ground.json_values import parse_json
-from advisor.plan.evaluation_record import Metric
+from advisor.record.evaluation import Metric
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -250,7 +250,7 @@ def classification(
 def verdict(parts: Mapping[str, Comparison]) -> tuple[str, str]:
     """(better | worse | not distinguishable, one sentence on the task). The first part decides.
 
-    What a run came to in all is told by advisor/plan/verdict.py.
+    What a run came to in all is told by advisor/record/judge.py.
     """
     if not parts:
         return "not distinguishable", "nothing was held out to compare on"

@@ -17,7 +17,7 @@ from typing import Any
 from advisor.ground.content import file_digest, folder_digest
 from advisor.ground.errors import InputError
 from advisor.plan.paths import path_from, stage_paths
-from advisor.plan.record_files import read_record
+from advisor.record.files import read_record
 from trainers.frame.checkpoint_store import Dependencies
 from trainers.frame.job import Job
 from trainers.frame.machine import process_count

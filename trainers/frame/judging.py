@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
 from advisor.methods import methods
-from advisor.plan.evaluation_record import Check, Evaluation
-from advisor.plan.record import DONE, RESULT, StageResult
-from advisor.plan.trained_record import TrainedStage
-from advisor.plan.verdict_record import Verdict
+from advisor.record.evaluation import Check, Evaluation
+from advisor.record.run import DONE, RESULT, StageResult
+from advisor.record.trained import TrainedStage
+from advisor.record.verdict import Verdict
 from trainers.evaluation import Evaluator
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import stopping

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.model_config import is_number
-from advisor.ground.model_folder import adapter_faults, base_faults, tokenizer_faults
 from advisor.methods import methods
 from advisor.methods.kernels import is_flash
 from advisor.methods.model import Update as UpdateValue
 from advisor.methods.optimizers import optimizer
+from advisor.model_files.config import is_number
+from advisor.model_files.folder import adapter_faults, base_faults, tokenizer_faults
 from advisor.plan.optimizer_checks import optimizer_faults
-from advisor.plan.record import RESULT
+from advisor.record.run import RESULT
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.experts import find_experts, silence_routers
 from trainers.frame.files import read_json

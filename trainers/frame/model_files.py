@@ -13,8 +13,8 @@ from pickle import UnpicklingError
 from typing import Any
 
 from advisor.ground.errors import AdviseError, Fault, InputError
-from advisor.ground.model_config import wrong_values
-from advisor.ground.model_folder import (
+from advisor.model_files.config import wrong_values
+from advisor.model_files.folder import (
     ADAPTER,
     INDEX,
     PICKLED,
@@ -23,7 +23,7 @@ from advisor.ground.model_folder import (
     base_faults,
     tokenizer_faults,
 )
-from advisor.ground.safetensors_header import read_header
+from advisor.model_files.safetensors_header import read_header
 from trainers.frame.foreign_code import refused_code
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d{1,9})\.")

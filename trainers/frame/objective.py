@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from advisor.ground.errors import Fault
-from advisor.plan.evaluation_record import Check
-from advisor.plan.record import RewardRecord, SavedFile
+from advisor.record.evaluation import Check
+from advisor.record.run import RewardRecord, SavedFile
 from trainers.evaluation import Evaluator
 from trainers.evaluation.saved_result import Probe
 from trainers.frame import checkpoints

@@ -5,7 +5,7 @@ libraries and machine made of the rest.
 from __future__ import annotations
 
 from advisor.methods.optimizers import optimizer
-from advisor.plan.record import ResolvedSettings
+from advisor.record.run import ResolvedSettings
 from trainers.frame import settings
 from trainers.frame.fused_layers import fused_in
 from trainers.frame.job import Job

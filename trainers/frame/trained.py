@@ -10,10 +10,10 @@ from typing import Any
 
 from advisor.ground.disk import DISK
 from advisor.ground.files import ELSEWHERE, cannot_write
-from advisor.plan.measured_record import Times
-from advisor.plan.record import SavedFile, StageResult
-from advisor.plan.record_files import try_read_part
-from advisor.plan.trained_record import ANSWER, TRAINED, TrainedStage, trained_record
+from advisor.record.files import try_read_part
+from advisor.record.measured import Times
+from advisor.record.run import SavedFile, StageResult
+from advisor.record.trained import ANSWER, TRAINED, TrainedStage, trained_record
 from trainers.frame.checkpoint_store import CheckpointStore, fingerprint
 from trainers.frame.files import make_folder, write_json
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from advisor.ground.progress import waiting
 from advisor.methods.optimizers import optimizer
-from advisor.plan.evaluation_record import Check
-from advisor.plan.measured_record import Measured
-from advisor.plan.record import RUNNING, StageResult
+from advisor.record.evaluation import Check
+from advisor.record.measured import Measured
+from advisor.record.run import RUNNING, StageResult
 from trainers.frame import checkpoints, optimizers
 from trainers.frame.held_out_curve import SHORT_RUN, HeldOutCurve, asks_for_curve, make_curve
 from trainers.frame.job import TRAIN as TRAIN_ALONE

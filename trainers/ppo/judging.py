@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
-from advisor.plan.evaluation_record import Check
+from advisor.record.evaluation import Check
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.judging import belongs, compared, conclude, found_trained
@@ -24,7 +24,7 @@ from trainers.ppo.roles import ADAPTERS, POLICY
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from advisor.plan.record import StageResult
+    from advisor.record.run import StageResult
     from trainers.frame.job import Job
     from trainers.frame.types import Tokenizer
     from trainers.ppo.loaded import LoadedPPO

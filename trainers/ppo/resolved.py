@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from advisor.plan.record import ResolvedSettings
+from advisor.record.run import ResolvedSettings
 from trainers.frame import settings
 from trainers.frame.fused_layers import fused_in
 from trainers.ppo.loaded import LoadedPPO

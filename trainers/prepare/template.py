@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from advisor.data.bounded_template import TemplateLimit, bound_chat_templates
 from advisor.data.chat_text import template_file
 from advisor.data.same_rows import Message, system_in_question
 from advisor.data.template_messages import PLAIN_TEMPLATE
@@ -29,7 +30,6 @@ from advisor.data.thoughts import (
     switch_of,
     unknown_text,
 )
-from advisor.ground.bounded_template import TemplateLimit, bound_chat_templates
 from advisor.ground.errors import InputError
 from trainers.prepare.messages import (
     OTHER_TEXTS,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
-from advisor.ground.model_folder import base_faults, folder_faults, tokenizer_faults
 from advisor.ground.progress import followed
 from advisor.methods import objective
+from advisor.model_files.folder import base_faults, folder_faults, tokenizer_faults
 from trainers.frame.evaluating import evaluating
 from trainers.frame.job import Job
 from trainers.frame.types import Device, Model, Tokenizer

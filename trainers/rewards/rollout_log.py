@@ -17,7 +17,7 @@ from advisor.ground.disk import DISK, Disk
 from advisor.ground.files import cannot_write
 from advisor.ground.secrets import masked
 from advisor.ground.terminal import json_shown
-from advisor.plan.record import ROLLOUTS
+from advisor.record.run import ROLLOUTS
 from trainers.frame.files import json_value
 from trainers.frame.job import Job
 from trainers.frame.metrics_file import cut_metrics, metrics_line

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from advisor.methods.rewards import RolloutWarning, rollout_warnings
-from advisor.plan.evaluation_record import Check
-from advisor.plan.record import RewardRecord
+from advisor.record.evaluation import Check
+from advisor.record.run import RewardRecord
 from trainers.frame.metrics_file import metrics_line
 from trainers.rewards.scoring import Reward, Rewards
 

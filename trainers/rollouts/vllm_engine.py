@@ -22,7 +22,7 @@ from typing import Any
 
 from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.ground.progress import waiting
-from advisor.ground.vllm import (
+from advisor.plan.vllm import (
     LORA,
     READ,
     WEIGHTS,

@@ -13,8 +13,8 @@ from typing import Any
 
 from advisor.ground.content import folder_digest
 from advisor.ground.errors import InputError
-from advisor.ground.model_folder import tokenizer_faults
 from advisor.methods import methods
+from advisor.model_files.folder import tokenizer_faults
 from advisor.plan.paths import path_from
 from trainers.frame import settings
 from trainers.frame.job import Job, model_source

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from advisor.ground.errors import AdviseError, InputError, Stopped, nearest
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import show_streams, shown
-from advisor.plan.record import RunRecord, last_of_each_task
+from advisor.record.run import RunRecord, last_of_each_task
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
 from trainers.tools.chat_session import LEAVE, ChatSession
 from trainers.tools.results import BASE, load_results, record_of, results_of

@@ -27,10 +27,10 @@ from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, Stopped
 from advisor.ground.files import cannot_write
-from advisor.ground.hub_cache import is_offline
 from advisor.ground.installed import install_line
 from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib
+from advisor.model_files.hub_cache import is_offline
 from trainers.frame.files import make_folder, read_json, write_json
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -11,17 +11,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from advisor.data.bounded_template import TemplateLimit, bound_chat_templates
 from advisor.data.chat_text import template_file
-from advisor.ground.bounded_template import TemplateLimit, bound_chat_templates
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, shown_path
-from advisor.ground.model_folder import base_faults, folder_faults
 from advisor.methods import update
+from advisor.model_files.folder import base_faults, folder_faults
 from advisor.plan.entries import entries, start_of, whole_model
 from advisor.plan.read import read_plan, resolve_path
-from advisor.plan.record import RunRecord, StageRecord
-from advisor.plan.results import label, writing_stages
-from advisor.plan.results import record_of as record_of
+from advisor.record.results import label, writing_stages
+from advisor.record.results import record_of as record_of
+from advisor.record.run import RunRecord, StageRecord
 from trainers.frame.attention import usable_here
 from trainers.frame.experts import silence_routers
 from trainers.frame.job import is_hub_id

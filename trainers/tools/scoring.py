@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from advisor.ground.errors import InputError
 from advisor.methods import objective
-from advisor.plan.record import DONE, RunRecord, StageRecord, last_of_each_task
+from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
 from trainers.frame.evaluating import evaluating
 from trainers.frame.model_files import reading
 from trainers.tools.results import (

@@ -18,8 +18,8 @@ from typing import Any
 from advisor.data import Example, Skipped, read_examples
 from advisor.data.examples import REASONS
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.model_folder import tokenizer_faults
 from advisor.ground.terminal import show_streams
+from advisor.model_files.folder import tokenizer_faults
 from trainers.frame.job import model_source
 from trainers.frame.machine import quiet_libraries
 from trainers.frame.model_files import check_files, reading

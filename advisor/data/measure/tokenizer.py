@@ -29,9 +29,9 @@ from advisor.data.checks import Tally, finding
 from advisor.data.same_rows import Example, Message, system_in_question
 from advisor.data.template_messages import PLAIN_TEMPLATE, lost_parts, template_messages
 from advisor.ground.errors import InputError
-from advisor.ground.hub_cache import hub_model_folder
 from advisor.ground.installed import install_line
 from advisor.ground.types import Finding
+from advisor.model_files.hub_cache import hub_model_folder
 
 REFUSED_SHARE = 0.05  # of the rows tried: more, and a run stops at them
 # What a template does to rows: how bad it is, and what is said of it after its name. Rows of an

@@ -15,9 +15,9 @@ from typing import Any, Literal
 from advisor.estimate.model.layer_patterns import CROSS_ATTENTION, FULL, flat, pattern_of
 from advisor.estimate.model.layouts import layout_of
 from advisor.estimate.model.structure import structure_of
-from advisor.ground.model_config import NAMES, REQUIRED, config_faults, read, text_config
 from advisor.ground.types import ModelShape
 from advisor.methods.families import DECODER, SEQ2SEQ, kind_of_type
+from advisor.model_files.config import NAMES, REQUIRED, config_faults, read, text_config
 
 ABOUT_SEQ2SEQ = (
     "encoder and decoder are counted as one stack that reads input and output: activations are"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from advisor.estimate.model.layouts import Layout, layout_of
-from advisor.ground.model_config import NAMES, read
+from advisor.model_files.config import NAMES, read
 
 # Kimi's `linear_attn_config`: its names -> those that other families have.
 KIMI_DELTA = {

@@ -21,8 +21,8 @@ from advisor.ground.shape import Integer, ListOf, Number, Text
 from advisor.plan.checks import Raise
 from advisor.plan.keys import key_specs
 from advisor.plan.paths import path_from
-from advisor.plan.record import RunRecord, StageRecord
-from advisor.plan.verdict_record import KEPT, LOST, Finding
+from advisor.record.run import RunRecord, StageRecord
+from advisor.record.verdict import KEPT, LOST, Finding
 
 if TYPE_CHECKING:
     from advisor.launch.call import Call

@@ -30,8 +30,8 @@ from advisor.ground.units import format_duration
 from advisor.launch.failure_report import KINDS, forget_errors, read_error
 from advisor.plan.model import Plan
 from advisor.plan.paths import path_from
-from advisor.plan.record import DONE, RunRecord, last_of_each_task
 from advisor.plan.write import digest
+from advisor.record.run import DONE, RunRecord, last_of_each_task
 
 if TYPE_CHECKING:
     from advisor.launch.stages import StageRunner

@@ -17,7 +17,6 @@ from typing import Any
 from advisor.extras.protocol import Checked
 from advisor.ground.errors import AdviseError, Fault, MachineNotReady, Stopped
 from advisor.ground.files import shown_path
-from advisor.ground.hub_cache import is_offline
 from advisor.ground.installed import install_line
 from advisor.ground.progress import waiting
 from advisor.ground.secrets import masked
@@ -25,9 +24,10 @@ from advisor.launch.ending import Ending, with_resume
 from advisor.launch.folder import now
 from advisor.launch.hub_model import HUB, login
 from advisor.methods import update
+from advisor.model_files.hub_cache import is_offline
 from advisor.plan.model import Plan
-from advisor.plan.next_run import CARD, upload_command
-from advisor.plan.record import DONE, RunRecord, StageRecord, last_of_each_task
+from advisor.record.next_run import CARD, upload_command
+from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
 
 AT = "push_to"
 WITHOUT = "or a plan without `push_to`"

@@ -36,7 +36,7 @@ from advisor.methods.stage import Stage
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
-from advisor.plan.smaller import in_words
+from advisor.record.smaller import in_words
 
 BUNDLE = "`advise export PLAN --to bundle` carries the plan itself to another machine"
 MOST_SHOWN = 3  # notes on the screen; all of them stand in the files

@@ -20,9 +20,9 @@ from advisor.ground.files import shown_path
 from advisor.ground.sources import source_title
 from advisor.ground.terminal import shown
 from advisor.plan.notes import stage_notes
-from advisor.plan.smaller import in_words
 from advisor.plan.write_target import write_plan_file
 from advisor.probe import probe, stated_hardware
+from advisor.record.smaller import in_words
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -39,8 +39,8 @@ from advisor.methods import methods
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
-from advisor.plan.smaller import Change, in_words, smallest_that_fits
 from advisor.probe.catalogue import cheapest_cards
+from advisor.record.smaller import Change, in_words, smallest_that_fits
 from advisor.situation.of_plan import amounts, looked_at, run_spec
 from advisor.situation.shapes import model_shape
 

@@ -27,13 +27,13 @@ from advisor.data.chat_text import ChatText, json_object, template_source
 from advisor.export.exporter import Wanted
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
-from advisor.ground.safetensors_header import Damaged, read_header
-from advisor.ground.vllm import RANKS
 from advisor.methods import update
+from advisor.model_files.safetensors_header import Damaged, read_header
 from advisor.plan.read import read_plan
-from advisor.plan.record import RunRecord, StageRecord
-from advisor.plan.results import device_of, label, record_of, writing_stages
 from advisor.plan.serving import VllmServer
+from advisor.plan.vllm import RANKS
+from advisor.record.results import device_of, label, record_of, writing_stages
+from advisor.record.run import RunRecord, StageRecord
 
 NAME = "vllm"
 HELP = "a folder that a vLLM server starts from"

@@ -13,7 +13,7 @@ from advisor.extras.benchmarks import measure
 from advisor.extras.benchmarks.extra import TESTED, noted_of
 from advisor.ground.errors import InputError, MachineNotReady, Stopped
 from advisor.plan.read import read_plan
-from advisor.plan.record_files import read_record
+from advisor.record.files import read_record
 from advisor.render.report import write_report
 from advisor.render.run import summary_lines
 from tests.launch.conftest import PLAN, run

@@ -15,7 +15,7 @@ from advisor.commands.training import show_run
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.launch import stages
 from advisor.plan.read import read_plan
-from advisor.plan.record_files import read_record
+from advisor.record.files import read_record
 from advisor.render.report import write_report
 from tests.extras.hub.server import TOKEN, Hub
 from tests.launch.conftest import PLAN, run

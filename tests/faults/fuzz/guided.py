@@ -32,11 +32,11 @@ with atheris.instrument_imports(include=["advisor", "trainers.frame.checkpoint_s
     from advisor.commands.session import read_answers
     from advisor.estimate.spec.answers import run_specs
     from advisor.ground.errors import AdviseError
-    from advisor.ground.model_folder import model_faults
-    from advisor.ground.safetensors_header import read_header
     from advisor.ground.yaml_reader import read_yaml
+    from advisor.model_files.folder import model_faults
+    from advisor.model_files.safetensors_header import read_header
     from advisor.plan.read import read_plan
-    from advisor.plan.record_files import read_record
+    from advisor.record.files import read_record
     from advisor.ruleset.load import load_rules
     from trainers.frame.checkpoint_store import CheckpointStore
 
@@ -83,7 +83,7 @@ def specs_of(path: Path) -> object:
 
 
 def header_of(path: Path) -> object:
-    from advisor.ground.safetensors_header import Damaged
+    from advisor.model_files.safetensors_header import Damaged
 
     with contextlib.suppress(Damaged):
         return read_header(path)

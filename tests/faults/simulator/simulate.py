@@ -25,10 +25,10 @@ from advisor.launch.record_keeper import RecordKeeper
 from advisor.launch.trainer_process import Ended
 from advisor.plan import read
 from advisor.plan.entries import Entry
-from advisor.plan.measured_record import Expected
 from advisor.plan.model import Plan
-from advisor.plan.record import ERROR, ErrorRecord
-from advisor.plan.record import Run as RunValue
+from advisor.record.measured import Expected
+from advisor.record.run import ERROR, ErrorRecord
+from advisor.record.run import Run as RunValue
 from tests.faults.simulator.disk import Crash
 from tests.faults.simulator.world import STEPS, Violation, World, error_of
 from tests.faults.table import Row

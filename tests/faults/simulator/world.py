@@ -13,7 +13,7 @@ from random import Random
 
 from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
 from advisor.launch.folder import RunFolder
-from advisor.plan.record import DONE, RESULT, StageResult
+from advisor.record.run import DONE, RESULT, StageResult
 from tests.faults.simulator.disk import SimulatedDisk
 from trainers.frame.checkpoint_store import KEPT, CheckpointStore
 from trainers.frame.depends_on import dependencies

@@ -15,8 +15,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
-from advisor.ground.vllm import ServerNeeds, VLLMClient
 from advisor.plan.model import Launch, VLLMServer
+from advisor.plan.vllm import ServerNeeds, VLLMClient
 from tests.trainers.alignment import REWARD
 from tests.trainers.rollouts.vllm_stand_in import StandIn
 from trainers.ppo.math import importance_weights

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.bounded_template import bound_chat_templates
+from advisor.data.bounded_template import bound_chat_templates
 from advisor.ground.disk import TEMPORARY
 from advisor.ground.errors import (
     AdviseError,
@@ -36,7 +36,7 @@ from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib
 from advisor.ground.version import __version__
 from advisor.methods import update
-from advisor.plan.results import label, writing_stages
+from advisor.record.results import label, writing_stages
 from trainers.frame.files import read_json, write_json
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
 from trainers.frame.model_files import reading

@@ -30,9 +30,9 @@ from advisor.ground.content import Contents, digest_of
 from advisor.ground.errors import AdviseError
 from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
 from advisor.methods import objective
-from advisor.plan.evaluation_record import Check, Evaluation, HeldOut
-from advisor.plan.measured_record import DataCounts, Expected, Measured, Times
-from advisor.plan.verdict_record import Verdict
+from advisor.record.evaluation import Check, Evaluation, HeldOut
+from advisor.record.measured import DataCounts, Expected, Measured, Times
+from advisor.record.verdict import Verdict
 
 SCHEMA_VERSION = 1
 RECORD, DRY_RUN, RESULT = "run.json", "dry_run.json", "result.json"

@@ -13,8 +13,8 @@ from typing import Any
 
 from advisor.ground.errors import Fault
 from advisor.ground.files import MOST_BYTES, MOST_CONFIG_BYTES, NoPlainFile, bytes_of
-from advisor.ground.model_config import config_faults
-from advisor.ground.safetensors_header import Damaged, read_header, regular_size
+from advisor.model_files.config import config_faults
+from advisor.model_files.safetensors_header import Damaged, read_header, regular_size
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from advisor.ground.errors import InputError
 from advisor.methods import objective
-from advisor.plan.record import DONE, RECORD, RunRecord, StageRecord, last_of_each_task
-from advisor.plan.record_files import read_record
+from advisor.record.files import read_record
+from advisor.record.run import DONE, RECORD, RunRecord, StageRecord, last_of_each_task
 
 
 def record_of(run: Path) -> RunRecord:

@@ -19,14 +19,14 @@ from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, shown_path
 from advisor.ground.resources import PACKAGE
 from advisor.methods import objective, update
-from advisor.plan.compared import WORDS, Compared, round_up, usual_rows, what_decides
 from advisor.plan.entries import Entry, entries
-from advisor.plan.evaluation_record import Evaluation, Metric, Sample
-from advisor.plan.next_run import longer_setting
 from advisor.plan.read import read_plan
-from advisor.plan.record import DONE, RunRecord, StageRecord
-from advisor.plan.smaller import key_path
-from advisor.plan.verdict_record import (
+from advisor.record.compared import WORDS, Compared, round_up, usual_rows, what_decides
+from advisor.record.evaluation import Evaluation, Metric, Sample
+from advisor.record.next_run import longer_setting
+from advisor.record.run import DONE, RunRecord, StageRecord
+from advisor.record.smaller import key_path
+from advisor.record.verdict import (
     BETTER,
     KEPT,
     LOST,

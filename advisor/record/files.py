@@ -14,7 +14,7 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import read_at_most, write_atomically
 from advisor.ground.json_values import JsonObject, plain_json
 from advisor.ground.terminal import json_shown
-from advisor.plan.record import RECORD, SCHEMA_VERSION, RunRecord
+from advisor.record.run import RECORD, SCHEMA_VERSION, RunRecord
 
 Part = TypeVar("Part", bound=JsonObject)
 MOST_BYTES = 2**28  # of run.json; with the samples of 10,000 stages it has a tenth of that

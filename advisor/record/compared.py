@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from advisor.methods import objective
-from advisor.plan.evaluation_record import Evaluation, Metric
-from advisor.plan.record import StageRecord
-from advisor.plan.verdict_record import BETTER, UNCLEAR, WORSE
+from advisor.record.evaluation import Evaluation, Metric
+from advisor.record.run import StageRecord
+from advisor.record.verdict import BETTER, UNCLEAR, WORSE
 
 WORDS = (BETTER, WORSE, UNCLEAR)
 HELD_OUT_LOSS = "held-out loss"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
-from advisor.plan.smaller import key_path
+from advisor.record.smaller import key_path
 
 CARD = "README.md"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from advisor.ground.json_values import OMIT_NULL
-from advisor.plan.record import SavedFile, StageResult
+from advisor.record.run import SavedFile, StageResult
 
 TRAINED: Final = "trained"  # the folder inside the stage's
 RECORD, ANSWER = "record.json", "answer.safetensors"  # the files in it
