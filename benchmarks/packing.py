@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from advisor.advice.batching import packing_of
+from advisor.advice.search.packing import packing_of
 from advisor.data import profile
 from advisor.data.measure.tokenizer import model_tokenizer
 from advisor.ground.resources import trainers_root

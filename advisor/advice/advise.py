@@ -18,9 +18,9 @@ from advisor.advice.decide import LAST, Decision
 from advisor.advice.facts_of_situation import situation_facts, unknown_facts
 from advisor.advice.flips import find_flips
 from advisor.advice.nothing_fits import nothing_fits
-from advisor.advice.settings import StageCase
+from advisor.advice.search.settings import StageCase
+from advisor.advice.search.ways import about_sharing
 from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Reason
-from advisor.advice.ways import about_sharing
 from advisor.ground.errors import InputError
 from advisor.ground.units import format_gib
 from advisor.methods import objective

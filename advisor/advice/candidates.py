@@ -17,7 +17,7 @@ from advisor.advice.explain import (
     rules_that_differ,
 )
 from advisor.advice.facts_of_situation import device
-from advisor.advice.fit import coarse_fit
+from advisor.advice.search.fit import coarse_fit
 from advisor.advice.types import Candidate, Reason, Verdict
 from advisor.advice.why_not import why_not_outcome
 from advisor.estimate.types import Estimate

@@ -27,20 +27,20 @@ from advisor.advice.facts_of_situation import (
     suggestion_counts,
     with_suggested_model,
 )
-from advisor.advice.fit import (
+from advisor.advice.search.concessions import part_of
+from advisor.advice.search.fit import (
     Ease,
     coarse_fit,
     combine_estimates,
     fit_stage,
     is_better,
 )
-from advisor.advice.micro_batches import HARDLY_FASTER, MICRO_BATCHES
-from advisor.advice.part_of_data import part_of
-from advisor.advice.settings import StageCase
-from advisor.advice.sharing import is_link_slow, sharing_axes
-from advisor.advice.stage_cost import pace_by
+from advisor.advice.search.micro_batches import HARDLY_FASTER, MICRO_BATCHES
+from advisor.advice.search.settings import StageCase
+from advisor.advice.search.stage_cost import pace_by
+from advisor.advice.search.strategies import is_link_slow, sharing_axes
+from advisor.advice.search.ways import MUCH_FASTER, Priced, better_sharded, better_way, way_of
 from advisor.advice.types import Chosen, StageSettings, Way
-from advisor.advice.ways import MUCH_FASTER, Priced, better_sharded, better_way, way_of
 from advisor.estimate.types import Estimate
 from advisor.ground.types import Answer, Answers, Hardware
 from advisor.methods import objective, schemes, update

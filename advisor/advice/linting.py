@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from advisor.advice.settings import RATE, judge_stage
+from advisor.advice.search.settings import RATE, judge_stage
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_cache import read_shipped

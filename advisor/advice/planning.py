@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from advisor.advice.batch_keys import batch_of_task
 from advisor.advice.facts_of_situation import device
-from advisor.advice.fit import task_settings
-from advisor.advice.settings import StageCase, is_seq2seq, needs_examples
+from advisor.advice.search.batch_keys import batch_of_task
+from advisor.advice.search.fit import task_settings
+from advisor.advice.search.settings import StageCase, is_seq2seq, needs_examples
+from advisor.advice.search.ways import strategy_comment
 from advisor.advice.types import Advice, Candidate, Chosen
-from advisor.advice.ways import strategy_comment
 from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile
 from advisor.methods import methods

@@ -67,7 +67,7 @@ AMOUNTS = Keys(
     },
     required=("too_few", "usual", "text", "sources"),
 )
-# How few rows become enough optimizer steps (advisor/advice/steps.py).
+# How few rows become enough optimizer steps (advisor/advice/search/rows.py).
 _STEPS: Mapping[str, Shape] = {
     "least": Number(whole=True, min=1, help="optimizer steps that a training is to have"),
     "smallest_batch": Number(whole=True, min=1, help="rows a step, below which no rule goes"),

@@ -12,12 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.advice import fit, stage_cost
-from advisor.advice.batching import GAINS, MULTIPLE, SAME_ROWS, Packing, packing_of, padded_length
 from advisor.advice.facts_of_situation import situation_facts
-from advisor.advice.fit import fit_stage
 from advisor.advice.planning import comment_of
-from advisor.advice.settings import StageCase
+from advisor.advice.search import fit, stage_cost
+from advisor.advice.search.fit import fit_stage
+from advisor.advice.search.packing import (
+    GAINS,
+    MULTIPLE,
+    SAME_ROWS,
+    Packing,
+    packing_of,
+    padded_length,
+)
+from advisor.advice.search.settings import StageCase
 from advisor.data.measure.lengths import Lengths
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.ground.types import Answer, Answers, DataProfile, TokenStats

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from advisor.advice.facts_of_situation import situation_facts
-from advisor.advice.fit import fit_stage
 from advisor.advice.planning import comment_of
-from advisor.advice.settings import StageCase
+from advisor.advice.search.fit import fit_stage
+from advisor.advice.search.settings import StageCase
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
 from advisor.methods.strategies import ALONE, ON_EACH

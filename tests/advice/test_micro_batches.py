@@ -5,7 +5,7 @@ takes.
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.advice.micro_batches import (
+from advisor.advice.search.micro_batches import (
     HARDLY_FASTER,
     MICRO_BATCHES,
     fastest_that_fits,

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from advisor.advice.fit import fit_stage
-from advisor.advice.micro_batches import MICRO_BATCHES
 from advisor.advice.planning import comment_of, make_plan, missing_for_plan
-from advisor.advice.settings import StageCase
-from advisor.advice.stage_cost import pace_by, stage_estimate
-from advisor.advice.steps import steps_in
+from advisor.advice.search.fit import fit_stage
+from advisor.advice.search.micro_batches import MICRO_BATCHES
+from advisor.advice.search.rows import steps_in
+from advisor.advice.search.settings import StageCase
+from advisor.advice.search.stage_cost import pace_by, stage_estimate
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition

@@ -13,7 +13,7 @@ from advisor.advice.case import Costs
 from advisor.advice.decide import NO_EASING
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.planning import hardware_line
-from advisor.advice.ways import speeds
+from advisor.advice.search.ways import speeds
 from advisor.estimate import hardware_machine
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.types import RunSpec

@@ -9,9 +9,9 @@ from math import ceil
 import pytest
 
 from advisor.advice.facts_of_situation import situation_facts
-from advisor.advice.fit import fit_stage
-from advisor.advice.settings import StageCase, settings_by_rule
-from advisor.advice.steps import aim_of, held_out, settings_for_rows, steps_in
+from advisor.advice.search.fit import fit_stage
+from advisor.advice.search.rows import aim_of, held_out, settings_for_rows, steps_in
+from advisor.advice.search.settings import StageCase, settings_by_rule
 from advisor.advice.types import Chosen
 from advisor.ground.types import Answer, Answers
 from advisor.methods import methods

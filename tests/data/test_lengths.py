@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from advisor.advice.facts_of_situation import situation_facts
-from advisor.advice.fit import fit_stage
-from advisor.advice.lengths import sequence_length
-from advisor.advice.settings import StageCase
+from advisor.advice.search.fit import fit_stage
+from advisor.advice.search.lengths import sequence_length
+from advisor.advice.search.settings import StageCase
 from advisor.commands.check import check_data
 from advisor.data import profile
 from advisor.ground.types import Answer, Answers

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from advisor.advice.steps import LARGE_HELD, MOST_HELD, MOST_ROWS_HELD
+from advisor.advice.search.rows import LARGE_HELD, MOST_HELD, MOST_ROWS_HELD
 from advisor.methods import methods
 from advisor.ruleset.model import Ruleset
 from tools.generate.markdown import grid

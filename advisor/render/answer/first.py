@@ -12,8 +12,8 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from advisor.advice.search.ways import speeds
 from advisor.advice.types import Advice, Flip, Reason
-from advisor.advice.ways import speeds
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.needs import memory_line, remedy_cost, time_and_cost
 from advisor.render.answer.reasons import (

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.advice.settings import StageCase
+from advisor.advice.search.settings import StageCase
 from advisor.advice.types import Chosen, Padding
 from advisor.estimate.model.architecture import MIXES_PACKED_ROWS
 from advisor.estimate.padding import padded_tokens, rows_in_sequence

@@ -12,16 +12,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from advisor.advice.batch_keys import batch_settings, batch_values
-from advisor.advice.batching import (
-    packed_settings,
-    packing_suits,
-    padding_of,
-    unpacked,
-    with_saving,
-)
-from advisor.advice.lengths import room_for_answers, sequence_length, text_length
-from advisor.advice.micro_batches import (
+from advisor.advice.search.batch_keys import batch_settings, batch_values
+from advisor.advice.search.lengths import room_for_answers, sequence_length, text_length
+from advisor.advice.search.micro_batches import (
     MICRO_BATCHES,
     Found,
     Trial,
@@ -29,17 +22,24 @@ from advisor.advice.micro_batches import (
     trials_of,
     usual_pace,
 )
-from advisor.advice.settings import MEMORY_LEFT, StageCase, refusal
-from advisor.advice.sharing import (
+from advisor.advice.search.packing import (
+    packed_settings,
+    packing_suits,
+    padding_of,
+    unpacked,
+    with_saving,
+)
+from advisor.advice.search.rows import ForRows, rows_given, settings_for_rows
+from advisor.advice.search.settings import MEMORY_LEFT, StageCase, refusal
+from advisor.advice.search.shorter import shorter_rows
+from advisor.advice.search.stage_cost import Passes, pace_by, stage_estimate
+from advisor.advice.search.strategies import (
     settings_under,
     sharing_axes,
     sharing_settings,
     why_not_offloaded,
     why_not_shared,
 )
-from advisor.advice.shorter import shorter_rows
-from advisor.advice.stage_cost import Passes, pace_by, stage_estimate
-from advisor.advice.steps import ForRows, rows_given, settings_for_rows
 from advisor.advice.types import Chosen, StageSettings
 from advisor.estimate.model.architecture import NO_SDPA
 from advisor.estimate.model.stored import why_not_in_16_bit, why_not_loadable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from advisor.advice.micro_batches import HARDLY_FASTER, Found, Trial
+from advisor.advice.search.micro_batches import HARDLY_FASTER, Found, Trial
 from advisor.advice.types import Chosen
 from advisor.ground.units import format_gib
 from advisor.ruleset.phrases import inside_sentence

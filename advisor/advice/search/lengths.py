@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from advisor.advice.batching import packed_settings, packing_by_rows, unpacked
-from advisor.advice.settings import settings_by_rule
-from advisor.advice.steps import rows_given, settings_for_rows
+from advisor.advice.search.packing import packed_settings, packing_by_rows, unpacked
+from advisor.advice.search.rows import rows_given, settings_for_rows
+from advisor.advice.search.settings import settings_by_rule
 from advisor.advice.types import Chosen
 from advisor.ground.types import DataProfile
 from advisor.ground.whole_rows import rows_kept_whole

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.advice.settings import DEFAULTS, is_seq2seq
+from advisor.advice.search.settings import DEFAULTS, is_seq2seq
 from advisor.advice.types import Chosen
 from advisor.estimate.types import Estimate
 from advisor.ground.types import Hardware

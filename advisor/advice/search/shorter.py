@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from advisor.advice.settings import StageCase
+from advisor.advice.search.settings import StageCase
 from advisor.advice.types import Chosen
 
 MULTIPLE = 64

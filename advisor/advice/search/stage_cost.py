@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from advisor.advice.batching import padded_length
-from advisor.advice.settings import StageCase
+from advisor.advice.search.packing import padded_length
+from advisor.advice.search.settings import StageCase
 from advisor.estimate import estimate, hardware_machine, time_estimate
 from advisor.estimate.reading import tokens_read
 from advisor.estimate.stages import stage_spec, with_rows

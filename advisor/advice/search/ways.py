@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advisor.advice.fit import fit_rank
-from advisor.advice.micro_batches import HARDLY_FASTER
+from advisor.advice.search.fit import fit_rank
+from advisor.advice.search.micro_batches import HARDLY_FASTER
 from advisor.advice.types import Candidate, StageSettings, Way
 from advisor.estimate.types import Estimate
 from advisor.ground.types import DDP, Hardware
