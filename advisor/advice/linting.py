@@ -196,7 +196,7 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
                 severity="note" if is_own(rule.id.partition("/")[0]) else usual,
                 text="decides no scenario: nothing would notice if it were wrong", rule=rule.id,
                 at=rule.at,
-                hint="add a row to rules/scenarios/, or to the file's own `scenarios:`",
+                hint="add `scenarios:` to it: facts, and what must follow from them",
                 about=("undecided", rule.id),
             )
             for listed in ruleset.rules.values() for rule in listed

@@ -2,12 +2,13 @@
 
 A scenario states facts and what must follow: the composition, rules that have to decide, rules that
 rule an outcome out, what a change leads to; or, for the facts of one stage, all of its settings.
-They stand in rules/scenarios/*.yaml and in the `scenarios:` list of a file of one's own.
+They stand under `scenarios:` of the rule that decides them; those that no single rule decides, in
+rules/scenarios/*.yaml and in the `scenarios:` list of a file of one's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,35 +17,17 @@ from advisor.advice.decide import LAST, SETTINGS, Decision, Undecided, decide
 from advisor.advice.why_not import why_not_outcome
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Shape, Text, check_shape
+from advisor.ground.shape import Choice, Keys, ListOf, Shape, check_shape
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document, Spot, read_yaml
 from advisor.methods import schemes
 from advisor.ruleset.candidates import spread_given
+from advisor.ruleset.entries import OWN_SCENARIO, SCENARIO, as_map
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import judge
 from advisor.ruleset.load import method_files
 from advisor.ruleset.model import Rule, Ruleset
 
-_FACTS = MapOf(of=Shape(), help="fact -> value; null or unknown takes a fact away")
-SCENARIO = Keys(
-    keys={
-        "id": Text(),
-        "given": MapOf(of=Shape(), help="fact -> value; with `objective`, those of one stage"),
-        "composition": Text(help="what is to be recommended: rag & sft+lora"),
-        "fired": ListOf(of=Text(), help="rules that have to decide"),
-        "why_not": MapOf(of=Text(), help="scheme or chain -> the rule that the answer names"),
-        "whatif": ListOf(
-            of=Keys(
-                keys={"change": _FACTS, "composition": Text()}, required=("change", "composition")
-            )
-        ),
-        "settings": MapOf(of=Shape(), help="all settings of the stage"),
-        "warned": ListOf(of=Text(), help="rules that have to warn"),
-        "why": Text(help="whose experience, or which text it comes from"),
-    },
-    required=("id", "given", "why"),
-)
 SCENARIOS_FILE = Keys(
     help="Scenarios: tests of the rules as data",
     keys={"version": Choice(values=(1,)), "scenarios": ListOf(of=SCENARIO)},
@@ -81,22 +64,26 @@ class Broken:
 
 
 def shipped_scenarios(ruleset: Ruleset) -> tuple[Scenario, ...]:
-    """The scenarios that concern the layers of this rule set: those of rules/scenarios/ and, with
-    the evidence, those in the files of methods.
+    """The scenarios that concern the layers of this rule set: those of its rules, those of
+    rules/scenarios/ and, with the evidence, those in the files of methods.
 
     Without the evidence layer only the document's own are expected to hold; they hold for that
     layer alone.
     """
+    with_evidence = "evidence" in ruleset.layers
     root = rules_dir()
     of_document = root / "scenarios" / "document.yaml"
     paths = [of_document]
-    if "evidence" in ruleset.layers:
+    if with_evidence:
         paths = [path for path in sorted(of_document.parent.glob("*.yaml")) if path != of_document]
     documents = [read_shipped(path, shape=SCENARIOS_FILE) for path in paths]
-    if "evidence" in ruleset.layers:
+    if with_evidence:
         for axis in ("objectives", "updates"):
             documents += [read_shipped(path) for path in method_files(root, axis)]
-    return tuple(scenario for document in documents for scenario in scenarios_of(document, ruleset))
+    return (
+        *(scenario for document in documents for scenario in scenarios_of(document, ruleset)),
+        *_of_rules(ruleset, {"base", "evidence"} if with_evidence else {"document"}),
+    )
 
 
 def read_scenarios(path: Path, ruleset: Ruleset) -> tuple[Scenario, ...]:
@@ -104,20 +91,40 @@ def read_scenarios(path: Path, ruleset: Ruleset) -> tuple[Scenario, ...]:
 
     Raises InputError with every fault, located.
     """
-    return scenarios_of(read_yaml(path), ruleset)
+    document = read_yaml(path)
+    name = as_map(document.data).get("overlay") or path.stem
+    return (*scenarios_of(document, ruleset), *_of_rules(ruleset, {name}))
 
 
 def scenarios_of(document: Document, ruleset: Ruleset) -> tuple[Scenario, ...]:
-    """The scenarios of a document. Raises InputError with every fault, located."""
-    if not isinstance(document.data, dict) or document.data.get("scenarios") is None:
+    """The scenarios of a document that belong to no rule. Raises InputError with every fault."""
+    if as_map(document.data).get("scenarios") is None:
         return ()
-    faults = check_shape(document, ListOf(of=Shape()), ("scenarios",))
-    if faults:
+    if faults := check_shape(document, ListOf(of=Shape()), ("scenarios",)):
         raise InputError(faults=faults)
+    return _read(Spot(document) / "scenarios", document.data["scenarios"], ruleset)
+
+
+def _of_rules(ruleset: Ruleset, layers: Collection[str]) -> Iterator[Scenario]:
+    """The scenarios that stand in the rules of some layers."""
+    for rules in ruleset.rules.values():
+        for rule in rules:
+            if rule.spot is not None and rule.layer in layers:
+                yield from _read(rule.spot / "scenarios", rule.scenarios, ruleset, rule)
+
+
+def _read(
+    listed: Spot, entries: Sequence[Any], ruleset: Ruleset, rule: Rule | None = None
+) -> tuple[Scenario, ...]:
+    """The scenarios of one list; those of a rule expect that it decides, or warns."""
+    faults: list[Fault] = []
     found = []
-    for index, entry in enumerate(document.data["scenarios"]):
-        spot = Spot(document) / "scenarios" / index
-        wrong = check_shape(document, SCENARIO, spot.path)
+    shape = OWN_SCENARIO if rule else SCENARIO
+    own = (rule.id,) if rule else ()
+    warns = rule is not None and rule.kind == "warn"
+    for index, entry in enumerate(entries):
+        spot = listed / index
+        wrong = check_shape(spot.document, shape, spot.path)
         if wrong:
             faults += wrong
             continue
@@ -130,22 +137,22 @@ def scenarios_of(document: Document, ruleset: Ruleset) -> tuple[Scenario, ...]:
         for number, (change, _) in enumerate(whatif):
             faults += _unknown_facts(spot / "whatif" / number / "change", change, ruleset)
         faults += _unknown_rules(spot, entry, ruleset)
-        if not {"composition", "settings", "warned"} & set(entry):
+        if not rule and not {"composition", "settings", "warned"} & set(entry):
             what = "nothing is expected of this scenario"
             allowed = "`composition`, `settings` or `warned`"
             faults.append(Fault(where=spot.at(), what=what, allowed=allowed))
         found.append(
             Scenario(
-                id=entry["id"],
-                at=(spot / "id").at(),
+                id=entry.get("id", own[0] if own else ""),
+                at=(spot / "id" if "id" in entry else spot).at(),
                 given=given,
                 why=entry["why"],
                 composition=entry.get("composition", ""),
-                fired=tuple(entry.get("fired", ())),
+                fired=(*(() if warns else own), *entry.get("fired", ())),
                 why_not=entry.get("why_not", {}),
                 whatif=tuple(whatif),
                 settings=entry.get("settings"),
-                warned=tuple(entry.get("warned", ())),
+                warned=(*(own if warns else ()), *entry.get("warned", ())),
             )
         )
     if faults:
@@ -239,6 +246,8 @@ def _settings_differences(ruleset: Ruleset, scenario: Scenario) -> Iterator[str]
         if got.get(key) != expected.get(key):
             by = f" by {judgement.settings[key][1].id}" if key in judgement.settings else ""
             yield f"setting {key}: expected {expected.get(key)}, got {got.get(key)}{by}"
+    setting = {rule.id for _, rule in judgement.settings.values()}
+    yield from (f"{rule} sets nothing" for rule in scenario.fired if rule not in setting)
     warning = {rule.id for rule in judgement.warnings}
     yield from (f"{rule} does not warn" for rule in scenario.warned if rule not in warning)
 

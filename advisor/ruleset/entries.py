@@ -45,6 +45,26 @@ EXAMPLE = Keys(
     keys={"given": MapOf(of=ANY, named=ANY, help="fact -> value"), "fires": Flag()},
     required=("given", "fires"),
 )
+_CHANGED = MapOf(of=Shape(), help="fact -> value; null or unknown takes a fact away")
+OWN_SCENARIO = Keys(
+    keys={
+        "id": Text(help="of a rule's own: left out, it is the rule's"),
+        "given": MapOf(of=Shape(), help="fact -> value; with `objective`, those of one stage"),
+        "composition": Text(help="what is to be recommended: rag & sft+lora"),
+        "fired": ListOf(of=Text(), help="rules that have to decide"),
+        "why_not": MapOf(of=Text(), help="scheme or chain -> the rule that the answer names"),
+        "whatif": ListOf(
+            of=Keys(
+                keys={"change": _CHANGED, "composition": Text()}, required=("change", "composition")
+            )
+        ),
+        "settings": MapOf(of=Shape(), help="all settings of the stage"),
+        "warned": ListOf(of=Text(), help="rules that have to warn"),
+        "why": Text(help="whose experience, or which text it comes from"),
+    },
+    required=("given", "why"),
+)
+SCENARIO = replace(OWN_SCENARIO, required=("id", *OWN_SCENARIO.required))
 RULE = Keys(
     keys={
         "id": Text(
@@ -66,7 +86,8 @@ RULE = Keys(
         "status": Choice(values=STATUSES),
         "review_by": Date(),
         "refines": Text(help="the row of the guide that this rule refines"),
-        "examples": ListOf(of=EXAMPLE, help="the rule's own tests"),
+        "examples": ListOf(of=EXAMPLE, help="where it fires, and where it does not"),
+        "scenarios": ListOf(of=OWN_SCENARIO, help="situations that it decides"),
     },
     required=("id", "when", "because", "sources"),
 )
@@ -184,6 +205,7 @@ class Reader:
             then=then,
             sources=tuple(entry["sources"]),
             examples=examples,
+            scenarios=tuple(entry.get("scenarios", ())),
             spot=spot,
         )
 

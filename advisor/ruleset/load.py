@@ -41,8 +41,7 @@ from advisor.ruleset.model import Assumption, Conflict, Rule, Ruleset, Table
 __all__ = ["SHIPPED_LAYERS", "load_rules", "only_layer"]
 
 SHIPPED_LAYERS = ("document", "evidence")
-MAX_INPUTS = 14  # of a shipped table: what a person can still take in
-MAX_OWN_INPUTS = 16  # with those that files of one's own add
+MAX_INPUTS = 16  # of a table, with those that files of one's own add: so that it can be proved
 MAX_OWN_RULES = 300  # of one user's file, so that it is read and proved in a second or so
 LAYER_NAME = Text(
     pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
@@ -167,7 +166,7 @@ class _Loader(Reader):
             table = Table(**{**entry, "id": table_id, "inputs": inputs, "at": at})
             table = replace(table, seen=seen_inputs(table, self.facts))
             self.tables[table_id] = table
-            self._count_inputs(spot / "inputs", table, MAX_INPUTS)
+            self._count_inputs(spot / "inputs", table)
 
     def add_axis(self, document: Document, axis: str) -> None:
         """rules/updates/*.yaml and rules/objectives/*.yaml: what it is, its plan keys, and the
@@ -275,12 +274,12 @@ class _Loader(Reader):
                 elif name not in table.inputs:
                     table = replace(table, inputs=(*table.inputs, name))
                     self.tables[table_id] = replace(table, seen=seen_inputs(table, self.facts))
-            self._count_inputs(spot, self.tables[table_id], MAX_OWN_INPUTS)
+            self._count_inputs(spot, self.tables[table_id])
 
-    def _count_inputs(self, spot: Spot, table: Table, most: int) -> None:
-        if len(table.inputs) > most:
+    def _count_inputs(self, spot: Spot, table: Table) -> None:
+        if len(table.inputs) > MAX_INPUTS:
             what = f"table '{table.id}' has {len(table.inputs)} inputs"
-            self.fault(spot, what, f"at most {most}, so that it can be proved")
+            self.fault(spot, what, f"at most {MAX_INPUTS}, so that it can be proved")
 
     def add_disabled(self, document: Document) -> None:
         for index, entry in enumerate(as_list(as_map(document.data).get("disable"))):

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from advisor.advice.scenarios import SCENARIO
+from advisor.ground.shape import Keys
 from advisor.methods import methods
 from advisor.methods.load import FOLDERS, file_shape
 from advisor.plan.keys import settable, setting_keys
-from advisor.ruleset.entries import RULE
+from advisor.ruleset.entries import OWN_SCENARIO, RULE, SCENARIO
 from advisor.ruleset.facts import FACT_NAME, UNKNOWN, Fact
 from advisor.ruleset.load import (
     LAYER_FILE,
@@ -36,9 +36,9 @@ from advisor.schema.parts import (
 from advisor.schema.plan import key_schema
 
 
-def scenario_entry(rules: Ruleset) -> Schema:
+def scenario_entry(shape: Keys = SCENARIO) -> Schema:
     """One row of tests as data: facts, and what must follow from them."""
-    schema = schema_of(SCENARIO)
+    schema = schema_of(shape)
     properties = schema["properties"]
     properties["given"] = ref("stated")
     properties["whatif"]["items"]["properties"]["change"] = ref("stated")
@@ -55,13 +55,13 @@ def rule_ids(rules: Ruleset) -> Schema:
 
 def scenarios_schema(rules: Ruleset) -> Schema:
     """rules/scenarios/*.yaml."""
-    entries: Schema = {"type": "array", "items": scenario_entry(rules)}
+    entries: Schema = {"type": "array", "items": scenario_entry()}
     return needed(
         head(
             "Scenarios: tests of the rules as data",
             **closed({"version": VERSION, "scenarios": entries}, "version", "scenarios"),
         ),
-        {**definitions(rules, own=False), "rule-id": rule_ids(rules)},
+        definitions(rules, own=False),
     )
 
 
@@ -84,7 +84,7 @@ def layer_schema(rules: Ruleset) -> Schema:
     properties["disable"]["items"]["properties"]["rule"] = ref("rule-id")
     properties["scenarios"] = {
         "type": "array",
-        "items": scenario_entry(rules),
+        "items": scenario_entry(),
         "description": "tests of your rules: `advise rules lint --rules FILE` runs them",
     }
     return needed(
@@ -93,7 +93,7 @@ def layer_schema(rules: Ruleset) -> Schema:
             **closed(properties),
             allOf=_bounds(rules),
         ),
-        {**definitions(rules, own=True), "rule-id": rule_ids(rules)},
+        definitions(rules, own=True),
     )
 
 
@@ -181,6 +181,7 @@ RULE_PARTS: dict[str, Schema] = {
 RULE_PARTS["because"]["maxLength"] = LONGEST_BECAUSE
 RULE_PARTS["sources"]["items"] = ref("source-id")
 RULE_PARTS["examples"]["items"]["properties"]["given"] = ref("stated")
+RULE_PARTS["scenarios"]["items"] = scenario_entry(OWN_SCENARIO)
 
 
 def settings() -> dict[str, Schema]:
@@ -306,6 +307,7 @@ def definitions(rules: Ruleset, *, own: bool) -> dict[str, Schema]:
         **offered(sorted(rules.sources)),
         "description": "an id of rules/sources.yaml, or of this file's own `sources`",
     }
+    found["rule-id"] = rule_ids(rules)
     found["stated"] = stated(rules.facts.values(), own=own)
     found |= {f"rule.{name}": schema for name, schema in RULE_PARTS.items()}
     for table in rules.tables.values():

@@ -32,7 +32,7 @@ def on(name, count):
     ids=["128 GPUs", "671B of experts"],
 )
 def test_another_engine_is_named_beside_the_estimate(model, gpu, rules):
-    """rules/scenarios/other-engines.yaml has a case for each rule."""
+    """Each rule has a scenario of its own; here the hardware and the model are named."""
     found, document = named(model=model, gpu=gpu)
     assert found == rules
     assert document["recommendation"]["estimate"]["need_gib"] > 0

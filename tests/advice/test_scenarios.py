@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from advisor.advice.linting import lint_rules
 from advisor.advice.scenarios import (
     read_scenarios,
     run_scenarios,
@@ -20,7 +21,7 @@ GUIDE = load_rules(("document",))
 
 @pytest.mark.parametrize("ruleset", [GUIDE, ALL], ids=["guide-alone", "guide-and-evidence"])
 def test_the_shipped_scenarios_hold(ruleset):
-    """Every row of rules/scenarios/ that concerns the layers."""
+    """Every row of the rules and of rules/scenarios/ that concerns the layers."""
     scenarios = shipped_scenarios(ruleset)
     assert len(scenarios) >= 20
     assert run_scenarios(ruleset, scenarios) == ()
@@ -71,6 +72,44 @@ def test_a_wrong_expectation_is_told_with_what_was_got(tmp_path):
     assert any("why not full names" in text for text in texts)
     assert any("with budget = low: expected sft+full, got sft+qlora" in text for text in texts)
     assert any("setting epochs: expected 9, got 2 by sft/epochs" in text for text in texts)
+
+
+OWN = """overlay: mine
+tables:
+  readiness:
+    - id: mine/ask-first
+      tier: must
+      when: {task: code, latency_critical: %s}
+      then: {readiness: prompting}
+      because: "We ask first."
+      sources: [product]
+      scenarios: [{given: {task: code, data_kind: paired, latency_critical: true}, composition: %s, why: us}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("critical", "composition", "expected"),
+    [
+        ("true", "prompting", []),
+        ("true", "rag", ["expected rag, got prompting"]),
+        ("false", "sft+lora", ["mine/ask-first does not decide"]),
+    ],
+)
+def test_a_rule_holds_the_scenarios_that_it_decides(tmp_path, critical, composition, expected):
+    """Named by the rule, of which it is expected that it decides; the linter counts it."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(OWN % (critical, composition))
+    rules = load_rules(overlays=(file,))
+    [scenario] = read_scenarios(file, rules)
+    assert (scenario.id, scenario.fired) == ("mine/ask-first", ("mine/ask-first",))
+    broken = [found.text for found in run_scenarios(rules, [scenario])]
+    assert [text for text in broken if not text.startswith(tuple(expected) or "-")] == []
+    assert len(broken) == len(expected)
+    checked = lint_rules(overlays=(file,))
+    assert checked.scenarios == 1
+    assert ("decides-no-scenario" in {one.id for one in checked.report.findings}) == (
+        critical == "false"
+    )
 
 
 def test_faults_of_a_scenario_file_are_told_together(tmp_path):

@@ -169,12 +169,16 @@ def inputs_of(tree: Path, seed: int, count: int) -> dict[str, dict[str, Any]]:
         "situation": {str(number): drawn_answers(facts, seed, number) for number in range(count)},
         "scenario": {},
     }
-    folders = ("scenarios", "objectives", "updates")
+    folders = ("scenarios", "objectives", "updates", "document", "evidence")
     for path in sorted(path for name in folders for path in (tree / "rules" / name).glob("*.yaml")):
-        for scenario in read(path).get("scenarios") or ():
-            if "task" in scenario["given"]:
-                stated = {key: value for key, value in scenario["given"].items() if key in facts}
-                found["scenario"][scenario["id"]] = answers_document(facts, stated)
+        document = read(path)
+        rules = [rule for listed in (document.get("tables") or {}).values() for rule in listed]
+        for entry in (document, *rules):
+            for scenario in entry.get("scenarios") or ():
+                if "task" in scenario["given"]:
+                    stated = {name: one for name, one in scenario["given"].items() if name in facts}
+                    name = scenario.get("id", entry.get("id"))
+                    found["scenario"][name] = answers_document(facts, stated)
     for group in ("memory", "throughput"):
         published = read(tree / "tests" / "data_cases" / f"{group}.yaml")
         found[group] = {
