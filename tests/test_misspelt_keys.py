@@ -16,7 +16,6 @@ from advisor.extras.other_tools.findings import general_rules
 from advisor.extras.other_tools.tool import TOOL_FILE
 from advisor.ground import resources
 from advisor.ground.errors import InputError
-from advisor.ground.other_keys import other_keys
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import shipped_sources
 from advisor.ground.yaml_cache import read_shipped
@@ -26,6 +25,7 @@ from advisor.methods import methods
 from advisor.methods.families import families as families_of_models
 from advisor.methods.kernels import accelerators
 from advisor.methods.links import link_file
+from advisor.methods.other_keys import other_keys
 from advisor.methods.remedies import remedy
 from advisor.methods.rewards import rollout_warnings
 from advisor.methods.strategies import strategies

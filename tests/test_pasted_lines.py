@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from advisor.cli import COMMANDS
-from advisor.ground import installed as program
+from advisor.ground import install as program
 from advisor.record.run import RunRecord
 from advisor.render.report import report_page
 from advisor.render.run import Run, summary_lines

@@ -78,10 +78,11 @@ OWN_FILES = {
     "advisor/commands/wizard.py",  # the plan that it wrote
     "advisor/extras/jobs/pack.py",  # the texts beside it, and itself
     "advisor/ground/disk.py",
-    "advisor/ground/installed.py",
+    "advisor/ground/install.py",
     "advisor/ground/yaml_cache.py",
     "advisor/launch/failure_report.py",
     "advisor/launch/generation_server.py",  # the log of a child
+    "advisor/methods/installed.py",
     "advisor/probe/software.py",
     "advisor/probe/system.py",
     "advisor/ruleset/load.py",

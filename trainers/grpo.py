@@ -16,8 +16,8 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from advisor.ground.content import folder_digest
 from advisor.ground.errors import Fault, InputError, TrainingFailed
+from advisor.record.content import folder_digest
 from advisor.record.evaluation import Check
 from advisor.record.run import RewardRecord, SavedFile
 from trainers.evaluation.generation import general_rows

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from advisor.ground.errors import Fault
-from advisor.ground.installed import as_called
+from advisor.ground.install import as_called
 from advisor.ground.secrets import masked
 from advisor.ground.terminal import console, json_shown, print_message, shown
 

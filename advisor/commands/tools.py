@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 
 from advisor.ground.errors import MachineNotReady
-from advisor.ground.installed import install_line
+from advisor.ground.install import install_line
 from advisor.ground.resources import trainers_root
 from advisor.record.results import device_of as device_of
 from advisor.record.results import find_run as find_run

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 # How several GPUs share the work: a whole model on each, or one model split over them.
 DDP, FSDP = "ddp", "fsdp"
@@ -245,6 +245,19 @@ class Finding:
     blocks: tuple[str, ...] = ()  # objectives it makes impossible
 
 
+SHORT = 1024  # tokens: up to here the longest row costs little
+FAR = 2.0  # the longest row is no outlier up to so many times the length of 99 % of the rows
+FEW = 100  # rows: of fewer, 99 % are all of them, and one outlier would set the length
+FAR_OF_FEW = 4.0
+
+
+class KeptWhole(NamedTuple):
+    """How long a row may be and stay whole."""
+
+    tokens: int
+    what: str  # the rows that are as long or shorter, in words
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenStats:
     """Length of one row in tokens."""
@@ -262,6 +275,17 @@ class TokenStats:
     request_mean: float | None = (
         None  # of what stands before the answer; None where rows have no parts
     )
+
+    def kept_whole(self) -> KeptWhole:
+        """The length of the longest row if that is no outlier, else of 99 % of the rows, of fewer
+        than a hundred of 95 %.
+        """
+        counted = sum(rows for _, rows in self.histogram)
+        if 0 < counted < FEW and self.longest > max(SHORT, FAR_OF_FEW * self.p95):
+            return KeptWhole(self.p95, "95 % of the rows")
+        if self.longest <= max(SHORT, FAR * self.p99):
+            return KeptWhole(self.longest, "the longest row")
+        return KeptWhole(self.p99, "99 % of the rows")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

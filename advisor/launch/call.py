@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advisor.ground.content import digest_of
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.extras import extras
 from advisor.ground.resources import trainers_root
@@ -20,6 +19,7 @@ from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import OnEnd, Say
 from advisor.plan.entries import Entry
 from advisor.plan.write import plan_digest
+from advisor.record.content import digest_of
 from advisor.record.files import try_read_part
 from advisor.record.run import DRY_RUN, DryRun, DryRunRecord, Run, RunRecord
 

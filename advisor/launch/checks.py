@@ -16,19 +16,19 @@ from advisor.estimate.model.dims import WITH_EXPERTS
 from advisor.estimate.model.stored import WRITTEN_OUT, why_not_loadable
 from advisor.ground.errors import Fault, MachineNotReady, nearest
 from advisor.ground.files import ELSEWHERE, bytes_of, free_bytes, nearest_place
-from advisor.ground.installed import (
+from advisor.ground.install import install_line
+from advisor.ground.types import Gpu, Hardware, ModelShape
+from advisor.ground.units import format_gib
+from advisor.methods import update
+from advisor.methods.installed import (
     CPP_NEEDS,
     HUB_PACKAGE,
     TRITON_NEEDS,
     hub_install,
-    install_line,
     triton_is_interpreted,
     why_no_torch_compile,
     why_no_triton,
 )
-from advisor.ground.types import Gpu, Hardware, ModelShape
-from advisor.ground.units import format_gib
-from advisor.methods import update
 from advisor.methods.kernels import Kernel, kernel
 from advisor.methods.optimizers import missing, optimizer
 from advisor.methods.rewards import RewardPart, reward_parts

@@ -13,12 +13,12 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from advisor.ground.content import file_digest
 from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write, text_of
 from advisor.launch.folder import LOCK, MACHINES, METRICS, is_done
 from advisor.launch.prepare import OTHER_FOLDER, PlanRun
 from advisor.plan.entries import Entry
+from advisor.record.content import file_digest
 from advisor.record.files import read_record
 from advisor.record.run import (
     ADJUSTED,

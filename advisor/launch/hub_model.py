@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from advisor.ground.content import MODEL_FILES, PICKLED_FILES
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import text_of
 from advisor.ground.json_values import parse_json
 from advisor.model_files.hub_cache import hub_home, is_offline
+from advisor.record.content import MODEL_FILES, PICKLED_FILES
 
 HUB = "https://huggingface.co"
 HUB_TIMEOUT_S = 5.0

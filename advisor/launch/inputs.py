@@ -8,13 +8,13 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from advisor.ground.content import Contents, model_files, read_contents
 from advisor.ground.errors import Fault, InputError
 from advisor.launch.base_check import cached_snapshot
 from advisor.launch.prepare import PlanRun
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
 from advisor.plan.paths import path_from, stage_paths
+from advisor.record.content import Contents, model_files, read_contents
 
 IN_WORDS = {"model": "the model", "data": "the data", "file": "a file that the plan names"}
 Inputs = Mapping[str, Contents]  # 'model', 'data PATH' or 'file PATH' -> the files there

@@ -1,6 +1,6 @@
 """The kernels that a plan can name, and what each needs: a GPU, a package, a compiler.
 
-The facts are in rules/hardware/cuda.yaml. What this machine has of it: advisor/ground/installed.py.
+The facts are in rules/hardware/cuda.yaml. What this machine has of it: installed.py.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from advisor.ground.installed import HUB_PACKAGE, why_no_package
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
 from advisor.ground.sources import SOURCE
 from advisor.ground.yaml_cache import read_shipped
+from advisor.methods.installed import HUB_PACKAGE, why_no_package
 
 AUTO = "auto"
 OWN = ("eager", "sdpa")  # attention that is part of transformers and PyTorch, for every device

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from advisor.ground.content import ADAPTER_CONFIG
 from advisor.ground.files import bytes_of
 from advisor.methods.rewards import reward_parts
+from advisor.model_files.folder import ADAPTER_CONFIG
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 from advisor.plan.paths import path_from

@@ -11,7 +11,7 @@ from typing import Any
 from advisor.ground.errors import nearest
 from advisor.ground.extras import all_extras, extras
 from advisor.ground.from_dataclass import build, default_of, shape_of
-from advisor.ground.installed import install_line
+from advisor.ground.install import install_line
 from advisor.ground.shape import Keys, Shape
 from advisor.plan.model import Plan
 

@@ -5,8 +5,8 @@ more by a trainer that is started by hand.
 from __future__ import annotations
 
 from advisor.ground.errors import Fault
-from advisor.ground.installed import why_no_torch_compile
 from advisor.methods import objective, update
+from advisor.methods.installed import why_no_torch_compile
 from advisor.methods.optimizers import OPTIMIZERS, Optimizer, optimizer, read_arguments
 from advisor.plan.model import Stage
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError, nearest
 from advisor.ground.from_dataclass import build, shape_of
-from advisor.ground.other_keys import hint_for
 from advisor.ground.shape import (
     Choice,
     Keys,
@@ -28,6 +27,7 @@ from advisor.ground.shape import (
     refuse_secrets,
 )
 from advisor.ground.yaml_reader import read_yaml
+from advisor.methods.other_keys import hint_for
 from advisor.methods.stage import Stage, stage_keys
 from advisor.plan.checks import Place, Raise, plan_faults, stage_faults
 from advisor.plan.extra_keys import BESIDE_STAGES, missing_extra, read_extras, shapes_of_extras

@@ -26,10 +26,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from advisor.ground.content import Contents, digest_of
 from advisor.ground.errors import AdviseError
 from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
 from advisor.methods import objective
+from advisor.record.content import Contents, digest_of
 from advisor.record.evaluation import Check, Evaluation, HeldOut
 from advisor.record.measured import DataCounts, Expected, Measured, Times
 from advisor.record.verdict import Verdict

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from advisor.ground.installed import as_called
+from advisor.ground.install import as_called
 from advisor.ground.terminal import shown
 from advisor.render.blocks import Block, Item, Items, Row, Table, Text
 

@@ -11,7 +11,6 @@ from advisor.estimate.model.layouts import LAYOUTS_FILE
 from advisor.estimate.spec.read import SPEC
 from advisor.ground.extras import extras
 from advisor.ground.files import cannot_write, write_atomically
-from advisor.ground.other_keys import OTHER_KEYS_FILE
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import SOURCES_FILE
 from advisor.ground.yaml_cache import read_shipped
@@ -19,6 +18,7 @@ from advisor.methods.families import FAMILIES_FILE
 from advisor.methods.kernels import ACCELERATORS_FILE
 from advisor.methods.links import LINKS_FILE
 from advisor.methods.load import SHARED_KEYS_FILE
+from advisor.methods.other_keys import OTHER_KEYS_FILE
 from advisor.methods.remedies import remedy_file
 from advisor.methods.rewards import ROLLOUTS_FILE
 from advisor.methods.strategies import STRATEGIES_FILE

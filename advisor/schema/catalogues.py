@@ -14,11 +14,11 @@ from advisor.data.recognition.roles import formats
 from advisor.estimate.model.layouts import layouts
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras
-from advisor.ground.other_keys import other_keys
 from advisor.ground.resources import rules_dir
 from advisor.methods.families import families
 from advisor.methods.kernels import accelerators
 from advisor.methods.links import links
+from advisor.methods.other_keys import other_keys
 from advisor.methods.remedies import remedy
 from advisor.methods.rewards import rollout_warnings
 from advisor.methods.strategies import strategies

@@ -13,7 +13,7 @@ import pytest
 from advisor.data import find_data, profile
 from advisor.data.read import hub
 from advisor.ground.errors import InputError, MachineNotReady
-from advisor.ground.installed import install_line
+from advisor.ground.install import install_line
 
 ROW = '{"question": "Q", "answer": "A"}\n'
 

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from advisor.ground import content
-from advisor.ground.content import (
+from advisor.ground.errors import InputError
+from advisor.record import content
+from advisor.record.content import (
     digest_of,
     file_content,
     file_digest,
@@ -17,7 +18,6 @@ from advisor.ground.content import (
     model_files,
     read_contents,
 )
-from advisor.ground.errors import InputError
 
 
 @pytest.fixture
@@ -128,5 +128,5 @@ def test_records_read_back_as_they_were(model, settled):
 
 def test_digests_need_no_heavy_package():
     """Launcher and trainers use the same digests: no torch."""
-    code = "import sys, advisor.ground.content; sys.exit('torch' in sys.modules)"
+    code = "import sys, advisor.record.content; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

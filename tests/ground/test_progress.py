@@ -9,12 +9,13 @@ import sys
 
 import pytest
 
+from advisor.data.read import reading
+from advisor.data.read.reading import open_large
 from advisor.data.read.rows import read_rows
-from advisor.ground import progress, reading
-from advisor.ground.content import read_contents
+from advisor.ground import progress
 from advisor.ground.progress import BYTES, Board, followed, read_view, waiting
-from advisor.ground.reading import open_large
 from advisor.ground.units import MIB
+from advisor.record.content import read_contents
 
 
 class Clock:

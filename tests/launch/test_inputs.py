@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from advisor.ground import content
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.plan.read import read_plan, resolve_path
+from advisor.record import content
 from tests.launch.conftest import PLAN, run
 
 TASKS = PLAN.replace(

@@ -3,13 +3,13 @@
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.ground.other_keys import OTHER_KEYS_FILE, other_keys
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Keys, check_shape
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.methods import methods, updates
 from advisor.methods.keys import declared_key
+from advisor.methods.other_keys import OTHER_KEYS_FILE, other_keys
 from advisor.methods.stage import stage_keys
 from advisor.plan.entries import entries
 from advisor.plan.extra_keys import BESIDE_STAGES

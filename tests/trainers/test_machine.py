@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers
 
-from advisor.ground import installed
 from advisor.ground.errors import TrainingFailed
+from advisor.methods import installed
 from tests.fake_model import write_fake_model
 from trainers import __main__ as entry
 from trainers.frame import kernels, settings

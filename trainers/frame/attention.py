@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from advisor.ground import installed
 from advisor.ground.errors import MachineNotReady
-from advisor.ground.installed import HUB_PACKAGE
+from advisor.methods import installed
+from advisor.methods.installed import HUB_PACKAGE
 from advisor.methods.kernels import AUTO, Kernel, is_flash, kernel
 from advisor.plan.keys import key_specs
 from trainers.frame.evaluating import half_dtype

@@ -9,8 +9,8 @@ import importlib.metadata
 from functools import cache
 from typing import Any, NamedTuple
 
-from advisor.ground import installed
 from advisor.ground.errors import Fault
+from advisor.methods import installed
 from advisor.methods.kernels import Kernel, kernel
 from advisor.plan.model import Stage
 from trainers.frame.types import Device

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, MachineNotReady
-from advisor.ground.installed import install_line
+from advisor.ground.install import install_line
 from advisor.ground.resources import resource_root
 from advisor.methods.optimizers import Optimizer
 from trainers.frame.foreign_code import never_ask

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.content import folder_digest
 from advisor.ground.errors import InputError
 from advisor.methods import methods
 from advisor.model_files.folder import tokenizer_faults
 from advisor.plan.paths import path_from
+from advisor.record.content import folder_digest
 from trainers.frame import settings
 from trainers.frame.job import Job, model_source
 from trainers.frame.types import Device, Tokenizer

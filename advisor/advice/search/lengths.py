@@ -10,7 +10,6 @@ from advisor.advice.search.rows import rows_given, settings_for_rows
 from advisor.advice.search.settings import settings_by_rule
 from advisor.advice.types import Chosen
 from advisor.ground.types import DataProfile
-from advisor.ground.whole_rows import rows_kept_whole
 from advisor.methods import methods
 from advisor.methods.families import DECODER
 from advisor.ruleset.model import Ruleset
@@ -33,7 +32,7 @@ def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Cho
         length, because = DEFAULT_SEQ_LEN, "no data to measure yet: a usual length"
     else:
         tokens = data.tokens
-        kept = rows_kept_whole(tokens)
+        kept = tokens.kept_whole()
         approximate = "approximation" in tokens.counted_by
         length = _rounded(
             kept.tokens * APPROXIMATION_MARGIN + TEMPLATE_TOKENS if approximate else kept.tokens

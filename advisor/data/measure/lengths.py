@@ -16,7 +16,6 @@ from advisor.data.chat_text import parts_of, tools_text
 from advisor.data.checks import Sample
 from advisor.data.same_rows import Example
 from advisor.ground.types import TokenStats
-from advisor.ground.whole_rows import rows_kept_whole
 
 TOKENIZED_ROWS = 1000  # rows a tokenizer counts when `full` is not asked for
 CHARS_PER_TOKEN = 4
@@ -148,7 +147,7 @@ class Lengths:
                     "longest": ordered[-1][0],
                 }
         if tokens is not None:
-            kept = rows_kept_whole(tokens).tokens
+            kept = tokens.kept_whole().tokens
             longer = sum(count for length, count in self.rows.items() if length > kept)
             measures["longer_rows"] = {"than_tokens": kept, "rows": longer, "of": self.measured}
         measures["sequence_lengths"] = self.cuts(kind, also=seq_len)

@@ -29,7 +29,7 @@ from advisor.data.checks import Tally, finding
 from advisor.data.same_rows import Example, Message, system_in_question
 from advisor.data.template_messages import PLAIN_TEMPLATE, lost_parts, template_messages
 from advisor.ground.errors import InputError
-from advisor.ground.installed import install_line
+from advisor.ground.install import install_line
 from advisor.ground.types import Finding
 from advisor.model_files.hub_cache import hub_model_folder
 

@@ -14,7 +14,7 @@ from typing import Any
 from advisor.data.read.found import DataFile, Found
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import text_of
-from advisor.ground.installed import install_line
+from advisor.ground.install import install_line
 
 BATCH_ROWS = 1024
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import text_of
-from advisor.ground.installed import install_line
+from advisor.ground.install import install_line
 from advisor.model_files.hub_cache import is_offline
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?:/[\w.@ -]+)*")

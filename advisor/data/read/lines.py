@@ -9,8 +9,8 @@ from typing import IO, Any
 
 from advisor.data.read.decoding import encoding_name, legacy_encoding, refusal, transcoded
 from advisor.data.read.found import DataFile
+from advisor.data.read.reading import open_large
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.reading import open_large
 
 # A row is held in memory as a whole: a small packed file could ask for all there is.
 MOST_ROW_BYTES = 256 << 20

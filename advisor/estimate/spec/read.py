@@ -10,7 +10,6 @@ from advisor.estimate.memory.optimizer_states import OTHERS
 from advisor.estimate.resolved_run import COUNTERS
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault
-from advisor.ground.other_keys import hint_for
 from advisor.ground.shape import (
     Choice,
     Flag,
@@ -27,6 +26,7 @@ from advisor.ground.shape import (
 from advisor.methods import methods, objectives, schemes, updates
 from advisor.methods.kernels import ATTENTIONS, LAYER_KERNELS
 from advisor.methods.optimizers import ALIASES, OPTIMIZERS, OptimizerName
+from advisor.methods.other_keys import hint_for
 
 DTYPES = {
     "bf16": "bfloat16",

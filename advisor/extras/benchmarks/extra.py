@@ -16,7 +16,7 @@ from advisor.extras.benchmarks.scores import (
 from advisor.extras.protocol import Checked, Extra
 from advisor.ground.errors import AdviseError, Fault, TooMuchLost, nearest
 from advisor.ground.files import shown_path, text_of
-from advisor.ground.installed import install_line
+from advisor.ground.install import install_line
 from advisor.ground.shape import Integer, ListOf, Number, Text
 from advisor.plan.checks import Raise
 from advisor.plan.keys import key_specs

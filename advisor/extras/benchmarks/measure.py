@@ -23,7 +23,6 @@ from advisor.extras.benchmarks.scores import (
     is_task_file,
     scores_of,
 )
-from advisor.ground.content import file_digest
 from advisor.ground.errors import AdviseError, Fault, InputError, OutOfMemory, TrainingFailed
 from advisor.ground.files import text_of, write_atomically
 from advisor.ground.units import format_duration
@@ -31,6 +30,7 @@ from advisor.launch.failure_report import KINDS, forget_errors, read_error
 from advisor.plan.model import Plan
 from advisor.plan.paths import path_from
 from advisor.plan.write import digest
+from advisor.record.content import file_digest
 from advisor.record.run import DONE, RunRecord, last_of_each_task
 
 if TYPE_CHECKING:

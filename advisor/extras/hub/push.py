@@ -17,7 +17,7 @@ from typing import Any
 from advisor.extras.protocol import Checked
 from advisor.ground.errors import AdviseError, Fault, MachineNotReady, Stopped
 from advisor.ground.files import shown_path
-from advisor.ground.installed import install_line
+from advisor.ground.install import install_line
 from advisor.ground.progress import waiting
 from advisor.ground.secrets import masked
 from advisor.launch.ending import Ending, with_resume

@@ -13,7 +13,6 @@ from typing import Any
 
 from advisor.data.read.files import find_data
 from advisor.extras.jobs.fetch import data_of, hub_kind
-from advisor.ground.content import model_files, read_contents, total_bytes
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras
 from advisor.ground.files import text_of
@@ -22,6 +21,7 @@ from advisor.ground.secrets import masked
 from advisor.plan.model import Plan
 from advisor.plan.paths import with_paths
 from advisor.plan.read import resolve_path
+from advisor.record.content import model_files, read_contents, total_bytes
 
 MOST_BYTES = 2 << 30  # of one data set or model; more is named by its digest, not carried
 ARROW_NOTES = ("state.json", "dataset_info.json", "dataset_dict.json")  # beside Arrow files

@@ -20,7 +20,6 @@ from typing import Any
 from advisor.export.exporter import Wanted
 from advisor.extras.jobs.contents import Contents, safe_name, source_files
 from advisor.extras.jobs.needs import Needs, plan_needs
-from advisor.ground.content import file_digest
 from advisor.ground.errors import InputError
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, text_of
@@ -31,6 +30,7 @@ from advisor.ground.version import __version__
 from advisor.plan.comments import comments_of
 from advisor.plan.read import read_plan
 from advisor.plan.write import plan_text
+from advisor.record.content import file_digest
 
 ARCHIVE = ".tar.gz"
 SCRIPT = "run.sh"

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from advisor.ground.errors import Fault
-from advisor.ground.installed import install_line
+from advisor.ground.install import install_line
 
 EXTRA = "trackers"
 WANDB_HOST = "https://api.wandb.ai"

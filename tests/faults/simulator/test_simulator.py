@@ -5,10 +5,10 @@ from unittest import mock
 
 import pytest
 
-from advisor.ground import content
 from advisor.launch import finished, inputs, prepare
 from advisor.plan.paths import with_paths
 from advisor.plan.read import resolve_path
+from advisor.record import content
 from tests.faults.simulator import world
 from tests.faults.simulator.disk import File, SimulatedDisk
 from tests.faults.simulator.simulate import DAMAGES, FINISHED, STRIKES, simulate

@@ -39,7 +39,6 @@ MODEL_FILES = (
     "*.tiktoken",
     "*.py",
 )
-ADAPTER_CONFIG = "adapter_config.json"
 PICKLED_FILES = ("*.bin", "*.bin.index.json")  # read only if there are no safetensors
 
 
