@@ -16,7 +16,7 @@ from advisor.ground.json_values import OMIT_NULL
 from advisor.record.run import SavedFile, StageResult
 
 TRAINED: Final = "trained"  # the folder inside the stage's
-RECORD, ANSWER = "record.json", "answer.safetensors"  # the files in it
+TRAINED_RECORD, ANSWER = "record.json", "answer.safetensors"  # the files in it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,4 +35,4 @@ class TrainedStage(StageResult):
 
 def trained_record(folder: Path) -> Path:
     """The record's path in the folder of a stage. It is written last: if it is there, all is."""
-    return folder / TRAINED / RECORD
+    return folder / TRAINED / TRAINED_RECORD
