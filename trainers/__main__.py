@@ -35,8 +35,9 @@ from advisor.ground.secrets import masked
 from advisor.ground.terminal import show_streams, shown
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
-from advisor.record.run import ERROR, ErrorRecord, error_of_rank
+from advisor.record.run import ERROR
 from advisor.record.smaller import NOTHING_SMALLER, as_settings, next_change
+from advisor.record.stage import ErrorRecord, error_of_rank
 from trainers import load_recipe
 from trainers.frame.bases import sharing_bases
 from trainers.frame.files import make_folder, write_json

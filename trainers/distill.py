@@ -16,7 +16,7 @@ from advisor.data import recognise
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault
 from advisor.ground.progress import followed
-from advisor.plan.rollouts import asks_server
+from advisor.plan.vllm import asks_server
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import held_out, mean_loss, padded_batch
 from trainers.evaluation.metrics import Comparison, compare

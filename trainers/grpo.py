@@ -18,8 +18,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
 from advisor.record.content import folder_digest
-from advisor.record.evaluation import Check
-from advisor.record.run import RewardRecord, SavedFile
+from advisor.record.stage import Check, RewardRecord, SavedFile
 from trainers.evaluation.generation import general_rows
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.rewards import RewardEvaluator, prompt_row

@@ -17,8 +17,8 @@ from advisor.advice.types import Advice, Candidate, Chosen
 from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile
 from advisor.methods import methods
+from advisor.plan.comments import stage_notes
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
-from advisor.plan.notes import stage_notes
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.answers import answers_document

@@ -17,8 +17,7 @@ from advisor.commands.session import (
     resolve_plan,
 )
 from advisor.ground.errors import AdviseError
-from advisor.plan.write import plan_data
-from advisor.plan.write_target import write_plan_file
+from advisor.plan.write import plan_data, write_plan_file
 from advisor.render.advice_json import advice_document
 from advisor.render.next_steps import is_elsewhere
 

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.install import install_line
 from advisor.ground.resources import trainers_root
-from advisor.record.results import device_of as device_of
-from advisor.record.results import find_run as find_run
-from advisor.record.results import newest_run as newest_run
+from advisor.record.files import device_of as device_of
+from advisor.record.files import find_run as find_run
+from advisor.record.files import newest_run as newest_run
 
 TORCH_PACKAGES = ("torch", "transformers", "peft")
 

@@ -28,9 +28,9 @@ from advisor.ground.units import format_gib
 from advisor.launch.here import look_here
 from advisor.plan.model import Comments, Plan
 from advisor.plan.write import plan_text as text_of
-from advisor.plan.write_target import write_plan_file
+from advisor.plan.write import write_plan_file
 from advisor.probe import probe
-from advisor.record.next_run import trial_steps
+from advisor.record.next_step import trial_steps
 from advisor.render.answer.page import page_of
 from advisor.render.answer.reasons import steps_section
 from advisor.render.terminal import (

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import click
 
     from advisor.launch.call import Call
-    from advisor.launch.ending import Ending
     from advisor.launch.prepare import PlanRun
+    from advisor.launch.record_keeper import Ending
     from advisor.launch.stages import StageRunner
     from advisor.render.blocks import Section
 

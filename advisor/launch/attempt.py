@@ -24,8 +24,7 @@ from advisor.launch.failure_report import explain_failure, oom_kills, smaller_hi
 from advisor.launch.folder import RunFolder, has_result, now
 from advisor.launch.gpus import gpu_words
 from advisor.launch.inputs import inputs_of, read_inputs, refuse_changed
-from advisor.launch.machines import Machines, machines_of
-from advisor.launch.nodes import find_place
+from advisor.launch.machines import Machines, find_place, machines_of
 from advisor.launch.out_of_memory import peak_estimator
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import RecordKeeper, new_record
@@ -34,8 +33,7 @@ from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.entries import Entry
 from advisor.record.files import try_read_part, write_record
-from advisor.record.measured import Expected
-from advisor.record.next_run import resume_command
+from advisor.record.next_step import resume_command
 from advisor.record.run import (
     DRY_RUN,
     PENDING,
@@ -48,6 +46,7 @@ from advisor.record.run import (
     StageMeasurement,
 )
 from advisor.record.smaller import PeakOf
+from advisor.record.stage import Expected
 from advisor.situation.of_plan import device_hardware, plan_shape
 from advisor.situation.past_runs import read_past_runs
 

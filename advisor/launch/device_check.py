@@ -11,11 +11,11 @@ from advisor.ground.units import format_gib
 from advisor.launch.expected import expect_stage
 from advisor.launch.gpus import lacks_bfloat16
 from advisor.methods import update
+from advisor.plan.checks import goes_with
 from advisor.plan.entries import Entry
-from advisor.plan.launch_checks import goes_with
 from advisor.plan.model import Plan, Stage
-from advisor.record.measured import Expected
 from advisor.record.smaller import Change, as_settings, key_path, smallest_that_fits, together
+from advisor.record.stage import Expected
 
 VISIBLE = "CUDA_VISIBLE_DEVICES (ROCm: HIP_VISIBLE_DEVICES)"
 ALIKE = 0.02  # of the memory: boards of one kind report a little more or less

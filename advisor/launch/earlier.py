@@ -20,16 +20,8 @@ from advisor.launch.prepare import OTHER_FOLDER, PlanRun
 from advisor.plan.entries import Entry
 from advisor.record.content import file_digest
 from advisor.record.files import read_record
-from advisor.record.run import (
-    ADJUSTED,
-    DONE,
-    DRY_RUN,
-    FAILED,
-    RECORD,
-    RunRecord,
-    SavedFile,
-    StageRecord,
-)
+from advisor.record.run import ADJUSTED, DONE, DRY_RUN, FAILED, RECORD, RunRecord, StageRecord
+from advisor.record.stage import SavedFile
 
 # What `advise` itself may leave before a run begins.
 BEFORE_A_RUN = {LOCK, MACHINES, DRY_RUN, PLAN_FILE}

@@ -12,7 +12,7 @@ from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.methods import update
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan, Stage
-from advisor.record.measured import Expected, ExpectedTerm, LearnedRecord, Times
+from advisor.record.stage import Expected, ExpectedTerm, LearnedRecord, Times
 from advisor.situation.of_plan import amounts, looked_at, padded_length, run_spec
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one

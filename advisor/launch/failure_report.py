@@ -26,16 +26,9 @@ from advisor.ground.errors import (
 from advisor.launch.child import Ended
 from advisor.plan.entries import Entry
 from advisor.record.files import read_part, try_read_part, write_record
-from advisor.record.run import (
-    DOING,
-    ERROR,
-    RESULT,
-    Doing,
-    ErrorRecord,
-    StageResult,
-    error_of_rank,
-)
+from advisor.record.run import DOING, ERROR, RESULT, StageResult
 from advisor.record.smaller import NOTHING_SMALLER, PeakOf, as_settings, next_change
+from advisor.record.stage import Doing, ErrorRecord, error_of_rank
 
 KINDS: dict[int, type[AdviseError]] = {
     2: InputError,

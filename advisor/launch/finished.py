@@ -8,13 +8,11 @@ from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.launch.call import Call
 from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.earlier import check_results, find_record
-from advisor.launch.ending import Ending, end_run
-from advisor.launch.folder import RunFolder, is_done
-from advisor.launch.live import refuse_live
-from advisor.launch.nodes import node_of
-from advisor.launch.record_keeper import RecordKeeper
+from advisor.launch.folder import RunFolder, is_done, refuse_live
+from advisor.launch.machines import node_of
+from advisor.launch.record_keeper import Ending, RecordKeeper, end_run
 from advisor.launch.stages import is_unfinished
-from advisor.record.next_run import resume_command
+from advisor.record.next_step import resume_command
 from advisor.record.run import DONE, Run, RunRecord
 
 

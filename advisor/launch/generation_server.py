@@ -23,15 +23,17 @@ from advisor.plan.entries import Entry, start_of, whole_model
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
-from advisor.plan.rollouts import asks_server, server_needs, server_url
 from advisor.plan.vllm import (
     ENVIRONMENT,
     ServerFault,
     ServerNeeds,
     VLLMClient,
+    asks_server,
     check_server,
     serve_arguments,
     serve_line,
+    server_needs,
+    server_url,
     version_fault,
 )
 from advisor.record.smaller import key_path

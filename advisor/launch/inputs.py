@@ -11,9 +11,8 @@ from pathlib import Path
 from advisor.ground.errors import Fault, InputError
 from advisor.launch.base_check import cached_snapshot
 from advisor.launch.prepare import PlanRun
-from advisor.plan.entries import Entry, entries
+from advisor.plan.entries import Entry, entries, path_from, stage_paths
 from advisor.plan.model import Plan
-from advisor.plan.paths import path_from, stage_paths
 from advisor.record.content import Contents, model_files, read_contents
 
 IN_WORDS = {"model": "the model", "data": "the data", "file": "a file that the plan names"}

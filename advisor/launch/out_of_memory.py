@@ -15,13 +15,14 @@ from advisor.ground.errors import AdviseError
 from advisor.ground.types import Hardware, ModelShape
 from advisor.launch.expected import memory_of_tensors
 from advisor.launch.failure_report import doing_of
-from advisor.launch.live import last_step
+from advisor.launch.folder import last_step
+from advisor.plan.checks import goes_with
 from advisor.plan.entries import Entry
-from advisor.plan.launch_checks import goes_with
 from advisor.plan.model import Plan, Stage
 from advisor.record.files import try_read_part, write_record
-from advisor.record.run import ADJUSTED, Adjusted, Adjustment
+from advisor.record.run import ADJUSTED
 from advisor.record.smaller import PeakOf, adjustment_of, next_batch, usable
+from advisor.record.stage import Adjusted, Adjustment
 from advisor.situation.of_plan import run_spec
 
 

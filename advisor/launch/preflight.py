@@ -41,10 +41,9 @@ from advisor.launch.gpus import ChosenGpus, choose_gpus
 from advisor.launch.model_need import ModelNeed, asked, cache_line, model_needs
 from advisor.methods import objectives, updates
 from advisor.model_files.hub_cache import hub_cache
+from advisor.plan.checks import launch_faults, optimizer_faults
 from advisor.plan.entries import Entry
-from advisor.plan.launch_checks import launch_faults
 from advisor.plan.model import Plan
-from advisor.plan.optimizer_checks import optimizer_faults
 from advisor.plan.read import resolve_path
 
 

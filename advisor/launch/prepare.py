@@ -10,13 +10,11 @@ from pathlib import Path
 from advisor.ground.errors import InputError, nearest
 from advisor.ground.files import PLAN_FILE, text_of
 from advisor.ground.yaml_reader import parse_yaml
-from advisor.plan.change import set_values as apply_changes
-from advisor.plan.comments import comments_after, comments_of
-from advisor.plan.entries import Entry, entries
+from advisor.plan.comments import borrowed_rates, comments_after, comments_of, in_trial
+from advisor.plan.entries import Entry, entries, with_paths
 from advisor.plan.model import Comments, Plan
-from advisor.plan.notes import borrowed_rates, in_trial
-from advisor.plan.paths import with_paths
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
+from advisor.plan.read import set_values as apply_changes
 from advisor.plan.write import digest, plan_digest, plan_text
 from advisor.record.files import read_record
 from advisor.record.run import RECORD

@@ -1,16 +1,19 @@
-"""run.json while a run goes on: every change is written at once, whole or not at all."""
+"""run.json while a run goes on, and what optional features do with a run that is done. Every change
+is written at once, whole or not at all.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.disk import DISK, TEMPORARY
 from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
+from advisor.ground.extras import extras
 from advisor.ground.files import write_atomically
 from advisor.ground.types import DDP, Hardware
 from advisor.ground.version import __version__
@@ -18,9 +21,9 @@ from advisor.launch.folder import is_done, now
 from advisor.launch.inputs import Inputs
 from advisor.launch.prepare import PlanRun
 from advisor.plan.entries import Entry
+from advisor.plan.model import Plan
 from advisor.record.files import write_record
 from advisor.record.judge import folder_verdict
-from advisor.record.measured import Expected
 from advisor.record.run import (
     DONE,
     FAILED,
@@ -29,15 +32,14 @@ from advisor.record.run import (
     RUNNING,
     SCHEMA_VERSION,
     STOPPED,
-    Adjustment,
-    ErrorRecord,
-    LaunchRecord,
     MachineRecord,
+    Run,
     RunRecord,
     StageRecord,
     StageResult,
     Status,
 )
+from advisor.record.stage import Adjustment, ErrorRecord, Expected, LaunchRecord
 
 Say = Callable[[str], None]
 OnEnd = Callable[[Path, RunRecord], object]
@@ -261,3 +263,42 @@ class RecordKeeper:
     def save(self) -> None:
         """Write run.json. Raises MachineNotReady."""
         write_record(self.folder / RECORD, self.record)
+
+
+RESUME = "resume with"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """A run that is done, as an optional feature is given it."""
+
+    run: Run
+    plan: Plan  # as it stands in the run folder
+    keeper: RecordKeeper
+    say: Say
+    again: str  # the command that tries again what failed
+    failures: list[AdviseError] = field(default_factory=list)  # of features that were asked before
+
+
+def end_run(ending: Ending) -> Run:
+    """The run after every optional feature has acted on it, with the errors they returned.
+
+    Raises Stopped if it was asked to stop.
+    """
+    for extra in extras().values():
+        error = extra.finished(ending)
+        if error is not None:
+            ending.failures.append(error)
+    run, record = ending.run, ending.keeper.record
+    did_nothing = run.already_done and record is run.record and not ending.failures
+    return replace(run, record=record, errors=tuple(ending.failures), already_done=did_nothing)
+
+
+def with_resume(error: AdviseError, command: str) -> AdviseError:
+    """The error with the command that goes on from the last checkpoint beside its own hint."""
+    *others, last = error.faults
+    line = f"{RESUME}: {command}"
+    if line in last.hint:
+        return error
+    hint = line if not last.hint or isinstance(error, Stopped) else f"{last.hint}\n  {line}"
+    return type(error)(faults=[*others, replace(last, hint=hint)])

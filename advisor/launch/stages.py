@@ -11,7 +11,6 @@ from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.units import format_whole_time
-from advisor.launch.ending import Ending, end_run, with_resume
 from advisor.launch.failure_report import (
     AT_ONCE,
     explain_failure,
@@ -24,12 +23,12 @@ from advisor.launch.failure_report import (
 from advisor.launch.generation_server import serving
 from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt
 from advisor.launch.prepare import PlanRun
-from advisor.launch.record_keeper import RecordKeeper, Say
+from advisor.launch.record_keeper import Ending, RecordKeeper, Say, end_run, with_resume
 from advisor.launch.teaching import Teacher
 from advisor.launch.trainer_process import Ended, TrainerStarter
 from advisor.methods import may_share_base, objective
 from advisor.plan.entries import Entry
-from advisor.record.files import try_read_part
+from advisor.record.files import trained_record, try_read_part
 from advisor.record.run import (
     CROSS,
     DOING,
@@ -42,7 +41,6 @@ from advisor.record.run import (
     Status,
 )
 from advisor.record.smaller import PeakOf
-from advisor.record.trained import trained_record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

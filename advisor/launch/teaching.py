@@ -21,8 +21,7 @@ from advisor.launch.record_keeper import Say
 from advisor.methods import objective
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
-from advisor.record.measured import Expected, Measured
-from advisor.record.run import Adjustment
+from advisor.record.stage import Adjustment, Expected, Measured
 from advisor.situation.of_plan import run_spec
 
 FEWEST_STEPS = 3  # the first is slower, and one alone says little

@@ -15,7 +15,7 @@ from advisor.launch.failure_report import note_silent_end, oom_kills
 from advisor.launch.machines import Guard, Machines, Said, gloo_interface
 from advisor.plan.entries import Entry
 from advisor.plan.model import Launch
-from advisor.plan.rollouts import URL_VARIABLE
+from advisor.plan.vllm import URL_VARIABLE
 
 ON_MACHINES_S = 5.0  # a scheduler's signals reach the machines one after the other: one request
 

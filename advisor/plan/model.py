@@ -168,5 +168,5 @@ class Plan:
         return {stage.name: stage for stage in self.stages}[name]
 
 
-# Path of a value in the plan -> the comment written beside it.
-Comments = Mapping[tuple[str | int, ...], str]
+Place = tuple[str | int, ...]  # path of a value in the plan
+Comments = Mapping[Place, str]  # path of a value -> the comment written beside it

@@ -1,5 +1,5 @@
-"""A launch file as a Plan: read strictly, every fault at once, each with line, column, what is
-allowed and a near miss.
+"""A launch file as a Plan, also one changed by `--set stages.0.learning_rate=1e-4`: read strictly,
+every fault at once, each with line, column, what is allowed and a near miss.
 
 What each key may hold derives from the dataclasses of model.py and from the files of methods;
 checks.py adds what spans several keys: names, what starts from what, and keys without effect.
@@ -8,8 +8,8 @@ checks.py adds what spans several keys: names, what starts from what, and keys w
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,27 @@ from advisor.ground.shape import (
     Keys,
     ListOf,
     Located,
+    NamedValue,
     Path_,
     Shape,
     check_shape,
     refuse_secrets,
 )
-from advisor.ground.yaml_reader import read_yaml
+from advisor.ground.yaml_reader import parse_yaml, read_yaml
 from advisor.methods.other_keys import hint_for
 from advisor.methods.stage import Stage, stage_keys
-from advisor.plan.checks import Place, Raise, plan_faults, stage_faults
-from advisor.plan.extra_keys import BESIDE_STAGES, missing_extra, read_extras, shapes_of_extras
-from advisor.plan.keys import KeySpecs, key_specs
-from advisor.plan.model import Plan
-from advisor.plan.paths import path_from
+from advisor.plan.checks import Raise, plan_faults, stage_faults
+from advisor.plan.entries import path_from
+from advisor.plan.keys import (
+    BESIDE_STAGES,
+    KeySpecs,
+    key_specs,
+    missing_extra,
+    read_extras,
+    shapes_of_extras,
+)
+from advisor.plan.model import Place, Plan
+from advisor.plan.write import plan_data
 
 # A task may change numbers of a stage, not what the stage is: all tasks share one base and one
 # chain.
@@ -277,3 +285,117 @@ class _Report:
             return (int(found[1]), int(found[2])) if found else (inf, 0)
 
         return sorted(dict.fromkeys(self.faults), key=position)
+
+
+FORM = "PATH=VALUE, such as stages.0.learning_rate=1e-4 or stages.NAME.epochs=2"
+
+
+def set_values(
+    plan: Plan, settings: Iterable[str], *, base: Path | None = None, specs: KeySpecs | None = None
+) -> Plan:
+    """The plan with the settings applied in order and checked as a whole; `null` puts a value back
+    to its default.
+
+    A stage or a task is named by its number from 0 or by its name. Raises InputError with every
+    fault, each naming the setting it comes from.
+    """
+    settings = list(settings)
+    if not settings:
+        return plan
+    for text in settings:  # before any message repeats it
+        name, _, value = text.partition("=")
+        refuse_secrets(NamedValue("", _nested(name, value)))
+    changed = _Changed(plan_data(plan))
+    faults = [fault for text in settings if (fault := changed.apply(text)) is not None]
+    if faults:
+        raise InputError(faults=faults)
+    return plan_from_data(changed, base=base, specs=specs)
+
+
+def _nested(name: str, value: str) -> Any:
+    """A setting as plain data: {'trl': {'seed': '3'}} of trl.seed=3."""
+    nested: Any = value
+    for part in reversed(name.strip().split(".")):
+        nested = {part: nested}
+    return nested
+
+
+@dataclass
+class _Changed:
+    """The plan's data while it is being changed, and which setting wrote which place."""
+
+    data: dict[str, Any]
+    written: dict[Place, str] = field(default_factory=dict)
+
+    def at(self, path: Sequence[str | int] = (), *, key: bool = False) -> str:
+        """The setting that wrote the place or something around it, else the place itself."""
+        for length in range(len(path), -1, -1):
+            if tuple(path[:length]) in self.written:
+                return self.written[tuple(path[:length])]
+        inner = [
+            text
+            for place, text in self.written.items()
+            if path and place[: len(path)] == tuple(path)
+        ]
+        return inner[-1] if inner else ".".join(["plan", *map(str, path)])
+
+    def apply(self, text: str) -> Fault | None:
+        """Write one setting into the data, or say why it cannot be."""
+        name, equals, value_text = text.partition("=")
+        at = f"--set {text}"
+        parts = name.strip().split(".")
+        if not equals or not all(parts):
+            return Fault(where=at, what="not a setting", allowed=FORM)
+        try:
+            value = parse_yaml(value_text, name=at).data if value_text.strip() else ""
+        except InputError as error:
+            return error.faults[0]
+        node: Any = self.data
+        place: Place = ()
+        for part in parts[:-1]:
+            step = _step(node, part, place)
+            if isinstance(step, Fault):
+                return replace(step, where=at)
+            place = (*place, step)
+            if isinstance(node, dict) and node.get(part) is None:
+                node[part] = {}
+            node = node[step]
+        if isinstance(node, dict):
+            step = parts[-1]
+            if (
+                value is None
+                and (len(place) < 3 or place[2] not in ("trl", "peft"))
+                and place[:2] != ("origin", "answers")
+            ):
+                node.pop(step, None)
+            else:
+                node[step] = value
+        else:
+            found = _step(node, parts[-1], place)
+            if isinstance(found, Fault):
+                return replace(found, where=at)
+            node[found] = value
+            step = str(found)
+            place = (*place, found)
+        self.written[(*place, step) if isinstance(node, dict) else place] = at
+        return None
+
+
+def _step(node: Any, part: str, place: Place) -> str | int | Fault:
+    """The key or index that one part of a path means inside a node."""
+    where = ".".join(map(str, place)) or "the plan"
+    if isinstance(node, dict):
+        return part
+    if not isinstance(node, list):
+        return Fault(what=f"'{where}' has no parts", allowed=FORM)
+    names = [str(entry.get("name")) if isinstance(entry, dict) else "" for entry in node]
+    if part in names:
+        return names.index(part)
+    if part.isdecimal() and int(part) < len(node):
+        return int(part)
+    known = [name or str(index) for index, name in enumerate(names)]
+    return Fault(
+        what=f"'{where}' has no entry '{part}'",
+        allowed=f"known: {', '.join(known)}, or a number from 0 to {len(node) - 1}",
+        hint=nearest(part, known),
+    )

@@ -13,11 +13,16 @@ import http.client
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from advisor.ground.errors import Fault
+from advisor.methods import update
+from advisor.plan.model import Plan, Stage
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 OLDEST, READ = (0, 22), (0, 33)  # the oldest that TRL 1.16 supports; the one this was written for
@@ -252,3 +257,97 @@ def folders_for_weights(url: str, run: Path) -> Sequence[Path]:
     """
     memory = Path("/dev/shm")  # noqa: S108 (folders in it are made for this user alone)
     return ([memory] if is_local(url) and memory.is_dir() else []) + [run]
+
+
+URL_VARIABLE = "ADVISE_VLLM_URL"  # tells a trainer where `advise run` has started the server
+# Of `peft:`, what makes a LoRA something else than W + BA, or more than a server loads.
+NOT_PLAIN = (
+    "use_dora", "bias", "lora_bias", "modules_to_save", "target_parameters", "layer_replication",
+    "trainable_token_indices", "alora_invocation_tokens", "velora_config",
+)  # fmt: skip
+NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+
+
+def asks_server(stage: Stage) -> bool:
+    """Whether a vLLM server generates the stage's answers."""
+    return stage.options.get("rollouts") == "vllm"
+
+
+def server_url(plan: Plan, environ: Mapping[str, str]) -> str:
+    """Where the server of the plan is."""
+    server = plan.launch.vllm
+    named = server.url if server is not None else None
+    return named or environ.get(URL_VARIABLE) or DEFAULT_URL
+
+
+def server_needs(stage: Stage, options: Mapping[str, Any], *, model: str) -> ServerNeeds:
+    """What the stage needs of a server of a whole model; `options` are its keys with defaults."""
+    rank = None
+    if update(stage.update).is_module:
+        pattern = stage.peft.get("rank_pattern")
+        rank = max([int(options["rank"]), *(pattern.values() if isinstance(pattern, dict) else ())])
+    drawn = {**{key: options[key] for key in NEUTRAL if key in options}, **stage.trl}
+    return ServerNeeds(
+        model=model,
+        tokens=stage.seq_len,
+        lora_rank=rank,
+        processed=any(drawn.get(key, usual) != usual for key, usual in NEUTRAL.items()),
+    )
+
+
+def unservable(stage: Stage, options: Mapping[str, Any]) -> Iterator[Fault]:
+    """What in the stage a running vLLM server cannot take over."""
+    at = f"stage {stage.name}: rollouts is vllm, and"
+
+    def fault(why: str, key: str = "it") -> Fault:
+        hint = f"remove {key}, or train with rollouts: transformers"
+        return Fault(where=at, what=f"{at} {why}", hint=hint)
+
+    for key in NOT_PLAIN:
+        if stage.peft.get(key) not in (None, False, [], "none"):
+            yield fault(f"peft: {key} makes the module more than a server loads, a plain LoRA", key)
+    start = stage.peft.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq")):
+        base = "begins with a part of the base, which the server would count twice"
+        yield fault(f"init_lora_weights {start} {base}")
+    if options.get("train_embeddings"):
+        yield fault("train_embeddings trains matrices that a server does not load")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VllmServer:
+    """One server. Paths are written as they are given."""
+
+    model: str  # a hub id or a folder
+    modules: Sequence[tuple[str, str]] = ()  # (the name that requests ask for, folder)
+    rank: int | None = None  # the largest of the modules; None: not known
+    name: str | None = None  # what requests call a whole model; None: its path
+    template: str | None = None  # a file; None: that of the model
+    generation: str | None = None  # the folder of a generation_config.json; None: the model's
+    more: Sequence[Sequence[str]] = ()  # further options
+
+    def options(self) -> list[list[str]]:
+        """The words behind `vllm serve MODEL`, one list an option."""
+        options: list[list[str]] = []
+        if self.name is not None:
+            options.append(["--served-model-name", self.name])
+        if self.modules:
+            options.append(["--enable-lora"])
+            if self.rank is not None:  # vLLM's own limit is 16, and it takes certain sizes alone
+                options.append(["--max-lora-rank", str(largest_rank(self.rank))])
+            if len(self.modules) > 1:
+                options.append(["--max-loras", str(len(self.modules))])
+        if self.template is not None:
+            options.append(["--chat-template", self.template])
+        if self.generation is not None:
+            options.append(["--generation-config", self.generation])
+        options += [list(option) for option in self.more]
+        if self.modules:
+            named = [f"{name}={folder}" for name, folder in self.modules]
+            options.append(["--lora-modules", *named])
+        return options
+
+    def line(self) -> str:
+        """One line for a shell."""
+        words = [word for option in self.options() for word in option]
+        return shlex.join(["vllm", "serve", self.model, *words])

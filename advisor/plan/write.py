@@ -1,7 +1,8 @@
 """A Plan as a launch file: short, in a fixed order, with the reason beside every chosen value.
 
 Our own emitter in place of PyYAML's: it is quick to import, and every value reads back as it was
-by YAML 1.2 (yaml_reader) and by YAML 1.1 (PyYAML's safe_load).
+by YAML 1.2 (yaml_reader) and by YAML 1.1 (PyYAML's safe_load). `write_plan_file` overwrites nothing
+of value.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.files import write_atomically
-from advisor.plan.extra_keys import EXTRAS, stated_extras
-from advisor.plan.keys import KeySpecs, key_specs
-from advisor.plan.model import Comments, Plan, Stage
+from advisor.ground.errors import InputError
+from advisor.ground.files import PLAN_FILE, bytes_of, write_atomically
+from advisor.plan.entries import with_paths
+from advisor.plan.keys import EXTRAS, KeySpecs, key_specs, stated_extras
+from advisor.plan.model import Comments, Place, Plan, Stage
 
-Place = tuple[str | int, ...]
 # Written even if they equal the default: without them the file would not say what it is.
 ALWAYS = {"version", "name", "model", "objective", "update", "learning_rate", "device", "path"}
 HEADER = "Launch file of `advise`. Values may be edited; the reasons stand beside them."
@@ -273,3 +275,82 @@ def _text(value: str) -> str:
 
 def _printable(character: str) -> bool:
     return character.isprintable() and character != "\ufeff"
+
+
+def write_plan_file(
+    plan: Plan,
+    comments: Comments,
+    path: Path,
+    *,
+    inputs: Collection[Path] = (),
+    force: bool = False,
+) -> None:
+    """Write the launch file; data and model paths in it are relative to its own folder.
+
+    Args:
+        plan: The plan, with paths relative to the working folder.
+        comments: The comment beside each value.
+        path: Where to write it.
+        inputs: Files and folders that the plan was made from. None of them is ever overwritten, nor
+            any file inside one, except launch files.
+        force: Overwrite an existing file. A file with the same content is left as it is.
+
+    Raises InputError if the file may not be written there.
+    """
+    if path.is_dir():
+        raise InputError(
+            f"--plan {path} is a directory; give a file name",
+            where=f"--plan {path}",
+            hint=f"--plan {shlex.quote(str(path / PLAN_FILE))}",
+        )
+    if not path.parent.exists():
+        raise InputError(
+            f"the directory {path.parent} does not exist",
+            where=f"--plan {path}",
+            hint=f"mkdir -p {shlex.quote(str(path.parent))}",
+        )
+    plan = relocate(plan, path.parent)
+    if path.is_file():
+        there = bytes_of(path)
+        if there == plan_text(plan, comments, name=path.name).encode():
+            return
+        if HEADER.encode() not in there and any(
+            path.resolve().is_relative_to(given.resolve()) for given in inputs
+        ):
+            raise InputError(
+                f"--plan {path} is an input of this plan, and inputs are never overwritten",
+                where=f"--plan {path}",
+                hint="name another file",
+            )
+        if not force:
+            raise InputError(
+                f"--plan {path} exists already, with other content",
+                where=f"--plan {path}",
+                hint="name another file, or add --force to overwrite it",
+            )
+    elif path.exists():
+        raise InputError(
+            f"--plan {path} is a device or a pipe; give a file name",
+            where=f"--plan {path}",
+            hint="`advise --json` prints the plan under the key `plan`",
+        )
+    write_plan(plan, comments, path)
+
+
+def relocate(plan: Plan, folder: Path) -> Plan:
+    """The plan with relative paths that start from the working folder made to start from `folder`.
+
+    What does not exist (a hub id) and absolute paths stay as they are.
+    """
+    if folder.resolve() == Path.cwd().resolve():
+        return plan
+
+    def moved(path: str) -> str:
+        if Path(path).is_absolute() or not Path(path).exists():
+            return path
+        try:
+            return os.path.relpath(Path(path).resolve(), folder.resolve())
+        except ValueError:  # on another drive (Windows)
+            return str(Path(path).resolve())
+
+    return with_paths(plan, moved)

@@ -6,26 +6,28 @@ run.json, terminal, report, README of a result and chat all show this one.
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from math import ceil, exp
+from dataclasses import replace
+from math import exp
 from pathlib import Path
 
 from advisor.ground.errors import AdviseError
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, shown_path
-from advisor.ground.resources import PACKAGE
-from advisor.methods import objective, update
 from advisor.plan.entries import Entry, entries
 from advisor.plan.read import read_plan
-from advisor.record.compared import WORDS, Compared, round_up, usual_rows, what_decides
-from advisor.record.evaluation import Evaluation, Metric, Sample
-from advisor.record.next_run import longer_setting
+from advisor.record.next_step import (
+    WORDS,
+    Compared,
+    NextStepFinder,
+    round_up,
+    usual_rows,
+    what_decides,
+)
 from advisor.record.run import DONE, RunRecord, StageRecord
-from advisor.record.smaller import key_path
+from advisor.record.stage import Evaluation, Metric, Sample
 from advisor.record.verdict import (
     BETTER,
     KEPT,
@@ -36,7 +38,6 @@ from advisor.record.verdict import (
     WORSE,
     Finding,
     Limits,
-    NextStep,
     Verdict,
     limits,
 )
@@ -231,171 +232,3 @@ def folder_verdict(folder: Path, record: RunRecord) -> Verdict | None:
     with suppress(AdviseError, ValueError, OSError):
         trainings = entries(read_plan(folder / PLAN_FILE))
     return run_verdict(record, run=shown_path(folder), trainings=trainings)
-
-
-GENERAL = PACKAGE / "demo" / "general.jsonl"  # rows to begin with, written for this project
-MOST_HELD = 0.2  # share of the rows that may be held out: as in the advice
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NextStepFinder:
-    """Where the next step is looked for."""
-
-    record: RunRecord
-    stage: StageRecord
-    entry: Entry | None
-    run: str
-    known: Limits
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether the plan trains one stage on one file."""
-        return len(self.record.stages) == 1
-
-    def after(self, task: Finding, general: Finding, compared: Compared | None) -> NextStep:
-        """The one thing to do next; the first that applies."""
-        if self.record.max_steps:
-            return self._say(
-                "run_whole",
-                f"this was a trial of {self.record.max_steps} steps: train the whole plan",
-                f"advise run {self._plan} --output {shlex.quote(f'{self.run}-whole')}",
-            )
-        if task.status == NOT_MEASURED:
-            return self._measure()
-        if task.status == WORSE:
-            return self._worse()
-        if task.status == UNCLEAR:
-            return self._unclear(compared)
-        if general.status == LOST:
-            return self._lost()
-        return self._better()
-
-    @property
-    def _plan(self) -> str:
-        return shlex.quote(f"{self.run}/{PLAN_FILE}")
-
-    def _say(self, action: str, text: str, command: str | None = None) -> NextStep:
-        return NextStep(action=action, text=text, command=command)
-
-    def _again(self, *settings: str) -> str:
-        words = " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
-        return f"advise run {self._plan} {words}"
-
-    def _key(self, key: str) -> str:
-        if self.entry is not None:
-            return key_path(self.entry, key)
-        return f"stages.{self.stage.plan_stage}.{key}"
-
-    def _rate(self) -> float | None:
-        stated = (self.record.settings(self.stage).trl or {}).get("learning_rate")
-        if self.entry is not None:
-            stated = self.entry.stage.learning_rate
-        return float(stated) if isinstance(stated, int | float) and stated > 0 else None
-
-    def _other_rate(self, factor: float) -> str | None:
-        rate = self._rate()
-        return None if rate is None else f"{self._key('learning_rate')}={rate * factor:.1e}"
-
-    def _check_data(self) -> str | None:
-        path = self.entry.data.path if self.entry is not None else None
-        return f"advise check {shlex.quote(str(path))}" if path else None
-
-    def _measure(self) -> NextStep:
-        if not self.record.judge:
-            text = "compare it with its base: train again without --no-judge"
-            return self._say("measure", text, f"advise run {self._plan} --output {self.run}-judged")
-        share = f"{self._key('holdout')}={MOST_HELD:g}"
-        return self._say("measure", "hold out rows to compare on", self._again(share))
-
-    def _worse(self) -> NextStep:
-        curve = self.stage.held_out
-        if curve is not None and curve.best_step and curve.best_step != curve.last_step:
-            return self._say(
-                "train_shorter",
-                f"it was best after step {curve.best_step}: keep those weights",
-                self._again(f"{self._key('keep')}=best"),
-            )
-        lower = self._other_rate(1 / self.known.rate_factor)
-        text = f"try a learning rate {self.known.rate_factor:g} times lower"
-        return self._say("lower_rate", text, self._again(lower) if lower else None)
-
-    def _unclear(self, compared: Compared | None) -> NextStep:
-        if compared is None:
-            return self._say("look_at_data", "look at its rows", self._check_data())
-        held, rows = compared.metric.rows or 0, self.stage.data.rows if self.stage.data else None
-        needed = compared.rows_needed() or usual_rows(self.stage)
-        before, difference = compared.metric.before, compared.difference
-        if before and difference is not None:
-            small = abs(difference) <= self.known.no_effect * abs(before)
-            if small and held >= usual_rows(self.stage) / 2:
-                higher = self._other_rate(self.known.rate_factor)
-                text = "it did not learn: look at its rows, then try a higher learning rate"
-                command = self._check_data() or (self._again(higher) if higher else None)
-                return self._say("look_at_data", text, command)
-        if rows and held < MOST_HELD * rows and needed <= MOST_HELD * rows:
-            share = min(MOST_HELD, max(needed, 2 * held) / rows)
-            setting = f"{self._key('holdout')}={share:.2g}"
-            return self._say("hold_out_more", "hold out more rows", self._again(setting))
-        wanted = f", about {round_up(ceil(needed / MOST_HELD)):,} in all" if needed else ""
-        return self._say("more_data", f"collect more rows{wanted}", self._check_data())
-
-    def _lost(self) -> NextStep:
-        """A style that every row has is learned as the style of every answer; rows that do not
-        have it show where it ends.
-        """
-        each = round(1 / self.known.general_rows)
-        text = f"mix general questions into the data, one for every {each} rows or more"
-        return self._say("mix_general", text, self._mixing())
-
-    def _mixing(self) -> str | None:
-        """The command that trains on the data and our general rows, where they have one form."""
-        data = self.entry.data if self.entry is not None else None
-        if data is None or data.path is None or data.format != "messages":
-            return None
-        path = str(data.path)
-        if not path.endswith(".jsonl") or not self.is_alone:
-            return None
-        ours = shlex.quote(str(GENERAL))
-        return (
-            f"cat {shlex.quote(path)} {ours} > mixed.jsonl && advise run {self._plan}"
-            ' --set data.path="$PWD/mixed.jsonl"'
-        )
-
-    def _better(self) -> NextStep:
-        longer = self._unfinished()
-        if longer and self.entry is not None:
-            command = self._again(longer_setting(self.entry))
-            return self._say("train_longer", f"train longer: {longer}", command)
-        wrong = [check.name for check in self.stage.checks if not check.ok]
-        if wrong:
-            text = f"try it, and mind the warning ({', '.join(wrong[:2])})"
-            return self._say("try_it", text, self._chat())
-        if self._chat() and update(self.stage.update).merges:
-            return self._say(
-                "ship",
-                "try some questions of your own, then merge it to serve it",
-                f"advise export {shlex.quote(self.run)} --to merged",
-            )
-        return self._say("ship", "try some inputs of your own, then use it", self._chat())
-
-    def _unfinished(self) -> str:
-        """Why a good result would be better after more training, or an empty string."""
-        stage, curve = self.stage, self.stage.held_out
-        if curve is not None and curve.stopped_early:
-            return ""  # more steps would not be taken
-        found = stage.evaluation or Evaluation()
-        told = [one for one in found.samples if one.tuned_stopped is not None]
-        ended = sum(bool(one.tuned_stopped) for one in told)
-        if told and ended <= self.known.answers_end * len(told):
-            return f"only {ended} of {len(told)} answers end by themselves"
-        if curve is not None and curve.fell is not None:
-            still = curve.fell >= self.known.still_falling
-            return f"held-out loss still fell by {curve.fell:.0%} at the end" if still else ""
-        least = objective(stage.objective).steps.get("least")
-        if least and stage.steps and stage.steps < least:
-            return f"{stage.steps} optimizer steps are few, {least} are usual"
-        return ""
-
-    def _chat(self) -> str | None:
-        writes = self.record.writes(self.stage)
-        return f"advise chat {shlex.quote(self.run)}" if writes else None

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -30,8 +29,20 @@ from advisor.ground.errors import AdviseError
 from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
 from advisor.methods import objective
 from advisor.record.content import Contents, digest_of
-from advisor.record.evaluation import Check, Evaluation, HeldOut
-from advisor.record.measured import DataCounts, Expected, Measured, Times
+from advisor.record.stage import (
+    Adjustment,
+    Check,
+    DataCounts,
+    ErrorRecord,
+    Evaluation,
+    Expected,
+    HeldOut,
+    LaunchRecord,
+    Measured,
+    RewardRecord,
+    SavedFile,
+    Times,
+)
 from advisor.record.verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -48,49 +59,6 @@ STOPPED: Final = "stopped"
 FAILED: Final = "failed"
 
 Versions = Annotated[Mapping[str, str | None], "package -> version"]
-
-
-# --------------------------------------------------------------------------- while a stage runs
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ErrorRecord(JsonObject):
-    """Why a stage failed or stopped."""
-
-    kind: Annotated[str, "name of the error's class"] = ""
-    what: Annotated[str, "what is wrong, and where"] = ""
-    allowed: Annotated[str, "what would have been right"] = ""
-    hint: Annotated[str, "the next step"] = ""
-    exit_code: Annotated[int | None, "exit code of the command"] = None
-    rank: Annotated[int | None, "number of the process that failed, from 0", OMIT_NULL] = None
-    host: Annotated[str | None, "name of the machine that it was on, of several", OMIT_NULL] = None
-    at_s: Annotated[float | None, "when, in seconds since 1970", OMIT_NULL] = None
-    doing: Annotated[
-        str | None, "what it was doing as memory ran out: loading, training, ...", OMIT_NULL
-    ] = None
-    lost_others: Annotated[
-        bool | None, "did it fail only because another process was gone?", OMIT_NULL
-    ] = None
-
-    @classmethod
-    def of(cls, error: AdviseError, **process: Any) -> ErrorRecord:
-        """The error as it is recorded, of one of several processes with its rank, host, at_s, ...;
-        several faults become one text.
-        """
-        first = error.faults[0]
-        return cls(
-            kind=type(error).__name__,
-            what=error.text() if len(error.faults) > 1 else first.headline,
-            allowed=first.allowed,
-            hint=first.hint,
-            exit_code=error.exit_code,
-            **process,
-        )
-
-
-def error_of_rank(rank: int) -> str:
-    """The file's name for the error of one of several processes."""
-    return f"error-rank{rank}.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,93 +110,6 @@ class ResolvedSettings(JsonObject):
     ] = None
     peft: Annotated[Mapping[str, Any] | None, "PEFT's whole config"] = None
     epochs: Annotated[float | None, "passes through the data"] = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Adjustment(JsonObject):
-    """What a run changed by itself, to need less memory; the effective batch size stays."""
-
-    stage: Annotated[str, "the stage"] = ""
-    at_step: Annotated[int | None, "optimizer steps done by then; null: not known"] = None
-    micro_batch_size: Annotated[int, "rows that go through one device at once from then on"]
-    grad_accum: Annotated[int, "micro-batches behind one optimizer step from then on"]
-    why: Annotated[str, "what happened"] = ""
-    setting: Annotated[str, "the keys for the plan, as `--set` takes them"] = ""
-
-    def sentence(self) -> str:
-        """What is said of it."""
-        after = "" if self.at_step is None else f" after step {self.at_step}"
-        return (
-            f"out of memory{after}: going on with micro_batch_size {self.micro_batch_size} and"
-            f" grad_accum {self.grad_accum}, the same effective batch size; for the plan:"
-            f" {self.setting}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Adjusted(JsonObject):
-    """adjusted.json: the changes of a stage so far, the last of which counts."""
-
-    adjusted: Annotated[tuple[Adjustment, ...], "in the order they were made"] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Doing(JsonObject):
-    """doing.json: what a trainer is at."""
-
-    doing: Annotated[str, "loading, training, evaluating or saving"] = ""
-
-
-# --------------------------------------------------------------------------- stages
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SavedFile(JsonObject):
-    """One file of a result, as it was when it was saved."""
-
-    bytes: Annotated[int, "its size"]
-    sha256: Annotated[str, "SHA-256 of its content, in hexadecimal"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RewardRecord(JsonObject):
-    """What became of one of several rewards over a training."""
-
-    name: Annotated[str, "in metrics.jsonl and rollouts.jsonl"]
-    weight: Annotated[float, "what it was multiplied by in the sum"] = 1.0
-    first: Annotated[float | None, "its mean in the first step"] = None
-    last: Annotated[float | None, "its mean in the last step"] = None
-    spread: Annotated[float | None, "its standard deviation within a step, mean of all"] = None
-    missing: Annotated[float | None, "share of the answers that it did not score", OMIT_NULL] = None
-    constant: Annotated[bool, "whether every answer got the same"] = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LaunchRecord(JsonObject):
-    """How the processes of a run shared the work."""
-
-    strategy: Annotated[str | None, "ddp or fsdp; null: one process"] = None
-    processes: Annotated[int, "on each machine"] = 1
-    nodes: Annotated[int, "machines"] = 1
-    sharded_tensors: Annotated[
-        int | None, "parameters of which each process held a part; null: not trained yet"
-    ] = None
-    peak_gib_per_rank: Annotated[
-        tuple[float, ...], "peak memory of each process, as `measured` counts it"
-    ] = ()
-
-    def with_stage(self, other: LaunchRecord | None) -> LaunchRecord:
-        """The whole run's, once a further stage is known: the most of all stages."""
-        if other is None:
-            return self
-        if not self.peak_gib_per_rank:
-            return other
-        pairs = zip_longest(self.peak_gib_per_rank, other.peak_gib_per_rank, fillvalue=0.0)
-        return replace(
-            other,
-            sharded_tensors=max(self.sharded_tensors or 0, other.sharded_tensors or 0),
-            peak_gib_per_rank=tuple(max(pair) for pair in pairs),
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 from advisor.methods import objective, update
 from advisor.plan.entries import Entry
 from advisor.plan.model import Stage
-from advisor.record.run import Adjusted, Adjustment
+from advisor.record.stage import Adjusted, Adjustment
 
 SHORTEST_SEQ_LEN = 256  # shorter sequences cut most conversations
 NOTHING_SMALLER = "take a smaller model, or a device with more memory"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from advisor.record.evaluation import Evaluation, Sample
 from advisor.record.run import DryRunRecord, RunRecord
+from advisor.record.stage import Evaluation, Sample
 
 if TYPE_CHECKING:
     from rich.console import Console

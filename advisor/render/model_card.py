@@ -12,9 +12,9 @@ from advisor.ground.files import folder_name, shown_path
 from advisor.ground.terminal import shown
 from advisor.methods import Update, objective, update
 from advisor.methods.model import SERVERS
-from advisor.record.evaluation import Evaluation, HeldOut
-from advisor.record.results import label
+from advisor.record.files import label
 from advisor.record.run import ResolvedSettings, RunRecord, StageRecord, last_of_each_task
+from advisor.record.stage import Evaluation, HeldOut
 from advisor.render.result_commands import auto_class, forms_of, serve_command, served_stages
 from advisor.render.run import what_was_trained
 from advisor.render.verdict import verdict_of

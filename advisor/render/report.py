@@ -14,7 +14,7 @@ from typing import Any
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, shown_path, text_of, write_atomically
 from advisor.methods import update
-from advisor.record.next_run import upload_command
+from advisor.record.next_step import upload_command
 from advisor.record.run import DONE, FAILED, ROLLOUTS, MachineRecord, RunRecord, last_of_each_task
 from advisor.render import bars, curves
 from advisor.render.html import block, document, grid, items, number, section, text

@@ -12,9 +12,18 @@ from typing import Any
 
 from advisor.ground.files import text_of
 from advisor.ground.units import format_duration, format_gib
-from advisor.record.evaluation import Check, Confusion, Evaluation, Metric
-from advisor.record.measured import DataCounts, Expected, Measured, Times
-from advisor.record.run import DONE, ResolvedSettings, RewardRecord, StageRecord
+from advisor.record.run import DONE, ResolvedSettings, StageRecord
+from advisor.record.stage import (
+    Check,
+    Confusion,
+    DataCounts,
+    Evaluation,
+    Expected,
+    Measured,
+    Metric,
+    RewardRecord,
+    Times,
+)
 from advisor.render.bars import Bar, stacked_bars
 from advisor.render.blocks import Item
 from advisor.render.compare import picked_samples, rule_of_picking

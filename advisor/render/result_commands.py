@@ -10,8 +10,8 @@ from pathlib import Path
 
 from advisor.ground.files import shown_path
 from advisor.methods import Update, objective, update
-from advisor.plan.serving import VllmServer
-from advisor.record.results import label
+from advisor.plan.vllm import VllmServer
+from advisor.record.files import label
 from advisor.record.run import RunRecord, StageRecord, last_of_each_task
 
 

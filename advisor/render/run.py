@@ -13,9 +13,9 @@ from advisor.estimate.types import Learned
 from advisor.ground.files import shown_path as shown_path
 from advisor.ground.units import format_count, format_duration, format_gib
 from advisor.methods.composition import Composition
-from advisor.record.measured import Expected, LearnedRecord, Measured, Times
-from advisor.record.next_run import resume_command
+from advisor.record.next_step import resume_command
 from advisor.record.run import DONE, DRY_RUN, DryRun, DryRunStage, Run, RunRecord, StageRecord
+from advisor.record.stage import Expected, LearnedRecord, Measured, Times
 from advisor.render.compare import MIDDLE, evaluation_shown, picked_samples
 from advisor.render.result_commands import export_command, forms_of, use_of
 from advisor.render.verdict import verdict_lines

@@ -17,7 +17,7 @@ from advisor.methods import objective, update
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.plan.read import resolve_path
-from advisor.plan.rollouts import asks_server
+from advisor.plan.vllm import asks_server
 
 
 def run_spec(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.advice.types import Candidate
 from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.types import Answers, Hardware
-from advisor.record.next_run import TRIAL_ROWS
+from advisor.record.next_step import TRIAL_ROWS
 from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import ask_round, stopped_words
 from advisor.wizard.conversation import Conversation, LeftOut

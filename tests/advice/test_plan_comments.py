@@ -19,9 +19,9 @@ from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
 from advisor.methods.strategies import ALONE
-from advisor.plan.change import set_values
 from advisor.plan.comments import BY_SET, OF_STEPS, comments_after, comments_of
 from advisor.plan.keys import key_specs
+from advisor.plan.read import set_values
 from advisor.plan.write import plan_data, plan_text
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of

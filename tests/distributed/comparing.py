@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.record.trained import trained_record
+from advisor.record.files import trained_record
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.entries import entries
 from advisor.plan.model import Launch
 from advisor.plan.read import read_plan
-from advisor.record.measured import Expected
+from advisor.record.stage import Expected
 from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
 
 GIB = 2**30

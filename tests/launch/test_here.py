@@ -5,7 +5,7 @@ from dataclasses import replace
 from advisor.ground.types import Gpu
 from advisor.launch.here import look_here
 from advisor.plan.read import read_plan
-from advisor.record.next_run import trial_steps
+from advisor.record.next_step import trial_steps
 from tests.launch.conftest import MACHINE, PLAN
 
 GIB = 2**30

@@ -14,7 +14,7 @@ import pytest
 from advisor.commands import training
 from advisor.commands.training import follow
 from advisor.ground.progress import View, Wait, write_view
-from advisor.launch.live import RunIsLive, read_live, refuse_live
+from advisor.launch.folder import RunIsLive, read_live, refuse_live
 from tests.launch.conftest import alive, run, start, wait_for
 
 VIEW = View(

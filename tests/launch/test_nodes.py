@@ -14,10 +14,16 @@ from advisor.launch import failure_report, folder, machines
 from advisor.launch.child import Ended
 from advisor.launch.failure_report import note_silent_end, read_error
 from advisor.launch.folder import RunFolder
-from advisor.launch.machines import Machines, refuse_differences, versions
-from advisor.launch.nodes import Place, find_place, first_host
+from advisor.launch.machines import (
+    Machines,
+    Place,
+    find_place,
+    first_host,
+    refuse_differences,
+    versions,
+)
 from advisor.record.files import write_record
-from advisor.record.run import ErrorRecord, error_of_rank
+from advisor.record.stage import ErrorRecord, error_of_rank
 from tests.launch.conftest import MACHINE
 
 BY_HAND = {"MASTER_ADDR": "gpu-a", "NNODES": "2", "NODE_RANK": "1"}

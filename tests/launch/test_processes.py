@@ -15,7 +15,7 @@ from advisor.launch.failure_report import (
 )
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
-from advisor.record.run import ErrorRecord, error_of_rank
+from advisor.record.stage import ErrorRecord, error_of_rank
 from tests.launch.conftest import PLAN
 
 MEMORY = ErrorRecord(

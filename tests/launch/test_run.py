@@ -13,8 +13,8 @@ from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
 from advisor.plan.write import plan_digest
 from advisor.record.files import read_record
-from advisor.record.measured import Measured
 from advisor.record.run import DryRun
+from advisor.record.stage import Measured
 from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
 
 

@@ -9,8 +9,8 @@ from advisor.ground.types import Gpu, GpuSpec
 from advisor.launch.device_check import differing_gpus, on_fewer
 from advisor.launch.out_of_memory import peak_estimator
 from advisor.launch.preflight import run_preflight
+from advisor.plan.checks import launch_faults
 from advisor.plan.entries import entries
-from advisor.plan.launch_checks import launch_faults
 from advisor.plan.read import read_plan
 from advisor.situation.of_plan import plan_shape, run_spec
 

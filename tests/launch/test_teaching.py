@@ -8,7 +8,7 @@ import pytest
 from advisor.ground.types import TokenStats
 from advisor.launch.teaching import Teacher, as_it_ran
 from advisor.plan.read import read_plan
-from advisor.record.measured import Measured
+from advisor.record.stage import Measured
 from advisor.situation.of_plan import run_spec
 from tests.launch.conftest import MACHINE, run
 

@@ -3,7 +3,7 @@
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.plan.change import set_values
+from advisor.plan.read import set_values
 from tests.plan.test_write import PLAN
 
 

@@ -1,7 +1,7 @@
 """The comments of a launch file, read back and after a change."""
 
-from advisor.plan.change import set_values
 from advisor.plan.comments import BY_SET, comments_after, comments_of
+from advisor.plan.read import set_values
 from advisor.plan.write import plan_text
 from tests.plan.test_write import PLAN
 

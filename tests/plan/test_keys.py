@@ -12,8 +12,7 @@ from advisor.methods.keys import declared_key
 from advisor.methods.other_keys import OTHER_KEYS_FILE, other_keys
 from advisor.methods.stage import stage_keys
 from advisor.plan.entries import entries
-from advisor.plan.extra_keys import BESIDE_STAGES
-from advisor.plan.keys import key_specs, specs_of
+from advisor.plan.keys import BESIDE_STAGES, key_specs, specs_of
 from advisor.plan.model import Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data, plan_shape, read_plan, stage_shapes
 from tests.methods.method_files import line_of, write_objective, write_update

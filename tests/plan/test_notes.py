@@ -5,11 +5,9 @@ from dataclasses import replace
 import pytest
 
 from advisor.ground.yaml_reader import parse_yaml
-from advisor.plan.change import set_values
-from advisor.plan.comments import comments_after, comments_of
+from advisor.plan.comments import comments_after, comments_of, in_trial, stage_notes
 from advisor.plan.model import Launch, Plan, PlanData, Stage, Task
-from advisor.plan.notes import in_trial, stage_notes
-from advisor.plan.read import plan_from_data
+from advisor.plan.read import plan_from_data, set_values
 from advisor.plan.write import plan_text
 
 STAGE = Stage(

@@ -5,10 +5,9 @@ from dataclasses import replace
 
 from advisor.methods import objectives, updates
 from advisor.methods.keys import PathText
-from advisor.plan.entries import whole_model
+from advisor.plan.entries import whole_model, with_paths
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
-from advisor.plan.paths import with_paths
 
 
 def moved(text: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from advisor.ground.yaml_reader import parse_yaml
-from advisor.plan.notes import borrowed_rates
+from advisor.plan.comments import borrowed_rates
 from advisor.plan.read import plan_from_data
 
 PLAN = "name: p\nmodel: m\ndata: {path: d.jsonl}\nstages: [{name: one, update: lora, %s}]\n"

@@ -10,8 +10,7 @@ from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch.inputs import read_inputs
 from advisor.launch.prepare import prepare_plan
 from advisor.methods.rewards import models_that_score, overlong_tokens, reward_parts
-from advisor.plan.entries import entries
-from advisor.plan.paths import with_paths
+from advisor.plan.entries import entries, with_paths
 from advisor.plan.read import plan_from_data, read_plan
 from advisor.plan.write import plan_text
 

@@ -2,7 +2,7 @@
 
 import json
 
-from advisor.record.run import RewardRecord
+from advisor.record.stage import RewardRecord
 from advisor.render.report_stage import metric_curves, read_rollouts, reward_rows, sample_rows
 
 

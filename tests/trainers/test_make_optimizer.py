@@ -19,7 +19,7 @@ import torch
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.methods.optimizers import OPTIMIZERS, optimizer
 from advisor.methods.stage import Stage, stage_keys
-from advisor.plan.optimizer_checks import optimizer_faults
+from advisor.plan.checks import optimizer_faults
 from trainers import sft
 from trainers.frame.checkpoints import load_state, save_state
 from trainers.frame.machine import check_versions

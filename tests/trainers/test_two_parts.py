@@ -9,7 +9,7 @@ from importlib import import_module
 import pytest
 
 from advisor.ground.errors import InputError, TrainingFailed
-from advisor.record.trained import trained_record
+from advisor.record.files import trained_record
 from tests.trainers.alignment import REWARD, SHORT, UPDATES
 from tests.trainers.runs import trained
 from trainers import sft
@@ -149,7 +149,7 @@ def test_several_processes_train_and_one_judges(make, monkeypatch):
 
 def test_the_times_of_both_parts_are_added():
     """Both load a model; only one trains, and only one measures the base."""
-    from advisor.record.measured import Times
+    from advisor.record.stage import Times
 
     one = Times(total_s=9.0, load_s=4.0, train_s=5.0)
     other = Times(total_s=4.5, load_s=3.0, before_s=1.0, after_s=0.5)

@@ -17,7 +17,7 @@ from advisor.methods import methods
 from advisor.methods.keys import Key
 from advisor.methods.model import Method
 from advisor.methods.stage import EVERY_STAGE, stage_keys
-from advisor.plan.extra_keys import EXTRAS, with_keys
+from advisor.plan.keys import EXTRAS, with_keys
 from advisor.plan.model import Launch, Origin, Plan, PlanData, Task, VLLMServer
 from tools.generate.markdown import grid
 from tools.generate.words import cell

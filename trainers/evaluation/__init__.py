@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from advisor.record.evaluation import Check, Evaluation
+    from advisor.record.stage import Check, Evaluation
 
 
 class Evaluator(Protocol):

@@ -17,8 +17,8 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.progress import followed, waiting
-from advisor.record.evaluation import Check, Evaluation
-from advisor.record.evaluation import Sample as SampleRecord
+from advisor.record.stage import Check, Evaluation
+from advisor.record.stage import Sample as SampleRecord
 from trainers.evaluation.loss import (
     HELD_OUT_ROWS,
     SAMPLES,

@@ -29,10 +29,11 @@ from advisor.ground.errors import AdviseError, InputError, MachineNotReady, OutO
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import show_streams
+from advisor.plan.entries import path_from
 from advisor.plan.model import Plan
-from advisor.plan.paths import path_from
 from advisor.plan.read import read_plan
-from advisor.record.run import ERROR, ErrorRecord, RunRecord
+from advisor.record.run import ERROR, RunRecord
+from advisor.record.stage import ErrorRecord
 from trainers.frame.files import write_json
 from trainers.frame.job import Job, make_job
 from trainers.frame.loading import load_tokenizer

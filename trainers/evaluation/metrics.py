@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.ground.json_values import parse_json
-from advisor.record.evaluation import Metric
+from advisor.record.stage import Metric
 
 DRAWS = 2000
 LEVEL = 0.95

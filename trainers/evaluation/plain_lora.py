@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from advisor.record.evaluation import Check
+from advisor.record.stage import Check
 from trainers.frame.starts import WEIGHTS, layer_of
 
 CONFIG = "adapter_config.json"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from advisor.ground.progress import followed
-from advisor.record.evaluation import Check, Evaluation, Metric
+from advisor.record.stage import Check, Evaluation, Metric
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import proportion_interval
 from trainers.frame.evaluating import evaluating

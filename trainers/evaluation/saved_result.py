@@ -13,7 +13,7 @@ from typing import Any
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.types import FSDP
-from advisor.record.evaluation import Check
+from advisor.record.stage import Check
 from trainers.evaluation.loss import Sample, padded_batch
 from trainers.evaluation.plain_lora import base_differs, check_plain, plain_answer
 from trainers.frame.evaluating import computes_in_16_bit, evaluating, rounded_to

@@ -19,7 +19,7 @@ from advisor.ground.disk import DISK
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
 from advisor.ground.progress import waiting
-from advisor.record.run import SavedFile
+from advisor.record.stage import SavedFile
 from trainers.frame import sharded_state
 from trainers.frame.checkpoint_store import COMPLETE, CheckpointStore, disk_refused
 from trainers.frame.experts import own_router_settings

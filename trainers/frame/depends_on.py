@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
-from advisor.plan.paths import path_from, stage_paths
+from advisor.plan.entries import path_from, stage_paths
 from advisor.record.content import file_digest, folder_digest
 from advisor.record.files import read_record
 from trainers.frame.checkpoint_store import Dependencies

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.ground.units import format_duration, format_gib
-from advisor.record.measured import Measured
 from advisor.record.run import DRY_RUN, StageMeasurement
+from advisor.record.stage import Measured
 from trainers.frame import settings
 from trainers.frame.files import write_json
 from trainers.frame.job import Job

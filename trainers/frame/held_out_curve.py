@@ -22,7 +22,7 @@ from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write
 from advisor.ground.progress import followed
 from advisor.methods import methods
-from advisor.record.evaluation import HeldOut
+from advisor.record.stage import HeldOut
 from trainers.evaluation.loss import held_out
 from trainers.frame import settings
 from trainers.frame.checkpoint_store import disk_refused

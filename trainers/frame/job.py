@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError, nearest
-from advisor.plan.entries import Entry, entries, start_of, whole_model
+from advisor.plan.entries import Entry, entries, path_from, start_of, whole_model
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
-from advisor.plan.paths import path_from
 from trainers.frame.machine import process_count
 
 TRAIN, JUDGE = "train", "judge"  # the parts of a stage

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
 from advisor.methods import methods
-from advisor.record.evaluation import Check, Evaluation
+from advisor.record.files import TrainedStage
 from advisor.record.run import DONE, RESULT, StageResult
-from advisor.record.trained import TrainedStage
+from advisor.record.stage import Check, Evaluation
 from advisor.record.verdict import Verdict
 from trainers.evaluation import Evaluator
 from trainers.evaluation.saved_result import Probe, check_saved

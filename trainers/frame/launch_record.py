@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from advisor.ground.types import DDP
 from advisor.ground.units import GIB
-from advisor.record.run import LaunchRecord
+from advisor.record.stage import LaunchRecord
 from trainers.frame.job import Job
 from trainers.frame.machine import (
     MemoryMeter,

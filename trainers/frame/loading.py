@@ -17,7 +17,7 @@ from advisor.methods.model import Update as UpdateValue
 from advisor.methods.optimizers import optimizer
 from advisor.model_files.config import is_number
 from advisor.model_files.folder import adapter_faults, base_faults, tokenizer_faults
-from advisor.plan.optimizer_checks import optimizer_faults
+from advisor.plan.checks import optimizer_faults
 from advisor.record.run import RESULT
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.experts import find_experts, silence_routers

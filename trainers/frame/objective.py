@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from advisor.ground.errors import Fault
-from advisor.record.evaluation import Check
-from advisor.record.run import RewardRecord, SavedFile
+from advisor.record.stage import Check, RewardRecord, SavedFile
 from trainers.evaluation import Evaluator
 from trainers.evaluation.saved_result import Probe
 from trainers.frame import checkpoints

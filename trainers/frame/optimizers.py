@@ -1,5 +1,5 @@
 """What to know of a stage's optimizer: its learning rate, and what bfloat16 weights lose under it.
-make_optimizer.py builds it, advisor/plan/optimizer_checks.py says what it cannot do.
+make_optimizer.py builds it, advisor/plan/checks.py says what it cannot do.
 """
 
 from __future__ import annotations

@@ -30,8 +30,9 @@ from typing import Any, TypeVar
 from advisor.ground.errors import OutOfMemory
 from advisor.plan.entries import Entry
 from advisor.record.files import try_read_part
-from advisor.record.run import ADJUSTED, DOING, Adjusted, Adjustment, Doing
+from advisor.record.run import ADJUSTED, DOING
 from advisor.record.smaller import adjustment_of, next_batch, usable
+from advisor.record.stage import Adjusted, Adjustment, Doing
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
 from trainers.frame.machine import process_rank

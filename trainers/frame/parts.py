@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.progress import Wait, board
-from advisor.record.measured import Times
+from advisor.record.stage import Times
 from trainers.frame.telling import say
 
 LOAD, BEFORE, TRAIN, AFTER = "load_s", "before_s", "train_s", "after_s"

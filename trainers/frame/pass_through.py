@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.shape import value_words
-from advisor.plan.rollouts import asks_server
+from advisor.plan.vllm import asks_server
 from trainers.frame.job import Job
 
 NO_EVALUATION = "TRL's evaluation does not run: held-out loss is measured by our own"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from advisor.ground.disk import DISK, Disk
-from advisor.record.run import SavedFile
+from advisor.record.stage import SavedFile
 
 
 def put_result(unfinished: Path, folder: Path, *, disk: Disk = DISK) -> dict[str, SavedFile]:

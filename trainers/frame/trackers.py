@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from advisor.ground.files import shown_path
 from advisor.ground.version import __version__
+from advisor.plan.entries import path_from
 from advisor.plan.model import Origin
-from advisor.plan.paths import path_from
 from advisor.plan.write import plan_data
 from trainers.frame.files import make_folder, write_json
 from trainers.frame.job import Job, label

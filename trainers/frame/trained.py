@@ -10,10 +10,9 @@ from typing import Any
 
 from advisor.ground.disk import DISK
 from advisor.ground.files import ELSEWHERE, cannot_write
-from advisor.record.files import try_read_part
-from advisor.record.measured import Times
-from advisor.record.run import SavedFile, StageResult
-from advisor.record.trained import ANSWER, TRAINED, TrainedStage, trained_record
+from advisor.record.files import ANSWER, TRAINED, TrainedStage, trained_record, try_read_part
+from advisor.record.run import StageResult
+from advisor.record.stage import SavedFile, Times
 from trainers.frame.checkpoint_store import CheckpointStore, fingerprint
 from trainers.frame.files import make_folder, write_json
 

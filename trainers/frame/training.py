@@ -11,9 +11,8 @@ from typing import Any
 
 from advisor.ground.progress import waiting
 from advisor.methods.optimizers import optimizer
-from advisor.record.evaluation import Check
-from advisor.record.measured import Measured
 from advisor.record.run import RUNNING, StageResult
+from advisor.record.stage import Check, Measured
 from trainers.frame import checkpoints, optimizers
 from trainers.frame.held_out_curve import SHORT_RUN, HeldOutCurve, asks_for_curve, make_curve
 from trainers.frame.job import TRAIN as TRAIN_ALONE

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
-from advisor.record.evaluation import Check, Evaluation
-from advisor.record.evaluation import Sample as SampleRecord
+from advisor.record.stage import Check, Evaluation
+from advisor.record.stage import Sample as SampleRecord
 from trainers.evaluation.generation import TRIAL_GENERAL, general_rows
 from trainers.evaluation.loss import Sample, held_out
 from trainers.evaluation.metrics import Comparison, compare, verdict

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
-from advisor.record.evaluation import Check
+from advisor.record.stage import Check
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.judging import belongs, compared, conclude, found_trained

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.ground.progress import waiting
-from advisor.record.evaluation import Check
 from advisor.record.run import RUNNING, StageResult
+from advisor.record.stage import Check
 from trainers.evaluation.saved_result import check_saved
 from trainers.frame import checkpoints, settings, stopping
 from trainers.frame.checkpoint_store import CheckpointStore

@@ -15,8 +15,8 @@ from typing import Any
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import board, followed, waiting
 from advisor.ground.units import format_duration, format_gib
-from advisor.record.measured import Measured
 from advisor.record.run import DRY_RUN, StageMeasurement
+from advisor.record.stage import Measured
 from trainers.frame import settings
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.files import write_json

@@ -16,7 +16,7 @@ from typing import Any, Generic
 from advisor.data.same_rows import Example
 from advisor.ground.errors import InputError
 from advisor.ground.progress import Wait, waiting
-from advisor.record.measured import DataCounts
+from advisor.record.stage import DataCounts
 from trainers.prepare.building import BatchStore, ChunkBuilder, Limits, Numbers, chunks_of
 from trainers.prepare.conversation import answer_rows
 from trainers.prepare.kinds import Item, Kind, Marked, PreparedRow, Review

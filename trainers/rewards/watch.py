@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.methods.rewards import RolloutWarning, rollout_warnings
-from advisor.record.evaluation import Check
-from advisor.record.run import RewardRecord
+from advisor.record.stage import Check, RewardRecord
 from trainers.frame.metrics_file import metrics_line
 from trainers.rewards.scoring import Reward, Rewards
 

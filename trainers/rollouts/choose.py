@@ -10,8 +10,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault
 from advisor.plan.model import VLLMServer
-from advisor.plan.rollouts import asks_server, server_needs, server_url, unservable
-from advisor.plan.vllm import VLLMClient
+from advisor.plan.vllm import VLLMClient, asks_server, server_needs, server_url, unservable
 from trainers.frame.job import JUDGE, Job, label
 from trainers.frame.machine import is_main_process
 from trainers.frame.telling import say

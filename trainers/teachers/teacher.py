@@ -14,7 +14,7 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.methods import methods
 from advisor.model_files.folder import tokenizer_faults
-from advisor.plan.paths import path_from
+from advisor.plan.entries import path_from
 from advisor.record.content import folder_digest
 from trainers.frame import settings
 from trainers.frame.job import Job, model_source

@@ -19,8 +19,8 @@ from advisor.methods import update
 from advisor.model_files.folder import base_faults, folder_faults
 from advisor.plan.entries import entries, start_of, whole_model
 from advisor.plan.read import read_plan, resolve_path
-from advisor.record.results import label, writing_stages
-from advisor.record.results import record_of as record_of
+from advisor.record.files import label, writing_stages
+from advisor.record.files import record_of as record_of
 from advisor.record.run import RunRecord, StageRecord
 from trainers.frame.attention import usable_here
 from trainers.frame.experts import silence_routers

@@ -19,15 +19,15 @@ from advisor.ground.files import shown_path, text_of
 from advisor.ground.install import install_line
 from advisor.ground.shape import Integer, ListOf, Number, Text
 from advisor.plan.checks import Raise
+from advisor.plan.entries import path_from
 from advisor.plan.keys import key_specs
-from advisor.plan.paths import path_from
 from advisor.record.run import RunRecord, StageRecord
 from advisor.record.verdict import KEPT, LOST, Finding
 
 if TYPE_CHECKING:
     from advisor.launch.call import Call
-    from advisor.launch.ending import Ending
     from advisor.launch.prepare import PlanRun
+    from advisor.launch.record_keeper import Ending
     from advisor.launch.stages import StageRunner
     from advisor.render.blocks import Section
 

@@ -27,8 +27,8 @@ from advisor.ground.errors import AdviseError, Fault, InputError, OutOfMemory, T
 from advisor.ground.files import text_of, write_atomically
 from advisor.ground.units import format_duration
 from advisor.launch.failure_report import KINDS, forget_errors, read_error
+from advisor.plan.entries import path_from
 from advisor.plan.model import Plan
-from advisor.plan.paths import path_from
 from advisor.plan.write import digest
 from advisor.record.content import file_digest
 from advisor.record.run import DONE, RunRecord, last_of_each_task

@@ -6,7 +6,7 @@ from typing import Literal
 
 from advisor.export.exporter import Wanted
 from advisor.ground.disk import DISK, TEMPORARY
-from advisor.record.results import device_of
+from advisor.record.files import device_of
 
 NAME = "gguf"
 HELP = "a GGUF file for llama.cpp, 16 bit; also gguf:Q8_0, gguf:Q4_K_M"

@@ -27,7 +27,7 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, folder_name, shown_path, write_atomically
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan, resolve_path
-from advisor.record.results import label, record_of, writing_stages
+from advisor.record.files import label, record_of, writing_stages
 from advisor.record.run import RunRecord, StageRecord
 
 NAME = "ollama"

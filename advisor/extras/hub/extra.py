@@ -13,7 +13,7 @@ from advisor.plan.checks import Raise
 
 if TYPE_CHECKING:
     from advisor.launch.call import Call
-    from advisor.launch.ending import Ending
+    from advisor.launch.record_keeper import Ending
 
 REPOSITORY = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 

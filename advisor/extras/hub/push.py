@@ -20,13 +20,13 @@ from advisor.ground.files import shown_path
 from advisor.ground.install import install_line
 from advisor.ground.progress import waiting
 from advisor.ground.secrets import masked
-from advisor.launch.ending import Ending, with_resume
 from advisor.launch.folder import now
 from advisor.launch.hub_model import HUB, login
+from advisor.launch.record_keeper import Ending, with_resume
 from advisor.methods import update
 from advisor.model_files.hub_cache import is_offline
 from advisor.plan.model import Plan
-from advisor.record.next_run import CARD, upload_command
+from advisor.record.next_step import CARD, upload_command
 from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
 
 AT = "push_to"

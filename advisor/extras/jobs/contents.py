@@ -18,8 +18,8 @@ from advisor.ground.extras import extras
 from advisor.ground.files import text_of
 from advisor.ground.resources import method_roots
 from advisor.ground.secrets import masked
+from advisor.plan.entries import with_paths
 from advisor.plan.model import Plan
-from advisor.plan.paths import with_paths
 from advisor.plan.read import resolve_path
 from advisor.record.content import model_files, read_contents, total_bytes
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from advisor.data.read.hub import hub_folder, is_hub_id
 from advisor.ground.errors import AdviseError, MachineNotReady
 from advisor.ground.terminal import print_message, show_streams
+from advisor.plan.entries import with_paths
 from advisor.plan.model import Plan
-from advisor.plan.paths import with_paths
 from advisor.plan.read import read_plan, resolve_path
 from advisor.record.content import MODEL_FILES, PICKLED_FILES
 

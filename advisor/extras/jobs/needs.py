@@ -18,11 +18,11 @@ from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.extras import extras
 from advisor.ground.types import DataProfile, GpuSpec
 from advisor.ground.units import GIB, format_duration, format_usd
+from advisor.plan.checks import launch_faults
 from advisor.plan.entries import Entry, entries
-from advisor.plan.launch_checks import launch_faults
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
-from advisor.plan.rollouts import asks_server
+from advisor.plan.vllm import asks_server
 from advisor.plan.write import plan_digest
 from advisor.situation.of_plan import amounts, looked_at, padded_length, plan_shape, run_spec
 from advisor.situation.of_plan_hardware import plan_hardware

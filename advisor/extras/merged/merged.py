@@ -6,7 +6,7 @@ from typing import Literal
 
 from advisor.export.exporter import Wanted
 from advisor.ground.files import shown_path
-from advisor.record.results import device_of
+from advisor.record.files import device_of
 
 NAME = "merged"
 HELP = "a LoRA result as one plain model"

@@ -19,8 +19,8 @@ from advisor.ground.errors import InputError
 from advisor.ground.files import shown_path
 from advisor.ground.sources import source_title
 from advisor.ground.terminal import shown
-from advisor.plan.notes import stage_notes
-from advisor.plan.write_target import write_plan_file
+from advisor.plan.comments import stage_notes
+from advisor.plan.write import write_plan_file
 from advisor.probe import probe, stated_hardware
 from advisor.record.smaller import in_words
 

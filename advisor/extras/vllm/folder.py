@@ -30,9 +30,8 @@ from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
 from advisor.methods import update
 from advisor.model_files.safetensors_header import Damaged, read_header
 from advisor.plan.read import read_plan
-from advisor.plan.serving import VllmServer
-from advisor.plan.vllm import RANKS
-from advisor.record.results import device_of, label, record_of, writing_stages
+from advisor.plan.vllm import RANKS, VllmServer
+from advisor.record.files import device_of, label, record_of, writing_stages
 from advisor.record.run import RunRecord, StageRecord
 
 NAME = "vllm"

@@ -26,9 +26,9 @@ from advisor.launch.trainer_process import Ended
 from advisor.plan import read
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
-from advisor.record.measured import Expected
-from advisor.record.run import ERROR, ErrorRecord
+from advisor.record.run import ERROR
 from advisor.record.run import Run as RunValue
+from advisor.record.stage import ErrorRecord, Expected
 from tests.faults.simulator.disk import Crash
 from tests.faults.simulator.world import STEPS, Violation, World, error_of
 from tests.faults.table import Row

@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 
 from advisor.launch import finished, inputs, prepare
-from advisor.plan.paths import with_paths
+from advisor.plan.entries import with_paths
 from advisor.plan.read import resolve_path
 from advisor.record import content
 from tests.faults.simulator import world

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from advisor.record.trained import trained_record
+from advisor.record.files import trained_record
 from tests.trainers.ppo.modules import metrics
 from trainers.frame.job import JUDGE, TRAIN
 from trainers.frame.parts import Parts

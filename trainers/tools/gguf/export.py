@@ -36,7 +36,7 @@ from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib
 from advisor.ground.version import __version__
 from advisor.methods import update
-from advisor.record.results import label, writing_stages
+from advisor.record.files import label, writing_stages
 from trainers.frame.files import read_json, write_json
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
 from trainers.frame.model_files import reading

@@ -8,7 +8,8 @@ import pytest
 
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
-from advisor.record.judge import GENERAL, run_verdict
+from advisor.record.judge import run_verdict
+from advisor.record.next_step import GENERAL
 from advisor.record.run import RunRecord
 from advisor.record.verdict import limits
 

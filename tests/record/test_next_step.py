@@ -4,10 +4,9 @@ import itertools
 
 import pytest
 
-from advisor.plan.change import set_values
 from advisor.plan.entries import entries
-from advisor.plan.read import read_plan
-from advisor.record.next_run import longer_setting, resume_command
+from advisor.plan.read import read_plan, set_values
+from advisor.record.next_step import longer_setting, resume_command
 from advisor.record.smaller import as_settings, changes, weight_changes
 
 LENGTHS = ({}, {"epochs": 5.0}, {"max_steps": 60}, {"epochs": 3.0, "max_steps": 7})

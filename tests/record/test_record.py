@@ -13,12 +13,9 @@ import pytest
 
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.json_values import json_schema, keys_of, parts_of
-from advisor.record.evaluation import Check, Evaluation, Metric
 from advisor.record.files import read_part, read_record, try_read_part, write_record
-from advisor.record.measured import Measured
 from advisor.record.run import (
     DryRunRecord,
-    ErrorRecord,
     Outcome,
     RunRecord,
     StageRecord,
@@ -26,6 +23,7 @@ from advisor.record.run import (
     last_of_each_task,
     run_schema,
 )
+from advisor.record.stage import Check, ErrorRecord, Evaluation, Measured, Metric
 from advisor.record.verdict import Verdict
 
 RECORDS = Path(__file__).parent / "records"
