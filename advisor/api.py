@@ -11,7 +11,7 @@ from advisor.advice.types import Advice
 from advisor.commands.session import Stated, advise_on, load_known_facts, resolve_plan
 from advisor.ground import types
 from advisor.ground.errors import AdviseError
-from advisor.ground.yaml_reader import Document
+from advisor.ground.yaml_files import Document
 from advisor.plan.write import plan_data
 from advisor.render.advice_json import advice_document
 from advisor.ruleset.model import Ruleset

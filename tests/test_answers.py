@@ -5,7 +5,7 @@ import json
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.ground.yaml_reader import parse_yaml
+from advisor.ground.yaml_files import parse_yaml
 from advisor.ruleset.facts import load_facts
 from advisor.situation.answers import (
     answers_document,

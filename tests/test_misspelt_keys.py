@@ -18,8 +18,7 @@ from advisor.ground import resources
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import shipped_sources
-from advisor.ground.yaml_cache import read_shipped
-from advisor.ground.yaml_reader import parse_yaml
+from advisor.ground.yaml_files import parse_yaml, read_shipped
 from advisor.methods import load as method_files
 from advisor.methods import methods
 from advisor.methods.families import families as families_of_models

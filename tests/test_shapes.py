@@ -10,7 +10,7 @@ from advisor.estimate.model.architecture import shape_from_config
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.types import Answer, Answers
-from advisor.ground.yaml_reader import read_yaml
+from advisor.ground.yaml_files import read_yaml
 from advisor.situation import shapes
 from advisor.situation.build import situation_of
 from advisor.situation.model_files import catalogue_ids

@@ -77,9 +77,9 @@ OWN_FILES = {
     "advisor/commands/rules.py",
     "advisor/commands/wizard.py",  # the plan that it wrote
     "advisor/extras/jobs/pack.py",  # the texts beside it, and itself
-    "advisor/ground/disk.py",
+    "advisor/ground/files.py",
     "advisor/ground/install.py",
-    "advisor/ground/yaml_cache.py",
+    "advisor/ground/yaml_files.py",
     "advisor/launch/failure_report.py",
     "advisor/launch/generation_server.py",  # the log of a child
     "advisor/methods/installed.py",

@@ -7,12 +7,11 @@ import os
 
 import pytest
 
-from advisor.ground import yaml_cache as yamlcache
+from advisor.ground import yaml_files as yamlcache
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Integer, Keys
-from advisor.ground.yaml_cache import read_shipped
-from advisor.ground.yaml_reader import read_yaml
+from advisor.ground.yaml_files import read_shipped, read_yaml
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 from advisor.advice.search.settings import RATE, judge_stage
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.resources import rules_dir
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 from advisor.methods import is_own, methods
 from advisor.plan.keys import setting_fault, setting_keys
 from advisor.ruleset.due import REFRESH_FILE, past_their_date

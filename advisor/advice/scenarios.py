@@ -18,8 +18,7 @@ from advisor.advice.why_not import why_not_outcome
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, Shape, check_shape
-from advisor.ground.yaml_cache import read_shipped
-from advisor.ground.yaml_reader import Document, Spot, read_yaml
+from advisor.ground.yaml_files import Document, Spot, read_shipped, read_yaml
 from advisor.methods import schemes
 from advisor.ruleset.candidates import spread_given
 from advisor.ruleset.entries import OWN_SCENARIO, SCENARIO, as_map

@@ -23,7 +23,7 @@ from advisor.data.measure.tokenizer import model_tokenizer
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.extras import all_extras, extras
 from advisor.ground.types import DataProfile, Finding
-from advisor.ground.yaml_reader import parse_yaml
+from advisor.ground.yaml_files import parse_yaml
 from advisor.launch.failure_report import KINDS
 from advisor.render.check_page import print_check
 from advisor.render.data import check_json

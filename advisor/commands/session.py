@@ -16,7 +16,7 @@ from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.shape import number_words
 from advisor.ground.terminal import print_message
 from advisor.ground.types import Answers, Hardware
-from advisor.ground.yaml_reader import parse_yaml, read_yaml
+from advisor.ground.yaml_files import parse_yaml, read_yaml
 from advisor.ruleset.facts import Fact, load_facts
 from advisor.ruleset.load import load_rules, only_layer
 from advisor.situation.answers import (

@@ -8,7 +8,7 @@ from typing import Any
 
 from advisor.data.same_rows import Message
 from advisor.data.thoughts import KEYS, MARK
-from advisor.ground.json_values import parse_json
+from advisor.ground.annotated import parse_json
 
 END_MARK = "</think>"
 # For a tokenizer without a template. It is stored with the result, so that serving uses the same.

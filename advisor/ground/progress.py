@@ -23,8 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from advisor.ground.disk import TEMPORARY
-from advisor.ground.files import text_of
+from advisor.ground.files import TEMPORARY, text_of
 from advisor.ground.terminal import shown
 from advisor.ground.units import MIB, format_duration, gib
 

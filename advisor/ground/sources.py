@@ -10,7 +10,7 @@ from typing import Any
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, MapOf, Text
 from advisor.ground.types import Source
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 LINK = r"https?://\S+"
 SOURCE_KINDS = ("document", "paper", "vendor", "measured", "derived", "assumed")

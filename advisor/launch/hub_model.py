@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from advisor.ground.annotated import parse_json
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import text_of
-from advisor.ground.json_values import parse_json
 from advisor.model_files.hub_cache import hub_home, is_offline
 from advisor.record.content import MODEL_FILES, PICKLED_FILES
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from advisor.ground.errors import InputError, nearest
 from advisor.ground.files import PLAN_FILE, text_of
-from advisor.ground.yaml_reader import parse_yaml
+from advisor.ground.yaml_files import parse_yaml
 from advisor.plan.comments import borrowed_rates, comments_after, comments_of, in_trial
 from advisor.plan.entries import Entry, entries, with_paths
 from advisor.plan.model import Comments, Plan

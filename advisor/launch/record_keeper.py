@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.disk import DISK, TEMPORARY
 from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
 from advisor.ground.extras import extras
-from advisor.ground.files import write_atomically
+from advisor.ground.files import DISK, TEMPORARY, write_atomically
 from advisor.ground.types import DDP, Hardware
 from advisor.ground.version import __version__
 from advisor.launch.folder import is_done, now

@@ -11,7 +11,7 @@ from functools import cache
 
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Number, Shape, Text
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 ENCODER, SEQ2SEQ, DECODER = KINDS = ("encoder", "seq2seq", "decoder")
 NAMED = {

@@ -14,8 +14,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
-from advisor.ground.from_dataclass import build, shape_of
 from advisor.ground.resources import estimate_methods_dir, method_roots, resource_root
 from advisor.ground.shape import (
     Choice,
@@ -31,8 +31,7 @@ from advisor.ground.shape import (
     value_words,
 )
 from advisor.ground.sources import SOURCE
-from advisor.ground.yaml_cache import read_shipped
-from advisor.ground.yaml_reader import Document, read_yaml
+from advisor.ground.yaml_files import Document, read_shipped, read_yaml
 from advisor.methods.keys import DECLARATION, Key, Refusal, declared_key, unused_parts
 from advisor.methods.model import (
     QUANTIZATIONS,

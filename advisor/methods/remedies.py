@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Literal
 
+from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import InputError
-from advisor.ground.from_dataclass import build, shape_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, MapOf, Shape
 from advisor.ground.sources import SOURCE, source_from
 from advisor.ground.types import Source
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 OTHER_TOOL = "other_tool"  # the remedy for what is out of scope
 

@@ -13,12 +13,12 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
 
+from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import InputError, unknown_name
-from advisor.ground.from_dataclass import build, shape_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Integer, Keys, ListOf, Number, Path_, Text
 from advisor.ground.sources import shipped_sources
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 SOURCES = ("verifier", "reward_model", "reward")
 LIST = "rewards"

@@ -12,9 +12,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, Literal
 
+from advisor.ground.annotated import default_of, shape_of
 from advisor.ground.errors import Fault
 from advisor.ground.files import FOLDER_NAME, NAME_PATTERN, is_folder_name, such_as
-from advisor.ground.from_dataclass import default_of, shape_of
 from advisor.ground.shape import Choice, Integer, Located, Number, Path_, Text
 from advisor.methods.kernels import ATTENTIONS, LAYER_KERNELS
 from advisor.methods.keys import Key

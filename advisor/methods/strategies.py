@@ -12,7 +12,7 @@ from typing import Any
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Shape, Text
 from advisor.ground.types import DDP, FSDP
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 from advisor.methods.keys import Refusal
 from advisor.methods.optimizers import ALIASES, OPTIMIZERS
 

@@ -16,7 +16,7 @@ from typing import Any
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Flag, Integer, Keys, ListOf, OneOf, Shape, Text
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 UNKNOWN = "unknown"  # the file for a trainer that no file names
 # Every trait, with what it means. advisor/estimate/frameworks.py has a field for each.

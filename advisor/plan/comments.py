@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from advisor.ground.yaml_reader import parse_yaml
+from advisor.ground.yaml_files import parse_yaml
 from advisor.methods import methods
 from advisor.plan.model import Comments, Place, Plan, Stage
 from advisor.plan.write import flat_place, plan_data

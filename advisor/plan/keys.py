@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from advisor.ground.annotated import build, default_of, shape_of
 from advisor.ground.errors import Fault, nearest
 from advisor.ground.extras import all_extras, extras
-from advisor.ground.from_dataclass import build, default_of, shape_of
 from advisor.ground.install import install_line
 from advisor.ground.shape import Integer, Keys, Shape
 from advisor.methods import methods

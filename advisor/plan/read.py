@@ -14,8 +14,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import Fault, InputError, nearest
-from advisor.ground.from_dataclass import build, shape_of
 from advisor.ground.shape import (
     Choice,
     Keys,
@@ -27,7 +27,7 @@ from advisor.ground.shape import (
     check_shape,
     refuse_secrets,
 )
-from advisor.ground.yaml_reader import parse_yaml, read_yaml
+from advisor.ground.yaml_files import parse_yaml, read_yaml
 from advisor.methods.other_keys import hint_for
 from advisor.methods.stage import Stage, stage_keys
 from advisor.plan.checks import Raise, plan_faults, stage_faults

@@ -1,7 +1,7 @@
 """A Plan as a launch file: short, in a fixed order, with the reason beside every chosen value.
 
 Our own emitter in place of PyYAML's: it is quick to import, and every value reads back as it was
-by YAML 1.2 (yaml_reader) and by YAML 1.1 (PyYAML's safe_load). `write_plan_file` overwrites nothing
+by YAML 1.2 and by YAML 1.1 (PyYAML's safe_load). `write_plan_file` overwrites nothing
 of value.
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, nearest, unknown_name
 from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, Number, Shape, Text
-from advisor.ground.yaml_reader import Document
+from advisor.ground.yaml_files import Document
 
 HOURLY = ("on_demand_usd_per_h", "spot_usd_per_h")  # GPU -> provider -> US dollars
 

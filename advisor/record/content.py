@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import InputError
 from advisor.ground.files import refused_by_system
-from advisor.ground.json_values import OMIT_NULL, JsonObject
 
 THREADS = 4
 FRESH_NS = 2 * 10**9  # a clock may not tell two changes apart that are closer than this

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
+from advisor.ground.annotated import OMIT_NULL, JsonObject, plain_json
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import read_at_most, write_atomically
-from advisor.ground.json_values import OMIT_NULL, JsonObject, plain_json
 from advisor.ground.terminal import json_shown
 from advisor.methods import objective
 from advisor.record.run import (

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+from advisor.ground.annotated import OMIT_NULL, JsonObject, json_schema
 from advisor.ground.errors import AdviseError
-from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
 from advisor.methods import objective
 from advisor.record.content import Contents, digest_of
 from advisor.record.stage import (

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Annotated, Any
 
+from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import AdviseError
-from advisor.ground.json_values import OMIT_NULL, JsonObject
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

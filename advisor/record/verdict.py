@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Final
 
+from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import InputError, unknown_name
-from advisor.ground.json_values import OMIT_NULL, JsonObject
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Keys, ListOf, Number, Text
 from advisor.ground.sources import shipped_sources
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 BETTER: Final = "better"
 WORSE: Final = "worse"

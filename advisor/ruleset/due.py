@@ -12,7 +12,7 @@ from typing import Any
 
 from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Number, Text
 from advisor.ground.sources import SOURCE_KINDS
-from advisor.ground.yaml_reader import Document, Path_
+from advisor.ground.yaml_files import Document, Path_
 from advisor.ruleset.lint import Finding
 
 READ = ("date", "checked", "compiled")  # keys of the day on which somebody read something

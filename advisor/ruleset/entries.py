@@ -23,7 +23,7 @@ from advisor.ground.shape import (
     value_words,
 )
 from advisor.ground.types import Source
-from advisor.ground.yaml_reader import Document, Spot
+from advisor.ground.yaml_files import Document, Spot
 from advisor.methods import schemes
 from advisor.ruleset.candidates import instance, spread_given, with_methods
 from advisor.ruleset.facts import UNKNOWN, Fact

@@ -29,8 +29,7 @@ from advisor.ground.shape import (
     check_shape,
 )
 from advisor.ground.sources import SOURCE, SOURCES_FILE, source_from
-from advisor.ground.yaml_cache import read_shipped
-from advisor.ground.yaml_reader import Document, Spot, read_yaml
+from advisor.ground.yaml_files import Document, Spot, read_shipped, read_yaml
 from advisor.methods import methods
 from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.ruleset.candidates import instances, seen_inputs

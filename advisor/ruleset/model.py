@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.ground.types import Source
-from advisor.ground.yaml_reader import Document, Spot
+from advisor.ground.yaml_files import Document, Spot
 from advisor.ruleset.facts import UNKNOWN, Fact
 
 KINDS = ("forbid", "recommend", "set", "warn")

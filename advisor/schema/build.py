@@ -13,7 +13,7 @@ from advisor.ground.extras import extras
 from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import SOURCES_FILE
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 from advisor.methods.families import FAMILIES_FILE
 from advisor.methods.kernels import ACCELERATORS_FILE
 from advisor.methods.links import LINKS_FILE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from advisor.ground.from_dataclass import shape_of
+from advisor.ground.annotated import shape_of
 from advisor.methods.keys import Key
 from advisor.methods.stage import EVERY_STAGE, Stage, stage_keys
 from advisor.plan.keys import KeySpecs, key_specs

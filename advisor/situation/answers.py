@@ -29,7 +29,7 @@ from advisor.ground.shape import (
     refuse_secrets,
 )
 from advisor.ground.types import Answer, Answers
-from advisor.ground.yaml_reader import Document
+from advisor.ground.yaml_files import Document
 from advisor.ruleset.facts import Fact, load_facts, signals
 from advisor.situation.answers_shape import answers_shape, fact_shape, parts_of
 

@@ -10,13 +10,13 @@ from fnmatch import fnmatch
 from functools import cache
 from typing import Annotated
 
+from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import InputError, unknown_name
-from advisor.ground.from_dataclass import build, shape_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, Text
 from advisor.ground.sources import shipped_sources
 from advisor.ground.types import DataProfile, Finding
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

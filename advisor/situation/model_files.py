@@ -21,7 +21,7 @@ from advisor.ground.shape import (
     Shape,
     Text,
 )
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 from advisor.ruleset.facts import load_facts
 
 NOT_ORGANISATIONS = ("suggestions", "typical_sizes")

@@ -19,7 +19,7 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, Text
 from advisor.ground.sources import SOURCE, source_from
 from advisor.ground.types import Hardware
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 from advisor.methods.families import ENCODER, kind_of_type
 from advisor.situation.hub_files import cached_config
 from advisor.situation.model_files import catalogue_ids, organisation_models

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from advisor.estimate.model.architecture import ABOUT_SEQ2SEQ, ConfigError, shape_from_config
+from advisor.ground.annotated import parse_json
 from advisor.ground.errors import InputError
 from advisor.ground.files import MOST_CONFIG_BYTES, text_of
-from advisor.ground.json_values import parse_json
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import NAMED, SEQ2SEQ, Family, family_of_name

@@ -14,8 +14,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.annotated import parse_json
 from advisor.ground.files import text_of
-from advisor.ground.json_values import parse_json
 from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import Fact
 from advisor.wizard.words import words_of

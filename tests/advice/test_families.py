@@ -12,7 +12,7 @@ from advisor.advice.planning import missing_for_plan
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.types import Answer, Answers
-from advisor.ground.yaml_reader import read_yaml
+from advisor.ground.yaml_files import read_yaml
 from advisor.methods.families import (
     DECODER,
     ENCODER,

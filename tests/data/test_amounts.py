@@ -14,7 +14,7 @@ from advisor.data.measure.data_requirements import (
 from advisor.data.measure.profile import trainable_on
 from advisor.ground.resources import rules_dir
 from advisor.ground.types import DataProfile, TokenStats
-from advisor.ground.yaml_reader import read_yaml
+from advisor.ground.yaml_files import read_yaml
 from advisor.methods import objectives
 from advisor.methods.model import DATA_KINDS
 from advisor.ruleset.facts import load_facts

@@ -222,7 +222,7 @@ def test_check_tells_it_too(tmp_path, monkeypatch, call):
 def test_sources_of_steps_exist():
     """Each objective's steps cite entries of rules/sources.yaml, or of its own file."""
     from advisor.ground.resources import rules_dir
-    from advisor.ground.yaml_reader import read_yaml
+    from advisor.ground.yaml_files import read_yaml
     from advisor.methods import methods
 
     known = set(read_yaml(rules_dir() / "sources.yaml").data["sources"])

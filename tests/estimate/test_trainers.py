@@ -24,7 +24,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import check_shape
 from advisor.ground.units import GIB
-from advisor.ground.yaml_reader import parse_yaml
+from advisor.ground.yaml_files import parse_yaml
 from advisor.methods.trainers import TRAINER_FILE, TRAITS, UNKNOWN, lineage, trainers
 from advisor.situation.shapes import model_shape
 from tools.generate.accuracy import answered, summary, without_trainer

@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from advisor.ground.disk import TEMPORARY
-from advisor.ground.files import keep_others_out, write_atomically
+from advisor.ground.files import TEMPORARY, keep_others_out, write_atomically
 from tests.conftest import PAIRS
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")

@@ -17,7 +17,7 @@ from advisor.ground.shape import (
     Text,
     check_shape,
 )
-from advisor.ground.yaml_reader import parse_yaml
+from advisor.ground.yaml_files import parse_yaml
 
 GPU = Keys(
     keys={

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.ground.disk import Disk
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.files import Disk
 from advisor.ground.types import Gpu
 from advisor.launch.folder import RunFolder
 from advisor.launch.record_keeper import RESERVE

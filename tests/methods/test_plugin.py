@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.ground.yaml_reader import read_yaml
+from advisor.ground.yaml_files import read_yaml
 from tests.methods.method_files import write_objective, write_update
 
 HIDDEN, HELD = 1024, 4  # of Qwen3-0.6B, and how many layers the update trains unless told otherwise

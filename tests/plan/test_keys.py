@@ -5,8 +5,7 @@ import pytest
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Keys, check_shape
-from advisor.ground.yaml_cache import read_shipped
-from advisor.ground.yaml_reader import parse_yaml
+from advisor.ground.yaml_files import parse_yaml, read_shipped
 from advisor.methods import methods, updates
 from advisor.methods.keys import declared_key
 from advisor.methods.other_keys import OTHER_KEYS_FILE, other_keys

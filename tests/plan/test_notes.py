@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.ground.yaml_reader import parse_yaml
+from advisor.ground.yaml_files import parse_yaml
 from advisor.plan.comments import comments_after, comments_of, in_trial, stage_notes
 from advisor.plan.model import Launch, Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data, set_values

@@ -8,7 +8,7 @@ import pytest
 
 from advisor.ground.errors import InputError
 from advisor.ground.resources import resource_root
-from advisor.ground.yaml_reader import parse_yaml
+from advisor.ground.yaml_files import parse_yaml
 from advisor.methods import methods
 from advisor.plan.keys import specs_of
 from advisor.plan.read import plan_from_data, read_plan, resolve_path

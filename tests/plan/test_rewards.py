@@ -6,7 +6,7 @@ import re
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.ground.yaml_reader import parse_yaml
+from advisor.ground.yaml_files import parse_yaml
 from advisor.launch.inputs import read_inputs
 from advisor.launch.prepare import prepare_plan
 from advisor.methods.rewards import models_that_score, overlong_tokens, reward_parts

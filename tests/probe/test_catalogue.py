@@ -17,7 +17,7 @@ import pytest
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.units import GIB, MIB
-from advisor.ground.yaml_reader import read_yaml
+from advisor.ground.yaml_files import read_yaml
 from advisor.probe import gpu_files
 from advisor.probe.catalogue import (
     cheapest_cards,

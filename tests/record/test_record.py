@@ -11,8 +11,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from advisor.ground.annotated import json_schema, keys_of, parts_of
 from advisor.ground.errors import InputError, TrainingFailed
-from advisor.ground.json_values import json_schema, keys_of, parts_of
 from advisor.record.files import read_part, read_record, try_read_part, write_record
 from advisor.record.run import (
     DryRunRecord,

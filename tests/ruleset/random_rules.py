@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
-from advisor.ground.yaml_reader import Document, Spot
+from advisor.ground.yaml_files import Document, Spot
 from advisor.ruleset.facts import Fact, Value
 from advisor.ruleset.model import Assumption, Condition, Interval, Rule, Ruleset, Table
 

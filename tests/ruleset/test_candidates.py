@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from advisor.advice.linting import lint_rules, refuse_or_warn
 from advisor.cli import advise
 from advisor.ground.errors import InputError
-from advisor.ground.yaml_reader import Document, Spot
+from advisor.ground.yaml_files import Document, Spot
 from advisor.methods import methods, schemes, update, updates
 from advisor.methods.model import SERVERS
 from advisor.ruleset.candidates import fires

@@ -9,7 +9,7 @@ import pytest
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.extras import all_extras
 from advisor.ground.resources import rules_dir
-from advisor.ground.yaml_reader import parse_yaml, read_yaml
+from advisor.ground.yaml_files import parse_yaml, read_yaml
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import SUFFIX, schemas, write_schemas

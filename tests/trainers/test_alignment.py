@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from advisor.ground.disk import DISK
 from advisor.ground.errors import InputError, TrainingFailed
+from advisor.ground.files import DISK
 from advisor.plan.keys import key_specs
 from tests.trainers.alignment import (
     BETTER,

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from safetensors import SafetensorError
 
-from advisor.ground.disk import Disk
 from advisor.ground.errors import MachineNotReady
+from advisor.ground.files import Disk
 from trainers.frame.checkpoint_store import COMPLETE, CheckpointStore, Dependencies
 
 PARTS = Dependencies(

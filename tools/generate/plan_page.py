@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
+from advisor.ground.annotated import default_of, shape_of
 from advisor.ground.extras import extras
-from advisor.ground.from_dataclass import default_of, shape_of
 from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods import methods
 from advisor.methods.keys import Key

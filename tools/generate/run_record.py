@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from advisor.ground.json_values import JsonObject, keys_of, parts_of
+from advisor.ground.annotated import JsonObject, keys_of, parts_of
 from advisor.record.run import DryRunRecord, RunRecord
 from tools.generate.markdown import grid
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.ground.json_values import parse_json
+from advisor.ground.annotated import parse_json
 from advisor.record.stage import Metric
 
 DRAWS = 2000

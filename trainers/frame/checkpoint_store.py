@@ -23,9 +23,8 @@ from typing import Any, Final
 
 from safetensors import SafetensorError
 
-from advisor.ground.disk import DISK, TEMPORARY, Disk
 from advisor.ground.errors import MachineNotReady
-from advisor.ground.files import ELSEWHERE, cannot_write
+from advisor.ground.files import DISK, ELSEWHERE, TEMPORARY, Disk, cannot_write
 from trainers.frame.files import digest_of, json_value
 
 COMPLETE: Final = "complete.json"

@@ -15,9 +15,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from advisor.ground.disk import DISK
 from advisor.ground.errors import MachineNotReady
-from advisor.ground.files import ELSEWHERE, cannot_write
+from advisor.ground.files import DISK, ELSEWHERE, cannot_write
 from advisor.ground.progress import waiting
 from advisor.record.stage import SavedFile
 from trainers.frame import sharded_state

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.annotated import parse_json
 from advisor.ground.files import ELSEWHERE, cannot_write, write_atomically
-from advisor.ground.json_values import parse_json
 from advisor.ground.terminal import json_shown
 
 

@@ -17,9 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.disk import DISK
 from advisor.ground.errors import InputError, TrainingFailed
-from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write
+from advisor.ground.files import DISK, ELSEWHERE, TEMPORARY, cannot_write
 from advisor.ground.progress import followed
 from advisor.methods import methods
 from advisor.record.stage import HeldOut

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.disk import DISK, Disk
-from advisor.ground.files import cannot_write, write_atomically
+from advisor.ground.files import DISK, Disk, cannot_write, write_atomically
 from trainers.frame.files import json_value
 
 # A log of TRL's trainers -> its name here, where it is not the same with _ for /.

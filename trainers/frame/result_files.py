@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from advisor.ground.disk import DISK, Disk
+from advisor.ground.files import DISK, Disk
 from advisor.record.stage import SavedFile
 
 

@@ -8,8 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.disk import DISK
-from advisor.ground.files import ELSEWHERE, cannot_write
+from advisor.ground.files import DISK, ELSEWHERE, cannot_write
 from advisor.record.files import ANSWER, TRAINED, TrainedStage, trained_record, try_read_part
 from advisor.record.run import StageResult
 from advisor.record.stage import SavedFile, Times

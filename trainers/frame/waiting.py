@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from advisor.ground.disk import DISK, TEMPORARY
 from advisor.ground.errors import TrainingFailed
+from advisor.ground.files import DISK, TEMPORARY
 from trainers.frame.files import make_folder
 from trainers.frame.machine import process_count
 

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 from advisor.data.same_rows import Example
 from advisor.data.thoughts import answers_of, holds_thoughts
-from advisor.ground.disk import DISK, TEMPORARY
-from advisor.ground.files import cannot_write
+from advisor.ground.files import DISK, TEMPORARY, cannot_write
 from trainers.frame.files import make_folder
 from trainers.prepare.kinds import Kind, mark_of
 from trainers.prepare.length import fit_row

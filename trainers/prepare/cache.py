@@ -18,8 +18,7 @@ from functools import cache as once
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.disk import DISK, TEMPORARY
-from advisor.ground.files import cannot_write
+from advisor.ground.files import DISK, TEMPORARY, cannot_write
 from trainers.frame.files import digest_of, make_folder
 from trainers.prepare.prepared import (
     HELD_OUT,

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advisor.ground.disk import DISK, Disk
-from advisor.ground.files import cannot_write
+from advisor.ground.files import DISK, Disk, cannot_write
 from advisor.ground.secrets import masked
 from advisor.ground.terminal import json_shown
 from advisor.record.run import ROLLOUTS

@@ -16,8 +16,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from advisor.ground.disk import DISK
-from advisor.ground.files import cannot_write
+from advisor.ground.files import DISK, cannot_write
 from advisor.ground.progress import followed, waiting
 from trainers.frame.files import digest_of, make_folder
 from trainers.frame.job import Job

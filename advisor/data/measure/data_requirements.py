@@ -14,7 +14,7 @@ from advisor.ground.shape import Keys
 from advisor.ground.sources import shipped_sources, source_from
 from advisor.ground.types import DataProfile, Source
 from advisor.ground.units import format_count
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 from advisor.methods import methods
 from advisor.methods.load import AMOUNTS
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Annotated, Literal
 
+from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
-from advisor.ground.from_dataclass import build, shape_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import ListOf, Text
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 GOOD_WORDS = frozenset(
     ("true", "yes", "1", "1.0", "good", "up", "thumbs_up", "positive", "desirable", "👍")

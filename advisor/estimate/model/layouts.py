@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from advisor.ground.from_dataclass import build, shape_of
+from advisor.ground.annotated import build, shape_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Shape, Text
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 Bias = Literal["none", "config", "config-qkv", "qkv", "qkvo", "o"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 from advisor.estimate.types import RunSpec
-from advisor.ground.json_values import OMIT_NULL, JsonObject
+from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.types import Gpu, GpuSpec, Hardware, ModelShape
 
 FORMAT = 1

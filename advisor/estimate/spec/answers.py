@@ -32,8 +32,8 @@ from advisor.estimate.spec.read import Request, request_of
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import MemoryEstimate, RunSpec
 from advisor.estimate.whole_time import Looked, time_by_parts
+from advisor.ground.annotated import parse_json
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.json_values import parse_json
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
 from advisor.methods import objective, update

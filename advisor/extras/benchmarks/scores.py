@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import stdev
 from typing import Annotated, Any
 
+from advisor.ground.annotated import JsonObject
 from advisor.ground.files import text_of
-from advisor.ground.json_values import JsonObject
 
 BASE = "base"  # the name of the plan's model among those that are evaluated
 NOISE = 1.96  # standard errors: a smaller difference is what chance alone often makes

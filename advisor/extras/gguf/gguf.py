@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from advisor.export.exporter import Wanted
-from advisor.ground.disk import DISK, TEMPORARY
+from advisor.ground.files import DISK, TEMPORARY
 from advisor.record.files import device_of
 
 NAME = "gguf"

@@ -18,7 +18,7 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
 from advisor.ground.sources import LINK
 from advisor.ground.units import GIB
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 if TYPE_CHECKING:
     from advisor.extras.jobs.needs import Needs

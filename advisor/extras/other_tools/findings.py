@@ -20,7 +20,7 @@ from advisor.extras.other_tools.mapping import ABSENT, at_key, is_one
 from advisor.extras.other_tools.tool import FINDING, Tool
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, number_words
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 SEVERITIES = ("error", "warning", "note")  # from the worst
 FINDINGS_FILE = Keys(

@@ -19,7 +19,7 @@ from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, OneOf, Shape, Text
 from advisor.ground.sources import LINK
-from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_files import read_shipped
 
 TOOLS = ("axolotl", "llamafactory", "trl")
 TEXT, ANSWERS, PAIRS, FEEDBACK = "text", "answers", "pairs", "feedback"  # kinds of rows

@@ -6,7 +6,7 @@ from advisor.extras.other_tools.conversions import TURNS, CannotCarry, Context, 
 from advisor.extras.other_tools.mapping import leaves, read, usual_values, write
 from advisor.extras.other_tools.tool import TOOLS, known_names, meant_key, tool_named
 from advisor.ground.resources import rules_dir
-from advisor.ground.yaml_reader import read_yaml
+from advisor.ground.yaml_files import read_yaml
 
 DEFAULTS = {
     "use_peft": False, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "load_in_4bit": False,

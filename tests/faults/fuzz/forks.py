@@ -27,7 +27,7 @@ CHANGES = (
 )  # fmt: skip
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind")
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
-# Where rules that were read once are kept (advisor/ground/yaml_cache.py), before HOME changes here.
+# Where rules that were read once are kept (advisor/ground/yaml_files.py), before HOME changes here.
 KEPT_RULES = os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "finetune-advisor"
 )

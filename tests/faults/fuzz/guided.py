@@ -32,7 +32,7 @@ with atheris.instrument_imports(include=["advisor", "trainers.frame.checkpoint_s
     from advisor.commands.session import read_answers
     from advisor.estimate.spec.answers import run_specs
     from advisor.ground.errors import AdviseError
-    from advisor.ground.yaml_reader import read_yaml
+    from advisor.ground.yaml_files import read_yaml
     from advisor.model_files.folder import model_faults
     from advisor.model_files.safetensors_header import read_header
     from advisor.plan.read import read_plan

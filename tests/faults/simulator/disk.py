@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from advisor.ground.disk import Disk
+from advisor.ground.files import Disk
 
 
 class Crash(BaseException):

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from advisor.data.bounded_template import bound_chat_templates
-from advisor.ground.disk import TEMPORARY
 from advisor.ground.errors import (
     AdviseError,
     InputError,
@@ -30,7 +29,7 @@ from advisor.ground.errors import (
     TrainingFailed,
     nearest,
 )
-from advisor.ground.files import cannot_write, free_bytes, shown_path
+from advisor.ground.files import TEMPORARY, cannot_write, free_bytes, shown_path
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from inspect import get_annotations
 from math import isfinite
@@ -22,12 +22,14 @@ from typing import (
     Self,
     TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
 )
 
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.shape import Choice, Flag, Integer, Keys, ListOf, MapOf, Number, Shape, Text
 
 WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 SCHEMA_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
@@ -340,3 +342,89 @@ def _schema(hint: Any) -> dict[str, Any]:
         item = get_args(inner)[1]
         return {"type": "object"} | ({} if item is Any else {"additionalProperties": _schema(item)})
     return {} if inner is Any else {"type": SCHEMA_TYPES[inner]}
+
+
+T = TypeVar("T")
+SIMPLE: Mapping[Any, type[Shape]] = {
+    bool: Flag, int: Integer, float: Number, str: Text, Any: Shape,
+}  # fmt: skip
+
+
+def shape_of(kind: type, *, without: tuple[str, ...] = ()) -> Keys:
+    """The shape of a map that `build` makes a value of the dataclass from.
+
+    Args:
+        kind: The dataclass.
+        without: Fields that no key of the map stands for.
+    """
+    hints = _hints(kind)
+    listed = [item for item in fields(kind) if item.name not in without]
+    return Keys(
+        keys={item.name: _shape(hints[item.name]) for item in listed},
+        required=tuple(item.name for item in listed if default_of(item) is MISSING),
+    )
+
+
+def default_of(item: Field[Any]) -> Any:
+    """The default of a field, or MISSING."""
+    if item.default_factory is not MISSING:
+        return item.default_factory()
+    return item.default
+
+
+def build(kind: type[T], data: Mapping[str, Any], **made: Any) -> T:
+    """The value of the dataclass that plain data of its shape stands for.
+
+    Lists become tuples and whole numbers become floats if the field says so.
+
+    Args:
+        kind: The dataclass.
+        data: Keys and values that have been checked against `shape_of(kind)`.
+        made: Fields that are values already.
+    """
+    hints = _hints(cast(Any, kind))
+    return kind(**{name: _value(hints[name], part) for name, part in data.items()}, **made)
+
+
+@cache
+def _hints(kind: Any) -> Mapping[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _shape(hint: Any) -> Shape:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        kind, *notes = arguments
+        shape = next((note for note in notes if isinstance(note, Shape)), None) or _shape(kind)
+        help_ = next((note for note in notes if isinstance(note, str)), "")
+        return replace(shape, help=help_) if help_ else shape
+    if origin in (Union, UnionType):
+        return replace(_shape(_not_none(arguments)), null=True)
+    if origin is Literal:
+        return Choice(values=arguments)
+    if origin is tuple:
+        return ListOf(of=_shape(arguments[0]))
+    if origin in (dict, Mapping):
+        return MapOf(of=_shape(arguments[1]), named=Shape())
+    return SIMPLE[hint]() if hint in SIMPLE else shape_of(hint)
+
+
+def _not_none(arguments: tuple[Any, ...]) -> Any:
+    """The X of `X | None`."""
+    (one,) = (part for part in arguments if part is not NoneType)
+    return one
+
+
+def _value(hint: Any, value: Any) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if value is None:
+        return None
+    if origin is Annotated:
+        return _value(arguments[0], value)
+    if origin in (Union, UnionType):
+        return _value(_not_none(arguments), value)
+    if origin is tuple:
+        return tuple(_value(arguments[0], part) for part in value)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return build(hint, value)
+    return float(value) if hint is float else value
