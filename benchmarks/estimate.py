@@ -12,7 +12,7 @@ from advisor.estimate.spec.answers import run_specs
 from advisor.estimate.time import machine_of, time_estimate
 from advisor.estimate.types import RunSpec
 from advisor.probe.catalogue import find_gpu
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from benchmarks.measuring import Row, in_turn
 
 TITLE = (

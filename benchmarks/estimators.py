@@ -11,7 +11,7 @@ Without the variable it prints the lines that install them all; one without its 
 and the output says so. `--write` replaces the marked lines of tests/data_cases/memory.yaml; `python
 -m tools.generate` then writes the page again.
 
-Models are given by their dimensions (advisor/situation/shapes.py), not by the hub, so that all see
+Models are given by their dimensions (advisor/situation/models.py), not by the hub, so that all see
 the same model and none needs a network. What none of them can be told: the counter behind a
 measured peak, the framework, the loss kernel, packing and padding. So each calculator is scored
 twice: as printed, and with its own line for CUDA context and fragmentation left out where the
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from benchmarks.calculators import Calculator, calculators
 from benchmarks.calculators.job import Job, job_of, shared
 from benchmarks.measuring import Row, table

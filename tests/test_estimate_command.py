@@ -102,7 +102,7 @@ def test_a_plan_made_for_a_card_is_held_against_that_card(call, tmp_path, monkey
         plan,
     )
     monkeypatch.setattr(
-        "advisor.situation.of_plan_hardware.probe", lambda: Hardware(kind="cpu", origin="probed")
+        "advisor.situation.of_plan.probe", lambda: Hardware(kind="cpu", origin="probed")
     )
     plan.write_text(
         plan.read_text().replace('    gpu: "RTX 4090"\n', "").replace("(stated)", "(probed)")

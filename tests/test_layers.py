@@ -37,7 +37,7 @@ EDGES = ("probe", "data", "launch", "render", "wizard")
 JOINING = {
     "advisor.situation.build",
     "advisor.situation.chat_templates",
-    "advisor.situation.shapes",
+    "advisor.situation.models",
 }
 FOR_TRAINERS = {"plan", "record", "methods", "model_files", "data", "ground", "peft_adapter"}
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")

@@ -36,8 +36,8 @@ from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_document
+from advisor.situation.catalogue import organisation_models, suggested_models, typical_sizes
 from advisor.situation.chat_templates import families
-from advisor.situation.model_files import organisation_models, suggested_models, typical_sizes
 from advisor.situation.scope import scope_file
 
 ROOT = Path(__file__).resolve().parent.parent

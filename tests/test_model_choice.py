@@ -5,7 +5,7 @@ import json
 import pytest
 
 from advisor.ground.types import Answer, Answers
-from advisor.situation import hub_files, model_choice, shapes
+from advisor.situation import model_choice, models
 from advisor.situation.build import situation_of
 from advisor.situation.model_choice import meant_by, near_models
 
@@ -134,10 +134,10 @@ def test_an_unknown_hub_id_is_looked_up(tmp_path, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     config = tmp_path / "config.json"
     config.write_text(json.dumps(LLAMA))
-    monkeypatch.setattr(shapes, "download_config", lambda hub_id: (config, ""))
+    monkeypatch.setattr(models, "download_config", lambda hub_id: (config, ""))
     assert meant_by("acme/new-model").id == "acme/new-model"
     monkeypatch.setattr(
-        shapes, "download_config", lambda hub_id: (None, f"{hub_id}: not found on the hub")
+        models, "download_config", lambda hub_id: (None, f"{hub_id}: not found on the hub")
     )
     meant = meant_by("acme/Qwen3-8")
     assert meant.id is None
@@ -169,7 +169,7 @@ def test_why_the_hub_gave_no_configuration(monkeypatch, raised, said):
         raise type(raised, (Exception,), {})
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
-    path, problem = hub_files.download_config("acme/new-model")
+    path, problem = models.download_config("acme/new-model")
     assert path is None
     assert said in problem
 
@@ -190,6 +190,6 @@ def test_a_flag_that_names_a_family_is_told_its_models():
 
 def test_a_description_is_not_read_as_a_model_distilled_into_it():
     """By flag "llama 8b" has the shape of Llama itself, and no thoughts of DeepSeek's."""
-    shape, warnings = shapes.model_shape("llama 8b")
+    shape, warnings = models.model_shape("llama 8b")
     assert shape.thinks is None
     assert "meta-llama/Llama-3.1-8B" in warnings[0]

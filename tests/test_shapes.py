@@ -11,11 +11,11 @@ from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.types import Answer, Answers
 from advisor.ground.yaml_files import read_yaml
-from advisor.situation import shapes
+from advisor.situation import models
 from advisor.situation.build import situation_of
-from advisor.situation.model_files import catalogue_ids
+from advisor.situation.catalogue import catalogue_ids
 from advisor.situation.model_names import is_instruct
-from advisor.situation.shapes import model_shape, shape_from_size
+from advisor.situation.models import model_shape, shape_from_size
 from advisor.situation.suggestions import smaller_models, suggest_model
 from tests.fake_model import write_safetensors
 
@@ -329,7 +329,7 @@ def test_the_hub_cache_is_used_and_the_hub_is_not_asked_offline(tmp_path, monkey
     """A cached config.json serves without the network; offline nothing is downloaded."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(shapes, "download_config", lambda _: pytest.fail("asked the hub"))
+    monkeypatch.setattr(models, "download_config", lambda _: pytest.fail("asked the hub"))
     assert model_shape("some/unknown", online=True)[0] is None
     snapshot = tmp_path / "models--some--unknown" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
@@ -345,7 +345,7 @@ def test_the_hub_is_asked_only_when_that_was_wanted(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(
-        shapes, "download_config", lambda hub_id: (None, f"{hub_id}: the hub could not be reached")
+        models, "download_config", lambda hub_id: (None, f"{hub_id}: the hub could not be reached")
     )
     assert not any("hub could not" in text for text in model_shape("some/unknown")[1])
     assert any("hub could not" in text for text in model_shape("some/unknown", online=True)[1])

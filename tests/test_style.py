@@ -87,7 +87,7 @@ OWN_FILES = {
     "advisor/probe/system.py",
     "advisor/ruleset/load.py",
     "advisor/schema/build.py",
-    "advisor/situation/model_files.py",
+    "advisor/situation/catalogue.py",
 }
 
 

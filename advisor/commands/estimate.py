@@ -30,10 +30,9 @@ from advisor.probe import cpu_hardware
 from advisor.probe.catalogue import find_gpu
 from advisor.probe.names import count_and_name
 from advisor.render.estimate import estimates_text
-from advisor.situation.of_plan import amounts, looked_at, run_spec
-from advisor.situation.of_plan_hardware import plan_hardware
+from advisor.situation.models import model_shape
+from advisor.situation.of_plan import amounts, looked_at, plan_hardware, run_spec
 from advisor.situation.past_runs import read_past_runs
-from advisor.situation.shapes import model_shape
 
 # The keys of a run spec that have a flag -> its type; the others are given with --specs.
 SPEC_FLAGS: Mapping[str, type] = {

@@ -47,10 +47,10 @@ from advisor.situation.build import (
     outside_of,
     situation_of,
 )
-from advisor.situation.data_fit import wanted_columns
+from advisor.situation.data import wanted_columns
 from advisor.situation.model_choice import meant_by
 from advisor.situation.model_names import is_instruct
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from advisor.situation.types import Situation
 from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard, walk
 from advisor.wizard.asking import asker

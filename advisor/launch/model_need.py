@@ -125,7 +125,7 @@ def _known_need(model: str, what: str, revision: str | None, shape: ModelShape |
 
 
 def _catalogued(model: str) -> ModelShape | None:
-    from advisor.situation.shapes import model_shape
+    from advisor.situation.models import model_shape
 
     try:
         return model_shape(model)[0]

@@ -14,7 +14,7 @@ from advisor.ground.units import format_count
 from advisor.methods import methods
 from advisor.render.data import FORMATS, visible, what_of
 from advisor.render.terminal import rich_text
-from advisor.situation.data_fit import suited_task
+from advisor.situation.data import suited_task
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -43,8 +43,8 @@ from advisor.schema.parts import (
     schema_of,
 )
 from advisor.schema.plan import plan_schema
+from advisor.situation.catalogue import MODEL_FILE, SIZES_FILE, suggestions_shape
 from advisor.situation.chat_templates import TEMPLATES_FILE
-from advisor.situation.model_files import MODEL_FILE, SIZES_FILE, suggestions_shape
 from advisor.situation.scope import SCOPE_FILE
 
 SUFFIX = ".schema.json"

@@ -26,7 +26,7 @@ from advisor.methods.trainers import trainers
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts, not_supported_devices
 from advisor.record.verdict import limits
 from advisor.situation import chat_templates
-from advisor.situation.model_files import (
+from advisor.situation.catalogue import (
     NOT_ORGANISATIONS,
     catalogue_entry,
     organisation_models,

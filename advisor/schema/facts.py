@@ -22,7 +22,7 @@ from advisor.schema.parts import (
     ref,
     schema_of,
 )
-from advisor.situation.answers_shape import answers_shape, fact_shape
+from advisor.situation.answers import answers_shape, fact_shape
 
 
 def named_facts(facts: Mapping[str, Fact]) -> list[Fact]:

@@ -415,8 +415,8 @@ def _model(
 
 def _one_of_several(text: str, answers: Answers, warnings: list[str], unknown: list[str]) -> str:
     """The name itself; of several models in one field the first that this tool trains."""
+    from advisor.situation.models import names_in
     from advisor.situation.scope import out_of_scope
-    from advisor.situation.shapes import names_in
 
     names = names_in(text)
     if len(names) < 2:
@@ -435,7 +435,7 @@ def _shape(
     name: str, params_b: float | None, warnings: list[str], *, online: bool
 ) -> ModelShape | None:
     from advisor.situation.model_names import is_instruct
-    from advisor.situation.shapes import model_shape
+    from advisor.situation.models import model_shape
 
     shape, notes = model_shape(name, params_b=params_b, online=online)
     warnings.extend(notes)

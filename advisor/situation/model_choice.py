@@ -17,8 +17,7 @@ from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, kind_of_type
 from advisor.model_files.hub_cache import is_offline
-from advisor.situation.hub_files import cached_models, is_on_this_machine
-from advisor.situation.model_files import catalogue_ids, suggested_models
+from advisor.situation.catalogue import catalogue_ids, suggested_models
 from advisor.situation.model_names import (
     is_instruct,
     put_right,
@@ -29,8 +28,16 @@ from advisor.situation.model_names import (
     tail_of,
     words_of,
 )
+from advisor.situation.models import (
+    HUB_ID,
+    SAME_SIZE,
+    cached_models,
+    is_on_this_machine,
+    is_path,
+    model_shape,
+    shape_from_folder,
+)
 from advisor.situation.scope import out_of_scope
-from advisor.situation.shapes import HUB_ID, SAME_SIZE, is_path, model_shape, shape_from_folder
 
 MOST = 7  # of a list that is shown: it stays on a screen of 24 lines
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")

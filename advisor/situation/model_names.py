@@ -10,7 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 from advisor.ground.units import format_count
-from advisor.situation.model_files import catalogue_ids
+from advisor.situation.catalogue import catalogue_ids
 
 INSTRUCT = re.compile(
     r"(?:^|[-_. ])(instruct|chat|it|sft|dpo|rlhf|assistant|thinking|reasoning)(?=$|[-_. ])",

@@ -21,8 +21,8 @@ from advisor.ground.sources import SOURCE, source_from
 from advisor.ground.types import Hardware
 from advisor.ground.yaml_files import read_shipped
 from advisor.methods.families import ENCODER, kind_of_type
-from advisor.situation.hub_files import cached_config
-from advisor.situation.model_files import catalogue_ids, organisation_models
+from advisor.situation.catalogue import catalogue_ids, organisation_models
+from advisor.situation.models import cached_config
 from advisor.situation.types import OutOfScope
 
 HARDWARE = "unsupported_hardware"  # the kind of what rules/hardware/not-supported.yaml lists

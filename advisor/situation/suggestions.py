@@ -7,9 +7,9 @@ from typing import Any
 
 from advisor.ground.types import DataProfile, ModelShape
 from advisor.ground.units import format_count
+from advisor.situation.catalogue import suggested_models
 from advisor.situation.chat_templates import lacks
-from advisor.situation.model_files import suggested_models
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from advisor.situation.types import ModelSuggestion
 
 ENGLISH_SHARE = 0.8  # of the rows whose language can be told

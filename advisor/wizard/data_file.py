@@ -18,7 +18,7 @@ from advisor.ground.errors import AdviseError
 from advisor.ground.terminal import one_line, shown, width_of
 from advisor.ground.types import DataProfile
 from advisor.ruleset.facts import Fact, load_facts
-from advisor.situation.data_fit import Misfit, example_parts, misfit, wanted_columns
+from advisor.situation.data import Misfit, example_parts, misfit, wanted_columns
 from advisor.wizard.outcome import Profile, path_exists
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.typed import checked, typed

@@ -14,7 +14,7 @@ from advisor.api import Answers, advise, advise_document
 from advisor.data import profile
 from advisor.data.checks.answers import has_layout, is_code
 from advisor.ground.errors import InputError
-from advisor.situation.data_fit import misfit, row_words
+from advisor.situation.data import misfit, row_words
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
 REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in two days."

@@ -24,7 +24,7 @@ from advisor.methods.families import (
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
-from advisor.situation.shapes import model_shape, names_in
+from advisor.situation.models import model_shape, names_in
 from advisor.situation.suggestions import suggest_encoder
 from tests.advice.situations import UNKNOWN_MACHINE, without_flips
 from tests.conftest import scaled

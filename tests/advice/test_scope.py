@@ -16,7 +16,7 @@ from advisor.methods.families import ENCODER, kind_of_type
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules, only_layer
 from advisor.situation.build import situation_of
-from advisor.situation.model_files import catalogue_ids, organisation_models
+from advisor.situation.catalogue import catalogue_ids, organisation_models
 from advisor.situation.scope import (
     HARDWARE,
     mentioned_beside,

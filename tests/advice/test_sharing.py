@@ -24,7 +24,7 @@ from advisor.methods.optimizers import OPTIMIZERS
 from advisor.methods.strategies import refused_by
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 
 RULES = load_rules()
 BAND = 1.45  # by which nine in ten steps took longer than estimated (advisor/estimate/time/step.py)

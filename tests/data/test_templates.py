@@ -14,8 +14,8 @@ from advisor.data.same_rows import Example, Message
 from advisor.data.template_messages import lost_parts
 from advisor.ground.types import Answer, Answers
 from advisor.situation.build import situation_of
+from advisor.situation.catalogue import suggested_models
 from advisor.situation.chat_templates import NEEDS, families, family_of, lacks
-from advisor.situation.model_files import suggested_models
 from tests.advice.situations import UNKNOWN_MACHINE
 
 PARCEL = {"type": "object", "properties": {"id": {"type": "string", "description": "Its number"}}}

@@ -16,7 +16,7 @@ from advisor.estimate.model.structure import structure_of
 from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.types import RunSpec
 from advisor.methods.families import DECODER, SEQ2SEQ, kind_of_type
-from advisor.situation.model_files import catalogue_entry, catalogue_ids
+from advisor.situation.catalogue import catalogue_entry, catalogue_ids
 
 # No two sizes alike, so that one taken for another shows.
 SMALL: dict[str, Any] = {

@@ -15,7 +15,7 @@ from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.spec.answers import run_specs
 from advisor.estimate.types import MemoryEstimate, RunSpec
 from advisor.render.estimate import estimate_text
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 
 DOUBTS = st.lists(st.sampled_from(list(WORDS)), unique=True).map(tuple)
 SPEC = RunSpec(update="lora", rank=16, seq_len=2048, micro_batch_size=2, loss="chunked")

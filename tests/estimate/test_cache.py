@@ -17,7 +17,7 @@ from advisor.estimate.allocator.factors import NONE, UNKNOWN, cache_factors, rec
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.types import MemoryEstimate, RunSpec
 from advisor.ground.units import GIB
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from tests.conftest import examples
 from tools.cache_table import GRADIENT_RATIOS, LOSS_SHARES, cell, draws, row
 from tools.caching import OutOfMemory

@@ -12,7 +12,7 @@ from advisor.estimate.memory.host import host_moments
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.types import RunSpec
 from advisor.ground.units import GIB
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 
 LLAMA_8B, LLAMA_70B = "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B"
 PARAMS_8B = 8_030_261_248  # as the hub counts them

@@ -9,8 +9,8 @@ import pytest
 from advisor.estimate.model.architecture import ConfigError, shape_from_config
 from advisor.estimate.model.layouts import layouts
 from advisor.estimate.model.structure import structure_of
-from advisor.situation.model_files import catalogue_entry, catalogue_ids
-from advisor.situation.shapes import model_shape
+from advisor.situation.catalogue import catalogue_entry, catalogue_ids
+from advisor.situation.models import model_shape
 
 PLAIN: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -20,7 +20,7 @@ from advisor.estimate.past.runs import (
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware
 from advisor.probe.catalogue import find_gpu
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from tests.conftest import examples
 
 SHAPE = model_shape("HuggingFaceTB/SmolLM2-135M-Instruct")[0]

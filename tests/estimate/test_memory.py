@@ -17,7 +17,7 @@ from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware, ModelShape
 from advisor.ground.units import GIB
 from advisor.probe.catalogue import find_gpu
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from tests.conftest import examples
 
 MODELS = (

@@ -13,7 +13,7 @@ from advisor.estimate.model.dims import dims_of
 from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.time import Machine
 from advisor.estimate.types import RunSpec
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 
 GIB = 2**30
 # layers, hidden size, experts, width of an expert; inputs + outputs of attention's four matrices.

@@ -11,8 +11,8 @@ from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware
 from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
 from advisor.probe.catalogue import find_gpu
+from advisor.situation.models import model_shape
 from advisor.situation.of_plan import run_spec
-from advisor.situation.shapes import model_shape
 
 GIB = 2**30
 GRPO = RunSpec(

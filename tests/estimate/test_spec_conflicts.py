@@ -8,7 +8,7 @@ import pytest
 
 from advisor.estimate.spec.answers import run_specs
 from advisor.probe.catalogue import find_gpu
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 
 MODEL = {"model": "Qwen/Qwen3-8B"}
 

@@ -15,7 +15,7 @@ from advisor.estimate.spec.read import SPEC, request_of
 from advisor.ground.errors import InputError
 from advisor.probe.catalogue import find_gpu
 from advisor.render.estimate import estimate_text, estimates_text
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from tests.conftest import examples
 
 

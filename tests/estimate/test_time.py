@@ -15,7 +15,7 @@ from advisor.estimate.time import machine_of, time_estimate
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.probe.catalogue import find_gpu
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from tests.conftest import examples
 
 

@@ -26,7 +26,7 @@ from advisor.ground.shape import check_shape
 from advisor.ground.units import GIB
 from advisor.ground.yaml_files import parse_yaml
 from advisor.methods.trainers import TRAINER_FILE, TRAITS, UNKNOWN, lineage, trainers
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from tools.generate.accuracy import answered, summary, without_trainer
 
 NOT_TRAITS = {"name", "trainer", "is_known", "guessed"}

@@ -12,7 +12,7 @@ from advisor.estimate.spec.answers import fitting_batch, smallest_batch
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 
 WORST_FIRST = ("too_big", "may_fit", "tight", "fits")
 

@@ -228,7 +228,7 @@ def test_an_adapter_needs_its_config_and_whole_weights(tmp_path):
 
 def test_no_catalogued_model_is_refused():
     """The numbers of every model in the catalogue are numbers that a model can have."""
-    from advisor.situation.model_files import catalogue_ids, organisation_models
+    from advisor.situation.catalogue import catalogue_ids, organisation_models
 
     seen = 0
     for stem, hub_id in catalogue_ids():

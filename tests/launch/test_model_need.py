@@ -188,7 +188,7 @@ def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
 
 def test_without_the_network_the_catalogue_says_what_it_knows(shop, monkeypatch):
     """The size comes from the parameters and says so, the licence from the catalogue."""
-    from advisor.situation.shapes import model_shape
+    from advisor.situation.models import model_shape
 
     monkeypatch.setenv("HF_HOME", str(shop / "hub"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)

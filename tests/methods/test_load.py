@@ -17,7 +17,7 @@ from advisor.methods.composition import parse_composition
 from advisor.render.lint import finding_text
 from advisor.ruleset.lint import lint
 from advisor.ruleset.load import load_rules
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from tests.conftest import examples
 from tests.methods.method_files import line_of, write_objective, write_update
 

@@ -11,7 +11,7 @@ from advisor.advice.case import Costs
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.ground.types import Answer, Answers, Gpu, Hardware
 from advisor.ruleset.load import load_rules
-from advisor.situation.shapes import model_shape, shape_from_size
+from advisor.situation.models import model_shape, shape_from_size
 from advisor.situation.types import Situation
 from tests.conftest import examples
 

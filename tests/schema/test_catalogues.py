@@ -10,7 +10,7 @@ import pytest
 from advisor.ground.resources import rules_dir
 from advisor.probe import gpu_files
 from advisor.schema import catalogues
-from advisor.situation import model_files
+from advisor.situation import catalogue
 
 GPU = """version: 1
 gpus:
@@ -26,9 +26,9 @@ def folder(tmp_path, monkeypatch):
     """Hardware, prices and models, to be changed."""
     for name in ("hardware", "prices", "models", "remedies"):
         shutil.copytree(rules_dir() / name, tmp_path / "rules" / name)
-    for module in (gpu_files, model_files, catalogues):
+    for module in (gpu_files, catalogue, catalogues):
         monkeypatch.setattr(module, "rules_dir", lambda: tmp_path / "rules")
-    cached = (gpu_files.catalogue_gpus, model_files.organisation_models)
+    cached = (gpu_files.catalogue_gpus, catalogue.organisation_models)
     for function in cached:
         function.cache_clear()
     yield tmp_path / "rules"

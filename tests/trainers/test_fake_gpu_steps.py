@@ -34,7 +34,7 @@ from advisor.estimate.stages import stage_spec
 from advisor.methods import methods, schemes
 from advisor.methods.composition import compose
 from advisor.plan.model import Launch, Plan, PlanData, Stage
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from tests.trainers.alignment import REWARD
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from trainers.frame.job import make_job

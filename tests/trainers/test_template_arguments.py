@@ -14,7 +14,7 @@ from advisor.plan.write import plan_digest
 from advisor.record.run import RunRecord, StageRecord
 from advisor.render.model_card import model_card
 from advisor.render.result_commands import serve_command
-from advisor.situation.model_files import catalogue_ids, organisation_models
+from advisor.situation.catalogue import catalogue_ids, organisation_models
 from tests.trainers.families import family_tokenizer
 from trainers.prepare.template_arguments import (
     argument_names,

@@ -14,7 +14,7 @@ import yaml
 
 from advisor.estimate.spec.answers import run_specs
 from advisor.probe.catalogue import find_gpu
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CASES = ROOT / "tests" / "data_cases" / "memory.yaml"

@@ -17,7 +17,7 @@ from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import TimeEstimate
 from advisor.ground.types import ModelShape
 from advisor.probe.catalogue import find_gpu
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 from tools.generate.markdown import grid
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -24,8 +24,14 @@ from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
 from advisor.plan.vllm import asks_server
 from advisor.plan.write import plan_digest
-from advisor.situation.of_plan import amounts, looked_at, padded_length, plan_shape, run_spec
-from advisor.situation.of_plan_hardware import plan_hardware
+from advisor.situation.of_plan import (
+    amounts,
+    looked_at,
+    padded_length,
+    plan_hardware,
+    plan_shape,
+    run_spec,
+)
 from advisor.situation.past_runs import read_past_runs
 
 # Not known, and so is every sum and maximum that it is a part of.

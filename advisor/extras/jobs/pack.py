@@ -262,7 +262,7 @@ def _readme(contents: Contents, job: Job | None) -> str:
 
 def _not_carried(contents: Contents, *, from_here: bool = False) -> list[str]:
     """What is needed and not in the bundle; where it lies here is said here alone."""
-    from advisor.situation.shapes import model_shape
+    from advisor.situation.models import model_shape
 
     lines = []
     for what, name in contents.fetched:

@@ -41,8 +41,8 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.probe.catalogue import cheapest_cards
 from advisor.record.smaller import Change, in_words, smallest_that_fits
+from advisor.situation.models import model_shape
 from advisor.situation.of_plan import amounts, looked_at, run_spec
-from advisor.situation.shapes import model_shape
 
 WHOLE_PROCESS = "nvidia-smi"  # all memory of the process: what has to fit
 LIGER = "liger"  # its loss never makes whole logits; without it, all three tools do

@@ -15,7 +15,7 @@ from advisor.estimate.types import RunSpec
 from advisor.launch import run_plan
 from advisor.render.report import write_report
 from advisor.render.result_commands import ask_command, served_stages
-from advisor.situation.shapes import model_shape
+from advisor.situation.models import model_shape
 
 PLAN = """\
 name: shop

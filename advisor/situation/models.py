@@ -23,14 +23,9 @@ from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import NAMED, SEQ2SEQ, Family, family_of_name
 from advisor.model_files.config import NAMES, read
-from advisor.model_files.hub_cache import is_offline
+from advisor.model_files.hub_cache import hub_cache, hub_model_folder, is_offline
 from advisor.model_files.safetensors_header import PLAIN, Damaged, read_header
-from advisor.situation.hub_files import (
-    cached_config,
-    cached_models,
-    download_config,
-)
-from advisor.situation.model_files import (
+from advisor.situation.catalogue import (
     catalogue_entry,
     catalogue_ids,
     organisation_models,
@@ -488,3 +483,61 @@ def shape_from_size(
         source="rules/models/typical_sizes.yaml",
         note=f"shape guessed: a typical decoder of {size} parameters; {note}",
     )  # fmt: skip
+
+
+HUB_TIMEOUT_S = 5.0
+
+
+def cached_config(hub_id: str) -> Path | None:
+    """The newest config.json of a model in the cache, None if there is none."""
+    snapshots = hub_model_folder(hub_id) / "snapshots"
+    try:
+        found = [path for path in snapshots.glob("*/config.json") if path.is_file()]
+    except OSError:
+        return None
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def cached_models() -> tuple[str, ...]:
+    """The hub ids of the models in the cache."""
+    try:
+        folders = sorted(path.name for path in hub_cache().glob("models--*--*"))
+    except OSError:
+        return ()
+    return tuple("/".join(name.removeprefix("models--").split("--", 1)) for name in folders)
+
+
+def is_on_this_machine(hub_id: str) -> bool:
+    """Whether the cache holds weights of the model, and not its configuration alone."""
+    snapshots = hub_model_folder(hub_id) / "snapshots"
+    try:
+        return any(
+            path.suffix in (".safetensors", ".bin") and path.is_file()
+            for path in snapshots.glob("*/*")
+        )
+    except OSError:
+        return False
+
+
+def download_config(hub_id: str) -> tuple[Path | None, str]:
+    """(the hub's config.json, "") or (None, why it could not be had)."""
+    try:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    except ImportError:
+        return (
+            None,
+            f"{hub_id}: not in the catalogue, and huggingface_hub is not installed to ask the hub",
+        )
+    try:
+        # A download retries for half a minute without a network, and then says "not found".
+        get_hf_file_metadata(hf_hub_url(hub_id, "config.json"), timeout=HUB_TIMEOUT_S)
+        return Path(hf_hub_download(hub_id, "config.json", etag_timeout=HUB_TIMEOUT_S)), ""
+    except Exception as error:  # the hub client raises many classes, some of them requests' own
+        kind = type(error).__name__
+        if "Gated" in kind or "Unauthorized" in kind:
+            return None, f"{hub_id}: access must be requested on its hub page before it can be read"
+        if "RepositoryNotFound" in kind or "Validation" in kind:
+            return None, f"{hub_id}: not found on the hub (or private)"
+        if "EntryNotFound" in kind and not kind.startswith("Local"):
+            return None, f"{hub_id}: on the hub, but without a config.json: no model to train"
+        return None, f"{hub_id}: the hub could not be reached ({kind})"
