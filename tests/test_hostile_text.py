@@ -19,9 +19,9 @@ from advisor.commands.output import console, print_json, put, say
 from advisor.ground.errors import InputError
 from advisor.ground.terminal import ShownStream, json_shown, show_streams, shown
 from advisor.record.run import RunRecord
-from advisor.render import html
 from advisor.render.data import visible
-from advisor.render.report import model_card
+from advisor.render.markup import html_text
+from advisor.render.model_card import model_card
 from advisor.render.terminal import plain
 from tests.conftest import ROOT
 from tests.render.test_report import RECORD, page_of
@@ -58,8 +58,8 @@ def test_what_acts_is_escaped_and_what_is_read_stays():
 def test_pages_spell_other_scripts_as_a_terminal_does(text):
     out = io.StringIO()
     console = Console(file=out, width=80)
-    assert html.text(text) == visible(text) == plain(text, console) == text
-    assert not acting(html.text(EVIL) + visible(EVIL) + plain(EVIL, console))
+    assert html_text(text) == visible(text) == plain(text, console) == text
+    assert not acting(html_text(EVIL) + visible(EVIL) + plain(EVIL, console))
 
 
 def test_json_says_the_same_in_its_own_escapes():

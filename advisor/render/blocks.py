@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Text:
+class Paragraph:
     """One paragraph."""
 
     text: str
-    tone: str = "plain"  # plain | strong | quiet | warning
+    tone: str = "plain"  # plain | strong | quiet | warning; heading in a report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,23 +33,16 @@ class Items:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One row of a table; `chosen` rows are part of the recommendation."""
-
-    cells: tuple[str, ...]
-    chosen: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
-    """A table. `fixed` columns keep their width, the others share what is left."""
+class PageTable:
+    """A table of a page."""
 
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    fixed: tuple[bool, ...]
+    rows: tuple[Sequence[str], ...]
+    fixed: tuple[str, ...] = ()  # columns that keep their width; the others share what is left
+    chosen: tuple[int, ...] = ()  # rows that are part of the recommendation
 
 
-Block = Text | Items | Table
+Block = Paragraph | Items | PageTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,10 +50,16 @@ class Section:
     """A heading and what stands below it."""
 
     title: str
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Any]  # each a Block; a report has lines to paste and charts besides
 
 
-def listed(title: str, items: Iterable[Item]) -> Section:
-    """A section that is one list; without blocks where there are no entries."""
-    found = tuple(items)
-    return Section(title=title, blocks=(Items(items=found),) if found else ())
+def listed(items: Iterable[str | Item]) -> tuple[Items, ...]:
+    """A list as the blocks of a section; none without entries."""
+    found = tuple(item if isinstance(item, Item) else Item(text=item) for item in items)
+    return (Items(items=found),) if found else ()
+
+
+def tabled(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> tuple[PageTable, ...]:
+    """A table as the blocks of a section; none without rows."""
+    found = tuple(rows)
+    return (PageTable(columns=tuple(columns), rows=found),) if found else ()

@@ -13,7 +13,7 @@ from advisor.render.answer.first import LABEL, LINES, First, Part, first_screen
 from advisor.render.answer.page import Page, page_of
 from advisor.render.answer.reasons import answer_words, reason_items
 from advisor.render.answer.rivals import canonical, named_methods
-from advisor.render.blocks import Block, Item, Items, Table, Text
+from advisor.render.blocks import Block, Item, Items, PageTable, Paragraph
 from advisor.render.words import meaning_of, memory_words, verdict_words
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _title(console: Console, title: str) -> None:
 
 
 def _print_block(block: Block, console: Console) -> None:
-    if isinstance(block, Text):
+    if isinstance(block, Paragraph):
         _print_hanging(console, "  ", rich_text(block.text, console, STYLES[block.tone]))
     elif isinstance(block, Items):
         for item in block.items:
@@ -167,32 +167,31 @@ def _print_hanging(console: Console, lead: str, text: RichText) -> None:
         console.print(start, line, sep="", markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_table(block: Table, console: Console) -> None:
+def _print_table(block: PageTable, console: Console) -> None:
     if console.width < WIDE_TABLE:  # the last column would be too narrow: one paragraph a row
-        for row in block.rows:
-            first, *rest = [
-                f"{column}: {cell}" if place else cell
-                for place, (column, cell) in enumerate(zip(block.columns, row.cells, strict=True))
-            ]
-            said = f"{first} ({', '.join(rest[:-1])}): {row.cells[-1]}"
-            _print_hanging(console, "  > " if row.chosen else "  - ", rich_text(said, console))
+        for place, (name, *others, last) in enumerate(block.rows):
+            beside = zip(block.columns[1:], others, strict=False)
+            said = ", ".join(f"{column}: {cell}" for column, cell in beside)
+            lead = "  > " if place in block.chosen else "  - "
+            _print_hanging(console, lead, rich_text(f"{name} ({said}): {last}", console))
         return
     from rich import box
-    from rich.table import Table as Grid
+    from rich.table import Table
 
     padding = (0, 2, 0, 0)
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, show_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, show_edge=False)
     grid.header_style = "bold"
     grid.add_column("", width=1, no_wrap=True)
-    for column, fixed in zip(block.columns, block.fixed, strict=True):
+    for column in block.columns:
+        fixed = column in block.fixed
         # The widest fixed cell is five stars; every other column folds, since an ellipsis would
         # lose text.
         grid.add_column(
             rich_text(column, console), no_wrap=fixed, min_width=5 if fixed else 8, overflow="fold"
         )
-    for row in block.rows:
-        mark, style = (">", "bold") if row.chosen else (" ", None)
-        grid.add_row(mark, *(rich_text(cell, console) for cell in row.cells), style=style)
+    for place, row in enumerate(block.rows):
+        mark, style = (">", "bold") if place in block.chosen else (" ", None)
+        grid.add_row(mark, *(rich_text(cell, console) for cell in row), style=style)
     console.print(grid)
 
 

@@ -9,7 +9,7 @@ from advisor.advice.types import Advice, Candidate
 from advisor.ground.units import format_gib
 from advisor.render.answer.page import page_of
 from advisor.render.answer.reasons import reason_text
-from advisor.render.blocks import Items, Table, Text
+from advisor.render.blocks import Items, PageTable, Paragraph
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import name_of
 
@@ -43,15 +43,15 @@ def texts_of(advice: Advice) -> Iterator[str]:
         yield from (item.text for item in part.items)
     for section in page.sections:
         for block in section.blocks:
-            if isinstance(block, Text):
+            if isinstance(block, Paragraph):
                 yield block.text
             elif isinstance(block, Items):
                 for item in block.items:
                     yield item.text
                     yield item.detail
-            elif isinstance(block, Table):
+            elif isinstance(block, PageTable):
                 for row in block.rows:
-                    yield row.cells[-1]
+                    yield row[-1]
 
 
 def contradictions(advice: Advice) -> Iterator[str]:

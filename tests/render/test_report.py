@@ -8,8 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from advisor.record.run import RunRecord
-from advisor.render.curves import curve, thin
-from advisor.render.report import model_card, read_metrics, report_page, write_report
+from advisor.render.charts import Line, line_chart, thin
+from advisor.render.model_card import model_card
+from advisor.render.report import read_metrics, report_page, write_report
+from tests.render.test_html import html_of
 
 STAGE = {
     "name": "sft", "task": None, "objective": "sft", "update": "lora", "quantization": None,
@@ -123,12 +125,9 @@ def test_two_lines_are_told_apart_without_colour():
     whose lines end close together are moved apart. Text is text of the page, which keeps its size
     on a phone: nothing is written inside the drawing.
     """
-    page = curve(
-        "Training loss",
-        [(1, 4.0), (10, 1.80)],
-        beside=("Held-out loss", [(5, 2.5), (10, 1.82)]),
-        dot=(10, 1.82, "lowest at step 10"),
-    )
+    line = Line(name="Training loss", points=[(1, 4.0), (10, 1.80)])
+    beside = Line(name="Held-out loss", points=[(5, 2.5), (10, 1.82)])
+    page = "".join(map(html_of, line_chart(line, beside=beside)))
     assert "Training loss (solid) and held-out loss (dashed)" in page
     assert "large dot: lowest at step 10 (1.82)" in page
     ends = re.findall(r'<span style="top:([\d.]+)%">(training 1.8|held-out 1.82)</span>', page)
@@ -274,5 +273,6 @@ def test_a_curve_keeps_every_spike():
     points[5_678] = (5_678.0, 99.0)
     assert max(value for _, value in thin(points)) == 99.0
     assert len(thin(points)) <= 400
-    assert curve("x", [(0.0, 1.0), (1.0, float("nan"))]) == ""
-    assert "step 3" in curve("x", [(0.0, 1.0), (3.0, 1.0)])
+    assert line_chart(Line(name="x", points=[(0.0, 1.0), (1.0, float("nan"))])) == []
+    (chart,) = line_chart(Line(name="x", points=[(0.0, 1.0), (3.0, 1.0)]))
+    assert "step 3" in html_of(chart)

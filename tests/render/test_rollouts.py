@@ -3,7 +3,8 @@
 import json
 
 from advisor.record.stage import RewardRecord
-from advisor.render.report_stage import metric_curves, read_rollouts, reward_rows, sample_rows
+from advisor.render.report import read_rollouts
+from advisor.render.report_stage import metric_charts, reward_row, sample_rows
 
 
 def line(step, reward, *, ended=True, **other):
@@ -37,10 +38,10 @@ def test_each_reward_has_a_row_and_a_picture():
     """A reward that was always the same says so in place of its spread."""
     exact = RewardRecord(name="exact", weight=2.0, first=0.1, last=0.5, spread=0.3)
     own = RewardRecord(name="own", first=1.0, last=1.0, spread=0.0, missing=0.25, constant=True)
-    assert reward_rows([exact, own]) == [
-        ["exact", "2", "0.1", "0.5", "0.3", ""],
-        ["own", "1", "1", "1", "always the same", "25.0%"],
+    assert [reward_row(exact), reward_row(own)] == [
+        ("exact", "2", "0.1", "0.5", "0.3", ""),
+        ("own", "1", "1", "1", "always the same", "25.0%"),
     ]
     metrics = [{"step": step, "rewards/exact/mean": step / 10} for step in (1, 2)]
-    (picture,) = metric_curves(metrics)
-    assert "Mean of reward exact from 0.1 at step 1 to 0.2 at step 2" in picture
+    (chart,) = metric_charts(metrics)
+    assert "Mean of reward exact from 0.1 at step 1 to 0.2 at step 2" in chart.says

@@ -24,7 +24,7 @@ from advisor.render.answer.first import first_screen
 from advisor.render.answer.needs import cost_line, term_words, time_line
 from advisor.render.answer.page import page_of
 from advisor.render.answer.reasons import known_words, told_warnings
-from advisor.render.blocks import Items, Table, Text
+from advisor.render.blocks import Items, PageTable, Paragraph
 from advisor.render.next_steps import training_steps
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
 from advisor.render.words import meaning_of, whole_usd
@@ -114,7 +114,7 @@ def test_no_width_loses_text(name, width):
     for section in page.sections:
         assert squeezed(section.title) in squeezed(text)
         for block in section.blocks:
-            if isinstance(block, Text):
+            if isinstance(block, Paragraph):
                 assert squeezed(block.text.replace("\x1b", "\\x1b")) in squeezed(text)
             elif isinstance(block, Items):
                 for item in block.items:
@@ -141,14 +141,14 @@ def test_no_width_loses_text_of_the_first_screen(name, width):
         assert squeezed(one.replace("\x1b", "\\x1b")) in squeezed(text)
 
 
-def _assert_table(table: Table, text: str, width: int) -> None:
+def _assert_table(table: PageTable, text: str, width: int) -> None:
     """Cells of a wrapped table stand beside each other: each word is there, the words of one row in
     order.
     """
     for row in table.rows:
         if width < 100:
-            assert squeezed(row.cells[-1]) in squeezed(text)
-        for word in " ".join(row.cells).split():
+            assert squeezed(row[-1]) in squeezed(text)
+        for word in " ".join(row).split():
             assert squeezed(word) in squeezed(text) or len(word) > 8
 
 
@@ -355,17 +355,17 @@ def test_every_method_of_the_guide_has_a_row_with_its_stars():
         block
         for section in page_of(scenario_5()).sections
         for block in section.blocks
-        if isinstance(block, Table)
+        if isinstance(block, PageTable)
     )
-    rows = {row.cells[0]: row for row in table.rows}
+    rows = {row[0]: row for row in table.rows}
     assert list(rows) == ["Full fine-tuning", "Adapter", "LoRA", "QLoRA", "SFT", "RLHF / PPO"]
-    assert rows["Full fine-tuning"].cells[1:] == (
+    assert rows["Full fine-tuning"][1:] == (
         "★★★★★",
         "★★★★★",
         "sft+full does not fit: full fine-tuning needs 78.1 GiB, this GPU has 24",
     )
-    assert rows["QLoRA"].cells[1:3] == ("★☆☆☆☆", "★★★★☆")
-    assert [name for name, row in rows.items() if row.chosen] == ["QLoRA", "SFT"]
+    assert rows["QLoRA"][1:3] == ("★☆☆☆☆", "★★★★☆")
+    assert [table.rows[place][0] for place in table.chosen] == ["QLoRA", "SFT"]
 
 
 def test_the_guide_is_quoted_where_a_fact_changes_its_answer():

@@ -210,16 +210,15 @@ class BenchmarksExtra(Extra):
         return Finding(status=LOST if lost else KEPT, text="; ".join(said))
 
     def block(self, record: RunRecord) -> Sequence[Section]:
-        from advisor.render.blocks import Row, Section, Table, Text
+        from advisor.render.blocks import Paragraph, Section, tabled
 
         found = noted_of(record)
         if found is None or not found.changes:
             return ()
         columns = COLUMNS if found.max_drop is not None else COLUMNS[:-1]
-        rows = tuple(Row(cells=tuple(_cells(one))) for one in found.changes)
-        table = Table(columns=columns, rows=rows, fixed=(False,) * len(columns))
-        notes = (Text(text=line, tone="quiet") for line in _notes(found))
-        return (Section(title="Benchmarks (lm-evaluation-harness)", blocks=(table, *notes)),)
+        notes = (Paragraph(text=line, tone="quiet") for line in _notes(found))
+        blocks = (*tabled(columns, map(_cells, found.changes)), *notes)
+        return (Section(title="Benchmarks (lm-evaluation-harness)", blocks=blocks),)
 
 
 def _cannot_be_asked(last: Mapping[str, Any]) -> str:

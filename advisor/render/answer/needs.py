@@ -111,7 +111,7 @@ def needs(advice: Advice) -> Section:
     estimate = recommendation.estimate
     if not recommendation.composition.chain:
         of_remedy = [Item(text=f"Cost: {remedy_cost(advice)}")]
-        return listed("What it needs", of_remedy if advice.fits else ())
+        return Section(title="What it needs", blocks=listed(of_remedy if advice.fits else ()))
     time, cost = time_and_cost(advice)
     held = _memory_detail(estimate, advice.situation.hardware)
     items = [
@@ -125,7 +125,7 @@ def needs(advice: Advice) -> Section:
         items.append(Item(text=said, detail=of))
     items += [Item(text=text) for text in padding_words(recommendation)[:1]]
     items.append(Item(text=f"Cost: {cost}"))
-    return listed("What it needs", items)
+    return Section(title="What it needs", blocks=listed(items))
 
 
 def _memory_detail(estimate: Estimate, hardware: Hardware) -> str:

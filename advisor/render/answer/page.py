@@ -50,7 +50,7 @@ def legend(advice: Advice) -> Section:
         label = label if label.lower() == name else f"{label} ({name})"
         items.append(Item(text=f"{label}: {method.get('plain') or meaning_of(name)}"))
     items.append(Item(text="any other name: `advise rules NAME` explains it", tone="quiet"))
-    return listed("What the names mean", items)
+    return Section(title="What the names mean", blocks=listed(items))
 
 
 def based_on(advice: Advice) -> Section:
@@ -69,7 +69,7 @@ def based_on(advice: Advice) -> Section:
     if stated := _stated(advice):
         items.append(Item(text=f"You said: {'; '.join(stated)}"))
     items.append(Item(text=f"Rules: {', '.join(advice.layers)} (digest {advice.rules_digest})"))
-    return listed("What this is based on", items)
+    return Section(title="What this is based on", blocks=listed(items))
 
 
 def _data(advice: Advice) -> Iterator[str]:

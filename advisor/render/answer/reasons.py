@@ -13,7 +13,7 @@ from advisor.advice.types import Advice, Candidate, KnownFact, Reason
 from advisor.ground.units import format_gib
 from advisor.methods.composition import Composition
 from advisor.methods.remedies import OTHER_TOOL
-from advisor.render.blocks import Block, Item, Items, Section, Text, listed
+from advisor.render.blocks import Block, Item, Items, Paragraph, Section, listed
 from advisor.render.next_steps import CHAT, NextSteps, is_elsewhere, next_steps, training_steps
 from advisor.render.words import is_chosen, memory_words, sentence
 from advisor.ruleset.facts import load_facts
@@ -123,7 +123,7 @@ SAID_ELSEWHERE = re.compile(f"^{NO_MODEL}|^{MAY_NOT_FIT}|{PART_OF_DATA}")
 def flips(advice: Advice) -> Section:
     title = "What would change the answer" if advice.fits else "What would fit"
     said = (flip_text(flip.change, flip.to, flip.text) for flip in advice.flips)
-    return listed(title, (Item(text=text) for text in said))
+    return Section(title=title, blocks=listed(Item(text=text) for text in said))
 
 
 def flip_text(change: Mapping[str, Any], to: Composition, text: str) -> str:
@@ -148,7 +148,7 @@ def unknown(advice: Advice) -> Section:
         fact = facts.get(name)
         asked = capital(named_with_flag(fact)) if fact else name
         items.append(Item(text=asked + (f": {fact.unknown}" if fact and fact.unknown else "")))
-    return listed("What is not known", items)
+    return Section(title="What is not known", blocks=listed(items))
 
 
 def told_warnings(advice: Advice) -> tuple[str, ...]:
@@ -172,7 +172,9 @@ def told_warnings(advice: Advice) -> tuple[str, ...]:
 
 def warnings(advice: Advice) -> Section:
     said = map(sentence, told_warnings(advice))
-    return listed("Warnings", (Item(text=text, tone="warning") for text in said))
+    return Section(
+        title="Warnings", blocks=listed(Item(text=text, tone="warning") for text in said)
+    )
 
 
 def first_steps(
@@ -261,7 +263,7 @@ def steps_section(advice: Advice, *, plan_path: str | None = None) -> Section:
         items += _with_plan(advice, plan_path)
     elif advice.recommendation.composition.chain:
         items += [Item(text=step.text, commands=step.commands) for step in training_steps(advice)]
-    return listed("What to do next", items)
+    return Section(title="What to do next", blocks=listed(items))
 
 
 def stuck_section(advice: Advice) -> Section:
@@ -270,9 +272,13 @@ def stuck_section(advice: Advice) -> Section:
     if stuck is None:
         return Section(title="", blocks=())
     nearest = f"{stuck.nearest.composition}: {limit_words(stuck.nearest)}"
-    blocks: list[Block] = [Text(text=f"Nothing fits. The nearest is {nearest}.", tone="warning")]
+    blocks: list[Block] = [
+        Paragraph(text=f"Nothing fits. The nearest is {nearest}.", tone="warning")
+    ]
     if stuck.blame:
-        blocks.append(Text(text="To blame, together:" if len(stuck.blame) > 1 else "To blame:"))
+        blocks.append(
+            Paragraph(text="To blame, together:" if len(stuck.blame) > 1 else "To blame:")
+        )
         blocks.append(Items(items=tuple(Item(text=reason.text) for reason in stuck.blame)))
     return Section(title="What stands in the way", blocks=tuple(blocks))
 
@@ -301,10 +307,10 @@ def why(advice: Advice) -> Section:
     others = [rule for rule in advice.decided_by if rule not in cited]
     if others and not is_chosen(advice):
         decided = "Also decided" if items else "Decided"
-        blocks.append(Text(text=f"{decided} by: {', '.join(others)}", tone="quiet"))
+        blocks.append(Paragraph(text=f"{decided} by: {', '.join(others)}", tone="quiet"))
     if not is_chosen(advice):  # how sure what is recommended is
-        blocks += [Text(text=line) for line in certainty_lines(advice.certainty)]
-    blocks += [Text(text=line) for line in _guide(advice)]
+        blocks += [Paragraph(text=line) for line in certainty_lines(advice.certainty)]
+    blocks += [Paragraph(text=line) for line in _guide(advice)]
     about = "Against" if is_chosen(advice) else "Why"
     title = f"{about} {advice.recommendation.composition}" if advice.fits else "Why"
     return Section(title=title, blocks=tuple(blocks))

@@ -12,7 +12,7 @@ from advisor.advice.types import Advice, Candidate, Reason
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.render.answer.reasons import reason_text
-from advisor.render.blocks import Block, Item, Items, Row, Section, Table, Text
+from advisor.render.blocks import Block, Item, Items, PageTable, Paragraph, Section
 from advisor.render.words import (
     is_chosen,
     less_than_planned,
@@ -155,24 +155,30 @@ def rivals(advice: Advice) -> Section:
 
 
 def _of_guide(advice: Advice, told: set[str]) -> tuple[Block, ...]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    chosen = []
     for method_id, method in advice.methods.items():
-        name, chosen = canonical(method_id), False
+        name = canonical(method_id)
         if name in named_methods(advice.recommendation.composition):
-            chosen, answer = True, "chosen by you" if is_chosen(advice) else "recommended"
+            chosen.append(len(rows))
+            answer = "chosen by you" if is_chosen(advice) else "recommended"
         else:
             candidate = nearest_candidate(advice, name)
             none = "nothing with it was considered for this task"
             answer = candidate_line(candidate, told) if candidate else none
         stars = (_stars(method, key) for key in ("cost", "performance"))
         cells = (str(method.get("name", method_id)), *stars, answer)
-        rows.append(Row(cells=cells, chosen=chosen))
+        rows.append(cells)
     if not rows:
         return ()
-    columns, fixed = ("Method", "cost", "performance", "Here"), (False, True, True, False)
     note = "Stars are the guide's own, out of five; more for cost is dearer."
-    table = Table(columns=columns, rows=tuple(rows), fixed=fixed)
-    return table, Text(text=note, tone="quiet")
+    table = PageTable(
+        columns=("Method", "cost", "performance", "Here"),
+        rows=tuple(rows),
+        fixed=("cost", "performance"),
+        chosen=tuple(chosen),
+    )
+    return table, Paragraph(text=note, tone="quiet")
 
 
 def candidate_line(candidate: Candidate, told: set[str]) -> str:
