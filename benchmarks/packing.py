@@ -19,7 +19,7 @@ import yaml
 
 from advisor.advice.search.packing import packing_of
 from advisor.data import profile
-from advisor.data.measure.tokenizer import model_tokenizer
+from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.ground.resources import trainers_root
 from benchmarks.measuring import Process, Row, run_process
 from benchmarks.side_by_side.model import demo_model

@@ -9,7 +9,7 @@ import pytest
 
 from advisor.ground.errors import InputError
 
-bounded = pytest.importorskip("advisor.data.bounded_template")
+bounded = pytest.importorskip("advisor.data.templates.bounded")
 
 GROWS = "{%% set ns = namespace(a='a') %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.a }}"
 NESTS = "{%% set ns = namespace(a=[1]) %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.a }}"
@@ -141,7 +141,7 @@ def test_transformers_renders_within_the_limits(tiny_model, tmp_path):
     """`apply_chat_template` and the mask of answers stop, too; the message names file and row."""
     from transformers import AutoTokenizer
 
-    from advisor.data.same_rows import Message
+    from advisor.data.example import Message
     from trainers.prepare.template import Templater
 
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

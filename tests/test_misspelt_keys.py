@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from advisor.advice.scenarios import read_scenarios, shipped_scenarios
-from advisor.data.measure.data_requirements import data_requirements
+from advisor.data.amounts import data_requirements
 from advisor.data.recognition.roles import formats
 from advisor.estimate.model.layouts import layouts
 from advisor.estimate.spec.read import request_of

@@ -16,10 +16,10 @@ from advisor.commands.options import json_option, refuse_unused
 from advisor.commands.output import console, print_json, put, say, with_error
 from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
+from advisor.data.amounts import compare_amounts
 from advisor.data.checks import worst_first
-from advisor.data.measure.data_requirements import compare_amounts
-from advisor.data.measure.profile import unusable
-from advisor.data.measure.tokenizer import model_tokenizer
+from advisor.data.measure import unusable
+from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.extras import all_extras, extras
 from advisor.ground.types import DataProfile, Finding

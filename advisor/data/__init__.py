@@ -9,24 +9,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from advisor.data.example import Example, Message
     from advisor.data.examples import Skipped, read_examples
-    from advisor.data.measure.profile import profile, unusable
+    from advisor.data.measure import profile, unusable
     from advisor.data.read.files import content_digest, find_data
     from advisor.data.read.lines import Faults
     from advisor.data.read.rows import read_rows
     from advisor.data.recognition.recognise import Recognition, recognise
-    from advisor.data.same_rows import Example, Message
 
 _HOMES = {
-    "Example": "same_rows",
-    "Message": "same_rows",
+    "Example": "example",
+    "Message": "example",
     "Skipped": "examples",
     "read_examples": "examples",
     "Faults": "read.lines",
     "content_digest": "read.files",
     "find_data": "read.files",
-    "profile": "measure.profile",
-    "unusable": "measure.profile",
+    "profile": "measure",
+    "unusable": "measure",
     "read_rows": "read.rows",
     "Recognition": "recognition.recognise",
     "recognise": "recognition.recognise",

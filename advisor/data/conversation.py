@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.data.same_rows import Message
+from advisor.data.example import Message
 
 # What people call the speakers -> the four roles that chat templates know.
 ROLES = {

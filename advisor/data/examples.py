@@ -24,13 +24,13 @@ from advisor.data.conversation import (
     shared_prefix_length,
     tool_calls,
 )
+from advisor.data.example import Example, Message
 from advisor.data.read.files import find_data
 from advisor.data.read.lines import Faults
 from advisor.data.read.rows import read_rows
 from advisor.data.recognition.columns import checkable, text_cell, with_paths
 from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.data.recognition.roles import BAD_WORDS, GOOD_WORDS
-from advisor.data.same_rows import Example, Message
 from advisor.ground.errors import Fault, InputError
 
 # Rows that cannot be used may be left out up to this share, with a count; above it the data is

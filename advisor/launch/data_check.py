@@ -38,7 +38,7 @@ def check_data(todo: Sequence[Entry], plan_path: Path, model: str = "") -> Check
         model: Whose tokenizer counts the rows, if it is at hand.
     """
     from advisor.data import profile
-    from advisor.data.measure.tokenizer import model_tokenizer
+    from advisor.data.templates.tokenizer import model_tokenizer
 
     count_tokens = model_tokenizer(model)[0] if model else None
 

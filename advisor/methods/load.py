@@ -47,7 +47,7 @@ FOLDERS: Mapping[str, tuple[str, type[Method]]] = {
     "objective": ("objectives", Objective),
     "update": ("updates", Update),
 }
-# How much data an objective wants (advisor/data/measure/data_requirements.py).
+# How much data an objective wants (advisor/data/amounts.py).
 AMOUNTS = Keys(
     keys={
         "unit": Choice(values=("rows", "tokens"), help="left out: rows"),

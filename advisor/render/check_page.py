@@ -126,7 +126,7 @@ class _Page:
         return rich_text(text, self.console, style)
 
     def objectives(self, profile: DataProfile, amounts: Sequence[Any]) -> RenderableType:
-        from advisor.data.measure.data_requirements import in_words
+        from advisor.data.amounts import in_words
 
         wanted = {row["objective"]: row for row in amounts}
         table = _grid(("bold", "left", True), ("", "left", False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from advisor.data.measure.data_requirements import REQUIREMENTS_FILE
+from advisor.data.amounts import REQUIREMENTS_FILE
 from advisor.data.recognition.roles import FORMATS_FILE
 from advisor.estimate.model.layouts import LAYOUTS_FILE
 from advisor.estimate.spec.read import SPEC

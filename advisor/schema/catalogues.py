@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from advisor.data.measure.data_requirements import data_requirements
+from advisor.data.amounts import data_requirements
 from advisor.data.recognition.roles import formats
 from advisor.estimate.model.layouts import layouts
 from advisor.ground.errors import Fault, InputError

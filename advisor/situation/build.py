@@ -267,7 +267,7 @@ def _thoughts(
     """The argument of the chat template that switches the model's thoughts off, if it thinks before
     it answers and no answer in the data holds thoughts; said as a warning.
     """
-    from advisor.data.thoughts import ALWAYS, missing_text
+    from advisor.data.templates.thoughts import ALWAYS, missing_text
 
     profiles = [data] if data is not None else list(tasks.values())
     taught = [profile for profile in profiles if profile.kind in WITH_ANSWERS]
@@ -277,7 +277,7 @@ def _thoughts(
         return None
     switch = model.thinks
     if switch is None and model.origin in ("folder", "hub"):
-        from advisor.data.measure.tokenizer import switch_at_hand
+        from advisor.data.templates.tokenizer import switch_at_hand
 
         switch = switch_at_hand(model.id)
     if switch == ALWAYS:
@@ -329,7 +329,7 @@ def _shortages(
     )
     if rows is None and tokens is None:
         return {}
-    from advisor.data.measure.data_requirements import shortages
+    from advisor.data.amounts import shortages
 
     found = shortages(rows=rows, tokens=tokens)
     if (

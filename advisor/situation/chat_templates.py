@@ -162,7 +162,7 @@ def _tried(
 ) -> list[Finding] | None:
     """What trying the template found; None if it is not at hand."""
     from advisor.data.examples import read_examples
-    from advisor.data.measure.tokenizer import has_template, template_at_hand
+    from advisor.data.templates.tokenizer import has_template, template_at_hand
 
     own = has_template(model)
     if own is None:

@@ -25,7 +25,7 @@ from advisor.advice.search.packing import (
     padded_length,
 )
 from advisor.advice.search.settings import StageCase
-from advisor.data.measure.lengths import Lengths
+from advisor.data.lengths import Lengths
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.ground.types import Answer, Answers, DataProfile, TokenStats
 from advisor.methods.composition import parse_composition

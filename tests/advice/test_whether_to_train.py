@@ -7,7 +7,7 @@ import random
 import pytest
 
 from advisor.advice.decide import decide
-from advisor.data.measure.data_requirements import data_requirements
+from advisor.data.amounts import data_requirements
 from advisor.ruleset.facts import signals
 from advisor.ruleset.load import load_rules
 from tests.conftest import scaled

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.data.measure.data_requirements import (
+from advisor.data.amounts import (
     compare_amounts,
     data_requirements,
     in_words,
     shortages,
     verdict,
 )
-from advisor.data.measure.profile import trainable_on
+from advisor.data.measure import trainable_on
 from advisor.ground.resources import rules_dir
 from advisor.ground.types import DataProfile, TokenStats
 from advisor.ground.yaml_files import read_yaml

@@ -10,7 +10,7 @@ import pytest
 from advisor.data import profile
 from advisor.data.checks import About, Row
 from advisor.data.checks.private import Seen
-from advisor.data.same_rows import Example
+from advisor.data.example import Example
 
 # Made up for this test; the numbers have valid check digits (the card is Visa's test number, the
 # IBAN the registry's example).

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from advisor.data.chat_text import ChatText
-from advisor.data.measure.tokenizer import ModelTokenizer
-from advisor.data.same_rows import Example, Message
-from advisor.data.template_messages import lost_parts
+from advisor.data.example import Example, Message
+from advisor.data.templates.chat_text import ChatText
+from advisor.data.templates.messages import lost_parts
+from advisor.data.templates.tokenizer import ModelTokenizer
 from advisor.ground.types import Answer, Answers
 from advisor.situation.build import situation_of
 from advisor.situation.catalogue import suggested_models

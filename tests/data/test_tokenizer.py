@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from advisor.commands.check import check_data
-from advisor.data.measure import tokenizer as module
-from advisor.data.measure.tokenizer import model_tokenizer
+from advisor.data.templates import tokenizer as module
+from advisor.data.templates.tokenizer import model_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.data.measure.lengths import HISTOGRAM_TOKENS, _histogram
+from advisor.data.lengths import HISTOGRAM_TOKENS, _histogram
 from advisor.estimate.reading import tokens_read
 from advisor.ground.types import TokenStats
 from tests.conftest import examples

@@ -96,7 +96,7 @@ def rows_as_ours(model):
     """The rows as a run trains them."""
     from transformers import AutoTokenizer
 
-    from advisor.data.same_rows import Example, Message
+    from advisor.data.example import Example, Message
     from trainers.prepare.conversation import answer_row
     from trainers.prepare.template import Templater
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from advisor.data.same_rows import Example, Message
+from advisor.data.example import Example, Message
 from tests.conftest import examples
 from tests.trainers.families import CHATML, FAMILIES, family_tokenizer
 from trainers.prepare import IGNORED, Templater

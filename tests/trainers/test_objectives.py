@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.data.same_rows import Example, Message
+from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from tests.trainers.families import FAMILIES, family_tokenizer
 from tests.trainers.test_masks import FEW, SAID

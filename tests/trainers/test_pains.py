@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import pytest
 
-from advisor.data.same_rows import Example, Message
+from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from tests.trainers.families import LLAMA3, family_tokenizer
 from trainers import sft

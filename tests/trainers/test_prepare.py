@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.data.same_rows import Example, Message
+from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from trainers.frame.rows import prepare_rows
 from trainers.prepare import (

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.data.same_rows import Example
+from advisor.data.example import Example
 from advisor.ground.errors import InputError, MachineNotReady
 from tests.trainers.runs import losses, trained
 from trainers.frame import rows as preparing

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from advisor.data.thoughts import ALWAYS, SWITCHES, switch_of
+from advisor.data.templates.thoughts import ALWAYS, SWITCHES, switch_of
 from advisor.ground.errors import InputError
 from advisor.plan.write import plan_digest
 from advisor.record.run import RunRecord, StageRecord
@@ -317,7 +317,7 @@ def test_advice_switches_thoughts_off_that_the_data_do_not_have(model, answer, t
 
 def test_thoughts_that_the_template_leaves_out_are_told():
     """DeepSeek-R1's template cuts the thoughts off each answer, so that none is learned."""
-    from advisor.data.same_rows import Example, Message
+    from advisor.data.example import Example, Message
     from tests.trainers.families import byte_level
     from trainers.prepare.prepared import prepare_stage_rows
     from trainers.prepare.template import Templater

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from advisor.data.measure.tokenizer import template_at_hand
-from advisor.data.same_rows import Example, Message
+from advisor.data.example import Example, Message
+from advisor.data.templates.tokenizer import template_at_hand
 from trainers.prepare import Templater
 from trainers.prepare.conversation import answer_row
 from trainers.prepare.row import Unusable

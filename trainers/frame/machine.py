@@ -138,7 +138,7 @@ def quiet_libraries() -> None:
     import datasets
     import transformers
 
-    from advisor.data.bounded_template import bound_chat_templates
+    from advisor.data.templates.bounded import bound_chat_templates
 
     warnings.filterwarnings("ignore")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

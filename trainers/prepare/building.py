@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from advisor.data.same_rows import Example
-from advisor.data.thoughts import answers_of, holds_thoughts
+from advisor.data.example import Example
+from advisor.data.templates.thoughts import answers_of, holds_thoughts
 from advisor.ground.files import DISK, TEMPORARY, cannot_write
 from trainers.frame.files import make_folder
 from trainers.prepare.kinds import Kind, mark_of

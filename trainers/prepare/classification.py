@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.data.same_rows import Example
+from advisor.data.example import Example
 from advisor.ground.errors import InputError
 from trainers.prepare.kinds import Kind, Marked, Review
 from trainers.prepare.row import LeftOut, ids_of, normalise_text, row_numbers, rows_word

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from advisor.data.same_rows import Example, Message
-from advisor.data.same_rows import question_key as question_key
+from advisor.data.example import Example, Message
+from advisor.data.example import question_key as question_key
 from advisor.ground.errors import InputError
 from trainers.prepare.row import IGNORED, LeftOut, Row, Unusable, ids_of, normalise_text
 from trainers.prepare.template import Templater

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from advisor.data.same_rows import Example
+from advisor.data.example import Example
 from trainers.prepare.length import Cut
 from trainers.prepare.row import LeftOut
 from trainers.prepare.sequences import Array

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from advisor.data.same_rows import Message
-from advisor.data.template_messages import called_functions, template_messages
+from advisor.data.example import Message
+from advisor.data.templates.messages import called_functions, template_messages
 
 __all__ = [
     "OTHER_TEXTS",

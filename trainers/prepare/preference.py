@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.data.same_rows import Example, Message
+from advisor.data.example import Example, Message
 from trainers.prepare.conversation import NO_TURNS, join_texts, question_key
 from trainers.prepare.kinds import Kind, Marked, Review, mark_of
 from trainers.prepare.row import (

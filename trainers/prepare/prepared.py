@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic
 
-from advisor.data.same_rows import Example
+from advisor.data.example import Example
 from advisor.ground.errors import InputError
 from advisor.ground.progress import Wait, waiting
 from advisor.record.stage import DataCounts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from advisor.data.same_rows import Example, Message
+from advisor.data.example import Example, Message
 from trainers.prepare.conversation import question_key
 from trainers.prepare.kinds import Kind, Marked, Review
 from trainers.prepare.preference import assistant_text, split_last_answer

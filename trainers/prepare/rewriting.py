@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.data.same_rows import Example, Message
+from advisor.data.example import Example, Message
 from trainers.prepare.kinds import Kind
 from trainers.prepare.row import LeftOut, ids_of, normalise_text
 from trainers.prepare.template import Templater

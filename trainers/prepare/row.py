@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from advisor.data.same_rows import normalise_text as normalise_text
+from advisor.data.example import normalise_text as normalise_text
 from advisor.ground.errors import Fault, InputError
 
 IGNORED = -100  # the label of a token that is read but not learned

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from advisor.data.same_rows import FEWEST_GROUPS
-from advisor.data.same_rows import question_mark as question_mark
-from advisor.data.same_rows import text_mark as text_mark
+from advisor.data.example import FEWEST_GROUPS
+from advisor.data.example import question_mark as question_mark
+from advisor.data.example import text_mark as text_mark
 from trainers.prepare.sequences import Array
 
 

@@ -17,11 +17,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from advisor.data.bounded_template import TemplateLimit, bound_chat_templates
-from advisor.data.chat_text import template_file
-from advisor.data.same_rows import Message, system_in_question
-from advisor.data.template_messages import PLAIN_TEMPLATE
-from advisor.data.thoughts import (
+from advisor.data.example import Message, system_in_question
+from advisor.data.templates.bounded import TemplateLimit, bound_chat_templates
+from advisor.data.templates.chat_text import template_file
+from advisor.data.templates.messages import PLAIN_TEMPLATE
+from advisor.data.templates.thoughts import (
     MARK,
     SWITCHES,
     contradiction_text,

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from advisor.data.same_rows import Example
+from advisor.data.example import Example
 from advisor.ground.errors import AdviseError, Fault, MachineNotReady
 from trainers.frame.machine import usable_cores
 from trainers.prepare.building import Chunk, ChunkBuilder, Limits

@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from advisor.data.bounded_template import TemplateLimit, bound_chat_templates
-from advisor.data.chat_text import template_file
+from advisor.data.templates.bounded import TemplateLimit, bound_chat_templates
+from advisor.data.templates.chat_text import template_file
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, shown_path
 from advisor.methods import update

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
 
+from advisor.data.example import Example
 from advisor.data.examples import rows_words
-from advisor.data.same_rows import Example
 from advisor.ground.types import Finding
 
 T = TypeVar("T")

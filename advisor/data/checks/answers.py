@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 from advisor.data.checks import About, Check, Row, finding
-from advisor.data.same_rows import Example
+from advisor.data.example import Example
 from advisor.ground.types import Finding
 
 ANSWERS_COUNTED = 100_000  # rows whose answers are compared: enough to see a constant one

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from advisor.data.chat_text import said
 from advisor.data.checks import Check, Row, finding
+from advisor.data.templates.chat_text import said
 from advisor.ground.types import Finding
 
 FEWEST_PAIRS = 20

@@ -9,12 +9,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.data.chat_text import parts_of
 from advisor.data.checks import About, Check, Row, finding
 from advisor.data.checks.repeats import normalise
+from advisor.data.example import Example
 from advisor.data.examples import Skipped, read_examples
 from advisor.data.recognition.recognise import recognise
-from advisor.data.same_rows import Example
+from advisor.data.templates.chat_text import parts_of
 from advisor.ground.errors import InputError
 from advisor.ground.types import Finding
 

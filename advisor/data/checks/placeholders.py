@@ -11,7 +11,7 @@ import re
 from collections import Counter
 
 from advisor.data.checks import About, Check, Row
-from advisor.data.same_rows import Example
+from advisor.data.example import Example
 from advisor.ground.types import Finding
 
 # From this share of the rows it is how the data were made; below it, single letters and forms.

@@ -11,8 +11,8 @@ from __future__ import annotations
 import zlib
 from typing import ClassVar
 
-from advisor.data.chat_text import said
 from advisor.data.checks import About, Check, Row, Sample, finding
+from advisor.data.templates.chat_text import said
 from advisor.ground.types import Finding
 
 # different rows kept to find repeated ones: about 250 MB of hashes, so that memory stays flat

@@ -9,8 +9,8 @@ from collections import Counter
 from typing import Any, ClassVar
 
 from advisor.data.checks import About, Check, Row
-from advisor.data.template_messages import called_functions
-from advisor.data.thoughts import MARK, answers_of, has_reasoning, holds_thoughts
+from advisor.data.templates.messages import called_functions
+from advisor.data.templates.thoughts import MARK, answers_of, has_reasoning, holds_thoughts
 
 
 class Seen(Check):

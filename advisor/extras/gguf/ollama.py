@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from advisor.data.chat_text import ChatText, json_object, special_texts
 from advisor.data.examples import Skipped, read_examples
+from advisor.data.templates.chat_text import ChatText, json_object, special_texts
 from advisor.export.exporter import Wanted
 from advisor.extras.gguf import gguf
 from advisor.extras.gguf.go import QUOTES, Shape, can_hold, go_template

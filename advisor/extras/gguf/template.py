@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from advisor.data.chat_text import ChatText, RefusedByTemplate, Turn
-from advisor.data.template_messages import END_MARK
-from advisor.data.thoughts import MARK, SWITCHES
+from advisor.data.templates.chat_text import ChatText, RefusedByTemplate, Turn
+from advisor.data.templates.messages import END_MARK
+from advisor.data.templates.thoughts import MARK, SWITCHES
 from advisor.extras.gguf.go import Shape, written_by_ollama
 
 # Probe conversations, of words that no template writes by itself.

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from advisor.data.example import Example, Message, normalise_text, question_key, question_mark
 from advisor.data.examples import Skipped, read_examples
 from advisor.data.recognition.recognise import recognise
-from advisor.data.same_rows import Example, Message, normalise_text, question_key, question_mark
 from advisor.extras.other_tools.tool import ANSWERS, FEEDBACK, PAIRS, TEXT
 from advisor.ground.errors import InputError
 from advisor.plan.entries import Entry

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from advisor.data.chat_text import ChatText, json_object, template_source
+from advisor.data.templates.chat_text import ChatText, json_object, template_source
 from advisor.export.exporter import Wanted
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, shown_path, write_atomically

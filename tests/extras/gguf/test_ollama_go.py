@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.data.chat_text import ChatText
+from advisor.data.templates.chat_text import ChatText
 from advisor.extras.gguf.go import go_template, written_by_ollama
 from advisor.extras.gguf.template import NotExpressible, conversations, ollama_template
 from tests.extras.gguf.chat_templates import STYLES

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.data.chat_text import ChatText
-from advisor.data.template_messages import PLAIN_TEMPLATE
+from advisor.data.templates.chat_text import ChatText
+from advisor.data.templates.messages import PLAIN_TEMPLATE
 from advisor.extras.gguf.go import go_string, go_template, go_text, written_by_ollama
 from advisor.extras.gguf.template import (
     NotExpressible,

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from advisor.data.checks import repeats
-from advisor.data.measure.profile import profile
+from advisor.data.measure import profile
 from tests.faults.load import load
 from tests.render.test_report import METRICS as LINES
 from tests.render.test_report import RECORD, page_of

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from advisor.data.bounded_template import bound_chat_templates
+from advisor.data.templates.bounded import bound_chat_templates
 from advisor.ground.errors import (
     AdviseError,
     InputError,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from advisor.data.same_rows import Message
-from advisor.data.thoughts import KEYS, MARK
+from advisor.data.example import Message
+from advisor.data.templates.thoughts import KEYS, MARK
 from advisor.ground.annotated import parse_json
 
 END_MARK = "</think>"

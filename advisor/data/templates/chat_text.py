@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advisor.data.same_rows import Example, Message
+from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from advisor.ground.files import text_of
 from advisor.ground.install import install_line
@@ -79,7 +79,7 @@ class ChatText:
             at_row: The row of the data that it is, for the error.
             given: Arguments of the template.
         """
-        from advisor.data.bounded_template import TemplateLimit
+        from advisor.data.templates.bounded import TemplateLimit
 
         try:
             text = self._template.render(
@@ -177,7 +177,7 @@ def _compiled(source: str, name: str) -> Any:
     import jinja2
     from jinja2.ext import Extension
 
-    from advisor.data.bounded_template import BoundedEnvironment
+    from advisor.data.templates.bounded import BoundedEnvironment
 
     class Generation(Extension):
         """`{% generation %}` as transformers has it: marks what the assistant says, and writes it

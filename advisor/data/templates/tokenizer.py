@@ -16,8 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from advisor.data import thoughts
-from advisor.data.chat_text import (
+from advisor.data.checks import Tally, finding
+from advisor.data.example import Example, Message, system_in_question
+from advisor.data.templates import thoughts
+from advisor.data.templates.chat_text import (
     TOKENS,
     ChatText,
     RefusedByTemplate,
@@ -25,9 +27,7 @@ from advisor.data.chat_text import (
     template_file,
     template_source,
 )
-from advisor.data.checks import Tally, finding
-from advisor.data.same_rows import Example, Message, system_in_question
-from advisor.data.template_messages import PLAIN_TEMPLATE, lost_parts, template_messages
+from advisor.data.templates.messages import PLAIN_TEMPLATE, lost_parts, template_messages
 from advisor.ground.errors import InputError
 from advisor.ground.install import install_line
 from advisor.ground.types import Finding

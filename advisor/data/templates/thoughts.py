@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from advisor.data.same_rows import Example, Message
+from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 
 MARK = "<think>"

@@ -14,22 +14,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from advisor.data.chat_text import parts_of, tools_text
-from advisor.data.checks import About, Row, checks, finding, worst_first
-from advisor.data.checks.repeats import normalise
-from advisor.data.examples import Skipped, read_examples
-from advisor.data.measure.about_reading import (
+from advisor.data.about_reading import (
     about_reading,
     fault_findings,
     open_requests,
     skip_findings,
 )
-from advisor.data.measure.lengths import CHARS_PER_TOKEN, Lengths
+from advisor.data.checks import About, Row, checks, finding, worst_first
+from advisor.data.checks.repeats import normalise
+from advisor.data.example import Example, Message
+from advisor.data.examples import Skipped, read_examples
+from advisor.data.lengths import CHARS_PER_TOKEN, Lengths
 from advisor.data.read.files import content_digest, find_data
 from advisor.data.read.found import DataFile, Found
 from advisor.data.read.lines import Faults, open_bytes
 from advisor.data.recognition.recognise import Recognition, recognise
-from advisor.data.same_rows import Example, Message
+from advisor.data.templates.chat_text import parts_of, tools_text
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile, Finding
 from advisor.methods import methods

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.data.chat_text import parts_of, tools_text
 from advisor.data.checks import Sample
-from advisor.data.same_rows import Example
+from advisor.data.example import Example
+from advisor.data.templates.chat_text import parts_of, tools_text
 from advisor.ground.types import TokenStats
 
 TOKENIZED_ROWS = 1000  # rows a tokenizer counts when `full` is not asked for

@@ -1,1 +1,0 @@
-"""What is in the data: lengths, findings, repeats, and whether it is enough."""

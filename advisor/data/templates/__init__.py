@@ -1,0 +1,1 @@
+"""A model's chat template and tokenizer: what they make of the rows."""
