@@ -267,7 +267,7 @@ def _thoughts(
     """The argument of the chat template that switches the model's thoughts off, if it thinks before
     it answers and no answer in the data holds thoughts; said as a warning.
     """
-    from advisor.data.templates.thoughts import ALWAYS, missing_text
+    from advisor.data.templates.messages import ALWAYS, missing_text
 
     profiles = [data] if data is not None else list(tasks.values())
     taught = [profile for profile in profiles if profile.kind in WITH_ANSWERS]

@@ -20,9 +20,9 @@ from typing import Any
 from advisor.data.example import Message, system_in_question
 from advisor.data.templates.bounded import TemplateLimit, bound_chat_templates
 from advisor.data.templates.chat_text import template_file
-from advisor.data.templates.messages import PLAIN_TEMPLATE
-from advisor.data.templates.thoughts import (
+from advisor.data.templates.messages import (
     MARK,
+    PLAIN_TEMPLATE,
     SWITCHES,
     contradiction_text,
     dropped_text,

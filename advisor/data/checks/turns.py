@@ -9,8 +9,13 @@ from collections import Counter
 from typing import Any, ClassVar
 
 from advisor.data.checks import About, Check, Row
-from advisor.data.templates.messages import called_functions
-from advisor.data.templates.thoughts import MARK, answers_of, has_reasoning, holds_thoughts
+from advisor.data.templates.messages import (
+    MARK,
+    answers_of,
+    called_functions,
+    has_reasoning,
+    holds_thoughts,
+)
 
 
 class Seen(Check):

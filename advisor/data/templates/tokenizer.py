@@ -18,7 +18,6 @@ from typing import Any
 
 from advisor.data.checks import Tally, finding
 from advisor.data.example import Example, Message, system_in_question
-from advisor.data.templates import thoughts
 from advisor.data.templates.chat_text import (
     TOKENS,
     ChatText,
@@ -27,7 +26,19 @@ from advisor.data.templates.chat_text import (
     template_file,
     template_source,
 )
-from advisor.data.templates.messages import PLAIN_TEMPLATE, lost_parts, template_messages
+from advisor.data.templates.messages import (
+    MARK,
+    PLAIN_TEMPLATE,
+    SWITCHES,
+    answers_of,
+    contradiction_text,
+    holds_thoughts,
+    lost_parts,
+    missing_text,
+    switch_of,
+    template_messages,
+    unknown_text,
+)
 from advisor.ground.errors import InputError
 from advisor.ground.install import install_line
 from advisor.ground.types import Finding
@@ -116,9 +127,9 @@ class ModelTokenizer:
             self.found["template-refuses-rows"].add(example.row)
             self.complaint = self.complaint or str(error).splitlines()[0][:160]
             return None
-        answers = thoughts.answers_of(example)
+        answers = answers_of(example)
         self.answered += bool(answers)
-        if any(map(thoughts.holds_thoughts, answers)):
+        if any(map(holds_thoughts, answers)):
             self.thoughtful.add(example.row)
         self._look(example, messages if not ends else (*messages, *example.chosen), wholes[0])
         return (request, *wholes)
@@ -147,7 +158,7 @@ class ModelTokenizer:
         """What the template does to the row: does the answer stand in it, the system text, and
         something that ends the turn?
         """
-        if example.tools or any(message.extra for message in messages) or thoughts.MARK in whole:
+        if example.tools or any(message.extra for message in messages) or MARK in whole:
             for part in lost_parts(
                 messages, example.tools, whole, lambda other: self.write(other, example)
             ):
@@ -207,16 +218,16 @@ class ModelTokenizer:
             if not re.search(rf"\b{re.escape(name)}\b", source)
         ]
         thoughtful = self.thoughtful
-        told_off = any(chat.arguments.get(name) is False for name in thoughts.SWITCHES)
-        switch = thoughts.switch_of(source, _asked(chat))
+        told_off = any(chat.arguments.get(name) is False for name in SWITCHES)
+        switch = switch_of(source, _asked(chat))
         if thoughtful.count and told_off:
-            text = thoughts.contradiction_text(thoughtful.count, chat.arguments)
+            text = contradiction_text(thoughtful.count, chat.arguments)
             found += thoughtful.findings("thoughts-switched-off", "warning", text)
         elif thoughtful.count and "think" not in source and "reason" not in source:
-            text = thoughts.unknown_text(thoughtful.count)
+            text = unknown_text(thoughtful.count)
             found += thoughtful.findings("thoughts-unknown", "note", text)
         elif self.answered and not (thoughtful.count or told_off or switch is None):
-            text = thoughts.missing_text(switch)
+            text = missing_text(switch)
             found.append(finding("no-thoughts", "warning", text, self.answered))
         return found
 
@@ -310,7 +321,7 @@ def template_at_hand(model: str, rows: Iterable[Example]) -> tuple[Finding, ...]
 
 
 def switch_at_hand(model: str) -> str | None:
-    """What switches the thoughts of a model off (thoughts.switch_of), by the chat template in its
+    """What switches the thoughts of a model off (switch_of), by the chat template in its
     folder or in the hub's cache; None if it is not at hand or cannot be tried.
     """
     folder = _folder(model)
@@ -319,7 +330,7 @@ def switch_at_hand(model: str) -> str | None:
         return None
     try:
         chat = ChatText.of(source, dict.fromkeys(TOKENS, "") | special_texts(folder))
-        return thoughts.switch_of(source, _asked(chat))
+        return switch_of(source, _asked(chat))
     except InputError:  # broken, or without end: the rows say so when they are written with it
         return None
 

@@ -12,8 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from advisor.data.templates.messages import END_MARK
-from advisor.data.templates.thoughts import MARK
+from advisor.data.templates.messages import END_MARK, MARK
 
 QUOTES = '"""'  # around a value in a Modelfile
 # By this form Ollama knows the marks of thoughts, and takes them out of an answer.

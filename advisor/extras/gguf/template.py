@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from advisor.data.templates.chat_text import ChatText, RefusedByTemplate, Turn
-from advisor.data.templates.messages import END_MARK
-from advisor.data.templates.thoughts import MARK, SWITCHES
+from advisor.data.templates.messages import END_MARK, MARK, SWITCHES
 from advisor.extras.gguf.go import Shape, written_by_ollama
 
 # Probe conversations, of words that no template writes by itself.
