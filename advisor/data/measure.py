@@ -183,7 +183,8 @@ def _objectives(recognition: Recognition, measures: Mapping[str, Any]) -> tuple[
         return (*objectives, "classification")
     enough = CHECKABLE_SHARE * max(1, measures["rows_used"])
     if recognition.kind == "paired" and measures.get("checkable_answers", 0) >= enough:
-        return (*objectives, "grpo", "rloo")
+        checked = (one.id for one in methods().objectives.values() if one.takes_verifier)
+        return (*objectives, *checked)
     return objectives
 
 

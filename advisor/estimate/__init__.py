@@ -18,7 +18,7 @@ from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import Estimate, RunSpec, TimeEstimate
 from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.types import Hardware, ModelShape
-from advisor.methods import objective
+from advisor.methods import objective, update
 
 WORTH_A_SERVER = 0.1  # of a step that a server for its answers would save
 
@@ -140,7 +140,8 @@ def rollouts_note(spec: RunSpec, time: TimeEstimate) -> str:
     """What a vLLM server would save of a step, if that is worth a server; else empty."""
     if spec.options.get("rollouts") == "vllm" or spec.framework is not None:
         return ""
-    takes_vllm = "rollouts" in objective(spec.objective).keys and spec.update in ("lora", "full")
+    has_rollouts = "rollouts" in objective(spec.objective).keys
+    takes_vllm = has_rollouts and update(spec.update).is_sent_to_vllm
     saved_s = time.generate_s - time.served_s
     if not takes_vllm or saved_s < WORTH_A_SERVER * time.step_s:
         return ""

@@ -14,7 +14,7 @@ from pathlib import Path
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile
-from advisor.methods import objective
+from advisor.methods import methods, objective
 from advisor.methods.rewards import reward_parts
 from advisor.model_files.hub_cache import is_offline
 from advisor.plan.entries import Entry
@@ -137,12 +137,13 @@ def _has_reward(entry: Entry, profile: DataProfile) -> bool:
     """Whether something can score the answers of a stage that learns from its own: what the stage
     names, an earlier reward model, or answers in the data.
     """
+    checked = [name for name, one in methods().objectives.items() if one.takes_verifier]
     return (
         not objective(entry.stage.objective).needs_reward
         or bool(entry.scored_by or reward_parts(entry.stage.options))
         or profile.format == "classification"
         # its answers can be verified, if it has any
-        or ("grpo" in profile.objectives and profile.format != "requests")
+        or (profile.format != "requests" and set(checked) <= set(profile.objectives))
     )
 
 

@@ -38,12 +38,9 @@ def update(name: str) -> Update:
     return methods().update(name)
 
 
-ONE_PROCESS = ("sft", "cpt")  # objectives whose trainers take several tasks
-
-
 def may_share_base(objective_name: str, update_name: str) -> bool:
     """Whether modules of several tasks are trained by one process, which loads their base once."""
-    return objective_name in ONE_PROCESS and update(update_name).is_module
+    return objective(objective_name).learns_texts and update(update_name).is_module
 
 
 def objectives() -> tuple[str, ...]:

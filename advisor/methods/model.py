@@ -83,6 +83,11 @@ class Objective(Method):
         """Whether something has to score answers while it trains."""
         return "reward_model" in self.keys
 
+    @property
+    def takes_verifier(self) -> bool:
+        """Whether a program may check its answers."""
+        return "verifier" in self.keys
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
@@ -114,6 +119,11 @@ class Update(Method):
     peft_type: str = ""  # PEFT's name for it
     imports: str = ""  # what plain PEFT needs imported before it can load the result
     variants: tuple[Variant, ...] = ()
+
+    @property
+    def is_sent_to_vllm(self) -> bool:
+        """Whether a running vLLM server takes its weights."""
+        return "vllm" in self.serves
 
     @property
     def is_module(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from advisor.ground.errors import Fault, nearest
 from advisor.ground.extras import extras
 from advisor.ground.types import FSDP
-from advisor.methods import objective, update
+from advisor.methods import methods, objective, update
 from advisor.methods.installed import why_no_torch_compile
 from advisor.methods.kernels import ATTENTIONS, needs_gpu
 from advisor.methods.optimizers import OPTIMIZERS, Optimizer, optimizer, read_arguments
@@ -25,8 +25,6 @@ from advisor.methods.strategies import refused_by, strategies
 from advisor.plan.keys import KeySpecs
 from advisor.plan.model import Place, Plan, Stage
 from advisor.plan.vllm import url_fault
-
-SENT_TO_VLLM = ("lora", "full")  # updates whose weights a running vLLM server can take
 
 
 class Raise(Protocol):
@@ -76,11 +74,12 @@ def _check_server(server: Any, stages: list[Any], report: Raise) -> None:
     ]
     for index in asked:
         update = stages[index].get("update")
-        if update not in SENT_TO_VLLM:
+        sent = [name for name, one in methods().updates.items() if one.is_sent_to_vllm]
+        if update not in sent:
             report(
                 ("stages", index, "rollouts"),
                 f"a vLLM server takes no module of update {update}",
-                f"update: {' or '.join(SENT_TO_VLLM)}; or rollouts: transformers",
+                f"update: {' or '.join(sent)}; or rollouts: transformers",
             )
         if stages[index].get("objective") == "distill" and stages[index].get("on_policy") == 0:
             why = "with on_policy 0 the student writes no answers"

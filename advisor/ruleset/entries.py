@@ -323,6 +323,7 @@ class Reader:
         unknown = False
         words: list[str] = []
         parts = wanted if isinstance(wanted, list) else [wanted]
+        parts = [one for part in parts for one in self._all_but(spot, fact, part)]
         if not parts:
             what = f"the list of '{name}' is empty, so the rule never fires"
             self.fault(spot, what, "a value or a list of values; left out: any")
@@ -373,6 +374,17 @@ class Reader:
             unknown=unknown,
             text=f"{name} is {' or '.join(words)}",
         )
+
+    def _all_but(self, spot: Spot, fact: Fact, part: Any) -> list[Any]:
+        """The values that `{not: [...]}` stands for: all others that the fact can have, unknown
+        apart; any other part as it is.
+        """
+        if fact.type != "choice" or not isinstance(part, dict) or set(part) != {"not"}:
+            return [part]
+        named = part["not"] if isinstance(part["not"], list) else [part["not"]]
+        for value in named:
+            self.known(spot / "not", f"value of '{fact.id}'", value, fact.values)
+        return [value for value in fact.values if value not in (*named, UNKNOWN)]
 
     def assumptions(self, document: Document, key: str) -> tuple[Assumption, ...]:
         """The list `assume` or `refuse` of rules/facts.yaml: combinations that cannot occur."""

@@ -59,10 +59,17 @@ def condition(fact: Fact, value: Schema) -> Schema:
     """What a rule's `when` may ask of a fact that can be `value`."""
     if fact.type == "number":
         value = {"anyOf": [value, ref("bounds")]}
+    elif fact.type == "choice":
+        value = or_all_but(value)
     asked = one_or_more(value)
     if fact.per:
         asked["anyOf"].append(of_schemes(one_or_more(value)))
     return {**asked, "description": described(fact)}
+
+
+def or_all_but(value: Schema) -> Schema:
+    """A value, or every value but those of `{not: ...}`."""
+    return {"anyOf": [value, closed({"not": one_or_more(value)}, "not")]}
 
 
 def bounds() -> Schema:

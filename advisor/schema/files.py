@@ -20,7 +20,7 @@ from advisor.ruleset.load import (
     TABLES_FILE,
 )
 from advisor.ruleset.model import KINDS, Ruleset, Table
-from advisor.schema.facts import fact_definitions, named_facts, of_schemes
+from advisor.schema.facts import fact_definitions, named_facts, of_schemes, or_all_but
 from advisor.schema.parts import (
     TEXT,
     VERSION,
@@ -292,7 +292,7 @@ def definitions(rules: Ruleset, *, own: bool) -> dict[str, Schema]:
         for fact in filter(may_grow, facts):
             found[f"named.{fact.id}"] = found[f"fact.{fact.id}"]
             found[f"fact.{fact.id}"] = {"anyOf": [ref(f"named.{fact.id}"), OWN_NAME]}
-            found[f"shipped.{fact.id}"] = one_or_more(ref(f"named.{fact.id}"))
+            found[f"shipped.{fact.id}"] = one_or_more(or_all_but(ref(f"named.{fact.id}")))
     found["when.added"] = {
         "properties": {fact.id: ref(f"when.{fact.id}") for fact in facts},
         "additionalProperties": one_or_more(SIGNAL),

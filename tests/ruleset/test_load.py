@@ -139,3 +139,21 @@ def test_disabling_needs_a_reason_and_a_known_rule(tmp_path):
         overlay(
             tmp_path, "overlay: acme\ndisable:\n  - {rule: document/scenario-5}\n", name="c.yaml"
         )
+
+
+def test_all_values_but_some_are_named_with_not(tmp_path):
+    """`{not: ...}` holds for values that the same file adds, never for what is not known."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "overlay: mine\nvalues: {task: {poems: {label: Write poems}}}\ntables:\n  chain:\n"
+        "    - {id: mine/all-but, tier: usual, when: {task: {not: [qa, code]}}, then: {chain: sft},"
+        " because: So., sources: [product]}\n"
+    )
+    rule = load_rules(overlays=(path,)).rule("mine/all-but")
+    assert rule is not None
+    held = [rule.when[0].holds(task) for task in ("poems", "classification", "qa", "code", None)]
+    assert held == [True, True, False, False, False]
+    misspelt = tmp_path / "misspelt.yaml"
+    misspelt.write_text(path.read_text().replace("qa, code", "qa, cod"))
+    with pytest.raises(InputError, match=r"(?s)value of 'task' 'cod'.*did you mean 'code'"):
+        load_rules(overlays=(misspelt,))

@@ -153,8 +153,9 @@ def test_conditions_complete_every_value_of_every_fact_a_step_looks_at(rules, ma
                 definition = resolved(when[fact_id], schema)
                 offered = resolved(definition["anyOf"][0], schema)
                 if fact.type == "choice":
-                    enum = resolved(offered["anyOf"][0], schema) if "anyOf" in offered else offered
-                    assert enum["enum"] == list(dict.fromkeys([*fact.values, "unknown"]))
+                    while "anyOf" in offered:
+                        offered = resolved(offered["anyOf"][0], schema)
+                    assert offered["enum"] == list(dict.fromkeys([*fact.values, "unknown"]))
                 assert not fact.ask or fact.ask in definition["description"]
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import yaml as pyyaml
+
 from advisor.extras.other_tools.file import FLAGS, ToolFile, steps
 from advisor.extras.other_tools.mapping import same_value
 from advisor.extras.other_tools.tool import meant_key
@@ -140,6 +142,14 @@ def _remove(node: Any, step: str | int) -> None:
         node.ca.items[before] = [None, None, behind, None]
 
 
+def _is_plain(text: str) -> bool:
+    """Whether PyYAML reads the text without quotes in a list of one line as itself."""
+    try:
+        return bool(pyyaml.safe_load(f"[{text}]") == [text]) and text.lower() not in FLAGS
+    except pyyaml.YAMLError:
+        return False
+
+
 def _in_one_line(value: Any) -> Any:
     """A value in brackets; numbers and flags so that PyYAML does not take them for others."""
     from ruamel.yaml import YAML
@@ -154,7 +164,7 @@ def _in_one_line(value: Any) -> Any:
         mapping = CommentedMap({key: _in_one_line(one) for key, one in value.items()})
         mapping.fa.set_flow_style()
         return mapping
-    if isinstance(value, str) and value.lower() in FLAGS:
+    if isinstance(value, str) and not _is_plain(value):
         return SingleQuotedScalarString(value)
     if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
         return YAML().load(repr(value).replace("e", ".0e"))

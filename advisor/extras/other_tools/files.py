@@ -27,7 +27,7 @@ from advisor.extras.other_tools.mapping import (
     usual_values,
     write,
 )
-from advisor.extras.other_tools.rows import KINDS, TEST, TRAIN, Rows, write_rows
+from advisor.extras.other_tools.rows import TEST, TRAIN, Rows, kind_of_rows, write_rows
 from advisor.extras.other_tools.tool import TEXT, Tool, tool_named
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import TEMPORARY, cannot_write, shown_path
@@ -146,7 +146,7 @@ def _refusals(tool: Tool, plan: Plan, entry: Entry) -> Iterator[Fault]:
     ][:1]
     if why := tool.not_written.get(stage.objective):
         whats = [f"{stage.objective} is not written for {tool.name}: {why}"]
-    elif not whats and stage.objective not in KINDS:
+    elif not whats and not kind_of_rows(stage.objective):
         whats = [f"{tool.name} has no objective '{stage.objective}'"]
     if head not in (None, "language"):
         whats.append(f"`head: {head}` is not written for {tool.name}: it trains language models")
@@ -218,7 +218,7 @@ class Job:
     @property
     def kind(self) -> str:
         """The kind of its rows."""
-        return self.rows.kind if self.rows else KINDS[self.entry.stage.objective]
+        return self.rows.kind if self.rows else kind_of_rows(self.entry.stage.objective)
 
     @property
     def start(self) -> str:

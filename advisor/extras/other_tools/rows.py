@@ -15,14 +15,20 @@ from advisor.data.examples import Skipped, read_examples
 from advisor.data.recognition.recognise import recognise
 from advisor.extras.other_tools.tool import ANSWERS, FEEDBACK, PAIRS, TEXT
 from advisor.ground.errors import InputError
+from advisor.methods import objective
 from advisor.plan.entries import Entry
 
 KINDS = {
-    "cpt": ANSWERS, "sft": ANSWERS, "dpo": PAIRS, "orpo": PAIRS, "simpo": PAIRS, "rm": PAIRS,
-    "kto": FEEDBACK,
-}  # fmt: skip
+    "paired": ANSWERS, "raw_text": ANSWERS, "preference": PAIRS, "unpaired_feedback": FEEDBACK,
+}  # kind of data -> kind of rows  # fmt: skip
 TRAIN, TEST = "train.jsonl", "test.jsonl"
 MOST_LEFT_OUT = 0.05  # the share at which a run stops, too
+
+
+def kind_of_rows(name: str) -> str:
+    """The kind of rows that another tool trains an objective on; empty if it is not written."""
+    found = objective(name)
+    return "" if found.generates else KINDS.get(next(iter(found.trains_on), ""), "")
 
 
 @dataclass(slots=True)
@@ -44,7 +50,7 @@ def write_rows(
     """
     stage, named = entry.stage, str(path)
     recognition = recognise(named, mapping=entry.data.mapping)
-    kind = KINDS[stage.objective]
+    kind = kind_of_rows(stage.objective)
     if kind == ANSWERS and recognition.kind == "raw_text":
         kind = ANSWERS if recognition.format == "classification" else TEXT
     learns_all = kind == ANSWERS and stage.options.get("loss_on") == "all"
