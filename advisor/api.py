@@ -38,7 +38,7 @@ class Answers(types.Answers):
 
         Raises AdviseError naming every key or value that is not known.
         """
-        given = Document(name="answers", data=_plain(document), key_marks={}, value_marks={})
+        given = Document(name="answers", data=_plain(document))
         answers, warnings = answers_from_document(given, load_known_facts(_layers(rules)))
         return cls(known=answers.known, warnings=warnings)
 

@@ -1,9 +1,16 @@
-"""Strict YAML: one reader for rules, facts, catalogues, answers and plans.
+"""Strict YAML: one reader for rules, facts, catalogues, answers and plans, and a cache of shipped
+files.
 
 Plain data only, each node's position kept, YAML 1.2 scalars, and everything that surprises people
 refused with file, line and column: duplicate keys, aliases and anchors, tags, merge keys, unquoted
 yes/no/on/off, great depth and size. JSON is read through it too (JSON is YAML), so that errors in
 an answers file look the same in both forms.
+
+Reading YAML is most of what advice costs, so the data of shipped files are kept as JSON in the
+user's cache folder, named by a digest of the file's bytes and a stamp of the code: neither can be
+out of date. A file is kept once it was found to have its shape, and is not checked again. A cache
+that cannot be written or read is no error, and one that another user could have written is not
+trusted: what is kept stands for our rules.
 """
 
 from __future__ import annotations
@@ -16,68 +23,71 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import open_new, read_at_most
-from advisor.ground.resources import cache_folder, rules_dir
-from advisor.ground.shape import Shape, check_shape
+from advisor.ground.resources import PACKAGE, cache_folder, rules_dir
+from advisor.ground.shape import Path_, Shape, check_shape
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where a text is parsed: the data of shipped files are kept
     import yaml
-
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_VALUES = 60_000  # what a second is enough for
 
-_NULL = {"", "~", "null", "Null", "NULL"}
-_TRUE, _FALSE = {"true", "True", "TRUE"}, {"false", "False", "FALSE"}
+_WORDS = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
 _INT = re.compile(r"[-+]?[0-9]+$")
 _HEX = re.compile(r"0x[0-9a-fA-F]{1,16}$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
+_NOT_FINITE = (".nan", ".NaN", ".inf", "-.inf", ".Inf", "-.Inf")
 _BRACKETS = re.compile(r"[\[\]{}]")
 _MARKS = re.compile(rf"([-?:][ \t]+){{{MAX_DEPTH}}}")  # "- - - - ..." and "? ? ? ...", each a level
 _BOOLISH = {"yes", "no", "on", "off", "y", "n"}
+_TAG = "tag:yaml.org,2002:"
+# What the parser resolves by itself.
+_PLAIN_TAGS = {
+    f"{_TAG}{name}"
+    for name in ("str", "int", "float", "bool", "null", "seq", "map", "timestamp", "value")
+}
 
-PLAIN_TAGS = {
-    "str",
-    "int",
-    "float",
-    "bool",
-    "null",
-    "seq",
-    "map",
-    "timestamp",
-    "value",
-}  # what the parser resolves by itself
-
-Path_ = tuple[str | int, ...]
+Marks = Mapping[Path_, tuple[int, int]]  # path -> (line, column), both from 1
 
 
-@dataclass(frozen=True, slots=True)
+class Positions(NamedTuple):
+    """Where the parts of a file are."""
+
+    keys: Marks
+    values: Marks
+
+
+@dataclass(eq=False, repr=False)
 class Document:
-    """Plain data with the position of every key and value: path -> (line, column), both from 1."""
+    """Plain data, and the places of its parts, which are found when the first one is asked for."""
 
     name: str
     data: Any
-    key_marks: Mapping[Path_, tuple[int, int]]
-    value_marks: Mapping[Path_, tuple[int, int]]
+    find_positions: Callable[[], Positions] = lambda: Positions({}, {})
     checked: bool = False  # a shipped file that was found to have its shape, now or before
+
+    @cached_property
+    def positions(self) -> Positions:
+        return self.find_positions()
 
     def at(self, path: Sequence[str | int] = (), *, key: bool = False) -> str:
         """'plan.yaml:12:13' for a path, or for the nearest enclosing node that has a position."""
+        keys, values = self.positions
+        first, second = (keys, values) if key else (values, keys)
         path = tuple(path)
-        first, second = (
-            (self.key_marks, self.value_marks) if key else (self.value_marks, self.key_marks)
-        )
-        while True:
-            mark = first.get(path) or second.get(path)
-            if mark is not None or not path:
-                break
+        while (mark := first.get(path) or second.get(path)) is None and path:
             path = path[:-1]
         return f"{self.name}:{mark[0]}:{mark[1]}" if mark else self.name
 
@@ -96,46 +106,48 @@ class Spot:
         return self.document.at(self.path, key=key)
 
 
-def read_yaml(path: Path | str, *, name: str | None = None, max_bytes: int = MAX_BYTES) -> Document:
+# --------------------------------------------------------------------------- reading
+
+
+def read_yaml(path: Path | str, *, name: str | None = None) -> Document:
     """The file as a Document. Raises InputError, located, for anything that is not plain data."""
     path = Path(path)
     name = name or str(path)
     try:
         if path.is_dir():
             raise InputError("is a folder, a YAML or JSON file is expected", where=name)
-        raw = read_at_most(path, max_bytes)
+        raw = read_at_most(path, MAX_BYTES)
     except FileNotFoundError:
         raise InputError("no such file", where=name, hint="check the path") from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=name) from None
-    return parse_yaml(raw, name=name, max_bytes=max_bytes)
+    return parse_yaml(raw, name=name)
 
 
-def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Document:
+def parse_yaml(raw: bytes | str, *, name: str) -> Document:
     """The text as a Document; `name` stands for the file in messages ('<stdin>' for standard
     input).
     """
-    node = compose_yaml(raw, name=name, max_bytes=max_bytes)
+    node = _compose(raw, name)
     walk = _Walk(name)
     data = walk.value(node, ()) if node is not None else None
     if walk.faults:
         raise InputError(faults=walk.faults)
-    return Document(name, data, walk.key_marks, walk.value_marks)
+    return Document(name, data, lambda: walk.positions)
 
 
-def compose_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> yaml.Node | None:
+def _compose(raw: bytes | str, name: str) -> yaml.Node | None:
     """The text as PyYAML's nodes, none built into a value yet; None for an empty one.
 
     Raises InputError, located, for what is no YAML, too large or too deep to be read safely.
     """
     text = raw if isinstance(raw, str) else decoded(raw, name)
-    if len(raw) > max_bytes:
-        raise InputError(
-            f"larger than {max_bytes:,} bytes",
-            where=name,
-            hint="this does not look like a hand-written file",
-        )
-    _refuse_size(text, name)
+    not_by_hand = "this does not look like a hand-written file"
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"larger than {MAX_BYTES:,} bytes", where=name, hint=not_by_hand)
+    # Each value is followed by a comma, a colon or the end of a line.
+    if text.count(",") + text.count(": ") + text.count("\n") > MAX_VALUES:
+        raise InputError(f"more than {MAX_VALUES:,} values", where=name, hint=not_by_hand)
     _refuse_depth(text, name)
     import yaml
 
@@ -149,14 +161,9 @@ def compose_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> 
         at = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise InputError(f"not valid YAML: {error.problem or error.context}", where=at) from None
     except yaml.YAMLError as error:
-        position = getattr(
-            error, "position", None
-        )  # of a character that YAML does not allow at all
-        at = (
-            f"{name}:{text.count(chr(10), 0, position) + 1}"
-            if isinstance(position, int) and position >= 0
-            else name
-        )
+        position = getattr(error, "position", -1)  # of a character that YAML does not allow at all
+        line = text.count("\n", 0, position) + 1
+        at = f"{name}:{line}" if position >= 0 else name
         raise InputError(f"not valid YAML: {str(error).splitlines()[0]}", where=at) from None
 
 
@@ -165,28 +172,12 @@ def decoded(raw: bytes, name: str) -> str:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise InputError(
-            "not UTF-8 text", where=f"{name}:{line}", hint="save the file as UTF-8"
-        ) from None
-    for number, line_text in enumerate(text.split("\n"), 1):
-        if "\0" in line_text:
-            raise InputError(
-                "contains a NUL byte", where=f"{name}:{number}", hint="this is not a text file"
-            )
+        at = f"{name}:{raw.count(10, 0, error.start) + 1}"
+        raise InputError("not UTF-8 text", where=at, hint="save the file as UTF-8") from None
+    if "\0" in text:
+        at = f"{name}:{text.count(chr(10), 0, text.index(chr(0))) + 1}"
+        raise InputError("contains a NUL byte", where=at, hint="this is not a text file")
     return text
-
-
-def _refuse_size(text: str, name: str) -> None:
-    """Stop before millions of values are built: each is followed by a comma, a colon or the end of
-    a line.
-    """
-    if text.count(",") + text.count(": ") + text.count("\n") > MAX_VALUES:
-        raise InputError(
-            f"more than {MAX_VALUES:,} values",
-            where=name,
-            hint="this does not look like a hand-written file",
-        )
 
 
 def _refuse_depth(text: str, name: str) -> None:
@@ -212,166 +203,95 @@ class _Walk:
         self.faults: list[Fault] = []
         self.key_marks: dict[Path_, tuple[int, int]] = {}
         self.value_marks: dict[Path_, tuple[int, int]] = {}
+        self.positions = Positions(self.key_marks, self.value_marks)
         self.seen: set[int] = set()
         self.aliased: set[int] = set()
 
     def fault(self, node: yaml.Node, what: str, hint: str = "") -> None:
-        mark = node.start_mark
-        self.faults.append(
-            Fault(where=f"{self.name}:{mark.line + 1}:{mark.column + 1}", what=what, hint=hint)
-        )
+        line, column = _place(node)
+        self.faults.append(Fault(where=f"{self.name}:{line}:{column}", what=what, hint=hint))
 
-    def value(self, node: yaml.Node, path: Path_) -> Any:
-        self.value_marks[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
-        if (
-            id(node) in self.seen
-        ):  # an alias hands out the very node of its anchor, position included
+    def value(self, node: Any, path: Path_) -> Any:
+        self.value_marks[path] = _place(node)
+        if id(node) in self.seen:  # an alias is the very node of its anchor, position included
             if id(node) not in self.aliased:
-                self.fault(
-                    node,
-                    "used again by an alias: aliases (*name) are not allowed here",
-                    "write the value out",
-                )
+                what = "used again by an alias: aliases (*name) are not allowed here"
+                self.fault(node, what, "write the value out")
             self.aliased.add(id(node))
             return None
         self.seen.add(id(node))
         if len(path) > MAX_DEPTH:
             self.fault(node, f"nested deeper than {MAX_DEPTH} levels")
             return None
-        if node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS:
-            self.fault(
-                node,
-                f"tags such as {node.tag} are not allowed",
-                "plain text, numbers, lists and maps only",
-            )
+        if node.tag not in _PLAIN_TAGS:
+            hint = "plain text, numbers, lists and maps only"
+            self.fault(node, f"tags such as {node.tag} are not allowed", hint)
             return None
-        import yaml
-
-        if isinstance(node, yaml.ScalarNode):
+        if isinstance(node.value, str):
             return self.scalar(node)
-        if isinstance(node, yaml.SequenceNode):
+        if node.id == "sequence":
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         return self.mapping(node, path)
 
-    def mapping(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
+    def mapping(self, node: Any, path: Path_) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            if isinstance(key_node.value, list):  # a list or a map
+            key = key_node.value
+            if isinstance(key, list):  # a list or a map
                 self.fault(key_node, "a key must be plain text")
                 continue
             if id(key_node) in self.seen:
                 self.fault(key_node, "aliases (*name) are not allowed here", "write the key out")
                 continue
             self.seen.add(id(key_node))
-            if key_node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS | {"merge"}:
-                self.fault(
-                    key_node, f"tags such as {key_node.tag} are not allowed", "plain text as a key"
-                )
-                continue
-            key = key_node.value
-            line = key_node.start_mark.line + 1
-            if key == "<<":
+            if key_node.tag not in (*_PLAIN_TAGS, f"{_TAG}merge"):
+                what = f"tags such as {key_node.tag} are not allowed"
+                self.fault(key_node, what, "plain text as a key")
+            elif key == "<<":
                 self.fault(key_node, "merge keys (<<) are not allowed", "write the values out")
-                continue
-            if key in result:
-                self.fault(
-                    key_node,
-                    f"'{key}' is given twice (first on line {lines[key]})",
-                    "keep one of them",
-                )
-                continue
-            lines[key] = line
-            self.key_marks[(*path, key)] = (line, key_node.start_mark.column + 1)
-            result[key] = self.value(value_node, (*path, key))
+            elif key in result:
+                first = self.key_marks[(*path, key)][0]
+                what = f"'{key}' is given twice (first on line {first})"
+                self.fault(key_node, what, "keep one of them")
+            else:
+                self.key_marks[(*path, key)] = _place(key_node)
+                result[key] = self.value(value_node, (*path, key))
         return result
 
-    def scalar(self, node: yaml.ScalarNode) -> Any:
+    def scalar(self, node: Any) -> Any:
         text: str = node.value
-        if (
-            node.style
-        ):  # quoted or block: always text (the C loader says "" for plain, the Python one None)
+        if node.style:  # quoted or block: always text (the C loader says "" for plain, Python None)
             return text
-        if text in _NULL:
-            return None
-        if text in _TRUE:
-            return True
-        if text in _FALSE:
-            return False
-        if text.lower() in _BOOLISH:
-            self.fault(
-                node,
-                f"'{text}' without quotes means true or false to some readers and text to others",
-                "write true, false, or quote it",
-            )
-            return None
+        if text in _WORDS:
+            return _WORDS[text]
         if _INT.match(text) and len(text) < 40:
             return int(text)
         if _HEX.match(text):
             return int(text, 16)
-        if _INT.match(text) or _FLOAT.match(text):
+        what = hint = ""
+        if text.lower() in _BOOLISH:
+            what = f"'{text}' without quotes means true or false to some readers and text to others"
+            hint = "write true, false, or quote it"
+        elif _FLOAT.match(text):
             number = float(text)
-            if not math.isinf(number):
+            if math.isfinite(number):
                 return number
-            self.fault(node, "a number too large to be usable")
-            return None
-        if text in (".nan", ".NaN", ".inf", "-.inf", ".Inf", "-.Inf"):
-            self.fault(node, f"'{text}' is not a usable number")
-            return None
-        return text
+            what = "a number too large to be usable"
+        elif text in _NOT_FINITE:
+            what = f"'{text}' is not a usable number"
+        if not what:
+            return text
+        self.fault(node, what, hint)
+        return None
 
 
-BETWEEN = "\x1f"  # steps of a path; no key of ours holds it
+def _place(node: yaml.Node) -> tuple[int, int]:
+    return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+# --------------------------------------------------------------------------- shipped files
+
 MAX_KEPT = 1000  # files in the cache; more means many versions came and went
-PACKAGE = str(Path(__file__).parents[1])
-
-
-class _Marks(Mapping[Path_, tuple[int, int]]):
-    """Positions as they are kept: {"tables␟gate␟0␟id":[line,column],...}.
-
-    Parsed when the first one is asked for: most files are read without any fault to locate, and
-    positions are four fifths of what is kept.
-    """
-
-    def __init__(self, kept: bytes) -> None:
-        if kept[:1] + kept[-1:] != b"{}":
-            raise ValueError("not the positions that were kept")
-        self.kept = kept
-
-    @cached_property
-    def positions(self) -> Mapping[str, list[int]]:
-        positions: Mapping[str, list[int]] = json.loads(self.kept)
-        return positions
-
-    def __getitem__(self, path: Path_) -> tuple[int, int]:
-        line, column = self.positions[_joined(path)]
-        return line, column
-
-    def __iter__(self) -> Iterator[Path_]:
-        return (
-            (
-                tuple(int(step) if step.isdigit() else step for step in joined.split(BETWEEN))
-                if joined
-                else ()
-            )
-            for joined in self.positions
-        )
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-
-def _kept_document(raw: bytes, name: str) -> Document:
-    """A document as `_keep` wrote it: data, positions of keys, positions of values, a line each.
-
-    Raises ValueError where the file is something else.
-    """
-    data, keys, values = raw.split(b"\n")
-    return Document(name, json.loads(data), _Marks(keys), _Marks(values), checked=True)
-
-
-def _joined(path: Path_) -> str:
-    return BETWEEN.join(map(str, path))
 
 
 def read_shipped(
@@ -385,28 +305,56 @@ def read_shipped(
     Raises InputError as `read_yaml` does, and with every fault of a file that has not the `shape`.
     """
     root = root or rules_dir()
-    name = (
-        f"rules/{path.relative_to(root).as_posix()}"
-        if path.is_relative_to(root)
-        else f"rules/{path.parent.name}/{path.name}"
-    )
+    inside = path.relative_to(root) if path.is_relative_to(root) else Path(*path.parts[-2:])
+    name = f"rules/{inside.as_posix()}"
     try:
         raw = path.read_bytes()
     except OSError:
         return read_yaml(path, name=name)  # says what is wrong
-    how = b"any" if shape is None else b"checked"
-    kept = _folder() / f"{hashlib.sha256(_code() + how + raw).hexdigest()[:32]}.json"
+
+    def checked_data() -> Any:
+        document = parse_yaml(raw, name=name)
+        if shape is not None:
+            faults = check_shape(document, shape if isinstance(shape, Shape) else shape())
+            if faults:
+                raise InputError(faults=faults)
+        return document.data
+
+    data = _kept((b"any" if shape is None else b"checked") + raw, checked_data)
+    return Document(name, data, lambda: parse_yaml(raw, name=name).positions, shape is not None)
+
+
+def read_derived(name: str, paths: Iterable[Path], build: Callable[[], Any]) -> Any:
+    """What `build` makes of shipped files, as plain data: made again only when a file or the code
+    has changed.
+
+    For many files of which one answer needs a few facts: one small file is read in their place.
+    """
+    try:
+        parts = [f"\n{path.name}\n".encode() + path.read_bytes() for path in paths]
+    except OSError:
+        return build()  # says what is wrong
+    return _kept(name.encode() + b"".join(parts), build)
+
+
+def _kept(source: bytes, build: Callable[[], Any]) -> Any:
+    """The data that were kept of these bytes; otherwise `build` makes them, and they are kept."""
+    path = _folder() / f"{hashlib.sha256(_code() + source).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError):
-        document = _kept_document(_read_own(kept), name)
-        return document if shape is not None else replace(document, checked=False)
-    document = parse_yaml(raw, name=name)
-    if shape is not None:
-        faults = check_shape(document, shape if isinstance(shape, Shape) else shape())
-        if faults:
-            raise InputError(faults=faults)
-        document = replace(document, checked=True)
-    _keep(document, kept)
-    return document
+        return json.loads(_read_own(path))
+    data = build()
+    with suppress(OSError, TypeError, ValueError):
+        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if len(os.listdir(path.parent)) >= MAX_KEPT:
+            for old in path.parent.glob("*.json"):
+                old.unlink(missing_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+        with open_new(temporary, 0o600) as file:
+            file.write(text.encode())
+        os.replace(temporary, path)
+    return data
 
 
 @cache
@@ -414,7 +362,7 @@ def _code() -> bytes:
     """A stamp of the package's source files, by size and time: another one reads or checks
     otherwise.
     """
-    return hashlib.sha256("\n".join(sorted(_stamps(PACKAGE))).encode()).digest()
+    return hashlib.sha256("\n".join(sorted(_stamps(str(PACKAGE)))).encode()).digest()
 
 
 def _stamps(folder: str) -> Iterator[str]:
@@ -444,44 +392,3 @@ def _read_own(path: Path) -> bytes:
         if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
             raise PermissionError(errno.EPERM, "not a file of this user alone", str(path))
         return file.read()
-
-
-def read_derived(name: str, paths: Iterable[Path], build: Callable[[], Any]) -> Any:
-    """What `build` makes of shipped files, as plain data: made again only when a file or the code
-    has changed.
-
-    For many files of which one answer needs a few facts: one small file is read in their place.
-    """
-    digest = hashlib.sha256(_code() + name.encode())
-    try:
-        for path in paths:
-            digest.update(f"\n{path.name}\n".encode() + path.read_bytes())
-    except OSError:
-        return build()  # says what is wrong
-    kept = _folder() / f"{digest.hexdigest()[:32]}.json"
-    with suppress(OSError, ValueError):
-        return json.loads(_read_own(kept))
-    made = build()
-    _write((made,), kept)
-    return made
-
-
-def _keep(document: Document, path: Path) -> None:
-    keys = {_joined(place): mark for place, mark in document.key_marks.items()}
-    values = {_joined(place): mark for place, mark in document.value_marks.items()}
-    _write((document.data, keys, values), path)
-
-
-def _write(parts: Iterable[Any], path: Path) -> None:
-    """Keep each part on a line of its own, if that can be done."""
-    with suppress(OSError, TypeError, ValueError):
-        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        if sum(1 for _ in path.parent.iterdir()) >= MAX_KEPT:
-            for old in path.parent.glob("*.json"):
-                old.unlink(missing_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        lines = (json.dumps(part, ensure_ascii=False, separators=(",", ":")) for part in parts)
-        with open_new(temporary, 0o600) as file:
-            file.write("\n".join(lines).encode())
-        os.replace(temporary, path)

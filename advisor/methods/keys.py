@@ -153,4 +153,3 @@ class Refusal:
     values: Annotated[tuple[Any, ...], ListOf(of=Shape(), least=1)]
     because: str
     hint: str = ""
-    at: str = ""  # file:line of the entry

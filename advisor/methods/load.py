@@ -31,7 +31,7 @@ from advisor.ground.shape import (
     value_words,
 )
 from advisor.ground.sources import SOURCE
-from advisor.ground.yaml_files import Document, read_shipped, read_yaml
+from advisor.ground.yaml_files import Document, Spot, read_shipped, read_yaml
 from advisor.methods.keys import DECLARATION, Key, Refusal, declared_key, unused_parts
 from advisor.methods.model import (
     QUANTIZATIONS,
@@ -97,7 +97,7 @@ SHARED_KEYS_FILE = Keys(
 # Fields of a method that are made from parts of its file.
 MADE = (
     "axis",
-    "at",
+    "spot",
     "shipped",
     "amounts",
     "steps",
@@ -134,7 +134,7 @@ def file_shape(axis: str) -> Keys:
             help="keys of every stage that it does not read, and why",
         ),
         "refuses": ListOf(
-            of=shape_of(Refusal, without=("at",)),
+            of=shape_of(Refusal),
             help="values of other keys that it cannot go together with",
         ),
         "settings": ListOf(of=Shape(), help="rules that set its defaults"),
@@ -169,7 +169,7 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
     """
     found: dict[str, dict[str, Any]] = {"objective": {}, "update": {}}
     broken: dict[str, tuple[Fault, ...]] = {}
-    taken: dict[str, str] = {}  # methods and schemes by name -> the place of their file
+    taken: dict[str, Method] = {}  # by the names of methods and schemes
     for root in roots or method_roots():
         if not (root / "rules").is_dir():
             what = f"ADVISE_METHODS: {root} holds no methods"
@@ -180,7 +180,7 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
                 method, faults = _read_method(path, root, axis, kind, taken)
                 if method is not None:
                     found[axis][path.stem] = method
-                    taken |= dict.fromkeys(_names(method), method.at)
+                    taken |= dict.fromkeys(_names(method), method)
                 else:
                     name = path.stem if path.stem not in taken else f"{path.stem} ({path})"
                     broken[name] = faults
@@ -198,7 +198,7 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
 
 
 def _read_method(
-    path: Path, root: Path, axis: str, kind: type[Method], taken: Mapping[str, str]
+    path: Path, root: Path, axis: str, kind: type[Method], taken: Mapping[str, Method]
 ) -> tuple[Method | None, tuple[Fault, ...]]:
     """The method of one file, or None and what is wrong with the file."""
     try:
@@ -213,14 +213,14 @@ def _read_method(
         return None, error.faults
     if path.stem in taken:
         what = f"{document.at(('id',))}: a method '{path.stem}' exists already"
-        return None, (Fault(what=f"{what} ({taken[path.stem]})", hint=OWN_NAME),)
+        return None, (Fault(what=f"{what} ({taken[path.stem].at})", hint=OWN_NAME),)
     reader = _Reader(document, axis, path, root)
     method = reader.method(kind)
     names = _names(method) if method is not None else []
     for number, name in enumerate(names):
-        first = taken.get(name) or (method.at if method and name in names[:number] else None)
+        first = taken.get(name) or (method if name in names[:number] else None)
         if first:
-            reader.fault(("quantizations",), f"a method '{name}' exists already ({first})")
+            reader.fault(("quantizations",), f"a method '{name}' exists already ({first.at})")
     return (None, tuple(reader.faults)) if reader.faults else (method, ())
 
 
@@ -230,15 +230,16 @@ def _wrong_refusals(method: Method, found: Mapping[str, Mapping[str, Method]]) -
     The keys of all methods count, so this waits until all files are read.
     """
     declared = [one.keys for table in found.values() for one in table.values()]
-    for refusal in method.refuses:
+    for number, refusal in enumerate(method.refuses):
+        spot = method.spot / "refuses" / number
         keys = [keys[refusal.key] for keys in (stage_keys(), *declared) if refusal.key in keys]
         if not keys:
             names = [*stage_keys(), *(name for keys in declared for name in keys)]
-            yield unknown_name("key", refusal.key, list(dict.fromkeys(names)), at=refusal.at)
+            yield unknown_name("key", refusal.key, list(dict.fromkeys(names)), at=spot.at())
         for value in refusal.values:
             if keys and not any(key.accepts(value) for key in keys):
                 what = f"`{refusal.key}` is never {value_words(value)}"
-                yield Fault(where=refusal.at, what=what, allowed=keys[0].allowed)
+                yield Fault(where=spot.at(), what=what, allowed=keys[0].allowed)
 
 
 def _names(method: Method) -> list[str]:
@@ -285,7 +286,7 @@ class _Reader:
         plain = {key: given[key] for key in shape_of(kind, without=MADE).keys if key in given}
         made: dict[str, Any] = {
             "axis": self.axis,
-            "at": self.document.at(("id",)),
+            "spot": Spot(self.document),
             "shipped": self.root == resource_root(),
             "keys": keys,
             "defaults": {
@@ -294,10 +295,7 @@ class _Reader:
             },
             "sources": given.get("sources", {}),
             "unused": given.get("unused", {}),
-            "refuses": tuple(
-                build(Refusal, entry, at=self.document.at(("refuses", number)))
-                for number, entry in enumerate(given.get("refuses", ()))
-            ),
+            "refuses": tuple(build(Refusal, entry) for entry in given.get("refuses", ())),
         }
         if self.axis == "update":
             made["variants"] = tuple(

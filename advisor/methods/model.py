@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from advisor.ground.errors import Fault, InputError, nearest
 from advisor.ground.shape import Choice, Integer, ListOf
+from advisor.ground.yaml_files import Spot
 from advisor.methods.keys import Key, Refusal
 
 DATA_KINDS = ("paired", "raw_text", "preference", "unpaired_feedback", "prompts_with_verifier")
@@ -25,7 +26,7 @@ class Method:
     about: str  # what it does, one line for those who know machine learning
     meaning: str  # the same for the legend of an answer
     order: int  # its place in every list
-    at: str  # file:line of its id
+    spot: Spot = field(repr=False, compare=False)  # its file
     shipped: bool = True  # False: a folder of one's own brought it (ADVISE_METHODS)
     keys: Mapping[str, Key] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that every stage has
@@ -33,6 +34,11 @@ class Method:
     refuses: tuple[Refusal, ...] = ()
     sources: Mapping[str, Any] = field(default_factory=dict)  # beside those of rules/sources.yaml
     arithmetic: str = ""  # module of estimate/methods/ that holds what is special about its cost
+
+    @property
+    def at(self) -> str:
+        """File, line and column of its id."""
+        return (self.spot / "id").at()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

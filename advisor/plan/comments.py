@@ -52,7 +52,7 @@ def comments_of(text: str, *, name: str) -> Comments:
     """
     document = parse_yaml(text, name=name)
     by_line: dict[int, Place] = {}
-    for path, (line, _) in sorted(document.key_marks.items(), key=lambda item: item[1]):
+    for path, (line, _) in sorted(document.positions.keys.items(), key=lambda item: item[1]):
         by_line[line] = path  # several keys on a line: the last one
     found = {}
     for number, line_text in enumerate(text.split("\n"), 1):

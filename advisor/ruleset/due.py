@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Number, Text
+from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Number, Path_, Text
 from advisor.ground.sources import SOURCE_KINDS
-from advisor.ground.yaml_files import Document, Path_
+from advisor.ground.yaml_files import Document
 from advisor.ruleset.lint import Finding
 
 READ = ("date", "checked", "compiled")  # keys of the day on which somebody read something

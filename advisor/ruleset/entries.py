@@ -401,7 +401,6 @@ class Reader:
                     id=entry["id"],
                     never=tuple(never),
                     because=entry.get("because", ""),
-                    at=(spot / "id").at(),
                 )
             )
         return tuple(found)

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 from advisor.ground.annotated import shape_of
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Shape, Text, check_shape
-from advisor.ground.yaml_files import Document, Path_, read_shipped, read_yaml
+from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Path_, Shape, Text, check_shape
+from advisor.ground.yaml_files import Document, read_shipped, read_yaml
 from advisor.methods import objectives, schemes, updates
 
 TYPES = ("choice", "number", "flag", "text", "path", "map")

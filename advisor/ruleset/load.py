@@ -161,8 +161,8 @@ class _Loader(Reader):
             spot = Spot(document) / "tables" / table_id
             for name in [entry["concludes"], *entry["inputs"]]:
                 self.known(spot, "fact", name, self.facts)
-            at, inputs = spot.at(key=True), tuple(entry["inputs"])
-            table = Table(**{**entry, "id": table_id, "inputs": inputs, "at": at})
+            inputs = tuple(entry["inputs"])
+            table = Table(**{**entry, "id": table_id, "inputs": inputs, "spot": spot})
             table = replace(table, seen=seen_inputs(table, self.facts))
             self.tables[table_id] = table
             self._count_inputs(spot / "inputs", table)

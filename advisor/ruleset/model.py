@@ -119,7 +119,6 @@ class Assumption:
     id: str
     never: tuple[Condition, ...]  # joined by AND
     because: str = ""
-    at: str = ""
 
     def is_broken_by(self, facts: Mapping[str, Any]) -> bool:
         """Whether these facts hold together what cannot."""
@@ -134,10 +133,15 @@ class Table:
     concludes: str
     inputs: tuple[str, ...]  # as rules name them
     about: str
-    at: str = ""
+    spot: Spot | None = field(default=None, repr=False, compare=False)
     per: str = ""  # "scheme": asked for each scheme; its rules forbid that scheme
     seen: tuple[str, ...] = ()  # the inputs as the judge sees them (candidates.py)
     asks: str = ""  # the table that is asked for each scheme before this one ranks them
+
+    @property
+    def at(self) -> str:
+        """File, line and column."""
+        return "" if self.spot is None else self.spot.at(key=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -214,7 +214,7 @@ def allowed_rules(draw, number=0):
         then={},
         because="x",
         sources=(),
-        spot=Spot(Document(f"acme.yaml:{number + 1}:1", None, {}, {})),
+        spot=Spot(Document(f"acme.yaml:{number + 1}:1", None)),
     )
 
 

@@ -15,7 +15,7 @@ from advisor.extras.other_tools.file import FLAGS, ToolFile, steps
 from advisor.extras.other_tools.mapping import same_value
 from advisor.extras.other_tools.tool import meant_key
 from advisor.ground.secrets import MASK, masked
-from advisor.ground.yaml_files import Path_
+from advisor.ground.shape import Path_
 
 AROUND = 2  # lines beside a change
 
