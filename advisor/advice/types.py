@@ -15,6 +15,12 @@ from advisor.methods.strategies import Sharing
 from advisor.situation.types import Situation
 
 Verdict = Literal["recommended", "ranked_lower", "forbidden", "too_big"]
+VERDICT_WORDS: dict[Verdict, str] = {
+    "recommended": "recommended",
+    "ranked_lower": "ranked lower",
+    "forbidden": "ruled out",
+    "too_big": "does not fit",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +145,13 @@ class Candidate:
     forced_ok: bool = (
         True  # --force may take it (never over a company's forbid, nor what cannot run)
     )
+
+    @property
+    def verdict_words(self) -> str:
+        """'does not fit', or 'may not fit' if the memory lies inside the band."""
+        if self.verdict == "too_big" and self.estimate.fits == "may_fit":
+            return "may not fit"
+        return VERDICT_WORDS[self.verdict]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

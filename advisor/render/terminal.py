@@ -5,16 +5,16 @@ Wraps, never crops; nothing depends on colour.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from advisor.ground.terminal import shown
-from advisor.render.answer.first import LABEL, LINES, First, Part, first_screen
+from advisor.render.answer.first import LABEL, LINES, FirstScreen, first_screen
 from advisor.render.answer.page import Page, page_of
-from advisor.render.answer.reasons import answer_words, reason_items
 from advisor.render.answer.rivals import canonical, named_methods
+from advisor.render.answer.why import answer_words, reason_items
 from advisor.render.blocks import Block, Item, Items, PageTable, Paragraph
-from advisor.render.words import meaning_of, memory_words, verdict_words
+from advisor.render.words import meaning_of, memory_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,8 +65,8 @@ def print_advice(
     )
     _print_hanging(console, "", rich_text(first.answer, console, "bold"))
     console.print()
-    for part in first.parts:
-        _print_part(part, console)
+    for label, items in first.labelled.items():
+        _print_labelled(label, items, console)
     console.print()
     if with_steps:
         for step in first.steps:
@@ -75,7 +75,7 @@ def print_advice(
     _print_hanging(console, "", rich_text(where_the_rest_is(first, read_in), console, "dim"))
 
 
-def where_the_rest_is(first: First, read_in: Literal["shell", "menu", "run"]) -> str:
+def where_the_rest_is(first: FirstScreen, read_in: Literal["shell", "menu", "run"]) -> str:
     """The last line: what else there is to read, and where."""
     more = first.more_warnings
     warnings = f"{more} more warning{'s' if more > 1 else ''}, reasons" if more else "All reasons"
@@ -87,14 +87,14 @@ def print_whole_answer(advice: Advice, console: Console, *, plan_path: str | Non
     print_page(page_of(advice, plan_path=plan_path), console)
 
 
-def _print_part(part: Part, console: Console) -> None:
+def _print_labelled(name: str, items: Sequence[Item], console: Console) -> None:
     """A label at the left and its entries beside it; on a narrow terminal below it."""
     wide = console.width >= NARROW
-    label = f"{part.label:<{LABEL}}" if wide else "  "
+    label = f"{name:<{LABEL}}" if wide else "  "
     if not wide:
-        console.print(rich_text(part.label, console, "bold"))
-    several = len(part.items) > 1
-    for place, item in enumerate(part.items):
+        console.print(rich_text(name, console, "bold"))
+    several = len(items) > 1
+    for place, item in enumerate(items):
         lead = (label if place == 0 or not wide else " " * LABEL) + ("- " if several else "")
         _print_hanging(console, lead, rich_text(item.text, console, STYLES[item.tone]))
 
@@ -123,7 +123,7 @@ def print_candidate(
     """Print everything that is known against or for one candidate: its reasons with rule and
     source, its numbers, and
     what the guide says for and against its methods (`methods` is `Advice.methods`)."""
-    _title(console, f"{candidate.composition}: {verdict_words(candidate)}")
+    _title(console, f"{candidate.composition}: {candidate.verdict_words}")
     items = reason_items(candidate.because)
     if candidate.estimate.memory is not None:
         items.append(Item(text=f"Memory: {memory_words(candidate)}, estimated"))

@@ -1,32 +1,25 @@
 """Methods in words: one plain phrase each for people who know no machine learning, one line each
 for those who do.
 
-The phrases fill the first three sentences of every answer; the meanings fill the legend. Both cover
-the closed lists of types.py (a test holds them together), so that no method is ever shown by its
-bare name alone.
+The phrases fill the first three sentences of every answer; the meanings fill the legend. No method
+is ever shown by its bare name alone.
 """
 
 from __future__ import annotations
 
 from advisor.advice.explain import unknown_words
-from advisor.advice.types import Advice, Candidate
+from advisor.advice.types import Advice, Candidate, NothingFits
 from advisor.estimate.types import Estimate
 from advisor.ground.units import format_count, format_gib
 from advisor.methods import methods, remedies, remedy, schemes
-from advisor.methods.composition import Composition
 from advisor.ruleset.phrases import joined
-
-VERDICTS = {
-    "recommended": "recommended",
-    "ranked_lower": "ranked lower",
-    "forbidden": "ruled out",
-    "too_big": "does not fit",
-}
-
 
 MANY = 1_000_000  # rows from which on their number is rounded
 GOOD_ANSWERS = "examples of requests and good answers"
 TOKENS_UNKNOWN = "the number of tokens is not known"  # as the estimate says it
+TWO_LINES, THREE_LINES = 138, 207  # characters of the first screen, beside its labels
+WORTH_SAYING = 40  # characters: what is shorter says too little alone
+HARDLY_LESS = 0.98  # of what is planned: a least that is no other number on the page
 
 
 def meaning_of(name: str) -> str:
@@ -52,10 +45,6 @@ def sentence(text: str, *, named: bool = False) -> str:
     return (text[0] if named else text[0].upper()) + text[1:] + ("" if ended else ".")
 
 
-TWO_LINES, THREE_LINES = 138, 207  # characters of the first screen, beside its labels
-WORTH_SAYING = 40  # characters: what is shorter says too little alone
-
-
 def shortened(text: str, *marks: str, least: int = TWO_LINES) -> str:
     """The text, or what stands before the last of the marks if it is longer than that.
 
@@ -71,7 +60,7 @@ def shortened(text: str, *marks: str, least: int = TWO_LINES) -> str:
 
 
 def model_name(advice: Advice, otherwise: str = "the model") -> str:
-    """The model the answer is about, as given or suggested, or `otherwise` where there is none."""
+    """The model the answer is about, as given or suggested, or `otherwise` if there is none."""
     situation = advice.situation
     if situation.model is not None:
         return situation.model.id
@@ -83,51 +72,53 @@ def model_name(advice: Advice, otherwise: str = "the model") -> str:
 def device_name(advice: Advice) -> str:
     """'one RTX 4090', '2 × A100 80GB', or 'hardware that is not known'."""
     hardware = advice.situation.hardware
+    names = [gpu.name for gpu in hardware.gpus]
     if hardware.kind == "unknown":
         return "hardware that is not known"
-    if not hardware.gpus:
+    if not names:
         return "the processor, without a GPU"
-    names = [gpu.name for gpu in hardware.gpus]
-    if len(names) == 1:
-        return f"one {names[0]}"
     if len(set(names)) > 1:
         return " and ".join(names)
-    of = f" in {hardware.machines} machines" if hardware.machines > 1 else ""
-    return f"{len(names)} × {names[0]}{of}"
+    several = f" in {hardware.machines} machines" if hardware.machines > 1 else ""
+    return f"one {names[0]}" if len(names) == 1 else f"{len(names)} × {names[0]}{several}"
 
 
 def what_to_do(advice: Advice) -> str:
     """What will be done, in words that need no knowledge of machine learning."""
-    composition = advice.recommendation.composition
-    stuck = advice.nothing_fits
-    if stuck is not None:
-        would = []
-        for change in (way.change for way in stuck.ways_out):
-            other = "another GPU" if "gpu" in change else "more money or time"
-            would.append(f"a smaller model ({change['model']})" if "model" in change else other)
-        way_out = f"; {joined(would, 'or')} would help" if would else ""
-        limits = f"stays within the budget on {device_name(advice)}"
-        if stuck.nearest.estimate.fits == "too_big":
-            gpus = advice.situation.hardware.gpus
-            where = f"on {device_name(advice)}" if gpus else "into the memory of this computer"
-            limits = f"fits {where}"
-        return sentence(f"nothing that suits the task {limits}{way_out}")
-    if advice.situation.outside is not None and not composition.chain:
-        return sentence(advice.situation.outside.what)
+    composition, situation = advice.recommendation.composition, advice.situation
+    remedies = joined(remedy(name).phrase for name in composition.remedies)
+    if advice.nothing_fits is not None:
+        return sentence(_nothing_fits(advice, advice.nothing_fits))
     if not composition.chain:
-        return sentence(f"no training is needed: {joined(_remedies(composition))}")
-    what = _what(advice) + _part(advice)
+        outside = situation.outside
+        return sentence(outside.what if outside else f"no training is needed: {remedies}")
+    training = _training(advice)
+    what = f"{remedies}; and {training}" if remedies else training
+    part = next((stage.part for stage in advice.recommendation.stages if stage.part), None)
+    what += f"; your limit allows {part.text}" if part else ""
     if size_is_unknown(advice):
-        name, hardware = model_name(advice), advice.situation.hardware
+        name, hardware = model_name(advice), situation.hardware
         trains_on = device_name(advice) if hardware.gpus else "this computer"
         unknown = f"whether {trains_on} can train {name} is not known, since its size is not"
         if hardware.kind == "unknown":
             unknown = f"how large {name} is, is not known"
-        what = (
-            f"{unknown}: tell it with --model-params-b (7 stands for 7 billion parameters)."
-            f" If it fits, {what}"
-        )
+        tell = "tell it with --model-params-b (7 stands for 7 billion parameters)"
+        what = f"{unknown}: {tell}. If it fits, {what}"
     return sentence(what)
+
+
+def _nothing_fits(advice: Advice, stuck: NothingFits) -> str:
+    would = []
+    for change in (way.change for way in stuck.ways_out):
+        other = "another GPU" if "gpu" in change else "more money or time"
+        would.append(f"a smaller model ({change['model']})" if "model" in change else other)
+    way_out = f"; {joined(would, 'or')} would help" if would else ""
+    where = f"on {device_name(advice)}"
+    limits = f"stays within the budget {where}"
+    if stuck.nearest.estimate.fits == "too_big":
+        has_gpu = advice.situation.hardware.gpus
+        limits = f"fits {where if has_gpu else 'into the memory of this computer'}"
+    return f"nothing that suits the task {limits}{way_out}"
 
 
 def is_chosen(advice: Advice) -> bool:
@@ -155,79 +146,50 @@ def example_rows(advice: Advice) -> int | None:
     return situation.data.rows if situation.data is not None else stated
 
 
-def _part(advice: Advice) -> str:
-    """Which part of the data is used, where a limit is not enough for all; with its semicolon."""
-    parts = [stage.part for stage in advice.recommendation.stages if stage.part is not None]
-    return f"; your limit allows {parts[0].text}" if parts else ""
-
-
-def _remedies(composition: Composition) -> list[str]:
-    return [remedy(name).phrase for name in composition.remedies]
-
-
-def _what(advice: Advice) -> str:
-    composition = advice.recommendation.composition
+def _training(advice: Advice) -> str:
+    """The stages and the scheme: 'teach ... with your 400 examples, by training a small add-on'."""
+    composition, answers = advice.recommendation.composition, advice.situation.answers
     steps = [_step(advice, place, objective) for place, objective in enumerate(composition.chain)]
-    count = advice.situation.answers.value("n_tasks") or len(advice.situation.tasks) or None
+    count = answers.value("n_tasks") or len(advice.situation.tasks)
     known = schemes()[composition.scheme or ""]
-    scheme = (known.phrase_per_task if composition.per_task else known.phrase).format(
-        tasks=f"{count} tasks" if count else "the tasks"
-    )
-    text = f"{', then '.join(steps)}, {scheme}"
-    remedies = _remedies(composition)
-    return f"{joined(remedies)}; and {text}" if remedies else text
+    scheme = known.phrase_per_task if composition.per_task else known.phrase
+    tasks = f"{count} tasks" if count else "the tasks"
+    return f"{', then '.join(steps)}, {scheme.format(tasks=tasks)}"
 
 
 def _step(advice: Advice, place: int, objective: str) -> str:
     """What one stage does: 'teach Qwen/Qwen3-8B with your 1,200 examples'."""
-    chain, known = advice.recommendation.composition.chain, methods().objectives
-    name = model_name(advice)
-    if advice.recommendation.composition.encoder and advice.situation.suggestion is not None:
-        name += " (a small text model)"
-    scored = any(known[before].scores for before in chain[:place])
-    model = name if place == 0 else "the first model" if scored else "it"
-    kind = _kind_of_data(advice)
-    rows = example_rows(advice) if kind in (None, *known[objective].trains_on) else None
+    composition, situation = advice.recommendation.composition, advice.situation
+    known = methods().objectives
+    is_scored = any(known[before].scores for before in composition.chain[:place])
+    model = "the first model" if is_scored else "it"
+    if place == 0:
+        is_small = composition.encoder and situation.suggestion is not None
+        model = f"{model_name(advice)}{' (a small text model)' if is_small else ''}"
+    data = next(iter(situation.tasks.values()), situation.data)
+    kind = data.kind if data is not None else situation.answers.value("data_kind")
+    suits = kind in known[objective].trains_on
+    rows = example_rows(advice) if suits or kind is None else None
     count = "" if rows is None else f"{format_count(rows) if rows >= MANY else f'{rows:,}'} "
-    if kind not in known[objective].trains_on:
-        your, examples = "", f"your {count}examples" if count else GOOD_ANSWERS
-    else:
-        your = f"your {count}"
-        examples = (
-            f"the better answers of your {count}pairs"
-            if kind == "preference"
-            else f"{your}examples"
-            if count
-            else "your examples of requests and good answers"
-        )
-    judge = (
-        "the second one"
-        if scored
-        else "your scoring model"
-        if advice.facts.get("reward_model_available") is True
-        else "a scoring model"
-        if kind == "preference"  # pairs cannot be checked by a program
-        else ""
-    )
-    phrase = known[objective].phrase_judged if judge else ""
-    return (phrase or known[objective].phrase).format(
-        model=model, examples=examples, your=your, judge=judge
-    )
-
-
-def _kind_of_data(advice: Advice) -> str | None:
-    """What the data are, measured or stated."""
-    situation = advice.situation
-    if situation.tasks:
-        return next(iter(situation.tasks.values())).kind
-    if situation.data is not None:
-        return situation.data.kind
-    kind: str | None = situation.answers.value("data_kind")
-    return kind
+    examples = f"your {count}examples"
+    if suits and kind == "preference":
+        examples = f"the better answers of your {count}pairs"
+    elif not count:
+        examples = f"your {GOOD_ANSWERS}" if suits else GOOD_ANSWERS
+    judge = ""
+    if is_scored:
+        judge = "the second one"
+    elif advice.facts.get("reward_model_available") is True:
+        judge = "your scoring model"
+    elif kind == "preference":  # pairs cannot be checked by a program
+        judge = "a scoring model"
+    phrase = (known[objective].phrase_judged if judge else "") or known[objective].phrase
+    your = f"your {count}" if suits else ""
+    return phrase.format(model=model, examples=examples, your=your, judge=judge)
 
 
 def whole_seconds(estimate: Estimate) -> float | None:
-    """Seconds of all parts; of the training alone where the others are not known."""
+    """Seconds of all parts; of the training alone if the others are not known."""
     return estimate.duration_s if estimate.times is None else estimate.times.total_s
 
 
@@ -251,24 +213,17 @@ def because_unknown(advice: Advice) -> str:
     return f": {joined(reasons)}" if reasons else ""
 
 
-HARDLY_LESS = 0.98  # of what is planned: a least that is no other number on the page
-
-
 def memory_words(candidate: Candidate) -> str:
     """'at least 9.6 GiB with the smallest batch; 14.2 GiB as planned (...)'; '' if not known."""
-    memory = candidate.estimate.memory
+    memory, smallest = candidate.estimate.memory, "with the smallest batch"
     if memory is None:
         return ""
+    need = format_gib(memory.need_bytes)
     band = f"(between {format_gib(memory.need_low_bytes)} and {format_gib(memory.need_high_bytes)})"
     least = less_than_planned(candidate.estimate)
-    if least is None:
-        same = candidate.estimate.least_bytes is not None
-        even = " even with the smallest batch" if same else ""
-        return f"{format_gib(memory.need_bytes)}{even} {band}"
-    return (
-        f"at least {format_gib(least)} with the smallest batch;"
-        f" {format_gib(memory.need_bytes)} as planned {band}"
-    )
+    if least is not None:
+        return f"at least {format_gib(least)} {smallest}; {need} as planned {band}"
+    return f"{need}{'' if candidate.estimate.least_bytes is None else f' even {smallest}'} {band}"
 
 
 def less_than_planned(estimate: Estimate) -> int | None:
@@ -277,10 +232,3 @@ def less_than_planned(estimate: Estimate) -> int | None:
     if memory is None or least is None or least > HARDLY_LESS * memory.need_bytes:
         return None
     return least
-
-
-def verdict_words(candidate: Candidate) -> str:
-    """'does not fit', or 'may not fit' where the memory lies inside the band."""
-    if candidate.verdict == "too_big" and candidate.estimate.fits == "may_fit":
-        return "may not fit"
-    return VERDICTS[candidate.verdict]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from advisor.advice.types import Advice, Candidate
 from advisor.ground.units import format_gib
 from advisor.render.answer.page import page_of
-from advisor.render.answer.reasons import reason_text
+from advisor.render.answer.why import reason_text
 from advisor.render.blocks import Items, PageTable, Paragraph
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import name_of
@@ -39,8 +39,8 @@ def texts_of(advice: Advice) -> Iterator[str]:
     """Every text of the page but what the answer is based on."""
     page = page_of(advice)
     yield page.first.answer
-    for part in page.first.parts:
-        yield from (item.text for item in part.items)
+    for items in page.first.labelled.values():
+        yield from (item.text for item in items)
     for section in page.sections:
         for block in section.blocks:
             if isinstance(block, Paragraph):

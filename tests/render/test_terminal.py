@@ -23,7 +23,7 @@ from advisor.methods.composition import parse_composition
 from advisor.render.answer.first import first_screen
 from advisor.render.answer.needs import cost_line, term_words, time_line
 from advisor.render.answer.page import page_of
-from advisor.render.answer.reasons import known_words, told_warnings
+from advisor.render.answer.why import known_words, ordered_warnings
 from advisor.render.blocks import Items, PageTable, Paragraph
 from advisor.render.next_steps import training_steps
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
@@ -136,7 +136,11 @@ def test_no_width_loses_text_of_the_first_screen(name, width):
     wide = [line for line in text.splitlines() if line.strip() not in commands]
     assert max(map(len, wide)) <= width
     wanted = [first.answer, *(step.text for step in first.steps), *commands]
-    wanted += [text for part in first.parts for text in (part.label, *(i.text for i in part.items))]
+    wanted += [
+        text
+        for label, items in first.labelled.items()
+        for text in (label, *(i.text for i in items))
+    ]
     for one in wanted:
         assert squeezed(one.replace("\x1b", "\\x1b")) in squeezed(text)
 
@@ -218,7 +222,7 @@ def test_how_a_name_was_read_is_told_after_what_may_be_wrong():
         "no answer in the data holds a call",
     )
     advice = dataclasses.replace(scenario_5(), warnings=said)
-    assert told_warnings(advice) == (said[1], said[2], said[0])
+    assert ordered_warnings(advice) == (said[1], said[2], said[0])
 
 
 def test_what_may_end_the_run_is_told_first():
@@ -230,7 +234,7 @@ def test_what_may_end_the_run_is_told_first():
         "model: 'qwen' may mean Qwen/Qwen3-8B, Qwen/Qwen3-4B: name one of them",
     )
     advice = dataclasses.replace(scenario_5(), warnings=said)
-    assert told_warnings(advice) == said[::-1]
+    assert ordered_warnings(advice) == said[::-1]
 
 
 def test_a_rented_machine_is_paid_for_its_whole_time():

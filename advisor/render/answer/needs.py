@@ -32,31 +32,44 @@ WORTH_CACHE = 0.02  # of what is needed: blocks that are kept beside it
 
 def memory_line(advice: Advice) -> str:
     """'19.3 GiB (15.8 to 22.7 GiB); the GPU has 24.0 GiB: it fits', with what is known."""
-    memory = advice.recommendation.estimate.memory
+    memory, verdict = advice.recommendation.estimate.memory, _fit_words(advice)
     if memory is None:
         why = ", since the size of the model is not: --model-params-b says it"
-        why = why if size_is_unknown(advice) else ""
-        return sentence(f"not known{why}{_against(advice)}")
+        return sentence(f"not known{why if size_is_unknown(advice) else ''}{verdict}")
     low, high = format_gib(memory.need_low_bytes), format_gib(memory.need_high_bytes)
-    return f"{format_gib(memory.need_bytes)} ({low} to {high}){_against(advice)}"
+    return f"{format_gib(memory.need_bytes)} ({low} to {high}){verdict}"
 
 
-def time_line(advice: Advice) -> str:
-    """'36 min (27 min to 52 min), of which training 34 min; within your limit of 8 h'."""
-    estimate = advice.recommendation.estimate
-    if estimate.duration_s is None:
-        return sentence(f"not known{because_unknown(advice)}")
-    hours, times = advice.facts.get("budget_hours"), estimate.times
-    limit = None if hours is None else float(hours) * 3600
-    if times is None:
-        verdict = _verdict(estimate.duration_s, estimate.duration_s, limit, format_duration)
-        return f"{format_duration(estimate.duration_s)} of training{verdict}"
-    low, high = format_duration(times.low_s), format_duration(times.high_s)
-    band = "" if low == high else f" ({low} to {high})"
-    whole, training = format_duration(times.total_s), format_duration(times.train_s)
-    part = "" if training == whole else f", of which training {training}"
-    verdict = _verdict(times.total_s, times.high_s, limit, format_duration)
-    return f"{whole}{band}{part}{verdict}"
+def _fit_words(advice: Advice) -> str:
+    """'; the GPU has 24.0 GiB: it fits', and whether it is split over several GPUs."""
+    estimate, hardware = advice.recommendation.estimate, advice.situation.hardware
+    split = any(stage.is_sharded for stage in advice.recommendation.stages)
+    parted = ", split over the GPUs" if split else ""
+    words = {
+        "fits": f"it fits{parted}",
+        "tight": f"it fits{parted}, with little to spare",
+        "may_fit": f"it may fit{parted or ': --dry-run measures it in about a minute'}",
+        "too_big": "it does not fit",
+        "unknown": "whether it fits is not known",
+    }
+    if hardware.kind == "unknown":
+        return f"; {words['unknown']}: `--gpu` says which GPU"
+    if estimate.limit_bytes is None:
+        return f"; {words[estimate.fits]}"
+    count = len(hardware.gpus)
+    place = "this computer" if not count else "the GPU" if count == 1 else "each GPU"
+    gives = "can give" if _kept_free(hardware) else "has"
+    return f"; {place} {gives} {format_gib(estimate.limit_bytes)}: {words[estimate.fits]}"
+
+
+def _kept_free(hardware: Hardware) -> str:
+    """What of the device's memory stays free, and why; '' if all of it counts."""
+    kept = next((gpu for gpu in hardware.gpus if gpu.kept_free_bytes), None)
+    if kept is not None:
+        return f"{format_gib(kept.kept_free_bytes)} stays free, because {kept.kept_free_because}"
+    if not hardware.gpus and hardware.ram_kept_free_bytes:
+        return f"{format_gib(hardware.ram_kept_free_bytes)} stays free for the system"
+    return ""
 
 
 def time_and_cost(advice: Advice) -> tuple[str, str]:
@@ -65,7 +78,27 @@ def time_and_cost(advice: Advice) -> tuple[str, str]:
     return time, "Not known either." if cost == time else cost
 
 
-def _verdict(amount: float, high: float, limit: float | None, shown: Callable[[float], str]) -> str:
+def time_line(advice: Advice) -> str:
+    """'36 min (27 min to 52 min), of which training 34 min; within your limit of 8 h'."""
+    estimate, hours = advice.recommendation.estimate, advice.facts.get("budget_hours")
+    times, trained_s = estimate.times, estimate.duration_s
+    if trained_s is None:
+        return sentence(f"not known{because_unknown(advice)}")
+    limit = None if hours is None else float(hours) * 3600
+    if times is None:
+        verdict = _limit_words(trained_s, trained_s, limit, format_duration)
+        return f"{format_duration(trained_s)} of training{verdict}"
+    low, high, whole, training = map(
+        format_duration, (times.low_s, times.high_s, times.total_s, times.train_s)
+    )
+    band = "" if low == high else f" ({low} to {high})"
+    part = "" if training == whole else f", of which training {training}"
+    return f"{whole}{band}{part}{_limit_words(times.total_s, times.high_s, limit, format_duration)}"
+
+
+def _limit_words(
+    amount: float, high: float, limit: float | None, shown: Callable[[float], str]
+) -> str:
     """'; within your limit of 8 h', or how an amount or its band passes the limit."""
     if limit is None:
         return ""
@@ -79,24 +112,22 @@ def cost_line(advice: Advice) -> str:
     The time is the whole one, and the band is its: money is time by a price.
     """
     estimate, hardware = advice.recommendation.estimate, advice.situation.hardware
-    own = hardware.origin == "probed"
+    is_own = hardware.origin == "probed"
     if not estimate.cost_usd:
-        if estimate.cost_usd is not None or (own and not hardware.gpus):
+        if estimate.cost_usd is not None or (is_own and not hardware.gpus):
             return "Electricity alone: it runs on your own computer"
-        why = because_unknown(advice) or ": no price is known for this GPU"
-        return sentence(f"not known{why}")
+        return sentence(f"not known{because_unknown(advice) or ': no price is known for this GPU'}")
     usd, times = whole_usd(estimate) or estimate.cost_usd, estimate.times
-    note = f": {estimate.cost_note}" if estimate.cost_note else ""
-    band, high_usd = "", usd
+    shown, high_usd = format_usd(usd), usd
     if times is not None and times.low_s < times.high_s:
         low_usd, high_usd = (usd * end / times.total_s for end in (times.low_s, times.high_s))
-        ends = [format_usd(end) for end in (low_usd, high_usd)]
-        band = "" if ends[0] == format_usd(usd) else f" ({' to '.join(ends)})"
+        if format_usd(low_usd) != format_usd(usd):
+            shown += f" ({format_usd(low_usd)} to {format_usd(high_usd)})"
     limit = advice.facts.get("budget_usd")
-    said = _verdict(usd, high_usd, float(limit) if limit else None, format_usd)
-    if own:
-        return f"Electricity alone; renting the same would be {format_usd(usd)}{band}{note}{said}"
-    return f"{format_usd(usd)}{band}{note}{said}"
+    note = f": {estimate.cost_note}" if estimate.cost_note else ""
+    verdict = _limit_words(usd, high_usd, float(limit) if limit else None, format_usd)
+    renting = "Electricity alone; renting the same would be " if is_own else ""
+    return f"{renting}{shown}{note}{verdict}"
 
 
 def remedy_cost(advice: Advice) -> str:
@@ -107,25 +138,23 @@ def remedy_cost(advice: Advice) -> str:
 
 def needs(advice: Advice) -> Section:
     """Memory with its terms, data, time with its parts, and cost."""
-    recommendation = advice.recommendation
-    estimate = recommendation.estimate
+    recommendation, title = advice.recommendation, "What it needs"
+    estimate, learned = recommendation.estimate, recommendation.estimate.learned
     if not recommendation.composition.chain:
-        of_remedy = [Item(text=f"Cost: {remedy_cost(advice)}")]
-        return Section(title="What it needs", blocks=listed(of_remedy if advice.fits else ()))
+        costs = [f"Cost: {remedy_cost(advice)}"] if advice.fits else []
+        return Section(title=title, blocks=listed(costs))
     time, cost = time_and_cost(advice)
     held = _memory_detail(estimate, advice.situation.hardware)
-    items = [
+    items: list[str | Item] = [
         Item(text=f"Memory: {memory_line(advice)}", detail=held),
-        *(Item(text=f"Data: {text}") for text in part_words(recommendation)),
+        *(f"Data: {text}" for text in part_words(recommendation)),
         Item(text=f"Time: {time}", detail=_time_detail(estimate)),
     ]
-    if estimate.learned is not None:
-        said = f"Corrected by {estimate.learned.sentence}"
-        of = "runs of this model and method on this device (docs/learning.md)"
-        items.append(Item(text=said, detail=of))
-    items += [Item(text=text) for text in padding_words(recommendation)[:1]]
-    items.append(Item(text=f"Cost: {cost}"))
-    return Section(title="What it needs", blocks=listed(items))
+    if learned is not None:
+        runs = "runs of this model and method on this device (docs/learning.md)"
+        items.append(Item(text=f"Corrected by {learned.sentence}", detail=runs))
+    items += [*padding_words(recommendation)[:1], f"Cost: {cost}"]
+    return Section(title=title, blocks=listed(items))
 
 
 def _memory_detail(estimate: Estimate, hardware: Hardware) -> str:
@@ -133,20 +162,32 @@ def _memory_detail(estimate: Estimate, hardware: Hardware) -> str:
     if estimate.memory is None:
         return ""
     needed, least = estimate.memory.needed, less_than_planned(estimate)
-    parts = [f"{needed.name}: {terms}"] if (terms := term_words(needed)) else []
-    if least is not None:
-        parts.append(f"at least {format_gib(least)} with the smallest batch")
-    if kept := _kept_free(hardware):
-        parts.append(kept)
-    return "; ".join(parts) + (_cache_words(estimate.memory) if terms else "")
+    terms = term_words(needed)
+    parts = [
+        f"{needed.name}: {terms}" if terms else "",
+        "" if least is None else f"at least {format_gib(least)} with the smallest batch",
+        _kept_free(hardware),
+    ]
+    return "; ".join(filter(None, parts)) + (_cache_words(estimate.memory) if terms else "")
+
+
+def _cache_words(memory: MemoryEstimate) -> str:
+    """What a counter shows beyond the need."""
+    cached = memory.peak_bytes - memory.need_bytes
+    if cached < WORTH_CACHE * memory.need_bytes:
+        return ""
+    return (
+        f"; a GPU monitor may show {format_gib(cached)} more: freed blocks that PyTorch caches,"
+        " and returns when memory is short"
+    )
 
 
 def _time_detail(estimate: Estimate) -> str:
     """The parts of the time, and what a first run downloads besides."""
-    if estimate.times is None:
-        return ""
     times = estimate.times
-    parts = {
+    if times is None:
+        return ""
+    parts = format_parts({
         "load": times.load_s,
         "tokenising": times.prepare_s,
         "measuring before": times.before_s,
@@ -154,20 +195,19 @@ def _time_detail(estimate: Estimate) -> str:
         "held-out loss": times.evaluate_s,
         "checkpoints": times.save_s,
         "after": times.after_s,
-    }
+    })  # fmt: skip
     if not times.download_s:
-        return format_parts(parts)
+        return parts
     return (
-        f"{format_parts(parts)}; downloading the model first, if it is not on this machine yet,"
-        f" takes about {format_duration(times.download_s)} at 250 Mbit/s"
+        f"{parts}; downloading the model first, if it is not on this machine yet, takes about"
+        f" {format_duration(times.download_s)} at 250 Mbit/s"
     )
 
 
 def padding_words(candidate: Candidate) -> list[str]:
-    """What packing or grouping of the rows saves, where it is worth saying."""
+    """What packing or grouping of the rows saves, if it is worth saying."""
     said = []
-    for stage in candidate.stages:
-        padding = stage.padding
+    for padding in (stage.padding for stage in candidate.stages):
         if padding is None or padding.at_random - padding.now < WORTH_SAYING:
             continue
         how, now = "short rows share a sequence", "none"
@@ -187,65 +227,19 @@ def part_words(candidate: Candidate) -> list[str]:
     ]
 
 
-def shown_terms(moment: Moment) -> list[tuple[str, float]]:
-    """The large terms of a moment and the rest as one, so that they add up as they are printed."""
-    total = moment.total_bytes
-    named = LARGE_TERM * total
-    large = [one for one in moment.terms if one.size_bytes < 0 or one.size_bytes >= named]
-    sizes = [(term.name, float(term.size_bytes)) for term in large]
-    if len(large) < sum(1 for term in moment.terms if term.size_bytes):
-        # As shown, so that the line adds up to the total above it.
-        other = shown_bytes(total) - sum(shown_bytes(term.size_bytes) for term in large)
-        sizes += [("other", other)] if gib(other) >= 0.01 else []
-    return sizes
-
-
 def term_words(moment: Moment) -> str:
-    """'weights 15.3 GiB + activations 1.1 GiB + other 1.8 GiB'."""
+    """'weights 15.3 GiB + activations 1.1 GiB + other 1.8 GiB'; the small terms are one, so that
+    they add up as they are printed.
+    """
+    total = moment.total_bytes
+    sizes = [
+        (term.name, float(term.size_bytes))
+        for term in moment.terms
+        if term.size_bytes < 0 or term.size_bytes >= LARGE_TERM * total
+    ]
+    if len(sizes) < sum(1 for term in moment.terms if term.size_bytes):
+        other = shown_bytes(total) - sum(shown_bytes(size) for _, size in sizes)
+        sizes += [("other", other)] if gib(other) >= 0.01 else []
     return "".join(
-        f" {'+' if size > 0 else '-'} {name} {format_gib(abs(size))}"
-        for name, size in shown_terms(moment)
+        f" {'+' if size > 0 else '-'} {name} {format_gib(abs(size))}" for name, size in sizes
     ).removeprefix(" + ")
-
-
-def _cache_words(memory: MemoryEstimate) -> str:
-    """What a counter shows beyond the need."""
-    cached = memory.peak_bytes - memory.need_bytes
-    if cached < WORTH_CACHE * memory.need_bytes:
-        return ""
-    return (
-        f"; a GPU monitor may show {format_gib(cached)} more: freed blocks that PyTorch caches,"
-        " and returns when memory is short"
-    )
-
-
-def _against(advice: Advice) -> str:
-    """'; the GPU has 24.0 GiB: it fits', and whether it is split over several GPUs."""
-    estimate = advice.recommendation.estimate
-    split = any(stage.is_sharded for stage in advice.recommendation.stages)
-    parted = ", split over the GPUs" if split else ""
-    words = {
-        "fits": f"it fits{parted}",
-        "tight": f"it fits{parted}, with little to spare",
-        "may_fit": f"it may fit{parted or ': --dry-run measures it in about a minute'}",
-        "too_big": "it does not fit",
-        "unknown": "whether it fits is not known",
-    }[estimate.fits]
-    if advice.situation.hardware.kind == "unknown":
-        return "; whether it fits is not known: `--gpu` says which GPU"
-    if estimate.limit_bytes is None:
-        return f"; {words}"
-    cards = len(advice.situation.hardware.gpus)
-    place = "this computer" if not cards else "the GPU" if cards == 1 else "each GPU"
-    gives = "can give" if _kept_free(advice.situation.hardware) else "has"
-    return f"; {place} {gives} {format_gib(estimate.limit_bytes)}: {words}"
-
-
-def _kept_free(hardware: Hardware) -> str:
-    """What of the device's memory stays free, and why; nothing where all of it counts."""
-    kept = next((gpu for gpu in hardware.gpus if gpu.kept_free_bytes), None)
-    if kept is not None:
-        return f"{format_gib(kept.kept_free_bytes)} stays free, because {kept.kept_free_because}"
-    if not hardware.gpus and hardware.ram_kept_free_bytes:
-        return f"{format_gib(hardware.ram_kept_free_bytes)} stays free for the system"
-    return ""

@@ -4,33 +4,26 @@ items and tables. The terminal decides about width and colour alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from advisor.advice.types import Advice
 from advisor.methods.remedies import OTHER_TOOL
-from advisor.render.answer.first import First, first_screen
+from advisor.render.answer.first import FirstScreen, first_screen
 from advisor.render.answer.needs import needs
-from advisor.render.answer.reasons import (
+from advisor.render.answer.rivals import canonical, named_methods, rivals
+from advisor.render.answer.steps import steps_section
+from advisor.render.answer.why import (
     answer_words,
     flips,
     number_name,
-    steps_section,
-    stuck_section,
+    obstacles,
     unknown,
     warnings,
     why,
 )
-from advisor.render.answer.rivals import canonical, named_methods, rivals
 from advisor.render.blocks import Item, Section, listed
-from advisor.render.words import (
-    device_name,
-    example_rows,
-    is_chosen,
-    meaning_of,
-    model_name,
-)
+from advisor.render.words import device_name, example_rows, is_chosen, meaning_of, model_name
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import inside_sentence, joined, name_of
 
@@ -40,102 +33,11 @@ SAID = ("model", "model_params_b", "gpu", "gpus", "gpu_memory_gib", "data_path",
 FEW_FILES = 2  # that are listed one by one
 
 
-def legend(advice: Advice) -> Section:
-    """The names in the recommendation, one line each."""
-    facts = {canonical(method_id): method for method_id, method in advice.methods.items()}
-    items = []
-    for name in dict.fromkeys(named_methods(advice.recommendation.composition)):
-        method = facts.get(name, {})
-        label = str(method.get("name", name))
-        label = label if label.lower() == name else f"{label} ({name})"
-        items.append(Item(text=f"{label}: {method.get('plain') or meaning_of(name)}"))
-    items.append(Item(text="any other name: `advise rules NAME` explains it", tone="quiet"))
-    return Section(title="What the names mean", blocks=listed(items))
-
-
-def based_on(advice: Advice) -> Section:
-    """The model, the machine, the data, what was stated besides, and the rules."""
-    situation = advice.situation
-    suggested = situation.suggestion is not None
-    named = model_name(advice, otherwise="not named")
-    model = f"Model: {named}{' (a suggestion: none was named)' if suggested else ''}"
-    origin = situation.hardware.origin
-    machine = f"Machine: {device_name(advice)}"
-    items = [
-        Item(text=model, detail=_model_detail(advice)),
-        Item(text=machine if origin == "unknown" else f"{machine} ({origin})"),
-        *(Item(text=text) for text in _data(advice)),
-    ]
-    if stated := _stated(advice):
-        items.append(Item(text=f"You said: {'; '.join(stated)}"))
-    items.append(Item(text=f"Rules: {', '.join(advice.layers)} (digest {advice.rules_digest})"))
-    return Section(title="What this is based on", blocks=listed(items))
-
-
-def _data(advice: Advice) -> Iterator[str]:
-    """What the data are; many files together."""
-    situation, rows = advice.situation, example_rows(advice)
-    profiles = situation.tasks
-    if situation.data is not None:
-        data = situation.data
-        kind = _kind_words(data.kind)
-        yield f"Data: {data.path}: {data.rows:,} examples, {kind} ({data.format})"
-    elif len(profiles) > FEW_FILES:
-        kinds = joined(dict.fromkeys(_kind_words(one.kind) for one in profiles.values()))
-        each = ", ".join(f"{name} {profile.rows:,}" for name, profile in profiles.items())
-        files = f"your {number_name(len(profiles))} files"
-        yield f"Data: {rows:,} examples in {files}, {kinds}: {each}"
-    elif profiles:
-        for name, one in profiles.items():
-            yield f"Data of {name}: {one.path}: {one.rows:,} examples, {_kind_words(one.kind)}"
-    else:
-        kind = situation.answers.value("data_kind")
-        tokens = situation.answers.value("data_tokens")
-        stated = [f"{rows:,} examples"] if rows else []
-        stated += [f"{tokens:,} tokens"] if tokens else []
-        stated += [_kind_words(kind)] if kind else []
-        yield f"Data: {', '.join(stated)} (stated)" if stated else "Data: not known"
-
-
-def _stated(advice: Advice) -> list[str]:
-    """The other answers: 'what the model should do: Answer customers'."""
-    answers = {
-        fact: answer for fact, answer in advice.situation.answers.known.items() if fact not in SAID
-    }
-    if set(advice.situation.answers.signals) <= set(answers):
-        # The wizard keeps each signal's own answer beside the list.
-        answers.pop("signals", None)
-    return [
-        f"{_answer_name(fact)}: {answer_words(answer.value, fact)}"
-        for fact, answer in answers.items()
-    ]
-
-
-def _kind_words(kind: Any) -> str:
-    return inside_sentence(answer_words(str(kind), "data_kind"))
-
-
-def _answer_name(fact_id: str) -> str:
-    """What an answer is about: 'what the model should do'; a list of signals by its own name."""
-    fact = load_facts().get(fact_id)
-    return name_of(fact) if fact else fact_id
-
-
-def _model_detail(advice: Advice) -> str:
-    situation = advice.situation
-    parts: Iterable[str] = ()
-    if situation.suggestion is not None:
-        parts = (situation.suggestion.because, situation.suggestion.source)
-    elif situation.model is not None:
-        parts = (situation.model.note, situation.model.source)
-    return " · ".join(part for part in parts if part)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
     """The whole answer, ready to be shown."""
 
-    first: First  # what is seen first, and where the terminal shows nothing else
+    first: FirstScreen  # what is seen first, and where the terminal shows nothing else
     sections: tuple[Section, ...]
 
 
@@ -146,7 +48,7 @@ def page_of(advice: Advice, *, plan_path: str | None = None) -> Page:
         sections = [why(advice), warnings(advice), based_on(advice), steps_section(advice)]
     else:
         sections = [
-            stuck_section(advice),
+            obstacles(advice),
             why(advice),
             needs(advice),
             rivals(advice),
@@ -161,3 +63,75 @@ def page_of(advice: Advice, *, plan_path: str | None = None) -> Page:
         first=first_screen(advice, plan_path=plan_path),
         sections=tuple(section for section in sections if section.blocks),
     )
+
+
+def legend(advice: Advice) -> Section:
+    """The names in the recommendation, one line each."""
+    methods = {canonical(method_id): method for method_id, method in advice.methods.items()}
+    items = []
+    for name in dict.fromkeys(named_methods(advice.recommendation.composition)):
+        method = methods.get(name, {})
+        label = str(method.get("name", name))
+        label = label if label.lower() == name else f"{label} ({name})"
+        items.append(Item(text=f"{label}: {method.get('plain') or meaning_of(name)}"))
+    items.append(Item(text="any other name: `advise rules NAME` explains it", tone="quiet"))
+    return Section(title="What the names mean", blocks=listed(items))
+
+
+def based_on(advice: Advice) -> Section:
+    """The model, the machine, the data, what was stated besides, and the rules."""
+    situation = advice.situation
+    name, suggestion, model = model_name(advice, "not named"), situation.suggestion, situation.model
+    detail = ("", "") if model is None else (model.note, model.source)
+    if suggestion is not None:
+        name += " (a suggestion: none was named)"
+        detail = (suggestion.because, suggestion.source)
+    origin = situation.hardware.origin
+    machine = f"{device_name(advice)}{'' if origin == 'unknown' else f' ({origin})'}"
+    stated = "; ".join(_stated(advice))
+    items: list[str | Item] = [
+        Item(text=f"Model: {name}", detail=" · ".join(filter(None, detail))),
+        f"Machine: {machine}",
+        *_data(advice),
+        *([f"You said: {stated}"] if stated else []),
+        f"Rules: {', '.join(advice.layers)} (digest {advice.rules_digest})",
+    ]
+    return Section(title="What this is based on", blocks=listed(items))
+
+
+def _data(advice: Advice) -> Iterator[str]:
+    """What the data are; many files together."""
+    situation, rows = advice.situation, example_rows(advice)
+    files, data = situation.tasks, situation.data
+    if data is not None:
+        kind = _kind_words(data.kind)
+        yield f"Data: {data.path}: {data.rows:,} examples, {kind} ({data.format})"
+    elif len(files) > FEW_FILES:
+        kinds = joined(dict.fromkeys(_kind_words(one.kind) for one in files.values()))
+        each = ", ".join(f"{name} {profile.rows:,}" for name, profile in files.items())
+        yield f"Data: {rows:,} examples in your {number_name(len(files))} files, {kinds}: {each}"
+    elif files:
+        for name, one in files.items():
+            yield f"Data of {name}: {one.path}: {one.rows:,} examples, {_kind_words(one.kind)}"
+    else:
+        kind, tokens = (situation.answers.value(f"data_{name}") for name in ("kind", "tokens"))
+        stated = [f"{rows:,} examples"] if rows else []
+        stated += [f"{tokens:,} tokens"] if tokens else []
+        stated += [_kind_words(kind)] if kind else []
+        yield f"Data: {', '.join(stated)} (stated)" if stated else "Data: not known"
+
+
+def _kind_words(kind: str) -> str:
+    return inside_sentence(answer_words(kind, "data_kind"))
+
+
+def _stated(advice: Advice) -> Iterator[str]:
+    """The other answers: 'what the model should do: Answer customers'."""
+    known, facts = advice.situation.answers.known, load_facts()
+    answers = {fact_id: answer for fact_id, answer in known.items() if fact_id not in SAID}
+    if set(advice.situation.answers.signals) <= set(answers):
+        # The wizard keeps each signal's own answer beside the list.
+        answers.pop("signals", None)
+    for fact_id, answer in answers.items():
+        name = name_of(facts[fact_id]) if fact_id in facts else fact_id  # signals by their own name
+        yield f"{name}: {answer_words(answer.value, fact_id)}"

@@ -11,13 +11,12 @@ from advisor.advice.explain import RANKS_BELOW
 from advisor.advice.types import Advice, Candidate, Reason
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
-from advisor.render.answer.reasons import reason_text
-from advisor.render.blocks import Block, Item, Items, PageTable, Paragraph, Section
+from advisor.render.answer.why import reason_text
+from advisor.render.blocks import PageTable, Paragraph, Section, listed
 from advisor.render.words import (
     is_chosen,
     less_than_planned,
     shortened,
-    verdict_words,
     whole_seconds,
     whole_usd,
 )
@@ -36,6 +35,11 @@ SAME_METHOD = {
     "reward_model": "rm",
 }
 MOST_STARS = 5
+GUIDE_ROW = re.compile(r"\. \([^()]*\)$")  # the guide's row in brackets after a sentence
+ASKED_FIRST = ("full", "lora", "qlora")  # the schemes that a person asks for, in this order
+WOULD = re.compile(r"^[^,;:]{1,50}? would(?= win if)")
+HERE = re.compile(r"; here (?=[A-Z])")
+VERBS = {"forbidden": "is ruled out", "ranked_lower": "ranks lower"}
 
 
 def named_methods(composition: Composition) -> list[str]:
@@ -50,93 +54,133 @@ def canonical(method: str) -> str:
     return SAME_METHOD.get(name, name)
 
 
-def nearest_candidate(advice: Advice, method: str) -> Candidate | None:
-    """The alternative with this method that differs least from the recommendation."""
-    stuck = advice.nothing_fits
-    ours = (stuck.nearest if stuck else advice.recommendation).composition
-    holding = [one for one in advice.alternatives if method in named_methods(one.composition)]
-
-    def distance(candidate: Candidate) -> int:
-        parts = ("chain", "scheme", "per_task", "remedies", "encoder")
-        return sum(getattr(candidate.composition, part) != getattr(ours, part) for part in parts)
-
-    return min(holding, key=distance, default=None)
+def _differences(one: Composition, other: Composition) -> list[str]:
+    """The parts in which two compositions differ."""
+    parts = ("chain", "scheme", "per_task", "remedies", "encoder")
+    return [part for part in parts if getattr(one, part) != getattr(other, part)]
 
 
-ROW = re.compile(r"\. \([^()]*\)$")  # the guide's row in brackets after a sentence
-ASKED_FIRST = ("full", "lora", "qlora")  # the schemes that a person asks for, in this order
-WOULD = re.compile(r"^[^,;:]{1,50}? would(?= win if)")
-HERE = re.compile(r"; here (?=[A-Z])")
+def _same_training(advice: Advice, other: Composition) -> bool:
+    """Whether it is the training of the recommendation with at most another scheme."""
+    ours = advice.recommendation.composition
+    return bool(ours.chain) and _differences(ours, other) in ([], ["scheme"])
+
+
+def _most_telling(reasons: Sequence[Reason]) -> Reason | None:
+    """The first reason with numbers, or the first of all."""
+    return next((one for one in reasons if one.needs is not None), next(iter(reasons), None))
+
+
+def _verdict(candidate: Candidate) -> str:
+    """The verdict with its verb: 'is ruled out', 'ranks lower', 'does not fit'."""
+    return VERBS.get(candidate.verdict) or candidate.verdict_words
+
+
+# --------------------------------------------------------------------------- the first screen
 
 
 def rival_lines(advice: Advice) -> Iterator[str]:
     """Why not each near rival: 'full fine-tuning: needs 66.3 GiB, this GPU has 24.0 GiB'."""
     told = {one.rule for one in advice.recommendation.because}
-    said: set[str] = set()
+    reasons_said: set[str] = set()
     for candidate in _nearest_rivals(advice):
         line = _rival_line(candidate, advice, told)
         why = line.partition(": ")[2]
-        if line and why not in said:
-            said.add(why)
+        if line and why not in reasons_said:
+            reasons_said.add(why)
             yield line
 
 
 def _nearest_rivals(advice: Advice) -> list[Candidate]:
     """Other schemes of the same training first, then the guide's own; what is ruled out last."""
-    ours = advice.recommendation.composition
     guide = str(advice.guide.composition) if advice.guide is not None else ""
 
     def distance(candidate: Candidate) -> tuple[int, int]:
+        other = candidate.composition
         if is_chosen(advice) and candidate is advice.alternatives[0]:
             return -1, 0  # what the rules recommend
-        other = candidate.composition
-        place = ASKED_FIRST.index(other.scheme) if other.scheme in ASKED_FIRST else 3
-        if ours.chain and _differs_by_scheme(other, ours):
-            return (0 if place < 3 else 2), place
+        if _same_training(advice, other):
+            is_asked = other.scheme in ASKED_FIRST
+            return (0, ASKED_FIRST.index(str(other.scheme))) if is_asked else (2, 0)
         return (1 if str(other) == guide else 4 if candidate.verdict == "forbidden" else 3), 0
 
-    # Where nothing is trained, why not to train is why that remedy: rivals are the other remedies.
-    others = [one for one in advice.alternatives if ours.chain or not one.composition.chain]
+    # If nothing is trained, why not to train is why that remedy: rivals are the other remedies.
+    trains = advice.recommendation.composition.chain
+    others = [one for one in advice.alternatives if trains or not one.composition.chain]
     return sorted(others, key=distance)
 
 
-def _differs_by_scheme(one: Composition, other: Composition) -> bool:
-    return (one.chain, one.per_task, one.remedies, one.encoder) == (
-        other.chain, other.per_task, other.remedies, other.encoder,
-    )  # fmt: skip
-
-
 def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | None]) -> str:
-    """One line, or nothing where no rule says more than what stands above."""
-    ours, other = advice.recommendation.composition, candidate.composition
-    same = bool(ours.chain) and _differs_by_scheme(other, ours)
-    name = method_words(str(other.scheme)) if same else str(other)
+    """One line, or nothing if no rule says more than what stands above."""
+    other = candidate.composition
     if is_chosen(advice) and candidate is advice.alternatives[0]:
         return f"{other}: the rules recommend it here"
-    reasons = [one for one in candidate.because if one.rule or one.needs is not None]
-    reason = _most_telling(reasons)
+    reason = _most_telling([one for one in candidate.because if one.rule or one.needs is not None])
     if reason is None:
         return ""
-    text = reason_text(reason).rstrip(".")
-    # As planned, like the numbers above: the least that it could do with would look like a gain.
-    numbers = _candidate_numbers(candidate, planned=True)
+    text, is_same = reason_text(reason).rstrip("."), _same_training(advice, other)
+    scheme = method_words(str(other.scheme))
     if text.startswith(RANKS_BELOW):
         if reason.rule in told:
-            text = text.partition(":")[0]
-            if not ours.chain or not numbers:
+            # As planned, like the numbers above: the least it could do with would look like a gain.
+            numbers = _numbers(candidate, planned=True)
+            if not advice.recommendation.composition.chain or not numbers:
                 return ""
-            text = f"{text}; it would take {numbers}"
+            text = f"{text.partition(':')[0]}; it would take {numbers}"
         text = inside_sentence(text)
     elif reason.rule in told:
         return ""
     elif WOULD.search(text):
         text = WOULD.sub("would", text)
     else:
-        text = text.removeprefix(f"{method_words(str(other.scheme))} ")
-        if not same and candidate.verdict != "ranked_lower":
-            text = f"{_is(candidate)}: {inside_sentence(text)}"
+        text = text.removeprefix(f"{scheme} ")
+        if not is_same and candidate.verdict != "ranked_lower":
+            text = f"{_verdict(candidate)}: {inside_sentence(text)}"
         text = inside_sentence(text)
-    return shortened(f"{name}: {HERE.sub('; ', ROW.sub('', text))}", "; ", " (")
+    name = scheme if is_same else str(other)
+    return shortened(f"{name}: {HERE.sub('; ', GUIDE_ROW.sub('', text))}", "; ", " (")
+
+
+# --------------------------------------------------------------------------- the whole answer
+
+
+def rivals(advice: Advice) -> Section:
+    """Why not the guide's other methods, nor the other combinations; no reason is told twice."""
+    told = {reason_text(reason) for reason in advice.recommendation.because}
+    table = _guide_table(advice, told)
+    near = (_nearest_candidate(advice, canonical(method_id)) for method_id in advice.methods)
+    shown = {str(one.composition) for one in near if one is not None}
+    others = listed(
+        _candidate_line(candidate, told)
+        for candidate in advice.alternatives
+        if str(candidate.composition) not in shown
+    )
+    return Section(title="Why not the others", blocks=[*table[:1], *others, *table[1:]])
+
+
+def _guide_table(advice: Advice, told: set[str]) -> list[PageTable | Paragraph]:
+    rows: list[tuple[str, ...]] = []
+    chosen = []
+    for method_id, method in advice.methods.items():
+        name = canonical(method_id)
+        candidate = _nearest_candidate(advice, name)
+        if name in named_methods(advice.recommendation.composition):
+            chosen.append(len(rows))
+            answer = "chosen by you" if is_chosen(advice) else "recommended"
+        elif candidate is not None:
+            answer = _candidate_line(candidate, told)
+        else:
+            answer = "nothing with it was considered for this task"
+        stars = (_stars(method, key) for key in ("cost", "performance"))
+        rows.append((str(method.get("name", method_id)), *stars, answer))
+    table = PageTable(
+        columns=("Method", "cost", "performance", "Here"),
+        rows=tuple(rows),
+        fixed=("cost", "performance"),
+        chosen=tuple(chosen),
+    )
+    note = "Stars are the guide's own, out of five; more for cost is dearer."
+    return [table, Paragraph(text=note, tone="quiet")] if rows else []
 
 
 def _stars(method: Mapping[str, Any], key: str) -> str:
@@ -146,76 +190,41 @@ def _stars(method: Mapping[str, Any], key: str) -> str:
     return "" if count is None else str(count)
 
 
-def rivals(advice: Advice) -> Section:
-    """Why not the guide's other methods, nor the other combinations; no reason is told twice."""
-    told = {reason_text(reason) for reason in advice.recommendation.because}
-    table = _of_guide(advice, told)
-    blocks = (*table[:1], *_other_combinations(advice, told), *table[1:])
-    return Section(title="Why not the others", blocks=blocks)
+def _nearest_candidate(advice: Advice, method: str) -> Candidate | None:
+    """The alternative with this method that differs least from the recommendation."""
+    stuck = advice.nothing_fits
+    ours = (stuck.nearest if stuck else advice.recommendation).composition
+    holding = [one for one in advice.alternatives if method in named_methods(one.composition)]
+    return min(holding, key=lambda one: len(_differences(ours, one.composition)), default=None)
 
 
-def _of_guide(advice: Advice, told: set[str]) -> tuple[Block, ...]:
-    rows: list[tuple[str, ...]] = []
-    chosen = []
-    for method_id, method in advice.methods.items():
-        name = canonical(method_id)
-        if name in named_methods(advice.recommendation.composition):
-            chosen.append(len(rows))
-            answer = "chosen by you" if is_chosen(advice) else "recommended"
-        else:
-            candidate = nearest_candidate(advice, name)
-            none = "nothing with it was considered for this task"
-            answer = candidate_line(candidate, told) if candidate else none
-        stars = (_stars(method, key) for key in ("cost", "performance"))
-        cells = (str(method.get("name", method_id)), *stars, answer)
-        rows.append(cells)
-    if not rows:
-        return ()
-    note = "Stars are the guide's own, out of five; more for cost is dearer."
-    table = PageTable(
-        columns=("Method", "cost", "performance", "Here"),
-        rows=tuple(rows),
-        fixed=("cost", "performance"),
-        chosen=tuple(chosen),
-    )
-    return table, Paragraph(text=note, tone="quiet")
-
-
-def candidate_line(candidate: Candidate, told: set[str]) -> str:
+def _candidate_line(candidate: Candidate, told: set[str]) -> str:
     """'sft+full does not fit: ... needs 78.1 GiB', which is added to what is `told`."""
-    return f"{candidate.composition} {_why_lower(candidate, told)}{_in_brackets(candidate)}"
+    has_numbers = any(reason.needs is not None for reason in candidate.because)
+    numbers = "" if has_numbers else _numbers(candidate)
+    why = _why_lower(candidate, told)
+    return f"{candidate.composition} {why}{f' ({numbers})' if numbers else ''}"
 
 
 def _why_lower(candidate: Candidate, told: set[str]) -> str:
     """'ranks below LoRA: ...', 'does not fit: ...', or that it was said above."""
     reason = _most_telling(candidate.because)
     if reason is None:
-        return _is(candidate)
+        return _verdict(candidate)
     if reason.text == BY_HAND:
         return BY_HAND
     text = reason_text(reason)
-    begins, _, because = text.partition(":")
     if WOULD.search(text):
         return WOULD.sub("would", text).rstrip(".")
-    ranks = text.startswith(RANKS_BELOW)
-    verdict = inside_sentence(begins) if ranks else _is(candidate)
-    kernel = _kernel(because if ranks else text)
-    if any(kernel in _kernel(one) for one in told):
+    verdict, because = _verdict(candidate), text
+    said = f"{verdict}: {inside_sentence(text)}"
+    if text.startswith(RANKS_BELOW):
+        first, _, because = text.partition(":")
+        verdict, said = inside_sentence(first), inside_sentence(text)
+    if any(_kernel(because) in _kernel(one) for one in told):
         return f"{verdict}, as said above"
     told.add(text)
-    said = inside_sentence(text) if ranks else f"{verdict}: {inside_sentence(text)}"
-    return ROW.sub("", said).rstrip(".")
-
-
-def _most_telling(reasons: Sequence[Reason]) -> Reason | None:
-    """The first reason with numbers, or the first of all."""
-    return next((one for one in reasons if one.needs is not None), next(iter(reasons), None))
-
-
-def _is(candidate: Candidate) -> str:
-    """The verdict with its verb: 'is ruled out', 'ranks lower', 'does not fit'."""
-    verbs = {"forbidden": "is ruled out", "ranked_lower": "ranks lower"}
-    return verbs.get(candidate.verdict) or verdict_words(candidate)
+    return GUIDE_ROW.sub("", said).rstrip(".")
 
 
 def _kernel(text: str) -> str:
@@ -223,31 +232,16 @@ def _kernel(text: str) -> str:
     return re.sub(r"\s*\([^()]*\)", "", text).strip(" .").lower()
 
 
-def _in_brackets(candidate: Candidate) -> str:
-    """' (14.2 GiB, 60 min, $0.50)', where the reason has no numbers of its own."""
-    if any(reason.needs is not None for reason in candidate.because):
-        return ""
-    numbers = _candidate_numbers(candidate)
-    return f" ({numbers})" if numbers else ""
-
-
-def _other_combinations(advice: Advice, told: set[str]) -> tuple[Block, ...]:
-    near = (nearest_candidate(advice, canonical(method_id)) for method_id in advice.methods)
-    shown = {str(one.composition) for one in near if one is not None}
-    rest = [one for one in advice.alternatives if str(one.composition) not in shown]
-    items = tuple(Item(text=candidate_line(candidate, told)) for candidate in rest)
-    return (Items(items=items),) if items else ()
-
-
-def _candidate_numbers(candidate: Candidate, *, planned: bool = False) -> str:
+def _numbers(candidate: Candidate, *, planned: bool = False) -> str:
     """Memory, time and cost; `planned`: the memory as planned, never the least it could do with."""
-    estimate = candidate.estimate
-    parts = []
+    estimate, parts = candidate.estimate, []
     if estimate.memory is not None:
         # What it could do with: with more rows at once QLoRA may hold more than LoRA.
         least = None if planned else less_than_planned(estimate)
         more = "" if least is None else " or more"
         parts.append(f"{format_gib(least or estimate.memory.need_bytes)}{more}")
-    parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
-    parts += [format_usd(usd)] if (usd := whole_usd(estimate)) else []
+    if (whole_s := whole_seconds(estimate)) is not None:
+        parts.append(format_duration(whole_s))
+    if usd := whole_usd(estimate):
+        parts.append(format_usd(usd))
     return ", ".join(parts)
