@@ -127,14 +127,14 @@ class AnswerCache:
 
     def facts(self, answers: Answers) -> dict[str, Any]:
         """Fact id -> value, as advice will see them (advisor/advice/facts_of_situation.py)."""
-        hardware = hardware_of(answers, [], probed=self.probed)
+        hardware, _ = hardware_of(answers, probed=self.probed)
         return situation_facts(
             Situation(
                 answers=answers,
                 hardware=hardware,
                 **self._data(answers),
                 model=self._model(answers.value("model"), answers.value("model_params_b")),
-                outside=outside_of(answers, hardware),
+                outside=outside_of(answers, hardware)[0],
                 teacher=self._model(answers.value("teacher_model"), None),
             )
         )

@@ -9,15 +9,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from advisor.data.amounts import shortages
     from advisor.data.example import Example, Message
     from advisor.data.examples import Skipped, read_examples
     from advisor.data.measure import profile, unusable
     from advisor.data.read.files import content_digest, find_data
     from advisor.data.read.lines import Faults
     from advisor.data.read.rows import read_rows
+    from advisor.data.read.team_files import team_files
     from advisor.data.recognition.recognise import Recognition, recognise
+    from advisor.data.recognition.unclear import ColumnsUnclear
+    from advisor.data.templates.tokenizer import has_template, switch_at_hand, template_at_hand
 
 _HOMES = {
+    "ColumnsUnclear": "recognition.unclear",
+    "has_template": "templates.tokenizer",
+    "shortages": "amounts",
+    "switch_at_hand": "templates.tokenizer",
+    "team_files": "read.team_files",
+    "template_at_hand": "templates.tokenizer",
     "Example": "example",
     "Message": "example",
     "Skipped": "examples",
@@ -32,6 +42,7 @@ _HOMES = {
     "recognise": "recognition.recognise",
 }
 __all__ = [
+    "ColumnsUnclear",
     "Example",
     "Faults",
     "Message",
@@ -39,10 +50,15 @@ __all__ = [
     "Skipped",
     "content_digest",
     "find_data",
+    "has_template",
     "profile",
     "read_examples",
     "read_rows",
     "recognise",
+    "shortages",
+    "switch_at_hand",
+    "team_files",
+    "template_at_hand",
     "unusable",
 ]
 

@@ -1,25 +1,36 @@
-"""Data files of the answers -> profiles: read as the task needs them, with what is to be said of
-them.
+"""The data files of the answers, read as the task needs them, and whether they suit it.
+
+A model trained on a ticket's category answers a customer with "Billing". What a task needs of its
+data is written down here once, for the wizard's question and for the warning if nobody is asked.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import advisor.data
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.terminal import one_line
 from advisor.ground.types import Answer, Answers, DataProfile
+
+# Tasks whose model writes to people: a category is no answer there.
+REPLIES = ("customer_service", "qa", "domain_expertise", "chat_assistant", "generation", "code")
+FEW_ROWS = 8  # on which nothing is judged
+LEAST_SHARE = 0.05  # of the answers have to be what the task is about
+LABEL_CHARS = 60  # a category is shorter on average
+LABEL_SHARE = 0.5  # of the answers at most are different if they are categories
+SHOWN_CHARS = 90
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadData:
     """The data of a situation."""
 
-    answers: Answers  # with one file for each team, where a folder holds them
+    answers: Answers  # with one file for each team, if a folder holds them
     data: DataProfile | None = None
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -36,7 +47,7 @@ def read_data(answers: Answers, base: Path | None) -> ReadData:
 
     Raises InputError with every fault of every file.
     """
-    answers, taken = with_team_files(answers, base)
+    answers, about_teams = split_by_team(answers, base)
     stated_tasks: Mapping[str, str] = answers.value("tasks") or {}
     path = answers.value("data_path")
     if path and stated_tasks:
@@ -44,33 +55,29 @@ def read_data(answers: Answers, base: Path | None) -> ReadData:
             "both one data file and one file per task are given",
             allowed="--data FILE, or --tasks NAME=FILE for each task",
         )
-    if not path and not stated_tasks:
-        return ReadData(answers=answers)
-    profiles = _profiles(answers, stated_tasks or {"": str(path)}, base)
+    files = stated_tasks or ({"": str(path)} if path else {})
+    profiles = _profiles(answers, files, base)
     misfits, unsuited = _misfits(answers.value("task"), profiles)
     return ReadData(
         answers=answers,
-        data=None if stated_tasks else profiles[""],
+        data=profiles.get(""),
         tasks=profiles if stated_tasks else {},
-        warnings=(*taken, *_warnings(answers, profiles)),
+        warnings=(*about_teams, *_warnings(answers, profiles)),
         misfits=tuple(misfits),
         unsuited=unsuited,
     )
 
 
-def with_team_files(answers: Answers, base: Path | None = None) -> tuple[Answers, tuple[str, ...]]:
-    """The answers with one task for each file of the folder, where several teams are served and
-    one folder was stated; and a sentence that says so.
+def split_by_team(answers: Answers, base: Path | None) -> tuple[Answers, tuple[str, ...]]:
+    """The answers with one task for each file of the folder, if several teams are served and one
+    folder was stated; and a sentence that says so.
     """
     path, n_tasks = answers.value("data_path"), answers.value("n_tasks")
     if answers.value("task") != "multi_department" or not path or answers.value("tasks"):
         return answers, ()
-    if answers.known["data_path"].origin == "asked":  # the wizard has asked about it
-        return answers, ()
-    from advisor.data.read.team_files import team_files
-
-    teams = team_files(found_beside(str(path), base))
-    if not teams:
+    origin = answers.known["data_path"].origin
+    teams = {} if origin == "asked" else advisor.data.team_files(beside(str(path), base))
+    if not teams:  # or the wizard has asked about it
         return answers, ()
     if n_tasks is not None and n_tasks != len(teams):
         return answers, (
@@ -79,8 +86,7 @@ def with_team_files(answers: Answers, base: Path | None = None) -> tuple[Answers
             " of each",
         )
     known = {name: answer for name, answer in answers.known.items() if name != "data_path"}
-    known["tasks"] = Answer(value=teams, origin=answers.known["data_path"].origin)
-    return Answers(known=known), (
+    return Answers(known=known | {"tasks": Answer(value=teams, origin=origin)}), (
         f"data: the {len(teams)} files in {path} are taken as one task each: {', '.join(teams)}",
     )
 
@@ -88,67 +94,63 @@ def with_team_files(answers: Answers, base: Path | None = None) -> tuple[Answers
 def _profiles(
     answers: Answers, files: Mapping[str, str], base: Path | None
 ) -> dict[str, DataProfile]:
-    from advisor.data import profile
-
+    """Task -> profile of its file; "" for the one file of all."""
     faults: list[Fault] = []
     profiles: dict[str, DataProfile] = {}
-    mapping = answers.value("data_mapping")
-    wanted = wanted_columns(answers.value("task"))
+    task, mapping = answers.value("task"), answers.value("data_mapping")
+    wanted = wanted_columns(task)
     for name, file in files.items():
-        where = found_beside(file, base)
+        where = beside(file, base)
         try:
             try:
-                profiles[name] = profile(where, mapping=mapping, wanted=wanted)
+                profiles[name] = advisor.data.profile(where, mapping=mapping, wanted=wanted)
             except InputError:
                 if not name or not mapping:
                     raise
                 # Of several files not each has the columns that were named.
-                profiles[name] = profile(where, wanted=wanted)
+                profiles[name] = advisor.data.profile(where, wanted=wanted)
+        except advisor.data.ColumnsUnclear as error:
+            command = "advise check" if task is None or name else f"advise --task {task} --data"
+            faults.append(error.with_command(f"{command} {shlex.quote(file)}"))
         except InputError as error:
-            from advisor.data.recognition.unclear import ColumnsUnclear
-
-            if isinstance(error, ColumnsUnclear):
-                faults.append(error.with_command(_command(answers, name, file)))
-            else:
-                faults.extend(error.faults)
+            faults.extend(error.faults)
     if faults:
         raise InputError(faults=faults)
     return profiles
 
 
-def _command(answers: Answers, name: str, file: str) -> str:
-    """The command that reads the file, but for the columns; ready to be pasted."""
-    task = answers.value("task")
-    if task is None or name:
-        return f"advise check {shlex.quote(file)}"
-    return f"advise --task {task} --data {shlex.quote(file)}"
+def beside(file: str, base: Path | None) -> str:
+    """The path as given, or beside the answers file if it exists only there."""
+    if base is not None and not Path(file).exists() and (base / file).exists():
+        return str(base / file)
+    return file
 
 
 def _misfits(task: object, profiles: Mapping[str, DataProfile]) -> tuple[list[str], str]:
     """What is said of data that do not suit the task, and why no plan is made of them, if none is:
     a mapping that was stated is a word of the person.
     """
-    said: list[str] = []
+    warnings: list[str] = []
     unsuited = ""
     for name, found in profiles.items():
         wrong = misfit(task, found)
         if wrong is None:
             continue
-        said.append(f"data{f' of {name}' if name else ''}: {wrong.text}")
+        warnings.append(f"data{f' of {name}' if name else ''}: {wrong.text}")
         if wrong.blocks and found.confidence != "stated" and not unsuited:
             suits = " or ".join(f"--task {other}" for other in wrong.suits[:2])
             unsuited = (
                 f"data that suit the task ({found.path}: {wrong.what}): another file,"
                 f" {suits}, or --force to train on these"
             )
-    return said, unsuited
+    return warnings, unsuited
 
 
 def _warnings(answers: Answers, profiles: Mapping[str, DataProfile]) -> list[str]:
     """What was stated otherwise than the files say, and what is conspicuous in them."""
     warnings: list[str] = []
+    kind, rows = answers.value("data_kind"), answers.value("data_rows")
     for name, found in profiles.items():
-        kind, rows = answers.value("data_kind"), answers.value("data_rows")
         if kind is not None and kind != found.kind:
             warnings.append(
                 f"data: stated as {kind}, but {found.path} holds {found.kind}; the file counts"
@@ -166,30 +168,17 @@ def _warnings(answers: Answers, profiles: Mapping[str, DataProfile]) -> list[str
     return warnings
 
 
-def found_beside(file: str, base: Path | None) -> str:
-    """The path as given, or beside the answers file where it exists only there."""
-    if base is not None and not Path(file).exists() and (base / file).exists():
-        return str(base / file)
-    return file
-
-
-# Tasks whose model writes to people: a category is no answer there.
-REPLIES = ("customer_service", "qa", "domain_expertise", "chat_assistant", "generation", "code")
-FEW_ROWS = 8  # on which nothing is judged
-LEAST_SHARE = 0.05  # of the answers have to be what the task is about
-LABEL_CHARS = 60  # a category is shorter on average
-LABEL_SHARE = 0.5  # of the answers at most are different where they are categories
-SHOWN_CHARS = 90
+# --------------------------------------------------------------------------- what suits a task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Misfit:
     """Why data do not suit a task."""
 
+    profile: DataProfile
     what: str  # "these rows hold a text and a category, and no reply"
     needs: str  # "answers to learn from"
     otherwise: str = ""  # what comes of it: "the model would answer with a category"
-    row: str  # one row, shortened
     suits: tuple[str, ...] = ()  # tasks that these data do suit
     blocks: bool = True  # no plan is made without a word of the person
 
@@ -197,7 +186,10 @@ class Misfit:
     def text(self) -> str:
         """The sentence of a warning."""
         comes_of_it = f": {self.otherwise}" if self.otherwise else ""
-        return f"{self.what} (for example {self.row}); the task needs {self.needs}{comes_of_it}"
+        return (
+            f"{self.what} (for example {row_words(self.profile)}); the task needs"
+            f" {self.needs}{comes_of_it}"
+        )
 
 
 def wanted_columns(task: object) -> str | None:
@@ -209,12 +201,83 @@ def wanted_columns(task: object) -> str | None:
 
 def misfit(task: object, found: DataProfile) -> Misfit | None:
     """Why the data do not suit the task, or None."""
-    judge = JUDGES.get(str(task)) or (_replies if task in REPLIES else None)
-    return None if judge is None else judge(found)
+    sorts, documents = found.format == "classification", found.kind == "raw_text"
+    if found.kind == "prompts_with_verifier":
+        return None
+    if task == "classification":
+        return None if sorts else _without_categories(found)
+    if task in REPLIES and sorts:
+        return Misfit(
+            profile=found,
+            what="these rows hold a text and a category, and no reply",
+            needs="replies to learn from",
+            otherwise="the model would answer with a category",
+            suits=("classification",),
+        )
+    if task == "tool_use" and (documents or _lacks("calls", found)):
+        others = ("classification",) if sorts else ("customer_service", "qa", "structured_output")
+        return Misfit(
+            profile=found,
+            what="these are documents: no function is called in them"
+            if documents
+            else "no row calls a function",
+            needs="rows in which the model calls a function",
+            suits=("qa", "domain_expertise", "generation") if documents else others,
+        )
+    if task == "code" and _lacks("code", found):
+        return Misfit(
+            profile=found,
+            what="hardly a row holds code",
+            needs="programs, queries or scripts to learn from",
+            suits=("qa", "generation", "domain_expertise"),
+            blocks=False,  # there are more languages than signs to know them by
+        )
+    if task == "structured_output" and documents:
+        return Misfit(
+            profile=found,
+            what="these are documents, without a filled-in form",
+            needs="a text and what is to be filled in from it, in each row",
+            suits=("qa", "domain_expertise", "generation"),
+        )
+    if task == "structured_output" and not sorts and _lacks("layout", found):
+        return Misfit(
+            profile=found,
+            what="hardly an answer has a layout that a program could read",
+            needs="answers in JSON or another fixed layout",
+            suits=("generation", "qa"),
+            blocks=False,
+        )
+    return None
+
+
+def _without_categories(found: DataProfile) -> Misfit | None:
+    """Why data of another format do not suit classification, or None."""
+    looks = _looks(found)
+    few = looks["looked_at"] < FEW_ROWS
+    short = (
+        not few
+        and looks["characters"] <= LABEL_CHARS
+        and looks["different"] <= max(2, LABEL_SHARE * looks["looked_at"])
+    )
+    suits: tuple[str, ...]
+    if found.kind == "raw_text":
+        what = "these are documents without a category"
+        suits = ("qa", "domain_expertise", "generation")
+    elif found.kind == "preference":
+        what = "these are pairs of a better and a worse answer, without a category"
+        suits = ("chat_assistant", "customer_service")
+    elif found.kind == "unpaired_feedback" or few or short:
+        return None
+    else:
+        what = "the answers in these rows are no categories: nearly every one is different"
+        suits = ("customer_service", "qa", "generation")
+    return Misfit(
+        profile=found, what=what, needs="a text and its category in each row", suits=suits
+    )
 
 
 def suited_task(found: DataProfile) -> str:
-    """The task that the rows show by themselves; `other`, with which the data decide alone, where
+    """The task that the rows show by themselves; `other`, with which the data decide alone, if
     they show none.
     """
     if found.format == "classification":
@@ -226,119 +289,6 @@ def suited_task(found: DataProfile) -> str:
     signs = {"calls": "tool_use", "code": "code", "layout": "structured_output"}
     shown = (task for sign, task in signs.items() if looks.get(sign, 0) > count / 2)
     return next(shown, "other") if count >= FEW_ROWS else "other"
-
-
-def _replies(found: DataProfile) -> Misfit | None:
-    if found.format != "classification":
-        return None
-    return Misfit(
-        what="these rows hold a text and a category, and no reply",
-        needs="replies to learn from",
-        otherwise="the model would answer with a category",
-        row=row_words(found),
-        suits=("classification",),
-    )
-
-
-def _classification(found: DataProfile) -> Misfit | None:
-    if found.format == "classification" or found.kind in (
-        "prompts_with_verifier",
-        "unpaired_feedback",
-    ):
-        return None
-    needs, looks = "a text and its category in each row", _looks(found)
-    if found.kind == "raw_text":
-        return Misfit(
-            what="these are documents without a category",
-            needs=needs,
-            row=row_words(found),
-            suits=("qa", "domain_expertise", "generation"),
-        )
-    if found.kind == "preference":
-        return Misfit(
-            what="these are pairs of a better and a worse answer, without a category",
-            needs=needs,
-            row=row_words(found),
-            suits=("chat_assistant", "customer_service"),
-        )
-    if looks["looked_at"] < FEW_ROWS or (
-        looks["characters"] <= LABEL_CHARS
-        and looks["different"] <= max(2, LABEL_SHARE * looks["looked_at"])
-    ):
-        return None
-    return Misfit(
-        what="the answers in these rows are no categories: nearly every one is different",
-        needs=needs,
-        row=row_words(found),
-        suits=("customer_service", "qa", "generation"),
-    )
-
-
-def _tool_use(found: DataProfile) -> Misfit | None:
-    needs = "rows in which the model calls a function"
-    if found.kind == "raw_text":
-        return Misfit(
-            what="these are documents: no function is called in them",
-            needs=needs,
-            row=row_words(found),
-            suits=("qa", "domain_expertise", "generation"),
-        )
-    if found.kind == "prompts_with_verifier" or not _lacks("calls", found):
-        return None
-    return Misfit(
-        what="no row calls a function",
-        needs=needs,
-        row=row_words(found),
-        suits=_sorts_or(found, "customer_service", "qa", "structured_output"),
-    )
-
-
-def _code(found: DataProfile) -> Misfit | None:
-    if found.format == "classification":
-        return _replies(found)
-    if found.kind == "prompts_with_verifier" or not _lacks("code", found):
-        return None
-    return Misfit(
-        what="hardly a row holds code",
-        needs="programs, queries or scripts to learn from",
-        row=row_words(found),
-        suits=("qa", "generation", "domain_expertise"),
-        blocks=False,  # there are more languages than signs to know them by
-    )
-
-
-def _structured_output(found: DataProfile) -> Misfit | None:
-    if found.format == "classification" or found.kind == "prompts_with_verifier":
-        return None
-    if found.kind == "raw_text":
-        return Misfit(
-            what="these are documents, without a filled-in form",
-            needs="a text and what is to be filled in from it, in each row",
-            row=row_words(found),
-            suits=("qa", "domain_expertise", "generation"),
-        )
-    if not _lacks("layout", found):
-        return None
-    return Misfit(
-        what="hardly an answer has a layout that a program could read",
-        needs="answers in JSON or another fixed layout",
-        row=row_words(found),
-        suits=("generation", "qa"),
-        blocks=False,
-    )
-
-
-def _sorts_or(found: DataProfile, *tasks: str) -> tuple[str, ...]:
-    """The tasks, or for texts with a category the one that they are for."""
-    return ("classification",) if found.format == "classification" else tasks
-
-
-JUDGES: dict[str, Callable[[DataProfile], Misfit | None]] = {
-    "classification": _classification,
-    "tool_use": _tool_use,
-    "code": _code,
-    "structured_output": _structured_output,
-}
 
 
 def _looks(found: DataProfile) -> dict[str, Any]:

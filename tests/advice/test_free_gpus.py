@@ -41,7 +41,7 @@ def test_a_machine_nobody_named_is_said_to_be_the_one_meant(
 ) -> None:
     """Where no GPU was stated and none is found, the answer is for a processor by a guess."""
     processor = situation_of(Answers(known={"gpu": Answer(value="none", origin="file")})).hardware
-    monkeypatch.setattr("advisor.situation.build._probe", lambda: processor)
+    monkeypatch.setattr("advisor.situation.build.probe", lambda: processor)
     guessed = "no GPU was stated, and none was found here"
     assert guessed in warnings()
     assert guessed not in warnings("--gpu", "none")
