@@ -19,7 +19,7 @@ from advisor.advice.facts_of_situation import situation_facts, unknown_facts
 from advisor.advice.flips import find_flips
 from advisor.advice.nothing_fits import nothing_fits
 from advisor.advice.search.settings import StageCase
-from advisor.advice.search.ways import about_sharing
+from advisor.advice.search.strategies import about_sharing
 from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Reason
 from advisor.ground.errors import InputError
 from advisor.ground.units import format_gib
@@ -43,8 +43,8 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
     """
     case = open_case(situation, ruleset)
     decision = case.decide()
-    case = case.eased(decision)
-    guide = guide_answer(case.under(guide_rules))
+    case = replace(case, concessions=decision.concessions)
+    guide = guide_answer(case.with_rules(guide_rules))
     others = alternatives(case, decision, guide.composition if guide else None)
     recommendation = recommended_candidate(case, decision)
     stuck = nothing_fits(case, decision) if decision.nothing_fits else None
@@ -267,9 +267,8 @@ def candidate_of(
     """
     case = Case.build(advice.situation, ruleset)
     otherwise, decision = (Reason(text="no rule recommends it here"),), case.decide()
-    case = case.eased(decision)
-    if offload:
-        case = replace(case, easing=replace(case.easing, offload=True))
+    given_up = decision.concessions
+    case = replace(case, concessions=replace(given_up, offload=offload or given_up.offload))
     found = candidate_for(case, decision, composition, otherwise)
     return replace(found, ways=case.ways_of(composition))
 

@@ -157,7 +157,7 @@ def candidate_for(
     `otherwise`.
     """
     cost = case.cost_of(composition)[1]
-    fit = coarse_fit(cost, case.facts, near=case.easing.near)
+    fit = coarse_fit(cost, case.facts, may_not_fit=case.concessions.may_not_fit)
     chain = f"{'encoder:' if composition.encoder else ''}{'>'.join(composition.chain)}"
     named = (("chain", chain), (LAST, composition.scheme))
     forbidden = [

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from advisor.advice.search.concessions import NO_CONCESSIONS, Concessions
 from advisor.methods.composition import Composition, compose
 from advisor.ruleset.judge import Judgement, judge
 from advisor.ruleset.model import Rule, Ruleset
@@ -53,31 +54,6 @@ class Undecided(Exception):
         super().__init__(f"no rule of table '{table}' recommends anything")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Easing:
-    """What is given up so that something fits, where nothing does otherwise."""
-
-    last_resort: bool = False  # the smallest modules
-    offload: bool = False  # what is sharded lies in the computer's memory, which is slower
-    shorter: int = 0  # steps by which rows are shorter
-    near: bool = False  # what is too big by less than the estimate may be wrong may fit
-    # Which schemes that break a limit on money or time may read a part of the data: none, modules,
-    # all.
-    part: str = ""
-
-
-NO_EASING = Easing()
-# Memory first gives way in what changes the result least: docs/architecture.md, "Nothing fits".
-MEMORY_EASINGS = (
-    NO_EASING,
-    Easing(last_resort=True),
-    Easing(last_resort=True, offload=True),
-    Easing(last_resort=True, offload=True, shorter=1),
-    Easing(last_resort=True, offload=True, shorter=2),
-    Easing(last_resort=True, offload=True, shorter=2, near=True),
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What the tables conclude, each with its judgement; `facts` grows from table to table."""
@@ -85,10 +61,9 @@ class Decision:
     facts: Mapping[str, Any]
     steps: Mapping[str, Judgement]
     composition: Composition
-    rules: tuple[
-        Rule, ...
-    ]  # the winning rules that a person has to hear of, in the order of the steps
-    easing: Easing = NO_EASING
+    # The winning rules that a person has to hear of, in the order of the steps.
+    rules: tuple[Rule, ...]
+    concessions: Concessions = NO_CONCESSIONS
 
     @property
     def trains(self) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 
 from advisor.advice.candidates import SHIPPED, nearest_to_fitting
 from advisor.advice.case import Case
-from advisor.advice.decide import LAST, NO_EASING, Decision
+from advisor.advice.decide import LAST, Decision
 from advisor.advice.flips import card_words, one_card
+from advisor.advice.search.concessions import NO_CONCESSIONS
 from advisor.advice.types import Candidate, NothingFits, Reason, WayOut
 from advisor.ground.types import GpuSpec, Hardware
 from advisor.ground.units import format_count, format_duration, format_gib, format_usd
@@ -163,16 +164,9 @@ class _Attempts:
 
 def _comfortable(decision: Decision) -> bool:
     """Whether the decision trains something that fits with room to spare, as a way out should."""
-    is_whole = decision.easing == NO_EASING
-    return (
-        is_whole
-        and not decision.nothing_fits
-        and decision.facts.get(f"fits_{decision.facts['scheme']}")
-        in (
-            "fits",
-            "unknown",
-        )
-    )
+    fit = decision.facts.get(f"fits_{decision.facts['scheme']}")
+    is_whole = decision.concessions == NO_CONCESSIONS
+    return is_whole and not decision.nothing_fits and fit in ("fits", "unknown")
 
 
 def _without_company_forbids(ruleset: Ruleset) -> Ruleset:

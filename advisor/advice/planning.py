@@ -9,10 +9,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 from advisor.advice.facts_of_situation import device
-from advisor.advice.search.batch_keys import batch_of_task
-from advisor.advice.search.fit import task_settings
-from advisor.advice.search.settings import StageCase, is_seq2seq, needs_examples
-from advisor.advice.search.ways import strategy_comment
+from advisor.advice.search.micro_batches import batch_of_task
+from advisor.advice.search.rows import task_settings
+from advisor.advice.search.settings import BATCH, StageCase, is_seq2seq, needs_examples
+from advisor.advice.search.strategies import strategy_comment
 from advisor.advice.types import Advice, Candidate, Chosen
 from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile
@@ -261,23 +261,20 @@ def _with_overrides(
     used = replace(machine, gpus=machine.gpus[:devices])  # of several GPUs perhaps one
     situation = replace(advice.situation, hardware=used)
     case = StageCase(ruleset, situation, advice.facts, candidate.composition, stage.objective)
-    own = {id(profile): follows for profile, follows in task_settings(case)}
+    own = {id(profile): read for profile, read in task_settings(case)}
     tasks = []
     for number, task in enumerate(plan.tasks):
-        follows = own.get(id(advice.situation.tasks.get(task.name)))
+        read = own.get(id(advice.situation.tasks.get(task.name)))
         chosen: dict[str, Chosen] = {}
-        if follows is not None:
-            chosen = dict(follows.settings)
-            per_step = int(follows.batch.value)
+        if read is not None:
+            chosen = dict(read.settings)
+            batch = chosen.pop(BATCH)
+            per_step = int(batch.value)
             if not stage.packing:
-                chosen |= batch_of_task(
-                    follows.batch,
-                    stage.micro_batch_size,
-                    devices,
-                    smallest=follows.multiple // devices,
-                )
+                smallest = min(case.micro_batches)
+                chosen |= batch_of_task(batch, stage.micro_batch_size, devices, smallest=smallest)
                 per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * devices
-            chosen = follows.told(chosen, per_step)
+            chosen = read.with_steps(chosen, per_step)
         overrides = {
             key: one.value for key, one in chosen.items() if one.value != getattr(stage, key)
         }

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from advisor.estimate.types import Estimate
 from advisor.ground.types import DDP, FSDP
 from advisor.methods.composition import Composition
-from advisor.methods.strategies import Sharing
 from advisor.situation.types import Situation
 
 Verdict = Literal["recommended", "ranked_lower", "forbidden", "too_big"]
@@ -56,6 +55,23 @@ class Chosen:
     because: str
     rule: str | None = None  # None: computed by the fit search or taken from the user
     is_own: bool = False  # a layer of one's own sets it: nothing else may change it
+
+
+def values_of(settings: Mapping[str, Chosen]) -> dict[str, Any]:
+    """Key -> value, without the reasons."""
+    return {key: chosen.value for key, chosen in settings.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How the GPUs of a run share its work."""
+
+    name: str | None = None  # None: one device
+    offload: bool = False  # what is sharded lies in the computer's memory
+
+
+ALONE, ON_EACH = Strategy(), Strategy(DDP)
+SHARDED, OFFLOADED = Strategy(FSDP), Strategy(FSDP, offload=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,26 +126,57 @@ class StageSettings:
         return "sharding" in self.settings and self.settings["sharding"].value != DDP
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
-    """One way that was looked at, as an answer shows it."""
+class Fitted(NamedTuple):
+    """The stages of a composition with settings that fit under one strategy, and what they cost
+    together.
+    """
 
-    sharing: Sharing
-    gpus: int
-    machines: int
+    stages: tuple[StageSettings, ...]
     cost: Estimate
-    pace_s: float | None  # of all training, or of a row; None: not known
-    is_chosen: bool
+
+    @property
+    def strategy(self) -> Strategy:
+        """How the GPUs share all of them."""
+        settings = self.stages[0].settings
+        name = settings.get("sharding")
+        return Strategy(None if name is None else name.value, "offload" in settings)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs are used."""
+        return 1 if self.strategy.name is None else self.stages[0].gpus
+
+    @property
+    def machines(self) -> int:
+        """How many machines are used."""
+        return 1 if self.strategy.name is None else self.stages[0].machines
 
     @property
     def name(self) -> str:
         """'ddp on 4 GPUs', 'one GPU', 'sharded over 16 GPUs of 2 machines'."""
-        if self.sharing.strategy is None:
+        if self.strategy.name is None:
             return "one GPU"
         of = f" of {self.machines} machines" if self.machines > 1 else ""
-        how = {DDP: f"{DDP} on", FSDP: "sharded over"}[self.sharing.strategy]
-        off = " and offloaded" if self.sharing.offload else ""
+        how = {DDP: f"{DDP} on", FSDP: "sharded over"}[self.strategy.name]
+        off = " and offloaded" if self.strategy.offload else ""
         return f"{how} {self.gpus} GPUs{of}{off}"
+
+    @property
+    def is_eased(self) -> bool:
+        """Whether a stage has settings for a memory that is short."""
+        return any(stage.is_eased for stage in self.stages)
+
+    @property
+    def pace_s(self) -> float | None:
+        """Seconds of training, or if the rows are not known those of a row in each stage; None if
+        the speed of the device is not known. Two strategies of one composition compare by it.
+        """
+        if self.cost.duration_s is not None:
+            return self.cost.duration_s
+        steps = [stage.step_s for stage in self.stages]
+        if None in steps:
+            return None
+        return sum((stage.step_s or 0.0) / stage.rows_per_step for stage in self.stages)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +188,7 @@ class Candidate:
     estimate: Estimate
     verdict: Verdict
     because: tuple[Reason, ...]
-    ways: tuple[Way, ...] = ()  # how several GPUs can share it, the chosen way first
+    ways: tuple[Fitted, ...] = ()  # under each strategy of several GPUs, the chosen one first
     forced_ok: bool = (
         True  # --force may take it (never over a company's forbid, nor what cannot run)
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from advisor.advice.search.lengths import settings_by_data, suited_objective
+from advisor.advice.search.fit import settings_by_data, suited_objective
 from advisor.commands.options import json_option, refuse_unused
 from advisor.commands.output import console, print_json, put, say, with_error
 from advisor.commands.tools import refuse_without, run_tool

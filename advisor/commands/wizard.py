@@ -93,7 +93,7 @@ def wizard(rule_layers: tuple[str, ...], given: Answers | None = None) -> int:
     relevance = Relevance(
         ruleset,
         seen.facts,
-        lambda answers, chain, per_task: seen.fits(ruleset, answers, chain, per_task=per_task),
+        lambda answers, chain, _: seen.fits(ruleset, answers, chain),
     )
 
     menu = Menu(out, ruleset, hardware)
@@ -139,9 +139,7 @@ class AnswerCache:
             )
         )
 
-    def fits(
-        self, ruleset: Ruleset, answers: Answers, chain: str, *, per_task: bool
-    ) -> dict[str, Any]:
+    def fits(self, ruleset: Ruleset, answers: Answers, chain: str) -> dict[str, Any]:
         """Fact id -> value, with what fits and what is known of the model that is suggested where
         none was named, once model, data and machine are answered.
         """
@@ -154,7 +152,7 @@ class AnswerCache:
         )  # read already
         situation = replace(situation_of(without, probed=self.probed), **self._data(answers))
         case = Case.build(situation, ruleset).with_suggestion()
-        fits = case.costs.coarse_fits(chain, per_task=per_task, facts=case.facts)
+        fits = case.costs.coarse_fits(chain, case.facts)
         return {**case.facts, **{f"fits_{scheme}": fit for scheme, fit in fits.items()}}
 
     def _data(self, answers: Answers) -> dict[str, Any]:

@@ -51,20 +51,8 @@ STRATEGIES_FILE: Shape = Keys(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Sharing:
-    """How the GPUs of a run share its work."""
-
-    strategy: str | None = None  # None: one device
-    offload: bool = False  # what is sharded lies in the computer's memory
-
-
-ALONE, ON_EACH = Sharing(), Sharing(DDP)
-SHARDED, OFFLOADED = Sharing(FSDP), Sharing(FSDP, offload=True)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Strategy:
+class LaunchStrategy:
     """One value of `launch.strategy`."""
 
     id: str
@@ -74,11 +62,11 @@ class Strategy:
 
 
 @cache
-def strategies() -> Mapping[str, Strategy]:
+def strategies() -> Mapping[str, LaunchStrategy]:
     """Every strategy by its name. Raises InputError with the faults of the file, located."""
     data = read_shipped(rules_dir() / "strategies.yaml", shape=STRATEGIES_FILE).data
     return {
-        name: Strategy(
+        name: LaunchStrategy(
             id=name,
             about=entry["about"],
             instead=entry.get("instead", ""),

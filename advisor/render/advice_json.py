@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from advisor.advice.types import Advice, Candidate, Reason, StageSettings, Way
+from advisor.advice.types import Advice, Candidate, Fitted, Reason, StageSettings
 from advisor.estimate.past.corrections import learned_document
 from advisor.estimate.types import Estimate, WholeTime
 from advisor.ground.types import DataProfile
@@ -52,7 +52,9 @@ def advice_document(
                 "conflicts": [_reason(reason) for reason in advice.certainty.conflicts],
             },
             "estimate": estimate_document(recommendation.estimate),
-            "ways": [_way(way) for way in recommendation.ways],
+            "ways": [
+                _way(way, is_chosen=number == 0) for number, way in enumerate(recommendation.ways)
+            ],
             "find_out": finding_out(advice),
             "next_steps": [_next_steps(steps) for steps in next_steps(advice)],
         },
@@ -208,15 +210,15 @@ def _alternative(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _way(way: Way) -> dict[str, Any]:
-    """One way of sharing the work over several GPUs, with what it would take."""
+def _way(way: Fitted, *, is_chosen: bool) -> dict[str, Any]:
+    """What a composition would take under one strategy of several GPUs."""
     cost = way.cost
     return {
-        "strategy": way.sharing.strategy,
-        "offload": way.sharing.offload,
+        "strategy": way.strategy.name,
+        "offload": way.strategy.offload,
         "gpus": way.gpus,
         "machines": way.machines,
-        "chosen": way.is_chosen,
+        "chosen": is_chosen,
         "fits": cost.fits,
         "need_gib": None if cost.memory is None else _gib(cost.memory.need_bytes),
         "hours": _hours(cost.duration_s),

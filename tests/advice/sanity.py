@@ -16,9 +16,10 @@ from typing import Any
 
 from advisor.advice.advise import advise, open_case
 from advisor.advice.candidates import recommended_candidate
-from advisor.advice.case import Costs
-from advisor.advice.decide import NO_EASING, Decision, Easing
+from advisor.advice.decide import Decision
 from advisor.advice.flips import find_flips
+from advisor.advice.search.concessions import NO_CONCESSIONS, Concessions
+from advisor.advice.search.costs import Costs
 from advisor.advice.types import Advice
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers, Hardware
@@ -107,7 +108,7 @@ class Answered:
         self.known = known
         case = open_case(situation or situation_for(known), RULES)
         self.decision: Decision = case.decide()
-        self.case = case.eased(self.decision)
+        self.case = replace(case, concessions=self.decision.concessions)
 
     @property
     def composition(self) -> str:
@@ -305,10 +306,11 @@ def the_quick_look_tells_the_same(
     chain = rng.choice(("sft", "dpo", "cpt>sft", "sft>rm>ppo", "grpo", "kto"))
     scheme = rng.choice(list(schemes()))
     composition = compose(chain, scheme, per_task=False)
-    easing = rng.choice((NO_EASING, Easing(last_resort=True, near=True)))
+    most = Concessions(least_module=True, may_not_fit=True)
+    concessions = rng.choice((NO_CONCESSIONS, most))
     try:
         fits = [
-            Costs(RULES, situation, facts).cost_of(composition, easing, coarse=coarse)[1].fits
+            Costs(RULES, situation, facts).cost_of(composition, concessions, coarse=coarse)[1].fits
             for coarse in (True, False)
         ]
     except InputError:

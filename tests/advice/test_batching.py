@@ -25,11 +25,11 @@ from advisor.advice.search.packing import (
     padded_length,
 )
 from advisor.advice.search.settings import StageCase
+from advisor.advice.types import ALONE, ON_EACH
 from advisor.data.lengths import Lengths
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.ground.types import Answer, Answers, DataProfile, TokenStats
 from advisor.methods.composition import parse_composition
-from advisor.methods.strategies import ALONE, ON_EACH
 from advisor.render.answer.needs import padding_words
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
@@ -74,9 +74,9 @@ def fitted(*, gpu="RTX 4090", gpus=1, model="Qwen/Qwen3-8B", composition="sft+ql
     )  # fmt: skip
     situation = replace(situation_of(answers, probed=UNKNOWN_MACHINE), data=data)
     found = parse_composition(composition)
+    facts, strategy = situation_facts(situation), ON_EACH if gpus > 1 else ALONE
     stage, cost = fit_stage(
-        StageCase(RULES, situation, situation_facts(situation), found, found.chain[-1]),
-        ON_EACH if gpus > 1 else ALONE,
+        StageCase(RULES, situation, facts, found, found.chain[-1], strategy=strategy)
     )
     return {key: chosen.value for key, chosen in stage.settings.items()}, stage, cost
 

@@ -8,9 +8,9 @@ from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.planning import comment_of
 from advisor.advice.search.fit import fit_stage
 from advisor.advice.search.settings import StageCase
+from advisor.advice.types import ALONE, ON_EACH
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
-from advisor.methods.strategies import ALONE, ON_EACH
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
@@ -29,8 +29,8 @@ def fitted(model, gpu, *, composition="sft+full", gpus=1, rules=RULES):
     situation = situation_of(answers, probed=UNKNOWN_MACHINE)
     facts = situation_facts(situation)
     found = parse_composition(composition)
-    case = StageCase(rules, situation, facts, found, found.chain[-1])
-    return fit_stage(case, ON_EACH if gpus > 1 else ALONE)
+    strategy = ON_EACH if gpus > 1 else ALONE
+    return fit_stage(StageCase(rules, situation, facts, found, found.chain[-1], strategy=strategy))
 
 
 def formats(stage):

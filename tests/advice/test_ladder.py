@@ -10,8 +10,8 @@ import pytest
 
 from advisor.advice import advise as advising
 from advisor.advice.case import Case
-from advisor.advice.decide import MEMORY_EASINGS
 from advisor.advice.planning import comment_of
+from advisor.advice.search.concessions import LADDER
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.methods import schemes
@@ -104,7 +104,7 @@ def test_more_rows_never_fit_less():
             }
             known["data_rows"] = Answer(value=rows, origin="flag")
             case = Case.build(replace(situation, answers=Answers(known=known)), RULES)
-            fits.append(case.costs.coarse_fits("sft", per_task=False))
+            fits.append(case.costs.coarse_fits("sft"))
         for scheme in ("lora", "qlora"):
             assert len({found[scheme] for found in fits}) == 1, (seed, scheme, fits)
         checked += 1
@@ -129,7 +129,7 @@ def test_only_memory_leads_to_a_smaller_model(data):
             continue
         stuck += 1
         for scheme in schemes():
-            cost = case.costs.cost_of(decision.candidate(scheme), MEMORY_EASINGS[-1])[1]
+            cost = case.costs.cost_of(decision.candidate(scheme), LADDER[-1])[1]
             assert cost.fits in ("too_big", "may_fit"), (seed, scheme)
             assert not cost.is_near, (seed, scheme)
     assert stuck >= scaled(5)
@@ -240,7 +240,9 @@ def test_no_limit_on_money_or_time_leads_to_a_smaller_model(data):
             assert decision.nothing_fits == free.nothing_fits, (seed, limit)
             if not decision.trains:
                 continue
-            stages, cost = case.eased(decision).cost_of(decision.composition)
+            stages, cost = replace(case, concessions=decision.concessions).cost_of(
+                decision.composition
+            )
             spent = cost.cost_usd if limit == "budget_usd" else (cost.duration_s or 0) / 3600
             assert spent is None or spent <= 1, (seed, limit)
             parts += any(stage.part is not None for stage in stages)

@@ -5,12 +5,8 @@ takes.
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.advice.search.micro_batches import (
-    HARDLY_FASTER,
-    MICRO_BATCHES,
-    fastest_that_fits,
-    trials_of,
-)
+from advisor.advice.search.micro_batches import HARDLY_FASTER, fastest_that_fits, trials_of
+from advisor.advice.search.settings import MICRO_BATCHES
 from advisor.estimate.memory.verdict import HEAD_ROOM, memory_fits
 from advisor.estimate.types import Estimate, MemoryEstimate
 from advisor.ground.units import GIB
@@ -40,7 +36,7 @@ def searches(draw):
     """
     base, row, again = draw(st.floats(1, 60)), draw(st.floats(0.05, 10)), draw(st.floats(0.02, 1))
     launches, slower = draw(st.floats(0, 4)), draw(st.floats(1, 1.5))
-    trials = trials_of(16, 2048, cards=1, on_cpu=False, allowed=MICRO_BATCHES, recompute=True)
+    trials = trials_of(16, MICRO_BATCHES, recompute=True)
     need = {one: base + one.micro * row * (again if one.recompute else 1) for one in trials}
     pace = {one: (1 + launches / one.micro) * (slower if one.recompute else 1) for one in trials}
     return trials, need, pace, draw(st.sampled_from([8, 16, 24, 48, 80]))
@@ -99,7 +95,7 @@ def test_no_trial_is_asked_about_twice(found):
 
 def test_rows_that_gain_nothing_are_not_added():
     """Compute bound: 1 row or 8 take the same time, so that one is enough on any GPU."""
-    trials = trials_of(16, 4096, cards=1, on_cpu=False, allowed=MICRO_BATCHES, recompute=True)
+    trials = trials_of(16, MICRO_BATCHES, recompute=True)
     need = {one: 18 + one.micro * (0.7 if one.recompute else 6) for one in trials}
     pace = {one: 1 + 0.03 / one.micro + 0.3 * one.recompute for one in trials}
     tried = search(trials, need, pace, 80).trial
@@ -108,7 +104,7 @@ def test_rows_that_gain_nothing_are_not_added():
 
 def test_recomputing_that_costs_nothing_is_taken():
     """Where generating takes most of a step, recomputing is hardly slower: memory stays free."""
-    trials = trials_of(16, 4096, cards=1, on_cpu=False, allowed=MICRO_BATCHES, recompute=True)
+    trials = trials_of(16, MICRO_BATCHES, recompute=True)
     need = {one: 18 + one.micro * (0.7 if one.recompute else 6) for one in trials}
     pace = {one: 10 + 0.3 * one.recompute for one in trials}
     found = search(trials, need, pace, 80)
@@ -126,7 +122,7 @@ def test_recomputing_that_costs_nothing_is_taken():
 
 def test_the_whole_batch_at_once_may_need_least():
     """Full tuning with a single micro-batch keeps no gradients beside its activations."""
-    trials = trials_of(4, 1024, cards=1, on_cpu=False, allowed=MICRO_BATCHES, recompute=True)
+    trials = trials_of(4, MICRO_BATCHES[2:], recompute=True)
     need = {one: 20 + one.micro * 0.5 + (8 if one.grad_accum > 1 else 0) for one in trials}
     found = fastest_that_fits(
         trials,

@@ -11,14 +11,12 @@ import pytest
 
 from advisor.advice.planning import comment_of, make_plan, missing_for_plan
 from advisor.advice.search.fit import fit_stage
-from advisor.advice.search.micro_batches import MICRO_BATCHES
 from advisor.advice.search.rows import steps_in
-from advisor.advice.search.settings import StageCase
-from advisor.advice.search.stage_cost import pace_by, stage_estimate
+from advisor.advice.search.settings import MICRO_BATCHES, StageCase
+from advisor.advice.search.stage_cost import pace_of_row, stage_estimate
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
-from advisor.methods.strategies import ALONE
 from advisor.plan.comments import BY_SET, OF_STEPS, comments_after, comments_of
 from advisor.plan.keys import key_specs
 from advisor.plan.read import set_values
@@ -150,9 +148,7 @@ def test_no_batch_is_smaller_than_the_trainer_takes():
     answers = {key: Answer(value=value, origin="flag") for key, value in stated.items()}
     situation = situation_of(Answers(known=answers), probed=UNKNOWN_MACHINE)
     kto, sft = (
-        fit_stage(StageCase(RULES, situation, {}, parse_composition(f"{name}+qlora"), name), ALONE)[
-            0
-        ]
+        fit_stage(StageCase(RULES, situation, {}, parse_composition(f"{name}+qlora"), name))[0]
         for name in ("kto", "sft")
     )
     assert sft.settings["micro_batch_size"].value == 1
@@ -182,14 +178,13 @@ def test_what_is_said_of_a_micro_batch_is_true(situation_files):
             }
             axes = (advice.situation, advice.facts, found.composition, stage.objective)
             case = StageCase(RULES, *axes)
-            strategy = plain.get("sharding")
             if free:
-                cost = stage_estimate(case, more, strategy)
+                cost = stage_estimate(case, more)
                 left = (cost.limit_bytes - cost.memory.need_bytes) / 2**30
                 assert left < float(free[1]) + 0.06, (seed, stage.objective, said)
                 largest += 1
-            elif (before := pace_by(case, strategy)(plain)) is not None:
-                assert before <= 1.051 * pace_by(case, strategy)(more), (seed, said)
+            elif (before := pace_of_row(case, plain)) is not None:
+                assert before <= 1.051 * pace_of_row(case, more), (seed, said)
                 no_faster += 1
     assert largest >= scaled(3)
     assert no_faster >= scaled(20)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 
-from advisor.advice.case import Costs
-from advisor.advice.decide import NO_EASING
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.planning import hardware_line
-from advisor.advice.search.ways import speeds
+from advisor.advice.search.concessions import NO_CONCESSIONS, Concessions
+from advisor.advice.search.costs import Costs
+from advisor.advice.search.strategies import speeds
 from advisor.estimate import hardware_machine
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.types import RunSpec
@@ -45,7 +44,7 @@ def costs(model: str, gpu: str, gpus: int, nodes: int = 1, rows: int = 20_000) -
 
 def ways(composition: str, model: str, gpu: str, gpus: int, nodes: int = 1, rows: int = 20_000):
     found = costs(model, gpu, gpus, nodes, rows)
-    return found.ways_of(parse_composition(composition), NO_EASING)
+    return found.ways_of(parse_composition(composition))
 
 
 @pytest.mark.parametrize("gpus", [2, 8])
@@ -55,7 +54,6 @@ def test_no_other_way_that_fits_is_much_faster(model, gpu, gpus):
     """Whatever is chosen, a way that fits as well is faster by no more than speeds are known."""
     for composition in ("sft+lora", "sft+full", "sft+qlora"):
         chosen, *others = ways(composition, model, gpu, gpus)
-        assert chosen.is_chosen
         for other in others:
             if other.cost.fits == "fits" and chosen.cost.is_likely:
                 assert chosen.pace_s <= BAND * other.pace_s, (composition, other.name)
@@ -75,7 +73,7 @@ def test_what_fits_in_no_other_way_is_sharded():
     """All weights of 8B fit no RTX 4090, and eight of them together."""
     chosen, *others = ways("sft+full", "Qwen/Qwen3-14B", "A100 SXM4 80GB", 8)
     assert chosen.name == "sharded over 8 GPUs"
-    assert not any(way.cost.fits == "fits" for way in others if way.sharing.strategy != "fsdp")
+    assert not any(way.cost.fits == "fits" for way in others if way.strategy.name != "fsdp")
 
 
 def test_sharding_gives_room_for_weights_that_lose_nothing():
@@ -97,7 +95,7 @@ def test_offloading_is_for_what_fits_in_no_other_way():
     fits = costs("Qwen/Qwen3-8B", "RTX 4090", 4)
     full = parse_composition("sft+full")
     assert not fits.cost_of(full)[1].is_likely
-    stages, cost = fits.cost_of(full, replace(NO_EASING, offload=True))
+    stages, cost = fits.cost_of(full, Concessions(offload=True))
     assert stages[0].settings["offload"].value is True
     assert cost.is_likely
     # float32 weights, gradients and two moments: 16 bytes a weight.
@@ -121,10 +119,10 @@ def test_ppo_is_never_sharded(chain):
     """Nor is a chain that holds it, whatever fits: all stages share the GPUs in one way."""
     for gpu in ("RTX 4090", "A100 SXM4 80GB"):
         found = costs("Qwen/Qwen3-32B", gpu, 8)
-        for easing in (NO_EASING, replace(NO_EASING, offload=True)):
+        for concessions in (NO_CONCESSIONS, Concessions(offload=True)):
             assert all(
-                way.sharing.strategy != "fsdp"
-                for way in found.ways_of(parse_composition(chain), easing)
+                way.strategy.name != "fsdp"
+                for way in found.ways_of(parse_composition(chain), concessions)
             )
 
 
@@ -168,7 +166,7 @@ def test_several_machines_share_a_network():
 def test_one_of_several_machines_is_enough_where_it_is_as_fast():
     """Sharding over a network is for what one machine does not hold."""
     chosen, *others = ways("sft+full", "Qwen/Qwen3-14B", "H100 SXM5 80GB", 16, 2)
-    assert (chosen.machines, chosen.sharing.strategy) == (1, "fsdp")
+    assert (chosen.machines, chosen.strategy.name) == (1, "fsdp")
     assert any(way.machines == 2 for way in others)
     chosen, *_ = ways("sft+full", "meta-llama/Llama-3.1-70B", "H100 SXM5 80GB", 32, 4)
     assert (chosen.machines, chosen.gpus) == (4, 32)
@@ -191,5 +189,5 @@ def test_each_optimizer_says_whether_it_can_be_sharded():
 def test_an_encoder_with_a_decoder_is_never_sharded():
     """Its plan could not be started; a decoder of that size is."""
     many = ways("encoder:sft+full", "google/flan-t5-large", "RTX 4060", 8)
-    assert all(way.sharing.strategy != "fsdp" for way in many)
+    assert all(way.strategy.name != "fsdp" for way in many)
     assert refused_by("fsdp", {"head": "seq2seq"})

@@ -11,12 +11,11 @@ import pytest
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.search.fit import fit_stage
 from advisor.advice.search.rows import aim_of, held_out, settings_for_rows, steps_in
-from advisor.advice.search.settings import StageCase, settings_by_rule
-from advisor.advice.types import Chosen
+from advisor.advice.search.settings import BATCH, StageCase, settings_by_rule
+from advisor.advice.types import ALONE, ON_EACH, Chosen
 from advisor.ground.types import Answer, Answers
 from advisor.methods import methods
 from advisor.methods.composition import parse_composition
-from advisor.methods.strategies import ALONE, ON_EACH
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
@@ -25,26 +24,17 @@ from tests.conftest import scaled
 RULES = load_rules()
 OBJECTIVES = tuple(methods().objectives)
 CLASSES = (*((name, False) for name in OBJECTIVES), ("sft", True))
-LENGTH = 512
 
 
 def following(objective, classes, rows, *, update="lora", multiple=1, **changes):
     """(trained rows or sequences, batch, epochs, held-out rows) of so many rows."""
     facts = {"data_rows": rows, "params_b": 8, "architecture": "encoder" if classes else "decoder"}
     settings = settings_by_rule(RULES, facts, objective, update, None) | changes
-    batch = settings.pop("effective_batch_size")
-    splits = methods().objective(objective).splits_documents
-    found = settings_for_rows(
-        objective,
-        settings | {"seq_len": Chosen(value=LENGTH, because="")},
-        batch,
-        rows=rows,
-        tokens=rows * LENGTH if splits else None,
-        classes=classes,
-        multiple=multiple,
-    )
-    share = found.settings["holdout"].value if "holdout" in found.settings else 0.05
-    return rows * (1 - share), found.batch, found.settings["epochs"], round(rows * share)
+    unit = "sequence" if methods().objective(objective).splits_documents else "row"
+    aim = aim_of(objective, classes=classes)
+    found = settings_for_rows(settings, aim, rows, multiple=multiple, unit=unit).settings
+    share = found["holdout"].value if "holdout" in found else 0.05
+    return rows * (1 - share), found[BATCH], found["epochs"], round(rows * share)
 
 
 def many_rows(seed):
@@ -61,13 +51,13 @@ def test_rows_become_enough_steps(objective, classes, update):
     used up.
     """
     aim = aim_of(objective, classes=classes)
-    assert aim is not None, f"rules/objectives/{objective}.yaml has no steps"
+    assert aim, f"rules/objectives/{objective}.yaml has no steps"
     for rows in many_rows(0):
         trained, batch, epochs, _ = following(objective, classes, rows, update=update)
         steps = steps_in(trained, per_step=batch.value, epochs=epochs.value)
-        if steps < aim.least:
-            assert batch.value <= aim.smallest_batch, (rows, batch)
-            assert epochs.value >= aim.most_epochs, (rows, epochs)
+        if steps < aim["least"]:
+            assert batch.value <= aim["smallest_batch"], (rows, batch)
+            assert epochs.value >= aim["most_epochs"], (rows, epochs)
 
 
 @pytest.mark.parametrize(("objective", "classes"), CLASSES)
@@ -96,12 +86,8 @@ def test_held_out_rows_are_at_most_a_fifth():
 def test_without_rows_nothing_changes(objective):
     """What is not known changes no setting."""
     settings = settings_by_rule(RULES, {"params_b": 8}, objective, "lora", None)
-    batch = settings.pop("effective_batch_size")
-    found = settings_for_rows(
-        objective, settings, batch, rows=None, tokens=None, classes=False, multiple=1
-    )
-    assert found.batch == batch
-    assert found.settings == {"epochs": settings["epochs"]}
+    found = settings_for_rows(settings, aim_of(objective, classes=False), None, multiple=1)
+    assert found.settings == {key: settings[key] for key in (BATCH, "epochs")}
 
 
 def test_what_a_layer_of_ones_own_sets_stays():
@@ -134,8 +120,9 @@ def test_comments_count_steps_that_the_fitted_batch_has(cards):
             situation = situation_of(Answers(known=stated), probed=UNKNOWN_MACHINE)
             parsed = parse_composition(composition)
             facts = situation_facts(situation)
-            case = StageCase(RULES, situation, facts, parsed, parsed.chain[0])
-            stage, _ = fit_stage(case, ON_EACH if cards > 1 else ALONE)
+            strategy = ON_EACH if cards > 1 else ALONE
+            axes = (situation, facts, parsed, parsed.chain[0])
+            stage, _ = fit_stage(StageCase(RULES, *axes, strategy=strategy))
             chosen = stage.settings
             per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * cards
             held = round(rows * chosen["holdout"].value)

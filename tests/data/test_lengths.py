@@ -10,13 +10,12 @@ import pytest
 
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.search.fit import fit_stage
-from advisor.advice.search.lengths import sequence_length
+from advisor.advice.search.rows import sequence_length
 from advisor.advice.search.settings import StageCase
 from advisor.commands.check import check_data
 from advisor.data import profile
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
-from advisor.methods.strategies import ALONE
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
@@ -126,7 +125,7 @@ def planned(path, **options):
     situation = replace(situation, data=profile(path, **options))
     facts = situation_facts(situation)
     case = StageCase(load_rules(), situation, facts, found, found.chain[-1])
-    return fit_stage(case, ALONE)[0].settings
+    return fit_stage(case)[0].settings
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from functools import cache
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.advice.case import Costs
 from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.search.costs import Costs
 from advisor.ground.types import Answer, Answers, Gpu, Hardware
 from advisor.ruleset.load import load_rules
 from advisor.situation.models import model_shape, shape_from_size
@@ -79,17 +79,15 @@ def situations(draw):
 
 
 @examples(5)
-@given(situations(), st.sampled_from(CHAINS), st.booleans())
-def test_a_base_in_4_bit_never_needs_more(situation, chain, per_task):
+@given(situations(), st.sampled_from(CHAINS))
+def test_a_base_in_4_bit_never_needs_more(situation, chain):
     """On no size, GPU, number of GPUs, chain, amount of data or budget: where LoRA or full
     fine-tuning fits, QLoRA does, unless the checkpoint cannot be quantised again, or the model has
     to be divided: each GPU loads a 4-bit base whole. Nor does what is estimated contradict an
     assumption.
     """
     facts = situation_facts(situation)
-    fits = Costs(ruleset=RULES, situation=situation, facts=facts).coarse_fits(
-        chain, per_task=per_task
-    )
+    fits = Costs(ruleset=RULES, situation=situation, facts=facts).coarse_fits(chain)
     again = situation.model.stored is None
     assert again == (situation.model.id != "openai/gpt-oss-20b")
     possible = ("fits", "tight")
@@ -111,7 +109,5 @@ def test_an_assumption_would_be_noticed():
         ),
         model=shape("Qwen/Qwen3-8B"),
     )
-    fits = Costs(ruleset=RULES, situation=small, facts=situation_facts(small)).coarse_fits(
-        "sft", per_task=False
-    )
+    fits = Costs(ruleset=RULES, situation=small, facts=situation_facts(small)).coarse_fits("sft")
     assert (fits["lora"], fits["qlora"]) == ("too_big", "fits")

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from advisor.advice.case import Case
-from advisor.advice.decide import MEMORY_EASINGS
+from advisor.advice.search.concessions import LADDER
 from advisor.advice.types import StageSettings
 from advisor.api import Answers
 from advisor.estimate.past.runs import NO_RUNS
@@ -93,10 +93,10 @@ def _line(model: str, card: str, scheme: str, count: int) -> Line:
 def _tries(case: Case, composition: Any) -> Iterator[tuple[tuple[StageSettings, ...], Estimate]]:
     """The usual settings, then what gives way for memory, as in advice; rows keep their length."""
     alone = len(case.situation.hardware.gpus) < 2
-    easings = (replace(one, offload=one.offload and not alone) for one in MEMORY_EASINGS)
-    for easing in dict.fromkeys(easings):
-        if not easing.shorter:
-            yield case.costs.cost_of(composition, easing)
+    ladder = (replace(one, offload=one.offload and not alone) for one in LADDER)
+    for concessions in dict.fromkeys(ladder):
+        if not concessions.shorter:
+            yield case.costs.cost_of(composition, concessions)
 
 
 @cache

@@ -1,50 +1,73 @@
-"""A limit on money or time that is not enough for all of the data: the part that it is enough for.
-
-A stage then ends after so many optimizer steps (plan key `max_steps`). Rows are drawn at random, so
-that a part of the steps reads a part of the rows.
+"""What an answer gives up so that something fits, step by step, before it is a smaller model; and
+the part of the data that a limit on money or time is enough for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.advice.types import Chosen, Part, StageSettings
+from advisor.advice.types import Chosen, Fitted, Part, StageSettings
 from advisor.estimate.types import Estimate
 from advisor.ground.units import about_usd, format_duration, format_usd
 from advisor.plan.model import Stage
 from advisor.ruleset.phrases import inside_sentence
 
+# What rules may set for each amount of memory (fact `memory_left`), the usual settings first.
+MEMORY_LEFT = ("enough", "little", "least")
 # Of a limit, what is planned with: hours are estimates, and a run that ends early has no result.
 PLANNED = 0.9
 
 
-def part_of(
-    stages: tuple[StageSettings, ...], cost: Estimate, facts: Mapping[str, Any]
-) -> tuple[tuple[StageSettings, ...], Estimate]:
-    """The stages and their cost with as many steps as the limits are enough for; unchanged if that
-    is not known, or not a step of each.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Concessions:
+    """What is given up so that something fits, where nothing does otherwise."""
+
+    least_module: bool = False  # the smallest modules
+    offload: bool = False  # what is sharded lies in the computer's memory, which is slower
+    shorter: int = 0  # steps by which rows are shorter
+    may_not_fit: bool = False  # what is too big by less than the estimate may be wrong is tried
+    # Which schemes that break a limit on money or time may read a part of the data: none, modules,
+    # all.
+    part: str = ""
+
+
+NO_CONCESSIONS = Concessions()
+# Memory first gives way in what changes the result least: docs/architecture.md, "Nothing fits".
+LADDER = (
+    NO_CONCESSIONS,
+    Concessions(least_module=True),
+    Concessions(least_module=True, offload=True),
+    Concessions(least_module=True, offload=True, shorter=1),
+    Concessions(least_module=True, offload=True, shorter=2),
+    Concessions(least_module=True, offload=True, shorter=2, may_not_fit=True),
+)
+
+
+def on_part_of_data(found: Fitted, facts: Mapping[str, Any]) -> Fitted:
+    """The stages with as many optimizer steps as the limits are enough for (plan key `max_steps`):
+    rows are drawn at random, so that a part of the steps reads a part of them. Unchanged if that is
+    not known, or not a step of each.
     """
-    share, limit, whole = _share(cost, facts)
+    (stages, cost), (share, limit, whole) = found, _tightest_limit(found.cost, facts)
     if share >= 1 or any(stage.steps is None or stage.duration_s is None for stage in stages):
-        return stages, cost
+        return found
     steps = [_round_down(share * PLANNED * (stage.steps or 0)) for stage in stages]
     if not all(steps):
-        return stages, cost
-    found, duration_s = [], 0.0
+        return found
+    ended, duration_s = [], 0.0
     for stage, most in zip(stages, steps, strict=True):
-        of_all = most / (stage.steps or 1)
-        duration_s += of_all * (stage.duration_s or 0.0)
-        found.append(_ended(stage, most, of_all, limit, whole, facts.get("data_rows")))
+        duration_s += most / (stage.steps or 1) * (stage.duration_s or 0.0)
+        ended.append(_ended_stage(stage, most, (limit, whole), facts.get("data_rows")))
     of_time = duration_s / (cost.duration_s or duration_s)
     times = None if cost.times is None else cost.times.with_training(duration_s)
     usd = None if cost.cost_usd is None else of_time * cost.cost_usd
-    return tuple(found), replace(cost, duration_s=duration_s, times=times, cost_usd=usd)
+    return Fitted(tuple(ended), replace(cost, duration_s=duration_s, times=times, cost_usd=usd))
 
 
-def _share(cost: Estimate, facts: Mapping[str, Any]) -> tuple[float, str, str]:
+def _tightest_limit(cost: Estimate, facts: Mapping[str, Any]) -> tuple[float, str, str]:
     """(the share of the training that the tightest limit is enough for, that limit, what all of it
     takes), in words.
     """
@@ -59,17 +82,18 @@ def _share(cost: Estimate, facts: Mapping[str, Any]) -> tuple[float, str, str]:
     return min(found)
 
 
-def _ended(
-    stage: StageSettings, most: int, of_all: float, limit: str, whole: str, rows: float | None
+def _ended_stage(
+    stage: StageSettings, most: int, words: tuple[str, str], rows: float | None
 ) -> StageSettings:
     """The stage that ends after so many steps, with why."""
-    epochs = stage.settings.get("epochs")
+    limit, whole = words
+    of_all = most / (stage.steps or 1)
+    epochs, held = stage.settings.get("epochs"), stage.settings.get("holdout")
     passes = of_all * (Stage.epochs if epochs is None else float(epochs.value))
     read, text = None, f"about {of_all:.1%} of your data"
     if passes >= 1:
         text = f"{passes:.2g} passes over your data instead of {epochs.value if epochs else 1:g}"
     elif rows:
-        held = stage.settings.get("holdout")
         trained = rows * (1 - float(Stage.holdout if held is None else held.value))
         read = max(1, _round_down(passes * trained))
         text = f"about {read:,} of your {int(rows):,} rows"

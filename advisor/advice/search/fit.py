@@ -8,379 +8,305 @@ bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
-from advisor.advice.search.batch_keys import batch_settings, batch_values
-from advisor.advice.search.lengths import room_for_answers, sequence_length, text_length
 from advisor.advice.search.micro_batches import (
-    MICRO_BATCHES,
-    Found,
+    BestTrial,
     Trial,
+    batch_settings,
     fastest_that_fits,
+    micro_batches_to_try,
     trials_of,
     usual_pace,
 )
 from advisor.advice.search.packing import (
-    packed_settings,
+    packing_by_rows,
     packing_suits,
     padding_of,
-    unpacked,
+    with_packing,
     with_saving,
 )
-from advisor.advice.search.rows import ForRows, rows_given, settings_for_rows
-from advisor.advice.search.settings import MEMORY_LEFT, StageCase, refusal
-from advisor.advice.search.shorter import shorter_rows
-from advisor.advice.search.stage_cost import Passes, pace_by, stage_estimate
+from advisor.advice.search.rows import rows_read, sequence_length, with_lengths
+from advisor.advice.search.settings import BATCH, USUAL_BATCH, StageCase, refusal
+from advisor.advice.search.stage_cost import pace_of_row, passes_of, stage_estimate
 from advisor.advice.search.strategies import (
-    settings_under,
-    sharing_axes,
-    sharing_settings,
-    why_not_offloaded,
-    why_not_shared,
+    fit_rank,
+    is_better,
+    need_bytes,
+    strategy_settings,
+    under_strategy,
+    why_not_under_strategy,
 )
-from advisor.advice.types import Chosen, StageSettings
+from advisor.advice.types import Chosen, StageSettings, values_of
 from advisor.estimate.model.architecture import NO_SDPA
 from advisor.estimate.model.stored import why_not_in_16_bit, why_not_loadable
-from advisor.estimate.types import Estimate, Fits, HostMoment
+from advisor.estimate.types import Estimate, HostMoment
 from advisor.estimate.whole_time import together
-from advisor.ground.types import DataProfile
+from advisor.ground.types import Answers, DataProfile, Hardware
 from advisor.ground.units import format_gib
 from advisor.methods import methods
+from advisor.methods.composition import compose
 from advisor.methods.kernels import AUTO
-from advisor.methods.strategies import Sharing
+from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
+from advisor.situation.types import Situation
 
-USUAL_BATCH = Chosen(value=16, because="usual")
 BATCHING = ("packing", "group_by_length")  # what rules set by the fact `packing_suits`
-# From the best to the worst; what may fit counts as too big once the estimate itself is above.
-ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "may_fit", "too_big")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ease:
-    """What a stage gives up so that something fits."""
-
-    memory_left: str = MEMORY_LEFT[0]  # the settings to begin with
-    last_resort: bool = False  # nothing fits otherwise: the least settings of modules, too
-    shorter: int = 0  # steps by which the rows are shorter
-
-    def levels(self, *, is_module: bool) -> Sequence[str]:
-        """The amounts of memory whose settings may be taken, the usual ones first."""
-        end = len(MEMORY_LEFT) - (is_module and not self.last_resort)
-        return MEMORY_LEFT[MEMORY_LEFT.index(self.memory_left) : end]
-
-
-NO_EASE = Ease()
+ENOUGH = ("fits", "unknown")  # nothing has to be given up
+CLASSES = "classification"
 
 
 def fit_stage(
-    case: StageCase,
-    sharing: Sharing,
-    shared: Mapping[str, Chosen] = MappingProxyType({}),
-    ease: Ease = NO_EASE,
-    may_pack: bool = True,
-    coarse: bool = False,
+    case: StageCase, *, may_pack: bool = True, coarse: bool = False
 ) -> tuple[StageSettings, Estimate]:
-    """One stage of a composition with settings that fit (or need least, where none does or nobody
+    """One stage of a composition with settings that fit (or need least, if none does or nobody
     knows), and its estimate.
 
     Args:
-        sharing: How several GPUs share the work, the same for all stages of a plan.
-        shared: Keys of a module that goes on from another stage, which stand over the stage's own.
-        ease: What is given up beforehand so that it fits.
         may_pack: Several rows may share a sequence, which may be longer than any row.
-        coarse: Only whether it fits is asked for: where the smallest batch fits, its settings and
+        coarse: Only whether it fits is asked for: if the smallest batch fits, its settings and
             estimate come back, and no faster one is looked for.
     """
-    objective, update, quantization = case.objective, case.update, case.composition.quantization
-    situation, model, profile = case.situation, case.situation.model, case.profile
-    settings = {**case.settings(ease.memory_left), **shared}
-    batch = settings.pop("effective_batch_size", USUAL_BATCH)
-    context = model.context_tokens if model else None
-    settings["seq_len"] = (
-        text_length(context, on_cpu=case.on_cpu)
-        if case.method.splits_documents
-        else sequence_length(profile, context)
-    )
-    settings, left_out = shorter_rows(settings, case, steps=ease.shorter)
-    settings |= room_for_answers(objective, settings, profile, context)
-    open_attention = "attention" not in settings or settings["attention"].value == AUTO
-    if model is not None and model.architecture in NO_SDPA and open_attention:
-        because = f"transformers has no sdpa attention for {model.architecture} models"
-        settings["attention"] = Chosen(value="eager", because=because)
-    largest = max(case.profiles, key=lambda profile: profile.rows, default=None)
-    followed = _for_rows(case, settings, batch, largest)
-    settings, batch = {**settings, **followed.settings}, followed.batch
-    axes = {**sharing_axes(situation, case.composition), "objective": objective}
-    settings = {**settings_under(sharing, axes, settings), **sharing_settings(sharing)}
-    suits, packing = packing_suits(case, settings, rows=int(batch.value))
+    by_rule = {BATCH: USUAL_BATCH, **case.settings(), **case.module}
+    settings, left_out = with_lengths(case, by_rule)
+    settings = _with_attention(case, settings)
+    read = rows_read(case, settings, max(case.profiles, key=lambda one: one.rows, default=None))
+    settings = {**under_strategy(case, {**settings, **read.settings}), **strategy_settings(case)}
+    suits, packing = packing_suits(case, settings)
     if packing is not None and not may_pack:
-        suits = "uneven"
-    usual = case.settings(ease.memory_left, suits)
+        suits, packing = "uneven", None
+    usual = case.settings(packing_suits=suits)
     if suits != "unknown":
-        settings |= {
-            key: one for key, one in usual.items() if key in BATCHING and key not in shared
-        }
-    if "packing" not in settings:
-        settings |= unpacked(objective, suits, on_cpu=case.on_cpu, fits=may_pack)
-    if "packing" not in settings or not settings["packing"].value:
-        packing = None
-    if packing is not None:
-        settings, batch = packed_settings(settings, batch, packing)
-    no_recompute = refusal(objective, update, "gradient_checkpointing", True)
-    trials = trials_of(
-        int(batch.value),
-        int(settings["seq_len"].value),
-        cards=case.cards,
-        on_cpu=case.on_cpu,
-        allowed=_micro_batches(case),
-        recompute=not no_recompute,
-    )
-    passes = _passes(case, settings)
-    best: _Fitted | None = None
-    for level in ease.levels(is_module=case.is_module):
-        laid_over = settings
-        if level != ease.memory_left:
-            changed = {
-                key: one
-                for key, one in case.settings(level, suits).items()
-                if key not in shared and (key not in usual or one.value != usual[key].value)
-            }
-            if not changed or best is None or settings_under(sharing, axes, changed) != changed:
-                continue
-            laid_over = {
-                **best.settings,
-                **_with_need(changed, best, first=methods().update(update).size_key),
-            }
-        found = _fastest(case, sharing, passes, trials, laid_over, coarse=coarse)
-        # Of settings that are all too big the smallest need is kept: the shortest way out.
-        if best is None or is_better(found.cost, best.found.cost):
-            best = _Fitted(laid_over, found)
-        if best.found.cost.fits in ("fits", "unknown"):
-            break
-    assert best is not None  # there is a level at least
-    if packing is not None and best.found.cost.fits not in ("fits", "unknown"):
-        other = fit_stage(case, sharing, shared, ease, may_pack=False, coarse=coarse)
-        if fit_rank(other[1]) < fit_rank(best.found.cost):
+        settings |= {key: usual[key] for key in BATCHING if key in usual and key not in case.module}
+    settings, packing = with_packing(case, settings, suits, packing, fits=may_pack)
+    batch, seq_len = settings.pop(BATCH), int(settings["seq_len"].value)
+    no_recompute = refusal(case.objective, case.update, "gradient_checkpointing", True)
+    micros = micro_batches_to_try(case, int(batch.value), seq_len)
+    trials = trials_of(int(batch.value), micros, cards=case.cards, recompute=not no_recompute)
+    fitted, best = _with_least_given_up(case, settings, (usual, suits), trials, coarse=coarse)
+    if packing is not None and best.cost.fits not in ENOUGH:
+        other = fit_stage(case, may_pack=False, coarse=coarse)
+        if fit_rank(other[1]) < fit_rank(best.cost):
             return other
-    refused = ""
-    if model is not None:
-        refused = why_not_loadable(
-            model.stored, trains_all=not case.is_module, quantization=quantization
-        ) or why_not_in_16_bit(model.stored, quantization=quantization)
-    found = best.found
-    cost = replace(found.cost, least_bytes=_least_bytes(found))
-    refused = refused or why_not_shared(sharing, axes, best.settings)
-    if sharing.offload and not refused:
-        refused = why_not_offloaded(cost, situation.hardware)
-    if refused:
-        cost = replace(cost, fits="too_big", refused=refused)
-    most = max(trial.micro for trial in trials)
-    batched = batch_settings(found, batch, no_recompute, most=most, packed=packing is not None)
-    chosen = {**best.settings, **batched}
+    cost = _refused_if_impossible(case, fitted, best)
+    chosen = {
+        **fitted,
+        **batch_settings(
+            best, batch, no_recompute=no_recompute, most=max(micros), packed=packing is not None
+        ),
+    }
     per_step: float = chosen["micro_batch_size"].value * chosen["grad_accum"].value * case.cards
     if packing is not None:
         per_step = packing.rows
-    chosen = followed.told(chosen, per_step)
+    chosen = read.with_steps(chosen, per_step)
     padding = padding_of(case, chosen)
     stage = StageSettings(
-        objective=objective,
-        update=update,
-        quantization=quantization,
+        objective=case.objective,
+        update=case.update,
+        quantization=case.composition.quantization,
         settings=with_saving(chosen, padding),
         padding=padding,
         steps=cost.steps,
-        told_steps=followed.steps(chosen, per_step) or cost.steps,
+        told_steps=read.steps(chosen, per_step) or cost.steps,
         duration_s=cost.duration_s,
         step_s=cost.step_s,
         gpus=case.cards,
-        machines=situation.hardware.machines,
-        is_eased=best.settings is not settings,
+        machines=case.situation.hardware.machines,
+        is_eased=fitted is not settings,
         left_out=left_out,
     )
     return stage, cost
 
 
-def task_settings(case: StageCase) -> list[tuple[DataProfile, ForRows]]:
-    """What follows from the rows of each data file of a stage, in the order of the tasks."""
-    found = []
-    for profile in case.profiles:
-        own = replace(case, facts={**case.facts, "data_rows": profile.rows})
-        settings = own.settings()
-        batch = settings.pop("effective_batch_size", USUAL_BATCH)
-        found.append((profile, _for_rows(own, settings, batch, profile)))
-    return found
+def _with_attention(case: StageCase, settings: dict[str, Chosen]) -> dict[str, Chosen]:
+    """The settings with eager attention for a model that transformers has no other for."""
+    architecture = case.situation.model.architecture if case.situation.model else None
+    is_open = "attention" not in settings or settings["attention"].value == AUTO
+    if architecture not in NO_SDPA or not is_open:
+        return settings
+    because = f"transformers has no sdpa attention for {architecture} models"
+    return {**settings, "attention": Chosen(value="eager", because=because)}
 
 
-def _for_rows(
+def _with_least_given_up(
     case: StageCase,
-    settings: Mapping[str, Chosen],
-    batch: Chosen,
-    profile: DataProfile | None,
-) -> ForRows:
-    """The batch, epochs and held-out share for the rows of a data file, or those stated."""
-    if profile is None:
-        rows, tokens = (case.situation.answers.value(name) for name in ("data_rows", "data_tokens"))
-    else:
-        rows = rows_given(profile, case.objective)
-        tokens = profile.tokens.total if profile.tokens is not None else None
-    return settings_for_rows(
-        case.objective,
-        settings,
-        batch,
-        rows=rows,
-        tokens=tokens,
-        classes=case.composition.encoder and not case.is_seq2seq,
-        multiple=min(_micro_batches(case)) * case.cards,
-    )
-
-
-def _passes(case: StageCase, settings: Mapping[str, Chosen]) -> Passes:
-    def one(found: Mapping[str, Chosen]) -> Passes:
-        return Passes.of({key: chosen.value for key, chosen in found.items()})
-
-    if len(case.profiles) < 2:
-        return one(settings)
-    tasks = [(profile.rows, one(follows.settings)) for profile, follows in task_settings(case)]
-    rows = sum(count for count, _ in tasks) or 1
-    return Passes(
-        sum(count * each.over_trained for count, each in tasks) / rows,
-        sum(count * each.held for count, each in tasks) / rows,
-    )
-
-
-class _Fitted(NamedTuple):
-    """The best settings so far."""
-
-    settings: Mapping[str, Chosen]
-    found: Found
+    settings: dict[str, Chosen],
+    by_rule: tuple[Mapping[str, Chosen], str],
+    trials: Sequence[Trial],
+    *,
+    coarse: bool,
+) -> tuple[dict[str, Chosen], BestTrial]:
+    """The settings and the trial that fit with the usual settings, else with those that rules have
+    for less memory; of settings that are all too big those that need least, as the shortest way
+    out.
+    """
+    usual, suits = by_rule
+    size_key = methods().update(case.update).size_key
+    fitted, best = settings, _fastest(case, settings, trials, coarse=coarse)
+    for level in case.levels[1:]:
+        if best.cost.fits in ENOUGH:
+            break
+        changed = {
+            key: one
+            for key, one in case.settings(level, suits).items()
+            if key not in case.module and (key not in usual or one.value != usual[key].value)
+        }
+        if not changed or under_strategy(case, changed) != changed:
+            continue
+        less = {**fitted, **_with_need(changed, fitted, best.cost, first=size_key)}
+        found = _fastest(case, less, trials, coarse=coarse)
+        if is_better(found.cost, best.cost):
+            fitted, best = less, found
+    return fitted, best
 
 
 def _fastest(
-    case: StageCase,
-    sharing: Sharing,
-    passes: Passes,
-    trials: Sequence[Trial],
-    settings: Mapping[str, Chosen],
-    *,
-    coarse: bool,
-) -> Found:
+    case: StageCase, settings: Mapping[str, Chosen], trials: Sequence[Trial], *, coarse: bool
+) -> BestTrial:
     """The trial that these settings of the stage get."""
-    plain = {key: chosen.value for key, chosen in settings.items()}
-    pace = pace_by(case, sharing.strategy)
-
-    def cost_of(trial: Trial) -> Estimate:
-        return stage_estimate(case, {**plain, **batch_values(trial)}, sharing.strategy, passes)
+    plain, passes = values_of(settings), passes_of(case, settings)
 
     def pace_of(trial: Trial) -> float:
-        found = pace({**plain, **batch_values(trial)})
+        found = pace_of_row(case, {**plain, **trial.values})
         return usual_pace(trial, int(plain["seq_len"])) if found is None else found
 
     return fastest_that_fits(
         trials,
-        cost_of=cost_of,
-        pace_of=pace_of,
+        lambda trial: stage_estimate(case, {**plain, **trial.values}, passes),
+        pace_of,
         on_cpu=case.on_cpu,
         trains_all=not case.is_module,
         coarse=coarse,
     )
 
 
-def fit_rank(cost: Estimate) -> tuple[int, bool]:
-    """How well it fits, the best first."""
-    return ORDER.index(cost.fits), not cost.is_likely
-
-
-def is_better(cost: Estimate, before: Estimate) -> bool:
-    """Whether it fits better; of two that are above the memory, or of which that is not known,
-    whether it needs less.
-    """
-    if fit_rank(cost) != fit_rank(before):
-        return fit_rank(cost) < fit_rank(before)
-    hard = cost.fits == "unknown" or not cost.is_likely
-    return hard and _need(cost) < _need(before)
-
-
-def _with_need(changed: Mapping[str, Chosen], before: _Fitted, *, first: str) -> dict[str, Chosen]:
+def _with_need(
+    changed: dict[str, Chosen], fitted: Mapping[str, Chosen], cost: Estimate, *, first: str
+) -> dict[str, Chosen]:
     """Values for a memory that is short; the first new one says what the best settings so far
     would need.
 
     Args:
+        fitted: The best settings so far.
         first: The key that says how large the module is, which stands for all.
     """
-    was = {key: before.settings[key].value for key in changed if key in before.settings}
+    was = {key: fitted[key].value for key in changed if key in fitted}
     new = [key for key in changed if changed[key].value != was.get(key)]
-    key = first if first in new else next(iter(new), None)
-    cost = before.found.cost
-    if key is None or cost.memory is None or cost.limit_bytes is None:
-        return dict(changed)
-    need, limit = _need(cost), cost.limit_bytes
+    if not new or cost.memory is None or cost.limit_bytes is None:
+        return changed
+    key = first if first in new else new[0]
     instead = f"{key} {was[key]}" if key in was else "without this it"
     because = (
-        f"{instead} would need {format_gib(need)}, and there are"
-        f" {format_gib(limit)}: {inside_sentence(changed[key].because)}"
+        f"{instead} would need {format_gib(need_bytes(cost))}, and there are"
+        f" {format_gib(cost.limit_bytes)}: {inside_sentence(changed[key].because)}"
     )
     return {**changed, key: replace(changed[key], because=because)}
 
 
-def _need(cost: Estimate) -> int:
-    return cost.memory.need_bytes if cost.memory else 0
+def _refused_if_impossible(
+    case: StageCase, settings: Mapping[str, Chosen], best: BestTrial
+) -> Estimate:
+    """The estimate with the least that the stage needs, and too big with a reason if no run can
+    load the checkpoint or share the stage.
+    """
+    sizes = [one.memory.need_bytes for one in (best.least, best.cost) if one.memory is not None]
+    cost, refused = replace(best.cost, least_bytes=min(sizes, default=None)), ""
+    if (model := case.situation.model) is not None:
+        quantization = case.composition.quantization
+        refused = why_not_loadable(
+            model.stored, trains_all=not case.is_module, quantization=quantization
+        ) or why_not_in_16_bit(model.stored, quantization=quantization)
+    refused = refused or why_not_under_strategy(case, settings, cost)
+    return replace(cost, fits="too_big", refused=refused) if refused else cost
 
 
-def _least_bytes(found: Found) -> int | None:
-    """The least that the stage needs; what was chosen may be that."""
-    sizes = [one.memory.need_bytes for one in (found.least, found.cost) if one.memory is not None]
-    return min(sizes, default=None)
-
-
-def _micro_batches(case: StageCase) -> Sequence[int]:
-    """The micro-batch sizes that the methods of a stage accept, largest first."""
-    axes = (case.objective, case.update, "micro_batch_size")
-    return [size for size in MICRO_BATCHES if not refusal(*axes, size)]
+# --------------------------------------------------------------------------- of a chain
 
 
 def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
     """One estimate for a chain: the worst fit, the highest memory, the sum of time and money."""
-    worst = max(estimates, key=lambda cost: (fit_rank(cost), _need(cost)))
-    hours = _sum(cost.duration_s for cost in estimates)
-    usd = _sum(cost.cost_usd for cost in estimates)
-    unknown = tuple(dict.fromkeys(reason for cost in estimates for reason in cost.unknown))
-    times = together([cost.times for cost in estimates])
-    least = max((cost.least_bytes or 0 for cost in estimates), default=0) or None
+    worst = max(estimates, key=lambda cost: (fit_rank(cost), need_bytes(cost)))
     host: dict[str, HostMoment] = {}
     for moment in (moment for cost in estimates for moment in cost.host):
         if moment.name not in host or moment.size_bytes > host[moment.name].size_bytes:
             host[moment.name] = moment
     return replace(
-        worst, least_bytes=least, duration_s=hours, times=times, cost_usd=usd, unknown=unknown,
+        worst,
+        least_bytes=max((cost.least_bytes or 0 for cost in estimates), default=0) or None,
+        duration_s=_sum_if_known(cost.duration_s for cost in estimates),
+        times=together([cost.times for cost in estimates]),
+        cost_usd=_sum_if_known(cost.cost_usd for cost in estimates),
+        unknown=tuple(dict.fromkeys(reason for cost in estimates for reason in cost.unknown)),
         host=tuple(host.values()),
-    )  # fmt: skip
+    )
 
 
-def _sum(amounts: Iterable[float | None]) -> float | None:
-    """None where one of them is not known."""
+def _sum_if_known(amounts: Iterable[float | None]) -> float | None:
+    """None if one of them is not known."""
     found = list(amounts)
     return None if None in found else sum(amount or 0.0 for amount in found)
 
 
-def coarse_fit(cost: Estimate, facts: Mapping[str, Any], *, near: bool = False) -> str:
+def coarse_fit(cost: Estimate, facts: Mapping[str, Any], *, may_not_fit: bool = False) -> str:
     """The fact the rules see: fits, tight, too_big, over_budget or unknown.
 
     What may fit is tight if the estimate itself is within the memory; if it is a little above, a
-    try is worth it only where nothing else fits.
+    try is worth it only if nothing else fits.
 
     Args:
-        near: Nothing else fits.
+        may_not_fit: Nothing else fits.
     """
-    fit = cost.fits
+    fit: str = cost.fits
     if fit == "may_fit":
-        fit = "tight" if cost.is_likely or (near and cost.is_near) else "too_big"
+        fit = "tight" if cost.is_likely or (may_not_fit and cost.is_near) else "too_big"
     usd, hours = facts.get("budget_usd"), facts.get("budget_hours")
-    if fit != "too_big" and (
-        (usd is not None and cost.cost_usd is not None and cost.cost_usd > usd)
-        or (hours is not None and cost.duration_s is not None and cost.duration_s > hours * 3600)
-    ):
-        return "over_budget"
-    return fit
+    over_usd = usd is not None and cost.cost_usd is not None and cost.cost_usd > usd
+    over_hours = (
+        hours is not None and cost.duration_s is not None and cost.duration_s > hours * 3600
+    )
+    return "over_budget" if fit != "too_big" and (over_usd or over_hours) else fit
+
+
+# --------------------------------------------------------------------------- of data alone
+
+USUAL = {"device": "gpu", "memory_left": "enough"}
+SHOWN = ("seq_len", "packing")
+
+
+def suited_objective(data: DataProfile) -> str | None:
+    """The objective that the data suit best, `classification` for texts with a label; None if they
+    can train none.
+    """
+    if CLASSES in data.objectives:
+        return CLASSES
+    return next((name for name in data.objectives if name in methods().objectives), None)
+
+
+def settings_by_data(ruleset: Ruleset, data: DataProfile, objective: str) -> Mapping[str, Chosen]:
+    """`seq_len` and `packing` of a stage on some GPU, each with the plan's reason; nothing for data
+    that were not measured.
+    """
+    if data.tokens is None:
+        return {}
+    machine = Hardware(kind="unknown", origin="unknown")
+    situation = Situation(answers=Answers(known={}), hardware=machine, data=data)
+    facts = {**USUAL, "data_rows": data.rows}
+    name, is_class = ("sft", True) if objective == CLASSES else (objective, False)
+    case = StageCase(ruleset, situation, facts, compose(name, "lora"), name)
+    if is_class:
+        # An encoder with a head: each row is a sequence.
+        length = {"seq_len": sequence_length(data, None)}
+        return with_packing(case, length, "mixes", None)[0]
+    settings, _ = with_lengths(case, {BATCH: USUAL_BATCH, **case.settings()})
+    settings |= rows_read(case, settings, data).settings
+    suits, packing = "uneven", None
+    if data.tokens.histogram and not case.method.splits_documents:
+        suits, packing = packing_by_rows(case, settings, data.tokens)
+    settings.pop("packing", None)
+    by_rule = case.settings(packing_suits=suits)
+    settings |= {key: by_rule[key] for key in ("packing",) if key in by_rule}
+    settings, _ = with_packing(case, settings, suits, packing)
+    because = f"{objective} takes each row by itself"
+    settings.setdefault("packing", Chosen(value=False, because=because))
+    return {key: settings[key] for key in SHOWN}

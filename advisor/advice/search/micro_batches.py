@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
 
+from advisor.advice.search.settings import StageCase
+from advisor.advice.types import Chosen
 from advisor.estimate import HEAD_ROOM
 from advisor.estimate.types import Estimate
+from advisor.ground.units import format_gib
+from advisor.ruleset.phrases import inside_sentence
 
-MICRO_BATCHES = (16, 8, 4, 2, 1)
 CPU_FEW_ROWS, CPU_BUSY_TOKENS = (
     4,
     1024,
@@ -45,6 +50,15 @@ class Trial:
         return max(1, round(self.effective / (self.micro * self.cards)))
 
     @property
+    def values(self) -> dict[str, Any]:
+        """The plan keys."""
+        return {
+            "micro_batch_size": self.micro,
+            "grad_accum": self.grad_accum,
+            "gradient_checkpointing": self.recompute,
+        }
+
+    @property
     def plain(self) -> Trial:
         """The same without recomputing."""
         return replace(self, recompute=False)
@@ -59,7 +73,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class BestTrial:
     """The chosen trial, its estimate, and what kept it from being a larger one."""
 
     trial: Trial
@@ -85,40 +99,37 @@ class Found:
         memory, limit = self.cost.memory, self.cost.limit_bytes
         if memory is None or limit is None:
             return self.spare_bytes
-        return max(
-            self.spare_bytes, round(limit * (1 - memory.need_bytes / memory.need_high_bytes))
-        )
+        may_take = round(limit * (1 - memory.need_bytes / memory.need_high_bytes))
+        return max(self.spare_bytes, may_take)
 
     @property
     def is_largest(self) -> bool:
         """Whether more rows at once, treated alike, would leave too little memory free."""
-        return any(
-            one.recompute == self.trial.recompute and one.micro == 2 * self.trial.micro
-            for one in self.too_large
-        )
+        larger = (2 * self.trial.micro, self.trial.recompute)
+        return any((one.micro, one.recompute) == larger for one in self.too_large)
+
+
+def micro_batches_to_try(case: StageCase, effective: int, seq_len: int) -> Sequence[int]:
+    """The micro-batches that hold no more rows than an optimizer step has; the smallest that the
+    methods accept even if the batch is smaller.
+    """
+    micros = [size for size in case.micro_batches if size * case.cards <= effective]
+    micros = micros or [case.micro_batches[-1]]
+    if not case.on_cpu:
+        return micros
+    few = [size for size in micros if size <= CPU_FEW_ROWS or size * seq_len <= CPU_BUSY_TOKENS]
+    return few or micros[-1:]
 
 
 def trials_of(
-    effective: int,
-    seq_len: int,
-    *,
-    cards: int,
-    on_cpu: bool,
-    allowed: Sequence[int],
-    recompute: bool,
+    effective: int, micros: Sequence[int], *, cards: int = 1, recompute: bool
 ) -> tuple[Trial, ...]:
-    """The trials, the largest micro-batch first.
+    """The trials of these micro-batches, in their order.
 
     Args:
         effective: Rows of an optimizer step.
-        allowed: The micro-batch sizes that the methods of the stage accept, largest first.
         recompute: Activations may be recomputed.
     """
-    # The smallest size that the methods accept is tried even if the batch is smaller.
-    micros = [size for size in allowed if size * cards <= effective] or [allowed[-1]]
-    if on_cpu:
-        few = [size for size in micros if size <= CPU_FEW_ROWS or size * seq_len <= CPU_BUSY_TOKENS]
-        micros = few or micros[-1:]
     return tuple(
         Trial(micro=micro, recompute=again, cards=cards, effective=effective)
         for again in ((False, True) if recompute else (False,))
@@ -126,112 +137,83 @@ def trials_of(
     )
 
 
-class _Paces:
-    """Times of trials, each asked for once. Recomputing never makes a step faster, so that a trial
-    is seldom asked about if the same one without is still waiting.
-    """
-
-    def __init__(self, pace_of: Callable[[Trial], float]) -> None:
-        self._pace_of = pace_of
-        self._known: dict[Trial, float] = {}
-
-    def of(self, trial: Trial) -> float:
-        """The time of a row."""
-        if trial not in self._known:
-            self._known[trial] = self._pace_of(trial)
-        return self._known[trial]
-
-    def fastest(self, waiting: Sequence[Trial]) -> Trial:
-        """The one of these that takes least time."""
-        plain = [one for one in waiting if not one.recompute or one.plain not in waiting]
-        return min(plain, key=self.of)
-
-    def is_within(self, near: float, trial: Trial) -> bool:
-        """Whether it takes no longer."""
-        return self.of(trial.plain) <= near and self.of(trial) <= near
-
-    def smallest_within(
-        self, near: float, waiting: Sequence[Trial], *, recompute: bool
-    ) -> Trial | None:
-        """Of one kind the smallest micro-batch that takes no longer; None if there is none."""
-        ascending = sorted(
-            (one for one in waiting if one.recompute is recompute), key=lambda one: one.micro
-        )
-        return next((one for one in ascending if self.is_within(near, one)), None)
-
-    def has_smaller(self, trial: Trial, waiting: Sequence[Trial]) -> bool:
-        """Whether one that may need less is hardly slower."""
-        near = HARDLY_FASTER * self.of(trial)
-        return any(
-            self.is_within(near, one)
-            for one in waiting
-            if one.micro < trial.micro or one.recompute > trial.recompute
-        )
-
-
 def fastest_that_fits(
     trials: Sequence[Trial],
-    *,
     cost_of: Callable[[Trial], Estimate],
     pace_of: Callable[[Trial], float],
+    *,
     on_cpu: bool,
     trains_all: bool,
     coarse: bool = False,
-) -> Found:
+) -> BestTrial:
     """Of the trials that fit with room to spare the one that needs least among those about as fast
     as the fastest; if none surely fits, or memory is not known, the one that needs least of all.
 
     Args:
-        pace_of: Time for a row, in any unit.
+        pace_of: Time for a row, in any unit; recomputing never makes it less.
         trains_all: Gradients are as large as the weights, and stand while they are accumulated.
-        coarse: Only whether any fits is asked for: where the smallest does, so does the fastest.
+        coarse: Only whether any fits is asked for: if the smallest does, so does the fastest.
     """
+    cost_of, pace_of = cache(cost_of), cache(pace_of)  # each is asked for once
     smallest, least = _least(trials, cost_of, trains_all=trains_all)
     if least.memory is None:  # neither is the model: nothing says that memory is short
-        return Found(trial=trials[0], cost=least, least=least)
+        return BestTrial(trial=trials[0], cost=least, least=least)
     enough = coarse and least.fits == "fits"
     if enough or least.fits not in ("fits", "tight") or least.limit_bytes is None:
-        return Found(trial=smallest, cost=least, least=least)
+        return BestTrial(trial=smallest, cost=least, least=least)
     spare = spare_bytes(least, on_cpu=on_cpu)
-    known = {smallest: Found(trial=smallest, cost=least, least=least, spare_bytes=spare)}
+    usual = BestTrial(trial=smallest, cost=least, least=least, spare_bytes=spare)
 
-    def found(trial: Trial) -> Found:
-        if trial not in known:
-            known[trial] = replace(known[smallest], trial=trial, cost=cost_of(trial))
-        return known[trial]
+    def tried(trial: Trial) -> BestTrial:
+        return usual if trial == smallest else replace(usual, trial=trial, cost=cost_of(trial))
 
-    paces = _Paces(pace_of)
+    def is_within(limit: float, trial: Trial) -> bool:
+        return pace_of(trial.plain) <= limit and pace_of(trial) <= limit
+
     waiting, too_large = list(trials), list[Trial]()
     while waiting:
-        fastest = paces.fastest(waiting)
-        near = HARDLY_FASTER * paces.of(fastest)
+        # A trial is seldom asked about if the same one without recomputing is still waiting.
+        plain = [one for one in waiting if not one.recompute or one.plain not in waiting]
+        fastest = min(plain, key=pace_of)
+        near = HARDLY_FASTER * pace_of(fastest)
         # Of each kind the smallest needs least; which of the kinds does is seen by their estimates.
         whole = [one for one in waiting if one.grad_accum == 1] if trains_all else []
         kinds = [
-            paces.smallest_within(near, ones, recompute=again)
+            _smallest(ones, again, partial(is_within, near))
             for ones in (waiting, whole)
             for again in (True, False)
         ]
-        tried = [found(trial) for trial in dict.fromkeys(kinds) if trial is not None]
-        fitting = [one for one in tried if one.leaves_spare]
-        large = [one.trial for one in tried if not one.leaves_spare]
-        if fitting:
-            best = min(fitting, key=_need)
+        found = [tried(trial) for trial in dict.fromkeys(kinds) if trial is not None]
+        large = [one.trial for one in found if not one.leaves_spare]
+        if fitting := [one for one in found if one.leaves_spare]:
+            best = min(fitting, key=lambda one: _need(one.cost))
+            ours, near = best.trial, HARDLY_FASTER * pace_of(best.trial)
             # A smaller one may be as near to the fastest that fits, if the fastest of all does not.
-            if not paces.has_smaller(best.trial, waiting) or found(fastest).leaves_spare:
-                cheap = best.trial.recompute and (
-                    paces.of(best.trial) <= HARDLY_FASTER * paces.of(best.trial.plain)
-                )
+            has_smaller = any(
+                is_within(near, one)
+                for one in waiting
+                if one.micro < ours.micro or one.recompute > ours.recompute
+            )
+            if not has_smaller or tried(fastest).leaves_spare:
+                cheap = ours.recompute and pace_of(ours) <= HARDLY_FASTER * pace_of(ours.plain)
                 return replace(best, too_large=tuple(too_large), recompute_saves_memory_only=cheap)
             large.append(fastest)
         gone = [one for one in waiting if any(one.needs_no_less_than(each) for each in large)]
         too_large += gone
         waiting = [one for one in waiting if one not in gone]
-    return replace(known[smallest], too_large=tuple(too_large))  # cannot be: it leaves enough
+    return replace(usual, too_large=tuple(too_large))  # cannot be: it leaves enough
 
 
-def _need(found: Found) -> int:
-    return found.cost.memory.need_bytes if found.cost.memory is not None else 0
+def _smallest(
+    trials: Sequence[Trial], recompute: bool, is_near: Callable[[Trial], bool]
+) -> Trial | None:
+    """Of one kind the smallest micro-batch that is near the fastest; None if there is none."""
+    kind = [one for one in trials if one.recompute is recompute]
+    return next(filter(is_near, sorted(kind, key=lambda one: one.micro)), None)
+
+
+def _need(cost: Estimate) -> int:
+    return cost.memory.need_bytes if cost.memory is not None else 0
 
 
 def _least(
@@ -250,13 +232,13 @@ def _least(
     if not trains_all or whole is smallest or least.memory is None or least.fits == "fits":
         return smallest, least
     at_once = cost_of(whole)
-    if at_once.memory is not None and at_once.memory.need_bytes < least.memory.need_bytes:
+    if at_once.memory is not None and _need(at_once) < _need(least):
         return whole, at_once
     return smallest, least
 
 
 def spare_bytes(least: Estimate, *, on_cpu: bool) -> int:
-    """What a micro-batch has to leave free, where this is what the smallest one takes."""
+    """What a micro-batch has to leave free, if this is what the smallest one takes."""
     assert least.memory is not None
     assert least.limit_bytes is not None
     limit, head_room = least.limit_bytes, round(HEAD_ROOM * least.limit_bytes)
@@ -269,3 +251,93 @@ def usual_pace(trial: Trial, seq_len: int) -> float:
     """Time for a row, in no unit, on a device whose speed is not known."""
     launches = max(1.0, BUSY_TOKENS / (trial.micro * seq_len))
     return launches * (RECOMPUTED_PACE if trial.recompute else 1.0)
+
+
+# --------------------------------------------------------------------------- as plan keys
+
+
+def batch_settings(
+    best: BestTrial, batch: Chosen, *, no_recompute: str, most: int, packed: bool
+) -> dict[str, Chosen]:
+    """The plan keys of the batch, each with what is true of the value that was chosen.
+
+    Args:
+        no_recompute: Why nothing may be recomputed, or an empty string.
+        most: The most rows at once that were tried.
+        packed: The batch counts sequences of several rows.
+    """
+    because = {
+        "micro_batch_size": _micro_because(best, most),
+        "grad_accum": batch.because if packed else _accumulation_because(best.trial, batch),
+        "gradient_checkpointing": _recompute_because(best, no_recompute),
+    }
+    return {
+        key: Chosen(
+            value=value, because=because[key], rule=batch.rule if key == "grad_accum" else None
+        )
+        for key, value in best.trial.values.items()
+    }
+
+
+def batch_of_task(batch: Chosen, micro: int, devices: int, *, smallest: int) -> dict[str, Chosen]:
+    """The plan keys of the batch of one task, whose rows need not be as many as the stage's.
+
+    Args:
+        smallest: The smallest micro-batch that the methods of the stage accept.
+    """
+    fewer = max(smallest, min(micro, int(batch.value) // devices))
+    accum = max(1, round(int(batch.value) / (fewer * devices)))
+    rows = fewer * accum * devices
+    because = f"{_count(rows)} a step: {inside_sentence(batch.because)}"
+    return {
+        "micro_batch_size": Chosen(value=fewer, because=because),
+        "grad_accum": Chosen(value=accum, because=because, rule=batch.rule),
+    }
+
+
+def _count(rows: int) -> str:
+    return f"{rows} row{'' if rows == 1 else 's'}"
+
+
+def _micro_because(best: BestTrial, most: int) -> str:
+    trial, fits = best.trial, best.cost.fits
+    if fits == "unknown":
+        which = "the smallest" if trial.micro == 1 else "a usual number"
+        return f"{which}: what fits is not known"
+    if fits in ("may_fit", "too_big"):
+        even = "may not fit" if fits == "may_fit" else "does not fit"
+        return f"the smallest: even this {even}" if trial.micro == 1 else even
+    if trial.grad_accum == 1:
+        return "the whole batch at once"
+    if best.is_largest:
+        recomputing = "" if trial.recompute else " without recomputing"
+        return f"the largest that leaves {format_gib(best.free_bytes)} free{recomputing}"
+    if trial.micro == most:
+        return "as many rows as are tried at once"
+    saved = f"{HARDLY_FASTER - 1:.0%}"
+    return f"more rows at once would take memory and save less than {saved} of the time"
+
+
+def _accumulation_because(trial: Trial, batch: Chosen) -> str:
+    per_step = trial.micro * trial.grad_accum * trial.cards
+    rows = f"{_count(per_step)} a step{f' on {trial.cards} GPUs' if trial.cards > 1 else ''}"
+    if per_step != trial.effective:
+        return f"{rows}: {trial.effective} as nearly as it divides"
+    return f"{rows}: {inside_sentence(batch.because)}"
+
+
+def _recompute_because(best: BestTrial, no_recompute: str) -> str:
+    unknown = best.cost.fits == "unknown"
+    if best.recompute_saves_memory_only:
+        slower = f"less than {HARDLY_FASTER - 1:.0%} slower here"
+        return f"recomputes activations to save memory, {slower}"
+    if best.trial.recompute:
+        unsure = "; what fits is not known" if unknown else ""
+        return f"recomputes activations to save memory, about a quarter slower{unsure}"
+    if no_recompute:
+        return no_recompute
+    if unknown:
+        return "faster; what fits is not known"
+    if best.cost.fits in ("may_fit", "too_big"):
+        return "recomputing would not make it fit"
+    return "enough memory without recomputing"

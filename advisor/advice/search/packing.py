@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.advice.search.settings import StageCase
-from advisor.advice.types import Chosen, Padding
+from advisor.advice.search.settings import BATCH, StageCase
+from advisor.advice.types import Chosen, Padding, values_of
 from advisor.estimate.model.architecture import MIXES_PACKED_ROWS
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.estimate.types import RunSpec
@@ -46,15 +46,12 @@ class Packing:
     rows: float  # in all of them, on average
 
 
-def packing_suits(
-    case: StageCase, settings: Mapping[str, Chosen], *, rows: int
-) -> tuple[str, Packing | None]:
-    """(the fact that the rules see, the packing where it gains); the fact is `unknown` where
-    neither data nor model tell.
+def packing_suits(case: StageCase, settings: Mapping[str, Chosen]) -> tuple[str, Packing | None]:
+    """(the fact that the rules see, the packing if it gains); the fact is `unknown` if neither data
+    nor model tell.
 
     Args:
-        settings: With seq_len, and the attention if that is chosen already.
-        rows: Of an optimizer step.
+        settings: With seq_len and the batch, and the attention if that is chosen already.
     """
     model, profile = case.situation.model, case.profile
     if profile is None or profile.tokens is None or not profile.tokens.histogram or model is None:
@@ -62,60 +59,80 @@ def packing_suits(
     if model.architecture in MIXES_PACKED_ROWS or kind_of_type(model.architecture) != DECODER:
         return "mixes", None
     attention = str(settings["attention"].value) if "attention" in settings else "sdpa"
-    longest = int(settings["seq_len"].value)
-    most = longest if attention == "eager" else LONGEST_MASKED
-    if is_flash(attention):
-        most = 4 * LONGEST_MASKED
-    if attention == "eager" or longest > most:
+    most = 4 * LONGEST_MASKED if is_flash(attention) else LONGEST_MASKED
+    if attention == "eager" or int(settings["seq_len"].value) > most:
         return "long", None
     if case.method.splits_documents or len(case.profiles) != 1:
         return "uneven", None
     return packing_by_rows(
-        profile.tokens,
-        rows=rows,
-        cards=case.cards,
-        longest=longest,
-        most=min(most, model.context_tokens or most),
+        case, settings, profile.tokens, most=min(most, model.context_tokens or most)
     )
 
 
 def packing_by_rows(
-    tokens: TokenStats, *, rows: int, cards: int, longest: int, most: int = LONGEST_MASKED
+    case: StageCase,
+    settings: Mapping[str, Chosen],
+    tokens: TokenStats,
+    *,
+    most: int = LONGEST_MASKED,
 ) -> tuple[str, Packing | None]:
-    """(the fact that the rules see, the packing where it gains), as the lengths of the rows alone
+    """(the fact that the rules see, the packing if it gains), as the lengths of the rows alone
     decide.
 
     Args:
-        rows: Of an optimizer step.
-        longest: Tokens of the longest row kept whole.
         most: Tokens a sequence may have.
     """
+    longest = int(settings["seq_len"].value)
     if longest > most:
         return "long", None
-    found = packing_of(tokens, rows=rows, cards=cards, longest=longest, most=most)
+    rows = int(settings[BATCH].value)
+    found = packing_of(tokens, rows=rows, cards=case.cards, longest=longest, most=most)
     if found is None:
         return "uneven", None
-    if found.rows / found.sequences < GAINS:
-        return "full", None
-    return "gains", found
+    return ("full", None) if found.rows / found.sequences < GAINS else ("gains", found)
 
 
-def unpacked(objective: str, suits: str, *, on_cpu: bool, fits: bool = True) -> dict[str, Chosen]:
-    """`packing: false` with the reason, for an objective that could pack rows; nothing where that
-    is not known.
+def with_packing(
+    case: StageCase,
+    settings: Mapping[str, Chosen],
+    suits: str,
+    packing: Packing | None,
+    *,
+    fits: bool = True,
+) -> tuple[dict[str, Chosen], Packing | None]:
+    """The settings with `packing`, the length of the packed sequences and the batch counted in
+    sequences, or why rows are not packed; and the packing, unless something keeps the stage from
+    it.
 
     Args:
         suits: The fact `packing_suits`.
         fits: Packed sequences would fit the memory.
     """
-    if not methods().objective(objective).packs:
-        return {}
-    because = WHY_NOT_PACKED.get(suits, "")
-    if on_cpu:
-        because = "on the CPU packed rows are no faster than rows of similar length together"
-    elif not fits:
-        because = "packed sequences would not fit, rows one by one do"
-    return {"packing": Chosen(value=False, because=because)} if because else {}
+    found = dict(settings)
+    if "packing" not in found and case.method.packs:
+        because = WHY_NOT_PACKED.get(suits, "")
+        if case.on_cpu:
+            because = "on the CPU packed rows are no faster than rows of similar length together"
+        elif not fits:
+            because = "packed sequences would not fit, rows one by one do"
+        if because:
+            found["packing"] = Chosen(value=False, because=because)
+    if packing is None or "packing" not in found or not found["packing"].value:
+        return found, None
+    return found | _packed(found["seq_len"], found[BATCH], packing), packing
+
+
+def _packed(length: Chosen, batch: Chosen, packing: Packing) -> dict[str, Chosen]:
+    if packing.seq_len > int(length.value):
+        because = (
+            f"so long that about {round(packing.rows / packing.sequences)} rows fill a sequence"
+            f" and an optimizer step keeps its rows; {length.because}"
+        )
+        length = replace(length, value=packing.seq_len, because=because)
+    count = f"{packing.sequences} sequence{'s' if packing.sequences > 1 else ''}"
+    because = f"about {round(packing.rows)} rows in {count}: {inside_sentence(batch.because)}"
+    batch = Chosen(value=packing.sequences, because=because, rule=batch.rule)
+    return {"seq_len": length, BATCH: batch}
 
 
 def packing_of(
@@ -138,26 +155,8 @@ def packing_of(
     return None
 
 
-def packed_settings(
-    settings: Mapping[str, Chosen], batch: Chosen, found: Packing
-) -> tuple[dict[str, Chosen], Chosen]:
-    """(the settings with the length of the packed sequences, the batch counted in sequences)."""
-    whole = settings["seq_len"]
-    changed = dict(settings)
-    if found.seq_len > int(whole.value):
-        changed["seq_len"] = replace(
-            whole,
-            value=found.seq_len,
-            because=f"so long that about {round(found.rows / found.sequences)} rows fill a sequence"
-            f" and an optimizer step keeps its rows; {whole.because}",
-        )
-    count = f"{found.sequences} sequence{'s' if found.sequences > 1 else ''}"
-    because = f"about {round(found.rows)} rows in {count}: {inside_sentence(batch.because)}"
-    return changed, Chosen(value=found.sequences, because=because, rule=batch.rule)
-
-
 def with_saving(settings: Mapping[str, Chosen], padding: Padding | None) -> dict[str, Chosen]:
-    """The settings with what packing or grouping saves here in its reason, where the data tells."""
+    """The settings with what packing or grouping saves here in its reason, if the data tell."""
     found = dict(settings)
     packs = "packing" in found and found["packing"].value is True
     if packs and "group_by_length" in found:
@@ -178,7 +177,7 @@ def padding_of(case: StageCase, settings: Mapping[str, Chosen]) -> Padding | Non
     """What packing or grouping saves of a stage; None where neither is done, the lengths are not
     known or there would be no padding.
     """
-    plain: dict[str, Any] = {key: chosen.value for key, chosen in settings.items()}
+    plain: dict[str, Any] = values_of(settings)
     packed, grouped = plain.get("packing") is True, plain.get("group_by_length") is True
     profile = case.profile
     if not (packed or grouped) or profile is None or profile.tokens is None:

@@ -1,9 +1,10 @@
-"""How few rows become enough optimizer steps, and how many of them are held out.
+"""What follows from the rows of the data: how long a sequence is, how many optimizer steps there
+are, and how many rows are held out.
 
-Rules give the usual batch and number of epochs. Where these would leave fewer steps than an
-objective wants (`steps:` in its file), the batch is halved until there are enough, and where the
-smallest batch does not suffice, the rows are read more often. The learning rate stays: the recipes
-that the files cite use one rate at 8 and at 64 rows a step.
+Rules give the usual batch and number of epochs. If these would leave fewer steps than an objective
+wants (`steps:` in its file), the batch is halved until there are enough, and if the smallest batch
+does not suffice, the rows are read more often. The learning rate stays: the recipes that the files
+cite use one rate at 8 and at 64 rows a step.
 """
 
 from __future__ import annotations
@@ -13,10 +14,24 @@ from dataclasses import dataclass, replace
 from math import ceil, log10
 from typing import Any
 
+from advisor.advice.search.settings import BATCH, USUAL_BATCH, StageCase
 from advisor.advice.types import Chosen
 from advisor.ground.types import DataProfile
 from advisor.methods import methods
 from advisor.plan.model import Stage
+
+DEFAULT_SEQ_LEN = 1024
+TEXT_LEN, CPU_TEXT_LEN = 2048, 512  # of documents, which may be parted anywhere
+APPROXIMATION_MARGIN = (
+    1.25  # token counts from characters can be off by this much; a length that cuts rows is worse
+)
+# a chat template's own words around a conversation, which a count of characters does not see
+TEMPLATE_TOKENS = 64
+MULTIPLE = 64
+SHORTEST = 256  # tokens: less holds few conversations, and no pieces of documents worth reading
+# Of the rows, by step: what a stage may leave out (plan key `truncation`).
+LEFT_OUT = (0.01, 0.05)
+WHOLE_ROWS = 2.0  # times the mean: if lengths are not known, most rows are shorter
 
 MOST_HELD = 0.2  # of the rows: the rest is needed for training
 LARGE_HELD, MOST_ROWS_HELD = 0.01, 1000  # of large sets
@@ -25,34 +40,155 @@ SHARE_DIGITS = 4
 STEPS, FEWER = "{steps}", "{steps of the usual epochs}"
 
 
+# --------------------------------------------------------------------------- how long
+
+
+def with_lengths(case: StageCase, settings: Mapping[str, Chosen]) -> tuple[dict[str, Chosen], str]:
+    """The settings with the length of a sequence, and in words which rows are longer than it where
+    that is conceded.
+    """
+    found, context = dict(settings), case.context_tokens
+    if case.method.splits_documents:
+        usual = text_length(context, on_cpu=case.on_cpu)
+    else:
+        usual = sequence_length(case.profile, context)
+    found["seq_len"], left_out = _shorter(case, usual)
+    if left_out:
+        found["truncation"] = Chosen(value="drop", because="rows over seq_len are left out")
+    return found | _room_for_answers(case, found), left_out
+
+
+def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Chosen:
+    """A length that keeps every row if that is affordable, else all but the longest hundredth; the
+    reason counts the rows that are longer.
+    """
+    if data is None or data.tokens is None:
+        length, because = DEFAULT_SEQ_LEN, "no data to measure yet: a usual length"
+    else:
+        tokens = data.tokens
+        kept = tokens.kept_whole()
+        approximate = "approximation" in tokens.counted_by
+        length = _rounded_up(
+            kept.tokens * APPROXIMATION_MARGIN + TEMPLATE_TOKENS if approximate else kept.tokens
+        )
+        measured = (
+            "" if tokens.sampled_rows is None else f" of the {tokens.sampled_rows:,} measured"
+        )
+        because = (
+            f"holds {kept.what}{measured} ({kept.tokens:,} tokens"
+            f"{', approximated' if approximate else ''}){_longer(data, kept.tokens)}"
+        )
+    return _within(context_tokens, Chosen(value=length, because=because))
+
+
+def _longer(data: DataProfile, kept: int) -> str:
+    """What happens to the rows that are longer, with their number if it was counted."""
+    found = data.measures.get("longer_rows")
+    if data.tokens is None or data.tokens.longest <= kept or not found:
+        return ""
+    count, rows = found["rows"], found["of"]
+    counted = f"{count:,} of {rows:,} rows are" if count else "the few rows outside the sample are"
+    return (
+        f"; {counted} longer, up to {data.tokens.longest:,}, and left out (truncation: truncate"
+        " cuts them instead)"
+    )
+
+
+def text_length(context_tokens: int | None, *, on_cpu: bool) -> Chosen:
+    """A length for plain documents, which are parted without loss: as long as pays, not as long as
+    the longest.
+    """
+    because = "documents are split without loss; longer pieces cost more than they teach"
+    length = CPU_TEXT_LEN if on_cpu else TEXT_LEN
+    return _within(context_tokens, Chosen(value=length, because=because))
+
+
+def _within(context_tokens: int | None, length: Chosen) -> Chosen:
+    """The length, or that of the model's context if it is shorter."""
+    if context_tokens is None or length.value <= context_tokens:
+        return length
+    because = f"the model reads at most {context_tokens:,} tokens"
+    return replace(length, value=context_tokens, because=because)
+
+
+def _shorter(case: StageCase, usual: Chosen) -> tuple[Chosen, str]:
+    """The length that is conceded for the sake of memory, and what it leaves out in words; the
+    usual one if nothing is, or the rows do not allow it. A first step leaves out a hundredth of the
+    rows, a second one a twentieth.
+    """
+    steps, whole, data = case.concessions.shorter, int(usual.value), case.profile
+    if not steps or case.method.generates:
+        return usual, ""
+    length = max(SHORTEST, whole >> steps)
+    if case.method.splits_documents:
+        because = "memory is short, and documents are split without loss"
+        return Chosen(value=length, because=because) if length < whole else usual, ""
+    if data is not None and data.tokens is not None:
+        length = _rounded_up(data.tokens.p99 if steps == 1 else data.tokens.p95)
+        share = LEFT_OUT[steps - 1]
+        count = f"at most {share:.0%} of the {data.rows:,} rows, about {share * data.rows:,.0f},"
+    else:
+        rows, tokens = (case.situation.answers.value(name) for name in ("data_rows", "data_tokens"))
+        mean = tokens / rows / case.method.sequences_per_row if rows and tokens else 0.0
+        if WHOLE_ROWS * mean > length:
+            return usual, ""
+        count = "rows (nobody has measured how many)"
+    if length >= whole:
+        return usual, ""
+    because = f"memory is short: {count} that are longer are left out"
+    left_out = f"{count} that are longer than the {length:,} tokens that fit are left out"
+    return Chosen(value=length, because=because), left_out
+
+
+def _room_for_answers(case: StageCase, settings: Mapping[str, Chosen]) -> dict[str, Chosen]:
+    """If a stage writes its own answers: how long they may be, and a length that holds the longest
+    prompt and one of them.
+    """
+    key, whole = case.method.keys.get("response_tokens"), settings["seq_len"]
+    if key is None or case.profile is None or case.profile.tokens is None:
+        return {}
+    answer = settings.get("response_tokens") or Chosen(
+        value=min(int(key.default), int(whole.value)),
+        because="as long as answers usually are, no longer than the rows",
+    )
+    both = replace(
+        whole,
+        value=int(whole.value) + int(answer.value),
+        because=f"{whole.because}, and an answer of {answer.value:,} tokens",
+    )
+    return {"response_tokens": answer, "seq_len": _within(case.context_tokens, both)}
+
+
+def _rounded_up(length: float) -> int:
+    return max(MULTIPLE, ceil(ceil(length) / MULTIPLE) * MULTIPLE)
+
+
+# --------------------------------------------------------------------------- how many steps
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ForRows:
+class RowsRead:
     """What follows from the number of rows."""
 
-    batch: Chosen  # rows of an optimizer step, on all devices
-    settings: Mapping[str, Chosen]  # epochs and held-out share, where something sets them
-    multiple: int  # the fewest rows that a step can have on these devices
+    # The batch in any case; epochs and held-out share if something sets them.
+    settings: Mapping[str, Chosen]
     trained: float | None  # rows, or sequences, of one pass; None: not known
     usual_epochs: float
 
-    def told(self, settings: Mapping[str, Chosen], per_step: float) -> dict[str, Chosen]:
+    def with_steps(self, settings: Mapping[str, Chosen], per_step: float) -> dict[str, Chosen]:
         """The settings with the steps that they have in the end in their reasons: micro-batches
         and GPUs may divide the batch to something near it.
         """
-        if self.trained is None or "epochs" not in settings:
-            return dict(settings)
-        trained, epochs = self.trained, float(settings["epochs"].value)
-        words = {
-            STEPS: f"{steps_in(trained, per_step=per_step, epochs=epochs):,}",
-            FEWER: f"{steps_in(trained, per_step=per_step, epochs=self.usual_epochs):,}",
-        }
         found = dict(settings)
-        for key in ("grad_accum", "micro_batch_size", "epochs"):
-            if key in found:
-                because = found[key].because
-                for mark, steps in words.items():
-                    because = because.replace(mark, steps)
-                found[key] = replace(found[key], because=because)
+        if self.trained is None or "epochs" not in found:
+            return found
+        usual = steps_in(self.trained, per_step=per_step, epochs=self.usual_epochs)
+        words = {STEPS: f"{self.steps(settings, per_step):,}", FEWER: f"{usual:,}"}
+        for key in {"grad_accum", "micro_batch_size", "epochs"} & found.keys():
+            because = found[key].because
+            for mark, steps in words.items():
+                because = because.replace(mark, steps)
+            found[key] = replace(found[key], because=because)
         return found
 
     def steps(self, settings: Mapping[str, Chosen], per_step: float) -> int | None:
@@ -63,52 +199,103 @@ class ForRows:
         return steps_in(self.trained, per_step=per_step, epochs=epochs)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Aim:
-    """What an objective wants of its steps (`steps:` in its file)."""
-
-    least: int
-    smallest_batch: int
-    most_epochs: int
-    held_out: int | None = None
-
-
-def aim_of(objective: str, *, classes: bool) -> Aim | None:
-    """What an objective wants; None if its file says nothing."""
-    said: Mapping[str, Any] = methods().objective(objective).steps
-    said = said.get("classes", said) if classes else said
-    if not said:
-        return None
-    return Aim(
-        least=said["least"],
-        smallest_batch=said["smallest_batch"],
-        most_epochs=said["most_epochs"],
-        held_out=said.get("held_out"),
-    )
-
-
-def held_out(rows: int, wanted: int) -> int:
-    """How many rows to hold out: as many as tell two models apart, at most a fifth; of large sets
-    a hundredth, at most a thousand.
-    """
-    return min(int(rows * MOST_HELD), max(wanted, min(int(rows * LARGE_HELD), MOST_ROWS_HELD)))
-
-
-def held_out_setting(rows: int | None, aim: Aim | None) -> Chosen | None:
-    """The share of rows to hold out; None where the usual share stays."""
-    if rows is None or aim is None or aim.held_out is None:
-        return None
-    held = held_out(rows, aim.held_out)
-    if not held:
-        return None
-    share = held / rows
-    digits = SHARE_DIGITS - 1 - int(log10(share) // 1)
-    of_rows = f"{held:,} of {rows:,} rows"
-    if held >= aim.held_out:
-        because = f"{of_rows}: enough to tell the model from its base"
+def rows_read(
+    case: StageCase, settings: Mapping[str, Chosen], profile: DataProfile | None
+) -> RowsRead:
+    """What follows from the rows of a data file, or without one from those stated."""
+    if profile is None:
+        rows, tokens = (case.situation.answers.value(name) for name in ("data_rows", "data_tokens"))
     else:
-        because = f"{of_rows}, a fifth; small differences need {aim.held_out} to be told"
-    return Chosen(value=round(share, digits), because=because)
+        rows = rows_given(profile, case.objective)
+        tokens = profile.tokens.total if profile.tokens is not None else None
+    aim = aim_of(case.objective, classes=case.composition.encoder and not case.is_seq2seq)
+    multiple, unit = min(case.micro_batches) * case.cards, "row"
+    if case.method.splits_documents:
+        length, unit = settings.get("seq_len"), "sequence"
+        rows = None if tokens is None or length is None else tokens / int(length.value)
+    return settings_for_rows(settings, aim, rows, multiple=multiple, unit=unit)
+
+
+def task_settings(case: StageCase) -> list[tuple[DataProfile, RowsRead]]:
+    """What follows from the rows of each data file of a stage, in the order of the tasks."""
+    found = []
+    for profile in case.profiles:
+        own = replace(case, facts={**case.facts, "data_rows": profile.rows}, memory_left="enough")
+        found.append((profile, rows_read(own, own.settings(), profile)))
+    return found
+
+
+def aim_of(objective: str, *, classes: bool) -> Mapping[str, Any]:
+    """What an objective wants of its steps (`steps:` in its file); empty if it says nothing."""
+    steps: Mapping[str, Any] = methods().objective(objective).steps
+    return (steps.get("classes", steps) if classes else steps) or {}
+
+
+def settings_for_rows(
+    settings: Mapping[str, Chosen],
+    aim: Mapping[str, Any],
+    rows: float | None,
+    *,
+    multiple: int,
+    unit: str = "row",
+) -> RowsRead:
+    """What follows from so many rows. What a layer of one's own sets stays.
+
+    Args:
+        settings: What the rules set.
+        aim: What the objective wants of its steps.
+        rows: Rows, or sequences of documents; None: not known, and nothing changes.
+        multiple: The fewest rows that a step can have: the smallest micro-batch on each device.
+    """
+    batch = settings.get(BATCH, USUAL_BATCH)
+    epochs = settings.get("epochs", Chosen(value=Stage.epochs, because="one pass"))
+    found = {BATCH: batch}
+    if unit == "row" and "holdout" not in settings and (held := _held_out_share(rows, aim)):
+        found["holdout"] = held
+    if "epochs" in settings:
+        found["epochs"] = epochs
+    trained = None
+    if rows is not None:
+        share = {**settings, **found}.get("holdout")
+        trained = max(1, round(rows * (1 - float(share.value if share else Stage.holdout))))
+    if aim and trained:
+        found |= _enough_steps(batch, epochs, aim, (trained, unit), multiple)
+    return RowsRead(settings=found, trained=trained, usual_epochs=float(epochs.value))
+
+
+def _enough_steps(
+    batch: Chosen, epochs: Chosen, aim: Mapping[str, Any], rows: tuple[float, str], multiple: int
+) -> dict[str, Chosen]:
+    """The batch and the epochs that leave enough optimizer steps, as far as they differ."""
+    (trained, unit), passes, usual = rows, float(epochs.value), int(batch.value)
+
+    def steps(size: int, passes: float = passes) -> int:
+        return steps_in(trained, per_step=rows_per_step(size, multiple), epochs=passes)
+
+    size, found = usual, dict[str, Chosen]()
+    while (
+        not batch.is_own
+        and size // 2 >= aim["smallest_batch"]
+        and rows_per_step(size, multiple) > multiple
+        and steps(size) < aim["least"]
+    ):
+        size //= 2
+    if size != usual:
+        because = (
+            f"the usual {usual} would leave about {steps(usual):,} optimizer steps from"
+            f" {int(trained):,} {unit}s, this leaves about {STEPS}"
+        )
+        found[BATCH] = replace(batch, value=size, because=because, rule=None)
+    if steps(size) < aim["least"] and not epochs.is_own:
+        needed = ceil(aim["least"] / steps(size, 1.0))
+        more = max(passes, min(aim["most_epochs"], needed))
+        if more != passes:
+            because = (
+                f"{more:g} passes instead of the usual {passes:g}: about {STEPS} optimizer steps"
+                f" instead of {FEWER}"
+            )
+            found["epochs"] = Chosen(value=int(more), because=because)
+    return found
 
 
 def steps_in(rows: float, *, per_step: float, epochs: float) -> int:
@@ -121,115 +308,31 @@ def rows_per_step(batch: int, multiple: int) -> int:
     return max(1, round(batch / multiple)) * multiple
 
 
-def for_few_rows(
-    settings: Mapping[str, Chosen],
-    batch: Chosen,
-    aim: Aim | None,
-    rows: float | None,
-    *,
-    multiple: int,
-    unit: str = "row",
-) -> tuple[Chosen, Chosen | None]:
-    """(the batch, the epochs if they differ from the usual) that leave enough optimizer steps.
-
-    What a layer of one's own sets stays.
-
-    Args:
-        settings: With the usual epochs.
-        rows: What is trained on, without what is held out; None: not known.
-        multiple: The fewest rows that a step can have: the smallest micro-batch on each device.
-        unit: What a row is called.
-    """
-    if aim is None or not rows:
-        return batch, None
-    stated = settings.get("epochs", Chosen(value=Stage.epochs, because="one pass"))
-    epochs, usual = float(stated.value), int(batch.value)
-
-    def steps(size: int, passes: float = epochs) -> int:
-        return steps_in(rows, per_step=rows_per_step(size, multiple), epochs=passes)
-
-    size = usual
-    while (
-        not batch.is_own
-        and size // 2 >= aim.smallest_batch
-        and rows_per_step(size, multiple) > multiple
-        and steps(size) < aim.least
-    ):
-        size //= 2
-    passes = epochs
-    if steps(size) < aim.least and not stated.is_own:
-        per_pass = steps(size, 1.0)
-        passes = max(epochs, min(aim.most_epochs, ceil(aim.least / per_pass)))
-    if size != usual:
-        count = f"{int(rows):,} {unit}s"
-        batch = replace(
-            batch,
-            value=size,
-            because=f"the usual {usual} would leave about {steps(usual):,} optimizer steps from"
-            f" {count}, this leaves about {STEPS}",
-            rule=None,
-        )
-    if passes == epochs:
-        return batch, None
-    because = (
-        f"{passes:g} passes instead of the usual {epochs:g}: about {STEPS} optimizer steps instead"
-        f" of {FEWER}"
-    )
-    return batch, Chosen(value=int(passes), because=because)
-
-
-def settings_for_rows(
-    objective: str,
-    settings: Mapping[str, Chosen],
-    batch: Chosen,
-    *,
-    rows: int | None,
-    tokens: int | None,
-    classes: bool,
-    multiple: int,
-) -> ForRows:
-    """What follows from the rows of a stage's data; nothing changes where they are not known.
-
-    Args:
-        settings: What the rules set, with seq_len for an objective that splits documents.
-        tokens: Of all rows.
-        classes: The stage trains a classification head.
-        multiple: The fewest rows that a step can have: the smallest micro-batch on each device.
-    """
-    aim = aim_of(objective, classes=classes)
-    found: dict[str, Chosen] = {}
-    unit, trained = "row", None if rows is None else float(rows)
-    if methods().objective(objective).splits_documents:
-        unit = "sequence"
-        length = settings.get("seq_len")
-        trained = None if tokens is None or length is None else tokens / int(length.value)
-    elif "holdout" not in settings and (held := held_out_setting(rows, aim)) is not None:
-        found["holdout"] = held
-    both = {**settings, **found}
-    share = both["holdout"].value if "holdout" in both else Stage.holdout
-    if trained is not None:
-        trained = max(1, round(trained * (1 - float(share))))
-    usual = float(settings["epochs"].value) if "epochs" in settings else Stage.epochs
-    batch, epochs = for_few_rows(
-        settings,
-        batch,
-        aim,
-        trained,
-        multiple=multiple,
-        unit=unit,
-    )
-    if epochs is not None:
-        found["epochs"] = epochs
-    elif "epochs" in settings:
-        found["epochs"] = settings["epochs"]
-    return ForRows(
-        batch=batch, settings=found, multiple=multiple, trained=trained, usual_epochs=usual
-    )
-
-
 def rows_given(profile: DataProfile, objective: str) -> int:
     """How many rows a data file gives a stage: a pair is two answers to one that learns from single
     ones.
     """
     single = "unpaired_feedback" in methods().objective(objective).trains_on
     return profile.rows * (2 if profile.kind == "preference" and single else 1)
+
+
+def held_out(rows: int, wanted: int) -> int:
+    """How many rows to hold out: as many as tell two models apart, at most a fifth; of large sets
+    a hundredth, at most a thousand.
+    """
+    return min(int(rows * MOST_HELD), max(wanted, min(int(rows * LARGE_HELD), MOST_ROWS_HELD)))
+
+
+def _held_out_share(rows: float | None, aim: Mapping[str, Any]) -> Chosen | None:
+    """The share of rows to hold out; None if the usual share stays."""
+    wanted: Any = aim.get("held_out")
+    held = held_out(int(rows), wanted) if rows and wanted is not None else 0
+    if not rows or not held:
+        return None
+    share = held / rows
+    digits = SHARE_DIGITS - 1 - int(log10(share) // 1)
+    of_rows = f"{held:,} of {int(rows):,} rows"
+    because = f"{of_rows}, a fifth; small differences need {wanted} to be told"
+    if held >= wanted:
+        because = f"{of_rows}: enough to tell the model from its base"
+    return Chosen(value=round(share, digits), because=because)

@@ -1,13 +1,14 @@
-"""The settings of one stage: by rule, then by the fit search. Every value keeps its reason."""
+"""One stage to be fitted as a value, and its settings by rule. Every value keeps its reason."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from advisor.advice.facts_of_situation import device, model_facts
-from advisor.advice.types import Chosen
+from advisor.advice.search.concessions import MEMORY_LEFT, NO_CONCESSIONS, Concessions
+from advisor.advice.types import ALONE, Chosen, Strategy
 from advisor.ground.types import DataProfile, ModelShape
 from advisor.methods import methods
 from advisor.methods.composition import Composition
@@ -21,8 +22,9 @@ from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation
 
 RATE = "learning_rate"  # every stage has one
-# What rules may set for each amount of memory (fact `memory_left`), the usual settings first.
-MEMORY_LEFT = ("enough", "little", "least")
+BATCH = "effective_batch_size"  # no plan key: rows of an optimizer step, which the search splits
+USUAL_BATCH = Chosen(value=16, because="usual")
+MICRO_BATCHES = (16, 8, 4, 2, 1)
 DEFAULTS = {item.name: item.default for item in fields(Stage) if item.default is not MISSING}
 
 
@@ -35,6 +37,11 @@ class StageCase:
     facts: Mapping[str, Any]
     composition: Composition
     objective: str
+    strategy: Strategy = ALONE  # the same for all stages of a plan
+    concessions: Concessions = NO_CONCESSIONS  # what is given up beforehand so that it fits
+    memory_left: str = MEMORY_LEFT[0]  # whose settings to begin with
+    # Keys of a module that goes on from another stage, which stand over the stage's own.
+    module: Mapping[str, Chosen] = field(default_factory=dict)
 
     @property
     def method(self) -> Objective:
@@ -44,6 +51,16 @@ class StageCase:
     @property
     def update(self) -> str:
         return self.composition.update or "lora"
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """What decides which values go together, in the words of a plan."""
+        axes = {
+            "objective": self.objective,
+            "update": self.update,
+            "quantization": self.composition.quantization,
+        }
+        return axes | ({"head": SEQ2SEQ} if self.composition.encoder and self.is_seq2seq else {})
 
     @property
     def is_module(self) -> bool:
@@ -62,6 +79,23 @@ class StageCase:
     def is_seq2seq(self) -> bool:
         """Whether an encoder reads and a decoder writes."""
         return is_seq2seq(self.situation.model)
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest sequence that the model reads."""
+        return self.situation.model.context_tokens if self.situation.model else None
+
+    @property
+    def micro_batches(self) -> Sequence[int]:
+        """The micro-batch sizes that its methods accept, largest first."""
+        axes = (self.objective, self.update, "micro_batch_size")
+        return [size for size in MICRO_BATCHES if not refusal(*axes, size)]
+
+    @property
+    def levels(self) -> Sequence[str]:
+        """The amounts of memory whose settings may be taken, the usual ones first."""
+        end = len(MEMORY_LEFT) - (self.is_module and not self.concessions.least_module)
+        return MEMORY_LEFT[MEMORY_LEFT.index(self.memory_left) : end]
 
     @property
     def profiles(self) -> Sequence[DataProfile]:
@@ -94,10 +128,10 @@ class StageCase:
         return found
 
     def settings(
-        self, memory_left: str = MEMORY_LEFT[0], packing_suits: str = "unknown"
+        self, memory_left: str | None = None, packing_suits: str = "unknown"
     ) -> dict[str, Chosen]:
         """What the rules set, before anything is fitted."""
-        seen = {**self.seen(), "memory_left": memory_left}
+        seen = {**self.seen(), "memory_left": memory_left or self.memory_left}
         if packing_suits != "unknown":
             seen["packing_suits"] = packing_suits
         axes = (self.objective, self.update, self.composition.quantization)

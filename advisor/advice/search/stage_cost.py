@@ -4,12 +4,14 @@ estimator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from advisor.advice.search.packing import padded_length
+from advisor.advice.search.rows import task_settings
 from advisor.advice.search.settings import StageCase
+from advisor.advice.types import Chosen, values_of
 from advisor.estimate import estimate, hardware_machine, time_estimate
 from advisor.estimate.reading import tokens_read
 from advisor.estimate.stages import stage_spec, with_rows
@@ -25,28 +27,37 @@ class Passes(NamedTuple):
     over_trained: float  # epochs, times the share that is trained on
     held: float  # the share that is held out
 
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Passes:
-        """Those of one set of settings."""
-        held = float(plain.get("holdout", Stage.holdout))
-        return cls(float(plain.get("epochs", Stage.epochs)) * (1 - held), held)
+
+def passes_of(case: StageCase, settings: Mapping[str, Chosen]) -> Passes:
+    """How often these settings read a row; of several tasks each has epochs of its own."""
+    if len(case.profiles) < 2:
+        return _passes(values_of(settings))
+    tasks = [
+        (profile.rows, _passes(values_of(read.settings))) for profile, read in task_settings(case)
+    ]
+    rows = sum(count for count, _ in tasks) or 1
+    return Passes(
+        sum(count * each.over_trained for count, each in tasks) / rows,
+        sum(count * each.held for count, each in tasks) / rows,
+    )
+
+
+def _passes(plain: Mapping[str, Any]) -> Passes:
+    held = float(plain.get("holdout", Stage.holdout))
+    return Passes(float(plain.get("epochs", Stage.epochs)) * (1 - held), held)
 
 
 def stage_estimate(
-    case: StageCase,
-    plain: Mapping[str, Any],
-    strategy: str | None,
-    passes: Passes | None = None,
+    case: StageCase, plain: Mapping[str, Any], passes: Passes | None = None
 ) -> Estimate:
     """Memory, time and money of a stage with these values of plan keys.
 
     Args:
-        strategy: How several GPUs share the work; None for one device.
         passes: Those of all tasks, if they differ from what the values say.
     """
-    situation, spec = case.situation, _run_spec(case, plain, strategy)
+    situation, spec = case.situation, _run_spec(case, plain)
     if passes is None:
-        passes = Passes.of(plain)
+        passes = _passes(plain)
     tokens, rows = amounts_to_read(case, spec, epochs=passes.over_trained)
     tasks = max(1, len(case.profiles))  # each is measured by itself
     found = estimate(
@@ -56,7 +67,7 @@ def stage_estimate(
         tokens_total=tokens,
         rows_total=rows,
         padded_length=padded_length(spec, case.profile, grouped=bool(plain.get("group_by_length"))),
-        looked=_looked(case, spec, tokens, rows, passes, tasks) if tokens else None,
+        looked=_looked(case, spec, (tokens, rows), passes) if tokens else None,
         past=situation.past,
     )
     if tasks == 1 or found.times is None:
@@ -65,33 +76,27 @@ def stage_estimate(
     return replace(found, times=found.times.in_parts(tasks, loads_once=once))
 
 
-def pace_by(case: StageCase, strategy: str | None) -> Callable[[Mapping[str, Any]], float | None]:
-    """Plan keys -> seconds for a row of an optimizer step on one device; None where the speed of
-    the device or the dimensions of the model are not known.
+def pace_of_row(case: StageCase, plain: Mapping[str, Any]) -> float | None:
+    """Seconds for a row of an optimizer step on one device, with these values of plan keys; None if
+    the speed of the device or the dimensions of the model are not known.
     """
     shape, machine = case.situation.model, hardware_machine(case.situation.hardware)
-
-    def pace(plain: Mapping[str, Any]) -> float | None:
-        if shape is None or machine is None:
-            return None
-        spec = _run_spec(case, plain, strategy)
-        tokens, rows = amounts_to_read(case, spec, epochs=1.0)
-        found = time_estimate(
-            spec,
-            shape,
-            machine,
-            tokens_total=tokens,
-            rows_total=rows,
-            padded_length=padded_length(
-                spec, case.profile, grouped=bool(plain.get("group_by_length"))
-            ),
-        )
-        return None if found is None else found.step_s / (spec.micro_batch_size * spec.grad_accum)
-
-    return pace
+    if shape is None or machine is None:
+        return None
+    spec = _run_spec(case, plain)
+    tokens, rows = amounts_to_read(case, spec, epochs=1.0)
+    found = time_estimate(
+        spec,
+        shape,
+        machine,
+        tokens_total=tokens,
+        rows_total=rows,
+        padded_length=padded_length(spec, case.profile, grouped=bool(plain.get("group_by_length"))),
+    )
+    return None if found is None else found.step_s / (spec.micro_batch_size * spec.grad_accum)
 
 
-def _run_spec(case: StageCase, plain: Mapping[str, Any], strategy: str | None) -> RunSpec:
+def _run_spec(case: StageCase, plain: Mapping[str, Any]) -> RunSpec:
     situation, quantization = case.situation, case.composition.quantization
     if (teacher := situation.teacher) is not None:
         own_base = (
@@ -101,17 +106,17 @@ def _run_spec(case: StageCase, plain: Mapping[str, Any], strategy: str | None) -
             and quantization is None
         )
         plain = {**plain, "teacher_params": 0 if own_base else teacher.params}
-    spec = stage_spec(
-        case.objective, case.update, quantization, plain, gpus=case.cards, sharding=strategy
-    )
+    axes = (case.objective, case.update, quantization)
+    spec = stage_spec(*axes, plain, gpus=case.cards, sharding=plain.get("sharding"))
     tokens = None if case.profile is None else case.profile.tokens
     return with_rows(spec, tokens, situation.model, cpu=case.on_cpu)
 
 
 def _looked(
-    case: StageCase, spec: RunSpec, tokens: int, rows: int | None, passes: Passes, tasks: int
+    case: StageCase, spec: RunSpec, amounts: tuple[int, int | None], passes: Passes
 ) -> Looked:
     """What a stage is measured on: of each task as many rows."""
+    (tokens, rows), tasks = amounts, max(1, len(case.profiles))
     stats = case.profile.tokens if case.profile is not None else None
     request = stats.request_mean if stats is not None else None
     known = rows and passes.over_trained

@@ -1,71 +1,91 @@
-"""How several GPUs share the work of a stage: what each way changes in its settings, and whether it
-can be done at all.
+"""How the GPUs share a composition's work: one of them, a whole model on each, or one model over
+all. What each strategy changes in a stage, whether it can be done, and which of two is better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from advisor.advice.search.settings import DEFAULTS, is_seq2seq
-from advisor.advice.types import Chosen
-from advisor.estimate.types import Estimate
-from advisor.ground.types import Hardware
-from advisor.ground.units import format_gib
-from advisor.methods.composition import Composition
-from advisor.methods.families import SEQ2SEQ
+from advisor.advice.search.micro_batches import HARDLY_FASTER
+from advisor.advice.search.settings import DEFAULTS, StageCase
+from advisor.advice.types import Candidate, Chosen, Fitted, StageSettings, values_of
+from advisor.estimate.types import Estimate, Fits
+from advisor.ground.types import DDP, Hardware
+from advisor.ground.units import format_duration, format_gib
 from advisor.methods.links import reach_of
-from advisor.methods.strategies import Sharing, refused_by
+from advisor.methods.strategies import refused_by, strategies
 from advisor.ruleset.phrases import inside_sentence
-from advisor.situation.types import Situation
 
-Settings = Mapping[str, Chosen]
-SHARED = Chosen(value=None, because="how the GPUs share the work")
-
-
-def sharing_settings(sharing: Sharing) -> dict[str, Chosen]:
-    """What goes into the plan's `launch`, beside the settings of the stage."""
-    found = {}
-    if sharing.strategy is not None:
-        found["sharding"] = Chosen(value=sharing.strategy, because=SHARED.because)
-    if sharing.offload:
-        found["offload"] = Chosen(
-            value=True, because="the parts are too large for the GPUs' own memory"
-        )
-    return found
+# From the best to the worst; what may fit counts as too big once the estimate itself is above.
+ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "may_fit", "too_big")
+# Two strategies of one stage are estimated by the same sums, so that errors cancel in part: speeds
+# of published runs against ours differ by about this much within one trainer (docs/accuracy.md).
+MUCH_FASTER = 1.2
+HOST_WORDS = {
+    "loading": "while the base is loaded",
+    "training": "throughout the training",
+    "checkpoint": "while a checkpoint is written",
+    "saving": "while the result is saved",
+}
 
 
-def sharing_axes(situation: Situation, composition: Composition) -> dict[str, Any]:
-    """What decides how a stage can be shared, beside its objective and settings."""
-    axes = {"update": composition.update or "lora", "quantization": composition.quantization}
-    if composition.encoder and is_seq2seq(situation.model):
-        axes["head"] = SEQ2SEQ
-    return axes
+# --------------------------------------------------------------------------- of one stage
 
 
-def settings_under(sharing: Sharing, axes: Mapping[str, Any], settings: Settings) -> Settings:
-    """The settings with the default in the place of each that the strategy refuses, and why; one
-    that a layer of one's own sets stays.
-
-    Args:
-        axes: Objective, update and quantization of the stage.
+def under_strategy(case: StageCase, settings: Mapping[str, Chosen]) -> dict[str, Chosen]:
+    """The settings with the default in place of each that the strategy refuses, and why; one that
+    a layer of one's own sets stays.
     """
-    found = dict(settings)
-    for one in refused_by(sharing.strategy, {**axes, **_values(settings)}):
+    found, strategy = dict(settings), case.strategy.name
+    for one in refused_by(strategy, {**case.axes, **values_of(settings)}):
         if one.key in found and not found[one.key].is_own:
-            said = found[one.key].value
-            because = (
-                f"not {str(said).lower() if isinstance(said, bool) else said} under"
-                f" {sharing.strategy}: {inside_sentence(one.because)}"
-            )
+            value = found[one.key].value
+            shown = str(value).lower() if isinstance(value, bool) else value
+            because = f"not {shown} under {strategy}: {inside_sentence(one.because)}"
             found[one.key] = Chosen(value=DEFAULTS[one.key], because=because)
     return found
 
 
-def why_not_shared(sharing: Sharing, axes: Mapping[str, Any], settings: Settings) -> str:
+def strategy_settings(case: StageCase) -> dict[str, Chosen]:
+    """What goes into the plan's `launch`, beside the settings of the stage."""
+    found, strategy = {}, case.strategy
+    if strategy.name is not None:
+        found["sharding"] = Chosen(value=strategy.name, because="how the GPUs share the work")
+    if strategy.offload:
+        because = "the parts are too large for the GPUs' own memory"
+        found["offload"] = Chosen(value=True, because=because)
+    return found
+
+
+def why_not_under_strategy(case: StageCase, settings: Mapping[str, Chosen], cost: Estimate) -> str:
     """Why no run can share the stage in this way, or an empty string."""
-    refused = refused_by(sharing.strategy, {**axes, **_values(settings)})
-    return "; ".join(f"{sharing.strategy} does not go with it: {one.because}" for one in refused)
+    strategy = case.strategy
+    refused = refused_by(strategy.name, {**case.axes, **values_of(settings)})
+    if refused or not strategy.offload:
+        return "; ".join(f"{strategy.name} does not go with it: {one.because}" for one in refused)
+    return _why_not_offloaded(cost, case.situation.hardware)
+
+
+def _why_not_offloaded(cost: Estimate, hardware: Hardware) -> str:
+    """Why the memory of the computer does not hold what is offloaded, or an empty string.
+
+    If it is not known it is taken to be twice that of its GPUs together. What a checkpoint adds
+    counts if it is known.
+    """
+    limit = hardware.host_memory_bytes
+    known = hardware.origin == "probed"
+    peak = cost.host_peak.size_bytes if known and cost.host_peak else cost.host_bytes or 0
+    if limit is None or peak <= limit:
+        return ""
+    there = "there are" if known else "such a machine is taken to have"
+    return (
+        f"offloading needs {format_gib(peak)} of each computer's own memory, and {there}"
+        f" {format_gib(limit)}"
+    )
+
+
+# --------------------------------------------------------------------------- which is better
 
 
 def is_link_slow(hardware: Hardware) -> bool:
@@ -80,23 +100,147 @@ def is_link_slow(hardware: Hardware) -> bool:
     return reach.is_slow and not is_pair
 
 
-def why_not_offloaded(cost: Estimate, hardware: Hardware) -> str:
-    """Why the memory of the computer does not hold what is offloaded, or an empty string.
+def fewer_of(hardware: Hardware) -> Hardware:
+    """One of several machines; of one machine one of its GPUs, that with the most memory."""
+    if hardware.machines > 1:
+        count = len(hardware.gpus) // hardware.machines
+        return replace(hardware, gpus=hardware.gpus[:count], machines=1)
+    largest = max(hardware.gpus, key=lambda gpu: gpu.memory_total_bytes or 0)
+    return replace(hardware, gpus=(largest,))
 
-    Where it is not known it is taken to be twice that of its GPUs together. What a checkpoint adds
-    counts where it is known.
+
+def fit_rank(cost: Estimate) -> tuple[int, bool]:
+    """How well it fits, the best first."""
+    return ORDER.index(cost.fits), not cost.is_likely
+
+
+def is_better(cost: Estimate, before: Estimate) -> bool:
+    """Whether it fits better; of two that are above the memory, or of which that is not known,
+    whether it needs less.
     """
-    limit = hardware.host_memory_bytes
-    known = hardware.origin == "probed"
-    peak = cost.host_peak.size_bytes if known and cost.host_peak else cost.host_bytes or 0
-    if limit is None or peak <= limit:
+    if fit_rank(cost) != fit_rank(before):
+        return fit_rank(cost) < fit_rank(before)
+    hard = cost.fits == "unknown" or not cost.is_likely
+    return hard and need_bytes(cost) < need_bytes(before)
+
+
+def need_bytes(cost: Estimate) -> int:
+    """What an estimate says must be there; 0: not known."""
+    return cost.memory.need_bytes if cost.memory else 0
+
+
+def is_as_fast(one: Fitted, other: Fitted) -> bool:
+    """Whether it takes hardly longer than the other; also if neither speed is known."""
+    pace, limit = one.pace_s, other.pace_s
+    return pace is None or limit is None or pace <= HARDLY_FASTER * limit
+
+
+def better_of(simpler: Fitted, larger: Fitted) -> Fitted:
+    """The one of two strategies that fits better; of two that fit alike the faster one, and of two
+    that are as fast the simpler one.
+    """
+    ranks = fit_rank(simpler.cost), fit_rank(larger.cost)
+    if ranks[0] != ranks[1]:
+        return simpler if ranks[0] < ranks[1] else larger
+    return simpler if is_as_fast(simpler, larger) else larger
+
+
+def sharded_if_better(whole: Fitted, sharded: Fitted) -> Fitted:
+    """Whether to shard what may do without: only if that is as fast and leaves more room, or room
+    for the usual settings; else if it is so much faster that an estimate tells them apart.
+    """
+    if not whole.cost.is_likely:
+        return sharded
+    ranks = fit_rank(whole.cost), fit_rank(sharded.cost)
+    if ranks[1] > ranks[0]:
+        return whole
+    has_room = ranks[1] < ranks[0] or (whole.is_eased and not sharded.is_eased)
+    pace, limit = sharded.pace_s, whole.pace_s
+    much_faster = pace is not None and limit is not None and MUCH_FASTER * pace <= limit
+    return sharded if much_faster or (has_room and is_as_fast(sharded, whole)) else whole
+
+
+# --------------------------------------------------------------------------- in words
+
+
+def speeds(ways: Sequence[Fitted]) -> str:
+    """'ddp on 4 GPUs 9.1 h, one GPU 33 h, sharded over 4 GPUs 11 h': the chosen one first; empty
+    if the speed of the device is not known.
+    """
+    if not ways or ways[0].pace_s is None:
         return ""
-    there = "there are" if known else "such a machine is taken to have"
-    return (
-        f"offloading needs {format_gib(peak)} of each computer's own memory, and {there}"
-        f" {format_gib(limit)}"
+    chosen, *others = ways
+    hours = chosen.cost.duration_s
+    parts = [chosen.name if hours is None else f"{chosen.name} {format_duration(hours)}"]
+    for way in others:
+        if not way.cost.is_likely:
+            parts.append(f"{way.name} does not fit")
+        elif way.cost.duration_s is not None:
+            parts.append(f"{way.name} {format_duration(way.cost.duration_s)}")
+        elif way.pace_s is not None:
+            parts.append(f"{way.name} {way.pace_s / (chosen.pace_s or 1.0):.2g} times as long")
+    return ", ".join(parts)
+
+
+def about_sharing(candidate: Candidate, hardware: Hardware) -> list[str]:
+    """How several GPUs share a candidate's work, and how long each strategy would take; nothing for
+    one device.
+    """
+    cards, stages = len(hardware.gpus), candidate.stages
+    if cards < 2 or not stages:
+        return []
+    first = stages[0]
+    if "sharding" not in first.settings:
+        found = f"one of the {cards} GPUs is used, which is as fast or leaves more memory"
+    elif first.gpus < cards:
+        found = f"{first.gpus} of the {cards} GPUs are used: {_how_shared(first)}"
+    else:
+        found = f"all {cards} GPUs are used: {_how_shared(first)}"
+    if times := speeds(candidate.ways):
+        found += f" (expected: {times})"
+    names = list(dict.fromkeys(gpu.name for gpu in hardware.gpus))
+    if first.gpus > 1 and len(names) > 1:
+        found += (
+            f"; they are not alike ({', '.join(names)}): the smallest decides what fits, and the"
+            " slowest sets the pace"
+        )
+    return [found, *_about_host(candidate, hardware)]
+
+
+def _how_shared(stage: StageSettings) -> str:
+    """'each holds the whole model and its own rows (ddp)'."""
+    strategy = stage.settings["sharding"].value
+    if strategy == DDP:
+        return f"each holds the whole model and its own rows ({DDP})"
+    return f"they hold one model together, and each has its own rows ({strategy})"
+
+
+def _about_host(candidate: Candidate, hardware: Hardware) -> list[str]:
+    """What is offloaded, and what a divided model needs of the machines' own memory unless they are
+    known to have it.
+    """
+    cost, found = candidate.estimate, []
+    offloads = any("offload" in stage.settings for stage in candidate.stages)
+    if cost.host_bytes is not None and offloads:
+        found.append(
+            f"weights, gradients and optimizer lie in the computer's own memory, about"
+            f" {format_gib(cost.host_bytes)}: slower, and for what fits in no other way"
+        )
+    there = hardware.host_memory_bytes if hardware.origin == "probed" else None
+    if (peak := cost.host_peak) is None or (there is not None and peak.size_bytes <= there):
+        return found
+    each = "each machine" if hardware.machines > 1 else "the machine"
+    has = (
+        "make sure of it, since nothing says how much there is"
+        if there is None
+        else f"this one has {format_gib(there)}"
     )
+    needs = f"about {format_gib(peak.size_bytes)} of its own memory {HOST_WORDS[peak.name]}"
+    return [*found, f"{each} needs {needs}: {has}"]
 
 
-def _values(settings: Settings) -> dict[str, Any]:
-    return {key: one.value for key, one in settings.items()}
+def strategy_comment(candidate: Candidate) -> str:
+    """Why a plan's GPUs share the work as they do, for the line of `strategy`."""
+    about = strategies()[str(candidate.stages[0].settings["sharding"].value)].about
+    times = speeds(candidate.ways)
+    return f"{about}; expected: {times}" if times else about

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from advisor.advice.search.ways import speeds
+from advisor.advice.search.strategies import speeds
 from advisor.advice.types import Advice, Flip, Reason
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.needs import memory_line, remedy_cost, time_and_cost
