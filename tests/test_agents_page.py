@@ -43,7 +43,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_fake_model(tmp_path / "model", CONFIG)
     monkeypatch.setattr("advisor.launch.call.trainers_root", lambda: STAND_IN)
-    monkeypatch.setattr("advisor.launch.attempt._probed", lambda: MACHINE)
+    monkeypatch.setattr("advisor.launch.call.probe", lambda: MACHINE)
     return tmp_path
 
 

@@ -155,7 +155,7 @@ def test_every_exit_code_has_its_document(call, monkeypatch, error, code):
 def test_a_run_that_fails_is_one_document(call, shop, monkeypatch, mode, code, hint):
     """The stage, what was wrong in it, and the next step; run.json in the folder says the rest."""
     monkeypatch.setattr("advisor.launch.call.trainers_root", lambda: STAND_IN)
-    monkeypatch.setattr("advisor.launch.attempt._probed", lambda: MACHINE)
+    monkeypatch.setattr("advisor.launch.call.probe", lambda: MACHINE)
     monkeypatch.setenv("STAND_IN", mode)
     ended, out, _ = call("run", "plan.yaml", "--json", "--output", "run")
     document = json.loads(out)

@@ -19,7 +19,7 @@ from advisor.ground.errors import MachineNotReady, Stopped
 from advisor.ground.files import PLAN_FILE, cannot_write, write_atomically
 from advisor.ground.resources import PACKAGE, cache_folder
 from advisor.ground.types import Answer, Answers, Hardware
-from advisor.launch.checks import refuse_without_trainers
+from advisor.launch.checks.packages import refuse_without_trainers
 from advisor.probe import probe
 from advisor.render.compare import print_samples
 from advisor.render.terminal import print_advice

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.commands.output import console, print_json, say, with_error
 from advisor.ground.progress import Bar, is_live, waiting
-from advisor.launch import DryRun, Run, run_plan
+from advisor.launch import DryRun, Options, Run, run_plan
 from advisor.launch.folder import LiveRun, RunIsLive, read_live
 from advisor.record.files import read_record
 from advisor.render.report import write_report
@@ -86,7 +86,8 @@ def train(
     }
     judge = not settings.get("no_judge", False)
     with waiting("checking plan, data and machine"):  # until the first trainer starts
-        return run_plan(plan, comments=comments, judge=judge, on_end=write_report, **arguments)
+        options = Options(comments=comments, judge=judge, on_end=write_report, **arguments)
+        return run_plan(plan, options)
 
 
 def train_or_follow(

@@ -18,11 +18,12 @@ from advisor.ground.shape import Keys
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """What an optional feature's check before a run found."""
+    """What a check before a run found."""
 
     bad: Sequence[Fault] = ()  # what the plan names and is not there: exit code 2
     lacking: Sequence[Fault] = ()  # what the machine lacks: exit code 4
     needs: Sequence[str] = ()  # downloads, uploads and code, in words for a person
+    warnings: Sequence[str] = ()  # what is allowed, and may be a mistake
 
 
 class Catalogue(NamedTuple):

@@ -2,7 +2,8 @@
 came of it.
 """
 
+from advisor.launch.prepare import Options
 from advisor.launch.run import run_plan
 from advisor.record.run import DryRun, Run
 
-__all__ = ["DryRun", "Run", "run_plan"]
+__all__ = ["DryRun", "Options", "Run", "run_plan"]

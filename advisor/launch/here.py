@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.errors import Fault
-from advisor.ground.types import Hardware, ModelShape
+from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
-from advisor.launch.checks import package_faults
-from advisor.launch.device_check import device_faults, device_missing
-from advisor.launch.expected import expect_stage
-from advisor.launch.hub_model import login
-from advisor.launch.model_need import cache_line, gate_fault, model_needs
+from advisor.launch.checks.device import device_faults, device_missing
+from advisor.launch.checks.packages import package_faults
+from advisor.launch.expected import StageEstimator
+from advisor.launch.hub import cache_line, login, model_needs
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
+from advisor.plan.read import PlanFile
 from advisor.situation.of_plan import device_hardware, plan_shape
 
 
@@ -31,36 +31,35 @@ class Here:
 
 def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
     """What stands between the plan and a run on this machine. No network is asked."""
-    todo = entries(plan)
-    shape = plan_shape(plan, plan_path)
+    file, todo = PlanFile(plan=plan, path=plan_path), entries(plan)
+    shape, used = plan_shape(plan, plan_path), device_hardware(plan, hardware)
     missing = device_missing(plan, hardware)
-    reasons = [missing.what] if missing is not None else list(_too_big(plan, todo, shape, hardware))
-    quantized = any(stage.quantization for stage in plan.stages)
-    faults = [*package_faults(hardware, quantized=quantized)]
+    if missing is not None:
+        reasons = [missing.what]
+    else:
+        reasons = _too_big(StageEstimator(plan=plan, shape=shape, hardware=used), todo)
+    faults = package_faults(hardware, plan.stages)
     if not reasons:
         faults += device_faults(plan, hardware)
-    models = model_needs(plan, plan_path, todo, shape)
+    models = model_needs(file, todo, shape)
     if login() is None:
-        faults += [gate_fault(need) for need in models if need.is_gated and not need.is_cached]
+        faults += [need.gate_fault() for need in models if need.is_gated and not need.is_cached]
     needs = [need.download_bytes for need in models]
+    lines = [need.line() for need in models if not need.is_cached]
     return Here(
         other_machine=reasons[0] if reasons else "",
         lacking=tuple(faults),
-        downloads=tuple(need.line() for need in models if not need.is_cached)
-        + tuple(filter(None, [cache_line(models)])),
+        downloads=tuple(filter(None, [*lines, cache_line(models)])),
         download_bytes=None if None in needs else sum(need or 0 for need in needs),
     )
 
 
-def _too_big(
-    plan: Plan, todo: Sequence[Entry], shape: ModelShape | None, hardware: Hardware
-) -> Iterator[str]:
+def _too_big(estimator: StageEstimator, todo: Sequence[Entry]) -> list[str]:
     """The stages that are estimated to need more memory than this machine has."""
-    used = device_hardware(plan, hardware)
-    for entry in todo:
-        found = expect_stage(plan, entry, shape, used)
-        if found.fits == "too_big" and found.need_bytes and found.limit_bytes:
-            yield (
-                f"stage {entry.name} needs about {format_gib(found.need_bytes)}, and this machine"
-                f" has {format_gib(found.limit_bytes)} for it"
-            )
+    expected = {entry.name: estimator.expect(entry) for entry in todo}
+    return [
+        f"stage {name} needs about {format_gib(one.need_bytes)}, and this machine has"
+        f" {format_gib(one.limit_bytes)} for it"
+        for name, one in expected.items()
+        if one.fits == "too_big" and one.need_bytes and one.limit_bytes
+    ]

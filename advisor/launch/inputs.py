@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError
-from advisor.launch.base_check import cached_snapshot
+from advisor.launch.hub import cached_snapshot
 from advisor.launch.prepare import PlanRun
 from advisor.plan.entries import Entry, entries, path_from, stage_paths
 from advisor.plan.model import Plan

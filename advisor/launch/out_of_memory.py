@@ -10,20 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from advisor.estimate.past.runs import NO_RUNS, PastRuns
-from advisor.ground.errors import AdviseError
-from advisor.ground.types import Hardware, ModelShape
-from advisor.launch.expected import memory_of_tensors
 from advisor.launch.failure_report import doing_of
 from advisor.launch.folder import last_step
-from advisor.plan.checks import goes_with
 from advisor.plan.entries import Entry
-from advisor.plan.model import Plan, Stage
+from advisor.plan.model import Stage
 from advisor.record.files import try_read_part, write_record
 from advisor.record.run import ADJUSTED
-from advisor.record.smaller import PeakOf, adjustment_of, next_batch, usable
+from advisor.record.smaller import adjustment_of, next_batch, usable
 from advisor.record.stage import Adjusted, Adjustment
-from advisor.situation.of_plan import run_spec
 
 
 def adjustments(entry: Entry, folder: Path) -> list[Adjustment]:
@@ -57,25 +51,3 @@ def next_attempt(entry: Entry, folder: Path, why: str) -> Adjustment | None:
     adjustment = adjustment_of(entry, change, why, at_step=step)
     write_record(folder / ADJUSTED, Adjusted(adjusted=(*done, adjustment)))
     return adjustment
-
-
-def peak_estimator(
-    plan: Plan,
-    shape: ModelShape | None,
-    hardware: Hardware | None,
-    past: PastRuns = NO_RUNS,
-) -> PeakOf:
-    """What the estimator says of a stage's peak memory on this machine, in bytes, corrected by past
-    runs; None where it does not know, and for a stage that the plan's strategy does not start.
-    """
-
-    def peak_of(stage: Stage) -> int | None:
-        if shape is None or hardware is None or not goes_with(plan, stage):
-            return None
-        try:
-            found = memory_of_tensors(run_spec(plan, stage), shape, hardware, past)
-        except AdviseError:
-            return None
-        return found[0].need_bytes if found is not None else None
-
-    return peak_of

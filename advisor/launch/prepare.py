@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advisor.ground.errors import InputError, nearest
 from advisor.ground.files import PLAN_FILE, text_of
+from advisor.ground.terminal import print_message
+from advisor.ground.types import Hardware
 from advisor.ground.yaml_files import parse_yaml
 from advisor.plan.comments import borrowed_rates, comments_after, comments_of, in_trial
 from advisor.plan.entries import Entry, entries, with_paths
 from advisor.plan.model import Comments, Plan
-from advisor.plan.read import plan_from_data, read_plan, resolve_path
-from advisor.plan.read import set_values as apply_changes
+from advisor.plan.read import PlanFile, plan_from_data, read_plan, resolve_path, set_values
 from advisor.plan.write import digest, plan_digest, plan_text
 from advisor.record.files import read_record
-from advisor.record.run import RECORD
+from advisor.record.run import RECORD, RunRecord
 
+Say = Callable[[str], None]
+OnEnd = Callable[[Path, RunRecord], object]
 OTHER_FOLDER = "choose another folder with --output DIR, or delete this one"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlanRun:
+class Options:
+    """How a plan is run; by default all of it, in a folder of its own, on this machine."""
+
+    comments: Comments | None = None  # the reasons that belong to a Plan that was just made
+    output: Path | str | None = None  # the run folder; None: ./runs/<name>-<digest>
+    only: str | None = None  # one stage, one task, or one stage of one task by its folder's name
+    set_values: Sequence[str] = ()  # changes of the plan: 'stages.0.learning_rate=1e-4'
+    max_steps: int | None = None  # stops every stage after so many steps, for a trial run
+    dry_run: bool = False  # measure two steps and one evaluation batch of each stage instead
+    judge: bool = True  # compare the result with the base afterwards
+    hardware: Hardware | None = None  # the machine; None: probed
+    say: Say = print_message  # takes messages, line by line
+    trainers: Path | None = None  # the folder of the package `trainers`; None: the installed one
+    # Called with the folder and the record whenever training ends, also by a failure: the report.
+    on_end: OnEnd | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanRun(PlanFile):
     """A plan with its changes, and the folder that it is run in."""
 
-    plan: Plan
-    path: Path  # the plan file: its folder is what relative paths start from
     comments: Comments | None
     copy: Plan  # the plan as it stands in the run folder
     copy_text: str  # plan.yaml of the run folder
@@ -60,14 +79,7 @@ class PlanRun:
         return plan_text(in_folder(self.plan, self.path, folder), self.comments, name=PLAN_FILE)
 
 
-def prepare_plan(
-    source: Path | str | Plan,
-    *,
-    comments: Comments | None = None,
-    output: Path | str | None = None,
-    set_values: Iterable[str] = (),
-    max_steps: int | None = None,
-) -> PlanRun:
+def prepare_plan(source: Path | str | Plan, options: Options) -> PlanRun:
     """The plan read and changed, with the folder it belongs to; writes nothing.
 
     Raises InputError with every fault of the plan, of a change, or of a damaged run.json.
@@ -76,25 +88,27 @@ def prepare_plan(
         source: A plan file, a run folder, or a plan made in this process; its relative paths then
             start from the current folder.
     """
-    changes = list(set_values)
+    comments, max_steps = options.comments, options.max_steps
+    warnings: tuple[str, ...] = ()
     if isinstance(source, Plan):
         path, original = Path.cwd() / PLAN_FILE, None
-        plan = plan_from_data(parse_yaml(plan_text(source), name=PLAN_FILE), base=path.parent)
+        planned = plan_from_data(parse_yaml(plan_text(source), name=PLAN_FILE), base=path.parent)
     else:
         path = Path(source).expanduser()
         if path.is_dir():  # a run folder stands for its plan
             path = path / PLAN_FILE
-        plan = read_plan(path)
+        planned = read_plan(path)
         path = path.resolve()
         original = text_of(path)
         comments = comments_of(original, name=str(path))
-    planned = plan
-    plan = apply_changes(planned, changes, base=path.parent)
+    plan = set_values(planned, options.set_values, base=path.parent)
+    if original is not None:
+        warnings = tuple(borrowed_rates(parse_yaml(original, name=str(path)).data, plan))
     comments = comments_after(comments, planned, plan)
     told = comments if max_steps is None else in_trial(comments, max_steps)
     named = _digest(plan)
-    if output is not None:
-        folder = Path(output).expanduser().absolute()
+    if options.output is not None:
+        folder = Path(options.output).expanduser().absolute()
     elif original is not None and _is_copy_of_a_run(path, named):
         folder = path.parent
     else:
@@ -102,23 +116,20 @@ def prepare_plan(
         name = named if max_steps is None else digest({"plan": named, "max_steps": max_steps})
         folder = Path.cwd() / "runs" / f"{plan.name}-{name}"
     copy = in_folder(plan, path, folder)
-    is_unchanged = original is not None and not changes and copy == plan and told == comments
+    if original is None or options.set_values or (copy, told) != (plan, comments):
+        original = plan_text(copy, told, name=PLAN_FILE)
     return PlanRun(
         plan=plan,
         path=path,
         comments=comments,
         copy=copy,
-        copy_text=original
-        if is_unchanged and original is not None
-        else plan_text(copy, told, name=PLAN_FILE),
+        copy_text=original,
         entries=tuple(entries(plan)),
         folder=folder,
         digests={"plan": named, "copy": _digest(copy)},
         max_steps=max_steps,
-        is_chosen_folder=output is not None,
-        warnings=tuple(borrowed_rates(parse_yaml(original, name=str(path)).data, plan))
-        if original is not None
-        else (),
+        is_chosen_folder=options.output is not None,
+        warnings=warnings,
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
 from advisor.ground.extras import extras
 from advisor.ground.files import DISK, TEMPORARY, write_atomically
-from advisor.ground.types import DDP, Hardware
+from advisor.ground.types import DDP
 from advisor.ground.version import __version__
+from advisor.launch.call import Call
 from advisor.launch.folder import is_done, now
+from advisor.launch.hub import base_license
 from advisor.launch.inputs import Inputs
-from advisor.launch.prepare import PlanRun
+from advisor.launch.prepare import OnEnd, PlanRun, Say
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.record.files import write_record
@@ -40,21 +42,11 @@ from advisor.record.run import (
 )
 from advisor.record.stage import Adjustment, ErrorRecord, Expected, LaunchRecord
 
-Say = Callable[[str], None]
-OnEnd = Callable[[Path, RunRecord], object]
 
-
-def new_record(
-    run: PlanRun,
-    old: RunRecord | None,
-    *,
-    expected: Mapping[str, Expected],
-    inputs: Inputs,
-    hardware: Hardware,
-    judge: bool,
-    license: str | None = None,
-) -> RunRecord:
+def new_record(call: Call, old: RunRecord | None, inputs: Inputs) -> RunRecord:
     """run.json at the start of an attempt; what earlier attempts finished is kept."""
+    run, hardware = call.run, call.used
+    license = base_license(run, call.shape)
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         advise_version=__version__,
@@ -67,11 +59,12 @@ def new_record(
         model=run.plan.model,
         license=license or (old.license if old else None),
         stages=tuple(
-            _stage_record(entry, old, expected[entry.name], run.folder) for entry in run.entries
+            _stage_record(entry, old, call.expected[entry.name], run.folder)
+            for entry in run.entries
         ),
         launch=_launch_record(run, old),
         max_steps=run.max_steps,
-        judge=judge,
+        judge=call.options.judge,
         resolved=old.resolved if old else {},
         versions=old.versions if old else {},
         hardware=MachineRecord(

@@ -4,22 +4,59 @@ resumes where this one ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
 from pathlib import Path
 
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.extras import all_extras
-from advisor.ground.terminal import print_message
-from advisor.ground.types import Hardware
+from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.launch.attempt import train_or_measure
 from advisor.launch.call import Call
-from advisor.launch.finished import finished_before, look_back
-from advisor.launch.prepare import prepare_plan, select_entries
-from advisor.plan.model import Comments, Plan
-from advisor.record.run import DryRun, Run, RunRecord
+from advisor.launch.child import every_stop_as_interrupt
+from advisor.launch.earlier import check_results, find_record
+from advisor.launch.folder import RunFolder, is_done, refuse_live
+from advisor.launch.machines import node_of
+from advisor.launch.prepare import Options, prepare_plan, select_entries
+from advisor.launch.record_keeper import Ending, RecordKeeper, end_run
+from advisor.launch.stages import is_unfinished
+from advisor.plan.model import Plan
+from advisor.record.next_step import resume_command
+from advisor.record.run import DONE, DryRun, Run, RunRecord
+
+AS_PLANNED = Options()
 
 
-def refuse_without_posix() -> None:
+def run_plan(plan: Path | str | Plan, options: Options = AS_PLANNED) -> Run | DryRun:
+    """Train what a plan says, and return what came of it.
+
+    The same plan is resumed where it was; a finished one is left alone. Nothing is written before
+    everything that can be checked has been checked. Messages go to stderr.
+
+    Args:
+        plan: The launch file; or a Plan that was just made, with paths relative to the current
+            folder.
+        options: How it is run.
+
+    Raises AdviseError: InputError, MachineNotReady before anything is written (RunIsLive if this
+    very run is at work in another process); TrainingFailed, Stopped with run.json written.
+    """
+    _refuse_without_posix()
+    for line in all_extras().warnings():
+        options.say(f"warning: {line}")
+    run = prepare_plan(plan, options)
+    selected = select_entries(run.entries, options.only)
+    record = find_record(run)
+    call = Call(run=run, options=options, selected=selected, record=record)
+    if record is not None and not options.dry_run:
+        refuse_live(run.folder)  # before anything is looked at that it is changing
+        for warning in check_results(run, record, selected):
+            options.say(f"warning: {warning}")
+        if done := _finished_before(call, record):
+            return done
+    return train_or_measure(call)
+
+
+def _refuse_without_posix() -> None:
     """Raise MachineNotReady on Windows: run folders are locked, and trainers started and stopped,
     by means of POSIX systems.
     """
@@ -33,64 +70,34 @@ def refuse_without_posix() -> None:
         ) from None
 
 
-def run_plan(
-    plan: Path | str | Plan,
-    *,
-    comments: Comments | None = None,
-    output: Path | str | None = None,
-    only: str | None = None,
-    set_values: Iterable[str] = (),
-    max_steps: int | None = None,
-    dry_run: bool = False,
-    judge: bool = True,
-    hardware: Hardware | None = None,
-    say: Callable[[str], None] | None = None,
-    trainers: Path | None = None,
-    on_end: Callable[[Path, RunRecord], object] | None = None,
-) -> Run | DryRun:
-    """Train what a plan says, and return what came of it.
-
-    The same plan is resumed where it was; a finished one is left alone. Nothing is written before
-    everything that can be checked has been checked. Messages go to stderr.
-
-    Args:
-        plan: The launch file; or a Plan that was just made, with paths relative to the current
-            folder.
-        comments: The reasons that belong to such a Plan.
-        output: The run folder; default: ./runs/<name>-<digest>.
-        only: One stage, one task, or one stage of one task by the name of its folder.
-        set_values: Changes of the plan: 'stages.0.learning_rate=1e-4'.
-        max_steps: Stops every stage after so many steps, for a trial run.
-        dry_run: Measure two steps and one evaluation batch of each stage instead.
-        judge: Compare the result with the base afterwards.
-        hardware: The machine; default: probed.
-        say: Takes messages, line by line; default: stderr.
-        trainers: The folder that holds the package `trainers`; default: the installed one.
-        on_end: Called with the folder and the record whenever training ends, also by a failure:
-            writes the report.
-
-    Raises AdviseError: InputError, MachineNotReady before anything is written (RunIsLive if this
-    very run is at work in another process); TrainingFailed, Stopped with run.json written.
+def _finished_before(call: Call, record: RunRecord) -> Run | None:
+    """The run, if nothing is left of what was asked for, once the plan's optional features have
+    looked at it. Says whether it is finished or goes on.
     """
-    say = say or print_message
-    refuse_without_posix()
-    for line in all_extras().warnings():
-        say(f"warning: {line}")
-    run = prepare_plan(
-        plan, comments=comments, output=output, set_values=set_values, max_steps=max_steps
-    )
-    call = Call(
-        run=run,
-        selected=select_entries(run.entries, only),
-        only=only,
-        dry_run=dry_run,
-        judge=judge,
-        hardware=hardware,
-        say=say,
-        trainers=trainers,
-        on_end=on_end,
-    )
-    record = look_back(call)
-    if record is not None and not dry_run and (done := finished_before(call, record)):
+    run, options = call.run, call.options
+    unfinished = {
+        entry.name for entry in run.entries if not is_done(record, entry.name, run.folder)
+    }
+    if options.only is None:
+        is_finished = record.status == DONE and not unfinished
+        said = "{} is finished" if is_finished else "resuming {}"
+        options.say(said.format(run.shown_folder))
+    # Killed between its last stage and its end, a run still has to be finished.
+    if (
+        unfinished.intersection(entry.name for entry in call.selected)
+        or not (unfinished or record.status == DONE)
+        or (options.judge and record.judge and is_unfinished(run, record))
+    ):
+        return None
+    node = node_of(run.plan.launch.nodes, os.environ)
+    done = Run(folder=run.folder, record=record, already_done=True, node=node)
+    if node:  # another machine keeps it
         return done
-    return train_or_measure(call, record)
+    keeper = RecordKeeper(run.folder, record, say=options.say, on_end=None)
+    again = resume_command(run.shown_folder, only=options.only, judge=options.judge)
+    ending = Ending(run=done, plan=run.plan, keeper=keeper, say=options.say, again=again)
+    if not run.plan.extras:
+        return end_run(ending)
+    with RunFolder(run.folder), every_stop_as_interrupt():
+        write_atomically(run.folder / PLAN_FILE, run.copy_text)  # which may lack their keys
+        return end_run(ending)

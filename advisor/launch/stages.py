@@ -11,6 +11,7 @@ from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.units import format_whole_time
+from advisor.launch.call import Call
 from advisor.launch.failure_report import (
     AT_ONCE,
     explain_failure,
@@ -23,12 +24,13 @@ from advisor.launch.failure_report import (
 from advisor.launch.generation_server import serving
 from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt
 from advisor.launch.prepare import PlanRun
-from advisor.launch.record_keeper import Ending, RecordKeeper, Say, end_run, with_resume
-from advisor.launch.teaching import Teacher
+from advisor.launch.record_keeper import Ending, RecordKeeper, end_run, with_resume
+from advisor.launch.teaching import note_training
 from advisor.launch.trainer_process import Ended, TrainerStarter
 from advisor.methods import may_share_base, objective
 from advisor.plan.entries import Entry
 from advisor.record.files import trained_record, try_read_part
+from advisor.record.next_step import resume_command
 from advisor.record.run import (
     CROSS,
     DOING,
@@ -40,30 +42,42 @@ from advisor.record.run import (
     StageResult,
     Status,
 )
-from advisor.record.smaller import PeakOf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageRunner:
     """One call of `advise run` while it holds the lock of the folder."""
 
-    run: PlanRun
+    call: Call
     starter: TrainerStarter
     keeper: RecordKeeper
-    judge: bool
-    say: Say
-    resume: str  # the command that resumes this call
-    teacher: Teacher  # of later estimates
-    peak_of: PeakOf | None = None  # the estimated peak of a stage
 
-    def train(self, selected: Sequence[Entry]) -> Run:
+    @property
+    def run(self) -> PlanRun:
+        """The plan and its folder."""
+        return self.call.run
+
+    @property
+    def resume(self) -> str:
+        """The command that resumes this call."""
+        options = self.call.options
+        command = resume_command(
+            self.run.shown_folder,
+            only=options.only,
+            max_steps=options.max_steps,
+            judge=options.judge,
+        )
+        return command + ("   (on every machine)" if self.run.plan.launch.nodes > 1 else "")
+
+    def train(self) -> Run:
         """Train what is not done yet, stage by stage.
 
         Raises TrainingFailed, InputError, MachineNotReady or Stopped, as a stage ended; run.json
         says the same.
         """
-        groups = self._groups(selected)
-        self._refuse_missing_start(selected)
+        selected = self.call.selected
+        groups = self._groups()
+        self._refuse_missing_start()
         write_atomically(self.run.folder / PLAN_FILE, self.run.copy_text)
         self.keeper.start()
         try:
@@ -90,26 +104,27 @@ class StageRunner:
             raise error from None
         self._finish()
         done = Run(folder=self.run.folder, record=self.keeper.record)
-        keeper, say = self.keeper, self.say
+        keeper, say = self.keeper, self.call.options.say
         return end_run(
             Ending(run=done, plan=self.run.copy, keeper=keeper, say=say, again=self.resume)
         )
 
     def _finish(self, *, stopped: bool = False) -> Status:
         """How the run ends: one that was stopped while something was left to do is not done."""
-        record = self.keeper.record
-        left = stopped and self.judge and is_unfinished(self.run, record)
+        left = stopped and self.call.options.judge and is_unfinished(self.run, self.keeper.record)
         return self.keeper.finish(complete=not left)
 
-    def _groups(self, selected: Sequence[Entry]) -> list[list[Entry]]:
+    def _groups(self) -> list[list[Entry]]:
         """What is left, in groups that one process trains.
 
         Modules of several tasks share a base, which is then loaded once.
         """
-        for entry in selected:
+        left = []
+        for entry in self.call.selected:
             if self.keeper.is_done(entry.name):
-                self.say(f"stage {entry.name}: already done")
-        left = [entry for entry in selected if not self.keeper.is_done(entry.name)]
+                self.call.options.say(f"stage {entry.name}: already done")
+            else:
+                left.append(entry)
         if not self.run.plan.tasks or self.run.plan.launch.world_size > 1:
             return [[entry] for entry in left]
         order = [stage.name for stage in self.run.plan.stages]
@@ -122,10 +137,10 @@ class StageRunner:
                 groups.append([entry])
         return groups
 
-    def _refuse_missing_start(self, selected: Sequence[Entry]) -> None:
+    def _refuse_missing_start(self) -> None:
         """Raise InputError if --only skips a stage that another one starts from or is scored by."""
-        coming = {entry.name for entry in selected}
-        for entry in selected:
+        coming = {entry.name for entry in self.call.selected}
+        for entry in self.call.selected:
             for name in entry.needs:
                 if name not in coming and not self.keeper.is_done(name):
                     how = "starts from" if name == entry.starts_from else "is scored by"
@@ -136,37 +151,35 @@ class StageRunner:
                         hint=f"train it first with --only {name}, or all stages without --only",
                     )
 
-    def _expected_time(self, entry: Entry) -> str:
-        """What the stage takes by the estimate, from its beginning; empty where that is not
-        known.
-        """
-        stage = self.keeper.record.stage(entry.name)
-        times = stage.expected.times if stage is not None and stage.expected is not None else None
-        if times is None or times.total_s is None:
-            return ""
-        return format_whole_time(
-            times.load_s or 0.0, times.before_s or 0.0, times.train_s or 0.0, times.after_s or 0.0
+    def _announce(self, entry: Entry, position: str) -> None:
+        """Say which stage begins, and how long it takes by the estimate, from its beginning."""
+        say, again = self.call.options.say, (self._folder(entry) / "checkpoints").is_dir()
+        stage, data = entry.stage, entry.data.path
+        base = f" on a {stage.quantization} base" if stage.quantization else ""
+        say(
+            f"stage {entry.name} ({position}){' again' if again else ''}:"
+            f" {stage.objective}, {stage.update}{base}, data {data}"
         )
+        times = self.call.expected[entry.name].times
+        if again or times is None or times.total_s is None:  # the bar says what is left
+            return
+        parts = (times.load_s, times.before_s, times.train_s, times.after_s)
+        say(f"stage {entry.name}: {format_whole_time(*(part or 0.0 for part in parts))}")
 
     def _train_group(self, group: Sequence[Entry], position: str) -> Sequence[Entry]:
         """Train the group in one process; what of it is to be trained again, with a smaller
         micro-batch, because memory ran out.
         """
+        run, say = self.run, self.call.options.say
         for entry in group:
             # Leftovers of an earlier attempt must not pass for this one's.
             (self._folder(entry) / RESULT).unlink(missing_ok=True)
             forget_errors(self._folder(entry))
         self.keeper.begin([entry.name for entry in group])
         for entry in group:
-            again = (self._folder(entry) / "checkpoints").is_dir()
-            self.say(
-                f"stage {entry.name} ({position}){' again' if again else ''}: {describe(entry)}"
-            )
-            # Of a stage that goes on, the bar says what is left.
-            if not again and (whole := self._expected_time(entry)):
-                self.say(f"stage {entry.name}: {whole}")
+            self._announce(entry, position)
         kills = oom_kills()
-        flags = () if self.judge else ("--no-judge",)
+        flags = () if self.call.options.judge else ("--no-judge",)
 
         def take_finished() -> None:
             """A process that trains several tasks writes the result of each as soon as it has it;
@@ -177,25 +190,15 @@ class StageRunner:
                     self._take_result(entry, following.name)
 
         def train() -> Ended:
-            with serving(
-                self.run.plan, self.run.path, group[0], self.run.folder,
-                gpus=self.starter.server_gpus, say=self.say,
-            ) as server:  # fmt: skip
-                return self.starter.train(
-                    group,
-                    self.run.folder,
-                    flags,
-                    watch=take_finished if len(group) > 1 else None,
-                    server=server,
-                )
+            watch = take_finished if len(group) > 1 else None
+            with serving(run, group[0], gpus=self.starter.server_gpus, say=say) as server:
+                return self.starter.train(group, run.folder, flags, watch=watch, server=server)
 
         folders = [self._folder(entry) for entry in group]
         if is_trained(folders):
-            self.say(f"stage {group[0].name}: trained and saved already, and not judged yet")
+            say(f"stage {group[0].name}: trained and saved already, and not judged yet")
         ended = train_and_judge(
-            folders,
-            train,
-            lambda: self.starter.train(group, self.run.folder, flags, judges=True),
+            folders, train, lambda: self.starter.train(group, run.folder, flags, judges=True)
         )
         take_finished()
         if ended.code == 0:
@@ -203,9 +206,10 @@ class StageRunner:
         failed = next((entry for entry in group if not self._is_finished(entry)), None)
         if failed is not None:
             self.keeper.adjusted(failed.name, adjustments(failed, self._folder(failed)))
-            if self._starts_again(failed, ended, kills):
+            error = self._error(failed, ended, kills)
+            if self._starts_again(failed, ended, error, kills):
                 return group[group.index(failed) :]
-            error = with_resume(self._error(failed, ended, kills), self.resume)
+            error = with_resume(error, self.resume)
             self.keeper.fail(failed.name, error)
             raise error
         # The stage was over when the signal came; those after it have not begun.
@@ -213,20 +217,21 @@ class StageRunner:
             raise with_resume(Stopped(f"stopped after stage {group[-1].name}"), self.resume)
         return ()
 
-    def _starts_again(self, entry: Entry, ended: Ended, kills: int | None) -> bool:
+    def _starts_again(
+        self, entry: Entry, ended: Ended, error: AdviseError, kills: int | None
+    ) -> bool:
         """Whether the stage ran out of memory and is started again with a smaller micro-batch, from
         its last checkpoint. The new setting is written down and said.
         """
-        folder = self._folder(entry)
+        folder, why = self._folder(entry), error.faults[0].headline
         if ended.was_stopped or not ran_out_of_memory(ended.code, folder, kills):
             return False
-        error = self._error(entry, ended, kills)
-        adjustment = next_attempt(entry, folder, error.faults[0].headline)
+        adjustment = next_attempt(entry, folder, why)
         if adjustment is None:
             return False
         self.keeper.adjusted(entry.name, adjustments(entry, folder))
-        self.say(error.faults[0].headline)
-        self.say(f"stage {entry.name}: {adjustment.sentence()}")
+        self.call.options.say(why)
+        self.call.options.say(f"stage {entry.name}: {adjustment.sentence()}")
         return True
 
     def _folder(self, entry: Entry) -> Path:
@@ -237,27 +242,26 @@ class StageRunner:
         return stage is not None and stage.status == DONE
 
     def _take_result(self, entry: Entry, following: str | None) -> None:
-        result = try_read_part(StageResult, self._folder(entry) / RESULT)
-        if result is not None:
-            self.keeper.adjusted(entry.name, adjustments(entry, self._folder(entry)))
-            (self._folder(entry) / DOING).unlink(missing_ok=True)
-            self.keeper.accept(entry.name, result, following=following)
-            self.teacher.trained(
-                entry,
-                result.measured,
-                steps=result.steps,
-                adjusted=tuple(adjustments(entry, self._folder(entry))),
-            )
+        folder = self._folder(entry)
+        result = try_read_part(StageResult, folder / RESULT)
+        if result is None:
+            return
+        adjusted = adjustments(entry, folder)
+        self.keeper.adjusted(entry.name, adjusted)
+        (folder / DOING).unlink(missing_ok=True)
+        self.keeper.accept(entry.name, result, following=following)
+        if not adjusted:
+            note_training(self.call, entry, result)
 
     def _error(self, entry: Entry, ended: Ended, kills: int | None) -> AdviseError:
-        told = read_error(self._folder(entry))
+        folder = self._folder(entry)
+        told = read_error(folder)
         if ended.was_stopped and (told is None or told.lost_others):
-            how = NOT_JUDGED if is_trained([self._folder(entry)]) else AT_ONCE
-            return Stopped(f"stage {entry.name}: {how}")
+            return Stopped(f"stage {entry.name}: {NOT_JUDGED if is_trained([folder]) else AT_ONCE}")
         return explain_failure(
             entry,
             code=ended.code,
-            folder=self._folder(entry),
+            folder=folder,
             oom_kills_before=kills,
             smaller=lambda doing: self._smaller(entry, doing),
         )
@@ -266,21 +270,20 @@ class StageRunner:
         """The smallest change that fits, as the estimate says, of the stage as it ran last."""
         if doing == "saving":
             return "free some memory first"
-        expected = stage.expected if (stage := self.keeper.record.stage(entry.name)) else None
-        ran = replace(entry, stage=as_it_ran(entry, self._folder(entry)))
         return smaller_hint(
-            ran,
+            replace(entry, stage=as_it_ran(entry, self._folder(entry))),
             self.run.is_chosen_folder,
-            peak_of=self.peak_of,
-            limit_bytes=expected.limit_bytes if expected is not None else None,
+            peak_of=self.call.estimator.peak_bytes,
+            limit_bytes=self.call.expected[entry.name].limit_bytes,
             loading=doing == "loading",
         )
 
     def _compare_modules(self) -> None:
         """Does the module of one task help or hurt on the others? Kept as `cross_evaluation`."""
-        if not (self.judge and misses_comparison(self.run.entries, self.keeper.record)):
+        options, record = self.call.options, self.keeper.record
+        if not (options.judge and misses_comparison(self.run.entries, record)):
             return
-        self.say("evaluating the module of every task on the held-out rows of every task")
+        options.say("evaluating the module of every task on the held-out rows of every task")
         path = self.run.folder / CROSS
         path.unlink(missing_ok=True)
         code, was_stopped = self.starter.compare_modules(self.run.folder)
@@ -288,7 +291,7 @@ class StageRunner:
             raise KeyboardInterrupt
         found = try_read_part(CrossEvaluation, path) if code == 0 else None
         if found is None:  # every module is trained and evaluated by itself: the run is not lost
-            self.say(
+            options.say(
                 f"could not compare the modules (exit code {code}); each of them is trained and"
                 f" evaluated by itself all the same. To compare them:\n  {self.resume}"
             )
@@ -337,13 +340,6 @@ def share_base(one: Entry, other: Entry) -> bool:
         and may_share_base(a.objective, a.update)
         and a.options.get("head") != "classes"
     )
-
-
-def describe(entry: Entry) -> str:
-    """A stage in a few words: 'sft, lora on nf4, data train.jsonl'."""
-    stage = entry.stage
-    base = f" on a {stage.quantization} base" if stage.quantization else ""
-    return f"{stage.objective}, {stage.update}{base}, data {entry.data.path}"
 
 
 NOT_JUDGED = "stopped before its result was judged: no step is lost"

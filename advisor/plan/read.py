@@ -63,6 +63,24 @@ def resolve_path(plan_path: Path | str, text: str) -> Path:
     return path_from(Path(plan_path).resolve().parent, text)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanFile:
+    """A plan, and its file: relative paths in it start from the file's folder."""
+
+    plan: Plan
+    path: Path
+
+    def resolve(self, text: str) -> Path:
+        """What a path in the plan means."""
+        return resolve_path(self.path, text)
+
+    @property
+    def model_folder(self) -> Path | None:
+        """The folder of the plan's model; None if it is a model of the hub."""
+        folder = self.resolve(self.plan.model)
+        return folder if folder.is_dir() else None
+
+
 def plan_from_data(
     document: Located, *, base: Path | None = None, specs: KeySpecs | None = None
 ) -> Plan:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.launch import run_plan
+from advisor.launch import Options, run_plan
 
 VLLM = os.environ.get("ADVISE_VLLM_PYTHON", "")
 PLAN = """\
@@ -46,7 +46,9 @@ def test_a_stage_learns_from_the_answers_of_vllm(
     if update == "lora":
         text = text.replace("update: lora,", "update: lora, rank: 16,")
     (tmp_path / "plan.yaml").write_text(text)
-    run_plan(tmp_path / "plan.yaml", output=tmp_path / "run", judge=False, say=lambda text: None)
+    run_plan(
+        tmp_path / "plan.yaml", Options(output=tmp_path / "run", judge=False, say=lambda text: None)
+    )
     lines = [
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from advisor.launch import run_plan
+from advisor.launch import Options, run_plan
 
 PLAN = """\
 version: 1
@@ -42,7 +42,7 @@ def run(folder: Path, model: Path, data: Path, name: str, processes: int = 1) ->
     text = PLAN.format(model=model, data=data, update=update, keys=KEYS[name],
                        processes=processes, strategy=strategy)  # fmt: skip
     plan.write_text(text)
-    return run_plan(plan, output=folder / "run", judge=False, say=lambda text: None)
+    return run_plan(plan, Options(output=folder / "run", judge=False, say=lambda text: None))
 
 
 @pytest.mark.parametrize("name", list(KEYS))

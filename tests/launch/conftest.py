@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.types import Hardware
-from advisor.launch import run_plan
+from advisor.launch import Options, run_plan
+from advisor.launch.call import Call
+from advisor.launch.prepare import prepare_plan
 from tests.fake_model import write_fake_model
 
 STAND_IN = Path(__file__).parent / "standin"
@@ -72,9 +74,14 @@ def shop(tmp_path, monkeypatch):
 
 def run(plan="plan.yaml", **options):
     """run_plan with the stand-in trainer on a machine without a GPU."""
-    options.setdefault("hardware", MACHINE)
-    options.setdefault("trainers", STAND_IN)
-    return run_plan(plan, **options)
+    return run_plan(plan, Options(**{"hardware": MACHINE, "trainers": STAND_IN, **options}))
+
+
+def call_of(plan="plan.yaml", **options):
+    """What `run` would do with these options, before anything is looked up."""
+    options = Options(**{"hardware": MACHINE, "trainers": STAND_IN, "output": "out", **options})
+    planned = prepare_plan(plan, options)
+    return Call(run=planned, options=options, selected=planned.entries)
 
 
 def start(shop, mode, *, extra_env=None, **options):

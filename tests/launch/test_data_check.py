@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.ground.yaml_files import parse_yaml
-from advisor.launch.data_check import check_data
+from advisor.launch.data import check_data
 from advisor.methods import objectives
 from advisor.plan.entries import entries
-from advisor.plan.read import plan_from_data
+from advisor.plan.model import Plan, Stage
+from advisor.plan.read import PlanFile, plan_from_data
 from tests.conftest import examples
 
 ROWS = range(20)
@@ -76,8 +77,13 @@ def planned(folder, stages):
     return entries(plan)
 
 
+def file_of(folder):
+    stage = Stage(name="s", objective="sft", update="lora", learning_rate=1e-4)
+    return PlanFile(plan=Plan(model="owner/model", stages=(stage,)), path=folder / "plan.yaml")
+
+
 def faults(folder, todo):
-    return [fault.headline for fault in check_data(todo, folder / "plan.yaml").faults]
+    return [fault.headline for fault in check_data(file_of(folder), todo).faults]
 
 
 def test_a_plan_that_starts_also_resumes(kinds):
@@ -135,7 +141,7 @@ def test_reinforcement_without_a_reward_is_refused_before_it_starts(kinds):
 def test_an_objective_that_was_perhaps_mistaken_is_named(kinds):
     """Raw text in an sft stage is trained on, with a warning; questions for ppo are no mistake."""
     todo = planned(kinds, [("sft", {}, "texts"), ("rm", {}, "pairs"), ("ppo", {}, "chats")])
-    (warning,) = check_data(todo, kinds / "plan.yaml").warnings
+    (warning,) = check_data(file_of(kinds), todo).warnings
     assert warning.startswith("texts.jsonl holds raw text, and objective sft is meant for paired")
 
 

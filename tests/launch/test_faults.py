@@ -17,10 +17,22 @@ import pytest
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import Disk
 from advisor.ground.types import Gpu
+from advisor.launch.checks import run_checks
 from advisor.launch.folder import RunFolder
 from advisor.launch.record_keeper import RESERVE
 from tests.fake_model import write_fake_model
-from tests.launch.conftest import CONFIG, MACHINE, PLAN, alive, kill, run, running, start, wait_for
+from tests.launch.conftest import (
+    CONFIG,
+    MACHINE,
+    PLAN,
+    alive,
+    call_of,
+    kill,
+    run,
+    running,
+    start,
+    wait_for,
+)
 
 
 def child_of(shop, name="sft"):
@@ -291,7 +303,6 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
 
     from advisor.ground.types import ModelShape
     from advisor.launch.expected import disk_need
-    from advisor.plan.entries import entries
     from advisor.plan.read import read_plan
 
     (shop / "plan.yaml").write_text(
@@ -301,15 +312,15 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
     )
     plan = read_plan("plan.yaml")
     shape = ModelShape(id="m", origin="size", params=1_000_000)
-    assert disk_need(plan, entries(plan)[0], shape, None) == 4_000_000 * (1 + 3 * 3)
+    assert disk_need(plan, plan.stages[0], shape, None) == 4_000_000 * (1 + 3 * 3)
     best = replace(plan, stages=(replace(plan.stages[0], keep="best"),))
-    assert disk_need(best, entries(best)[0], shape, None) == 4_000_000 * (1 + 3 * 3 + 3)
+    assert disk_need(best, best.stages[0], shape, None) == 4_000_000 * (1 + 3 * 3 + 3)
     # One moment of 4 bytes in place of two, where the shape says what it is kept for.
     known = replace(
         shape, params=9_000_000, hidden_size=64, layers=2, vocab_size=320, intermediate_size=96
     )
     lion = replace(plan, stages=(replace(plan.stages[0], optimizer="lion"),))
-    assert disk_need(lion, entries(lion)[0], known, None) == pytest.approx(
+    assert disk_need(lion, lion.stages[0], known, None) == pytest.approx(
         36_000_000 * (1 + 3 * 2), rel=1e-3
     )
 
@@ -464,36 +475,15 @@ def test_cards_are_named_by_uuid(shop):
     """The trainer sees exactly the plan's cards, by UUID; a card that torch cannot use is refused
     with what to install.
     """
-    from advisor.launch.preflight import run_preflight
-    from advisor.plan.entries import entries
-    from advisor.plan.read import read_plan
-    from tests.launch.conftest import STAND_IN
-
     (shop / "plan.yaml").write_text(PLAN + "launch: {device: cuda}\n")
-    plan = read_plan("plan.yaml")
     machine = replace(
         MACHINE, kind="cuda", origin="stated", gpus=(CARD, replace(CARD, uuid="GPU-2"))
     )
-    checked = run_preflight(
-        plan,
-        shop / "plan.yaml",
-        shop / "out",
-        entries(plan),
-        hardware=machine,
-        shape=None,
-        trainers=STAND_IN,
-    )
-    assert checked.gpus.environment == {"CUDA_VISIBLE_DEVICES": "GPU-1"}
+    call = call_of(hardware=machine)
+    run_checks(call)
+    assert call.gpus.environment == {"CUDA_VISIBLE_DEVICES": "GPU-1"}
     with pytest.raises(MachineNotReady, match="wants 3 processes"):
-        run_preflight(
-            replace(plan, launch=replace(plan.launch, processes=3)),
-            shop / "plan.yaml",
-            shop / "out",
-            entries(plan),
-            hardware=machine,
-            shape=None,
-            trainers=STAND_IN,
-        )
+        run_checks(call_of(hardware=machine, set_values=["launch.processes=3"]))
 
 
 def test_a_card_that_torch_cannot_use_is_not_replaced_by_the_cpu(shop):

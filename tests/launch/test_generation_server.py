@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.errors import MachineNotReady, TrainingFailed
-from advisor.launch import run_plan
-from advisor.launch.generation_server import LOG, needs_of, server_faults, serving
+from advisor.launch import Options, run_plan
+from advisor.launch.checks import server as server_check
+from advisor.launch.generation_server import LOG, needs_of, serving
 from advisor.launch.gpus import choose_gpus
-from advisor.plan.entries import entries
 from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
+from tests.launch.conftest import call_of
 from tests.launch.test_gpus import gpu, machine
 from tests.trainers.alignment import REWARD
 from tests.trainers.rollouts.vllm_stand_in import write_environment
@@ -35,6 +36,12 @@ http.server.HTTPServer(("127.0.0.1", int(given[given.index("--port") + 1])), Han
 """
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """The plans' paths start from this folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def plan_of(*, device="cpu", processes=1, **server):
     stage = Stage(
         name="grpo", objective="grpo", update="lora", learning_rate=1e-5, seq_len=1024,
@@ -46,7 +53,7 @@ def plan_of(*, device="cpu", processes=1, **server):
 
 def faults_of(plan, folder, gpus=0):
     hardware = machine(*(gpu(n, 70) for n in range(gpus)))
-    found = server_faults(plan, folder / "plan.yaml", entries(plan), hardware, folder / "run")
+    found = server_check.check(call_of(plan, hardware=hardware, output=folder / "run")).lacking
     return [f"{fault.headline} | {fault.allowed} | {fault.hint}" for fault in found]
 
 
@@ -115,10 +122,9 @@ def run_server(tmp_path, code, **keys):
     plan = plan_of(python=str(python), **keys)
     (tmp_path / "run").mkdir()
     said = []
-    return said, serving(
-        plan, tmp_path / "plan.yaml", entries(plan)[0], tmp_path / "run",
-        gpus={"CUDA_VISIBLE_DEVICES": "GPU-7"}, say=said.append,
-    )  # fmt: skip
+    call = call_of(plan, output=tmp_path / "run")
+    shown = {"CUDA_VISIBLE_DEVICES": "GPU-7"}
+    return said, serving(call.run, call.left[0], gpus=shown, say=said.append)
 
 
 def test_a_server_is_started_for_the_stage_and_ended_after_it(tmp_path, monkeypatch):
@@ -170,20 +176,21 @@ def test_what_a_server_serves_is_what_the_stage_starts_from(tmp_path):
     plan = plan_of(url="http://127.0.0.1:9")
     rest = plan.stages[0]
     plan = replace(plan, stages=(rest, replace(rest, name="more", start_from="grpo")))
-    first, second = entries(plan)
-    run, path = tmp_path / "run", tmp_path / "plan.yaml"
-    assert needs_of(plan, path, first, run).model == "owner/model"
-    folder = run / "stages" / "grpo"
+    run = call_of(plan, output=tmp_path / "run").run
+    first, second = run.entries
+    assert needs_of(run, first).model == "owner/model"
+    folder = run.folder / "stages" / "grpo"
     folder.mkdir(parents=True)
-    assert needs_of(plan, path, second, run).model == str(folder)
+    assert needs_of(run, second).model == str(folder)
     config = {"base_model_name_or_path": "owner/model", "peft_type": "LORA"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    assert needs_of(plan, path, second, run).model == "owner/model"
+    assert needs_of(run, second).model == "owner/model"
     other, config["base_model_name_or_path"] = tmp_path / "other", str(tmp_path)
     other.mkdir()
     (other / "adapter_config.json").write_text(json.dumps(config))
     plan = replace(plan, stages=(replace(rest, start_from="other"),))
-    assert needs_of(plan, path, entries(plan)[0], run).model == str(tmp_path)
+    run = call_of(plan, output=tmp_path / "run").run
+    assert needs_of(run, run.entries[0]).model == str(tmp_path)
 
 
 @pytest.mark.slow
@@ -218,9 +225,9 @@ def test_a_run_starts_its_server_and_resumes_after_it_died(tmp_path, monkeypatch
         f"launch: {{vllm: {{python: {python}, timeout_s: 120}}}}\n"
     )
     with pytest.raises(TrainingFailed, match=r"stage grpo: the vLLM server at .* does not answer"):
-        run_plan("plan.yaml", output="run", judge=False)
+        run_plan("plan.yaml", Options(output="run", judge=False))
     assert "serving" in (tmp_path / "run" / LOG).read_text()
-    done = run_plan("plan.yaml", output="run", judge=False)
+    done = run_plan("plan.yaml", Options(output="run", judge=False))
     assert done.status == "done"
     lines = [
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -5,21 +5,20 @@ import os
 import re
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.extras import Checked
 from advisor.ground.types import Gpu, GpuProcess, as_free_now
-from advisor.launch.attempt import check_memory, measured_need
+from advisor.launch.checks import memory, run_checks
 from advisor.launch.gpus import choose_gpus
-from advisor.launch.preflight import run_preflight
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.entries import entries
 from advisor.plan.model import Launch
 from advisor.plan.read import read_plan
 from advisor.record.stage import Expected
-from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
+from tests.launch.conftest import MACHINE, PLAN, call_of, run
 
 GIB = 2**30
 BUSY = GpuProcess(pid=4242, name="python", memory_bytes=18 * GIB)
@@ -141,16 +140,8 @@ def test_cuda_runs_get_memory_segments_that_grow(tmp_path, monkeypatch):
 
 
 def preflight(planned, hardware, **keys):
-    plan, todo = planned(**keys)
-    return run_preflight(
-        plan,
-        Path("plan.yaml").resolve(),
-        Path("out").resolve(),
-        todo,
-        hardware=hardware,
-        shape=None,
-        trainers=STAND_IN,
-    )
+    planned(**keys)
+    return run_checks(call_of(hardware=hardware))
 
 
 @pytest.mark.parametrize(
@@ -285,17 +276,25 @@ def test_advice_plans_with_installed_memory_and_a_run_with_free_memory():
         assert as_free_now(busy).device_memory_bytes == free
 
 
-def test_too_little_free_memory_is_refused_with_who_holds_it(planned):
+def expecting(expected, *gpus):
+    """A call whose stage is expected to need so much, on these GPUs."""
+    call = call_of(hardware=machine(*gpus))
+    call.__dict__["expected"] = {"sft": expected}
+    return call
+
+
+def test_too_little_free_memory_is_refused_with_who_holds_it(planned, monkeypatch):
     """What is clearly too little is refused with the programs that hold the rest; what may be
     enough is a warning; what fits is nothing.
     """
-    _, todo = planned()
+    planned()
     full = replace(gpu(0, 5), other_processes=(BUSY,))
 
     def check(expected, measured=None):
-        return check_memory(todo, {"sft": expected}, [full], measured=measured or {})
+        monkeypatch.setattr(memory, "measured_need", lambda _: measured or {})
+        return memory.check(expecting(expected, full))
 
-    (fault,) = check(need(18, 20, 22)).faults
+    (fault,) = check(need(18, 20, 22)).lacking
     assert fault.headline == (
         "stage sft needs about 20.0 GiB (18.0 GiB to 22.0 GiB), GPU 0 (RTX 4090) has 5.0 GiB free"
         " of 24.0 GiB"
@@ -305,44 +304,46 @@ def test_too_little_free_memory_is_refused_with_who_holds_it(planned):
     assert "--set stages.sft.micro_batch_size=2" in fault.hint
     assert "advise run --dry-run" in fault.hint
     found = check(need(4.5, 5.5, 6))
-    assert not found.faults
+    assert not found.lacking
     assert "it may run out of memory (other programs hold" in found.warnings[0]
     assert "`advise run --dry-run` measures it" in found.warnings[0]
     for nothing in (need(3, 4, 4.9), Expected()):
-        assert check(nothing) == type(found)()
+        assert check(nothing) == Checked(lacking=[], warnings=[])
     # Larger than the whole GPU: waiting does not help.
-    assert "wait for them" not in check(need(30, 33, 36)).faults[0].hint
+    assert "wait for them" not in check(need(30, 33, 36)).lacking[0].hint
     # A dry run counts instead of the estimate.
-    assert check(need(18, 20, 22), {"sft": 4 * GIB}) == type(found)()
-    assert "measured by a dry run" in check(need(3, 4, 4.5), {"sft": 8 * GIB}).faults[0].headline
+    assert not check(need(18, 20, 22), {"sft": 4 * GIB}).lacking
+    assert "measured by a dry run" in check(need(3, 4, 4.5), {"sft": 8 * GIB}).lacking[0].headline
 
 
 def test_unknown_free_memory_refuses_nothing(planned):
     """A GPU that was named instead of probed has no free memory to check."""
-    _, todo = planned()
-    assert not check_memory(todo, {"sft": need(30, 33, 36)}, [gpu(0, None)], measured={}).faults
+    planned()
+    assert memory.check(expecting(need(30, 33, 36), gpu(0, None))) == Checked()
 
 
-def test_a_dry_run_of_another_plan_does_not_count(tmp_path):
+def test_a_dry_run_of_another_plan_does_not_count(shop):
     """What was measured is used for the very plan that it was measured with."""
     stage = {"name": "sft", "objective": "sft", "update": "lora", "status": "done"}
     record = {
         "schema_version": 1,
-        "digests": {"plan": "abc"},
         "stages": [{**stage, "measured": {"reserved_bytes": 7}}],
     }
-    (tmp_path / "dry_run.json").write_text(json.dumps(record))
-    assert measured_need(tmp_path, ["abc"]) == {"sft": 7}
-    assert measured_need(tmp_path, ["other"]) == {}
-    assert measured_need(tmp_path / "none", ["abc"]) == {}
+    call = call_of(output=shop / "out")
+    assert memory.measured_need(call) == {}
+    (shop / "out").mkdir()
+    for digest, found in ((call.run.digests["plan"], {"sft": 7}), ("other", {})):
+        record["digests"] = {"plan": digest}
+        (shop / "out" / "dry_run.json").write_text(json.dumps(record))
+        assert memory.measured_need(call) == found
 
 
 def test_a_run_is_refused_before_it_writes_anything(planned, shop, capsys, monkeypatch):
     """The whole way: the fullest GPU is not taken, and if all are too full nothing is started."""
-    from advisor.launch import attempt as module
+    from advisor.launch.expected import StageEstimator
 
     planned()
-    monkeypatch.setattr(module, "expect_stage", lambda *_, **__: need(18, 20, 22))
+    monkeypatch.setattr(StageEstimator, "expect", lambda *_: need(18, 20, 22))
     here = machine(gpu(0, 2), replace(gpu(1, 5), other_processes=(BUSY,)))
     with pytest.raises(MachineNotReady, match=r"GPU 1 \(RTX 4090\) has 5.0 GiB free") as caught:
         run(output="out", hardware=here)

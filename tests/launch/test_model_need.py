@@ -10,8 +10,8 @@ from typing import ClassVar
 import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady
-from advisor.launch.model_need import has_weights, model_needs
-from advisor.plan.read import read_plan
+from advisor.launch.hub import ModelNeed, ask_hub, has_weights, model_needs
+from advisor.plan.read import PlanFile, read_plan
 from tests.fake_model import write_fake_model
 from tests.launch.conftest import CONFIG, PLAN, run
 
@@ -168,7 +168,7 @@ def test_an_answer_of_another_kind_stops_nothing(hub):
 
 def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
     """It is sent to this machine or over https, never in the open."""
-    from advisor.launch import hub_model
+    from advisor.launch import hub as module
 
     sent = []
 
@@ -178,11 +178,11 @@ def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
             raise OSError("not now")
 
     monkeypatch.setenv("HF_TOKEN", "some-token")
-    monkeypatch.setattr(hub_model.urllib.request, "build_opener", lambda *handlers: Opener())
+    monkeypatch.setattr(module.urllib.request, "build_opener", lambda *handlers: Opener())
     for endpoint in ("http://mirror.example", "https://mirror.example"):
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         with pytest.raises(MachineNotReady):
-            hub_model.ask_hub("org/tiny", None, "model org/tiny")
+            ask_hub(ModelNeed(model="org/tiny", what="model org/tiny"))
     assert [bool(headers) for _, headers in sent] == [False, True]
 
 
@@ -193,8 +193,8 @@ def test_without_the_network_the_catalogue_says_what_it_knows(shop, monkeypatch)
     monkeypatch.setenv("HF_HOME", str(shop / "hub"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: Qwen/Qwen3-8B"))
-    plan = read_plan("plan.yaml")
-    (need,) = model_needs(plan, shop / "plan.yaml", [], model_shape("Qwen/Qwen3-8B")[0])
+    plan = PlanFile(plan=read_plan("plan.yaml"), path=shop / "plan.yaml")
+    (need,) = model_needs(plan, [], model_shape("Qwen/Qwen3-8B")[0])
     assert need.line() == (
         "model Qwen/Qwen3-8B: 15.3 GiB to download (its parameters in 16 bit),"
         " licence apache-2.0 (catalogue)"

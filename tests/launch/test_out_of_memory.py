@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from advisor.ground.errors import OutOfMemory
-from advisor.launch import failure_report, run_plan
+from advisor.launch import Options, failure_report, run_plan
 from advisor.plan.entries import entries
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
@@ -164,7 +164,7 @@ def test_all_processes_start_again_with_the_smaller_setting(real_shop, monkeypat
         "steps: 12", "steps: 2"
     )
     (real_shop / "plan.yaml").write_text(plan + "launch: {device: cpu, processes: 2}\n")
-    done = run_plan("plan.yaml", judge=False)
+    done = run_plan("plan.yaml", Options(judge=False))
     assert done.status == "done"
     (adjusted,) = done.record.adjusted
     assert (adjusted.micro_batch_size, adjusted.grad_accum) == (4, 2)

@@ -147,7 +147,7 @@ def test_two_real_processes_tell_the_cause_of_the_second(shop, tiny_model, monke
     They start again with fewer rows until there is one; then the run says what ran out and where.
     The checkpoint, which lacks that part, gets no name.
     """
-    from advisor.launch import run_plan
+    from advisor.launch import Options, run_plan
 
     plan = PLAN.replace("model: model", f"model: {tiny_model}")
     plan += "    max_steps: 4\n    save_steps: 2\n    seq_len: 128\n    holdout: 0\n"
@@ -157,7 +157,7 @@ def test_two_real_processes_tell_the_cause_of_the_second(shop, tiny_model, monke
     monkeypatch.setenv("PYTHONPATH", str(shop / "own"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(TrainingFailed) as caught:
-        run_plan("plan.yaml", output="out", judge=False)
+        run_plan("plan.yaml", Options(output="out", judge=False))
     said = caught.value.text()
     assert "process 1: out of memory while training: CUDA out of memory" in said
     assert "run again with --set stages.sft." in " ".join(said.split())  # what needs less here
@@ -207,7 +207,7 @@ def test_two_real_processes_stop_after_the_same_step(shop, tiny_model, monkeypat
     and the command that is printed trains the rest. No process makes a forward pass alone, and
     what they saved is judged by one of its own.
     """
-    from advisor.launch import run_plan
+    from advisor.launch import Options, run_plan
 
     plan = PLAN.replace("model: model", f"model: {tiny_model}")
     plan += "    max_steps: 4\n    save_steps: 100\n    seq_len: 128\n    holdout: 0.4\n"
@@ -217,7 +217,7 @@ def test_two_real_processes_stop_after_the_same_step(shop, tiny_model, monkeypat
     monkeypatch.setenv("PYTHONPATH", str(shop / "own"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(Stopped) as caught:
-        run_plan("plan.yaml", output="out")
+        run_plan("plan.yaml", Options(output="out"))
     assert "stopped after step 2 of 4, with a checkpoint" in caught.value.text()
     assert caught.value.text().endswith("resume with: advise run out")
     (kept,) = (shop / "out" / "stages" / "sft" / "checkpoints").glob("*/complete.json")
@@ -265,7 +265,7 @@ def test_a_process_that_hangs_ends_the_others_in_time(shop, tiny_model, monkeypa
     """One of two processes never joins, or hangs in a step (for good, but the limit is six seconds
     here): the other one gives up, both end, and the run says what happened.
     """
-    from advisor.launch import run_plan
+    from advisor.launch import Options, run_plan
 
     plan = PLAN.replace("model: model", f"model: {tiny_model}")
     plan += "    max_steps: 2\n    seq_len: 128\n    holdout: 0\n"
@@ -276,5 +276,5 @@ def test_a_process_that_hangs_ends_the_others_in_time(shop, tiny_model, monkeypa
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HANGS", where)
     with pytest.raises(TrainingFailed, match=words):
-        run_plan("plan.yaml", output="out")
+        run_plan("plan.yaml", Options(output="out"))
     assert json.loads((shop / "out" / "run.json").read_text())["status"] == "failed"

@@ -12,7 +12,7 @@ import pytest
 
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import Gpu, GpuSpec
-from advisor.launch import run_plan
+from advisor.launch import Options, run_plan
 from advisor.plan.model import Launch
 from advisor.plan.read import read_plan
 from advisor.record.judge import folder_verdict
@@ -110,10 +110,8 @@ def test_a_real_run_killed_half_way_goes_on_and_ends_the_same(shop):
     """kill -9 after some checkpoints: the next call resumes from the last one and ends with the
     loss of an unbroken run.
     """
-    whole = run_plan("plan.yaml", output="whole", judge=False)
-    code = (
-        "from advisor.launch import run_plan; run_plan('plan.yaml', output='broken', judge=False)"
-    )
+    whole = run_plan("plan.yaml", Options(output="whole", judge=False))
+    code = "from advisor.launch import Options, run_plan; run_plan('plan.yaml', Options(output='broken', judge=False))"
     parent = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=shop,
@@ -129,7 +127,7 @@ def test_a_real_run_killed_half_way_goes_on_and_ends_the_same(shop):
     parent.wait()
     wait_for(lambda: not running(shop / "broken"), seconds=10)
     steps_before = len(metrics.read_text().splitlines())
-    resumed = run_plan("plan.yaml", output="broken", judge=False)
+    resumed = run_plan("plan.yaml", Options(output="broken", judge=False))
     assert resumed.record.attempts == 2
     assert steps_before > 0
     assert resumed.record.stages[0].loss_last == pytest.approx(
@@ -145,7 +143,7 @@ def test_a_real_dry_run_measures_and_keeps_nothing_else(shop):
     """--dry-run prints measured beside expected memory and time, and leaves dry_run.json alone in
     the folder.
     """
-    measured = run_plan("plan.yaml", dry_run=True)
+    measured = run_plan("plan.yaml", Options(dry_run=True))
     assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
     text = "\n".join(summary_lines(measured))
     for words in ("Measured, not trained", "memory", "measured", "expected", "in all", "room"):
@@ -164,13 +162,13 @@ def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
     path = shop / "plan.yaml"
     path.write_text(path.read_text().replace("max_steps: 12", "max_steps: 3") + ON_TWO_GPUS)
     with pytest.raises(AdviseError) as refused:
-        run_plan("plan.yaml", hardware=one_gpu(), judge=False)
+        run_plan("plan.yaml", Options(hardware=one_gpu(), judge=False))
     text = refused.value.text()
     assert "wants 2 processes, one per GPU, and 1 can be used here" in text
     assert "it fits, and takes about 2 times as long" in text
     assert "--set launch.processes=1 --set launch.strategy=null" in text
     assert not (shop / "runs").exists()
-    done = run_plan("plan.yaml", set_values=["launch.device=cpu"], judge=False)
+    done = run_plan("plan.yaml", Options(set_values=["launch.device=cpu"], judge=False))
     (stage,) = done.record.stages
     assert (done.status, stage.steps) == ("done", 3)
     launch = stage.launch

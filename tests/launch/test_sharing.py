@@ -6,15 +6,15 @@ import pytest
 
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import Gpu, GpuSpec
-from advisor.launch.device_check import differing_gpus, on_fewer
-from advisor.launch.out_of_memory import peak_estimator
-from advisor.launch.preflight import run_preflight
+from advisor.launch.checks import run_checks
+from advisor.launch.checks.device import differing_gpus, on_fewer
+from advisor.launch.expected import StageEstimator
 from advisor.plan.checks import launch_faults
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
 from advisor.situation.of_plan import plan_shape, run_spec
 
-from .conftest import MACHINE, PLAN, STAND_IN
+from .conftest import MACHINE, PLAN, call_of
 
 GIB = 2**30
 
@@ -52,12 +52,9 @@ def test_a_plan_for_more_gpus_says_what_fewer_take(planned, shop, monkeypatch):
     reads as many rows a step.
     """
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    plan, todo = planned("{device: cuda, processes: 2, strategy: fsdp}")
+    planned("{device: cuda, processes: 2, strategy: fsdp}")
     with pytest.raises(AdviseError) as refused:
-        run_preflight(
-            plan, shop / "plan.yaml", shop / "out", todo, hardware=machine(gpu()),
-            shape=plan_shape(plan, shop / "plan.yaml"), trainers=STAND_IN,
-        )  # fmt: skip
+        run_checks(call_of(hardware=machine(gpu())))
     (fault,) = [one for one in refused.value.faults if one.where == "launch.processes"]
     assert "wants 2 processes, one per GPU, and 1 can be used here: 1 too few" in fault.what
     assert fault.allowed.startswith("on 1 GPU stage sft needs about")
@@ -72,8 +69,9 @@ def test_fewer_gpus_get_the_settings_that_fit(planned, shop):
     tiny = gpu(gib=1.0)
     shape = replace(plan_shape(plan, shop / "plan.yaml"), vocab_size=64_000)
     long = [replace(todo[0], stage=replace(todo[0].stage, micro_batch_size=64, seq_len=512))]
-    assert "does not fit" not in on_fewer(plan, long, shape, machine(gpu()), {}).words
-    short = on_fewer(plan, long, shape, machine(tiny), {})
+    large = StageEstimator(plan=plan, shape=shape, hardware=machine(gpu()))
+    assert "does not fit" not in on_fewer(large, long).words
+    short = on_fewer(replace(large, hardware=machine(tiny)), long)
     assert "it does not fit" in short.words or "micro_batch_size" in short.settings
 
 
@@ -138,22 +136,21 @@ def read_plan_of(launch):
 def test_fewer_rows_than_processes_are_refused(planned, shop, monkeypatch):
     """A row for each process is the least there can be."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    plan, todo = planned("{device: cuda, processes: 2000, strategy: ddp}")
+    planned("{device: cuda, processes: 2000, strategy: ddp}")
     with pytest.raises(InputError, match="cannot be shared by 2000 processes"):
-        run_preflight(
-            plan, shop / "plan.yaml", shop / "out", todo, hardware=machine(gpu()), shape=None,
-            trainers=STAND_IN,
-        )  # fmt: skip
+        run_checks(call_of(hardware=machine(gpu())))
 
 
 def test_what_saves_memory_is_something_that_can_be_started(planned, shop):
     """No optimizer that a sharded stage refuses is offered where memory runs out."""
     plan, todo = planned("{device: cuda, processes: 2, strategy: fsdp}")
-    peak_of = peak_estimator(plan, plan_shape(plan, shop / "plan.yaml"), machine(gpu(), gpu()))
+    shape = plan_shape(plan, shop / "plan.yaml")
+    estimator = StageEstimator(plan=plan, shape=shape, hardware=machine(gpu(), gpu()))
+    peak_of = estimator.peak_bytes
     assert peak_of(todo[0].stage)
     assert peak_of(replace(todo[0].stage, optimizer="adamw_8bit")) is None
     ddp, _ = planned("{device: cuda, processes: 2, strategy: ddp}")
-    peak_of = peak_estimator(ddp, plan_shape(ddp, shop / "plan.yaml"), machine(gpu(), gpu()))
+    peak_of = replace(estimator, plan=ddp).peak_bytes
     assert peak_of(replace(todo[0].stage, optimizer="adamw_8bit"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.launch import run_plan
+from advisor.launch import Options, run_plan
 
 PLAN = """\
 version: 1
@@ -66,12 +66,15 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
     import torch
 
     together = run_plan(
-        write_plan(shop, tiny_model, ["legal", "hr"], update), output=shop / "together", say=quiet
+        write_plan(shop, tiny_model, ["legal", "hr"], update),
+        Options(output=shop / "together", say=quiet),
     )
     assert together.status == "done"
     assert any("1 to 2 of 2" in line for line in quiet.said)
     for task in ("legal", "hr"):
-        alone = run_plan(shop / "plan.yaml", output=shop / f"alone-{task}", only=task, say=quiet)
+        alone = run_plan(
+            shop / "plan.yaml", Options(output=shop / f"alone-{task}", only=task, say=quiet)
+        )
         for name, tensor in adapter(alone, f"sft-{task}").items():
             assert torch.equal(tensor, adapter(together, f"sft-{task}")[name]), name
     first, second = (stage.measured.peak_bytes for stage in together.record.stages)
@@ -89,9 +92,9 @@ def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
     """The plan with one more task goes into the same folder and trains that one alone; a changed
     task is refused.
     """
-    first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]), say=quiet)
+    first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]), Options(say=quiet))
     before = {stage.name: stage.finished_at for stage in first.record.stages}
-    second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]), say=quiet)
+    second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]), Options(say=quiet))
     assert second.folder == first.folder
     assert second.status == "done"
     assert {
@@ -103,7 +106,7 @@ def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
     plan = shop / "plan.yaml"
     plan.write_text(plan.read_text().replace("legal.jsonl", "sales.jsonl"))
     with pytest.raises(InputError, match="holds other tasks: legal"):
-        run_plan(plan, say=quiet)
+        run_plan(plan, Options(say=quiet))
 
 
 def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
@@ -119,7 +122,7 @@ def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
     from advisor.ground.errors import InputError, TrainingFailed
 
     with pytest.raises((InputError, TrainingFailed)):
-        run_plan(plan, output=shop / "run", say=quiet)
+        run_plan(plan, Options(output=shop / "run", say=quiet))
     record = json.loads((shop / "run" / "run.json").read_text())
     assert [stage["status"] for stage in record["stages"]] == ["done", "failed"]
 
@@ -137,7 +140,7 @@ def test_faults_of_every_task_are_said_before_the_first_is_trained(shop, tiny_mo
             )
         )
     with pytest.raises(InputError) as failed:
-        run_plan(plan, output=shop / "run", say=quiet)
+        run_plan(plan, Options(output=shop / "run", say=quiet))
     text = failed.value.text()
     assert "task hr: " in text
     assert "task sales: " in text

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from advisor.ground.types import TokenStats
-from advisor.launch.teaching import Teacher, as_it_ran
+from advisor.launch import teaching
+from advisor.launch.teaching import as_it_ran
 from advisor.plan.read import read_plan
 from advisor.record.stage import Measured
 from advisor.situation.of_plan import run_spec
@@ -29,12 +30,12 @@ def lines(path):
 
 def measured(monkeypatch, **values):
     """What the stand-in's result says that it measured."""
-    note = Teacher._note
+    note = teaching._note
 
-    def with_values(teacher, entry, found, **rest):
-        return note(teacher, entry, replace(found, **values), **rest)
+    def with_values(call, entry, found, **rest):
+        return note(call, entry, replace(found, **values), **rest)
 
-    monkeypatch.setattr(Teacher, "_note", with_values)
+    monkeypatch.setattr(teaching, "_note", with_values)
 
 
 def test_a_run_is_noted_and_corrects_the_next(shop, runs, monkeypatch, capsys):
@@ -77,13 +78,11 @@ def test_a_run_that_did_not_say_its_largest_batch_teaches_time_alone(shop, runs)
 
 def test_rows_that_were_not_counted_teach_no_time(shop, runs, monkeypatch):
     """Without the data a step is expected to hold the longest rows, and says nothing of others."""
-    from advisor.launch import attempt as launching
+    from advisor.launch.expected import StageEstimator
 
-    expect = launching.expect_stage
+    expect = StageEstimator.expect
     monkeypatch.setattr(
-        launching,
-        "expect_stage",
-        lambda *given, **rest: expect(*given, **{**rest, "profile": None}),
+        StageEstimator, "expect", lambda one, entry: expect(replace(one, profiles={}), entry)
     )
     measured(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
     run(hardware=HERE)
@@ -151,7 +150,7 @@ def stats(**changes):
 def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
     """Memory follows the longest row of the data, not a seq_len above it; below it, seq_len."""
     from advisor.ground.types import DataProfile
-    from advisor.launch.expected import expect_stage
+    from advisor.launch.expected import StageEstimator
     from advisor.plan.entries import entries
     from advisor.situation.of_plan import plan_shape
 
@@ -163,7 +162,9 @@ def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
 
     def peak(seq_len, profile=data, model=shape, hardware=HERE):
         one = replace(entry, stage=replace(entry.stage, seq_len=seq_len))
-        return expect_stage(plan, one, model, hardware, profile=profile).peak_bytes
+        profiles = {entry.data.path: profile}
+        estimator = StageEstimator(plan=plan, shape=model, hardware=hardware, profiles=profiles)
+        return estimator.expect(one).peak_bytes
 
     assert peak(1024) == peak(2048) == peak(600)
     assert peak(512) < peak(600) < peak(1024, None)

@@ -621,7 +621,7 @@ def test_advise_run_trains_a_chain_from_one_file(chain, tiny_model, pairs, tmp_p
     """Each stage in a process of its own, on one preference file, each going on from the last that
     writes; the summary shows what was measured.
     """
-    from advisor.launch import run_plan
+    from advisor.launch import Options, run_plan
     from advisor.render.report import report_page
     from advisor.render.run import summary_lines
 
@@ -651,7 +651,7 @@ def test_advise_run_trains_a_chain_from_one_file(chain, tiny_model, pairs, tmp_p
             }
         )
     )
-    done = run_plan("plan.json", output="run")
+    done = run_plan("plan.json", Options(output="run"))
     assert done.status == "done"
     assert [stage.name for stage in done.record.stages] == list(chain)
     text = "\n".join(summary_lines(done))

@@ -115,7 +115,7 @@ class BenchmarksExtra(Extra):
         from advisor.extras.benchmarks.measure import harness_version
 
         evaluation = call.run.plan.extra_key("benchmarks", "evaluation")
-        if evaluation is None or not call.judge:
+        if evaluation is None or not call.options.judge:
             return Checked()
         bad, needs = [], []
         for number, task in enumerate(evaluation.tasks):
@@ -149,14 +149,17 @@ class BenchmarksExtra(Extra):
         return Checked(bad=bad, lacking=lacking, needs=needs)
 
     def before(self, run: StageRunner) -> None:
-        if run.judge and run.run.plan.extra_key("benchmarks", "evaluation") is not None:
+        if (
+            run.call.options.judge
+            and run.run.plan.extra_key("benchmarks", "evaluation") is not None
+        ):
             from advisor.extras.benchmarks.measure import measure_base
 
             run.keeper.note_extra(self.NAME, None)  # it was of other results
             measure_base(run)
 
     def after(self, run: StageRunner) -> Mapping[str, Any] | None:
-        if not run.judge or run.run.plan.extra_key("benchmarks", "evaluation") is None:
+        if not run.call.options.judge or run.run.plan.extra_key("benchmarks", "evaluation") is None:
             return None
         from advisor.extras.benchmarks.measure import measure_results
 

@@ -152,7 +152,7 @@ def measure_base(run: StageRunner) -> None:
         for score in scores(task, answer)
     ]
     more = f" and {len(said) - 3} more" if len(said) > 3 else ""
-    run.say(
+    run.call.options.say(
         f"benchmarks before training: {', '.join(said[:3])}{more}; took"
         f" {format_duration(_seconds(answers.values()))}, and each result takes about as long again"
     )
@@ -164,7 +164,9 @@ def measure_results(run: StageRunner) -> BenchmarkRecord:
     if measured.missing(measured.results):
         for task, answer in measured.answers(BASE).items():
             if answer["version"] != harness_version():
-                run.say("lm-evaluation-harness has another version now: the base is asked again")
+                run.call.options.say(
+                    "lm-evaluation-harness has another version now: the base is asked again"
+                )
                 measured.files(BASE)[task].unlink()
     if measured.results:
         _ask(run, measured, [BASE, *measured.results])
@@ -181,7 +183,7 @@ def _ask(run: StageRunner, measured: Measured, names: Sequence[str]) -> bool:
     on = ", ".join("the base" if name == BASE else name for name in asked)
     told = ", ".join(dict.fromkeys(Path(one["task"]).name for one in wanted))
     untold = "; how long they take is not estimated" if asked == [BASE] else ""
-    run.say(f"benchmarks on {on}: {told}{untold}")
+    run.call.options.say(f"benchmarks on {on}: {told}{untold}")
     forget_errors(folder)
     for one in wanted:
         Path(one["to"]).parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,9 @@ class Hub(Extra):
     def check(self, call: Call) -> Checked:
         from advisor.extras.hub.push import check_push
 
-        return Checked() if call.dry_run or call.run.max_steps else check_push(call.run.plan)
+        return (
+            Checked() if call.options.dry_run or call.run.max_steps else check_push(call.run.plan)
+        )
 
     def finished(self, ending: Ending) -> AdviseError | None:
         if ending.plan.extra_key("hub", "push_to") is None:

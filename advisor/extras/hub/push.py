@@ -21,7 +21,7 @@ from advisor.ground.install import install_line
 from advisor.ground.progress import waiting
 from advisor.ground.secrets import masked
 from advisor.launch.folder import now
-from advisor.launch.hub_model import HUB, login
+from advisor.launch.hub import HUB, login
 from advisor.launch.record_keeper import Ending, with_resume
 from advisor.methods import update
 from advisor.model_files.hub_cache import is_offline

@@ -10,7 +10,7 @@ from advisor.extras.benchmarks.extra import noted_of
 from advisor.extras.benchmarks.measure import Measured, scores
 from advisor.extras.benchmarks.scores import Score, compare, scores_of
 from advisor.ground.errors import InputError
-from advisor.launch import run_plan
+from advisor.launch import Options, run_plan
 from advisor.plan.read import read_plan
 
 MEAN_OF_FOUR = 0.75
@@ -207,14 +207,14 @@ def test_every_kind_of_result_is_asked_by_the_real_harness(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_all(tmp_path, tiny_model, update)
-    run = run_plan("plan.yaml", output="out")
+    run = run_plan("plan.yaml", Options(output="out"))
     found = {change.benchmark: change for change in noted_of(run.record).changes}
     assert list(found) == ["choose", "write", "read"]
     assert found["choose"].paired
     assert found["choose"].rows == 12
     assert not found["read"].higher_is_better
     assert found["read"].after != found["read"].before
-    assert run_plan("plan.yaml", output="out").already_done
+    assert run_plan("plan.yaml", Options(output="out")).already_done
 
     if update != "lora":
         return
@@ -254,5 +254,5 @@ def test_a_benchmark_that_the_harness_refuses_ends_before_training(
     file = tmp_path / "bench" / "choose.yaml"
     file.write_text(file.read_text().replace("{{c}}", "{{no_such}}"))
     with pytest.raises(InputError, match=r"choose\.yaml: lm-evaluation-harness cannot run it"):
-        run_plan("plan.yaml", output="out")
+        run_plan("plan.yaml", Options(output="out"))
     assert not (tmp_path / "out" / "stages").exists()

@@ -205,12 +205,12 @@ def finished_run(folder: Path) -> Files:
     here = Path.cwd()
     os.chdir(folder)
     try:
-        from advisor.launch import run_plan
+        from advisor.launch import Options, run_plan
         from advisor.render.report import write_report
 
         run_plan(
-            "plan.yaml", output="run", hardware=MACHINE, trainers=STAND_IN, say=lambda text: None,
-            on_end=write_report,
+            "plan.yaml", Options(output="run", hardware=MACHINE, trainers=STAND_IN, say=lambda text: None,
+            on_end=write_report),
         )  # fmt: skip
     finally:
         os.chdir(here)
@@ -228,13 +228,13 @@ def load_everything() -> None:
         if "peft_adapter" not in name and "_bundled" not in name and "__main__" not in name:
             import_module(name)
     from advisor.commands import chat, check, export
-    from advisor.launch import attempt, call, trainer_process
+    from advisor.launch import call, trainer_process
     from tests.launch.conftest import MACHINE, STAND_IN
 
     stopped = trainer_process.Ended(130, True)
     trainer_process.TrainerStarter._run = lambda *_, **__: stopped  # type: ignore[method-assign]
     call.trainers_root = lambda: STAND_IN
-    attempt._probed = lambda: MACHINE
+    call.probe = lambda: MACHINE
     for module in (chat, export, check):
         module.run_tool = read_results
 

@@ -17,9 +17,9 @@ QUESTION = ("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen
 # `advise run` up to the first trainer: everything that is checked and written before it starts.
 PREPARE = """
 import sys
-from advisor.launch import run_plan
+from advisor.launch import Options, run_plan
 from advisor.launch.stages import StageRunner
-StageRunner.train = lambda runner, entries: None
+StageRunner.train = lambda runner: None
 run_plan(sys.argv[1], output="run", say=lambda text: None)
 """
 FLAT = 1.15  # memory of a large case, of that of a small one

@@ -6,21 +6,25 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any, ClassVar
 from unittest import mock
 
+from advisor.estimate.past.runs import NO_RUNS
 from advisor.ground import files
 from advisor.ground.errors import AdviseError, InputError, Stopped
+from advisor.ground.extras import Checked
 from advisor.ground.types import Hardware
-from advisor.launch import attempt, call, prepare, run
+from advisor.launch import Options, attempt, prepare, run
+from advisor.launch.call import Call
+from advisor.launch.gpus import ChosenGpus
 from advisor.launch.record_keeper import RecordKeeper
 from advisor.launch.trainer_process import Ended
 from advisor.plan import read
@@ -226,10 +230,7 @@ class Schedule:
         ):
             ended = run.run_plan(
                 world.project / "plan.yaml",
-                output=world.run,
-                hardware=MACHINE,
-                judge=False,
-                say=world.said.append,
+                Options(output=world.run, hardware=MACHINE, judge=False, say=world.said.append),
             )
         assert isinstance(ended, RunValue)
         return ended
@@ -268,20 +269,17 @@ def light_launcher() -> Iterator[None]:
     """The launcher without what looks at the machine, and without reading an equal plan twice: a
     schedule then takes some hundredths of a second.
     """
-    gpus = SimpleNamespace(why="", gpus=(), environment={}, server={})
-    checked = SimpleNamespace(gpus=gpus, profiles={}, disk_need_bytes=0, warnings=(), needs=())
-    enough = SimpleNamespace(faults=(), warnings=(), on=lambda _: enough)
     stubs = {
-        "plan_shape": lambda *_: None,
-        "expect_stage": lambda *_, **__: Expected(),
-        "check_memory": lambda *_, **__: enough,
-        "measured_need": lambda *_, **__: None,
-        "device_hardware": lambda *_: MACHINE,
+        "shape": None,
+        "gpus": ChosenGpus(),
+        "used": MACHINE,
+        "past": (NO_RUNS, ()),
+        "expected": defaultdict(Expected),
     }
     with ExitStack() as stack:
         for name, stub in stubs.items():
-            stack.enter_context(mock.patch.object(attempt, name, stub))
-        stack.enter_context(mock.patch.object(call, "run_preflight", return_value=checked))
+            stack.enter_context(mock.patch.object(Call, name, stub))
+        stack.enter_context(mock.patch.object(attempt, "run_checks", return_value=Checked()))
         stack.enter_context(mock.patch.object(futures, "ThreadPoolExecutor", OneThread))
         stack.enter_context(mock.patch.object(prepare, "read_plan", plan_in))
         yield

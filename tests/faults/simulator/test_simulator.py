@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 
-from advisor.launch import finished, inputs, prepare
+from advisor.launch import inputs, prepare, run
 from advisor.plan.entries import with_paths
 from advisor.plan.read import resolve_path
 from advisor.record import content
@@ -74,7 +74,7 @@ UNMENDED = {
     "F3, files are not verified": (CheckpointStore, "_verify", lambda *_: None, ""),
     "F4, files count by name and size": (inputs, "read_contents", by_size, "from step 0"),
     "F6, results are not checked": (
-        finished,
+        run,
         "check_results",
         lambda *_: [],
         "was called finished",

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("trl")
 
-from advisor.launch import run_plan
+from advisor.launch import Options, run_plan
 
 COMMON = """update: lora, rank: 4, max_steps: 2, micro_batch_size: 4, seq_len: 96, holdout: 0.2"""
 PLAN = f"""\
@@ -47,5 +47,5 @@ def test_attempts_are_scored_by_the_reward_model_of_the_stage_before(
     )
     plan = PLAN.replace("MODEL", str(toy_model)).replace("OBJECTIVE", objective)
     (tmp_path / "plan.yaml").write_text(plan)
-    record = run_plan("plan.yaml", output="run", judge=False).record
+    record = run_plan("plan.yaml", Options(output="run", judge=False)).record
     assert [stage.status for stage in record.stages] == ["done"] * 3

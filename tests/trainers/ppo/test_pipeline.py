@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("trl")
 
-from advisor.launch import run_plan
+from advisor.launch import Options, run_plan
 from tests.trainers.ppo.modules import metrics
 
 ROOT = Path(__file__).parents[3]
@@ -57,22 +57,26 @@ def test_one_stage_at_a_time(shop):
     from advisor.ground.errors import InputError
 
     with pytest.raises(InputError, match="starts from sft"):
-        run_plan("plan.yaml", only="ppo", output="run", judge=False)
-    assert statuses(run_plan("plan.yaml", only="sft", output="run", judge=False).record) == [
+        run_plan("plan.yaml", Options(only="ppo", output="run", judge=False))
+    assert statuses(
+        run_plan("plan.yaml", Options(only="sft", output="run", judge=False)).record
+    ) == [
         ("sft", "done"),
         ("rm", "pending"),
         ("ppo", "pending"),
     ]
     with pytest.raises(InputError, match="is scored by rm"):
-        run_plan("plan.yaml", only="ppo", output="run", judge=False)
+        run_plan("plan.yaml", Options(only="ppo", output="run", judge=False))
     assert (
-        run_plan("plan.yaml", only="ppo", output="run", dry_run=True).record.stages[0].why
+        run_plan("plan.yaml", Options(only="ppo", output="run", dry_run=True)).record.stages[0].why
         == "needs rm, which is not trained yet"
     )
-    run_plan("plan.yaml", only="rm", output="run", judge=False)
-    measured = run_plan("plan.yaml", only="ppo", output="run", dry_run=True).record.stages[0]
+    run_plan("plan.yaml", Options(only="rm", output="run", judge=False))
+    measured = run_plan("plan.yaml", Options(only="ppo", output="run", dry_run=True)).record.stages[
+        0
+    ]
     assert measured.measured.peak_bytes > 0
-    done = run_plan("plan.yaml", output="run")
+    done = run_plan("plan.yaml", Options(output="run"))
     assert statuses(done.record) == [("sft", "done"), ("rm", "done"), ("ppo", "done")]
     resolved = done.record.resolved["ppo"]
     assert resolved.start_from.endswith("stages/sft")
@@ -87,10 +91,8 @@ def test_a_pipeline_killed_in_every_stage_ends_as_an_unbroken_one(shop):
     """kill -9 behind a checkpoint of sft, of rm and of ppo: each call goes on exactly there, and
     every number is that of an unbroken run.
     """
-    whole = run_plan("plan.yaml", output="whole", judge=False)
-    code = (
-        "from advisor.launch import run_plan; run_plan('plan.yaml', output='broken', judge=False)"
-    )
+    whole = run_plan("plan.yaml", Options(output="whole", judge=False))
+    code = "from advisor.launch import Options, run_plan; run_plan('plan.yaml', Options(output='broken', judge=False))"
     for name in ("sft", "rm", "ppo"):
         child = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -108,7 +110,7 @@ def test_a_pipeline_killed_in_every_stage_ends_as_an_unbroken_one(shop):
         assert mark.is_file(), name
         assert not (shop / "broken" / "stages" / name / "result.json").exists(), name
         time.sleep(1)
-    broken = run_plan("plan.yaml", output="broken", judge=False)
+    broken = run_plan("plan.yaml", Options(output="broken", judge=False))
     assert statuses(broken.record) == statuses(whole.record)
     one, other = (
         sorted(metrics(shop / name), key=lambda line: (line["stage"], line["step"]))

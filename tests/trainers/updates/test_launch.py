@@ -12,7 +12,7 @@ import pytest
 from advisor.estimate.model.dims import dims_of
 from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.types import RunSpec
-from advisor.launch import run_plan
+from advisor.launch import Options, run_plan
 from advisor.render.report import write_report
 from advisor.render.result_commands import ask_command, served_stages
 from advisor.situation.models import model_shape
@@ -52,7 +52,7 @@ def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeyp
     (tmp_path / "plan.yaml").write_text(
         PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", update)
     )
-    done = run_plan("plan.yaml", on_end=write_report)
+    done = run_plan("plan.yaml", Options(on_end=write_report))
     stage = done.record.stages[0]
     assert done.status == "done"
     assert stage.loss_last < stage.loss_first
@@ -102,7 +102,7 @@ def test_a_bad_pair_is_exit_2(line, words, tmp_path, tiny_model, monkeypatch):
         PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", f"prefix, {line}")
     )
     with pytest.raises(InputError, match=words) as caught:
-        run_plan("plan.yaml", output="run")
+        run_plan("plan.yaml", Options(output="run"))
     assert caught.value.exit_code == 2
     assert "plan.yaml:" in str(caught.value)
     assert not (tmp_path / "run").exists()

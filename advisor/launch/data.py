@@ -1,71 +1,62 @@
-"""Whether the data of each stage can be trained on, before anything is written.
-
-Every stage is checked with the file it names, so that the first call of `advise run` refuses what
-any later call would refuse, and no call refuses what the trainers accept.
-"""
+"""What the data of each stage is, and whether the stage can be trained on it."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from advisor.data import profile
 from advisor.data.read.hub import is_hub_id
+from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile
 from advisor.methods import methods, objective
 from advisor.methods.rewards import reward_parts
 from advisor.model_files.hub_cache import is_offline
 from advisor.plan.entries import Entry
-from advisor.plan.read import resolve_path
+from advisor.plan.read import PlanFile
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedData:
-    """What the data of some stages is."""
+    """What the data of some stages is, with every fault and warning once."""
 
     # path as written -> what the data is; data sets on the hub are left to the trainer
-    profiles: dict[str, DataProfile] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    profiles: Mapping[str, DataProfile] = field(default_factory=dict)
+    faults: Sequence[Fault] = ()
+    warnings: Sequence[str] = ()
 
 
-def check_data(todo: Sequence[Entry], plan_path: Path, model: str = "") -> CheckedData:
-    """What the data is, with every fault and warning once for each file and purpose.
-
-    Args:
-        model: Whose tokenizer counts the rows, if it is at hand.
-    """
-    from advisor.data import profile
-    from advisor.data.templates.tokenizer import model_tokenizer
-
-    count_tokens = model_tokenizer(model)[0] if model else None
-
-    checked = CheckedData()
+def check_data(file: PlanFile, todo: Sequence[Entry]) -> CheckedData:
+    """What the data of the trainings is. Several stages and tasks may read one file."""
+    count_tokens = model_tokenizer(str(file.model_folder or file.plan.model))[0]
+    faults, warnings = list[Fault](), list[str]()
+    profiles: dict[str, DataProfile] = {}
     read: dict[tuple[str, str], DataProfile | None] = {}
     for entry in todo:
-        text = entry.data.path
-        path = resolve_path(plan_path, text)
+        text, mapping = entry.data.path, entry.data.mapping
+        path = file.resolve(text)
         if is_on_the_hub(text, path):
             continue
-        source = (text, repr(entry.data.mapping))
+        source = (text, repr(mapping))
         if source not in read:
             try:
-                read[source] = profile(path, mapping=entry.data.mapping, count_tokens=count_tokens)
+                read[source] = profile(path, mapping=mapping, count_tokens=count_tokens)
             except InputError as error:
                 read[source] = None
-                checked.faults += error.faults
+                faults += error.faults
         found = read[source]
-        if found is None:
-            continue
-        checked.profiles.setdefault(text, found)
-        checked.faults += _faults(entry, found)
-        checked.warnings += _warnings(entry, found)
-    # Several stages and tasks may read one file for one purpose.
-    checked.faults = list(dict.fromkeys(checked.faults))
-    checked.warnings = list(dict.fromkeys(checked.warnings))
-    return checked
+        if found is not None:
+            profiles.setdefault(text, found)
+            faults += _faults(entry, found)
+            warnings += _warnings(entry, found)
+    return CheckedData(
+        profiles=profiles,
+        faults=list(dict.fromkeys(faults)),
+        warnings=list(dict.fromkeys(warnings)),
+    )
 
 
 def is_on_the_hub(text: str, path: Path) -> bool:

@@ -1,0 +1,52 @@
+"""What must be true before a run writes anything: one file for each check, found by listing.
+
+A file has
+
+| name | holds |
+| --- | --- |
+| `PHASE` | what it looks at: the `plan`, the `machine`, or the `model` on this machine |
+| `check(call) -> Checked` | faults of the plan and of the machine, needs, and warnings |
+
+A phase begins once the one before has found nothing wrong. All faults of a phase come together.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.extras import Checked, extras
+from advisor.launch.call import Call
+
+PHASES = ("plan", "machine", "model")
+
+
+def run_checks(call: Call) -> Checked:
+    """The needs and warnings of all checks.
+
+    Raises InputError with everything that the plan names and that is not there, else
+    MachineNotReady with everything that the machine lacks.
+    """
+    found: list[Checked] = []
+    for phase in PHASES:
+        here = [file.check(call) for file in all_checks() if phase == file.PHASE]
+        if phase == "machine" and call.starts_servers:  # they may need the network
+            here += [extra.check(call) for extra in extras().values()]
+        if bad := [fault for one in here for fault in one.bad]:
+            raise InputError(faults=bad)
+        if lacking := [fault for one in here for fault in one.lacking]:
+            raise MachineNotReady(faults=lacking)
+        found = [*here, *found]  # downloads are named first
+    return Checked(
+        needs=[line for one in found for line in one.needs],
+        warnings=[line for one in reversed(found) for line in one.warnings],
+    )
+
+
+@cache
+def all_checks() -> list[ModuleType]:
+    """Every file of this folder."""
+    return [import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]

@@ -1,0 +1,122 @@
+"""Whether the models that a plan names are what they say.
+
+Folders are checked whole. Of a model in the hub cache what is there is checked; the rest is for the
+trainer, which downloads it and compares what was loaded with the model that config.json describes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from advisor.ground.errors import Fault
+from advisor.ground.extras import Checked
+from advisor.launch.call import Call
+from advisor.launch.hub import cached_snapshot, is_hub_id
+from advisor.methods import objective
+from advisor.methods.rewards import reward_parts
+from advisor.model_files.folder import folder_faults, model_faults
+from advisor.model_files.hub_cache import is_offline
+from advisor.plan.entries import Entry
+from advisor.plan.model import Plan
+from advisor.plan.read import PlanFile
+
+PHASE = "plan"
+LAYOUT = (
+    "a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or a hub id"
+)
+TOKENIZERS = (
+    "tokenizer.json", "tokenizer.model", "vocab.*", "tokenizer_config.json", "*.tiktoken",
+)  # fmt: skip
+
+
+def check(call: Call) -> Checked:
+    """What is wrong with the plan's model, with teachers, and with the folders that stages start
+    from or are scored by; nothing of a folder that no stage still needs.
+    """
+    if not call.left:
+        return Checked()
+    bad = list(_model_faults(call.run))
+    for folder in _other_folders(call):
+        if folder.is_dir():
+            bad += folder_faults(folder)
+    for entry in call.left:
+        if "teacher" in objective(entry.stage.objective).keys:
+            bad += _teacher_faults(call.run, entry)
+    return Checked(bad=bad)
+
+
+def _other_folders(call: Call) -> dict[Path, None]:
+    """Folders that stages start from or are scored by, each once."""
+    stages = {stage.name for stage in call.run.plan.stages}
+    named = []
+    for entry in call.left:
+        if entry.start_folder is not None:
+            named.append(entry.start_folder)
+        for part in reward_parts(entry.stage.options):
+            if part.source == "reward_model" and part.value not in stages:
+                named.append(part.value)
+    return dict.fromkeys(map(call.run.resolve, named))
+
+
+def _teacher_faults(file: PlanFile, entry: Entry) -> Iterator[Fault]:
+    """What is wrong with the model that a stage learns from; what the hub cache lacks is for the
+    trainer.
+    """
+    at, named = f"stage {entry.stage.name}", str(entry.stage.options.get("teacher") or "")
+    if not named:
+        yield Fault(
+            where=at,
+            what=f"objective {entry.stage.objective} needs a teacher",
+            allowed="teacher: a folder or a hub id, such as Qwen/Qwen3-8B",
+        )
+        return
+    folder, base = file.resolve(named), file.resolve(file.plan.model)
+    is_base = named == file.plan.model or folder.resolve() == base.resolve()
+    stored_alike = entry.stage.options.get("teacher_quantization") == entry.stage.quantization
+    if is_base and stored_alike and entry.starts_from is entry.start_folder is None:
+        yield Fault(
+            where=at,
+            what=f"the teacher {named} is the model that is trained: it has nothing to teach",
+            allowed="a larger model of the same family; or start_from, for a module that is drawn"
+            " back towards its base",
+        )
+    elif folder.is_dir():
+        yield from folder_faults(folder)
+    elif not is_hub_id(named):
+        yield Fault(where=f"{at}: teacher", what=f"no such folder: {folder}", allowed=LAYOUT)
+
+
+def _model_faults(file: PlanFile) -> Iterator[Fault]:
+    plan, path = file.plan, file.resolve(file.plan.model)
+    at, folder = f"model {path}", "a folder in Hugging Face layout, or a hub id"
+    if path.is_dir():
+        yield from _folder_faults(plan, path)
+    elif path.is_file():
+        yield Fault(where=at, what="is a file", allowed=folder)
+    elif path.is_symlink():
+        yield Fault(where=at, what="is a link that leads nowhere", allowed=LAYOUT)
+    elif not is_hub_id(plan.model):
+        allowed = f"{folder} such as Qwen/Qwen3-0.6B"
+        yield Fault(where="model", what=f"no such folder: {path}", allowed=allowed)
+    elif (snapshot := cached_snapshot(plan.model, plan.revision)) is not None:
+        yield from model_faults(snapshot, downloads=not is_offline())
+
+
+def _folder_faults(plan: Plan, path: Path) -> Iterator[Fault]:
+    config, at = path / "config.json", f"model {path}"
+    if not config.exists() and not config.is_symlink():
+        yield Fault(where=at, what="has no config.json", allowed=LAYOUT)
+    elif plan.revision is not None:
+        yield Fault(
+            what="'revision' has no effect: the model is a folder",
+            hint="remove it; only models on the hub have revisions",
+        )
+    yield from model_faults(path)
+    if not any(next(path.glob(pattern), None) for pattern in TOKENIZERS):
+        yield Fault(
+            where=at,
+            what="has no tokenizer",
+            allowed=f"one of {', '.join(TOKENIZERS)}",
+            hint="download the whole model, not its configuration alone",
+        )

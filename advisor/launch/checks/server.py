@@ -1,0 +1,130 @@
+"""Whether the vLLM servers that stages generate with are there, or can be started."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from advisor.ground.errors import Fault
+from advisor.ground.extras import Checked
+from advisor.launch.call import Call
+from advisor.launch.generation_server import needs_of, server_environment
+from advisor.plan.entries import Entry
+from advisor.plan.vllm import (
+    ServerFault,
+    VLLMClient,
+    asks_server,
+    check_server,
+    serve_line,
+    server_url,
+    version_fault,
+)
+from advisor.record.smaller import key_path
+
+PHASE = "machine"
+VERSION_S = 30.0
+ASK_VERSION = "import importlib.metadata as m; print(m.version('vllm'))"
+
+
+def check(call: Call) -> Checked:
+    """What servers lack: the environment to start one from, GPUs for it, or the one that should run
+    already. A dry run generates nothing.
+    """
+    entries = [entry for entry in call.left if asks_server(entry.stage)]
+    if not entries or call.options.dry_run or not call.starts_servers:
+        return Checked()
+    return Checked(lacking=list(_faults(call, entries)))
+
+
+def is_own_address(address: str) -> bool:
+    """Whether an address means the machine itself, whoever uses it: 127.0.0.1, localhost."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _faults(call: Call, entries: Sequence[Entry]) -> Iterator[Fault]:
+    plan, launch, server = call.run.plan, call.run.plan.launch, call.run.plan.launch.vllm
+    url, python = server_url(plan, os.environ), server.python if server is not None else None
+    instead = f"or --set {key_path(entries[0], 'rollouts')}=transformers"
+    if launch.nodes > 1 and (python is not None or is_own_address(urlsplit(url).hostname or "")):
+        yield Fault(
+            where="launch.vllm",
+            what=f"the plan is for {launch.nodes} machines, and its vLLM server is one that only"
+            " the first of them reaches",
+            allowed="a server that runs already, by an address that every machine reaches",
+            hint=f"start it yourself, and --set launch.vllm.url=http://HOST:8000; {instead}",
+        )
+    elif server is not None and python is not None:
+        yield from _environment_faults(call.run.resolve(python), instead)
+        there = len(call.machine.gpus)
+        if launch.device in ("cuda", "rocm") and launch.processes + server.gpus > there:
+            yield Fault(
+                what=f"the plan wants {launch.processes} GPUs for training and {server.gpus} for"
+                f" the vLLM server, and {there} can be used here",
+                hint="--set launch.vllm.gpus=0 --set launch.vllm.memory=0.4 lets it share a GPU,"
+                f" {instead}",
+            )
+    else:
+        for entry in entries:
+            if entry.starts_from is None:  # else its trainer asks: that is not trained yet
+                yield from _running_server_faults(call, entry, url)
+
+
+def _running_server_faults(call: Call, entry: Entry, url: str) -> Iterator[Fault]:
+    """What a stage lacks of a server that runs."""
+    server, needs = call.run.plan.launch.vllm, needs_of(call.run, entry)
+    try:
+        check_server(VLLMClient.at(url, server.timeout_s if server else 600.0), needs)
+    except ServerFault as error:
+        yield Fault(
+            where=f"stage {entry.name}",
+            what=f"the vLLM server at {url} {error}",
+            allowed=f"a server started with: {serve_line(needs)}",
+            hint="start it that way; or --set launch.vllm.python=... of an environment with vLLM,"
+            f" from which `advise run` starts it; or --set {key_path(entry, 'rollouts')}"
+            "=transformers",
+        )
+
+
+def _environment_faults(python: Path, instead: str) -> Iterator[Fault]:
+    """What is wrong with an interpreter that should have vLLM."""
+    if not (python.is_file() and os.access(python, os.X_OK)):
+        yield Fault(
+            where="launch.vllm.python",
+            what=f"launch.vllm.python: {python} is no program",
+            allowed="the interpreter of an environment with vLLM, such as /opt/vllm/bin/python",
+            hint=f"python3 -m venv vllm && vllm/bin/pip install vllm, {instead}",
+        )
+        return
+    try:
+        done = subprocess.run(
+            [str(python), "-c", ASK_VERSION], capture_output=True, text=True, check=False,
+            timeout=VERSION_S, stdin=subprocess.DEVNULL, cwd=python.parent,
+            env=server_environment({}),
+        )  # fmt: skip
+        version, code = done.stdout.strip(), done.returncode
+    except (OSError, subprocess.TimeoutExpired) as error:
+        version, code = str(error), 1
+    if code:
+        yield Fault(
+            where="launch.vllm.python",
+            what=f"launch.vllm.python: {python} has no vLLM",
+            hint=(
+                f"{python} -m pip install vllm (into an environment of its own: vLLM and"
+                f" our transformers need different versions), {instead}"
+            ),
+        )
+    elif (fault := version_fault(version)) is not None:
+        yield Fault(
+            where="launch.vllm.python",
+            what=f"launch.vllm.python: the vLLM of {python} {fault}",
+            hint=f"{python} -m pip install --upgrade vllm, {instead}",
+        )

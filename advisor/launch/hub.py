@@ -1,0 +1,340 @@
+"""What models of the hub need before they are trained: a download, room in the cache, perhaps a
+licence that is accepted first; as this machine, the catalogue and the hub say. Folders need nothing
+of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from advisor.ground.annotated import parse_json
+from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady
+from advisor.ground.files import free_bytes, text_of
+from advisor.ground.types import ModelShape
+from advisor.ground.units import format_gib
+from advisor.model_files.hub_cache import hub_cache, hub_home, hub_model_folder, is_offline
+from advisor.plan.entries import Entry
+from advisor.plan.read import PlanFile
+from advisor.record.content import MODEL_FILES, PICKLED_FILES
+from advisor.situation.models import model_shape
+
+HUB = "https://huggingface.co"
+HUB_TIMEOUT_S = 5.0
+MOST_ANSWER_BYTES = 16 << 20
+REFUSED = (401, 403, 404)
+LOCAL = ("http://127.0.0.1", "http://localhost")
+WEIGHTS = ("*.safetensors", "*.bin")
+BYTES_A_PARAMETER = 2  # how models are published unless their name or catalogue says otherwise
+
+
+# --------------------------------------------------------------------------- names and the cache
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether the text can be a name on the model hub: 'owner/name' or 'name', no path."""
+    return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
+
+
+def cached_snapshot(hub_id: str, revision: str | None) -> Path | None:
+    """The folder in the hub cache that a trainer will read this model from; None if there is none.
+
+    Without a revision it is that of the branch `main`, else the only one that is there.
+    """
+    folder = hub_model_folder(hub_id)
+    reference = folder / "refs" / (revision or "main")
+    if reference.is_file():
+        revision = text_of(reference).strip()
+    found = [path.parent for path in folder.glob(f"snapshots/{revision or '*'}/config.json")]
+    return found[0] if len(found) == 1 else None
+
+
+def has_weights(model: str, revision: str | None) -> bool:
+    """Whether the cache holds the model's weights, all of those that its index names."""
+    snapshot = cached_snapshot(model, revision)
+    if snapshot is None:
+        return False
+    for index in snapshot.glob("*.index.json"):
+        try:
+            wanted = set(json.loads(text_of(index))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+        return all((snapshot / str(name)).is_file() for name in wanted)
+    return any(path.is_file() for pattern in WEIGHTS for path in snapshot.glob(pattern))
+
+
+def base_license(file: PlanFile, shape: ModelShape | None) -> str | None:
+    """The licence of the plan's model, as the catalogue or the model's own card names it; None if
+    neither does.
+    """
+    if shape is not None and shape.license is not None:
+        return shape.license
+    folder = file.model_folder or cached_snapshot(file.plan.model, file.plan.revision)
+    try:
+        card = text_of(folder / "README.md") if folder is not None else ""
+    except (OSError, UnicodeDecodeError):
+        return None
+    head = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
+    named = re.search(r"^license: *['\"]?([\w.-]{1,40})['\"]? *$", head[1] if head else "", re.M)
+    return named[1] if named else None
+
+
+# --------------------------------------------------------------------------- what a model needs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelNeed:
+    """What is to be done for one model of the hub."""
+
+    model: str
+    revision: str | None = None
+    what: str  # how messages call it: "model Qwen/Qwen3-8B"
+    is_cached: bool = False  # with its weights
+    download_bytes: int | None = None  # None: not known; 0 if it is cached
+    size_from: str = ""
+    license: str | None = None
+    license_from: str = ""
+    is_gated: bool | None = None  # its owner asks everybody for an agreement; None: not known
+
+    @property
+    def page(self) -> str:
+        """Where its licence is read and accepted."""
+        return f"{HUB}/{self.model}"
+
+    def line(self) -> str:
+        """What a person wants to know before it starts."""
+        if self.is_cached:
+            parts = ["in the model cache already, nothing to download"]
+        elif self.download_bytes is None:
+            parts = ["download of unknown size"]
+        else:
+            parts = [f"{format_gib(self.download_bytes)} to download ({self.size_from})"]
+        if self.license:
+            parts.append(f"licence {self.license} ({self.license_from})")
+        else:
+            parts.append(f"licence not known: see {self.page}")
+        if self.is_gated and not self.is_cached:
+            parts.append(f"to be accepted at {self.page}")
+        return f"{self.what}: {', '.join(parts)}"
+
+    def gate_fault(self) -> Fault:
+        """That the model's owner asks for an agreement first, with the two steps."""
+        licence = f" ({self.license})" if self.license else ""
+        lacks = (
+            "and the login of this machine has not"
+            if login() is not None
+            else "and this machine is not logged in"
+        )
+        return Fault(
+            what=f"its licence{licence} must be accepted before it can be downloaded, {lacks}",
+            where=self.what,
+            hint=f"accept the licence at {self.page}, then `hf auth login`",
+        )
+
+
+def model_needs(file: PlanFile, todo: Sequence[Entry], shape: ModelShape | None) -> list[ModelNeed]:
+    """What the plan's hub models need, as far as this machine and the catalogue know: the base and
+    the teachers. The network is not asked.
+    """
+    plan = file.plan
+    named = {plan.model: f"model {plan.model}"}
+    for entry in todo:
+        if teacher := entry.stage.options.get("teacher"):
+            named.setdefault(str(teacher), f"stage {entry.stage.name}: teacher {teacher}")
+    needs = []
+    for model, what in named.items():
+        if not is_hub_id(model) or file.resolve(model).exists():
+            continue
+        is_base = model == plan.model
+        known, revision = shape if is_base else _catalogued(model), plan.revision
+        need = ModelNeed(model=model, what=what, revision=revision if is_base else None)
+        needs.append(_with_shape(need, known))
+    return needs
+
+
+def _catalogued(model: str) -> ModelShape | None:
+    try:
+        return model_shape(model)[0]
+    except AdviseError:
+        return None
+
+
+def _with_shape(need: ModelNeed, shape: ModelShape | None) -> ModelNeed:
+    """The need with what the cache and the catalogue say."""
+    is_cached = has_weights(need.model, need.revision)
+    size = None
+    if shape is not None and shape.stored is None and shape.origin != "size":
+        size = shape.params * BYTES_A_PARAMETER
+    return replace(
+        need,
+        is_cached=is_cached,
+        download_bytes=0 if is_cached else size,
+        size_from="its parameters in 16 bit",
+        license=shape.license if shape is not None else None,
+        license_from="catalogue",
+        is_gated=shape.gated if shape is not None else None,
+    )
+
+
+def cache_line(needs: Iterable[ModelNeed]) -> str:
+    """Where downloads go and what is free there; empty if nothing is downloaded."""
+    if all(need.is_cached for need in needs):
+        return ""
+    return f"model cache: {hub_cache()}, {format_gib(free_bytes(hub_cache()))} free on its disk"
+
+
+# --------------------------------------------------------------------------- the hub's answer
+
+
+def ask_hub(need: ModelNeed) -> ModelNeed:
+    """The need with what the hub says; a cached model is not asked for.
+
+    Raises InputError if the hub has no such model for this user; MachineNotReady if it cannot be
+    asked, or asks for an agreement that this machine's login does not have.
+    """
+    if need.is_cached:
+        return need
+    if is_offline():
+        raise MachineNotReady(
+            f"{need.what} is not in the hub cache, and HF_HUB_OFFLINE is set",
+            hint="unset HF_HUB_OFFLINE, or name a model folder",
+        )
+    endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    if not endpoint.startswith(("https://", "http://")):
+        raise MachineNotReady(f"HF_ENDPOINT is '{endpoint}', not a web address")
+    found = _answer(endpoint, need)
+    license = _license(found)
+    if license is not None:
+        need = replace(need, license=license, license_from="the hub")
+    is_gated = found.get("gated") not in (None, False)
+    if is_gated and not _may_read(endpoint, need):
+        raise MachineNotReady(faults=[need.gate_fault()])
+    if files := _files(found):
+        snapshot = cached_snapshot(need.model, need.revision)
+        missing = [
+            size
+            for name, size in files.items()
+            if snapshot is None or not os.path.exists(snapshot / name)
+        ]
+        need = replace(need, download_bytes=sum(missing), size_from="the hub")
+    return replace(need, is_gated=is_gated)
+
+
+def _answer(endpoint: str, need: ModelNeed) -> dict[str, Any]:
+    """The hub's description of a model; empty from a mirror that answers in another way."""
+    inner = f"/revision/{quote(need.revision, safe='')}" if need.revision else ""
+    address = f"{endpoint}/api/models/{quote(need.model)}{inner}?blobs=true"
+    try:
+        with _open(address, "GET") as answer:
+            found = parse_json(answer.read(MOST_ANSWER_BYTES).decode("utf-8", errors="replace"))
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in REFUSED:
+            at = f" at revision {need.revision}" if need.revision else ""
+            raise InputError(
+                f"the hub has no such model{at} that you may read",
+                where=need.what,
+                hint="check the name; for a private or gated model: hf auth login",
+            ) from None
+        raise MachineNotReady(
+            f"the hub answers with code {error.code}",
+            where=need.what,
+            hint="try again later, or name a model folder",
+        ) from None
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise MachineNotReady(
+            f"{need.what} is not in the hub cache, and the hub cannot be reached ({reason})",
+            hint="check the connection, or name a model folder",
+        ) from None
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def login() -> str | None:
+    """The token of the hub on this machine; None without one."""
+    named = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+    if named:
+        return named.strip() or None
+    try:
+        text = text_of(Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token"))
+    except (OSError, ValueError):
+        return None
+    return text.strip() or None
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: it may lead to another host, which the token is not for."""
+
+    def redirect_request(self, *arguments: Any, **named: Any) -> None:
+        return None
+
+
+def _open(address: str, method: str) -> Any:
+    request = urllib.request.Request(address, method=method)  # noqa: S310 (http: see ask_hub)
+    token = login()
+    if token and (address.startswith("https://") or address.startswith(LOCAL)):
+        # Unredirected: urllib sends it to the named host alone.
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    handlers = (_Stay(),) if method == "HEAD" else ()
+    return urllib.request.build_opener(*handlers).open(request, timeout=HUB_TIMEOUT_S)
+
+
+def _may_read(endpoint: str, need: ModelNeed) -> bool:
+    """Whether this machine's login may download a gated model, tried with a small file."""
+    if login() is None:
+        return False
+    revision = quote(need.revision or "main", safe="")
+    try:
+        with _open(f"{endpoint}/{quote(need.model)}/resolve/{revision}/config.json", "HEAD"):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code not in (401, 403)
+    except (OSError, HTTPException):
+        return True  # not known: the trainer will tell
+
+
+def _files(found: Mapping[str, Any]) -> dict[str, int]:
+    """Size of each file in the model's own folder that transformers reads."""
+    sizes: dict[str, int] = {}
+    siblings = found.get("siblings")
+    for one in siblings if isinstance(siblings, list) else ():
+        name, size = (one.get("rfilename"), one.get("size")) if isinstance(one, dict) else ("", 0)
+        if isinstance(name, str) and isinstance(size, int) and name and "/" not in name:
+            sizes[name] = size
+
+    def like(patterns: Sequence[str]) -> dict[str, int]:
+        return {
+            name: size
+            for name, size in sorted(sizes.items())
+            if any(fnmatch(name, pattern) for pattern in patterns)
+        }
+
+    read = like(MODEL_FILES)
+    is_safe = any(name.endswith(".safetensors") for name in read)
+    return read if is_safe else read | like(PICKLED_FILES)
+
+
+def _license(found: Mapping[str, Any]) -> str | None:
+    card, tags = found.get("cardData"), found.get("tags")
+    card = card if isinstance(card, dict) else {}
+    stated = card.get("license")
+    named = card.get("license_name") if stated in (None, "other") else stated
+    if isinstance(named, str) and named:
+        return named
+    for tag in tags if isinstance(tags, list) else ():
+        if isinstance(tag, str) and tag.startswith("license:"):
+            return tag.removeprefix("license:")
+    return stated if isinstance(stated, str) else None
