@@ -36,8 +36,8 @@ def environment(tree):
     return {**os.environ, **settings}
 
 
-def advise(tree, arguments, folder=None):
-    """Run `advise` of that copy of the project; its standard output."""
+def advise(tree, arguments, folder=None, code=0):
+    """Run `advise` of that copy of the project; its standard output, or why it was refused."""
     done = subprocess.run(
         [sys.executable, "-m", "advisor", *arguments],
         cwd=folder or tree,
@@ -45,8 +45,8 @@ def advise(tree, arguments, folder=None):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout or done.stderr
 
 
 @pytest.fixture
@@ -106,7 +106,8 @@ def follow(recipe, tree):
             for command in step["commands"].splitlines():
                 name, *arguments = shlex.split(command)
                 assert name == "advise"
-                done.append(Done(command, advise(tree, arguments)))
+                code = 2 if arguments[0] == "run" else 0
+                done.append(Done(command, advise(tree, arguments, code=code)))
     assert done, "a recipe ends with a command that shows its effect"
     return done
 
@@ -155,6 +156,10 @@ def check_update(done):
     assert "normalisation weights" in done[-1].output
 
 
+def check_check(done):
+    assert "google/gemma-3-1b-it: nobody has read the licence gemma yet" in done[-1].output
+
+
 def check_extra(done):
     assert re.search(r"json +the plan as JSON", done[-1].output)
 
@@ -168,6 +173,7 @@ CHECKS = {
     "Add a question": check_question,
     "Add an objective": check_objective,
     "Add an update": check_update,
+    "Add a check before a run": check_check,
     "Add an optional feature": check_extra,
 }
 

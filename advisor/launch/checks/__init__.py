@@ -8,6 +8,7 @@ A file has
 | `check(call) -> Checked` | faults of the plan and of the machine, needs, and warnings |
 
 A phase begins once the one before has found nothing wrong. All faults of a phase come together.
+Folders named in ADVISE_METHODS add theirs from `launch/checks/`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from types import ModuleType
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.extras import Checked, extras
+from advisor.ground.resources import method_roots
 from advisor.launch.call import Call
 
+__path__ += [str(root / "launch" / "checks") for root in method_roots()[1:]]
 PHASES = ("plan", "machine", "model")
 
 
