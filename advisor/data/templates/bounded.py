@@ -1,11 +1,9 @@
-"""Chat templates run within limits of steps, time and size: they are programs by whoever made the
+"""Chat templates rendered within limits of time and size: they are programs by whoever made the
 model.
 
-Jinja's sandbox keeps a template from other people's objects, not from running for ever: two nested
-loops, `{{ 'a' * 8000000000 }}`, a macro that calls itself, or a text that doubles itself forty
-times. Here each block counts as a step, methods and filters that no conversation needs are refused,
-and the few operations left that make a long text or a large list out of short ones ask first how
-long it will be. Imported only where a template is rendered.
+Jinja's sandbox keeps a template from other people's objects, not from running for ever, or from
+asking for gigabytes in one call: `{{ 'a' * 8000000000 }}`. Here each block counts as a step, and
+what makes a long text or a large list out of short ones is measured first.
 """
 
 from __future__ import annotations
@@ -27,20 +25,18 @@ MOST_SECONDS = 1.0  # of the thread's own computing, whatever else the machine d
 MOST_CHARACTERS = 2**24  # of one text, and of a whole conversation
 MOST_MADE = 2**28  # of all long texts together that one rendering makes
 MOST_VALUES = 2**18  # in a list with all that is in it
-MOST_NUMBER = 2**20  # that a filter or a method is given: a width, a count
 MOST_BITS = 4096  # of a whole number
+LONG = 2**16  # characters of a text that counts among all that is made
+LONG = 2**16  # characters of a text that counts among all that is made
 STEPS_BETWEEN_LOOKS = 64  # at the clock
-LONG = 2**16  # characters from which on each call looks at the clock
-# Methods of texts and filters that only lay out, or make a long text of a short one: refused.
-NO_METHODS = {
-    "center", "encode", "expandtabs", "format_map", "ljust", "maketrans", "rjust", "translate",
-    "zfill",
+# Filters that only lay out, with expressions that are slow on long texts: there are none.
+NO_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
+FORMATS = ("format", "format_map", "strftime_now")  # calls whose text says how wide a value is
+# Methods and filters that make a long text or list of short ones.
+GROWING = {
+    "batch", "center", "expandtabs", "indent", "join", "ljust", "replace", "rjust", "round",
+    "safe_range", "slice", "to_bytes", "tojson", "translate", "zfill",
 }  # fmt: skip
-NO_FILTERS = (
-    "batch", "center", "filesizeformat", "pprint", "slice", "striptags", "urlize", "wordwrap",
-    "xmlattr",
-)  # fmt: skip
-WRITING = {"indent", "join", "round", "string", "sum", "tojson"}  # filters that are measured first
 LIMITS = (
     f"for one conversation at most {MOST_STEPS:,} steps, {MOST_SECONDS:g} s of computing and"
     f" {MOST_CHARACTERS:,} characters"
@@ -60,12 +56,37 @@ class TemplateLimit(InputError):
         )
 
     def of(self, at: str, row: int | None = None) -> TemplateLimit:
-        """The same, with where the template is and the row that it was to write."""
+        """The same error with the template's place and the row that it was to write."""
         return TemplateLimit(self.why, at=at, row=row)
 
 
+def stop(why: str) -> NoReturn:
+    """Raise TemplateLimit."""
+    raise TemplateLimit(why)
+
+
+def size_of(value: Any) -> int:
+    """Characters and values in it. Raises TemplateLimit for a list without an end: the same list
+    twice in a list, forty times over, fills no memory until it is written.
+    """
+    left, characters, stack = MOST_VALUES, 0, [value]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, str | bytes):
+            characters += len(part)
+        elif isinstance(part, Mapping):
+            stack.extend(part.values())
+            stack.extend(part.keys())
+        elif isinstance(part, list | tuple | set | frozenset):
+            stack.extend(part)
+        left -= 1
+        if left < len(stack):
+            stop("makes a list without an end")
+    return characters + MOST_VALUES - left
+
+
 class BoundedCode(CodeGenerator):
-    """Python code of a template that counts its steps and asks before texts grow."""
+    """Python code of a template that counts its steps and measures `a ~ b`."""
 
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
         """Each block begins with a step."""
@@ -74,30 +95,11 @@ class BoundedCode(CodeGenerator):
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         """`a ~ b`, which the sandbox does not ask about."""
-        self.write("environment.joined((")
+        self.write("environment.concat((")
         for part in node.nodes:
             self.visit(part, frame)
             self.write(", ")
         self.write("))")
-
-    def visit_List(self, node: nodes.List, frame: Frame) -> None:
-        """A list in a list in a list needs few steps and no memory, and takes for ever to write."""
-        self.write("environment.weighed(")
-        super().visit_List(node, frame)
-        self.write(")")
-
-    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
-        """Targets of an assignment are tuples, too."""
-        stored = node.ctx == "store"
-        self.write("" if stored else "environment.weighed(")
-        super().visit_Tuple(node, frame)
-        self.write("" if stored else ")")
-
-    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
-        """A map."""
-        self.write("environment.weighed(")
-        super().visit_Dict(node, frame)
-        self.write(")")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -107,14 +109,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(("*", "**", "+", "%"))
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+        super().__init__(*args, finalize=self.measured, **options)
         self._begin()
-        self.globals.pop("lipsum", None)
         for name in NO_FILTERS:
-            self.filters[name] = self._refusing(f"uses the filter {name}")
+            del self.filters[name]
+        del self.globals["lipsum"]
 
     def _begin(self) -> None:
-        self.steps = self.written = self.made = 0
+        self.steps = self.made = 0
         self.began = time.thread_time()
 
     def from_string(self, *args: Any, **options: Any) -> Any:
@@ -128,189 +130,116 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
         def written(context: Any) -> Iterator[str]:
             self._begin()
+            size = 0
             try:
                 for part in write(context):
-                    self.written += len(part)
-                    if self.written > MOST_CHARACTERS:
-                        self.stop("writes a text without an end")
+                    size += len(part)
+                    self.allow(size)
                     yield part
             except RecursionError:
-                self.stop("calls itself without an end")
+                stop("calls itself without an end")
 
         template.root_render_func = written
         return template
 
-    # ------------------------------------------------------------------ limits
-
-    def stop(self, why: str) -> NoReturn:
-        """Raise TemplateLimit."""
-        raise TemplateLimit(why)
-
     def step(self) -> None:
         """Count a block. Raises TemplateLimit where steps or time are used up."""
         self.steps += 1
+        if self.steps > MOST_STEPS:
+            stop("does not come to an end")
         if self.steps % STEPS_BETWEEN_LOOKS == 0:
-            if self.steps > MOST_STEPS:
-                self.stop("does not come to an end")
-            self.look()
+            self._look_at_clock()
 
-    def look(self) -> None:
-        """Look at the clock."""
+    def _look_at_clock(self) -> None:
         if time.thread_time() - self.began > MOST_SECONDS:
-            self.stop("does not come to an end")
+            stop("does not come to an end")
 
-    def sized(self, characters: int) -> None:
-        """Refuse to make a text or list of that length."""
-        if characters > LONG:
-            self.look()
-            self.made += characters
-            if characters > MOST_CHARACTERS or self.made > MOST_MADE:
-                self.stop(f"makes a text of {characters:,} characters")
+    def allow(self, characters: int) -> None:
+        """Raise TemplateLimit for a text or list of that length."""
+        if characters > MOST_CHARACTERS:
+            stop(f"makes a text of {characters:,} characters")
 
-    def joined(self, parts: Iterable[Any]) -> str:
-        """`a ~ b`: the texts in one."""
-        texts = [part if isinstance(part, str) else str(part) for part in parts]
-        self.sized(sum(map(len, texts)))
-        return "".join(texts)
-
-    def concat(self, parts: Iterable[str]) -> str:
-        """What a macro or a block wrote, as one text."""
-        texts = list(parts)
-        self.sized(sum(map(len, texts)))
-        return "".join(texts)
-
-    def weighed(self, value: Any) -> Any:
-        """The value. Raises TemplateLimit if it is too much with all that is in it: the same list
-        twice in a list, forty times over, fills no memory until it is written.
-        """
-        if self._weight(value) > MOST_CHARACTERS:
-            self.stop("makes a list without an end")
+    def measured(self, value: Any) -> Any:
+        """The value, if it is not too large with all that is in it."""
+        if isinstance(value, str | bytes | list | tuple | dict):
+            self.allow(size_of(value))
         return value
 
-    def _weight(self, value: Any) -> int:
-        """Characters and values in it."""
-        left, characters, stack = MOST_VALUES, 0, [value]
-        while stack:
-            part = stack.pop()
-            if isinstance(part, str):
-                characters += len(part)
-            elif isinstance(part, Mapping):
-                stack.extend(part.values())
-                stack.extend(part.keys())
-            elif isinstance(part, list | tuple | set | frozenset):
-                stack.extend(part)
-            left -= 1
-            if left < len(stack):
-                self.stop("makes a list without an end")
-        return characters + 8 * (MOST_VALUES - left)
+    def made_now(self, result: Any) -> Any:
+        """What a call or a filter made, if all that was made together is not too large."""
+        if isinstance(self.measured(result), str) and len(result) > LONG:
+            self.made += len(result)
+            if self.made > MOST_MADE:
+                stop(f"makes texts of {self.made:,} characters")
+        return result
 
-    # ------------------------------------------------------------------ what can grow
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Methods of numbers and bytes, and those of texts that lay out, are not needed."""
-        if isinstance(obj, int | float | bytes) or (isinstance(obj, str) and attr in NO_METHODS):
-            self.stop(f"uses the method {attr}, which no conversation needs")
-        return super().is_safe_attribute(obj, attr, value)
-
-    def _refusing(self, what: str) -> Callable[..., Any]:
-        def refuse(*args: Any, **options: Any) -> NoReturn:
-            self.stop(f"{what}, which no conversation needs")
-
-        return refuse
-
-    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`'{}'.format`, which the sandbox replaces when a template reaches for it."""
-        made = super().wrap_str_format(value)
-        if made is None:
-            return None
-
-        def asking(*args: Any, **options: Any) -> str:
-            self._check_format(str(value.__self__), (*args, *options.values()))
-            return made(*args, **options)
-
-        return asking
+    def concat(self, parts: Iterable[Any]) -> str:
+        """The parts of a text, a macro or `a ~ b` as one text."""
+        texts, size = [], 0
+        for part in parts:
+            texts.append(part if isinstance(part, str) else str(self.measured(part)))
+            size += len(texts[-1])
+            self.allow(size)
+        return "".join(texts)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """`*`, `**`, `+` and `%`."""
-        for one, other in ((left, right), (right, left)):
-            if operator == "*" and isinstance(one, int) and isinstance(other, str | list | tuple):
-                many = not isinstance(other, str) and one > 1
-                self.sized(max(0, one) * (self._weight(other) if many else len(other)))
-        if operator == "+" and isinstance(left, str | list | tuple):
-            self.sized(len(left) + (len(right) if isinstance(right, str | list | tuple) else 0))
-        elif operator == "%" and isinstance(left, str):
-            self._check_format(left, (right,))
+        sized = (str, bytes, list, tuple)
+        if operator == "%" and isinstance(left, str):
+            self._allow_format(left, right)
         elif isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length() * abs(right) if operator == "**" else left.bit_length()
             if bits + right.bit_length() > MOST_BITS:
-                self.stop("computes with a number of thousands of digits")
+                stop("computes with a number of thousands of digits")
+        elif operator == "+" and isinstance(left, sized) and isinstance(right, sized):
+            self.allow(len(left) + len(right))
+        elif operator == "*":
+            many, one = (left, right) if isinstance(left, int) else (right, left)
+            if isinstance(many, int) and isinstance(one, sized):
+                self.allow(many * size_of(one))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **options: Any) -> Any:
         """A call of a method, a macro, or what the template is given."""
+        named = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps `'{}'.format`
+        owner, name = getattr(named, "__self__", None), getattr(named, "__name__", "")
         given = (*args, *options.values())
-        owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
-        if name == "strftime_now" and re.search(r"\d{3}", str(args)):
-            __self.stop("writes a date with hundreds of digits")
-        if isinstance(owner, str):
-            __self._check_text(owner, name, given)
-        elif __obj is __self.globals["range"]:
-            __self._check_numbers(given)
-        elif given:
-            __self.weighed(given)
-        return __self._checked(super().call(__context, __obj, *args, **options))
+        __self._allow(name, owner or args, given)
+        __self.measured(given)
+        return __self.made_now(super().call(__context, __obj, *args, **options))
 
-    def _checked(self, result: Any) -> Any:
-        """What a method, a macro or a filter gave, if it is not too long."""
-        if isinstance(result, str):
-            self.sized(len(result))
-        elif isinstance(result, list | tuple):
-            self.weighed(result)
-        return result
+    def _allow(self, name: str, value: Any, given: tuple[Any, ...]) -> None:
+        """Refuse a method or filter that would make too long a text of a value."""
+        self._look_at_clock()
+        if name in FORMATS:
+            self._allow_format(str(value), given)
+        elif name == "replace" and isinstance(value, str) and len(given) > 1:
+            self.allow(len(value) + value.count(str(given[0])) * len(str(given[1])))
+        elif name in GROWING:
+            widths = sum(abs(one) for one in given if isinstance(one, int))
+            self.allow(size_of(value) * (widths + size_of(given)))
 
-    def _check_numbers(self, given: Iterable[Any]) -> None:
-        for value in given:
-            if isinstance(value, int) and abs(value) > MOST_NUMBER:
-                self.stop(f"asks for {min(value, 10**12):,} of something")
-
-    def _check_text(self, text: str, name: str, given: tuple[Any, ...]) -> None:
-        """Refuse a method of a text, or its filter, that makes too long a text of it."""
-        if len(text) > LONG:
-            self.look()
-        if name == "replace" and len(given) > 1 and isinstance(given[0], str):
-            self.sized(len(text) + text.count(given[0]) * len(str(given[1])))
-        elif name == "join":
-            self.sized(self._weight(given) * (1 + len(text)))
-
-    def _check_format(self, text: str, given: tuple[Any, ...]) -> None:
+    def _allow_format(self, text: str, given: Any) -> None:
         """Refuse `'%1000000000d' % 1`, `'{:>1000000000}'.format(1)` and `'%*d' % (10**9, 1)`."""
         if re.search(r"%[-+# 0-9.]*\*|\{[^{}]*\{", text.replace("{{", "")):
-            self.stop("writes a text of a width that it computes")
-        if re.search(r"\d{7}", text):
-            self.stop("writes a number with millions of digits")
-        self.sized(len(text) + (text.count("%") + text.count("{")) * self._weight(given))
+            stop("writes a text of a width that it computes")
+        if re.search(r"\d{7}|%\d{3}", text):
+            stop("writes a number with millions of digits")
+        self.allow(len(text) + (text.count("%") + text.count("{")) * size_of(given))
 
     def _bounded(self, name: str, made: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that asks before a text grows."""
-        passed = getattr(made, "jinja_pass_arg", None) is not None
+        """A filter that is measured before and after."""
+        first = 1 if getattr(made, "jinja_pass_arg", None) is not None else 0
 
         @wraps(made)  # with the mark of Jinja's that says what the filter is handed first
-        def asking(*args: Any, **options: Any) -> Any:
-            given: tuple[Any, ...] = (*(args[1:] if passed else args), *options.values())
-            value, rest = given[0] if given else None, given[1:]
-            if name == "format":
-                self._check_format(str(value), rest)
-            elif name in WRITING:
-                self._check_numbers(rest)
-                widths = [len(part) if isinstance(part, str) else part for part in rest]
-                longest = max([0, *(one for one in widths if isinstance(one, int))])
-                self.sized(self._weight(value) * (1 + longest))
-            elif isinstance(value, str):
-                self._check_text(value, name, rest)
-            return self._checked(made(*args, **options))
+        def bounded(*args: Any, **options: Any) -> Any:
+            value, given = args[first], (*args[first + 1 :], *options.values())
+            self._allow(name, value, given)
+            self.measured(value)
+            return self.made_now(made(*args, **options))
 
-        asking.is_bounded = True  # type: ignore[attr-defined]
-        return asking
+        bounded.is_bounded = True  # type: ignore[attr-defined]
+        return bounded
 
 
 def bound_chat_templates() -> None:

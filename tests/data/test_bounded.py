@@ -115,7 +115,7 @@ def test_a_template_does_not_leave_the_sandbox(environment):
     source = "{{ ('{0.__class__.__mro__}'|attr('format'))('x') }}"
     with pytest.raises(SecurityError):
         environment.from_string(source).render()
-    project = Path(__file__).parents[1] / "pyproject.toml"
+    project = Path(__file__).parents[2] / "pyproject.toml"
     assert (
         "jinja2>=3.1.6"
         in tomllib.loads(project.read_text())["project"]["optional-dependencies"]["train"]
