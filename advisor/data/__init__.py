@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from advisor.data.example import Example, Message
     from advisor.data.examples import Skipped, read_examples
     from advisor.data.measure import profile, unusable
-    from advisor.data.read.files import content_digest, find_data
     from advisor.data.read.lines import Faults
     from advisor.data.read.rows import read_rows
-    from advisor.data.read.team_files import team_files
+    from advisor.data.read.source import content_digest, find_data, team_files
     from advisor.data.recognition.recognise import Recognition, recognise
     from advisor.data.recognition.unclear import ColumnsUnclear
     from advisor.data.templates.tokenizer import has_template, switch_at_hand, template_at_hand
@@ -26,15 +25,15 @@ _HOMES = {
     "has_template": "templates.tokenizer",
     "shortages": "amounts",
     "switch_at_hand": "templates.tokenizer",
-    "team_files": "read.team_files",
+    "team_files": "read.source",
     "template_at_hand": "templates.tokenizer",
     "Example": "example",
     "Message": "example",
     "Skipped": "examples",
     "read_examples": "examples",
     "Faults": "read.lines",
-    "content_digest": "read.files",
-    "find_data": "read.files",
+    "content_digest": "read.source",
+    "find_data": "read.source",
     "profile": "measure",
     "unusable": "measure",
     "read_rows": "read.rows",

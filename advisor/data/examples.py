@@ -25,9 +25,9 @@ from advisor.data.conversation import (
     tool_calls,
 )
 from advisor.data.example import Example, Message
-from advisor.data.read.files import find_data
 from advisor.data.read.lines import Faults
 from advisor.data.read.rows import read_rows
+from advisor.data.read.source import find_data
 from advisor.data.recognition.columns import checkable, text_cell, with_paths
 from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.data.recognition.roles import BAD_WORDS, GOOD_WORDS

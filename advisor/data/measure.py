@@ -19,9 +19,8 @@ from advisor.data.checks.repeats import normalise
 from advisor.data.example import Example, Message
 from advisor.data.examples import NO_ANSWER, REASONS, Skipped, read_examples
 from advisor.data.lengths import CHARS_PER_TOKEN, Lengths
-from advisor.data.read.files import IMAGES_HELP, content_digest, find_data
-from advisor.data.read.found import DataFile, Found
-from advisor.data.read.lines import Faults, open_bytes
+from advisor.data.read.lines import DataFile, Faults, open_bytes
+from advisor.data.read.source import IMAGES_HELP, Source, content_digest, find_data
 from advisor.data.recognition.naming import map_flag
 from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.data.recognition.roles import METADATA, normal
@@ -74,7 +73,7 @@ def profile(
     """
     shown = os.fspath(path)
     found = find_data(path)
-    recognition = recognise(path, mapping=mapping, wanted=wanted)
+    recognition = recognise(found, mapping=mapping, wanted=wanted)
     gzipped = any(file.gzipped for file in found.files)
     is_large = found.size_bytes > (QUICK_BYTES // 4 if gzipped else QUICK_BYTES)
     sampled = is_large and not (full or whole) and evaluation is None
@@ -144,7 +143,7 @@ def profile(
         objectives=tuple(objective for objective in objectives if objective not in blocked),
         findings=worst_first(findings),
         sample=sample,
-        digest=content_digest(path) if full or whole or found.size_bytes <= DIGEST_BYTES else "",
+        digest=content_digest(found) if full or whole or found.size_bytes <= DIGEST_BYTES else "",
         confidence=recognition.confidence,
         why=recognition.why,
         other_ways=tuple(candidate.flag for candidate in recognition.candidates),
@@ -183,8 +182,9 @@ def _objectives(recognition: Recognition, measures: Mapping[str, Any]) -> tuple[
         return (*objectives, "classification")
     enough = CHECKABLE_SHARE * max(1, measures["rows_used"])
     if recognition.kind == "paired" and measures.get("checkable_answers", 0) >= enough:
-        checked = (one.id for one in methods().objectives.values() if one.takes_verifier)
-        return (*objectives, *checked)
+        known = methods().objectives.values()
+        # PPO compares no answers with each other: it wants prompts, or a reward model's pairs.
+        return (*objectives, *(one.id for one in known if one.takes_verifier and one.answers > 1))
     return objectives
 
 
@@ -206,13 +206,13 @@ def unusable(profile: DataProfile) -> InputError | None:
     return InputError(faults=[Fault(where=profile.path, what=text) for text in texts])
 
 
-def _row_count(found: Found, read: int) -> tuple[int, bool]:
+def _row_count(found: Source, read: int) -> tuple[int, bool]:
     """Rows of a file that was read in part, and whether that is exact."""
     gzipped = any(file.gzipped for file in found.files)
     if found.container == "jsonl" and found.size_bytes <= COUNT_BYTES and not gzipped:
         return sum(map(_lines, found.files)), True
     if found.container == "parquet":
-        from advisor.data.read.arrow import parquet_rows
+        from advisor.data.read.rows import parquet_rows
 
         return sum(parquet_rows(file) for file in found.files), True
     # By the share of bytes the rows read so far took; packed files are taken as a quarter of their

@@ -86,18 +86,16 @@ def _paths(plan: Plan, chosen: Sequence[Entry]) -> dict[str, str]:
 
 def _files(plan: Plan, key: str, text: str, path: Path) -> dict[str, Path]:
     """The files that count there, by their names."""
-    from advisor.data.read.files import find_data
+    from advisor.data.read.source import find_data
 
     if key == "model" and not path.is_dir():
         snapshot = cached_snapshot(text, plan.revision)
         return model_files(snapshot) if snapshot is not None else {}
     if key.startswith("data ") and path.is_dir():
         try:
-            found = find_data(path)
+            return find_data(path).named_files
         except InputError:  # the checks of the data say what is wrong
             return {}
-        root = found.root or path
-        return {file.path.relative_to(root).as_posix(): file.path for file in found.files}
     if path.is_dir():
         return model_files(path)
     return {path.name: path} if path.is_file() else {}

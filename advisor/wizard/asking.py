@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from advisor.data.read.team_files import team_files
+from advisor.data.read.source import team_files
 from advisor.ground.errors import Stopped
 from advisor.ground.files import FOLDER_NAME, is_folder_name
 from advisor.ground.types import Answers, Hardware

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.data.read.team_files import team_files
+from advisor.data.read.source import team_files
 from advisor.data.recognition.recognise import first_row
 from advisor.data.recognition.unclear import ColumnsUnclear
 from advisor.ground.errors import AdviseError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from advisor.data import profile, read_rows
-from advisor.data.read.decoding import from_first_bytes
+from advisor.data.read.lines import encoding_of_start
 from advisor.ground.errors import InputError
 
 # A request and its answer as customers write them, and the encodings that office programs of that
@@ -258,6 +258,6 @@ def test_letters_that_make_no_sense_are_refused(tmp_path, damage):
 
 def test_zeros_of_a_binary_file_are_no_utf_16():
     """Text has its zeros in every second place; other files have not."""
-    assert from_first_bytes(b"question,answer\n\0\0\0\0") is None
-    assert from_first_bytes("question".encode("utf-16-le")) == "utf-16-le"
-    assert from_first_bytes(b"") is None
+    assert encoding_of_start(b"question,answer\n\0\0\0\0") is None
+    assert encoding_of_start("question".encode("utf-16-le")) == "utf-16-le"
+    assert encoding_of_start(b"") is None

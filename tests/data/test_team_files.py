@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.data.read.team_files import team_files
+from advisor.data.read.source import team_files
 
 ROW = '{"question": "Q", "answer": "A"}\n'
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from advisor.data.read import reading
-from advisor.data.read.reading import open_large
+from advisor.data.read import lines as reading
+from advisor.data.read.lines import open_large
 from advisor.data.read.rows import read_rows
 from advisor.ground import progress
 from advisor.ground.progress import BYTES, Board, followed, read_view, waiting

@@ -1,28 +1,29 @@
 """Rows of a data file, one after the other, whatever the file is: (row number, raw row).
 
 Row numbers are those an editor shows: the line in JSONL, the record in JSON and CSV, the document
-in text. Files larger than memory are read as they come. All faults of a file are raised together at
-its end, or collected for the caller.
+in text. Files larger than memory are read as they come.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
-from advisor.data.read.csv_rows import csv_rows
-from advisor.data.read.files import find_data
-from advisor.data.read.found import DataFile, Found
 from advisor.data.read.json_rows import json_rows, jsonl_rows
-from advisor.data.read.lines import Faults
-from advisor.data.read.text_rows import text_rows, whole_text_rows
-from advisor.ground.errors import InputError
+from advisor.data.read.lines import DataFile, Faults, read_lines
+from advisor.data.read.source import Source, find_data
+from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.install import install_line
+
+Rows = Iterator[tuple[int, Any]]
 
 
-def read_rows(
-    path: str | os.PathLike[str] | Found, *, faults: Faults | None = None
-) -> Iterator[tuple[int, Any]]:
+def read_rows(path: str | os.PathLike[str] | Source, *, faults: Faults | None = None) -> Rows:
     """(row number, raw row) of every readable row.
 
     Args:
@@ -31,12 +32,12 @@ def read_rows(
     Raises:
         InputError: The path is no data file, or parts of it cannot be read; all faults together.
     """
-    found = path if isinstance(path, Found) else find_data(path)
+    source = find_data(path)
     collected = Faults() if faults is None else faults
+    several = source.container == "text" and len(source.files) > 1
+    reader = whole_text_rows if several else READERS[source.container]
     offset = 0
-    several = found.container == "text" and len(found.files) > 1
-    reader = whole_text_rows if several else READERS[found.container]
-    for file in found.files:
+    for file in source.files:
         last = 0
         for number, row in reader(file, collected):
             last = number
@@ -50,11 +51,13 @@ def read_rows(
     if faults is None:
         collected.raise_if_any()
         if offset == 0:
-            raise InputError(
-                "there are no rows in it",
-                where=found.files[0].shown,
-                hint="add one example a line, or name another file",
-            )
+            raise no_rows(source.files[0].shown)
+
+
+def no_rows(shown: str) -> InputError:
+    """The error for a data file without rows."""
+    hint = "add one example a line, or name another file"
+    return InputError("there are no rows in it", where=shown, hint=hint)
 
 
 def with_columns(row: Any) -> Any:
@@ -68,20 +71,291 @@ def with_columns(row: Any) -> Any:
     return row
 
 
-def _arrow(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
-    from advisor.data.read.arrow import arrow_rows
+# --------------------------------------------------------------------------- CSV
 
+DELIMITER_LINES = 20  # that are looked at for what separates their values
+SEPARATORS = {";": "semicolon", "\t": "tab", "|": "bar"}  # said where they stand for the comma
+# What Python's reader says of a broken record -> what to say of it, and what to do.
+CSV_FAULTS = {
+    "unexpected end of data": (
+        "a double quote is opened here and never closed",
+        "close it, or write a quote inside a text twice",
+    ),
+    "new-line character": (
+        "the line ends are those of an old Mac (CR alone)",
+        "save the file with Unix or Windows line ends",
+    ),
+    "": ("broken quotes ({error})", "a quote inside a quoted text is written twice"),
+}
+
+
+def csv_rows(file: DataFile, faults: Faults) -> Rows:
+    """Records of a CSV or TSV file with a header line, as column -> text."""
+    import csv
+
+    # One cell may hold a whole document; the module's own limit is 128 KiB.
+    csv.field_size_limit(2**31 - 1)
+    delimiter = delimiter_of(file)
+    if delimiter in SEPARATORS and not _ends_as_tab(file):
+        faults.note(file, "separator", SEPARATORS[delimiter])
+    lines = (line for number, line in read_lines(file, faults) if number > 1 or not _is_sep(line))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
-        yield from enumerate(arrow_rows(file), 1)
-    except InputError as error:
-        faults.add(1, error.faults[0].headline, error.faults[0].hint)
+        header = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        _add_csv_fault(faults, file, 1, error)
+        return
+    ahead: list[list[str]] = []
+    if any(map(_is_sentence, header)):
+        try:
+            ahead = list(islice(reader, 1))
+        except csv.Error:  # reading on names it
+            ahead = []
+    if ahead and _is_row(header, ahead[0]):
+        faults.note(file, "header", "no names of columns in the first line")
+        ahead = [header, *ahead]
+        header = [f"column_{place + 1}" for place in range(len(header))]
+    twice = sorted(name for name, count in Counter(header).items() if count > 1 and name)
+    if twice:
+        what = f"{file.shown}:1: two columns are called {', '.join(twice)}"
+        faults.add(1, what, "the first line must name the columns, each by its own name")
+        return
+    # A nameless first column is what pandas writes for its index.
+    header = [
+        name or (f"column_{place}" if place > 1 else "index")
+        for place, name in enumerate(header, 1)
+    ]
+    number = 0
+    while header and not faults.full:
+        started = reader.line_num + 1
+        try:
+            record = ahead.pop(0) if ahead else next(reader, None)
+        except csv.Error as error:
+            _add_csv_fault(faults, file, started, error)
+            if "unexpected end of data" in str(error):
+                return
+            continue
+        if record is None:
+            return
+        if not record:
+            continue
+        number += 1
+        if len(record) == len(header):
+            yield number, dict(zip(header, record, strict=True))
+            continue
+        at = f"{file.shown}:{started}"
+        what = f"{at}: {len(record)} values, the header names {len(header)} columns"
+        faults.add(
+            started,
+            what,
+            "a text with a comma or a line break in it needs double quotes around it"
+            if len(record) > len(header)
+            else "every line needs all columns; an empty one still has its comma",
+        )
 
 
-READERS: dict[str, Callable[[DataFile, Faults], Iterator[tuple[int, Any]]]] = {
+def _add_csv_fault(faults: Faults, file: DataFile, line: int, error: Exception) -> None:
+    sign = next(sign for sign in CSV_FAULTS if sign in str(error))
+    what, hint = CSV_FAULTS[sign]
+    faults.add(line, f"{file.shown}:{line}: {what.format(error=error)}", hint)
+
+
+def _is_sentence(cell: str) -> bool:
+    """Whether a cell of the first line may be a text and no name."""
+    return len(cell.split()) >= 5 or (len(cell) > 12 and cell.endswith(("。", "？", "?")))
+
+
+def _is_row(header: list[str], below: list[str]) -> bool:
+    """Whether the first line is a row like the one below it: texts over texts, dates over dates.
+
+    The questions of a survey are long names too; they have short answers below them, or a number
+    below the name beside them.
+    """
+    pairs = list(zip(header, below, strict=False))
+    return any(
+        _is_sentence(name) and _is_sentence(cell) and len(name) <= 4 * len(cell)
+        for name, cell in pairs
+    ) and all(_is_code(name) == _is_code(cell) for name, cell in pairs if name and cell)
+
+
+def _is_code(cell: str) -> bool:
+    """Whether a cell is a number, a date, an address of mail or the like."""
+    return " " not in cell.strip() and re.search(r"[\d@]", cell) is not None
+
+
+def delimiter_of(file: DataFile) -> str:
+    """Comma, semicolon, tab or bar: tab if the ending says so, else what a first line `sep=;`
+    names, else what every line has equally often or the header line most of, outside quotes.
+    """
+    if _ends_as_tab(file):
+        return "\t"
+    lines = [line for _, line in islice(read_lines(file, Faults()), DELIMITER_LINES)]
+    if lines and _is_sep(lines[0]):
+        return lines[0].strip()[4]
+    bare = [re.sub(r'"(?:[^"]|"")*"', "", line) for line in lines if line.strip()]
+    counts = {mark: [line.count(mark) for line in bare] for mark in ",;\t|"}
+    in_header = {mark: found[0] for mark, found in counts.items() if found and found[0]}
+    # What every line has equally often; texts with commas have them as they like.
+    even = {mark for mark in in_header if len(bare) > 1 and len(set(counts[mark])) == 1}
+    return max(even or in_header or ",", key=lambda mark: in_header.get(mark, 0))
+
+
+def _ends_as_tab(file: DataFile) -> bool:
+    return file.path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
+
+
+def _is_sep(line: str) -> bool:
+    """Whether a line is what Excel writes before the header, `sep=;`."""
+    return re.fullmatch(r"sep=[,;|\t]", line.rstrip("\r\n"), re.IGNORECASE) is not None
+
+
+# --------------------------------------------------------------------------- text
+
+DOCUMENT_MARKS = ("<|endoftext|>", "<|end_of_text|>", "\f")
+LONG_LINE_CHARS = 1000  # lines this long that follow each other without blank lines are documents
+PIECE_CHARS = 16_000  # a text without document marks is handed on in pieces, cut at paragraph ends
+# blank-line blocks of one line at least this long are documents, shorter ones are paragraphs
+LONG_BLOCK_CHARS = 200
+STYLE_LINES = 2000  # that are looked at for what parts the documents
+
+
+def text_rows(file: DataFile, faults: Faults) -> Rows:
+    """The documents of a text file as {"text": ...}."""
+    return _text_rows(file, faults, document_style(file))
+
+
+def whole_text_rows(file: DataFile, faults: Faults) -> Rows:
+    """The same of one text file among several: it is one document, unless marks part it.
+
+    Word and most browsers write a paragraph on one line, so blank lines and long lines in a file
+    among others part paragraphs.
+    """
+    style = document_style(file)
+    return _text_rows(file, faults, style if style == "marks" else "whole")
+
+
+def _text_rows(file: DataFile, faults: Faults, style: str) -> Rows:
+    number = 0
+    for text in _documents(file, faults, style):
+        if text.strip():
+            number += 1
+            yield number, {"text": text.strip("\r\n")}
+
+
+def document_style(file: DataFile) -> str:
+    """What parts the documents of a text file: "marks", "blank lines", "lines", or "whole" (the
+    file is one document).
+
+    If every line is as long as an article, lines are documents. Blank lines part documents only
+    if every block is one long line, as corpora are written; in prose and Markdown they part
+    paragraphs.
+    """
+    blocks: list[list[int]] = [[]]  # line lengths of each block
+    for _, line in islice(read_lines(file, Faults()), STYLE_LINES):
+        bare = line.strip(" \t\r\n")
+        if bare in DOCUMENT_MARKS:
+            return "marks"
+        if bare:
+            blocks[-1].append(len(bare))
+        elif blocks[-1]:
+            blocks.append([])
+    blocks = [block for block in blocks if block]
+    lines = sorted(length for block in blocks for length in block)
+    if len(lines) >= max(3, 2 * len(blocks) + 1) and lines[len(lines) // 2] >= LONG_LINE_CHARS:
+        return "lines"
+    single = sorted(block[0] for block in blocks if len(block) == 1)
+    are_blocks = len(blocks) >= 3 and len(single) >= 0.95 * len(blocks)
+    if file.path.suffix.lower() in (".md", ".markdown") or not are_blocks:
+        return "whole"
+    return "blank lines" if single[len(single) // 2] >= LONG_BLOCK_CHARS else "whole"
+
+
+def _documents(file: DataFile, faults: Faults, style: str) -> Iterator[str]:
+    lines: list[str] = []
+    size_chars = 0
+    for _, line in read_lines(file, faults):
+        bare = line.strip(" \t\r\n")
+        if style == "lines":
+            yield line
+            continue
+        ends = bare in DOCUMENT_MARKS if style == "marks" else style == "blank lines" and not bare
+        if not ends:
+            lines.append(line)
+            size_chars += len(line)
+        is_piece = style == "whole" and size_chars >= PIECE_CHARS * (2 if bare else 1)
+        if ends or is_piece:
+            yield "".join(lines)
+            lines, size_chars = [], 0
+    yield "".join(lines)
+
+
+# --------------------------------------------------------------------------- Parquet and Arrow
+
+BATCH_ROWS = 1024
+
+
+def arrow_rows(file: DataFile, faults: Faults) -> Rows:
+    """Rows of a Parquet or Arrow file, a batch in memory at a time. Needs pyarrow, which the core
+    does without.
+    """
+    need_pyarrow(file.shown)
+    import pyarrow
+
+    number = 0
+    try:
+        for batch in _batches(file):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    # Text that is not UTF-8 and times before year 1 are found when values are made of them.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        first = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        what = f"{file.shown}: not a readable {file.container} file ({first})"
+        faults.add(1, what, "download or export it again")
+
+
+def _batches(file: DataFile) -> Iterator[Any]:
+    if file.container == "parquet":
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(file.path) as parquet:
+            yield from parquet.iter_batches(batch_size=BATCH_ROWS)
+        return
+    import pyarrow
+
+    with file.path.open("rb") as raw:
+        is_file = raw.read(6) == b"ARROW1"
+    with pyarrow.memory_map(str(file.path)) as source:
+        if is_file:
+            reader = pyarrow.ipc.open_file(source)
+            yield from map(reader.get_batch, range(reader.num_record_batches))
+        else:
+            yield from pyarrow.ipc.open_stream(source)
+
+
+def need_pyarrow(shown: str) -> None:
+    """Raises MachineNotReady, with the line to install, if pyarrow is not installed."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise MachineNotReady(
+            "Parquet and Arrow files need pyarrow, which is not installed",
+            where=shown,
+            hint=f"{install_line()}, or export the data as JSONL",
+        )
+
+
+def parquet_rows(file: DataFile) -> int:
+    """How many rows a Parquet file says it holds."""
+    need_pyarrow(file.shown)
+    import pyarrow.parquet
+
+    return int(pyarrow.parquet.ParquetFile(file.path).metadata.num_rows)
+
+
+READERS: dict[str, Callable[[DataFile, Faults], Rows]] = {
     "json": json_rows,
     "jsonl": jsonl_rows,
     "csv": csv_rows,
     "text": text_rows,
-    "parquet": _arrow,
-    "arrow": _arrow,
+    "parquet": arrow_rows,
+    "arrow": arrow_rows,
 }

@@ -15,11 +15,9 @@ from typing import Any
 
 from advisor.data.conversation import ROLES as SPEAKERS
 from advisor.data.conversation import turn_keys
-from advisor.data.read.files import find_data
-from advisor.data.read.found import Found
 from advisor.data.read.lines import Faults, open_bytes
-from advisor.data.read.rows import read_rows
-from advisor.data.read.text_rows import document_style
+from advisor.data.read.rows import document_style, read_rows
+from advisor.data.read.source import Source, find_data
 from advisor.data.recognition.columns import Column, summarise, with_leaves
 from advisor.data.recognition.naming import Candidate, by_mapping, ways_to_read
 from advisor.data.recognition.roles import read_mapping
@@ -71,7 +69,7 @@ class Recognition:
 
 
 def recognise(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Source,
     *,
     mapping: Mapping[str, str] | None = None,
     wanted: str | None = None,
@@ -87,7 +85,7 @@ def recognise(
         it.
     """
     found = find_data(path)
-    shown = os.fspath(path)
+    shown = found.shown
     if found.container == "text" and not mapping:
         return _text_files(found)
     faults = Faults()
@@ -146,7 +144,7 @@ def recognise(
     )
 
 
-def _text_files(found: Found) -> Recognition:
+def _text_files(found: Source) -> Recognition:
     notes = list(found.notes)
     if len(found.files) > 1:
         why = f"{len(found.files)} text files; each is one document"
@@ -171,7 +169,7 @@ def _text_files(found: Found) -> Recognition:
     )
 
 
-def sample_rows(found: Found, faults: Faults) -> list[Any]:
+def sample_rows(found: Source, faults: Faults) -> list[Any]:
     """Rows to judge a file by: the first few hundred, and some from further down a large JSONL
     file.
     """
@@ -194,7 +192,7 @@ def sample_rows(found: Found, faults: Faults) -> list[Any]:
     return rows
 
 
-def _rows_further_down(found: Found) -> Iterable[Any]:
+def _rows_further_down(found: Source) -> Iterable[Any]:
     import json
 
     file = found.files[-1]

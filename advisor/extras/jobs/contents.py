@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from advisor.data.read.files import find_data
+from advisor.data.read.source import find_data
 from advisor.extras.jobs.fetch import data_of, hub_kind
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras

@@ -181,8 +181,8 @@ def look_for_columns(file: ToolFile, ref: DataRef, found: Recognition | None) ->
 
 def _columns(path: str) -> tuple[str, ...]:
     """The columns of a file whose roles are not clear; empty if it cannot be read."""
-    from advisor.data.read.files import find_data
     from advisor.data.read.lines import Faults
+    from advisor.data.read.source import find_data
     from advisor.data.recognition.recognise import sample_rows
 
     try:
