@@ -4,13 +4,12 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
+from advisor.estimate.answers import run_specs
 from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.spec.answers import run_specs
+from advisor.estimate.run import Device, Run, stage_of
 from advisor.estimate.time import machine_of, time_estimate
-from advisor.estimate.types import RunSpec
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.models import model_shape
 from benchmarks.measuring import Row, in_turn
@@ -20,15 +19,15 @@ TITLE = (
     " in turn"
 )
 SETTINGS = [
-    RunSpec(
-        update=update,
-        quantization=bits,
-        rank=rank,
-        micro_batch_size=micro,
-        seq_len=length,
-        gradient_checkpointing=recompute,
-        counter="nvidia-smi",
-    )
+    {
+        "objective": "sft",
+        "update": update,
+        "quantization": bits,
+        "rank": rank,
+        "micro_batch_size": micro,
+        "seq_len": length,
+        "gradient_checkpointing": recompute,
+    }
     for update, bits in (
         ("lora", None),
         ("lora", "nf4"),
@@ -49,12 +48,14 @@ def measure() -> list[Row]:
     machine = machine_of(card)
     assert shape is not None
     assert machine is not None
+    device = Device(gpu=card, counter="nvidia-smi")
     rates, listed = [], []
     for _ in range(5):
         start = time.perf_counter()
-        for spec in SETTINGS:
-            memory_estimate(spec, shape, device=card)
-            time_estimate(replace(spec, counter="allocated"), shape, machine)
+        for settings in SETTINGS:
+            run = Run(stage=stage_of(settings), model=shape, device=device)
+            memory_estimate(run)
+            time_estimate(run, machine)
         rates.append(len(SETTINGS) / (time.perf_counter() - start))
     text = json.dumps(
         [

@@ -10,7 +10,7 @@ from advisor.advice.scenarios import read_scenarios, shipped_scenarios
 from advisor.data.amounts import data_requirements
 from advisor.data.recognition.roles import formats
 from advisor.estimate.model.layouts import layouts
-from advisor.estimate.spec.read import request_of
+from advisor.estimate.spec import request_of
 from advisor.extras.jobs.skypilot import skypilot_accelerators
 from advisor.extras.other_tools.findings import general_rules
 from advisor.extras.other_tools.tool import TOOL_FILE

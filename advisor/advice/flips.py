@@ -240,10 +240,17 @@ def one_card(card: GpuSpec) -> Hardware:
 def fits_on(situation: Situation, hardware: Hardware, stage: StageSettings) -> bool:
     """Whether a stage, with its settings as they are, fits other hardware."""
     from advisor.estimate import estimate
-    from advisor.estimate.stages import stage_spec
+    from advisor.estimate.run import Device, Run, stage_of
 
+    if situation.model is None:
+        return False
     plain = {key: chosen.value for key, chosen in stage.settings.items()}
     if situation.hardware.kind == "cpu":  # float32 on the processor becomes bfloat16 on a card
         plain["weights_dtype"] = "bfloat16"
-    spec = stage_spec(stage.objective, stage.update, stage.quantization, plain)
-    return estimate(spec, situation.model, hardware, past=situation.past).fits == "fits"
+    axes = {
+        "objective": stage.objective,
+        "update": stage.update,
+        "quantization": stage.quantization,
+    }
+    run = Run(stage=stage_of({**plain, **axes}), model=situation.model, device=Device.of(hardware))
+    return estimate(run, hardware, past=situation.past).fits == "fits"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from advisor.commands.output import console, print_json, put
 from advisor.commands.session import print_warning
 from advisor.data import profile
 from advisor.estimate import hardware_machine
+from advisor.estimate.answers import answer_spec, document_of, run_specs
 from advisor.estimate.past.runs import PastRuns, machine_name
-from advisor.estimate.spec.answers import answer_spec, document_of, run_specs
-from advisor.estimate.spec.read import request_of
-from advisor.estimate.types import RunSpec
+from advisor.estimate.spec import USUAL, request_of
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.extras import extras
 from advisor.ground.files import MOST_BYTES, read_at_most
@@ -31,7 +29,7 @@ from advisor.probe.catalogue import find_gpu
 from advisor.probe.names import count_and_name
 from advisor.render.estimate import estimates_text
 from advisor.situation.models import model_shape
-from advisor.situation.of_plan import amounts, looked_at, plan_hardware, run_spec
+from advisor.situation.of_plan import looked_at, plan_hardware, plan_run
 from advisor.situation.past_runs import read_past_runs
 
 # The keys of a run spec that have a flag -> its type; the others are given with --specs.
@@ -163,9 +161,9 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
     document["warnings"] += notes
     if document.get("peak_gib") is None:
         raise InputError(document["reason"], where="estimate")
-    document["warnings"] = [*_assumed(spec, request.spec), *document["warnings"]]
+    document["warnings"] = [*_assumed(spec), *document["warnings"]]
     if limit is not None:
-        document["counter"] = request.spec.counter
+        document["counter"] = WHOLE_PROCESS
     elif card is not None:
         document["fits"] = "unknown"
     return document
@@ -176,15 +174,14 @@ def own_cpu(past: PastRuns) -> str | None:
     return machine_name(cpu_hardware()) if past else None
 
 
-def _assumed(stated: Mapping[str, Any], spec: RunSpec) -> list[str]:
+def _assumed(stated: Mapping[str, Any]) -> list[str]:
     """What decides the memory and was not stated, as a warning."""
-    values = [
-        ("update", spec.update),
-        ("micro_batch_size", spec.micro_batch_size),
-        ("seq_len", spec.seq_len),
-        ("gradient_checkpointing", str(bool(spec.gradient_checkpointing)).lower()),
+    decides = ("update", "micro_batch_size", "seq_len", "gradient_checkpointing")
+    missing = [
+        f"--{key.replace('_', '-')} {str(USUAL[key]).lower()}"
+        for key in decides
+        if key not in stated
     ]
-    missing = [f"--{key.replace('_', '-')} {value}" for key, value in values if key not in stated]
     return [f"not stated, so assumed: {', '.join(missing)}"] if missing else []
 
 
@@ -204,9 +201,7 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
             where=str(path),
             hint="`model:` in the plan is a directory, relative to the plan's own, or a hub id",
         )
-    device = hardware.gpus[0].spec if hardware.gpus else None
     past, unread = read_past_runs()
-    on_cpu = hardware.kind == "cpu"
     documents = []
     untimed = (extras()[name].UNTIMED for name in plan.extras)
     unread = (*unread, *(f"{what} are not in these times" for what in untimed if what))
@@ -215,22 +210,18 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
         measured, missing = _profile(
             str(data) if data.exists() else entry.data.path, entry.data.mapping
         )
-        spec = run_spec(plan, entry.stage, profile=measured, shape=shape, cpu=on_cpu)
-        spec = replace(spec, counter=WHOLE_PROCESS)
-        tokens, rows = amounts(plan, entry.stage, measured, None)
+        run = plan_run(plan, entry.stage, shape, hardware, measured).on(counter=WHOLE_PROCESS)
+        is_measured = measured is not None and measured.tokens is not None
         document = document_of(
-            spec, shape, cpu=on_cpu, device=device, machine=hardware_machine(hardware),
-            tokens_total=tokens, rows_total=rows, warnings=[*notes, *found, *missing, *unread],
-            past=past, ran_on=machine_name(hardware),
-            looked=(
-                looked_at(entry.stage, spec, measured)
-                if measured is not None and measured.tokens is not None
-                else None
-            ),
-            limit_bytes=hardware.device_memory_bytes,
-        )  # fmt: skip
+            run,
+            hardware_machine(hardware),
+            warnings=[*notes, *found, *missing, *unread],
+            looked=looked_at(entry.stage, measured) if measured and is_measured else None,
+            past=past,
+            ran_on=machine_name(hardware),
+        )
         if document["peak_gib"] is not None and hardware.kind != "cpu":
-            document["counter"] = spec.counter
+            document["counter"] = WHOLE_PROCESS
         if document.get("fits") == "may_fit":
             document["find_out"] = f"advise run {shlex.quote(str(path))} --dry-run"
         documents.append({"name": entry.name, **document})

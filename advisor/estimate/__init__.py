@@ -14,11 +14,11 @@ from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.verdict import HEAD_ROOM, fits_in, memory_fits
 from advisor.estimate.past.corrections import learned, time_with_lesson, with_lesson
 from advisor.estimate.past.runs import NO_RUNS, PastRuns, machine_name
+from advisor.estimate.run import Run
 from advisor.estimate.time import Machine, machine_of, time_estimate
-from advisor.estimate.types import Estimate, RunSpec, TimeEstimate
+from advisor.estimate.types import Estimate, TimeEstimate
 from advisor.estimate.whole_time import Looked, time_by_parts
-from advisor.ground.types import Hardware, ModelShape
-from advisor.methods import objective, update
+from advisor.ground.types import Hardware
 
 WORTH_A_SERVER = 0.1  # of a step that a server for its answers would save
 
@@ -35,98 +35,64 @@ __all__ = [
 ]
 
 
+NO_MODEL = Estimate(fits="unknown", unknown=("model: its size is not known",))
+
+
 def estimate(
-    spec: RunSpec,
-    shape: ModelShape | None,
-    hardware: Hardware,
-    *,
-    tokens_total: int | None = None,
-    rows_total: int | None = None,
-    looked: Looked | None = None,
-    padded_length: float | None = None,
-    past: PastRuns = NO_RUNS,
+    run: Run, hardware: Hardware, *, looked: Looked | None = None, past: PastRuns = NO_RUNS
 ) -> Estimate:
     """Memory against the device, duration and cost of one stage; each part that cannot be known is
     None and says why.
 
-    `tokens_total` and `rows_total` count all epochs; with `looked`, what the stage is measured on,
-    the whole time has its parts, beside the duration of the training; `padded_length` is that of a
-    sequence of a micro-batch. Memory is that of the whole process, whatever counter the spec names;
-    what must fit is its need: the CUDA context included, cached blocks that the allocator gives
-    back left out. Runs of this machine in `past` correct memory and time.
+    With `looked`, what the stage is measured on, the whole time has its parts, beside the duration
+    of the training. Memory is that of the whole process, whatever counter the run names; what must
+    fit is its need: the CUDA context included, cached blocks that the allocator gives back left
+    out. Runs of this machine in `past` correct memory and time.
     """
-    unknown: list[str] = []
-    if shape is None:
-        return Estimate(fits="unknown", unknown=("model: its size is not known",))
-    on_cpu = hardware.kind == "cpu"
-    gpu = hardware.gpus[0].spec if hardware.gpus else None
-    memory = memory_estimate(
-        spec if spec.counter == "nvidia-smi" else replace(spec, counter="nvidia-smi"),
-        shape,
-        cpu=on_cpu,
-        device=gpu,
-        device_bytes=None if on_cpu else hardware.device_memory_bytes,
-    )
-    if memory is None:
+    on_cpu, gpu = run.device.is_cpu, run.device.gpu
+    run = run.on(counter="nvidia-smi")
+    by_formula = memory_estimate(run)
+    if by_formula is None:
         return Estimate(fits="unknown", unknown=("model: its dimensions are not known",))
-    lesson = past.lesson(spec, shape, machine_name(hardware)) if past else None
-    by_formula = memory.peak.total_bytes
-    memory, correction = with_lesson(memory, lesson, counter="nvidia-smi", cpu=on_cpu)
-    limit = hardware.device_memory_bytes
+    lesson = past.lesson(run, machine_name(hardware)) if past else None
+    memory, correction = with_lesson(by_formula, lesson, run)
+    machine, limit = hardware_machine(hardware), run.device.memory_bytes
+    taught = learned(lesson, correction, by_formula, memory, timed=machine is not None)
+    unknown: list[str] = []
     if limit is None:
-        unknown.append(
-            "hardware: its memory is not known" if hardware.kind != "unknown" else "hardware"
-        )
-    steps, step_s, duration_s, times, usd, note = None, None, None, None, None, ""
-    machine = hardware_machine(hardware)
-    taught = learned(
-        lesson, correction, by_formula, memory.peak.total_bytes, timed=machine is not None
-    )
+        is_named = hardware.kind != "unknown"
+        unknown.append("hardware: its memory is not known" if is_named else "hardware")
+    time, times = None, None
     if machine is None:
         unknown.append("duration: the device's speed is not known")
     else:
-        time = time_estimate(
-            spec,
-            shape,
-            machine,
-            tokens_total=tokens_total,
-            rows_total=rows_total,
-            padded_length=padded_length,
-        )
-        if time is not None:
-            if taught is not None:
-                taught = replace(
-                    taught, formula_step_s=time.step_s, formula_duration_s=time.duration_s
-                )
-            time = time_with_lesson(time, lesson)
-            steps, step_s, duration_s = time.steps, time.step_s, time.duration_s
-        if time is not None and not on_cpu:
-            about_answers = rollouts_note(spec, time)
-            said = [*([about_answers] if about_answers else []), *time.warnings]
-            memory = replace(memory, warnings=(*memory.warnings, *said))
-        if duration_s is not None and looked is not None:
-            assert time is not None
-            times = time_by_parts(
-                spec, shape, machine, looked, train_s=duration_s, steps=steps,
-                low=time.low_s / time.step_s, high=time.high_s / time.step_s,
-            )  # fmt: skip
-        if tokens_total is None:
+        time = time_estimate(run, machine)
+        assert time is not None  # the model's dimensions are known
+        if taught is not None:
+            taught = replace(taught, formula_step_s=time.step_s, formula_duration_s=time.duration_s)
+        time = time_with_lesson(time, lesson)
+        if not on_cpu:
+            notes = (*filter(None, [rollouts_note(run, time)]), *time.warnings)
+            memory = replace(memory, warnings=(*memory.warnings, *notes))
+        if time.duration_s is not None and looked is not None:
+            times = time_by_parts(run, machine, looked, time)
+        if run.rows.tokens_total is None:
             unknown.append("duration: the number of tokens is not known")
+    duration_s = None if time is None else time.duration_s
+    usd, note = None, ""
     if on_cpu:
-        usd, note = (
-            (0.0 if duration_s is not None else None),
-            "this machine's own CPU; electricity is not counted",
-        )
+        usd = None if duration_s is None else 0.0
+        note = "this machine's own CPU; electricity is not counted"
     elif gpu is not None:
-        usd, note = cost_estimate(duration_s, spec.gpus, gpu)
+        usd, note = cost_estimate(duration_s, run.gpus, gpu)
     return Estimate(
         fits=memory_fits(memory, limit),
         memory=memory,
         limit_bytes=limit,
-        host_bytes=host_bytes(spec, shape, machines=hardware.machines),
-        host=() if on_cpu else host_moments(spec, shape, machines=hardware.machines),
-        steps=steps,
-        step_s=step_s,
+        host_bytes=host_bytes(run),
+        host=() if on_cpu else host_moments(run),
+        steps=None if time is None else time.steps,
+        step_s=None if time is None else time.step_s,
         duration_s=duration_s,
         times=times,
         cost_usd=usd,
@@ -136,12 +102,11 @@ def estimate(
     )
 
 
-def rollouts_note(spec: RunSpec, time: TimeEstimate) -> str:
+def rollouts_note(run: Run, time: TimeEstimate) -> str:
     """What a vLLM server would save of a step, if that is worth a server; else empty."""
-    if spec.options.get("rollouts") == "vllm" or spec.framework is not None:
+    if run.options.get("rollouts") == "vllm" or not run.is_ours:
         return ""
-    has_rollouts = "rollouts" in objective(spec.objective).keys
-    takes_vllm = has_rollouts and update(spec.update).is_sent_to_vllm
+    takes_vllm = "rollouts" in run.objective.keys and run.update.is_sent_to_vllm
     saved_s = time.generate_s - time.served_s
     if not takes_vllm or saved_s < WORTH_A_SERVER * time.step_s:
         return ""

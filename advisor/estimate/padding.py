@@ -77,7 +77,7 @@ def row_tokens(
 def row_lengths(
     tokens: TokenStats, *, seq_len: int, share: float = 1.0
 ) -> tuple[tuple[int, int], ...]:
-    """(longest of the bin in tokens, rows in it), as a RunSpec takes them; empty where no histogram
+    """(longest of the bin in tokens, rows in it), as a Run takes them; empty where no histogram
     is known. Longer rows count as `seq_len`.
 
     The longest row of a sample, or one whose tokens were counted from characters, may be longer

@@ -1,22 +1,15 @@
 """How much of the data a stage really reads: rows over seq_len are left out or cut, of a pair some
-stages read one side, and a stage
-that learns from answers of its own reads the request alone."""
+stages read one side, and a stage that learns from answers of its own reads the request alone.
+"""
 
 from __future__ import annotations
 
 from advisor.ground.types import TokenStats
-from advisor.methods import objective as objective_named
+from advisor.methods import objective
+from advisor.methods.stage import Stage
 
 
-def tokens_read(
-    tokens: TokenStats,
-    *,
-    objective: str,
-    seq_len: int,
-    truncation: str,
-    packing: bool,
-    response_tokens: int | None = None,
-) -> tuple[float, float]:
+def tokens_read(tokens: TokenStats, stage: Stage) -> tuple[float, float]:
     """(tokens of a row that is read, share of the rows that are read).
 
     An answer that a stage writes itself counts as `response_tokens`, its longest.
@@ -24,10 +17,10 @@ def tokens_read(
     Lengths come from the histogram, taken as even within each bin; a pair counts both sequences
     where its stage runs both. Packed rows and documents are parted, not cut.
     """
-    what = objective_named(objective)
-    sequences = what.sequences_per_row
-    if what.generates and response_tokens and tokens.request_mean is not None:
-        return min(tokens.request_mean + response_tokens, float(seq_len)), 1.0
+    what, seq_len = objective(stage.objective), stage.seq_len
+    sequences, answer = what.sequences_per_row, stage.options.get("response_tokens")
+    if what.generates and answer and tokens.request_mean is not None:
+        return min(tokens.request_mean + answer, float(seq_len)), 1.0
     if not tokens.histogram:
         return min(tokens.mean, float(sequences * seq_len)), 1.0
     rows = kept_rows = kept_tokens = all_tokens = 0.0
@@ -40,12 +33,12 @@ def tokens_read(
         all_tokens += count * (low + high) / 2
         inside = (
             1.0
-            if packing or what.splits_documents or seq_len >= high
+            if stage.packing or what.splits_documents or seq_len >= high
             else max(0.0, (seq_len - low) / max(1, high - low))
         )
         kept_rows += count * inside
         kept_tokens += count * inside * (low + (high if inside == 1.0 else max(low, seq_len))) / 2
-        if truncation == "truncate":
+        if stage.truncation == "truncate":
             kept_rows += count * (1 - inside)
             kept_tokens += count * (1 - inside) * seq_len
     if not kept_rows:  # no row is short enough: the stage will say so

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from operator import add
-from typing import Any, Literal
+from typing import Literal
 
 from advisor.ground.types import Source
 
@@ -23,62 +22,6 @@ NEAR = 1.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunSpec:
-    """The settings one estimate is about.
-
-    A field left None takes what the bundled trainers would use.
-    """
-
-    objective: str = "sft"
-    update: str = "lora"
-    quantization: str | None = None
-    double_quantization: bool = True
-    kbit_prepared: bool | None = None
-    weights_dtype: str = "bfloat16"
-    compute_dtype: str | None = None  # of matrix products: fp8 | mxfp8 | nvfp4; None: as precision
-    precision: str | None = None  # pure | mixed
-    fp32_master_weights: bool = False
-    optimizer: str | None = None
-    optimizer_in_backward: bool = False
-    optim_args: str | None = None  # "rank=64,scale=0.5", as transformers reads them
-    optim_target_modules: str | tuple[str, ...] = "all-linear"
-    rank: int | None = None
-    target_modules: str | tuple[str, ...] = "all-linear"
-    micro_batch_size: int = 1
-    seq_len: int = 1024
-    grad_accum: int = 1
-    packing: bool = False
-    gradient_checkpointing: bool | str = True
-    attention: str = "sdpa"
-    kernels: str = "none"  # fused layers: liger | hub; auto counts as none
-    loss: str | None = None  # full | fused | chunked
-    gpus: int = 1
-    sharding: str | None = None  # None ddp zero2 zero3 fsdp
-    offload_weights: bool = (
-        False  # fsdp and zero3: weights, gradients and optimizer live in host memory
-    )
-    compile: bool = False
-    evaluation: bool | None = None  # during training; None: as the trainer does by default
-    # (longest of the bin in tokens, rows in it), ascending; empty: every row is seq_len long
-    lengths: tuple[tuple[int, int], ...] = ()
-    unpadded: bool = False  # rows of a micro-batch are laid end to end, by `lengths`
-    framework: str | None = None
-    library_versions: Mapping[str, str] = field(default_factory=dict)  # {"transformers": "4.51"}
-    date: str | None = None  # of the run, where versions are not known: 2025, 2025-08, 2025-08-14
-    counter: str = "allocated"
-    options: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # keys of the update or objective: bottleneck, prefix_tokens
-
-    @property
-    def longest_tokens(self) -> int:
-        """Tokens of the longest row that a micro-batch may hold: no batch is wider."""
-        if self.packing or not self.lengths:
-            return self.seq_len
-        return max(1, min(self.seq_len, self.lengths[-1][0]))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Term:
     """One line of a memory estimate."""
 
@@ -86,6 +29,16 @@ class Term:
     size_bytes: int
     because: str
     source: Source
+
+
+def term_of(name: str, size_bytes: float, because: str, source: Source) -> Term:
+    """A line of an estimate; never below zero."""
+    return Term(name=name, size_bytes=max(0, round(size_bytes)), because=because, source=source)
+
+
+def per_device(share: int) -> str:
+    """The words for a size divided over devices."""
+    return f" / {share} devices" if share > 1 else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

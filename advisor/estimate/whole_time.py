@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
+from advisor.estimate.run import Run
 from advisor.estimate.time import Machine, looking_s, weights_bytes
-from advisor.estimate.types import RunSpec, WholeTime
-from advisor.ground.types import ModelShape
-from advisor.methods import objective, update
+from advisor.estimate.types import TimeEstimate, WholeTime
 
 # Libraries, rows and a model of 0.27 GB took 9.5, 19 and 20 s on two busy cores; an idle machine is
 # taken to be a little faster than the first.
@@ -65,51 +64,39 @@ class Looked:
     all_rows: float = 0.0  # that are turned into tokens; 0: not known, and left out
 
 
-def time_by_parts(
-    spec: RunSpec,
-    shape: ModelShape,
-    machine: Machine,
-    looked: Looked,
-    *,
-    train_s: float,
-    steps: int | None = None,
-    low: float = 1.0,
-    high: float = 1.0,
-) -> WholeTime:
-    """Seconds of each part, in the order they come.
-
-    `low` and `high` are the ends of the training's band as shares of it; with `steps`, its
-    optimizer steps, checkpoints count.
-    """
-    read, saved = weights_bytes(spec, shape)
+def time_by_parts(run: Run, machine: Machine, looked: Looked, time: TimeEstimate) -> WholeTime:
+    """Seconds of each part, in the order they come, of a run whose steps take this time."""
+    train_s = time.duration_s
+    assert train_s is not None
+    read, saved = weights_bytes(run)
     reading_s = read / DISK_BYTES_PER_S + (
         read / machine.host_bytes_per_s if machine.overlaps else 0.0
     )
-    pass_s, _ = looking_s(spec, shape, machine, tokens=looked.row_tokens, at_once=1)
+    pass_s, _ = looking_s(run, machine, tokens=looked.row_tokens, at_once=1)
     before_s = after_s = 0.0
     if looked.judge:
-        before_s = _measuring_s(spec, shape, machine, looked, tuned=False)
-        after_s = _measuring_s(spec, shape, machine, looked, tuned=True)
+        before_s = _measuring_s(run, machine, looked, tuned=False)
+        after_s = _measuring_s(run, machine, looked, tuned=True)
     # The check of a module loads its base once more; that of a whole model loads what was saved.
-    again_s = reading_s if update(spec.update).is_module else 0.0
+    again_s = reading_s if run.is_module else 0.0
     return WholeTime(
         load_s=START_S + reading_s,
         before_s=before_s + pass_s,
         prepare_s=looked.all_rows * looked.row_tokens / TOKENISED_PER_S,
         train_s=train_s,
-        train_low_s=low * train_s,
-        train_high_s=high * train_s,
-        evaluate_s=_evaluating_s(spec, looked, pass_s, train_s),
-        save_s=_checkpoints_s(saved, train_s, steps),
-        download_s=read / DOWNLOAD_BYTES_PER_S if shape.origin in HELD_BY else 0.0,
+        train_low_s=time.low_s / time.step_s * train_s,
+        train_high_s=time.high_s / time.step_s * train_s,
+        evaluate_s=_evaluating_s(run, looked, pass_s, train_s),
+        save_s=_checkpoints_s(saved, train_s, time.steps),
+        download_s=read / DOWNLOAD_BYTES_PER_S if run.model.origin in HELD_BY else 0.0,
         after_s=after_s + again_s + SAVED_PASSES * saved / DISK_BYTES_PER_S + PROBES * pass_s,
     )
 
 
-def _evaluating_s(spec: RunSpec, looked: Looked, pass_s: float, train_s: float) -> float:
+def _evaluating_s(run: Run, looked: Looked, pass_s: float, train_s: float) -> float:
     """The held-out loss, about ten times a run; not where answers are scored."""
-    what = objective(spec.objective)
-    if what.generates or spec.evaluation is False:
+    what = run.objective
+    if what.generates or run.stated.get("evaluation") is False:
         return 0.0
     rows = min(looked.rows, MOST_ROWS) * what.sequences_per_row
     return min(TIMES_MEASURED * rows * pass_s, LARGEST_SHARE * train_s)
@@ -129,21 +116,19 @@ def together(times: Sequence[WholeTime | None]) -> WholeTime | None:
     return reduce(add, known) if known and len(known) == len(times) else None
 
 
-def _measuring_s(
-    spec: RunSpec, shape: ModelShape, machine: Machine, looked: Looked, *, tuned: bool
-) -> float:
+def _measuring_s(run: Run, machine: Machine, looked: Looked, *, tuned: bool) -> float:
     """One measurement: a forward pass for each held-out row and general prompt, one at a time, and
     sample answers, some together.
 
     A base writes up to the limit; after `GENERATION_S` no further answers are begun. A tuned model
     writes the same answers to their end, about as long as those of the data.
     """
-    what = objective(spec.objective)
-    row_s, token_s = looking_s(spec, shape, machine, tokens=looked.row_tokens, at_once=BATCH)
+    what = run.objective
+    row_s, token_s = looking_s(run, machine, tokens=looked.row_tokens, at_once=BATCH)
     rows = min(looked.rows, TRIAL_ROWS if looked.trial else HELD_OUT_ROWS)
     if what.scores:  # before the training there is usually no score
         return rows * what.sequences_per_row * row_s if tuned else 0.0
-    general_s, _ = looking_s(spec, shape, machine, tokens=GENERAL_TOKENS, at_once=1)
+    general_s, _ = looking_s(run, machine, tokens=GENERAL_TOKENS, at_once=1)
     general = (TRIAL_GENERAL if looked.trial else GENERAL) * general_s
     if what.splits_documents:
         return rows * row_s + general
@@ -155,7 +140,7 @@ def _measuring_s(
     length = min(limit, LONGEST_OF_BATCH * answer) if tuned else limit
     if what.generates:
         count = min(TRIAL_PROMPTS if looked.trial else PROMPTS, round(looked.rows))
-        length = float(spec.options.get("response_tokens") or answer)
+        length = float(run.options.get("response_tokens") or answer)
     batch_s = length * token_s
     writing = -(-count // BATCH) * batch_s
     if not tuned:

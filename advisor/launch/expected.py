@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from advisor.estimate import estimate, hardware_machine, time_estimate
+from advisor.estimate import NO_MODEL, estimate, hardware_machine, time_estimate
 from advisor.estimate.memory.optimizer_states import state_size
 from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.model.dims import dims_of
 from advisor.estimate.past.corrections import counted_bytes, with_lesson
 from advisor.estimate.past.runs import NO_RUNS, PastRuns, machine_name
-from advisor.estimate.resolved_run import resolve, trainable_params
-from advisor.estimate.types import Estimate, MemoryEstimate, RunSpec, WholeTime
+from advisor.estimate.run import Run
+from advisor.estimate.types import Estimate, MemoryEstimate, WholeTime
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.methods import update
@@ -21,7 +20,7 @@ from advisor.plan.checks import goes_with
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan, Stage
 from advisor.record.stage import Expected, ExpectedTerm, LearnedRecord, Times
-from advisor.situation.of_plan import amounts, looked_at, padded_length, run_spec
+from advisor.situation.of_plan import looked_at, plan_run
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
 KEPT_BEST = 3  # weights of the best step: of the newest checkpoint's, of a later one, and a new one
@@ -41,6 +40,14 @@ class StageEstimator:
     max_steps: int | None = None  # the limit of a trial run
     judge: bool = True
 
+    def run_of(
+        self, stage: Stage, profile: DataProfile | None = None, max_steps: int | None = None
+    ) -> Run | None:
+        """What the estimate of a stage is about; None if nothing is known of the model."""
+        if self.shape is None:
+            return None
+        return plan_run(self.plan, stage, self.shape, self.hardware, profile, max_steps)
+
     def expect(self, entry: Entry) -> Expected:
         """Expected memory with its band, and duration; `unknown` names what the estimate lacks.
 
@@ -49,29 +56,21 @@ class StageEstimator:
         with the measured peak: on a GPU what is allocated there, on the CPU what the process grows
         by above the interpreter.
         """
-        plan, stage, max_steps = self.plan, entry.stage, self.max_steps
-        profile, cpu = self.profiles.get(entry.data.path), self.hardware.kind == "cpu"
-        spec = run_spec(
-            plan, stage, profile=profile, shape=self.shape, cpu=cpu, max_steps=max_steps
-        )
-        tokens, rows = amounts(plan, stage, profile, max_steps)
-        looked = None
-        if tokens is not None and rows is not None and profile is not None:
-            looked = replace(
-                looked_at(stage, spec, profile), trial=max_steps is not None, judge=self.judge
-            )
-        found = estimate(
-            spec,
-            self.shape,
-            self.hardware,
-            tokens_total=tokens,
-            rows_total=rows,
-            looked=looked,
-            padded_length=padded_length(plan, stage, profile, unpadded=spec.unpadded),
-            past=self.past,
-        )
+        looked, profile = None, self.profiles.get(entry.data.path)
+        run = self.run_of(entry.stage, profile, self.max_steps)
+        if run is not None and profile is not None:
+            run = run.padded(profile.tokens, profile.rows)
+            if run.rows.tokens_total is not None:
+                looked = replace(
+                    looked_at(entry.stage, profile),
+                    trial=self.max_steps is not None,
+                    judge=self.judge,
+                )
+        found = NO_MODEL
+        if run is not None:
+            found = estimate(run, self.hardware, looked=looked, past=self.past)
         memory = found.memory
-        counted, by_formula = self.counted_peaks(spec)
+        counted, by_formula = (None, None) if run is None else self.counted_peaks(run)
         expected = Expected(
             counted_bytes=counted,
             limit_bytes=found.limit_bytes,
@@ -101,7 +100,7 @@ class StageEstimator:
         )
 
     def memory(
-        self, spec: RunSpec, counter: str = "allocated"
+        self, run: Run, counter: str = "allocated"
     ) -> tuple[MemoryEstimate, MemoryEstimate] | None:
         """(what the trainer's own counter will read, the same by the formula alone); None if the
         model's dimensions are not known.
@@ -109,22 +108,16 @@ class StageEstimator:
         Args:
             counter: allocated or reserved, on a GPU; on the CPU they are one.
         """
-        if self.shape is None:
-            return None
-        cpu, gpus = self.hardware.kind == "cpu", self.hardware.gpus
-        spec = replace(spec, counter=counter)
-        memory = memory_estimate(spec, self.shape, cpu=cpu, device=gpus[0].spec if gpus else None)
+        run = run.on(counter=counter, memory_bytes=None)
+        memory = memory_estimate(run)
         if memory is None:
             return None
-        machine = machine_name(self.hardware)
-        lesson = self.past.lesson(spec, self.shape, machine) if self.past else None
-        return with_lesson(memory, lesson, counter=counter, cpu=cpu)[0], memory
+        lesson = self.past.lesson(run, machine_name(self.hardware)) if self.past else None
+        return with_lesson(memory, lesson, run)[0], memory
 
-    def counted_peaks(
-        self, spec: RunSpec, counter: str = "allocated"
-    ) -> tuple[int | None, int | None]:
+    def counted_peaks(self, run: Run, counter: str = "allocated") -> tuple[int | None, int | None]:
         """The peaks of `memory`, without what no counter of the trainer sees."""
-        found = self.memory(spec, counter)
+        found = self.memory(run, counter)
         if found is None:
             return None, None
         corrected, by_formula = found
@@ -134,20 +127,21 @@ class StageEstimator:
         """Peak memory of a stage, corrected by past runs; None if it is not known, or the plan's
         strategy does not start the stage.
         """
-        if self.shape is None or not goes_with(self.plan, stage):
+        run = self.run_of(stage)
+        if run is None or not goes_with(self.plan, stage):
             return None
         try:
-            found = self.memory(run_spec(self.plan, stage))
+            found = self.memory(run)
         except AdviseError:
             return None
         return found[0].need_bytes if found is not None else None
 
-    def longest_step_s(self, spec: RunSpec) -> float | None:
+    def longest_step_s(self, run: Run) -> float | None:
         """Seconds of a step by the formula, of rows that are all as long as the longest."""
         machine = hardware_machine(self.hardware)
-        if machine is None or self.shape is None:
+        if machine is None:
             return None
-        time = time_estimate(replace(spec, seq_len=spec.longest_tokens), self.shape, machine)
+        time = time_estimate(run.with_stage(seq_len=run.longest_tokens), machine)
         return None if time is None else time.step_s
 
 
@@ -186,22 +180,20 @@ def disk_need(
     optimizer keeps of it; the weights of the best step (keep: best) stand alone.
     """
     copies = 1 + KEPT_CHECKPOINTS + (KEPT_BEST if stage.keep == "best" else 0)
-    dims = dims_of(shape) if shape is not None else None
-    spec = run_spec(plan, stage)
-    states = (
-        None
-        if dims is None
-        else round(state_size(resolve(replace(spec, gpus=1, sharding=None), dims)))
-    )
+    run = None
+    if shape is not None:
+        run = plan_run(plan, stage, shape, Hardware(kind="unknown", origin="stated"))
+    is_sized = run is not None and run.is_sized
+    states = round(state_size(run.on(gpus=1, sharding=None))) if run and is_sized else None
     if not update(stage.update).is_module:
         size = model_bytes(shape, model_folder, stage.weights_dtype)
         if size is None:
             return None
         kept = 2 * size if states is None else states  # AdamW's, as wide as the weights
         return size * copies + KEPT_CHECKPOINTS * kept
-    if dims is None or states is None:
+    if run is None or states is None:
         return None
-    return 4 * trainable_params(dims, spec) * copies + KEPT_CHECKPOINTS * states
+    return 4 * run.trainable * copies + KEPT_CHECKPOINTS * states
 
 
 def model_bytes(shape: ModelShape | None, folder: Path | None, dtype: str) -> int | None:

@@ -10,17 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from advisor.estimate.past.runs import PastRun, Reading, family_of, machine_name
-from advisor.estimate.types import RunSpec
+from advisor.estimate.run import Run
 from advisor.ground.errors import AdviseError
 from advisor.ground.version import __version__
 from advisor.launch.call import Call
 from advisor.launch.expected import StageEstimator
 from advisor.launch.folder import now
-from advisor.methods import objective
 from advisor.plan.entries import Entry
 from advisor.record.run import StageResult
 from advisor.record.stage import Measured
-from advisor.situation.of_plan import run_spec
+from advisor.situation.of_plan import plan_run
 from advisor.situation.past_runs import note_past_run, past_runs_path
 
 FEWEST_STEPS = 3  # the first is slower, and one alone says little
@@ -42,8 +41,9 @@ def note_training(call: Call, entry: Entry, result: StageResult) -> None:
 
 def note_dry_run(call: Call, entry: Entry, measured: Measured) -> None:
     """Note a dry run of a stage: all of its steps had the longest rows."""
-    spec = as_it_ran(run_spec(call.run.plan, entry.stage), measured)
-    step_s = None if spec is None else call.estimator.longest_step_s(spec)
+    planned = call.estimator.run_of(entry.stage)
+    run = None if planned is None else as_it_ran(planned, measured)
+    step_s = None if run is None else call.estimator.longest_step_s(run)
     _note(call, entry, measured, step_s=step_s)
 
 
@@ -60,9 +60,9 @@ def _note(
     if past_runs_path() is None or shape is None or machine is None:
         return
     try:
-        planned = run_spec(call.run.plan, stage)
-        spec = as_it_ran(planned, measured)
-        memory = () if spec is None else _readings(call.estimator, spec, measured)
+        planned = plan_run(call.run.plan, stage, shape, call.used)
+        ran = as_it_ran(planned, measured)
+        memory = () if ran is None else _readings(call.estimator, ran, measured)
     except AdviseError:  # a plan from elsewhere that no estimate takes
         return
     is_timed = step_s is not None and measured.step_s is not None
@@ -78,7 +78,7 @@ def _note(
         objective=stage.objective,
         update=stage.update,
         quantization=stage.quantization,
-        sharding=planned.sharding,
+        sharding=planned.device.sharding,
         steps=steps,
         memory=memory,
         expected_step_s=step_s if is_timed else None,
@@ -88,26 +88,25 @@ def _note(
         call.options.say(f"warning: {problem}")
 
 
-def as_it_ran(spec: RunSpec, measured: Measured) -> RunSpec | None:
-    """The spec with rows as long as those of the largest micro-batch that was seen; None where that
-    is not known. A stage that writes its answers makes them as long as seq_len says.
+def as_it_ran(run: Run, measured: Measured) -> Run | None:
+    """The run with rows as long as those of the largest micro-batch that was seen; None if that is
+    not known. A stage that writes its answers makes them as long as seq_len says.
     """
-    if objective(spec.objective).generates or spec.packing:
-        return spec
+    if run.objective.generates or run.stage.packing:
+        return run
     if measured.largest_batch_tokens is None:
         return None
-    rows = spec.micro_batch_size * objective(spec.objective).sequences_per_row
-    longest = max(1, -(-measured.largest_batch_tokens // rows))
-    return replace(spec, lengths=((longest, 1),))
+    longest = max(1, -(-measured.largest_batch_tokens // run.sequences))
+    return replace(run, rows=replace(run.rows, lengths=((longest, 1),)))
 
 
-def _readings(estimator: StageEstimator, spec: RunSpec, measured: Measured) -> tuple[Reading, ...]:
+def _readings(estimator: StageEstimator, run: Run, measured: Measured) -> tuple[Reading, ...]:
     """Each counter that was read, with what the formula says of it."""
     read = {str(measured.counter): measured.peak_bytes, "reserved": measured.reserved_bytes}
     found = []
     for counter, peak in read.items():
         asked = "reserved" if counter == "reserved" else "allocated"
-        _, expected = estimator.counted_peaks(spec, asked)
+        _, expected = estimator.counted_peaks(run, asked)
         if peak and expected:
             found.append(Reading(counter=counter, expected_bytes=expected, measured_bytes=peak))
     return tuple(found)

@@ -19,7 +19,7 @@ from advisor.ground.shape import Choice, Date, Flag, Integer, Keys, ListOf, OneO
 from advisor.ground.yaml_files import read_shipped
 
 UNKNOWN = "unknown"  # the file for a trainer that no file names
-# Every trait, with what it means. advisor/estimate/frameworks.py has a field for each.
+# Every trait, with what it means. Formulas ask for them by name (advisor/estimate).
 TRAITS: Mapping[str, Shape] = {
     "accelerate": Flag(
         help="transformers' Trainer with accelerate: its optimizers, its way of wrapping in FSDP"

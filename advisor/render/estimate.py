@@ -26,7 +26,7 @@ FITS = {
 
 
 def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 80) -> str:
-    """One answer document (as `advisor.estimate.spec.answers` gives it) as lines of at most
+    """One answer document (as `advisor.estimate.answers` gives it) as lines of at most
     `width` columns.
 
     Bars are drawn against `limit_gib`, the device's memory, where it is known, else against the

@@ -8,7 +8,7 @@ from pathlib import Path
 from advisor.data.amounts import REQUIREMENTS_FILE
 from advisor.data.recognition.roles import FORMATS_FILE
 from advisor.estimate.model.layouts import LAYOUTS_FILE
-from advisor.estimate.spec.read import SPEC
+from advisor.estimate.spec import SPEC
 from advisor.ground.extras import extras
 from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.resources import rules_dir

@@ -6,13 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from advisor.estimate.padding import padded_tokens
-from advisor.estimate.types import RunSpec
-from advisor.estimate.whole_time import Looked
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape, TokenStats
 from advisor.methods import objective, update
@@ -22,47 +19,58 @@ from advisor.plan.read import resolve_path
 from advisor.plan.vllm import asks_server
 from advisor.probe import probe, stated_hardware
 
+if TYPE_CHECKING:
+    from advisor.estimate.run import Run
+    from advisor.estimate.whole_time import Looked
 
-def run_spec(
+
+def plan_run(
     plan: Plan,
     stage: Stage,
-    *,
+    model: ModelShape,
+    hardware: Hardware,
     profile: DataProfile | None = None,
-    shape: ModelShape | None = None,
-    cpu: bool = False,
     max_steps: int | None = None,
-) -> RunSpec:
-    """The settings of a stage in the form the estimator takes, with the lengths of its rows where
-    its data is known.
+) -> Run:
+    """What the estimate of a stage is about, with the rows that it reads if its data is known.
 
     Args:
+        model: The plan's.
+        hardware: That it trains on.
         profile: The data of the stage.
-        shape: The plan's model.
-        cpu: It trains on the processor.
         max_steps: The limit of a trial run, which may not meet the longest rows.
     """
-    from advisor.estimate.stages import stage_spec, with_rows
+    from advisor.estimate.run import Device, Rows, Run
 
-    options = key_specs().effective(stage.options, objective=stage.objective, update=stage.update)
-    own = {field.name: getattr(stage, field.name) for field in fields(stage)}
+    whole, launch = _with_defaults(stage), plan.launch
+    options = dict(whole.options)
     if options.get("teacher"):
-        own["teacher_params"] = teacher_params(plan, stage)
-    server = plan.launch.vllm
-    if asks_server(stage) and server is not None and server.python and not server.gpus:
-        own["server_memory"] = server.memory
-    spec = stage_spec(
-        stage.objective,
-        stage.update,
-        stage.quantization,
-        {**own, **options, "offload": plan.launch.offload},
-        gpus=plan.launch.world_size,
-        sharding=plan.launch.strategy,
+        options["teacher_params"] = teacher_params(plan, stage)
+    if asks_server(stage) and launch.vllm is not None and launch.vllm.python:
+        options["server_memory"] = None if launch.vllm.gpus else launch.vllm.memory
+    options = {key: value for key, value in options.items() if value is not None}
+    sharding = launch.strategy or ("ddp" if launch.world_size > 1 else None)
+    device = Device.of(
+        hardware, gpus=launch.world_size, sharding=sharding, offloads=bool(launch.offload)
+    )
+    tokens, rows = amounts(plan, stage, profile, max_steps)
+    run = Run(
+        stage=replace(whole, options=options),
+        model=model,
+        device=device,
+        rows=Rows(tokens_total=tokens, rows_total=rows),
     )
     if profile is None:
-        return spec
-    _, rows = amounts(plan, stage, profile, max_steps)
+        return run
     share = 1.0 if rows is None or not profile.rows else min(1.0, rows / profile.rows)
-    return with_rows(spec, profile.tokens, shape, cpu=cpu, share=share)
+    return run.with_rows(profile.tokens, share=share)
+
+
+def _with_defaults(stage: Stage) -> Stage:
+    """The stage with the default of every key of its methods that is not given."""
+    specs = key_specs()
+    options = specs.effective(stage.options, objective=stage.objective, update=stage.update)
+    return replace(stage, options=options)
 
 
 def teacher_params(plan: Plan, stage: Stage) -> int | None:
@@ -90,7 +98,7 @@ def amounts(
     """
     if profile is None or profile.tokens is None:
         return None, None
-    mean, share = read_of(stage, run_spec(plan, stage), profile.tokens)
+    mean, share = read_of(stage, profile.tokens)
     rows = profile.rows * share * (1 - stage.holdout) * stage.epochs
     row_tokens = (
         objective(stage.objective).sequences_per_row * stage.seq_len if stage.packing else mean
@@ -103,49 +111,25 @@ def amounts(
     return max(1, round(rows * mean)), max(1, round(rows))
 
 
-def read_of(stage: Stage, spec: RunSpec, tokens: TokenStats) -> tuple[float, float]:
+def read_of(stage: Stage, tokens: TokenStats) -> tuple[float, float]:
     """(tokens of a row that the stage reads, share of the rows that it reads)."""
     from advisor.estimate.reading import tokens_read
 
-    return tokens_read(
-        tokens,
-        objective=stage.objective,
-        seq_len=stage.seq_len,
-        truncation=stage.truncation,
-        packing=stage.packing,
-        response_tokens=spec.options.get("response_tokens"),
-    )
+    return tokens_read(tokens, _with_defaults(stage))
 
 
-def looked_at(stage: Stage, spec: RunSpec, profile: DataProfile) -> Looked:
+def looked_at(stage: Stage, profile: DataProfile) -> Looked:
     """What the stage is measured on before and after."""
+    from advisor.estimate.whole_time import Looked
+
     assert profile.tokens is not None
-    mean, share = read_of(stage, spec, profile.tokens)
+    mean, share = read_of(stage, profile.tokens)
     request = profile.tokens.request_mean
     return Looked(
         rows=profile.rows * share * stage.holdout,
         row_tokens=min(float(stage.seq_len), mean / objective(stage.objective).sequences_per_row),
         answer_tokens=profile.tokens.mean - request if request else None,
         all_rows=profile.rows * share,
-    )
-
-
-def padded_length(
-    plan: Plan, stage: Stage, profile: DataProfile | None, *, unpadded: bool = False
-) -> float | None:
-    """Tokens of a sequence of a micro-batch, on average, padding included; None if not known."""
-    if unpadded:
-        return 1.0  # as long as the rows are
-    what = objective(stage.objective)
-    if profile is None or profile.tokens is None or stage.packing or what.generates:
-        return None
-    return padded_tokens(
-        profile.tokens,
-        seq_len=stage.seq_len,
-        micro=stage.micro_batch_size,
-        per_step=stage.effective_batch_size * plan.launch.world_size,
-        rows=profile.rows,
-        grouped=stage.group_by_length,
     )
 
 

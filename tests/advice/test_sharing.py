@@ -14,8 +14,6 @@ from advisor.advice.search.concessions import NO_CONCESSIONS, Concessions
 from advisor.advice.search.costs import Costs
 from advisor.advice.search.strategies import speeds
 from advisor.estimate import hardware_machine
-from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.types import RunSpec
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
@@ -24,6 +22,7 @@ from advisor.methods.strategies import refused_by
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from advisor.situation.models import model_shape
+from tests.estimate.specs import RunSpec, memory_estimate
 
 RULES = load_rules()
 BAND = 1.45  # by which nine in ten steps took longer than estimated (advisor/estimate/time/step.py)

@@ -8,9 +8,7 @@ import pytest
 
 from advisor.estimate.blocks.of_run import layers_of
 from advisor.estimate.model.architecture import shape_from_config
-from advisor.estimate.model.dims import dims_of
-from advisor.estimate.resolved_run import resolve, trainable_params
-from advisor.estimate.types import RunSpec
+from tests.estimate.specs import RunSpec, run_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.train]
 
@@ -113,9 +111,8 @@ def test_activations_of_a_mixture_are_what_autograd_keeps(family, how):
             model = model.base_model.model
         with torch.autocast("cpu", torch.bfloat16, enabled=how != "full"):
             sizes[layers] = saved_bytes(model, tokens, torch)
-    dims = dims_of(shape_from_config(config.to_dict(), "x", origin="hub", source=""))
-    assert dims is not None
-    run = resolve(
+    shape = shape_from_config(config.to_dict(), "x", origin="hub", source="")
+    run = run_of(
         RunSpec(
             update="full" if how == "full" else "lora",
             rank=8,
@@ -123,7 +120,7 @@ def test_activations_of_a_mixture_are_what_autograd_keeps(family, how):
             precision="pure" if how == "full" else "mixed",
             gradient_checkpointing=False,
         ),
-        dims,
+        shape,
     )
     predicted = tokens * layers_of(run)[0][1].kept + run.written_out_bytes
     assert predicted == pytest.approx((sizes[4] - sizes[2]) / 2, rel=0.05)
@@ -152,9 +149,8 @@ def test_lora_parameters_of_a_mixture_are_those_of_peft(family, targets, paramet
             peft.LoraConfig(r=8, target_modules=attention, target_parameters=parameters),
         )
     held = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    dims = dims_of(shape_from_config(config.to_dict(), "x", origin="hub", source=""))
-    assert dims is not None
-    assert trainable_params(dims, RunSpec(rank=8, target_modules=targets)) == held
+    shape = shape_from_config(config.to_dict(), "x", origin="hub", source="")
+    assert run_of(RunSpec(rank=8, target_modules=targets), shape).trainable == held
 
 
 def test_lora_parameters_are_those_of_peft():
@@ -168,6 +164,5 @@ def test_lora_parameters_are_those_of_peft():
             transformers.LlamaForCausalLM(config), peft.LoraConfig(r=8, target_modules="all-linear")
         )
     held = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    dims = dims_of(shape_from_config(config.to_dict(), "x", origin="hub", source=""))
-    assert dims is not None
-    assert trainable_params(dims, RunSpec(rank=8)) == held
+    shape = shape_from_config(config.to_dict(), "x", origin="hub", source="")
+    assert run_of(RunSpec(rank=8), shape).trainable == held

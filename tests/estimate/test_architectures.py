@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from advisor.estimate.model.architecture import shape_from_config
-from advisor.estimate.model.dims import dims_of, unknown_targets
+from advisor.estimate.model.dims import dims_of
 from advisor.estimate.model.layouts import layout_of, layouts
 from advisor.estimate.model.structure import structure_of
-from advisor.estimate.resolved_run import trainable_params
-from advisor.estimate.types import RunSpec
+from advisor.estimate.targets import unknown_targets
 from advisor.methods.families import DECODER, SEQ2SEQ, kind_of_type
 from advisor.situation.catalogue import catalogue_entry, catalogue_ids
+from tests.estimate.specs import RunSpec, run_of
 
 # No two sizes alike, so that one taken for another shows.
 SMALL: dict[str, Any] = {
@@ -242,8 +242,7 @@ def test_lora_trains_what_the_trainers_adapt(family):
     from trainers.frame.lora_targets import is_refused, linear_layers
 
     config, model = small_model(family)
-    dims = dims_of(shape_from_config(config, family, origin="hub", source=""))
-    assert dims is not None
+    shape = shape_from_config(config, family, origin="hub", source="")
     modules, experts = dict(model.named_modules()), find_experts(model)
     names = linear_layers(model)
     taken = [
@@ -251,7 +250,7 @@ def test_lora_trains_what_the_trainers_adapt(family):
         for name in names
         if not is_refused(name, model) and (experts is None or not experts.owns(name))
     ]
-    trained = trainable_params(dims, RunSpec(rank=1))
+    trained = run_of(RunSpec(rank=1), shape).trainable
     if experts is None and len(taken) == len(names):
         model = peft.get_peft_model(model, peft.LoraConfig(r=1, target_modules="all-linear"))
         assert trained == sum(
@@ -270,8 +269,7 @@ def test_all_linear_of_another_trainer_trains_what_peft_adapts(family):
     """
     peft = pytest.importorskip("peft")
     config, model = small_model(family)
-    dims = dims_of(shape_from_config(config, family, origin="hub", source=""))
-    assert dims is not None
+    shape = shape_from_config(config, family, origin="hub", source="")
     choice = peft.LoraConfig(r=1, target_modules="all-linear")
     if layout_of(family).refused:
         with pytest.raises(ValueError, match="Mamba"):
@@ -280,7 +278,7 @@ def test_all_linear_of_another_trainer_trains_what_peft_adapts(family):
     model = peft.get_peft_model(model, choice)
     held = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     spec = RunSpec(rank=1, framework="trl", library_versions={"transformers": "5.24"})
-    assert trainable_params(dims, spec) == held
+    assert run_of(spec, shape).trainable == held
 
 
 NAMED = {
@@ -302,26 +300,24 @@ def test_lora_on_named_layers_trains_what_peft_adapts(family):
     """
     peft = pytest.importorskip("peft")
     config, model = small_model(family)
-    dims = dims_of(shape_from_config(config, family, origin="hub", source=""))
-    assert dims is not None
+    shape = shape_from_config(config, family, origin="hub", source="")
     choice = peft.LoraConfig(r=1, target_modules=list(NAMED[family]))
     model = peft.get_peft_model(model, choice)
     held = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     spec = RunSpec(rank=1, target_modules=NAMED[family])
-    assert trainable_params(dims, spec) == held
-    assert unknown_targets(dims, spec) == ()
+    assert run_of(spec, shape).trainable == held
+    assert unknown_targets(run_of(spec, shape)) == ()
 
 
 def test_layers_that_a_model_lacks_are_unknown_targets():
     """DeepSeek has two query matrices, and Mamba no queries at all."""
     for family, config in (("deepseek_v3", LATENT), ("mamba2", {"mamba_n_heads": 4})):
         given = {**SMALL, **config, "model_type": family}
-        dims = dims_of(shape_from_config(given, "x", origin="hub", source=""))
-        assert dims is not None
+        shape = shape_from_config(given, "x", origin="hub", source="")
         spec = RunSpec(
             target_modules=("q_proj", "o_proj" if family == "deepseek_v3" else "in_proj")
         )
-        assert unknown_targets(dims, spec) == ("q_proj",)
+        assert unknown_targets(run_of(spec, shape)) == ("q_proj",)
 
 
 NOT_COUNTED = {

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.estimate.answers import run_specs
 from advisor.estimate.memory.bands import KNOWN, WIDTHS, WORDS, band, log_widths
-from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.spec.answers import run_specs
-from advisor.estimate.types import MemoryEstimate, RunSpec
+from advisor.estimate.types import MemoryEstimate
 from advisor.render.estimate import estimate_text
 from advisor.situation.models import model_shape
+from tests.estimate.specs import RunSpec, memory_estimate
 
 DOUBTS = st.lists(st.sampled_from(list(WORDS)), unique=True).map(tuple)
 SPEC = RunSpec(update="lora", rank=16, seq_len=2048, micro_batch_size=2, loss="chunked")

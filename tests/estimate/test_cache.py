@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from advisor.estimate.allocator import table as cache_table
 from advisor.estimate.allocator.factors import NONE, UNKNOWN, cache_factors, records
-from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.types import MemoryEstimate, RunSpec
+from advisor.estimate.types import MemoryEstimate
 from advisor.ground.units import GIB
 from advisor.situation.models import model_shape
 from tests.conftest import examples
+from tests.estimate.specs import RunSpec, memory_estimate
 from tools.cache_table import GRADIENT_RATIOS, LOSS_SHARES, cell, draws, row
 from tools.caching import OutOfMemory
 from tools.step_tensors import peaks

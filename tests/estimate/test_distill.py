@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.time import machine_of, time_estimate
-from advisor.estimate.types import RunSpec
+from advisor.estimate.time import machine_of
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.models import model_shape
+from tests.estimate.specs import RunSpec, memory_estimate, time_estimate
 
 STUDENT, TEACHER = (model_shape(name)[0] for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B"))
 SPEC = RunSpec(objective="distill", precision="mixed", micro_batch_size=4, grad_accum=4)

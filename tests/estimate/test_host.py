@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 
 from advisor.estimate.memory.host import host_moments
-from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.types import RunSpec
 from advisor.ground.units import GIB
 from advisor.situation.models import model_shape
+from tests.estimate.specs import RunSpec, memory_estimate, run_of
 
 LLAMA_8B, LLAMA_70B = "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B"
 PARAMS_8B = 8_030_261_248  # as the hub counts them
@@ -29,7 +28,10 @@ def shape(model):
 
 
 def moments(spec, model=LLAMA_8B, machines=1):
-    return {one.name: one.size_bytes for one in host_moments(spec, shape(model), machines=machines)}
+    return {
+        one.name: one.size_bytes
+        for one in host_moments(run_of(spec, shape(model)).on(machines=machines))
+    }
 
 
 def test_base_is_whole_in_each_machine_while_it_is_loaded():

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate import estimate
 from advisor.estimate.past.corrections import TERM
 from advisor.estimate.past.runs import (
     MOST_MEMORY,
@@ -17,11 +16,11 @@ from advisor.estimate.past.runs import (
     machine_name,
     median,
 )
-from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.models import model_shape
 from tests.conftest import examples
+from tests.estimate.specs import RunSpec, estimate
 
 SHAPE = model_shape("HuggingFaceTB/SmolLM2-135M-Instruct")[0]
 LARGER = model_shape("HuggingFaceTB/SmolLM2-360M-Instruct")[0]

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.estimate import memory_estimate, time_estimate
-from advisor.estimate.model.dims import dims_of
-from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.time import Machine
-from advisor.estimate.types import RunSpec
 from advisor.situation.models import model_shape
+from tests.estimate.specs import RunSpec, memory_estimate, run_of, time_estimate
 
 GIB = 2**30
 # layers, hidden size, experts, width of an expert; inputs + outputs of attention's four matrices.
@@ -64,21 +61,20 @@ def test_lora_trains_attention_unless_experts_are_named(name):
     expert; `all-linear` means attention and shared layers.
     """
     layers, hidden, experts, width, attention = MODELS[name]
-    dims = dims_of(shape_of(name))
     shared = 16 * layers * attention
     routed = 16 * layers * experts * ((hidden + 2 * width) + (width + hidden))
     for word, expected in {
         "attention-and-shared": shared, "all-linear": shared, "with-experts": shared + routed,
         ("q_proj", "k_proj", "v_proj", "o_proj"): shared,
     }.items():  # fmt: skip
-        assert trainable_params(dims, RunSpec(rank=16, target_modules=word)) == expected
+        assert run_of(RunSpec(rank=16, target_modules=word), shape_of(name)).trainable == expected
 
 
 def test_names_of_a_dense_mlp_mean_shared_experts_in_a_mixture():
     """`down_proj` is no layer of Qwen3-30B-A3B; in Qwen3-Next it is that of the shared expert."""
     spec = RunSpec(rank=1, target_modules=("down_proj",))
-    next_ = dims_of(shape_of("Qwen/Qwen3-Next-80B-A3B-Instruct"))
-    assert trainable_params(next_, spec) == 48 * (512 + 2048)
+    next_ = shape_of("Qwen/Qwen3-Next-80B-A3B-Instruct")
+    assert run_of(spec, next_).trainable == 48 * (512 + 2048)
 
 
 def test_corrections_of_experts_are_written_out_in_each_pass():

@@ -10,11 +10,9 @@ import pytest
 
 from advisor.estimate.memory.optimizer_states import orthogonal_flop, state_size, state_words
 from advisor.estimate.model.architecture import shape_from_config
-from advisor.estimate.model.dims import dims_of
-from advisor.estimate.resolved_run import resolve
-from advisor.estimate.types import RunSpec
 from advisor.methods.optimizers import ALIASES, NOT_OFFERED, OPTIMIZERS, optimizer, read_arguments
 from advisor.methods.stage import Stage
+from tests.estimate.specs import RunSpec, run_of
 
 LLAMA = {
     "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 320,
@@ -122,9 +120,7 @@ def test_an_optimizer_keeps_what_is_estimated(name, dtype):
         SPEC, optimizer=name, weights_dtype=dtype, optim_args=stage.trl.get("optim_args")
     )
     shape = shape_from_config(model.config.to_dict(), "llama", origin="hub", source="")
-    dims = dims_of(shape)
-    assert dims is not None
-    assert held(made) == pytest.approx(state_size(resolve(spec, dims)), rel=1e-9)
+    assert held(made) == pytest.approx(state_size(run_of(spec, shape)), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -141,11 +137,9 @@ def test_an_optimizer_keeps_what_is_estimated(name, dtype):
 def test_states_per_weight(name, weights, per_weight):
     """Bytes a weight, from the sources of the libraries."""
     shape = shape_from_config({**LLAMA, "model_type": "llama"}, "llama", origin="hub", source="")
-    dims = dims_of(shape)
-    assert dims is not None
-    run = resolve(replace(SPEC, optimizer=name, weights_dtype=weights), dims)
-    assert state_size(run) == per_weight * dims.params
-    assert f"{dims.params:,}" in state_words(run)
+    run = run_of(replace(SPEC, optimizer=name, weights_dtype=weights), shape)
+    assert state_size(run) == per_weight * run.dims.params
+    assert f"{run.dims.params:,}" in state_words(run)
 
 
 def test_making_matrices_orthogonal_is_counted():
@@ -153,13 +147,11 @@ def test_making_matrices_orthogonal_is_counted():
     optimizer multiplies matrices.
     """
     shape = shape_from_config({**LLAMA, "model_type": "llama"}, "llama", origin="hub", source="")
-    dims = dims_of(shape)
-    assert dims is not None
     square, half, wide = (128, 128), (64, 128), (128, 192)
     one_layer = sum(
         count * (4 * long * short**2 + 2 * short**3)
         for (short, long), count in ((square, 2), (half, 2), (wide, 3))
     )
-    muon = resolve(replace(SPEC, optimizer="muon"), dims)
+    muon = run_of(replace(SPEC, optimizer="muon"), shape)
     assert orthogonal_flop(muon) == pytest.approx(5 * 2 * one_layer)
-    assert orthogonal_flop(resolve(SPEC, dims)) == 0
+    assert orthogonal_flop(run_of(SPEC, shape)) == 0

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from advisor.estimate.time import time_estimate
+from advisor.estimate.trainers import trainer_of
 from tools.generate.accuracy_time import (
     by,
     left_out,
@@ -55,11 +56,8 @@ def test_no_source_is_needed_to_be_named(cases):
     factors = []
     for one in cases:
         run = one.run
-        spec = replace(run.request.spec, framework="unknown trainer")
-        found = time_estimate(
-            spec, run.shape, run.machine, tokens_total=run.request.tokens_total,
-            rows_total=run.request.rows_total, unpacked=run.request.unpacked,
-        )  # fmt: skip
+        unknown = replace(run.run, trainer=trainer_of("unknown trainer", {}, None))
+        found = time_estimate(unknown, run.machine)
         assert found is not None
         ratio = found.tokens_per_s_per_gpu / run.facts["tokens_per_s_per_gpu"]
         factors.append(max(ratio, 1 / ratio))

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.data.lengths import HISTOGRAM_TOKENS, _histogram
-from advisor.estimate.reading import tokens_read
+from advisor.estimate.reading import tokens_read as read_by
+from advisor.estimate.run import stage_of
 from advisor.ground.types import TokenStats
 from tests.conftest import examples
 
@@ -28,6 +29,10 @@ def stats(lengths: list[int], *, sides: int = 1) -> TokenStats:
         counted_by="test",
         histogram=_histogram(counts),
     )
+
+
+def tokens_read(rows: TokenStats, **stage: object) -> tuple[float, float]:
+    return read_by(rows, stage_of({"update": "lora", **stage}))
 
 
 EVEN = [*range(1, 513)]  # as many rows of each length: what the histogram takes for granted is so

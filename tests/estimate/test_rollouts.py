@@ -4,15 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.estimate import estimate
-from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.time import machine_of, time_estimate
-from advisor.estimate.types import RunSpec
+from advisor.estimate.memory.peak import memory_estimate as memory_of
+from advisor.estimate.time import machine_of
 from advisor.ground.types import Gpu, Hardware
 from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.models import model_shape
-from advisor.situation.of_plan import run_spec
+from advisor.situation.of_plan import plan_run
+from tests.estimate.specs import RunSpec, estimate, memory_estimate, time_estimate
 
 GIB = 2**30
 GRPO = RunSpec(
@@ -80,10 +79,12 @@ def test_a_server_on_the_same_gpu_takes_its_share_of_it():
         options={"rollouts": "vllm"},
     )  # fmt: skip
     plan = Plan(model="m", data=PlanData(path="x"), stages=(stage,))
+    card = Gpu(name="card", memory_total_bytes=gpu.memory_bytes, spec=gpu)
+    hardware = Hardware(kind="cuda", origin="stated", gpus=(card,))
     peaks = []
     for server in (None, VLLMServer(python="p", gpus=0, memory=0.4), VLLMServer(python="p")):
-        spec = run_spec(replace(plan, launch=Launch(device="cuda", vllm=server)), stage)
-        peaks.append(memory_estimate(spec, shape, device=gpu))
+        served = replace(plan, launch=Launch(device="cuda", vllm=server))
+        peaks.append(memory_of(plan_run(served, stage, shape, hardware)))
     alone, shared, beside = peaks
     assert shared.peak_bytes - alone.peak_bytes == pytest.approx(0.4 * gpu.memory_bytes, rel=0.12)
     assert beside.peak_bytes == alone.peak_bytes

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.model.architecture import ConfigError, shape_from_config
-from advisor.estimate.time import machine_of, time_estimate
-from advisor.estimate.types import MemoryEstimate, RunSpec, TimeEstimate
+from advisor.estimate.time import machine_of
+from advisor.estimate.types import MemoryEstimate, TimeEstimate
 from advisor.probe.catalogue import find_gpu
 from tests.conftest import examples
+from tests.estimate.specs import RunSpec, memory_estimate, time_estimate
 from tests.estimate.test_memory import shape
 
 MIB = 2**20

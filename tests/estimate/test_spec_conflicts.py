@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from advisor.estimate.spec.answers import run_specs
+from advisor.estimate.answers import run_specs
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.models import model_shape
 

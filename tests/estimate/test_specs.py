@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate.spec.answers import run_specs
-from advisor.estimate.spec.read import SPEC, request_of
+from advisor.estimate.answers import run_specs
+from advisor.estimate.spec import SPEC, request_of
 from advisor.ground.errors import InputError
 from advisor.probe.catalogue import find_gpu
 from advisor.render.estimate import estimate_text, estimates_text

@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate import estimate
 from advisor.estimate.cost import cost_estimate
-from advisor.estimate.time import machine_of, time_estimate
-from advisor.estimate.types import RunSpec
+from advisor.estimate.time import machine_of
 from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.models import model_shape
 from tests.conftest import examples
+from tests.estimate.specs import RunSpec, estimate, time_estimate
 
 
 def card(name: str) -> GpuSpec:
@@ -528,7 +527,7 @@ def test_a_cap_is_no_length_of_rows_that_are_not_packed():
         assert shape is not None
         assert machine is not None
         spec = RunSpec(seq_len=cap, micro_batch_size=4)
-        found = time_estimate(spec, shape, machine, unpacked=True)
+        found = time_estimate(spec, shape, machine, differ=True)
         assert found is not None
         assert found.tokens_per_s_per_gpu * found.step_s == pytest.approx(4 * mean)
         assert any(f"{mean} tokens on average" in warning for warning in found.warnings)

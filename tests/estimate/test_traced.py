@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.model.architecture import shape_from_config
-from advisor.estimate.types import RunSpec
+from tests.estimate.specs import RunSpec, memory_estimate, run_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.train]
 
@@ -215,8 +214,6 @@ def test_our_loss_on_the_cpu_holds_up_to_three_tiles(share):
     from torch.distributed._tools.mem_tracker import MemTracker
 
     from advisor.estimate.memory.activations import OWN_TILE_BYTES, loss_memory
-    from advisor.estimate.model.dims import dims_of
-    from advisor.estimate.resolved_run import resolve
     from trainers.frame.tiled_loss import TILE_BYTES, tiled_log_probs
 
     assert TILE_BYTES == OWN_TILE_BYTES
@@ -232,9 +229,8 @@ def test_our_loss_on_the_cpu_holds_up_to_three_tiles(share):
             tiled_log_probs(states, head, targets).sum().backward()
     peak = next(iter(tracker.get_tracker_snapshot("peak").values()))
     held = next(size for kind, size in peak.items() if str(getattr(kind, "name", kind)) == "Total")
-    dims = dims_of(shape_from_config(config, "x", origin="hub", source=""))
-    assert dims is not None
-    run = resolve(RunSpec(update="lora", seq_len=tokens, weights_dtype="float32"), dims, cpu=True)
+    shape = shape_from_config(config, "x", origin="hub", source="")
+    run = run_of(RunSpec(update="lora", seq_len=tokens, weights_dtype="float32"), shape, cpu=True)
     (term,) = loss_memory(run)
     assert term.size_bytes == pytest.approx(held - 4 * head.weight.numel(), rel=0.05)
 

@@ -3,22 +3,18 @@ what is taken where none is named.
 """
 
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 
-from advisor.estimate.frameworks import (
+from advisor.estimate.memory.bands import guess_note
+from advisor.estimate.trainers import (
+    OUR_TRAITS,
     OURS,
-    Framework,
     date_in,
-    framework_of,
-    guess_note,
+    trainer_of,
     versions_in,
 )
-from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.model.dims import dims_of
-from advisor.estimate.resolved_run import resolve
-from advisor.estimate.types import RunSpec
 from advisor.ground import resources
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
@@ -27,13 +23,12 @@ from advisor.ground.units import GIB
 from advisor.ground.yaml_files import parse_yaml
 from advisor.methods.trainers import TRAINER_FILE, TRAITS, UNKNOWN, lineage, trainers
 from advisor.situation.models import model_shape
+from tests.estimate.specs import RunSpec, memory_estimate, run_of
 from tools.generate.accuracy import answered, summary, without_trainer
 
-NOT_TRAITS = {"name", "trainer", "is_known", "guessed"}
 
-
-def stack(text, **spec):
-    return framework_of(RunSpec(framework=text, **spec))
+def stack(text, library_versions=None, date=None):
+    return trainer_of(text, library_versions or {}, date)
 
 
 def estimate(spec, model):
@@ -47,9 +42,12 @@ def terms(spec, model, moment="backward pass through one layer"):
     return {term.name: term.size_bytes for term in found.terms}
 
 
-def test_each_trait_of_the_files_has_a_field():
-    """A trait that no formula could read, or a field that no file could state, is a mistake."""
-    assert {field.name for field in fields(Framework)} - NOT_TRAITS == set(TRAITS)
+def test_each_trait_of_the_files_is_read_by_a_formula():
+    """A trait that no formula reads, or one that no file could state, is a mistake."""
+    files = (resources.PACKAGE / "estimate").rglob("*.py")
+    read = re.findall(r"trainer\[[\"'](\w+)", "\n".join(path.read_text("utf-8") for path in files))
+    assert set(read) == set(TRAITS)
+    assert set(OUR_TRAITS) <= set(TRAITS)
 
 
 def test_every_trait_is_stated_by_some_file_and_says_what_the_code_does():
@@ -61,7 +59,7 @@ def test_every_trait_is_stated_by_some_file_and_says_what_the_code_does():
 def test_ours_need_no_file(monkeypatch):
     """Advice for our own trainers reads nothing under rules/trainers/."""
     monkeypatch.setattr("advisor.methods.trainers.named_by", None)
-    assert framework_of(RunSpec()) is OURS
+    assert run_of(RunSpec(), model_shape("gpt2")[0]).trainer is OURS
 
 
 @pytest.mark.parametrize(
@@ -87,14 +85,14 @@ def test_ours_need_no_file(monkeypatch):
 def test_a_description_names_its_trainer(text, trainer):
     """Of several names the one that stands on the others counts, then the first."""
     found = stack(text)
-    assert (found.trainer, found.is_known) == (trainer, trainer != UNKNOWN)
+    assert (found.id, found.is_known) == (trainer, trainer != UNKNOWN)
 
 
 def test_what_a_trainer_does_not_say_is_that_of_what_it_stands_on():
     """TRL stands on the transformers Trainer, and that on accelerate and bitsandbytes."""
     assert lineage("trl")[:3] == ("trl", "transformers-trainer", "accelerate")
-    assert stack("trl").accelerate
-    assert stack("trl").keeps_quantised_inputs == stack("transformers").keeps_quantised_inputs
+    assert stack("trl")["accelerate"]
+    assert stack("trl")["keeps_quantised_inputs"] == stack("transformers")["keeps_quantised_inputs"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +121,7 @@ def test_what_a_trainer_does_not_say_is_that_of_what_it_stands_on():
 )
 def test_a_trait_may_depend_on_version_or_date(text, spec, trait, value):
     """Versions stand in `library_versions` or in the text, a date in `date` or in the text."""
-    assert getattr(stack(text, **spec), trait) == value
+    assert stack(text, **spec)[trait] == value
 
 
 def test_versions_and_dates_are_read_from_a_text():
@@ -186,7 +184,7 @@ def test_an_unknown_trainer_is_guessed_by_what_the_spec_says():
 
     def run(**spec):
         found = RunSpec(framework="acme", gpus=2, sharding="fsdp", grad_accum=2, **spec)
-        return resolve(found, dims_of(model_shape("meta-llama/Llama-3.1-8B")[0]))
+        return run_of(found, model_shape("meta-llama/Llama-3.1-8B")[0])
 
     assert 0 < run().ragged < 1
     assert not run(packing=True).ragged
@@ -194,7 +192,7 @@ def test_an_unknown_trainer_is_guessed_by_what_the_spec_says():
     assert not run(lengths=((512, 9),)).ragged
     assert run(update="full").adds_up_whole
     large = RunSpec(framework="acme", gpus=8, sharding="fsdp", grad_accum=4)
-    assert not resolve(large, dims_of(model_shape("meta-llama/Llama-3.1-70B")[0])).flat_adapters
+    assert not run_of(large, model_shape("meta-llama/Llama-3.1-70B")[0]).flat_adapters
     assert not run(update="full", offload_weights=True).adds_up_whole
     assert run(loss="chunked").fused_norms
     assert not run(loss="full").fused_norms
@@ -316,5 +314,6 @@ def test_a_guess_that_the_spec_answers_is_not_named():
         (replace(silent, update="full"), "drops_adapter_inputs"),
     ):
         words = TRAITS[trait].help
-        assert words in guess_note(silent, framework_of(silent))
-        assert words not in guess_note(stated, framework_of(stated))
+        model = model_shape("gpt2")[0]
+        assert words in guess_note(run_of(silent, model))
+        assert words not in guess_note(run_of(stated, model))

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate import estimate, memory_estimate
+from advisor.estimate.answers import fitting_batch, smallest_batch
+from advisor.estimate.memory.peak import memory_estimate as memory_of
 from advisor.estimate.memory.verdict import fits_in, memory_fits
-from advisor.estimate.spec.answers import fitting_batch, smallest_batch
-from advisor.estimate.types import RunSpec
+from advisor.estimate.spec import run_of_spec
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
 from advisor.situation.models import model_shape
+from tests.estimate.specs import RunSpec, estimate, memory_estimate
 
 WORST_FIRST = ("too_big", "may_fit", "tight", "fits")
 
@@ -23,8 +24,8 @@ def shape(name="Qwen/Qwen3-8B"):
     return found
 
 
-def need_of(spec):
-    return memory_estimate(replace(spec, counter="nvidia-smi"), shape())
+def run_of(**spec):
+    return run_of_spec({**spec, "counter": "nvidia-smi"}, shape())
 
 
 @pytest.mark.parametrize(
@@ -70,25 +71,26 @@ def test_the_smallest_batch_keeps_the_rows_of_a_step(micro, seq_len, recompute, 
     """As few rows at once as there can be, as many in a step; a LoRA never needs more than as
     given.
     """
-    spec = RunSpec(
+    run = run_of(
         update=update,
         micro_batch_size=micro,
         seq_len=seq_len,
         grad_accum=3,
         gradient_checkpointing=recompute,
     )
-    least = smallest_batch(spec)
-    assert (least.micro_batch_size, least.gradient_checkpointing) == (1, True)
-    assert least.grad_accum * least.micro_batch_size == 3 * micro
+    least = smallest_batch(run)
+    assert (least.stage.micro_batch_size, least.stage.gradient_checkpointing) == (1, True)
+    assert least.stage.effective_batch_size == 3 * micro
     if update == "lora":
-        assert need_of(least).need_bytes <= need_of(spec).need_bytes
+        assert memory_of(least).need_bytes <= memory_of(run).need_bytes
 
 
 def test_what_a_method_refuses_is_not_smaller():
     """KTO takes four rows or more at once, and prefixes are never recomputed."""
-    assert smallest_batch(RunSpec(objective="kto", micro_batch_size=16)).micro_batch_size == 4
-    prefix = RunSpec(update="prefix", micro_batch_size=4, gradient_checkpointing=False)
-    assert smallest_batch(prefix).gradient_checkpointing is False
+    of_feedback = run_of(objective="kto", micro_batch_size=16)
+    assert smallest_batch(of_feedback).stage.micro_batch_size == 4
+    prefix = run_of(update="prefix", micro_batch_size=4, gradient_checkpointing=False)
+    assert smallest_batch(prefix).stage.gradient_checkpointing is False
 
 
 @pytest.mark.parametrize("size_gib", [4, 12, 24, 48, 80, 400])
@@ -96,28 +98,27 @@ def test_the_batch_that_fits_is_the_largest_that_does(size_gib):
     """Of 8 rows: as many as surely fit, recomputed only if no fewer rows without do; else the
     smallest batch if it may fit, else none.
     """
-    spec = RunSpec(
-        quantization="nf4", micro_batch_size=8, seq_len=2048, gradient_checkpointing=False
-    )
+    run = run_of(quantization="nf4", micro_batch_size=8, seq_len=2048, gradient_checkpointing=False)
     order = [(rows, again) for again in (False, True) for rows in (8, 4, 2, 1)]
     verdicts = {}
     for rows, again in order:
-        one = replace(
-            spec, micro_batch_size=rows, grad_accum=8 // rows, gradient_checkpointing=again
+        one = run.with_stage(
+            micro_batch_size=rows, grad_accum=8 // rows, gradient_checkpointing=again
         )
-        verdicts[rows, again] = memory_fits(need_of(one), size_gib * GIB)
+        verdicts[rows, again] = memory_fits(memory_of(one), size_gib * GIB)
     sure = [one for one in order if verdicts[one] in ("fits", "tight")]
     may = [(1, True)] if verdicts[1, True] == "may_fit" else [None]
-    found = fitting_batch(spec, need_of, size_gib * GIB)
-    said = None if found is None else (found.micro_batch_size, found.gradient_checkpointing)
+    found = fitting_batch(run, memory_of, size_gib * GIB)
+    stage = None if found is None else found.stage
+    said = None if stage is None else (stage.micro_batch_size, stage.gradient_checkpointing)
     assert said == (sure or may)[0]
 
 
 def test_the_smallest_batch_is_named_if_it_may_fit():
     """Memory of just the need lies inside the band."""
-    spec = RunSpec(quantization="nf4", micro_batch_size=8, seq_len=2048)
-    may = need_of(smallest_batch(spec)).need_bytes
-    assert fitting_batch(spec, need_of, may) == smallest_batch(spec)
+    run = run_of(quantization="nf4", micro_batch_size=8, seq_len=2048)
+    may = memory_of(smallest_batch(run)).need_bytes
+    assert fitting_batch(run, memory_of, may).stage == smallest_batch(run).stage
 
 
 def test_cached_blocks_do_not_decide():

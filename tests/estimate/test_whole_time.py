@@ -8,9 +8,10 @@ import pytest
 
 from advisor.estimate import whole_time as module
 from advisor.estimate.time import machine_of
-from advisor.estimate.types import RunSpec, WholeTime
+from advisor.estimate.types import TimeEstimate, WholeTime
 from advisor.estimate.whole_time import Looked, time_by_parts, together
 from advisor.ground.types import ModelShape
+from tests.estimate.specs import RunSpec, run_of
 
 SMOLLM = ModelShape(
     id="SmolLM2-135M", origin="size", params=134_515_008, architecture="llama", hidden_size=576,
@@ -21,10 +22,21 @@ SPEC = RunSpec(micro_batch_size=4, seq_len=256, rank=8, weights_dtype="float32")
 LOOKED = Looked(rows=20, row_tokens=96, answer_tokens=56)
 
 
+def training(steps: int | None = None, low: float = 1.0, high: float = 1.0) -> TimeEstimate:
+    """100 seconds of training."""
+    count = steps or 1
+    step_s = 100.0 / count
+    return TimeEstimate(
+        step_s=step_s, steps=count, tokens_per_s_per_gpu=1.0, because="",
+        low_s=low * step_s, high_s=high * step_s,
+    )  # fmt: skip
+
+
 def times_of(looked: Looked = LOOKED, **changed) -> WholeTime:
     machine = machine_of(None, cpu_cores=2)
     assert machine is not None
-    return time_by_parts(replace(SPEC, **changed), SMOLLM, machine, looked, train_s=100.0)
+    run = run_of(replace(SPEC, **changed), SMOLLM)
+    return time_by_parts(run, machine, looked, training())
 
 
 def test_the_parts_are_those_of_a_measured_run():
@@ -50,7 +62,7 @@ def test_tokenising_held_out_loss_checkpoints_and_a_download_count():
     machine = machine_of(None, cpu_cores=2)
     assert machine is not None
     hub = replace(SMOLLM, origin="catalogue")
-    times = time_by_parts(SPEC, hub, machine, looked, train_s=100.0, steps=50, low=0.8, high=1.5)
+    times = time_by_parts(run_of(SPEC, hub), machine, looked, training(50, 0.8, 1.5))
     assert times.prepare_s == pytest.approx(9.6)
     assert 0 < times.save_s < times.evaluate_s == pytest.approx(5.0)
     assert times.download_s == pytest.approx(4 * 134_515_008 / 30e6)
@@ -59,10 +71,10 @@ def test_tokenising_held_out_loss_checkpoints_and_a_download_count():
     half = times.with_training(50.0)
     assert half.total_s < times.total_s - 50.0
     assert half.low_s / half.total_s == pytest.approx(0.8)
-    local = time_by_parts(SPEC, SMOLLM, machine, looked, train_s=100.0, steps=50)
+    local = time_by_parts(run_of(SPEC, SMOLLM), machine, looked, training(50))
     assert local.download_s == 0
     quiet = replace(SPEC, evaluation=False)
-    assert time_by_parts(quiet, hub, machine, looked, train_s=100.0).evaluate_s == 0
+    assert time_by_parts(run_of(quiet, hub), machine, looked, training()).evaluate_s == 0
 
 
 def test_what_is_not_measured_takes_no_time():

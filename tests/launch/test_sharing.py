@@ -1,6 +1,7 @@
 """Several GPUs for one training: what is told before minutes are lost."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from advisor.launch.expected import StageEstimator
 from advisor.plan.checks import launch_faults
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
-from advisor.situation.of_plan import plan_shape, run_spec
+from advisor.situation.of_plan import plan_run, plan_shape
 
 from .conftest import MACHINE, PLAN, call_of
 
@@ -157,5 +158,8 @@ def test_what_saves_memory_is_something_that_can_be_started(planned, shop):
 def test_a_plan_is_estimated_as_it_is_started(planned):
     """Strategy, processes of all machines and offloading reach the estimate."""
     plan, todo = planned("{device: cuda, processes: 4, nodes: 2, strategy: fsdp, offload: true}")
-    spec = run_spec(plan, todo[0].stage)
-    assert (spec.gpus, spec.sharding, spec.offload_weights) == (8, "fsdp", True)
+    hardware = machine(gpu(), gpu())
+    device = plan_run(
+        plan, todo[0].stage, plan_shape(plan, Path("shop") / "plan.yaml"), hardware
+    ).device
+    assert (device.gpus, device.sharding, device.offloads) == (8, "fsdp", True)

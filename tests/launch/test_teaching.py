@@ -10,7 +10,7 @@ from advisor.launch import teaching
 from advisor.launch.teaching import as_it_ran
 from advisor.plan.read import read_plan
 from advisor.record.stage import Measured
-from advisor.situation.of_plan import run_spec
+from advisor.situation.of_plan import plan_run, plan_shape
 from tests.launch.conftest import MACHINE, run
 
 HERE = replace(MACHINE, cpu_model="A Processor")
@@ -133,9 +133,9 @@ def test_a_failed_run_teaches_nothing(shop, runs, monkeypatch):
 def test_the_largest_micro_batch_decides_not_the_longest_row(shop):
     """The formula is asked about as many tokens as one micro-batch had."""
     plan = read_plan(shop / "plan.yaml")
-    spec = run_spec(plan, plan.stages[0])
-    assert as_it_ran(spec, Measured(largest_batch_tokens=1318)).longest_tokens == 330
-    assert as_it_ran(spec, Measured()) is None
+    run = plan_run(plan, plan.stages[0], plan_shape(plan, shop / "plan.yaml"), HERE)
+    assert as_it_ran(run, Measured(largest_batch_tokens=1318)).longest_tokens == 330
+    assert as_it_ran(run, Measured()) is None
 
 
 def stats(**changes):
@@ -152,7 +152,6 @@ def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
     from advisor.ground.types import DataProfile
     from advisor.launch.expected import StageEstimator
     from advisor.plan.entries import entries
-    from advisor.situation.of_plan import plan_shape
 
     plan = read_plan(shop / "plan.yaml")
     entry = entries(plan)[0]

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from advisor.estimate import methods as arithmetic
 from advisor.estimate.methods import special
-from advisor.estimate.model.dims import dims_of
-from advisor.estimate.types import RunSpec
+from advisor.estimate.spec import run_of_spec
 from advisor.ground.errors import InputError
 from advisor.ground.resources import resource_root
 from advisor.methods import load, methods, schemes
@@ -264,7 +263,7 @@ def test_arithmetic_of_one_name_in_two_folders_is_refused(tmp_path):
     """Which of two files counts is never a matter of which folder comes first."""
     write_update(tmp_path, "bias")
     (tmp_path / "estimate" / "methods").mkdir(parents=True)
-    (tmp_path / "estimate" / "methods" / "lora.py").write_text("def trainable_params(d, s): ...\n")
+    (tmp_path / "estimate" / "methods" / "lora.py").write_text("def trainable_params(run): ...\n")
     (fault,) = of_own(tmp_path).broken["bias"]
     assert "a file estimate/methods/lora.py exists already" in fault.headline
     assert str(tmp_path) in fault.allowed
@@ -322,7 +321,7 @@ def test_arithmetic_that_cannot_count_is_an_error_of_its_file(with_own_folder, t
         special(methods().update("bias"), "trainable_params")
     shape = model_shape("Qwen/Qwen3-0.6B")[0]
     lora = special(methods().update("lora"), "trainable_params")
-    assert lora(dims_of(shape), RunSpec(update="lora", rank=8)) > 0
+    assert lora(run_of_spec({"update": "lora", "rank": 8}, shape)) > 0
 
 
 ODD = ["[]", "{}", "null", "true", "no", "-1", "1e999", "'x'", "[[1]]", "{a: {b: 1}}", "&a b", "*a",

@@ -16,8 +16,8 @@ ASKED = ("--task", "qa", "--data", "pairs.jsonl", "--model", "Qwen/Qwen3-0.6B", 
 ARITHMETIC = '''"""Biases: five vectors as long as a hidden state, in each of the last layers."""
 
 
-def trainable_params(dims, spec):
-    return 5 * dims.hidden * (spec.options.get("held") or 4)
+def trainable_params(run):
+    return 5 * run.dims.hidden * (run.options.get("held") or 4)
 '''
 RULE = "because: tried at home, sources: [trl], confidence: practice"
 

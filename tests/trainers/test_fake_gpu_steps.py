@@ -28,9 +28,7 @@ from advisor.advice.advise import candidate_of
 from advisor.advice.planning import make_plan
 from advisor.api import Answers
 from advisor.commands.session import Stated, advise_on
-from advisor.estimate.model.dims import dims_of
-from advisor.estimate.resolved_run import resolve
-from advisor.estimate.stages import stage_spec
+from advisor.estimate.run import Run
 from advisor.methods import methods, schemes
 from advisor.methods.composition import compose
 from advisor.plan.model import Launch, Plan, PlanData, Stage
@@ -286,13 +284,7 @@ def test_a_plan_for_a_gpu_trains_in_its_dtypes(
 def check_states(stage: Stage, seen: Seen, trained: torch.dtype) -> None:
     """The optimizer's states and the trained weights are as wide as the estimator says."""
     shape, _ = model_shape(MODEL)
-    spec = stage_spec(
-        stage.objective, stage.update, stage.quantization,
-        {**stage.options, **{key: getattr(stage, key) for key in (
-            "weights_dtype", "precision", "optimizer", "micro_batch_size", "seq_len", "grad_accum",
-        )}},
-    )  # fmt: skip
-    expected = resolve(spec, dims_of(shape))
+    expected = Run(stage=stage, model=shape)
     assert trained.itemsize == expected.train_bytes
     wide = {dtype for dtype in seen.state_dtypes if dtype.itemsize > 1}
     if "8bit" in stage.optimizer:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from advisor.estimate.spec.answers import run_specs
+from advisor.estimate.answers import run_specs
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.models import model_shape
 

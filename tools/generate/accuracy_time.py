@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from advisor.estimate.spec.read import Request, request_of
+from advisor.estimate.run import Run
+from advisor.estimate.spec import request_of, run_of_spec
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import TimeEstimate
-from advisor.ground.types import ModelShape
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.models import model_shape
 from tools.generate.markdown import grid
@@ -34,12 +34,11 @@ MARK = (
 
 
 @dataclass(frozen=True)
-class Run:
+class Published:
     """One published speed, and what the estimator needs to say its own."""
 
     facts: Mapping[str, Any]
-    request: Request
-    shape: ModelShape
+    run: Run
     machine: Machine
 
     def estimate(self, flops: float = 1.0, memory: float = 1.0) -> TimeEstimate:
@@ -49,27 +48,23 @@ class Run:
             flops=flops * self.machine.flops,
             bytes_per_s=memory * self.machine.bytes_per_s,
         )
-        found = time_estimate(
-            self.request.spec, self.shape, machine, tokens_total=self.request.tokens_total,
-            rows_total=self.request.rows_total, unpacked=self.request.unpacked,
-        )  # fmt: skip
+        found = time_estimate(self.run, machine)
         assert found is not None
         return found
 
     @property
     def method(self) -> str:
         """Full, LoRA, QLoRA or IA3."""
-        spec = self.request.spec
-        if spec.quantization:
+        if self.run.stage.quantization:
             return "QLoRA"
-        return {"full": "full", "lora": "LoRA", "ia3": "IA3"}[spec.update]
+        return {"full": "full", "lora": "LoRA", "ia3": "IA3"}[self.run.stage.update]
 
 
 @dataclass(frozen=True)
 class Scored:
     """A run, and how many times longer its step took than estimated."""
 
-    run: Run
+    run: Published
     longer: float
     low: float  # the band, as shares of the estimate
     high: float
@@ -94,23 +89,23 @@ def published() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def runs() -> tuple[Run, ...]:
+def runs() -> tuple[Published, ...]:
     """Every published speed as a run."""
     found = []
     for facts in published()["cases"]:
         given = {key: value for key, value in facts.items() if key not in NOT_SPEC}
-        request = request_of({**published()["defaults"], **given}, at=facts["id"])
-        assert isinstance(request, Request), request
-        shape, _ = model_shape(request.model, params_b=request.params_b)
+        spec = request_of({**published()["defaults"], **given}, at=facts["id"])
+        assert isinstance(spec, dict), spec
+        size, active = spec.get("model_params_b"), spec.get("active_params_b")
+        shape, _ = model_shape(spec.get("model", ""), params_b=size)
         assert shape is not None, facts["id"]
-        if shape.origin == "size" and request.active_params_b:
-            text = f"{request.params_b:g}B-A{request.active_params_b:g}B"
-            sized, _ = model_shape(text, params_b=request.params_b)
+        if shape.origin == "size" and active:
+            sized, _ = model_shape(f"{size:g}B-A{active:g}B", params_b=size)
             assert sized is not None
             shape = replace(sized, id=shape.id)
-        machine = machine_of(find_gpu(request.gpu or "", lenient=True).spec)
+        machine = machine_of(find_gpu(spec.get("gpu", ""), lenient=True).spec)
         assert machine is not None, facts["id"]
-        found.append(Run(facts, request, shape, machine))
+        found.append(Published(facts, run_of_spec(spec, shape), machine))
     return tuple(found)
 
 
@@ -131,7 +126,7 @@ def scored(flops: float = 1.0, memory: float = 1.0) -> tuple[Scored, ...]:
     return tuple(found)
 
 
-def by(cases: Sequence[Scored], key: Callable[[Run], str]) -> dict[str, list[Scored]]:
+def by(cases: Sequence[Scored], key: Callable[[Published], str]) -> dict[str, list[Scored]]:
     """The runs of each value of a key."""
     found: dict[str, list[Scored]] = {}
     for one in cases:
@@ -139,7 +134,7 @@ def by(cases: Sequence[Scored], key: Callable[[Run], str]) -> dict[str, list[Sco
     return dict(sorted(found.items()))
 
 
-def source_of(run: Run) -> str:
+def source_of(run: Published) -> str:
     return str(run.facts["source"])
 
 

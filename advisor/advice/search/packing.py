@@ -15,9 +15,7 @@ from advisor.advice.search.settings import BATCH, StageCase
 from advisor.advice.types import Chosen, Padding, values_of
 from advisor.estimate.model.architecture import MIXES_PACKED_ROWS
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
-from advisor.estimate.types import RunSpec
-from advisor.ground.types import DataProfile, TokenStats
-from advisor.methods import methods
+from advisor.ground.types import TokenStats
 from advisor.methods.families import DECODER, kind_of_type
 from advisor.methods.kernels import is_flash
 from advisor.ruleset.phrases import inside_sentence
@@ -205,23 +203,4 @@ def padding_of(case: StageCase, settings: Mapping[str, Chosen]) -> Padding | Non
         return None
     return Padding(
         at_random=1 - one / random, now=0.0 if packed else 1 - one / together, packed=packed
-    )
-
-
-def padded_length(spec: RunSpec, profile: DataProfile | None, *, grouped: bool) -> float | None:
-    """Tokens of a sequence of a micro-batch, on average, padding included; None where nothing is
-    padded, or that is not known.
-    """
-    generates = methods().objective(spec.objective).generates
-    if profile is None or profile.tokens is None or spec.packing or generates:
-        return None
-    if spec.unpadded:
-        return 1.0  # as long as the rows are
-    return padded_tokens(
-        profile.tokens,
-        seq_len=spec.seq_len,
-        micro=spec.micro_batch_size,
-        per_step=spec.micro_batch_size * spec.grad_accum * spec.gpus,
-        rows=profile.rows,
-        grouped=grouped,
     )

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from advisor.advice.search.packing import padded_length
 from advisor.advice.search.rows import task_settings
 from advisor.advice.search.settings import StageCase
 from advisor.advice.types import Chosen, values_of
-from advisor.estimate import estimate, hardware_machine, time_estimate
+from advisor.estimate import NO_MODEL, estimate, hardware_machine, time_estimate
 from advisor.estimate.reading import tokens_read
-from advisor.estimate.stages import stage_spec, with_rows
-from advisor.estimate.types import Estimate, RunSpec
+from advisor.estimate.run import Device, Rows, Run, stage_of
+from advisor.estimate.types import Estimate
 from advisor.estimate.whole_time import HELD_OUT_ROWS, Looked
 from advisor.methods import may_share_base
 from advisor.plan.model import Stage
@@ -55,21 +54,14 @@ def stage_estimate(
     Args:
         passes: Those of all tasks, if they differ from what the values say.
     """
-    situation, spec = case.situation, _run_spec(case, plain)
     if passes is None:
         passes = _passes(plain)
-    tokens, rows = amounts_to_read(case, spec, epochs=passes.over_trained)
-    tasks = max(1, len(case.profiles))  # each is measured by itself
-    found = estimate(
-        spec,
-        situation.model,
-        situation.hardware,
-        tokens_total=tokens,
-        rows_total=rows,
-        padded_length=padded_length(spec, case.profile, grouped=bool(plain.get("group_by_length"))),
-        looked=_looked(case, spec, (tokens, rows), passes) if tokens else None,
-        past=situation.past,
-    )
+    run = _run(case, plain, epochs=passes.over_trained)
+    if run is None:
+        return NO_MODEL
+    situation, tasks = case.situation, max(1, len(case.profiles))  # each is measured by itself
+    looked = _looked(case, run, passes) if run.rows.tokens_total else None
+    found = estimate(run, situation.hardware, looked=looked, past=situation.past)
     if tasks == 1 or found.times is None:
         return found
     once = may_share_base(case.objective, case.update)
@@ -80,57 +72,57 @@ def pace_of_row(case: StageCase, plain: Mapping[str, Any]) -> float | None:
     """Seconds for a row of an optimizer step on one device, with these values of plan keys; None if
     the speed of the device or the dimensions of the model are not known.
     """
-    shape, machine = case.situation.model, hardware_machine(case.situation.hardware)
-    if shape is None or machine is None:
+    run, machine = _run(case, plain, epochs=1.0), hardware_machine(case.situation.hardware)
+    found = None if run is None or machine is None else time_estimate(run, machine)
+    return None if run is None or found is None else found.step_s / run.stage.effective_batch_size
+
+
+def _run(case: StageCase, plain: Mapping[str, Any], *, epochs: float) -> Run | None:
+    """What the estimate is about; None if nothing is known of the model."""
+    model, teacher = case.situation.model, case.situation.teacher
+    quantization, profile = case.composition.quantization, case.profile
+    if model is None:
         return None
-    spec = _run_spec(case, plain)
-    tokens, rows = amounts_to_read(case, spec, epochs=1.0)
-    found = time_estimate(
-        spec,
-        shape,
-        machine,
-        tokens_total=tokens,
-        rows_total=rows,
-        padded_length=padded_length(spec, case.profile, grouped=bool(plain.get("group_by_length"))),
+    axes = {"objective": case.objective, "update": case.update, "quantization": quantization}
+    of_teacher = {}
+    if teacher is not None:
+        own_base = teacher.id == model.id and case.is_module and quantization is None
+        of_teacher = {"teacher_params": 0 if own_base else teacher.params}
+    stage = stage_of({**plain, **of_teacher, **axes})
+    sharding = plain.get("sharding") or ("ddp" if case.cards > 1 else None)
+    device = Device.of(
+        case.situation.hardware,
+        gpus=case.cards,
+        sharding=sharding,
+        offloads=bool(plain.get("offload")),
     )
-    return None if found is None else found.step_s / (spec.micro_batch_size * spec.grad_accum)
+    tokens, rows = amounts_to_read(case, stage, epochs=epochs)
+    amounts = Rows(tokens_total=tokens, rows_total=rows)
+    run = Run(stage=stage, model=model, device=device, rows=amounts)
+    if profile is None:
+        return run
+    return run.with_rows(profile.tokens).padded(profile.tokens, profile.rows)
 
 
-def _run_spec(case: StageCase, plain: Mapping[str, Any]) -> RunSpec:
-    situation, quantization = case.situation, case.composition.quantization
-    if (teacher := situation.teacher) is not None:
-        own_base = (
-            situation.model is not None
-            and teacher.id == situation.model.id
-            and case.is_module
-            and quantization is None
-        )
-        plain = {**plain, "teacher_params": 0 if own_base else teacher.params}
-    axes = (case.objective, case.update, quantization)
-    spec = stage_spec(*axes, plain, gpus=case.cards, sharding=plain.get("sharding"))
-    tokens = None if case.profile is None else case.profile.tokens
-    return with_rows(spec, tokens, situation.model, cpu=case.on_cpu)
-
-
-def _looked(
-    case: StageCase, spec: RunSpec, amounts: tuple[int, int | None], passes: Passes
-) -> Looked:
+def _looked(case: StageCase, run: Run, passes: Passes) -> Looked:
     """What a stage is measured on: of each task as many rows."""
-    (tokens, rows), tasks = amounts, max(1, len(case.profiles))
+    rows, tokens, tasks = run.rows.rows_total, run.rows.tokens_total, max(1, len(case.profiles))
     stats = case.profile.tokens if case.profile is not None else None
     request = stats.request_mean if stats is not None else None
     known = rows and passes.over_trained
-    each = tokens / rows / case.method.sequences_per_row if rows else spec.seq_len
+    each = float(run.stage.seq_len)
+    if rows and tokens:
+        each = min(each, tokens / rows / case.method.sequences_per_row)
     return Looked(
         rows=rows / passes.over_trained * passes.held / tasks if rows and known else HELD_OUT_ROWS,
-        row_tokens=min(float(spec.seq_len), each),
+        row_tokens=each,
         answer_tokens=stats.mean - request if stats is not None and request else None,
         all_rows=rows / passes.over_trained * (1 + passes.held) / tasks if rows and known else 0.0,
     )
 
 
 def amounts_to_read(
-    case: StageCase, spec: RunSpec, *, epochs: float
+    case: StageCase, stage: Stage, *, epochs: float
 ) -> tuple[int | None, int | None]:
     """Tokens and rows read over all epochs, of all tasks together and without the rows that are
     held out; each None where neither the data nor an answer tells.
@@ -146,14 +138,7 @@ def amounts_to_read(
     read_tokens = read_rows = 0.0
     for profile in profiles:
         assert profile.tokens is not None
-        mean, share = tokens_read(
-            profile.tokens,
-            objective=spec.objective,
-            seq_len=spec.seq_len,
-            truncation="stop",
-            packing=spec.packing,
-            response_tokens=spec.options.get("response_tokens"),
-        )
+        mean, share = tokens_read(profile.tokens, replace(stage, truncation="stop"))
         rows_read = profile.rows * share * epochs
         read_tokens, read_rows = read_tokens + rows_read * mean, read_rows + rows_read
     return max(1, round(read_tokens)), max(1, round(read_rows))

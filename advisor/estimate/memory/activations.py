@@ -7,9 +7,8 @@ from __future__ import annotations
 from advisor.estimate import sources as src
 from advisor.estimate.blocks.of_run import layers_of, parts_of
 from advisor.estimate.methods import special
-from advisor.estimate.resolved_run import ResolvedRun, answers_at_once, term_of
-from advisor.estimate.types import Term
-from advisor.methods import objective, update
+from advisor.estimate.run import Run
+from advisor.estimate.types import Term, term_of
 
 RERUN_SELECTIVE = 0.5  # half of it was kept
 CHECKPOINTED_PARTS = 4  # attention, MLP and two norms, where each is checkpointed for itself
@@ -36,32 +35,32 @@ PART_COPIES = 3  # logits, their exponentials, their gradient
 WRITING_COPIES = 3  # of one token's logits: themselves, divided by the temperature, probabilities
 
 
-def activations(s: ResolvedRun) -> list[Term]:
+def activations(run: Run) -> list[Term]:
     """What the forward pass leaves for the backward pass."""
-    d, tokens = s.dims, s.tokens
-    if s.checkpointing in ("full", "offload"):
-        if s.checkpointing == "offload":
+    d, tokens = run.dims, run.tokens
+    if run.checkpointing in ("full", "offload"):
+        if run.checkpointing == "offload":
             return [
                 term_of(
                     "activations",
-                    2 * tokens * d.hidden * s.hidden_bytes,
+                    2 * tokens * d.hidden * run.hidden_bytes,
                     "layer inputs are moved to host memory; two on the device",
                     src.ACTIVATIONS,
                 )
             ]
-        states = CHECKPOINTED_PARTS if s.stack.checkpoints_parts else 1
-        size = tokens * d.layers * states * d.hidden * s.hidden_bytes
+        states = CHECKPOINTED_PARTS if run.trainer["checkpoints_parts"] else 1
+        size = tokens * d.layers * states * d.hidden * run.hidden_bytes
         words = "one hidden state" if states == 1 else f"{states} hidden states"
-        product = f"{tokens:,} tokens x {d.layers * states} x {d.hidden} x {s.hidden_bytes} B"
+        product = f"{tokens:,} tokens x {d.layers * states} x {d.hidden} x {run.hidden_bytes} B"
         return [term_of("activations", size, f"{words} per layer: {product}", src.ACTIVATIONS)]
-    kinds = layers_of(s)
-    kept = sum(kind.count * layer.kept for kind, layer in kinds) / d.layers + _kept_by_module(s)
-    if s.checkpointing == "selective":
+    kinds = layers_of(run)
+    kept = sum(kind.count * layer.kept for kind, layer in kinds) / d.layers + _kept_by_module(run)
+    if run.checkpointing == "selective":
         # Every other matrix product is kept, from the first on (q, v, gate, down), with the
         # attention's output and the layer's input: torchtitan/distributed/
         # activation_checkpoint.py, where what an even count finds is computed again.
         matrices = 2 * (d.q_size + d.kv_size + d.width + (d.hidden if d.gated else 0))
-        kept = min(kept, matrices + 2 * d.q_size + s.hidden_bytes * d.hidden)
+        kept = min(kept, matrices + 2 * d.q_size + run.hidden_bytes * d.hidden)
     terms = [
         term_of(
             "activations",
@@ -70,11 +69,11 @@ def activations(s: ResolvedRun) -> list[Term]:
             src.BLOCKS,
         )
     ]
-    copies = _cast_weights(s) * d.layers
+    copies = _cast_weights(run) * d.layers
     if copies:
         because = "autocast casts frozen float32 weights for each product, which keeps the cast"
         terms.append(term_of("16-bit copies of frozen weights", copies, because, src.BLOCKS))
-    written = s.written_out_bytes * d.routed_layers
+    written = run.written_out_bytes * d.routed_layers
     if written:
         because = (
             f"{d.routed_layers} layers: PEFT adds the correction to all experts of a layer, and the"
@@ -84,37 +83,41 @@ def activations(s: ResolvedRun) -> list[Term]:
     return terms
 
 
-def _cast_weights(s: ResolvedRun) -> float:
+def _cast_weights(run: Run) -> float:
     """Bytes of a layer's frozen float32 weights that autocast casts: its cache holds weights that
     train alone, so each product makes a cast of its own and saves it for its input's gradient
     (aten/src/ATen/autocast_mode.cpp, cached_cast).
     """
-    plain = s.weight_bytes == 4 and s.spec.quantization is None and not s.casts
-    if not s.is_module or not plain or s.spec.precision != "mixed":
+    plain = run.weight_bytes == 4 and run.stage.quantization is None and not run.casts
+    if not run.is_module or not plain or run.precision != "mixed":
         return 0.0
-    return 2 * s.dims.linear_params / s.dims.layers
+    return 2 * run.dims.linear_params / run.dims.layers
 
 
-def _kept_by_module(s: ResolvedRun) -> float:
+def _kept_by_module(run: Run) -> float:
     """Bytes per token and layer that modules other than LoRA keep."""
-    own = special(update(s.spec.update), "kept_bytes")
-    return float(own(s.dims, s.spec)) if own else 0.0
+    own = special(run.update, "kept_bytes")
+    return float(own(run)) if own else 0.0
 
 
-def recomputed_layer(s: ResolvedRun) -> list[Term]:
+def recomputed_layer(run: Run) -> list[Term]:
     """One layer's activations and their gradients while its part of the backward pass runs."""
-    d, tokens, spec = s.dims, s.tokens, s.spec
+    d, tokens = run.dims, run.tokens
     terms = []
-    if s.checkpointing == "none":
-        more = max(layer.backward - layer.kept_inside for _, layer in layers_of(s))
+    if run.checkpointing == "none":
+        more = max(layer.backward - layer.kept_inside for _, layer in layers_of(run))
         because = (
             f"{tokens:,} tokens x {more:,.0f} B beyond what it frees, of the layer being passed"
         )
         terms.append(term_of("gradients of activations", tokens * more, because, src.BLOCKS))
     else:
-        layers = parts_of(s) if s.stack.checkpoints_parts else [one for _, one in layers_of(s)]
-        per_token = max(layer.backward for layer in layers) + _kept_by_module(s)
-        if s.checkpointing == "selective":
+        layers = (
+            parts_of(run)
+            if run.trainer["checkpoints_parts"]
+            else [one for _, one in layers_of(run)]
+        )
+        per_token = max(layer.backward for layer in layers) + _kept_by_module(run)
+        if run.checkpointing == "selective":
             per_token *= RERUN_SELECTIVE
         because = (
             f"{tokens:,} tokens x {per_token:,.0f} B: what its operations save, and gradients at"
@@ -122,16 +125,16 @@ def recomputed_layer(s: ResolvedRun) -> list[Term]:
         )
         terms.append(term_of("recomputed layer", tokens * per_token, because, src.BLOCKS))
         because = "autocast casts frozen float32 weights for each product, which keeps the cast"
-        copies = _cast_weights(s)
+        copies = _cast_weights(run)
         terms.append(term_of("16-bit copies of frozen weights", copies, because, src.BLOCKS))
-    if s.written_out_bytes:
-        again = s.checkpointing != "none"
+    if run.written_out_bytes:
+        again = run.checkpointing != "none"
         because = f"of the layer being passed{', and their gradient' if again else ''}"
         name = "experts with corrections" if again else "gradient of experts with corrections"
-        size = s.written_out_bytes * (2 if again else 1)
+        size = run.written_out_bytes * (2 if again else 1)
         terms.append(term_of(name, size, because, src.CORRECTED))
-    if spec.quantization == "nf4":
-        widest = d.shared_size if s.left_experts else d.expert_width
+    if run.stage.quantization == "nf4":
+        widest = d.shared_size if run.left_experts else d.expert_width
         terms.append(
             term_of(
                 "dequantised matrix",
@@ -140,7 +143,7 @@ def recomputed_layer(s: ResolvedRun) -> list[Term]:
                 src.QLORA,
             )
         )
-    if s.keeps_inputs and s.checkpointing == "full":
+    if run.keeps_inputs and run.checkpointing == "full":
         size = tokens * d.layers * d.hidden * 2
         terms.append(
             term_of(
@@ -154,36 +157,36 @@ def recomputed_layer(s: ResolvedRun) -> list[Term]:
     return terms
 
 
-def last_hidden(s: ResolvedRun) -> list[Term]:
+def last_hidden(run: Run) -> list[Term]:
     """What the output matrix multiplies: the last hidden states, with their float32 norm.
 
     Of the size of what a layer holds, so a recomputed layer takes these blocks over and no cache
     keeps them beside it.
     """
-    size = s.tokens * LOSS_HIDDEN_BYTES * s.dims.hidden
+    size = run.tokens * LOSS_HIDDEN_BYTES * run.dims.hidden
     return [
         term_of(
             "last hidden states",
             size,
-            f"{s.tokens:,} tokens x {s.dims.hidden:,} x {LOSS_HIDDEN_BYTES} B, with their norm in"
-            " float32",
+            f"{run.tokens:,} tokens x {run.dims.hidden:,} x {LOSS_HIDDEN_BYTES} B, with their norm"
+            " in float32",
             src.COUNT,
         )
     ]
 
 
-def loss_memory(s: ResolvedRun) -> list[Term]:
+def loss_memory(run: Run) -> list[Term]:
     """Logits and the loss on them, at the start of the backward pass; nothing worth a line where a
     row has a few classes.
     """
-    d, tokens = s.dims, s.tokens
-    if d.encoder or objective(s.spec.objective).logits == "none":
+    d, tokens = run.dims, run.tokens
+    if d.encoder or run.objective.logits == "none":
         return []
-    if s.loss == "parts":
-        return [_parts(s, PART_COPIES, "with exponentials and gradient")]
-    if s.loss == "tiled":
-        return [_tiles(s)]
-    if s.loss == "chunked" and s.stack.keeps_chunks:
+    if run.loss == "parts":
+        return [_parts(run, PART_COPIES, "with exponentials and gradient")]
+    if run.loss == "tiled":
+        return [_tiles(run)]
+    if run.loss == "chunked" and run.trainer["keeps_chunks"]:
         size = tokens * d.vocab * LIT_LOSS_BYTES
         terms = [
             term_of(
@@ -193,7 +196,7 @@ def loss_memory(s: ResolvedRun) -> list[Term]:
                 src.LOSS,
             )
         ]
-        if s.quantised_head:
+        if run.quantised_head:
             terms.append(
                 term_of(
                     "output matrix in 16 bit",
@@ -203,23 +206,23 @@ def loss_memory(s: ResolvedRun) -> list[Term]:
                 )
             )
         return terms
-    if s.loss == "chunked" and s.stack.chunks:
+    if run.loss == "chunked" and run.trainer["chunks"]:
         # A compiled loss writes no float32 copy of the chunk.
-        chunk = 0.0 if s.compiled_loss else LOSS_CHUNK_BYTES / s.stack.chunks
+        chunk = 0.0 if run.compiled_loss else LOSS_CHUNK_BYTES / run.trainer["chunks"]
         size = tokens * d.vocab * (2 + chunk)
         return [
             term_of(
                 "logits and loss",
                 size,
-                f"16-bit logits of all tokens, the loss on one of {s.stack.chunks} chunks at a"
-                " time",
+                f"16-bit logits of all tokens, the loss on one of {run.trainer['chunks']} chunks at"
+                " a time",
                 src.LOSS,
             )
         ]
-    if s.loss == "chunked" and not s.stack.whole_logits:
+    if run.loss == "chunked" and not run.trainer["whole_logits"]:
         tile = min(tokens, TILE_TOKENS) * min(d.vocab, TILE_WORDS)
-        whole = not s.is_module and not s.stack.name
-        size = tile * (CPU_TILE_BYTES if s.cpu else TILE_BYTES) + (
+        whole = not run.is_module and run.is_ours
+        size = tile * (CPU_TILE_BYTES if run.device.is_cpu else TILE_BYTES) + (
             4 * d.head_params if whole else 0
         )
         because = (
@@ -227,45 +230,45 @@ def loss_memory(s: ResolvedRun) -> list[Term]:
             f" logits{', and a float32 gradient of the output matrix' if whole else ''}"
         )
         return [term_of("logits and loss", size, because, src.TRL_LOSS)]
-    per = _bytes_of_a_logit(s)
+    per = _bytes_of_a_logit(run)
     return [
         term_of(
             "logits and loss",
             tokens * d.vocab * per,
-            f"{tokens:,} tokens x {d.vocab:,} logits x {per:g} B ({s.loss} logits)",
+            f"{tokens:,} tokens x {d.vocab:,} logits x {per:g} B ({run.loss} logits)",
             src.LOSS,
         )
     ]
 
 
-def _bytes_of_a_logit(s: ResolvedRun) -> float:
+def _bytes_of_a_logit(run: Run) -> float:
     """Bytes per logit when the loss materialises all logits at once."""
-    if s.loss in ("fused", "chunked"):
+    if run.loss in ("fused", "chunked"):
         return LOSS_FUSED_BYTES
-    if s.cpu:
+    if run.device.is_cpu:
         return LOSS_FLOAT32_BYTES
-    if s.compiled_loss:
+    if run.compiled_loss:
         return LOSS_COMPILED_BYTES
-    return LOSS_SHIFTED_LABELS_BYTES if s.stack.shifts_labels else LOSS_FULL_BYTES
+    return LOSS_SHIFTED_LABELS_BYTES if run.trainer["shifts_labels"] else LOSS_FULL_BYTES
 
 
-def evaluation_memory(s: ResolvedRun) -> list[Term]:
+def evaluation_memory(run: Run) -> list[Term]:
     """An evaluation batch of the training batch's size that keeps the loss alone."""
-    d, tokens = s.dims, s.tokens
-    layer = max(one.forward for _, one in layers_of(s)) + s.hidden_bytes * d.hidden
+    d, tokens = run.dims, run.tokens
+    layer = max(one.forward for _, one in layers_of(run)) + run.hidden_bytes * d.hidden
     because = f"{tokens:,} tokens x {layer:,.0f} B at its worst point: no activations are kept"
     terms = [term_of("one layer", tokens * layer, because, src.BLOCKS)]
-    if s.loss == "parts":
-        terms.append(_parts(s, PART_COPIES - 1, "with exponentials"))
-    elif s.loss == "tiled":
-        terms.append(_tiles(s))
-    elif not d.encoder and objective(s.spec.objective).logits != "none":
-        whole = s.loss != "chunked"
+    if run.loss == "parts":
+        terms.append(_parts(run, PART_COPIES - 1, "with exponentials"))
+    elif run.loss == "tiled":
+        terms.append(_tiles(run))
+    elif not d.encoder and run.objective.logits != "none":
+        whole = run.loss != "chunked"
         per = (
             LOSS_COMPILED_BYTES
-            if s.compiled_loss
+            if run.compiled_loss
             else LOSS_FUSED_BYTES
-            if s.loss == "fused"
+            if run.loss == "fused"
             else EVALUATION_BYTES
         )
         size = (
@@ -279,25 +282,25 @@ def evaluation_memory(s: ResolvedRun) -> list[Term]:
     return terms
 
 
-def _tiles(s: ResolvedRun) -> Term:
+def _tiles(run: Run) -> Term:
     """Logits of as many tokens as our loss on the CPU takes at once, and each token's gradient:
     logits and log-probabilities of a tile, and beside them what the tile before left.
     """
-    logits = s.tokens * s.dims.vocab * 4
+    logits = run.tokens * run.dims.vocab * 4
     tile = min(logits, OWN_TILE_BYTES)
     held = tile + max(tile, 2 * min(tile, logits - tile))
     return term_of(
         "logits and loss",
-        held + s.tokens * s.dims.hidden * s.hidden_bytes,
+        held + run.tokens * run.dims.hidden * run.hidden_bytes,
         f"tiles of {OWN_TILE_BYTES / 2**20:.0f} MiB, up to three at a time, instead of the logits"
-        f" of {s.tokens:,} tokens, and a gradient for each hidden state",
+        f" of {run.tokens:,} tokens, and a gradient for each hidden state",
         src.TILES,
     )
 
 
-def _parts(s: ResolvedRun, copies: int, with_what: str) -> Term:
+def _parts(run: Run, copies: int, with_what: str) -> Term:
     """Logits of as many answer tokens as our PPO scores at once."""
-    logits = min(s.tokens * s.dims.vocab * 4, PART_LOGIT_BYTES)
+    logits = min(run.tokens * run.dims.vocab * 4, PART_LOGIT_BYTES)
     return term_of(
         "logits and loss",
         copies * logits,
@@ -306,17 +309,17 @@ def _parts(s: ResolvedRun, copies: int, with_what: str) -> Term:
     )
 
 
-def rollout_memory(s: ResolvedRun) -> list[Term]:
+def rollout_memory(run: Run) -> list[Term]:
     """Keys and values of the answers being generated, and the logits they are drawn from."""
-    d, spec = s.dims, s.spec
-    answers = answers_at_once(spec)
-    wide = 4 if s.weight_bytes == 4 and spec.precision != "mixed" else 2
-    cached = int(d.cached(spec.seq_len))
+    d = run.dims
+    answers = run.answers_at_once
+    wide = 4 if run.weight_bytes == 4 and run.precision != "mixed" else 2
+    cached = int(d.cached(run.stage.seq_len))
     return [
         term_of(
             "keys and values of answers",
             answers * cached * wide,
-            f"{answers} answers x {cached:,} numbers for {spec.seq_len:,} tokens in"
+            f"{answers} answers x {cached:,} numbers for {run.stage.seq_len:,} tokens in"
             f" {d.layers} layers x {wide} B",
             src.COUNT,
         ),

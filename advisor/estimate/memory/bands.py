@@ -20,8 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from advisor.estimate.resolved_run import CPU_OPTIMIZERS, ResolvedRun
-from advisor.methods import objective
+from advisor.estimate.run import CPU_OPTIMIZERS, Run
 
 KNOWN = "known"  # every run has this width
 # What widens the band, in words that follow "because".
@@ -53,35 +52,51 @@ WIDTHS: Mapping[str, tuple[float, float]] = {
 READ = ("catalogue", "folder", "hub", "suggested")
 
 
-def doubts_of(s: ResolvedRun, origin: str) -> tuple[str, ...]:
-    """What of a run is not known or hard to predict: keys of WORDS, in their order.
-
-    Args:
-        s: The run with every default filled in.
-        origin: Where the model's shape comes from (`ModelShape.origin`).
-    """
+def doubts_of(run: Run) -> tuple[str, ...]:
+    """What of a run is not known or hard to predict: keys of WORDS, in their order."""
     holds = (
-        s.ragged > 0 and s.counter not in ("allocated", "active"),
-        bool(s.dims.routed_params),
-        s.offloaded or s.checkpointing == "offload" or s.optimizer in CPU_OPTIMIZERS,
-        s.gpus > 1,
-        not s.stack.is_known or _guesses(s),
-        s.counter == "unknown",
-        s.spec.loss is None and bool(s.stack.name) and _has_logits(s),
-        origin not in READ,
+        run.ragged > 0 and run.counter not in ("allocated", "active"),
+        bool(run.dims.routed_params),
+        run.offloaded or run.checkpointing == "offload" or run.optimizer in CPU_OPTIMIZERS,
+        run.gpus > 1,
+        not run.trainer.is_known or _guesses(run),
+        run.counter == "unknown",
+        run.stated.get("loss") is None and not run.is_ours and run.has_logits,
+        run.model.origin not in READ,
     )
     return tuple(key for key, is_so in zip(WORDS, holds, strict=True) if is_so)
 
 
-def _guesses(s: ResolvedRun) -> bool:
+def _guesses(run: Run) -> bool:
     """Whether a trait of the trainer is guessed that the run itself does not state."""
-    stated = {"drops_adapter_inputs"} if "dropout" in s.spec.options else set()
-    return bool(set(s.stack.guessed) - stated)
+    stated = {"drops_adapter_inputs"} if "dropout" in run.options else set()
+    return bool(set(run.trainer.guessed) - stated)
 
 
-def _has_logits(s: ResolvedRun) -> bool:
-    """Whether there are logits over a vocabulary, which a loss takes in one way or another."""
-    return not s.dims.encoder and objective(s.spec.objective).logits != "none"
+def guess_note(run: Run) -> str:
+    """What is guessed of an unknown trainer, as far as it counts in this run; empty for a known
+    one.
+    """
+    stage, trainer = run.stage, run.trainer
+    if trainer.is_known:
+        return ""
+    from advisor.methods.trainers import TRAITS
+
+    sharded = run.device.sharding == "fsdp" and run.device.gpus > 1
+    counts = {
+        "fused_with_loss": run.stated.get("loss") == "chunked" and stage.gradient_checkpointing,
+        "flat_adapters": sharded and stage.update != "full",
+        "adds_up_whole_gradients": sharded and stage.grad_accum > 1,
+        "ragged": not stage.packing and stage.update != "full",
+        "plain_blocks": not stage.gradient_checkpointing,
+        "evaluates": run.stated.get("evaluation") is None,
+        "drops_adapter_inputs": stage.update == "lora" and "dropout" not in run.options,
+    }
+    guessed = [TRAITS[name].help for name in trainer.guessed if counts.get(name, True)]
+    return (
+        f"the trainer '{trainer.name}' is not known: taken for transformers' Trainer with PEFT"
+        f" and accelerate; where known trainers differ, this was guessed: {'; '.join(guessed)}"
+    )
 
 
 @lru_cache(maxsize=512)

@@ -13,9 +13,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from advisor.estimate.model.dims import Dims
-from advisor.estimate.resolved_run import ResolvedRun
-from advisor.estimate.types import RunSpec
-from advisor.methods import update
+from advisor.estimate.run import Run
 from advisor.methods.optimizers import ALL_LINEAR, OPTIMIZERS, Optimizer, optimizer, read_arguments
 
 # linear: a matrix of a hidden layer, or one half of a module's; experts: one of a tensor of many.
@@ -68,19 +66,20 @@ class Trained(NamedTuple):
     by_transformers: bool  # transformers' Trainer, or ours, builds the optimizer
 
 
-def trained_of(s: ResolvedRun) -> Trained:
+def trained_of(run: Run) -> Trained:
     """What of a run its optimizer's memory depends on."""
-    targets = s.spec.optim_target_modules
+    passed = run.stage.trl
+    targets = passed.get("optim_target_modules") or "all-linear"
     return Trained(
-        dims=s.dims,
-        trained=s.trained,
-        master=s.master,
-        is_module=s.is_module,
-        side=_small_side(s.spec) if s.is_module else None,
-        optimizer=s.optimizer,
-        optim_args=s.spec.optim_args,
+        dims=run.dims,
+        trained=run.trained,
+        master=run.master,
+        is_module=run.is_module,
+        side=_small_side(run) if run.is_module else None,
+        optimizer=run.optimizer,
+        optim_args=passed.get("optim_args"),
         targets=(targets,) if isinstance(targets, str) else tuple(targets),
-        by_transformers=not s.stack.name or s.stack.accelerate or s.stack.fused_adapters,
+        by_transformers=run.is_ours or run.trainer["accelerate"] or run.trainer["fused_adapters"],
     )
 
 
@@ -100,14 +99,14 @@ def _arguments(s: Trained) -> dict[str, Any]:
         return dict(optimizer(name).arguments)
 
 
-def state_size(s: ResolvedRun) -> float:
+def state_size(run: Run) -> float:
     """Bytes that the optimizer keeps for everything that trains, before sharding."""
-    return _state_size(trained_of(s))
+    return _state_size(trained_of(run))
 
 
-def state_words(s: ResolvedRun) -> str:
+def state_words(run: Run) -> str:
     """What it keeps, in words."""
-    return _state_words(trained_of(s))
+    return _state_words(trained_of(run))
 
 
 @lru_cache(maxsize=512)
@@ -228,9 +227,9 @@ def _is_target(names: tuple[str, ...], path: str) -> bool:
     )
 
 
-def largest_weight(s: ResolvedRun) -> int:
+def largest_weight(run: Run) -> int:
     """Weights of the largest trained tensor that is worked on alone."""
-    return _largest_weight(trained_of(s))
+    return _largest_weight(trained_of(run))
 
 
 @lru_cache(maxsize=512)
@@ -241,16 +240,16 @@ def _largest_weight(s: Trained) -> int:
     return max((one.each for one in _tensors(s) if one.kind not in apart), default=0)
 
 
-def orthogonal_flop(s: ResolvedRun) -> float:
+def orthogonal_flop(run: Run) -> float:
     """Floating-point operations of a step that make matrices orthogonal; 0 under every optimizer
     but Muon.
 
     A Newton-Schulz step on m x n, n the shorter side, is three products: 4 m n^2 + 2 n^3
     (torch/optim/_muon.py).
     """
-    if entry_of(s.optimizer).keeps != "momentum of matrices":
+    if entry_of(run.optimizer).keeps != "momentum of matrices":
         return 0.0
-    trained = trained_of(s)
+    trained = trained_of(run)
     steps = _arguments(trained)["ns_steps"]
     total = 0.0
     for one in _tensors(trained):
@@ -282,13 +281,13 @@ def _tensors(s: Trained) -> Iterator[Tensors]:
         yield Tensors("embedding", d.vocab, max(1, copies // d.vocab), 1, copied_width)
 
 
-def _small_side(spec: RunSpec) -> int | None:
+def _small_side(run: Run) -> int | None:
     """The rank or the bottleneck of a module's matrices; None if it has vectors alone."""
-    keys = update(spec.update).keys
+    keys = run.update.keys
     if "rank" in keys:
-        return spec.rank or int(keys["rank"].default)
+        return run.rank or int(keys["rank"].default)
     if "bottleneck" in keys:
-        return int(spec.options.get("bottleneck") or keys["bottleneck"].default)
+        return int(run.options.get("bottleneck") or keys["bottleneck"].default)
     return None
 
 

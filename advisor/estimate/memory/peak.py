@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from advisor.estimate import sources as src
 from advisor.estimate.allocator.factors import NONE, UNKNOWN, Records, cache_factors, records
-from advisor.estimate.frameworks import guess_note
 from advisor.estimate.memory.activations import (
     activations,
     evaluation_memory,
@@ -24,7 +23,7 @@ from advisor.estimate.memory.activations import (
     recomputed_layer,
     rollout_memory,
 )
-from advisor.estimate.memory.bands import doubts_of, need_band, reading_band
+from advisor.estimate.memory.bands import doubts_of, guess_note, need_band, reading_band
 from advisor.estimate.memory.gradients import (
     communication_buckets,
     earlier_gradients,
@@ -41,12 +40,9 @@ from advisor.estimate.memory.static import (
     weights,
 )
 from advisor.estimate.methods import special
-from advisor.estimate.model.dims import dims_of
-from advisor.estimate.resolved_run import ResolvedRun, resolve, term_of
-from advisor.estimate.types import CACHE_TERMS, MemoryEstimate, Moment, RunSpec, Term
-from advisor.ground.types import GpuSpec, ModelShape
+from advisor.estimate.run import Run
+from advisor.estimate.types import CACHE_TERMS, MemoryEstimate, Moment, Term, term_of
 from advisor.ground.units import GIB
-from advisor.methods import objective
 
 # Who gathers weights and divides gradients on CUDA streams of its own: torch FSDP
 # (_fsdp_param_group.py, FSDPCommContext), DeepSpeed (partitioned_param_coordinator.py).
@@ -77,11 +73,11 @@ DRIVER_BYTES, DRIVER_SHARE = int(0.6 * GIB), 0.014
 CONTEXT_BYTES, EAGER_CONTEXT_BYTES, NCCL_BYTES = int(0.6 * GIB), int(1.3 * GIB), int(0.6 * GIB)
 
 
-def server_share(spec: RunSpec, device: GpuSpec | None) -> list[Term]:
+def server_share(run: Run) -> list[Term]:
     """What a vLLM server takes that shares the GPU with the trainer: its share, whatever it needs
     of it.
     """
-    share = spec.options.get("server_memory")
+    share, device = run.options.get("server_memory"), run.device.gpu
     if not share or device is None or device.memory_bytes is None:
         return []
     return [
@@ -94,48 +90,40 @@ def server_share(spec: RunSpec, device: GpuSpec | None) -> list[Term]:
     ]
 
 
-def memory_estimate(
-    spec: RunSpec,
-    shape: ModelShape,
-    *,
-    cpu: bool = False,
-    device: GpuSpec | None = None,
-    device_bytes: int | None = None,
-) -> MemoryEstimate | None:
-    """The peak of one device with its terms and band; None where the shape holds no dimensions.
+def memory_estimate(run: Run) -> MemoryEstimate | None:
+    """The peak of one device with its terms and band; None if the model's dimensions are not known.
 
-    Args:
-        device: Tells an old GPU's CUDA from a new one's, and how much memory there is.
-        device_bytes: Memory of the device if that is not the catalogue's: bounds what an allocator
-            can keep and a counter can read.
+    The device tells an old GPU's CUDA from a new one's; its memory bounds what an allocator can
+    keep and a counter can read.
     """
-    dims = dims_of(shape)
-    if dims is None:
+    if not run.is_sized:
         return None
-    s = resolve(spec, dims, cpu=cpu)
-    casts = cast_weights(s)
-    held_weights = weights(s)
-    static = [*held_weights, *other_roles(s), *optimizer_states(s), *communication_buckets(s)]
-    static += server_share(spec, device)
-    full_gradients = gradients(s)
-    kept = earlier_gradients(s)
-    held, scoring, layer = activations(s), loss_memory(s), recomputed_layer(s)
-    hidden = last_hidden(s)
+    cpu, shape = run.device.is_cpu, run.model
+    casts = cast_weights(run)
+    held_weights = weights(run)
+    static = [*held_weights, *other_roles(run), *optimizer_states(run), *communication_buckets(run)]
+    static += server_share(run)
+    full_gradients = gradients(run)
+    kept = earlier_gradients(run)
+    held, scoring, layer = activations(run), loss_memory(run), recomputed_layer(run)
+    hidden = last_hidden(run)
     loss = _bytes([*hidden, *scoring])
     transient = _bytes([*held, *casts]) + max(loss, _bytes(layer))
-    divided = s.sharding in ("fsdp", "zero3", "zero2")
-    readable = None if cpu else readable_bytes(s, device, device_bytes)
-    blocks, spread = _blocks_held(s, device, transient, loss, _bytes(full_gradients))
-    whole = device_bytes or (None if device is None else device.memory_bytes)
-    ends, within = gathered_weights(s, layers=0), gathered_weights(s, layers=2)
-    on_their_way = first_gradients(s, layers=2)
+    divided = run.sharding in ("fsdp", "zero3", "zero2")
+    readable = None if cpu else readable_bytes(run)
+    blocks, spread = _blocks_held(run, transient, loss, _bytes(full_gradients))
+    whole = run.device.total_bytes
+    ends, within = gathered_weights(run, layers=0), gathered_weights(run, layers=2)
+    on_their_way = first_gradients(run, layers=2)
     apart = _bytes([*within, *on_their_way])
     room = Room(
         flowing=_bytes([*held, *scoring, *layer, *casts]),
-        unfit=_unfit(s, _bytes(layer), _bytes(scoring)) if cpu else 0.0,
+        unfit=_unfit(run, _bytes(layer), _bytes(scoring)) if cpu else 0.0,
         blocks=blocks,
-        apart=apart if s.sharding in OWN_STREAMS and s.counter in HOLDS_CACHE and not cpu else 0,
-        context=[] if cpu else _context(s, device),
+        apart=apart
+        if run.sharding in OWN_STREAMS and run.counter in HOLDS_CACHE and not cpu
+        else 0,
+        context=[] if cpu else _context(run),
         readable=readable,
     )
 
@@ -145,34 +133,34 @@ def memory_estimate(
         """
         return [*kept, *(first if divided or not kept else [])]
 
-    last = on_their_way if divided and not s.embeddings else []
+    last = on_their_way if divided and not run.embeddings else []
     moments = [
-        _moment("loss and start of the backward pass", s, room, [*static, *casts, *ends,
-        *so_far(first_gradients(s, layers=0)), *held, *hidden, *scoring]),
-        _moment("backward pass through one layer", s, room, [*static, *casts, *within,
+        _moment("loss and start of the backward pass", run, room, [*static, *casts, *ends,
+        *so_far(first_gradients(run, layers=0)), *held, *hidden, *scoring]),
+        _moment("backward pass through one layer", run, room, [*static, *casts, *within,
         *so_far(on_their_way), *held, *layer]),
-        _moment("end of the backward pass", s, room, [*static, *within, *full_gradients, *last,
+        _moment("end of the backward pass", run, room, [*static, *within, *full_gradients, *last,
         *layer]),
-        _moment("optimizer step", s, room, [*static, *ends, *full_gradients,
-        *optimizer_temporaries(s)]),
+        _moment("optimizer step", run, room, [*static, *ends, *full_gradients,
+        *optimizer_temporaries(run)]),
     ]  # fmt: skip
-    if s.evaluates:
-        testing = [*static, *within, *evaluation_memory(s)]
-        moments.append(_moment("evaluation", s, room, testing))
-    if whole_base := base_while_loading(s):
+    if run.evaluates:
+        testing = [*static, *within, *evaluation_memory(run)]
+        moments.append(_moment("evaluation", run, room, testing))
+    if whole_base := base_while_loading(run):
         nothing_yet = room._replace(flowing=0, unfit=0.0, blocks=(), apart=0)
-        moments.append(_moment("loading", s, nothing_yet, whole_base))
-    share = special(objective(spec.objective), "written_share")
+        moments.append(_moment("loading", run, nothing_yet, whole_base))
+    share = special(run.objective, "written_share")
     # PPO answers the held-out prompts of its evaluations itself, beside the server.
-    own = special(objective(spec.objective), "answers_at_once") is not None
-    served = spec.options.get("rollouts") == "vllm" and not own
-    if objective(spec.objective).generates and not served and (share is None or share(spec) > 0):
+    own = special(run.objective, "answers_at_once") is not None
+    served = run.options.get("rollouts") == "vllm" and not own
+    if run.objective.generates and not served and (share is None or share(run) > 0):
         moments.append(
             _moment(
                 "generating answers",
-                s,
+                run,
                 room,
-                [*static, *casts, *within, *rollout_memory(s)],
+                [*static, *casts, *within, *rollout_memory(run)],
             )
         )
     top = max(moments, key=lambda found: found.need + found.cached)
@@ -180,7 +168,7 @@ def memory_estimate(
     if readable is not None:
         peak = min(peak, readable)
     need = max([found.need for found in moments])
-    doubts = doubts_of(s, shape.origin)
+    doubts = doubts_of(run)
     # What was given back already goes first where lengths come in a lucky order.
     fewer, more = max(0.0, spread[0] - top.given_back), spread[1]
     low, high = reading_band(peak, fewer_bytes=fewer, more_bytes=more, doubts=doubts)
@@ -191,9 +179,9 @@ def memory_estimate(
         doubts=doubts,
     )
     warnings = [shape.note] if shape.origin == "size" and shape.note else []
-    if not s.stack.is_known:
-        warnings.append(guess_note(spec, s.stack))
-    if dims.encoder and spec.objective != "sft":
+    if not run.trainer.is_known:
+        warnings.append(guess_note(run))
+    if run.dims.encoder and run.stage.objective != "sft":
         warnings.append("an encoder: estimated as a classifier")
     if cpu:
         warnings.append("without a GPU the processor trains: steps are slow, and the memory is RAM")
@@ -211,17 +199,15 @@ def memory_estimate(
     )
 
 
-def readable_bytes(
-    s: ResolvedRun, device: GpuSpec | None, device_bytes: int | None = None
-) -> int | None:
+def readable_bytes(run: Run) -> int | None:
     """The most that the counter can show on this device: its memory less what the driver keeps, and
     for a counter of the allocator less the CUDA context too; None if the memory is not known.
     """
-    total = device_bytes or (None if device is None else device.memory_bytes)
+    total = run.device.total_bytes
     if total is None:
         return None
     kept = min(DRIVER_BYTES, DRIVER_SHARE * total)
-    beside = 0 if _shows_context(s) else _context_bytes(s, device)
+    beside = 0 if _shows_context(run) else _context_bytes(run)
     return max(0, round(total - kept - beside))
 
 
@@ -250,7 +236,7 @@ class Held(NamedTuple):
 
 def _moment(
     name: str,
-    s: ResolvedRun,
+    run: Run,
     room: Room,
     terms: Sequence[Term],
 ) -> Held:
@@ -258,7 +244,7 @@ def _moment(
     extra: list[Term] = []
     cache: list[Term] = []
     readable = room.readable
-    if s.cpu:
+    if run.device.is_cpu:
         kept = CPU_BUFFER_BYTES + CPU_KEPT * room.flowing + room.unfit
         extra.append(
             term_of(
@@ -270,7 +256,7 @@ def _moment(
                 src.MALLOC,
             )
         )
-        if s.spec.precision == "mixed":
+        if run.precision == "mixed":
             extra.append(
                 term_of(
                     "compiled kernels",
@@ -290,8 +276,8 @@ def _moment(
     else:
         cache = [*room.blocks[1:], *_blocks_apart(room, terms)]
         extra += [*room.blocks[:1], *room.context]
-        if s.counter in HOLDS_CACHE:
-            extra, cache = _with_unnamed(s, terms, extra, cache)
+        if run.counter in HOLDS_CACHE:
+            extra, cache = _with_unnamed(run, terms, extra, cache)
     need = _bytes(terms) + _bytes(extra)
     whole = _bytes(cache)
     if readable is not None and whole > readable - need:
@@ -302,7 +288,7 @@ def _moment(
 
 
 def _with_unnamed(
-    s: ResolvedRun, terms: Sequence[Term], extra: list[Term], cache: list[Term]
+    run: Run, terms: Sequence[Term], extra: list[Term], cache: list[Term]
 ) -> tuple[list[Term], list[Term]]:
     """Both lists with what published runs showed beyond all named terms."""
     so_far = _bytes(terms) + _bytes(extra)
@@ -313,7 +299,7 @@ def _with_unnamed(
         f"buffers of libraries, {UNNAMED_NEEDED:.0%}: {because}",
         src.UNNAMED,
     )
-    if not s.stack.is_known:  # its guesses take the safer side already
+    if not run.trainer.is_known:  # its guesses take the safer side already
         return [*extra, needed], cache
     more = UNNAMED - UNNAMED_NEEDED
     shown = term_of(
@@ -354,50 +340,49 @@ def _bytes(terms: Iterable[Term]) -> int:
     return sum([term.size_bytes for term in terms])
 
 
-def _shows_context(s: ResolvedRun) -> bool:
+def _shows_context(run: Run) -> bool:
     """Whether the counter counts the whole process."""
-    return s.counter == "nvidia-smi" or (s.counter == "unknown" and not s.stack.logs_allocator)
-
-
-def _loads_all_kernels(s: ResolvedRun, device: GpuSpec | None) -> bool:
-    """Whether CUDA is older than 12.2, by the framework's wording or the GPU's age."""
-    return s.stack.eager_cuda or bool(
-        s.stack.name
-        and device is not None
-        and device.compute_capability is not None
-        and device.compute_capability < (8, 0)
+    return run.counter == "nvidia-smi" or (
+        run.counter == "unknown" and not run.trainer["logs_allocator"]
     )
 
 
-def _context_bytes(s: ResolvedRun, device: GpuSpec | None) -> int:
-    eager = _loads_all_kernels(s, device)
-    return (EAGER_CONTEXT_BYTES if eager else CONTEXT_BYTES) + (NCCL_BYTES if s.gpus > 1 else 0)
+def _loads_all_kernels(run: Run) -> bool:
+    """Whether CUDA is older than 12.2, by the framework's wording or the GPU's age."""
+    capability = None if run.device.gpu is None else run.device.gpu.compute_capability
+    is_old = capability is not None and capability < (8, 0) and not run.is_ours
+    return is_old or bool(run.trainer["eager_cuda"])
 
 
-def _context(s: ResolvedRun, device: GpuSpec | None) -> list[Term]:
+def _context_bytes(run: Run) -> int:
+    eager = _loads_all_kernels(run)
+    return (EAGER_CONTEXT_BYTES if eager else CONTEXT_BYTES) + (NCCL_BYTES if run.gpus > 1 else 0)
+
+
+def _context(run: Run) -> list[Term]:
     """What the driver and the communication library hold beside the allocator."""
-    if not _shows_context(s):
+    if not _shows_context(run):
         return []
-    loaded = ", all loaded at the start before CUDA 12.2" if _loads_all_kernels(s, device) else ""
+    loaded = ", all loaded at the start before CUDA 12.2" if _loads_all_kernels(run) else ""
     return [
         term_of(
-            "CUDA context" if device is None or device.vendor == "nvidia" else "driver and kernels",
-            _context_bytes(s, device),
-            f"driver, kernels{loaded}{' and NCCL' if s.gpus > 1 else ''}",
+            "CUDA context" if run.device.is_cuda else "driver and kernels",
+            _context_bytes(run),
+            f"driver, kernels{loaded}{' and NCCL' if run.gpus > 1 else ''}",
             src.CONTEXT,
         )
     ]
 
 
-def _unfit(s: ResolvedRun, layer: int, loss: int) -> float:
+def _unfit(run: Run, layer: int, loss: int) -> float:
     """Bytes of RAM that a run again of one layer and the loss freed and that serve nobody later."""
-    if s.checkpointing == "none":
+    if run.checkpointing == "none":
         return 0.0
-    return layer + (CPU_LOSS_KEPT * loss if s.loss in ("tiled", "full") else 0.0)
+    return layer + (CPU_LOSS_KEPT * loss if run.loss in ("tiled", "full") else 0.0)
 
 
 def _blocks_held(
-    s: ResolvedRun, device: GpuSpec | None, transient: int, loss: int, gradient_bytes: int
+    run: Run, transient: int, loss: int, gradient_bytes: int
 ) -> tuple[list[Term], tuple[float, float]]:
     """What the allocator holds beyond the allocated peak, after simulated runs: blocks split and
     lost, then what it gives back when memory is short; and how much less or more it may hold, by
@@ -407,20 +392,20 @@ def _blocks_held(
         transient: Bytes that come and go in a micro-batch.
         loss: Those of the loss.
     """
-    if s.cpu or not transient:
+    if run.device.is_cpu or not transient:
         return [], (0.0, 0.0)
-    if s.counter not in HOLDS_CACHE:
-        waiting = WAITING * transient if s.counter == "active" else 0.0
+    if run.counter not in HOLDS_CACHE:
+        waiting = WAITING * transient if run.counter == "active" else 0.0
         because = "freed, and not yet read by every stream"
         return [term_of("blocks waiting for a stream", waiting, because, src.STREAMS)], (0.0, 0.0)
     factors = cache_factors(
-        expandable=s.stack.expandable_segments and (device is None or device.vendor == "nvidia"),
-        guessed="expandable_segments" in s.stack.guessed,
-        recomputed=RECOMPUTED[s.checkpointing],
+        expandable=bool(run.trainer["expandable_segments"]) and run.device.is_cuda,
+        guessed="expandable_segments" in run.trainer.guessed,
+        recomputed=RECOMPUTED[run.checkpointing],
         loss_share=loss / transient,
         gradient_ratio=gradient_bytes / transient,
     )
-    found = records_of(s)
+    found = records_of(run)
     lost = factors.lost if found is NONE else factors.lost_ragged
     kept = max(0.0, factors.kept - lost)
     because = f"split blocks that cannot be returned: {lost:.0%} of what a step makes and frees"
@@ -442,19 +427,18 @@ def _blocks_held(
         ),
     ]
     each = factors.per_record * transient
-    known = bool(s.spec.lengths)  # else the band's own width covers it
+    known = bool(run.rows.lengths)  # else the band's own width covers it
     return blocks, (
         (each * (found.mean - found.low), each * (found.high - found.mean)) if known else (0.0, 0.0)
     )
 
 
-def records_of(s: ResolvedRun) -> Records:
+def records_of(run: Run) -> Records:
     """How often micro-batches of growing length make the allocator hold new blocks."""
-    spec = s.spec
-    if spec.packing:
-        return UNKNOWN if s.stack.packs_unevenly else NONE
-    if len(spec.lengths) == 1:
+    if run.stage.packing:
+        return UNKNOWN if run.trainer["packs_unevenly"] else NONE
+    if len(run.rows.lengths) == 1:
         return NONE
-    if spec.lengths:
-        return records(spec.lengths, seq_len=spec.seq_len, rows_at_once=s.rows)
-    return UNKNOWN.times(s.ragged) if s.ragged else NONE
+    if run.rows.lengths:
+        return records(run.rows.lengths, seq_len=run.stage.seq_len, rows_at_once=run.sequences)
+    return UNKNOWN.times(run.ragged) if run.ragged else NONE

@@ -4,16 +4,16 @@ A file holds functions by these names, as far as the method needs them:
 
 | function | of | gives |
 | --- | --- | --- |
-| `trainable_params(dims, spec) -> int` | update | parameters that get a gradient (required) |
-| `adapted(dims, spec) -> Sequence[str]` | update | linear layers that keep an input for a module |
-| `kept_bytes(dims, spec) -> float` | update | bytes a token that its own layers keep |
-| `written_out(dims, spec) -> int` | update | weights of a layer computed in each forward pass |
-| `embedding_copies(dims, spec) -> int` | update | embeddings that are trained as a copy |
+| `trainable_params(run) -> int` | update | parameters that get a gradient (required) |
+| `adapted(run) -> Sequence[str]` | update | linear layers that keep an input for a module |
+| `kept_bytes(run) -> float` | update | bytes a token that its own layers keep |
+| `written_out(run) -> int` | update | weights of a layer computed in each forward pass |
+| `embedding_copies(run) -> int` | update | embeddings that are trained as a copy |
 | `other_roles(run, base_bytes) -> list[Term]` | objective | memory of further models |
-| `answers_at_once(spec) -> int` | objective | answers that are written together |
-| `flop_factor(spec, factor) -> float` | objective | FLOP per weight and token of a step |
-| `beside_flops(spec, weights) -> float` | objective | FLOP per token of other models |
-| `written_share(spec) -> float` | objective | share of its rows that the model answers |
+| `answers_at_once(run) -> int` | objective | answers that are written together |
+| `flop_factor(run, factor) -> float` | objective | FLOP per weight and token of a step |
+| `beside_flops(run, weights) -> float` | objective | FLOP per token of other models |
+| `written_share(run) -> float` | objective | share of its rows that the model answers |
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def special(method: Method, name: str) -> Callable[..., Any] | None:
     if found is None and name == "trainable_params" and isinstance(method, Update):
         raise InputError(
             f"estimate/methods/{method.arithmetic}.py has no function `trainable_params`",
-            "trainable_params(dims, spec) -> int: the parameters that get a gradient",
+            "trainable_params(run) -> int: the parameters that get a gradient",
             where=method.at,
         )
     return found

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from advisor.estimate.model.dims import Dims
-from advisor.estimate.types import RunSpec
+from advisor.estimate.run import Run
 from advisor.methods import update
 
 
-def _places(spec: RunSpec) -> int:
+def _places(run: Run) -> int:
     """Adapters of one layer. Pfeiffer: one after the MLP; Houlsby: another after attention."""
-    return 2 if spec.options.get("placement") == "houlsby" else 1
+    return 2 if run.options.get("placement") == "houlsby" else 1
 
 
-def trainable_params(dims: Dims, spec: RunSpec) -> int:
+def trainable_params(run: Run) -> int:
     """Both matrices and their biases in every place of every layer."""
-    width = int(spec.options.get("bottleneck") or update("adapter").keys["bottleneck"].default)
-    return dims.layers * _places(spec) * (2 * dims.hidden * width + width + dims.hidden)
+    dims = run.dims
+    width = int(run.options.get("bottleneck") or update("adapter").keys["bottleneck"].default)
+    return dims.layers * _places(run) * (2 * dims.hidden * width + width + dims.hidden)
 
 
-def kept_bytes(dims: Dims, spec: RunSpec) -> float:
+def kept_bytes(run: Run) -> float:
     """Bytes per token and layer: each adapter keeps its float32 input."""
-    return _places(spec) * 4 * dims.hidden
+    dims = run.dims
+    return _places(run) * 4 * dims.hidden

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from advisor.estimate.model.dims import Dims
-from advisor.estimate.types import RunSpec
+from advisor.estimate.run import Run
 
 
-def trainable_params(dims: Dims, spec: RunSpec) -> int:
+def trainable_params(run: Run) -> int:
     """All parameters of the model."""
+    dims = run.dims
     return dims.params

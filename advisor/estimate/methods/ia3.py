@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from advisor.estimate.model.dims import Dims
-from advisor.estimate.types import RunSpec
+from advisor.estimate.run import Run
 
 
-def trainable_params(dims: Dims, spec: RunSpec) -> int:
+def trainable_params(run: Run) -> int:
     """One number for each key and value feature, and for each input of the last MLP matrix."""
+    dims = run.dims
     return dims.layers * (2 * dims.kv_size + dims.expert_width * dims.experts)
 
 
-def kept_bytes(dims: Dims, spec: RunSpec) -> float:
+def kept_bytes(run: Run) -> float:
     """Bytes per token and layer: keys and values before they are scaled, and the MLP's product,
     which a frozen last matrix does not keep.
     """
-    wide = 4 if spec.weights_dtype == "float32" else 2
+    dims = run.dims
+    wide = 4 if run.stage.weights_dtype == "float32" else 2
     return wide * (2 * dims.kv_size + dims.width)

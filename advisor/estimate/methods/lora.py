@@ -10,41 +10,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advisor.estimate.model.dims import Dims, correction_ends, targets, trained_ends
-from advisor.estimate.types import RunSpec
+from advisor.estimate.run import Run
+from advisor.estimate.targets import correction_ends, embedding_matrices, targets, trained_ends
 from advisor.methods import update
 
 
-def _rank(spec: RunSpec) -> int:
-    return spec.rank or int(update("lora").keys["rank"].default)
+def _rank(run: Run) -> int:
+    return run.rank or int(update("lora").keys["rank"].default)
 
 
-def trainable_params(dims: Dims, spec: RunSpec) -> int:
+def trainable_params(run: Run) -> int:
     """rank x (in + out) of each adapted matrix, over all layers."""
-    return _rank(spec) * trained_ends(dims, spec)
+    return _rank(run) * trained_ends(run)
 
 
-def adapted(dims: Dims, spec: RunSpec) -> Sequence[str]:
+def adapted(run: Run) -> Sequence[str]:
     """The linear layers with a correction, by common name."""
-    return targets(dims, spec)
+    return targets(run)
 
 
-def embedding_copies(dims: Dims, spec: RunSpec) -> int:
+def embedding_copies(run: Run) -> int:
     """PEFT trains a copy of the embeddings and of the output matrix on request: `train_embeddings`,
     or the modules that its own `modules_to_save` names.
     """
-    if spec.options.get("train_embeddings"):
+    dims = run.dims
+    if run.options.get("train_embeddings"):
         return dims.embedding_params
     # Of tied matrices there is one.
-    named = int(spec.options.get("embedding_copies") or 0) * dims.head_params
+    named = embedding_matrices(run.stage.peft.get("modules_to_save")) * dims.head_params
     return min(dims.embedding_params, named)
 
 
-def written_out(dims: Dims, spec: RunSpec) -> int:
+def written_out(run: Run) -> int:
     """Weights that one layer computes anew in each forward pass: those of its routed experts with
     their corrections, and both factors of these in the dtype of the experts.
     """
-    ends = correction_ends(dims, spec)
+    dims = run.dims
+    ends = correction_ends(run)
     if not ends:
         return 0
-    return dims.expert_layer_params + _rank(spec) * ends // dims.routed_layers
+    return dims.expert_layer_params + _rank(run) * ends // dims.routed_layers

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from advisor.estimate import sources as src
 from advisor.estimate.memory.optimizer_states import state_size
-from advisor.estimate.resolved_run import ResolvedRun, term_of
-from advisor.estimate.types import RunSpec, Term
-from advisor.methods import objective, update
+from advisor.estimate.run import Run
+from advisor.estimate.types import Term, term_of
+from advisor.methods import objective
 from advisor.methods.rewards import models_that_score
 
 ANSWERS_AT_ONCE = 32  # that the trainers generate together at least (trainers/rollouts/)
 
 
-def answers_at_once(spec: RunSpec) -> int:
+def answers_at_once(run: Run) -> int:
     """How many answers are written together: micro-batches of one step, up to a useful number."""
-    at_least = max(ANSWERS_AT_ONCE, spec.micro_batch_size)
-    return min(at_least, spec.micro_batch_size * spec.grad_accum)
+    at_least = max(ANSWERS_AT_ONCE, run.stage.micro_batch_size)
+    return min(at_least, run.stage.micro_batch_size * run.stage.grad_accum)
 
 
-def flop_factor(spec: RunSpec, factor: float) -> float:
+def flop_factor(run: Run, factor: float) -> float:
     """Policy and value learn in every inner epoch, after each role looked at the answers once."""
-    epochs = spec.options.get("ppo_epochs") or objective("ppo").keys["ppo_epochs"].default
-    return 2 * int(epochs) * factor + 2.0 * (3 + models_that_score(spec.options))
+    epochs = run.options.get("ppo_epochs") or objective("ppo").keys["ppo_epochs"].default
+    return 2 * int(epochs) * factor + 2.0 * (3 + models_that_score(run.options))
 
 
-def other_roles(s: ResolvedRun, base_bytes: float) -> list[Term]:
+def other_roles(run: Run, base_bytes: float) -> list[Term]:
     """Reference, reward and value: whole models, or adapters on the one frozen base."""
-    share = s.shard_all
-    if update(s.spec.update).is_module:
-        adapters = s.trainable * s.train_bytes
+    share = run.shard_all
+    if run.is_module:
+        adapters = run.trainable * run.train_bytes
         return [
             term_of(
                 "reward and value adapters",
@@ -37,7 +37,7 @@ def other_roles(s: ResolvedRun, base_bytes: float) -> list[Term]:
                 src.PPO,
             )
         ]
-    states = state_size(s)
+    states = state_size(run)
     return [
         term_of("reference model", base_bytes / share, "a frozen copy of the policy", src.PPO),
         term_of("reward model", base_bytes / share, "a frozen model of the policy's size", src.PPO),

@@ -11,6 +11,7 @@ from typing import Any
 
 from advisor.estimate import sources as src
 from advisor.estimate.past.runs import Lesson, Ratio
+from advisor.estimate.run import Run
 from advisor.estimate.types import Learned, MemoryEstimate, Moment, Term, TimeEstimate
 from advisor.ground.types import Source
 from advisor.ground.units import GIB
@@ -32,16 +33,14 @@ def _is_fixed(term: Term) -> bool:
 
 
 def with_lesson(
-    memory: MemoryEstimate, lesson: Lesson | None, *, counter: str, cpu: bool
+    memory: MemoryEstimate, lesson: Lesson | None, run: Run
 ) -> tuple[MemoryEstimate, Ratio]:
-    """The estimate as past runs correct it, with the correction as a term of each moment, and the
-    ratio that did so. Its band moves along.
-
-    Args:
-        counter: What the estimate counts.
+    """The estimate of a run as past runs correct it, with the correction as a term of each moment,
+    and the ratio that did so. Its band moves along.
     """
     if lesson is None:
         return memory, Ratio()
+    counter, cpu = run.device.counter, run.device.is_cpu
     read = "rss_growth" if cpu else "allocated" if counter in OF_TENSORS else "reserved"
     found = lesson.memory.get(read, Ratio())
     # What must be there holds no cached blocks: the runs' tensors say how far that is off.
@@ -102,16 +101,20 @@ def time_with_lesson(time: TimeEstimate, lesson: Lesson | None) -> TimeEstimate:
 
 
 def learned(
-    lesson: Lesson | None, memory: Ratio, before: int, after: int, *, timed: bool
+    lesson: Lesson | None,
+    memory: Ratio,
+    by_formula: MemoryEstimate,
+    corrected: MemoryEstimate,
+    *,
+    timed: bool,
 ) -> Learned | None:
-    """What is said of a correction beside the estimate; None where nothing was corrected.
+    """What is said of a correction beside the estimate; None if nothing was corrected.
 
     Args:
         memory: What corrected the memory.
-        before: The peak by the formula alone.
-        after: The peak as corrected.
         timed: There is a time to correct.
     """
+    before, after = by_formula.peak.total_bytes, corrected.peak.total_bytes
     time = lesson.time if lesson is not None and timed else Ratio()
     if not (memory.runs or time.runs):
         return None

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
-from advisor.estimate.types import RunSpec
+from advisor.estimate.run import Run
 from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.types import Gpu, GpuSpec, Hardware, ModelShape
 
@@ -84,14 +84,15 @@ class PastRuns:
     def __bool__(self) -> bool:
         return bool(self.runs)
 
-    def lesson(self, spec: RunSpec, shape: ModelShape, machine: str | None) -> Lesson | None:
-        """What past runs say of this spec; None where there are none of its machine, method and
-        model, and of a spec that names another program than ours.
+    def lesson(self, run: Run, machine: str | None) -> Lesson | None:
+        """What past runs say of this one; None if there are none of its machine, method and model,
+        and for another trainer than ours.
         """
-        if spec.framework is not None:
+        if not run.is_ours:
             return None
-        method = (spec.objective, spec.update, spec.quantization, spec.sharding)
-        return self._lessons.get((machine, *method, family_of(shape), shape.params))
+        stage, model = run.stage, run.model
+        method = (stage.objective, stage.update, stage.quantization, run.device.sharding)
+        return self._lessons.get((machine, *method, family_of(model), model.params))
 
 
 NO_RUNS = PastRuns()

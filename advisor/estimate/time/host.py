@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from advisor.estimate.frameworks import framework_of
 from advisor.estimate.methods import special
-from advisor.estimate.model.dims import Dims
+from advisor.estimate.run import Run
 from advisor.estimate.time.machine import Machine
-from advisor.estimate.types import RunSpec
-from advisor.methods import update
 
 LAUNCH_S = 8e-6  # of one kernel of an eager loop, with its Python
 # Kernels of a layer's forward pass in transformers' code: two norms of 8 each, 7 products, rotary
@@ -32,21 +29,21 @@ ZERO2_TENSOR_S = 0.9e-3
 LAYER_MODULES, PLAIN_MODULES = 9, 6  # that hold parameters: products and norms
 
 
-def forward_launches_s(spec: RunSpec, d: Dims, machine: Machine, *, rows: float = 4096.0) -> float:
+def forward_launches_s(run: Run, machine: Machine, *, rows: float = 4096.0) -> float:
     """Time to start all kernels of one forward pass over so many tokens."""
-    stack = framework_of(spec)
-    layers_with_module = special(update(spec.update), "adapted")
-    adapted = len(layers_with_module(d, spec)) if layers_with_module else 0
-    is_fused = spec.kernels not in ("none", "auto") or stack.fused_norms
+    d = run.dims
+    layers_with_module = special(run.update, "adapted")
+    adapted = len(layers_with_module(run)) if layers_with_module else 0
+    is_fused = run.stage.kernels not in ("none", "auto") or run.trainer["fused_norms"]
     kernels = PLAIN_KERNELS if not d.gated else FUSED_KERNELS if is_fused else EAGER_KERNELS
-    narrow = 1 + bool(spec.quantization)
+    narrow = 1 + bool(run.stage.quantization)
     a_layer = kernels + ADAPTER_KERNELS * adapted * narrow
     total = d.layers * a_layer
     if d.experts > 1 and (layers := d.routed_layers):
-        if loops_over_experts(spec):
+        if loops_over_experts(run):
             chosen = d.experts * (1 - (1 - d.used_experts / d.experts) ** max(1.0, rows))
             each = EXPERT_KERNELS
-            if spec.quantization and stack.linear_experts:
+            if run.stage.quantization and run.trainer["linear_experts"]:
                 each += EXPERT_LINEARS * DEQUANTISE_KERNELS
             total += layers * chosen * each
         else:
@@ -54,28 +51,28 @@ def forward_launches_s(spec: RunSpec, d: Dims, machine: Machine, *, rows: float 
     return total * LAUNCH_S * machine.launch_share
 
 
-def loops_over_experts(spec: RunSpec) -> bool:
+def loops_over_experts(run: Run) -> bool:
     """Whether experts are called one after the other: so in transformers 4, whose experts are
     linear layers; 5 has grouped products, and so have stacks made for pretraining.
     """
-    stack = framework_of(spec)
-    return stack.linear_experts and spec.framework is not None and stack.accelerate
+    return run.trainer["linear_experts"] and not run.is_ours and run.trainer["accelerate"]
 
 
-def sharding_s(spec: RunSpec, d: Dims, sharding: str | None, *, passes: int) -> float:
+def sharding_s(run: Run, sharding: str | None, *, passes: int) -> float:
     """Time of the host for a micro-batch to fetch and release shards, in `passes` over the layers
     (forward, again, backward). Experts that are linear layers are modules and tensors of their own:
     an example is ms-swift's Qwen3-30B-A3B under ZeRO-3, 9.5 times slower than Megatron.
     """
-    if sharding == "zero2" and not update(spec.update).is_module:
+    d = run.dims
+    if sharding == "zero2" and not run.is_module:
         return d.layers * (LAYER_MODULES if d.gated else PLAIN_MODULES) * ZERO2_TENSOR_S
     if sharding not in ("zero3", "fsdp"):
         return 0.0
     modules = d.layers * (LAYER_MODULES if d.gated else PLAIN_MODULES)
     experts = 0
-    if d.experts > 1 and loops_over_experts(spec):
+    if d.experts > 1 and loops_over_experts(run):
         experts = d.routed_layers * d.experts * EXPERT_LINEARS
     if sharding == "zero3":
         return passes * (modules + experts) * ZERO3_MODULE_S
-    adapted = 1 + 2 * update(spec.update).is_module  # a module's two matrices beside each weight
+    adapted = 1 + 2 * run.is_module  # a module's two matrices beside each weight
     return passes * (modules + experts) * adapted * FSDP_TENSOR_S

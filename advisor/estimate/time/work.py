@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from advisor.estimate.frameworks import Framework, framework_of
 from advisor.estimate.methods import special
-from advisor.estimate.model.dims import Dims, corrects_experts, targets
-from advisor.estimate.resolved_run import DTYPE_BYTES
+from advisor.estimate.model.dims import Dims
+from advisor.estimate.run import Run
+from advisor.estimate.targets import correction_ends, targets
 from advisor.estimate.time.machine import Machine
-from advisor.estimate.types import RunSpec
-from advisor.methods import objective, update
 from advisor.methods.rewards import models_that_score
 
 # Of the bytes below, those that reach memory: the rest is found in the card's cache by the next
@@ -62,32 +60,31 @@ CAST_TO_NARROW = 5.0
 LINEAR_ENDS: Table = (10, 4, 3)  # elements that a layer's products read and write
 
 
-def passes_of(spec: RunSpec) -> int:
+def passes_of(run: Run) -> int:
     """Forward, backward as two, and the forward pass run again."""
-    return 4 if spec.gradient_checkpointing and spec.gradient_checkpointing != "selective" else 3
+    return 4 if run.checkpointing in ("full", "offload") else 3
 
 
-def attended_tokens(spec: RunSpec, length: float, row_tokens: float | None) -> float:
+def attended_tokens(run: Run, length: float, row_tokens: float | None) -> float:
     """Tokens that a token is compared with, in lengths of causal attention that skips half.
 
     Our packed rows: a mask keeps them apart under sdpa, whose kernels then compute the whole
     rectangle; flash attention computes each row alone (docs/kernels.md). Other trainers pack
     without keeping rows apart.
     """
-    if not spec.packing or spec.framework is not None or spec.attention == "eager":
+    if not run.stage.packing or not run.is_ours or run.stage.attention == "eager":
         return length
-    if spec.attention == "sdpa":
+    if run.stage.attention == "sdpa":
         return 2 * length
     return min(length, row_tokens or length)
 
 
-def flops_per_token(
-    spec: RunSpec, d: Dims, length: float, machine: Machine, all_experts: bool
-) -> float:
+def flops_per_token(run: Run, length: float, machine: Machine, all_experts: bool) -> float:
     """FLOP per token: 2 per weight forward, 2 backward for activations, 2 for weights that train, 2
     when run again; attention beside. Products in a narrow format count for as much less as they
     are faster.
     """
+    d = run.dims
     weights = (
         d.active - (d.embedding_params - d.head_params) - d.other_params
         if not d.encoder
@@ -95,41 +92,41 @@ def flops_per_token(
     )
     if all_experts:
         weights += round(d.routed_params * (1 - d.used_experts / d.experts))
-    factor = 4.0 if update(spec.update).is_module else 6.0
-    if passes_of(spec) == 4:
+    factor = 4.0 if run.is_module else 6.0
+    if passes_of(run) == 4:
         factor += 2.0
-    what = objective(spec.objective)
+    what = run.objective
     own = special(what, "flop_factor")
     if own:
-        factor = own(spec, factor)
+        factor = own(run, factor)
     elif what.generates:
         # Answers are read once more by the reference where moving away has a price, and by the
         # reward model.
-        factor += 2.0 * (bool(spec.options.get("beta")) + models_that_score(spec.options))
+        factor += 2.0 * (bool(run.options.get("beta")) + models_that_score(run.options))
     factor += 2.0 * what.extra_forwards
     other_models = special(what, "beside_flops")
-    beside = other_models(spec, weights) if other_models else 0.0
+    beside = other_models(run, weights) if other_models else 0.0
     # 4 q s forward and 8 backward; a causal kernel skips half.
-    eager = spec.attention == "eager"
-    attention = (12.0 + (4.0 if passes_of(spec) == 4 else 0.0)) * d.attended(length, whole=eager)
+    eager = run.stage.attention == "eager"
+    attention = (12.0 + (4.0 if passes_of(run) == 4 else 0.0)) * d.attended(length, whole=eager)
     attention *= 1.0 if eager else 0.5 / ATTENTION_SHARE
     corrected = 0.0
-    if corrects_experts(d, spec):  # experts whose sum with the correction gets a gradient
+    if correction_ends(run) > 0:  # experts whose sum with the correction gets a gradient
         corrected = 2.0 * d.routed_layers * d.used_experts * 3 * d.hidden * d.expert_width
     narrow = 1.0
-    if spec.compute_dtype in NARROW_DTYPES and machine.narrow_gain:
+    if run.compute_dtype in NARROW_DTYPES and machine.narrow_gain:
         narrow = 1 / machine.narrow_gain
     products = factor * ((weights - d.head_params) * narrow + d.head_params)
     return products + attention + corrected + beside
 
 
-def traffic_bytes(spec: RunSpec, d: Dims, machine: Machine, length: float) -> float:
+def traffic_bytes(run: Run, machine: Machine, length: float) -> float:
     """Bytes per token that elementwise kernels, norms, adapters and the loss move in a sequence of
     so many.
     """
-    stack = framework_of(spec)
+    d = run.dims
     is_fused = (
-        spec.compile or spec.kernels not in ("none", "auto") or stack.fused_norms
+        run.stage.compile or run.stage.kernels not in ("none", "auto") or run.trainer["fused_norms"]
         or not machine.overlaps  # a CPU keeps what kernels hand on in its caches
     )  # fmt: skip
     forward, backward = (
@@ -139,19 +136,19 @@ def traffic_bytes(spec: RunSpec, d: Dims, machine: Machine, length: float) -> fl
         if is_fused
         else (EAGER_FORWARD, EAGER_BACKWARD)
     )
-    forwards = passes_of(spec) - 2
-    is_module = update(spec.update).is_module
+    forwards = passes_of(run) - 2
+    is_module = run.is_module
     layer = forwards * _sum(forward, d) + _sum(backward, d)
     if not is_module:
         layer += _sum(WEIGHT_GRADIENTS, d)
-    if spec.attention == "eager":
+    if run.stage.attention == "eager":
         layer += d.heads * length * (forwards * SCORE_FORWARD + SCORE_BACKWARD)
-    if spec.compute_dtype in NARROW_DTYPES:
+    if run.compute_dtype in NARROW_DTYPES:
         layer += CAST_TO_NARROW * (1 if is_fused else 2) * (forwards + 1) * _sum(LINEAR_ENDS, d)
     if is_module:
-        layer += (forwards + 1) * _adapters(spec, d, stack, fused=is_fused)
-    width = DTYPE_BYTES.get(spec.weights_dtype, 2) / 2 if spec.precision != "mixed" else 1.0
-    logits = 0.0 if d.encoder else _logit(spec, stack) * d.vocab
+        layer += (forwards + 1) * _adapters(run, fused=is_fused)
+    width = run.stated_bytes / 2 if run.precision != "mixed" else 1.0
+    logits = 0.0 if d.encoder else _logit(run) * d.vocab
     return TRAFFIC_SHARE * (d.layers * layer * (width if machine.overlaps else 1.0) + logits)
 
 
@@ -159,26 +156,27 @@ def _sum(table: Table, d: Dims) -> float:
     return table[0] * d.hidden + table[1] * (d.q_size + d.kv_size) + table[2] * d.width
 
 
-def _logit(spec: RunSpec, stack: Framework) -> float:
-    loss = spec.loss
+def _logit(run: Run) -> float:
+    loss = run.stated.get("loss")
     if loss is None:
-        loss = "chunked" if spec.framework is None or stack.chunks else "full"
+        loss = "chunked" if run.is_ours or run.trainer["chunks"] else "full"
     return {"full": WHOLE_LOGIT, "fused": FUSED_LOGIT}.get(loss, TILED_LOGIT)
 
 
-def _adapters(spec: RunSpec, d: Dims, stack: Framework, *, fused: bool) -> float:
+def _adapters(run: Run, *, fused: bool) -> float:
     """Bytes per token and layer of a pass through the adapters."""
-    if update(spec.update).size_key != "rank":
+    if run.update.size_key != "rank":
         return 0.0
-    narrow = stack.adapters_in_16_bit or fused or stack.fused_adapters
+    narrow = run.trainer["adapters_in_16_bit"] or fused or run.trainer["fused_adapters"]
     each_in, each_out = NARROW_ADAPTER_FORWARD if narrow else ADAPTER_FORWARD
-    inputs, outputs = _adapted_ends(d, spec)
+    inputs, outputs = _adapted_ends(run)
     return each_in * inputs + each_out * outputs
 
 
-def _adapted_ends(d: Dims, spec: RunSpec) -> tuple[int, int]:
+def _adapted_ends(run: Run) -> tuple[int, int]:
+    d = run.dims
     inputs = outputs = 0
-    for name in targets(d, spec):
+    for name in targets(run):
         found = d.linear(name)
         if found is not None and name != "lm_head":
             used = d.used_experts if found[2] == d.experts > 1 else found[2]
@@ -186,21 +184,22 @@ def _adapted_ends(d: Dims, spec: RunSpec) -> tuple[int, int]:
     return inputs, outputs
 
 
-def weights_read_bytes(spec: RunSpec, d: Dims, tokens: float, *, all_experts: bool) -> float:
+def weights_read_bytes(run: Run, tokens: float, *, all_experts: bool) -> float:
     """Bytes of weights that the passes of a micro-batch read, beside what they compute: of experts
     those that some token chooses.
     """
-    reads = passes_of(spec) - 1  # forward, again, and backward
+    d = run.dims
+    reads = passes_of(run) - 1  # forward, again, and backward
     hit = 1.0 if all_experts else _share_of_experts(d, tokens)
     size = 2.0 * (d.head_params + d.routed_params * hit)
-    if spec.quantization is None:
+    if run.stage.quantization is None:
         size += 2.0 * d.linear_params
     grads = 0.0
-    if not update(spec.update).is_module:  # gradients are written, and added from the second on
-        grads = 2.0 * d.params * (1 + 2 * (spec.grad_accum > 1))
+    if not run.is_module:  # gradients are written, and added from the second on
+        grads = 2.0 * d.params * (1 + 2 * (run.stage.grad_accum > 1))
     casts = 0.0
-    if spec.precision == "mixed" and spec.weights_dtype == "float32":
-        casts = 6.0 * (d.linear_params + d.routed_params) * (passes_of(spec) - 2)
+    if run.precision == "mixed" and run.stage.weights_dtype == "float32":
+        casts = 6.0 * (d.linear_params + d.routed_params) * (passes_of(run) - 2)
     return reads * size + grads + casts
 
 
@@ -211,41 +210,49 @@ def _share_of_experts(d: Dims, tokens: float) -> float:
     return float(1 - (1 - d.used_experts / d.experts) ** max(1.0, tokens))
 
 
-def dequantisation_bytes(spec: RunSpec, d: Dims) -> float:
+def dequantisation_bytes(run: Run) -> float:
     """Bytes per micro-batch that move to make 16-bit weights of 4-bit ones: in each pass."""
-    if not spec.quantization:
+    d = run.dims
+    if not run.stage.quantization:
         return 0.0
-    linear_experts = framework_of(spec).linear_experts
+    linear_experts = run.trainer["linear_experts"]
     size = d.linear_params + (d.routed_params if linear_experts else 0)
-    return (passes_of(spec) - 1) * size * DEQUANTISED
+    return (passes_of(run) - 1) * size * DEQUANTISED
 
 
-def written_out_bytes(spec: RunSpec, d: Dims) -> float:
+def written_out_bytes(run: Run) -> float:
     """Bytes per micro-batch that move because a module computes weights anew: each forward pass
     reads the old and writes and reads the new ones, the backward pass their gradient.
     """
-    own = special(update(spec.update), "written_out")
+    d = run.dims
+    own = special(run.update, "written_out")
     if own is None:
         return 0.0
-    size = own(d, spec) * d.routed_layers * DTYPE_BYTES.get(spec.weights_dtype, 2)
-    return float(size * (3 * (passes_of(spec) - 2) + 2))
+    size = own(run) * d.routed_layers * run.stated_bytes
+    return float(size * (3 * (passes_of(run) - 2) + 2))
 
 
-def tiles_s(spec: RunSpec, d: Dims, machine: Machine, length: float) -> float:
+def tiles_s(run: Run, machine: Machine, length: float) -> float:
     """Time per micro-batch for logits in tiles, where a machine is slow at them: of both sequences
     of a pair, of a written answer alone.
     """
-    what = objective(spec.objective)
-    if what.logits != "tiles" or spec.loss not in (None, "chunked"):
+    d = run.dims
+    what = run.objective
+    if what.logits != "tiles" or run.stated.get("loss") not in (None, "chunked"):
         return 0.0
     scored = (
-        min(length, float(spec.options.get("response_tokens") or length))
+        min(length, float(run.options.get("response_tokens") or length))
         if what.generates
         else length
     )
     times = 1 + FORWARD_TILES * what.extra_forwards
     return (
-        times * spec.micro_batch_size * what.sequences_per_row * scored * d.vocab * machine.tile_s
+        times
+        * run.stage.micro_batch_size
+        * what.sequences_per_row
+        * scored
+        * d.vocab
+        * machine.tile_s
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.data import profile
-from advisor.estimate import cost_estimate, estimate
+from advisor.estimate import NO_MODEL, cost_estimate, estimate
 from advisor.estimate.time import weights_bytes
 from advisor.estimate.whole_time import WITH_MOMENTS
 from advisor.ground.errors import AdviseError, Fault, InputError
@@ -24,14 +24,7 @@ from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
 from advisor.plan.vllm import asks_server
 from advisor.plan.write import plan_digest
-from advisor.situation.of_plan import (
-    amounts,
-    looked_at,
-    padded_length,
-    plan_hardware,
-    plan_shape,
-    run_spec,
-)
+from advisor.situation.of_plan import looked_at, plan_hardware, plan_run, plan_shape
 from advisor.situation.past_runs import read_past_runs
 
 # Not known, and so is every sum and maximum that it is a part of.
@@ -141,24 +134,20 @@ def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> Needs:
         if path not in profiles:
             profiles[path] = _profile(plan_path, entry, notes)
         rows = profiles[path]
-        spec = run_spec(plan, entry.stage, profile=rows, shape=shape, cpu=on_cpu)
-        tokens, count = amounts(plan, entry.stage, rows, None)
-        found = estimate(
-            spec,
-            shape,
-            hardware,
-            tokens_total=tokens,
-            rows_total=count,
-            looked=looked_at(entry.stage, spec, rows) if rows and rows.tokens else None,
-            padded_length=padded_length(plan, entry.stage, rows, unpadded=spec.unpadded),
-            past=past,
-        )
+        found, read, written = NO_MODEL, UNKNOWN, UNKNOWN
+        if shape is not None:
+            run = plan_run(plan, entry.stage, shape, hardware, rows)
+            looked = None
+            if rows is not None:
+                run = run.padded(rows.tokens, rows.rows)
+                looked = looked_at(entry.stage, rows) if rows.tokens else None
+            found = estimate(run, hardware, looked=looked, past=past)
+            read, written = weights_bytes(run)
         unknown += found.unknown
         task, times = entry.task.name if entry.task else "", found.times
         expected_s[task] += times.total_s if times else UNKNOWN
         high_s[task] += times.high_s if times else UNKNOWN
         memory = max(memory, found.memory.high_bytes if on_cpu and found.memory else UNKNOWN)
-        read, written = weights_bytes(spec, shape) if shape else (UNKNOWN, UNKNOWN)
         base = base or read
         saved += 4 * WITH_MOMENTS * written  # three checkpoints for a moment, and the result
         step_s = UNKNOWN if found.step_s is None or times is None else found.step_s

@@ -8,7 +8,7 @@ from typing import Any
 from advisor.advice.facts_of_situation import model_facts
 from advisor.advice.search.settings import RATE, judge_stage, settings_by_rule
 from advisor.estimate.padding import padded_tokens
-from advisor.estimate.stages import embedding_matrices
+from advisor.estimate.targets import embedding_matrices
 from advisor.extras.other_tools.mapping import CHAT, at_key, flat_stage
 from advisor.extras.other_tools.tool import Tool
 from advisor.ground.types import DataProfile, Hardware, ModelShape, TokenStats

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from advisor.estimate import hardware_machine
+from advisor.estimate.answers import document_of
 from advisor.estimate.cost import cost_estimate
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.verdict import HEAD_ROOM
-from advisor.estimate.spec.answers import document_of
-from advisor.estimate.types import RunSpec
+from advisor.estimate.run import Run
+from advisor.estimate.trainers import trainer_of
 from advisor.extras.other_tools.conversions import Context, deepspeed_offloads
 from advisor.extras.other_tools.data_sets import Measured, measured
 from advisor.extras.other_tools.edit import diff_of
@@ -42,7 +43,7 @@ from advisor.plan.model import Plan, Stage
 from advisor.probe.catalogue import cheapest_cards
 from advisor.record.smaller import Change, in_words, smallest_that_fits
 from advisor.situation.models import model_shape
-from advisor.situation.of_plan import amounts, looked_at, run_spec
+from advisor.situation.of_plan import looked_at, plan_run
 
 WHOLE_PROCESS = "nvidia-smi"  # all memory of the process: what has to fit
 LIGER = "liger"  # its loss never makes whole logits; without it, all three tools do
@@ -120,42 +121,35 @@ class _Case:
     def gpu(self) -> GpuSpec | None:
         return self.hardware.gpus[0].spec if self.hardware.gpus else None
 
-    @property
-    def cpu(self) -> bool:
-        return self.hardware.kind == "cpu"
-
-    def spec(self, stage: Stage) -> RunSpec:
-        file, about = self.file, self.file.about
-        spec = run_spec(self.plan, stage, profile=self.profile, shape=self.shape, cpu=self.cpu)
-        offloads = any(at_key(file.values, key) is True for key in about.offloads)
-        if (named := file.values.get("deepspeed")) is not None:
-            offloads |= deepspeed_offloads(named, Context(folder=file.path.parent))
-        return replace(
-            spec, framework=about.name, counter=WHOLE_PROCESS,
-            library_versions={**about.made_with, file.tool: about.release},
-            loss=spec.loss or ("fused" if stage.kernels == LIGER else "full"),
-            offload_weights=offloads and spec.gpus > 1 and spec.sharding in ("fsdp", "zero3"),
-        )  # fmt: skip
+    def run(self, stage: Stage) -> Run:
+        """The stage as the tool trains it."""
+        about, values = self.file.about, self.file.values
+        run = plan_run(self.plan, stage, self.shape, self.hardware, self.profile)
+        offloads = any(at_key(values, key) is True for key in about.offloads)
+        if (named := values.get("deepspeed")) is not None:
+            offloads |= deepspeed_offloads(named, Context(folder=self.file.path.parent))
+        divides = run.device.gpus > 1 and run.device.sharding in ("fsdp", "zero3")
+        run = replace(
+            run,
+            trainer=trainer_of(
+                about.name, {**about.made_with, self.file.tool: about.release}, None
+            ),
+            stated={"loss": "fused" if stage.kernels == LIGER else "full"},
+        )
+        return run.on(counter=WHOLE_PROCESS, offloads=offloads and divides)
 
     def document(self, stage: Stage) -> dict[str, Any]:
         """As `advise estimate --json` says it."""
-        spec, profile = self.spec(stage), self.profile
-        tokens, rows = amounts(self.plan, stage, profile, None)
-        looked = None
+        profile, looked = self.profile, None
         if profile is not None and profile.tokens is not None:
-            looked = looked_at(stage, spec, profile)
-        return document_of(
-            spec, self.shape, cpu=self.cpu, device=self.gpu,
-            machine=hardware_machine(self.hardware), tokens_total=tokens, rows_total=rows,
-            warnings=[], looked=looked, limit_bytes=self.hardware.device_memory_bytes,
-        )  # fmt: skip
+            looked = looked_at(stage, profile)
+        machine = hardware_machine(self.hardware)
+        return document_of(self.run(stage), machine, warnings=[], looked=looked)
 
     def fits(self, stage: Stage, *, whole_band: bool) -> bool:
         """By its need with a tenth to spare (`_is_enough`), or with the whole band."""
         limit = self.hardware.device_memory_bytes
-        found = memory_estimate(
-            self.spec(stage), self.shape, cpu=self.cpu, device=self.gpu, device_bytes=limit
-        )
+        found = memory_estimate(self.run(stage))
         if found is None or limit is None:
             return False
         if whole_band:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from advisor.estimate.model.architecture import NO_SDPA
-from advisor.estimate.model.dims import WITH_EXPERTS
 from advisor.estimate.model.stored import WRITTEN_OUT, why_not_loadable
+from advisor.estimate.targets import WITH_EXPERTS
 from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
 from advisor.ground.types import ModelShape

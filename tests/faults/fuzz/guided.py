@@ -30,7 +30,7 @@ import yaml
 with atheris.instrument_imports(include=["advisor", "trainers.frame.checkpoint_store"]):
     from advisor.commands.check import check_data
     from advisor.commands.session import read_answers
-    from advisor.estimate.spec.answers import run_specs
+    from advisor.estimate.answers import run_specs
     from advisor.ground.errors import AdviseError
     from advisor.ground.yaml_files import read_yaml
     from advisor.model_files.folder import model_faults

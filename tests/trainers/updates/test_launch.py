@@ -9,9 +9,7 @@ import subprocess
 
 import pytest
 
-from advisor.estimate.model.dims import dims_of
-from advisor.estimate.resolved_run import trainable_params
-from advisor.estimate.types import RunSpec
+from advisor.estimate.spec import run_of_spec
 from advisor.launch import Options, run_plan
 from advisor.render.report import write_report
 from advisor.render.result_commands import ask_command, served_stages
@@ -58,11 +56,8 @@ def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeyp
     assert stage.loss_last < stage.loss_first
     shape, _ = model_shape(str(tiny_model))
     assert shape is not None
-    dims = dims_of(shape)
-    assert dims is not None
-    assert done.record.resolved["sft"].trainable_parameters == trainable_params(
-        dims, RunSpec(objective="sft", update=update, options=KEYS[update])
-    )
+    run = run_of_spec({"update": update, **KEYS[update]}, shape)
+    assert done.record.resolved["sft"].trainable_parameters == run.trainable
     assert not served_stages(done.record)
     ask = ask_command(str(done.folder / stage.folder), stage.update)
     answer = subprocess.run(

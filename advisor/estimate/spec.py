@@ -1,14 +1,14 @@
-"""A run spec as people and scripts write it -> a Request, or every fault in it."""
+"""The public run spec of `advise estimate --specs`: checked, and read as a Run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from advisor.estimate.memory.optimizer_states import OTHERS
-from advisor.estimate.resolved_run import COUNTERS
-from advisor.estimate.types import RunSpec
+from advisor.estimate.run import COUNTERS, Device, Rows, Run, stage_of
+from advisor.estimate.trainers import trainer_of
 from advisor.ground.errors import Fault
 from advisor.ground.shape import (
     Choice,
@@ -23,6 +23,7 @@ from advisor.ground.shape import (
     Text,
     check_shape,
 )
+from advisor.ground.types import ModelShape
 from advisor.methods import methods, objectives, schemes, updates
 from advisor.methods.kernels import ATTENTIONS, LAYER_KERNELS
 from advisor.methods.optimizers import ALIASES, OPTIMIZERS, OptimizerName
@@ -69,7 +70,7 @@ _CHOICES: Mapping[str, Choice] = {
         "placement": ("houlsby", "pfeiffer", "parallel"),
     }.items()
 } | {"optimizer": OptimizerName(values=(*OPTIMIZERS, *OTHERS))}  # fmt: skip
-# Keys of one update or objective, which a RunSpec holds under `options`.
+# Keys of one update or objective.
 _OPTIONS: Mapping[str, Shape] = {
     "placement": _CHOICES["placement"],
     **dict.fromkeys(
@@ -122,23 +123,61 @@ SPEC = Keys(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """One spec that was understood."""
+# What a key that is left out is taken to be, beside a plan's own defaults.
+USUAL: Mapping[str, Any] = {
+    "objective": "sft", "update": "lora", "micro_batch_size": 1, "seq_len": 1024,
+    "gradient_checkpointing": True,
+}  # fmt: skip
+# Keys that are no key of a stage -> where a Run has them.
+TO_DEVICE = {
+    "gpus": "gpus",
+    "sharding": "sharding",
+    "offload_weights": "offloads",
+    "counter": "counter",
+}
+TO_ROWS = {"lengths": "lengths", "tokens_total": "tokens_total", "rows_total": "rows_total"}
+TO_TRL = ("optim_args", "optim_target_modules")
+STATED = (
+    "loss", "evaluation", "compute_dtype", "kbit_prepared", "fp32_master_weights",
+    "optimizer_in_backward",
+)  # fmt: skip
+OF_TRAINER = ("framework", "library_versions", "date")
+OF_MODEL = ("model", "architecture", "model_params_b", "active_params_b", "gpu")
+NO_STAGE_KEY = frozenset((*TO_DEVICE, *TO_ROWS, *TO_TRL, *STATED, *OF_TRAINER, *OF_MODEL))
 
-    spec: RunSpec
-    model: str
-    params_b: float | None
-    active_params_b: float | None
-    architecture: Mapping[str, Any] | None
-    gpu: str | None
-    tokens_total: int | None
-    rows_total: int | None
-    unpacked: bool = False  # it says that rows are not packed: their lengths differ
+
+def run_of_spec(spec: Mapping[str, Any], model: ModelShape, device: Device | None = None) -> Run:
+    """The run that a checked spec describes, of this model. A key that is left out takes what the
+    trainer would use.
+    """
+    given = {key: value for key, value in spec.items() if value is not None}
+    of_stage = {**USUAL, **{key: given[key] for key in given if key not in NO_STAGE_KEY}}
+    stated = {key: given[key] for key in STATED if key in given}
+    if isinstance(how := of_stage["gradient_checkpointing"], str):
+        stated["checkpointing"] = how
+    on = {ours: given[key] for key, ours in TO_DEVICE.items() if key in given}
+    rows = {ours: given[key] for key, ours in TO_ROWS.items() if key in given}
+    return Run(
+        stage=stage_of(
+            {
+                **of_stage,
+                "gradient_checkpointing": bool(how),
+                "trl": {key: given[key] for key in TO_TRL if key in given},
+            }
+        ),
+        model=model,
+        device=replace(device or Device(), **on),
+        rows=Rows(**rows, differ=given.get("packing") is False),
+        trainer=trainer_of(
+            given.get("framework"), given.get("library_versions", {}), given.get("date")
+        ),
+        stated=stated,
+        left_open=frozenset(("precision", "optimizer")) - given.keys(),
+    )
 
 
-def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
-    """One spec, or every fault in it.
+def request_of(item: Any, *, at: str = "spec") -> dict[str, Any] | list[Fault]:
+    """One spec in the spelling of the keys' shapes, or every fault in it.
 
     Unknown keys are faults, unknown wording of a known key is one too.
     """
@@ -168,19 +207,7 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         faults.append(Fault(where=at, what="no model", allowed=allowed))
     if faults:
         return faults
-    fields = {key: value for key, value in given.items() if key in _FIELDS}
-    options = {key: value for key, value in given.items() if key in _OPTIONS}
-    return Request(
-        spec=RunSpec(**fields, options=options),
-        model=given.get("model", ""),
-        params_b=given.get("model_params_b"),
-        active_params_b=given.get("active_params_b"),
-        architecture=given.get("architecture"),
-        gpu=given.get("gpu"),
-        tokens_total=given.get("tokens_total"),
-        rows_total=given.get("rows_total"),
-        unpacked=given.get("packing") is False,
-    )
+    return given
 
 
 def _usual(key: str, value: Any) -> Any:
@@ -195,7 +222,7 @@ def _usual(key: str, value: Any) -> Any:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """A value that has the shape, in the type that a Request holds."""
+    """A value that has the shape, in the type that a Run holds."""
     shape = SPEC.keys[key]
     if shape is _COUNT or key in ("tokens_total", "rows_total"):
         return int(value)

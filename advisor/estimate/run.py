@@ -1,0 +1,555 @@
+"""Run: what one estimate is about, and what follows from it for every formula."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
+
+from advisor.estimate.methods import special
+from advisor.estimate.model.dims import Dims, dims_of
+from advisor.estimate.padding import largest_line, padded_tokens, row_lengths
+from advisor.estimate.trainers import OURS, Trainer
+from advisor.ground.types import GpuSpec, Hardware, ModelShape, TokenStats
+from advisor.methods import Objective, Update, objective, update
+from advisor.methods.stage import Stage
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+CPU_OPTIMIZERS = ("adamw_cpu", "adam_cpu", "cpu_adam")
+# Most trainers of adapters pad to the longest row of a batch: five of eight in rules/trainers.
+GUESSED_RAGGED = 2 / 3
+GUESSED_WHOLE_BYTES = 80e9 / 3  # of whole gradients: a third of a large GPU
+COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
+# Families whose layers look at whole rows, none through a window: on the CPU the bundled trainers
+# lay their rows end to end (trainers/frame/flat_rows.py, which tries it on the model itself).
+WHOLE_ROWS = frozenset(
+    ("llama", "qwen2", "qwen3", "granite", "olmo", "olmo2", "gpt2", "gpt_neox", "opt", "smollm3")
+)
+STAGE_KEYS = frozenset(item.name for item in fields(Stage))
+
+
+def stage_of(settings: Mapping[str, Any]) -> Stage:
+    """The stage with these values of plan keys; what is no key of every stage becomes an option. A
+    key that is missing or None takes the plan's default, or 16-bit weights.
+    """
+    given: dict[str, Any] = {"name": "", "learning_rate": 0.0, "weights_dtype": "bfloat16"}
+    given |= {key: value for key, value in settings.items() if value is not None}
+    options = {key: value for key, value in given.items() if key not in STAGE_KEYS}
+    return Stage(**{key: given[key] for key in given if key not in options}, options=options)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """What a run is trained on, and how several devices share the work."""
+
+    is_cpu: bool = False
+    gpu: GpuSpec | None = None
+    memory_bytes: int | None = None  # if that is not the catalogue's
+    gpus: int = 1
+    machines: int = 1
+    sharding: str | None = None  # ddp | zero1 | zero2 | zero3 | fsdp
+    offloads: bool = False  # fsdp and zero3: weights, gradients and optimizer in host memory
+    counter: str = "allocated"  # what reads the memory
+
+    @classmethod
+    def of(cls, hardware: Hardware, **how: Any) -> Device:
+        """The device of this hardware."""
+        return cls(
+            is_cpu=hardware.kind == "cpu",
+            gpu=hardware.gpus[0].spec if hardware.gpus else None,
+            memory_bytes=hardware.device_memory_bytes,
+            machines=hardware.machines,
+            **how,
+        )
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether it is a GPU of NVIDIA's, which one is taken to be if nothing is known."""
+        return self.gpu is None or self.gpu.vendor == "nvidia"
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Its memory; None if that is not known."""
+        return self.memory_bytes or (None if self.gpu is None else self.gpu.memory_bytes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """The rows that a run reads, as far as they are known."""
+
+    # (longest of the bin in tokens, rows in it), ascending; empty: every row is seq_len long
+    lengths: tuple[tuple[int, int], ...] = ()
+    unpadded: bool = False  # rows of a micro-batch are laid end to end, by `lengths`
+    tokens_total: int | None = None  # real tokens of all epochs; of a pair both sequences
+    rows_total: int | None = None  # the rows that they stand in
+    padded_length: float | None = None  # tokens of a sequence of a micro-batch on average
+    differ: bool = False  # a description says that they are not packed, and no more
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """What one estimate is about: a stage, trained on a device, by a trainer. Equal only to itself,
+    so that what was derived from it can be looked up.
+    """
+
+    stage: Stage
+    model: ModelShape
+    device: Device = Device()
+    rows: Rows = Rows()
+    trainer: Trainer = OURS
+    # What a description of another tool's run says and no key of a stage: loss, evaluation,
+    # checkpointing, compute_dtype, kbit_prepared, fp32_master_weights, optimizer_in_backward.
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    left_open: frozenset[str] = frozenset()  # keys that it leaves to the trainer's own habit
+
+    def on(self, **how: Any) -> Run:
+        """The same run with other facts of its device."""
+        return replace(self, device=replace(self.device, **how))
+
+    def with_stage(self, **keys: Any) -> Run:
+        """The same run with other values of the stage's keys."""
+        return replace(self, stage=replace(self.stage, **keys))
+
+    def with_rows(self, tokens: TokenStats | None, *, share: float = 1.0) -> Run:
+        """The run with the lengths of the rows that it is for, if they are known: no micro-batch is
+        wider than the longest of them. A stage that writes answers keeps its seq_len, which holds
+        both.
+
+        Args:
+            share: Of the rows that are read.
+        """
+        if tokens is None or not tokens.histogram or self.objective.generates:
+            return self
+        flat = (
+            self.device.is_cpu
+            and self.objective.logits == "tiles_on_gpu"
+            and self.stage.update != "prefix"  # it stands before each row
+            and self.stage.attention in ("sdpa", "auto")
+            and self.model.architecture in WHOLE_ROWS
+            and not self.stage.group_by_length  # rows as long as the longest meet in a batch
+        )
+        lengths = row_lengths(tokens, seq_len=self.stage.seq_len, share=share)
+        return replace(self, rows=replace(self.rows, lengths=lengths, unpadded=flat))
+
+    def padded(self, tokens: TokenStats | None, rows: int) -> Run:
+        """The run with the padded length of a sequence, if the lengths of its rows are known.
+
+        Args:
+            rows: Rows of an epoch.
+        """
+        stage = self.stage
+        if tokens is None or stage.packing or self.objective.generates:
+            return self
+        length = 1.0 if self.rows.unpadded else padded_tokens(  # as long as the rows are
+            tokens, seq_len=stage.seq_len, micro=stage.micro_batch_size,
+            per_step=stage.effective_batch_size * self.gpus, rows=rows,
+            grouped=stage.group_by_length,
+        )  # fmt: skip
+        return replace(self, rows=replace(self.rows, padded_length=length))
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The keys of its objective and its update."""
+        return self.stage.options
+
+    @cached_property
+    def objective(self) -> Objective:
+        return objective(self.stage.objective)
+
+    @cached_property
+    def update(self) -> Update:
+        return update(self.stage.update)
+
+    @cached_property
+    def dims(self) -> Dims:
+        """The model's dimensions, which have to be known."""
+        found = dims_of(self.model)
+        assert found is not None
+        return found
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether more is known of the model than how many parameters it has."""
+        return dims_of(self.model) is not None
+
+    @cached_property
+    def is_module(self) -> bool:
+        """Whether a module is trained beside a frozen base."""
+        return self.update.is_module
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the bundled trainers train it."""
+        return not self.trainer.name
+
+    # ------------------------------------------------------------------------- what is stated
+
+    @property
+    def precision(self) -> str | None:
+        """pure or mixed; None if a description leaves it open."""
+        return None if "precision" in self.left_open else self.stage.precision
+
+    @property
+    def rank(self) -> int | None:
+        found = self.options.get("rank")
+        return None if found is None else int(found)
+
+    @property
+    def target_modules(self) -> str | tuple[str, ...]:
+        """What LoRA adapts."""
+        found = self.options.get("target_modules") or "all-linear"
+        return found if isinstance(found, str) else tuple(found)
+
+    @property
+    def compute_dtype(self) -> str | None:
+        """Of matrix products, if it is not that of the weights: fp8, mxfp8, nvfp4, ..."""
+        return self.stated.get("compute_dtype")
+
+    @property
+    def optimizer_in_backward(self) -> bool:
+        """Whether the step of each parameter runs inside the backward pass."""
+        return bool(self.stated.get("optimizer_in_backward"))
+
+    @cached_property
+    def checkpointing(self) -> str:
+        """Which activations are computed again: none, selective, full or offload (moved away)."""
+        if not self.stage.gradient_checkpointing:
+            return "none"
+        return str(self.stated.get("checkpointing", "full"))
+
+    @cached_property
+    def counter(self) -> str:
+        """What read the memory, as far as that is known."""
+        stated = self.device.counter
+        if stated == "unknown" and self.trainer["logs_allocated"]:
+            return "allocated"
+        return stated if stated in COUNTERS else "unknown"
+
+    # ------------------------------------------------------------------------- its batch
+
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest row that a micro-batch may hold: no batch is wider."""
+        stage, lengths = self.stage, self.rows.lengths
+        if stage.packing or not lengths:
+            return stage.seq_len
+        return max(1, min(stage.seq_len, lengths[-1][0]))
+
+    @cached_property
+    def sequences(self) -> int:
+        """Sequences of a micro-batch: two for each pair."""
+        return self.stage.micro_batch_size * self.objective.sequences_per_row
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens of the largest micro-batch: each sequence as long as the longest row, or laid end
+        to end.
+        """
+        rows = self.rows
+        if rows.unpadded and rows.lengths and not self.stage.packing:
+            return largest_line(rows.lengths, self.stage.seq_len, self.sequences)
+        return self.sequences * self.longest_tokens
+
+    @cached_property
+    def ragged(self) -> float:
+        """How far batches differ in length: 1 as the trainer pads, 0 if all rows are alike. For an
+        unknown trainer two thirds, and only if adapters are trained on unpacked rows, which are
+        mostly instructions; whole models are as often measured on rows of one length.
+        """
+        if not self.trainer["ragged"] or len(self.rows.lengths) == 1:
+            return 0.0
+        if "ragged" in self.trainer.guessed:
+            return GUESSED_RAGGED if self.is_module and not self.stage.packing else 0.0
+        return 1.0
+
+    @cached_property
+    def answers_each(self) -> int:
+        """Answers to one prompt that a step learns from."""
+        answers = self.objective.answers
+        return int(self.options.get("generations") or answers) if answers else 1
+
+    @cached_property
+    def answers_at_once(self) -> int:
+        """Answers that are written together."""
+        own = special(self.objective, "answers_at_once")
+        return int(own(self)) if own else self.stage.micro_batch_size * self.answers_each
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether it evaluates while it trains."""
+        stated = self.stated.get("evaluation")
+        return bool(self.trainer["evaluates"] if stated is None else stated)
+
+    # ------------------------------------------------------------------------- how GPUs share it
+
+    @cached_property
+    def sharding(self) -> str | None:
+        """How devices share the work. DeepSpeed counts on one device, too, with its buckets and
+        float32 copies.
+        """
+        stated = self.device.sharding
+        if self.device.gpus > 1:
+            return stated or "ddp"
+        return stated if (stated or "").startswith("zero") else None
+
+    @property
+    def is_fsdp(self) -> bool:
+        return self.sharding == "fsdp"
+
+    @cached_property
+    def gpus(self) -> int:
+        return max(1, self.device.gpus)
+
+    @property
+    def shard_all(self) -> int:
+        """Over how many devices weights are divided."""
+        return self.gpus if self.sharding in ("fsdp", "zero3") else 1
+
+    @property
+    def shard_grads(self) -> int:
+        """Over how many devices gradients are divided."""
+        return self.gpus if self.sharding in ("fsdp", "zero3", "zero2") else 1
+
+    @property
+    def shard_states(self) -> int:
+        """Over how many devices the optimizer's states are divided."""
+        return self.gpus if self.sharding in ("fsdp", "zero3", "zero2", "zero1") else 1
+
+    @cached_property
+    def offloaded(self) -> bool:
+        """Whether weights live in host memory, and gradients and optimizer with them. FSDP's CPU
+        offload brings the optimizer to the host too, so an optimizer there tells of it.
+        """
+        if self.device.gpus < 2:
+            return False
+        if self.device.offloads:
+            return self.device.sharding in ("fsdp", "zero3")
+        return self.device.sharding == "fsdp" and self.stage.optimizer in CPU_OPTIMIZERS
+
+    @property
+    def optimizer(self) -> str:
+        return "adamw_cpu" if self.offloaded else self.stage.optimizer
+
+    @cached_property
+    def adds_up_whole(self) -> bool:
+        """Whether gradients of earlier micro-batches are whole on every device. Where that is a
+        guess, not if weights are in host memory, nor if they would take so much that somebody would
+        have divided them.
+        """
+        if "adds_up_whole_gradients" in self.trainer.guessed:
+            has_room = not self.offloaded and 2 * self.dims.params <= GUESSED_WHOLE_BYTES
+            return bool(self.trainer["adds_up_whole_gradients"]) and has_room
+        return bool(self.trainer["adds_up_whole_gradients"])
+
+    @cached_property
+    def flat_adapters(self) -> bool:
+        """Whether adapters and the frozen weights of a layer are one flat parameter (FSDP 1 with
+        use_orig_params), and so is their gradient; FSDP warns of it.
+        """
+        is_flat = self.trainer["flat_adapters"] and self.trainer["fsdp"] == 1
+        is_sure = "flat_adapters" not in self.trainer.guessed or self.adds_up_whole
+        return self.is_fsdp and self.is_module and bool(is_flat) and is_sure
+
+    @property
+    def fully_sharded(self) -> bool:
+        """Whether FSDP divides each parameter for itself (FSDP 2, fully_shard)."""
+        return self.is_fsdp and self.trainer["fsdp"] == 2 and not self.is_ours
+
+    @property
+    def keeps_inputs(self) -> bool:
+        """Whether inputs stay to the end of the backward pass: FSDP of frozen units under
+        accelerate.
+        """
+        trainer = self.trainer
+        return bool(
+            self.is_fsdp and trainer["fsdp"] == 1 and self.is_module and trainer["accelerate"]
+        )
+
+    # ------------------------------------------------------------------------- number formats
+
+    @property
+    def stated_bytes(self) -> int:
+        """Bytes of a weight in the dtype that the stage names."""
+        return DTYPE_BYTES.get(self.stage.weights_dtype, 2)
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Bytes of an unquantised weight. accelerate upcasts FSDP's flat parameters that train."""
+        upcasts = self.is_fsdp and self.precision == "mixed" and not self.is_module
+        return 4 if self.device.is_cpu or upcasts else self.stated_bytes
+
+    @cached_property
+    def train_bytes(self) -> int:
+        """Bytes of a trainable parameter. PEFT keeps adapters in float32, and so do the bundled
+        trainers; some trainers do not.
+        """
+        if not self.is_module:
+            return self.weight_bytes
+        narrow = self.trainer["adapters_in_16_bit"] or (
+            self.trainer["quantised_adapters_in_16_bit"] and self.stage.quantization is not None
+        )
+        return 2 if narrow and not self.device.is_cpu else 4
+
+    @cached_property
+    def master(self) -> bool:
+        """Whether float32 weights stand beside 16-bit ones, which the optimizer steps on.
+        DeepSpeed's optimizers keep them: over several devices a description says so itself; on one,
+        naming it says it.
+        """
+        deepspeed = (self.device.sharding or "").startswith("zero") and self.gpus == 1
+        kept = deepspeed and not self.is_module and not self.device.is_cpu
+        return (bool(self.stated.get("fp32_master_weights")) or kept) and self.weight_bytes < 4
+
+    @cached_property
+    def prepared(self) -> bool:
+        """Whether embeddings, output and norms of a quantised base are float32."""
+        prepares = self.stated.get("kbit_prepared") or self.trainer["prepares_quantised"]
+        return self.stage.quantization is not None and bool(prepares)
+
+    @cached_property
+    def casts(self) -> bool:
+        """Whether FSDP casts what it gathers to 16 bit; ours casts weights that train in place
+        alone (trainers/frame/sharding.py, casts_weights).
+        """
+        if not self.is_fsdp or self.device.is_cpu:
+            return False
+        if not self.is_module and self.precision == "mixed":
+            return True
+        return not self.is_ours and (self.is_module or self.stage.weights_dtype != "float32")
+
+    @cached_property
+    def hidden_bytes(self) -> int:
+        """Bytes of an element of the residual stream, which follows the embedding's dtype: float32
+        after prepare_model_for_kbit_training, 16 bit where FSDP casts.
+        """
+        return 4 if not self.casts and (self.prepared or self.weight_bytes == 4) else 2
+
+    # ------------------------------------------------------------------------- what trains
+
+    @cached_property
+    def trainable(self) -> int:
+        """Parameters that get a gradient.
+
+        Raises InputError if the update's file does not say how to count them.
+        """
+        count = special(self.update, "trainable_params")
+        assert count is not None  # `special` raises for an update without it
+        return int(count(self))
+
+    @cached_property
+    def embeddings(self) -> int:
+        """Parameters that are trained whole beside a module, as copies."""
+        copies = special(self.update, "embedding_copies")
+        return int(copies(self)) if copies else 0
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Bytes of one of them. PEFT copies in the dtype of the base; the bundled trainers train
+        the copies in float32.
+        """
+        return 4 if self.is_ours else self.weight_bytes
+
+    @cached_property
+    def trained(self) -> tuple[tuple[int, int], ...]:
+        """(how many, bytes each) of the parameters that get a gradient, by dtype."""
+        copies = ((self.embeddings, self.embedding_bytes),) if self.embeddings else ()
+        return ((self.trainable, self.train_bytes), *copies)
+
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of all parameters that get a gradient, and so of one set of gradients."""
+        return sum(count * width for count, width in self.trained)
+
+    @property
+    def quantisable(self) -> int:
+        """Weights that nf4 and int8 quantise."""
+        experts = self.dims.routed_params if self.trainer["linear_experts"] else 0
+        return self.dims.linear_params + experts
+
+    @property
+    def left_experts(self) -> int:
+        """Routed experts and routers that stay as they are on a quantised base."""
+        return 0 if self.trainer["linear_experts"] else self.dims.routed_params
+
+    @property
+    def quantised_head(self) -> bool:
+        """Whether the output matrix is quantised like any other."""
+        is_quantised = self.trainer["quantises_head"] and self.stage.quantization is not None
+        return bool(is_quantised) and not self.dims.encoder
+
+    @property
+    def picked_experts(self) -> int:
+        """Numbers of the largest tensor of one layer's experts, gate and up, if each expert is
+        picked from it by its place: autograd makes a gradient of the whole tensor for each expert
+        (select_backward), beside the sum so far.
+        """
+        if not self.trainer["picks_experts"] or self.is_module:
+            return 0
+        experts = (kind.experts for kind in self.dims.kinds)
+        picked = (one.weights * 2 // 3 for one in experts if one and one.biased)
+        return max(picked, default=0)
+
+    @cached_property
+    def written_out_bytes(self) -> int:
+        """Bytes of weights that each forward pass computes anew in one layer."""
+        own = special(self.update, "written_out")
+        return int(own(self)) * self.weight_bytes if own else 0
+
+    # ------------------------------------------------------------------------- loss and kernels
+
+    @cached_property
+    def has_logits(self) -> bool:
+        """Whether there are logits over a vocabulary."""
+        return not self.dims.encoder and self.objective.logits != "none"
+
+    @cached_property
+    def loss(self) -> str:
+        """How logits become a loss: full, fused, chunked, parts (our PPO: a few tokens at a time)
+        or tiled (ours on the CPU: gradients are made with the logits).
+
+        The bundled trainers score in tiles on a GPU. On the CPU they do so if the output matrix is
+        frozen (trainers/frame/answer_loss.py), and hold the learned tokens' logits whole if it
+        trains. PPO is our own.
+        """
+        logits = self.objective.logits
+        whole_on_cpu = self.device.is_cpu and logits == "tiles_on_gpu"
+        whole = logits in ("whole", "parts") or whole_on_cpu
+        if stated := self.stated.get("loss"):
+            found = str(stated)
+        elif logits == "parts" and self.is_ours:
+            found = "parts"
+        elif whole_on_cpu and self.is_ours and self.is_module and not self.embeddings:
+            found = "tiled"
+        else:
+            found = "full" if whole else "chunked"
+        return (
+            "chunked"
+            if self.trainer["chunks_plain_loss"] and found == "full" and not whole
+            else found
+        )
+
+    @property
+    def compiled_loss(self) -> bool:
+        """Whether softmax and cast are one kernel: logits and their gradient alone."""
+        return self.stage.compile and bool(self.trainer["compiles_loss"])
+
+    @cached_property
+    def _has_fused_layers(self) -> bool:
+        # A guess may save in the one layer that runs again, not in all layers.
+        is_guess = "fused_with_loss" in self.trainer.guessed and self.checkpointing == "none"
+        with_loss = self.trainer["fused_with_loss"] and self.loss == "chunked" and not is_guess
+        return bool(with_loss) or self.stage.kernels == "liger"
+
+    @property
+    def fused_norms(self) -> bool:
+        return bool(self.trainer["fused_norms"]) or self._has_fused_layers
+
+    @property
+    def fused_mlp(self) -> bool:
+        return bool(self.trainer["fused_mlp"]) or self._has_fused_layers
+
+    @property
+    def eager(self) -> bool:
+        """Whether attention scores exist whole."""
+        return self.stage.attention == "eager" or self.dims.eager_only

@@ -1,1 +1,0 @@
-"""Run specs as people and scripts write them, and the answer to each."""

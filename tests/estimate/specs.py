@@ -1,0 +1,40 @@
+"""Estimates of runs that a test describes by their public spec."""
+
+from dataclasses import field, make_dataclass, replace
+from typing import Any
+
+from advisor.estimate import estimate as estimate_of
+from advisor.estimate.memory.peak import memory_estimate as memory_of
+from advisor.estimate.run import Device, Run
+from advisor.estimate.spec import SPEC, USUAL, run_of_spec
+from advisor.estimate.time import time_estimate as time_of
+
+# Every key of a run spec, and `options` for keys of methods that it lacks.
+KEYS = [(key, Any, field(default=USUAL.get(key))) for key in SPEC.keys]
+RunSpec: Any = make_dataclass(
+    "RunSpec", [*KEYS, ("options", Any, field(default_factory=dict))], frozen=True, kw_only=True
+)
+
+
+def run_of(spec, shape, *, cpu=False, device=None, device_bytes=None, **rows) -> Run:
+    """The run that a spec describes, of this model on this device, with these rows."""
+    given = {key: getattr(spec, key) for key, *_ in KEYS} | dict(spec.options)
+    on = Device(is_cpu=cpu, gpu=device, memory_bytes=device_bytes)
+    run = run_of_spec(given, shape, on)
+    return replace(run, rows=replace(run.rows, **rows))
+
+
+def memory_estimate(spec, shape, **device):
+    return memory_of(run_of(spec, shape, **device))
+
+
+def time_estimate(spec, shape, machine, **rows):
+    return time_of(run_of(spec, shape, **rows), machine)
+
+
+def estimate(spec, shape, hardware, *, past=None, looked=None, **rows):
+    run = run_of(spec, shape, **rows)
+    on = run.device
+    device = Device.of(hardware, gpus=on.gpus, sharding=on.sharding, offloads=on.offloads)
+    run = replace(run, device=device)
+    return estimate_of(run, hardware, looked=looked, **({} if past is None else {"past": past}))
