@@ -19,7 +19,7 @@ from advisor.advice.explain import (
 from advisor.advice.facts_of_situation import device
 from advisor.advice.search.fit import coarse_fit
 from advisor.advice.types import Candidate, Reason, Verdict
-from advisor.advice.why_not import why_not_outcome
+from advisor.advice.why_not import WhyNot
 from advisor.estimate.types import Estimate
 from advisor.methods import schemes
 from advisor.methods.composition import Composition, compose
@@ -101,7 +101,7 @@ def _other_schemes(case: Case, decision: Decision) -> list[Candidate]:
         found = _of_scheme(case, decision, scheme, remedies)
         if not decision.trains and found.verdict == "ranked_lower":
             gate = decision.steps["train_decision"]
-            because = tuple(why_not_outcome(gate, "train", facts, case.ruleset))
+            because = tuple(WhyNot(gate, "train", facts, case.ruleset).reasons())
             found = replace(found, because=because)
         result.append(found)
     return result
@@ -121,7 +121,7 @@ def _other_chains(case: Case, decision: Decision) -> list[Candidate]:
         composition = compose(chain, scheme, per_task=decision.per_task)
         forbidden = judgement.forbidden.get(chain, ())
         verdict: Verdict = "forbidden" if forbidden else "ranked_lower"
-        because = why_not_outcome(judgement, chain, facts, case.ruleset, is_suggested=suggested)
+        because = WhyNot(judgement, chain, facts, case.ruleset, is_suggested=suggested).reasons()
         forced_ok = not any(is_absolute(rule) for rule in forbidden)
         result.append(_candidate(case, composition, verdict, because, forced_ok=forced_ok))
     return result
@@ -133,7 +133,7 @@ def _other_remedies(case: Case, decision: Decision) -> list[Candidate]:
     for remedy, (table, outcome) in ANSWERED_REMEDIES.items():
         if remedy in decision.composition.remedies:
             continue
-        because = why_not_outcome(decision.steps[table], outcome, decision.facts, case.ruleset)
+        because = WhyNot(decision.steps[table], outcome, decision.facts, case.ruleset).reasons()
         alone = Composition(remedies=(remedy,))
         result.append(_candidate(case, alone, "ranked_lower", because))
     return result
@@ -185,7 +185,7 @@ def _of_scheme(
     forbidding = judgement.forbidden.get(scheme, ())
     if not forbidding:
         sizes = case.sizes(decision)
-        because = why_not_outcome(judgement, scheme, decision.facts, case.ruleset, sizes)
+        because = WhyNot(judgement, scheme, decision.facts, case.ruleset, sizes).reasons()
         return _candidate(case, composition, "ranked_lower", because)
     cost = case.cost_of(composition)[1]
     verdict: Verdict = "too_big" if all(rule.id == TOO_BIG for rule in forbidding) else "forbidden"
