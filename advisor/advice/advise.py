@@ -12,15 +12,14 @@ from dataclasses import replace
 
 from advisor.advice.candidates import alternatives, candidate_for, recommended_candidate
 from advisor.advice.case import Case
-from advisor.advice.certainty import certainty_of
-from advisor.advice.contradictions import contradictions
 from advisor.advice.decide import LAST, Decision
-from advisor.advice.facts_of_situation import situation_facts, unknown_facts
+from advisor.advice.facts import contradictions, situation_facts, unknown_facts
 from advisor.advice.flips import find_flips
 from advisor.advice.nothing_fits import nothing_fits
 from advisor.advice.search.settings import StageCase
 from advisor.advice.search.strategies import about_sharing
 from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Reason
+from advisor.advice.why import certainty_of
 from advisor.ground.errors import InputError
 from advisor.ground.units import format_gib
 from advisor.methods import objective

@@ -9,16 +9,16 @@ from dataclasses import replace
 
 from advisor.advice.case import Case
 from advisor.advice.decide import LAST, SMALLER_MODEL, Decision
-from advisor.advice.explain import (
+from advisor.advice.facts import device
+from advisor.advice.search.fit import coarse_fit
+from advisor.advice.types import Candidate, Reason, Verdict
+from advisor.advice.why import (
     budget_reason,
     facts_seen_by,
     memory_reason,
     reason_of,
     rules_that_differ,
 )
-from advisor.advice.facts_of_situation import device
-from advisor.advice.search.fit import coarse_fit
-from advisor.advice.types import Candidate, Reason, Verdict
 from advisor.advice.why_not import WhyNot
 from advisor.estimate.types import Estimate
 from advisor.methods import schemes

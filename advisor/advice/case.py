@@ -12,8 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from advisor.advice.decide import SMALLER_MODEL, Decision, conclude, conclude_early
-from advisor.advice.explain import Sizes
-from advisor.advice.facts_of_situation import (
+from advisor.advice.facts import (
     device,
     situation_facts,
     suggestion_counts,
@@ -22,6 +21,7 @@ from advisor.advice.facts_of_situation import (
 from advisor.advice.search.concessions import LADDER, NO_CONCESSIONS, Concessions
 from advisor.advice.search.costs import OVER_BUDGET, Costs
 from advisor.advice.types import Fitted
+from advisor.advice.why import Sizes
 from advisor.ground.types import Answer, Answers
 from advisor.methods import schemes, update
 from advisor.methods.composition import Composition, compose

@@ -9,9 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.advice.case import Case
-from advisor.advice.contradictions import can_be_said
 from advisor.advice.decide import SMALLER_MODEL, Decision
-from advisor.advice.facts_of_situation import stated_values
+from advisor.advice.facts import can_be_said, stated_values
 from advisor.advice.types import Flip, StageSettings
 from advisor.advice.why_not import CHOICES
 from advisor.ground.types import Gpu, GpuSpec, Hardware

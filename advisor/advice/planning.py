@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from advisor.advice.facts_of_situation import device
+from advisor.advice.facts import device
 from advisor.advice.search.micro_batches import batch_of_task
 from advisor.advice.search.rows import task_settings
 from advisor.advice.search.settings import BATCH, StageCase, is_seq2seq, needs_examples

@@ -112,8 +112,7 @@ def read_answers(
 
 def _faults_in(stated: Stated, rule_layers: Sequence[str]) -> Sequence[Fault]:
     """What is wrong with the valid part of answers that are refused anyway."""
-    from advisor.advice.contradictions import contradictions, contradictions_in
-    from advisor.advice.facts_of_situation import situation_facts
+    from advisor.advice.facts import contradictions, contradictions_in, situation_facts
     from advisor.situation.build import situation_of
 
     ruleset, _ = load_rule_set(rule_layers, warn=lambda _: None)
@@ -249,7 +248,7 @@ def advise_on(
     try:
         situation = situation_of(stated.answers, probed=probed, online=online, base=stated.folder)
     except InputError as error:
-        from advisor.advice.contradictions import contradictions_in
+        from advisor.advice.facts import contradictions_in
 
         more = contradictions_in(ruleset, stated.answers)
         raise InputError(faults=(*error.faults, *more)) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.advice.advise import advise as advise_on
 from advisor.advice.case import Case
-from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.facts import situation_facts
 from advisor.advice.types import Advice, Candidate
 from advisor.commands.choice import choose_candidate
 from advisor.commands.output import console
@@ -126,7 +126,7 @@ class AnswerCache:
         self._models: dict[tuple[str, float | None], ModelShape | None] = {}
 
     def facts(self, answers: Answers) -> dict[str, Any]:
-        """Fact id -> value, as advice will see them (advisor/advice/facts_of_situation.py)."""
+        """Fact id -> value, as advice will see them (advisor/advice/facts.py)."""
         hardware, _ = hardware_of(answers, probed=self.probed)
         return situation_facts(
             Situation(

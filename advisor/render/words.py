@@ -7,8 +7,8 @@ is ever shown by its bare name alone.
 
 from __future__ import annotations
 
-from advisor.advice.explain import unknown_words
 from advisor.advice.types import Advice, Candidate, NothingFits
+from advisor.advice.why import unknown_words
 from advisor.estimate.types import Estimate
 from advisor.ground.units import format_count, format_gib
 from advisor.methods import methods, remedies, remedy, schemes

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from advisor.advice.certainty import certainty_lines
 from advisor.advice.decide import Decision, decide
-from advisor.advice.explain import facts_seen_by, reason_of
 from advisor.advice.types import Advice, KnownFact, Reason
+from advisor.advice.why import certainty_lines, facts_seen_by, reason_of
 from advisor.estimate.types import Estimate
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.wizard.prompts import Option, Ui

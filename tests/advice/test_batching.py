@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.facts import situation_facts
 from advisor.advice.planning import comment_of
 from advisor.advice.search import fit, stage_cost
 from advisor.advice.search.fit import fit_stage

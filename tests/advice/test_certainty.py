@@ -3,7 +3,7 @@
 import pytest
 
 from advisor.advice.advise import advise
-from advisor.advice.certainty import GRADES, certainty_lines
+from advisor.advice.why import GRADES, certainty_lines
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.ruleset.load import load_rules, only_layer

@@ -7,8 +7,7 @@ import random
 
 import pytest
 
-from advisor.advice.contradictions import can_be_said
-from advisor.advice.facts_of_situation import stated_values
+from advisor.advice.facts import can_be_said, stated_values
 from advisor.ruleset.load import load_rules
 from tests.advice.situations import random_advice
 from tests.conftest import scaled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.facts import situation_facts
 from advisor.advice.planning import comment_of
 from advisor.advice.search.fit import fit_stage
 from advisor.advice.search.settings import StageCase

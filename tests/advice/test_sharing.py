@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.facts import situation_facts
 from advisor.advice.planning import hardware_line
 from advisor.advice.search.concessions import NO_CONCESSIONS, Concessions
 from advisor.advice.search.costs import Costs

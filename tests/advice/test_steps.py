@@ -8,7 +8,7 @@ from math import ceil
 
 import pytest
 
-from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.facts import situation_facts
 from advisor.advice.search.fit import fit_stage
 from advisor.advice.search.rows import aim_of, held_out, settings_for_rows, steps_in
 from advisor.advice.search.settings import BATCH, StageCase, settings_by_rule

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from advisor import Answers, advise, advise_document
-from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.facts import situation_facts
 from advisor.situation.build import situation_of
 
 SUPPORT = {"task": "customer_service", "data": {"kind": "paired", "rows": 5000}, "gpu": "unknown"}

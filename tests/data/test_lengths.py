@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.facts import situation_facts
 from advisor.advice.search.fit import fit_stage
 from advisor.advice.search.rows import sequence_length
 from advisor.advice.search.settings import StageCase

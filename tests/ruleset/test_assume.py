@@ -7,7 +7,7 @@ from functools import cache
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.facts import situation_facts
 from advisor.advice.search.costs import Costs
 from advisor.ground.types import Answer, Answers, Gpu, Hardware
 from advisor.ruleset.load import load_rules

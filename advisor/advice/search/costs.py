@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from advisor.advice.facts_of_situation import suggestion_counts
+from advisor.advice.facts import suggestion_counts
 from advisor.advice.search.concessions import (
     MEMORY_LEFT,
     NO_CONCESSIONS,

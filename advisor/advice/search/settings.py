@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from advisor.advice.facts_of_situation import device, model_facts
+from advisor.advice.facts import device, model_facts
 from advisor.advice.search.concessions import MEMORY_LEFT, NO_CONCESSIONS, Concessions
 from advisor.advice.types import ALONE, Chosen, Strategy
 from advisor.ground.types import DataProfile, ModelShape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.advice.facts_of_situation import model_facts
+from advisor.advice.facts import model_facts
 from advisor.advice.search.settings import RATE, judge_stage, settings_by_rule
 from advisor.estimate.padding import padded_tokens
 from advisor.estimate.targets import embedding_matrices

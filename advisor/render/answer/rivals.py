@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from advisor.advice.advise import BY_HAND
-from advisor.advice.explain import RANKS_BELOW
 from advisor.advice.types import Advice, Candidate, Reason
+from advisor.advice.why import RANKS_BELOW
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.render.answer.why import reason_text

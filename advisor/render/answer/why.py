@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from advisor.advice.advise import MAY_NOT_FIT, NO_MODEL, PART_OF_DATA
-from advisor.advice.certainty import certainty_lines
 from advisor.advice.types import Advice, Candidate, KnownFact, Reason
+from advisor.advice.why import certainty_lines
 from advisor.ground.units import format_gib
 from advisor.methods.composition import Composition
 from advisor.render.blocks import Item, Paragraph, Section, listed
