@@ -44,6 +44,13 @@ class NamedValue:
         steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in path]
         return (self.name + "".join(steps)).lstrip(".")
 
+    def refuse(self, value: Any, shape: Shape, path: Path_, hint: str) -> Fault:
+        """The fault of a value that is not allowed there."""
+        at = self.at(path)
+        return Fault(
+            where=at, what=f"{at} is {value_words(value)}", allowed=shape.words(), hint=hint
+        )
+
 
 # --------------------------------------------------------------------------- shapes
 # Every command imports these classes. Frozen ones that compare take ten times as long to make.
@@ -66,9 +73,10 @@ class Shape:
 
     def refuse(self, value: Any, document: Located, path: Path_, *, hint: str = "") -> Fault:
         """The fault of a value that is not allowed there."""
-        where, subject = _subject(document, path)
-        what = f"{subject} is {value_words(value)}"
-        return Fault(where=where, what=what, allowed=self.words(), hint=hint)
+        if isinstance(document, NamedValue):
+            return document.refuse(value, self, path, hint)
+        what = f"{_named(path)} is {value_words(value)}"
+        return Fault(where=document.at(path), what=what, allowed=self.words(), hint=hint)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -200,7 +208,7 @@ class ListOf(Shape):
             yield self.refuse(value, document, path)
             return
         for index, item in enumerate(value):
-            yield from _faults(item, self.of, document, (*path, index))
+            yield from faults_of(item, self.of, document, (*path, index))
 
     def words(self) -> str:
         if self.least and self.least == self.most:
@@ -224,7 +232,7 @@ class MapOf(Shape):
             if type(self.named) is not Shape and any(self.named.faults(name, document, path)):
                 at = document.at((*path, name), key=True)
                 yield Fault(where=at, what=f"the name is '{name[:60]}'", allowed=self.named.words())
-            yield from _faults(item, self.of, document, (*path, name))
+            yield from faults_of(item, self.of, document, (*path, name))
 
     def words(self) -> str:
         return f"a map{' that is not empty' if self.least else ''}{_each(self.of)}"
@@ -254,7 +262,7 @@ class Keys(Shape):
                 # With the right key named, the list of all is in the way.
                 yield replace(fault, allowed="", hint=said) if said else fault
             elif item is not None or not (self.nulls or shape.null):
-                yield from _faults(item, shape, document, (*path, key))
+                yield from faults_of(item, shape, document, (*path, key))
         for key in self.required:
             if key not in value or (self.nulls and value[key] is None):
                 inside = f" in '{path[-1]}'" if path and isinstance(path[-1], str) else ""
@@ -278,7 +286,7 @@ class OneOf(Shape):
     options: tuple[Shape, ...]
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
-        tried = [list(_faults(value, option, document, path)) for option in self.options]
+        tried = [list(faults_of(value, option, document, path)) for option in self.options]
         if not all(tried):
             return
         # The option for lists says best what is wrong inside a list, and likewise for maps.
@@ -323,10 +331,11 @@ def check_shape(document: Located, shape: Shape, path: Sequence[str | int] = ())
     value = document.data
     for step in path:
         value = value[step]
-    return list(_faults(value, shape, document, tuple(path)))
+    return list(faults_of(value, shape, document, tuple(path)))
 
 
-def _faults(value: Any, shape: Shape, document: Located, path: Path_) -> Iterable[Fault]:
+def faults_of(value: Any, shape: Shape, document: Located, path: Path_) -> Iterable[Fault]:
+    """What is wrong with a value at its path; null may be allowed."""
     if value is None:
         return () if shape.null or type(shape) is Shape else (shape.refuse(None, document, path),)
     return shape.faults(value, document, path)
@@ -356,14 +365,6 @@ def number_words(value: Any, otherwise: Callable[[Any], str] = str) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return otherwise(value)
-
-
-def _subject(document: Located, path: Path_) -> tuple[str, str]:
-    """Where a value stands and what a sentence calls it: ('plan.yaml:3:5', '`rank`'),
-    ('cards.yaml:1:1', 'the file'), ('--gpus', '--gpus').
-    """
-    at = document.at(path)
-    return at, at if isinstance(document, NamedValue) else _named(path)
 
 
 def _named(path: Path_) -> str:

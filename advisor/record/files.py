@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
-from advisor.ground.annotated import OMIT_NULL, JsonObject, plain_json
+from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import read_at_most, write_atomically
 from advisor.ground.terminal import json_shown
@@ -100,6 +101,35 @@ def _json_of(path: Path, hint: str) -> Any:
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}", where=str(path), hint=hint) from None
+
+
+def plain_json(raw: bytes) -> Any:
+    """The data of a JSON file that was written by `to_dict`.
+
+    Raises ValueError for anything else: numbers that are not finite, too deep nesting, half a
+    surrogate pair, bytes that are no UTF-8.
+    """
+    try:
+        text = raw.decode("utf-8")
+        data = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is no character") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return data
+
+
+def _refuse_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return number
 
 
 def _value_of(kind: type[Part], data: Any, path: Path, hint: str) -> Part:

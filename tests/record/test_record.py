@@ -11,7 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from advisor.ground.annotated import json_schema, keys_of, parts_of
+from advisor.ground.annotated import in_words, json_schema, object_shape, parts_of
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.record.files import read_part, read_record, try_read_part, write_record
 from advisor.record.run import (
@@ -241,9 +241,9 @@ def test_every_key_is_described():
     assert len(parts) > 15
     for part in parts:
         assert part.__doc__
-        for key in keys_of(part):
-            assert key.description, f"{part.__name__}.{key.name}"
-            assert key.kind
+        for key, shape in object_shape(part).keys.items():
+            assert shape.help, f"{part.__name__}.{key}"
+            assert in_words(shape)
     schema = json_schema(StageResult, title="x")
     assert schema["required"] == ["status"]
     assert schema["properties"]["status"]["enum"][0] == "pending"

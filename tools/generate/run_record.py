@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from advisor.ground.annotated import JsonObject, keys_of, parts_of
+from advisor.ground.annotated import JsonObject, in_words, object_shape, parts_of
 from advisor.record.run import DryRunRecord, RunRecord
 from tools.generate.markdown import grid
 
@@ -59,13 +59,15 @@ def _summary(part: type[JsonObject]) -> str:
 def _keys(part: type[JsonObject], names: Iterable[str]) -> Iterable[str]:
     """A table of the keys of a part, with a link to each part inside it."""
     a_part = re.compile(rf"\b({'|'.join(names)})\b")
+    whole = object_shape(part)
     rows = (
         [
-            f"`{key.name}`",
-            a_part.sub(_link, key.kind.replace("|", "\\|")),
-            key.description.replace("|", "\\|") + (" (left out if null)" if key.omit_null else ""),
+            f"`{key}`",
+            a_part.sub(_link, in_words(shape).replace("|", "\\|")),
+            shape.help.replace("|", "\\|")
+            + (" (left out if null)" if key in whole.omit_null else ""),
         ]
-        for key in keys_of(part)
+        for key, shape in whole.keys.items()
     )
     return grid(["key", "value", "what it says"], rows)
 
