@@ -91,6 +91,7 @@ def export(
         only=only,
         say=tell,
         run_tool=lambda name, *arguments: run_tool(name, *arguments).returncode,
+        form=name,
         variant=variant,
     )
     code = found.export(wanted)

@@ -29,6 +29,7 @@ class Wanted:
     say: Callable[[str], None]  # takes messages, line by line
     # Runs a module of trainers/tools with arguments; returns its exit code.
     run_tool: Callable[..., int]
+    form: str = ""  # what --to calls it
     variant: str = ""  # what stands behind the colon: Q4_K_M in --to gguf:Q4_K_M
     # For --json: filled by the exporter with what it wrote, beside its messages.
     document: dict[str, Any] = field(default_factory=dict)
@@ -47,6 +48,23 @@ class Exporter(Protocol):
         """Write it and say where it is. Returns the exit code; raises AdviseError."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """An exporter as a value, whose function is imported where it is used."""
+
+    NAME: str
+    HELP: str
+    TAKES: Literal["plan", "run"]
+    NEEDS: tuple[str, ...] = ()
+    VARIANTS: bool = False
+    function: str  # module:name
+
+    def export(self, wanted: Wanted) -> int:
+        """Write it and say where it is. Returns the exit code; raises AdviseError."""
+        module, _, name = self.function.partition(":")
+        return int(getattr(importlib.import_module(module), name)(wanted))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """The modules of this folder, and those that optional features bring."""
@@ -63,13 +81,17 @@ def exporters() -> Mapping[str, Exporter]:
 @cache
 def found_exporters() -> Found:
     """All exporters; one that cannot be imported, or lacks a name, takes only itself away."""
-    sound: dict[str, Exporter] = {}
+    values = [one for extra in extras().values() for one in extra.EXPORTERS]
+    sound: dict[str, Exporter] = {
+        one.NAME: cast(Exporter, one) for one in values if isinstance(one, Form)
+    }
     broken: dict[str, str] = {}
     own = [f"{__package__}.{found.name}" for found in pkgutil.iter_modules(advisor.export.__path__)]
     of_extras = [
         f"advisor.extras.{name}.{module}"
         for name, extra in extras().items()
         for module in extra.EXPORTERS
+        if isinstance(module, str)
     ]
     for path in (*own, *of_extras):
         if path == __name__:

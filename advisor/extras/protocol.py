@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from advisor.export.exporter import Form as Form
 from advisor.ground.errors import AdviseError
 from advisor.ground.extras import Catalogue as Catalogue
 from advisor.ground.extras import Checked as Checked
@@ -41,7 +42,8 @@ class Extra(Protocol):
     BESIDE_STAGES: ClassVar[bool] = False
     INSTALLS: ClassVar[str | None] = None  # the extra of pyproject.toml that it needs
     UNTIMED: ClassVar[str | None] = None  # what of a run with its keys no estimate of time holds
-    EXPORTERS: ClassVar[Sequence[str]] = ()  # modules of its folder (advisor/export/exporter.py)
+    # Its forms of `advise export`: values, or names of modules of its folder.
+    EXPORTERS: ClassVar[Sequence[Form | str]] = ()
 
     # ------------------------------------------------------------------- plans
 

@@ -193,7 +193,7 @@ def test_the_type_of_file_goes_to_the_tool_and_a_killed_one_leaves_nothing(tmp_p
     """Temporary files are removed whatever became of it."""
     from advisor.export.exporter import Wanted
 
-    monkeypatch.setattr("advisor.extras.gguf.gguf.device_of", lambda folder: "cpu")
+    monkeypatch.setattr("advisor.extras.gguf.extra.device_of", lambda folder: "cpu")
     out = tmp_path / "out"
     seen: list[tuple[str, ...]] = []
 

@@ -15,12 +15,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from advisor.data.examples import Skipped, read_examples
 from advisor.data.templates.chat_text import ChatText, json_object, special_texts
 from advisor.export.exporter import Wanted
-from advisor.extras.gguf import gguf
+from advisor.extras.gguf.extra import export as export_gguf
 from advisor.extras.gguf.go import QUOTES, Shape, can_hold, go_template
 from advisor.extras.gguf.template import NotExpressible, OllamaTemplate, ollama_template
 from advisor.ground.errors import AdviseError, InputError
@@ -30,11 +30,6 @@ from advisor.plan.read import read_plan, resolve_path
 from advisor.record.files import label, record_of, writing_stages
 from advisor.record.run import RunRecord, StageRecord
 
-NAME = "ollama"
-HELP = "a GGUF file and a Modelfile for Ollama; also ollama:Q8_0"
-TAKES: Literal["plan", "run"] = "run"
-NEEDS = (*gguf.NEEDS, "jinja2")
-VARIANTS = True
 PROOF = "proof.json"
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 OLLAMAS_CONTEXT = 2048  # tokens, where a Modelfile names no number (Ollama's documentation)
@@ -47,7 +42,7 @@ def export(wanted: Wanted) -> int:
     stages = writing_stages(run, record, only=wanted.only)
     every = {label(stage): stage for stage in stages}
     ready = {one: _ready(record, stage, run / stage.folder) for one, stage in every.items()}
-    out = wanted.out or run / "export" / NAME
+    out = wanted.out or run / "export" / "ollama"
     paths = {one: out / ("Modelfile" if len(every) == 1 else f"{one}.Modelfile") for one in every}
     earlier = _files(out)
     for one, path in paths.items():
@@ -55,7 +50,7 @@ def export(wanted: Wanted) -> int:
             raise InputError(
                 f"{shown_path(path)} is already there", where=str(path), hint="name another --out"
             )
-    code = gguf.export(replace(wanted, out=out))
+    code = export_gguf(replace(wanted, out=out))
     if code != 0:
         return code
     files = _files(out)

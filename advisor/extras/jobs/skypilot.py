@@ -8,27 +8,20 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from textwrap import indent
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import yaml
 
 from advisor.export.exporter import Wanted
+from advisor.extras.jobs.needs import Needs
+from advisor.extras.jobs.pack import Job, as_comments, filled, wrapped, write_bundle
 from advisor.ground.errors import InputError, nearest
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
 from advisor.ground.sources import LINK
 from advisor.ground.units import GIB
 from advisor.ground.yaml_files import read_shipped
-
-if TYPE_CHECKING:
-    from advisor.extras.jobs.needs import Needs
-    from advisor.extras.jobs.pack import Job
-
-NAME = "skypilot"
-HELP = "sky.yaml in a bundle, for clouds; skypilot:H100 names the GPU"
-TAKES: Literal["plan", "run"] = "plan"
-NEEDS: tuple[str, ...] = ()
-VARIANTS = True
+from advisor.probe.catalogue import load_catalogue
 
 SKYPILOT_FILE = Keys(
     help="What SkyPilot calls GPUs",
@@ -62,8 +55,6 @@ def export(wanted: Wanted) -> int:
     """Write the bundle with its task and say how it is launched. Raises InputError for a GPU that
     SkyPilot's list does not have.
     """
-    from advisor.extras.jobs.pack import write_bundle
-
     if not wanted.variant:
         return write_bundle(wanted, lambda needs: skypilot_job(needs, None))
     known = {one.lower(): one for one in skypilot_accelerators()}
@@ -90,8 +81,6 @@ def skypilot_job(needs: Needs, name: str | None) -> Job:
     a lost machine leaves behind; several machines need storage that shows to each what the others
     write.
     """
-    from advisor.extras.jobs.pack import Job, as_comments, filled, wrapped
-
     rented, called = _rented(needs, name), _plain(needs.plan.name)
     kept = f"{called}-{needs.digest}-runs"  # the bucket or volume of the runs
     launch = f"sky jobs launch {FILE}"
@@ -193,8 +182,6 @@ def _rented(needs: Needs, name: str | None) -> dict[str, int]:
 
 def _like(memory_bytes: int | None) -> list[str]:
     """Three names of GPUs with as much memory, the smallest first; without one the largest."""
-    from advisor.probe.catalogue import load_catalogue
-
     catalogue = load_catalogue()
     sizes = {name: catalogue[gpu_of(name)].memory_bytes or 0 for name in skypilot_accelerators()}
     by_size = sorted(sizes, key=lambda name: sizes[name])

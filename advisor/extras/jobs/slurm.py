@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
 
 from advisor.export.exporter import Wanted
+from advisor.extras.jobs.needs import Needs
+from advisor.extras.jobs.pack import Job, as_comments, filled, wrapped, write_bundle
 from advisor.ground.errors import InputError
 from advisor.ground.units import MIB, format_duration
-
-if TYPE_CHECKING:
-    from advisor.extras.jobs.needs import Needs
-    from advisor.extras.jobs.pack import Job
-
-NAME = "slurm"
-HELP = "job.sbatch in a bundle; slurm:h100 names the cluster's GPU"
-TAKES: Literal["plan", "run"] = "plan"
-NEEDS: tuple[str, ...] = ()
-VARIANTS = True
 
 FILE = "job.sbatch"
 MOST_SIGNAL_S = 65535  # sbatch(1), --signal
@@ -27,8 +18,6 @@ GPU_TYPE = re.compile(r"[\w.-]+")
 
 def export(wanted: Wanted) -> int:
     """Write the bundle with its job and say how it is submitted."""
-    from advisor.extras.jobs.pack import write_bundle
-
     return write_bundle(wanted, lambda needs: slurm_job(needs, wanted.variant or None))
 
 
@@ -37,8 +26,6 @@ def slurm_job(needs: Needs, gpu_type: str | None = None) -> Job:
 
     Raises InputError for what cannot be such a name.
     """
-    from advisor.extras.jobs.pack import Job, as_comments, filled, wrapped
-
     gpus, tasks = needs.gpus, needs.tasks
     if gpu_type is not None and (not gpus or not GPU_TYPE.fullmatch(gpu_type)):
         raise InputError(

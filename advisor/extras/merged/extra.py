@@ -1,8 +1,11 @@
-"""A result merged into one plain model."""
+"""A LoRA result as one plain model, compared with the unmerged one."""
 
 from __future__ import annotations
 
-from advisor.extras.protocol import Extra
+from advisor.export.exporter import Wanted
+from advisor.extras.protocol import Extra, Form
+from advisor.ground.files import shown_path
+from advisor.record.files import device_of
 
 
 class Merged(Extra):
@@ -10,7 +13,30 @@ class Merged(Extra):
 
     NAME = "merged"
     HELP = "merges a result into one plain model"
-    EXPORTERS = ("merged",)
+    EXPORTERS = (
+        Form(
+            NAME="merged",
+            HELP="a LoRA result as one plain model",
+            TAKES="run",
+            NEEDS=("torch", "transformers", "peft"),
+            function="advisor.extras.merged.extra:export",
+        ),
+    )
+
+
+def export(wanted: Wanted) -> int:
+    """Merge the results of a run folder. Returns the exit code of the tool that does it."""
+    code = wanted.run_tool(
+        "merge",
+        str(wanted.source),
+        *("--out", str(wanted.out or wanted.source / "export" / "merged")),
+        *("--device", device_of(wanted.source)),
+        *(["--only", wanted.only] if wanted.only else []),
+    )
+    if code == 0:
+        for result in sorted(wanted.source.glob("stages/*/README.md")):
+            wanted.say(f"How to serve it:  {shown_path(result)}")
+    return code
 
 
 EXTRA = Merged()

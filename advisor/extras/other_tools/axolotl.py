@@ -8,18 +8,11 @@ Axolotl 0.19.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from advisor.extras.other_tools.data_sets import ELSEWHERE, DataRef, FileData, names, placed, text
 from advisor.extras.other_tools.file import ToolFile
-from advisor.extras.other_tools.files import export_to
 
-NAME = "axolotl"
-HELP = "the file of Axolotl, with its data"
-TAKES: Literal["plan", "run"] = "plan"
-NEEDS: tuple[str, ...] = ()
-export = partial(export_to, NAME)
 LISTS = (("datasets", False), ("test_datasets", True), ("pretraining_dataset", False))
 ALPACA = {"question": "instruction", "context": "input", "answer": "output"}
 # First word of `type` -> role of ours -> column. A word that is not here is a strategy of its own.

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from advisor.extras.protocol import Catalogue, Extra
+from advisor.extras.protocol import Catalogue, Extra, Form
 
+TOOLS = {"trl": "TRL", "llamafactory": "LLaMA-Factory", "axolotl": "Axolotl"}
 DATA = (".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md", "")  # data, without a look
 
 
@@ -16,7 +17,15 @@ class OtherTools(Extra):
 
     NAME = "other_tools"
     HELP = "checks and writes configurations of TRL, LLaMA-Factory and Axolotl"
-    EXPORTERS = ("trl", "llamafactory", "axolotl")
+    EXPORTERS = tuple(
+        Form(
+            NAME=name,
+            HELP=f"the file of {called}, with its data",
+            TAKES="plan",
+            function="advisor.extras.other_tools.files:export",
+        )
+        for name, called in TOOLS.items()
+    )
 
     def recognise(self, path: str) -> Callable[..., int] | None:
         if Path(path).suffix.lower() in DATA:
@@ -31,7 +40,7 @@ class OtherTools(Extra):
 
     def catalogues(self) -> Iterable[Catalogue]:
         from advisor.extras.other_tools.findings import FINDINGS_FILE, general_rules
-        from advisor.extras.other_tools.tool import TOOL_FILE, TOOLS, tool_named
+        from advisor.extras.other_tools.tool import TOOL_FILE, tool_named
 
         return [
             Catalogue("tool", TOOL_FILE, [partial(tool_named, tool) for tool in TOOLS]),

@@ -81,9 +81,9 @@ class Written:
         return [*lines, f"Start: cd {shlex.quote(place)} && {first.start}"]
 
 
-def export_to(tool_id: str, wanted: Wanted) -> int:
+def export(wanted: Wanted) -> int:
     """Write the files of a plan for another tool and say what is in them."""
-    for line in write_files(tool_id, wanted.source, wanted.out, only=wanted.only).lines():
+    for line in write_files(wanted.form, wanted.source, wanted.out, only=wanted.only).lines():
         wanted.say(line)
     return 0
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from advisor.data.read.hub import is_hub_id
 from advisor.extras.other_tools.data_sets import (
@@ -22,16 +21,11 @@ from advisor.extras.other_tools.data_sets import (
     text,
 )  # fmt: skip
 from advisor.extras.other_tools.file import ToolFile, found_near
-from advisor.extras.other_tools.files import Job, export_to
+from advisor.extras.other_tools.files import Job
 from advisor.extras.other_tools.tool import FEEDBACK, PAIRS, TEXT
 from advisor.ground.errors import AdviseError, nearest
 from advisor.ground.files import read_at_most
 
-NAME = "llamafactory"
-HELP = "the file of LLaMA-Factory, with its data"
-TAKES: Literal["plan", "run"] = "plan"
-NEEDS: tuple[str, ...] = ()
-export = partial(export_to, NAME)
 INFO = "dataset_info.json"
 MAX_BYTES = 4_000_000
 # Column of theirs -> role of ours.

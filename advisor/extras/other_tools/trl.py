@@ -7,18 +7,11 @@ Read from trl/scripts/utils.py and the trainers of TRL 1.16.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from advisor.extras.other_tools.data_sets import DataRef, FileData, names, placed, text
 from advisor.extras.other_tools.file import ToolFile
-from advisor.extras.other_tools.files import export_to
 
-NAME = "trl"
-HELP = "the file of TRL, with its data"
-TAKES: Literal["plan", "run"] = "plan"
-NEEDS: tuple[str, ...] = ()
-export = partial(export_to, NAME)
 # Command -> the columns that its trainer reads.
 NEEDS_OF: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "dpo": (("chosen", "rejected"),), "reward": (("chosen", "rejected"),),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advisor.extras.protocol import Extra
+from advisor.extras.protocol import Extra, Form
 
 
 class VLLM(Extra):
@@ -10,7 +10,15 @@ class VLLM(Extra):
 
     NAME = "vllm"
     HELP = "makes a folder that a vLLM server starts from"
-    EXPORTERS = ("folder",)
+    EXPORTERS = (
+        Form(
+            NAME="vllm",
+            HELP="a folder that a vLLM server starts from",
+            TAKES="run",
+            NEEDS=("jinja2",),
+            function="advisor.extras.vllm.folder:export",
+        ),
+    )
 
 
 EXTRA = VLLM()

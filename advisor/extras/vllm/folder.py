@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from advisor.data.templates.chat_text import ChatText, json_object, template_source
 from advisor.export.exporter import Wanted
@@ -33,11 +33,6 @@ from advisor.plan.read import read_plan
 from advisor.plan.vllm import RANKS, VllmServer
 from advisor.record.files import device_of, label, record_of, writing_stages
 from advisor.record.run import RunRecord, StageRecord
-
-NAME = "vllm"
-HELP = "a folder that a vLLM server starts from"
-TAKES: Literal["plan", "run"] = "run"
-NEEDS = ("jinja2",)
 
 SCRIPT, TEMPLATE, GENERATION = "serve.sh", "chat_template.jinja", "generation_config.json"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -75,7 +70,7 @@ def export(wanted: Wanted) -> int:
     parts = _parts(run, writing_stages(run, record, only=wanted.only))
     for part in parts:
         _check_templates(run, part)
-    out = wanted.out or run / "export" / NAME
+    out = wanted.out or run / "export" / "vllm"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty", where=str(out), hint="name another with --out")
     said: list[str] = []

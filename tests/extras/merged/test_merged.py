@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from advisor.export.exporter import Wanted
-from advisor.extras.merged.merged import export
+from advisor.extras.merged.extra import export
 
 
 @pytest.mark.parametrize("code", [0, 4])
@@ -15,7 +15,7 @@ def test_a_merged_result_names_the_page_that_says_how_to_serve_it(tmp_path, monk
     page.parent.mkdir(parents=True)
     page.write_text("x")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("advisor.extras.merged.merged.device_of", lambda folder: "cpu")
+    monkeypatch.setattr("advisor.extras.merged.extra.device_of", lambda folder: "cpu")
     said: list[str] = []
     wanted = Wanted(
         source=tmp_path / "run",
