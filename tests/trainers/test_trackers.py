@@ -6,8 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from advisor.extras.trackers.check import tracker_faults
-from advisor.extras.trackers.extra import TrackerKeys
+from advisor.extras.trackers.extra import TrackerKeys, tracker_faults
 from advisor.plan.read import read_plan
 from tests.trainers.runs import break_at
 from trainers import sft
@@ -217,11 +216,11 @@ def test_what_a_tracker_lacks_is_said_before_a_run(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("advisor.extras.trackers.check._is_installed", lambda name: False)
+    monkeypatch.setattr("advisor.extras.trackers.extra._is_installed", lambda name: False)
     (fault,) = tracker_faults(plan.extra_key("trackers", "trackers"))
     assert "tensorboard and wandb are not installed" in fault.what
     assert "[trackers]" in fault.hint
-    monkeypatch.setattr("advisor.extras.trackers.check._is_installed", lambda name: True)
+    monkeypatch.setattr("advisor.extras.trackers.extra._is_installed", lambda name: True)
     (fault,) = tracker_faults(plan.extra_key("trackers", "trackers"))
     assert "has no login" in fault.what
     assert "WANDB_MODE=offline" in fault.hint

@@ -21,8 +21,15 @@ from advisor.data.examples import Skipped, read_examples
 from advisor.data.templates.chat_text import ChatText, json_object, special_texts
 from advisor.export.exporter import Wanted
 from advisor.extras.gguf.extra import export as export_gguf
-from advisor.extras.gguf.go import QUOTES, Shape, can_hold, go_template
-from advisor.extras.gguf.template import NotExpressible, OllamaTemplate, ollama_template
+from advisor.extras.gguf.template import (
+    QUOTES,
+    NotExpressible,
+    OllamaTemplate,
+    Shape,
+    can_hold,
+    go_template,
+    ollama_template,
+)
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, folder_name, shown_path, write_atomically
 from advisor.plan.entries import entries

@@ -1,141 +1,19 @@
-"""What a configuration trains on: every data set that it names, found here or not."""
+"""What the data sets of a configuration hold, as far as they are here."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from advisor.data.read.hub import is_hub_id
-from advisor.extras.other_tools.file import Command, ToolFile, found_near
+from advisor.extras.other_tools.file import Command, ToolFile
 from advisor.extras.other_tools.mapping import CHAT, Lost
+from advisor.extras.other_tools.named_data import FILE, DataRef, data_of
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile
 
 if TYPE_CHECKING:
     from advisor.data.recognition.recognise import Recognition
-
-FILE, HUB, MISSING, ELSEWHERE = "file", "hub", "missing", "elsewhere"
-MAX_FILES = 200  # of one data set
-REMOTE = ("s3://", "gs://", "gcs://", "az://", "abfs://", "adl://", "oci://", "http://", "https://")
-# Builders of `datasets`, whose files are named apart.
-BUILDERS = ("json", "csv", "parquet", "arrow", "text")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataRef:
-    """One data set that a file names."""
-
-    key: str  # the dotted key that names it
-    named: str  # its name there
-    evaluates: bool = False  # it is measured on, not trained on
-    place: str = MISSING  # file (it is here), hub, missing (it is not), or elsewhere
-    files: tuple[Path, ...] = ()  # what is here: files, or one folder
-    hub: str = ""  # the id on the model hub, with a folder behind it for a configuration of it
-    roles: Mapping[str, str] = field(default_factory=dict)  # role of ours -> column; empty: by name
-    needs: tuple[tuple[str, ...], ...] = ()  # sets of columns, of which it must find one whole
-    lost: tuple[str, ...] = ()  # what a plan cannot say of it: sentences
-    why_not: str = ""  # why a plan cannot hold it at all
-
-    @property
-    def path(self) -> str:
-        """What a plan names: a file, a folder or a hub id; empty if there is no such thing."""
-        if self.place == HUB:
-            return self.hub
-        if len(self.files) == 1:
-            return os.fspath(self.files[0])
-        folders = {path.parent for path in self.files}
-        for folder in folders if len(folders) == 1 else ():
-            with suppress(OSError):  # a folder that holds these files and no other ones
-                inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
-                return os.fspath(folder) if set(inside) == set(self.files) else ""
-        return ""
-
-
-@dataclass(kw_only=True, slots=True)
-class FileData:
-    """All data sets of a file."""
-
-    refs: list[DataRef] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)  # of how they are mixed: sentences
-    notes: list[str] = field(default_factory=list)
-    folder: str = ""  # where its data are, if that is not where it says
-
-    @property
-    def train(self) -> list[DataRef]:
-        """Those that are trained on."""
-        return [ref for ref in self.refs if not ref.evaluates]
-
-
-def placed(
-    file: ToolFile, named: str, *, inside: str = "", files: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Where a data set is, as arguments of DataRef; `files` stand beside it (`data_files`)."""
-    if named.startswith(REMOTE) or any(one.startswith(REMOTE) for one in files):
-        return {"place": ELSEWHERE, "why_not": "it is on another machine: download it first"}
-    if files and (named in BUILDERS or not named or found_near(file.path, named) is None):
-        wanted = list(files)
-        if named not in BUILDERS and named and is_hub_id(named):
-            return {"place": HUB, "hub": named, "lost": (f"only its files {', '.join(files)}",)}
-    elif files:
-        wanted = [os.path.join(named, one) for one in files]
-    else:
-        wanted = [os.path.join(inside, named) if inside else named]
-    here = [path for one in wanted for path in _matches(file, one)]
-    if here:
-        return {"place": FILE, "files": tuple(here[:MAX_FILES])}
-    if not files and not inside and is_hub_id(named):
-        return {"place": HUB, "hub": named}
-    return {"place": MISSING}
-
-
-def _matches(file: ToolFile, named: str) -> list[Path]:
-    """The files of a name, whose last part may be a pattern: data/*.jsonl."""
-    folder, pattern = os.path.split(named)
-    if not any(mark in named for mark in "*?["):
-        one = found_near(file.path, named)
-        return [] if one is None else [one]
-    start = found_near(file.path, folder or ".")
-    if start is None:
-        return []
-    with suppress(OSError):
-        inside = [one for one in start.iterdir() if not one.name.startswith(".")]
-        return sorted(one for one in inside if fnmatchcase(one.name, pattern))[:MAX_FILES]
-    return []
-
-
-def names(value: Any) -> list[str]:
-    """A text, a list of texts or a map of them as a list."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list):
-        return [inner for one in value for inner in names(one)]
-    return []
-
-
-def text(value: Any) -> str:
-    """A text; an empty one for anything else."""
-    return value if isinstance(value, str) else ""
-
-
-def data_of(file: ToolFile) -> FileData:
-    """What the file trains and measures on; faults of it go to the file. Reads no rows."""
-    found: FileData = import_module(f"advisor.extras.other_tools.{file.tool}").read_data(file)
-    for ref in found.refs:
-        if ref.place == MISSING and ref.named and not ref.why_not:
-            file.fault(
-                "warning", ref.key,
-                f"'{ref.named}' is not here: looked for beside the file, in the folders above it"
-                " and in the current one; without its rows, time and lengths are not known",
-            )  # fmt: skip
-    return found
 
 
 class Understood(NamedTuple):

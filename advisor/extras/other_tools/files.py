@@ -11,7 +11,6 @@ import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from advisor.extras.other_tools.mapping import (
     write,
 )
 from advisor.extras.other_tools.rows import TEST, TRAIN, Rows, kind_of_rows, write_rows
-from advisor.extras.other_tools.tool import TEXT, Tool, tool_named
+from advisor.extras.other_tools.tool import FEEDBACK, PAIRS, TEXT, Tool, tool_named
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import TEMPORARY, cannot_write, shown_path
 from advisor.ground.version import __version__
@@ -248,13 +247,36 @@ def job_of(tool: Tool, plan: Plan, entry: Entry, *, source: Path, work: Path) ->
             " are held out, since they were not read"
         )
     _write(job)
-    module = import_module(f"advisor.extras.other_tools.{tool.id}")
-    if hasattr(module, "complete"):
-        module.complete(job)
+    if tool.id == "llamafactory":
+        _list_data_sets(job)
     job.notes.append("rows come in another order, and other rows are held out")
     if plan.extra_key("benchmarks", "evaluation") is not None:
         job.notes.append("the benchmarks of `evaluation` are not run")
     return job
+
+
+def _list_data_sets(job: Job) -> None:
+    """Add LLaMA-Factory's list of the data sets, dataset_info.json."""
+    name = job.values["dataset"]
+    info: dict[str, Any] = {name: {"hf_hub_url": job.entry.data.path}}
+    if job.rows is not None:
+        info[name] = {"file_name": f"{job.folder}/train.jsonl", **_form(job.kind)}
+    if job.evaluates:
+        info[f"{name}_test"] = {"file_name": f"{job.folder}/test.jsonl", **_form(job.kind)}
+    job.files["dataset_info.json"] = info
+
+
+def _form(kind: str) -> dict[str, Any]:
+    """How an entry of dataset_info.json describes the rows."""
+    if kind == TEXT:
+        return {"columns": {"prompt": "text"}}
+    more = {PAIRS: {"chosen": "chosen", "rejected": "rejected"}, FEEDBACK: {"kto_tag": "label"}}
+    return {
+        "formatting": "sharegpt",
+        "ranking": kind == PAIRS,
+        "columns": {"messages": "messages", **more.get(kind, {})},
+        "tags": {f"{one}_tag": one for one in ("role", "content", "user", "assistant", "system")},
+    }
 
 
 def _numbered(plan: Plan, stage: Stage) -> str:

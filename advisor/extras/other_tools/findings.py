@@ -16,11 +16,22 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-from advisor.extras.other_tools.mapping import ABSENT, at_key, is_one
+from advisor.advice.facts import model_facts
+from advisor.advice.search.settings import RATE, judge_stage, settings_by_rule
+from advisor.estimate.padding import padded_tokens
+from advisor.estimate.targets import embedding_matrices
+from advisor.extras.other_tools.mapping import ABSENT, CHAT, at_key, flat_stage, is_one
 from advisor.extras.other_tools.tool import FINDING, Tool
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, number_words
+from advisor.ground.types import DataProfile, Hardware, ModelShape, TokenStats
 from advisor.ground.yaml_files import read_shipped
+from advisor.methods import objective
+from advisor.methods.families import DECODER
+from advisor.methods.optimizers import OPTIMIZERS
+from advisor.plan.model import Plan
+from advisor.ruleset.load import load_rules
+from advisor.situation.of_plan import amounts
 
 SEVERITIES = ("error", "warning", "note")  # from the worst
 FINDINGS_FILE = Keys(
@@ -170,3 +181,165 @@ def worst_first(found: Sequence[Found]) -> tuple[Found, ...]:
     """Errors, then warnings, then notes; each once, in the order they were found."""
     each = {(one.id, one.where, one.text): one for one in found}
     return tuple(sorted(each.values(), key=lambda one: SEVERITIES.index(one.severity)))
+
+
+# Names of layers that attention is made of, in the families of the catalogue.
+ATTENTION = frozenset(
+    ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv")
+)
+TEMPLATE, OWN = "template", "own"  # the key of theirs; derived from the model's own
+
+
+def facts_of(
+    plan: Plan, profile: DataProfile | None, shape: ModelShape | None, hardware: Hardware
+) -> dict[str, Any]:
+    """Dotted name -> value; a name that is not there is not known."""
+    stage, gpus = plan.stages[0], hardware.gpus
+    targets = stage.options.get("target_modules")
+    names = set(targets) if isinstance(targets, list | tuple) else set()
+    found: dict[str, Any] = {
+        **{f"plan.{key}": value for key, value in flat_stage(plan, stage).items()},
+        "plan.targets_attention_alone": bool(names) and names <= ATTENTION,
+        "plan.trains_embeddings": bool(embedding_matrices(stage.peft.get("modules_to_save"))),
+        "evaluates": stage.holdout > 0,
+        "machine.kind": hardware.kind,
+        "machine.gpus": len(gpus),
+    }
+    if stage.optimizer in OPTIMIZERS:
+        found["plan.keeps_small_updates"] = OPTIMIZERS[stage.optimizer].keeps_small_updates
+    if gpus and (spec := gpus[0].spec) is not None:
+        found |= {"machine.name": spec.name, "machine.bfloat16": spec.bf16}
+    if shape is not None:
+        found["model.params_b"] = round(shape.params / 1e9, 3)
+        found |= {"model.mixture": shape.is_mixture, "model.instruct": shape.instruct}
+    if profile is not None:
+        found |= _of_data(plan, profile)
+    return found | _of_rate(plan, profile, shape)
+
+
+# Where a file says how many answers are generated at a time, and how many to one prompt: the keys
+# of the rows, of the steps that share them, of a number that stands for both, and of the answers.
+GENERATION = {
+    "trl": (
+        "per_device_train_batch_size", ("steps_per_generation", "gradient_accumulation_steps"),
+        "generation_batch_size", "num_generations",
+    ),
+    "axolotl": (
+        "micro_batch_size", ("gradient_accumulation_steps",),
+        "trl.generation_batch_size", "trl.num_generations",
+    ),
+}  # fmt: skip
+
+EVALUATED = "per_device_eval_batch_size"
+
+
+def counted(tool: str, known: Mapping[str, Any], processes: int) -> dict[str, Any]:
+    """Facts that are worked out of the tool's own keys, whether or not a plan can hold them."""
+    if tool not in GENERATION:
+        return {}
+    rows, steps, whole, answers = GENERATION[tool]
+    to_one = _number(known, answers)
+    shared = next((count for name in steps if (count := _number(known, name))), 1)
+    batch = _number(known, whole) or (_number(known, rows) or 1) * shared * processes
+    if not to_one:
+        return {}
+    found: dict[str, Any] = {
+        "generations.batch": batch, "generations.left_over": batch % to_one,
+    }  # fmt: skip
+    if per_step := _number(known, EVALUATED):
+        to_one = _number(known, f"{answers}_eval") or to_one
+        step = per_step * processes
+        found |= {"generations.eval_batch": step, "generations.eval_left_over": step % to_one}
+    return found
+
+
+def _number(known: Mapping[str, Any], name: str) -> int | None:
+    """A whole number above 0 at a dotted name."""
+    value = at_key(known, name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if value > 0 else None
+
+
+def template_facts(tool: Tool, model: str, named: Any) -> dict[str, Any]:
+    """The tool's own template, and whether the named one is another (qwen3_vl is a variant)."""
+    usual, _ = tool.template_of(model)
+    if not isinstance(usual, str) or usual == OWN or named in (None, "empty"):
+        return {}
+    stem = usual.removesuffix("_nothink")
+    is_variant = named == stem or str(named).startswith(f"{stem}_")
+    return {"template.usual": usual, "template.is_another": not is_variant}
+
+
+def _of_data(plan: Plan, profile: DataProfile) -> dict[str, Any]:
+    stage = plan.stages[0]
+    found: dict[str, Any] = {
+        "data.rows": profile.rows,
+        "data.is_chat": profile.format in CHAT,
+        "data.kind": profile.kind,
+    }
+    tokens, rows = amounts(plan, stage, profile, None)
+    per_step = stage.effective_batch_size * plan.launch.processes
+    if stage.max_steps is not None:
+        found["steps"] = stage.max_steps
+    elif stage.packing and tokens is not None:
+        found["steps"] = max(1, round(tokens / (per_step * stage.seq_len)))
+    elif rows is not None and not stage.packing:
+        found["steps"] = max(1, round(rows / per_step))
+    if profile.tokens is None or not profile.tokens.histogram:
+        return found
+    over = _share_over(profile.tokens, stage.seq_len)
+    found |= {
+        "data.longest": profile.tokens.longest,
+        "data.over_share": over,
+        "data.over_percent": round(100 * over, 1),
+    }
+    if not stage.packing and not objective(stage.objective).generates:
+        padded = padded_tokens(
+            profile.tokens, seq_len=stage.seq_len, micro=stage.micro_batch_size,
+            per_step=per_step, rows=profile.rows, grouped=stage.group_by_length,
+        )  # fmt: skip
+        if padded:
+            mean = min(profile.tokens.mean, float(stage.seq_len))
+            share = max(0.0, 1 - mean / padded)
+            found |= {"data.padded_share": share, "data.padded_percent": round(100 * share)}
+    return found
+
+
+def _share_over(tokens: TokenStats, seq_len: int) -> float:
+    """Share of the rows over the length; lengths are taken as even within a bin."""
+    rows = sum(count for _, count in tokens.histogram) or 1
+    over = 0.0
+    for longest, count in tokens.histogram:
+        low, high = longest // 2, min(longest, tokens.longest)
+        if seq_len < high:
+            over += count * min(1.0, (high - seq_len) / max(1, high - low))
+    return over / rows
+
+
+def _of_rate(plan: Plan, profile: DataProfile | None, shape: ModelShape | None) -> dict[str, Any]:
+    """The learning rate that the rules would set for the same method, with its reason."""
+    stage = plan.stages[0]
+    ruleset = load_rules()
+    facts: dict[str, Any] = {
+        "device": "gpu", "architecture": DECODER, "memory_left": "enough",
+    }  # fmt: skip
+    if profile is not None:
+        facts["data_rows"] = profile.rows
+    if shape is not None:
+        facts |= {"params_b": shape.params / 1e9, **model_facts(shape)}
+    axes = (stage.objective, stage.update, stage.quantization)
+    usual = settings_by_rule(ruleset, facts, *axes).get(RATE)
+    factor = OPTIMIZERS[stage.optimizer].rate.factor if stage.optimizer in OPTIMIZERS else None
+    if usual is None or factor is None:
+        return {}
+    value = float(usual.value) * factor
+    times = stage.learning_rate / value
+    placed = judge_stage(ruleset, facts, *axes).settings.get(RATE)
+    return {
+        "rate.usual": value,
+        "rate.times": float(f"{times:.3g}"),
+        "rate.parts": float(f"{1 / times:.3g}"),
+        "rate.because": usual.because,
+        "rate.sources": list(placed[1].sources) if placed is not None else [],
+    }

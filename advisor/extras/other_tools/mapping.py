@@ -12,8 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from advisor.extras.other_tools.conversions import TURNS, CannotCarry, Context
-from advisor.extras.other_tools.tool import Tool, known_names, meant_key
+from advisor.extras.other_tools.tool import (
+    TURNS,
+    CannotCarry,
+    Context,
+    Tool,
+    known_names,
+    meant_key,
+)
 from advisor.ground.errors import InputError
 from advisor.ground.shape import NamedValue
 from advisor.methods import objective

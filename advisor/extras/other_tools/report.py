@@ -15,12 +15,20 @@ from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.verdict import HEAD_ROOM
 from advisor.estimate.run import Run
 from advisor.estimate.trainers import trainer_of
-from advisor.extras.other_tools.conversions import Context, deepspeed_offloads
 from advisor.extras.other_tools.data_sets import Measured, measured
 from advisor.extras.other_tools.edit import diff_of
-from advisor.extras.other_tools.facts import TEMPLATE, counted, facts_of, template_facts
 from advisor.extras.other_tools.file import ToolFile
-from advisor.extras.other_tools.findings import EITHER, Found, Known, by_rules, worst_first
+from advisor.extras.other_tools.findings import (
+    EITHER,
+    TEMPLATE,
+    Found,
+    Known,
+    by_rules,
+    counted,
+    facts_of,
+    template_facts,
+    worst_first,
+)
 from advisor.extras.other_tools.mapping import (
     COMMAND,
     DATA_KIND,
@@ -33,6 +41,7 @@ from advisor.extras.other_tools.mapping import (
     usual_values,
     write,
 )
+from advisor.extras.other_tools.tool import Context, deepspeed_offloads
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.ground.units import GIB, format_count, format_duration, format_usd

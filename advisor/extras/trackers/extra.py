@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import configparser
+import netrc
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from advisor.extras.protocol import Checked, Extra
+from advisor.ground.errors import Fault
+from advisor.ground.install import install_line
 from advisor.plan.checks import Raise
 
 if TYPE_CHECKING:
     from advisor.launch.call import Call
+
 
 Tracker = Literal["tensorboard", "wandb"]
 TRACKERS: tuple[str, ...] = get_args(Tracker)
@@ -44,10 +53,72 @@ class Trackers(Extra):
             seen.add(str(name))
 
     def check(self, call: Call) -> Checked:
-        from advisor.extras.trackers.check import tracker_faults
-
         names = call.run.plan.extra_key("trackers", "trackers") or ()
         return Checked(lacking=list(tracker_faults(names)))
 
 
 EXTRA = Trackers()
+
+
+INSTALLED_BY = "trackers"
+WANDB_HOST = "https://api.wandb.ai"
+NOT_SENDING = ("offline", "dryrun", "disabled")  # values of WANDB_MODE
+
+
+def tracker_faults(names: Sequence[str]) -> Iterator[Fault]:
+    """What the plan's trackers lack on this machine."""
+    missing = [name for name in names if not _is_installed(name)]
+    if missing:
+        yield Fault(
+            where="trackers",
+            what=f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
+            allowed="a plan without `trackers` logs into metrics.jsonl and report.html",
+            hint=install_line(INSTALLED_BY),
+        )
+    elif "wandb" in names and not _may_send():
+        yield Fault(
+            where="trackers",
+            what="wandb sends its runs as they go, and this machine has no login for it",
+            allowed="a login, or WANDB_MODE=offline, which keeps them in the run folder",
+            hint="wandb login; or set WANDB_API_KEY; or WANDB_MODE=offline",
+        )
+
+
+def _is_installed(name: str) -> bool:
+    # Not by a folder of that name: wandb leaves one where it was started.
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _may_send() -> bool:
+    """Whether wandb would find a login, where it looks for one; true if it needs none."""
+    named = (os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"))
+    if os.environ.get("WANDB_MODE", "").lower() in NOT_SENDING or any(named):
+        return True
+    settings = _wandb_settings()
+    address = os.environ.get("WANDB_BASE_URL") or settings.get("base_url") or WANDB_HOST
+    if settings.get("api_key"):
+        return True
+    home = Path.home()
+    for path in (os.environ.get("NETRC"), home / ".netrc", home / "_netrc"):
+        try:
+            found = netrc.netrc(str(path)) if path else None
+        except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
+            continue
+        if found is not None and found.authenticators(urlsplit(address).netloc):
+            return True
+    return False
+
+
+def _wandb_settings() -> dict[str, str]:
+    """What `wandb login` and `wandb init` keep for all projects."""
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(folder / "settings", encoding="utf-8")
+        return dict(parser["default"]) if parser.has_section("default") else {}
+    except (OSError, configparser.Error, UnicodeDecodeError):
+        return {}

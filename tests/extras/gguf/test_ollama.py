@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from advisor.export.exporter import Wanted
-from advisor.extras.gguf.go import can_hold
 from advisor.extras.gguf.ollama import export, modelfile_text, parameters
+from advisor.extras.gguf.template import can_hold
 from advisor.ground.errors import InputError
 from tests.export.runs import CHATML, write_run, write_tokenizer
 from tests.extras.gguf.chat_templates import LLAMA_2, REFUSED, ZEPHYR

@@ -14,8 +14,13 @@ from pathlib import Path
 import pytest
 
 from advisor.data.templates.chat_text import ChatText
-from advisor.extras.gguf.go import go_template, written_by_ollama
-from advisor.extras.gguf.template import NotExpressible, conversations, ollama_template
+from advisor.extras.gguf.template import (
+    NotExpressible,
+    conversations,
+    go_template,
+    ollama_template,
+    written_by_ollama,
+)
 from tests.extras.gguf.chat_templates import STYLES
 from tests.extras.gguf.test_ollama_template import TODAY, TOKENS
 

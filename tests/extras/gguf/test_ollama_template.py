@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 
 from advisor.data.templates.chat_text import ChatText
 from advisor.data.templates.messages import PLAIN_TEMPLATE
-from advisor.extras.gguf.go import go_string, go_template, go_text, written_by_ollama
 from advisor.extras.gguf.template import (
     NotExpressible,
     OllamaTemplate,
     check,
     conversations,
+    go_string,
+    go_template,
+    go_text,
     ollama_template,
+    written_by_ollama,
 )
 from tests.extras.gguf.chat_templates import REFUSED, STYLES
 from tests.extras.gguf.go_reader import NotOurs, read_template

@@ -5,8 +5,9 @@ import json
 import pytest
 import yaml
 
-from advisor.extras.other_tools.data_sets import data_of, look_for_columns, understood
+from advisor.extras.other_tools.data_sets import look_for_columns, understood
 from advisor.extras.other_tools.file import read_file
+from advisor.extras.other_tools.named_data import data_of
 
 PAIRS = [{"instruction": "a", "input": "", "output": "b"}] * 3
 CHATS = [{"talk": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}] * 3

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from advisor.extras.other_tools.data_sets import data_of, understood
+from advisor.extras.other_tools.data_sets import understood
 from advisor.extras.other_tools.edit import edited
 from advisor.extras.other_tools.file import looks_like_configuration, read_file
+from advisor.extras.other_tools.named_data import data_of
 from advisor.ground.errors import AdviseError
 
 VARIABLE = "ADVISE_TOOL_EXAMPLES"

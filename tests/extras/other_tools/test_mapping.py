@@ -2,9 +2,17 @@
 
 import pytest
 
-from advisor.extras.other_tools.conversions import TURNS, CannotCarry, Context, deepspeed_offloads
 from advisor.extras.other_tools.mapping import leaves, read, usual_values, write
-from advisor.extras.other_tools.tool import TOOLS, known_names, meant_key, tool_named
+from advisor.extras.other_tools.tool import (
+    TOOLS,
+    TURNS,
+    CannotCarry,
+    Context,
+    deepspeed_offloads,
+    known_names,
+    meant_key,
+    tool_named,
+)
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_files import read_yaml
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from advisor.extras.other_tools.facts import counted
-from advisor.extras.other_tools.findings import Known, by_rules, general_rules
+from advisor.extras.other_tools.findings import Known, by_rules, counted, general_rules
 from advisor.extras.other_tools.mapping import COMMAND, DATA_KIND
 from advisor.extras.other_tools.tool import TOOLS, tool_named
 from tests.extras.other_tools.finding_cases import CASES, FACTS, values_of
