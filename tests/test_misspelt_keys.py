@@ -8,7 +8,7 @@ import pytest
 
 from advisor.advice.scenarios import read_scenarios, shipped_scenarios
 from advisor.data.amounts import data_requirements
-from advisor.data.recognition.roles import formats
+from advisor.data.formats import formats
 from advisor.estimate.model.layouts import layouts
 from advisor.estimate.spec import request_of
 from advisor.extras.jobs.skypilot import skypilot_accelerators

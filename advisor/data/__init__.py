@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from advisor.data.read.lines import Faults
     from advisor.data.read.rows import read_rows
     from advisor.data.read.source import content_digest, find_data, team_files
-    from advisor.data.recognition.recognise import Recognition, recognise
-    from advisor.data.recognition.unclear import ColumnsUnclear
+    from advisor.data.recognition.recognise import ColumnsUnclear, DataSet, recognise
     from advisor.data.templates.tokenizer import has_template, switch_at_hand, template_at_hand
 
 _HOMES = {
-    "ColumnsUnclear": "recognition.unclear",
+    "ColumnsUnclear": "recognition.recognise",
     "has_template": "templates.tokenizer",
     "shortages": "amounts",
     "switch_at_hand": "templates.tokenizer",
@@ -37,15 +36,15 @@ _HOMES = {
     "profile": "measure",
     "unusable": "measure",
     "read_rows": "read.rows",
-    "Recognition": "recognition.recognise",
+    "DataSet": "recognition.recognise",
     "recognise": "recognition.recognise",
 }
 __all__ = [
     "ColumnsUnclear",
+    "DataSet",
     "Example",
     "Faults",
     "Message",
-    "Recognition",
     "Skipped",
     "content_digest",
     "find_data",

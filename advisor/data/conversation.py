@@ -5,63 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from advisor.data.example import Message
+from advisor.data.formats import formats
 
-# What people call the speakers -> the four roles that chat templates know.
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "customer": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "ai": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "agent": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "ipython": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "tool_response": "tool",
-    "function_call": "assistant",
-    "tool_call": "assistant",
-}
 CHAT_ROLES = frozenset(("system", "user", "assistant", "tool"))
-# Other names of the two speakers, in the languages of words.py.
-_USERS = (
-    "client visitor guest caller requester"
-    " kunde kundin nutzer benutzer klant gebruiker kund bruger utilisateur cliente usuario usuário"
-    " utente klient użytkownik zákazník müşteri kullanıcı клиент пользователь"
-    " 顧客 お客様 お客さま ユーザー 利用者 用户 客户 顾客 고객 사용자"
-)
-_ASSISTANTS = (
-    "support operator representative rep advisor staff helpdesk csr"
-    " mitarbeiter mitarbeiterin berater medewerker handläggare conseiller agente asesor operador"
-    " atendente operatore konsultant operátor temsilci assistent assistente asistente"
-    " оператор специалист консультант ассистент"
-    " 担当者 担当 オペレーター スタッフ サポート アシスタント 客服 助手 상담원 상담사"
-)
-ROLES |= {
-    **dict.fromkeys(_USERS.split(), "user"),
-    **dict.fromkeys(_ASSISTANTS.split(), "assistant"),
-}
-ROLE_KEYS = ("role", "from", "speaker")
-# Keys that hold many other things too: they name a speaker where they hold the name of one.
-LOOSE_ROLE_KEYS = ("sender", "author", "who", "type", "by", "name")
-CONTENT_KEYS = ("content", "value", "text", "message", "parts", "body", "utterance", "msg")
 CALLS = ("tool_calls", "function_call")
+CALL_TURNS = ("function_call", "tool_call")  # speakers of ShareGPT whose text is a call
 # Kinds of the parts of a content that are text; a refusal is an answer like another.
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 MOST_EXCHANGE_KEYS = 6  # of an object with a text of each side; larger ones are other things
+WEIGHTS = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, False: 0.0, True: 1.0, None: 1.0}
 # Reasons why a row cannot be used; the texts are in examples.py.
 BROKEN = "broken-conversation"
 UNKNOWN_ROLE = "unknown-role"
@@ -69,44 +25,54 @@ NOT_TEXT = "content-not-text"
 NO_CALLS = "no-function-calls"
 BAD_WEIGHT = "weight-is-no-number"
 
-_MARKS = (
-    # Transcripts in one text. Each pattern finds the speaker at the start of a turn.
-    re.compile(r"(?:^|\n\n)(Human|Assistant|System): ?"),
-    re.compile(r"\n?### ?(Human|Assistant|System|User): ?"),
-    re.compile(r"(?:^|\n|(?<=[.!?>] ))(USER|ASSISTANT|SYSTEM): ?"),
-    re.compile(r"(?:^|\n)(User|Assistant|System|Bot|Customer|Agent): ?"),
-    # Chats as support desks export them: other languages, the time before the speaker.
-    re.compile(
-        r"(?:^|\n)[ \t]*(?:\[?\d[\d:./, -]{3,20}(?:[ap]m)?\]?[ \t-]*)?"
-        rf"({'|'.join(sorted(map(re.escape, ROLES), key=len, reverse=True))})[ \t]*[:：][ \t]*",
-        re.IGNORECASE,
-    ),
-)
+
+@cache
+def _marks() -> tuple[re.Pattern[str], ...]:
+    """Patterns that find the speaker at the start of a turn, for transcripts in one text."""
+    names = sorted(map(re.escape, formats().speakers), key=len, reverse=True)
+    return (
+        re.compile(r"(?:^|\n\n)(Human|Assistant|System): ?"),
+        re.compile(r"\n?### ?(Human|Assistant|System|User): ?"),
+        re.compile(r"(?:^|\n|(?<=[.!?>] ))(USER|ASSISTANT|SYSTEM): ?"),
+        re.compile(r"(?:^|\n)(User|Assistant|System|Bot|Customer|Agent): ?"),
+        # Chats as support desks export them: other languages, the time before the speaker.
+        re.compile(
+            r"(?:^|\n)[ \t]*(?:\[?\d[\d:./, -]{3,20}(?:[ap]m)?\]?[ \t-]*)?"
+            rf"({'|'.join(names)})[ \t]*[:：][ \t]*",
+            re.IGNORECASE,
+        ),
+    )
+
+
+def role_of_speaker(name: Any) -> str | None:
+    """The role that chat templates know for what people call a speaker; None for other values."""
+    return formats().speakers.get(name.strip().lower()) if isinstance(name, str) else None
+
+
+def parsed(text: Any) -> Any:
+    """The value of a JSON text; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def text_of(value: Any) -> str | None:
-    """The text of a content: a string, or a list of text parts joined.
-
-    None where a part is not text.
+    """The text of a content: a string, or a list of text parts joined; None if a part is not
+    text.
     """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        parts: list[str] = []
-        for part in value:
-            if isinstance(part, str):
-                parts.append(part)
-                continue
-            if not isinstance(part, Mapping) or part.get("type", "text") not in TEXT_PARTS:
-                return None
-            text = next(
-                (part[key] for key in ("text", "refusal") if isinstance(part.get(key), str)),
-                part.get("value", part.get("content")),
-            )
-            if not isinstance(text, str):
-                return None
-            parts.append(text)
-        return "".join(parts)
+    if not isinstance(value, list):
+        return value if isinstance(value, str) else None
+    parts = [part if isinstance(part, str) else _text_of_part(part) for part in value]
+    return None if None in parts else "".join(filter(None, parts))
+
+
+def _text_of_part(part: Any) -> str | None:
+    if not isinstance(part, Mapping) or part.get("type", "text") not in TEXT_PARTS:
+        return None
+    for text in (part.get("text"), part.get("refusal"), part.get("value", part.get("content"))):
+        if isinstance(text, str):
+            return text
     return None
 
 
@@ -114,39 +80,35 @@ def as_turns(value: Any) -> list[Any] | None:
     """The list of turns in a cell: the list itself, a single turn, or either written as JSON text
     (CSV cells).
     """
-    if (
-        isinstance(value, str)
-        and value.lstrip()[:2] in ("[{", "[ ", "[\n")
-        and value.rstrip().endswith("]")
-    ):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+    if isinstance(value, str):
+        if value.lstrip()[:2] not in ("[{", "[ ", "[\n") or not value.rstrip().endswith("]"):
             return None
+        value = parsed(value)
     if isinstance(value, Mapping):
         if turn_keys(value) is not None:
             return [value]
         value = value.get("messages")  # OpenAI's preference format: {"input": {"messages": [...]}}
     if isinstance(value, list) and value and _is_exchange(value[0]):
         return [
-            {"role": str(name), "content": said}
+            {"role": str(name), "content": text}
             for exchange in value
-            for name, said in (exchange.items() if isinstance(exchange, Mapping) else ())
-            if _speaker(name) and said is not None
+            for name, text in (exchange.items() if isinstance(exchange, Mapping) else ())
+            if role_of_speaker(name) and text is not None
         ]
     return value if isinstance(value, list) and value and isinstance(value[0], Mapping) else None
 
 
 def turn_keys(turn: Any) -> tuple[str, str] | None:
-    """(key of the speaker, key of the text) of a turn, or None where it is none."""
+    """(key of the speaker, key of the text) of a turn, or None if it is none."""
     if not isinstance(turn, Mapping):
         return None
-    role = next((key for key in ROLE_KEYS if isinstance(turn.get(key), str)), None)
+    keys = formats().turns
+    role = next((key for key in keys.speaker if isinstance(turn.get(key), str)), None)
     if role is None:
-        role = next((key for key in LOOSE_ROLE_KEYS if _speaker(turn.get(key))), None)
+        role = next((key for key in keys.loose if role_of_speaker(turn.get(key))), None)
     if role is None:
         return None
-    content = next((key for key in CONTENT_KEYS if key in turn), None)
+    content = next((key for key in keys.content if key in turn), None)
     if content is None:
         return (role, "content") if any(key in turn for key in (*CALLS, "refusal")) else None
     return role, content
@@ -156,48 +118,33 @@ def _is_exchange(item: Any) -> bool:
     """Whether an object holds what both sides say, under their names: {"user": ..., "bot": ...}."""
     if not isinstance(item, Mapping) or len(item) > MOST_EXCHANGE_KEYS:
         return False
-    sides = {ROLES[name.strip().lower()] for name in item if _speaker(name)}
-    return {"user", "assistant"} <= sides
-
-
-def _speaker(name: Any) -> bool:
-    return isinstance(name, str) and name.strip().lower() in ROLES
+    return {"user", "assistant"} <= {role_of_speaker(name) for name in item}
 
 
 def read_turn(turn: Any) -> Message | str:
     """One turn as a message, or the reason why not."""
     if isinstance(turn, dict) and len(turn) == 2:  # nearly every turn there is
-        plain, said = turn.get("role"), turn.get("content")
-        if isinstance(plain, str) and isinstance(said, str) and plain in CHAT_ROLES:
-            return Message(plain, said)
+        plain, text = turn.get("role"), turn.get("content")
+        if isinstance(plain, str) and isinstance(text, str) and plain in CHAT_ROLES:
+            return Message(plain, text)
     keys = turn_keys(turn)
     if keys is None:
         return BROKEN
     role_key, content_key = keys
     name = turn[role_key]
-    role = ROLES.get(name) or ROLES.get(name.strip().lower())
+    role = role_of_speaker(name)
     if role is None:
         return UNKNOWN_ROLE
     content = turn.get(content_key)
-    if not isinstance(content, str):
-        if content is None:  # an assistant that only calls a tool, or refuses
-            content = turn["refusal"] if isinstance(turn.get("refusal"), str) else ""
-        else:
-            text = text_of(content)
-            if text is None:
-                return NOT_TEXT
-            content = text
-    if len(turn) == 2 and content_key in turn:
-        return (
-            Message(role, content)
-            if name != "function_call" and name != "tool_call"
-            else _called(content)
-        )
+    if content is None:  # an assistant that only calls a tool, or refuses
+        refusal = turn.get("refusal")
+        content = refusal if isinstance(refusal, str) else ""
+    content = text_of(content)
+    if content is None:
+        return NOT_TEXT
     weight = turn.get("weight", 1.0)
-    if weight is None or isinstance(weight, bool):
-        weight = 1.0 if weight is not False else 0.0
-    elif isinstance(weight, str):  # CSV cells and some exports
-        weight = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}.get(weight.strip(), -1.0)
+    if weight is None or isinstance(weight, bool | str):  # CSV cells and some exports
+        weight = WEIGHTS.get(weight.strip() if isinstance(weight, str) else weight, -1.0)
     if not isinstance(weight, (int, float)) or not 0 <= weight < 1e300:
         return BAD_WEIGHT
     # Parquet fills what a turn does not have with None.
@@ -208,8 +155,9 @@ def read_turn(turn: Any) -> Message | str:
     }
     if not (_are_calls(extra.get("tool_calls")) and _is_call(extra.get("function_call"))):
         return NO_CALLS
-    if name in ("function_call", "tool_call"):
-        return _called(content)
+    if name in CALL_TURNS:
+        calls = tool_calls(content)
+        return Message(role, "", 1.0, {"tool_calls": calls}) if calls else Message(role, content)
     return Message(role, content, float(weight), extra)
 
 
@@ -224,42 +172,25 @@ def _is_call(value: Any) -> bool:
     return not value or (isinstance(function, Mapping) and isinstance(function.get("name"), str))
 
 
-def _called(content: str) -> Message:
-    """A ShareGPT `function_call` turn as the call it is, or as text where it is not the usual
-    JSON.
-    """
-    calls = tool_calls(content)
-    return (
-        Message("assistant", "", 1.0, {"tool_calls": calls})
-        if calls
-        else Message("assistant", content)
-    )
-
-
 def tool_calls(value: Any) -> list[dict[str, Any]]:
     """Function calls written as JSON ({"name", "arguments"} or a list of them) in the form that
-    chat templates take.
+    chat templates take; [] if they are not.
     """
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return []
+        value = parsed(value)
     items = value if isinstance(value, list) else [value]
-    calls: list[dict[str, Any]] = []
-    for item in items:
-        if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
-            return []
-        calls.append(
-            {
-                "type": "function",
-                "function": {
-                    "name": item["name"],
-                    "arguments": item.get("arguments", item.get("parameters", {})),
-                },
-            }
-        )
-    return calls
+    if not all(isinstance(item, Mapping) and isinstance(item.get("name"), str) for item in items):
+        return []
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": item["name"],
+                "arguments": item.get("arguments", item.get("parameters", {})),
+            },
+        }
+        for item in items
+    ]
 
 
 def read_messages(value: Any) -> tuple[Message, ...] | str:
@@ -277,24 +208,20 @@ def read_messages(value: Any) -> tuple[Message, ...] | str:
 
 
 def read_transcript(text: Any) -> tuple[Message, ...] | None:
-    """The turns of a text such as "Human: ... Assistant: ...", or None where it is not one.
+    """The turns of a text such as "Human: ... Assistant: ...", or None if it is not one.
 
     It has to begin with a speaker and to hold at least one turn of each side.
     """
     if not isinstance(text, str):
         return None
-    for pattern in _MARKS:
+    for pattern in _marks():
         found = list(pattern.finditer(text))
         if len(found) < 2 or text[: found[0].start()].strip():
             continue
+        ends = [*(mark.start() for mark in found[1:]), len(text)]
         messages = tuple(
-            Message(
-                ROLES[mark.group(1).lower()],
-                text[
-                    mark.end() : found[index + 1].start() if index + 1 < len(found) else len(text)
-                ].strip(),
-            )
-            for index, mark in enumerate(found)
+            Message(formats().speakers[mark.group(1).lower()], text[mark.end() : end].strip())
+            for mark, end in zip(found, ends, strict=True)
         )
         if {"user", "assistant"} <= {message.role for message in messages}:
             return messages
@@ -302,7 +229,7 @@ def read_transcript(text: Any) -> tuple[Message, ...] | None:
 
 
 def has_trainable_answer(messages: tuple[Message, ...]) -> bool:
-    """True where some assistant turn can be trained on."""
+    """Whether some assistant turn can be trained on."""
     return any(
         message.role == "assistant"
         and message.weight

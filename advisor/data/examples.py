@@ -25,12 +25,12 @@ from advisor.data.conversation import (
     tool_calls,
 )
 from advisor.data.example import Example, Message
+from advisor.data.formats import formats
 from advisor.data.read.lines import Faults
 from advisor.data.read.rows import read_rows
 from advisor.data.read.source import find_data
 from advisor.data.recognition.columns import checkable, text_cell, with_paths
-from advisor.data.recognition.recognise import Recognition, recognise
-from advisor.data.recognition.roles import BAD_WORDS, GOOD_WORDS
+from advisor.data.recognition.recognise import DataSet, recognise
 from advisor.ground.errors import Fault, InputError
 
 # Rows that cannot be used may be left out up to this share, with a count; above it the data is
@@ -170,7 +170,7 @@ def _rows(count: int) -> str:
 def read_examples(
     path: str | os.PathLike[str],
     *,
-    recognition: Recognition | None = None,
+    recognition: DataSet | None = None,
     mapping: Mapping[str, str] | None = None,
     skipped: Skipped | None = None,
     faults: Faults | None = None,
@@ -231,7 +231,7 @@ def _without_trailing(example: Example, skipped: Skipped) -> Example:
 # --------------------------------------------------------------------------- one builder a kind
 
 
-def builder(recognition: Recognition) -> Build:
+def builder(recognition: DataSet) -> Build:
     """The function that makes an example of a row, or says why it cannot be used."""
     mapping = recognition.mapping
     if recognition.kind == "raw_text":
@@ -561,8 +561,7 @@ def feedback_label(cell: Any) -> bool | None:
     """A thumbs up or down, however it is written; None where it is neither."""
     if isinstance(cell, bool):
         return cell
-    word = str(cell).strip().lower()
-    return True if word in GOOD_WORDS else False if word in BAD_WORDS else None
+    return formats().is_good.get(str(cell).strip().lower())
 
 
 def _feedback_builder(mapping: Mapping[str, str]) -> Build:

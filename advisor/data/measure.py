@@ -18,12 +18,12 @@ from advisor.data.checks import SHOWN_ROWS, About, Row, Tally, checks, finding, 
 from advisor.data.checks.repeats import normalise
 from advisor.data.example import Example, Message
 from advisor.data.examples import NO_ANSWER, REASONS, Skipped, read_examples
+from advisor.data.formats import formats, normal
 from advisor.data.lengths import CHARS_PER_TOKEN, Lengths
 from advisor.data.read.lines import DataFile, Faults, open_bytes
 from advisor.data.read.source import IMAGES_HELP, Source, content_digest, find_data
-from advisor.data.recognition.naming import map_flag
-from advisor.data.recognition.recognise import Recognition, recognise
-from advisor.data.recognition.roles import METADATA, normal
+from advisor.data.recognition.matching import map_flag
+from advisor.data.recognition.recognise import DataSet, recognise
 from advisor.data.templates.chat_text import parts_of, tools_text
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile, Finding
@@ -146,7 +146,7 @@ def profile(
         digest=content_digest(found) if full or whole or found.size_bytes <= DIGEST_BYTES else "",
         confidence=recognition.confidence,
         why=recognition.why,
-        other_ways=tuple(candidate.flag for candidate in recognition.candidates),
+        other_ways=tuple(candidate.flag for candidate in recognition.other_ways),
         measures=measures,
     )
     if strict and (error := unusable(result)) is not None:
@@ -175,7 +175,7 @@ def _judged(one: Finding, *, whole: bool) -> Finding:
     return replace(one, severity="warning", text=f"{one.text} (in the rows read)", blocks=())
 
 
-def _objectives(recognition: Recognition, measures: Mapping[str, Any]) -> tuple[str, ...]:
+def _objectives(recognition: DataSet, measures: Mapping[str, Any]) -> tuple[str, ...]:
     """What the kind can train, and what its format or its answers allow beside it."""
     objectives = trainable_on(recognition.kind)
     if recognition.format == "classification":
@@ -266,8 +266,8 @@ def understood(example: Example) -> dict[str, Any]:
     return shown
 
 
-# Columns of OpenAI's rows that say how to ask, not what is right; and those that name a row.
-NO_REFERENCES = ("response_format", "parallel_tool_calls", "tool_choice", *METADATA)
+# Columns of OpenAI's rows that say how to ask, not what is right.
+NO_REFERENCES = ("response_format", "parallel_tool_calls", "tool_choice")
 MEDIA = ("image", "img", "picture", "audio", "video", "sound", "pixel_value")
 
 
@@ -324,14 +324,15 @@ def skip_findings(skipped: Skipped, objectives: tuple[str, ...]) -> list[Finding
     return found
 
 
-def open_requests(recognition: Recognition, skipped: Skipped) -> list[Finding]:
+def open_requests(recognition: DataSet, skipped: Skipped) -> list[Finding]:
     """What to do with conversations that nobody answers, where other columns may hold the right
     answer, as in OpenAI's items for reinforcement fine-tuning.
     """
     column = recognition.mapping.get("messages")
     if column is None or 2 * skipped.counts.get(NO_ANSWER, 0) <= skipped.seen:
         return []
-    beside = [name for name in recognition.unused if normal(name) not in NO_REFERENCES]
+    others = (*NO_REFERENCES, *formats().metadata)
+    beside = [name for name in recognition.unused if normal(name) not in others]
     if not beside:
         return []
     ways = [map_flag({"messages": column, "ground_truth": name}) for name in beside[:3]]
@@ -344,7 +345,7 @@ def open_requests(recognition: Recognition, skipped: Skipped) -> list[Finding]:
     return [finding("requests-with-references", "note", text, len(beside))]
 
 
-def about_reading(recognition: Recognition) -> list[Finding]:
+def about_reading(recognition: DataSet) -> list[Finding]:
     """Files and columns that play no role, and how sure the reading is."""
     found: list[Finding] = []
     for note in recognition.notes:
@@ -373,7 +374,7 @@ def about_reading(recognition: Recognition) -> list[Finding]:
         )
         found.append(finding("columns-guessed", "warning", text))
     if recognition.confidence == "likely":
-        ways = "; ".join(candidate.flag for candidate in recognition.candidates)
+        ways = "; ".join(candidate.flag for candidate in recognition.other_ways)
         text = (
             f"read as {recognition.format}: {recognition.why};"
             f" {f'otherwise: {ways}' if ways else '--map overrides it'}"

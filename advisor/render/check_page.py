@@ -99,7 +99,7 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
 
 
 def _next_command(profile: DataProfile, model: str | None) -> str:
-    from advisor.data.recognition.naming import map_flag
+    from advisor.data.recognition.matching import map_flag
 
     words = f"advise --task {suited_task(profile)} --data" if profile.objectives else "advise check"
     command = f"{words} {shlex.quote(profile.path)}"

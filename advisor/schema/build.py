@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from advisor.data.amounts import REQUIREMENTS_FILE
-from advisor.data.recognition.roles import FORMATS_FILE
+from advisor.data.formats import FORMATS_FILE
 from advisor.estimate.model.layouts import LAYOUTS_FILE
 from advisor.estimate.spec import SPEC
 from advisor.ground.extras import extras

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from advisor.data.amounts import data_requirements
-from advisor.data.recognition.roles import formats
+from advisor.data.formats import formats
 from advisor.estimate.model.layouts import layouts
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.data.read.source import team_files
-from advisor.data.recognition.recognise import first_row
-from advisor.data.recognition.unclear import ColumnsUnclear
+from advisor.data.recognition.recognise import ColumnsUnclear, first_row
 from advisor.ground.errors import AdviseError
 from advisor.ground.terminal import one_line, shown, width_of
 from advisor.ground.types import DataProfile

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from advisor.data import Skipped, profile, read_examples, recognise
-from advisor.data.recognition import naming, roles
+from advisor.data import formats as roles
+from advisor.data.recognition import matching
 from advisor.ground.errors import InputError
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
@@ -809,7 +810,9 @@ def test_a_new_format_is_one_entry(tmp_path, monkeypatch):
         why="a text in `{question}`, its summary and a verdict",
     )
     table = roles.formats()
-    monkeypatch.setattr(naming, "formats", lambda: replace(table, formats=(entry, *table.formats)))
+    monkeypatch.setattr(
+        matching, "formats", lambda: replace(table, formats=(entry, *table.formats))
+    )
     found = recognise(path)
     assert (found.format, found.kind, found.confidence) == ("summary", "paired", "certain")
     assert found.mapping == {"question": "document", "answer": "tldr", "ground_truth": "answer"}

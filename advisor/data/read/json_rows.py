@@ -7,9 +7,11 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
+from functools import cache
 from json import JSONDecodeError, JSONDecoder
 from typing import IO, Any
 
+from advisor.data.formats import formats
 from advisor.data.read.lines import (
     BROKEN,
     MOST_ROW_BYTES,
@@ -22,17 +24,7 @@ from advisor.data.read.lines import (
 )
 
 CHUNK_CHARS = 1 << 20
-# A data set inside one object: {"data": [...]}.
-WRAPPERS = (
-    "data", "rows", "train", "examples", "instances", "records", "items", "entries", "samples",
-)  # fmt: skip
 LARGE_BYTES = 64 << 20  # a larger object around a list is read row by row, not at once
-# An object that begins with plain values and then such a list of objects.
-_WRAPPER = re.compile(
-    r'\{(?:\s*"[^"\\]*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[-+.\deE]+|true|false|null)\s*,)*\s*"('
-    + "|".join(WRAPPERS)
-    + r')"\s*:\s*\[(?=\s*\{(?!\s*"(?:role|from)"))'
-)
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
 SAVE_ONE = "save the one to train on as a file of its own"
 FETCH_AGAIN = "download or export it again"
@@ -240,7 +232,7 @@ class _Window:
     def objects(self) -> Iterator[tuple[int, Any]]:
         """Objects one after the other, or the list in the only one."""
         is_large = self._file.path.stat().st_size > LARGE_BYTES
-        if is_large and (match := _WRAPPER.match(self.buffer, self.position)):
+        if is_large and (match := _start_of_wrapper().match(self.buffer, self.position)):
             self.position = match.end() - 1
             yield from self.items(inside=True)
             self._read_to_end_of_object(match.group(1))
@@ -265,7 +257,7 @@ class _Window:
             self.position += 1
             self.skip_space()
             value = self.value()
-            if key in WRAPPERS and _is_table(value):
+            if key in formats().wrappers and _is_table(value):
                 raise self.broken(f"the file holds several lists: {read}, {key}", SAVE_ONE)
         if self.skip_space() != "}":
             raise self.broken("the object never ends (cut off?)", FETCH_AGAIN)
@@ -274,7 +266,10 @@ class _Window:
         """The rows of a file that is one object: the list it holds, or the object as the only
         row.
         """
-        shown, lists = self._file.shown, [key for key in WRAPPERS if _is_table(value.get(key))]
+        shown, lists = (
+            self._file.shown,
+            [key for key in formats().wrappers if _is_table(value.get(key))],
+        )
         if len(lists) == 1 and not _is_turn(value[lists[0]][0]):
             return list(value[lists[0]])
         if len(lists) > 1:
@@ -290,6 +285,16 @@ class _Window:
             self._faults.add(1, f"{shown}: one object of objects, not a list of rows", how)
             return []
         return [value]
+
+
+@cache
+def _start_of_wrapper() -> re.Pattern[str]:
+    """An object that begins with plain values and then has a list of rows: {"data": [{...}]}."""
+    return re.compile(
+        r'\{(?:\s*"[^"\\]*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[-+.\deE]+|true|false|null)\s*,)*\s*"('
+        + "|".join(formats().wrappers)
+        + r')"\s*:\s*\[(?=\s*\{(?!\s*"(?:role|from)"))'
+    )
 
 
 def _is_table(value: Any) -> bool:

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.data.conversation import (
-    ROLE_KEYS,
-    ROLES,
+    CALL_TURNS,
+    CALLS,
     as_turns,
     read_transcript,
+    role_of_speaker,
     text_of,
     turn_keys,
 )
-from advisor.data.recognition.roles import BAD_WORDS, GOOD_WORDS
+from advisor.data.formats import formats
 
-VERDICTS = GOOD_WORDS | BAD_WORDS
 MAX_CLASSES = 200
 _NUMBER = re.compile(r"[-+]?[$€£]?\d[\d,. /]*%?")
 _ADDRESS = re.compile(r"\S+@\S+\.\S+|https?://\S+")
@@ -56,13 +56,15 @@ class Column:
     @property
     def holds_addresses(self) -> bool:
         """True for a column of e-mail addresses or links, which are no text to learn from."""
-        found = sum(_ADDRESS.fullmatch(value.strip()) is not None for value in self.values)
-        return found > 0.5 * len(self.values) > 0
+        return self._mostly(_ADDRESS)
 
     @property
     def holds_dates(self) -> bool:
         """True for a column of days or of days and times, which are no category."""
-        found = sum(_DATE.fullmatch(value.strip()) is not None for value in self.values)
+        return self._mostly(_DATE)
+
+    def _mostly(self, pattern: re.Pattern[str]) -> bool:
+        found = sum(pattern.fullmatch(value.strip()) is not None for value in self.values)
         return found > 0.5 * len(self.values) > 0
 
     def is_label(self, *, named: bool) -> bool:
@@ -82,72 +84,62 @@ class Column:
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Column]:
+    """What the cells of each column look like."""
     columns: dict[str, Column] = {}
     for row in rows:
         for name, cell in row.items():
-            _add(columns.setdefault(str(name), Column()), cell)
+            column = columns.setdefault(str(name), Column())
+            if cell is not None:
+                _add(column, cell)
     return columns
 
 
 def _add(column: Column, cell: Any) -> None:
-    if cell is None:
-        return
     column.filled += 1
-    shape = "object"
-    text: str | None = None
+    shape, text = "object", None
+    turns = as_turns(cell)
     if isinstance(cell, bool):
         shape, text = "bool", str(cell).lower()
     elif isinstance(cell, (int, float)):
         shape, text = "number", str(cell)
-    elif isinstance(cell, (str, list, dict)):
-        turns = as_turns(cell)
-        if turns is not None and turn_keys(turns[0]) is not None:
-            shape = "turns"
-            _add_turns(column, turns)
-        elif isinstance(cell, str):
-            shape, text = "text", cell
-            begins = cell[:40]
-            column.transcripts += (":" in begins or "：" in begins) and (
-                read_transcript(cell) is not None
-            )
-        elif isinstance(cell, list):
-            shape = (
-                "texts"
-                if all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in cell)
-                else "list"
-            )
-            text = ", ".join(map(str, cell)) if shape == "texts" else None
-            column.several += len(cell) > 1 and all(isinstance(item, str) for item in cell)
-        elif isinstance(cell.get("text"), list):  # SQuAD
-            column.several += len(cell["text"]) > 1
+    elif turns is not None and turn_keys(turns[0]) is not None:
+        shape = "turns"
+        _add_turns(column, turns)
+    elif isinstance(cell, str):
+        shape, text = "text", cell
+        begins = cell[:40]
+        if ":" in begins or "：" in begins:
+            column.transcripts += read_transcript(cell) is not None
+    elif isinstance(cell, list):
+        are_texts = all(isinstance(one, (str, int)) and not isinstance(one, bool) for one in cell)
+        shape, text = ("texts", ", ".join(map(str, cell))) if are_texts else ("list", None)
+        column.several += len(cell) > 1 and all(isinstance(item, str) for item in cell)
+    elif isinstance(cell, dict) and isinstance(cell.get("text"), list):  # SQuAD
+        column.several += len(cell["text"]) > 1
     column.shapes[shape] = column.shapes.get(shape, 0) + 1
     if text is not None:
         column.checkable += checkable(text) is not None
         column.characters += len(text)
-        column.yes_no += text.strip().lower() in VERDICTS
+        column.yes_no += text.strip().lower() in formats().is_good
         if len(column.values) <= KEPT_VALUES:
             column.values.add(text[:200])
 
 
 def _add_turns(column: Column, turns: list[Any]) -> None:
-    keys = [turn_keys(turn) for turn in turns]
-    column.sharegpt += keys[0] is not None and keys[0][0] == "from"
-    last = keys[-1]
-    name = str(turns[-1].get(last[0], "")).strip().lower() if last else ""
-    column.open_ended += ROLES.get(name) not in ("assistant", None)
-    called = any(
-        isinstance(turn, dict)
-        and (turn.get("tool_calls") or turn.get("function_call") or _is_tool_turn(turn))
+    first, last = turn_keys(turns[0]), turn_keys(turns[-1])
+    column.sharegpt += first is not None and first[0] == "from"
+    role = role_of_speaker(turns[-1].get(last[0])) if last else None
+    column.open_ended += role not in ("assistant", None)
+    column.with_calls += any(
+        any(turn.get(key) for key in CALLS) or _is_call_or_tool(turn)
         for turn in turns
+        if isinstance(turn, dict)
     )
-    column.with_calls += called
 
 
-def _is_tool_turn(turn: Mapping[str, Any]) -> bool:
-    return any(
-        turn.get(key) in ("tool", "function", "function_call", "observation", "tool_call")
-        for key in ROLE_KEYS
-    )
+def _is_call_or_tool(turn: Mapping[str, Any]) -> bool:
+    names = ("tool", "function", "observation", *CALL_TURNS)
+    return any(turn.get(key) in names for key in formats().turns.speaker)
 
 
 def checkable(text: str) -> str | None:

@@ -1,65 +1,69 @@
 """What a data file is: its kind, its format and which column plays which role.
 
-A sample of rows is looked at, never the first alone. Names of columns decide where they are known
-ones and the values fit; the shape of the values decides where they are not. What could be read in
+A sample of rows is looked at, never the first alone. Names of columns decide if they are known
+ones and the values fit; the shape of the values decides if they are not. What could be read in
 two ways is an error that shows both.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Mapping
+import shlex
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from advisor.data.conversation import ROLES as SPEAKERS
-from advisor.data.conversation import turn_keys
+from advisor.data.conversation import role_of_speaker, turn_keys
+from advisor.data.formats import formats, names_of, normal, read_mapping
 from advisor.data.read.lines import Faults, open_bytes
-from advisor.data.read.rows import document_style, read_rows
+from advisor.data.read.rows import document_style, no_rows, read_rows
 from advisor.data.read.source import Source, find_data
 from advisor.data.recognition.columns import Column, summarise, with_leaves
-from advisor.data.recognition.naming import Candidate, by_mapping, ways_to_read
-from advisor.data.recognition.roles import read_mapping
-from advisor.ground.errors import InputError
+from advisor.data.recognition.matching import ColumnReading, by_mapping, ways_to_read
+from advisor.ground.errors import Fault, InputError
 
 SAMPLE_ROWS = 300
 SAMPLE_BYTES = 2 << 20
 SHOWN_FROM = 20  # rows, of which a person is shown one
 SPREAD_BLOCKS = 4  # places further down a large JSONL file that are looked at too
-PAIRS = ("question_answer", "prompt_completion", "alpaca")  # formats of a request and its answer
-MAX_GROUPS = (
-    50  # different sets of filled columns in one sample: more are optional columns, no formats
-)
-_OF_JOB = "the rows are in the file that its `training_file` names: GET /v1/files/FILE_ID/content"
-_PAIR_UP = (
-    "write one row for each answer with its request before it: "
-    '{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}'
-)
-# `object` of OpenAI's API -> what such rows are, and what to do instead.
-OTHER_OBJECTS = {
-    "fine_tuning.job": ("OpenAI's fine-tuning jobs", _OF_JOB),
-    "fine_tuning.job.event": ("events of an OpenAI fine-tuning job", _OF_JOB),
-    "fine_tuning.job.checkpoint": ("checkpoints of an OpenAI fine-tuning job", _OF_JOB),
-    "file": ("descriptions of files at OpenAI", "their content: GET /v1/files/FILE_ID/content"),
-    "chat.completion": ("answers that OpenAI stored, without the requests they answer", _PAIR_UP),
-    "batch": ("requests or answers of OpenAI's Batch API, each without the other", _PAIR_UP),
+# different sets of filled columns in one sample: more are optional columns, no formats
+MAX_GROUPS = 50
+TEXT_STYLES = {
+    "marks": "documents are parted by lines such as <|endoftext|>",
+    "blank lines": "documents are parted by blank lines (every block is one long line)",
+    "lines": "every line is one document (they are as long as articles)",
+    "whole": "the file is one document, handed on in pieces cut at paragraph ends",
 }
+TYPE_NAMES = {
+    int: "numbers", float: "numbers", str: "texts", list: "lists", bool: "true / false",
+    type(None): "null", dict: "empty objects",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recognition:
-    """What a file was recognised as, and how sure that is."""
+class DataSet:
+    """A data file, found and recognised: what it holds, and how sure that is."""
 
+    source: Source
     kind: str  # paired | raw_text | preference | unpaired_feedback | prompts_with_verifier
     format: str
     mapping: Mapping[str, str]  # role -> column
     confidence: str  # "certain" | "likely" | "guessed" | "stated" (by a mapping)
     why: str
-    container: str  # json jsonl csv text parquet arrow
     columns: tuple[str, ...] = ()  # seen in the sample, in order
-    candidates: tuple[Candidate, ...] = ()  # other ways to read it that were not taken
+    other_ways: tuple[ColumnReading, ...] = ()  # to read it, that were not taken
     notes: tuple[str, ...] = ()  # files left out, how documents are parted
+
+    @property
+    def path(self) -> str:
+        return self.source.shown
+
+    @property
+    def container(self) -> str:
+        return self.source.container
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -69,133 +73,131 @@ class Recognition:
 
 
 def recognise(
-    path: str | os.PathLike[str] | Source,
+    path: str | os.PathLike[str] | Source | DataSet,
     *,
     mapping: Mapping[str, str] | None = None,
     wanted: str | None = None,
-) -> Recognition:
+) -> DataSet:
     """What the file is.
 
     Args:
         mapping: Role -> column, overrides what the names say. Roles: formats().roles.
-        wanted: What the task looks for where a table holds both: "reply" or "label".
+        wanted: What the task looks for if a table holds both: "reply" or "label".
 
     Raises:
         InputError: Not a data file, no row can be read, no known columns, or several ways to read
         it.
     """
-    found = find_data(path)
-    shown = found.shown
-    if found.container == "text" and not mapping:
-        return _text_files(found)
-    faults = Faults()
-    sample = sample_rows(found, faults)
-    rows = [row for row in sample if isinstance(row, dict) and row]
-    if not rows:
-        faults.raise_if_any()
-        if sample:
-            from advisor.data.recognition.unclear import KNOWN_FORMATS
-
-            raise InputError(
-                f"the rows are {_type_name(sample[0])}, not objects with columns",
-                "known: " + KNOWN_FORMATS,
-                'write each row as {"question": ..., "answer": ...}',
-                where=shown,
-            )
-        raise InputError(
-            "there are no rows in it",
-            where=shown,
-            hint="add one example a line, or name another file",
-        )
-    _refuse_other_objects(rows, shown)
-    columns = known = tuple(dict.fromkeys(str(name) for row in rows for name in row))
-    others: tuple[Candidate, ...] = ()
-    notes = found.notes
+    if isinstance(path, DataSet):
+        return path
+    source = find_data(path)
+    if source.container == "text" and not mapping:
+        return _text_files(source)
+    rows, shown, notes = _sample_of_objects(source), source.shown, source.notes
+    columns = _names(rows)
+    others: tuple[ColumnReading, ...] = ()
     if mapping:
         if not set(mapping.values()) <= set(columns):  # columns inside columns: ticket.text
             rows = [with_leaves(row) for row in rows]
-            known = tuple(dict.fromkeys(str(name) for row in rows for name in row))
-        chosen = by_mapping(read_mapping(mapping, known, at=shown), summarise(rows), shown)
-        confidence = "stated"
+        stated = read_mapping(mapping, _names(rows), at=shown)
+        chosen, confidence = by_mapping(stated, summarise(rows), shown), "stated"
     else:
         looks = summarise(rows)
         chosen, others = _decide(rows, looks, shown)
-        lacks = {"reply": ("classification", "text"), "label": PAIRS}.get(wanted or "", ())
-        if chosen.format in lacks and (better := _for_task(str(wanted), chosen, rows)) is not None:
-            chosen, others = better, (chosen, *others)
+        if chosen.format in formats().lacking.get(wanted or "", ()):
+            from advisor.data.recognition.words import for_task
+
+            better = for_task(str(wanted), chosen, summarise(map(with_leaves, rows)))
+            if better is not None:
+                chosen, others = replace(better, guessed=True), (chosen, *others)
         sure = chosen.certain and not chosen.likely
         confidence = "guessed" if chosen.guessed else "certain" if sure else "likely"
-        answer = chosen.mapping.get("answer", "")
-        if answer in looks and looks[answer].several:
-            several = (
-                f"{looks[answer].several} of {looks[answer].filled} rows looked at have several"
-            )
-            notes = (*notes, f"{several} answers in `{answer}`: the first is learned")
-    return Recognition(
+        answer = looks.get(chosen.mapping.get("answer", ""))
+        if answer is not None and answer.several:
+            several = f"{answer.several} of {answer.filled} rows looked at have several"
+            column = chosen.mapping["answer"]
+            notes = (*notes, f"{several} answers in `{column}`: the first is learned")
+    return DataSet(
+        source=source,
         kind=chosen.kind,
         format=chosen.format,
         mapping=dict(chosen.mapping),
         confidence=confidence,
         why=chosen.why,
-        container=found.container,
         columns=columns,
-        candidates=others,
+        other_ways=others,
         notes=notes,
     )
 
 
-def _text_files(found: Source) -> Recognition:
-    notes = list(found.notes)
-    if len(found.files) > 1:
-        why = f"{len(found.files)} text files; each is one document"
-    else:
-        style = document_style(found.files[0])
-        parted = {
-            "marks": "documents are parted by lines such as <|endoftext|>",
-            "blank lines": "documents are parted by blank lines (every block is one long line)",
-            "lines": "every line is one document (they are as long as articles)",
-            "whole": "the file is one document, handed on in pieces cut at paragraph ends",
-        }[style]
-        why = f"plain text; {parted}"
-    return Recognition(
+def _text_files(source: Source) -> DataSet:
+    why = f"{len(source.files)} text files; each is one document"
+    if len(source.files) == 1:
+        why = f"plain text; {TEXT_STYLES[document_style(source.files[0])]}"
+    return DataSet(
+        source=source,
         kind="raw_text",
         format="text",
         mapping={"text": "text"},
         confidence="certain",
         why=why,
-        container="text",
         columns=("text",),
-        notes=tuple(notes),
+        notes=source.notes,
     )
 
 
-def sample_rows(found: Source, faults: Faults) -> list[Any]:
+def _names(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(name) for row in rows for name in row))
+
+
+def _sample_of_objects(source: Source) -> list[dict[str, Any]]:
+    """Rows with columns. Raises InputError if there are none, or they are no rows to train on."""
+    faults, shown = Faults(), source.shown
+    sample = sample_rows(source, faults)
+    rows = [row for row in sample if isinstance(row, dict) and row]
+    if not rows:
+        faults.raise_if_any()
+        if not sample:
+            raise no_rows(shown)
+        kind = TYPE_NAMES.get(type(sample[0]), type(sample[0]).__name__)
+        raise InputError(
+            f"the rows are {kind}, not objects with columns",
+            "known: " + formats().in_short,
+            'write each row as {"question": ..., "answer": ...}',
+            where=shown,
+        )
+    kinds = [  # objects of OpenAI's API that people export
+        "batch" if "custom_id" in row and {"body", "response"} & row.keys() else row.get("object")
+        for row in rows
+    ]
+    for kind, (what, hint) in formats().other_objects.items():
+        if 2 * kinds.count(kind) > len(rows):
+            allowed = "rows to train on: messages, pairs, texts, ..."
+            raise InputError(f"these are {what}", allowed, hint, where=shown)
+    return rows
+
+
+def sample_rows(source: Source, faults: Faults) -> list[Any]:
     """Rows to judge a file by: the first few hundred, and some from further down a large JSONL
     file.
     """
     rows: list[Any] = []
     size_chars = 0
-    for _, row in read_rows(found, faults=faults):
+    for _, row in read_rows(source, faults=faults):
         rows.append(row)
-        # A rough size is enough to stop early on rows of megabytes.
-        size_chars += (
-            sum(len(cell) for cell in row.values() if isinstance(cell, (str, list)))
-            if isinstance(row, dict)
-            else 0
-        )
+        if isinstance(row, dict):  # a rough size is enough to stop early on rows of megabytes
+            size_chars += sum(len(cell) for cell in row.values() if isinstance(cell, (str, list)))
         if len(rows) >= SAMPLE_ROWS or size_chars >= SAMPLE_BYTES:
             break
-    first = found.files[0]
+    first = source.files[0]
     plain = first.container == "jsonl" and not first.gzipped and not first.is_wide
     if len(rows) >= SAMPLE_ROWS and plain:
-        rows.extend(_rows_further_down(found))
+        rows.extend(_rows_further_down(source))
     return rows
 
 
-def _rows_further_down(found: Source) -> Iterable[Any]:
-    import json
-
-    file = found.files[-1]
+def _rows_further_down(source: Source) -> Iterator[Any]:
+    file = source.files[-1]
     size = file.path.stat().st_size
     with open_bytes(file) as stream:
         for block in range(1, SPREAD_BLOCKS + 1):
@@ -210,9 +212,9 @@ def _rows_further_down(found: Source) -> Iterable[Any]:
 
 def first_row(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """To show to a person: of the first rows the one with the most filled columns, with nested
-    columns beside its own; empty where no row has columns.
+    columns beside its own; empty if no row has columns.
     """
-    rows = islice(read_rows(find_data(path), faults=Faults()), SHOWN_FROM)
+    rows = islice(read_rows(path, faults=Faults()), SHOWN_FROM)
     return max(
         (with_leaves(row) for _, row in rows if isinstance(row, dict)),
         key=lambda row: sum(cell not in (None, "", [], {}) for cell in row.values()),
@@ -220,65 +222,73 @@ def first_row(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     )
 
 
-def _type_name(value: Any) -> str:
-    names = {
-        int: "numbers",
-        float: "numbers",
-        str: "texts",
-        list: "lists",
-        bool: "true / false",
-        type(None): "null",
-        dict: "empty objects",
-    }
-    return names.get(type(value), type(value).__name__)
-
-
 def _decide(
     rows: list[dict[str, Any]], columns: Mapping[str, Column], shown: str
-) -> tuple[Candidate, tuple[Candidate, ...]]:
+) -> tuple[ColumnReading, tuple[ColumnReading, ...]]:
+    """The reading of the rows, and the others that were possible."""
     _refuse_single_turns(rows, shown)
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    columns_read = _refuse_mixture(_by_filled_columns(rows, columns), shown)
+    main = {name: columns[name] for name in columns if name in columns_read} or columns
+    ways = ways_to_read(main) or _by_words_or_shape(rows, main, shown)
+    strong = [way for way in ways if way.certain] or ways
+    if len(strong) > 1:
+        raise several_ways(shown, columns, rows[0], strong)
+    return strong[0], tuple(way for way in ways if way is not strong[0])
+
+
+Groups = dict[tuple[str, str], list[tuple[int, tuple[str, ...]]]]
+
+
+def _by_filled_columns(rows: list[dict[str, Any]], columns: Mapping[str, Column]) -> Groups:
+    """(kind, format) -> how many rows have which columns, of rows that are clear by themselves."""
+    groups: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        groups.setdefault(
-            tuple(str(name) for name, cell in row.items() if cell is not None), []
-        ).append(row)
-    answers: dict[tuple[str, str], tuple[int, list[tuple[str, ...]]]] = {}
+        groups[tuple(str(name) for name, cell in row.items() if cell is not None)].append(row)
+    found: Groups = {}
     for keys, members in groups.items() if len(groups) <= MAX_GROUPS else ():
         own = columns if len(groups) == 1 else summarise(members)
         # Few-valued columns can only be judged on all rows that have them.
-        named = ways_to_read(
-            {
-                key: columns[key] if columns[key].shape == own[key].shape else own[key]
-                for key in keys
-            }
-        )
-        if len(named) == 1:
-            count, where = answers.get((named[0].kind, named[0].format), (0, []))
-            answers[named[0].kind, named[0].format] = (count + len(members), [*where, keys])
-    _refuse_mixture(answers, shown)
-    main_columns = columns
-    if answers:
-        best = max(answers, key=lambda key: answers[key][0])
-        kept = {key for keys in answers[best][1] for key in keys}
-        main_columns = {name: column for name, column in columns.items() if name in kept}
-    candidates = ways_to_read(main_columns) or _by_words_or_shape(rows, main_columns, shown)
-    strong = [candidate for candidate in candidates if candidate.certain] or candidates
-    if len(strong) > 1:
-        from advisor.data.recognition.unclear import several_ways
+        like = {key: columns[key].shape == own[key].shape for key in keys}
+        ways = ways_to_read({key: columns[key] if like[key] else own[key] for key in keys})
+        if len(ways) == 1:
+            found.setdefault((ways[0].kind, ways[0].format), []).append((len(members), keys))
+    return found
 
-        raise several_ways(shown, columns, rows[0], strong)
-    return strong[0], tuple(candidate for candidate in candidates if candidate is not strong[0])
+
+def _refuse_mixture(groups: Groups, shown: str) -> set[str]:
+    """The columns of the format that most rows have. Raises InputError if rows of two formats
+    stand in one file; rows that merely lack a column of the main format are no second format.
+    """
+    if not groups:
+        return set()
+    counts = {key: sum(count for count, _ in own) for key, own in groups.items()}
+    best = max(counts, key=lambda key: counts[key])
+    known = {name for _, names in groups[best] for name in names}
+    strangers = [
+        key
+        for key, own in groups.items()
+        if key != best and any(not set(names) <= known for _, names in own)
+    ]
+    if not strangers:
+        return known
+    counted = ", ".join(f"{counts[key]} {key[1]}" for key in [best, *strangers])
+    raise InputError(
+        f"rows of different formats stand in one file (in the sample: {counted} rows)",
+        "one file holds one format",
+        "split it by format, or name the wanted columns with --map (rows without them are then"
+        " counted and left out)",
+        where=shown,
+    )
 
 
 def _by_words_or_shape(
     rows: list[dict[str, Any]], main_columns: Mapping[str, Column], shown: str
-) -> list[Candidate]:
+) -> list[ColumnReading]:
     """Readings of columns that have no known names, nested ones too.
 
-    Raises ColumnsUnclear where there are none but guesses.
+    Raises ColumnsUnclear if there are none but guesses.
     """
     # Most files have known names, and need none of this.
-    from advisor.data.recognition.unclear import no_known_columns
     from advisor.data.recognition.words import by_words, role_of
 
     leaves = [with_leaves(row) for row in rows]
@@ -293,23 +303,12 @@ def _by_words_or_shape(
     return [replace(called[0], guessed=True)] if len(called) == 1 < len(shaped) else shaped
 
 
-def _for_task(wanted: str, chosen: Candidate, rows: list[dict[str, Any]]) -> Candidate | None:
-    """The reading that the task needs, where it is another one."""
-    from advisor.data.recognition.words import for_task
-
-    found = for_task(wanted, chosen, summarise(map(with_leaves, rows)))
-    return None if found is None else replace(found, guessed=True)
-
-
 def _refuse_single_turns(rows: list[dict[str, Any]], shown: str) -> None:
-    turns = sum(
-        1
-        for row in rows
-        for keys in [turn_keys(row)]
-        if keys is not None
-        and str(row[keys[0]]).strip().lower() in SPEAKERS
-        and isinstance(row.get(keys[1]), str)
-    )
+    turns = 0
+    for row in rows:
+        keys = turn_keys(row)
+        is_turn = keys is not None and isinstance(row.get(keys[1]), str)
+        turns += is_turn and keys is not None and role_of_speaker(row[keys[0]]) is not None
     if turns > 0.9 * len(rows):
         raise InputError(
             f"each row is a single turn ({', '.join(list(rows[0])[:4])}), not a whole conversation",
@@ -320,43 +319,98 @@ def _refuse_single_turns(rows: list[dict[str, Any]], shown: str) -> None:
         )
 
 
-def _refuse_other_objects(rows: list[dict[str, Any]], shown: str) -> None:
-    """Raises where most rows are objects of OpenAI's API that people export."""
-    kinds = [
-        "batch" if "custom_id" in row and {"body", "response"} & row.keys() else row.get("object")
-        for row in rows
-    ]
-    for kind, (what, hint) in OTHER_OBJECTS.items():
-        if 2 * kinds.count(kind) > len(rows):
-            allowed = "rows to train on: messages, pairs, texts, ..."
-            raise InputError(f"these are {what}", allowed, hint, where=shown)
+# --------------------------------------------------------------------------- unclear columns
+
+SHOWN_COLUMNS = 30
+ALIKE = 0.8  # of a misspelt name with the known one
+IN_GENERAL = "in general --map question=COL answer=COL, or --map text=COL"
 
 
-def _refuse_mixture(
-    answers: Mapping[tuple[str, str], tuple[int, list[tuple[str, ...]]]], shown: str
-) -> None:
-    """Raises where rows of two formats stand in one file.
+class ColumnsUnclear(InputError):
+    """A file whose columns can be read in several ways, or in none that is known.
 
-    Rows that merely lack a column of the main format are no second format.
+    Attributes:
+        path: The file.
+        columns: Names of its columns; of nested ones their paths.
+        row: One row, with nested columns beside its own.
+        ways: How it may be read, the likeliest first.
     """
-    if len(answers) < 2:
-        return
-    best = max(answers, key=lambda key: answers[key][0])
-    known = {key for keys in answers[best][1] for key in keys}
-    strangers = {
-        key: count
-        for key, (count, groups) in answers.items()
-        if key != best and any(not set(group) <= known for group in groups)
-    }
-    if not strangers:
-        return
-    counted = ", ".join(
-        f"{count} {name}" for (_, name), count in [(best, answers[best][0]), *strangers.items()]
+
+    def __init__(
+        self,
+        fault: Fault,
+        columns: Sequence[str],
+        row: Mapping[str, Any],
+        ways: Sequence[ColumnReading],
+    ) -> None:
+        super().__init__(faults=[fault])
+        self.path, self.columns, self.row, self.ways = fault.where, columns, row, tuple(ways)
+
+    def with_command(self, command: str) -> Fault:
+        """The fault with the whole command that reads the file, ready to be pasted.
+
+        Args:
+            command: All of it but the option that names the columns.
+        """
+        (fault,) = self.faults
+        return replace(fault, hint=_hint(command, self.ways, _misspelt(self.columns)))
+
+
+def several_ways(
+    path: str, columns: Mapping[str, Column], row: Mapping[str, Any], ways: Sequence[ColumnReading]
+) -> ColumnsUnclear:
+    """The error for known names that allow several readings."""
+    fault = Fault(
+        where=path,
+        what=f"the columns can be read in {len(ways)} ways: {', '.join(columns)}",
+        allowed="; or ".join(f"{way.format} ({way.why}): {way.flag}" for way in ways),
+        hint=_hint(f"advise check {shlex.quote(path)}", ways, ()),
     )
-    raise InputError(
-        f"rows of different formats stand in one file (in the sample: {counted} rows)",
-        "one file holds one format",
-        "split it by format, or name the wanted columns with --map (rows without them are then"
-        " counted and left out)",
-        where=shown,
+    return ColumnsUnclear(fault, tuple(columns), row, ways)
+
+
+def no_known_columns(
+    path: str, columns: Mapping[str, Column], row: Mapping[str, Any], ways: Sequence[ColumnReading]
+) -> ColumnsUnclear:
+    """The error for columns without known names. A column that is called a question, and no answer
+    beside it, may be requests alone.
+    """
+    named = next((name for name in columns if normal(name) in names_of("question")), None)
+    if named is not None and (not ways or ways[0].format == "text"):
+        why = f"requests in `{named}` that nobody answered: for a larger model to answer, or a"
+        ways = (ColumnReading(format="requests", mapping={"question": named}, why=f"{why} reward"),)
+    seen = [f"{name} ({column.shape})" for name, column in columns.items()][:SHOWN_COLUMNS]
+    near = ways[0].format if ways else "messages"
+    fault = Fault(
+        where=path,
+        what=f"no known columns. Columns: {', '.join(seen)}",
+        allowed=f"known formats: {formats().in_short}; nearest: {near}",
+        hint=_hint(f"advise check {shlex.quote(path)}", ways, _misspelt(list(columns))),
     )
+    return ColumnsUnclear(fault, tuple(columns), row, ways)
+
+
+def _hint(command: str, ways: Sequence[ColumnReading], misspelt: Sequence[str]) -> str:
+    way = ways[0].flag if ways else "--map question=COL answer=COL"
+    near = f" ({'; '.join(misspelt[:3])})" if misspelt else ""
+    if ways and ways[0].format == "requests":
+        question = ways[0].mapping["question"]
+        return (
+            f"there is a question but no answer; add a column and: --map question={question}"
+            f" answer=COL{near}; {IN_GENERAL}; requests alone, for a larger model to learn from or"
+            f" for a reward: {command} {way}"
+        )
+    return f"say which column is what{near}; {IN_GENERAL}; here: {command} {way}"
+
+
+def _misspelt(columns: Sequence[str]) -> list[str]:
+    """'anwser: did you mean answer?' for columns whose name is all but a known one."""
+    import difflib
+
+    known = names_of("question", "answer", "text", "chosen", "rejected", "messages")
+    hints = []
+    for name in columns[:SHOWN_COLUMNS]:
+        close = difflib.get_close_matches(normal(name), known, n=1, cutoff=ALIKE)
+        if close and normal(name) not in known:
+            hints.append(f"{name}: did you mean '{close[0]}'?")
+    return hints

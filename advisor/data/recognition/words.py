@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Mapping
 from functools import cache
 
+from advisor.data.formats import formats
 from advisor.data.recognition.columns import Column
-from advisor.data.recognition.naming import Candidate, format_of
-from advisor.data.recognition.roles import formats
+from advisor.data.recognition.matching import ColumnReading, format_of
 
 MOST_COLUMNS = 500  # a table with more is a matrix: its columns are named with --map
 SHOWN_WAYS = 4
@@ -61,7 +61,7 @@ def _ends_with(word: str, group: frozenset[str]) -> bool:
     return any(len(part) >= 5 and word.endswith(part) for part in group)
 
 
-def by_words(columns: Mapping[str, Column]) -> tuple[list[Candidate], bool]:
+def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
     """Ways to read columns whose names are no known ones, best first, and whether the names leave
     no other way than the first.
     """
@@ -113,31 +113,32 @@ def _best(texts: Mapping[str, str], roles: tuple[str, ...]) -> list[str]:
     return next(filter(None, found), [])
 
 
-def for_task(wanted: str, chosen: Candidate, columns: Mapping[str, Column]) -> Candidate | None:
-    """Another reading of the columns, where the task needs what the chosen one leaves out.
+def for_task(
+    wanted: str, chosen: ColumnReading, columns: Mapping[str, Column]
+) -> ColumnReading | None:
+    """Another reading of the columns, if the task needs what the chosen one leaves out.
 
     Args:
         wanted: "reply": a column of replies beside a text and its category; "label": a column of
             categories beside a request and its answer.
         chosen: The reading by known names or by words.
     """
-    if wanted == "reply" and chosen.format in ("classification", "text"):
+    if wanted == "reply":
         ways, clear = by_words(columns)
-        if clear and role_of(ways[0].mapping.get("answer", "")) in SAID:
-            return ways[0]
-    if wanted == "label" and {"question", "answer"} <= chosen.mapping.keys():
-        answer = columns.get(chosen.mapping["answer"])
-        labels = [
-            name
-            for name, column in columns.items()
-            if role_of(name) == "label" and column.is_label(named=True) and len(column.values) > 1
-        ]
-        if len(labels) == 1 and answer is not None and not answer.is_label(named=True):
-            why = "a text in {text} and its category in {label}"
-            return _way(why, text=chosen.mapping["question"], label=labels[0])
-    return None
+        return ways[0] if clear and role_of(ways[0].mapping.get("answer", "")) in SAID else None
+    answer = columns.get(chosen.mapping.get("answer", ""))
+    labels = [
+        name
+        for name, column in columns.items()
+        if role_of(name) == "label" and column.is_label(named=True) and len(column.values) > 1
+    ]
+    if len(labels) != 1 or answer is None or answer.is_label(named=True):
+        return None
+    asked = chosen.mapping["question"]
+    return _way("a text in {text} and its category in {label}", text=asked, label=labels[0])
 
 
-def _way(why: str, **mapping: str) -> Candidate:
+def _way(why: str, **mapping: str) -> ColumnReading:
     columns = {role: f"`{column}`" for role, column in mapping.items()}
-    return Candidate(format=format_of(mapping, {}), mapping=mapping, why=why.format(**columns))
+    why = why.format(**columns)
+    return ColumnReading(format=format_of(mapping, {}), mapping=mapping, why=why)

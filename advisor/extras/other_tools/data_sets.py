@@ -13,13 +13,13 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile
 
 if TYPE_CHECKING:
-    from advisor.data.recognition.recognise import Recognition
+    from advisor.data.recognition.recognise import DataSet
 
 
 class Understood(NamedTuple):
     """What a data set that is here holds, in our words."""
 
-    recognition: Recognition | None = None
+    recognition: DataSet | None = None
     mapping: Mapping[str, str] | None = None  # of a plan; None: the names of the columns say it
     why_not: str = ""  # it could not be read: what our reader says
 
@@ -45,7 +45,7 @@ def understood(ref: DataRef) -> Understood:
         return Understood(recognition, None, "" if recognition else error.faults[0].headline)
 
 
-def look_for_columns(file: ToolFile, ref: DataRef, found: Recognition | None) -> None:
+def look_for_columns(file: ToolFile, ref: DataRef, found: DataSet | None) -> None:
     """Say what the tool will not find in the rows."""
     if found is None or not ref.needs or not found.columns or found.container == "text":
         return

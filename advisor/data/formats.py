@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Annotated, Literal
 
 from advisor.ground.annotated import build, shape_of
@@ -13,22 +13,6 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.shape import ListOf, Text
 from advisor.ground.yaml_files import read_shipped
 
-GOOD_WORDS = frozenset(
-    ("true", "yes", "1", "1.0", "good", "up", "thumbs_up", "positive", "desirable", "👍")
-)
-BAD_WORDS = frozenset(
-    ("false", "no", "0", "0.0", "bad", "down", "thumbs_down", "negative", "undesirable", "👎")
-)
-METADATA = (
-    "id", "idx", "index", "uid", "uuid", "guid", "source", "lang", "language", "locale", "split",
-    "subset", "dataset", "license", "url",
-    "uri", "link", "domain", "file", "filename", "path", "origin", "version", "author", "date",
-    "time", "timestamp", "created",
-    "created_at", "updated_at", "meta", "metadata", "score", "model", "row", "unnamed:_0",
-    "column_1", "year",
-    "dump", "repo", "repo_name", "repo_path", "file_path", "size", "extension", "language_score",
-    "token_count",
-)  # fmt: skip
 Names = Annotated[tuple[str, ...], ListOf(of=Text(), least=1)]
 Looks = Literal[
     "brief", "calls", "class", "dialogue", "empty", "few", "from_value", "no_address", "number",
@@ -37,7 +21,7 @@ Looks = Literal[
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class ColumnRule:
     """Which columns may play a role."""
 
     names: Annotated[Names, "what it may be called, the likeliest first; left out, anything"] = ()
@@ -92,20 +76,49 @@ class Format(Called):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Turns:
+    """How the turns of a conversation are written."""
+
+    speaker: Annotated[Names, "keys of a turn for who speaks"]
+    loose: Annotated[Names, "keys that name a speaker if they hold the name of one"]
+    content: Annotated[Names, "keys of a turn for what is said"]
+    speakers: Annotated[Mapping[str, Names], "role of chat templates -> what people call it"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Formats:
     """The whole table."""
 
     roles: Annotated[Mapping[str, tuple[str, ...]], "role -> other spellings of it in --map"]
-    columns: Mapping[str, Wanted]
+    columns: Mapping[str, ColumnRule]
+    metadata: Annotated[Names, "names of columns that are about a row and no part of it"]
+    verdicts: Annotated[Mapping[str, Names], "good and bad -> what a verdict may be"]
+    turns: Turns
+    wrappers: Annotated[Names, "keys of one object around all rows"]
     pairs: Annotated[tuple[tuple[str, ...], ...], "names of a request and its answer"]
     kinds: Annotated[Mapping[str, str], "format -> kind of data"]
     formats: tuple[Format, ...]
+    lacking: Annotated[Mapping[str, Names], "what a task looks for -> formats without it"]
+    other_objects: Annotated[
+        Mapping[str, Names], "`object` of an API -> what it is, and what to do instead"
+    ]
+    in_short: Annotated[str, "what is said of the formats where none of them fits"]
     words: Annotated[Mapping[str, tuple[str, ...]], "what words in other names say of a column"]
 
-    @property
+    @cached_property
     def spellings(self) -> dict[str, str]:
         """How --map may spell a role -> the role."""
         return {word: role for role, words in self.roles.items() for word in (role, *words)}
+
+    @cached_property
+    def speakers(self) -> dict[str, str]:
+        """What people call a speaker -> one of the roles that chat templates know."""
+        return {name: role for role, names in self.turns.speakers.items() for name in names}
+
+    @cached_property
+    def is_good(self) -> dict[str, bool]:
+        """What a verdict may be -> whether it is a good one."""
+        return {word: side == "good" for side, words in self.verdicts.items() for word in words}
 
 
 FORMATS_FILE = replace(shape_of(Formats), help="What rows of training data may look like")
@@ -116,12 +129,13 @@ def formats() -> Formats:
     """The table. Raises InputError with the faults of the file."""
     document = read_shipped(rules_dir() / "data" / "formats.yaml", shape=FORMATS_FILE)
     data = document.data
-    table = build(
-        Formats,
-        {name: part for name, part in data.items() if name not in ("columns", "formats")},
-        columns={name: build(Wanted, one) for name, one in data["columns"].items()},
-        formats=tuple(build(Format, one) for one in data["formats"]),
-    )
+    built = {
+        "columns": {name: build(ColumnRule, one) for name, one in data["columns"].items()},
+        "formats": tuple(build(Format, one) for one in data["formats"]),
+        "turns": build(Turns, data["turns"]),
+    }
+    rest = {name: part for name, part in data.items() if name not in built}
+    table = build(Formats, rest, **built)
     faults = [
         unknown_name(kind, name, list(known), at=document.at(path))
         for path, kind, known, names in _used(table)
@@ -193,11 +207,8 @@ def read_mapping(
         raise InputError(faults=faults)
     # `input` is what a lone question column is often called, and `label` the verdict on a given
     # answer.
-    if (
-        "input" in map(normal, mapping)
-        and "context" in result
-        and not {"question", "messages"} & {*result}
-    ):
+    is_input = "input" in map(normal, mapping) and "context" in result
+    if is_input and not {"question", "messages"} & {*result}:
         result["question"] = result.pop("context")
     if "label" in result and (
         "messages" in result or ("answer" in result and "good" not in result)

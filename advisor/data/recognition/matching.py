@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
+from advisor.data.formats import Called, Format, formats, names_of, normal
 from advisor.data.recognition.columns import Column
-from advisor.data.recognition.roles import METADATA, Called, Format, formats, names_of, normal
 from advisor.ground.errors import InputError
 
 MAX_LABELLED_COLUMNS = 4  # with more, a column of few values is taken for a remark about the text
@@ -40,7 +40,7 @@ LOOKS: Mapping[str, Callable[[Column, str, int], bool]] = {
         column.mean_characters >= 15
         and not column.is_label(named=False)
         and len(column.values) > 1
-        and name not in METADATA
+        and name not in formats().metadata
     ),
     "several": lambda column, name, count: column.several >= 0.95 * column.filled > 0,
     "verdict": lambda column, name, count: _is_verdict(column, name),
@@ -53,7 +53,9 @@ LOOKS: Mapping[str, Callable[[Column, str, int], bool]] = {
 
 def _has_few_values(column: Column, name: str) -> bool:
     named = name in names_of("label")
-    return name not in METADATA and column.is_label(named=named) and not column.holds_dates
+    return (
+        name not in formats().metadata and column.is_label(named=named) and not column.holds_dates
+    )
 
 
 def _is_verdict(column: Column, name: str) -> bool:
@@ -65,16 +67,14 @@ def _is_verdict(column: Column, name: str) -> bool:
 
 def map_flag(mapping: Mapping[str, str]) -> str:
     """The option that states a mapping, ready for a shell: "--map question=Q 'answer=My A'"."""
-    # Letters of other scripts need no quotes, and read better without.
     pairs = [f"{role}={column}" for role, column in mapping.items()]
-    plain = [re.fullmatch(r"[\w@%+=:,./-]+", pair) is not None for pair in pairs]
-    return "--map " + " ".join(
-        pair if bare else shlex.quote(pair) for pair, bare in zip(pairs, plain, strict=True)
-    )
+    # Letters of other scripts need no quotes, and read better without.
+    bare = re.compile(r"[\w@%+=:,./-]+")
+    return " ".join(["--map", *(one if bare.fullmatch(one) else shlex.quote(one) for one in pairs)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class ColumnReading:
     """One way to read a file."""
 
     format: str
@@ -94,13 +94,13 @@ class Candidate:
         return map_flag(self.mapping)
 
 
-def ways_to_read(columns: Mapping[str, Column], by: str = "name") -> list[Candidate]:
+def ways_to_read(columns: Mapping[str, Column], by: str = "name") -> list[ColumnReading]:
     """One entry where the columns are clear, several where they are not.
 
     Args:
         by: "name" for columns with known names, "shape" for any others.
     """
-    ways: list[Candidate] = []
+    ways: list[ColumnReading] = []
     for one in formats().formats:
         if by not in one.by or any(_fitting(columns, source) for source in one.without):
             continue
@@ -112,7 +112,7 @@ def ways_to_read(columns: Mapping[str, Column], by: str = "name") -> list[Candid
     return ways
 
 
-def _readings(one: Format, columns: Mapping[str, Column]) -> Iterator[Candidate]:
+def _readings(one: Format, columns: Mapping[str, Column]) -> Iterator[ColumnReading]:
     sources = {source: role for role, source, needed in one.roles if needed}
     starts: list[tuple[dict[str, str], bool]] = [({}, True)]
     if sources.keys() >= {*PAIR}:
@@ -130,7 +130,7 @@ def _readings(one: Format, columns: Mapping[str, Column]) -> Iterator[Candidate]
             sure = not one.sure or (
                 index == 0 and (len(bindings) == 1 or normal(bound[one.each]) in one.sure)
             )
-            yield Candidate(
+            yield ColumnReading(
                 format=_name(one, bound, columns),
                 mapping={role: bound[role] for role in one.keeps or bound},
                 why=one.why.format(**bound, flag=map_flag(bound)),
@@ -237,8 +237,10 @@ def format_of(mapping: Mapping[str, str], columns: Mapping[str, Column]) -> str:
     return ""
 
 
-def by_mapping(stated: Mapping[str, str], columns: Mapping[str, Column], shown: str) -> Candidate:
-    """The format that the stated roles make. Raises InputError where they make none."""
+def by_mapping(
+    stated: Mapping[str, str], columns: Mapping[str, Column], shown: str
+) -> ColumnReading:
+    """The format that the stated roles make. Raises InputError if they make none."""
     missing = {"chosen", "rejected"} - stated.keys()
     if len(missing) == 1:
         raise InputError(
@@ -257,4 +259,4 @@ def by_mapping(stated: Mapping[str, str], columns: Mapping[str, Column], shown: 
             "--map question=COL answer=COL",
             where=shown,
         )
-    return Candidate(format=name, mapping=dict(stated), why="as stated with --map")
+    return ColumnReading(format=name, mapping=dict(stated), why="as stated with --map")
