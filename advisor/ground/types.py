@@ -56,9 +56,7 @@ class GpuSpec:
     achieved_flops: float | None  # the best dense matmul anyone measured, FLOP/s
     bandwidth_bytes_per_s: float | None
     power_w: float | None
-    price_usd_per_h: (
-        float | None
-    )  # on demand, the lowest that is not a marketplace, else the lowest
+    price_usd_per_h: float | None  # on demand, the lowest outside marketplaces, else the lowest
     price_note: str = ""  # provider and date of that price
     fp8_flops: float | None = None  # dense FLOP/s; None where the GPU has no such units
     fp4_flops: float | None = None
@@ -111,16 +109,12 @@ class Gpu:
 class Hardware:
     """Facts of one machine, probed or stated."""
 
-    # cuda | rocm | mps | cpu (no device found, or `gpu: none`) | unknown (hardware rules nothing
-    # out)
-    kind: str
+    kind: str  # cuda | rocm | mps | cpu (no device, or `gpu: none`) | unknown (nothing ruled out)
     origin: Literal["probed", "stated", "unknown"]
     gpus: tuple[Gpu, ...] = ()
     cpu_model: str | None = None  # of the processor: "AMD EPYC 7B13"
     cpu_cores: int | None = None  # that this process may use (affinity)
-    cpu_bf16: bool | None = (
-        None  # whether the processor multiplies bfloat16 by itself; None where it does not say
-    )
+    cpu_bf16: bool | None = None  # whether the processor multiplies bfloat16 by itself
     ram_total_bytes: int | None = None  # cgroup limit where there is one
     ram_free_bytes: int | None = None
     ram_kept_free_bytes: int = 0  # that advice leaves to the system and to other programs
@@ -129,20 +123,12 @@ class Hardware:
     cuda_version: str | None = None  # the newest CUDA the driver supports
     interconnect: str | None = None
     machines: int = 1  # that hold these GPUs, as many each
-    software: Mapping[str, str | None] = field(
-        default_factory=dict
-    )  # package -> installed version, None if absent
-    notes: tuple[
-        str, ...
-    ] = ()  # facts worth showing: "driver present, no device", "memory not reported"
-    torch_target: str | None = (
-        None  # what the installed PyTorch was built for: "CPU", "CUDA 12.8", "ROCm 6.4"
-    )
-    problem: str | None = (
-        None  # why the installed PyTorch cannot use the probed card, with the line to install
-    )
-    # What was named is no GPU that this tool trains on; `kind` is then unknown.
-    not_supported: NotSupported | None = None
+    # Package -> installed version, None if absent.
+    software: Mapping[str, str | None] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # worth showing: "driver present, no device"
+    torch_target: str | None = None  # of the installed PyTorch: "CPU", "CUDA 12.8", "ROCm 6.4"
+    problem: str | None = None  # why PyTorch cannot use the probed GPU, with the line to install
+    not_supported: NotSupported | None = None  # what was named; `kind` is then unknown
 
     @property
     def host_memory_bytes(self) -> int | None:
@@ -167,12 +153,12 @@ class Hardware:
         if not self.gpus:
             total = self.ram_total_bytes
             return None if total is None else max(0, total - self.ram_kept_free_bytes)
-        sizes = [_planned_bytes(gpu) for gpu in self.gpus]
-        return (
-            None
-            if any(size is None for size in sizes)
-            else min(size for size in sizes if size is not None)
-        )
+        sizes = [
+            max(0, gpu.memory_total_bytes - gpu.kept_free_bytes)
+            for gpu in self.gpus
+            if gpu.memory_total_bytes is not None
+        ]
+        return min(sizes) if len(sizes) == len(self.gpus) else None
 
 
 def as_free_now(hardware: Hardware) -> Hardware:
@@ -190,12 +176,6 @@ def as_free_now(hardware: Hardware) -> Hardware:
     return replace(
         hardware, gpus=gpus, ram_total_bytes=hardware.ram_free_bytes, ram_kept_free_bytes=0
     )
-
-
-def _planned_bytes(gpu: Gpu) -> int | None:
-    if gpu.memory_total_bytes is None:
-        return None
-    return max(0, gpu.memory_total_bytes - gpu.kept_free_bytes)
 
 
 # --------------------------------------------------------------------------- what the person says
@@ -272,9 +252,7 @@ class TokenStats:
     counted_by: str  # "tokenizer of <model>" or "characters / 4 (approximation)"
     sampled_rows: int | None = None  # None: every row was counted
     histogram: tuple[tuple[int, int], ...] = ()  # (longest of the bin, rows in it)
-    request_mean: float | None = (
-        None  # of what stands before the answer; None where rows have no parts
-    )
+    request_mean: float | None = None  # of what comes before the answer; None: rows have no parts
 
     def kept_whole(self) -> KeptWhole:
         """The length of the longest row if that is no outlier, else of 99 % of the rows, of fewer
@@ -294,8 +272,7 @@ class DataProfile:
 
     path: str
     kind: str  # paired | raw_text | preference | unpaired_feedback | prompts_with_verifier
-    # messages sharegpt alpaca prompt_completion question_answer classification text preference ...
-    format: str
+    format: str  # messages | sharegpt | alpaca | ... (rules/data/formats.yaml)
     mapping: Mapping[str, str]  # role -> column, as understood
     rows: int
     tokens: TokenStats | None
@@ -306,12 +283,9 @@ class DataProfile:
     # certain | likely | guessed | stated (by a mapping): how sure the format is
     confidence: str = ""
     why: str = ""  # what the format was recognised by
-    other_ways: tuple[
-        str, ...
-    ] = ()  # options that would read it otherwise: '--map question=a answer=b'
-    measures: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # JSON types: turns, scripts, classes, lengths of requests and answers, ...
+    other_ways: tuple[str, ...] = ()  # that it could be read: '--map question=a answer=b'
+    # JSON types: turns, scripts, classes, lengths of requests and answers, ...
+    measures: Mapping[str, Any] = field(default_factory=dict)
 
 
 # --------------------------------------------------------------------------- the model
@@ -344,9 +318,7 @@ class ModelShape:
     mixers: str = ""
     mlps: str = ""
     sizes: tuple[tuple[str, int], ...] = ()
-    instruct: bool | None = (
-        None  # its name says that it follows instructions (True) or is a base model (False)
-    )
+    instruct: bool | None = None  # by its name: it follows instructions, or is a base model
     stored: str | None = None  # how a quantised checkpoint is stored: "mxfp4", "gptq"
     gated: bool | None = None  # the hub asks for access approval
     license: str | None = None
