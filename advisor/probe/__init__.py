@@ -7,7 +7,10 @@ from pathlib import Path
 
 from advisor.ground.types import Hardware
 from advisor.probe.catalogue import GpuMatch, cheapest_cards, find_gpu, load_catalogue, match_probed
+from advisor.probe.nvidia import probe_nvidia
+from advisor.probe.software import cuda_problem, torch_build
 from advisor.probe.stated import cpu_hardware, stated_hardware
+from advisor.probe.system import probe_amd, probe_apple, probe_system
 
 __all__ = [
     "GpuMatch",
@@ -27,25 +30,16 @@ def probe(folder: Path | None = None) -> Hardware:
 
     NVIDIA comes before Apple before AMD; without any of them training runs on the CPU.
     """
-    from advisor.probe.nvidia import probe_nvidia
-    from advisor.probe.software import cuda_problem, torch_build
-    from advisor.probe.system import probe_amd, probe_apple, probe_system
-
     system = probe_system(folder or Path.cwd())
-    nvidia = probe_nvidia(
-        ram_total_bytes=system.ram_total_bytes, ram_free_bytes=system.ram_free_bytes
-    )
-    apple, apple_notes = probe_apple(system.ram_total_bytes)
-    amd, amd_notes = probe_amd()
-    found = (("cuda", nvidia.gpus), ("mps", (apple,) if apple else ()), ("rocm", amd), ("cpu", ()))
-    kind, gpus = next((kind, gpus) for kind, gpus in found if gpus or kind == "cpu")
+    nvidia, apple, amd = probe_nvidia(system), probe_apple(system), probe_amd()
+    used = next((one for one in (nvidia, apple, amd) if one.gpus), system)
     hardware = replace(
         system,
-        kind=kind,
-        gpus=gpus,
+        kind=used.kind,
+        gpus=used.gpus,
         driver_version=nvidia.driver_version,
         cuda_version=nvidia.cuda_version,
         interconnect=nvidia.interconnect,
-        notes=(*nvidia.notes, *apple_notes, *amd_notes, *system.notes),
+        notes=(*nvidia.notes, *apple.notes, *amd.notes, *system.notes),
     )
     return replace(hardware, problem=cuda_problem(hardware, torch_build()))

@@ -12,68 +12,60 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.types import Gpu, GpuProcess
-from advisor.probe.kept_free import has_battery, keep_free, keep_ram_free, kept_free_note
-from advisor.probe.system import read_or_empty
+from advisor.ground.types import Gpu, GpuProcess, GpuSpec, Hardware
+from advisor.probe.catalogue import interconnect_of, match_probed
+from advisor.probe.system import (
+    ROOT,
+    has_battery,
+    keep_free,
+    keep_ram_free,
+    kept_free_note,
+    read_or_empty,
+)
 from advisor.probe.visible import Board, usable
 
 LIBRARY = "libnvidia-ml.so.1"
 NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NvidiaFacts:
-    """What NVML says of this machine."""
-
-    gpus: tuple[Gpu, ...] = ()  # that this process may use
-    driver_version: str | None = None
-    cuda_version: str | None = None
-    interconnect: str | None = None
-    notes: tuple[str, ...] = ()
-
-
 def probe_nvidia(
-    environ: Mapping[str, str] | None = None,
-    *,
-    ram_total_bytes: int | None = None,
-    ram_free_bytes: int | None = None,
-    root: Path = Path("/"),
-) -> NvidiaFacts:
+    system: Hardware, environ: Mapping[str, str] | None = None, *, root: Path = ROOT
+) -> Hardware:
     """The NVIDIA devices this process may use. Never raises: what went wrong is a note.
 
-    Cards that share memory with the CPU (Jetson, GB10) report none of their own: the system's
-    memory, as given, counts.
+    GPUs that share memory with the CPU (Jetson, GB10) report none of their own: the system's memory
+    counts.
     """
-    environ = os.environ if environ is None else environ
+    nothing = Hardware(kind="cuda", origin="probed")
     if sys.platform == "darwin":
-        return NvidiaFacts()
+        return nothing
     problem = _library_problem(root)
     if problem is not None:
-        return NvidiaFacts(notes=problem)
+        return replace(nothing, notes=(problem,) if problem else ())
     try:
         import pynvml
     except ImportError as error:
         note = "an NVIDIA driver is there, but the Python package nvidia-ml-py cannot be imported"
-        return NvidiaFacts(notes=(f"{note} ({error})",))
+        return replace(nothing, notes=(f"{note} ({error})",))
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return NvidiaFacts(notes=(_why_not(pynvml, error, root),))
-    talk = _Nvml(pynvml, ram_total_bytes, ram_free_bytes, root)
+        return replace(nothing, notes=(_why_not(pynvml, error, root),))
+    nvml = _Nvml(pynvml, system, root)
     try:
-        return talk.facts(environ)
+        return nvml.facts(os.environ if environ is None else environ)
     finally:
-        talk.ask(pynvml.nvmlShutdown)
+        nvml.ask(pynvml.nvmlShutdown)
 
 
-def _library_problem(root: Path) -> tuple[str, ...] | None:
-    """None where the driver's library loads; else what is known, () where nothing points to an
-    NVIDIA card.
+def _library_problem(root: Path) -> str | None:
+    """None if the driver's library loads; else what is known, "" if nothing points to an NVIDIA
+    GPU.
     """
     if sys.platform == "win32":
         return None  # pynvml knows where Windows keeps it
@@ -84,27 +76,26 @@ def _library_problem(root: Path) -> tuple[str, ...] | None:
         return None
     except OSError as error:
         if "No such file" not in str(error):
-            return (f"the NVIDIA driver library is broken: {error}",)
-    slots = _plugged_in(root)
+            return f"the NVIDIA driver library is broken: {error}"
     model = read_or_empty(root / "proc/device-tree/model").strip("\0 ")
-    found = ""
     if (root / "proc/driver/nvidia/version").exists():
-        found = (
+        return (
             f"the NVIDIA kernel driver is loaded, but its library {LIBRARY} is not installed here"
             " (in a container: start it with the GPUs passed through)"
         )
-    elif (root / "usr/lib/wsl/lib" / LIBRARY).exists():
-        found = (
+    if (root / "usr/lib/wsl/lib" / LIBRARY).exists():
+        return (
             "the driver library lies in /usr/lib/wsl/lib and is not found: add that folder to"
             " LD_LIBRARY_PATH to use the card"
         )
-    elif "NVIDIA" in model:  # a Jetson whose system brings no NVML
-        found = (
+    if "NVIDIA" in model:  # a Jetson whose system brings no NVML
+        return (
             f"{model}: its GPU cannot be asked without {LIBRARY}; name it yourself to plan for it"
         )
-    elif slots:
-        found = f"an NVIDIA card is plugged in ({slots}), but no NVIDIA driver is installed"
-    return (found,) if found else ()
+    slots = _plugged_in(root)
+    return f"an NVIDIA card is plugged in ({slots}), but no NVIDIA driver is installed" * bool(
+        slots
+    )
 
 
 def _plugged_in(root: Path) -> str:
@@ -146,12 +137,8 @@ def process_name(pid: int, root: Path) -> str:
 class _Nvml:
     """One conversation with an initialised NVML."""
 
-    def __init__(
-        self, pynvml: Any, ram_total_bytes: int | None, ram_free_bytes: int | None, root: Path
-    ) -> None:
-        self.nvml, self.root = pynvml, root
-        self.is_laptop = has_battery(root)
-        self.ram = ram_total_bytes, ram_free_bytes
+    def __init__(self, pynvml: Any, system: Hardware, root: Path) -> None:
+        self.nvml, self.system, self.root = pynvml, system, root
         mismatch = getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError)
         self.errors = (pynvml.NVMLError, mismatch, UnicodeDecodeError)
         self.notes: list[str] = []
@@ -163,7 +150,7 @@ class _Nvml:
         except self.errors:
             return None
 
-    def facts(self, environ: Mapping[str, str]) -> NvidiaFacts:
+    def facts(self, environ: Mapping[str, str]) -> Hardware:
         nvml = self.nvml
         driver = self.ask(nvml.nvmlSystemGetDriverVersion)
         cuda = self.ask(nvml.nvmlSystemGetCudaDriverVersion)  # 12040 is 12.4
@@ -179,7 +166,9 @@ class _Nvml:
         self.notes.extend(dict.fromkeys(kept_free_note(gpu) for gpu in gpus if gpu.kept_free_bytes))
         whole = {gpu.index for gpu in gpus if gpu.mig_profile is None}
         used = [handle for index, handle in handles.items() if index in whole]
-        return NvidiaFacts(
+        return Hardware(
+            kind="cuda",
+            origin="probed",
             gpus=gpus,
             driver_version=driver,
             cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
@@ -211,16 +200,14 @@ class _Nvml:
         )
 
     def gpu(self, index: int, handle: Any) -> Gpu:
-        from advisor.probe.catalogue import match_probed
-
         name = self.ask(self.nvml.nvmlDeviceGetName, handle) or "NVIDIA GPU (no name reported)"
-        total, free = self.memory(handle, f"GPU {index} ({name})")
+        total, free, shares_ram = self.memory(handle, f"GPU {index} ({name})")
         capability = self.ask(self.nvml.nvmlDeviceGetCudaComputeCapability, handle)
         found = Gpu(
             name=name,
             memory_total_bytes=total,
             memory_free_bytes=free,
-            shares_ram=self.shares_ram(handle),
+            shares_ram=shares_ram,
             compute_capability=capability,
             bf16=None if capability is None else capability >= (8, 0),
             uuid=self.ask(self.nvml.nvmlDeviceGetUUID, handle),
@@ -228,21 +215,19 @@ class _Nvml:
             spec=match_probed(name, total),
             **self.others(handle),
         )
-        if found.shares_ram:
+        if shares_ram:
             return keep_ram_free(found)
-        return keep_free(found, has_display=self.has_display(handle), has_battery=self.is_laptop)
-
-    def has_display(self, handle: Any) -> bool:
-        """Whether a display is connected to the GPU, or the GPU holds memory for one."""
+        # A display is connected, or the GPU holds memory for one.
         asked = (self.nvml.nvmlDeviceGetDisplayActive, self.nvml.nvmlDeviceGetDisplayMode)
-        return self.nvml.NVML_FEATURE_ENABLED in [self.ask(one, handle) for one in asked]
+        has_display = self.nvml.NVML_FEATURE_ENABLED in [self.ask(one, handle) for one in asked]
+        return keep_free(found, has_display=has_display, has_battery=has_battery(self.root))
 
     def slice(self, parent: Gpu, handle: Any) -> Gpu:
         """One MIG device: its own memory and profile, the chip of its parent, and no catalogue
         entry.
         """
         name = self.ask(self.nvml.nvmlDeviceGetName, handle) or parent.name
-        total, free = self.memory(handle, name)
+        total, free, _ = self.memory(handle, name)
         attributes = self.ask(self.nvml.nvmlDeviceGetAttributes, handle)
         if total is None and attributes is not None:
             total = attributes.memorySizeMB * 2**20
@@ -264,7 +249,8 @@ class _Nvml:
             **self.others(handle),
         )
 
-    def memory(self, handle: Any, whose: str) -> tuple[int | None, int | None]:
+    def memory(self, handle: Any, whose: str) -> tuple[int | None, int | None, bool]:
+        """Total and free memory, and whether it is the system's."""
         try:
             memory = self.nvml.nvmlDeviceGetMemoryInfo(handle)
         except self.errors as error:
@@ -273,21 +259,13 @@ class _Nvml:
                     f"{whose}: the driver reports no memory, as on boards where CPU and GPU share"
                     " it; the system's memory counts"
                 )
-                return self.ram
+                return self.system.ram_total_bytes, self.system.ram_free_bytes, True
             self.notes.append(f"{whose}: its memory is not known ({error})")
-            return None, None
+            return None, None, False
         if not memory.total:
             self.notes.append(f"{whose}: its memory is not known (the driver says 0)")
-            return None, None
-        return int(memory.total), int(memory.free)
-
-    def shares_ram(self, handle: Any) -> bool:
-        """Whether the driver reports no memory of the GPU's own."""
-        try:
-            self.nvml.nvmlDeviceGetMemoryInfo(handle)
-        except self.errors as error:
-            return bool(getattr(error, "value", None) == self.nvml.NVML_ERROR_NOT_SUPPORTED)
-        return False
+            return None, None, False
+        return int(memory.total), int(memory.free), False
 
     def others(self, handle: Any) -> dict[str, Any]:
         """The other programs on the GPU as a Gpu has them, those with most memory first; their
@@ -324,8 +302,7 @@ class _Nvml:
             return None
         links = [self.active_links(handle) for handle in handles] if len(handles) > 1 else []
         if links and min(links) > 0:
-            spec = gpus[0].spec
-            return _nvlink_text(min(links), None if spec is None else spec.id)
+            return _nvlink_text(min(links), gpus[0].spec)
         joined = sum(count > 0 for count in links)
         partly = f"; NVLink on {joined} of {len(links)} cards" if joined else ""
         # The slowest slot counts. The current generation falls when a card idles, its width does
@@ -348,9 +325,7 @@ class _Nvml:
         return sum(state == 1 for state in takewhile(lambda state: state is not None, states))
 
 
-def _nvlink_text(links: int, gpu_id: str | None) -> str:
-    from advisor.probe.catalogue import interconnect_of, load_catalogue
-
-    known = interconnect_of(load_catalogue()[gpu_id]) if gpu_id is not None else None
+def _nvlink_text(links: int, spec: GpuSpec | None) -> str:
+    known = interconnect_of(spec) if spec is not None else None
     name = known if known and known.startswith("NVLink") else "NVLink"
     return f"{name} ({links} active link{'s' if links > 1 else ''} per card)"

@@ -13,9 +13,15 @@ from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
 from advisor.probe.catalogue import GpuMatch, find_gpu, gpu_entry, gpus_of, interconnect_of
 from advisor.probe.gpu_files import not_supported
-from advisor.probe.kept_free import keep_for_macos, keep_free, keep_ram_free, kept_free_note
 from advisor.probe.names import count_and_name
 from advisor.probe.software import older_torch_note
+from advisor.probe.system import (
+    keep_for_macos,
+    keep_free,
+    keep_ram_free,
+    kept_free_note,
+    probe_system,
+)
 
 UNKNOWN, NONE = "unknown", "none"
 FLAGS = ("--gpu", "--gpus", "--gpu-memory")
@@ -255,8 +261,6 @@ def cpu_hardware(machine: Hardware | None = None) -> Hardware:
     """The machine without its GPUs, which is what `gpu: none` means; probed where it is not
     given.
     """
-    from advisor.probe.system import probe_system
-
     if machine is None:
         return replace(probe_system(Path.cwd()), origin="stated")
     return replace(

@@ -1,5 +1,5 @@
-"""The machine without its NVIDIA cards: cores, memory and disk this process may use, and what is
-known of Apple and AMD.
+"""The machine without its NVIDIA GPUs: cores, memory and disk this process may use, Apple and AMD
+devices, and the memory that advice leaves free.
 
 A container or batch job often gets less than the machine has, so affinity and cgroup limits (v1 and
 v2) count, not the totals. Every function takes the folder that stands for `/`, which is how
@@ -9,14 +9,20 @@ recorded machines are tested.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from advisor.ground.files import free_bytes, nearest_place
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB, KIB, format_gib
+from advisor.probe.catalogue import gpu_entry, load_catalogue, match_probed
+from advisor.probe.gpu_files import cuda_facts
+from advisor.probe.software import installed_versions, torch_build
+from advisor.probe.visible import usable_amd
 
 ROOT = Path("/")
 BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # as Linux names them; the last on Arm
@@ -29,9 +35,6 @@ def probe_system(folder: Path, root: Path = ROOT) -> Hardware:
     """The machine as one without cards: cores, memory, free disk below `folder`, within the limits
     that hold for this process, and the packages it has for training.
     """
-    from advisor.probe.kept_free import kept_of_ram
-    from advisor.probe.software import installed_versions, torch_build
-
     cores, core_note = usable_cores(root)
     total, free, memory_note = usable_memory(root)
     notes = [note for note in (core_note, memory_note) if note]
@@ -149,15 +152,6 @@ def windows_memory() -> tuple[int | None, int | None]:
     windll = getattr(ctypes, "windll", None)
     if windll is None:
         return None, None
-    sizes = (
-        "total",
-        "free",
-        "total_page",
-        "free_page",
-        "total_virtual",
-        "free_virtual",
-        "extended",
-    )
 
     class MemoryStatus(ctypes.Structure):
         """MEMORYSTATUSEX of sysinfoapi.h; sizes are bytes."""
@@ -165,7 +159,9 @@ def windows_memory() -> tuple[int | None, int | None]:
         _fields_: ClassVar = [
             ("length", ctypes.c_uint32),
             ("load_percent", ctypes.c_uint32),
-            *((name, ctypes.c_uint64) for name in sizes),
+            ("total", ctypes.c_uint64),
+            ("free", ctypes.c_uint64),
+            ("others", ctypes.c_uint64 * 5),
         ]
 
     status = MemoryStatus(length=ctypes.sizeof(MemoryStatus))
@@ -243,23 +239,17 @@ def _number(path: Path) -> int | None:
 # --------------------------------------------------------------------------- Apple and AMD
 
 
-def probe_apple(ram_total_bytes: int | None) -> tuple[Gpu | None, tuple[str, ...]]:
-    """The chip of an Apple computer as a device that shares the memory; None elsewhere."""
+def probe_apple(system: Hardware) -> Hardware:
+    """The chip of an Apple computer as a device that shares its memory; no GPU elsewhere."""
+    nothing = Hardware(kind="mps", origin="probed")
     if sys.platform != "darwin" or os.uname().machine != "arm64":
-        return None, ()
+        return nothing
     import subprocess
 
-    from advisor.probe.catalogue import match_probed
-    from advisor.probe.kept_free import keep_for_macos
-
+    command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
     try:
-        name = subprocess.run(
-            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        ).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        name = done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         name = ""
     name = name or "Apple chip"
@@ -267,36 +257,29 @@ def probe_apple(ram_total_bytes: int | None) -> tuple[Gpu | None, tuple[str, ...
         f"{name}: CPU and GPU share the memory and macOS lets the GPU have a part of it; the probe"
         " cannot see how much is free"
     )
-    gpu = Gpu(name=name, memory_total_bytes=ram_total_bytes, spec=match_probed(name, None))
-    return keep_for_macos(gpu), (note,)
+    spec = match_probed(name, None)
+    gpu = Gpu(name=name, memory_total_bytes=system.ram_total_bytes, spec=spec)
+    return replace(nothing, gpus=(keep_for_macos(gpu),), notes=(note,))
 
 
-def probe_amd(
-    root: Path = ROOT, environ: Mapping[str, str] | None = None
-) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+def probe_amd(root: Path = ROOT, environ: Mapping[str, str] | None = None) -> Hardware:
     """AMD devices the kernel's compute driver (kfd) lists and this process may use, and what cannot
     be seen of them.
     """
-    from advisor.probe.kept_free import has_battery, keep_free, kept_free_note
-    from advisor.probe.visible import usable_amd
-
+    nothing = Hardware(kind="rocm", origin="probed")
     gpus: list[Gpu] = []
     notes: list[str] = []
-    for node in sorted(
-        (root / "sys/class/kfd/kfd/topology/nodes").glob("*"),
-        key=lambda path: (len(path.name), path.name),
-    ):
+    nodes = (root / "sys/class/kfd/kfd/topology/nodes").glob("*")
+    for node in sorted(nodes, key=lambda path: (len(path.name), path.name)):
         facts = _pairs(node / "properties")
         if facts.get("vendor_id") != AMD_VENDOR or facts.get("simd_count", "0") == "0":
             continue  # a processor, or not AMD
         device = root / "sys/class/drm" / f"renderD{facts.get('drm_render_minor', '')}" / "device"
-        total, used = (_number(device / f"mem_info_vram_{name}") for name in ("total", "used"))
-        gfx = _gfx(facts.get("gfx_target_version", ""))
-        name = read_or_empty(device / "product_name") or f"AMD {gfx or 'GPU'}"
-        gpu = _amd_gpu(name, gfx, total, used, len(gpus), facts.get("unique_id"))
+        gpu = _amd_gpu(facts, device, len(gpus))
         if _is_integrated(gpu):
-            notes.append(f"{name}: graphics inside the processor, not counted as a GPU")
-        gpus.append(keep_free(gpu, has_display=_has_display(device), has_battery=has_battery(root)))
+            notes.append(f"{gpu.name}: graphics inside the processor, not counted as a GPU")
+        has_display = "connected" in map(read_or_empty, device.glob("drm/card*/card*-*/status"))
+        gpus.append(keep_free(gpu, has_display=has_display, has_battery=has_battery(root)))
     # ROCm numbers graphics inside a processor, too.
     usable, hidden = usable_amd(gpus, os.environ if environ is None else environ)
     usable = tuple(gpu for gpu in usable if not _is_integrated(gpu))
@@ -306,14 +289,42 @@ def probe_amd(
             " version are not read"
         )
         notes += dict.fromkeys(kept_free_note(gpu) for gpu in usable if gpu.kept_free_bytes)
-        return usable, (*notes, *hidden)
+        return replace(nothing, gpus=usable, notes=(*notes, *hidden))
     vendors = map(read_or_empty, (root / "sys/class/drm").glob("card*/device/vendor"))
     if not notes and "0x1002" in vendors:
         notes.append(
             "an AMD card is plugged in, but its compute driver (amdgpu with kfd, part of ROCm) is"
             " not loaded"
         )
-    return (), tuple(notes)
+    return replace(nothing, notes=tuple(notes))
+
+
+def _amd_gpu(facts: Mapping[str, str], device: Path, index: int) -> Gpu:
+    """The GPU of a node of kfd, by its properties and the folder of its device."""
+    total, used = (_number(device / f"mem_info_vram_{name}") for name in ("total", "used"))
+    gfx = _gfx(facts.get("gfx_target_version", ""))
+    name = read_or_empty(device / "product_name") or f"AMD {gfx or 'GPU'}"
+    spec = match_probed(name, total) or match_probed(f"AMD {name}", total)
+    if spec is None and gfx and total:  # the kernel seldom knows the product's name
+        alike = [
+            card
+            for card in load_catalogue().values()
+            if gpu_entry(card.id).get("gfx_target") == gfx
+            and card.memory_bytes is not None
+            and abs(card.memory_bytes - total) < 0.05 * card.memory_bytes
+        ]
+        spec = alike[0] if len(alike) == 1 else None
+    unique = facts.get("unique_id", "")
+    return Gpu(
+        name=spec.name if spec else name,
+        memory_total_bytes=total,
+        memory_free_bytes=None if total is None or used is None else max(0, total - used),
+        bf16=spec.bf16 if spec else None,
+        # ROCm's name of the device: "GPU-" and the kernel's unique_id in 16 hexadecimal digits.
+        uuid=f"GPU-{int(unique):016x}" if unique.isdigit() and int(unique) else None,
+        index=index,
+        spec=spec,
+    )
 
 
 def _gfx(version: str) -> str | None:
@@ -330,34 +341,66 @@ def _is_integrated(gpu: Gpu) -> bool:
     return gpu.memory_total_bytes is not None and gpu.memory_total_bytes < INTEGRATED_BELOW
 
 
-def _has_display(device: Path) -> bool:
-    """Whether a display is connected to an AMD device."""
-    return "connected" in map(read_or_empty, device.glob("drm/card*/card*-*/status"))
+# --------------------------------------------------------------------------- memory left free
 
 
-def _amd_gpu(
-    name: str, gfx: str | None, total: int | None, used: int | None, index: int, unique: str | None
-) -> Gpu:
-    from advisor.probe.catalogue import gpu_entry, load_catalogue, match_probed
+def keep_free(gpu: Gpu, *, has_display: bool = False, has_battery: bool = False) -> Gpu:
+    """The GPU with the memory that advice leaves free, and why.
 
-    spec = match_probed(name, total) or match_probed(f"AMD {name}", total)
-    if spec is None and gfx and total:  # the kernel seldom knows the product's name
-        alike = [
-            card
-            for card in load_catalogue().values()
-            if gpu_entry(card.id).get("gfx_target") == gfx
-            and card.memory_bytes is not None
-            and abs(card.memory_bytes - total) < 0.05 * card.memory_bytes
-        ]
-        spec = alike[0] if len(alike) == 1 else None
-    free = None if total is None or used is None else max(0, total - used)
-    return Gpu(
-        name=spec.name if spec else name,
-        memory_total_bytes=total,
-        memory_free_bytes=free,
-        bf16=spec.bf16 if spec else None,
-        # ROCm's name of the device: "GPU-" and the kernel's unique_id in 16 hexadecimal digits.
-        uuid=f"GPU-{int(unique):016x}" if unique and unique.isdigit() and int(unique) else None,
-        index=index,
-        spec=spec,
+    Args:
+        gpu: The GPU, by its own name.
+        has_display: It drives a display now.
+        has_battery: The machine has a battery: a laptop.
+    """
+    rule = cuda_facts()["kept_free"]
+    words = "|".join(re.escape(word) for word in rule["laptop_words"])
+    if has_display:
+        reason = "it drives a display"
+    elif has_battery or re.search(rf"\b({words})\b", gpu.name, re.IGNORECASE):
+        reason = "it is a laptop's, which may drive the display"
+    else:
+        return gpu
+    return replace(gpu, kept_free_bytes=int(rule["gib"] * GIB), kept_free_because=reason)
+
+
+def kept_of_ram(total_bytes: int | None) -> int:
+    """What advice leaves of the machine's own memory to the system and to other programs."""
+    rule = cuda_facts()["kept_free"]
+    least = rule["ram_gib"] * GIB
+    return 0 if total_bytes is None else int(max(least, rule["ram_share"] * total_bytes))
+
+
+def keep_ram_free(gpu: Gpu) -> Gpu:
+    """A GPU that shares the machine's memory, with what advice leaves free of it, and why."""
+    return replace(
+        gpu,
+        kept_free_bytes=kept_of_ram(gpu.memory_total_bytes),
+        kept_free_because="the system and other programs run in the same memory",
     )
+
+
+def keep_for_macos(gpu: Gpu) -> Gpu:
+    """An Apple GPU with the part of the computer's memory that macOS does not give it."""
+    rule, total = cuda_facts()["kept_free"], gpu.memory_total_bytes
+    if total is None:
+        return gpu
+    small = total <= rule["macos_small_gib"] * GIB
+    share = rule["macos_small_share" if small else "macos_share"]
+    return replace(
+        gpu,
+        kept_free_bytes=int(share * total),
+        kept_free_because="macOS lets the GPU have only a part of the memory",
+    )
+
+
+def kept_free_note(gpu: Gpu) -> str:
+    """'RTX 4090: advice leaves 1.00 GiB of its memory free, because it drives a display'."""
+    return (
+        f"{gpu.name}: advice leaves {format_gib(gpu.kept_free_bytes)} of its memory free, because"
+        f" {gpu.kept_free_because}"
+    )
+
+
+def has_battery(root: Path = Path("/")) -> bool:
+    """Whether the machine runs on a battery of its own (Linux names it BAT0, BAT1, ...)."""
+    return any((root / "sys/class/power_supply").glob("BAT*"))

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from advisor.ground.types import Hardware
 from advisor.probe.nvidia import probe_nvidia, process_name
 from tests.probe.conftest import recorded
 
+NO_GPU = Hardware(kind="cpu", origin="probed")
 Probed = Callable[..., dict[str, Any]]
 
 
@@ -292,7 +294,7 @@ def test_no_driver_and_no_card_needs_no_words(
 ) -> None:
     """A machine that has nothing of NVIDIA gets no note about NVIDIA."""
     no_driver(monkeypatch)
-    assert probe_nvidia({}, root=tmp_path).notes == ()
+    assert probe_nvidia(NO_GPU, {}, root=tmp_path).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -320,5 +322,5 @@ def test_traces_of_a_card_without_its_library_are_named(
     file.write_text(content)
     if path.endswith("vendor"):
         (file.parent / "class").write_text("0x030000\n")
-    (note,) = probe_nvidia({}, root=tmp_path).notes
+    (note,) = probe_nvidia(NO_GPU, {}, root=tmp_path).notes
     assert says in note

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from advisor.ground.types import Hardware
 from advisor.ground.units import GIB
 from advisor.probe import system
 
@@ -170,7 +171,8 @@ def test_an_amd_card_is_recognised_by_target_and_memory(tmp_path: Path) -> None:
     """gfx942 with 206141652992 bytes is an MI300X; free memory is what the kernel says, the rest is
     named as unseen.
     """
-    (gpu,), notes = system.probe_amd(amd_tree(tmp_path, gfx=90402, vram=206141652992))
+    found = system.probe_amd(amd_tree(tmp_path, gfx=90402, vram=206141652992))
+    (gpu,), notes = found.gpus, found.notes
     assert gpu.spec is not None
     assert gpu.spec.id == "amd-mi300x"
     assert gpu.memory_free_bytes == 206141652992 - GIB
@@ -197,7 +199,8 @@ def test_amd_devices_are_those_that_rocm_shows(
     """
     for number, vram in enumerate((GIB // 2, 64 * GIB, 64 * GIB, 64 * GIB)):
         amd_tree(tmp_path, gfx=90010, vram=vram, number=number)
-    gpus, notes = system.probe_amd(tmp_path, environ)
+    found = system.probe_amd(tmp_path, environ)
+    gpus, notes = found.gpus, found.notes
     assert [gpu.index for gpu in gpus] == indices
     assert any("hidden by" in note for note in notes) == bool(environ)
     if "ROCR_VISIBLE_DEVICES" in environ:
@@ -208,31 +211,31 @@ def test_two_amd_cards_alike_are_not_guessed(tmp_path: Path) -> None:
     """gfx90a with 64 GiB may be an MI210 or half an MI250X: without a product name neither is
     claimed.
     """
-    (gpu,), _ = system.probe_amd(amd_tree(tmp_path, gfx=90010, vram=64 * GIB))
+    (gpu,) = system.probe_amd(amd_tree(tmp_path, gfx=90010, vram=64 * GIB)).gpus
     assert (gpu.spec, gpu.name) == (None, "AMD gfx90a")
 
 
 def test_an_amd_product_name_decides(tmp_path: Path) -> None:
     """Where the kernel knows the product's name, it is taken."""
-    (gpu,), _ = system.probe_amd(
+    (gpu,) = system.probe_amd(
         amd_tree(tmp_path, gfx=90010, vram=64 * GIB, product="AMD Instinct MI210")
-    )
+    ).gpus
     assert gpu.spec is not None
     assert gpu.spec.id == "amd-mi210"
 
 
 def test_graphics_inside_a_processor_are_no_gpu(tmp_path: Path) -> None:
     """Half a GiB of video memory is said and not counted."""
-    gpus, notes = system.probe_amd(amd_tree(tmp_path, gfx=110003, vram=GIB // 2))
+    found = system.probe_amd(amd_tree(tmp_path, gfx=110003, vram=GIB // 2))
+    gpus, notes = found.gpus, found.notes
     assert gpus == ()
     assert any("inside the processor" in note for note in notes)
 
 
 def test_an_amd_card_without_its_compute_driver_is_named(tmp_path: Path) -> None:
     """A card the display driver sees while kfd is absent is named as not usable."""
-    gpus, notes = system.probe_amd(
-        tree(tmp_path, {"sys/class/drm/card0/device/vendor": "0x1002\n"})
-    )
+    found = system.probe_amd(tree(tmp_path, {"sys/class/drm/card0/device/vendor": "0x1002\n"}))
+    gpus, notes = found.gpus, found.notes
     assert gpus == ()
     assert any("compute driver" in note for note in notes)
 
@@ -252,8 +255,8 @@ def test_an_apple_chip_shares_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
             [], 0, stdout="Apple M4 Max\n", stderr=""
         ),
     )
-    gpu, notes = system.probe_apple(48 * GIB)
-    assert gpu is not None
+    found = system.probe_apple(Hardware(kind="cpu", origin="probed", ram_total_bytes=48 * GIB))
+    (gpu,), notes = found.gpus, found.notes
     assert gpu.spec is not None
     assert (gpu.spec.id, gpu.memory_total_bytes) == ("apple-m4-max", 48 * GIB)
     assert any("share the memory" in note for note in notes)
