@@ -7,7 +7,6 @@ change the answer (flips.py) and, if nothing fits, what stands in the way (nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from advisor.advice.candidates import alternatives, candidate_for, recommended_candidate
@@ -16,9 +15,8 @@ from advisor.advice.decide import LAST, Decision
 from advisor.advice.facts import contradictions, situation_facts, unknown_facts
 from advisor.advice.flips import find_flips
 from advisor.advice.nothing_fits import nothing_fits
-from advisor.advice.search.settings import StageCase
 from advisor.advice.search.strategies import about_sharing
-from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Reason
+from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason
 from advisor.advice.why import certainty_of
 from advisor.ground.errors import InputError
 from advisor.ground.units import format_gib
@@ -47,8 +45,9 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
     others = alternatives(case, decision, guide.composition if guide else None)
     recommendation = recommended_candidate(case, decision)
     stuck = nothing_fits(case, decision) if decision.nothing_fits else None
-    if stuck is not None:
-        recommendation = with_limits(recommendation, stuck)
+    if stuck is not None:  # with the numbers that rule out even the nearest scheme
+        because = (*recommendation.because, *stuck.nearest.because)
+        recommendation = replace(recommendation, estimate=stuck.nearest.estimate, because=because)
     flips = find_flips(case, decision)
     return Advice(
         situation=case.situation,
@@ -59,15 +58,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         alternatives=others,
         flips=flips,
         unknown=unknown_facts(case.situation, case.facts),
-        warnings=_each_once(
-            (
-                *case.situation.misfits,
-                *data_warnings(case.situation, recommendation, decision),
-                *case.situation.warnings,
-                *case.situation.model_warnings,
-                *all_warnings(case, recommendation, decision),
-            )
-        ),
+        warnings=_warnings(case, recommendation, decision),
         certainty=certainty_of(decision, recommendation, ruleset, case.facts, flips),
         layers=ruleset.layers,
         rules_digest=ruleset.digest,
@@ -77,7 +68,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
 
 
 def open_case(situation: Situation, ruleset: Ruleset) -> Case:
-    """The case with the model that suits task and hardware, where none was named.
+    """The case with the model that suits task and hardware, if none was named.
 
     Raises InputError with every contradiction in what was stated.
     """
@@ -85,15 +76,6 @@ def open_case(situation: Situation, ruleset: Ruleset) -> Case:
     if faults := contradictions(ruleset, situation, situation_facts(situation)):
         raise InputError(faults=faults)
     return case.with_suggestion()
-
-
-def with_limits(recommendation: Candidate, stuck: NothingFits) -> Candidate:
-    """The recommendation with the numbers that rule out even the nearest scheme."""
-    return replace(
-        recommendation,
-        estimate=stuck.nearest.estimate,
-        because=(*recommendation.because, *stuck.nearest.because),
-    )
 
 
 def guide_answer(case: Case) -> GuideAnswer | None:
@@ -114,51 +96,43 @@ def guide_answer(case: Case) -> GuideAnswer | None:
     return GuideAnswer(composition=composition, row=row)
 
 
-# --------------------------------------------------------------------------- what goes with it
+# --------------------------------------------------------------------------- warnings
 
 
 NO_MONEY = (
     "a budget of $0 rents nothing: the hardware counts as your own, and its electricity is not"
     " counted"
 )
-
-
 # In the warnings that a page says in another place.
 NO_MODEL, MAY_NOT_FIT = "no model was named", "it may not fit"
 PART_OF_DATA = "only a part of the data is used"
 
 
-def _each_once(warnings: Iterable[str]) -> tuple[str, ...]:
-    """Every warning once: also one that stands in another after the name of what it is about."""
-    found = tuple(dict.fromkeys(warnings))
+def _warnings(case: Case, recommendation: Candidate, decision: Decision) -> tuple[str, ...]:
+    """Every warning once, also one that stands in another after the name of what it is about: first
+    what is wrong with the data for this task, since an answer on the wrong data is no answer.
+    """
+    situation, table = case.situation, decision.steps.get("data_amount")
+    rules = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
+    for stage in recommendation.stages:
+        rules += case.costs.stage(recommendation.composition, stage.objective).warnings()
+    found = dict.fromkeys(
+        (
+            *situation.misfits,
+            *(_text_of(rule) for rule in (table.warnings if table else ())),
+            *_too_few(situation, recommendation.composition),
+            *situation.warnings,
+            *situation.model_warnings,
+            *([NO_MONEY] if situation.answers.value("budget_usd") == 0 else []),
+            *_candidate_warnings(situation, recommendation),
+            *map(_text_of, rules),
+        )
+    )
     return tuple(one for one in found if not any(f": {one}" in other for other in found))
 
 
-def data_warnings(situation: Situation, recommendation: Candidate, decision: Decision) -> list[str]:
-    """What is wrong with the data for this task, which comes before every other warning: an answer
-    on the wrong data is no answer.
-    """
-    judgement = decision.steps.get("data_amount")
-    said = () if judgement is None else judgement.warnings
-    return [*map(_said, said), *_too_few(situation, recommendation.composition)]
-
-
-def _said(rule: Rule) -> str:
+def _text_of(rule: Rule) -> str:
     return f"{rule.then['say']} ({rule.id})"
-
-
-def all_warnings(case: Case, recommendation: Candidate, decision: Decision) -> list[str]:
-    """What the machine, the data and the `warn` rules of every table have to say."""
-    said = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
-    for stage in recommendation.stages:
-        axes = (recommendation.composition, stage.objective)
-        said += StageCase(case.ruleset, case.situation, case.facts, *axes).warnings()
-    free = [NO_MONEY] if case.situation.answers.value("budget_usd") == 0 else []
-    return [
-        *free,
-        *_candidate_warnings(case.situation, recommendation),
-        *dict.fromkeys(map(_said, said)),
-    ]
 
 
 def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]:
@@ -167,10 +141,8 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
     if not candidate.composition.chain:
         return warnings
     if situation.suggestion is not None:
-        warnings.append(
-            f"{NO_MODEL}: {situation.suggestion.model} is a suggestion"
-            f" ({situation.suggestion.because})"
-        )
+        model, why = situation.suggestion.model, situation.suggestion.because
+        warnings.append(f"{NO_MODEL}: {model} is a suggestion ({why})")
     if situation.free_gpus:
         if not any(situation.answers.value(name) for name in ("gpu", "gpu_memory_gib")):
             warnings.append(
@@ -181,9 +153,9 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
             f"a GPU is many times faster than a CPU, and some cost nothing: {situation.free_gpus}"
         )
     warnings += never_tried(situation.hardware.kind, candidate.composition.quantization)
-    warnings += about_sharing(candidate, situation.hardware)
     return [
         *warnings,
+        *about_sharing(candidate, situation.hardware),
         *_given_up(candidate),
         *_too_few(situation, candidate.composition),
         *_long_rows(situation, candidate),
@@ -200,24 +172,23 @@ def _given_up(candidate: Candidate) -> list[str]:
     for stage in candidate.stages:
         if (part := stage.part) is None:
             continue
+        name, too_few = method_words(stage.objective), objective(stage.objective).amounts or {}
         found.append(
-            f"{method_words(stage.objective)}: {PART_OF_DATA}, {part.text}: all"
-            f" of it would take {part.whole}, and the limit is {part.limit}"
+            f"{name}: {PART_OF_DATA}, {part.text}: all of it would take {part.whole}, and the limit"
+            f" is {part.limit}"
         )
-        too_few = (objective(stage.objective).amounts or {}).get("too_few")
-        if part.rows is not None and too_few and part.rows < too_few:
+        if part.rows is not None and part.rows < (least := too_few.get("too_few") or 0):
             found.append(
-                f"{method_words(stage.objective)}: {part.rows:,} rows are too few to learn much"
-                f" from ({too_few:,} at least): more money or time, or a"
-                " smaller model, would pay for more"
+                f"{name}: {part.rows:,} rows are too few to learn much from ({least:,} at least):"
+                " more money or time, or a smaller model, would pay for more"
             )
     cost = candidate.estimate
     if cost.fits == "may_fit" and cost.memory is not None and cost.limit_bytes is not None:
+        sizes = (cost.memory.need_bytes, cost.memory.need_low_bytes, cost.memory.need_high_bytes)
+        need, low, high = map(format_gib, sizes)
         found.append(
-            f"{MAY_NOT_FIT}: it needs {format_gib(cost.memory.need_bytes)} by the estimate"
-            f" (between {format_gib(cost.memory.need_low_bytes)} and"
-            f" {format_gib(cost.memory.need_high_bytes)}), and there are"
-            f" {format_gib(cost.limit_bytes)}; `advise run` with --dry-run measures the longest"
+            f"{MAY_NOT_FIT}: it needs {need} by the estimate (between {low} and {high}), and there"
+            f" are {format_gib(cost.limit_bytes)}; `advise run` with --dry-run measures the longest"
             " batch, about a minute once the model is downloaded, and trains nothing"
         )
     return found
@@ -227,14 +198,14 @@ def _too_few(situation: Situation, composition: Composition) -> list[str]:
     """For each stage that wants more data than there are."""
     named = ["classification"] if composition.encoder else composition.chain
     return [
-        f"{method_words(objective)}: {situation.shortages[objective]}"
-        for objective in named
-        if objective in situation.shortages
+        f"{method_words(name)}: {situation.shortages[name]}"
+        for name in named
+        if name in situation.shortages
     ]
 
 
 def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
-    """Where rows as stated are longer than what a stage reads: neither time nor cost counts the
+    """If rows as stated are longer than what a stage reads: neither time nor cost counts the
     rest.
     """
     rows, tokens = situation.answers.value("data_rows"), situation.answers.value("data_tokens")
@@ -242,18 +213,20 @@ def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
         return []
     found, kind = [], situation.answers.value("data_kind")
     for stage in recommendation.stages:
-        if kind and kind not in objective(stage.objective).trains_on:
-            continue  # the rows are those of another stage
-        length = int(stage.settings["seq_len"].value) * objective(stage.objective).sequences_per_row
-        if (
-            not objective(stage.objective).splits_documents and tokens / rows > length
-        ):  # documents are parted
+        method = objective(stage.objective)
+        if method.splits_documents or (kind and kind not in method.trains_on):
+            continue  # documents are parted, or the rows are those of another stage
+        length = int(stage.settings["seq_len"].value) * method.sequences_per_row
+        if tokens / rows > length:
             found.append(
                 f"{method_words(stage.objective)}: rows of {tokens / rows:,.0f} tokens on average"
                 f" are longer than the {length:,} that are read: time and cost count no"
                 " more, and a run stops at such rows unless `truncation` says drop or truncate"
             )
     return found
+
+
+# --------------------------------------------------------------------------- another candidate
 
 
 def candidate_of(
@@ -265,9 +238,10 @@ def candidate_of(
         offload: What is sharded may lie in the computer's memory.
     """
     case = Case.build(advice.situation, ruleset)
-    otherwise, decision = (Reason(text="no rule recommends it here"),), case.decide()
+    decision = case.decide()
     given_up = decision.concessions
     case = replace(case, concessions=replace(given_up, offload=offload or given_up.offload))
+    otherwise = [Reason(text="no rule recommends it here")]
     found = candidate_for(case, decision, composition, otherwise)
     return replace(found, ways=case.ways_of(composition))
 
@@ -277,18 +251,10 @@ BY_HAND = "recommended, but another one was chosen by hand"
 
 def with_choice(advice: Advice, chosen: Candidate) -> Advice:
     """The same advice about another of its candidates, for --choose."""
-    others = [
-        advice.recommendation,
-        *(candidate for candidate in advice.alternatives if candidate is not chosen),
-    ]
-    old = replace(
-        others[0],
-        verdict="ranked_lower",
-        because=(
-            Reason(text=BY_HAND),
-            *others[0].because,
-        ),
-    )
+    first = advice.recommendation
+    because = (Reason(text=BY_HAND), *first.because)
+    old = replace(first, verdict="ranked_lower", because=because)
+    others = (one for one in advice.alternatives if one is not chosen)
     of_old = _candidate_warnings(advice.situation, advice.recommendation)
     warnings = (
         *(warning for warning in advice.warnings if warning not in of_old),
@@ -297,7 +263,7 @@ def with_choice(advice: Advice, chosen: Candidate) -> Advice:
     return replace(
         advice,
         recommendation=chosen,
-        alternatives=(old, *others[1:]),
+        alternatives=(old, *others),
         nothing_fits=None,
         warnings=warnings,
     )

@@ -65,7 +65,7 @@ class Case:
         if situation.encoder is not None and self._sorts_alone:
             return self._suggesting(situation.encoder)
         suggested = situation.suggested
-        if device(situation) == "cpu":
+        if device(situation.hardware) == "cpu":
             small = [one for one in suggested if one.shape.params <= CPU_SUGGESTED_PARAMS]
             suggested = tuple(small) or suggested[-1:]
         cases = [self._suggesting(one) for one in suggested]

@@ -4,11 +4,11 @@ those that are not known. And what was stated together though it cannot be, all 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault
-from advisor.ground.types import Answers, ModelShape
+from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
 from advisor.methods.families import kind_of_type
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.model import Ruleset
@@ -21,92 +21,107 @@ OF_MODEL = (
     "params_b", "model_family", "mixture_of_experts", "checkpoint_stored", "avoid_4_bit",
     "thoughts_unseen",
 )  # fmt: skip
+OF_DEVICE = ("device", "gpus", "compute_capability", "cpu_bf16")
 WITHOUT_ANSWERS = ("raw_text", "prompts_with_verifier", "none")  # kinds of data
 DATA_FACTS = ("data_kind", "data_rows", "data_tokens")
 ORIGIN_WORDS = {"default": "assumed", "file": "answers file", "flag": "flag", "asked": "answered"}
 DOTTED = {"data_kind": "data.kind", "data_rows": "data.rows", "data_tokens": "data.tokens"}
-
-
-def device(situation: Situation) -> str:
-    """gpu (NVIDIA or AMD), apple_gpu, cpu or unknown."""
-    kind = situation.hardware.kind
-    return {"unknown": "unknown", "cpu": "cpu", "mps": "apple_gpu"}.get(kind, "gpu")
+NO_FACTS = ("signals", "tasks", "data_mapping")  # answers that are read into facts
+TAKE_BACK = "take one of them back"
 
 
 def situation_facts(situation: Situation) -> dict[str, Any]:
     """Fact id -> value for everything that is known before anything is estimated."""
-    answers, data, hardware = situation.answers, situation.data, situation.hardware
+    answers = situation.answers
     facts: dict[str, Any] = {
         fact_id: answer.value
         for fact_id, answer in answers.known.items()
-        if fact_id not in ("signals", "tasks", "data_mapping")
+        if fact_id not in NO_FACTS
     }
     if facts.get("budget_usd") == 0:  # nothing is rented: what there is costs electricity alone
-        facts.pop("budget_usd")
+        del facts["budget_usd"]
         facts["budget"] = "low"
-    facts.update(dict.fromkeys(stated_signals(answers), True))
-    profiles = [data] if data is not None else list(situation.tasks.values())
-    if profiles:
-        kinds = {profile.kind for profile in profiles}
-        if len(kinds) == 1:
-            facts["data_kind"] = kinds.pop()
-        if all(profile.format == "requests" for profile in profiles):
-            facts["data_kind"] = "none"  # there is no answer to learn or to check
-        facts["data_rows"] = max(profile.rows for profile in profiles)
-        if all(profile.tokens is not None for profile in profiles):
-            facts["data_tokens"] = max(
-                profile.tokens.total for profile in profiles if profile.tokens is not None
-            )
-        # A document is split, whatever its length.
-        counted = [one.tokens for one in profiles if one.tokens and one.kind != "raw_text"]
-        if counted:
-            facts["row_tokens"] = max(tokens.p95 for tokens in counted)
+    facts |= dict.fromkeys(_stated_signals(answers), True)
+    facts |= _facts_of_data(data_profiles(situation))
     if answers.value("tasks"):
         facts["n_tasks"] = len(answers.value("tasks"))
-    facts["device"] = device(situation)
+    facts |= _facts_of_hardware(situation.hardware)
+    if situation.model is not None and situation.suggestion is None:
+        facts |= _facts_of_model(situation, situation.model, facts)
+    derived = {
+        "out_of_scope": situation.outside and situation.outside.kind,
+        "teacher": _teacher(situation, facts),
+        "checkpoint_kind": _checkpoint_kind(situation, facts),
+    }
+    return facts | {name: value for name, value in derived.items() if value is not None}
+
+
+def data_profiles(situation: Situation) -> list[DataProfile]:
+    """The data, or those of each task."""
+    return [situation.data] if situation.data is not None else list(situation.tasks.values())
+
+
+def _facts_of_data(profiles: Sequence[DataProfile]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if not profiles:
+        return facts
+    kinds = {profile.kind for profile in profiles}
+    if all(profile.format == "requests" for profile in profiles):
+        facts["data_kind"] = "none"  # there is no answer to learn or to check
+    elif len(kinds) == 1:
+        facts["data_kind"] = kinds.pop()
+    facts["data_rows"] = max(profile.rows for profile in profiles)
+    counted = [(profile.kind, profile.tokens) for profile in profiles if profile.tokens]
+    if len(counted) == len(profiles):
+        facts["data_tokens"] = max(tokens.total for _, tokens in counted)
+    # A document is split, whatever its length.
+    if whole := [tokens for kind, tokens in counted if kind != "raw_text"]:
+        facts["row_tokens"] = max(tokens.p95 for tokens in whole)
+    return facts
+
+
+def device(hardware: Hardware) -> str:
+    """gpu (NVIDIA or AMD), apple_gpu, cpu or unknown."""
+    return {"unknown": "unknown", "cpu": "cpu", "mps": "apple_gpu"}.get(hardware.kind, "gpu")
+
+
+def _facts_of_hardware(hardware: Hardware) -> dict[str, Any]:
+    facts: dict[str, Any] = {"device": device(hardware)}
     if facts["device"] == "cpu" and hardware.cpu_bf16 is not None:
         facts["cpu_bf16"] = hardware.cpu_bf16
     if hardware.gpus:
         facts["gpus"] = len(hardware.gpus)
-        capabilities = [
-            gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability is not None
-        ]
+        capabilities = [gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability]
         if len(capabilities) == len(hardware.gpus):
             major, minor = min(capabilities)
             facts["compute_capability"] = major + minor / 10
-    if situation.model is not None and situation.suggestion is None:
-        facts |= facts_of_model(situation.model)
-        facts["thoughts_unseen"] = thoughts_unseen(situation, facts)
-    if situation.outside is not None:
-        facts["out_of_scope"] = situation.outside.kind
-    teacher = teacher_of(situation, facts)
-    if teacher is not None:
-        facts["teacher"] = teacher
-    start = start_of(situation, facts)
-    if start is not None:
-        facts["checkpoint_kind"] = start
     return facts
 
 
-def thoughts_unseen(situation: Situation, facts: Mapping[str, Any]) -> bool:
-    """Whether the model thinks before it answers, and nothing tells whether the answers in the data
-    hold thoughts: of a file it is known, and said where the file is read.
+def _facts_of_model(
+    situation: Situation, shape: ModelShape, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What rules see of a model: its size, its family, how its checkpoint is stored, and whether it
+    thinks before it answers while nothing tells whether the answers in the data hold thoughts. Of a
+    file that is known, and said where the file is read.
     """
-    return (
-        situation.model is not None
-        and situation.model.thinks is not None
-        and situation.data is None
-        and not situation.tasks
-        and facts.get("data_kind") not in WITHOUT_ANSWERS
-    )
-
-
-def facts_of_model(shape: ModelShape) -> dict[str, Any]:
-    """What rules see of a model by itself: its size, its family, how its checkpoint is stored."""
-    facts: dict[str, Any] = {"params_b": shape.params / 1e9, **model_facts(shape)}
+    found: dict[str, Any] = {"params_b": shape.params / 1e9, **model_facts(shape)}
     if shape.architecture is not None:
-        facts["model_family"] = kind_of_type(shape.architecture)
-    return facts
+        found["model_family"] = kind_of_type(shape.architecture)
+    is_read = situation.data is not None or bool(situation.tasks)
+    has_answers = facts.get("data_kind") not in WITHOUT_ANSWERS
+    return found | {"thoughts_unseen": shape.thinks is not None and not is_read and has_answers}
+
+
+def model_facts(shape: ModelShape) -> dict[str, Any]:
+    """Whether the model is a mixture of experts, and how its checkpoint is stored."""
+    stored = "plain" if shape.stored is None else shape.stored
+    known = load_facts()["checkpoint_stored"].values
+    return {
+        "mixture_of_experts": shape.is_mixture,
+        "avoid_4_bit": shape.avoid_4_bit,
+        "checkpoint_stored": stored if stored in known else "packed",
+    }
 
 
 def suggestion_counts(situation: Situation, facts: Mapping[str, Any]) -> bool:
@@ -126,60 +141,47 @@ def with_suggested_model(situation: Situation, facts: Mapping[str, Any]) -> dict
     shape = situation.model
     if shape is None or not suggestion_counts(situation, facts):
         return dict(facts)
-    unseen = thoughts_unseen(situation, facts)
-    found = {**facts_of_model(shape), "thoughts_unseen": unseen, **facts}
-    if "checkpoint_kind" not in found and shape.instruct is not None:
-        found["checkpoint_kind"] = "instruct" if shape.instruct else "base"
+    found = {**_facts_of_model(situation, shape, facts), **facts}
+    if shape.instruct is not None:
+        found.setdefault("checkpoint_kind", "instruct" if shape.instruct else "base")
     return found
 
 
-def model_facts(shape: ModelShape) -> dict[str, Any]:
-    """Whether the model is a mixture of experts, and how its checkpoint is stored."""
-    stored = "plain" if shape.stored is None else shape.stored
-    known = load_facts()["checkpoint_stored"].values
-    return {
-        "mixture_of_experts": shape.is_mixture,
-        "avoid_4_bit": shape.avoid_4_bit,
-        "checkpoint_stored": stored if stored in known else "packed",
-    }
-
-
-def stated_signals(answers: Answers) -> tuple[str, ...]:
+def _stated_signals(answers: Answers) -> tuple[str, ...]:
     """The signals with everything that they and the other answers imply (rules/facts.yaml,
     `implies`). What a no implies is not believed against an explicit no.
     """
-    known = load_facts()
-    said = stated_values(answers)
-    found = dict.fromkeys(answers.signals)
-    for fact_id, value in said.items():
-        for implied in known[fact_id].implied_by(value) if fact_id in known else ():
-            if value is not False or said.get(implied) is not False:
-                found[implied] = None
-    return tuple(found)
+    known, stated = load_facts(), stated_values(answers)
+    implied = (
+        name
+        for fact_id, value in stated.items()
+        for name in (known[fact_id].implied_by(value) if fact_id in known else ())
+        if value is not False or stated.get(name) is not False
+    )
+    return tuple(dict.fromkeys((*answers.signals, *implied)))
 
 
 def stated_values(answers: Answers) -> dict[str, Any]:
     """Fact id -> value, of what was stated alone: a signal of the list is a yes."""
-    named = {fact_id: answer.value for fact_id, answer in answers.known.items()}
-    named.pop("signals", None)
+    named = {fact: answer.value for fact, answer in answers.known.items() if fact != "signals"}
     return {**named, **dict.fromkeys(answers.signals, True)}
 
 
-def start_of(situation: Situation, facts: dict[str, Any]) -> str | None:
+def _checkpoint_kind(situation: Situation, facts: Mapping[str, Any]) -> str | None:
     """base or instruct: as a signal says, else as the name of a named model says, else not
     known.
     """
     instruct, base = facts.get("instruct_model_start"), facts.get("base_model_untuned")
-    said = {instruct, None if base is None else not base} - {None}
-    if len(said) == 1:  # two answers that contradict each other are not believed
-        return "instruct" if said.pop() else "base"
+    signals = {instruct, None if base is None else not base} - {None}
+    if len(signals) == 1:  # two answers that contradict each other are not believed
+        return "instruct" if signals.pop() else "base"
     shape = situation.model
     if shape is None or situation.suggestion is not None or shape.instruct is None:
         return None
     return "instruct" if shape.instruct else "base"
 
 
-def teacher_of(situation: Situation, facts: Mapping[str, Any]) -> str | None:
+def _teacher(situation: Situation, facts: Mapping[str, Any]) -> str | None:
     """Whether there is a larger model to learn from, and whether it can run beside this one: as
     stated, else as a named teacher or a signal says, else not known.
 
@@ -191,9 +193,8 @@ def teacher_of(situation: Situation, facts: Mapping[str, Any]) -> str | None:
             return "none"
         beside = may_share_vocabulary(situation.model, teacher)
         return "model" if beside and teacher_fits(situation.hardware, teacher) else "texts"
-    stated = facts.get("teacher")
-    if stated is not None:
-        return str(stated)
+    if facts.get("teacher") is not None:
+        return str(facts["teacher"])
     if facts.get("teacher_model"):
         return "model"
     available = facts.get("teacher_available")
@@ -204,19 +205,17 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
     """Where a fact of the situation came from, in words; what was estimated or concluded is told by
     the caller.
     """
-    answers, hardware = situation.answers, situation.hardware
-    profiles = [situation.data] if situation.data is not None else list(situation.tasks.values())
+    answers, profiles = situation.answers, data_profiles(situation)
     if fact_id in (*DATA_FACTS, "row_tokens") and profiles:
         return f"read from {', '.join(profile.path for profile in profiles)}"
-    if fact_id in ("device", "gpus", "compute_capability", "cpu_bf16"):
-        return hardware.origin
+    if fact_id in OF_DEVICE:
+        return situation.hardware.origin
     if fact_id == "out_of_scope" and situation.outside is not None:
         return f"from {situation.outside.named}"
     if fact_id in OF_MODEL and situation.model is not None:
         return f"from {situation.model.id}"
-    if fact_id == "checkpoint_kind" and not {"base_model_untuned", "instruct_model_start"} & set(
-        answers.signals
-    ):
+    of_start = {"base_model_untuned", "instruct_model_start"}
+    if fact_id == "checkpoint_kind" and of_start.isdisjoint(answers.signals):
         return "from the model's name"
     if fact_id == "n_tasks" and answers.value("tasks"):
         return "the number of task files"
@@ -226,95 +225,81 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
 
 def unknown_facts(situation: Situation, facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the facts that would help and are not known, as an answers file spells them."""
-    missing = []
-    for fact_id in WORTH_KNOWING:
-        if fact_id == "gpu":
-            known = situation.hardware.kind != "unknown"
-        elif fact_id == "budget":
-            known = any(f"budget{part}" in facts for part in ("", "_usd", "_hours"))
-        else:
-            known = fact_id in facts
-        if not known:
-            missing.append(DOTTED.get(fact_id, fact_id))
+    known = set(facts) - {"gpu"}  # `unknown` may be stated
+    if situation.hardware.kind != "unknown":
+        known.add("gpu")
+    if not known.isdisjoint(("budget_usd", "budget_hours")):
+        known.add("budget")
+    missing = [DOTTED.get(name, name) for name in WORTH_KNOWING if name not in known]
     return tuple(dict.fromkeys([*missing, *situation.unknown]))
 
 
-TAKE_BACK = "take one of them back"
+# --------------------------------------------------------------------------- what cannot be
 
 
 def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> list[Fault]:
     """Every contradiction in what is known of a situation (rules/facts.yaml, `assume`), in what was
     stated (`refuse`), and between what a statement implies and an explicit no.
     """
-    answers, said = situation.answers, stated_values(situation.answers)
+    answers, stated = situation.answers, stated_values(situation.answers)
     faults = []
-    for names, because in _broken(ruleset, facts):
-        values = {name: facts[name] for name in names}
+    for broken in ruleset.contradictions(facts):
+        values = {condition.fact: facts[condition.fact] for condition in broken.never}
         # What a file or a model says is said of it, whatever was stated beside it.
-        where = {name: fact_origin(situation, name) for name in names}
-        where |= {
+        where = {name: fact_origin(situation, name) for name in values} | {
             name: answers.where[name]
             for name, value in values.items()
-            if name in answers.where and said.get(name) == value
+            if name in answers.where and stated.get(name) == value
         }
-        of_model = any(ruleset.facts[name].origin == "model" for name in names)
-        hint = (
-            f"name another model, such as {situation.instead.model}"
-            if of_model and situation.instead is not None
-            else TAKE_BACK
-        )
-        faults.append(_fault(values, where, because, hint))
+        hint = TAKE_BACK
+        if situation.instead and any(ruleset.facts[name].origin == "model" for name in values):
+            hint = f"name another model, such as {situation.instead.model}"
+        faults.append(_fault(values, where, broken.because, hint))
     return faults + contradictions_in(ruleset, situation.answers)
 
 
 def contradictions_in(ruleset: Ruleset, answers: Answers) -> list[Fault]:
     """Every contradiction in what was stated; needs no machine, data or model."""
-    said = stated_values(answers)
+    stated = stated_values(answers)
     return [
-        _fault({name: said[name] for name in names}, answers.where, because)
-        for names, because in _unsayable(ruleset, said)
+        _fault({name: stated[name] for name in names}, answers.where, because)
+        for names, because in _impossible(ruleset, stated)
     ]
 
 
-def can_be_said(ruleset: Ruleset, said: Mapping[str, Any]) -> bool:
+def can_be_stated(ruleset: Ruleset, stated: Mapping[str, Any]) -> bool:
     """Whether a person can state all of this without contradicting themselves."""
-    return next(_unsayable(ruleset, said), None) is None
+    return next(_impossible(ruleset, stated), None) is None
 
 
-def _broken(ruleset: Ruleset, facts: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    for found in ruleset.contradictions(facts):
-        yield tuple(condition.fact for condition in found.never), found.because
-
-
-def _unsayable(ruleset: Ruleset, said: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    for found in ruleset.refuse:
-        if found.is_broken_by(said):
-            yield tuple(condition.fact for condition in found.never), found.because
-    rows, tokens = said.get("data_rows"), said.get("data_tokens")
+def _impossible(
+    ruleset: Ruleset, stated: Mapping[str, Any]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(the facts that contradict each other, why) for each contradiction."""
+    for one in ruleset.refuse:
+        if one.is_broken_by(stated):
+            yield tuple(condition.fact for condition in one.never), one.because
+    rows, tokens = stated.get("data_rows"), stated.get("data_tokens")
     if rows and tokens and tokens < rows:
         yield ("data_rows", "data_tokens"), "every example holds a token at least"
-    for name, value in said.items():
+    for name, value in stated.items():
         # What a no implies gives way to an explicit no: nobody was ever asked both.
         if name not in ruleset.facts or value is False:
             continue
         for implied in ruleset.facts[name].implied_by(value):
-            if said.get(implied) is False:
-                because = (
-                    f"if {says(ruleset.facts[name], value)}, {says(ruleset.facts[implied], True)}"
-                )
-                yield (name, implied), because
+            if stated.get(implied) is False:
+                so, then = says(ruleset.facts[name], value), says(ruleset.facts[implied], True)
+                yield (name, implied), f"if {so}, {then}"
 
 
 def _fault(
     values: Mapping[str, Any], where: Mapping[str, str], because: str, hint: str = TAKE_BACK
 ) -> Fault:
-    said = " and ".join(
-        f"{name} is {_word(value)} ({where.get(name, 'stated')})" for name, value in values.items()
-    )
-    return Fault(
-        where=next(iter(values)), what=f"{said}: this cannot be", allowed=because, hint=hint
-    )
-
-
-def _word(value: Any) -> str:
-    return "yes" if value is True else "no" if value is False else str(value)
+    words = {True: "yes", False: "no"}
+    parts = [
+        f"{name} is {words[value] if isinstance(value, bool) else value}"
+        f" ({where.get(name, 'stated')})"
+        for name, value in values.items()
+    ]
+    what = f"{' and '.join(parts)}: this cannot be"
+    return Fault(where=next(iter(values)), what=what, allowed=because, hint=hint)

@@ -10,7 +10,7 @@ from typing import Any
 
 from advisor.advice.case import Case
 from advisor.advice.decide import SMALLER_MODEL, Decision
-from advisor.advice.facts import can_be_said, stated_values
+from advisor.advice.facts import can_be_stated, stated_values
 from advisor.advice.types import Flip, StageSettings
 from advisor.advice.why_not import CHOICES
 from advisor.ground.types import Gpu, GpuSpec, Hardware
@@ -99,7 +99,7 @@ def _can_be_so(
     if case.ruleset.contradictions({**decision.facts, **change}):
         return False
     said = stated_values(case.situation.answers)
-    return can_be_said(case.ruleset, {**said, fact.id: value})
+    return can_be_stated(case.ruleset, {**said, fact.id: value})
 
 
 def _effort(fact_id: str) -> str:

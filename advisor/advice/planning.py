@@ -192,7 +192,7 @@ def make_plan(
         if situation.hardware.gpus
         else (
             "no GPU: trains on the processor"
-            if device(situation) == "cpu"
+            if device(situation.hardware) == "cpu"
             else "hardware not stated"
         )
     )

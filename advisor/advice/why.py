@@ -8,7 +8,7 @@ decide. GRADE: Guyatt et al., BMJ 2008;336:924 (quality of evidence) and 1049 (s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,26 +16,37 @@ from advisor.advice.decide import LAST, Decision
 from advisor.advice.facts import fact_origin
 from advisor.advice.types import Candidate, Certainty, Flip, KnownFact, Reason
 from advisor.estimate.types import LEFT_EXPERTS, Estimate
+from advisor.ground.types import Hardware
 from advisor.ground.units import about_usd, format_duration, format_gib, format_usd, gib
 from advisor.methods.composition import Composition
 from advisor.ruleset.facts import UNKNOWN, Fact
-from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.model import Conflict, Rule, Ruleset
 from advisor.ruleset.phrases import joined, method_words, named_with_flag, says
 from advisor.situation.types import Situation
 
 Sizes = Mapping[str, Estimate]  # scheme -> its estimate on the chain that was concluded
 RANKS_BELOW = "Ranks below"  # how a reason begins that says the verdict with it
-NO_SIZES: Sizes = MappingProxyType({})
+# Conclusions that say nothing to a person without what they were drawn from.
+SPELLED_OUT = ("data_amount",)
+# What a rule's `confidence` is worth: the weakest rule that decided sets the word.
+GRADES = {
+    "study": ("high", "measured studies"),
+    "vendor-doc": ("high", "vendors' documentation"),
+    "document": ("medium", "the guide's own rows"),
+    "practice": ("medium", "common practice"),
+    "judgement": ("low", "our judgement"),
+}
 
 
 def reason_of(rule: Rule, ruleset: Ruleset) -> Reason:
-    """A rule's own sentence, with the guide's row where it has one, and its sources' titles."""
+    """A rule's own sentence, with the guide's row if it has one, and its sources' titles."""
     text = f"{rule.because} ({rule.row})" if rule.row else rule.because
     return Reason(text=text, rule=rule.id, source=titles_of(rule, ruleset))
 
 
-# Conclusions that say nothing to a person without what they were drawn from.
-SPELLED_OUT = ("data_amount",)
+def titles_of(rule: Rule | Conflict, ruleset: Ruleset) -> str:
+    """The titles of a rule's sources."""
+    return "; ".join(ruleset.sources[source].title for source in rule.sources)
 
 
 def facts_seen_by(
@@ -43,132 +54,100 @@ def facts_seen_by(
     decision: Decision,
     situation: Situation,
     ruleset: Ruleset,
-    sizes: Sizes = NO_SIZES,
+    sizes: Sizes = MappingProxyType({}),
 ) -> tuple[KnownFact, ...]:
     """The facts that a rule looked at and that are known, each in words and with where it came
     from.
     """
-    concluded = {
-        table.concludes: decision.steps[table.id].winner
-        for table in ruleset.tables.values()
-        if table.id in decision.steps
+    concluding = {
+        table.concludes: judgement.winner[1]
+        for name, table in ruleset.tables.items()
+        if (judgement := decision.steps.get(name)) is not None and judgement.winner is not None
     }
-    found = []
     names = [condition.fact for condition in rule.when]
     for name in tuple(names):  # where an amount counts, the amount is told
-        if name in SPELLED_OUT and (winner := concluded.get(name)) is not None:
-            names += [seen.fact for seen in winner[1].when if seen.fact not in names]
+        if name in SPELLED_OUT and name in concluding:
+            names += [seen.fact for seen in concluding[name].when if seen.fact not in names]
+    found = []
     for name in names:
-        value = decision.facts.get(name)
-        if value is None or value == UNKNOWN:
+        if (value := decision.facts.get(name)) in (None, UNKNOWN):
             continue
-        winner = concluded.get(name)
         fact = ruleset.facts[name]
-        if winner is not None:
-            origin = f"concluded by {winner[1].id}"
-        elif fact.instance_of:
-            origin = "estimated"
+        if name in concluding:
+            origin = f"concluded by {concluding[name].id}"
         else:
-            origin = fact_origin(situation, name)
-        text = fit_words(fact, str(value), sizes) if fact.instance_of else says(fact, value)
+            origin = "estimated" if fact.instance_of else fact_origin(situation, name)
+        text = _fit_words(fact, str(value), sizes) if fact.instance_of else says(fact, value)
         found.append(KnownFact(fact=name, value=value, origin=origin, text=text))
     return tuple(found)
 
 
-def fit_words(fact: Fact, value: str, sizes: Sizes) -> str:
-    """'LoRA fits in 24.0 GiB (estimated 19.8 GiB)', or without the numbers where there are none."""
-    cost = sizes.get(scheme_of_fact(fact))
+def _fit_words(fact: Fact, value: str, sizes: Sizes) -> str:
+    """'LoRA fits in 24.0 GiB (estimated 19.8 GiB)', or without the numbers if there are none."""
+    cost, method = sizes.get(scheme_of_fact(fact)), method_words(scheme_of_fact(fact))
     if cost is not None and cost.refused:
-        return f"{method_words(scheme_of_fact(fact))} cannot load this checkpoint"
+        return f"{method} cannot load this checkpoint"
     if cost is None or cost.memory is None or cost.limit_bytes is None:
         return says(fact, value)
-    room, need = format_gib(cost.limit_bytes), format_gib(cost.memory.need_bytes)
+    memory, room = cost.memory, format_gib(cost.limit_bytes)
     if cost.fits == "may_fit" and value in ("tight", "too_big"):
         may = "may fit" if cost.is_likely else "may not fit"
-        band = (
-            f"between {format_gib(cost.memory.need_low_bytes)} and"
-            f" {format_gib(cost.memory.need_high_bytes)}"
-        )
-        return f"{method_words(scheme_of_fact(fact))} {may} in {room} ({band} by the estimate)"
-    within = {
+        low, high = format_gib(memory.need_low_bytes), format_gib(memory.need_high_bytes)
+        return f"{method} {may} in {room} (between {low} and {high} by the estimate)"
+    words = {
         "fits": f"fits in {room}",
         "tight": f"fits in {room} with little to spare",
         "too_big": f"does not fit in {room}",
-    }.get(value)
-    if within is None:
+    }
+    if value not in words:
         return says(fact, value)
-    return f"{method_words(scheme_of_fact(fact))} {within} (estimated {need})"
+    return f"{method} {words[value]} (estimated {format_gib(memory.need_bytes)})"
 
 
-def memory_reason(
-    cost: Estimate, name: str, rule: str | None, *, cards: int, cpu: bool
-) -> Reason | None:
+def memory_reason(cost: Estimate, scheme: str, rule: str, hardware: Hardware) -> Reason | None:
     """'full fine-tuning needs 78.1 GiB, this GPU has 24.0 GiB' for a candidate that is too big."""
+    method, cards = method_words(scheme), len(hardware.gpus)
     if cost.refused:
         cannot = "cannot load it" if cost.host_bytes is None else "does not fit"
-        return Reason(text=f"{method_words(name)} {cannot}: {cost.refused}", rule=rule)
+        return Reason(text=f"{method} {cannot}: {cost.refused}", rule=rule)
     if cost.memory is None or cost.limit_bytes is None:
         return None
-    where = "this machine" if cpu else "this GPU" if cards <= 1 else f"each of these {cards} GPUs"
-    peak = cost.memory.need_bytes
-    experts = next(
-        (term.size_bytes for term in cost.memory.needed.terms if term.name == LEFT_EXPERTS), 0
-    )
-    of_experts = f", {format_gib(experts)} of it for experts that stay in 16 bit" if experts else ""
+    where = "this GPU" if cards <= 1 else f"each of these {cards} GPUs"
+    if hardware.kind == "cpu":
+        where = "this machine"
+    need, limit = cost.memory.need_bytes, cost.limit_bytes
+    terms = {term.name: term.size_bytes for term in reversed(cost.memory.needed.terms)}
+    of_experts = ","
+    if experts := terms.get(LEFT_EXPERTS):
+        of_experts = f", {format_gib(experts)} of it for experts that stay in 16 bit;"
     return Reason(
-        text=(
-            f"{method_words(name)} needs {format_gib(peak)}{of_experts}"
-            f"{';' if experts else ','} {where} has {format_gib(cost.limit_bytes)}"
-        ),
+        text=f"{method} needs {format_gib(need)}{of_experts} {where} has {format_gib(limit)}",
         rule=rule,
         source="estimate of memory (formula)",
-        needs=round(gib(peak), 2),
-        has=round(gib(cost.limit_bytes), 2),
+        needs=round(gib(need), 2),
+        has=round(gib(limit), 2),
         unit="GiB",
     )
 
 
-def budget_reason(cost: Estimate, facts: Mapping[str, Any], name: str, rule: str | None) -> Reason:
+def budget_reason(cost: Estimate, facts: Mapping[str, Any], scheme: str, rule: str) -> Reason:
     """Which stated limit a candidate breaks, with both numbers."""
     usd, hours = facts.get("budget_usd"), facts.get("budget_hours")
-    method = method_words(name)
+    method = method_words(scheme)
     if usd is not None and cost.cost_usd is not None and cost.cost_usd > usd:
-        return Reason(
-            text=(f"{method} costs {about_usd(cost.cost_usd)}, the budget is {format_usd(usd)}"),
-            rule=rule,
-            needs=round(cost.cost_usd, 2),
-            has=float(usd),
-            unit="USD",
-        )
-    needed, limit = cost.duration_s or 0.0, float(hours or 0)
-    return Reason(
-        text=(
-            f"{method} takes about {format_duration(needed)}, the limit is"
-            f" {format_duration(limit * 3600)}"
-        ),
-        rule=rule,
-        needs=round(needed / 3600, 2),
-        has=limit,
-        unit="h",
-    )
-
-
-def unknown_words(reason: str) -> str:
-    """What an estimate lacks, as a clause: 'model: its size is not known' -> 'the size of the model
-    is not known'.
-    """
-    what, _, why = reason.partition(": ")
-    if not why:
-        return what if " " in what else f"the {what} is not known"
-    if what == "duration" or not why.startswith("its "):
-        return why
-    quality, _, rest = why.removeprefix("its ").partition(" is ")
-    return f"the {quality} of the {what} is {rest}"
+        text = f"{method} costs {about_usd(cost.cost_usd)}, the budget is {format_usd(usd)}"
+        needs, has, unit = cost.cost_usd, float(usd), "USD"
+    else:
+        needed, limit = cost.duration_s or 0.0, float(hours or 0)
+        about, most = format_duration(needed), format_duration(limit * 3600)
+        text = f"{method} takes about {about}, the limit is {most}"
+        needs, has, unit = needed / 3600, limit, "h"
+    return Reason(text=text, rule=rule, needs=round(needs, 2), has=has, unit=unit)
 
 
 def rules_that_differ(decision: Decision, other: Composition) -> tuple[Rule, ...]:
-    """The rules that a person has to hear of that set the decision apart from another
-    composition; where that is the scheme alone, the one that ranked it first.
+    """The rules that a person has to hear of that set the decision apart from another composition;
+    if that is the scheme alone, the one that ranked it first.
     """
     ours = decision.composition
     parts = (
@@ -186,19 +165,7 @@ def scheme_of_fact(fact: Fact) -> str:
     return fact.id.removeprefix(f"{fact.instance_of}_")
 
 
-def titles_of(rule: Rule, ruleset: Ruleset) -> str:
-    """The titles of a rule's sources."""
-    return "; ".join(ruleset.sources[source].title for source in rule.sources)
-
-
-# What a rule's `confidence` is worth: the weakest rule that decided sets the word.
-GRADES = {
-    "study": ("high", "measured studies"),
-    "vendor-doc": ("high", "vendors' documentation"),
-    "document": ("medium", "the guide's own rows"),
-    "practice": ("medium", "common practice"),
-    "judgement": ("low", "our judgement"),
-}
+# --------------------------------------------------------------------------- how sure
 
 
 def certainty_of(
@@ -208,66 +175,65 @@ def certainty_of(
     base: Mapping[str, Any],
     flips: Sequence[Flip],
 ) -> Certainty:
-    """The two scales, and what makes the recommendation weak."""
+    """The two scales, and what makes the recommendation weak.
+
+    Args:
+        base: The facts that were known before anything was concluded.
+    """
     weakest = max(
         (rule.confidence for rule in decision.rules), key=list(GRADES).index, default="judgement"
     )
     evidence, rests_on = GRADES[weakest]
-    conflicts = tuple(_conflicts(decision, ruleset))
-    doubts = tuple(_doubts(recommendation, ruleset, base, flips, evidence, conflicts))
+    conflicts, decided = [], {rule.id for rule in decision.rules}
+    for conflict in ruleset.conflicts:  # what experts say against the rules that decided
+        if against := [rule for rule in conflict.rules if rule in decided]:
+            titles = titles_of(conflict, ruleset)
+            conflicts.append(Reason(text=conflict.says, rule=against[0], source=titles))
+    unstated, fits = _unstated(ruleset, base, flips), recommendation.estimate.fits
+    doubts = {
+        f"the answer depends on {joined(unstated, 'or')}": unstated,
+        "experts disagree here": conflicts,
+        "nobody has measured this case": evidence == "low",
+        "it fits with little to spare": fits == "tight",
+        "it may not fit": fits == "may_fit",
+    }
+    weak = tuple(clause for clause, holds in doubts.items() if holds)
     return Certainty(
         evidence=evidence,
         rests_on=rests_on,
-        strength="weak" if doubts else "strong",
-        doubts=doubts,
-        conflicts=conflicts,
+        strength="weak" if weak else "strong",
+        doubts=weak,
+        conflicts=tuple(conflicts),
         incomplete=tuple(dict.fromkeys(map(unknown_words, recommendation.estimate.unknown))),
     )
 
 
-def _conflicts(decision: Decision, ruleset: Ruleset) -> Iterator[Reason]:
-    """What experts say against the rules that decided, with their sources."""
-    decided = {rule.id for rule in decision.rules}
-    for conflict in ruleset.conflicts:
-        against = [rule for rule in conflict.rules if rule in decided]
-        if against:
-            titles = "; ".join(ruleset.sources[source].title for source in conflict.sources)
-            yield Reason(text=conflict.says, rule=against[0], source=titles)
+def _unstated(ruleset: Ruleset, base: Mapping[str, Any], flips: Sequence[Flip]) -> list[str]:
+    """The facts that nobody stated and of which some value alone would lead to another answer.
 
-
-def _doubts(
-    recommendation: Candidate,
-    ruleset: Ruleset,
-    base: Mapping[str, Any],
-    flips: Sequence[Flip],
-    evidence: str,
-    conflicts: Sequence[Reason],
-) -> Iterator[str]:
-    """Each thing that makes the recommendation weak, as a clause.
-
-    A fact that nobody stated counts where some value of it alone would lead to another answer.
-    Signals and the number of tasks do not: unstated is what they are as a rule, and the flips show
-    them.
+    Signals and the number of tasks do not count: unstated is what they are as a rule, and the flips
+    show them.
     """
     facts = {fact.answer or fact.id: fact for fact in ruleset.facts.values()}
     changing = dict.fromkeys(name for flip in flips for name in flip.change if name in facts)
-    unstated = [
-        named_with_flag(facts[name])
-        for name in changing
-        if facts[name].origin == "asked"
-        and not facts[name].signal
-        and facts[name].id not in (*base, "gpu", "n_tasks")
+    return [
+        named_with_flag(fact)
+        for fact in map(facts.__getitem__, changing)
+        if fact.origin == "asked" and not fact.signal and fact.id not in (*base, "gpu", "n_tasks")
     ]
-    if unstated:
-        yield f"the answer depends on {joined(unstated, 'or')}"
-    if conflicts:
-        yield "experts disagree here"
-    if evidence == "low":
-        yield "nobody has measured this case"
-    if recommendation.estimate.fits == "tight":
-        yield "it fits with little to spare"
-    if recommendation.estimate.fits == "may_fit":
-        yield "it may not fit"
+
+
+def unknown_words(reason: str) -> str:
+    """What an estimate lacks, as a clause: 'model: its size is not known' -> 'the size of the model
+    is not known'.
+    """
+    what, _, why = reason.partition(": ")
+    if not why:
+        return what if " " in what else f"the {what} is not known"
+    if what == "duration" or not why.startswith("its "):
+        return why
+    quality, _, rest = why.removeprefix("its ").partition(" is ")
+    return f"the {quality} of the {what} is {rest}"
 
 
 def certainty_lines(certainty: Certainty) -> tuple[str, ...]:

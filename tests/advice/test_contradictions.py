@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from advisor.advice.facts import can_be_said, stated_values
+from advisor.advice.facts import can_be_stated, stated_values
 from advisor.ruleset.load import load_rules
 from tests.advice.situations import random_advice
 from tests.conftest import scaled
@@ -217,9 +217,9 @@ def test_no_change_is_promised_that_contradicts_what_was_stated(situation_files)
         if advice is None:
             continue
         said = stated_values(advice.situation.answers)
-        assert can_be_said(RULES, said), seed
+        assert can_be_stated(RULES, said), seed
         for flip in advice.flips:
             change = {by_answer.get(key, key): value for key, value in flip.change.items()}
-            assert can_be_said(RULES, {**said, **change}), (seed, flip.change)
+            assert can_be_stated(RULES, {**said, **change}), (seed, flip.change)
             looked_at += 1
     assert looked_at > scaled(30)

@@ -73,7 +73,7 @@ class StageCase:
 
     @property
     def on_cpu(self) -> bool:
-        return device(self.situation) == "cpu"
+        return device(self.situation.hardware) == "cpu"
 
     @property
     def is_seq2seq(self) -> bool:
