@@ -5,7 +5,7 @@ that it holds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods.keys import FunctionText, PathText
 from advisor.methods.rewards import reward_parts
 from advisor.model_files.folder import ADAPTER_CONFIG
-from advisor.plan.keys import KeySpecs, key_specs
-from advisor.plan.model import Launch, Plan, PlanData, Stage, Task
+from advisor.plan.keys import key_specs
+from advisor.plan.model import Plan, PlanData, Stage, Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +40,12 @@ class Entry:
         return tuple(dict.fromkeys((*starts_from, *self.scored_by)))
 
 
-def entries(plan: Plan, *, specs: KeySpecs | None = None) -> list[Entry]:
+def entries(plan: Plan) -> list[Entry]:
     """The trainings of a plan in the order they are run: task by task, each through all stages."""
     return [
-        entry
+        _entry(plan, index, task)
         for task in plan.tasks or (None,)
-        for entry in _chain(plan, task, specs or key_specs())
+        for index in range(len(plan.stages))
     ]
 
 
@@ -75,69 +75,55 @@ def whole_model(plan: Plan, start: Path | None, *, run: Path, folder: Path) -> P
     return Path(named) if named and Path(named).is_dir() else None
 
 
-def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
-    suffix = f"-{task.name}" if task else ""
-    names = [stage.name for stage in plan.stages]
-    result = []
-    for index, stage in enumerate(plan.stages):
-        start = stage.start_from or _before(plan, index, specs)
-        earlier = start in names[:index]
-        data = (
-            task.data
-            if task
-            else PlanData(path=stage.data)
-            if stage.data is not None
-            else plan.data
-        )
-        if data is None:
-            raise ValueError(f"stage {stage.name} has no data; read.py refuses such plans")
-        result.append(
-            Entry(
-                name=stage.name + suffix,
-                stage=with_overrides(stage, task, specs) if task else stage,
-                task=task,
-                data=data,
-                starts_from=f"{start}{suffix}" if earlier else None,
-                start_folder=None if earlier else start,
-                scored_by=tuple(f"{name}{suffix}" for name in _scorers(plan, index, specs)),
-            )
-        )
-    return result
+def _entry(plan: Plan, index: int, task: Task | None) -> Entry:
+    """A stage as the plan, or one of its tasks, trains it."""
+    stage, suffix = plan.stages[index], f"-{task.name}" if task else ""
+    earlier = [one.name for one in plan.stages[:index]]
+    # From a reward model, which scores and does not write, no other stage goes on.
+    goes_on = [one.name for one in plan.stages[:index] if _scores(stage) or not _scores(one)]
+    start = stage.start_from or (goes_on[-1] if goes_on else None)
+    own = PlanData(path=stage.data) if stage.data is not None else plan.data
+    data = task.data if task else own
+    if data is None:
+        raise ValueError(f"stage {stage.name} has no data; read.py refuses such plans")
+    return Entry(
+        name=stage.name + suffix,
+        stage=with_overrides(stage, task) if task else stage,
+        task=task,
+        data=data,
+        starts_from=f"{start}{suffix}" if start in earlier else None,
+        start_folder=None if start in earlier else start,
+        scored_by=tuple(f"{name}{suffix}" for name in _scorers(plan, index)),
+    )
 
 
-def _scorers(plan: Plan, index: int, specs: KeySpecs) -> list[str]:
+def _scorers(plan: Plan, index: int) -> list[str]:
     """The stages whose reward models score a stage's own answers; none if something else does."""
     stage = plan.stages[index]
-    if not specs.objectives[stage.objective].needs_reward:
+    if not key_specs().objectives[stage.objective].needs_reward:
         return []
-    there = [earlier.name for earlier in plan.stages[:index] if _scores(earlier, specs)]
+    there = [earlier.name for earlier in plan.stages[:index] if _scores(earlier)]
     parts = reward_parts(stage.options)
     if not parts:
         return there[-1:]
-    named = (part.value for part in parts if part.source == "reward_model")
-    return [name for name in named if name in there]
+    return [one.value for one in parts if one.source == "reward_model" and one.value in there]
 
 
-def _before(plan: Plan, index: int, specs: KeySpecs) -> str | None:
-    """The stage before, or before the reward model, which scores and does not write."""
-    from_any = _scores(plan.stages[index], specs)
-    earlier = [stage.name for stage in plan.stages[:index] if from_any or not _scores(stage, specs)]
-    return earlier[-1] if earlier else None
-
-
-def _scores(stage: Stage, specs: KeySpecs) -> bool:
+def _scores(stage: Stage) -> bool:
     """Whether the stage trains a reward model."""
-    return specs.objectives[stage.objective].scores
+    return key_specs().objectives[stage.objective].scores
 
 
-def with_overrides(stage: Stage, task: Task, specs: KeySpecs) -> Stage:
+def with_overrides(stage: Stage, task: Task) -> Stage:
     """The stage as a task trains it. An override goes to every stage that reads its key."""
-    common = {
-        key: value for key, value in task.overrides.items() if key in Stage.__dataclass_fields__
-    }
-    allowed = specs.allowed(stage.objective, stage.update)
-    own = {key: value for key, value in task.overrides.items() if key in allowed}
-    return replace(stage, **common, options={**stage.options, **own}) if task.overrides else stage
+    fields, given = Stage.__dataclass_fields__, task.overrides
+    allowed = key_specs().allowed(stage.objective, stage.update)
+    common = {key: value for key, value in given.items() if key in fields}
+    own = {key: value for key, value in given.items() if key in allowed}
+    return replace(stage, **common, options={**stage.options, **own}) if given else stage
+
+
+# --------------------------------------------------------------------------- paths
 
 
 def path_from(folder: Path, text: str) -> Path:
@@ -152,22 +138,22 @@ def path_from(folder: Path, text: str) -> Path:
     return folder / path
 
 
-def with_paths(plan: Plan, moved: Callable[[str], str], *, specs: KeySpecs | None = None) -> Plan:
+def with_paths(plan: Plan, moved: Callable[[str], str]) -> Plan:
     """The plan with `moved` applied to every path in it; names of stages are no paths.
 
     Args:
         moved: What a path becomes; a text that is no path (a hub id) comes back unchanged.
-        specs: The keys that methods declare; default: those of the shipped rules.
     """
-    specs = specs or key_specs()
-    names = {stage.name for stage in plan.stages}
+    launch, server = plan.launch, plan.launch.vllm
+    if server is not None and server.python is not None:
+        launch = replace(launch, vllm=replace(server, python=moved(server.python)))
     return replace(
         plan,
         model=moved(plan.model),
         data=replace(plan.data, path=moved(plan.data.path)) if plan.data else None,
-        launch=_launch(plan.launch, moved),
+        launch=launch,
         extras={name: extras()[name].with_paths(keys, moved) for name, keys in plan.extras.items()},
-        stages=tuple(_stage(stage, moved, names, specs) for stage in plan.stages),
+        stages=tuple(_moved_stage(plan, stage, moved) for stage in plan.stages),
         tasks=tuple(
             replace(task, data=replace(task.data, path=moved(task.data.path)))
             for task in plan.tasks
@@ -183,53 +169,36 @@ def stage_paths(plan: Plan, stage: Stage) -> list[str]:
         found.append(text)
         return text
 
-    names = {one.name for one in plan.stages}
-    _stage(replace(stage, data=None), note, names, key_specs())
+    _moved_stage(plan, replace(stage, data=None), note)
     return found
 
 
-def _launch(launch: Launch, moved: Callable[[str], str]) -> Launch:
-    server = launch.vllm
-    if server is None or server.python is None:
-        return launch
-    return replace(launch, vllm=replace(server, python=moved(server.python)))
+def _moved_stage(plan: Plan, stage: Stage, moved: Callable[[str], str]) -> Stage:
+    names = {one.name for one in plan.stages}
+    declared = key_specs().allowed(stage.objective, stage.update)
 
+    def unless_a_stage(text: str) -> str:
+        return text if text in names else moved(text)
 
-def _stage(
-    stage: Stage, moved: Callable[[str], str], names: Collection[str], specs: KeySpecs
-) -> Stage:
-    start = stage.start_from
+    def inside(value: Any, shape: Shape | None) -> Any:
+        """A value of that shape with every path in it moved."""
+        if isinstance(shape, ListOf) and isinstance(value, list):
+            return [inside(part, shape.of) for part in value]
+        if isinstance(shape, Keys) and isinstance(value, dict):
+            return {key: inside(part, shape.keys.get(key)) for key, part in value.items()}
+        if isinstance(shape, PathText) and isinstance(value, str):
+            return unless_a_stage(value)
+        if isinstance(shape, FunctionText) and isinstance(value, str):
+            file, colon, function = value.rpartition(":")
+            return f"{moved(file)}{colon}{function}"
+        return value
+
     return replace(
         stage,
         data=moved(stage.data) if stage.data is not None else None,
-        start_from=moved(start) if start is not None and start not in names else start,
-        options=_options(stage, moved, names, specs),
+        start_from=unless_a_stage(stage.start_from) if stage.start_from is not None else None,
+        options={
+            key: inside(value, declared[key].shape if key in declared else None)
+            for key, value in stage.options.items()
+        },
     )
-
-
-def _options(
-    stage: Stage, moved: Callable[[str], str], names: Collection[str], specs: KeySpecs
-) -> dict[str, Any]:
-    declared = specs.allowed(stage.objective, stage.update)
-    return {
-        key: _moved(value, declared[key].shape, moved, names) if key in declared else value
-        for key, value in stage.options.items()
-    }
-
-
-def _moved(
-    value: Any, shape: Shape | None, moved: Callable[[str], str], names: Collection[str]
-) -> Any:
-    """A value of that shape with every path in it moved."""
-    if isinstance(shape, ListOf) and isinstance(value, list):
-        return [_moved(part, shape.of, moved, names) for part in value]
-    if isinstance(shape, Keys) and isinstance(value, dict):
-        return {key: _moved(part, shape.keys.get(key), moved, names) for key, part in value.items()}
-    if not isinstance(value, str):
-        return value
-    if isinstance(shape, PathText) and value not in names:
-        return moved(value)
-    if isinstance(shape, FunctionText):
-        file, colon, function = value.rpartition(":")
-        return f"{moved(file)}{colon}{function}"
-    return value

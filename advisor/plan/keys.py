@@ -19,7 +19,7 @@ from advisor.ground.shape import Integer, Keys, Shape
 from advisor.methods import methods
 from advisor.methods.keys import Key as Key
 from advisor.methods.keys import Refusal
-from advisor.methods.model import Method, Methods, Objective, Update
+from advisor.methods.model import Method, Objective, Update
 from advisor.methods.stage import EVERY_STAGE, stage_keys
 from advisor.plan.model import Plan
 
@@ -114,11 +114,7 @@ class KeySpecs:
 
 def key_specs() -> KeySpecs:
     """The keys that the files of all methods declare."""
-    return specs_of(methods())
-
-
-def specs_of(found: Methods) -> KeySpecs:
-    """The keys that these methods declare."""
+    found = methods()
     return KeySpecs(updates=found.updates, objectives=found.objectives, broken=found.broken)
 
 

@@ -49,13 +49,14 @@ FIXED_FOR_TASKS = {
     "name", "objective", "update", "quantization", "double_quantization", "start_from", "data",
     "weights_dtype",
 }  # fmt: skip
+FORM = "PATH=VALUE, such as stages.0.learning_rate=1e-4 or stages.NAME.epochs=2"
 MADE = ("extras",)  # of a plan: made from the keys of optional features
 
 
-def read_plan(path: Path | str, *, specs: KeySpecs | None = None) -> Plan:
+def read_plan(path: Path | str) -> Plan:
     """The plan in a file. Raises InputError with every fault of the file, located."""
     path = Path(path)
-    return plan_from_data(read_yaml(path), base=path.resolve().parent, specs=specs)
+    return plan_from_data(read_yaml(path), base=path.resolve().parent)
 
 
 def resolve_path(plan_path: Path | str, text: str) -> Path:
@@ -81,28 +82,21 @@ class PlanFile:
         return folder if folder.is_dir() else None
 
 
-def plan_from_data(
-    document: Located, *, base: Path | None = None, specs: KeySpecs | None = None
-) -> Plan:
+def plan_from_data(document: Located, *, base: Path | None = None) -> Plan:
     """The plan in plain data. Raises InputError with every fault.
 
     Args:
         document: The data with its positions: a file, or a plan changed by --set.
         base: The folder that relative paths are meant from; without it no path is looked up.
-        specs: The keys that methods declare; default: those of the shipped rules.
     """
-    specs = specs or key_specs()
-    data = document.data
+    specs, data = key_specs(), document.data
     if not isinstance(data, dict):
         what = "is empty" if data is None else "is not a map of keys and values"
-        raise InputError(
-            f"a plan {what}",
-            where=document.at(),
-            hint="`advise --json ... --plan plan.yaml` writes one",
-        )
+        hint = "`advise --json ... --plan plan.yaml` writes one"
+        raise InputError(f"a plan {what}", where=document.at(), hint=hint)
     refuse_secrets(document)
     report = _Report(document)
-    report.faults += check_shape(document, plan_shape(specs))
+    report.faults += check_shape(document, plan_shape())
     plan_faults(data, report.add, base)
     stages = data["stages"] if isinstance(data.get("stages"), list) else []
     for index, stage in enumerate(stages):
@@ -117,20 +111,14 @@ def plan_from_data(
     return build(Plan, whole, extras=read_extras(data))
 
 
-def plan_shape(specs: KeySpecs) -> Keys:
+def plan_shape() -> Keys:
     """What a plan may hold."""
     shape = shape_of(Plan, without=MADE)
-    stages = ListOf(of=StageShape(keys={}, specs=specs), least=1)
-    own = {**shape.keys, "stages": stages}
-    launch = list(own).index("launch")  # the keys of extras stand before it
-    before, after = list(own.items())[:launch], list(own.items())[launch:]
-    return PlanShape(
-        help=shape.help,
-        keys={**dict(before), **shapes_of_extras(), **dict(after)},
-        required=shape.required,
-        others=_plan_hint,
-        of_stages=(*stage_keys(), *specs.names()),
-    )
+    keys: dict[str, Shape] = {}
+    for name, one in {**shape.keys, "stages": ListOf(of=StageShape(keys={}), least=1)}.items():
+        keys |= shapes_of_extras() if name == "launch" else {}
+        keys[name] = one
+    return PlanShape(help=shape.help, keys=keys, required=shape.required, others=_plan_hint)
 
 
 def _plan_hint(name: str, known: Collection[str]) -> str:
@@ -142,19 +130,17 @@ def _plan_hint(name: str, known: Collection[str]) -> str:
 class PlanShape(Keys):
     """What a plan may hold; a stage's key beside `stages` is told where it belongs."""
 
-    of_stages: tuple[str, ...]
-
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
         if not isinstance(value, dict):
             yield from Keys.faults(self, value, document, path)
             return
-        astray = {}
+        astray, of_stages = {}, (*stage_keys(), *key_specs().names())
         for key in value:
             if key in self.keys or _plan_hint(str(key), self.keys):
                 continue
-            if key in self.of_stages:
+            if key in of_stages:
                 astray[key] = ""
-            elif not nearest(key, self.keys) and (hint := hint_for(str(key), self.of_stages)):
+            elif not nearest(key, self.keys) and (hint := hint_for(str(key), of_stages)):
                 astray[key] = hint
         for key, hint in astray.items():
             yield Fault(
@@ -171,34 +157,36 @@ class PlanShape(Keys):
 class StageShape(Keys):
     """What a stage may hold, which depends on its objective and its update."""
 
-    specs: KeySpecs
-
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
         if not isinstance(value, dict):
             yield self.refuse(value, document, path)
             return
-        specs, objective, update = self.specs, str(value.get("objective")), str(value.get("update"))
-        shapes = stage_shapes(specs, objective, update)
-        required = [
-            name
-            for name in shape_of(Stage).required
-            if specs.default(name, objective=objective, update=update) is None
-        ]
+        specs, objective, update = (
+            key_specs(),
+            str(value.get("objective")),
+            str(value.get("update")),
+        )
         for name in (objective, update):
             yield from specs.broken.get(name, ())
+        shapes = stage_shapes(objective, update)
         for key in value:
             owners = specs.owners(key) if key not in shapes else []
             if owners and objective in specs.objectives and update in specs.updates:
-                where, stage = document.at((*path, key), key=True), f"with objective {objective}"
-                what = f"`{key}` has no effect in a stage {stage} and update {update}"
-                belongs, hint = (
-                    f"it belongs to {', '.join(owners)}",
-                    "remove it, or change the stage",
+                yield Fault(
+                    where=document.at((*path, key), key=True),
+                    what=f"`{key}` has no effect in a stage with objective {objective} and update"
+                    f" {update}",
+                    allowed=f"it belongs to {', '.join(owners)}",
+                    hint="remove it, or change the stage",
                 )
-                yield Fault(where=where, what=what, allowed=belongs, hint=hint)
             if owners:  # reported above; else the unknown name of the method is the fault
                 shapes[key] = Shape()
-        whole = Keys(keys=shapes, required=tuple(required), others=_stage_hint)
+        required = tuple(
+            name
+            for name in shape_of(Stage).required
+            if specs.default(name, objective=objective, update=update) is None
+        )
+        whole = Keys(keys=shapes, required=required, others=_stage_hint)
         yield from whole.faults(value, document, path)
 
     def words(self) -> str:
@@ -206,12 +194,13 @@ class StageShape(Keys):
 
 
 def _stage_hint(name: str, known: Collection[str]) -> str:
-    """What to say of another tool's key in a stage, also where ours stands beside the stages."""
+    """What to say of another tool's key in a stage, also of ours that stands beside the stages."""
     return hint_for(name, {*known, *BESIDE_STAGES})
 
 
-def stage_shapes(specs: KeySpecs, objective: str, update: str) -> dict[str, Shape]:
+def stage_shapes(objective: str, update: str) -> dict[str, Shape]:
     """Key -> what it may hold, in a stage of that objective and update."""
+    specs = key_specs()
     keys = {**stage_keys(), **specs.allowed(objective, update)}
     shapes = {name: key.shape for name, key in keys.items()}
     for axis, name, table in (
@@ -239,7 +228,12 @@ def _check_overrides(
     tasks: Sequence[Any], stages: Sequence[Any], specs: KeySpecs, report: _Report
 ) -> None:
     """Each task's overrides, tried on every stage that reads them."""
-    tried = [(stage, _changeable(stage, specs)) for stage in stages if isinstance(stage, dict)]
+    tried = []
+    for stage in stages:
+        if isinstance(stage, dict):
+            shapes = stage_shapes(str(stage.get("objective")), str(stage.get("update")))
+            own = {key: shape for key, shape in shapes.items() if key not in FIXED_FOR_TASKS}
+            tried.append((stage, own))
     changeable = sorted({key for _, shapes in tried for key in shapes})
     for number, task in enumerate(tasks):
         overrides = task.get("overrides") if isinstance(task, dict) else None
@@ -264,12 +258,6 @@ def _check_overrides(
             stage_faults({**stage, **mine}, (), specs, report.inside(place, mine))
 
 
-def _changeable(stage: Mapping[str, Any], specs: KeySpecs) -> dict[str, Shape]:
-    """What a task may change of the stage."""
-    shapes = stage_shapes(specs, str(stage.get("objective")), str(stage.get("update")))
-    return {key: shape for key, shape in shapes.items() if key not in FIXED_FOR_TASKS}
-
-
 class _Report:
     """The faults of a plan, each with its place."""
 
@@ -286,11 +274,9 @@ class _Report:
     def inside(self, start: Place, keys: Container[str]) -> Raise:
         """Reports the faults of these keys alone, under another place."""
 
-        def add(
-            place: Place, text: str, allowed: str = "", hint: str = "", *, key: bool = False
-        ) -> None:
+        def add(place: Place, *texts: str, key: bool = False, **named: str) -> None:
             if place[-1] in keys:
-                self.add((*start, place[-1]), text, allowed, hint, key=key)
+                self.add((*start, place[-1]), *texts, key=key, **named)
 
         return add
 
@@ -305,12 +291,10 @@ class _Report:
         return sorted(dict.fromkeys(self.faults), key=position)
 
 
-FORM = "PATH=VALUE, such as stages.0.learning_rate=1e-4 or stages.NAME.epochs=2"
+# --------------------------------------------------------------------------- --set
 
 
-def set_values(
-    plan: Plan, settings: Iterable[str], *, base: Path | None = None, specs: KeySpecs | None = None
-) -> Plan:
+def set_values(plan: Plan, settings: Iterable[str], *, base: Path | None = None) -> Plan:
     """The plan with the settings applied in order and checked as a whole; `null` puts a value back
     to its default.
 
@@ -322,20 +306,19 @@ def set_values(
         return plan
     for text in settings:  # before any message repeats it
         name, _, value = text.partition("=")
-        refuse_secrets(NamedValue("", _nested(name, value)))
-    changed = _Changed(plan_data(plan))
-    faults = [fault for text in settings if (fault := changed.apply(text)) is not None]
+        nested: Any = value
+        for part in reversed(name.strip().split(".")):
+            nested = {part: nested}
+        refuse_secrets(NamedValue("", nested))
+    changed, faults = _Changed(plan_data(plan)), list[Fault]()
+    for text in settings:
+        try:
+            changed.apply(text)
+        except InputError as error:
+            faults += error.faults
     if faults:
         raise InputError(faults=faults)
-    return plan_from_data(changed, base=base, specs=specs)
-
-
-def _nested(name: str, value: str) -> Any:
-    """A setting as plain data: {'trl': {'seed': '3'}} of trl.seed=3."""
-    nested: Any = value
-    for part in reversed(name.strip().split(".")):
-        nested = {part: nested}
-    return nested
+    return plan_from_data(changed, base=base)
 
 
 @dataclass
@@ -347,73 +330,54 @@ class _Changed:
 
     def at(self, path: Sequence[str | int] = (), *, key: bool = False) -> str:
         """The setting that wrote the place or something around it, else the place itself."""
-        for length in range(len(path), -1, -1):
-            if tuple(path[:length]) in self.written:
-                return self.written[tuple(path[:length])]
-        inner = [
-            text
-            for place, text in self.written.items()
-            if path and place[: len(path)] == tuple(path)
-        ]
-        return inner[-1] if inner else ".".join(["plan", *map(str, path)])
+        path = tuple(path)
+        around = [path[:length] for length in range(len(path), -1, -1)]
+        inside = [place for place in reversed(self.written) if path == place[: len(path)] != ()]
+        for place in (*around, *inside):
+            if place in self.written:
+                return self.written[place]
+        return ".".join(["plan", *map(str, path)])
 
-    def apply(self, text: str) -> Fault | None:
-        """Write one setting into the data, or say why it cannot be."""
+    def apply(self, text: str) -> None:
+        """Write one setting into the data. Raises InputError."""
         name, equals, value_text = text.partition("=")
-        at = f"--set {text}"
-        parts = name.strip().split(".")
+        at, parts = f"--set {text}", name.strip().split(".")
         if not equals or not all(parts):
-            return Fault(where=at, what="not a setting", allowed=FORM)
-        try:
-            value = parse_yaml(value_text, name=at).data if value_text.strip() else ""
-        except InputError as error:
-            return error.faults[0]
+            raise InputError("not a setting", FORM, where=at)
+        value = parse_yaml(value_text, name=at).data if value_text.strip() else ""
         node: Any = self.data
         place: Place = ()
-        for part in parts[:-1]:
-            step = _step(node, part, place)
-            if isinstance(step, Fault):
-                return replace(step, where=at)
-            place = (*place, step)
-            if isinstance(node, dict) and node.get(part) is None:
-                node[part] = {}
-            node = node[step]
-        if isinstance(node, dict):
-            step = parts[-1]
-            if (
-                value is None
-                and (len(place) < 3 or place[2] not in ("trl", "peft"))
-                and place[:2] != ("origin", "answers")
-            ):
-                node.pop(step, None)
-            else:
-                node[step] = value
+        for number, part in enumerate(parts, 1):
+            place = (*place, _step(node, part, place, at))
+            if number < len(parts):
+                if isinstance(node, dict) and node.get(part) is None:
+                    node[part] = {}
+                node = node[place[-1]]
+        inside = place[:-1]
+        keeps_null = inside[2:3] in (("trl",), ("peft",)) or inside[:2] == ("origin", "answers")
+        if value is None and isinstance(node, dict) and not keeps_null:
+            node.pop(place[-1], None)
         else:
-            found = _step(node, parts[-1], place)
-            if isinstance(found, Fault):
-                return replace(found, where=at)
-            node[found] = value
-            step = str(found)
-            place = (*place, found)
-        self.written[(*place, step) if isinstance(node, dict) else place] = at
-        return None
+            node[place[-1]] = value
+        self.written[place] = at
 
 
-def _step(node: Any, part: str, place: Place) -> str | int | Fault:
-    """The key or index that one part of a path means inside a node."""
+def _step(node: Any, part: str, place: Place, at: str) -> str | int:
+    """The key or index that one part of a setting's path means inside a node. Raises InputError."""
     where = ".".join(map(str, place)) or "the plan"
     if isinstance(node, dict):
         return part
     if not isinstance(node, list):
-        return Fault(what=f"'{where}' has no parts", allowed=FORM)
+        raise InputError(f"'{where}' has no parts", FORM, where=at)
     names = [str(entry.get("name")) if isinstance(entry, dict) else "" for entry in node]
     if part in names:
         return names.index(part)
     if part.isdecimal() and int(part) < len(node):
         return int(part)
     known = [name or str(index) for index, name in enumerate(names)]
-    return Fault(
-        what=f"'{where}' has no entry '{part}'",
-        allowed=f"known: {', '.join(known)}, or a number from 0 to {len(node) - 1}",
-        hint=nearest(part, known),
+    raise InputError(
+        f"'{where}' has no entry '{part}'",
+        f"known: {', '.join(known)}, or a number from 0 to {len(node) - 1}",
+        nearest(part, known),
+        where=at,
     )

@@ -21,7 +21,7 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE, bytes_of, write_atomically
 from advisor.plan.entries import with_paths
-from advisor.plan.keys import EXTRAS, KeySpecs, key_specs, stated_extras
+from advisor.plan.keys import EXTRAS, key_specs, stated_extras
 from advisor.plan.model import Comments, Place, Plan, Stage
 
 # Written even if they equal the default: without them the file would not say what it is.
@@ -91,14 +91,13 @@ def _default(item: Field[Any]) -> Any:
     return item.default_factory() if item.default_factory is not MISSING else MISSING
 
 
-def plan_digest(plan: Plan, *, specs: KeySpecs | None = None) -> str:
+def plan_digest(plan: Plan) -> str:
     """Ten hex digits that name what is trained: model, data and stages, whichever way the same
     values were written.
 
     Defaults do not count, so a key that a later version adds does not rename the runs of today's
     plans.
     """
-    specs = specs or key_specs()
     data = plan_data(plan)
     subject = {
         key: data.get(key) for key in ("model", "revision", "trust_remote_code", "data", "tasks")
@@ -107,7 +106,7 @@ def plan_digest(plan: Plan, *, specs: KeySpecs | None = None) -> str:
         subject["template"] = data["template"]
     stages = []
     for stage, shown in zip(plan.stages, data["stages"], strict=True):
-        known = specs.allowed(stage.objective, stage.update)
+        known = key_specs().allowed(stage.objective, stage.update)
         usual = {key: known[key].default for key in stage.options if key in known}
         stages.append(
             {key: value for key, value in shown.items() if key not in usual or value != usual[key]}

@@ -15,10 +15,9 @@ from advisor.schema.parts import Schema, closed, head, ref, schema_of
 NULL: Schema = {"type": "null"}
 
 
-def plan_schema(specs: KeySpecs | None = None) -> Schema:
+def plan_schema() -> Schema:
     """The schema, with each method's keys; a key beside a method that reads it not is marked."""
-    specs = specs or key_specs()
-    schema = schema_of(plan_shape(specs))
+    specs, schema = key_specs(), schema_of(plan_shape())
     stages = schema["properties"]["stages"]
     stages["items"] = ref("Stage")
     stages.setdefault("description", shape_of(Plan).keys["stages"].help)

@@ -10,14 +10,15 @@ from advisor.methods import methods, updates
 from advisor.methods.keys import declared_key
 from advisor.methods.other_keys import OTHER_KEYS_FILE, other_keys
 from advisor.methods.stage import stage_keys
+from advisor.plan import keys as plan_keys
 from advisor.plan.entries import entries
-from advisor.plan.keys import BESIDE_STAGES, key_specs, specs_of
+from advisor.plan.keys import BESIDE_STAGES, key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data, plan_shape, read_plan, stage_shapes
 from tests.methods.method_files import line_of, write_objective, write_update
 
 
-def test_a_new_key_is_one_line_in_its_methods_file(tmp_path):
+def test_a_new_key_is_one_line_in_its_methods_file(tmp_path, monkeypatch):
     """A key declared in a rule file is read, bounded and given its default, with no code."""
     write_objective(
         tmp_path,
@@ -26,20 +27,19 @@ def test_a_new_key_is_one_line_in_its_methods_file(tmp_path):
         unused="{packing: pairs are not packed}",
     )
     write_update(tmp_path, "full", trains="all")
-    specs = specs_of(methods((tmp_path,)))
+    found = methods((tmp_path,))
+    monkeypatch.setattr(plan_keys, "methods", lambda: found)
     text = (
         "model: m\ndata: {path: t}\nstages: [{name: a, objective: dpo, update: full, learning_rate:"
         " 1e-6, beta: BETA}]\n"
     )
-    stage = plan_from_data(parse_yaml(text.replace("BETA", "0.3"), name="p"), specs=specs).stages[0]
+    stage = plan_from_data(parse_yaml(text.replace("BETA", "0.3"), name="p")).stages[0]
     assert stage.options == {"beta": 0.3}
-    assert specs.effective({}, objective="dpo", update="full") == {"beta": 0.1}
+    assert key_specs().effective({}, objective="dpo", update="full") == {"beta": 0.1}
     with pytest.raises(InputError, match=r"`beta` is 0\n  a number above 0"):
-        plan_from_data(parse_yaml(text.replace("BETA", "0"), name="p"), specs=specs)
+        plan_from_data(parse_yaml(text.replace("BETA", "0"), name="p"))
     with pytest.raises(InputError, match="pairs are not packed"):
-        plan_from_data(
-            parse_yaml(text.replace("beta: BETA", "packing: false"), name="p"), specs=specs
-        )
+        plan_from_data(parse_yaml(text.replace("beta: BETA", "packing: false"), name="p"))
 
 
 def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
@@ -59,7 +59,7 @@ def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
         f"{path}:{first + 1}:22",
         f"{path}:{first + 2}:3",
     ]
-    assert not specs_of(methods((tmp_path,))).updates
+    assert not methods((tmp_path,)).updates
 
 
 def test_every_shipped_declaration_is_well_formed():
@@ -166,14 +166,14 @@ def test_every_line_that_is_offered_can_be_written(tmp_path):
     path = rules_dir() / "tools" / "other_keys.yaml"
     data = read_shipped(path, shape=OTHER_KEYS_FILE).data
     specs = key_specs()
-    known = {*stage_keys(), *specs.names(), *plan_shape(specs).keys, *BESIDE_STAGES}
+    known = {*stage_keys(), *specs.names(), *plan_shape().keys, *BESIDE_STAGES}
     assert known.issuperset(data["same"])
     assert known.issuperset(entry["of"] for entry in data["otherwise"])
     written = [entry["write"] for entry in data["otherwise"] if "write" in entry]
     assert len(written) > 8
     for line in written:
         key, value = line.split(": ")
-        shape = stage_shapes(specs, "sft", "lora")[key]
+        shape = stage_shapes("sft", "lora")[key]
         document = parse_yaml(f"{key}: {value}", name="line")
         assert not check_shape(document, Keys(keys={key: shape})), line
     tools = set(data["tools"])

@@ -10,7 +10,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.resources import resource_root
 from advisor.ground.yaml_files import parse_yaml
 from advisor.methods import methods
-from advisor.plan.keys import specs_of
+from advisor.plan import keys
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
 from tests.methods.method_files import write_objective, write_update
 
@@ -311,18 +311,21 @@ def test_plans_of_an_earlier_version_read_the_same(name):
 
 
 @pytest.mark.parametrize(("axis", "named"), [("objective", "heart"), ("update", "bias")])
-def test_a_method_whose_file_is_broken_gives_the_faults_of_that_file(tmp_path, axis, named):
+def test_a_method_whose_file_is_broken_gives_the_faults_of_that_file(
+    tmp_path, monkeypatch, axis, named
+):
     """A plan that names it says where the method's file is wrong, once, after its own faults."""
     write_objective(tmp_path, "heart", trains_on="[pears]")
     write_update(tmp_path, "bias", trains="modul")
-    specs = specs_of(methods((resource_root(), tmp_path)))
+    found = methods((resource_root(), tmp_path))
+    monkeypatch.setattr(keys, "methods", lambda: found)
     first = "lora" if axis == "update" else "sft"
     text = GOOD.replace(f"{axis}: {first}", f"{axis}: {named}").replace("epochs: 2", "epochs: two")
     with pytest.raises(InputError) as caught:
-        plan_from_data(parse_yaml(text, name="plan.yaml"), specs=specs)
+        plan_from_data(parse_yaml(text, name="plan.yaml"))
     own, broken = caught.value.faults
     assert own.headline.startswith("plan.yaml:13:13: `epochs` is 'two'")
-    assert broken == specs.broken[named][0]
+    assert broken == found.broken[named][0]
     assert f"{named}.yaml:" in broken.headline
 
 
@@ -381,13 +384,15 @@ def test_a_missing_learning_rate_takes_the_default_of_the_update():
     assert plan(full).stages[0].learning_rate == 2e-5
 
 
-def test_a_missing_learning_rate_without_a_default_says_what_is_usual(tmp_path):
+def test_a_missing_learning_rate_without_a_default_says_what_is_usual(tmp_path, monkeypatch):
     """Without a default the error lists what is usual for the updates that have one."""
     write_update(tmp_path, "lora", keys="{rank: {type: integer}}")
     write_update(tmp_path, "full", defaults="{learning_rate: {value: 2e-5, source: trl}}")
+    found = methods((tmp_path,))
+    monkeypatch.setattr(keys, "methods", lambda: found)
     text = "model: m\ndata: {path: t}\nstages: [{name: a, objective: sft, update: lora}]\n"
     with pytest.raises(InputError, match=r"`learning_rate` is missing\n.*\n.*usual for full 2e-05"):
-        plan_from_data(parse_yaml(text, name="p"), specs=specs_of(methods((tmp_path,))))
+        plan_from_data(parse_yaml(text, name="p"))
 
 
 def test_task_overrides_are_checked_like_stage_keys():

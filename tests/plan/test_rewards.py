@@ -8,7 +8,7 @@ import pytest
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_files import parse_yaml
 from advisor.launch.inputs import read_inputs
-from advisor.launch.prepare import prepare_plan
+from advisor.launch.prepare import Options, prepare_plan
 from advisor.methods.rewards import models_that_score, overlong_tokens, reward_parts
 from advisor.plan.entries import entries, with_paths
 from advisor.plan.read import plan_from_data, read_plan
@@ -86,7 +86,7 @@ def test_files_of_rewards_are_inputs_of_the_run(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "scores.py").write_text("def judge(**_): ...")
     (tmp_path / "plan.yaml").write_text(HEAD + GOOD)
-    found = read_inputs(prepare_plan(tmp_path / "plan.yaml", output=tmp_path / "out"), {})
+    found = read_inputs(prepare_plan(tmp_path / "plan.yaml", Options(output=tmp_path / "out")), {})
     assert list(found) == ["file ../own/scores.py"]
 
 
