@@ -15,7 +15,7 @@ from advisor.export.exporter import Form as Form
 from advisor.ground.errors import AdviseError
 from advisor.ground.extras import Catalogue as Catalogue
 from advisor.ground.extras import Checked as Checked
-from advisor.plan.checks import Raise
+from advisor.plan.checks import Report
 from advisor.record.run import RunRecord, StageRecord
 from advisor.record.verdict import Finding
 
@@ -47,7 +47,7 @@ class Extra(Protocol):
 
     # ------------------------------------------------------------------- plans
 
-    def check_plan(self, data: Mapping[str, Any], report: Raise) -> None:
+    def check_plan(self, data: Mapping[str, Any], report: Report) -> None:
         """Report faults that span several keys of a plan, which is given as plain data."""
         return None
 

@@ -7,10 +7,8 @@ checks.py adds what spans several keys: names, what starts from what, and keys w
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from advisor.ground.shape import (
 from advisor.ground.yaml_files import parse_yaml, read_yaml
 from advisor.methods.other_keys import hint_for
 from advisor.methods.stage import Stage, stage_keys
-from advisor.plan.checks import Raise, plan_faults, stage_faults
+from advisor.plan.checks import Report, maps_in, plan_faults, stage_faults
 from advisor.plan.entries import path_from
 from advisor.plan.keys import (
     BESIDE_STAGES,
@@ -95,15 +93,14 @@ def plan_from_data(document: Located, *, base: Path | None = None) -> Plan:
         hint = "`advise --json ... --plan plan.yaml` writes one"
         raise InputError(f"a plan {what}", where=document.at(), hint=hint)
     refuse_secrets(document)
-    report = _Report(document)
-    report.faults += check_shape(document, plan_shape())
-    plan_faults(data, report.add, base)
-    stages = data["stages"] if isinstance(data.get("stages"), list) else []
+    report = Report(document=document)
+    report.faults.extend(check_shape(document, plan_shape()))
+    plan_faults(data, report, base)
+    stages = maps_in(data.get("stages"))
     for index, stage in enumerate(stages):
-        if isinstance(stage, dict):
-            stage_faults(stage, ("stages", index), specs, report.add)
-    if isinstance(data.get("tasks"), list):
-        _check_overrides(data["tasks"], stages, specs, report)
+        if stage:
+            stage_faults(stage, ("stages", index), report)
+    _check_overrides(maps_in(data.get("tasks")), stages, report)
     if report.faults:
         raise InputError(faults=report.in_file_order())
     own = {key: value for key, value in data.items() if key in shape_of(Plan, without=MADE).keys}
@@ -225,18 +222,17 @@ def _with_options(stage: Mapping[str, Any], specs: KeySpecs) -> dict[str, Any]:
 
 
 def _check_overrides(
-    tasks: Sequence[Any], stages: Sequence[Any], specs: KeySpecs, report: _Report
+    tasks: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]], report: Report
 ) -> None:
     """Each task's overrides, tried on every stage that reads them."""
     tried = []
-    for stage in stages:
-        if isinstance(stage, dict):
-            shapes = stage_shapes(str(stage.get("objective")), str(stage.get("update")))
-            own = {key: shape for key, shape in shapes.items() if key not in FIXED_FOR_TASKS}
-            tried.append((stage, own))
+    for stage in stages if tasks else ():
+        shapes = stage_shapes(str(stage.get("objective")), str(stage.get("update")))
+        own = {key: shape for key, shape in shapes.items() if key not in FIXED_FOR_TASKS}
+        tried.append((stage, own))
     changeable = sorted({key for _, shapes in tried for key in shapes})
     for number, task in enumerate(tasks):
-        overrides = task.get("overrides") if isinstance(task, dict) else None
+        overrides = task.get("overrides")
         if not isinstance(overrides, dict):
             continue
         place: Place = ("tasks", number, "overrides")
@@ -251,44 +247,11 @@ def _check_overrides(
                 hint = hint_for(str(key), changeable) or nearest(key, changeable)
             else:
                 continue
-            report.add((*place, key), what, allowed, hint, key=True)
+            report((*place, key), what, allowed, hint, key=True)
         for stage, shapes in tried:
             mine = {key: value for key, value in overrides.items() if key in shapes}
-            report.faults += Keys(keys=shapes).faults(mine, report.document, place)
-            stage_faults({**stage, **mine}, (), specs, report.inside(place, mine))
-
-
-class _Report:
-    """The faults of a plan, each with its place."""
-
-    def __init__(self, document: Located) -> None:
-        self.document = document
-        self.faults: list[Fault] = []
-
-    def add(
-        self, place: Place, text: str, allowed: str = "", hint: str = "", *, key: bool = False
-    ) -> None:
-        at = self.document.at(place, key=key)
-        self.faults.append(Fault(where=at, what=text, allowed=allowed, hint=hint))
-
-    def inside(self, start: Place, keys: Container[str]) -> Raise:
-        """Reports the faults of these keys alone, under another place."""
-
-        def add(place: Place, *texts: str, key: bool = False, **named: str) -> None:
-            if place[-1] in keys:
-                self.add((*start, place[-1]), *texts, key=key, **named)
-
-        return add
-
-    def in_file_order(self) -> list[Fault]:
-        """Each fault once, those of other files (of a method) last."""
-        file = re.escape(self.document.at().rsplit(":", 2)[0])
-
-        def position(fault: Fault) -> tuple[float, float]:
-            found = re.match(rf"{file}:(\d+):(\d+): ", fault.headline)
-            return (int(found[1]), int(found[2])) if found else (inf, 0)
-
-        return sorted(dict.fromkeys(self.faults), key=position)
+            report.faults.extend(Keys(keys=shapes).faults(mine, report.document, place))
+            stage_faults({**stage, **mine}, (), replace(report, inside=place, only=mine))
 
 
 # --------------------------------------------------------------------------- --set

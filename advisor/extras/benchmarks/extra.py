@@ -18,7 +18,7 @@ from advisor.ground.errors import AdviseError, Fault, TooMuchLost, nearest
 from advisor.ground.files import shown_path, text_of
 from advisor.ground.install import install_line
 from advisor.ground.shape import Integer, ListOf, Number, Text
-from advisor.plan.checks import Raise
+from advisor.plan.checks import Report
 from advisor.plan.entries import path_from
 from advisor.plan.keys import key_specs
 from advisor.record.run import RunRecord, StageRecord
@@ -76,7 +76,7 @@ class BenchmarksExtra(Extra):
     UNTIMED = "the benchmarks of `evaluation`"
     BESIDE_STAGES = True
 
-    def check_plan(self, data: Mapping[str, Any], report: Raise) -> None:
+    def check_plan(self, data: Mapping[str, Any], report: Report) -> None:
         evaluation, stages = data.get("evaluation"), data.get("stages")
         if not isinstance(evaluation, dict):
             return

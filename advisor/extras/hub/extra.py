@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from advisor.extras.protocol import Checked, Extra
 from advisor.ground.errors import AdviseError
 from advisor.ground.shape import Text
-from advisor.plan.checks import Raise
+from advisor.plan.checks import Report
 
 if TYPE_CHECKING:
     from advisor.launch.call import Call
@@ -38,7 +38,7 @@ class Hub(Extra):
     KEYS = HubKeys
     BESIDE_STAGES = True
 
-    def check_plan(self, data: Mapping[str, Any], report: Raise) -> None:
+    def check_plan(self, data: Mapping[str, Any], report: Report) -> None:
         target, tasks = data.get("push_to"), data.get("tasks")
         if not isinstance(target, str) or not isinstance(tasks, list):
             return

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from advisor.extras.protocol import Checked, Extra
 from advisor.ground.errors import Fault
 from advisor.ground.install import install_line
-from advisor.plan.checks import Raise
+from advisor.plan.checks import Report
 
 if TYPE_CHECKING:
     from advisor.launch.call import Call
@@ -44,7 +44,7 @@ class Trackers(Extra):
     BESIDE_STAGES = True
     INSTALLS = "trackers"
 
-    def check_plan(self, data: Mapping[str, Any], report: Raise) -> None:
+    def check_plan(self, data: Mapping[str, Any], report: Report) -> None:
         named = data.get("trackers")
         seen: set[str] = set()
         for index, name in enumerate(named if isinstance(named, list) else ()):
