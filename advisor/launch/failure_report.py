@@ -1,5 +1,8 @@
-"""Why a trainer failed, in words for the person who started it; if memory ran out, with the next
-smaller setting.
+"""Why a trainer failed, in words for the person who started it. A stage that ran out of memory is
+started again with the next smaller micro-batch, or gets the change that a person has to make.
+
+The setting stands in the stage's adjusted.json, which the trainer reads when it starts and writes
+when it changes it by itself; run.json says the same.
 """
 
 from __future__ import annotations
@@ -24,11 +27,21 @@ from advisor.ground.errors import (
     TrainingFailed,
 )
 from advisor.launch.child import Ended
+from advisor.launch.folder import last_step
 from advisor.plan.entries import Entry
+from advisor.plan.model import Stage
 from advisor.record.files import read_part, try_read_part, write_record
-from advisor.record.run import DOING, ERROR, RESULT, StageResult
-from advisor.record.smaller import NOTHING_SMALLER, PeakOf, as_settings, next_change
-from advisor.record.stage import Doing, ErrorRecord, error_of_rank
+from advisor.record.run import ADJUSTED, DOING, ERROR, RESULT, StageResult
+from advisor.record.smaller import (
+    NOTHING_SMALLER,
+    PeakOf,
+    adjustment_of,
+    as_settings,
+    next_batch,
+    next_change,
+    usable,
+)
+from advisor.record.stage import Adjusted, Adjustment, Doing, ErrorRecord, error_of_rank
 
 KINDS: dict[int, type[AdviseError]] = {
     2: InputError,
@@ -276,3 +289,36 @@ def smaller_hint(
         f"run again with {as_settings(entry, change)}"
         f"{' and another --output DIR' if is_chosen_folder else ''} ({change.why})"
     )
+
+
+def adjustments(entry: Entry, folder: Path) -> list[Adjustment]:
+    """What the stage has changed by itself so far."""
+    return usable(entry.stage, try_read_part(Adjusted, folder / ADJUSTED))
+
+
+def as_it_ran(entry: Entry, folder: Path) -> Stage:
+    """The stage with the micro-batch that it had come to."""
+    done = adjustments(entry, folder)
+    if not done:
+        return entry.stage
+    return replace(
+        entry.stage, micro_batch_size=done[-1].micro_batch_size, grad_accum=done[-1].grad_accum
+    )
+
+
+def next_attempt(entry: Entry, folder: Path, why: str) -> Adjustment | None:
+    """The smaller micro-batch that the stage is started again with, written down for its trainer;
+    None if there is none, or it would not help: memory ran out as the model was loaded, or saved.
+
+    Raises MachineNotReady if it cannot be written down.
+    """
+    done = adjustments(entry, folder)
+    rows = done[-1].micro_batch_size if done else entry.stage.micro_batch_size
+    change = next_batch(entry.stage, rows)
+    if change is None or doing_of(folder) not in ("training", ""):
+        return None
+    task = entry.task.name if entry.task else None
+    step, _ = last_step(folder.parent.parent, entry.stage.name, task)
+    adjustment = adjustment_of(entry, change, why, at_step=step)
+    write_record(folder / ADJUSTED, Adjusted(adjusted=(*done, adjustment)))
+    return adjustment

@@ -17,9 +17,9 @@ from advisor.ground.files import DISK, TEMPORARY, write_atomically
 from advisor.ground.types import DDP
 from advisor.ground.version import __version__
 from advisor.launch.call import Call
+from advisor.launch.earlier import Inputs
 from advisor.launch.folder import is_done, now
 from advisor.launch.hub import base_license
-from advisor.launch.inputs import Inputs
 from advisor.launch.prepare import OnEnd, PlanRun, Say
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan

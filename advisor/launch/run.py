@@ -1,27 +1,56 @@
 """`advise run`: what a plan says is checked, then trained or measured stage by stage; the next call
-resumes where this one ended.
+resumes where this one ended. Nothing is written before everything that can be checked has been
+checked.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from advisor.ground.errors import MachineNotReady
+from advisor.ground.errors import MachineNotReady, Stopped
 from advisor.ground.extras import all_extras
-from advisor.ground.files import PLAN_FILE, write_atomically
-from advisor.launch.attempt import train_or_measure
+from advisor.ground.files import PLAN_FILE, TEMPORARY, write_atomically
+from advisor.ground.version import __version__
 from advisor.launch.call import Call
+from advisor.launch.checks import run_checks
 from advisor.launch.child import every_stop_as_interrupt
-from advisor.launch.earlier import check_results, find_record
-from advisor.launch.folder import RunFolder, is_done, refuse_live
-from advisor.launch.machines import node_of
+from advisor.launch.earlier import (
+    Inputs,
+    check_results,
+    find_record,
+    inputs_of,
+    read_inputs,
+    refuse_changed,
+)
+from advisor.launch.failure_report import explain_failure, oom_kills, smaller_hint
+from advisor.launch.folder import RunFolder, has_result, is_done, now, refuse_live
+from advisor.launch.machines import Machines, Said, find_place, machines_of, node_of, versions
 from advisor.launch.prepare import Options, prepare_plan, select_entries
-from advisor.launch.record_keeper import Ending, RecordKeeper, end_run
-from advisor.launch.stages import is_unfinished
+from advisor.launch.record_keeper import Ending, RecordKeeper, end_run, new_record
+from advisor.launch.stages import StageRunner, is_unfinished
+from advisor.launch.teaching import note_dry_run
+from advisor.launch.trainer_process import TrainerStarter
+from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
+from advisor.plan.write import plan_digest
+from advisor.record.content import digest_of
+from advisor.record.files import try_read_part, write_record
 from advisor.record.next_step import resume_command
-from advisor.record.run import DONE, DryRun, Run, RunRecord
+from advisor.record.run import (
+    DONE,
+    DRY_RUN,
+    PENDING,
+    SCHEMA_VERSION,
+    DryRun,
+    DryRunRecord,
+    DryRunStage,
+    Run,
+    RunRecord,
+    StageMeasurement,
+)
 
 AS_PLANNED = Options()
 
@@ -101,3 +130,144 @@ def _finished_before(call: Call, record: RunRecord) -> Run | None:
     with RunFolder(run.folder), every_stop_as_interrupt():
         write_atomically(run.folder / PLAN_FILE, run.copy_text)  # which may lack their keys
         return end_run(ending)
+
+
+def train_or_measure(call: Call) -> Run | DryRun:
+    """Train what is left of a run, or measure it: here, or on all machines of the run.
+
+    Raises AdviseError as `run_plan` does.
+    """
+    run = call.run
+    place = find_place(run.plan.launch.nodes, os.environ, plan=run.path, folder=run.folder)
+    if place is not None:
+        call = replace(call, node=place.node)
+        call.options.say(
+            f"machine {place.node} of {place.nodes} meets the others in {run.shown_folder}"
+        )
+    with machines_of(place, run.folder) as machines:
+        return _train(call, machines)
+
+
+def _train(call: Call, machines: Machines | None) -> Run | DryRun:
+    """Check this machine, then train what is left: here, or on all machines of the run."""
+    run, say = call.run, call.options.say
+    checked = run_checks(call)
+    inputs = read_inputs(run, call.record.input_files if call.record is not None else {})
+    needed = inputs_of(run, call.left, inputs)
+    if call.gpus.why:
+        say(call.gpus.why)
+    for warning in (*run.warnings, *checked.warnings, *call.past[1]):
+        say(f"warning: {warning}")
+    for line in checked.needs if not call.node else ():
+        say(line)
+    starter = TrainerStarter(
+        package_folder=call.package_folder,
+        run_folder=run.folder,
+        launch=run.plan.launch,
+        gpus=call.gpus.environment,
+        server_gpus=call.gpus.server,
+        max_steps=run.max_steps,
+        memory_bytes=call.machine.ram_total_bytes,
+        machines=machines,
+    )
+    if machines is not None:
+        machines.agree(_common(call, needed))
+        if call.node:
+            starter.follow(machines, run.entries)
+            return _outcome_elsewhere(call)
+    with RunFolder(run.folder) as folder, every_stop_as_interrupt():
+        starter = replace(starter, lock_fd=folder.lock_fd)
+        if call.options.dry_run:
+            return _measure_plan(call, starter)
+        record = find_record(run)  # again, now that nobody can change it
+        if record is not None:
+            refuse_changed(run, record.input_files, needed)
+            inputs = {**inputs, **record.input_files, **needed}
+        keeper = RecordKeeper(
+            run.folder, new_record(call, record, inputs), say=say, on_end=call.options.on_end
+        )
+        return StageRunner(call=call, starter=starter, keeper=keeper).train()
+
+
+def _common(call: Call, inputs: Inputs) -> Said:
+    """What has to be the same on every machine of the run."""
+    given = {
+        "the plan": plan_digest(call.run.plan),
+        "--only": call.options.only,
+        "--max-steps": call.options.max_steps,
+        "--dry-run": call.options.dry_run,
+        "--no-judge": not call.options.judge,
+    }
+    held = {name: digest_of(files) for name, files in inputs.items()}
+    return {"given": given | held, "versions": versions(call.machine.software, call.gpus.gpus)}
+
+
+def _outcome_elsewhere(call: Call) -> Run | DryRun:
+    """What machine 0 has written into the folder, as another machine of the run sees it."""
+    folder = call.run.folder
+    if call.options.dry_run and (measured := try_read_part(DryRunRecord, folder / DRY_RUN)):
+        return DryRun(folder=folder, record=measured, node=call.node)
+    if (record := find_record(call.run)) is not None:
+        return Run(folder=folder, record=record, node=call.node)
+    raise MachineNotReady(f"machine 0 has finished, and its result is not seen in {folder}")
+
+
+def _measure_plan(call: Call, starter: TrainerStarter) -> DryRun:
+    """What was measured; dry_run.json is all that stays in the folder.
+
+    Raises the error of the first stage that fails.
+    """
+    run = call.run
+    scratch = run.folder / f"{TEMPORARY}dry-run"
+    try:
+        stages = tuple(_measure_stage(call, entry, scratch, starter) for entry in call.selected)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    record = DryRunRecord(
+        schema_version=SCHEMA_VERSION,
+        advise_version=__version__,
+        name=run.plan.name,
+        digests=run.digests,
+        measured_at=now(),
+        stages=stages,
+    )
+    write_record(run.folder / DRY_RUN, record)
+    return DryRun(folder=run.folder, record=record)
+
+
+def _measure_stage(call: Call, entry: Entry, scratch: Path, starter: TrainerStarter) -> DryRunStage:
+    run, at = call.run, f"stage {entry.name}"
+    stage = DryRunStage(
+        name=entry.name,
+        objective=entry.stage.objective,
+        update=entry.stage.update,
+        quantization=entry.stage.quantization,
+        expected=call.expected[entry.name],
+        status=PENDING,
+    )
+    shutil.rmtree(scratch, ignore_errors=True)
+    (scratch / "stages").mkdir(parents=True)
+    write_atomically(scratch / PLAN_FILE, run.text_in(scratch))
+    for name in entry.needs:
+        trained = run.folder / "stages" / name
+        if not has_result(trained):
+            call.options.say(f"{at}: not measured, because {name} is not trained yet")
+            return replace(stage, why=f"needs {name}, which is not trained yet")
+        (scratch / "stages" / name).symlink_to(trained, target_is_directory=True)
+    call.options.say(f"{at}: measuring two steps on the longest rows and one evaluation batch")
+    kills = oom_kills()
+    ended = starter.train([entry], scratch, ["--dry-run"])
+    own = scratch / "stages" / entry.name
+    found = try_read_part(StageMeasurement, own / DRY_RUN) if ended.code == 0 else None
+    if found is not None and found.measured is not None:
+        note_dry_run(call, entry, found.measured)
+        return stage.with_measurement(found)
+    if ended.was_stopped:
+        raise Stopped("stopped", hint="nothing was kept")
+    raise explain_failure(
+        entry,
+        code=ended.code,
+        folder=own,
+        oom_kills_before=kills,
+        smaller=lambda doing: smaller_hint(entry, False, loading=doing == "loading"),
+    )

@@ -14,15 +14,17 @@ from advisor.ground.units import format_whole_time
 from advisor.launch.call import Call
 from advisor.launch.failure_report import (
     AT_ONCE,
+    adjustments,
+    as_it_ran,
     explain_failure,
     forget_errors,
+    next_attempt,
     oom_kills,
     ran_out_of_memory,
     read_error,
     smaller_hint,
 )
 from advisor.launch.generation_server import serving
-from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import Ending, RecordKeeper, end_run, with_resume
 from advisor.launch.teaching import note_training

@@ -12,9 +12,9 @@ import pytest
 
 from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.launch import Options, run_plan
+from advisor.launch.call import choose_gpus
 from advisor.launch.checks import server as server_check
 from advisor.launch.generation_server import LOG, needs_of, serving
-from advisor.launch.gpus import choose_gpus
 from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
 from tests.launch.conftest import call_of
 from tests.launch.test_gpus import gpu, machine

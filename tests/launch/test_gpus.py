@@ -11,8 +11,8 @@ import pytest
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.extras import Checked
 from advisor.ground.types import Gpu, GpuProcess, as_free_now
+from advisor.launch.call import choose_gpus
 from advisor.launch.checks import memory, run_checks
-from advisor.launch.gpus import choose_gpus
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.entries import entries
 from advisor.plan.model import Launch

@@ -7,7 +7,7 @@ import pytest
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_files import parse_yaml
-from advisor.launch.inputs import read_inputs
+from advisor.launch.earlier import read_inputs
 from advisor.launch.prepare import Options, prepare_plan
 from advisor.methods.rewards import models_that_score, overlong_tokens, reward_parts
 from advisor.plan.entries import entries, with_paths

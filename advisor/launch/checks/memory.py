@@ -6,9 +6,8 @@ from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
 from advisor.ground.types import Gpu
 from advisor.ground.units import format_gib
-from advisor.launch.call import Call
+from advisor.launch.call import Call, gpu_words
 from advisor.launch.failure_report import smaller_hint
-from advisor.launch.gpus import gpu_words
 from advisor.record.files import try_read_part
 from advisor.record.run import DRY_RUN, DryRunRecord
 from advisor.record.stage import Expected

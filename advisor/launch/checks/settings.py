@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
-from advisor.launch.call import Call
-from advisor.launch.gpus import lacks_bfloat16
+from advisor.launch.call import Call, lacks_bfloat16
 from advisor.methods import update
 from advisor.plan.checks import launch_faults, optimizer_faults
 from advisor.record.smaller import key_path

@@ -22,9 +22,8 @@ from advisor.ground import files
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.extras import Checked
 from advisor.ground.types import Hardware
-from advisor.launch import Options, attempt, prepare, run
-from advisor.launch.call import Call
-from advisor.launch.gpus import ChosenGpus
+from advisor.launch import Options, prepare, run
+from advisor.launch.call import Call, ChosenGpus
 from advisor.launch.record_keeper import RecordKeeper
 from advisor.launch.trainer_process import Ended
 from advisor.plan import read
@@ -224,7 +223,7 @@ class Schedule:
             world.done.add(name)
 
         with (
-            mock.patch.object(attempt, "TrainerStarter", return_value=Starter(world)),
+            mock.patch.object(run, "TrainerStarter", return_value=Starter(world)),
             mock.patch.object(files, "DISK", world.disk),
             mock.patch.object(RecordKeeper, "accept", accepted),
         ):
@@ -279,7 +278,7 @@ def light_launcher() -> Iterator[None]:
     with ExitStack() as stack:
         for name, stub in stubs.items():
             stack.enter_context(mock.patch.object(Call, name, stub))
-        stack.enter_context(mock.patch.object(attempt, "run_checks", return_value=Checked()))
+        stack.enter_context(mock.patch.object(run, "run_checks", return_value=Checked()))
         stack.enter_context(mock.patch.object(futures, "ThreadPoolExecutor", OneThread))
         stack.enter_context(mock.patch.object(prepare, "read_plan", plan_in))
         yield

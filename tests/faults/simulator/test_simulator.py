@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 
-from advisor.launch import inputs, prepare, run
+from advisor.launch import earlier, prepare, run
 from advisor.plan.entries import with_paths
 from advisor.plan.read import resolve_path
 from advisor.record import content
@@ -72,7 +72,7 @@ UNMENDED = {
         "does not say what the data held",
     ),
     "F3, files are not verified": (CheckpointStore, "_verify", lambda *_: None, ""),
-    "F4, files count by name and size": (inputs, "read_contents", by_size, "from step 0"),
+    "F4, files count by name and size": (earlier, "read_contents", by_size, "from step 0"),
     "F6, results are not checked": (
         run,
         "check_results",
