@@ -5,6 +5,7 @@ import json
 import pytest
 
 from advisor.ground.types import Answer, Answers
+from advisor.model_files import hub_cache
 from advisor.situation import model_choice, models
 from advisor.situation.build import situation_of
 from advisor.situation.model_choice import meant_by, near_models
@@ -169,7 +170,7 @@ def test_why_the_hub_gave_no_configuration(monkeypatch, raised, said):
         raise type(raised, (Exception,), {})
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
-    path, problem = models.download_config("acme/new-model")
+    path, problem = hub_cache.download_config("acme/new-model")
     assert path is None
     assert said in problem
 

@@ -17,7 +17,7 @@ from advisor.situation.model_names import nearest, size_of, squashed, states_siz
 from advisor.situation.models import model_shape
 
 PAIRS = {"task": "qa", "data": {"kind": "paired", "rows": 3000}}
-IDS = [hub_id for _, hub_id in catalogue_ids()]
+IDS = [*catalogue_ids()]
 
 
 def test_no_two_entries_claim_one_name():
@@ -200,8 +200,8 @@ HELD_TWICE = ("tiiuae/falcon-7b",)
 def test_every_total_agrees_with_its_structure():
     """Where an entry states dimensions, the parameters they make are its total, within 2 %."""
     compared = 0
-    for stem, hub_id in catalogue_ids():
-        entry = catalogue_entry(stem, hub_id)
+    for hub_id in catalogue_ids():
+        entry = catalogue_entry(hub_id)
         family, total = entry.get("model_type"), entry.get("params")
         if family in UNCOUNTED or hub_id in HELD_TWICE:
             continue

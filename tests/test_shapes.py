@@ -162,8 +162,9 @@ def test_every_catalogue_entry_has_a_shape_and_a_source():
     """
     ids = catalogue_ids()
     assert len(ids) >= 400
-    for stem, hub_id in ids:
-        entry = read_yaml(rules_dir() / "models" / f"{stem}.yaml").data["models"][hub_id]
+    for hub_id in ids:
+        path = rules_dir() / "models" / f"{hub_id.split('/')[0].lower()}.yaml"
+        entry = read_yaml(path).data["models"][hub_id]
         shape, _ = model_shape(hub_id)
         assert shape is not None
         assert shape.resolved, hub_id

@@ -31,6 +31,7 @@ from advisor.render.row import print_row, row_json
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_flags
+from advisor.situation.chat_templates import template_fit
 
 # Options that are about one file, and what the user typed.
 ONE_FILE = {
@@ -240,9 +241,7 @@ def check_data(
         objectives = tuple(name for name in found.objectives if name not in blocked)
         found = replace(found, findings=findings, objectives=objectives)
     elif model is not None:
-        from advisor.situation.chat_templates import template_warnings
-
-        told = template_warnings(model, [found], mapping, None)
+        told, _ = template_fit(model, [found], mapping, None)
         fit = [Finding(id="template-of-family", severity="warning", text=text) for text in told]
         found = replace(found, findings=(*fit, *found.findings))
     if note:

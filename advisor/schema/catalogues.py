@@ -83,7 +83,7 @@ def _readers() -> Iterator[Reader]:
 
 def _models(stem: str) -> None:
     for hub_id in organisation_models(stem):
-        catalogue_entry(stem, hub_id)
+        catalogue_entry(hub_id)
 
 
 def _stems(folder: str) -> list[str]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -56,6 +58,12 @@ GROUPS = {
 
 # Keys of `gpu` in an answers file -> the facts they state.
 GPU_KEYS = {"name": "gpu", "vram_gib": "gpu_memory_gib", "count": "gpus", "nodes": "nodes"}
+DATA_KEYS = ("path", "examples", "kind", "rows", "tokens", "mapping")
+# The facts that are written at the top of an answers file, in this order.
+WRITTEN = (
+    "task", "depth", "tasks", "n_tasks", "reward_model", "teacher", "teacher_model", "model",
+    "model_params_b", "serve_with", "priority",
+)  # fmt: skip
 
 
 class AnswersRefused(InputError):
@@ -70,12 +78,10 @@ def merge_answers(*several: Answers) -> Answers:
     """One set of answers; a higher origin wins, at equal rank the later one. Signals add up."""
     known: dict[str, Answer] = {}
     for answers in several:
-        for leader in (fact_id for fact_id in GROUPS if fact_id in answers.known):
+        for leader in GROUPS.keys() & answers.known.keys():
+            rank = RANK[answers.known[leader].origin]
             for follower in GROUPS[leader]:
-                if (
-                    follower in known
-                    and RANK[known[follower].origin] < RANK[answers.known[leader].origin]
-                ):
+                if follower in known and RANK[known[follower].origin] < rank:
                     del known[follower]
         for name in answers.signals:  # what is so now is no longer denied
             known.pop(name, None)
@@ -83,29 +89,28 @@ def merge_answers(*several: Answers) -> Answers:
         if "signals" in known and denied & {*known["signals"].value}:  # nor the other way round
             listed = known.pop("signals")
             if left := tuple(name for name in listed.value if name not in denied):
-                known["signals"] = Answer(value=left, origin=listed.origin)
+                known["signals"] = replace(listed, value=left)
         for fact_id, answer in answers.known.items():
             old = known.get(fact_id)
             if fact_id == "signals" and old is not None:
-                known[fact_id] = Answer(
-                    value=tuple(dict.fromkeys((*old.value, *answer.value))), origin=answer.origin
-                )
+                both = tuple(dict.fromkeys((*old.value, *answer.value)))
+                known[fact_id] = replace(answer, value=both)
             elif old is None or RANK[answer.origin] >= RANK[old.origin]:
                 known[fact_id] = answer
     where = {name: at for answers in several for name, at in answers.where.items()}
     return Answers(known=known, where=where)
 
 
-SAID = {"true": True, "yes": True, "false": False, "no": False}  # of a signal, in quotes or not
+YES_NO = {"true": True, "yes": True, "false": False, "no": False}  # a signal, in quotes or not
 
 
-class _Reader:
+class _AnswersReader:
     """Takes the answers of one input and collects every fault in them."""
 
     def __init__(self, facts: Mapping[str, Fact], origin: Origin) -> None:
         self.facts = facts
         self.origin: Origin = origin
-        self.found: dict[str, Any] = {}  # fact id -> what was stated
+        self.stated: dict[str, Any] = {}  # fact id -> value
         self.where: dict[str, str] = {}  # fact id or signal -> the place that states it
         self.faults: list[Fault] = []
         self.warnings: list[str] = []
@@ -118,12 +123,13 @@ class _Reader:
         if key == "signals":
             self.take_signals(value, document, path)
         elif isinstance(value, dict) and parts:
-            stated = {part for part, found in value.items() if part in parts and found is not None}
-            self.found |= {parts[part]: value[part] for part in value if part in stated}
-            self.where |= {parts[part]: document.at((*path, part)) for part in stated}
+            for part, of_part in value.items():
+                if part in parts and of_part is not None:
+                    self.stated[parts[part]] = of_part
+                    self.where[parts[part]] = document.at((*path, part))
         else:
             name = key if key in self.facts else next(iter(parts.values()), key)
-            self.found[name] = value
+            self.stated[name] = value
             self.where[name] = document.at(path)
 
     def take_signals(self, names: Any, document: Located, path: Path_ = ()) -> None:
@@ -131,12 +137,13 @@ class _Reader:
         known = signals(self.facts)
         places = {name: (*path, name) for name in names} if isinstance(names, Mapping) else {}
         if isinstance(names, list | tuple):
-            wrong = [at for at, name in enumerate(names) if not isinstance(name, str)]
-            for at in wrong:
-                fault = Text().refuse(names[at], document, (*path, at))
-                hint = "to deny one, write them all as a map: signals: {NAME: true, OTHER: false}"
-                self.faults.append(Fault(what=fault.headline, allowed="a signal's name", hint=hint))
-            places = {name: (*path, at) for at, name in enumerate(names) if at not in wrong}
+            hint = "to deny one, write them all as a map: signals: {NAME: true, OTHER: false}"
+            for at, name in enumerate(names):
+                if isinstance(name, str):
+                    places[name] = (*path, at)
+                    continue
+                what = Text().refuse(name, document, (*path, at)).headline
+                self.faults.append(Fault(what=what, allowed="a signal's name", hint=hint))
             names = dict.fromkeys(places, True)
         if not isinstance(names, Mapping):
             wanted = OneOf(options=(ListOf(of=Text()), MapOf(of=Flag())))
@@ -144,21 +151,36 @@ class _Reader:
             return
         stated = []
         for name, value in names.items():
-            self.where[name] = document.at(places.get(name, path))
-            said = SAID.get(str(value).lower())
+            self.where[name] = document.at(places[name])
+            is_so = YES_NO.get(str(value).lower())
             if name not in known:
                 self.warnings.append(
                     f"{document.at((*path, name), key=True)}: signal '{name}' is not known and was"
                     f" left out; {_near_signals(str(name), known)}"
                 )
-            elif said is None and value is not None:
+            elif is_so is None and value is not None:
                 self.faults.append(Flag().refuse(value, document, (*path, name)))
-            elif said:
+            elif is_so:
                 stated.append(name)
-            elif said is not None:
-                self.found[name] = False
+            elif is_so is not None:
+                self.stated[name] = False
         if stated:
-            self.found["signals"] = tuple(stated)
+            self.stated["signals"] = tuple(stated)
+
+    def take_signal_flags(self, texts: Sequence[str]) -> None:
+        """The NAME or NAME=no of each `--signal`; an unknown one is a fault."""
+        known = signals(self.facts)
+        pairs = [(name, value or "yes") for name, _, value in (t.partition("=") for t in texts)]
+        for name in dict(pairs):
+            values = {YES_NO.get(value.lower()) for other, value in pairs if other == name}
+            if values == {True, False}:
+                where, hint = f"--signal {name}", "take one of them back"
+                self.faults.append(Fault(where=where, what="yes and no", hint=hint))
+        unknown = [name for name in dict(pairs) if name not in known]
+        self.faults += [unknown_name("signal", name, known, at="--signal") for name in unknown]
+        stated = {name: value for name, value in pairs if name in known}
+        self.take_signals(stated, NamedValue("--signal", stated))
+        self.where |= dict.fromkeys(stated, "--signal")
 
     def take_pairs(self, fact_id: str, pieces: Sequence[str], *, flag: str, example: str) -> None:
         """A flag's repeated NAME=VALUE as a map."""
@@ -168,16 +190,26 @@ class _Reader:
             Fault(where=flag, what=f"{flag} {piece}: NAME=VALUE is expected", allowed=example)
             for piece in wrong
         )
-        names = [name for name, _ in pairs]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            self.faults.append(
-                Fault(
-                    where=flag, what=f"'{name}' is given twice", hint="each needs a name of its own"
-                )
-            )
+        hint = "each needs a name of its own"
+        self.faults.extend(
+            Fault(where=flag, what=f"'{name}' is given twice", hint=hint)
+            for name in _repeated(name for name, _ in pairs)
+        )
         if not wrong:
             self.check_names(fact_id, dict(pairs), NamedValue(flag, dict(pairs)))
-            self.found[fact_id] = dict(pairs)
+            self.stated[fact_id] = dict(pairs)
+
+    def take_limits(self, text: str, at: str) -> None:
+        """A budget as 'usd=20,hours=6'."""
+        pairs = [part.partition("=")[::2] for part in text.split(",")]
+        limits = {name.strip(): _number(number) for name, number in pairs}
+        if _repeated(name.strip() for name, _ in pairs):
+            what, allowed = f"'{text}' states a limit twice", "usd and hours, one value each"
+            self.faults.append(Fault(where=at, what=what, allowed=allowed))
+        parts = parts_of("budget", self.facts)
+        inside = Keys(keys={part: fact_shape(self.facts[name]) for part, name in parts.items()})
+        self.faults += check_shape(NamedValue(at, limits), inside)
+        self.take("budget", limits, NamedValue(at, limits))
 
     def check_names(self, fact_id: str, value: Any, document: Located, path: Path_ = ()) -> None:
         """The name of a task becomes the name of a folder."""
@@ -195,30 +227,27 @@ class _Reader:
 
     def answers(self) -> Answers:
         """Everything taken. Raises AnswersRefused with all faults together."""
-        found = self.valid() if self.faults else self.found
-        if {"tasks", "n_tasks"} <= set(found):
-            named, count = len(found["tasks"]), int(found["n_tasks"])
+        stated = self._valid() if self.faults else self.stated
+        if {"tasks", "n_tasks"} <= set(stated):
+            named, count = len(stated["tasks"]), int(stated["n_tasks"])
             if named != count:
                 what = f"n_tasks is {count}, but {named} tasks are named"
                 hint = "leave n_tasks out where tasks are named"
                 self.faults.append(Fault(where="n_tasks", what=what, hint=hint))
-        whole = {fact_id for fact_id in found if getattr(self.facts.get(fact_id), "integer", 0)}
-        answers = Answers(
-            known={
-                fact_id: Answer(value=int(value) if fact_id in whole else value, origin=self.origin)
-                for fact_id, value in found.items()
-            },
-            where=self.where,
-        )
+        known = {}
+        for fact_id, value in stated.items():
+            is_whole = getattr(self.facts.get(fact_id), "integer", False)
+            known[fact_id] = Answer(value=int(value) if is_whole else value, origin=self.origin)
+        answers = Answers(known=known, where=self.where)
         if self.faults:
             raise AnswersRefused(self.faults, answers)
         return answers
 
-    def valid(self) -> dict[str, Any]:
+    def _valid(self) -> dict[str, Any]:
         """What was stated and is no fault by itself."""
         return {
             fact_id: value
-            for fact_id, value in self.found.items()
+            for fact_id, value in self.stated.items()
             if fact_id == "signals"
             or not check_shape(NamedValue(fact_id, value), fact_shape(self.facts[fact_id]))
         }
@@ -234,15 +263,9 @@ def _near_signals(name: str, known: Collection[str]) -> str:
     return close or "`advise rules facts` lists them all"
 
 
-def _limits(text: str) -> tuple[dict[str, Any], list[str]]:
-    """'usd=20,hours=6' as a map, and the names that are given twice."""
-    pairs = [
-        (name.strip(), number)
-        for name, _, number in (part.partition("=") for part in text.split(","))
-    ]
-    names = [name for name, _ in pairs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    return {name: _number(number) for name, number in pairs}, twice
+def _repeated(names: Iterable[str]) -> list[str]:
+    """The names that are given more than once, in alphabetical order."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _number(text: str) -> Any:
@@ -260,40 +283,16 @@ def answers_from_document(
     Raises AnswersRefused with all faults, each with file, line and column.
     """
     refuse_secrets(document)
-    reader = _Reader(facts, "file")
+    reader = _AnswersReader(facts, "file")
     shape = answers_shape(facts)
     reader.faults += check_shape(document, shape)
     for key, value in document.data.items() if isinstance(document.data, dict) else ():
         if key == "budget" and isinstance(value, str) and "=" in value:
-            _take_limits(reader, value, document.at((key,)))
+            reader.take_limits(value, document.at((key,)))
         elif key in shape.keys:
             reader.take(key, value, document, (key,))
             reader.check_names(key, value, document, (key,))
     return reader.answers(), tuple(reader.warnings)
-
-
-def _take_limits(reader: _Reader, text: str, at: str) -> None:
-    limits, twice = _limits(text)
-    if twice:
-        what = f"'{text}' states a limit twice"
-        reader.faults.append(Fault(where=at, what=what, allowed="usd and hours, one value each"))
-    inside = Keys(
-        keys={
-            part: fact_shape(reader.facts[name])
-            for part, name in parts_of("budget", reader.facts).items()
-        }
-    )
-    reader.faults += check_shape(NamedValue(at, limits), inside)
-    reader.take("budget", limits, NamedValue(at, limits))
-
-
-def _is_unicode(value: object) -> bool:
-    """Whether a text can be written into a file; a name of other bytes cannot."""
-    try:
-        str(value).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def answers_from_flags(
@@ -303,46 +302,27 @@ def answers_from_flags(
     AnswersRefused with all faults.
     """
     refuse_secrets(NamedValue("", dict(flags)))
-    reader = _Reader(facts, "flag")
+    reader = _AnswersReader(facts, "flag")
     for fact_id, value in flags.items():
         if value is None or value == () or value == []:
             continue
         if fact_id == "signals":
-            pieces = [(name, said or "yes") for name, _, said in (t.partition("=") for t in value)]
-            stated = dict(pieces)
-            for name in stated:
-                if {SAID.get(said.lower()) for other, said in pieces if other == name} == {
-                    True,
-                    False,
-                }:
-                    what = "yes and no"
-                    reader.faults.append(
-                        Fault(where=f"--signal {name}", what=what, hint="take one of them back")
-                    )
-            for name in (unknown for unknown in stated if unknown not in signals(facts)):
-                reader.faults.append(unknown_name("signal", name, signals(facts), at="--signal"))
-            known = {name: said for name, said in stated.items() if name in signals(facts)}
-            reader.take_signals(known, NamedValue("--signal", known))
-            reader.where |= dict.fromkeys(known, "--signal")
+            reader.take_signal_flags(value)
         elif fact_id == "budget" and isinstance(value, str) and "=" in value:
-            _take_limits(reader, value, "--budget")
+            reader.take_limits(value, "--budget")
         elif fact_id == "tasks":
             reader.take_pairs("tasks", value, flag="--tasks", example="--tasks legal=legal.jsonl")
         elif fact_id == "data_mapping":
-            reader.take_pairs(
-                "data_mapping",
-                value,
-                flag="--map",
-                example="--map question=prompt answer=completion",
-            )
+            example = "--map question=prompt answer=completion"
+            reader.take_pairs("data_mapping", value, flag="--map", example=example)
         else:
             stated_as = NamedValue(facts[fact_id].flag or fact_id, value)
-            if not _is_unicode(value):
+            if any("\ud800" <= character <= "\udfff" for character in str(value)):
                 what = f"{stated_as.name} {value}: the name is not UTF-8, and no plan can hold it"
                 reader.faults.append(Fault(what=what, hint="rename the file"))
                 continue
             reader.faults += check_shape(stated_as, fact_shape(facts[fact_id]))
-            reader.found[fact_id] = value
+            reader.stated[fact_id] = value
             reader.where[fact_id] = stated_as.name
     return reader.answers(), tuple(reader.warnings)
 
@@ -352,27 +332,14 @@ def answers_document(answers: Answers) -> dict[str, Any]:
     --answers.
     """
     flat = {fact_id: answer.value for fact_id, answer in answers.known.items()}
-    written = (
-        "task",
-        "depth",
-        "tasks",
-        "n_tasks",
-        "reward_model",
-        "teacher",
-        "teacher_model",
-        "model",
-        "model_params_b",
-        "serve_with",
-        "priority",
-    )
-    document: dict[str, Any] = {key: flat[key] for key in written if key in flat}
-    budget = {key: flat[f"budget_{key}"] for key in ("usd", "hours") if f"budget_{key}" in flat}
-    data = {
-        key: flat[f"data_{key}"]
-        for key in ("path", "examples", "kind", "rows", "tokens", "mapping")
-        if f"data_{key}" in flat
-    }
-    gpu = {key: flat[name] for key, name in GPU_KEYS.items() if name in flat}
+
+    def part(names: Mapping[str, str]) -> dict[str, Any]:
+        return {key: flat[name] for key, name in names.items() if name in flat}
+
+    document = part({name: name for name in WRITTEN})
+    budget = part({key: f"budget_{key}" for key in ("usd", "hours")})
+    data = part({key: f"data_{key}" for key in DATA_KEYS})
+    gpu = part(GPU_KEYS)
     if budget or "budget" in flat:
         document["budget"] = budget or flat["budget"]
     if data:
@@ -381,10 +348,7 @@ def answers_document(answers: Answers) -> dict[str, Any]:
         document["gpu"] = gpu["name"] if set(gpu) == {"name"} else gpu
     denied = [name for name, value in flat.items() if value is False]
     if denied:
-        document["signals"] = {
-            **dict.fromkeys(answers.signals, True),
-            **dict.fromkeys(denied, False),
-        }
+        document["signals"] = dict.fromkeys(answers.signals, True) | dict.fromkeys(denied, False)
     elif "signals" in flat:
         document["signals"] = list(flat["signals"])
     return document

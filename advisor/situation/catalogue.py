@@ -164,10 +164,11 @@ def organisation_models(stem: str) -> Mapping[str, Mapping[str, Any]]:
     return models
 
 
-def catalogue_entry(stem: str, hub_id: str) -> Mapping[str, Any]:
-    """One entry of an organisation's file, with the dimensions of the model whose architecture it
-    has (`same_architecture_as`) where it states none of its own. Raises InputError.
+def catalogue_entry(hub_id: str) -> Mapping[str, Any]:
+    """The entry of a model, with the dimensions of the one whose architecture it has
+    (`same_architecture_as`) if it states none of its own. Raises InputError.
     """
+    stem = hub_id.split("/", 1)[0].lower()
     entry = organisation_models(stem)[hub_id]
     of = entry.get("same_architecture_as")
     if of is None or "hidden_size" in entry or "params" in entry:
@@ -182,15 +183,15 @@ def catalogue_entry(stem: str, hub_id: str) -> Mapping[str, Any]:
 
 
 @cache
-def catalogue_ids() -> tuple[tuple[str, str], ...]:
-    """(file stem, hub id) of every model in the catalogue, found without parsing the files."""
+def catalogue_ids() -> tuple[str, ...]:
+    """The hub id of every model in the catalogue, found without parsing the files."""
     entry = re.compile(r"^  ([\w.-]+/[\w.-]+):", re.MULTILINE)
     files = sorted((rules_dir() / "models").glob("*.yaml"))
     return tuple(
-        (file.stem, found)
+        hub_id
         for file in files
         if file.stem not in NOT_ORGANISATIONS
-        for found in entry.findall(file.read_text(encoding="utf-8"))
+        for hub_id in entry.findall(file.read_text(encoding="utf-8"))
     )
 
 

@@ -4,12 +4,13 @@ what is known of its family (rules/data/templates.yaml).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from typing import Annotated
 
+import advisor.data
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
@@ -20,7 +21,7 @@ from advisor.ground.yaml_files import read_shipped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
+class TemplateFamily:
     """What the chat template of a family of models writes; None: not known."""
 
     names: Annotated[tuple[str, ...], ListOf(of=Text(), least=1)]
@@ -34,7 +35,7 @@ class Family:
 
 TEMPLATES_FILE = Keys(
     help="What the chat templates of model families write",
-    keys={"version": Choice(values=(1,)), "families": ListOf(of=shape_of(Family), least=1)},
+    keys={"version": Choice(values=(1,)), "families": ListOf(of=shape_of(TemplateFamily), least=1)},
     required=("version", "families"),
 )
 # What data need of a template -> how it is called, and what happens without it.
@@ -54,11 +55,11 @@ LEFT_OUT_SHARE = 0.05  # of the rows: a run that would leave out more stops
 
 
 @cache
-def families() -> tuple[Family, ...]:
+def families() -> tuple[TemplateFamily, ...]:
     """Every family, in order. Raises InputError with the faults of the file."""
     document = read_shipped(rules_dir() / "data" / "templates.yaml", shape=TEMPLATES_FILE)
     known = list(shipped_sources())
-    found = tuple(build(Family, entry) for entry in document.data["families"])
+    found = tuple(build(TemplateFamily, entry) for entry in document.data["families"])
     faults = [
         unknown_name("source", one.source, known, at=document.at(("families", number, "source")))
         for number, one in enumerate(found)
@@ -69,7 +70,7 @@ def families() -> tuple[Family, ...]:
     return found
 
 
-def family_of(model: str) -> Family | None:
+def family_of(model: str) -> TemplateFamily | None:
     """What is known of the chat template of a model by its name."""
     name = model.rstrip("/").rsplit("/", 1)[-1].lower()
     return next((one for one in families() if any(fnmatch(name, at) for at in one.names)), None)
@@ -77,16 +78,14 @@ def family_of(model: str) -> Family | None:
 
 def needs_of(profiles: Sequence[DataProfile]) -> dict[str, tuple[int, int]]:
     """What the rows need of a template -> (how many rows do, of how many)."""
-    found: dict[str, tuple[int, int]] = {}
+    measures = [profile.measures for profile in profiles]
     rows = sum(int(profile.measures.get("rows_used", profile.rows)) for profile in profiles)
-    for need, count in (
-        ("tools", sum(_turns(profile).get("with_tool_calls", 0) for profile in profiles)),
-        ("thoughts", sum(profile.measures.get("rows_with_thoughts", 0) for profile in profiles)),
-        ("reasoning", sum(profile.measures.get("rows_with_reasoning", 0) for profile in profiles)),
-    ):
-        if count:
-            found[need] = (count, rows)
-    return found
+    counts = {
+        "tools": sum(_turns(profile).get("with_tool_calls", 0) for profile in profiles),
+        "thoughts": sum(found.get("rows_with_thoughts", 0) for found in measures),
+        "reasoning": sum(found.get("rows_with_reasoning", 0) for found in measures),
+    }
+    return {need: (count, rows) for need, count in counts.items() if count}
 
 
 def _turns(profile: DataProfile) -> Mapping[str, int]:
@@ -98,16 +97,6 @@ def lacks(model: str, needs: Collection[str]) -> list[str]:
     """What of these needs the template of a model is known not to write."""
     family = family_of(model) if needs else None
     return [] if family is None else [need for need in needs if getattr(family, need) is False]
-
-
-def template_warnings(
-    model: str,
-    profiles: Sequence[DataProfile],
-    mapping: Mapping[str, str] | None,
-    instead: str | None,
-) -> Iterator[str]:
-    """Sentences on what the model's chat template does not hold of the data (template_fit)."""
-    yield from template_fit(model, profiles, mapping, instead)[0]
 
 
 def template_fit(
@@ -129,7 +118,7 @@ def template_fit(
     if instead is not None and instead != model:
         names = {"thoughts" if need == "reasoning" else NEEDS[need][0] for need in needs}
         way_out = f"; that of {instead} writes {' and '.join(sorted(names))}"
-    tried = _tried(model, profiles, mapping)
+    tried = _try_template(model, profiles, mapping)
     if tried is not None:
         lost = any(finding.id == NO_CALLS for finding in tried)
         told = [
@@ -157,14 +146,11 @@ def template_fit(
     )
 
 
-def _tried(
+def _try_template(
     model: str, profiles: Sequence[DataProfile], mapping: Mapping[str, str] | None
 ) -> list[Finding] | None:
     """What trying the template found; None if it is not at hand."""
-    from advisor.data.examples import read_examples
-    from advisor.data.templates.tokenizer import has_template, template_at_hand
-
-    own = has_template(model)
+    own = advisor.data.has_template(model)
     if own is None:
         return None
     found: list[Finding] = []
@@ -172,15 +158,15 @@ def _tried(
         # Rows of one request and one answer fit every template: only others are tried.
         if own and not _is_special(profile):
             continue
-        tried = template_at_hand(model, read_examples(profile.path, mapping=mapping))
+        examples = advisor.data.read_examples(profile.path, mapping=mapping)
+        tried = advisor.data.template_at_hand(model, examples)
         found += [finding for finding in tried if finding.severity != "note"]
     return found
 
 
 def _is_special(profile: DataProfile) -> bool:
-    turns = _turns(profile)
+    turns = ("multi_turn", "with_system_text", "with_tools", "with_tool_calls")
     return bool(
         profile.measures.get("rows_with_thoughts")
-        or any(turns.get(name) for name in ("multi_turn", "with_system_text", "with_tools"))
-        or turns.get("with_tool_calls")
+        or any(_turns(profile).get(name) for name in turns)
     )

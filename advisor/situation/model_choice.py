@@ -13,10 +13,9 @@ from itertools import islice
 from pathlib import Path
 
 from advisor.ground.errors import InputError
-from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, kind_of_type
-from advisor.model_files.hub_cache import is_offline
+from advisor.model_files.hub_cache import cached_models, has_weights, is_offline
 from advisor.situation.catalogue import catalogue_ids, suggested_models
 from advisor.situation.model_names import (
     is_instruct,
@@ -31,8 +30,6 @@ from advisor.situation.model_names import (
 from advisor.situation.models import (
     HUB_ID,
     SAME_SIZE,
-    cached_models,
-    is_on_this_machine,
     is_path,
     model_shape,
     shape_from_folder,
@@ -112,36 +109,27 @@ def _folder(name: str) -> Meant:
 
 
 def about(hub_id: str) -> str:
-    """What a person chooses by: size, licence where it is known, whether access has to be asked
-    for, whether it is a base model, whether it is here already.
+    """What a person chooses by: size, licence if it is known, whether access has to be asked for,
+    whether it is a base model, whether it is here already.
     """
     shape, _ = model_shape(hub_id)
-    words = _shape_words(shape) if shape is not None and shape.origin != "size" else []
-    return ", ".join([*words, *(["on this machine"] if is_on_this_machine(hub_id) else [])])
-
-
-def _shape_words(shape: ModelShape) -> list[str]:
-    license_ = shape.license or _suggested_licences().get(shape.id)
-    base = is_instruct(shape.id) is False and kind_of_type(shape.architecture) == DECODER
-    return [
-        words
-        for words in (
+    words: list[str | None] = ["on this machine"] if has_weights(hub_id) else []
+    if shape is not None and shape.origin != "size":
+        licences = {row["model"]: row["license"] for row in suggested_models()["models"]}
+        is_base = is_instruct(shape.id) is False and kind_of_type(shape.architecture) == DECODER
+        words = [
             f"{format_count(shape.params)} parameters",
-            "does not follow instructions yet" if base else "",
-            license_ or "",
-            "access on request" if shape.gated else "",
-            f"stored in {shape.stored}" if shape.stored else "",
-        )
-        if words
-    ]
-
-
-def _suggested_licences() -> dict[str, str]:
-    return {row["model"]: row["license"] for row in suggested_models()["models"]}
+            "does not follow instructions yet" if is_base else None,
+            shape.license or licences.get(shape.id),
+            "access on request" if shape.gated else None,
+            f"stored in {shape.stored}" if shape.stored else None,
+            *words,
+        ]
+    return ", ".join(filter(None, words))
 
 
 def _known(name: str) -> str | None:
-    """The one model of catalogue or cache whose name this is, however it is written; None where
+    """The one model of catalogue or cache whose name this is, however it is written; None if
     one that follows instructions and one that does not are called so alike.
     """
     ids = _every_id()
@@ -154,31 +142,25 @@ def _known(name: str) -> str | None:
 
 
 def _every_id() -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*(hub_id for _, hub_id in catalogue_ids()), *cached_models())))
+    return tuple(dict.fromkeys((*catalogue_ids(), *cached_models())))
 
 
 # --------------------------------------------------------------------------- which ones it may be
 
 
-@dataclass(frozen=True, slots=True)
 class _Entry:
-    id: str
-    words: frozenset[str]  # of its name, without those that make no difference
-    all_words: frozenset[str]  # with its organisation's and the others
-    sizes: frozenset[str]
+    """A model with what its name says."""
+
+    def __init__(self, hub_id: str) -> None:
+        self.id = hub_id
+        self.words = words_of(hub_id)  # without those that make no difference
+        self.all_words = self.words | _every_word(hub_id)  # with its organisation's
+        self.sizes = states_size(self.words)
 
 
 @cache
 def _entries(ids: tuple[str, ...]) -> tuple[_Entry, ...]:
-    return tuple(
-        _Entry(
-            id=hub_id,
-            words=words_of(hub_id),
-            all_words=words_of(hub_id) | _every_word(hub_id),
-            sizes=states_size(words_of(hub_id)),
-        )
-        for hub_id in ids
-    )
+    return tuple(map(_Entry, ids))
 
 
 def _every_word(text: str) -> frozenset[str]:
@@ -204,9 +186,8 @@ def near_models(name: str, *, most: int = MOST) -> tuple[tuple[NamedModel, ...],
     if 2 * len(_named(left)) > len(_named(right)):
         tries += [left, left - states_size(left)]
     found: list[_Entry] = []
-    for words in tries:
-        if _named(words):
-            found = [entry for entry in entries if _fits(words, entry)]
+    for words in filter(_named, tries):
+        found = [entry for entry in entries if _fits(words, entry)]
         if found:
             break
     else:
@@ -229,7 +210,8 @@ def _named(words: Collection[str]) -> list[str]:
 
 def _family_word(hub_id: str) -> str:
     """The word a name begins with: "llama", "qwen"."""
-    return next(iter(re.findall(r"[a-z]+", tail_of(hub_id).lower())), "")
+    found = re.search(r"[a-z]+", tail_of(hub_id).lower())
+    return found[0] if found else ""
 
 
 def _fits(words: Collection[str], entry: _Entry) -> bool:
@@ -255,16 +237,16 @@ def _among(word: str, words: Collection[str]) -> bool:
 def _ordered(
     found: Sequence[_Entry], typed: Collection[str], name: str, cached: Collection[str]
 ) -> list[str]:
+    """The hub ids of these models, what is meant most likely first."""
     wants_base = bool(re.search(r"(?i)\bbase\b", name))
 
     def rank(entry: _Entry) -> tuple[object, ...]:
         more = [word for word in entry.words - set(typed) if word.isalpha() and len(word) > 1]
-        versions = [
-            float(word)
-            for word in entry.words
-            if re.fullmatch(r"\d+(?:\.\d+)?", word) and float(word) <= VERSIONS
-        ]
-        size = size_of(tail_of(entry.id), None).params or _catalogued_size(entry.id)
+        numbers = [float(word) for word in entry.words if re.fullmatch(r"\d+(?:\.\d+)?", word)]
+        size = size_of(tail_of(entry.id), None).params
+        if not size:
+            shape, _ = model_shape(entry.id)
+            size = 0 if shape is None else shape.params
         return (
             entry.id not in cached,
             stored_by_name(entry.id) is not None,
@@ -272,7 +254,7 @@ def _ordered(
             len(more),
             (is_instruct(entry.id) is True) is wants_base,
             sum(word not in entry.all_words for word in typed),
-            -max(versions, default=0.0),
+            -max((number for number in numbers if number <= VERSIONS), default=0.0),
             size,
         )
 
@@ -284,8 +266,3 @@ def _ordered(
         if same not in kept or len(entry.id) < len(kept[same]):
             kept[same] = entry.id
     return list(kept.values())
-
-
-def _catalogued_size(hub_id: str) -> int:
-    shape, _ = model_shape(hub_id)
-    return shape.params if shape is not None else 0

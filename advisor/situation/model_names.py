@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from difflib import get_close_matches
 from functools import cache
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ def is_instruct(name: str) -> bool | None:
     """Whether the name says that the model follows instructions (True), is a base model (False), or
     neither.
     """
-    tail = name.rstrip("/").rsplit("/", 1)[-1]
+    tail = tail_of(name)
     if INSTRUCT.search(tail):
         return True
     if BASE.search(tail):
@@ -77,13 +78,14 @@ def is_instruct(name: str) -> bool | None:
 def stored_by_name(name: str) -> str | None:
     """How a checkpoint is stored, if its name says that it is quantised."""
     found = STORED.search(name.rsplit("/", 1)[-1])
-    return (
-        None if found is None else NAMED_STORES.get(found.group(1).lower(), found.group(1).lower())
-    )
+    if found is None:
+        return None
+    word = found[1].lower()
+    return NAMED_STORES.get(word, word)
 
 
 class NamedSize(NamedTuple):
-    """Parameters that a name states, and how they were read; None where it states none."""
+    """Parameters that a name states, and how they were read; None if it states none."""
 
     params: int | None = None
     active: int | None = None
@@ -92,36 +94,33 @@ class NamedSize(NamedTuple):
 
 def size_of(name: str, params_b: float | None) -> NamedSize:
     """The size that was stated, else the one that the name says."""
-    active = re.search(ACTIVE, name)
-    active_params = (
-        round(float(active.group(1)) * (1e6 if active.group(2).lower() == "m" else 1e9))
-        if active
-        else None
-    )
+    active_params = None
+    if active := re.search(ACTIVE, name):
+        active_params = round(float(active[1]) * (1e6 if active[2].lower() == "m" else 1e9))
     mixture, of_experts = re.search(MIXTURE, name), re.search(OF_EXPERTS, name)
     if params_b is not None:
         if mixture is not None:
-            active_params = round(MIXTURE_ACTIVE * float(mixture.group(2)) * 1e9)
+            active_params = round(MIXTURE_ACTIVE * float(mixture[2]) * 1e9)
         elif of_experts is not None:
-            active_params = round(float(of_experts.group(1)) * 1e9)
+            active_params = round(float(of_experts[1]) * 1e9)
         held = round(params_b * 1e9)
         return NamedSize(held, active_params and min(active_params, held), "size as stated")
     if mixture is not None:
-        experts, size = int(mixture.group(1)), float(mixture.group(2))
+        experts, size = int(mixture[1]), float(mixture[2])
         held = round(MIXTURE_SHARE * experts * size * 1e9)
-        note = f"'{mixture.group(0)}' taken as a mixture of {experts} experts sharing attention"
+        note = f"'{mixture[0]}' taken as a mixture of {experts} experts sharing attention"
         return NamedSize(held, min(held, round(MIXTURE_ACTIVE * size * 1e9)), note)
     if of_experts is not None:
-        size, experts = float(of_experts.group(1)), int(of_experts.group(2))
+        size, experts = float(of_experts[1]), int(of_experts[2])
         note = (
-            f"'{of_experts.group(0)}' means {experts} experts of which one token uses {size:g}B in"
+            f"'{of_experts[0]}' means {experts} experts of which one token uses {size:g}B in"
             " all; what they hold together is guessed, at the upper edge"
         )
         return NamedSize(round(size * (1 + EXPERT_SHARE * experts) * 1e9), round(size * 1e9), note)
     effective = re.search(EFFECTIVE, name)
     if effective is not None and not re.search(SIZE, name):
-        note = f"'{effective.group(0)}' counts no embeddings of layers, which were added"
-        return NamedSize(round(EFFECTIVE_SHARE * float(effective.group(1)) * 1e9), None, note)
+        note = f"'{effective[0]}' counts no embeddings of layers, which were added"
+        return NamedSize(round(EFFECTIVE_SHARE * float(effective[1]) * 1e9), None, note)
     return _plain_size(name, active_params)
 
 
@@ -177,39 +176,40 @@ def states_size(words: Iterable[str]) -> frozenset[str]:
 
 
 @cache
-def _catalogue_words() -> tuple[tuple[str, str, frozenset[str]], ...]:
-    return tuple((stem, hub_id, words_of(hub_id)) for stem, hub_id in catalogue_ids())
+def _catalogue_words() -> dict[str, frozenset[str]]:
+    """Hub id -> words, of every model in the catalogue."""
+    return {hub_id: words_of(hub_id) for hub_id in catalogue_ids()}
 
 
-def same_words(name: str) -> list[tuple[str, str]]:
-    """(file, hub id) of the catalogue models that the words of a description single out."""
+def same_words(name: str) -> list[str]:
+    """The catalogue models that the words of a description single out."""
     words = words_of(name)
     if len(words) < 2 and not states_size(words):
         return []
-    return [(stem, hub_id) for stem, hub_id, known in _catalogue_words() if known == words]
+    return [hub_id for hub_id, known in _catalogue_words().items() if known == words]
 
 
-def beginning_with(name: str) -> list[tuple[str, str]]:
-    """(file, hub id) of the catalogue models that have every word of a name and more of them: a
-    family named without its size ("Llama 4 Scout") or without its date ("Ministral 3 8B").
+def beginning_with(name: str) -> list[str]:
+    """The catalogue models that have every word of a name and more of them: a family named without
+    its size ("Llama 4 Scout") or without its date ("Ministral 3 8B").
     """
     words = words_of(name)
-    return [(stem, hub_id) for stem, hub_id, known in _catalogue_words() if words and words < known]
+    return [hub_id for hub_id, known in _catalogue_words().items() if words and words < known]
 
 
-def derived_from(name: str) -> list[tuple[str, str]]:
-    """(file, hub id) of the catalogue models whose words the name has and adds to: what a
-    fine-tuned copy is called. Both state the same size, or neither states any.
+def derived_from(name: str) -> list[str]:
+    """The catalogue models whose words the name has and adds to: what a fine-tuned copy is called.
+    Both state the same size, or neither states any.
     """
     words = words_of(name)
     sizes = states_size(words)
-    found = [
-        (len(known), stem, hub_id)
-        for stem, hub_id, known in _catalogue_words()
+    found = {
+        hub_id: len(known)
+        for hub_id, known in _catalogue_words().items()
         if known < words and states_size(known) == sizes and len(known) > 1
-    ]
-    most = max((count for count, _, _ in found), default=0)
-    return [(stem, hub_id) for count, stem, hub_id in found if count == most]
+    }
+    most = max(found.values(), default=0)
+    return [hub_id for hub_id, count in found.items() if count == most]
 
 
 def nearest(name: str, others: Sequence[str] = ()) -> str | None:
@@ -219,11 +219,10 @@ def nearest(name: str, others: Sequence[str] = ()) -> str | None:
         name: As it was written.
         others: Known names beside the catalogue's: what is in the hub's cache.
     """
-    from difflib import get_close_matches
-
-    corrected = _corrected(words_of(name))
-    alike = [hub_id for _, hub_id, known in _catalogue_words() if known == corrected]
-    if alike:
+    catalogue, words = _catalogue_words(), words_of(name)
+    known_words = frozenset().union(*catalogue.values()) | FILLER
+    corrected = {put_right(word, known_words) for word in words} - FILLER
+    if alike := [hub_id for hub_id, known in catalogue.items() if known == corrected]:
         return min(
             alike,
             key=lambda hub_id: (
@@ -232,27 +231,19 @@ def nearest(name: str, others: Sequence[str] = ()) -> str | None:
                 hub_id,
             ),
         )
-    sizes = states_size(words_of(name))
+    sizes = states_size(words)
     known_names = {
         squashed(known): known
-        for known in (*(hub_id for _, hub_id in reversed(catalogue_ids())), *others)
+        for known in (*reversed(catalogue), *others)
         if not sizes or states_size(words_of(known)) == sizes
     }
     found = get_close_matches(squashed(without_storage(name)), known_names, 1, LIKE_A_NAME)
     return known_names[found[0]] if found else None
 
 
-def _corrected(words: Iterable[str]) -> frozenset[str]:
-    """The words with each unknown one put right, where a known one is much like it."""
-    known = {word for _, _, found in _catalogue_words() for word in found} | FILLER
-    return frozenset(put_right(word, known) for word in words) - FILLER
-
-
 def put_right(word: str, known: Collection[str], shortest: int = SHORTEST) -> str:
     """The known word that a misspelt one is most like; the word itself if none is like it."""
-    from difflib import get_close_matches
-
     if word in known or not word.isalpha() or len(word) < shortest:
         return word
-    words = sorted(known for known in known if known.isalpha() and len(known) >= shortest)
+    words = sorted(other for other in known if other.isalpha() and len(other) >= shortest)
     return next(iter(get_close_matches(word, words, 1, LIKE_A_WORD)), word)

@@ -43,9 +43,6 @@ def past_runs_path() -> Path | None:
     return base / "finetune-advisor" / NAME
 
 
-# ------------------------------------------------------------------------------ reading
-
-
 def read_past_runs(path: Path | None = None) -> tuple[PastRuns, tuple[str, ...]]:
     """(the runs of the file, what of it could not be used, in sentences). No file: no runs."""
     path = path or past_runs_path()
@@ -96,9 +93,6 @@ def _run_of(line: bytes) -> PastRun | str:
 
 def _why(error: Exception) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-
-
-# ------------------------------------------------------------------------------ writing
 
 
 def note_past_run(run: PastRun, path: Path | None = None) -> str:

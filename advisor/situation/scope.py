@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.ground.files import MOST_CONFIG_BYTES, text_of
 from advisor.ground.resources import rules_dir
@@ -21,13 +20,12 @@ from advisor.ground.sources import SOURCE, source_from
 from advisor.ground.types import Hardware
 from advisor.ground.yaml_files import read_shipped
 from advisor.methods.families import ENCODER, kind_of_type
+from advisor.model_files.hub_cache import cached_config
 from advisor.situation.catalogue import catalogue_ids, organisation_models
-from advisor.situation.models import cached_config
 from advisor.situation.types import OutOfScope
 
 HARDWARE = "unsupported_hardware"  # the kind of what rules/hardware/not-supported.yaml lists
 PATTERNS = ("names", "generic", "whole", "alone", "phrases")
-_TEXTS = ListOf(of=Text())
 SCOPE_FILE = Keys(
     help="Models that this tool does not train, and where to go with them",
     keys={
@@ -76,16 +74,22 @@ PACKED = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+Entry = Mapping[str, Any]  # one of the kinds in the file
+
+
+class _Kind(NamedTuple):
     """One entry of the file, with its patterns compiled."""
 
-    entry: Mapping[str, Any]
+    entry: Entry
     patterns: Mapping[str, re.Pattern[str]]
 
-    @property
-    def but_for(self) -> tuple[str, ...]:
-        return tuple(self.entry.get("but_for", ()))
+
+class _Mention(NamedTuple):
+    """A model of a kind that this tool does not train, named in a text."""
+
+    entry: Entry
+    name: str  # the first that the text names
+    beside_text_model: bool  # a description that names a model of text too means that one
 
 
 def out_of_scope(name: str, task: str | None = None) -> OutOfScope | None:
@@ -95,19 +99,35 @@ def out_of_scope(name: str, task: str | None = None) -> OutOfScope | None:
         name: As it was stated: a hub id, a folder, a file or a description.
         task: The stated task: a small embedding model is in scope where texts are only sorted.
     """
-    found = mentioned(name)
-    if found is None or task in found[0].but_for or _names_text_model(name, found[1]):
+    found = _mentioned(name.strip(), task)
+    if found is None or found.beside_text_model:
         return None
-    return _told(found[0], name.strip(), found[2])
+    entry, named = found.entry, found.name
+    where, instead = str(entry["where"]), tuple(entry.get("instead", ()))
+    if entry["kind"] == "packed_file":
+        original = original_of(name)
+        instead = (original,) if original else ()
+        where += f": here {original}" if original else ""
+    elif instead:
+        where = f"{where}, such as {' or '.join(instead)}"
+    return OutOfScope(
+        kind=str(entry["kind"]),
+        named=named,
+        what=f"'{named}' is {entry['what']}",
+        where=where,
+        instead=instead,
+        first=tuple(entry["first"]),
+        sources=tuple(source_from(source) for source in entry["sources"]),
+    )
 
 
 def mentioned_beside(name: str, task: str | None = None) -> str:
-    """A warning where a description names a model of another kind beside a text model."""
-    found = mentioned(name)
-    if found is None or task in found[0].but_for or not _names_text_model(name, found[1]):
+    """A warning if a description names a model of another kind beside a text model."""
+    found = _mentioned(name.strip(), task)
+    if found is None or not found.beside_text_model:
         return ""
     return (
-        f"model: '{found[2]}' is {found[0].entry['what']}; the text model that you name beside it"
+        f"model: '{found.name}' is {found.entry['what']}; the text model that you name beside it"
         " is what is trained here"
     )
 
@@ -127,26 +147,26 @@ def hardware_out_of_scope(hardware: Hardware) -> OutOfScope | None:
     )
 
 
-def mentioned(name: str) -> tuple[_Kind, tuple[tuple[int, int], ...], str] | None:
-    """The kind a name tells, where in the text all such names stand, and the first of them."""
-    name = name.strip()
+def _mentioned(name: str, task: str | None) -> _Mention | None:
+    """What a name tells: the first model of a kind that is not trained for the task."""
     if not name:
         return None
     if (model_type := _catalogued(name)) is not None:
         # Its configuration tells what it is: no pattern has to be compiled.
-        by_type = _by_type(model_type)
-        return None if by_type is None else (by_type, ((0, len(name)),), name)
-    best: tuple[int, int, _Kind, str] | None = None
-    spans: list[tuple[int, int]] = []
-    for order, kind in enumerate(_kinds()):
-        for start, end in _matches(kind, name):
-            spans.append((start, end))
-            if best is None or (start, order) < best[:2]:
-                best = (start, order, kind, name[start:end])
-    if best is None:
-        kind_by_file = _by_files(name)
-        return None if kind_by_file is None else (kind_by_file, ((0, len(name)),), name)
-    return best[2], tuple(spans), best[3]
+        entry, named, spans = _by_type(model_type), name, [(0, len(name))]
+    elif matches := [
+        (start, order, end, kind)
+        for order, kind in enumerate(_kinds())
+        for start, end in _matches(kind, name)
+    ]:
+        start, _, end, kind = min(matches, key=lambda match: match[:2])
+        entry, named = kind.entry, name[start:end]
+        spans = [(start, end) for start, _, end, _ in matches]
+    else:
+        entry, named, spans = _by_files(name), name, [(0, len(name))]
+    if entry is None or task in entry.get("but_for", ()):
+        return None
+    return _Mention(entry, named, _names_text_model(name, spans))
 
 
 def _matches(kind: _Kind, text: str) -> Iterator[tuple[int, int]]:
@@ -163,9 +183,9 @@ def _matches(kind: _Kind, text: str) -> Iterator[tuple[int, int]]:
                 yield found.span()
 
 
-def _names_text_model(text: str, spans: tuple[tuple[int, int], ...]) -> bool:
+def _names_text_model(text: str, spans: Sequence[tuple[int, int]]) -> bool:
     """Whether a description also names a model of text, outside the names found."""
-    if not re.search(r"\s", text.strip()):
+    if not re.search(r"\s", text):
         return False
     rest = [
         word.group()
@@ -175,7 +195,7 @@ def _names_text_model(text: str, spans: tuple[tuple[int, int], ...]) -> bool:
     return any(_text_models().match(word.rsplit("/", 1)[-1]) for word in rest)
 
 
-def _by_files(name: str) -> _Kind | None:
+def _by_files(name: str) -> Entry | None:
     """The kind that the files of a folder tell, or a configuration in the hub's cache."""
     folder = Path(name).expanduser()
     try:
@@ -183,19 +203,18 @@ def _by_files(name: str) -> _Kind | None:
     except (OSError, ValueError):
         return None
     if is_folder:
-        for entry in scope_file()["kinds"]:
-            if any((folder / file).is_file() for file in entry.get("files", ())):
-                return _Kind(entry, {})
+        for kind in _kinds():
+            if any((folder / file).is_file() for file in kind.entry.get("files", ())):
+                return kind.entry
     config = folder / "config.json" if is_folder else cached_config(name)
     return None if config is None else _by_type(_model_type(config))
 
 
-def _by_type(model_type: str | None) -> _Kind | None:
+def _by_type(model_type: str | None) -> Entry | None:
     """The kind of a `model_type`; None if it is in scope, or not known."""
-    for entry in scope_file()["kinds"]:
-        if model_type is not None and model_type in entry.get("model_types", ()):
-            return _Kind(entry, {})
-    return None
+    entries: list[Entry] = scope_file()["kinds"]
+    types = ((entry, entry.get("model_types", ())) for entry in entries)
+    return next((entry for entry, known in types if model_type in known), None)
 
 
 def _catalogued(name: str) -> str | None:
@@ -222,27 +241,6 @@ def _model_type(path: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _told(kind: _Kind, name: str, named: str) -> OutOfScope:
-    entry = kind.entry
-    where, instead = str(entry["where"]), tuple(entry.get("instead", ()))
-    if entry["kind"] == "packed_file":
-        original = original_of(name)
-        instead = (original,) if original else ()
-        if original:
-            where = f"{where}: here {original}"
-    elif instead:
-        where = f"{where}, such as {' or '.join(instead)}"
-    return OutOfScope(
-        kind=str(entry["kind"]),
-        named=named,
-        what=f"'{named}' is {entry['what']}",
-        where=where,
-        instead=instead,
-        first=tuple(entry["first"]),
-        sources=tuple(source_from(source) for source in entry["sources"]),
-    )
-
-
 def original_of(name: str) -> str:
     """The catalogue's model that a packed copy was made from, as far as its name tells."""
     stem = re.split(r"[/\\]", name.strip().rstrip("/\\"))[-1]
@@ -250,7 +248,7 @@ def original_of(name: str) -> str:
     while (cut := PACKED.sub("", shorter)) != shorter:
         shorter = cut
     wanted = shorter.lower().removeprefix("meta-")
-    short = {hub_id.split("/", 1)[1].lower(): hub_id for _, hub_id in catalogue_ids()}
+    short = {hub_id.split("/", 1)[1].lower(): hub_id for hub_id in catalogue_ids()}
     return short.get(wanted) or short.get(f"{wanted}-hf", "")
 
 

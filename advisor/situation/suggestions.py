@@ -16,11 +16,10 @@ ENGLISH_SHARE = 0.8  # of the rows whose language can be told
 
 
 def suggest_encoder(profiles: Sequence[DataProfile]) -> ModelSuggestion:
-    """The encoder of the table to start from: of many languages where the data are not English, or
+    """The encoder of the table to start from: of many languages if the data are not English, or
     not all of them.
     """
-    table = suggested_models()
-    rows: Sequence[Mapping[str, Any]] = table["encoders"]
+    rows: Sequence[Mapping[str, Any]] = suggested_models()["encoders"]
     english = in_english(profiles)
     many = [row for row in rows if "multilingual" in row.get("languages", ())]
     first = many[0] if english is False and many else rows[0]
@@ -29,16 +28,14 @@ def suggest_encoder(profiles: Sequence[DataProfile]) -> ModelSuggestion:
         why += " (your texts are not all English)"
     elif english is None and many and first not in many:
         why += f" (for texts in other languages: {many[0]['model']})"
-    return ModelSuggestion(
-        model=first["model"], because=why, source=f"{first['source']}, {table['checked']}"
-    )
+    return _suggestion(first, why)
 
 
 def in_english(profiles: Sequence[DataProfile]) -> bool | None:
     """Whether the data are English, as far as scripts and common words tell; None without data or
     with texts too short to tell.
     """
-    told: list[bool] = []
+    shares: list[bool] = []
     for profile in profiles:
         scripts = {
             row["script"]: row["rows"]
@@ -48,23 +45,21 @@ def in_english(profiles: Sequence[DataProfile]) -> bool | None:
         if sum(scripts.values()) > scripts.get("Latin", 0) / ENGLISH_SHARE:
             return False
         if (words := profile.measures.get("english")) is not None:
-            told.append(words["rows"] >= ENGLISH_SHARE * words["of"])
-    return all(told) if told else None
+            shares.append(words["rows"] >= ENGLISH_SHARE * words["of"])
+    return all(shares) if shares else None
 
 
 def suggest_model(
     task: str, max_params_b: float | None, *, needs: Collection[str] = (), untuned: bool = False
 ) -> ModelSuggestion:
-    """The largest model of the table that fits and suits the task; the 8B one where nothing limits
-    the size, the smallest where none fits.
+    """The largest model of the table that fits and suits the task; the 8B one if nothing limits
+    the size, the smallest if none fits.
 
     Args:
         needs: What its chat template has to write (chat_templates.NEEDS).
         untuned: Whether it has to be a plain text model, that follows no instructions yet.
     """
-    table = suggested_models()
-    rows = _rows(untuned=untuned)
-    suited = [row for row in rows if row["tasks"] == "any" or task in row["tasks"]]
+    suited = _rows(task, untuned=untuned)
     if needs:
         suited = [row for row in suited if not lacks(row["model"], needs)] or suited
     limit = max_params_b if max_params_b is not None else 8.5
@@ -79,25 +74,31 @@ def suggest_model(
         why += " (memory unknown: a common size was taken)"
     also = [f"{other['model']}, {other['why']}" for other in chosen.get("also", ())]
     why += f"; newer ones of about this size: {'; '.join(also)}" if also else ""
-    return ModelSuggestion(
-        model=chosen["model"], because=why, source=f"{chosen['source']}, {table['checked']}"
-    )
+    return _suggestion(chosen, why)
 
 
-def _rows(*, untuned: bool) -> Sequence[Mapping[str, Any]]:
-    """The table's models; where the start is a plain text model, those behind them."""
-    rows: Sequence[Mapping[str, Any]] = suggested_models()["models"]
+def _rows(task: str, *, untuned: bool) -> list[Mapping[str, Any]]:
+    """The table's models that suit the task; if the start is a plain text model, those behind
+    them.
+    """
+    rows = [row for row in suggested_models()["models"] if _suits(row, task)]
     if not untuned:
         return rows
+    why = "follows no instructions yet; {} was made from it"
     return [
-        {
-            **{key: value for key, value in row.items() if key != "also"},
-            "model": row["base"],
-            "why": f"follows no instructions yet; {row['model']} was made from it",
-        }
+        {**row, "model": row["base"], "why": why.format(row["model"]), "also": ()}
         for row in rows
         if "base" in row
     ]
+
+
+def _suits(row: Mapping[str, Any], task: str) -> bool:
+    return row["tasks"] == "any" or task in row["tasks"]
+
+
+def _suggestion(row: Mapping[str, Any], because: str) -> ModelSuggestion:
+    source = f"{row['source']}, {suggested_models()['checked']}"
+    return ModelSuggestion(model=row["model"], because=because, source=source)
 
 
 def smaller_models(
@@ -110,22 +111,10 @@ def smaller_models(
         needs: What their chat templates have to write (chat_templates.NEEDS).
         untuned: Whether they have to be plain text models, that follow no instructions yet.
     """
-    table = suggested_models()
     found = []
-    for row in sorted(_rows(untuned=untuned), key=lambda row: -row["params_b"]):
-        if lacks(row["model"], needs):
-            continue
-        if row["params_b"] * 1e9 < params and (row["tasks"] == "any" or task in row["tasks"]):
+    for row in sorted(_rows(task, untuned=untuned), key=lambda row: -row["params_b"]):
+        if row["params_b"] * 1e9 < params and not lacks(row["model"], needs):
             shape, _ = model_shape(row["model"])
             if shape is not None:
-                found.append(
-                    (
-                        shape,
-                        ModelSuggestion(
-                            model=row["model"],
-                            because=row["why"],
-                            source=f"{row['source']}, {table['checked']}",
-                        ),
-                    )
-                )
+                found.append((shape, _suggestion(row, row["why"])))
     return found

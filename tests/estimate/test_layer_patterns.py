@@ -173,8 +173,8 @@ def test_kinds_of_layers_add_up_in_every_catalogued_model():
     """Each layer is of one kind, every kind has parameters, and a token passes through no more than
     there are.
     """
-    for stem, hub_id in catalogue_ids():
-        if "num_layers" not in catalogue_entry(stem, hub_id):
+    for hub_id in catalogue_ids():
+        if "num_layers" not in catalogue_entry(hub_id):
             continue
         shape, _ = model_shape(hub_id)
         assert shape is not None
@@ -188,5 +188,5 @@ def test_kinds_of_layers_add_up_in_every_catalogued_model():
 
 def test_every_family_of_the_catalogue_has_a_layout():
     """None is counted as a plain decoder but those that transformers has no code for."""
-    types = {catalogue_entry(stem, hub_id).get("model_type") for stem, hub_id in catalogue_ids()}
+    types = {catalogue_entry(hub_id).get("model_type") for hub_id in catalogue_ids()}
     assert types - layouts().keys() == {"deepseek_v4"}

@@ -239,8 +239,8 @@ def test_models_that_think_are_known_by_their_template(name, switch):
 def test_the_catalogue_says_of_these_models_what_their_templates_say():
     """Each entry that thinks has its source; Qwen3 and the distills agree with their templates."""
     found = {}
-    for stem, hub_id in catalogue_ids():
-        entry = organisation_models(stem)[hub_id]
+    for hub_id in catalogue_ids():
+        entry = organisation_models(hub_id.split("/")[0].lower())[hub_id]
         assert ("thinks" in entry) == ("thinks_source" in entry), hub_id
         if "thinks" in entry:
             assert entry["thinks"] in (*SWITCHES, ALWAYS)
