@@ -52,10 +52,9 @@ from advisor.situation.model_choice import meant_by
 from advisor.situation.model_names import is_instruct
 from advisor.situation.models import model_shape
 from advisor.situation.types import Situation
-from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard, walk
+from advisor.wizard import Actions, Checks, Interview, Relevance, WizardOutcome, run_wizard, walk
 from advisor.wizard.asking import asker
-from advisor.wizard.data_file import found_lines, profile_of
-from advisor.wizard.outcome import path_exists
+from advisor.wizard.data_file import profile_of
 from advisor.wizard.prompts import terminal_ui
 
 if TYPE_CHECKING:
@@ -71,8 +70,8 @@ def with_required(stated: Stated, rule_layers: tuple[str, ...]) -> Stated:
     """The answers with those that every answer needs (the task) asked for, on a terminal."""
     if not on_terminal():
         return stated
-    ask = asker(terminal_ui(console()), probe(), Checks())
     facts = load_known_facts(rule_layers)
+    ask = asker(Interview(facts=facts, hardware=probe(), ui=terminal_ui(console())))
     return replace(stated, answers=walk(facts, ask, stated.answers, relevant=lambda *_: False))
 
 
@@ -98,20 +97,25 @@ def wizard(rule_layers: tuple[str, ...], given: Answers | None = None) -> int:
 
     menu = Menu(out, ruleset, hardware)
 
-    def advise(answers: Answers) -> Outcome:
+    def advise(answers: Answers) -> WizardOutcome:
         situation = situation_of(answers, probed=hardware, online=True)
         return menu.outcome(advise_on(situation, ruleset, guide))
 
     checks = Checks(
-        data_path=lambda path: path_exists(path) or _refused(seen.read)(path),
         data_examples=_refused(examples_of),
         models=meant_by,
-        reward_model=_refused(model_folder), found=seen.data_words, profile=seen.read,
-    )  # fmt: skip
-    return run_wizard(
-        facts=ruleset.facts, hardware=hardware, advise=advise, actions=menu.actions(), console=out,
-        earlier=given, checks=checks, relevant=relevance, left_out=relevance.left_out
-    )  # fmt: skip
+        reward_model=_refused(model_folder),
+        profile=seen.read,
+    )
+    interview = Interview(
+        facts=ruleset.facts,
+        hardware=hardware,
+        ui=terminal_ui(out),
+        checks=checks,
+        relevant=relevance,
+        left_out=relevance.left_out,
+    )
+    return run_wizard(interview, advise, menu.actions(), earlier=given)
 
 
 class AnswerCache:
@@ -183,11 +187,6 @@ class AnswerCache:
             raise found
         return found
 
-    def data_words(self, path: str) -> str:
-        """What was recognised in a data file: '5,000 examples: requests with the right answer'."""
-        found = profile_of(self.read, path, None, None)
-        return "" if found is None else next(found_lines(found))
-
     def _model(self, name: Any, params_b: float | None) -> ModelShape | None:
         if name is None and params_b is None:
             return None
@@ -242,15 +241,15 @@ class Menu:
             ),
         )
 
-    def outcome(self, advice: Advice) -> Outcome:
+    def outcome(self, advice: Advice) -> WizardOutcome:
         """The advice with its plan, which is written, and what this machine can do with it."""
         plan, comments, missing = resolve_plan(advice, self.ruleset)
         if plan is None:
-            return Outcome(advice=advice, ruleset=self.ruleset, missing=tuple(missing))
+            return WizardOutcome(advice=advice, ruleset=self.ruleset, missing=tuple(missing))
         path = self.plans.write(plan, comments)
         here = look_here(plan, Path(PLAN_FILE), self.hardware)
         size = here.download_bytes
-        return Outcome(
+        return WizardOutcome(
             advice=advice,
             ruleset=self.ruleset,
             plan=(plan, comments),
@@ -268,26 +267,26 @@ class Menu:
             ),
         )
 
-    def show(self, outcome: Outcome) -> None:
+    def show(self, outcome: WizardOutcome) -> None:
         """Print the answer."""
         print_advice(outcome.advice, self.out, plan_path=outcome.plan_path, read_in="menu")
 
-    def next_steps(self, outcome: Outcome) -> None:
+    def next_steps(self, outcome: WizardOutcome) -> None:
         """Print what to do where nothing is trained."""
         page = page_of(outcome.advice)
         print_page(replace(page, sections=(steps_section(outcome.advice),)), self.out)
 
-    def train(self, outcome: Outcome, settings: dict[str, Any]) -> int:
+    def train(self, outcome: WizardOutcome, settings: dict[str, Any]) -> int:
         """Run the plan and print what came of it. Returns the exit code."""
         from advisor.commands.training import show_run, train  # most people look before they train
 
         return show_run(train(Path(str(outcome.plan_path)), settings))
 
-    def trial(self, outcome: Outcome) -> int:
+    def trial(self, outcome: WizardOutcome) -> int:
         """Run the plan for a few steps of each stage."""
         return self.train(outcome, {"max_steps": outcome.trial_steps})
 
-    def bundle(self, outcome: Outcome) -> list[str]:
+    def bundle(self, outcome: WizardOutcome) -> list[str]:
         """Pack the plan for another machine, under a name that is free. Returns what to say."""
         form = exporters().get("bundle")
         if form is None:
@@ -305,14 +304,14 @@ class Menu:
         form.export(wanted)
         return lines
 
-    def choose(self, outcome: Outcome, candidate: Candidate) -> Outcome:
+    def choose(self, outcome: WizardOutcome, candidate: Candidate) -> WizardOutcome:
         """The outcome with another candidate, and its plan. Raises AdviseError if it cannot be."""
         chosen = choose_candidate(
             outcome.advice, self.ruleset, str(candidate.composition), force=True
         )
         return self.outcome(chosen)
 
-    def plan_text(self, outcome: Outcome) -> str:
+    def plan_text(self, outcome: WizardOutcome) -> str:
         """The launch file as it stands there."""
         return (
             Path(outcome.plan_path).read_text(encoding="utf-8")

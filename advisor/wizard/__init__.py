@@ -3,29 +3,29 @@
 The only part that prompts.
 
 walk.py decides which question comes next (pure), relevance.py which ones are left out and why,
-asking.py turns one question into prompts (typed.py, machine.py), prompts.py talks to the
+asking.py turns one question into prompts (machine.py, data_file.py), prompts.py talks to the
 terminal, saved.py keeps answers over a Ctrl-C. menu.py closes with the choices: run it or try
-it, pack it for another machine, why (reasons.py), another method, what if (what_if.py), change an
-answer, save a page.
+it, pack it for another machine, why (reasons.py), another method, or other answers
+(conversation.py).
 """
 
 from advisor.wizard.asking import ask_round
 from advisor.wizard.menu import run_wizard
-from advisor.wizard.outcome import Actions, Checks, Outcome
+from advisor.wizard.outcome import Actions, Checks, Interview, WizardOutcome
 from advisor.wizard.relevance import Relevance
-from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several, Skipped, walk
+from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several, walk
 
 __all__ = [
     "BACK",
     "DONT_KNOW",
     "Actions",
     "Checks",
-    "Outcome",
+    "Interview",
     "Question",
     "Relevance",
     "Reply",
     "Several",
-    "Skipped",
+    "WizardOutcome",
     "ask_round",
     "run_wizard",
     "walk",

@@ -4,54 +4,54 @@ change that is only tried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.advice.types import Advice
-from advisor.ground.types import Answers, Hardware
+from advisor.advice.types import Advice, Flip
+from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import asker
-from advisor.wizard.outcome import Checks
-from advisor.wizard.prompts import Option, Ui
+from advisor.wizard.machine import GPU_FACTS
+from advisor.wizard.outcome import Interview
+from advisor.wizard.prompts import GO_BACK, Option
 from advisor.wizard.saved import Saved
 from advisor.wizard.walk import (
     BACK,
+    DONT_KNOW,
     Question,
     Relevant,
     Reply,
-    Skipped,
+    Several,
     answer_of,
     applies,
     for_now,
     questions,
+    short_question,
     skipped_questions,
     walk,
     with_reply,
     without_stale,
+    words_of,
 )
-from advisor.wizard.what_if import change_answers
-from advisor.wizard.words import words_of
 
-LeftOut = Callable[[Answers, Sequence[Fact]], list[Skipped]]
+READ_FROM_DATA = ("data_kind", "data_rows", "data_tokens")
+DATA_FACTS = (*READ_FROM_DATA, "data_path", "data_mapping", "data_examples", "tasks")
+# Facts that are one choice: another answer to the first takes the others away.
+TOGETHER = {
+    "budget": ("budget", "budget_usd", "budget_hours"),
+    "gpu": GPU_FACTS,
+    "model": ("model", "model_params_b"),
+}
+START = {"base": "base_model_untuned", "instruct": "instruct_model_start"}
 
 
 class Conversation:
     """The answers so far, which the menu can change."""
 
-    def __init__(
-        self,
-        progress: Saved,
-        *,
-        facts: Mapping[str, Fact],
-        hardware: Hardware,
-        ui: Ui,
-        checks: Checks,
-        relevant: Relevant | None,
-        left_out: LeftOut | None,
-    ) -> None:
-        self.progress, self.facts, self.hardware = progress, facts, hardware
-        self.ui, self.checks, self.relevant, self.left_out = ui, checks, relevant, left_out
-        self.taken: str | None = None  # the method that was chosen in place of the recommended one
+    def __init__(self, interview: Interview, progress: Saved) -> None:
+        self.interview, self.progress = interview, progress
+        self.facts, self.ui = interview.facts, interview.ui
+        self.chosen: str | None = None  # the method that was chosen in place of the recommended one
         # Answers and chosen method before each change that was tried, and what they led to.
         self.before: list[tuple[Saved, str | None, str]] = []
 
@@ -61,21 +61,19 @@ class Conversation:
         return self.progress.answers
 
     def put(self, facts: Sequence[Fact]) -> bool:
-        """Put these questions, answered before or not. False where no answer came of it."""
-        before = self.answers
+        """Put these questions, answered before or not. False if no answer came of it."""
+        before = dict(self.answers.known)
         for fact in facts:
             reply = self._ask_one(fact, number=len(self.progress.asked) + 1)
             if reply is BACK:
                 break
-            self._take(with_reply(self.facts, self.answers, fact, reply), asked=fact.id)
-        return dict(self.answers.known) != dict(before.known)
+            self._continue_with(fact, reply)
+        return dict(self.answers.known) != before
 
     def _ask_one(self, fact: Fact, *, number: int) -> Reply:
-        return asker(self.ui, self.hardware, self.checks)(
-            Question(
-                fact=fact, number=number, current=answer_of(self.answers, fact), can_go_back=True
-            )
-        )
+        current = answer_of(self.answers, fact)
+        question = Question(fact=fact, number=number, current=current, can_go_back=True)
+        return asker(self.interview)(question)
 
     # ----------------------------------------------------------------------- what was not asked
 
@@ -86,33 +84,8 @@ class Conversation:
     def mattering(self, skipped: Sequence[Fact]) -> set[str]:
         """Those of the questions not asked that matter by now: another answer was tried since."""
         opened = frozenset(fact.id for fact in skipped)
-        return {
-            fact.id
-            for fact in skipped
-            if self.relevant is None or self.relevant(fact.id, self.answers, opened)
-        }
-
-    def _say_left_out(self) -> None:
-        """Which questions were not asked, by the reason why not."""
-        skipped = self.skipped()
-        if not skipped or self.left_out is None:
-            return
-        mattering = self.mattering(skipped)
-        by_reason: dict[str, list[Fact]] = {
-            "Not asked yet, and it may change the method:": [
-                fact for fact in skipped if fact.id in mattering
-            ]
-        }
-        for one in self.left_out(
-            self.answers, [fact for fact in skipped if fact.id not in mattering]
-        ):
-            by_reason.setdefault(f"Not asked, since {one.because}:", []).append(one.fact)
-        self.ui.say("")
-        for reason, facts in by_reason.items():
-            for place, fact in enumerate(facts):
-                if place == 0:
-                    self.ui.say(reason, tone="quiet")
-                self.ui.say(fact.ask.split(" (")[0], tone="quiet", lead="  - ")
+        relevant = self.interview.relevant or (lambda *_: True)
+        return {fact_id for fact_id in opened if relevant(fact_id, self.answers, opened)}
 
     def answer_skipped(self) -> bool:
         """Say why questions were left out, and put them after all."""
@@ -122,6 +95,26 @@ class Conversation:
         self._walk(lambda fact_id, answers, opened: fact_id in wanted)
         return self.answers is not before
 
+    def _say_left_out(self) -> None:
+        """Which questions were not asked, by the reason why not."""
+        skipped, left_out = self.skipped(), self.interview.left_out
+        if not skipped or left_out is None:
+            return
+        mattering = self.mattering(skipped)
+        by_reason: dict[str, list[Fact]] = {
+            "Not asked yet, and it may change the method:": [
+                fact for fact in skipped if fact.id in mattering
+            ]
+        }
+        for one in left_out(self.answers, [one for one in skipped if one.id not in mattering]):
+            by_reason.setdefault(f"Not asked, since {one.because}:", []).append(one.fact)
+        self.ui.say("")
+        for reason, facts in by_reason.items():
+            if facts:
+                self.ui.say(reason, tone="quiet")
+            for fact in facts:
+                self.ui.say(short_question(fact), tone="quiet", lead="  - ")
+
     def _walk(self, relevant: Relevant | None) -> None:
         """Put the questions that are still open and relevant."""
 
@@ -130,77 +123,31 @@ class Conversation:
 
         answers = walk(
             self.facts,
-            asker(self.ui, self.hardware, self.checks),
+            asker(self.interview),
             self.answers,
             asked=self.progress.asked,
             relevant=relevant,
             keep=keep,
             leave=True,
         )
-        self.progress = Saved(answers=answers, asked=self.progress.asked)
+        keep(answers, self.progress.asked)
 
     # ----------------------------------------------------------------------- other answers
 
     def change(self) -> bool:
-        """Ask one question again, then those that only now apply.
-
-        False where nothing was changed.
-        """
-        open_facts = [
-            fact for fact in questions(self.facts) if applies(fact, self.answers, self.facts)
-        ]
-        open_facts += [
-            fact
-            for fact in self.facts.values()
-            if fact.order is None and fact.id in self.progress.asked
-        ]
+        """Ask one question again, then those that only now apply. False if nothing was changed."""
+        facts, asked = self.facts, self.progress.asked
+        listed = [fact for fact in questions(facts) if applies(fact, self.answers, facts)]
+        listed += [fact for fact in facts.values() if fact.order is None and fact.id in asked]
         options = [
-            Option(value=fact.id, label=fact.ask.split(" (")[0], help=self._answer_words(fact))
-            for fact in open_facts
+            Option(value=place, label=short_question(fact), help=self._answer_words(fact))
+            for place, fact in enumerate(listed)
         ]
-        chosen = self.ui.choose("Which answer?", [*options, Option(value=BACK, label="Back")])
-        if chosen is BACK:
-            return False
-        fact = self.facts[chosen]
-        reply = self._ask_one(fact, number=1 + open_facts.index(fact))
-        if reply is BACK:
-            return False
-        self._take(with_reply(self.facts, self.answers, fact, reply), asked=fact.id)
-        return True
-
-    def _take(self, answers: Answers, *, asked: str) -> None:
-        """Go on with one other answer: what no longer applies is dropped, what only now matters is
-        asked.
-        """
-        history = (*self.progress.asked, *((asked,) if asked not in self.progress.asked else ()))
-        self.progress = Saved(answers=without_stale(self.facts, answers), asked=history)
-        self._walk(for_now(self.relevant))
-
-    def try_change(self, advice: Advice, change: Mapping[str, Any]) -> None:
-        """Go on with one change, which can be undone; what only now matters can be answered from
-        the menu.
-        """
-        self.remember(advice)
-        self.taken = None  # what the change leads to is the recommendation
-        answers = without_stale(
-            self.facts, change_answers(self.answers, change, advice, self.facts)
-        )
-        stated = (
-            fact.id
-            for fact in questions(self.facts)
-            if fact.id in answers.known and fact.id not in self.progress.asked
-        )
-        self.progress = Saved(answers=answers, asked=(*self.progress.asked, *stated))
-
-    def remember(self, advice: Advice) -> None:
-        """Keep the answers as they are now, for `undo`."""
-        led_to = str(advice.recommendation.composition)
-        self.before.append((self.progress, self.taken, led_to))
-
-    def undo(self) -> bool:
-        """Go back to the answers before the last change that was tried: they are others now."""
-        self.progress, self.taken, _ = self.before.pop()
-        return True
+        place = self.ui.choose("Which answer?", [*options, GO_BACK])
+        reply = BACK if place is BACK else self._ask_one(listed[place], number=1 + place)
+        if reply is not BACK:
+            self._continue_with(listed[place], reply)
+        return reply is not BACK
 
     def _answer_words(self, fact: Fact) -> str:
         value = answer_of(self.answers, fact)
@@ -209,3 +156,102 @@ class Conversation:
         if fact.id not in self.progress.asked:
             return "not asked"
         return "this machine" if fact.id == "gpu" else "I don't know"
+
+    def _continue_with(self, fact: Fact, reply: Reply) -> None:
+        """Take in one other answer: what no longer applies is dropped, what only now matters is
+        asked.
+        """
+        answers = with_reply(self.facts, self.answers, fact, reply)
+        asked = tuple(dict.fromkeys((*self.progress.asked, fact.id)))
+        self.progress = Saved(answers=without_stale(self.facts, answers), asked=asked)
+        self._walk(for_now(self.interview.relevant))
+
+    def try_change(self, advice: Advice, change: Mapping[str, Any]) -> None:
+        """Continue with one change, which can be undone; what only now matters can be answered
+        from the menu.
+        """
+        self.remember(advice)
+        self.chosen = None  # what the change leads to is the recommendation
+        answers = without_stale(
+            self.facts, change_answers(self.answers, change, advice, self.facts)
+        )
+        stated = (fact.id for fact in questions(self.facts) if fact.id in answers.known)
+        asked = tuple(dict.fromkeys((*self.progress.asked, *stated)))
+        self.progress = Saved(answers=answers, asked=asked)
+
+    def remember(self, advice: Advice) -> None:
+        """Keep the answers as they are now, for `undo`."""
+        led_to = str(advice.recommendation.composition)
+        self.before.append((self.progress, self.chosen, led_to))
+
+    def undo(self) -> bool:
+        """Go back to the answers before the last change that was tried: they are others now."""
+        self.progress, self.chosen, _ = self.before.pop()
+        return True
+
+
+# --------------------------------------------------------------------------- a change as answers
+
+
+def _facts_by_name(facts: Mapping[str, Fact]) -> dict[str, Fact]:
+    """The facts by their ids, and by what they are called in an answers file."""
+    return {name: fact for fact in facts.values() for name in (fact.id, fact.answer or fact.id)}
+
+
+def flip_words(flip: Flip, facts: Mapping[str, Fact]) -> str:
+    """The change as the answer that a person would give: 'How much may it cost? Quality comes
+    first'.
+    """
+    if len(flip.change) == 1 and flip.effort != "money":
+        ((name, value),) = flip.change.items()
+        if name == "checkpoint_kind" and value in START:
+            name, value = START[value], True
+        fact = _facts_by_name(facts).get(name)
+        if fact is not None and fact.ask and fact.type in ("choice", "flag"):
+            return f"{short_question(fact)} {words_of(fact, value)}"
+    text = flip.text or ", ".join(f"{name} = {value}" for name, value in flip.change.items())
+    return text[0].upper() + text[1:]
+
+
+def change_answers(
+    answers: Answers, change: Mapping[str, Any], advice: Advice, facts: Mapping[str, Fact]
+) -> Answers:
+    """The answers with a change taken in, named as in an answers file; None takes an answer away.
+
+    If what the data hold is changed, the data file is set aside and what was read from it is kept
+    as stated.
+    """
+    by_name = _facts_by_name(facts)
+    for name, value in change.items():
+        fact_id = by_name[name].id if name in by_name else name
+        if fact_id in DATA_FACTS:
+            answers = _without_files(answers, advice)
+        replies: dict[str, Reply] = {fact_id: DONT_KNOW if value is None else value}
+        if fact_id in TOGETHER:
+            values = dict.fromkeys(TOGETHER[fact_id]) | {fact_id: value}
+            replies = {fact_id: Several(values=values)}
+        elif fact_id == "params_b":
+            replies = {"model": Several(values={"model": None, "model_params_b": value})}
+        elif fact_id == "checkpoint_kind":
+            replies = {
+                signal: True if start == value else DONT_KNOW for start, signal in START.items()
+            }
+        for replied, reply in replies.items():
+            answers = with_reply(facts, answers, facts[replied], reply)
+    return answers
+
+
+def _without_files(answers: Answers, advice: Advice) -> Answers:
+    """What was read from the data, as if it had been stated."""
+    if answers.value("data_path") is None and answers.value("tasks") is None:
+        return answers
+    read = {name: advice.facts.get(name) for name in READ_FROM_DATA}
+    known = {name: answer for name, answer in answers.known.items() if name not in DATA_FACTS}
+    return Answers(
+        known=known
+        | {
+            name: Answer(value=value, origin="asked")
+            for name, value in read.items()
+            if value is not None
+        }
+    )

@@ -4,63 +4,70 @@ it, and checks of typed answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.advice.types import Advice, Candidate
+from advisor.data import profile
 from advisor.ground.errors import Fault
-from advisor.ground.types import DataProfile
+from advisor.ground.types import Answers, DataProfile, Hardware
+from advisor.ruleset.facts import Fact
 from advisor.situation.model_choice import Meant
+from advisor.wizard.prompts import Ui
+from advisor.wizard.walk import Relevant, SkippedQuestion
 
 if TYPE_CHECKING:
     from advisor.ruleset.model import Ruleset
 
 Check = Callable[[str], str | None]  # what a person typed -> what is wrong with it, or None
-
-# A data file, role -> column where that is known, what the task looks for ("reply", "label") -> the
+# A data file, role -> column if that is known, what the task looks for ("reply", "label") -> the
 # file measured; raises AdviseError.
 Profile = Callable[[str, Mapping[str, str] | None, str | None], DataProfile]
-
-
-def nothing_wrong(text: str) -> str | None:
-    """A check that accepts everything."""
-    return None
 
 
 def path_exists(text: str) -> str | None:
     """What is wrong with a data path: nothing there, with the nearest names beside it."""
     path = Path(text).expanduser()
+    folder = path.parent
     if path.exists():
         return None
-    folder = path.parent
     if not folder.is_dir():
         return f"There is no folder {folder}."
-    import difflib
-
-    near = difflib.get_close_matches(
-        path.name, sorted(item.name for item in folder.iterdir()), n=3, cutoff=0.5
-    )
-    return f"There is no file or folder {text}." + (
-        f" Did you mean {' or '.join(str(folder / name) for name in near)}?" if near else ""
-    )
+    names = sorted(item.name for item in folder.iterdir())
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    meant = f" Did you mean {' or '.join(str(folder / name) for name in near)}?" if near else ""
+    return f"There is no file or folder {text}.{meant}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checks:
-    """Checks of typed answers, given by the caller: each returns what is wrong, or None."""
+    """Checks of typed answers: each returns what is wrong, or None."""
 
     data_path: Check = path_exists
     data_examples: Check = path_exists
     models: Callable[[str], Meant] = lambda name: Meant(id=name)  # what a model's name means
-    reward_model: Check = nothing_wrong
-    found: Callable[[str], str] = lambda path: ""  # what a data file was recognised as, to be said
-    profile: Profile | None = None
+    reward_model: Check = lambda text: None
+    profile: Profile = lambda path, mapping, wanted: profile(path, mapping=mapping, wanted=wanted)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class Interview:
+    """Whom the questions are put to, about which machine, and which of them matter."""
+
+    facts: Mapping[str, Fact]
+    hardware: Hardware
+    ui: Ui
+    checks: Checks = field(default_factory=Checks)
+    relevant: Relevant | None = None
+    left_out: Callable[[Answers, Sequence[Fact]], list[SkippedQuestion]] | None = None
+    state_file: Path | None = None  # keeps the answers; None: the file of this folder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WizardOutcome:
     """What `advise` made of the answers."""
 
     advice: Advice
@@ -93,12 +100,12 @@ class Outcome:
 class Actions:
     """What the menu does, given by the caller. Any of them may raise AdviseError."""
 
-    show: Callable[[Outcome], None]  # print the recommendation
-    show_all: Callable[[Outcome], None]  # print everything that is said of it
-    next_steps: Callable[[Outcome], None]  # print what to do where nothing is trained
-    run: Callable[[Outcome], int]  # train; the exit code
-    trial: Callable[[Outcome], int]  # train on a few rows; the exit code
-    bundle: Callable[[Outcome], list[str]]  # pack it for another machine; what to say of it
-    choose: Callable[[Outcome, Candidate], Outcome]  # the outcome with another method
-    plan_text: Callable[[Outcome], str]
-    explain: Callable[[Outcome, Candidate], None]  # print everything about one candidate
+    show: Callable[[WizardOutcome], None]  # print the recommendation
+    show_all: Callable[[WizardOutcome], None]  # print everything that is said of it
+    next_steps: Callable[[WizardOutcome], None]  # print what to do if nothing is trained
+    run: Callable[[WizardOutcome], int]  # train; the exit code
+    trial: Callable[[WizardOutcome], int]  # train on a few rows; the exit code
+    bundle: Callable[[WizardOutcome], list[str]]  # pack it for another machine; what to say of it
+    choose: Callable[[WizardOutcome, Candidate], WizardOutcome]  # with another method
+    plan_text: Callable[[WizardOutcome], str]
+    explain: Callable[[WizardOutcome, Candidate], None]  # print everything about one candidate

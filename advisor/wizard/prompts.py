@@ -1,18 +1,21 @@
 """The terminal behind the questions: questionary where the terminal can move its cursor, numbered
-lists where it cannot.
+lists where it cannot; and answers that are typed.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from advisor.ground.terminal import shown
+from advisor.ruleset.facts import Fact
+from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 TONES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
 POINTER_COLUMNS = 3  # what questionary puts before each choice
 SMALLEST_WIDTH = 20
+BACK_SIGN = "<"
+EMPTY = {"data_path": "I don't know, or none yet"}  # what an empty line means, else "I don't know"
+THOUSANDS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmb]?)$")
+THOUSANDS_BY_POINT = re.compile(r"[0-9]{1,3}(\.[0-9]{3})+$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +37,9 @@ class Option:
     value: Any
     label: str
     help: str = ""
+
+
+GO_BACK = Option(value=BACK, label="Back")
 
 
 class Ui(ABC):
@@ -43,7 +54,7 @@ class Ui(ABC):
     @property
     @abstractmethod
     def rows(self) -> int:
-        """Lines of the screen; many where nothing scrolls out of reach."""
+        """Lines of the screen; many if nothing scrolls out of reach."""
 
     @abstractmethod
     def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
@@ -68,18 +79,11 @@ class Ui(ABC):
         if not lead:
             self.console.print(said)
             return
-        for place, line in enumerate(
-            said.wrap(self.console, max(SMALLEST_WIDTH, self.console.width - len(lead)))
-        ):
+        width = max(SMALLEST_WIDTH, self.console.width - len(lead))
+        for place, line in enumerate(said.wrap(self.console, width)):
             line.rstrip()
-            self.console.print(
-                lead if place == 0 else " " * len(lead),
-                line,
-                sep="",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            start = lead if place == 0 else " " * len(lead)
+            self.console.print(start, line, sep="", markup=False, highlight=False, soft_wrap=True)
 
     def say_line(self, text: str) -> None:
         """Print a line to be copied: it is left whole, however narrow the terminal."""
@@ -93,12 +97,8 @@ class Ui(ABC):
         from rich.text import Text
 
         # Remarks in brackets were for answering; the line that stays is short.
-        self.console.print(
-            Padding(
-                Text.assemble(question.split(" (")[0], "  ", (answer, "bold"), overflow="fold"),
-                (0, 0, 0, 2),
-            )
-        )
+        line = Text.assemble(question.split(" (")[0], "  ", (answer, "bold"), overflow="fold")
+        self.console.print(Padding(line, (0, 0, 0, 2)))
 
 
 def terminal_ui(console: Console) -> Ui:
@@ -107,14 +107,12 @@ def terminal_ui(console: Console) -> Ui:
     return PlainUi(console) if dumb else QuestionaryUi(console)
 
 
-def place_of(current: Any, options: Sequence[Option]) -> int | None:
-    """The place of the option that is the current answer."""
-    return next((at for at, option in enumerate(options) if same(option.value, current)), None)
-
-
-def same(value: Any, current: Any) -> bool:
-    """Whether an option is the current answer; True is not 1, and None is none."""
-    return current is not None and type(value) is type(current) and bool(value == current)
+def _place_of(current: Any, options: Sequence[Option]) -> int | None:
+    """The place of the option that is the current answer; True is not 1, and None is none."""
+    for place, option in enumerate(options):
+        if current is not None and type(option.value) is type(current) and option.value == current:
+            return place
+    return None
 
 
 class QuestionaryUi(Ui):
@@ -134,7 +132,7 @@ class QuestionaryUi(Ui):
             questionary.Choice(title=choice_lines(option, width), value=place)
             for place, option in enumerate(options)
         ]
-        start = place_of(current, options)
+        start = _place_of(current, options)
         question = questionary.select(
             prompt_lines(f"{message} (arrow keys, Enter)", width),
             choices=choices,
@@ -150,28 +148,20 @@ class QuestionaryUi(Ui):
 
         # The hint belongs to the prompt, so that it goes away with it.
         width = shutil.get_terminal_size().columns
-        whole = "\n".join(
-            [
-                prompt_lines(message, width),
-                *([f"  {prompt_lines(hint, width)}"] if hint else []),
-                " >",
-            ]
-        )
+        hints = [f"  {prompt_lines(hint, width)}"] if hint else []
+        whole = "\n".join([prompt_lines(message, width), *hints, " >"])
         prompt = questionary.path if path else questionary.text
         return str(prompt(whole, default=default, qmark="?", erase_when_done=True).unsafe_ask())
 
 
 def prompt_lines(text: str, width: int) -> str:
     """A question wrapped by us: prompt_toolkit crops every line of a prompt but the last."""
-    return "\n  ".join(
-        textwrap.wrap(
-            shown(text), max(SMALLEST_WIDTH, width - POINTER_COLUMNS), break_on_hyphens=False
-        )
-    )
+    room = max(SMALLEST_WIDTH, width - POINTER_COLUMNS)
+    return "\n  ".join(textwrap.wrap(shown(text), room, break_on_hyphens=False))
 
 
 def choice_lines(option: Option, width: int) -> str:
-    """A choice as text that no terminal of this width crops: label and help, continued below where
+    """A choice as text that no terminal of this width crops: label and help, continued below if
     they are long.
     """
     text = f"{option.label} – {option.help}" if option.help else option.label
@@ -191,7 +181,7 @@ class PlainUi(Ui):
         self.say(message, tone="strong")
         for number, option in enumerate(options, 1):
             self.say(f"  {number}) {option.label}" + (f" – {option.help}" if option.help else ""))
-        before = place_of(current, options)
+        before = _place_of(current, options)
         keeps = "" if before is None else f" (Enter alone: {options[before].label})"
         while True:
             text = self._line(f"Number from 1 to {len(options)}{keeps}: ")
@@ -210,3 +200,77 @@ class PlainUi(Ui):
     def _line(self, prompt: str) -> str:
         self.console.print(prompt, end="", markup=False, highlight=False)
         return input().strip()
+
+
+# --------------------------------------------------------------------------- choices and typing
+
+
+def choices_of(fact: Fact) -> list[Option]:
+    """The values that a question may be answered with."""
+    values = fact.values.items()
+    return [Option(value=name, label=value.label, help=value.help) for name, value in values]
+
+
+def ways_out(question: Question) -> Iterable[Option]:
+    """The choices beside the answers: "I don't know", and back."""
+    if not question.fact.required:
+        yield Option(value=DONT_KNOW, label="I don't know", help=question.fact.unknown)
+    if question.can_go_back:
+        yield Option(value=BACK, label="Back", help="to the question before")
+
+
+def ask_typed(
+    question: Question,
+    ui: Ui,
+    read: Callable[[str], Any],
+    *,
+    path: bool = False,
+    empty: str = "",
+) -> Reply:
+    """A typed answer, asked for again with the reason until it can be read.
+
+    Nothing typed is DONT_KNOW; `empty` says what that means. An answer that was given before
+    stands in the line: Enter keeps it, and "?" takes it away.
+    """
+    empty = empty or EMPTY.get(question.fact.id, "I don't know")
+    back = f"; {BACK_SIGN} and Enter: back" if question.can_go_back else ""
+    default = "" if question.current is None else str(question.current)
+    keeps = bool(default)
+    while True:
+        hint = f"Enter keeps {default}; ? and Enter: {empty}" if keeps else f"Enter alone: {empty}"
+        text = ui.enter(
+            question.message, hint=hint + back, default=default, path=path, keep=keeps
+        ).strip()
+        if text == BACK_SIGN and question.can_go_back:
+            return BACK
+        if text in ("", "?"):
+            return DONT_KNOW
+        try:
+            return read(text)
+        except ValueError as error:
+            ui.say(str(error), tone="warning")
+            default, keeps = text, False
+
+
+def read_number(text: str, fact: Fact) -> int | float:
+    """The number somebody typed: '5000', '5,000', '5 000', '5k', '1.2m'.
+
+    Raises ValueError in words.
+    """
+    compact = re.sub(r"^(about|ca\.?|circa|~|≈)\s*", "", text.strip().lower())
+    compact = re.sub(r"(?<=[0-9])[,_'’ \u00a0\u202f](?=[0-9]{3}(?![0-9]))", "", compact)
+    compact = re.sub(r"\s+(?=[kmb]$)", "", compact)
+    if fact.integer and THOUSANDS_BY_POINT.match(compact):
+        whole, few = compact.replace(".", ""), compact.split(".")[0]
+        raise ValueError(f"{text} can be read in two ways: write {whole} or {few}.")
+    match = NUMBER.match(compact)
+    if match is None:
+        raise ValueError(f"{text} is not a number. Write it like 5000, 5,000 or 5k.")
+    value = round(float(match[1]) * THOUSANDS[match[2]], 6)
+    if fact.integer and value != int(value):
+        raise ValueError(f"{text} is not a whole number.")
+    if fact.min is not None and value < fact.min:
+        raise ValueError(f"{text} is not possible: at least {fact.min:g}.")
+    if fact.max is not None and value > fact.max:
+        raise ValueError(f"{text} is not possible: at most {fact.max:g}.")
+    return int(value) if fact.integer else value

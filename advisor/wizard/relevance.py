@@ -18,7 +18,7 @@ from advisor.advice.questions import (
 from advisor.ground.types import Answers
 from advisor.ruleset.facts import Fact, read_from
 from advisor.ruleset.model import Ruleset
-from advisor.wizard.walk import Skipped, answer_of, applies, may_apply
+from advisor.wizard.walk import SkippedQuestion, answer_of, applies, may_apply
 
 Known = Callable[[Answers], Mapping[str, Any]]  # what the rules know once these answers are given
 Estimate = Callable[
@@ -75,14 +75,14 @@ class Relevance:
             if not applies(fact, answers, self.ruleset.facts)
         )
 
-    def left_out(self, answers: Answers, skipped: Sequence[Fact]) -> list[Skipped]:
+    def left_out(self, answers: Answers, skipped: Sequence[Fact]) -> list[SkippedQuestion]:
         """The questions that were not asked, each with the answers that made them needless."""
         closed = {fact.id for fact in skipped}
         facts = self.facts(answers, closed)
         if not may_train(self.ruleset, facts, closed):
-            return [Skipped(fact=fact, because=NOTHING_TO_TRAIN) for fact in skipped]
+            return [SkippedQuestion(fact=fact, because=NOTHING_TO_TRAIN) for fact in skipped]
         return [
-            Skipped(fact=fact, because=self._because(fact, answers, facts, closed))
+            SkippedQuestion(fact=fact, because=self._because(fact, answers, facts, closed))
             for fact in skipped
         ]
 

@@ -18,7 +18,7 @@ from advisor.ground.annotated import parse_json
 from advisor.ground.files import text_of
 from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import Fact
-from advisor.wizard.words import words_of
+from advisor.wizard.walk import words_of
 
 VERSION = 1
 
@@ -34,15 +34,12 @@ class Saved:
     def without(self, fact_id: str) -> Saved:
         """The same with one question open again."""
         known = {name: answer for name, answer in self.answers.known.items() if name != fact_id}
-        return replace(
-            self,
-            answers=Answers(known=known),
-            asked=tuple(name for name in self.asked if name != fact_id),
-        )
+        asked = tuple(name for name in self.asked if name != fact_id)
+        return replace(self, answers=Answers(known=known), asked=asked)
 
 
 def state_path(folder: Path | None = None) -> Path:
-    """Where the answers for a working folder lie: below $XDG_STATE_HOME/finetune-advisor, or
+    """The file with the answers for a working folder, below $XDG_STATE_HOME/finetune-advisor or
     ~/.local/state/finetune-advisor.
 
     Args:
@@ -69,31 +66,21 @@ def save_answers(progress: Saved, path: Path | None = None) -> tuple[Path, str]:
     Returns the path and what went wrong, if anything.
     """
     path = path or state_path()
-    answers = {
-        fact: list(answer.value) if isinstance(answer.value, tuple) else answer.value
-        for fact, answer in progress.answers.known.items()
-        if answer.origin == "asked"
+    known = progress.answers.known.items()
+    document = {
+        "version": VERSION,
+        "saved_at": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        "folder": _here(),
+        "answers": {fact: answer.value for fact, answer in known if answer.origin == "asked"},
+        "asked": progress.asked,
     }
-    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    text = json.dumps(
-        {
-            "version": VERSION,
-            "saved_at": now,
-            "folder": _here(),
-            "answers": answers,
-            "asked": list(progress.asked),
-        },
-        indent=1,
-        ensure_ascii=False,
-    )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
-        with os.fdopen(
-            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-        ) as file:
-            file.write(text + "\n")
+        opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(opened, "w", encoding="utf-8") as file:
+            file.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         os.replace(temporary, path)
     except OSError as error:
         return path, f"{error.strerror or error}: {path}"
@@ -110,11 +97,11 @@ def summary(saved: Saved, facts: Mapping[str, Fact]) -> str:
     about += [f"{len(tasks)} teams"] if isinstance(tasks, Mapping) else []
     count = f"{len(saved.asked)} question{'s' if len(saved.asked) != 1 else ''}"
     when = f" from {saved.saved_at}" if saved.saved_at else ""
-    return f"Answers{when} for this folder: {', '.join((*about, ''))[:-2] or 'no task'} ({count})"
+    return f"Answers{when} for this folder: {', '.join(about) or 'no task'} ({count})"
 
 
 def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[Saved | None, str]:
-    """The saved answers, and a sentence where some or all of them cannot be used.
+    """The saved answers, and a sentence if some or all of them cannot be used.
 
     Nothing saved: (None, '').
     """
@@ -122,34 +109,29 @@ def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[S
     try:
         document = parse_json(text_of(path))
         answers = {str(name): value for name, value in document["answers"].items()}
-        asked = list(dict.fromkeys(str(name) for name in document["asked"]))
+        asked = dict.fromkeys(str(name) for name in document["asked"])
         if document["version"] != VERSION:
             raise ValueError(f"version {document['version']}")
     except FileNotFoundError:
         return None, ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None, f"The answers saved in {path} cannot be read; starting anew."
-    good = {name: value for name, value in answers.items() if _valid(name, value, facts)}
-    dropped = sorted(set(answers) - set(good))
-    kept = tuple(name for name in asked if name in facts and name not in dropped)
-    problem = (
-        f"Of the saved answers, these no longer exist and are left out: {', '.join(dropped)}."
-        if dropped
-        else ""
-    )
-    if not kept:
-        return None, problem
     known = {
         name: Answer(value=tuple(value) if isinstance(value, list) else value, origin="asked")
-        for name, value in good.items()
+        for name, value in answers.items()
+        if _is_valid(name, value, facts)
     }
-    return (
-        Saved(answers=Answers(known=known), asked=kept, saved_at=str(document.get("saved_at", ""))),
-        problem,
-    )
+    dropped = sorted(set(answers) - set(known))
+    kept = tuple(name for name in asked if name in facts and name not in dropped)
+    names = ", ".join(dropped)
+    problem = f"Of the saved answers, these no longer exist and are left out: {names}."
+    saved_at = str(document.get("saved_at", ""))
+    saved = Saved(answers=Answers(known=known), asked=kept, saved_at=saved_at) if kept else None
+    return saved, problem if dropped else ""
 
 
-def _valid(name: str, value: Any, facts: Mapping[str, Fact]) -> bool:
+def _is_valid(name: str, value: Any, facts: Mapping[str, Fact]) -> bool:
+    """Whether the questions of today can have this answer."""
     if name == "signals":
         return isinstance(value, list) and all(
             isinstance(item, str) and item in facts and facts[item].signal for item in value
@@ -157,17 +139,12 @@ def _valid(name: str, value: Any, facts: Mapping[str, Fact]) -> bool:
     fact = facts.get(name)
     if fact is None:
         return False
-    if fact.type == "choice":
-        return isinstance(value, str) and value in fact.values
-    if fact.type == "number":
-        return (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and isfinite(value)
-            and (fact.min is None or value >= fact.min)
-        )
     if fact.type == "flag":
         return isinstance(value, bool)
     if fact.type == "map":
         return isinstance(value, dict) and all(isinstance(part, str) for part in value.values())
-    return isinstance(value, str) and "\0" not in value
+    if fact.type == "number":
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and isfinite(value) and (fact.min is None or value >= fact.min)
+    is_text = isinstance(value, str) and "\0" not in value
+    return is_text and (fact.type != "choice" or value in fact.values)

@@ -1,4 +1,6 @@
-"""Which question comes next: a pure walk over the facts, without a terminal."""
+"""Which question comes next, and what becomes of its answer: a pure walk over the facts, without a
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ DONT_KNOW: Final = Special.DONT_KNOW
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Several:
-    """A reply that sets several facts at once; None takes an answer away (the graphics card: name,
-    memory, count).
+    """A reply that sets several facts at once; None takes an answer away (the GPU: name, memory,
+    count).
     """
 
     values: Mapping[str, Any]
@@ -50,10 +52,16 @@ class Question:
     current: Any = None  # what was answered before, for a question asked again
     can_go_back: bool = False
     answers: Answers = field(default_factory=Answers)  # all that is known by now
+    asks: str = ""  # in other words than the fact does
+
+    @property
+    def message(self) -> str:
+        """What is asked, with the number of the question."""
+        return self.asks or f"{self.number}. {self.fact.ask}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Skipped:
+class SkippedQuestion:
     """A question that was not asked, and why not: "with these examples, every answer leads to the
     same method".
     """
@@ -63,9 +71,8 @@ class Skipped:
 
 
 Ask = Callable[[Question], Reply]
-Relevant = Callable[
-    [str, Answers, Collection[str]], bool
-]  # a question, the answers so far, the questions still open
+# a question, the answers so far, the questions still open -> whether to ask
+Relevant = Callable[[str, Answers, Collection[str]], bool]
 Keep = Callable[[Answers, tuple[str, ...]], None]
 
 
@@ -76,7 +83,7 @@ def walk(
     *,
     asked: Sequence[str] = (),
     relevant: Relevant | None = None,
-    keep: Keep | None = None,
+    keep: Keep = lambda answers, asked: None,
     leave: bool = False,
 ) -> Answers:
     """The answers after every question that applies has been put, in the order of facts.yaml.
@@ -87,12 +94,12 @@ def walk(
         asked: Ids of questions that have been put before (also those answered by "I don't know").
         relevant: False for a question whose answer cannot change the outcome; it is left out.
         keep: Told of every step, so that an interruption loses nothing.
-        leave: BACK from the first question of this walk ends it, where it would go to the one asked
+        leave: BACK from the first question of this walk ends it, and does not go to the one asked
             before.
     """
     history = [fact_id for fact_id in asked if fact_id in facts]
     before = len(history) if leave else 0
-    while (fact := _next(facts, answers, history, relevant)) is not None:
+    while (fact := _next_question(facts, answers, history, relevant)) is not None:
         reply = ask(
             Question(
                 fact=fact,
@@ -105,20 +112,18 @@ def walk(
         if reply is BACK:
             if leave and len(history) == before:
                 break
-            if history:
-                history.pop()
+            history = history[:-1]
             continue
         answers = with_reply(facts, answers, fact, reply)
         history.append(fact.id)
-        if keep is not None:
-            keep(answers, tuple(history))
+        keep(answers, tuple(history))
     return without_stale(facts, answers)
 
 
-def _next(
-    facts: Mapping[str, Fact], answers: Answers, history: Sequence[str], relevant: Relevant | None
+def _next_question(
+    facts: Mapping[str, Fact], answers: Answers, asked: Collection[str], relevant: Relevant | None
 ) -> Fact | None:
-    opened = open_questions(facts, answers, history)
+    opened = open_questions(facts, answers, asked)
     for fact in questions(facts):
         if fact.id not in opened or not applies(fact, answers, facts):
             continue
@@ -134,18 +139,33 @@ def open_questions(
     facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]
 ) -> frozenset[str]:
     """The questions that may still be put, now or after an answer that makes them apply."""
-    waiting = {
-        fact.id
-        for fact in questions(facts)
-        if fact.id not in asked and not was_given(answers, fact)
-    }
-    while True:  # one that waits for an answer goes with the question it waits for
-        left = {
-            fact_id for fact_id in waiting if may_apply(facts[fact_id], answers, facts, waiting)
-        }
-        if left == waiting:
-            return frozenset(left)
+    left = {fact.id for fact in _not_put(facts, answers, asked)}
+    waiting: set[str] = set()
+    while left != waiting:  # one that waits for an answer goes with the question it waits for
         waiting = left
+        left = {name for name in waiting if may_apply(facts[name], answers, facts, waiting)}
+    return frozenset(left)
+
+
+def skipped_questions(
+    facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]
+) -> list[Fact]:
+    """The questions that apply and were not put."""
+    return [fact for fact in _not_put(facts, answers, asked) if applies(fact, answers, facts)]
+
+
+def _not_put(facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]) -> list[Fact]:
+    """The questions that were not put, and that no file or flag has answered.
+
+    Signals given together count as the ones named.
+    """
+
+    def was_given(fact: Fact) -> bool:
+        listed = fact.signal and fact.id in answers.signals
+        answer = answers.known.get(fact.id, answers.known.get("signals") if listed else None)
+        return answer is not None and answer.origin in GIVEN_BEFORE
+
+    return [fact for fact in questions(facts) if fact.id not in asked and not was_given(fact)]
 
 
 def for_now(relevant: Relevant | None) -> Relevant | None:
@@ -155,41 +175,28 @@ def for_now(relevant: Relevant | None) -> Relevant | None:
     if relevant is None:
         return None
 
-    def now(fact_id: str, answers: Answers, opened: Collection[str]) -> bool:
+    def is_relevant_now(fact_id: str, answers: Answers, opened: Collection[str]) -> bool:
         refines = fact_id in REFINING and _none_stated(EXAMPLES, answers)
         return not refines and relevant(fact_id, answers, opened)
 
-    return now
-
-
-def skipped_questions(
-    facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]
-) -> list[Fact]:
-    """The questions that apply and were not put."""
-    return [
-        fact
-        for fact in questions(facts)
-        if fact.id not in asked and not was_given(answers, fact) and applies(fact, answers, facts)
-    ]
+    return is_relevant_now
 
 
 def questions(facts: Mapping[str, Fact]) -> list[Fact]:
     """The facts the wizard asks for, in its order."""
-    return sorted(
-        (fact for fact in facts.values() if fact.order is not None and fact.origin == "asked"),
-        key=lambda fact: fact.order or 0,
-    )
+    asked = (fact for fact in facts.values() if fact.order is not None and fact.origin == "asked")
+    return sorted(asked, key=lambda fact: fact.order or 0)
 
 
 def applies(fact: Fact, answers: Answers, facts: Mapping[str, Fact]) -> bool:
-    """True where `ask_when` holds and nothing of `ask_without` is stated."""
+    """Whether `ask_when` holds and nothing of `ask_without` is stated."""
     return may_apply(fact, answers, facts, ())
 
 
 def may_apply(
     fact: Fact, answers: Answers, facts: Mapping[str, Fact], waiting: Collection[str]
 ) -> bool:
-    """True where the question applies, or can come to apply by an answer to one of the waiting
+    """Whether the question applies, or can come to apply by an answer to one of the waiting
     questions. `unknown` in `ask_when` matches what nobody answered.
     """
     for other, allowed in fact.ask_when.items():
@@ -203,19 +210,8 @@ def _none_stated(names: Sequence[str], answers: Answers) -> bool:
     return all(answers.value(name) is None for name in names)
 
 
-def was_given(answers: Answers, fact: Fact) -> bool:
-    """True where a file or a flag has answered it.
-
-    Signals given together count as the ones named.
-    """
-    answer = answers.known.get(fact.id)
-    if answer is None and fact.signal and fact.id in answers.signals:
-        answer = answers.known.get("signals")
-    return answer is not None and answer.origin in GIVEN_BEFORE
-
-
 def answer_of(answers: Answers, fact: Fact) -> Any:
-    """What was answered; for a signal also when it was only listed under `signals`."""
+    """What was answered; for a signal also if it was only listed under `signals`."""
     value = answers.value(fact.id)
     return True if value is None and fact.signal and fact.id in answers.signals else value
 
@@ -224,35 +220,23 @@ def with_reply(facts: Mapping[str, Fact], answers: Answers, fact: Fact, reply: R
     """The answers with one reply and what it implies taken in, as asked: it outranks files and
     flags.
     """
-    values: Mapping[str, Any] = (
-        reply.values
-        if isinstance(reply, Several)
-        else {fact.id: None if reply is DONT_KNOW else reply}
-    )
-    known = dict(answers.known)
-    for fact_id, value in values.items():
-        known.pop(fact_id, None)
+    given = {fact.id: None if reply is DONT_KNOW else reply}
+    values = reply.values if isinstance(reply, Several) else given
+    known = {name: answer for name, answer in answers.known.items() if name not in values}
+    for name, value in values.items():
         if value is not None:
-            known[fact_id] = Answer(value=value, origin="asked")
-    if fact.signal:
-        _list_signal(known, answers, fact.id, stated=reply is True)
+            known[name] = Answer(value=value, origin="asked")
+    if fact.signal:  # the list under `signals` keeps step with the signal's own answer
+        before = known.pop("signals", None)
+        others = tuple(name for name in answers.signals if name != fact.id)
+        listed = (*others, fact.id) if reply is True else others
+        if listed:
+            asked = Answer(value=listed, origin="asked")
+            known["signals"] = before if before and before.value == listed else asked
     answers = Answers(known=known)
     for implied in fact.implied_by(values.get(fact.id)):
         answers = with_reply(facts, answers, facts[implied], True)
     return answers
-
-
-def _list_signal(known: dict[str, Answer], answers: Answers, signal: str, *, stated: bool) -> None:
-    """Keep the list under `signals` in step with the signal's own answer."""
-    others = tuple(name for name in answers.signals if name != signal)
-    listed = (*others, signal) if stated else others
-    known.pop("signals", None)
-    if listed:
-        before = answers.known.get("signals")
-        known["signals"] = Answer(
-            value=listed,
-            origin=before.origin if before is not None and before.value == listed else "asked",
-        )
 
 
 def without_stale(facts: Mapping[str, Fact], answers: Answers) -> Answers:
@@ -264,3 +248,44 @@ def without_stale(facts: Mapping[str, Fact], answers: Answers) -> Answers:
         if answer is not None and answer.origin == "asked" and not applies(fact, answers, facts):
             answers = with_reply(facts, answers, fact, DONT_KNOW)
     return answers
+
+
+# --------------------------------------------------------------------------- in words
+
+
+def short_question(fact: Fact) -> str:
+    """The question without its remark in brackets, which is for answering it."""
+    return fact.ask.split(" (")[0]
+
+
+def reply_words(fact: Fact, reply: Reply) -> str:
+    """A reply as it is shown back."""
+    unknown = f"I don't know ({fact.unknown})" if fact.unknown else "I don't know"
+    if isinstance(reply, Several) and fact.id == "gpu":
+        parts = (reply.values.get(name) for name in ("gpus", "gpu"))
+        name = " × ".join(str(part) for part in parts if part is not None)
+        memory = reply.values.get("gpu_memory_gib")
+        named = {"none": "no GPU", "unknown": unknown, "": "this machine"}.get(name, name)
+        return named + (f", {memory:g} GiB" if memory is not None else "")
+    value = reply.values.get(fact.id) if isinstance(reply, Several) else reply
+    return unknown if value is None or value is DONT_KNOW else words_of(fact, value)
+
+
+def words_of(fact: Fact, value: Any) -> str:
+    """A value as the person chose it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str) and value in fact.values:
+        return fact.values[value].label
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {part}" for name, part in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def given_words(facts: Mapping[str, Fact], answers: Answers) -> list[str]:
+    """What files and flags said already, one line each."""
+    return [
+        f"{fact.ask or fact.id} {words_of(fact, answer.value)} (from a {answer.origin})"
+        for fact in facts.values()
+        if (answer := answers.known.get(fact.id)) and answer.origin in GIVEN_BEFORE
+    ]

@@ -16,8 +16,10 @@ from advisor.ground.errors import InputError
 from advisor.ground.types import Answers
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
 from advisor.ruleset.facts import load_facts
-from advisor.wizard import Actions, Outcome, run_wizard
+from advisor.wizard import Actions, Checks, Interview, WizardOutcome, run_wizard
+from advisor.wizard.prompts import terminal_ui
 from tests.render.example_advice import CPU, EXAMPLES, PROBED_4090
+from tests.wizard.scripted import PROFILE
 
 ASKED = ("data_path", "depth", "budget", "model", "gpu", "serve_with", "priority")
 PLAN = "version: 1\nmodel: Qwen/Qwen3-8B\n"
@@ -28,15 +30,15 @@ def main() -> int:
     example, runnable = sys.argv[1], "--plan" in sys.argv
     console = Console()
 
-    def advise(answers: Answers) -> Outcome:
+    def advise(answers: Answers) -> WizardOutcome:
         print("ANSWERS", sorted((fact, answer.value) for fact, answer in answers.known.items()))
         if answers.value("model") == "broken":
             raise InputError("model: 'broken' has no config.json", hint="choose another one")
         if runnable:
-            return Outcome(advice=EXAMPLES[example](), plan=PLAN, plan_path="plan.yaml")
-        return Outcome(advice=EXAMPLES[example](), missing=("data.path",))
+            return WizardOutcome(advice=EXAMPLES[example](), plan=PLAN, plan_path="plan.yaml")
+        return WizardOutcome(advice=EXAMPLES[example](), missing=("data.path",))
 
-    def run(outcome: Outcome) -> int:
+    def run(outcome: WizardOutcome) -> int:
         print("RUNNING", outcome.plan_path)
         return 0
 
@@ -56,14 +58,14 @@ def main() -> int:
         ),
     )
     hardware = CPU if "--cpu" in sys.argv else PROBED_4090
-    return run_wizard(
+    interview = Interview(
         facts=load_facts(),
         hardware=hardware,
-        advise=advise,
-        actions=actions,
-        console=console,
+        ui=terminal_ui(console),
+        checks=Checks(profile=lambda *_: PROFILE),
         relevant=lambda fact, *_: fact in ASKED,
     )
+    return run_wizard(interview, advise, actions)
 
 
 if __name__ == "__main__":

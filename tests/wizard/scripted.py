@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from advisor.ground.types import Answers
+from advisor.ground.types import Answers, DataProfile
 from advisor.ruleset.facts import load_facts
-from advisor.wizard import DONT_KNOW, Checks, ask_round, walk
+from advisor.wizard import DONT_KNOW, Checks, Interview, ask_round, walk
 from advisor.wizard.prompts import Option
 
 FACTS = load_facts()
 ENTER, DOWN, UP, CTRL_C = "\r", "\x1b[B", "\x1b[A", "\x03"
+PROFILE = DataProfile(
+    path="train.jsonl", kind="paired", format="messages", mapping={}, rows=60, tokens=None,
+    objectives=("sft",),
+)  # fmt: skip
 CARDS = Checks(
     data_path=lambda text: None if text == "train.jsonl" else f"There is no {text}.",
+    profile=lambda path, mapping, wanted: PROFILE,
 )
 
 
-def ask_answers(*args: Any, **kwargs: Any) -> Answers:
+def ask_answers(facts: Any, *, earlier: Answers | None, **interview: Any) -> Answers:
     """What one round of questions answers."""
-    return ask_round(*args, **kwargs).answers
+    return ask_round(Interview(facts=facts, **interview), earlier).answers
 
 
 class ScriptedUi:

@@ -14,8 +14,15 @@ from advisor.ground.terminal import one_line, width_of
 from advisor.ground.types import Answer, Answers, DataProfile
 from advisor.wizard import BACK, Question, Several
 from advisor.wizard.asking import ask_tasks
-from advisor.wizard.data_file import ask_data, say_found, value_words, way_question, way_words
-from advisor.wizard.outcome import Checks
+from advisor.wizard.data_file import (
+    DataReader,
+    ask_data,
+    say_found,
+    value_words,
+    way_question,
+    way_words,
+)
+from advisor.wizard.outcome import path_exists
 from tests.wizard.scripted import FACTS, ScriptedUi
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
@@ -25,6 +32,10 @@ YES, COLUMNS, OTHER_FILE, UNKNOWN = "Yes", "Choose the columns", "Another file",
 
 def read(path: str, mapping: Any, wanted: str | None) -> DataProfile:
     return profile(path, mapping=mapping, wanted=wanted)
+
+
+def reader(ui: ScriptedUi, task: str | None = None) -> DataReader:
+    return DataReader(ui=ui, profile=read, exists=path_exists, task=task)
 
 
 def question(fact: str = "data_path", **answers: Any) -> Question:
@@ -72,7 +83,7 @@ def categories(folder: Path) -> str:
 
 
 def answered(ui: ScriptedUi, task: str = "customer_service", **known: Any) -> Any:
-    reply = ask_data(question(task=task, **known), ui, read)
+    reply = ask_data(question(task=task, **known), reader(ui, task))
     return dict(reply.values) if isinstance(reply, Several) else reply
 
 
@@ -203,9 +214,9 @@ def test_a_folder_becomes_the_teams(tmp_path, fact):
     ui = ScriptedUi(str(folder), YES)
     asked = question(fact, task="multi_department")
     reply = (
-        ask_data(asked, ui, read)
+        ask_data(asked, reader(ui, "multi_department"))
         if fact == "data_path"
-        else ask_tasks(asked, ui, Checks(profile=read))
+        else ask_tasks(asked, reader(ui, "multi_department"))
     )
     assert isinstance(reply, Several)
     assert dict(reply.values["tasks"]) == {
@@ -229,7 +240,7 @@ def test_the_columns_of_one_team_hold_for_the_others(tmp_path):
     )
     replies = [part for name, file in files.items() for part in (name, file)]
     ui = ScriptedUi(*replies[:2], YES, *replies[2:], "")
-    reply = ask_tasks(question("tasks", task="multi_department"), ui, Checks(profile=read))
+    reply = ask_tasks(question("tasks", task="multi_department"), reader(ui, "multi_department"))
     assert dict(reply.values["tasks"]) == files
     assert reply.values["data_mapping"] == {"question": "f1", "answer": "f2"}
 
@@ -240,7 +251,7 @@ def test_what_was_understood_is_said_with_an_example(tmp_path):
     ui = ScriptedUi()
     mapping = {"question": "Description", "answer": "Agent Reply"}
     reply = Several(values={"data_path": path, "data_mapping": mapping})
-    say_found(ui, reply, {"task": "customer_service"}.get, read)
+    say_found(reply, reader(ui, "customer_service"))
     assert ui.said[0] == "  found 60 examples: requests with the right answer"
     assert ui.said[1].startswith("    such as: My order 0 has not")
     assert " -> Thank you for writing" in ui.said[1]
@@ -251,7 +262,7 @@ def test_texts_with_a_category_are_called_so(tmp_path):
     """A file of categories is no file of requests with the right answer."""
     ui = ScriptedUi()
     values = {"data_path": categories(tmp_path), "data_mapping": None, "task": "classification"}
-    say_found(ui, Several(values=values), {}.get, read)
+    say_found(Several(values=values), reader(ui))
     assert ui.said[0] == "  found 60 examples: texts with one of 2 categories"
     assert ui.said[-1] == "  The task is now: Sort texts into categories"
 
@@ -262,7 +273,7 @@ def test_how_a_file_was_read_is_said(tmp_path):
     rows = "".join(f"Größe {n}?;Für Sie {n}\r\n" for n in range(60))
     path.write_bytes(f"question;answer\r\n{rows}".encode("cp1252"))
     ui = ScriptedUi()
-    say_found(ui, Several(values={"data_path": str(path)}), {}.get, read)
+    say_found(Several(values={"data_path": str(path)}), reader(ui))
     assert "    semicolon, Windows-1252: read as such" in ui.said
 
 
@@ -271,8 +282,8 @@ def test_what_acts_on_a_terminal_is_shown_as_text(tmp_path):
     rows = [{"a\x1b[2J": f"x\x1b[31m{n} is here?", "b": f"\x07bell {n} rings."} for n in range(60)]
     path = jsonl(tmp_path, "a.jsonl", rows)
     ui = ScriptedUi(path, YES)
-    reply = ask_data(question(task="qa"), ui, read)
-    say_found(ui, reply, {}.get, read)
+    reply = ask_data(question(task="qa"), reader(ui, "qa"))
+    say_found(reply, reader(ui))
     words = "".join([*ui.said, *ui.asked, *(label for labels in ui.offered for label in labels)])
     assert "\x1b" not in words
     assert "\x07" not in words

@@ -6,14 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from advisor.advice.types import NothingFits, WayOut
 from advisor.commands.wizard import PlanFile
 from advisor.ground.errors import Fault, InputError, MachineNotReady, Stopped
 from advisor.ground.types import Answer, Answers
 from advisor.plan.model import Plan, PlanData, Stage
-from advisor.wizard import Actions, Checks, Outcome, run_wizard
+from advisor.wizard import Actions, Checks, Interview, WizardOutcome, run_wizard
 from advisor.wizard.menu import MORE, folded, menu_options
 from advisor.wizard.prompts import choice_lines
 from advisor.wizard.saved import load_answers, state_path
@@ -49,16 +48,16 @@ def menu(
         **(actions or {}),
     }
     ui = ScriptedUi("Write texts", *replies, rows=rows)
-    code = run_wizard(
-        facts=FACTS, hardware=CPU, advise=outcome_of, actions=Actions(**given), console=Console(),
-        ui=ui, checks=checks, relevant=lambda fact, answers, opened: False
+    interview = Interview(
+        facts=FACTS, hardware=CPU, ui=ui, checks=checks, relevant=lambda fact, answers, opened: False
     )  # fmt: skip
+    code = run_wizard(interview, outcome_of, Actions(**given))
     return code, ui, called
 
 
-def ready(answers: Answers) -> Outcome:
+def ready(answers: Answers) -> WizardOutcome:
     """A recommendation that can be run."""
-    return Outcome(advice=scenario_5(), plan=object(), plan_path="plan.yaml")
+    return WizardOutcome(advice=scenario_5(), plan=object(), plan_path="plan.yaml")
 
 
 def test_a_run_that_ends_well_ends_the_wizard():
@@ -175,7 +174,7 @@ def test_a_model_that_is_sharded_over_gpus_can_be_started():
 
 def test_where_nothing_is_trained_the_next_steps_are_offered():
     """Neither running nor a plan, but what to do next; the whole answer is there as always."""
-    remedy = Outcome(advice=remedy_alone())
+    remedy = WizardOutcome(advice=remedy_alone())
     _, ui, called = menu(lambda answers: remedy, "What to do next", "The whole answer", "Quit")
     assert called == ["show", "next_steps", "show_all"]
     assert ui.offered[1][0] == "What to do next"
@@ -246,12 +245,12 @@ def test_what_must_not_be_taken_is_only_explained():
 @pytest.mark.parametrize(
     "outcome",
     [
-        Outcome(advice=scenario_5(), plan=object(), plan_path="plan-12.yaml", trial_steps=13,
+        WizardOutcome(advice=scenario_5(), plan=object(), plan_path="plan-12.yaml", trial_steps=13,
                 first="downloads about 15.3 GiB first"),
-        Outcome(advice=scenario_5(), plan=object(), plan_path="p", other_machine="it is away"),
-        Outcome(advice=scenario_5(), missing=("data.path",)),
-        Outcome(advice=remedy_alone()),
-        Outcome(advice=nothing_fits()),
+        WizardOutcome(advice=scenario_5(), plan=object(), plan_path="p", other_machine="it is away"),
+        WizardOutcome(advice=scenario_5(), missing=("data.path",)),
+        WizardOutcome(advice=remedy_alone()),
+        WizardOutcome(advice=nothing_fits()),
     ],
 )  # fmt: skip
 def test_the_menu_fits_one_screen(outcome):
@@ -265,11 +264,14 @@ def test_the_menu_fits_one_screen(outcome):
 @pytest.mark.parametrize(
     ("outcome", "why"),
     [
-        (Outcome(advice=remedy_alone()), "a remedy trains nothing"),
-        (Outcome(advice=remedy_alone(), plan=object()), "a remedy trains nothing, plan or not"),
-        (Outcome(advice=nothing_fits(), plan=object()), "nothing fits"),
-        (Outcome(advice=scenario_5(), missing=("data.path",)), "no data"),
-        (Outcome(advice=scenario_5(), plan=object(), missing=("model",)), "no model"),
+        (WizardOutcome(advice=remedy_alone()), "a remedy trains nothing"),
+        (
+            WizardOutcome(advice=remedy_alone(), plan=object()),
+            "a remedy trains nothing, plan or not",
+        ),
+        (WizardOutcome(advice=nothing_fits(), plan=object()), "nothing fits"),
+        (WizardOutcome(advice=scenario_5(), missing=("data.path",)), "no data"),
+        (WizardOutcome(advice=scenario_5(), plan=object(), missing=("model",)), "no model"),
     ],
 )
 def test_what_cannot_run_is_never_offered(outcome, why):
@@ -280,7 +282,7 @@ def test_what_cannot_run_is_never_offered(outcome, why):
 
 def test_on_a_small_screen_the_menu_leaves_room_for_the_answer():
     """What is seldom wanted is behind "More choices", from which one comes back."""
-    options = menu_options(ready(Answers()), skipped=12, undo="sft>dpo+qlora")
+    options = list(menu_options(ready(Answers()), skipped=12, undo="sft>dpo+qlora"))
     near, further = folded(options)
     assert near[-1].value == "quit"
     assert len(near) <= 6
@@ -294,7 +296,9 @@ def test_on_a_small_screen_the_menu_leaves_room_for_the_answer():
 
 def test_what_is_missing_for_a_run_is_said():
     """Without data the menu says what the run still needs, in the words of the question."""
-    _, ui, _ = menu(lambda answers: Outcome(advice=scenario_5(), missing=("data.path",)), "Quit")
+    _, ui, _ = menu(
+        lambda answers: WizardOutcome(advice=scenario_5(), missing=("data.path",)), "Quit"
+    )
     assert "It cannot be run yet; missing: data.path (Where are your examples?)" in ui.said
 
 
@@ -307,7 +311,7 @@ def test_what_is_missing_can_be_answered():
             for fact, name in (("reward_model", "reward_model"), ("model", "model"))
             if answers.value(fact) is None
         )
-        return Outcome(advice=scenario_5(), missing=missing) if missing else ready(answers)
+        return WizardOutcome(advice=scenario_5(), missing=missing) if missing else ready(answers)
 
     _, ui, _ = menu(
         advise,
@@ -336,7 +340,7 @@ def test_what_only_a_plan_needs_is_asked_where_the_plan_needs_it():
         return (
             ready(answers)
             if answers.value("data_examples")
-            else Outcome(advice=scenario_5(), missing=("data.examples",))
+            else WizardOutcome(advice=scenario_5(), missing=("data.examples",))
         )
 
     question = FACTS["data_examples"].ask
@@ -357,7 +361,7 @@ def test_what_only_a_plan_needs_is_asked_where_the_plan_needs_it():
 def test_not_knowing_what_a_plan_needs_is_no_dead_end():
     """I don't know leads to the menu, which offers the question again."""
     _, ui, _ = menu(
-        lambda answers: Outcome(advice=scenario_5(), missing=("data.examples",)),
+        lambda answers: WizardOutcome(advice=scenario_5(), missing=("data.examples",)),
         "",
         "Answer what is missing",
         "<",
@@ -373,7 +377,7 @@ def test_quitting_tells_whether_anything_fits():
     """Quit is 0, or 3 where nothing fits."""
     assert menu(ready, "Quit")[0] == 0
     state_path().unlink()
-    assert menu(lambda answers: Outcome(advice=nothing_fits()), "Quit")[0] == 3
+    assert menu(lambda answers: WizardOutcome(advice=nothing_fits()), "Quit")[0] == 3
 
 
 def test_the_plan_is_shown():
@@ -455,7 +459,7 @@ def test_the_ways_out_are_lines_to_type():
 
     def advise(answers):
         seen.append(known(answers))
-        return Outcome(advice=stuck)
+        return WizardOutcome(advice=stuck)
 
     code, ui, _ = menu(advise, "What would fit", "A smaller model fits", "Quit")
     assert "  advise run --model Qwen/Qwen3-4B" in ui.said
@@ -539,16 +543,8 @@ def test_a_flag_can_be_changed_in_the_menu():
         explain=lambda *_: None,
     )
     earlier = Answers(known={"task": Answer(value="qa", origin="flag")})
-    run_wizard(
-        facts=FACTS,
-        hardware=CPU,
-        advise=advise,
-        actions=actions,
-        console=Console(),
-        earlier=earlier,
-        ui=ui,
-        relevant=lambda *_: False,
-    )
+    interview = Interview(facts=FACTS, hardware=CPU, ui=ui, relevant=lambda *_: False)
+    run_wizard(interview, advise, actions, earlier=earlier)
     assert seen == [Answer(value="qa", origin="flag"), Answer(value="code", origin="asked")]
 
 

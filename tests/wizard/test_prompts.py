@@ -17,12 +17,12 @@ from advisor.wizard.prompts import (
     Option,
     PlainUi,
     QuestionaryUi,
+    ask_typed,
     choice_lines,
     prompt_lines,
     terminal_ui,
 )
 from advisor.wizard.saved import state_path
-from advisor.wizard.typed import typed
 from advisor.wizard.walk import DONT_KNOW, Question, questions
 from tests.render.example_advice import CPU
 from tests.wizard.scripted import (
@@ -130,11 +130,11 @@ def test_the_first_question_needs_nothing_heavy():
         " prompt_toolkit.input import create_pipe_input\nfrom prompt_toolkit.output import"
         " DummyOutput\nfrom rich.console import Console\nfrom advisor.ground.errors import"
         " Stopped\nfrom advisor.ruleset.facts import load_facts\nfrom advisor.ground.types import"
-        " Hardware\nfrom advisor.wizard import ask_round\nfrom advisor.wizard.prompts import"
+        " Hardware\nfrom advisor.wizard import Interview, ask_round\nfrom advisor.wizard.prompts import"
         " QuestionaryUi\nwith create_pipe_input() as keyboard, create_app_session(input=keyboard,"
-        " output=DummyOutput()):\n    keyboard.send_text('\\x03')\n    try: ask_round(load_facts(),"
-        " hardware=Hardware(kind='cpu', origin='probed'), earlier=None,"
-        " ui=QuestionaryUi(Console(stderr=True)))\n    except Stopped: print([name for name in"
+        " output=DummyOutput()):\n    keyboard.send_text('\\x03')\n    try:"
+        " ask_round(Interview(facts=load_facts(), hardware=Hardware(kind='cpu', origin='probed'),"
+        " ui=QuestionaryUi(Console(stderr=True))))\n    except Stopped: print([name for name in"
         " ('numpy', 'torch', 'transformers', 'datasets', 'peft', 'pandas', 'pydantic') if name in"
         " sys.modules])\n"
     )
@@ -159,8 +159,8 @@ def test_a_question_asked_again_says_how_to_keep_and_how_to_leave_open():
     """The line says what Enter does: it keeps the answer, or leaves it open."""
     typed_again = Question(fact=FACTS["data_path"], number=2, current="a.jsonl")
     ui = ScriptedUi("?")
-    assert typed(typed_again, ui, "Where?", str) is DONT_KNOW
+    assert ask_typed(typed_again, ui, str) is DONT_KNOW
     assert ui.hints == ["Enter keeps a.jsonl; ? and Enter: I don't know, or none yet"]
     ui = ScriptedUi("")
-    assert typed(Question(fact=FACTS["data_rows"], number=3), ui, "How many?", str) is DONT_KNOW
+    assert ask_typed(Question(fact=FACTS["data_rows"], number=3), ui, str) is DONT_KNOW
     assert ui.hints == ["Enter alone: I don't know"]

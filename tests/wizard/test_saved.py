@@ -9,6 +9,7 @@ import pytest
 
 from advisor.ground.errors import Stopped
 from advisor.ground.types import Answer, Answers
+from advisor.wizard import Checks
 from advisor.wizard.saved import Saved, load_answers, save_answers, state_path, summary
 from tests.render.example_advice import CPU
 from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, ask_answers, known
@@ -190,7 +191,10 @@ def test_saved_answers_belong_to_their_folder(tmp_path, monkeypatch):
     save_answers(data_answers("code", "tickets.csv"))
     monkeypatch.chdir(tmp_path / "support")
     ui = ScriptedUi("Continue with them")
-    answers = ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda fact, *_: False)
+    answers = ask_answers(
+        FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda fact, *_: False,
+        checks=Checks(profile=CARDS.profile),
+    )  # fmt: skip
     # Not made absolute: a plan made from these answers can still be carried with its data.
     assert known(answers) == {"task": "customer_service", "data_path": "tickets.csv"}
     pattern = (

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from advisor.advice.types import Flip
 from advisor.ground.types import Answer, Answers
-from advisor.wizard.what_if import change_answers, flip_words
+from advisor.wizard.conversation import change_answers, flip_words
 from tests.render.example_advice import scenario_5
 from tests.wizard.scripted import FACTS, known
 
