@@ -156,6 +156,12 @@ def check_update(done):
     assert "normalisation weights" in done[-1].output
 
 
+def check_stage_key(done):
+    (stage,) = json.loads(done[0].output)
+    assert stage["need_gib"] < stage["peak_gib"]
+    assert "Wrote trl: trl.yaml" in done[1].output
+
+
 def check_check(done):
     assert "google/gemma-3-1b-it: nobody has read the licence gemma yet" in done[-1].output
 
@@ -173,6 +179,7 @@ CHECKS = {
     "Add a question": check_question,
     "Add an objective": check_objective,
     "Add an update": check_update,
+    "Add a stage key": check_stage_key,
     "Add a check before a run": check_check,
     "Add an optional feature": check_extra,
 }
@@ -221,6 +228,36 @@ def test_the_methods_work_from_a_folder_of_ones_own(tmp_path, monkeypatch):
     chosen = ["--model", "Qwen/Qwen3-8B", "--objective", "ipo", "--update", "ln_tuning"]
     shown = advise(ROOT, ["estimate", *chosen, "--gpu", "RTX 4090"], tmp_path)
     assert "normalisation weights" in shown
+
+
+RECORDED = """
+from advisor.methods.stage import recorded_values, trl_arguments
+from advisor.plan.read import read_plan
+from advisor.record.run import ResolvedSettings
+stage = read_plan("plan.yaml").stages[0]
+record = ResolvedSettings(**recorded_values(stage))
+print(record.to_dict()["empty_cache_steps"], trl_arguments(stage)["torch_empty_cache_steps"])
+"""
+
+
+def test_a_stage_key_is_one_field_and_the_place_that_acts_on_it(tree):
+    """It changes a plan, its estimate, TRL's arguments and file, and run.json."""
+    recipe = "Add a stage key"
+    changed = [one["path"] for one in STEP.finditer(RECIPES[recipe]) if "in place" in one[0]]
+    assert changed == ["advisor/methods/stage.py", "advisor/estimate/memory/peak.py"]
+    (done, _) = follow(recipe, tree)
+    plan = (tree / "plan.yaml").read_text()
+    (tree / "usual.yaml").write_text(plan.replace(", empty_cache_steps: 2", ""))
+    (usual,) = json.loads(advise(tree, ["estimate", "usual.yaml", "--json"]))
+    (stage,) = json.loads(done.output)
+    assert stage["peak_gib"] < usual["peak_gib"]
+    assert stage["need_gib"] == usual["need_gib"]
+    assert "torch_empty_cache_steps: 2\n" in (tree / "trl" / "trl.yaml").read_text()
+    shown = subprocess.run(
+        [sys.executable, "-c", RECORDED],
+        cwd=tree, env=environment(tree), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout == "2 2\n"
 
 
 @pytest.mark.slow

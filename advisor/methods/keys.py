@@ -41,6 +41,18 @@ class FunctionText(Text):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Uses:
+    """What others need to know of a key of every stage: a note in its annotation."""
+
+    trl: tuple[str, ...] = ()  # arguments of TRL's config class that take its value
+    decides: tuple[str, ...] = ()  # arguments that follow from it in another way
+    recorded: str = ""  # what run.json says of it; empty: it is not recorded
+    omits_null: bool = False  # run.json leaves it out if it is null
+    memory: bool = True  # whether the memory of a run may depend on it
+    result: bool = True  # whether the trained weights depend on it, beyond rounding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Key:
     """One key that a stage may have."""
 
@@ -49,6 +61,7 @@ class Key:
     shape: Shape = field(compare=False)
     default: Any = None  # None: there is none
     help: str = ""
+    uses: Uses = Uses()
 
     @property
     def allowed(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from advisor.ground.yaml_files import parse_yaml
 from advisor.methods import methods
+from advisor.methods.stage import stage_keys
 from advisor.plan.model import Comments, Place, Plan, Stage
 from advisor.plan.write import flat_place, plan_data
 
@@ -37,10 +38,7 @@ NOTED = {
     *OF_STEPS, "objective", "data", "head", "loss_on", "seq_len", "truncation", "save_steps",
     "seed",
 }  # fmt: skip
-NO_MEMORY = {
-    "name", "start_from", "learning_rate", "epochs", "max_steps", "warmup", "scheduler",
-    "weight_decay", "holdout", "save_steps", "save_minutes", "seed", "truncation",
-}  # fmt: skip
+NO_MEMORY = {name for name, key in stage_keys().items() if not key.uses.memory}
 
 _OPENS = re.compile(r"(?:^|[\s,:\[{-])$")
 

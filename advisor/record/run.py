@@ -21,13 +21,16 @@ know, of a newer version or of one objective alone, is kept in `extra` and writt
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject, json_schema
 from advisor.ground.errors import AdviseError
+from advisor.ground.shape import Choice, Flag, Integer, Number, Text
 from advisor.methods import objective
+from advisor.methods.keys import Key as StageKey
+from advisor.methods.stage import stage_keys
 from advisor.record.content import Contents, digest_of
 from advisor.record.stage import (
     Adjustment,
@@ -61,44 +64,43 @@ FAILED: Final = "failed"
 Versions = Annotated[Mapping[str, str | None], "package -> version"]
 
 
+PLAIN_TYPES = ((Flag, bool), (Integer, int), (Number, float), (Text, str), (Choice, str))
+
+
+def _recorded_field(key: StageKey) -> tuple[str, Any, Any]:
+    """The field of run.json for a key of every stage."""
+    kind: Any = next(plain for shape, plain in PLAIN_TYPES if isinstance(key.shape, shape))
+    notes = (key.uses.recorded, *((OMIT_NULL,) if key.uses.omits_null else ()))
+    return key.name, Annotated[(kind | None, *notes)], field(default=None)
+
+
+# The keys of a stage whose annotations say that they are recorded.
+RecordedKeys: Any = make_dataclass(
+    "RecordedKeys",
+    [_recorded_field(key) for key in stage_keys().values() if key.uses.recorded],
+    bases=(JsonObject,), frozen=True, kw_only=True, slots=True,
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ResolvedSettings(JsonObject):
+class ResolvedSettings(RecordedKeys):  # type: ignore[misc]  # its fields are those of Stage
     """Every value that a stage was really trained with, defaults included."""
 
     model: Annotated[str | None, "the base: a hub id, or a folder of this machine"] = None
     start_from: Annotated[str | None, "folder of the result it went on from; null: the base"] = None
     device: Annotated[str | None, "torch's name of the device"] = None
     threads: Annotated[int | None, "CPU threads"] = None
-    weights_dtype: Annotated[str | None, "dtype the base is loaded in"] = None
     autocast: Annotated[str | None, "dtype of autocast; null: none"] = None
     trainable_dtype: Annotated[str | None, "dtype of the trained weights"] = None
-    quantization: Annotated[str | None, "of the frozen base"] = None
-    double_quantization: Annotated[
-        bool | None, "nf4 only: whether the scales are quantised too"
-    ] = None
     unquantised_parameters: Annotated[
         int | None, "parameters of a quantised base that keep weights_dtype", OMIT_NULL
     ] = None
-    attention: Annotated[str | None, "the attention implementation"] = None
-    kernels: Annotated[str | None, "fused kernels of the layers: liger, hub or none"] = None
-    compile: Annotated[bool | None, "whether layers were compiled"] = None
-    packing: Annotated[bool | None, "whether several rows share a sequence"] = None
-    group_by_length: Annotated[
-        bool | None, "whether rows of similar length share a micro-batch"
-    ] = None
-    seq_len: Annotated[int | None, "tokens of the longest sequence"] = None
-    truncation: Annotated[str | None, "what happens to longer rows: stop, drop or truncate"] = None
-    holdout: Annotated[float | None, "share of the rows held out"] = None
     template: Annotated[
         Mapping[str, Any], "arguments that are written into the chat template of the result"
     ] = field(default_factory=dict)
     plain_template: Annotated[
         bool, "the base has no chat template: a plain one is stored with the result"
     ] = False
-    keep: Annotated[str | None, "best or last: whose weights are the result", OMIT_NULL] = None
-    early_stopping: Annotated[
-        int | None, "evaluations without improvement after which training stops", OMIT_NULL
-    ] = None
     options: Annotated[Mapping[str, Any], "the keys of the objective and of the update"] = field(
         default_factory=dict
     )

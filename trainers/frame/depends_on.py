@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
+from advisor.methods.stage import stage_keys
 from advisor.plan.entries import path_from, stage_paths
 from advisor.record.content import file_digest, folder_digest
 from advisor.record.files import read_record
@@ -24,19 +25,7 @@ from trainers.frame.machine import process_count
 from trainers.frame.sharding import is_sharded
 
 # Keys of the stage that change no number of a run beyond rounding, or are parts of their own.
-LEFT_OUT = (
-    "name",
-    "data",
-    "start_from",
-    "micro_batch_size",
-    "grad_accum",
-    "save_steps",
-    "save_minutes",
-    "kernels",
-    "compile",
-    "options",
-    "group_by_length",
-)
+LEFT_OUT = {"options", *(name for name, key in stage_keys().items() if not key.uses.result)}
 
 
 def dependencies(

@@ -5,6 +5,7 @@ libraries and machine made of the rest.
 from __future__ import annotations
 
 from advisor.methods.optimizers import optimizer
+from advisor.methods.stage import recorded_values
 from advisor.record.run import ResolvedSettings
 from trainers.frame import settings
 from trainers.frame.fused_layers import fused_in
@@ -50,34 +51,28 @@ def resolved_settings(
     trainable = sum(
         parameter.numel() for parameter in model.parameters() if parameter.requires_grad
     )
+    stage = job.stage
+    planned = recorded_values(stage) | {
+        "kernels": fused_in(model),
+        "double_quantization": (
+            stage.double_quantization is not False if stage.quantization == "nf4" else None
+        ),
+        "group_by_length": stage.group_by_length and not stage.packing,
+    }
     return ResolvedSettings(
+        **planned,
         model=job.base_model,
         start_from=None if job.start is None else str(job.start),
         device=str(device),
         threads=threads,
-        weights_dtype=job.stage.weights_dtype,
         autocast=settings.autocast_dtype(job, device),
         trainable_dtype=(
             str(
                 next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
             ).removeprefix("torch.")
         ),
-        quantization=job.stage.quantization,
-        double_quantization=(
-            job.stage.double_quantization is not False if job.stage.quantization == "nf4" else None
-        ),
         unquantised_parameters=(unquantised_parameters(model) or (None,))[0],
-        attention=job.stage.attention,
-        kernels=fused_in(model),
-        compile=job.stage.compile,
-        packing=job.stage.packing,
-        group_by_length=job.stage.group_by_length and not job.stage.packing,
-        seq_len=job.stage.seq_len,
-        truncation=job.stage.truncation,
-        holdout=job.stage.holdout,
         **template_record(trainer.processing_class),
-        keep=job.stage.keep,
-        early_stopping=job.stage.early_stopping,
         options=job.options,
         trainable_parameters=trainable,
         parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -12,6 +12,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.methods.optimizers import optimizer
+from advisor.methods.stage import stage_keys, trl_arguments
 from trainers.frame.job import Job
 from trainers.frame.joining import JOIN_S
 from trainers.frame.machine import process_count, usable_cores
@@ -29,39 +30,14 @@ from trainers.updates import Update
 
 # Argument of TRL or transformers -> the plan's key that sets it. These are refused in `trl:`.
 PLAN_KEYS: Mapping[str, str] = {
-    "learning_rate": "learning_rate",
-    "num_train_epochs": "epochs",
-    "max_steps": "max_steps",
-    "warmup_steps": "warmup",
-    "warmup_ratio": "warmup",
-    "lr_scheduler_type": "scheduler",
-    "weight_decay": "weight_decay",
-    "optim": "optimizer",
-    "per_device_train_batch_size": "micro_batch_size",
-    "per_device_eval_batch_size": "micro_batch_size",
-    "gradient_accumulation_steps": "grad_accum",
-    "max_length": "seq_len",
-    "packing": "packing",
-    "packing_strategy": "packing",
-    "eval_packing": "packing",
-    "padding_free": "packing",
-    "train_sampling_strategy": "group_by_length",
-    "group_by_length": "group_by_length",
-    "length_column_name": "group_by_length",
-    "gradient_checkpointing": "gradient_checkpointing",
-    "activation_checkpointing": "gradient_checkpointing",
-    "truncation_mode": "truncation",
-    "save_steps": "save_steps",
-    "save_strategy": "save_steps",
-    "seed": "seed",
-    "data_seed": "seed",
+    **{
+        argument: name
+        for name, key in stage_keys().items()
+        for argument in (*key.uses.trl, *key.uses.decides)
+    },
     "bf16": "weights_dtype and precision",
     "fp16": "weights_dtype and precision",
     "model_init_kwargs": "weights_dtype, attention, quantization, kernels",
-    "use_liger_kernel": "kernels",
-    "torch_compile": "compile",
-    "torch_compile_backend": "compile",
-    "torch_compile_mode": "compile",
     "trust_remote_code": "trust_remote_code (of the plan)",
     "use_cpu": "launch.device",
     "deepspeed": "launch.strategy",
@@ -313,21 +289,13 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
     stage = job.stage
     autocast, entry = autocast_dtype(job, device), optimizer(stage.optimizer)
     arguments: dict[str, Any] = {
+        **trl_arguments(stage),  # warmup_steps below 1 are a share of the steps
         "output_dir": str(job.checkpoints),
-        "learning_rate": stage.learning_rate,
         "max_steps": steps,
-        "warmup_steps": stage.warmup,  # below 1: a share of the steps
-        "lr_scheduler_type": stage.scheduler,
-        "weight_decay": stage.weight_decay,
         # Others are put on the trainer (make_optimizer.py), which then reads no name.
         "optim": entry.transformers if by_transformers(entry) else "adamw_torch",
-        "per_device_train_batch_size": stage.micro_batch_size,
-        "per_device_eval_batch_size": stage.micro_batch_size,
-        "gradient_accumulation_steps": stage.grad_accum,
-        "gradient_checkpointing": stage.gradient_checkpointing,
         "bf16": autocast == "bfloat16",
         "fp16": autocast == "float16",
-        "seed": stage.seed,
         "use_cpu": device.type == "cpu",
         "save_strategy": "steps",
         "save_steps": save_every(job, steps),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from advisor.methods.stage import recorded_values
 from advisor.record.run import ResolvedSettings
 from trainers.frame import settings
 from trainers.frame.fused_layers import fused_in
@@ -11,6 +12,9 @@ from trainers.ppo.loaded import LoadedPPO
 from trainers.ppo.roles import POLICY
 from trainers.ppo.steps import PPOArguments
 from trainers.prepare.template import template_record
+
+# Keys that this loop does not read.
+NOT_READ = ("compile", "packing", "group_by_length", "keep", "early_stopping")
 
 
 def resolved_settings(loaded: LoadedPPO) -> ResolvedSettings:
@@ -32,22 +36,17 @@ def resolved_settings(loaded: LoadedPPO) -> ResolvedSettings:
         "grad_accum",
         "seed",
     )
+    planned = {key: value for key, value in recorded_values(stage).items() if key not in NOT_READ}
+    planned["kernels"] = fused_in(model)
+    if stage.quantization == "nf4":
+        planned["double_quantization"] = stage.double_quantization is not False
     return ResolvedSettings(
+        **planned,
         model=job.base_model,
         start_from=None if job.start is None else str(job.start),
         device=str(ppo.device),
         threads=loaded.opened.threads,
-        weights_dtype=stage.weights_dtype,
         autocast=settings.autocast_dtype(job, ppo.device),
-        quantization=stage.quantization,
-        double_quantization=(
-            stage.double_quantization is not False if stage.quantization == "nf4" else None
-        ),
-        attention=stage.attention,
-        kernels=fused_in(ppo.roles.parts[POLICY].model),
-        seq_len=stage.seq_len,
-        truncation=stage.truncation,
-        holdout=stage.holdout,
         **template_record(loaded.tokenizer),
         options=job.options,
         trainable_parameters=trained["policy"],

@@ -407,14 +407,14 @@ def _blocks_held(
     )
     found = records_of(run)
     lost = factors.lost if found is NONE else factors.lost_ragged
-    kept = max(0.0, factors.kept - lost)
+    free: float = max(0.0, factors.kept - lost)
     because = f"split blocks that cannot be returned: {lost:.0%} of what a step makes and frees"
     blocks = [
         term_of("fragmentation", lost * transient, because, src.ALLOCATOR),
         term_of(
             CACHE_TERMS[0],
-            kept * transient,
-            f"free blocks that fit no other size, {kept:.0%} of what a step makes and frees:"
+            free * transient,
+            f"free blocks that fit no other size, {free:.0%} of what a step makes and frees:"
             " returned when memory is short",
             src.ALLOCATOR,
         ),

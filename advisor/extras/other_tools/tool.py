@@ -25,6 +25,7 @@ from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, OneOf,
 from advisor.ground.sources import LINK
 from advisor.ground.yaml_files import read_shipped
 from advisor.methods.optimizers import optimizer, plan_name
+from advisor.methods.stage import stage_keys
 
 TRACKERS = ("tensorboard", "wandb")  # what a plan has words for
 MAX_BYTES = 1_000_000  # of a file that a configuration names
@@ -413,4 +414,23 @@ def tool_named(name: str) -> Tool:
         raise InputError(faults=[unknown_name("tool", name, TOOLS, at="tool")])
     data = read_shipped(rules_dir() / "tools" / f"{name}.yaml", shape=TOOL_FILE).data
     empty: dict[str, Any] = {key: {} for key in TOOL_FILE.keys}
-    return Tool(**{**empty, "commands": {"train": {}}, **data})
+    found = Tool(**{**empty, "commands": {"train": {}}, **data})
+    if name == "trl":  # what only the annotation of a key says
+        mapped = {key for one in found.mapping for key in _ours(one)}
+        found.mapping = [
+            *found.mapping,
+            *(
+                {"theirs": key.uses.trl[0], "ours": key.name}
+                for key in stage_keys().values()
+                if key.uses.trl and key.name not in mapped
+            ),
+        ]
+    return found
+
+
+def _ours(entry: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of a plan that an entry of a mapping names."""
+    if "ours" in entry:
+        yield entry["ours"]
+    for pair in entry.get("either", ()):
+        yield from pair["ours"]
