@@ -4,225 +4,143 @@ be one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from advisor.advice.facts import device
+from advisor.advice.facts import data_profiles, device
 from advisor.advice.search.micro_batches import batch_of_task
-from advisor.advice.search.rows import task_settings
+from advisor.advice.search.rows import RowsRead, task_settings
 from advisor.advice.search.settings import BATCH, StageCase, is_seq2seq, needs_examples
 from advisor.advice.search.strategies import strategy_comment
-from advisor.advice.types import Advice, Candidate, Chosen
+from advisor.advice.types import Advice, Candidate, Chosen, StageSettings
 from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile
-from advisor.methods import methods
+from advisor.methods import objective, update
+from advisor.methods.composition import Composition
 from advisor.plan.comments import stage_notes
-from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
+from advisor.plan.model import Comments, Launch, Origin, Place, Plan, PlanData, Stage, Task
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.answers import answers_document
 from advisor.situation.types import Situation
 
 STAGE_FIELDS = {field.name for field in fields(Stage)} - {"options"}
-DEVICES = {"cuda": "cuda", "rocm": "rocm", "mps": "mps", "cpu": "cpu", "unknown": "cuda"}
 NO_CLASSES = (
     "data with a text and its class in each row (for words that are marked: transformers'"
     " examples/pytorch/token-classification/run_ner.py)"
 )
+HEADS = {
+    True: Chosen(
+        value="seq2seq",
+        because="a sequence-to-sequence model: it reads the input, and writes the output",
+    ),
+    False: Chosen(value="classes", because="a classification head in place of the language head"),
+}
 OF_LAUNCH = ("sharding", "offload")  # settings of all stages together
 SAVES = "all that a crash costs; more where saving would take over 5 % of the time"
 
+Written = dict[Place, str]  # path of a value -> the comment beside it
 
-def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> list[str]:
+
+# --------------------------------------------------------------------------- what is missing
+
+
+def missing_for_plan(advice: Advice, candidate: Candidate) -> list[str]:
     """What has to be known before a candidate can run, as keys of an answers file.
 
     Empty: it can.
     """
-    situation = advice.situation
-    missing = []
-    if not situation.answers.value("tasks"):
-        if candidate.composition.per_task:
-            missing.append("tasks")
-        elif not situation.answers.value("data_path"):
-            missing.append("data.path")
-    model = situation.model
-    if model is None or model.origin == "size":
-        missing.append("model")
-    profiles = _profiles(situation)
-    if lacks_scores(situation, candidate.composition.chain):
-        missing.append("reward_model")
-    for index, objective in enumerate(candidate.composition.chain):
-        if learns_from_teacher(objective) and situation.teacher_name is None:
-            missing.append("teacher_model")
-        found = methods().objective(objective)
-        trains_on = found.trains_on
-        # A model that scores answers needs the requests alone, whatever the data say to them.
-        scored = found.needs_reward and (
-            "preference" in trains_on
-            or situation.reward_model is not None
-            or not needs_scores(objective, candidate.composition.chain[:index])
-        )
-        suited = (*trains_on, *found.also_reads) if scored else trains_on
-        if not trains_on or not profiles or any(profile.kind in suited for profile in profiles):
-            continue
-        if needs_examples(situation, objective):
-            if situation.examples is None:
-                missing.append("data.examples")
-        else:
-            missing.append(f"data of kind {' or '.join(trains_on)} for the stage {objective}")
-    if (
-        candidate.composition.encoder
-        and not is_seq2seq(model)
-        and profiles
-        and not all(profile.format == "classification" for profile in profiles)
-    ):
+    situation, composition = advice.situation, candidate.composition
+    answers, model, profiles = situation.answers, situation.model, data_profiles(situation)
+    found = {
+        "tasks": composition.per_task and not answers.value("tasks"),
+        "data.path": not (
+            composition.per_task or answers.value("tasks") or answers.value("data_path")
+        ),
+        "model": model is None or model.origin == "size",
+        "reward_model": lacks_scores(situation, composition.chain),
+    }
+    missing = [key for key, is_missing in found.items() if is_missing]
+    for index, name in enumerate(composition.chain):
+        missing += _missing_for_stage(situation, name, composition.chain[:index])
+    classes = all(profile.format == "classification" for profile in profiles)
+    if composition.encoder and not is_seq2seq(model) and not classes:
         missing.append(NO_CLASSES)
-    if situation.unsuited and candidate.composition.chain:
+    if situation.unsuited and composition.chain:
         missing.append(situation.unsuited)
     return missing
 
 
-def needs_scores(objective: str, before: Sequence[str]) -> bool:
+def _missing_for_stage(situation: Situation, name: str, before: Sequence[str]) -> Iterator[str]:
+    if _has_teacher(name) and situation.teacher_name is None:
+        yield "teacher_model"
+    method, kinds = objective(name), {profile.kind for profile in data_profiles(situation)}
+    trains_on = method.trains_on
+    # A model that scores answers needs the requests alone, whatever the data say to them.
+    scored = method.needs_reward and (
+        "preference" in trains_on
+        or situation.reward_model is not None
+        or not needs_scores(name, before)
+    )
+    suited = (*trains_on, *method.also_reads) if scored else trains_on
+    if not trains_on or not kinds or not kinds.isdisjoint(suited):
+        return
+    if not needs_examples(situation, name):
+        yield f"data of kind {' or '.join(trains_on)} for the stage {name}"
+    elif situation.examples is None:
+        yield "data.examples"
+
+
+def needs_scores(name: str, before: Sequence[str]) -> bool:
     """Whether a stage scores its own answers, with no reward model trained before it."""
-    scored = any(methods().objective(earlier).scores for earlier in before)
-    return methods().objective(objective).needs_reward and not scored
+    scored = any(objective(earlier).scores for earlier in before)
+    return objective(name).needs_reward and not scored
 
 
 def lacks_scores(situation: Situation, chain: Sequence[str]) -> bool:
     """Whether a stage scores its own answers, and nothing there is can score them: no reward model,
     and no requests that each come with what an answer is checked against.
     """
-    profiles = _profiles(situation)
+    profiles = data_profiles(situation)
     kinds = {profile.kind for profile in profiles} or {situation.answers.value("data_kind")}
-    checked = kinds == {"prompts_with_verifier"} and not without_answers(profiles)
-    scores = any(needs_scores(chain[index], chain[:index]) for index in range(len(chain)))
+    unanswered = any(profile.format == "requests" for profile in profiles)
+    checked = kinds == {"prompts_with_verifier"} and not unanswered
+    scores = any(needs_scores(name, chain[:index]) for index, name in enumerate(chain))
     return scores and situation.reward_model is None and not checked
 
 
-def without_answers(profiles: Sequence[DataProfile]) -> bool:
-    """Whether the data are requests alone, which nobody answered."""
-    return any(profile.format == "requests" for profile in profiles)
-
-
-def learns_from_teacher(objective: str) -> bool:
+def _has_teacher(name: str) -> bool:
     """Whether a stage learns from another model."""
-    return "teacher" in methods().objective(objective).keys
+    return "teacher" in objective(name).keys
 
 
-def _profiles(situation: Situation) -> list[DataProfile]:
-    return [situation.data] if situation.data is not None else list(situation.tasks.values())
+# --------------------------------------------------------------------------- the plan
 
 
-def make_plan(
-    advice: Advice, candidate: Candidate, ruleset: Ruleset, *, name: str = "finetune"
-) -> tuple[Plan, Comments]:
+def make_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> tuple[Plan, Comments]:
     """The launch file of a candidate and the comments beside its values.
 
     `missing_for_plan` has to be empty.
     """
-    situation = advice.situation
+    situation, comments = advice.situation, Written()
     assert situation.model is not None
-    comments: dict[tuple[str | int, ...], str] = {}
     stages: list[Stage] = []
-    for index, stage in enumerate(candidate.stages):
-        values: dict[str, Any] = {}
-        options: dict[str, Any] = {}
-        for key, chosen in stage.settings.items():
-            if key in OF_LAUNCH:
-                continue
-            (values if key in STAGE_FIELDS else options)[key] = chosen.value
-            comments[("stages", index, key)] = comment_of(chosen)
-        if candidate.composition.encoder:
-            options["head"], comments[("stages", index, "head")] = (
-                (
-                    "seq2seq",
-                    "a sequence-to-sequence model: it reads the input, and writes the output",
-                )
-                if is_seq2seq(situation.model)
-                else ("classes", "a classification head in place of the language head")
-            )
-        if needs_examples(situation, stage.objective) and situation.examples is not None:
-            values["data"] = situation.examples.path
-            comments[("stages", index, "data")] = (
-                "examples of requests and answers; the stage before reads the documents"
-            )
-        before = [earlier.objective for earlier in candidate.stages[:index]]
-        if situation.reward_model is not None and needs_scores(stage.objective, before):
-            options["reward_model"] = situation.reward_model
-            comments[("stages", index, "reward_model")] = "the model that scores answers, as stated"
-        if learns_from_teacher(stage.objective) and situation.teacher_name is not None:
-            options["teacher"] = situation.teacher_name
-            comments[("stages", index, "teacher")] = "the larger model to learn from, as stated"
-        writers = [
-            earlier.name for earlier in stages if not methods().objective(earlier.objective).scores
-        ]
-        if before[-1:] == ["rm"] and writers:
-            values["start_from"] = writers[-1]
-            comments[("stages", index, "start_from")] = (
-                "the stage before is a reward model, which writes no answers"
-            )
-        if "learning_rate" not in values:
-            learned = methods().objective(stage.objective)
-            method = methods().update(stage.update) if learned.learns_texts else learned
-            raise InputError(
-                f"no rule sets a learning_rate for {stage.objective} with"
-                f" {stage.update}, and the file has no default",
-                f"defaults: {{learning_rate: {'1.0e-4' if learned.learns_texts else '5.0e-6'}}}",
-                where=method.at,
-            )
-        comments[("stages", index, "save_minutes")] = SAVES
-        again = before.count(stage.objective)
-        stage_name = f"{stage.objective}{again + 1 if again else ''}"
-        stages.append(
-            Stage(
-                name=stage_name,
-                objective=stage.objective,
-                update=stage.update,
-                quantization=stage.quantization,
-                options=options,
-                **values,
-            )
-        )
-    first = candidate.stages[0]  # all stages share the GPUs in one way
-    sharding, offload = (first.settings.get(key) for key in OF_LAUNCH)
-    kind = DEVICES[situation.hardware.kind]
-    comments[("launch", "device")] = (
-        situation.hardware.gpus[0].name
-        if situation.hardware.gpus
-        else (
-            "no GPU: trains on the processor"
-            if device(situation.hardware) == "cpu"
-            else "hardware not stated"
-        )
-    )
-    if sharding is not None:
-        comments[("launch", "processes")] = "one a GPU"
-        comments[("launch", "strategy")] = strategy_comment(candidate)
-        if first.machines > 1:
-            comments[("launch", "nodes")] = "`advise run` is started on each of them"
-    if offload is not None:
-        comments[("launch", "offload")] = comment_of(offload)
+    for fitted in candidate.stages:
+        stages.append(_stage(situation, candidate.composition, fitted, stages, comments))
+    launch, template = _launch(situation, candidate, comments), {}
     if situation.suggestion is not None:
-        comments[("model",)] = f"suggested: {situation.suggestion.because}"
-    template: dict[str, Any] = {}
-    if situation.thinks is not None and _answers_are_taught(candidate):
-        template = {situation.thinks: False}
-        comments[("template", situation.thinks)] = (
+        comments["model",] = f"suggested: {situation.suggestion.because}"
+    if situation.thinks is not None and _learns_answers(candidate):
+        template[situation.thinks] = False
+        comments["template", situation.thinks] = (
             "the model thinks, and the answers in the data hold no thoughts"
         )
     plan = Plan(
-        name=name,
         model=situation.model.id,
         template=template,
         stages=tuple(stages),
-        launch=Launch(
-            device=kind,  # type: ignore[arg-type]
-            processes=first.gpus // first.machines,
-            nodes=first.machines,
-            strategy=None if sharding is None else sharding.value,
-            offload=offload is not None,
-        ),
+        launch=launch,
         origin=Origin(
             composition=str(candidate.composition),
             answers=answers_document(situation.answers),
@@ -231,33 +149,101 @@ def make_plan(
         ),
         **_data(situation),
     )
-    plan = _with_overrides(plan, advice, candidate, ruleset, comments)
-    for index, stage in enumerate(candidate.stages):
-        comments[("stages", index)] = stage_notes(
-            plan,
-            index,
-            steps=None if plan.tasks else stage.told_steps,
-            instruct=situation.model.instruct is True,
-        )
+    # An override goes to every stage of a task, so that a chain has none.
+    if plan.tasks and len(stages) == 1:
+        plan = _with_overrides(plan, advice, candidate, ruleset, comments)
+    for index, fitted in enumerate(candidate.stages):
+        steps, instruct = None if plan.tasks else fitted.told_steps, situation.model.instruct
+        comments["stages", index] = stage_notes(plan, index, steps=steps, instruct=instruct is True)
     return plan, comments
 
 
-def _with_overrides(
-    plan: Plan,
-    advice: Advice,
-    candidate: Candidate,
-    ruleset: Ruleset,
-    comments: dict[tuple[str | int, ...], str],
-) -> Plan:
-    """The plan with what follows from each task's own rows, where that is not what follows from
-    the largest task's.
+def _stage(
+    situation: Situation,
+    composition: Composition,
+    fitted: StageSettings,
+    before: Sequence[Stage],
+    comments: Written,
+) -> Stage:
+    """One stage of the plan, with the comments beside its values."""
+    chosen = {key: one for key, one in fitted.settings.items() if key not in OF_LAUNCH}
+    chosen |= _beside_settings(situation, composition, fitted.objective, before)
+    if "learning_rate" not in chosen:
+        method = objective(fitted.objective)
+        rate = "1.0e-4" if method.learns_texts else "5.0e-6"
+        raise InputError(
+            f"no rule sets a learning_rate for {fitted.objective} with {fitted.update}, and the"
+            " file has no default",
+            f"defaults: {{learning_rate: {rate}}}",
+            where=update(fitted.update).at if method.learns_texts else method.at,
+        )
+    for key, one in chosen.items():
+        comments["stages", len(before), key] = comment_of(one)
+    comments["stages", len(before), "save_minutes"] = SAVES
+    again = sum(earlier.objective == fitted.objective for earlier in before)
+    return Stage(
+        name=f"{fitted.objective}{again + 1 if again else ''}",
+        objective=fitted.objective,
+        update=fitted.update,
+        quantization=fitted.quantization,
+        options={key: one.value for key, one in chosen.items() if key not in STAGE_FIELDS},
+        **{key: one.value for key, one in chosen.items() if key in STAGE_FIELDS},
+    )
 
-    An override goes to every stage of a task, so that a chain has none.
+
+def _beside_settings(
+    situation: Situation, composition: Composition, name: str, before: Sequence[Stage]
+) -> dict[str, Chosen]:
+    """Keys of a stage that follow from what was stated and from the stages before it."""
+    found, earlier = {}, [stage.objective for stage in before]
+    if composition.encoder:
+        found["head"] = HEADS[is_seq2seq(situation.model)]
+    if needs_examples(situation, name) and situation.examples is not None:
+        because = "examples of requests and answers; the stage before reads the documents"
+        found["data"] = Chosen(value=situation.examples.path, because=because)
+    if situation.reward_model is not None and needs_scores(name, earlier):
+        because = "the model that scores answers, as stated"
+        found["reward_model"] = Chosen(value=situation.reward_model, because=because)
+    if _has_teacher(name) and situation.teacher_name is not None:
+        because = "the larger model to learn from, as stated"
+        found["teacher"] = Chosen(value=situation.teacher_name, because=because)
+    writers = [stage.name for stage in before if not objective(stage.objective).scores]
+    if earlier[-1:] == ["rm"] and writers:
+        because = "the stage before is a reward model, which writes no answers"
+        found["start_from"] = Chosen(value=writers[-1], because=because)
+    return found
+
+
+def _launch(situation: Situation, candidate: Candidate, comments: Written) -> Launch:
+    """How the stages are started, with the comments beside it: all share the GPUs in one way."""
+    first, hardware = candidate.stages[0], situation.hardware
+    sharding, offload = (first.settings.get(key) for key in OF_LAUNCH)
+    on_cpu = device(hardware) == "cpu"
+    none = "no GPU: trains on the processor" if on_cpu else "hardware not stated"
+    comments["launch", "device"] = hardware.gpus[0].name if hardware.gpus else none
+    if sharding is not None:
+        comments["launch", "processes"] = "one a GPU"
+        comments["launch", "strategy"] = strategy_comment(candidate)
+        if first.machines > 1:
+            comments["launch", "nodes"] = "`advise run` is started on each of them"
+    if offload is not None:
+        comments["launch", "offload"] = comment_of(offload)
+    return Launch(
+        device="cuda" if hardware.kind == "unknown" else hardware.kind,  # type: ignore[arg-type]
+        processes=first.gpus // first.machines,
+        nodes=first.machines,
+        strategy=None if sharding is None else sharding.value,
+        offload=offload is not None,
+    )
+
+
+def _with_overrides(
+    plan: Plan, advice: Advice, candidate: Candidate, ruleset: Ruleset, comments: Written
+) -> Plan:
+    """The plan with what follows from each task's own rows, if that is not what follows from the
+    largest task's.
     """
-    if not plan.tasks or len(plan.stages) > 1:
-        return plan
-    stage, devices = plan.stages[0], plan.launch.world_size
-    machine = advice.situation.hardware
+    stage, devices, machine = plan.stages[0], plan.launch.world_size, advice.situation.hardware
     used = replace(machine, gpus=machine.gpus[:devices])  # of several GPUs perhaps one
     situation = replace(advice.situation, hardware=used)
     case = StageCase(ruleset, situation, advice.facts, candidate.composition, stage.objective)
@@ -265,70 +251,62 @@ def _with_overrides(
     tasks = []
     for number, task in enumerate(plan.tasks):
         read = own.get(id(advice.situation.tasks.get(task.name)))
-        chosen: dict[str, Chosen] = {}
-        if read is not None:
-            chosen = dict(read.settings)
-            batch = chosen.pop(BATCH)
-            per_step = int(batch.value)
-            if not stage.packing:
-                smallest = min(case.micro_batches)
-                chosen |= batch_of_task(batch, stage.micro_batch_size, devices, smallest=smallest)
-                per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * devices
-            chosen = read.with_steps(chosen, per_step)
-        overrides = {
-            key: one.value for key, one in chosen.items() if one.value != getattr(stage, key)
-        }
-        for key in overrides:
-            comments[("tasks", number, "overrides", key)] = comment_of(chosen[key])
-        tasks.append(replace(task, overrides=overrides))
+        chosen = {} if read is None else _settings_of_task(case, stage, read, devices)
+        changed = {key: one for key, one in chosen.items() if one.value != getattr(stage, key)}
+        for key, one in changed.items():
+            comments["tasks", number, "overrides", key] = comment_of(one)
+        tasks.append(replace(task, overrides={key: one.value for key, one in changed.items()}))
     return replace(plan, tasks=tuple(tasks))
 
 
-def _answers_are_taught(candidate: Candidate) -> bool:
+def _settings_of_task(
+    case: StageCase, stage: Stage, read: RowsRead, devices: int
+) -> dict[str, Chosen]:
+    """What follows from the rows of one task for a stage of the plan."""
+    chosen = dict(read.settings)
+    batch = chosen.pop(BATCH)
+    if stage.packing:
+        return read.with_steps(chosen, int(batch.value))
+    micro, smallest = stage.micro_batch_size, min(case.micro_batches)
+    chosen |= batch_of_task(batch, micro, devices, smallest=smallest)
+    per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * devices
+    return read.with_steps(chosen, per_step)
+
+
+def _learns_answers(candidate: Candidate) -> bool:
     """Whether some stage of a model that writes learns from the answers in the data; in
     reinforcement alone a model writes its own, and its thoughts help it.
     """
-    return not candidate.composition.encoder and any(
-        not methods().objective(objective).needs_reward for objective in candidate.composition.chain
-    )
+    composition = candidate.composition
+    learns = any(not objective(name).needs_reward for name in composition.chain)
+    return learns and not composition.encoder
 
 
 def _data(situation: Situation) -> Mapping[str, Any]:
-    tasks: Mapping[str, str] = situation.answers.value("tasks") or {}
-    if tasks:
-        mapping = situation.answers.value("data_mapping")
+    answers = situation.answers
+    stated = answers.value("data_mapping")
+    if tasks := answers.value("tasks"):
         return {
             "tasks": tuple(
-                Task(name=name, data=_plan_data(path, situation.tasks.get(name), mapping))
+                Task(name=name, data=_plan_data(path, situation.tasks.get(name), stated))
                 for name, path in tasks.items()
             )
         }
-    return {
-        "data": _plan_data(
-            str(situation.answers.value("data_path")),
-            situation.data,
-            situation.answers.value("data_mapping"),
-        )
-    }
+    return {"data": _plan_data(str(answers.value("data_path")), situation.data, stated)}
 
 
 def _plan_data(
-    path: str, profile: DataProfile | None, mapping: Mapping[str, str] | None
+    path: str, profile: DataProfile | None, stated: Mapping[str, str] | None
 ) -> PlanData:
-    return PlanData(
-        path=path,
-        format=profile.format if profile else None,
-        mapping=_plan_mapping(profile, mapping),
-    )
-
-
-def _plan_mapping(
-    profile: DataProfile | None, stated: Mapping[str, str] | None
-) -> dict[str, str] | None:
-    """Role -> column, where it was stated or guessed: a run reads what the person has seen."""
-    if profile is not None and profile.confidence in ("guessed", "stated"):
-        return dict(profile.mapping if profile.confidence == "guessed" else stated or {})
-    return dict(stated) if stated and profile is None else None
+    """A data file with its roles and columns if they were stated or guessed: a run reads what the
+    person has seen.
+    """
+    if profile is None:
+        return PlanData(path=path, mapping=dict(stated) if stated else None)
+    mapping = None
+    if profile.confidence in ("guessed", "stated"):
+        mapping = dict(profile.mapping if profile.confidence == "guessed" else stated or {})
+    return PlanData(path=path, format=profile.format, mapping=mapping)
 
 
 def comment_of(chosen: Chosen) -> str:

@@ -161,7 +161,7 @@ def way_to_train(advice: Advice, ruleset: Ruleset) -> str:
     from advisor.advice.planning import missing_for_plan
 
     ways = [
-        (missing_for_plan(advice, candidate, ruleset), candidate.composition)
+        (missing_for_plan(advice, candidate), candidate.composition)
         for candidate in trained(advice)
         if _is_possible(candidate)
     ]

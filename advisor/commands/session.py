@@ -263,7 +263,7 @@ def resolve_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comment
     candidate = advice.recommendation
     if not candidate.composition.chain:
         return None, {}, []
-    missing = missing_for_plan(advice, candidate, ruleset)
+    missing = missing_for_plan(advice, candidate)
     if missing:
         return None, {}, missing
     return *make_plan(advice, candidate, ruleset), []

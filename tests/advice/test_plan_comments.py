@@ -214,7 +214,7 @@ def test_a_changed_value_loses_its_reason_and_says_who_changed_it(batch, situati
         advice = random_advice(seed, situation_files, runnable=True, flips=False)
         if advice is None or not advice.recommendation.composition.chain:
             continue
-        if missing_for_plan(advice, advice.recommendation, RULES):
+        if missing_for_plan(advice, advice.recommendation):
             continue
         plan, comments = make_plan(advice, advice.recommendation, RULES)
         keys = rng.sample(sorted(CHANGES), rng.choice((1, 1, 2, 3)))

@@ -81,7 +81,7 @@ def said(advice, *, told: bool) -> Iterator[str]:
     yield from file.getvalue().splitlines()
     yield from texts_of(advice_document(advice, plan=None))
     if advice.recommendation.composition.chain and not missing_for_plan(
-        advice, advice.recommendation, RULES
+        advice, advice.recommendation
     ):
         yield from make_plan(advice, advice.recommendation, RULES)[1].values()
     if told:
