@@ -75,15 +75,14 @@ def match_probed(nvml_name: str, memory_bytes: int | None) -> GpuSpec | None:
                 len(gpu.sold_gib) < 2
                 or gpu.spec.memory_bytes is None  # the computer's memory, of whatever size
                 or memory_bytes is None
-                or _own_size(gpu, memory_bytes / GIB)
+                or gpu.sold_gib[0] == _nearest_size(gpu, memory_bytes / GIB)
             ):
                 return gpu.spec
     return None
 
 
-def _own_size(gpu: CatalogueGpu, size_gib: float) -> bool:
-    """True where the size is nearer to this GPU's own than to any other the name is sold with."""
-    return min(gpu.sold_gib, key=lambda sold: abs(sold - size_gib)) == gpu.sold_gib[0]
+def _nearest_size(gpu: CatalogueGpu, size_gib: float) -> float:
+    return min(gpu.sold_gib, key=lambda sold: abs(sold - size_gib))
 
 
 # --------------------------------------------------------------------------- a typed name
@@ -98,11 +97,7 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
     """
     typed = split_name(name)
     warnings: list[str] = []
-    if (
-        memory_gib is not None
-        and typed.size_gib is not None
-        and not _same(memory_gib, typed.size_gib)
-    ):
+    if memory_gib and typed.size_gib and not _same(memory_gib, typed.size_gib):
         warnings.append(
             f"'{name}' says {typed.size_gib:g} GB and the stated memory is {memory_gib:g} GiB: the"
             " stated memory counts"
@@ -158,17 +153,14 @@ def _by_words(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
     typed = frozenset(words)
     if not any(_has_digit(word) or word in NAMED for word in typed):
         return ()  # "GPU", "RTX": says nothing about which
-    return tuple(
-        gpu
-        for gpu in catalogue_gpus().values()
-        if typed <= gpu.words
-        and (
-            not (gpu.own_words - typed) & TELLS_APART
-            or any(
-                typed <= other and not (other - typed) & TELLS_APART for other in gpu.other_words
-            )
+
+    def fits(gpu: CatalogueGpu) -> bool:
+        """Whether it is not another card than the one that is typed, under one of its names."""
+        return not (gpu.own_words - typed) & TELLS_APART or any(
+            typed <= other and not (other - typed) & TELLS_APART for other in gpu.other_words
         )
-    )
+
+    return tuple(gpu for gpu in catalogue_gpus().values() if typed <= gpu.words and fits(gpu))
 
 
 def _has_digit(word: str) -> bool:
@@ -350,46 +342,42 @@ def _near(name: str) -> tuple[str, ...]:
 # --------------------------------------------------------------------------- what else is asked of
 
 
-def cheapest_cards(min_bytes: int, *, vendor: str | None = "nvidia") -> tuple[GpuSpec, ...]:
-    """Cards with at least this memory that somebody rents out, the cheapest hour first (then the
-    larger GPU).
+def cheapest_cards(min_bytes: int) -> tuple[GpuSpec, ...]:
+    """NVIDIA cards with at least this memory that somebody rents out, the cheapest hour first (then
+    the larger GPU).
     """
-    rented = (gpu.spec for gpu in catalogue_gpus().values() if gpu.price_usd_per_h is not None)
+    rented = (gpu for gpu in catalogue_gpus().values() if gpu.price_usd_per_h is not None)
     fitting = [
-        (spec.price_usd_per_h or 0.0, -spec.memory_bytes, spec.id, spec)
-        for spec in rented
-        if spec.memory_bytes is not None
-        and spec.memory_bytes >= min_bytes
-        and vendor in (None, spec.vendor)
+        (gpu.price_usd_per_h, -(gpu.spec.memory_bytes or 0), gpu.id, gpu.spec)
+        for gpu in rented
+        if gpu.spec.vendor == "nvidia" and (gpu.spec.memory_bytes or -1) >= min_bytes
     ]
     return tuple(spec for *_, spec in sorted(fitting, key=lambda row: row[:3]))
 
 
 def free_gpus() -> str:
     """Who lends which GPUs out for nothing: "Kaggle (2 x T4 or P100 PCIe, 30 h a week) and ..."; ""
-    where nobody is known to.
+    if nobody is known to.
     """
     offers: dict[str, list[str]] = {}
-    hours: dict[str, float] = {}
+    hours: dict[str, str] = {}
     for gpu in catalogue_gpus().values():
         for tier in gpu.row["free"]:
             many = f"{tier['gpus']} x " if tier["gpus"] > 1 else ""
             offers.setdefault(tier["provider"], []).append(f"{many}{gpu.name}")
             if "hours_a_week" in tier:
-                hours[tier["provider"]] = tier["hours_a_week"]
-    named = [
-        f"{provider} ({' or '.join(gpus)}"
-        + (f", {hours[provider]:g} h a week)" if provider in hours else ")")
+                hours[tier["provider"]] = f", {tier['hours_a_week']:g} h a week"
+    return " and ".join(
+        f"{provider} ({' or '.join(gpus)}{hours.get(provider, '')})"
         for provider, gpus in offers.items()
-    ]
-    return " and ".join(named)
+    )
 
 
 def interconnect_of(spec: GpuSpec) -> str | None:
     """How several of these GPUs reach each other, in words: "NVLink 4, 900 GB/s both ways"; None
     where not known.
     """
-    link = catalogue_gpus()[spec.id].entry.get("interconnect") or {}
+    link = gpu_entry(spec.id).get("interconnect") or {}
     kind = link.get("kind")
     both_ways = link.get("bidirectional_gb_s")
     speed = f", {both_ways:g} GB/s both ways" if both_ways else ""

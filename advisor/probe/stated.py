@@ -61,33 +61,31 @@ class MeantGpu:
 def meant_gpu(text: str) -> MeantGpu:
     """The GPU or GPUs that a typed text means: "2x 4090", "NVIDIA GeForce RTX 4060 Laptop GPU"."""
     count, name = count_and_name(text.strip())
+    meant = MeantGpu(name=name, count=count)
     match = find_gpu(name)
     gpus, stated_gib = gpus_of(name)
     if match.spec is None:
         if (device := not_supported(name)) is not None:
             note = f"this is {device.what}, which this tool cannot train on: it {device.why}"
-            return MeantGpu(name=name, count=count, found=NamedGpu(name=name), note=note)
+            return replace(meant, found=NamedGpu(name=name), note=note)
         if match.memory_bytes is None:
-            return MeantGpu(name=name, count=count, near=match.near)
+            return replace(meant, near=match.near)
         unknown = "not in the catalogue: its speed and formats are not known"
-        note = "; ".join((*match.warnings, unknown))
         bare = NamedGpu(name=name, memory_gib=round(match.memory_bytes / GIB, 3))
-        return MeantGpu(name=name, count=count, found=bare, note=note)
+        return replace(meant, found=bare, note="; ".join((*match.warnings, unknown)))
+    meant = replace(meant, shared=match.spec.memory_bytes is None)
     sizes = sorted(((size, gpu) for gpu in gpus for size in gpu.sold_gib), key=lambda one: one[0])
     variants = tuple(
         NamedGpu(name=gpu.name, memory_gib=size if len(gpu.sold_gib) > 1 else None)
         for size, gpu in sizes
     )
-    shared = match.spec.memory_bytes is None
-    usual = any(gpu.usual_gib is not None for gpu in gpus)
-    if (stated_gib is None and len(variants) > 1 and not usual) or match.not_sold:
+    is_usual = any(gpu.usual_gib is not None for gpu in gpus)
+    if (stated_gib is None and len(variants) > 1 and not is_usual) or match.not_sold:
         note = f"it is sold with {match.not_sold}" if match.not_sold else ""
-        return MeantGpu(name=name, count=count, variants=variants, note=note, shared=shared)
+        return replace(meant, variants=variants, note=note)
     memory_gib = stated_gib if any(variant.memory_gib for variant in variants) else None
     found = NamedGpu(name=match.spec.name, memory_gib=memory_gib)
-    return MeantGpu(
-        name=name, count=count, found=found, note="; ".join(match.warnings), shared=shared
-    )
+    return replace(meant, found=found, note="; ".join(match.warnings))
 
 
 def stated_hardware(
@@ -100,7 +98,14 @@ def stated_hardware(
     warning in a file. A memory alone is some CUDA card.
     """
     name_at, count_at, memory_at = FLAGS if from_flag else KEYS
-    _check_numbers(count, memory_gib, count_at=count_at, memory_at=memory_at)
+    _check_number(count, count_at)
+    if memory_gib is not None and not 0 < memory_gib <= MOST_GIB:
+        raise InputError(
+            f"{memory_gib:g} GiB",
+            where=memory_at,
+            allowed=f"above 0, up to {MOST_GIB:,}",
+            hint="the memory of one card, in GiB",
+        )
     written_count, name = count_and_name(name) if name is not None else (None, None)
     # 1 is what a template writes
     if written_count is not None and count not in (None, 1, written_count):
@@ -110,7 +115,7 @@ def stated_hardware(
             hint="keep one of them",
         )
     count = written_count if written_count is not None else count
-    _check_numbers(count, None, count_at=name_at, memory_at=memory_at)
+    _check_number(count, name_at)
     word = (name or "").lower()
     if word == NONE:
         if memory_gib is not None or (count or 0) > 1:
@@ -122,60 +127,56 @@ def stated_hardware(
                 hint="leave one of them out",
             )
         return cpu_hardware(), ()
-    if memory_gib is None and word in ("", UNKNOWN):
-        if word == "" and count is not None:
-            return _without_memory(
-                f"{count_at} says how many cards, not which",
-                f"add {name_at} NAME or {memory_at} GIB",
-                from_flag=from_flag,
-            )
-        some = Gpu(name="a GPU of unknown kind", memory_total_bytes=None)
-        return Hardware(kind="unknown", origin="unknown", gpus=(some,) * (count or 0)), ()
-    if word in ("", UNKNOWN):
-        memory_bytes = int((memory_gib or 0) * GIB)
-        gpu = Gpu(name=f"a card with {memory_gib:g} GiB", memory_total_bytes=memory_bytes)
-        return _hardware("cuda", gpu, count), ()
-    return _named(name or "", count, memory_gib, name_at=name_at, from_flag=from_flag)
+    if word not in ("", UNKNOWN):
+        return _named(name or "", count, memory_gib, from_flag=from_flag)
+    if memory_gib is not None:
+        gpu = Gpu(name=f"a card with {memory_gib:g} GiB", memory_total_bytes=int(memory_gib * GIB))
+        return _several("cuda", gpu, count), ()
+    if word == "" and count is not None:
+        what = f"{count_at} says how many cards, not which"
+        return _without_memory(what, f"add {name_at} NAME or {memory_at} GIB", from_flag=from_flag)
+    some = Gpu(name="a GPU of unknown kind", memory_total_bytes=None)
+    return Hardware(kind="unknown", origin="unknown", gpus=(some,) * (count or 0)), ()
 
 
 def _named(
-    name: str, count: int | None, memory_gib: float | None, *, name_at: str, from_flag: bool
+    name: str, count: int | None, memory_gib: float | None, *, from_flag: bool
 ) -> tuple[Hardware, tuple[str, ...]]:
+    name_at = (FLAGS if from_flag else KEYS)[0]
     match = find_gpu(name, memory_gib=memory_gib)
-    if match.spec is None and (device := not_supported(name)) is not None:
+    spec, warnings = match.spec, match.warnings
+    if spec is None and (device := not_supported(name)) is not None:
         return Hardware(kind="unknown", origin="stated", not_supported=device), (
             f"{name_at}: '{name}' is {device.what}, which this tool cannot train on: it"
             f" {device.why}",
         )
     if match.memory_bytes is None:
-        is_known = match.spec is not None
-        why = f"'{name}' is sold with several memory sizes" if is_known else f"unknown GPU '{name}'"
+        why = f"'{name}' is sold with several memory sizes" if spec else f"unknown GPU '{name}'"
         near = f"did you mean {' or '.join(match.near)}? Otherwise " if match.near else ""
         memory_at = "--gpu-memory GIB" if from_flag else "gpu.vram_gib"
         hint = f"{near}say its memory with {memory_at} (on NVIDIA, `nvidia-smi` shows it)"
-        hardware, warnings = _without_memory(f"{name_at}: {why}", hint, from_flag=from_flag)
-        return hardware, (*match.warnings, *warnings)
-    if match.not_sold and from_flag and match.spec is not None:
-        raise InputError(
-            f"no GPU of this name and size is known: '{name}'",
-            where=name_at,
-            allowed=f"it is sold with {match.not_sold}",
-            hint="correct the size or leave it out; where it is right, say it with --gpu-memory GIB"
-            " beside the name without it",
-        )
-    spec = match.spec
-    kind = _KIND[spec.vendor] if spec is not None else _kind_of(name)
-    gpu = Gpu(name=name, memory_total_bytes=match.memory_bytes)
-    warnings = match.warnings
+        hardware, more = _without_memory(f"{name_at}: {why}", hint, from_flag=from_flag)
+        return hardware, (*warnings, *more)
     if spec is None:
+        kind = "rocm" if _AMD.search(name) else "mps" if _APPLE.search(name) else "cuda"
+        gpu = Gpu(name=name, memory_total_bytes=match.memory_bytes)
         warnings += (
             f"'{name}' is not in the GPU catalogue: used as given with {match.memory_bytes / GIB:g}"
             " GiB; its speed and number formats are not known",
         )
     else:
-        gpu = replace(
-            gpu,
+        if match.not_sold and from_flag:
+            raise InputError(
+                f"no GPU of this name and size is known: '{name}'",
+                where=name_at,
+                allowed=f"it is sold with {match.not_sold}",
+                hint="correct the size or leave it out; where it is right, say it with"
+                " --gpu-memory GIB beside the name without it",
+            )
+        kind = _KIND[spec.vendor]
+        gpu = Gpu(
             name=spec.name,
+            memory_total_bytes=match.memory_bytes,
             compute_capability=spec.compute_capability,
             bf16=spec.bf16,
             spec=spec,
@@ -187,7 +188,7 @@ def _named(
             count = 1
     gpu, older = _keep(gpu, kind), older_torch_note(gpu)
     kept = (kept_free_note(gpu),) if gpu.kept_free_bytes else ()
-    hardware = replace(_hardware(kind, gpu, count), notes=(*_usable_note(match), *kept))
+    hardware = replace(_several(kind, gpu, count), notes=(*_usable_note(match), *kept))
     if spec is not None and len(hardware.gpus) > 1:
         hardware = replace(hardware, interconnect=interconnect_of(spec))
     return hardware, (*warnings, *([older] if older else []))
@@ -217,12 +218,8 @@ def _usable_note(match: GpuMatch) -> tuple[str, ...]:
     return (f"{spec.name}: sold as {sold_gib:g} GB, its driver shows {usable_gib:.1f} GiB",)
 
 
-def _hardware(kind: str, gpu: Gpu, count: int | None) -> Hardware:
+def _several(kind: str, gpu: Gpu, count: int | None) -> Hardware:
     return Hardware(kind=kind, origin="stated", gpus=(gpu,) * (count or 1))
-
-
-def _kind_of(name: str) -> str:
-    return "rocm" if _AMD.search(name) else "mps" if _APPLE.search(name) else "cuda"
 
 
 def _without_memory(what: str, hint: str, *, from_flag: bool) -> tuple[Hardware, tuple[str, ...]]:
@@ -238,22 +235,13 @@ def _without_memory(what: str, hint: str, *, from_flag: bool) -> tuple[Hardware,
     )
 
 
-def _check_numbers(
-    count: int | None, memory_gib: float | None, *, count_at: str, memory_at: str
-) -> None:
+def _check_number(count: int | None, at: str) -> None:
     if count is not None and not 1 <= count <= MOST_GPUS:
         raise InputError(
             f"{count} GPUs",
-            where=count_at,
+            where=at,
             allowed=f"1 to {MOST_GPUS:,}",
             hint="for training without a GPU say `none` as the GPU" if count < 1 else "",
-        )
-    if memory_gib is not None and not 0 < memory_gib <= MOST_GIB:
-        raise InputError(
-            f"{memory_gib:g} GiB",
-            where=memory_at,
-            allowed=f"above 0, up to {MOST_GIB:,}",
-            hint="the memory of one card, in GiB",
         )
 
 
