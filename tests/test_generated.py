@@ -10,7 +10,7 @@ import pytest
 
 from advisor.methods import schemes, updates
 from advisor.ruleset.load import load_rules
-from advisor.schema.facts import named_facts
+from advisor.schema.rules import named_facts
 from tools.generate import __main__ as generate
 from tools.generate import questions_picture, rule_pages
 from tools.generate.steps_picture import outcomes_of, picture

@@ -57,7 +57,7 @@ def rules(
     if rule_id == "lint":
         from advisor.advice.linting import lint_rules  # the proof, which no other answer needs
         from advisor.render.lint import lint_json, lint_text
-        from advisor.schema.catalogues import catalogue_faults
+        from advisor.schema.build import catalogue_faults
 
         found = lint_rules(*find_rule_layers(rule_layers), faults=catalogue_faults())
         if as_json:

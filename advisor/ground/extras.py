@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from advisor.ground.errors import Fault
-from advisor.ground.shape import Keys
+from advisor.ground.shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,7 @@ class Catalogue(NamedTuple):
     """
 
     name: str  # of the schema
-    shape: Keys
+    shape: Shape
     readers: Sequence[Callable[[], object]]  # each reads what it knows, and raises its faults
 
 

@@ -1,37 +1,39 @@
-"""Every JSON Schema by its file's name, and the writing of them."""
+"""Every file below rules/ and every document by the name of its JSON Schema, and what is wrong with
+the files that commands read beside the rules.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from advisor.data.amounts import REQUIREMENTS_FILE
-from advisor.data.formats import FORMATS_FILE
-from advisor.estimate.model.layouts import LAYOUTS_FILE
+from advisor.data.amounts import REQUIREMENTS_FILE, data_requirements
+from advisor.data.formats import FORMATS_FILE, formats
+from advisor.estimate.model.layouts import LAYOUTS_FILE, layouts
 from advisor.estimate.spec import SPEC
-from advisor.ground.extras import extras
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.extras import Catalogue, extras
 from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import SOURCES_FILE
 from advisor.ground.yaml_files import read_shipped
-from advisor.methods.families import FAMILIES_FILE
-from advisor.methods.kernels import ACCELERATORS_FILE
-from advisor.methods.links import LINKS_FILE
+from advisor.methods.families import FAMILIES_FILE, families
+from advisor.methods.kernels import ACCELERATORS_FILE, accelerators
+from advisor.methods.links import LINKS_FILE, links
 from advisor.methods.load import SHARED_KEYS_FILE
-from advisor.methods.other_keys import OTHER_KEYS_FILE
-from advisor.methods.remedies import remedy_file
-from advisor.methods.rewards import ROLLOUTS_FILE
-from advisor.methods.strategies import STRATEGIES_FILE
-from advisor.methods.trainers import TRAINER_FILE
+from advisor.methods.other_keys import OTHER_KEYS_FILE, other_keys
+from advisor.methods.remedies import remedy, remedy_file
+from advisor.methods.rewards import ROLLOUTS_FILE, rollout_warnings
+from advisor.methods.strategies import STRATEGIES_FILE, strategies
+from advisor.methods.trainers import TRAINER_FILE, trainers
 from advisor.probe import gpu_files
-from advisor.probe.gpu_files import NOT_SUPPORTED_FILE
 from advisor.probe.prices import price_file_shape
 from advisor.record.run import run_schema
-from advisor.record.verdict import VERDICT_FILE
+from advisor.record.verdict import VERDICT_FILE, limits
 from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.model import Ruleset
-from advisor.schema import files
-from advisor.schema.facts import answers_schema, facts_schema
 from advisor.schema.parts import (
     TEXT,
     VERSION,
@@ -43,70 +45,89 @@ from advisor.schema.parts import (
     schema_of,
 )
 from advisor.schema.plan import plan_schema
-from advisor.situation.catalogue import MODEL_FILE, SIZES_FILE, suggestions_shape
+from advisor.schema.rules import (
+    answers_schema,
+    facts_schema,
+    layer_schema,
+    method_schema,
+    scenarios_schema,
+    tables_schema,
+)
+from advisor.situation import chat_templates
+from advisor.situation.catalogue import (
+    MODEL_FILE,
+    NOT_ORGANISATIONS,
+    SIZES_FILE,
+    catalogue_entry,
+    organisation_models,
+    suggested_models,
+    suggestions_shape,
+    typical_sizes,
+)
 from advisor.situation.chat_templates import TEMPLATES_FILE
-from advisor.situation.scope import SCOPE_FILE
+from advisor.situation.scope import SCOPE_FILE, scope_file
 
 SUFFIX = ".schema.json"
 # What a reader of the answer may rely on is written by hand, so that code cannot widen it.
 BY_HAND = "advice"
+# Each file or folder of files beside the rules: its schema, its shape, and who reads all of it.
+CATALOGUES = (
+    Catalogue("cuda", gpu_files.CUDA_FILE, (gpu_files.cuda_facts,)),
+    Catalogue("links", LINKS_FILE, (links,)),
+    Catalogue("accelerators", ACCELERATORS_FILE, (accelerators,)),
+    Catalogue("not-supported", gpu_files.NOT_SUPPORTED_FILE, (gpu_files.not_supported_devices,)),
+    Catalogue("sizes", SIZES_FILE, (typical_sizes,)),
+    Catalogue("families", FAMILIES_FILE, (families,)),
+    Catalogue("layouts", LAYOUTS_FILE, (layouts,)),
+    Catalogue("strategies", STRATEGIES_FILE, (strategies,)),
+    Catalogue("trainer", TRAINER_FILE, (trainers,)),
+    Catalogue("rollouts", ROLLOUTS_FILE, (rollout_warnings,)),
+    Catalogue("amounts", REQUIREMENTS_FILE, (data_requirements,)),
+    Catalogue("formats", FORMATS_FILE, (formats,)),
+    Catalogue("templates", TEMPLATES_FILE, (chat_templates.families,)),
+    Catalogue("verdict", VERDICT_FILE, (limits,)),
+    Catalogue("scope", SCOPE_FILE, (scope_file,)),
+    Catalogue("other-keys", OTHER_KEYS_FILE, (other_keys,)),
+    Catalogue("keys", SHARED_KEYS_FILE, ()),
+    Catalogue("sources", SOURCES_FILE, ()),
+    Catalogue("refresh", REFRESH_FILE, ()),
+    Catalogue("hardware-sources", gpu_files.SOURCES_FILE, ()),
+    Catalogue("models", MODEL_FILE, ()),
+)
 
 
-def schema_folder() -> Path:
-    """Where the first lines of the shipped YAML files look for their schemas."""
-    return rules_dir() / "schema"
+def _catalogues() -> Iterator[Catalogue]:
+    """All of them, those of optional features included."""
+    yield Catalogue("suggestions", suggestions_shape(), (suggested_models,))
+    yield from CATALOGUES
+    remedies = (partial(remedy, stem) for stem in _stems("remedies"))
+    yield Catalogue("remedy", remedy_file(), tuple(remedies))
+    for extra in extras().values():
+        yield from extra.catalogues()
 
 
 def schemas(rules: Ruleset) -> dict[str, Schema]:
     """Name -> schema: `layer` of a file of rules, `answers`, `plan`, ..."""
     sources = rules_dir() / "hardware" / "sources.yaml"
     cited = read_shipped(sources, shape=gpu_files.SOURCES_FILE).data["sources"]
+    prices = price_file_shape(gpu_files.citation_shape(cited), gpu_files.catalogue_gpus())
     by_hand = Path(__file__).with_name(f"{BY_HAND}{SUFFIX}").read_text(encoding="utf-8")
     specs: Schema = {"type": "array", "items": schema_of(SPEC)}
     return {
         "facts": facts_schema(rules.facts),
-        "tables": files.tables_schema(rules),
-        "layer": files.layer_schema(rules),
-        "axis": files.method_schema(rules),
-        "remedy": file_schema(remedy_file()),
-        "scope": file_schema(SCOPE_FILE),
-        "accelerators": file_schema(ACCELERATORS_FILE),
-        "links": file_schema(LINKS_FILE),
-        "keys": file_schema(SHARED_KEYS_FILE),
-        "other-keys": file_schema(OTHER_KEYS_FILE),
-        "scenarios": files.scenarios_schema(rules),
-        "sources": file_schema(SOURCES_FILE),
-        "amounts": file_schema(REQUIREMENTS_FILE),
-        "formats": file_schema(FORMATS_FILE),
-        "verdict": file_schema(VERDICT_FILE),
-        "rollouts": file_schema(ROLLOUTS_FILE),
-        "refresh": file_schema(REFRESH_FILE),
-        "templates": file_schema(TEMPLATES_FILE),
+        "tables": tables_schema(rules),
+        "layer": layer_schema(rules),
+        "axis": method_schema(rules),
+        "scenarios": scenarios_schema(rules),
         "hardware": file_schema(gpu_files.gpu_file_shape(cited)),
-        "hardware-sources": file_schema(gpu_files.SOURCES_FILE),
-        "cuda": file_schema(gpu_files.CUDA_FILE),
-        "not-supported": file_schema(NOT_SUPPORTED_FILE),
-        "prices": file_schema(
-            price_file_shape(gpu_files.citation_shape(cited), gpu_files.catalogue_gpus())
-        ),
-        "models": file_schema(MODEL_FILE),
-        "suggestions": file_schema(suggestions_shape()),
-        "sizes": file_schema(SIZES_FILE),
-        "families": file_schema(FAMILIES_FILE),
-        "layouts": file_schema(LAYOUTS_FILE),
-        "strategies": file_schema(STRATEGIES_FILE),
-        "trainer": file_schema(TRAINER_FILE),
+        "prices": file_schema(prices),
         "answers": answers_schema(rules.facts),
         "specs": head("Run specs for `advise estimate --specs`", **specs),
         "plan": plan_schema(),
         "run": run_schema(),
         BY_HAND: json.loads(by_hand),
         "error": error_schema(),
-        **{
-            one.name: file_schema(one.shape)
-            for extra in extras().values()
-            for one in extra.catalogues()
-        },
+        **{one.name: file_schema(one.shape) for one in _catalogues()},
     }
 
 
@@ -133,9 +154,9 @@ def error_schema() -> Schema:
 def write_schemas(rules: Ruleset, folder: Path | None = None) -> list[Path]:
     """Write every schema into a folder, made if need be, and say which files those are.
 
-    Raises MachineNotReady where it cannot be written.
+    Raises MachineNotReady if it cannot be written.
     """
-    folder = folder or schema_folder()
+    folder = folder or rules_dir() / "schema"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -146,3 +167,33 @@ def write_schemas(rules: Ruleset, folder: Path | None = None) -> list[Path]:
         write_atomically(path, dumped(schema))
         written.append(path)
     return written
+
+
+def catalogue_faults() -> tuple[Fault, ...]:
+    """Every fault of the files that commands read beside the rules, each once.
+
+    The readers themselves are asked, so that what a command would refuse is found, and nothing
+    else.
+    """
+    found: dict[str, Fault] = {}
+    organisations = [stem for stem in _stems("models") if stem not in NOT_ORGANISATIONS]
+    readers: tuple[Callable[[], object], ...] = (
+        gpu_files.catalogue_gpus,  # all GPUs and prices
+        *(read for catalogue in _catalogues() for read in catalogue.readers),
+        *(partial(_models, stem) for stem in organisations),
+    )
+    for read in readers:
+        try:
+            read()
+        except InputError as error:
+            found |= {fault.headline: fault for fault in error.faults}
+    return tuple(found.values())
+
+
+def _models(stem: str) -> None:
+    for hub_id in organisation_models(stem):
+        catalogue_entry(hub_id)
+
+
+def _stems(folder: str) -> list[str]:
+    return sorted(path.stem for path in (rules_dir() / folder).glob("*.yaml"))

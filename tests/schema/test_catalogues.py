@@ -9,7 +9,7 @@ import pytest
 
 from advisor.ground.resources import rules_dir
 from advisor.probe import gpu_files
-from advisor.schema import catalogues
+from advisor.schema import build as catalogues
 from advisor.situation import catalogue
 
 GPU = """version: 1
@@ -60,7 +60,7 @@ def test_every_fault_of_hardware_prices_and_models_is_told(call, folder):
 
 
 LISTED = """import json, sys
-from advisor.schema.catalogues import catalogue_faults
+from advisor.schema.build import catalogue_faults
 from advisor.ruleset.load import load_rules
 opened = []
 sys.addaudithook(lambda event, given: event == "open" and opened.append(str(given[0])))

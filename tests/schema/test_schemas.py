@@ -13,8 +13,8 @@ from advisor.ground.yaml_files import parse_yaml, read_yaml
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import SUFFIX, schemas, write_schemas
-from advisor.schema.facts import facts_schema
 from advisor.schema.parts import dumped
+from advisor.schema.rules import facts_schema
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODELINE = "# yaml-language-server: $schema="

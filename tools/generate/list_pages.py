@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from advisor.ruleset.facts import ORIGINS, Fact
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.schema.facts import named_facts
+from advisor.schema.rules import named_facts
 from tools.generate.markdown import consumers, every_rule, grid, page, producer
 from tools.generate.words import ORIGIN_WORDS, cell, code, count, joined, number, rule_link
 

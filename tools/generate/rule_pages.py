@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Rule, Ruleset, Table
-from advisor.schema.facts import named_facts
+from advisor.schema.rules import named_facts
 from tools.generate.list_pages import facts_page, sources_page, used_sources
 from tools.generate.markdown import consumers, every_rule, grid, page, producer
 from tools.generate.steps_page import steps_sections
