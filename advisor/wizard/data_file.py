@@ -17,7 +17,7 @@ from advisor.ground.errors import AdviseError
 from advisor.ground.terminal import one_line, shown, width_of
 from advisor.ground.types import Answers, DataProfile
 from advisor.ruleset.facts import load_facts
-from advisor.situation.data import Misfit, example_parts, misfit, wanted_columns
+from advisor.situation.data import Misfit, example_parts, misfit, row_words, wanted_columns
 from advisor.wizard.outcome import Check, Profile
 from advisor.wizard.prompts import Option, Ui, ask_typed
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several
@@ -220,7 +220,7 @@ def _ask_task(ui: Ui, task: str, wrong: Misfit) -> Any:
         Option(value=task, label=f"{label}, from these rows", help=as_they_are),
         Option(value=DONT_KNOW, label="I don't know", help=again),
     ]
-    ui.say(f"For example: {wrong.row}", tone="quiet")
+    ui.say(f"For example: {row_words(wrong.profile)}", tone="quiet")
     what = f"{wrong.what[0].upper()}{wrong.what[1:]}"
     return ui.choose(f"{what}. What should the model do?", options)
 
