@@ -19,6 +19,7 @@ import yaml
 
 from advisor.advice.search.packing import packing_of
 from advisor.data import profile
+from advisor.data.measure import Depth
 from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.ground.resources import trainers_root
 from benchmarks.measuring import Process, Row, run_process
@@ -69,7 +70,7 @@ def ways(path: Path, model: str) -> dict[str, dict[str, Any]]:
     """The keys of each way of batching: sixteen rows in an optimizer step, packed as the advice
     would pack them on a GPU.
     """
-    tokens = profile(str(path), count_tokens=model_tokenizer(model, {})[0], full=True).tokens
+    tokens = profile(str(path), Depth(full=True), count_tokens=model_tokenizer(model, {})[0]).tokens
     assert tokens is not None
     seq_len = -(-tokens.longest // 64) * 64 + 64
     packing = packing_of(tokens, rows=PER_STEP, cards=1, longest=seq_len, most=4096)

@@ -18,7 +18,7 @@ from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
 from advisor.data.amounts import compare_amounts
 from advisor.data.checks import worst_first
-from advisor.data.measure import unusable
+from advisor.data.measure import Depth, unusable
 from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.extras import all_extras, extras
@@ -224,17 +224,10 @@ def check_data(
     Raises InputError if the data cannot be read or is not recognised.
     """
     tokenizer, note = (None, "") if model is None else model_tokenizer(model, template or {})
-    found = profile(
-        path,
-        mapping=mapping,
-        count_tokens=tokenizer,
-        full=full,
-        strict=False,
-        whole=True,
-        thorough=True,
-        evaluation=evaluation,
-        seq_len=seq_len,
+    depth = Depth(
+        full=full, strict=False, whole=True, thorough=True, evaluation=evaluation, seq_len=seq_len
     )
+    found = profile(path, depth, mapping=mapping, count_tokens=tokenizer)
     if tokenizer is not None:
         findings = worst_first([*found.findings, *tokenizer.findings(found.objectives)])
         blocked = {objective for finding in findings for objective in finding.blocks}

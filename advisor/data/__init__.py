@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from advisor.data.amounts import shortages
     from advisor.data.example import Example, Message
-    from advisor.data.examples import Skipped, read_examples
+    from advisor.data.examples import SkippedRows, read_examples
     from advisor.data.measure import profile, unusable
     from advisor.data.read.lines import Faults
     from advisor.data.read.rows import read_rows
@@ -28,7 +28,7 @@ _HOMES = {
     "template_at_hand": "templates.tokenizer",
     "Example": "example",
     "Message": "example",
-    "Skipped": "examples",
+    "SkippedRows": "examples",
     "read_examples": "examples",
     "Faults": "read.lines",
     "content_digest": "read.source",
@@ -45,7 +45,7 @@ __all__ = [
     "Example",
     "Faults",
     "Message",
-    "Skipped",
+    "SkippedRows",
     "content_digest",
     "find_data",
     "has_template",

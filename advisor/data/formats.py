@@ -76,7 +76,7 @@ class Format(Called):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Turns:
+class TurnKeys:
     """How the turns of a conversation are written."""
 
     speaker: Annotated[Names, "keys of a turn for who speaks"]
@@ -93,7 +93,7 @@ class Formats:
     columns: Mapping[str, ColumnRule]
     metadata: Annotated[Names, "names of columns that are about a row and no part of it"]
     verdicts: Annotated[Mapping[str, Names], "good and bad -> what a verdict may be"]
-    turns: Turns
+    turns: TurnKeys
     wrappers: Annotated[Names, "keys of one object around all rows"]
     pairs: Annotated[tuple[tuple[str, ...], ...], "names of a request and its answer"]
     kinds: Annotated[Mapping[str, str], "format -> kind of data"]
@@ -132,7 +132,7 @@ def formats() -> Formats:
     built = {
         "columns": {name: build(ColumnRule, one) for name, one in data["columns"].items()},
         "formats": tuple(build(Format, one) for one in data["formats"]),
-        "turns": build(Turns, data["turns"]),
+        "turns": build(TurnKeys, data["turns"]),
     }
     rest = {name: part for name, part in data.items() if name not in built}
     table = build(Formats, rest, **built)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.data.checks import Sample
+from advisor.data.checks import RandomSample
 from advisor.data.example import Example
 from advisor.data.templates.chat_text import parts_of, tools_text
 from advisor.ground.types import TokenStats
@@ -43,7 +43,9 @@ class Lengths:
     measured: int = 0
     processed: int = 0  # tokens measured; of a pair both sequences, as a trainer reads them
     longest: int = 0  # counted beside the sample: rows that seemed longer than all before them
-    _sample: Sample[tuple[int, int, int]] = field(default_factory=lambda: Sample(TOKENIZED_ROWS))
+    _sample: RandomSample[tuple[int, int, int]] = field(
+        default_factory=lambda: RandomSample(TOKENIZED_ROWS)
+    )
     _guessed: int = 0
 
     def add(self, example: Example, request_bytes: int, answer_bytes: Sequence[int] = ()) -> int:

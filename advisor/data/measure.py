@@ -2,8 +2,7 @@
 train.
 
 Advice has a quarter of a second in all, so a large file is measured on its first rows unless the
-whole is asked for; the profile then says so. Rows are counted exactly either way where that is
-cheap.
+whole is asked for; the profile then says so. Rows are counted exactly either way if that is cheap.
 """
 
 from __future__ import annotations
@@ -11,17 +10,26 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.data.checks import SHOWN_ROWS, About, Row, Tally, checks, finding, worst_first
+from advisor.data.checks import SeenRow, Subject, checks, finding, findings_of, worst_first
 from advisor.data.checks.repeats import normalise
 from advisor.data.example import Example, Message
-from advisor.data.examples import NO_ANSWER, REASONS, Skipped, read_examples
+from advisor.data.examples import (
+    NO_ANSWER,
+    REASONS,
+    SHOWN_ROWS,
+    TRAILING,
+    SkippedRows,
+    Tally,
+    read_examples,
+)
 from advisor.data.formats import formats, normal
 from advisor.data.lengths import CHARS_PER_TOKEN, Lengths
 from advisor.data.read.lines import DataFile, Faults, open_bytes
-from advisor.data.read.source import IMAGES_HELP, Source, content_digest, find_data
+from advisor.data.read.rows import no_rows, parquet_rows
+from advisor.data.read.source import IMAGES_HELP, Source, content_digest
 from advisor.data.recognition.matching import map_flag
 from advisor.data.recognition.recognise import DataSet, recognise
 from advisor.data.templates.chat_text import parts_of, tools_text
@@ -38,90 +46,86 @@ DIGEST_BYTES = 16 << 20  # larger files are digested when all of it is read anyw
 CHECKABLE_SHARE = 0.95
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Depth:
+    """How closely data are looked at."""
+
+    full: bool = False  # count the tokens of every row, not of a sample; reads every row
+    whole: bool = False  # read every row of a large file, not its beginning
+    thorough: bool = False  # look for rows nearly the same and for personal numbers, too
+    strict: bool = True  # raise if nothing can be trained; `advise check` prints the profile
+    # rows that must not stand in the data; all of the data is then read
+    evaluation: str | os.PathLike[str] | None = None
+    seq_len: int | None = None  # a length to say of what it would cut, and in which rows
+
+
 def profile(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | DataSet,
+    depth: Depth = Depth(),
     *,
     mapping: Mapping[str, str] | None = None,
     wanted: str | None = None,
     count_tokens: Callable[[str], int] | None = None,
-    full: bool = False,
-    strict: bool = True,
-    whole: bool = False,
-    thorough: bool = False,
-    evaluation: str | os.PathLike[str] | None = None,
-    seq_len: int | None = None,
 ) -> DataProfile:
     """What the data is and what it can train.
 
     Args:
-        mapping: Role -> column, where the names do not say it.
-        wanted: What the task looks for where a table holds both: "reply" or "label".
+        mapping: Role -> column, if the names do not say it.
+        wanted: What the task looks for if a table holds both: "reply" or "label".
         count_tokens: Tokens in a text by the model's own tokenizer; left out, the length is
             approximated.
-        full: Count the tokens of every row, not of a sample; reads every row.
-        whole: Read every row of a large file, not its beginning.
-        strict: Raise where nothing can be trained. `advise check` prints the profile instead.
-        thorough: Look for rows that are nearly the same and for telephone, card and account
-            numbers, too.
-        evaluation: A file of evaluation rows that must not stand in the data; all of the data is
-            then read.
-        seq_len: A sequence length to say of what it would cut, and in which rows.
 
     Raises:
         InputError: No data file, nothing recognised, and (strict) nothing that could be trained,
         all faults together.
     """
-    shown = os.fspath(path)
-    found = find_data(path)
-    recognition = recognise(found, mapping=mapping, wanted=wanted)
-    gzipped = any(file.gzipped for file in found.files)
-    is_large = found.size_bytes > (QUICK_BYTES // 4 if gzipped else QUICK_BYTES)
-    sampled = is_large and not (full or whole) and evaluation is None
-    about = About(
-        kind=recognition.kind,
-        format=recognition.format,
-        thorough=thorough or evaluation is not None,
-        evaluation=None if evaluation is None else (evaluation, mapping),
-        seq_len=seq_len,
-        exact=full and count_tokens is not None,
+    data = recognise(path, mapping=mapping, wanted=wanted)
+    source, beside = data.source, depth.evaluation
+    about = Subject(
+        kind=data.kind,
+        format=data.format,
+        thorough=depth.thorough or beside is not None,
+        evaluation=None if beside is None else recognise(beside, mapping=mapping),
+        seq_len=depth.seq_len,
+        exact=depth.full and count_tokens is not None,
     )
-    seen, lengths = checks(about), Lengths(count_tokens, full)
-    faults, skipped = Faults(), Skipped()
+    reads_all = depth.full or depth.whole
+    is_large = source.size_bytes > (QUICK_BYTES // 4 if source.is_gzipped else QUICK_BYTES)
+    most_rows = QUICK_ROWS if is_large and not reads_all and beside is None else None
+    seen, lengths = checks(about), Lengths(count_tokens, depth.full)
+    faults, skipped = Faults(), SkippedRows()
     sample: dict[str, Any] | None = None
-    examples = read_examples(path, recognition=recognition, skipped=skipped, faults=faults)
-    used = 0
-    for example in examples:
-        used += 1
+    for example in read_examples(data, skipped=skipped, faults=faults):
+        about.rows += 1
         row = _row(example, lengths, about)
         for one in seen:
             one.see(row)
         sample = sample or understood(example)
-        if sampled and skipped.seen >= QUICK_ROWS:
+        if most_rows is not None and skipped.seen >= most_rows:
             break
-    stopped_early = sampled and skipped.seen >= QUICK_ROWS
+    stopped_early = most_rows is not None and skipped.seen >= most_rows
     if skipped.seen == 0 and not faults.items:
-        hint = "add one example a line, or name another file"
-        raise InputError("there are no rows in it", where=shown, hint=hint)
-    rows, rows_exact = _row_count(found, skipped.seen) if stopped_early else (skipped.seen, True)
-    if strict:
+        raise no_rows(data.path)
+    rows, is_exact = _row_count(source, skipped.seen) if stopped_early else (skipped.seen, True)
+    if depth.strict:
         faults.raise_if_any()
-        skipped.raise_if_too_many(shown)
-    measures: dict[str, Any] = {"rows_used": used, "rows_unusable": skipped.total}
+        skipped.raise_if_too_many(data.path)
+    measures: dict[str, Any] = {"rows_used": about.rows, "rows_unusable": skipped.total}
     for one in seen:
         measures |= one.measures()
-    objectives = _objectives(recognition, measures)
+    objectives = _objectives(data, measures)
     findings = [
         *fault_findings(faults, objectives),
         *skip_findings(skipped, objectives),
-        *(_judged(one, whole=not stopped_early) for check in seen for one in check.findings(used)),
-        *open_requests(recognition, skipped),
-        *about_reading(recognition),
+        *(_judged(one, whole=not stopped_early) for check in seen for one in check.findings()),
+        *open_requests(data, skipped),
+        *about_reading(data),
     ]
     if stopped_early:
-        counted = f"{rows:,}" if rows_exact else f"about {rows:,} (estimated from the file's size)"
+        counted = f"{rows:,}" if is_exact else f"about {rows:,} (estimated from the file's size)"
         text = (
             f"measured on the first {skipped.seen:,} of {counted} rows; `advise check"
-            f" {shlex.quote(shown)}` reads all"
+            f" {shlex.quote(data.path)}` reads all"
         )
         findings.append(finding("measured-on-a-sample", "note", text, skipped.seen))
     tokens = lengths.stats(rows if stopped_early else None)
@@ -131,30 +135,30 @@ def profile(
             f" ±{lengths.error_of_mean():.1%} (95 %); --full counts every row"
         )
         findings.append(finding("tokens-of-a-sample", "note", text, tokens.sampled_rows))
-    measures |= lengths.measures(tokens, recognition.kind, seq_len)
+    measures |= lengths.measures(tokens, data.kind, depth.seq_len)
     blocked = {objective for one in findings for objective in one.blocks}
     result = DataProfile(
-        path=shown,
-        kind=recognition.kind,
-        format=recognition.format,
-        mapping=dict(recognition.mapping),
+        path=data.path,
+        kind=data.kind,
+        format=data.format,
+        mapping=dict(data.mapping),
         rows=rows,
         tokens=tokens,
         objectives=tuple(objective for objective in objectives if objective not in blocked),
         findings=worst_first(findings),
         sample=sample,
-        digest=content_digest(found) if full or whole or found.size_bytes <= DIGEST_BYTES else "",
-        confidence=recognition.confidence,
-        why=recognition.why,
-        other_ways=tuple(candidate.flag for candidate in recognition.other_ways),
+        digest=content_digest(source) if reads_all or source.size_bytes <= DIGEST_BYTES else "",
+        confidence=data.confidence,
+        why=data.why,
+        other_ways=tuple(way.flag for way in data.other_ways),
         measures=measures,
     )
-    if strict and (error := unusable(result)) is not None:
+    if depth.strict and (error := unusable(result)) is not None:
         raise error
     return result
 
 
-def _row(example: Example, lengths: Lengths, about: About) -> Row:
+def _row(example: Example, lengths: Lengths, about: Subject) -> SeenRow:
     """The row as the checks see it, after its length is noted."""
     asked, answers = parts_of(example)
     request = sum(map(size_of, asked))
@@ -163,7 +167,7 @@ def _row(example: Example, lengths: Lengths, about: About) -> Row:
     tokens = lengths.add(example, request, [sum(map(size_of, answer)) for answer in answers])
     text = "\n".join(sum(answers, asked))
     plain = normalise(text) if about.thorough else b""
-    return Row(example, text, plain, request // CHARS_PER_TOKEN, tokens)
+    return SeenRow(example, text, plain, request // CHARS_PER_TOKEN, tokens)
 
 
 def _judged(one: Finding, *, whole: bool) -> Finding:
@@ -175,13 +179,13 @@ def _judged(one: Finding, *, whole: bool) -> Finding:
     return replace(one, severity="warning", text=f"{one.text} (in the rows read)", blocks=())
 
 
-def _objectives(recognition: DataSet, measures: Mapping[str, Any]) -> tuple[str, ...]:
+def _objectives(data: DataSet, measures: Mapping[str, Any]) -> tuple[str, ...]:
     """What the kind can train, and what its format or its answers allow beside it."""
-    objectives = trainable_on(recognition.kind)
-    if recognition.format == "classification":
+    objectives = trainable_on(data.kind)
+    if data.format == "classification":
         return (*objectives, "classification")
     enough = CHECKABLE_SHARE * max(1, measures["rows_used"])
-    if recognition.kind == "paired" and measures.get("checkable_answers", 0) >= enough:
+    if data.kind == "paired" and measures.get("checkable_answers", 0) >= enough:
         known = methods().objectives.values()
         # PPO compares no answers with each other: it wants prompts, or a reward model's pairs.
         return (*objectives, *(one.id for one in known if one.takes_verifier and one.answers > 1))
@@ -206,22 +210,20 @@ def unusable(profile: DataProfile) -> InputError | None:
     return InputError(faults=[Fault(where=profile.path, what=text) for text in texts])
 
 
-def _row_count(found: Source, read: int) -> tuple[int, bool]:
+def _row_count(source: Source, read: int) -> tuple[int, bool]:
     """Rows of a file that was read in part, and whether that is exact."""
-    gzipped = any(file.gzipped for file in found.files)
-    if found.container == "jsonl" and found.size_bytes <= COUNT_BYTES and not gzipped:
-        return sum(map(_lines, found.files)), True
-    if found.container == "parquet":
-        from advisor.data.read.rows import parquet_rows
-
-        return sum(parquet_rows(file) for file in found.files), True
+    if source.container == "parquet":
+        return sum(map(parquet_rows, source.files)), True
+    is_small = source.container == "jsonl" and source.size_bytes <= COUNT_BYTES
+    if is_small and not source.is_gzipped:
+        return sum(map(_lines, source.files)), True
     # By the share of bytes the rows read so far took; packed files are taken as a quarter of their
     # text.
     used = 0
-    with open_bytes(found.files[0]) as stream:
+    with open_bytes(source.files[0]) as stream:
         while used < QUICK_BYTES and (chunk := stream.read(1 << 20)):
             used += len(chunk)
-    size = found.size_bytes * (4 if found.files[0].gzipped else 1)
+    size = source.size_bytes * (4 if source.files[0].gzipped else 1)
     return max(read, round(read * size / max(1, used))), False
 
 
@@ -283,14 +285,13 @@ def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]
         shown = "; ".join(fault.headline for fault in faults.items[:SHOWN_ROWS])
         left = len(faults.items) - SHOWN_ROWS
         text = f"{shown}; and {left} more" if left > 0 else shown
-        found = [
-            finding("unreadable-rows", "error", text, len(faults.items), faults.rows, objectives)
-        ]
-    twice = Tally(len(faults.rows_with_key_twice), faults.rows_with_key_twice[:SHOWN_ROWS])
+        places = Tally(len(faults.items), faults.rows)
+        found = [finding("unreadable-rows", "error", text, places, objectives)]
+    twice = Tally(len(faults.rows_with_key_twice), faults.rows_with_key_twice)
     text = (
         f"{twice.in_words} with the same key twice: the last one is read, what stood before is lost"
     )
-    found += twice.findings("key-twice", "warning", text)
+    found += findings_of(twice, "key-twice", "warning", text)
     files: dict[str, list[str]] = {}
     for shown, how in faults.read_as.items():
         said = ", ".join(how[what] for what in sorted(how, reverse=True))
@@ -301,38 +302,34 @@ def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]
     return found
 
 
-def skip_findings(skipped: Skipped, objectives: tuple[str, ...]) -> list[Finding]:
+def skip_findings(skipped: SkippedRows, objectives: tuple[str, ...]) -> list[Finding]:
     """Rows that cannot be used, by the reason: so many that a run stops are an error."""
     found: list[Finding] = []
-    for reason, count in skipped.counts.items():
-        text = (
-            f"{count:,} of {skipped.seen:,} rows: {REASONS[reason]}"
-            if count < skipped.seen
-            else f"no row can be used: {REASONS[reason]}"
-        )
-        tally = Tally(count, skipped.rows[reason])
-        found += (
-            tally.findings(reason, "error", text, objectives)
-            if skipped.too_many
-            else tally.findings(reason, "warning", f"{text}; left out of the training")
-        )
-    for reason, count in skipped.changes.items():
-        text = (
-            f"{count:,} conversations end with turns that nobody answers; these turns are left out"
-        )
-        found += Tally(count, skipped.changed_rows[reason]).findings(reason, "note", text)
-    return found
+    for reason, tally in skipped.tallies.items():
+        text = f"{tally.count:,} of {skipped.seen:,} rows: {REASONS[reason]}"
+        if tally.count == skipped.seen:
+            text = f"no row can be used: {REASONS[reason]}"
+        if skipped.are_too_many:
+            found += findings_of(tally, reason, "error", text, objectives)
+        else:
+            text = f"{text}; left out of the training"
+            found += findings_of(tally, reason, "warning", text)
+    one = skipped.shortened
+    text = (
+        f"{one.count:,} conversations end with turns that nobody answers; these turns are left out"
+    )
+    return found + findings_of(one, TRAILING, "note", text)
 
 
-def open_requests(recognition: DataSet, skipped: Skipped) -> list[Finding]:
+def open_requests(data: DataSet, skipped: SkippedRows) -> list[Finding]:
     """What to do with conversations that nobody answers, where other columns may hold the right
     answer, as in OpenAI's items for reinforcement fine-tuning.
     """
-    column = recognition.mapping.get("messages")
-    if column is None or 2 * skipped.counts.get(NO_ANSWER, 0) <= skipped.seen:
+    column = data.mapping.get("messages")
+    if column is None or 2 * skipped.tallies.get(NO_ANSWER, Tally()).count <= skipped.seen:
         return []
     others = (*NO_REFERENCES, *formats().metadata)
-    beside = [name for name in recognition.unused if normal(name) not in others]
+    beside = [name for name in data.unused if normal(name) not in others]
     if not beside:
         return []
     ways = [map_flag({"messages": column, "ground_truth": name}) for name in beside[:3]]
@@ -345,17 +342,17 @@ def open_requests(recognition: DataSet, skipped: Skipped) -> list[Finding]:
     return [finding("requests-with-references", "note", text, len(beside))]
 
 
-def about_reading(recognition: DataSet) -> list[Finding]:
+def about_reading(data: DataSet) -> list[Finding]:
     """Files and columns that play no role, and how sure the reading is."""
     found: list[Finding] = []
-    for note in recognition.notes:
+    for note in data.notes:
         unread = note.startswith("not read")
         severity = "warning" if unread and not note.endswith(IMAGES_HELP) else "note"
         left_out = "files-left-out" if note.startswith(("left out", "read:")) else "about-reading"
         found.append(finding("files-not-read" if unread else left_out, severity, note))
-    if recognition.container == "text":
-        found.append(finding("documents", "note", recognition.why))
-    unused = recognition.unused
+    if data.container == "text":
+        found.append(finding("documents", "note", data.why))
+    unused = data.unused
     if unused:
         text = (
             f"columns that play no role: {', '.join(unused[:8])}{' ...' if len(unused) > 8 else ''}"
@@ -365,18 +362,18 @@ def about_reading(recognition: DataSet) -> list[Finding]:
     if media:
         text = f"images or sound in {', '.join(media)} are left out: only the text is trained"
         found.append(finding("media-columns", "warning", text, len(media)))
-    if recognition.confidence == "guessed":
-        others = [name for name in recognition.columns if name not in recognition.mapping.values()]
+    if data.confidence == "guessed":
+        others = [name for name in data.columns if name not in data.mapping.values()]
         beside = f" (other columns: {', '.join(others[:8])})" if others else ""
         text = (
-            f"took {recognition.why}, guessed from their names; if that is wrong, say which:"
-            f" {map_flag(recognition.mapping)}{beside}"
+            f"took {data.why}, guessed from their names; if that is wrong, say which:"
+            f" {map_flag(data.mapping)}{beside}"
         )
         found.append(finding("columns-guessed", "warning", text))
-    if recognition.confidence == "likely":
-        ways = "; ".join(candidate.flag for candidate in recognition.other_ways)
+    if data.confidence == "likely":
+        ways = "; ".join(candidate.flag for candidate in data.other_ways)
         text = (
-            f"read as {recognition.format}: {recognition.why};"
+            f"read as {data.format}: {data.why};"
             f" {f'otherwise: {ways}' if ways else '--map overrides it'}"
         )
         found.append(finding("recognised-by-shape", "note", text))

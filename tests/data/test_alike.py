@@ -7,13 +7,14 @@ import random
 from pathlib import Path
 
 from advisor.data import profile
-from advisor.data.checks import Sample
+from advisor.data.checks import RandomSample
 from advisor.data.checks.repeats import (
     SAMPLED_ROWS,
     normalise,
     resemblance,
     sketch,
 )
+from advisor.data.measure import Depth
 
 WORDS = [f"word{number}" for number in range(2000)]
 
@@ -73,7 +74,8 @@ def test_rows_typed_differently_are_near_duplicates(tmp_path):
     ]
     rows += [{"question": str(rows[3]["question"]).upper(), "answer": "It is 3"}, rows[4]]
     findings = {
-        finding.id: finding for finding in profile(jsonl(tmp_path, rows), thorough=True).findings
+        finding.id: finding
+        for finding in profile(jsonl(tmp_path, rows), Depth(thorough=True)).findings
     }
     assert (findings["near-duplicate-rows"].count, findings["near-duplicate-rows"].rows) == (
         1,
@@ -90,7 +92,7 @@ def test_rows_of_similar_wording_are_found_with_their_twins(tmp_path):
         rows.append({"text": " ".join([*words[:-2], "other", "end"])})
     finding = next(
         finding
-        for finding in profile(jsonl(tmp_path, rows), thorough=True).findings
+        for finding in profile(jsonl(tmp_path, rows), Depth(thorough=True)).findings
         if finding.id == "similar-rows"
     )
     assert (finding.count, finding.rows) == (2, (61, 62))
@@ -106,7 +108,7 @@ def test_different_rows_are_not_called_alike(tmp_path):
         }
         for number in range(200)
     ]
-    assert profile(jsonl(tmp_path, rows), thorough=True).findings == ()
+    assert profile(jsonl(tmp_path, rows), Depth(thorough=True)).findings == ()
 
 
 def test_advice_does_not_pay_for_near_duplicates(tmp_path):
@@ -118,7 +120,9 @@ def test_advice_does_not_pay_for_near_duplicates(tmp_path):
     quick, thorough = (
         {
             finding.id
-            for finding in profile(jsonl(tmp_path, rows), thorough=thorough, strict=False).findings
+            for finding in profile(
+                jsonl(tmp_path, rows), Depth(thorough=thorough, strict=False)
+            ).findings
         }
         for thorough in (False, True)
     )
@@ -130,7 +134,7 @@ def test_a_large_file_is_compared_on_a_sample_of_flat_size():
     """Beyond the sample's size rows replace others at random, the same ones every time."""
     samples = []
     for _ in range(2):
-        sample = Sample(SAMPLED_ROWS)
+        sample = RandomSample(SAMPLED_ROWS)
         for row in range(1, 3 * SAMPLED_ROWS):
             sample.offer(lambda row=row: row)
         samples.append(sample.kept)

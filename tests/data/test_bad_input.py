@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from advisor.data import Faults, content_digest, find_data, profile, read_rows, recognise
+from advisor.data.measure import Depth
 from advisor.data.read import json_rows, lines
 from advisor.ground.errors import InputError, MachineNotReady
 
@@ -395,7 +396,7 @@ def test_rows_of_mixed_types_are_counted_by_their_reason(tmp_path):
         {"question": ["a", "b"], "answer": 3},
     ]
     path = write(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in [*good, *odd]))
-    result = profile(path, strict=False)
+    result = profile(path, Depth(strict=False))
     left_out = sum(
         finding.count
         for finding in result.findings
@@ -421,7 +422,7 @@ def test_nested_nulls_are_counted_not_raised(tmp_path):
         "content": [None]}, bot]},
     ]  # fmt: skip
     path = write(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    result = profile(path, strict=False)
+    result = profile(path, Depth(strict=False))
     assert (result.rows, result.measures["rows_used"], result.measures["rows_unusable"]) == (
         9,
         3,
@@ -451,7 +452,7 @@ def test_many_megabytes_in_one_row_are_read(tmp_path, name, megabytes):
     }[name]  # fmt: skip
     path = write(tmp_path, name, content)
     started = time.process_time()
-    result = profile(path, strict=False)
+    result = profile(path, Depth(strict=False))
     assert time.process_time() - started < 30  # measured at 1 to 3 s
     assert result.rows == 1
     assert result.tokens is not None
@@ -512,7 +513,7 @@ def test_a_fifo_as_evaluation_file_is_refused_too(tmp_path):
     """Files named by options are looked at before they are opened."""
     os.mkfifo(tmp_path / "b.jsonl")
     with pytest.raises(InputError, match="FIFO"):
-        profile(write(tmp_path, "a.jsonl", GOOD), evaluation=tmp_path / "b.jsonl")
+        profile(write(tmp_path, "a.jsonl", GOOD), Depth(evaluation=tmp_path / "b.jsonl"))
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.data import Skipped, read_examples, recognise
+from advisor.data import SkippedRows, read_examples, recognise
+from advisor.data.examples import Tally
 from advisor.ground.errors import InputError
 from tests.conftest import examples
 
@@ -141,10 +142,10 @@ def test_labels_are_text_and_a_conversation(tmp_path):
 
 def test_turns_after_the_last_answer_are_left_out_and_counted(tmp_path):
     """A conversation ends with an answer; what follows is cut and counted."""
-    skipped = Skipped()
+    skipped = SkippedRows()
     [example] = read_examples(jsonl(tmp_path, [{"messages": [USER, BOT, USER]}]), skipped=skipped)
     assert len(example.messages) == 2
-    assert skipped.changes == {"turns-after-the-last-answer": 1}
+    assert (skipped.shortened.count, skipped.shortened.rows) == (1, [1])
 
 
 UNUSABLE: list[tuple[str, Any]] = [
@@ -173,9 +174,9 @@ UNUSABLE: list[tuple[str, Any]] = [
 def test_unusable_rows_are_counted_with_their_number(tmp_path, reason, row):
     """Every row that cannot be used is counted by reason, with its row number."""
     path = jsonl(tmp_path, [{"messages": [USER, BOT]}] * 2 + [row])
-    skipped = Skipped()
+    skipped = SkippedRows()
     assert [example.row for example in read_examples(path, skipped=skipped)] == [1, 2]
-    assert (skipped.counts, skipped.rows, skipped.seen) == ({reason: 1}, {reason: [3]}, 3)
+    assert (skipped.tallies, skipped.seen) == ({reason: Tally(1, [3])}, 3)
     assert "row 3" in skipped.lines()[0]
 
 
@@ -190,9 +191,9 @@ def test_without_a_counter_an_unusable_row_is_an_error(tmp_path):
 def test_more_than_five_percent_unusable_rows_are_refused(tmp_path, bad, refused):
     """Up to 5 % of the rows may be left out; one more is too many."""
     rows = [{"question": f"Q{index}", "answer": "" if index < bad else "A"} for index in range(100)]
-    skipped = Skipped()
+    skipped = SkippedRows()
     assert len(list(read_examples(jsonl(tmp_path, rows), skipped=skipped))) == 100 - bad
-    assert skipped.too_many is refused
+    assert skipped.are_too_many is refused
     if refused:
         with pytest.raises(InputError, match="6 % of the rows cannot be used"):
             skipped.raise_if_too_many("a.jsonl")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from advisor.data import find_data, profile
+from advisor.data.measure import Depth
 from advisor.data.read import hub
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.install import install_line
@@ -56,7 +57,7 @@ def test_a_hub_name_is_read_from_the_hub(snapshot):
     (folder / "data").mkdir()
     (folder / "data" / "train.jsonl").write_text(ROW * 3)
     (folder / "data" / "test.jsonl").write_text(ROW)
-    found = profile("someone/some-data", strict=False)
+    found = profile("someone/some-data", Depth(strict=False))
     assert (found.path, found.rows, found.format) == ("someone/some-data", 3, "question_answer")
     assert {call["repo"] for call in calls} == {"someone/some-data"}
     assert calls[0]["repo_type"] == "dataset"

@@ -5,6 +5,7 @@ from collections import Counter
 
 from advisor.data import profile
 from advisor.data.checks.labels import class_findings, plain_label
+from advisor.data.measure import Depth
 
 
 def test_a_sorted_file_has_all_its_classes_counted(tmp_path):
@@ -14,7 +15,7 @@ def test_a_sorted_file_has_all_its_classes_counted(tmp_path):
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = profile(path, whole=True)
+    found = profile(path, Depth(whole=True))
     assert found.measures["class_count"] == 77
     assert "of 8 values" not in found.why
     assert "its class in `category`" in found.why

@@ -14,6 +14,7 @@ from advisor.advice.search.rows import sequence_length
 from advisor.advice.search.settings import StageCase
 from advisor.commands.check import check_data
 from advisor.data import profile
+from advisor.data.measure import Depth
 from advisor.ground.types import Answer, Answers
 from advisor.methods.composition import parse_composition
 from advisor.ruleset.load import load_rules
@@ -84,7 +85,8 @@ def test_rows_over_a_stated_length_are_counted_and_named(tmp_path):
     """`--seq-len` says which rows a run would stop at, and which have nothing left to learn."""
     rows = [pair(10, 20)] * 18 + [pair(10, 200), pair(200, 10)]
     found = {
-        finding.id: finding for finding in profile(jsonl(tmp_path, rows), seq_len=100).findings
+        finding.id: finding
+        for finding in profile(jsonl(tmp_path, rows), Depth(seq_len=100)).findings
     }
     assert (
         found["rows-over-length"].severity,
@@ -97,7 +99,7 @@ def test_rows_over_a_stated_length_are_counted_and_named(tmp_path):
         (20,),
     )
     assert not {"rows-over-length"} & {
-        finding.id for finding in profile(jsonl(tmp_path, rows), seq_len=300).findings
+        finding.id for finding in profile(jsonl(tmp_path, rows), Depth(seq_len=300)).findings
     }
 
 

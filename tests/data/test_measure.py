@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from advisor.data import profile, unusable
+from advisor.data.measure import Depth
 from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile
 
@@ -135,7 +136,7 @@ def test_a_tokenizer_counts_a_sample_with_its_error(tmp_path):
     assert "±" in next(
         finding.text for finding in sampled.findings if finding.id == "tokens-of-a-sample"
     )
-    whole = profile(path, count_tokens=lambda text: len(text.split()), full=True)
+    whole = profile(path, count_tokens=lambda text: len(text.split()), depth=Depth(full=True))
     assert whole.tokens is not None
     assert (whole.tokens.total, whole.tokens.sampled_rows) == (21000, None)
 
@@ -190,7 +191,7 @@ def test_many_unusable_rows_are_an_error_unless_the_page_is_wanted(tmp_path):
     )
     with pytest.raises(InputError, match=r"no answer to learn from: 1 row of 3 \(row 3\)"):
         profile(path)
-    shown = profile(path, strict=False)
+    shown = profile(path, Depth(strict=False))
     assert shown.objectives == ()
     assert found(shown)["row-without-answer"] == ("error", 1)
     error = unusable(shown)
@@ -204,7 +205,7 @@ def test_unreadable_lines_are_an_error_unless_the_page_is_wanted(tmp_path):
     path.write_text(path.read_text() + "{oops\n")
     with pytest.raises(InputError, match=r"a\.jsonl:4:2: invalid JSON"):
         profile(path)
-    shown = profile(path, strict=False)
+    shown = profile(path, Depth(strict=False))
     assert (shown.rows, shown.objectives) == (3, ())
     assert "a.jsonl:4:2" in shown.findings[0].text
 
@@ -317,7 +318,7 @@ def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
         tmp_path,
         [{"question": f"Q{index} " + "x" * 400, "answer": f"A{index}"} for index in range(12_000)],
     )
-    quick, whole = profile(path), profile(path, full=True)
+    quick, whole = profile(path), profile(path, Depth(full=True))
     assert (quick.rows, whole.rows) == (12_000, 12_000)
     assert quick.tokens is not None
     assert whole.tokens is not None
@@ -417,7 +418,7 @@ def test_one_class_blocks_classification_too(tmp_path):
     assert (
         profile(
             jsonl(tmp_path, labelled({"a": 60})),
-            strict=False,
+            depth=Depth(strict=False),
             mapping={"text": "text", "label": "label"},
         ).objectives
         == ()
@@ -432,7 +433,7 @@ def test_turns_are_counted(tmp_path):
         {"messages": one * 3},
         {"messages": [{"role": "system", "content": "Be kind."}, *one, *one]},
     ]
-    assert profile(jsonl(tmp_path, rows), strict=False).measures["turns"] == {
+    assert profile(jsonl(tmp_path, rows), Depth(strict=False)).measures["turns"] == {
         "conversations": 3, "multi_turn": 2, "mean": 2.0, "most": 3, "with_system_text": 1,
         "with_tools": 0,
         "with_tool_calls": 0,
@@ -503,8 +504,8 @@ def test_a_check_is_found_by_its_file(tmp_path, monkeypatch):
     from advisor.data import checks
 
     (tmp_path / "shouting.py").write_text(
-        "from advisor.data.checks import Check\n\n\n"
-        "class Seen(Check):\n"
+        "from advisor.data.checks import RowCheck\n\n\n"
+        "class Shouting(RowCheck):\n"
         "    place = 1\n"
         "    says = {'shouting': ('note', '{rows} in capitals')}\n\n"
         "    def see(self, row):\n"

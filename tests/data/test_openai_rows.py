@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from advisor.data import profile, read_examples, recognise
 from advisor.data.conversation import read_turn
+from advisor.data.measure import Depth
 from advisor.ground.errors import InputError
 from tests.data.test_examples import jsonl
 from tests.render.test_data import page
@@ -76,8 +77,8 @@ def test_pairs_keep_the_functions_of_their_request(tmp_path):
 def test_functions_declared_and_called_count_into_the_length(tmp_path):
     """A row is as long as what the model reads: its functions and calls too."""
     row = {"messages": [USER, CALLS[0][1]]}
-    bare = profile(jsonl(tmp_path, [row], "bare.jsonl"), strict=False).tokens
-    with_tools = profile(jsonl(tmp_path, [{**row, "tools": [TOOL]}]), strict=False).tokens
+    bare = profile(jsonl(tmp_path, [row], "bare.jsonl"), Depth(strict=False)).tokens
+    with_tools = profile(jsonl(tmp_path, [{**row, "tools": [TOOL]}]), Depth(strict=False)).tokens
     called = json.dumps({"name": "get_stock", "arguments": '{"sku": "T1"}'})
     assert bare.longest >= (len(USER["content"]) + len(called)) // 4
     assert with_tools.longest - bare.longest >= len(json.dumps(TOOL)) // 4 - 1
@@ -119,7 +120,7 @@ def test_images_are_counted_and_named(tmp_path):
         {"messages": [*(seen if at % 2 else [USER]), {"role": "assistant", "content": f"{at}"}]}
         for at in range(10)
     ]
-    findings = profile(jsonl(tmp_path, rows), strict=False).findings
+    findings = profile(jsonl(tmp_path, rows), Depth(strict=False)).findings
     (image_rows,) = [finding for finding in findings if finding.id == "content-not-text"]
     assert (image_rows.severity, image_rows.rows) == ("error", (2, 4, 6, 8, 10))
 
@@ -134,7 +135,7 @@ def test_items_with_references_say_how_to_practise_on_them(tmp_path):
         for at in range(5)
     ]
     path = jsonl(tmp_path, rows)
-    findings = profile(path, strict=False).findings
+    findings = profile(path, Depth(strict=False)).findings
     (note,) = [finding for finding in findings if finding.id == "requests-with-references"]
     assert "--map messages=messages ground_truth=compliant; or --map" in note.text
     assert "response_format" not in note.text

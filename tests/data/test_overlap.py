@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from advisor.data import profile
+from advisor.data.measure import Depth
 from advisor.ground.errors import InputError
 
 
@@ -37,7 +38,8 @@ def test_rows_in_both_files_are_counted_and_named(tmp_path):
         {"question": "What is the number after 7?", "answer": "Eight."},
     ]
     result = profile(
-        jsonl(tmp_path, "a.jsonl", pairs(*range(60))), evaluation=jsonl(tmp_path, "b.jsonl", held)
+        jsonl(tmp_path, "a.jsonl", pairs(*range(60))),
+        Depth(evaluation=jsonl(tmp_path, "b.jsonl", held)),
     )
     found = {finding.id: finding for finding in result.findings}
     assert (
@@ -62,7 +64,7 @@ def test_files_without_common_rows_are_fine(tmp_path):
     """Nothing is said where nothing overlaps."""
     result = profile(
         jsonl(tmp_path, "a.jsonl", pairs(*range(60))),
-        evaluation=jsonl(tmp_path, "b.jsonl", pairs(100, 101)),
+        Depth(evaluation=jsonl(tmp_path, "b.jsonl", pairs(100, 101))),
     )
     assert result.findings == ()
 
@@ -74,7 +76,7 @@ def test_all_of_a_large_file_is_compared(tmp_path):
         for number in range(10_000)
     ]
     result = profile(
-        jsonl(tmp_path, "a.jsonl", rows), evaluation=jsonl(tmp_path, "b.jsonl", [rows[9999]])
+        jsonl(tmp_path, "a.jsonl", rows), Depth(evaluation=jsonl(tmp_path, "b.jsonl", [rows[9999]]))
     )
     assert next(
         finding.rows for finding in result.findings if finding.id == "evaluation-rows-in-training"
@@ -85,7 +87,7 @@ def test_an_evaluation_file_of_another_kind_is_said(tmp_path):
     """Texts cannot evaluate question answering."""
     result = profile(
         jsonl(tmp_path, "a.jsonl", pairs(*range(60))),
-        evaluation=jsonl(tmp_path, "b.jsonl", [{"text": "A story."}]),
+        Depth(evaluation=jsonl(tmp_path, "b.jsonl", [{"text": "A story."}])),
     )
     assert any(finding.id == "evaluation-of-another-kind" for finding in result.findings)
 
@@ -93,7 +95,7 @@ def test_an_evaluation_file_of_another_kind_is_said(tmp_path):
 def test_a_missing_evaluation_file_is_an_error(tmp_path):
     """The error names the file that is not there."""
     with pytest.raises(InputError, match="nowhere"):
-        profile(jsonl(tmp_path, "a.jsonl", pairs(1)), evaluation=tmp_path / "nowhere.jsonl")
+        profile(jsonl(tmp_path, "a.jsonl", pairs(1)), Depth(evaluation=tmp_path / "nowhere.jsonl"))
 
 
 def test_a_row_that_calls_functions_stands_in_a_copy_of_its_file(tmp_path):
@@ -102,6 +104,6 @@ def test_a_row_that_calls_functions_stands_in_a_copy_of_its_file(tmp_path):
     answer = {"role": "assistant", "content": "", "tool_calls": [call]}
     row = {"messages": [{"role": "user", "content": "Where is it?"}, answer]}
     path = jsonl(tmp_path, "a.jsonl", [row])
-    found = {one.id for one in profile(path, evaluation=path, strict=False).findings}
+    found = {one.id for one in profile(path, Depth(evaluation=path, strict=False)).findings}
     assert "evaluation-rows-in-training" in found
     assert "evaluation-requests-in-training" not in found

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from advisor.data import profile
-from advisor.data.checks import About, Row
-from advisor.data.checks.private import Seen
+from advisor.data.checks import SeenRow, Subject
+from advisor.data.checks.private import PrivateData
 from advisor.data.example import Example
 
 # Made up for this test; the numbers have valid check digits (the card is Visa's test number, the
@@ -44,10 +44,10 @@ HARMLESS = [
 ]
 
 
-def look(text: str, row: int = 1) -> Seen:
+def look(text: str, row: int = 1) -> PrivateData:
     """What a thorough check has seen after one row."""
-    seen = Seen(About(kind="raw_text", thorough=True))
-    seen.see(Row(Example(row=row, text=text), text, b"", 0, 0))
+    seen = PrivateData(Subject(kind="raw_text", thorough=True))
+    seen.see(SeenRow(Example(row=row, text=text), text, b"", 0, 0))
     return seen
 
 

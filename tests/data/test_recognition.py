@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from advisor.data import Skipped, profile, read_examples, recognise
+from advisor.data import SkippedRows, profile, read_examples, recognise
 from advisor.data import formats as roles
 from advisor.data.recognition import matching
 from advisor.ground.errors import InputError
@@ -340,7 +340,7 @@ def test_a_sample_decides_not_the_first_row(tmp_path):
     ]
     found = recognise(jsonl(tmp_path, rows))
     assert found.format == "question_answer"
-    skipped = Skipped()
+    skipped = SkippedRows()
     assert len(list(read_examples(tmp_path / "a.jsonl", skipped=skipped))) == 30
     assert skipped.total == 1
 
@@ -418,9 +418,7 @@ def test_a_mapping_overrides_the_names(tmp_path):
         {"question": "Frage", "answer": "Antwort"},
         "stated",
     )
-    assert [
-        message.content for message in next(read_examples(path, recognition=found)).messages
-    ] == ["F", "W"]
+    assert [message.content for message in next(read_examples(found)).messages] == ["F", "W"]
 
 
 @pytest.mark.parametrize(
@@ -698,7 +696,7 @@ def test_a_list_of_answers_to_a_question_is_ambiguous(tmp_path):
         recognise(path, mapping={"question": "question", "ranked": "answer"}).kind == "preference"
     )
     chosen = recognise(path, mapping={"question": "question", "answer": "answer"})
-    assert next(read_examples(path, recognition=chosen)).messages[1].content == "Paris"
+    assert next(read_examples(chosen)).messages[1].content == "Paris"
 
 
 def test_answers_that_are_not_learned_are_said(tmp_path):
@@ -770,18 +768,18 @@ def test_not_a_number_is_an_empty_cell(tmp_path):
         '{"instruction": "Add.", "input": NaN, "output": "3"}\n{"instruction": "Add.", "input": "",'
         ' "output": NaN}\n'
     )
-    skipped = Skipped()
+    skipped = SkippedRows()
     examples = list(read_examples(tmp_path / "a.jsonl", skipped=skipped))
     assert [message.content for message in examples[0].messages] == ["Add.", "3"]
-    assert skipped.rows == {"row-without-answer": [2]}
+    assert skipped.tallies["row-without-answer"].rows == [2]
 
 
 def test_a_weight_that_is_no_number_is_named(tmp_path):
     """A weight below zero or in words is counted as that, not as a broken conversation."""
     rows = [{"messages": [USER, {**BOT, "weight": weight}]} for weight in (1, -1, "high")]
-    skipped = Skipped()
+    skipped = SkippedRows()
     assert len(list(read_examples(jsonl(tmp_path, rows), skipped=skipped))) == 1
-    assert skipped.rows == {"weight-is-no-number": [2, 3]}
+    assert skipped.tallies["weight-is-no-number"].rows == [2, 3]
 
 
 def test_how_sure_and_other_ways_are_in_the_profile(tmp_path):

@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from advisor.data import Example, Skipped, content_digest, read_examples, recognise
+from advisor.data import Example, SkippedRows, content_digest, find_data, read_examples, recognise
 from advisor.data.read.hub import is_hub_id
+from advisor.data.read.source import Source
 from advisor.ground.errors import InputError, MachineNotReady
 from trainers.frame.job import Job, label
 from trainers.frame.machine import is_main_process, process_count
@@ -40,11 +41,8 @@ def prepare_rows(
             write an answer behind it.
     """
     # A data set of the hub is not a path; the reader reports anything else that is not there.
-    path = (
-        job.data.path
-        if is_hub_id(job.data.path) and not job.data_path.exists()
-        else str(job.data_path)
-    )
+    is_on_the_hub = is_hub_id(job.data.path) and not job.data_path.exists()
+    source = find_data(job.data.path if is_on_the_hub else str(job.data_path))
     stage = job.stage
     learn_all = job.options.get("loss_on") == "all"
     lengths: dict[str, Any] = {
@@ -55,7 +53,7 @@ def prepare_rows(
     }
     languages = [job.options.get(name) for name in ("source_language", "target_language")]
     digest = prepared_digest(
-        data=content_digest(path),
+        data=content_digest(source),
         tokenizer=tokenizer,
         kind=kind.name,
         settings=lengths
@@ -74,7 +72,7 @@ def prepare_rows(
         return known
     if not is_main_process():
         return wait_for(file, kept)
-    build = partial(_built, job, path, tokenizer, kind, lengths, digest, learn_all=learn_all)
+    build = partial(_built, job, source, tokenizer, kind, lengths, digest, learn_all=learn_all)
     with others_wait_for(file):
         if job.dry_run and process_count() == 1:
             with TemporaryDirectory() as folder:  # rows that stay on the disk stay open
@@ -84,7 +82,7 @@ def prepare_rows(
 
 def _built(
     job: Job,
-    path: str,
+    source: Source,
     tokenizer: Tokenizer,
     kind: Kind[Any],
     lengths: Mapping[str, Any],
@@ -94,14 +92,14 @@ def _built(
     learn_all: bool,
 ) -> Prepared[Any]:
     """The rows, built, written into a file and read from it."""
-    had_template, skipped = bool(tokenizer.chat_template), Skipped()
-    recognition = recognise(path, mapping=job.data.mapping)
-    guess = f"took {recognition.why}, guessed from names and contents; if that is wrong, say which"
-    guesses = [f"{guess} in `data.mapping`"] if recognition.confidence == "guessed" else []
+    had_template, skipped = bool(tokenizer.chat_template), SkippedRows()
+    data = recognise(source, mapping=job.data.mapping)
+    guess = f"took {data.why}, guessed from names and contents; if that is wrong, say which"
+    guesses = [f"{guess} in `data.mapping`"] if data.confidence == "guessed" else []
 
     def examples() -> Iterator[Example]:
-        yield from read_examples(path, recognition=recognition, skipped=skipped)
-        skipped.raise_if_too_many(path)
+        yield from read_examples(data, skipped=skipped)
+        skipped.raise_if_too_many(data.path)
 
     with build_rows(
         examples(),

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from advisor.data import Example, Skipped, read_examples
+from advisor.data import Example, SkippedRows, read_examples
 from advisor.data.examples import REASONS
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.terminal import show_streams
@@ -135,7 +135,7 @@ def example_of(
     )
 
 
-class _SkippedExcept(Skipped):
+class _SkippedExcept(SkippedRows):
     """Skipped rows, with the reason for one of them."""
 
     def __init__(self, row: int) -> None:

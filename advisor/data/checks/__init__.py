@@ -1,7 +1,7 @@
 """What is looked for in the rows of data: one module each, found by listing this folder.
 
-Each module has a class `Seen`. It sees every row once, and keeps no more than counts, hashes and a
-few rows of it, so that a very large file costs no more memory than a small one.
+Each module has a class of RowCheck. It sees every row once, and keeps no more than counts, hashes
+and a few rows of it, so that a very large file costs no more memory than a small one.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
 
 from advisor.data.example import Example
-from advisor.data.examples import rows_words
+from advisor.data.examples import SHOWN_ROWS, Tally
+from advisor.data.recognition.recognise import DataSet
 from advisor.ground.types import Finding
 
 T = TypeVar("T")
-SHOWN_ROWS = 20
 SEVERITIES = ("error", "warning", "note")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class About:
-    """What is known of the data before the first row."""
+@dataclass(kw_only=True, slots=True)
+class Subject:
+    """The data that is checked."""
 
     kind: str
     format: str = ""
     # look for rows that are nearly the same and for personal numbers, too: about 10 microseconds a
     # row
     thorough: bool = False
-    evaluation: Any = None  # rows that must not stand in the data: a file, and a column for a role
+    evaluation: DataSet | None = None  # rows that must not stand in the data
     seq_len: int | None = None
     exact: bool = False  # the tokens of every row are counted
+    rows: int = 0  # seen so far
 
 
 @dataclass(slots=True)
-class Row:
+class SeenRow:
     """One row as the checks see it."""
 
     example: Example
@@ -51,7 +52,7 @@ class Row:
         return self.example.row
 
 
-class Check:
+class RowCheck:
     """One thing that is looked for."""
 
     place: ClassVar[int]  # of its findings among those of the others
@@ -59,21 +60,21 @@ class Check:
     # that need no more than a tally
     says: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: Subject) -> None:
         self.about = about
         self.tallies: defaultdict[str, Tally] = defaultdict(Tally)  # by the id of the finding
         self.counts: Counter[str] = Counter()  # of what is no finding
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         """Note what the row shows."""
 
-    def findings(self, rows: int) -> list[Finding]:
-        """What to say, after so many rows."""
+    def findings(self) -> list[Finding]:
+        """What to say, after the last row."""
         found: list[Finding] = []
         for name, (severity, text) in self.says.items():
             tally = self.tallies[name]
             said = text.format(rows=tally.in_words, count=f"{tally.count:,}")
-            found += tally.findings(name, severity, said)
+            found += findings_of(tally, name, severity, said)
         return found
 
     def measures(self) -> dict[str, Any]:
@@ -81,25 +82,35 @@ class Check:
         return {}
 
 
-def checks(about: About) -> list[Check]:
+def checks(about: Subject) -> list[RowCheck]:
     """Every check of this folder, in the order of their findings."""
-    names = [f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)]
-    classes: list[type[Check]] = [import_module(name).Seen for name in names]
+    modules = [import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__)]
+    classes: list[type[RowCheck]] = [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__ and hasattr(value, "see")
+    ]
     return [one(about) for one in sorted(classes, key=lambda one: one.place)]
 
 
 def finding(
-    id: str,
-    severity: str,
-    text: str,
-    count: int = 0,
-    rows: list[int] | None = None,
-    blocks: tuple[str, ...] = (),
+    id: str, severity: str, text: str, seen: int | Tally = 0, blocks: tuple[str, ...] = ()
 ) -> Finding:
-    """A finding; its rows are the first ones of those given."""
+    """A finding about so many rows."""
     assert severity in SEVERITIES
-    shown = tuple(rows or ())[:SHOWN_ROWS]
-    return Finding(id=id, severity=severity, text=text, count=count, rows=shown, blocks=blocks)  # type: ignore[arg-type]
+    tally = Tally(seen) if isinstance(seen, int) else seen
+    rows = tuple(tally.rows[:SHOWN_ROWS])
+    return Finding(id=id, severity=severity, text=text, count=tally.count, rows=rows, blocks=blocks)  # type: ignore[arg-type]
+
+
+def findings_of(
+    tally: Tally, id: str, severity: str, text: str, blocks: tuple[str, ...] = ()
+) -> list[Finding]:
+    """The finding with its rows named behind the text; none if no row shows it."""
+    if not tally.count:
+        return []
+    return [finding(id, severity, f"{text} ({tally.rows_in_words})", tally, blocks)]
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -108,34 +119,7 @@ def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 @dataclass(slots=True)
-class Tally:
-    """How many rows show something, and the first of them."""
-
-    count: int = 0
-    rows: list[int] = field(default_factory=list)
-
-    def add(self, row: int) -> None:
-        self.count += 1
-        if len(self.rows) < SHOWN_ROWS:
-            self.rows.append(row)
-
-    @property
-    def in_words(self) -> str:
-        """'3 rows'."""
-        return f"{self.count:,} row{'' if self.count == 1 else 's'}"
-
-    def findings(
-        self, id: str, severity: str, text: str, blocks: tuple[str, ...] = ()
-    ) -> list[Finding]:
-        """The finding, with its rows named behind the text; none where no row shows it."""
-        if not self.count:
-            return []
-        shown = f"{text} ({rows_words(self.rows, self.count)})"
-        return [finding(id, severity, shown, self.count, self.rows, blocks)]
-
-
-@dataclass(slots=True)
-class Sample(Generic[T]):
+class RandomSample(Generic[T]):
     """A random sample of flat size: every row has the same chance to be in it, the same rows every
     time.
     """

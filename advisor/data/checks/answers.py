@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from advisor.data.checks import About, Check, Row, finding
+from advisor.data.checks import RowCheck, SeenRow, Subject, finding
 from advisor.data.example import Example
 from advisor.ground.types import Finding
 
@@ -45,19 +45,19 @@ _CALL = re.compile(
 _LINES = re.compile(r"^[ \t]*[\w \-/]{1,40}:[ \t]*\S", re.MULTILINE)
 
 
-class Seen(Check):
+class AnswerShapes(RowCheck):
     """Answers as hashes, and how many of the first are of which kind."""
 
     place = 80
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: Subject) -> None:
         super().__init__(about)
         self.rows = 0
         self.answers: Counter[int] = Counter()
         self.beginnings: dict[int, str] = {}
         self.different: set[str] = set()
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         self.rows += 1
         example = row.example
         if self.rows <= LOOKED_AT:
@@ -90,7 +90,7 @@ class Seen(Check):
         self.counts["characters"] += len(whole)
         self.different.add(text.strip()[:200])
 
-    def findings(self, rows: int) -> list[Finding]:
+    def findings(self) -> list[Finding]:
         counted = sum(self.answers.values())
         if counted < 2:
             return []
@@ -101,7 +101,7 @@ class Seen(Check):
             severity = "error" if self.about.kind == "paired" else "warning"
             text = f"every row has the same answer{shown}: there is nothing to learn"
             blocks = ("sft", "classification")
-            return [finding("constant-answer", severity, text, count, blocks=blocks)]
+            return [finding("constant-answer", severity, text, count, blocks)]
         if self.about.format == "classification" or count < max(5, 0.2 * counted):
             return []
         text = f"{count / counted:.0%} of the rows have the same answer{shown}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from advisor.data.checks import Check, Row, finding
+from advisor.data.checks import RowCheck, SeenRow, finding
 from advisor.data.templates.chat_text import said
 from advisor.ground.types import Finding
 
@@ -14,12 +14,12 @@ FEWEST_PAIRS = 20
 LONGER_SHARE = 0.7
 
 
-class Seen(Check):
+class BetterAndWorse(RowCheck):
     """Answers of each side."""
 
     place = 90
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         example = row.example
         if example.good is not None:
             self.counts["good" if example.good else "bad"] += 1
@@ -30,7 +30,7 @@ class Seen(Check):
             self.counts["chosen_longer"] += chosen > rejected
             self.counts["rejected_longer"] += rejected > chosen
 
-    def findings(self, rows: int) -> list[Finding]:
+    def findings(self) -> list[Finding]:
         longer = self.counts["chosen_longer"]
         decided = longer + self.counts["rejected_longer"]
         if decided >= FEWEST_PAIRS and longer >= LONGER_SHARE * decided:
@@ -40,9 +40,9 @@ class Seen(Check):
             )
             return [finding("chosen-is-longer", "note", text, longer)]
         missing = next((name for name in ("good", "bad") if not self.counts[name]), None)
-        if self.about.kind == "unpaired_feedback" and rows and missing:
+        if self.about.kind == "unpaired_feedback" and self.about.rows and missing:
             text = f"no answer is marked {missing}: learning from feedback needs both"
-            return [finding("one-sided-feedback", "error", text, rows, blocks=("kto",))]
+            return [finding("one-sided-feedback", "error", text, self.about.rows, ("kto",))]
         return []
 
     def measures(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from advisor.data.checks import Check, Row
+from advisor.data.checks import RowCheck, SeenRow
 
 # Marks that chat templates and tokenizers write themselves: in the text they end a turn early or
 # open a false one.
@@ -17,7 +17,7 @@ TEMPLATE_MARKS = (
 MOJIBAKE = ("Ã¤", "Ã¶", "Ã¼", "Ã©", "Ã¨", "Ã±", "â€™", "â€œ", "â€“", "Â ")
 
 
-class Seen(Check):
+class BrokenText(RowCheck):
     """Rows with each of them."""
 
     place = 20
@@ -34,7 +34,7 @@ class Seen(Check):
         ),
     }
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         text = row.text
         if "\0" in text:
             self.tallies["nul-character"].add(row.number)

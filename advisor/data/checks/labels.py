@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from advisor.data.checks import About, Check, Row, finding
+from advisor.data.checks import RowCheck, SeenRow, Subject, finding
 from advisor.data.checks.size import FEW_ROWS
 from advisor.ground.types import Finding
 
@@ -19,24 +19,24 @@ AROUND = " \t\r\n.,;:!?\"'"
 BETWEEN_WORDS = re.compile(r"[\s_]+|(?<=\w)-(?=\w)")
 
 
-class Seen(Check):
+class Classes(RowCheck):
     """Rows of each class."""
 
     place = 81
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: Subject) -> None:
         super().__init__(about)
         self.classes: Counter[str] = Counter()
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         label = row.example.label
         if label is not None and (len(self.classes) < KEPT_CLASSES or label in self.classes):
             self.classes[label] += 1
 
-    def findings(self, rows: int) -> list[Finding]:
+    def findings(self) -> list[Finding]:
         if self.about.format != "classification" or len(self.classes) < 2:
             return []  # of one class alone it is said that every answer is the same
-        return class_findings(self.classes, enough_rows=rows >= FEW_ROWS)
+        return class_findings(self.classes, enough_rows=self.about.rows >= FEW_ROWS)
 
     def measures(self) -> dict[str, Any]:
         if not self.classes:

@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from typing import Any
 
-from advisor.data.checks import About, Check, Row
+from advisor.data.checks import RowCheck, SeenRow, Subject
 
 LOOKED_AT_CHARS = 60
 # How Unicode begins the name of a letter -> the writing system.
@@ -53,17 +53,17 @@ def is_english(text: str) -> bool | None:
     return _ENGLISH.search(beginning) is not None
 
 
-class Seen(Check):
+class Scripts(RowCheck):
     """Rows of each writing system."""
 
     place = 100
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: Subject) -> None:
         super().__init__(about)
         self.scripts: Counter[str] = Counter()
         self.english: Counter[bool | None] = Counter()
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         script = script_of(row.text)
         self.scripts[script] += 1
         if script == "Latin" and self.scripts.total() <= ENGLISH_ROWS:

@@ -9,12 +9,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.data.checks import About, Check, Row, finding
+from advisor.data.checks import RowCheck, SeenRow, Subject, finding
 from advisor.data.checks.repeats import normalise
 from advisor.data.example import Example
-from advisor.data.examples import Skipped, read_examples
-from advisor.data.recognition.recognise import recognise
-from advisor.data.templates.chat_text import parts_of
+from advisor.data.examples import SkippedRows, Tally, read_examples
+from advisor.data.recognition.recognise import DataSet
+from advisor.data.templates.chat_text import text_of_row
 from advisor.ground.errors import InputError
 from advisor.ground.types import Finding
 
@@ -30,44 +30,41 @@ def request_key(example: Example) -> int | None:
     return hash(normalise("\n".join(asked))) if asked else None
 
 
-class Seen(Check):
+class EvaluationRows(RowCheck):
     """The evaluation file's rows as hashes, and which of them the training data held.
 
-    Raises InputError where the file cannot be read as data.
+    Raises InputError if the file cannot be read as data.
     """
 
     place = 95
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: Subject) -> None:
         super().__init__(about)
-        self.rows = self.skipped = 0
+        self.rows = 0
+        self.skipped = SkippedRows()
         self.whole: dict[int, int] = {}  # hash of a row -> its number
         self.asked: dict[int, int] = {}
         self.same: dict[int, int] = {}  # evaluation row -> training row
         self.same_request: dict[int, int] = {}
         if about.evaluation is not None:
-            self._read(*about.evaluation)
+            self._read(about.evaluation)
 
-    def _read(self, path: str | os.PathLike[str], mapping: Mapping[str, str] | None) -> None:
-        recognition, skipped = recognise(path, mapping=mapping), Skipped()
-        self.path, self.kind = os.fspath(path), recognition.kind
-        for example in read_examples(path, recognition=recognition, skipped=skipped):
+    def _read(self, data: DataSet) -> None:
+        self.path, self.kind = data.path, data.kind
+        for example in read_examples(data, skipped=self.skipped):
             self.rows += 1
             if self.rows > MAX_ROWS:
                 what = f"an evaluation file of more than {MAX_ROWS:,} rows is not compared"
                 raise InputError(what, where=self.path, hint="take a few thousand rows of it")
-            asked, answers = parts_of(example)
-            text = "\n".join(sum(answers, asked))
-            self.whole.setdefault(hash(normalise(text)), example.row)
+            self.whole.setdefault(hash(normalise(text_of_row(example))), example.row)
             key = request_key(example)
             if key is not None:
                 self.asked.setdefault(key, example.row)
-        self.skipped = skipped.total
         if not self.rows:
             hint = f"advise check {shlex.quote(self.path)}"
             raise InputError("no row of it can be used", where=self.path, hint=hint)
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         if not self.rows:
             return
         at = self.whole.get(hash(row.plain))
@@ -79,7 +76,7 @@ class Seen(Check):
             if at is not None and at not in self.same:
                 self.same_request.setdefault(at, row.number)
 
-    def findings(self, rows: int) -> list[Finding]:
+    def findings(self) -> list[Finding]:
         if not self.rows:
             return []
         found: list[Finding] = []
@@ -98,9 +95,9 @@ class Seen(Check):
             self.same_request,
             " ask what a training row asks, with another answer",
         )
-        if self.skipped:
-            text = f"{self.skipped:,} rows of {self.path} cannot be used"
-            found.append(finding("evaluation-rows-unusable", "warning", text, self.skipped))
+        if unusable := self.skipped.total:
+            text = f"{unusable:,} rows of {self.path} cannot be used"
+            found.append(finding("evaluation-rows-unusable", "warning", text, unusable))
         return found
 
     def _shared(self, id: str, pairs: Mapping[int, int], what: str) -> list[Finding]:
@@ -111,7 +108,7 @@ class Seen(Check):
         few = ", ".join(f"row {row} of {name} is row {at}" for row, at in sorted(pairs.items())[:3])
         more = ", ..." if len(pairs) > 3 else ""
         text = f"{len(pairs):,} of {self.rows:,} evaluation rows{what} ({few}{more})"
-        return [finding(id, "warning", text, len(pairs), sorted(pairs.values()))]
+        return [finding(id, "warning", text, Tally(len(pairs), sorted(pairs.values())))]
 
     def measures(self) -> dict[str, Any]:
         if not self.rows:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from advisor.data.checks import About, Check, Row
+from advisor.data.checks import RowCheck, SeenRow, Subject, findings_of
 from advisor.data.example import Example
 from advisor.ground.types import Finding
 
@@ -90,16 +90,16 @@ def _found(text: str) -> list[tuple[int, str]]:
     ]
 
 
-class Seen(Check):
+class Placeholders(RowCheck):
     """Placeholders in the rows."""
 
     place = 30
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: Subject) -> None:
         super().__init__(about)
         self.shown: Counter[str] = Counter()
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         if not _found(row.text) or re.search(OF_TEMPLATES, row.text):
             return
         example = row.example
@@ -113,9 +113,9 @@ class Seen(Check):
             if name in self.shown or len(self.shown) < KEPT:
                 self.shown[name] += 1
 
-    def findings(self, rows: int) -> list[Finding]:
+    def findings(self) -> list[Finding]:
         tally, documents = self.tallies["placeholders-in-text"], self.about.kind == "raw_text"
-        answers = self.counts["answers"]
+        answers, rows = self.counts["answers"], self.about.rows
         named = ", ".join(f"{name} ({times:,}x)" for name, times in self.shown.most_common(NAMED))
         more = ", ..." if len(self.shown) > NAMED else ""
         where = "" if documents else f", {answers:,} of them in an answer"
@@ -125,7 +125,7 @@ class Seen(Check):
             f" {named}{more}; {then}"
         )
         severity = "warning" if tally.count >= WARNED_SHARE * rows else "note"
-        return tally.findings("placeholders-in-text", severity, text)
+        return findings_of(tally, "placeholders-in-text", severity, text)
 
 
 def _turns(example: Example) -> list[tuple[str, bool]]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from advisor.data.checks import About, Check, Row
+from advisor.data.checks import RowCheck, SeenRow, Subject, findings_of
 from advisor.ground.types import Finding
 
 # Expressions are compiled where they are needed: nearly no data need any.
@@ -57,7 +57,7 @@ def _is_password(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class PrivateKind:
     """One sort of secret or personal datum."""
 
     id: str
@@ -69,21 +69,23 @@ class Kind:
 
 
 KINDS = (
-    Kind(
+    PrivateKind(
         "secret-private-key",
         "private keys",
         ("PRIVATE KEY",),
         r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
     ),
-    Kind("secret-aws-key", "AWS access keys", ("AKIA", "ASIA"), r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
-    Kind(
+    PrivateKind(
+        "secret-aws-key", "AWS access keys", ("AKIA", "ASIA"), r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+    ),
+    PrivateKind(
         "secret-api-key",
         "API keys",
         ("sk-", "AIza", "xox"),
         r"\b(?:sk-[A-Za-z0-9_-]{20,}|AIza[0-9A-Za-z_-]{35}|xox[abprs]-[A-Za-z0-9-]{10,})",
         _is_key,
     ),
-    Kind(
+    PrivateKind(
         "secret-access-token",
         "access tokens",
         ("ghp_", "gho_", "ghs_", "ghu_", "github_pat_", "glpat-", "hf_", "eyJ"),
@@ -91,7 +93,7 @@ KINDS = (
         r"|(?<!-)eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})",
         lambda text: not re.search(PLACEHOLDER, text),
     ),
-    Kind(
+    PrivateKind(
         "secret-password",
         "passwords",
         ("assword", "ASSWORD", "passwd", "api_key", "API_KEY", "secret_key", "SECRET_KEY"),
@@ -100,14 +102,14 @@ KINDS = (
         _is_password,
         (":", "="),
     ),
-    Kind(
+    PrivateKind(
         "secret-credentials-in-url",
         "addresses with a password in them",
         ("://",),
         r"\b\w{2,10}://[^\s/:@]{1,60}:[^\s/:@]{3,60}@[\w.-]+",
         _is_key,
     ),
-    Kind(
+    PrivateKind(
         "personal-data-email",
         "e-mail addresses",
         ("@",),
@@ -117,7 +119,7 @@ KINDS = (
 # Looked for where asked, in texts with a number of some length: they cost most of the time.
 NUMBER = ("",)
 NUMBERS = (
-    Kind(
+    PrivateKind(
         "personal-data-card-number",
         "payment card numbers",
         NUMBER,
@@ -125,20 +127,20 @@ NUMBERS = (
         r"\d{4}\2\d{4}\2\d{4})(?!\.?\d|-\d)",
         _luhn,
     ),
-    Kind(
+    PrivateKind(
         "personal-data-iban",
         "bank accounts (IBAN)",
         NUMBER,
         r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
         _iban,
     ),
-    Kind(
+    PrivateKind(
         "personal-data-social-security-number",
         "US social security numbers",
         NUMBER,
         r"(?<![\d-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])",
     ),
-    Kind(
+    PrivateKind(
         "personal-data-phone",
         "telephone numbers",
         NUMBER,
@@ -149,7 +151,7 @@ NUMBERS = (
 )
 
 
-class Seen(Check):
+class PrivateData(RowCheck):
     """Rows that seem to hold something private, by kind, and the first of each, masked.
 
     Secrets are a warning each; personal data are a warning by kind, since a support file may well
@@ -158,17 +160,17 @@ class Seen(Check):
 
     place = 60
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: Subject) -> None:
         super().__init__(about)
         self.shown: dict[str, str] = {}
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         text = row.text
         self._search(KINDS, text, row.number)
         if self.about.thorough and re.search(DIGITS, text):
             self._search(NUMBERS, text, row.number)
 
-    def _search(self, kinds: tuple[Kind, ...], text: str, row: int) -> None:
+    def _search(self, kinds: tuple[PrivateKind, ...], text: str, row: int) -> None:
         for kind in kinds:
             for sign in kind.needs:
                 if sign in text:
@@ -183,7 +185,7 @@ class Seen(Check):
                 self.tallies[kind.id].add(row)
                 self.shown.setdefault(kind.id, mask(first, kind.id))
 
-    def findings(self, rows: int) -> list[Finding]:
+    def findings(self) -> list[Finding]:
         found: list[Finding] = []
         for kind in (*KINDS, *NUMBERS):
             tally = self.tallies[kind.id]
@@ -193,7 +195,7 @@ class Seen(Check):
                 else "a model may repeat them"
             )
             what = f"what looks like {kind.name}, such as {self.shown.get(kind.id)}: {risk}"
-            found += tally.findings(kind.id, "warning", f"{tally.in_words} with {what}")
+            found += findings_of(tally, kind.id, "warning", f"{tally.in_words} with {what}")
         return found
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import zlib
 from typing import ClassVar
 
-from advisor.data.checks import About, Check, Row, Sample, finding
+from advisor.data.checks import RandomSample, RowCheck, SeenRow, Subject, finding, findings_of
+from advisor.data.examples import Tally
 from advisor.data.templates.chat_text import said
 from advisor.ground.types import Finding
 
@@ -92,7 +93,7 @@ def alike(sampled: list[tuple[int, tuple[int, ...]]]) -> list[tuple[int, int]]:
     return pairs
 
 
-def keys_of(row: Row, kind: str) -> tuple[int, int | None]:
+def keys_of(row: SeenRow, kind: str) -> tuple[int, int | None]:
     """A hash of all that a row says, and one of what it asks where that has an answer."""
     example = row.example
     if kind == "raw_text":
@@ -109,7 +110,7 @@ def keys_of(row: Row, kind: str) -> tuple[int, int | None]:
     return key, hash(parts[:-1])
 
 
-class Seen(Check):
+class Repeats(RowCheck):
     """Hashes of the rows, since a million rows must not cost a million texts."""
 
     place = 10
@@ -117,14 +118,14 @@ class Seen(Check):
         CONFLICT: ("note", "{rows} asking what an earlier row asks, with another answer")
     }
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: Subject) -> None:
         super().__init__(about)
         self.first: dict[int, int] = {}  # a row (normalised, if thorough) -> the first such row
         self.asked: set[int] = set()
         self.compared_all = True
-        self.sample: Sample[tuple[int, tuple[int, ...]]] = Sample(SAMPLED_ROWS, state=2)
+        self.sample: RandomSample[tuple[int, tuple[int, ...]]] = RandomSample(SAMPLED_ROWS, state=2)
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         key, asked = keys_of(row, self.about.kind)
         example, typed = row.example, key
         if self.about.thorough:
@@ -144,12 +145,13 @@ class Seen(Check):
                 self.tallies[CONFLICT].add(example.row)
             self.asked.add(asked)
 
-    def findings(self, rows: int) -> list[Finding]:
+    def findings(self) -> list[Finding]:
         found: list[Finding] = []
         for name, how in HOW.items():
             tally = self.tallies[name]
-            severity = "warning" if tally.count > 0.01 * rows else "note"
-            found += tally.findings(name, severity, f"{tally.in_words} repeating an earlier {how}")
+            severity = "warning" if tally.count > 0.01 * self.about.rows else "note"
+            text = f"{tally.in_words} repeating an earlier {how}"
+            found += findings_of(tally, name, severity, text)
         found += self._similar()
         if not self.compared_all:
             text = (
@@ -157,18 +159,19 @@ class Seen(Check):
                 " memory stays flat"
             )
             found.append(finding("not-all-rows-compared", "note", text, COMPARED_ROWS))
-        return found + super().findings(rows)
+        return found + super().findings()
 
     def _similar(self) -> list[Finding]:
         pairs = alike(self.sample.kept)
         if not pairs:
             return []
+        similar = Tally(len(pairs), [row for row, _ in pairs])
         looked = len(self.sample.kept)
         where = "" if looked == self.sample.seen else f" of a random sample of {looked:,}"
         few = ", ".join(f"row {row} is like row {other}" for row, other in pairs[:3])
         text = (
-            f"{len(pairs):,} row{'' if len(pairs) == 1 else 's'}{where} with four fifths of the"
-            f" wording of an earlier row ({few}{', ...' if len(pairs) > 3 else ''})"
+            f"{similar.in_words}{where} with four fifths of the wording of an earlier row"
+            f" ({few}{', ...' if len(pairs) > 3 else ''})"
         )
         severity = "warning" if len(pairs) > 0.05 * looked else "note"
-        return [finding("similar-rows", severity, text, len(pairs), [row for row, _ in pairs])]
+        return [finding("similar-rows", severity, text, similar)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from advisor.data.checks import Check, Row, finding
+from advisor.data.checks import RowCheck, SeenRow, finding, findings_of
 from advisor.ground.types import Finding
 
 # OpenAI's guide sees gains from 50 to 100 examples; runs on 10 and 25 rows are documented failures
@@ -15,7 +15,7 @@ STOP_SHARE = 0.05
 LOST = ": cut to fit, nothing of their answers is left to learn"
 
 
-class Seen(Check):
+class Sizes(RowCheck):
     """Rows, and requests alone, that are very long or over the length asked about."""
 
     place = 50
@@ -27,7 +27,7 @@ class Seen(Check):
         ),
     }
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         is_document, limit = self.about.kind == "raw_text", self.about.seq_len
         if row.tokens > LONG_TOKENS and not is_document:
             self.tallies["very-long-rows"].add(row.number)
@@ -38,8 +38,8 @@ class Seen(Check):
             if row.request_tokens >= limit:
                 self.tallies["requests-fill-the-length"].add(row.number)
 
-    def findings(self, rows: int) -> list[Finding]:
-        found = super().findings(rows)
+    def findings(self) -> list[Finding]:
+        found, rows = super().findings(), self.about.rows
         if 0 < rows < FEW_ROWS and self.about.kind != "raw_text":
             text = (
                 f"only {rows} usable row{'s' if rows > 1 else ''}; {FEW_ROWS} to 100 good ones"
@@ -50,23 +50,28 @@ class Seen(Check):
 
     def _over_length(self, rows: int) -> list[Finding]:
         about, limit = "" if self.about.exact else "about ", self.about.seq_len or 0
-        texts, over, lost = (
-            self.tallies[name]
-            for name in ("texts-over-length", "rows-over-length", "requests-fill-the-length")
-        )
+        names = ("texts-over-length", "rows-over-length", "requests-fill-the-length")
+        texts, over, lost = (self.tallies[name] for name in names)
         longer = f"are longer than {limit:,} tokens"
-        text = (
-            f"{about}{texts.count:,} of {rows:,} texts {longer}: they are cut into pieces, nothing"
-            " is lost"
-        )
-        found = texts.findings("texts-over-length", "note", text)
         share = over.count / max(1, rows)
         what = (
             "a run stops at them unless `truncation` says drop or truncate"
             if share > STOP_SHARE
             else "left out of the training, or cut with truncation: truncate"
         )
-        text = f"{about}{over.count:,} of {rows:,} rows ({share:.1%}) {longer}: {what}"
-        found += over.findings("rows-over-length", "warning", text)
-        text = f"{about}{lost.count:,} requests alone fill {limit:,} tokens{LOST}"
-        return found + lost.findings("requests-fill-the-length", "warning", text)
+        said = (
+            f"{texts.count:,} of {rows:,} texts {longer}: they are cut into pieces, nothing is"
+            " lost",
+            f"{over.count:,} of {rows:,} rows ({share:.1%}) {longer}: {what}",
+            f"{lost.count:,} requests alone fill {limit:,} tokens{LOST}",
+        )
+        return [
+            one
+            for name, text in zip(names, said, strict=True)
+            for one in findings_of(
+                self.tallies[name],
+                name,
+                "note" if name.startswith("texts") else "warning",
+                about + text,
+            )
+        ]

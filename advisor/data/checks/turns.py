@@ -8,7 +8,7 @@ import itertools
 from collections import Counter
 from typing import Any, ClassVar
 
-from advisor.data.checks import About, Check, Row
+from advisor.data.checks import RowCheck, SeenRow, Subject
 from advisor.data.templates.messages import (
     MARK,
     answers_of,
@@ -18,7 +18,7 @@ from advisor.data.templates.messages import (
 )
 
 
-class Seen(Check):
+class Conversations(RowCheck):
     """Counts of conversations."""
 
     place = 40
@@ -30,11 +30,11 @@ class Seen(Check):
         )
     }
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: Subject) -> None:
         super().__init__(about)
         self.turns: Counter[int] = Counter()  # turns of the assistant -> conversations
 
-    def see(self, row: Row) -> None:
+    def see(self, row: SeenRow) -> None:
         example, counts = row.example, self.counts
         messages = example.messages
         if len(messages) <= 2 and (not messages or messages[0].role == "user"):
@@ -50,7 +50,7 @@ class Seen(Check):
             counts["thoughts"] += any(map(holds_thoughts, answers))
             counts["reasoning"] += extra and any(map(has_reasoning, answers))
 
-    def _look_at_turns(self, row: Row) -> None:
+    def _look_at_turns(self, row: SeenRow) -> None:
         messages = row.example.messages
         spoken = [message.role for message in messages if message.role != "system"]
         answers = spoken.count("assistant") + bool(row.example.chosen)

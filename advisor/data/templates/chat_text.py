@@ -258,3 +258,9 @@ def parts_of(example: Example) -> tuple[list[str], list[list[str]]]:
     if example.messages and example.messages[-1].role == "assistant":
         return asked[:-1], [asked[-1:]]
     return asked, []
+
+
+def text_of_row(example: Example) -> str:
+    """All that a row asks and answers."""
+    asked, answers = parts_of(example)
+    return "\n".join(sum(answers, asked))

@@ -16,8 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from advisor.data.checks import Tally, finding
+from advisor.data.checks import finding, findings_of
 from advisor.data.example import Example, Message, system_in_question
+from advisor.data.examples import Tally
 from advisor.data.templates.chat_text import (
     TOKENS,
     ChatText,
@@ -200,7 +201,7 @@ class ModelTokenizer:
             )
             blocks = objectives if severity == "error" else ()
             text = f"the chat template of {self.model} {said}"
-            found += tally.findings(name, severity, text, blocks)
+            found += findings_of(tally, name, severity, text, blocks)
         return found
 
     def _about_arguments(self, chat: ChatText) -> list[Finding]:
@@ -222,10 +223,10 @@ class ModelTokenizer:
         switch = switch_of(source, _asked(chat))
         if thoughtful.count and told_off:
             text = contradiction_text(thoughtful.count, chat.arguments)
-            found += thoughtful.findings("thoughts-switched-off", "warning", text)
+            found += findings_of(thoughtful, "thoughts-switched-off", "warning", text)
         elif thoughtful.count and "think" not in source and "reason" not in source:
             text = unknown_text(thoughtful.count)
-            found += thoughtful.findings("thoughts-unknown", "note", text)
+            found += findings_of(thoughtful, "thoughts-unknown", "note", text)
         elif self.answered and not (thoughtful.count or told_off or switch is None):
             text = missing_text(switch)
             found.append(finding("no-thoughts", "warning", text, self.answered))

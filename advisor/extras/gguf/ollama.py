@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from advisor.data.examples import Skipped, read_examples
+from advisor.data.examples import SkippedRows, read_examples
 from advisor.data.templates.chat_text import ChatText, json_object, special_texts
 from advisor.export.exporter import Wanted
 from advisor.extras.gguf.extra import export as export_gguf
@@ -238,7 +238,7 @@ def constant_system(run: Path, stage: StageRecord) -> tuple[str | None, str]:
     try:
         data = {one.name: one.data for one in entries(read_plan(run / PLAN_FILE))}[stage.name]
         path = resolve_path(run / PLAN_FILE, data.path)
-        for row in read_examples(path, mapping=data.mapping, skipped=Skipped()):
+        for row in read_examples(path, mapping=data.mapping, skipped=SkippedRows()):
             system = [one.content for one in row.messages[:1] if one.role == "system"]
             found.add(system[0] if system else None)
             if len(found) > 1:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.data.example import Example, Message, normalise_text, question_key, question_mark
-from advisor.data.examples import Skipped, read_examples
+from advisor.data.examples import SkippedRows, read_examples
 from advisor.data.recognition.recognise import recognise
 from advisor.extras.other_tools.tool import ANSWERS, FEEDBACK, PAIRS, TEXT
 from advisor.ground.errors import InputError
@@ -49,21 +49,21 @@ def write_rows(
     same stay on one side. Raises InputError for data of which too many rows cannot be used.
     """
     stage, named = entry.stage, str(path)
-    recognition = recognise(named, mapping=entry.data.mapping)
+    data = recognise(named, mapping=entry.data.mapping)
     kind = kind_of_rows(stage.objective)
-    if kind == ANSWERS and recognition.kind == "raw_text":
-        kind = ANSWERS if recognition.format == "classification" else TEXT
+    if kind == ANSWERS and data.kind == "raw_text":
+        kind = ANSWERS if data.format == "classification" else TEXT
     learns_all = kind == ANSWERS and stage.options.get("loss_on") == "all"
     rows = Rows(kind, "split" in able and kind != TEXT and not learns_all)
     more = more if "split" in able and kind != TEXT else {}
-    skipped, left_out, unlearned = Skipped(), dict[str, int](), 0
+    skipped, left_out, unlearned = SkippedRows(), dict[str, int](), 0
     folder.mkdir(parents=True)
     with ExitStack() as stack:
         files = {
             name: stack.enter_context((folder / name).open("x", encoding="utf-8"))
             for name in rows.counts
         }
-        for example in read_examples(named, recognition=recognition, skipped=skipped):
+        for example in read_examples(data, skipped=skipped):
             taken = _taken(example, kind, takes_tools="tools" in able)
             made = taken if isinstance(taken, str) else _written(taken, kind, rows.is_split)
             if isinstance(made, str) or isinstance(taken, str):

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from advisor.data.checks import repeats
-from advisor.data.measure import profile
+from advisor.data.measure import Depth, profile
 from tests.faults.load import load
 from tests.render.test_report import METRICS as LINES
 from tests.render.test_report import RECORD, page_of
@@ -31,7 +31,7 @@ def test_memory_of_a_check_stays_with_the_rows_compared(tmp_path, monkeypatch):
             )
         )
         tracemalloc.start()
-        profile(path, whole=True, thorough=True)
+        profile(path, Depth(whole=True, thorough=True))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
