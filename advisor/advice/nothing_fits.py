@@ -7,8 +7,10 @@ everything out, while without any one of them something fits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from advisor.advice.candidates import SHIPPED, nearest_to_fitting
@@ -19,157 +21,64 @@ from advisor.advice.search.concessions import NO_CONCESSIONS
 from advisor.advice.types import Candidate, NothingFits, Reason, WayOut
 from advisor.ground.types import GpuSpec, Hardware
 from advisor.ground.units import format_count, format_duration, format_gib, format_usd
+from advisor.methods.composition import Composition
 from advisor.ruleset.model import Ruleset
 from advisor.situation.answers import command_line
 from advisor.situation.types import Situation
 
 MAX_WAYS = 3
-NEAR_LIMIT = 2.0  # another method on the same card can be this much faster than the nearest
-# In the order in which a person would rather keep them: what comes first is blamed last.
-FACTS = ("rules", "model", "gpu", "budget")
+NEAR_LIMIT = 2.0  # another method on the same GPU can be this much faster than the nearest
+UNLIMITED = {"budget_usd": None, "budget_hours": None}
 
 
 def nothing_fits(case: Case, decision: Decision) -> NothingFits:
     """Why, and what would."""
-    attempt = _Attempts(case, decision)
-    blamed = _quick_explain(attempt.fits, [], [fact for fact in FACTS if attempt.relaxable(fact)])
     close = nearest_to_fitting(case, decision)
+    blamed = _minimal_conflict(partial(_fits, case, decision), _relaxable(case, decision))
     return NothingFits(
         nearest=close,
         blame=tuple(_blame(fact, case.situation, decision, close) for fact in blamed),
-        ways_out=attempt.ways_out(close)[:MAX_WAYS],
+        ways_out=tuple(islice(_ways_out(case, decision, close), MAX_WAYS)),
     )
 
 
-class _Attempts:
-    """The same question with some of its facts relaxed."""
-
-    def __init__(self, case: Case, decision: Decision) -> None:
-        self.ruleset, self.situation, self.decision = case.ruleset, case.situation, decision
-        self.smaller = case.situation.smaller  # models that could take its place, largest first
-
-    def relaxable(self, fact: str) -> bool:
-        """Whether the fact is stated at all, and can be thought away."""
-        if fact == "rules":
-            return any(
-                rule.layer not in SHIPPED
-                for rules in self.decision.steps[LAST].forbidden.values()
-                for rule in rules
-            )
-        if fact == "budget":
-            return any(key in self.decision.facts for key in ("budget_usd", "budget_hours"))
-        return bool(self.smaller) if fact == "model" else bool(self.situation.cards)
-
-    def fits(self, kept: Sequence[str]) -> bool:
-        """Whether something fits when every fact that is not kept is at its easiest."""
-        situation, changes, ruleset = self.situation, dict[str, Any](), self.ruleset
-        if "model" not in kept and self.smaller:
-            situation = replace(situation, model=self.smaller[-1][0])
-        if "gpu" not in kept and self.situation.cards:
-            situation = replace(
-                situation,
-                hardware=one_card(
-                    max(self.situation.cards, key=lambda card: card.memory_bytes or 0)
-                ),
-            )
-        if "budget" not in kept:
-            changes = {"budget_usd": None, "budget_hours": None}
-        if "rules" not in kept and self.relaxable("rules"):
-            ruleset = _without_company_forbids(ruleset)
-        return not Case.build(situation, ruleset, changes).decide().nothing_fits
-
-    def ways_out(self, close: Candidate) -> tuple[WayOut, ...]:
-        return tuple(
-            way
-            for way in (self._smaller_model(), self._another_card(close), self._more_budget())
-            if way is not None
-        )
-
-    def _smaller_model(self) -> WayOut | None:
-        for shape, suggestion in self.smaller:
-            decision = Case.build(replace(self.situation, model=shape), self.ruleset).decide()
-            if _comfortable(decision):
-                change = {"model": suggestion.model}
-                text = (
-                    f"a smaller model, {suggestion.model} ({format_count(shape.params)}"
-                    f" parameters), fits with {decision.composition}"
-                )
-                return WayOut(
-                    text=text,
-                    change=change,
-                    to=decision.composition,
-                    command=command_line(self.situation.answers, change),
-                )
-        return None
-
-    def _another_card(self, close: Candidate) -> WayOut | None:
-        """The cheapest card on which something fits within every stated limit."""
-        if self.situation.answers.value("budget_usd") == 0:
-            return None
-        names = {gpu.spec.id for gpu in self.situation.hardware.gpus if gpu.spec is not None}
-        for card in self.situation.cards:
-            if card.id in names or not self._may_do(card, close):
-                continue
-            there = replace(self.situation, hardware=one_card(card))
-            decision = Case.build(there, self.ruleset).decide()
-            if _comfortable(decision):
-                change = {"gpu": card.name}
-                holds = "does it within the budget" if self.relaxable("budget") else "holds it"
-                text = (
-                    f"the cheapest GPU that {holds} (with {decision.composition}) is one"
-                    f" {card_words(card)}"
-                )
-                return WayOut(
-                    text=text,
-                    change=change,
-                    to=decision.composition,
-                    command=command_line(self.situation.answers, {"gpu": None}),
-                )
-        return None
-
-    def _may_do(self, card: GpuSpec, close: Candidate) -> bool:
-        """Whether asking again is worth it: the nearest candidate would fit the card, and by the
-        cards' rates come near every limit.
-        """
-        needs, duration_s = close.estimate.memory, close.estimate.duration_s
-        if card.memory_bytes is None or (
-            needs is not None and needs.need_bytes > card.memory_bytes
-        ):
-            return False
-        here = self.situation.hardware.gpus[0].spec if self.situation.hardware.gpus else None
-        if duration_s is None or here is None or not here.bf16_flops or not card.bf16_flops:
-            return True
-        hours = duration_s / 3600 * here.bf16_flops / card.bf16_flops
-        limits = (
-            (hours, self.decision.facts.get("budget_hours")),
-            (hours * (card.price_usd_per_h or 0.0), self.decision.facts.get("budget_usd")),
-        )
-        return all(limit is None or amount <= NEAR_LIMIT * float(limit) for amount, limit in limits)
-
-    def _more_budget(self) -> WayOut | None:
-        if not self.relaxable("budget"):
-            return None
-        unlimited = {"budget_usd": None, "budget_hours": None}
-        decision = Case.build(self.situation, self.ruleset, unlimited).decide()
-        if decision.nothing_fits:
-            return None
-        text = f"without the limit on money or hours, {decision.composition} fits"
-        return WayOut(
-            text=text,
-            change={"budget": None},
-            to=decision.composition,
-            command=command_line(self.situation.answers, {"budget": None}),
-        )
+# --------------------------------------------------------------------------- whom to blame
 
 
-def _comfortable(decision: Decision) -> bool:
-    """Whether the decision trains something that fits with room to spare, as a way out should."""
-    fit = decision.facts.get(f"fits_{decision.facts['scheme']}")
-    is_whole = decision.concessions == NO_CONCESSIONS
-    return is_whole and not decision.nothing_fits and fit in ("fits", "unknown")
+def _relaxable(case: Case, decision: Decision) -> list[str]:
+    """The facts that are stated at all and can be thought away, in the order in which a person
+    would rather keep them: what comes first is blamed last.
+    """
+    found = {
+        "rules": bool(_own_prohibitions(decision)),
+        "model": bool(case.situation.smaller),
+        "gpu": bool(case.situation.cards),
+        "budget": not UNLIMITED.keys().isdisjoint(decision.facts),
+    }
+    return [fact for fact, may_go in found.items() if may_go]
 
 
-def _without_company_forbids(ruleset: Ruleset) -> Ruleset:
+def _own_prohibitions(decision: Decision) -> list[str]:
+    """The rules of a file of one's own that forbid a scheme here."""
+    forbidding = (rule for rules in decision.steps[LAST].forbidden.values() for rule in rules)
+    return list(dict.fromkeys(rule.id for rule in forbidding if rule.layer not in SHIPPED))
+
+
+def _fits(case: Case, decision: Decision, kept: Collection[str]) -> bool:
+    """Whether something fits when every fact that is not kept is at its easiest."""
+    situation, ruleset = case.situation, case.ruleset
+    if "model" not in kept and situation.smaller:  # the largest first
+        situation = replace(situation, model=situation.smaller[-1][0])
+    if "gpu" not in kept and situation.cards:
+        largest = max(situation.cards, key=lambda card: card.memory_bytes or 0)
+        situation = replace(situation, hardware=one_card(largest))
+    if "rules" not in kept and _own_prohibitions(decision):
+        ruleset = _without_own_prohibitions(ruleset)
+    changes = {} if "budget" in kept else UNLIMITED
+    return not Case.build(situation, ruleset, changes).decide().nothing_fits
+
+
+def _without_own_prohibitions(ruleset: Ruleset) -> Ruleset:
     rules = {
         table: tuple(
             rule for rule in listed if not (rule.kind == "forbid" and rule.layer not in SHIPPED)
@@ -179,32 +88,26 @@ def _without_company_forbids(ruleset: Ruleset) -> Ruleset:
     return replace(ruleset, rules=rules)
 
 
-def _quick_explain(
-    fits: Callable[[Sequence[str]], bool], background: list[str], facts: list[str]
-) -> list[str]:
-    """A minimal set of `facts` that, kept together with `background`, rules everything out; []
-    where none does.
+def _minimal_conflict(fits: Callable[[Collection[str]], bool], facts: list[str]) -> list[str]:
+    """A minimal set of `facts` that, kept together, rules everything out; [] if none does.
 
     Fewer than half a dozen facts: leaving them out one by one is QuickXplain without its halving.
     """
     kept = list(facts)
-    if fits([*background, *kept]):
+    if fits(kept):
         return []
     for fact in reversed(facts):
         without = [other for other in kept if other != fact]
-        if not fits([*background, *without]):
+        if not fits(without):
             kept = without
     return kept
 
 
 def _blame(fact: str, situation: Situation, decision: Decision, close: Candidate) -> Reason:
-    memory = close.estimate.memory
-    need = (
-        f"; {close.composition} needs {format_gib(memory.need_bytes)}" if memory is not None else ""
-    )
     if fact == "model":
-        model = situation.model
+        model, memory = situation.model, close.estimate.memory
         named = f"{model.id}, {format_count(model.params)} parameters" if model else "not named"
+        need = f"; {close.composition} needs {format_gib(memory.need_bytes)}" if memory else ""
         return Reason(text=f"the model: {named}{need}")
     if fact == "gpu":
         return Reason(text=f"the hardware: {_hardware(situation.hardware)}")
@@ -215,23 +118,84 @@ def _blame(fact: str, situation: Situation, decision: Decision, close: Candidate
             *([format_duration(float(hours) * 3600)] if hours is not None else []),
         ]
         return Reason(text=f"the budget: {' and '.join(limits)}")
-    rules = dict.fromkeys(
-        rule.id
-        for rules in decision.steps[LAST].forbidden.values()
-        for rule in rules
-        if rule.layer not in SHIPPED
-    )
-    return Reason(
-        text=f"your own rules forbid what would fit: {', '.join(rules)}",
-        rule=next(iter(rules), None),
-    )
+    rules = _own_prohibitions(decision)
+    text = f"your own rules forbid what would fit: {', '.join(rules)}"
+    return Reason(text=text, rule=rules[0] if rules else None)
 
 
 def _hardware(hardware: Hardware) -> str:
     size = hardware.device_memory_bytes
     room = f" with {format_gib(size)}" if size is not None else ""
-    return (
-        f"{len(hardware.gpus)} x {hardware.gpus[0].name}{room}"
-        if hardware.gpus
-        else f"the processor{room}"
+    if not hardware.gpus:
+        return f"the processor{room}"
+    return f"{len(hardware.gpus)} x {hardware.gpus[0].name}{room}"
+
+
+# --------------------------------------------------------------------------- ways out
+
+
+def _ways_out(case: Case, decision: Decision, close: Candidate) -> Iterator[WayOut]:
+    """A smaller model, another GPU, more money or hours: one of each, as far as they lead out."""
+    situation = case.situation
+
+    def way(text: str, change: Mapping[str, Any], to: Composition, **typed: Any) -> WayOut:
+        command = command_line(situation.answers, typed or change)
+        return WayOut(text=text, change=change, to=to, command=command)
+
+    for shape, suggestion in situation.smaller:
+        found = Case.build(replace(situation, model=shape), case.ruleset).decide()
+        if _fits_with_room(found):
+            size, to = format_count(shape.params), found.composition
+            text = f"a smaller model, {suggestion.model} ({size} parameters), fits with {to}"
+            yield way(text, {"model": suggestion.model}, to)
+            break
+    limited = not UNLIMITED.keys().isdisjoint(decision.facts)
+    for card in _gpus_to_try(situation, decision, close):
+        found = Case.build(replace(situation, hardware=one_card(card)), case.ruleset).decide()
+        if _fits_with_room(found):
+            holds, to = "does it within the budget" if limited else "holds it", found.composition
+            text = f"the cheapest GPU that {holds} (with {to}) is one {card_words(card)}"
+            yield way(text, {"gpu": card.name}, to, gpu=None)
+            break
+    if limited:
+        found = Case.build(situation, case.ruleset, UNLIMITED).decide()
+        if not found.nothing_fits:
+            to = found.composition
+            yield way(f"without the limit on money or hours, {to} fits", {"budget": None}, to)
+
+
+def _fits_with_room(decision: Decision) -> bool:
+    """Whether the decision trains something that fits with room to spare, as a way out should."""
+    fit = decision.facts.get(f"fits_{decision.facts['scheme']}")
+    is_whole = decision.concessions == NO_CONCESSIONS
+    return is_whole and not decision.nothing_fits and fit in ("fits", "unknown")
+
+
+def _gpus_to_try(situation: Situation, decision: Decision, close: Candidate) -> Iterator[GpuSpec]:
+    """The GPUs for which asking again is worth it, the cheapest first: the nearest candidate would
+    fit, and by the GPUs' rates come near every limit.
+    """
+    if situation.answers.value("budget_usd") == 0:
+        return
+    gpus, needs, duration_s = (
+        situation.hardware.gpus,
+        close.estimate.memory,
+        close.estimate.duration_s,
     )
+    names = {gpu.spec.id for gpu in gpus if gpu.spec is not None}
+    here = gpus[0].spec if gpus else None
+    for card in situation.cards:
+        size = card.memory_bytes
+        if card.id in names or size is None or (needs is not None and needs.need_bytes > size):
+            continue
+        if duration_s is None or here is None or not here.bf16_flops or not card.bf16_flops:
+            yield card
+            continue
+        hours = duration_s / 3600 * here.bf16_flops / card.bf16_flops
+        limits = {"budget_hours": hours, "budget_usd": hours * (card.price_usd_per_h or 0.0)}
+        stated = {name: decision.facts.get(name) for name in limits}
+        if all(
+            limit is None or limits[name] <= NEAR_LIMIT * float(limit)
+            for name, limit in stated.items()
+        ):
+            yield card
