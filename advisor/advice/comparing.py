@@ -89,8 +89,7 @@ def _traced(
         return
     rules = deciding(ruleset, judged_rules(ruleset, table.id))
     space = Space(ruleset, rules)
-    decided = [space.decided(number) for number in range(len(space.order) + 1)]
-    precedence = Precedence(ruleset, table, rules, decided)
+    precedence = Precedence(rules, table.concludes, space.decided())
     try:
         states = space.sets(space.cells_of_facts(facts), precedence.shorten)
     except TooManyCases:

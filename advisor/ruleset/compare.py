@@ -15,7 +15,7 @@ from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.precedence import Precedence, deciding
 from advisor.ruleset.proved import layer_of
-from advisor.ruleset.space import Region, Shorten, Space, TooManyCases
+from advisor.ruleset.space import Region, Space, TooManyCases
 
 MAX_REGIONS = 3  # shown for one change of a conclusion; the others are counted by nobody
 
@@ -128,24 +128,21 @@ def _compare_table(
 
 
 class _Pair:
-    """The rules of both sets for one conclusion, gone through together.
+    """The rules of both sets for one conclusion or key, gone through together.
 
     The bits of the first set stand below those of the second.
     """
 
     def __init__(
-        self,
-        joint: Ruleset,
-        table_id: str,
-        rules: Sequence[Sequence[Rule]],
-        said: str,
-        key: str = "",
+        self, joint: Ruleset, table_id: str, rules: Sequence[Sequence[Rule]], said: str
     ) -> None:
         self.table_id, self.rules = table_id, rules
-        self.said, self.key = said, key  # what a rule's `then` is asked for; of a setting its key
+        self.key = "" if said == joint.tables[table_id].concludes else said
         self.space = Space(joint, [*rules[0], *rules[1]])
         self.count = len(rules[0])
         self.own = (1 << self.count) - 1
+        decided = list(zip(*map(self.parts, self.space.decided()), strict=True))
+        self.sides = [Precedence(rules[side], said, decided[side]) for side in (0, 1)]
 
     def parts(self, state: int) -> tuple[int, int]:
         """The rules of each set that fire."""
@@ -154,24 +151,23 @@ class _Pair:
     def deciders(self, state: int) -> tuple[Rule | None, Rule | None]:
         """The rule of each set that decides."""
         first, second = (
-            None if (bit := self.winner(side, part)) < 0 else self.rules[side][bit]
+            None if (bit := self.sides[side].winner(part)) < 0 else self.rules[side][bit]
             for side, part in enumerate(self.parts(state))
         )
         return first, second
 
-    def winner(self, side: int, part: int) -> int:
-        return (part & -part).bit_length() - 1  # settings: in the order of precedence
-
-    @property
-    def shorten(self) -> Shorten | None:
-        return None
-
-    def says(self, rule: Rule | None) -> Any:
-        return None if rule is None else rule.then[self.said]
+    def shorten(self, state: int, number: int) -> int:
+        """A set without what no longer changes who wins under either."""
+        first, second = self.parts(state)
+        rest = state & ~self.space.rule_bits  # of what cannot occur
+        own = self.sides[0].shorten(first, number)
+        return rest | own | self.sides[1].shorten(second, number) << self.count
 
     def outcomes(self, state: int) -> tuple[Any, Any]:
-        first, second = self.deciders(state)
-        return self.says(first), self.says(second)
+        first, second = (
+            None if rule is None else rule.then[self.sides[0].said] for rule in self.deciders(state)
+        )
+        return first, second
 
     def differences(self) -> tuple[list[Difference], bool]:
         """The regions of every change, and whether there are more than these."""
@@ -209,48 +205,20 @@ class _Pair:
         return None
 
 
-class _Conclusions(_Pair):
-    """The pair of what two sets recommend and forbid in one step."""
-
-    def __init__(self, sides: Sequence[Ruleset], joint: Ruleset, table_id: str) -> None:
-        rules = [deciding(one, judged_rules(one, table_id)) for one in sides]
-        super().__init__(joint, table_id, rules, sides[0].tables[table_id].concludes)
-        decided = [self.space.decided(number) for number in range(len(self.space.order) + 1)]
-        self.sides = [
-            Precedence(
-                one, one.tables[table_id], rules[side], [self.parts(m)[side] for m in decided]
-            )
-            for side, one in enumerate(sides)
-        ]
-
-    def winner(self, side: int, part: int) -> int:
-        return self.sides[side].winner(part)
-
-    @property
-    def shorten(self) -> Shorten:
-        return self._shorten
-
-    def _shorten(self, state: int, number: int) -> int:
-        first, second = self.parts(state)
-        rest = state & ~self.space.rule_bits  # of what cannot occur
-        return (
-            rest
-            | self.sides[0].shorten(first, number)
-            | self.sides[1].shorten(second, number) << self.count
-        )
-
-
 def _pairs(sides: Sequence[Ruleset], joint: Ruleset, table_id: str) -> Iterable[_Pair]:
     """What one step concludes, then each key that it sets."""
     rules = [judged_rules(one, table_id) for one in sides]
     if any(rule.kind == "recommend" for one in rules for rule in one):
-        yield _Conclusions(sides, joint, table_id)
+        said = joint.tables[table_id].concludes
+        yield _Pair(
+            joint, table_id, [deciding(*one) for one in zip(sides, rules, strict=True)], said
+        )
     for key in sorted(
         {k for one in rules for rule in one if rule.kind == "set" for k in rule.then}
     ):
         setting = [_setting(one, found, key) for one, found in zip(sides, rules, strict=True)]
         if [_say(rule) for rule in setting[0]] != [_say(rule) for rule in setting[1]]:
-            yield _Pair(joint, table_id, setting, key, key)
+            yield _Pair(joint, table_id, setting, key)
 
 
 def _setting(ruleset: Ruleset, rules: Iterable[Rule], key: str) -> list[Rule]:

@@ -29,9 +29,8 @@ class Decisions(Precedence):
     def __init__(
         self, ruleset: Ruleset, table: Table, rules: Sequence[Rule], proof: TableProof
     ) -> None:
-        self.proof, self.space = proof, Space(ruleset, rules)
-        decided = [self.space.decided(number) for number in range(len(self.space.order) + 1)]
-        super().__init__(ruleset, table, rules, decided)
+        self.ruleset, self.proof, self.space = ruleset, proof, Space(ruleset, rules)
+        super().__init__(rules, table.concludes, self.space.decided())
         estimated = {
             fact_id for fact_id, fact in ruleset.facts.items() if fact.origin == "estimated"
         }
@@ -55,15 +54,6 @@ class Decisions(Precedence):
         """The same where neither what does not fit nor the last resort counts."""
         return self.shorten(state & ~self.fit_bits & ~self.last_resort, number)
 
-    def ties(self, state: int) -> tuple[int, int]:
-        """Of a shortened set the winner's bit number (-1 without one) and the rules that tie with
-        it for another outcome.
-        """
-        winner = self.winner(state)
-        if winner < 0:
-            return -1, 0
-        return winner, state & self.recommend & self.peers[winner] & ~self.same[winner]
-
     def run(self, outcomes: Sequence[Any]) -> None:
         states = self.space.sets(shorten=self.shorten)
         won = 0
@@ -78,9 +68,7 @@ class Decisions(Precedence):
         self._conflicts(states, clashes)
         self.proof.sets += len(states)
         self.proof.never_concluded = [
-            outcome
-            for outcome in outcomes
-            if outcome not in {self.rules[i].then[self.table.concludes] for i in bits(won)}
+            outcome for outcome in outcomes if outcome not in {self.outcome[i] for i in bits(won)}
         ]
         fired = self._effects(list(bits(self.recommend)), won) | self._effects(
             list(bits(self.forbid)), self.forbid
@@ -132,8 +120,8 @@ class Decisions(Precedence):
                     j
                     for j in self.kills
                     if j != i
-                    and set(outcomes_of(self.rules[j], self.table))
-                    & set(outcomes_of(self.rules[i], self.table))
+                    and set(outcomes_of(self.rules[j], self.said))
+                    & set(outcomes_of(self.rules[i], self.said))
                 )
         return covers
 
@@ -148,9 +136,9 @@ class Decisions(Precedence):
             # comes between them.
             between = ((others & -others) - 1) & ~((1 << i + 1) - 1)
             return not state & between & ~self.same[i]
-        named = set(outcomes_of(self.rules[i], self.table))
+        named = set(outcomes_of(self.rules[i], self.said))
         for j in bits(state & cover):
-            named -= set(outcomes_of(self.rules[j], self.table))
+            named -= set(outcomes_of(self.rules[j], self.said))
         return not named
 
     def _redundant(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from advisor.ruleset.model import Rule, Ruleset, Table
-from advisor.ruleset.proved import bits, layer_of, mask, outcomes_of
+from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.proved import bits, layer_of, mask, outcomes_of, same_value
 
 
-def deciding(ruleset: Ruleset, rules: Sequence[Rule]) -> list[Rule]:
-    """The rules that recommend or forbid, in the judge's order: recommendations first, then the
-    latest layer, the highest tier, the id.
+def by_precedence(ruleset: Ruleset, rules: Iterable[Rule]) -> list[Rule]:
+    """The rules in the judge's order: what recommends or sets first, then the latest layer, the
+    highest tier, the id.
     """
     return sorted(
-        (rule for rule in rules if rule.kind in ("recommend", "forbid")),
+        rules,
         key=lambda rule: (
-            rule.kind != "recommend",
+            rule.kind == "forbid",
             -layer_of(ruleset, rule),
             -ruleset.tiers.get(rule.tier, 0),
             rule.id,
@@ -23,30 +23,34 @@ def deciding(ruleset: Ruleset, rules: Sequence[Rule]) -> list[Rule]:
     )
 
 
+def deciding(ruleset: Ruleset, rules: Iterable[Rule]) -> list[Rule]:
+    """The rules that recommend or forbid, in the judge's order."""
+    return by_precedence(ruleset, (one for one in rules if one.kind in ("recommend", "forbid")))
+
+
 class Precedence:
-    """The recommendations and prohibitions of one table, as bits in the order of precedence: the
-    lowest bit wins.
+    """What rules recommend and forbid, or the values they set for one key, as bits in the order of
+    precedence: the lowest bit wins.
 
     Who wins is found on shortened sets: what a decided prohibition forbids is taken out, and so is
     everything below a rule that is sure to fire and that nothing can forbid any more. Otherwise
     each way of not fitting would multiply with each way of ranking.
 
     Args:
-        rules: As `deciding` orders them.
+        rules: In the order of precedence.
+        said: What of their `then` is asked for: the table's conclusion, or a key.
         decided: For each number of facts gone through, the rules that are decided by then.
     """
 
-    def __init__(
-        self, ruleset: Ruleset, table: Table, rules: Sequence[Rule], decided: Sequence[int]
-    ) -> None:
-        self.ruleset, self.table, self.rules = ruleset, table, rules
-        recommending = [i for i, rule in enumerate(rules) if rule.kind == "recommend"]
+    def __init__(self, rules: Sequence[Rule], said: str, decided: Sequence[int]) -> None:
+        self.rules, self.said = rules, said
+        recommending = [i for i, rule in enumerate(rules) if rule.kind != "forbid"]
         self.recommend = (1 << len(recommending)) - 1
         self.forbid = ((1 << len(rules)) - 1) & ~self.recommend
-        self.outcome = {i: rules[i].then[table.concludes] for i in recommending}
+        self.outcome = {i: rules[i].then[said] for i in recommending}
         group = {i: (rules[i].layer, rules[i].tier) for i in recommending}
         self.same = {
-            i: mask(j for j in recommending if self.outcome[j] == self.outcome[i])
+            i: mask(j for j in recommending if same_value(self.outcome[j], self.outcome[i]))
             for i in recommending
         }
         self.peers = {
@@ -54,7 +58,7 @@ class Precedence:
         }
         self.below = {i: self.recommend & ~((1 << i) - 1) & ~self.peers[i] for i in recommending}
         self.kills = {
-            i: mask(j for j in recommending if self.outcome[j] in outcomes_of(rule, table))
+            i: mask(j for j in recommending if self.outcome[j] in outcomes_of(rule, said))
             for i, rule in enumerate(rules)
             if rule.kind == "forbid"
         }
@@ -87,3 +91,12 @@ class Precedence:
         """The bit number of who wins in a shortened set; -1 if nobody does."""
         alive = state & self.recommend
         return (alive & -alive).bit_length() - 1
+
+    def ties(self, state: int) -> tuple[int, int]:
+        """Of a shortened set the winner's bit number (-1 without one) and the rules that tie with
+        it for another outcome.
+        """
+        winner = self.winner(state)
+        if winner < 0:
+            return -1, 0
+        return winner, state & self.recommend & self.peers[winner] & ~self.same[winner]

@@ -15,7 +15,7 @@ from advisor.ruleset.candidates import conditions_on, judged_rules
 from advisor.ruleset.decisions import Decisions
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.model import Rule, Ruleset, Table
-from advisor.ruleset.precedence import deciding
+from advisor.ruleset.precedence import Precedence, by_precedence, deciding
 from advisor.ruleset.proved import (
     MAX_CULPRITS,
     SHOWN_BOXES,
@@ -24,56 +24,38 @@ from advisor.ruleset.proved import (
     Idle,
     TableProof,
     bits,
-    layer_of,
     mask,
 )
 from advisor.ruleset.space import Space
 
 
-class _Setting:
-    """The set rules of one key, as bits: the lowest bit that fires has the value."""
+class _Setting(Precedence):
+    """The set rules of one key: the lowest bit that fires has the value."""
 
     def __init__(self, ruleset: Ruleset, key: str, rules: Iterable[Rule]) -> None:
-        self.key = key
-        self.rules = sorted(
-            (rule for rule in rules if key in rule.then),
-            key=lambda rule: (-layer_of(ruleset, rule), rule.id),
-        )
-        self.bit = {rule.id: i for i, rule in enumerate(self.rules)}
-        self.space = Space(ruleset, self.rules)
+        found = by_precedence(ruleset, (rule for rule in rules if key in rule.then))
+        self.bit = {rule.id: i for i, rule in enumerate(found)}
+        self.space = Space(ruleset, found)
         self.states = self.space.sets()
-        self.layer = [
-            mask(j for j, other in enumerate(self.rules) if other.layer == rule.layer)
-            for rule in self.rules
-        ]
-        self.equal = [
-            mask(
-                j
-                for j, other in enumerate(self.rules)
-                if same_value(other.then[key], rule.then[key])
-            )
-            for rule in self.rules
-        ]
+        super().__init__(found, key, ())
 
     def top(self, state: int) -> int:
         """Of the rules that fire, those of the latest layer."""
-        return state & self.layer[(state & -state).bit_length() - 1] if state else 0
+        return state & self.peers[self.winner(state)] if state else 0
 
     def needs(self, i: int, state: int) -> bool:
         """Whether the value changes where one rule is taken away."""
         rest = state & ~(1 << i)
-        stays = rest and not self.top(rest) & ~self.equal[i]
+        stays = rest and not self.top(rest) & ~self.same[i]
         return bool(self.top(state) >> i & 1) and not stays
 
     def clashes(self) -> dict[tuple[int, int], int]:
         """Pairs of one layer that fire together with two values -> a state."""
         found: dict[tuple[int, int], int] = {}
         for state in self.states:
-            top = self.top(state)
-            if top:
-                first = (top & -top).bit_length() - 1
-                for other in bits(top & ~self.equal[first]):
-                    found.setdefault((first, other), state)
+            winner, ties = self.ties(state)
+            for other in bits(ties):
+                found.setdefault((winner, other), state)
         return found
 
 
@@ -101,14 +83,14 @@ def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -
 
             box = setting.space.box(setting.states[state], clash) if number < SHOWN_BOXES else None
             one, two = setting.rules[first], setting.rules[other]
-            proof.contradictions.append(Clash(first=one, second=two, box=box, key=setting.key))
+            proof.contradictions.append(Clash(first=one, second=two, box=box, key=setting.said))
         for i in bits(fired & ~counted):
             culprits = Counter(
                 j for state in setting.states if state >> i & 1 for j in bits(setting.top(state))
             )
             masked.add(setting.rules[i].id)
             most = tuple(setting.rules[j] for j, _ in culprits.most_common(MAX_CULPRITS))
-            proof.never_wins.append(Idle(rule=setting.rules[i], key=setting.key, culprits=most))
+            proof.never_wins.append(Idle(rule=setting.rules[i], key=setting.said, culprits=most))
     proof.unreachable += [rule for rule in rules if rule.id not in fired_ids]
     gone: set[str] = set()
     # Of rules that cover each other the narrowest goes first.
@@ -124,7 +106,7 @@ def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -
             for setting in own
             for state in setting.states
             if state >> setting.bit[rule.id] & 1
-            for j in bits(state & setting.equal[setting.bit[rule.id]])
+            for j in bits(state & setting.same[setting.bit[rule.id]])
             if setting.rules[j].id not in gone
         )
         known = {other.id: other for other in rules}
@@ -138,11 +120,6 @@ def _needed(setting: _Setting, rule_id: str, gone: set[str]) -> bool:
     )
     i = setting.bit[rule_id]
     return any(setting.needs(i, state & left) for state in setting.states if state >> i & 1)
-
-
-def same_value(one: Any, other: Any) -> bool:
-    """Equal as a setting: true and 1 are two values."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 __all__ = ["Clash", "Hole", "Idle", "TableProof", "alike", "prove"]

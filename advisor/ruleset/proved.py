@@ -69,9 +69,14 @@ def layer_of(ruleset: Ruleset, rule: Rule) -> int:
     return ("base", *ruleset.layers).index(rule.layer)
 
 
-def outcomes_of(rule: Rule, table: Table) -> tuple[Any, ...]:
+def same_value(one: Any, other: Any) -> bool:
+    """Equal as a setting: true and 1 are two values."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def outcomes_of(rule: Rule, said: str) -> tuple[Any, ...]:
     """What a rule recommends or forbids."""
-    named = rule.then[table.concludes]
+    named = rule.then[said]
     return tuple(named) if isinstance(named, list) else (named,)
 
 

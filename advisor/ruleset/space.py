@@ -108,14 +108,16 @@ class Space:
             product *= len(cells)
         return product
 
-    def decided(self, number: int) -> int:
-        """The rules all of whose facts are among the first `number` of the order."""
-        gone = set(self.order[:number])
-        return sum(
-            1 << bit
-            for bit, rule in enumerate(self.rules)
-            if all(condition.fact in gone for condition in rule.when)
-        )
+    def decided(self) -> list[int]:
+        """For each number of facts gone through the rules that look at no others."""
+        last = [
+            max((self.order.index(condition.fact) + 1 for condition in rule.when), default=0)
+            for rule in self.rules
+        ]
+        return [
+            sum(1 << bit for bit, needed in enumerate(last) if needed <= number)
+            for number in range(len(self.order) + 1)
+        ]
 
     def sets(
         self, within: Within | None = None, shorten: Shorten | None = None
