@@ -13,10 +13,10 @@ from typing import Any
 from advisor.advice.decide import decide
 from advisor.advice.questions import FITS
 from advisor.ground.types import Answers
-from advisor.ruleset.domain import cells_of
 from advisor.ruleset.facts import Fact, read_from
 from advisor.ruleset.load import load_rules
 from advisor.ruleset.model import Ruleset
+from advisor.ruleset.space import cells_of
 from advisor.wizard import DONT_KNOW, Question, Relevance, walk
 from benchmarks.measuring import Row
 

@@ -12,8 +12,8 @@ from typing import Any
 from advisor.advice.decide import SETTINGS, Undecided, decide
 from advisor.ruleset.candidates import judged_rules
 from advisor.ruleset.compare import Comparison, Difference, compare_rules
+from advisor.ruleset.decisions import Precedence, deciding
 from advisor.ruleset.model import Ruleset, Table
-from advisor.ruleset.precedence import Precedence, deciding
 from advisor.ruleset.space import Space, TooManyCases
 
 MAX_TRIED = 20  # ways to an earlier step's conclusion that are followed

@@ -21,10 +21,10 @@ from typing import Any
 from advisor.advice.decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
 from advisor.methods import schemes
 from advisor.ruleset.candidates import conditions_on
-from advisor.ruleset.domain import cells_of
 from advisor.ruleset.facts import UNKNOWN, read_from
 from advisor.ruleset.judge import compile_table, letting_through
 from advisor.ruleset.model import Condition, Ruleset
+from advisor.ruleset.space import cells_of
 
 # Known only once something can be estimated.
 FITS = tuple(f"fits_{scheme}" for scheme in schemes())

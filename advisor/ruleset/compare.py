@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.ruleset.candidates import judged_rules
+from advisor.ruleset.decisions import Precedence, deciding, layer_of
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.ruleset.precedence import Precedence, deciding
-from advisor.ruleset.proved import layer_of
 from advisor.ruleset.space import Region, Space, TooManyCases
 
 MAX_REGIONS = 3  # shown for one change of a conclusion; the others are counted by nobody

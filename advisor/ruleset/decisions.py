@@ -1,26 +1,194 @@
-"""The proof of what one table recommends and forbids: holes, ties, and rules that never count."""
+"""Who wins among rules that fire together, and the proof of what one table recommends and forbids:
+holes, ties, and rules that never count.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.ruleset.model import Rule, Ruleset, Table
-from advisor.ruleset.precedence import Precedence
-from advisor.ruleset.proved import (
-    MAX_CULPRITS,
-    SHOWN_BOXES,
-    Clash,
-    Hole,
-    Idle,
-    TableProof,
-    bits,
-    layer_of,
-    mask,
-    outcomes_of,
-)
 from advisor.ruleset.space import Region, Shorten, Space
+
+SHOWN_BOXES = (
+    5  # holes, ties and contradictions made general, for each table; the others are named only
+)
+MAX_CULPRITS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hole:
+    """Situations in which a table recommends nothing: no rule fires, or every outcome that one
+    names is forbidden.
+    """
+
+    box: Region
+    forbidding: tuple[Rule, ...]  # of one situation: what forbids there, the latest layer first
+    by_policy: bool = (
+        False  # something may fit, but rules that do not look at the estimates forbid every outcome
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clash:
+    """Two rules of one layer (and tier) that fire together and say different things."""
+
+    first: Rule
+    second: Rule
+    box: Region | None  # None: not made general, there were many
+    key: str = ""  # of a setting
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Idle:
+    """A rule without effect, and the rules that take it."""
+
+    rule: Rule
+    culprits: tuple[Rule, ...]
+    key: str = ""  # of a setting that never takes effect
+
+
+@dataclass(kw_only=True)
+class TableProof:
+    """What was proved of one table. Empty lists: nothing wrong."""
+
+    table: Table
+    rules: int
+    cells: int = 0  # situations that differ for some rule
+    sets: int = 0  # distinct sets of firing rules that stand for them
+    holes: list[Hole] = field(default_factory=list)
+    conflicts: list[Clash] = field(default_factory=list)
+    contradictions: list[Clash] = field(default_factory=list)
+    unreachable: list[Rule] = field(default_factory=list)
+    never_wins: list[Idle] = field(default_factory=list)
+    redundant: list[Idle] = field(default_factory=list)
+    never_concluded: list[Any] = field(default_factory=list)
+    unused_inputs: list[str] = field(default_factory=list)
+
+
+def layer_of(ruleset: Ruleset, rule: Rule) -> int:
+    return ("base", *ruleset.layers).index(rule.layer)
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Equal as a setting: true and 1 are two values."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def outcomes_of(rule: Rule, said: str) -> tuple[Any, ...]:
+    """What a rule recommends or forbids."""
+    named = rule.then[said]
+    return tuple(named) if isinstance(named, list) else (named,)
+
+
+def mask(bits: Iterable[int]) -> int:
+    result = 0
+    for bit in bits:
+        result |= 1 << bit
+    return result
+
+
+def bits(mask: int) -> Iterator[int]:
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def by_precedence(ruleset: Ruleset, rules: Iterable[Rule]) -> list[Rule]:
+    """The rules in the judge's order: what recommends or sets first, then the latest layer, the
+    highest tier, the id.
+    """
+    return sorted(
+        rules,
+        key=lambda rule: (
+            rule.kind == "forbid",
+            -layer_of(ruleset, rule),
+            -ruleset.tiers.get(rule.tier, 0),
+            rule.id,
+        ),
+    )
+
+
+def deciding(ruleset: Ruleset, rules: Iterable[Rule]) -> list[Rule]:
+    """The rules that recommend or forbid, in the judge's order."""
+    return by_precedence(ruleset, (one for one in rules if one.kind in ("recommend", "forbid")))
+
+
+class Precedence:
+    """What rules recommend and forbid, or the values they set for one key, as bits in the order of
+    precedence: the lowest bit wins.
+
+    Who wins is found on shortened sets: what a decided prohibition forbids is taken out, and so is
+    everything below a rule that is sure to fire and that nothing can forbid any more. Otherwise
+    each way of not fitting would multiply with each way of ranking.
+
+    Args:
+        rules: In the order of precedence.
+        said: What of their `then` is asked for: the table's conclusion, or a key.
+        decided: For each number of facts gone through, the rules that are decided by then.
+    """
+
+    def __init__(self, rules: Sequence[Rule], said: str, decided: Sequence[int]) -> None:
+        self.rules, self.said = rules, said
+        recommending = [i for i, rule in enumerate(rules) if rule.kind != "forbid"]
+        self.recommend = (1 << len(recommending)) - 1
+        self.forbid = ((1 << len(rules)) - 1) & ~self.recommend
+        self.outcome = {i: rules[i].then[said] for i in recommending}
+        group = {i: (rules[i].layer, rules[i].tier) for i in recommending}
+        self.same = {
+            i: mask(j for j in recommending if same_value(self.outcome[j], self.outcome[i]))
+            for i in recommending
+        }
+        self.peers = {
+            i: mask(j for j in recommending if group[j] == group[i]) for i in recommending
+        }
+        self.below = {i: self.recommend & ~((1 << i) - 1) & ~self.peers[i] for i in recommending}
+        self.kills = {
+            i: mask(j for j in recommending if self.outcome[j] in outcomes_of(rule, said))
+            for i, rule in enumerate(rules)
+            if rule.kind == "forbid"
+        }
+        self.decided_forbids = [mask & self.forbid for mask in decided]
+        self.decided = [mask & self.recommend for mask in decided]
+        self._killed: dict[int, int] = {0: 0}
+
+    def shadowed_by_forbid(self, forbids: int) -> int:
+        """The recommendations that some prohibitions take away."""
+        found = self._killed.get(forbids)
+        if found is None:
+            found = 0
+            for i in bits(forbids):
+                found |= self.kills[i]
+            self._killed[forbids] = found
+        return found
+
+    def shorten(self, state: int, number: int) -> int:
+        """A set without what no longer changes who wins."""
+        fired = state & self.decided_forbids[number]
+        if fired:
+            state &= ~fired & ~self.shadowed_by_forbid(fired)
+        threats = self.shadowed_by_forbid(state & self.forbid)
+        sure = state & self.decided[number] & ~threats
+        if sure:
+            state &= ~self.below[(sure & -sure).bit_length() - 1]
+        return state
+
+    def winner(self, state: int) -> int:
+        """The bit number of who wins in a shortened set; -1 if nobody does."""
+        alive = state & self.recommend
+        return (alive & -alive).bit_length() - 1
+
+    def ties(self, state: int) -> tuple[int, int]:
+        """Of a shortened set the winner's bit number (-1 without one) and the rules that tie with
+        it for another outcome.
+        """
+        winner = self.winner(state)
+        if winner < 0:
+            return -1, 0
+        return winner, state & self.recommend & self.peers[winner] & ~self.same[winner]
 
 
 class Decisions(Precedence):

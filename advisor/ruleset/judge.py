@@ -14,9 +14,9 @@ from functools import cache, partial
 from typing import Any
 
 from advisor.ruleset.candidates import judged_rules
-from advisor.ruleset.domain import cuts_of
 from advisor.ruleset.facts import UNKNOWN
 from advisor.ruleset.model import Condition, Rule, Ruleset
+from advisor.ruleset.space import cuts_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

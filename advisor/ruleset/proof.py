@@ -12,21 +12,22 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from advisor.ruleset.candidates import conditions_on, judged_rules
-from advisor.ruleset.decisions import Decisions
-from advisor.ruleset.domain import cells_of
-from advisor.ruleset.model import Rule, Ruleset, Table
-from advisor.ruleset.precedence import Precedence, by_precedence, deciding
-from advisor.ruleset.proved import (
+from advisor.ruleset.decisions import (
     MAX_CULPRITS,
     SHOWN_BOXES,
     Clash,
+    Decisions,
     Hole,
     Idle,
+    Precedence,
     TableProof,
     bits,
+    by_precedence,
+    deciding,
     mask,
 )
-from advisor.ruleset.space import Space
+from advisor.ruleset.model import Rule, Ruleset, Table
+from advisor.ruleset.space import Space, cells_of
 
 
 class _Setting(Precedence):

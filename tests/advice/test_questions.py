@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from advisor.advice.decide import decide
 from advisor.advice.questions import FITS, fixed_chain, may_train, still_matters
-from advisor.ruleset.domain import cells_of
 from advisor.ruleset.load import load_rules
+from advisor.ruleset.space import cells_of
 from tests.conftest import examples
 
 RULES = load_rules()

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from hypothesis import given
 
-from advisor.ruleset.domain import cells_of, in_words
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Assumption, Condition, Interval, Rule
 from advisor.ruleset.proof import alike, prove
-from advisor.ruleset.space import Space
+from advisor.ruleset.space import Space, cells_of, in_words
 from tests.conftest import examples
 from tests.ruleset.random_rules import (
     FACTS,
