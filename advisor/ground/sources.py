@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -47,11 +46,3 @@ def shipped_sources() -> Mapping[str, Mapping[str, Any]]:
         rules_dir() / "sources.yaml", shape=SOURCES_FILE
     ).data["sources"]
     return found
-
-
-def source_title(name: str) -> str:
-    """The title of a source's id; a link stays as it is.
-
-    Raises KeyError for an id that is not in rules/sources.yaml.
-    """
-    return name if re.fullmatch(LINK, name) else str(shipped_sources()[name]["title"])

@@ -14,15 +14,15 @@ from advisor.commands.output import console, print_json, put
 from advisor.extras.other_tools.file import read_file
 from advisor.extras.other_tools.findings import SEVERITIES
 from advisor.extras.other_tools.mapping import NO_DATA
-from advisor.extras.other_tools.report import Report, report_on
+from advisor.extras.other_tools.report import Report
 from advisor.ground.errors import InputError
 from advisor.ground.files import shown_path
-from advisor.ground.sources import source_title
 from advisor.ground.terminal import shown
 from advisor.plan.comments import stage_notes
 from advisor.plan.write import write_plan_file
 from advisor.probe import probe, stated_hardware
 from advisor.record.smaller import in_words
+from advisor.ruleset.load import load_rules
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +50,7 @@ def check_configuration(
     refuse_unused(given, "a configuration; it names its own model, data and lengths")
     file = read_file(path)
     hardware, notes = (probe(), ()) if gpu is None else stated_hardware(gpu, from_flag=True)
-    report = report_on(file, hardware, notes)
+    report = Report(file, hardware, notes)
     written = [] if plan_file is None else write_carried(report, Path(plan_file))
     if as_json:
         of_plan = {} if plan_file is None else {"plan_file": str(Path(plan_file))}
@@ -128,8 +128,7 @@ def _findings(report: Report) -> Iterator[Line]:
         line = where.removeprefix(own).partition(":")[0]
         if where.startswith(own) and line.isdigit():
             where = f"line {line}"
-        own_words = {JUDGEMENT: "our judgement"}
-        titles = list(dict.fromkeys(own_words.get(by) or source_title(by) for by in one["sources"]))
+        titles = list(dict.fromkeys(map(_title, one["sources"])))
         more = f" and {len(titles) - SHOWN_SOURCES} more" if len(titles) > SHOWN_SOURCES else ""
         source = f" [{'; '.join(titles[:SHOWN_SOURCES])}{more}]" if titles else ""
         place = f" ({where})" if where else ""
@@ -138,13 +137,20 @@ def _findings(report: Report) -> Iterator[Line]:
         yield f"    {more_notes} more notes: --json has them all", "dim"
 
 
+def _title(source: str) -> str:
+    """What a page calls a source: an id, or a link, which stays as it is."""
+    known = load_rules().sources.get(source)
+    return "our judgement" if source == JUDGEMENT else source if known is None else known.title
+
+
 def write_carried(report: Report, path: Path) -> list[str]:
     """Write the plan of a configuration, if it has one. Returns what is to be said of it."""
     carried, lost = report.carried, report.document["not_carried"]
     if carried is None:
         what = report.document["summary"].partition(": ")[2]
         raise InputError(f"it cannot be carried over to a plan: {what}", where=report.file.name)
-    block = [stage_notes(carried.plan, 0, instruct=report.instruct)]
+    instruct = bool(report.shape and report.shape.instruct)
+    block = [stage_notes(carried.plan, 0, instruct=instruct)]
     lines = [f"Written: {shown_path(path)}"]
     if lost:
         block.append(f"Not carried over from {report.file.name}:")

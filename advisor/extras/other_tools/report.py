@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from advisor.estimate import hardware_machine
@@ -43,7 +42,7 @@ from advisor.extras.other_tools.mapping import (
 )
 from advisor.extras.other_tools.tool import Context, deepspeed_offloads
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.types import DataProfile, GpuSpec, Hardware, ModelShape
+from advisor.ground.types import Hardware, ModelShape
 from advisor.ground.units import GIB, format_count, format_duration, format_usd
 from advisor.methods import methods
 from advisor.methods.stage import stage_keys
@@ -54,9 +53,16 @@ from advisor.record.smaller import Change, in_words, smallest_that_fits
 from advisor.situation.models import model_shape
 from advisor.situation.of_plan import looked_at, plan_run
 
+SCHEMA_VERSION = 1
+RATE = "learning_rate"
 WHOLE_PROCESS = "nvidia-smi"  # all memory of the process: what has to fit
 LIGER = "liger"  # its loss never makes whole logits; without it, all three tools do
-SHOWN_CARDS = 3
+MENDED = ("error", "warning")  # the severities whose changes stand in the diff
+# A configuration names its model itself: its size cannot be said beside it.
+BY_FLAG, BY_FOLDER = "; say --model-params-b", "; a folder that holds its config.json would"
+OURS = "plan."  # before a key of a plan, in `instead`
+SHOWN_CARDS, SHOWN_TERMS, SHOWN_CHANGES = 3, 3, 5
+QUANTIZED = {"nf4": " on a base in 4 bits", "int8": " on a base in 8 bits"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,170 +89,323 @@ class Fitting:
         return self.document.get("fits") == "may_fit" and _is_enough(self.document)
 
 
-def fitting(
-    file: ToolFile, plan: Plan, shape: ModelShape, hardware: Hardware, profile: DataProfile | None
-) -> Fitting:
-    """What the plan's one stage takes when the tool runs it, with one process a GPU."""
-    case = _Case(file, plan, shape, hardware, profile)
-    stage = plan.stages[0]
-    document = case.document(stage)
-    if document.get("peak_gib") is None:
-        return Fitting(document=document)
-    hours = document.get("hours")
-    cost, price = cost_estimate(
-        None if hours is None else hours * 3600, max(1, len(hardware.gpus)), case.gpu
-    )
-    change, cards = None, tuple[str, ...]()
-    if document.get("fits") in ("too_big", "may_fit"):
-        # Of what is enough already only a change that holds the whole band is one.
-        whole_band = _is_enough(document)
-        change = smallest_that_fits(stage, lambda one: case.fits(one, whole_band=whole_band))
-    if document.get("fits") != "fits":  # the upper end of the band is held
-        found = cheapest_cards(round(document["need_high_gib"] * GIB))
-        cards = tuple(spec.name for spec in found[:SHOWN_CARDS])
-    return Fitting(
-        document=document, cost_usd=cost, price=price, change=change, cards=cards,
-        changed=None if change is None else case.document(change.applied(stage)),
-    )  # fmt: skip
-
-
 def _is_enough(document: Mapping[str, Any]) -> bool:
     """Whether the need itself leaves a tenth free: bands of other trainers are wide."""
     limit = document.get("limit_gib")
     return limit is not None and document["need_gib"] <= (1 - HEAD_ROOM) * limit
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """What stays the same while changes of the stage are tried."""
+class Report:
+    """A configuration on a machine, the plan that it becomes, and all that is said of it.
 
-    file: ToolFile
-    plan: Plan
-    shape: ModelShape
-    hardware: Hardware
-    profile: DataProfile | None
+    Args:
+        file: The configuration; what is wrong with its data is added to its faults.
+        hardware: The machine.
+        said: What was guessed of the machine.
+    """
 
-    @property
-    def gpu(self) -> GpuSpec | None:
-        return self.hardware.gpus[0].spec if self.hardware.gpus else None
+    carried: CarriedPlan | None = None  # None: not even a plan's first keys
+    shape: ModelShape | None = None
+    fit: Fitting | None = None
+    change: Mapping[str, Any] = {}  # the smallest one that fits, in the words of the tool
 
-    def run(self, stage: Stage) -> Run:
+    def __init__(self, file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> None:
+        self.file, self.hardware, self.data = file, hardware, measured(file)
+        self.profile = self.data.profile
+        self.known = {**file.defaults, **file.values}
+        self.reading = _reading(file, self.data)
+        self.notes = [*said, *file.notes, file.command.assumed, *self.data.notes]
+        self.why: list[str] = []  # there is no estimate
+        tokens = self.profile.tokens if self.profile is not None else None
+        try:
+            self.carried = to_plan(
+                self.reading, tool=file.about.name, name=file.name, data=self.data.plan,
+                device="cpu" if hardware.kind == "cpu" else "cuda",
+                processes=max(1, len(hardware.gpus)),
+                request_tokens=None if tokens is None else tokens.longest,
+            )  # fmt: skip
+        except InputError as error:
+            self.why.append(str(error))
+        if self.carried is not None:
+            self.shape = self._shape(self.carried.plan.model)
+        if self.carried is not None and self.shape is not None:
+            self.fit = self._fitting(self.carried.plan, self.shape)
+            if self.fit.change is not None:
+                self.change = self._their_changes(self.carried.plan, self.fit.change.values)
+        self.findings = worst_first([*file.faults, *self._by_rules()])
+        self.document = self._document()
+
+    def _document(self) -> dict[str, Any]:
+        file, fit, carried, reading = self.file, self.fit, self.carried, self.reading
+        changes = self._all_changes()
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "path": file.name,
+            "tool": file.tool,
+            "release": file.about.release,
+            "command": file.command.name,
+            "verdict": "unknown" if fit is None else fit.fits,
+            "summary": self._summary(),
+            "change": dict(self.change) or None,
+            "what": list(self._what()),
+            "takes": [] if fit is None else list(self._takes(fit)),
+            "memory": None if fit is None else dict(fit.document),
+            "memory_with_change": None if fit is None or fit.changed is None else dict(fit.changed),
+            "cost_usd": None if fit is None else fit.cost_usd,
+            "plan": reading.ours,
+            "defaults": sorted(key for key, one in reading.carried.items() if one.is_default),
+            "gpus": len(self.hardware.gpus),
+            "data": self.data.words,
+            "findings": [asdict(one) for one in self.findings],
+            "changes": changes,
+            "diff": list(diff_of(file, changes)),
+            "not_carried": [] if carried is None else [asdict(one) for one in carried.lost],
+            "no_effect_on_training": reading.no_effect,
+            "notes": list(filter(None, self.notes)),
+        }
+
+    def _shape(self, name: str) -> ModelShape | None:
+        """The model's dimensions: of a folder beside the file, or of a name."""
+        beside = self.file.path.parent / name
+        try:
+            shape, notes = model_shape(str(beside) if beside.is_dir() else name)
+        except AdviseError as error:
+            self.why.append(str(error))
+            return None
+        self.notes += [note.replace(BY_FLAG, BY_FOLDER) for note in notes]
+        return shape
+
+    # ----------------------------------------------------------------------- what it takes
+
+    def _fitting(self, plan: Plan, shape: ModelShape) -> Fitting:
+        """What the plan's one stage takes when the tool runs it, with one process a GPU."""
+        stage, gpus = plan.stages[0], self.hardware.gpus
+        machine, limit = hardware_machine(self.hardware), self.hardware.device_memory_bytes
+        looked = None
+        if self.profile is not None and self.profile.tokens is not None:
+            looked = looked_at(stage, self.profile)
+
+        def documented(one: Stage) -> dict[str, Any]:
+            run = self._run(plan, one, shape)
+            return document_of(run, machine, warnings=[], looked=looked)
+
+        document = documented(stage)
+        if document.get("peak_gib") is None:
+            return Fitting(document=document)
+        # Of what is enough already only a change that holds the whole band is one.
+        whole_band = _is_enough(document)
+
+        def holds(one: Stage) -> bool:
+            found = memory_estimate(self._run(plan, one, shape))
+            if found is None or limit is None:
+                return False
+            if whole_band:
+                return found.need_high_bytes <= limit
+            return found.need_bytes <= (1 - HEAD_ROOM) * limit
+
+        hours, gpu = document.get("hours"), gpus[0].spec if gpus else None
+        cost, price = cost_estimate(None if hours is None else hours * 3600, max(1, len(gpus)), gpu)
+        change, cards = None, tuple[str, ...]()
+        if document.get("fits") in ("too_big", "may_fit"):
+            change = smallest_that_fits(stage, holds)
+        if document.get("fits") != "fits":  # the upper end of the band is held
+            found = cheapest_cards(round(document["need_high_gib"] * GIB))
+            cards = tuple(spec.name for spec in found[:SHOWN_CARDS])
+        return Fitting(
+            document=document, cost_usd=cost, price=price, change=change, cards=cards,
+            changed=None if change is None else documented(change.applied(stage)),
+        )  # fmt: skip
+
+    def _run(self, plan: Plan, stage: Stage, shape: ModelShape) -> Run:
         """The stage as the tool trains it."""
         about, values = self.file.about, self.file.values
-        run = plan_run(self.plan, stage, self.shape, self.hardware, self.profile)
+        run = plan_run(plan, stage, shape, self.hardware, self.profile)
         offloads = any(at_key(values, key) is True for key in about.offloads)
         if (named := values.get("deepspeed")) is not None:
             offloads |= deepspeed_offloads(named, Context(folder=self.file.path.parent))
         divides = run.device.gpus > 1 and run.device.sharding in ("fsdp", "zero3")
+        versions = {**about.made_with, self.file.tool: about.release}
         run = replace(
             run,
-            trainer=trainer_of(
-                about.name, {**about.made_with, self.file.tool: about.release}, None
-            ),
+            trainer=trainer_of(about.name, versions, None),
             stated={"loss": "fused" if stage.kernels == LIGER else "full"},
         )
         return run.on(counter=WHOLE_PROCESS, offloads=offloads and divides)
 
-    def document(self, stage: Stage) -> dict[str, Any]:
-        """As `advise estimate --json` says it."""
-        profile, looked = self.profile, None
-        if profile is not None and profile.tokens is not None:
-            looked = looked_at(stage, profile)
-        machine = hardware_machine(self.hardware)
-        return document_of(self.run(stage), machine, warnings=[], looked=looked)
+    # ----------------------------------------------------------------------- findings and changes
 
-    def fits(self, stage: Stage, *, whole_band: bool) -> bool:
-        """By its need with a tenth to spare (`_is_enough`), or with the whole band."""
-        limit = self.hardware.device_memory_bytes
-        found = memory_estimate(self.run(stage))
-        if found is None or limit is None:
-            return False
-        if whole_band:
-            return found.need_high_bytes <= limit
-        return found.need_bytes <= (1 - HEAD_ROOM) * limit
+    def _facts(self) -> dict[str, Any]:
+        """What the rules may ask for beside the keys of the file."""
+        facts: dict[str, Any] = {}
+        if self.carried is not None:
+            plan = self.carried.plan
+            facts = facts_of(plan, self.profile, self.shape, self.hardware)
+            facts |= template_facts(self.file.about, plan.model, self.known.get(TEMPLATE))
+        facts |= {COMMAND: self.file.command.name, DATA_KIND: self.data.kind}
+        facts |= counted(self.file.tool, self.known, max(1, len(self.hardware.gpus)))
+        if self.data.holds_out:
+            facts["evaluates"] = True
+        targets = self.reading.carried.get("target_modules")
+        if targets is not None and targets.is_default:
+            facts["plan.targets_attention_alone"] = False  # its own rules say what the default is
+        return facts
 
+    def _by_rules(self) -> Iterator[Found]:
+        """What rules say, at the first key of the file that is to be changed or was asked for."""
+        known = Known(self.file.values, self.file.defaults, self._facts())
+        for one in by_rules(self.file.about, known):
+            asked = [key.split(".*")[0] for name in one.asked for key in name.split(EITHER)]
+            keys: list[str] = []
+            for name in (*(one.instead or {}), *asked):
+                carried = self.reading.carried.get(name.removeprefix(OURS))
+                keys += carried.theirs if carried and name.startswith(OURS) else (name,)
+            where = next((self.file.at(key) for key in keys if known.is_set(key)), "")
+            yield replace(one, where=where)
 
-SCHEMA_VERSION = 1
-RATE = "learning_rate"
-MENDED = ("error", "warning")  # the severities whose changes stand in the diff
-# A configuration names its model itself: its size cannot be said beside it.
-BY_FLAG, BY_FOLDER = "; say --model-params-b", "; a folder that holds its config.json would"
-OURS = "plan."  # before a key of a plan, in `instead`
-SHOWN_TERMS, SHOWN_CHANGES = 3, 5
-QUANTIZED = {"nf4": " on a base in 4 bits", "int8": " on a base in 8 bits"}
+    def _all_changes(self) -> dict[str, Any]:
+        """What the diff changes: what mends errors and warnings, and what makes it fit, which
+        wins. What should fit is not changed for the upper end of its band: it is only said.
+        """
+        both: dict[str, Any] = {}
+        for one in self.findings:
+            if one.severity in MENDED:
+                both |= one.instead or {}
+        if self.fit is not None and not self.fit.should_fit:
+            both |= self.change
+        ours = {key.removeprefix(OURS): both.pop(key) for key in list(both) if key.startswith(OURS)}
+        if not ours or self.carried is None:
+            return both
+        return self._their_changes(self.carried.plan, ours) | both
 
+    def _their_changes(self, plan: Plan, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes of a plan's keys in the words of the tool: what would be written otherwise."""
+        stage, command = plan.stages[0], self.file.command.name
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """A configuration, the plan that it becomes, and all that is said of it."""
+        def written(one: Stage) -> Mapping[str, Any]:
+            usual = usual_values(one.objective, one.update)
+            ours = flat_stage(plan, one)
+            return write(self.file.about, ours, command=command, usual=usual).values
 
-    file: ToolFile
-    carried: CarriedPlan | None  # None: not even a plan's first keys
-    instruct: bool  # whether the model is one that answers
-    document: dict[str, Any]
+        own = {key: value for key, value in values.items() if key in stage_keys()}
+        more = {key: value for key, value in values.items() if key not in own}
+        rate = own.get(RATE, stage.learning_rate)
+        changed = replace(stage, **{**own, RATE: rate}, options={**stage.options, **more})
+        if rate is None:  # the usual one of the new method
+            usual = key_specs().default(RATE, objective=changed.objective, update=changed.update)
+            changed = replace(changed, learning_rate=usual or stage.learning_rate)
+        before = written(stage)
+        return {
+            key: value
+            for key, value in written(changed).items()
+            if before.get(key) != value and self.known.get(key) != value
+        }
 
+    # ----------------------------------------------------------------------- sentences
 
-def report_on(file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> Report:
-    """Everything that is said of a configuration on a machine, of which `said` was guessed."""
-    data = measured(file)
-    known = {**file.defaults, **file.values}
-    reading = _reading(file, data)
-    notes = [*said, *file.notes, file.command.assumed, *data.notes]
-    carried, shape, fit, why = None, None, None, list[str]()
-    try:
-        carried = to_plan(
-            reading, tool=file.about.name, name=file.name, data=data.plan,
-            device="cpu" if hardware.kind == "cpu" else "cuda",
-            processes=max(1, len(hardware.gpus)),
-            request_tokens=data.profile.tokens.longest
-            if data.profile is not None and data.profile.tokens is not None
-            else None,
-        )  # fmt: skip
-    except InputError as error:
-        why.append(str(error))
-    if carried is not None:
-        shape, about = _shape(carried.plan.model, file.path.parent)
-        (why if shape is None else notes).extend(about)
-    if carried is not None and shape is not None:
-        fit = fitting(file, carried.plan, shape, hardware, data.profile)
-    facts = _facts(file, reading, carried, shape, data, hardware)
-    rules = _by_rules(file, reading, Known(file.values, file.defaults, facts))
-    findings = worst_first([*file.faults, *rules])
-    change: Mapping[str, Any] = {}
-    if carried is not None and fit is not None and fit.change is not None:
-        change = _their_changes(file, carried.plan, fit.change.values, known)
-    # What should fit is not changed for the upper end of its band: it is only said.
-    needed = {} if fit is not None and fit.should_fit else change
-    changes = _all_changes(file, carried, findings, needed, known)
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "path": file.name,
-        "tool": file.tool,
-        "release": file.about.release,
-        "command": file.command.name,
-        "verdict": "unknown" if fit is None else fit.fits,
-        "summary": _summary(file, fit, change, hardware, findings, why),
-        "change": dict(change) or None,
-        "what": list(_what(file, reading, carried, data.words)),
-        "takes": [] if fit is None else list(_takes(fit, hardware, data.profile)),
-        "memory": None if fit is None else dict(fit.document),
-        "memory_with_change": None if fit is None or fit.changed is None else dict(fit.changed),
-        "cost_usd": None if fit is None else fit.cost_usd,
-        "plan": reading.ours,
-        "defaults": sorted(key for key, one in reading.carried.items() if one.is_default),
-        "gpus": len(hardware.gpus),
-        "data": data.words,
-        "findings": [asdict(one) for one in findings],
-        "changes": changes,
-        "diff": list(diff_of(file, changes)),
-        "not_carried": [] if carried is None else [asdict(one) for one in carried.lost],
-        "no_effect_on_training": reading.no_effect,
-        "notes": list(filter(None, notes)),
-    }
-    return Report(
-        file=file, carried=carried, instruct=bool(shape is not None and shape.instruct),
-        document=document,
-    )  # fmt: skip
+    def _summary(self) -> str:
+        """Whether it fits, the smallest change that does, and that there is more to read."""
+        fit, change, hardware = self.fit, self.change, self.hardware
+        if fit is None or fit.document.get("peak_gib") is None:
+            reason = (
+                "; ".join(self.why)
+                if fit is None
+                else str(fit.document.get("reason", "no estimate"))
+            )
+            return f"Whether it fits is not known: {reason or 'the model is not known'}"
+        document = fit.document
+        need, limit = f"{document['need_gib']:.3g} GiB", document.get("limit_gib")
+        if limit is None:
+            return (
+                f"It needs about {need}; whether it fits is not known, because this machine has no"
+                " GPU and none is named (--gpu NAME)"
+            )
+        device, gpus = "this machine", hardware.gpus
+        if gpus:
+            name = gpus[0].spec.name if gpus[0].spec is not None else gpus[0].name
+            device = f"the {name}" if len(gpus) == 1 else f"each of {len(gpus)} x {name}"
+        has, but = f"{device} has {limit:.3g}", ""
+        if refused := [one.text for one in self.findings if one.refused]:
+            but = f"; but {self.file.about.name} refuses this file: {refused[0]}"
+        elif wrong := sum(one.severity != "note" for one in self.findings):
+            but = f"; but {wrong} thing{' is' if wrong == 1 else 's are'} wrong with it (below)"
+        if fit.fits in ("fits", "tight"):
+            tightly = ", with little to spare" if fit.fits == "tight" else ""
+            return f"Fits: it needs about {need}, {has}{tightly}{but}"
+        if fit.should_fit:
+            safe = f". To be safe: {self._change(fit)}" if change else ""
+            most = f"{document['need_high_gib']:.3g}"
+            return f"Should fit: it needs about {need} (at most {most}), {has}{but}{safe}"
+        does = "May not fit" if fit.fits == "may_fit" else "Does not fit"
+        if fit.changed is not None and change:
+            surely = "fits" if fit.changed["fits"] == "fits" else "should fit"
+            way_out = f"Smallest change that {surely}: {self._change(fit)}"
+        else:
+            cards = f" The cheapest GPUs that hold it: {', '.join(fit.cards)}." if fit.cards else ""
+            way_out = f"No change of its keys makes it fit.{cards}"
+        return f"{does}: it needs about {need}, {has}. {way_out}"
+
+    def _change(self, fit: Fitting) -> str:
+        """The change that fits: its keys, or what it does if they are many; what it then needs."""
+        assert fit.change is not None
+        assert fit.changed is not None
+        said = ", ".join(f"{key}: {in_words(value)}" for key, value in self.change.items())
+        if len(self.change) > SHOWN_CHANGES:
+            does = fit.change.why.replace("; ", " and ")
+            said = f"one that {does} ({len(self.change)} keys, below)"
+        after = fit.changed
+        most = "" if after["fits"] == "fits" else f", at most {after['need_high_gib']:.3g}"
+        return f"{said} (then {after['need_gib']:.3g} GiB{most})"
+
+    def _what(self) -> Iterator[str]:
+        """What the tool will do."""
+        file, carried, ours = self.file, self.carried, self.reading.ours
+        name = shlex.quote(file.name)
+        started = file.about.start.format(command=file.command.name, file=name)
+        yield f"{file.about.title} (`{f'sh {name}' if file.is_script else started}`):"
+        if carried is None:
+            yield "  a plan cannot express what it trains: see below"
+            return
+        plan = carried.plan
+        stage, processes = plan.stages[0], plan.launch.world_size
+        objective, update = methods().objective(stage.objective), methods().update(stage.update)
+        rank = f", rank {ours['rank']}" if "rank" in ours else ""
+        yield f"  {objective.name}: {objective.about}"
+        yield f"  {update.name}{rank}{QUANTIZED.get(stage.quantization or '', '')}: {update.about}"
+        yield f"  model {plan.model}; data {', '.join(self.data.words) or 'not named'}"
+        over = f" x {processes} GPUs" if processes > 1 else ""
+        each = "sequence" if stage.packing else "row"
+        epochs = f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}"
+        yield (
+            f"  {epochs if stage.max_steps is None else f'{stage.max_steps:,} steps'}, batch"
+            f" {stage.micro_batch_size} x accumulation {stage.grad_accum}{over} ="
+            f" {stage.effective_batch_size * processes} {each}s a step, learning rate"
+            f" {stage.learning_rate:g}, {stage.scheduler}; up to {stage.seq_len:,} tokens a {each}"
+            f"{', several rows packed into each' if stage.packing else ''}"
+        )
+
+    def _takes(self, fit: Fitting) -> Iterator[str]:
+        """Memory, time and cost."""
+        document = fit.document
+        if document.get("peak_gib") is None:
+            return
+        terms = sorted(document["terms"], key=lambda one: -one["gib"])[:SHOWN_TERMS]
+        parts = ", ".join(f"{one['name']} {one['gib']:.3g}" for one in terms)
+        band = f"between {document['need_low_gib']:.3g} and {document['need_high_gib']:.3g}"
+        a_gpu = " a GPU" if len(self.hardware.gpus) > 1 else ""
+        yield f"Memory: about {document['need_gib']:.3g} GiB{a_gpu} ({band}); largest: {parts}"
+        if (seconds := document.get("step_s")) is not None:
+            speed = f"{seconds:.2g} s" if seconds < 100 else format_duration(seconds)
+            if document.get("hours") is None:
+                missing = "the total is not known: the data set is not on this machine"
+                yield f"Time: {speed} a step; {missing}"
+            else:
+                whole = _about(format_duration(document["hours"] * 3600))
+                rows = (
+                    "" if self.profile is None else f" for {format_count(self.profile.rows)} rows"
+                )
+                yield f"Time: {whole}{rows} ({speed} a step)"
+        if fit.cost_usd is not None:
+            yield f"Cost: {_about(format_usd(fit.cost_usd))}: {fit.price}"
 
 
 def _reading(file: ToolFile, data: Measured) -> Reading:
@@ -260,209 +419,6 @@ def _reading(file: ToolFile, data: Measured) -> Reading:
         del found.carried["holdout"]
     found.lost += data.lost
     return found
-
-
-def _shape(name: str, folder: Path) -> tuple[ModelShape | None, list[str]]:
-    """The model's dimensions: of a folder beside the file, or of a name."""
-    beside = folder / name
-    try:
-        shape, notes = model_shape(str(beside) if beside.is_dir() else name)
-    except AdviseError as error:
-        return None, [str(error)]
-    return shape, [note.replace(BY_FLAG, BY_FOLDER) for note in notes]
-
-
-def _facts(
-    file: ToolFile,
-    reading: Reading,
-    carried: CarriedPlan | None,
-    shape: ModelShape | None,
-    data: Measured,
-    hardware: Hardware,
-) -> dict[str, Any]:
-    """What the rules may ask for beside the keys of the file."""
-    known = {**file.defaults, **file.values}
-    facts: dict[str, Any] = {}
-    if carried is not None:
-        facts = facts_of(carried.plan, data.profile, shape, hardware)
-        facts |= template_facts(file.about, carried.plan.model, known.get(TEMPLATE))
-    facts |= {COMMAND: file.command.name, DATA_KIND: data.kind}
-    facts |= counted(file.tool, known, max(1, len(hardware.gpus)))
-    if data.holds_out:
-        facts["evaluates"] = True
-    if (targets := reading.carried.get("target_modules")) is not None and targets.is_default:
-        facts["plan.targets_attention_alone"] = False  # its own rules say what the default is
-    return facts
-
-
-def _by_rules(file: ToolFile, reading: Reading, known: Known) -> Iterator[Found]:
-    """What rules say, at the first key of the file that is to be changed or was asked for."""
-    for one in by_rules(file.about, known):
-        asked = [key.split(".*")[0] for name in one.asked for key in name.split(EITHER)]
-        names = [*(one.instead or {}), *asked]
-        ours = {name: reading.carried.get(name.removeprefix(OURS)) for name in names}
-        keys = [
-            key
-            for name, carried in ours.items()
-            for key in (carried.theirs if carried and name.startswith(OURS) else (name,))
-            if known.is_set(key)
-        ]
-        yield replace(one, where=file.at(keys[0]) if keys else "")
-
-
-def _all_changes(
-    file: ToolFile,
-    carried: CarriedPlan | None,
-    findings: Sequence[Found],
-    fit_changes: Mapping[str, Any],
-    known: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What the diff changes: what mends errors and warnings, and what makes it fit, which wins."""
-    both: dict[str, Any] = {}
-    for one in findings:
-        if one.severity in MENDED:
-            both |= one.instead or {}
-    both |= fit_changes
-    ours = {key.removeprefix(OURS): both.pop(key) for key in list(both) if key.startswith(OURS)}
-    if not ours or carried is None:
-        return both
-    return _their_changes(file, carried.plan, ours, known) | both
-
-
-def _their_changes(
-    file: ToolFile, plan: Plan, values: Mapping[str, Any], known: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Changes of a plan's keys in the words of the tool: what would be written otherwise."""
-    stage = plan.stages[0]
-
-    def written(one: Stage) -> Mapping[str, Any]:
-        usual = usual_values(one.objective, one.update)
-        ours = flat_stage(plan, one)
-        return write(file.about, ours, command=file.command.name, usual=usual).values
-
-    own = {key: value for key, value in values.items() if key in stage_keys()}
-    more = {key: value for key, value in values.items() if key not in own}
-    rate = own.get(RATE, stage.learning_rate)
-    changed = replace(stage, **{**own, RATE: rate}, options={**stage.options, **more})
-    if rate is None:  # the usual one of the new method
-        usual = key_specs().default(RATE, objective=changed.objective, update=changed.update)
-        changed = replace(changed, learning_rate=usual or stage.learning_rate)
-    before = written(stage)
-    return {
-        key: value
-        for key, value in written(changed).items()
-        if before.get(key) != value and known.get(key) != value
-    }
-
-
-def _summary(
-    file: ToolFile,
-    fit: Fitting | None,
-    change: Mapping[str, Any],
-    hardware: Hardware,
-    findings: Sequence[Found],
-    why: Sequence[str],
-) -> str:
-    """Whether it fits, the smallest change that does, and that there is more to read."""
-    if fit is None or fit.document.get("peak_gib") is None:
-        reason = "; ".join(why) if fit is None else str(fit.document.get("reason", "no estimate"))
-        return f"Whether it fits is not known: {reason or 'the model is not known'}"
-    document = fit.document
-    need, limit = f"{document['need_gib']:.3g} GiB", document.get("limit_gib")
-    if limit is None:
-        return (
-            f"It needs about {need}; whether it fits is not known, because this machine has no GPU"
-            " and none is named (--gpu NAME)"
-        )
-    device, gpus = "this machine", hardware.gpus
-    if gpus:
-        name = gpus[0].spec.name if gpus[0].spec is not None else gpus[0].name
-        device = f"the {name}" if len(gpus) == 1 else f"each of {len(gpus)} x {name}"
-    has, but = f"{device} has {limit:.3g}", ""
-    if refused := [one.text for one in findings if one.refused]:
-        but = f"; but {file.about.name} refuses this file: {refused[0]}"
-    elif wrong := sum(one.severity != "note" for one in findings):
-        but = f"; but {wrong} thing{' is' if wrong == 1 else 's are'} wrong with it (below)"
-    if fit.fits in ("fits", "tight"):
-        tightly = ", with little to spare" if fit.fits == "tight" else ""
-        return f"Fits: it needs about {need}, {has}{tightly}{but}"
-    if fit.should_fit:
-        safe = f". To be safe: {_change(fit, change)}" if change else ""
-        most = f"{document['need_high_gib']:.3g}"
-        return f"Should fit: it needs about {need} (at most {most}), {has}{but}{safe}"
-    does = "May not fit" if fit.fits == "may_fit" else "Does not fit"
-    if fit.changed is not None and change:
-        surely = "fits" if fit.changed["fits"] == "fits" else "should fit"
-        way_out = f"Smallest change that {surely}: {_change(fit, change)}"
-    else:
-        cards = f" The cheapest GPUs that hold it: {', '.join(fit.cards)}." if fit.cards else ""
-        way_out = f"No change of its keys makes it fit.{cards}"
-    return f"{does}: it needs about {need}, {has}. {way_out}"
-
-
-def _change(fit: Fitting, change: Mapping[str, Any]) -> str:
-    """The change that fits: its keys, or what it does where they are many; what it then needs."""
-    assert fit.change is not None
-    assert fit.changed is not None
-    said = ", ".join(f"{key}: {in_words(value)}" for key, value in change.items())
-    if len(change) > SHOWN_CHANGES:
-        does = fit.change.why.replace("; ", " and ")
-        said = f"one that {does} ({len(change)} keys, below)"
-    after = fit.changed
-    most = "" if after["fits"] == "fits" else f", at most {after['need_high_gib']:.3g}"
-    return f"{said} (then {after['need_gib']:.3g} GiB{most})"
-
-
-def _what(
-    file: ToolFile, reading: Reading, carried: CarriedPlan | None, words: Sequence[str]
-) -> Iterator[str]:
-    """What the tool will do."""
-    name = shlex.quote(file.name)
-    started = file.about.start.format(command=file.command.name, file=name)
-    yield f"{file.about.title} (`{f'sh {name}' if file.is_script else started}`):"
-    if carried is None:
-        yield "  a plan cannot express what it trains: see below"
-        return
-    plan = carried.plan
-    stage, processes = plan.stages[0], plan.launch.world_size
-    objective, update = methods().objective(stage.objective), methods().update(stage.update)
-    rank = f", rank {reading.ours['rank']}" if "rank" in reading.ours else ""
-    yield f"  {objective.name}: {objective.about}"
-    yield f"  {update.name}{rank}{QUANTIZED.get(stage.quantization or '', '')}: {update.about}"
-    yield f"  model {plan.model}; data {', '.join(words) or 'not named'}"
-    over = f" x {processes} GPUs" if processes > 1 else ""
-    each = "sequence" if stage.packing else "row"
-    epochs = f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}"
-    yield (
-        f"  {epochs if stage.max_steps is None else f'{stage.max_steps:,} steps'}, batch"
-        f" {stage.micro_batch_size} x accumulation {stage.grad_accum}{over} ="
-        f" {stage.effective_batch_size * processes} {each}s a step, learning rate"
-        f" {stage.learning_rate:g}, {stage.scheduler}; up to {stage.seq_len:,} tokens a {each}"
-        f"{', several rows packed into each' if stage.packing else ''}"
-    )
-
-
-def _takes(fit: Fitting, hardware: Hardware, profile: DataProfile | None) -> Iterator[str]:
-    """Memory, time and cost."""
-    document = fit.document
-    if document.get("peak_gib") is None:
-        return
-    terms = sorted(document["terms"], key=lambda one: -one["gib"])[:SHOWN_TERMS]
-    parts = ", ".join(f"{one['name']} {one['gib']:.3g}" for one in terms)
-    band = f"between {document['need_low_gib']:.3g} and {document['need_high_gib']:.3g}"
-    a_gpu = " a GPU" if len(hardware.gpus) > 1 else ""
-    yield f"Memory: about {document['need_gib']:.3g} GiB{a_gpu} ({band}); largest: {parts}"
-    if (seconds := document.get("step_s")) is not None:
-        speed = f"{seconds:.2g} s" if seconds < 100 else format_duration(seconds)
-        if document.get("hours") is None:
-            missing = "the total is not known: the data set is not on this machine"
-            yield f"Time: {speed} a step; {missing}"
-        else:
-            whole = _about(format_duration(document["hours"] * 3600))
-            rows = "" if profile is None else f" for {format_count(profile.rows)} rows"
-            yield f"Time: {whole}{rows} ({speed} a step)"
-    if fit.cost_usd is not None:
-        yield f"Cost: {_about(format_usd(fit.cost_usd))}: {fit.price}"
 
 
 def _about(amount: str) -> str:

@@ -119,6 +119,18 @@ def test_a_rate_far_from_the_evidence_has_its_sources(document, trl_file):
     assert rate["sources"]
 
 
+def test_a_source_that_only_a_method_names_has_a_title(run, tmp_path, monkeypatch):
+    """Rules of SimPO cite a paper that stands in its own file."""
+    monkeypatch.chdir(tmp_path)
+    Path("simpo.yaml").write_text(
+        "base_model: a/b\nrl: simpo\nadapter: lora\nlora_r: 8\nlora_target_linear: true\nmicro_batch_size:"
+        " 1\ngradient_accumulation_steps: 1\nnum_epochs: 1\nlearning_rate: 0.01\noutput_dir: out\n"
+        "sequence_len: 512\ndatasets: [{path: c/d, type: chat_template}]\n"
+    )
+    _, text = run("simpo.yaml", "--gpu", "RTX 4090")
+    assert "SimPO: Simple Preference Optimization" in " ".join(text.split())
+
+
 def test_it_is_carried_over_to_a_plan(run, trl_file):
     """The plan reads back, says where each value is from, and names what is not in it."""
     code, output = run(trl_file, "--gpu", "RTX 3090", "--plan", "plan.yaml")
