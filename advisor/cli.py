@@ -19,8 +19,7 @@ from advisor.commands.options import answer_options, choose_option, json_option,
 from advisor.commands.output import expect_json, print_error_json, say
 from advisor.ground.errors import AdviseError, InputError, Stopped, nearest
 from advisor.ground.files import keep_others_out, refused_as_path, refused_by_system
-from advisor.ground.secrets import masked
-from advisor.ground.terminal import show_streams, shown
+from advisor.ground.terminal import masked, show_streams, shown
 from advisor.ground.version import __version__
 
 # Command -> its line in `advise --help`, the first sentence of its own help.

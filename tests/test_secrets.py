@@ -6,7 +6,7 @@ import time
 import pytest
 
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.secrets import find_secrets, is_secret_key, masked
+from advisor.ground.terminal import find_secrets, is_secret_key, masked
 
 # Made up, in the forms that services give out.
 SECRETS = {

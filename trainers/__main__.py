@@ -31,8 +31,7 @@ from advisor.ground.errors import (
     OutOfMemory,
     Stopped,
 )
-from advisor.ground.secrets import masked
-from advisor.ground.terminal import show_streams, shown
+from advisor.ground.terminal import masked, show_streams, shown
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.record.run import ERROR

@@ -16,8 +16,7 @@ import click
 
 from advisor.ground.errors import Fault
 from advisor.ground.install import as_called
-from advisor.ground.secrets import masked
-from advisor.ground.terminal import console, json_shown, print_message, shown
+from advisor.ground.terminal import console, json_shown, masked, print_message, shown
 
 __all__ = ["console", "expect_json", "print_error_json", "print_json", "put", "say", "with_error"]
 

@@ -11,8 +11,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from advisor.ground.secrets import masked
-from advisor.ground.terminal import shown
+from advisor.ground.terminal import masked, shown
 
 SHOWN_FAULTS = 20
 SHOWN_CHARS = 4000  # of a line: as long as a path may be, and no terminal full of a wrong value

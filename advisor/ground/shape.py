@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
-from advisor.ground.secrets import find_secrets
+from advisor.ground.terminal import find_secrets
 from advisor.ground.units import is_finite
 
 Path_ = tuple[str | int, ...]

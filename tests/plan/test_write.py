@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.extras import extras
 from advisor.ground.resources import resource_root
-from advisor.ground.secrets import find_secrets
+from advisor.ground.terminal import find_secrets
 from advisor.ground.yaml_files import parse_yaml
 from advisor.plan.model import Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.files import DISK, Disk, cannot_write
-from advisor.ground.secrets import masked
-from advisor.ground.terminal import json_shown
+from advisor.ground.terminal import json_shown, masked
 from advisor.record.run import ROLLOUTS
 from trainers.frame.files import json_value
 from trainers.frame.job import Job

@@ -19,7 +19,7 @@ from advisor.ground.errors import AdviseError, Fault, MachineNotReady, Stopped
 from advisor.ground.files import shown_path
 from advisor.ground.install import install_line
 from advisor.ground.progress import waiting
-from advisor.ground.secrets import masked
+from advisor.ground.terminal import masked
 from advisor.launch.folder import now
 from advisor.launch.hub import HUB, login
 from advisor.launch.record_keeper import Ending, with_resume

@@ -17,7 +17,7 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras
 from advisor.ground.files import text_of
 from advisor.ground.resources import method_roots
-from advisor.ground.secrets import masked
+from advisor.ground.terminal import masked
 from advisor.plan.entries import with_paths
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path

@@ -14,8 +14,8 @@ import yaml as pyyaml
 from advisor.extras.other_tools.file import FLAGS, ToolFile, steps
 from advisor.extras.other_tools.mapping import same_value
 from advisor.extras.other_tools.tool import meant_key
-from advisor.ground.secrets import MASK, masked
 from advisor.ground.shape import Path_
+from advisor.ground.terminal import MASK, masked
 
 AROUND = 2  # lines beside a change
 

@@ -23,8 +23,8 @@ from advisor.extras.other_tools.findings import Found
 from advisor.extras.other_tools.tool import TOOLS, Tool, known_names, meant_key, tool_named
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import read_at_most
-from advisor.ground.secrets import MASK, find_secrets, is_secret_key
 from advisor.ground.shape import Path_
+from advisor.ground.terminal import MASK, find_secrets, is_secret_key
 from advisor.ground.yaml_files import decoded
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
