@@ -7,7 +7,7 @@ run.json, terminal, report, README of a result and chat all show this one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import exp
@@ -19,12 +19,9 @@ from advisor.ground.files import PLAN_FILE, shown_path
 from advisor.plan.entries import Entry, entries
 from advisor.plan.read import read_plan
 from advisor.record.next_step import (
-    WORDS,
-    Compared,
     NextStepFinder,
     round_up,
     usual_rows,
-    what_decides,
 )
 from advisor.record.run import DONE, RunRecord, StageRecord
 from advisor.record.stage import Evaluation, Metric, Sample
@@ -37,11 +34,12 @@ from advisor.record.verdict import (
     UNCLEAR,
     WORSE,
     Finding,
-    Limits,
     Verdict,
     limits,
 )
 
+WORDS = (BETTER, WORSE, UNCLEAR)
+HELD_OUT_LOSS = "held-out loss"
 PHRASE_WORDS = 4  # of a phrase that is looked for again
 MOST_ROWS = 100_000  # a difference that takes more rows is none
 
@@ -94,11 +92,11 @@ def _stage_verdict(
     record: RunRecord, stage: StageRecord, *, run: str, trainings: Sequence[Entry]
 ) -> Verdict:
     known = limits()
-    compared = what_decides(stage)
-    task = task_finding(stage, compared, is_classifier=record.is_classifier(stage))
+    name, metric = what_decides(stage)
+    task = task_finding(stage, name, metric, is_classifier=record.is_classifier(stage))
     general = general_finding(stage.evaluation or Evaluation(), known)
     entry = next((one for one in trainings if one.name == stage.name), None)
-    step = NextStepFinder(record=record, stage=stage, entry=entry, run=run, known=known)
+    step = NextStepFinder(record=record, stage=stage, entry=entry, run=run, limits=known)
     asked = {name: extra.finding(record, stage) for name, extra in extras().items()}
     more: dict[str, Finding] = {name: found for name, found in asked.items() if found is not None}
     lost = LOST in (general.status, *(one.status for one in more.values()))
@@ -109,7 +107,7 @@ def _stage_verdict(
         task=task,
         general=general,
         extras=more,
-        next=step.after(task, replace(general, status=LOST) if lost else general, compared),
+        next=step.after(task, replace(general, status=LOST) if lost else general, metric),
     )
 
 
@@ -124,29 +122,52 @@ def _word(task: str, *, lost: bool) -> str | None:
 # --------------------------------------------------------------------------- the task
 
 
+def what_decides(stage: StageRecord) -> tuple[str, Metric | None]:
+    """(name, metric) that decide whether a stage learned its task; None without one."""
+    found = stage.evaluation or Evaluation()
+    if found.decides in found.metrics:
+        return str(found.decides), found.metrics[str(found.decides)]
+    if found.holdout_loss_after is not None and found.holdout_loss_before is not None:
+        loss = Metric(
+            before=found.holdout_loss_before,
+            after=found.holdout_loss_after,
+            interval=found.holdout_loss_interval,
+            rows=found.rows,
+            word=stage.verdict.word if stage.verdict else None,
+        )
+        if loss.word not in WORDS:
+            low, high = loss.bounds or (0, 0)
+            loss = replace(loss, word=BETTER if high < 0 else WORSE if low > 0 else UNCLEAR)
+        return HELD_OUT_LOSS, loss
+    named = [(name, one) for name, one in found.metrics.items() if one.after is not None]
+    return named[0] if named else ("", None)
+
+
 def task_finding(
-    stage: StageRecord, compared: Compared | None, *, is_classifier: bool = False
+    stage: StageRecord, name: str, metric: Metric | None, *, is_classifier: bool = False
 ) -> Finding:
     """Whether a stage learned its task, with the numbers before and after and the rows held out."""
-    if compared is None and stage.verdict is not None and stage.verdict.word in WORDS:
+    if metric is None and stage.verdict is not None and stage.verdict.word in WORDS:
         return Finding(status=str(stage.verdict.word), text=stage.verdict.text or "")
-    if compared is None:
+    if metric is None:
         why = "no rows were held out" if stage.evaluation is not None else "nothing was compared"
         return Finding(status=NOT_MEASURED, text=why)
-    metric = compared.metric
-    status = str(metric.word) if metric.word in WORDS else NOT_MEASURED
-    text = f"{_numbers(compared.name, metric)}{_interval(metric)}"
+    status, text = str(metric.word), _numbers(name, metric)
+    if metric.bounds is not None:
+        low, high = metric.bounds
+        text += f" (95 % interval {low:+.2f} to {high:+.2f})"
     if is_classifier:
         text += " against always the most common class"
     if metric.rows:
         text += f", {metric.rows:,} rows held out"
     if status == UNCLEAR:
-        text += f"; {_too_few(compared, stage)}"
+        text += f"; {_too_few(metric, usual_rows(stage))}"
     also = [
-        _numbers(name, one)
-        for name, one in (stage.evaluation or Evaluation()).metrics.items()
-        if name != compared.name and one.word in (BETTER, WORSE)
+        _numbers(other, one)
+        for other, one in (stage.evaluation or Evaluation()).metrics.items()
+        if other != name and one.word in (BETTER, WORSE)
     ]
+    status = status if status in WORDS else NOT_MEASURED
     return Finding(status=status, text="; ".join([text, *also[:1]]))
 
 
@@ -156,16 +177,11 @@ def _numbers(name: str, metric: Metric) -> str:
     return f"{name.replace('_', ' ')} {before}{metric.after:.3g}"
 
 
-def _interval(metric: Metric) -> str:
-    low, high = metric.interval if metric.interval and len(metric.interval) == 2 else (None, None)
-    return "" if low is None or high is None else f" (95 % interval {low:+.2f} to {high:+.2f})"
-
-
-def _too_few(compared: Compared, stage: StageRecord) -> str:
+def _too_few(metric: Metric, usual: int) -> str:
     """How many rows would tell what these could not."""
-    needed = compared.rows_needed()
+    needed = metric.rows_needed
     if needed is None:
-        return f"too few to tell: hold out more, {usual_rows(stage)} tell small differences"
+        return f"too few to tell: hold out more, {usual} tell small differences"
     if needed > MOST_ROWS:
         return "no difference that any number of rows would show"
     return f"a difference as small as this takes about {round_up(needed):,} rows to tell"
@@ -174,19 +190,19 @@ def _too_few(compared: Compared, stage: StageRecord) -> str:
 # --------------------------------------------------------------------------- everything else
 
 
-def general_finding(found: Evaluation, known: Limits) -> Finding:
+def general_finding(found: Evaluation, known: Mapping[str, float]) -> Finding:
     """Whether a stage lost anything: general loss, answers without an end, repetition."""
     parts, lost = [], False
     if found.general is not None and found.general.before and found.general.after is not None:
         ratio = exp(min(found.general.after - found.general.before, 20.0))
-        lost = ratio >= known.general_lost and found.general.word in (WORSE, None)
+        lost = ratio >= known["general_lost"] and found.general.word in (WORSE, None)
         rows = f"{found.general.rows:,} " if found.general.rows else ""
         text = (
             f"loss on {rows}fixed general prompts {found.general.before:.2f} ->"
             f" {found.general.after:.2f}"
         )
         if lost:
-            how = " (each token half as likely or less)" if ratio >= known.general_halved else ""
+            how = " (each token half as likely or less)" if ratio >= known["general_halved"] else ""
             text += f", perplexity {ratio:.2g} times as high{how}"
         parts.append(text)
     answers, cut_off = _answers(found.samples, known)
@@ -196,7 +212,7 @@ def general_finding(found: Evaluation, known: Limits) -> Finding:
     return Finding(status=LOST if lost or cut_off else KEPT, text="; ".join(parts))
 
 
-def _answers(samples: Sequence[Sample], known: Limits) -> tuple[list[str], bool]:
+def _answers(samples: Sequence[Sample], known: Mapping[str, float]) -> tuple[list[str], bool]:
     """(what sample answers show, whether that is a loss)."""
     told = [sample for sample in samples if sample.tuned_stopped is not None]
     if not told:
@@ -208,22 +224,22 @@ def _answers(samples: Sequence[Sample], known: Limits) -> tuple[list[str], bool]
         repeats(sample.tuned or "", known) and not repeats(sample.base or "", known)
         for sample in told
     )
-    few = ended <= known.answers_end * len(told)
+    few = ended <= known["answers_end"] * len(told)
     beside = f" (base {before})" if before not in (None, ended) else ""
     said = [f"{ended} of {len(told)} sample answers end by themselves{beside}"]
     if repeating:
         said.append(f"{repeating} repeat themselves")
     fewer = few and before is not None and before > ended
-    return said, fewer or repeating >= known.answers_end * len(told)
+    return said, fewer or repeating >= known["answers_end"] * len(told)
 
 
-def repeats(answer: str, known: Limits) -> bool:
+def repeats(answer: str, known: Mapping[str, float]) -> bool:
     """Whether an answer says the same few words again and again."""
     words = answer.lower().split()
     phrases = Counter(
         tuple(words[at : at + PHRASE_WORDS]) for at in range(len(words) - PHRASE_WORDS + 1)
     )
-    return bool(phrases) and max(phrases.values()) >= known.repeats
+    return bool(phrases) and max(phrases.values()) >= known["repeats"]
 
 
 def folder_verdict(folder: Path, record: RunRecord) -> Verdict | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from advisor.ground.files import PLAN_FILE
@@ -17,95 +17,8 @@ from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
 from advisor.record.run import RunRecord, StageRecord
 from advisor.record.smaller import key_path
-from advisor.record.stage import Evaluation, Metric
-from advisor.record.verdict import (
-    BETTER,
-    LOST,
-    NOT_MEASURED,
-    UNCLEAR,
-    WORSE,
-    Finding,
-    Limits,
-    NextStep,
-)
-
-WORDS = (BETTER, WORSE, UNCLEAR)
-HELD_OUT_LOSS = "held-out loss"
-USUAL_HELD = 64  # rows that tell small differences, where the objective's file names no number
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
-    """What decides on one trained stage."""
-
-    name: str
-    metric: Metric
-
-    @property
-    def difference(self) -> float | None:
-        """After less before."""
-        before, after = self.metric.before, self.metric.after
-        return None if before is None or after is None else after - before
-
-    @property
-    def half_width(self) -> float | None:
-        """Half of the interval of the difference."""
-        found = self.metric.interval
-        if found is None or len(found) != 2 or found[0] is None or found[1] is None:
-            return None
-        return (found[1] - found[0]) / 2
-
-    def rows_needed(self) -> int | None:
-        """About how many held-out rows would tell a difference of the size that was seen: an
-        interval narrows with the root of the rows. None where that cannot be said.
-        """
-        half, difference, rows = self.half_width, self.difference, self.metric.rows
-        if not half or not difference or not rows:
-            return None
-        return math.ceil(rows * (half / abs(difference)) ** 2)
-
-
-def what_decides(stage: StageRecord) -> Compared | None:
-    """The comparison that decides whether a stage learned its task; None without one."""
-    found = stage.evaluation
-    if found is None:
-        return None
-    if found.decides in found.metrics:
-        return Compared(name=str(found.decides), metric=found.metrics[str(found.decides)])
-    if found.holdout_loss_after is not None and found.holdout_loss_before is not None:
-        loss = Metric(
-            before=found.holdout_loss_before,
-            after=found.holdout_loss_after,
-            interval=found.holdout_loss_interval,
-            rows=found.rows,
-            word=_word_of_loss(found, stage.verdict.word if stage.verdict else None),
-        )
-        return Compared(name=HELD_OUT_LOSS, metric=loss)
-    named = [(name, one) for name, one in found.metrics.items() if one.after is not None]
-    return Compared(name=named[0][0], metric=named[0][1]) if named else None
-
-
-def _word_of_loss(found: Evaluation, said: str | None) -> str:
-    if said in WORDS:
-        return str(said)
-    interval = found.holdout_loss_interval
-    low, high = interval if interval is not None and len(interval) == 2 else (None, None)
-    if low is None or high is None or low <= 0 <= high:
-        return UNCLEAR
-    return BETTER if high < 0 else WORSE
-
-
-def usual_rows(stage: StageRecord) -> int:
-    """How many held-out rows tell small differences, by the objective's own file."""
-    stated: int | None = objective(stage.objective).steps.get("held_out")
-    return stated or USUAL_HELD
-
-
-def round_up(count: int) -> int:
-    """Two figures: an estimate claims no more."""
-    step = int(10 ** max(0, len(str(count)) - 2))
-    return -(-count // step) * step
-
+from advisor.record.stage import Metric
+from advisor.record.verdict import LOST, NOT_MEASURED, UNCLEAR, WORSE, Finding, NextStep
 
 CARD = "README.md"
 
@@ -150,167 +63,155 @@ def trial_steps(plan: Plan) -> int:
 
 GENERAL = PACKAGE / "demo" / "general.jsonl"  # rows to begin with, written for this project
 MOST_HELD = 0.2  # share of the rows that may be held out: as in the advice
+USUAL_HELD = 64  # rows that tell small differences, where the objective's file names no number
+
+
+def usual_rows(stage: StageRecord) -> int:
+    """How many held-out rows tell small differences, by the objective's own file."""
+    stated: int | None = objective(stage.objective).steps.get("held_out")
+    return stated or USUAL_HELD
+
+
+def round_up(count: int) -> int:
+    """Two figures: an estimate claims no more."""
+    step = int(10 ** max(0, len(str(count)) - 2))
+    return -(-count // step) * step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NextStepFinder:
-    """Where the next step is looked for."""
+    """Looks for the one thing to do after a stage."""
 
     record: RunRecord
     stage: StageRecord
-    entry: Entry | None
-    run: str
-    known: Limits
+    entry: Entry | None  # of the plan; None: it cannot be read
+    run: str  # the folder, as it can be typed
+    limits: Mapping[str, float]
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether the plan trains one stage on one file."""
-        return len(self.record.stages) == 1
-
-    def after(self, task: Finding, general: Finding, compared: Compared | None) -> NextStep:
-        """The one thing to do next; the first that applies."""
+    def after(self, task: Finding, general: Finding, metric: Metric | None) -> NextStep:
+        """The first step that applies."""
         if self.record.max_steps:
-            return self._say(
-                "run_whole",
-                f"this was a trial of {self.record.max_steps} steps: train the whole plan",
-                f"advise run {self._plan} --output {shlex.quote(f'{self.run}-whole')}",
-            )
+            text = f"this was a trial of {self.record.max_steps} steps: train the whole plan"
+            whole = shlex.quote(f"{self.run}-whole")
+            return _step("run_whole", text, f"advise run {self._plan} --output {whole}")
         if task.status == NOT_MEASURED:
             return self._measure()
         if task.status == WORSE:
             return self._worse()
         if task.status == UNCLEAR:
-            return self._unclear(compared)
+            return self._unclear(metric)
         if general.status == LOST:
-            return self._lost()
+            # A style that every row has is learned as the style of every answer; rows that do not
+            # have it show where it ends.
+            each = round(1 / self.limits["general_rows"])
+            text = f"mix general questions into the data, one for every {each} rows or more"
+            return _step("mix_general", text, self._mixing())
         return self._better()
 
     @property
     def _plan(self) -> str:
         return shlex.quote(f"{self.run}/{PLAN_FILE}")
 
-    def _say(self, action: str, text: str, command: str | None = None) -> NextStep:
-        return NextStep(action=action, text=text, command=command)
-
-    def _again(self, *settings: str) -> str:
-        words = " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
-        return f"advise run {self._plan} {words}"
-
-    def _key(self, key: str) -> str:
-        if self.entry is not None:
-            return key_path(self.entry, key)
-        return f"stages.{self.stage.plan_stage}.{key}"
-
-    def _rate(self) -> float | None:
-        stated = (self.record.settings(self.stage).trl or {}).get("learning_rate")
-        if self.entry is not None:
-            stated = self.entry.stage.learning_rate
-        return float(stated) if isinstance(stated, int | float) and stated > 0 else None
+    def _again(self, key: str, value: str) -> str:
+        """The command that trains again with another value of a key of the stage."""
+        at = f"stages.{self.stage.plan_stage}.{key}"
+        at = key_path(self.entry, key) if self.entry is not None else at
+        return f"advise run {self._plan} --set {shlex.quote(f'{at}={value}')}"
 
     def _other_rate(self, factor: float) -> str | None:
-        rate = self._rate()
-        return None if rate is None else f"{self._key('learning_rate')}={rate * factor:.1e}"
+        """The same with so many times the learning rate; None if that is not known."""
+        rate = (self.record.settings(self.stage).trl or {}).get("learning_rate")
+        if self.entry is not None:
+            rate = self.entry.stage.learning_rate
+        if not isinstance(rate, int | float) or rate <= 0:
+            return None
+        return self._again("learning_rate", f"{rate * factor:.1e}")
 
     def _check_data(self) -> str | None:
         path = self.entry.data.path if self.entry is not None else None
-        return f"advise check {shlex.quote(str(path))}" if path else None
+        return f"advise check {shlex.quote(path)}" if path else None
 
     def _measure(self) -> NextStep:
         if not self.record.judge:
             text = "compare it with its base: train again without --no-judge"
-            return self._say("measure", text, f"advise run {self._plan} --output {self.run}-judged")
-        share = f"{self._key('holdout')}={MOST_HELD:g}"
-        return self._say("measure", "hold out rows to compare on", self._again(share))
+            return _step("measure", text, f"advise run {self._plan} --output {self.run}-judged")
+        command = self._again("holdout", f"{MOST_HELD:g}")
+        return _step("measure", "hold out rows to compare on", command)
 
     def _worse(self) -> NextStep:
-        curve = self.stage.held_out
+        curve, factor = self.stage.held_out, self.limits["rate_factor"]
         if curve is not None and curve.best_step and curve.best_step != curve.last_step:
-            return self._say(
-                "train_shorter",
-                f"it was best after step {curve.best_step}: keep those weights",
-                self._again(f"{self._key('keep')}=best"),
-            )
-        lower = self._other_rate(1 / self.known.rate_factor)
-        text = f"try a learning rate {self.known.rate_factor:g} times lower"
-        return self._say("lower_rate", text, self._again(lower) if lower else None)
+            text = f"it was best after step {curve.best_step}: keep those weights"
+            return _step("train_shorter", text, self._again("keep", "best"))
+        text = f"try a learning rate {factor:g} times lower"
+        return _step("lower_rate", text, self._other_rate(1 / factor))
 
-    def _unclear(self, compared: Compared | None) -> NextStep:
-        if compared is None:
-            return self._say("look_at_data", "look at its rows", self._check_data())
-        held, rows = compared.metric.rows or 0, self.stage.data.rows if self.stage.data else None
-        needed = compared.rows_needed() or usual_rows(self.stage)
-        before, difference = compared.metric.before, compared.difference
-        if before and difference is not None:
-            small = abs(difference) <= self.known.no_effect * abs(before)
-            if small and held >= usual_rows(self.stage) / 2:
-                higher = self._other_rate(self.known.rate_factor)
-                text = "it did not learn: look at its rows, then try a higher learning rate"
-                command = self._check_data() or (self._again(higher) if higher else None)
-                return self._say("look_at_data", text, command)
+    def _unclear(self, metric: Metric | None) -> NextStep:
+        if metric is None:
+            return _step("look_at_data", "look at its rows", self._check_data())
+        held, rows = metric.rows or 0, self.stage.data.rows if self.stage.data else None
+        usual, before = usual_rows(self.stage), metric.before or 0.0
+        difference = metric.difference
+        needed = metric.rows_needed or usual
+        is_known = before and difference is not None and held >= usual / 2
+        if is_known and abs(difference or 0.0) <= self.limits["no_effect"] * abs(before):
+            text = "it did not learn: look at its rows, then try a higher learning rate"
+            higher = self._other_rate(self.limits["rate_factor"])
+            return _step("look_at_data", text, self._check_data() or higher)
         if rows and held < MOST_HELD * rows and needed <= MOST_HELD * rows:
             share = min(MOST_HELD, max(needed, 2 * held) / rows)
-            setting = f"{self._key('holdout')}={share:.2g}"
-            return self._say("hold_out_more", "hold out more rows", self._again(setting))
+            command = self._again("holdout", f"{share:.2g}")
+            return _step("hold_out_more", "hold out more rows", command)
         wanted = f", about {round_up(math.ceil(needed / MOST_HELD)):,} in all" if needed else ""
-        return self._say("more_data", f"collect more rows{wanted}", self._check_data())
-
-    def _lost(self) -> NextStep:
-        """A style that every row has is learned as the style of every answer; rows that do not
-        have it show where it ends.
-        """
-        each = round(1 / self.known.general_rows)
-        text = f"mix general questions into the data, one for every {each} rows or more"
-        return self._say("mix_general", text, self._mixing())
+        return _step("more_data", f"collect more rows{wanted}", self._check_data())
 
     def _mixing(self) -> str | None:
-        """The command that trains on the data and our general rows, where they have one form."""
+        """The command that trains on the data and our general rows, if they have one form and the
+        plan has one stage.
+        """
         data = self.entry.data if self.entry is not None else None
-        if data is None or data.path is None or data.format != "messages":
+        if data is None or data.format != "messages" or not data.path.endswith(".jsonl"):
             return None
-        path = str(data.path)
-        if not path.endswith(".jsonl") or not self.is_alone:
+        if len(self.record.stages) > 1:
             return None
-        ours = shlex.quote(str(GENERAL))
         return (
-            f"cat {shlex.quote(path)} {ours} > mixed.jsonl && advise run {self._plan}"
-            ' --set data.path="$PWD/mixed.jsonl"'
+            f"cat {shlex.quote(data.path)} {shlex.quote(str(GENERAL))} > mixed.jsonl && advise run"
+            f' {self._plan} --set data.path="$PWD/mixed.jsonl"'
         )
 
     def _better(self) -> NextStep:
-        longer = self._unfinished()
-        if longer and self.entry is not None:
-            command = self._again(longer_setting(self.entry))
-            return self._say("train_longer", f"train longer: {longer}", command)
+        if (longer := self._unfinished()) and self.entry is not None:
+            setting = shlex.quote(longer_setting(self.entry))
+            command = f"advise run {self._plan} --set {setting}"
+            return _step("train_longer", f"train longer: {longer}", command)
         wrong = [check.name for check in self.stage.checks if not check.ok]
+        run = shlex.quote(self.run)
+        chat = f"advise chat {run}" if self.record.writes(self.stage) else None
         if wrong:
             text = f"try it, and mind the warning ({', '.join(wrong[:2])})"
-            return self._say("try_it", text, self._chat())
-        if self._chat() and update(self.stage.update).merges:
-            return self._say(
-                "ship",
-                "try some questions of your own, then merge it to serve it",
-                f"advise export {shlex.quote(self.run)} --to merged",
-            )
-        return self._say("ship", "try some inputs of your own, then use it", self._chat())
+            return _step("try_it", text, chat)
+        if chat and update(self.stage.update).merges:
+            text = "try some questions of your own, then merge it to serve it"
+            return _step("ship", text, f"advise export {run} --to merged")
+        return _step("ship", "try some inputs of your own, then use it", chat)
 
     def _unfinished(self) -> str:
         """Why a good result would be better after more training, or an empty string."""
         stage, curve = self.stage, self.stage.held_out
         if curve is not None and curve.stopped_early:
             return ""  # more steps would not be taken
-        found = stage.evaluation or Evaluation()
-        told = [one for one in found.samples if one.tuned_stopped is not None]
-        ended = sum(bool(one.tuned_stopped) for one in told)
-        if told and ended <= self.known.answers_end * len(told):
-            return f"only {ended} of {len(told)} answers end by themselves"
+        samples = stage.evaluation.samples if stage.evaluation is not None else ()
+        told = [one.tuned_stopped for one in samples if one.tuned_stopped is not None]
+        if told and sum(told) <= self.limits["answers_end"] * len(told):
+            return f"only {sum(told)} of {len(told)} answers end by themselves"
         if curve is not None and curve.fell is not None:
-            still = curve.fell >= self.known.still_falling
+            still = curve.fell >= self.limits["still_falling"]
             return f"held-out loss still fell by {curve.fell:.0%} at the end" if still else ""
         least = objective(stage.objective).steps.get("least")
         if least and stage.steps and stage.steps < least:
             return f"{stage.steps} optimizer steps are few, {least} are usual"
         return ""
 
-    def _chat(self) -> str | None:
-        writes = self.record.writes(self.stage)
-        return f"advise chat {shlex.quote(self.run)}" if writes else None
+
+def _step(action: str, text: str, command: str | None) -> NextStep:
+    return NextStep(action=action, text=text, command=command)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from advisor.methods import objective, update
@@ -35,6 +36,9 @@ class Change:
     def applied(self, stage: Stage) -> Stage:
         """The stage with these values."""
         return replace(stage, **self.values)
+
+
+QUANTIZED = Change({"quantization": "nf4"}, "stores the frozen base in 4 bits")
 
 
 def smaller_micro_batch(size: int, *, least: int = 1) -> int | None:
@@ -100,77 +104,50 @@ def adjustment_of(entry: Entry, change: Change, why: str, *, at_step: int | None
     )
 
 
+def _other_changes(stage: Stage, *kinds: str) -> list[Change]:
+    """The changes of these kinds that the stage has left, in their order."""
+    is_module, found = update(stage.update).is_module, dict[str, Change]()
+    if is_module and stage.quantization is None:
+        found["quantize"] = QUANTIZED
+    if stage.weights_dtype == "float32":
+        found["weights"] = Change({"weights_dtype": "bfloat16"}, "stores the weights in 16 bits")
+    if stage.weights_dtype == "float32" and is_module:  # what is trained stays in float32
+        values = {"weights_dtype": "bfloat16", "precision": "mixed"}
+        found["frozen weights"] = Change(values, "holds the frozen base in 16 bits")
+    # Modules have small states. AdamW with 8-bit moments trains like AdamW (Dettmers et al. 2022,
+    # arXiv:2110.02861).
+    if stage.optimizer in ("adamw", "adamw_fused") and not is_module:
+        why = "keeps AdamW's two moments in 8 bits"
+        found["optimizer"] = Change({"optimizer": "adamw_8bit"}, why)
+    if stage.optimizer == "adamw_split" and not is_module:
+        why = "rounds bfloat16 weights at random, in place of 2 bytes more for each"
+        found["optimizer"] = Change({"optimizer": "adamw_stochastic"}, why)
+    if not stage.gradient_checkpointing:
+        why = "recomputes activations instead of keeping them"
+        found["recompute"] = Change({"gradient_checkpointing": True}, why)
+    if stage.seq_len // 2 >= SHORTEST_SEQ_LEN:
+        why = "shorter rows only; what happens to longer ones, `truncation` says"
+        found["shorter"] = Change({"seq_len": stage.seq_len // 2}, why)
+    if not is_module:
+        why = "trains a small module instead of every weight"
+        found["module"] = Change({"update": "lora", "learning_rate": None}, why)
+    return [found[kind] for kind in kinds if kind in found]
+
+
 def weight_changes(stage: Stage) -> list[Change]:
     """The changes that make the model itself smaller, for a stage that ran out as it was loaded."""
-    found = []
-    if update(stage.update).is_module and stage.quantization is None:
-        found.append(Change({"quantization": "nf4"}, "stores the frozen base in 4 bits"))
-    if stage.weights_dtype == "float32":
-        found.append(Change({"weights_dtype": "bfloat16"}, "stores the weights in 16 bits"))
-    return found
-
-
-def optimizer_changes(stage: Stage) -> list[Change]:
-    """An optimizer that keeps less of the same weights, where all of them are trained; modules have
-    small states.
-
-    AdamW with 8-bit moments trains like AdamW (Dettmers et al. 2022, arXiv:2110.02861).
-    """
-    if update(stage.update).is_module:
-        return []
-    if stage.optimizer in ("adamw", "adamw_fused"):
-        return [Change({"optimizer": "adamw_8bit"}, "keeps AdamW's two moments in 8 bits")]
-    if stage.optimizer == "adamw_split":
-        why = "rounds bfloat16 weights at random, in place of 2 bytes more for each"
-        return [Change({"optimizer": "adamw_stochastic"}, why)]
-    return []
-
-
-def frozen_in_16_bits(stage: Stage) -> list[Change]:
-    """A frozen base held in float32 in half the memory; what is trained stays in float32."""
-    if not update(stage.update).is_module or stage.weights_dtype != "float32":
-        return []
-    why = "holds the frozen base in 16 bits"
-    return [Change({"weights_dtype": "bfloat16", "precision": "mixed"}, why)]
-
-
-def recomputed(stage: Stage) -> list[Change]:
-    """Activations computed again, where they are kept."""
-    if stage.gradient_checkpointing:
-        return []
-    why = "recomputes activations instead of keeping them"
-    return [Change({"gradient_checkpointing": True}, why)]
-
-
-def shorter_rows(stage: Stage) -> list[Change]:
-    """Half the length, where that leaves most conversations whole."""
-    if stage.seq_len // 2 < SHORTEST_SEQ_LEN:
-        return []
-    why = "shorter rows only; what happens to longer ones, `truncation` says"
-    return [Change({"seq_len": stage.seq_len // 2}, why)]
-
-
-def module_instead(stage: Stage) -> list[Change]:
-    """LoRA, where every weight is trained."""
-    if update(stage.update).is_module:
-        return []
-    why = "trains a small module instead of every weight"
-    return [Change({"update": "lora", "learning_rate": None}, why)]
+    return _other_changes(stage, "quantize", "weights")
 
 
 def harmless(stage: Stage) -> Iterator[Change]:
     """Changes that leave what is learned as it is, and sets of them, the fewest first."""
-    halved: list[Change | None] = [None, *frozen_in_16_bits(stage)]
-    batches = [None, *smaller_batches(stage)]
-    parts = [
-        [one for one in (half, batch, more) if one is not None]
-        for half in halved
-        for more in (None, *recomputed(stage))
-        for batch in batches
-    ]
-    for some in sorted(parts, key=len):
-        if some:
-            yield together(some)
+    choices = product(
+        (None, *_other_changes(stage, "frozen weights")),
+        (None, *_other_changes(stage, "recompute")),
+        (None, *smaller_batches(stage)),
+    )
+    sets = [[one for one in (half, batch, more) if one] for half, more, batch in choices]
+    yield from (together(some) for some in sorted(sets, key=len) if some)
 
 
 def together(some: Sequence[Change]) -> Change:
@@ -183,18 +160,11 @@ def together(some: Sequence[Change]) -> Change:
 
 def giving_up(stage: Stage) -> Iterator[Change]:
     """Changes of what is learned, the smallest first, then with those of another kind."""
-    quantised = [one for one in weight_changes(stage) if "quantization" in one.values]
-    yield from quantised
-    yield from optimizer_changes(stage)
-    shorter = shorter_rows(stage)
-    yield from shorter
-    for one in quantised:
-        for more in shorter:
-            yield together([one, more])
-    for module in module_instead(stage):
-        yield module
-        in_4_bits = Change({"quantization": "nf4"}, "stores the frozen base in 4 bits")
-        yield together([module, in_4_bits])
+    quantized, shorter = (_other_changes(stage, kind) for kind in ("quantize", "shorter"))
+    yield from (*quantized, *_other_changes(stage, "optimizer"), *shorter)
+    yield from (together(pair) for pair in product(quantized, shorter))
+    for module in _other_changes(stage, "module"):
+        yield from (module, together([module, QUANTIZED]))
 
 
 def smallest_that_fits(stage: Stage, fits: Callable[[Stage], bool]) -> Change | None:
@@ -217,14 +187,8 @@ def smallest_that_fits(stage: Stage, fits: Callable[[Stage], bool]) -> Change | 
 
 def changes(stage: Stage) -> list[Change]:
     """Every change that lowers memory, those that change the result least first."""
-    return [
-        *smaller_batches(stage),
-        *recomputed(stage),
-        *(one for one in weight_changes(stage) if "quantization" in one.values),
-        *optimizer_changes(stage),
-        *shorter_rows(stage),
-        *module_instead(stage),
-    ]
+    kinds = ("recompute", "quantize", "optimizer", "shorter", "module")
+    return [*smaller_batches(stage), *_other_changes(stage, *kinds)]
 
 
 def next_change(

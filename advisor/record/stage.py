@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+from math import ceil
 from typing import Annotated, Any
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject
@@ -141,6 +142,28 @@ class Metric(JsonObject):
     interval: Interval = None
     rows: Annotated[int | None, "rows compared"] = None
     word: Annotated[str | None, "better, worse, not distinguishable, or measured alone"] = None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The interval of the difference, if both of its ends are known."""
+        low, high = self.interval if self.interval and len(self.interval) == 2 else (None, None)
+        return None if low is None or high is None else (low, high)
+
+    @property
+    def difference(self) -> float | None:
+        """After less before."""
+        known = self.before is not None and self.after is not None
+        return self.after - self.before if known else None  # type: ignore[operator]
+
+    @property
+    def rows_needed(self) -> int | None:
+        """About how many held-out rows would tell a difference of the size that was seen: an
+        interval narrows with the root of the rows. None if that cannot be said.
+        """
+        if self.bounds is None or not self.difference or not self.rows:
+            return None
+        half_width = (self.bounds[1] - self.bounds[0]) / 2
+        return ceil(self.rows * (half_width / abs(self.difference)) ** 2) if half_width else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

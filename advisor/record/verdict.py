@@ -94,21 +94,10 @@ LIMIT = Keys(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """The limits by their ids, in the units that the file states."""
-
-    general_lost: float
-    general_halved: float
-    general_rows: float
-    answers_end: float
-    repeats: float
-    still_falling: float
-    no_effect: float
-    rate_factor: float
-
-
-NAMES = tuple(Limits.__dataclass_fields__)
+NAMES = (
+    "general_lost", "general_halved", "general_rows", "answers_end", "repeats", "still_falling",
+    "no_effect", "rate_factor",
+)  # fmt: skip
 VERDICT_FILE = Keys(
     help="What makes the verdict on a finished run",
     keys={"limits": Keys(keys=dict.fromkeys(NAMES, LIMIT), required=NAMES)},
@@ -117,8 +106,8 @@ VERDICT_FILE = Keys(
 
 
 @cache
-def limits() -> Limits:
-    """The limits. Raises InputError with every fault of the file, located."""
+def limits() -> Mapping[str, float]:
+    """Name -> limit, in the file's unit. Raises InputError with every fault of the file, located."""
     document = read_shipped(rules_dir() / "verdict.yaml", shape=VERDICT_FILE)
     known = shipped_sources()
     stated = document.data["limits"]
@@ -130,4 +119,4 @@ def limits() -> Limits:
     ]
     if faults:
         raise InputError(faults=faults)
-    return Limits(**{name: float(stated[name]["value"]) for name in NAMES})
+    return {name: float(stated[name]["value"]) for name in NAMES}

@@ -104,7 +104,7 @@ def test_a_general_ability_that_halved_is_never_good():
 )  # fmt: skip
 def test_what_counts_as_lost_is_the_limit_in_the_rules(after, word, status):
     """1.2 times the perplexity is a loss higher by ln 1.2 = 0.182, and told from chance."""
-    assert limits().general_lost == 1.2
+    assert limits()["general_lost"] == 1.2
     found = judged(evaluation={"general": {**FORGOT, "after": after, "word": word}})
     assert found.general.status == status
 
