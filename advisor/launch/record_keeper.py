@@ -20,7 +20,7 @@ from advisor.launch.call import Call
 from advisor.launch.earlier import Inputs
 from advisor.launch.folder import is_done, now
 from advisor.launch.hub import base_license
-from advisor.launch.prepare import OnEnd, PlanRun, Say
+from advisor.launch.prepare import OnEnd, Say
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.record.files import write_record
@@ -46,27 +46,32 @@ from advisor.record.stage import Adjustment, ErrorRecord, Expected, LaunchRecord
 def new_record(call: Call, old: RunRecord | None, inputs: Inputs) -> RunRecord:
     """run.json at the start of an attempt; what earlier attempts finished is kept."""
     run, hardware = call.run, call.used
-    license = base_license(run, call.shape)
-    return RunRecord(
-        schema_version=SCHEMA_VERSION,
+    first = RunRecord(schema_version=SCHEMA_VERSION, status=RUNNING, stages=(), attempts=0)
+    before = old or first
+    launch = LaunchRecord(
+        strategy=(run.plan.launch.strategy or DDP) if run.plan.launch.world_size > 1 else None,
+        processes=run.plan.launch.processes,
+        nodes=run.plan.launch.nodes,
+    )
+    if before.launch is not None and launch == replace(
+        before.launch, sharded_tensors=None, peak_gib_per_rank=(), extra={}
+    ):
+        launch = before.launch
+    return replace(
+        before,
         advise_version=__version__,
         name=run.plan.name,
         status=RUNNING,
-        verdict=old.verdict if old else None,
-        cross_evaluation=old.cross_evaluation if old else None,
-        extras=old.extras if old else None,
         composition=run.plan.origin.composition,
         model=run.plan.model,
-        license=license or (old.license if old else None),
+        license=base_license(run, call.shape) or before.license,
         stages=tuple(
-            _stage_record(entry, old, call.expected[entry.name], run.folder)
+            _stage_record(entry, before, call.expected[entry.name], run.folder)
             for entry in run.entries
         ),
-        launch=_launch_record(run, old),
+        launch=launch,
         max_steps=run.max_steps,
         judge=call.options.judge,
-        resolved=old.resolved if old else {},
-        versions=old.versions if old else {},
         hardware=MachineRecord(
             kind=hardware.kind,
             gpus=tuple(gpu.name for gpu in hardware.gpus),
@@ -77,34 +82,15 @@ def new_record(call: Call, old: RunRecord | None, inputs: Inputs) -> RunRecord:
         digests=run.digests,
         tasks=run.tasks,
         input_files=inputs,
-        adjusted=old.adjusted if old else (),
-        started_at=(old.started_at if old else None) or now(),
-        attempts=old.attempts + 1 if old else 1,
-        extra=old.extra if old else {},
+        started_at=before.started_at or now(),
+        finished_at=None,
+        attempts=before.attempts + 1,
     )
 
 
-def _launch_record(run: PlanRun, old: RunRecord | None) -> LaunchRecord:
-    """What is known before the stages that are left are trained."""
-    launch = run.plan.launch
-    now = LaunchRecord(
-        strategy=(launch.strategy or DDP) if launch.world_size > 1 else None,
-        processes=launch.processes,
-        nodes=launch.nodes,
-    )
-    before = old.launch if old is not None else None
-    if before is None or (before.strategy, before.processes, before.nodes) != (
-        now.strategy, now.processes, now.nodes,
-    ):  # fmt: skip
-        return now
-    return before
-
-
-def _stage_record(
-    entry: Entry, old: RunRecord | None, expected: Expected, folder: Path
-) -> StageRecord:
+def _stage_record(entry: Entry, old: RunRecord, expected: Expected, folder: Path) -> StageRecord:
     """An entry of run.json's `stages`; a finished one is kept as it is."""
-    before = old.stage(entry.name) if old else None
+    before = old.stage(entry.name)
     if before is not None and is_done(old, entry.name, folder):
         return before
     status: Status = before.status if before else PENDING

@@ -107,7 +107,7 @@ VERDICT_FILE = Keys(
 
 @cache
 def limits() -> Mapping[str, float]:
-    """Name -> limit, in the file's unit. Raises InputError with every fault of the file, located."""
+    """Name -> limit, in the file's unit. Raises InputError with every fault, located."""
     document = read_shipped(rules_dir() / "verdict.yaml", shape=VERDICT_FILE)
     known = shipped_sources()
     stated = document.data["limits"]
