@@ -25,6 +25,7 @@ from advisor.plan.keys import EXTRAS, key_specs, stated_extras
 from advisor.plan.model import Comments, Place, Plan, Stage
 
 # Written even if they equal the default: without them the file would not say what it is.
+Lines = list[tuple[str, str]]  # (text, comment)
 ALWAYS = {"version", "name", "model", "objective", "update", "learning_rate", "device", "path"}
 HEADER = "Launch file of `advise`. Values may be edited; the reasons stand beside them."
 START = " Start or resume with: advise run {name}"
@@ -142,13 +143,13 @@ def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan
     """The launch file's text. It names nothing of this machine that the plan itself does not."""
     comments = {flat_place(place): text for place, text in (comments or {}).items()}
     head = f"# {HEADER}{START.format(name=_word(name)) if plan.launch.startable else ''}"
-    lines: list[tuple[str, str]] = []
+    lines: Lines = []
     for key, value in plan_data(plan, comments).items():
         if key in ("data", "tasks", "stages", "launch", "origin") or (
             isinstance(value, dict) and key != "template"
         ):
             lines.append(("", ""))
-        _emit_entry(key, value, (), 0, comments, lines)
+        _emit(lines, f"{_text(key)}:", value, (key,), comments, 2)
     return "\n".join([head, *_aligned(lines)]) + "\n"
 
 
@@ -161,54 +162,41 @@ def _word(name: str) -> str:
     return f"$'{''.join(signs)}'"
 
 
-def _emit_entry(
-    key: str,
-    value: Any,
-    place: Place,
-    indent: int,
-    comments: Comments,
-    lines: list[tuple[str, str]],
+def _emit(
+    lines: Lines, start: str, value: Any, place: Place, comments: Comments, indent: int
 ) -> None:
-    """Append the lines of one `key: value`, each as (text, comment)."""
-    here = (*place, key)
-    start, comment = f"{' ' * indent}{_text(key)}:", comments.get(here, "")
+    """Append the lines of one value, each as (text, comment), the first behind `start`."""
+    comment = comments.get(place, "")
     if isinstance(value, dict) and value:
         lines.append((start, comment))
-        for inner, part in value.items():
-            _emit_entry(inner, part, here, indent + 2, comments, lines)
-    elif isinstance(value, list) and value and not all(_is_scalar(part) for part in value):
+        for key, part in value.items():
+            text = f"{' ' * indent}{_text(key)}:"
+            _emit(lines, text, part, (*place, key), comments, indent + 2)
+    elif isinstance(value, list) and any(isinstance(part, dict | list) and part for part in value):
         lines.append((start, comment))
         for index, part in enumerate(value):
-            _emit_item(part, (*here, index), indent + 2, comments, lines)
+            _emit_item(lines, part, (*place, index), comments, indent)
     else:
         lines.append((f"{start} {_inline(value)}", comment))
 
 
-def _emit_item(
-    value: Any, place: Place, indent: int, comments: Comments, lines: list[tuple[str, str]]
-) -> None:
-    if isinstance(value, dict) and value:
-        lines.extend(
-            (f"{' ' * indent}# {line}", "") for line in comments.get(place, "").splitlines()
-        )
-        inner: list[tuple[str, str]] = []
-        for key, part in value.items():
-            _emit_entry(key, part, place, indent + 2, comments, inner)
-        first, comment = inner[0]
-        lines.append((f"{' ' * indent}- {first[indent + 2 :]}", comment))
-        lines.extend(inner[1:])
-    elif isinstance(value, list) and value and not all(_is_scalar(part) for part in value):
-        lines.append((f"{' ' * indent}-", ""))
-        for index, part in enumerate(value):
-            _emit_item(part, (*place, index), indent + 2, comments, lines)
-    else:
-        lines.append((f"{' ' * indent}- {_inline(value)}", comments.get(place, "")))
+def _emit_item(lines: Lines, value: Any, place: Place, comments: Comments, indent: int) -> None:
+    """The lines of an entry of a list; those of a map begin beside the dash."""
+    dash = f"{' ' * indent}-"
+    if not isinstance(value, dict) or not value:
+        _emit(lines, dash, value, place, comments, indent + 2)
+        return
+    lines += ((f"{' ' * indent}# {line}", "") for line in comments.get(place, "").splitlines())
+    inner: Lines = []
+    _emit(inner, dash, value, place, {**comments, place: ""}, indent + 2)
+    first, comment = inner[1]
+    lines += [(f"{dash} {first.lstrip()}", comment), *inner[2:]]
 
 
-def _aligned(lines: list[tuple[str, str]]) -> list[str]:
+def _aligned(lines: Lines) -> list[str]:
     """The lines with a block's comments in one column; a longer line pushes out its own alone."""
     result: list[str] = []
-    block: list[tuple[str, str]] = []
+    block: Lines = []
     for line in [*lines, ("", "")]:
         if line[0]:
             block.append(line)
@@ -222,10 +210,6 @@ def _aligned(lines: list[tuple[str, str]]) -> list[str]:
             result.append("")
         block = []
     return result[:-1]
-
-
-def _is_scalar(value: Any) -> bool:
-    return not isinstance(value, dict | list) or not value
 
 
 def _inline(value: Any) -> str:
