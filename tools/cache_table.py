@@ -2,7 +2,7 @@
 
 Run: python -m tools.cache_table
 
-Writes advisor/estimate/allocator/table.py in about six minutes of one core. A run with the layers
+Writes the table in advisor/estimate/memory/allocator.py in six minutes of one core. A run with the layers
 of a small LLaMA and LoRA or full fine-tuning is put into the allocator (tools.step_tensors).
 Of its passing memory, activations kept plus the larger of the loss and one layer's backward pass:
 
@@ -29,7 +29,7 @@ from advisor.estimate.model.layers import Attention, Dense, LayerKind
 from tools.caching import OutOfMemory
 from tools.step_tensors import Peaks, Training, layer_tensors, peaks
 
-TARGET = Path(__file__).parents[1] / "advisor" / "estimate" / "allocator" / "table.py"
+TARGET = Path(__file__).parents[1] / "advisor" / "estimate" / "memory" / "allocator.py"
 # What of a run decides the share: the loss's of the passing memory, and how many times the passing
 # memory the gradients are (0: a module's).
 LOSS_SHARES = (0.0, 0.25, 0.5, 0.75, 0.95)
@@ -184,34 +184,35 @@ def _fixed(one: Cell, tokens: int, *, expandable: bool) -> Peaks:
 
 
 def table() -> Iterator[str]:
-    """The lines of the module."""
-    yield '"""What PyTorch\'s allocator keeps and loses, in shares of what comes and goes.'
-    yield ""
-    yield "Written by `python -m tools.cache_table`, which says what the numbers mean."
-    yield '"""'
-    yield ""
+    """The lines of the table."""
     yield f"LOSS_SHARES = {LOSS_SHARES}"
     yield f"GRADIENT_RATIOS = {GRADIENT_RATIOS}"
-    yield "# By expandable segments and checkpointing, then by ratio of gradients and share of the"
-    yield "# loss: kept, per_record, lost, lost_ragged."
+    yield "# By expandable segments and checkpointing, in hundredths: a line for each ratio of"
+    yield "# gradients, a column for each share of the loss: kept, per_record, lost, lost_ragged."
     yield "ROWS = {"
     for expandable, checkpointed in product((False, True), (True, False)):
-        yield f"    ({expandable}, {checkpointed}): ("
+        yield f'    ({expandable}, {checkpointed}): _numbers("""'
         for ratio in GRADIENT_RATIOS:
-            yield "        ("
-            for share in LOSS_SHARES:
-                numbers = row(
+            cells = (
+                row(
                     expandable=expandable, checkpointed=checkpointed, gradient_ratio=ratio,
                     loss_share=share,
-                )  # fmt: skip
-                yield f"            ({', '.join(f'{number:.2f}' for number in numbers)}),"
-            yield "        ),"
-        yield "    ),"
+                )
+                for share in LOSS_SHARES
+            )  # fmt: skip
+            yield " | ".join(
+                " ".join(str(round(100 * number)) for number in numbers) for numbers in cells
+            )
+        yield '"""),'
     yield "}"
 
 
 def main() -> None:
-    TARGET.write_text("\n".join(table()) + "\n", encoding="utf-8")
+    text = TARGET.read_text("utf-8")
+    before, _, rest = text.partition("# simulated shares\n")
+    _, _, after = rest.partition("# end of simulated shares\n")
+    lines = ["# simulated shares", *table(), "# end of simulated shares"]
+    TARGET.write_text(before + "\n".join(lines) + "\n" + after, encoding="utf-8")
     print(f"wrote {TARGET}")
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate.allocator import table as cache_table
-from advisor.estimate.allocator.factors import NONE, UNKNOWN, cache_factors, records
+from advisor.estimate.memory import allocator as cache_table
+from advisor.estimate.memory.allocator import NONE, UNKNOWN, cache_factors, records
 from advisor.estimate.types import MemoryEstimate
 from advisor.ground.units import GIB
 from advisor.situation.models import model_shape
@@ -87,7 +87,7 @@ def test_a_run_of_random_lengths_goes_through_on_less_than_it_reserves():
     [(False, True, 0.0, 0.75), (True, False, 1.0, 0.5)],
 )
 def test_the_table_is_what_the_simulation_says(expandable, checkpointed, ratio, share):
-    """Cells of advisor/estimate/allocator/table.py rebuilt; `python -m tools.cache_table` writes it."""
+    """Cells of advisor/estimate/memory/allocator.py rebuilt; `python -m tools.cache_table` writes it."""
     rebuilt = row(
         expandable=expandable, checkpointed=checkpointed, gradient_ratio=ratio, loss_share=share
     )

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from advisor.estimate import sources as src
-from advisor.estimate.allocator.factors import NONE, UNKNOWN, Records, cache_factors, records
 from advisor.estimate.memory.activations import (
     activations,
     evaluation_memory,
@@ -23,6 +22,7 @@ from advisor.estimate.memory.activations import (
     recomputed_layer,
     rollout_memory,
 )
+from advisor.estimate.memory.allocator import NONE, UNKNOWN, Records, cache_factors, records
 from advisor.estimate.memory.bands import doubts_of, guess_note, need_band, reading_band
 from advisor.estimate.memory.gradients import (
     communication_buckets,

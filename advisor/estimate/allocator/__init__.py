@@ -1,1 +1,0 @@
-"""The cache that a run's steps leave in PyTorch's allocator."""
