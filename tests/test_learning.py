@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.estimate.past.runs import PastRun, Reading
+from advisor.estimate.past_runs import PastRun, Reading
 from advisor.ground.types import Gpu, Hardware
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.past_runs import note_past_run
@@ -115,7 +115,7 @@ def test_what_cannot_be_read_is_a_warning(call, runs):
 
 def test_a_machine_is_known_by_its_gpu_not_by_its_name():
     """A probed GPU and a stated one of the same kind are one; a slice of it is another."""
-    from advisor.estimate.past.runs import machine_name
+    from advisor.estimate.past_runs import machine_name
 
     card = find_gpu("A100 80GB").spec
     probed = Gpu(name="NVIDIA A100-SXM4-80GB", memory_total_bytes=1, uuid="GPU-1", spec=card)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate.past.runs import NO_RUNS, PastRun, Reading
+from advisor.estimate.past_runs import NO_RUNS, PastRun, Reading
 from advisor.situation import past_runs
 from advisor.situation.past_runs import note_past_run, past_runs_path, read_past_runs
 from tests.conftest import examples

@@ -2,8 +2,8 @@
 
 Run: python -m tools.cache_table
 
-Writes the table in advisor/estimate/memory/allocator.py in six minutes of one core. A run with the layers
-of a small LLaMA and LoRA or full fine-tuning is put into the allocator (tools.step_tensors).
+Writes the table in advisor/estimate/memory/allocator.py in six minutes of one core. A run with the
+layers of a small LLaMA and LoRA or full fine-tuning is put into the allocator (tools.step_tensors).
 Of its passing memory, activations kept plus the larger of the loss and one layer's backward pass:
 
 - kept: reserved beyond the allocated peak, all micro-batches of one length;

@@ -16,7 +16,7 @@ from advisor.commands.session import print_warning
 from advisor.data import profile
 from advisor.estimate import hardware_machine
 from advisor.estimate.answers import answer_spec, document_of, run_specs
-from advisor.estimate.past.runs import PastRuns, machine_name
+from advisor.estimate.past_runs import PastRuns, machine_name
 from advisor.estimate.spec import USUAL, request_of
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.extras import extras

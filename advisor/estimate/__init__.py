@@ -9,11 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from advisor.estimate.cost import cost_estimate
-from advisor.estimate.memory.host import host_bytes, host_moments
+from advisor.estimate.memory.bands import HEAD_ROOM, fits_in, memory_fits
 from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.memory.verdict import HEAD_ROOM, fits_in, memory_fits
-from advisor.estimate.past.corrections import learned, time_with_lesson, with_lesson
-from advisor.estimate.past.runs import NO_RUNS, PastRuns, machine_name
+from advisor.estimate.memory.static import host_bytes, host_moments
+from advisor.estimate.past_runs import (
+    NO_RUNS,
+    PastRuns,
+    learned,
+    machine_name,
+    time_with_lesson,
+    with_lesson,
+)
 from advisor.estimate.run import Run
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import Estimate, TimeEstimate

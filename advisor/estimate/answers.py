@@ -16,17 +16,18 @@ from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
-from advisor.estimate.memory.bands import WORDS
+from advisor.estimate.memory.bands import WORDS, memory_fits
 from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.memory.verdict import memory_fits
 from advisor.estimate.model.architecture import ConfigError, shape_from_config
-from advisor.estimate.past.corrections import (
+from advisor.estimate.past_runs import (
+    NO_RUNS,
+    PastRuns,
+    gpu_machine,
     learned,
     learned_document,
     time_with_lesson,
     with_lesson,
 )
-from advisor.estimate.past.runs import NO_RUNS, PastRuns, gpu_machine
 from advisor.estimate.run import Device, Run
 from advisor.estimate.spec import request_of, run_of_spec
 from advisor.estimate.targets import targets, unknown_targets

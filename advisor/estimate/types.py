@@ -15,7 +15,7 @@ CACHE_TERMS = (
     "allocator cache", "cache of other lengths", "cache of other streams",
     "cache not accounted for",
 )  # fmt: skip
-# What each one means: advisor/estimate/memory/verdict.py.
+# What each one means: advisor/estimate/memory/bands.py.
 Fits = Literal["fits", "tight", "may_fit", "too_big", "unknown"]
 # Of the memory there is: one published run in four showed at least this much less than estimated.
 NEAR = 1.05

@@ -312,7 +312,7 @@ class ModelShape:
     experts: int | None = None
     experts_per_token: int | None = None
     expert_size: int | None = None  # MLP width of one expert
-    # How its layers differ (advisor/estimate/model/layer_patterns.py): a letter for the mixer and
+    # How its layers differ (advisor/estimate/model/layouts.py): a letter for the mixer and
     # one for the MLP of each layer, empty where all are alike, and sizes that only some families
     # have.
     mixers: str = ""

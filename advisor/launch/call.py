@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from advisor.estimate.past.runs import PastRuns
+from advisor.estimate.past_runs import PastRuns
 from advisor.ground.resources import trainers_root
 from advisor.ground.types import Gpu, Hardware, ModelShape, as_free_now
 from advisor.ground.units import format_gib

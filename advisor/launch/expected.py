@@ -9,8 +9,7 @@ from pathlib import Path
 from advisor.estimate import NO_MODEL, estimate, hardware_machine, time_estimate
 from advisor.estimate.memory.optimizer_states import state_size
 from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.past.corrections import counted_bytes, with_lesson
-from advisor.estimate.past.runs import NO_RUNS, PastRuns, machine_name
+from advisor.estimate.past_runs import NO_RUNS, PastRuns, counted_bytes, machine_name, with_lesson
 from advisor.estimate.run import Run
 from advisor.estimate.types import Estimate, MemoryEstimate, WholeTime
 from advisor.ground.errors import AdviseError

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from advisor.estimate.past.runs import PastRun, Reading, family_of, machine_name
+from advisor.estimate.past_runs import PastRun, Reading, family_of, machine_name
 from advisor.estimate.run import Run
 from advisor.ground.errors import AdviseError
 from advisor.ground.version import __version__

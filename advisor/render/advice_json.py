@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import Any
 
 from advisor.advice.types import Advice, Candidate, Fitted, Reason, StageSettings
-from advisor.estimate.past.corrections import learned_document
+from advisor.estimate.past_runs import learned_document
 from advisor.estimate.types import Estimate, WholeTime
 from advisor.ground.types import DataProfile
 from advisor.ground.units import gib

@@ -113,7 +113,7 @@ def amounts(
 
 def read_of(stage: Stage, tokens: TokenStats) -> tuple[float, float]:
     """(tokens of a row that the stage reads, share of the rows that it reads)."""
-    from advisor.estimate.reading import tokens_read
+    from advisor.estimate.padding import tokens_read
 
     return tokens_read(tokens, _with_defaults(stage))
 

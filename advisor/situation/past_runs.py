@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from advisor.estimate.past.runs import FORMAT, NO_RUNS, PastRun, PastRuns
+from advisor.estimate.past_runs import FORMAT, NO_RUNS, PastRun, PastRuns
 from advisor.ground.errors import InputError
 from advisor.ground.version import __version__
 

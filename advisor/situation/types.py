@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from advisor.estimate.past.runs import NO_RUNS, PastRuns
+from advisor.estimate.past_runs import NO_RUNS, PastRuns
 from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape, Source
 
 PADDED_SHARE = 0.005  # Qwen2.5 7B has 152,064 rows for the 151,936 of Qwen2.5 0.5B

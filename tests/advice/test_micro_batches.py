@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from advisor.advice.search.micro_batches import HARDLY_FASTER, fastest_that_fits, trials_of
 from advisor.advice.search.settings import MICRO_BATCHES
-from advisor.estimate.memory.verdict import HEAD_ROOM, memory_fits
+from advisor.estimate.memory.bands import HEAD_ROOM, memory_fits
 from advisor.estimate.types import Estimate, MemoryEstimate
 from advisor.ground.units import GIB
 

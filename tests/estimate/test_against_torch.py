@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from advisor.estimate.blocks.of_run import layers_of
+from advisor.estimate.blocks.layer import layers_of
 from advisor.estimate.model.architecture import shape_from_config
 from tests.estimate.specs import RunSpec, run_of
 

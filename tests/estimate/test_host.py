@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.estimate.memory.host import host_moments
+from advisor.estimate.memory.static import host_moments
 from advisor.ground.units import GIB
 from advisor.situation.models import model_shape
 from tests.estimate.specs import RunSpec, memory_estimate, run_of

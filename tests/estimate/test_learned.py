@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate.past.corrections import TERM
-from advisor.estimate.past.runs import (
+from advisor.estimate.past_runs import (
     MOST_MEMORY,
+    TERM,
     PastRun,
     PastRuns,
     Ratio,

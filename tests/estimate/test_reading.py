@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.data.lengths import HISTOGRAM_TOKENS, _histogram
-from advisor.estimate.reading import tokens_read as read_by
+from advisor.estimate.padding import tokens_read as read_by
 from advisor.estimate.run import stage_of
 from advisor.ground.types import TokenStats
 from tests.conftest import examples

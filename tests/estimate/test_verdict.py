@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.estimate.answers import fitting_batch, smallest_batch
+from advisor.estimate.memory.bands import fits_in, memory_fits
 from advisor.estimate.memory.peak import memory_estimate as memory_of
-from advisor.estimate.memory.verdict import fits_in, memory_fits
 from advisor.estimate.spec import run_of_spec
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB

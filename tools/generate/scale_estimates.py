@@ -11,7 +11,7 @@ from advisor.advice.case import Case
 from advisor.advice.search.concessions import LADDER
 from advisor.advice.types import StageSettings
 from advisor.api import Answers
-from advisor.estimate.past.runs import NO_RUNS
+from advisor.estimate.past_runs import NO_RUNS
 from advisor.estimate.types import Estimate
 from advisor.ground.types import GpuSpec
 from advisor.methods.composition import compose

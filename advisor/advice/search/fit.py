@@ -39,8 +39,7 @@ from advisor.advice.search.strategies import (
     why_not_under_strategy,
 )
 from advisor.advice.types import Chosen, StageSettings, values_of
-from advisor.estimate.model.architecture import NO_SDPA
-from advisor.estimate.model.stored import why_not_in_16_bit, why_not_loadable
+from advisor.estimate.model.architecture import NO_SDPA, why_not_in_16_bit, why_not_loadable
 from advisor.estimate.types import Estimate, HostMoment
 from advisor.estimate.whole_time import together
 from advisor.ground.types import Answers, DataProfile, Hardware

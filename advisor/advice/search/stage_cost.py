@@ -12,7 +12,7 @@ from advisor.advice.search.rows import task_settings
 from advisor.advice.search.settings import StageCase
 from advisor.advice.types import Chosen, values_of
 from advisor.estimate import NO_MODEL, estimate, hardware_machine, time_estimate
-from advisor.estimate.reading import tokens_read
+from advisor.estimate.padding import tokens_read
 from advisor.estimate.run import Device, Rows, Run, stage_of
 from advisor.estimate.types import Estimate
 from advisor.estimate.whole_time import HELD_OUT_ROWS, Looked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 ALL = "*"  # among adapted layers: every linear layer outside of routed experts and routers
 
@@ -59,3 +59,88 @@ class BlockSettings(NamedTuple):
     # Experts are linear layers run one after the other (transformers 4).
     looped_experts: bool = False
     seq_len: int = 0  # tokens of a row where scores or a mask exist; 0 elsewhere
+
+
+class Style(NamedTuple):
+    """How the blocks of a family differ from those of LLaMA."""
+
+    # "rms"; "rms32": multiplied by its weight in float32; "layer": LayerNorm.
+    norm: Literal["rms", "rms32", "layer"] = "rms"
+    # Norms before attention and MLP ("pre"), after them ("post"), before and after ("both"), both
+    # on the layer's input ("parallel"), or one for both ("shared").
+    order: Literal["pre", "post", "both", "parallel", "shared"] = "pre"
+    # Of the MLP: "input" is saved (silu, gelu), "output" (relu), or "steps": gelu written out in
+    # elementary operations.
+    activation: Literal["input", "output", "steps"] = "input"
+    # Queries and keys are rotated: "" not, "joined" where the result is put together from parts: it
+    # then lies head by head, and so does the attention's output, which is copied.
+    rotary: Literal["", "whole", "joined"] = "whole"
+    # On the outputs of attention and MLP, and on attention scores, as published configurations have
+    # it.
+    dropout: bool = False
+    # Of the scores: in float32 with a cast behind, as autocast decides ("plain"), or in 16 bit.
+    softmax: Literal["float32", "plain", "narrow"] = "float32"
+    # Softmax over all experts in float32 ("float32"), or over the chosen ones' logits ("chosen").
+    router: Literal["float32", "chosen", "sigmoid"] = "float32"
+    # The router's weights stay float32, so that the experts' outputs become float32.
+    weights32: bool = False
+    shared_gate: bool = False  # a number per token scales the shared expert's output
+    clamped: bool = False  # experts clamp gate and up, and add one to up (gpt-oss)
+    scaled: bool = False  # each mixer reads the hidden states times a number of its own (Falcon-H1)
+
+
+LLAMA = Style()
+GPT2 = Style(norm="layer", activation="steps", rotary="", dropout=True, softmax="plain")
+ENCODER = Style(norm="layer", order="post", rotary="", dropout=True, softmax="plain")
+GEMMA2 = Style(norm="rms32", order="both")
+STYLES = {
+    "gpt2": GPT2,
+    "gpt_neo": GPT2._replace(dropout=False),
+    "gpt_bigcode": GPT2._replace(activation="input", softmax="float32"),
+    "gpt_neox": Style(norm="layer", order="parallel", rotary="joined"),
+    "gptj": Style(norm="layer", order="shared", activation="steps", softmax="plain"),
+    "phi": Style(norm="layer", order="shared", activation="steps", rotary="joined"),
+    "falcon": Style(norm="layer", order="shared", softmax="narrow"),
+    "bloom": Style(norm="layer", activation="steps", rotary=""),
+    "mpt": Style(norm="layer", rotary=""),
+    "opt": Style(norm="layer", activation="output", rotary="", dropout=True),
+    "starcoder2": Style(norm="layer"),
+    "stablelm": Style(norm="layer", rotary="joined"),
+    "bert": ENCODER,
+    "roberta": ENCODER,
+    "xlm-roberta": ENCODER,
+    "camembert": ENCODER,
+    "distilbert": ENCODER,
+    "electra": ENCODER,
+    "modernbert": Style(norm="layer"),
+    "cohere": Style(norm="layer", order="shared"),
+    "cohere2": Style(norm="layer", order="shared"),
+    "gemma": Style(norm="rms32"),
+    "gemma2": GEMMA2,
+    "gemma3": GEMMA2,
+    "gemma3_text": GEMMA2,
+    "gemma4": GEMMA2,
+    "gemma4_text": GEMMA2,
+    "glm": Style(rotary="joined"),
+    "glm4": Style(order="both", rotary="joined"),
+    "phi3": Style(rotary="joined"),
+    "olmo2": Style(norm="rms32", order="post"),
+    "olmo3": Style(norm="rms32", order="post"),
+    "olmoe": Style(norm="rms32"),
+    "gpt_oss": Style(norm="rms32", softmax="narrow", router="chosen", clamped=True),
+    "falcon_h1": Style(scaled=True),
+    "mixtral": Style(weights32=True),
+    "deepseek_v2": Style(router="sigmoid", rotary="joined"),
+    "deepseek_v3": Style(router="sigmoid", rotary="joined"),
+    "qwen2_moe": Style(shared_gate=True),
+    "qwen3_next": Style(norm="rms32", rotary="joined", shared_gate=True),
+    "qwen3_5": Style(norm="rms32", rotary="joined"),
+    "qwen3_5_text": Style(norm="rms32", rotary="joined"),
+    "qwen3_5_moe": Style(norm="rms32", rotary="joined", shared_gate=True),
+    "qwen3_5_moe_text": Style(norm="rms32", rotary="joined", shared_gate=True),
+}
+
+
+def style_of(family: str) -> Style:
+    """The style of a model_type of config.json."""
+    return STYLES.get(family, LLAMA)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from advisor.estimate.blocks.operations import Operations
-from advisor.estimate.blocks.styles import Style
-from advisor.estimate.blocks.tape import SAME, Tensor
+from advisor.estimate.blocks.settings import Style
+from advisor.estimate.blocks.tape import SAME, Operations, Tensor
 from advisor.estimate.model.layers import Convolution, Delta, Lightning, Mamba2
 
 DELTA_CHUNK = 64  # torch_chunk_gated_delta_rule, and fla's chunk_gated_delta_rule

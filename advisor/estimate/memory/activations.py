@@ -5,7 +5,7 @@ answers being written.
 from __future__ import annotations
 
 from advisor.estimate import sources as src
-from advisor.estimate.blocks.of_run import layers_of, parts_of
+from advisor.estimate.blocks.layer import layers_of, parts_of
 from advisor.estimate.methods import special
 from advisor.estimate.run import Run
 from advisor.estimate.types import Term, term_of

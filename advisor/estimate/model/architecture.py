@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from advisor.estimate.model.layer_patterns import CROSS_ATTENTION, FULL, flat, pattern_of
-from advisor.estimate.model.layouts import layout_of
+from advisor.estimate.model.layouts import CROSS_ATTENTION, FULL, flat, layout_of, pattern_of
 from advisor.estimate.model.structure import structure_of
 from advisor.ground.types import ModelShape
 from advisor.methods.families import DECODER, SEQ2SEQ, kind_of_type
@@ -226,3 +225,39 @@ def _stored(config: Mapping[str, Any]) -> str | None:
         return None
     method = found.get("quant_method") if isinstance(found, Mapping) else None
     return str(method).lower() if method else "an unnamed format"
+
+
+# Stored so, a checkpoint is written out in 16 bit when the bundled trainers load it.
+WRITTEN_OUT = ("mxfp4", "fp8")
+BITSANDBYTES = "bitsandbytes"
+
+
+def why_not_loadable(stored: str | None, *, trains_all: bool, quantization: str | None) -> str:
+    """Why no memory is enough to train a checkpoint this way, as a clause, or an empty string.
+
+    Args:
+        stored: How the checkpoint is stored if it is quantised: "mxfp4", "gptq".
+        trains_all: Whether its weights are trained, not a module beside them.
+        quantization: What the plan asks for.
+    """
+    if stored is None:
+        return ""
+    if stored in WRITTEN_OUT:
+        again = f"its checkpoint is stored in {stored}, which cannot be quantised a second time"
+        return f"{again}; it is written out in 16 bit when it loads" if quantization else ""
+    if trains_all:
+        return f"its checkpoint is stored in {stored}, whose weights are frozen"
+    if quantization and stored != BITSANDBYTES:
+        return f"its checkpoint is stored in {stored}, which cannot be quantised a second time"
+    return ""
+
+
+def why_not_in_16_bit(stored: str | None, *, quantization: str | None) -> str:
+    """Why a module would not train beside a base in 16 bit, as a clause, or an empty string.
+
+    bitsandbytes' checkpoints load as they are stored: what trains beside them is QLoRA, and a plan
+    says so.
+    """
+    if stored != BITSANDBYTES or quantization is not None:
+        return ""
+    return f"its checkpoint is stored in {stored}, so that its base stays quantised, as in QLoRA"

@@ -6,8 +6,7 @@ generation.py: what a step has beside its micro-batches. step.py adds the optimi
 together.
 """
 
-from advisor.estimate.time.generation import looking_s
 from advisor.estimate.time.machine import Machine, machine_of
-from advisor.estimate.time.step import time_estimate, weights_bytes
+from advisor.estimate.time.step import looking_s, time_estimate, weights_bytes
 
 __all__ = ["Machine", "looking_s", "machine_of", "time_estimate", "weights_bytes"]

@@ -10,8 +10,8 @@ from typing import Any
 from advisor.estimate import hardware_machine
 from advisor.estimate.answers import document_of
 from advisor.estimate.cost import cost_estimate
+from advisor.estimate.memory.bands import HEAD_ROOM
 from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.memory.verdict import HEAD_ROOM
 from advisor.estimate.run import Run
 from advisor.estimate.trainers import trainer_of
 from advisor.extras.other_tools.data_sets import Measured, measured

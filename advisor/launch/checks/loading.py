@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from advisor.estimate.model.architecture import NO_SDPA
-from advisor.estimate.model.stored import WRITTEN_OUT, why_not_loadable
+from advisor.estimate.model.architecture import NO_SDPA, WRITTEN_OUT, why_not_loadable
 from advisor.estimate.targets import WITH_EXPERTS
 from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked

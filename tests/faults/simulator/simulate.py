@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 from unittest import mock
 
-from advisor.estimate.past.runs import NO_RUNS
+from advisor.estimate.past_runs import NO_RUNS
 from advisor.ground import files
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.extras import Checked
