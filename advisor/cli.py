@@ -15,7 +15,13 @@ from typing import Any, cast
 
 import click
 
-from advisor.commands.options import answer_options, choose_option, json_option, rule_options
+from advisor.commands.options import (
+    AdviceOptions,
+    answer_options,
+    choose_option,
+    json_option,
+    rule_options,
+)
 from advisor.commands.output import expect_json, print_error_json, say
 from advisor.ground.errors import AdviseError, InputError, Stopped, nearest
 from advisor.ground.files import keep_others_out, refused_as_path, refused_by_system
@@ -116,7 +122,7 @@ def advise(context: click.Context, /, **options: Any) -> None:
         return
     from advisor.commands.advise import answer  # no other command needs it
 
-    context.exit(answer(**options))
+    context.exit(answer(AdviceOptions.of(options)))
 
 
 def main() -> None:

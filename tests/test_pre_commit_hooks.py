@@ -11,6 +11,7 @@ import yaml
 
 from advisor.cli import COMMANDS
 from advisor.commands.check import check_each
+from advisor.commands.options import CheckOptions
 from advisor.ground.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +85,7 @@ def test_configurations_that_fit_and_that_do_not(call, tmp_path):
 def test_several_files_end_with_the_worst_of_their_codes(codes, ends, capsys):
     """2, cannot be read, is worse than 3, does not fit: of that file nothing is known."""
     results = {f"{place}.yaml": code for place, code in enumerate(codes)}
-    assert check_each(list(results), results.__getitem__, {}) == ends
+    assert check_each(list(results), results.__getitem__, CheckOptions()) == ends
 
 
 @pytest.mark.parametrize(
@@ -94,5 +95,7 @@ def test_several_files_end_with_the_worst_of_their_codes(codes, ends, capsys):
 def test_an_option_about_one_file_is_refused_for_several(option, flag):
     """Nothing is checked, and the flag is named."""
     with pytest.raises(InputError, match=f"{flag} is about one file, and there are 2"):
-        check_each(["a", "b"], lambda path: pytest.fail(f"{path} was checked"), option)
-    assert check_each(["a"], lambda path: 3, option) == 3
+        check_each(
+            ["a", "b"], lambda path: pytest.fail(f"{path} was checked"), CheckOptions(**option)
+        )
+    assert check_each(["a"], lambda path: 3, CheckOptions(**option)) == 3

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from advisor.commands.choice import choose_candidate, nothing_to_train
-from advisor.commands.options import facts_given
+from advisor.commands.options import AdviceOptions
 from advisor.commands.output import console, print_json, say, with_error
 from advisor.commands.session import (
     advise_on,
@@ -22,17 +21,7 @@ from advisor.render.advice_json import advice_document
 from advisor.render.next_steps import is_elsewhere
 
 
-def answer(
-    *,
-    answers_file: str | None,
-    rule_layers: tuple[str, ...],
-    plan_file: str | None,
-    why: bool,
-    choose: str | None,
-    force: bool,
-    as_json: bool,
-    **options: Any,
-) -> int:
+def answer(options: AdviceOptions) -> int:
     """Advise, write the launch file if one was asked for, and print the answer.
 
     Returns the exit code: 3 if nothing fits, or a plan was asked for and nothing is trained.
@@ -40,18 +29,19 @@ def answer(
     Raises AdviseError for inputs that cannot be used, and, after the answer was printed, for a plan
     that was asked for and lacks something or cannot be written.
     """
-    stated = read_answers(answers_file, facts_given(options), rule_layers)
-    if not as_json and stated.answers.value("task") is None:
+    plan_file, rule_layers = options.plan_file, options.rule_layers
+    stated = read_answers(options.answers_file, options.flags, rule_layers)
+    if not options.as_json and stated.answers.value("task") is None:
         from advisor.commands.wizard import on_terminal, with_required, wizard  # slow to import
 
-        asks = not stated.answers.known or (answers_file is None and on_terminal())
-        if asks and plan_file is None and choose is None:
-            if why:
+        asks = not stated.answers.known or (options.answers_file is None and on_terminal())
+        if asks and plan_file is None and options.choose is None:
+            if options.why:
                 say("--why: the whole answer is in the menu after the questions")
             return wizard(rule_layers, stated.answers)
         stated = with_required(stated, rule_layers)
     advice, ruleset = advise_on(stated, rule_layers, online=plan_file is not None)
-    advice = choose_candidate(advice, ruleset, choose, force=force)
+    advice = choose_candidate(advice, ruleset, options.choose, force=options.force)
     plan, comments, missing = resolve_plan(advice, ruleset)
     nothing = nothing_to_train(advice, ruleset)
     refusal: AdviseError | None = None
@@ -62,7 +52,7 @@ def answer(
     if plan_file is not None and plan is not None:
         inputs = input_paths(stated, rule_layers)
         try:
-            write_plan_file(plan, comments, Path(plan_file), inputs=inputs, force=force)
+            write_plan_file(plan, comments, Path(plan_file), inputs=inputs, force=options.force)
         except AdviseError as error:
             refusal = error
         else:
@@ -70,8 +60,8 @@ def answer(
             if is_elsewhere(advice):  # this machine would refuse it
                 start = f"; carry it to the GPU: advise export {shlex.quote(plan_file)} --to bundle"
             say(f"wrote {plan_file}{start if plan.launch.startable else ''}")
-    if as_json:
-        if why:
+    if options.as_json:
+        if options.why:
             say("--why has no effect with --json, which holds the whole answer")
         data = None if plan is None else plan_data(plan, comments)
         document = advice_document(advice, plan=data, missing=missing)
@@ -82,7 +72,7 @@ def answer(
         from advisor.render.terminal import print_advice, print_whole_answer  # not for --json
 
         is_written = plan is not None and refusal is None
-        shown = print_whole_answer if why else print_advice
+        shown = print_whole_answer if options.why else print_advice
         shown(advice, console(), plan_path=plan_file if is_written else None)
     if refusal is not None:
         raise refusal  # the answer stands all the same: it was printed

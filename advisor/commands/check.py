@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from advisor.advice.search.fit import settings_by_data, suited_objective
-from advisor.commands.options import json_option, refuse_unused
+from advisor.commands.options import DEFAULTS, CheckOptions, json_option
 from advisor.commands.output import console, print_json, put, say, with_error
 from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
@@ -33,53 +33,40 @@ from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_flags
 from advisor.situation.chat_templates import template_fit
 
-# Options that are about one file, and what the user typed.
 ONE_FILE = {
-    "as_json": "--json",
-    "show_row": "--show-row",
-    "evaluation": "--eval",
-    "plan_file": "--plan",
-}
+    "--json": "as_json",
+    "--show-row": "show_row",
+    "--eval": "evaluation",
+    "--plan": "plan_file",
+}  # flags that are about one file -> their options
 UNREADABLE = InputError.exit_code
 
 
-def check_each(
-    files: Sequence[str], check: Callable[[str], int], options: Mapping[str, Any]
-) -> int:
+def check_each(files: Sequence[str], check: Callable[[str], int], options: CheckOptions) -> int:
     """Check each file and return the exit code: 2 if one could not be read, else the highest.
 
     A file that cannot be read keeps nobody from seeing the others. Raises InputError for an option
-    that is about one file where there are several.
+    that is about one file if there are several.
     """
     if len(files) == 1:
         return check(files[0])
-    # Not by its truth: row 0 was asked for too.
-    alone = [
-        flag
-        for name, flag in ONE_FILE.items()
-        if options.get(name) is not None and options[name] is not False
-    ]
-    if alone:
+    if alone := options.given(ONE_FILE):
         raise InputError(
             f"{alone[0]} is about one file, and there are {len(files)}",
             where=alone[0],
             hint=f"check one file at a time with {alone[0]}",
         )
-    codes = [_checked_one(path, check) for path in files]
+    codes = []
+    for path in files:
+        put(f"== {path}")
+        try:
+            codes.append(check(path))
+        except AdviseError as error:
+            say(error.text())
+            codes.append(error.exit_code)
+        put("")
     # One that could not be read is worse than one that does not fit: nothing is known about it.
     return UNREADABLE if UNREADABLE in codes else max(codes)
-
-
-def _checked_one(path: str, check: Callable[[str], int]) -> int:
-    """The exit code of one of several files, under its name."""
-    put(f"== {path}")
-    try:
-        code = check(path)
-    except AdviseError as error:
-        say(error.text())
-        code = error.exit_code
-    put("")
-    return code
 
 
 SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
@@ -157,51 +144,28 @@ def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> N
         raise InputError("rows are not rewritten", where="--fix", hint=hint)
     for line in all_extras().warnings():
         say(f"warning: {line}")
-    context.exit(check_each(data, lambda path: _checked(path, **options), options))
+    given = CheckOptions(**options)
+    context.exit(check_each(data, lambda path: _check(path, given), given))
 
 
-def _checked(path: str, **options: Any) -> int:
-    """Check one file as what it is: what an optional feature knows, or data. Returns the exit
-    code.
+def _check(path: str, options: CheckOptions) -> int:
+    """Check one file as what an optional feature recognises, else as data, and print what was
+    found. Returns the exit code.
     """
     for extra in extras().values():
-        if answer := extra.recognise(path):
-            return int(answer(path, **options))
-    return _check(path, **options)
-
-
-def _check(
-    data: str,
-    *,
-    mapping: tuple[str, ...],
-    evaluation: str | None,
-    model: str | None,
-    template: tuple[str, ...],
-    seq_len: int | None,
-    full: bool,
-    show_row: int | None,
-    gpu: str | None,
-    plan_file: str | None,
-    as_json: bool,
-) -> int:
-    """Check one file and print what was found. Returns the exit code."""
-    stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
-    columns = stated.value("data_mapping")
-    refuse_unused(
-        {"--gpu": gpu, "--plan": plan_file},
-        f"data; give it with the task: advise --task NAME --data {shlex.quote(data)}",
-    )
-    arguments = _template_arguments(template, model)
-    if show_row is not None:
-        shown = row_as_trained(data, row=show_row, model=model, mapping=columns, template=arguments)
-        print_json(row_json(shown)) if as_json else print_row(shown, console())
+        if check_as := extra.recognise(path):
+            return int(check_as(path, options))
+    stated, _ = answers_from_flags({"data_mapping": options.mapping}, load_facts())
+    hint = f"give it with the task: advise --task NAME --data {shlex.quote(path)}"
+    options.refuse({"--gpu": "gpu", "--plan": "plan_file"}, "data", hint)
+    columns, arguments = stated.value("data_mapping"), _template_arguments(options)
+    if options.show_row is not None:
+        shown = row_as_trained(path, options.show_row, options.model, columns, arguments)
+        print_json(row_json(shown)) if options.as_json else print_row(shown, console())
         return 0
-    found, advice = check_data(
-        data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len,
-        template=arguments,
-    )  # fmt: skip
+    found, advice = check_data(path, options)
     refused = unusable(found)
-    if as_json:
+    if options.as_json:
         document = check_json(found, advice)
         print_json(document if refused is None else with_error(document, refused.faults))
     else:
@@ -209,24 +173,20 @@ def _check(
     return 0 if refused is None else refused.exit_code
 
 
-def check_data(
-    path: str,
-    *,
-    mapping: Mapping[str, str] | None = None,
-    full: bool = False,
-    evaluation: str | None = None,
-    model: str | None = None,
-    seq_len: int | None = None,
-    template: Mapping[str, Any] | None = None,
-) -> tuple[DataProfile, dict[str, Any]]:
+def check_data(path: str, options: CheckOptions = DEFAULTS) -> tuple[DataProfile, dict[str, Any]]:
     """The profile of a data file, and what follows from it (advise_on_data).
 
     Raises InputError if the data cannot be read or is not recognised.
     """
-    tokenizer, note = (None, "") if model is None else model_tokenizer(model, template or {})
+    stated, _ = answers_from_flags({"data_mapping": options.mapping}, load_facts())
+    mapping, model, seq_len = stated.value("data_mapping"), options.model, options.seq_len
+    tokenizer, note = None, ""
+    if model is not None:
+        tokenizer, note = model_tokenizer(model, _template_arguments(options))
     depth = Depth(
-        full=full, strict=False, whole=True, thorough=True, evaluation=evaluation, seq_len=seq_len
-    )
+        full=options.full, strict=False, whole=True, thorough=True, evaluation=options.evaluation,
+        seq_len=seq_len,
+    )  # fmt: skip
     found = profile(path, depth, mapping=mapping, count_tokens=tokenizer)
     if tokenizer is not None:
         findings = worst_first([*found.findings, *tokenizer.findings(found.objectives)])
@@ -243,14 +203,14 @@ def check_data(
     return found, {**advise_on_data(found, seq_len=seq_len), "model": model}
 
 
-def _template_arguments(given: Sequence[str], model: str | None) -> dict[str, Any]:
+def _template_arguments(options: CheckOptions) -> dict[str, Any]:
     """The arguments in `--template NAME=VALUE`. Raises InputError for what is none."""
-    if given and model is None:
+    if options.template and options.model is None:
         raise InputError(
             "--template has no effect without --model", where="--template", hint="name the model"
         )
     found = {}
-    for text in given:
+    for text in options.template:
         name, equals, value = text.partition("=")
         at = f"--template {text}"
         parsed = parse_yaml(value, name=at).data if equals and value.strip() else None
@@ -288,7 +248,6 @@ def advise_on_data(found: DataProfile, *, seq_len: int | None = None) -> dict[st
 
 def row_as_trained(
     data: str,
-    *,
     row: int,
     model: str | None = None,
     mapping: Mapping[str, str] | None = None,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from advisor.advice.advise import candidate_of, with_choice
+from advisor.advice.planning import missing_for_plan
+from advisor.advice.types import Advice, Candidate
 from advisor.commands.session import MISSING
 from advisor.ground.errors import InputError, nearest
-
-if TYPE_CHECKING:
-    from advisor.advice.types import Advice, Candidate
-    from advisor.methods.composition import Composition
-    from advisor.ruleset.model import Ruleset
+from advisor.methods import objectives, remedies, schemes
+from advisor.methods.composition import ENCODER, PER_TASK, Composition, compose, parse_composition
+from advisor.ruleset.model import Ruleset
 
 AT = "--choose"
 
@@ -31,8 +31,6 @@ def choose_candidate(
         advice = replace(advice, situation=replace(advice.situation, unsuited=""))
     if choose is None:
         return advice
-    from advisor.advice.advise import candidate_of, with_choice
-
     wanted = composition_meant(choose, advice, ruleset)
     candidates = (advice.recommendation, *advice.alternatives)
     found = next((each for each in candidates if each.composition == wanted), None)
@@ -74,14 +72,6 @@ def composition_meant(choose: str, advice: Advice, ruleset: Ruleset) -> Composit
 
     Raises InputError for a name that is neither, with the nearest one.
     """
-    from advisor.methods import objectives, remedies, schemes
-    from advisor.methods.composition import (
-        ENCODER,
-        PER_TASK,
-        compose,
-        parse_composition,
-    )
-
     name = choose.strip()
     if "+" in name or "&" in name or name in remedies():
         return parse_composition(name, at=AT)
@@ -111,8 +101,6 @@ def composition_meant(choose: str, advice: Advice, ruleset: Ruleset) -> Composit
 
 def _fitting(wanted: Composition, advice: Advice, ruleset: Ruleset) -> Composition:
     """The composition, or the first of the same chain that can be taken and fits."""
-    from advisor.advice.advise import candidate_of
-
     listed = [
         one
         for one in (advice.recommendation, *advice.alternatives)
@@ -158,8 +146,6 @@ def way_to_train(advice: Advice, ruleset: Ruleset) -> str:
     """The options that make a plan where the answer is to train nothing, of the candidate that
     lacks least for one, and what has to be given with them.
     """
-    from advisor.advice.planning import missing_for_plan
-
     ways = [
         (missing_for_plan(advice, candidate), candidate.composition)
         for candidate in trained(advice)

@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from advisor.commands.options import Command, json_option
-from advisor.commands.output import console, print_json, put
-from advisor.commands.session import print_warning
+from advisor.commands.output import console, print_json, print_warning, put
 from advisor.data import profile
 from advisor.estimate import hardware_machine
 from advisor.estimate.answers import answer_spec, document_of, run_specs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
@@ -38,32 +39,84 @@ def answer_options(command: Command) -> Command:
     )(command)
 
 
-def facts_given(options: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """Fact id -> the values that its option was given, of all options of a command."""
-    return {
-        name.removeprefix(FACT): values for name, values in options.items() if name.startswith(FACT)
-    }
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdviceOptions:
+    """What a command that gives advice was called with."""
+
+    flags: Mapping[str, tuple[Any, ...]]  # fact id -> the values that its option was given
+    answers_file: str | None
+    rule_layers: tuple[str, ...]
+    choose: str | None
+    force: bool
+    as_json: bool
+    plan_file: str | None = None
+    why: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> AdviceOptions:
+        """The options among a command's parameters, by their names."""
+        flags = {
+            name.removeprefix(FACT): value
+            for name, value in options.items()
+            if name.startswith(FACT)
+        }
+        others = {name: options[name] for name in cls.__slots__ if name in options}
+        return cls(flags=flags, **others)
+
+    @property
+    def states_answers(self) -> bool:
+        """Whether a file or a flag states anything."""
+        return self.answers_file is not None or any(self.flags.values())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckOptions:
+    """What `advise check` was called with beside the files."""
+
+    mapping: tuple[str, ...] = ()
+    evaluation: str | None = None
+    model: str | None = None
+    template: tuple[str, ...] = ()
+    seq_len: int | None = None
+    full: bool = False
+    show_row: int | None = None
+    gpu: str | None = None
+    plan_file: str | None = None
+    as_json: bool = False
+
+    def given(self, flags: Mapping[str, str]) -> list[str]:
+        """Those of these flags (flag -> its field) that were given. Row 0 is one, too."""
+        values = {flag: getattr(self, name) for flag, name in flags.items()}
+        return [
+            flag
+            for flag, value in values.items()
+            if value is not None and value is not False and value != ()
+        ]
+
+    def refuse(self, flags: Mapping[str, str], on: str, hint: str) -> None:
+        """Raise InputError for flags that were given and have no effect on this kind of file."""
+        if given := self.given(flags):
+            raise InputError(f"{given[0]} has no effect on {on}", where=given[0], hint=hint)
+
+
+DEFAULTS = CheckOptions()
 
 
 def _fact_option(fact: Fact) -> dict[str, Any]:
-    help_ = fact.ask or f"In {fact.unit}." if fact.unit else fact.ask
+    """The help and the kind of value of a fact's option."""
+    help_ = fact.ask or (f"In {fact.unit}." if fact.unit else fact.ask)
     if fact.id == "budget":
         return {"help": f"{help_} low, medium, high, or usd=20,hours=6.", "metavar": "LEVEL|LIMITS"}
     if fact.id == "gpu":
-        return {
-            "help": f"{help_} A name, `unknown` or `none`; default: this machine.",
-            "metavar": "NAME",
-        }
+        more = "A name, `unknown` or `none`; default: this machine."
+        return {"help": f"{help_} {more}", "metavar": "NAME"}
     if fact.type == "map":
         return {"help": help_, "metavar": "NAME=FILE" if fact.id == "tasks" else "ROLE=COLUMN"}
     if fact.type == "choice":
         return {"help": f"{help_} One of: {', '.join(fact.values)}.", "metavar": "VALUE"}
     if fact.type == "number":
-        return {
-            "help": f"{help_} ({fact.unit})" if fact.unit and fact.unit not in help_ else help_,
-            "type": float,
-            "metavar": "N",
-        }
+        unit = f" ({fact.unit})" if fact.unit and fact.unit not in help_ else ""
+        return {"help": f"{help_}{unit}", "type": float, "metavar": "N"}
     return {"help": help_, "metavar": "PATH" if fact.type == "path" else "TEXT"}
 
 
@@ -122,11 +175,3 @@ def run_options(command: Command) -> Command:
     for option in reversed(RUN_OPTIONS.values()):
         command = option(command)
     return command
-
-
-def refuse_unused(options: Mapping[str, Any], on: str) -> None:
-    """Raise InputError for options that were given and have no effect on this kind of file."""
-    given = [flag for flag, value in options.items() if value is not None and value != ()]
-    if given:
-        what, _, hint = on.partition("; ")
-        raise InputError(f"{given[0]} has no effect on {what}", where=given[0], hint=hint)

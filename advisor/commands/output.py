@@ -35,15 +35,8 @@ def with_error(document: Mapping[str, Any], faults: Iterable[Fault]) -> dict[str
     """The document with `error`: a list of `{what, where, allowed, hint}`, each a text, empty where
     there is nothing to say. What looks like a secret is masked.
     """
-    error = [
-        {
-            "what": masked(fault.what),
-            "where": masked(fault.where),
-            "allowed": masked(fault.allowed),
-            "hint": masked(fault.hint),
-        }
-        for fault in faults
-    ]
+    parts = ("what", "where", "allowed", "hint")
+    error = [{part: masked(getattr(fault, part)) for part in parts} for fault in faults]
     return {**document, "error": error}
 
 
@@ -87,3 +80,8 @@ def put(text: str) -> None:
 def say(text: str) -> None:
     """Print a message for the person on standard error."""
     print_message(text)
+
+
+def print_warning(text: str) -> None:
+    """Print a warning on standard error."""
+    say(f"warning: {text}")

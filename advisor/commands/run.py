@@ -10,9 +10,9 @@ import click
 from advisor.commands.choice import choose_candidate, nothing_to_train
 from advisor.commands.options import (
     RUN_OPTIONS,
+    AdviceOptions,
     answer_options,
     choose_option,
-    facts_given,
     json_option,
     rule_options,
     run_options,
@@ -39,17 +39,7 @@ from advisor.render.terminal import print_advice
 )
 @json_option
 @click.pass_context
-def run(
-    context: click.Context,
-    /,
-    plan: str | None,
-    answers_file: str | None,
-    rule_layers: tuple[str, ...],
-    choose: str | None,
-    force: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def run(context: click.Context, /, plan: str | None, **options: Any) -> None:
     """Train a plan stage by stage, and resume automatically.
 
     With answers instead of a plan it advises first and trains what was recommended; with neither it
@@ -57,14 +47,14 @@ def run(
     at the end.
     """
     settings = {name: options.pop(name) for name in RUN_OPTIONS}
-    is_stated = answers_file is not None or any(facts_given(options).values())
-    if plan is not None and is_stated:
+    given = AdviceOptions.of(options)
+    if plan is not None and given.states_answers:
         raise InputError(
             "both a plan and answers are given",
             allowed="advise run PLAN, or advise run with answers and flags",
             hint="to change a plan: --set stages.0.learning_rate=1e-4",
         )
-    if plan is None and not is_stated:
+    if plan is None and not given.states_answers:
         if not Path(PLAN_FILE).exists():
             raise InputError(
                 f"there is no ./{PLAN_FILE}, and no answers are given",
@@ -73,27 +63,27 @@ def run(
             )
         plan = PLAN_FILE
     if plan is not None:
-        context.exit(train_or_follow(Path(plan), settings, as_json=as_json))
-    stated = read_answers(answers_file, facts_given(options), rule_layers)
-    if not as_json and stated.answers.value("task") is None:
+        context.exit(train_or_follow(Path(plan), settings, as_json=given.as_json))
+    stated = read_answers(given.answers_file, given.flags, given.rule_layers)
+    if not given.as_json and stated.answers.value("task") is None:
         from advisor.commands.wizard import with_required  # slow to import
 
-        stated = with_required(stated, rule_layers)
-    advice, ruleset = advise_on(stated, rule_layers, online=True)
-    advice = choose_candidate(advice, ruleset, choose, force=force)
+        stated = with_required(stated, given.rule_layers)
+    advice, ruleset = advise_on(stated, given.rule_layers, online=True)
+    advice = choose_candidate(advice, ruleset, given.choose, force=given.force)
     nothing = nothing_to_train(advice, ruleset)
     print_advice(advice, console(stderr=True), read_in="run")
     if nothing or not advice.fits:
         why = nothing or "nothing fits; see above for what would"
         say(f"nothing was started: {why}")
-        if as_json:
+        if given.as_json:
             print_json(advice_document(advice, plan=None, missing=[why]))
         context.exit(3)
     made, comments, missing = resolve_plan(advice, ruleset)
     if made is None:
         refusal = incomplete(missing)
-        if as_json:  # the answer stands all the same
+        if given.as_json:  # the answer stands all the same
             document = advice_document(advice, plan=None, missing=missing)
             print_json(with_error(document, refusal.faults))
         raise refusal
-    context.exit(train_or_follow(made, settings, comments=comments, as_json=as_json))
+    context.exit(train_or_follow(made, settings, comments=comments, as_json=given.as_json))

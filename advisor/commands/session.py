@@ -10,26 +10,27 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from advisor.advice.advise import advise
+from advisor.advice.planning import make_plan, missing_for_plan
+from advisor.advice.types import Advice
+from advisor.commands.output import print_warning
 from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.shape import number_words
-from advisor.ground.terminal import print_message
 from advisor.ground.types import Answers, Hardware
-from advisor.ground.yaml_files import parse_yaml, read_yaml
+from advisor.ground.yaml_files import Document, parse_yaml, read_yaml
+from advisor.plan.model import Comments, Plan
 from advisor.ruleset.facts import Fact, load_facts
 from advisor.ruleset.load import load_rules, only_layer
+from advisor.ruleset.model import Ruleset
 from advisor.situation.answers import (
     AnswersRefused,
     answers_from_document,
     answers_from_flags,
     merge_answers,
 )
-
-if TYPE_CHECKING:
-    from advisor.advice.types import Advice
-    from advisor.plan.model import Comments, Plan
-    from advisor.ruleset.model import Ruleset
+from advisor.situation.build import situation_of
 
 SHIPPED = ("document", "evidence")
 # What a plan may lack -> the option that gives it, and what that is.
@@ -76,22 +77,13 @@ def read_answers(
     values, faults = _single_values(flags, facts)
     found: list[Answers] = []
     warnings: list[str] = []
-
-    def read_file() -> tuple[Answers, tuple[str, ...]]:
-        piped = answers_file == "-"
-        document = (
-            parse_yaml(sys.stdin.buffer.read(), name="<stdin>")
-            if piped
-            else read_yaml(str(answers_file))
-        )
-        return answers_from_document(document, facts)
-
-    def read_flags() -> tuple[Answers, tuple[str, ...]]:
-        return answers_from_flags(values, facts)
-
-    for read in (read_flags,) if answers_file is None else (read_file, read_flags):
+    for source in ("flags",) if answers_file is None else ("file", "flags"):
         try:
-            answers, more = read()
+            answers, more = (
+                answers_from_flags(values, facts)
+                if source == "flags"
+                else answers_from_document(_document(str(answers_file)), facts)
+            )
         except AnswersRefused as error:
             answers, more = error.valid, ()
             faults += error.faults
@@ -108,6 +100,13 @@ def read_answers(
     if faults:
         raise InputError(faults=dict.fromkeys((*faults, *_faults_in(stated, rule_layers))))
     return stated
+
+
+def _document(answers_file: str) -> Document:
+    """A file of answers, or standard input (`-`)."""
+    if answers_file == "-":
+        return parse_yaml(sys.stdin.buffer.read(), name="<stdin>")
+    return read_yaml(answers_file)
 
 
 def _faults_in(stated: Stated, rule_layers: Sequence[str]) -> Sequence[Fault]:
@@ -141,13 +140,8 @@ def _single_values(
             values[fact_id] = ",".join(several) or None
         elif len(several) > 1:
             flag, all_of_them = facts[fact_id].flag, ", ".join(map(number_words, several))
-            faults.append(
-                Fault(
-                    where=str(flag),
-                    what=f"{flag} is given {len(several)} times: {all_of_them}",
-                    allowed="one value",
-                )
-            )
+            what = f"{flag} is given {len(several)} times: {all_of_them}"
+            faults.append(Fault(where=str(flag), what=what, allowed="one value"))
         else:
             values[fact_id] = several[0] if several else None
     return values, faults
@@ -158,16 +152,13 @@ def input_paths(stated: Stated, rule_layers: Sequence[str]) -> list[Path]:
     answers file itself and the user's own rules.
     """
     answers, facts = stated.answers, load_facts()
-    named = [
-        answer.value
-        for fact_id, answer in answers.known.items()
-        if fact_id == "model" or (fact_id in facts and facts[fact_id].type == "path")
-    ]
+    paths = ["model", *(fact_id for fact_id, fact in facts.items() if fact.type == "path")]
+    named = [answers.value(fact_id) for fact_id in paths if fact_id in answers.known]
     named += (answers.value("tasks") or {}).values()
-    folders = (Path(), *([stated.folder] if stated.folder else []))
+    folders = [Path(), *filter(None, [stated.folder])]
     return [
         *(folder / Path(name).expanduser() for name in named for folder in folders),
-        *([Path(stated.answers_file)] if stated.answers_file else []),
+        *map(Path, filter(None, [stated.answers_file])),
         *find_rule_layers(rule_layers)[1],
     ]
 
@@ -188,11 +179,6 @@ def load_known_facts(rule_layers: Sequence[str]) -> Mapping[str, Fact]:
     """Every fact that may be stated: the shipped ones and those that the user's own files add."""
     layers, overlays = find_rule_layers(rule_layers)
     return load_rules(layers, overlays).facts if overlays else load_facts()
-
-
-def print_warning(text: str) -> None:
-    """Print a warning on standard error."""
-    print_message(f"warning: {text}")
 
 
 def load_rule_set(
@@ -232,9 +218,6 @@ def advise_on(
 
     Raises InputError if the task is missing, or an input cannot be used.
     """
-    from advisor.advice.advise import advise  # `advise rules` gives none
-    from advisor.situation.build import situation_of
-
     if stated.answers.value("task") is None:
         tasks = ", ".join(load_facts()["task"].values)
         fault = Fault(
@@ -258,8 +241,6 @@ def advise_on(
 
 def resolve_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comments, list[str]]:
     """The plan of the recommended candidate with its comments, or what a plan lacks."""
-    from advisor.advice.planning import make_plan, missing_for_plan
-
     candidate = advice.recommendation
     if not candidate.composition.chain:
         return None, {}, []

@@ -114,8 +114,8 @@ class Extra(Protocol):
     def recognise(self, path: str) -> Callable[..., int] | None:
         """What `advise check` calls for this file; None: it is none of its kind.
 
-        The function takes the path and, by keyword, the command's options; it prints the answer
-        and returns the exit code.
+        The function takes the path and the command's options (CheckOptions in
+        advisor/commands/options.py); it prints the answer and returns the exit code.
         """
         return None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from advisor.commands.check import check_data
+from advisor.commands.options import CheckOptions
 from advisor.data.templates import tokenizer as module
 from advisor.data.templates.tokenizer import model_tokenizer
 
@@ -78,13 +79,15 @@ def data(folder: Path, *, system: bool = False, count: int = 60) -> str:
 
 
 def findings(folder: Path, template: str | None, **options: bool) -> dict[str, tuple[str, int]]:
-    found, _ = check_data(data(folder, **options), model=model(folder, template), full=True)
+    found, _ = check_data(
+        data(folder, **options), CheckOptions(model=model(folder, template), full=True)
+    )
     return {finding.id: (finding.severity, finding.count) for finding in found.findings}
 
 
 def test_lengths_are_those_of_the_rendered_conversation(tmp_path):
     """Each turn costs its words and three of the template: 4 + 3 and 5 + 3 tokens."""
-    found, _ = check_data(data(tmp_path), model=model(tmp_path, CHATML), full=True)
+    found, _ = check_data(data(tmp_path), CheckOptions(model=model(tmp_path, CHATML), full=True))
     assert found.tokens is not None
     assert (found.tokens.p50, found.tokens.longest, found.tokens.total) == (15, 15, 15 * 60)
     assert found.tokens.counted_by.startswith("tokenizer of ")
@@ -103,7 +106,9 @@ def test_rows_that_the_template_refuses_block_training(tmp_path):
     """Turns that the template does not take stop the run before it begins, in the template's own
     words.
     """
-    found, _ = check_data(data(tmp_path, system=True), model=model(tmp_path, NO_USER), full=True)
+    found, _ = check_data(
+        data(tmp_path, system=True), CheckOptions(model=model(tmp_path, NO_USER), full=True)
+    )
     refused = next(finding for finding in found.findings if finding.id == "template-refuses-rows")
     assert (refused.severity, refused.count, refused.rows[:2]) == ("error", 60, (1, 2))
     assert "Users not supported" in refused.text
@@ -114,7 +119,9 @@ def test_a_template_without_system_turns_gets_the_text_in_the_question_as_in_tra
     """The trainers put it there, so nothing is refused: it is said, and the lengths are those of
     the rows as they will be trained.
     """
-    found, _ = check_data(data(tmp_path, system=True), model=model(tmp_path, NO_SYSTEM), full=True)
+    found, _ = check_data(
+        data(tmp_path, system=True), CheckOptions(model=model(tmp_path, NO_SYSTEM), full=True)
+    )
     assert {finding.id: (finding.severity, finding.count) for finding in found.findings} == {
         "template-without-system-turn": ("note", 60)
     }
@@ -150,7 +157,7 @@ def test_a_model_without_a_template_is_said_for_conversations(tmp_path):
 
 def test_a_missing_tokenizer_is_said_and_lengths_are_approximated(tmp_path):
     """The page names what counted."""
-    found, _ = check_data(data(tmp_path), model="nobody/nothing")
+    found, _ = check_data(data(tmp_path), CheckOptions(model="nobody/nothing"))
     assert found.tokens is not None
     assert "approximation" in found.tokens.counted_by
     assert "no folder with a tokenizer.json" in next(
@@ -209,7 +216,10 @@ def thinking(folder: Path, template: str, answer: str, **arguments: bool) -> dic
     rows = [{"prompt": f"What is {n}?", "completion": f"{answer} {n}"} for n in range(60)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     name = model(folder, template)
-    found, _ = check_data(str(path), model=name, full=True, template=arguments)
+    template_arguments = tuple(f"{key}={json.dumps(value)}" for key, value in arguments.items())
+    found, _ = check_data(
+        str(path), CheckOptions(model=name, full=True, template=template_arguments)
+    )
     return {finding.id: finding.text for finding in found.findings}
 
 

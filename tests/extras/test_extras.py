@@ -111,7 +111,7 @@ class Sonar(Extra):
     EXPORTERS = ("chart",)
 
     def recognise(self, path):
-        return (lambda path, **options: print("a sea") or 0) if path.endswith(".sea") else None
+        return (lambda path, options: print("a sea") or 0) if path.endswith(".sea") else None
 
 
 EXTRA = Sonar()

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from advisor.commands.check import check_data
+from advisor.commands.options import CheckOptions
 from advisor.data import profile
 from advisor.render.check_page import merged, print_check
 from advisor.render.data import check_json, profile_json, visible
@@ -26,7 +27,7 @@ from advisor.render.data import check_json, profile_json, visible
 def page(path, **options) -> str:
     """The page at 80 columns without colour, as text."""
     console = Console(width=80, no_color=True, file=io.StringIO(), force_terminal=False)
-    print_check(*check_data(str(path), **options), console)
+    print_check(*check_data(str(path), CheckOptions(**options)), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -269,7 +270,7 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
     ]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found, advice = check_data(str(path), seq_len=131_072)
+    found, advice = check_data(str(path), CheckOptions(seq_len=131_072))
     file = io.StringIO()
     print_check(found, advice, Console(file=file, width=width))
     text = file.getvalue()
@@ -313,7 +314,9 @@ def test_terminals_without_unicode_get_plain_signs(tmp_path, encoding):
 def test_check_document_has_everything_measured(pairs_path):
     """How sure, what was measured, how much each objective wants and what is suggested, as JSON."""
     document = json.loads(
-        json.dumps(check_json(*check_data(str(pairs_path), seq_len=64)), allow_nan=False)
+        json.dumps(
+            check_json(*check_data(str(pairs_path), CheckOptions(seq_len=64))), allow_nan=False
+        )
     )
     assert document["confidence"] == "certain"
     assert {

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.commands.options import refuse_unused
+from advisor.commands.options import CheckOptions
 from advisor.commands.output import console, print_json, put
 from advisor.extras.other_tools.file import read_file
 from advisor.extras.other_tools.findings import SEVERITIES
@@ -34,25 +34,22 @@ STYLES = {
 SHOWN_NOTES, SHOWN_SOURCES = 6, 2
 WIDE = 96  # columns of a comment
 JUDGEMENT = "product"  # the source that is no one's but ours
-DATA_OPTIONS = {
+OF_DATA = {
     "--map": "mapping", "--eval": "evaluation", "--model": "model", "--template": "template",
-    "--seq-len": "seq_len", "--full": "full",
+    "--seq-len": "seq_len", "--full": "full", "--show-row": "show_row",
 }  # fmt: skip
 Line = tuple[str, str]  # text, style
 
 
-def check_configuration(
-    path: str, *, gpu: str | None, plan_file: str | None, as_json: bool, **of_data: Any
-) -> int:
+def check_configuration(path: str, options: CheckOptions) -> int:
     """Check one configuration and print what was found. Returns the exit code."""
-    given = {flag: of_data.get(name) or None for flag, name in DATA_OPTIONS.items()}
-    given["--show-row"] = of_data.get("show_row")  # row 0 was asked for too
-    refuse_unused(given, "a configuration; it names its own model, data and lengths")
+    gpu, plan_file = options.gpu, options.plan_file
+    options.refuse(OF_DATA, "a configuration", "it names its own model, data and lengths")
     file = read_file(path)
     hardware, notes = (probe(), ()) if gpu is None else stated_hardware(gpu, from_flag=True)
     report = Report(file, hardware, notes)
     written = [] if plan_file is None else write_carried(report, Path(plan_file))
-    if as_json:
+    if options.as_json:
         of_plan = {} if plan_file is None else {"plan_file": str(Path(plan_file))}
         print_json({**report.document, **of_plan})
     else:

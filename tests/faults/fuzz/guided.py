@@ -29,6 +29,7 @@ import yaml
 
 with atheris.instrument_imports(include=["advisor", "trainers.frame.checkpoint_store"]):
     from advisor.commands.check import check_data
+    from advisor.commands.options import CheckOptions
     from advisor.commands.session import read_answers
     from advisor.estimate.answers import run_specs
     from advisor.ground.errors import AdviseError
@@ -54,15 +55,7 @@ def data_of(ending: str) -> Read:
     def read(path: Path) -> object:
         named = path.with_name(f"data{ending}")
         path.rename(named)
-        return check_data(
-            str(named),
-            mapping=None,
-            full=False,
-            evaluation=None,
-            model=None,
-            seq_len=64,
-            template={},
-        )
+        return check_data(str(named), CheckOptions(seq_len=64))
 
     return read
 
