@@ -29,15 +29,7 @@ from advisor.situation.types import Situation
 
 
 def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advice:
-    """The answer to a situation.
-
-    Args:
-        situation: Everything known of machine, answers, data and model.
-        ruleset: The rules that decide.
-        guide_rules: The document layer alone, for "what the guide says".
-
-    Raises InputError with every contradiction in what was stated.
-    """
+    """The answer to a situation. Raises InputError with every contradiction in what was stated."""
     case = open_case(situation, ruleset)
     decision = case.decide()
     case = replace(case, concessions=decision.concessions)
@@ -68,10 +60,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
 
 
 def open_case(situation: Situation, ruleset: Ruleset) -> Case:
-    """The case with the model that suits task and hardware, if none was named.
-
-    Raises InputError with every contradiction in what was stated.
-    """
+    """The case, with a suggested model if none was named. Raises InputError with contradictions."""
     case = Case.build(situation, ruleset)
     if faults := contradictions(ruleset, situation, situation_facts(situation)):
         raise InputError(faults=faults)
@@ -109,9 +98,7 @@ PART_OF_DATA = "only a part of the data is used"
 
 
 def _warnings(case: Case, recommendation: Candidate, decision: Decision) -> tuple[str, ...]:
-    """Every warning once, also one that stands in another after the name of what it is about: first
-    what is wrong with the data for this task, since an answer on the wrong data is no answer.
-    """
+    """Every warning once, those about the wrong data first."""
     situation, table = case.situation, decision.steps.get("data_amount")
     rules = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
     for stage in recommendation.stages:
@@ -205,9 +192,7 @@ def _too_few(situation: Situation, composition: Composition) -> list[str]:
 
 
 def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
-    """If rows as stated are longer than what a stage reads: neither time nor cost counts the
-    rest.
-    """
+    """Rows as stated that are longer than what a stage reads, which no estimate counts."""
     rows, tokens = situation.answers.value("data_rows"), situation.answers.value("data_tokens")
     if not rows or not tokens or situation.data is not None or situation.tasks:
         return []
@@ -232,11 +217,7 @@ def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
 def candidate_of(
     advice: Advice, ruleset: Ruleset, composition: Composition, *, offload: bool = False
 ) -> Candidate:
-    """Any composition in the situation of an advice, as a candidate to choose.
-
-    Args:
-        offload: What is sharded may lie in the computer's memory.
-    """
+    """Any composition as a candidate to choose; `offload`: parts may lie in host memory."""
     case = Case.build(advice.situation, ruleset)
     decision = case.decide()
     given_up = decision.concessions

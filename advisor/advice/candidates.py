@@ -73,9 +73,7 @@ def _candidate(
 def alternatives(
     case: Case, decision: Decision, guide: Composition | None
 ) -> tuple[Candidate, ...]:
-    """Every other scheme on the same chain, then other chains, the guide's own answer and the
-    remedies, best first.
-    """
+    """Every other scheme, other chains, the guide's own answer and the remedies, best first."""
     found = [
         *_other_schemes(case, decision),
         *_other_chains(case, decision),
@@ -164,9 +162,7 @@ def _guides_own(case: Case, decision: Decision, guide: Composition) -> Candidate
 def candidate_for(
     case: Case, decision: Decision, composition: Composition, otherwise: Sequence[Reason]
 ) -> Candidate:
-    """A composition that somebody named, with what speaks against it: what forbids it, its size, or
-    `otherwise`.
-    """
+    """A composition that somebody named, and what speaks against it, or `otherwise`."""
     chain = f"{'encoder:' if composition.encoder else ''}{'>'.join(composition.chain)}"
     named = (("chain", chain), (LAST, composition.scheme))
     forbidding = [
@@ -202,9 +198,7 @@ def is_absolute(rule: Rule) -> bool:
 
 
 def nearest_to_fitting(case: Case, decision: Decision) -> Candidate:
-    """Nothing is allowed: of the wanted schemes the one that needs least, so that the way out is
-    the shortest.
-    """
+    """The wanted scheme that needs least: from there the way out is shortest."""
     return _of_scheme(case, decision, _least_hungry(case, decision))
 
 

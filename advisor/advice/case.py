@@ -54,10 +54,9 @@ class Case:
         return cls(ruleset, situation, facts, Costs(ruleset, situation, facts), changes or {})
 
     def with_suggestion(self) -> Case:
-        """The case with the model to suggest where none was named: the largest that is trained on
-        its 16-bit weights within the memory by the upper end of the estimate; else the largest
-        that fits so in 4 bit; else the smallest. Small encoders take its place where texts are
-        only sorted.
+        """The case with the model to suggest if none was named: the largest whose 16-bit weights
+        surely fit; else the largest that does in 4 bit; else the smallest. For texts that are only
+        sorted a small encoder.
         """
         situation = self.situation
         if situation.suggestion is None:
@@ -99,9 +98,7 @@ class Case:
         return suggestion_counts(self.situation, self.facts)
 
     def _room(self) -> str:
-        """Whether what is decided fits by the upper end of its estimate: 'fits', 'fits in 4 bit' or
-        'does not fit'.
-        """
+        """By the upper end of the estimate: 'fits', 'fits in 4 bit' or 'does not fit'."""
         decision = self.decide()
         if decision.nothing_fits or decision.concessions.least_module:
             return "does not fit"
@@ -127,9 +124,7 @@ class Case:
         return replace(self, ruleset=ruleset)
 
     def with_answers(self, changes: Mapping[str, Any]) -> Case:
-        """The same with some answers changed, and with the model that is suggested then; what
-        things cost stays as it is.
-        """
+        """The case with some answers changed, at the same costs, and the model suggested then."""
         every = {**self.changes, **changes}
         if self.situation.suggestion is None or "params_b" in changes:
             return replace(self, facts={**self.facts, **changes}, changes=every)
@@ -196,9 +191,7 @@ class Case:
         return self.costs.cost_of(composition, self.concessions)
 
     def ways_of(self, composition: Composition) -> tuple[Fitted, ...]:
-        """A composition under each strategy of several GPUs, the chosen one first; none for one
-        device.
-        """
+        """A composition under each strategy of several GPUs, the chosen one first."""
         return self.costs.ways_of(composition, self.concessions)
 
     def sizes(self, decision: Decision) -> Sizes:
@@ -218,11 +211,9 @@ def facts_with(situation: Situation, changes: Mapping[str, Any]) -> dict[str, An
 
 
 def _is_worth_a_part(found: Decision, on_part: Decision) -> bool:
-    """Whether a part of the data is trained on, rather than what stays within the limit.
-
-    A module is worth it where training all weights would be cheaper, since a model without a module
-    writes answers faster; one that can be merged, where an extra layer or a prefix would be: more
-    money would lead there anyway.
+    """Whether a part of the data is trained on, rather than what stays within the limit: a module
+    in place of all weights, one that can be merged in place of an extra layer or a prefix, since
+    more money would lead there anyway.
     """
     if SMALLER_MODEL in (found.facts["scheme"], on_part.facts["scheme"]):
         return found.nothing_fits and not on_part.nothing_fits

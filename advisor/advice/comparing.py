@@ -62,9 +62,7 @@ def _example(first: Ruleset, second: Ruleset, difference: Difference) -> Answere
 
 
 def _ways(ruleset: Ruleset, difference: Difference) -> Iterator[dict[str, Any]]:
-    """Situations that lead to the region: what earlier steps have to conclude is traced back to
-    facts that a person states.
-    """
+    """Situations that lead to the region, in facts that a person states."""
     tables = [table for table in ruleset.tables.values() if not table.per and table.id != SETTINGS]
     names = [table.id for table in tables]
     if difference.table not in names:
@@ -76,9 +74,7 @@ def _ways(ruleset: Ruleset, difference: Difference) -> Iterator[dict[str, Any]]:
 def _traced(
     ruleset: Ruleset, before: Sequence[Table], facts: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """The facts with every conclusion among them replaced by what leads to it; a fact that has to
-    stay unknown is None.
-    """
+    """The facts with every conclusion replaced by what leads to it; None: has to stay unknown."""
     if not before:
         yield facts
         return
@@ -125,9 +121,7 @@ def _shows(
 def _answered(
     first: Ruleset, second: Ruleset, difference: Difference, facts: Mapping[str, Any]
 ) -> Answered:
-    """The situation without the facts that it does not need; those that change the whole answer,
-    too, stay.
-    """
+    """The situation without the facts that neither the step nor the whole answer needs."""
     known = {name: value for name, value in facts.items() if value is not None}
 
     def answers(found: Mapping[str, Any]) -> tuple[str, str]:

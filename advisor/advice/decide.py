@@ -45,10 +45,7 @@ JOINS = ("train_decision",)
 
 
 class Undecided(Exception):
-    """A table that recommends nothing here.
-
-    The linter refuses rule sets in which that can happen.
-    """
+    """A table that recommends nothing here: the linter refuses such rule sets."""
 
     def __init__(self, table: str) -> None:
         super().__init__(f"no rule of table '{table}' recommends anything")
@@ -110,12 +107,7 @@ def conclude_early(ruleset: Ruleset, base: Mapping[str, Any]) -> Decision:
 
 
 def conclude(ruleset: Ruleset, early: Decision, fits: Mapping[str, str]) -> Decision:
-    """The scheme, and with it the composition.
-
-    Args:
-        fits: scheme -> fits | tight | too_big | over_budget | unknown, as `fits_<scheme>` in
-            rules/facts.yaml.
-    """
+    """The scheme, and with it the composition, by what fits (scheme -> `fits_<scheme>`)."""
     facts = {**early.facts, **{f"fits_{scheme}": fit for scheme, fit in fits.items()}}
     steps = {**early.steps, LAST: judge(ruleset, LAST, facts)}
     winner = steps[LAST].winner
@@ -128,9 +120,7 @@ def conclude(ruleset: Ruleset, early: Decision, fits: Mapping[str, str]) -> Deci
 
 
 def decide(ruleset: Ruleset, facts: Mapping[str, Any]) -> Decision:
-    """The whole decision on facts alone; `fits_*` are taken from the facts, and what is missing is
-    not known.
-    """
+    """The whole decision on facts alone, `fits_*` among them."""
     fits = {
         fact_id.removeprefix("fits_"): str(value)
         for fact_id, value in facts.items()
@@ -154,18 +144,14 @@ def _composition(facts: Mapping[str, Any]) -> Composition:
 
 
 def _decided_alone(steps: Mapping[str, Judgement]) -> Rule | None:
-    """The rule of the gate, if it joins nothing that other steps concluded: what those say is then
-    no reason.
-    """
+    """The rule of the gate, if it joins nothing that other steps concluded."""
     winner = steps["train_decision"].winner
     joins = {condition.fact for condition in winner[1].when} & set(steps) if winner else set()
     return None if winner is None or joins else winner[1]
 
 
 def _heard(steps: Mapping[str, Judgement], facts: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """The winning rules without those that go without saying; a remedy alone is explained by what
-    led to it.
-    """
+    """The winning rules without those that go without saying; for a remedy what led to it."""
     trains = REMEDIES_OF_GATE[str(facts["train_decision"])][1]
     if (alone := _decided_alone(steps)) is not None and not trains:
         return (alone,)

@@ -101,9 +101,8 @@ def _facts_of_hardware(hardware: Hardware) -> dict[str, Any]:
 def _facts_of_model(
     situation: Situation, shape: ModelShape, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What rules see of a model: its size, its family, how its checkpoint is stored, and whether it
-    thinks before it answers while nothing tells whether the answers in the data hold thoughts. Of a
-    file that is known, and said where the file is read.
+    """What rules see of a model: size, family, checkpoint, and whether it thinks while nothing says
+    whether the answers in the data hold thoughts.
     """
     found: dict[str, Any] = {"params_b": shape.params / 1e9, **model_facts(shape)}
     if shape.architecture is not None:
@@ -125,10 +124,7 @@ def model_facts(shape: ModelShape) -> dict[str, Any]:
 
 
 def suggestion_counts(situation: Situation, facts: Mapping[str, Any]) -> bool:
-    """Whether the suggested model is as good as named: once hardware and data are known, stated or
-    probed or read, its size and what fits are known facts. Before that the answer to a scenario of
-    the guide stays the guide's.
-    """
+    """Whether the suggested model is as good as named, since hardware and data are known."""
     return (
         situation.suggestion is not None
         and situation.hardware.device_memory_bytes is not None
@@ -148,9 +144,7 @@ def with_suggested_model(situation: Situation, facts: Mapping[str, Any]) -> dict
 
 
 def _stated_signals(answers: Answers) -> tuple[str, ...]:
-    """The signals with everything that they and the other answers imply (rules/facts.yaml,
-    `implies`). What a no implies is not believed against an explicit no.
-    """
+    """The signals and what all answers imply, but for what a no implies against an explicit no."""
     known, stated = load_facts(), stated_values(answers)
     implied = (
         name
@@ -168,9 +162,7 @@ def stated_values(answers: Answers) -> dict[str, Any]:
 
 
 def _checkpoint_kind(situation: Situation, facts: Mapping[str, Any]) -> str | None:
-    """base or instruct: as a signal says, else as the name of a named model says, else not
-    known.
-    """
+    """base or instruct, by a signal or the model's name; None: not known."""
     instruct, base = facts.get("instruct_model_start"), facts.get("base_model_untuned")
     signals = {instruct, None if base is None else not base} - {None}
     if len(signals) == 1:  # two answers that contradict each other are not believed
@@ -182,11 +174,8 @@ def _checkpoint_kind(situation: Situation, facts: Mapping[str, Any]) -> str | No
 
 
 def _teacher(situation: Situation, facts: Mapping[str, Any]) -> str | None:
-    """Whether there is a larger model to learn from, and whether it can run beside this one: as
-    stated, else as a named teacher or a signal says, else not known.
-
-    A named teacher of another vocabulary, or too large for the GPU, can only write texts; the model
-    itself is no teacher.
+    """none, texts, or model if it can run beside this one; None: not known. A named teacher of
+    another vocabulary, or too large for the GPU, can only write texts.
     """
     if (teacher := situation.teacher) is not None:
         if situation.model is not None and situation.model.id == teacher.id:
@@ -202,9 +191,7 @@ def _teacher(situation: Situation, facts: Mapping[str, Any]) -> str | None:
 
 
 def fact_origin(situation: Situation, fact_id: str) -> str:
-    """Where a fact of the situation came from, in words; what was estimated or concluded is told by
-    the caller.
-    """
+    """Where a fact came from, in words, unless it was estimated or concluded."""
     answers, profiles = situation.answers, data_profiles(situation)
     if fact_id in (*DATA_FACTS, "row_tokens") and profiles:
         return f"read from {', '.join(profile.path for profile in profiles)}"
@@ -238,9 +225,7 @@ def unknown_facts(situation: Situation, facts: Mapping[str, Any]) -> tuple[str, 
 
 
 def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> list[Fault]:
-    """Every contradiction in what is known of a situation (rules/facts.yaml, `assume`), in what was
-    stated (`refuse`), and between what a statement implies and an explicit no.
-    """
+    """Every contradiction in what is known of a situation and in what was stated."""
     answers, stated = situation.answers, stated_values(situation.answers)
     faults = []
     for broken in ruleset.contradictions(facts):

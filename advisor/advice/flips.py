@@ -95,9 +95,7 @@ def _has_room(case: Case, decision: Decision) -> bool:
 def _can_be_so(
     case: Case, decision: Decision, stated: Mapping[str, Any], change: Mapping[str, Any]
 ) -> bool:
-    """Whether a change goes with all else that was stated: nobody can deny that there is a larger
-    model and have its answers.
-    """
+    """Whether a change goes with all else that was stated and known."""
     if case.ruleset.contradictions({**decision.facts, **change}):
         return False
     return can_be_stated(case.ruleset, {**stated_values(case.situation.answers), **stated})
@@ -139,9 +137,7 @@ def _points(fact: Fact, cuts: list[float]) -> list[float]:
 
 
 def _amount(fact: Fact, point: float, cuts: list[float]) -> float:
-    """The amount as a person would say it, if no rule tells the two apart: 60,000,000 for
-    63,750,000.
-    """
+    """60,000,000 for 63,750,000, if no rule tells the two apart."""
     if float(f"{point:.1e}") != point:
         for near in (float(f"{point:.0e}"), float(f"{point:.1e}")):
             if near not in cuts and all((cut < point) == (cut < near) for cut in cuts):
@@ -169,9 +165,7 @@ def _with_amount(case: Case, decision: Decision, fact: Fact, value: float) -> Co
 
 
 def _by_gpu(case: Case, decision: Decision) -> Iterator[Flip]:
-    """For each scheme that is too big the cheapest GPU that holds it, and what the answer is there;
-    of GPUs with one answer the cheapest.
-    """
+    """For each scheme that is too big the cheapest GPU that holds it, one for each answer."""
     if not decision.trains and not decision.nothing_fits:
         return
     situation = case.situation

@@ -51,13 +51,7 @@ def lint_rules(
     root: Path | None = None,
     faults: Iterable[Fault] = (),
 ) -> LintedRules:
-    """The whole check of the shipped layers, or of what files of one's own change about them.
-
-    A file that cannot be read is a report too.
-
-    Args:
-        faults: What is wrong with the catalogues beside the rules.
-    """
+    """The check of the shipped layers, or of what the user's files change, with more `faults`."""
     checked = _lint_rules(layers, overlays, root)
     known = {(finding.at, finding.text) for finding in checked.report.findings}
     more = [_unreadable(one) for one in faults if (one.where, one.what) not in known]
@@ -157,11 +151,8 @@ def _without_rate(ruleset: Ruleset) -> Iterator[Finding]:
 
 
 def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tuple[Finding, ...]]:
-    """How many scenario rows there are and what is wrong with them: the shipped ones, or those of
-    files of one's own.
-
-    What a file of one's own changes may break the shipped expectations on purpose, so they are not
-    held against it.
+    """How many scenario rows there are and what is wrong with them: those of the user's own files,
+    or else the shipped ones, which such a file may break on purpose.
     """
     from advisor.advice.scenarios import (
         read_scenarios,
@@ -206,11 +197,8 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
 
 
 def refuse_or_warn(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]:
-    """The warnings about files of one's own, once; () later on. Raises InputError where they break
-    the rules.
-
-    Only what these files cause counts. Without such a file nothing is proved, so that starting
-    stays quick.
+    """The warnings that the user's own files cause, once; () later on. Raises InputError if they
+    break the rules. Without such a file nothing is proved, so that starting stays quick.
     """
     if not ruleset.overlays:
         return ()
@@ -231,10 +219,7 @@ _told: set[str] = set()
 
 @cache
 def _overlay_report(ruleset: Ruleset, layers: tuple[str, ...]) -> Report:
-    """What the files cause.
-
-    The shipped rules are proved beside them only where it is not plain who caused an error.
-    """
+    """What the files cause; the shipped rules are proved too if it is not plain who did."""
     report = _report(ruleset)
     theirs = [
         finding

@@ -46,9 +46,7 @@ def nothing_fits(case: Case, decision: Decision) -> NothingFits:
 
 
 def _relaxable(case: Case, decision: Decision) -> list[str]:
-    """The facts that are stated at all and can be thought away, in the order in which a person
-    would rather keep them: what comes first is blamed last.
-    """
+    """The facts that can be thought away; what comes first is blamed last."""
     found = {
         "rules": bool(_own_prohibitions(decision)),
         "model": bool(case.situation.smaller),
@@ -89,10 +87,8 @@ def _without_own_prohibitions(ruleset: Ruleset) -> Ruleset:
 
 
 def _minimal_conflict(fits: Callable[[Collection[str]], bool], facts: list[str]) -> list[str]:
-    """A minimal set of `facts` that, kept together, rules everything out; [] if none does.
-
-    Fewer than half a dozen facts: leaving them out one by one is QuickXplain without its halving.
-    """
+    """A minimal set of facts that, kept together, rules everything out; [] if none does."""
+    # Fewer than half a dozen: leaving them out one by one is QuickXplain without its halving.
     kept = list(facts)
     if fits(kept):
         return []
@@ -172,9 +168,7 @@ def _fits_with_room(decision: Decision) -> bool:
 
 
 def _gpus_to_try(situation: Situation, decision: Decision, close: Candidate) -> Iterator[GpuSpec]:
-    """The GPUs for which asking again is worth it, the cheapest first: the nearest candidate would
-    fit, and by the GPUs' rates come near every limit.
-    """
+    """The GPUs, cheapest first, that could hold the nearest candidate within the limits."""
     if situation.answers.value("budget_usd") == 0:
         return
     gpus, needs, duration_s = (

@@ -47,10 +47,7 @@ Written = dict[Place, str]  # path of a value -> the comment beside it
 
 
 def missing_for_plan(advice: Advice, candidate: Candidate) -> list[str]:
-    """What has to be known before a candidate can run, as keys of an answers file.
-
-    Empty: it can.
-    """
+    """Keys of an answers file that have to be known before a candidate can run."""
     situation, composition = advice.situation, candidate.composition
     answers, model, profiles = situation.answers, situation.model, data_profiles(situation)
     found = {
@@ -99,9 +96,7 @@ def needs_scores(name: str, before: Sequence[str]) -> bool:
 
 
 def lacks_scores(situation: Situation, chain: Sequence[str]) -> bool:
-    """Whether a stage scores its own answers, and nothing there is can score them: no reward model,
-    and no requests that each come with what an answer is checked against.
-    """
+    """Whether a stage scores its own answers, and nothing there is can score them."""
     profiles = data_profiles(situation)
     kinds = {profile.kind for profile in profiles} or {situation.answers.value("data_kind")}
     unanswered = any(profile.format == "requests" for profile in profiles)
@@ -119,10 +114,7 @@ def _has_teacher(name: str) -> bool:
 
 
 def make_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> tuple[Plan, Comments]:
-    """The launch file of a candidate and the comments beside its values.
-
-    `missing_for_plan` has to be empty.
-    """
+    """The launch file of a candidate that lacks nothing, and the comments beside its values."""
     situation, comments = advice.situation, Written()
     assert situation.model is not None
     stages: list[Stage] = []
@@ -240,9 +232,7 @@ def _launch(situation: Situation, candidate: Candidate, comments: Written) -> La
 def _with_overrides(
     plan: Plan, advice: Advice, candidate: Candidate, ruleset: Ruleset, comments: Written
 ) -> Plan:
-    """The plan with what follows from each task's own rows, if that is not what follows from the
-    largest task's.
-    """
+    """The plan with what follows from each task's own rows, if it differs."""
     stage, devices, machine = plan.stages[0], plan.launch.world_size, advice.situation.hardware
     used = replace(machine, gpus=machine.gpus[:devices])  # of several GPUs perhaps one
     situation = replace(advice.situation, hardware=used)
@@ -274,9 +264,7 @@ def _settings_of_task(
 
 
 def _learns_answers(candidate: Candidate) -> bool:
-    """Whether some stage of a model that writes learns from the answers in the data; in
-    reinforcement alone a model writes its own, and its thoughts help it.
-    """
+    """Whether a stage of a model that writes learns from the answers in the data."""
     composition = candidate.composition
     learns = any(not objective(name).needs_reward for name in composition.chain)
     return learns and not composition.encoder
@@ -298,9 +286,7 @@ def _data(situation: Situation) -> Mapping[str, Any]:
 def _plan_data(
     path: str, profile: DataProfile | None, stated: Mapping[str, str] | None
 ) -> PlanData:
-    """A data file with its roles and columns if they were stated or guessed: a run reads what the
-    person has seen.
-    """
+    """A data file with the roles of its columns, if they were stated or guessed."""
     if profile is None:
         return PlanData(path=path, mapping=dict(stated) if stated else None)
     mapping = None

@@ -85,9 +85,7 @@ def may_train(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[st
 def fixed_chain(
     ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]
 ) -> tuple[str, bool] | None:
-    """The chain, and whether there is a module for each task, where no open fact changes them any
-    more; else None.
-    """
+    """(chain, whether each task has a module) if no open fact changes them; else None."""
     paths = _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable))
     found = {
         (state["chain"][0], state["adapters_per"][0])
@@ -104,9 +102,7 @@ def fixed_chain(
 
 
 def _open_facts(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> set[str]:
-    """The facts that may still take any value: of questions, of what is read from their answers,
-    and what fits.
-    """
+    """The facts that may still take any value, by what is read and what fits, too."""
     opened: set[str] = set()
     read: set[str] = set()  # open even if known: another card than this machine's may be named
     for name in askable:
@@ -166,9 +162,7 @@ def _distinct(
 
 
 class _Step:
-    """The deciding rules of a table as bits in the order of precedence: the lowest one that is not
-    forbidden wins.
-    """
+    """A table's deciding rules as bits; the lowest one that is not forbidden wins."""
 
     def __init__(self, ruleset: Ruleset, table_id: str) -> None:
         table = compile_table(ruleset, table_id)
@@ -277,9 +271,7 @@ def _steps(ruleset: Ruleset) -> tuple[_Step, ...]:
 
 
 class _Paths:
-    """What the tables can conclude under each answer to a question, for every value of the open
-    facts.
-    """
+    """What the tables can conclude under each answer, for every value of the open facts."""
 
     def __init__(
         self,
@@ -310,9 +302,7 @@ class _Paths:
         return any(_trains(state["train_decision"][0]) for state in self.paths("train_decision"))
 
     def paths(self, last: str = LAST, *, prune: bool = False) -> Iterator[dict[str, Vector]]:
-        """Each way through the tables up to the last one; pruned, only those on which the answers
-        may still differ.
-        """
+        """Each way through the tables; pruned, only those on which answers may still differ."""
         names: tuple[str, ...] = ()
         states: set[tuple[Vector, ...]] = {()}
         for place, step in enumerate(self.steps):
@@ -326,9 +316,7 @@ class _Paths:
     def _after(
         self, place: int, step: _Step, names: tuple[str, ...], states: set[tuple[Vector, ...]]
     ) -> tuple[tuple[str, ...], set[tuple[Vector, ...]]]:
-        """The states after one more table: its conclusion is added, what no later table reads is
-        dropped.
-        """
+        """The states after one more table, without what no later table reads."""
         read = [i for i, name in enumerate(names) if name in step.inputs]
         told = (*names, step.concludes)
         kept = [
@@ -348,9 +336,7 @@ class _Paths:
     def _alive(
         self, place: int, names: tuple[str, ...], states: set[tuple[Vector, ...]]
     ) -> set[tuple[Vector, ...]]:
-        """The states on which the answers may still lead apart, those that will do so alike taken
-        together.
-        """
+        """The states on which answers may still lead apart, joined if they do so alike."""
         # A chain, or whether there are modules, that is alike under every answer: which one it is
         # no longer matters.
         done = [

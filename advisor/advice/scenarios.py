@@ -63,11 +63,8 @@ class Broken:
 
 
 def shipped_scenarios(ruleset: Ruleset) -> tuple[Scenario, ...]:
-    """The scenarios that concern the layers of this rule set: those of its rules, those of
-    rules/scenarios/ and, with the evidence, those in the files of methods.
-
-    Without the evidence layer only the document's own are expected to hold; they hold for that
-    layer alone.
+    """The scenarios of this rule set's layers: of its rules, of rules/scenarios/ and, with the
+    evidence, of the files of methods. Those of the document hold for that layer alone.
     """
     with_evidence = "evidence" in ruleset.layers
     root = rules_dir()
@@ -86,10 +83,7 @@ def shipped_scenarios(ruleset: Ruleset) -> tuple[Scenario, ...]:
 
 
 def read_scenarios(path: Path, ruleset: Ruleset) -> tuple[Scenario, ...]:
-    """The scenarios in a file of one's own, () if it has none.
-
-    Raises InputError with every fault, located.
-    """
+    """The scenarios in a user's own file. Raises InputError with every fault, located."""
     document = read_yaml(path)
     name = as_map(document.data).get("overlay") or path.stem
     return (*scenarios_of(document, ruleset), *_of_rules(ruleset, {name}))

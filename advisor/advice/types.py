@@ -34,9 +34,7 @@ class KnownFact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reason:
-    """One sentence of an explanation, with the rule that says it and, for a limit, the two
-    numbers.
-    """
+    """One sentence of an explanation, with its rule and, for a limit, the two numbers."""
 
     text: str
     rule: str | None = None
@@ -127,9 +125,7 @@ class StageSettings:
 
 
 class Fitted(NamedTuple):
-    """The stages of a composition with settings that fit under one strategy, and what they cost
-    together.
-    """
+    """A composition's stages with settings that fit under one strategy, and their cost."""
 
     stages: tuple[StageSettings, ...]
     cost: Estimate
@@ -168,9 +164,7 @@ class Fitted(NamedTuple):
 
     @property
     def pace_s(self) -> float | None:
-        """Seconds of training, or if the rows are not known those of a row in each stage; None if
-        the speed of the device is not known. Two strategies of one composition compare by it.
-        """
+        """Seconds of training, or else of a row in each stage; None: not known."""
         if self.cost.duration_s is not None:
             return self.cost.duration_s
         steps = [stage.step_s for stage in self.stages]
@@ -221,9 +215,7 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WayOut:
-    """One way to make something fit where nothing does: what to change, what then fits, and the
-    line to type.
-    """
+    """One way to make something fit: what to change, what then fits, and the line to type."""
 
     text: str
     change: Mapping[str, Any]
@@ -254,9 +246,7 @@ class Certainty:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advice:
-    """The answer: the recommendation, every other candidate with its verdict, what is unknown, what
-    would change it.
-    """
+    """The answer, every other candidate, what is unknown and what would change it."""
 
     situation: Situation
     facts: Mapping[str, Any]  # what the rules saw
@@ -277,7 +267,5 @@ class Advice:
 
     @property
     def fits(self) -> bool:
-        """False where training is wanted and nothing fits the hardware and the budget (exit code
-        3).
-        """
+        """False if training is wanted and nothing fits hardware and budget (exit code 3)."""
         return self.nothing_fits is None

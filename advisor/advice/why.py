@@ -56,9 +56,7 @@ def facts_seen_by(
     ruleset: Ruleset,
     sizes: Sizes = MappingProxyType({}),
 ) -> tuple[KnownFact, ...]:
-    """The facts that a rule looked at and that are known, each in words and with where it came
-    from.
-    """
+    """The facts that a rule looked at, each in words and with where it came from."""
     concluding = {
         table.concludes: judgement.winner[1]
         for name, table in ruleset.tables.items()
@@ -146,9 +144,7 @@ def budget_reason(cost: Estimate, facts: Mapping[str, Any], scheme: str, rule: s
 
 
 def rules_that_differ(decision: Decision, other: Composition) -> tuple[Rule, ...]:
-    """The rules that a person has to hear of that set the decision apart from another composition;
-    if that is the scheme alone, the one that ranked it first.
-    """
+    """The rules a person has to hear of that set the decision apart from another composition."""
     ours = decision.composition
     parts = (
         (ours.remedies == other.remedies, ("knowledge_source", "readiness", "train_decision")),
@@ -175,11 +171,7 @@ def certainty_of(
     base: Mapping[str, Any],
     flips: Sequence[Flip],
 ) -> Certainty:
-    """The two scales, and what makes the recommendation weak.
-
-    Args:
-        base: The facts that were known before anything was concluded.
-    """
+    """The two scales, and what makes the answer weak; `base`: facts before any conclusion."""
     weakest = max(
         (rule.confidence for rule in decision.rules), key=list(GRADES).index, default="judgement"
     )
@@ -209,10 +201,8 @@ def certainty_of(
 
 
 def _unstated(ruleset: Ruleset, base: Mapping[str, Any], flips: Sequence[Flip]) -> list[str]:
-    """The facts that nobody stated and of which some value alone would lead to another answer.
-
-    Signals and the number of tasks do not count: unstated is what they are as a rule, and the flips
-    show them.
+    """The facts that nobody stated and that alone could change the answer; signals and the number
+    of tasks do not count, since as a rule nobody states them.
     """
     facts = {fact.answer or fact.id: fact for fact in ruleset.facts.values()}
     changing = dict.fromkeys(name for flip in flips for name in flip.change if name in facts)
@@ -224,9 +214,7 @@ def _unstated(ruleset: Ruleset, base: Mapping[str, Any], flips: Sequence[Flip]) 
 
 
 def unknown_words(reason: str) -> str:
-    """What an estimate lacks, as a clause: 'model: its size is not known' -> 'the size of the model
-    is not known'.
-    """
+    """'model: its size is not known' -> 'the size of the model is not known'."""
     what, _, why = reason.partition(": ")
     if not why:
         return what if " " in what else f"the {what} is not known"

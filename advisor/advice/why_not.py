@@ -76,9 +76,7 @@ class WhyNot:
         return self.ruleset.tables[self.judgement.table]
 
     def reasons(self) -> list[Reason]:
-        """The rules that forbid it, a change that would put it first, or the rule that puts another
-        outcome before it.
-        """
+        """What forbids it, a change that would put it first, or what puts another before it."""
         if self.outcome in self.judgement.forbidden:
             return [reason_of(one, self.ruleset) for one in self.judgement.forbidden[self.outcome]]
         trains = REMEDIES_OF_GATE[str(self.facts["train_decision"])][1]
@@ -105,9 +103,7 @@ class WhyNot:
     # ------------------------------------------------------------------- rules that decide
 
     def _nothing_is_trained(self) -> Reason:
-        """What led to a remedy in place of training: the rules behind the decision, not the one
-        that only joins them.
-        """
+        """What led to a remedy in place of training, not the rule that joins it."""
         decided = judge(self.ruleset, "train_decision", self.facts).winner
         assert decided is not None
         # Where the decision leaves fewer outcomes of a step open, that step decided.
@@ -125,9 +121,7 @@ class WhyNot:
         )
 
     def _ranks_below(self, winner: str, rule: Rule) -> Reason:
-        """'Ranks below LoRA: near full performance for very little memory.', with the amounts that
-        the rule looked at.
-        """
+        """'Ranks below LoRA: ...', with the amounts that the rule looked at."""
         amounts = [
             says(self.ruleset.facts[condition.fact], self.facts[condition.fact])
             for condition in rule.when
@@ -140,9 +134,7 @@ class WhyNot:
         return Reason(text=text, rule=rule.id, source=titles_of(rule, self.ruleset))
 
     def _ruled_by_capacity(self, winner: str) -> Rule | None:
-        """The rule that asks for every weight or for a small module, if that is what sets the
-        outcome and the winner apart.
-        """
+        """The rule about every weight or a small module, if that sets the two apart."""
         if self.table.id != LAST or not {winner, self.outcome} <= schemes().keys():
             return None
         ours, other = (update(schemes()[name].update).trains for name in (winner, self.outcome))
@@ -152,9 +144,7 @@ class WhyNot:
         return found[1] if (ours == "all") == (found[0] == "full_rank") else None
 
     def _ranking_rule(self) -> Rule | None:
-        """Of the rules that speak for the winner, the least one that puts it before the outcome: a
-        higher one is about another rival.
-        """
+        """The least rule for the winner that puts it first; higher ones are about others."""
         placed = dict(self.judgement.ranking).get(self.outcome)
         if placed is None or self.judgement.winner is None:
             return None
@@ -213,9 +203,7 @@ class WhyNot:
             yield Path(wanted, placed, by_size=True)
 
     def _unmet(self, rule: Rule) -> Iterator[tuple[Condition, ...]]:
-        """Each set of conditions that would make a rule fire. What another table concluded is
-        followed back to what a person stated.
-        """
+        """Each set of conditions, back to what a person stated, that makes a rule fire."""
         options: list[list[tuple[Condition, ...]]] = []
         concluding = {table.concludes: table for table in reversed([*self.ruleset.tables.values()])}
         for condition in rule.when:
@@ -308,9 +296,7 @@ class WhyNot:
         return text.replace(method_words(self.outcome), "it", 1) if own else text
 
     def _here(self, names: Sequence[str]) -> str:
-        """What is so instead: 'you chose a medium budget, and you have not said what matters
-        most'.
-        """
+        """'you chose a medium budget, and you have not said what matters most'."""
         facts = [self.ruleset.facts[name] for name in names]
         known = [fact for fact in facts if self.facts.get(fact.id) not in (None, UNKNOWN)]
         parts = [self._is(fact) for fact in known]
@@ -339,9 +325,7 @@ class WhyNot:
         return f"here {says(fact, value)}"
 
     def _why_unknown(self) -> str:
-        """Why an estimate is no known fact, though numbers of a suggested model may stand beside
-        it.
-        """
+        """Why an estimate is no known fact, though numbers may stand beside it."""
         if self.facts.get("device") in (None, UNKNOWN):
             return ", since the hardware is not known"
         if "params_b" in self.facts:

@@ -47,9 +47,8 @@ LADDER = (
 
 
 def on_part_of_data(found: Fitted, facts: Mapping[str, Any]) -> Fitted:
-    """The stages with as many optimizer steps as the limits are enough for (plan key `max_steps`):
-    rows are drawn at random, so that a part of the steps reads a part of them. Unchanged if that is
-    not known, or not a step of each.
+    """The stages with as many optimizer steps as the limits are enough for (plan key `max_steps`);
+    unchanged if that is not known, or not a step of each. Rows are drawn at random.
     """
     (stages, cost), (share, limit, whole) = found, _tightest_limit(found.cost, facts)
     if share >= 1 or any(stage.steps is None or stage.duration_s is None for stage in stages):
@@ -68,9 +67,7 @@ def on_part_of_data(found: Fitted, facts: Mapping[str, Any]) -> Fitted:
 
 
 def _tightest_limit(cost: Estimate, facts: Mapping[str, Any]) -> tuple[float, str, str]:
-    """(the share of the training that the tightest limit is enough for, that limit, what all of it
-    takes), in words.
-    """
+    """(the share that the tightest limit is enough for, the limit, the whole in words)."""
     usd, hours = facts.get("budget_usd"), facts.get("budget_hours")
     found = [(1.0, "", "")]
     if usd is not None and cost.cost_usd:

@@ -53,10 +53,7 @@ MOST_BY_PACKING = 2.0
 
 
 class Costs:
-    """What compositions cost in one situation.
-
-    Stages are fitted once each, however many chains share them.
-    """
+    """What compositions cost in one situation; each stage is fitted once."""
 
     def __init__(self, ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> None:
         self.ruleset, self.situation, self.facts = ruleset, situation, facts
@@ -78,9 +75,8 @@ class Costs:
     ) -> Fitted:
         """The stages of a composition with settings that fit, and what they cost together.
 
-        Several GPUs share all stages of a plan in one way: one of them alone if it is as fast; else
-        a whole model on each if it fits there; else one model over all. Over a slow link that is
-        for what fits in no other way.
+        Several GPUs share all stages in one way: one of them alone if it is as fast; else a whole
+        model on each if it fits; else one model over all, over a slow link as a last resort.
 
         Args:
             coarse: Only whether it fits is asked for, which the smallest batch tells.
@@ -110,9 +106,7 @@ class Costs:
     def _on_several(
         self, composition: Composition, concessions: Concessions, *, coarse: bool
     ) -> Fitted:
-        """Under the strategy that the estimates speak for: each further one is estimated only if
-        those before leave it open.
-        """
+        """Under the best strategy; one is estimated only if those before leave it open."""
         whole = self.fit_under(ON_EACH, composition, concessions, coarse=coarse)
         fits = whole.cost.fits in ENOUGH
         if fits and (coarse or whole.cost.step_s is None):
@@ -133,9 +127,7 @@ class Costs:
     def ways_of(
         self, composition: Composition, concessions: Concessions = NO_CONCESSIONS
     ) -> tuple[Fitted, ...]:
-        """A composition under each strategy there is for it, the chosen one first; none for one
-        device.
-        """
+        """A composition under each strategy of several GPUs, the chosen one first."""
         if len(self.situation.hardware.gpus) < 2 or not composition.chain:
             return ()
         strategies = [ON_EACH]
@@ -177,9 +169,7 @@ class Costs:
         other: Fitted,
         strategy: Strategy | None = None,
     ) -> bool:
-        """Whether these GPUs could do the steps of another strategy in so many times its duration,
-        as far as speeds tell without memory: with all rows of a GPU at once.
-        """
+        """Whether these GPUs may take so many times as long, by speeds without memory."""
         cards = max(1, len(self.situation.hardware.gpus))
         strategy = strategy or (ON_EACH if cards > 1 else ALONE)
         took, takes = 0.0, 0.0
@@ -202,10 +192,7 @@ class Costs:
         *,
         coarse: bool = False,
     ) -> Fitted:
-        """The stages of a composition with settings that fit under one strategy.
-
-        If memory is short a stage takes a smaller module: then all stages that train it do.
-        """
+        """A composition under one strategy; stages of one module have it in one size."""
         best: Fitted | None = None
         before: Mapping[str, Chosen] = {}
         end = len(MEMORY_LEFT) - (not concessions.least_module)
@@ -240,9 +227,7 @@ class Costs:
     def _shared_module(
         self, composition: Composition, memory_left: str
     ) -> tuple[str, Mapping[str, Chosen]]:
-        """Stages that train one module in turn have one form of it: the largest that any of them
-        asks for, and whose it is.
-        """
+        """(the stage whose module all train, its keys); ("", {}) if they share none."""
         training = [name for name in composition.chain if not objective(name).scores]
         how = update(composition.update or "lora")
         if not how.size_key or len(training) < 2:
@@ -262,9 +247,7 @@ class Costs:
     def _fit_once(
         self, stage: StageCase, lead: str, *, coarse: bool
     ) -> tuple[StageSettings, Estimate]:
-        """The stage with settings that fit; settings that were looked for serve a coarse question,
-        too.
-        """
+        """The stage with settings that fit; a full search serves a coarse question, too."""
         composition, concessions = stage.composition, stage.concessions
         form = (composition.encoder, composition.scheme, lead if stage.module else "")
         given_up = (stage.memory_left, concessions.least_module, concessions.shorter)
@@ -282,9 +265,6 @@ class Costs:
     ) -> dict[str, str]:
         """scheme -> the coarse fact that rules see.
 
-        That a model fits which nobody named is a known fact once hardware and data are known; that
-        it does not is always one, since the plan would run into it.
-
         Args:
             facts: What is known, if that is more than the costs were reckoned with.
         """
@@ -292,6 +272,7 @@ class Costs:
             scheme: self._coarse_fit(compose(chain, scheme), concessions) for scheme in schemes()
         }
         known = self.facts if facts is None else facts
+        # That a suggested model does not fit is always a known fact: the plan would run into it.
         if self.situation.suggestion is None or suggestion_counts(self.situation, known):
             return found
         return {
@@ -300,9 +281,7 @@ class Costs:
         }
 
     def _coarse_fit(self, composition: Composition, concessions: Concessions) -> str:
-        """The coarse fact. A module whose base is split over a slow link says so: the base can be
-        quantised instead, and each GPU then holds all of it.
-        """
+        """The coarse fact; `split` for a module whose base could be quantised instead."""
         stages, cost = self.cost_of(composition, concessions, coarse=True)
         fit = coarse_fit(cost, self.facts, may_not_fit=concessions.may_not_fit)
         is_split = any(stage.is_sharded for stage in stages) and (

@@ -59,13 +59,11 @@ CLASSES = "classification"
 def fit_stage(
     case: StageCase, *, may_pack: bool = True, coarse: bool = False
 ) -> tuple[StageSettings, Estimate]:
-    """One stage of a composition with settings that fit (or need least, if none does or nobody
-    knows), and its estimate.
+    """One stage with settings that fit, or need least if none does, and its estimate.
 
     Args:
         may_pack: Several rows may share a sequence, which may be longer than any row.
-        coarse: Only whether it fits is asked for: if the smallest batch fits, its settings and
-            estimate come back, and no faster one is looked for.
+        coarse: If the smallest batch fits, no faster one is looked for.
     """
     by_rule = {BATCH: USUAL_BATCH, **case.settings(), **case.module}
     settings, left_out = with_lengths(case, by_rule)
@@ -136,10 +134,7 @@ def _with_least_given_up(
     *,
     coarse: bool,
 ) -> tuple[dict[str, Chosen], BestTrial]:
-    """The settings and the trial that fit with the usual settings, else with those that rules have
-    for less memory; of settings that are all too big those that need least, as the shortest way
-    out.
-    """
+    """The usual settings if they fit, else those for less memory; else what needs least."""
     usual, suits = by_rule
     size_key = methods().update(case.update).size_key
     fitted, best = settings, _fastest(case, settings, trials, coarse=coarse)
@@ -183,12 +178,8 @@ def _fastest(
 def _with_need(
     changed: dict[str, Chosen], fitted: Mapping[str, Chosen], cost: Estimate, *, first: str
 ) -> dict[str, Chosen]:
-    """Values for a memory that is short; the first new one says what the best settings so far
-    would need.
-
-    Args:
-        fitted: The best settings so far.
-        first: The key that says how large the module is, which stands for all.
+    """Values for a memory that is short; one of them, `first` if it is new, says what the best
+    settings so far would need.
     """
     was = {key: fitted[key].value for key in changed if key in fitted}
     new = [key for key in changed if changed[key].value != was.get(key)]
@@ -206,9 +197,7 @@ def _with_need(
 def _refused_if_impossible(
     case: StageCase, settings: Mapping[str, Chosen], best: BestTrial
 ) -> Estimate:
-    """The estimate with the least that the stage needs, and too big with a reason if no run can
-    load the checkpoint or share the stage.
-    """
+    """The estimate, too big with a reason if no run can load or share the stage."""
     sizes = [one.memory.need_bytes for one in (best.least, best.cost) if one.memory is not None]
     cost, refused = replace(best.cost, least_bytes=min(sizes, default=None)), ""
     if (model := case.situation.model) is not None:
@@ -250,11 +239,8 @@ def _sum_if_known(amounts: Iterable[float | None]) -> float | None:
 def coarse_fit(cost: Estimate, facts: Mapping[str, Any], *, may_not_fit: bool = False) -> str:
     """The fact the rules see: fits, tight, too_big, over_budget or unknown.
 
-    What may fit is tight if the estimate itself is within the memory; if it is a little above, a
-    try is worth it only if nothing else fits.
-
     Args:
-        may_not_fit: Nothing else fits.
+        may_not_fit: Nothing else fits, so that what is a little above the memory is worth a try.
     """
     fit: str = cost.fits
     if fit == "may_fit":
@@ -274,18 +260,14 @@ SHOWN = ("seq_len", "packing")
 
 
 def suited_objective(data: DataProfile) -> str | None:
-    """The objective that the data suit best, `classification` for texts with a label; None if they
-    can train none.
-    """
+    """The objective that the data suit best, `classification` for texts with a label."""
     if CLASSES in data.objectives:
         return CLASSES
     return next((name for name in data.objectives if name in methods().objectives), None)
 
 
 def settings_by_data(ruleset: Ruleset, data: DataProfile, objective: str) -> Mapping[str, Chosen]:
-    """`seq_len` and `packing` of a stage on some GPU, each with the plan's reason; nothing for data
-    that were not measured.
-    """
+    """`seq_len` and `packing` on some GPU, with the plan's reasons; {} if not measured."""
     if data.tokens is None:
         return {}
     machine = Hardware(kind="unknown", origin="unknown")

@@ -64,9 +64,7 @@ class Trial:
         return replace(self, recompute=False)
 
     def needs_no_less_than(self, other: Trial) -> bool:
-        """Whether it takes at least as much memory as another one, by its settings. With a single
-        micro-batch no gradients stand beside the activations, so that it may take less.
-        """
+        """Whether its settings need at least the memory of another one's."""
         if self.grad_accum == 1 < other.grad_accum:
             return False
         return self.micro >= other.micro and self.recompute <= other.recompute
@@ -93,9 +91,7 @@ class BestTrial:
 
     @property
     def free_bytes(self) -> int:
-        """What `leaves_spare` asks to be left free: `spare_bytes`, or what the upper end of the
-        estimate may still take.
-        """
+        """What `leaves_spare` asks to be left free."""
         memory, limit = self.cost.memory, self.cost.limit_bytes
         if memory is None or limit is None:
             return self.spare_bytes
@@ -110,9 +106,7 @@ class BestTrial:
 
 
 def micro_batches_to_try(case: StageCase, effective: int, seq_len: int) -> Sequence[int]:
-    """The micro-batches that hold no more rows than an optimizer step has; the smallest that the
-    methods accept even if the batch is smaller.
-    """
+    """Micro-batches of no more rows than a step has, or the smallest one accepted."""
     micros = [size for size in case.micro_batches if size * case.cards <= effective]
     micros = micros or [case.micro_batches[-1]]
     if not case.on_cpu:
@@ -124,12 +118,7 @@ def micro_batches_to_try(case: StageCase, effective: int, seq_len: int) -> Seque
 def trials_of(
     effective: int, micros: Sequence[int], *, cards: int = 1, recompute: bool
 ) -> tuple[Trial, ...]:
-    """The trials of these micro-batches, in their order.
-
-    Args:
-        effective: Rows of an optimizer step.
-        recompute: Activations may be recomputed.
-    """
+    """The trials of these micro-batches for so many rows of an optimizer step."""
     return tuple(
         Trial(micro=micro, recompute=again, cards=cards, effective=effective)
         for again in ((False, True) if recompute else (False,))
@@ -146,13 +135,13 @@ def fastest_that_fits(
     trains_all: bool,
     coarse: bool = False,
 ) -> BestTrial:
-    """Of the trials that fit with room to spare the one that needs least among those about as fast
-    as the fastest; if none surely fits, or memory is not known, the one that needs least of all.
+    """Of those that fit with room to spare the one that needs least among those about as fast as
+    the fastest; if none surely fits, or memory is not known, the one that needs least of all.
 
     Args:
         pace_of: Time for a row, in any unit; recomputing never makes it less.
         trains_all: Gradients are as large as the weights, and stand while they are accumulated.
-        coarse: Only whether any fits is asked for: if the smallest does, so does the fastest.
+        coarse: If the smallest fits, no faster one is looked for.
     """
     cost_of, pace_of = cache(cost_of), cache(pace_of)  # each is asked for once
     smallest, least = _least(trials, cost_of, trains_all=trains_all)
@@ -219,9 +208,7 @@ def _need(cost: Estimate) -> int:
 def _least(
     trials: Sequence[Trial], cost_of: Callable[[Trial], Estimate], *, trains_all: bool
 ) -> tuple[Trial, Estimate]:
-    """The trial that needs least, and its estimate: the smallest micro-batch, or the whole batch at
-    once, which accumulates no gradients.
-    """
+    """The trial that needs least, and its estimate: the smallest, or all rows at once."""
     smallest = min(trials, key=lambda one: (one.micro, not one.recompute))
     least = cost_of(smallest)
     whole = min(
@@ -280,11 +267,7 @@ def batch_settings(
 
 
 def batch_of_task(batch: Chosen, micro: int, devices: int, *, smallest: int) -> dict[str, Chosen]:
-    """The plan keys of the batch of one task, whose rows need not be as many as the stage's.
-
-    Args:
-        smallest: The smallest micro-batch that the methods of the stage accept.
-    """
+    """The plan keys of the batch of one task, which may be smaller than the stage's."""
     fewer = max(smallest, min(micro, int(batch.value) // devices))
     accum = max(1, round(int(batch.value) / (fewer * devices)))
     rows = fewer * accum * devices

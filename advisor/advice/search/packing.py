@@ -45,12 +45,7 @@ class Packing:
 
 
 def packing_suits(case: StageCase, settings: Mapping[str, Chosen]) -> tuple[str, Packing | None]:
-    """(the fact that the rules see, the packing if it gains); the fact is `unknown` if neither data
-    nor model tell.
-
-    Args:
-        settings: With seq_len and the batch, and the attention if that is chosen already.
-    """
+    """(the fact that the rules see, the packing if it gains)."""
     model, profile = case.situation.model, case.profile
     if profile is None or profile.tokens is None or not profile.tokens.histogram or model is None:
         return "unknown", None
@@ -74,12 +69,7 @@ def packing_by_rows(
     *,
     most: int = LONGEST_MASKED,
 ) -> tuple[str, Packing | None]:
-    """(the fact that the rules see, the packing if it gains), as the lengths of the rows alone
-    decide.
-
-    Args:
-        most: Tokens a sequence may have.
-    """
+    """The same as the lengths of the rows alone decide, within so many tokens."""
     longest = int(settings["seq_len"].value)
     if longest > most:
         return "long", None
@@ -98,9 +88,7 @@ def with_packing(
     *,
     fits: bool = True,
 ) -> tuple[dict[str, Chosen], Packing | None]:
-    """The settings with `packing`, the length of the packed sequences and the batch counted in
-    sequences, or why rows are not packed; and the packing, unless something keeps the stage from
-    it.
+    """The settings of a packed stage and the packing, or why rows are not packed and None.
 
     Args:
         suits: The fact `packing_suits`.
@@ -136,9 +124,7 @@ def _packed(length: Chosen, batch: Chosen, packing: Packing) -> dict[str, Chosen
 def packing_of(
     tokens: TokenStats, *, rows: int, cards: int, longest: int, most: int
 ) -> Packing | None:
-    """As many sequences as hold the rows of a step, the most of them; None where no number of
-    sequences does.
-    """
+    """As many sequences as hold the rows of a step, the most of them; None: none do."""
     per_token = (rows_in_sequence(tokens, longest) or 0.0) / longest
     if not per_token:
         return None
@@ -172,9 +158,7 @@ def with_saving(settings: Mapping[str, Chosen], padding: Padding | None) -> dict
 
 
 def padding_of(case: StageCase, settings: Mapping[str, Chosen]) -> Padding | None:
-    """What packing or grouping saves of a stage; None where neither is done, the lengths are not
-    known or there would be no padding.
-    """
+    """What packing or grouping saves of a stage; None: nothing, or it is not known."""
     plain: dict[str, Any] = values_of(settings)
     packed, grouped = plain.get("packing") is True, plain.get("group_by_length") is True
     profile = case.profile

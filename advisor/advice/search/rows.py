@@ -44,9 +44,7 @@ STEPS, FEWER = "{steps}", "{steps of the usual epochs}"
 
 
 def with_lengths(case: StageCase, settings: Mapping[str, Chosen]) -> tuple[dict[str, Chosen], str]:
-    """The settings with the length of a sequence, and in words which rows are longer than it where
-    that is conceded.
-    """
+    """The settings with seq_len, and in words which rows are conceded to be longer."""
     found, context = dict(settings), case.context_tokens
     if case.method.splits_documents:
         usual = text_length(context, on_cpu=case.on_cpu)
@@ -59,9 +57,7 @@ def with_lengths(case: StageCase, settings: Mapping[str, Chosen]) -> tuple[dict[
 
 
 def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Chosen:
-    """A length that keeps every row if that is affordable, else all but the longest hundredth; the
-    reason counts the rows that are longer.
-    """
+    """A length that keeps every row if that is affordable, else all but a hundredth."""
     if data is None or data.tokens is None:
         length, because = DEFAULT_SEQ_LEN, "no data to measure yet: a usual length"
     else:
@@ -95,9 +91,7 @@ def _longer(data: DataProfile, kept: int) -> str:
 
 
 def text_length(context_tokens: int | None, *, on_cpu: bool) -> Chosen:
-    """A length for plain documents, which are parted without loss: as long as pays, not as long as
-    the longest.
-    """
+    """A length for plain documents, which are parted without loss."""
     because = "documents are split without loss; longer pieces cost more than they teach"
     length = CPU_TEXT_LEN if on_cpu else TEXT_LEN
     return _within(context_tokens, Chosen(value=length, because=because))
@@ -112,10 +106,7 @@ def _within(context_tokens: int | None, length: Chosen) -> Chosen:
 
 
 def _shorter(case: StageCase, usual: Chosen) -> tuple[Chosen, str]:
-    """The length that is conceded for the sake of memory, and what it leaves out in words; the
-    usual one if nothing is, or the rows do not allow it. A first step leaves out a hundredth of the
-    rows, a second one a twentieth.
-    """
+    """The length conceded for the sake of memory, and in words which rows are longer."""
     steps, whole, data = case.concessions.shorter, int(usual.value), case.profile
     if not steps or case.method.generates:
         return usual, ""
@@ -141,9 +132,7 @@ def _shorter(case: StageCase, usual: Chosen) -> tuple[Chosen, str]:
 
 
 def _room_for_answers(case: StageCase, settings: Mapping[str, Chosen]) -> dict[str, Chosen]:
-    """If a stage writes its own answers: how long they may be, and a length that holds the longest
-    prompt and one of them.
-    """
+    """How long a stage's own answers may be, and a length for prompt and answer."""
     key, whole = case.method.keys.get("response_tokens"), settings["seq_len"]
     if key is None or case.profile is None or case.profile.tokens is None:
         return {}
@@ -176,9 +165,7 @@ class RowsRead:
     usual_epochs: float
 
     def with_steps(self, settings: Mapping[str, Chosen], per_step: float) -> dict[str, Chosen]:
-        """The settings with the steps that they have in the end in their reasons: micro-batches
-        and GPUs may divide the batch to something near it.
-        """
+        """The settings with the steps that they have in the end in their reasons."""
         found = dict(settings)
         if self.trained is None or "epochs" not in found:
             return found
@@ -242,7 +229,6 @@ def settings_for_rows(
     """What follows from so many rows. What a layer of one's own sets stays.
 
     Args:
-        settings: What the rules set.
         aim: What the objective wants of its steps.
         rows: Rows, or sequences of documents; None: not known, and nothing changes.
         multiple: The fewest rows that a step can have: the smallest micro-batch on each device.
@@ -309,17 +295,13 @@ def rows_per_step(batch: int, multiple: int) -> int:
 
 
 def rows_given(profile: DataProfile, objective: str) -> int:
-    """How many rows a data file gives a stage: a pair is two answers to one that learns from single
-    ones.
-    """
+    """How many rows a file gives a stage: a pair is two to one that learns from single answers."""
     single = "unpaired_feedback" in methods().objective(objective).trains_on
     return profile.rows * (2 if profile.kind == "preference" and single else 1)
 
 
 def held_out(rows: int, wanted: int) -> int:
-    """How many rows to hold out: as many as tell two models apart, at most a fifth; of large sets
-    a hundredth, at most a thousand.
-    """
+    """How many rows tell two models apart, at most a fifth; of large sets a hundredth."""
     return min(int(rows * MOST_HELD), max(wanted, min(int(rows * LARGE_HELD), MOST_ROWS_HELD)))
 
 

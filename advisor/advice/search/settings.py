@@ -99,9 +99,7 @@ class StageCase:
 
     @property
     def profiles(self) -> Sequence[DataProfile]:
-        """What it reads: each task's own data, or examples beside a corpus for the stage that
-        learns from examples.
-        """
+        """What it reads: the data, each task's own, or examples beside a corpus."""
         situation = self.situation
         if needs_examples(situation, self.objective) and situation.examples is not None:
             return [situation.examples]
@@ -149,9 +147,7 @@ def is_seq2seq(model: ModelShape | None) -> bool:
 
 
 def needs_examples(situation: Situation, objective: str) -> bool:
-    """Whether a stage learns from examples where the data are documents: the file of examples is
-    then its data.
-    """
+    """Whether a stage learns from examples while the data are documents."""
     return objective == "sft" and situation.data is not None and situation.data.kind == "raw_text"
 
 
@@ -174,10 +170,7 @@ def settings_by_rule(
     update: str,
     quantization: str | None,
 ) -> dict[str, Chosen]:
-    """Stage key -> chosen value, for one stage of these axes.
-
-    `effective_batch_size` is not a plan key: the fit search splits it.
-    """
+    """Stage key -> chosen value, for one stage of these axes; BATCH among them."""
     judgement = judge_stage(ruleset, facts, objective, update, quantization)
     chosen = {
         key: Chosen(
@@ -197,10 +190,8 @@ def settings_by_rule(
 
 
 def rate_of_file(objective: str, update: str) -> float | None:
-    """The learning rate that the files of the methods name, where no rule does.
-
-    That of an update is for learning given texts: an objective that compares or scores answers
-    takes a tenth of it or less, and so has to name its own.
+    """The learning rate in the files of the methods. That of an update is for learning given texts:
+    an objective that compares or scores answers takes a tenth of it, and so has to name its own.
     """
     learned = methods().objectives.get(objective)
     if learned is not None and not learned.learns_texts:
@@ -211,9 +202,7 @@ def rate_of_file(objective: str, update: str) -> float | None:
 
 
 def rate_under_optimizer(found: Mapping[str, Chosen]) -> dict[str, Chosen]:
-    """The learning rate, which rules give for AdamW, under the optimizer that they chose; nothing
-    where it is the same.
-    """
+    """The learning rate under the chosen optimizer, if it is not that of AdamW."""
     if "optimizer" not in found or RATE not in found:
         return {}
     entry, rate = optimizer(found["optimizer"].value), found[RATE]
@@ -225,9 +214,7 @@ def rate_under_optimizer(found: Mapping[str, Chosen]) -> dict[str, Chosen]:
 
 
 def resolve_refusal(objective: str, update: str, key: str, chosen: Chosen) -> Chosen:
-    """The value, or where the objective or the update refuses it (`refuses:` in its file) the key's
-    default, and why.
-    """
+    """The value, or the key's default and why if objective or update refuse it."""
     because = refusal(objective, update, key, chosen.value)
     if not because:
         return chosen

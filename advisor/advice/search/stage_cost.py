@@ -69,9 +69,7 @@ def stage_estimate(
 
 
 def pace_of_row(case: StageCase, plain: Mapping[str, Any]) -> float | None:
-    """Seconds for a row of an optimizer step on one device, with these values of plan keys; None if
-    the speed of the device or the dimensions of the model are not known.
-    """
+    """Seconds for a row of an optimizer step on one device; None: not known."""
     run, machine = _run(case, plain, epochs=1.0), hardware_machine(case.situation.hardware)
     found = None if run is None or machine is None else time_estimate(run, machine)
     return None if run is None or found is None else found.step_s / run.stage.effective_batch_size
@@ -124,9 +122,7 @@ def _looked(case: StageCase, run: Run, passes: Passes) -> Looked:
 def amounts_to_read(
     case: StageCase, stage: Stage, *, epochs: float
 ) -> tuple[int | None, int | None]:
-    """Tokens and rows read over all epochs, of all tasks together and without the rows that are
-    held out; each None where neither the data nor an answer tells.
-    """
+    """Tokens and rows read over all epochs, of all tasks; None: not known."""
     profiles, answers = case.profiles, case.situation.answers
     if not profiles or profiles[0].tokens is None:
         tokens = answers.value("data_tokens")

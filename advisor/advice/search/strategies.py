@@ -34,9 +34,7 @@ HOST_WORDS = {
 
 
 def under_strategy(case: StageCase, settings: Mapping[str, Chosen]) -> dict[str, Chosen]:
-    """The settings with the default in place of each that the strategy refuses, and why; one that
-    a layer of one's own sets stays.
-    """
+    """The settings with the default, and why, for each that the strategy refuses."""
     found, strategy = dict(settings), case.strategy.name
     for one in refused_by(strategy, {**case.axes, **values_of(settings)}):
         if one.key in found and not found[one.key].is_own:
@@ -68,10 +66,8 @@ def why_not_under_strategy(case: StageCase, settings: Mapping[str, Chosen], cost
 
 
 def _why_not_offloaded(cost: Estimate, hardware: Hardware) -> str:
-    """Why the memory of the computer does not hold what is offloaded, or an empty string.
-
-    If it is not known it is taken to be twice that of its GPUs together. What a checkpoint adds
-    counts if it is known.
+    """Why the computer's memory does not hold what is offloaded, or an empty string. If it is not
+    known it is taken to be twice that of its GPUs; what a checkpoint adds counts if it is.
     """
     limit = hardware.host_memory_bytes
     known = hardware.origin == "probed"
@@ -89,9 +85,7 @@ def _why_not_offloaded(cost: Estimate, hardware: Hardware) -> str:
 
 
 def is_link_slow(hardware: Hardware) -> bool:
-    """Whether gathering layers over the GPUs' link costs more than an estimate should be trusted
-    with: sharding is then for what fits in no other way.
-    """
+    """Whether the GPUs' link is so slow that sharding is for what fits in no other way."""
     spec = hardware.gpus[0].spec if hardware.gpus else None
     if spec is None or hardware.machines > 1:
         return True
@@ -115,9 +109,7 @@ def fit_rank(cost: Estimate) -> tuple[int, bool]:
 
 
 def is_better(cost: Estimate, before: Estimate) -> bool:
-    """Whether it fits better; of two that are above the memory, or of which that is not known,
-    whether it needs less.
-    """
+    """Whether it fits better, or needs less if neither surely fits."""
     if fit_rank(cost) != fit_rank(before):
         return fit_rank(cost) < fit_rank(before)
     hard = cost.fits == "unknown" or not cost.is_likely
@@ -136,9 +128,7 @@ def is_as_fast(one: Fitted, other: Fitted) -> bool:
 
 
 def better_of(simpler: Fitted, larger: Fitted) -> Fitted:
-    """The one of two strategies that fits better; of two that fit alike the faster one, and of two
-    that are as fast the simpler one.
-    """
+    """The one that fits better; else the faster one; else the simpler one."""
     ranks = fit_rank(simpler.cost), fit_rank(larger.cost)
     if ranks[0] != ranks[1]:
         return simpler if ranks[0] < ranks[1] else larger
@@ -146,8 +136,8 @@ def better_of(simpler: Fitted, larger: Fitted) -> Fitted:
 
 
 def sharded_if_better(whole: Fitted, sharded: Fitted) -> Fitted:
-    """Whether to shard what may do without: only if that is as fast and leaves more room, or room
-    for the usual settings; else if it is so much faster that an estimate tells them apart.
+    """The sharded one if it is as fast and leaves more room, or room for the usual settings, or if
+    it is so much faster that an estimate tells them apart; else the whole one.
     """
     if not whole.cost.is_likely:
         return sharded
@@ -164,9 +154,7 @@ def sharded_if_better(whole: Fitted, sharded: Fitted) -> Fitted:
 
 
 def speeds(ways: Sequence[Fitted]) -> str:
-    """'ddp on 4 GPUs 9.1 h, one GPU 33 h, sharded over 4 GPUs 11 h': the chosen one first; empty
-    if the speed of the device is not known.
-    """
+    """'ddp on 4 GPUs 9.1 h, one GPU 33 h', the chosen one first; empty: not known."""
     if not ways or ways[0].pace_s is None:
         return ""
     chosen, *others = ways
@@ -183,9 +171,7 @@ def speeds(ways: Sequence[Fitted]) -> str:
 
 
 def about_sharing(candidate: Candidate, hardware: Hardware) -> list[str]:
-    """How several GPUs share a candidate's work, and how long each strategy would take; nothing for
-    one device.
-    """
+    """How several GPUs share a candidate's work, and how long each strategy would take."""
     cards, stages = len(hardware.gpus), candidate.stages
     if cards < 2 or not stages:
         return []
@@ -216,9 +202,7 @@ def _how_shared(stage: StageSettings) -> str:
 
 
 def _about_host(candidate: Candidate, hardware: Hardware) -> list[str]:
-    """What is offloaded, and what a divided model needs of the machines' own memory unless they are
-    known to have it.
-    """
+    """What is offloaded, and what a divided model needs of the machines' own memory."""
     cost, found = candidate.estimate, []
     offloads = any("offload" in stage.settings for stage in candidate.stages)
     if cost.host_bytes is not None and offloads:
