@@ -5,11 +5,11 @@ What is wrong with any of them comes in one error, each fault with its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import filter as fnfilter
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.resources import rules_dir
@@ -58,32 +58,27 @@ def not_supported(name: str) -> NotSupported | None:
     typed = split_name(name).words
     if not typed:
         return None
+
+    def holds(names: Iterable[str]) -> bool:
+        """Whether each word of one of the names is among the typed ones."""
+        return any(all(fnfilter(typed, part) for part in name.split()) for name in names)
+
     for device_id, entry in not_supported_devices().items():
-        if any(_holds(typed, wanted) for wanted in entry["names"]) and not any(
-            _holds(typed, other) for other in entry.get("not_with", ())
-        ):
-            tools = (Source(**tool, checked=entry["checked"]) for tool in entry["where"])
-            return NotSupported(
-                id=device_id, what=entry["what"], why=entry["why"], where=tuple(tools)
-            )
+        if holds(entry["names"]) and not holds(entry.get("not_with", ())):
+            tools = tuple(Source(**tool, checked=entry["checked"]) for tool in entry["where"])
+            return NotSupported(id=device_id, what=entry["what"], why=entry["why"], where=tools)
     return None
-
-
-def _holds(typed: Sequence[str], wanted: str) -> bool:
-    """Whether each of the wanted words is among the typed ones."""
-    return all(any(fnmatchcase(word, part) for word in typed) for part in wanted.split())
 
 
 @cache
 def not_supported_devices() -> Mapping[str, Mapping[str, Any]]:
     """The entries of the file. Raises InputError, located."""
     path = rules_dir() / "hardware" / "not-supported.yaml"
-    devices: Mapping[str, Mapping[str, Any]] = read_shipped(path, shape=NOT_SUPPORTED_FILE).data[
-        "devices"
-    ]
-    return devices
+    data: Mapping[str, Any] = read_shipped(path, shape=NOT_SUPPORTED_FILE).data
+    return cast(Mapping[str, Mapping[str, Any]], data["devices"])
 
 
+FOLDERS = ("hardware", "prices")  # below rules/
 # Facts about GPUs in general, and devices that are none.
 NOT_GPUS = ("sources.yaml", "cuda.yaml", "not-supported.yaml", "accelerators.yaml", "links.yaml")
 FORMATS = ("fp16", "bf16", "fp8", "fp4", "tf32", "fp32")
@@ -247,19 +242,13 @@ CUDA_FILE = Keys(
                 "because": Text(),
             },
             required=(
-                "gib",
-                "laptop_words",
-                "ram_gib",
-                "ram_share",
-                "macos_share",
-                "macos_small_share",
-                "macos_small_gib",
-                "because",
+                "gib", "laptop_words", "ram_gib", "ram_share", "macos_share", "macos_small_share",
+                "macos_small_gib", "because",
             ),
         ),
     },
     required=("version", "driver_from", "wheels", "pip_torch", "kernels", "kept_free"),
-)
+)  # fmt: skip
 
 
 # --------------------------------------------------------------------------- reading
@@ -309,8 +298,7 @@ def catalogue_gpus() -> Mapping[str, CatalogueGpu]:
 
     Raises InputError with the faults of all files of both folders, each located.
     """
-    paths = sorted((rules_dir() / "hardware").glob("*.yaml"))
-    paths += sorted((rules_dir() / "prices").glob("*.yaml"))
+    paths = [path for name in FOLDERS for path in sorted((rules_dir() / name).glob("*.yaml"))]
     _file.cache_clear()
     rows: Mapping[str, Mapping[str, Any]] = read_derived("gpus", paths, _rows)
     return {gpu_id: CatalogueGpu(gpu_id, row) for gpu_id, row in rows.items()}
@@ -319,14 +307,25 @@ def catalogue_gpus() -> Mapping[str, CatalogueGpu]:
 def _rows() -> dict[str, dict[str, Any]]:
     """Everything that a search of the catalogue looks at, as plain data."""
     faults: list[Fault] = []
-    hardware, prices = rules_dir() / "hardware", rules_dir() / "prices"
-    cited = _read([hardware / "sources.yaml"], lambda: SOURCES_FILE, faults)
+
+    def read(paths: Iterable[Path], shape: Callable[[], Shape]) -> list[Document]:
+        """The files that are YAML; what is wrong in any of them goes to `faults`."""
+        documents = []
+        for path in paths:
+            try:
+                documents.append(read_shipped(path))
+            except InputError as error:
+                faults.extend(error.faults)
+            else:
+                faults.extend(check_shape(documents[-1], shape()))
+        return documents
+
+    hardware, prices = (sorted((rules_dir() / name).glob("*.yaml")) for name in FOLDERS)
+    cited = read([rules_dir() / "hardware" / "sources.yaml"], lambda: SOURCES_FILE)
     sources = [name for document in cited for name in map_at(document, "sources")]
-    paths = [path for path in sorted(hardware.glob("*.yaml")) if path.name not in NOT_GPUS]
-    gpu_files = _read(paths, lambda: gpu_file_shape(sources), faults)
-    price_files = _read(
-        sorted(prices.glob("*.yaml")), lambda: price_file_shape(citation_shape(sources)), faults
-    )
+    gpu_paths = [path for path in hardware if path.name not in NOT_GPUS]
+    gpu_files = read(gpu_paths, lambda: gpu_file_shape(sources))
+    price_files = read(prices, lambda: price_file_shape(citation_shape(sources)))
     entries = {
         gpu_id: (document, entry)
         for document in gpu_files
@@ -350,20 +349,6 @@ def _rows() -> dict[str, dict[str, Any]]:
 @cache
 def _file(name: str) -> Document:
     return read_shipped(rules_dir() / "hardware" / name)
-
-
-def _read(paths: Iterable[Path], shape: Callable[[], Shape], faults: list[Fault]) -> list[Document]:
-    """The files that are YAML; what is wrong in any of them goes to `faults`."""
-    documents = []
-    for path in paths:
-        try:
-            document = read_shipped(path)
-        except InputError as error:
-            faults += error.faults
-            continue
-        documents.append(document)
-        faults += check_shape(document, shape())
-    return documents
 
 
 @cache

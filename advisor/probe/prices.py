@@ -86,22 +86,17 @@ class Prices:
         The lowest outside marketplaces, else the lowest; who lends it out for nothing is named
         beside it. (None, "") if nobody rents it out.
         """
-        rows = {
-            name: row
-            for name, row in self.on_demand.get(gpu_id, {}).items()
-            if self.providers[name].get("count", True)
-        }
-        firm = {
-            name: row for name, row in rows.items() if self.providers[name]["kind"] != "marketplace"
-        }
-        pool = firm or rows
-        if not pool:
+        rows = self.on_demand.get(gpu_id, {})
+        named = {name: self.providers[name] for name in rows}
+        counted = [name for name in rows if named[name].get("count", True)]
+        firm = [name for name in counted if named[name]["kind"] != "marketplace"]
+        if not counted:
             return None, ""
-        provider = min(pool, key=lambda name: pool[name])
-        facts = self.providers[provider]
+        provider = min(firm or counted, key=lambda name: rows[name])
+        facts = named[provider]
         date = facts.get("dates", {}).get(gpu_id) or facts["date"]
         note = f"{provider}{'' if firm else ' marketplace'}, {date}"
-        return pool[provider], "; ".join(filter(None, (note, self.free(gpu_id))))
+        return rows[provider], "; ".join(filter(None, (note, self.free(gpu_id))))
 
     def free_tiers_of(self, gpu_id: str) -> list[Mapping[str, Any]]:
         """The offers of this GPU that cost nothing."""
@@ -111,12 +106,9 @@ class Prices:
         """Who lends this GPU out for nothing: "free at Kaggle (2, 30 h a week)"; "" for nobody."""
         named = []
         for tier in self.free_tiers_of(gpu_id):
-            limits = (
-                f"{tier['gpus']} of them" if tier["gpus"] > 1 else "",
-                f"{tier['hours_a_week']:g} h a week" if "hours_a_week" in tier else "",
-            )
-            told = ", ".join(filter(None, limits))
-            named.append(f"{tier['provider']} ({told})" if told else tier["provider"])
+            limits = [f"{tier['gpus']} of them"] if tier["gpus"] > 1 else []
+            limits += [f"{tier['hours_a_week']:g} h a week"] if "hours_a_week" in tier else []
+            named.append(tier["provider"] + (f" ({', '.join(limits)})" if limits else ""))
         return f"free at {' and '.join(named)}" if named else ""
 
 
@@ -128,9 +120,8 @@ def merge_prices(documents: Iterable[Document]) -> Prices:
     for document in documents:
         providers |= document.data.get("providers", {})
         for gpu_id, row in document.data.get("on_demand_usd_per_h", {}).items():
-            prices = on_demand.setdefault(gpu_id, {})
-            for provider, price in row.items():
-                prices[provider] = float(price)
+            prices = {provider: float(price) for provider, price in row.items()}
+            on_demand.setdefault(gpu_id, {}).update(prices)
         free_tiers |= document.data.get("free_tiers", {})
     return Prices(providers=providers, on_demand=on_demand, free_tiers=free_tiers)
 

@@ -37,6 +37,10 @@ class TorchBuild:
     def text(self) -> str:
         return f"{self.version} ({self.target} build)"
 
+    @property
+    def release(self) -> str:
+        return self.version.partition("+")[0]
+
 
 def installed_versions(path: Sequence[str] | None = None) -> dict[str, str | None]:
     """Package -> installed version, None where it is not installed."""
@@ -97,7 +101,7 @@ def cuda_problem(hardware: Hardware, build: TorchBuild | None = None) -> str | N
     is_there = f"{hardware.gpus[0].name} is there, but PyTorch {build.text}"
     if hardware.kind == "rocm" and not build.hip:
         return (
-            f"{is_there} has no ROCm. Install PyTorch's ROCm build of {_release(build)} as its site"
+            f"{is_there} has no ROCm. Install PyTorch's ROCm build of {build.release} as its site"
             " says"
         )
     if hardware.kind != "cuda":
@@ -121,7 +125,8 @@ def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
     fitting = (
         row
         for row in cuda_facts()["wheels"]
-        if _at_least(build.cuda, row["cuda"]) and _below(build.version, row.get("torch_below"))
+        if _numbers(build.cuda) >= _numbers(row["cuda"])
+        and _below(build.version, row.get("torch_below"))
     )
     row = next(fitting, None)
     official = ("", f"cu{(build.cuda or '').replace('.', '')}")
@@ -156,10 +161,9 @@ def _install(hardware: Hardware, build: TorchBuild) -> str:
         and all(_has_code(row, has) for has in capabilities)
     ]
     for row in able:  # the installed release stays where its default wheel would do
-        if _at_least(build.version, row["releases_from"]) and _below(
-            build.version, row.get("releases_below")
-        ):
-            return f'pip install --force-reinstall "torch=={_release(build)}"'
+        is_new_enough = _numbers(build.version) >= _numbers(row["releases_from"])
+        if is_new_enough and _below(build.version, row.get("releases_below")):
+            return f'pip install --force-reinstall "torch=={build.release}"'
     if able:
         return f'pip install --force-reinstall "{able[0]["requirement"]}"'
     if generation is not None and generation < min(rows):
@@ -168,25 +172,19 @@ def _install(hardware: Hardware, build: TorchBuild) -> str:
 
 
 def older_torch_note(gpu: Gpu) -> str | None:
-    """Which PyTorch a GPU needs that the one plain pip brings today has no code for; None where it
+    """Which PyTorch a GPU needs that the one plain pip brings today has no code for; None if it
     has.
     """
     has = gpu.compute_capability
     by_age = sorted(cuda_facts()["pip_torch"].items(), key=lambda row: int(row[0]), reverse=True)
-    rows = [row for _, row in by_age]
-    if has is None or _has_code(rows[0], has):
+    if has is None or _has_code(by_age[0][1], has):
         return None
-    able = [f'pip install "{row["requirement"]}"' for row in rows if _has_code(row, has)]
+    able = (f'pip install "{row["requirement"]}"' for _, row in by_age if _has_code(row, has))
     by_hand = "a CUDA 12.6 build of PyTorch, as its site says (plain pip brings none for it)"
-    needs = able[0] if able else by_hand
     return (
         f"{gpu.name} has compute capability {has[0]}.{has[1]}, for which the PyTorch that plain pip"
-        f" brings today has no code; install: {needs}"
+        f" brings today has no code; install: {next(able, by_hand)}"
     )
-
-
-def _release(build: TorchBuild) -> str:
-    return build.version.partition("+")[0]
 
 
 def _driver_from(generation: int) -> str:
@@ -201,10 +199,6 @@ def _generation(version: str | None) -> int | None:
 
 def _numbers(version: str | None) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", (version or "").partition("+")[0])[:2])
-
-
-def _at_least(version: str | None, bound: str) -> bool:
-    return _numbers(version) >= _numbers(bound)
 
 
 def _below(version: str, bound: str | None) -> bool:

@@ -43,20 +43,16 @@ def usable(
     ]
     if value is None:
         whole = (board.slices if board.mig_enabled else (board.gpu,) for board in boards)
-        chosen = [device for devices in whole for device in devices]
-    else:
-        chosen, more = _listed(boards, value, environ)
-        notes += more
-    chosen, more = _one_slice(chosen)
-    notes += more
-    if value is not None:
-        unused = [
-            board.gpu
-            for board in boards
-            if not any(device is board.gpu or device in board.slices for device in chosen)
-        ]
-        notes += _hidden(((gpu.index, gpu) for gpu in unused), f"{VARIABLE}={value}")
-    return tuple(chosen), tuple(notes)
+        chosen, more = _one_slice([device for devices in whole for device in devices])
+        return tuple(chosen), (*notes, *more)
+    listed, ended = _listed(boards, value, environ)
+    chosen, more = _one_slice(listed)
+    unused = (
+        (board.gpu.index, board.gpu)
+        for board in boards
+        if not any(device is board.gpu or device in board.slices for device in chosen)
+    )
+    return tuple(chosen), (*notes, *ended, *more, *_hidden(unused, f"{VARIABLE}={value}"))
 
 
 def usable_amd(
@@ -68,15 +64,14 @@ def usable_amd(
     among those that are left (ROCm documentation, "GPU isolation techniques").
     """
     left, hidden = list(gpus), []
-    if environ.get(ROCR):
-        left = _numbered(left, environ[ROCR])
-        hidden += _not_in(gpus, left, f"{ROCR}={environ[ROCR]}")
-    left = [replace(gpu, index=index) for index, gpu in enumerate(left)]
-    name = HIP if environ.get(HIP) else VARIABLE
-    if environ.get(name):
-        chosen = _numbered(left, environ[name])
-        hidden += _not_in(left, chosen, f"{name}={environ[name]}")
-        left = chosen
+    for name in (ROCR, HIP if environ.get(HIP) else VARIABLE):
+        if environ.get(name):
+            chosen = _numbered(left, environ[name])
+            others = [pair for pair in enumerate(left) if not _is_among(pair[1], chosen)]
+            hidden += _hidden(others, f"{name}={environ[name]}")
+            left = chosen
+        if name == ROCR:
+            left = [replace(gpu, index=index) for index, gpu in enumerate(left)]
     return tuple(left), tuple(hidden)
 
 
@@ -88,15 +83,14 @@ def _numbered(gpus: Sequence[Gpu], value: str) -> list[Gpu]:
             found = gpus[int(entry) : int(entry) + 1]
         else:
             found = [gpu for gpu in gpus if entry and gpu.uuid == entry]
-        if not found or any(found[0] is other for other in chosen):
+        if not found or _is_among(found[0], chosen):
             break
         chosen.append(found[0])
     return chosen
 
 
-def _not_in(gpus: Sequence[Gpu], chosen: Sequence[Gpu], setting: str) -> list[str]:
-    left = [pair for pair in enumerate(gpus) if not any(pair[1] is other for other in chosen)]
-    return _hidden(left, setting)
+def _is_among(gpu: Gpu, gpus: Iterable[Gpu]) -> bool:
+    return any(gpu is other for other in gpus)  # two GPUs may be equal
 
 
 def _hidden(gpus: Iterable[tuple[int | None, Gpu]], setting: str) -> list[str]:
@@ -120,7 +114,7 @@ def _listed(
             ended = f"{VARIABLE}={value}: '{entry}' names no device, so the list ends there"
             notes += [ended] if entry not in ("", "-1") or chosen else []
             break
-        if any(device is other for other in chosen):
+        if _is_among(device, chosen):
             return [], [f"{VARIABLE}={value}: '{entry}' repeats a device, so CUDA shows none"]
         chosen.append(device)
         by_index = by_index or not entry.startswith(("GPU-", "MIG-"))
