@@ -20,7 +20,7 @@ from advisor.commands.tools import (
 )
 from advisor.ground.errors import AdviseError
 from advisor.record.files import read_record
-from advisor.render.verdict import verdict_lines
+from advisor.render.run import verdict_lines
 
 
 def greet(folder: Path) -> None:

@@ -11,12 +11,13 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from advisor.commands.output import console, print_json, say, with_error
+from advisor.ground.files import shown_path
 from advisor.ground.progress import Bar, is_live, waiting
 from advisor.launch import DryRun, Options, Run, run_plan
 from advisor.launch.folder import LiveRun, RunIsLive, read_live
 from advisor.record.files import read_record
 from advisor.render.report import write_report
-from advisor.render.run import print_run, run_json, shown_path
+from advisor.render.run import print_run, run_json
 
 if TYPE_CHECKING:
     from advisor.plan.model import Comments, Plan

@@ -6,20 +6,22 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from advisor.data.amounts import in_words
+from advisor.data.recognition.matching import map_flag
 from advisor.ground.types import DataProfile, Finding, TokenStats
 from advisor.ground.units import format_count
 from advisor.methods import methods
 from advisor.render.data import FORMATS, visible, what_of
 from advisor.render.terminal import rich_text
 from advisor.situation.data import suited_task
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.table import Table
-    from rich.text import Text
 
 CLASSIFICATION = "a small model that sorts texts"
 SURE = {
@@ -42,52 +44,49 @@ VERDICTS = {
 }
 # What is shown of each list, so that the page fits a screen; --json has all of it.
 SHOWN_OBJECTIVES, SHOWN_FINDINGS, SHOWN_FAULTS, SHOWN_TURNS = 3, 5, 5, 4
-SHOWN_CLASSES, SHOWN_BARS = 4, 5
-SHOWN_CHARS = 120
+SHOWN_CLASSES, SHOWN_BARS, SHOWN_SCRIPTS = 4, 5, 6
+SHOWN_CHARS, LABEL_CHARS = 120, 28
 # What the page says elsewhere: how the data are read.
 SAID_ABOVE = ("recognised-by-shape", "documents")
 BAR_CELLS = 30
 INDENT = 2  # of everything below a title
 BAR, SLIVER = "█", "▏"
+LENGTHS = "padding: empty part of a batch of single rows; packed: sequences when laid end to end"
+# What stands in a row, and what it is called.
+CELLS = {"text": "text", "label": "label", "answer": "right answer"}
 
 
 def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Console) -> None:
     """Print the page; the next command stands on one whole line, however narrow the terminal."""
-    from rich.padding import Padding
-
-    page = _Page(console)
-
-    def section(title: str, body: RenderableType) -> None:
-        console.print()
-        console.print(page.text(title, "bold"))
-        console.print(Padding(body, (0, 0, 0, INDENT)))
-
-    rows = f"{profile.rows:,} row{'' if profile.rows == 1 else 's'}"
-    console.print(page.text(f"{visible(profile.path)}: {rows}, {what_of(profile)}", "bold"))
-    nothing = page.text("nothing, before the errors below are repaired", "bold red")
-    trained = page.objectives(profile, advice.get("amounts", ())) if profile.objectives else nothing
-    section("It can train", trained)
+    page, measures, tokens = _Page(console), profile.measures, profile.tokens
+    console.print(
+        page.text(f"{visible(profile.path)}: {_rows(profile.rows)}, {what_of(profile)}", "bold")
+    )
+    page.print_section("It can train", page.objectives(profile, advice.get("amounts", ())))
     findings = [
         one for one in profile.findings if one.id not in SAID_ABOVE or one.severity != "note"
     ]
-    counts = _counted(findings)
-    section(f"Findings: {counts}" if counts else "Findings", page.findings(findings))
+    counted: Counter[str] = Counter(finding.severity for finding in findings)
+    counts = ", ".join(
+        f"{counted[word]} {word}{'s' if counted[word] > 1 else ''}"
+        for word in SEVERITIES
+        if counted[word]
+    )
+    page.print_section(f"Findings{f': {counts}' if counts else ''}", page.findings(findings))
     row = f" (row {profile.sample.get('row', '?')})" if profile.sample else ""
-    section(f"How it is read{row}", page.reading(profile))
-    if "classes" in profile.measures:
-        section(f"Classes: {profile.measures['class_count']:,}", page.classes(profile.measures))
-    if profile.tokens is not None and profile.tokens.histogram:
-        total, mean = format_count(profile.tokens.total), f"{profile.tokens.mean:,.0f}"
-        title = f"Length in tokens: {total} in all, {mean} a row"
-        section(title, page.histogram(profile.tokens, profile.measures))
-    if advice.get("asked_length") and profile.measures.get("sequence_lengths"):
-        section("What a sequence length would cut", page.lengths(profile))
-    if profile.objectives and advice.get("suggested"):
-        objective = advice["suggested"]["objective"]
-        how = "a small model that sorts"
-        if objective != "classification":
-            how = f"{objective} with LoRA on one GPU"
-        section(f"A plan for {how} takes", page.suggested(advice["suggested"]))
+    page.print_section(f"How it is read{row}", page.reading(profile))
+    if "classes" in measures:
+        page.print_section(f"Classes: {measures['class_count']:,}", page.classes(measures))
+    if tokens is not None and tokens.histogram:
+        title = f"Length in tokens: {format_count(tokens.total)} in all, {tokens.mean:,.0f} a row"
+        page.print_section(title, page.histogram(tokens, measures))
+    if advice.get("asked_length") and measures.get("sequence_lengths"):
+        page.print_section("What a sequence length would cut", page.lengths(profile))
+    if profile.objectives and (suggested := advice.get("suggested")):
+        objective = suggested["objective"]
+        how = f"{objective} with LoRA on one GPU"
+        how = "a small model that sorts" if objective == "classification" else how
+        page.print_section(f"A plan for {how} takes", page.suggested(suggested))
     console.print()
     # On a low screen the first lines have gone by.
     trains = ", ".join(profile.objectives[:SHOWN_OBJECTIVES]) or "nothing yet"
@@ -98,16 +97,19 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
     console.print(line, soft_wrap=True)  # whole, so that it can be pasted
 
 
-def _next_command(profile: DataProfile, model: str | None) -> str:
-    from advisor.data.recognition.matching import map_flag
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
-    words = f"advise --task {suited_task(profile)} --data" if profile.objectives else "advise check"
+
+def _next_command(profile: DataProfile, model: str | None) -> str:
+    is_good = bool(profile.objectives)
+    words = f"advise --task {suited_task(profile)} --data" if is_good else "advise check"
     command = f"{words} {shlex.quote(profile.path)}"
     if profile.confidence == "stated":
         command += f" {map_flag(profile.mapping)}"
     if model is not None:
         command += f" --model {shlex.quote(model)}"
-    return f"{'Next' if profile.objectives else 'Then'}: {visible(command)}"
+    return f"{'Next' if is_good else 'Then'}: {visible(command)}"
 
 
 def _short(text: str, limit: int = SHOWN_CHARS) -> str:
@@ -125,93 +127,78 @@ class _Page:
     def text(self, text: str, style: str = "") -> Text:
         return rich_text(text, self.console, style)
 
-    def objectives(self, profile: DataProfile, amounts: Sequence[Any]) -> RenderableType:
-        from advisor.data.amounts import in_words
+    def print_section(self, title: str, body: RenderableType) -> None:
+        """Print a title and what stands below it."""
+        self.console.print()
+        self.console.print(self.text(title, "bold"))
+        self.console.print(Padding(body, (0, 0, 0, INDENT)))
 
+    def pairs(self, rows: Iterable[tuple[Text | str, str | Text]], style: str = "") -> Table:
+        """Names at the left, and what is said of each."""
+        table = _grid((style, "left", True), ("", "left", False))
+        for name, said in rows:
+            table.add_row(name, self.text(said) if isinstance(said, str) else said)
+        return table
+
+    def objectives(self, profile: DataProfile, amounts: Sequence[Any]) -> RenderableType:
+        if not profile.objectives:
+            return self.text("nothing, before the errors below are repaired", "bold red")
         wanted = {row["objective"]: row for row in amounts}
-        table = _grid(("bold", "left", True), ("", "left", False))
+        is_half = profile.kind == "preference"
+
+        def on_what(objective: str) -> str:
+            return " (on the chosen answers)" if objective == "sft" and is_half else ""
+
+        rows = []
         for objective in profile.objectives[:SHOWN_OBJECTIVES]:
             known = methods().objectives.get(objective)
-            meaning = known.short if known is not None else CLASSIFICATION
-            said = self.text(f"{meaning}{_on_what(objective, profile)}")
-            if objective in wanted:
-                style = VERDICTS[wanted[objective]["verdict"]]
-                said.append("; ").append_text(self.text(in_words(wanted[objective]), style))
-            table.add_row(objective, said)
-        more = [f"{one}{_on_what(one, profile)}" for one in profile.objectives[SHOWN_OBJECTIVES:]]
-        return _group(table, self.text(f"also {', '.join(more)}", "dim")) if more else table
+            said = self.text(f"{known.short if known else CLASSIFICATION}{on_what(objective)}")
+            if row := wanted.get(objective):
+                said.append("; ").append_text(self.text(in_words(row), VERDICTS[row["verdict"]]))
+            rows.append((objective, said))
+        table = self.pairs(rows, "bold")
+        more = [f"{one}{on_what(one)}" for one in profile.objectives[SHOWN_OBJECTIVES:]]
+        return Group(table, self.text(f"also {', '.join(more)}", "dim")) if more else table
 
     def findings(self, findings: Sequence[Finding]) -> RenderableType:
         if not findings:
             return self.text("no problems found")
-        table = _grid(("", "left", True), ("", "left", False))
-        for finding in findings[:SHOWN_FINDINGS]:
-            word, style = SEVERITIES[finding.severity]
-            for index, line in enumerate(_parts(finding)):
-                table.add_row(self.text(word, style) if index == 0 else "", self.text(line))
+        rows = [
+            (self.text(*SEVERITIES[finding.severity]) if place == 0 else "", line)
+            for finding in findings[:SHOWN_FINDINGS]
+            for place, line in enumerate(_finding_lines(finding))
+        ]
         more = len(findings) - SHOWN_FINDINGS
         if more <= 0:
-            return table
-        return _group(table, self.text(f"and {more:,} more: --json lists all", "dim"))
+            return self.pairs(rows)
+        return Group(self.pairs(rows), self.text(f"and {more:,} more: --json lists all", "dim"))
 
     def reading(self, profile: DataProfile) -> RenderableType:
         """The format, how sure that is, and one row."""
+        is_stated = profile.confidence == "stated"
         said = f"{FORMATS.get(profile.format, profile.format)}{SURE.get(profile.confidence, '')}"
-        if profile.why and profile.confidence != "stated":
-            said += f"; {profile.why}"
-        lines = [self.text(visible(said))]
-        if profile.confidence == "stated":
-            columns = ", ".join(
-                role if role == column else f"{role} = {column}"
-                for role, column in profile.mapping.items()
-            )
-            lines.append(self.text(visible(columns)))
+        lines = [said if is_stated or not profile.why else f"{said}; {profile.why}"]
+        if is_stated:
+            columns = profile.mapping.items()
+            named = (role if role == name else f"{role} = {name}" for role, name in columns)
+            lines.append(", ".join(named))
         if profile.other_ways:
-            lines.append(self.text(visible(f"or: {'; or: '.join(profile.other_ways)}")))
+            lines.append(f"or: {'; or: '.join(profile.other_ways)}")
         elif profile.confidence in ("likely", "guessed"):
-            lines.append(self.text("--map ROLE=COLUMN says otherwise"))
-        lines.extend(self.text(line) for line in _about_rows(profile.measures))
-        return _group(*lines, *([self.row(profile)] if profile.sample else []))
-
-    def row(self, profile: DataProfile) -> RenderableType:
-        sample = profile.sample or {}
-        lines = _grid(("cyan", "left", True), ("", "left", False))
-
-        def turns(key: str, prefix: str = "") -> None:
-            for turn in sample.get(key, ())[:SHOWN_TURNS]:
-                said = str(turn.get("content", "")) or _calls(turn)
-                weight = f" (weight {turn['weight']:g})" if "weight" in turn else ""
-                lines.add_row(f"{prefix}{turn.get('role', '?')}{weight}", self.text(_short(said)))
-            if len(sample.get(key, ())) > SHOWN_TURNS:
-                more = len(sample[key]) - SHOWN_TURNS
-                lines.add_row(self.text("…"), self.text(f"{more} more turns"))
-
-        turns("messages")
-        turns("chosen", "chosen: ")
-        turns("rejected", "rejected: ")
-        for key, name in (("text", "text"), ("label", "label"), ("answer", "right answer")):
-            if key in sample:
-                lines.add_row(name, self.text(_short(str(sample[key]))))
-        if "good" in sample:
-            lines.add_row("verdict", "good" if sample["good"] else "bad")
-        if "tools" in sample:
-            count = len(sample["tools"])
-            lines.add_row("tools", f"{count} function{'' if count == 1 else 's'} on offer")
-        return lines
+            lines.append("--map ROLE=COLUMN says otherwise")
+        said_of_rows = map(self.text, _about_rows(profile.measures))
+        row = [self.pairs(_row(profile.sample), "cyan")] if profile.sample else []
+        return Group(*(self.text(visible(line)) for line in lines), *said_of_rows, *row)
 
     def classes(self, measures: Mapping[str, Any]) -> RenderableType:
         rows = measures["classes"]
         shown = rows[:SHOWN_CLASSES]
-        bars = self._bars([(_short(row["label"], 28), row["rows"]) for row in shown])
-        more = measures["class_count"] - len(shown)
-        if more <= 0:
-            return bars
-        least = measures.get("class_least")
-        down = "" if least is None else f", down to {least:,} row{'' if least == 1 else 's'}"
-        return _group(bars, self.text(f"and {more:,} more{down}", "dim"))
+        bars = self._bars([(_short(row["label"], LABEL_CHARS), row["rows"]) for row in shown])
+        more, least = measures["class_count"] - len(shown), measures.get("class_least")
+        down = "" if least is None else f", down to {_rows(least)}"
+        return Group(bars, self.text(f"and {more:,} more{down}", "dim")) if more > 0 else bars
 
     def histogram(self, tokens: TokenStats, measures: Mapping[str, Any]) -> RenderableType:
-        bars = self._bars([(f"up to {edge:,}", rows) for edge, rows in merged(tokens.histogram)])
         lines = [
             f"half of the rows up to {tokens.p50:,}, 95 % up to {tokens.p95:,}, 99 % up to"
             f" {tokens.p99:,}, the longest {tokens.longest:,}"
@@ -226,27 +213,27 @@ class _Page:
         by += " (an approximation; --model NAME counts its tokens)" if approximate else ""
         if tokens.sampled_rows is not None:
             by += f"; {tokens.sampled_rows:,} rows counted"
-        return _group(bars, *map(self.text, lines), self.text(f"counted by: {by}", "dim"))
+        bars = self._bars([(f"up to {edge:,}", rows) for edge, rows in few_bins(tokens.histogram)])
+        return Group(bars, *map(self.text, lines), self.text(f"counted by: {by}", "dim"))
 
-    def _bars(self, rows: list[tuple[str, int]]) -> RenderableType:
+    def _bars(self, rows: Sequence[tuple[str, int]]) -> Table:
         most = max(count for _, count in rows)
         beside = max(len(name) for name, _ in rows) + len(f"{most:,}") + 3
         # On a narrow terminal the bars give way, not the numbers.
         longest = max(0, min(BAR_CELLS, self.width - beside))
         bars = _grid(("", "right", False), ("", "left", True), ("", "right", True), gap=1)
         for name, count in rows:
-            cells = round(longest * count / most)
             # A bin that holds something shows something.
-            bar = BAR * cells or (SLIVER if count and longest else "")
+            bar = BAR * round(longest * count / most) or (SLIVER if count and longest else "")
             bars.add_row(self.text(name), self.text(bar), f"{count:,}")
         return bars
 
     def suggested(self, suggested: Mapping[str, Any]) -> RenderableType:
-        table = _grid(("", "left", True), ("", "left", False))
-        packing = "true" if suggested["packing"] else "false"
-        table.add_row(f"seq_len: {suggested['seq_len']}", self.text(suggested["because"]))
-        table.add_row(f"packing: {packing}", self.text(suggested["packing_because"]))
-        return table
+        packing = f"packing: {str(bool(suggested['packing'])).lower()}"
+        length = f"seq_len: {suggested['seq_len']}"
+        return self.pairs([
+            (length, suggested["because"]), (packing, suggested["packing_because"]),
+        ])  # fmt: skip
 
     def lengths(self, profile: DataProfile) -> RenderableType:
         raw = profile.kind == "raw_text"
@@ -264,22 +251,18 @@ class _Page:
             for name, cell in cells.items():
                 if not raw or name not in ("text cut", "no answer left"):
                     columns.setdefault(name, []).append(cell)
-        table = self._numbers(columns)
         what = "texts over it are cut into pieces, nothing is lost; " if raw else ""
-        said = (
-            "padding: empty part of a batch of single rows; packed: sequences when laid end to end"
-        )
-        return _group(table, self.text(f"{what}{said}", "dim"))
+        return Group(self._numbers(columns), self.text(f"{what}{LENGTHS}", "dim"))
 
     def _numbers(self, columns: Mapping[str, Sequence[str]]) -> RenderableType:
-        """A table of numbers; one row below the other where a number would not be shown whole."""
+        """A table of numbers; one row below the other if a number would not be shown whole."""
         names, rows = list(columns), list(zip(*columns.values(), strict=True))
         if sum(max(map(len, (name, *columns[name]))) + 2 for name in names) > self.width:
             lines = []
-            for row in rows:
-                rest = (f"{name} {cell}" for name, cell in zip(names[1:], row[1:], strict=True))
-                lines.append(self.text(f"{row[0]} {names[0]}: {', '.join(rest)}"))
-            return _group(*lines)
+            for first, *others in rows:
+                rest = (f"{name} {cell}" for name, cell in zip(names[1:], others, strict=True))
+                lines.append(self.text(f"{first} {names[0]}: {', '.join(rest)}"))
+            return Group(*lines)
         table = _grid(*((("", "right", True),) * len(names)))
         table.add_row(*(self.text(name, "dim") for name in names))
         for row in rows:
@@ -287,8 +270,26 @@ class _Page:
         return table
 
 
-def merged(histogram: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """At most a few bins that hold rows; where there are more, the shortest rows share one."""
+def _row(sample: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """One row of the data, each part with its name."""
+    for key, prefix in (("messages", ""), ("chosen", "chosen: "), ("rejected", "rejected: ")):
+        turns = sample.get(key, ())
+        for turn in turns[:SHOWN_TURNS]:
+            said = str(turn.get("content", "")) or _calls(turn)
+            weight = f" (weight {turn['weight']:g})" if "weight" in turn else ""
+            yield f"{prefix}{turn.get('role', '?')}{weight}", _short(said)
+        if len(turns) > SHOWN_TURNS:
+            yield "…", f"{len(turns) - SHOWN_TURNS} more turns"
+    yield from ((name, _short(str(sample[key]))) for key, name in CELLS.items() if key in sample)
+    if "good" in sample:
+        yield "verdict", "good" if sample["good"] else "bad"
+    if "tools" in sample:
+        count = len(sample["tools"])
+        yield "tools", f"{count} function{'' if count == 1 else 's'} on offer"
+
+
+def few_bins(histogram: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """At most a few bins that hold rows; if there are more, the shortest rows share one."""
     filled = [(edge, rows) for edge, rows in histogram if rows]
     first = max(0, len(filled) - SHOWN_BARS)
     together = sum(rows for _, rows in filled[: first + 1])
@@ -303,58 +304,34 @@ def _calls(turn: Mapping[str, Any]) -> str:
     return f"calls {', '.join(map(str, names))}" if names else ""
 
 
-def _on_what(objective: str, profile: DataProfile) -> str:
-    is_half = objective == "sft" and profile.kind == "preference"
-    return " (on the chosen answers)" if is_half else ""
-
-
-def _about_rows(measures: Mapping[str, Any]) -> list[str]:
-    """Sentences about turns and scripts, where there is something to say."""
-    lines = []
+def _about_rows(measures: Mapping[str, Any]) -> Iterable[str]:
+    """Sentences about turns and scripts, if there is something to say."""
     turns = measures.get("turns")
     if turns and turns["multi_turn"]:
-        lines.append(
+        yield (
             f"{turns['multi_turn']:,} of {turns['conversations']:,} have several answers;"
             f" {turns['mean']:g} on average, {turns['most']} at most"
         )
     scripts = [row for row in measures.get("scripts", ()) if row["script"] != "none"]
-    if scripts and (len(scripts) > 1 or scripts[0]["script"] != "Latin"):
+    if [row["script"] for row in scripts] not in ([], ["Latin"]):
         total = sum(row["rows"] for row in scripts)
-        shares = (f"{row['script']} {_share(row['rows'] / total)}" for row in scripts[:6])
-        lines.append(f"scripts: {', '.join(shares)}")
-    return lines
+        shares = (f"{row['script']} {_share(row['rows'] / total)}" for row in scripts)
+        yield f"scripts: {', '.join(list(shares)[:SHOWN_SCRIPTS])}"
 
 
-def _grid(*columns: tuple[str, str, bool], gap: int = 2) -> Table:
-    from rich.table import Table
-
+def _grid(*columns: tuple[str, Any, bool], gap: int = 2) -> Table:
     table = Table.grid(padding=(0, gap))
     for style, justify, no_wrap in columns:
-        table.add_column(style=style, justify=justify, no_wrap=no_wrap, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(style=style, justify=justify, no_wrap=no_wrap, overflow="fold")
     return table
-
-
-def _group(*parts: RenderableType) -> RenderableType:
-    from rich.console import Group
-
-    return Group(*parts)
 
 
 def _share(share: float) -> str:
     """'12 %', and for little 'below 1 %': a share that is there never reads as nothing."""
-    if 0 < share < 0.01:
-        return "below 1 %"
-    return f"{max(0, share):.0%}".replace("%", " %")
+    return "below 1 %" if 0 < share < 0.01 else f"{max(0, share):.0%}".replace("%", " %")
 
 
-def _counted(findings: Sequence[Finding]) -> str:
-    """'2 warnings, 1 note'."""
-    counts: Counter[str] = Counter(finding.severity for finding in findings)
-    listed = [(counts[severity], severity) for severity in SEVERITIES if counts[severity]]
-    return ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for count, word in listed)
-
-
-def _parts(finding: Finding) -> list[str]:
+def _finding_lines(finding: Finding) -> list[str]:
     """A finding's lines: unreadable places stand one below the other."""
     text = visible(finding.text)
     if finding.id != "unreadable-rows":

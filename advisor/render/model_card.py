@@ -18,8 +18,7 @@ from advisor.record.run import ResolvedSettings, RunRecord, StageRecord, last_of
 from advisor.record.stage import Evaluation
 from advisor.render.markup import render_markdown
 from advisor.render.result_commands import auto_class, forms_of, serve_command, served_stages
-from advisor.render.run import what_was_trained
-from advisor.render.verdict import verdict_of
+from advisor.render.run import verdict_of, what_was_trained
 
 THIS_FOLDER, BASE = "THIS_FOLDER", "BASE_MODEL"  # for whoever reads it elsewhere
 SERVER_NAMES = {"transformers": "transformers", "vllm": "vLLM", "ollama": "Ollama"}

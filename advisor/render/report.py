@@ -31,10 +31,15 @@ from advisor.render.result_commands import (
     served_stages,
     use_of,
 )
-from advisor.render.run import what_was_trained
-from advisor.render.verdict import OF_THE_STATE, verdict_of
+from advisor.render.run import verdict_of, what_was_trained
 
 REPORT, METRICS, CARD = "report.html", "metrics.jsonl", "README.md"
+OF_THE_STATE = {
+    "done": "done; nothing was compared",
+    "failed": "the run failed",
+    "stopped": "the run is not finished",
+    "running": "the run is going on",
+}
 MOST_BYTES = 32 * 2**20  # of rollouts.jsonl; trainers write about 5 MB
 Lines = Sequence[Mapping[str, Any]]  # of a file of JSON lines
 

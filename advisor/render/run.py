@@ -5,34 +5,40 @@ the result is. Everything else is in the report.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.estimate.types import Learned
-from advisor.ground.files import shown_path as shown_path
+from advisor.ground.files import shown_path
+from advisor.ground.terminal import shown
 from advisor.ground.units import format_count, format_duration, format_gib
 from advisor.methods.composition import Composition
+from advisor.record.judge import folder_verdict
 from advisor.record.next_step import resume_command
 from advisor.record.run import DONE, DRY_RUN, DryRun, DryRunStage, Run, RunRecord, StageRecord
 from advisor.record.stage import Expected, LearnedRecord, Measured, Times
-from advisor.render.compare import MIDDLE, evaluation_shown, picked_samples
+from advisor.record.verdict import Verdict
+from advisor.render.compare import PickedSample, ends_shown
 from advisor.render.result_commands import export_command, forms_of, use_of
-from advisor.render.verdict import verdict_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-
 LABEL_WIDTH = 9
 MOST_STAGES = 6  # with more, the rest are counted
 MOST_LINES, MOST_WARNINGS, SAMPLES = 25, 3, 2
+ROOMY = 0.9  # of the memory: above it other programs have to be closed
 REPORT, CARD = "report.html", "README.md"
 HEADS = {
     "done": "Done",
     "stopped": "Not finished yet",
     "failed": "Failed",
     "running": "Interrupted",
+}
+COUNTERS = {
+    "allocated": "allocated on the GPU",
+    "rss_growth": "growth of the process above what it held before the model",
 }
 
 
@@ -48,11 +54,10 @@ def run_json(run: Run | DryRun) -> dict[str, Any]:
 
 def print_run(run: Run | DryRun, console: Console, *, samples: bool = True) -> None:
     """Print the summary; every line can be read without colour, and no command is wrapped."""
-    if run.node:
-        say = f"machine {run.node}: done; machine 0 shows the result, in {shown_path(run.folder)}"
-        console.print(say, markup=False, highlight=False, soft_wrap=True)
-        return
     lines = summary_lines(run, width=console.width, samples=samples)
+    if run.node:
+        where = shown_path(run.folder)
+        lines = [f"machine {run.node}: done; machine 0 shows the result, in {where}"]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -60,11 +65,12 @@ def summary_lines(run: Run | DryRun, *, width: int = 80, samples: bool = True) -
     """The summary: at most 25 lines for a run of one stage; sample answers give way first."""
     if isinstance(run, DryRun):
         return dry_run_lines(run)
-    for count in range(SAMPLES if samples else 0, 0, -1):
+    count = SAMPLES if samples else 0
+    lines = _run_lines(run, width, count)
+    while count and len(lines) > MOST_LINES:
+        count -= 1
         lines = _run_lines(run, width, count)
-        if len(lines) <= MOST_LINES:
-            return lines
-    return _run_lines(run, width, 0)
+    return lines
 
 
 def _run_lines(run: Run, width: int, samples: int) -> list[str]:
@@ -72,13 +78,14 @@ def _run_lines(run: Run, width: int, samples: int) -> list[str]:
     head = "Finished before, nothing to do" if run.already_done else HEADS.get(run.status)
     lines = ["", f"{head or run.status}: {record.name}, in {shown_path(folder)}"]
     if record.max_steps:
-        lines.append(
-            f"A trial: at most {record.max_steps} steps a stage, evaluated on a small sample."
-        )
+        limit = f"at most {record.max_steps} steps a stage"
+        lines.append(f"A trial: {limit}, evaluated on a small sample.")
     if judged := verdict_lines(record, folder, width=width):
         lines += ["", *judged]
-    if samples and record.status == DONE:
-        lines += _sample_lines(record, width, samples)
+    picked = ends_shown(record)[0][:samples] if record.status == DONE else []
+    lines += [""] if picked else []
+    for one in picked:
+        lines += _sample_lines(one, width)
     lines.append("")
     several = len(record.stages) > 1
     for stage in record.stages[:MOST_STAGES]:
@@ -88,51 +95,68 @@ def _run_lines(run: Run, width: int, samples: int) -> list[str]:
     return [*lines, "", *_next_lines(record, folder)]
 
 
-def _line(label: str, text: str) -> str:
-    return f"  {label:<{LABEL_WIDTH}}{text}"
+# --------------------------------------------------------------------------- the verdict
 
 
-def _sample_lines(record: RunRecord, width: int, count: int) -> list[str]:
-    """So many sample answers, a line for each text."""
-    picked = [one for one in picked_samples(evaluation_shown(record)) if one.rank != MIDDLE]
-    lines: list[str] = []
-    for one in picked[:count]:
-        question = " ".join(one.sample.prompt.split())
-        before, after = (
-            " ".join((said or "").split()) for said in (one.sample.base, one.sample.tuned)
+def verdict_of(record: RunRecord, folder: Path) -> Verdict | None:
+    """The verdict on a run, with commands that can be typed from here.
+
+    An unfinished run has none, whatever its finished stages came to.
+    """
+    return folder_verdict(folder, record) or record.verdict if record.status == DONE else None
+
+
+def verdict_lines(record: RunRecord, folder: Path, *, width: int = 80) -> list[str]:
+    """'  Task     better: held-out loss ...', wrapped; the next command on a whole line."""
+    found, lines = verdict_of(record, folder), list[str]()
+    about = found.lines() if found else []
+    column = max((LABEL_WIDTH, *(len(name) + 1 for name, _ in about)))
+    for name, said in about:
+        label = f"  {name.capitalize():<{column}}"
+        lines += textwrap.wrap(
+            shown(said),
+            width=max(40, width),
+            initial_indent=label,
+            subsequent_indent=" " * len(label),
+            break_long_words=False,
+            break_on_hyphens=False,
         )
-        if before == after:
-            texts = {"both": before}
-        else:
-            start = _cut_start(before, after, width // 2)
-            texts = {
-                name: f"... {said[start:]}" if start else said
-                for name, said in (("before", before), ("after", after))
-            }
-        lines += [
-            *([""] if not lines else []),
-            _short(f"  {one.why[:1].upper()}{one.why[1:]}: {question}", width),
-            *(_short(_line(f"  {name}", said), width) for name, said in texts.items()),
-        ]
-    return lines
+    command = found.next.command if found and found.next else None
+    return [*lines, f"    {shown(command)}"] if command else lines
+
+
+def _sample_lines(one: PickedSample, width: int) -> list[str]:
+    """A sample answer, a line for each text."""
+    texts = (one.sample.prompt, one.sample.base or "", one.sample.tuned or "")
+    question, before, after = (" ".join(text.split()) for text in texts)
+    lines = [f"  {one.why[:1].upper()}{one.why[1:]}: {question}"]
+    if before == after:
+        lines.append(_line("  both", before))
+    else:
+        start = _cut_start(before, after, width // 2)
+        cut = "... " if start else ""
+        lines.append(_line("  before", f"{cut}{before[start:]}"))
+        lines.append(_line("  after", f"{cut}{after[start:]}"))
+    return [line if len(line) <= width else f"{line[: width - 4].rstrip()} ..." for line in lines]
 
 
 def _cut_start(before: str, after: str, room: int) -> int:
     """Where two answers are shown from, so that the place where they part can be seen."""
     pairs = enumerate(zip(before, after, strict=False))
     alike = next((at for at, (one, other) in pairs if one != other), min(len(before), len(after)))
-    if alike <= room:
-        return 0
-    return before.rfind(" ", 0, alike - room // 2) + 1
+    return before.rfind(" ", 0, alike - room // 2) + 1 if alike > room else 0
 
 
-def _short(line: str, width: int) -> str:
-    return line if len(line) <= width else f"{line[: width - 4].rstrip()} ..."
+# --------------------------------------------------------------------------- a stage
+
+
+def _line(label: str, text: str) -> str:
+    return f"  {label:<{LABEL_WIDTH}}{text}"
 
 
 def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
     """What became of one stage; `brief`: one line, and one for what went wrong."""
-    data = stage.data
+    data, measured = stage.data, stage.measured or Measured()
     rows = f", {data.train_rows:,} rows" if data and data.train_rows else ""
     head = f"Stage {stage.name}: {what_was_trained(stage)}{rows}"
     adjusted = [_line("adjusted", one.sentence()) for one in stage.adjusted]
@@ -144,71 +168,63 @@ def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
         head += f", loss {losses} over {stage.steps or 0:,} steps"
     wrong = [check.text for check in stage.checks if not check.ok]
     more = len(wrong) - MOST_WARNINGS
-    said = wrong[:MOST_WARNINGS] + ([f"{more} more, in the report"] if more > 0 else [])
-    warnings = [_line("WARNING", text) for text in said]
+    told = wrong[:MOST_WARNINGS] + ([f"{more} more, in the report"] if more > 0 else [])
+    warnings = [_line("WARNING", text) for text in told]
     if brief:
-        measured = stage.measured or Measured()
-        peak, time = (
-            _shown(format_gib, measured.peak_bytes),
-            _shown(format_duration, measured.train_s),
-        )
-        costs = ", ".join(filter(None, (peak, time)))
-        return [f"{head}{f'; {costs}' if costs else ''}", *adjusted, *warnings]
+        costs = [] if measured.peak_bytes is None else [format_gib(measured.peak_bytes)]
+        costs += [] if measured.train_s is None else [format_duration(measured.train_s)]
+        head += f"; {', '.join(costs)}" if costs else ""
+        return [head, *adjusted, *warnings]
     lines = [head, *_cost_lines(stage), *adjusted]
-    if data:
-        counts = (("dropped", data.dropped), ("truncated", data.truncated))
-        if kept := [f"{count:,} {kind}" for kind, count in counts if count]:
-            lines.append(_line("rows", f"{' and '.join(kept)} for their length"))
+    counts = {"dropped": data.dropped, "truncated": data.truncated} if data else {}
+    if kept := [f"{count:,} {kind}" for kind, count in counts.items() if count]:
+        lines.append(_line("rows", f"{' and '.join(kept)} for their length"))
     for one in stage.rewards or ():
         first, last = ("?" if mean is None else f"{mean:.3g}" for mean in (one.first, one.last))
         missing = f", no score for {one.missing:.1%} of the answers" if one.missing else ""
         lines.append(_line("reward", f"{one.weight:g} x {one.name}: {first} -> {last}{missing}"))
-    lines += warnings
     if not (folder / stage.folder / CARD).is_file():  # whose path the last line says
-        lines.append(_line("result", shown_path(folder / stage.folder)))
-    return lines
+        warnings.append(_line("result", shown_path(folder / stage.folder)))
+    return [*lines, *warnings]
 
 
-def _shown(show: Callable[[Any], str], amount: float | None, ends: str = "") -> str:
-    """An amount with its unit and `{}` of `ends` around it; nothing where it is not known."""
-    return "" if amount is None else (ends or "{}").format(show(amount))
-
-
-EXPECTED = ", {} expected"  # beside what was measured
+def _expected(amount: float | None, shown: Any) -> str:
+    """What was expected, beside what was measured; '' if it is not known."""
+    return "" if amount is None else f", {shown(amount)} expected"
 
 
 def _cost_lines(stage: StageRecord) -> list[str]:
     """Memory and time, measured beside what was expected."""
     expected, measured = stage.expected or Expected(), stage.measured or Measured()
-    times, foreseen = stage.times or Times(), expected.times or Times()
-    lines = []
+    times, foreseen, lines = stage.times or Times(), expected.times or Times(), []
     if measured.peak_bytes is not None:
-        beside = _shown(format_gib, expected.counted_bytes, EXPECTED)
+        beside = _expected(expected.counted_bytes, format_gib)
         lines.append(_line("memory", f"{format_gib(measured.peak_bytes)} measured{beside}"))
     if expected.learned is not None:
         lines.append(_line("learned", learned_words(expected.learned)))
     if times.total_s is not None:
-        beside = _shown(format_duration, foreseen.total_s, EXPECTED)
-        inside = _shown(format_duration, times.train_s or None, " ({} of it training)")
+        beside = _expected(foreseen.total_s, format_duration)
+        inside = f" ({format_duration(times.train_s)} of it training)" if times.train_s else ""
         lines.append(_line("time", f"{format_duration(times.total_s)} in all{beside}{inside}"))
     elif measured.train_s is not None:
-        beside = _shown(format_duration, expected.duration_s, EXPECTED)
+        beside = _expected(expected.duration_s, format_duration)
         lines.append(_line("time", f"{format_duration(measured.train_s)} training{beside}"))
     return lines
 
 
 def _next_lines(record: RunRecord, folder: Path) -> list[str]:
     """Commands that continue from here; each can be pasted as it is."""
+    where = shown_path(folder)
     if record.status != DONE:
-        command = resume_command(shown_path(folder), max_steps=record.max_steps, judge=record.judge)
+        command = resume_command(where, max_steps=record.max_steps, judge=record.judge)
         return ["Go on with:", f"  {command}"]
     stage = record.stages[-1]
     result = shown_path(folder / stage.folder)
-    what, command = use_of(record, stage, result)
     if not record.writes(stage):
+        what, command = use_of(record, stage, result)
         use = [f"{what} (put your own in):", f"  {command}"]
     else:
-        use = [f"Talk to it:  advise chat {shlex.quote(shown_path(folder))}"]
+        use = [f"Talk to it:  advise chat {shlex.quote(where)}"]
         if forms := forms_of(record, stage):
             use.append(f"Export it:   {export_command(forms[0], folder)}")
             use.append(f"  or with {', '.join(f'--to {form}' for form in forms[1:])}")
@@ -216,62 +232,54 @@ def _next_lines(record: RunRecord, folder: Path) -> list[str]:
     return [*use, *(f"{label}{shown_path(path)}" for label, path in more.items() if path.is_file())]
 
 
-def _measured_lines(expected: Expected, measured: Measured) -> list[str]:
-    """What a dry run measured beside what was expected."""
-    lines = []
-    if measured.peak_bytes is not None:
-        beside = _shown(format_gib, expected.counted_bytes, EXPECTED)
-        counter = COUNTERS.get(str(measured.counter), "")
-        how = f" ({counter})" if counter else ""
-        lines.append(_line("memory", f"{format_gib(measured.peak_bytes)} measured{beside}{how}"))
-    if measured.train_s is not None:
-        beside = _shown(format_duration, expected.duration_s, EXPECTED)
-        time = f"{format_duration(measured.train_s)} measured{beside} (training)"
-        lines.append(_line("time", time))
-    if expected.learned is not None:
-        lines.append(_line("learned", learned_words(expected.learned)))
-    speed = speed_words(measured)
-    return [*lines, *([_line("speed", speed)] if speed else [])]
-
-
 def dry_run_lines(run: DryRun) -> list[str]:
     """What two real steps and one evaluation batch measured, beside what was expected."""
     lines = ["", f"Measured, not trained: {run.record.name}"]
     for stage in run.record.stages:
+        told = _measurements(stage) if stage.measured else {"not": stage.why or "measured"}
         lines += ["", f"Stage {stage.name}: {what_was_trained(stage)}"]
-        measured, expected = stage.measured, stage.expected or Expected()
-        if measured is None:
-            lines.append(_line("not", stage.why or "measured"))
-            continue
-        lines += _measured_lines(expected, measured)
-        if stage.longest_batch_duration_s is not None:
-            every = "; {} expected for rows of every length"
-            most = (
-                f"at most {format_duration(stage.longest_batch_duration_s)} for"
-                f" {stage.steps or 0:,} steps, if every batch were as long as the longest"
-            )
-            beside = _shown(format_duration, expected.duration_s, every)
-            lines.append(_line("in all", f"{most}{beside}"))
-        peak, limit = measured.peak_bytes, expected.limit_bytes
-        if peak is not None and limit:
-            verdict = "it fits" if peak <= 0.9 * limit else "it fits barely: close other programs"
-            verdict = verdict if peak <= limit else "it does not fit"
-            lines.append(_line("room", f"{format_gib(limit)} free on the device: {verdict}"))
+        lines += [_line(label, text) for label, text in told.items() if text]
     return [*lines, "", f"kept in {shown_path(run.folder / DRY_RUN)}"]
 
 
-COUNTERS = {
-    "allocated": "allocated on the GPU",
-    "rss_growth": "growth of the process above what it held before the model",
-}
+def _measurements(stage: DryRunStage) -> dict[str, str]:
+    """Label -> what a dry run measured beside what was expected."""
+    expected, measured = stage.expected or Expected(), stage.measured or Measured()
+    peak_bytes, limit_bytes = measured.peak_bytes, expected.limit_bytes
+    longest_s, planned_s = stage.longest_batch_duration_s, expected.duration_s
+    told = {}
+    if peak_bytes is not None:
+        beside = _expected(expected.counted_bytes, format_gib)
+        counter = COUNTERS.get(str(measured.counter), "")
+        how = f" ({counter})" if counter else ""
+        told["memory"] = f"{format_gib(peak_bytes)} measured{beside}{how}"
+    if measured.train_s is not None:
+        beside = _expected(planned_s, format_duration)
+        told["time"] = f"{format_duration(measured.train_s)} measured{beside} (training)"
+    if expected.learned is not None:
+        told["learned"] = learned_words(expected.learned)
+    told["speed"] = speed_words(measured)
+    if longest_s is not None:
+        most = f"at most {format_duration(longest_s)} for {stage.steps or 0:,} steps"
+        every = "" if planned_s is None else f"; {format_duration(planned_s)} expected"
+        beside = f"{every} for rows of every length" if every else ""
+        told["in all"] = f"{most}, if every batch were as long as the longest{beside}"
+    if peak_bytes is not None and limit_bytes:
+        fits = "it fits barely: close other programs"
+        fits = "it fits" if peak_bytes <= ROOMY * limit_bytes else fits
+        fits = fits if peak_bytes <= limit_bytes else "it does not fit"
+        told["room"] = f"{format_gib(limit_bytes)} free on the device: {fits}"
+    return told
+
+
+# --------------------------------------------------------------------------- in words
 
 
 def what_was_trained(stage: StageRecord | DryRunStage) -> str:
     """Objective, update and base in a few words: 'sft+qlora (lora on a nf4 base)'."""
-    name = str(
-        Composition(chain=(stage.objective,), update=stage.update, quantization=stage.quantization)
-    )
-    return f"{name} ({stage.update} on a {stage.quantization} base)" if stage.quantization else name
+    update, base = stage.update, stage.quantization
+    name = str(Composition(chain=(stage.objective,), update=update, quantization=base))
+    return f"{name} ({update} on a {base} base)" if base else name
 
 
 def speed_words(measured: Measured) -> str:

@@ -20,7 +20,7 @@ from rich.console import Console
 from advisor.commands.check import check_data
 from advisor.commands.options import CheckOptions
 from advisor.data import profile
-from advisor.render.check_page import merged, print_check
+from advisor.render.check_page import few_bins, print_check
 from advisor.render.data import check_json, profile_json, visible
 
 
@@ -251,9 +251,9 @@ def test_the_page_fits_a_screen_however_much_there_is_to_say(tmp_path, monkeypat
 def test_bins_that_hold_nothing_are_left_out_and_the_shortest_share_one():
     """No row is lost from the picture."""
     histogram = [(16, 3), (32, 0), (64, 4), (128, 5), (256, 1), (512, 2), (1024, 8), (2048, 9)]
-    found = merged(histogram)
+    found = few_bins(histogram)
     assert found == [(128, 12), (256, 1), (512, 2), (1024, 8), (2048, 9)]
-    assert merged([(16, 3)]) == [(16, 3)]
+    assert few_bins([(16, 3)]) == [(16, 3)]
 
 
 @pytest.mark.parametrize("width", [24, 40, 50, 60, 80])
@@ -282,7 +282,7 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
         for row in found.measures["sequence_lengths"]
         for key in ("seq_len", "rows_over", "answers_lost", "packed_sequences")
     }
-    numbers |= {f"{number:,}" for bin_ in merged(found.tokens.histogram) for number in bin_}
+    numbers |= {f"{number:,}" for bin_ in few_bins(found.tokens.histogram) for number in bin_}
     assert {"131,072", "3", "1,197"} <= numbers
     assert numbers <= set(re.findall(r"[0-9,]*[0-9]", text))
 
