@@ -19,7 +19,7 @@ from advisor.advice.why import (
     reason_of,
     rules_that_differ,
 )
-from advisor.advice.why_not import WhyNot
+from advisor.advice.why_not import LosingOutcome
 from advisor.estimate.types import Estimate
 from advisor.methods import schemes
 from advisor.methods.composition import Composition, compose
@@ -96,7 +96,7 @@ def _other_schemes(case: Case, decision: Decision) -> Iterator[Candidate]:
     for scheme in dict.fromkeys((*ranked, *forbidden, *schemes())):
         found = _of_scheme(case, decision, scheme, remedies)
         if not decision.trains and found.verdict == "ranked_lower":
-            why = WhyNot(gate, "train", decision.facts, case.ruleset)
+            why = LosingOutcome(gate, "train", decision.facts, case.ruleset)
             found = replace(found, because=tuple(why.reasons()))
         yield found
 
@@ -133,7 +133,7 @@ def _lost(
     judgement = decision.steps[outcome[0]]
     forbidding = judgement.forbidden.get(outcome[1], ())
     if not forbidding:
-        why = WhyNot(judgement, outcome[1], decision.facts, case.ruleset, **known)
+        why = LosingOutcome(judgement, outcome[1], decision.facts, case.ruleset, **known)
         return _candidate(case, composition, "ranked_lower", why.reasons())
     too_big = all(rule.id == TOO_BIG for rule in forbidding)
     reasons = (_limit_reason(case, rule, composition) for rule in forbidding)
@@ -144,7 +144,7 @@ def _other_remedies(case: Case, decision: Decision) -> Iterator[Candidate]:
     """Why not simply look things up, or write a better prompt."""
     for remedy, (table, outcome) in ANSWERED_REMEDIES.items():
         if remedy not in decision.composition.remedies:
-            why = WhyNot(decision.steps[table], outcome, decision.facts, case.ruleset)
+            why = LosingOutcome(decision.steps[table], outcome, decision.facts, case.ruleset)
             alone = Composition(remedies=(remedy,))
             yield _candidate(case, alone, "ranked_lower", why.reasons())
 

@@ -18,7 +18,7 @@ from advisor.advice.case import Case
 from advisor.advice.decide import LAST, Decision
 from advisor.advice.flips import card_words, one_card
 from advisor.advice.search.concessions import NO_CONCESSIONS
-from advisor.advice.types import Candidate, NothingFits, Reason, WayOut
+from advisor.advice.types import Candidate, Infeasible, Reason, WayOut
 from advisor.ground.types import GpuSpec, Hardware
 from advisor.ground.units import format_count, format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
@@ -31,11 +31,11 @@ NEAR_LIMIT = 2.0  # another method on the same GPU can be this much faster than 
 UNLIMITED = {"budget_usd": None, "budget_hours": None}
 
 
-def nothing_fits(case: Case, decision: Decision) -> NothingFits:
+def nothing_fits(case: Case, decision: Decision) -> Infeasible:
     """Why, and what would."""
     close = nearest_to_fitting(case, decision)
     blamed = _minimal_conflict(partial(_fits, case, decision), _relaxable(case, decision))
-    return NothingFits(
+    return Infeasible(
         nearest=close,
         blame=tuple(_blame(fact, case.situation, decision, close) for fact in blamed),
         ways_out=tuple(islice(_ways_out(case, decision, close), MAX_WAYS)),

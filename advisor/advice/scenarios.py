@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.advice.decide import LAST, SETTINGS, Decision, Undecided, decide
-from advisor.advice.why_not import WhyNot
+from advisor.advice.why_not import LosingOutcome
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, Shape, check_shape
@@ -251,7 +251,7 @@ def _why_not(ruleset: Ruleset, decision: Decision, outcome: str) -> tuple[str, .
         return tuple(rule.id for rule in judgement.forbidden[outcome])
     return tuple(
         reason.rule
-        for reason in WhyNot(judgement, outcome, decision.facts, ruleset).reasons()
+        for reason in LosingOutcome(judgement, outcome, decision.facts, ruleset).reasons()
         if reason.rule
     )
 

@@ -82,7 +82,7 @@ class Padding:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class PartOfData:
     """The part of the data that a limit on money or time is enough for."""
 
     limit: str  # "$20"
@@ -109,7 +109,7 @@ class StageSettings:
     gpus: int = 1  # that share them, on all machines together; 1 on a processor, too
     machines: int = 1
     is_eased: bool = False  # settings for a memory that is short, in the place of the usual ones
-    part: Part | None = None  # None: all of the data are read
+    part: PartOfData | None = None  # None: all of the data are read
     left_out: str = ""  # which rows are longer than what fits, or nothing
 
     @property
@@ -224,7 +224,7 @@ class WayOut:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NothingFits:
+class Infeasible:
     """Why nothing fits: the nearest candidate, the smallest set of facts to blame, and ways out."""
 
     nearest: Candidate
@@ -260,7 +260,7 @@ class Advice:
     certainty: Certainty
     layers: tuple[str, ...]
     rules_digest: str
-    nothing_fits: NothingFits | None = None
+    nothing_fits: Infeasible | None = None
     # id of a guide method (rules/document/methods.yaml) -> its row: stars, data requirement, ideal
     # use case, pros, cons
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -60,7 +60,7 @@ class Path:
 
 
 @dataclass(frozen=True, slots=True)
-class WhyNot:
+class LosingOutcome:
     """One outcome that a table did not conclude, and everything that is known."""
 
     judgement: Judgement

@@ -7,7 +7,7 @@ is ever shown by its bare name alone.
 
 from __future__ import annotations
 
-from advisor.advice.types import Advice, Candidate, NothingFits
+from advisor.advice.types import Advice, Candidate, Infeasible
 from advisor.advice.why import unknown_words
 from advisor.estimate.types import Estimate
 from advisor.ground.units import format_count, format_gib
@@ -107,7 +107,7 @@ def what_to_do(advice: Advice) -> str:
     return sentence(what)
 
 
-def _nothing_fits(advice: Advice, stuck: NothingFits) -> str:
+def _nothing_fits(advice: Advice, stuck: Infeasible) -> str:
     would = []
     for change in (way.change for way in stuck.ways_out):
         other = "another GPU" if "gpu" in change else "more money or time"

@@ -8,7 +8,7 @@ import pytest
 
 from advisor.advice import advise as advising
 from advisor.advice.case import Case
-from advisor.advice.why_not import WhyNot
+from advisor.advice.why_not import LosingOutcome
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers
 from advisor.ruleset.load import load_rules
@@ -159,8 +159,8 @@ def test_every_change_that_is_named_would_do_it(batch, monkeypatch):
         told.append((question, way))
         return would_come_first(question, way)
 
-    would_come_first = WhyNot.would_come_first
-    monkeypatch.setattr(WhyNot, "would_come_first", remember)
+    would_come_first = LosingOutcome.would_come_first
+    monkeypatch.setattr(LosingOutcome, "would_come_first", remember)
     monkeypatch.setattr(advising, "find_flips", lambda *_: ())
     checked = 0
     for seed in range(batch, scaled(90), 6):

@@ -15,8 +15,8 @@ from advisor.advice.types import (
     Chosen,
     Flip,
     GuideAnswer,
+    Infeasible,
     KnownFact,
-    NothingFits,
     Reason,
     StageSettings,
     WayOut,
@@ -614,7 +614,7 @@ def nothing_fits() -> Advice:
             Flip(change={"model": "Qwen/Qwen3-4B"}, to=training("sft", "qlora"), effort="answer"),
             Flip(change={"gpu": "RTX 6000 Ada 48GB"}, to=training("sft", "qlora"), effort="money"),
         ),
-        nothing_fits=NothingFits(
+        nothing_fits=Infeasible(
             nearest=nearest,
             blame=(Reason(text="the model: meta-llama/Llama-3.3-70B-Instruct, 70.6B parameters"),
             Reason(text="the hardware: 1 x RTX 3070 with 8.0 GiB")),

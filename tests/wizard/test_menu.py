@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from advisor.advice.types import NothingFits, WayOut
+from advisor.advice.types import Infeasible, WayOut
 from advisor.commands.wizard import PlanFile
 from advisor.ground.errors import Fault, InputError, MachineNotReady, Stopped
 from advisor.ground.types import Answer, Answers
@@ -453,7 +453,7 @@ def test_the_ways_out_are_lines_to_type():
     )
     stuck = replace(
         nothing_fits(),
-        nothing_fits=NothingFits(nearest=nothing_fits().recommendation, blame=(), ways_out=(way,)),
+        nothing_fits=Infeasible(nearest=nothing_fits().recommendation, blame=(), ways_out=(way,)),
     )
     seen = []
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.advice.types import Chosen, Fitted, Part, StageSettings
+from advisor.advice.types import Chosen, Fitted, PartOfData, StageSettings
 from advisor.estimate.types import Estimate
 from advisor.ground.units import about_usd, format_duration, format_usd
 from advisor.plan.model import Stage
@@ -99,7 +99,7 @@ def _ended_stage(
     if epochs is not None:
         ended = f"max_steps ends it earlier; otherwise: {inside_sentence(epochs.because)}"
         settings["epochs"] = replace(epochs, because=ended)
-    part = Part(limit=limit, whole=whole, share=of_all, text=text, rows=read)
+    part = PartOfData(limit=limit, whole=whole, share=of_all, text=text, rows=read)
     return replace(stage, settings=settings, part=part)
 
 
