@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from advisor.advice.case import Case
 from advisor.advice.decide import LAST, SMALLER_MODEL, Decision
@@ -105,39 +104,35 @@ def _of_scheme(
     case: Case, decision: Decision, scheme: str, remedies: tuple[str, ...] = ()
 ) -> Candidate:
     """The concluded chain with a scheme that was not, and why not."""
-    composition = decision.candidate(scheme, remedies)
-    return _lost(case, decision, (LAST, scheme), composition, sizes=case.sizes(decision))
+    judgement, sizes = decision.steps[LAST], case.sizes(decision)
+    lost = LosingOutcome(judgement, scheme, decision.facts, case.ruleset, sizes)
+    return _losing_candidate(case, decision.candidate(scheme, remedies), lost)
 
 
 def _other_chains(case: Case, decision: Decision) -> Iterator[Candidate]:
     """The guide's chains and the chain table's runners-up, with the scheme that was chosen."""
-    scheme = str(decision.facts["scheme"])
+    judgement, scheme = decision.steps["chain"], str(decision.facts["scheme"])
     if scheme == SMALLER_MODEL:
         scheme = _least_hungry(case, decision)
-    ranked = (str(chain) for chain, _ in decision.steps["chain"].ranking[:3])
+    ranked = (str(chain) for chain, _ in judgement.ranking[:3])
     suggested = case.situation.suggestion is not None
     for chain in dict.fromkeys((*ranked, *GUIDE_CHAINS)):
         if chain != decision.chain:
+            lost = LosingOutcome(
+                judgement, chain, decision.facts, case.ruleset, is_suggested=suggested
+            )
             composition = compose(chain, scheme, per_task=decision.per_task)
-            yield _lost(case, decision, ("chain", chain), composition, is_suggested=suggested)
+            yield _losing_candidate(case, composition, lost)
 
 
-def _lost(
-    case: Case,
-    decision: Decision,
-    outcome: tuple[str, str],
-    composition: Composition,
-    **known: Any,
-) -> Candidate:
+def _losing_candidate(case: Case, composition: Composition, lost: LosingOutcome) -> Candidate:
     """The composition with what a table did not conclude, and why not."""
-    judgement = decision.steps[outcome[0]]
-    forbidding = judgement.forbidden.get(outcome[1], ())
+    forbidding = lost.judgement.forbidden.get(lost.outcome, ())
     if not forbidding:
-        why = LosingOutcome(judgement, outcome[1], decision.facts, case.ruleset, **known)
-        return _candidate(case, composition, "ranked_lower", why.reasons())
-    too_big = all(rule.id == TOO_BIG for rule in forbidding)
+        return _candidate(case, composition, "ranked_lower", lost.reasons())
+    verdict: Verdict = "too_big" if all(r.id == TOO_BIG for r in forbidding) else "forbidden"
     reasons = (_limit_reason(case, rule, composition) for rule in forbidding)
-    return _candidate(case, composition, "too_big" if too_big else "forbidden", reasons, forbidding)
+    return _candidate(case, composition, verdict, reasons, forbidding)
 
 
 def _other_remedies(case: Case, decision: Decision) -> Iterator[Candidate]:

@@ -134,8 +134,10 @@ def _ways_out(case: Case, decision: Decision, close: Candidate) -> Iterator[WayO
     """A smaller model, another GPU, more money or hours: one of each, as far as they lead out."""
     situation = case.situation
 
-    def way(text: str, change: Mapping[str, Any], to: Composition, **typed: Any) -> WayOut:
-        command = command_line(situation.answers, typed or change)
+    def way(
+        text: str, to: Composition, change: Mapping[str, Any], typed: Mapping[str, Any]
+    ) -> WayOut:
+        command = command_line(situation.answers, typed)
         return WayOut(text=text, change=change, to=to, command=command)
 
     for shape, suggestion in situation.smaller:
@@ -143,7 +145,8 @@ def _ways_out(case: Case, decision: Decision, close: Candidate) -> Iterator[WayO
         if _fits_with_room(found):
             size, to = format_count(shape.params), found.composition
             text = f"a smaller model, {suggestion.model} ({size} parameters), fits with {to}"
-            yield way(text, {"model": suggestion.model}, to)
+            change = {"model": suggestion.model}
+            yield way(text, to, change, change)
             break
     limited = not UNLIMITED.keys().isdisjoint(decision.facts)
     for card in _gpus_to_try(situation, decision, close):
@@ -151,13 +154,14 @@ def _ways_out(case: Case, decision: Decision, close: Candidate) -> Iterator[WayO
         if _fits_with_room(found):
             holds, to = "does it within the budget" if limited else "holds it", found.composition
             text = f"the cheapest GPU that {holds} (with {to}) is one {card_words(card)}"
-            yield way(text, {"gpu": card.name}, to, gpu=None)
+            yield way(text, to, {"gpu": card.name}, {"gpu": None})
             break
     if limited:
         found = Case.build(situation, case.ruleset, UNLIMITED).decide()
         if not found.nothing_fits:
             to = found.composition
-            yield way(f"without the limit on money or hours, {to} fits", {"budget": None}, to)
+            text = f"without the limit on money or hours, {to} fits"
+            yield way(text, to, {"budget": None}, {"budget": None})
 
 
 def _fits_with_room(decision: Decision) -> bool:
