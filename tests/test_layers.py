@@ -40,6 +40,7 @@ JOINING = {
     "advisor.situation.models",
 }
 FOR_TRAINERS = {"plan", "record", "methods", "model_files", "data", "ground", "peft_adapter"}
+MOST_LOADED = 151  # modules of advisor/, by `advise --json`
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")
 
 
@@ -224,6 +225,14 @@ def test_json_advice_skips_the_slow_libraries_of_the_terminal():
     """`advise --json` pays for neither pydantic nor rich nor questionary."""
     arguments = ["--json", "--task", "qa", "--gpu", "unknown"]
     assert loaded_by(arguments, ("pydantic", "rich", "questionary")) == "[]"
+
+
+def test_json_advice_loads_few_of_our_modules():
+    """An answer loads what it needs of advisor/, and not what commands, launch or data do."""
+    arguments = ["--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B"]
+    modules = [module_name(path) for path in (ROOT / "advisor").rglob("*.py")]
+    loaded = ast.literal_eval(loaded_by(arguments, modules))
+    assert 80 < len(loaded) <= MOST_LOADED
 
 
 def test_help_loads_no_command():

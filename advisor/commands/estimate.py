@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from advisor.commands.options import Command, json_option
-from advisor.commands.output import console, print_json, print_warning, put
+from advisor.commands.output import console, print_json, put
 from advisor.data import profile
 from advisor.estimate import hardware_machine
 from advisor.estimate.answers import answer_spec, document_of, run_specs
@@ -20,6 +20,7 @@ from advisor.estimate.spec import USUAL, request_of
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.extras import extras
 from advisor.ground.files import MOST_BYTES, read_at_most
+from advisor.ground.terminal import print_warning
 from advisor.ground.types import DataProfile
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan, resolve_path

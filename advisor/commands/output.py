@@ -80,8 +80,3 @@ def put(text: str) -> None:
 def say(text: str) -> None:
     """Print a message for the person on standard error."""
     print_message(text)
-
-
-def print_warning(text: str) -> None:
-    """Print a warning on standard error."""
-    say(f"warning: {text}")

@@ -15,9 +15,9 @@ from typing import Any
 from advisor.advice.advise import advise
 from advisor.advice.planning import make_plan, missing_for_plan
 from advisor.advice.types import Advice
-from advisor.commands.output import print_warning
 from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.shape import number_words
+from advisor.ground.terminal import print_warning
 from advisor.ground.types import Answers, Hardware
 from advisor.ground.yaml_files import Document, parse_yaml, read_yaml
 from advisor.plan.model import Comments, Plan

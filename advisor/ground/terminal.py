@@ -161,6 +161,11 @@ def print_message(text: str) -> None:
     print(said, file=sys.stderr, flush=True)
 
 
+def print_warning(text: str) -> None:
+    """Print a warning on standard error."""
+    print_message(f"warning: {text}")
+
+
 def _broken(line: str, width: int) -> str:
     if len(line) <= width or line.startswith(" ") or "advise " in line:
         return line
