@@ -24,6 +24,7 @@ from advisor.methods import methods
 from advisor.methods.families import families as families_of_models
 from advisor.methods.kernels import accelerators
 from advisor.methods.links import link_file
+from advisor.methods.optimizers import optimizer_file
 from advisor.methods.other_keys import other_keys
 from advisor.methods.remedies import remedy
 from advisor.methods.rewards import rollout_warnings
@@ -114,6 +115,9 @@ SHIPPED = {
     ),
     "strategies": (
         "strategies.yaml", "    instead:", "    insted:", "instead", strategies.__wrapped__
+    ),
+    "optimizers": (
+        "optimizers.yaml", "    holds:", "    hods:", "holds", optimizer_file.__wrapped__
     ),
     "trainers": (
         "trainers/torchtune.yaml", "  fused_norms:", "  fused_norm:", "fused_norms",

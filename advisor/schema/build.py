@@ -23,6 +23,7 @@ from advisor.methods.families import FAMILIES_FILE, families
 from advisor.methods.kernels import ACCELERATORS_FILE, accelerators
 from advisor.methods.links import LINKS_FILE, links
 from advisor.methods.load import SHARED_KEYS_FILE
+from advisor.methods.optimizers import OPTIMIZERS_FILE, optimizer_file
 from advisor.methods.other_keys import OTHER_KEYS_FILE, other_keys
 from advisor.methods.remedies import remedy, remedy_file
 from advisor.methods.rewards import ROLLOUTS_FILE, rollout_warnings
@@ -80,6 +81,7 @@ CATALOGUES = (
     Catalogue("families", FAMILIES_FILE, (families,)),
     Catalogue("layouts", LAYOUTS_FILE, (layouts,)),
     Catalogue("strategies", STRATEGIES_FILE, (strategies,)),
+    Catalogue("optimizers", OPTIMIZERS_FILE, (optimizer_file,)),
     Catalogue("trainer", TRAINER_FILE, (trainers,)),
     Catalogue("rollouts", ROLLOUTS_FILE, (rollout_warnings,)),
     Catalogue("amounts", REQUIREMENTS_FILE, (data_requirements,)),

@@ -60,10 +60,10 @@ def test_every_fault_of_hardware_prices_and_models_is_told(call, folder):
 
 
 LISTED = """import json, sys
-from advisor.schema.build import catalogue_faults
-from advisor.ruleset.load import load_rules
 opened = []
 sys.addaudithook(lambda event, given: event == "open" and opened.append(str(given[0])))
+from advisor.schema.build import catalogue_faults
+from advisor.ruleset.load import load_rules
 load_rules(), catalogue_faults()
 print(json.dumps(opened))
 """

@@ -1,5 +1,5 @@
 """What an optimizer keeps for the weights that train, tensor by tensor, from the table of
-optimizers (advisor/methods/optimizers.py).
+optimizers (rules/optimizers.yaml).
 
 Not counted: step counters, and the look-up tables of 8-bit and 4-bit states, at most 2 KiB a
 tensor.
