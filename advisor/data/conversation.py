@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from advisor.data.example import Message
+from advisor.data.example import CALLS, Message
 from advisor.data.formats import formats
 
 CHAT_ROLES = frozenset(("system", "user", "assistant", "tool"))
-CALLS = ("tool_calls", "function_call")
 CALL_TURNS = ("function_call", "tool_call")  # speakers of ShareGPT whose text is a call
 # Kinds of the parts of a content that are text; a refusal is an answer like another.
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")

@@ -5,6 +5,7 @@ some are held out (trainers/prepare/split.py): they depend on content and seed a
 from __future__ import annotations
 
 import hashlib
+import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -94,3 +95,51 @@ def system_in_question(messages: Sequence[Message]) -> tuple[Message, ...] | Non
         replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}"),
         *messages[2:],
     )
+
+
+CALLS = ("tool_calls", "function_call")
+
+
+def calls_text(message: Message) -> str:
+    """The calls of a message as JSON, without their ids, which few templates write; "" if it calls
+    nothing.
+    """
+    texts = []
+    for key in CALLS:
+        calls = message.extra.get(key) or []
+        for call in calls if isinstance(calls, list) else [calls]:
+            function = call.get("function", call) if isinstance(call, Mapping) else call
+            if isinstance(function, Mapping):
+                function = {key: function[key] for key in ("name", "arguments") if key in function}
+            texts.append(json.dumps(function, ensure_ascii=False, default=str))
+    return "".join(texts)
+
+
+def said(message: Message) -> str:
+    """The text of a message with its calls behind it."""
+    return message.content + calls_text(message) if message.extra else message.content
+
+
+def tools_text(tools: Sequence[Mapping[str, Any]]) -> str:
+    """The declared functions as JSON, one a line."""
+    return "\n".join(json.dumps(dict(tool), ensure_ascii=False, default=str) for tool in tools)
+
+
+def parts_of(example: Example) -> tuple[list[str], list[list[str]]]:
+    """What a row asks, and what each answer says: none, one, or the two of a pair. A document is
+    all answer.
+    """
+    if example.text is not None and example.label is None:
+        return [], [[example.text]]
+    asked = [said(message) for message in example.messages]
+    if example.chosen:
+        return asked, [[said(turn) for turn in side] for side in (example.chosen, example.rejected)]
+    if example.messages and example.messages[-1].role == "assistant":
+        return asked[:-1], [asked[-1:]]
+    return asked, []
+
+
+def text_of_row(example: Example) -> str:
+    """All that a row asks and answers."""
+    asked, answers = parts_of(example)
+    return "\n".join(sum(answers, asked))

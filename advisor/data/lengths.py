@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.data.checks import RandomSample
-from advisor.data.example import Example
-from advisor.data.templates.chat_text import parts_of, tools_text
+from advisor.data.example import Example, parts_of, tools_text
 from advisor.ground.types import TokenStats
 
 TOKENIZED_ROWS = 1000  # rows a tokenizer counts when `full` is not asked for

@@ -15,7 +15,7 @@ from typing import Any
 
 from advisor.data.checks import SeenRow, Subject, checks, finding, findings_of, worst_first
 from advisor.data.checks.repeats import normalise
-from advisor.data.example import Example, Message
+from advisor.data.example import Example, Message, parts_of, tools_text
 from advisor.data.examples import (
     NO_ANSWER,
     REASONS,
@@ -32,7 +32,6 @@ from advisor.data.read.rows import no_rows, parquet_rows
 from advisor.data.read.source import IMAGES_HELP, Source, content_digest
 from advisor.data.recognition.matching import map_flag
 from advisor.data.recognition.recognise import DataSet, recognise
-from advisor.data.templates.chat_text import parts_of, tools_text
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile, Finding
 from advisor.methods import methods

@@ -176,7 +176,7 @@ def test_what_is_said_of_a_family_is_measured(family):
     path = folder / f"{family.copy}.jinja"
     if not path.is_file():
         pytest.skip(f"this version of trl has no {path.name}")
-    chat = ChatText.of(path.read_text("utf-8"), {"bos_token": "<s>", "eos_token": "</s>"})
+    chat = ChatText(path.read_text("utf-8"), {"bos_token": "<s>", "eos_token": "</s>"})
     model = ModelTokenizer(model="", chat=chat)
 
     def parts(*messages, tools=()):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from advisor.data.checks import RowCheck, SeenRow, finding
-from advisor.data.templates.chat_text import said
+from advisor.data.example import said
 from advisor.ground.types import Finding
 
 FEWEST_PAIRS = 20

@@ -11,10 +11,9 @@ from typing import Any
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, finding
 from advisor.data.checks.repeats import normalise
-from advisor.data.example import Example
+from advisor.data.example import Example, text_of_row
 from advisor.data.examples import SkippedRows, Tally, read_examples
 from advisor.data.recognition.recognise import DataSet
-from advisor.data.templates.chat_text import text_of_row
 from advisor.ground.errors import InputError
 from advisor.ground.types import Finding
 

@@ -12,8 +12,8 @@ import zlib
 from typing import ClassVar
 
 from advisor.data.checks import RandomSample, RowCheck, SeenRow, Subject, finding, findings_of
+from advisor.data.example import said
 from advisor.data.examples import Tally
-from advisor.data.templates.chat_text import said
 from advisor.ground.types import Finding
 
 # different rows kept to find repeated ones: about 250 MB of hashes, so that memory stays flat

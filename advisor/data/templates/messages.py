@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from advisor.data.example import Example, Message
+from advisor.data.example import CALLS, Example, Message
 from advisor.ground.annotated import parse_json
 from advisor.ground.errors import InputError
 
@@ -27,56 +28,37 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     for message in messages:
         extra = dict(message.extra)
         old = extra.pop("function_call", None)  # OpenAI's spelling before tool_calls
-        if old and not extra.get("tool_calls"):
-            extra["tool_calls"] = [{"type": "function", "function": old}]
-        if extra.get("tool_calls"):
-            extra["tool_calls"] = [_call(call) for call in extra["tool_calls"]]
+        calls = extra.get("tool_calls") or (old and [{"type": "function", "function": old}])
+        if calls:
+            extra["tool_calls"] = [_call(call) for call in calls]
         result.append({"role": message.role, "content": message.content, **extra})
     return result
 
 
 def _call(call: Any) -> Any:
-    if not isinstance(call, Mapping):
-        return call
-    function = call.get("function", call)
+    function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
         return call
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         # OpenAI writes them as JSON text; templates would quote that text a second time.
-        try:
+        with suppress(ValueError):
             arguments = parse_json(arguments)
-        except ValueError:
-            arguments = function.get("arguments")
-    return {
-        **(
-            {key: value for key, value in call.items() if key != "function"}
-            if "function" in call
-            else {"type": "function"}
-        ),
-        "function": {**function, "arguments": arguments},
-    }
+    rest = {key: value for key, value in call.items() if key != "function"}
+    beside = rest if "function" in call else {"type": "function"}
+    return {**beside, "function": {**function, "arguments": arguments}}
 
 
 def called_functions(message: Message) -> list[str]:
     """The names of the functions that a message calls."""
-    calls = template_messages((message,))[0].get("tool_calls") or []
-    functions = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
-    return [
-        function["name"]
-        for function in functions
-        if isinstance(function, Mapping) and isinstance(function.get("name"), str)
-    ]
+    return names_of_tools(template_messages((message,))[0].get("tool_calls") or [])
 
 
-def names_of_tools(tools: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of the functions that a row declares."""
+def names_of_tools(tools: Sequence[Any]) -> list[str]:
+    """The names of the functions that a row declares or calls."""
     functions = [tool.get("function", tool) for tool in tools if isinstance(tool, Mapping)]
-    return [
-        function["name"]
-        for function in functions
-        if isinstance(function, Mapping) and isinstance(function.get("name"), str)
-    ]
+    names = [function.get("name") for function in functions if isinstance(function, Mapping)]
+    return [name for name in names if isinstance(name, str)]
 
 
 def thoughts_of(message: Message) -> str:
@@ -84,9 +66,7 @@ def thoughts_of(message: Message) -> str:
     beside = next((message.extra[key] for key in KEYS if message.extra.get(key)), "")
     if isinstance(beside, str) and beside.strip():
         return beside.strip()
-    if MARK not in message.content:
-        return ""
-    return message.content.split(MARK, 1)[1].split(END_MARK, 1)[0].strip()
+    return message.content.partition(MARK)[2].partition(END_MARK)[0].strip()
 
 
 def lost_parts(
@@ -106,32 +86,23 @@ def lost_parts(
     called = [name for message in messages for name in called_functions(message)]
     if called:
         silent = [
-            replace(
-                message,
-                extra={
-                    key: value
-                    for key, value in message.extra.items()
-                    if key not in ("tool_calls", "function_call")
-                },
-            )
+            replace(message, extra={k: v for k, v in message.extra.items() if k not in CALLS})
             for message in messages
         ]
         try:
-            said_so = render(silent) != whole
+            is_silent = render(silent) == whole
         except Exception:  # a template may raise anything: then the calls were read
-            said_so = True
-        if not said_so or any(name not in whole for name in called):
+            is_silent = False
+        if is_silent or any(name not in whole for name in called):
             found.add("calls")
     if any(name not in whole for name in names_of_tools(tools)):
         found.add("tools")
     others = [message for message in messages if message.role not in ("assistant", "system")]
     if any(message.content.strip() not in whole for message in others):
         found.add("turns")
-    last = messages[-1] if messages else None
-    if last is not None and last.role == "assistant":
-        thoughts = thoughts_of(last)
-        if thoughts and thoughts not in whole:
-            found.add("thoughts")
+    is_answered = bool(messages) and messages[-1].role == "assistant"
+    if is_answered and thoughts_of(messages[-1]) not in whole:
+        found.add("thoughts")
     return found
 
 
@@ -177,6 +148,11 @@ def switch_of(source: str, render: Callable[..., str]) -> str | None:
     if "reasoning_effort" in source or usual.rstrip().endswith(MARK):
         return ALWAYS
     return None
+
+
+def may_think(source: str) -> bool:
+    """Whether a template speaks of thoughts."""
+    return "think" in source or "reason" in source
 
 
 def missing_text(switch: str) -> str:

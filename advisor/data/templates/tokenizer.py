@@ -7,9 +7,10 @@ approximated, and that is said.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -28,6 +29,7 @@ from advisor.data.templates.chat_text import (
     template_source,
 )
 from advisor.data.templates.messages import (
+    END_MARK,
     MARK,
     PLAIN_TEMPLATE,
     SWITCHES,
@@ -35,6 +37,7 @@ from advisor.data.templates.messages import (
     contradiction_text,
     holds_thoughts,
     lost_parts,
+    may_think,
     missing_text,
     switch_of,
     template_messages,
@@ -89,7 +92,7 @@ class ModelTokenizer:
     """Counts tokens as one model does. Callable, as `profile` wants it."""
 
     model: str
-    chat: ChatText | None  # None where the template cannot be tried
+    chat: ChatText | None  # None if the template cannot be tried
     is_plain: bool = False  # the template that the trainers give a model without one
     ends: tuple[str, ...] = ()  # special tokens: one of them ends a turn
     encode: Any = None
@@ -109,7 +112,7 @@ class ModelTokenizer:
 
     def rendered(self, example: Example) -> tuple[str, ...] | None:
         """The request and the whole sequence (of a pair: both) as the chat template writes them;
-        None where it cannot.
+        None if it cannot.
         """
         if example.label is None and not example.plain:
             self.conversations += 1
@@ -132,7 +135,8 @@ class ModelTokenizer:
         self.answered += bool(answers)
         if any(map(holds_thoughts, answers)):
             self.thoughtful.add(example.row)
-        self._look(example, messages if not ends else (*messages, *example.chosen), wholes[0])
+        for name in self._losses(example, (*messages, *example.chosen), wholes[0]):
+            self.found[f"template-{name}"].add(example.row)
         return (request, *wholes)
 
     def _as_trained(self, chat: ChatText, example: Example) -> tuple[Message, ...]:
@@ -140,11 +144,10 @@ class ModelTokenizer:
         nothing else, goes into the first question.
         """
         moved = system_in_question(example.messages)
-        if moved is None or chat.takes_system(
-            template_messages(example.messages[:2]),
-            template_messages(moved[:1]),
-            **_beside(example),
-        ):
+        if moved is None:
+            return example.messages
+        begin, one = template_messages(example.messages[:2]), template_messages(moved[:1])
+        if chat.takes_system(begin, one, _tools_of(example), example.row):
             return example.messages
         self.found["template-without-system-turn"].add(example.row)
         return moved
@@ -152,29 +155,28 @@ class ModelTokenizer:
     def write(self, messages: Sequence[Message], example: Example, *, prompt: bool = False) -> str:
         """What the template makes of messages with the tools of a row."""
         assert self.chat is not None
-        turns = template_messages(messages)
-        return self.chat.write(turns, prompt=prompt, **_beside(example))
+        turns, row = template_messages(messages), example.row
+        return self.chat.write(turns, _tools_of(example), prompt=prompt, row=row)
 
-    def _look(self, example: Example, messages: tuple[Message, ...], whole: str) -> None:
+    def _losses(self, example: Example, messages: tuple[Message, ...], whole: str) -> Iterator[str]:
         """What the template does to the row: does the answer stand in it, the system text, and
         something that ends the turn?
         """
         if example.tools or any(message.extra for message in messages) or MARK in whole:
-            for part in lost_parts(
-                messages, example.tools, whole, lambda other: self.write(other, example)
-            ):
-                self.found[f"template-drops-{part}"].add(example.row)
+            write = partial(self.write, example=example)
+            lost = lost_parts(messages, example.tools, whole, write)
+            yield from (f"drops-{part}" for part in lost)
         last = messages[-1]
         if messages[0].role == "system" and messages[0].content.strip() not in whole:
-            self.found["template-drops-system-text"].add(example.row)
-        said = last.content.split("</think>")[-1].strip()
+            yield "drops-system-text"
+        said = last.content.split(END_MARK)[-1].strip()
         if last.role != "assistant" or not said:
             return
         _, found, tail = whole.rpartition(said)
         if not found:
-            self.found["template-hides-answers"].add(example.row)
+            yield "hides-answers"
         elif not any(token in tail for token in self.ends):
-            self.found["template-without-end-of-turn"].add(example.row)
+            yield "without-end-of-turn"
 
     def findings(self, objectives: tuple[str, ...]) -> list[Finding]:
         """How the template fits the rows that were tried."""
@@ -192,8 +194,7 @@ class ModelTokenizer:
         for name, (severity, words) in FINDINGS.items():
             tally = self.found[name]
             if severity == "many":
-                many = tally.count > REFUSED_SHARE * self.tried
-                severity = "error" if many else "warning"
+                severity = "error" if tally.count > REFUSED_SHARE * self.tried else "warning"
             said = words.format(
                 rows=f"{tally.count:,} of {self.tried:,} rows",
                 count=tally.count,
@@ -209,58 +210,54 @@ class ModelTokenizer:
         of the template disagree.
         """
         source = "" if self.is_plain else chat.source
+        unknown = "the chat template of {} never reads '{}'"
         found = [
-            finding(
-                "template-argument-unknown",
-                "error",
-                f"the chat template of {self.model} never reads '{name}'",
-            )
+            finding("template-argument-unknown", "error", unknown.format(self.model, name))
             for name in chat.arguments
             if not re.search(rf"\b{re.escape(name)}\b", source)
         ]
         thoughtful = self.thoughtful
-        told_off = any(chat.arguments.get(name) is False for name in SWITCHES)
+        switched_off = any(chat.arguments.get(name) is False for name in SWITCHES)
         switch = switch_of(source, _asked(chat))
-        if thoughtful.count and told_off:
+        if thoughtful.count and switched_off:
             text = contradiction_text(thoughtful.count, chat.arguments)
             found += findings_of(thoughtful, "thoughts-switched-off", "warning", text)
-        elif thoughtful.count and "think" not in source and "reason" not in source:
+        elif thoughtful.count and not may_think(source):
             text = unknown_text(thoughtful.count)
             found += findings_of(thoughtful, "thoughts-unknown", "note", text)
-        elif self.answered and not (thoughtful.count or told_off or switch is None):
-            text = missing_text(switch)
-            found.append(finding("no-thoughts", "warning", text, self.answered))
+        elif self.answered and not (thoughtful.count or switched_off or switch is None):
+            found.append(finding("no-thoughts", "warning", missing_text(switch), self.answered))
         return found
 
 
-def _beside(example: Example) -> dict[str, Any]:
+def _tools_of(example: Example) -> dict[str, Any]:
     """What a template gets with the messages of a row."""
-    return {"tools": [dict(tool) for tool in example.tools] or None, "at_row": example.row}
+    return {"tools": [dict(tool) for tool in example.tools] or None}
 
 
 def _asked(chat: ChatText) -> Callable[..., str]:
     """A question and what stands in front of its answer, as `switch_of` wants it."""
-    return partial(chat.write, [{"role": "user", "content": "Hello"}], prompt=True)
+    question = [{"role": "user", "content": "Hello"}]
+    return lambda **given: chat.write(question, given, prompt=True)
 
 
 def _at_hand(
-    model: str, arguments: Mapping[str, Any] | None = None
+    folder: Path | None, model: str, arguments: Mapping[str, Any] | None = None
 ) -> tuple[ModelTokenizer | None, str]:
     """A model with its chat template, without its tokenizer; None if its folder is not at hand.
     With it a note if the template cannot be tried.
     """
-    folder = _folder(model)
     if folder is None:
         return None, f"{model}: no folder with a tokenizer.json at hand; lengths are approximated"
     source, tokens = template_source(folder), special_texts(folder)
     chat, note = None, ""
     try:
-        chat = ChatText.of(
+        chat = ChatText(
             PLAIN_TEMPLATE if source is None else source,
             tokens,
-            f"chat template of {folder}",
-            arguments=arguments or {},
+            arguments=arguments,
             where=str(template_file(folder)),
+            name=f"the chat template of {folder}",
         )
     except InputError as error:
         note = error.faults[0].what
@@ -277,13 +274,11 @@ def model_tokenizer(
         model: A folder, or a name of the hub.
         arguments: Of its chat template, such as enable_thinking.
     """
-    from importlib.util import find_spec
-
-    found, note = _at_hand(model, arguments)
     folder = _folder(model)
+    found, note = _at_hand(folder, model, arguments)
     if found is None or folder is None:
         return None, note
-    if find_spec("tokenizers") is None:
+    if importlib.util.find_spec("tokenizers") is None:
         why = "the tokenizers package is not installed; lengths are approximated"
         return None, f"{why} ({install_line()})"
     from tokenizers import Tokenizer
@@ -313,7 +308,7 @@ def template_at_hand(model: str, rows: Iterable[Example]) -> tuple[Finding, ...]
 
     Without counting tokens, so that it needs jinja2 alone.
     """
-    tried, _ = _at_hand(model)
+    tried, _ = _at_hand(_folder(model), model)
     if tried is None or (tried.chat is None and not tried.is_plain):
         return ()
     for row in islice(rows, TRIED_ROWS):
@@ -322,15 +317,15 @@ def template_at_hand(model: str, rows: Iterable[Example]) -> tuple[Finding, ...]
 
 
 def switch_at_hand(model: str) -> str | None:
-    """What switches the thoughts of a model off (switch_of), by the chat template in its
+    """What switches the thoughts of a model off (messages.switch_of), by the chat template in its
     folder or in the hub's cache; None if it is not at hand or cannot be tried.
     """
     folder = _folder(model)
     source = template_source(folder) if folder is not None else None
-    if folder is None or source is None or ("think" not in source and "reason" not in source):
+    if folder is None or source is None or not may_think(source):
         return None
     try:
-        chat = ChatText.of(source, dict.fromkeys(TOKENS, "") | special_texts(folder))
+        chat = ChatText(source, dict.fromkeys(TOKENS, "") | special_texts(folder))
         return switch_of(source, _asked(chat))
     except InputError:  # broken, or without end: the rows say so when they are written with it
         return None

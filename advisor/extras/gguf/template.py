@@ -81,7 +81,7 @@ def ollama_template(
             " that prefer it)"
         )
     prompts = {
-        chat.as_trained(TURNS[:1], prompt=True, **{name: state})
+        chat.as_trained(TURNS[:1], {name: state}, prompt=True)
         for name in SWITCHES
         for state in (True, False)
         if name not in fixed

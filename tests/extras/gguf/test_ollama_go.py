@@ -61,7 +61,7 @@ def test_go_writes_what_was_compared(go):
     requests, expected, names = [], [], set()
     for name, source in sources():
         try:
-            shape = ollama_template(ChatText.of(source, TOKENS), today=TODAY).shape
+            shape = ollama_template(ChatText(source, TOKENS), today=TODAY).shape
         except NotExpressible:
             continue
         names.add(name)

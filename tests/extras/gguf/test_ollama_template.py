@@ -34,7 +34,7 @@ TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def made(source: str, **given) -> tuple[ChatText, OllamaTemplate]:
-    chat = ChatText.of(source, TOKENS)
+    chat = ChatText(source, TOKENS)
     return chat, ollama_template(chat, today=TODAY, **given)
 
 
@@ -99,7 +99,7 @@ def test_the_templates_of_real_families_come_out_alike(names):
     folder = Path(trl.__file__).parent / "chat_templates"
     files = sorted(path for name in names for path in folder.glob(f"{name}.jinja"))
     for path in files:
-        chat = ChatText.of(path.read_text("utf-8"), TOKENS)
+        chat = ChatText(path.read_text("utf-8"), TOKENS)
         try:
             found = ollama_template(chat, today=TODAY)
         except NotExpressible:
