@@ -11,9 +11,9 @@ from typing import Any
 
 from advisor.advice.decide import SETTINGS, Undecided, decide
 from advisor.ruleset.candidates import judged_rules
-from advisor.ruleset.compare import Comparison, Difference, compare_rules
+from advisor.ruleset.compare import Difference, RulesComparison, compare_rules
 from advisor.ruleset.decisions import Precedence, deciding
-from advisor.ruleset.model import Ruleset, Table
+from advisor.ruleset.model import DecisionTable, Ruleset
 from advisor.ruleset.space import Space, TooManyCases
 
 MAX_TRIED = 20  # ways to an earlier step's conclusion that are followed
@@ -32,7 +32,7 @@ class Answered:
 class ComparedRules:
     """Two rule sets side by side."""
 
-    comparison: Comparison
+    comparison: RulesComparison
     examples: Mapping[int, Answered]  # id() of a difference -> a situation that shows it
 
     def example(self, difference: Difference) -> Answered | None:
@@ -72,7 +72,7 @@ def _ways(ruleset: Ruleset, difference: Difference) -> Iterator[dict[str, Any]]:
 
 
 def _traced(
-    ruleset: Ruleset, before: Sequence[Table], facts: dict[str, Any]
+    ruleset: Ruleset, before: Sequence[DecisionTable], facts: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """The facts with every conclusion replaced by what leads to it; None: has to stay unknown."""
     if not before:

@@ -19,7 +19,7 @@ from advisor.ground.yaml_files import read_shipped
 from advisor.methods import is_own, methods
 from advisor.plan.keys import setting_fault, setting_keys
 from advisor.ruleset.due import REFRESH_FILE, past_their_date
-from advisor.ruleset.lint import SIDE_EFFECTS, Finding, Report, caused_by_user, lint
+from advisor.ruleset.lint import SIDE_EFFECTS, LintFinding, LintReport, caused_by_user, lint
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
 from advisor.ruleset.model import Ruleset
 
@@ -28,7 +28,7 @@ from advisor.ruleset.model import Ruleset
 class LintedRules:
     """A report, and how it was come by."""
 
-    report: Report
+    report: LintReport
     layers: tuple[str, ...]
     duration_s: float
     scenarios: int | None = None  # None: there are none in this rule set
@@ -66,7 +66,7 @@ def _lint_rules(
     try:
         ruleset = load_rules(layers, overlays, root=root)
     except InputError as error:
-        report = Report(findings=tuple(map(_unreadable, error.faults)), proofs=(), examples=0)
+        report = LintReport(findings=tuple(map(_unreadable, error.faults)), proofs=(), examples=0)
         return LintedRules(report=report, layers=(), duration_s=time.perf_counter() - start)
     report = _report(ruleset)
     try:
@@ -90,7 +90,7 @@ def _today() -> datetime.date:
     return datetime.date.today()
 
 
-def _past_their_date(root: Path | None) -> tuple[Finding, ...]:
+def _past_their_date(root: Path | None) -> tuple[LintFinding, ...]:
     """What has to be read again, in the catalogues beside the rules."""
     folder = root or rules_dir()
     refresh = folder / "refresh.yaml"
@@ -108,7 +108,7 @@ def _past_their_date(root: Path | None) -> tuple[Finding, ...]:
     return tuple(past_their_date(catalogues, files, _today()))
 
 
-def _report(ruleset: Ruleset) -> Report:
+def _report(ruleset: Ruleset) -> LintReport:
     report = lint(ruleset, today=_today(), setting_fault=setting_fault, keys=setting_keys())
     return replace(report, findings=(*_without_rate(ruleset), *report.findings))
 
@@ -116,7 +116,7 @@ def _report(ruleset: Ruleset) -> Report:
 SIZES_B = (None, 0.3, 2, 7, 12, 30, 70, 400)  # billions of parameters; None: not known
 
 
-def _without_rate(ruleset: Ruleset) -> Iterator[Finding]:
+def _without_rate(ruleset: Ruleset) -> Iterator[LintFinding]:
     """Objectives for which no rule names a learning rate, with modules or with every weight."""
     settings = ruleset.tables.get("settings")
     if settings is None or not {"objective", "update", "params_b"} <= set(settings.inputs):
@@ -138,7 +138,7 @@ def _without_rate(ruleset: Ruleset) -> Iterator[Finding]:
             ]
             if without:
                 size = f" of {without[0]:g} billion parameters" if without[0] else ""
-                yield Finding(
+                yield LintFinding(
                     id="no-learning-rate",
                     severity="error",
                     text=f"no rule sets a learning_rate for {objective.id} where {words} of a"
@@ -150,7 +150,9 @@ def _without_rate(ruleset: Ruleset) -> Iterator[Finding]:
                 )
 
 
-def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tuple[Finding, ...]]:
+def run_scenarios(
+    ruleset: Ruleset, overlays: tuple[Path, ...]
+) -> tuple[int, tuple[LintFinding, ...]]:
     """How many scenario rows there are and what is wrong with them: those of the user's own files,
     or else the shipped ones, which such a file may break on purpose.
     """
@@ -170,7 +172,7 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
         # The settings are tried with the evidence.
         ours = {"base", *ruleset.layers} if alone else set(ruleset.layers)
     findings = [
-        Finding(id="scenario-broken", severity="error", text=broken.text, rule=broken.scenario,
+        LintFinding(id="scenario-broken", severity="error", text=broken.text, rule=broken.scenario,
         at=broken.at, about=("scenario", broken.scenario, broken.text))
         for rules, scenarios in runs for broken in run_scenarios(rules, scenarios)
     ]  # fmt: skip
@@ -182,7 +184,7 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
             idle = {rule.id for rule in rules_without_scenario(rules, scenarios)}
             left -= {rule.id for listed in rules.rules.values() for rule in listed} - idle
         findings += [
-            Finding(
+            LintFinding(
                 id="decides-no-scenario",
                 severity="note" if is_own(rule.id.partition("/")[0]) else usual,
                 text="decides no scenario: nothing would notice if it were wrong", rule=rule.id,
@@ -218,7 +220,7 @@ _told: set[str] = set()
 
 
 @cache
-def _overlay_report(ruleset: Ruleset, layers: tuple[str, ...]) -> Report:
+def _overlay_report(ruleset: Ruleset, layers: tuple[str, ...]) -> LintReport:
     """What the files cause; the shipped rules are proved too if it is not plain who did."""
     report = _report(ruleset)
     theirs = [
@@ -235,7 +237,7 @@ def _overlay_report(ruleset: Ruleset, layers: tuple[str, ...]) -> Report:
     )
 
 
-def _is_own(finding: Finding, ruleset: Ruleset) -> bool:
+def _is_own(finding: LintFinding, ruleset: Ruleset) -> bool:
     """Whether a finding stands in a file of one's own."""
     inactive = (rule for rule in ruleset.inactive if rule.id == finding.rule)
     found = (ruleset.rule(finding.rule) if finding.rule else None) or next(inactive, None)
@@ -244,13 +246,13 @@ def _is_own(finding: Finding, ruleset: Ruleset) -> bool:
     return found.layer in ruleset.overlays
 
 
-def fault_of(finding: Finding) -> Fault:
+def fault_of(finding: LintFinding) -> Fault:
     """A finding as the fault of an input."""
     what = " ".join(filter(None, (finding.rule, finding.text)))
     return Fault(where=finding.at, what=what, hint=finding.hint)
 
 
-def _unreadable(fault: Fault) -> Finding:
+def _unreadable(fault: Fault) -> LintFinding:
     """A fault of reading, as a finding."""
     at, hint = fault.where, "; ".join(filter(None, (fault.allowed, fault.hint)))
-    return Finding(id="unreadable", severity="error", text=fault.what, at=at, hint=hint)
+    return LintFinding(id="unreadable", severity="error", text=fault.what, at=at, hint=hint)

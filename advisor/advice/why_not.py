@@ -26,7 +26,7 @@ from advisor.ground.units import gib
 from advisor.methods import methods, schemes, update
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import Judgement, judge
-from advisor.ruleset.model import Condition, Interval, Rule, Ruleset, Table
+from advisor.ruleset.model import Condition, DecisionTable, Interval, Rule, Ruleset
 from advisor.ruleset.phrases import (
     clauses,
     inside_sentence,
@@ -72,7 +72,7 @@ class LosingOutcome:
     is_suggested: bool = False
 
     @property
-    def table(self) -> Table:
+    def table(self) -> DecisionTable:
         return self.ruleset.tables[self.judgement.table]
 
     def reasons(self) -> list[Reason]:
@@ -93,7 +93,9 @@ class LosingOutcome:
         fact = self.ruleset.facts[self.table.concludes]
         return [self._ranks_below(value_words(fact, winner[0]), rule)]
 
-    def _recommending(self, table: Table, outcomes: Sequence[Any] | frozenset[Any]) -> list[Rule]:
+    def _recommending(
+        self, table: DecisionTable, outcomes: Sequence[Any] | frozenset[Any]
+    ) -> list[Rule]:
         return [
             rule
             for rule in self.ruleset.rules[table.id]

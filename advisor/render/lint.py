@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.ground.resources import rules_dir
-from advisor.ruleset.lint import SEVERITIES, Finding
+from advisor.ruleset.lint import SEVERITIES, LintFinding
 
 if TYPE_CHECKING:
     from advisor.advice.linting import LintedRules
@@ -22,7 +22,7 @@ def lint_text(checked: LintedRules) -> str:
     return "\n\n".join([*blocks, closing(checked)]) if blocks else closing(checked)
 
 
-def finding_text(finding: Finding) -> str:
+def finding_text(finding: LintFinding) -> str:
     """`file:line:col  rule-id  message`, the line itself, a caret, and the next step."""
     said = f"{finding.severity}: {finding.text} [{finding.id}]"
     head = "  ".join(filter(None, (finding.at, finding.rule, said)))
@@ -122,7 +122,7 @@ def lint_json(checked: LintedRules) -> dict[str, Any]:
     }
 
 
-def _finding(finding: Finding) -> Mapping[str, Any]:
+def _finding(finding: LintFinding) -> Mapping[str, Any]:
     file, line, column = place(finding.at)
     return {
         "id": finding.id, "severity": finding.severity, "rule": finding.rule or None,

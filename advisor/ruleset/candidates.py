@@ -18,7 +18,7 @@ from typing import Any
 
 from advisor.methods import methods, schemes
 from advisor.ruleset.facts import UNKNOWN, Fact
-from advisor.ruleset.model import Condition, Rule, Ruleset, Table
+from advisor.ruleset.model import Condition, DecisionTable, Rule, Ruleset
 from advisor.ruleset.phrases import method_words
 
 
@@ -42,7 +42,7 @@ def instances(fact: Fact) -> dict[str, Fact]:
     }
 
 
-def seen_inputs(table: Table, facts: Mapping[str, Fact]) -> tuple[str, ...]:
+def seen_inputs(table: DecisionTable, facts: Mapping[str, Fact]) -> tuple[str, ...]:
     """The inputs as the judge sees them: a fact of each candidate in place of the one in rules."""
     found: list[str] = []
     for name in table.inputs:
@@ -128,7 +128,7 @@ def fires(ruleset: Ruleset, rule: Rule, facts: Mapping[str, Any]) -> bool:
     )
 
 
-def for_candidates(rule: Rule, table: Table, facts: Mapping[str, Fact]) -> Iterator[Rule]:
+def for_candidates(rule: Rule, table: DecisionTable, facts: Mapping[str, Fact]) -> Iterator[Rule]:
     """A rule of the table `allowed` as one prohibition of the ranking table for each scheme."""
     for scheme in schemes():
         when = list(_of_scheme(rule, scheme, facts))

@@ -45,7 +45,7 @@ class TableDifference:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class RulesComparison:
     """Everything that two rule sets conclude differently, and which rules are not the same."""
 
     tables: tuple[TableDifference, ...]
@@ -59,7 +59,7 @@ class Comparison:
         return not self.tables
 
 
-def compare_rules(first: Ruleset, second: Ruleset) -> Comparison:
+def compare_rules(first: Ruleset, second: Ruleset) -> RulesComparison:
     """Every situation in which a step of the second rule set concludes something else than the
     first, by step.
     """
@@ -67,7 +67,7 @@ def compare_rules(first: Ruleset, second: Ruleset) -> Comparison:
     own, other = _by_id(first), _by_id(second)
     names = list(dict.fromkeys([*first.tables, *second.tables]))
     tables = [_compare_table(first, second, joint, name) for name in names]
-    return Comparison(
+    return RulesComparison(
         tables=tuple(table for table in tables if table is not None),
         added=tuple(sorted(other.keys() - own.keys())),
         removed=tuple(sorted(own.keys() - other.keys())),

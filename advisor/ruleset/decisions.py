@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.ruleset.model import Rule, Ruleset, Table
+from advisor.ruleset.model import DecisionTable, Rule, Ruleset
 from advisor.ruleset.space import Region, Shorten, Space
 
 SHOWN_BOXES = (
@@ -54,7 +54,7 @@ class Idle:
 class TableProof:
     """What was proved of one table. Empty lists: nothing wrong."""
 
-    table: Table
+    table: DecisionTable
     rules: int
     cells: int = 0  # situations that differ for some rule
     sets: int = 0  # distinct sets of firing rules that stand for them
@@ -195,7 +195,7 @@ class Decisions(Precedence):
     """The proof of what the rules of one table recommend and forbid."""
 
     def __init__(
-        self, ruleset: Ruleset, table: Table, rules: Sequence[Rule], proof: TableProof
+        self, ruleset: Ruleset, table: DecisionTable, rules: Sequence[Rule], proof: TableProof
     ) -> None:
         self.ruleset, self.proof, self.space = ruleset, proof, Space(ruleset, rules)
         super().__init__(rules, table.concludes, self.space.decided())

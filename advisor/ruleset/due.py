@@ -13,7 +13,7 @@ from typing import Any
 from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Number, Path_, Text
 from advisor.ground.sources import SOURCE_KINDS
 from advisor.ground.yaml_files import Document
-from advisor.ruleset.lint import Finding
+from advisor.ruleset.lint import LintFinding
 
 READ = ("date", "checked", "compiled")  # keys of the day on which somebody read something
 REVIEW_BY = "review_by"
@@ -43,7 +43,7 @@ def past_their_date(
     catalogues: Mapping[str, Mapping[str, Any]],
     files: Iterable[tuple[str, Document]],
     today: datetime.date,
-) -> Iterator[Finding]:
+) -> Iterator[LintFinding]:
     """One warning for each file that holds dates too old, and one for each review that is due.
 
     Args:
@@ -59,11 +59,11 @@ def past_their_date(
 
 def _of_file(
     name: str, catalogue: Mapping[str, Any], document: Document, today: datetime.date
-) -> Iterator[Finding]:
+) -> Iterator[LintFinding]:
     found = list(_dates(document.data, catalogue.get("but_not", ())))
     for where, day in found:
         if where[-1] == REVIEW_BY and day < today.isoformat():
-            yield Finding(
+            yield LintFinding(
                 id="review-due",
                 severity="warning",
                 text=f"was to be reviewed by {day}",
@@ -77,7 +77,7 @@ def _of_file(
     if old:
         day, where = old[0]
         holds = "the date is" if len(read) == 1 else f"{len(old)} of {len(read)} dates are"
-        yield Finding(
+        yield LintFinding(
             id="past-its-date",
             severity="warning",
             text=f"{holds} more than {catalogue['days']} days old, since {day} at the earliest",

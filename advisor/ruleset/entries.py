@@ -33,9 +33,9 @@ from advisor.ruleset.model import (
     STATUSES,
     Assumption,
     Condition,
+    DecisionTable,
     Interval,
     Rule,
-    Table,
 )
 
 MAX_FAULTS = 100  # of one rule set: nobody reads more, and looking for the nearest names takes time
@@ -104,7 +104,9 @@ RENAMED = {
     "effective_batch": "effective_batch_size",
 }
 PLAIN = (str, int, float, bool)
-ANY_TABLE = Table(id="", concludes="", inputs=(), about="")  # of an assumption: every fact counts
+ANY_TABLE = DecisionTable(
+    id="", concludes="", inputs=(), about=""
+)  # of an assumption: every fact counts
 
 
 class Reader:
@@ -114,7 +116,7 @@ class Reader:
 
     def __init__(self, facts: Mapping[str, Fact]) -> None:
         self.facts = dict(facts)
-        self.tables: dict[str, Table] = {}
+        self.tables: dict[str, DecisionTable] = {}
         self.tiers: dict[str, int] = {}
         self.sources: dict[str, Source] = {}
         self.faults: list[Fault] = []
@@ -154,7 +156,7 @@ class Reader:
 
     # ----------------------------------------------------------------------- rules
 
-    def rule(self, spot: Spot, entry: Any, table: Table, layer: str) -> Rule | None:
+    def rule(self, spot: Spot, entry: Any, table: DecisionTable, layer: str) -> Rule | None:
         """The rule of one entry, or None with faults."""
         before = len(self.faults)
         # Settings are a method's own (methods/).
@@ -237,7 +239,7 @@ class Reader:
         return spread_given({**given, **of_own}, self.facts)
 
     def conditions(
-        self, spot: Spot, name: str, wanted: Any, table: Table, own: str
+        self, spot: Spot, name: str, wanted: Any, table: DecisionTable, own: str
     ) -> list[Condition]:
         """One line of a `when`: several conditions if it is about several schemes."""
         fact = self.facts.get(name)
@@ -260,7 +262,7 @@ class Reader:
                     conditions.append(one)
         return conditions
 
-    def then(self, spot: Spot, then: Any, kind: Any, table: Table) -> Mapping[str, Any]:
+    def then(self, spot: Spot, then: Any, kind: Any, table: DecisionTable) -> Mapping[str, Any]:
         """What follows, checked for the rule's kind."""
         if table.per and kind == "forbid":
             if then is not None:
@@ -299,7 +301,7 @@ class Reader:
     # ----------------------------------------------------------------------- conditions
 
     def condition(
-        self, spot: Spot, name: str, wanted: Any, table: Table | None
+        self, spot: Spot, name: str, wanted: Any, table: DecisionTable | None
     ) -> Condition | None:
         """One line of a `when`. Without a table any fact may be named (assumptions)."""
         if not self.known(spot, "fact", name, self.facts, key=True):

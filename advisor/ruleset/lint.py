@@ -36,7 +36,7 @@ SettingFault = Callable[
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class LintFinding:
     """One thing that the linter has to say, at one place of one file."""
 
     id: str  # kebab-case, named after the situation
@@ -51,16 +51,16 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class LintReport:
     """Everything that one run of the linter found and proved."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[LintFinding, ...]
     proofs: tuple[TableProof, ...]
     examples: int  # of rules, all run
     tiers: Mapping[str, int] = field(default_factory=dict)  # tier -> recommend rules
     must: tuple[str, ...] = ()  # the rules of the highest tier, by name
 
-    def of(self, severity: str) -> tuple[Finding, ...]:
+    def of(self, severity: str) -> tuple[LintFinding, ...]:
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
     @property
@@ -74,7 +74,7 @@ def lint(
     today: datetime.date | None = None,
     setting_fault: SettingFault | None = None,
     keys: Iterable[str] = (),
-) -> Report:
+) -> LintReport:
     """The whole check of a rule set.
 
     Args:
@@ -93,7 +93,7 @@ def lint(
     ]
     counted = Counter(rule.tier for rule in recommending)
     top = max(ruleset.tiers, key=lambda tier: ruleset.tiers[tier], default="")
-    return Report(
+    return LintReport(
         findings=tuple(sorted(linter.findings, key=_place)),
         proofs=tuple(proofs),
         examples=examples,
@@ -102,7 +102,7 @@ def lint(
     )
 
 
-def caused_by_user(report: Report, shipped: Report, ruleset: Ruleset) -> Report:
+def caused_by_user(report: LintReport, shipped: LintReport, ruleset: Ruleset) -> LintReport:
     """The report on a rule set with files of the user, less what the shipped rules bring along."""
     known = {(finding.id, finding.about) for finding in shipped.findings}
     own = []
@@ -116,7 +116,7 @@ def caused_by_user(report: Report, shipped: Report, ruleset: Ruleset) -> Report:
     return replace(report, findings=tuple(sorted(own, key=_place)))
 
 
-def _place(finding: Finding) -> tuple[int, str, int, int, str]:
+def _place(finding: LintFinding) -> tuple[int, str, int, int, str]:
     file, _, rest = finding.at.partition(":")
     line, _, column = rest.partition(":")
     return SEVERITIES.index(finding.severity), file, int(line or 0), int(column or 0), finding.id
@@ -129,7 +129,7 @@ NEVER_RECOMMENDED = "write a rule that recommends it, or remove the value from r
 class _Linter:
     def __init__(self, ruleset: Ruleset) -> None:
         self.ruleset = ruleset
-        self.findings: list[Finding] = []
+        self.findings: list[LintFinding] = []
         # The guide alone leaves much unsaid on purpose.
         self.complete = set(SHIPPED_LAYERS) <= set(ruleset.layers)
         self._guide: dict[str, TableProof] = {}
@@ -147,7 +147,7 @@ class _Linter:
     ) -> None:
         at, named = at or (rule.at if rule else ""), rule.id if rule else ""
         of = (named, *map(str, about))
-        found = Finding(
+        found = LintFinding(
             id=id_, severity=severity, text=text, rule=named, at=at, hint=hint, about=of
         )
         self.findings.append(found)

@@ -35,7 +35,7 @@ from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.ruleset.candidates import instances, seen_inputs
 from advisor.ruleset.entries import RULE, Reader, as_list, as_map
 from advisor.ruleset.facts import FACT, FACT_NAME, FACTS_FILE, Fact, Value, facts_of
-from advisor.ruleset.model import Assumption, Conflict, Rule, Ruleset, Table
+from advisor.ruleset.model import Assumption, Conflict, DecisionTable, Rule, Ruleset
 
 __all__ = ["SHIPPED_LAYERS", "load_rules", "only_layer"]
 
@@ -162,7 +162,7 @@ class _Loader(Reader):
             for name in [entry["concludes"], *entry["inputs"]]:
                 self.known(spot, "fact", name, self.facts)
             inputs = tuple(entry["inputs"])
-            table = Table(**{**entry, "id": table_id, "inputs": inputs, "spot": spot})
+            table = DecisionTable(**{**entry, "id": table_id, "inputs": inputs, "spot": spot})
             table = replace(table, seen=seen_inputs(table, self.facts))
             self.tables[table_id] = table
             self._count_inputs(spot / "inputs", table)
@@ -275,7 +275,7 @@ class _Loader(Reader):
                     self.tables[table_id] = replace(table, seen=seen_inputs(table, self.facts))
             self._count_inputs(spot, self.tables[table_id])
 
-    def _count_inputs(self, spot: Spot, table: Table) -> None:
+    def _count_inputs(self, spot: Spot, table: DecisionTable) -> None:
         if len(table.inputs) > MAX_INPUTS:
             what = f"table '{table.id}' has {len(table.inputs)} inputs"
             self.fault(spot, what, f"at most {MAX_INPUTS}, so that it can be proved")
@@ -337,7 +337,7 @@ def only_layer(ruleset: Ruleset, layer: str) -> Ruleset:
     return replace(ruleset, rules=rules, layers=(layer,), overlays=())
 
 
-def _join_asked(tables: dict[str, Table]) -> None:
+def _join_asked(tables: dict[str, DecisionTable]) -> None:
     """A table that ranks schemes sees what the table that is asked for each of them looks at."""
     for asked in [table for table in tables.values() if table.per]:
         for table in list(tables.values()):

@@ -126,7 +126,7 @@ class Assumption:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
+class DecisionTable:
     """One decision step: the facts it may look at and the fact it concludes."""
 
     id: str
@@ -149,7 +149,7 @@ class Ruleset:
     """Every table with its rules, merged over the layers and ready to judge."""
 
     facts: Mapping[str, Fact]
-    tables: Mapping[str, Table]
+    tables: Mapping[str, DecisionTable]
     tiers: Mapping[str, int]
     layers: tuple[str, ...]  # in order; a later one wins
     rules: Mapping[str, tuple[Rule, ...]]  # table id -> active rules

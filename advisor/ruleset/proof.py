@@ -26,7 +26,7 @@ from advisor.ruleset.decisions import (
     deciding,
     mask,
 )
-from advisor.ruleset.model import Rule, Ruleset, Table
+from advisor.ruleset.model import DecisionTable, Rule, Ruleset
 from advisor.ruleset.space import Space, cells_of
 
 
@@ -147,7 +147,7 @@ def prove(ruleset: Ruleset, table_id: str) -> TableProof:
     return proof
 
 
-def _unused(table: Table, rules: Sequence[Rule]) -> list[str]:
+def _unused(table: DecisionTable, rules: Sequence[Rule]) -> list[str]:
     """Inputs that no rule of the table looks at; a fact of each scheme counts where one is used."""
     own = [rule for rule in rules if not rule.candidate]
     used = {c.named or c.fact for rule in own for c in rule.when}

@@ -20,7 +20,7 @@ from advisor.ruleset.load import (
     SHIPPED_LAYERS,
     TABLES_FILE,
 )
-from advisor.ruleset.model import KINDS, Ruleset, Table
+from advisor.ruleset.model import KINDS, DecisionTable, Ruleset
 from advisor.schema.parts import (
     TEXT,
     VERSION,
@@ -203,7 +203,7 @@ def may_be_added(fact: Fact) -> bool:
     return fact.origin not in ("concluded", "estimated") and fact.type in kinds
 
 
-def rule_schema(rules: Ruleset, table: Table, *, own: bool) -> Schema:
+def rule_schema(rules: Ruleset, table: DecisionTable, *, own: bool) -> Schema:
     """One rule of a table: its inputs, its outcomes. With `own` open for what a file adds."""
     concludes = bool(outcomes(rules, table))  # a step without outcomes of its own sets values
     outcome, several = ref(f"outcome.{table.concludes}"), ref(f"outcomes.{table.concludes}")
@@ -256,7 +256,7 @@ def rule_schema(rules: Ruleset, table: Table, *, own: bool) -> Schema:
     }
 
 
-def outcomes(rules: Ruleset, table: Table) -> list[str]:
+def outcomes(rules: Ruleset, table: DecisionTable) -> list[str]:
     """What a table may conclude; empty if its rules set values."""
     return list(rules.facts[table.concludes].values)
 

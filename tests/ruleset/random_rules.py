@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from advisor.ground.yaml_files import Document, Spot
 from advisor.ruleset.facts import Fact, Value
-from advisor.ruleset.model import Assumption, Condition, Interval, Rule, Ruleset, Table
+from advisor.ruleset.model import Assumption, Condition, DecisionTable, Interval, Rule, Ruleset
 
 OUTCOMES = ("red", "green", "blue")
 LAYERS = ("base", "document", "acme")
@@ -43,7 +43,9 @@ FACTS = {
     )
 }
 INPUTS = ("task", "kind", "stated", "rows", "size", "earlier")
-TABLE = Table(id="colours", concludes="colour", inputs=INPUTS, seen=INPUTS, about="a colour")
+TABLE = DecisionTable(
+    id="colours", concludes="colour", inputs=INPUTS, seen=INPUTS, about="a colour"
+)
 
 
 @st.composite

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from advisor.ruleset.facts import ORIGINS
-from advisor.ruleset.model import Table
+from advisor.ruleset.model import DecisionTable
 from tools.generate.svg import Canvas, chip_height, chip_width, text_width
 
 TITLE = "How a recommendation is made"
@@ -52,7 +52,7 @@ SMALL, NORMAL = 12.5, 13.5
 class Row:
     """One step on its way onto the canvas."""
 
-    table: Table
+    table: DecisionTable
     place: int
     groups: list[tuple[str, list[tuple[float, float, str]], float]]  # origin, chips, height
     about: list[str]

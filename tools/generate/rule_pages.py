@@ -5,7 +5,7 @@ the sources.
 from collections.abc import Iterable
 
 from advisor.ruleset.facts import Fact
-from advisor.ruleset.model import Rule, Ruleset, Table
+from advisor.ruleset.model import DecisionTable, Rule, Ruleset
 from advisor.schema.rules import named_facts
 from tools.generate.list_pages import facts_page, sources_page, used_sources
 from tools.generate.markdown import consumers, every_rule, grid, page, producer
@@ -46,7 +46,7 @@ def layers_latest_first(rules: Ruleset) -> list[str]:
 # --------------------------------------------------------------------------- one decision step
 
 
-def table_page(rules: Ruleset, table: Table) -> str:
+def table_page(rules: Ruleset, table: DecisionTable) -> str:
     listed = rules.rules[table.id]
     place = list(rules.tables).index(table.id)
     steps = list(rules.tables)
@@ -121,13 +121,15 @@ def table_page(rules: Ruleset, table: Table) -> str:
     )
 
 
-def order_of(rules: Ruleset, table: Table, rule: Rule) -> tuple[int, str]:
+def order_of(rules: Ruleset, table: DecisionTable, rule: Rule) -> tuple[int, str]:
     """By outcome, in the order in which the facts file lists the outcomes, then by id."""
     values = list(rules.facts[table.concludes].values)
     return values.index(outcomes(rule, table.concludes)[0]), rule.id
 
 
-def rule_grid(rules: Ruleset, table: Table, listed: Iterable[Rule], first: str) -> list[str]:
+def rule_grid(
+    rules: Ruleset, table: DecisionTable, listed: Iterable[Rule], first: str
+) -> list[str]:
     """One line a rule."""
     headings = [first, "When", "Because", "Confidence", "Sources", "Rule"]
     return grid(
@@ -172,7 +174,7 @@ def by_owner(rules: Ruleset, listed: Iterable[Rule]) -> dict[str, list[Rule]]:
     return groups
 
 
-def outcome_list(rules: Ruleset, table: Table) -> str | list[str]:
+def outcome_list(rules: Ruleset, table: DecisionTable) -> str | list[str]:
     """Every outcome with its plain name and how many rules lead to it."""
     values = rules.facts[table.concludes].values
     if table.per:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from advisor.methods import schemes, updates
 from advisor.ruleset.facts import ORIGINS
-from advisor.ruleset.model import Ruleset, Table
+from advisor.ruleset.model import DecisionTable, Ruleset
 from tools.generate.drawing import (
     BOX_WIDTH,
     BOX_X,
@@ -91,7 +91,7 @@ def picture(rules: Ruleset) -> str:
     return canvas.document(width, height, title=TITLE, description=f"{said} {steps}.")
 
 
-def row_of(rules: Ruleset, table: Table, place: int) -> Row:
+def row_of(rules: Ruleset, table: DecisionTable, place: int) -> Row:
     produced = {other.concludes for other in rules.tables.values()}
     groups = []
     for origin in ORIGINS:
@@ -117,7 +117,7 @@ def row_of(rules: Ruleset, table: Table, place: int) -> Row:
     )
 
 
-def outcomes_of(rules: Ruleset, table: Table) -> list[str]:
+def outcomes_of(rules: Ruleset, table: DecisionTable) -> list[str]:
     """What a step may conclude; names of update schemes as one phrase, whichever there are."""
     if table.per:
         return ["allowed", "ruled out"]

@@ -168,10 +168,10 @@ class BenchmarksExtra(Extra):
     def misses(self, run: PlanRun, record: RunRecord) -> bool:
         if not record.judge or run.copy.extra_key("benchmarks", "evaluation") is None:
             return False
-        from advisor.extras.benchmarks.measure import Measured
+        from advisor.extras.benchmarks.measure import AskedModels
 
         noted = noted_of(record)
-        return noted is None or Measured(run.copy, run.folder, record).is_unmeasured(noted)
+        return noted is None or AskedModels(run.copy, run.folder, record).is_unmeasured(noted)
 
     def finished(self, ending: Ending) -> AdviseError | None:
         record = ending.keeper.record

@@ -61,7 +61,7 @@ def scores(task: str, answer: Mapping[str, Any]) -> list[Score]:
     )
 
 
-class Measured:
+class AskedModels:
     """What the models of a run answered, and what they were not asked yet."""
 
     def __init__(self, plan: Plan, folder: Path, record: RunRecord) -> None:
@@ -142,7 +142,7 @@ def measure_base(run: StageRunner) -> None:
     """Ask the base what it was not asked yet. Raises what the benchmarks raised, KeyboardInterrupt;
     nothing is trained then.
     """
-    measured = Measured(run.run.copy, run.run.folder, run.keeper.record)
+    measured = AskedModels(run.run.copy, run.run.folder, run.keeper.record)
     if not _ask(run, measured, [BASE]):
         return
     answers = measured.answers(BASE)
@@ -160,7 +160,7 @@ def measure_base(run: StageRunner) -> None:
 
 def measure_results(run: StageRunner) -> BenchmarkRecord:
     """Ask the finished results, and compare them with the base. Raises as `measure_base`."""
-    measured = Measured(run.run.copy, run.run.folder, run.keeper.record)
+    measured = AskedModels(run.run.copy, run.run.folder, run.keeper.record)
     if measured.missing(measured.results):
         for task, answer in measured.answers(BASE).items():
             if answer["version"] != harness_version():
@@ -173,7 +173,7 @@ def measure_results(run: StageRunner) -> BenchmarkRecord:
     return measured.compared()
 
 
-def _ask(run: StageRunner, measured: Measured, names: Sequence[str]) -> bool:
+def _ask(run: StageRunner, measured: AskedModels, names: Sequence[str]) -> bool:
     """Ask these models what they were not asked yet; whether there was anything to ask."""
     wanted = measured.missing(names)
     if not wanted:

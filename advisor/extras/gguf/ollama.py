@@ -23,9 +23,9 @@ from advisor.export.exporter import Wanted
 from advisor.extras.gguf.extra import export as export_gguf
 from advisor.extras.gguf.template import (
     QUOTES,
+    FixedTexts,
     NotExpressible,
     OllamaTemplate,
-    Shape,
     can_hold,
     go_template,
     ollama_template,
@@ -172,7 +172,7 @@ def quoted(text: str) -> str:
     return f"{QUOTES}{text}{QUOTES}"
 
 
-def stops(folder: Path, shape: Shape) -> dict[str, str]:
+def stops(folder: Path, shape: FixedTexts) -> dict[str, str]:
     """What ends an answer of a result, each once with its reason, in the order of discovery.
 
     Raises InputError if nothing does, or a number stands for no token.

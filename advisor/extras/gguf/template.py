@@ -46,7 +46,7 @@ class NotExpressible(Exception):
 class OllamaTemplate:
     """Texts that Ollama puts together as the model's own template does."""
 
-    shape: Shape
+    shape: FixedTexts
     compared: int  # conversations that came out alike
     lost: Sequence[str]  # what of the model's template it does not do, in sentences
 
@@ -112,13 +112,13 @@ def cut(text: str, turns: Iterable[Turn]) -> list[str]:
     return [*found, text]
 
 
-def shape_of(write: Write) -> Shape:
+def shape_of(write: Write) -> FixedTexts:
     """The fixed texts of a template. Raises NotExpressible."""
     try:
         head, prompt = cut(write(TURNS[:1], prompt=True), TURNS[:1])
         _, answered, asked, _ = three = cut(write(TURNS[:3], prompt=True), TURNS[:3])
         five = cut(write(TURNS, prompt=True), TURNS)
-        shape = Shape(head=head, system=None, asked=asked, answered=answered, prompt=prompt)
+        shape = FixedTexts(head=head, system=None, asked=asked, answered=answered, prompt=prompt)
         once = [answered, asked]
         if three != [head, *once, prompt] or five != [head, *once, *once, prompt]:
             raise NotExpressible("it writes a turn in another way depending on how many there are")
@@ -138,7 +138,7 @@ def shape_of(write: Write) -> Shape:
         raise NotExpressible(f"it refuses a plain conversation: {error}") from None
 
 
-def _stripped(write: Write, shape: Shape) -> tuple[str, ...]:
+def _stripped(write: Write, shape: FixedTexts) -> tuple[str, ...]:
     """The roles whose words lose white space at both ends."""
     turns = [*([SYSTEM] if shape.system else []), *TURNS[:3]]
     plain = write(turns, prompt=True)
@@ -156,7 +156,7 @@ def _stripped(write: Write, shape: Shape) -> tuple[str, ...]:
 # --------------------------------------------------------------------------- the comparison
 
 
-def conversations(shape: Shape, chance: random.Random) -> Iterator[list[Turn]]:
+def conversations(shape: FixedTexts, chance: random.Random) -> Iterator[list[Turn]]:
     """Random conversations that end with a question."""
 
     def turn(role: str) -> Turn:
@@ -172,7 +172,7 @@ def conversations(shape: Shape, chance: random.Random) -> Iterator[list[Turn]]:
         yield [*turns, turn("user")]
 
 
-def check(shape: Shape, write: Write) -> int:
+def check(shape: FixedTexts, write: Write) -> int:
     """How many conversations were compared. Raises NotExpressible with the first that Ollama would
     write in another way than the model's template does.
     """
@@ -205,7 +205,7 @@ THOUGHTS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shape:
+class FixedTexts:
     """The fixed texts of a chat template."""
 
     head: str  # before the first question, if there is no system message
@@ -216,13 +216,13 @@ class Shape:
     drops_thoughts: bool = False  # of earlier answers
     strips: Sequence[str] = ()  # roles whose words lose white space at both ends
 
-    def without(self, first: str) -> Shape:
+    def without(self, first: str) -> FixedTexts:
         """Without the text that begins every conversation."""
         system = self.system and (self.system[0].removeprefix(first), self.system[1])
         return replace(self, head=self.head.removeprefix(first), system=system)
 
 
-def written_by_ollama(shape: Shape, messages: Sequence[Mapping[str, str]]) -> str:
+def written_by_ollama(shape: FixedTexts, messages: Sequence[Mapping[str, str]]) -> str:
     """The text that Ollama writes for a conversation."""
     joined: list[dict[str, str]] = []
     for message in messages:
@@ -244,7 +244,7 @@ def written_by_ollama(shape: Shape, messages: Sequence[Mapping[str, str]]) -> st
     return text
 
 
-def go_template(shape: Shape) -> str:
+def go_template(shape: FixedTexts) -> str:
     """The TEMPLATE."""
     head = [go_text(shape.head)]
     if shape.system is not None:

@@ -44,7 +44,7 @@ PROCESS_BYTES = 2 * GIB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Needs:
+class JobNeeds:
     """What a plan asks of a scheduler."""
 
     plan: Plan
@@ -104,7 +104,7 @@ class Needs:
         return "export HF_HUB_OFFLINE=1 # all of it is there now"
 
 
-def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> Needs:
+def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> JobNeeds:
     """What the plan asks of a scheduler, on its own GPU or on the one that is named. Raises
     InputError for a plan that `advise run` would not start.
     """
@@ -164,7 +164,7 @@ def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> Needs:
     card = hardware.gpus[0].spec if hardware.gpus else None
     whole_s = sum(expected_s.values()), sum(high_s.values())
     longest = max(high_s, key=lambda task: high_s[task])
-    return Needs(
+    return JobNeeds(
         plan=plan,
         gpu=card,
         gpus=gpus,

@@ -19,7 +19,7 @@ from typing import Any
 
 from advisor.export.exporter import Wanted
 from advisor.extras.jobs.contents import Contents, safe_name, source_files
-from advisor.extras.jobs.needs import Needs, plan_needs
+from advisor.extras.jobs.needs import JobNeeds, plan_needs
 from advisor.ground.errors import InputError
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, text_of
@@ -41,7 +41,7 @@ MADE = ("advisor/_bundled/", "rules/schema/")  # by a build
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class SchedulerJob:
     """What makes a bundle one for a scheduler."""
 
     ending: str  # of the bundle's name where none was chosen
@@ -61,7 +61,7 @@ class Bundle:
     folder: Path | None  # None: the archive alone was wanted
     archive: Path
     contents: Contents
-    job: Job | None
+    job: SchedulerJob | None
 
     @property
     def places(self) -> list[Path]:
@@ -95,7 +95,10 @@ class Bundle:
 
 
 def write_bundle(
-    wanted: Wanted, job_of: Callable[[Needs], Job] | None = None, *, gpu: str | None = None
+    wanted: Wanted,
+    job_of: Callable[[JobNeeds], SchedulerJob] | None = None,
+    *,
+    gpu: str | None = None,
 ) -> int:
     """Write the bundle of a plan file, with a job that is estimated on the named GPU, else on that
     of the plan, and say how it is used. Returns the exit code. Raises InputError for a job that
@@ -119,7 +122,9 @@ def write_bundle(
     return 0
 
 
-def make_bundle(plan_path: Path, out: Path | None = None, *, job: Job | None = None) -> Bundle:
+def make_bundle(
+    plan_path: Path, out: Path | None = None, *, job: SchedulerJob | None = None
+) -> Bundle:
     """Write everything that a plan needs elsewhere: a folder with its archive beside it, or an
     archive NAME.tar.gz alone. Raises InputError if the plan or a file it names cannot be used, or
     if `out` is there already; MachineNotReady if it cannot be written.
@@ -172,7 +177,9 @@ def product_files() -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in found.items() if not name.startswith(MADE)}
 
 
-def _written_files(plan_path: Path, contents: Contents, job: Job | None) -> dict[str, bytes]:
+def _written_files(
+    plan_path: Path, contents: Contents, job: SchedulerJob | None
+) -> dict[str, bytes]:
     """Name -> content of the files that are made for the bundle."""
     comments = comments_of(text_of(plan_path), name=str(plan_path))
     needed = ("train", *(extras()[name].INSTALLS for name in contents.plan.extras))
@@ -231,7 +238,7 @@ def _write_archive(path: Path, name: str, folder: Path) -> None:
                     archive.addfile(entry, file)
 
 
-def _readme(contents: Contents, job: Job | None) -> str:
+def _readme(contents: Contents, job: SchedulerJob | None) -> str:
     """What the bundle is and how it is used."""
     plan = contents.plan
     kind = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple"}.get(plan.launch.device)

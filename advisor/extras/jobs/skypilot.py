@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from advisor.export.exporter import Wanted
-from advisor.extras.jobs.needs import Needs
-from advisor.extras.jobs.pack import Job, as_comments, filled, wrapped, write_bundle
+from advisor.extras.jobs.needs import JobNeeds
+from advisor.extras.jobs.pack import SchedulerJob, as_comments, filled, wrapped, write_bundle
 from advisor.ground.errors import InputError, nearest
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
@@ -74,7 +74,7 @@ def gpu_of(name: str) -> str:
     return skypilot_accelerators()[name][0]
 
 
-def skypilot_job(needs: Needs, name: str | None) -> Job:
+def skypilot_job(needs: JobNeeds, name: str | None) -> SchedulerJob:
     """The task of a plan, on the GPU of that name, else on the plan's own.
 
     Raises InputError for a GPU that SkyPilot has no name for. The runs are kept in a bucket, which
@@ -138,7 +138,7 @@ def skypilot_job(needs: Needs, name: str | None) -> Job:
         ASKED=yaml.safe_dump(asked, sort_keys=False).rstrip(),
         RUN=indent(script.rstrip(), "  "),
     )
-    return Job(
+    return SchedulerJob(
         ending="skypilot",
         files=files,
         about=wrapped(about),
@@ -149,7 +149,7 @@ def skypilot_job(needs: Needs, name: str | None) -> Job:
     )
 
 
-def _rented(needs: Needs, name: str | None) -> dict[str, int]:
+def _rented(needs: JobNeeds, name: str | None) -> dict[str, int]:
     """SkyPilot's name -> GPUs of each machine: any one of them will do. Empty without a GPU.
 
     Raises InputError for a GPU that SkyPilot has no name for, with the nearest that have.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from advisor.export.exporter import Wanted
-from advisor.extras.jobs.needs import Needs
-from advisor.extras.jobs.pack import Job, as_comments, filled, wrapped, write_bundle
+from advisor.extras.jobs.needs import JobNeeds
+from advisor.extras.jobs.pack import SchedulerJob, as_comments, filled, wrapped, write_bundle
 from advisor.ground.errors import InputError
 from advisor.ground.units import MIB, format_duration
 
@@ -21,7 +21,7 @@ def export(wanted: Wanted) -> int:
     return write_bundle(wanted, lambda needs: slurm_job(needs, wanted.variant or None))
 
 
-def slurm_job(needs: Needs, gpu_type: str | None = None) -> Job:
+def slurm_job(needs: JobNeeds, gpu_type: str | None = None) -> SchedulerJob:
     """The job of a plan; without the cluster's name of the GPU any is given.
 
     Raises InputError for what cannot be such a name.
@@ -88,7 +88,7 @@ def slurm_job(needs: Needs, gpu_type: str | None = None) -> Job:
         TASKS=" ".join(tasks),
         OFFLINE=needs.offline_line(),
     )
-    return Job(
+    return SchedulerJob(
         ending="slurm",
         files={FILE: script},
         about=wrapped(about),

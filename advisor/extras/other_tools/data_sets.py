@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from advisor.data.recognition.recognise import DataSet
 
 
-class Understood(NamedTuple):
+class RecognisedSet(NamedTuple):
     """What a data set that is here holds, in our words."""
 
     recognition: DataSet | None = None
@@ -24,10 +24,10 @@ class Understood(NamedTuple):
     why_not: str = ""  # it could not be read: what our reader says
 
 
-def understood(ref: DataRef) -> Understood:
+def understood(ref: DataRef) -> RecognisedSet:
     """A data set that is here, recognised from a sample of its rows."""
     if ref.place != FILE or not ref.path:
-        return Understood(why_not="it is not one file or folder that is here")
+        return RecognisedSet(why_not="it is not one file or folder that is here")
     from advisor.data.recognition.recognise import recognise
 
     recognition, why = None, ""
@@ -38,11 +38,11 @@ def understood(ref: DataRef) -> Understood:
     columns = recognition.columns if recognition is not None else _columns(ref.path)
     stated = {role: column for role, column in ref.roles.items() if column in columns}
     if not stated or (recognition is not None and dict(recognition.mapping) == stated):
-        return Understood(recognition, None, why)
+        return RecognisedSet(recognition, None, why)
     try:
-        return Understood(recognise(ref.path, mapping=stated), stated)
+        return RecognisedSet(recognise(ref.path, mapping=stated), stated)
     except AdviseError as error:
-        return Understood(recognition, None, "" if recognition else error.faults[0].headline)
+        return RecognisedSet(recognition, None, "" if recognition else error.faults[0].headline)
 
 
 def look_for_columns(file: ToolFile, ref: DataRef, found: DataSet | None) -> None:
@@ -79,7 +79,7 @@ ONE_SET = "a plan trains on one file, folder or hub data set"
 
 
 @dataclass(kw_only=True, slots=True)
-class Measured:
+class MeasuredData:
     """What a configuration trains on, as far as it is here."""
 
     words: list[str] = field(default_factory=list)
@@ -91,12 +91,12 @@ class Measured:
     kind: str = "rows"  # what the rows are: text, chat or rows
 
 
-def measured(file: ToolFile) -> Measured:
+def measured(file: ToolFile) -> MeasuredData:
     """The first data that are here, measured; they settle a command that the keys leave open."""
     from advisor.data import profile as profile_of
 
     found = data_of(file)
-    data = Measured(notes=list(found.notes), holds_out=found.train != found.refs)
+    data = MeasuredData(notes=list(found.notes), holds_out=found.train != found.refs)
     data.lost += [Lost(key="data", value=None, why=one) for one in found.lost]
     for ref in found.train:
         data.words.append(ref.named or ref.key)

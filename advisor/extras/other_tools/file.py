@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from advisor.extras.other_tools.findings import Found
+from advisor.extras.other_tools.findings import ToolFinding
 from advisor.extras.other_tools.tool import TOOLS, Tool, known_names, meant_key, tool_named
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import read_at_most
@@ -185,7 +185,9 @@ class ToolFile:
     secrets: Mapping[Path_, Any]  # what stands there in `text`, and is *** in `values`
     meant: dict[str, Any] = field(default_factory=dict)  # the values under the names that are meant
     notes: list[str] = field(default_factory=list)  # what was assumed
-    faults: list[Found] = field(default_factory=list)  # of keys, and of the data that they name
+    faults: list[ToolFinding] = field(
+        default_factory=list
+    )  # of keys, and of the data that they name
 
     @property
     def tool(self) -> str:
@@ -215,7 +217,7 @@ class ToolFile:
     ) -> None:
         """Add what is wrong with a key; an error is one with which the tool does not start."""
         self.faults.append(
-            Found(
+            ToolFinding(
                 id=f"key/{key}", severity=severity, refused=severity == "error",
                 text=what, where=self.at(key), instead=instead or None,
             )
@@ -393,11 +395,11 @@ def _read_values(text: str, name: str) -> tuple[dict[str, Any], dict[Path_, tupl
     if not isinstance(document, dict):
         kind = "a list" if isinstance(document, list) else "one value" if document else "nothing"
         raise InputError(f"it holds {kind}, no map of keys and values", PLAN_IT, where=name)
-    walk = _Walk(name)
+    walk = _PlainData(name)
     return walk.plain(document, ()), walk.marks
 
 
-class _Walk:
+class _PlainData:
     """One pass from what ruamel.yaml keeps to plain data."""
 
     def __init__(self, name: str) -> None:
@@ -447,4 +449,4 @@ def _word(given: str) -> Any:
         value = loaded(given, name="value")
     except InputError:
         return given
-    return given if value is None else _Walk("value").plain(value, ())
+    return given if value is None else _PlainData("value").plain(value, ())

@@ -26,7 +26,7 @@ from advisor.extras.other_tools.mapping import (
     usual_values,
     write,
 )
-from advisor.extras.other_tools.rows import TEST, TRAIN, Rows, kind_of_rows, write_rows
+from advisor.extras.other_tools.rows import TEST, TRAIN, WrittenRows, kind_of_rows, write_rows
 from advisor.extras.other_tools.tool import FEEDBACK, PAIRS, TEXT, Tool, tool_named
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import TEMPORARY, cannot_write, shown_path
@@ -49,11 +49,11 @@ MERGE = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Written:
+class WrittenFolder:
     """What was written."""
 
     folder: Path
-    jobs: tuple[Job, ...]
+    jobs: tuple[ToolJob, ...]
 
     def lines(self) -> list[str]:
         """What was written, what is not in it, and how it is started."""
@@ -87,7 +87,7 @@ def export(wanted: Wanted) -> int:
     return 0
 
 
-def write_files(tool_id: str, source: Path, out: Path | None, *, only: str | None) -> Written:
+def write_files(tool_id: str, source: Path, out: Path | None, *, only: str | None) -> WrittenFolder:
     """Write a plan, or one task or stage. Raises InputError for what the tool cannot train."""
     plan, tool = read_plan(source), tool_named(tool_id)
     chosen = _chosen(plan, only)
@@ -120,7 +120,7 @@ def write_files(tool_id: str, source: Path, out: Path | None, *, only: str | Non
         raise cannot_write(folder, error, way_out="choose another place with --out") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Written(folder=folder, jobs=tuple(jobs))
+    return WrittenFolder(folder=folder, jobs=tuple(jobs))
 
 
 def _chosen(plan: Plan, only: str | None) -> list[Entry]:
@@ -153,7 +153,7 @@ def _refusals(tool: Tool, plan: Plan, entry: Entry) -> Iterator[Fault]:
         yield Fault(where=f"stage {stage.name}", what=what, hint=BUNDLE)
 
 
-def _head(job: Job) -> Iterator[str]:
+def _head(job: ToolJob) -> Iterator[str]:
     stage = job.entry.stage
     base = f" on a base in {stage.quantization}" if stage.quantization else ""
     yield from _commented(
@@ -182,7 +182,7 @@ def _commented(text: str, first: str = "# ", later: str = "# ") -> list[str]:
 
 
 @dataclass(kw_only=True, slots=True)
-class Job:
+class ToolJob:
     """What is written for one training."""
 
     tool: Tool
@@ -190,7 +190,7 @@ class Job:
     entry: Entry
     place: str  # of this training in the names of its files: "", "legal", "2-dpo"
     model: str  # a hub id, a folder, or the result of the training before
-    rows: Rows | None = None  # None: a data set of the hub, whose name is passed on
+    rows: WrittenRows | None = None  # None: a data set of the hub, whose name is passed on
     values: dict[str, Any] = field(default_factory=dict)  # their keys, in the order of the file
     lost: list[Lost] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -229,12 +229,12 @@ class Job:
         )
 
 
-def job_of(tool: Tool, plan: Plan, entry: Entry, *, source: Path, work: Path) -> Job:
+def job_of(tool: Tool, plan: Plan, entry: Entry, *, source: Path, work: Path) -> ToolJob:
     """The training with all that is written for it; its rows are written in a folder of `work`."""
     parts = [entry.task.name] if entry.task else []
     if len(plan.stages) > 1:
         parts.append(_numbered(plan, entry.stage))
-    job = Job(tool=tool, plan=plan, entry=entry, place=".".join(parts), model=plan.model)
+    job = ToolJob(tool=tool, plan=plan, entry=entry, place=".".join(parts), model=plan.model)
     _start(job, source)
     path = resolve_path(source, entry.data.path)
     if path.exists() or not is_hub_id(entry.data.path):
@@ -255,7 +255,7 @@ def job_of(tool: Tool, plan: Plan, entry: Entry, *, source: Path, work: Path) ->
     return job
 
 
-def _list_data_sets(job: Job) -> None:
+def _list_data_sets(job: ToolJob) -> None:
     """Add LLaMA-Factory's list of the data sets, dataset_info.json."""
     name = job.values["dataset"]
     info: dict[str, Any] = {name: {"hf_hub_url": job.entry.data.path}}
@@ -283,7 +283,7 @@ def _numbered(plan: Plan, stage: Stage) -> str:
     return f"{[one.name for one in plan.stages].index(stage.name) + 1}-{stage.name}"
 
 
-def _start(job: Job, source: Path) -> None:
+def _start(job: ToolJob, source: Path) -> None:
     """What the training starts from: the model, a folder, or the result of an earlier one."""
     entry = job.entry
     if entry.starts_from is None:
@@ -302,7 +302,7 @@ def _start(job: Job, source: Path) -> None:
     job.notes.append(f"this stage trains a new LoRA on the merged result of {earlier.stage.name}")
 
 
-def _write(job: Job) -> None:
+def _write(job: ToolJob) -> None:
     """The stage in the tool's words, and what no key of a plan stands beside (`written`)."""
     stage = job.entry.stage
     if job.rows is not None:  # what is learned decides, not what it is called
@@ -328,7 +328,7 @@ def _write(job: Job) -> None:
         job.files[job.values["deepspeed"]] = settings
 
 
-def _facts(job: Job) -> dict[str, Any]:
+def _facts(job: ToolJob) -> dict[str, Any]:
     """What `written` of rules/tools/TOOL.yaml may ask for, beside the keys of the stage."""
     plan, rows = job.plan, job.rows
     template, differs = job.tool.template_of(plan.model)
@@ -360,7 +360,7 @@ def _facts(job: Job) -> dict[str, Any]:
     }
 
 
-def _add(job: Job, part: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def _add(job: ToolJob, part: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """An entry of `written` that holds."""
     job.values |= filled(part.get("values", {}), facts)
     loses = part.get("loses", {})

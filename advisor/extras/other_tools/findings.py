@@ -53,7 +53,7 @@ PLACE = re.compile(r"\{([A-Za-z_][\w.]*)\}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class ToolFinding:
     """One thing that is said of a configuration."""
 
     id: str
@@ -105,13 +105,13 @@ def general_rules() -> Sequence[Mapping[str, Any]]:
     return tuple(read_shipped(path, shape=FINDINGS_FILE).data["findings"])
 
 
-def by_rules(tool: Tool, known: Known) -> Iterator[Found]:
+def by_rules(tool: Tool, known: Known) -> Iterator[ToolFinding]:
     """What the rules of the tool and those of every tool say."""
     for rule in (*tool.findings, *general_rules()):
         if all(holds(known, name, wanted) for name, wanted in rule["when"].items()):
             named = [_fact_or_same(name, known) for name in rule["sources"]]
             named = [one if isinstance(one, list) else [one] for one in named]
-            yield Found(
+            yield ToolFinding(
                 id=rule["id"],
                 severity=rule["severity"],
                 text=filled(rule["say"], known),
@@ -177,7 +177,7 @@ def _said(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
-def worst_first(found: Sequence[Found]) -> tuple[Found, ...]:
+def worst_first(found: Sequence[ToolFinding]) -> tuple[ToolFinding, ...]:
     """Errors, then warnings, then notes; each once, in the order they were found."""
     each = {(one.id, one.where, one.text): one for one in found}
     return tuple(sorted(each.values(), key=lambda one: SEVERITIES.index(one.severity)))

@@ -63,7 +63,7 @@ class Lost:
 
 
 @dataclass(kw_only=True, slots=True)
-class Reading:
+class ReadKeys:
     """A file of another tool in our words."""
 
     carried: dict[str, Carried] = field(default_factory=dict)  # by our key
@@ -77,7 +77,7 @@ class Reading:
 
 
 @dataclass(kw_only=True, slots=True)
-class Writing:
+class WrittenKeys:
     """A stage of a plan in the words of another tool."""
 
     values: dict[str, Any] = field(default_factory=dict)  # their key -> value, in order; may nest
@@ -91,9 +91,9 @@ def read(
     *,
     defaults: Mapping[str, Any],
     context: Context | None = None,
-) -> Reading:
+) -> ReadKeys:
     """What a file of the tool says in our words; `values` may hold `command` and `data_kind`."""
-    reader = _Reader(values, defaults, context or Context(), {*tool.data_keys, *ASIDE})
+    reader = _KeyReader(values, defaults, context or Context(), {*tool.data_keys, *ASIDE})
     found = reader.found
     for entry in tool.mapping:
         if "either" in entry:
@@ -126,14 +126,14 @@ def _is_usable(value: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _KeyReader:
     """One pass over the mapping of a tool, from its keys to ours."""
 
     values: Mapping[str, Any]
     defaults: Mapping[str, Any]
     context: Context
     named: set[str]  # their keys that an entry has taken
-    found: Reading = field(default_factory=Reading)
+    found: ReadKeys = field(default_factory=ReadKeys)
 
     def holds(self, key: str) -> Any:
         """The value of their key, given or by default; None without one."""
@@ -186,9 +186,9 @@ class _Reader:
 
 def write(
     tool: Tool, ours: Mapping[str, Any], *, command: str | None, usual: Mapping[str, Any]
-) -> Writing:
+) -> WrittenKeys:
     """A stage in the words of the tool; what equals `usual` and has no word there is not lost."""
-    writer = _Writer(ours, usual)
+    writer = _KeyWriter(ours, usual)
     found = writer.found
     for entry in tool.mapping:
         if "either" in entry:
@@ -209,13 +209,13 @@ def write(
 
 
 @dataclass(frozen=True, slots=True)
-class _Writer:
+class _KeyWriter:
     """One pass over the mapping of a tool, from our keys to its own."""
 
     ours: Mapping[str, Any]
     usual: Mapping[str, Any]
     told: set[str] = field(default_factory=set)  # our keys that an entry has taken
-    found: Writing = field(default_factory=Writing)
+    found: WrittenKeys = field(default_factory=WrittenKeys)
 
     def lose(self, key: str, why: str) -> None:
         """A value without a word there is lost unless it is what ours is anyway."""
@@ -394,7 +394,7 @@ class CarriedPlan:
 
 
 def to_plan(
-    reading: Reading,
+    reading: ReadKeys,
     *,
     tool: str,
     name: str,

@@ -14,7 +14,7 @@ from advisor.commands.output import console, print_json, put
 from advisor.extras.other_tools.file import read_file
 from advisor.extras.other_tools.findings import SEVERITIES
 from advisor.extras.other_tools.mapping import NO_DATA
-from advisor.extras.other_tools.report import Report
+from advisor.extras.other_tools.report import ConfigurationReport
 from advisor.ground.errors import InputError
 from advisor.ground.files import shown_path
 from advisor.ground.terminal import shown
@@ -47,7 +47,7 @@ def check_configuration(path: str, options: CheckOptions) -> int:
     options.refuse(OF_DATA, "a configuration", "it names its own model, data and lengths")
     file = read_file(path)
     hardware, notes = (probe(), ()) if gpu is None else stated_hardware(gpu, from_flag=True)
-    report = Report(file, hardware, notes)
+    report = ConfigurationReport(file, hardware, notes)
     written = [] if plan_file is None else write_carried(report, Path(plan_file))
     if options.as_json:
         of_plan = {} if plan_file is None else {"plan_file": str(Path(plan_file))}
@@ -59,7 +59,7 @@ def check_configuration(path: str, options: CheckOptions) -> int:
     return 3 if report.document["verdict"] == "too_big" else 0
 
 
-def print_configuration(report: Report, console: Console) -> None:
+def print_configuration(report: ConfigurationReport, console: Console) -> None:
     """Print the page, wrapped to the console's width."""
     from rich.text import Text
 
@@ -79,7 +79,7 @@ def print_configuration(report: Report, console: Console) -> None:
             console.print(Text(lead + line.plain, style))
 
 
-def _lines(report: Report) -> Iterator[Line]:
+def _lines(report: ConfigurationReport) -> Iterator[Line]:
     """The page, one paragraph a line."""
     document = report.document
     yield document["summary"], STYLES.get(document["verdict"], "bold yellow")
@@ -113,7 +113,7 @@ def _lines(report: Report) -> Iterator[Line]:
         yield f"On another GPU:  advise check {file} --gpu 'RTX 4090'", "whole"
 
 
-def _findings(report: Report) -> Iterator[Line]:
+def _findings(report: ConfigurationReport) -> Iterator[Line]:
     found = report.document["findings"]
     counts = Counter(one["severity"] for one in found)
     words = [f"{counts[word]} {word}{'' if counts[word] == 1 else 's'}" for word in SEVERITIES]
@@ -140,7 +140,7 @@ def _title(source: str) -> str:
     return "our judgement" if source == JUDGEMENT else source if known is None else known.title
 
 
-def write_carried(report: Report, path: Path) -> list[str]:
+def write_carried(report: ConfigurationReport, path: Path) -> list[str]:
     """Write the plan of a configuration, if it has one. Returns what is to be said of it."""
     carried, lost = report.carried, report.document["not_carried"]
     if carried is None:

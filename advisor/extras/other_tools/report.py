@@ -14,14 +14,14 @@ from advisor.estimate.memory.bands import HEAD_ROOM
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.run import Run
 from advisor.estimate.trainers import trainer_of
-from advisor.extras.other_tools.data_sets import Measured, measured
+from advisor.extras.other_tools.data_sets import MeasuredData, measured
 from advisor.extras.other_tools.edit import diff_of
 from advisor.extras.other_tools.file import ToolFile
 from advisor.extras.other_tools.findings import (
     EITHER,
     TEMPLATE,
-    Found,
     Known,
+    ToolFinding,
     by_rules,
     counted,
     facts_of,
@@ -32,7 +32,7 @@ from advisor.extras.other_tools.mapping import (
     COMMAND,
     DATA_KIND,
     CarriedPlan,
-    Reading,
+    ReadKeys,
     at_key,
     flat_stage,
     read,
@@ -95,7 +95,7 @@ def _is_enough(document: Mapping[str, Any]) -> bool:
     return limit is not None and document["need_gib"] <= (1 - HEAD_ROOM) * limit
 
 
-class Report:
+class ConfigurationReport:
     """A configuration on a machine, the plan that it becomes, and all that is said of it.
 
     Args:
@@ -250,7 +250,7 @@ class Report:
             facts["plan.targets_attention_alone"] = False  # its own rules say what the default is
         return facts
 
-    def _by_rules(self) -> Iterator[Found]:
+    def _by_rules(self) -> Iterator[ToolFinding]:
         """What rules say, at the first key of the file that is to be changed or was asked for."""
         known = Known(self.file.values, self.file.defaults, self._facts())
         for one in by_rules(self.file.about, known):
@@ -408,7 +408,7 @@ class Report:
             yield f"Cost: {_about(format_usd(fit.cost_usd))}: {fit.price}"
 
 
-def _reading(file: ToolFile, data: Measured) -> Reading:
+def _reading(file: ToolFile, data: MeasuredData) -> ReadKeys:
     values = {**file.meant, COMMAND: file.command.name, DATA_KIND: data.kind}
     context = Context(
         folder=file.path.parent, rows=None if data.profile is None else data.profile.rows

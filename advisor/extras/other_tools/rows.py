@@ -32,7 +32,7 @@ def kind_of_rows(name: str) -> str:
 
 
 @dataclass(slots=True)
-class Rows:
+class WrittenRows:
     """What was written of the rows of a stage."""
 
     kind: str  # one of KINDS' values, or TEXT
@@ -43,7 +43,7 @@ class Rows:
 
 def write_rows(
     entry: Entry, path: Path | str, folder: Path, able: Sequence[str], more: Mapping[str, Any]
-) -> Rows:
+) -> WrittenRows:
     """Write the rows of a stage as the tool is `able` to read them, with `more` columns that are
     the same in every one: those that are trained on, and those that are held out. Rows that ask the
     same stay on one side. Raises InputError for data of which too many rows cannot be used.
@@ -54,7 +54,7 @@ def write_rows(
     if kind == ANSWERS and data.kind == "raw_text":
         kind = ANSWERS if data.format == "classification" else TEXT
     learns_all = kind == ANSWERS and stage.options.get("loss_on") == "all"
-    rows = Rows(kind, "split" in able and kind != TEXT and not learns_all)
+    rows = WrittenRows(kind, "split" in able and kind != TEXT and not learns_all)
     more = more if "split" in able and kind != TEXT else {}
     skipped, left_out, unlearned = SkippedRows(), dict[str, int](), 0
     folder.mkdir(parents=True)

@@ -35,7 +35,7 @@ class TrackerKeys:
     ] = ()
 
 
-class Trackers(Extra):
+class TrackersExtra(Extra):
     """The key `trackers`; trainers/frame/trackers.py logs."""
 
     NAME = "trackers"
@@ -57,7 +57,7 @@ class Trackers(Extra):
         return Checked(lacking=list(tracker_faults(names)))
 
 
-EXTRA = Trackers()
+EXTRA = TrackersExtra()
 
 
 INSTALLED_BY = "trackers"

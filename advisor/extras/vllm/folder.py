@@ -55,7 +55,7 @@ NOT_HELD = {
 
 
 @dataclass(frozen=True)
-class Part:
+class Served:
     """What one server serves."""
 
     stages: Sequence[StageRecord]
@@ -96,15 +96,15 @@ def export(wanted: Wanted) -> int:
     return 0
 
 
-def _parts(run: Path, stages: Sequence[StageRecord]) -> list[Part]:
+def _parts(run: Path, stages: Sequence[StageRecord]) -> list[Served]:
     """The servers that are needed. Raises InputError, naming every result that none can serve."""
     together: list[StageRecord] = []
-    alone: list[Part] = []
+    alone: list[Served] = []
     refused: list[str] = []
     for stage in stages:
         method, folder = update(stage.update), run / stage.folder
         if not method.is_module:
-            alone.append(Part([stage]))
+            alone.append(Served([stage]))
             continue
         why: str | None = f"it is {method.result}, which vLLM does not load"
         if "vllm" in method.serves:
@@ -112,7 +112,7 @@ def _parts(run: Path, stages: Sequence[StageRecord]) -> list[Part]:
         if why is None:
             together.append(stage)
         elif method.merges:
-            alone.append(Part([stage], merged_because=why))
+            alone.append(Served([stage], merged_because=why))
         else:
             refused.append(f"{label(stage)} {method.why_not_merged or 'cannot be merged'}")
     if refused:
@@ -123,7 +123,7 @@ def _parts(run: Path, stages: Sequence[StageRecord]) -> list[Part]:
             hint="serve it with transformers (README.md in the folder of the result says how), or"
             " train it as LoRA: --set stages.0.update=lora",
         )
-    return [*([Part(together, as_modules=True)] if together else []), *alone]
+    return [*([Served(together, as_modules=True)] if together else []), *alone]
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def made_beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _check_templates(run: Path, part: Part) -> None:
+def _check_templates(run: Path, part: Served) -> None:
     """Raise InputError for a broken template, or modules of one server with different ones."""
     found: dict[str | None, str] = {}
     for stage in part.stages:
@@ -154,7 +154,7 @@ def _check_templates(run: Path, part: Part) -> None:
         )
 
 
-def _write(run: Path, record: RunRecord, part: Part, folder: Path) -> list[str]:
+def _write(run: Path, record: RunRecord, part: Served, folder: Path) -> list[str]:
     """Write what a server starts from. Returns what was checked and is to be known, in lines."""
     results = {label(stage): run / stage.folder for stage in part.stages}
     name, first = next(iter(results.items()))

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from advisor.extras.benchmarks.extra import noted_of
-from advisor.extras.benchmarks.measure import Measured, scores
+from advisor.extras.benchmarks.measure import AskedModels, scores
 from advisor.extras.benchmarks.scores import Score, compare, scores_of
 from advisor.ground.errors import InputError
 from advisor.launch import Options, run_plan
@@ -232,7 +232,7 @@ def test_every_kind_of_result_is_asked_by_the_real_harness(
             fewshot_as_multiturn=template,
         )["results"]
         monkeypatch.chdir(tmp_path)
-        measured = Measured(plan, tmp_path / "out", run.record)
+        measured = AskedModels(plan, tmp_path / "out", run.record)
         found = {
             one.benchmark: one.value
             for task, answer in measured.answers(name).items()

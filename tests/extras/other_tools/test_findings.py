@@ -6,8 +6,8 @@ import pytest
 
 from advisor.extras.other_tools.findings import (
     PLACE,
-    Found,
     Known,
+    ToolFinding,
     by_rules,
     filled,
     general_rules,
@@ -83,7 +83,7 @@ def test_a_rate_far_above_names_what_is_documented():
 def test_worst_come_first_and_once():
     """Errors, warnings, notes."""
     some = [
-        Found(id="b", severity="note", text="t"), Found(id="a", severity="error", text="t"),
-        Found(id="b", severity="note", text="t"),
+        ToolFinding(id="b", severity="note", text="t"), ToolFinding(id="a", severity="error", text="t"),
+        ToolFinding(id="b", severity="note", text="t"),
     ]  # fmt: skip
     assert [one.id for one in worst_first(some)] == ["a", "b"]

@@ -16,7 +16,7 @@ from advisor.extras.other_tools.edit import edited
 from advisor.extras.other_tools.file import command_line, read_file, steps
 from advisor.extras.other_tools.named_data import placed
 from advisor.extras.other_tools.page import print_configuration, write_carried
-from advisor.extras.other_tools.report import Report
+from advisor.extras.other_tools.report import ConfigurationReport
 from advisor.ground.errors import AdviseError, InputError
 from advisor.probe import stated_hardware
 from tests.faults.fuzz.mutate import Mutator
@@ -41,7 +41,7 @@ SECRET = "hunter2-hunter2"
 def said(path, folder):
     """Everything that is said of a file: page, JSON, plan."""
     file = read_file(path)
-    report = Report(file, stated_hardware("RTX 4090", from_flag=True)[0])
+    report = ConfigurationReport(file, stated_hardware("RTX 4090", from_flag=True)[0])
     page = io.StringIO()
     print_configuration(report, Console(file=page, width=80))
     document = io.StringIO()
