@@ -172,7 +172,8 @@ class ConfigurationReport:
         except AdviseError as error:
             self.why.append(str(error))
             return None
-        self.notes += [note.replace(BY_FLAG, BY_FOLDER) for note in notes]
+        told = self.why if shape is None else self.notes
+        told += [note.replace(BY_FLAG, BY_FOLDER) for note in notes]
         return shape
 
     # ----------------------------------------------------------------------- what it takes
