@@ -137,7 +137,7 @@ def test_the_glossary_is_sorted_and_says_each_word_once():
     text = (ROOT / "docs" / "glossary.md").read_text("utf-8")
     words = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", text, re.MULTILINE)[1:]
     words = [word for word in words if set(word) != {"-"}]
-    assert len(words) > 60
+    assert 40 < len(words) <= 60  # a newcomer learns no more
     assert words == sorted(set(words), key=lambda word: (word.lower(), word))
 
 

@@ -44,13 +44,12 @@ from advisor.situation.build import (
     examples_of,
     hardware_of,
     model_folder,
+    named_shape,
     outside_of,
     situation_of,
 )
 from advisor.situation.data import wanted_columns
 from advisor.situation.model_choice import meant_by
-from advisor.situation.model_names import is_instruct
-from advisor.situation.models import model_shape
 from advisor.situation.types import Situation
 from advisor.wizard import Actions, Checks, Interview, Relevance, WizardOutcome, run_wizard, walk
 from advisor.wizard.asking import asker
@@ -144,17 +143,13 @@ class AnswerCache:
         )
 
     def fits(self, ruleset: Ruleset, answers: Answers, chain: str) -> dict[str, Any]:
-        """Fact id -> value, with what fits and what is known of the model that is suggested where
+        """Fact id -> value, with what fits and what is known of the model that is suggested if
         none was named, once model, data and machine are answered.
         """
-        without = Answers(
-            known={
-                name: answer
-                for name, answer in answers.known.items()
-                if name not in ("data_path", "tasks")
-            }
-        )  # read already
-        situation = replace(situation_of(without, probed=self.probed), **self._data(answers))
+        files = ("data_path", "tasks")  # which are read already
+        known = {name: answer for name, answer in answers.known.items() if name not in files}
+        situation = situation_of(Answers(known=known), probed=self.probed)
+        situation = replace(situation, **self._data(answers))
         case = Case.build(situation, ruleset).with_suggestion()
         fits = case.costs.coarse_fits(chain, case.facts)
         return {**case.facts, **{f"fits_{scheme}": fit for scheme, fit in fits.items()}}
@@ -175,7 +170,7 @@ class AnswerCache:
         }
 
     def read(self, path: str, mapping: Any = None, wanted: str | None = None) -> DataProfile:
-        """The data file measured. Raises AdviseError where it cannot be read."""
+        """The data file measured. Raises AdviseError if it cannot be read."""
         key = (path, repr(mapping), wanted)
         if key not in self._profiles:
             try:
@@ -190,16 +185,9 @@ class AnswerCache:
     def _model(self, name: Any, params_b: float | None) -> ModelShape | None:
         if name is None and params_b is None:
             return None
-        key = (str(name), params_b)
+        key = (f"a model of {params_b:g}B" if name is None else str(name), params_b)
         if key not in self._models:
-            shape, _ = model_shape(
-                str(name) if name is not None else f"a model of {params_b:g}B",
-                params_b=params_b,
-                online=False,
-            )
-            self._models[key] = (
-                shape if shape is None else replace(shape, instruct=is_instruct(str(name)))
-            )
+            self._models[key], _ = named_shape(key[0], params_b=params_b)
         return self._models[key]
 
 
@@ -249,6 +237,7 @@ class Menu:
         path = self.plans.write(plan, comments)
         here = look_here(plan, Path(PLAN_FILE), self.hardware)
         size = here.download_bytes
+        first = f"downloads about {format_gib(size)} first" if size else ""
         return WizardOutcome(
             advice=advice,
             ruleset=self.ruleset,
@@ -258,13 +247,7 @@ class Menu:
             lacking=here.lacking,
             trial_steps=trial_steps(plan),
             downloads=here.downloads,
-            first=(
-                "downloads the model first"
-                if size is None
-                else f"downloads about {format_gib(size)} first"
-                if size
-                else ""
-            ),
+            first="downloads the model first" if size is None else first,
         )
 
     def show(self, outcome: WizardOutcome) -> None:
@@ -313,11 +296,8 @@ class Menu:
 
     def plan_text(self, outcome: WizardOutcome) -> str:
         """The launch file as it stands there."""
-        return (
-            Path(outcome.plan_path).read_text(encoding="utf-8")
-            if outcome.plan_path
-            else "there is no plan yet"
-        )
+        path = outcome.plan_path
+        return Path(path).read_text(encoding="utf-8") if path else "there is no plan yet"
 
 
 class PlanFile:

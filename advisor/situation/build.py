@@ -93,7 +93,9 @@ def situation_of(
         else (None, [], [])
     )
     teacher_name = _path(answers, "teacher_model", base)
-    teacher, about_teacher = _shape(teacher_name, online=online) if teacher_name else (None, [])
+    teacher, about_teacher = (
+        named_shape(teacher_name, online=online) if teacher_name else (None, [])
+    )
     counted = ": memory and time are counted as if it were as large as the student"
     about_teacher = [note.replace("; say --model-params-b", counted) for note in about_teacher]
     past, about_runs = read_past_runs()
@@ -277,7 +279,7 @@ def _model(answers: Answers, *, online: bool) -> tuple[ModelShape | None, list[s
             f"model: {len(names)} models are named, and an answer is about one: here {name}; ask"
             " again with another name alone"
         )
-    shape, notes = _shape(name, params_b=params_b, online=online)
+    shape, notes = named_shape(name, params_b=params_b, online=online)
     warnings += notes
     if shape is None or shape.origin == "size":
         unknown.append("model")
@@ -299,7 +301,7 @@ def _model(answers: Answers, *, online: bool) -> tuple[ModelShape | None, list[s
     return shape, warnings, unknown
 
 
-def _shape(
+def named_shape(
     name: str, *, params_b: float | None = None, online: bool = False
 ) -> tuple[ModelShape | None, list[str]]:
     """The shape of a model, and warnings; one of them names the models that a name may mean which
@@ -449,7 +451,7 @@ def _suggested(
     situation: Situation, suggestion: ModelSuggestion, needs: Collection[str] = ()
 ) -> Suggested | None:
     """A model to suggest with what is said of it with these data; None if its size is unknown."""
-    shape, warnings = _shape(suggestion.model)
+    shape, warnings = named_shape(suggestion.model)
     if shape is None:
         return None
     thinks, about_data, _ = _suits_data(situation, shape, needs)
