@@ -11,8 +11,13 @@ from advisor.commands.output import console, print_json, put, say, with_error
 from advisor.commands.session import find_rule_layers, load_rule_set
 from advisor.ground.errors import InputError
 from advisor.ground.resources import agents_page
-from advisor.render.method import names_of_methods, print_method
-from advisor.render.rules import print_facts, print_rule, print_rules
+from advisor.render.rules import (
+    names_of_methods,
+    print_facts,
+    print_method,
+    print_rule,
+    print_rules,
+)
 from advisor.ruleset.load import load_rules
 from advisor.ruleset.model import Ruleset
 
@@ -102,7 +107,7 @@ def _compare(names: tuple[str, ...], rule_layers: tuple[str, ...], *, as_json: b
             hint="advise rules diff shipped our-rules.yaml",
         )
     from advisor.advice.comparing import compare_answers  # which no other answer needs
-    from advisor.render.rules_diff import diff_json, diff_text
+    from advisor.render.lint import diff_json, diff_text
 
     first, second = (_rule_set(name) for name in names)
     compared = compare_answers(first, second)

@@ -1,4 +1,4 @@
-"""Estimates for people: each term as a line with a bar against the card, then time.
+"""Estimates for people: each term as a line with a bar against the GPU's memory, then time.
 
 Plain text that needs no colour.
 """
@@ -6,7 +6,7 @@ Plain text that needs no colour.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from advisor.estimate.memory.bands import widening
@@ -25,85 +25,115 @@ FITS = {
 }
 
 
-def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 80) -> str:
-    """One answer document (as `advisor.estimate.answers` gives it) as lines of at most
-    `width` columns.
+def estimates_text(documents: Sequence[Mapping[str, Any]], *, width: int = 80) -> str:
+    """Several answers, one below the other, each under its name."""
+    texts = []
+    for place, document in enumerate(documents, 1):
+        unnamed = f"spec {place}" if len(documents) > 1 else ""
+        title = str(document.get("name") or unnamed)
+        texts.append(estimate_text(document, title=title, width=width))
+    return "\n\n".join(texts)
 
-    Bars are drawn against `limit_gib`, the device's memory, where it is known, else against the
-    need. Blocks that a counter shows and nothing needs have a line of their own.
+
+def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 80) -> str:
+    """One answer document (as `advisor.estimate.answers` gives it) as lines of at most `width`
+    columns.
+
+    Bars are drawn against `limit_gib`, the device's memory, if it is known, else against the need.
+    Blocks that a counter shows and nothing needs have a line of their own.
     """
-    limit_gib = document.get("limit_gib")
+
+    def wrapped(texts: Iterable[str]) -> list[str]:
+        # Flags such as --grad-accum stay whole, so that they can be copied.
+        wrapper = textwrap.TextWrapper(max(20, width), "", "  ", break_on_hyphens=False)
+        return [line for text in texts for line in wrapper.wrap(text)]
+
     lines = [title] if title else []
     if document.get("peak_gib") is None:
-        lines += _wrapped(f"no estimate: {document.get('reason', 'unknown')}", width)
-        return "\n".join([*lines, *_warnings(document, width)])
-    need = float(document["need_gib"])
-    scale = max(limit_gib or need, 1e-9)
-    least = float(document["least_gib"])
-    is_less = least < HARDLY_LESS * need
-    given = f"at least {_gib(least)} with the smallest batch; " if is_less else ""
-    head = (
+        lines += wrapped([f"no estimate: {document.get('reason', 'unknown')}"])
+    else:
+        lines += [*wrapped([_need(document)]), *_bars(document, width)]
+        lines += wrapped(_verdict_and_time(document))
+    warnings = [*document.get("warnings", ())]
+    if because := widening(document.get("band_because", ())):
+        warnings.append(f"the range is wider because {'; '.join(because)}")
+    return "\n".join([*lines, *wrapped(f"! {warning}" for warning in warnings)])
+
+
+def _gib(value: float) -> str:
+    return f"{float(value):.2f} GiB" if float(value) < 10 else f"{float(value):.1f} GiB"
+
+
+def _need(document: Mapping[str, Any]) -> str:
+    """The need with its band, and the least that would do."""
+    need, least = float(document["need_gib"]), float(document["least_gib"])
+    given = ""
+    if least < HARDLY_LESS * need:
+        given = f"at least {_gib(least)} with the smallest batch; "
+    learned = f"; corrected by {document['learned']['text']}" if document.get("learned") else ""
+    return (
         f"needs {given}{_gib(need)}{' as given' if given else ''}"
         f"{COUNTED.get(document.get('counter', ''), '')} (estimated, between"
-        f" {_gib(document['need_low_gib'])} and {_gib(document['need_high_gib'])}"
-        f"{_learned(document)}); its peak: {document['moment']}"
+        f" {_gib(document['need_low_gib'])} and {_gib(document['need_high_gib'])}{learned}); its"
+        f" peak: {document['moment']}"
     )
-    lines += _wrapped(head, width)
-    name_width = min(NAME_WIDTH, max((len(term["name"]) for term in document["terms"]), default=4))
-    bar_width = min(BAR_WIDTH, max(6, width - name_width - 16))
 
-    def line(name: str, size_gib: float, what: str) -> str:
+
+def _bars(document: Mapping[str, Any], width: int) -> Iterator[str]:
+    """Each term with its bar, and their sum against the limit."""
+    need, limit, terms = float(document["need_gib"]), document.get("limit_gib"), document["terms"]
+    name_width = min(NAME_WIDTH, max((len(term["name"]) for term in terms), default=4))
+    bar_width = min(BAR_WIDTH, max(6, width - name_width - 16))
+    sizes = [(term["name"], float(term["gib"])) for term in terms]
+    for name, size_gib in [*sizes, *([("together", need)] if limit else [])]:
+        share = size_gib / max(limit or need, 1e-9)
+        cells = round(min(1.0, max(0.0, share)) * bar_width)
+        # What does not fit is marked with '>'.
+        bar = FULL * cells + REST * (bar_width - cells) + (">" if share > 1 else "")
         # Two decimals in every line, so that the lines add up as printed.
         size = f"{size_gib:.2f} GiB" if abs(size_gib) >= 0.005 else f"{size_gib * 1024:.1f} MiB"
-        return f"  {name[:name_width]:<{name_width}} {size:>10}  {what}".rstrip()
+        yield f"  {name[:name_width]:<{name_width}} {size:>10}  {bar}".rstrip()
 
-    for term in document["terms"]:
-        lines.append(line(term["name"], term["gib"], _bar(float(term["gib"]) / scale, bar_width)))
-    if limit_gib:
-        lines.append(line("together", need, _bar(need / scale, bar_width)))
-    lines += _wrapped(_shown_words(document, need), width)
-    if limit_gib:
-        verdict = f"{need / limit_gib:.0%} of the device's {_gib(limit_gib)}: {_verdict(document)}"
-        lines += _wrapped(f"  {verdict}", width)
+
+def _verdict_and_time(document: Mapping[str, Any]) -> Iterator[str]:
+    need, limit = float(document["need_gib"]), document.get("limit_gib")
+    cached = float(document["peak_gib"]) - need
+    if cached >= WORTH_CACHE * need:
+        who = "nvidia-smi" if document.get("counter", "") == "nvidia-smi" else "the counter"
+        if any(term["name"] == "driver and kernels" for term in document["terms"]):
+            who = "a GPU monitor"  # no GPU of NVIDIA's
+        yield (
+            f"  {who} shows up to {_gib(document['peak_gib'])}: PyTorch caches {_gib(cached)} of"
+            " freed blocks, and returns them when memory is short"
+        )
+    if limit:
+        yield f"  {need / limit:.0%} of the device's {_gib(limit)}: {_verdict(document)}"
     elif document.get("fits") == "unknown":
-        lines.append("  the device's memory is not known, nor whether it fits")
+        yield "  the device's memory is not known, nor whether it fits"
     if document.get("tokens_per_s_per_gpu") is not None:
+        low, high = document.get("step_low_s"), document.get("step_high_s")
+        band = f" (between {_seconds(low)} and {_seconds(high)})" if low and high else ""
         speed = (
             f"speed {document['tokens_per_s_per_gpu']:,.0f} tokens/s on each device,"
-            f" {document['step_s']:.3g} s a step{_band(document)};"
-            f" {document.get('time_because', '')}"
+            f" {document['step_s']:.3g} s a step{band}; {document.get('time_because', '')}"
         )
-        lines += _wrapped(speed.rstrip("; "), width)
-    if document.get("times") is not None:
-        times = document["times"]
-        whole = format_whole_time(
+        yield speed.rstrip("; ")
+    if (times := document.get("times")) is not None:
+        yield format_whole_time(
             times["load_s"], times["before_s"], times["train_s"], times["after_s"],
             prepare_s=times["prepare_s"], evaluate_s=times["evaluate_s"], save_s=times["save_s"],
         )  # fmt: skip
-        lines += _wrapped(whole, width)
     elif document.get("hours") is not None:
         whole = format_duration(document["hours"] * 3600)
-        lines.append(f"all steps {whole}; loading, and measuring before and after, come on top")
-    return "\n".join([*lines, *_warnings(document, width)])
+        yield f"all steps {whole}; loading, and measuring before and after, come on top"
 
 
-def _shown_words(document: Mapping[str, Any], need_gib: float) -> str:
-    """What a counter shows, where that is more than what is needed."""
-    cached = float(document["peak_gib"]) - need_gib
-    if cached < WORTH_CACHE * need_gib:
-        return ""
-    counter = document.get("counter", "")
-    who = "nvidia-smi" if counter == "nvidia-smi" else "the counter"
-    if any(term["name"] == "driver and kernels" for term in document["terms"]):
-        who = "a GPU monitor"  # no GPU of NVIDIA's
-    return (
-        f"  {who} shows up to {_gib(document['peak_gib'])}: PyTorch caches {_gib(cached)} of freed"
-        " blocks, and returns them when memory is short"
-    )
+def _seconds(value: float) -> str:
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def _verdict(document: Mapping[str, Any]) -> str:
-    """Whether it fits, and where it may not what would."""
+    """Whether it fits, and if it may not what would."""
     fits, instead = document["fits"], document.get("fits_with")
     said = FITS[fits]
     if fits == "may_fit":
@@ -115,65 +145,15 @@ def _verdict(document: Mapping[str, Any]) -> str:
         return said
     if instead is not None:
         rows, accum = instead["micro_batch_size"], instead["grad_accum"]
-        with_more = bool(instead["gradient_checkpointing"])
+        again = bool(instead["gradient_checkpointing"])
+        how = f"--micro-batch-size {rows} --grad-accum {accum}"
+        how += " --gradient-checkpointing true" if again else ""
         if "name" in document:  # a stage of a plan takes no flags: its keys are edited
-            again = ", gradient_checkpointing: true" if with_more else ""
-            how = f"with micro_batch_size: {rows}, grad_accum: {accum}{again} it"
-        else:
-            again = " --gradient-checkpointing true" if with_more else ""
-            how = f"--micro-batch-size {rows} --grad-accum {accum}{again}"
+            more = ", gradient_checkpointing: true" if again else ""
+            how = f"with micro_batch_size: {rows}, grad_accum: {accum}{more} it"
         surely = "fits" if instead["fits"] != "may_fit" else "may fit"
         return f"{said}; {how} needs {_gib(instead['need_gib'])} and {surely}"
     over = float(document["least_gib"]) - float(document["limit_gib"])
     if fits == "too_big" and over > 0:
         said += f"; even the smallest batch needs {_gib(over)} more than it has"
     return said
-
-
-def estimates_text(documents: Sequence[Mapping[str, Any]], *, width: int = 80) -> str:
-    """Several answers, one below the other, each under its name."""
-    titles = [
-        str(document.get("name") or (f"spec {place}" if len(documents) > 1 else ""))
-        for place, document in enumerate(documents, 1)
-    ]
-    return "\n\n".join(
-        estimate_text(document, title=title, width=width)
-        for document, title in zip(documents, titles, strict=True)
-    )
-
-
-def _learned(document: Mapping[str, Any]) -> str:
-    found = document.get("learned")
-    return f"; corrected by {found['text']}" if found else ""
-
-
-def _band(document: Mapping[str, Any]) -> str:
-    low, high = document.get("step_low_s"), document.get("step_high_s")
-    return f" (between {_seconds(low)} and {_seconds(high)})" if low and high else ""
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
-
-
-def _gib(value: float) -> str:
-    return f"{float(value):.2f} GiB" if float(value) < 10 else f"{float(value):.1f} GiB"
-
-
-def _bar(share: float, width: int) -> str:
-    """A bar of `width` cells; what does not fit is marked with '>'."""
-    cells = round(min(1.0, max(0.0, share)) * width)
-    return FULL * cells + REST * (width - cells) + (">" if share > 1 else "")
-
-
-def _warnings(document: Mapping[str, Any], width: int) -> list[str]:
-    found = [*document.get("warnings", ())]
-    because = widening(document.get("band_because", ()))
-    if because:
-        found.append(f"the range is wider because {'; '.join(because)}")
-    return [line for warning in found for line in _wrapped(f"! {warning}", width)]
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    # Flags such as --grad-accum stay whole, so that they can be copied.
-    return textwrap.wrap(text, width=max(20, width), subsequent_indent="  ", break_on_hyphens=False)
