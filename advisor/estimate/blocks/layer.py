@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from advisor.estimate.blocks.settings import ALL, BlockSettings, Style, style_of
+from advisor.estimate.blocks.settings import ALL, BlockSettings, style_of
 from advisor.estimate.blocks.states import convolution, delta_net, lightning, mamba2
 from advisor.estimate.blocks.tape import SAME, Operations, Tape, Tensor
 from advisor.estimate.methods import special
@@ -14,6 +14,7 @@ from advisor.estimate.model.layers import (
     Attention,
     Convolution,
     Delta,
+    Dense,
     Experts,
     Latent,
     LayerKind,
@@ -108,7 +109,7 @@ def parts_of(run: Run) -> list[LayerMemory]:
     ]
 
 
-def attention(o: Operations, x: Tensor, part: Attention, style: Style) -> Tensor:
+def attention(o: Operations, x: Tensor, part: Attention) -> Tensor:
     """Softmax attention (`LlamaAttention.forward`), without its output projection's residual."""
     q_size, kv_size = part.q_size, part.kv_size
     gate = None
@@ -120,25 +121,25 @@ def attention(o: Operations, x: Tensor, part: Attention, style: Style) -> Tensor
         if part.gate == q_size:
             q, gate = o.split(q, q_size, part.gate)
             gate = o.copy(gate)
-        q = _normed(o, q, part, style)
+        q = _normed(o, q, part)
         if part.own_keys:
             k = o.linear(x, kv_size, "k_proj")
-            before, k = k, _normed(o, k, part, style)
+            before, k = k, _normed(o, k, part)
             v = before if part.keys_are_values else o.linear(x, kv_size, "v_proj")
         else:  # those of an earlier layer, which keeps them
             k, v = (o.tape.outside(kv_size, q.bytes_each) for _ in range(2))
-    if style.rotary:
+    if o.style.rotary:
         q = _rotated(o, q)
         k = _rotated(o, k) if part.own_keys else k
-    out = weighted_values(o, q, k, v, part.heads, style, capped=part.capped, sinks=part.sinks)
+    out = weighted_values(o, q, k, v, part)
     if gate is not None:
         out = o.multiply(out, o.activate(gate, saves_output=True))
     return o.linear(out, x.width, "o_proj")
 
 
-def _normed(o: Operations, x: Tensor, part: Attention, style: Style) -> Tensor:
+def _normed(o: Operations, x: Tensor, part: Attention) -> Tensor:
     """Queries or keys behind their RMSNorm, where the model has one."""
-    return o.rms_norm(x, in_float32=style.norm == "rms32") if part.norm else x
+    return o.rms_norm(x, in_float32=o.style.norm == "rms32") if part.norm else x
 
 
 def _rotated(o: Operations, x: Tensor) -> Tensor:
@@ -152,15 +153,7 @@ def _rotated(o: Operations, x: Tensor) -> Tensor:
 
 
 def weighted_values(
-    o: Operations,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    style: Style,
-    *,
-    capped: bool = False,
-    sinks: bool = False,
+    o: Operations, q: Tensor, k: Tensor, v: Tensor, part: Attention | Latent
 ) -> Tensor:
     """Values weighted by the softmax of scores.
 
@@ -168,7 +161,8 @@ def weighted_values(
     (`_scaled_dot_product_flash_attention`; `_efficient_attention` the mask too). Step by step,
     scores exist whole: softmax saves its result in float32, the product with the values its cast.
     """
-    s, tape = o.settings, o.tape
+    s, tape, heads = o.settings, o.tape, part.heads
+    capped, sinks = (part.capped, part.sinks) if isinstance(part, Attention) else (False, False)
     if s.autocast or s.flash:
         q, k, v = o.cast(q, 2), o.cast(k, 2), o.cast(v, 2)
     wide = q.bytes_each
@@ -186,7 +180,7 @@ def weighted_values(
             "sdpa", [q, k, v], q.width * v.width / k.width, wide, saves=[q, k, v],
             saves_output=True, beside=beside, scratch=scratch,
         )  # fmt: skip
-        return o.copy(out) if style.rotary == "joined" or s.apart else out
+        return o.copy(out) if o.style.rotary == "joined" or s.apart else out
     if o.tape.sizes[v.storage] > v.size:  # matmul copies a view that it cannot flatten
         v = o.copy(v)
     size = heads * s.seq_len
@@ -198,20 +192,20 @@ def weighted_values(
     if sinks:
         # With the sinks' column, in the dtype of the wider of both, and less the largest.
         scores = o.copy(o.cast(o.copy(scores), max(wide, s.norm_bytes)))
-    if style.softmax == "float32" or (style.softmax == "plain" and s.autocast and s.wide_list):
+    if o.style.softmax == "float32" or (o.style.softmax == "plain" and s.autocast and s.wide_list):
         scores = o.cast(scores, 4)  # only float16 is widened within the kernel
         weights = tape.record("softmax", [scores], size, 4, saves_output=True)
         weights = o.cast(weights, wide)
     else:
         weights = tape.record("softmax", [scores], size, scores.bytes_each, saves_output=True)
         weights = o.cast(o.part(weights, size), wide) if sinks else weights
-    if style.dropout and s.model_dropout:
+    if o.style.dropout and s.model_dropout:
         weights = tape.record("native_dropout", [weights], size, wide, beside=size)
     width = q.width * v.width / k.width
     return o.copy(tape.record("bmm", [weights, v], width, wide, saves=[weights, v]))
 
 
-def latent_attention(o: Operations, x: Tensor, part: Latent, style: Style) -> Tensor:
+def latent_attention(o: Operations, x: Tensor, part: Latent) -> Tensor:
     """DeepSeek's latent attention (`DeepseekV3Attention.forward`)."""
     nope, rope = part.nope_dim * part.heads, part.rope_dim * part.heads
     if part.query_rank:
@@ -228,36 +222,28 @@ def latent_attention(o: Operations, x: Tensor, part: Latent, style: Style) -> Te
     both = o.linear(narrow, nope + part.value_size, "kv_b_proj")
     k_pass, v = o.split(both, nope, part.value_size)
     k = o.tape.record("copy_", [k_pass, k_rot], part.q_size, both.bytes_each, gradient=SAME)
-    out = weighted_values(o, q, k, v, part.heads, style)
+    out = weighted_values(o, q, k, v, part)
     return o.linear(out, x.width, "o_proj")
 
 
 LOOPS = 8  # steps in which experts that run one after the other are taken
 
 
-def mlp(
-    o: Operations,
-    x: Tensor,
-    width: float,
-    style: Style,
-    *,
-    gated: bool,
-    fused: bool = False,
-    prefix: str = "",
-) -> Tensor:
+def mlp(o: Operations, x: Tensor, part: Dense, prefix: str = "") -> Tensor:
     """`LlamaMLP.forward`, `Phi3MLP.forward` (gate and up in one matrix) or `GPT2MLP.forward`."""
-    if not gated:
+    width = part.width
+    if not part.gated:
         up = o.linear(x, width, f"{prefix}up_proj")
-        return o.linear(_activated(o, up, style), x.width, f"{prefix}down_proj")
-    if fused:
+        return o.linear(_activated(o, up), x.width, f"{prefix}down_proj")
+    if part.fused:
         both = o.linear(x, 2 * width, f"{prefix}gate_up")
         gate, up = o.split(both, width, width)
-        product = _gated(o, gate, up, style)
+        product = _gated(o, gate, up)
     elif _fused(o):
         gate = o.linear(x, width, f"{prefix}gate_proj")
-        product = _gated(o, gate, o.linear(x, width, f"{prefix}up_proj"), style)
+        product = _gated(o, gate, o.linear(x, width, f"{prefix}up_proj"))
     else:
-        gate = _activated(o, o.linear(x, width, f"{prefix}gate_proj"), style)
+        gate = _activated(o, o.linear(x, width, f"{prefix}gate_proj"))
         product = o.multiply(gate, o.linear(x, width, f"{prefix}up_proj"))
     return o.linear(product, x.width, f"{prefix}down_proj")
 
@@ -266,13 +252,13 @@ def _fused(o: Operations) -> bool:
     return o.settings.fused_mlp or o.settings.compiled
 
 
-def _activated(o: Operations, x: Tensor, style: Style) -> Tensor:
-    if style.activation == "steps" and not (o.settings.compiled or o.settings.own_blocks):
+def _activated(o: Operations, x: Tensor) -> Tensor:
+    if o.style.activation == "steps" and not (o.settings.compiled or o.settings.own_blocks):
         return o.gelu_in_steps(x)
-    return o.activate(x, saves_output=style.activation == "output")
+    return o.activate(x, saves_output=o.style.activation == "output")
 
 
-def _gated(o: Operations, gate: Tensor, up: Tensor, style: Style) -> Tensor:
+def _gated(o: Operations, gate: Tensor, up: Tensor) -> Tensor:
     """`activation(gate) * up`. Liger's LigerSiLUMulFunction (and what torch.compile makes of it)
     saves gate and up alone and writes their gradients in their place.
     """
@@ -281,10 +267,10 @@ def _gated(o: Operations, gate: Tensor, up: Tensor, style: Style) -> Tensor:
             "silu_mul", [gate, up], up.width, up.bytes_each, saves=[gate, up],
             in_place=not o.settings.compiled,
         )  # fmt: skip
-    return o.multiply(_activated(o, gate, style), up)
+    return o.multiply(_activated(o, gate), up)
 
 
-def experts(o: Operations, x: Tensor, part: Experts, style: Style) -> Tensor:
+def experts(o: Operations, x: Tensor, part: Experts) -> Tensor:
     """Routed experts and the shared one (`grouped_mm_experts_forward`, `Qwen3MoeSparseMoeBlock`).
 
     Each token's row is copied for each expert that it uses; router and sorting leave tensors of the
@@ -292,11 +278,11 @@ def experts(o: Operations, x: Tensor, part: Experts, style: Style) -> Tensor:
     """
     s, tape = o.settings, o.tape
     used = part.used
-    logits = o.linear(o.cast(x, 4) if style.router == "sigmoid" else x, part.count, plain=True)
-    if style.router == "chosen":
+    logits = o.linear(o.cast(x, 4) if o.style.router == "sigmoid" else x, part.count, plain=True)
+    if o.style.router == "chosen":
         chosen = tape.record("topk", [logits], used, logits.bytes_each, beside=8 * used)
         weights = tape.record("softmax", [chosen], used, chosen.bytes_each, saves_output=True)
-    elif style.router == "sigmoid":  # with a mask over the experts of other groups
+    elif o.style.router == "sigmoid":  # with a mask over the experts of other groups
         scores = tape.record(
             "sigmoid", [logits], part.count, logits.bytes_each, saves_output=True, beside=part.count
         )
@@ -304,11 +290,11 @@ def experts(o: Operations, x: Tensor, part: Experts, style: Style) -> Tensor:
     else:
         scores = tape.record("softmax", [logits], part.count, 4, saves_output=True)
         weights = tape.record("topk", [scores], used, 4, beside=8 * used)
-        if not style.weights32:
+        if not o.style.weights32:
             weights = o.cast(weights, logits.bytes_each)
     inputs = part.inputs or x.width
     if s.looped_experts:
-        return _looped(o, x, weights, part, style)
+        return _looped(o, x, weights, part)
     rows, width = o.copy(x, used * inputs), used * part.width
     kept = s.trains or s.corrected_experts
     rows = o.cast(rows, s.weight_bytes)
@@ -316,19 +302,19 @@ def experts(o: Operations, x: Tensor, part: Experts, style: Style) -> Tensor:
         "grouped_mm", [rows], (2 if part.gated else 1) * width, s.weight_bytes,
         saves=[rows] if kept else (), trains=kept,
     )  # fmt: skip
-    if style.clamped:
+    if o.style.clamped:
         product = _clamped(o, both, width)
     elif part.gated:
         gate, up = o.split(both, width, width)
-        product = _gated(o, gate, up, style)
+        product = _gated(o, gate, up)
     else:
-        product = _activated(o, both, style)
+        product = _activated(o, both)
     product = o.cast(product, s.weight_bytes)
     result = tape.record(
         "grouped_mm", [product], used * inputs, s.weight_bytes,
         saves=[product] if kept else (), trains=kept,
     )  # fmt: skip
-    return _weighed(o, x, result, weights, part, style)
+    return _weighed(o, x, result, weights, part)
 
 
 def _clamped(o: Operations, both: Tensor, width: float) -> Tensor:
@@ -341,18 +327,16 @@ def _clamped(o: Operations, both: Tensor, width: float) -> Tensor:
     return o.multiply(tape.record("add.Scalar", [up], width, wide), glu)
 
 
-def _weighed(
-    o: Operations, x: Tensor, result: Tensor, weights: Tensor, part: Experts, style: Style
-) -> Tensor:
+def _weighed(o: Operations, x: Tensor, result: Tensor, weights: Tensor, part: Experts) -> Tensor:
     """Outputs of the used experts times the router's weights, put back in order and added up."""
     product = o.multiply(result, weights)
     back = o.copy(product, product.width)
     out = o.tape.record("sum", [back], x.width, back.bytes_each, gradient=SAME)
     out = o.cast(out, x.bytes_each)
-    return _with_shared(o, x, out, part, style)
+    return _with_shared(o, x, out, part)
 
 
-def _looped(o: Operations, x: Tensor, weights: Tensor, part: Experts, style: Style) -> Tensor:
+def _looped(o: Operations, x: Tensor, weights: Tensor, part: Experts) -> Tensor:
     """`MixtralSparseMoeBlock.forward` of transformers 4: experts one after the other, each on the
     rows that chose it, so that gradients of activations exist for one at a time. Many experts are
     taken together in LOOPS steps.
@@ -362,18 +346,18 @@ def _looped(o: Operations, x: Tensor, weights: Tensor, part: Experts, style: Sty
     out: Tensor | None = None
     for _ in range(loops):
         chosen = o.copy(x, rows * x.width)
-        result = mlp(o, chosen, rows * part.width, style, gated=part.gated)
+        result = mlp(o, chosen, Dense(rows * part.width, gated=part.gated))
         product = o.copy(o.multiply(result, o.copy(weights, rows)), x.width)
         out = product if out is None else o.add(out, product)
     assert out is not None
-    return _with_shared(o, x, o.cast(out, x.bytes_each), part, style)
+    return _with_shared(o, x, o.cast(out, x.bytes_each), part)
 
 
-def _with_shared(o: Operations, x: Tensor, out: Tensor, part: Experts, style: Style) -> Tensor:
+def _with_shared(o: Operations, x: Tensor, out: Tensor, part: Experts) -> Tensor:
     """The outputs of routed experts with that of the experts which every token passes through."""
     if part.shared:
-        shared = mlp(o, x, part.shared, style, gated=part.gated, prefix="shared_")
-        if style.shared_gate:
+        shared = mlp(o, x, Dense(part.shared, gated=part.gated), "shared_")
+        if o.style.shared_gate:
             gate = o.activate(o.linear(x, 1, plain=True), saves_output=True)
             shared = o.multiply(gate, shared)
         out = o.add(out, shared)
@@ -406,70 +390,70 @@ def record_layer(
     kind: LayerKind, hidden: int, family: str, settings: BlockSettings
 ) -> tuple[Tape, Tensor, Tensor]:
     """The operations of one layer, its input and its output."""
-    o = Operations(settings)
+    o = Operations(settings, style_of(family))
     x = o.tape.tensor(hidden, settings.stream_bytes)
-    return o.tape, x, _layer(o, x, kind, style_of(family))
+    return o.tape, x, _layer(o, x, kind)
 
 
-def _layer(o: Operations, x: Tensor, kind: LayerKind, style: Style) -> Tensor:
+def _layer(o: Operations, x: Tensor, kind: LayerKind) -> Tensor:
     """`LlamaDecoderLayer.forward` with the orders of norms that families have."""
-    order = style.order
+    order = o.style.order
     if order in ("parallel", "shared"):
-        normed = _norm(o, x, style)
-        mixed = _mixed(o, normed, kind, style)
-        second = normed if order == "shared" else _norm(o, x, style)
-        return o.add(o.add(_mlps(o, second, kind, style), mixed), x)
+        normed = _norm(o, x)
+        mixed = _mixed(o, normed, kind)
+        second = normed if order == "shared" else _norm(o, x)
+        return o.add(o.add(_mlps(o, second, kind), mixed), x)
     if kind.mixers:
-        inner = _mixed(o, x if order == "post" else _norm(o, x, style), kind, style)
-        x = o.add(x, inner if order == "pre" else _norm(o, inner, style))
+        inner = _mixed(o, x if order == "post" else _norm(o, x), kind)
+        x = o.add(x, inner if order == "pre" else _norm(o, inner))
     if kind.dense or kind.experts:
-        inner = _mlps(o, x if order == "post" else _norm(o, x, style), kind, style)
-        x = o.add(x, inner if order == "pre" else _norm(o, inner, style))
+        inner = _mlps(o, x if order == "post" else _norm(o, x), kind)
+        x = o.add(x, inner if order == "pre" else _norm(o, inner))
     return x
 
 
-def _norm(o: Operations, x: Tensor, style: Style) -> Tensor:
-    if style.norm == "layer":
+def _norm(o: Operations, x: Tensor) -> Tensor:
+    if o.style.norm == "layer":
         return o.layer_norm(x)
-    return o.rms_norm(x, in_float32=style.norm == "rms32")
+    return o.rms_norm(x, in_float32=o.style.norm == "rms32")
 
 
-def _dropped(o: Operations, x: Tensor, style: Style) -> Tensor:
-    if not style.dropout or not o.settings.model_dropout:
+def _dropped(o: Operations, x: Tensor) -> Tensor:
+    if not o.style.dropout or not o.settings.model_dropout:
         return x
     return o.tape.record("native_dropout", [x], x.width, x.bytes_each, beside=x.width)
 
 
-def _mixed(o: Operations, x: Tensor, kind: LayerKind, style: Style) -> Tensor:
+def _mixed(o: Operations, x: Tensor, kind: LayerKind) -> Tensor:
     """All mixers of a layer, side by side."""
     out: Tensor | None = None
     names = {linear.name for linear in kind.linears if linear.adapted}
     for mixer in kind.mixers:
-        inner = o.scale(x) if style.scaled else x
+        inner = o.scale(x) if o.style.scaled else x
         if isinstance(mixer, Attention):
-            one = attention(o, inner, mixer, style)
+            one = attention(o, inner, mixer)
         elif isinstance(mixer, Latent):
-            one = latent_attention(o, inner, mixer, style)
+            one = latent_attention(o, inner, mixer)
         elif isinstance(mixer, Delta):
             one = delta_net(o, inner, mixer, names)
         elif isinstance(mixer, Mamba2):
-            one = mamba2(o, inner, mixer, style, names)
+            one = mamba2(o, inner, mixer, names)
         elif isinstance(mixer, Convolution):
             one = convolution(o, inner, mixer)
         else:
             one = lightning(o, inner, mixer)
         out = one if out is None else o.add(out, one)
     assert out is not None
-    return _dropped(o, out, style)
+    return _dropped(o, out)
 
 
-def _mlps(o: Operations, x: Tensor, kind: LayerKind, style: Style) -> Tensor:
+def _mlps(o: Operations, x: Tensor, kind: LayerKind) -> Tensor:
     """The dense MLP, the experts, or both side by side."""
     out, dense = None, kind.dense
     if dense:
-        out = mlp(o, x, dense.width, style, gated=dense.gated, fused=dense.fused)
+        out = mlp(o, x, dense)
     if kind.experts:
-        routed = experts(o, x, kind.experts, style)
+        routed = experts(o, x, kind.experts)
         out = routed if out is None else o.add(out, routed)
     assert out is not None
-    return _dropped(o, out, style)
+    return _dropped(o, out)

@@ -8,9 +8,8 @@ each head and token. transformers takes the kernel where it is installed.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from advisor.estimate.blocks.settings import Style
 from advisor.estimate.blocks.tape import SAME, Operations, Tensor
 from advisor.estimate.model.layers import Convolution, Delta, Lightning, Mamba2
 
@@ -39,7 +38,7 @@ def delta_net(o: Operations, x: Tensor, part: Delta, names: Collection[str]) -> 
     beta = o.activate(beta, saves_output=True)
     decay = o.scale(o.activate(o.cast(decay, 4)))
     scan = _delta_kernel if o.settings.scan_kernels else _delta_in_chunks
-    out = scan(o, q, k, v, beta, decay, part)
+    out = scan(o, (q, k, v), (beta, decay), part)
     out = _gated_norm(o, out, z)
     return o.linear(out, x.width, "out_proj")
 
@@ -63,24 +62,26 @@ def _gated_norm(o: Operations, x: Tensor, z: Tensor) -> Tensor:
 
 
 def _delta_kernel(
-    o: Operations, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, part: Delta
+    o: Operations, qkv: Sequence[Tensor], gates: Sequence[Tensor], part: Delta
 ) -> Tensor:
     """fla, ChunkGatedDeltaRuleFunction: saves q, k, v, decay, beta, and a matrix of the chunk's
     length for each head; its backward pass makes the states again.
     """
+    saved, value = [*qkv, *gates], qkv[2]
     states = part.value_heads * part.key_dim * part.value_dim / DELTA_CHUNK
     inner = part.value_heads * part.key_dim
     return o.tape.record(
-        "chunk_gated_delta_rule", [q, k, v, beta, decay], v.width, v.bytes_each,
-        saves=[q, k, v, beta, decay], beside=2 * part.value_heads * DELTA_CHUNK,
-        scratch=2 * (2 * states + 2 * inner + 3 * v.width),
+        "chunk_gated_delta_rule", saved, value.width, value.bytes_each, saves=saved,
+        beside=2 * part.value_heads * DELTA_CHUNK,
+        scratch=2 * (2 * states + 2 * inner + 3 * value.width),
     )  # fmt: skip
 
 
 def _delta_in_chunks(
-    o: Operations, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, part: Delta
+    o: Operations, qkv: Sequence[Tensor], gates: Sequence[Tensor], part: Delta
 ) -> Tensor:
     """`torch_chunk_gated_delta_rule`, in float32."""
+    (q, k, v), (beta, decay) = qkv, gates
     tape, heads, narrow = o.tape, part.value_heads, v.bytes_each
     inner, square = heads * part.key_dim, heads * DELTA_CHUNK
     if part.key_heads != heads:
@@ -132,14 +133,14 @@ def _unit(o: Operations, x: Tensor, heads: int) -> Tensor:
     return o.multiply(x, root)
 
 
-def mamba2(o: Operations, x: Tensor, part: Mamba2, style: Style, names: Collection[str]) -> Tensor:
+def mamba2(o: Operations, x: Tensor, part: Mamba2, names: Collection[str]) -> Tensor:
     """`FalconH1Mixer.forward`, `GraniteMoeHybridMambaLayer`: projections around a selective state
     space scan. The kernel (mamba_split_conv1d_scan_combined) saves the projected input and its
     result, and makes the rest again. `names` are those of matrices that PEFT adapts.
     """
     last = "out_proj" if "out_proj" in names else ""
     projected = o.linear(x, part.width + part.channels + part.heads, "in_proj")
-    if style.scaled:  # by a float32 vector in a float32 model
+    if o.style.scaled:  # by a float32 vector in a float32 model
         wide = max(projected.bytes_each, o.settings.stream_bytes)
         projected = o.tape.record("mul.Scalar", [projected], projected.width, wide)
     if o.settings.scan_kernels:
@@ -154,7 +155,7 @@ def mamba2(o: Operations, x: Tensor, part: Mamba2, style: Style, names: Collecti
     mixed = _convolved(o, mixed)
     ends = part.groups * part.state
     inner, b, c = o.split(mixed, part.width, ends, ends)
-    out = _scan_in_chunks(o, inner, b, c, steps, part)
+    out = _scan_in_chunks(o, inner, (b, c), steps, part)
     if part.normed:
         out = o.rms_norm(o.multiply(out, o.activate(o.cast(gate, 4))), in_float32=True)
     else:
@@ -163,7 +164,7 @@ def mamba2(o: Operations, x: Tensor, part: Mamba2, style: Style, names: Collecti
 
 
 def _scan_in_chunks(
-    o: Operations, x: Tensor, b: Tensor, c: Tensor, steps: Tensor, part: Mamba2
+    o: Operations, x: Tensor, ends_of: Sequence[Tensor], steps: Tensor, part: Mamba2
 ) -> Tensor:
     """`mamba2_chunk_scan` in plain torch, in float32: for each head and token, rows of matrices as
     long as a chunk.
@@ -173,7 +174,7 @@ def _scan_in_chunks(
     steps = o.activate(o.tape.record("add", [steps], heads, steps.bytes_each))
     steps = tape.record("clamp", [steps], heads, steps.bytes_each, saves=[steps])
     wide = o.cast(x, 4)
-    b, c = (o.copy(o.cast(one, 4), ends) for one in (b, c))
+    b, c = (o.copy(o.cast(one, 4), ends) for one in ends_of)
     skipped = o.weigh(4, wide)
     wide = o.multiply(wide, o.cast(steps, 4))
     decay = tape.record("mul", [steps], heads, 4)

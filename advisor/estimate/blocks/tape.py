@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advisor.estimate.blocks.settings import ALL, BlockSettings
+from advisor.estimate.blocks.settings import ALL, BlockSettings, Style
 
 # How an operation hands its gradient on: a new tensor for each input, the same one, or (a part of a
 # split) as one of several that the split joins into one.
@@ -241,10 +241,10 @@ def gradients_before_cast(inputs: Sequence[Tensor], size: float) -> float:
 
 
 class Operations:
-    """Records the operations of one block under given settings."""
+    """Records the operations of one block under given settings, in the style of its family."""
 
-    def __init__(self, settings: BlockSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: BlockSettings, style: Style) -> None:
+        self.settings, self.style = settings, style
         self.tape = Tape()
 
     # --- elementwise and views -------------------------------------------------------------------

@@ -264,7 +264,7 @@ def _by_window(kinds: Sequence[LayerKind], *, cached: bool) -> Iterator[tuple[in
 
 def _width(kind: LayerKind) -> int:
     """MLP width that a token passes through in one such layer."""
-    dense = kind.dense.width if kind.dense else 0
+    dense = int(kind.dense.width) if kind.dense else 0
     return dense + (
         kind.experts.used * kind.experts.width + kind.experts.shared if kind.experts else 0
     )
@@ -274,7 +274,7 @@ def _shared_size(kinds: Sequence[LayerKind]) -> int:
     """MLP width beside routed experts that every token passes through."""
     return (
         max(
-            (kind.experts.shared or (kind.dense.width if kind.dense else 0))
+            (kind.experts.shared or (int(kind.dense.width) if kind.dense else 0))
             for kind in kinds
             if kind.experts
         )

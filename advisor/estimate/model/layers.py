@@ -167,7 +167,7 @@ Mixer = Attention | Latent | Delta | Mamba2 | Convolution | Lightning
 class Dense(NamedTuple):
     """An MLP that every token passes through: gate, up and down, or (not gated) up and down."""
 
-    width: int
+    width: float
     gated: bool = True
     fused: bool = False  # gate and up are one matrix
 
