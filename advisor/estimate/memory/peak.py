@@ -101,7 +101,7 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     cpu, shape = run.device.is_cpu, run.model
     casts = cast_weights(run)
     held_weights = weights(run)
-    static = [*held_weights, *other_roles(run), *optimizer_states(run), *communication_buckets(run)]
+    static = [*held_weights, *other_roles(run), optimizer_states(run), *communication_buckets(run)]
     static += server_share(run)
     full_gradients = gradients(run)
     kept = earlier_gradients(run)

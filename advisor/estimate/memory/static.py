@@ -4,6 +4,7 @@ optimizer step adds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from advisor.estimate import sources as src
@@ -34,162 +35,93 @@ CHUNK_ELEMENTS, CHUNK_BYTES = 2**22, 40
 ONE_WEIGHT_BYTES = 12
 
 
-def untied_embeddings(run: Run) -> int:
-    """Weights that a trainer holds twice: an output matrix of its own for every model."""
-    return (
-        run.dims.head_params
-        if run.trainer["unties_head"]
-        and run.dims.embedding_params == run.dims.head_params
-        and not run.dims.encoder
-        else 0
-    )
-
-
 def weights(run: Run) -> list[Term]:
     """The model's own weights with quantisation constants, and added parameters: this device's
     share.
     """
     terms = [*_base_weights(run), *_added_weights(run)]
-    return (
-        [replace(term, size_bytes=0, because=f"in host memory: {term.because}") for term in terms]
-        if run.offloaded
-        else terms
-    )
+    if not run.offloaded:
+        return terms
+    return [replace(one, size_bytes=0, because=f"in host memory: {one.because}") for one in terms]
 
 
-def _base_weights(run: Run) -> list[Term]:
+def _base_weights(run: Run) -> Iterator[Term]:
     """The weights of the checkpoint, with quantisation constants."""
-    d, run, share = run.dims, run, run.shard_all
-    terms = []
-    if run.stage.quantization in ("nf4", "int8"):
-        outside = 4 if run.prepared or run.device.is_cpu else run.weight_bytes
-        per_weight = 0.5 if run.stage.quantization == "nf4" else INT8_BYTES
-        linear = run.quantisable + (d.head_params if run.quantised_head else 0)
-        terms.append(
-            term_of(
-                "weights",
-                linear * per_weight / share,
-                f"{linear:,} linear weights x {per_weight:g} B{per_device(share)}",
-                src.QLORA,
-            )
+    d, stage, share = run.dims, run.stage, run.shard_all
+    each = per_device(share)
+    # An output matrix of its own for every model, which some trainers hold.
+    is_untied = run.trainer["unties_head"] and d.embedding_params == d.head_params and not d.encoder
+    untied = d.head_params if is_untied else 0
+    if stage.quantization not in ("nf4", "int8"):
+        held, wide = d.params + untied, run.weight_bytes
+        yield term_of("weights", held * wide / share, f"{held:,} x {wide} B{each}", src.COUNT)
+        return
+    outside = 4 if run.prepared or run.device.is_cpu else run.weight_bytes
+    per_weight = 0.5 if stage.quantization == "nf4" else INT8_BYTES
+    head = d.head_params if run.quantised_head else 0
+    linear, left = run.quantisable + head, run.left_experts
+    because = f"{linear:,} linear weights x {per_weight:g} B{each}"
+    yield term_of("weights", linear * per_weight / share, because, src.QLORA)
+    if stage.quantization == "nf4":
+        is_double = stage.double_quantization is not False
+        constant = NF4_DOUBLE_CONSTANT_BYTES if is_double else NF4_CONSTANT_BYTES
+        because = f"a scale per 64 weights, {'8-bit' if is_double else 'float32'}"
+        yield term_of("quantisation constants", linear * constant / share, because, src.QLORA)
+    rest = d.embedding_params + d.other_params + untied - head
+    because = f"{rest:,} of embeddings, output and norms x {outside} B{each}"
+    yield term_of("weights left unquantised", rest * outside / share, because, src.QLORA)
+    if left:
+        because = (
+            f"{left:,} of routed experts and routers x {outside} B{each}: bitsandbytes quantises"
+            " linear layers alone"
         )
-        if run.stage.quantization == "nf4":
-            is_double = run.stage.double_quantization is not False
-            constant = NF4_DOUBLE_CONSTANT_BYTES if is_double else NF4_CONSTANT_BYTES
-            because = f"a scale per 64 weights, {'8-bit' if is_double else 'float32'}"
-            terms.append(
-                term_of("quantisation constants", linear * constant / share, because, src.QLORA)
-            )
-        rest = (
-            d.embedding_params
-            + d.other_params
-            + untied_embeddings(run)
-            - (d.head_params if run.quantised_head else 0)
-        )
-        terms.append(
-            term_of(
-                "weights left unquantised",
-                rest * outside / share,
-                f"{rest:,} of embeddings, output and norms x {outside} B{per_device(share)}",
-                src.QLORA,
-            )
-        )
-        if run.left_experts:
-            because = (
-                f"{run.left_experts:,} of routed experts and routers x {outside} B"
-                f"{per_device(share)}: bitsandbytes quantises linear layers alone"
-            )
-            size = run.left_experts * outside / share
-            terms.append(term_of(LEFT_EXPERTS, size, because, src.EXPERTS))
-    else:
-        held = d.params + untied_embeddings(run)
-        terms.append(
-            term_of(
-                "weights",
-                held * run.weight_bytes / share,
-                f"{held:,} x {run.weight_bytes} B{per_device(share)}",
-                src.COUNT,
-            )
-        )
-    return terms
+        yield term_of(LEFT_EXPERTS, left * outside / share, because, src.EXPERTS)
 
 
 def base_while_loading(run: Run) -> list[Term]:
     """The whole 4-bit base on each GPU: the bundled trainers quantise it there before it is
-    divided. Nothing where a base is read in parts, or by other trainers.
+    divided. Nothing if a base is read in parts, and for other trainers.
     """
     if run.shard_all < 2 or run.stage.quantization is None or not run.is_ours or run.device.is_cpu:
         return []
-    said = "whole on each GPU while it is quantised, then divided"
+    because = "whole on each GPU while it is quantised, then divided"
     return [
-        replace(term, size_bytes=term.size_bytes * run.shard_all, because=said)
+        replace(term, size_bytes=term.size_bytes * run.shard_all, because=because)
         for term in _base_weights(run)
     ]
 
 
-def _added_weights(run: Run) -> list[Term]:
+def _added_weights(run: Run) -> Iterator[Term]:
     """What training adds to the weights: a module, or copies in another dtype."""
-    d, run, share = run.dims, run, run.shard_all
-    terms = []
-    how = run.update
-    if how.is_module:
-        because = f"{run.trainable:,} trainable parameters x {run.train_bytes} B{per_device(share)}"
-        terms.append(
-            term_of(
-                how.added or "added parameters",
-                run.trainable * run.train_bytes / share,
-                because,
-                src.LORA,
-            )
-        )
+    share = run.shard_all
+    if run.is_module:
+        wide, copied = run.train_bytes, run.embedding_bytes
+        because = f"{run.trainable:,} trainable parameters x {wide} B{per_device(share)}"
+        name = run.update.added or "added parameters"
+        yield term_of(name, run.trainable * wide / share, because, src.LORA)
         because = (
-            f"{run.embeddings:,} x {run.embedding_bytes} B{per_device(share)}: PEFT trains a copy"
-            " and keeps the base's own"
+            f"{run.embeddings:,} x {copied} B{per_device(share)}: PEFT trains a copy and keeps the"
+            " base's own"
         )
-        terms.append(
-            term_of(
-                "trained embeddings and output",
-                run.embeddings * run.embedding_bytes / share,
-                because,
-                src.LORA,
-            )
-        )
+        size = run.embeddings * copied / share
+        yield term_of("trained embeddings and output", size, because, src.LORA)
     elif run.master:
-        size = 0.0 if run.optimizer in CPU_OPTIMIZERS else d.params * 4 / run.shard_states
-        terms.append(
-            term_of(
-                "float32 master weights",
-                size,
-                f"{d.params:,} x 4 B{per_device(run.shard_states)}",
-                src.ZERO,
-            )
-        )
-    return terms
+        params, share = run.dims.params, run.shard_states
+        size = 0.0 if run.optimizer in CPU_OPTIMIZERS else params * 4 / share
+        because = f"{params:,} x 4 B{per_device(share)}"
+        yield term_of("float32 master weights", size, because, src.ZERO)
 
 
 def cast_weights(run: Run) -> list[Term]:
     """16-bit copies of float32 weights that autocast makes for a forward pass; each is freed when
     the backward pass has gone through its layer.
     """
-    if (
-        run.is_module
-        or run.master
-        or run.offloaded
-        or run.device.is_cpu
-        or run.sharding == "fsdp"
-        or run.precision != "mixed"
-        or run.weight_bytes != 4
-    ):
+    stays = run.is_module or run.master or run.offloaded or run.device.is_cpu or run.is_fsdp
+    if stays or run.precision != "mixed" or run.weight_bytes != 4:
         return []
+    size = (run.dims.linear_params + run.dims.routed_params) * 2 / run.shard_all
     because = "autocast keeps a cast of every weight through the forward pass"
-    return [
-        term_of(
-            "16-bit copies of the weights",
-            (run.dims.linear_params + run.dims.routed_params) * 2 / run.shard_all,
-            because,
-            src.ACTIVATIONS,
-        )
-    ]
+    return [term_of("16-bit copies of the weights", size, because, src.ACTIVATIONS)]
 
 
 def gathered_weights(run: Run, *, layers: int) -> list[Term]:
@@ -199,138 +131,100 @@ def gathered_weights(run: Run, *, layers: int) -> list[Term]:
     d, share = run.dims, run.shard_all
     if share < 2:
         return []
-    whole = (
-        0 if run.offloaded else sum(term.size_bytes for term in _base_weights(run)) * (share - 1)
-    )
     width = 2 if run.casts or not run.is_ours else run.weight_bytes
-    layer_bytes = (
-        ((run.quantisable + d.other_params) * 0.5 + run.left_experts * width) / d.layers
-        if run.stage.quantization == "nf4"
-        else d.layer_params * width
-    )
+    layer_bytes: float = d.layer_params * width
+    if run.stage.quantization == "nf4":
+        narrow = (run.quantisable + d.other_params) * 0.5
+        layer_bytes = (narrow + run.left_experts * width) / d.layers
     if layers and run.fully_sharded and run.counter not in ("allocated", "active"):
         # FSDP 2 gathers in a stream of its own. In the forward pass two of its buffers are held
         # (_fsdp_param_group.py, wait_for_unshard), and no other stream gets their blocks later.
         layers += 1
     # Units of their own are freed before the layers' turn; what the root holds stays.
     ends = 0 if run.trainer["shards_ends"] and layers else d.embedding_params * width
-    size = ends + layers * layer_bytes
+    size: float = ends + layers * layer_bytes
     if run.offloaded:  # this device's part of each came from the host first
         size += size / share
+    else:
+        size = min(size, sum(term.size_bytes for term in _base_weights(run)) * (share - 1))
     parts = [
         *(["embeddings and output"] if ends else []),
         *([f"{layers} layers"] if layers else []),
     ]
     because = f"{' and '.join(parts)} in full while they compute"
-    if not run.offloaded:
-        size = min(size, whole)
     return [term_of("gathered weights", size, because, src.FSDP)]
 
 
 def other_roles(run: Run) -> list[Term]:
     """The further roles of a preference or reinforcement stage."""
-    d, run, share = run.dims, run, run.shard_all
-    base = (
-        d.params * run.weight_bytes
-        if not run.stage.quantization
-        else run.quantisable * 0.52
-        + (d.embedding_params + d.other_params + run.left_experts) * run.weight_bytes
-    )
-    what = run.objective
-    own = special(what, "other_roles")
-    if own:
+    d, wide, what = run.dims, run.weight_bytes, run.objective
+    base: float = d.params * wide
+    if run.stage.quantization:
+        plain = d.embedding_params + d.other_params + run.left_experts
+        base = run.quantisable * 0.52 + plain * wide
+    if own := special(what, "other_roles"):
         roles: list[Term] = own(run, base)
         return roles
     if run.is_module or what.reference == "never":
         return []
-    if what.reference == "always":
-        return [term_of("reference model", base / share, "a frozen copy of the policy", src.COUNT)]
-    because = "a frozen copy of the policy, since beta is not zero"
-    found = bool(run.options.get("beta"))
-    return [term_of("reference model", base / share, because, src.COUNT)] if found else []
+    because = "a frozen copy of the policy"
+    if what.reference == "with_beta":
+        if not run.options.get("beta"):
+            return []
+        because += ", since beta is not zero"
+    return [term_of("reference model", base / run.shard_all, because, src.COUNT)]
 
 
-def optimizer_states(run: Run) -> list[Term]:
+def optimizer_states(run: Run) -> Term:
     """Adam's moments, or what another optimizer keeps, on this device."""
-    entry, total = entry_of(run.optimizer), state_size(run)
-    source = src.ADAM if entry.name.startswith("adamw") else src.optimizer(entry)
+    entry, total, share = entry_of(run.optimizer), state_size(run), run.shard_states
+    name = "optimizer state"
     if run.optimizer in CPU_OPTIMIZERS:
-        return [term_of("optimizer state", 0, "held in host memory", src.ADAM)]
+        return term_of(name, 0, "held in host memory", src.ADAM)
     if entry.is_paged and not run.device.is_cpu:
         because = (
             f"paged: up to {total / GIB:.2f} GiB in unified memory, counted by no allocator and"
             " moved out under pressure"
         )
-        return [term_of("optimizer state", 0, because, src.QLORA)]
-    return [
-        term_of(
-            "optimizer state",
-            total / run.shard_states,
-            f"{state_words(run)}{per_device(run.shard_states)}",
-            source,
-        )
-    ]
+        return term_of(name, 0, because, src.QLORA)
+    source = src.ADAM if entry.name.startswith("adamw") else src.optimizer(entry)
+    return term_of(name, total / share, f"{state_words(run)}{per_device(share)}", source)
 
 
 def optimizer_temporaries(run: Run) -> list[Term]:
     """What the optimizer holds beside its state while it steps."""
-    entry = entry_of(run.optimizer)
-    alone = entry.holds == "nothing" or run.optimizer in CPU_OPTIMIZERS
-    if (
-        run.sharding in ("zero1", "zero2", "zero3")
-        and run.master
-        and run.optimizer not in CPU_OPTIMIZERS
-    ):
-        count = run.trainable / run.shard_states
+    entry, share, name = entry_of(run.optimizer), run.shard_states, "optimizer temporaries"
+    on_host = run.optimizer in CPU_OPTIMIZERS
+    if run.sharding in ("zero1", "zero2", "zero3") and run.master and not on_host:
+        count = run.trainable / share
         if run.sharding == "zero3":
             # stage3.py, _prepare_fp32_grad_for_sub_group: at most sub_group_size at once.
             size, which = min(count, DEEPSPEED_SUB_GROUP) * 4, ", one group at a time"
         else:
             # stage_1_and_2.py, step: beside the gradients one flat copy, then that in float32.
             size, which = count * (4 + run.train_bytes), ", made of a flat copy"
-        return [
-            term_of(
-                "float32 gradients",
-                size,
-                f"DeepSpeed steps on float32 copies{per_device(run.shard_states)}{which}",
-                src.DEEPSPEED,
-            )
-        ]
+        because = f"DeepSpeed steps on float32 copies{per_device(share)}{which}"
+        return [term_of("float32 gradients", size, because, src.DEEPSPEED)]
     if entry.holds == "chunks":
-        return [
-            term_of(
-                "optimizer temporaries",
-                min(CHUNK_ELEMENTS, run.trainable) * CHUNK_BYTES,
-                f"steps are computed in float32, {CHUNK_ELEMENTS:,} weights at a time",
-                src.COUNT,
-            )
-        ]
-    if alone or run.optimizer_in_backward or run.sharding in ("zero2", "zero3"):
+        because = f"steps are computed in float32, {CHUNK_ELEMENTS:,} weights at a time"
+        size = min(CHUNK_ELEMENTS, run.trainable) * CHUNK_BYTES
+        return [term_of(name, size, because, src.COUNT)]
+    holds_nothing = entry.holds == "nothing" or on_host or run.optimizer_in_backward
+    if holds_nothing or run.sharding in ("zero2", "zero3"):
         return []
     if entry.holds == "largest weight":
         largest = largest_weight(run)
         # Adam's loop makes the root of one second moment, in the weight's dtype.
         wide = run.train_bytes if entry.name.startswith("adamw") else ONE_WEIGHT_BYTES
-        return [
-            term_of(
-                "optimizer temporaries",
-                largest * wide,
-                f"one tensor at a time: {wide} B for each of the {largest:,} weights of"
-                " the largest",
-                src.COUNT,
-            )
-        ]
+        because = (
+            f"one tensor at a time: {wide} B for each of the {largest:,} weights of the largest"
+        )
+        return [term_of(name, largest * wide, because, src.COUNT)]
     size = run.trainable * 4 if run.master else run.trained_bytes
     if entry.name.startswith("adam"):
         size *= run.trainer["adam_copies"]
-    return [
-        term_of(
-            "optimizer temporaries",
-            size / run.shard_states,
-            "the foreach step builds its update for all parameters at once",
-            src.FOREACH,
-        )
-    ]
+    because = "the foreach step builds its update for all parameters at once"
+    return [term_of(name, size / share, because, src.FOREACH)]
 
 
 # Of a part that a process writes: the tensors, unless they are in host memory already, and the file
