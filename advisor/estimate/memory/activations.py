@@ -4,6 +4,8 @@ answers being written.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from advisor.estimate import sources as src
 from advisor.estimate.blocks.layer import layers_of, parts_of
 from advisor.estimate.methods import special
@@ -33,54 +35,44 @@ OWN_TILE_BYTES = 2**26  # trainers/frame/tiled_loss.py, TILE_BYTES: logits of a 
 PART_LOGIT_BYTES = 64 * 2**20
 PART_COPIES = 3  # logits, their exponentials, their gradient
 WRITING_COPIES = 3  # of one token's logits: themselves, divided by the temperature, probabilities
+LOGITS = "logits and loss"
+CASTS = "autocast casts frozen float32 weights for each product, which keeps the cast"
 
 
-def activations(run: Run) -> list[Term]:
+def activations(run: Run) -> Iterator[Term]:
     """What the forward pass leaves for the backward pass."""
-    d, tokens = run.dims, run.tokens
-    if run.checkpointing in ("full", "offload"):
-        if run.checkpointing == "offload":
-            return [
-                term_of(
-                    "activations",
-                    2 * tokens * d.hidden * run.hidden_bytes,
-                    "layer inputs are moved to host memory; two on the device",
-                    src.ACTIVATIONS,
-                )
-            ]
+    d, tokens, wide = run.dims, run.tokens, run.hidden_bytes
+    if run.checkpointing == "offload":
+        size, because = 2 * tokens * d.hidden * wide, "layer inputs are moved to host memory"
+        yield term_of("activations", size, f"{because}; two on the device", src.ACTIVATIONS)
+        return
+    if run.checkpointing == "full":
         states = CHECKPOINTED_PARTS if run.trainer["checkpoints_parts"] else 1
-        size = tokens * d.layers * states * d.hidden * run.hidden_bytes
         words = "one hidden state" if states == 1 else f"{states} hidden states"
-        product = f"{tokens:,} tokens x {d.layers * states} x {d.hidden} x {run.hidden_bytes} B"
-        return [term_of("activations", size, f"{words} per layer: {product}", src.ACTIVATIONS)]
-    kinds = layers_of(run)
-    kept = sum(kind.count * layer.kept for kind, layer in kinds) / d.layers + _kept_by_module(run)
+        because = (
+            f"{words} per layer: {tokens:,} tokens x {d.layers * states} x {d.hidden} x {wide} B"
+        )
+        size = tokens * d.layers * states * d.hidden * wide
+        yield term_of("activations", size, because, src.ACTIVATIONS)
+        return
+    kept = sum(kind.count * layer.kept for kind, layer in layers_of(run)) / d.layers
+    kept += _kept_by_module(run)
     if run.checkpointing == "selective":
         # Every other matrix product is kept, from the first on (q, v, gate, down), with the
         # attention's output and the layer's input: torchtitan/distributed/
         # activation_checkpoint.py, where what an even count finds is computed again.
         matrices = 2 * (d.q_size + d.kv_size + d.width + (d.hidden if d.gated else 0))
-        kept = min(kept, matrices + 2 * d.q_size + run.hidden_bytes * d.hidden)
-    terms = [
-        term_of(
-            "activations",
-            tokens * d.layers * kept,
-            f"{tokens:,} tokens x {d.layers} layers x {kept:,.0f} B that their operations save",
-            src.BLOCKS,
-        )
-    ]
-    copies = _cast_weights(run) * d.layers
-    if copies:
-        because = "autocast casts frozen float32 weights for each product, which keeps the cast"
-        terms.append(term_of("16-bit copies of frozen weights", copies, because, src.BLOCKS))
-    written = run.written_out_bytes * d.routed_layers
-    if written:
+        kept = min(kept, matrices + 2 * d.q_size + wide * d.hidden)
+    because = f"{tokens:,} tokens x {d.layers} layers x {kept:,.0f} B that their operations save"
+    yield term_of("activations", tokens * d.layers * kept, because, src.BLOCKS)
+    if copies := _cast_weights(run) * d.layers:
+        yield term_of("16-bit copies of frozen weights", copies, CASTS, src.BLOCKS)
+    if written := run.written_out_bytes * d.routed_layers:
         because = (
             f"{d.routed_layers} layers: PEFT adds the correction to all experts of a layer, and the"
             " sum is kept for the backward pass"
         )
-        terms.append(term_of("experts with corrections", written, because, src.CORRECTED))
-    return terms
+        yield term_of("experts with corrections", written, because, src.CORRECTED)
 
 
 def _cast_weights(run: Run) -> float:
@@ -100,22 +92,19 @@ def _kept_by_module(run: Run) -> float:
     return float(own(run)) if own else 0.0
 
 
-def recomputed_layer(run: Run) -> list[Term]:
+def recomputed_layer(run: Run) -> Iterator[Term]:
     """One layer's activations and their gradients while its part of the backward pass runs."""
     d, tokens = run.dims, run.tokens
-    terms = []
-    if run.checkpointing == "none":
+    again = run.checkpointing != "none"
+    if not again:
         more = max(layer.backward - layer.kept_inside for _, layer in layers_of(run))
         because = (
             f"{tokens:,} tokens x {more:,.0f} B beyond what it frees, of the layer being passed"
         )
-        terms.append(term_of("gradients of activations", tokens * more, because, src.BLOCKS))
+        yield term_of("gradients of activations", tokens * more, because, src.BLOCKS)
     else:
-        layers = (
-            parts_of(run)
-            if run.trainer["checkpoints_parts"]
-            else [one for _, one in layers_of(run)]
-        )
+        in_parts = run.trainer["checkpoints_parts"]
+        layers = parts_of(run) if in_parts else [one for _, one in layers_of(run)]
         per_token = max(layer.backward for layer in layers) + _kept_by_module(run)
         if run.checkpointing == "selective":
             per_token *= RERUN_SELECTIVE
@@ -123,122 +112,77 @@ def recomputed_layer(run: Run) -> list[Term]:
             f"{tokens:,} tokens x {per_token:,.0f} B: what its operations save, and gradients at"
             " the worst point"
         )
-        terms.append(term_of("recomputed layer", tokens * per_token, because, src.BLOCKS))
-        because = "autocast casts frozen float32 weights for each product, which keeps the cast"
-        copies = _cast_weights(run)
-        terms.append(term_of("16-bit copies of frozen weights", copies, because, src.BLOCKS))
-    if run.written_out_bytes:
-        again = run.checkpointing != "none"
+        yield term_of("recomputed layer", tokens * per_token, because, src.BLOCKS)
+        yield term_of("16-bit copies of frozen weights", _cast_weights(run), CASTS, src.BLOCKS)
+    if written := run.written_out_bytes:
         because = f"of the layer being passed{', and their gradient' if again else ''}"
         name = "experts with corrections" if again else "gradient of experts with corrections"
-        size = run.written_out_bytes * (2 if again else 1)
-        terms.append(term_of(name, size, because, src.CORRECTED))
+        yield term_of(name, written * (2 if again else 1), because, src.CORRECTED)
     if run.stage.quantization == "nf4":
-        widest = d.shared_size if run.left_experts else d.expert_width
-        terms.append(
-            term_of(
-                "dequantised matrix",
-                2 * d.hidden * max(widest, d.q_size),
-                "in 16 bit while it is multiplied",
-                src.QLORA,
-            )
-        )
+        widest = max(d.shared_size if run.left_experts else d.expert_width, d.q_size)
+        because = "in 16 bit while it is multiplied"
+        yield term_of("dequantised matrix", 2 * d.hidden * widest, because, src.QLORA)
     if run.keeps_inputs and run.checkpointing == "full":
-        size = tokens * d.layers * d.hidden * 2
-        terms.append(
-            term_of(
-                "gradients of hidden states",
-                size,
-                f"frozen sharded units hold theirs to the end: {tokens:,} tokens x {d.layers} x"
-                f" {d.hidden} x 2 B",
-                src.ACTIVATIONS,
-            )
+        because = (
+            f"frozen sharded units hold theirs to the end: {tokens:,} tokens x {d.layers} x"
+            f" {d.hidden} x 2 B"
         )
-    return terms
+        size = tokens * d.layers * d.hidden * 2
+        yield term_of("gradients of hidden states", size, because, src.ACTIVATIONS)
 
 
-def last_hidden(run: Run) -> list[Term]:
+def last_hidden(run: Run) -> Term:
     """What the output matrix multiplies: the last hidden states, with their float32 norm.
 
-    Of the size of what a layer holds, so a recomputed layer takes these blocks over and no cache
-    keeps them beside it.
+    It has the size of what a layer holds, so a recomputed layer takes these blocks over and no
+    cache keeps them beside it.
     """
-    size = run.tokens * LOSS_HIDDEN_BYTES * run.dims.hidden
-    return [
-        term_of(
-            "last hidden states",
-            size,
-            f"{run.tokens:,} tokens x {run.dims.hidden:,} x {LOSS_HIDDEN_BYTES} B, with their norm"
-            " in float32",
-            src.COUNT,
-        )
-    ]
+    tokens, hidden, each = run.tokens, run.dims.hidden, LOSS_HIDDEN_BYTES
+    because = f"{tokens:,} tokens x {hidden:,} x {each} B, with their norm in float32"
+    return term_of("last hidden states", tokens * each * hidden, because, src.COUNT)
 
 
 def loss_memory(run: Run) -> list[Term]:
-    """Logits and the loss on them, at the start of the backward pass; nothing worth a line where a
-    row has a few classes.
+    """Logits and the loss on them, at the start of the backward pass; nothing worth a line if a row
+    has a few classes.
     """
-    d, tokens = run.dims, run.tokens
-    if d.encoder or run.objective.logits == "none":
+    d, tokens, chunks = run.dims, run.tokens, run.trainer["chunks"]
+    if not run.has_logits:
         return []
     if run.loss == "parts":
         return [_parts(run, PART_COPIES, "with exponentials and gradient")]
     if run.loss == "tiled":
         return [_tiles(run)]
-    if run.loss == "chunked" and run.trainer["keeps_chunks"]:
-        size = tokens * d.vocab * LIT_LOSS_BYTES
-        terms = [
-            term_of(
-                "logits and loss",
-                size,
-                "logits are computed in chunks and every chunk is kept",
-                src.LOSS,
-            )
-        ]
+    is_chunked = run.loss == "chunked"
+    if is_chunked and run.trainer["keeps_chunks"]:
+        because = "logits are computed in chunks and every chunk is kept"
+        terms = [term_of(LOGITS, tokens * d.vocab * LIT_LOSS_BYTES, because, src.LOSS)]
         if run.quantised_head:
-            terms.append(
-                term_of(
-                    "output matrix in 16 bit",
-                    4 * d.head_params,
-                    "in 16 bit, and transposed, while it is multiplied",
-                    src.QLORA,
-                )
-            )
+            because = "in 16 bit, and transposed, while it is multiplied"
+            terms.append(term_of("output matrix in 16 bit", 4 * d.head_params, because, src.QLORA))
         return terms
-    if run.loss == "chunked" and run.trainer["chunks"]:
+    if is_chunked and chunks:
         # A compiled loss writes no float32 copy of the chunk.
-        chunk = 0.0 if run.compiled_loss else LOSS_CHUNK_BYTES / run.trainer["chunks"]
-        size = tokens * d.vocab * (2 + chunk)
-        return [
-            term_of(
-                "logits and loss",
-                size,
-                f"16-bit logits of all tokens, the loss on one of {run.trainer['chunks']} chunks at"
-                " a time",
-                src.LOSS,
-            )
-        ]
-    if run.loss == "chunked" and not run.trainer["whole_logits"]:
-        tile = min(tokens, TILE_TOKENS) * min(d.vocab, TILE_WORDS)
+        chunk = 0.0 if run.compiled_loss else LOSS_CHUNK_BYTES / chunks
+        because = f"16-bit logits of all tokens, the loss on one of {chunks} chunks at a time"
+        return [term_of(LOGITS, tokens * d.vocab * (2 + chunk), because, src.LOSS)]
+    if is_chunked and not run.trainer["whole_logits"]:
         whole = not run.is_module and run.is_ours
-        size = tile * (CPU_TILE_BYTES if run.device.is_cpu else TILE_BYTES) + (
-            4 * d.head_params if whole else 0
-        )
+        size = _tile(run) * (CPU_TILE_BYTES if run.device.is_cpu else TILE_BYTES)
+        size += 4 * d.head_params if whole else 0
         because = (
             f"tiles of {TILE_TOKENS:,} tokens x {TILE_WORDS:,} logits instead of whole"
             f" logits{', and a float32 gradient of the output matrix' if whole else ''}"
         )
-        return [term_of("logits and loss", size, because, src.TRL_LOSS)]
+        return [term_of(LOGITS, size, because, src.TRL_LOSS)]
     per = _bytes_of_a_logit(run)
-    return [
-        term_of(
-            "logits and loss",
-            tokens * d.vocab * per,
-            f"{tokens:,} tokens x {d.vocab:,} logits x {per:g} B ({run.loss} logits)",
-            src.LOSS,
-        )
-    ]
+    because = f"{tokens:,} tokens x {d.vocab:,} logits x {per:g} B ({run.loss} logits)"
+    return [term_of(LOGITS, tokens * d.vocab * per, because, src.LOSS)]
+
+
+def _tile(run: Run) -> int:
+    """Logits of one of TRL's tiles."""
+    return min(run.tokens, TILE_TOKENS) * min(run.dims.vocab, TILE_WORDS)
 
 
 def _bytes_of_a_logit(run: Run) -> float:
@@ -252,34 +196,21 @@ def _bytes_of_a_logit(run: Run) -> float:
     return LOSS_SHIFTED_LABELS_BYTES if run.trainer["shifts_labels"] else LOSS_FULL_BYTES
 
 
-def evaluation_memory(run: Run) -> list[Term]:
+def evaluation_memory(run: Run) -> Iterator[Term]:
     """An evaluation batch of the training batch's size that keeps the loss alone."""
     d, tokens = run.dims, run.tokens
     layer = max(one.forward for _, one in layers_of(run)) + run.hidden_bytes * d.hidden
     because = f"{tokens:,} tokens x {layer:,.0f} B at its worst point: no activations are kept"
-    terms = [term_of("one layer", tokens * layer, because, src.BLOCKS)]
+    yield term_of("one layer", tokens * layer, because, src.BLOCKS)
     if run.loss == "parts":
-        terms.append(_parts(run, PART_COPIES - 1, "with exponentials"))
+        yield _parts(run, PART_COPIES - 1, "with exponentials")
     elif run.loss == "tiled":
-        terms.append(_tiles(run))
-    elif not d.encoder and run.objective.logits != "none":
-        whole = run.loss != "chunked"
-        per = (
-            LOSS_COMPILED_BYTES
-            if run.compiled_loss
-            else LOSS_FUSED_BYTES
-            if run.loss == "fused"
-            else EVALUATION_BYTES
-        )
-        size = (
-            tokens * d.vocab * per
-            if whole
-            else min(tokens, TILE_TOKENS) * min(d.vocab, TILE_WORDS) * 4
-        )
-        terms.append(
-            term_of("logits and loss", size, "the loss alone is kept, never the logits", src.LOSS)
-        )
-    return terms
+        yield _tiles(run)
+    elif run.has_logits:
+        per = LOSS_FUSED_BYTES if run.loss == "fused" else EVALUATION_BYTES
+        per = LOSS_COMPILED_BYTES if run.compiled_loss else per
+        size = _tile(run) * 4 if run.loss == "chunked" else tokens * d.vocab * per
+        yield term_of(LOGITS, size, "the loss alone is kept, never the logits", src.LOSS)
 
 
 def _tiles(run: Run) -> Term:
@@ -289,44 +220,31 @@ def _tiles(run: Run) -> Term:
     logits = run.tokens * run.dims.vocab * 4
     tile = min(logits, OWN_TILE_BYTES)
     held = tile + max(tile, 2 * min(tile, logits - tile))
-    return term_of(
-        "logits and loss",
-        held + run.tokens * run.dims.hidden * run.hidden_bytes,
+    because = (
         f"tiles of {OWN_TILE_BYTES / 2**20:.0f} MiB, up to three at a time, instead of the logits"
-        f" of {run.tokens:,} tokens, and a gradient for each hidden state",
-        src.TILES,
+        f" of {run.tokens:,} tokens, and a gradient for each hidden state"
     )
+    size = held + run.tokens * run.dims.hidden * run.hidden_bytes
+    return term_of(LOGITS, size, because, src.TILES)
 
 
 def _parts(run: Run, copies: int, with_what: str) -> Term:
     """Logits of as many answer tokens as our PPO scores at once."""
     logits = min(run.tokens * run.dims.vocab * 4, PART_LOGIT_BYTES)
-    return term_of(
-        "logits and loss",
-        copies * logits,
-        f"logits of a part of the tokens, {logits / 2**20:.0f} MiB, {with_what}",
-        src.PPO,
-    )
+    because = f"logits of a part of the tokens, {logits / 2**20:.0f} MiB, {with_what}"
+    return term_of(LOGITS, copies * logits, because, src.PPO)
 
 
-def rollout_memory(run: Run) -> list[Term]:
+def rollout_memory(run: Run) -> Iterator[Term]:
     """Keys and values of the answers being generated, and the logits they are drawn from."""
-    d = run.dims
-    answers = run.answers_at_once
+    d, answers, seq_len = run.dims, run.answers_at_once, run.stage.seq_len
     wide = 4 if run.weight_bytes == 4 and run.precision != "mixed" else 2
-    cached = int(d.cached(run.stage.seq_len))
-    return [
-        term_of(
-            "keys and values of answers",
-            answers * cached * wide,
-            f"{answers} answers x {cached:,} numbers for {run.stage.seq_len:,} tokens in"
-            f" {d.layers} layers x {wide} B",
-            src.COUNT,
-        ),
-        term_of(
-            "logits of the next tokens",
-            answers * d.vocab * 4 * WRITING_COPIES,
-            f"{answers} answers x {d.vocab:,} logits x 4 B x {WRITING_COPIES}",
-            src.PPO,
-        ),
-    ]
+    cached = int(d.cached(seq_len))
+    because = (
+        f"{answers} answers x {cached:,} numbers for {seq_len:,} tokens in {d.layers} layers x"
+        f" {wide} B"
+    )
+    yield term_of("keys and values of answers", answers * cached * wide, because, src.COUNT)
+    because = f"{answers} answers x {d.vocab:,} logits x 4 B x {WRITING_COPIES}"
+    size = answers * d.vocab * 4 * WRITING_COPIES
+    yield term_of("logits of the next tokens", size, because, src.PPO)

@@ -9,7 +9,7 @@ activations' host side, dropout masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -77,17 +77,12 @@ def server_share(run: Run) -> list[Term]:
     """What a vLLM server takes that shares the GPU with the trainer: its share, whatever it needs
     of it.
     """
-    share, device = run.options.get("server_memory"), run.device.gpu
-    if not share or device is None or device.memory_bytes is None:
+    share, gpu = run.options.get("server_memory"), run.device.gpu
+    if not share or gpu is None or gpu.memory_bytes is None:
         return []
-    return [
-        term_of(
-            "vLLM server on the same GPU",
-            share * device.memory_bytes,
-            f"launch.vllm.memory {share:g} of {device.memory_bytes / GIB:.0f} GiB",
-            src.COUNT,
-        )
-    ]
+    because = f"launch.vllm.memory {share:g} of {gpu.memory_bytes / GIB:.0f} GiB"
+    size = share * gpu.memory_bytes
+    return [term_of("vLLM server on the same GPU", size, because, src.COUNT)]
 
 
 def memory_estimate(run: Run) -> MemoryEstimate | None:
@@ -105,9 +100,9 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     static += server_share(run)
     full_gradients = gradients(run)
     kept = earlier_gradients(run)
-    held, scoring, layer = activations(run), loss_memory(run), recomputed_layer(run)
+    held, scoring, layer = list(activations(run)), loss_memory(run), list(recomputed_layer(run))
     hidden = last_hidden(run)
-    loss = _bytes([*hidden, *scoring])
+    loss = _bytes([hidden, *scoring])
     transient = _bytes([*held, *casts]) + max(loss, _bytes(layer))
     divided = run.sharding in ("fsdp", "zero3", "zero2")
     readable = None if cpu else readable_bytes(run)
@@ -115,14 +110,12 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     whole = run.device.total_bytes
     ends, within = gathered_weights(run, layers=0), gathered_weights(run, layers=2)
     on_their_way = first_gradients(run, layers=2)
-    apart = _bytes([*within, *on_their_way])
+    has_streams = run.sharding in OWN_STREAMS and run.counter in HOLDS_CACHE and not cpu
     room = Room(
         flowing=_bytes([*held, *scoring, *layer, *casts]),
         unfit=_unfit(run, _bytes(layer), _bytes(scoring)) if cpu else 0.0,
         blocks=blocks,
-        apart=apart
-        if run.sharding in OWN_STREAMS and run.counter in HOLDS_CACHE and not cpu
-        else 0,
+        apart=_bytes([*within, *on_their_way]) if has_streams else 0,
         context=[] if cpu else _context(run),
         readable=readable,
     )
@@ -136,7 +129,7 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     last = on_their_way if divided and not run.embeddings else []
     moments = [
         _moment("loss and start of the backward pass", run, room, [*static, *casts, *ends,
-        *so_far(first_gradients(run, layers=0)), *held, *hidden, *scoring]),
+        *so_far(first_gradients(run, layers=0)), *held, hidden, *scoring]),
         _moment("backward pass through one layer", run, room, [*static, *casts, *within,
         *so_far(on_their_way), *held, *layer]),
         _moment("end of the backward pass", run, room, [*static, *within, *full_gradients, *last,
@@ -155,14 +148,8 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     own = special(run.objective, "answers_at_once") is not None
     served = run.options.get("rollouts") == "vllm" and not own
     if run.objective.generates and not served and (share is None or share(run) > 0):
-        moments.append(
-            _moment(
-                "generating answers",
-                run,
-                room,
-                [*static, *casts, *within, *rollout_memory(run)],
-            )
-        )
+        writing = [*static, *casts, *within, *rollout_memory(run)]
+        moments.append(_moment("generating answers", run, room, writing))
     top = max(moments, key=lambda found: found.need + found.cached)
     peak = top.need + top.cached
     if readable is not None:
@@ -172,12 +159,8 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     # What was given back already goes first where lengths come in a lucky order.
     fewer, more = max(0.0, spread[0] - top.given_back), spread[1]
     low, high = reading_band(peak, fewer_bytes=fewer, more_bytes=more, doubts=doubts)
-    need_low, need_high = need_band(
-        need,
-        static_bytes=_bytes(static),
-        weights_bytes=_bytes(held_weights),
-        doubts=doubts,
-    )
+    sizes = {"static_bytes": _bytes(static), "weights_bytes": _bytes(held_weights)}
+    need_low, need_high = need_band(need, **sizes, doubts=doubts)
     warnings = [shape.note] if shape.origin == "size" and shape.note else []
     if not run.trainer.is_known:
         warnings.append(guess_note(run))
@@ -234,50 +217,25 @@ class Held(NamedTuple):
     given_back: int  # bytes that would be cached too if there were room
 
 
-def _moment(
-    name: str,
-    run: Run,
-    room: Room,
-    terms: Sequence[Term],
-) -> Held:
+def _moment(name: str, run: Run, room: Room, terms: Sequence[Term]) -> Held:
     """The terms with what the chosen counter shows beyond them."""
-    extra: list[Term] = []
-    cache: list[Term] = []
-    readable = room.readable
+    extra, cache, readable = list[Term](), list[Term](), room.readable
     if run.device.is_cpu:
-        kept = CPU_BUFFER_BYTES + CPU_KEPT * room.flowing + room.unfit
-        extra.append(
-            term_of(
-                "freed memory not returned",
-                kept,
-                f"buffers of libraries, and {CPU_KEPT:.0%} of what a step makes and frees"
-                f"{', and what fits nothing later' if room.unfit else ''}: malloc returns what lies"
-                " on top alone",
-                src.MALLOC,
-            )
-        )
-        if run.precision == "mixed":
-            extra.append(
-                term_of(
-                    "compiled kernels",
-                    CPU_KERNEL_BYTES,
-                    "of bfloat16 products, one for each shape",
-                    src.MALLOC,
-                )
-            )
-        extra.append(
-            term_of(
-                "Python and libraries",
-                0.7 * GIB,
-                "interpreter, torch and tokenizer in RAM",
-                src.MALLOC,
-            )
-        )
+        extra += _process_memory(run, room)
     else:
         cache = [*room.blocks[1:], *_blocks_apart(room, terms)]
         extra += [*room.blocks[:1], *room.context]
         if run.counter in HOLDS_CACHE:
-            extra, cache = _with_unnamed(run, terms, extra, cache)
+            so_far = _bytes(terms) + _bytes(extra)
+            words = "what published runs show beyond the other terms"
+            because = f"buffers of libraries, {UNNAMED_NEEDED:.0%}: {words}"
+            extra.append(
+                term_of("not accounted for", UNNAMED_NEEDED * so_far, because, src.UNNAMED)
+            )
+            if run.trainer.is_known:  # guesses take the safer side already
+                more = UNNAMED - UNNAMED_NEEDED
+                because = f"blocks of other streams, {more:.0%}: {words}"
+                cache.append(term_of(CACHE_TERMS[3], more * so_far, because, src.UNNAMED))
     need = _bytes(terms) + _bytes(extra)
     whole = _bytes(cache)
     if readable is not None and whole > readable - need:
@@ -287,28 +245,20 @@ def _moment(
     return Held(Moment(name=name, terms=found), need, cached, whole - cached)
 
 
-def _with_unnamed(
-    run: Run, terms: Sequence[Term], extra: list[Term], cache: list[Term]
-) -> tuple[list[Term], list[Term]]:
-    """Both lists with what published runs showed beyond all named terms."""
-    so_far = _bytes(terms) + _bytes(extra)
-    because = "what published runs show beyond the other terms"
-    needed = term_of(
-        "not accounted for",
-        UNNAMED_NEEDED * so_far,
-        f"buffers of libraries, {UNNAMED_NEEDED:.0%}: {because}",
-        src.UNNAMED,
+def _process_memory(run: Run, room: Room) -> Iterator[Term]:
+    """What a process that trains on the CPU holds in RAM beside its tensors."""
+    because = (
+        f"buffers of libraries, and {CPU_KEPT:.0%} of what a step makes and frees"
+        f"{', and what fits nothing later' if room.unfit else ''}: malloc returns what lies on top"
+        " alone"
     )
-    if not run.trainer.is_known:  # its guesses take the safer side already
-        return [*extra, needed], cache
-    more = UNNAMED - UNNAMED_NEEDED
-    shown = term_of(
-        CACHE_TERMS[3],
-        more * so_far,
-        f"blocks of other streams, {more:.0%}: {because}",
-        src.UNNAMED,
-    )
-    return [*extra, needed], [*cache, shown]
+    kept = CPU_BUFFER_BYTES + CPU_KEPT * room.flowing + room.unfit
+    yield term_of("freed memory not returned", kept, because, src.MALLOC)
+    if run.precision == "mixed":
+        because = "of bfloat16 products, one for each shape"
+        yield term_of("compiled kernels", CPU_KERNEL_BYTES, because, src.MALLOC)
+    because = "interpreter, torch and tokenizer in RAM"
+    yield term_of("Python and libraries", 0.7 * GIB, because, src.MALLOC)
 
 
 def _blocks_apart(room: Room, terms: Sequence[Term]) -> list[Term]:
@@ -364,14 +314,9 @@ def _context(run: Run) -> list[Term]:
     if not _shows_context(run):
         return []
     loaded = ", all loaded at the start before CUDA 12.2" if _loads_all_kernels(run) else ""
-    return [
-        term_of(
-            "CUDA context" if run.device.is_cuda else "driver and kernels",
-            _context_bytes(run),
-            f"driver, kernels{loaded}{' and NCCL' if run.gpus > 1 else ''}",
-            src.CONTEXT,
-        )
-    ]
+    because = f"driver, kernels{loaded}{' and NCCL' if run.gpus > 1 else ''}"
+    name = "CUDA context" if run.device.is_cuda else "driver and kernels"
+    return [term_of(name, _context_bytes(run), because, src.CONTEXT)]
 
 
 def _unfit(run: Run, layer: int, loss: int) -> float:
@@ -409,28 +354,23 @@ def _blocks_held(
     lost = factors.lost if found is NONE else factors.lost_ragged
     free: float = max(0.0, factors.kept - lost)
     because = f"split blocks that cannot be returned: {lost:.0%} of what a step makes and frees"
+    returned = (
+        f"free blocks that fit no other size, {free:.0%} of what a step makes and frees: returned"
+        " when memory is short"
+    )
+    anew = (
+        f"each batch longer than all before it needs new blocks, {factors.per_record:.0%} of what a"
+        f" step makes and frees, {found.mean:.1f} times before the longest"
+    )
+    each = factors.per_record * transient
     blocks = [
         term_of("fragmentation", lost * transient, because, src.ALLOCATOR),
-        term_of(
-            CACHE_TERMS[0],
-            free * transient,
-            f"free blocks that fit no other size, {free:.0%} of what a step makes and frees:"
-            " returned when memory is short",
-            src.ALLOCATOR,
-        ),
-        term_of(
-            CACHE_TERMS[1],
-            factors.per_record * found.mean * transient,
-            f"each batch longer than all before it needs new blocks, {factors.per_record:.0%} of"
-            f" what a step makes and frees, {found.mean:.1f} times before the longest",
-            src.ALLOCATOR,
-        ),
+        term_of(CACHE_TERMS[0], free * transient, returned, src.ALLOCATOR),
+        term_of(CACHE_TERMS[1], factors.per_record * found.mean * transient, anew, src.ALLOCATOR),
     ]
-    each = factors.per_record * transient
-    known = bool(run.rows.lengths)  # else the band's own width covers it
-    return blocks, (
-        (each * (found.mean - found.low), each * (found.high - found.mean)) if known else (0.0, 0.0)
-    )
+    if not run.rows.lengths:  # the band's own width covers it
+        return blocks, (0.0, 0.0)
+    return blocks, (each * (found.mean - found.low), each * (found.high - found.mean))
 
 
 def records_of(run: Run) -> Records:
