@@ -292,7 +292,9 @@ def record_failure(job: Job | None, error: AdviseError) -> int:
         }
     if job is not None:
         try:
-            write_json(job.output / error_file(), ErrorRecord.of(error, **process).to_dict())
+            write_json(
+                job.output / error_file(), replace(ErrorRecord.of(error), **process).to_dict()
+            )
             shown = bool(os.environ.get(CALLER_SHOWS_ERRORS))
         except AdviseError as second:
             print(f"error: {second.text()}", file=sys.stderr)

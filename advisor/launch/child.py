@@ -95,7 +95,7 @@ class Child:
             guard_command(self.command, parent=os.getpid()),
             env=self.env,
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno() if _has_fd(sys.stderr) else 2,
+            stdout=2,
             start_new_session=True,
             pass_fds=self.keep_fds,
         )
@@ -192,11 +192,3 @@ def with_variables(
     """The environment with these variables; None: without it."""
     changed = {**environment, **changes}
     return {name: value for name, value in changed.items() if value is not None}
-
-
-def _has_fd(stream: Any) -> bool:
-    try:
-        stream.fileno()
-    except (AttributeError, OSError, ValueError):
-        return False
-    return True

@@ -128,13 +128,14 @@ def _has_reward(entry: Entry, profile: DataProfile) -> bool:
     """Whether something can score the answers of a stage that learns from its own: what the stage
     names, an earlier reward model, or answers in the data.
     """
-    checked = [name for name, one in methods().objectives.items() if one.takes_verifier]
+    compared = [one for one in methods().objectives.values() if one.takes_verifier]
+    checked = {one.id for one in compared if one.answers > 1}
     return (
         not objective(entry.stage.objective).needs_reward
         or bool(entry.scored_by or reward_parts(entry.stage.options))
         or profile.format == "classification"
         # its answers can be verified, if it has any
-        or (profile.format != "requests" and set(checked) <= set(profile.objectives))
+        or (profile.format != "requests" and checked <= set(profile.objectives))
     )
 
 

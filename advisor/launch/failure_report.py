@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from advisor.ground.errors import (
     AdviseError,
@@ -57,6 +56,7 @@ FREE_SPACE = "free some space"
 AT_ONCE = "stopped at once: the steps since the last checkpoint are lost"
 DISK_FULL = ("no space left", "disk quota exceeded")  # in errors of many libraries
 ERROR_OF_ANY_RANK = "error-rank*.json"
+SIGNALS = {one.value: one.name for one in signal.Signals}
 # Windows, where advice runs and training does not, has no SIGHUP and no SIGKILL.
 SIGHUP, SIGKILL = 1, 9
 STOP_CODES = (-signal.SIGTERM, -signal.SIGINT, -SIGHUP, 130, 143)
@@ -120,7 +120,7 @@ def explain_failure(
         return _disk_full(entry, folder)
     if code < 0:
         return TrainingFailed(
-            f"the trainer was ended by signal {-code} ({_signal_name(-code)})",
+            f"the trainer was ended by signal {-code} ({SIGNALS.get(-code, 'unknown')})",
             where=f"stage {entry.name}",
             hint="usually a crash inside a library; its output is above",
         )
@@ -207,7 +207,9 @@ def note_silent_end(folder: Path, ended: Ended, *, ranks: Sequence[int], kills: 
     elif ended.code < 128:
         error = TrainingFailed(f"it ended with exit code {ended.code}", hint="its output says more")
     folder.mkdir(parents=True, exist_ok=True)
-    record = ErrorRecord.of(error, rank=silent[0], at_s=time.time(), host=socket.gethostname())
+    record = replace(
+        ErrorRecord.of(error), rank=silent[0], at_s=time.time(), host=socket.gethostname()
+    )
     write_record(folder / error_of_rank(silent[0]), record)
 
 
@@ -266,23 +268,22 @@ def _fault_of_result(path: Path) -> str:
     return ""
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"
-
-
 def smaller_hint(
-    entry: Entry, is_chosen_folder: bool, *, peak_of: PeakOf | None = None, **known: Any
+    entry: Entry,
+    is_chosen_folder: bool,
+    *,
+    peak_of: PeakOf | None = None,
+    limit_bytes: int | None = None,
+    loading: bool = False,
 ) -> str:
     """The command-line settings that make the stage need less memory.
 
     Args:
         peak_of: The estimated peak of a stage; None: the first change is named, whatever it saves.
-        known: Further arguments of `next_change`.
+        limit_bytes: What the device had.
+        loading: It ran out as the model was loaded, which fewer rows do not change.
     """
-    change = next_change(entry.stage, peak_of=peak_of, **known)
+    change = next_change(entry.stage, peak_of=peak_of, limit_bytes=limit_bytes, loading=loading)
     if change is None:
         return NOTHING_SMALLER
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from advisor.launch.checks.device import device_faults, device_missing
 from advisor.launch.checks.packages import package_faults
 from advisor.launch.expected import StageEstimator
 from advisor.launch.hub import cache_line, login, model_needs
-from advisor.plan.entries import Entry, entries
+from advisor.plan.entries import entries
 from advisor.plan.model import Plan
 from advisor.plan.read import PlanFile
 from advisor.situation.of_plan import device_hardware, plan_shape
@@ -37,7 +36,14 @@ def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
     if missing is not None:
         reasons = [missing.what]
     else:
-        reasons = _too_big(StageEstimator(plan=plan, shape=shape, hardware=used), todo)
+        estimator = StageEstimator(plan=plan, shape=shape, hardware=used)
+        expected = {entry.name: estimator.expect(entry) for entry in todo}
+        reasons = [
+            f"stage {name} needs about {format_gib(one.need_bytes)}, and this machine has"
+            f" {format_gib(one.limit_bytes)} for it"
+            for name, one in expected.items()
+            if one.fits == "too_big" and one.need_bytes and one.limit_bytes
+        ]
     faults = package_faults(hardware, plan.stages)
     if not reasons:
         faults += device_faults(plan, hardware)
@@ -52,14 +58,3 @@ def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
         downloads=tuple(filter(None, [*lines, cache_line(models)])),
         download_bytes=None if None in needs else sum(need or 0 for need in needs),
     )
-
-
-def _too_big(estimator: StageEstimator, todo: Sequence[Entry]) -> list[str]:
-    """The stages that are estimated to need more memory than this machine has."""
-    expected = {entry.name: estimator.expect(entry) for entry in todo}
-    return [
-        f"stage {name} needs about {format_gib(one.need_bytes)}, and this machine has"
-        f" {format_gib(one.limit_bytes)} for it"
-        for name, one in expected.items()
-        if one.fits == "too_big" and one.need_bytes and one.limit_bytes
-    ]

@@ -111,7 +111,7 @@ class Machines:
         """Be there for the others; machine 0 has to be there first. Raises MachineNotReady."""
         if self.place.node:
             self.run = self._come(0)["run"]
-        self._say(run=self.run, words=self.words)
+        self._say({"run": self.run, "words": self.words})
 
     def agree(self, report: Said) -> None:
         """Wait until all machines have checked themselves, and found that they fit together.
@@ -123,9 +123,9 @@ class Machines:
         """
         if self.place.node:
             refuse_differences(self._until(0, "report")["report"], report, self.words)
-            self._say(agrees=True)
+            self._say({"agrees": True})
             return
-        self._say(report=report)
+        self._say({"report": report})
         for node in self.others:
             self._come(node)
             self._until(node, "agrees")
@@ -142,14 +142,14 @@ class Machines:
         self._ends()
         self.number, self.bad_s = self.number + 1, 0.0
         port = self.place.port or free_port()
-        self._say(training=what | {"number": self.number, "port": port})
+        self._say({"training": what | {"number": self.number, "port": port}})
         own = start(self._arguments(port), self._guard)
         deadline_s = time.monotonic() + (FAIL_S if own.code else END_S)
         while len(ends := self._ends()) < len(self.others) and time.monotonic() < deadline_s:
             if own.code in KILLED:  # at once
                 break
             time.sleep(LOOK_S)
-        self._say(training=None)  # whoever is still at it ends
+        self._say({"training": None})  # whoever is still at it ends
         # Ended by the guard, it says nothing of the cause.
         codes = [0 if own.code in KILLED else own.code, *(one.code for one in ends), own.code]
         return Ended(next(filter(None, codes), 0), any(one.was_stopped for one in (own, *ends)))
@@ -164,7 +164,7 @@ class Machines:
             if training and training["number"] > self.number:
                 self.number = training["number"]
                 ended = start(training, self._arguments(training["port"]), self._guard)
-                self._say(ended=[self.number, *ended])
+                self._say({"ended": [self.number, *ended]})
             time.sleep(LOOK_S)
 
     def _guard(self, child: Child) -> None:
@@ -219,7 +219,7 @@ class Machines:
         except OSError as error:
             raise cannot_write(path.parent, error, way_out=ELSEWHERE) from error
 
-    def _say(self, **more: Any) -> None:
+    def _say(self, more: Said) -> None:
         self.said |= more
         text = json.dumps(self.said).encode()
         os.pwrite(self.fd, text, 0)
@@ -271,7 +271,7 @@ class Machines:
     def close(self, code: int, text: str) -> None:
         """Say how the run ended here."""
         with suppress(OSError):
-            self._say(end=[code, text])
+            self._say({"end": [code, text]})
         os.close(self.fd)
 
 

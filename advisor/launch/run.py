@@ -160,20 +160,11 @@ def _train(call: Call, machines: Machines | None) -> Run | DryRun:
         say(f"warning: {warning}")
     for line in checked.needs if not call.node else ():
         say(line)
-    starter = TrainerStarter(
-        package_folder=call.package_folder,
-        run_folder=run.folder,
-        launch=run.plan.launch,
-        gpus=call.gpus.environment,
-        server_gpus=call.gpus.server,
-        max_steps=run.max_steps,
-        memory_bytes=call.machine.ram_total_bytes,
-        machines=machines,
-    )
+    starter = TrainerStarter(call=call, machines=machines)
     if machines is not None:
         machines.agree(_common(call, needed))
         if call.node:
-            starter.follow(machines, run.entries)
+            starter.follow(machines)
             return _outcome_elsewhere(call)
     with RunFolder(run.folder) as folder, every_stop_as_interrupt():
         starter = replace(starter, lock_fd=folder.lock_fd)
@@ -256,7 +247,7 @@ def _measure_stage(call: Call, entry: Entry, scratch: Path, starter: TrainerStar
         (scratch / "stages" / name).symlink_to(trained, target_is_directory=True)
     call.options.say(f"{at}: measuring two steps on the longest rows and one evaluation batch")
     kills = oom_kills()
-    ended = starter.train([entry], scratch, ["--dry-run"])
+    ended = starter.train([entry], scratch)
     own = scratch / "stages" / entry.name
     found = try_read_part(StageMeasurement, own / DRY_RUN) if ended.code == 0 else None
     if found is not None and found.measured is not None:

@@ -181,7 +181,6 @@ class StageRunner:
         for entry in group:
             self._announce(entry, position)
         kills = oom_kills()
-        flags = () if self.call.options.judge else ("--no-judge",)
 
         def take_finished() -> None:
             """A process that trains several tasks writes the result of each as soon as it has it;
@@ -193,15 +192,13 @@ class StageRunner:
 
         def train() -> Ended:
             watch = take_finished if len(group) > 1 else None
-            with serving(run, group[0], gpus=self.starter.server_gpus, say=say) as server:
-                return self.starter.train(group, run.folder, flags, watch=watch, server=server)
+            with serving(run, group[0], gpus=self.call.gpus.server, say=say) as server:
+                return self.starter.train(group, run.folder, watch=watch, server=server)
 
         folders = [self._folder(entry) for entry in group]
         if is_trained(folders):
             say(f"stage {group[0].name}: trained and saved already, and not judged yet")
-        ended = train_and_judge(
-            folders, train, lambda: self.starter.train(group, run.folder, flags, judges=True)
-        )
+        ended = train_and_judge(folders, train, lambda: self.starter.judge(group, run.folder))
         take_finished()
         if ended.code == 0:
             self._take_result(group[-1], None)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.files import PLAN_FILE
+from advisor.launch.call import Call
 from advisor.launch.child import TOGETHER_S, Child, guard_command, with_variables
 from advisor.launch.child import Ended as Ended
 from advisor.launch.failure_report import note_silent_end, oom_kills
 from advisor.launch.machines import Guard, Machines, Said, gloo_interface
 from advisor.plan.entries import Entry
-from advisor.plan.model import Launch
 from advisor.plan.vllm import URL_VARIABLE
 
 ON_MACHINES_S = 5.0  # a scheduler's signals reach the machines one after the other: one request
@@ -29,15 +29,7 @@ ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 class TrainerStarter:
     """Starts trainers for one run, in the way the plan says."""
 
-    package_folder: Path  # that holds the package `trainers`
-    run_folder: Path
-    launch: Launch
-    # What shows the plan's GPUs alone (None: unset the variable); empty: whatever is visible.
-    gpus: Mapping[str, str | None]
-    # The same for a vLLM server.
-    server_gpus: Mapping[str, str | None] = field(default_factory=dict)
-    max_steps: int | None
-    memory_bytes: int | None = None  # of this computer, within the limits of its container
+    call: Call
     # The run folder's lock, which the child holds on to; None: that of machine 0 does.
     lock_fd: int | None = None
     machines: Machines | None = None  # of the run, if it has several
@@ -46,47 +38,42 @@ class TrainerStarter:
         self,
         entries: Sequence[Entry],
         run: Path,
-        flags: Sequence[str] = (),
         *,
         watch: Callable[[], object] | None = None,
         server: str | None = None,
-        judges: bool = False,
     ) -> Ended:
         """Train one stage, of one task or of several, in one process (or one per GPU).
 
         Args:
             watch: Called about once a second until the process ends.
-            judges: Judge what several processes have trained and saved, in one.
         """
-        if judges:
-            command = [*self._one_process(entries, run, flags), "--part", "judge"]
-            return self._run(command, watch=watch, server=server)
         if self.machines is None:
-            return self._run(self._training(entries, run, flags), watch=watch, server=server)
+            return self._run(self._training(entries, run), watch=watch, server=server)
         return self.machines.train(
             {
                 "entries": [entry.name for entry in entries],
-                "folder": os.path.relpath(run, self.run_folder),
-                "flags": list(flags),
+                "folder": os.path.relpath(run, self.call.run.folder),
                 "server": server,
             },
             lambda arguments, guard: self._run(
-                self._training(entries, run, flags, arguments),
-                watch=watch,
-                server=server,
-                guard=guard,
+                self._training(entries, run, arguments), watch=watch, server=server, guard=guard
             ),
         )
 
-    def follow(self, machines: Machines, entries: Sequence[Entry]) -> None:
+    def judge(self, entries: Sequence[Entry], run: Path) -> Ended:
+        """Judge what several processes have trained and saved, in one."""
+        return self._run([*self._one_process(entries, run), "--part", "judge"])
+
+    def follow(self, machines: Machines) -> None:
         """Train what machine 0 says, until the run is done. Raises how it ended otherwise."""
-        place, by_name = machines.place, {entry.name: entry for entry in entries}
-        ranks = range(self.launch.processes * place.node, self.launch.processes * (place.node + 1))
+        by_name = {entry.name: entry for entry in self.call.run.entries}
+        first = self.call.run.plan.launch.processes * machines.place.node
+        ranks = range(first, first + self.call.run.plan.launch.processes)
 
         def start(training: Said, arguments: list[str], guard: Guard) -> Ended:
             group = [by_name[name] for name in training["entries"]]
-            run, kills = (self.run_folder / training["folder"]).resolve(), oom_kills()
-            command = self._training(group, run, training["flags"], arguments)
+            run, kills = (self.call.run.folder / training["folder"]).resolve(), oom_kills()
+            command = self._training(group, run, arguments)
             ended = self._run(command, server=training["server"], guard=guard)
             note_silent_end(run / "stages" / group[-1].name, ended, ranks=ranks, kills=kills)
             return ended
@@ -94,30 +81,41 @@ class TrainerStarter:
         machines.follow(start)
 
     def _training(
-        self,
-        entries: Sequence[Entry],
-        run: Path,
-        flags: Sequence[str],
-        rendezvous: Sequence[str] = ("--standalone",),
+        self, entries: Sequence[Entry], run: Path, rendezvous: Sequence[str] = ("--standalone",)
     ) -> list[str]:
-        """The command that trains in all processes of this machine."""
-        command = self._one_process(entries, run, flags)
-        if self.launch.world_size > 1:
-            return _in_several_processes(command, self.launch.processes, rendezvous)
-        return command
+        """The command that trains in all processes of this machine.
 
-    def _one_process(self, entries: Sequence[Entry], run: Path, flags: Sequence[str]) -> list[str]:
-        """The command that trains one stage, of one task or of several."""
-        stage = entries[0].stage
-        tasks = [word for entry in entries if entry.task for word in ("--task", entry.task.name)]
+        With several it runs once per GPU, with ranks, by torch's own launcher. `accelerate launch`
+        wraps the same launcher, but starts a single process if there is no GPU.
+        """
+        command, launch = self._one_process(entries, run), self.call.run.plan.launch
+        if launch.world_size == 1:
+            return command
         return [
+            *_python("trainers.frame.torchrun"),
+            *rendezvous,
+            *("--nproc-per-node", str(launch.processes)),
+            "--no-python",
+            "--",
+            # Each worker dies with the launcher; 0, since the launcher's number is not known yet.
+            *guard_command(command, parent=0),
+        ]
+
+    def _one_process(self, entries: Sequence[Entry], run: Path) -> list[str]:
+        """The command that trains one stage, of one task or of several."""
+        stage, options = entries[0].stage, self.call.options
+        command = [
             *_python("trainers"),
             *(stage.objective, str(run / PLAN_FILE)),
             *("--stage", stage.name, "--run", str(run)),
-            *tasks,
-            *flags,
-            *self._limit(),
         ]
+        for entry in entries:
+            command += ["--task", entry.task.name] if entry.task else []
+        if options.dry_run:
+            command.append("--dry-run")
+        elif not options.judge:
+            command.append("--no-judge")
+        return [*command, *self._limit()]
 
     def compare_modules(self, run: Path) -> Ended:
         """Evaluate the module of every task on the held-out rows of every task."""
@@ -134,7 +132,8 @@ class TrainerStarter:
         return self._run([*_python(module), *map(str, arguments)])
 
     def _limit(self) -> list[str]:
-        return [] if self.max_steps is None else ["--max-steps", str(self.max_steps)]
+        most = self.call.options.max_steps
+        return [] if most is None else ["--max-steps", str(most)]
 
     def _run(
         self,
@@ -169,39 +168,22 @@ class TrainerStarter:
         """
         env = dict(os.environ)
         own = [env["PYTHONPATH"]] if env.get("PYTHONPATH") else []
-        env["PYTHONPATH"] = os.pathsep.join([str(self.package_folder), *own])
+        env["PYTHONPATH"] = os.pathsep.join([str(self.call.package_folder), *own])
         env["PYTHONSAFEPATH"] = "1"
-        if self.memory_bytes is not None:
-            env["ADVISE_MEMORY_BYTES"] = str(self.memory_bytes)  # shown beside what is in use
+        if (memory := self.call.machine.ram_total_bytes) is not None:
+            env["ADVISE_MEMORY_BYTES"] = str(memory)  # shown beside what is in use
         if self.machines is not None:
             env |= gloo_interface(self.machines.place.address)
         env["ADVISE_TELLS_ERRORS"] = "1"  # the trainer leaves error.json and need not print it too
-        if self.launch.device == "cpu":
+        device = self.call.run.plan.launch.device
+        if device == "cpu":
             env |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "-1"}
             return env
-        env = with_variables(env, self.gpus)
-        if self.launch.device == "cuda" and not any(env.get(name) for name in ALLOCATOR):
+        env = with_variables(env, self.call.gpus.environment)
+        if device == "cuda" and not any(env.get(name) for name in ALLOCATOR):
             env[ALLOCATOR[0]] = "expandable_segments:True"
         return env
 
 
 def _python(module: str) -> list[str]:
     return [sys.executable, "-P", "-m", module]
-
-
-def _in_several_processes(
-    command: Sequence[str], processes: int, rendezvous: Sequence[str]
-) -> list[str]:
-    """The command once per GPU, with ranks, by torch's own launcher.
-
-    `accelerate launch` wraps the same launcher, but starts a single process if there is no GPU.
-    """
-    return [
-        *_python("trainers.frame.torchrun"),
-        *rendezvous,
-        *("--nproc-per-node", str(processes)),
-        "--no-python",
-        "--",
-        # Each worker dies with the launcher; 0, since the launcher's number is not known yet.
-        *guard_command(command, parent=0),
-    ]

@@ -265,13 +265,9 @@ def _texts(stage: Stage, instruct: bool) -> list[str]:
     return [f"Loss: on {LEARNED[str(loss_on)]}.", template]
 
 
-def _reads_documents(stage: Stage) -> bool:
-    objective = methods().objectives.get(stage.objective)
-    return objective is not None and objective.splits_documents
-
-
 def _too_long(stage: Stage) -> str:
-    if _reads_documents(stage):
+    objective = methods().objectives.get(stage.objective)
+    if objective is not None and objective.splits_documents:
         return "Documents over seq_len are split, nothing is lost."
     said = {
         "stop": "left out; above 5 % of the rows the run stops instead",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from math import ceil
-from typing import Annotated, Any
+from typing import Annotated
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import AdviseError
@@ -290,10 +290,8 @@ class ErrorRecord(JsonObject):
     ] = None
 
     @classmethod
-    def of(cls, error: AdviseError, **process: Any) -> ErrorRecord:
-        """The error as it is recorded, of one of several processes with its rank, host, at_s, ...;
-        several faults become one text.
-        """
+    def of(cls, error: AdviseError) -> ErrorRecord:
+        """The error as it is recorded; several faults become one text."""
         first = error.faults[0]
         return cls(
             kind=type(error).__name__,
@@ -301,7 +299,6 @@ class ErrorRecord(JsonObject):
             allowed=first.allowed,
             hint=first.hint,
             exit_code=error.exit_code,
-            **process,
         )
 
 

@@ -11,11 +11,10 @@ import pytest
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.extras import Checked
 from advisor.ground.types import Gpu, GpuProcess, as_free_now
-from advisor.launch.call import choose_gpus
+from advisor.launch.call import ChosenGpus, choose_gpus
 from advisor.launch.checks import memory, run_checks
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.entries import entries
-from advisor.plan.model import Launch
 from advisor.plan.read import read_plan
 from advisor.record.stage import Expected
 from tests.launch.conftest import MACHINE, PLAN, call_of, run
@@ -98,41 +97,40 @@ def test_a_gpu_without_a_uuid_is_taken_by_number(planned, own, expected):
     assert chosen(planned, here, environ=environ).environment == expected
 
 
-def test_rocm_gpus_are_taken_by_their_number(planned, monkeypatch, tmp_path):
+def test_rocm_gpus_are_taken_by_their_number(planned, monkeypatch):
     """One of eight AMD GPUs is visible to the trainer, whatever CUDA_VISIBLE_DEVICES said."""
     here = machine(*(gpu(n, 100 + n, total=192) for n in range(8)), kind="rocm")
     found = chosen(planned, here, device="rocm")
     assert found.environment == {"HIP_VISIBLE_DEVICES": "7", "CUDA_VISIBLE_DEVICES": None}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
-    env = starter(tmp_path, found.environment, device="rocm")._environment()
+    env = starter(found.environment, device="rocm")._environment()
     assert env["HIP_VISIBLE_DEVICES"] == "7"
     assert "CUDA_VISIBLE_DEVICES" not in env
 
 
-def starter(folder, gpus, *, device="cuda"):
-    return TrainerStarter(
-        package_folder=folder, run_folder=folder, launch=Launch(device=device), gpus=gpus,
-        max_steps=None, lock_fd=0,
-    )  # fmt: skip
+def starter(gpus, *, device="cuda"):
+    call = call_of(set_values=[f"launch.device={device}"])
+    call.__dict__["gpus"] = ChosenGpus(environment=gpus)
+    return TrainerStarter(call=call, lock_fd=0)
 
 
-def test_cuda_runs_get_memory_segments_that_grow(tmp_path, monkeypatch):
+def test_cuda_runs_get_memory_segments_that_grow(shop, monkeypatch):
     """Batches of new lengths do not split the memory; a setting of the user's own stays as it is,
     under today's name and the older one.
     """
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         monkeypatch.delenv(name, raising=False)
-    env = starter(tmp_path, {})._environment()
+    env = starter({})._environment()
     assert env["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         with monkeypatch.context() as patch:
             patch.setenv(name, "max_split_size_mb:64")
-            env = starter(tmp_path, {})._environment()
+            env = starter({})._environment()
             assert {env.get("PYTORCH_ALLOC_CONF"), env.get("PYTORCH_CUDA_ALLOC_CONF")} <= {
                 None,
                 "max_split_size_mb:64",
             }
-    cpu = starter(tmp_path, {}, device="cpu")._environment()
+    cpu = starter({}, device="cpu")._environment()
     assert (cpu["CUDA_VISIBLE_DEVICES"], cpu.get("PYTORCH_ALLOC_CONF")) == ("", None)
 
 

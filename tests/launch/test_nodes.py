@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,7 +218,7 @@ def test_a_process_that_ended_without_a_word_is_written_down(
     """Machine 0 sees the stage's folder, and not how processes of another machine ended."""
     monkeypatch.setattr(failure_report, "oom_kills", lambda: kills)
     for error in told:
-        write_record(tmp_path / error_of_rank(3), ErrorRecord.of(error, rank=3, at_s=1.0))
+        write_record(tmp_path / error_of_rank(3), replace(ErrorRecord.of(error), rank=3, at_s=1.0))
     note_silent_end(tmp_path, Ended(code, False), ranks=[3], kills=0)
     found = read_error(tmp_path)
     assert (found.kind if found else None) == (kind.__name__ if kind else None)

@@ -14,9 +14,7 @@ Folders named in ADVISE_METHODS add theirs from `launch/checks/`.
 from __future__ import annotations
 
 import pkgutil
-from functools import cache
 from importlib import import_module
-from types import ModuleType
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.extras import Checked, extras
@@ -33,23 +31,16 @@ def run_checks(call: Call) -> Checked:
     Raises InputError with everything that the plan names and that is not there, else
     MachineNotReady with everything that the machine lacks.
     """
-    found: list[Checked] = []
+    files = [import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
+    needs, warnings = list[str](), list[str]()
     for phase in PHASES:
-        here = [file.check(call) for file in all_checks() if phase == file.PHASE]
+        here: list[Checked] = [file.check(call) for file in files if phase == file.PHASE]
         if phase == "machine" and call.starts_servers:  # they may need the network
             here += [extra.check(call) for extra in extras().values()]
         if bad := [fault for one in here for fault in one.bad]:
             raise InputError(faults=bad)
         if lacking := [fault for one in here for fault in one.lacking]:
             raise MachineNotReady(faults=lacking)
-        found = [*here, *found]  # downloads are named first
-    return Checked(
-        needs=[line for one in found for line in one.needs],
-        warnings=[line for one in reversed(found) for line in one.warnings],
-    )
-
-
-@cache
-def all_checks() -> list[ModuleType]:
-    """Every file of this folder."""
-    return [import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
+        needs = [line for one in here for line in one.needs] + needs  # downloads come first
+        warnings += [line for one in here for line in one.warnings]
+    return Checked(needs=needs, warnings=warnings)

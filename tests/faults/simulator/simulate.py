@@ -7,14 +7,13 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 from unittest import mock
 
 from advisor.estimate.past_runs import NO_RUNS
@@ -245,7 +244,6 @@ def promise(holds: bool, text: str) -> None:
 class Starter:
     """Trains in this process what the launcher would start a process for."""
 
-    server_gpus: ClassVar[Mapping[str, str | None]] = MappingProxyType({})
     world: World
     lock_fd: int = -1
 
