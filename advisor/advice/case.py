@@ -71,14 +71,12 @@ class Case:
         for case in cases:
             if case._counts and not case._holds(case._early.chain, "lora"):
                 continue  # nothing on 16-bit weights needs less: no other scheme has to be tried
-            room = case._room()
-            if room == "fits" or (room == "fits in 4 bit" and not case._counts):
+            if case._room() == "fits" or (not case._counts and case._room() == "fits in 4 bit"):
                 return case
-        for case in cases:
-            if case._room() == "fits in 4 bit":
-                return case
-        last = suggested[-1]
-        because = f"{last.suggestion.because}{NONE_FITS}"
+        in_4_bit = next((case for case in cases if case._room() == "fits in 4 bit"), None)
+        if in_4_bit is not None:
+            return in_4_bit
+        last, because = suggested[-1], f"{suggested[-1].suggestion.because}{NONE_FITS}"
         return self._suggesting(replace(last, suggestion=replace(last.suggestion, because=because)))
 
     def _suggesting(self, one: Suggested) -> Case:
@@ -102,20 +100,16 @@ class Case:
         decision = self.decide()
         if decision.nothing_fits or decision.concessions.least_module:
             return "does not fit"
-        # Where nothing is trained the model is the one that could be.
-        wanted = (
-            [decision.composition]
-            if decision.trains
-            else [decision.candidate(scheme) for scheme in ("lora", "qlora")]
-        )
-        for composition in wanted:
-            if self._holds(decision.chain, str(composition.scheme)):
-                return "fits" if composition.quantization is None else "fits in 4 bit"
-        return "does not fit"
+        # If nothing is trained the model is the one that could be.
+        schemes = (decision.composition.scheme,) if decision.trains else ("lora", "qlora")
+        holding = next((one for one in schemes if self._holds(decision.chain, str(one))), None)
+        if holding is None:
+            return "does not fit"
+        return "fits in 4 bit" if decision.candidate(str(holding)).quantization else "fits"
 
     def _holds(self, chain: str, scheme: str) -> bool:
-        """Whether a scheme fits by the upper end of its estimate; True where that is not known."""
-        cost = self.costs.cost_of(compose(chain, scheme))[1]
+        """Whether a scheme fits by the upper end of its estimate; True if that is not known."""
+        cost = self.costs.cost_of(compose(chain, scheme)).cost
         memory, limit = cost.memory, cost.limit_bytes
         return memory is None or limit is None or memory.need_high_bytes <= limit
 
@@ -139,11 +133,9 @@ class Case:
 
     def restated(self, changes: Mapping[str, Any]) -> Case:
         """The case in which a person had stated this, so that costs change with it."""
-        known = {
-            **self.situation.answers.known,
-            **{name: Answer(value=value, origin="asked") for name, value in changes.items()},
-        }
-        situation = replace(self.situation, answers=Answers(known=known))
+        asked = {name: Answer(value=value, origin="asked") for name, value in changes.items()}
+        answers = Answers(known={**self.situation.answers.known, **asked})
+        situation = replace(self.situation, answers=answers)
         return Case.build(situation, self.ruleset).with_suggestion()
 
     @cached_property
@@ -196,7 +188,7 @@ class Case:
 
     def sizes(self, decision: Decision) -> Sizes:
         """scheme -> its estimate on the chain that was concluded: the numbers of the reasons."""
-        return {scheme: self.cost_of(decision.candidate(scheme))[1] for scheme in schemes()}
+        return {scheme: self.cost_of(decision.candidate(scheme)).cost for scheme in schemes()}
 
 
 def _plain_facts(situation: Situation, changes: Mapping[str, Any]) -> dict[str, Any]:

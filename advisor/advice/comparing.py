@@ -1,12 +1,12 @@
 """What two rule sets answer differently: the steps from their tables, and for each a situation with
 both answers.
-with both answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from advisor.advice.decide import SETTINGS, Undecided, decide
@@ -16,6 +16,7 @@ from advisor.ruleset.decisions import Precedence, deciding
 from advisor.ruleset.model import DecisionTable, Ruleset
 from advisor.ruleset.space import Space, TooManyCases
 
+Pair = tuple[Ruleset, Ruleset]
 MAX_TRIED = 20  # ways to an earlier step's conclusion that are followed
 
 
@@ -36,39 +37,35 @@ class ComparedRules:
     examples: Mapping[int, Answered]  # id() of a difference -> a situation that shows it
 
     def example(self, difference: Difference) -> Answered | None:
-        """None for a setting, and where no whole situation leads there."""
+        """None for a setting, and if no whole situation leads there."""
         return self.examples.get(id(difference))
 
 
 def compare_answers(first: Ruleset, second: Ruleset) -> ComparedRules:
-    """Every difference of the tables, with a situation of each where one can be found."""
+    """Every difference of the tables, with a situation of each if one can be found."""
     comparison = compare_rules(first, second)
-    examples = {}
-    for table in comparison.tables:
-        for difference in table.differences:
-            found = None if difference.key else _example(first, second, difference)
-            if found is not None:
-                examples[id(difference)] = found
-    return ComparedRules(comparison=comparison, examples=examples)
+    differences = [one for table in comparison.tables for one in table.differences if not one.key]
+    found = {id(one): _example((first, second), one) for one in differences}
+    return ComparedRules(
+        comparison=comparison, examples={key: one for key, one in found.items() if one is not None}
+    )
 
 
-def _example(first: Ruleset, second: Ruleset, difference: Difference) -> Answered | None:
+def _example(rulesets: Pair, difference: Difference) -> Answered | None:
     """A situation in which the step concludes what the difference says under both."""
-    for ruleset in (second, first):
-        for facts in _ways(ruleset, difference):
-            if _shows(first, second, difference, facts):
-                return _answered(first, second, difference, facts)
-    return None
+    ways = (facts for ruleset in reversed(rulesets) for facts in _ways(ruleset, difference))
+    known = ({name: value for name, value in facts.items() if value is not None} for facts in ways)
+    showing = next((facts for facts in known if _shows(rulesets, difference, facts)), None)
+    return None if showing is None else _shortened(rulesets, difference, showing)
 
 
 def _ways(ruleset: Ruleset, difference: Difference) -> Iterator[dict[str, Any]]:
     """Situations that lead to the region, in facts that a person states."""
     tables = [table for table in ruleset.tables.values() if not table.per and table.id != SETTINGS]
     names = [table.id for table in tables]
-    if difference.table not in names:
-        return
-    before = tables[: names.index(difference.table)]
-    yield from _traced(ruleset, before, dict(difference.region.facts))
+    if difference.table in names:
+        before = tables[: names.index(difference.table)]
+        yield from _traced(ruleset, before, dict(difference.region.facts))
 
 
 def _traced(
@@ -90,48 +87,40 @@ def _traced(
         states = space.sets(space.cells_of_facts(facts), precedence.shorten)
     except TooManyCases:
         return
-    ways = [
+    ways = (
         chain
         for state, chain in states.items()
         if (bit := precedence.winner(state)) >= 0 and precedence.outcome[bit] == wanted
-    ]
-    for chain in ways[:MAX_TRIED]:
+    )
+    for chain in islice(ways, MAX_TRIED):
         cells = {name: space.cells[name][i].value for name, i in space.witness(chain).items()}
         yield from _traced(ruleset, earlier, {**cells, **facts})
 
 
-def _shows(
-    first: Ruleset, second: Ruleset, difference: Difference, facts: Mapping[str, Any]
-) -> bool:
+def _shows(rulesets: Pair, difference: Difference, facts: Mapping[str, Any]) -> bool:
     """Whether the step concludes there what the difference says."""
-    known = {name: value for name, value in facts.items() if value is not None}
-    for ruleset, expected in ((first, difference.first), (second, difference.second)):
-        if ruleset.contradictions(known) or "task" not in known:
+    for ruleset, expected in zip(rulesets, (difference.first, difference.second), strict=True):
+        if ruleset.contradictions(facts) or "task" not in facts:
             return False
         try:
-            judgement = decide(ruleset, known).steps[difference.table]
+            winner = decide(ruleset, facts).steps[difference.table].winner
         except Undecided:
             return False
-        winner = judgement.winner
         if repr(winner[0] if winner else None) != repr(expected):
             return False
     return True
 
 
-def _answered(
-    first: Ruleset, second: Ruleset, difference: Difference, facts: Mapping[str, Any]
-) -> Answered:
+def _shortened(rulesets: Pair, difference: Difference, facts: dict[str, Any]) -> Answered:
     """The situation without the facts that neither the step nor the whole answer needs."""
-    known = {name: value for name, value in facts.items() if value is not None}
 
-    def answers(found: Mapping[str, Any]) -> tuple[str, str]:
-        one, other = (str(decide(ruleset, found).composition) for ruleset in (first, second))
-        return one, other
+    def answers(found: Mapping[str, Any]) -> list[str]:
+        return [str(decide(ruleset, found).composition) for ruleset in rulesets]
 
-    differs = len(set(answers(known))) == 2
-    for name in list(known):
-        rest = {other: value for other, value in known.items() if other != name}
-        if _shows(first, second, difference, rest) and (len(set(answers(rest))) == 2) >= differs:
-            known = rest
-    one, other = answers(known)
-    return Answered(facts=known, first=one, second=other)
+    differs = len(set(answers(facts))) == 2
+    for name in list(facts):
+        rest = {other: value for other, value in facts.items() if other != name}
+        if _shows(rulesets, difference, rest) and (len(set(answers(rest))) == 2) >= differs:
+            facts = rest
+    one, other = answers(facts)
+    return Answered(facts=facts, first=one, second=other)

@@ -6,7 +6,7 @@ No estimates here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.advice.search.concessions import NO_CONCESSIONS, Concessions
@@ -29,8 +29,7 @@ REMEDIES_OF_GATE = {
     "constrained_decoding": (("constrained_decoding",), False),
     "other_tool": (("other_tool",), False),
 }
-# Steps whose default says nothing a person has to hear, and the steps that only join what two
-# others concluded.
+# Steps whose default says nothing a person has to hear, some of them in no layer.
 UNSAID = {
     "knowledge_source": ("finetune",),
     "readiness": ("train",),
@@ -41,7 +40,9 @@ UNSAID = {
     "required_capacity": ("any",),
     "data_amount": ("uncounted", "too_few", "little", "enough", "plenty"),
 }
-JOINS = ("train_decision",)
+NEVER_SAID = ("train_decision", "adapters_per", "data_amount")
+GATE = "train_decision"  # joins what two others concluded
+TO_REMEDY = ("knowledge_source", "readiness", GATE)
 
 
 class Undecided(Exception):
@@ -93,30 +94,39 @@ class Decision:
 
 def conclude_early(ruleset: Ruleset, base: Mapping[str, Any]) -> Decision:
     """The steps that need no estimate: everything before the scheme."""
-    facts = dict(base)
-    steps: dict[str, Judgement] = {}
+    facts, steps = dict(base), dict[str, Judgement]()
     for table in ruleset.tables.values():
-        if table.id in (LAST, SETTINGS) or table.per:
-            continue
-        steps[table.id] = judge(ruleset, table.id, facts)
-        winner = steps[table.id].winner
-        if winner is None:
-            raise Undecided(table.id)
-        facts[table.concludes] = winner[0]
+        if table.id not in (LAST, SETTINGS) and not table.per:
+            _conclude(ruleset, table.id, facts, steps)
     return Decision(facts=facts, steps=steps, composition=Composition(), rules=())
 
 
 def conclude(ruleset: Ruleset, early: Decision, fits: Mapping[str, str]) -> Decision:
     """The scheme, and with it the composition, by what fits (scheme -> `fits_<scheme>`)."""
     facts = {**early.facts, **{f"fits_{scheme}": fit for scheme, fit in fits.items()}}
-    steps = {**early.steps, LAST: judge(ruleset, LAST, facts)}
-    winner = steps[LAST].winner
-    if winner is None:
-        raise Undecided(LAST)
-    facts["scheme"] = winner[0]
-    return Decision(
-        facts=facts, steps=steps, composition=_composition(facts), rules=_heard(steps, facts)
+    steps = dict(early.steps)
+    _conclude(ruleset, LAST, facts, steps)
+    remedies, trains = REMEDIES_OF_GATE[str(facts["train_decision"])]
+    rules = _rules_to_tell(steps, trains=trains)
+    found = Decision(
+        facts=facts, steps=steps, composition=Composition(remedies=remedies), rules=rules
     )
+    if not trains:
+        return found
+    scheme = str(facts["scheme"])
+    if scheme == SMALLER_MODEL:
+        return replace(found, composition=Composition(remedies=(*remedies, SMALLER_MODEL)))
+    return replace(found, composition=found.candidate(scheme, remedies))
+
+
+def _conclude(
+    ruleset: Ruleset, table: str, facts: dict[str, Any], steps: dict[str, Judgement]
+) -> None:
+    """Adds what a table concludes. Raises Undecided if it recommends nothing."""
+    steps[table] = judge(ruleset, table, facts)
+    if (winner := steps[table].winner) is None:
+        raise Undecided(table)
+    facts[ruleset.tables[table].concludes] = winner[0]
 
 
 def decide(ruleset: Ruleset, facts: Mapping[str, Any]) -> Decision:
@@ -129,43 +139,18 @@ def decide(ruleset: Ruleset, facts: Mapping[str, Any]) -> Decision:
     return conclude(ruleset, conclude_early(ruleset, facts), fits)
 
 
-def _composition(facts: Mapping[str, Any]) -> Composition:
-    remedies, trains = REMEDIES_OF_GATE[str(facts["train_decision"])]
-    if not trains:
-        return Composition(remedies=remedies)
-    if facts["scheme"] == SMALLER_MODEL:
-        return Composition(remedies=(*remedies, SMALLER_MODEL))
-    return compose(
-        str(facts["chain"]),
-        str(facts["scheme"]),
-        per_task=facts["adapters_per"] == "task",
-        remedies=remedies,
-    )
-
-
-def _decided_alone(steps: Mapping[str, Judgement]) -> Rule | None:
-    """The rule of the gate, if it joins nothing that other steps concluded."""
-    winner = steps["train_decision"].winner
-    joins = {condition.fact for condition in winner[1].when} & set(steps) if winner else set()
-    return None if winner is None or joins else winner[1]
-
-
-def _heard(steps: Mapping[str, Judgement], facts: Mapping[str, Any]) -> tuple[Rule, ...]:
+def _rules_to_tell(steps: Mapping[str, Judgement], *, trains: bool) -> tuple[Rule, ...]:
     """The winning rules without those that go without saying; for a remedy what led to it."""
-    trains = REMEDIES_OF_GATE[str(facts["train_decision"])][1]
-    if (alone := _decided_alone(steps)) is not None and not trains:
-        return (alone,)
-    heard: list[Rule] = []
+    found: list[Rule] = []
     for table, judgement in steps.items():
-        if judgement.winner is None or (
-            not trains and table not in ("knowledge_source", "readiness", "train_decision")
-        ):
+        if judgement.winner is None or not (trains or table in TO_REMEDY):
             continue
         outcome, rule = judgement.winner
-        unsaid = outcome in UNSAID.get(table, ()) and (
-            rule.layer == "base" or table in ("train_decision", "adapters_per", "data_amount")
-        )
-        joins = table in JOINS and heard
-        if not unsaid and not joins:
-            heard.append(rule)
-    return tuple(heard)
+        if table == GATE and not trains and steps.keys().isdisjoint(one.fact for one in rule.when):
+            return (rule,)  # it joins nothing that other steps concluded
+        usual = outcome in UNSAID.get(table, ())
+        if not (usual and (rule.layer == "base" or table in NEVER_SAID)) and not (
+            table == GATE and found
+        ):
+            found.append(rule)
+    return tuple(found)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice, product
 from pathlib import Path
 
+from advisor.advice import scenarios
+from advisor.advice.scenarios import Scenario
 from advisor.advice.search.settings import RATE, judge_stage
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.resources import rules_dir
@@ -21,7 +24,7 @@ from advisor.plan.keys import setting_fault, setting_keys
 from advisor.ruleset.due import REFRESH_FILE, past_their_date
 from advisor.ruleset.lint import SIDE_EFFECTS, LintFinding, LintReport, caused_by_user, lint
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
-from advisor.ruleset.model import Ruleset
+from advisor.ruleset.model import Rule, Ruleset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,37 +55,29 @@ def lint_rules(
     faults: Iterable[Fault] = (),
 ) -> LintedRules:
     """The check of the shipped layers, or of what the user's files change, with more `faults`."""
-    checked = _lint_rules(layers, overlays, root)
-    known = {(finding.at, finding.text) for finding in checked.report.findings}
-    more = [_unreadable(one) for one in faults if (one.where, one.what) not in known]
-    report = replace(checked.report, findings=(*more, *checked.report.findings))
-    return replace(checked, report=report)
-
-
-def _lint_rules(
-    layers: tuple[str, ...], overlays: tuple[Path, ...], root: Path | None
-) -> LintedRules:
-    start = time.perf_counter()
+    start, loaded = time.perf_counter(), tuple[str, ...]()
     try:
         ruleset = load_rules(layers, overlays, root=root)
     except InputError as error:
+        count = None
         report = LintReport(findings=tuple(map(_unreadable, error.faults)), proofs=(), examples=0)
-        return LintedRules(report=report, layers=(), duration_s=time.perf_counter() - start)
-    report = _report(ruleset)
-    try:
-        scenarios, failing = run_scenarios(ruleset, overlays)
-    except InputError as error:
-        scenarios, failing = 0, tuple(map(_unreadable, error.faults))
-    report = replace(report, findings=(*failing, *report.findings))
-    if not overlays:
-        report = replace(report, findings=(*report.findings, *_past_their_date(root)))
     else:
-        report = caused_by_user(report, _report(load_rules(layers, root=root)), ruleset)
+        loaded, report = ruleset.layers, _report(ruleset)
+        try:
+            count, failing = run_scenarios(ruleset, overlays)
+        except InputError as error:
+            count, failing = 0, tuple(map(_unreadable, error.faults))
+        due = () if overlays else _past_their_date(root)
+        report = replace(report, findings=(*failing, *report.findings, *due))
+        if overlays:
+            report = caused_by_user(report, _report(load_rules(layers, root=root)), ruleset)
+    known = {(finding.at, finding.text) for finding in report.findings}
+    more = (_unreadable(one) for one in faults if (one.where, one.what) not in known)
     return LintedRules(
-        report=report,
-        layers=ruleset.layers,
+        report=replace(report, findings=(*more, *report.findings)),
+        layers=loaded,
         duration_s=time.perf_counter() - start,
-        scenarios=scenarios,
+        scenarios=count,
     )
 
 
@@ -121,33 +116,28 @@ def _without_rate(ruleset: Ruleset) -> Iterator[LintFinding]:
     settings = ruleset.tables.get("settings")
     if settings is None or not {"objective", "update", "params_b"} <= set(settings.inputs):
         return
-    for objective in methods().objectives.values():
-        if RATE in objective.defaults:
-            continue
-        for trains, words in (("module", "a module"), ("all", "every weight")):
-            updates = [
-                (objective.id, one.id) for one in methods().updates.values() if one.trains == trains
-            ]
-            without = [
-                size
-                for size in SIZES_B
-                if not any(
-                    RATE in judge_stage(ruleset, {"params_b": size}, *axes, None).settings
-                    for axes in updates
-                )
-            ]
-            if without:
-                size = f" of {without[0]:g} billion parameters" if without[0] else ""
-                yield LintFinding(
-                    id="no-learning-rate",
-                    severity="error",
-                    text=f"no rule sets a learning_rate for {objective.id} where {words} of a"
-                    f" model{size} is trained",
-                    at=objective.at,
-                    hint=f"add one to the `settings` of its file: when: {{objective:"
-                    f" {objective.id}, update_trains: {trains}}}, then: {{learning_rate: ...}}",
-                    about=(objective.id, trains),
-                )
+    without = [one for one in methods().objectives.values() if RATE not in one.defaults]
+    kinds = {"module": "a module", "all": "every weight"}
+    for objective, trains in product(without, kinds):
+        updates = [one.id for one in methods().updates.values() if one.trains == trains]
+        sizes = (size for size in SIZES_B if not _has_rate(ruleset, objective.id, updates, size))
+        for size in islice(sizes, 1):
+            of_size = f" of {size:g} billion parameters" if size else ""
+            yield LintFinding(
+                id="no-learning-rate",
+                severity="error",
+                text=f"no rule sets a learning_rate for {objective.id} where {kinds[trains]} of a"
+                f" model{of_size} is trained",
+                at=objective.at,
+                hint=f"add one to the `settings` of its file: when: {{objective: {objective.id},"
+                f" update_trains: {trains}}}, then: {{learning_rate: ...}}",
+                about=(objective.id, trains),
+            )
+
+
+def _has_rate(ruleset: Ruleset, objective: str, updates: Sequence[str], size: float | None) -> bool:
+    judged = (judge_stage(ruleset, {"params_b": size}, objective, one, None) for one in updates)
+    return any(RATE in judgement.settings for judgement in judged)
 
 
 def run_scenarios(
@@ -156,46 +146,54 @@ def run_scenarios(
     """How many scenario rows there are and what is wrong with them: those of the user's own files,
     or else the shipped ones, which such a file may break on purpose.
     """
-    from advisor.advice.scenarios import (
-        read_scenarios,
-        rules_without_scenario,
-        run_scenarios,
-        shipped_scenarios,
-    )
-
     if overlays:
-        runs = [(ruleset, tuple(row for path in overlays for row in read_scenarios(path, ruleset)))]
-        ours = set(ruleset.layers) - set(SHIPPED_LAYERS)
+        own = tuple(row for path in overlays for row in scenarios.read_scenarios(path, ruleset))
+        runs, ours = [(ruleset, own)], set(ruleset.layers) - set(SHIPPED_LAYERS)
     else:
         alone = [only_layer(ruleset, "document")] if "evidence" in ruleset.layers else []
-        runs = [(rules, shipped_scenarios(rules)) for rules in (ruleset, *alone)]
+        runs = [(rules, scenarios.shipped_scenarios(rules)) for rules in (ruleset, *alone)]
         # The settings are tried with the evidence.
         ours = {"base", *ruleset.layers} if alone else set(ruleset.layers)
     findings = [
-        LintFinding(id="scenario-broken", severity="error", text=broken.text, rule=broken.scenario,
-        at=broken.at, about=("scenario", broken.scenario, broken.text))
-        for rules, scenarios in runs for broken in run_scenarios(rules, scenarios)
-    ]  # fmt: skip
-    count = sum(len(scenarios) for _, scenarios in runs)
-    usual = "warning" if overlays else "error"
-    if count:
-        left = {rule.id for rules, _ in runs for listed in rules.rules.values() for rule in listed}
-        for rules, scenarios in runs:
-            idle = {rule.id for rule in rules_without_scenario(rules, scenarios)}
-            left -= {rule.id for listed in rules.rules.values() for rule in listed} - idle
+        LintFinding(
+            id="scenario-broken",
+            severity="error",
+            text=broken.text,
+            rule=broken.scenario,
+            at=broken.at,
+            about=("scenario", broken.scenario, broken.text),
+        )
+        for rules, rows in runs
+        for broken in scenarios.run_scenarios(rules, rows)
+    ]
+    if count := sum(len(rows) for _, rows in runs):
+        usual = "warning" if overlays else "error"
         findings += [
             LintFinding(
                 id="decides-no-scenario",
                 severity="note" if is_own(rule.id.partition("/")[0]) else usual,
-                text="decides no scenario: nothing would notice if it were wrong", rule=rule.id,
+                text="decides no scenario: nothing would notice if it were wrong",
+                rule=rule.id,
                 at=rule.at,
                 hint="add `scenarios:` to it: facts, and what must follow from them",
                 about=("undecided", rule.id),
             )
-            for listed in ruleset.rules.values() for rule in listed
-            if rule.layer in ours and rule.id in left
-        ]  # fmt: skip
+            for rule in _idle_in_all(runs)
+            if rule.layer in ours
+        ]
     return count, tuple(findings)
+
+
+def _idle_in_all(runs: Sequence[tuple[Ruleset, tuple[Scenario, ...]]]) -> Iterator[Rule]:
+    """The rules of the first rule set that decide no scenario in any that has them."""
+    idle = [
+        {rule.id for rule in scenarios.rules_without_scenario(rules, rows)} for rules, rows in runs
+    ]
+    known = [{rule.id for listed in rules.rules.values() for rule in listed} for rules, _ in runs]
+    for rule in (rule for listed in runs[0][0].rules.values() for rule in listed):
+        places = zip(known, idle, strict=True)
+        if all(rule.id in unused for there, unused in places if rule.id in there):
+            yield rule
 
 
 def refuse_or_warn(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]:
@@ -223,18 +221,11 @@ _told: set[str] = set()
 def _overlay_report(ruleset: Ruleset, layers: tuple[str, ...]) -> LintReport:
     """What the files cause; the shipped rules are proved too if it is not plain who did."""
     report = _report(ruleset)
-    theirs = [
-        finding
-        for finding in report.findings
-        if not _is_own(finding, ruleset)
-        and finding.severity == "error"
-        and finding.id not in SIDE_EFFECTS
-    ]
-    if theirs:
+    own = tuple(finding for finding in report.findings if _is_own(finding, ruleset))
+    others = (finding for finding in report.of("error") if finding not in own)
+    if any(finding.id not in SIDE_EFFECTS for finding in others):
         return caused_by_user(report, _report(load_rules(layers)), ruleset)
-    return replace(
-        report, findings=tuple(finding for finding in report.findings if _is_own(finding, ruleset))
-    )
+    return replace(report, findings=own)
 
 
 def _is_own(finding: LintFinding, ruleset: Ruleset) -> bool:

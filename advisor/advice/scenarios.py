@@ -110,44 +110,38 @@ def _read(
     listed: Spot, entries: Sequence[Any], ruleset: Ruleset, rule: Rule | None = None
 ) -> tuple[Scenario, ...]:
     """The scenarios of one list; those of a rule expect that it decides, or warns."""
-    faults: list[Fault] = []
-    found = []
-    shape = OWN_SCENARIO if rule else SCENARIO
+    faults, found = list[Fault](), list[Scenario]()
     own = (rule.id,) if rule else ()
     warns = rule is not None and rule.kind == "warn"
     for index, entry in enumerate(entries):
         spot = listed / index
-        wrong = check_shape(spot.document, shape, spot.path)
-        if wrong:
+        if wrong := check_shape(spot.document, OWN_SCENARIO if rule else SCENARIO, spot.path):
             faults += wrong
             continue
-        given = spread_given(entry["given"], ruleset.facts)
-        whatif = [
-            (spread_given(row["change"], ruleset.facts), row["composition"])
-            for row in entry.get("whatif", ())
-        ]
-        faults += _unknown_facts(spot / "given", given, ruleset)
-        for number, (change, _) in enumerate(whatif):
+        one = Scenario(
+            id=entry.get("id", "".join(own)),
+            at=(spot / "id" if "id" in entry else spot).at(),
+            given=spread_given(entry["given"], ruleset.facts),
+            why=entry["why"],
+            composition=entry.get("composition", ""),
+            fired=(*(() if warns else own), *entry.get("fired", ())),
+            why_not=entry.get("why_not", {}),
+            whatif=tuple(
+                (spread_given(row["change"], ruleset.facts), row["composition"])
+                for row in entry.get("whatif", ())
+            ),
+            settings=entry.get("settings"),
+            warned=(*(own if warns else ()), *entry.get("warned", ())),
+        )
+        found.append(one)
+        faults += _unknown_facts(spot / "given", one.given, ruleset)
+        for number, (change, _) in enumerate(one.whatif):
             faults += _unknown_facts(spot / "whatif" / number / "change", change, ruleset)
         faults += _unknown_rules(spot, entry, ruleset)
-        if not rule and not {"composition", "settings", "warned"} & set(entry):
+        if not rule and entry.keys().isdisjoint(("composition", "settings", "warned")):
             what = "nothing is expected of this scenario"
             allowed = "`composition`, `settings` or `warned`"
             faults.append(Fault(where=spot.at(), what=what, allowed=allowed))
-        found.append(
-            Scenario(
-                id=entry.get("id", own[0] if own else ""),
-                at=(spot / "id" if "id" in entry else spot).at(),
-                given=given,
-                why=entry["why"],
-                composition=entry.get("composition", ""),
-                fired=(*(() if warns else own), *entry.get("fired", ())),
-                why_not=entry.get("why_not", {}),
-                whatif=tuple(whatif),
-                settings=entry.get("settings"),
-                warned=(*(own if warns else ()), *entry.get("warned", ())),
-            )
-        )
     if faults:
         raise InputError(faults=faults)
     return tuple(found)
@@ -191,32 +185,29 @@ def _possible(fact: Fact, value: Any) -> bool:
 
 def run_scenarios(ruleset: Ruleset, scenarios: Sequence[Scenario]) -> tuple[Broken, ...]:
     """Every expectation that does not hold."""
-    found = []
-    for scenario in scenarios:
-        try:
-            texts = list(_differences(ruleset, scenario))
-        except Undecided as error:
-            texts = [str(error)]
-        found += [Broken(scenario=scenario.id, at=scenario.at, text=text) for text in texts]
-    return tuple(found)
+    return tuple(
+        Broken(scenario=scenario.id, at=scenario.at, text=text)
+        for scenario in scenarios
+        for text in _texts(ruleset, scenario)
+    )
+
+
+def _texts(ruleset: Ruleset, scenario: Scenario) -> list[str]:
+    is_stage = "objective" in scenario.given
+    try:
+        return list((_settings_differences if is_stage else _differences)(ruleset, scenario))
+    except Undecided as error:
+        return [str(error)]
 
 
 def _differences(ruleset: Ruleset, scenario: Scenario) -> Iterator[str]:
-    if "objective" in scenario.given:
-        yield from _settings_differences(ruleset, scenario)
-        return
     decision = decide(ruleset, scenario.given)
-    if scenario.composition and str(decision.composition) != scenario.composition:
-        yield (
-            f"expected {scenario.composition}, got {decision.composition} (decided by"
-            f" {', '.join(rule.id for rule in decision.rules)})"
-        )
-    deciding = _deciding(decision)
-    yield from (
-        f"{rule} does not decide; deciding are {', '.join(sorted(deciding))}"
-        for rule in scenario.fired
-        if rule not in deciding
-    )
+    got, deciding = str(decision.composition), _deciding(decision)
+    if scenario.composition and got != scenario.composition:
+        rules = ", ".join(rule.id for rule in decision.rules)
+        yield f"expected {scenario.composition}, got {got} (decided by {rules})"
+    for rule in (one for one in scenario.fired if one not in deciding):
+        yield f"{rule} does not decide; deciding are {', '.join(sorted(deciding))}"
     yield from (f"{rule} does not warn" for rule in scenario.warned if rule not in deciding)
     for outcome, rule in scenario.why_not.items():
         named = _why_not(ruleset, decision, outcome)
@@ -225,46 +216,43 @@ def _differences(ruleset: Ruleset, scenario: Scenario) -> Iterator[str]:
     for change, expected in scenario.whatif:
         got = str(decide(ruleset, {**scenario.given, **change}).composition)
         if got != expected:
-            yield (
-                f"with {', '.join(f'{fact} = {value}' for fact, value in change.items())}: expected"
-                f" {expected}, got {got}"
-            )
+            changed = ", ".join(f"{fact} = {value}" for fact, value in change.items())
+            yield f"with {changed}: expected {expected}, got {got}"
 
 
 def _settings_differences(ruleset: Ruleset, scenario: Scenario) -> Iterator[str]:
     judgement = judge(ruleset, SETTINGS, scenario.given)
-    got = {key: value for key, (value, _) in judgement.settings.items()}
     expected = dict(scenario.settings or {})
-    for key in dict.fromkeys([*expected, *got]):
-        if got.get(key) != expected.get(key):
-            by = f" by {judgement.settings[key][1].id}" if key in judgement.settings else ""
-            yield f"setting {key}: expected {expected.get(key)}, got {got.get(key)}{by}"
-    setting = {rule.id for _, rule in judgement.settings.values()}
+    for key in dict.fromkeys([*expected, *judgement.settings]):
+        got, rule = judgement.settings.get(key, (None, None))
+        if got != expected.get(key):
+            by = f" by {rule.id}" if rule else ""
+            yield f"setting {key}: expected {expected.get(key)}, got {got}{by}"
+    setting, warning = _acting(ruleset, scenario)
     yield from (f"{rule} sets nothing" for rule in scenario.fired if rule not in setting)
-    warning = {rule.id for rule in judgement.warnings}
     yield from (f"{rule} does not warn" for rule in scenario.warned if rule not in warning)
 
 
-def _why_not(ruleset: Ruleset, decision: Decision, outcome: str) -> tuple[str, ...]:
+def _acting(ruleset: Ruleset, scenario: Scenario) -> tuple[set[str], set[str]]:
+    """Ids of the rules that set something for a stage, and of those that warn."""
+    judgement = judge(ruleset, SETTINGS, scenario.given)
+    setting = {rule.id for _, rule in judgement.settings.values()}
+    return setting, {rule.id for rule in judgement.warnings}
+
+
+def _why_not(ruleset: Ruleset, decision: Decision, outcome: str) -> list[str]:
     judgement = decision.steps[LAST if outcome in schemes() else "chain"]
-    if outcome in judgement.forbidden:
-        return tuple(rule.id for rule in judgement.forbidden[outcome])
-    return tuple(
-        reason.rule
-        for reason in LosingOutcome(judgement, outcome, decision.facts, ruleset).reasons()
-        if reason.rule
-    )
+    reasons = LosingOutcome(judgement, outcome, decision.facts, ruleset).reasons()
+    return [reason.rule for reason in reasons if reason.rule]
 
 
 def _deciding(decision: Decision) -> set[str]:
     """Ids of the rules that had an effect: the winner of each step, what forbids, what warns."""
-    found: set[str] = set()
-    for judgement in decision.steps.values():
-        found.update(rule.id for rules in judgement.forbidden.values() for rule in rules)
-        found.update(rule.id for rule in judgement.warnings)
-        if judgement.winner is not None:
-            found.add(judgement.winner[1].id)
-    return found
+    steps = decision.steps.values()
+    forbidding = (rule for step in steps for rules in step.forbidden.values() for rule in rules)
+    warning = (rule for step in steps for rule in step.warnings)
+    winning = (step.winner[1] for step in steps if step.winner is not None)
+    return {rule.id for rule in (*forbidding, *warning, *winning)}
 
 
 def rules_without_scenario(ruleset: Ruleset, scenarios: Sequence[Scenario]) -> tuple[Rule, ...]:
@@ -272,9 +260,7 @@ def rules_without_scenario(ruleset: Ruleset, scenarios: Sequence[Scenario]) -> t
     seen: set[str] = set()
     for scenario in scenarios:
         if "objective" in scenario.given:
-            judgement = judge(ruleset, SETTINGS, scenario.given)
-            seen.update(rule.id for _, rule in judgement.settings.values())
-            seen.update(rule.id for rule in judgement.warnings)
+            seen.update(*_acting(ruleset, scenario))
             continue
         for change in ({}, *(change for change, _ in scenario.whatif)):
             seen |= _deciding(decide(ruleset, {**scenario.given, **change}))
