@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.commands.output import console, print_json, say, with_error
 from advisor.ground.files import shown_path
-from advisor.ground.progress import Bar, is_live, waiting
+from advisor.ground.progress import WaitBar, is_live, waiting
 from advisor.launch import DryRun, Options, Run, run_plan
 from advisor.launch.folder import LiveRun, RunIsLive, read_live
 from advisor.record.files import read_record
@@ -51,7 +51,7 @@ def follow(found: RunIsLive, *, as_json: bool = False) -> Run | None:
 
 def _watch(live: LiveRun | None) -> None:
     """Show the run until it ends."""
-    bar = Bar()
+    bar = WaitBar()
     try:
         while live is not None:
             if live.view is not None:

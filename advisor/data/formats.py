@@ -128,14 +128,7 @@ FORMATS_FILE = replace(shape_of(Formats), help="What rows of training data may l
 def formats() -> Formats:
     """The table. Raises InputError with the faults of the file."""
     document = read_shipped(rules_dir() / "data" / "formats.yaml", shape=FORMATS_FILE)
-    data = document.data
-    built = {
-        "columns": {name: build(ColumnRule, one) for name, one in data["columns"].items()},
-        "formats": tuple(build(Format, one) for one in data["formats"]),
-        "turns": build(TurnKeys, data["turns"]),
-    }
-    rest = {name: part for name, part in data.items() if name not in built}
-    table = build(Formats, rest, **built)
+    table = build(Formats, document.data)
     faults = [
         unknown_name(kind, name, list(known), at=document.at(path))
         for path, kind, known, names in _used(table)

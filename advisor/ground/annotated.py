@@ -121,7 +121,7 @@ def _not_none(hint: Any) -> Any:
     return one
 
 
-def build(kind: type[T], data: Mapping[str, Any], **made: Any) -> T:
+def build(kind: type[T], data: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> T:
     """The value of the dataclass that plain data of its shape stand for.
 
     Lists become tuples, and whole numbers become floats if a field of a file that people write says
@@ -133,7 +133,7 @@ def build(kind: type[T], data: Mapping[str, Any], **made: Any) -> T:
         made: Fields that are values already.
     """
     hints = _hints(cast(Any, kind))
-    return kind(**{name: _value(hints[name], part) for name, part in data.items()}, **made)
+    return kind(**{name: _value(hints[name], part) for name, part in data.items()}, **(made or {}))
 
 
 def _value(hint: Any, value: Any, *, in_json: bool = False) -> Any:
@@ -146,8 +146,9 @@ def _value(hint: Any, value: Any, *, in_json: bool = False) -> Any:
         return _value(_not_none(hint), value, in_json=in_json)
     if origin is tuple:
         return tuple(_value(arguments[0], part, in_json=in_json) for part in value)
-    if in_json and origin is Mapping:
-        return {str(key): _value(arguments[1], part, in_json=True) for key, part in value.items()}
+    if origin is Mapping:
+        inner = arguments[1]
+        return {str(key): _value(inner, part, in_json=in_json) for key, part in value.items()}
     if isinstance(hint, type) and is_dataclass(hint):
         return _object(hint, value) if issubclass(hint, JsonObject) else build(hint, value)
     return float(value) if hint is float and not in_json else value

@@ -160,7 +160,7 @@ def is_live(stream: Any) -> bool:
     return bool(stream.isatty()) and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
-class Bar:
+class WaitBar:
     """The view on a terminal, drawn over itself; nothing of it stays."""
 
     def __init__(self) -> None:
@@ -221,7 +221,7 @@ class Board:
         self.waits: list[Wait] = []
         self._screen = threading.RLock()  # a list keeps itself in order
         self._ended = threading.Event()
-        self._bar: Bar | None = None
+        self._bar: WaitBar | None = None
         self._last_line_s = self._last_file_s = 0.0
 
     def open(self, what: str, *, total: int = 0, unit: str = "", done: int = 0) -> Wait:
@@ -282,7 +282,7 @@ class Board:
             took_s = view.now_s - view.waits[0].began_s
             with suppress(OSError):  # the terminal is gone, which is no reason to stop
                 if self._bar is not None or (took_s >= SHOWN_AFTER_S and is_live(sys.stderr)):
-                    self._bar = self._bar or Bar()
+                    self._bar = self._bar or WaitBar()
                     self._bar.draw(view)
                 elif view.now_s - self._last_line_s >= line_every_s(took_s):
                     self._print(view)

@@ -77,40 +77,35 @@ def format_count(count: float) -> str:
     return f"{count:,.0f}"
 
 
-def format_whole_time(
-    load_s: float,
-    before_s: float,
-    train_s: float,
-    after_s: float,
-    *,
-    prepare_s: float = 0.0,
-    evaluate_s: float = 0.0,
-    save_s: float = 0.0,
-) -> str:
+TIME_PARTS = {  # of a whole time, in the order of a run
+    "load_s": "load",
+    "prepare_s": "tokenising",
+    "before_s": "measuring before",
+    "train_s": "training",
+    "evaluate_s": "held-out loss",
+    "save_s": "checkpoints",
+    "after_s": "after",
+}
+IN_EVERY_RUN = ("load_s", "before_s", "train_s", "after_s")
+
+
+def format_whole_time(times: Mapping[str, float]) -> str:
     """An expected time by its parts: 'about 2 h 10 min in all (load 1 min, ...)'."""
-    parts = {
-        "load": load_s,
-        "tokenising": prepare_s,
-        "measuring before": before_s,
-        "training": train_s,
-        "held-out loss": evaluate_s,
-        "checkpoints": save_s,
-        "after": after_s,
-    }
-    return f"about {format_duration(sum(parts.values()))} in all ({format_parts(parts)})"
+    whole_s = sum(times.get(part, 0.0) for part in TIME_PARTS)
+    return f"about {format_duration(whole_s)} in all ({format_parts(times)})"
 
 
-def format_parts(parts: Mapping[str, float]) -> str:
+def format_parts(times: Mapping[str, float]) -> str:
     """The parts of a whole time in seconds: 'load 1 min, measuring before 40 s, training 2 h'.
 
-    Of what not every run has, only parts of some length are named.
+    A part that not every run has is named if it takes some time.
     """
+    parts = {part: times.get(part, 0.0) for part in TIME_PARTS}
     least_s = max(1.0, WORTH_NAMING * sum(parts.values()))
-    always = ("load", "measuring before", "training", "after")
     return ", ".join(
-        f"{name} {format_duration(seconds)}"
-        for name, seconds in parts.items()
-        if name in always or seconds >= least_s
+        f"{TIME_PARTS[part]} {format_duration(seconds)}"
+        for part, seconds in parts.items()
+        if part in IN_EVERY_RUN or seconds >= least_s
     )
 
 

@@ -129,7 +129,7 @@ def parse_yaml(raw: bytes | str, *, name: str) -> Document:
     input).
     """
     node = _compose(raw, name)
-    walk = _Walk(name)
+    walk = _NodeReader(name)
     data = walk.value(node, ()) if node is not None else None
     if walk.faults:
         raise InputError(faults=walk.faults)
@@ -195,7 +195,7 @@ def _refuse_depth(text: str, name: str) -> None:
             raise InputError(f"nested deeper than {MAX_DEPTH} levels", where=f"{name}:{number}")
 
 
-class _Walk:
+class _NodeReader:
     """One pass from YAML nodes to plain data, collecting positions and faults."""
 
     def __init__(self, name: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, write_atomically
-from advisor.ground.units import format_whole_time
+from advisor.ground.units import IN_EVERY_RUN, format_whole_time
 from advisor.launch.call import Call
 from advisor.launch.failure_report import (
     AT_ONCE,
@@ -165,8 +165,8 @@ class StageRunner:
         times = self.call.expected[entry.name].times
         if again or times is None or times.total_s is None:  # the bar says what is left
             return
-        parts = (times.load_s, times.before_s, times.train_s, times.after_s)
-        say(f"stage {entry.name}: {format_whole_time(*(part or 0.0 for part in parts))}")
+        parts = {part: getattr(times, part) or 0.0 for part in IN_EVERY_RUN}
+        say(f"stage {entry.name}: {format_whole_time(parts)}")
 
     def _train_group(self, group: Sequence[Entry], position: str) -> Sequence[Entry]:
         """Train the group in one process; what of it is to be trained again, with a smaller

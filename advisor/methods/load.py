@@ -305,7 +305,7 @@ class _Reader:
         else:
             made["amounts"] = given.get("amounts", {})
             made["steps"] = given.get("steps", {})
-        return build(kind, plain, **made)
+        return build(kind, plain, made)
 
     def keys(self) -> Iterator[Key]:
         """The keys that a stage of this method may have: its own, then those that it shares."""

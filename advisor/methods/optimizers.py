@@ -116,7 +116,8 @@ def _entries() -> Iterator[Optimizer]:
     }
     for name, said in optimizer_file()["optimizers"].items():
         own = {key: value for key, value in said.items() if key != "library"}
-        yield build(Optimizer, own, name=name, library=libraries.get(said.get("library")))
+        made = {"name": name, "library": libraries.get(said.get("library"))}
+        yield build(Optimizer, own, made)
 
 
 OPTIMIZERS: Mapping[str, Optimizer] = {entry.name: entry for entry in _entries()}

@@ -95,4 +95,4 @@ def remedy(name: str) -> Remedy:
             f"id '{given['id']}'", f"the file's name: {name}", where=document.at(("id",))
         )
     sources = given.pop("sources", {})
-    return build(Remedy, given, sources=tuple(source_from(entry) for entry in sources.values()))
+    return build(Remedy, given, {"sources": tuple(map(source_from, sources.values()))})

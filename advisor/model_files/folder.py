@@ -14,7 +14,7 @@ from typing import Any
 from advisor.ground.errors import Fault
 from advisor.ground.files import MOST_BYTES, MOST_CONFIG_BYTES, NoPlainFile, bytes_of
 from advisor.model_files.config import config_faults
-from advisor.model_files.safetensors_header import Damaged, read_header, regular_size
+from advisor.model_files.safetensors_header import DamagedFile, read_header, regular_size
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -116,7 +116,7 @@ def _json_object(path: Path, found: list[Fault]) -> Mapping[str, Any] | None:
         regular_size(path)
         most_bytes = MOST_CONFIG_BYTES if path.name in SMALL_JSON else MOST_BYTES
         value = json.loads(bytes_of(path, most_bytes=most_bytes))
-    except Damaged as damage:
+    except DamagedFile as damage:
         reason = str(damage)
     except json.JSONDecodeError as error:
         reason = f"line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
@@ -149,7 +149,7 @@ def _check_weights(path: Path, found: list[Fault]) -> None:
             read_header(path)
         else:
             regular_size(path)
-    except Damaged as damage:
+    except DamagedFile as damage:
         found.append(Fault(where=str(path), what=str(damage), hint=AGAIN))
 
 

@@ -21,12 +21,12 @@ LFS_POINTER = b"version https://git-lfs"
 PLAIN = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # dtypes of plain weights: bytes of one
 
 
-class Damaged(ValueError):
+class DamagedFile(ValueError):
     """The file cannot be what its name says; the text is a clause: 'is cut off: ...'."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class StoredTensor:
     """One tensor of a file: its dtype in the format's words ("BF16"), its shape and its bytes."""
 
     dtype: str
@@ -34,43 +34,43 @@ class Tensor:
     size_bytes: int
 
 
-def read_header(path: Path) -> dict[str, Tensor]:
+def read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file by name.
 
-    Raises Damaged if it is none, or if its bytes are not all there.
+    Raises DamagedFile if it is none, or if its bytes are not all there.
     """
     there, text = _header(path)
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
-        raise Damaged("is no safetensors file: its header is not JSON") from None
+        raise DamagedFile("is no safetensors file: its header is not JSON") from None
     if not isinstance(header, dict):
-        raise Damaged("is no safetensors file: its header is not a JSON object")
+        raise DamagedFile("is no safetensors file: its header is not a JSON object")
     header.pop("__metadata__", None)
     tensors = {name: _tensor(name, entry) for name, entry in header.items()}
     promised = sum(tensor.size_bytes for tensor in tensors.values())
     if promised > there:
-        raise Damaged(f"is cut off: {there:,} of {promised:,} bytes of tensors are there")
+        raise DamagedFile(f"is cut off: {there:,} of {promised:,} bytes of tensors are there")
     if promised < there:
-        raise Damaged(f"is damaged: {there - promised:,} bytes belong to no tensor")
+        raise DamagedFile(f"is damaged: {there - promised:,} bytes belong to no tensor")
     return tensors
 
 
 def regular_size(path: Path) -> int:
     """The size of a regular file in bytes.
 
-    Raises Damaged for everything else: opening a pipe would wait for a writer.
+    Raises DamagedFile for everything else: opening a pipe would wait for a writer.
     """
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        raise Damaged(f"cannot be read: {getattr(error, 'strerror', error)}") from None
+        raise DamagedFile(f"cannot be read: {getattr(error, 'strerror', error)}") from None
     if stat.S_ISDIR(found.st_mode):
-        raise Damaged("is a folder, and a file is expected")
+        raise DamagedFile("is a folder, and a file is expected")
     if not stat.S_ISREG(found.st_mode):
-        raise Damaged("is not a regular file")
+        raise DamagedFile("is not a regular file")
     if found.st_size == 0:
-        raise Damaged("is empty")
+        raise DamagedFile("is empty")
     return found.st_size
 
 
@@ -81,19 +81,21 @@ def _header(path: Path) -> tuple[int, bytes]:
         with path.open("rb") as stream:
             start = stream.read(len(LFS_POINTER))
             if start == LFS_POINTER:
-                raise Damaged("is a Git LFS pointer, not the file itself (`git lfs pull` gets it)")
+                raise DamagedFile(
+                    "is a Git LFS pointer, not the file itself (`git lfs pull` gets it)"
+                )
             length = int.from_bytes(start[:LENGTH_BYTES], "little")
             if length > MAX_HEADER_BYTES and size >= LENGTH_BYTES:
-                raise Damaged("is no safetensors file")
+                raise DamagedFile("is no safetensors file")
             if length > size - LENGTH_BYTES:
-                raise Damaged(f"is cut off: {size:,} bytes do not hold its header")
+                raise DamagedFile(f"is cut off: {size:,} bytes do not hold its header")
             stream.seek(LENGTH_BYTES)
             return size - LENGTH_BYTES - length, stream.read(length)
     except OSError as error:
-        raise Damaged(f"cannot be read: {error.strerror}") from None
+        raise DamagedFile(f"cannot be read: {error.strerror}") from None
 
 
-def _tensor(name: str, entry: Any) -> Tensor:
+def _tensor(name: str, entry: Any) -> StoredTensor:
     known = entry if isinstance(entry, Mapping) else {}
     dtype, shape = known.get("dtype"), known.get("shape")
     place = known.get("data_offsets")
@@ -104,11 +106,11 @@ def _tensor(name: str, entry: Any) -> Tensor:
         or len(place) != 2
         or place[0] > place[1]
     ):
-        raise Damaged(f"is damaged: its header does not describe '{name}'")
+        raise DamagedFile(f"is damaged: its header does not describe '{name}'")
     size_bytes = place[1] - place[0]
     if dtype in PLAIN and math.prod(shape) * PLAIN[dtype] != size_bytes:
-        raise Damaged(f"is damaged: the bytes of '{name}' are not as many as its shape needs")
-    return Tensor(dtype, tuple(shape), size_bytes)
+        raise DamagedFile(f"is damaged: the bytes of '{name}' are not as many as its shape needs")
+    return StoredTensor(dtype, tuple(shape), size_bytes)
 
 
 def _are_counts(value: Any) -> TypeGuard[list[int]]:

@@ -105,7 +105,7 @@ def plan_from_data(document: Located, *, base: Path | None = None) -> Plan:
         raise InputError(faults=report.in_file_order())
     own = {key: value for key, value in data.items() if key in shape_of(Plan, without=MADE).keys}
     whole = {**own, "stages": [_with_options(stage, specs) for stage in stages]}
-    return build(Plan, whole, extras=read_extras(data))
+    return build(Plan, whole, {"extras": read_extras(data)})
 
 
 def plan_shape() -> Keys:

@@ -27,7 +27,7 @@ from advisor.probe.system import (
     kept_free_note,
     read_or_empty,
 )
-from advisor.probe.visible import Board, usable
+from advisor.probe.visible import GpuBoard, usable
 
 LIBRARY = "libnvidia-ml.so.1"
 NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
@@ -183,17 +183,17 @@ class _Nvml:
             self.notes.append(f"GPU {index} does not answer ({error}): it is left out")
             return None
 
-    def board(self, index: int, handle: Any) -> Board:
+    def board(self, index: int, handle: Any) -> GpuBoard:
         gpu = self.gpu(index, handle)
         # Absent on cards that cannot be cut.
         mode = self.ask(self.nvml.nvmlDeviceGetMigMode, handle)
         if not mode or mode[0] != self.nvml.NVML_DEVICE_MIG_ENABLE:
-            return Board(gpu=gpu)
+            return GpuBoard(gpu=gpu)
         found = (
             self.ask(self.nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, slot)
             for slot in range(self.ask(self.nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0)
         )
-        return Board(
+        return GpuBoard(
             gpu=gpu,
             mig_enabled=True,
             slices=tuple(self.slice(gpu, device) for device in found if device is not None),

@@ -15,7 +15,7 @@ ROCR, HIP = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Board:
+class GpuBoard:
     """One GPU as NVML lists it, and its MIG devices where it is cut into slices."""
 
     gpu: Gpu
@@ -31,7 +31,7 @@ class Board:
 
 
 def usable(
-    boards: Sequence[Board], environ: Mapping[str, str]
+    boards: Sequence[GpuBoard], environ: Mapping[str, str]
 ) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     """The devices this process may use, in CUDA's order, and what is hidden and why."""
     value = environ.get(VARIABLE)
@@ -99,7 +99,7 @@ def _hidden(gpus: Iterable[tuple[int | None, Gpu]], setting: str) -> list[str]:
 
 
 def _listed(
-    boards: Sequence[Board], value: str, environ: Mapping[str, str]
+    boards: Sequence[GpuBoard], value: str, environ: Mapping[str, str]
 ) -> tuple[list[Gpu], list[str]]:
     """The devices an explicit list names.
 
@@ -128,7 +128,7 @@ def _listed(
     return chosen, notes
 
 
-def _resolved(boards: Sequence[Board], entry: str) -> Gpu | None:
+def _resolved(boards: Sequence[GpuBoard], entry: str) -> Gpu | None:
     if entry.startswith("MIG-"):
         return _by_uuid([device for board in boards for device in board.slices], entry)
     if entry.startswith("GPU-"):

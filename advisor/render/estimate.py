@@ -119,10 +119,7 @@ def _verdict_and_time(document: Mapping[str, Any]) -> Iterator[str]:
         )
         yield speed.rstrip("; ")
     if (times := document.get("times")) is not None:
-        yield format_whole_time(
-            times["load_s"], times["before_s"], times["train_s"], times["after_s"],
-            prepare_s=times["prepare_s"], evaluate_s=times["evaluate_s"], save_s=times["save_s"],
-        )  # fmt: skip
+        yield format_whole_time(times)
     elif document.get("hours") is not None:
         whole = format_duration(document["hours"] * 3600)
         yield f"all steps {whole}; loading, and measuring before and after, come on top"

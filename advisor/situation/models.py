@@ -29,7 +29,7 @@ from advisor.model_files.hub_cache import (
     download_config,
     is_offline,
 )
-from advisor.model_files.safetensors_header import PLAIN, Damaged, read_header
+from advisor.model_files.safetensors_header import PLAIN, DamagedFile, read_header
 from advisor.situation.catalogue import (
     catalogue_entry,
     catalogue_ids,
@@ -258,7 +258,7 @@ def _count_weights(path: Path) -> int | None:
     for file in sorted(path.glob("*.safetensors")):
         try:
             tensors = read_header(file).values()
-        except Damaged:
+        except DamagedFile:
             return None
         if any(tensor.dtype not in PLAIN for tensor in tensors):
             return None  # packed or quantised: elements are not parameters

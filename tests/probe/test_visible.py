@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from advisor.ground.types import Gpu
-from advisor.probe.visible import Board, usable
+from advisor.probe.visible import GpuBoard, usable
 
 A = Gpu(name="NVIDIA A10", memory_total_bytes=1, uuid="GPU-aaaa1111-0000", index=0)
 B = Gpu(name="NVIDIA A10", memory_total_bytes=1, uuid="GPU-aaaa2222-0000", index=1)
 C = Gpu(name="NVIDIA A10", memory_total_bytes=1, uuid="GPU-cccc3333-0000", index=2)
-THREE = [Board(gpu=gpu) for gpu in (A, B, C)]
+THREE = [GpuBoard(gpu=gpu) for gpu in (A, B, C)]
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_an_index_of_a_cut_card_is_its_first_slice() -> None:
     piece = Gpu(
         name="A MIG 1g.5gb", memory_total_bytes=1, uuid="MIG-1", index=0, mig_profile="1g.5gb"
     )
-    assert usable([Board(gpu=A, mig_enabled=True, slices=(piece,))], {"CUDA_VISIBLE_DEVICES": "0"})[
-        0
-    ] == (piece,)
-    gpus, notes = usable([Board(gpu=A, mig_enabled=True)], {"CUDA_VISIBLE_DEVICES": "0"})
+    assert usable(
+        [GpuBoard(gpu=A, mig_enabled=True, slices=(piece,))], {"CUDA_VISIBLE_DEVICES": "0"}
+    )[0] == (piece,)
+    gpus, notes = usable([GpuBoard(gpu=A, mig_enabled=True)], {"CUDA_VISIBLE_DEVICES": "0"})
     assert gpus == ()
     assert any("holds no slice" in note for note in notes)

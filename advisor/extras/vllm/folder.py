@@ -28,7 +28,7 @@ from advisor.export.exporter import Wanted
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
 from advisor.methods import update
-from advisor.model_files.safetensors_header import Damaged, read_header
+from advisor.model_files.safetensors_header import DamagedFile, read_header
 from advisor.plan.read import read_plan
 from advisor.plan.vllm import RANKS, VllmServer
 from advisor.record.files import device_of, label, record_of, writing_stages
@@ -280,7 +280,7 @@ def why_not_held(folder: Path, config: Mapping[str, Any]) -> str | None:
         return f"its rank is {rank}, and vLLM takes {RANKS[-1]} at most"
     try:
         tensors = read_header(folder / WEIGHTS)
-    except (OSError, Damaged) as error:
+    except (OSError, DamagedFile) as error:
         return f"{WEIGHTS} cannot be read ({error})"
     sides: dict[str, set[str]] = {}
     for name, tensor in tensors.items():

@@ -8,6 +8,7 @@ from advisor.advice.types import Advice, Candidate
 from advisor.estimate.types import Estimate, MemoryEstimate, Moment
 from advisor.ground.types import Hardware
 from advisor.ground.units import (
+    TIME_PARTS,
     format_duration,
     format_gib,
     format_parts,
@@ -187,15 +188,7 @@ def _time_detail(estimate: Estimate) -> str:
     times = estimate.times
     if times is None:
         return ""
-    parts = format_parts({
-        "load": times.load_s,
-        "tokenising": times.prepare_s,
-        "measuring before": times.before_s,
-        "training": times.train_s,
-        "held-out loss": times.evaluate_s,
-        "checkpoints": times.save_s,
-        "after": times.after_s,
-    })  # fmt: skip
+    parts = format_parts({part: getattr(times, part) for part in TIME_PARTS})
     if not times.download_s:
         return parts
     return (

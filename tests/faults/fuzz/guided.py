@@ -76,9 +76,9 @@ def specs_of(path: Path) -> object:
 
 
 def header_of(path: Path) -> object:
-    from advisor.model_files.safetensors_header import Damaged
+    from advisor.model_files.safetensors_header import DamagedFile
 
-    with contextlib.suppress(Damaged):
+    with contextlib.suppress(DamagedFile):
         return read_header(path)
     return None
 
