@@ -8,8 +8,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from advisor.estimate.padding import tokens_read
+from advisor.estimate.run import Device, Rows, Run
+from advisor.estimate.whole_time import Looked
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape, TokenStats
 from advisor.methods import objective, update
@@ -18,10 +21,7 @@ from advisor.plan.model import Plan, Stage
 from advisor.plan.read import resolve_path
 from advisor.plan.vllm import asks_server
 from advisor.probe import probe, stated_hardware
-
-if TYPE_CHECKING:
-    from advisor.estimate.run import Run
-    from advisor.estimate.whole_time import Looked
+from advisor.situation.models import model_shape
 
 
 def plan_run(
@@ -40,8 +40,6 @@ def plan_run(
         profile: The data of the stage.
         max_steps: The limit of a trial run, which may not meet the longest rows.
     """
-    from advisor.estimate.run import Device, Rows, Run
-
     whole, launch = _with_defaults(stage), plan.launch
     options = dict(whole.options)
     if options.get("teacher"):
@@ -77,8 +75,6 @@ def teacher_params(plan: Plan, stage: Stage) -> int | None:
     """Parameters of the model that a stage learns from; 0 if it is the frozen base of the module
     that is trained, and None if it is not known.
     """
-    from advisor.situation.models import model_shape
-
     named = str(stage.options["teacher"])
     own_base = named == plan.model and update(stage.update).is_module
     if own_base and stage.options.get("teacher_quantization") == stage.quantization:
@@ -113,15 +109,11 @@ def amounts(
 
 def read_of(stage: Stage, tokens: TokenStats) -> tuple[float, float]:
     """(tokens of a row that the stage reads, share of the rows that it reads)."""
-    from advisor.estimate.padding import tokens_read
-
     return tokens_read(tokens, _with_defaults(stage))
 
 
 def looked_at(stage: Stage, profile: DataProfile) -> Looked:
     """What the stage is measured on before and after."""
-    from advisor.estimate.whole_time import Looked
-
     assert profile.tokens is not None
     mean, share = read_of(stage, profile.tokens)
     request = profile.tokens.request_mean
@@ -135,8 +127,6 @@ def looked_at(stage: Stage, profile: DataProfile) -> Looked:
 
 def plan_shape(plan: Plan, plan_path: Path) -> ModelShape | None:
     """The shape of the plan's model, without asking the network; None if it is not known."""
-    from advisor.situation.models import model_shape
-
     folder = resolve_path(plan_path, plan.model)
     try:
         return model_shape(str(folder) if folder.is_dir() else plan.model)[0]
@@ -185,12 +175,8 @@ def plan_hardware(
     stated = plan.origin.answers.get("gpu")
     if stated is not None:
         card: dict[str, Any] = {"name": stated} if isinstance(stated, str) else dict(stated)
-        hardware, notes = stated_hardware(
-            card.get("name"),
-            count=card.get("count"),
-            memory_gib=card.get("vram_gib"),
-            from_flag=False,
-        )
+        name, count, gib = card.get("name"), card.get("count"), card.get("vram_gib")
+        hardware, notes = stated_hardware(name, count=count, memory_gib=gib, from_flag=False)
         return device_hardware(plan, hardware), list(notes)
     made_for = GPUS_OF_ORIGIN.match(plan.origin.hardware or "")
     hardware, notes = stated_hardware(made_for[1] if made_for else "unknown", from_flag=False)
