@@ -211,7 +211,7 @@ def report(error: BaseException) -> int:
     """Say what ended the command, and with --json print it as the one document. Returns the exit
     code.
     """
-    failure, text = explained(error)
+    failure, text = explain(error)
     say(text)
     try:
         print_error_json(failure.faults)
@@ -221,10 +221,10 @@ def report(error: BaseException) -> int:
     return failure.exit_code
 
 
-def explained(error: BaseException) -> tuple[AdviseError, str]:
+def explain(error: BaseException) -> tuple[AdviseError, str]:
     """An exception as a failure that a person can understand, and the text that says so."""
     if isinstance(error, click.ClickException):
-        return explained_usage(error)
+        return explain_usage(error)
     failure: AdviseError | None = None
     if isinstance(error, AdviseError):
         failure = error
@@ -236,16 +236,18 @@ def explained(error: BaseException) -> tuple[AdviseError, str]:
             drop_output()
     elif isinstance(error, Exception):
         failure = refused_as_path(error)
-    failure = failure or bug_of(error)
+    failure = failure or log_bug(error)
     return failure, failure.text()
 
 
-def explained_usage(error: click.ClickException) -> tuple[AdviseError, str]:
+def explain_usage(error: click.ClickException) -> tuple[AdviseError, str]:
     """What click says of arguments that it cannot read."""
     # Before click drops what looks like a colour.
     error.message = shown(error.message)  # type: ignore[misc]
     context = getattr(error, "ctx", None)
-    if isinstance(error, click.NoSuchOption) and (takers := _takers(error.option_name, context)):
+    if isinstance(error, click.NoSuchOption) and (
+        takers := _commands_with(error.option_name, context)
+    ):
         error.message += f" It goes with {' and '.join(takers)}."  # type: ignore[misc]
         error.possibilities = None  # type: ignore[misc]
     said = io.StringIO()
@@ -269,7 +271,7 @@ def explained_usage(error: click.ClickException) -> tuple[AdviseError, str]:
     return failure, said.getvalue().rstrip("\n")
 
 
-def _takers(option: str, context: click.Context | None) -> list[str]:
+def _commands_with(option: str, context: click.Context | None) -> list[str]:
     """The commands of the group that was called which have an option that it lacks itself."""
     group = None if context is None else context.command
     if context is None or not isinstance(group, click.Group):
@@ -282,7 +284,7 @@ def _takers(option: str, context: click.Context | None) -> list[str]:
     ]
 
 
-def bug_of(error: BaseException) -> AdviseError:
+def log_bug(error: BaseException) -> AdviseError:
     """An unplanned exception as a failure that names the file which keeps its trace."""
     import tempfile  # slow to import, and seldom needed
     import traceback

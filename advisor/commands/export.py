@@ -9,7 +9,7 @@ import click
 from advisor.commands.options import json_option
 from advisor.commands.output import SCHEMA_VERSION, print_json, say
 from advisor.commands.tools import find_run, newest_run, refuse_without, run_tool
-from advisor.export.exporter import Exporter, Wanted, exporters, found_exporters
+from advisor.export.exporter import Exporter, ExportRequest, exporters, found_exporters
 from advisor.ground.errors import InputError, nearest
 from advisor.ground.extras import all_extras
 from advisor.ground.files import PLAN_FILE
@@ -85,7 +85,7 @@ def export(
         messages.append(line)
         say(line)
 
-    wanted = Wanted(
+    wanted = ExportRequest(
         source=place,
         out=Path(out).expanduser().absolute() if out else None,
         only=only,

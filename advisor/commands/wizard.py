@@ -20,7 +20,7 @@ from advisor.commands.output import console
 from advisor.commands.session import Stated, load_known_facts, load_rule_set, resolve_plan
 from advisor.commands.tools import run_tool
 from advisor.data import profile
-from advisor.export.exporter import Wanted, exporters
+from advisor.export.exporter import ExportRequest, exporters
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
@@ -280,7 +280,7 @@ class Menu:
             number += 1
             name = f"{plan.name}-bundle-{number}"
         lines: list[str] = []
-        wanted = Wanted(
+        wanted = ExportRequest(
             source=Path(str(outcome.plan_path)), out=Path(name), only=None, say=lines.append,
             run_tool=lambda tool, *arguments: run_tool(tool, *arguments).returncode,
         )  # fmt: skip

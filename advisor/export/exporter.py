@@ -20,7 +20,7 @@ from advisor.ground.extras import extras
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class ExportRequest:
     """What is to be exported."""
 
     source: Path  # the plan file, or the run folder: what the exporter takes
@@ -44,7 +44,7 @@ class Exporter(Protocol):
     NEEDS: tuple[str, ...]  # packages that `export` imports or starts
     # A module that takes --to NAME:VARIANT has `VARIANTS = True` as well.
 
-    def export(self, wanted: Wanted) -> int:
+    def export(self, wanted: ExportRequest) -> int:
         """Write it and say where it is. Returns the exit code; raises AdviseError."""
 
 
@@ -59,7 +59,7 @@ class Form:
     VARIANTS: bool = False
     function: str  # module:name
 
-    def export(self, wanted: Wanted) -> int:
+    def export(self, wanted: ExportRequest) -> int:
         """Write it and say where it is. Returns the exit code; raises AdviseError."""
         module, _, name = self.function.partition(":")
         return int(getattr(importlib.import_module(module), name)(wanted))

@@ -191,7 +191,7 @@ def test_a_variant_that_a_form_does_not_have_is_refused(call, to):
 @pytest.mark.light
 def test_the_type_of_file_goes_to_the_tool_and_a_killed_one_leaves_nothing(tmp_path, monkeypatch):
     """Temporary files are removed whatever became of it."""
-    from advisor.export.exporter import Wanted
+    from advisor.export.exporter import ExportRequest
 
     monkeypatch.setattr("advisor.extras.gguf.extra.device_of", lambda folder: "cpu")
     out = tmp_path / "out"
@@ -203,7 +203,7 @@ def test_the_type_of_file_goes_to_the_tool_and_a_killed_one_leaves_nothing(tmp_p
         (out / ".advise-tmp-x.gguf").write_text("half")
         raise KeyboardInterrupt
 
-    wanted = Wanted(
+    wanted = ExportRequest(
         source=tmp_path, out=out, only="hr", say=print, run_tool=killed, variant="Q4_K_M"
     )
     with pytest.raises(KeyboardInterrupt):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advisor.export.exporter import Wanted
+from advisor.export.exporter import ExportRequest
 from advisor.extras.protocol import Extra, Form
 from advisor.ground.files import DISK, TEMPORARY
 from advisor.record.files import device_of
@@ -35,7 +35,7 @@ class Gguf(Extra):
     )
 
 
-def export(wanted: Wanted) -> int:
+def export(wanted: ExportRequest) -> int:
     """Write and compare the results of a run folder; nothing half-written is left. Returns the exit
     code of the tool.
     """

@@ -19,7 +19,7 @@ from typing import Any
 
 from advisor.data.examples import SkippedRows, read_examples
 from advisor.data.templates.chat_text import ChatText, json_object, special_texts
-from advisor.export.exporter import Wanted
+from advisor.export.exporter import ExportRequest
 from advisor.extras.gguf.extra import export as export_gguf
 from advisor.extras.gguf.template import (
     QUOTES,
@@ -42,7 +42,7 @@ SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 OLLAMAS_CONTEXT = 2048  # tokens, where a Modelfile names no number (Ollama's documentation)
 
 
-def export(wanted: Wanted) -> int:
+def export(wanted: ExportRequest) -> int:
     """Write the folder and say where it is. Returns the exit code; raises AdviseError."""
     run = wanted.source
     record = record_of(run)
@@ -101,7 +101,7 @@ def _ready(
 
 
 def _write(
-    wanted: Wanted,
+    wanted: ExportRequest,
     record: RunRecord,
     stage: StageRecord,
     made: OllamaTemplate,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.export.exporter import Wanted
+from advisor.export.exporter import ExportRequest
 from advisor.extras.jobs.contents import Contents, safe_name, source_files
 from advisor.extras.jobs.needs import JobNeeds, plan_needs
 from advisor.ground.errors import InputError
@@ -95,7 +95,7 @@ class Bundle:
 
 
 def write_bundle(
-    wanted: Wanted,
+    wanted: ExportRequest,
     job_of: Callable[[JobNeeds], SchedulerJob] | None = None,
     *,
     gpu: str | None = None,

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from advisor.export.exporter import Wanted
+from advisor.export.exporter import ExportRequest
 from advisor.extras.jobs.needs import JobNeeds
 from advisor.extras.jobs.pack import SchedulerJob, as_comments, filled, wrapped, write_bundle
 from advisor.ground.errors import InputError, nearest
@@ -51,7 +51,7 @@ def skypilot_accelerators() -> Mapping[str, Sequence[str]]:
     return dict(read_shipped(path, shape=SKYPILOT_FILE).data["accelerators"])
 
 
-def export(wanted: Wanted) -> int:
+def export(wanted: ExportRequest) -> int:
     """Write the bundle with its task and say how it is launched. Raises InputError for a GPU that
     SkyPilot's list does not have.
     """

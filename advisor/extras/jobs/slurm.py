@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from advisor.export.exporter import Wanted
+from advisor.export.exporter import ExportRequest
 from advisor.extras.jobs.needs import JobNeeds
 from advisor.extras.jobs.pack import SchedulerJob, as_comments, filled, wrapped, write_bundle
 from advisor.ground.errors import InputError
@@ -16,7 +16,7 @@ UNKNOWN_GRACE_S = 600  # where no estimate says how long a step and a save take
 GPU_TYPE = re.compile(r"[\w.-]+")
 
 
-def export(wanted: Wanted) -> int:
+def export(wanted: ExportRequest) -> int:
     """Write the bundle with its job and say how it is submitted."""
     return write_bundle(wanted, lambda needs: slurm_job(needs, wanted.variant or None))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advisor.export.exporter import Wanted
+from advisor.export.exporter import ExportRequest
 from advisor.extras.protocol import Extra, Form
 from advisor.ground.files import shown_path
 from advisor.record.files import device_of
@@ -24,7 +24,7 @@ class Merged(Extra):
     )
 
 
-def export(wanted: Wanted) -> int:
+def export(wanted: ExportRequest) -> int:
     """Merge the results of a run folder. Returns the exit code of the tool that does it."""
     code = wanted.run_tool(
         "merge",

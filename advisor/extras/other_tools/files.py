@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from advisor.data.read.hub import is_hub_id
-from advisor.export.exporter import Wanted
+from advisor.export.exporter import ExportRequest
 from advisor.extras.other_tools.mapping import (
     COMMAND,
     Lost,
@@ -80,7 +80,7 @@ class WrittenFolder:
         return [*lines, f"Start: cd {shlex.quote(place)} && {first.start}"]
 
 
-def export(wanted: Wanted) -> int:
+def export(wanted: ExportRequest) -> int:
     """Write the files of a plan for another tool and say what is in them."""
     for line in write_files(wanted.form, wanted.source, wanted.out, only=wanted.only).lines():
         wanted.say(line)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.data.templates.chat_text import ChatText, json_object, template_source
-from advisor.export.exporter import Wanted
+from advisor.export.exporter import ExportRequest
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
 from advisor.methods import update
@@ -63,7 +63,7 @@ class Served:
     merged_because: str | None = None  # why a module is merged; None: it is not
 
 
-def export(wanted: Wanted) -> int:
+def export(wanted: ExportRequest) -> int:
     """Write the folder and say where it is. Returns the exit code; raises InputError."""
     run = wanted.source
     record = record_of(run)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.export.exporter import Wanted
+from advisor.export.exporter import ExportRequest
 from advisor.extras.gguf.ollama import export, modelfile_text, parameters
 from advisor.extras.gguf.template import can_hold
 from advisor.ground.errors import InputError
@@ -41,7 +41,7 @@ class Taking:
         return self.code
 
     def __call__(self, run: Path, **given) -> Path:
-        wanted = Wanted(
+        wanted = ExportRequest(
             source=run, out=self.out, only=None, say=self.said.append, run_tool=self.run_tool, **given
         )  # fmt: skip
         assert export(wanted) == self.code

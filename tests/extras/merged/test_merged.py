@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.export.exporter import Wanted
+from advisor.export.exporter import ExportRequest
 from advisor.extras.merged.extra import export
 
 
@@ -17,7 +17,7 @@ def test_a_merged_result_names_the_page_that_says_how_to_serve_it(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("advisor.extras.merged.extra.device_of", lambda folder: "cpu")
     said: list[str] = []
-    wanted = Wanted(
+    wanted = ExportRequest(
         source=tmp_path / "run",
         out=None,
         only=None,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.export.exporter import Wanted
+from advisor.export.exporter import ExportRequest
 from advisor.extras.vllm.folder import NOT_HELD, export, made_beside, why_not_held
 from advisor.ground.errors import InputError
 from tests.export.runs import CHATML, write_adapter, write_run
@@ -27,7 +27,7 @@ def take(tmp_path):
 
     def take(run: Path, **given) -> Path:
         out = tmp_path / "out"
-        wanted = Wanted(
+        wanted = ExportRequest(
             source=run, out=out, only=given.get("only"), say=said.append, run_tool=run_tool
         )
         assert export(wanted) == 0
