@@ -271,8 +271,9 @@ def explain_usage(error: click.ClickException) -> tuple[AdviseError, str]:
     return failure, said.getvalue().rstrip("\n")
 
 
-def _commands_with(option: str, context: click.Context | None) -> list[str]:
+def _commands_with(error: click.NoSuchOption, context: click.Context | None) -> list[str]:
     """The commands of the group that was called which have an option that it lacks itself."""
+    option = error.option_name
     group = None if context is None else context.command
     if context is None or not isinstance(group, click.Group):
         return []

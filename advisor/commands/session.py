@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.advice.advise import advise
+from advisor.advice.facts import contradictions, contradictions_in, situation_facts
 from advisor.advice.planning import make_plan, missing_for_plan
 from advisor.advice.types import Advice
 from advisor.ground.errors import AdviseError, Fault, InputError
@@ -111,9 +112,6 @@ def _document(answers_file: str) -> Document:
 
 def _faults_in(stated: Stated, rule_layers: Sequence[str]) -> Sequence[Fault]:
     """What is wrong with the valid part of answers that are refused anyway."""
-    from advisor.advice.facts import contradictions, contradictions_in, situation_facts
-    from advisor.situation.build import situation_of
-
     ruleset, _ = load_rule_set(rule_layers, warn=lambda _: None)
     try:
         situation = situation_of(stated.answers, base=stated.folder)
@@ -231,8 +229,6 @@ def advise_on(
     try:
         situation = situation_of(stated.answers, probed=probed, online=online, base=stated.folder)
     except InputError as error:
-        from advisor.advice.facts import contradictions_in
-
         more = contradictions_in(ruleset, stated.answers)
         raise InputError(faults=(*error.faults, *more)) from error
     situation = replace(situation, warnings=(*stated.warnings, *situation.warnings))
