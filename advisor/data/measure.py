@@ -29,7 +29,7 @@ from advisor.data.formats import formats, normal
 from advisor.data.lengths import CHARS_PER_TOKEN, Lengths
 from advisor.data.read.lines import DataFile, Faults, open_bytes
 from advisor.data.read.rows import no_rows, parquet_rows
-from advisor.data.read.source import IMAGES_HELP, Source, content_digest
+from advisor.data.read.source import IMAGES_HELP, DataSource, content_digest
 from advisor.data.recognition.matching import map_flag
 from advisor.data.recognition.recognise import DataSet, recognise
 from advisor.ground.errors import Fault, InputError
@@ -209,7 +209,7 @@ def unusable(profile: DataProfile) -> InputError | None:
     return InputError(faults=[Fault(where=profile.path, what=text) for text in texts])
 
 
-def _row_count(source: Source, read: int) -> tuple[int, bool]:
+def _row_count(source: DataSource, read: int) -> tuple[int, bool]:
     """Rows of a file that was read in part, and whether that is exact."""
     if source.container == "parquet":
         return sum(map(parquet_rows, source.files)), True

@@ -13,7 +13,7 @@ from typing import Any
 
 from advisor.data import Example, SkippedRows, content_digest, find_data, read_examples, recognise
 from advisor.data.read.hub import is_hub_id
-from advisor.data.read.source import Source
+from advisor.data.read.source import DataSource
 from advisor.ground.errors import InputError, MachineNotReady
 from trainers.frame.job import Job, label
 from trainers.frame.machine import is_main_process, process_count
@@ -82,7 +82,7 @@ def prepare_rows(
 
 def _built(
     job: Job,
-    source: Source,
+    source: DataSource,
     tokenizer: Tokenizer,
     kind: Kind[Any],
     lengths: Mapping[str, Any],

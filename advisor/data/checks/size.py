@@ -15,7 +15,7 @@ STOP_SHARE = 0.05
 LOST = ": cut to fit, nothing of their answers is left to learn"
 
 
-class Sizes(RowCheck):
+class RowLengths(RowCheck):
     """Rows, and requests alone, that are very long or over the length asked about."""
 
     place = 50

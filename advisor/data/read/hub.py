@@ -9,49 +9,23 @@ from __future__ import annotations
 
 import os
 import re
+from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import InputError, MachineNotReady
+from advisor.data.read.lines import CONTAINERS
+from advisor.ground.errors import AdviseError, InputError, MachineNotReady
 from advisor.ground.files import text_of
 from advisor.ground.install import install_line
 from advisor.model_files.hub_cache import is_offline
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?:/[\w.@ -]+)*")
-FILE_ENDINGS = (
-    ".json",
-    ".jsonl",
-    ".ndjson",
-    ".csv",
-    ".tsv",
-    ".tab",
-    ".txt",
-    ".text",
-    ".md",
-    ".markdown",
-    ".parquet",
-    ".arrow",
-    ".gz",
-    ".yaml",
-    ".yml",
-)
 MOST_BYTES = 5 << 30  # more is not fetched without being asked for by name
+PATTERNS = (*(f"*{name}" for name in CONTAINERS), "*.gz", "dataset_dict.json", "state.json")
+FILE_ENDINGS = {*CONTAINERS, ".gz", ".yaml", ".yml"}
+REFUSED = ("RepositoryNotFoundError", "GatedRepoError", "HFValidationError")
 _fetched: dict[str, Path] = {}  # by this process: a run asks several times
-PATTERNS = (
-    "*.json",
-    "*.jsonl",
-    "*.ndjson",
-    "*.csv",
-    "*.tsv",
-    "*.txt",
-    "*.md",
-    "*.parquet",
-    "*.gz",
-    "*.arrow",
-    "dataset_dict.json",
-    "state.json",
-)
 
 
 def is_hub_id(text: str) -> bool:
@@ -73,8 +47,8 @@ def hub_folder(text: str) -> Path:
     """
     if text in _fetched:
         return _fetched[text]
-    parts = text.split("/")
-    repo, inner = "/".join(parts[:2]), "/".join(parts[2:])
+    owner, name, *below = text.split("/")
+    repo, inner = f"{owner}/{name}", "/".join(below)
     if find_spec("huggingface_hub") is None:
         raise MachineNotReady(
             "no such file or folder; a data set of the hub needs huggingface_hub, which is"
@@ -84,85 +58,71 @@ def hub_folder(text: str) -> Path:
         )
     import huggingface_hub
 
-    patterns: list[str] = (
-        [f"{inner}/{name}" for name in PATTERNS] + [inner] if inner else list(PATTERNS)
-    )
+    patterns = [*(f"{inner}/{name}" for name in PATTERNS), inner] if inner else [*PATTERNS]
     try:
         if not is_offline():
             _refuse_large(text, repo, inner, huggingface_hub.HfApi())
-        found = Path(
-            huggingface_hub.snapshot_download(
-                repo,
-                repo_type="dataset",
-                allow_patterns=[*patterns, "README.md"],
-                local_files_only=is_offline(),
-            )
+        found = huggingface_hub.snapshot_download(
+            repo,
+            repo_type="dataset",
+            allow_patterns=[*patterns, "README.md"],
+            local_files_only=is_offline(),
         )
     except InputError:
         raise
     except Exception as error:  # the package has a dozen of its own, and those of its HTTP library
         raise _explained(text, repo, error) from None
-    where = found / inner if inner else found
+    where = Path(found, inner)
     if not where.exists():
-        raise InputError(f"the data set has no '{inner}'", _configurations(found), where=text)
-    if not inner:
-        _refuse_several(text, found)
+        folders = sorted(path.name for path in Path(found).iterdir() if path.is_dir())
+        names = ", ".join(name for name in folders if not name.startswith("."))
+        allowed = f"it has: {names}" if names else ""
+        raise InputError(f"the data set has no '{inner}'", allowed, where=text)
+    # Several configurations are several data sets: which one is meant has to be said.
+    several = [] if inner else [one for one in _configurations(where) if (where / one).is_dir()]
+    if len(several) > 1:
+        what = f"the data set has several configurations: {', '.join(several)}"
+        raise InputError(what, where=text, hint=f"name one: {text}/{several[0]}")
     _fetched[text] = where
     return where
 
 
 def _refuse_large(text: str, repo: str, inner: str, api: Any) -> None:
-    from fnmatch import fnmatch
-
-    files = [
-        item
-        for item in api.repo_info(repo, repo_type="dataset", files_metadata=True).siblings or ()
-        if item.rfilename.startswith(inner)
-    ]
+    files = api.repo_info(repo, repo_type="dataset", files_metadata=True).siblings or ()
     size = sum(
         item.size or 0
         for item in files
-        if any(fnmatch(item.rfilename, pattern) for pattern in PATTERNS)
+        if item.rfilename.startswith(inner)
+        and any(fnmatch(item.rfilename, pattern) for pattern in PATTERNS)
     )
     if size > MOST_BYTES:
         raise InputError(
             f"the data set's files have {size / 2**30:.0f} GiB",
             where=text,
-            hint=(
-                f"fetch it yourself and name the folder: hf download --repo-type dataset {repo}"
-                " --local-dir FOLDER"
-            ),
+            hint=f"fetch it yourself and name the folder: hf download --repo-type dataset {repo}"
+            " --local-dir FOLDER",
         )
 
 
-def _explained(text: str, repo: str, error: Exception) -> InputError | MachineNotReady:
-    kind = type(error).__name__
+def _explained(text: str, repo: str, error: Exception) -> AdviseError:
+    """The error for a data set that could not be fetched."""
+    kind, none = type(error).__name__, "no such file or folder"
     if is_offline():
         return InputError(
-            "no such file or folder; as a data set of the hub it is not in the cache, and"
-            " HF_HUB_OFFLINE is set",
+            f"{none}; as a data set of the hub it is not in the cache, and HF_HUB_OFFLINE is set",
             where=text,
             hint=f"unset it, or: {_saving(repo)}",
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if kind in ("RepositoryNotFoundError", "GatedRepoError", "HFValidationError") or status in (
-        401,
-        403,
-        404,
-    ):
-        why = (
-            "asks for access first"
-            if kind == "GatedRepoError"
-            else "has no such data set that you may read"
-        )
-        return InputError(
-            f"no such file or folder, and the hub {why}",
-            where=text,
-            hint="check the name; for a private or gated one: hf auth login",
-        )
+    if kind in REFUSED or status in (401, 403, 404):
+        why = "has no such data set that you may read"
+        if kind == "GatedRepoError":
+            why = "asks for access first"
+        hint = "check the name; for a private or gated one: hf auth login"
+        return InputError(f"{none}, and the hub {why}", where=text, hint=hint)
     first = (str(error).splitlines() or [kind])[0][:160]
     return MachineNotReady(
-        f"no such file or folder, and the hub cannot be reached ({first})",
+        f"{none}, and the hub cannot be reached ({first})",
         where=text,
         hint=f"check the connection, or save it elsewhere as a file: {_saving(repo)}",
     )
@@ -172,31 +132,10 @@ def _saving(repo: str) -> str:
     return f"load_dataset('{repo}', split='train').to_json('train.jsonl')"
 
 
-def _configurations(folder: Path) -> str:
-    names = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
-    return f"it has: {', '.join(names)}" if names else ""
-
-
-def _refuse_several(text: str, folder: Path) -> None:
-    """Several configurations are several data sets: which one is meant has to be said."""
-    configurations = _declared(folder)
-    names = [name for name in configurations if (folder / name).is_dir()]
-    if len(names) > 1:
-        raise InputError(
-            f"the data set has several configurations: {', '.join(names)}",
-            where=text,
-            hint=f"name one: {text}/{names[0]}",
-        )
-
-
-def _declared(folder: Path) -> list[str]:
+def _configurations(folder: Path) -> list[str]:
     """The configurations that the card's front matter lists."""
     card = folder / "README.md"
-    if not card.is_file():
-        return []
-    text = text_of(card, errors="replace")
+    text = text_of(card, errors="replace") if card.is_file() else ""
     if not text.startswith("---"):
         return []
     import yaml
@@ -206,12 +145,8 @@ def _declared(folder: Path) -> list[str]:
     except (yaml.YAMLError, IndexError):
         return []
     entries = front.get("configs") if isinstance(front, dict) else None
-    return (
-        [
-            str(entry["config_name"])
-            for entry in entries
-            if isinstance(entry, dict) and "config_name" in entry
-        ]
-        if isinstance(entries, list)
-        else []
-    )
+    return [
+        str(entry["config_name"])
+        for entry in (entries if isinstance(entries, list) else ())
+        if isinstance(entry, dict) and "config_name" in entry
+    ]

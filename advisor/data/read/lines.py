@@ -24,6 +24,12 @@ from advisor.ground.errors import Fault, InputError
 if TYPE_CHECKING:
     from advisor.ground.progress import Wait
 
+# Ending of a file -> what it is taken for.
+CONTAINERS = {
+    ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv",
+    ".tab": "csv", ".txt": "text", ".text": "text", ".md": "text", ".markdown": "text",
+    ".parquet": "parquet", ".arrow": "arrow",
+}  # fmt: skip
 # A row is held in memory as a whole: a small packed file could ask for all there is.
 MOST_ROW_BYTES = 256 << 20
 KEPT_FAULTS = 1000  # a file with more is not worth reading to its end

@@ -16,14 +16,14 @@ from typing import Any
 
 from advisor.data.read.json_rows import json_rows, jsonl_rows
 from advisor.data.read.lines import DataFile, Faults, read_lines
-from advisor.data.read.source import Source, find_data
+from advisor.data.read.source import DataSource, find_data
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.install import install_line
 
 Rows = Iterator[tuple[int, Any]]
 
 
-def read_rows(path: str | os.PathLike[str] | Source, *, faults: Faults | None = None) -> Rows:
+def read_rows(path: str | os.PathLike[str] | DataSource, *, faults: Faults | None = None) -> Rows:
     """(row number, raw row) of every readable row.
 
     Args:

@@ -18,15 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.data.read.lines import DataFile, encoding_of_start
+from advisor.data.read.lines import CONTAINERS, DataFile, encoding_of_start
 from advisor.ground.errors import InputError
 from advisor.ground.files import folder_name, text_of
 
-CONTAINERS = {
-    ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv",
-    ".tab": "csv", ".txt": "text", ".text": "text", ".md": "text", ".markdown": "text",
-    ".parquet": "parquet", ".arrow": "arrow",
-}  # fmt: skip
 READABLE = (
     "readable: .json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .parquet, or a folder of"
     " one of them"
@@ -80,7 +75,7 @@ KINDS_OF_FILES = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class DataSource:
     """The files a data path stands for, all of one container, in reading order."""
 
     shown: str  # as messages name it
@@ -108,12 +103,12 @@ class Source:
         return {file.path.relative_to(self.root).as_posix(): file.path for file in self.files}
 
 
-def find_data(path: str | os.PathLike[str] | Source) -> Source:
+def find_data(path: str | os.PathLike[str] | DataSource) -> DataSource:
     """The readable files behind a path, looked at but not read.
 
     Raises InputError for anything that is not data.
     """
-    if isinstance(path, Source):
+    if isinstance(path, DataSource):
         return path
     where, shown = Path(path), os.fspath(path)
     if not os.path.lexists(where) and "/" in shown:
@@ -123,10 +118,10 @@ def find_data(path: str | os.PathLike[str] | Source) -> Source:
             where = hub_folder(shown)
     if stat.S_ISDIR(_mode(where, shown)):
         return _folder(where, shown)
-    return Source(shown=shown, files=(_look_at(where, shown),))
+    return DataSource(shown=shown, files=(_look_at(where, shown),))
 
 
-def content_digest(path: str | os.PathLike[str] | Source) -> str:
+def content_digest(path: str | os.PathLike[str] | DataSource) -> str:
     """sha256 of the content behind a path: the bytes of its file, or names and bytes of its
     files.
     """
@@ -291,7 +286,7 @@ def _is_json(text: str) -> bool:
 # --------------------------------------------------------------------------- folders
 
 
-def _folder(where: Path, shown: str) -> Source:
+def _folder(where: Path, shown: str) -> DataSource:
     if (where / "dataset_dict.json").is_file() or (where / "state.json").is_file():
         return _saved_dataset(where, shown)
     files: list[DataFile] = []
@@ -327,7 +322,7 @@ def _folder(where: Path, shown: str) -> Source:
         left = ", ".join(file.path.name for file in rest)
         notes.append(f"left out, kept for evaluation: {left}")
         files = train
-    return Source(shown=shown, files=tuple(files), notes=tuple(notes), root=where)
+    return DataSource(shown=shown, files=tuple(files), notes=tuple(notes), root=where)
 
 
 def _is_evaluation(file: DataFile) -> bool:
@@ -410,7 +405,7 @@ def _walk(where: Path, shown: str, unreadable: list[str]) -> Iterator[Path]:
         pending.extend(reversed(below))
 
 
-def _saved_dataset(where: Path, shown: str) -> Source:
+def _saved_dataset(where: Path, shown: str) -> DataSource:
     """The Arrow files of a folder written by `Dataset.save_to_disk`; of several splits the one
     called train.
     """
@@ -440,7 +435,7 @@ def _saved_dataset(where: Path, shown: str) -> Source:
     files = tuple(
         DataFile(path=folder / name, shown=str(inside / name), container="arrow") for name in named
     )
-    return Source(shown=shown, files=files, notes=notes, root=folder)
+    return DataSource(shown=shown, files=files, notes=notes, root=folder)
 
 
 def _json(path: Path, shown: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from advisor.data.conversation import role_of_speaker, turn_keys
 from advisor.data.formats import formats, names_of, normal, read_mapping
 from advisor.data.read.lines import Faults, open_bytes
 from advisor.data.read.rows import document_style, no_rows, read_rows
-from advisor.data.read.source import Source, find_data
+from advisor.data.read.source import DataSource, find_data
 from advisor.data.recognition.columns import Column, summarise, with_leaves
 from advisor.data.recognition.matching import ColumnReading, by_mapping, ways_to_read
 from advisor.ground.errors import Fault, InputError
@@ -47,7 +47,7 @@ TYPE_NAMES = {
 class DataSet:
     """A data file, found and recognised: what it holds, and how sure that is."""
 
-    source: Source
+    source: DataSource
     kind: str  # paired | raw_text | preference | unpaired_feedback | prompts_with_verifier
     format: str
     mapping: Mapping[str, str]  # role -> column
@@ -73,7 +73,7 @@ class DataSet:
 
 
 def recognise(
-    path: str | os.PathLike[str] | Source | DataSet,
+    path: str | os.PathLike[str] | DataSource | DataSet,
     *,
     mapping: Mapping[str, str] | None = None,
     wanted: str | None = None,
@@ -130,7 +130,7 @@ def recognise(
     )
 
 
-def _text_files(source: Source) -> DataSet:
+def _text_files(source: DataSource) -> DataSet:
     why = f"{len(source.files)} text files; each is one document"
     if len(source.files) == 1:
         why = f"plain text; {TEXT_STYLES[document_style(source.files[0])]}"
@@ -150,7 +150,7 @@ def _names(rows: list[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(name) for row in rows for name in row))
 
 
-def _sample_of_objects(source: Source) -> list[dict[str, Any]]:
+def _sample_of_objects(source: DataSource) -> list[dict[str, Any]]:
     """Rows with columns. Raises InputError if there are none, or they are no rows to train on."""
     faults, shown = Faults(), source.shown
     sample = sample_rows(source, faults)
@@ -177,7 +177,7 @@ def _sample_of_objects(source: Source) -> list[dict[str, Any]]:
     return rows
 
 
-def sample_rows(source: Source, faults: Faults) -> list[Any]:
+def sample_rows(source: DataSource, faults: Faults) -> list[Any]:
     """Rows to judge a file by: the first few hundred, and some from further down a large JSONL
     file.
     """
@@ -196,7 +196,7 @@ def sample_rows(source: Source, faults: Faults) -> list[Any]:
     return rows
 
 
-def _rows_further_down(source: Source) -> Iterator[Any]:
+def _rows_further_down(source: DataSource) -> Iterator[Any]:
     file = source.files[-1]
     size = file.path.stat().st_size
     with open_bytes(file) as stream:

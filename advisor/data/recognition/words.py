@@ -20,6 +20,7 @@ SHOWN_WAYS = 4
 LEAST_CHARS = 8  # on average, of a text
 ASKED = ("question", "customer", "text", "title")  # who may be the request, the likeliest first
 SAID = ("answer", "agent")
+PAIR = "a request in {question} and its answer in {answer}"
 WHOLE_WORDS_UP_TO = "\u0590"  # scripts from here on write no spaces: found inside a name
 
 
@@ -76,15 +77,13 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
         if len(asked) == 1:
             way = _way(
                 "a better ({chosen}) and a worse ({rejected}) answer to {question}",
-                question=asked[0],
-                chosen=better[0],
-                rejected=worse[0],
+                {"question": asked[0], "chosen": better[0], "rejected": worse[0]},
             )
             return [way], True
     said = _best(texts, SAID)
     asked = _best({name: role for name, role in texts.items() if name not in said}, ASKED)
     pairs = [
-        _way("a request in {question} and its answer in {answer}", question=asks, answer=says)
+        _way(PAIR, {"question": asks, "answer": says})
         for asks in asked or texts
         for says in said or texts
         if asks != says
@@ -96,7 +95,7 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
             _is_thin(columns[asked[0]]) and len(rivals) > 1
         )
         return pairs, not says_little
-    return pairs[:SHOWN_WAYS] or [_way("a text in {text}", text=name) for name in texts], False
+    return pairs[:SHOWN_WAYS] or [_way("a text in {text}", {"text": name}) for name in texts], False
 
 
 def _is_text(column: Column) -> bool:
@@ -134,11 +133,11 @@ def for_task(
     ]
     if len(labels) != 1 or answer is None or answer.is_label(named=True):
         return None
-    asked = chosen.mapping["question"]
-    return _way("a text in {text} and its category in {label}", text=asked, label=labels[0])
+    mapping = {"text": chosen.mapping["question"], "label": labels[0]}
+    return _way("a text in {text} and its category in {label}", mapping)
 
 
-def _way(why: str, **mapping: str) -> ColumnReading:
+def _way(why: str, mapping: Mapping[str, str]) -> ColumnReading:
     columns = {role: f"`{column}`" for role, column in mapping.items()}
     why = why.format(**columns)
     return ColumnReading(format=format_of(mapping, {}), mapping=mapping, why=why)

@@ -2,7 +2,7 @@
 model.
 
 Jinja's sandbox keeps a template from other people's objects, not from running for ever, or from
-asking for gigabytes in one call: `{{ 'a' * 8000000000 }}`. Here each block counts as a step, and
+asking for gigabytes in one call: `{{ 'a' * 8000000000 }}`. Here each block looks at the clock, and
 what makes a long text or a large list out of short ones is measured first.
 """
 
@@ -20,7 +20,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from advisor.ground.errors import InputError
 
-MOST_STEPS = 1_000_000  # blocks entered: bodies of loops, macros and conditions
 MOST_SECONDS = 1.0  # of the thread's own computing, whatever else the machine does
 MOST_CHARACTERS = 2**24  # of one text, and of a whole conversation
 MOST_MADE = 2**28  # of all long texts together that one rendering makes
@@ -28,7 +27,6 @@ MOST_VALUES = 2**18  # in a list with all that is in it
 MOST_BITS = 4096  # of a whole number
 LONG = 2**16  # characters of a text that counts among all that is made
 LONG = 2**16  # characters of a text that counts among all that is made
-STEPS_BETWEEN_LOOKS = 64  # at the clock
 # Filters that only lay out, with expressions that are slow on long texts: there are none.
 NO_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
 FORMATS = ("format", "format_map", "strftime_now")  # calls whose text says how wide a value is
@@ -38,8 +36,8 @@ GROWING = {
     "safe_range", "slice", "to_bytes", "tojson", "translate", "zfill",
 }  # fmt: skip
 LIMITS = (
-    f"for one conversation at most {MOST_STEPS:,} steps, {MOST_SECONDS:g} s of computing and"
-    f" {MOST_CHARACTERS:,} characters"
+    f"for one conversation at most {MOST_SECONDS:g} s of computing and {MOST_CHARACTERS:,}"
+    " characters"
 )
 
 
@@ -86,10 +84,10 @@ def size_of(value: Any) -> int:
 
 
 class BoundedCode(CodeGenerator):
-    """Python code of a template that counts its steps and measures `a ~ b`."""
+    """Python code of a template that looks at the clock and measures `a ~ b`."""
 
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
-        """Each block begins with a step."""
+        """Each block begins with a look at the clock."""
         self.writeline("environment.step()")
         super().blockvisit(nodes, frame)
 
@@ -108,24 +106,24 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     code_generator_class = BoundedCode
     intercepted_binops = frozenset(("*", "**", "+", "%"))
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, finalize=self.measured, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(finalize=self.measured, **options)
         self._begin()
         for name in NO_FILTERS:
             del self.filters[name]
         del self.globals["lipsum"]
 
     def _begin(self) -> None:
-        self.steps = self.made = 0
+        self.made = 0
         self.began = time.thread_time()
 
-    def from_string(self, *args: Any, **options: Any) -> Any:
+    def from_string(self, source: Any, *args: Any) -> Any:
         """The template; each rendering of it has the whole budget."""
         self._begin()  # filters of constants are computed here
         for name, made in self.filters.items():
             if not hasattr(made, "is_bounded"):
                 self.filters[name] = self._bounded(name, made)
-        template = super().from_string(*args, **options)
+        template = super().from_string(source, *args)
         write = template.root_render_func
 
         def written(context: Any) -> Iterator[str]:
@@ -143,14 +141,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return template
 
     def step(self) -> None:
-        """Count a block. Raises TemplateLimit where steps or time are used up."""
-        self.steps += 1
-        if self.steps > MOST_STEPS:
-            stop("does not come to an end")
-        if self.steps % STEPS_BETWEEN_LOOKS == 0:
-            self._look_at_clock()
-
-    def _look_at_clock(self) -> None:
+        """Look at the clock. Raises TemplateLimit if the time is used up."""
         if time.thread_time() - self.began > MOST_SECONDS:
             stop("does not come to an end")
 
@@ -210,7 +201,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def _allow(self, name: str, value: Any, given: tuple[Any, ...]) -> None:
         """Refuse a method or filter that would make too long a text of a value."""
-        self._look_at_clock()
+        self.step()
         if name in FORMATS:
             self._allow_format(str(value), given)
         elif name == "replace" and isinstance(value, str) and len(given) > 1:
