@@ -245,9 +245,7 @@ def explain_usage(error: click.ClickException) -> tuple[AdviseError, str]:
     # Before click drops what looks like a colour.
     error.message = shown(error.message)  # type: ignore[misc]
     context = getattr(error, "ctx", None)
-    if isinstance(error, click.NoSuchOption) and (
-        takers := _commands_with(error.option_name, context)
-    ):
+    if isinstance(error, click.NoSuchOption) and (takers := _commands_with(error, context)):
         error.message += f" It goes with {' and '.join(takers)}."  # type: ignore[misc]
         error.possibilities = None  # type: ignore[misc]
     said = io.StringIO()
