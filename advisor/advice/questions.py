@@ -20,10 +20,11 @@ from typing import Any
 
 from advisor.advice.decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
 from advisor.methods import schemes
-from advisor.ruleset.candidates import conditions_on
+from advisor.ruleset.candidates import conditions_on, judged_rules
+from advisor.ruleset.decisions import Precedence, deciding
 from advisor.ruleset.facts import UNKNOWN, read_from
-from advisor.ruleset.judge import compile_table, letting_through
-from advisor.ruleset.model import Condition, Ruleset
+from advisor.ruleset.judge import letting_through
+from advisor.ruleset.model import Ruleset
 from advisor.ruleset.space import cells_of
 
 # Known only once something can be estimated.
@@ -103,24 +104,21 @@ def fixed_chain(
 
 def _open_facts(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> set[str]:
     """The facts that may still take any value, by what is read and what fits, too."""
-    opened: set[str] = set()
-    read: set[str] = set()  # open even if known: another card than this machine's may be named
-    for name in askable:
-        opened.add(name)
-        read |= set(read_from(name))
-        # A signal that is stated states others with it, also against an earlier no.
-        opened |= {
-            implied
-            for implied in (ruleset.facts[name].implied_by(True) if name in ruleset.facts else ())
-            if facts.get(implied) is not True
-        }
+    # Open even if known: another GPU than this machine's may be named.
+    read = {fact for name in askable for fact in read_from(name)}
+    # A signal that is stated states others with it, also against an earlier no.
+    implied = {
+        other
+        for name in askable
+        if name in ruleset.facts
+        for other in ruleset.facts[name].implied_by(True)
+        if facts.get(other) is not True
+    }
+    opened = {*askable, *implied}
     if "gpu" in askable or facts.get("device") != UNKNOWN:  # without hardware nothing is estimated
         opened |= set(FITS)
-    return read | {
-        name
-        for name in opened
-        if name in ruleset.facts and (facts.get(name) is None or facts[name] is False)
-    }
+    unsettled = {name for name in opened if facts.get(name) is None or facts[name] is False}
+    return read | (unsettled & ruleset.facts.keys())
 
 
 def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[dict[str, Any]]:
@@ -165,96 +163,61 @@ class _Step:
     """A table's deciding rules as bits; the lowest one that is not forbidden wins."""
 
     def __init__(self, ruleset: Ruleset, table_id: str) -> None:
-        table = compile_table(ruleset, table_id)
-        self.id, self.concludes = table_id, table.table.concludes
-        self.inputs = frozenset(table.table.seen)
-        recommending = [table.rules[i] for i in table.order]
-        forbidding = [rule for rule in table.rules if rule.kind == "forbid"]
-        self.rules = (*recommending, *forbidding)
-        self.every = (1 << len(self.rules)) - 1
-        self.recommend = (1 << len(recommending)) - 1
-        self.outcomes = [rule.then[self.concludes] for rule in recommending]
-        self.kills: dict[int, int] = {}  # bit of a prohibition -> the recommendations it takes away
-        for place, rule in enumerate(forbidding, len(recommending)):
-            named = rule.then[self.concludes]
-            barred = named if isinstance(named, list) else [named]
-            self.kills[1 << place] = sum(
-                1 << i for i, outcome in enumerate(self.outcomes) if outcome in barred
-            )
+        table, rules = ruleset.tables[table_id], deciding(ruleset, judged_rules(ruleset, table_id))
+        self.id, self.concludes, self.inputs = table_id, table.concludes, frozenset(table.seen)
+        self.precedence = Precedence(rules, table.concludes, [])
         # What cannot be estimated together is one more bit each: a set in which all of it holds
         # cannot occur.
+        estimated = self.inputs & set(FITS)
         impossible = [
-            found.never
-            for found in ruleset.assume
-            if all(
-                condition.fact in FITS and condition.fact in self.inputs
-                for condition in found.never
-            )
+            one.never for one in ruleset.assume if {each.fact for each in one.never} <= estimated
         ]
-        self.impossible = ((1 << len(impossible)) - 1) << len(self.rules)
-        self.every |= self.impossible
-        conditions: dict[str, list[tuple[int, Condition]]] = {name: [] for name in table.table.seen}
-        for bit, when in enumerate((*(rule.when for rule in self.rules), *impossible)):
-            for condition in when:
-                conditions[condition.fact].append((bit, condition))
-        self.conditions = conditions
-        self.cells = {
-            name: [
-                cell.value
-                for cell in cells_of(ruleset.facts[name], (condition for _, condition in tested))
-            ]
-            for name, tested in conditions.items()
+        whens = [*(rule.when for rule in rules), *impossible]
+        self.every = (1 << len(whens)) - 1
+        self.impossible = self.every & ~((1 << len(rules)) - 1)
+        self.conditions = {
+            name: [(bit, one) for bit, when in enumerate(whens) for one in when if one.fact == name]
+            for name in table.seen
         }
-        self._masks: dict[tuple[str, Any], int] = {}
-        self._winners: dict[int, Any] = {}
-        self._sets: dict[tuple[int, frozenset[str], bool], tuple[int, ...]] = {}
+        self.mask, self.sets, self.winner = (
+            cache(self._mask),
+            cache(self._sets),
+            cache(self._winner),
+        )
+        self.effects = {
+            name: {
+                cell.value: self.mask(name, cell.value)
+                for cell in cells_of(ruleset.facts[name], (one for _, one in tested))
+            }
+            for name, tested in self.conditions.items()
+        }
 
-    def mask(self, name: str, value: Any) -> int:
+    def _mask(self, name: str, value: Any) -> int:
         """The rules that a fact's value lets through."""
-        found = self._masks.get((name, value))
-        if found is None:
-            found = self._masks[name, value] = letting_through(
-                self.every, self.conditions[name], value
-            )
-        return found
+        return letting_through(self.every, self.conditions[name], value)
 
-    def sets(self, known: int, opened: frozenset[str], *, limits: bool) -> tuple[int, ...]:
+    def _sets(self, known: int, opened: frozenset[str], limits: bool) -> tuple[int, ...]:
         """Every set of rules that can fire when the known facts let `known` through and the open
         ones are anything.
 
         Args:
             limits: Whether money or hours are limited: without a limit nothing is over it.
         """
-        key = (known, opened, limits)
-        found = self._sets.get(key)
-        if found is None:
-            states = {known}
-            effects = {
-                name: {
-                    self.mask(name, value)
-                    for value in self.cells[name]
-                    if limits or value != OVER_BUDGET
-                }
-                for name in opened
+        states = {known}
+        effects = {
+            name: {
+                mask for value, mask in self.effects[name].items() if limits or value != OVER_BUDGET
             }
-            for name in sorted(opened, key=lambda name: (len(effects[name]), name)):
-                states = {state & mask for state in states for mask in effects[name]}
-            found = self._sets[key] = tuple(
-                state for state in states if not state & self.impossible
-            )
-        return found
+            for name in opened
+        }
+        for name in sorted(opened, key=lambda name: (len(effects[name]), name)):
+            states = {state & mask for state in states for mask in effects[name]}
+        return tuple(state for state in states if not state & self.impossible)
 
-    def winner(self, firing: int) -> Any:
+    def _winner(self, firing: int) -> Any:
         """What the table concludes when these rules fire."""
-        if firing not in self._winners:
-            alive = firing & self.recommend
-            for bit, killed in self.kills.items():
-                if firing & bit:
-                    alive &= ~killed
-            self._winners[firing] = (
-                self.outcomes[(alive & -alive).bit_length() - 1] if alive else None
-            )
-        return self._winners[firing]
+        forbidden = self.precedence.shadowed_by_forbid(firing & self.precedence.forbid)
+        return self.precedence.outcome.get(self.precedence.winner(firing & ~forbidden))
 
 
 @cache
@@ -364,7 +327,7 @@ class _Paths:
         known = step.every
         for name in step.inputs - self.opened - self.own - concluded.keys():
             known &= step.mask(name, self.facts.get(name))
-        sets = step.sets(known, frozenset(step.inputs & self.opened), limits=self.limits)
+        sets = step.sets(known, frozenset(step.inputs & self.opened), self.limits)
         masks = []
         for i, answer in enumerate(self.answers):
             mask = step.every
