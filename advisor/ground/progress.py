@@ -70,36 +70,42 @@ class Wait:
 
     def count(self) -> str:
         """'12 of 64 rows'; empty if there is nothing to count."""
-        done, total, unit = f"{self.done:,}", f"{self.total:,}", self.unit
-        if self.unit == BYTES:
-            done, total, unit = f"{self.done / MIB:,.0f}", f"{self.total / MIB:,.0f}", "MiB"
+        is_bytes = self.unit == BYTES
+        done, total = (f"{n / MIB:,.0f}" if is_bytes else f"{n:,}" for n in (self.done, self.total))
+        unit = "MiB" if is_bytes else self.unit
         if not self.total:
             return f"{done} {unit}".strip() if self.done else ""
         return f"{done} of {total} {unit}".strip()
 
+    def rate(self, now_s: float) -> float:
+        """Items a second; 0 if it is not known yet."""
+        took_s, moved = now_s - self.began_s, self.done - self.first
+        return moved / took_s if moved > 0 and took_s >= SPEED_AFTER_S else 0.0
+
     def speed(self, now_s: float) -> str:
-        """'1.5 answers/s', or the numbers that stand in its place; empty where none is known."""
-        rate = self._rate(now_s)
-        return self.text or (_rate_text(rate, self.unit) if rate else "")
+        """'1.5 answers/s', or the numbers that are shown in its place; empty if none is known."""
+        rate = self.rate(now_s)
+        if self.text or not rate:
+            return self.text
+        if self.unit == BYTES:
+            return f"{rate / MIB:,.1f} MiB/s"
+        if rate < 0.1:
+            return f"{1 / rate:,.0f} s each"
+        return f"{rate:,.{0 if rate >= 100 else 1}f} {self.unit or 'items'}/s"
 
     def seconds_left(self, now_s: float) -> float | None:
-        """Until the last item; None where that is not known."""
-        rate = self._rate(now_s)
+        """Until the last item; None if that is not known."""
+        rate = self.rate(now_s)
         if self.left_s is not None or not rate or self.total <= self.done:
             return self.left_s
         return (self.total - self.done) / rate
 
     def time(self, now_s: float) -> str:
-        """'35 s left'; where that is not known, and nothing is counted, '12 s so far'."""
+        """'35 s left'; if that is not known, and nothing is counted, '12 s so far'."""
         left_s = self.seconds_left(now_s)
         if left_s is not None:
             return f"{format_duration(left_s)} left"
         return "" if self.total else f"{format_duration(now_s - self.began_s)} so far"
-
-    def _rate(self, now_s: float) -> float:
-        """Items a second; 0 where it is not known yet."""
-        took_s, moved = now_s - self.began_s, self.done - self.first
-        return moved / took_s if moved > 0 and took_s >= SPEED_AFTER_S else 0.0
 
     def sentence(self, now_s: float) -> str:
         """'generating answers: 12 of 64 answers, 1.5 answers/s, 35 s left'."""
@@ -108,20 +114,6 @@ class Wait:
 
 def _joined(*parts: str) -> str:
     return ", ".join(filter(None, parts))
-
-
-def _rate_text(rate: float, unit: str) -> str:
-    if unit == BYTES:
-        return f"{rate / MIB:,.1f} MiB/s"
-    if rate < 0.1:
-        return f"{1 / rate:,.0f} s each"
-    return f"{rate:,.{0 if rate >= 100 else 1}f} {unit or 'items'}/s"
-
-
-def format_memory(used_bytes: float, limit_bytes: float | None) -> str:
-    """'memory 11.8 of 24.0 GiB'."""
-    limit = f" of {gib(limit_bytes):,.1f}" if limit_bytes else ""
-    return f"memory {gib(used_bytes):,.1f}{limit} GiB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +130,24 @@ class View:
         outer, *inner = self.waits
         shown_inner = [wait for wait in inner if wait.done or wait.total or wait is inner[-1]]
         parts = [wait.sentence(self.now_s) for wait in (outer, *shown_inner)]
-        if self.memory is not None:
-            parts.append(format_memory(*self.memory))
-        return (f"{self.label}: " if self.label and named else "") + "; ".join(parts)
+        label = f"{self.label}: " if self.label and named else ""
+        return label + "; ".join(filter(None, (*parts, self.memory_text)))
+
+    @property
+    def memory_text(self) -> str:
+        """'memory 11.8 of 24.0 GiB'; empty if it is not measured."""
+        if self.memory is None:
+            return ""
+        used, limit = self.memory
+        return f"memory {gib(used):,.1f}{f' of {gib(limit):,.1f}' if limit else ''} GiB"
 
     def rows(self) -> tuple[str, Wait, list[str]]:
         """(the name before the bar, the wait it stands for, the lines below it)."""
         place = next((at for at, wait in enumerate(self.waits) if wait.total), len(self.waits) - 1)
         counted, inner = self.waits[place], self.waits[place + 1 :]
         named = ", ".join(wait.what for wait in self.waits[: place + 1])
-        memory = format_memory(*self.memory) if self.memory is not None else ""
-        below = [f"{named}: {_joined(counted.speed(self.now_s), memory)}".removesuffix(": ")]
+        numbers = _joined(counted.speed(self.now_s), self.memory_text)
+        below = [f"{named}: {numbers}".removesuffix(": ")]
         if inner and self.now_s - inner[0].began_s >= SHOWN_AFTER_S:
             below.append("; ".join(wait.sentence(self.now_s) for wait in inner[-2:]))
         name = self.label or counted.what
@@ -376,7 +375,7 @@ def read_view(folder: Path) -> View | None:
     try:
         text = text_of(folder / FILE)
         content = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
-        waits = [_read_wait(wait) for wait in content["waits"]]
+        waits = [_wait_of(wait) for wait in content["waits"]]
         used, limit = content["memory"] or (None, None)
         memory = None if used is None else (int(used), limit and int(limit))
         now_s = max(0.0, time.time() - content["at_s"])
@@ -385,17 +384,12 @@ def read_view(folder: Path) -> View | None:
         return None  # it is damaged
 
 
-def _read_wait(found: Mapping[str, Any]) -> Wait:
-    return Wait(
-        what=str(found["what"]),
-        total=int(found["total"]),
-        unit=str(found["unit"]),
-        began_s=-float(found["began_s"]),  # the moment it was written is 0
-        done=int(found["done"]),
-        first=int(found["first"]),
-        text=str(found["text"]),
-        left_s=None if found["left_s"] is None else float(found["left_s"]),
-    )
+def _wait_of(found: Mapping[str, Any]) -> Wait:
+    what, unit, text = (str(found[name]) for name in ("what", "unit", "text"))
+    total, done, first = (int(found[name]) for name in ("total", "done", "first"))
+    began_s = -float(found["began_s"])  # the moment it was written is 0
+    left_s = None if found["left_s"] is None else float(found["left_s"])
+    return Wait(what, total, unit, began_s, done, first, text, left_s)
 
 
 def _number(text: str) -> float:

@@ -124,7 +124,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "hardware": file_schema(gpu_files.gpu_file_shape(cited)),
         "prices": file_schema(prices),
         "answers": answers_schema(rules.facts),
-        "specs": head("Run specs for `advise estimate --specs`", **specs),
+        "specs": head("Run specs for `advise estimate --specs`", specs),
         "plan": plan_schema(),
         "run": run_schema(),
         BY_HAND: json.loads(by_hand),
@@ -142,15 +142,11 @@ def error_schema() -> Schema:
         "allowed": {**text, "description": "what would have been right"},
         "hint": {**text, "description": "the next step"},
     }
-    return head(
-        "Errors of `advise ... --json`: exit codes 2, 4, 5, 6, 70 and 130, and 3 without an answer",
-        type="object",
-        required=["schema_version", "error"],
-        properties={
-            "schema_version": VERSION,
-            "error": {"type": "array", "minItems": 1, "items": closed(parts, *parts)},
-        },
-    )
+    codes = "exit codes 2, 4, 5, 6, 70 and 130, and 3 without an answer"
+    errors = {"type": "array", "minItems": 1, "items": closed(parts, *parts)}
+    keys = {"schema_version": VERSION, "error": errors}
+    schema: Schema = {"type": "object", "required": list(keys), "properties": keys}
+    return head(f"Errors of `advise ... --json`: {codes}", schema)
 
 
 def write_schemas(rules: Ruleset, folder: Path | None = None) -> list[Path]:

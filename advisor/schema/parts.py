@@ -100,25 +100,24 @@ def or_null(schema: Schema) -> Schema:
 # --------------------------------------------------------------------------- by hand
 
 
-def head(title: str, **rest: Any) -> Schema:
-    """A schema of a whole file."""
-    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": title, **rest}
+def head(title: str, schema: Schema) -> Schema:
+    """The schema as that of a whole file."""
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": title, **schema}
 
 
 def file_schema(shape: Shape) -> Schema:
     """The schema of a whole file that has the shape, titled by the shape's help."""
     schema = schema_of(shape)
-    return head(schema.pop("description"), **schema)
+    return head(schema.pop("description"), schema)
 
 
-def closed(properties: Mapping[str, Schema], *required: str, **rest: Any) -> Schema:
+def closed(properties: Mapping[str, Schema], *required: str) -> Schema:
     """A map with these keys and no others."""
     return {
         "type": "object",
         "additionalProperties": False,
         **({"required": list(required)} if required else {}),
         "properties": dict(properties),
-        **rest,
     }
 
 

@@ -21,8 +21,8 @@ def plan_schema() -> Schema:
     stages = schema["properties"]["stages"]
     stages["items"] = ref("Stage")
     stages.setdefault("description", shape_of(Plan).keys["stages"].help)
-    stage = {"$defs": {"Stage": stage_schema(specs)}}
-    return head("Launch file of advise (plan.yaml)", **schema, **stage)
+    schema["$defs"] = {"Stage": stage_schema(specs)}
+    return head("Launch file of advise (plan.yaml)", schema)
 
 
 def stage_schema(specs: KeySpecs) -> Schema:
@@ -40,7 +40,8 @@ def stage_schema(specs: KeySpecs) -> Schema:
         {"if": _is("update", usual), "else": {"required": ["learning_rate"]}},
     ]
     required = [name for name in shape_of(Stage).required if name != "learning_rate"]
-    return closed(keys, *required, description="One training stage.", allOf=conditions)
+    about = {"description": "One training stage.", "allOf": conditions}
+    return closed(keys, *required) | about
 
 
 def key_schema(keys: Sequence[Key]) -> Schema:

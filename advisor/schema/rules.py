@@ -58,14 +58,9 @@ def rule_ids(rules: Ruleset) -> Schema:
 
 def scenarios_schema(rules: Ruleset) -> Schema:
     """rules/scenarios/*.yaml."""
-    entries: Schema = {"type": "array", "items": scenario_entry()}
-    return needed(
-        head(
-            "Scenarios: tests of the rules as data",
-            **closed({"version": VERSION, "scenarios": entries}, "version", "scenarios"),
-        ),
-        definitions(rules, own=False),
-    )
+    keys = {"version": VERSION, "scenarios": {"type": "array", "items": scenario_entry()}}
+    schema = head("Scenarios: tests of the rules as data", closed(keys, *keys))
+    return needed(schema, definitions(rules, own=False))
 
 
 def layer_schema(rules: Ruleset) -> Schema:
@@ -90,14 +85,9 @@ def layer_schema(rules: Ruleset) -> Schema:
         "items": scenario_entry(),
         "description": "tests of your rules: `advise rules lint --rules FILE` runs them",
     }
-    return needed(
-        head(
-            "A file of rules: a layer of the product, or an overlay of your own",
-            **closed(properties),
-            allOf=_bounds(rules),
-        ),
-        definitions(rules, own=True),
-    )
+    title = "A file of rules: a layer of the product, or an overlay of your own"
+    schema = head(title, closed(properties) | {"allOf": _bounds(rules)})
+    return needed(schema, definitions(rules, own=True))
 
 
 def _bounds(rules: Ruleset) -> list[Schema]:
@@ -144,7 +134,7 @@ def tables_schema(rules: Ruleset) -> Schema:
     entry["concludes"] = ref("fact")
     entry["inputs"] |= {"items": ref("fact"), "maxItems": MAX_INPUTS, "uniqueItems": True}
     names = {"enum": [fact.id for fact in named_facts(rules.facts)]}
-    return head(title, **schema, **{"$defs": {"fact": names}})
+    return head(title, schema | {"$defs": {"fact": names}})
 
 
 # --------------------------------------------------------------------------- methods
@@ -163,13 +153,9 @@ def method_schema(rules: Ruleset) -> Schema:
     properties["settings"] = {"type": "array", "items": ref("table.settings")}
     key = properties["keys"]["additionalProperties"]["properties"]
     key["source"] = key["sources"]["items"] = ref("source-id")
-    return needed(
-        head(
-            "An update scheme or an objective: what it is, its plan keys, its default settings",
-            **closed(properties, *sorted(set.intersection(*required))),
-        ),
-        definitions(rules, own=False),
-    )
+    title = "An update scheme or an objective: what it is, its plan keys, its default settings"
+    schema = head(title, closed(properties, *sorted(set.intersection(*required))))
+    return needed(schema, definitions(rules, own=False))
 
 
 LONGEST_BECAUSE = 160  # characters: a reason is one sentence
@@ -300,7 +286,7 @@ def definitions(rules: Ruleset, *, own: bool) -> dict[str, Schema]:
         "properties": {fact.id: ref(f"when.{fact.id}") for fact in facts},
         "additionalProperties": one_or_more(SIGNAL),
     }
-    found["settings"] = closed(settings(), minProperties=1)
+    found["settings"] = closed(settings()) | {"minProperties": 1}
     found["say"] = closed({"say": {**TEXT, "description": "what a warning says"}}, "say")
     found["tier"] = {
         "enum": list(rules.tiers),
@@ -376,7 +362,7 @@ def bounds() -> Schema:
     """{gte: 1, lt: 5}: what a rule may ask of a number."""
     sides = {side: {"type": "number", "description": words} for side, words in BOUNDS.items()}
     twice = {"anyOf": [{"required": ["gt", "gte"]}, {"required": ["lt", "lte"]}]}
-    return closed(sides, minProperties=1, **{"not": twice})
+    return closed(sides) | {"minProperties": 1, "not": twice}
 
 
 def of_schemes(value: Schema) -> Schema:
@@ -419,7 +405,7 @@ def facts_schema(facts: Mapping[str, Fact]) -> Schema:
     for key in ("assume", "refuse"):
         schema["properties"][key]["items"]["properties"]["never"] = never
     title = schema.pop("description")
-    return needed(head(title, **schema), fact_definitions(named))
+    return needed(head(title, schema), fact_definitions(named))
 
 
 def answers_schema(facts: Mapping[str, Fact]) -> Schema:
@@ -439,4 +425,4 @@ def answers_schema(facts: Mapping[str, Fact]) -> Schema:
     properties["signals"] = or_null({"anyOf": [{"type": "array", "items": ref("signal")}, told]})
     required = [fact.answer for fact in facts.values() if fact.required and fact.answer]
     schema["required"] = required
-    return head("Answers for `advise --answers`", **schema, **{"$defs": {"signal": stated}})
+    return head("Answers for `advise --answers`", schema | {"$defs": {"signal": stated}})
