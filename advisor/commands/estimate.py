@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,8 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
         measured, missing = _profile(
             str(data) if data.exists() else entry.data.path, entry.data.mapping
         )
-        run = plan_run(plan, entry.stage, shape, hardware, measured).on(counter=WHOLE_PROCESS)
+        run = plan_run(plan, entry.stage, shape, hardware, measured)
+        run = replace(run, device=replace(run.device, counter=WHOLE_PROCESS))
         is_measured = measured is not None and measured.tokens is not None
         document = document_of(
             run,

@@ -56,7 +56,7 @@ def estimate(
     out. Runs of this machine in `past` correct memory and time.
     """
     on_cpu, gpu = run.device.is_cpu, run.device.gpu
-    run = run.on(counter="nvidia-smi")
+    run = replace(run, device=replace(run.device, counter="nvidia-smi"))
     by_formula = memory_estimate(run)
     if by_formula is None:
         return Estimate(fits="unknown", unknown=("model: its dimensions are not known",))

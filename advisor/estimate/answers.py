@@ -161,11 +161,13 @@ def _smaller(run: Run) -> Iterator[Run]:
         rows = stage.micro_batch_size
         while rows >= 1:
             if rows == stage.micro_batch_size or not _refuses(run, "micro_batch_size", rows):
-                yield run.with_stage(
+                smaller = replace(
+                    stage,
                     micro_batch_size=rows,
                     grad_accum=-(-stage.effective_batch_size // rows),
                     gradient_checkpointing=recompute,
                 )
+                yield replace(run, stage=smaller)
             rows //= 2
 
 

@@ -53,14 +53,23 @@ class Device:
     counter: str = "allocated"  # what reads the memory
 
     @classmethod
-    def of(cls, hardware: Hardware, **how: Any) -> Device:
-        """The device of this hardware."""
+    def of(
+        cls,
+        hardware: Hardware,
+        gpus: int = 1,
+        sharding: str | None = None,
+        *,
+        offloads: bool = False,
+    ) -> Device:
+        """The device of this hardware; several share the work by DDP unless it is said how."""
         return cls(
             is_cpu=hardware.kind == "cpu",
             gpu=hardware.gpus[0].spec if hardware.gpus else None,
             memory_bytes=hardware.device_memory_bytes,
+            gpus=gpus,
             machines=hardware.machines,
-            **how,
+            sharding=sharding or ("ddp" if gpus > 1 else None),
+            offloads=offloads,
         )
 
     @property
@@ -102,14 +111,6 @@ class Run:
     # checkpointing, compute_dtype, kbit_prepared, fp32_master_weights, optimizer_in_backward.
     stated: Mapping[str, Any] = field(default_factory=dict)
     left_open: frozenset[str] = frozenset()  # keys that it leaves to the trainer's own habit
-
-    def on(self, **how: Any) -> Run:
-        """The same run with other facts of its device."""
-        return replace(self, device=replace(self.device, **how))
-
-    def with_stage(self, **keys: Any) -> Run:
-        """The same run with other values of the stage's keys."""
-        return replace(self, stage=replace(self.stage, **keys))
 
     def with_rows(self, tokens: TokenStats | None, *, share: float = 1.0) -> Run:
         """The run with the lengths of the rows that it is for, if they are known: no micro-batch is
@@ -275,12 +276,6 @@ class Run:
         own = special(self.objective, "answers_at_once")
         return int(own(self)) if own else self.stage.micro_batch_size * self.answers_each
 
-    @property
-    def evaluates(self) -> bool:
-        """Whether it evaluates while it trains."""
-        stated = self.stated.get("evaluation")
-        return bool(self.trainer["evaluates"] if stated is None else stated)
-
     # ------------------------------------------------------------------------- how GPUs share it
 
     @cached_property
@@ -355,16 +350,6 @@ class Run:
     def fully_sharded(self) -> bool:
         """Whether FSDP divides each parameter for itself (FSDP 2, fully_shard)."""
         return self.is_fsdp and self.trainer["fsdp"] == 2 and not self.is_ours
-
-    @property
-    def keeps_inputs(self) -> bool:
-        """Whether inputs stay to the end of the backward pass: FSDP of frozen units under
-        accelerate.
-        """
-        trainer = self.trainer
-        return bool(
-            self.is_fsdp and trainer["fsdp"] == 1 and self.is_module and trainer["accelerate"]
-        )
 
     # ------------------------------------------------------------------------- number formats
 
@@ -477,18 +462,6 @@ class Run:
         """Whether the output matrix is quantised like any other."""
         is_quantised = self.trainer["quantises_head"] and self.stage.quantization is not None
         return bool(is_quantised) and not self.dims.encoder
-
-    @property
-    def picked_experts(self) -> int:
-        """Numbers of the largest tensor of one layer's experts, gate and up, if each expert is
-        picked from it by its place: autograd makes a gradient of the whole tensor for each expert
-        (select_backward), beside the sum so far.
-        """
-        if not self.trainer["picks_experts"] or self.is_module:
-            return 0
-        experts = (kind.experts for kind in self.dims.kinds)
-        picked = (one.weights * 2 // 3 for one in experts if one and one.biased)
-        return max(picked, default=0)
 
     @cached_property
     def written_out_bytes(self) -> int:

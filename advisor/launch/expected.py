@@ -107,7 +107,7 @@ class StageEstimator:
         Args:
             counter: allocated or reserved, on a GPU; on the CPU they are one.
         """
-        run = run.on(counter=counter, memory_bytes=None)
+        run = replace(run, device=replace(run.device, counter=counter, memory_bytes=None))
         memory = memory_estimate(run)
         if memory is None:
             return None
@@ -140,7 +140,8 @@ class StageEstimator:
         machine = hardware_machine(self.hardware)
         if machine is None:
             return None
-        time = time_estimate(run.with_stage(seq_len=run.longest_tokens), machine)
+        stage = replace(run.stage, seq_len=run.longest_tokens)
+        time = time_estimate(replace(run, stage=stage), machine)
         return None if time is None else time.step_s
 
 
@@ -183,7 +184,10 @@ def disk_need(
     if shape is not None:
         run = plan_run(plan, stage, shape, Hardware(kind="unknown", origin="stated"))
     is_sized = run is not None and run.is_sized
-    states = round(state_size(run.on(gpus=1, sharding=None))) if run and is_sized else None
+    states = None
+    if run is not None and is_sized:
+        alone = replace(run, device=replace(run.device, gpus=1, sharding=None))
+        states = round(state_size(alone))
     if not update(stage.update).is_module:
         size = model_bytes(shape, model_folder, stage.weights_dtype)
         if size is None:

@@ -47,10 +47,8 @@ def plan_run(
     if asks_server(stage) and launch.vllm is not None and launch.vllm.python:
         options["server_memory"] = None if launch.vllm.gpus else launch.vllm.memory
     options = {key: value for key, value in options.items() if value is not None}
-    sharding = launch.strategy or ("ddp" if launch.world_size > 1 else None)
-    device = Device.of(
-        hardware, gpus=launch.world_size, sharding=sharding, offloads=bool(launch.offload)
-    )
+    offloads = bool(launch.offload)
+    device = Device.of(hardware, launch.world_size, launch.strategy, offloads=offloads)
     tokens, rows = amounts(plan, stage, profile, max_steps)
     run = Run(
         stage=replace(whole, options=options),

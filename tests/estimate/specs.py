@@ -16,10 +16,10 @@ RunSpec: Any = make_dataclass(
 )
 
 
-def run_of(spec, shape, *, cpu=False, device=None, device_bytes=None, **rows) -> Run:
+def run_of(spec, shape, *, cpu=False, device=None, device_bytes=None, machines=1, **rows) -> Run:
     """The run that a spec describes, of this model on this device, with these rows."""
     given = {key: getattr(spec, key) for key, *_ in KEYS} | dict(spec.options)
-    on = Device(is_cpu=cpu, gpu=device, memory_bytes=device_bytes)
+    on = Device(is_cpu=cpu, gpu=device, memory_bytes=device_bytes, machines=machines)
     run = run_of_spec(given, shape, on)
     return replace(run, rows=replace(run.rows, **rows))
 
@@ -35,6 +35,6 @@ def time_estimate(spec, shape, machine, **rows):
 def estimate(spec, shape, hardware, *, past=None, looked=None, **rows):
     run = run_of(spec, shape, **rows)
     on = run.device
-    device = Device.of(hardware, gpus=on.gpus, sharding=on.sharding, offloads=on.offloads)
+    device = Device.of(hardware, on.gpus, on.sharding, offloads=on.offloads)
     run = replace(run, device=device)
     return estimate_of(run, hardware, looked=looked, **({} if past is None else {"past": past}))

@@ -30,7 +30,7 @@ def shape(model):
 def moments(spec, model=LLAMA_8B, machines=1):
     return {
         one.name: one.size_bytes
-        for one in host_moments(run_of(spec, shape(model)).on(machines=machines))
+        for one in host_moments(run_of(spec, shape(model), machines=machines))
     }
 
 

@@ -102,9 +102,10 @@ def test_the_batch_that_fits_is_the_largest_that_does(size_gib):
     order = [(rows, again) for again in (False, True) for rows in (8, 4, 2, 1)]
     verdicts = {}
     for rows, again in order:
-        one = run.with_stage(
-            micro_batch_size=rows, grad_accum=8 // rows, gradient_checkpointing=again
+        stage = replace(
+            run.stage, micro_batch_size=rows, grad_accum=8 // rows, gradient_checkpointing=again
         )
+        one = replace(run, stage=stage)
         verdicts[rows, again] = memory_fits(memory_of(one), size_gib * GIB)
     sure = [one for one in order if verdicts[one] in ("fits", "tight")]
     may = [(1, True)] if verdicts[1, True] == "may_fit" else [None]

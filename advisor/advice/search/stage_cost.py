@@ -87,13 +87,8 @@ def _run(case: StageCase, plain: Mapping[str, Any], *, epochs: float) -> Run | N
         own_base = teacher.id == model.id and case.is_module and quantization is None
         of_teacher = {"teacher_params": 0 if own_base else teacher.params}
     stage = stage_of({**plain, **of_teacher, **axes})
-    sharding = plain.get("sharding") or ("ddp" if case.cards > 1 else None)
-    device = Device.of(
-        case.situation.hardware,
-        gpus=case.cards,
-        sharding=sharding,
-        offloads=bool(plain.get("offload")),
-    )
+    hardware, offloads = case.situation.hardware, bool(plain.get("offload"))
+    device = Device.of(hardware, case.cards, plain.get("sharding"), offloads=offloads)
     tokens, rows = amounts_to_read(case, stage, epochs=epochs)
     amounts = Rows(tokens_total=tokens, rows_total=rows)
     run = Run(stage=stage, model=model, device=device, rows=amounts)

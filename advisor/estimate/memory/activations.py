@@ -122,7 +122,9 @@ def recomputed_layer(run: Run) -> Iterator[Term]:
         widest = max(d.shared_size if run.left_experts else d.expert_width, d.q_size)
         because = "in 16 bit while it is multiplied"
         yield term_of("dequantised matrix", 2 * d.hidden * widest, because, src.QLORA)
-    if run.keeps_inputs and run.checkpointing == "full":
+    trainer = run.trainer
+    keeps_inputs = run.is_fsdp and trainer["fsdp"] == 1 and run.is_module and trainer["accelerate"]
+    if keeps_inputs and run.checkpointing == "full":
         because = (
             f"frozen sharded units hold theirs to the end: {tokens:,} tokens x {d.layers} x"
             f" {d.hidden} x 2 B"

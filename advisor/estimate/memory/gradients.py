@@ -37,7 +37,7 @@ def first_gradients(run: Run, *, layers: int) -> list[Term]:
     else:
         size = min(count, run.trainable) * run.train_bytes
     if layers and run.fully_sharded:
-        size += 2 * run.picked_experts
+        size += 2 * _picked_experts(run)
         if run.offloaded:  # this device's part, on its way to the host
             size += 2 * d.layer_params / grads
     because = (
@@ -45,6 +45,17 @@ def first_gradients(run: Run, *, layers: int) -> list[Term]:
         f" {'before they are divided' if divided else 'made first'}"
     )
     return [term_of(name, size, because, src.FSDP if divided else src.COUNT)]
+
+
+def _picked_experts(run: Run) -> int:
+    """Numbers of the largest tensor of one layer's experts, gate and up, if each expert is picked
+    from it by its place: autograd makes a gradient of the whole tensor for each expert
+    (select_backward), beside the sum so far.
+    """
+    if not run.trainer["picks_experts"]:
+        return 0
+    experts = (kind.experts for kind in run.dims.kinds)
+    return max((one.weights * 2 // 3 for one in experts if one and one.biased), default=0)
 
 
 def gradients(run: Run) -> list[Term]:

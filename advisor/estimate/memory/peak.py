@@ -137,7 +137,8 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
         _moment("optimizer step", run, room, [*static, *ends, *full_gradients,
         *optimizer_temporaries(run)]),
     ]  # fmt: skip
-    if run.evaluates:
+    evaluates = run.stated.get("evaluation")
+    if run.trainer["evaluates"] if evaluates is None else evaluates:
         testing = [*static, *within, *evaluation_memory(run)]
         moments.append(_moment("evaluation", run, room, testing))
     if whole_base := base_while_loading(run):

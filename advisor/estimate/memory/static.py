@@ -232,6 +232,11 @@ def optimizer_temporaries(run: Run) -> list[Term]:
 COPIES, COPIES_OFFLOADED = 2, 1
 
 
+def _without_offloading(run: Run) -> Run:
+    """The run as if its GPUs held everything."""
+    return replace(run, device=replace(run.device, offloads=False, is_cpu=False))
+
+
 def host_bytes(run: Run) -> int | None:
     """Bytes that lie in the memory of each machine: its GPUs' parts of weights, gradients and
     optimizer states. None if nothing is offloaded, or the dimensions are not known.
@@ -240,7 +245,7 @@ def host_bytes(run: Run) -> int | None:
     """
     if not run.is_sized or not run.device.offloads:
         return None
-    here = run.on(offloads=False, is_cpu=False)
+    here = _without_offloading(run)
     size = sum(term.size_bytes for term in (*weights(here), *gradients(here), *other_roles(here)))
     return round((size + state_size(here) / here.shard_states) * here.gpus / here.device.machines)
 
@@ -256,7 +261,7 @@ def host_moments(run: Run) -> tuple[HostMoment, ...]:
     if not run.is_sized or not run.is_ours or run.device.sharding != FSDP or run.device.gpus < 2:
         return ()
     kept = host_bytes(run) or 0
-    run = run.on(offloads=False, is_cpu=False)
+    run = _without_offloading(run)
     beside = " beside what is offloaded" if kept else ""
     trained = run.trained_bytes
     copies = COPIES_OFFLOADED if kept else COPIES

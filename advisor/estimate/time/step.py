@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from advisor.estimate.memory.optimizer_states import entry_of, orthogonal_flop
 from advisor.estimate.methods import special
@@ -173,8 +174,8 @@ def time_estimate(run: Run, machine: Machine) -> TimeEstimate | None:
     step = passed * micro + optimizer + reduce + generate
     faster = 0.0
     if generate:
-        served = run.with_stage(options={**run.options, "rollouts": "vllm"})
-        faster = generate_s(served, machine, forward_launches, length)
+        stage = replace(stage, options={**run.options, "rollouts": "vllm"})
+        faster = generate_s(replace(run, stage=stage), machine, forward_launches, length)
     per_device = passed * tokens / padding
     steps = None
     if rows.tokens_total:

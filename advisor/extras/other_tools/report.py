@@ -231,7 +231,8 @@ class ConfigurationReport:
             trainer=trainer_of(about.name, versions, None),
             stated={"loss": "fused" if stage.kernels == LIGER else "full"},
         )
-        return run.on(counter=WHOLE_PROCESS, offloads=offloads and divides)
+        device = replace(run.device, counter=WHOLE_PROCESS, offloads=offloads and divides)
+        return replace(run, device=device)
 
     # ----------------------------------------------------------------------- findings and changes
 
