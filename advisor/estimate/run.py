@@ -98,9 +98,7 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """What one estimate is about: a stage, trained on a device, by a trainer. Equal only to itself,
-    so that what was derived from it can be looked up.
-    """
+    """What one estimate is about. Equal only to itself, so that results can be cached by it."""
 
     stage: Stage
     model: ModelShape
@@ -113,12 +111,8 @@ class Run:
     left_open: frozenset[str] = frozenset()  # keys that it leaves to the trainer's own habit
 
     def with_rows(self, tokens: TokenStats | None, *, share: float = 1.0) -> Run:
-        """The run with the lengths of the rows that it is for, if they are known: no micro-batch is
-        wider than the longest of them. A stage that writes answers keeps its seq_len, which holds
-        both.
-
-        Args:
-            share: Of the rows that are read.
+        """The run with the lengths of its rows if they are known, of which this share is read. A
+        stage that writes answers keeps its seq_len, which holds request and answer.
         """
         if tokens is None or not tokens.histogram or self.objective.generates:
             return self
@@ -134,11 +128,7 @@ class Run:
         return replace(self, rows=replace(self.rows, lengths=lengths, unpadded=flat))
 
     def padded(self, tokens: TokenStats | None, rows: int) -> Run:
-        """The run with the padded length of a sequence, if the lengths of its rows are known.
-
-        Args:
-            rows: Rows of an epoch.
-        """
+        """The run with its padded length if the lengths of the rows of an epoch are known."""
         stage = self.stage
         if tokens is None or stage.packing or self.objective.generates:
             return self
@@ -184,8 +174,6 @@ class Run:
         """Whether the bundled trainers train it."""
         return not self.trainer.name
 
-    # ------------------------------------------------------------------------- what is stated
-
     @property
     def precision(self) -> str | None:
         """pure or mixed; None if a description leaves it open."""
@@ -226,8 +214,6 @@ class Run:
         if stated == "unknown" and self.trainer["logs_allocated"]:
             return "allocated"
         return stated if stated in COUNTERS else "unknown"
-
-    # ------------------------------------------------------------------------- its batch
 
     @property
     def longest_tokens(self) -> int:
@@ -276,13 +262,9 @@ class Run:
         own = special(self.objective, "answers_at_once")
         return int(own(self)) if own else self.stage.micro_batch_size * self.answers_each
 
-    # ------------------------------------------------------------------------- how GPUs share it
-
     @cached_property
     def sharding(self) -> str | None:
-        """How devices share the work. DeepSpeed counts on one device, too, with its buckets and
-        float32 copies.
-        """
+        """How devices share the work; on one DeepSpeed counts, with its buckets and copies."""
         stated = self.device.sharding
         if self.device.gpus > 1:
             return stated or "ddp"
@@ -351,8 +333,6 @@ class Run:
         """Whether FSDP divides each parameter for itself (FSDP 2, fully_shard)."""
         return self.is_fsdp and self.trainer["fsdp"] == 2 and not self.is_ours
 
-    # ------------------------------------------------------------------------- number formats
-
     @property
     def stated_bytes(self) -> int:
         """Bytes of a weight in the dtype that the stage names."""
@@ -366,9 +346,7 @@ class Run:
 
     @cached_property
     def train_bytes(self) -> int:
-        """Bytes of a trainable parameter. PEFT keeps adapters in float32, and so do the bundled
-        trainers; some trainers do not.
-        """
+        """Bytes of a trainable parameter. PEFT keeps adapters in float32, as ours do."""
         if not self.is_module:
             return self.weight_bytes
         narrow = self.trainer["adapters_in_16_bit"] or (
@@ -410,8 +388,6 @@ class Run:
         """
         return 4 if not self.casts and (self.prepared or self.weight_bytes == 4) else 2
 
-    # ------------------------------------------------------------------------- what trains
-
     @cached_property
     def trainable(self) -> int:
         """Parameters that get a gradient.
@@ -430,9 +406,7 @@ class Run:
 
     @property
     def embedding_bytes(self) -> int:
-        """Bytes of one of them. PEFT copies in the dtype of the base; the bundled trainers train
-        the copies in float32.
-        """
+        """Bytes of one of them: PEFT copies in the dtype of the base, our trainers in float32."""
         return 4 if self.is_ours else self.weight_bytes
 
     @cached_property
@@ -468,8 +442,6 @@ class Run:
         """Bytes of weights that each forward pass computes anew in one layer."""
         own = special(self.update, "written_out")
         return int(own(self)) * self.weight_bytes if own else 0
-
-    # ------------------------------------------------------------------------- loss and kernels
 
     @cached_property
     def has_logits(self) -> bool:
