@@ -25,9 +25,8 @@ from advisor.ground.extras import all_extras, extras
 from advisor.ground.types import DataProfile, Finding
 from advisor.ground.yaml_files import parse_yaml
 from advisor.launch.failure_report import KINDS
-from advisor.render.check_page import print_check
+from advisor.render.check_page import print_check, print_row, row_json
 from advisor.render.data import check_json
-from advisor.render.row import print_row, row_json
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_flags

@@ -20,7 +20,7 @@ from advisor.ground.types import DataProfile, Finding, TokenStats
 from advisor.ground.units import format_count
 from advisor.methods import methods
 from advisor.render.data import FORMATS, visible, what_of
-from advisor.render.terminal import rich_text
+from advisor.render.terminal import plain, rich_text
 from advisor.situation.data import suited_task
 
 CLASSIFICATION = "a small model that sorts texts"
@@ -51,6 +51,8 @@ SAID_ABOVE = ("recognised-by-shape", "documents")
 BAR_CELLS = 30
 INDENT = 2  # of everything below a title
 BAR, SLIVER = "█", "▏"
+LEARNED, READ = "bold green", "dim"  # stretches of a row
+OPEN, CLOSE = "[[", "]]"
 LENGTHS = "padding: empty part of a batch of single rows; packed: sequences when laid end to end"
 # What stands in a row, and what it is called.
 CELLS = {"text": "text", "label": "label", "answer": "right answer"}
@@ -339,3 +341,49 @@ def _finding_lines(finding: Finding) -> list[str]:
     parts = text.split("; ")
     more = finding.count - SHOWN_FAULTS if finding.count else 0
     return [*parts[:SHOWN_FAULTS], *([f"and {more:,} more places"] if more > 0 else [])]
+
+
+# --------------------------------------------------------------------------- one row
+
+
+def print_row(shown: dict[str, Any], console: Console) -> None:
+    """One row as the trainers see it, what the colours or marks mean, and what is to be said about
+    it: what is learned is in colour, or between marks if there is no colour.
+    """
+    coloured = console.color_system is not None and not console.no_color
+
+    def put(text: str, style: str = "") -> None:
+        console.print(rich_text(text, console, style), soft_wrap=True)
+
+    put("")
+    seen_by = f", as {shown['model']} sees it" if shown["model"] else ""
+    put(f"Row {shown['row']} of {shown['path']}{seen_by}", "bold")
+    if why := shown["left_out"]:
+        put(f"  This row is left out of the training, and counted: {why}", "yellow")
+    if shown["parts"]:
+        put(f"  chat template: {shown['template']}")
+        how = "in green and bold" if coloured else f"between {OPEN} and {CLOSE}"
+        put(f"  learned: {how}; the rest is only read")
+    for part in shown["parts"]:
+        counts = ""
+        if part["tokens"] is not None:
+            counts = f" ({part['learned_tokens']:,} of {part['tokens']:,} tokens learned)"
+        put("")
+        put(f"{part['title']}{counts}", "underline")
+        text = Text(overflow="fold")
+        for stretch in part["stretches"]:
+            said, is_learned = plain(stretch["text"], console), stretch["learned"]
+            marked = f"{OPEN}{said}{CLOSE}" if is_learned and not coloured else said
+            text.append(marked, (LEARNED if is_learned else READ) if coloured else "")
+        console.print(text, soft_wrap=True)
+        if part.get("answer") is not None:
+            put(f"  the right answer, which the model's own is checked against: {part['answer']}")
+    if shown["notes"]:
+        put("")
+    for note in shown["notes"]:
+        put(f"  note: {note}")
+
+
+def row_json(shown: dict[str, Any]) -> dict[str, Any]:
+    """The row as one JSON document."""
+    return {"schema_version": 1, **shown}

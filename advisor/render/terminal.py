@@ -6,21 +6,21 @@ Wraps, never crops; nothing depends on colour.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from advisor.advice.types import Advice, Candidate
 from advisor.ground.terminal import shown
-from advisor.render.answer.first import LABEL, LINES, FirstScreen, first_screen
+from advisor.render.answer.first import LABEL, LINES, first_screen
 from advisor.render.answer.page import Page, page_of
 from advisor.render.answer.rivals import canonical, named_methods
 from advisor.render.answer.why import answer_words, reason_items
 from advisor.render.blocks import Block, Item, Items, PageTable, Paragraph
 from advisor.render.words import meaning_of, memory_words
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text as RichText
-
-    from advisor.advice.types import Advice, Candidate
 
 STYLES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
 NARROW = 64  # columns: below, labels stand above what they label
@@ -63,23 +63,18 @@ def print_advice(
         lines=min(LINES, console.height - MENU_LINES) if read_in == "menu" else LINES,
         with_steps=with_steps,
     )
-    _print_hanging(console, "", rich_text(first.answer, console, "bold"))
+    _put(console, first.answer, "bold")
     console.print()
     for label, items in first.labelled.items():
         _print_labelled(label, items, console)
     console.print()
     if with_steps:
         for step in first.steps:
-            _print_hanging(console, "", rich_text(step.text, console))
+            _put(console, step.text)
             _print_commands(step.commands, console, "  ")
-    _print_hanging(console, "", rich_text(where_the_rest_is(first, read_in), console, "dim"))
-
-
-def where_the_rest_is(first: FirstScreen, read_in: Literal["shell", "menu", "run"]) -> str:
-    """The last line: what else there is to read, and where."""
     more = first.more_warnings
     warnings = f"{more} more warning{'s' if more > 1 else ''}, reasons" if more else "All reasons"
-    return f"{warnings}, sources and other methods: {WHOLE[read_in]}"
+    _put(console, f"{warnings}, sources and other methods: {WHOLE[read_in]}", "dim")
 
 
 def print_whole_answer(advice: Advice, console: Console, *, plan_path: str | None = None) -> None:
@@ -89,14 +84,12 @@ def print_whole_answer(advice: Advice, console: Console, *, plan_path: str | Non
 
 def _print_labelled(name: str, items: Sequence[Item], console: Console) -> None:
     """A label at the left and its entries beside it; on a narrow terminal below it."""
-    wide = console.width >= NARROW
-    label = f"{name:<{LABEL}}" if wide else "  "
-    if not wide:
+    is_wide, bullet = console.width >= NARROW, "- " if len(items) > 1 else ""
+    if not is_wide:
         console.print(rich_text(name, console, "bold"))
-    several = len(items) > 1
     for place, item in enumerate(items):
-        lead = (label if place == 0 or not wide else " " * LABEL) + ("- " if several else "")
-        _print_hanging(console, lead, rich_text(item.text, console, STYLES[item.tone]))
+        label = f"{'' if place else name:<{LABEL}}" if is_wide else "  "
+        _put(console, item.text, STYLES[item.tone], lead=f"{label}{bullet}")
 
 
 def _print_commands(commands: Iterable[str], console: Console, lead: str) -> None:
@@ -107,9 +100,9 @@ def _print_commands(commands: Iterable[str], console: Console, lead: str) -> Non
 
 def print_page(page: Page, console: Console) -> None:
     """Print the answer and every section."""
-    _print_hanging(console, "", rich_text(page.first.answer, console, "bold"))
+    _put(console, page.first.answer, "bold")
     for section in page.sections:
-        _title(console, section.title)
+        _print_title(console, section.title)
         for block in section.blocks:
             _print_block(block, console)
 
@@ -121,49 +114,49 @@ def print_candidate(
     methods: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Print everything that is known against or for one candidate: its reasons with rule and
-    source, its numbers, and
-    what the guide says for and against its methods (`methods` is `Advice.methods`)."""
-    _title(console, f"{candidate.composition}: {candidate.verdict_words}")
+    source, its numbers, and what the guide says for and against its methods (`methods` is
+    `Advice.methods`).
+    """
+    _print_title(console, f"{candidate.composition}: {candidate.verdict_words}")
     items = reason_items(candidate.because)
     if candidate.estimate.memory is not None:
         items.append(Item(text=f"Memory: {memory_words(candidate)}, estimated"))
     guide = {canonical(method_id): method for method_id, method in (methods or {}).items()}
     for name in named_methods(candidate.composition):
-        told = [
-            f"{label}: {answer_words(guide[name][key])}"
-            for key, label in (("pros", "for it"), ("cons", "against it"))
-            if guide.get(name, {}).get(key)
-        ]
-        detail = f"the guide: {'; '.join(told)}" if told else ""
+        said = guide.get(name, {})
+        sides = (("for it", said.get("pros")), ("against it", said.get("cons")))
+        told = "; ".join(f"{label}: {answer_words(side)}" for label, side in sides if side)
+        detail = f"the guide: {told}" if told else ""
         items.append(Item(text=f"{name}: {meaning_of(name)}", detail=detail))
     _print_block(Items(items=tuple(items)), console)
     console.print()
 
 
-def _title(console: Console, title: str) -> None:
+def _print_title(console: Console, title: str) -> None:
     console.print()
     console.print(rich_text(title, console, "bold underline"))
 
 
 def _print_block(block: Block, console: Console) -> None:
     if isinstance(block, Paragraph):
-        _print_hanging(console, "  ", rich_text(block.text, console, STYLES[block.tone]))
-    elif isinstance(block, Items):
+        _put(console, block.text, STYLES[block.tone], lead="  ")
+    elif isinstance(block, PageTable):
+        _print_table(block, console)
+    else:
         for item in block.items:
             lead = "  ! " if item.tone == "warning" else "  - "
-            _print_hanging(console, lead, rich_text(item.text, console, STYLES[item.tone]))
+            _put(console, item.text, STYLES[item.tone], lead=lead)
             if item.detail:
-                _print_hanging(console, "    ", rich_text(item.detail, console, "dim"))
+                _put(console, item.detail, "dim", lead="    ")
             _print_commands(item.commands, console, "      ")
-    else:
-        _print_table(block, console)
 
 
-def _print_hanging(console: Console, lead: str, text: RichText) -> None:
+def _put(console: Console, text: str, style: str = "", *, lead: str = "") -> None:
     """Print the text wrapped behind a lead that stands on its first line alone."""
-    for place, line in enumerate(text.wrap(console, max(8, console.width - len(lead)))):
+    lines = rich_text(text, console, style).wrap(console, max(8, console.width - len(lead)))
+    for place, line in enumerate(lines):
         line.rstrip()
-        start = lead if place == 0 else " " * len(lead)
+        start = " " * len(lead) if place else lead
         console.print(start, line, sep="", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -173,33 +166,28 @@ def _print_table(block: PageTable, console: Console) -> None:
             beside = zip(block.columns[1:], others, strict=False)
             said = ", ".join(f"{column}: {cell}" for column, cell in beside)
             lead = "  > " if place in block.chosen else "  - "
-            _print_hanging(console, lead, rich_text(f"{name} ({said}): {last}", console))
+            _put(console, f"{name} ({said}): {last}", lead=lead)
         return
-    from rich import box
-    from rich.table import Table
-
-    padding = (0, 2, 0, 0)
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, show_edge=False)
-    grid.header_style = "bold"
+    grid = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False,
+        header_style="bold",
+    )  # fmt: skip
     grid.add_column("", width=1, no_wrap=True)
     for column in block.columns:
-        fixed = column in block.fixed
         # The widest fixed cell is five stars; every other column folds, since an ellipsis would
         # lose text.
-        grid.add_column(
-            rich_text(column, console), no_wrap=fixed, min_width=5 if fixed else 8, overflow="fold"
-        )
+        fixed = column in block.fixed
+        least = 5 if fixed else 8
+        grid.add_column(rich_text(column, console), no_wrap=fixed, min_width=least, overflow="fold")
     for place, row in enumerate(block.rows):
         mark, style = (">", "bold") if place in block.chosen else (" ", None)
         grid.add_row(mark, *(rich_text(cell, console) for cell in row), style=style)
     console.print(grid)
 
 
-def rich_text(text: str, console: Console, style: str = "") -> RichText:
+def rich_text(text: str, console: Console, style: str = "") -> Text:
     """Text without markup, so that brackets in names stay what they are."""
-    from rich.text import Text as RichText
-
-    return RichText(plain(text, console), style=style, overflow="fold")
+    return Text(plain(text, console), style=style, overflow="fold")
 
 
 def plain(text: str, console: Console) -> str:

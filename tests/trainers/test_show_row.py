@@ -8,7 +8,7 @@ from rich.console import Console
 
 from advisor.commands.check import row_as_trained as asked_row
 from advisor.ground.errors import InputError
-from advisor.render.row import print_row
+from advisor.render.check_page import print_row
 from trainers.tools.show_row import show_row
 
 
