@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA_VERSION = 1
+TITLES = {"probed": "This computer", "stated": "The hardware you named", "unknown": "Hardware"}
 KINDS = {
     "cuda": "NVIDIA card",
     "rocm": "AMD card",
@@ -20,6 +22,7 @@ KINDS = {
     "cpu": "none found: training runs on the processor",
     "unknown": "not known: nothing is ruled out because of it",
 }
+BF16 = {True: "bf16", False: "no bf16: trains in fp16", None: "bf16 not known"}
 
 
 def probe_json(hardware: Hardware) -> dict[str, Any]:
@@ -53,9 +56,7 @@ def _gpu_json(gpu: Gpu) -> dict[str, Any]:
         "other_processes_gib": _gib(gpu.other_processes_bytes),
         "kept_free_gib": _gib(gpu.kept_free_bytes),
         "kept_free_because": gpu.kept_free_because,
-        "compute_capability": (
-            None if gpu.compute_capability is None else "{}.{}".format(*gpu.compute_capability)
-        ),
+        "compute_capability": _capability(gpu) or None,
         "bf16": gpu.bf16,
         "mig_profile": gpu.mig_profile,
         "catalogue": None if gpu.spec is None else _spec_json(gpu.spec),
@@ -83,74 +84,70 @@ def _gib(size_bytes: int | None) -> float | None:
     return _in(GIB, size_bytes, 3)
 
 
+def _capability(gpu: Gpu) -> str:
+    return ".".join(map(str, gpu.compute_capability or ()))
+
+
 def print_probe(hardware: Hardware, console: Console) -> None:
     """Print what was found; readable at 80 columns and without colour."""
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    title = {"probed": "This computer", "stated": "The hardware you named", "unknown": "Hardware"}[
-        hardware.origin
-    ]
-    console.print(Text(title, style="bold"))
+    console.print(Text(TITLES[hardware.origin], style="bold"))
     facts = Table.grid(padding=(0, 2))
     facts.add_column(no_wrap=True, style="dim")
     facts.add_column(overflow="fold")
-    for label, value in _lines(hardware):
+    for label, value in _facts(hardware):
         facts.add_row(Text(label), Text(value))
+    what, _, install = (hardware.problem or "").partition(" Install: ")
+    texts = [Text(f"note: {note}") for note in hardware.notes]
+    texts += [Text(f"problem: {what}", style="bold red")] if what else []
     console.print(Padding(facts, (0, 0, 0, 2), expand=False))
-    for note in hardware.notes:
-        console.print(Padding(Text(f"note: {note}"), (0, 0, 0, 2), expand=False))
-    if hardware.problem:
-        what, _, install = hardware.problem.partition(" Install: ")
-        said = Text(f"problem: {what}", style="bold red")
-        console.print(Padding(said, (0, 0, 0, 2), expand=False))
-        if install:
-            console.print(Text(f"  install: {install}"), soft_wrap=True)  # one line, to be copied
+    for text in texts:
+        console.print(Padding(text, (0, 0, 0, 2), expand=False))
+    if install:
+        console.print(Text(f"  install: {install}"), soft_wrap=True)  # one line, to be copied
 
 
-def _lines(hardware: Hardware) -> list[tuple[str, str]]:
-    """Label and text of every line; what is not known has none, the absence of a card has one."""
-    lines: list[tuple[str, str]] = []
+def _facts(hardware: Hardware) -> Iterator[tuple[str, str]]:
+    """Label and text of every line; what is not known has none, the absence of a GPU has one."""
     if not hardware.gpus:
-        seen = (
-            "none that can be used: training runs on the processor"
-            if hardware.kind == "cpu" and hardware.driver_version
-            else KINDS[hardware.kind]
-        )
-        lines.append(("GPU", seen))
-    for count, gpu in _grouped(hardware.gpus):
-        lines.append(("GPU", f"{f'{count} x ' if count > 1 else ''}{gpu.name}"))
-        lines.append(("", _memory(gpu, each=count > 1)))
-        lines.append(("", _ability(gpu)))
+        none = "none that can be used: training runs on the processor"
+        has_driver = hardware.kind == "cpu" and hardware.driver_version
+        yield "GPU", none if has_driver else KINDS[hardware.kind]
+    alike = groupby(hardware.gpus, key=attrgetter("name", "memory_total_bytes", "mig_profile"))
+    for neighbours in (list(group) for _, group in alike):
+        count = len(neighbours)
+        fullest = min(neighbours, key=lambda gpu: gpu.memory_free_bytes or 0)
+        yield "GPU", f"{f'{count} x ' if count > 1 else ''}{fullest.name}"
+        yield "", _memory(fullest, each=count > 1)
+        yield "", ", ".join(_abilities(fullest))
     if hardware.interconnect:
-        lines.append(("connected by", hardware.interconnect))
+        yield "connected by", hardware.interconnect
     if hardware.driver_version:
         cuda = f", CUDA up to {hardware.cuda_version}" if hardware.cuda_version else ""
-        lines.append(("driver", f"{hardware.driver_version}{cuda}"))
+        yield "driver", f"{hardware.driver_version}{cuda}"
     if hardware.cpu_cores is not None:
         bf16 = ", with bfloat16" if hardware.cpu_bf16 else ""
-        lines.append(("processor cores", f"{hardware.cpu_cores}{bf16}"))
+        yield "processor cores", f"{hardware.cpu_cores}{bf16}"
     if hardware.ram_total_bytes is not None:
-        lines.append(("memory", _of(hardware.ram_free_bytes, hardware.ram_total_bytes)))
+        yield "memory", _free_of(hardware.ram_free_bytes, hardware.ram_total_bytes)
     if hardware.disk_free_bytes is not None:
-        lines.append(("disk", f"{format_gib(hardware.disk_free_bytes)} free"))
+        yield "disk", f"{format_gib(hardware.disk_free_bytes)} free"
     if hardware.software:
-        lines.append(("software", _software(hardware)))
-    return lines
+        yield "software", _software(hardware)
 
 
-def _grouped(gpus: tuple[Gpu, ...]) -> list[tuple[int, Gpu]]:
-    """Neighbouring cards of one kind as one, with the least free memory among them."""
-    alike = groupby(gpus, key=attrgetter("name", "memory_total_bytes", "mig_profile"))
-    groups = [list(group) for _, group in alike]
-    return [(len(one), min(one, key=lambda gpu: gpu.memory_free_bytes or 0)) for one in groups]
+def _free_of(free_bytes: int | None, total_bytes: int) -> str:
+    free = "" if free_bytes is None else f"{format_gib(free_bytes)} free of "
+    return f"{free}{format_gib(total_bytes)}"
 
 
 def _memory(gpu: Gpu, *, each: bool) -> str:
     if gpu.memory_total_bytes is None:
         return "memory not known"
-    text = _of(gpu.memory_free_bytes, gpu.memory_total_bytes)
+    text = _free_of(gpu.memory_free_bytes, gpu.memory_total_bytes)
     if each:
         text += " on the fullest" if gpu.memory_free_bytes is not None else " each"
     if gpu.other_processes_bytes:
@@ -158,24 +155,16 @@ def _memory(gpu: Gpu, *, each: bool) -> str:
     return text
 
 
-def _of(free_bytes: int | None, total_bytes: int) -> str:
-    free = "" if free_bytes is None else f"{format_gib(free_bytes)} free of "
-    return f"{free}{format_gib(total_bytes)}"
-
-
-def _ability(gpu: Gpu) -> str:
-    parts = []
+def _abilities(gpu: Gpu) -> Iterator[str]:
     if gpu.compute_capability is not None:
-        parts.append("compute capability {}.{}".format(*gpu.compute_capability))
-    parts.append({True: "bf16", False: "no bf16: trains in fp16", None: "bf16 not known"}[gpu.bf16])
+        yield f"compute capability {_capability(gpu)}"
+    yield BF16[gpu.bf16]
     if gpu.mig_profile is not None:
-        parts.append(f"MIG slice {gpu.mig_profile}")
+        yield f"MIG slice {gpu.mig_profile}"
     elif gpu.spec is None:
-        parts.append("speed not known (not in the catalogue)")
+        yield "speed not known (not in the catalogue)"
     elif gpu.spec.price_usd_per_h is not None:
-        price = format_usd(gpu.spec.price_usd_per_h)
-        parts.append(f"in the cloud {price}/h ({gpu.spec.price_note})")
-    return ", ".join(parts)
+        yield f"in the cloud {format_usd(gpu.spec.price_usd_per_h)}/h ({gpu.spec.price_note})"
 
 
 def _software(hardware: Hardware) -> str:

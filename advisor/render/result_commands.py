@@ -14,37 +14,49 @@ from advisor.plan.vllm import VllmServer
 from advisor.record.files import label
 from advisor.record.run import RunRecord, StageRecord, last_of_each_task
 
+GREETING = '[{"role": "user", "content": "Hello"}'
+# Python on one line: {load} imports the model's class `M` and the tokenizer's `T`.
+SORT = (
+    'from transformers import pipeline; print(pipeline("text-classification", {folder})'
+    '("Your text"))'
+)
+REWRITE = (
+    "{load}; t = T.from_pretrained(f); print(t.decode(M.from_pretrained(f)"
+    '.generate(**t("Your text", return_tensors="pt", return_token_type_ids=False),'
+    " max_new_tokens=128)[0], skip_special_tokens=True))"
+)
+SCORE = (
+    "{first}{load}; print(M.from_pretrained(f, num_labels=1)(**T.from_pretrained(f)"
+    '.apply_chat_template({greeting}, {{"role": "assistant", "content": "Good morning!"}}],'
+    ' return_tensors="pt", return_dict=True)).logits[0, 0].item())'
+)
+ASK = (
+    '{load}; print(pipeline("text-generation", {model})({greeting}])[0]["generated_text"][-1]'
+    '["content"])'
+)
+
 
 def use_of(record: RunRecord, stage: StageRecord, result: str) -> tuple[str, str]:
-    """What a result is for, and the line that does it once."""
+    """What a result is for, and the line that does it once: it loads the result with transformers
+    (and PEFT).
+    """
     if record.is_classifier(stage):
-        return "Sort a text", sort_command(result)
+        return "Sort a text", _python(SORT.format(folder=_quoted(result)))
+    method = update(stage.update)
+    first = f"import {method.imports}; " if method.imports else ""  # before PEFT loads the result
     if record.is_seq2seq(stage):
-        return "Rewrite a text", rewrite_command(result, stage.update)
+        load = _load(f"{auto_class(method)}ForSeq2SeqLM", result)
+        return "Rewrite a text", _python(REWRITE.format(load=load))
     if objective(stage.objective).scores:
-        return "Score an answer", score_command(result, stage.update)
+        load = _load(f"{auto_class(method)}ForSequenceClassification", result)
+        line = SCORE.format(first=first, load=load, greeting=GREETING)
+        return "Score an answer", _python(line)
     return "Ask it from Python", ask_command(result, stage.update)
 
 
-def sort_command(result: str) -> str:
-    """One line that loads a classifier with transformers and lets it sort a text."""
-    code = (
-        'from transformers import pipeline; print(pipeline("text-classification",'
-        f' {_quoted(result)})("Your text"))'
-    )
-    return _python(code)
-
-
-def rewrite_command(result: str, update_name: str) -> str:
-    """One line that loads a sequence-to-sequence model and lets it rewrite a text."""
-    code = (
-        f"from {auto_class(update(update_name))}ForSeq2SeqLM as M; from transformers import"
-        f" AutoTokenizer as T; f = {_quoted(result)}; t = T.from_pretrained(f);"
-        " print(t.decode(M.from_pretrained(f)"
-        '.generate(**t("Your text", return_tensors="pt", return_token_type_ids=False),'
-        " max_new_tokens=128)[0], skip_special_tokens=True))"
-    )
-    return _python(code)
+def _load(loader: str, result: str, more: str = "") -> str:
+    tokenizer = f"from transformers import AutoTokenizer as T{more}"
+    return f"from {loader} as M; {tokenizer}; f = {_quoted(result)}"
 
 
 def auto_class(method: Update) -> str:
@@ -52,45 +64,16 @@ def auto_class(method: Update) -> str:
     return "peft import AutoPeftModel" if method.is_module else "transformers import AutoModel"
 
 
-def score_command(result: str, update_name: str) -> str:
-    """One line that loads a reward model and lets it score an answer."""
-    method = update(update_name)
-    head = (
-        f"{_first_import(method)}from {auto_class(method)}ForSequenceClassification as M;"
-        f" from transformers import AutoTokenizer as T; f = {_quoted(result)}"
-    )
-    messages = (
-        '[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good morning!"}]'
-    )
-    ask = (
-        f'T.from_pretrained(f).apply_chat_template({messages}, return_tensors="pt",'
-        " return_dict=True)"
-    )
-    return _python(
-        f"{head}; print(M.from_pretrained(f, num_labels=1)(**{ask}).logits[0, 0].item())"
-    )
-
-
 def ask_command(result: str, update_name: str) -> str:
     """One line that loads the result with transformers (and PEFT) and lets it answer."""
-    method = update(update_name)
     load, model = "from transformers import pipeline", _quoted(result)
-    if method.imports:  # transformers alone cannot load it
-        load = (
-            f"{_first_import(method)}from peft import AutoPeftModelForCausalLM as M; from"
-            f" transformers import AutoTokenizer as T, pipeline; f = {model}"
+    if imports := update(update_name).imports:  # transformers alone cannot load it
+        loaded = _load("peft import AutoPeftModelForCausalLM", result, ", pipeline")
+        load, model = (
+            f"import {imports}; {loaded}",
+            "M.from_pretrained(f), tokenizer=T.from_pretrained(f)",
         )
-        model = "M.from_pretrained(f), tokenizer=T.from_pretrained(f)"
-    code = (
-        f'{load}; print(pipeline("text-generation", {model})([{{"role": "user", "content":'
-        ' "Hello"}])[0]["generated_text"][-1]["content"])'
-    )
-    return _python(code)
-
-
-def _first_import(method: Update) -> str:
-    """What has to be imported before PEFT loads the result."""
-    return f"import {method.imports}; " if method.imports else ""
+    return _python(ASK.format(load=load, model=model, greeting=GREETING))
 
 
 def _python(code: str) -> str:
