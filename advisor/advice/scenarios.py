@@ -41,7 +41,6 @@ class Scenario:
     id: str
     at: str  # file:line:column
     given: Mapping[str, Any]
-    why: str  # whose experience or which text it comes from
     composition: str = ""
     fired: tuple[str, ...] = ()  # rules that have to decide
     # Scheme or chain -> the rule that the answer "why not" has to name.
@@ -122,7 +121,6 @@ def _read(
             id=entry.get("id", "".join(own)),
             at=(spot / "id" if "id" in entry else spot).at(),
             given=spread_given(entry["given"], ruleset.facts),
-            why=entry["why"],
             composition=entry.get("composition", ""),
             fired=(*(() if warns else own), *entry.get("fired", ())),
             why_not=entry.get("why_not", {}),

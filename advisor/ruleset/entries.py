@@ -60,9 +60,9 @@ OWN_SCENARIO = Keys(
         ),
         "settings": MapOf(of=Shape(), help="all settings of the stage"),
         "warned": ListOf(of=Text(), help="rules that have to warn"),
-        "why": Text(help="whose experience, or which text it comes from"),
+        "why": Text(help="whose experience, or which text it comes from; default: the rules'"),
     },
-    required=("given", "why"),
+    required=("given",),
 )
 SCENARIO = replace(OWN_SCENARIO, required=("id", *OWN_SCENARIO.required))
 RULE = Keys(
