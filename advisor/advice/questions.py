@@ -40,6 +40,7 @@ MADE_OF = ("train_decision", "chain", "adapters_per", "scheme")  # what a compos
 ALIKE = ("alike",)
 
 Vector = tuple[Any, ...]  # what is concluded under each answer to the question, side by side
+State = tuple[tuple[str, Vector], ...]  # the conclusions that still matter
 
 
 def still_matters(
@@ -162,9 +163,10 @@ def _distinct(
 class _Step:
     """A table's deciding rules as bits; the lowest one that is not forbidden wins."""
 
-    def __init__(self, ruleset: Ruleset, table_id: str) -> None:
+    def __init__(self, ruleset: Ruleset, table_id: str, later: frozenset[str]) -> None:
         table, rules = ruleset.tables[table_id], deciding(ruleset, judged_rules(ruleset, table_id))
         self.id, self.concludes, self.inputs = table_id, table.concludes, frozenset(table.seen)
+        self.later = later  # what the tables after it read
         self.precedence = Precedence(rules, table.concludes, [])
         # What cannot be estimated together is one more bit each: a set in which all of it holds
         # cannot occur.
@@ -223,11 +225,15 @@ class _Step:
 @cache
 def _steps(ruleset: Ruleset) -> tuple[_Step, ...]:
     """The tables that make up a composition, in their order."""
-    return tuple(
-        _Step(ruleset, table_id)
-        for table_id, table in ruleset.tables.items()
-        if table_id != SETTINGS and not table.per
-    )
+    deciding_tables = [
+        name for name, table in ruleset.tables.items() if name != SETTINGS and not table.per
+    ]
+    later: frozenset[str] = frozenset()
+    steps = []
+    for name in reversed(deciding_tables):
+        steps.append(_Step(ruleset, name, later))
+        later |= steps[-1].inputs
+    return tuple(reversed(steps))
 
 
 # --------------------------------------------------------------------------- from table to table
@@ -247,15 +253,7 @@ class _Paths:
         self.own = {name for answer in answers for name in answer}
         self.opened = opened - self.own
         self.limits = any(facts.get(limit) is not None for limit in ("budget_usd", "budget_hours"))
-        concluded = {step.concludes for step in steps}
-        self.read_later = [
-            {name for later in steps[place + 1 :] for name in later.inputs & concluded}
-            for place in range(len(steps))
-        ]
-        self.own_later = [
-            any(later.inputs & self.own for later in steps[place + 1 :])
-            for place in range(len(steps))
-        ]
+        self.conclusions = cache(self._conclusions)  # many paths lead a table to the same
 
     def differ(self) -> bool:
         """Whether two answers can lead to two compositions."""
@@ -266,86 +264,62 @@ class _Paths:
 
     def paths(self, last: str = LAST, *, prune: bool = False) -> Iterator[dict[str, Vector]]:
         """Each way through the tables; pruned, only those on which answers may still differ."""
-        names: tuple[str, ...] = ()
-        states: set[tuple[Vector, ...]] = {()}
-        for place, step in enumerate(self.steps):
-            names, states = self._after(place, step, names, states)
-            if prune:
-                states = self._alive(place, names, states)
-            if step.id == last:
-                break
-        return (dict(zip(names, state, strict=True)) for state in states)
-
-    def _after(
-        self, place: int, step: _Step, names: tuple[str, ...], states: set[tuple[Vector, ...]]
-    ) -> tuple[tuple[str, ...], set[tuple[Vector, ...]]]:
-        """The states after one more table, without what no later table reads."""
-        read = [i for i, name in enumerate(names) if name in step.inputs]
-        told = (*names, step.concludes)
-        kept = [
-            i for i, name in enumerate(told) if name in self.read_later[place] or name in MADE_OF
-        ]
-        known: dict[tuple[Vector, ...], set[Vector]] = {}
-        after: set[tuple[Vector, ...]] = set()
-        for state in states:
-            inputs = tuple(state[i] for i in read)
-            if inputs not in known:
-                known[inputs] = self._conclusions(step, {names[i]: state[i] for i in read})
-            for conclusion in known[inputs]:
-                whole = (*state, conclusion)
-                after.add(tuple(whole[i] for i in kept))
-        return tuple(told[i] for i in kept), after
-
-    def _alive(
-        self, place: int, names: tuple[str, ...], states: set[tuple[Vector, ...]]
-    ) -> set[tuple[Vector, ...]]:
-        """The states on which answers may still lead apart, joined if they do so alike."""
-        # A chain, or whether there are modules, that is alike under every answer: which one it is
-        # no longer matters.
-        done = [
-            name in ("chain", "adapters_per") and name not in self.read_later[place]
-            for name in names
-        ]
-        gate = names.index("train_decision") if "train_decision" in names else None
-        alive = set()
-        for state in states:
-            apart = [len(set(vector)) > 1 for vector in state]
-            if not any(apart) and not self.own_later[place]:
-                continue
-            if gate is not None and not apart[gate] and not any(map(_trains, state[gate])):
-                continue
-            alive.add(
-                tuple(
-                    ALIKE * len(vector) if over and not differs else vector
-                    for vector, differs, over in zip(state, apart, done, strict=True)
+        states: set[State] = {()}
+        for step in self.steps:
+            kept = step.later.union(MADE_OF)
+            after = (
+                (*state, (step.concludes, conclusion))
+                for state in states
+                for conclusion in self.conclusions(
+                    step, tuple(pair for pair in state if pair[0] in step.inputs)
                 )
             )
-        return alive
+            states = {tuple(pair for pair in state if pair[0] in kept) for state in after}
+            if prune:
+                alive = (state for state in states if self._is_alive(state, step.later))
+                states = {_joined(state, step.later) for state in alive}
+            if step.id == last:
+                break
+        return map(dict, states)
 
-    def _conclusions(self, step: _Step, concluded: Mapping[str, Vector]) -> set[Vector]:
+    def _is_alive(self, state: State, later: frozenset[str]) -> bool:
+        """Whether the answers may still lead apart."""
+        gates = dict(state).get("train_decision")
+        if gates is not None and len(set(gates)) == 1 and not _trains(gates[0]):
+            return False
+        is_apart = any(len(set(vector)) > 1 for _, vector in state)
+        return is_apart or not later.isdisjoint(self.own)
+
+    def _conclusions(self, step: _Step, concluded: State) -> set[Vector]:
         """What the table can conclude, given the conclusions before it."""
         known = step.every
-        for name in step.inputs - self.opened - self.own - concluded.keys():
+        for name in step.inputs - self.opened - self.own - dict(concluded).keys():
             known &= step.mask(name, self.facts.get(name))
-        sets = step.sets(known, frozenset(step.inputs & self.opened), self.limits)
         masks = []
         for i, answer in enumerate(self.answers):
             mask = step.every
             for name in step.inputs & self.own:
                 mask &= step.mask(name, answer.get(name, self.facts.get(name)))
-            for name, vector in concluded.items():
+            for name, vector in concluded:
                 mask &= step.mask(name, vector[i])
             masks.append(mask)
-        if len(set(masks)) == 1:
-            return {
-                (step.winner(firing),) * len(masks)
-                for firing in {firing & masks[0] for firing in sets}
-            }
-        some = reduce(or_, masks)
-        return {
-            tuple(step.winner(firing & mask) for mask in masks)
-            for firing in {firing & some for firing in sets}
-        }
+        sets = step.sets(known, frozenset(step.inputs & self.opened), self.limits)
+        some, unlike = reduce(or_, masks), list(dict.fromkeys(masks))
+        firing = {fired & some for fired in sets}
+        winners = ([step.winner(fired & mask) for fired in firing] for mask in unlike)
+        places = [unlike.index(mask) for mask in masks]
+        return {tuple(vector[i] for i in places) for vector in set(zip(*winners, strict=True))}
+
+
+def _joined(state: State, later: frozenset[str]) -> State:
+    """The state without which chain it is, or whether there are modules, if that is alike under
+    every answer: it no longer matters.
+    """
+    over = {"chain", "adapters_per"} - later
+    return tuple(
+        (name, ALIKE * len(vector) if name in over and len(set(vector)) == 1 else vector)
+        for name, vector in state
+    )
 
 
 def _trains(gate: Any) -> bool:
