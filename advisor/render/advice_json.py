@@ -154,10 +154,7 @@ def _gib(size_bytes: float | None) -> float | None:
 
 
 def data_document(profile: DataProfile) -> dict[str, Any]:
-    """A measured data file.
-
-    Its sample row stays out: a document to pass on must not carry somebody's data.
-    """
+    """A measured data file without its sample row: nobody's data is passed on."""
     return {
         **plain(_without(profile_json(profile), "schema_version", "sample")),
         "origin": "measured",
@@ -278,9 +275,7 @@ def rounded(value: float | None, digits: int = 3) -> float | None:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON types: dataclasses and maps as objects, tuples and sets as lists,
-    infinities and NaN as null.
-    """
+    """The value as JSON types: infinities and NaN are null, sets are sorted lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):

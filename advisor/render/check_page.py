@@ -1,6 +1,4 @@
-"""What `advise check` prints: what the data can train, what is wrong with it, how it is read, how
-long its rows are, and the next command. `--json` has the rest.
-"""
+"""What `advise check` prints: what the data can train, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -347,9 +345,7 @@ def _finding_lines(finding: Finding) -> list[str]:
 
 
 def print_row(shown: dict[str, Any], console: Console) -> None:
-    """One row as the trainers see it, what the colours or marks mean, and what is to be said about
-    it: what is learned is in colour, or between marks if there is no colour.
-    """
+    """One row as the trainers see it; what is learned is coloured, or between marks."""
     coloured = console.color_system is not None and not console.no_color
 
     def put(text: str, style: str = "") -> None:

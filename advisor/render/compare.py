@@ -75,9 +75,7 @@ def _scores(sample: Sample) -> tuple[float | None, float | None]:
 
 
 def ends_shown(record: RunRecord | DryRunRecord) -> tuple[list[PickedSample], Evaluation | None]:
-    """The best and the worst sample, and the evaluation they are from: of the last stage that has
-    some.
-    """
+    """The best and the worst sample of the last stage that has some, and its evaluation."""
     stages = () if isinstance(record, DryRunRecord) else record.stages
     found = [stage.evaluation for stage in stages if stage.evaluation]
     last = next((one for one in reversed(found) if one.samples), None)

@@ -58,9 +58,7 @@ def profile_json(profile: DataProfile) -> dict[str, Any]:
 
 
 def check_json(profile: DataProfile, advice: Mapping[str, Any]) -> dict[str, Any]:
-    """What `advise check --json` prints: the profile, how sure it is, everything measured, and what
-    follows from it.
-    """
+    """What `advise check --json` prints: the profile, all measures, and what follows."""
     return {
         **profile_json(profile),
         "confidence": profile.confidence,

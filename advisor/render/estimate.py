@@ -1,7 +1,4 @@
-"""Estimates for people: each term as a line with a bar against the GPU's memory, then time.
-
-Plain text that needs no colour.
-"""
+"""Estimates for people as plain text: each term with a bar, then time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What the linter and a comparison of rule sets find: as text, with the line of a file and a caret,
-and as data.
-"""
+"""What the linter and a comparison of rule sets find, as text and as data."""
 
 from __future__ import annotations
 

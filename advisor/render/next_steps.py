@@ -1,6 +1,4 @@
-"""What to do first if an answer trains nothing, or something beside training: the same steps for
-the page and for the JSON document.
-"""
+"""What to do first, with a remedy or a training, for the page and for JSON."""
 
 from __future__ import annotations
 

@@ -37,9 +37,7 @@ ASK = (
 
 
 def use_of(record: RunRecord, stage: StageRecord, result: str) -> tuple[str, str]:
-    """What a result is for, and the line that does it once: it loads the result with transformers
-    (and PEFT).
-    """
+    """What a result is for, and the line of Python that does it once."""
     if record.is_classifier(stage):
         return "Sort a text", _python(SORT.format(folder=_quoted(result)))
     method = update(stage.update)

@@ -135,10 +135,7 @@ def names_of_methods() -> list[str]:
 
 
 def print_method(name: str, ruleset: Ruleset, console: Console) -> None:
-    """One method in full: what it is, what it needs, its keys, and the rules that speak of it.
-
-    Raises InputError with the faults of a method's file if it cannot be used.
-    """
+    """One method in full. Raises InputError if its file cannot be used."""
     if name in methods().broken:
         raise InputError(faults=methods().broken[name])
     lines: list[tuple[str, str]] = []

@@ -1,6 +1,4 @@
-"""What came of a run, as JSON and on one screen: the verdict, what was expected and measured, where
-the result is. Everything else is in the report.
-"""
+"""What came of a run, as JSON and on one screen; the report has the rest."""
 
 from __future__ import annotations
 
@@ -99,10 +97,7 @@ def _run_lines(run: Run, width: int, samples: int) -> list[str]:
 
 
 def verdict_of(record: RunRecord, folder: Path) -> Verdict | None:
-    """The verdict on a run, with commands that can be typed from here.
-
-    An unfinished run has none, whatever its finished stages came to.
-    """
+    """The verdict on a run with commands for here; an unfinished run has none."""
     return folder_verdict(folder, record) or record.verdict if record.status == DONE else None
 
 

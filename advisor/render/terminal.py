@@ -1,7 +1,4 @@
-"""Advice on a terminal: the first screen, or the whole answer behind it.
-
-Wraps, never crops; nothing depends on colour.
-"""
+"""Advice on a terminal: wraps, never crops, and needs no colour."""
 
 from __future__ import annotations
 
@@ -113,10 +110,7 @@ def print_candidate(
     *,
     methods: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Print everything that is known against or for one candidate: its reasons with rule and
-    source, its numbers, and what the guide says for and against its methods (`methods` is
-    `Advice.methods`).
-    """
+    """Print a candidate's reasons and numbers, and what the guide says of its `methods`."""
     _print_title(console, f"{candidate.composition}: {candidate.verdict_words}")
     items = reason_items(candidate.because)
     if candidate.estimate.memory is not None:

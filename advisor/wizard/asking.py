@@ -1,6 +1,4 @@
-"""One question as prompts: choices with a line of help, numbers as people write them, the GPU, the
-task, the model, the file of each team; and the whole round.
-"""
+"""One question as prompts, and the whole round of questions."""
 
 from __future__ import annotations
 
@@ -126,16 +124,12 @@ def _ask_task(question: Question, ui: Ui) -> Reply:
 
 
 def _ask_model(question: Question, ui: Ui, checks: Checks) -> Reply:
-    """The model as the hub or the file system writes it. A name that may mean several, or that
-    nothing knows, is asked about at once; nothing is accepted here that fails later for its name.
-    """
+    """The model as the hub writes it; a name that may mean several, or none, is asked about."""
     suggests = question.fact.id == "model"
     empty = "I don't know; one is suggested" if suggests else "I don't know"
 
     def meant_by(text: str) -> tuple[str, Meant]:
-        """Raises ValueError for a folder that is no model: there is nothing to choose, but to
-        correct it.
-        """
+        """What a name means. Raises ValueError for a folder without a model."""
         if "/" in text:
             ui.say(f"Looking for {text} …", tone="quiet")  # the hub may take some seconds
         meant = checks.models(text)
@@ -163,9 +157,7 @@ def _ask_model(question: Question, ui: Ui, checks: Checks) -> Reply:
 
 
 def _ask_which(name: str, meant: Meant, ui: Ui, *, suggests: bool) -> Any:
-    """What to do with a name that may mean several models, or none: a model, AGAIN, KEEP or
-    DONT_KNOW.
-    """
+    """A model for a name that may mean several or none; or AGAIN, KEEP, DONT_KNOW."""
     what = f"{meant.note}." if meant.note else f"No model called {name} is known here."
     what += " Did you mean one of these?" if meant.near else " What now?"
     if meant.near and not meant.misspelt and not meant.note:
@@ -184,9 +176,7 @@ def _ask_which(name: str, meant: Meant, ui: Ui, *, suggests: bool) -> Any:
 
 
 def _ask_size(question: Question, ui: Ui, name: str) -> float | None:
-    """Billions of parameters of a model that nothing here knows; None if its name says so, or
-    nobody does.
-    """
+    """Billions of parameters of an unknown model; None if its name says so, or nobody does."""
     from advisor.situation.model_names import size_of
 
     if size_of(name, None).params is not None:

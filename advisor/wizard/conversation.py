@@ -1,6 +1,4 @@
-"""The answers after the questions, and how they change: one question again, what was left out, or a
-change that is only tried.
-"""
+"""The answers after the questions, and how the menu changes them."""
 
 from __future__ import annotations
 
@@ -158,18 +156,14 @@ class Conversation:
         return "this machine" if fact.id == "gpu" else "I don't know"
 
     def _continue_with(self, fact: Fact, reply: Reply) -> None:
-        """Take in one other answer: what no longer applies is dropped, what only now matters is
-        asked.
-        """
+        """Take in one answer: drop what no longer applies, ask what only now matters."""
         answers = with_reply(self.facts, self.answers, fact, reply)
         asked = tuple(dict.fromkeys((*self.progress.asked, fact.id)))
         self.progress = Saved(answers=without_stale(self.facts, answers), asked=asked)
         self._walk(for_now(self.interview.relevant))
 
     def try_change(self, advice: Advice, change: Mapping[str, Any]) -> None:
-        """Continue with one change, which can be undone; what only now matters can be answered
-        from the menu.
-        """
+        """Take in one change, which can be undone; the menu asks what only now matters."""
         self.remember(advice)
         self.chosen = None  # what the change leads to is the recommendation
         answers = without_stale(
@@ -199,9 +193,7 @@ def _facts_by_name(facts: Mapping[str, Fact]) -> dict[str, Fact]:
 
 
 def flip_words(flip: Flip, facts: Mapping[str, Fact]) -> str:
-    """The change as the answer that a person would give: 'How much may it cost? Quality comes
-    first'.
-    """
+    """The change as a person would answer: 'How much may it cost? Quality comes first'."""
     if len(flip.change) == 1 and flip.effort != "money":
         ((name, value),) = flip.change.items()
         if name == "checkpoint_kind" and value in START:

@@ -1,6 +1,4 @@
-"""The question where the examples are, and what follows from what the file holds: which column is
-what, whether a folder holds the teams, and whether the rows suit the task.
-"""
+"""Where the examples are, which column is what, and whether the rows suit the task."""
 
 from __future__ import annotations
 
@@ -72,9 +70,7 @@ class DataReader:
         return self.profile(path, mapping, wanted_columns(self.task))
 
     def ask_file(self, question: Question, *, empty: str = "") -> Reply:
-        """The path of a file that can be read, if only its columns are not known; BACK or
-        DONT_KNOW.
-        """
+        """The path of a file that can be read, its columns apart; BACK or DONT_KNOW."""
 
         def readable(text: str) -> str:
             path = expanded_path(text, self.exists)
@@ -170,9 +166,7 @@ def can_read(profile: Profile, path: str, mapping: Mapped) -> bool:
 
 
 def ask_data(question: Question, reader: DataReader) -> Reply:
-    """The data file with its columns, or one file for each team, or another task: asked for until
-    it can be read and the person is content.
-    """
+    """The data file and its columns, the files of teams, or another task; BACK."""
     while True:
         reply = reader.ask_file(question)
         if reply is BACK:
@@ -346,9 +340,7 @@ def say_found(reply: Reply, reader: DataReader) -> None:
 def profile_of(
     profile: Profile, path: str, mapping: Mapped | None, wanted: str | None
 ) -> DataProfile | None:
-    """The file read with these columns, or without if it does not have them; None if it cannot be
-    read.
-    """
+    """The file read with these columns, or without them; None if it cannot be read."""
     for columns in (mapping, None) if mapping else (None,):
         try:
             return profile(path, columns, wanted)

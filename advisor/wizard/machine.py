@@ -45,10 +45,7 @@ def gpu_words(hardware: Hardware) -> str:
 
 
 def ask_gpu(question: Question, ui: Ui, hardware: Hardware) -> Reply:
-    """This machine, another GPU by name, none, or not known.
-
-    The answer sets name, memory and count together.
-    """
+    """This machine, another GPU by name, none, or not known: name, memory and count."""
     machine = gpu_words(hardware) if hardware.gpus else "no GPU: it trains on the processor"
     slow = "it trains on the processor: slow, for small models"
     options = [
@@ -79,9 +76,7 @@ def _gpu(name: str | None, memory_gib: float | None = None, count: int | None = 
 
 
 def _ask_name(question: Question, ui: Ui) -> Reply:
-    """The GPU that a person names: asked further if its memory is not known by that, or its name
-    by nobody.
-    """
+    """The GPU that a person names; its memory is asked for if the name does not tell it."""
     asks = "What is the card called, or which Mac is it? (RTX 4090, 2 x A100 80GB, M3 Max 36GB)"
     current = None if question.current in ("none", "unknown") else question.current
     named = replace(question, current=current, can_go_back=True, asks=asks)

@@ -1,6 +1,4 @@
-"""What the caller gives the wizard: what `advise` made of the answers, what the menu can do with
-it, and checks of typed answers.
-"""
+"""What the caller gives the wizard: checks of answers, an outcome, and what a menu does."""
 
 from __future__ import annotations
 
@@ -84,9 +82,7 @@ class WizardOutcome:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is a plan that trains something which fits, and that `advise run` starts
-        on the machine it is for.
-        """
+        """Whether there is a plan that fits and that `advise run` starts on its machine."""
         stages = self.advice.recommendation.stages
         return self.plan is not None and not self.missing and bool(stages) and self.advice.fits
 

@@ -1,6 +1,4 @@
-"""The terminal behind the questions: questionary where the terminal can move its cursor, numbered
-lists where it cannot; and answers that are typed.
-"""
+"""The terminal behind the questions, with arrow keys or with numbered lists."""
 
 from __future__ import annotations
 
@@ -43,10 +41,7 @@ GO_BACK = Option(value=BACK, label="Back")
 
 
 class Ui(ABC):
-    """What the wizard needs of a terminal.
-
-    Ctrl-C raises KeyboardInterrupt, the end of input EOFError.
-    """
+    """A terminal that asks. Ctrl-C raises KeyboardInterrupt, the end of input EOFError."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -70,9 +65,7 @@ class Ui(ABC):
         """
 
     def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
-        """Print one paragraph; `lead` stands before it, and the lines that follow start below its
-        end.
-        """
+        """Print one paragraph behind a lead; the lines that follow are indented."""
         from rich.text import Text
 
         said = Text(text, style=TONES[tone], overflow="fold")
@@ -161,9 +154,7 @@ def prompt_lines(text: str, width: int) -> str:
 
 
 def choice_lines(option: Option, width: int) -> str:
-    """A choice as text that no terminal of this width crops: label and help, continued below if
-    they are long.
-    """
+    """A choice with its help, wrapped so that no terminal of this width crops it."""
     text = f"{option.label} – {option.help}" if option.help else option.label
     room = max(SMALLEST_WIDTH, width - POINTER_COLUMNS - 1)
     lines = textwrap.wrap(shown(text), room, subsequent_indent="  ", break_on_hyphens=False) or [""]
@@ -171,9 +162,7 @@ def choice_lines(option: Option, width: int) -> str:
 
 
 class PlainUi(Ui):
-    """Numbered lists and plain lines: for terminals that cannot move the cursor, and for screen
-    readers.
-    """
+    """Numbered lists and plain lines, for simple terminals and screen readers."""
 
     rows = 1000  # read in order, or on paper
 
@@ -253,10 +242,7 @@ def ask_typed(
 
 
 def read_number(text: str, fact: Fact) -> int | float:
-    """The number somebody typed: '5000', '5,000', '5 000', '5k', '1.2m'.
-
-    Raises ValueError in words.
-    """
+    """The number in '5000', '5,000', '5k' or '1.2m'. Raises ValueError in words."""
     compact = re.sub(r"^(about|ca\.?|circa|~|≈)\s*", "", text.strip().lower())
     compact = re.sub(r"(?<=[0-9])[,_'’ \u00a0\u202f](?=[0-9]{3}(?![0-9]))", "", compact)
     compact = re.sub(r"\s+(?=[kmb]$)", "", compact)

@@ -1,6 +1,4 @@
-"""Why, rule by rule: what a rule says, the facts it saw and where each came from, and on request
-how those were concluded.
-"""
+"""Why, rule by rule: what each says, which facts it saw, and where those came from."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ CONCLUDED = "concluded by "
 
 
 class Trail:
-    """The reasons of one recommendation, and the way back from each to what was answered, read or
-    estimated.
-    """
+    """The reasons of a recommendation, and the way back to what was answered or estimated."""
 
     def __init__(self, advice: Advice, ruleset: Ruleset) -> None:
         self.advice, self.ruleset = advice, ruleset

@@ -1,6 +1,4 @@
-"""Which questions are left out, and why: the rules' own answer (advisor/advice/questions.py) for
-the questions of the wizard.
-"""
+"""Which questions are left out, and why: what the rules answer, for the wizard."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ SAME = "every answer leads to the same method"
 
 
 class Relevance:
-    """Tells whether a question can still change the outcome; what the answers mean to the rules is
-    looked up once each.
-    """
+    """Tells whether a question can still change the outcome."""
 
     def __init__(self, ruleset: Ruleset, known: Known, estimate: Estimate | None = None) -> None:
         self.ruleset, self.known, self.estimate = ruleset, known, estimate
@@ -39,9 +35,7 @@ class Relevance:
         self._fits: dict[tuple[Any, ...], Mapping[str, Any]] = {}
 
     def facts(self, answers: Answers, opened: Collection[str]) -> Mapping[str, Any]:
-        """What the rules know by now: with what fits, once everything is answered that an estimate
-        depends on.
-        """
+        """What the rules know by now; with what fits, once an estimate can be made."""
         if self._last is None or self._last[0] is not answers:
             self._last = (answers, self.known(answers))
         facts = self._last[1]
@@ -58,9 +52,7 @@ class Relevance:
         return {**facts, **self._fits[key]}
 
     def __call__(self, fact_id: str, answers: Answers, opened: Collection[str]) -> bool:
-        """Whether to ask: the answer can change the outcome, or opens a question whose answer
-        can.
-        """
+        """Whether the answer can change the outcome, or opens a question whose answer can."""
         facts = self.facts(answers, opened)
         if still_matters(self.ruleset, facts, fact_id, opened):
             return True

@@ -1,6 +1,4 @@
-"""Answers that outlive a Ctrl-C: one private JSON file for each working folder, offered at the next
-start in that folder.
-"""
+"""Answers that outlive a Ctrl-C: a private JSON file for each working folder."""
 
 from __future__ import annotations
 
@@ -39,12 +37,7 @@ class Saved:
 
 
 def state_path(folder: Path | None = None) -> Path:
-    """The file with the answers for a working folder, below $XDG_STATE_HOME/finetune-advisor or
-    ~/.local/state/finetune-advisor.
-
-    Args:
-        folder: The folder the questions are about; None: the current one.
-    """
+    """The file with the answers for a folder, the current one by default."""
     home = os.environ.get("XDG_STATE_HOME", "")
     # The specification wants relative paths ignored.
     base = Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state"
@@ -61,10 +54,7 @@ def _here() -> str:
 
 
 def save_answers(progress: Saved, path: Path | None = None) -> tuple[Path, str]:
-    """Write the answers that were asked for, readable by nobody else.
-
-    Returns the path and what went wrong, if anything.
-    """
+    """Write the answers, readable by nobody else; returns the path and what went wrong."""
     path = path or state_path()
     known = progress.answers.known.items()
     document = {
@@ -88,9 +78,7 @@ def save_answers(progress: Saved, path: Path | None = None) -> tuple[Path, str]:
 
 
 def summary(saved: Saved, facts: Mapping[str, Fact]) -> str:
-    """What saved answers are about, in one line: 'Answers from 2026-11-27 for this folder: Answer
-    customers, tickets.csv (6 questions)'.
-    """
+    """'Answers from 2026-11-27 for this folder: Answer customers, tickets.csv (6 questions)'."""
     task, data, tasks = (saved.answers.value(name) for name in ("task", "data_path", "tasks"))
     about = [words_of(facts["task"], task)] if task is not None else []
     about += [os.path.basename(os.path.normpath(str(data)))] if data is not None else []
@@ -101,10 +89,7 @@ def summary(saved: Saved, facts: Mapping[str, Fact]) -> str:
 
 
 def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[Saved | None, str]:
-    """The saved answers, and a sentence if some or all of them cannot be used.
-
-    Nothing saved: (None, '').
-    """
+    """The saved answers, and a sentence if some cannot be used; (None, '') without any."""
     path = path or state_path()
     try:
         document = parse_json(text_of(path))

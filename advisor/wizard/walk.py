@@ -1,6 +1,4 @@
-"""Which question comes next, and what becomes of its answer: a pure walk over the facts, without a
-terminal.
-"""
+"""Which question comes next, and what becomes of its answer: pure, without a terminal."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ DONT_KNOW: Final = Special.DONT_KNOW
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Several:
-    """A reply that sets several facts at once; None takes an answer away (the GPU: name, memory,
-    count).
-    """
+    """A reply that sets several facts at once; None takes an answer away."""
 
     values: Mapping[str, Any]
 
@@ -62,9 +58,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkippedQuestion:
-    """A question that was not asked, and why not: "with these examples, every answer leads to the
-    same method".
-    """
+    """A question that was not asked, and why: every answer leads to the same method."""
 
     fact: Fact
     because: str
@@ -155,10 +149,7 @@ def skipped_questions(
 
 
 def _not_put(facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]) -> list[Fact]:
-    """The questions that were not put, and that no file or flag has answered.
-
-    Signals given together count as the ones named.
-    """
+    """The questions that were not put, and that no file, flag or listed signal has answered."""
 
     def was_given(fact: Fact) -> bool:
         listed = fact.signal and fact.id in answers.signals
@@ -217,9 +208,7 @@ def answer_of(answers: Answers, fact: Fact) -> Any:
 
 
 def with_reply(facts: Mapping[str, Fact], answers: Answers, fact: Fact, reply: Reply) -> Answers:
-    """The answers with one reply and what it implies taken in, as asked: it outranks files and
-    flags.
-    """
+    """The answers with a reply and what it implies; it outranks files and flags."""
     given = {fact.id: None if reply is DONT_KNOW else reply}
     values = reply.values if isinstance(reply, Several) else given
     known = {name: answer for name, answer in answers.known.items() if name not in values}
@@ -240,9 +229,7 @@ def with_reply(facts: Mapping[str, Fact], answers: Answers, fact: Fact, reply: R
 
 
 def without_stale(facts: Mapping[str, Fact], answers: Answers) -> Answers:
-    """The answers without those asked for under a condition that no longer holds (another task, a
-    data file after all).
-    """
+    """The answers without those asked for under a condition that no longer holds."""
     for fact in questions(facts):
         answer = answers.known.get(fact.id)
         if answer is not None and answer.origin == "asked" and not applies(fact, answers, facts):

@@ -183,9 +183,7 @@ def _doubts(advice: Advice) -> str:
 
 
 def _useful_flips(advice: Advice) -> list[Flip]:
-    """The changes most worth knowing: each to another answer, the easiest first, one that costs
-    money and one that needs other data among them.
-    """
+    """The changes most worth knowing, the easiest first; each leads to another answer."""
     by_effort: dict[str, list[Flip]] = {effort: [] for effort in WORTH_A_LINE}
     seen: set[str] = set()
     for flip in advice.flips:

@@ -221,9 +221,7 @@ def part_words(candidate: Candidate) -> list[str]:
 
 
 def term_words(moment: Moment) -> str:
-    """'weights 15.3 GiB + activations 1.1 GiB + other 1.8 GiB'; the small terms are one, so that
-    they add up as they are printed.
-    """
+    """'weights 15.3 GiB + other 1.8 GiB', which adds up as it is printed."""
     total = moment.total_bytes
     sizes = [
         (term.name, float(term.size_bytes))

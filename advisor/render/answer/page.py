@@ -1,6 +1,4 @@
-"""Advice -> Page: what the whole answer shows, in which order, as plain values: sections of text,
-items and tables. The terminal decides about width and colour alone.
-"""
+"""Advice -> Page: the sections of the whole answer, in order, as plain values."""
 
 from __future__ import annotations
 
