@@ -191,8 +191,7 @@ class _Page:
         return Group(*(self.text(visible(line)) for line in lines), *said_of_rows, *row)
 
     def classes(self, measures: Mapping[str, Any]) -> RenderableType:
-        rows = measures["classes"]
-        shown = rows[:SHOWN_CLASSES]
+        shown = measures["classes"][:SHOWN_CLASSES]
         bars = self._bars([(_short(row["label"], LABEL_CHARS), row["rows"]) for row in shown])
         more, least = measures["class_count"] - len(shown), measures.get("class_least")
         down = "" if least is None else f", down to {_rows(least)}"

@@ -93,5 +93,4 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
 
 def visible(text: str) -> str:
     """Text of a file made safe for a terminal: line breaks as ⏎, control characters escaped."""
-    joined = text.replace("\r\n", "\n").replace("\n", " ⏎ ").replace("\t", " ")
-    return shown(joined)
+    return shown(text.replace("\r\n", "\n").replace("\n", " ⏎ ").replace("\t", " "))

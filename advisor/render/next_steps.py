@@ -90,8 +90,7 @@ def _check_and_ask_again(advice: Advice, found: Remedy) -> tuple[str, ...]:
     stated = (*answers.signals, *states.pop("signals", ()))
     signals = tuple(dict.fromkeys(name for name in stated if name not in denied))
     states |= dict.fromkeys(signals) | {"signals": signals or None}  # no denial beside it
-    asked = command_line(answers, states, command="advise")
-    return f"advise check {states['data_path']}", asked
+    return f"advise check {states['data_path']}", command_line(answers, states, command="advise")
 
 
 def _other_tool(advice: Advice) -> NextSteps:

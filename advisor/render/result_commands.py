@@ -47,8 +47,7 @@ def use_of(record: RunRecord, stage: StageRecord, result: str) -> tuple[str, str
         return "Rewrite a text", _python(REWRITE.format(load=load))
     if objective(stage.objective).scores:
         load = _load(f"{auto_class(method)}ForSequenceClassification", result)
-        line = SCORE.format(first=first, load=load, greeting=GREETING)
-        return "Score an answer", _python(line)
+        return "Score an answer", _python(SCORE.format(first=first, load=load, greeting=GREETING))
     return "Ask it from Python", ask_command(result, stage.update)
 
 

@@ -175,8 +175,7 @@ class Conversation:
 
     def remember(self, advice: Advice) -> None:
         """Keep the answers as they are now, for `undo`."""
-        led_to = str(advice.recommendation.composition)
-        self.before.append((self.progress, self.chosen, led_to))
+        self.before.append((self.progress, self.chosen, str(advice.recommendation.composition)))
 
     def undo(self) -> bool:
         """Go back to the answers before the last change that was tried: they are others now."""
