@@ -71,9 +71,7 @@ def is_on_the_hub(text: str, path: Path) -> bool:
 
 
 def can_train(entry: Entry, profile: DataProfile) -> bool:
-    """Whether the trainer of the stage can learn from the data: what the data suits, and what the
-    objective reads beside it.
-    """
+    """Whether the trainer of the stage can learn from the data."""
     purpose = _purpose(entry)
     if purpose in profile.objectives:
         return True
@@ -99,15 +97,11 @@ def _faults(entry: Entry, profile: DataProfile) -> Iterable[Fault]:
         if not _has_reward(entry, profile):
             yield Fault(
                 where=f"stage {entry.stage.name}",
-                what=(
-                    f"nothing says what reward an answer gets, and"
-                    f" {entry.data.path} has no answers that can be verified"
-                ),
-                allowed=(
-                    "a reward model trained by an earlier stage (objective rm); reward_model: a"
-                    " folder; verifier: exact, regex, format or json_schema; reward:"
-                    " file.py:function; rewards: a list of several"
-                ),
+                what=f"nothing says what reward an answer gets, and"
+                f" {entry.data.path} has no answers that can be verified",
+                allowed="a reward model trained by an earlier stage (objective rm); reward_model: a"
+                " folder; verifier: exact, regex, format or json_schema; reward:"
+                " file.py:function; rewards: a list of several",
             )
         return
     purpose = _purpose(entry)
@@ -115,19 +109,15 @@ def _faults(entry: Entry, profile: DataProfile) -> Iterable[Fault]:
     can = ", ".join(profile.objectives)
     yield Fault(
         where=entry.data.path,
-        what=(
-            f"cannot train {_in_words(purpose)}:"
-            f" {errors or f'it holds {profile.kind} ({profile.format})'}"
-        ),
+        what=f"cannot train {_in_words(purpose)}:"
+        f" {errors or f'it holds {profile.kind} ({profile.format})'}",
         allowed=f"it can train: {can or 'nothing'}",
         hint=f"advise check {shlex.quote(entry.data.path)}",
     )
 
 
 def _has_reward(entry: Entry, profile: DataProfile) -> bool:
-    """Whether something can score the answers of a stage that learns from its own: what the stage
-    names, an earlier reward model, or answers in the data.
-    """
+    """Whether anything scores the stage's answers: its keys, an earlier stage, or the data."""
     compared = [one for one in methods().objectives.values() if one.takes_verifier]
     checked = {one.id for one in compared if one.answers > 1}
     return (

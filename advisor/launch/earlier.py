@@ -104,17 +104,13 @@ def _refuse_another_run(folder: Path, record: RunRecord) -> None:
         f"{folder} holds another run{named} ({record.status}): its model, data or stages are not"
         " those of this plan",
         where=str(folder),
-        hint=(
-            "choose another folder with --output DIR; to resume that run: advise run"
-            f" {shlex.quote(str(folder / PLAN_FILE))}"
-        ),
+        hint="choose another folder with --output DIR; to resume that run: advise run"
+        f" {shlex.quote(str(folder / PLAN_FILE))}",
     )
 
 
 def _refuse_other_parts(run: PlanRun, record: RunRecord) -> None:
-    """Raise InputError if the run has other tasks or another limit, or a stage was trained in
-    another way, which only a damaged record can say.
-    """
+    """Raise InputError if tasks, the limit or the method of a stage are others now."""
     folder = run.folder
     changed = [name for name, digest in record.tasks.items() if run.tasks.get(name) != digest]
     if changed:
@@ -194,10 +190,8 @@ def _fault(stage: StageRecord, name: str, what: str, place: Path, shown_folder: 
     has_checkpoints = any((place / "checkpoints").glob("checkpoint-*"))
     start = "from its last checkpoint" if has_checkpoints else "from the beginning"
     return Fault(
-        what=(
-            f"{shown_folder}/stages/{stage.name}/{name} {what}: the result of stage {stage.name} is"
-            " damaged"
-        ),
+        what=f"{shown_folder}/stages/{stage.name}/{name} {what}: the result of stage {stage.name}"
+        " is damaged",
         allowed="put a copy of the file back if you have one",
         hint=f"or train the stage again {start}: rm {result}/*.safetensors && advise run {run}",
     )

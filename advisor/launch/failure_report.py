@@ -64,9 +64,7 @@ KILLED = (-SIGKILL, 137)  # the trainer; or one of several processes, as its lau
 
 
 def oom_kills() -> int | None:
-    """How many processes the kernel's out-of-memory killer has ended since the machine started;
-    None if the kernel does not say.
-    """
+    """Processes that the kernel has killed for memory since it started; None: it does not say."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:
@@ -138,17 +136,13 @@ def explain_failure(
 
 
 def killed_for_memory(kills_before: int | None) -> bool | None:
-    """Whether the kernel's out-of-memory killer has ended a process since; None: it does not
-    say.
-    """
+    """Whether the kernel has killed a process for memory since; None: it does not say."""
     now = oom_kills()
     return None if kills_before is None or now is None else now > kills_before
 
 
 def ran_out_of_memory(code: int, folder: Path, kills_before: int | None) -> bool:
-    """Whether a trainer ended because memory ran out: by its own word, or because the kernel ended
-    it. A process that somebody else has killed did not.
-    """
+    """Whether a trainer ended because memory ran out, by its own word or the kernel's."""
     told = read_error(folder)
     if told is not None and not told.lost_others:
         return is_out_of_memory(told)
@@ -174,9 +168,7 @@ def doing_of(folder: Path) -> str:
 
 
 def read_error(folder: Path) -> ErrorRecord | None:
-    """The error that a trainer left in the stage's folder; of several processes, the one that made
-    the others fail. None if nobody left one.
-    """
+    """The error that a trainer, or the first of several processes, left; None without one."""
     records = records_of(folder)
     return first_cause(records) if records else try_read_part(ErrorRecord, folder / ERROR)
 
@@ -191,9 +183,7 @@ def records_of(folder: Path) -> list[ErrorRecord]:
 
 
 def note_silent_end(folder: Path, ended: Ended, *, ranks: Sequence[int], kills: int | None) -> None:
-    """Write down what machine 0 cannot see: that a process of another machine was ended without a
-    word of its own.
-    """
+    """Record a process of another machine that ended without a word: machine 0 cannot see it."""
     if ended.code == 0 or ended.was_stopped or ended.code in (-SIGKILL, *STOP_CODES):
         return  # SIGKILL: by the guard
     known = {record.rank: record for record in records_of(folder) if record.rank in ranks}

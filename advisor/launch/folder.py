@@ -68,9 +68,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def process_of(folder: Path) -> int | None:
-    """The process that took the lock of a run folder; None if it is gone, whatever its children
-    do, or if it is on another machine.
-    """
+    """The process that locked a run folder; None if it is gone, or on another machine."""
     process, host = _holder(folder)
     if process is None or host not in ("", socket.gethostname()):
         return None
@@ -177,10 +175,8 @@ class RunFolder:
                 raise MachineNotReady(
                     f"this file system cannot lock files ({error.strerror})",
                     where=str(self.path),
-                    hint=(
-                        "choose a folder on a local disk with --output DIR; for several machines,"
-                        " one on a shared disk that is mounted with locks (Lustre: flock)"
-                    ),
+                    hint="choose a folder on a local disk with --output DIR; for several machines,"
+                    " one on a shared disk that is mounted with locks (Lustre: flock)",
                 ) from None
             try:  # the folder may have been deleted and made again in between
                 if os.fstat(fd).st_ino == os.stat(self.path / LOCK).st_ino:
@@ -212,10 +208,8 @@ class RunIsLive(MachineNotReady):
         super().__init__(
             f"this run is at work already (process {process})",
             where=str(folder),
-            hint=(
-                f"`advise run {shlex.quote(str(folder))}` shows how far it is; to stop it, with its"
-                f" last step saved: kill {process}"
-            ),
+            hint=f"`advise run {shlex.quote(str(folder))}` shows how far it is; to stop it, with"
+            f" its last step saved: kill {process}",
         )
 
 

@@ -125,10 +125,8 @@ def _wait_until_ready(
         raise MachineNotReady(
             f"the vLLM server that was started {why}: {last or 'no output'}",
             where=f"stage {entry.name}",
-            hint=(
-                f"{log} has the rest; --set {key_path(entry, 'rollouts')}=transformers trains"
-                " without it"
-            ),
+            hint=f"{log} has the rest; --set {key_path(entry, 'rollouts')}=transformers trains"
+            " without it",
         )
 
 

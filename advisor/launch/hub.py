@@ -74,9 +74,7 @@ def has_weights(model: str, revision: str | None) -> bool:
 
 
 def base_license(file: PlanFile, shape: ModelShape | None) -> str | None:
-    """The licence of the plan's model, as the catalogue or the model's own card names it; None if
-    neither does.
-    """
+    """The licence of the plan's model, by the catalogue or its model card; None without one."""
     if shape is not None and shape.license is not None:
         return shape.license
     folder = file.model_folder or cached_snapshot(file.plan.model, file.plan.revision)
@@ -143,9 +141,7 @@ class ModelNeed:
 
 
 def model_needs(file: PlanFile, todo: Sequence[Entry], shape: ModelShape | None) -> list[ModelNeed]:
-    """What the plan's hub models need, as far as this machine and the catalogue know: the base and
-    the teachers. The network is not asked.
-    """
+    """What base and teachers of the hub need, by the cache and the catalogue. Asks no network."""
     plan = file.plan
     named = {plan.model: f"model {plan.model}"}
     for entry in todo:

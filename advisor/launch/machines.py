@@ -335,9 +335,7 @@ class Place:
 
 
 def first_host(hosts: str) -> str:
-    """The first name of a list: of 'gpu[03-05,7],cpu1', as Slurm writes it, gpu03; of lines, the
-    first.
-    """
+    """The first host of a list: gpu03 of Slurm's 'gpu[03-05,7],cpu1'; of lines the first."""
     begin, bracket, rest = (*re.split(r"(\[|,|\s|$)", hosts.strip(), maxsplit=1), "")[:3]
     if bracket != "[":
         return begin

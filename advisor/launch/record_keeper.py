@@ -175,9 +175,7 @@ class RecordKeeper:
         self._end([self._stage(name)], error)
 
     def end_by(self, error: AdviseError) -> None:
-        """The run ends by an error outside of a trainer, such as a full disk; nothing to do if the
-        record says already how it ended.
-        """
+        """The run ends by an error outside of a trainer, unless the record says how it ended."""
         if self.record.status == RUNNING:
             self._end([stage for stage in self.record.stages if stage.status == RUNNING], error)
 

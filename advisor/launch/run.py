@@ -86,9 +86,7 @@ def run_plan(plan: Path | str | Plan, options: Options = AS_PLANNED) -> Run | Dr
 
 
 def _refuse_without_posix() -> None:
-    """Raise MachineNotReady on Windows: run folders are locked, and trainers started and stopped,
-    by means of POSIX systems.
-    """
+    """Raise MachineNotReady on Windows, which has no locks and signals as POSIX has them."""
     try:
         import fcntl  # noqa: F401
     except ImportError:
@@ -100,9 +98,7 @@ def _refuse_without_posix() -> None:
 
 
 def _finished_before(call: Call, record: RunRecord) -> Run | None:
-    """The run, if nothing is left of what was asked for, once the plan's optional features have
-    looked at it. Says whether it is finished or goes on.
-    """
+    """The run, if nothing of what was asked for is left to do, after its optional features."""
     run, options = call.run, call.options
     unfinished = {
         entry.name for entry in run.entries if not is_done(record, entry.name, run.folder)

@@ -169,9 +169,7 @@ class StageRunner:
         say(f"stage {entry.name}: {format_whole_time(parts)}")
 
     def _train_group(self, group: Sequence[Entry], position: str) -> Sequence[Entry]:
-        """Train the group in one process; what of it is to be trained again, with a smaller
-        micro-batch, because memory ran out.
-        """
+        """Train the group in one process; returns what is trained again with less memory."""
         run, say = self.run, self.call.options.say
         for entry in group:
             # Leftovers of an earlier attempt must not pass for this one's.
@@ -219,9 +217,7 @@ class StageRunner:
     def _starts_again(
         self, entry: Entry, ended: Ended, error: AdviseError, kills: int | None
     ) -> bool:
-        """Whether the stage ran out of memory and is started again with a smaller micro-batch, from
-        its last checkpoint. The new setting is written down and said.
-        """
+        """Whether the stage, out of memory, starts again with a smaller micro-batch."""
         folder, why = self._folder(entry), error.faults[0].headline
         if ended.was_stopped or not ran_out_of_memory(ended.code, folder, kills):
             return False
@@ -321,9 +317,7 @@ def misses_comparison(entries: Sequence[Entry], record: RunRecord) -> bool:
 
 
 def share_base(one: Entry, other: Entry) -> bool:
-    """Whether two entries train modules on the same base in the same form, so that one process can
-    train both.
-    """
+    """Whether one process can train both: modules on the same base in the same form."""
     a, b = one.stage, other.stage
     form = (
         "name", "quantization", "double_quantization", "weights_dtype", "attention", "kernels",

@@ -163,9 +163,7 @@ class TrainerStarter:
             return Ended(child.wait(look if is_watched else None), child.stops > 0)
 
     def _environment(self) -> dict[str, str]:
-        """Our trainers come first, whatever lies in the current folder; only the plan's GPUs are
-        visible.
-        """
+        """Variables that put our trainers first, and show them the GPUs of the plan alone."""
         env = dict(os.environ)
         own = [env["PYTHONPATH"]] if env.get("PYTHONPATH") else []
         env["PYTHONPATH"] = os.pathsep.join([str(self.call.package_folder), *own])

@@ -292,10 +292,8 @@ def launch_faults(plan: Plan) -> list[Fault]:
             where="launch.strategy",
             what=f"launch.strategy is {name}, which is estimated and not started ({found.about})",
             allowed="`advise run` starts one process, or several with ddp or fsdp",
-            hint=(
-                f"{found.instead} divides as much: --set launch.strategy=fsdp; with --set"
-                " launch.offload=true, too, it lies in the computer's memory"
-            ),
+            hint=f"{found.instead} divides as much: --set launch.strategy=fsdp; with --set"
+            " launch.offload=true, too, it lies in the computer's memory",
         )
     ]
 

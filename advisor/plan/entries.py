@@ -50,9 +50,7 @@ def entries(plan: Plan) -> list[Entry]:
 
 
 def start_of(entry: Entry, *, run: Path, folder: Path) -> Path | None:
-    """The folder of what a training continues from; None: the plan's model. Relative paths of the
-    plan start from `folder`.
-    """
+    """The folder that a training continues from, `folder` being the plan's; None: the model."""
     if entry.starts_from is not None:
         return run / "stages" / entry.starts_from
     return None if entry.start_folder is None else path_from(folder, entry.start_folder)

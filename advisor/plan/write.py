@@ -149,7 +149,7 @@ def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan
             isinstance(value, dict) and key != "template"
         ):
             lines.append(("", ""))
-        _emit(lines, f"{_text(key)}:", value, (key,), comments, 2)
+        _emit(lines, f"{_text(key)}:", value, (key,), comments)
     return "\n".join([head, *_aligned(lines)]) + "\n"
 
 
@@ -162,33 +162,29 @@ def _word(name: str) -> str:
     return f"$'{''.join(signs)}'"
 
 
-def _emit(
-    lines: Lines, start: str, value: Any, place: Place, comments: Comments, indent: int
-) -> None:
+def _emit(lines: Lines, start: str, value: Any, place: Place, comments: Comments) -> None:
     """Append the lines of one value, each as (text, comment), the first behind `start`."""
-    comment = comments.get(place, "")
+    comment, indent = comments.get(place, ""), " " * (len(start) - len(start.lstrip()) + 2)
     if isinstance(value, dict) and value:
         lines.append((start, comment))
         for key, part in value.items():
-            text = f"{' ' * indent}{_text(key)}:"
-            _emit(lines, text, part, (*place, key), comments, indent + 2)
+            _emit(lines, f"{indent}{_text(key)}:", part, (*place, key), comments)
     elif isinstance(value, list) and any(isinstance(part, dict | list) and part for part in value):
         lines.append((start, comment))
         for index, part in enumerate(value):
-            _emit_item(lines, part, (*place, index), comments, indent)
+            _emit_item(lines, f"{indent}-", part, (*place, index), comments)
     else:
         lines.append((f"{start} {_inline(value)}", comment))
 
 
-def _emit_item(lines: Lines, value: Any, place: Place, comments: Comments, indent: int) -> None:
+def _emit_item(lines: Lines, dash: str, value: Any, place: Place, comments: Comments) -> None:
     """The lines of an entry of a list; those of a map begin beside the dash."""
-    dash = f"{' ' * indent}-"
     if not isinstance(value, dict) or not value:
-        _emit(lines, dash, value, place, comments, indent + 2)
+        _emit(lines, dash, value, place, comments)
         return
-    lines += ((f"{' ' * indent}# {line}", "") for line in comments.get(place, "").splitlines())
+    lines += ((f"{dash[:-1]}# {line}", "") for line in comments.get(place, "").splitlines())
     inner: Lines = []
-    _emit(inner, dash, value, place, {**comments, place: ""}, indent + 2)
+    _emit(inner, dash, value, place, {**comments, place: ""})
     first, comment = inner[1]
     lines += [(f"{dash} {first.lstrip()}", comment), *inner[2:]]
 

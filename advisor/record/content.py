@@ -119,9 +119,7 @@ def read_contents(
 
 
 def digest_of(contents: Contents) -> str:
-    """SHA-256 of a single file, 64 hex digits of names and contents of several: equal for equal
-    content, wherever it lies.
-    """
+    """SHA-256 of one file, or of names and contents of several, wherever they lie."""
     if len(contents) == 1:
         return next(iter(contents.values())).sha256
     digest = hashlib.sha256()

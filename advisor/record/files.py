@@ -233,10 +233,8 @@ def find_run(run: str) -> Path:
         raise InputError(
             f"{run} is not a run folder: it has no {RECORD}",
             where=str(run),
-            hint=(
-                "`advise run` prints its run folder; without a name, the newest one under ./runs"
-                " is used"
-            ),
+            hint="`advise run` prints its run folder; without a name, the newest one under ./runs"
+            " is used",
         )
     return folder
 

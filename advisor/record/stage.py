@@ -157,9 +157,7 @@ class Metric(JsonObject):
 
     @property
     def rows_needed(self) -> int | None:
-        """About how many held-out rows would tell a difference of the size that was seen: an
-        interval narrows with the root of the rows. None if that cannot be said.
-        """
+        """Held-out rows that would tell this difference: an interval narrows with their root."""
         if self.bounds is None or not self.difference or not self.rows:
             return None
         half_width = (self.bounds[1] - self.bounds[0]) / 2

@@ -26,9 +26,7 @@ FITS = ("fits", "tight")
 
 
 def check(call: Call) -> Checked:
-    """Devices that are missing or that PyTorch cannot use; for a plan for more GPUs than there are,
-    what it would take here.
-    """
+    """Devices that are missing or unusable, and what a plan for more GPUs would take here."""
     plan, hardware, chosen = call.run.plan, call.machine, call.gpus.gpus
     found = device_faults(plan, hardware, chosen)
     uneven = differing_gpus(plan, chosen)
@@ -89,9 +87,7 @@ def device_faults(plan: Plan, hardware: Hardware, chosen: Sequence[Gpu] = ()) ->
 
 
 def differing_gpus(plan: Plan, chosen: Sequence[Gpu]) -> str:
-    """A warning if the GPUs of one training are not alike; empty if they are, or one trains
-    alone.
-    """
+    """A warning if the GPUs of one training are not alike; empty if they are."""
     names = list(dict.fromkeys(gpu.name for gpu in chosen))
     known = [gpu.memory_total_bytes for gpu in chosen if gpu.memory_total_bytes is not None]
     uneven = bool(known) and min(known) < (1 - ALIKE) * max(known)

@@ -42,9 +42,7 @@ def _lacks(where: str, what: str, allowed: str = "", hint: str = "") -> Checked:
 
 
 def bytes_to_write(call: Call) -> int | None:
-    """Bytes that the run still writes, as far as they are known: a stage that is resumed has part
-    of them on the disk already. None if nothing is known.
-    """
+    """Bytes that the run still writes, as far as they are known; None if nothing is known."""
     run = call.run
     known = []
     for entry in call.left:

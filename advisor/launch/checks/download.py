@@ -39,9 +39,7 @@ def check(call: Call) -> Checked:
 
 
 def _cache_faults(call: Call, download: int, need: int) -> list[Fault]:
-    """Why the model cache cannot take a download of so many bytes, beside what the run writes if
-    both lie on one disk.
-    """
+    """Why the model cache has no room for a download, beside what the run writes there."""
     cache = hub_cache()
     place = nearest_place(cache)
     if not os.access(place, os.W_OK | os.X_OK):

@@ -17,9 +17,7 @@ PHASE = "plan"
 
 
 def check(call: Call) -> Checked:
-    """Quantisation, attention and modules that the model does not have; nothing of a model that is
-    not known.
-    """
+    """Quantisation, attention and modules that a model, if it is known, does not have."""
     if call.shape is None:
         return Checked()
     return Checked(

@@ -60,9 +60,7 @@ def _other_folders(call: Call) -> dict[Path, None]:
 
 
 def _teacher_faults(file: PlanFile, entry: Entry) -> Iterator[Fault]:
-    """What is wrong with the model that a stage learns from; what the hub cache lacks is for the
-    trainer.
-    """
+    """What is wrong with the model that a stage learns from, as far as it is on this machine."""
     at, named = f"stage {entry.stage.name}", str(entry.stage.options.get("teacher") or "")
     if not named:
         yield Fault(

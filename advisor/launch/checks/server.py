@@ -31,9 +31,7 @@ ASK_VERSION = "import importlib.metadata as m; print(m.version('vllm'))"
 
 
 def check(call: Call) -> Checked:
-    """What servers lack: the environment to start one from, GPUs for it, or the one that should run
-    already. A dry run generates nothing.
-    """
+    """What the vLLM servers of the stages lack. A dry run generates nothing."""
     entries = [entry for entry in call.left if asks_server(entry.stage)]
     if not entries or call.options.dry_run or not call.starts_servers:
         return Checked()
@@ -117,10 +115,8 @@ def _environment_faults(python: Path, instead: str) -> Iterator[Fault]:
         yield Fault(
             where="launch.vllm.python",
             what=f"launch.vllm.python: {python} has no vLLM",
-            hint=(
-                f"{python} -m pip install vllm (into an environment of its own: vLLM and"
-                f" our transformers need different versions), {instead}"
-            ),
+            hint=f"{python} -m pip install vllm (into an environment of its own: vLLM and"
+            f" our transformers need different versions), {instead}",
         )
     elif (fault := version_fault(version)) is not None:
         yield Fault(
