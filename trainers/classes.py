@@ -15,7 +15,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.progress import followed
-from advisor.record.stage import Check, Confusion, Evaluation, Metric, Sample
+from advisor.record.stage import Check, Confusion, Evaluation, Metric, SampleAnswer
 from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
 from trainers.evaluation.saved_result import Probe, probe_row
@@ -249,7 +249,7 @@ class ClassEvaluator:
                 counts=tuple(tuple(counts) for counts in found["confusion"]["counts"]),
             ),
             samples=tuple(
-                Sample(
+                SampleAnswer(
                     prompt=row.shown,
                     expected=row.name,
                     base=self.names[self.most_common],

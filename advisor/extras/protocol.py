@@ -17,7 +17,7 @@ from advisor.ground.extras import Catalogue as Catalogue
 from advisor.ground.extras import Checked as Checked
 from advisor.plan.checks import Report
 from advisor.record.run import RunRecord, StageRecord
-from advisor.record.verdict import Finding
+from advisor.record.verdict import VerdictPart
 
 if TYPE_CHECKING:
     import click
@@ -101,7 +101,7 @@ class Extra(Protocol):
 
     # ------------------------------------------------------------------- what a person sees
 
-    def finding(self, record: RunRecord, stage: StageRecord) -> Finding | None:
+    def finding(self, record: RunRecord, stage: StageRecord) -> VerdictPart | None:
         """Whether a result lost anything, for the verdict; None: nothing was looked at."""
         return None
 

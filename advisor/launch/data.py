@@ -16,7 +16,7 @@ from advisor.methods import methods, objective
 from advisor.methods.rewards import reward_parts
 from advisor.model_files.hub_cache import is_offline
 from advisor.plan.entries import Entry
-from advisor.plan.read import PlanFile
+from advisor.plan.read import PlanOnDisk
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class CheckedData:
     warnings: Sequence[str] = ()
 
 
-def check_data(file: PlanFile, todo: Sequence[Entry]) -> CheckedData:
+def check_data(file: PlanOnDisk, todo: Sequence[Entry]) -> CheckedData:
     """What the data of the trainings is. Several stages and tasks may read one file."""
     count_tokens = model_tokenizer(str(file.model_folder or file.plan.model))[0]
     faults, warnings = list[Fault](), list[str]()

@@ -14,7 +14,7 @@ from advisor.launch.expected import StageEstimator
 from advisor.launch.hub import cache_line, login, model_needs
 from advisor.plan.entries import entries
 from advisor.plan.model import Plan
-from advisor.plan.read import PlanFile
+from advisor.plan.read import PlanOnDisk
 from advisor.situation.of_plan import device_hardware, plan_shape
 
 
@@ -30,7 +30,7 @@ class Here:
 
 def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
     """What stands between the plan and a run on this machine. No network is asked."""
-    file, todo = PlanFile(plan=plan, path=plan_path), entries(plan)
+    file, todo = PlanOnDisk(plan=plan, path=plan_path), entries(plan)
     shape, used = plan_shape(plan, plan_path), device_hardware(plan, hardware)
     missing = device_missing(plan, hardware)
     if missing is not None:

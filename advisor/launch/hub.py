@@ -25,7 +25,7 @@ from advisor.ground.types import ModelShape
 from advisor.ground.units import format_gib
 from advisor.model_files.hub_cache import hub_cache, hub_home, hub_model_folder, is_offline
 from advisor.plan.entries import Entry
-from advisor.plan.read import PlanFile
+from advisor.plan.read import PlanOnDisk
 from advisor.record.content import MODEL_FILES, PICKLED_FILES
 from advisor.situation.models import model_shape
 
@@ -73,7 +73,7 @@ def has_weights(model: str, revision: str | None) -> bool:
     return any(path.is_file() for pattern in WEIGHTS for path in snapshot.glob(pattern))
 
 
-def base_license(file: PlanFile, shape: ModelShape | None) -> str | None:
+def base_license(file: PlanOnDisk, shape: ModelShape | None) -> str | None:
     """The licence of the plan's model, by the catalogue or its model card; None without one."""
     if shape is not None and shape.license is not None:
         return shape.license
@@ -140,7 +140,9 @@ class ModelNeed:
         )
 
 
-def model_needs(file: PlanFile, todo: Sequence[Entry], shape: ModelShape | None) -> list[ModelNeed]:
+def model_needs(
+    file: PlanOnDisk, todo: Sequence[Entry], shape: ModelShape | None
+) -> list[ModelNeed]:
     """What base and teachers of the hub need, by the cache and the catalogue. Asks no network."""
     plan = file.plan
     named = {plan.model: f"model {plan.model}"}

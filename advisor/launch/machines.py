@@ -96,7 +96,7 @@ def read_said(path: Path) -> tuple[bool, Said]:
 class Machines:
     """The machines of a run, as one of them sees them."""
 
-    def __init__(self, place: Place, folder: Path) -> None:
+    def __init__(self, place: NodeRank, folder: Path) -> None:
         self.place = place
         self.folder = folder / MACHINES
         self.others = [0] if place.node else list(range(1, place.nodes))
@@ -291,7 +291,7 @@ def gloo_interface(address: str) -> dict[str, str]:
 
 
 @contextmanager
-def machines_of(place: Place | None, folder: Path) -> Iterator[Machines | None]:
+def machines_of(place: NodeRank | None, folder: Path) -> Iterator[Machines | None]:
     """The machines of a run, which are told how it ends; None if it has one alone."""
     if place is None:
         yield None
@@ -324,7 +324,7 @@ JOIN, JOIN_S = "ADVISE_JOIN_S", 600
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class NodeRank:
     """This machine among those of a run. Machine 0 decides, and keeps the record."""
 
     node: int
@@ -343,7 +343,9 @@ def first_host(hosts: str) -> str:
     return first_host(f"{begin}{re.split('[-,]', inside)[0]}{behind}")
 
 
-def find_place(nodes: int, environ: Mapping[str, str], *, plan: Path, folder: Path) -> Place | None:
+def find_place(
+    nodes: int, environ: Mapping[str, str], *, plan: Path, folder: Path
+) -> NodeRank | None:
     """This machine among those of a run; None if the run has one alone.
 
     Raises InputError, with both numbers, if the plan and the scheduler disagree; if nothing says
@@ -375,7 +377,7 @@ def find_place(nodes: int, environ: Mapping[str, str], *, plan: Path, folder: Pa
             allowed="the name or address of the first machine, as the others reach it",
         )
     port = next((name for name in PORTS if environ.get(name)), None)
-    return Place(
+    return NodeRank(
         node=_number(environ, node_name, least=0, most=nodes - 1),
         nodes=nodes,
         address=address,

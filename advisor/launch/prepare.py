@@ -15,7 +15,7 @@ from advisor.ground.yaml_files import parse_yaml
 from advisor.plan.comments import borrowed_rates, comments_after, comments_of, in_trial
 from advisor.plan.entries import Entry, entries, with_paths
 from advisor.plan.model import Comments, Plan
-from advisor.plan.read import PlanFile, plan_from_data, read_plan, resolve_path, set_values
+from advisor.plan.read import PlanOnDisk, plan_from_data, read_plan, resolve_path, set_values
 from advisor.plan.write import digest, plan_digest, plan_text
 from advisor.record.files import read_record
 from advisor.record.run import RECORD, RunRecord
@@ -44,7 +44,7 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlanRun(PlanFile):
+class PlanRun(PlanOnDisk):
     """A plan with its changes, and the folder that it is run in."""
 
     comments: Comments | None

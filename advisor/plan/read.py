@@ -63,7 +63,7 @@ def resolve_path(plan_path: Path | str, text: str) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlanFile:
+class PlanOnDisk:
     """A plan, and its file: relative paths in it start from the file's folder."""
 
     plan: Plan

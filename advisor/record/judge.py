@@ -24,7 +24,7 @@ from advisor.record.next_step import (
     usual_rows,
 )
 from advisor.record.run import DONE, RunRecord, StageRecord
-from advisor.record.stage import Evaluation, Metric, Sample
+from advisor.record.stage import Evaluation, Metric, SampleAnswer
 from advisor.record.verdict import (
     BETTER,
     KEPT,
@@ -33,8 +33,8 @@ from advisor.record.verdict import (
     NOT_MEASURED,
     UNCLEAR,
     WORSE,
-    Finding,
     Verdict,
+    VerdictPart,
     limits,
 )
 
@@ -77,15 +77,15 @@ def run_verdict(record: RunRecord, *, run: str, trainings: Sequence[Entry] = ())
     )
 
 
-def _together(names: Sequence[str], found: Sequence[Finding | None]) -> Finding:
+def _together(names: Sequence[str], found: Sequence[VerdictPart | None]) -> VerdictPart:
     """The findings of several tasks as one: tasks by their word."""
     by_word: dict[str, list[str]] = {}
     for name, one in zip(names, found, strict=True):
         by_word.setdefault(one.status if one else NOT_MEASURED, []).append(name)
     said = [f"{word}: {', '.join(group)}" for word, group in by_word.items()]
     if len(by_word) == 1:
-        return Finding(status=next(iter(by_word)), text=f"all of {', '.join(names)}")
-    return Finding(status=MIXED, text="; ".join(said))
+        return VerdictPart(status=next(iter(by_word)), text=f"all of {', '.join(names)}")
+    return VerdictPart(status=MIXED, text="; ".join(said))
 
 
 def _stage_verdict(
@@ -98,7 +98,9 @@ def _stage_verdict(
     entry = next((one for one in trainings if one.name == stage.name), None)
     step = NextStepFinder(record=record, stage=stage, entry=entry, run=run, limits=known)
     asked = {name: extra.finding(record, stage) for name, extra in extras().items()}
-    more: dict[str, Finding] = {name: found for name, found in asked.items() if found is not None}
+    more: dict[str, VerdictPart] = {
+        name: found for name, found in asked.items() if found is not None
+    }
     lost = LOST in (general.status, *(one.status for one in more.values()))
     return Verdict(
         ok=all(check.ok for check in stage.checks),
@@ -145,13 +147,13 @@ def what_decides(stage: StageRecord) -> tuple[str, Metric | None]:
 
 def task_finding(
     stage: StageRecord, name: str, metric: Metric | None, *, is_classifier: bool = False
-) -> Finding:
+) -> VerdictPart:
     """Whether a stage learned its task, with the numbers before and after and the rows held out."""
     if metric is None and stage.verdict is not None and stage.verdict.word in WORDS:
-        return Finding(status=str(stage.verdict.word), text=stage.verdict.text or "")
+        return VerdictPart(status=str(stage.verdict.word), text=stage.verdict.text or "")
     if metric is None:
         why = "no rows were held out" if stage.evaluation is not None else "nothing was compared"
-        return Finding(status=NOT_MEASURED, text=why)
+        return VerdictPart(status=NOT_MEASURED, text=why)
     status, text = str(metric.word), _numbers(name, metric)
     if metric.bounds is not None:
         low, high = metric.bounds
@@ -168,7 +170,7 @@ def task_finding(
         if other != name and one.word in (BETTER, WORSE)
     ]
     status = status if status in WORDS else NOT_MEASURED
-    return Finding(status=status, text="; ".join([text, *also[:1]]))
+    return VerdictPart(status=status, text="; ".join([text, *also[:1]]))
 
 
 def _numbers(name: str, metric: Metric) -> str:
@@ -190,7 +192,7 @@ def _too_few(metric: Metric, usual: int) -> str:
 # --------------------------------------------------------------------------- everything else
 
 
-def general_finding(found: Evaluation, known: Mapping[str, float]) -> Finding:
+def general_finding(found: Evaluation, known: Mapping[str, float]) -> VerdictPart:
     """Whether a stage lost anything: general loss, answers without an end, repetition."""
     parts, lost = [], False
     if found.general is not None and found.general.before and found.general.after is not None:
@@ -208,11 +210,11 @@ def general_finding(found: Evaluation, known: Mapping[str, float]) -> Finding:
     answers, cut_off = _answers(found.samples, known)
     parts += answers
     if not parts:
-        return Finding(status=NOT_MEASURED)
-    return Finding(status=LOST if lost or cut_off else KEPT, text="; ".join(parts))
+        return VerdictPart(status=NOT_MEASURED)
+    return VerdictPart(status=LOST if lost or cut_off else KEPT, text="; ".join(parts))
 
 
-def _answers(samples: Sequence[Sample], known: Mapping[str, float]) -> tuple[list[str], bool]:
+def _answers(samples: Sequence[SampleAnswer], known: Mapping[str, float]) -> tuple[list[str], bool]:
     """(what sample answers show, whether that is a loss)."""
     told = [sample for sample in samples if sample.tuned_stopped is not None]
     if not told:

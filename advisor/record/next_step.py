@@ -18,7 +18,7 @@ from advisor.plan.model import Plan
 from advisor.record.run import RunRecord, StageRecord
 from advisor.record.smaller import key_path
 from advisor.record.stage import Metric
-from advisor.record.verdict import LOST, NOT_MEASURED, UNCLEAR, WORSE, Finding, NextStep
+from advisor.record.verdict import LOST, NOT_MEASURED, UNCLEAR, WORSE, NextStep, VerdictPart
 
 CARD = "README.md"
 
@@ -88,7 +88,7 @@ class NextStepFinder:
     run: str  # the folder, as it can be typed
     limits: Mapping[str, float]
 
-    def after(self, task: Finding, general: Finding, metric: Metric | None) -> NextStep:
+    def after(self, task: VerdictPart, general: VerdictPart, metric: Metric | None) -> NextStep:
         """The first step that applies."""
         if self.record.max_steps:
             text = f"this was a trial of {self.record.max_steps} steps: train the whole plan"

@@ -165,7 +165,7 @@ class Metric(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample(JsonObject):
+class SampleAnswer(JsonObject):
     """One held-out prompt with the answers of the base and of the result."""
 
     prompt: Annotated[str, "the question"] = ""
@@ -208,7 +208,7 @@ class Evaluation(JsonObject):
     )
     general: Annotated[Metric | None, "loss on general texts: does it forget?"] = None
     seconds: Annotated[float | None, "seconds that generation took"] = None
-    samples: Annotated[tuple[Sample, ...], "some prompts with their answers"] = ()
+    samples: Annotated[tuple[SampleAnswer, ...], "some prompts with their answers"] = ()
     sample_metric: Annotated[str | None, "what scores the samples", OMIT_NULL] = None
     confusion: Annotated[Confusion | None, "of a classifier", OMIT_NULL] = None
 

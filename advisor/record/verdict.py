@@ -24,7 +24,7 @@ MIXED: Final = "mixed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding(JsonObject):
+class VerdictPart(JsonObject):
     """What was found on one question, in a word and in a sentence."""
 
     status: Annotated[str, "the word"]
@@ -56,11 +56,11 @@ class Verdict(JsonObject):
     ] = None
     text: Annotated[str | None, "the verdict in a sentence"] = None
     task: Annotated[
-        Finding | None, "better, worse, not distinguishable, mixed or not measured", OMIT_NULL
+        VerdictPart | None, "better, worse, not distinguishable, mixed or not measured", OMIT_NULL
     ] = None
-    general: Annotated[Finding | None, "kept, lost, mixed or not measured", OMIT_NULL] = None
+    general: Annotated[VerdictPart | None, "kept, lost, mixed or not measured", OMIT_NULL] = None
     extras: Annotated[
-        Mapping[str, Finding], "optional feature -> what it found: kept, lost or mixed"
+        Mapping[str, VerdictPart], "optional feature -> what it found: kept, lost or mixed"
     ] = field(default_factory=dict)
     next: Annotated[NextStep | None, "what to do next", OMIT_NULL] = None
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from advisor.record.run import DryRunRecord, RunRecord
-from advisor.record.stage import Evaluation, Sample
+from advisor.record.stage import Evaluation, SampleAnswer
 
 SIDE_BY_SIDE_COLUMNS = 76  # on a narrower screen the answers are printed below each other
 SHOWN_CHARACTERS = 600  # of an answer on the terminal: the report has all of it
@@ -23,7 +23,7 @@ class PickedSample:
 
     rank: str  # best | worst | middle | first
     why: str  # 'gained most: rouge l 0.12 -> 0.61'
-    sample: Sample
+    sample: SampleAnswer
 
 
 def picked_samples(found: Evaluation | None) -> list[PickedSample]:
@@ -67,7 +67,7 @@ def rule_of_picking(picked: Sequence[PickedSample], found: Evaluation) -> str:
     return f"{of} those that gained most and least by {_metric(found)}, and the middle one"
 
 
-def _scores(sample: Sample) -> tuple[float | None, float | None]:
+def _scores(sample: SampleAnswer) -> tuple[float | None, float | None]:
     """Before and after."""
     if sample.score_before is not None or sample.score_after is not None:
         return sample.score_before, sample.score_after

@@ -12,7 +12,7 @@ from advisor.launch.data import check_data
 from advisor.methods import objectives
 from advisor.plan.entries import entries
 from advisor.plan.model import Plan, Stage
-from advisor.plan.read import PlanFile, plan_from_data
+from advisor.plan.read import PlanOnDisk, plan_from_data
 from tests.conftest import examples
 
 ROWS = range(20)
@@ -79,7 +79,7 @@ def planned(folder, stages):
 
 def file_of(folder):
     stage = Stage(name="s", objective="sft", update="lora", learning_rate=1e-4)
-    return PlanFile(plan=Plan(model="owner/model", stages=(stage,)), path=folder / "plan.yaml")
+    return PlanOnDisk(plan=Plan(model="owner/model", stages=(stage,)), path=folder / "plan.yaml")
 
 
 def faults(folder, todo):

@@ -11,7 +11,7 @@ import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.launch.hub import ModelNeed, ask_hub, has_weights, model_needs
-from advisor.plan.read import PlanFile, read_plan
+from advisor.plan.read import PlanOnDisk, read_plan
 from tests.fake_model import write_fake_model
 from tests.launch.conftest import CONFIG, PLAN, run
 
@@ -193,7 +193,7 @@ def test_without_the_network_the_catalogue_says_what_it_knows(shop, monkeypatch)
     monkeypatch.setenv("HF_HOME", str(shop / "hub"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: Qwen/Qwen3-8B"))
-    plan = PlanFile(plan=read_plan("plan.yaml"), path=shop / "plan.yaml")
+    plan = PlanOnDisk(plan=read_plan("plan.yaml"), path=shop / "plan.yaml")
     (need,) = model_needs(plan, [], model_shape("Qwen/Qwen3-8B")[0])
     assert need.line() == (
         "model Qwen/Qwen3-8B: 15.3 GiB to download (its parameters in 16 bit),"

@@ -17,7 +17,7 @@ from advisor.launch.failure_report import note_silent_end, read_error
 from advisor.launch.folder import RunFolder
 from advisor.launch.machines import (
     Machines,
-    Place,
+    NodeRank,
     find_place,
     first_host,
     refuse_differences,
@@ -135,7 +135,7 @@ def test_machines_that_do_not_fit_together_are_refused(other, kind, words):
 
 
 def machine(node, at, *, wait_s=20):
-    made = Machines(Place(node=node, nodes=2, address="gpu-a", port=None, wait_s=wait_s), at)
+    made = Machines(NodeRank(node=node, nodes=2, address="gpu-a", port=None, wait_s=wait_s), at)
     made.meet()
     return made
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 from advisor.record.stage import Check, Evaluation
-from advisor.record.stage import Sample as SampleRecord
+from advisor.record.stage import SampleAnswer as SampleRecord
 from trainers.evaluation.generation import TRIAL_GENERAL, general_rows
-from trainers.evaluation.loss import Sample, held_out
+from trainers.evaluation.loss import SampleAnswer, held_out
 from trainers.evaluation.metrics import Comparison, compare, verdict
 from trainers.evaluation.saved_result import check_stops
 from trainers.frame.checkpoints import random_states, restore_random_states
@@ -219,9 +219,9 @@ class HeldOutEvaluator:
         return check_stops(self.job, _samples(self.after), _samples(self.before), limit)
 
 
-def _samples(answers: HeldOutAnswers) -> list[Sample]:
+def _samples(answers: HeldOutAnswers) -> list[SampleAnswer]:
     return [
-        Sample(text=text, tokens=tokens, stopped=ended)
+        SampleAnswer(text=text, tokens=tokens, stopped=ended)
         for text, tokens, ended in zip(answers.texts, answers.tokens, answers.ended, strict=True)
     ]
 

@@ -22,7 +22,7 @@ from advisor.plan.checks import Report
 from advisor.plan.entries import path_from
 from advisor.plan.keys import key_specs
 from advisor.record.run import RunRecord, StageRecord
-from advisor.record.verdict import KEPT, LOST, Finding
+from advisor.record.verdict import KEPT, LOST, VerdictPart
 
 if TYPE_CHECKING:
     from advisor.launch.call import Call
@@ -195,7 +195,7 @@ class BenchmarksExtra(Extra):
             ]
         )
 
-    def finding(self, record: RunRecord, stage: StageRecord) -> Finding | None:
+    def finding(self, record: RunRecord, stage: StageRecord) -> VerdictPart | None:
         found = noted_of(record)
         changes = [one for one in found.changes if one.result == stage.name] if found else []
         if found is None or not changes:
@@ -210,7 +210,7 @@ class BenchmarksExtra(Extra):
                 said[-1] += ", though chance alone may be the reason"
         if len(changes) > len(shown):
             said.append(f"{len(changes) - len(shown)} more in the report")
-        return Finding(status=LOST if lost else KEPT, text="; ".join(said))
+        return VerdictPart(status=LOST if lost else KEPT, text="; ".join(said))
 
     def block(self, record: RunRecord) -> Sequence[Section]:
         from advisor.render.blocks import Paragraph, Section, tabled

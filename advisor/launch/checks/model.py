@@ -19,7 +19,7 @@ from advisor.model_files.folder import folder_faults, model_faults
 from advisor.model_files.hub_cache import is_offline
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
-from advisor.plan.read import PlanFile
+from advisor.plan.read import PlanOnDisk
 
 PHASE = "plan"
 LAYOUT = (
@@ -59,7 +59,7 @@ def _other_folders(call: Call) -> dict[Path, None]:
     return dict.fromkeys(map(call.run.resolve, named))
 
 
-def _teacher_faults(file: PlanFile, entry: Entry) -> Iterator[Fault]:
+def _teacher_faults(file: PlanOnDisk, entry: Entry) -> Iterator[Fault]:
     """What is wrong with the model that a stage learns from, as far as it is on this machine."""
     at, named = f"stage {entry.stage.name}", str(entry.stage.options.get("teacher") or "")
     if not named:
@@ -85,7 +85,7 @@ def _teacher_faults(file: PlanFile, entry: Entry) -> Iterator[Fault]:
         yield Fault(where=f"{at}: teacher", what=f"no such folder: {folder}", allowed=LAYOUT)
 
 
-def _model_faults(file: PlanFile) -> Iterator[Fault]:
+def _model_faults(file: PlanOnDisk) -> Iterator[Fault]:
     plan, path = file.plan, file.resolve(file.plan.model)
     at, folder = f"model {path}", "a folder in Hugging Face layout, or a hub id"
     if path.is_dir():

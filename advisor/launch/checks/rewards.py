@@ -12,7 +12,7 @@ from advisor.ground.extras import Checked
 from advisor.ground.files import bytes_of
 from advisor.launch.call import Call
 from advisor.methods.rewards import RewardPart, reward_parts
-from advisor.plan.read import PlanFile
+from advisor.plan.read import PlanOnDisk
 
 PHASE = "plan"
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -28,7 +28,7 @@ def check(call: Call) -> Checked:
     return Checked(bad=list(found.values()))
 
 
-def _part_faults(file: PlanFile, part: RewardPart) -> Iterator[Fault]:
+def _part_faults(file: PlanOnDisk, part: RewardPart) -> Iterator[Fault]:
     schema = part.options.get("schema")
     if schema is not None and not (path := file.resolve(str(schema))).is_file():
         allowed = "a file with a JSON schema, relative to the plan"
