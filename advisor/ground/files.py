@@ -79,9 +79,8 @@ def read_at_most(path: Path, most_bytes: int) -> bytes:
     if stat.S_ISDIR(mode):
         raise InputError(f"{path} is a folder, a file is expected", where=str(path))
     if stat.S_ISFIFO(mode) and not str(path).startswith(PIPES_OF_THE_SHELL):
-        raise InputError(
-            f"{path} is a pipe, a file is expected", where=str(path), hint="name a file"
-        )
+        what = f"{path} is a pipe, a file is expected"
+        raise InputError(what, where=str(path), hint="name a file")
     with path.open("rb") as file:
         return file.read(most_bytes + 1)
 
@@ -134,15 +133,12 @@ def cannot_write(
     """The error of a file or folder that could not be written, in words; `way_out` is where else it
     could go.
     """
-    if error.errno in NO_SPACE:
-        return MachineNotReady(
-            "no space left to write it", where=str(path), hint=f"free some space, or {way_out}"
-        )
+    what = f"cannot be written: {error.strerror or error}"
     if error.errno in NO_PERMISSION:
-        return MachineNotReady("no permission to write here", where=str(path), hint=way_out)
-    return MachineNotReady(
-        f"cannot be written: {error.strerror or error}", where=str(path), hint=way_out
-    )
+        what = "no permission to write here"
+    elif error.errno in NO_SPACE:
+        what, way_out = "no space left to write it", f"free some space, or {way_out}"
+    return MachineNotReady(what, where=str(path), hint=way_out)
 
 
 def refused_by_system(error: OSError) -> AdviseError | None:
@@ -150,29 +146,20 @@ def refused_by_system(error: OSError) -> AdviseError | None:
     file of ours that is missing.
     """
     if error.filename is None:
-        if error.errno == errno.ENOENT and not _working_folder():
-            return MachineNotReady(
-                "the folder that this was started in is no longer there", hint="cd into one that is"
-            )
-        return (
-            cannot_write("the output", error)
-            if error.errno in (*NO_SPACE, errno.EIO, errno.EBADF)
-            else None
-        )
+        if error.errno == errno.ENOENT and not _has_working_folder():
+            what = "the folder that this was started in is no longer there"
+            return MachineNotReady(what, hint="cd into one that is")
+        is_output = error.errno in (*NO_SPACE, errno.EIO, errno.EBADF)
+        return cannot_write("the output", error) if is_output else None
     path = Path(os.fsdecode(error.filename))
     if error.errno in NO_PERMISSION and not _readable(path):
-        return InputError(
-            "no permission to read it",
-            where=str(path),
-            hint="ask its owner, or copy it into a folder of yours",
-        )
+        hint = "ask its owner, or copy it into a folder of yours"
+        return InputError("no permission to read it", where=str(path), hint=hint)
     if error.errno in (*NO_PERMISSION, *NO_SPACE):
         return cannot_write(path, error)
-    return (
-        InputError(f"{os.strerror(error.errno)}", where=str(path), hint="name another one")
-        if error.errno in UNUSABLE
-        else None
-    )
+    if error.errno in UNUSABLE:
+        return InputError(os.strerror(error.errno), where=str(path), hint="name another one")
+    return None
 
 
 def refused_as_path(error: Exception) -> InputError | None:
@@ -187,11 +174,11 @@ def refused_as_path(error: Exception) -> InputError | None:
     return None
 
 
-def _working_folder() -> str:
+def _has_working_folder() -> bool:
     try:
-        return os.getcwd()
+        return bool(os.getcwd())
     except FileNotFoundError:
-        return ""
+        return False
 
 
 def _readable(path: Path) -> bool:

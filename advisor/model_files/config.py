@@ -16,35 +16,20 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
     "head_dim": ("head_dim", "kv_channels"),
     "intermediate_size": (
-        "intermediate_size",
-        "n_inner",
-        "ffn_hidden_size",
-        "ffn_dim",
-        "hidden_dim",
-        "d_ff",
-        "n_ffn",
+        "intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim", "hidden_dim", "d_ff", "n_ffn",
     ),
     "vocab_size": ("vocab_size", "padded_vocab_size"),
     "context_tokens": (
-        "max_position_embeddings",
-        "n_positions",
-        "max_sequence_length",
-        "seq_length",
-        "max_seq_len",
-        "context_length",
+        "max_position_embeddings", "n_positions", "max_sequence_length", "seq_length",
+        "max_seq_len", "context_length",
     ),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
     "experts_per_token": (
-        "num_experts_per_tok",
-        "experts_per_token",
-        "num_experts_per_token",
-        "moe_top_k",
-        "moe_topk",
-        "top_k_experts",
-        "moe_k",
+        "num_experts_per_tok", "experts_per_token", "num_experts_per_token", "moe_top_k",
+        "moe_topk", "top_k_experts", "moe_k",
     ),
     "expert_size": ("moe_intermediate_size", "expert_intermediate_size"),
-}
+}  # fmt: skip
 REQUIRED = ("hidden_size", "layers", "vocab_size")
 # Where a multimodal model keeps the configuration of the part that writes text.
 INNER = ("text_config", "llm_config", "language_config")
@@ -74,6 +59,7 @@ def config_faults(config: Mapping[str, Any], path: str) -> list[Fault]:
         path: Of the file, for the message.
     """
     wrong: list[tuple[str, Any, str]] = []  # key, value, what it may be
+    found: list[Fault] = []
     family, quantised = config.get("model_type"), config.get("quantization_config")
     if family is not None and not isinstance(family, str):
         wrong.append(("model_type", family, "the name of a model family"))
@@ -92,22 +78,21 @@ def config_faults(config: Mapping[str, Any], path: str) -> list[Fault]:
         most = MOST_LAYERS if field == "layers" else LARGEST
         if type(value) is not int or not int(needed) <= value <= most:
             wrong.append((name, value, "a positive whole number"))
-    found = []
+
+    def fault(what: str, allowed: str = "") -> None:
+        found.append(Fault(where=path, what=what, allowed=allowed, hint="download it again"))
+
     hidden, heads, groups = (read(inner, field) for field in ("hidden_size", "heads", "kv_heads"))
     if not wrong and heads and inner.get("model_type") in DIVIDING:
         if hidden and hidden % heads and read(inner, "head_dim") is None:
-            what = f"{heads} attention heads (num_attention_heads) do not divide a hidden_size of"
-            found.append(Fault(where=path, what=f"{what} {hidden}", hint="download it again"))
+            numbers = f"{heads} attention heads (num_attention_heads)"
+            fault(f"{numbers} do not divide a hidden_size of {hidden}")
         if groups and heads % groups:
-            what = f"{groups} key and value heads (num_key_value_heads) do not divide {heads}"
-            found.append(
-                Fault(where=path, what=f"{what} attention heads", hint="download it again")
-            )
+            numbers = f"{groups} key and value heads (num_key_value_heads)"
+            fault(f"{numbers} do not divide {heads} attention heads")
     for key, value, allowed in wrong:
         shown = json.dumps(value, ensure_ascii=False)
-        shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
-        what = f"{key} is {shown}"
-        found.append(Fault(where=path, what=what, allowed=allowed, hint="download it again"))
+        fault(f"{key} is {shown if len(shown) <= 40 else f'{shown[:37]}...'}", allowed)
     return found
 
 
