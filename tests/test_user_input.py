@@ -12,7 +12,7 @@ from advisor.ground.errors import InputError
 from advisor.record.files import read_record
 from tests.conftest import PAIRS, ROOT
 
-RECORD = json.loads((ROOT / "tests" / "plan" / "records" / "finished.json").read_text())
+RECORD = json.loads((ROOT / "tests" / "record" / "records" / "finished.json").read_text())
 
 
 @pytest.mark.parametrize("size", ["0", "-3", "x", "²", "1", "5", "9" * 30])

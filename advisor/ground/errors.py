@@ -138,9 +138,8 @@ ELSEWHERE = {
 def nearest(name: object, known: Iterable[str]) -> str:
     """'did you mean ...?' for a close known name, or an empty string."""
     known = list(known)
-    if ELSEWHERE.get(str(name)) in known:
-        return f"did you mean '{ELSEWHERE[str(name)]}'?"
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    ours = [ELSEWHERE[str(name)]] if ELSEWHERE.get(str(name)) in known else []
+    close = ours or difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     # A word that one name alone begins with: "chat" of chat_assistant.
     begun = [one for one in known if str(one).startswith((f"{name}_", f"{name}-"))]
     close = close or (begun if len(begun) == 1 else [])

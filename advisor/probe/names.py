@@ -68,12 +68,10 @@ def split_name(name: str) -> TypedName:
     """The words and the size of a typed name: "NVIDIA A100-80GB" -> a100, 80."""
     text = bracketed(name).lower().replace("(r)", " ").replace("(tm)", " ")
     text = _COMPUTER.sub(" ", text) if re.search(r"\bm\d", text) else text
-    if share := _VGPU.match(text.strip()):
-        return TypedName(words_of(text), float(share[1]), True)
-    mig = _MIG.search(text)
-    if mig:
-        profile = re.search(r"\d+g\.(\d+)gb", text)
-        return TypedName(words_of(text), float(profile[1]) if profile else None, True)
+    share = _VGPU.match(text.strip())
+    if share or _MIG.search(text):
+        size = share or re.search(r"\d+g\.(\d+)gb", text)
+        return TypedName(words_of(text), float(size[1]) if size else None, True)
     sizes = _SIZE.findall(text)
     return TypedName(words_of(_SIZE.sub(" ", text)), float(sizes[0]) if sizes else None, False)
 

@@ -26,6 +26,7 @@ from advisor.probe.visible import usable_amd
 
 ROOT = Path("/")
 BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # as Linux names them; the last on Arm
+BF16_LINES = ("flags", "Features")
 NO_LIMIT = 2**60  # cgroup v1 writes a huge number for "no limit"
 AMD_VENDOR = "4098"  # 0x1002
 INTEGRATED_BELOW = 4 * GIB  # graphics inside a processor own a few hundred MiB
@@ -80,8 +81,7 @@ def processor(root: Path = ROOT) -> str | None:
     where the system does not say.
     """
     numbers: dict[str, str] = {}
-    for line in read_or_empty(root / "proc/cpuinfo").splitlines():
-        name, _, words = (part.strip() for part in line.partition(":"))
+    for name, words in _stated(root / "proc/cpuinfo"):
         if name in ("model name", "Model") and words:
             return " ".join(words.split())
         if name in ("CPU implementer", "CPU part") and words:
@@ -93,11 +93,9 @@ def multiplies_bf16(root: Path = ROOT) -> bool | None:
     """Whether the processor has instructions for products in bfloat16 (AVX512-BF16, AMX, Arm's
     BF16), by /proc/cpuinfo; None where it does not say.
     """
-    for line in read_or_empty(root / "proc/cpuinfo").splitlines():
-        name, _, words = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return not BF16_FLAGS.isdisjoint(words.split())
-    return None
+    listed = (words for name, words in _stated(root / "proc/cpuinfo") if name in BF16_LINES)
+    flags = next(listed, None)
+    return None if flags is None else not BF16_FLAGS.isdisjoint(flags.split())
 
 
 def _quota(group: Path) -> float | None:
@@ -122,21 +120,23 @@ def usable_memory(root: Path = ROOT) -> tuple[int | None, int | None, str | None
         if limit is None or limit >= NO_LIMIT or (total is not None and limit >= total):
             continue
         used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
-        unused = max(0, limit - max(0, used - _reclaimable(group)))
+        counts = _pairs(group / "memory.stat")
+        # File cache that the kernel drops before it kills anybody.
+        cache = int(counts.get("total_inactive_file", counts.get("inactive_file", 0)))
+        unused = max(0, limit - max(0, used - cache))
         total, free = limit, unused if free is None else min(free, unused)
         note = f"a memory limit of {format_gib(limit)} holds for this process (control group)"
     return total, free, note
 
 
 def _machine_memory(root: Path) -> tuple[int | None, int | None]:
-    kib = {}
-    for line in read_or_empty(root / "proc/meminfo").splitlines():
-        key, _, value = line.partition(":")
-        if key in ("MemTotal", "MemAvailable", "MemFree") and value.split():
-            kib[key] = int(value.split()[0])
-    if "MemTotal" in kib:
-        free = kib.get("MemAvailable", kib.get("MemFree"))
-        return kib["MemTotal"] * KIB, None if free is None else free * KIB
+    sizes = {
+        name: int(value.split()[0]) * KIB
+        for name, value in _stated(root / "proc/meminfo")
+        if name in ("MemTotal", "MemAvailable", "MemFree") and value
+    }
+    if "MemTotal" in sizes:
+        return sizes["MemTotal"], sizes.get("MemAvailable", sizes.get("MemFree"))
     try:
         pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # not POSIX, or a POSIX without these
@@ -168,12 +168,6 @@ def windows_memory() -> tuple[int | None, int | None]:
     if not windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
         return None, None
     return status.total, status.free
-
-
-def _reclaimable(group: Path) -> int:
-    """File cache that the kernel drops before it kills anybody."""
-    values = _pairs(group / "memory.stat")
-    return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
@@ -223,6 +217,13 @@ def read_or_empty(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
+
+
+def _stated(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines `name: value` of a small file."""
+    for line in read_or_empty(path).splitlines():
+        name, _, value = line.partition(":")
+        yield name.strip(), value.strip()
 
 
 def _pairs(path: Path) -> dict[str, str]:
