@@ -1,3 +1,1 @@
-"""What everything else stands on: values, units, errors, files, the shipped resources and strict
-YAML.
-"""
+"""The ground of every other room: values, units, errors, files, shapes and strict YAML."""

@@ -27,9 +27,7 @@ class Checked:
 
 
 class Catalogue(NamedTuple):
-    """Files below rules/ that belong to an optional feature: read by it, by lint, and described by
-    a JSON Schema.
-    """
+    """Files below rules/: the name of their JSON Schema, their shape, and who reads them."""
 
     name: str  # of the schema
     shape: Shape
@@ -50,9 +48,7 @@ class Extras:
 
 @cache
 def all_extras() -> Extras:
-    """Every folder of advisor/extras, and of `extras/` in folders that ADVISE_METHODS names, with
-    a file extra.py; of two of one name the first counts.
-    """
+    """Each folder with an extra.py in advisor/extras or in the `extras/` of ADVISE_METHODS."""
     package = import_module("advisor.extras")
     found: dict[str, Any] = {}
     broken: dict[str, str] = {}

@@ -1,6 +1,4 @@
-"""Files that are whole or not there: written under another name beside the target, then moved onto
-it.
-"""
+"""Files that are whole or not there: written beside their target, then moved onto it."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ def is_folder_name(text: str) -> bool:
 
 
 def folder_name(text: str) -> str:
-    """'legal-dept': a name near to one that cannot be; an empty string where no letter of it can
-    stay.
-    """
+    """'legal-dept': the folder name nearest to a text; empty if no letter of it can stay."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:41]
 
@@ -44,9 +40,7 @@ def such_as(text: str) -> str:
 
 
 def keep_others_out() -> None:
-    """Let this process and its children make no file that everybody may write to, whatever the
-    umask says.
-    """
+    """Let this process and its children make no file that everybody may write to."""
     os.umask(os.umask(0o077) | 0o002)
 
 
@@ -101,9 +95,7 @@ class NoPlainFile(InputError, OSError):
 
 
 def bytes_of(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
-    """The content of a regular file of anybody's. Raises OSError; NoPlainFile where it is a pipe or
-    a device, which may never end, or larger than `most_bytes`.
-    """
+    """The content of a regular file of at most so many bytes. Raises OSError and NoPlainFile."""
     found = path.stat()
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -130,9 +122,7 @@ UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 def cannot_write(
     path: Path | str, error: OSError, *, way_out: str = "choose another place"
 ) -> MachineNotReady:
-    """The error of a file or folder that could not be written, in words; `way_out` is where else it
-    could go.
-    """
+    """The error of a file or folder that could not be written; `way_out` is where else to."""
     what = f"cannot be written: {error.strerror or error}"
     if error.errno in NO_PERMISSION:
         what = "no permission to write here"
@@ -142,9 +132,7 @@ def cannot_write(
 
 
 def refused_by_system(error: OSError) -> AdviseError | None:
-    """What the system refused, in words; None where that cannot be the user's to mend, such as a
-    file of ours that is missing.
-    """
+    """What the system refused, in words; None if the user cannot mend it."""
     if error.filename is None:
         if error.errno == errno.ENOENT and not _has_working_folder():
             what = "the folder that this was started in is no longer there"
@@ -182,9 +170,7 @@ def _has_working_folder() -> bool:
 
 
 def _readable(path: Path) -> bool:
-    """Whether the path may be read, or made where it is not there: then a permission is missing to
-    write.
-    """
+    """Whether the path, or the nearest folder above it that exists, may be read."""
     while not os.path.lexists(path) and path != path.parent:
         path = path.parent
     return os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)

@@ -1,6 +1,4 @@
-"""Where the rule files and the trainers are: inside the installed package, or beside it in a
-checkout.
-"""
+"""Where rules and trainers are: inside the installed package, or beside it in a checkout."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ def agents_page() -> Path:
 
 
 def trainers_root() -> Path:
-    """The folder to put on a child's PYTHONPATH so that `python -P -m trainers` finds ours and
-    no other.
-    """
+    """The folder for a child's PYTHONPATH, so that `python -P -m trainers` finds our trainers."""
     return resource_root()
 
 

@@ -43,9 +43,7 @@ def shown(text: str) -> str:
 
 
 def json_shown(text: str) -> str:
-    """The text of a JSON document, as `json.dumps` made it, with the same characters as JSON's own
-    escapes: it reads back as the same values.
-    """
+    """The text of a JSON document with such characters as JSON's escapes; its values are equal."""
     return text if text.isprintable() else _SUSPECT.sub(_json_escape, text)
 
 
@@ -175,9 +173,7 @@ def _broken(line: str, width: int) -> str:
 
 
 def show_streams() -> None:
-    """Let standard output and standard error show what is written to them, in this process, logs of
-    libraries that are loaded already included.
-    """
+    """Let stdout and stderr, and logs that go there, show what is written to them."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, ShownStream):
@@ -215,9 +211,7 @@ def console(*, stderr: bool = False) -> Console:
             return super().render_str(shown(text), **options)
 
         def render(self, *arguments: Any, **options: Any) -> Any:
-            """Segments of text and style: text is shown, a link is dropped, since its target would
-            be written raw and unseen.
-            """
+            """The segments with their text shown, without links: their targets are written raw."""
             for segment in super().render(*arguments, **options):
                 if segment.control:
                     yield segment
@@ -284,9 +278,7 @@ def is_secret_key(name: str) -> bool:
 def find_secrets(
     data: Any, path: tuple[str | int, ...] = ()
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """(path, variable of the environment that the secret belongs into, or '') of each secret in
-    plain data.
-    """
+    """(path, variable of the environment that holds such a secret, or '') of each secret."""
     if isinstance(data, dict):
         for key, part in data.items():
             yield from find_secrets(part, (*path, str(key)))

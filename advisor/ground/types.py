@@ -162,9 +162,7 @@ class Hardware:
 
 
 def as_free_now(hardware: Hardware) -> Hardware:
-    """The machine as a run finds it: of each GPU and of the RAM what is free now, as far as it is
-    known.
-    """
+    """The machine as a run finds it: memory that is free now, as far as it is known."""
     gpus = tuple(
         gpu
         if gpu.memory_free_bytes is None
@@ -255,9 +253,7 @@ class TokenStats:
     request_mean: float | None = None  # of what comes before the answer; None: rows have no parts
 
     def kept_whole(self) -> KeptWhole:
-        """The length of the longest row if that is no outlier, else of 99 % of the rows, of fewer
-        than a hundred of 95 %.
-        """
+        """The longest row if it is no outlier, else 99 % of the rows, 95 % of fewer than 100."""
         counted = sum(rows for _, rows in self.histogram)
         if 0 < counted < FEW and self.longest > max(SHORT, FAR_OF_FEW * self.p95):
             return KeptWhole(self.p95, "95 % of the rows")

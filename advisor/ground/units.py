@@ -68,9 +68,7 @@ def about_usd(amount_usd: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """A decimal count with a unit letter people use for parameters and tokens: '135M', '8.19B',
-    '1,204'.
-    """
+    """A count as people write it for parameters and tokens: '135M', '8.19B', '1,204'."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if count >= 0.9995 * size:  # 999.9 of a unit are one of the next
             return f"{count / size:.3g}{letter}"

@@ -125,9 +125,7 @@ def read_yaml(path: Path | str, *, name: str | None = None) -> Document:
 
 
 def parse_yaml(raw: bytes | str, *, name: str) -> Document:
-    """The text as a Document; `name` stands for the file in messages ('<stdin>' for standard
-    input).
-    """
+    """The text as a Document; `name` is the file in messages ('<stdin>' for standard input)."""
     node = _compose(raw, name)
     walk = _NodeReader(name)
     data = walk.value(node, ()) if node is not None else None
@@ -181,9 +179,7 @@ def decoded(raw: bytes, name: str) -> str:
 
 
 def _refuse_depth(text: str, name: str) -> None:
-    """Stop before the parser's own recursion does: brackets, indentation and marks in a row each
-    bound the depth.
-    """
+    """Refuse depth before the parser recurses, by brackets, indentation and marks in a row."""
     depth = 0
     for number, line in enumerate(text.split("\n"), 1):
         for bracket in _BRACKETS.findall(line):
@@ -359,9 +355,7 @@ def _kept(source: bytes, build: Callable[[], Any]) -> Any:
 
 @cache
 def _code() -> bytes:
-    """A stamp of the package's source files, by size and time: another one reads or checks
-    otherwise.
-    """
+    """A digest of names, sizes and times of our source files: other code may read otherwise."""
     return hashlib.sha256("\n".join(sorted(_stamps(str(PACKAGE)))).encode()).digest()
 
 

@@ -131,9 +131,7 @@ def is_number(value: Any) -> bool:
 
 
 def read(config: Mapping[str, Any], field: str) -> int | None:
-    """The field under whichever of its names the configuration uses; of a list with a number for
-    each layer the number, if it is the same for all.
-    """
+    """The field under any of its names; of a list for each layer, the number all share."""
     for name in NAMES[field]:
         value = config.get(name)
         if isinstance(value, list) and value and value.count(value[0]) == len(value):
@@ -144,9 +142,7 @@ def read(config: Mapping[str, Any], field: str) -> int | None:
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the part that reads and writes text: of a multimodal model the inner
-    one, of any other the whole, itself.
-    """
+    """The configuration of the part that reads and writes text, or all of it if there is one."""
     inner = next((config[key] for key in INNER if config.get(key)), None)
     if not isinstance(inner, Mapping):
         return config

@@ -26,9 +26,7 @@ def hub_cache() -> Path:
 
 
 def hub_model_folder(hub_id: str) -> Path:
-    """The folder of one model in the cache, whether it is there or not; its `snapshots` hold the
-    files.
-    """
+    """The folder of one model in the cache; its `snapshots` hold the files. It may not exist."""
     return hub_cache() / f"models--{hub_id.replace('/', '--')}"
 
 

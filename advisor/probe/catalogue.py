@@ -50,9 +50,7 @@ def load_catalogue() -> Mapping[str, GpuSpec]:
 
 
 def gpu_entry(gpu_id: str) -> Mapping[str, Any]:
-    """Everything rules/hardware/ says of one GPU, as written there (rates per format,
-    interconnect, sources).
-    """
+    """The entry of one GPU in rules/hardware/: rates per format, interconnect, sources, ..."""
     return catalogue_gpus()[gpu_id].entry
 
 
@@ -174,9 +172,7 @@ def _by_plural(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
 
 
 def _by_list(name: str) -> tuple[CatalogueGpu, ...]:
-    """The GPUs of a list, as drivers print it where one chip is sold under several names: "AMD
-    Instinct MI250X / MI250", "GeForce RTX 4060 Max-Q / Mobile".
-    """
+    """The GPUs of a list, as drivers print it: "MI250X / MI250", "RTX 4060 Max-Q / Mobile"."""
     parts = bracketed(name).split("/")
     found = [gpu for part in parts for gpu in _by_words(split_name(part).words)]
     return tuple({gpu.id: gpu for gpu in found}.values()) if len(parts) > 1 else ()
@@ -213,9 +209,7 @@ def _sizes(gpus: Sequence[CatalogueGpu]) -> str:
 
 
 def _by_known_part(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
-    """Cards that fit the first model number of a description and as many of its other words as go
-    with it.
-    """
+    """Cards that fit the first model number and as many of the other words as possible."""
     found: tuple[CatalogueGpu, ...] = ()
     taken: list[str] = []
     numbers = [word for word in words if _has_digit(word) and word not in FORM]
@@ -296,9 +290,7 @@ def _of_size(
 
 
 def _filled_in(name: str, gpu: CatalogueGpu) -> list[str]:
-    """A warning where the catalogue's name holds a word that changes the chip and that nobody
-    typed.
-    """
+    """A warning if the catalogue's name holds a word that changes the chip and was not typed."""
     typed = set(split_name(name).words)
     added = gpu.own_words - typed - FORM
     is_guess = typed and added and typed < gpu.own_words and name.lower() != gpu.id
@@ -306,9 +298,7 @@ def _filled_in(name: str, gpu: CatalogueGpu) -> list[str]:
 
 
 def _memory(gpu: CatalogueGpu, size_gib: float | None) -> int | None:
-    """What the driver reports of a GPU of this size; another size under the same name counts as it
-    is sold.
-    """
+    """The memory the driver reports for this size; for a second size, the memory as sold."""
     is_own = gpu.spec.memory_bytes is not None and gpu.sold_gib[:1] == (size_gib,)
     return gpu.spec.memory_bytes if size_gib is None or is_own else int(size_gib * GIB)
 
@@ -318,9 +308,7 @@ def _same(stated_gib: float, sold_gib: float) -> bool:
 
 
 def _reported(gpu: CatalogueGpu, size_gib: float, stated_gib: float) -> bool:
-    """True where the stated size is what the driver shows for this GPU (15 GiB on a T4 sold as 16
-    GB).
-    """
+    """Whether the driver shows the stated size for this GPU (15 GiB on a T4 sold as 16 GB)."""
     shown = _memory(gpu, size_gib)
     return shown is not None and _same(stated_gib, shown / GIB)
 
@@ -343,9 +331,7 @@ def _near(name: str) -> tuple[str, ...]:
 
 
 def cheapest_cards(min_bytes: int) -> tuple[GpuSpec, ...]:
-    """NVIDIA cards with at least this memory that somebody rents out, the cheapest hour first (then
-    the larger GPU).
-    """
+    """NVIDIA GPUs for rent with at least this memory, the cheapest first, then the larger."""
     rented = (gpu for gpu in catalogue_gpus().values() if gpu.price_usd_per_h is not None)
     fitting = [
         (gpu.price_usd_per_h, -(gpu.spec.memory_bytes or 0), gpu.id, gpu.spec)
@@ -356,9 +342,7 @@ def cheapest_cards(min_bytes: int) -> tuple[GpuSpec, ...]:
 
 
 def free_gpus() -> str:
-    """Who lends which GPUs out for nothing: "Kaggle (2 x T4 or P100 PCIe, 30 h a week) and ..."; ""
-    if nobody is known to.
-    """
+    """The free offers: "Kaggle (2 x T4 or P100 PCIe, 30 h a week) and ..."; "" if none is known."""
     offers: dict[str, list[str]] = {}
     hours: dict[str, str] = {}
     for gpu in catalogue_gpus().values():
@@ -374,9 +358,7 @@ def free_gpus() -> str:
 
 
 def interconnect_of(spec: GpuSpec) -> str | None:
-    """How several of these GPUs reach each other, in words: "NVLink 4, 900 GB/s both ways"; None
-    where not known.
-    """
+    """How several of these GPUs are joined: "NVLink 4, 900 GB/s both ways"; None: not known."""
     link = gpu_entry(spec.id).get("interconnect") or {}
     kind = link.get("kind")
     both_ways = link.get("bidirectional_gb_s")

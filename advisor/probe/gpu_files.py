@@ -255,9 +255,7 @@ CUDA_FILE = Keys(
 
 
 class CatalogueGpu:
-    """One entry of rules/hardware/, with its price. Its spec is made when it is asked for: an
-    answer needs those of a few of some hundred GPUs.
-    """
+    """One entry of rules/hardware/ with its price; its spec is made when it is asked for."""
 
     def __init__(self, gpu_id: str, row: Mapping[str, Any]) -> None:
         self.id, self.row = gpu_id, row

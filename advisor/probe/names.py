@@ -1,6 +1,4 @@
-"""How people write the name of a GPU: words without vendor and punctuation, and a size, if the name
-holds one.
-"""
+"""How people write the name of a GPU: words without vendor and punctuation, and a size."""
 
 from __future__ import annotations
 

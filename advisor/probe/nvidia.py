@@ -64,9 +64,7 @@ def probe_nvidia(
 
 
 def _library_problem(root: Path) -> str | None:
-    """None if the driver's library loads; else what is known, "" if nothing points to an NVIDIA
-    GPU.
-    """
+    """Why the driver's library does not load: "" without an NVIDIA GPU; None if it loads."""
     if sys.platform == "win32":
         return None  # pynvml knows where Windows keeps it
     import ctypes
@@ -127,9 +125,7 @@ def _why_not(pynvml: Any, error: Any, root: Path) -> str:
 
 
 def process_name(pid: int, root: Path) -> str:
-    """The name of a program by its number; empty in a container, where the driver's numbers are
-    those of the machine and would name other programs.
-    """
+    """The name of a program; "" in a container, where the driver's numbers mean others."""
     on_the_machine = read_or_empty(root / "proc/1/comm") in ("systemd", "init")
     return read_or_empty(root / f"proc/{pid}/comm") if on_the_machine else ""
 
@@ -223,9 +219,7 @@ class _Nvml:
         return keep_free(found, has_display=has_display, has_battery=has_battery(self.root))
 
     def slice(self, parent: Gpu, handle: Any) -> Gpu:
-        """One MIG device: its own memory and profile, the chip of its parent, and no catalogue
-        entry.
-        """
+        """One MIG device: its own memory and profile, its parent's chip, no catalogue entry."""
         name = self.ask(self.nvml.nvmlDeviceGetName, handle) or parent.name
         total, free, _ = self.memory(handle, name)
         attributes = self.ask(self.nvml.nvmlDeviceGetAttributes, handle)
@@ -295,9 +289,7 @@ class _Nvml:
         }
 
     def interconnect(self, handles: list[Any], gpus: tuple[Gpu, ...]) -> str | None:
-        """How the usable cards reach each other, or the one card its machine: NVLink where every
-        card has an active link.
-        """
+        """How the GPUs reach each other or, if it is one, its machine; NVLink if all have it."""
         if not handles:
             return None
         links = [self.active_links(handle) for handle in handles] if len(handles) > 1 else []

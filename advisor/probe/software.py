@@ -49,9 +49,7 @@ def installed_versions(path: Sequence[str] | None = None) -> dict[str, str | Non
 
 
 def _metadata_folders(path: Sequence[str] | None) -> dict[str, tuple[str, Path]]:
-    """Package -> version and the folder that holds it; the first on the path wins, as in an
-    import.
-    """
+    """Package -> version and its folder; the first on the path wins, as in an import."""
     found: dict[str, tuple[str, Path]] = {}
     for folder in sys.path if path is None else path:
         try:
@@ -67,9 +65,7 @@ def _metadata_folders(path: Sequence[str] | None) -> dict[str, tuple[str, Path]]
 
 
 def torch_build(path: Sequence[str] | None = None) -> TorchBuild | None:
-    """The installed PyTorch and what it was built for, from its version file; None where it is not
-    installed.
-    """
+    """The installed PyTorch and its target, by its version file; None if it is not installed."""
     entry = _metadata_folders(path).get("torch")
     if entry is None:
         return None
@@ -119,9 +115,7 @@ def cuda_problem(hardware: Hardware, build: TorchBuild | None = None) -> str | N
 
 
 def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
-    """The problem of a card that the official wheel has no code for: too old a card, or too old a
-    wheel.
-    """
+    """The problem of a GPU that is too old or too new for the installed official wheel."""
     fitting = (
         row
         for row in cuda_facts()["wheels"]
@@ -172,9 +166,7 @@ def _install(hardware: Hardware, build: TorchBuild) -> str:
 
 
 def older_torch_note(gpu: Gpu) -> str | None:
-    """Which PyTorch a GPU needs that the one plain pip brings today has no code for; None if it
-    has.
-    """
+    """Which PyTorch a GPU needs if the one that pip brings has no code for it; None if it has."""
     has = gpu.compute_capability
     by_age = sorted(cuda_facts()["pip_torch"].items(), key=lambda row: int(row[0]), reverse=True)
     if has is None or _has_code(by_age[0][1], has):

@@ -195,9 +195,7 @@ def _named(
 
 
 def _keep(gpu: Gpu, kind: str) -> Gpu:
-    """The GPU with what advice leaves free of it: a laptop's by its name, or one that shares the
-    memory of the computer.
-    """
+    """The GPU with the memory that advice leaves free: on laptops and in shared memory."""
     if kind == "mps":
         return keep_for_macos(gpu)
     link = gpu_entry(gpu.spec.id).get("interconnect") if gpu.spec is not None else None
@@ -246,9 +244,7 @@ def _check_number(count: int | None, at: str) -> None:
 
 
 def cpu_hardware(machine: Hardware | None = None) -> Hardware:
-    """The machine without its GPUs, which is what `gpu: none` means; probed where it is not
-    given.
-    """
+    """The machine without its GPUs, which `gpu: none` means; probed if it is not given."""
     if machine is None:
         return replace(probe_system(Path.cwd()), origin="stated")
     return replace(

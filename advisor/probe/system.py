@@ -64,9 +64,7 @@ def probe_system(folder: Path, root: Path = ROOT) -> Hardware:
 
 
 def usable_cores(root: Path = ROOT) -> tuple[int | None, str | None]:
-    """Cores by affinity and cgroup quota, at least one, and a note where the quota is what
-    limits.
-    """
+    """Cores by affinity and cgroup quota, at least one, and a note if the quota limits them."""
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
     quotas = [quota for group in _groups(root, "cpu") if (quota := _quota(group)) is not None]
@@ -77,9 +75,7 @@ def usable_cores(root: Path = ROOT) -> tuple[int | None, str | None]:
 
 
 def processor(root: Path = ROOT) -> str | None:
-    """The processor's name by /proc/cpuinfo, or its numbers on Arm, which has no name there; None
-    where the system does not say.
-    """
+    """The processor's name in /proc/cpuinfo, on Arm its numbers; None if neither is there."""
     numbers: dict[str, str] = {}
     for name, words in _stated(root / "proc/cpuinfo"):
         if name in ("model name", "Model") and words:
@@ -90,9 +86,7 @@ def processor(root: Path = ROOT) -> str | None:
 
 
 def multiplies_bf16(root: Path = ROOT) -> bool | None:
-    """Whether the processor has instructions for products in bfloat16 (AVX512-BF16, AMX, Arm's
-    BF16), by /proc/cpuinfo; None where it does not say.
-    """
+    """Whether the processor multiplies bfloat16, by /proc/cpuinfo; None if it does not say."""
     listed = (words for name, words in _stated(root / "proc/cpuinfo") if name in BF16_LINES)
     flags = next(listed, None)
     return None if flags is None else not BF16_FLAGS.isdisjoint(flags.split())
@@ -110,9 +104,7 @@ def _quota(group: Path) -> float | None:
 
 
 def usable_memory(root: Path = ROOT) -> tuple[int | None, int | None, str | None]:
-    """Total and free memory within cgroup limits, and a note where a limit is below the machine's
-    memory.
-    """
+    """Total and free memory within cgroup limits, and a note if a limit lowers them."""
     total, free = _machine_memory(root)
     note = None
     for group in _groups(root, "memory"):
@@ -171,9 +163,7 @@ def windows_memory() -> tuple[int | None, int | None]:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """This process's control group and its parents, in the hierarchy (v1 or v2) that holds the
-    controller; a limit anywhere above counts.
-    """
+    """This process's control group and its parents, v1 or v2: a limit of any of them counts."""
     own = {}
     for line in read_or_empty(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
@@ -264,9 +254,7 @@ def probe_apple(system: Hardware) -> Hardware:
 
 
 def probe_amd(root: Path = ROOT, environ: Mapping[str, str] | None = None) -> Hardware:
-    """AMD devices the kernel's compute driver (kfd) lists and this process may use, and what cannot
-    be seen of them.
-    """
+    """The AMD devices that the kernel's compute driver (kfd) lists and this process may use."""
     nothing = Hardware(kind="rocm", origin="probed")
     gpus: list[Gpu] = []
     notes: list[str] = []
@@ -329,9 +317,7 @@ def _amd_gpu(facts: Mapping[str, str], device: Path, index: int) -> Gpu:
 
 
 def _gfx(version: str) -> str | None:
-    """90402 -> gfx942: major, minor and stepping in two decimal digits each, the last two written
-    in hexadecimal.
-    """
+    """90402 -> gfx942: major, minor and stepping; the last two are written in hexadecimal."""
     if not version.isdigit() or version == "0":
         return None
     number = int(version)

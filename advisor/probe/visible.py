@@ -24,9 +24,7 @@ class GpuBoard:
 
     @property
     def first(self) -> Gpu | None:
-        """What an index means: the GPU, or the first slice of one that is cut; None where it is cut
-        and holds no slice.
-        """
+        """What an index means: the GPU, or its first slice; None if it is cut into none."""
         return (self.slices[0] if self.slices else None) if self.mig_enabled else self.gpu
 
 
@@ -146,9 +144,7 @@ def _by_uuid(devices: Sequence[Gpu], entry: str) -> Gpu | None:
 
 
 def _one_slice(chosen: Sequence[Gpu]) -> tuple[list[Gpu], list[str]]:
-    """One process sees one MIG slice, and no whole GPU beside it (NVIDIA MIG user guide, CUDA
-    device enumeration).
-    """
+    """One process sees one MIG slice and no whole GPU beside it (NVIDIA MIG user guide)."""
     slices = [device for device in chosen if device.mig_profile is not None]
     if not slices or len(chosen) == 1:
         return list(chosen), []

@@ -1,6 +1,4 @@
-"""JSON Schemas of whole rule files, made from the rules themselves: an editor then completes real
-names and values.
-"""
+"""JSON Schemas of rule files, made from the rules, so that an editor completes real names."""
 
 from __future__ import annotations
 
