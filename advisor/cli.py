@@ -248,8 +248,8 @@ def explain_usage(error: click.ClickException) -> tuple[AdviseError, str]:
     if isinstance(error, click.NoSuchOption) and (takers := _commands_with(error, context)):
         error.message += f" It goes with {' and '.join(takers)}."  # type: ignore[misc]
         error.possibilities = None  # type: ignore[misc]
-    said = io.StringIO()
-    error.show(said)
+    shown_by_click = io.StringIO()
+    error.show(shown_by_click)
     command = "advise" if context is None else context.command_path
     option = getattr(error, "option_name", None)  # of an unknown option
     parameter = getattr(error, "param", None)
@@ -266,7 +266,7 @@ def explain_usage(error: click.ClickException) -> tuple[AdviseError, str]:
         hint=f"{hint}`{command} --help` lists what it takes",
         where=where,
     )
-    return failure, said.getvalue().rstrip("\n")
+    return failure, shown_by_click.getvalue().rstrip("\n")
 
 
 def _commands_with(error: click.NoSuchOption, context: click.Context | None) -> list[str]:

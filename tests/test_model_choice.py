@@ -8,7 +8,7 @@ from advisor.ground.types import Answer, Answers
 from advisor.model_files import hub_cache
 from advisor.situation import model_choice, models
 from advisor.situation.build import situation_of
-from advisor.situation.model_choice import meant_by, near_models
+from advisor.situation.model_choice import look_up_name, near_models
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -43,7 +43,7 @@ def _empty_cache(tmp_path, monkeypatch):
 )
 def test_a_name_as_people_say_it_offers_real_models(typed, first):
     """A family, a size or a version in any order; what follows instructions comes first."""
-    meant = meant_by(typed)
+    meant = look_up_name(typed)
     assert meant.id is None
     assert meant.near[0].id == first
     assert len(meant.near) <= model_choice.MOST
@@ -61,7 +61,7 @@ def test_a_name_as_people_say_it_offers_real_models(typed, first):
 )
 def test_a_misspelt_name_is_said_to_be_one(typed, first):
     """A typo is put right, and marked as put right."""
-    meant = meant_by(typed)
+    meant = look_up_name(typed)
     assert (meant.near[0].id, meant.misspelt) == (first, True)
 
 
@@ -77,7 +77,7 @@ def test_a_misspelt_name_is_said_to_be_one(typed, first):
 )
 def test_a_name_of_one_model_is_that_model(typed, hub_id):
     """Case and separators do not matter where only one model is called so."""
-    meant = meant_by(typed)
+    meant = look_up_name(typed)
     assert meant.id == hub_id
     assert meant.note.startswith(f"read as {hub_id}")
 
@@ -85,7 +85,7 @@ def test_a_name_of_one_model_is_that_model(typed, hub_id):
 @pytest.mark.parametrize("typed", ["xyzzy", "our company model", "our small model", "8b", "the"])
 def test_a_name_that_is_like_none_offers_none(typed):
     """A guess from a word such as 'small' helps nobody."""
-    assert meant_by(typed).near == ()
+    assert look_up_name(typed).near == ()
 
 
 def test_models_on_this_machine_come_first_and_say_so(tmp_path):
@@ -99,19 +99,19 @@ def test_models_on_this_machine_come_first_and_say_so(tmp_path):
     assert not misspelt
     assert near[0].id == "acme/Mistral-Support-7B"
     assert near[0].about.endswith("on this machine")
-    assert not meant_by("only-config").note.endswith("on this machine")
+    assert not look_up_name("only-config").note.endswith("on this machine")
 
 
 def test_access_on_request_is_said():
     """Who chooses a gated model learns it before the download."""
-    about = {model.id: model.about for model in meant_by("llama 8b").near}
+    about = {model.id: model.about for model in look_up_name("llama 8b").near}
     assert "access on request" in about["meta-llama/Llama-3.1-8B-Instruct"]
 
 
 def test_what_this_tool_does_not_train_is_no_neighbour():
     """A vision model is never offered, and a closed one is taken: the answer says where to go."""
-    assert not any("-VL-" in model.id for model in meant_by("qwen3 8b").near)
-    closed = meant_by("gpt-4")
+    assert not any("-VL-" in model.id for model in look_up_name("qwen3 8b").near)
+    closed = look_up_name("gpt-4")
     assert closed.id == "gpt-4"
     assert "the answer says where to go with it" in closed.note
 
@@ -120,14 +120,14 @@ def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path):
     """config.json, weights and tokenizer, by name."""
     folder = tmp_path / "mine"
     folder.mkdir()
-    assert "no config.json" in meant_by(str(folder)).note
+    assert "no config.json" in look_up_name(str(folder)).note
     (folder / "config.json").write_text(json.dumps(LLAMA))
-    meant = meant_by(str(folder))
+    meant = look_up_name(str(folder))
     assert meant.wrong
     assert "lacks weights (*.safetensors) and a tokenizer (tokenizer.json)" in meant.note
     for name in ("model.safetensors", "tokenizer.json"):
         (folder / name).touch()
-    assert meant_by(str(folder)).id == str(folder)
+    assert look_up_name(str(folder)).id == str(folder)
 
 
 def test_an_unknown_hub_id_is_looked_up(tmp_path, monkeypatch):
@@ -136,11 +136,11 @@ def test_an_unknown_hub_id_is_looked_up(tmp_path, monkeypatch):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(LLAMA))
     monkeypatch.setattr(models, "download_config", lambda hub_id: (config, ""))
-    assert meant_by("acme/new-model").id == "acme/new-model"
+    assert look_up_name("acme/new-model").id == "acme/new-model"
     monkeypatch.setattr(
         models, "download_config", lambda hub_id: (None, f"{hub_id}: not found on the hub")
     )
-    meant = meant_by("acme/Qwen3-8")
+    meant = look_up_name("acme/Qwen3-8")
     assert meant.id is None
     assert meant.note == "acme/Qwen3-8: not found on the hub"
     assert meant.near[0].id == "Qwen/Qwen3-8B"
@@ -148,7 +148,7 @@ def test_an_unknown_hub_id_is_looked_up(tmp_path, monkeypatch):
 
 def test_offline_is_said():
     """Nobody is told that a model does not exist where the hub was not asked."""
-    assert "the hub was not asked (offline)" in meant_by("acme/new-model").note
+    assert "the hub was not asked (offline)" in look_up_name("acme/new-model").note
 
 
 @pytest.mark.train

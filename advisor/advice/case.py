@@ -26,7 +26,7 @@ from advisor.ground.types import Answer, Answers
 from advisor.methods import schemes, update
 from advisor.methods.composition import Composition, compose
 from advisor.ruleset.model import Ruleset
-from advisor.situation.types import Situation, Suggested, suggesting
+from advisor.situation.types import Situation, Suggested, with_suggested
 
 CPU_SUGGESTED_PARAMS = 700_000_000  # what a processor trains in hours rather than days
 NONE_FITS = "; by the upper end of the estimate not even this one, the smallest, is sure to fit"
@@ -80,7 +80,7 @@ class Case:
         return self._suggesting(replace(last, suggestion=replace(last.suggestion, because=because)))
 
     def _suggesting(self, one: Suggested) -> Case:
-        situation = suggesting(self.situation, one)
+        situation = with_suggested(self.situation, one)
         if one.shape.id not in self.known_costs:
             facts = facts_with(situation, {})
             self.known_costs[one.shape.id] = Costs(self.ruleset, situation, facts)

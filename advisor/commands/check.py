@@ -193,8 +193,8 @@ def check_data(path: str, options: CheckOptions = DEFAULTS) -> tuple[DataProfile
         objectives = tuple(name for name in found.objectives if name not in blocked)
         found = replace(found, findings=findings, objectives=objectives)
     elif model is not None:
-        told, _ = template_fit(model, [found], mapping, None)
-        fit = [Finding(id="template-of-family", severity="warning", text=text) for text in told]
+        texts, _ = template_fit(model, [found], mapping, None)
+        fit = [Finding(id="template-of-family", severity="warning", text=text) for text in texts]
         found = replace(found, findings=(*fit, *found.findings))
     if note:
         absent = Finding(id="tokenizer-not-at-hand", severity="note", text=note)

@@ -1,4 +1,4 @@
-"""What --choose means, and what would train where the answer trains nothing."""
+"""What --choose means, and what would train if the answer trains nothing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def choose_candidate(
 def composition_meant(choose: str, advice: Advice, ruleset: Ruleset) -> Composition:
     """The composition that a value of --choose stands for.
 
-    A chain alone (`dpo`) takes the recommended scheme, or the best one that fits where that does
+    A chain alone (`dpo`) takes the recommended scheme, or the best one that fits if that does
     not; a scheme alone (`qlora`) keeps the recommended chain.
 
     Raises InputError for a name that is neither, with the nearest one.
@@ -126,7 +126,7 @@ def trained(advice: Advice) -> Iterator[Candidate]:
 
 
 def nothing_to_train(advice: Advice, ruleset: Ruleset) -> str:
-    """Why there is no plan, and how to train all the same; "" where the answer trains something.
+    """Why there is no plan, and how to train all the same; "" if the answer trains something.
 
     That is an answer and no bad input: whoever asked for a plan gets exit code 3 with it.
     """
@@ -143,7 +143,7 @@ def nothing_to_train(advice: Advice, ruleset: Ruleset) -> str:
 
 
 def way_to_train(advice: Advice, ruleset: Ruleset) -> str:
-    """The options that make a plan where the answer is to train nothing, of the candidate that
+    """The options that make a plan if the answer is to train nothing, of the candidate that
     lacks least for one, and what has to be given with them.
     """
     ways = [

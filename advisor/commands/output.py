@@ -25,7 +25,7 @@ _owed = False  # whether standard output still waits for its one document
 
 
 def expect_json(arguments: list[str]) -> None:
-    """Note whether --json is among the arguments, also where the others cannot be read."""
+    """Note whether --json is among the arguments, even if the others cannot be read."""
     global _owed
     flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
     _owed = any(flag == "--json" or flag.startswith("--json=") for flag in flags)

@@ -49,7 +49,7 @@ from advisor.situation.build import (
     situation_of,
 )
 from advisor.situation.data import wanted_columns
-from advisor.situation.model_choice import meant_by
+from advisor.situation.model_choice import look_up_name
 from advisor.situation.types import Situation
 from advisor.wizard import Actions, Checks, Interview, Relevance, WizardOutcome, run_wizard, walk
 from advisor.wizard.asking import asker
@@ -102,7 +102,7 @@ def wizard(rule_layers: tuple[str, ...], given: Answers | None = None) -> int:
 
     checks = Checks(
         data_examples=_refused(examples_of),
-        models=meant_by,
+        models=look_up_name,
         reward_model=_refused(model_folder),
         profile=seen.read,
     )
@@ -255,7 +255,7 @@ class Menu:
         print_advice(outcome.advice, self.out, plan_path=outcome.plan_path, read_in="menu")
 
     def next_steps(self, outcome: WizardOutcome) -> None:
-        """Print what to do where nothing is trained."""
+        """Print what to do if nothing is trained."""
         page = page_of(outcome.advice)
         print_page(replace(page, sections=(steps_section(outcome.advice),)), self.out)
 

@@ -19,7 +19,7 @@ from advisor.methods.families import DECODER, kind_of_type
 from advisor.probe import probe, stated_hardware
 from advisor.probe.catalogue import cheapest_cards, free_gpus
 from advisor.situation.chat_templates import lacks, needs_of, template_fit
-from advisor.situation.data import beside, read_data
+from advisor.situation.data import path_beside, read_data
 from advisor.situation.model_choice import near_models
 from advisor.situation.model_names import is_instruct
 from advisor.situation.models import model_shape, names_in
@@ -37,8 +37,8 @@ from advisor.situation.types import (
     Situation,
     Suggested,
     may_share_vocabulary,
-    suggesting,
     teacher_fits,
+    with_suggested,
 )
 
 # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
@@ -128,7 +128,7 @@ def situation_of(
         return situation
     suggested = tuple(_suggestible(situation, needs))
     situation = replace(situation, suggested=suggested, encoder=_encoder(situation))
-    return suggesting(situation, suggested[0]) if suggested else situation
+    return with_suggested(situation, suggested[0]) if suggested else situation
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def _collect(faults: list[Fault]) -> Iterator[None]:
 def _path(answers: Answers, fact_id: str, base: Path | None) -> str | None:
     """A stated path or model, also beside the answers file; None if it is not stated."""
     stated = answers.value(fact_id)
-    return None if stated is None else beside(str(stated), base)
+    return None if stated is None else path_beside(str(stated), base)
 
 
 # --------------------------------------------------------------------------- hardware

@@ -1,4 +1,4 @@
-"""Whether the chat template of a model holds the data: its own where its files are at hand, else
+"""Whether the chat template of a model holds the data: its own if its files are at hand, else
 what is known of its family (rules/data/templates.yaml).
 """
 
@@ -106,7 +106,7 @@ def template_fit(
     instead: str | None,
 ) -> tuple[list[str], str]:
     """(sentences on what the model's chat template does not hold of the data, what a plan lacks
-    where the run would stop for it).
+    if the run would stop for it).
 
     Args:
         model: A folder, or a name of the hub.
@@ -121,26 +121,26 @@ def template_fit(
     tried = _try_template(model, profiles, mapping)
     if tried is not None:
         lost = any(finding.id == NO_CALLS for finding in tried)
-        told = [
+        warnings = [
             finding.text + (way_out if finding.id.startswith("template-drops-") else "")
             for finding in tried
         ]
     else:
         lacking = lacks(model, needs)
         lost = "tools" in lacking
-        told = []
+        warnings = []
         for need in lacking:
             count, rows = needs[need]
             name, then = NEEDS[need]
-            told.append(
+            warnings.append(
                 f"the chat template of {model}, as that of its family, writes no {name}, which"
                 f" {count:,} of {rows:,} rows hold: {then}{way_out}"
             )
     count, rows = needs.get("tools", (0, 1))
     if not lost or count <= LEFT_OUT_SHARE * rows:
-        return told, ""
+        return warnings, ""
     other = f"--model {instead}" if way_out else "another model"
-    return told, (
+    return warnings, (
         f"a model whose chat template writes tool calls ({count:,} of {rows:,} rows hold them, and"
         f" that of {model} writes none): {other}, or --force"
     )

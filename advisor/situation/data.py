@@ -76,7 +76,7 @@ def split_by_team(answers: Answers, base: Path | None) -> tuple[Answers, tuple[s
     if answers.value("task") != "multi_department" or not path or answers.value("tasks"):
         return answers, ()
     origin = answers.known["data_path"].origin
-    teams = {} if origin == "asked" else advisor.data.team_files(beside(str(path), base))
+    teams = {} if origin == "asked" else advisor.data.team_files(path_beside(str(path), base))
     if not teams:  # or the wizard has asked about it
         return answers, ()
     if n_tasks is not None and n_tasks != len(teams):
@@ -100,7 +100,7 @@ def _profiles(
     task, mapping = answers.value("task"), answers.value("data_mapping")
     wanted = wanted_columns(task)
     for name, file in files.items():
-        where = beside(file, base)
+        where = path_beside(file, base)
         try:
             try:
                 profiles[name] = advisor.data.profile(where, mapping=mapping, wanted=wanted)
@@ -119,7 +119,7 @@ def _profiles(
     return profiles
 
 
-def beside(file: str, base: Path | None) -> str:
+def path_beside(file: str, base: Path | None) -> str:
     """The path as given, or beside the answers file if it exists only there."""
     if base is not None and not Path(file).exists() and (base / file).exists():
         return str(base / file)
@@ -323,7 +323,7 @@ def example_parts(found: DataProfile) -> tuple[str, ...]:
         return asked, sample["chosen"][-1]["content"], sample["rejected"][-1]["content"]
     if turns:
         last = turns[-1]
-        said = last["content"] or str(last.get("tool_calls") or last.get("function_call") or "")
-        answer = said if last["role"] == "assistant" else str(sample.get("answer", ""))
+        text = last["content"] or str(last.get("tool_calls") or last.get("function_call") or "")
+        answer = text if last["role"] == "assistant" else str(sample.get("answer", ""))
         return (asked, answer) if answer else (asked,)
     return (str(sample["text"]),) if "text" in sample else ()

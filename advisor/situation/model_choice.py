@@ -54,7 +54,7 @@ class NamedModel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Meant:
+class NameLookup:
     """What a typed name means: one model, some to choose from, or none."""
 
     id: str | None = None  # the model, as the hub or the file system writes it
@@ -64,7 +64,7 @@ class Meant:
     wrong: bool = False  # a path that is no model: to be corrected
 
 
-def meant_by(name: str, *, online: bool = True) -> Meant:
+def look_up_name(name: str, *, online: bool = True) -> NameLookup:
     """The model that a typed name means, or those it may mean.
 
     Args:
@@ -73,29 +73,29 @@ def meant_by(name: str, *, online: bool = True) -> Meant:
     """
     name = name.strip()
     if (outside := out_of_scope(name)) is not None:
-        return Meant(id=name, note=f"{outside.what}; the answer says where to go with it")
+        return NameLookup(id=name, note=f"{outside.what}; the answer says where to go with it")
     if is_path(name):
         return _folder(name)
     if (known := _known(name)) is not None:
         read = "" if known == name else f"read as {known}; "
-        return Meant(id=known, note=read + about(known))
+        return NameLookup(id=known, note=read + about(known))
     problem = ""
     if HUB_ID.match(name):
         shape, notes = model_shape(name, online=online and not is_offline())
         if shape is not None and shape.origin in ("hub", "catalogue"):
-            return Meant(id=name, note=about(name))
+            return NameLookup(id=name, note=about(name))
         problem = next((note for note in notes if note.startswith(f"{name}: ")), "")
         problem = problem or f"{name}: not known here, and the hub was not asked (offline)"
     near, misspelt = near_models(name)
-    return Meant(near=near, misspelt=misspelt, note=problem)
+    return NameLookup(near=near, misspelt=misspelt, note=problem)
 
 
-def _folder(name: str) -> Meant:
+def _folder(name: str) -> NameLookup:
     path = Path(name).expanduser()
     try:
         shape = shape_from_folder(path, name)
     except InputError as error:
-        return Meant(note=error.text(), wrong=True)
+        return NameLookup(note=error.text(), wrong=True)
     files = {file.name for file in path.iterdir()}
     missing = [
         what
@@ -104,8 +104,10 @@ def _folder(name: str) -> Meant:
     ]
     if missing:
         lacks = " and ".join(f"{what} ({' or '.join(FILES_OF[what])})" for what in missing)
-        return Meant(note=f"{name}: this folder has a config.json, but lacks {lacks}", wrong=True)
-    return Meant(id=name, note=f"{format_count(shape.params)} parameters, in a folder")
+        return NameLookup(
+            note=f"{name}: this folder has a config.json, but lacks {lacks}", wrong=True
+        )
+    return NameLookup(id=name, note=f"{format_count(shape.params)} parameters, in a folder")
 
 
 def about(hub_id: str) -> str:
@@ -180,9 +182,9 @@ def near_models(name: str, *, most: int = MOST) -> tuple[tuple[NamedModel, ...],
     right = frozenset(put_right(word, known, SHORTEST) for word in typed)
     tries = [typed, right]
     # What is left without words that no model bears: a description of one, or another name.
-    told, left = typed & known, right & known
-    if told & frozenset(_family_word(entry.id) for entry in entries):
-        tries += [told, told - states_size(told)]
+    known_typed, left = typed & known, right & known
+    if known_typed & frozenset(_family_word(entry.id) for entry in entries):
+        tries += [known_typed, known_typed - states_size(known_typed)]
     if 2 * len(_named(left)) > len(_named(right)):
         tries += [left, left - states_size(left)]
     found: list[_Entry] = []
@@ -228,7 +230,7 @@ def _fits(words: Collection[str], entry: _Entry) -> bool:
 
 
 def _among(word: str, words: Collection[str]) -> bool:
-    """Whether a name has the word; "3" is said of version 3.1 too."""
+    """Whether a name has the word; "3" stands for version 3.1 too."""
     return word in words or (
         word.isdigit() and any(other.startswith(f"{word}.") for other in words)
     )

@@ -27,7 +27,7 @@ MOST_BYTES = 1 << 20  # from the end of the file: some 2,000 lines
 
 def past_runs_path() -> Path | None:
     """$ADVISE_RUNS, else $XDG_DATA_HOME/finetune-advisor/runs.jsonl, or the same below
-    ~/.local/share; None where it is switched off, or there is no home folder.
+    ~/.local/share; None if it is switched off, or there is no home folder.
     """
     named = os.environ.get(VARIABLE, "").strip()
     if named.lower() in OFF:
@@ -49,7 +49,7 @@ def read_past_runs(path: Path | None = None) -> tuple[PastRuns, tuple[str, ...]]
     if path is None:
         return NO_RUNS, ()
     try:
-        with _regular(path, os.O_RDONLY) as fd, open(fd, "rb", closefd=False) as file:
+        with _open_file(path, os.O_RDONLY) as fd, open(fd, "rb", closefd=False) as file:
             start = max(0, os.fstat(fd).st_size - MOST_BYTES)
             file.seek(start)
             lines = file.read().split(b"\n")
@@ -106,7 +106,7 @@ def note_past_run(run: PastRun, path: Path | None = None) -> str:
     line = text.encode() + b"\n"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as fd:
+        with _open_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as fd:
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":  # somebody was killed while appending
                 line = b"\n" + line
@@ -121,8 +121,8 @@ def note_past_run(run: PastRun, path: Path | None = None) -> str:
 
 
 @contextmanager
-def _regular(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
-    """A descriptor of a plain file. Raises ValueError where it is none: a pipe would wait."""
+def _open_file(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
+    """A descriptor of a plain file. Raises ValueError if it is none: a pipe would wait."""
     fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0), mode)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -97,7 +97,7 @@ def out_of_scope(name: str, task: str | None = None) -> OutOfScope | None:
 
     Args:
         name: As it was stated: a hub id, a folder, a file or a description.
-        task: The stated task: a small embedding model is in scope where texts are only sorted.
+        task: The stated task: a small embedding model is in scope if texts are only sorted.
     """
     found = _mentioned(name.strip(), task)
     if found is None or found.beside_text_model:

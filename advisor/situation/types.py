@@ -87,15 +87,15 @@ class Situation:
     # argument of the chat template that switches off thoughts which no answer in the data has
     thinks: str | None = None
     suggestion: ModelSuggestion | None = None
-    suggested: tuple[Suggested, ...] = ()  # to choose from where none was named, largest first
+    suggested: tuple[Suggested, ...] = ()  # to choose from if none was named, largest first
     instead: ModelSuggestion | None = (
         None  # of a named model that is of another kind than most tasks need
     )
-    encoder: Suggested | None = None  # what would be suggested where a small encoder is enough
+    encoder: Suggested | None = None  # what would be suggested if a small encoder is enough
     smaller: tuple[
         tuple[ModelShape, ModelSuggestion], ...
     ] = ()  # models that could take the place of this one, largest first
-    free_gpus: str = ""  # who lends which GPU out for nothing, where there is none here
+    free_gpus: str = ""  # who lends which GPU out for nothing, if there is none here
     cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"
     past: PastRuns = NO_RUNS  # of this machine and others, which correct estimates
     warnings: tuple[str, ...] = ()  # found while reading answers, data, hardware or a named model
@@ -103,7 +103,7 @@ class Situation:
     unknown: tuple[str, ...] = ()
 
 
-def suggesting(situation: Situation, chosen: Suggested) -> Situation:
+def with_suggested(situation: Situation, chosen: Suggested) -> Situation:
     """The situation with this model suggested, and with the smaller ones to fall back on."""
     return replace(
         situation,

@@ -12,7 +12,7 @@ from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.files import FOLDER_NAME, is_folder_name
 from advisor.ground.types import Answers
 from advisor.ruleset.facts import load_facts
-from advisor.situation.model_choice import Meant
+from advisor.situation.model_choice import NameLookup
 from advisor.wizard.data_file import (
     DataReader,
     ask_data,
@@ -128,7 +128,7 @@ def _ask_model(question: Question, ui: Ui, checks: Checks) -> Reply:
     suggests = question.fact.id == "model"
     empty = "I don't know; one is suggested" if suggests else "I don't know"
 
-    def meant_by(text: str) -> tuple[str, Meant]:
+    def look_up_name(text: str) -> tuple[str, NameLookup]:
         """What a name means. Raises ValueError for a folder without a model."""
         if "/" in text:
             ui.say(f"Looking for {text} …", tone="quiet")  # the hub may take some seconds
@@ -138,7 +138,7 @@ def _ask_model(question: Question, ui: Ui, checks: Checks) -> Reply:
         return text, meant
 
     while True:
-        reply = ask_typed(question, ui, meant_by, empty=empty)
+        reply = ask_typed(question, ui, look_up_name, empty=empty)
         if not isinstance(reply, tuple):
             return reply
         name, meant = reply
@@ -156,7 +156,7 @@ def _ask_model(question: Question, ui: Ui, checks: Checks) -> Reply:
             return Several(values=values) if suggests else chosen
 
 
-def _ask_which(name: str, meant: Meant, ui: Ui, *, suggests: bool) -> Any:
+def _ask_which(name: str, meant: NameLookup, ui: Ui, *, suggests: bool) -> Any:
     """A model for a name that may mean several or none; or AGAIN, KEEP, DONT_KNOW."""
     what = f"{meant.note}." if meant.note else f"No model called {name} is known here."
     what += " Did you mean one of these?" if meant.near else " What now?"

@@ -13,7 +13,7 @@ from advisor.data import profile
 from advisor.ground.errors import Fault
 from advisor.ground.types import Answers, DataProfile, Hardware
 from advisor.ruleset.facts import Fact
-from advisor.situation.model_choice import Meant
+from advisor.situation.model_choice import NameLookup
 from advisor.wizard.prompts import Ui
 from advisor.wizard.walk import Relevant, SkippedQuestion
 
@@ -46,7 +46,9 @@ class Checks:
 
     data_path: Check = path_exists
     data_examples: Check = path_exists
-    models: Callable[[str], Meant] = lambda name: Meant(id=name)  # what a model's name means
+    models: Callable[[str], NameLookup] = lambda name: NameLookup(
+        id=name
+    )  # what a model's name means
     reward_model: Check = lambda text: None
     profile: Profile = lambda path, mapping, wanted: profile(path, mapping=mapping, wanted=wanted)
 

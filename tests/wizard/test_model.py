@@ -3,7 +3,7 @@
 import pytest
 
 from advisor.ground.types import Answers
-from advisor.situation.model_choice import Meant, NamedModel
+from advisor.situation.model_choice import NamedModel, NameLookup
 from advisor.wizard import Checks
 from advisor.wizard.saved import state_path
 from tests.render.example_advice import CPU
@@ -12,15 +12,15 @@ from tests.wizard.scripted import FACTS, ScriptedUi, ask_answers, known
 NEAR = (NamedModel(id="Qwen/Qwen3-8B", about="8.19B parameters"),)
 
 
-def meant(name: str) -> Meant:
+def meant(name: str) -> NameLookup:
     """A hub of one model."""
     if name in ("Qwen/Qwen3-8B", "Qwen3-8B"):
-        return Meant(id="Qwen/Qwen3-8B", note="read as Qwen/Qwen3-8B; 8.19B parameters")
+        return NameLookup(id="Qwen/Qwen3-8B", note="read as Qwen/Qwen3-8B; 8.19B parameters")
     if name == "./empty":
-        return Meant(note="./empty: no config.json in this folder", wrong=True)
+        return NameLookup(note="./empty: no config.json in this folder", wrong=True)
     if name == "acme/own":
-        return Meant(note="acme/own: the hub could not be reached")
-    return Meant(near=NEAR if "qw" in name else (), misspelt=name == "qwn")
+        return NameLookup(note="acme/own: the hub could not be reached")
+    return NameLookup(near=NEAR if "qw" in name else (), misspelt=name == "qwn")
 
 
 def asked(*replies: str) -> tuple[Answers, ScriptedUi]:
