@@ -66,12 +66,7 @@ OMIT_NULL = object()  # in an annotation: the key is left out of the file if its
 
 
 def shape_of(kind: type, *, without: tuple[str, ...] = ()) -> Keys:
-    """The shape of a map that `build` makes a value of the dataclass from.
-
-    Args:
-        kind: The dataclass.
-        without: Fields that no key of the map stands for.
-    """
+    """The shape of a map that `build` makes a value from; `without`: fields that are no keys."""
     hints = _hints(kind)
     listed = [item for item in fields(kind) if item.name not in without]
     return Keys(
@@ -159,10 +154,7 @@ def _value(hint: Any, value: Any, *, in_json: bool = False) -> Any:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JsonObject:
-    """A value that is an object in a JSON file.
-
-    Keys that this version does not know go into `extra` and are written back.
-    """
+    """An object of a JSON file. Keys that this version does not know are kept in `extra`."""
 
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -1,7 +1,4 @@
-"""Lists the optional features (advisor/extras), which nothing imports by name.
-
-One that cannot be loaded takes only itself away: whoever needs it is told why.
-"""
+"""The optional features (advisor/extras), which are listed and never imported by name."""
 
 from __future__ import annotations
 

@@ -84,10 +84,7 @@ MOST_CONFIG_BYTES = 16 * 2**20
 
 
 class NoPlainFile(InputError, OSError):
-    """What was to be read is no regular file, or a far larger one than such a file ever is.
-
-    It is an OSError as well, for those who go on without the file.
-    """
+    """It is no regular file, or far too large; an OSError for those who go on without it."""
 
     def __init__(self, what: str, path: Path) -> None:
         InputError.__init__(self, what, where=str(path), hint="name another file, or copy it again")
@@ -207,11 +204,7 @@ _OWN |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_new(path: Path, mode: int = 0o666) -> BinaryIO:
-    """A new file to write into. What has its name is removed first, and a link is not followed.
-
-    Args:
-        mode: Who may read and write it, less what the umask takes away.
-    """
+    """A new file to write into, in place of any file or link of its name."""
     path.unlink(missing_ok=True)
     return os.fdopen(os.open(path, _OWN, mode), "wb")
 

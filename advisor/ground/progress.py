@@ -317,14 +317,7 @@ def line_every_s(took_s: float) -> float:
 
 @contextmanager
 def waiting(what: str, *, total: int = 0, unit: str = "", done: int = 0) -> Iterator[Wait]:
-    """Show a wait while the context lasts.
-
-    Args:
-        what: What goes on: 'measuring before'.
-        total: How many items there are; 0: not known.
-        unit: Their name in the plural; BYTES is shown in MiB.
-        done: How many were done before.
-    """
+    """Show a wait while the context lasts; `total` 0 is not known, BYTES are shown in MiB."""
     wait = board.open(what, total=total, unit=unit, done=done)
     try:
         yield wait
@@ -335,15 +328,7 @@ def waiting(what: str, *, total: int = 0, unit: str = "", done: int = 0) -> Iter
 def followed(
     items: Sequence[Item], what: str, *, unit: str = "rows", each: int = 1, of: int = 0
 ) -> Iterator[Item]:
-    """The items, one by one, as a wait.
-
-    Args:
-        items: Rows, or groups of them.
-        what: What is done with them.
-        unit: Their name in the plural.
-        each: How many of them an item stands for.
-        of: All of them; default: one for each item.
-    """
+    """The items, one by one, as a wait; each counts as `each` of `of` (default: of all)."""
     total = of or len(items) * each
     with waiting(what, total=total, unit=unit) as done:
         for place, item in enumerate(items, start=1):

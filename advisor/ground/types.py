@@ -189,10 +189,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """Fact id -> answer, for the facts of rules/facts.yaml whose origin is `asked`.
-
-    A fact not in it was not stated.
-    """
+    """Fact id -> answer, for facts that are asked. A fact that is not in it was not stated."""
 
     known: Mapping[str, Answer] = field(default_factory=dict)
     # Fact or signal -> the place that states it, for errors: "answers.yaml:4:14", "--gpus".

@@ -1,7 +1,4 @@
-"""Sizes, durations and money as people read them.
-
-Inside, everything is bytes, seconds, tokens and US dollars.
-"""
+"""Sizes, durations and money as people read them, from bytes, seconds and US dollars."""
 
 from __future__ import annotations
 
@@ -94,10 +91,7 @@ def format_whole_time(times: Mapping[str, float]) -> str:
 
 
 def format_parts(times: Mapping[str, float]) -> str:
-    """The parts of a whole time in seconds: 'load 1 min, measuring before 40 s, training 2 h'.
-
-    A part that not every run has is named if it takes some time.
-    """
+    """The parts, short ones left out unless every run has them: 'load 1 min, training 2 h'."""
     parts = {part: times.get(part, 0.0) for part in TIME_PARTS}
     least_s = max(1.0, WORTH_NAMING * sum(parts.values()))
     return ", ".join(

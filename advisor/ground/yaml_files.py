@@ -135,10 +135,7 @@ def parse_yaml(raw: bytes | str, *, name: str) -> Document:
 
 
 def _compose(raw: bytes | str, name: str) -> yaml.Node | None:
-    """The text as PyYAML's nodes, none built into a value yet; None for an empty one.
-
-    Raises InputError, located, for what is no YAML, too large or too deep to be read safely.
-    """
+    """The text as PyYAML's nodes; None if empty. Raises InputError if it is unsafe to read."""
     text = raw if isinstance(raw, str) else decoded(raw, name)
     not_by_hand = "this does not look like a hand-written file"
     if len(raw) > MAX_BYTES:
@@ -376,10 +373,7 @@ def _folder() -> Path:
 
 
 def _read_own(path: Path) -> bytes:
-    """The content of a file that only this user can have written.
-
-    Raises OSError if there is none, PermissionError if it is another user's or open to others.
-    """
+    """The content of a file that nobody else can have written. Raises OSError otherwise."""
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(fd, "rb") as file:
         status = os.fstat(fd)

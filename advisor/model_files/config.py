@@ -53,11 +53,7 @@ DIVIDING = (
 
 
 def config_faults(config: Mapping[str, Any], path: str) -> list[Fault]:
-    """Values of config.json that no model can have.
-
-    Args:
-        path: Of the file, for the message.
-    """
+    """Values of config.json, at this path, that no model can have."""
     wrong: list[tuple[str, Any, str]] = []  # key, value, what it may be
     found: list[Fault] = []
     family, quantised = config.get("model_type"), config.get("quantization_config")

@@ -33,11 +33,7 @@ LONGEST_NAME, SHOWN_NAME = 255, 60  # of a file, in characters
 
 
 def model_faults(folder: Path, *, downloads: bool = False) -> list[Fault]:
-    """Everything in the folder of a whole model that shows before it is loaded.
-
-    Args:
-        downloads: Files that are not there will be downloaded.
-    """
+    """What is wrong with a model's folder; with `downloads`, missing files will be downloaded."""
     return [*tokenizer_faults(folder), *base_faults(folder, downloads=downloads)]
 
 

@@ -35,10 +35,7 @@ class StoredTensor:
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file by name.
-
-    Raises DamagedFile if it is none, or if its bytes are not all there.
-    """
+    """The tensors of a safetensors file by name. Raises DamagedFile if it is not whole."""
     there, text = _header(path)
     try:
         header = json.loads(text)
@@ -57,10 +54,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def regular_size(path: Path) -> int:
-    """The size of a regular file in bytes.
-
-    Raises DamagedFile for everything else: opening a pipe would wait for a writer.
-    """
+    """The bytes of a regular file. Raises DamagedFile for anything else, such as a pipe."""
     try:
         found = path.stat()
     except (OSError, ValueError) as error:

@@ -25,10 +25,7 @@ SAME_SIZE = 0.03
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuMatch:
-    """What a typed name was understood as.
-
-    `spec` None: not in the catalogue; `near` then says what is like it.
-    """
+    """What a typed name means; without `spec` it is not in the catalogue, and `near` is like it."""
 
     spec: GpuSpec | None
     memory_bytes: int | None  # to plan with: the catalogue's, or the stated one where they differ
@@ -42,10 +39,7 @@ class GpuMatch:
 
 @cache
 def load_catalogue() -> Mapping[str, GpuSpec]:
-    """GPU id -> GpuSpec with its price, in file order.
-
-    Raises InputError with every fault of the files, located.
-    """
+    """GPU id -> GpuSpec with its price, in file order. Raises InputError with all faults."""
     return MappingProxyType({gpu_id: gpu.spec for gpu_id, gpu in catalogue_gpus().items()})
 
 

@@ -1,7 +1,4 @@
-"""The files of rules/hardware/ and rules/prices/ as values.
-
-What is wrong with any of them comes in one error, each fault with its place.
-"""
+"""The files of rules/hardware/ and rules/prices/ as values; their faults come in one error."""
 
 from __future__ import annotations
 
@@ -292,10 +289,7 @@ class CatalogueGpu:
 
 @cache
 def catalogue_gpus() -> Mapping[str, CatalogueGpu]:
-    """GPU id -> its entry, in file order.
-
-    Raises InputError with the faults of all files of both folders, each located.
-    """
+    """GPU id -> its entry, in file order. Raises InputError with the faults of all files."""
     paths = [path for name in FOLDERS for path in sorted((rules_dir() / name).glob("*.yaml"))]
     _file.cache_clear()
     rows: Mapping[str, Mapping[str, Any]] = read_derived("gpus", paths, _rows)
@@ -351,10 +345,7 @@ def _file(name: str) -> Document:
 
 @cache
 def cuda_facts() -> Mapping[str, Any]:
-    """The facts of rules/hardware/cuda.yaml: drivers, wheels, number formats.
-
-    Raises InputError, located.
-    """
+    """The facts of rules/hardware/cuda.yaml: drivers, wheels, number formats. Raises InputError."""
     path = rules_dir() / "hardware" / "cuda.yaml"
     data: Mapping[str, Any] = read_shipped(path, shape=CUDA_FILE).data
     return data

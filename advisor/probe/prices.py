@@ -127,10 +127,7 @@ def merge_prices(documents: Iterable[Document]) -> Prices:
 
 
 def unknown_names(documents: Iterable[Document], gpu_ids: Collection[str]) -> Iterator[Fault]:
-    """The faults of GPUs and providers that no file declares, each located.
-
-    It reads files that may have other faults, which the check of their shape reports.
-    """
+    """GPUs and providers that no file declares; the files may have other faults, too."""
     documents = list(documents)
     providers = {name for document in documents for name in map_at(document, "providers")}
     for document in documents:

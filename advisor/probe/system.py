@@ -332,13 +332,7 @@ def _is_integrated(gpu: Gpu) -> bool:
 
 
 def keep_free(gpu: Gpu, *, has_display: bool = False, has_battery: bool = False) -> Gpu:
-    """The GPU with the memory that advice leaves free, and why.
-
-    Args:
-        gpu: The GPU, by its own name.
-        has_display: It drives a display now.
-        has_battery: The machine has a battery: a laptop.
-    """
+    """The GPU with the memory that advice leaves free for a display or on a laptop, and why."""
     rule = cuda_facts()["kept_free"]
     words = "|".join(re.escape(word) for word in rule["laptop_words"])
     if has_display:

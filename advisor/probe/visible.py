@@ -99,10 +99,7 @@ def _hidden(gpus: Iterable[tuple[int | None, Gpu]], setting: str) -> list[str]:
 def _listed(
     boards: Sequence[GpuBoard], value: str, environ: Mapping[str, str]
 ) -> tuple[list[Gpu], list[str]]:
-    """The devices an explicit list names.
-
-    CUDA stops at the first entry it cannot resolve and takes nothing from a list with a repetition.
-    """
+    """The devices a list names: CUDA ends it at an unknown entry and refuses a repetition."""
     chosen: list[Gpu] = []
     notes: list[str] = []
     by_index = False

@@ -150,10 +150,7 @@ def error_schema() -> Schema:
 
 
 def write_schemas(rules: Ruleset, folder: Path | None = None) -> list[Path]:
-    """Write every schema into a folder, made if need be, and say which files those are.
-
-    Raises MachineNotReady if it cannot be written.
-    """
+    """Write every schema into a folder, and return the paths. Raises MachineNotReady."""
     folder = folder or rules_dir() / "schema"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -92,10 +92,7 @@ def _bounds(rules: Ruleset) -> list[Schema]:
     """What no file brings stays closed: a step's inputs, a question's values, the list of facts."""
 
     def conditions(schema: Schema, table: str = "") -> Schema:
-        """The schema for the conditions of one table's rules, or of all.
-
-        By pattern, so that an editor does not offer the names twice.
-        """
+        """By pattern, so that an editor does not offer the names of one table's rules twice."""
         rule = {"items": {"properties": {"when": schema}}}
         named = {f"^{table}$" if table else "": rule}
         return {"properties": {"tables": {"patternProperties": named}}}
