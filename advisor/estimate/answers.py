@@ -67,7 +67,7 @@ def impossible(run: Run) -> Iterator[str]:
             f"packing with objective {stage.objective}: the two sides of a pair are compared by"
             " their place in the batch (packing false)"
         )
-    for (before, _), (longest, _) in pairwise(rows.lengths):
+    for (before, _), (longest, _) in pairwise(run.lengths):
         if longest <= before:
             yield f"lengths: {longest} follows {before}; bins stand in ascending order"
             break
@@ -116,7 +116,7 @@ def unused(run: Run) -> Iterator[str]:
             f"seq_len {stage.seq_len:,} with model {model.id}: it was made for"
             f" {model.context_tokens:,} tokens"
         )
-    cut = sum(rows for longest, rows in run.rows.lengths if longest > stage.seq_len)
+    cut = sum(rows for longest, rows in run.lengths if longest > stage.seq_len)
     if cut and not stage.packing:
         yield (
             f"lengths with seq_len {stage.seq_len:,}: up to {cut:,} rows are longer, and count as"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -90,9 +90,11 @@ class Rows:
     # (longest of the bin in tokens, rows in it), ascending; empty: every row is seq_len long
     lengths: tuple[tuple[int, int], ...] = ()
     unpadded: bool = False  # rows of a micro-batch are laid end to end, by `lengths`
+    stats: TokenStats | None = None  # of the data, from which lengths follow
+    share: float = 1.0  # of the data that is read
+    in_epoch: int | None = None  # rows of the data, if time is to count their padding
     tokens_total: int | None = None  # real tokens of all epochs; of a pair both sequences
     rows_total: int | None = None  # the rows that they stand in
-    padded_length: float | None = None  # tokens of a sequence of a micro-batch on average
     differ: bool = False  # a description says that they are not packed, and no more
 
 
@@ -109,35 +111,6 @@ class Run:
     # checkpointing, compute_dtype, kbit_prepared, fp32_master_weights, optimizer_in_backward.
     stated: Mapping[str, Any] = field(default_factory=dict)
     left_open: frozenset[str] = frozenset()  # keys that it leaves to the trainer's own habit
-
-    def with_rows(self, tokens: TokenStats | None, *, share: float = 1.0) -> Run:
-        """The run with the lengths of its rows if they are known, of which this share is read. A
-        stage that writes answers keeps its seq_len, which holds request and answer.
-        """
-        if tokens is None or not tokens.histogram or self.objective.generates:
-            return self
-        flat = (
-            self.device.is_cpu
-            and self.objective.logits == "tiles_on_gpu"
-            and self.stage.update != "prefix"  # it stands before each row
-            and self.stage.attention in ("sdpa", "auto")
-            and self.model.architecture in WHOLE_ROWS
-            and not self.stage.group_by_length  # rows as long as the longest meet in a batch
-        )
-        lengths = row_lengths(tokens, seq_len=self.stage.seq_len, share=share)
-        return replace(self, rows=replace(self.rows, lengths=lengths, unpadded=flat))
-
-    def padded(self, tokens: TokenStats | None, rows: int) -> Run:
-        """The run with its padded length if the lengths of the rows of an epoch are known."""
-        stage = self.stage
-        if tokens is None or stage.packing or self.objective.generates:
-            return self
-        length = 1.0 if self.rows.unpadded else padded_tokens(  # as long as the rows are
-            tokens, seq_len=stage.seq_len, micro=stage.micro_batch_size,
-            per_step=stage.effective_batch_size * self.gpus, rows=rows,
-            grouped=stage.group_by_length,
-        )  # fmt: skip
-        return replace(self, rows=replace(self.rows, padded_length=length))
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -215,10 +188,54 @@ class Run:
             return "allocated"
         return stated if stated in COUNTERS else "unknown"
 
+    @cached_property
+    def _knows_data(self) -> bool:
+        """Whether lengths follow from the data. A stage that writes answers keeps its seq_len,
+        which holds request and answer.
+        """
+        stats = self.rows.stats
+        return stats is not None and bool(stats.histogram) and not self.objective.generates
+
+    @cached_property
+    def lengths(self) -> tuple[tuple[int, int], ...]:
+        """The lengths of its rows: no micro-batch is wider than the longest of them."""
+        rows = self.rows
+        if rows.stats is None or not self._knows_data:
+            return rows.lengths
+        return row_lengths(rows.stats, seq_len=self.stage.seq_len, share=rows.share)
+
+    @cached_property
+    def unpadded(self) -> bool:
+        """Whether rows of a micro-batch are laid end to end, without padding."""
+        stage = self.stage
+        return self.rows.unpadded or (
+            self._knows_data
+            and self.device.is_cpu
+            and self.objective.logits == "tiles_on_gpu"
+            and stage.update != "prefix"  # it stands before each row
+            and stage.attention in ("sdpa", "auto")
+            and self.model.architecture in WHOLE_ROWS
+            and not stage.group_by_length  # rows as long as the longest meet in a batch
+        )
+
+    @property
+    def padded_length(self) -> float | None:
+        """Tokens of a sequence of a micro-batch on average, with padding; None if not known."""
+        stage, rows = self.stage, self.rows
+        if rows.stats is None or rows.in_epoch is None or self.objective.generates:
+            return None
+        if self.unpadded:
+            return 1.0  # as long as the rows are
+        return padded_tokens(
+            rows.stats, seq_len=stage.seq_len, micro=stage.micro_batch_size,
+            per_step=stage.effective_batch_size * self.gpus, rows=rows.in_epoch,
+            grouped=stage.group_by_length,
+        )  # fmt: skip
+
     @property
     def longest_tokens(self) -> int:
         """Tokens of the longest row that a micro-batch may hold: no batch is wider."""
-        stage, lengths = self.stage, self.rows.lengths
+        stage, lengths = self.stage, self.lengths
         if stage.packing or not lengths:
             return stage.seq_len
         return max(1, min(stage.seq_len, lengths[-1][0]))
@@ -233,9 +250,8 @@ class Run:
         """Tokens of the largest micro-batch: each sequence as long as the longest row, or laid end
         to end.
         """
-        rows = self.rows
-        if rows.unpadded and rows.lengths and not self.stage.packing:
-            return largest_line(rows.lengths, self.stage.seq_len, self.sequences)
+        if self.unpadded and self.lengths and not self.stage.packing:
+            return largest_line(self.lengths, self.stage.seq_len, self.sequences)
         return self.sequences * self.longest_tokens
 
     @cached_property
@@ -244,7 +260,7 @@ class Run:
         unknown trainer two thirds, and only if adapters are trained on unpacked rows, which are
         mostly instructions; whole models are as often measured on rows of one length.
         """
-        if not self.trainer["ragged"] or len(self.rows.lengths) == 1:
+        if not self.trainer["ragged"] or len(self.lengths) == 1:
             return 0.0
         if "ragged" in self.trainer.guessed:
             return GUESSED_RAGGED if self.is_module and not self.stage.packing else 0.0

@@ -58,7 +58,7 @@ class StageEstimator:
         looked, profile = None, self.profiles.get(entry.data.path)
         run = self.run_of(entry.stage, profile, self.max_steps)
         if run is not None and profile is not None:
-            run = run.padded(profile.tokens, profile.rows)
+            run = replace(run, rows=replace(run.rows, in_epoch=profile.rows))
             if run.rows.tokens_total is not None:
                 looked = replace(
                     looked_at(entry.stage, profile),

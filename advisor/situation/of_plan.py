@@ -50,16 +50,12 @@ def plan_run(
     offloads = bool(launch.offload)
     device = Device.of(hardware, launch.world_size, launch.strategy, offloads=offloads)
     tokens, rows = amounts(plan, stage, profile, max_steps)
-    run = Run(
-        stage=replace(whole, options=options),
-        model=model,
-        device=device,
-        rows=Rows(tokens_total=tokens, rows_total=rows),
-    )
-    if profile is None:
-        return run
-    share = 1.0 if rows is None or not profile.rows else min(1.0, rows / profile.rows)
-    return run.with_rows(profile.tokens, share=share)
+    share = 1.0
+    if profile is not None and profile.rows and rows is not None:
+        share = min(1.0, rows / profile.rows)
+    stats = None if profile is None else profile.tokens
+    read = Rows(stats=stats, share=share, tokens_total=tokens, rows_total=rows)
+    return Run(stage=replace(whole, options=options), model=model, device=device, rows=read)
 
 
 def _with_defaults(stage: Stage) -> Stage:

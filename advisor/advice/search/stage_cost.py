@@ -90,11 +90,13 @@ def _run(case: StageCase, plain: Mapping[str, Any], *, epochs: float) -> Run | N
     hardware, offloads = case.situation.hardware, bool(plain.get("offload"))
     device = Device.of(hardware, case.cards, plain.get("sharding"), offloads=offloads)
     tokens, rows = amounts_to_read(case, stage, epochs=epochs)
-    amounts = Rows(tokens_total=tokens, rows_total=rows)
-    run = Run(stage=stage, model=model, device=device, rows=amounts)
-    if profile is None:
-        return run
-    return run.with_rows(profile.tokens).padded(profile.tokens, profile.rows)
+    read = Rows(
+        stats=None if profile is None else profile.tokens,
+        in_epoch=None if profile is None else profile.rows,
+        tokens_total=tokens,
+        rows_total=rows,
+    )
+    return Run(stage=stage, model=model, device=device, rows=read)
 
 
 def _looked(case: StageCase, run: Run, passes: Passes) -> Looked:
@@ -119,6 +121,8 @@ def amounts_to_read(
 ) -> tuple[int | None, int | None]:
     """Tokens and rows read over all epochs, of all tasks; None: not known."""
     profiles, answers = case.profiles, case.situation.answers
+    if stage.truncation != "stop":
+        stage = replace(stage, truncation="stop")
     if not profiles or profiles[0].tokens is None:
         tokens = answers.value("data_tokens")
         rows = profiles[0].rows if profiles else answers.value("data_rows")
@@ -129,7 +133,7 @@ def amounts_to_read(
     read_tokens = read_rows = 0.0
     for profile in profiles:
         assert profile.tokens is not None
-        mean, share = tokens_read(profile.tokens, replace(stage, truncation="stop"))
+        mean, share = tokens_read(profile.tokens, stage)
         rows_read = profile.rows * share * epochs
         read_tokens, read_rows = read_tokens + rows_read * mean, read_rows + rows_read
     return max(1, round(read_tokens)), max(1, round(read_rows))

@@ -65,7 +65,7 @@ def block_key(run: Run) -> BlockSettings:
         if masked or run.eager or any(_whole_scores(kind) for kind in run.dims.kinds)
         else 0,
         masked=masked,
-        apart=run.device.is_cpu and run.rows.unpadded and (run.sequences > 1 or run.stage.packing),
+        apart=run.device.is_cpu and run.unpadded and (run.sequences > 1 or run.stage.packing),
         repeats_keys=run.trainer["repeats_keys"],
         flash=run.stage.attention == "flash_attention_2",
         fused_norms=run.fused_norms or run.stage.compile,
@@ -85,7 +85,7 @@ def _needs_mask(run: Run) -> bool:
     """Whether rows that the CPU trains on are padded, or have a prefix before them, so that queries
     and keys differ in number (transformers, masking_utils.py, _ignore_causal_mask_sdpa).
     """
-    return run.stage.update == "prefix" or (len(run.rows.lengths) > 1 and not run.rows.unpadded)
+    return run.stage.update == "prefix" or (len(run.lengths) > 1 and not run.unpadded)
 
 
 def _whole_scores(kind: LayerKind) -> bool:

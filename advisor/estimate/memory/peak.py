@@ -369,7 +369,7 @@ def _blocks_held(
         term_of(CACHE_TERMS[0], free * transient, returned, src.ALLOCATOR),
         term_of(CACHE_TERMS[1], factors.per_record * found.mean * transient, anew, src.ALLOCATOR),
     ]
-    if not run.rows.lengths:  # the band's own width covers it
+    if not run.lengths:  # the band's own width covers it
         return blocks, (0.0, 0.0)
     return blocks, (each * (found.mean - found.low), each * (found.high - found.mean))
 
@@ -378,8 +378,8 @@ def records_of(run: Run) -> Records:
     """How often micro-batches of growing length make the allocator hold new blocks."""
     if run.stage.packing:
         return UNKNOWN if run.trainer["packs_unevenly"] else NONE
-    if len(run.rows.lengths) == 1:
+    if len(run.lengths) == 1:
         return NONE
-    if run.rows.lengths:
-        return records(run.rows.lengths, seq_len=run.stage.seq_len, rows_at_once=run.sequences)
+    if run.lengths:
+        return records(run.lengths, seq_len=run.stage.seq_len, rows_at_once=run.sequences)
     return UNKNOWN.times(run.ragged) if run.ragged else NONE

@@ -246,14 +246,15 @@ def _guesses(
 def _lengths(run: Run) -> tuple[float, float]:
     """(tokens of a sequence of a micro-batch, how many times the real ones they are)."""
     stage, rows = run.stage, run.rows
-    cap, padded_length = float(stage.seq_len), rows.padded_length
+    cap = float(stage.seq_len)
     if stage.packing:
         return cap, 1.0
+    padded_length = run.padded_length
     if rows.tokens_total and rows.rows_total:
         sequences = run.objective.sequences_per_row
         mean = min(cap, rows.tokens_total / rows.rows_total / sequences)
-    elif rows.lengths:
-        mean, padded_length = row_tokens(rows.lengths, stage.seq_len, stage.micro_batch_size)
+    elif run.lengths:
+        mean, padded_length = row_tokens(run.lengths, stage.seq_len, stage.micro_batch_size)
     elif rows.differ:
         mean = _usual_row(run)
     else:

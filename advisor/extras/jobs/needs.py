@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> JobNee
             run = plan_run(plan, entry.stage, shape, hardware, rows)
             looked = None
             if rows is not None:
-                run = run.padded(rows.tokens, rows.rows)
+                run = replace(run, rows=replace(run.rows, in_epoch=rows.rows))
                 looked = looked_at(entry.stage, rows) if rows.tokens else None
             found = estimate(run, hardware, looked=looked, past=past)
             read, written = weights_bytes(run)
