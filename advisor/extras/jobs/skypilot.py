@@ -128,15 +128,17 @@ def skypilot_job(needs: JobNeeds, name: str | None) -> SchedulerJob:
         "  spot     --use-spot",
         "  trial    --env MAX_STEPS=10",
     ]
-    script = filled("sky.sh", PLAN=needs.plan.name, OFFLINE=needs.offline_line())
+    script = filled("sky.sh", {"PLAN": needs.plan.name, "OFFLINE": needs.offline_line()})
     files[FILE] = filled(
         "sky.txt",
-        COMMANDS=as_comments(f"  {line}" for line in commands),
-        ABOUT=as_comments(about),
-        NAME=called,
-        NODES=str(needs.nodes),
-        ASKED=yaml.safe_dump(asked, sort_keys=False).rstrip(),
-        RUN=indent(script.rstrip(), "  "),
+        {
+            "COMMANDS": as_comments(f"  {line}" for line in commands),
+            "ABOUT": as_comments(about),
+            "NAME": called,
+            "NODES": str(needs.nodes),
+            "ASKED": yaml.safe_dump(asked, sort_keys=False).rstrip(),
+            "RUN": indent(script.rstrip(), "  "),
+        },
     )
     return SchedulerJob(
         ending="skypilot",

@@ -77,16 +77,18 @@ def slurm_job(needs: JobNeeds, gpu_type: str | None = None) -> SchedulerJob:
     ]
     script = filled(
         "job.sh",
-        ABOUT=as_comments(about),
-        JOB=f"{needs.plan.name}-{needs.digest}",
-        NODES=str(needs.nodes),
-        CORES=str(needs.cores),
-        ASKED="".join(f"\n#SBATCH --{option}" for option in asked),
-        GRACE_S=str(grace_s),
-        NUMBER="%A_%a" if tasks else "%j",
-        PLAN=needs.plan.name,
-        TASKS=" ".join(tasks),
-        OFFLINE=needs.offline_line(),
+        {
+            "ABOUT": as_comments(about),
+            "JOB": f"{needs.plan.name}-{needs.digest}",
+            "NODES": str(needs.nodes),
+            "CORES": str(needs.cores),
+            "ASKED": "".join(f"\n#SBATCH --{option}" for option in asked),
+            "GRACE_S": str(grace_s),
+            "NUMBER": "%A_%a" if tasks else "%j",
+            "PLAN": needs.plan.name,
+            "TASKS": " ".join(tasks),
+            "OFFLINE": needs.offline_line(),
+        },
     )
     return SchedulerJob(
         ending="slurm",

@@ -390,21 +390,21 @@ class CarriedPlan:
     plan: Plan
     comments: Comments  # beside each value: which key it was
     lost: tuple[Lost, ...]  # what a plan cannot say, their keys
-    no_data: bool  # its data are not here: `data` is a stand-in
 
 
 def to_plan(
-    reading: ReadKeys,
-    *,
-    tool: str,
-    name: str,
-    data: Mapping[str, Any] | None,
-    device: str,
-    processes: int,
-    request_tokens: int | None,
+    reading: ReadKeys, tool: str, around: Mapping[str, Any], request_tokens: int | None
 ) -> CarriedPlan:
-    """The plan that says the same. Raises InputError without objective, update or model."""
+    """The plan that says the same. Raises InputError without objective, update or model.
+
+    Args:
+        reading: What the configuration says.
+        tool: Its name, for comments.
+        around: The plan's `data`, `launch` and `origin`.
+        request_tokens: The longest request, if it was measured.
+    """
     ours, lost = dict(reading.ours), list(reading.lost)
+    processes = around["launch"]["processes"]
     missing = [key for key in ("model", "objective", "update") if not ours.get(key)]
     if missing:
         said = "; ".join(one.why for one in lost if one.why.startswith(NO_WORD))
@@ -432,9 +432,8 @@ def to_plan(
     base = usual_values(ours["objective"], ours["update"])
     ours = {key: value for key, value in ours.items() if key in OF_PLAN or value != base.get(key)}
     while True:  # without the values that do not go together in a plan
-        document = {**plan_values(ours), "data": data or {"path": NO_DATA}}
-        document["launch"] = {"device": device, **document.get("launch", {})}
-        document["origin"] = {"composition": f"{tool}: {name}"}
+        document = {**around, **plan_values(ours)}
+        document["launch"] = {**around["launch"], **document.get("launch", {})}
         try:
             plan = plan_from_data(NamedValue("", document))
         except InputError as error:
@@ -445,7 +444,7 @@ def to_plan(
                 lose(key, said_of[key])
             continue
         comments = _comments(tool, plan, reading.carried)
-        return CarriedPlan(plan=plan, comments=comments, lost=tuple(lost), no_data=data is None)
+        return CarriedPlan(plan=plan, comments=comments, lost=tuple(lost))
 
 
 def _not_allowed(ours: Mapping[str, Any], key: str, value: Any) -> str:

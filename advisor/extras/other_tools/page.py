@@ -154,7 +154,7 @@ def write_carried(report: ConfigurationReport, path: Path) -> list[str]:
         for text in map(_lost, lost):
             wrapped = textwrap.wrap(text, WIDE, subsequent_indent="  ")
             block += [f"  {line}" for line in wrapped]
-    if carried.no_data:
+    if report.data.plan is None:
         block.append("Its data are not here: write their path into `data`.")
         lines.append(f"  data: {NO_DATA} stands for data that are not here: write their path")
     if lost:

@@ -31,6 +31,7 @@ from advisor.extras.other_tools.findings import (
 from advisor.extras.other_tools.mapping import (
     COMMAND,
     DATA_KIND,
+    NO_DATA,
     CarriedPlan,
     ReadKeys,
     at_key,
@@ -117,13 +118,15 @@ class ConfigurationReport:
         self.notes = [*said, *file.notes, file.command.assumed, *self.data.notes]
         self.why: list[str] = []  # there is no estimate
         tokens = self.profile.tokens if self.profile is not None else None
+        device, tool = "cpu" if hardware.kind == "cpu" else "cuda", file.about.name
+        around = {
+            "data": self.data.plan or {"path": NO_DATA},
+            "launch": {"device": device, "processes": max(1, len(hardware.gpus))},
+            "origin": {"composition": f"{tool}: {file.name}"},
+        }
+        longest = None if tokens is None else tokens.longest
         try:
-            self.carried = to_plan(
-                self.reading, tool=file.about.name, name=file.name, data=self.data.plan,
-                device="cpu" if hardware.kind == "cpu" else "cuda",
-                processes=max(1, len(hardware.gpus)),
-                request_tokens=None if tokens is None else tokens.longest,
-            )  # fmt: skip
+            self.carried = to_plan(self.reading, tool, around, longest)
         except InputError as error:
             self.why.append(str(error))
         if self.carried is not None:
