@@ -13,7 +13,7 @@ import re
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,39 @@ def export(wanted: ExportRequest) -> int:
         return code
     files = _files(out)
     for one, stage in every.items():
-        _write(wanted, record, stage, *ready[one], paths[one], files[one])
+        (made, ends), file, folder = ready[one], files[one], run / stage.folder
+        # llama.cpp puts the first token in front of a text.
+        first = special_texts(folder).get("bos_token", "") if file["begins"] else ""
+        system, about_system = None, ""
+        if made.shape.system is not None:
+            system, about_system = constant_system(run, stage)
+        modelfile = Modelfile(
+            model=f"./{file['file']}",
+            template=go_template(made.shape.without(first)),
+            stops=ends,
+            parameters=parameters(folder, seq_len=record.settings(stage).seq_len),
+            system=system,
+            about=f"{record.name}: {one}. TEMPLATE writes what the model's own chat template"
+            f" writes: {made.compared} random conversations came out alike.",
+        )
+        write_atomically(paths[one], modelfile.text())
+        notes = (*made.lost, about_system)
+        called = f"{record.name}-{stage.task}" if stage.task else str(record.name)
+        place, called = shown_path(paths[one]), folder_name(called) or "model"
+        for line in (
+            f"{one}: {place}",
+            "  chat template: the same text as the model's own in"
+            f" {made.compared} random conversations",
+            f"  answers end at {', '.join(ends)}",
+            *(
+                f"  {line}"
+                for note in filter(None, notes)
+                for line in textwrap.wrap(f"note: {note}", 76, subsequent_indent="  ")
+            ),
+            f"  make it:  ollama create {called} -f {shlex.quote(place)}",
+            f"  ask it:   ollama run {called}",
+        ):
+            wanted.say(line)
     return 0
 
 
@@ -100,64 +132,28 @@ def _ready(
     return made, found
 
 
-def _write(
-    wanted: ExportRequest,
-    record: RunRecord,
-    stage: StageRecord,
-    made: OllamaTemplate,
-    ends: dict[str, str],
-    path: Path,
-    file: dict[str, Any],
-) -> None:
-    """Write the Modelfile of a result, and say what it does and does not."""
-    name, folder = label(stage), wanted.source / stage.folder
-    # llama.cpp puts the first token in front of a text.
-    first = special_texts(folder).get("bos_token", "") if file["begins"] else ""
-    system, about_system = None, ""
-    if made.shape.system is not None:
-        system, about_system = constant_system(wanted.source, stage)
-    text = modelfile_text(
-        model=f"./{file['file']}",
-        template=go_template(made.shape.without(first)),
-        stops=ends,
-        parameters=parameters(folder, seq_len=record.settings(stage).seq_len),
-        system=system,
-        about=f"{record.name}: {name}. TEMPLATE writes what the model's own chat template writes:"
-        f" {made.compared} random conversations came out alike.",
-    )
-    write_atomically(path, text)
-    wanted.say(f"{name}: {shown_path(path)}")
-    wanted.say(
-        f"  chat template: the same text as the model's own in {made.compared} random conversations"
-    )
-    wanted.say(f"  answers end at {', '.join(ends)}")
-    for note in filter(None, (*made.lost, about_system)):
-        for line in textwrap.wrap(f"note: {note}", 76, subsequent_indent="  "):
-            wanted.say(f"  {line}")
-    called = f"{record.name}-{stage.task}" if stage.task else str(record.name)
-    called = folder_name(called) or "model"
-    wanted.say(f"  make it:  ollama create {called} -f {shlex.quote(shown_path(path))}")
-    wanted.say(f"  ask it:   ollama run {called}")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Modelfile:
+    """What Ollama reads beside a GGUF file."""
 
+    model: str
+    template: str
+    stops: Mapping[str, str]  # text -> why
+    parameters: Sequence[tuple[str, str, str]] = ()  # name, value, why
+    system: str | None = None
+    about: str = ""
 
-def modelfile_text(
-    *,
-    model: str,
-    template: str,
-    stops: Mapping[str, str],
-    parameters: Sequence[tuple[str, str, str]] = (),
-    system: str | None = None,
-    about: str = "",
-) -> str:
-    """A Modelfile: stops are text -> why, parameters (name, value, why)."""
-    lines = [_comment(about), f"FROM {model}", "", f"TEMPLATE {quoted(template)}", ""]
-    for stop, why in stops.items():
-        lines += [_comment(why), f"PARAMETER stop {quoted(stop)}"]
-    for name, value, why in parameters:
-        lines += [_comment(why), f"PARAMETER {name} {value}"]
-    if system is not None:
-        lines += ["", f"SYSTEM {quoted(system)}"]
-    return "\n".join(lines) + "\n"
+    def text(self) -> str:
+        """The file."""
+        lines = [_comment(self.about), f"FROM {self.model}", ""]
+        lines += [f"TEMPLATE {quoted(self.template)}", ""]
+        for stop, why in self.stops.items():
+            lines += [_comment(why), f"PARAMETER stop {quoted(stop)}"]
+        for name, value, why in self.parameters:
+            lines += [_comment(why), f"PARAMETER {name} {value}"]
+        if self.system is not None:
+            lines += ["", f"SYSTEM {quoted(self.system)}"]
+        return "\n".join(lines) + "\n"
 
 
 def _comment(text: str) -> str:

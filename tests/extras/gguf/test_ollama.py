@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from advisor.export.exporter import ExportRequest
-from advisor.extras.gguf.ollama import export, modelfile_text, parameters
+from advisor.extras.gguf.ollama import Modelfile, export, parameters
 from advisor.extras.gguf.template import can_hold
 from advisor.ground.errors import InputError
 from tests.export.runs import CHATML, write_run, write_tokenizer
@@ -254,7 +254,7 @@ def test_what_could_not_be_written_or_differs_has_no_modelfile(tmp_path, take, c
 def test_values_come_back_from_a_modelfile(tmp_path, text):
     """Quotes, spaces and newlines."""
     assert can_hold(text)
-    file = modelfile_text(model="./m", template=text, stops={text: "why"}, system=text)
+    file = Modelfile(model="./m", template=text, stops={text: "why"}, system=text).text()
     (tmp_path / "Modelfile").write_text(file, "utf-8")
     assert read(tmp_path / "Modelfile") == [
         ("FROM", "./m"), ("TEMPLATE", text), ("stop", text), ("SYSTEM", text),
@@ -275,9 +275,9 @@ def test_an_end_token_cannot_write_lines_of_a_modelfile(tmp_path, take, end):
 
 
 def test_a_comment_of_a_modelfile_is_one_line():
-    made = modelfile_text(
+    made = Modelfile(
         model="./m", template="t", stops={"s": "why\nADAPTER a"}, about="a\nFROM b"
-    )
+    ).text()
     assert [line for line in made.splitlines() if line.startswith(("FROM", "ADAPTER"))] == [
         "FROM ./m"
     ]
