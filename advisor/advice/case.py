@@ -175,8 +175,18 @@ class Case:
         return self._decided_with(NO_CONCESSIONS)
 
     def _decided_with(self, concessions: Concessions) -> Decision:
-        fits = self.costs.coarse_fits(self._early.chain, self.facts, concessions)
+        fits = self.coarse_fits(self._early.chain, concessions)
         return replace(conclude(self.ruleset, self._early, fits), concessions=concessions)
+
+    def coarse_fits(self, chain: str, concessions: Concessions = NO_CONCESSIONS) -> dict[str, str]:
+        """scheme -> the coarse fact that rules see. Of a model that nobody named it is known once
+        hardware and data are; that it does not fit always is, since the plan would run into it.
+        """
+        found = self.costs.coarse_fits(chain, concessions)
+        if self.situation.suggestion is None or self._counts:
+            return found
+        known = ("too_big", OVER_BUDGET)
+        return {scheme: fit if fit in known else "unknown" for scheme, fit in found.items()}
 
     def cost_of(self, composition: Composition) -> Fitted:
         """The stages of a composition with settings that fit, and what they cost together."""

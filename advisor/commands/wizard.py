@@ -151,7 +151,7 @@ class AnswerCache:
         situation = situation_of(Answers(known=known), probed=self.probed)
         situation = replace(situation, **self._data(answers))
         case = Case.build(situation, ruleset).with_suggestion()
-        fits = case.costs.coarse_fits(chain, case.facts)
+        fits = case.coarse_fits(chain)
         return {**case.facts, **{f"fits_{scheme}": fit for scheme, fit in fits.items()}}
 
     def _data(self, answers: Answers) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def test_more_rows_never_fit_less():
             }
             known["data_rows"] = Answer(value=rows, origin="flag")
             case = Case.build(replace(situation, answers=Answers(known=known)), RULES)
-            fits.append(case.costs.coarse_fits("sft"))
+            fits.append(case.coarse_fits("sft"))
         for scheme in ("lora", "qlora"):
             assert len({found[scheme] for found in fits}) == 1, (seed, scheme, fits)
         checked += 1

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from advisor.advice.facts import suggestion_counts
 from advisor.advice.search.concessions import (
     MEMORY_LEFT,
     NO_CONCESSIONS,
@@ -98,10 +97,11 @@ class Costs:
     ) -> bool:
         """Whether a part of the data is conceded to a limit that all of it would break."""
         is_module = update(composition.update or "lora").is_module
-        may_be = concessions.part == "all" or (concessions.part == "modules" and is_module)
+        if concessions.part != "all" and not (concessions.part == "modules" and is_module):
+            return False
         one_file = len(self.situation.tasks) < 2  # `max_steps` counts for each task alike
         fit = coarse_fit(cost, self.facts, may_not_fit=concessions.may_not_fit)
-        return may_be and one_file and fit == OVER_BUDGET
+        return one_file and fit == OVER_BUDGET
 
     def _on_several(
         self, composition: Composition, concessions: Concessions, *, coarse: bool
@@ -257,39 +257,19 @@ class Costs:
             self._stages[*key, coarse] = fit_stage(stage, coarse=coarse)
         return self._stages[*key, coarse]
 
-    def coarse_fits(
-        self,
-        chain: str,
-        facts: Mapping[str, Any] | None = None,
-        concessions: Concessions = NO_CONCESSIONS,
-    ) -> dict[str, str]:
-        """scheme -> the coarse fact that rules see.
-
-        Args:
-            facts: What is known, if that is more than the costs were reckoned with.
-        """
-        found = {
-            scheme: self._coarse_fit(compose(chain, scheme), concessions) for scheme in schemes()
-        }
-        known = self.facts if facts is None else facts
-        # That a suggested model does not fit is always a known fact: the plan would run into it.
-        if self.situation.suggestion is None or suggestion_counts(self.situation, known):
-            return found
-        return {
-            scheme: fit if fit in ("too_big", OVER_BUDGET) else "unknown"
-            for scheme, fit in found.items()
-        }
+    def coarse_fits(self, chain: str, concessions: Concessions = NO_CONCESSIONS) -> dict[str, str]:
+        """scheme -> the coarse fact that rules see."""
+        return {one: self._coarse_fit(compose(chain, one), concessions) for one in schemes()}
 
     def _coarse_fit(self, composition: Composition, concessions: Concessions) -> str:
         """The coarse fact; `split` for a module whose base could be quantised instead."""
         stages, cost = self.cost_of(composition, concessions, coarse=True)
         fit = coarse_fit(cost, self.facts, may_not_fit=concessions.may_not_fit)
-        is_split = any(stage.is_sharded for stage in stages) and (
-            is_link_slow(self.situation.hardware)
-            or any("offload" in stage.settings for stage in stages)
-        )
-        is_module = update(composition.update or "lora").is_module
-        return "split" if fit in ("fits", "tight") and is_module and is_split else fit
+        if fit not in ("fits", "tight") or not update(composition.update or "lora").is_module:
+            return fit
+        offloads = any("offload" in stage.settings for stage in stages)
+        is_slow = offloads or is_link_slow(self.situation.hardware)
+        return "split" if is_slow and any(stage.is_sharded for stage in stages) else fit
 
 
 def _is_packed(found: Fitted) -> bool:
