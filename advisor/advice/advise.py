@@ -236,15 +236,12 @@ def with_choice(advice: Advice, chosen: Candidate) -> Advice:
     because = (Reason(text=BY_HAND), *first.because)
     old = replace(first, verdict="ranked_lower", because=because)
     others = (one for one in advice.alternatives if one is not chosen)
-    of_old = _candidate_warnings(advice.situation, advice.recommendation)
-    warnings = (
-        *(warning for warning in advice.warnings if warning not in of_old),
-        *_candidate_warnings(advice.situation, chosen),
-    )
+    of_old = _candidate_warnings(advice.situation, first)
+    kept = (warning for warning in advice.warnings if warning not in of_old)
     return replace(
         advice,
         recommendation=chosen,
         alternatives=(old, *others),
         nothing_fits=None,
-        warnings=warnings,
+        warnings=(*kept, *_candidate_warnings(advice.situation, chosen)),
     )

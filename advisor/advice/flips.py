@@ -191,11 +191,11 @@ def card_words(card: GpuSpec) -> str:
 
 def cheapest_holding(situation: Situation, stages: tuple[StageSettings, ...]) -> GpuSpec | None:
     """The cheapest GPU on which every stage fits with its smallest settings, or None."""
-    known = (card for card in situation.cards if card.memory_bytes is not None)
-    holding = (
-        card for card in known if all(fits_on(situation, one_card(card), stage) for stage in stages)
-    )
-    return next(holding, None)
+    for card in situation.cards:
+        there = one_card(card)
+        if card.memory_bytes and all(fits_on(situation, there, stage) for stage in stages):
+            return card
+    return None
 
 
 def one_card(card: GpuSpec) -> Hardware:

@@ -175,21 +175,21 @@ def _gpus_to_try(situation: Situation, decision: Decision, close: Candidate) -> 
     """The GPUs, cheapest first, that could hold the nearest candidate within the limits."""
     if situation.answers.value("budget_usd") == 0:
         return
-    gpus, needs, duration_s = (
-        situation.hardware.gpus,
-        close.estimate.memory,
-        close.estimate.duration_s,
-    )
+    gpus, cost = situation.hardware.gpus, close.estimate
     names = {gpu.spec.id for gpu in gpus if gpu.spec is not None}
     here = gpus[0].spec if gpus else None
     for card in situation.cards:
         size = card.memory_bytes
-        if card.id in names or size is None or (needs is not None and needs.need_bytes > size):
+        if (
+            card.id in names
+            or size is None
+            or (cost.memory is not None and cost.memory.need_bytes > size)
+        ):
             continue
-        if duration_s is None or here is None or not here.bf16_flops or not card.bf16_flops:
+        if cost.duration_s is None or here is None or not here.bf16_flops or not card.bf16_flops:
             yield card
             continue
-        hours = duration_s / 3600 * here.bf16_flops / card.bf16_flops
+        hours = cost.duration_s / 3600 * here.bf16_flops / card.bf16_flops
         limits = {"budget_hours": hours, "budget_usd": hours * (card.price_usd_per_h or 0.0)}
         stated = {name: decision.facts.get(name) for name in limits}
         if all(

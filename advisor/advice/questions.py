@@ -181,11 +181,8 @@ class _Step:
             name: [(bit, one) for bit, when in enumerate(whens) for one in when if one.fact == name]
             for name in table.seen
         }
-        self.mask, self.sets, self.winner = (
-            cache(self._mask),
-            cache(self._sets),
-            cache(self._winner),
-        )
+        self.mask, self.sets = cache(self._mask), cache(self._sets)
+        self.winner = cache(self._winner)
         self.effects = {
             name: {
                 cell.value: self.mask(name, cell.value)

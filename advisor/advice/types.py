@@ -183,9 +183,8 @@ class Candidate:
     verdict: Verdict
     because: tuple[Reason, ...]
     ways: tuple[Fitted, ...] = ()  # under each strategy of several GPUs, the chosen one first
-    forced_ok: bool = (
-        True  # --force may take it (never over a company's forbid, nor what cannot run)
-    )
+    # --force may take it: never over a company's forbid, nor what cannot run.
+    forced_ok: bool = True
 
     @property
     def verdict_words(self) -> str:

@@ -245,12 +245,12 @@ def coarse_fit(cost: Estimate, facts: Mapping[str, Any], *, may_not_fit: bool = 
     fit: str = cost.fits
     if fit == "may_fit":
         fit = "tight" if cost.is_likely or (may_not_fit and cost.is_near) else "too_big"
-    usd, hours = facts.get("budget_usd"), facts.get("budget_hours")
-    over_usd = usd is not None and cost.cost_usd is not None and cost.cost_usd > usd
-    over_hours = (
-        hours is not None and cost.duration_s is not None and cost.duration_s > hours * 3600
+    limits = {"budget_usd": (cost.cost_usd, 1), "budget_hours": (cost.duration_s, 3600)}
+    is_over = any(
+        amount is not None and (limit := facts.get(name)) is not None and amount > limit * unit
+        for name, (amount, unit) in limits.items()
     )
-    return "over_budget" if fit != "too_big" and (over_usd or over_hours) else fit
+    return "over_budget" if fit != "too_big" and is_over else fit
 
 
 # --------------------------------------------------------------------------- of data alone

@@ -19,10 +19,8 @@ from advisor.estimate.types import Estimate
 from advisor.ground.units import format_gib
 from advisor.ruleset.phrases import inside_sentence
 
-CPU_FEW_ROWS, CPU_BUSY_TOKENS = (
-    4,
-    1024,
-)  # more rows at once pay only where they are short: a processor is busy with this many tokens
+# More rows at once pay only if they are short: a processor is busy with this many tokens.
+CPU_FEW_ROWS, CPU_BUSY_TOKENS = 4, 1024
 # Where the speed of a device is not known: a micro-batch of fewer tokens leaves a GPU waiting for
 # launches (estimator, "Time"), and recomputing runs one of four passes again.
 BUSY_TOKENS, RECOMPUTED_PACE = 2048, 4 / 3

@@ -22,9 +22,8 @@ from advisor.plan.model import Stage
 
 DEFAULT_SEQ_LEN = 1024
 TEXT_LEN, CPU_TEXT_LEN = 2048, 512  # of documents, which may be parted anywhere
-APPROXIMATION_MARGIN = (
-    1.25  # token counts from characters can be off by this much; a length that cuts rows is worse
-)
+# Token counts from characters can be off by this much; a length that cuts rows is worse.
+APPROXIMATION_MARGIN = 1.25
 # a chat template's own words around a conversation, which a count of characters does not see
 TEMPLATE_TOKENS = 64
 MULTIPLE = 64
@@ -64,16 +63,11 @@ def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Cho
         tokens = data.tokens
         kept = tokens.kept_whole()
         approximate = "approximation" in tokens.counted_by
-        length = _rounded_up(
-            kept.tokens * APPROXIMATION_MARGIN + TEMPLATE_TOKENS if approximate else kept.tokens
-        )
-        measured = (
-            "" if tokens.sampled_rows is None else f" of the {tokens.sampled_rows:,} measured"
-        )
-        because = (
-            f"holds {kept.what}{measured} ({kept.tokens:,} tokens"
-            f"{', approximated' if approximate else ''}){_longer(data, kept.tokens)}"
-        )
+        longest = kept.tokens * APPROXIMATION_MARGIN + TEMPLATE_TOKENS
+        length = _rounded_up(longest if approximate else kept.tokens)
+        count = f"{kept.tokens:,} tokens{', approximated' if approximate else ''}"
+        of = f" of the {tokens.sampled_rows:,} measured" if tokens.sampled_rows is not None else ""
+        because = f"holds {kept.what}{of} ({count}){_longer(data, kept.tokens)}"
     return _within(context_tokens, Chosen(value=length, because=because))
 
 
