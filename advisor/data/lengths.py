@@ -7,6 +7,7 @@ Lengths are kept as counts per length, so that memory does not grow with the fil
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -57,13 +58,12 @@ class Lengths:
             counted = self._counted(example)
             self._note(*counted)
             return counted[1]
-        request = -(-request_bytes // CHARS_PER_TOKEN)
-        length = -(-(request_bytes + max(answer_bytes, default=0)) // CHARS_PER_TOKEN)
+        longest, *shorter = sorted(answer_bytes, reverse=True) or [0]
+        length = _tokens(request_bytes + longest)
         if self.count_tokens is None:
-            second = 0
-            if len(answer_bytes) > 1 and answer_bytes[1]:
-                second = -(-(request_bytes + min(answer_bytes)) // CHARS_PER_TOKEN)
-            self._note(request, length, second)
+            has_second = shorter and answer_bytes[1]
+            second = _tokens(request_bytes + shorter[0]) if has_second else 0
+            self._note(_tokens(request_bytes), length, second)
             return length
         self._sample.offer(lambda: self._counted(example))
         if length > self._guessed:
@@ -87,9 +87,9 @@ class Lengths:
             return 0, count(example.text), 0
         rendered = getattr(count, "rendered", lambda _example: None)
         request, *whole = rendered(example) or sequences(example)
-        lengths = sorted(count(text) for text in whole)
+        longest, *shorter = sorted(map(count, whole), reverse=True)
         before = count(request) if request else 0
-        return min(before, lengths[-1]), lengths[-1], lengths[0] if len(lengths) > 1 else 0
+        return min(before, longest), longest, shorter[0] if shorter else 0
 
     def stats(self, rows_in_all: int | None = None) -> TokenStats | None:
         """Percentiles of the lengths noted, once all rows are seen; total and mean are of all
@@ -195,6 +195,11 @@ class Lengths:
         return table
 
 
+def _tokens(size_bytes: int) -> int:
+    """About how many tokens so many bytes are."""
+    return -(-size_bytes // CHARS_PER_TOKEN)
+
+
 def _total(counted: Iterable[tuple[int, int]]) -> int:
     """The tokens of rows counted by length."""
     return sum(length * count for length, count in counted)
@@ -227,11 +232,7 @@ def _histogram(ordered: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     edges = [*HISTOGRAM_TOKENS]
     while edges[-1] < ordered[-1][0]:
         edges.append(edges[-1] * 2)
-    bins = dict.fromkeys(edges, 0)
-    place = 0
+    bins: Counter[int] = Counter()
     for length, count in ordered:
-        while length > edges[place]:
-            place += 1
-        bins[edges[place]] += count
-    filled = [index for index, edge in enumerate(edges) if bins[edge]]
-    return tuple((edge, bins[edge]) for edge in edges[filled[0] : filled[-1] + 1])
+        bins[bisect_left(edges, length)] += count
+    return tuple((edges[place], bins[place]) for place in range(min(bins), max(bins) + 1))
