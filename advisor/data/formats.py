@@ -92,6 +92,9 @@ class Formats:
     roles: Annotated[Mapping[str, tuple[str, ...]], "role -> other spellings of it in --map"]
     columns: Mapping[str, ColumnRule]
     metadata: Annotated[Names, "names of columns that are about a row and no part of it"]
+    media: Annotated[Names, "names of columns of images and sound, in the singular"]
+    settings: Annotated[Names, "names of columns that say how to ask, not what is right"]
+    inside: Annotated[Names, "keys of small objects around an answer, the likeliest first"]
     verdicts: Annotated[Mapping[str, Names], "good and bad -> what a verdict may be"]
     turns: TurnKeys
     wrappers: Annotated[Names, "keys of one object around all rows"]

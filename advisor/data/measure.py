@@ -267,11 +267,6 @@ def understood(example: Example) -> dict[str, Any]:
     return shown
 
 
-# Columns of OpenAI's rows that say how to ask, not what is right.
-NO_REFERENCES = ("response_format", "parallel_tool_calls", "tool_choice")
-MEDIA = ("image", "img", "picture", "audio", "video", "sound", "pixel_value")
-
-
 def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]:
     """Places that cannot be read, keys that stand twice, and how files were read that are not
     separated by commas or not UTF-8: one line for files alike.
@@ -327,7 +322,7 @@ def open_requests(data: DataSet, skipped: SkippedRows) -> list[Finding]:
     column = data.mapping.get("messages")
     if column is None or 2 * skipped.tallies.get(NO_ANSWER, Tally()).count <= skipped.seen:
         return []
-    others = (*NO_REFERENCES, *formats().metadata)
+    others = (*formats().settings, *formats().metadata)
     beside = [name for name in data.unused if normal(name) not in others]
     if not beside:
         return []
@@ -353,11 +348,10 @@ def about_reading(data: DataSet) -> list[Finding]:
         found.append(finding("documents", "note", data.why))
     unused = data.unused
     if unused:
-        text = (
-            f"columns that play no role: {', '.join(unused[:8])}{' ...' if len(unused) > 8 else ''}"
-        )
+        more = " ..." if len(unused) > 8 else ""
+        text = f"columns that play no role: {', '.join(unused[:8])}{more}"
         found.append(finding("unused-columns", "note", text, len(unused)))
-    media = [column for column in unused if normal(column).rstrip("s") in MEDIA]
+    media = [column for column in unused if normal(column).rstrip("s") in formats().media]
     if media:
         text = f"images or sound in {', '.join(media)} are left out: only the text is trained"
         found.append(finding("media-columns", "warning", text, len(media)))

@@ -25,6 +25,7 @@ from advisor.data.read.lines import (
 
 CHUNK_CHARS = 1 << 20
 LARGE_BYTES = 64 << 20  # a larger object around a list is read row by row, not at once
+TURNS = (("role", "content"), ("from", "value"))  # keys of a conversation's turns, no rows
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
 SAVE_ONE = "save the one to train on as a file of its own"
 FETCH_AGAIN = "download or export it again"
@@ -270,8 +271,9 @@ class _Window:
             self._file.shown,
             [key for key in formats().wrappers if _is_table(value.get(key))],
         )
-        if len(lists) == 1 and not _is_turn(value[lists[0]][0]):
-            return list(value[lists[0]])
+        rows = value[lists[0]] if len(lists) == 1 else []
+        if rows and not any({*turn} <= rows[0].keys() for turn in TURNS):
+            return list(rows)
         if len(lists) > 1:
             what = f"{shown}: the file holds several lists: {', '.join(lists)}"
             self._faults.add(1, what, SAVE_ONE)
@@ -299,7 +301,3 @@ def _start_of_wrapper() -> re.Pattern[str]:
 
 def _is_table(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
-def _is_turn(item: dict[str, Any]) -> bool:
-    return ("role" in item and "content" in item) or ("from" in item and "value" in item)

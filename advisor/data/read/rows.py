@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -35,7 +36,7 @@ def read_rows(path: str | os.PathLike[str] | DataSource, *, faults: Faults | Non
     source = find_data(path)
     collected = Faults() if faults is None else faults
     several = source.container == "text" and len(source.files) > 1
-    reader = whole_text_rows if several else READERS[source.container]
+    reader = partial(text_rows, among_others=True) if several else READERS[source.container]
     offset = 0
     for file in source.files:
         last = 0
@@ -219,23 +220,15 @@ LONG_BLOCK_CHARS = 200
 STYLE_LINES = 2000  # that are looked at for what parts the documents
 
 
-def text_rows(file: DataFile, faults: Faults) -> Rows:
-    """The documents of a text file as {"text": ...}."""
-    return _text_rows(file, faults, document_style(file))
+def text_rows(file: DataFile, faults: Faults, *, among_others: bool = False) -> Rows:
+    """The documents of a text file as {"text": ...}.
 
-
-def whole_text_rows(file: DataFile, faults: Faults) -> Rows:
-    """The same of one text file among several: it is one document, unless marks part it.
-
-    Word and most browsers write a paragraph on one line, so blank lines and long lines in a file
-    among others part paragraphs.
+    A file among others is one document, unless marks part it: Word and most browsers write a
+    paragraph on one line, so blank lines and long lines part paragraphs.
     """
-    style = document_style(file)
-    return _text_rows(file, faults, style if style == "marks" else "whole")
-
-
-def _text_rows(file: DataFile, faults: Faults, style: str) -> Rows:
-    number = 0
+    style, number = document_style(file), 0
+    if among_others and style != "marks":
+        style = "whole"
     for text in _documents(file, faults, style):
         if text.strip():
             number += 1

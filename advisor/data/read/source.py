@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -317,16 +317,13 @@ def _folder(where: Path, shown: str) -> DataSource:
     if len({file.container.removesuffix("l") for file in files}) > 1:
         raise _mixture(files, shown)
     train = [file for file in files if "train" in file.path.name.lower()]
-    rest = [file for file in files if file not in train]
-    if train and rest and all(_is_evaluation(file) for file in rest):
-        left = ", ".join(file.path.name for file in rest)
+    rest = [file.path.name for file in files if file not in train]
+    are_evaluations = [any(one in name.lower() for one in EVALUATION_NAMES) for name in rest]
+    if train and rest and all(are_evaluations):
+        left = ", ".join(rest)
         notes.append(f"left out, kept for evaluation: {left}")
         files = train
     return DataSource(shown=shown, files=tuple(files), notes=tuple(notes), root=where)
-
-
-def _is_evaluation(file: DataFile) -> bool:
-    return any(name in file.path.name.lower() for name in EVALUATION_NAMES)
 
 
 def not_read(others: Counter[str]) -> list[str]:
@@ -461,17 +458,19 @@ def team_files(folder: str | os.PathLike[str]) -> dict[str, str]:
         return {}
     if {"dataset_dict.json", "state.json"} & {entry.name for entry in entries}:
         return {}
-    named = {_stem(entry): entry for entry in entries if _holds_examples(entry)}
-    named = {stem: entry for stem, entry in named.items() if not stem.startswith(BESIDE_DATA)}
-    if len(named) < 2 or _are_parts(named):
+    named: dict[str, Path] = {}
+    for entry in filter(_holds_examples, entries):
+        name = entry.name.lower()
+        stem = name if entry.is_dir() else name.removesuffix(".gz").rsplit(".", 1)[0]
+        if not stem.startswith(BESIDE_DATA):
+            named[stem] = entry
+    split_names = {"train", "training", *EVALUATION_NAMES}
+    plain = {re.sub(r"[\d_.-]+", " ", stem).strip() for stem in named}
+    # Parts differ by numbers alone, or are called as splits are.
+    if len(named) < 2 or len(plain) == 1 or all(split_names & {*one.split()} for one in plain):
         return {}
     teams = {folder_name(stem): os.path.join(folder, entry.name) for stem, entry in named.items()}
     return teams if "" not in teams and len(teams) == len(named) else {}
-
-
-def _stem(entry: Path) -> str:
-    name = entry.name.lower()
-    return name if entry.is_dir() else name.removesuffix(".gz").rsplit(".", 1)[0]
 
 
 def _holds_examples(entry: Path) -> bool:
@@ -483,10 +482,3 @@ def _holds_examples(entry: Path) -> bool:
         return is_table and entry.is_file() and entry.stat().st_size > 0
     except OSError:
         return False
-
-
-def _are_parts(stems: Iterable[str]) -> bool:
-    """Whether the names are those of one data set's splits, or differ by numbers alone."""
-    split_names = ("train", "training", *EVALUATION_NAMES)
-    plain = {re.sub(r"[\d_.-]+", " ", stem).strip() for stem in stems}
-    return len(plain) == 1 or all(set(name.split()) & set(split_names) for name in plain)

@@ -165,7 +165,7 @@ def text_cell(value: Any) -> str | None:
             str(value) if value == value else None
         )  # NaN: what other tools write for an empty cell
     if isinstance(value, Mapping):  # SQuAD answers, verl reward_model
-        for key in ("ground_truth", "text", "value", "content", "answer"):
+        for key in formats().inside:
             if key in value:
                 return text_cell(value[key])
         return None

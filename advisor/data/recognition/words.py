@@ -40,8 +40,9 @@ def role_of(name: str) -> str:
     for role, group in _words().items():
         if any(map(group.__contains__, words)):
             return role
-        if role != "nothing" and any(_ends_with(word, group) for word in words):
-            return role
+        long = tuple(part for part in group if len(part) >= 5)
+        if role != "nothing" and any(word.endswith(long) for word in words):
+            return role  # German writes words together
         if any(part in whole for part in group if part >= WHOLE_WORDS_UP_TO):
             return role
     return ""
@@ -57,18 +58,17 @@ def plain_words(name: str) -> list[str]:
     return re.findall(r"[^\W_]+", bare.casefold())
 
 
-def _ends_with(word: str, group: frozenset[str]) -> bool:
-    """Whether a word ends with one of a group: German writes words together."""
-    return any(len(part) >= 5 and word.endswith(part) for part in group)
-
-
 def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
     """Ways to read columns whose names are no known ones, best first, and whether the names leave
     no other way than the first.
     """
     if len(columns) > MOST_COLUMNS:
         return [], False
-    texts = {name: role_of(name) for name, column in columns.items() if _is_text(column)}
+    texts = {
+        name: role_of(name)
+        for name, column in columns.items()
+        if column.shape in ("text", "texts") and not (column.holds_addresses or column.holds_dates)
+    }
     texts = {name: role for name, role in texts.items() if role not in ("nothing", "label")}
     better, worse = ([name for name in texts if _words()[side] & {*plain_words(name)}]
                      for side in ("chosen", "rejected"))  # fmt: skip
@@ -96,10 +96,6 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
         )
         return pairs, not says_little
     return pairs[:SHOWN_WAYS] or [_way("a text in {text}", {"text": name}) for name in texts], False
-
-
-def _is_text(column: Column) -> bool:
-    return column.shape in ("text", "texts") and not (column.holds_addresses or column.holds_dates)
 
 
 def _is_thin(column: Column) -> bool:
