@@ -64,6 +64,7 @@ class Fact:
     order: Annotated[int | None, "place in the wizard; left out: asked only if a plan needs it"] = (
         None
     )
+    refines: Annotated[bool, "asked only once something is known of the examples"] = False
     ask: Annotated[str, "the question, for somebody who knows no machine learning"] = ""
     ask_when: Annotated[
         Mapping[str, tuple[Any, ...]], "asked only if these facts have one of these values"

@@ -273,7 +273,7 @@ def ask_round(interview: Interview, earlier: Answers | None = None) -> Saved:
             asker(interview),
             progress.answers,
             asked=progress.asked,
-            relevant=for_now(interview.relevant),
+            relevant=for_now(facts, interview.relevant),
             keep=keep,
         )
     except (KeyboardInterrupt, EOFError):

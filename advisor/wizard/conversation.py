@@ -160,7 +160,7 @@ class Conversation:
         answers = with_reply(self.facts, self.answers, fact, reply)
         asked = tuple(dict.fromkeys((*self.progress.asked, fact.id)))
         self.progress = Saved(answers=without_stale(self.facts, answers), asked=asked)
-        self._walk(for_now(self.interview.relevant))
+        self._walk(for_now(self.facts, self.interview.relevant))
 
     def try_change(self, advice: Advice, change: Mapping[str, Any]) -> None:
         """Take in one change, which can be undone; the menu asks what only now matters."""

@@ -11,10 +11,6 @@ from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import UNKNOWN, Fact
 
 EXAMPLES = ("data_path", "tasks", "data_kind")  # any of them tells something of the examples
-REFINING = (
-    "latency_critical", "teacher", "domain_covered_by_base_model", "reward_model_available",
-    "instruct_model_start", "serve_with", "priority",
-)  # fmt: skip
 GIVEN_BEFORE = ("file", "flag")  # origins of answers that are not asked for again
 
 
@@ -159,18 +155,17 @@ def _not_put(facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]
     return [fact for fact in questions(facts) if fact.id not in asked and not was_given(fact)]
 
 
-def for_now(relevant: Relevant | None) -> Relevant | None:
+def for_now(facts: Mapping[str, Fact], relevant: Relevant | None) -> Relevant | None:
     """The same without questions that refine a choice, while nothing is known of the examples: the
     answer is then mostly which ones to collect. They can be answered afterwards.
     """
-    if relevant is None:
-        return None
 
     def is_relevant_now(fact_id: str, answers: Answers, opened: Collection[str]) -> bool:
-        refines = fact_id in REFINING and _none_stated(EXAMPLES, answers)
-        return not refines and relevant(fact_id, answers, opened)
+        if facts[fact_id].refines and _none_stated(EXAMPLES, answers):
+            return False
+        return relevant is None or relevant(fact_id, answers, opened)
 
-    return is_relevant_now
+    return relevant and is_relevant_now
 
 
 def questions(facts: Mapping[str, Fact]) -> list[Fact]:

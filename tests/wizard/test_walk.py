@@ -172,9 +172,9 @@ def test_several_facts_can_be_answered_at_once():
 
 def test_what_refines_a_choice_waits_for_the_examples():
     """Who knows nothing of examples is not asked where the model will run; who has some is."""
-    everything = for_now(lambda *_: True)
+    everything = for_now(FACTS, lambda *_: True)
     for replies in ({}, {"data_kind": "paired"}, {"data_path": "x.jsonl"}):
         order = walked({"task": "qa", **replies}, relevant=everything)[1]
         assert ("serve_with" in order) == bool(replies)
         assert "budget" in order
-    assert for_now(None) is None
+    assert for_now(FACTS, None) is None
