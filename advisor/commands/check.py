@@ -22,7 +22,7 @@ from advisor.data.measure import Depth, unusable
 from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.extras import all_extras, extras
-from advisor.ground.types import DataProfile, Finding
+from advisor.ground.types import DataFinding, DataProfile
 from advisor.ground.yaml_files import parse_yaml
 from advisor.launch.failure_report import KINDS
 from advisor.render.check_page import print_check, print_row, row_json
@@ -194,10 +194,12 @@ def check_data(path: str, options: CheckOptions = DEFAULTS) -> tuple[DataProfile
         found = replace(found, findings=findings, objectives=objectives)
     elif model is not None:
         texts, _ = template_fit(model, [found], mapping, None)
-        fit = [Finding(id="template-of-family", severity="warning", text=text) for text in texts]
+        fit = [
+            DataFinding(id="template-of-family", severity="warning", text=text) for text in texts
+        ]
         found = replace(found, findings=(*fit, *found.findings))
     if note:
-        absent = Finding(id="tokenizer-not-at-hand", severity="note", text=note)
+        absent = DataFinding(id="tokenizer-not-at-hand", severity="note", text=note)
         found = replace(found, findings=(*found.findings, absent))
     return found, {**advise_on_data(found, seq_len=seq_len), "model": model}
 

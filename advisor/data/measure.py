@@ -33,7 +33,7 @@ from advisor.data.read.source import IMAGES_HELP, DataSource, content_digest
 from advisor.data.recognition.matching import map_flag
 from advisor.data.recognition.recognise import DataSet, recognise
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.types import DataProfile, Finding
+from advisor.ground.types import DataFinding, DataProfile
 from advisor.methods import methods
 
 # rows of a large file measured when `full` is not asked for: about 0.03 s on one core
@@ -169,7 +169,7 @@ def _row(example: Example, lengths: Lengths, about: Subject) -> SeenRow:
     return SeenRow(example, text, plain, request // CHARS_PER_TOKEN, tokens)
 
 
-def _judged(one: Finding, *, whole: bool) -> Finding:
+def _judged(one: DataFinding, *, whole: bool) -> DataFinding:
     """The beginning of a file may be sorted (all of one class first), so what it lacks blocks
     nothing.
     """
@@ -267,14 +267,14 @@ def understood(example: Example) -> dict[str, Any]:
     return shown
 
 
-def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]:
+def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[DataFinding]:
     """Places that cannot be read, keys that stand twice, and how files were read that are not
     separated by commas or not UTF-8: one line for files alike.
 
     Args:
         objectives: What the data could train: a place that cannot be read blocks all of them.
     """
-    found: list[Finding] = []
+    found: list[DataFinding] = []
     if faults.items:
         shown = "; ".join(fault.headline for fault in faults.items[:SHOWN_ROWS])
         left = len(faults.items) - SHOWN_ROWS
@@ -296,9 +296,9 @@ def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]
     return found
 
 
-def skip_findings(skipped: SkippedRows, objectives: tuple[str, ...]) -> list[Finding]:
+def skip_findings(skipped: SkippedRows, objectives: tuple[str, ...]) -> list[DataFinding]:
     """Rows that cannot be used, by the reason: so many that a run stops are an error."""
-    found: list[Finding] = []
+    found: list[DataFinding] = []
     for reason, tally in skipped.tallies.items():
         text = f"{tally.count:,} of {skipped.seen:,} rows: {REASONS[reason]}"
         if tally.count == skipped.seen:
@@ -315,7 +315,7 @@ def skip_findings(skipped: SkippedRows, objectives: tuple[str, ...]) -> list[Fin
     return found + findings_of(one, TRAILING, "note", text)
 
 
-def open_requests(data: DataSet, skipped: SkippedRows) -> list[Finding]:
+def open_requests(data: DataSet, skipped: SkippedRows) -> list[DataFinding]:
     """What to do with conversations that nobody answers, where other columns may hold the right
     answer, as in OpenAI's items for reinforcement fine-tuning.
     """
@@ -336,9 +336,9 @@ def open_requests(data: DataSet, skipped: SkippedRows) -> list[Finding]:
     return [finding("requests-with-references", "note", text, len(beside))]
 
 
-def about_reading(data: DataSet) -> list[Finding]:
+def about_reading(data: DataSet) -> list[DataFinding]:
     """Files and columns that play no role, and how sure the reading is."""
-    found: list[Finding] = []
+    found: list[DataFinding] = []
     for note in data.notes:
         unread = note.startswith("not read")
         severity = "warning" if unread and not note.endswith(IMAGES_HELP) else "note"

@@ -209,7 +209,7 @@ class Answers:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class DataFinding:
     """Something about the data that a person should know."""
 
     id: str  # kebab-case, named after the situation: "row-without-answer"
@@ -270,7 +270,7 @@ class DataProfile:
     rows: int
     tokens: TokenStats | None
     objectives: tuple[str, ...]  # it can train
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[DataFinding, ...] = ()
     sample: Mapping[str, Any] | None = None  # one row as understood
     digest: str = ""  # of the content
     # certain | likely | guessed | stated (by a mapping): how sure the format is

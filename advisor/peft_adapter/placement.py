@@ -44,14 +44,14 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModuleShape:
     """What an adapter depends on in its base."""
 
     hidden_size: int
     layers: int
 
 
-def base_shape(model: Any) -> Shape:
+def base_shape(model: Any) -> ModuleShape:
     """Hidden size and number of layers.
 
     Raises UnsupportedModel where the model's config does not say.
@@ -67,7 +67,7 @@ def base_shape(model: Any) -> Shape:
             f"{type(model).__name__}: its config names no hidden_size and num_hidden_layers, so"
             " this is no transformer that adapters fit into"
         )
-    return Shape(hidden_size=hidden, layers=layers)
+    return ModuleShape(hidden_size=hidden, layers=layers)
 
 
 def find_places(model: Any, placement: str, layers: list[int] | None = None) -> dict[str, Place]:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from advisor.data.amounts import in_words
 from advisor.data.recognition.matching import map_flag
-from advisor.ground.types import DataProfile, Finding, TokenStats
+from advisor.ground.types import DataFinding, DataProfile, TokenStats
 from advisor.ground.units import format_count
 from advisor.methods import methods
 from advisor.render.data import FORMATS, visible, what_of
@@ -160,7 +160,7 @@ class _Page:
         more = [f"{one}{on_what(one)}" for one in profile.objectives[SHOWN_OBJECTIVES:]]
         return Group(table, self.text(f"also {', '.join(more)}", "dim")) if more else table
 
-    def findings(self, findings: Sequence[Finding]) -> RenderableType:
+    def findings(self, findings: Sequence[DataFinding]) -> RenderableType:
         if not findings:
             return self.text("no problems found")
         rows = [
@@ -330,7 +330,7 @@ def _share(share: float) -> str:
     return "below 1 %" if 0 < share < 0.01 else f"{max(0, share):.0%}".replace("%", " %")
 
 
-def _finding_lines(finding: Finding) -> list[str]:
+def _finding_lines(finding: DataFinding) -> list[str]:
     """A finding's lines: unreadable places stand one below the other."""
     text = visible(finding.text)
     if finding.id != "unreadable-rows":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from advisor.ground.terminal import shown
-from advisor.ground.types import DataProfile, Finding, TokenStats
+from advisor.ground.types import DataFinding, DataProfile, TokenStats
 
 SCHEMA_VERSION = 1
 KINDS = {
@@ -80,7 +80,7 @@ def _tokens_json(tokens: TokenStats) -> dict[str, Any]:
     }
 
 
-def _finding_json(finding: Finding) -> dict[str, Any]:
+def _finding_json(finding: DataFinding) -> dict[str, Any]:
     return {
         "id": finding.id,
         "severity": finding.severity,

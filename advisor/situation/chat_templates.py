@@ -16,7 +16,7 @@ from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, Text
 from advisor.ground.sources import shipped_sources
-from advisor.ground.types import DataProfile, Finding
+from advisor.ground.types import DataFinding, DataProfile
 from advisor.ground.yaml_files import read_shipped
 
 
@@ -148,12 +148,12 @@ def template_fit(
 
 def _try_template(
     model: str, profiles: Sequence[DataProfile], mapping: Mapping[str, str] | None
-) -> list[Finding] | None:
+) -> list[DataFinding] | None:
     """What trying the template found; None if it is not at hand."""
     own = advisor.data.has_template(model)
     if own is None:
         return None
-    found: list[Finding] = []
+    found: list[DataFinding] = []
     for profile in profiles:
         # Rows of one request and one answer fit every template: only others are tried.
         if own and not _is_special(profile):

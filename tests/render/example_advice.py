@@ -25,8 +25,8 @@ from advisor.estimate.types import Estimate, MemoryEstimate, Moment, Term, Whole
 from advisor.ground.types import (
     Answer,
     Answers,
+    DataFinding,
     DataProfile,
-    Finding,
     Gpu,
     Hardware,
     ModelShape,
@@ -345,7 +345,9 @@ def scenario_5() -> Advice:
         ),
         objectives=("sft",),
         findings=(
-            Finding(id="duplicate-rows", severity="note", text="12 rows are there twice", count=12),
+            DataFinding(
+                id="duplicate-rows", severity="note", text="12 rows are there twice", count=12
+            ),
         ),
         sample={"messages": [{"role": "user", "content": "secret question"}]},
         digest="ab12",

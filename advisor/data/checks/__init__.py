@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from advisor.data.example import Example
 from advisor.data.examples import SHOWN_ROWS, Tally
 from advisor.data.recognition.recognise import DataSet
-from advisor.ground.types import Finding
+from advisor.ground.types import DataFinding
 
 T = TypeVar("T")
 SEVERITIES = ("error", "warning", "note")
@@ -68,9 +68,9 @@ class RowCheck:
     def see(self, row: SeenRow) -> None:
         """Note what the row shows."""
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[DataFinding]:
         """What to say, after the last row."""
-        found: list[Finding] = []
+        found: list[DataFinding] = []
         for name, (severity, text) in self.says.items():
             tally = self.tallies[name]
             said = text.format(rows=tally.in_words, count=f"{tally.count:,}")
@@ -96,24 +96,24 @@ def checks(about: Subject) -> list[RowCheck]:
 
 def finding(
     id: str, severity: str, text: str, seen: int | Tally = 0, blocks: tuple[str, ...] = ()
-) -> Finding:
+) -> DataFinding:
     """A finding about so many rows."""
     assert severity in SEVERITIES
     tally = Tally(seen) if isinstance(seen, int) else seen
-    rows = tuple(tally.rows[:SHOWN_ROWS])
-    return Finding(id=id, severity=severity, text=text, count=tally.count, rows=rows, blocks=blocks)  # type: ignore[arg-type]
+    counted = {"count": tally.count, "rows": tuple(tally.rows[:SHOWN_ROWS]), "blocks": blocks}
+    return DataFinding(id=id, severity=severity, text=text, **counted)  # type: ignore[arg-type]
 
 
 def findings_of(
     tally: Tally, id: str, severity: str, text: str, blocks: tuple[str, ...] = ()
-) -> list[Finding]:
+) -> list[DataFinding]:
     """The finding with its rows named behind the text; none if no row shows it."""
     if not tally.count:
         return []
     return [finding(id, severity, f"{text} ({tally.rows_in_words})", tally, blocks)]
 
 
-def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def worst_first(findings: Iterable[DataFinding]) -> tuple[DataFinding, ...]:
     """The findings in the order of their severity."""
     return tuple(sorted(findings, key=lambda one: SEVERITIES.index(one.severity)))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, finding
 from advisor.data.example import Example
-from advisor.ground.types import Finding
+from advisor.ground.types import DataFinding
 
 ANSWERS_COUNTED = 100_000  # rows whose answers are compared: enough to see a constant one
 SHOWN_ANSWERS = 50  # different ones of which the beginning is kept
@@ -90,7 +90,7 @@ class AnswerShapes(RowCheck):
         self.counts["characters"] += len(whole)
         self.different.add(text.strip()[:200])
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[DataFinding]:
         counted = sum(self.answers.values())
         if counted < 2:
             return []

@@ -8,7 +8,7 @@ from typing import Any
 
 from advisor.data.checks import RowCheck, SeenRow, finding
 from advisor.data.example import said
-from advisor.ground.types import Finding
+from advisor.ground.types import DataFinding
 
 FEWEST_PAIRS = 20
 LONGER_SHARE = 0.7
@@ -30,7 +30,7 @@ class BetterAndWorse(RowCheck):
             self.counts["chosen_longer"] += chosen > rejected
             self.counts["rejected_longer"] += rejected > chosen
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[DataFinding]:
         longer = self.counts["chosen_longer"]
         decided = longer + self.counts["rejected_longer"]
         if decided >= FEWEST_PAIRS and longer >= LONGER_SHARE * decided:

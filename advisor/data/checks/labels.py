@@ -8,7 +8,7 @@ from typing import Any
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, finding
 from advisor.data.checks.size import FEW_ROWS
-from advisor.ground.types import Finding
+from advisor.ground.types import DataFinding
 
 KEPT_CLASSES = 1000
 SHOWN_CLASSES = 50
@@ -33,7 +33,7 @@ class Classes(RowCheck):
         if label is not None and (len(self.classes) < KEPT_CLASSES or label in self.classes):
             self.classes[label] += 1
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[DataFinding]:
         if self.about.format != "classification" or len(self.classes) < 2:
             return []  # of one class alone it is said that every answer is the same
         return class_findings(self.classes, enough_rows=self.about.rows >= FEW_ROWS)
@@ -49,14 +49,14 @@ class Classes(RowCheck):
         }
 
 
-def class_findings(classes: Counter[str], *, enough_rows: bool) -> list[Finding]:
+def class_findings(classes: Counter[str], *, enough_rows: bool) -> list[DataFinding]:
     """How the rows spread over the classes, classes of few rows, and labels written in two ways.
 
     Args:
         classes: Label -> rows.
         enough_rows: There are so many rows that a class of few is worth a word of its own.
     """
-    findings: list[Finding] = []
+    findings: list[DataFinding] = []
     (largest, most), (smallest, least) = classes.most_common()[0], classes.most_common()[-1]
     if most >= UNBALANCED * least:
         text = (

@@ -15,7 +15,7 @@ from advisor.data.example import Example, text_of_row
 from advisor.data.examples import SkippedRows, Tally, read_examples
 from advisor.data.recognition.recognise import DataSet
 from advisor.ground.errors import InputError
-from advisor.ground.types import Finding
+from advisor.ground.types import DataFinding
 
 MAX_ROWS = 500_000  # of the evaluation file: its hashes stay in memory
 
@@ -75,10 +75,10 @@ class EvaluationRows(RowCheck):
             if at is not None and at not in self.same:
                 self.same_request.setdefault(at, row.number)
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[DataFinding]:
         if not self.rows:
             return []
-        found: list[Finding] = []
+        found: list[DataFinding] = []
         if self.kind != self.about.kind:
             text = f"{self.path} holds {self.kind}, the training data {self.about.kind}"
             found.append(finding("evaluation-of-another-kind", "warning", text, self.rows))
@@ -99,7 +99,7 @@ class EvaluationRows(RowCheck):
             found.append(finding("evaluation-rows-unusable", "warning", text, unusable))
         return found
 
-    def _shared(self, id: str, pairs: Mapping[int, int], what: str) -> list[Finding]:
+    def _shared(self, id: str, pairs: Mapping[int, int], what: str) -> list[DataFinding]:
         """The finding about evaluation rows, with the training rows that share something."""
         if not pairs:
             return []

@@ -12,7 +12,7 @@ from collections import Counter
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, findings_of
 from advisor.data.example import Example
-from advisor.ground.types import Finding
+from advisor.ground.types import DataFinding
 
 # From this share of the rows it is how the data were made; below it, single letters and forms.
 WARNED_SHARE = 0.05
@@ -113,7 +113,7 @@ class Placeholders(RowCheck):
             if name in self.shown or len(self.shown) < KEPT:
                 self.shown[name] += 1
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[DataFinding]:
         tally, documents = self.tallies["placeholders-in-text"], self.about.kind == "raw_text"
         answers, rows = self.counts["answers"], self.about.rows
         named = ", ".join(f"{name} ({times:,}x)" for name, times in self.shown.most_common(NAMED))

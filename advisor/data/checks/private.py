@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, findings_of
-from advisor.ground.types import Finding
+from advisor.ground.types import DataFinding
 
 # Expressions are compiled where they are needed: nearly no data need any.
 DIGITS = r"[0-9][0-9 .()/-]{7,}[0-9]"  # every number looked for
@@ -185,8 +185,8 @@ class PrivateData(RowCheck):
                 self.tallies[kind.id].add(row)
                 self.shown.setdefault(kind.id, mask(first, kind.id))
 
-    def findings(self) -> list[Finding]:
-        found: list[Finding] = []
+    def findings(self) -> list[DataFinding]:
+        found: list[DataFinding] = []
         for kind in (*KINDS, *NUMBERS):
             tally = self.tallies[kind.id]
             risk = (

@@ -14,7 +14,7 @@ from typing import ClassVar
 from advisor.data.checks import RandomSample, RowCheck, SeenRow, Subject, finding, findings_of
 from advisor.data.example import said
 from advisor.data.examples import Tally
-from advisor.ground.types import Finding
+from advisor.ground.types import DataFinding
 
 # different rows kept to find repeated ones: about 250 MB of hashes, so that memory stays flat
 COMPARED_ROWS = 1_500_000
@@ -145,8 +145,8 @@ class Repeats(RowCheck):
                 self.tallies[CONFLICT].add(example.row)
             self.asked.add(asked)
 
-    def findings(self) -> list[Finding]:
-        found: list[Finding] = []
+    def findings(self) -> list[DataFinding]:
+        found: list[DataFinding] = []
         for name, how in HOW.items():
             tally = self.tallies[name]
             severity = "warning" if tally.count > 0.01 * self.about.rows else "note"
@@ -161,7 +161,7 @@ class Repeats(RowCheck):
             found.append(finding("not-all-rows-compared", "note", text, COMPARED_ROWS))
         return found + super().findings()
 
-    def _similar(self) -> list[Finding]:
+    def _similar(self) -> list[DataFinding]:
         pairs = alike(self.sample.kept)
         if not pairs:
             return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from advisor.data.checks import RowCheck, SeenRow, finding, findings_of
-from advisor.ground.types import Finding
+from advisor.ground.types import DataFinding
 
 # OpenAI's guide sees gains from 50 to 100 examples; runs on 10 and 25 rows are documented failures
 FEW_ROWS = 50
@@ -38,7 +38,7 @@ class RowLengths(RowCheck):
             if row.request_tokens >= limit:
                 self.tallies["requests-fill-the-length"].add(row.number)
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[DataFinding]:
         found, rows = super().findings(), self.about.rows
         if 0 < rows < FEW_ROWS and self.about.kind != "raw_text":
             text = (
@@ -48,7 +48,7 @@ class RowLengths(RowCheck):
             found.append(finding("few-rows", "warning", text, rows))
         return found + self._over_length(rows)
 
-    def _over_length(self, rows: int) -> list[Finding]:
+    def _over_length(self, rows: int) -> list[DataFinding]:
         about, limit = "" if self.about.exact else "about ", self.about.seq_len or 0
         names = ("texts-over-length", "rows-over-length", "requests-fill-the-length")
         texts, over, lost = (self.tallies[name] for name in names)

@@ -45,7 +45,7 @@ from advisor.data.templates.messages import (
 )
 from advisor.ground.errors import InputError
 from advisor.ground.install import install_line
-from advisor.ground.types import Finding
+from advisor.ground.types import DataFinding
 from advisor.model_files.hub_cache import hub_model_folder
 
 REFUSED_SHARE = 0.05  # of the rows tried: more, and a run stops at them
@@ -178,9 +178,9 @@ class ModelTokenizer:
         elif not any(token in tail for token in self.ends):
             yield "without-end-of-turn"
 
-    def findings(self, objectives: tuple[str, ...]) -> list[Finding]:
+    def findings(self, objectives: tuple[str, ...]) -> list[DataFinding]:
         """How the template fits the rows that were tried."""
-        found: list[Finding] = []
+        found: list[DataFinding] = []
         if (self.chat is None or self.is_plain) and self.conversations:
             text = (
                 f"{self.model} has no chat template: it was not trained on conversations; the"
@@ -205,7 +205,7 @@ class ModelTokenizer:
             found += findings_of(tally, name, severity, text, blocks)
         return found
 
-    def _about_arguments(self, chat: ChatText) -> list[Finding]:
+    def _about_arguments(self, chat: ChatText) -> list[DataFinding]:
         """Arguments that the template does not know, and where the thoughts in the data and those
         of the template disagree.
         """
@@ -302,7 +302,7 @@ def has_template(model: str) -> bool | None:
     return None if folder is None else template_source(folder) is not None
 
 
-def template_at_hand(model: str, rows: Iterable[Example]) -> tuple[Finding, ...]:
+def template_at_hand(model: str, rows: Iterable[Example]) -> tuple[DataFinding, ...]:
     """How the chat template of a model at hand takes the first rows of data; () if it is not at
     hand or cannot be tried.
 
