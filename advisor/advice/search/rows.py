@@ -134,11 +134,9 @@ def _room_for_answers(case: StageCase, settings: Mapping[str, Chosen]) -> dict[s
         value=min(int(key.default), int(whole.value)),
         because="as long as answers usually are, no longer than the rows",
     )
-    both = replace(
-        whole,
-        value=int(whole.value) + int(answer.value),
-        because=f"{whole.because}, and an answer of {answer.value:,} tokens",
-    )
+    length = int(whole.value) + int(answer.value)
+    because = f"{whole.because}, and an answer of {answer.value:,} tokens"
+    both = replace(whole, value=length, because=because)
     return {"response_tokens": answer, "seq_len": _within(case.context_tokens, both)}
 
 

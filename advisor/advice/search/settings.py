@@ -171,37 +171,28 @@ def settings_by_rule(
     quantization: str | None,
 ) -> dict[str, Chosen]:
     """Stage key -> chosen value, for one stage of these axes; BATCH among them."""
-    judgement = judge_stage(ruleset, facts, objective, update, quantization)
-    chosen = {
-        key: Chosen(
-            value=value,
-            because=rule.because,
-            rule=rule.id,
-            is_own=rule.layer in ruleset.overlays,
-        )
-        for key, (value, rule) in judgement.settings.items()
-    }
-    found = {key: resolve_refusal(objective, update, key, one) for key, one in chosen.items()}
-    if RATE not in found and rate_of_file(objective, update) is not None:
-        # A method of one's own may have no rule for it.
-        value = rate_of_file(objective, update)
-        found[RATE] = Chosen(value=value, because="the default in its method's file")
-    return found | rate_under_optimizer(found)
+    found, judgement = {}, judge_stage(ruleset, facts, objective, update, quantization)
+    for key, (value, rule) in judgement.settings.items():
+        is_own = rule.layer in ruleset.overlays
+        chosen = Chosen(value=value, because=rule.because, rule=rule.id, is_own=is_own)
+        found[key] = _allowed(objective, update, key, chosen)
+    # A method of one's own may have no rule for it.
+    if RATE not in found and (rate := _rate_of_file(objective, update)) is not None:
+        found[RATE] = Chosen(value=rate, because="the default in its method's file")
+    return found | _rate_under_optimizer(found)
 
 
-def rate_of_file(objective: str, update: str) -> float | None:
+def _rate_of_file(objective: str, update: str) -> Any:
     """The learning rate in the files of the methods. That of an update is for learning given texts:
     an objective that compares or scores answers takes a tenth of it, and so has to name its own.
     """
     learned = methods().objectives.get(objective)
     if learned is not None and not learned.learns_texts:
-        own: float | None = learned.defaults.get(RATE)
-        return own
-    usual: float | None = key_specs().default(RATE, objective=objective, update=update)
-    return usual
+        return learned.defaults.get(RATE)
+    return key_specs().default(RATE, objective=objective, update=update)
 
 
-def rate_under_optimizer(found: Mapping[str, Chosen]) -> dict[str, Chosen]:
+def _rate_under_optimizer(found: Mapping[str, Chosen]) -> dict[str, Chosen]:
     """The learning rate under the chosen optimizer, if it is not that of AdamW."""
     if "optimizer" not in found or RATE not in found:
         return {}
@@ -213,15 +204,14 @@ def rate_under_optimizer(found: Mapping[str, Chosen]) -> dict[str, Chosen]:
     return {RATE: Chosen(value=value, because=because, rule=rate.rule)}
 
 
-def resolve_refusal(objective: str, update: str, key: str, chosen: Chosen) -> Chosen:
+def _allowed(objective: str, update: str, key: str, chosen: Chosen) -> Chosen:
     """The value, or the key's default and why if objective or update refuse it."""
     because = refusal(objective, update, key, chosen.value)
     if not because:
         return chosen
     declared = key_specs().allowed(objective, update)
-    return Chosen(
-        value=declared[key].default if key in declared else DEFAULTS[key], because=because
-    )
+    default = declared[key].default if key in declared else DEFAULTS[key]
+    return Chosen(value=default, because=because)
 
 
 def refusal(objective: str, update: str, key: str, value: Any) -> str:
