@@ -33,7 +33,8 @@ class Term:
 
 def term_of(name: str, size_bytes: float, because: str, source: Source) -> Term:
     """A line of an estimate; never below zero."""
-    return Term(name=name, size_bytes=max(0, round(size_bytes)), because=because, source=source)
+    size = round(size_bytes)
+    return Term(name=name, size_bytes=size if size > 0 else 0, because=because, source=source)
 
 
 def per_device(share: int) -> str:

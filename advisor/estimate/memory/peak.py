@@ -58,6 +58,9 @@ WAITING = 0.02
 # that ran out of memory needs more than its GPU had.
 UNNAMED = 0.07
 UNNAMED_NEEDED = 0.03
+BEYOND = "what published runs show beyond the other terms"
+LIBRARIES = f"buffers of libraries, {UNNAMED_NEEDED:.0%}: {BEYOND}"
+OTHER_STREAMS = f"blocks of other streams, {UNNAMED - UNNAMED_NEEDED:.0%}: {BEYOND}"
 # The same in RAM, beyond live tensors, of SmolLM2-135M cut to 4 to 30 layers: 13 to 26 % of what
 # comes and goes where activations are kept. Where layers are run again, their blocks serve no
 # logits, and logits that a shorter micro-batch freed do not serve a longer one, since gradients lie
@@ -220,7 +223,9 @@ class Held(NamedTuple):
 
 def _moment(name: str, run: Run, room: Room, terms: Sequence[Term]) -> Held:
     """The terms with what the chosen counter shows beyond them."""
-    extra, cache, readable = list[Term](), list[Term](), room.readable
+    extra: list[Term] = []
+    cache: list[Term] = []
+    readable = room.readable
     if run.device.is_cpu:
         extra += _process_memory(run, room)
     else:
@@ -228,15 +233,11 @@ def _moment(name: str, run: Run, room: Room, terms: Sequence[Term]) -> Held:
         extra += [*room.blocks[:1], *room.context]
         if run.counter in HOLDS_CACHE:
             so_far = _bytes(terms) + _bytes(extra)
-            words = "what published runs show beyond the other terms"
-            because = f"buffers of libraries, {UNNAMED_NEEDED:.0%}: {words}"
-            extra.append(
-                term_of("not accounted for", UNNAMED_NEEDED * so_far, because, src.UNNAMED)
-            )
+            size = UNNAMED_NEEDED * so_far
+            extra.append(term_of("not accounted for", size, LIBRARIES, src.UNNAMED))
             if run.trainer.is_known:  # guesses take the safer side already
-                more = UNNAMED - UNNAMED_NEEDED
-                because = f"blocks of other streams, {more:.0%}: {words}"
-                cache.append(term_of(CACHE_TERMS[3], more * so_far, because, src.UNNAMED))
+                size = (UNNAMED - UNNAMED_NEEDED) * so_far
+                cache.append(term_of(CACHE_TERMS[3], size, OTHER_STREAMS, src.UNNAMED))
     need = _bytes(terms) + _bytes(extra)
     whole = _bytes(cache)
     if readable is not None and whole > readable - need:
