@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -22,13 +22,14 @@ from advisor.ground.units import GIB, KIB, format_gib
 from advisor.probe.catalogue import gpu_entry, load_catalogue, match_probed
 from advisor.probe.gpu_files import cuda_facts
 from advisor.probe.software import installed_versions, torch_build
-from advisor.probe.visible import usable_amd
 
 ROOT = Path("/")
 BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # as Linux names them; the last on Arm
 BF16_LINES = ("flags", "Features")
 NO_LIMIT = 2**60  # cgroup v1 writes a huge number for "no limit"
 AMD_VENDOR = "4098"  # 0x1002
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # read by ROCm as well
+ROCR, HIP = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 INTEGRATED_BELOW = 4 * GIB  # graphics inside a processor own a few hundred MiB
 
 
@@ -286,6 +287,49 @@ def probe_amd(root: Path = ROOT, environ: Mapping[str, str] | None = None) -> Ha
             " not loaded"
         )
     return replace(nothing, notes=tuple(notes))
+
+
+def usable_amd(
+    gpus: Sequence[Gpu], environ: Mapping[str, str]
+) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """The AMD devices this process may use, with the index that HIP gives each, and what is hidden.
+
+    ROCR_VISIBLE_DEVICES comes first; HIP_VISIBLE_DEVICES (without it, CUDA_VISIBLE_DEVICES) counts
+    among those that are left (ROCm documentation, "GPU isolation techniques").
+    """
+    left, hidden = list(gpus), []
+    for name in (ROCR, HIP if environ.get(HIP) else VISIBLE):
+        if environ.get(name):
+            chosen = _numbered(left, environ[name])
+            others = [pair for pair in enumerate(left) if not is_among(pair[1], chosen)]
+            hidden += hidden_note(others, f"{name}={environ[name]}")
+            left = chosen
+        if name == ROCR:
+            left = [replace(gpu, index=index) for index, gpu in enumerate(left)]
+    return tuple(left), tuple(hidden)
+
+
+def _numbered(gpus: Sequence[Gpu], value: str) -> list[Gpu]:
+    """The devices that a list of numbers or UUIDs names, up to the first word that names none."""
+    chosen: list[Gpu] = []
+    for entry in (part.strip() for part in value.split(",")):
+        if entry.isdigit():
+            found = gpus[int(entry) : int(entry) + 1]
+        else:
+            found = [gpu for gpu in gpus if entry and gpu.uuid == entry]
+        if not found or is_among(found[0], chosen):
+            break
+        chosen.append(found[0])
+    return chosen
+
+
+def is_among(gpu: Gpu, gpus: Iterable[Gpu]) -> bool:
+    return any(gpu is other for other in gpus)  # two GPUs may be equal
+
+
+def hidden_note(gpus: Iterable[tuple[int | None, Gpu]], setting: str) -> list[str]:
+    names = ", ".join(f"GPU {index} ({gpu.name})" for index, gpu in gpus)
+    return [f"hidden by {setting}: {names}"] if names else []
 
 
 def _amd_gpu(facts: Mapping[str, str], device: Path, index: int) -> Gpu:

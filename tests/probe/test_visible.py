@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from advisor.ground.types import Gpu
-from advisor.probe.visible import GpuBoard, usable
+from advisor.probe.nvidia import GpuBoard, usable
 
 A = Gpu(name="NVIDIA A10", memory_total_bytes=1, uuid="GPU-aaaa1111-0000", index=0)
 B = Gpu(name="NVIDIA A10", memory_total_bytes=1, uuid="GPU-aaaa2222-0000", index=1)
