@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +34,12 @@ def markdown_text(value: object) -> str:
     return re.sub(r"[|<`\[]", lambda found: f"&#{ord(found[0])};", line)
 
 
-def render_html(template: str, **values: Any) -> str:
+def render_html(template: str, values: Mapping[str, Any]) -> str:
     """A page from an HTML template."""
     return html_templates().get_template(template).render(values)
 
 
-def render_markdown(template: str, **values: Any) -> str:
+def render_markdown(template: str, values: Mapping[str, Any]) -> str:
     """A text from a Markdown template."""
     from markupsafe import Markup
 

@@ -46,35 +46,36 @@ def model_card(record: RunRecord, stage: StageRecord, folder: Path = Path()) -> 
         head = "SequenceClassification"
     elif record.is_seq2seq(stage):
         head = "Seq2SeqLM"
-    return render_markdown(
-        "model_card.md",
-        record=record,
-        stage=stage,
-        method=method,
-        library="peft" if method.is_module else "transformers",
+    values = {
+        "record": record,
+        "stage": stage,
+        "method": method,
+        "library": "peft" if method.is_module else "transformers",
         # A folder of this machine means nothing on the hub.
-        base=model if "/" in model and not model.startswith(("/", ".", "~")) else None,
-        model_name=Path(model).name,
-        trained=what_was_trained(stage),
-        rows=f" on {stage.data.train_rows:,} rows" if stage.data and stage.data.train_rows else "",
-        origin=_origin(record),
-        verdict=verdict.lines() if verdict else (),  # its command names folders of this machine
-        loss_before=evaluation.holdout_loss_before,
-        loss_after=evaluation.holdout_loss_after,
-        held_out_rows=f"{evaluation.rows or 0:,}",
-        kept_step=held_out if is_kept_early else None,
-        limits=limits(method),
-        auto_class=auto_class(method),
-        head=head,
-        scores=scores,
-        only=f" --only {shlex.quote(label(stage))}" if len(record.stages) > 1 else "",
-        merges=writes and method.is_module and method.merges,
-        vllm=_serve_beside_base(record, stage),
-        ollama=(folder_name(str(record.name)) or "model") * ("ollama" in forms_of(record, stage)),
-        whole=whole if writes else "",
-        settings=_settings(record.settings(stage)),
-        versions=", ".join(f"{name} {found}" for name, found in record.versions.items() if found),
-    )
+        "base": model if "/" in model and not model.startswith(("/", ".", "~")) else None,
+        "model_name": Path(model).name,
+        "trained": what_was_trained(stage),
+        "rows": stage.data.train_rows if stage.data else None,
+        "origin": _origin(record),
+        "verdict": verdict.lines() if verdict else (),  # its command names folders of this machine
+        "loss_before": evaluation.holdout_loss_before,
+        "loss_after": evaluation.holdout_loss_after,
+        "held_out_rows": f"{evaluation.rows or 0:,}",
+        "kept_step": held_out if is_kept_early else None,
+        "limits": limits(method),
+        "auto_class": auto_class(method),
+        "head": head,
+        "scores": scores,
+        "only": f" --only {shlex.quote(label(stage))}" if len(record.stages) > 1 else "",
+        "merges": writes and method.is_module and method.merges,
+        "vllm": _serve_beside_base(record, stage),
+        "for_ollama": "ollama" in forms_of(record, stage),
+        "ollama_name": folder_name(str(record.name)) or "model",
+        "whole": whole if writes else "",
+        "settings": _settings(record.settings(stage)),
+        "versions": [f"{name} {found}" for name, found in record.versions.items() if found],
+    }
+    return render_markdown("model_card.md", values)
 
 
 def _origin(record: RunRecord) -> list[str]:

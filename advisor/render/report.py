@@ -117,19 +117,19 @@ def report_page(
     sections.append(Section(title="How to use the result", blocks=list(_use(record, folder))))
     verdict = verdict_of(record, folder)
     lines = plan_text.splitlines(keepends=True)
-    return render_html(
-        "report.html",
-        name=str(record.name),
-        state="" if verdict else OF_THE_STATE.get(record.status, record.status),
-        is_bad=not verdict.is_good if verdict else record.status == FAILED,
-        verdict=verdict.lines() if verdict else (),
-        command=verdict.next.command if verdict and verdict.next else None,
-        max_steps=record.max_steps,
-        sections=sections,
-        plan_text="".join(one for one in lines if not one.startswith("# yaml-language-server:")),
-        versions=_versions(record),
-        made_with=f"advise {record.advise_version or ''}",
-    )
+    values = {
+        "name": str(record.name),
+        "state": "" if verdict else OF_THE_STATE.get(record.status, record.status),
+        "is_bad": not verdict.is_good if verdict else record.status == FAILED,
+        "verdict": verdict.lines() if verdict else (),
+        "command": verdict.next.command if verdict and verdict.next else None,
+        "max_steps": record.max_steps,
+        "sections": sections,
+        "plan_text": "".join(one for one in lines if not one.startswith("# yaml-language-server:")),
+        "versions": _versions(record),
+        "made_with": f"advise {record.advise_version or ''}",
+    }
+    return render_html("report.html", values)
 
 
 def _the_run(record: RunRecord) -> Section:

@@ -29,11 +29,11 @@ def test_text_from_outside_is_shown_not_run():
         ToPaste(what=HOSTILE, line=HOSTILE),
     )
     section = Section(title=HOSTILE, blocks=blocks)
-    page = render_html(
-        "report.html", name=HOSTILE, state=HOSTILE, is_bad=False, verdict=(), command=None,
-        max_steps=None, sections=(section,), plan_text=HOSTILE, versions=section,
-        made_with=f"{HOSTILE} \x1b[2J",
-    )  # fmt: skip
+    page = render_html("report.html", {
+        "name": HOSTILE, "state": HOSTILE, "is_bad": False, "verdict": (), "command": None,
+        "max_steps": None, "sections": (section,), "plan_text": HOSTILE, "versions": section,
+        "made_with": f"{HOSTILE} \x1b[2J",
+    })  # fmt: skip
     assert "<script" not in page.lower()
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 23
     assert "\x1b" not in page
