@@ -58,6 +58,11 @@ GROUPS = {
 
 # Keys of `gpu` in an answers file -> the facts they state.
 GPU_KEYS = {"name": "gpu", "vram_gib": "gpu_memory_gib", "count": "gpus", "nodes": "nodes"}
+# Facts whose flag takes NAME=VALUE -> the flag, an example.
+PAIRS = {
+    "tasks": ("--tasks", "--tasks legal=legal.jsonl"),
+    "data_mapping": ("--map", "--map question=prompt answer=completion"),
+}
 DATA_KEYS = ("path", "examples", "kind", "rows", "tokens", "mapping")
 # The facts that are written at the top of an answers file, in this order.
 WRITTEN = (
@@ -182,8 +187,9 @@ class _AnswersReader:
         self.take_signals(stated, NamedValue("--signal", stated))
         self.where |= dict.fromkeys(stated, "--signal")
 
-    def take_pairs(self, fact_id: str, pieces: Sequence[str], *, flag: str, example: str) -> None:
+    def take_pairs(self, fact_id: str, pieces: Sequence[str]) -> None:
         """A flag's repeated NAME=VALUE as a map."""
+        flag, example = PAIRS[fact_id]
         pairs = [piece.partition("=")[::2] for piece in pieces]
         wrong = [piece for piece, pair in zip(pieces, pairs, strict=True) if not all(pair)]
         self.faults.extend(
@@ -310,11 +316,8 @@ def answers_from_flags(
             reader.take_signal_flags(value)
         elif fact_id == "budget" and isinstance(value, str) and "=" in value:
             reader.take_limits(value, "--budget")
-        elif fact_id == "tasks":
-            reader.take_pairs("tasks", value, flag="--tasks", example="--tasks legal=legal.jsonl")
-        elif fact_id == "data_mapping":
-            example = "--map question=prompt answer=completion"
-            reader.take_pairs("data_mapping", value, flag="--map", example=example)
+        elif fact_id in PAIRS:
+            reader.take_pairs(fact_id, value)
         else:
             stated_as = NamedValue(facts[fact_id].flag or fact_id, value)
             if any("\ud800" <= character <= "\udfff" for character in str(value)):
@@ -370,23 +373,20 @@ def command_line(
         for key in ("usd", "hours")
         if flat.get(f"budget_{key}") is not None
     )
-    words = [command, *([f"--budget {limits}"] if limits else [])]
+    words, facts = [command, *([f"--budget {limits}"] if limits else [])], load_facts()
     for fact_id, value in flat.items():
+        if value is None:
+            continue
         if value is False:
             words.append(f"--signal {fact_id}=no")
-        if value is None or value is False:
-            continue
-        if fact_id == "signals":
+        elif fact_id == "signals":
             words += [f"--signal {name}" for name in value]
-        elif isinstance(value, Mapping):
-            words += [
-                f"{'--tasks' if fact_id == 'tasks' else '--map'} {shlex.quote(f'{name}={part}')}"
-                for name, part in value.items()
-            ]
-        elif (flag := load_facts()[fact_id].flag if fact_id in load_facts() else None) is not None:
-            words.append(
-                f"{flag} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}"
-            )
+        elif fact_id in PAIRS:
+            pairs = [shlex.quote(f"{name}={part}") for name, part in value.items()]
+            words += [f"{PAIRS[fact_id][0]} {pair}" for pair in pairs]
+        elif fact_id in facts and (flag := facts[fact_id].flag) is not None:
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            words.append(f"{flag} {shlex.quote(text)}")
     return " ".join(words)
 
 

@@ -159,6 +159,11 @@ class _Entry:
         self.all_words = self.words | _every_word(hub_id)  # with its organisation's
         self.sizes = states_size(self.words)
 
+    def has(self, word: str) -> bool:
+        """Whether the name has the word; "3" stands for version 3.1 too."""
+        versions = (other for other in self.all_words if other.startswith(f"{word}."))
+        return word in self.all_words or (word.isdigit() and any(versions))
+
 
 @cache
 def _entries(ids: tuple[str, ...]) -> tuple[_Entry, ...]:
@@ -216,9 +221,10 @@ def _family_word(hub_id: str) -> str:
     return found[0] if found else ""
 
 
-def _fits(words: Collection[str], entry: _Entry) -> bool:
+def _fits(words: frozenset[str], entry: _Entry) -> bool:
+    """Whether a model's name has these words, and its name or its shape these sizes."""
     sizes = states_size(words)
-    if not all(_among(word, entry.all_words) for word in words if word not in sizes):
+    if not all(map(entry.has, words - sizes)):
         return False
     if sizes <= entry.sizes:
         return True
@@ -227,13 +233,6 @@ def _fits(words: Collection[str], entry: _Entry) -> bool:
     shape, _ = model_shape(entry.id)  # the name says no size, the catalogue may
     wanted = size_of(" ".join(sizes), None).params
     return shape is not None and bool(wanted) and abs(shape.params / (wanted or 1) - 1) < SAME_SIZE
-
-
-def _among(word: str, words: Collection[str]) -> bool:
-    """Whether a name has the word; "3" stands for version 3.1 too."""
-    return word in words or (
-        word.isdigit() and any(other.startswith(f"{word}.") for other in words)
-    )
 
 
 def _ordered(
