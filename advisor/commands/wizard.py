@@ -25,7 +25,7 @@ from advisor.ground.errors import AdviseError, InputError, MachineNotReady
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_gib
-from advisor.launch.here import look_here
+from advisor.launch.here import check_machine
 from advisor.plan.model import Comments, Plan
 from advisor.plan.write import plan_text as text_of
 from advisor.plan.write import write_plan_file
@@ -235,7 +235,7 @@ class Menu:
         if plan is None:
             return WizardOutcome(advice=advice, ruleset=self.ruleset, missing=tuple(missing))
         path = self.plans.write(plan, comments)
-        here = look_here(plan, Path(PLAN_FILE), self.hardware)
+        here = check_machine(plan, Path(PLAN_FILE), self.hardware)
         size = here.download_bytes
         first = f"downloads about {format_gib(size)} first" if size else ""
         return WizardOutcome(

@@ -15,7 +15,7 @@ from advisor.estimate.types import Estimate, MemoryEstimate, WholeTime
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.methods import update
-from advisor.plan.checks import goes_with
+from advisor.plan.checks import can_share
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan, Stage
 from advisor.record.stage import Expected, ExpectedTerm, LearnedRecord, Times
@@ -127,7 +127,7 @@ class StageEstimator:
         strategy does not start the stage.
         """
         run = self.run_of(stage)
-        if run is None or not goes_with(self.plan, stage):
+        if run is None or not can_share(self.plan, stage):
             return None
         try:
             found = self.memory(run)

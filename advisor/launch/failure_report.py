@@ -38,7 +38,7 @@ from advisor.record.smaller import (
     as_settings,
     next_batch,
     next_change,
-    usable,
+    valid_adjustments,
 )
 from advisor.record.stage import Adjusted, Adjustment, Doing, ErrorRecord, error_of_rank
 
@@ -284,10 +284,10 @@ def smaller_hint(
 
 def adjustments(entry: Entry, folder: Path) -> list[Adjustment]:
     """What the stage has changed by itself so far."""
-    return usable(entry.stage, try_read_part(Adjusted, folder / ADJUSTED))
+    return valid_adjustments(entry.stage, try_read_part(Adjusted, folder / ADJUSTED))
 
 
-def as_it_ran(entry: Entry, folder: Path) -> Stage:
+def stage_as_run(entry: Entry, folder: Path) -> Stage:
     """The stage with the micro-batch that it had come to."""
     done = adjustments(entry, folder)
     if not done:

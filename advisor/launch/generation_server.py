@@ -16,7 +16,7 @@ from advisor.ground.errors import MachineNotReady
 from advisor.launch.child import free_port, guard_command, with_variables
 from advisor.launch.prepare import PlanRun, Say
 from advisor.model_files.folder import CONFIG
-from advisor.plan.entries import Entry, start_of, whole_model
+from advisor.plan.entries import Entry, start_folder_of, whole_model
 from advisor.plan.keys import key_specs
 from advisor.plan.vllm import (
     ENVIRONMENT,
@@ -37,10 +37,10 @@ VERSION_S = 30.0
 ASK_VERSION = "import importlib.metadata as m; print(m.version('vllm'))"
 
 
-def needs_of(run: PlanRun, entry: Entry) -> ServerNeeds:
+def server_needs_of(run: PlanRun, entry: Entry) -> ServerNeeds:
     """What the stage needs of its server."""
     stage, home = entry.stage, run.path.resolve().parent
-    start = start_of(entry, run=run.folder, folder=home)
+    start = start_folder_of(entry, run=run.folder, folder=home)
     whole = whole_model(run.plan, start, run=run.folder, folder=home)
     options = key_specs().effective(stage.options, objective=stage.objective, update=stage.update)
     folder = run.resolve(run.plan.model)
@@ -65,7 +65,7 @@ def serving(
         yield None
         return
     port = free_port("127.0.0.1")
-    needs = needs_of(run, entry)
+    needs = server_needs_of(run, entry)
     arguments = [
         *serve_arguments(needs, revision=plan.revision if needs.model == plan.model else None),
         *("--host", "127.0.0.1", "--port", str(port)),

@@ -19,7 +19,7 @@ from advisor.situation.of_plan import device_hardware, plan_shape
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Here:
+class MachineCheck:
     """What stands between a plan and a run on this machine."""
 
     other_machine: str = ""  # why it takes another one; empty: this one can
@@ -28,7 +28,7 @@ class Here:
     downloads: tuple[str, ...] = ()  # each with its size, licence and the room for it, in words
 
 
-def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
+def check_machine(plan: Plan, plan_path: Path, hardware: Hardware) -> MachineCheck:
     """What stands between the plan and a run on this machine. No network is asked."""
     file, todo = PlanOnDisk(plan=plan, path=plan_path), entries(plan)
     shape, used = plan_shape(plan, plan_path), device_hardware(plan, hardware)
@@ -52,7 +52,7 @@ def look_here(plan: Plan, plan_path: Path, hardware: Hardware) -> Here:
         faults += [need.gate_fault() for need in models if need.is_gated and not need.is_cached]
     needs = [need.download_bytes for need in models]
     lines = [need.line() for need in models if not need.is_cached]
-    return Here(
+    return MachineCheck(
         other_machine=reasons[0] if reasons else "",
         lacking=tuple(faults),
         downloads=tuple(filter(None, [*lines, cache_line(models)])),

@@ -39,7 +39,7 @@ LIBRARIES = (
 
 GLOO = "GLOO_SOCKET_IFNAME"
 
-Said = dict[str, Any]
+Message = dict[str, Any]
 Guard = Callable[[Child], object]
 
 
@@ -51,7 +51,7 @@ def versions(software: Mapping[str, str | None], gpus: Sequence[Gpu]) -> dict[st
     return own | kinds | {name: software.get(name) for name in LIBRARIES}
 
 
-def refuse_differences(leader: Said, own: Said, words: str) -> None:
+def refuse_differences(leader: Message, own: Message, words: str) -> None:
     """Raise InputError if another plan, flag or input was given than on machine 0, MachineNotReady
     for other versions or GPUs.
 
@@ -75,7 +75,7 @@ def refuse_differences(leader: Said, own: Said, words: str) -> None:
         raise (InputError if given else MachineNotReady)(faults=faults)
 
 
-def read_said(path: Path) -> tuple[bool, Said]:
+def read_message(path: Path) -> tuple[bool, Message]:
     """(whether the machine is alive, what it has written)."""
     import fcntl
 
@@ -103,17 +103,17 @@ class Machines:
         self.words = f"machine {place.node} ({socket.gethostname()})"
         self.number = 0  # of the training at work
         self.bad_s = 0.0  # when the processes of another machine failed in it
-        self.said: Said = {}
+        self.said: Message = {}
         self.run = secrets.token_hex(8)
         self.fd = self._locked(folder / MACHINES / f"{place.node}.json")
 
     def meet(self) -> None:
         """Be there for the others; machine 0 has to be there first. Raises MachineNotReady."""
         if self.place.node:
-            self.run = self._come(0)["run"]
+            self.run = self._wait_for_machine(0)["run"]
         self._say({"run": self.run, "words": self.words})
 
-    def agree(self, report: Said) -> None:
+    def agree(self, report: Message) -> None:
         """Wait until all machines have checked themselves, and found that they fit together.
 
         Raises what they have found; NodeLost; MachineNotReady if one does not come.
@@ -122,15 +122,15 @@ class Machines:
             report: What is `given`, and `versions`: name -> digest or value.
         """
         if self.place.node:
-            refuse_differences(self._until(0, "report")["report"], report, self.words)
+            refuse_differences(self._wait_for(0, "report")["report"], report, self.words)
             self._say({"agrees": True})
             return
         self._say({"report": report})
         for node in self.others:
-            self._come(node)
-            self._until(node, "agrees")
+            self._wait_for_machine(node)
+            self._wait_for(node, "agrees")
 
-    def train(self, what: Said, start: Callable[[list[str], Guard], Ended]) -> Ended:
+    def train(self, what: Message, start: Callable[[list[str], Guard], Ended]) -> Ended:
         """On machine 0: train on all machines, and wait until all have ended.
 
         Raises NodeLost, and what another machine has ended with.
@@ -139,13 +139,15 @@ class Machines:
             what: Is trained, for the others.
             start: Starts torchrun here with more arguments; calls the guard about once a second.
         """
-        self._ends()
+        self._ends_elsewhere()
         self.number, self.bad_s = self.number + 1, 0.0
         port = self.place.port or free_port()
         self._say({"training": what | {"number": self.number, "port": port}})
         own = start(self._arguments(port), self._guard)
         deadline_s = time.monotonic() + (FAIL_S if own.code else END_S)
-        while len(ends := self._ends()) < len(self.others) and time.monotonic() < deadline_s:
+        while (
+            len(ends := self._ends_elsewhere()) < len(self.others) and time.monotonic() < deadline_s
+        ):
             if own.code in KILLED:  # at once
                 break
             time.sleep(LOOK_S)
@@ -154,12 +156,12 @@ class Machines:
         codes = [0 if own.code in KILLED else own.code, *(one.code for one in ends), own.code]
         return Ended(next(filter(None, codes), 0), any(one.was_stopped for one in (own, *ends)))
 
-    def follow(self, start: Callable[[Said, list[str], Guard], Ended]) -> None:
+    def follow(self, start: Callable[[Message, list[str], Guard], Ended]) -> None:
         """On the others: train what machine 0 says, until the run is done.
 
         Raises how it ended otherwise; NodeLost if machine 0 is gone.
         """
-        while "end" not in (said := self._hear(0)):
+        while "end" not in (said := self._read(0)):
             training = said.get("training")
             if training and training["number"] > self.number:
                 self.number = training["number"]
@@ -171,9 +173,9 @@ class Machines:
         """End the child if its training is over, or another machine is gone."""
         try:
             if self.place.node:
-                is_over = (self._hear(0).get("training") or {}).get("number") != self.number
+                is_over = (self._read(0).get("training") or {}).get("number") != self.number
             else:
-                if any(one.code for one in self._ends()) and not self.bad_s:
+                if any(one.code for one in self._ends_elsewhere()) and not self.bad_s:
                     self.bad_s = time.monotonic()
                 is_over = 0 < self.bad_s < time.monotonic() - FAIL_S
         except AdviseError:
@@ -181,9 +183,9 @@ class Machines:
         if is_over:
             child.end()
 
-    def _ends(self) -> list[Ended]:
+    def _ends_elsewhere(self) -> list[Ended]:
         """How the training has ended on other machines. Raises NodeLost, and what they say."""
-        ends = [self._hear(node).get("ended", [0]) for node in self.others]
+        ends = [self._read(node).get("ended", [0]) for node in self.others]
         return [Ended(*one[1:]) for one in ends if one[0] == self.number != 0]
 
     def _arguments(self, port: int) -> list[str]:
@@ -219,19 +221,19 @@ class Machines:
         except OSError as error:
             raise cannot_write(path.parent, error, way_out=ELSEWHERE) from error
 
-    def _say(self, more: Said) -> None:
+    def _say(self, more: Message) -> None:
         self.said |= more
         text = json.dumps(self.said).encode()
         os.pwrite(self.fd, text, 0)
         os.ftruncate(self.fd, len(text))
         os.fsync(self.fd)
 
-    def _come(self, node: int) -> Said:
+    def _wait_for_machine(self, node: int) -> Message:
         """What a machine says, as soon as it is there. Raises MachineNotReady."""
         deadline_s = time.monotonic() + self.place.wait_s
-        before: Said = {}
+        before: Message = {}
         while time.monotonic() < deadline_s:
-            is_alive, said = read_said(self.folder / f"{node}.json")
+            is_alive, said = read_message(self.folder / f"{node}.json")
             if node and said.get("run") == self.run:
                 return said
             # Twice the same: what an earlier run has left is overwritten at once.
@@ -246,9 +248,9 @@ class Machines:
             " they share",
         )
 
-    def _hear(self, node: int) -> Said:
+    def _read(self, node: int) -> Message:
         """What a machine of this run says. Raises what it ended with; NodeLost if it is gone."""
-        is_alive, said = read_said(self.folder / f"{node}.json")
+        is_alive, said = read_message(self.folder / f"{node}.json")
         words = said["words"] if said.get("run") == self.run else f"machine {node}"
         if said.get("run") == self.run and "end" in said:
             code, text = said["end"]
@@ -262,9 +264,9 @@ class Machines:
             )
         return said
 
-    def _until(self, node: int, key: str) -> Said:
-        """What a machine says, as soon as that is among it. Raises as `_hear` does."""
-        while key not in (said := self._hear(node)):
+    def _wait_for(self, node: int, key: str) -> Message:
+        """What a machine says, as soon as that is among it. Raises as `_read` does."""
+        while key not in (said := self._read(node)):
             time.sleep(LOOK_S)
         return said
 

@@ -12,7 +12,12 @@ from advisor.ground.files import PLAN_FILE, text_of
 from advisor.ground.terminal import print_message
 from advisor.ground.types import Hardware
 from advisor.ground.yaml_files import parse_yaml
-from advisor.plan.comments import borrowed_rates, comments_after, comments_of, in_trial
+from advisor.plan.comments import (
+    borrowed_rate_warnings,
+    comments_after,
+    comments_of,
+    comments_of_trial,
+)
 from advisor.plan.entries import Entry, entries, with_paths
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import PlanOnDisk, plan_from_data, read_plan, resolve_path, set_values
@@ -103,9 +108,9 @@ def prepare_plan(source: Path | str | Plan, options: Options) -> PlanRun:
         comments = comments_of(original, name=str(path))
     plan = set_values(planned, options.set_values, base=path.parent)
     if original is not None:
-        warnings = tuple(borrowed_rates(parse_yaml(original, name=str(path)).data, plan))
+        warnings = tuple(borrowed_rate_warnings(parse_yaml(original, name=str(path)).data, plan))
     comments = comments_after(comments, planned, plan)
-    told = comments if max_steps is None else in_trial(comments, max_steps)
+    told = comments if max_steps is None else comments_of_trial(comments, max_steps)
     named = _digest(plan)
     if options.output is not None:
         folder = Path(options.output).expanduser().absolute()

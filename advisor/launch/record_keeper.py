@@ -158,7 +158,7 @@ class RecordKeeper:
             self._run(following)
         self.save()
 
-    def adjusted(self, name: str, adjustments: Sequence[Adjustment]) -> None:
+    def note_adjustments(self, name: str, adjustments: Sequence[Adjustment]) -> None:
         """What the stage changed by itself, if anything."""
         stage = self._stage(name)
         if tuple(adjustments) == stage.adjusted:
@@ -174,7 +174,7 @@ class RecordKeeper:
         """A stage failed or was stopped, and the run ends with it."""
         self._end([self._stage(name)], error)
 
-    def end_by(self, error: AdviseError) -> None:
+    def end_with(self, error: AdviseError) -> None:
         """The run ends by an error outside of a trainer, unless the record says how it ended."""
         if self.record.status == RUNNING:
             self._end([stage for stage in self.record.stages if stage.status == RUNNING], error)
@@ -187,7 +187,7 @@ class RecordKeeper:
             )
         self._finish(status)
 
-    def compared(self, losses: Mapping[str, Mapping[str, float | None]]) -> None:
+    def note_comparison(self, losses: Mapping[str, Mapping[str, float | None]]) -> None:
         """The modules of all tasks were compared."""
         self.record = replace(self.record, cross_evaluation=losses)
         self.save()

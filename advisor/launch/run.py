@@ -27,7 +27,7 @@ from advisor.launch.earlier import (
 )
 from advisor.launch.failure_report import explain_failure, oom_kills, smaller_hint
 from advisor.launch.folder import RunFolder, has_result, is_done, now, refuse_live
-from advisor.launch.machines import Machines, Said, find_place, machines_of, node_of, versions
+from advisor.launch.machines import Machines, Message, find_place, machines_of, node_of, versions
 from advisor.launch.prepare import Options, prepare_plan, select_entries
 from advisor.launch.record_keeper import Ending, RecordKeeper, end_run, new_record
 from advisor.launch.stages import StageRunner, is_unfinished
@@ -158,10 +158,10 @@ def _train(call: Call, machines: Machines | None) -> Run | DryRun:
         say(line)
     starter = TrainerStarter(call=call, machines=machines)
     if machines is not None:
-        machines.agree(_common(call, needed))
+        machines.agree(_shared_facts(call, needed))
         if call.node:
             starter.follow(machines)
-            return _outcome_elsewhere(call)
+            return _outcome_of_leader(call)
     with RunFolder(run.folder) as folder, every_stop_as_interrupt():
         starter = replace(starter, lock_fd=folder.lock_fd)
         if call.options.dry_run:
@@ -176,7 +176,7 @@ def _train(call: Call, machines: Machines | None) -> Run | DryRun:
         return StageRunner(call=call, starter=starter, keeper=keeper).train()
 
 
-def _common(call: Call, inputs: Inputs) -> Said:
+def _shared_facts(call: Call, inputs: Inputs) -> Message:
     """What has to be the same on every machine of the run."""
     given = {
         "the plan": plan_digest(call.run.plan),
@@ -189,7 +189,7 @@ def _common(call: Call, inputs: Inputs) -> Said:
     return {"given": given | held, "versions": versions(call.machine.software, call.gpus.gpus)}
 
 
-def _outcome_elsewhere(call: Call) -> Run | DryRun:
+def _outcome_of_leader(call: Call) -> Run | DryRun:
     """What machine 0 has written into the folder, as another machine of the run sees it."""
     folder = call.run.folder
     if call.options.dry_run and (measured := try_read_part(DryRunRecord, folder / DRY_RUN)):

@@ -15,7 +15,6 @@ from advisor.launch.call import Call
 from advisor.launch.failure_report import (
     AT_ONCE,
     adjustments,
-    as_it_ran,
     explain_failure,
     forget_errors,
     next_attempt,
@@ -23,6 +22,7 @@ from advisor.launch.failure_report import (
     ran_out_of_memory,
     read_error,
     smaller_hint,
+    stage_as_run,
 )
 from advisor.launch.generation_server import serving
 from advisor.launch.prepare import PlanRun
@@ -102,7 +102,7 @@ class StageRunner:
             return Run(folder=self.run.folder, record=self.keeper.record)
         except AdviseError as error:
             error = with_resume(error, self.resume)
-            self.keeper.end_by(error)
+            self.keeper.end_with(error)
             raise error from None
         self._finish()
         done = Run(folder=self.run.folder, record=self.keeper.record)
@@ -202,7 +202,7 @@ class StageRunner:
             self._take_result(group[-1], None)
         failed = next((entry for entry in group if not self._is_finished(entry)), None)
         if failed is not None:
-            self.keeper.adjusted(failed.name, adjustments(failed, self._folder(failed)))
+            self.keeper.note_adjustments(failed.name, adjustments(failed, self._folder(failed)))
             error = self._error(failed, ended, kills)
             if self._starts_again(failed, ended, error, kills):
                 return group[group.index(failed) :]
@@ -224,7 +224,7 @@ class StageRunner:
         adjustment = next_attempt(entry, folder, why)
         if adjustment is None:
             return False
-        self.keeper.adjusted(entry.name, adjustments(entry, folder))
+        self.keeper.note_adjustments(entry.name, adjustments(entry, folder))
         self.call.options.say(why)
         self.call.options.say(f"stage {entry.name}: {adjustment.sentence()}")
         return True
@@ -242,7 +242,7 @@ class StageRunner:
         if result is None:
             return
         adjusted = adjustments(entry, folder)
-        self.keeper.adjusted(entry.name, adjusted)
+        self.keeper.note_adjustments(entry.name, adjusted)
         (folder / DOING).unlink(missing_ok=True)
         self.keeper.accept(entry.name, result, following=following)
         if not adjusted:
@@ -266,7 +266,7 @@ class StageRunner:
         if doing == "saving":
             return "free some memory first"
         return smaller_hint(
-            replace(entry, stage=as_it_ran(entry, self._folder(entry))),
+            replace(entry, stage=stage_as_run(entry, self._folder(entry))),
             self.run.is_chosen_folder,
             peak_of=self.call.estimator.peak_bytes,
             limit_bytes=self.call.expected[entry.name].limit_bytes,
@@ -291,7 +291,7 @@ class StageRunner:
                 f" evaluated by itself all the same. To compare them:\n  {self.resume}"
             )
             return
-        self.keeper.compared(found.losses)
+        self.keeper.note_comparison(found.losses)
 
 
 def is_unfinished(run: PlanRun, record: RunRecord) -> bool:

@@ -42,7 +42,7 @@ def note_training(call: Call, entry: Entry, result: StageResult) -> None:
 def note_dry_run(call: Call, entry: Entry, measured: Measured) -> None:
     """Note a dry run of a stage: all of its steps had the longest rows."""
     planned = call.estimator.run_of(entry.stage)
-    run = None if planned is None else as_it_ran(planned, measured)
+    run = None if planned is None else run_as_measured(planned, measured)
     step_s = None if run is None else call.estimator.longest_step_s(run)
     _note(call, entry, measured, step_s=step_s)
 
@@ -61,7 +61,7 @@ def _note(
         return
     try:
         planned = plan_run(call.run.plan, stage, shape, call.used)
-        ran = as_it_ran(planned, measured)
+        ran = run_as_measured(planned, measured)
         memory = () if ran is None else _readings(call.estimator, ran, measured)
     except AdviseError:  # a plan from elsewhere that no estimate takes
         return
@@ -88,7 +88,7 @@ def _note(
         call.options.say(f"warning: {problem}")
 
 
-def as_it_ran(run: Run, measured: Measured) -> Run | None:
+def run_as_measured(run: Run, measured: Measured) -> Run | None:
     """The run with rows as long as those of the largest micro-batch that was seen; None if that is
     not known. A stage that writes its answers makes them as long as seq_len says.
     """

@@ -13,7 +13,7 @@ from advisor.launch.call import Call
 from advisor.launch.child import TOGETHER_S, Child, guard_command, with_variables
 from advisor.launch.child import Ended as Ended
 from advisor.launch.failure_report import note_silent_end, oom_kills
-from advisor.launch.machines import Guard, Machines, Said, gloo_interface
+from advisor.launch.machines import Guard, Machines, Message, gloo_interface
 from advisor.plan.entries import Entry
 from advisor.plan.vllm import URL_VARIABLE
 
@@ -70,7 +70,7 @@ class TrainerStarter:
         first = self.call.run.plan.launch.processes * machines.place.node
         ranks = range(first, first + self.call.run.plan.launch.processes)
 
-        def start(training: Said, arguments: list[str], guard: Guard) -> Ended:
+        def start(training: Message, arguments: list[str], guard: Guard) -> Ended:
             group = [by_name[name] for name in training["entries"]]
             run, kills = (self.call.run.folder / training["folder"]).resolve(), oom_kills()
             command = self._training(group, run, arguments)

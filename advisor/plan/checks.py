@@ -328,7 +328,7 @@ def _check_sharing(
             report(("launch", "strategy"), text, "", one.hint)
 
 
-def goes_with(plan: Plan, stage: Stage) -> bool:
+def can_share(plan: Plan, stage: Stage) -> bool:
     """Whether the plan's processes can share a stage: one with changed keys, say."""
     keys = ("objective", "update", "quantization", "optimizer")
     return not refused_by(plan.launch.strategy, {key: getattr(stage, key) for key in keys})

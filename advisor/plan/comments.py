@@ -177,7 +177,7 @@ def stage_notes(plan: Plan, index: int, *, steps: int | None = None, instruct: b
     return "\n".join(line for line in lines if line not in before)
 
 
-def borrowed_rates(data: Any, plan: Plan) -> Iterator[str]:
+def borrowed_rate_warnings(data: Any, plan: Plan) -> Iterator[str]:
     """A warning for each stage that compares or scores answers and names no learning rate: it takes
     that of its update, which is one for learning given texts.
 
@@ -197,7 +197,7 @@ def borrowed_rates(data: Any, plan: Plan) -> Iterator[str]:
             )
 
 
-def in_trial(comments: Comments | None, max_steps: int) -> Comments | None:
+def comments_of_trial(comments: Comments | None, max_steps: int) -> Comments | None:
     """The comments for the copy of a plan in a trial's folder: its stages end earlier."""
     if comments is None:
         return None

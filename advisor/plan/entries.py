@@ -49,7 +49,7 @@ def entries(plan: Plan) -> list[Entry]:
     ]
 
 
-def start_of(entry: Entry, *, run: Path, folder: Path) -> Path | None:
+def start_folder_of(entry: Entry, *, run: Path, folder: Path) -> Path | None:
     """The folder that a training continues from, `folder` being the plan's; None: the model."""
     if entry.starts_from is not None:
         return run / "stages" / entry.starts_from
@@ -67,7 +67,7 @@ def whole_model(plan: Plan, start: Path | None, *, run: Path, folder: Path) -> P
         return start
     for entry in entries(plan):
         if run / "stages" / entry.name == start:
-            before = start_of(entry, run=run, folder=folder)
+            before = start_folder_of(entry, run=run, folder=folder)
             return whole_model(plan, before, run=run, folder=folder)
     named = json.loads(bytes_of(start / ADAPTER_CONFIG)).get("base_model_name_or_path")
     return Path(named) if named and Path(named).is_dir() else None

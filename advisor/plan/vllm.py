@@ -94,7 +94,7 @@ class VLLMClient:
         finally:
             connection.close()
         if response.status != 200:
-            raise ServerFault(f"refused {path}: {response.status} {told(answer)}")
+            raise ServerFault(f"refused {path}: {response.status} {message_of(answer)}")
         try:
             return json.loads(answer) if answer.strip() else {}
         except ValueError:
@@ -103,7 +103,7 @@ class VLLMClient:
             raise ServerFault(f"answered {path} with something that is not JSON") from None
 
 
-def told(answer: bytes) -> str:
+def message_of(answer: bytes) -> str:
     """The message in an error's answer, on one line."""
     try:
         found = json.loads(answer)

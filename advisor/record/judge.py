@@ -92,7 +92,7 @@ def _stage_verdict(
     record: RunRecord, stage: StageRecord, *, run: str, trainings: Sequence[Entry]
 ) -> Verdict:
     known = limits()
-    name, metric = what_decides(stage)
+    name, metric = deciding_metric(stage)
     task = task_finding(stage, name, metric, is_classifier=record.is_classifier(stage))
     general = general_finding(stage.evaluation or Evaluation(), known)
     entry = next((one for one in trainings if one.name == stage.name), None)
@@ -124,7 +124,7 @@ def _word(task: str, *, lost: bool) -> str | None:
 # --------------------------------------------------------------------------- the task
 
 
-def what_decides(stage: StageRecord) -> tuple[str, Metric | None]:
+def deciding_metric(stage: StageRecord) -> tuple[str, Metric | None]:
     """(name, metric) that decide whether a stage learned its task; None without one."""
     found = stage.evaluation or Evaluation()
     if found.decides in found.metrics:

@@ -81,7 +81,7 @@ def next_batch(stage: Stage, rows: int) -> Change | None:
     )
 
 
-def usable(stage: Stage, kept: Adjusted | None) -> list[Adjustment]:
+def valid_adjustments(stage: Stage, kept: Adjusted | None) -> list[Adjustment]:
     """The changes that an earlier attempt kept, as far as they are changes of this stage."""
     known = {change.values["micro_batch_size"] for change in smaller_batches(stage)}
     return [
@@ -139,7 +139,7 @@ def weight_changes(stage: Stage) -> list[Change]:
     return _other_changes(stage, "quantize", "weights")
 
 
-def harmless(stage: Stage) -> Iterator[Change]:
+def harmless_changes(stage: Stage) -> Iterator[Change]:
     """Changes that leave what is learned as it is, and sets of them, the fewest first."""
     choices = product(
         (None, *_other_changes(stage, "frozen weights")),
@@ -147,10 +147,10 @@ def harmless(stage: Stage) -> Iterator[Change]:
         (None, *smaller_batches(stage)),
     )
     sets = [[one for one in (half, batch, more) if one] for half, more, batch in choices]
-    yield from (together(some) for some in sorted(sets, key=len) if some)
+    yield from (combine(some) for some in sorted(sets, key=len) if some)
 
 
-def together(some: Sequence[Change]) -> Change:
+def combine(some: Sequence[Change]) -> Change:
     """Several changes as one; a later one wins."""
     values: dict[str, Any] = {}
     for one in some:
@@ -158,30 +158,30 @@ def together(some: Sequence[Change]) -> Change:
     return Change(values, "; ".join(dict.fromkeys(one.why for one in some)))
 
 
-def giving_up(stage: Stage) -> Iterator[Change]:
+def costly_changes(stage: Stage) -> Iterator[Change]:
     """Changes of what is learned, the smallest first, then with those of another kind."""
     quantized, shorter = (_other_changes(stage, kind) for kind in ("quantize", "shorter"))
     yield from (*quantized, *_other_changes(stage, "optimizer"), *shorter)
-    yield from (together(pair) for pair in product(quantized, shorter))
+    yield from (combine(pair) for pair in product(quantized, shorter))
     for module in _other_changes(stage, "module"):
-        yield from (module, together([module, QUANTIZED]))
+        yield from (module, combine([module, QUANTIZED]))
 
 
 def smallest_that_fits(stage: Stage, fits: Callable[[Stage], bool]) -> Change | None:
     """The change of the stage that alters its result least and fits; None: none of ours does."""
-    for change in harmless(stage):
+    for change in harmless_changes(stage):
         if fits(change.applied(stage)):
             return change
-    for change in giving_up(stage):
+    for change in costly_changes(stage):
         changed = change.applied(stage)
         if fits(changed):
             return change
-        least = list(harmless(changed))[-1:]  # all of them together
+        least = list(harmless_changes(changed))[-1:]  # all of them together
         if not least or not fits(least[0].applied(changed)):
             continue
-        for more in harmless(changed):
+        for more in harmless_changes(changed):
             if fits(more.applied(changed)):
-                return together([change, more])
+                return combine([change, more])
     return None
 
 
@@ -227,11 +227,11 @@ def next_change(
 def as_settings(entry: Entry, change: Change) -> str:
     """The change as words of a command line: '--set stages.sft.micro_batch_size=2 ...'."""
     return " ".join(
-        f"--set {key_path(entry, key)}={in_words(value)}" for key, value in change.values.items()
+        f"--set {key_path(entry, key)}={yaml_value(value)}" for key, value in change.values.items()
     )
 
 
-def in_words(value: Any) -> str:
+def yaml_value(value: Any) -> str:
     """A value as YAML writes it."""
     if value is None:
         return "null"

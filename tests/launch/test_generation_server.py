@@ -14,7 +14,7 @@ from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.launch import Options, run_plan
 from advisor.launch.call import choose_gpus
 from advisor.launch.checks import server as server_check
-from advisor.launch.generation_server import LOG, needs_of, serving
+from advisor.launch.generation_server import LOG, server_needs_of, serving
 from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
 from tests.launch.conftest import call_of
 from tests.launch.test_gpus import gpu, machine
@@ -178,19 +178,19 @@ def test_what_a_server_serves_is_what_the_stage_starts_from(tmp_path):
     plan = replace(plan, stages=(rest, replace(rest, name="more", start_from="grpo")))
     run = call_of(plan, output=tmp_path / "run").run
     first, second = run.entries
-    assert needs_of(run, first).model == "owner/model"
+    assert server_needs_of(run, first).model == "owner/model"
     folder = run.folder / "stages" / "grpo"
     folder.mkdir(parents=True)
-    assert needs_of(run, second).model == str(folder)
+    assert server_needs_of(run, second).model == str(folder)
     config = {"base_model_name_or_path": "owner/model", "peft_type": "LORA"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    assert needs_of(run, second).model == "owner/model"
+    assert server_needs_of(run, second).model == "owner/model"
     other, config["base_model_name_or_path"] = tmp_path / "other", str(tmp_path)
     other.mkdir()
     (other / "adapter_config.json").write_text(json.dumps(config))
     plan = replace(plan, stages=(replace(rest, start_from="other"),))
     run = call_of(plan, output=tmp_path / "run").run
-    assert needs_of(run, run.entries[0]).model == str(tmp_path)
+    assert server_needs_of(run, run.entries[0]).model == str(tmp_path)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from advisor.ground.types import Gpu
-from advisor.launch.here import look_here
+from advisor.launch.here import check_machine
 from advisor.plan.read import read_plan
 from advisor.record.next_step import trial_steps
 from tests.launch.conftest import MACHINE, PLAN
@@ -16,7 +16,7 @@ WITH_GPU = replace(MACHINE, kind="cuda", origin="stated", gpus=(CARD,))
 def here(shop, machine, plan=PLAN):
     """What stands between a plan in the shop's folder and a run on the machine."""
     (shop / "plan.yaml").write_text(plan)
-    return look_here(read_plan("plan.yaml"), shop / "plan.yaml", machine)
+    return check_machine(read_plan("plan.yaml"), shop / "plan.yaml", machine)
 
 
 def test_a_plan_for_a_gpu_takes_a_machine_with_one(shop):

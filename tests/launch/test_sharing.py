@@ -8,7 +8,7 @@ import pytest
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import Gpu, GpuSpec
 from advisor.launch.checks import run_checks
-from advisor.launch.checks.device import differing_gpus, on_fewer
+from advisor.launch.checks.device import estimate_on_fewer, uneven_gpus_warning
 from advisor.launch.expected import StageEstimator
 from advisor.plan.checks import launch_faults
 from advisor.plan.entries import entries
@@ -71,8 +71,8 @@ def test_fewer_gpus_get_the_settings_that_fit(planned, shop):
     shape = replace(plan_shape(plan, shop / "plan.yaml"), vocab_size=64_000)
     long = [replace(todo[0], stage=replace(todo[0].stage, micro_batch_size=64, seq_len=512))]
     large = StageEstimator(plan=plan, shape=shape, hardware=machine(gpu()))
-    assert "does not fit" not in on_fewer(large, long).words
-    short = on_fewer(replace(large, hardware=machine(tiny)), long)
+    assert "does not fit" not in estimate_on_fewer(large, long).words
+    short = estimate_on_fewer(replace(large, hardware=machine(tiny)), long)
     assert "it does not fit" in short.words or "micro_batch_size" in short.settings
 
 
@@ -116,11 +116,11 @@ def test_what_cannot_be_shared_is_refused_at_its_place(planned, launch, stage, w
 def test_gpus_that_differ_are_told_with_the_one_that_binds():
     """A warning names them, and the memory that decides what fits."""
     plan = read_plan_of("processes: 2, strategy: ddp")
-    said = differing_gpus(plan, (gpu("RTX 4090", 24), gpu("RTX 3060", 12)))
+    said = uneven_gpus_warning(plan, (gpu("RTX 4090", 24), gpu("RTX 3060", 12)))
     assert "RTX 4090, RTX 3060" in said
     assert "the smallest with 12.0 GiB" in said
-    assert differing_gpus(plan, (gpu(), gpu(gib=23.9))) == ""
-    assert differing_gpus(read_plan_of(""), (gpu("RTX 4090"), gpu("RTX 3060", 12))) == ""
+    assert uneven_gpus_warning(plan, (gpu(), gpu(gib=23.9))) == ""
+    assert uneven_gpus_warning(read_plan_of(""), (gpu("RTX 4090"), gpu("RTX 3060", 12))) == ""
 
 
 def read_plan_of(launch):

@@ -7,7 +7,7 @@ import pytest
 
 from advisor.ground.types import TokenStats
 from advisor.launch import teaching
-from advisor.launch.teaching import as_it_ran
+from advisor.launch.teaching import run_as_measured
 from advisor.plan.read import read_plan
 from advisor.record.stage import Measured
 from advisor.situation.of_plan import plan_run, plan_shape
@@ -134,8 +134,8 @@ def test_the_largest_micro_batch_decides_not_the_longest_row(shop):
     """The formula is asked about as many tokens as one micro-batch had."""
     plan = read_plan(shop / "plan.yaml")
     run = plan_run(plan, plan.stages[0], plan_shape(plan, shop / "plan.yaml"), HERE)
-    assert as_it_ran(run, Measured(largest_batch_tokens=1318)).longest_tokens == 330
-    assert as_it_ran(run, Measured()) is None
+    assert run_as_measured(run, Measured(largest_batch_tokens=1318)).longest_tokens == 330
+    assert run_as_measured(run, Measured()) is None
 
 
 def stats(**changes):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from advisor.ground.yaml_files import parse_yaml
-from advisor.plan.comments import comments_after, comments_of, in_trial, stage_notes
+from advisor.plan.comments import comments_after, comments_of, comments_of_trial, stage_notes
 from advisor.plan.model import Launch, Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data, set_values
 from advisor.plan.write import plan_text
@@ -106,12 +106,12 @@ def test_the_lines_are_read_back_and_made_again_after_a_change():
 def test_a_trials_copy_promises_no_more_steps_than_it_has():
     """--max-steps ends the stages earlier; nothing else of the plan is another."""
     comments = {PLACE: stage_notes(PLAN, 0, steps=1200), (*PLACE, "rank"): "usual"}
-    found = in_trial(comments, 4)
+    found = comments_of_trial(comments, 4)
     first = "16 rows a step = 4 (micro_batch_size) x 2 (grad_accum) x 2 GPUs"
     assert found[PLACE].split("\n")[0] == f"{first}; a trial of at most 4 steps (--max-steps)."
     assert found[PLACE].split("\n")[1:] == comments[PLACE].split("\n")[1:]
     assert found[*PLACE, "rank"] == "usual"
-    assert in_trial(None, 4) is None
+    assert comments_of_trial(None, 4) is None
 
 
 def test_a_persons_own_lines_above_a_stage_are_kept():

@@ -17,12 +17,11 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.progress import followed, waiting
-from advisor.record.stage import Check, Evaluation
-from advisor.record.stage import SampleAnswer as SampleRecord
+from advisor.record.stage import Check, Evaluation, SampleAnswer
 from trainers.evaluation.loss import (
     HELD_OUT_ROWS,
     SAMPLES,
-    SampleAnswer,
+    Sample,
     held_out,
     perplexity,
     prompts_to_answer,
@@ -56,7 +55,7 @@ class Measurements:
 
     losses: list[float] = field(default_factory=list)  # mean per learned token, of held-out rows
     general: list[float] = field(default_factory=list)  # the same, of the general prompts
-    samples: list[SampleAnswer] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     scores: dict[str, list[float]] = field(default_factory=dict)  # what an objective adds
     seconds: float = 0.0
 
@@ -90,7 +89,7 @@ class TextEvaluator:
         """Measure the model as it is before training; once, also if a run was resumed."""
         known = kept_value(self.cache, self.fingerprint)
         if known is not None:
-            samples = [SampleAnswer(**sample) for sample in known["samples"]]
+            samples = [Sample(**sample) for sample in known["samples"]]
             self.base = Measurements(**{**known, "samples": samples})
             self.prompts = self.prompts[: len(self.base.samples)]
             return
@@ -109,7 +108,7 @@ class TextEvaluator:
         with waiting("general prompts"):
             general = self.losses(self.general_rows)
         scores = self.own_scores()
-        samples: list[SampleAnswer] = []
+        samples: list[Sample] = []
         writing = time.monotonic()
         starts = range(0, len(self.prompts), BATCH)
         for start in followed(
@@ -135,7 +134,7 @@ class TextEvaluator:
         """The fixed general prompts, as rows."""
         return general_rows(self.trainer.processing_class, self.job.stage.seq_len)
 
-    def sample(self, rows: Sequence[Row]) -> list[SampleAnswer]:
+    def sample(self, rows: Sequence[Row]) -> list[Sample]:
         """Greedy answers to the rows' prompts."""
         model, tokenizer = self.trainer.model, self.trainer.processing_class
         return sample_answers(model, tokenizer, rows, limit=self.limit)
@@ -239,7 +238,7 @@ class TextEvaluator:
             general=general.record() if general else None,
             seconds=round(self.base.seconds + self.tuned.seconds, 1),
             samples=tuple(
-                SampleRecord(
+                SampleAnswer(
                     prompt=row.shown,
                     expected=row.expected,
                     base=base.text,

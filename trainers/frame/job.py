@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError, nearest
-from advisor.plan.entries import Entry, entries, path_from, start_of, whole_model
+from advisor.plan.entries import Entry, entries, path_from, start_folder_of, whole_model
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
 from trainers.frame.machine import process_count
@@ -82,7 +82,7 @@ class Job:
 
         Raises InputError for a folder without either.
         """
-        path = start_of(self.entry, run=self.run, folder=self.folder)
+        path = start_folder_of(self.entry, run=self.run, folder=self.folder)
         if path is None:
             return None
         if not any((path / file).is_file() for file in ("adapter_config.json", "config.json")):

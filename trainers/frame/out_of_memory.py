@@ -31,7 +31,7 @@ from advisor.ground.errors import OutOfMemory
 from advisor.plan.entries import Entry
 from advisor.record.files import try_read_part
 from advisor.record.run import ADJUSTED, DOING
-from advisor.record.smaller import adjustment_of, next_batch, usable
+from advisor.record.smaller import adjustment_of, next_batch, valid_adjustments
 from advisor.record.stage import Adjusted, Adjustment, Doing
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
@@ -174,7 +174,9 @@ class RowsAtOnce:
     def of(cls, job: Job, *, say: Callable[[str], None], alone: bool) -> RowsAtOnce:
         """As an earlier attempt of the stage left it."""
         path = job.output / ADJUSTED
-        return cls(job.entry, path, usable(job.stage, try_read_part(Adjusted, path)), say, alone)
+        return cls(
+            job.entry, path, valid_adjustments(job.stage, try_read_part(Adjusted, path)), say, alone
+        )
 
     @property
     def planned(self) -> int:

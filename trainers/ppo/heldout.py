@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
-from advisor.record.stage import Check, Evaluation
-from advisor.record.stage import SampleAnswer as SampleRecord
+from advisor.record.stage import Check, Evaluation, SampleAnswer
 from trainers.evaluation.generation import TRIAL_GENERAL, general_rows
-from trainers.evaluation.loss import SampleAnswer, held_out
+from trainers.evaluation.loss import Sample, held_out
 from trainers.evaluation.metrics import Comparison, compare, verdict
 from trainers.evaluation.saved_result import check_stops
 from trainers.frame.checkpoints import random_states, restore_random_states
@@ -197,9 +196,9 @@ class HeldOutEvaluator:
             },
         )
 
-    def _sample(self, place: int) -> SampleRecord:
+    def _sample(self, place: int) -> SampleAnswer:
         row, one, other = self.prompts[place], self.before, self.after
-        return SampleRecord(
+        return SampleAnswer(
             prompt=row.shown,
             expected=row.answer or "",
             base=one.texts[place],
@@ -219,9 +218,9 @@ class HeldOutEvaluator:
         return check_stops(self.job, _samples(self.after), _samples(self.before), limit)
 
 
-def _samples(answers: HeldOutAnswers) -> list[SampleAnswer]:
+def _samples(answers: HeldOutAnswers) -> list[Sample]:
     return [
-        SampleAnswer(text=text, tokens=tokens, stopped=ended)
+        Sample(text=text, tokens=tokens, stopped=ended)
         for text, tokens, ended in zip(answers.texts, answers.tokens, answers.ended, strict=True)
     ]
 

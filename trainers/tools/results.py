@@ -17,7 +17,7 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, shown_path
 from advisor.methods import update
 from advisor.model_files.folder import base_faults, folder_faults
-from advisor.plan.entries import entries, start_of, whole_model
+from advisor.plan.entries import entries, start_folder_of, whole_model
 from advisor.plan.read import read_plan, resolve_path
 from advisor.record.files import label, writing_stages
 from advisor.record.files import record_of as record_of
@@ -99,7 +99,7 @@ def base_of(run: Path, record: RunRecord, stage: StageRecord) -> str:
     with suppress(AdviseError):
         plan, place = read_plan(run / PLAN_FILE), run.resolve()
         entry = next((one for one in entries(plan) if one.name == stage.name), None)
-        start = None if entry is None else start_of(entry, run=place, folder=place)
+        start = None if entry is None else start_folder_of(entry, run=place, folder=place)
         folder = whole_model(plan, start, run=place, folder=place)
         folder = folder or resolve_path(run / PLAN_FILE, plan.model)
         if folder.is_dir():

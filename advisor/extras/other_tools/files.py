@@ -35,7 +35,7 @@ from advisor.methods.stage import Stage
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
-from advisor.record.smaller import in_words
+from advisor.record.smaller import yaml_value
 
 BUNDLE = "`advise export PLAN --to bundle` carries the plan itself to another machine"
 MOST_SHOWN = 3  # notes on the screen; all of them stand in the files
@@ -166,7 +166,7 @@ def _head(job: ToolJob) -> Iterator[str]:
     for name, count in job.rows.counts.items() if job.rows else ():
         if count:
             yield f"# Data:  {job.folder}/{name}, {count:,} rows"
-    lost = [f"{one.key} ({in_words(one.value)}): {one.why}" for one in job.lost]
+    lost = [f"{one.key} ({yaml_value(one.value)}): {one.why}" for one in job.lost]
     for title, lines in (("Not carried over", lost), ("Different from `advise run`", job.notes)):
         if lines:
             yield f"# {title}:"

@@ -21,7 +21,7 @@ from advisor.ground.terminal import shown
 from advisor.plan.comments import stage_notes
 from advisor.plan.write import write_plan_file
 from advisor.probe import probe, stated_hardware
-from advisor.record.smaller import in_words
+from advisor.record.smaller import yaml_value
 from advisor.ruleset.load import load_rules
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _lines(report: ConfigurationReport) -> Iterator[Line]:
         yield "", ""
         yield "Suggested changes", "bold"
         flags = [  # of a command line, which is not written anew
-            f"- --{key}" if value is None else f"+ --{key} {in_words(value)}"
+            f"- --{key}" if value is None else f"+ --{key} {yaml_value(value)}"
             for key, value in changes.items()
         ]
         for text in document["diff"] or flags:
@@ -166,4 +166,4 @@ def write_carried(report: ConfigurationReport, path: Path) -> list[str]:
 
 
 def _lost(one: Mapping[str, Any]) -> str:
-    return f"{one['key']}: {in_words(one['value'])} ({one['why']})"
+    return f"{one['key']}: {yaml_value(one['value'])} ({one['why']})"

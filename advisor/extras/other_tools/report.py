@@ -50,7 +50,7 @@ from advisor.methods.stage import stage_keys
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.probe.catalogue import cheapest_cards
-from advisor.record.smaller import Change, in_words, smallest_that_fits
+from advisor.record.smaller import Change, smallest_that_fits, yaml_value
 from advisor.situation.models import model_shape
 from advisor.situation.of_plan import looked_at, plan_run
 
@@ -353,7 +353,7 @@ class ConfigurationReport:
         """The change that fits: its keys, or what it does if they are many; what it then needs."""
         assert fit.change is not None
         assert fit.changed is not None
-        said = ", ".join(f"{key}: {in_words(value)}" for key, value in self.change.items())
+        said = ", ".join(f"{key}: {yaml_value(value)}" for key, value in self.change.items())
         if len(self.change) > SHOWN_CHANGES:
             does = fit.change.why.replace("; ", " and ")
             said = f"one that {does} ({len(self.change)} keys, below)"

@@ -12,11 +12,11 @@ from advisor.ground.types import Gpu, Hardware, as_free_now
 from advisor.ground.units import format_gib
 from advisor.launch.call import Call
 from advisor.launch.expected import StageEstimator
-from advisor.plan.checks import goes_with
+from advisor.plan.checks import can_share
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan, Stage
 from advisor.probe.software import cuda_problem
-from advisor.record.smaller import Change, as_settings, smallest_that_fits, together
+from advisor.record.smaller import Change, as_settings, combine, smallest_that_fits
 from advisor.record.stage import Expected
 
 PHASE = "machine"
@@ -29,10 +29,10 @@ def check(call: Call) -> Checked:
     """Devices that are missing or unusable, and what a plan for more GPUs would take here."""
     plan, hardware, chosen = call.run.plan, call.machine, call.gpus.gpus
     found = device_faults(plan, hardware, chosen)
-    uneven = differing_gpus(plan, chosen)
+    uneven = uneven_gpus_warning(plan, chosen)
     usable = hardware.kind == plan.launch.device and hardware.gpus and plan.launch.nodes == 1
     if usable and plan.launch.processes > len(hardware.gpus) and call.left:
-        here = on_fewer(replace(call.estimator, hardware=as_free_now(hardware)), call.left)
+        here = estimate_on_fewer(replace(call.estimator, hardware=as_free_now(hardware)), call.left)
         path = shlex.quote(str(call.run.path))
         hint = f"{VISIBLE} may hide some; advise run {path} {here.settings}"
         if not here.settings:
@@ -86,7 +86,7 @@ def device_faults(plan: Plan, hardware: Hardware, chosen: Sequence[Gpu] = ()) ->
     return found
 
 
-def differing_gpus(plan: Plan, chosen: Sequence[Gpu]) -> str:
+def uneven_gpus_warning(plan: Plan, chosen: Sequence[Gpu]) -> str:
     """A warning if the GPUs of one training are not alike; empty if they are."""
     names = list(dict.fromkeys(gpu.name for gpu in chosen))
     known = [gpu.memory_total_bytes for gpu in chosen if gpu.memory_total_bytes is not None]
@@ -101,14 +101,14 @@ def differing_gpus(plan: Plan, chosen: Sequence[Gpu]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OnFewer:
+class FewerGpus:
     """What the plan would take on the GPUs that are here."""
 
     words: str  # "on 1 GPU it would fit: 9.1 GiB of 24.0 GiB, and take about twice as long"
     settings: str  # for the command line; empty if nothing of ours fits
 
 
-def on_fewer(planned: StageEstimator, todo: Sequence[Entry]) -> OnFewer:
+def estimate_on_fewer(planned: StageEstimator, todo: Sequence[Entry]) -> FewerGpus:
     """What the same training with as many rows a step takes on all GPUs of this machine.
 
     Args:
@@ -139,13 +139,13 @@ def on_fewer(planned: StageEstimator, todo: Sequence[Entry]) -> OnFewer:
             smaller = smallest_that_fits(
                 change.applied(entry.stage),
                 lambda stage, entry=entry: (  # type: ignore[misc]
-                    goes_with(fewer.plan, stage) and expected(entry, stage).fits in FITS
+                    can_share(fewer.plan, stage) and expected(entry, stage).fits in FITS
                 ),
             )
             if smaller is None:
                 here = f"on {gpus} {_needs(need, entry)}: it does not fit"
-                return OnFewer(words=here, settings="")
-            change = together([change, smaller])
+                return FewerGpus(words=here, settings="")
+            change = combine([change, smaller])
             need = expected(entry, change.applied(entry.stage))
         changes[entry.stage.name] = as_settings(entry, change)
         found.append((entry, need))
@@ -153,7 +153,7 @@ def on_fewer(planned: StageEstimator, todo: Sequence[Entry]) -> OnFewer:
     longer = f"about {plan.launch.processes / count:.2g} times as long"
     what = f"{_needs(fullest, entry)}: it fits, and takes {longer}"
     what = what if fullest.need_bytes else longer
-    return OnFewer(words=f"on {gpus} {what}", settings=" ".join((*words, *changes.values())))
+    return FewerGpus(words=f"on {gpus} {what}", settings=" ".join((*words, *changes.values())))
 
 
 def _needs(found: Expected, entry: Entry) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
 from advisor.launch.call import Call
-from advisor.launch.generation_server import needs_of, server_environment
+from advisor.launch.generation_server import server_environment, server_needs_of
 from advisor.plan.entries import Entry
 from advisor.plan.vllm import (
     ServerFault,
@@ -38,7 +38,7 @@ def check(call: Call) -> Checked:
     return Checked(lacking=list(_faults(call, entries)))
 
 
-def is_own_address(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     """Whether an address means the machine itself, whoever uses it: 127.0.0.1, localhost."""
     if address == "localhost":
         return True
@@ -52,7 +52,7 @@ def _faults(call: Call, entries: Sequence[Entry]) -> Iterator[Fault]:
     plan, launch, server = call.run.plan, call.run.plan.launch, call.run.plan.launch.vllm
     url, python = server_url(plan, os.environ), server.python if server is not None else None
     instead = f"or --set {key_path(entries[0], 'rollouts')}=transformers"
-    if launch.nodes > 1 and (python is not None or is_own_address(urlsplit(url).hostname or "")):
+    if launch.nodes > 1 and (python is not None or is_loopback(urlsplit(url).hostname or "")):
         yield Fault(
             where="launch.vllm",
             what=f"the plan is for {launch.nodes} machines, and its vLLM server is one that only"
@@ -78,7 +78,7 @@ def _faults(call: Call, entries: Sequence[Entry]) -> Iterator[Fault]:
 
 def _running_server_faults(call: Call, entry: Entry, url: str) -> Iterator[Fault]:
     """What a stage lacks of a server that runs."""
-    server, needs = call.run.plan.launch.vllm, needs_of(call.run, entry)
+    server, needs = call.run.plan.launch.vllm, server_needs_of(call.run, entry)
     try:
         check_server(VLLMClient.at(url, server.timeout_s if server else 600.0), needs)
     except ServerFault as error:
