@@ -194,9 +194,9 @@ def rule_schema(rules: Ruleset, table: DecisionTable, *, own: bool) -> Schema:
     usual = "forbid" if table.per else "recommend" if concludes else "set"
     looked_at = {name: ref(f"when.{name}") for name in table.inputs}
     when: Schema = {"type": "object", "properties": looked_at} if own else closed(looked_at)
-    then: Schema = ref("settings")
+    then: Schema = {"type": "object"}
     if concludes:
-        then = {"type": "object", "minProperties": 1, "properties": {table.concludes: several}}
+        then |= {"minProperties": 1, "properties": {table.concludes: several}}
     known: dict[str, Schema] = {
         "id": ref("rule.id"),
         "kind": {"enum": kinds, "default": usual},
@@ -209,27 +209,17 @@ def rule_schema(rules: Ruleset, table: DecisionTable, *, own: bool) -> Schema:
         "warn": {"properties": {"tier": False, "then": ref("say")}, "required": ["then"]}
     }
     if not concludes:
-        known["then"] = {"type": "object"}
-        forms["set"] = {
-            "properties": {"tier": False, "then": ref("settings")},
-            "required": ["then"],
-        }
+        values = {"tier": False, "then": ref("settings")}
+        forms["set"] = {"properties": values, "required": ["then"]}
     elif table.per:
-        forms["forbid"] = {
-            "properties": {"tier": False, "then": closed({table.concludes: outcome})}
-        }
+        scheme = closed({table.concludes: outcome})
+        forms["forbid"] = {"properties": {"tier": False, "then": scheme}}
     else:
-        forms["recommend"] = {
-            "required": ["tier", "then"],
-            "properties": {"then": closed({table.concludes: outcome}, table.concludes)},
-        }
-        forms["forbid"] = {
-            "required": ["then"],
-            "properties": {
-                "tier": False,
-                "then": closed({table.concludes: several}, table.concludes),
-            },
-        }
+        best, worst = (
+            closed({table.concludes: said}, table.concludes) for said in (outcome, several)
+        )
+        forms["recommend"] = {"required": ["tier", "then"], "properties": {"then": best}}
+        forms["forbid"] = {"required": ["then"], "properties": {"tier": False, "then": worst}}
     schema = closed(known, *RULE.required)
     return {
         **schema,
