@@ -247,10 +247,7 @@ def _variant(
 
 
 def _of_size(
-    name: str,
-    options: Sequence[tuple[CatalogueGpu, float | None]],
-    stated_gib: float,
-    named: str,
+    name: str, options: Sequence[tuple[CatalogueGpu, float | None]], stated_gib: float, named: str
 ) -> tuple[CatalogueGpu, int | None, list[str]]:
     """The same where a size is stated."""
     stated_bytes = int(stated_gib * GIB)

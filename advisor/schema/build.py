@@ -35,16 +35,7 @@ from advisor.record.run import run_schema
 from advisor.record.verdict import VERDICT_FILE, limits
 from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.model import Ruleset
-from advisor.schema.parts import (
-    TEXT,
-    VERSION,
-    Schema,
-    closed,
-    dumped,
-    file_schema,
-    head,
-    schema_of,
-)
+from advisor.schema.parts import TEXT, VERSION, Schema, closed, dumped, file_schema, head, schema_of
 from advisor.schema.plan import plan_schema
 from advisor.schema.rules import (
     answers_schema,

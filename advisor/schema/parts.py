@@ -12,18 +12,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from advisor.ground.shape import (
-    Choice,
-    Date,
-    Flag,
-    Keys,
-    ListOf,
-    MapOf,
-    Number,
-    OneOf,
-    Shape,
-    Text,
-)
+from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, Number, OneOf, Shape, Text
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string", "minLength": 1}

@@ -11,13 +11,7 @@ from advisor.methods.load import FOLDERS, file_shape
 from advisor.plan.keys import settable, setting_keys
 from advisor.ruleset.entries import BOUNDS, OWN_SCENARIO, RULE, SCENARIO
 from advisor.ruleset.facts import FACT, FACT_NAME, FACTS_FILE, UNKNOWN, Fact
-from advisor.ruleset.load import (
-    LAYER_FILE,
-    MAX_INPUTS,
-    OWN_FILE,
-    SHIPPED_LAYERS,
-    TABLES_FILE,
-)
+from advisor.ruleset.load import LAYER_FILE, MAX_INPUTS, OWN_FILE, SHIPPED_LAYERS, TABLES_FILE
 from advisor.ruleset.model import KINDS, DecisionTable, Ruleset
 from advisor.schema.parts import (
     TEXT,
@@ -273,10 +267,7 @@ def definitions(rules: Ruleset, *, own: bool) -> dict[str, Schema]:
     }
     found["settings"] = closed(settings()) | {"minProperties": 1}
     found["say"] = closed({"say": {**TEXT, "description": "what a warning says"}}, "say")
-    found["tier"] = {
-        "enum": list(rules.tiers),
-        "description": "a higher tier wins inside a layer",
-    }
+    found["tier"] = {"enum": list(rules.tiers), "description": "a higher tier wins inside a layer"}
     found["source-id"] = {
         **offered(sorted(rules.sources)),
         "description": "an id of rules/sources.yaml, or of this file's own `sources`",
