@@ -21,7 +21,7 @@ from advisor.ground.resources import PACKAGE, cache_folder
 from advisor.ground.types import Answer, Answers, Hardware
 from advisor.launch.checks.packages import refuse_without_trainers
 from advisor.probe import probe
-from advisor.render.compare import print_samples
+from advisor.render.run import print_samples
 from advisor.render.terminal import print_advice
 
 DATA = PACKAGE / "demo" / "support.jsonl"

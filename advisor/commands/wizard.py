@@ -31,8 +31,8 @@ from advisor.plan.write import plan_text as text_of
 from advisor.plan.write import write_plan_file
 from advisor.probe import probe
 from advisor.record.next_step import trial_steps
+from advisor.render.answer.first import steps_section
 from advisor.render.answer.page import page_of
-from advisor.render.answer.steps import steps_section
 from advisor.render.terminal import (
     print_advice,
     print_candidate,

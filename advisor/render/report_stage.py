@@ -30,8 +30,14 @@ from advisor.render.charts import (
     bar_chart,
     line_chart,
 )
-from advisor.render.compare import picked_samples, rule_of_picking
-from advisor.render.run import COUNTERS, learned_words, speed_words, what_was_trained
+from advisor.render.run import (
+    COUNTERS,
+    learned_words,
+    picked_samples,
+    rule_of_picking,
+    speed_words,
+    what_was_trained,
+)
 
 Lines = Sequence[Mapping[str, Any]]
 SHOWN_CHARACTERS = 400  # of a text

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from advisor.advice.types import Advice
 from advisor.methods.remedies import OTHER_TOOL
-from advisor.render.answer.first import FirstScreen, first_screen
+from advisor.render.answer.first import FirstScreen, first_screen, steps_section
 from advisor.render.answer.needs import needs
 from advisor.render.answer.rivals import canonical, named_methods, rivals
-from advisor.render.answer.steps import steps_section
 from advisor.render.answer.why import (
     answer_words,
     flips,
