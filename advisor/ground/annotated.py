@@ -117,15 +117,9 @@ def _not_none(hint: Any) -> Any:
 
 
 def build(kind: type[T], data: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> T:
-    """The value of the dataclass that plain data of its shape stand for.
+    """The dataclass of plain data that fit its shape; `made` are fields that are values already.
 
-    Lists become tuples, and whole numbers become floats if a field of a file that people write says
-    so.
-
-    Args:
-        kind: The dataclass.
-        data: Keys and values that have been checked against its shape.
-        made: Fields that are values already.
+    Lists become tuples, and whole numbers floats if a field of a file that people write says so.
     """
     hints = _hints(cast(Any, kind))
     return kind(**{name: _value(hints[name], part) for name, part in data.items()}, **(made or {}))
@@ -160,13 +154,7 @@ class JsonObject:
 
     @classmethod
     def from_dict(cls, data: Any, *, at: str = "") -> Self:
-        """The value that the plain data describe; a missing key takes its default.
-
-        Args:
-            at: Where the data come from, for the errors: a file's name.
-
-        Raises InputError with every fault.
-        """
+        """The value of the plain data of the file `at`. Raises InputError with every fault."""
         faults = check_shape(_JsonData(at, data), object_shape(cls))
         if faults:
             raise InputError(faults=faults)
@@ -348,11 +336,7 @@ def _schema(shape: Shape) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The data of a JSON text that anybody may have written.
-
-    Raises json.JSONDecodeError also for what Python's parser reports otherwise: too deep nesting,
-    whole numbers of more than 4,300 digits, bytes that are no text.
-    """
+    """The data of a JSON text. Raises JSONDecodeError, too, if it is too deep or no UTF-8."""
     try:
         return json.loads(text)
     except RecursionError:

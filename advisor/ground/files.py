@@ -45,13 +45,9 @@ def keep_others_out() -> None:
 
 
 def write_atomically(path: Path, content: str | bytes, *, disk: Disk | None = None) -> None:
-    """Write the file so that a reader sees the old content or the new, never half, and a power cut
-    leaves one of them.
+    """Write a file so that readers and a power cut find the old content or the new.
 
     Raises MachineNotReady.
-
-    Args:
-        disk: Another disk than the machine's.
     """
     try:
         (disk or DISK).replace(path, content if isinstance(content, bytes) else content.encode())
@@ -63,11 +59,9 @@ PIPES_OF_THE_SHELL = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # `advise --a
 
 
 def read_at_most(path: Path, most_bytes: int) -> bytes:
-    """The content of a file, or its first `most_bytes + 1` bytes if it is longer: a link to
-    /dev/zero never ends.
+    """The content of a file, at most `most_bytes + 1` of it: a link to /dev/zero never ends.
 
-    Raises InputError for a folder, and for a pipe by name, which would wait for whoever writes
-    into it; OSError as usual.
+    Raises InputError for a folder and for a pipe, which would wait for a writer; and OSError.
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):

@@ -16,10 +16,9 @@ NAME = "finetune-advisor"
 
 
 def install_line(extra: str = "train") -> str:
-    """`pip install '/home/me/advisor[train]'`: from the folder or address that this copy came from,
-    by the tool that put it here.
+    """The line that installs an extra from where this copy came from, by the tool that put it here.
 
-    A copy that says nothing of its source came from an index under its own name.
+    `pip install '/home/me/advisor[train]'`; a copy that does not say its source is of an index.
     """
     source, editable = _source()
     flag = "-e " if editable else ""

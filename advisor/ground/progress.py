@@ -201,12 +201,7 @@ class WaitBar:
 
 
 class Board:
-    """The waits of this process, and who sees them.
-
-    Args:
-        clock: Seconds from any beginning.
-        starts_thread: Let a thread look at the clock; otherwise somebody calls `tick`.
-    """
+    """The waits of this process, and who sees them; without its thread somebody calls `tick`."""
 
     def __init__(
         self, *, clock: Callable[[], float] = time.monotonic, starts_thread: bool = True

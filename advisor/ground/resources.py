@@ -13,8 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 def resource_root() -> Path:
     """The folder that holds `rules/`, `trainers/` and the page for coding agents.
 
-    The wheel carries them inside `advisor/_bundled/` so that nothing called `rules` or `trainers`
-    lands in site-packages.
+    The wheel carries them in `advisor/_bundled/`, so that site-packages gets no such names.
     """
     bundled = PACKAGE / "_bundled"
     return bundled if (bundled / "rules").is_dir() else PACKAGE.parent

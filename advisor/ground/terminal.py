@@ -35,9 +35,8 @@ _JOINERS = "\u200c\u200d"
 def shown(text: str) -> str:
     """The text as a person may see it; line breaks and tabs stay.
 
-    Escaped are control characters (C0 but \\n and \\t, DEL, C1), marks of writing direction,
-    separators of lines, characters without width, and what stands for no character at all (lone
-    surrogates, code points without a meaning).
+    Escaped are control characters, marks of writing direction, separators of lines, characters
+    without width, and what is no character at all.
     """
     return text if text.isprintable() else _SUSPECT.sub(_escape, text)
 
@@ -145,11 +144,7 @@ def _is_terminal(stream: Any) -> bool:
 
 
 def print_message(text: str) -> None:
-    """Print a message for the person on standard error.
-
-    On a terminal its sentences are broken between words; what is indented or names a command stays
-    whole, since it is copied.
-    """
+    """Print a message on standard error, broken between words unless somebody will copy it."""
     said = shown(as_called(text))
     if _is_terminal(sys.stderr):
         from shutil import get_terminal_size
@@ -194,8 +189,7 @@ def _redirect_logs(before: Any, after: Any) -> None:
 def console(*, stderr: bool = False) -> Console:
     """A rich console for our own colours around text of other people.
 
-    It respects NO_COLOR and the terminal's width, prints plain text if the output is no terminal,
-    and takes neither markup (`[red]`) nor emoji names (`:x:`) in text for its own.
+    It respects NO_COLOR and takes neither markup (`[red]`) nor emoji names (`:x:`) for its own.
     """
     from rich.console import Console  # 0.1 s, and `advise --json` prints without it
     from rich.segment import Segment

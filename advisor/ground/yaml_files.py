@@ -292,10 +292,8 @@ def read_shipped(
 ) -> Document:
     """A file under rules/, called 'rules/...' in messages.
 
-    `shape`, or a function that builds it if it is needed, is the one that every reader of this file
-    asks for; without one the file may hold anything, and whoever reads it checks it.
-
-    Raises InputError as `read_yaml` does, and with every fault of a file that has not the `shape`.
+    `shape`, or what builds it, is the one that every reader of the file asks for; without one its
+    reader checks it. Raises InputError with every fault.
     """
     root = root or rules_dir()
     inside = path.relative_to(root) if path.is_relative_to(root) else Path(*path.parts[-2:])
@@ -318,10 +316,9 @@ def read_shipped(
 
 
 def read_derived(name: str, paths: Iterable[Path], build: Callable[[], Any]) -> Any:
-    """What `build` makes of shipped files, as plain data: made again only when a file or the code
-    has changed.
+    """What `build` makes of shipped files as plain data, made again if a file or the code changed.
 
-    For many files of which one answer needs a few facts: one small file is read in their place.
+    One small file is read in place of many of which an answer needs a few facts.
     """
     try:
         parts = [f"\n{path.name}\n".encode() + path.read_bytes() for path in paths]

@@ -25,8 +25,7 @@ __all__ = [
 
 
 def probe(folder: Path | None = None) -> Hardware:
-    """This machine: cards, cores, memory, disk below `folder` (the current one), installed
-    packages. Never raises.
+    """This machine: GPUs, cores, memory, disk below `folder`, packages. Never raises.
 
     NVIDIA comes before Apple before AMD; without any of them training runs on the CPU.
     """

@@ -52,11 +52,9 @@ def gpu_entry(gpu_id: str) -> Mapping[str, Any]:
 
 
 def match_probed(nvml_name: str, memory_bytes: int | None) -> GpuSpec | None:
-    """The GPU behind the name a driver reports, or None.
+    """The GPU behind the exact name a driver reports, with or without "NVIDIA "; else None.
 
-    The exact string counts, then the same with "NVIDIA " added or removed (older drivers leave it
-    out). A name that is sold with several sizes needs the memory to agree. A MIG slice never
-    matches: it is not the GPU whose name it bears.
+    A name that is sold with several sizes needs the memory to agree. A MIG slice never matches.
     """
     if " MIG " in f"{nvml_name} ":
         return None
@@ -83,9 +81,8 @@ def _nearest_size(gpu: CatalogueGpu, size_gib: float) -> float:
 def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = False) -> GpuMatch:
     """What a typed name means: a catalogue id, an exact driver or vendor name, or all its words.
 
-    Where it fits several GPUs, `memory_gib` or a size in the name decides, else the smaller GPU,
-    with a warning. `lenient` reads a description by its known part ("RTX 4090 in the paper") and
-    says so.
+    `memory_gib` or a size in the name decides between several, else the smaller GPU, with a
+    warning. `lenient` reads "RTX 4090 in the paper" by its known part and says so.
     """
     typed = split_name(name)
     warnings: list[str] = []

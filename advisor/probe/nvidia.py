@@ -38,10 +38,9 @@ NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
 def probe_nvidia(
     system: Hardware, environ: Mapping[str, str] | None = None, *, root: Path = ROOT
 ) -> Hardware:
-    """The NVIDIA devices this process may use. Never raises: what went wrong is a note.
+    """The NVIDIA devices this process may use; what went wrong is a note.
 
-    GPUs that share memory with the CPU (Jetson, GB10) report none of their own: the system's memory
-    counts.
+    GPUs that share memory with the CPU (Jetson, GB10) report none: the system's memory counts.
     """
     nothing = Hardware(kind="cuda", origin="probed")
     if sys.platform == "darwin":

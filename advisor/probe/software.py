@@ -85,11 +85,9 @@ def torch_build(path: Sequence[str] | None = None) -> TorchBuild | None:
 
 
 def cuda_problem(hardware: Hardware, build: TorchBuild | None = None) -> str | None:
-    """Why the installed PyTorch cannot use the probed GPU, with the line to install; None where
-    nothing speaks against it.
+    """Why the installed PyTorch cannot use the probed GPU, with the line to install; else None.
 
-    An absent PyTorch is another matter (the training extra is missing) and answers None, as does
-    hardware that was only stated.
+    An absent PyTorch is another matter (the training extra), as is hardware that was stated.
     """
     build = build or torch_build()
     if build is None or hardware.origin != "probed" or not hardware.gpus:

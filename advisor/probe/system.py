@@ -294,8 +294,8 @@ def usable_amd(
 ) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     """The AMD devices this process may use, with the index that HIP gives each, and what is hidden.
 
-    ROCR_VISIBLE_DEVICES comes first; HIP_VISIBLE_DEVICES (without it, CUDA_VISIBLE_DEVICES) counts
-    among those that are left (ROCm documentation, "GPU isolation techniques").
+    ROCR_VISIBLE_DEVICES comes first; HIP_VISIBLE_DEVICES, or CUDA_VISIBLE_DEVICES, counts among
+    those that are left (ROCm documentation, "GPU isolation techniques").
     """
     left, hidden = list(gpus), []
     for name in (ROCR, HIP if environ.get(HIP) else VISIBLE):

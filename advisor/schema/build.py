@@ -156,11 +156,7 @@ def write_schemas(rules: Ruleset, folder: Path | None = None) -> list[Path]:
 
 
 def catalogue_faults() -> tuple[Fault, ...]:
-    """Every fault of the files that commands read beside the rules, each once.
-
-    The readers themselves are asked, so that what a command would refuse is found, and nothing
-    else.
-    """
+    """Every fault of the files beside the rules, each once, found by the readers of commands."""
     found: dict[str, Fault] = {}
     organisations = [stem for stem in _stems("models") if stem not in NOT_ORGANISATIONS]
     readers: tuple[Callable[[], object], ...] = (
