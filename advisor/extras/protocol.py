@@ -56,9 +56,7 @@ class Extra(Protocol):
         return keys
 
     def files_with(self, path: Path) -> Sequence[Path]:
-        """A file that its keys of a plan name, and the files which that one needs; empty if it is
-        no such file.
-        """
+        """A file that its plan keys name, with the files that it needs; empty for any other."""
         return ()
 
     def network(self, keys: Any) -> str | None:

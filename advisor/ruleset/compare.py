@@ -21,9 +21,7 @@ MAX_REGIONS = 3  # shown for one change of a conclusion; the others are counted 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """Situations in which a step concludes one thing under the first rule set and another under the
-    second; None: no rule recommends anything, or sets the key.
-    """
+    """Situations in which a step concludes `first` and `second`; None: nothing at all."""
 
     table: str
     key: str  # of a setting; empty for a conclusion
@@ -60,9 +58,7 @@ class RulesComparison:
 
 
 def compare_rules(first: Ruleset, second: Ruleset) -> RulesComparison:
-    """Every situation in which a step of the second rule set concludes something else than the
-    first, by step.
-    """
+    """Every situation in which a step of the second rule set concludes something else."""
     joint = _joined(first, second)
     own, other = _by_id(first), _by_id(second)
     names = list(dict.fromkeys([*first.tables, *second.tables]))
@@ -127,10 +123,7 @@ def _compare_table(
 
 
 class _Pair:
-    """The rules of both sets for one conclusion or key, gone through together.
-
-    The bits of the first set stand below those of the second.
-    """
+    """The rules of both sets for one conclusion or key; the bits of the first stand below."""
 
     def __init__(
         self, joint: Ruleset, table_id: str, rules: Sequence[Sequence[Rule]], said: str
@@ -221,9 +214,7 @@ def _pairs(sides: Sequence[Ruleset], joint: Ruleset, table_id: str) -> Iterable[
 
 
 def _setting(ruleset: Ruleset, rules: Iterable[Rule], key: str) -> list[Rule]:
-    """The rules that set a key, the one that wins first: of two of one layer, which the linter
-    refuses, the later by name, as the judge has it.
-    """
+    """The rules that set a key, in the order in which the judge lets them win."""
     setting = [rule for rule in rules if rule.kind == "set" and key in rule.then]
     return sorted(setting, key=lambda rule: (layer_of(ruleset, rule), rule.id), reverse=True)
 

@@ -20,9 +20,7 @@ MAX_CULPRITS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hole:
-    """Situations in which a table recommends nothing: no rule fires, or every outcome that one
-    names is forbidden.
-    """
+    """Situations in which a table recommends nothing, or forbids all that it recommends."""
 
     box: Region
     forbidding: tuple[Rule, ...]  # of one situation: what forbids there, the latest layer first
@@ -98,9 +96,7 @@ def bits(mask: int) -> Iterator[int]:
 
 
 def by_precedence(ruleset: Ruleset, rules: Iterable[Rule]) -> list[Rule]:
-    """The rules in the judge's order: what recommends or sets first, then the latest layer, the
-    highest tier, the id.
-    """
+    """The rules by precedence: prohibitions last, then layer, tier and id."""
     return sorted(
         rules,
         key=lambda rule: (
@@ -182,9 +178,7 @@ class Precedence:
         return (alive & -alive).bit_length() - 1
 
     def ties(self, state: int) -> tuple[int, int]:
-        """Of a shortened set the winner's bit number (-1 without one) and the rules that tie with
-        it for another outcome.
-        """
+        """The bit that wins a shortened set, or -1, and the bits that tie with another outcome."""
         winner = self.winner(state)
         if winner < 0:
             return -1, 0
@@ -248,9 +242,7 @@ class Decisions(Precedence):
         ]
 
     def _effects(self, part: Sequence[int], won: int) -> int:
-        """What holds of the recommendations, or of the prohibitions, by themselves: whether they
-        fire, and whether anybody would miss them.
-        """
+        """The bits that fire; finds rules that never do and rules that nobody would miss."""
         space = Space(self.ruleset, [self.rules[i] for i in part])
         states = [sum(1 << part[i] for i in bits(state)) for state in space.sets()]
         self.proof.sets += len(states)
@@ -276,9 +268,7 @@ class Decisions(Precedence):
         return fired
 
     def _covers(self, part: Iterable[int]) -> dict[int, int]:
-        """Rule -> the rules of which one must fire with it to make it superfluous: the same
-        outcome, no lower.
-        """
+        """Rule -> the rules of which one must fire with it to make it superfluous."""
         covers = {}
         for i in part:
             if self.rules[i].kind == "recommend":
@@ -312,11 +302,7 @@ class Decisions(Precedence):
     def _redundant(
         self, candidates: dict[int, int], fired: Iterable[int], states: Iterable[int]
     ) -> list[Idle]:
-        """Of rules that cover each other the narrowest goes first; what it covered is then
-        needed.
-
-        A rule that is asked for each scheme goes with all that it forbids, or not at all.
-        """
+        """Superfluous rules, the narrowest first; one that is spread goes as a whole."""
         found: list[Idle] = []
         gone = 0
         whole: dict[str, list[int]] = {}
@@ -398,9 +384,7 @@ class Decisions(Precedence):
             )
 
     def _culprits(self, i: int) -> tuple[Rule, ...]:
-        """The rules that take every case of a rule that never wins: who wins there, or who forbids
-        its outcome.
-        """
+        """The rules that take every case of one that never wins: winners or prohibitions."""
         within = self.space.cells_matching(self.rules[i])
         winners = Counter(self.ties(state)[0] for state in self.space.sets(within, self.shorten))
         killers = [j for j in self.kills if self.kills[j] >> i & 1]

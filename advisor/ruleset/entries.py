@@ -110,9 +110,7 @@ ANY_TABLE = DecisionTable(
 
 
 class Reader:
-    """Reads entries against the facts, tables, tiers and sources known so far, and collects
-    faults.
-    """
+    """Reads entries against the facts, tables, tiers and sources known so far."""
 
     def __init__(self, facts: Mapping[str, Fact]) -> None:
         self.facts = dict(facts)
@@ -378,9 +376,7 @@ class Reader:
         )
 
     def _all_but(self, spot: Spot, fact: Fact, part: Any) -> list[Any]:
-        """The values that `{not: [...]}` stands for: all others that the fact can have, unknown
-        apart; any other part as it is.
-        """
+        """The values that `{not: [...]}` stands for; any other part of a condition as it is."""
         if fact.type != "choice" or not isinstance(part, dict) or set(part) != {"not"}:
             return [part]
         named = part["not"] if isinstance(part["not"], list) else [part["not"]]

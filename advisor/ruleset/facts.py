@@ -140,11 +140,7 @@ def load_facts(path: Path | None = None) -> Mapping[str, Fact]:
 
 
 def facts_of(document: Document, base: Mapping[str, Fact] | None = None) -> Mapping[str, Fact]:
-    """The facts a document declares, after those of `base`: an overlay may add facts, never change
-    one, and its shape has been checked (load.py).
-
-    Raises InputError with every fault of the file, located.
-    """
+    """The facts of a document after those of `base`. Raises InputError with every fault."""
     faults = [] if base or document.checked else check_shape(document, FACTS_FILE)
     if faults:
         raise InputError(faults=faults)
@@ -195,16 +191,12 @@ def _fact(fact_id: str, entry: Mapping[str, Any]) -> Fact:
 
 @cache
 def read_from(fact_id: str) -> tuple[str, ...]:
-    """The facts that are read from this one (`read_from`): of a data file its kind, of a model its
-    size.
-    """
+    """The facts that are read from this one, as the kind of data from a data file."""
     return tuple(fact.id for fact in load_facts().values() if fact_id in fact.read_from)
 
 
 def methods_named(fact: Fact) -> tuple[str, ...]:
-    """The values of a fact that are names of methods: one of them without a rule of its own is no
-    mistake.
-    """
+    """The values of a fact that are names of methods, which need no rule of their own."""
     return tuple(VALUES_FROM[fact.values_from]()) if fact.values_from else ()
 
 

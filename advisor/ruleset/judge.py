@@ -153,9 +153,7 @@ def cell_points(cuts: list[float]) -> list[float]:
 
 
 def cell_of(value: float, cuts: list[float]) -> int:
-    """Index of the cell a number falls into: even cells lie between cuts, odd ones are the cuts
-    themselves.
-    """
+    """Index of the cell that holds a number: odd ones are the cuts themselves."""
     i = bisect_left(cuts, value)
     return 2 * i + 1 if i < len(cuts) and cuts[i] == value else 2 * i
 

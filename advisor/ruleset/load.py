@@ -168,9 +168,7 @@ class _Loader(Reader):
             self._count_inputs(spot / "inputs", table)
 
     def add_axis(self, document: Document, axis: str) -> None:
-        """rules/updates/*.yaml and rules/objectives/*.yaml: what it is, its plan keys, and the
-        rules that set its defaults.
-        """
+        """Add a method: what it is, its plan keys, and the rules that set its defaults."""
         data = document.data
         self.add_sources(document)
         self.axes[f"{axis}/{data['id']}"] = {
@@ -207,9 +205,7 @@ class _Loader(Reader):
             self.add_disabled(document)
 
     def known_conflicts(self) -> tuple[Conflict, ...]:
-        """The conflicts of all files, once every rule is known; a fault for each name that no rule
-        or source has.
-        """
+        """The conflicts of all files; a fault for each rule or source that nobody has."""
         for spot, conflict in self.conflicts:
             for i, rule in enumerate(conflict.rules):
                 self.known(spot / "rules" / i, "rule", rule, self.rules)
@@ -289,9 +285,7 @@ class _Loader(Reader):
                 self.disabled_at[rule] = spot.at()
 
     def add_facts(self, document: Document) -> None:
-        """`facts` (signals of the file's own) and `values` (more values of a question that is
-        asked); the shape of the whole file is checked here, before all else.
-        """
+        """Add a file's own signals and values of questions; checks the shape of the file."""
         before = len(self.faults)
         self.check(Spot(document), OWN_FILE)
         added = as_map(as_map(document.data).get("facts"))
@@ -327,9 +321,7 @@ class _Loader(Reader):
 
 
 def only_layer(ruleset: Ruleset, layer: str) -> Ruleset:
-    """The same rule set with one layer alone on top of the base: cheaper than reading the files
-    again.
-    """
+    """The rule set with one layer alone on top of the base, without reading files again."""
     rules = {
         table: tuple(rule for rule in listed if rule.layer in ("base", layer))
         for table, listed in ruleset.rules.items()

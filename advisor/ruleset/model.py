@@ -17,9 +17,7 @@ STATUSES = ("draft", "active", "expired")
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Numbers from `low` to `high`; None is open. `gte`/`lt` style, so neighbouring rules can share
-    a bound.
-    """
+    """Numbers from `low` to `high`; None is open."""
 
     low: float | None = None
     low_included: bool = True
@@ -39,9 +37,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """One line of a rule's `when`: the fact has one of these values, or lies in one of these
-    intervals.
-    """
+    """One line of a `when`: the fact has one of these values or lies in an interval."""
 
     fact: str
     values: frozenset[Any] = frozenset()
@@ -111,10 +107,7 @@ class Conflict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assumption:
-    """A combination of facts that cannot occur: an axiom of the proof.
-
-    Estimates never make it; answers that do are refused.
-    """
+    """A combination of facts that cannot occur: an axiom of the proof."""
 
     id: str
     never: tuple[Condition, ...]  # joined by AND

@@ -90,9 +90,7 @@ def value_words(fact: Fact, value: Any) -> str:
 
 
 def method_words(name: str) -> str:
-    """A scheme, an objective or a chain inside a sentence: 'LoRA', 'continued pre-training, then
-    supervised fine-tuning'.
-    """
+    """A scheme, an objective or a chain inside a sentence: 'continued pre-training'."""
     if name in schemes():
         return inside_sentence(schemes()[name].name)
     stages = name.removeprefix("encoder:").split(">")

@@ -61,9 +61,7 @@ class _Setting(Precedence):
 
 
 def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -> None:
-    """Each key by itself: two values in one layer, values that never count, rules that change
-    nothing.
-    """
+    """Find contradictions and idle rules, key by key."""
     settings = [
         _Setting(ruleset, key, rules)
         for key in sorted({key for rule in rules for key in rule.then})
@@ -180,9 +178,7 @@ def _join_candidates(proof: TableProof, rules: Sequence[Rule], asked: Iterable[R
 
 
 def alike(ruleset: Ruleset, fact_id: str) -> list[tuple[Any, ...]]:
-    """Groups of a fact's values that no rule of any table tells apart: asking for the difference is
-    for nothing.
-    """
+    """Groups of a fact's values that no rule of any table tells apart."""
     conditions = conditions_on(ruleset, fact_id)
     groups: dict[tuple[bool, ...], list[Any]] = {}
     for cell in cells_of(ruleset.facts[fact_id], conditions):

@@ -52,9 +52,7 @@ class Region:
 
 
 class Space:
-    """What can happen to some rules: their facts, the cells of each, and the rules each cell lets
-    through.
-    """
+    """The facts that some rules look at, their cells, and the rules that each cell lets through."""
 
     def __init__(self, ruleset: Ruleset, rules: Sequence[Rule]) -> None:
         self.ruleset = ruleset
@@ -177,9 +175,7 @@ class Space:
     def box(
         self, chain: Chain, holds: Callable[[int], bool], shorten: Shorten | None = None
     ) -> Region:
-        """The witness made as general as it goes: facts that do not matter are dropped, the others
-        take every value they can.
-        """
+        """The witness made as general as possible."""
 
         limit = self.effort + MAX_EFFORT
 
@@ -232,9 +228,7 @@ class Space:
         return rest
 
     def cells_of_facts(self, facts: Mapping[str, Any]) -> Within:
-        """The cells that hold these values; None is not known. Facts that no rule looks at are left
-        out.
-        """
+        """The cells that hold these values; None is not known."""
         return {
             fact_id: frozenset(
                 index for index, cell in enumerate(self.cells[fact_id]) if cell.holds(value)
@@ -304,9 +298,7 @@ def _is_number(value: Any) -> bool:
 
 
 def cells_of(fact: Fact, conditions: Iterable[Condition]) -> tuple[Cell, ...]:
-    """Every cell that the fact can really be in: within its bounds, whole numbers where it is
-    whole, unknown where it may be.
-    """
+    """Every cell that the fact can be in, within its bounds; unknown if it may be."""
     cells = [] if fact.required or fact.origin == "concluded" else [Cell(None)]
     if fact.type == "number":
         return (*_number_cells(fact, cuts_of(conditions)), *cells)
@@ -376,9 +368,7 @@ def _inside(fact: Fact, low: float | None, high: float | None) -> float | None:
 
 
 def in_words(fact: Fact, cells: Sequence[Cell], chosen: Iterable[int]) -> str:
-    """The chosen cells as a person writes them: 'budget is low or medium', 'data_rows is at least
-    1,000 or not known'.
-    """
+    """The cells as a person writes them: 'data_rows is at least 1,000 or not known'."""
     picked = sorted(chosen)
     unknown = any(cells[i].value is None for i in picked)
     known = [i for i in picked if cells[i].value is not None]

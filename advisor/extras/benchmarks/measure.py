@@ -49,9 +49,7 @@ def harness_version() -> str | None:
 
 
 def scores(task: str, answer: Mapping[str, Any]) -> list[Score]:
-    """The scores in what trainers/evaluation/harness.py wrote for an entry of `evaluation.tasks`.
-    Raises InputError if there is none.
-    """
+    """The scores in an answer of the harness. Raises InputError if there is none."""
     if found := scores_of(answer["results"]):
         return found
     raise InputError(
@@ -139,9 +137,7 @@ def _seconds(answers: Iterable[Mapping[str, Any]]) -> float:
 
 
 def measure_base(run: StageRunner) -> None:
-    """Ask the base what it was not asked yet. Raises what the benchmarks raised, KeyboardInterrupt;
-    nothing is trained then.
-    """
+    """Ask the base what it was not asked yet. Raises what the benchmarks raised."""
     measured = AskedModels(run.run.copy, run.run.folder, run.keeper.record)
     if not _ask(run, measured, [BASE]):
         return

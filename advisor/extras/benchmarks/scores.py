@@ -57,9 +57,7 @@ class Score:
 
 
 def scores_of(results: Mapping[str, Any]) -> list[Score]:
-    """The scores in one answer of the harness: of a group that has a mean, the group; else each of
-    its parts. Empty if there is no number.
-    """
+    """The scores in one answer of the harness: of groups with a mean, else of their parts."""
     table, parts = results["results"], results.get("group_subtasks") or {}
     inside = {child for children in parts.values() for child in children}
     names = [name for name in table if name not in inside and _metrics(table[name])]

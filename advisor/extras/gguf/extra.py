@@ -36,9 +36,7 @@ class Gguf(Extra):
 
 
 def export(wanted: ExportRequest) -> int:
-    """Write and compare the results of a run folder; nothing half-written is left. Returns the exit
-    code of the tool.
-    """
+    """Write and compare the results of a run folder. Returns the exit code."""
     out = wanted.out or wanted.source / "export" / "gguf"
     was_there = out.exists()
     try:

@@ -169,10 +169,7 @@ def quoted(text: str) -> str:
 
 
 def stops(folder: Path, shape: FixedTexts) -> dict[str, str]:
-    """What ends an answer of a result, each once with its reason, in the order of discovery.
-
-    Raises InputError if nothing does, or a number stands for no token.
-    """
+    """What ends an answer -> why. Raises InputError if nothing does."""
     tokenizer = json_object(folder / "tokenizer.json")
     added = tokenizer.get("added_tokens") or []
     vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}

@@ -54,9 +54,7 @@ class OllamaTemplate:
 def ollama_template(
     chat: ChatText, *, fixed: Iterable[str] = (), today: datetime.date
 ) -> OllamaTemplate:
-    """The texts of a chat template, which the plan gives fixed arguments, compared with it. Raises
-    NotExpressible.
-    """
+    """The fixed texts of a chat template, compared with it. Raises NotExpressible."""
     chat.on(today)
     shape = shape_of(chat.as_trained)
     compared = check(shape, chat.as_trained)
@@ -98,9 +96,7 @@ def ollama_template(
 
 
 def cut(text: str, turns: Iterable[Turn]) -> list[str]:
-    """The texts before, between and after the words of these turns. Raises NotExpressible if they
-    do not stand there once each, in this order.
-    """
+    """The texts around the words of these turns. Raises NotExpressible if one is not there once."""
     found = []
     for turn in turns:
         before, there, text = text.partition(str(turn["content"]))
@@ -173,9 +169,7 @@ def conversations(shape: FixedTexts, chance: random.Random) -> Iterator[list[Tur
 
 
 def check(shape: FixedTexts, write: Write) -> int:
-    """How many conversations were compared. Raises NotExpressible with the first that Ollama would
-    write in another way than the model's template does.
-    """
+    """How many conversations came out alike. Raises NotExpressible at the first that does not."""
     compared = 0
     for turns in islice(conversations(shape, random.Random(0)), ROUNDS):  # noqa: S311 - no secret
         try:
@@ -275,9 +269,7 @@ def go_template(shape: FixedTexts) -> str:
 
 
 def go_text(text: str) -> str:
-    """A fixed text as it stands in a TEMPLATE: where Go or the reader of Modelfiles would take it
-    for something else, as code in quotes.
-    """
+    """A fixed text as it stands in a TEMPLATE; as code if Go would read it otherwise."""
     return text if can_hold(text) and "{" not in text else f"{{{{ {go_string(text)} }}}}"
 
 

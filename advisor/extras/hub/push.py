@@ -43,9 +43,7 @@ def repository(push_to: str, task: str | None) -> str:
 
 
 def check_push(plan: Plan) -> Checked:
-    """What will be uploaded where, in words, and what keeps this machine from it: the hub is not
-    reached, there is no login, or it may not write there.
-    """
+    """What will be uploaded where, and what keeps this machine from it."""
     push_to = plan.extra_key("hub", "push_to")
     if push_to is None:
         return Checked()
@@ -196,9 +194,7 @@ def push_results(ending: Ending) -> AdviseError | None:
 
 
 def _push(one: Target, folder: Path) -> dict[str, str]:
-    """Upload the files of a result in one commit. Returns what run.json keeps of it: repository,
-    commit, url, `files` (a digest of what was uploaded) and the time. Raises whatever prevents it.
-    """
+    """Upload a result in one commit. Returns what run.json keeps; raises what prevents it."""
     from huggingface_hub import CommitOperationAdd
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 

@@ -30,9 +30,7 @@ UNSAFE = re.compile(r"[^\w.+@=, -]")
 
 
 class Contents:
-    """What a bundle of the plan carries. Raises InputError with every path of the plan that is not
-    there, and for a secret in a file.
-    """
+    """What a bundle carries. Raises InputError for missing paths and for secrets."""
 
     def __init__(self, plan: Plan, plan_path: Path) -> None:
         self._named, self._path = plan, plan_path.resolve()

@@ -55,9 +55,7 @@ def hub_names(plan: Plan, plan_path: Path) -> list[tuple[str, str]]:
 
 
 def fetch(plan_path: Path) -> None:
-    """Download what the plan names on the hub. Raises InputError for a bad plan or data set,
-    MachineNotReady for a model that cannot be downloaded.
-    """
+    """Download what the plan names on the hub. Raises InputError, MachineNotReady."""
     plan = read_plan(plan_path)
     for kind, name in hub_names(plan, plan_path):
         print_message(f"Downloading {kind} {name} ...")

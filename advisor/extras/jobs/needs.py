@@ -105,9 +105,7 @@ class JobNeeds:
 
 
 def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> JobNeeds:
-    """What the plan asks of a scheduler, on its own GPU or on the one that is named. Raises
-    InputError for a plan that `advise run` would not start.
-    """
+    """What the plan asks of a scheduler. Raises InputError if it cannot be started."""
     faults = launch_faults(plan)
     if plan.launch.device == "mps":
         faults.append(

@@ -125,10 +125,7 @@ def write_bundle(
 def make_bundle(
     plan_path: Path, out: Path | None = None, *, job: SchedulerJob | None = None
 ) -> Bundle:
-    """Write everything that a plan needs elsewhere: a folder with its archive beside it, or an
-    archive NAME.tar.gz alone. Raises InputError if the plan or a file it names cannot be used, or
-    if `out` is there already; MachineNotReady if it cannot be written.
-    """
+    """Write a folder with its archive, or the archive alone. Raises InputError, MachineNotReady."""
     plan = read_plan(plan_path)
     target = (out or Path(f"{plan.name}-{job.ending if job else 'bundle'}")).expanduser().absolute()
     name = target.name.removesuffix(".tgz").removesuffix(ARCHIVE)

@@ -52,9 +52,7 @@ def skypilot_accelerators() -> Mapping[str, Sequence[str]]:
 
 
 def export(wanted: ExportRequest) -> int:
-    """Write the bundle with its task and say how it is launched. Raises InputError for a GPU that
-    SkyPilot's list does not have.
-    """
+    """Write the bundle with its task. Raises InputError for a GPU that SkyPilot does not have."""
     if not wanted.variant:
         return write_bundle(wanted, lambda needs: skypilot_job(needs, None))
     known = {one.lower(): one for one in skypilot_accelerators()}
@@ -152,10 +150,7 @@ def skypilot_job(needs: JobNeeds, name: str | None) -> SchedulerJob:
 
 
 def _rented(needs: JobNeeds, name: str | None) -> dict[str, int]:
-    """SkyPilot's name -> GPUs of each machine: any one of them will do. Empty without a GPU.
-
-    Raises InputError for a GPU that SkyPilot has no name for, with the nearest that have.
-    """
+    """SkyPilot's name -> GPUs of each machine, any one of which will do. Raises InputError."""
     if not needs.gpus:
         return {}
     if name is not None and needs.gpu is not None:

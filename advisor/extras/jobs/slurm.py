@@ -22,10 +22,7 @@ def export(wanted: ExportRequest) -> int:
 
 
 def slurm_job(needs: JobNeeds, gpu_type: str | None = None) -> SchedulerJob:
-    """The job of a plan; without the cluster's name of the GPU any is given.
-
-    Raises InputError for what cannot be such a name.
-    """
+    """The job of a plan, on any GPU or the named one. Raises InputError for the name."""
     gpus, tasks = needs.gpus, needs.tasks
     if gpu_type is not None and (not gpus or not GPU_TYPE.fullmatch(gpu_type)):
         raise InputError(

@@ -268,9 +268,7 @@ class ConfigurationReport:
             yield replace(one, where=where)
 
     def _all_changes(self) -> dict[str, Any]:
-        """What the diff changes: what mends errors and warnings, and what makes it fit, which
-        wins. What should fit is not changed for the upper end of its band: it is only said.
-        """
+        """What the diff changes: what mends findings, and what makes it fit, which wins."""
         both: dict[str, Any] = {}
         for one in self.findings:
             if one.severity in MENDED:

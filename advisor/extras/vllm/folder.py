@@ -222,9 +222,7 @@ def _write(run: Path, record: RunRecord, part: Served, folder: Path) -> list[str
 
 
 def _generation(folders: Iterable[Path]) -> dict[str, Any]:
-    """generation_config.json for the server: that of the first result, which ends answers wherever
-    one of the results does. The base's own may lack a token that ends a turn.
-    """
+    """The first result's generation settings; answers end wherever one result ends."""
     configs = [json_object(folder / GENERATION) for folder in folders]
     given = [config.get("eos_token_id") for config in configs]
     numbers = [number for one in given for number in (one if isinstance(one, list) else [one])]
