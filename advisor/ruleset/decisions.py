@@ -350,7 +350,7 @@ class Decisions(Precedence):
                     key=lambda rule: (-layer_of(self.ruleset, rule), rule.id),
                 )
                 self.proof.holes.append(
-                    Hole(box=box, forbidding=_once(forbidding), by_policy=by_policy)
+                    Hole(box=box, forbidding=_unique_rules(forbidding), by_policy=by_policy)
                 )
 
     def _other_holes(self, shorten: Shorten, first: Any, boxes: Sequence[Region]) -> Iterator[Any]:
@@ -398,14 +398,14 @@ class Decisions(Precedence):
     def _alone(self, bits: Iterable[int], cases: int) -> tuple[Rule, ...]:
         """The first rule that is there in every case, or none."""
         counted = Counter(self.rules[j].id for j in bits)
-        found = [rule for rule in _once(self.rules) if counted[rule.id] == cases]
+        found = [rule for rule in _unique_rules(self.rules) if counted[rule.id] == cases]
         return tuple(found[:1])
 
     def _most(self, bits: Iterable[int]) -> tuple[Rule, ...]:
-        found = _once(self.rules[j] for j, _ in Counter(bits).most_common())
+        found = _unique_rules(self.rules[j] for j, _ in Counter(bits).most_common())
         return found[:MAX_CULPRITS]
 
 
-def _once(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+def _unique_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """Each rule once: one that is asked for each scheme stands in the proof for each of them."""
     return tuple({rule.id: rule for rule in rules}.values())

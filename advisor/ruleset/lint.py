@@ -17,10 +17,11 @@ from advisor.ground.errors import nearest
 from advisor.ground.shape import value_words
 from advisor.methods import methods
 from advisor.ruleset.candidates import fires
+from advisor.ruleset.decisions import Clash, Hole, Idle, TableProof
 from advisor.ruleset.facts import methods_named
 from advisor.ruleset.load import SHIPPED_LAYERS, only_layer
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.ruleset.proof import Clash, Hole, Idle, TableProof, alike, prove
+from advisor.ruleset.proof import indistinguishable_values, prove
 from advisor.ruleset.space import TooManyCases
 
 SEVERITIES = ("error", "warning", "note")
@@ -190,7 +191,7 @@ class _Linter:
                 self.never_wins(proof, idle)
             for idle in proof.redundant:
                 if not self.needed_by_guide(proof, idle.rule, "redundant"):
-                    by = f"{names(idle.culprits)} already says the same wherever it fires"
+                    by = f"{rule_names(idle.culprits)} already says the same wherever it fires"
                     text, hint = f"changes nothing: {by}", "remove one of them"
                     self.add("redundant", "warning", text, rule=idle.rule, hint=hint)
             if self.complete:
@@ -228,13 +229,13 @@ class _Linter:
         if blamed:
             hint = f"leave one {concludes} allowed"
             if len(blamed) > 1:
-                hint = f"together with {names(blamed[1:])}; {hint}"
+                hint = f"together with {rule_names(blamed[1:])}; {hint}"
             id_ = "no-way-out" if hole.by_policy else "gap"
             self.add(id_, "error", text, rule=blamed[0], hint=hint, about=about)
             return
         if gone:
             at, hint = self.ruleset.disabled_at[gone[0].id], "recommend something in its place"
-            text = f"disabling {names(gone)} {text}"
+            text = f"disabling {rule_names(gone)} {text}"
         else:
             at, hint = proof.table.at, "add a rule with `when: {}` of a low tier"
             text = f"table '{proof.table.id}' {text}"
@@ -247,13 +248,13 @@ class _Linter:
         hint += f" ({first.id} stands at {first.at})"
         if self.is_own(first) and not self.is_own(second):
             first, second = second, first
-        text = f"two rules of tier '{second.tier}' disagree {where_both(clash)}: {says}"
+        text = f"two rules of tier '{second.tier}' disagree {clash_place(clash)}: {says}"
         self.add("conflict", "error", text, rule=second, hint=hint, about=[first.id])
 
     def contradiction(self, clash: Clash) -> None:
         first, second, key = clash.first, clash.second, clash.key
         says = f"{value_words(second.then[key])} here, {value_words(first.then[key])} by {first.id}"
-        text = f"'{key}' gets two values {where_both(clash)}: {says}"
+        text = f"'{key}' gets two values {clash_place(clash)}: {says}"
         hint, about = f"narrow one of them ({first.id} stands at {first.at})", [first.id, key]
         self.add("contradictory-setting", "error", text, rule=second, hint=hint, about=about)
 
@@ -263,7 +264,7 @@ class _Linter:
             return  # the net below a step: it is there for rule sets that lack the rules above it
         what = f"never sets '{idle.key}'" if idle.key else "never wins"
         takes = "takes" if len(idle.culprits) == 1 else "take"
-        by, about = f"{names(idle.culprits)} {takes} all its cases", [idle.key]
+        by, about = f"{rule_names(idle.culprits)} {takes} all its cases", [idle.key]
         if self.needed_by_guide(proof, rule, "never_wins"):
             text = f"{what} here, only under `--rules document`: {by}"
             self.add("only-under-document", "note", text, rule=rule, about=about)
@@ -404,7 +405,7 @@ class _Linter:
                 self.add(id_, severity, text, at=at, hint=hint, about=[fact.id])
                 continue
             if fact.type == "choice":
-                for group in alike(self.ruleset, fact.id):
+                for group in indistinguishable_values(self.ruleset, fact.id):
                     more = f" or {len(group) - 2} more" if len(group) > 2 else ""
                     text = f"no rule tells {' from '.join(map(str, group[:2]))}{more}"
                     hint = f"values of '{fact.id}' that count alike: {', '.join(map(str, group))}"
@@ -412,12 +413,12 @@ class _Linter:
                     self.add("values-alike", "warning", text, at=at, hint=hint, about=about)
 
 
-def where_both(clash: Clash) -> str:
+def clash_place(clash: Clash) -> str:
     """Where two rules speak against each other."""
     return f"where {clash.box.text}" if clash.box else "where both fire"
 
 
-def names(rules: Iterable[Rule]) -> str:
+def rule_names(rules: Iterable[Rule]) -> str:
     """Rule ids in a row: 'a', 'a and b', 'a, b and c'."""
     ids = [rule.id for rule in rules]
     return " and ".join(filter(None, (", ".join(ids[:-1]), ids[-1]))) if ids else "nothing"

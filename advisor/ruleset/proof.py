@@ -17,7 +17,6 @@ from advisor.ruleset.decisions import (
     SHOWN_BOXES,
     Clash,
     Decisions,
-    Hole,
     Idle,
     Precedence,
     TableProof,
@@ -121,9 +120,6 @@ def _needed(setting: _Setting, rule_id: str, gone: set[str]) -> bool:
     return any(setting.needs(i, state & left) for state in setting.states if state >> i & 1)
 
 
-__all__ = ["Clash", "Hole", "Idle", "TableProof", "alike", "prove"]
-
-
 def prove(ruleset: Ruleset, table_id: str) -> TableProof:
     """Everything that can be said of one table of the merged rules. Raises TooManyCases."""
     table, rules = ruleset.tables[table_id], judged_rules(ruleset, table_id)
@@ -177,7 +173,7 @@ def _join_candidates(proof: TableProof, rules: Sequence[Rule], asked: Iterable[R
     proof.unreachable = list(found.values())
 
 
-def alike(ruleset: Ruleset, fact_id: str) -> list[tuple[Any, ...]]:
+def indistinguishable_values(ruleset: Ruleset, fact_id: str) -> list[tuple[Any, ...]]:
     """Groups of a fact's values that no rule of any table tells apart."""
     conditions = conditions_on(ruleset, fact_id)
     groups: dict[tuple[bool, ...], list[Any]] = {}

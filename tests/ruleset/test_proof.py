@@ -9,7 +9,7 @@ from hypothesis import given
 
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Assumption, Condition, Interval, Rule
-from advisor.ruleset.proof import alike, prove
+from advisor.ruleset.proof import indistinguishable_values, prove
 from advisor.ruleset.space import Space, cells_of, in_words
 from tests.conftest import examples
 from tests.ruleset.random_rules import (
@@ -286,9 +286,11 @@ def test_a_rule_that_wins_only_where_others_are_forbidden_is_alive():
 
 def test_values_that_no_rule_tells_apart_are_named():
     """Two values with the same rules everywhere are one question too many."""
-    assert alike(made((rule("document/a", "red", is_("task", "a")),)), "task") == [("b", "c")]
+    assert indistinguishable_values(
+        made((rule("document/a", "red", is_("task", "a")),)), "task"
+    ) == [("b", "c")]
     assert (
-        alike(
+        indistinguishable_values(
             made(
                 (
                     rule("document/a", "red", is_("task", "a")),

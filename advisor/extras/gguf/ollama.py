@@ -48,7 +48,9 @@ def export(wanted: ExportRequest) -> int:
     record = record_of(run)
     stages = writing_stages(run, record, only=wanted.only)
     every = {label(stage): stage for stage in stages}
-    ready = {one: _ready(record, stage, run / stage.folder) for one, stage in every.items()}
+    ready = {
+        one: _template_and_ends(record, stage, run / stage.folder) for one, stage in every.items()
+    }
     out = wanted.out or run / "export" / "ollama"
     paths = {one: out / ("Modelfile" if len(every) == 1 else f"{one}.Modelfile") for one in every}
     earlier = _files(out)
@@ -103,7 +105,7 @@ def _files(out: Path) -> dict[str, Any]:
     return {file["label"]: file for file in json_object(out / PROOF).get("files") or []}
 
 
-def _ready(
+def _template_and_ends(
     record: RunRecord, stage: StageRecord, folder: Path
 ) -> tuple[OllamaTemplate, dict[str, str]]:
     """The template, and what ends an answer. Raises InputError if Ollama cannot hold them."""

@@ -56,7 +56,7 @@ def check_push(plan: Plan) -> Checked:
     except MachineNotReady as error:
         return Checked(lacking=error.faults)
     except Exception as error:  # the client has a dozen of its own, and those of its HTTP library
-        what = f"the hub does not take this machine's login: {_said(error)}"
+        what = f"the hub does not take this machine's login: {_error_text(error)}"
         allowed = f"a token that may write to {push_to.partition('/')[0]}, {WITHOUT}"
         hint = "check the connection, HF_TOKEN and `hf auth whoami`"
         return Checked(lacking=[Fault(where=AT, what=what, allowed=allowed, hint=hint)])
@@ -180,7 +180,7 @@ def push_results(ending: Ending) -> AdviseError | None:
             stopped = Stopped("stopped while uploading; the result is trained and saved")
             raise with_resume(stopped, ending.again) from None
         except Exception as error:
-            what = f"could not upload {one.stage.name} to {one.repository}: {_said(error)}"
+            what = f"could not upload {one.stage.name} to {one.repository}: {_error_text(error)}"
             allowed = f"the result is trained and saved: {shown_path(folder)}"
             hint = f"to try again, without training: {ending.again}"
             faults.append(Fault(where=AT, what=what, allowed=allowed, hint=hint))
@@ -235,7 +235,7 @@ def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """What the hub's client says, on one line and without secrets."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return masked(lines[-1] if lines else type(error).__name__)

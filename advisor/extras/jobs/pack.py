@@ -180,7 +180,7 @@ def _written_files(
     """Name -> content of the files that are made for the bundle."""
     comments = comments_of(text_of(plan_path), name=str(plan_path))
     needed = ("train", *(extras()[name].INSTALLS for name in contents.plan.extras))
-    script = filled(SCRIPT, {"DEVICE": contents.plan.launch.device})
+    script = fill_template(SCRIPT, {"DEVICE": contents.plan.launch.device})
     product = {f"advise/{name}": content for name, content in product_files().items()}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in product.items()}
     texts = {
@@ -254,7 +254,7 @@ def _readme(contents: Contents, job: SchedulerJob | None) -> str:
             f"  NNODES={machines} MASTER_ADDR=THE_FIRST NODE_RANK=0 bash {SCRIPT}"
         )
     what = plan.origin.composition or " > ".join(stage.objective for stage in plan.stages)
-    return filled(
+    return fill_template(
         "readme.txt",
         {
             "NAME": plan.name,
@@ -300,7 +300,7 @@ def _short(path: Path, here: Path) -> str:
     return f"./{short}" if short.startswith("-") or ":" in short else short
 
 
-def filled(template: str, values: Mapping[str, str]) -> str:
+def fill_template(template: str, values: Mapping[str, str]) -> str:
     """A text of this folder with @NAME@ replaced by values."""
     text = Path(__file__).with_name(template).read_text("utf-8")
     for name, value in {"VERSION": __version__, **values}.items():

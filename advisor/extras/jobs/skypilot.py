@@ -14,7 +14,7 @@ import yaml
 
 from advisor.export.exporter import ExportRequest
 from advisor.extras.jobs.needs import JobNeeds
-from advisor.extras.jobs.pack import SchedulerJob, as_comments, filled, wrapped, write_bundle
+from advisor.extras.jobs.pack import SchedulerJob, as_comments, fill_template, wrapped, write_bundle
 from advisor.ground.errors import InputError, nearest
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
@@ -79,7 +79,7 @@ def skypilot_job(needs: JobNeeds, name: str | None) -> SchedulerJob:
     a lost machine leaves behind; several machines need storage that shows to each what the others
     write.
     """
-    rented, called = _rented(needs, name), _plain(needs.plan.name)
+    rented, called = _rented(needs, name), _cloud_name(needs.plan.name)
     kept = f"{called}-{needs.digest}-runs"  # the bucket or volume of the runs
     launch = f"sky jobs launch {FILE}"
     if needs.tasks:
@@ -126,8 +126,8 @@ def skypilot_job(needs: JobNeeds, name: str | None) -> SchedulerJob:
         "  spot     --use-spot",
         "  trial    --env MAX_STEPS=10",
     ]
-    script = filled("sky.sh", {"PLAN": needs.plan.name, "OFFLINE": needs.offline_line()})
-    files[FILE] = filled(
+    script = fill_template("sky.sh", {"PLAN": needs.plan.name, "OFFLINE": needs.offline_line()})
+    files[FILE] = fill_template(
         "sky.txt",
         {
             "COMMANDS": as_comments(f"  {line}" for line in commands),
@@ -169,15 +169,16 @@ def _rented(needs: JobNeeds, name: str | None) -> dict[str, int]:
         if names:
             return dict.fromkeys(names, needs.gpus)
         what = f"SkyPilot's list of GPUs has no {gpu.name}"
+    similar = _similar_gpus(gpu.memory_bytes if gpu else None)
     raise InputError(
         what,
         where="--to skypilot",
-        allowed=f"the nearest by memory: {', '.join(_like(gpu.memory_bytes if gpu else None))}",
+        allowed=f"the nearest by memory: {', '.join(similar)}",
         hint="--to skypilot:NAME takes another GPU, and the estimate is then for that one",
     )
 
 
-def _like(memory_bytes: int | None) -> list[str]:
+def _similar_gpus(memory_bytes: int | None) -> list[str]:
     """Three names of GPUs with as much memory, the smallest first; without one the largest."""
     catalogue = load_catalogue()
     sizes = {name: catalogue[gpu_of(name)].memory_bytes or 0 for name in skypilot_accelerators()}
@@ -186,6 +187,6 @@ def _like(memory_bytes: int | None) -> list[str]:
     return (enough or by_size[::-1])[:3]
 
 
-def _plain(name: str) -> str:
+def _cloud_name(name: str) -> str:
     """As clouds take names: lower case, digits and hyphens."""
     return name.replace("_", "-")[:40].strip("-")

@@ -6,7 +6,7 @@ import re
 
 from advisor.export.exporter import ExportRequest
 from advisor.extras.jobs.needs import JobNeeds
-from advisor.extras.jobs.pack import SchedulerJob, as_comments, filled, wrapped, write_bundle
+from advisor.extras.jobs.pack import SchedulerJob, as_comments, fill_template, wrapped, write_bundle
 from advisor.ground.errors import InputError
 from advisor.ground.units import MIB, format_duration
 
@@ -72,7 +72,7 @@ def slurm_job(needs: JobNeeds, gpu_type: str | None = None) -> SchedulerJob:
         "Not known here, and yours to give where your cluster asks for it:",
         *(f"  {line}" for line in missing),
     ]
-    script = filled(
+    script = fill_template(
         "job.sh",
         {
             "ABOUT": as_comments(about),

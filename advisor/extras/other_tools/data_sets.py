@@ -24,7 +24,7 @@ class RecognisedSet(NamedTuple):
     why_not: str = ""  # it could not be read: what our reader says
 
 
-def understood(ref: DataRef) -> RecognisedSet:
+def recognise_set(ref: DataRef) -> RecognisedSet:
     """A data set that is here, recognised from a sample of its rows."""
     if ref.place != FILE or not ref.path:
         return RecognisedSet(why_not="it is not one file or folder that is here")
@@ -91,7 +91,7 @@ class MeasuredData:
     kind: str = "rows"  # what the rows are: text, chat or rows
 
 
-def measured(file: ToolFile) -> MeasuredData:
+def measure_data(file: ToolFile) -> MeasuredData:
     """The first data that are here, measured; they settle a command that the keys leave open."""
     from advisor.data import profile as profile_of
 
@@ -100,7 +100,7 @@ def measured(file: ToolFile) -> MeasuredData:
     data.lost += [Lost(key="data", value=None, why=one) for one in found.lost]
     for ref in found.train:
         data.words.append(ref.named or ref.key)
-        one = understood(ref) if ref.place == FILE else None
+        one = recognise_set(ref) if ref.place == FILE else None
         mapping = one.mapping if one is not None else None
         data.lost += [Lost(key=ref.key, value=ref.named, why=why) for why in ref.lost]
         if ref.path and not ref.why_not and data.plan is not None:

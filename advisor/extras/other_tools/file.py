@@ -277,7 +277,7 @@ def read_file(path: str | os.PathLike[str]) -> ToolFile:
                 where=name,
             )
         about, text = tool_named(line.tool), ""
-        values = _given(line, about, where, name)
+        values = _command_values(line, about, where, name)
         command = command_of(about, values, f"# {about.id} {line.command}", name=name)
         if line.config:
             notes.append(f"with {line.config}, which the flags overrule")
@@ -289,7 +289,7 @@ def read_file(path: str | os.PathLike[str]) -> ToolFile:
     return file
 
 
-def _given(line: CommandLine, about: Tool, path: Path, name: str) -> dict[str, Any]:
+def _command_values(line: CommandLine, about: Tool, path: Path, name: str) -> dict[str, Any]:
     """The values of a command line: those of its file, and the flags, which overrule them."""
     values: dict[str, Any] = {}
     if line.config:

@@ -362,7 +362,7 @@ def _facts(job: ToolJob) -> dict[str, Any]:
 
 def _add(job: ToolJob, part: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """An entry of `written` that holds."""
-    job.values |= filled(part.get("values", {}), facts)
+    job.values |= fill_facts(part.get("values", {}), facts)
     loses = part.get("loses", {})
     said = {*part.get("says", ()), *loses}
     job.lost = [one for one in job.lost if one.key not in said]
@@ -371,12 +371,12 @@ def _add(job: ToolJob, part: Mapping[str, Any], facts: Mapping[str, Any]) -> Non
         job.notes.append(part["note"].format_map(facts))
 
 
-def filled(value: Any, facts: Mapping[str, Any]) -> Any:
+def fill_facts(value: Any, facts: Mapping[str, Any]) -> Any:
     """A value with its {facts} filled in; a text that is one fact becomes that fact."""
     if isinstance(value, Mapping):
-        return {key: filled(one, facts) for key, one in value.items()}
+        return {key: fill_facts(one, facts) for key, one in value.items()}
     if isinstance(value, list):
-        return [filled(one, facts) for one in value]
+        return [fill_facts(one, facts) for one in value]
     if not isinstance(value, str):
         return value
     name = value.removeprefix("{").removesuffix("}")

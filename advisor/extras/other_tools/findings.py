@@ -114,7 +114,7 @@ def by_rules(tool: Tool, known: Known) -> Iterator[ToolFinding]:
             yield ToolFinding(
                 id=rule["id"],
                 severity=rule["severity"],
-                text=filled(rule["say"], known),
+                text=fill_values(rule["say"], known),
                 instead={
                     key: _fact_or_same(value, known)
                     for key, value in rule.get("instead", {}).items()
@@ -158,9 +158,9 @@ def _fits(value: Any, wanted: Any) -> bool:
     return all(BOUNDS[key](value, bound) for key, bound in wanted.items())
 
 
-def filled(text: str, known: Known) -> str:
+def fill_values(text: str, known: Known) -> str:
     """The text with `{name}` replaced by what is known of it."""
-    return PLACE.sub(lambda match: _said(known.value(match[1])), text)
+    return PLACE.sub(lambda match: _value_text(known.value(match[1])), text)
 
 
 def _fact_or_same(value: Any, known: Known) -> Any:
@@ -169,7 +169,7 @@ def _fact_or_same(value: Any, known: Known) -> Any:
     return value if whole is None else known.value(whole[1])
 
 
-def _said(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
@@ -233,7 +233,7 @@ GENERATION = {
 EVALUATED = "per_device_eval_batch_size"
 
 
-def counted(tool: str, known: Mapping[str, Any], processes: int) -> dict[str, Any]:
+def generation_facts(tool: str, known: Mapping[str, Any], processes: int) -> dict[str, Any]:
     """Facts that are worked out of the tool's own keys, whether or not a plan can hold them."""
     if tool not in GENERATION:
         return {}

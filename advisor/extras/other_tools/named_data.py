@@ -73,7 +73,7 @@ class FileData:
         return [ref for ref in self.refs if not ref.evaluates]
 
 
-def placed(
+def locate_set(
     file: ToolFile, named: str, *, inside: str = "", files: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Where a data set is, as arguments of DataRef; `files` stand beside it (`data_files`)."""
@@ -190,7 +190,7 @@ def read_axolotl(file: ToolFile) -> FileData:
 
 def _axolotl_set(file: ToolFile, key: str, one: Mapping[str, Any], *, evaluates: bool) -> DataRef:
     named, files = text(one.get("path")), names(one.get("data_files"))
-    where = placed(file, named, files=files)
+    where = locate_set(file, named, files=files)
     lost = [*where.pop("lost", ())]
     if where.get("hub") and text(one.get("name")):
         where["hub"] += f"/{one['name']}"
@@ -343,7 +343,7 @@ def _llamafactory_set(
         subset = text(entry.get("subset"))
         place: dict[str, Any] = {"place": HUB, "hub": f"{hub}/{subset}" if subset else hub}
     elif local := text(entry.get("file_name")):
-        place = placed(file, local, inside=folder)
+        place = locate_set(file, local, inside=folder)
     else:
         where = next((why for one, why in OTHER_PLACES.items() if entry.get(one)), NO_PLACE)
         place = {"place": ELSEWHERE, "why_not": f"{where}: save its rows as a file"}
@@ -416,7 +416,7 @@ def _trl_set(file: ToolFile, key: str, one: Mapping[str, Any]) -> DataRef:
     named, folder = text(one.get("path")), text(one.get("data_dir"))
     files = [f"{folder}/{name}" if folder else name for name in names(one.get("data_files"))]
     files = files or ([folder] if folder else [])
-    where = placed(file, named, files=files)
+    where = locate_set(file, named, files=files)
     if where.get("hub") and text(one.get("name")):
         where["hub"] += f"/{one['name']}"
     columns = names(one.get("columns"))

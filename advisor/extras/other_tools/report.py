@@ -14,7 +14,7 @@ from advisor.estimate.memory.bands import HEAD_ROOM
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.run import Run
 from advisor.estimate.trainers import trainer_of
-from advisor.extras.other_tools.data_sets import MeasuredData, measured
+from advisor.extras.other_tools.data_sets import MeasuredData, measure_data
 from advisor.extras.other_tools.edit import diff_of
 from advisor.extras.other_tools.file import ToolFile
 from advisor.extras.other_tools.findings import (
@@ -23,8 +23,8 @@ from advisor.extras.other_tools.findings import (
     Known,
     ToolFinding,
     by_rules,
-    counted,
     facts_of,
+    generation_facts,
     template_facts,
     worst_first,
 )
@@ -111,7 +111,7 @@ class ConfigurationReport:
     change: Mapping[str, Any] = {}  # the smallest one that fits, in the words of the tool
 
     def __init__(self, file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> None:
-        self.file, self.hardware, self.data = file, hardware, measured(file)
+        self.file, self.hardware, self.data = file, hardware, measure_data(file)
         self.profile = self.data.profile
         self.known = {**file.defaults, **file.values}
         self.reading = _reading(file, self.data)
@@ -247,7 +247,7 @@ class ConfigurationReport:
             facts = facts_of(plan, self.profile, self.shape, self.hardware)
             facts |= template_facts(self.file.about, plan.model, self.known.get(TEMPLATE))
         facts |= {COMMAND: self.file.command.name, DATA_KIND: self.data.kind}
-        facts |= counted(self.file.tool, self.known, max(1, len(self.hardware.gpus)))
+        facts |= generation_facts(self.file.tool, self.known, max(1, len(self.hardware.gpus)))
         if self.data.holds_out:
             facts["evaluates"] = True
         targets = self.reading.carried.get("target_modules")

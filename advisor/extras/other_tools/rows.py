@@ -64,7 +64,7 @@ def write_rows(
             for name in rows.counts
         }
         for example in read_examples(data, skipped=skipped):
-            taken = _taken(example, kind, takes_tools="tools" in able)
+            taken = _trainable_row(example, kind, takes_tools="tools" in able)
             made = taken if isinstance(taken, str) else _written(taken, kind, rows.is_split)
             if isinstance(made, str) or isinstance(taken, str):
                 left_out[str(made)] = left_out.get(str(made), 0) + 1
@@ -93,7 +93,7 @@ def write_rows(
     return rows
 
 
-def _taken(example: Example, kind: str, *, takes_tools: bool) -> Example | str:
+def _trainable_row(example: Example, kind: str, *, takes_tools: bool) -> Example | str:
     """The row as this kind of training takes it, or why it cannot."""
     if kind == TEXT:
         return example if example.text else "no text"

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from advisor.extras.other_tools.data_sets import look_for_columns, understood
+from advisor.extras.other_tools.data_sets import look_for_columns, recognise_set
 from advisor.extras.other_tools.file import read_file
 from advisor.extras.other_tools.named_data import data_of
 
@@ -100,7 +100,7 @@ def test_trl_misses_its_columns(tmp_path):
     """TRL goes by the names of columns: others are an error, with the way to write them."""
     put(tmp_path / "rows.jsonl", [{"question": "a", "answer": "b"}] * 3)
     file, data = read(tmp_path / "job.yaml", trl(dataset_name="rows.jsonl"))
-    look_for_columns(file, data.train[0], understood(data.train[0]).recognition)
+    look_for_columns(file, data.train[0], recognise_set(data.train[0]).recognition)
     (fault,) = file.faults
     assert "messages or prompt + completion or text" in fault.text
     assert "its columns: question, answer" in fault.text
@@ -108,7 +108,7 @@ def test_trl_misses_its_columns(tmp_path):
     file, data = read(
         tmp_path / "job.yaml", trl(dataset_name="rows.jsonl", dataset_text_field="body")
     )
-    one = understood(data.train[0])
+    one = recognise_set(data.train[0])
     look_for_columns(file, data.train[0], one.recognition)
     assert file.faults == []
     assert one.recognition.kind == "raw_text"
@@ -152,15 +152,15 @@ def test_llamafactory_names_its_data_in_a_file_of_their_own(tmp_path):
     assert "images" in refs["seen"].why_not
     assert refs["texts"].roles == {"text": "body"}
     kinds = {
-        name: understood(refs[name]).recognition.kind
+        name: recognise_set(refs[name]).recognition.kind
         for name in ("pairs", "talks", "choices", "texts")
     }
     assert kinds == {
         "pairs": "paired", "talks": "paired", "choices": "preference", "texts": "raw_text",
     }  # fmt: skip
-    assert understood(refs["pairs"]).mapping is None  # the names say it
-    assert understood(refs["talks"]).mapping in (None, {"messages": "talk"})
-    assert understood(refs["choices"]).recognition.mapping == refs["choices"].roles
+    assert recognise_set(refs["pairs"]).mapping is None  # the names say it
+    assert recognise_set(refs["talks"]).mapping in (None, {"messages": "talk"})
+    assert recognise_set(refs["choices"]).recognition.mapping == refs["choices"].roles
 
 
 def test_llamafactory_without_its_list_of_data(tmp_path):
@@ -249,4 +249,4 @@ def test_odd_values_are_no_errors(tmp_path, value):
     ):
         _, data = read(tmp_path / "job.yaml", values)
         for ref in data.refs:
-            understood(ref)
+            recognise_set(ref)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.extras.other_tools.data_sets import understood
+from advisor.extras.other_tools.data_sets import recognise_set
 from advisor.extras.other_tools.edit import edited
 from advisor.extras.other_tools.file import looks_like_configuration, read_file
 from advisor.extras.other_tools.named_data import data_of
@@ -46,7 +46,7 @@ def test_no_file_of_a_tool_ends_in_a_bug(tool):
             continue
         counts[file.tool] += 1
         for ref in data_of(file).refs:
-            understood(ref)
+            recognise_set(ref)
         if file.is_script:
             continue
         changes = {key: new for one in file.faults for key, new in (one.instead or {}).items()}

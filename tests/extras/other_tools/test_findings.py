@@ -9,7 +9,7 @@ from advisor.extras.other_tools.findings import (
     Known,
     ToolFinding,
     by_rules,
-    filled,
+    fill_values,
     general_rules,
     holds,
     worst_first,
@@ -45,7 +45,7 @@ def test_conditions(name, wanted, expected):
 
 def test_texts_are_filled_in():
     """Facts stand in the sentence as a person writes them."""
-    assert filled("{a}, {f} and {nowhere}", KNOWN) == "1, false and not set"
+    assert fill_values("{a}, {f} and {nowhere}", KNOWN) == "1, false and not set"
 
 
 @pytest.mark.parametrize(

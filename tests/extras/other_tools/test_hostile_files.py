@@ -14,7 +14,7 @@ from rich.console import Console
 from advisor.commands.output import print_json
 from advisor.extras.other_tools.edit import edited
 from advisor.extras.other_tools.file import command_line, read_file, steps
-from advisor.extras.other_tools.named_data import placed
+from advisor.extras.other_tools.named_data import locate_set
 from advisor.extras.other_tools.page import print_configuration, write_carried
 from advisor.extras.other_tools.report import ConfigurationReport
 from advisor.ground.errors import AdviseError, InputError
@@ -197,10 +197,10 @@ def test_a_pattern_over_a_whole_disk_ends(tmp_path, soon):
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / name).write_text("{}")
     file = read_file(written(tmp_path, TRL))
-    found = placed(file, "json", files=["data/*.jsonl"])
+    found = locate_set(file, "json", files=["data/*.jsonl"])
     assert [path.name for path in found["files"]] == ["a.jsonl", "b.jsonl"]
     for pattern in ("/*/*/*/*/*/*/*/*", "../../../*/*/*/*/*/*", "**/**/**", "[[[[*", "*\0*"):
-        placed(file, "json", files=[pattern])
+        locate_set(file, "json", files=[pattern])
 
 
 @pytest.mark.parametrize("named", ["pipe", "/dev/zero", "/proc/self/mem", "loop", "..", "~nobody1"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from advisor.extras.other_tools.findings import Known, by_rules, counted, general_rules
+from advisor.extras.other_tools.findings import Known, by_rules, general_rules, generation_facts
 from advisor.extras.other_tools.mapping import COMMAND, DATA_KIND
 from advisor.extras.other_tools.tool import TOOLS, tool_named
 from tests.extras.other_tools.finding_cases import CASES, FACTS, values_of
@@ -17,7 +17,7 @@ def said(tool, case):
     about, values = tool_named(tool), values_of(tool, case)
     defaults = about.defaults_of(command)
     facts = USUAL | {COMMAND: command} | {key: case[key] for key in FACTS if key in case}
-    facts |= counted(tool, {**defaults, **values}, 1)
+    facts |= generation_facts(tool, {**defaults, **values}, 1)
     known = Known(values=values, defaults=defaults, facts=facts)
     general = {rule["id"] for rule in general_rules()}
     return {one.id for one in by_rules(about, known)} - general
