@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ from advisor.data.read.source import IMAGES_HELP, DataSource, content_digest
 from advisor.data.recognition.matching import map_flag
 from advisor.data.recognition.recognise import DataSet, recognise
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.types import DataFinding, DataProfile
+from advisor.ground.types import DataProfile, DataFinding
 from advisor.methods import methods
 
 # rows of a large file measured when `full` is not asked for: about 0.03 s on one core
@@ -267,65 +267,62 @@ def understood(example: Example) -> dict[str, Any]:
     return shown
 
 
-def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[DataFinding]:
+def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> Iterator[DataFinding]:
     """Places that cannot be read, keys that stand twice, and how files were read that are not
     separated by commas or not UTF-8: one line for files alike.
 
     Args:
         objectives: What the data could train: a place that cannot be read blocks all of them.
     """
-    found: list[DataFinding] = []
     if faults.items:
         shown = "; ".join(fault.headline for fault in faults.items[:SHOWN_ROWS])
         left = len(faults.items) - SHOWN_ROWS
         text = f"{shown}; and {left} more" if left > 0 else shown
         places = Tally(len(faults.items), faults.rows)
-        found = [finding("unreadable-rows", "error", text, places, objectives)]
+        yield finding("unreadable-rows", "error", text, places, objectives)
     twice = Tally(len(faults.rows_with_key_twice), faults.rows_with_key_twice)
     text = (
         f"{twice.in_words} with the same key twice: the last one is read, what stood before is lost"
     )
-    found += findings_of(twice, "key-twice", "warning", text)
+    yield from findings_of(twice, "key-twice", "warning", text)
     files: dict[str, list[str]] = {}
     for shown, how in faults.read_as.items():
         said = ", ".join(how[what] for what in sorted(how, reverse=True))
         files.setdefault(said, []).append(shown)
     for said, names in files.items():
         text = f"{said}: read as such" + (f" ({len(names)} files)" if len(names) > 1 else "")
-        found.append(finding("read-as", "note", text, len(names)))
-    return found
+        yield finding("read-as", "note", text, len(names))
 
 
-def skip_findings(skipped: SkippedRows, objectives: tuple[str, ...]) -> list[DataFinding]:
+def skip_findings(skipped: SkippedRows, objectives: tuple[str, ...]) -> Iterator[DataFinding]:
     """Rows that cannot be used, by the reason: so many that a run stops are an error."""
-    found: list[DataFinding] = []
     for reason, tally in skipped.tallies.items():
         text = f"{tally.count:,} of {skipped.seen:,} rows: {REASONS[reason]}"
         if tally.count == skipped.seen:
             text = f"no row can be used: {REASONS[reason]}"
         if skipped.are_too_many:
-            found += findings_of(tally, reason, "error", text, objectives)
+            yield from findings_of(tally, reason, "error", text, objectives)
         else:
             text = f"{text}; left out of the training"
-            found += findings_of(tally, reason, "warning", text)
+            yield from findings_of(tally, reason, "warning", text)
     one = skipped.shortened
     text = (
         f"{one.count:,} conversations end with turns that nobody answers; these turns are left out"
     )
-    return found + findings_of(one, TRAILING, "note", text)
+    yield from findings_of(one, TRAILING, "note", text)
 
 
-def open_requests(data: DataSet, skipped: SkippedRows) -> list[DataFinding]:
+def open_requests(data: DataSet, skipped: SkippedRows) -> Iterator[DataFinding]:
     """What to do with conversations that nobody answers, where other columns may hold the right
     answer, as in OpenAI's items for reinforcement fine-tuning.
     """
     column = data.mapping.get("messages")
     if column is None or 2 * skipped.tallies.get(NO_ANSWER, Tally()).count <= skipped.seen:
-        return []
+        return
     others = (*formats().settings, *formats().metadata)
     beside = [name for name in data.unused if normal(name) not in others]
     if not beside:
-        return []
+        return
     ways = [map_flag({"messages": column, "ground_truth": name}) for name in beside[:3]]
     text = (
         "the conversations end with a question. If a column holds the right answer, or what a"
@@ -333,28 +330,27 @@ def open_requests(data: DataSet, skipped: SkippedRows) -> list[DataFinding]:
         " that only a program of yours can judge: your own function, `reward: file.py:function`"
         " in the plan"
     )
-    return [finding("requests-with-references", "note", text, len(beside))]
+    yield finding("requests-with-references", "note", text, len(beside))
 
 
-def about_reading(data: DataSet) -> list[DataFinding]:
+def about_reading(data: DataSet) -> Iterator[DataFinding]:
     """Files and columns that play no role, and how sure the reading is."""
-    found: list[DataFinding] = []
     for note in data.notes:
         unread = note.startswith("not read")
         severity = "warning" if unread and not note.endswith(IMAGES_HELP) else "note"
         left_out = "files-left-out" if note.startswith(("left out", "read:")) else "about-reading"
-        found.append(finding("files-not-read" if unread else left_out, severity, note))
+        yield finding("files-not-read" if unread else left_out, severity, note)
     if data.container == "text":
-        found.append(finding("documents", "note", data.why))
+        yield finding("documents", "note", data.why)
     unused = data.unused
     if unused:
         more = " ..." if len(unused) > 8 else ""
         text = f"columns that play no role: {', '.join(unused[:8])}{more}"
-        found.append(finding("unused-columns", "note", text, len(unused)))
+        yield finding("unused-columns", "note", text, len(unused))
     media = [column for column in unused if normal(column).rstrip("s") in formats().media]
     if media:
         text = f"images or sound in {', '.join(media)} are left out: only the text is trained"
-        found.append(finding("media-columns", "warning", text, len(media)))
+        yield finding("media-columns", "warning", text, len(media))
     if data.confidence == "guessed":
         others = [name for name in data.columns if name not in data.mapping.values()]
         beside = f" (other columns: {', '.join(others[:8])})" if others else ""
@@ -362,12 +358,11 @@ def about_reading(data: DataSet) -> list[DataFinding]:
             f"took {data.why}, guessed from their names; if that is wrong, say which:"
             f" {map_flag(data.mapping)}{beside}"
         )
-        found.append(finding("columns-guessed", "warning", text))
+        yield finding("columns-guessed", "warning", text)
     if data.confidence == "likely":
         ways = "; ".join(candidate.flag for candidate in data.other_ways)
         text = (
             f"read as {data.format}: {data.why};"
             f" {f'otherwise: {ways}' if ways else '--map overrides it'}"
         )
-        found.append(finding("recognised-by-shape", "note", text))
-    return found
+        yield finding("recognised-by-shape", "note", text)

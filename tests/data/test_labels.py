@@ -29,7 +29,7 @@ def test_few_rows_of_a_class_are_named_with_their_count():
         found["rare-classes"].text
     )
     assert "unbalanced-classes" in found
-    assert not class_findings(Counter({"a": 3, "b": 4}), enough_rows=False)
+    assert not list(class_findings(Counter({"a": 3, "b": 4}), enough_rows=False))
 
 
 def test_one_class_written_in_two_ways_is_named_and_signs_keep_classes_apart():

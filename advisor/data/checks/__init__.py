@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
@@ -68,14 +68,12 @@ class RowCheck:
     def see(self, row: SeenRow) -> None:
         """Note what the row shows."""
 
-    def findings(self) -> list[DataFinding]:
+    def findings(self) -> Iterator[DataFinding]:
         """What to say, after the last row."""
-        found: list[DataFinding] = []
         for name, (severity, text) in self.says.items():
             tally = self.tallies[name]
             said = text.format(rows=tally.in_words, count=f"{tally.count:,}")
-            found += findings_of(tally, name, severity, said)
-        return found
+            yield from findings_of(tally, name, severity, said)
 
     def measures(self) -> dict[str, Any]:
         """What was counted and is no finding, as JSON types."""
@@ -100,17 +98,16 @@ def finding(
     """A finding about so many rows."""
     assert severity in SEVERITIES
     tally = Tally(seen) if isinstance(seen, int) else seen
-    counted = {"count": tally.count, "rows": tuple(tally.rows[:SHOWN_ROWS]), "blocks": blocks}
-    return DataFinding(id=id, severity=severity, text=text, **counted)  # type: ignore[arg-type]
+    rows = tuple(tally.rows[:SHOWN_ROWS])
+    return DataFinding(id=id, severity=severity, text=text, count=tally.count, rows=rows, blocks=blocks)  # type: ignore[arg-type]
 
 
 def findings_of(
     tally: Tally, id: str, severity: str, text: str, blocks: tuple[str, ...] = ()
-) -> list[DataFinding]:
+) -> Iterator[DataFinding]:
     """The finding with its rows named behind the text; none if no row shows it."""
-    if not tally.count:
-        return []
-    return [finding(id, severity, f"{text} ({tally.rows_in_words})", tally, blocks)]
+    if tally.count:
+        yield finding(id, severity, f"{text} ({tally.rows_in_words})", tally, blocks)
 
 
 def worst_first(findings: Iterable[DataFinding]) -> tuple[DataFinding, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, finding
@@ -90,10 +91,10 @@ class AnswerShapes(RowCheck):
         self.counts["characters"] += len(whole)
         self.different.add(text.strip()[:200])
 
-    def findings(self) -> list[DataFinding]:
+    def findings(self) -> Iterator[DataFinding]:
         counted = sum(self.answers.values())
         if counted < 2:
-            return []
+            return
         digest, count = self.answers.most_common(1)[0]
         answer = self.beginnings.get(digest, "")
         shown = f": '{answer}'" if answer else ""
@@ -101,11 +102,10 @@ class AnswerShapes(RowCheck):
             severity = "error" if self.about.kind == "paired" else "warning"
             text = f"every row has the same answer{shown}: there is nothing to learn"
             blocks = ("sft", "classification")
-            return [finding("constant-answer", severity, text, count, blocks)]
-        if self.about.format == "classification" or count < max(5, 0.2 * counted):
-            return []
-        text = f"{count / counted:.0%} of the rows have the same answer{shown}"
-        return [finding("repeated-answer", "warning", text, count)]
+            yield finding("constant-answer", severity, text, count, blocks)
+        elif self.about.format != "classification" and count >= max(5, 0.2 * counted):
+            text = f"{count / counted:.0%} of the rows have the same answer{shown}"
+            yield finding("repeated-answer", "warning", text, count)
 
     def measures(self) -> dict[str, Any]:
         measures: dict[str, Any] = {}

@@ -4,6 +4,7 @@ longer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from advisor.data.checks import RowCheck, SeenRow, finding
@@ -30,7 +31,7 @@ class BetterAndWorse(RowCheck):
             self.counts["chosen_longer"] += chosen > rejected
             self.counts["rejected_longer"] += rejected > chosen
 
-    def findings(self) -> list[DataFinding]:
+    def findings(self) -> Iterator[DataFinding]:
         longer = self.counts["chosen_longer"]
         decided = longer + self.counts["rejected_longer"]
         if decided >= FEWEST_PAIRS and longer >= LONGER_SHARE * decided:
@@ -38,12 +39,12 @@ class BetterAndWorse(RowCheck):
                 f"the chosen answer is the longer one in {longer / decided:.0%} of the pairs: the"
                 " model may learn length"
             )
-            return [finding("chosen-is-longer", "note", text, longer)]
+            yield finding("chosen-is-longer", "note", text, longer)
+            return
         missing = next((name for name in ("good", "bad") if not self.counts[name]), None)
         if self.about.kind == "unpaired_feedback" and self.about.rows and missing:
             text = f"no answer is marked {missing}: learning from feedback needs both"
-            return [finding("one-sided-feedback", "error", text, self.about.rows, ("kto",))]
-        return []
+            yield finding("one-sided-feedback", "error", text, self.about.rows, ("kto",))
 
     def measures(self) -> dict[str, Any]:
         if self.about.kind == "unpaired_feedback":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, finding
@@ -33,10 +34,10 @@ class Classes(RowCheck):
         if label is not None and (len(self.classes) < KEPT_CLASSES or label in self.classes):
             self.classes[label] += 1
 
-    def findings(self) -> list[DataFinding]:
-        if self.about.format != "classification" or len(self.classes) < 2:
-            return []  # of one class alone it is said that every answer is the same
-        return class_findings(self.classes, enough_rows=self.about.rows >= FEW_ROWS)
+    def findings(self) -> Iterator[DataFinding]:
+        # of one class alone it is said that every answer is the same
+        if self.about.format == "classification" and len(self.classes) > 1:
+            yield from class_findings(self.classes, enough_rows=self.about.rows >= FEW_ROWS)
 
     def measures(self) -> dict[str, Any]:
         if not self.classes:
@@ -49,14 +50,13 @@ class Classes(RowCheck):
         }
 
 
-def class_findings(classes: Counter[str], *, enough_rows: bool) -> list[DataFinding]:
+def class_findings(classes: Counter[str], *, enough_rows: bool) -> Iterator[DataFinding]:
     """How the rows spread over the classes, classes of few rows, and labels written in two ways.
 
     Args:
         classes: Label -> rows.
         enough_rows: There are so many rows that a class of few is worth a word of its own.
     """
-    findings: list[DataFinding] = []
     (largest, most), (smallest, least) = classes.most_common()[0], classes.most_common()[-1]
     if most >= UNBALANCED * least:
         text = (
@@ -64,7 +64,7 @@ def class_findings(classes: Counter[str], *, enough_rows: bool) -> list[DataFind
             f" smallest '{smallest[:40]}' with {least:,}: look at each class in the result, since a"
             " model that always says the largest is right often"
         )
-        findings.append(finding("unbalanced-classes", "note", text, most))
+        yield finding("unbalanced-classes", "note", text, most)
     rare = sorted((count, name) for name, count in classes.items() if count < FEW_PER_CLASS)
     if rare and enough_rows:
         named = ", ".join(f"'{name[:40]}' ({count})" for count, name in rare[:NAMED])
@@ -73,7 +73,7 @@ def class_findings(classes: Counter[str], *, enough_rows: bool) -> list[DataFind
             f"{len(rare):,} of {len(classes):,} classes have fewer than {FEW_PER_CLASS} rows:"
             f" {named}{more}"
         )
-        findings.append(finding("rare-classes", "warning", text, len(rare)))
+        yield finding("rare-classes", "warning", text, len(rare))
     spellings: dict[str, list[str]] = {}
     for name in classes:
         spellings.setdefault(plain_label(name), []).append(name)
@@ -87,8 +87,7 @@ def class_findings(classes: Counter[str], *, enough_rows: bool) -> list[DataFind
             "labels that differ only in capitals, spaces or signs count as different classes:"
             f" {named}"
         )
-        findings.append(finding("labels-spelt-alike", "warning", text, len(twins)))
-    return findings
+        yield finding("labels-spelt-alike", "warning", text, len(twins))
 
 
 def plain_label(label: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, finding
@@ -75,39 +75,37 @@ class EvaluationRows(RowCheck):
             if at is not None and at not in self.same:
                 self.same_request.setdefault(at, row.number)
 
-    def findings(self) -> list[DataFinding]:
+    def findings(self) -> Iterator[DataFinding]:
         if not self.rows:
-            return []
-        found: list[DataFinding] = []
+            return
         if self.kind != self.about.kind:
             text = f"{self.path} holds {self.kind}, the training data {self.about.kind}"
-            found.append(finding("evaluation-of-another-kind", "warning", text, self.rows))
+            yield finding("evaluation-of-another-kind", "warning", text, self.rows)
         share = len(self.same) / self.rows
-        found += self._shared(
+        yield from self._shared(
             "evaluation-rows-in-training",
             self.same,
             f" ({share:.0%}) stand in the training data too: the evaluation would look better than"
             " the model is",
         )
-        found += self._shared(
+        yield from self._shared(
             "evaluation-requests-in-training",
             self.same_request,
             " ask what a training row asks, with another answer",
         )
         if unusable := self.skipped.total:
             text = f"{unusable:,} rows of {self.path} cannot be used"
-            found.append(finding("evaluation-rows-unusable", "warning", text, unusable))
-        return found
+            yield finding("evaluation-rows-unusable", "warning", text, unusable)
 
-    def _shared(self, id: str, pairs: Mapping[int, int], what: str) -> list[DataFinding]:
+    def _shared(self, id: str, pairs: Mapping[int, int], what: str) -> Iterator[DataFinding]:
         """The finding about evaluation rows, with the training rows that share something."""
         if not pairs:
-            return []
+            return
         name = os.path.basename(self.path)
         few = ", ".join(f"row {row} of {name} is row {at}" for row, at in sorted(pairs.items())[:3])
         more = ", ..." if len(pairs) > 3 else ""
         text = f"{len(pairs):,} of {self.rows:,} evaluation rows{what} ({few}{more})"
-        return [finding(id, "warning", text, Tally(len(pairs), sorted(pairs.values())))]
+        yield finding(id, "warning", text, Tally(len(pairs), sorted(pairs.values())))
 
     def measures(self) -> dict[str, Any]:
         if not self.rows:

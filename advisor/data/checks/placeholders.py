@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, findings_of
 from advisor.data.example import Example
@@ -113,7 +114,7 @@ class Placeholders(RowCheck):
             if name in self.shown or len(self.shown) < KEPT:
                 self.shown[name] += 1
 
-    def findings(self) -> list[DataFinding]:
+    def findings(self) -> Iterator[DataFinding]:
         tally, documents = self.tallies["placeholders-in-text"], self.about.kind == "raw_text"
         answers, rows = self.counts["answers"], self.about.rows
         named = ", ".join(f"{name} ({times:,}x)" for name, times in self.shown.most_common(NAMED))
@@ -125,7 +126,7 @@ class Placeholders(RowCheck):
             f" {named}{more}; {then}"
         )
         severity = "warning" if tally.count >= WARNED_SHARE * rows else "note"
-        return findings_of(tally, "placeholders-in-text", severity, text)
+        yield from findings_of(tally, "placeholders-in-text", severity, text)
 
 
 def _turns(example: Example) -> list[tuple[str, bool]]:

@@ -7,7 +7,7 @@ trained on.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, findings_of
@@ -185,8 +185,7 @@ class PrivateData(RowCheck):
                 self.tallies[kind.id].add(row)
                 self.shown.setdefault(kind.id, mask(first, kind.id))
 
-    def findings(self) -> list[DataFinding]:
-        found: list[DataFinding] = []
+    def findings(self) -> Iterator[DataFinding]:
         for kind in (*KINDS, *NUMBERS):
             tally = self.tallies[kind.id]
             risk = (
@@ -195,8 +194,7 @@ class PrivateData(RowCheck):
                 else "a model may repeat them"
             )
             what = f"what looks like {kind.name}, such as {self.shown.get(kind.id)}: {risk}"
-            found += findings_of(tally, kind.id, "warning", f"{tally.in_words} with {what}")
-        return found
+            yield from findings_of(tally, kind.id, "warning", f"{tally.in_words} with {what}")
 
 
 def mask(text: str, kind: str) -> str:

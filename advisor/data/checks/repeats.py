@@ -9,6 +9,7 @@ each row stand for it; rows that share one of the four smallest are compared.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import ClassVar
 
 from advisor.data.checks import RandomSample, RowCheck, SeenRow, Subject, finding, findings_of
@@ -145,26 +146,25 @@ class Repeats(RowCheck):
                 self.tallies[CONFLICT].add(example.row)
             self.asked.add(asked)
 
-    def findings(self) -> list[DataFinding]:
-        found: list[DataFinding] = []
+    def findings(self) -> Iterator[DataFinding]:
         for name, how in HOW.items():
             tally = self.tallies[name]
             severity = "warning" if tally.count > 0.01 * self.about.rows else "note"
             text = f"{tally.in_words} repeating an earlier {how}"
-            found += findings_of(tally, name, severity, text)
-        found += self._similar()
+            yield from findings_of(tally, name, severity, text)
+        yield from self._similar()
         if not self.compared_all:
             text = (
                 f"rows were compared with the first {COMPARED_ROWS:,} different ones only, so that"
                 " memory stays flat"
             )
-            found.append(finding("not-all-rows-compared", "note", text, COMPARED_ROWS))
-        return found + super().findings()
+            yield finding("not-all-rows-compared", "note", text, COMPARED_ROWS)
+        yield from super().findings()
 
-    def _similar(self) -> list[DataFinding]:
+    def _similar(self) -> Iterator[DataFinding]:
         pairs = alike(self.sample.kept)
         if not pairs:
-            return []
+            return
         similar = Tally(len(pairs), [row for row, _ in pairs])
         looked = len(self.sample.kept)
         where = "" if looked == self.sample.seen else f" of a random sample of {looked:,}"
@@ -174,4 +174,4 @@ class Repeats(RowCheck):
             f" ({few}{', ...' if len(pairs) > 3 else ''})"
         )
         severity = "warning" if len(pairs) > 0.05 * looked else "note"
-        return [finding("similar-rows", severity, text, similar)]
+        yield finding("similar-rows", severity, text, similar)

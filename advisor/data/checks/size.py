@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from advisor.data.checks import RowCheck, SeenRow, finding, findings_of
@@ -38,40 +39,27 @@ class RowLengths(RowCheck):
             if row.request_tokens >= limit:
                 self.tallies["requests-fill-the-length"].add(row.number)
 
-    def findings(self) -> list[DataFinding]:
-        found, rows = super().findings(), self.about.rows
-        if 0 < rows < FEW_ROWS and self.about.kind != "raw_text":
+    def findings(self) -> Iterator[DataFinding]:
+        yield from super().findings()
+        about, limit, rows = self.about, self.about.seq_len or 0, self.about.rows
+        if 0 < rows < FEW_ROWS and about.kind != "raw_text":
             text = (
                 f"only {rows} usable row{'s' if rows > 1 else ''}; {FEW_ROWS} to 100 good ones"
                 " are where gains begin"
             )
-            found.append(finding("few-rows", "warning", text, rows))
-        return found + self._over_length(rows)
-
-    def _over_length(self, rows: int) -> list[DataFinding]:
-        about, limit = "" if self.about.exact else "about ", self.about.seq_len or 0
+            yield finding("few-rows", "warning", text, rows)
         names = ("texts-over-length", "rows-over-length", "requests-fill-the-length")
         texts, over, lost = (self.tallies[name] for name in names)
-        longer = f"are longer than {limit:,} tokens"
+        longer, nearly = f"are longer than {limit:,} tokens", "" if about.exact else "about "
+        text = f"{nearly}{texts.count:,} of {rows:,} texts {longer}: they are cut into pieces"
+        yield from findings_of(texts, names[0], "note", f"{text}, nothing is lost")
         share = over.count / max(1, rows)
         what = (
             "a run stops at them unless `truncation` says drop or truncate"
             if share > STOP_SHARE
             else "left out of the training, or cut with truncation: truncate"
         )
-        said = (
-            f"{texts.count:,} of {rows:,} texts {longer}: they are cut into pieces, nothing is"
-            " lost",
-            f"{over.count:,} of {rows:,} rows ({share:.1%}) {longer}: {what}",
-            f"{lost.count:,} requests alone fill {limit:,} tokens{LOST}",
-        )
-        return [
-            one
-            for name, text in zip(names, said, strict=True)
-            for one in findings_of(
-                self.tallies[name],
-                name,
-                "note" if name.startswith("texts") else "warning",
-                about + text,
-            )
-        ]
+        text = f"{nearly}{over.count:,} of {rows:,} rows ({share:.1%}) {longer}: {what}"
+        yield from findings_of(over, names[1], "warning", text)
+        text = f"{nearly}{lost.count:,} requests alone fill {limit:,} tokens{LOST}"
+        yield from findings_of(lost, names[2], "warning", text)

@@ -178,19 +178,18 @@ class ModelTokenizer:
         elif not any(token in tail for token in self.ends):
             yield "without-end-of-turn"
 
-    def findings(self, objectives: tuple[str, ...]) -> list[DataFinding]:
+    def findings(self, objectives: tuple[str, ...]) -> Iterator[DataFinding]:
         """How the template fits the rows that were tried."""
-        found: list[DataFinding] = []
         if (self.chat is None or self.is_plain) and self.conversations:
             text = (
                 f"{self.model} has no chat template: it was not trained on conversations; the"
                 " trainers write them as `User: ...` and `Assistant: ...`, and store this plain"
                 " template with the result"
             )
-            found.append(finding(NO_TEMPLATE, "warning", text, self.conversations))
+            yield finding(NO_TEMPLATE, "warning", text, self.conversations)
         if self.chat is None:
-            return found
-        found += self._about_arguments(self.chat)
+            return
+        yield from self._about_arguments(self.chat)
         for name, (severity, words) in FINDINGS.items():
             tally = self.found[name]
             if severity == "many":
@@ -202,32 +201,28 @@ class ModelTokenizer:
             )
             blocks = objectives if severity == "error" else ()
             text = f"the chat template of {self.model} {said}"
-            found += findings_of(tally, name, severity, text, blocks)
-        return found
+            yield from findings_of(tally, name, severity, text, blocks)
 
-    def _about_arguments(self, chat: ChatText) -> list[DataFinding]:
+    def _about_arguments(self, chat: ChatText) -> Iterator[DataFinding]:
         """Arguments that the template does not know, and where the thoughts in the data and those
         of the template disagree.
         """
         source = "" if self.is_plain else chat.source
-        unknown = "the chat template of {} never reads '{}'"
-        found = [
-            finding("template-argument-unknown", "error", unknown.format(self.model, name))
-            for name in chat.arguments
-            if not re.search(rf"\b{re.escape(name)}\b", source)
-        ]
+        for name in chat.arguments:
+            if not re.search(rf"\b{re.escape(name)}\b", source):
+                text = f"the chat template of {self.model} never reads '{name}'"
+                yield finding("template-argument-unknown", "error", text)
         thoughtful = self.thoughtful
         switched_off = any(chat.arguments.get(name) is False for name in SWITCHES)
         switch = switch_of(source, _asked(chat))
         if thoughtful.count and switched_off:
             text = contradiction_text(thoughtful.count, chat.arguments)
-            found += findings_of(thoughtful, "thoughts-switched-off", "warning", text)
+            yield from findings_of(thoughtful, "thoughts-switched-off", "warning", text)
         elif thoughtful.count and not may_think(source):
             text = unknown_text(thoughtful.count)
-            found += findings_of(thoughtful, "thoughts-unknown", "note", text)
+            yield from findings_of(thoughtful, "thoughts-unknown", "note", text)
         elif self.answered and not (thoughtful.count or switched_off or switch is None):
-            found.append(finding("no-thoughts", "warning", missing_text(switch), self.answered))
-        return found
+            yield finding("no-thoughts", "warning", missing_text(switch), self.answered)
 
 
 def _tools_of(example: Example) -> dict[str, Any]:
