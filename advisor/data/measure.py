@@ -33,7 +33,7 @@ from advisor.data.read.source import IMAGES_HELP, DataSource, content_digest
 from advisor.data.recognition.matching import map_flag
 from advisor.data.recognition.recognise import DataSet, recognise
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.types import DataProfile, DataFinding
+from advisor.ground.types import DataFinding, DataProfile
 from advisor.methods import methods
 
 # rows of a large file measured when `full` is not asked for: about 0.03 s on one core

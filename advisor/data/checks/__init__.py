@@ -98,8 +98,14 @@ def finding(
     """A finding about so many rows."""
     assert severity in SEVERITIES
     tally = Tally(seen) if isinstance(seen, int) else seen
-    rows = tuple(tally.rows[:SHOWN_ROWS])
-    return DataFinding(id=id, severity=severity, text=text, count=tally.count, rows=rows, blocks=blocks)  # type: ignore[arg-type]
+    return DataFinding(
+        id=id,
+        severity=severity,  # type: ignore[arg-type]
+        text=text,
+        count=tally.count,
+        rows=tuple(tally.rows[:SHOWN_ROWS]),
+        blocks=blocks,
+    )
 
 
 def findings_of(
