@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import advisor.data
-from advisor.data.templates.messages import ALWAYS, missing_text
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_count
@@ -377,8 +376,8 @@ def _thoughts(situation: Situation, model: ModelShape) -> tuple[str | None, list
         switch = advisor.data.switch_at_hand(model.id)
     if switch is None:
         return None, []
-    if switch == ALWAYS:
-        return None, [f"{model.id}: {missing_text(switch)}"]
+    if switch == advisor.data.ALWAYS:
+        return None, [f"{model.id}: {advisor.data.missing_text(switch)}"]
     return switch, [
         f"{model.id} thinks before it answers, and no answer in the data holds thoughts: the"
         f" plan switches them off (template: {{{switch}: false}}), for training and for use"
