@@ -23,9 +23,9 @@ from advisor.commands.options import (
     rule_options,
 )
 from advisor.commands.output import expect_json, print_error_json, say
-from advisor.ground.errors import AdviseError, InputError, Stopped, nearest
-from advisor.ground.files import keep_others_out, refused_as_path, refused_by_system
-from advisor.ground.terminal import masked, show_streams, shown
+from advisor.ground.errors import AdviseError, InputError, Stopped, did_you_mean
+from advisor.ground.files import refused_as_path, refused_by_system, restrict_umask
+from advisor.ground.terminal import mask_secrets, show_streams, shown
 from advisor.ground.version import __version__
 
 # Command -> its line in `advise --help`, the first sentence of its own help.
@@ -65,7 +65,7 @@ class Commands(click.Group):
                 raise InputError(
                     f"unknown command '{args[0]}'",
                     f"commands: {', '.join(known)}",
-                    f"advise run {args[0]} trains a plan" if plan else nearest(args[0], known),
+                    f"advise run {args[0]} trains a plan" if plan else did_you_mean(args[0], known),
                 )
         return super().resolve_command(context, args)
 
@@ -131,7 +131,7 @@ def main() -> None:
     # freed took a fourteenth of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    keep_others_out()
+    restrict_umask()
     open_standard_streams()
     show_streams()
     correct_screen_size()
@@ -291,7 +291,7 @@ def log_bug(error: BaseException) -> AdviseError:
     with tempfile.NamedTemporaryFile("w", prefix="advise-bug-", suffix=".log", delete=False) as log:
         trace = "".join(traceback.format_exception(error))
         words = f"finetune-advisor {__version__}\n{' '.join(sys.argv)}\n\n{trace}"
-        log.write(masked(shown(words)))
+        log.write(mask_secrets(shown(words)))
     return AdviseError(
         f"this is a bug in advise: {type(error).__name__}: {error}",
         hint=f"the details are in {log.name}",

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.terminal import find_secrets, is_secret_key, masked
+from advisor.ground.terminal import find_secrets, is_secret_key, mask_secrets
 
 # Made up, in the forms that services give out.
 SECRETS = {
@@ -97,8 +97,8 @@ def test_messages_mask_what_they_quote():
         assert isinstance(error, AdviseError)
         assert secret not in error.text()
         assert "***" in error.text()
-    assert masked("https://user:pa55word@host/x") == "https://***@host/x"
-    assert masked("a@b, http://host:80/x, sk-short") == "a@b, http://host:80/x, sk-short"
+    assert mask_secrets("https://user:pa55word@host/x") == "https://***@host/x"
+    assert mask_secrets("a@b, http://host:80/x, sk-short") == "a@b, http://host:80/x, sk-short"
 
 
 @pytest.mark.parametrize("piece", ["sk-", "sk-a", "eyJ-", "://a:", "-----BEGIN ", "a_"])
@@ -106,6 +106,6 @@ def test_no_text_takes_long_to_look_through(piece):
     """A long value made for it costs no more than its length."""
     text = piece * (200_000 // len(piece))
     began_s = time.process_time()
-    assert masked(text) == text
+    assert mask_secrets(text) == text
     assert not list(find_secrets({text: text}))
     assert time.process_time() - began_s < 1

@@ -31,7 +31,7 @@ from advisor.ground.errors import (
     OutOfMemory,
     Stopped,
 )
-from advisor.ground.terminal import masked, show_streams, shown
+from advisor.ground.terminal import mask_secrets, show_streams, shown
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.record.run import ERROR
@@ -219,7 +219,7 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
     if job is not None:
         log = job.output / f"trainer-{Path(error_file()).stem}.log"
         make_folder(job.output)
-        trace = masked(shown("".join(traceback.format_exception(error))))
+        trace = mask_secrets(shown("".join(traceback.format_exception(error))))
         log.write_text(trace, encoding="utf-8")
         passed = refused_by_library(error, job, log)
         if passed is not None:

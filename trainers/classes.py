@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.progress import followed
+from advisor.ground.progress import track
 from advisor.record.stage import Check, Confusion, Evaluation, Metric, SampleAnswer
 from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
@@ -161,7 +161,7 @@ def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
 
     with evaluating(model):
         starts = range(0, len(order), BATCH)
-        for start in followed(starts, "predictions", unit="texts", each=BATCH, of=len(order)):
+        for start in track(starts, "predictions", unit="texts", each=BATCH, of=len(order)):
             in_halves(order[start : start + BATCH], look_at)
     return torch.stack([found[place] for place in range(len(rows))])
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 from advisor.data import recognise
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault
-from advisor.ground.progress import followed
+from advisor.ground.progress import track
 from advisor.plan.vllm import asks_server
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import held_out, mean_loss, padded_batch
@@ -257,7 +257,7 @@ class DistillationEvaluator(TextEvaluator):
 
     def own_scores(self) -> dict[str, list[float]]:
         found = []
-        for row in followed(self.rows, "distance to the teacher"):
+        for row in track(self.rows, "distance to the teacher"):
             batch = padded_batch(
                 [row], self.trainer.processing_class.pad_token_id, self.trainer.args.device
             )

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.errors import Fault, InputError, did_you_mean
 from trainers.evaluation.rewriting import (
     RewritingEvaluator,
     in_batches,
@@ -220,7 +220,7 @@ def set_languages(job: Job, tokenizer: Tokenizer) -> None:
                     where=at,
                     what=(f"{job.base_model} reads and writes many languages, and {name} {what}"),
                     allowed=f"{', '.join(known[:8])}, ... ({len(known)} in all)",
-                    hint=nearest(str(language), known)
+                    hint=did_you_mean(str(language), known)
                     if language is not None
                     else f"--set stages.0.{name}=... says it",
                 )

@@ -10,7 +10,7 @@ from advisor.advice.advise import candidate_of, with_choice
 from advisor.advice.planning import missing_for_plan
 from advisor.advice.types import Advice, Candidate
 from advisor.commands.session import MISSING
-from advisor.ground.errors import InputError, nearest
+from advisor.ground.errors import InputError, did_you_mean
 from advisor.methods import objectives, remedies, schemes
 from advisor.methods.composition import ENCODER, PER_TASK, Composition, compose, parse_composition
 from advisor.ruleset.model import Ruleset
@@ -92,7 +92,7 @@ def composition_meant(choose: str, advice: Advice, ruleset: Ruleset) -> Composit
                 f" ({', '.join(schemes())}), both (sft+lora), or a remedy"
                 f" ({', '.join(remedies())})"
             ),
-            hint=nearest(unknown[0], known) or "`advise rules METHOD` explains one",
+            hint=did_you_mean(unknown[0], known) or "`advise rules METHOD` explains one",
         )
     per_task = name.endswith(PER_TASK) or like.per_task
     wanted = compose(chain, like.scheme or "lora", per_task=per_task)

@@ -10,7 +10,7 @@ from advisor.commands.options import json_option
 from advisor.commands.output import SCHEMA_VERSION, print_json, say
 from advisor.commands.tools import find_run, newest_run, refuse_without, run_tool
 from advisor.export.exporter import Exporter, ExportRequest, exporters, found_exporters
-from advisor.ground.errors import InputError, nearest
+from advisor.ground.errors import InputError, did_you_mean
 from advisor.ground.extras import all_extras
 from advisor.ground.files import PLAN_FILE
 
@@ -67,7 +67,7 @@ def export(
             f"unknown form '{name}'",
             where="--to",
             allowed=f"forms: {', '.join(exporters())}",
-            hint=nearest(name, exporters()),
+            hint=did_you_mean(name, exporters()),
         )
     if colon and not (variant and getattr(found, "VARIANTS", False)):
         raise InputError(

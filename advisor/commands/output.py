@@ -16,7 +16,7 @@ import click
 
 from advisor.ground.errors import Fault
 from advisor.ground.install import as_called
-from advisor.ground.terminal import console, json_shown, masked, print_message, shown
+from advisor.ground.terminal import console, json_shown, mask_secrets, print_message, shown
 
 __all__ = ["console", "expect_json", "print_error_json", "print_json", "put", "say", "with_error"]
 
@@ -36,7 +36,7 @@ def with_error(document: Mapping[str, Any], faults: Iterable[Fault]) -> dict[str
     there is nothing to say. What looks like a secret is masked.
     """
     parts = ("what", "where", "allowed", "hint")
-    error = [{part: masked(getattr(fault, part)) for part in parts} for fault in faults]
+    error = [{part: mask_secrets(getattr(fault, part)) for part in parts} for fault in faults]
     return {**document, "error": error}
 
 

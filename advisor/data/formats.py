@@ -8,7 +8,7 @@ from functools import cache, cached_property, lru_cache
 from typing import Annotated, Literal
 
 from advisor.ground.annotated import build, shape_of
-from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import ListOf, Text
 from advisor.ground.yaml_files import read_shipped
@@ -187,11 +187,11 @@ def read_mapping(
         role = spellings.get(normal(str(spelling)))
         if role is None:
             what, allowed = f"unknown role '{spelling}'", f"roles: {', '.join(roles)}"
-            hint = nearest(spelling, spellings)
+            hint = did_you_mean(spelling, spellings)
         elif column not in columns:
             what, allowed = f"{at} has no column '{column}'", f"columns: {', '.join(columns)}"
             alike = {normal(name): name for name in columns}.get(normal(str(column)))
-            hint = f"did you mean '{alike}'?" if alike else nearest(column, columns)
+            hint = f"did you mean '{alike}'?" if alike else did_you_mean(column, columns)
         elif role in result:
             what, allowed = f"two columns for the role '{role}': {result[role]} and {column}", ""
             hint = "roles spelt alike: " + ", ".join((role, *roles[role]))

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from advisor.ground.terminal import masked, shown
+from advisor.ground.terminal import mask_secrets, shown
 
 SHOWN_FAULTS = 20
 SHOWN_CHARS = 4000  # of a line: as long as a path may be, and no terminal full of a wrong value
@@ -61,12 +61,14 @@ class AdviseError(Exception):
         lines = [_cut(line) for fault in self.faults[:SHOWN_FAULTS] for line in fault.lines()]
         if len(self.faults) > SHOWN_FAULTS:
             lines.append(f"... and {len(self.faults) - SHOWN_FAULTS} more of the same input")
-        return shown(masked("\n".join(lines)))
+        return shown(mask_secrets("\n".join(lines)))
 
 
 def _cut(line: str) -> str:
     """The line without its middle, if it is longer than anybody reads."""
-    text = masked(line) if len(line) > SHOWN_CHARS else line  # no part of a secret is left then
+    text = (
+        mask_secrets(line) if len(line) > SHOWN_CHARS else line
+    )  # no part of a secret is left then
     left_out = len(text) - SHOWN_CHARS
     if left_out <= 0:
         return text
@@ -135,7 +137,7 @@ ELSEWHERE = {
 }
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """'did you mean ...?' for a close known name, or an empty string."""
     known = list(known)
     ours = [ELSEWHERE[str(name)]] if ELSEWHERE.get(str(name)) in known else []
@@ -152,5 +154,5 @@ def unknown_name(kind: str, name: object, known: Sequence[str], *, at: str) -> F
         where=at,
         what=f"unknown {kind} '{name}'",
         allowed=f"known: {', '.join(sorted(known))}",
-        hint=nearest(name, known),
+        hint=did_you_mean(name, known),
     )

@@ -33,13 +33,13 @@ def folder_name(text: str) -> str:
     return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:41]
 
 
-def such_as(text: str) -> str:
+def name_hint(text: str) -> str:
     """'such as legal-dept', for a hint; empty where there is no such name."""
     near = folder_name(text)
     return f"such as {near}" if near else ""
 
 
-def keep_others_out() -> None:
+def restrict_umask() -> None:
     """Let this process and its children make no file that everybody may write to."""
     os.umask(os.umask(0o077) | 0o002)
 

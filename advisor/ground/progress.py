@@ -320,7 +320,7 @@ def waiting(what: str, *, total: int = 0, unit: str = "", done: int = 0) -> Iter
         board.close(wait)
 
 
-def followed(
+def track(
     items: Sequence[Item], what: str, *, unit: str = "rows", each: int = 1, of: int = 0
 ) -> Iterator[Item]:
     """The items, one by one, as a wait; each counts as `each` of `of` (default: of all)."""

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
 from advisor.ground.terminal import find_secrets
 from advisor.ground.units import is_finite
 
@@ -402,4 +402,4 @@ def _each(shape: Shape) -> str:
 
 
 def _nearest(value: Any, known: Iterable[Any]) -> str:
-    return nearest(value, map(str, known)) if isinstance(value, str) else ""
+    return did_you_mean(value, map(str, known)) if isinstance(value, str) else ""

@@ -259,7 +259,7 @@ _VARIABLES = {
 MASK = "***"
 
 
-def masked(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """The text with everything that has the form of a secret replaced by ***."""
     return _ANY.sub(MASK, text)
 

@@ -136,7 +136,7 @@ def parse_yaml(raw: bytes | str, *, name: str) -> Document:
 
 def _compose(raw: bytes | str, name: str) -> yaml.Node | None:
     """The text as PyYAML's nodes; None if empty. Raises InputError if it is unsafe to read."""
-    text = raw if isinstance(raw, str) else decoded(raw, name)
+    text = raw if isinstance(raw, str) else decode_utf8(raw, name)
     not_by_hand = "this does not look like a hand-written file"
     if len(raw) > MAX_BYTES:
         raise InputError(f"larger than {MAX_BYTES:,} bytes", where=name, hint=not_by_hand)
@@ -162,7 +162,7 @@ def _compose(raw: bytes | str, name: str) -> yaml.Node | None:
         raise InputError(f"not valid YAML: {str(error).splitlines()[0]}", where=at) from None
 
 
-def decoded(raw: bytes, name: str) -> str:
+def decode_utf8(raw: bytes, name: str) -> str:
     """The text of a UTF-8 file, without its mark. Raises InputError, located."""
     try:
         text = raw.decode("utf-8-sig")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from advisor.ground.errors import InputError, nearest
+from advisor.ground.errors import InputError, did_you_mean
 from advisor.ground.files import PLAN_FILE, text_of
 from advisor.ground.terminal import print_message
 from advisor.ground.types import Hardware
@@ -180,7 +180,7 @@ def select_entries(all_entries: Sequence[Entry], only: str | None) -> list[Entry
         raise InputError(
             "the plan has no such stage or task",
             f"known: {', '.join(known)}",
-            nearest(only, known),
+            did_you_mean(only, known),
             where=f"--only {only}",
         )
     return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.errors import Fault, InputError, did_you_mean
 from advisor.methods import methods, objectives, remedies, scheme_of, schemes
 
 ENCODER, PER_TASK = "encoder:", "@per_task"
@@ -96,7 +96,7 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
                         " '+' and"
                         f" one of {', '.join(schemes())}: sft+lora"
                     ),
-                    hint=nearest(part, known),
+                    hint=did_you_mean(part, known),
                 )
             )
             continue
@@ -141,6 +141,6 @@ def _unknown(kind: str, name: str, known: Sequence[str], at: str) -> tuple[Fault
             where=at,
             what=f"unknown {kind} '{name}'",
             allowed=f"known: {', '.join(known)}",
-            hint=nearest(name, known),
+            hint=did_you_mean(name, known),
         ),
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.annotated import build, shape_of
-from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
 from advisor.ground.resources import estimate_methods_dir, method_roots, resource_root
 from advisor.ground.shape import (
     Choice,
@@ -342,7 +342,7 @@ class _Reader:
             return None if faults else document
         there = sorted(path.stem for path in (resource_root() / "rules" / "keys").glob("*.yaml"))
         what = f"no file rules/keys/{name}.yaml"
-        self.fault(place, what, f"there are: {', '.join(there)}", nearest(name, there))
+        self.fault(place, what, f"there are: {', '.join(there)}", did_you_mean(name, there))
         return None
 
     def declared(self, document: Document) -> Iterator[Key]:
@@ -387,5 +387,5 @@ class _Reader:
                 ("arithmetic",),
                 f"no file estimate/methods/{name}.py",
                 f"there are: {', '.join(there)}",
-                nearest(name, there),
+                did_you_mean(name, there),
             )

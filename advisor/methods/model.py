@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.errors import Fault, InputError, did_you_mean
 from advisor.ground.shape import Choice, Integer, ListOf
 from advisor.ground.yaml_files import Spot
 from advisor.methods.keys import Key, Refusal
@@ -194,5 +194,5 @@ class Methods:
         if name in self.broken:
             raise InputError(faults=self.broken[name])
         raise InputError(
-            f"unknown {axis} '{name}'", f"known: {', '.join(table)}", nearest(name, table)
+            f"unknown {axis} '{name}'", f"known: {', '.join(table)}", did_you_mean(name, table)
         )

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from advisor.ground.annotated import default_of, shape_of
 from advisor.ground.errors import Fault
-from advisor.ground.files import FOLDER_NAME, NAME_PATTERN, is_folder_name, such_as
+from advisor.ground.files import FOLDER_NAME, NAME_PATTERN, is_folder_name, name_hint
 from advisor.ground.shape import Choice, Integer, Located, Number, Path_, Text
 from advisor.methods.kernels import ATTENTIONS, LAYER_KERNELS
 from advisor.methods.keys import Key, Uses
@@ -30,7 +30,7 @@ class FolderName(Text):
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
         if not isinstance(value, str) or not is_folder_name(value):
-            near = such_as(value) if isinstance(value, str) else ""
+            near = name_hint(value) if isinstance(value, str) else ""
             yield self.refuse(value, document, path, hint=near)
 
     def words(self) -> str:

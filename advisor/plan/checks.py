@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import Fault, nearest
+from advisor.ground.errors import Fault, did_you_mean
 from advisor.ground.extras import extras
 from advisor.ground.shape import Located
 from advisor.ground.types import FSDP
@@ -202,7 +202,7 @@ def _check_starts(stages: list[Mapping[str, Any]], report: Report, base: Path | 
             report(place, f"`start_from` is '{start}', a stage that is trained later", known)
         elif base is not None and not (base / Path(start).expanduser()).is_dir():
             what = f"`start_from` is '{start}', which is neither an earlier stage nor a folder"
-            report(place, what, known, nearest(start, earlier))
+            report(place, what, known, did_you_mean(start, earlier))
 
 
 # --------------------------------------------------------------------------- one stage

@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from advisor.ground.annotated import build, default_of, shape_of
-from advisor.ground.errors import Fault, nearest
+from advisor.ground.errors import Fault, did_you_mean
 from advisor.ground.extras import all_extras, extras
 from advisor.ground.install import install_line
 from advisor.ground.shape import Integer, Keys, Shape
@@ -177,7 +177,7 @@ def missing_extra(name: str, known: Collection[str]) -> str:
     why = all_extras().broken.get(extra)
     if why is None and extra == name:  # nobody knows the name
         said = f"remove it, or install what brings the extra '{name}' and name its folder in"
-        return nearest(name, known) or f"{said} ADVISE_METHODS"
+        return did_you_mean(name, known) or f"{said} ADVISE_METHODS"
     why = f" ({why})" if why else ""
     return f"the extra '{extra}' is not here{why}: remove the key, or install it: {install_line()}"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.annotated import build, shape_of
-from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.errors import Fault, InputError, did_you_mean
 from advisor.ground.shape import (
     Choice,
     Keys,
@@ -137,7 +137,7 @@ class PlanShape(Keys):
                 continue
             if key in of_stages:
                 astray[key] = ""
-            elif not nearest(key, self.keys) and (hint := hint_for(str(key), of_stages)):
+            elif not did_you_mean(key, self.keys) and (hint := hint_for(str(key), of_stages)):
                 astray[key] = hint
         for key, hint in astray.items():
             yield Fault(
@@ -244,7 +244,7 @@ def _check_overrides(
             elif key not in changeable:
                 what = f"no stage has the key '{key}'"
                 allowed = f"a task may change: {', '.join(changeable)}"
-                hint = hint_for(str(key), changeable) or nearest(key, changeable)
+                hint = hint_for(str(key), changeable) or did_you_mean(key, changeable)
             else:
                 continue
             report((*place, key), what, allowed, hint, key=True)
@@ -341,6 +341,6 @@ def _step(node: Any, part: str, place: Place, at: str) -> str | int:
     raise InputError(
         f"'{where}' has no entry '{part}'",
         f"known: {', '.join(known)}, or a number from 0 to {len(node) - 1}",
-        nearest(part, known),
+        did_you_mean(part, known),
         where=at,
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.ground.errors import Fault, nearest, unknown_name
+from advisor.ground.errors import Fault, did_you_mean, unknown_name
 from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, Number, Shape, Text
 from advisor.ground.yaml_files import Document
 
@@ -153,7 +153,7 @@ def _unknown_gpu(at: str, gpu_id: str, gpu_ids: Collection[str]) -> Fault:
         where=at,
         what=f"unknown GPU '{gpu_id}'",
         allowed="the keys under `gpus` in rules/hardware/",
-        hint=nearest(gpu_id, gpu_ids),
+        hint=did_you_mean(gpu_id, gpu_ids),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
 from advisor.ground.shape import (
     Choice,
     Date,
@@ -365,7 +365,7 @@ class Reader:
                     "choice": f"{', '.join(map(str, fact.values))}, unknown, or a list of these",
                 }.get(fact.type, "rules look at choices, numbers and signals only")
                 what = f"'{name}' cannot be {value_words(part)}"
-                near = nearest(part, map(str, fact.values)) if isinstance(part, str) else ""
+                near = did_you_mean(part, map(str, fact.values)) if isinstance(part, str) else ""
                 self.fault(spot, what, f"allowed: {allowed}", near)
         return Condition(
             fact=name,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from advisor.ground.errors import nearest
+from advisor.ground.errors import did_you_mean
 from advisor.ground.shape import value_words
 from advisor.methods import methods
 from advisor.ruleset.candidates import fires
@@ -351,7 +351,7 @@ class _Linter:
                 allowed = setting_fault(key, value)
             except KeyError:
                 text = f"no stage has the key '{key}'"
-                hint = nearest(key, keys) or "`advise rules` shows the keys that are set"
+                hint = did_you_mean(key, keys) or "`advise rules` shows the keys that are set"
                 self.add("unknown-setting", "error", text, rule=rule, hint=hint, about=[key])
                 continue
             if allowed is not None:

@@ -16,8 +16,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from advisor.ground.errors import Fault, InputError, nearest, unknown_name
-from advisor.ground.files import FOLDER_NAME, is_folder_name, such_as
+from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
+from advisor.ground.files import FOLDER_NAME, is_folder_name, name_hint
 from advisor.ground.shape import (
     Choice,
     Flag,
@@ -225,7 +225,7 @@ class _AnswersReader:
                     where=document.at((*path, name), key=True),
                     what=f"a task's name is '{name[:60]}'",
                     allowed=FOLDER_NAME,
-                    hint=such_as(name),
+                    hint=name_hint(name),
                 )
                 for name in value
                 if not is_folder_name(name)
@@ -263,7 +263,7 @@ def _near_signals(name: str, known: Collection[str]) -> str:
     """Which signal may be meant by an unknown one: spelt alike, or with the same words."""
     words = {word for word in re.findall(r"[a-z]+", name.lower()) if len(word) > 2}
     alike = [one for one in known if words & set(one.split("_"))]
-    close = nearest(name, known)
+    close = did_you_mean(name, known)
     if not close and 0 < len(alike) <= 4:
         close = f"did you mean {' or '.join(repr(one) for one in alike)}?"
     return close or "`advise rules facts` lists them all"

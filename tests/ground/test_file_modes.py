@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from advisor.ground.files import TEMPORARY, keep_others_out, write_atomically
+from advisor.ground.files import TEMPORARY, restrict_umask, write_atomically
 from tests.conftest import PAIRS
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
@@ -37,7 +37,7 @@ def test_a_link_under_a_temporary_name_is_not_followed(tmp_path):
 def test_the_umask_holds_and_nothing_is_open_to_everybody(umask, tmp_path, given, mode):
     """The umask decides, but no file may be written by everybody, in children neither."""
     umask(given)
-    keep_others_out()
+    restrict_umask()
     write_atomically(tmp_path / "run.json", "{}")
     assert (tmp_path / "run.json").stat().st_mode & 0o777 == mode
 

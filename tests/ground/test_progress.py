@@ -13,7 +13,7 @@ from advisor.data.read import lines as reading
 from advisor.data.read.lines import open_large
 from advisor.data.read.rows import read_rows
 from advisor.ground import progress
-from advisor.ground.progress import BYTES, Board, followed, read_view, waiting
+from advisor.ground.progress import BYTES, Board, read_view, track, waiting
 from advisor.ground.units import MIB
 from advisor.record.content import read_contents
 
@@ -78,7 +78,7 @@ def test_a_short_wait_shows_nothing(board, clock, capsys, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    for _ in followed([1, 2, 3], "rows"):
+    for _ in track([1, 2, 3], "rows"):
         passes(clock, board, 0.5)
     assert screen.getvalue() == ""
 
@@ -181,7 +181,7 @@ def test_an_inner_wait_that_was_not_closed_goes_with_the_outer_one(board):
 def test_a_loop_that_ends_early_ends_its_wait(board):
     """As where no further answers are begun."""
     with waiting("outer"):
-        for item in followed(range(0, 16, 4), "answers", each=4, of=16):
+        for item in track(range(0, 16, 4), "answers", each=4, of=16):
             if item == 8:
                 assert board.waits[-1].done == 8
                 break

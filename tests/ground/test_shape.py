@@ -2,7 +2,7 @@
 
 import pytest
 
-from advisor.ground.errors import nearest
+from advisor.ground.errors import did_you_mean
 from advisor.ground.shape import (
     Choice,
     Date,
@@ -172,6 +172,6 @@ def test_a_part_of_a_file_can_be_checked_alone():
 
 def test_a_word_that_one_name_alone_begins_with_is_understood():
     """ "chat" is far from "chat_assistant" by its letters; of two such names neither is meant."""
-    assert nearest("chat", ["chat_assistant", "qa"]) == "did you mean 'chat_assistant'?"
-    assert nearest("chat", ["chat_assistant", "chat_summariser"]) == ""
-    assert nearest("chat", ["chatter_box_of_words", "qa"]) == ""
+    assert did_you_mean("chat", ["chat_assistant", "qa"]) == "did you mean 'chat_assistant'?"
+    assert did_you_mean("chat", ["chat_assistant", "chat_summariser"]) == ""
+    assert did_you_mean("chat", ["chatter_box_of_words", "qa"]) == ""

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from advisor.ground.progress import board, followed
+from advisor.ground.progress import board, track
 from trainers.frame.parts import BEFORE, LOAD, TRAIN, Parts
 
 
@@ -18,7 +18,7 @@ def test_a_part_is_said_and_is_a_wait(capsys):
         parts.begin(LOAD)
         assert [wait.what for wait in board.waits] == ["loading rows and model"]
         parts.begin(BEFORE)
-        for _ in followed([1, 2, 3], "losses"):
+        for _ in track([1, 2, 3], "losses"):
             assert [wait.what for wait in board.waits] == [
                 "measuring the model before training",
                 "losses",
@@ -37,7 +37,7 @@ def test_an_error_leaves_no_wait_behind():
     def fail_on_the_way():
         with Parts("sft", shown=True) as parts:
             parts.begin(BEFORE)
-            for place in followed(range(0, 16, 4), "sample answers", each=4, of=16):
+            for place in track(range(0, 16, 4), "sample answers", each=4, of=16):
                 if place == 8:
                     raise ValueError("in the midst")
 

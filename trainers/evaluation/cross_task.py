@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advisor.ground.errors import AdviseError
-from advisor.ground.progress import board, followed, waiting
+from advisor.ground.progress import board, track, waiting
 from advisor.ground.terminal import show_streams
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
@@ -69,7 +69,7 @@ def cross_losses(
     with waiting("loading the modules"):
         loaded = load_results(results, device)
     found: dict[str, dict[str, float | None]] = {}
-    for result in followed(results, "modules on each other's rows", unit="tasks"):
+    for result in track(results, "modules on each other's rows", unit="tasks"):
         held = held_out_rows(plan, folder, run, result.label, loaded.tokenizers[result.label], rows)
         found[result.label] = {}
         for label in loaded.labels:
@@ -112,7 +112,7 @@ def loss_per_token(model: Model, rows: Sequence[Row], pad_id: int) -> float:
 
     total, count = 0.0, 0
     with evaluating(model):
-        for row in followed(rows, "losses"):
+        for row in track(rows, "losses"):
             batch = padded_batch([row], pad_id, next(model.parameters()).device)
             labels_BT = batch.pop("labels")[:, 1:]
             logits_BTV = model(**batch, use_cache=False).logits[:, :-1]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
-from advisor.ground.progress import followed, waiting
+from advisor.ground.progress import track, waiting
 from advisor.record.stage import Check, Evaluation, SampleAnswer
 from trainers.evaluation.loss import (
     HELD_OUT_ROWS,
@@ -111,7 +111,7 @@ class TextEvaluator:
         samples: list[Sample] = []
         writing = time.monotonic()
         starts = range(0, len(self.prompts), BATCH)
-        for start in followed(
+        for start in track(
             starts, "sample answers", unit="answers", each=BATCH, of=len(self.prompts)
         ):
             if bounded and start and time.monotonic() - writing > GENERATION_S:

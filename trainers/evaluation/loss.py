@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from advisor.ground.progress import followed
+from advisor.ground.progress import track
 from trainers.frame.counting_answers import counting_answers
 from trainers.frame.evaluating import evaluating
 from trainers.frame.out_of_memory import in_halves
@@ -91,7 +91,7 @@ def row_losses(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
         return []
     model, found = trainer.model, []
     with evaluating(model):
-        for row in followed(rows, "losses"):
+        for row in track(rows, "losses"):
             found.append(
                 float(
                     trainer.compute_loss(
@@ -118,7 +118,7 @@ def answer_log_probs(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     partly = "logits_to_keep" in inspect.signature(type(plain).forward).parameters
     with evaluating(model):
-        for row in followed(rows, "probabilities"):
+        for row in track(rows, "probabilities"):
             inputs = padded_batch([row], trainer.processing_class.pad_token_id, trainer.args.device)
             labels_T = inputs.pop("labels")[0]
             learned = (labels_T != IGNORED).nonzero()[:, 0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from advisor.ground.progress import followed
+from advisor.ground.progress import track
 from advisor.record.stage import Check, Evaluation, Metric
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import proportion_interval
@@ -47,7 +47,7 @@ def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
         return torch.cat(
             [
                 part
-                for at in followed(
+                for at in track(
                     range(0, len(rows), AT_ONCE),
                     "scores",
                     unit="pairs",

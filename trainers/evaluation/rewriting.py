@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.ground.progress import followed
+from advisor.ground.progress import track
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.held_out import collated, on_device
 from trainers.evaluation.loss import SAMPLES, Sample, generating, samples_of, stops_of
@@ -69,7 +69,7 @@ class RewritingEvaluator(TextEvaluator):
         """Loss per token of the output of each row."""
         found = []
         with evaluating(self.trainer.model):
-            for row in followed(rows, "losses"):
+            for row in track(rows, "losses"):
                 found.append(sum_of_losses(self.trainer, [row]) / row.learned)
         return found
 

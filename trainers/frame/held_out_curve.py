@@ -19,7 +19,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.files import DISK, ELSEWHERE, TEMPORARY, cannot_write
-from advisor.ground.progress import followed
+from advisor.ground.progress import track
 from advisor.methods import methods
 from advisor.record.stage import HeldOut
 from trainers.evaluation.loss import held_out
@@ -205,7 +205,7 @@ class HeldOutCurve:
         sums = [
             (0.0, 0.0) if batch is None else self._sums(place, batch)
             for place, batch in enumerate(
-                followed(self.batches, "held-out loss", unit="micro-batches")
+                track(self.batches, "held-out loss", unit="micro-batches")
             )
         ]
         for batch in self.beside:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import InputError, nearest
+from advisor.ground.errors import InputError, did_you_mean
 from advisor.plan.entries import Entry, entries, path_from, start_folder_of, whole_model
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
@@ -161,13 +161,13 @@ def make_job(
         raise InputError(
             f"the plan has no stage '{stage}'",
             allowed=f"stages: {', '.join(stages)}",
-            hint=nearest(stage, stages),
+            hint=did_you_mean(stage, stages),
         )
     if task is not None and task not in tasks:
         raise InputError(
             f"the plan has no task '{task}'",
             allowed=f"tasks: {', '.join(tasks) or 'none'}",
-            hint=nearest(task, tasks),
+            hint=did_you_mean(task, tasks),
         )
     if task is None and tasks:
         raise InputError(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.errors import Fault, InputError, did_you_mean
 from advisor.plan.model import Stage
 from trainers.frame.experts import Experts, ends_with, find_experts
 from trainers.frame.types import AdaptedModel, Model
@@ -200,7 +200,7 @@ def matching_layers(
                 " none",
                 where=at,
                 allowed=allowed,
-                hint=nearest(wanted, NAMED),
+                hint=did_you_mean(wanted, NAMED),
             )
         missing: list[str] = []
     else:

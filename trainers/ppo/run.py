@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import TrainingFailed
-from advisor.ground.progress import board, followed, waiting
+from advisor.ground.progress import board, track, waiting
 from advisor.ground.units import format_duration, format_gib
 from advisor.record.run import DRY_RUN, StageMeasurement
 from advisor.record.stage import Measured
@@ -258,7 +258,7 @@ class PPORun:
         longest = [longest[place % len(longest)] for place in range(rows)]
         set_rates(self.ppo.optimizer, 1.0)
         times, losses = [], []
-        for _ in followed(range(DRY_STEPS), "longest answers", unit="updates"):
+        for _ in track(range(DRY_STEPS), "longest answers", unit="updates"):
             began = time.monotonic()
             found = self.ppo.update(longest, shortest=limit)
             times.append((time.monotonic() - began) * self.size / rows)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.errors import Fault, InputError, did_you_mean
 
 Value = bool | int | float | str
 # What the caller of a template gives: the conversation, and tokens of the tokenizer.
@@ -163,7 +163,7 @@ def give_arguments(tokenizer: Any, arguments: Mapping[str, Value], *, model: str
             where="template",
             what=f"the chat template of {model} never reads '{name}'",
             allowed=f"its arguments: {', '.join(every)}" if every else "it has no arguments",
-            hint=nearest(name, every) or "remove it",
+            hint=did_you_mean(name, every) or "remove it",
         )
         for name in arguments
         if name not in every

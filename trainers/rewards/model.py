@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
-from advisor.ground.progress import followed
+from advisor.ground.progress import track
 from advisor.methods import objective
 from advisor.model_files.folder import base_faults, folder_faults, tokenizer_faults
 from trainers.frame.evaluating import evaluating
@@ -170,7 +170,7 @@ def model_scores(model: Model, answers: Sequence[Answer], *, at_once: int) -> li
     found = [0.0] * len(answers)
     with evaluating(model):
         starts = range(0, len(order), size)
-        for start in followed(starts, "scores", unit="answers", each=size, of=len(order)):
+        for start in track(starts, "scores", unit="answers", each=size, of=len(order)):
             rows = order[start : start + size]
             texts = [[*answers[row].prompt_ids, *answers[row].answer_ids] for row in rows]
             width = max(map(len, texts))

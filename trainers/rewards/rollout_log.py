@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.files import DISK, Disk, cannot_write
-from advisor.ground.terminal import json_shown, masked
+from advisor.ground.terminal import json_shown, mask_secrets
 from advisor.record.run import ROLLOUTS
 from trainers.frame.files import json_value
 from trainers.frame.job import Job
@@ -110,8 +110,8 @@ class RolloutLog:
             "stage": self.stage,
             "task": self.task,
             "step": step,
-            "prompt": shortened(masked(rollout.prompt), PROMPT_BYTES),
-            "answer": shortened(masked(rollout.answer), ANSWER_BYTES),
+            "prompt": shortened(mask_secrets(rollout.prompt), PROMPT_BYTES),
+            "answer": shortened(mask_secrets(rollout.answer), ANSWER_BYTES),
             "reward": rounded(rollout.reward),
             "rewards": {name: rounded(score) for name, score in rollout.rewards.items()},
             "advantage": rounded(rollout.advantage),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.ground.files import DISK, cannot_write
-from advisor.ground.progress import followed, waiting
+from advisor.ground.progress import track, waiting
 from trainers.frame.files import digest_of, make_folder
 from trainers.frame.job import Job
 from trainers.frame.machine import is_main_process, process_count, process_rank
@@ -151,7 +151,7 @@ def _written_together(
         try:
             make_folder(folder)
             mine = [number for number in left if number % process_count() == process_rank()]
-            for number in followed(mine, "answers of the teacher", unit="answers", each=BLOCK):
+            for number in track(mine, "answers of the teacher", unit="answers", each=BLOCK):
                 if not is_there(number):
                     content = b"".join(map(_line, write(block(number), number)))
                     DISK.replace(files[number], content)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from advisor.ground.errors import AdviseError, InputError, Stopped, nearest
+from advisor.ground.errors import AdviseError, InputError, Stopped, did_you_mean
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import show_streams, shown
 from advisor.record.run import RunRecord, last_of_each_task
@@ -88,7 +88,7 @@ def open_session(given: Any, device: Any, *, is_interactive: bool) -> ChatSessio
         raise InputError(
             f"--with {unknown[0]}: no such result",
             allowed=", ".join(labels),
-            hint=nearest(unknown[0], labels),
+            hint=did_you_mean(unknown[0], labels),
         )
     session = ChatSession(
         load_results(results, device),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from advisor.ground.errors import InputError, nearest
+from advisor.ground.errors import InputError, did_you_mean
 from trainers.frame.evaluating import evaluating
 from trainers.frame.model_files import reading
 from trainers.tools.answer_screen import AnswerScreen, screen_for
@@ -166,7 +166,7 @@ class ChatSession:
         elif word == "/use":
             self._say(
                 f"no model '{rest}'; there are {', '.join(self.loaded.labels)}."
-                f" {nearest(rest, self.loaded.labels)}".strip()
+                f" {did_you_mean(rest, self.loaded.labels)}".strip()
             )
             return True
         elif word == "/system":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError, TrainingFailed
-from advisor.ground.progress import board, followed, waiting
+from advisor.ground.progress import board, track, waiting
 from advisor.ground.terminal import show_streams
 from advisor.methods import update
 from trainers.evaluation.saved_result import difference
@@ -121,7 +121,7 @@ def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str
             ).to(device)
             for text in texts
         ]
-        unmerged = [_log_probs(model, row) for row in followed(rows, "the unmerged model")]
+        unmerged = [_log_probs(model, row) for row in track(rows, "the unmerged model")]
     found: list[tuple[Gap, Any]] = []
     for name, base in _bases(loaded, result, device):
         from peft import PeftModel
@@ -130,7 +130,7 @@ def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str
             adapted = PeftModel.from_pretrained(base, str(result.folder))
         with waiting(f"merging into {name}"):
             merged = adapted.merge_and_unload()
-        again = [_log_probs(merged, row) for row in followed(rows, "the merged model")]
+        again = [_log_probs(merged, row) for row in track(rows, "the merged model")]
         found.append((_gap(name, unmerged, again), merged))
     best, merged = min(found, key=lambda entry: entry[0].greatest)
     with own_router_settings(merged), waiting("saving the merged model"):

@@ -14,7 +14,7 @@ from advisor.extras.benchmarks.scores import (
     is_task_file,
 )
 from advisor.extras.protocol import Checked, Extra
-from advisor.ground.errors import AdviseError, Fault, TooMuchLost, nearest
+from advisor.ground.errors import AdviseError, Fault, TooMuchLost, did_you_mean
 from advisor.ground.files import shown_path, text_of
 from advisor.ground.install import install_line
 from advisor.ground.shape import Integer, ListOf, Number, Text
@@ -129,7 +129,7 @@ class BenchmarksExtra(Extra):
                         where=f"evaluation.tasks.{number}",
                         what=f"there is no task file {path}",
                         allowed="a path relative to the plan file, or a name of the harness",
-                        hint=nearest(path.name, beside),
+                        hint=did_you_mean(path.name, beside),
                     )
                 )
             elif "!function" in text_of(path, errors="replace"):

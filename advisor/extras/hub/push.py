@@ -19,7 +19,7 @@ from advisor.ground.errors import AdviseError, Fault, MachineNotReady, Stopped
 from advisor.ground.files import shown_path
 from advisor.ground.install import install_line
 from advisor.ground.progress import waiting
-from advisor.ground.terminal import masked
+from advisor.ground.terminal import mask_secrets
 from advisor.launch.folder import now
 from advisor.launch.hub import HUB, login
 from advisor.launch.record_keeper import Ending, with_resume
@@ -238,4 +238,4 @@ def _endpoint() -> str:
 def _error_text(error: Exception) -> str:
     """What the hub's client says, on one line and without secrets."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return masked(lines[-1] if lines else type(error).__name__)
+    return mask_secrets(lines[-1] if lines else type(error).__name__)

@@ -17,7 +17,7 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import extras
 from advisor.ground.files import text_of
 from advisor.ground.resources import method_roots
-from advisor.ground.terminal import masked
+from advisor.ground.terminal import mask_secrets
 from advisor.plan.entries import with_paths
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
@@ -179,7 +179,7 @@ def _data_files(path: Path) -> dict[str, Path]:
 def _refuse_secrets(path: Path) -> None:
     """Raise InputError if a file of the user's own code holds what looks like a secret."""
     for number, line in enumerate(text_of(path, errors="replace").splitlines(), 1):
-        if masked(line) != line:
+        if mask_secrets(line) != line:
             raise InputError(
                 "this looks like a secret, and a bundle is made to be copied",
                 where=f"{path}:{number}",

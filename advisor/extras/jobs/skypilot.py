@@ -15,7 +15,7 @@ import yaml
 from advisor.export.exporter import ExportRequest
 from advisor.extras.jobs.needs import JobNeeds
 from advisor.extras.jobs.pack import SchedulerJob, as_comments, fill_template, wrapped, write_bundle
-from advisor.ground.errors import InputError, nearest
+from advisor.ground.errors import InputError, did_you_mean
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
 from advisor.ground.sources import LINK
@@ -62,7 +62,7 @@ def export(wanted: ExportRequest) -> int:
             f"'{wanted.variant}' is not in SkyPilot's list of GPUs",
             where=f"--to skypilot:{wanted.variant}",
             allowed=f"known: {', '.join(known.values())}",
-            hint=nearest(wanted.variant.upper(), known.values()),
+            hint=did_you_mean(wanted.variant.upper(), known.values()),
         )
     return write_bundle(wanted, lambda needs: skypilot_job(needs, name), gpu=gpu_of(name))
 

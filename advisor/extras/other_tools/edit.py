@@ -15,7 +15,7 @@ from advisor.extras.other_tools.file import FLAGS, ToolFile, steps
 from advisor.extras.other_tools.mapping import same_value
 from advisor.extras.other_tools.tool import meant_key
 from advisor.ground.shape import Path_
-from advisor.ground.terminal import MASK, masked
+from advisor.ground.terminal import MASK, mask_secrets
 
 AROUND = 2  # lines beside a change
 
@@ -32,7 +32,7 @@ def diff_of(file: ToolFile, changes: Mapping[str, Any]) -> tuple[str, ...]:
     for line in lines:
         for secret in secrets:
             line = line.replace(secret, MASK)
-        found.append(masked(line))
+        found.append(mask_secrets(line))
     return tuple(found)
 
 

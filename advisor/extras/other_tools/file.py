@@ -25,7 +25,7 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import read_at_most
 from advisor.ground.shape import Path_
 from advisor.ground.terminal import MASK, find_secrets, is_secret_key
-from advisor.ground.yaml_files import decoded
+from advisor.ground.yaml_files import decode_utf8
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
 SCRIPTS = (".sh", ".bash", ".zsh", ".slurm", ".sbatch", ".py", ".toml")
@@ -365,7 +365,7 @@ def read_text(path: Path, *, name: str) -> str:
     if len(raw) > MAX_BYTES:
         what = f"more than {MAX_BYTES:,} bytes"
         raise InputError(what, where=name, hint="no such file is as long")
-    return decoded(raw, name).replace("\r\n", "\n")
+    return decode_utf8(raw, name).replace("\r\n", "\n")
 
 
 def loaded(text: str, *, name: str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 
 from advisor.data.read.hub import is_hub_id
 from advisor.extras.other_tools.file import ToolFile, found_near
-from advisor.ground.errors import AdviseError, nearest
+from advisor.ground.errors import AdviseError, did_you_mean
 from advisor.ground.files import read_at_most
 
 FILE, HUB, MISSING, ELSEWHERE = "file", "hub", "missing", "elsewhere"
@@ -331,7 +331,7 @@ def _llamafactory_set(
     entry = info.get(name)
     if not isinstance(entry, Mapping):
         known = [str(one) for one in info]
-        near = nearest(name, known)
+        near = did_you_mean(name, known)
         what = f"{INFO} has no data set '{name}'; it has {', '.join(known[:12])}"
         file.fault("error", key, f"{what}; {near}" if near else what)
         return DataRef(**base, why_not=f"{INFO} does not have it")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from advisor.ground.errors import Fault, nearest
+from advisor.ground.errors import Fault, did_you_mean
 from advisor.ground.extras import Checked
 from advisor.ground.files import bytes_of
 from advisor.launch.call import Call
@@ -69,5 +69,5 @@ def _function_faults(path: Path, name: str) -> Iterator[Fault]:
         yield Fault(
             what=f"reward: {path} has no function '{name}'",
             allowed=f"it defines: {known}",
-            hint=nearest(name, sorted(names)),
+            hint=did_you_mean(name, sorted(names)),
         )

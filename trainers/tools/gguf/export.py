@@ -27,7 +27,7 @@ from advisor.ground.errors import (
     MachineNotReady,
     Stopped,
     TrainingFailed,
-    nearest,
+    did_you_mean,
 )
 from advisor.ground.files import TEMPORARY, cannot_write, free_bytes, shown_path
 from advisor.ground.progress import board, waiting
@@ -214,7 +214,7 @@ def check_kind(kind: str) -> None:
             f"unknown type of GGUF file '{kind}'",
             where=f"--to gguf:{kind}",
             allowed=f"types: {', '.join(KINDS)}",
-            hint=nearest(kind.upper(), KINDS),
+            hint=did_you_mean(kind.upper(), KINDS),
         )
     if kind not in OURS and shutil.which(PROGRAM) is None:
         raise MachineNotReady(

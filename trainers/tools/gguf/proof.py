@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
-from advisor.ground.progress import followed, waiting
+from advisor.ground.progress import track, waiting
 from trainers.frame.evaluating import evaluating
 from trainers.frame.model_files import reading
 from trainers.tools.gguf.llama_cpp import EngineFailed
@@ -195,7 +195,7 @@ def reference_of(
         model = _model(folder)
     answers = [
         _answer(model, prompt, written.ends, ANSWER_TOKENS)
-        for prompt in followed(prompts, "answering in transformers", unit="prompts")
+        for prompt in track(prompts, "answering in transformers", unit="prompts")
     ]
     if not any(answer.stopped for answer in answers):  # one that ends has to be seen
         with waiting("looking for an answer that ends, in transformers"):
