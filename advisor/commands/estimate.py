@@ -30,7 +30,7 @@ from advisor.probe.catalogue import find_gpu
 from advisor.probe.names import count_and_name
 from advisor.render.estimate import estimates_text
 from advisor.situation.models import model_shape
-from advisor.situation.of_plan import looked_at, plan_hardware, plan_run
+from advisor.situation.of_plan import evaluation_rows, plan_hardware, plan_run
 from advisor.situation.past_runs import read_past_runs
 
 # The keys of a run spec that have a flag -> its type; the others are given with --specs.
@@ -218,7 +218,7 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
             run,
             hardware_machine(hardware),
             warnings=[*notes, *found, *missing, *unread],
-            looked=looked_at(entry.stage, measured) if measured and is_measured else None,
+            evaluated=evaluation_rows(entry.stage, measured) if measured and is_measured else None,
             past=past,
             ran_on=machine_name(hardware),
         )

@@ -15,15 +15,15 @@ from advisor.estimate.memory.static import host_bytes, host_moments
 from advisor.estimate.past_runs import (
     NO_RUNS,
     PastRuns,
+    correct_memory,
+    correct_time,
     learned,
     machine_name,
-    time_with_lesson,
-    with_lesson,
 )
 from advisor.estimate.run import Run
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import Estimate, TimeEstimate
-from advisor.estimate.whole_time import Looked, time_by_parts
+from advisor.estimate.whole_time import EvaluationRows, time_by_parts
 from advisor.ground.types import Hardware
 
 WORTH_A_SERVER = 0.1  # of a step that a server for its answers would save
@@ -45,12 +45,16 @@ NO_MODEL = Estimate(fits="unknown", unknown=("model: its size is not known",))
 
 
 def estimate(
-    run: Run, hardware: Hardware, *, looked: Looked | None = None, past: PastRuns = NO_RUNS
+    run: Run,
+    hardware: Hardware,
+    *,
+    evaluated: EvaluationRows | None = None,
+    past: PastRuns = NO_RUNS,
 ) -> Estimate:
     """Memory against the device, duration and cost of one stage; each part that cannot be known is
     None and says why.
 
-    With `looked`, what the stage is measured on, the whole time has its parts, beside the duration
+    With the rows that the stage is evaluated on, the whole time has its parts, beside the duration
     of the training. Memory is that of the whole process, whatever counter the run names; what must
     fit is its need: the CUDA context included, cached blocks that the allocator gives back left
     out. Runs of this machine in `past` correct memory and time.
@@ -61,7 +65,7 @@ def estimate(
     if by_formula is None:
         return Estimate(fits="unknown", unknown=("model: its dimensions are not known",))
     lesson = past.lesson(run, machine_name(hardware)) if past else None
-    memory, correction = with_lesson(by_formula, lesson, run)
+    memory, correction = correct_memory(by_formula, lesson, run)
     machine, limit = hardware_machine(hardware), run.device.memory_bytes
     taught = learned(lesson, correction, by_formula, memory, timed=machine is not None)
     unknown: list[str] = []
@@ -76,12 +80,12 @@ def estimate(
         assert time is not None  # the model's dimensions are known
         if taught is not None:
             taught = replace(taught, formula_step_s=time.step_s, formula_duration_s=time.duration_s)
-        time = time_with_lesson(time, lesson)
+        time = correct_time(time, lesson)
         if not on_cpu:
             notes = (*filter(None, [rollouts_note(run, time)]), *time.warnings)
             memory = replace(memory, warnings=(*memory.warnings, *notes))
-        if time.duration_s is not None and looked is not None:
-            times = time_by_parts(run, machine, looked, time)
+        if time.duration_s is not None and evaluated is not None:
+            times = time_by_parts(run, machine, evaluated, time)
         if run.rows.tokens_total is None:
             unknown.append("duration: the number of tokens is not known")
     duration_s = None if time is None else time.duration_s

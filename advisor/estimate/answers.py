@@ -22,18 +22,18 @@ from advisor.estimate.model.architecture import ConfigError, shape_from_config
 from advisor.estimate.past_runs import (
     NO_RUNS,
     PastRuns,
+    correct_memory,
+    correct_time,
     gpu_machine,
     learned,
     learned_document,
-    time_with_lesson,
-    with_lesson,
 )
 from advisor.estimate.run import Device, Run
 from advisor.estimate.spec import request_of, run_of_spec
 from advisor.estimate.targets import targets, unknown_targets
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import MemoryEstimate
-from advisor.estimate.whole_time import Looked, time_by_parts
+from advisor.estimate.whole_time import EvaluationRows, time_by_parts
 from advisor.ground.annotated import parse_json
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import ModelShape
@@ -236,13 +236,13 @@ def document_of(
     machine: Machine | None,
     *,
     warnings: Sequence[str],
-    looked: Looked | None = None,
+    evaluated: EvaluationRows | None = None,
     past: PastRuns = NO_RUNS,
     ran_on: str | None = None,
 ) -> dict[str, Any]:
     """The answer document of a run: memory with its terms, whether that fits, and speed if the
-    machine's is known; refused if it cannot be. With `looked`, what the stage is measured on, the
-    whole time by its parts is in it; with past runs of the device `ran_on`, what they changed.
+    machine's is known; refused if it cannot be. With the rows that it is evaluated on, the whole
+    time by its parts is in it; with past runs of the device `ran_on`, what they changed.
 
     `peak_gib` is what the run's counter would read, never above the device, `low_gib` to
     `high_gib` its band. `need_gib` must be there, and is not capped; `least_gib` is the need with
@@ -258,9 +258,9 @@ def document_of(
 
     def memory_of(one: Run) -> MemoryEstimate | None:
         found = memory_estimate(one)
-        return found and with_lesson(found, lesson, one)[0]
+        return found and correct_memory(found, lesson, one)[0]
 
-    memory, correction = with_lesson(untaught, lesson, run)
+    memory, correction = correct_memory(untaught, lesson, run)
     least = memory_of(smallest_batch(run)) or memory
     document: dict[str, Any] = {
         "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes),
@@ -278,7 +278,7 @@ def document_of(
         document["learned"] = learned_document(taught)
     time = None if machine is None else time_estimate(run, machine)
     if time is not None and machine is not None:
-        time = time_with_lesson(time, lesson)
+        time = correct_time(time, lesson)
         document |= {
             "tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2),
             "step_s": round(time.step_s, 5),
@@ -290,8 +290,8 @@ def document_of(
         warnings = [*warnings, *time.warnings]
         if time.duration_s is not None:
             document["hours"] = round(time.duration_s / 3600, 3)
-            if looked is not None:
-                whole = time_by_parts(run, machine, looked, time)
+            if evaluated is not None:
+                whole = time_by_parts(run, machine, evaluated, time)
                 document["times"] = {
                     name: round(took_s, 1) for name, took_s in asdict(whole).items()
                 } | {"total_s": round(whole.total_s, 1)}

@@ -106,7 +106,7 @@ def row_lengths(
 
 
 @lru_cache(maxsize=1024)
-def largest_line(lengths: tuple[tuple[int, int], ...], seq_len: int, rows: int) -> int:
+def largest_flat_batch(lengths: tuple[tuple[int, int], ...], seq_len: int, rows: int) -> int:
     """Tokens of the largest micro-batch of an epoch where its rows are laid end to end, without
     padding: no micro-batch of half of all shuffles is larger.
 

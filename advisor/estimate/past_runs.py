@@ -168,7 +168,7 @@ def _is_fixed(term: Term) -> bool:
     return term.source is src.CONTEXT or term.name in UNCOUNTED
 
 
-def with_lesson(
+def correct_memory(
     memory: MemoryEstimate, lesson: Lesson | None, run: Run
 ) -> tuple[MemoryEstimate, Ratio]:
     """The estimate of a run as past runs correct it, with the correction as a term of each moment,
@@ -219,7 +219,7 @@ def _term(change_bytes: int, found: Ratio) -> Term:
     return Term(name=TERM, size_bytes=change_bytes, because=because, source=LEARNED)
 
 
-def time_with_lesson(time: TimeEstimate, lesson: Lesson | None) -> TimeEstimate:
+def correct_time(time: TimeEstimate, lesson: Lesson | None) -> TimeEstimate:
     """The estimate as past runs correct it. Its band moves along."""
     if lesson is None or not lesson.time.runs:
         return time

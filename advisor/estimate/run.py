@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.estimate.methods import special
 from advisor.estimate.model.dims import Dims, dims_of
-from advisor.estimate.padding import largest_line, padded_tokens, row_lengths
+from advisor.estimate.padding import largest_flat_batch, padded_tokens, row_lengths
 from advisor.estimate.trainers import OURS, Trainer
 from advisor.ground.types import GpuSpec, Hardware, ModelShape, TokenStats
 from advisor.methods import Objective, Update, objective, update
@@ -265,7 +265,7 @@ class Run:
         to end.
         """
         if self.unpadded and self.lengths and not self.stage.packing:
-            return largest_line(self.lengths, self.stage.seq_len, self.sequences)
+            return largest_flat_batch(self.lengths, self.stage.seq_len, self.sequences)
         return self.sequences * self.longest_tokens
 
     @derived

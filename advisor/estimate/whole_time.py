@@ -15,7 +15,7 @@ from functools import reduce
 from operator import add
 
 from advisor.estimate.run import Run
-from advisor.estimate.time import Machine, looking_s, weights_bytes
+from advisor.estimate.time import Machine, inference_s, weights_bytes
 from advisor.estimate.types import TimeEstimate, WholeTime
 
 # Libraries, rows and a model of 0.27 GB took 9.5, 19 and 20 s on two busy cores; an idle machine is
@@ -49,7 +49,7 @@ LIMIT_RATIO, LONGEST_OF_BATCH = 2.0, 1.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Looked:
+class EvaluationRows:
     """What a stage is measured on.
 
     `rows` are held out; `row_tokens` and `answer_tokens` are means. `answer_tokens` is None where
@@ -64,7 +64,9 @@ class Looked:
     all_rows: float = 0.0  # that are turned into tokens; 0: not known, and left out
 
 
-def time_by_parts(run: Run, machine: Machine, looked: Looked, time: TimeEstimate) -> WholeTime:
+def time_by_parts(
+    run: Run, machine: Machine, evaluated: EvaluationRows, time: TimeEstimate
+) -> WholeTime:
     """Seconds of each part, in the order they come, of a run whose steps take this time."""
     train_s = time.duration_s
     assert train_s is not None
@@ -72,33 +74,33 @@ def time_by_parts(run: Run, machine: Machine, looked: Looked, time: TimeEstimate
     reading_s = read / DISK_BYTES_PER_S + (
         read / machine.host_bytes_per_s if machine.overlaps else 0.0
     )
-    pass_s, _ = looking_s(run, machine, tokens=looked.row_tokens, at_once=1)
+    pass_s, _ = inference_s(run, machine, tokens=evaluated.row_tokens, at_once=1)
     before_s = after_s = 0.0
-    if looked.judge:
-        before_s = _measuring_s(run, machine, looked, tuned=False)
-        after_s = _measuring_s(run, machine, looked, tuned=True)
+    if evaluated.judge:
+        before_s = _measuring_s(run, machine, evaluated, tuned=False)
+        after_s = _measuring_s(run, machine, evaluated, tuned=True)
     # The check of a module loads its base once more; that of a whole model loads what was saved.
     again_s = reading_s if run.is_module else 0.0
     return WholeTime(
         load_s=START_S + reading_s,
         before_s=before_s + pass_s,
-        prepare_s=looked.all_rows * looked.row_tokens / TOKENISED_PER_S,
+        prepare_s=evaluated.all_rows * evaluated.row_tokens / TOKENISED_PER_S,
         train_s=train_s,
         train_low_s=time.low_s / time.step_s * train_s,
         train_high_s=time.high_s / time.step_s * train_s,
-        evaluate_s=_evaluating_s(run, looked, pass_s, train_s),
+        evaluate_s=_evaluating_s(run, evaluated, pass_s, train_s),
         save_s=_checkpoints_s(saved, train_s, time.steps),
         download_s=read / DOWNLOAD_BYTES_PER_S if run.model.origin in HELD_BY else 0.0,
         after_s=after_s + again_s + SAVED_PASSES * saved / DISK_BYTES_PER_S + PROBES * pass_s,
     )
 
 
-def _evaluating_s(run: Run, looked: Looked, pass_s: float, train_s: float) -> float:
+def _evaluating_s(run: Run, evaluated: EvaluationRows, pass_s: float, train_s: float) -> float:
     """The held-out loss, about ten times a run; not where answers are scored."""
     what = run.objective
     if what.generates or run.stated.get("evaluation") is False:
         return 0.0
-    rows = min(looked.rows, MOST_ROWS) * what.sequences_per_row
+    rows = min(evaluated.rows, MOST_ROWS) * what.sequences_per_row
     return min(TIMES_MEASURED * rows * pass_s, LARGEST_SHARE * train_s)
 
 
@@ -110,13 +112,13 @@ def _checkpoints_s(saved_bytes: float, train_s: float, steps: int | None) -> flo
     return min(count * WITH_MOMENTS * saved_bytes / DISK_BYTES_PER_S, LARGEST_SHARE * train_s)
 
 
-def together(times: Sequence[WholeTime | None]) -> WholeTime | None:
+def total_time(times: Sequence[WholeTime | None]) -> WholeTime | None:
     """The times of stages that follow each other; None where one is not known."""
     known = [one for one in times if one is not None]
     return reduce(add, known) if known and len(known) == len(times) else None
 
 
-def _measuring_s(run: Run, machine: Machine, looked: Looked, *, tuned: bool) -> float:
+def _measuring_s(run: Run, machine: Machine, evaluated: EvaluationRows, *, tuned: bool) -> float:
     """One measurement: a forward pass for each held-out row and general prompt, one at a time, and
     sample answers, some together.
 
@@ -124,22 +126,22 @@ def _measuring_s(run: Run, machine: Machine, looked: Looked, *, tuned: bool) -> 
     writes the same answers to their end, about as long as those of the data.
     """
     what = run.objective
-    row_s, token_s = looking_s(run, machine, tokens=looked.row_tokens, at_once=BATCH)
-    rows = min(looked.rows, TRIAL_ROWS if looked.trial else HELD_OUT_ROWS)
+    row_s, token_s = inference_s(run, machine, tokens=evaluated.row_tokens, at_once=BATCH)
+    rows = min(evaluated.rows, TRIAL_ROWS if evaluated.trial else HELD_OUT_ROWS)
     if what.scores:  # before the training there is usually no score
         return rows * what.sequences_per_row * row_s if tuned else 0.0
-    general_s, _ = looking_s(run, machine, tokens=GENERAL_TOKENS, at_once=1)
-    general = (TRIAL_GENERAL if looked.trial else GENERAL) * general_s
+    general_s, _ = inference_s(run, machine, tokens=GENERAL_TOKENS, at_once=1)
+    general = (TRIAL_GENERAL if evaluated.trial else GENERAL) * general_s
     if what.splits_documents:
         return rows * row_s + general
-    answer = looked.answer_tokens or ANSWER_SHARE * looked.row_tokens
+    answer = evaluated.answer_tokens or ANSWER_SHARE * evaluated.row_tokens
     # Of a pair both sides are compared, and the chosen one has a loss besides.
     losses = 0.0 if what.generates else rows * (1 + 2 * what.pairs) * row_s
-    count = TRIAL_SAMPLES if looked.trial else SAMPLES
+    count = TRIAL_SAMPLES if evaluated.trial else SAMPLES
     limit = min(float(LONGEST_SAMPLE), LIMIT_RATIO * answer + 8)
     length = min(limit, LONGEST_OF_BATCH * answer) if tuned else limit
     if what.generates:
-        count = min(TRIAL_PROMPTS if looked.trial else PROMPTS, round(looked.rows))
+        count = min(TRIAL_PROMPTS if evaluated.trial else PROMPTS, round(evaluated.rows))
         length = float(run.options.get("response_tokens") or answer)
     batch_s = length * token_s
     writing = -(-count // BATCH) * batch_s

@@ -9,7 +9,13 @@ from pathlib import Path
 from advisor.estimate import NO_MODEL, estimate, hardware_machine, time_estimate
 from advisor.estimate.memory.optimizer_states import state_size
 from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.past_runs import NO_RUNS, PastRuns, counted_bytes, machine_name, with_lesson
+from advisor.estimate.past_runs import (
+    NO_RUNS,
+    PastRuns,
+    correct_memory,
+    counted_bytes,
+    machine_name,
+)
 from advisor.estimate.run import Run
 from advisor.estimate.types import Estimate, MemoryEstimate, WholeTime
 from advisor.ground.errors import AdviseError
@@ -19,7 +25,7 @@ from advisor.plan.checks import can_share
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan, Stage
 from advisor.record.stage import Expected, ExpectedTerm, LearnedRecord, Times
-from advisor.situation.of_plan import looked_at, plan_run
+from advisor.situation.of_plan import evaluation_rows, plan_run
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
 KEPT_BEST = 3  # weights of the best step: of the newest checkpoint's, of a later one, and a new one
@@ -55,19 +61,19 @@ class StageEstimator:
         with the measured peak: on a GPU what is allocated there, on the CPU what the process grows
         by above the interpreter.
         """
-        looked, profile = None, self.profiles.get(entry.data.path)
+        evaluated, profile = None, self.profiles.get(entry.data.path)
         run = self.run_of(entry.stage, profile, self.max_steps)
         if run is not None and profile is not None:
             run = replace(run, rows=replace(run.rows, in_epoch=profile.rows))
             if run.rows.tokens_total is not None:
-                looked = replace(
-                    looked_at(entry.stage, profile),
+                evaluated = replace(
+                    evaluation_rows(entry.stage, profile),
                     trial=self.max_steps is not None,
                     judge=self.judge,
                 )
         found = NO_MODEL
         if run is not None:
-            found = estimate(run, self.hardware, looked=looked, past=self.past)
+            found = estimate(run, self.hardware, evaluated=evaluated, past=self.past)
         memory = found.memory
         counted, by_formula = (None, None) if run is None else self.counted_peaks(run)
         expected = Expected(
@@ -112,7 +118,7 @@ class StageEstimator:
         if memory is None:
             return None
         lesson = self.past.lesson(run, machine_name(self.hardware)) if self.past else None
-        return with_lesson(memory, lesson, run)[0], memory
+        return correct_memory(memory, lesson, run)[0], memory
 
     def counted_peaks(self, run: Run, counter: str = "allocated") -> tuple[int | None, int | None]:
         """The peaks of `memory`, without what no counter of the trainer sees."""

@@ -61,7 +61,7 @@ LINKS_FILE = Keys(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reach:
+class LinkSpeeds:
     """What a GPU moves in one direction.
 
     `pair_bytes_per_s` is that of two GPUs, of which a bridge joins no more; `guess` says what was
@@ -77,7 +77,7 @@ class Reach:
 
 
 @lru_cache(maxsize=256)
-def reach_of(link: GpuLink | None, interconnect: str | None = None) -> Reach:
+def link_speeds(link: GpuLink | None, interconnect: str | None = None) -> LinkSpeeds:
     """How fast GPUs with this link reach each other: as the driver says it (`interconnect`, such as
     "PCIe 3 x8" or "NVLink 3 (4 active links per card)") where it does, else as their kind has it.
     """
@@ -102,7 +102,7 @@ def reach_of(link: GpuLink | None, interconnect: str | None = None) -> Reach:
         is_bridge = kind == "nvlink_bridge"
         on_pcie = lanes is not None or said == "pcie"
         if not on_pcie and (not is_bridge or active):
-            return Reach(
+            return LinkSpeeds(
                 bytes_per_s=between if is_bridge else joined,
                 pair_bytes_per_s=joined,
                 host_bytes_per_s=host,
@@ -114,28 +114,28 @@ def reach_of(link: GpuLink | None, interconnect: str | None = None) -> Reach:
             if is_bridge and not on_pcie
             else ""
         )
-        return Reach(
+        return LinkSpeeds(
             bytes_per_s=between, pair_bytes_per_s=between, host_bytes_per_s=host,
             words=pcie_words, guess=guess, is_slow=no_peers,
         )  # fmt: skip
     guess = "" if lanes is not None or (link and link.pcie_generation) else f"{pcie_words} assumed"
     if not guess and lanes is None and link is not None:
         guess = f"{pcie_words}, if its slot has all of it"
-    return Reach(
+    return LinkSpeeds(
         bytes_per_s=between, pair_bytes_per_s=between, host_bytes_per_s=host,
         words=pcie_words, guess=guess, is_slow=no_peers,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=256)
-def reach_over_network(link: GpuLink | None, interconnect: str | None = None) -> Reach:
+def network_speeds(link: GpuLink | None, interconnect: str | None = None) -> LinkSpeeds:
     """How fast GPUs of several machines reach each other: as those of one machine do, but never
     faster than a machine's network.
 
     A ring over all GPUs crosses each border once, so that all of them are as fast as the network of
     one machine, however many GPUs it has.
     """
-    inside = reach_of(link, interconnect)
+    inside = link_speeds(link, interconnect)
     entry = link_file()["between_machines"]
     kind = "other"
     if link is not None and link.kind in ("nvlink", "xgmi"):

@@ -59,7 +59,7 @@ class Remedy:
     also: tuple[Also, ...] = ()
     sources: tuple[Source, ...] = field(default=())
 
-    def said_also(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    def notes_for(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
         """What is said besides in a situation with these facts."""
         return tuple(
             one.text

@@ -19,7 +19,7 @@ from advisor.ground.shape import Choice, Date, Flag, Integer, Keys, ListOf, OneO
 from advisor.ground.yaml_files import read_shipped
 
 UNKNOWN = "unknown"  # the file for a trainer that no file names
-# Every trait, with what it means. Formulas ask for them by name (advisor/estimate).
+# Every trait, with what it means; formulas ask for them by name (advisor/estimate).
 TRAITS: Mapping[str, Shape] = {
     "accelerate": Flag(
         help="transformers' Trainer with accelerate: its optimizers, its way of wrapping in FSDP"
@@ -172,7 +172,7 @@ class Trait:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trainer:
+class TrainerEntry:
     """One file under rules/trainers/."""
 
     id: str
@@ -183,7 +183,7 @@ class Trainer:
 
 
 @cache
-def trainers() -> Mapping[str, Trainer]:
+def trainers() -> Mapping[str, TrainerEntry]:
     """Every trainer and library by its id.
 
     Raises InputError where a file is not well formed or stands on one that does not exist.
@@ -192,7 +192,7 @@ def trainers() -> Mapping[str, Trainer]:
     for path in sorted((rules_dir() / "trainers").glob("*.yaml")):
         document = read_shipped(path, shape=TRAINER_FILE)
         data = document.data
-        found[data["id"]] = Trainer(
+        found[data["id"]] = TrainerEntry(
             id=data["id"],
             names="|".join(data.get("names") or ()),
             library=data.get("library") or data["id"],
@@ -228,7 +228,7 @@ def version_of(text: str | None) -> tuple[int, ...] | None:
     return tuple(map(int, found.group(1).split("."))) if found else None
 
 
-def named_by(text: str) -> Trainer:
+def named_by(text: str) -> TrainerEntry:
     """The trainer that a description names: the one that stands on the others that it names too,
     then the first in the text. `unknown` where it names none.
     """

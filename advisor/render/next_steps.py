@@ -78,7 +78,7 @@ def _remedy_steps(advice: Advice, found: Remedy) -> NextSteps:
         helps_then="" if trains else found.helps_then,
         write=found.write,
         again=_check_and_ask_again(advice, found) if found.again and not trains else (),
-        also=(*halves, *found.said_also(advice.facts)),
+        also=(*halves, *found.notes_for(advice.facts)),
         sources=found.sources,
     )
 

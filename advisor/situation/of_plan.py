@@ -12,7 +12,7 @@ from typing import Any
 
 from advisor.estimate.padding import tokens_read
 from advisor.estimate.run import Device, Rows, Run
-from advisor.estimate.whole_time import Looked
+from advisor.estimate.whole_time import EvaluationRows
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape, TokenStats
 from advisor.methods import objective, update
@@ -106,12 +106,12 @@ def read_of(stage: Stage, tokens: TokenStats) -> tuple[float, float]:
     return tokens_read(tokens, _with_defaults(stage))
 
 
-def looked_at(stage: Stage, profile: DataProfile) -> Looked:
+def evaluation_rows(stage: Stage, profile: DataProfile) -> EvaluationRows:
     """What the stage is measured on before and after."""
     assert profile.tokens is not None
     mean, share = read_of(stage, profile.tokens)
     request = profile.tokens.request_mean
-    return Looked(
+    return EvaluationRows(
         rows=profile.rows * share * stage.holdout,
         row_tokens=min(float(stage.seq_len), mean / objective(stage.objective).sequences_per_row),
         answer_tokens=profile.tokens.mean - request if request else None,

@@ -32,9 +32,11 @@ def time_estimate(spec, shape, machine, **rows):
     return time_of(run_of(spec, shape, **rows), machine)
 
 
-def estimate(spec, shape, hardware, *, past=None, looked=None, **rows):
+def estimate(spec, shape, hardware, *, past=None, evaluated=None, **rows):
     run = run_of(spec, shape, **rows)
     on = run.device
     device = Device.of(hardware, on.gpus, on.sharding, offloads=on.offloads)
     run = replace(run, device=device)
-    return estimate_of(run, hardware, looked=looked, **({} if past is None else {"past": past}))
+    return estimate_of(
+        run, hardware, evaluated=evaluated, **({} if past is None else {"past": past})
+    )

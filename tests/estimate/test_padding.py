@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate.padding import largest_line
+from advisor.estimate.padding import largest_flat_batch
 from tests.conftest import examples
 
 EDGES = (16, 32, 64, 128, 256, 512, 1024)
@@ -34,7 +34,7 @@ def test_the_largest_line_is_that_of_shuffled_rows(rows, seed):
     for _ in range(15):
         draw.shuffle(lengths)
         seen.append(max(sum(lengths[at : at + rows]) for at in range(0, 1000, rows)))
-    found = largest_line(histogram(lengths), 1024, rows)
+    found = largest_flat_batch(histogram(lengths), 1024, rows)
     assert 0.95 < found / statistics.median(seen) < 1.3
 
 
@@ -45,7 +45,7 @@ def test_the_largest_line_is_that_of_shuffled_rows(rows, seed):
 @examples(1)
 def test_a_line_lies_between_one_row_and_all_at_their_longest(lengths, rows, seq_len):
     """It holds the longest row at least, and no more than as many of them as there are rows."""
-    found = largest_line(histogram(lengths), seq_len, rows)
+    found = largest_flat_batch(histogram(lengths), seq_len, rows)
     top = min(seq_len, max(lengths))
     assert top <= found <= rows * top
-    assert found <= largest_line(histogram(lengths), seq_len, rows + 1)
+    assert found <= largest_flat_batch(histogram(lengths), seq_len, rows + 1)

@@ -9,7 +9,7 @@ import pytest
 from advisor.estimate import whole_time as module
 from advisor.estimate.time import machine_of
 from advisor.estimate.types import TimeEstimate, WholeTime
-from advisor.estimate.whole_time import Looked, time_by_parts, together
+from advisor.estimate.whole_time import EvaluationRows, time_by_parts, total_time
 from advisor.ground.types import ModelShape
 from tests.estimate.specs import RunSpec, run_of
 
@@ -19,7 +19,7 @@ SMOLLM = ModelShape(
     tied_embeddings=True,
 )  # fmt: skip
 SPEC = RunSpec(micro_batch_size=4, seq_len=256, rank=8, weights_dtype="float32")
-LOOKED = Looked(rows=20, row_tokens=96, answer_tokens=56)
+LOOKED = EvaluationRows(rows=20, row_tokens=96, answer_tokens=56)
 
 
 def training(steps: int | None = None, low: float = 1.0, high: float = 1.0) -> TimeEstimate:
@@ -32,7 +32,7 @@ def training(steps: int | None = None, low: float = 1.0, high: float = 1.0) -> T
     )  # fmt: skip
 
 
-def times_of(looked: Looked = LOOKED, **changed) -> WholeTime:
+def times_of(looked: EvaluationRows = LOOKED, **changed) -> WholeTime:
     machine = machine_of(None, cpu_cores=2)
     assert machine is not None
     run = run_of(replace(SPEC, **changed), SMOLLM)
@@ -98,10 +98,10 @@ def test_no_more_than_the_trainers_measure_counts():
 def test_times_of_a_chain_add_up():
     """Together they are known if each is."""
     one = times_of()
-    both = together([one, one])
+    both = total_time([one, one])
     assert both is not None
     assert both.total_s == pytest.approx(2 * one.total_s)
-    assert together([one, None]) is None
+    assert total_time([one, None]) is None
 
 
 def test_the_numbers_are_those_of_the_trainers():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.methods.links import reach_of
+from advisor.methods.links import link_speeds
 from advisor.probe.catalogue import find_gpu
 
 
 def reach(gpu: str, interconnect: str | None = None):
     spec = find_gpu(gpu).spec
     assert spec is not None
-    return reach_of(spec.link, interconnect)
+    return link_speeds(spec.link, interconnect)
 
 
 def test_geforce_cards_reach_each_other_through_host_memory():
@@ -47,6 +47,6 @@ def test_nvlink_follows_the_generation_and_pcie_what_the_driver_says():
 
 
 def test_an_unknown_link_is_said():
-    found = reach_of(None)
+    found = link_speeds(None)
     assert found.bytes_per_s > 0
     assert "assumed" in found.guess

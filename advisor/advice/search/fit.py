@@ -41,7 +41,7 @@ from advisor.advice.search.strategies import (
 from advisor.advice.types import Chosen, StageSettings, values_of
 from advisor.estimate.model.architecture import NO_SDPA, why_not_in_16_bit, why_not_loadable
 from advisor.estimate.types import Estimate, HostMoment
-from advisor.estimate.whole_time import together
+from advisor.estimate.whole_time import total_time
 from advisor.ground.types import Answers, DataProfile, Hardware
 from advisor.ground.units import format_gib
 from advisor.methods import methods
@@ -223,7 +223,7 @@ def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
         worst,
         least_bytes=max((cost.least_bytes or 0 for cost in estimates), default=0) or None,
         duration_s=_sum_if_known(cost.duration_s for cost in estimates),
-        times=together([cost.times for cost in estimates]),
+        times=total_time([cost.times for cost in estimates]),
         cost_usd=_sum_if_known(cost.cost_usd for cost in estimates),
         unknown=tuple(dict.fromkeys(reason for cost in estimates for reason in cost.unknown)),
         host=tuple(host.values()),

@@ -15,7 +15,7 @@ from advisor.estimate import NO_MODEL, estimate, hardware_machine, time_estimate
 from advisor.estimate.padding import tokens_read
 from advisor.estimate.run import Device, Rows, Run, stage_of
 from advisor.estimate.types import Estimate
-from advisor.estimate.whole_time import HELD_OUT_ROWS, Looked
+from advisor.estimate.whole_time import HELD_OUT_ROWS, EvaluationRows
 from advisor.methods import may_share_base
 from advisor.plan.model import Stage
 
@@ -60,8 +60,8 @@ def stage_estimate(
     if run is None:
         return NO_MODEL
     situation, tasks = case.situation, max(1, len(case.profiles))  # each is measured by itself
-    looked = _looked(case, run, passes) if run.rows.tokens_total else None
-    found = estimate(run, situation.hardware, looked=looked, past=situation.past)
+    evaluated = _evaluation_rows(case, run, passes) if run.rows.tokens_total else None
+    found = estimate(run, situation.hardware, evaluated=evaluated, past=situation.past)
     if tasks == 1 or found.times is None:
         return found
     once = may_share_base(case.objective, case.update)
@@ -99,7 +99,7 @@ def _run(case: StageCase, plain: Mapping[str, Any], *, epochs: float) -> Run | N
     return Run(stage=stage, model=model, device=device, rows=read)
 
 
-def _looked(case: StageCase, run: Run, passes: Passes) -> Looked:
+def _evaluation_rows(case: StageCase, run: Run, passes: Passes) -> EvaluationRows:
     """What a stage is measured on: of each task as many rows."""
     rows, tokens, tasks = run.rows.rows_total, run.rows.tokens_total, max(1, len(case.profiles))
     stats = case.profile.tokens if case.profile is not None else None
@@ -108,7 +108,7 @@ def _looked(case: StageCase, run: Run, passes: Passes) -> Looked:
     each = float(run.stage.seq_len)
     if rows and tokens:
         each = min(each, tokens / rows / case.method.sequences_per_row)
-    return Looked(
+    return EvaluationRows(
         rows=rows / passes.over_trained * passes.held / tasks if rows and known else HELD_OUT_ROWS,
         row_tokens=each,
         answer_tokens=stats.mean - request if stats is not None and request else None,

@@ -13,7 +13,7 @@ from advisor.advice.types import Candidate, Chosen, Fitted, StageSettings, value
 from advisor.estimate.types import Estimate, Fits
 from advisor.ground.types import DDP, Hardware
 from advisor.ground.units import format_duration, format_gib
-from advisor.methods.links import reach_of
+from advisor.methods.links import link_speeds
 from advisor.methods.strategies import refused_by, strategies
 from advisor.ruleset.phrases import inside_sentence
 
@@ -89,7 +89,7 @@ def is_link_slow(hardware: Hardware) -> bool:
     spec = hardware.gpus[0].spec if hardware.gpus else None
     if spec is None or hardware.machines > 1:
         return True
-    reach = reach_of(spec.link, hardware.interconnect)  # within the machine
+    reach = link_speeds(spec.link, hardware.interconnect)  # within the machine
     is_pair = len(hardware.gpus) == 2 and reach.pair_bytes_per_s > reach.bytes_per_s
     return reach.is_slow and not is_pair
 

@@ -114,7 +114,7 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     ends, within = gathered_weights(run, layers=0), gathered_weights(run, layers=2)
     on_their_way = first_gradients(run, layers=2)
     has_streams = run.sharding in OWN_STREAMS and run.counter in HOLDS_CACHE and not cpu
-    room = Room(
+    room = AllocatorState(
         flowing=_bytes([*held, *scoring, *layer, *casts]),
         unfit=_unfit(run, _bytes(layer), _bytes(scoring)) if cpu else 0.0,
         blocks=blocks,
@@ -198,7 +198,7 @@ def readable_bytes(run: Run) -> int | None:
     return max(0, round(total - kept - beside))
 
 
-class Room(NamedTuple):
+class AllocatorState(NamedTuple):
     """What the allocator holds beside a moment's tensors, and how much there is."""
 
     flowing: int  # bytes that come and go in a step, all phases added up
@@ -212,7 +212,7 @@ class Room(NamedTuple):
     readable: int | None
 
 
-class Held(NamedTuple):
+class CountedMoment(NamedTuple):
     """A moment with what of its bytes must be there, and what is cached beside them."""
 
     moment: Moment  # with all its terms
@@ -221,7 +221,7 @@ class Held(NamedTuple):
     given_back: int  # bytes that would be cached too if there were room
 
 
-def _moment(name: str, run: Run, room: Room, terms: Sequence[Term]) -> Held:
+def _moment(name: str, run: Run, room: AllocatorState, terms: Sequence[Term]) -> CountedMoment:
     """The terms with what the chosen counter shows beyond them."""
     extra: list[Term] = []
     cache: list[Term] = []
@@ -241,13 +241,13 @@ def _moment(name: str, run: Run, room: Room, terms: Sequence[Term]) -> Held:
     need = _bytes(terms) + _bytes(extra)
     whole = _bytes(cache)
     if readable is not None and whole > readable - need:
-        cache = _at_most(cache, readable - need)
+        cache = _capped(cache, readable - need)
     found = tuple([term for term in (*terms, *cache, *extra) if term.size_bytes > 0])
     cached = whole if readable is None else min(whole, max(0, readable - need))
-    return Held(Moment(name=name, terms=found), need, cached, whole - cached)
+    return CountedMoment(Moment(name=name, terms=found), need, cached, whole - cached)
 
 
-def _process_memory(run: Run, room: Room) -> Iterator[Term]:
+def _process_memory(run: Run, room: AllocatorState) -> Iterator[Term]:
     """What a process that trains on the CPU holds in RAM beside its tensors."""
     because = (
         f"buffers of libraries, and {CPU_KEPT:.0%} of what a step makes and frees"
@@ -263,7 +263,7 @@ def _process_memory(run: Run, room: Room) -> Iterator[Term]:
     yield term_of("Python and libraries", 0.7 * GIB, because, src.MALLOC)
 
 
-def _blocks_apart(room: Room, terms: Sequence[Term]) -> list[Term]:
+def _blocks_apart(room: AllocatorState, terms: Sequence[Term]) -> list[Term]:
     """What streams that gather weights and divide gradients keep from other moments: a free block
     serves its own stream alone (get_free_block).
     """
@@ -274,7 +274,7 @@ def _blocks_apart(room: Room, terms: Sequence[Term]) -> list[Term]:
     return [term_of(CACHE_TERMS[2], room.apart - here, because, src.ALLOCATOR)]
 
 
-def _at_most(cache: Sequence[Term], room: int) -> list[Term]:
+def _capped(cache: Sequence[Term], room: int) -> list[Term]:
     """Cached blocks as far as there is room: the rest is given back."""
     kept: list[Term] = []
     for term in cache:

@@ -259,7 +259,7 @@ class Sizes:
         return self.named.get(name, 0)
 
 
-class Tensors(NamedTuple):
+class MixerTensors(NamedTuple):
     """A part of a layer: what it is, its linear layers and its other parameters."""
 
     is_: Mixer | None
@@ -267,7 +267,7 @@ class Tensors(NamedTuple):
     other: int
 
 
-def _attention(s: Sizes, letter: str) -> Tensors:
+def _attention(s: Sizes, letter: str) -> MixerTensors:
     """Softmax attention: projections, with the norms of queries and keys."""
     family, hidden = s.family, s.hidden
     everything = letter in (letters.ATTENTION, letters.ATTENTION.upper())
@@ -304,10 +304,10 @@ def _attention(s: Sizes, letter: str) -> Tensors:
         sinks=family.sinks, capped=family.capped, own_keys=own, keys_are_values=same,
         cross=letter == letters.CROSS, fused=bool(family.fused),
     )  # fmt: skip
-    return Tensors(is_, tuple(linears), normed + (s.heads if family.sinks else 0))
+    return MixerTensors(is_, tuple(linears), normed + (s.heads if family.sinks else 0))
 
 
-def _latent(s: Sizes, letter: str) -> Tensors:
+def _latent(s: Sizes, letter: str) -> MixerTensors:
     """DeepSeek's latent attention, with the indexer of its sparse form."""
     is_ = Latent(
         heads=s.heads, query_rank=s["query_rank"], rank=s["latent_rank"], rope_dim=s["rope_dim"],
@@ -335,10 +335,10 @@ def _latent(s: Sizes, letter: str) -> Tensors:
             Linear("weights_proj", hidden, is_.index_heads),
         ]
         other += 2 * is_.index_dim
-    return Tensors(is_, tuple(linears), other)
+    return MixerTensors(is_, tuple(linears), other)
 
 
-def _delta(s: Sizes, letter: str) -> Tensors:
+def _delta(s: Sizes, letter: str) -> MixerTensors:
     """Qwen's gated DeltaNet."""
     is_ = Delta(
         key_heads=s["key_heads"], value_heads=s["value_heads"], key_dim=s["key_dim"],
@@ -360,10 +360,10 @@ def _delta(s: Sizes, letter: str) -> Tensors:
     linears = tuple(Linear(name, hidden, outputs) for name, outputs in inputs.items())
     other = is_.channels * is_.kernel + 2 * heads + is_.value_dim  # decays, and a norm of each head
     last = "o_proj" if s.family.delta == "olmo_hybrid" else "out_proj"
-    return Tensors(is_, (*linears, Linear(last, values, hidden)), other)
+    return MixerTensors(is_, (*linears, Linear(last, values, hidden)), other)
 
 
-def _kimi(s: Sizes, letter: str) -> Tensors:
+def _kimi(s: Sizes, letter: str) -> MixerTensors:
     """Kimi's delta attention: a decay for each channel, its gates through a narrow matrix."""
     is_ = Delta(
         key_heads=s["key_heads"], value_heads=s["value_heads"], key_dim=s["key_dim"],
@@ -377,10 +377,10 @@ def _kimi(s: Sizes, letter: str) -> Tensors:
         Linear("g_a_proj", hidden, low), Linear("g_b_proj", low, values),
         Linear("o_proj", values, hidden),
     )  # fmt: skip
-    return Tensors(is_, linears, is_.channels * is_.kernel + keys + is_.value_heads + low)
+    return MixerTensors(is_, linears, is_.channels * is_.kernel + keys + is_.value_heads + low)
 
 
-def _mamba(s: Sizes, letter: str) -> Tensors:
+def _mamba(s: Sizes, letter: str) -> MixerTensors:
     """Mamba-2."""
     heads = s["mamba_heads"] or s.heads
     width = s["mamba_width"] or heads * (s["mamba_head_dim"] or 0)
@@ -396,30 +396,30 @@ def _mamba(s: Sizes, letter: str) -> Tensors:
         Linear("out_proj", is_.width, s.hidden, biased=biased, adapted=takes_out),
     )
     other = is_.channels * (is_.kernel + bool(s["conv_bias"])) + 3 * heads
-    return Tensors(is_, linears, other + (is_.width if is_.normed else 0))
+    return MixerTensors(is_, linears, other + (is_.width if is_.normed else 0))
 
 
-def _convolution(s: Sizes, letter: str) -> Tensors:
+def _convolution(s: Sizes, letter: str) -> MixerTensors:
     """LFM2's gated short convolution."""
     hidden, biased = s.hidden, bool(s["conv_bias"])
     linears = (
         Linear("in_proj", hidden, 3 * hidden, biased=biased),
         Linear("out_proj", hidden, hidden, biased=biased),
     )
-    return Tensors(Convolution(hidden, s["kernel"]), linears, hidden * (s["kernel"] + biased))
+    return MixerTensors(Convolution(hidden, s["kernel"]), linears, hidden * (s["kernel"] + biased))
 
 
-def _lightning(s: Sizes, letter: str) -> Tensors:
+def _lightning(s: Sizes, letter: str) -> MixerTensors:
     """MiniMax's lightning attention."""
     is_ = Lightning(s.heads, s.head_dim)
     linears = (
         Linear("qkv_proj", s.hidden, 3 * is_.q_size), Linear("out_proj", is_.q_size, s.hidden),
         Linear("output_gate", s.hidden, is_.q_size),
     )  # fmt: skip
-    return Tensors(is_, linears, is_.q_size)
+    return MixerTensors(is_, linears, is_.q_size)
 
 
-MIXERS: Mapping[str, Callable[[Sizes, str], Tensors]] = {
+MIXERS: Mapping[str, Callable[[Sizes, str], MixerTensors]] = {
     letters.ATTENTION: _attention, letters.ATTENTION.upper(): _attention,
     letters.SLIDING: _attention, letters.SLIDING.upper(): _attention, letters.CROSS: _attention,
     letters.LATENT: _latent, letters.LATENT.upper(): _latent, letters.DELTA: _delta,

@@ -7,6 +7,6 @@ together.
 """
 
 from advisor.estimate.time.machine import Machine, machine_of
-from advisor.estimate.time.step import looking_s, time_estimate, weights_bytes
+from advisor.estimate.time.step import inference_s, time_estimate, weights_bytes
 
-__all__ = ["Machine", "looking_s", "machine_of", "time_estimate", "weights_bytes"]
+__all__ = ["Machine", "inference_s", "machine_of", "time_estimate", "weights_bytes"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from advisor.estimate.methods import special
 from advisor.estimate.run import Run
 from advisor.ground.types import GpuSpec
-from advisor.methods.links import reach_of, reach_over_network
+from advisor.methods.links import link_speeds, network_speeds
 
 NF4_BYTES = 0.55  # of a weight with its scales
 HIDDEN = 0.5  # of the shorter of work and gathering, what runs behind the longer
@@ -169,7 +169,7 @@ def machine_of(
         if gpu.bf16_flops > REFERENCE_FLOPS
         else best * MATMUL_SHARE
     )
-    reach = (reach_over_network if machines > 1 else reach_of)(gpu.link, interconnect)
+    reach = (network_speeds if machines > 1 else link_speeds)(gpu.link, interconnect)
     return Machine(
         flops=flops,
         bytes_per_s=gpu.bandwidth_bytes_per_s * BANDWIDTH_SHARE,

@@ -360,7 +360,7 @@ def _token_s(
     return float((weights_s**SMOOTH + launch_s**SMOOTH) ** (1 / SMOOTH))
 
 
-def looking_s(run: Run, machine: Machine, *, tokens: float, at_once: int) -> tuple[float, float]:
+def inference_s(run: Run, machine: Machine, *, tokens: float, at_once: int) -> tuple[float, float]:
     """(time of a forward pass over one row of so many tokens, time to write one token of `at_once`
     answers), without gradients; zeros where the shape holds no dimensions.
     """

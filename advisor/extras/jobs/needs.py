@@ -24,7 +24,7 @@ from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
 from advisor.plan.vllm import asks_server
 from advisor.plan.write import plan_digest
-from advisor.situation.of_plan import looked_at, plan_hardware, plan_run, plan_shape
+from advisor.situation.of_plan import evaluation_rows, plan_hardware, plan_run, plan_shape
 from advisor.situation.past_runs import read_past_runs
 
 # Not known, and so is every sum and maximum that it is a part of.
@@ -135,11 +135,11 @@ def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> JobNee
         found, read, written = NO_MODEL, UNKNOWN, UNKNOWN
         if shape is not None:
             run = plan_run(plan, entry.stage, shape, hardware, rows)
-            looked = None
+            evaluated = None
             if rows is not None:
                 run = replace(run, rows=replace(run.rows, in_epoch=rows.rows))
-                looked = looked_at(entry.stage, rows) if rows.tokens else None
-            found = estimate(run, hardware, looked=looked, past=past)
+                evaluated = evaluation_rows(entry.stage, rows) if rows.tokens else None
+            found = estimate(run, hardware, evaluated=evaluated, past=past)
             read, written = weights_bytes(run)
         unknown += found.unknown
         task, times = entry.task.name if entry.task else "", found.times

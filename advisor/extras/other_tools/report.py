@@ -52,7 +52,7 @@ from advisor.plan.model import Plan, Stage
 from advisor.probe.catalogue import cheapest_cards
 from advisor.record.smaller import Change, smallest_that_fits, yaml_value
 from advisor.situation.models import model_shape
-from advisor.situation.of_plan import looked_at, plan_run
+from advisor.situation.of_plan import evaluation_rows, plan_run
 
 SCHEMA_VERSION = 1
 RATE = "learning_rate"
@@ -185,13 +185,13 @@ class ConfigurationReport:
         """What the plan's one stage takes when the tool runs it, with one process a GPU."""
         stage, gpus = plan.stages[0], self.hardware.gpus
         machine, limit = hardware_machine(self.hardware), self.hardware.device_memory_bytes
-        looked = None
+        evaluated = None
         if self.profile is not None and self.profile.tokens is not None:
-            looked = looked_at(stage, self.profile)
+            evaluated = evaluation_rows(stage, self.profile)
 
         def documented(one: Stage) -> dict[str, Any]:
             run = self._run(plan, one, shape)
-            return document_of(run, machine, warnings=[], looked=looked)
+            return document_of(run, machine, warnings=[], evaluated=evaluated)
 
         document = documented(stage)
         if document.get("peak_gib") is None:
