@@ -166,7 +166,9 @@ class _Pair:
         found: list[Difference] = []
         cut = False
         states = self.space.sets(shorten=self.shorten)
-        changes = {_named(pair): pair for state in states if _differ(pair := self.outcomes(state))}
+        changes = {
+            _named(pair): pair for pair in map(self.outcomes, states) if len(set(_named(pair))) > 1
+        }
         for change in changes.values():
             boxes: list[Region] = []
             while (state := self._state(change, boxes)) is not None:
@@ -222,7 +224,3 @@ def _setting(ruleset: Ruleset, rules: Iterable[Rule], key: str) -> list[Rule]:
 def _named(pair: tuple[Any, Any]) -> tuple[str, str]:
     """The pair as texts: true and 1 are two values, and a list is one, too."""
     return repr(pair[0]), repr(pair[1])
-
-
-def _differ(pair: tuple[Any, Any]) -> bool:
-    return repr(pair[0]) != repr(pair[1])

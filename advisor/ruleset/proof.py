@@ -49,6 +49,12 @@ class _Setting(Precedence):
         stays = rest and not self.top(rest) & ~self.same[i]
         return bool(self.top(state) >> i & 1) and not stays
 
+    def is_needed(self, rule_id: str, gone: set[str]) -> bool:
+        """Whether a value changes without the rule, once others are gone."""
+        left = self.space.rule_bits & ~mask(self.bit[name] for name in gone if name in self.bit)
+        i = self.bit[rule_id]
+        return any(self.needs(i, state & left) for state in self.states if state >> i & 1)
+
     def clashes(self) -> dict[tuple[int, int], int]:
         """Pairs of one layer that fire together with two values -> a state."""
         found: dict[tuple[int, int], int] = {}
@@ -95,7 +101,7 @@ def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -
     for rule in sorted(rules, key=lambda rule: (-len(rule.when), rule.id)):
         own = [setting for setting in settings if rule.id in setting.bit]
         if rule.id not in fired_ids - masked or any(
-            _needed(setting, rule.id, gone) for setting in own
+            setting.is_needed(rule.id, gone) for setting in own
         ):
             continue
         gone.add(rule.id)
@@ -110,14 +116,6 @@ def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -
         known = {other.id: other for other in rules}
         most = tuple(known[name] for name, _ in others.most_common(MAX_CULPRITS))
         proof.redundant.append(Idle(rule=rule, culprits=most))
-
-
-def _needed(setting: _Setting, rule_id: str, gone: set[str]) -> bool:
-    left = setting.space.rule_bits & ~mask(
-        setting.bit[name] for name in gone if name in setting.bit
-    )
-    i = setting.bit[rule_id]
-    return any(setting.needs(i, state & left) for state in setting.states if state >> i & 1)
 
 
 def prove(ruleset: Ruleset, table_id: str) -> TableProof:

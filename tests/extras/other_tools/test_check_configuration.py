@@ -119,6 +119,14 @@ def test_a_rate_far_from_the_evidence_has_its_sources(document, trl_file):
     assert rate["sources"]
 
 
+def test_why_there_is_no_estimate_is_said(run, tmp_path, monkeypatch):
+    """A model that nobody knows, and what would tell its size."""
+    monkeypatch.chdir(tmp_path)
+    Path("trl.yaml").write_text(TRL.replace("Qwen/Qwen2.5-7B-Instruct", "acme/unheard-of"))
+    _, text = run("trl.yaml", "--gpu", "RTX 4090")
+    assert "'acme/unheard-of': unknown model" in " ".join(text.split())
+
+
 def test_a_source_that_only_a_method_names_has_a_title(run, tmp_path, monkeypatch):
     """Rules of SimPO cite a paper that stands in its own file."""
     monkeypatch.chdir(tmp_path)
