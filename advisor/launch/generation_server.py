@@ -33,8 +33,6 @@ LOG = "vllm.log"
 SHOWN_LINES = 3  # of the log, in an error
 LOOK_EVERY_S = 0.2
 END_S = 10.0  # that a server gets to end by itself
-VERSION_S = 30.0
-ASK_VERSION = "import importlib.metadata as m; print(m.version('vllm'))"
 
 
 def server_needs_of(run: PlanRun, entry: Entry) -> ServerNeeds:
@@ -42,7 +40,7 @@ def server_needs_of(run: PlanRun, entry: Entry) -> ServerNeeds:
     stage, home = entry.stage, run.path.resolve().parent
     start = start_folder_of(entry, run=run.folder, folder=home)
     whole = whole_model(run.plan, start, run=run.folder, folder=home)
-    options = key_specs().effective(stage.options, objective=stage.objective, update=stage.update)
+    options = key_specs().effective(stage)
     folder = run.resolve(run.plan.model)
     base = str(folder.resolve()) if (folder / CONFIG).is_file() else run.plan.model
     return server_needs(stage, options, model=base if whole is None else str(whole))

@@ -20,7 +20,7 @@ from advisor.methods import methods
 from advisor.methods.keys import Key as Key
 from advisor.methods.keys import Refusal
 from advisor.methods.model import Method, Objective, Update
-from advisor.methods.stage import EVERY_STAGE, stage_keys
+from advisor.methods.stage import EVERY_STAGE, Stage, stage_keys
 from advisor.plan.model import Plan
 
 # A rule sets the rows of a step over all GPUs; the fit search splits them into micro_batch_size
@@ -102,14 +102,10 @@ class KeySpecs:
             )
         ]
 
-    def effective(
-        self, options: Mapping[str, Any], *, objective: str, update: str
-    ) -> dict[str, Any]:
+    def effective(self, stage: Stage) -> dict[str, Any]:
         """A stage's options with the default of every key not given: what a trainer reads."""
-        return {
-            name: options.get(name, spec.default)
-            for name, spec in self.allowed(objective, update).items()
-        }
+        allowed = self.allowed(stage.objective, stage.update)
+        return {name: stage.options.get(name, key.default) for name, key in allowed.items()}
 
 
 def key_specs() -> KeySpecs:

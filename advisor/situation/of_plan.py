@@ -61,7 +61,7 @@ def plan_run(
 def _with_defaults(stage: Stage) -> Stage:
     """The stage with the default of every key of its methods that is not given."""
     specs = key_specs()
-    options = specs.effective(stage.options, objective=stage.objective, update=stage.update)
+    options = specs.effective(stage)
     return replace(stage, options=options)
 
 

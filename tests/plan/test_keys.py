@@ -1,5 +1,7 @@
 """Keys of one method come from its own rule file."""
 
+from dataclasses import replace
+
 import pytest
 
 from advisor.ground.errors import InputError
@@ -35,7 +37,7 @@ def test_a_new_key_is_one_line_in_its_methods_file(tmp_path, monkeypatch):
     )
     stage = plan_from_data(parse_yaml(text.replace("BETA", "0.3"), name="p")).stages[0]
     assert stage.options == {"beta": 0.3}
-    assert key_specs().effective({}, objective="dpo", update="full") == {"beta": 0.1}
+    assert key_specs().effective(replace(stage, options={})) == {"beta": 0.1}
     with pytest.raises(InputError, match=r"`beta` is 0\n  a number above 0"):
         plan_from_data(parse_yaml(text.replace("BETA", "0"), name="p"))
     with pytest.raises(InputError, match="pairs are not packed"):

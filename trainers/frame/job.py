@@ -43,9 +43,7 @@ class Job:
     @property
     def options(self) -> dict[str, Any]:
         """The keys of the stage's update and objective, with declared defaults filled in."""
-        return key_specs().effective(
-            self.stage.options, objective=self.stage.objective, update=self.stage.update
-        )
+        return key_specs().effective(self.stage)
 
     @property
     def output(self) -> Path:

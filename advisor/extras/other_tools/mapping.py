@@ -322,7 +322,7 @@ def flat_stage(plan: Plan, stage: Stage) -> dict[str, Any]:
     """Every key of the stage with its value, defaults filled in; `trl.NAME` for what TRL gets."""
     specs = key_specs()
     own = {key: getattr(stage, key) for key in stage_keys() if key not in PLACE}
-    options = specs.effective(stage.options, objective=stage.objective, update=stage.update)
+    options = specs.effective(stage)
     passed = {
         f"{library}.{key}": value
         for library in LIBRARIES
