@@ -69,11 +69,15 @@ class Case:
             suggested = tuple(small) or suggested[-1:]
         cases = [self._suggesting(one) for one in suggested]
         for case in cases:
-            if case._counts and not case._holds(case._early.chain, "lora"):
+            if case._is_suggestion_known and not case._surely_fits(
+                case._before_scheme.chain, "lora"
+            ):
                 continue  # nothing on 16-bit weights needs less: no other scheme has to be tried
-            if case._room() == "fits" or (not case._counts and case._room() == "fits in 4 bit"):
+            if case._how_it_fits() == "fits" or (
+                not case._is_suggestion_known and case._how_it_fits() == "fits in 4 bit"
+            ):
                 return case
-        in_4_bit = next((case for case in cases if case._room() == "fits in 4 bit"), None)
+        in_4_bit = next((case for case in cases if case._how_it_fits() == "fits in 4 bit"), None)
         if in_4_bit is not None:
             return in_4_bit
         last, because = suggested[-1], f"{suggested[-1].suggestion.because}{NONE_FITS}"
@@ -92,22 +96,24 @@ class Case:
         )
 
     @property
-    def _counts(self) -> bool:
+    def _is_suggestion_known(self) -> bool:
         return suggestion_counts(self.situation, self.facts)
 
-    def _room(self) -> str:
+    def _how_it_fits(self) -> str:
         """By the upper end of the estimate: 'fits', 'fits in 4 bit' or 'does not fit'."""
         decision = self.decide()
         if decision.nothing_fits or decision.concessions.least_module:
             return "does not fit"
         # If nothing is trained the model is the one that could be.
         schemes = (decision.composition.scheme,) if decision.trains else ("lora", "qlora")
-        holding = next((one for one in schemes if self._holds(decision.chain, str(one))), None)
+        holding = next(
+            (one for one in schemes if self._surely_fits(decision.chain, str(one))), None
+        )
         if holding is None:
             return "does not fit"
         return "fits in 4 bit" if decision.candidate(str(holding)).quantization else "fits"
 
-    def _holds(self, chain: str, scheme: str) -> bool:
+    def _surely_fits(self, chain: str, scheme: str) -> bool:
         """Whether a scheme fits by the upper end of its estimate; True if that is not known."""
         cost = self.costs.cost_of(compose(chain, scheme)).cost
         memory, limit = cost.memory, cost.limit_bytes
@@ -127,7 +133,7 @@ class Case:
         same = (
             changed._sorts_alone == self._sorts_alone
             and changed._stages == self._stages
-            and changed._room() == self._room()
+            and changed._how_it_fits() == self._how_it_fits()
         )
         return changed if same else changed.with_suggestion()
 
@@ -148,42 +154,42 @@ class Case:
     def _stages(self) -> tuple[Any, ...]:
         """What decides how much memory a model needs, before its scheme."""
         names = ("chain", "adapters_per", "architecture")
-        return (*(self._early.facts[name] for name in names), self._counts)
+        return (*(self._before_scheme.facts[name] for name in names), self._is_suggestion_known)
 
     @cached_property
-    def _early(self) -> Decision:
+    def _before_scheme(self) -> Decision:
         return conclude_early(self.ruleset, self.facts)
 
     def decide(self) -> Decision:
         """What the tables conclude: first what needs no estimate, then which scheme."""
-        return self._decided
+        return self._decision
 
     @cached_property
-    def _decided(self) -> Decision:
+    def _decision(self) -> Decision:
         several = len(self.situation.hardware.gpus) > 1  # else nothing is sharded and offloaded
         ladder = dict.fromkeys(replace(one, offload=one.offload and several) for one in LADDER)
         for concessions in ladder:
-            found = self._decided_with(concessions)
+            found = self._decision_with(concessions)
             if OVER_BUDGET in found.fits:
                 for part in ("modules", "all"):
-                    on_part = self._decided_with(replace(concessions, part=part))
+                    on_part = self._decision_with(replace(concessions, part=part))
                     if _is_worth_a_part(found, on_part):
                         return on_part
                 return found
             if not found.nothing_fits:
                 return found
-        return self._decided_with(NO_CONCESSIONS)
+        return self._decision_with(NO_CONCESSIONS)
 
-    def _decided_with(self, concessions: Concessions) -> Decision:
-        fits = self.coarse_fits(self._early.chain, concessions)
-        return replace(conclude(self.ruleset, self._early, fits), concessions=concessions)
+    def _decision_with(self, concessions: Concessions) -> Decision:
+        fits = self.coarse_fits(self._before_scheme.chain, concessions)
+        return replace(conclude(self.ruleset, self._before_scheme, fits), concessions=concessions)
 
     def coarse_fits(self, chain: str, concessions: Concessions = NO_CONCESSIONS) -> dict[str, str]:
         """scheme -> the coarse fact that rules see. Of a model that nobody named it is known once
         hardware and data are; that it does not fit always is, since the plan would run into it.
         """
         found = self.costs.coarse_fits(chain, concessions)
-        if self.situation.suggestion is None or self._counts:
+        if self.situation.suggestion is None or self._is_suggestion_known:
             return found
         known = ("too_big", OVER_BUDGET)
         return {scheme: fit if fit in known else "unknown" for scheme, fit in found.items()}

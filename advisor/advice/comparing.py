@@ -53,22 +53,24 @@ def compare_answers(first: Ruleset, second: Ruleset) -> ComparedRules:
 
 def _example(rulesets: Pair, difference: Difference) -> Answered | None:
     """A situation in which the step concludes what the difference says under both."""
-    ways = (facts for ruleset in reversed(rulesets) for facts in _ways(ruleset, difference))
-    known = ({name: value for name, value in facts.items() if value is not None} for facts in ways)
-    showing = next((facts for facts in known if _shows(rulesets, difference, facts)), None)
-    return None if showing is None else _shortened(rulesets, difference, showing)
+    for ruleset in reversed(rulesets):
+        for facts in _situations_in(ruleset, difference):
+            known = {name: value for name, value in facts.items() if value is not None}
+            if _differs_as_said(rulesets, difference, known):
+                return _shorten(rulesets, difference, known)
+    return None
 
 
-def _ways(ruleset: Ruleset, difference: Difference) -> Iterator[dict[str, Any]]:
+def _situations_in(ruleset: Ruleset, difference: Difference) -> Iterator[dict[str, Any]]:
     """Situations that lead to the region, in facts that a person states."""
     tables = [table for table in ruleset.tables.values() if not table.per and table.id != SETTINGS]
     names = [table.id for table in tables]
     if difference.table in names:
         before = tables[: names.index(difference.table)]
-        yield from _traced(ruleset, before, dict(difference.region.facts))
+        yield from _trace_back(ruleset, before, dict(difference.region.facts))
 
 
-def _traced(
+def _trace_back(
     ruleset: Ruleset, before: Sequence[DecisionTable], facts: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """The facts with every conclusion replaced by what leads to it; None: has to stay unknown."""
@@ -78,7 +80,7 @@ def _traced(
     *earlier, table = before
     wanted = facts.pop(table.concludes, None)
     if wanted is None:
-        yield from _traced(ruleset, earlier, facts)
+        yield from _trace_back(ruleset, earlier, facts)
         return
     rules = deciding(ruleset, judged_rules(ruleset, table.id))
     space = Space(ruleset, rules)
@@ -94,10 +96,10 @@ def _traced(
     )
     for chain in islice(ways, MAX_TRIED):
         cells = {name: space.cells[name][i].value for name, i in space.witness(chain).items()}
-        yield from _traced(ruleset, earlier, {**cells, **facts})
+        yield from _trace_back(ruleset, earlier, {**cells, **facts})
 
 
-def _shows(rulesets: Pair, difference: Difference, facts: Mapping[str, Any]) -> bool:
+def _differs_as_said(rulesets: Pair, difference: Difference, facts: Mapping[str, Any]) -> bool:
     """Whether the step concludes there what the difference says."""
     for ruleset, expected in zip(rulesets, (difference.first, difference.second), strict=True):
         if ruleset.contradictions(facts) or "task" not in facts:
@@ -111,7 +113,7 @@ def _shows(rulesets: Pair, difference: Difference, facts: Mapping[str, Any]) -> 
     return True
 
 
-def _shortened(rulesets: Pair, difference: Difference, facts: dict[str, Any]) -> Answered:
+def _shorten(rulesets: Pair, difference: Difference, facts: dict[str, Any]) -> Answered:
     """The situation without the facts that neither the step nor the whole answer needs."""
 
     def answers(found: Mapping[str, Any]) -> list[str]:
@@ -120,7 +122,9 @@ def _shortened(rulesets: Pair, difference: Difference, facts: dict[str, Any]) ->
     differs = len(set(answers(facts))) == 2
     for name in list(facts):
         rest = {other: value for other, value in facts.items() if other != name}
-        if _shows(rulesets, difference, rest) and (len(set(answers(rest))) == 2) >= differs:
+        if not _differs_as_said(rulesets, difference, rest):
+            continue
+        if len(set(answers(rest))) == 2 or not differs:
             facts = rest
     one, other = answers(facts)
     return Answered(facts=facts, first=one, second=other)

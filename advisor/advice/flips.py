@@ -67,7 +67,7 @@ def _by_answers(case: Case, decision: Decision) -> Iterator[Flip]:
             continue
         for value in _other_values(case, decision, fact):
             change = {fact.id: value, **dict.fromkeys(fact.implied_by(value), True)}
-            if _can_be_so(case, decision, {fact.id: value}, change):
+            if _is_consistent(case, decision, {fact.id: value}, change):
                 to = case.with_answers(change).decide().composition
                 if str(to) != str(decision.composition):
                     yield _flip(fact, value, to)
@@ -92,7 +92,7 @@ def _has_room(case: Case, decision: Decision) -> bool:
     return decision.trains and case.cost_of(decision.composition).cost.fits == "fits"
 
 
-def _can_be_so(
+def _is_consistent(
     case: Case, decision: Decision, stated: Mapping[str, Any], change: Mapping[str, Any]
 ) -> bool:
     """Whether a change goes with all else that was stated and known."""
@@ -149,7 +149,7 @@ def _amount(fact: Fact, point: float, cuts: list[float]) -> float:
 def _with_amount(case: Case, decision: Decision, fact: Fact, value: float) -> Composition | None:
     """What another amount leads to; None if it leads nowhere else, or cannot be."""
     change = {fact.id: value}
-    if not _can_be_so(case, decision, change, change):
+    if not _is_consistent(case, decision, change, change):
         return None
     there = case.with_answers(change)
     is_read = case.situation.data is not None or bool(case.situation.tasks)

@@ -38,7 +38,7 @@ class LintedRules:
 
     @property
     def exit_code(self) -> int:
-        """2 where there is an error."""
+        """2 if there is an error."""
         return InputError.exit_code if self.report.of("error") else 0
 
     @property
@@ -205,16 +205,16 @@ def refuse_or_warn(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]
     report = _overlay_report(ruleset, layers)
     if errors := report.of("error"):
         raise InputError(faults=[fault_of(finding) for finding in errors])
-    if ruleset.digest in _told:
+    if ruleset.digest in _already_warned:
         return ()
-    _told.add(ruleset.digest)
+    _already_warned.add(ruleset.digest)
     return tuple(
         " ".join(filter(None, (f"{finding.at}:", finding.rule, finding.text)))
         for finding in report.of("warning")
     )
 
 
-_told: set[str] = set()
+_already_warned: set[str] = set()
 
 
 @cache

@@ -30,11 +30,9 @@ from advisor.ruleset.space import cells_of
 # Known only once something can be estimated.
 FITS = tuple(f"fits_{scheme}" for scheme in schemes())
 OVER_BUDGET = "over_budget"
-# What the plan and its estimate need beside the composition: asked wherever training is still
-# possible.
+# What the plan and its estimate need beside the composition: asked if training is still possible.
 NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "gpu")
-# Read by the plan where an answer that mattered by itself opened the question: no reason to ask for
-# that answer.
+# Read by the plan if an answer that mattered by itself opened the question.
 ASKED_BESIDE = ("reward_model", "teacher_model")
 MADE_OF = ("train_decision", "chain", "adapters_per", "scheme")  # what a composition is made of
 ALIKE = ("alike",)
@@ -75,12 +73,12 @@ def _differs(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str, opened: s
     # Most questions show that they matter with everything open left unknown.
     if _Paths(steps, facts, answers, set()).differ():
         return True
-    # Two at a time: where each leads to the same as the first, all do.
+    # Two at a time: if each leads to the same as the first, all do.
     return any(_Paths(steps, facts, (answers[0], other), opened).differ() for other in answers[1:])
 
 
 def may_train(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> bool:
-    """Whether some answers lead to training; False where only a remedy is left."""
+    """Whether some answers lead to training; False if only a remedy is left."""
     return _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable)).may_train()
 
 

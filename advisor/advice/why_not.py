@@ -179,7 +179,7 @@ class LosingOutcome:
         never = {"task"} | ({"memory_bound"} if self.facts.get("device") == "cpu" else set())
         possible = sorted((one for one in paths if never.isdisjoint(one.wanted)), key=self._effort)
         tries = (replace(one, change=change) for one in possible for change in self._changes(one))
-        return next((one for one in islice(tries, MAX_TRIES) if self._wins(one.change)), None)
+        return next((one for one in islice(tries, MAX_TRIES) if self._wins_with(one.change)), None)
 
     def _if_the_winner_does_not_fit(self) -> Iterator[Path]:
         """For a smaller scheme the change that needs no other rule: the winner does not fit."""
@@ -224,7 +224,7 @@ class LosingOutcome:
             not path.by_size or self.facts.get(next(iter(path.wanted))) in (None, UNKNOWN),
             sum(map(self._effort_of, path.wanted)),
             len(path.wanted),
-            not self._learns_from(path.wanted.get("data_kind")),
+            not self._suits_chain(path.wanted.get("data_kind")),
             *(-part for part in self._rank(path.rule)),
             path.rule.id,
             *path.wanted,
@@ -240,7 +240,7 @@ class LosingOutcome:
             return OTHER_MODEL
         return OTHER_TASK if fact_id == "task" else EFFORT
 
-    def _learns_from(self, kinds: Condition | None) -> bool:
+    def _suits_chain(self, kinds: Condition | None) -> bool:
         """Whether a chain would get the kind of data that it is for, not one to be made into it."""
         if self.table.id != "chain" or kinds is None:
             return False
@@ -256,7 +256,7 @@ class LosingOutcome:
             implied = [facts[name].implied_by(value) for name, value in change.items()]
             yield {**{other: True for others in implied for other in others}, **change}
 
-    def _wins(self, change: Change) -> bool:
+    def _wins_with(self, change: Change) -> bool:
         """Whether the tables conclude the outcome after the change, and nothing else before it."""
         facts = {**self.facts, **change}
         if self.ruleset.contradictions(facts):
@@ -279,17 +279,17 @@ class LosingOutcome:
         """'QLoRA would win if LoRA did not fit; here LoRA fits with 4.2 GiB to spare.'"""
         names = sorted(path.wanted, key=self._effort_of)
         shown = [name for name in path.wanted if name in names[:NAMED]]
-        wanted = " and ".join(self._would_be(name, path) for name in shown)
+        wanted = " and ".join(self._wanted_fact(name, path) for name in shown)
         among = "if, among other things," if len(names) > NAMED else "if"
         method = value_words(self.ruleset.facts[self.table.concludes], self.outcome)
-        text = f"{method} would win {among} {wanted}; {self._here(shown)}."
+        text = f"{method} would win {among} {wanted}; {self._as_it_is(shown)}."
         return Reason(
             text=text[0].upper() + text[1:],
             rule=path.rule.id,
             source=titles_of(path.rule, self.ruleset),
         )
 
-    def _would_be(self, name: str, path: Path) -> str:
+    def _wanted_fact(self, name: str, path: Path) -> str:
         fact, condition = self.ruleset.facts[name], path.wanted[name]
         if condition.intervals:
             return wants(fact, replace(condition, unknown=False), would=True)
@@ -297,11 +297,11 @@ class LosingOutcome:
         own = bool(fact.instance_of) and scheme_of_fact(fact) == self.outcome
         return text.replace(method_words(self.outcome), "it", 1) if own else text
 
-    def _here(self, names: Sequence[str]) -> str:
+    def _as_it_is(self, names: Sequence[str]) -> str:
         """'you chose a medium budget, and you have not said what matters most'."""
         facts = [self.ruleset.facts[name] for name in names]
         known = [fact for fact in facts if self.facts.get(fact.id) not in (None, UNKNOWN)]
-        parts = [self._is(fact) for fact in known]
+        parts = [self._known_fact(fact) for fact in known]
         missing = [fact for fact in facts if fact not in known]
         if fits := [fact for fact in missing if fact.instance_of]:
             verb = "is" if len(fits) == 1 else "are"
@@ -312,7 +312,7 @@ class LosingOutcome:
             parts[1:] = [part.removeprefix("here ") for part in parts[1:]]
         return clauses(parts)
 
-    def _is(self, fact: Fact) -> str:
+    def _known_fact(self, fact: Fact) -> str:
         value = self.facts[fact.id]
         if not fact.instance_of:
             return says(fact, value)

@@ -23,7 +23,7 @@ PLANNED = 0.9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Concessions:
-    """What is given up so that something fits, where nothing does otherwise."""
+    """What is given up so that something fits, if nothing does otherwise."""
 
     least_module: bool = False  # the smallest modules
     offload: bool = False  # what is sharded lies in the computer's memory, which is slower

@@ -49,7 +49,7 @@ def with_lengths(case: StageCase, settings: Mapping[str, Chosen]) -> tuple[dict[
         usual = text_length(context, on_cpu=case.on_cpu)
     else:
         usual = sequence_length(case.profile, context)
-    found["seq_len"], left_out = _shorter(case, usual)
+    found["seq_len"], left_out = _conceded_length(case, usual)
     if left_out:
         found["truncation"] = Chosen(value="drop", because="rows over seq_len are left out")
     return found | _room_for_answers(case, found), left_out
@@ -67,11 +67,11 @@ def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Cho
         length = _rounded_up(longest if approximate else kept.tokens)
         count = f"{kept.tokens:,} tokens{', approximated' if approximate else ''}"
         of = f" of the {tokens.sampled_rows:,} measured" if tokens.sampled_rows is not None else ""
-        because = f"holds {kept.what}{of} ({count}){_longer(data, kept.tokens)}"
-    return _within(context_tokens, Chosen(value=length, because=because))
+        because = f"holds {kept.what}{of} ({count}){_longer_rows(data, kept.tokens)}"
+    return _at_most_context(context_tokens, Chosen(value=length, because=because))
 
 
-def _longer(data: DataProfile, kept: int) -> str:
+def _longer_rows(data: DataProfile, kept: int) -> str:
     """What happens to the rows that are longer, with their number if it was counted."""
     found = data.measures.get("longer_rows")
     if data.tokens is None or data.tokens.longest <= kept or not found:
@@ -88,10 +88,10 @@ def text_length(context_tokens: int | None, *, on_cpu: bool) -> Chosen:
     """A length for plain documents, which are parted without loss."""
     because = "documents are split without loss; longer pieces cost more than they teach"
     length = CPU_TEXT_LEN if on_cpu else TEXT_LEN
-    return _within(context_tokens, Chosen(value=length, because=because))
+    return _at_most_context(context_tokens, Chosen(value=length, because=because))
 
 
-def _within(context_tokens: int | None, length: Chosen) -> Chosen:
+def _at_most_context(context_tokens: int | None, length: Chosen) -> Chosen:
     """The length, or that of the model's context if it is shorter."""
     if context_tokens is None or length.value <= context_tokens:
         return length
@@ -99,7 +99,7 @@ def _within(context_tokens: int | None, length: Chosen) -> Chosen:
     return replace(length, value=context_tokens, because=because)
 
 
-def _shorter(case: StageCase, usual: Chosen) -> tuple[Chosen, str]:
+def _conceded_length(case: StageCase, usual: Chosen) -> tuple[Chosen, str]:
     """The length conceded for the sake of memory, and in words which rows are longer."""
     steps, whole, data = case.concessions.shorter, int(usual.value), case.profile
     if not steps or case.method.generates:
@@ -137,7 +137,7 @@ def _room_for_answers(case: StageCase, settings: Mapping[str, Chosen]) -> dict[s
     length = int(whole.value) + int(answer.value)
     because = f"{whole.because}, and an answer of {answer.value:,} tokens"
     both = replace(whole, value=length, because=because)
-    return {"response_tokens": answer, "seq_len": _within(case.context_tokens, both)}
+    return {"response_tokens": answer, "seq_len": _at_most_context(case.context_tokens, both)}
 
 
 def _rounded_up(length: float) -> int:
