@@ -41,7 +41,7 @@ REQUIREMENTS_FILE = Keys(
 
 @cache
 def data_requirements() -> dict[str, DataRequirement]:
-    """Objective (and `classification`) -> how much data it wants, where its file says so.
+    """Objective (and `classification`) -> how much data it wants, if its file says so.
 
     Raises InputError with every fault, located.
     """
@@ -84,7 +84,7 @@ def compare_amounts(profile: DataProfile) -> list[dict[str, Any]]:
 
 
 def shortages(*, rows: int | None, tokens: int | None) -> dict[str, str]:
-    """Objective -> what is said of these data where it wants more: '300 rows are too few: below 500
+    """Objective -> what is said of these data if it wants more: '300 rows are too few: below 500
     it seldom works; ...'.
     """
     table = [_row(wanted, rows, tokens) for wanted in data_requirements().values()]
@@ -106,7 +106,7 @@ def _row(wanted: DataRequirement, rows: int | None, tokens: int | None) -> dict[
 
 
 def verdict(has: int | None, wanted: DataRequirement) -> str:
-    """too_few | thin | usual | plenty, or unknown where it was not measured."""
+    """too_few | thin | usual | plenty, or unknown if it was not measured."""
     if has is None:
         return "unknown"
     if has < wanted.too_few:

@@ -65,7 +65,7 @@ class Example:
     paired: `messages`, the last one (at least) from the assistant. raw_text: `text`. preference:
         `messages` is the shared
     prompt, `chosen` and `rejected` the two continuations. unpaired_feedback: `messages` and `good`.
-    prompts_with_verifier: `messages` (the request alone) and `answer`, which is JSON where it is a
+    prompts_with_verifier: `messages` (the request alone) and `answer`, which is JSON if it is a
         list of tests. Classification
     rows are `text` and `label`, and the same as `messages`. A paired row whose result can be
     checked has `answer` beside its `messages`: for reinforcement the request is what stands before
@@ -81,13 +81,13 @@ class Example:
     answer: str | None = None
     label: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
-    # prompt + completion as text: trained without a chat template where the model has none
+    # prompt + completion as text: trained without a chat template if the model has none
     plain: bool = False
 
 
 def system_in_question(messages: Sequence[Message]) -> tuple[Message, ...] | None:
     """The conversation with its system text in front of the first question, for templates that
-    refuse system turns; None where there is nothing to move.
+    refuse system turns; None if there is nothing to move.
     """
     if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
         return None

@@ -30,7 +30,7 @@ class ColumnRule:
     shapes: Annotated[Names, "what most of its cells are; left out, anything"] = ()
     where: Annotated[Looks | None, "what its cells look like"] = None
     only: Annotated[bool, "there is one such column and no second"] = False
-    otherwise: Annotated[str, "columns that are looked for where there is none"] = ""
+    otherwise: Annotated[str, "columns that are looked for if there is none"] = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class Called:
 class Format(Called):
     """One way to read columns."""
 
-    columns: Annotated[Names, "role, `role?` where it may be missing, or `role=column`"]
+    columns: Annotated[Names, "role, `role?` if it may be missing, or `role=column`"]
     why: Annotated[str, "what is said of it, with the columns of roles"] = ""
     without: Annotated[Names, "the file has none of these columns"] = ()
     keeps: Annotated[Names, "the roles that are handed on; left out, all"] = ()
@@ -57,7 +57,7 @@ class Format(Called):
     sure: Annotated[Names, "names of that column that are taken unasked"] = ()
     certain: Annotated[
         Literal["always", "likely", "pair", "lone", "never"],
-        "pair: where request and answer belong together; lone: where there is no other column",
+        "pair: if request and answer belong together; lone: if there is no other column",
     ] = "always"
     also: Annotated[bool, "what fits further down is another reading"] = False
     alone: Annotated[bool, "--map states no other roles"] = False
@@ -105,7 +105,7 @@ class Formats:
     other_objects: Annotated[
         Mapping[str, Names], "`object` of an API -> what it is, and what to do instead"
     ]
-    in_short: Annotated[str, "what is said of the formats where none of them fits"]
+    in_short: Annotated[str, "what is said of the formats if none of them fits"]
     words: Annotated[Mapping[str, tuple[str, ...]], "what words in other names say of a column"]
 
     @cached_property

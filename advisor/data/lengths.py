@@ -31,7 +31,7 @@ CountTokens = Callable[[str], int]
 class Lengths:
     """How long rows, requests and answers are.
 
-    The length of a pair is that of the longer of its two sequences, since that must fit.
+    A pair is as long as the longer of its two sequences, since that must fit.
     """
 
     count_tokens: CountTokens | None = None
@@ -96,7 +96,7 @@ class Lengths:
         tokens a trainer reads.
 
         Args:
-            rows_in_all: Rows of the whole file, where it was read in part.
+            rows_in_all: Rows of the whole file, if it was read in part.
         """
         for counted in self._sample.kept:
             self._note(*counted)

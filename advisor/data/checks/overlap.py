@@ -21,7 +21,7 @@ MAX_ROWS = 500_000  # of the evaluation file: its hashes stay in memory
 
 
 def request_key(example: Example) -> int | None:
-    """A hash of what is asked, None where nothing is."""
+    """A hash of what is asked; None if nothing is."""
     messages = example.messages
     if not example.chosen and messages and messages[-1].role == "assistant":
         messages = messages[:-1]

@@ -1,6 +1,6 @@
 """Secrets and personal data in texts: suspected, counted, and only ever shown masked.
 
-A suspicion, no proof: patterns with a check digit where there is one. A model repeats what it was
+A suspicion, no proof: patterns with a check digit if there is one. A model repeats what it was
 trained on.
 """
 
@@ -116,7 +116,7 @@ KINDS = (
         r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}",
     ),
 )
-# Looked for where asked, in texts with a number of some length: they cost most of the time.
+# Looked for if asked, in texts with a number of some length: they cost most of the time.
 NUMBER = ("",)
 NUMBERS = (
     PrivateKind(

@@ -95,7 +95,7 @@ def alike(sampled: list[tuple[int, tuple[int, ...]]]) -> list[tuple[int, int]]:
 
 
 def keys_of(row: SeenRow, kind: str) -> tuple[int, int | None]:
-    """A hash of all that a row says, and one of what it asks where that has an answer."""
+    """A hash of all that a row says, and one of what it asks if that has an answer."""
     example = row.example
     if kind == "raw_text":
         return hash(row.text), None

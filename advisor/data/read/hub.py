@@ -39,7 +39,7 @@ def is_hub_id(text: str) -> bool:
 
 
 def hub_folder(text: str) -> Path:
-    """The cached files of a hub data set, fetched where they are not there yet.
+    """The cached files of a hub data set, fetched if they are not there yet.
 
     Raises:
         InputError: Not in the cache and offline, or no such data set.

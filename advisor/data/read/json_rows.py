@@ -125,7 +125,7 @@ class _Window:
     def more(self) -> bool:
         """Read on, dropping what has been used.
 
-        The window doubles where one value does not fit. False at the end.
+        The window doubles if one value does not fit. False at the end.
         """
         if self.ended:
             return False

@@ -1,8 +1,8 @@
 """One file of data as lines of text: unpacked, decoded whatever it was saved in, and what is wrong
 with it so far.
 
-A byte order mark says UTF-16. Else Windows-1252, which office programs write, is taken where its
-letters are those of one language, and another encoding where charset-normalizer finds no second
+A byte order mark says UTF-16. Else Windows-1252, which office programs write, is taken if its
+letters are those of one language, and another encoding if charset-normalizer finds no second
 one: wrong letters in training data are worse than an error.
 """
 
@@ -54,7 +54,7 @@ class DataFile:
     shown: str  # as messages name it
     container: str  # json | jsonl | csv | text | parquet | arrow
     gzipped: bool = False
-    encoding: str = "utf-8"  # another one only where its first bytes tell
+    encoding: str = "utf-8"  # another one only if its first bytes tell
 
     @property
     def is_wide(self) -> bool:
@@ -71,11 +71,11 @@ class Faults:
     key_twice: bool = False  # in the row that is being read
     # no fault: the last one counts, as JSON readers have it
     rows_with_key_twice: list[int] = field(default_factory=list)
-    # file -> how it was read, where that is not comma and UTF-8: {"separator": "semicolon"}
+    # file -> how it was read, if that is not comma and UTF-8: {"separator": "semicolon"}
     read_as: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def object_of(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """A JSON object, noted where a key stands twice in it."""
+        """A JSON object, noted if a key stands twice in it."""
         made = dict(pairs)
         self.key_twice = self.key_twice or len(made) < len(pairs)
         return made
@@ -175,7 +175,7 @@ def open_bytes(file: DataFile) -> IO[bytes]:
 class _Transcoded(io.RawIOBase):
     """A stream of a file in UTF-16 or UTF-32, read as UTF-8, so that all readers see the same.
 
-    Reading raises InputError where the file is damaged.
+    Reading raises InputError if the file is damaged.
     """
 
     def __init__(self, stream: IO[bytes], file: DataFile) -> None:

@@ -138,7 +138,7 @@ def content_digest(path: str | os.PathLike[str] | DataSource) -> str:
 
 
 def ending(path: Path) -> str:
-    """The ending of a file's name in small letters, without that of gzip."""
+    """The ending of a file's name in small letters, without `.gz`."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
@@ -241,7 +241,7 @@ def _head(where: Path, shown: str) -> tuple[bytes, bool]:
         return head, False
     import zlib
 
-    # Of a file that is cut off, what can be unpacked says what it is; the reader names the row.
+    # What can be unpacked of a file that is cut off says what it is; the reader names the row.
     unpacker = zlib.decompressobj(31)
     try:
         unpacked = unpacker.decompress(head, HEAD_BYTES)
@@ -447,7 +447,7 @@ def _json(path: Path, shown: Path) -> dict[str, Any]:
 
 
 def team_files(folder: str | os.PathLike[str]) -> dict[str, str]:
-    """Team -> its file or folder, named after it; empty where the folder is no such folder.
+    """Team -> its file or folder, named after it; empty if the folder is no such folder.
 
     Splits of one data set (train, test), its parts (part-1, part-2) and documents are no teams.
     """

@@ -68,7 +68,7 @@ class Column:
         return found > 0.5 * len(self.values) > 0
 
     def is_label(self, *, named: bool) -> bool:
-        """True where the column has few distinct short values."""
+        """Whether the column has few distinct short values."""
         if self.shape not in ("text", "number", "bool", "texts") or not self.values:
             return False
         distinct = len(self.values)
@@ -144,7 +144,7 @@ def _is_call_or_tool(turn: Mapping[str, Any]) -> bool:
 
 def checkable(text: str) -> str | None:
     """The result in an answer that a program can compare: a bare number, or what stands after ####
-    (GSM8K); None where there is none.
+    (GSM8K); None if there is none.
     """
     if "####" in text:
         result = text.rsplit("####", 1)[1].strip()
@@ -177,7 +177,7 @@ def text_cell(value: Any) -> str | None:
 
 
 def reach(row: Mapping[str, Any], path: str) -> Any:
-    """The cell of a column, where its name is a path; None where the row does not have it."""
+    """The cell of a column whose name may be a path; None if the row does not have it."""
     if path in row:
         return row[path]
     name, dot, rest = path.partition(".")

@@ -95,7 +95,7 @@ class ColumnReading:
 
 
 def ways_to_read(columns: Mapping[str, Column], by: str = "name") -> list[ColumnReading]:
-    """One entry where the columns are clear, several where they are not.
+    """One entry if the columns are clear, several if they are not.
 
     Args:
         by: "name" for columns with known names, "shape" for any others.
@@ -145,7 +145,7 @@ def _readings(one: Format, columns: Mapping[str, Column]) -> Iterator[ColumnRead
 def _bindings(
     one: Format, columns: Mapping[str, Column], start: Mapping[str, str]
 ) -> list[dict[str, str]]:
-    """Role -> column, in the order of the format; none where a role finds no column."""
+    """Role -> column, in the order of the format; none if a role finds no column."""
     found: list[dict[str, str]] = [{}]
     for role, source, needed in one.roles:
         more: list[dict[str, str]] = []
@@ -223,7 +223,7 @@ def _name(one: Format, bound: Mapping[str, str], columns: Mapping[str, Column]) 
 
 
 def format_of(mapping: Mapping[str, str], columns: Mapping[str, Column]) -> str:
-    """The format that these roles make; "" where they make none."""
+    """The format that these roles make; "" if they make none."""
     has = {*mapping}
     for one in formats().formats:
         if (

@@ -1,6 +1,6 @@
 """Columns with names of their own: what the words in a name say, in some fifteen languages.
 
-A reading is clear where the names alone leave one request and one answer. It is taken with a
+A reading is clear if the names alone leave one request and one answer. It is taken with a
 warning; any other is a question in the wizard, and an error with a `--map` line elsewhere.
 """
 
@@ -30,8 +30,8 @@ def _words() -> dict[str, frozenset[str]]:
 
 
 def role_of(name: str) -> str:
-    """The group of words that a column's name belongs to; "" for none. Of a nested one the last
-    part decides ('resolution.agent'), or all of it where that says little ('resolution.text').
+    """The group of words that a column's name belongs to; "" for none. The last part of a
+    nested name decides ('resolution.agent'), or all of it if that says little ('resolution.text').
     """
     last = name.rpartition(".")[2]
     if last != name and (role := role_of(last)) not in ("", "text"):

@@ -1,4 +1,4 @@
-"""A model's own tokenizer and chat template, where its folder is at hand: exact lengths, and
+"""A model's own tokenizer and chat template, if its folder is at hand: exact lengths, and
 whether the template takes the rows.
 
 Both packages are free of torch and come with the training extra. Without them lengths are
@@ -204,8 +204,8 @@ class ModelTokenizer:
             yield from findings_of(tally, name, severity, text, blocks)
 
     def _about_arguments(self, chat: ChatText) -> Iterator[DataFinding]:
-        """Arguments that the template does not know, and where the thoughts in the data and those
-        of the template disagree.
+        """Arguments that the template does not know, and thoughts on which the data and the
+        template disagree.
         """
         source = "" if self.is_plain else chat.source
         for name in chat.arguments:
@@ -267,7 +267,7 @@ def model_tokenizer(
 
     Args:
         model: A folder, or a name of the hub.
-        arguments: Of its chat template, such as enable_thinking.
+        arguments: For its chat template, such as enable_thinking.
     """
     folder = _folder(model)
     found, note = _at_hand(folder, model, arguments)
