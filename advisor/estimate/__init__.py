@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from advisor.estimate.cost import cost_estimate
 from advisor.estimate.memory.bands import HEAD_ROOM, fits_in, memory_fits
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.static import host_bytes, host_moments
@@ -24,7 +23,7 @@ from advisor.estimate.run import Run
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import Estimate, TimeEstimate
 from advisor.estimate.whole_time import EvaluationRows, time_by_parts
-from advisor.ground.types import Hardware
+from advisor.ground.types import GpuSpec, Hardware
 
 WORTH_A_SERVER = 0.1  # of a step that a server for its answers would save
 
@@ -110,6 +109,21 @@ def estimate(
         unknown=tuple(unknown),
         learned=taught,
     )
+
+
+def cost_estimate(
+    duration_s: float | None, gpus: int, gpu: GpuSpec | None
+) -> tuple[float | None, str]:
+    """(US dollars, the source of the price); None if the duration or the price is not known."""
+    if gpu is None or gpu.price_usd_per_h is None:
+        return None, "no rental price is known for this GPU" if gpu is not None else ""
+    note = (
+        f"{gpu.name} at"
+        f" ${gpu.price_usd_per_h:.2f}/h{f' ({gpu.price_note})' if gpu.price_note else ''}"
+    )
+    if duration_s is None:
+        return None, note
+    return duration_s / 3600 * max(1, gpus) * gpu.price_usd_per_h, note
 
 
 def rollouts_note(run: Run, time: TimeEstimate) -> str:

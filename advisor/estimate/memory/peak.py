@@ -24,16 +24,14 @@ from advisor.estimate.memory.activations import (
 )
 from advisor.estimate.memory.allocator import NONE, UNKNOWN, Records, cache_factors, records
 from advisor.estimate.memory.bands import doubts_of, guess_note, need_band, reading_band
-from advisor.estimate.memory.gradients import (
-    communication_buckets,
-    earlier_gradients,
-    first_gradients,
-    gradients,
-)
 from advisor.estimate.memory.static import (
     base_while_loading,
     cast_weights,
+    communication_buckets,
+    earlier_gradients,
+    first_gradients,
     gathered_weights,
+    gradients,
     optimizer_states,
     optimizer_temporaries,
     other_roles,

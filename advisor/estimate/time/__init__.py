@@ -1,9 +1,7 @@
 """Duration of an optimizer step and of a run. Arithmetic only.
 
-machine.py: what a device and its links reach, and what moves between devices. work.py: compute and
-memory traffic. host.py: the time the host needs to start kernels and to gather shards.
-generation.py: what a step has beside its micro-batches. step.py adds the optimizer and puts them
-together.
+machine.py: what a device, its links and its host reach, and what moves between devices. work.py:
+compute and memory traffic. step.py adds the optimizer and written answers and puts them together.
 """
 
 from advisor.estimate.time.machine import Machine, machine_of

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from advisor.estimate import hardware_machine
+from advisor.estimate import cost_estimate, hardware_machine
 from advisor.estimate.answers import document_of
-from advisor.estimate.cost import cost_estimate
 from advisor.estimate.memory.bands import HEAD_ROOM
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.run import Run
