@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from advisor.advice.types import Advice, Candidate, Fitted, Reason, StageSettings
+from advisor.advice.types import Advice, Candidate, Fitted, Infeasible, Reason
 from advisor.estimate.past_runs import learned_document
 from advisor.estimate.types import Estimate, WholeTime
 from advisor.ground.types import DataProfile
 from advisor.ground.units import gib
+from advisor.methods.composition import Composition
 from advisor.render.data import profile_json
 from advisor.render.next_steps import NextSteps, finding_out, next_steps
 from advisor.render.probe import probe_json
@@ -31,70 +32,55 @@ def advice_document(
     advice: Advice, *, plan: Mapping[str, Any] | None, missing: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The document; `plan` is the runnable launch file as data, or None with what is missing."""
-    recommendation = advice.recommendation
-    situation = advice.situation
-    return {
+    ours, situation, certainty = advice.recommendation, advice.situation, advice.certainty
+    document: dict[str, Any] = plain({
         "schema_version": SCHEMA_VERSION,
         "recommendation": {
-            "composition": str(recommendation.composition),
-            "remedies": list(recommendation.composition.remedies),
-            "stages": [
-                _of(stage, "objective", "update", "quantization") for stage in recommendation.stages
+            "composition": ours.composition,
+            "remedies": ours.composition.remedies,
+            "stages": [_of(stage, "objective", "update", "quantization") for stage in ours.stages],
+            "settings": [
+                {key: _of(one, "value", "because", "rule") for key, one in stage.settings.items()}
+                for stage in ours.stages
             ],
-            "settings": [_settings(stage) for stage in recommendation.stages],
-            "decided_by": list(advice.decided_by),
-            "because": [_reason(reason) for reason in recommendation.because],
-            "evidence": advice.certainty.evidence,
-            "strength": advice.certainty.strength,
+            "decided_by": advice.decided_by,
+            "because": map(_reason, ours.because),
+            "evidence": certainty.evidence,
+            "strength": certainty.strength,
             "certainty": {
-                "rests_on": advice.certainty.rests_on,
-                "doubts": list(advice.certainty.doubts),
-                "conflicts": [_reason(reason) for reason in advice.certainty.conflicts],
+                "rests_on": certainty.rests_on,
+                "doubts": certainty.doubts,
+                "conflicts": map(_reason, certainty.conflicts),
             },
-            "estimate": estimate_document(recommendation.estimate),
-            "ways": [
-                _way(way, is_chosen=number == 0) for number, way in enumerate(recommendation.ways)
-            ],
+            "estimate": estimate_document(ours.estimate),
+            "ways": [_way(way, is_chosen=number == 0) for number, way in enumerate(ours.ways)],
             "find_out": finding_out(advice),
-            "next_steps": [_next_steps(steps) for steps in next_steps(advice)],
+            "next_steps": map(_next_steps, next_steps(advice)),
         },
-        "out_of_scope": (
-            None if situation.outside is None else _of(situation.outside, "what", "where")
-        ),
-        "guide": (
-            None
-            if advice.guide is None
-            else {"composition": str(advice.guide.composition), "row": advice.guide.row}
-        ),
-        "alternatives": [_alternative(candidate) for candidate in advice.alternatives],
-        "flips": [
-            {
-                "change": plain(flip.change),
-                "to": str(flip.to),
-                "effort": flip.effort,
-                "text": flip.text,
-            }
-            for flip in advice.flips
-        ],
-        "nothing_fits": _nothing_fits(advice),
-        "unknown": list(advice.unknown),
-        "warnings": list(advice.warnings),
+        "out_of_scope": situation.outside and _of(situation.outside, "what", "where"),
+        "guide": advice.guide and _of(advice.guide, "composition", "row"),
+        "alternatives": map(_alternative, advice.alternatives),
+        "flips": [_of(flip, "change", "to", "effort", "text") for flip in advice.flips],
+        "nothing_fits": advice.nothing_fits and _nothing_fits(advice.nothing_fits),
+        "unknown": advice.unknown,
+        "warnings": advice.warnings,
         "situation": {
             "answers": {
-                fact: {"value": plain(answer.value), "origin": answer.origin}
+                fact: _of(answer, "value", "origin")
                 for fact, answer in situation.answers.known.items()
             },
-            "facts": plain(advice.facts),
-            "model": plain(situation.model),
-            "suggestion": plain(situation.suggestion),
+            "facts": advice.facts,
+            "model": situation.model,
+            "suggestion": situation.suggestion,
             "tasks": {name: data_document(profile) for name, profile in situation.tasks.items()},
         },
         "hardware": _without(probe_json(situation.hardware), "schema_version"),
         "data": _stated_data(advice) if situation.data is None else data_document(situation.data),
-        "rules": {"layers": list(advice.layers), "digest": advice.rules_digest},
-        "plan": None if plan is None else plain(plan),
-        "missing": list(missing),
-    }
+        "rules": {"layers": advice.layers, "digest": advice.rules_digest},
+        "plan": plan,
+        "missing": missing,
+    })  # fmt: skip
+    return document
 
 
 def estimate_document(estimate: Estimate) -> dict[str, Any]:
@@ -155,10 +141,8 @@ def _gib(size_bytes: float | None) -> float | None:
 
 def data_document(profile: DataProfile) -> dict[str, Any]:
     """A measured data file without its sample row: nobody's data is passed on."""
-    return {
-        **plain(_without(profile_json(profile), "schema_version", "sample")),
-        "origin": "measured",
-    }
+    document = _without(profile_json(profile), "schema_version", "sample")
+    return {**document, "origin": "measured"}
 
 
 def _without(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -169,7 +153,7 @@ def _stated_data(advice: Advice) -> dict[str, Any]:
     answers = advice.situation.answers
     stated = {key: answers.value(f"data_{key}") for key in ("path", "kind", "rows")}
     return {
-        **plain(stated),
+        **stated,
         "format": None,
         "mapping": {},
         "tokens": None,
@@ -182,26 +166,22 @@ def _stated_data(advice: Advice) -> dict[str, Any]:
 
 def _next_steps(steps: NextSteps) -> dict[str, Any]:
     return {
-        "remedy": steps.remedy,
-        "first": steps.first,
+        **_of(steps, "remedy", "first"),
         "ways": [_of(way, "where", "text", "commands", "cost") for way in steps.ways],
-        "measure": steps.measure,
-        "helps_then": steps.helps_then,
-        "also": list(steps.also),
+        **_of(steps, "measure", "helps_then", "also"),
         "sources": [_of(source, "title", "url", "checked") for source in steps.sources],
     }
 
 
 def _of(value: object, *names: str) -> dict[str, Any]:
-    """These fields of a value, as JSON types."""
-    return {name: plain(getattr(value, name)) for name in names}
+    """These fields of a value."""
+    return {name: getattr(value, name) for name in names}
 
 
 def _alternative(candidate: Candidate) -> dict[str, Any]:
     return {
-        "composition": str(candidate.composition),
-        "verdict": candidate.verdict,
-        "because": [_reason(reason) for reason in candidate.because],
+        **_of(candidate, "composition", "verdict"),
+        "because": map(_reason, candidate.because),
         "estimate": estimate_document(candidate.estimate),
         "force_allowed": candidate.forced_ok,
     }
@@ -213,50 +193,29 @@ def _way(way: Fitted, *, is_chosen: bool) -> dict[str, Any]:
     return {
         "strategy": way.strategy.name,
         "offload": way.strategy.offload,
-        "gpus": way.gpus,
-        "machines": way.machines,
+        **_of(way, "gpus", "machines"),
         "chosen": is_chosen,
         "fits": cost.fits,
-        "need_gib": None if cost.memory is None else _gib(cost.memory.need_bytes),
+        "need_gib": cost.memory and _gib(cost.memory.need_bytes),
         "hours": _hours(cost.duration_s),
         "usd": rounded(cost.cost_usd),
     }
 
 
-def _nothing_fits(advice: Advice) -> dict[str, Any] | None:
-    """Why nothing fits and what would, or None where something does."""
-    stuck = advice.nothing_fits
-    if stuck is None:
-        return None
+def _nothing_fits(stuck: Infeasible) -> dict[str, Any]:
+    """Why nothing fits and what would."""
     return {
-        "nearest": str(stuck.nearest.composition),
-        "blame": [_reason(reason) for reason in stuck.blame],
-        "ways_out": [
-            {
-                "text": way.text,
-                "change": plain(way.change),
-                "to": str(way.to),
-                "command": way.command,
-            }
-            for way in stuck.ways_out
-        ],
-    }
-
-
-def _settings(stage: StageSettings) -> dict[str, Any]:
-    return {
-        key: {"value": plain(chosen.value), "because": chosen.because, "rule": chosen.rule}
-        for key, chosen in stage.settings.items()
+        "nearest": stuck.nearest.composition,
+        "blame": map(_reason, stuck.blame),
+        "ways_out": [_of(way, "text", "change", "to", "command") for way in stuck.ways_out],
     }
 
 
 def _reason(reason: Reason) -> dict[str, Any]:
     return {
-        "text": reason.text,
-        "rule": reason.rule,
-        "source": reason.source,
+        **_of(reason, "text", "rule", "source"),
         "facts": [
-            {"fact": known.fact, "value": plain(known.value), "from": known.origin}
+            {"fact": known.fact, "value": known.value, "from": known.origin}
             for known in reason.facts
         ],
         "needs": rounded(reason.needs),
@@ -276,18 +235,18 @@ def rounded(value: float | None, digits: int = 3) -> float | None:
 
 def plain(value: Any) -> Any:
     """The value as JSON types: infinities and NaN are null, sets are sorted lists."""
+    if isinstance(value, Composition | PurePath):
+        return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, set | frozenset):
         return sorted((plain(part) for part in value), key=str)
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | map):
         return [plain(part) for part in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
         return value
-    if isinstance(value, PurePath):
-        return str(value)
     raise TypeError(f"a {type(value).__name__} has no place in a JSON document: {value!r}")
