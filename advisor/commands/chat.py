@@ -10,16 +10,9 @@ from pathlib import Path
 import click
 
 from advisor.commands.output import say
-from advisor.commands.tools import (
-    TORCH_PACKAGES,
-    device_of,
-    find_run,
-    newest_run,
-    refuse_without,
-    run_tool,
-)
+from advisor.commands.tools import refuse_without, run_tool
 from advisor.ground.errors import AdviseError
-from advisor.record.files import read_record
+from advisor.record.files import device_of, find_run, newest_run, read_record
 from advisor.render.run import verdict_lines
 
 
@@ -61,7 +54,7 @@ def chat(
     answer behind each question. Ctrl-C stops an answer, `exit` or Ctrl-D ends the chat.
     """
     folders = [find_run(run) for run in runs] or [newest_run(Path.cwd())]
-    refuse_without(TORCH_PACKAGES, "`advise chat`")
+    refuse_without(("torch", "transformers", "peft"), "`advise chat`")
     for folder in folders:
         greet(folder)
     with interrupts_left_to_child():

@@ -8,11 +8,12 @@ import click
 
 from advisor.commands.options import json_option
 from advisor.commands.output import SCHEMA_VERSION, print_json, say
-from advisor.commands.tools import find_run, newest_run, refuse_without, run_tool
+from advisor.commands.tools import refuse_without, run_tool
 from advisor.export.exporter import Exporter, ExportRequest, exporters, found_exporters
 from advisor.ground.errors import InputError, did_you_mean
 from advisor.ground.extras import all_extras
 from advisor.ground.files import PLAN_FILE
+from advisor.record.files import find_run, newest_run
 
 
 def _forms(takes: str) -> str:

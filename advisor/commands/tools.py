@@ -1,6 +1,4 @@
-"""How commands use what needs torch: modules of trainers/tools as child processes, on the run
-folders that a training left.
-"""
+"""How commands use what needs torch: modules of trainers/tools as child processes."""
 
 from __future__ import annotations
 
@@ -13,11 +11,6 @@ from importlib.util import find_spec
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.install import install_line
 from advisor.ground.resources import trainers_root
-from advisor.record.files import device_of as device_of
-from advisor.record.files import find_run as find_run
-from advisor.record.files import newest_run as newest_run
-
-TORCH_PACKAGES = ("torch", "transformers", "peft")
 
 
 def refuse_without(packages: Iterable[str], what: str) -> None:

@@ -50,6 +50,9 @@ _FLAGS = (
     "tie_word_embeddings", "gated", "attention_k_eq_v", "use_double_wide_mlp", "attention_bias",
     "avoid_4_bit", "new_decoder_architecture", "use_qk_norm",
 )  # fmt: skip
+_LAYERS = (
+    "full_attention", "sliding_attention", "linear_attention", "conv", "mamba", "mlp", "moe",
+)  # fmt: skip
 # What an entry does not take over from the model whose architecture it has.
 _OWN = (
     "source", "license", "license_source", "stored", "thinks", "thinks_source", "gated",
@@ -67,18 +70,7 @@ MODEL_FILE = Keys(
                     **dict.fromkeys(_COUNTS, _COUNT),
                     **dict.fromkeys(_FLAGS, Flag()),
                     "layer_types_summary": Keys(
-                        keys=dict.fromkeys(
-                            (
-                                "full_attention",
-                                "sliding_attention",
-                                "linear_attention",
-                                "conv",
-                                "mamba",
-                                "mlp",
-                                "moe",
-                            ),
-                            Number(whole=True, min=0),
-                        )
+                        keys=dict.fromkeys(_LAYERS, Number(whole=True, min=0))
                     ),
                 },
                 required=("source",),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from advisor.commands.tools import newest_run
 from advisor.ground.errors import InputError
+from advisor.record.files import newest_run
 from trainers.tools.chat import ChatSession
 from trainers.tools.chat import main as chat_main
 from trainers.tools.merge import export
