@@ -1,8 +1,9 @@
 """advise(situation, rules) -> Advice: one pure function, called again for every what-if.
 
-The case (case.py) is a situation under a set of rules. It is decided table by table (decide.py);
-candidates come with settings that fit and an estimate (candidates.py, fit.py); then what would
-change the answer (flips.py) and, if nothing fits, what stands in the way (nothing_fits.py).
+A situation under rules is a case (case.py), decided table by table (decide.py). Candidates
+(candidates.py) come with settings that fit and an estimate (search/), and with why or why not
+(why.py, why_not.py); then what would change the answer (flips.py) and, if nothing fits, what to
+blame and the ways out (nothing_fits.py). planning.py makes a launch file of a candidate.
 """
 
 from __future__ import annotations
