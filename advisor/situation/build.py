@@ -43,10 +43,8 @@ from advisor.situation.types import (
 # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
 MAX_SUGGESTED_B = 8.5
 SMALLEST_WITH_TEMPLATE_B = 0.7  # in place of smaller models, of which few have such a template
-START_SIGNALS = {
-    "base_model_untuned": False,
-    "instruct_model_start": True,
-}  # what each says of whether the model follows instructions
+# Whether the model follows instructions, by what was stated.
+START_SIGNALS = {"base_model_untuned": False, "instruct_model_start": True}
 WITH_ANSWERS = ("paired", "preference", "unpaired_feedback")  # kinds of data
 PACKED = ("gptq", "awq")  # formats of a checkpoint that need packages of their own
 

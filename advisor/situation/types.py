@@ -79,22 +79,19 @@ class Situation:
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
     misfits: tuple[str, ...] = ()  # how the data do not suit the task, with a row of them
     unsuited: str = ""  # why no plan is made of data that do not suit the task
-    shortages: Mapping[str, str] = field(
-        default_factory=dict
-    )  # objective -> what is said of too few data for it
+    # Objective -> why the data are too few for it.
+    shortages: Mapping[str, str] = field(default_factory=dict)
     model: ModelShape | None = None
     outside: OutOfScope | None = None  # the model or the device is not one for this tool
-    # argument of the chat template that switches off thoughts which no answer in the data has
+    # The argument of the chat template that switches off thoughts which no answer in the data has.
     thinks: str | None = None
     suggestion: ModelSuggestion | None = None
     suggested: tuple[Suggested, ...] = ()  # to choose from if none was named, largest first
-    instead: ModelSuggestion | None = (
-        None  # of a named model that is of another kind than most tasks need
-    )
+    # In place of a named model that is of another kind than most tasks need.
+    instead: ModelSuggestion | None = None
     encoder: Suggested | None = None  # what would be suggested if a small encoder is enough
-    smaller: tuple[
-        tuple[ModelShape, ModelSuggestion], ...
-    ] = ()  # models that could take the place of this one, largest first
+    # Models that could take the place of this one, largest first.
+    smaller: tuple[tuple[ModelShape, ModelSuggestion], ...] = ()
     free_gpus: str = ""  # who lends which GPU out for nothing, if there is none here
     cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"
     past: PastRuns = NO_RUNS  # of this machine and others, which correct estimates
