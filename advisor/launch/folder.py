@@ -24,7 +24,7 @@ from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write, text_of
 from advisor.ground.progress import View, Wait, read_view
 from advisor.record.files import read_record
-from advisor.record.run import DONE, DRY_RUN, RECORD, RUNNING, RunRecord
+from advisor.record.run import DONE, DRY_RUN, RECORD, RUNNING, RunRecord, StageRecord
 
 LOCK = ".lock"
 METRICS = "metrics.jsonl"
@@ -220,44 +220,52 @@ class LiveRun:
     folder: Path
     process: int
     record: RunRecord
-    stage: str | None  # the stage at work; None: none is
-    place: str  # '2 of 3'
-    step: int | None  # of the stage; None: its first step is not done yet
-    total: int | None
     view: View | None  # what the trainer says of itself; None: nothing
 
     @property
-    def eta_s(self) -> float | None:
-        """Seconds until the last step of the stage; None where that is not known."""
-        wait = self._steps
-        return wait.seconds_left(self.view.now_s) if wait is not None and self.view else None
+    def stage(self) -> StageRecord | None:
+        """The stage at work; None: none is."""
+        return next((one for one in self.record.stages if one.status == RUNNING), None)
 
     @property
-    def _steps(self) -> Wait | None:
+    def _wait(self) -> Wait | None:
         waits = self.view.waits if self.view is not None else ()
         return next((wait for wait in waits if wait.unit in STEPS), None)
 
     @property
+    def steps(self) -> tuple[int | None, int | None]:
+        """(steps of the stage that are done, all of them), as far as they are known."""
+        if self._wait is not None:
+            return self._wait.done, self._wait.total
+        stage = self.stage
+        return last_step(self.folder, stage.plan_stage, stage.task) if stage else (None, None)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the last step of the stage; None if that is not known."""
+        return self._wait.seconds_left(self.view.now_s) if self._wait and self.view else None
+
+    @property
     def sentence(self) -> str:
         """'stage sft (1 of 2): training: 12 of 108 steps, ...'."""
+        step, total = self.steps
+        said = self.view.line(named=False) if self.view is not None else ""
         if self.stage is None:
-            return self.view.line(named=False) if self.view is not None else "between two stages"
-        at = f"stage {self.stage} ({self.place})"
-        if self.view is not None:
-            return f"{at}: {self.view.line(named=False)}"
-        return (
-            f"{at}: step {self.step} of {self.total}" if self.step else f"{at}: it has just begun"
-        )
+            return said or "between two stages"
+        done = sum(stage.status == DONE for stage in self.record.stages)
+        at = f"stage {self.stage.name} ({done + 1} of {len(self.record.stages)})"
+        return f"{at}: {said or (f'step {step} of {total}' if step else 'it has just begun')}"
 
     def to_dict(self) -> dict[str, Any]:
         """The `progress` of a run as JSON."""
         used, limit = (self.view.memory if self.view is not None else None) or (None, None)
+        step, total = self.steps
         return {
             "process": self.process,
-            "stage": self.stage,
+            "stage": self.stage.name if self.stage is not None else None,
             "doing": [wait.what for wait in self.view.waits] if self.view is not None else [],
-            "step": self.step,
-            "total": self.total,
+            "step": step,
+            "total": total,
             "eta_s": self.eta_s,
             "memory_bytes": used,
             "memory_limit_bytes": limit,
@@ -265,36 +273,23 @@ class LiveRun:
         }
 
 
+def _live_process(folder: Path) -> int | None:
+    return process_of(folder) if is_locked(folder) else None
+
+
 def refuse_live(folder: Path) -> None:
     """Raise RunIsLive if a process that is alive works in the folder."""
-    process = process_of(folder) if is_locked(folder) else None
-    if process is not None:
+    if (process := _live_process(folder)) is not None:
         raise RunIsLive(folder, process)
 
 
 def read_live(folder: Path) -> LiveRun | None:
     """How far the run is; None if nobody works on it any more."""
-    process = process_of(folder) if is_locked(folder) else None
+    process = _live_process(folder)
     record = read_record(folder) if process is not None else None
     if process is None or record is None:
         return None
-    at_work = next((stage for stage in record.stages if stage.status == RUNNING), None)
-    done = sum(stage.status == DONE for stage in record.stages)
-    view = read_view(folder)
-    counted = next((wait for wait in view.waits if wait.unit in STEPS), None) if view else None
-    step, total = (counted.done, counted.total) if counted is not None else (None, None)
-    if at_work is not None and counted is None:
-        step, total = last_step(folder, at_work.plan_stage, at_work.task)
-    return LiveRun(
-        folder=folder,
-        process=process,
-        record=record,
-        stage=at_work.name if at_work is not None else None,
-        place=f"{done + 1} of {len(record.stages)}",
-        step=step,
-        total=total,
-        view=view,
-    )
+    return LiveRun(folder=folder, process=process, record=record, view=read_view(folder))
 
 
 def last_step(folder: Path, stage: str, task: str | None) -> tuple[int | None, int | None]:
