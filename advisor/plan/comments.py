@@ -157,6 +157,11 @@ def _comment(line: str) -> str:
 
 IN_ALL = re.compile(r"; [^;\n]* steps in all[^;\n]*")  # of the lines above a stage
 LEARNED = {"answers": "the answers alone", "all": "every token"}
+TOO_LONG = {
+    "stop": "left out; above 5 % of the rows the run stops instead",
+    "drop": "left out",
+    "truncate": "cut",
+}
 OWN_TEMPLATE = "the model's own"
 PLAIN_TEMPLATE = (
     "the model's own if it has one, else a plain one (User: ... Assistant: ...), stored with the"
@@ -209,17 +214,31 @@ def comments_of_trial(comments: Comments | None, max_steps: int) -> Comments | N
 
 
 def _of_stage(stage: Stage, instruct: bool) -> list[str]:
-    saved = (
-        f"every {stage.save_steps:,} steps"
-        if stage.save_steps is not None
-        else "about ten in a run, at least every 500 steps"
-    )
-    return [
-        *_texts(stage, instruct),
-        _too_long(stage),
-        _held_out(stage),
-        f"Checkpoints: {saved}; the last two stay. Log: metrics.jsonl. Seed: {stage.seed}.",
-    ]
+    """What of a row is learned, its template, long rows, held-out rows and checkpoints."""
+    objective, said = methods().objective(stage.objective), []
+    if stage.options.get("head") not in ("classes", "seq2seq"):
+        if objective.splits_documents:
+            said.append("Loss: on every token.")
+        elif "loss_on" in objective.keys:
+            loss_on = stage.options.get("loss_on", objective.keys["loss_on"].default)
+            said.append(f"Loss: on {LEARNED[str(loss_on)]}.")
+        if not objective.splits_documents:
+            said.append(f"Chat template: {OWN_TEMPLATE if instruct else PLAIN_TEMPLATE}.")
+    if objective.splits_documents:
+        said.append("Documents over seq_len are split, nothing is lost.")
+    else:
+        fate = TOO_LONG[stage.truncation]
+        said.append(f"Rows over seq_len: {fate} (truncation: {stage.truncation}).")
+    if stage.holdout:
+        between = "" if objective.generates else ", and up to ten times between"
+        share = f"{100 * stage.holdout:.3g} %"
+        said.append(f"Held out: {share} of the rows, measured before and after{between}.")
+    else:
+        said.append("Held out: no rows, so nothing tells how good the result is.")
+    saved = "about ten in a run, at least every 500 steps"
+    saved = saved if stage.save_steps is None else f"every {stage.save_steps:,} steps"
+    last = f"Checkpoints: {saved}; the last two stay. Log: metrics.jsonl. Seed: {stage.seed}."
+    return [*said, last]
 
 
 def _batch(plan: Plan, stage: Stage, steps: int | None) -> str:
@@ -238,40 +257,3 @@ def _batch(plan: Plan, stage: Stage, steps: int | None) -> str:
     if stage.max_steps is not None:
         return f"{said}; {stage.max_steps:,} steps in all (max_steps)."
     return f"{said}; about {steps:,} steps in all." if steps else f"{said}."
-
-
-def _held_out(stage: Stage) -> str:
-    if not stage.holdout:
-        return "Held out: no rows, so nothing tells how good the result is."
-    writes = stage.objective in methods().objectives and (
-        methods().objectives[stage.objective].generates
-    )
-    between = "" if writes else ", and up to ten times between"
-    share = f"{100 * stage.holdout:.3g} %"
-    return f"Held out: {share} of the rows, measured before and after{between}."
-
-
-def _texts(stage: Stage, instruct: bool) -> list[str]:
-    """What of a row is learned, and the template that it is written with."""
-    objective = methods().objectives.get(stage.objective)
-    if objective is None or stage.options.get("head") in ("classes", "seq2seq"):
-        return []
-    if objective.splits_documents:
-        return ["Loss: on every token."]
-    template = f"Chat template: {OWN_TEMPLATE if instruct else PLAIN_TEMPLATE}."
-    if "loss_on" not in objective.keys:
-        return [template]
-    loss_on = stage.options.get("loss_on", objective.keys["loss_on"].default)
-    return [f"Loss: on {LEARNED[str(loss_on)]}.", template]
-
-
-def _too_long(stage: Stage) -> str:
-    objective = methods().objectives.get(stage.objective)
-    if objective is not None and objective.splits_documents:
-        return "Documents over seq_len are split, nothing is lost."
-    said = {
-        "stop": "left out; above 5 % of the rows the run stops instead",
-        "drop": "left out",
-        "truncate": "cut",
-    }
-    return f"Rows over seq_len: {said[stage.truncation]} (truncation: {stage.truncation})."
