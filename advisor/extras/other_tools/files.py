@@ -21,8 +21,8 @@ from advisor.export.exporter import ExportRequest
 from advisor.extras.other_tools.mapping import (
     COMMAND,
     Lost,
+    are_ones,
     flat_stage,
-    is_one,
     usual_values,
     write,
 )
@@ -321,7 +321,7 @@ def _write(job: ToolJob) -> None:
     job.values, job.lost = found.values, found.lost
     facts = {**ours, **_facts(job)}
     for part in job.tool.written:
-        if all(is_one(facts.get(key), wanted) for key, wanted in part.get("when", {}).items()):
+        if are_ones(facts, part.get("when", {})):
             _add(job, part, facts)
     if isinstance(settings := job.values.get("deepspeed"), Mapping):  # in a file of its own
         job.values["deepspeed"] = f"deepspeed-{job.plan.launch.strategy}.json"

@@ -62,29 +62,6 @@ class Lost:
     why: str
 
 
-@dataclass(kw_only=True, slots=True)
-class ReadKeys:
-    """A file of another tool in our words."""
-
-    carried: dict[str, Carried] = field(default_factory=dict)  # by our key
-    lost: list[Lost] = field(default_factory=list)  # not in the plan, for one reason or another
-    no_effect: list[str] = field(default_factory=list)  # logging and the like
-
-    @property
-    def ours(self) -> dict[str, Any]:
-        """Our key -> value."""
-        return {key: one.value for key, one in self.carried.items()}
-
-
-@dataclass(kw_only=True, slots=True)
-class WrittenKeys:
-    """A stage of a plan in the words of another tool."""
-
-    values: dict[str, Any] = field(default_factory=dict)  # their key -> value, in order; may nest
-    aside: dict[str, Any] = field(default_factory=dict)  # COMMAND
-    lost: list[Lost] = field(default_factory=list)  # ours
-
-
 def read(
     tool: Tool,
     values: Mapping[str, Any],
@@ -93,17 +70,13 @@ def read(
     context: Context | None = None,
 ) -> ReadKeys:
     """What a file of the tool says in our words; `values` may hold `command` and `data_kind`."""
-    reader = _KeyReader(values, defaults, context or Context(), {*tool.data_keys, *ASIDE})
-    found = reader.found
+    found = ReadKeys(values, defaults, context or Context(), {*tool.data_keys, *ASIDE})
     for entry in tool.mapping:
-        if "either" in entry:
-            reader.together(entry)
-        else:
-            reader.one(entry)
+        (found.together if "either" in entry else found.one)(entry)
     implied = {key: one for always in tool.always for key, one in always["values"].items()}
     for key in leaves(values):
         top, value = key.split(".")[0], at_key(values, key)
-        if key in reader.named or top in reader.named:
+        if key in found.named or top in found.named:
             continue
         if key in implied and same_value(value, implied[key]):
             continue  # what a plan means anyway
@@ -125,15 +98,22 @@ def _is_usable(value: Any) -> bool:
     return not isinstance(value, int | float) or -LARGEST <= value <= LARGEST
 
 
-@dataclass(frozen=True, slots=True)
-class _KeyReader:
-    """One pass over the mapping of a tool, from its keys to ours."""
+@dataclass(slots=True)
+class ReadKeys:
+    """A file of another tool in our words."""
 
     values: Mapping[str, Any]
     defaults: Mapping[str, Any]
     context: Context
     named: set[str]  # their keys that an entry has taken
-    found: ReadKeys = field(default_factory=ReadKeys)
+    carried: dict[str, Carried] = field(default_factory=dict)  # by our key
+    lost: list[Lost] = field(default_factory=list)  # not in the plan, for one reason or another
+    no_effect: list[str] = field(default_factory=list)  # logging and the like
+
+    @property
+    def ours(self) -> dict[str, Any]:
+        """Our key -> value."""
+        return {key: one.value for key, one in self.carried.items()}
 
     def holds(self, key: str) -> Any:
         """The value of their key, given or by default; None without one."""
@@ -152,21 +132,19 @@ class _KeyReader:
             if all(is_one(self.holds(key), wanted) for key, wanted in pair["theirs"].items()):
                 for ours, value in pair["ours"].items():
                     one = Carried(value=value, theirs=here, is_default=not here)
-                    self.found.carried.setdefault(ours, one)
+                    self.carried.setdefault(ours, one)
                 return
         if here:
             why = f"{NO_WORD} {', '.join(f'{key}: {given[key]}' for key in here)}"
-            self.found.lost.append(Lost(key=here[0], value=given[here[0]], why=why))
+            self.lost.append(Lost(key=here[0], value=given[here[0]], why=why))
 
     def one(self, entry: Mapping[str, Any]) -> None:
         """Carry the value of one key where it has an effect."""
-        key, found, ours = entry["theirs"], self.found, self.found.ours
+        key, ours = entry["theirs"], self.ours
         is_here = at_key(self.values, key) is not ABSENT
         if is_here:
             self.named.add(key)
-        if not all(
-            is_one(ours.get(name), wanted) for name, wanted in entry.get("when", {}).items()
-        ):
+        if not are_ones(ours, entry.get("when", {})):
             return
         value = self.holds(key)
         by_name = [ours for theirs, ours in entry.get("values", ()) if is_one(value, theirs)]
@@ -178,63 +156,64 @@ class _KeyReader:
             if not _is_usable(turned):
                 raise CannotCarry("no number that can be used")
         except (CannotCarry, OverflowError, ValueError) as why:
-            found.lost.append(Lost(key=key, value=value, why=str(why)))
+            self.lost.append(Lost(key=key, value=value, why=str(why)))
             return
         one = Carried(value=turned, theirs=(key,), is_default=not is_here)
-        found.carried.setdefault(entry["ours"], one)
+        self.carried.setdefault(entry["ours"], one)
 
 
 def write(
     tool: Tool, ours: Mapping[str, Any], *, command: str | None, usual: Mapping[str, Any]
 ) -> WrittenKeys:
     """A stage in the words of the tool; what equals `usual` and has no word there is not lost."""
-    writer = _KeyWriter(ours, usual)
-    found = writer.found
+    found = WrittenKeys(ours, usual)
     for entry in tool.mapping:
         if "either" in entry:
-            writer.together(entry)
+            found.together(entry)
         elif tool.has(entry["theirs"], command):
-            writer.one(entry)
+            found.one(entry)
     for always in tool.always:
-        if all(is_one(ours.get(key), wanted) for key, wanted in always.get("when", {}).items()):
+        if are_ones(ours, always.get("when", {})):
             for key, value in always["values"].items():
                 if at_key(found.values, key) is ABSENT:
                     _put(found.values, key, value)
     found.values = {key: one for key, one in found.values.items() if tool.has(key, command)}
-    told = writer.told | {one.key for one in found.lost}
+    told = found.told | {one.key for one in found.lost}
     for key in ours:
         if key not in told:
-            writer.lose(key, f"{tool.name} has no such key")
+            found.lose(key, f"{tool.name} has no such key")
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _KeyWriter:
-    """One pass over the mapping of a tool, from our keys to its own."""
+@dataclass(slots=True)
+class WrittenKeys:
+    """A stage of a plan in the words of another tool."""
 
     ours: Mapping[str, Any]
     usual: Mapping[str, Any]
     told: set[str] = field(default_factory=set)  # our keys that an entry has taken
-    found: WrittenKeys = field(default_factory=WrittenKeys)
+    values: dict[str, Any] = field(default_factory=dict)  # their key -> value, in order; may nest
+    aside: dict[str, Any] = field(default_factory=dict)  # COMMAND
+    lost: list[Lost] = field(default_factory=list)  # ours
 
     def lose(self, key: str, why: str) -> None:
         """A value without a word there is lost unless it is what ours is anyway."""
         if key in self.ours and self.ours[key] != self.usual.get(key):
-            self.found.lost.append(Lost(key=key, value=self.ours[key], why=why))
+            self.lost.append(Lost(key=key, value=self.ours[key], why=why))
 
     def together(self, entry: Mapping[str, Any]) -> None:
         """Write the first of the pairs whose values are ours."""
         pairs = [pair for pair in entry["either"] if not pair.get("read_only")]
         for pair in pairs:
-            if all(is_one(self.ours.get(key), value) for key, value in pair["ours"].items()):
+            if are_ones(self.ours, pair["ours"]):
                 self.told.update(pair["ours"])
                 for key, wanted in pair["theirs"].items():
                     value = wanted[0] if isinstance(wanted, list) else wanted
                     if key in ASIDE:
-                        self.found.aside[key] = value
+                        self.aside[key] = value
                     elif value is not None:
-                        _put(self.found.values, key, value)
-                self.found.lost += [
+                        _put(self.values, key, value)
+                self.lost += [
                     Lost(key=key, value=self.ours[key], why=why)
                     for key, why in pair.get("loses", {}).items()
                 ]
@@ -249,9 +228,7 @@ class _KeyWriter:
         """Write one key that nothing before it has told."""
         if entry.get("read_only") or entry["ours"] not in self.ours or entry["ours"] in self.told:
             return
-        if not all(
-            is_one(self.ours.get(key), wanted) for key, wanted in entry.get("when", {}).items()
-        ):
+        if not are_ones(self.ours, entry.get("when", {})):
             return
         self.told.add(entry["ours"])
         value = self.ours[entry["ours"]]
@@ -268,7 +245,7 @@ class _KeyWriter:
             self.lose(entry["ours"], str(why))
             return
         if turned is not None:
-            _put(self.found.values, entry["theirs"], turned)
+            _put(self.values, entry["theirs"], turned)
 
 
 # --------------------------------------------------------------------------- values
@@ -306,6 +283,11 @@ def is_one(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, list):
         return any(same_value(value, one) for one in wanted)
     return same_value(value, wanted)
+
+
+def are_ones(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether every value is the wanted one, or one of a list of them."""
+    return all(is_one(values.get(key), one) for key, one in wanted.items())
 
 
 def same_value(value: Any, other: Any) -> bool:
