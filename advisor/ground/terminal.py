@@ -204,9 +204,9 @@ def console(*, stderr: bool = False) -> Console:
         def render_str(self, text: str, **options: Any) -> Any:
             return super().render_str(shown(text), **options)
 
-        def render(self, *arguments: Any, **options: Any) -> Any:
+        def render(self, renderable: Any, options: Any = None) -> Any:
             """The segments with their text shown, without links: their targets are written raw."""
-            for segment in super().render(*arguments, **options):
+            for segment in super().render(renderable, options):
                 if segment.control:
                     yield segment
                     continue
