@@ -29,7 +29,7 @@ def request_key(example: Example) -> int | None:
     return hash(normalise("\n".join(asked))) if asked else None
 
 
-class EvaluationRows(RowCheck):
+class EvaluationOverlap(RowCheck):
     """The evaluation file's rows as hashes, and which of them the training data held.
 
     Raises InputError if the file cannot be read as data.
