@@ -53,23 +53,22 @@ class Message:
     role: str  # system | user | assistant | tool
     content: str
     weight: float = 1.0
-    extra: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # tool_calls, name ... handed to the chat template as they are
+    # tool_calls, name ... handed to the chat template as they are
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """One row. Which fields are set depends on the profile's kind.
+    """One row. Which fields are set depends on the kind of the data:
 
-    paired: `messages`, the last one (at least) from the assistant. raw_text: `text`. preference:
-        `messages` is the shared
-    prompt, `chosen` and `rejected` the two continuations. unpaired_feedback: `messages` and `good`.
-    prompts_with_verifier: `messages` (the request alone) and `answer`, which is JSON if it is a
-        list of tests. Classification
-    rows are `text` and `label`, and the same as `messages`. A paired row whose result can be
-    checked has `answer` beside its `messages`: for reinforcement the request is what stands before
-    the last message.
+    - paired: `messages`, the last one (at least) from the assistant; `answer` beside them if a
+      program can check the result. Then the request is what stands before the last message.
+    - raw_text: `text`.
+    - preference: `messages` is the shared prompt, `chosen` and `rejected` the two continuations.
+    - unpaired_feedback: `messages` and `good`.
+    - prompts_with_verifier: `messages` (the request alone) and `answer`, JSON for a list of tests.
+
+    Rows of a classification are `text` and `label`, and the same as `messages`.
     """
 
     row: int  # 1-based, as an editor counts records of the file
