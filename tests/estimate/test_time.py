@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.estimate.cost import cost_estimate
+from advisor.estimate import cost_estimate
 from advisor.estimate.time import machine_of
 from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.probe.catalogue import find_gpu
