@@ -9,14 +9,15 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from advisor.ground.terminal import shown
 from advisor.ruleset.facts import Fact
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 TONES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
 POINTER_COLUMNS = 3  # what questionary puts before each choice
@@ -66,8 +67,6 @@ class Ui(ABC):
 
     def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
         """Print one paragraph behind a lead; the lines that follow are indented."""
-        from rich.text import Text
-
         said = Text(text, style=TONES[tone], overflow="fold")
         if not lead:
             self.console.print(said)
@@ -80,15 +79,10 @@ class Ui(ABC):
 
     def say_line(self, text: str) -> None:
         """Print a line to be copied: it is left whole, however narrow the terminal."""
-        from rich.text import Text
-
         self.console.print(Text(text, style="bold"), soft_wrap=True)
 
     def answered(self, question: str, answer: str) -> None:
         """Leave one line for an answered question."""
-        from rich.padding import Padding
-        from rich.text import Text
-
         # Remarks in brackets were for answering; the line that stays is short.
         line = Text.assemble(question.split(" (")[0], "  ", (answer, "bold"), overflow="fold")
         self.console.print(Padding(line, (0, 0, 0, 2)))
