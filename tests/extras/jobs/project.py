@@ -11,20 +11,9 @@ CONFIG = {
     "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 32,
 }  # fmt: skip
 DATA = "the shop's data.jsonl"  # names are people's own
-WORDS = (
-    "time",
-    "person",
-    "year",
-    "way",
-    "day",
-    "thing",
-    "man",
-    "world",
-    "life",
-    "hand",
-    "part",
-    "eye",
-)
+WORDS = [
+    "time", "person", "year", "way", "day", "thing", "man", "world", "life", "hand", "part", "eye",
+]  # fmt: skip
 PLAN = """\
 version: 1
 name: shop
