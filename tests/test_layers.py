@@ -40,7 +40,7 @@ JOINING = {
     "advisor.situation.models",
 }
 FOR_TRAINERS = {"plan", "record", "methods", "model_files", "data", "ground", "peft_adapter"}
-MOST_LOADED = 147  # modules of advisor/, by `advise --json`
+MOST_LOADED = 145  # modules of advisor/, by `advise --json`
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")
 
 
