@@ -21,6 +21,7 @@ from advisor.launch.prepare import Options, PlanRun
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.probe import probe
+from advisor.probe.software import cuda_problem
 from advisor.record.run import RunRecord
 from advisor.record.stage import Expected
 from advisor.situation.of_plan import device_hardware, plan_shape
@@ -157,8 +158,6 @@ def lacks_bfloat16(entry: Entry, gpu: Gpu) -> bool:
 
 def _why_unfit(place: int, todo: Sequence[Entry], hardware: Hardware) -> str:
     """Why a GPU cannot run the plan; empty if nothing speaks against it."""
-    from advisor.probe.software import cuda_problem
-
     gpu = hardware.gpus[place]
     if any(lacks_bfloat16(entry, gpu) for entry in todo):
         return "has no bfloat16"
