@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.commands.output import console, print_json, say, with_error
 from advisor.ground.files import shown_path
 from advisor.ground.progress import WaitBar, is_live, waiting
-from advisor.launch import DryRun, Options, Run, run_plan
+from advisor.launch import DryRun, FinishedRun, Options, run_plan
 from advisor.launch.folder import LiveRun, RunIsLive, read_live
 from advisor.record.files import read_record
 from advisor.render.report import write_report
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.5
 
 
-def follow(found: RunIsLive, *, as_json: bool = False) -> Run | None:
+def follow(found: RunIsLive, *, as_json: bool = False) -> FinishedRun | None:
     """Show the progress of a live run: on a terminal until it ends or Ctrl-C, which leaves it at
     work; elsewhere once. The run, if it ended meanwhile.
     """
@@ -33,7 +33,7 @@ def follow(found: RunIsLive, *, as_json: bool = False) -> Run | None:
     if live is None:
         return _ended(found)
     if as_json:
-        run = Run(folder=live.folder, record=live.record)
+        run = FinishedRun(folder=live.folder, record=live.record)
         print_json({**run_json(run), "progress": live.to_dict()})
         return None
     where = shown_path(live.folder)
@@ -62,14 +62,14 @@ def _watch(live: LiveRun | None) -> None:
         bar.close()
 
 
-def _ended(found: RunIsLive) -> Run | None:
+def _ended(found: RunIsLive) -> FinishedRun | None:
     record = read_record(found.folder)
-    return Run(folder=found.folder, record=record) if record is not None else None
+    return FinishedRun(folder=found.folder, record=record) if record is not None else None
 
 
 def train(
     plan: Plan | Path, settings: Mapping[str, Any], *, comments: Comments | None = None
-) -> Run | DryRun:
+) -> FinishedRun | DryRun:
     """Train a launch file, or a plan that was just made, and write the report.
 
     Args:
@@ -100,19 +100,19 @@ def train_or_follow(
 ) -> int:
     """Train, or show how far a run is that is at work already. Returns the exit code."""
     try:
-        run: Run | DryRun | None = train(plan, settings, comments=comments)
+        run: FinishedRun | DryRun | None = train(plan, settings, comments=comments)
     except RunIsLive as found:
         run = follow(found, as_json=as_json)
     return 0 if run is None else show_run(run, as_json=as_json)
 
 
-def show_run(run: Run | DryRun, *, as_json: bool = False, samples: bool = True) -> int:
+def show_run(run: FinishedRun | DryRun, *, as_json: bool = False, samples: bool = True) -> int:
     """Print what came of a run. Returns the exit code.
 
     Args:
         samples: With two sample answers.
     """
-    errors = run.errors if isinstance(run, Run) else []
+    errors = run.errors if isinstance(run, FinishedRun) else []
     if as_json:
         document = run_json(run)
         faults = [fault for error in errors for fault in error.faults]

@@ -4,6 +4,6 @@ came of it.
 
 from advisor.launch.prepare import Options
 from advisor.launch.run import run_plan
-from advisor.record.run import DryRun, Run
+from advisor.record.run import DryRun, FinishedRun
 
-__all__ = ["DryRun", "Options", "Run", "run_plan"]
+__all__ = ["DryRun", "FinishedRun", "Options", "run_plan"]

@@ -33,8 +33,8 @@ from advisor.record.run import (
     RUNNING,
     SCHEMA_VERSION,
     STOPPED,
+    FinishedRun,
     MachineRecord,
-    Run,
     RunRecord,
     StageRecord,
     StageResult,
@@ -248,7 +248,7 @@ RESUME = "resume with"
 class Ending:
     """A run that is done, as an optional feature is given it."""
 
-    run: Run
+    run: FinishedRun
     plan: Plan  # as it stands in the run folder
     keeper: RecordKeeper
     say: Say
@@ -256,7 +256,7 @@ class Ending:
     failures: list[AdviseError] = field(default_factory=list)  # of features that were asked before
 
 
-def end_run(ending: Ending) -> Run:
+def end_run(ending: Ending) -> FinishedRun:
     """The run after every optional feature has acted on it, with the errors they returned.
 
     Raises Stopped if it was asked to stop.

@@ -47,7 +47,7 @@ from advisor.record.run import (
     DryRun,
     DryRunRecord,
     DryRunStage,
-    Run,
+    FinishedRun,
     RunRecord,
     StageMeasurement,
 )
@@ -55,7 +55,7 @@ from advisor.record.run import (
 AS_PLANNED = Options()
 
 
-def run_plan(plan: Path | str | Plan, options: Options = AS_PLANNED) -> Run | DryRun:
+def run_plan(plan: Path | str | Plan, options: Options = AS_PLANNED) -> FinishedRun | DryRun:
     """Train what a plan says, and return what came of it.
 
     The same plan is resumed where it was; a finished one is left alone. Nothing is written before
@@ -97,7 +97,7 @@ def _refuse_without_posix() -> None:
         ) from None
 
 
-def _finished_before(call: Call, record: RunRecord) -> Run | None:
+def _finished_before(call: Call, record: RunRecord) -> FinishedRun | None:
     """The run, if nothing of what was asked for is left to do, after its optional features."""
     run, options = call.run, call.options
     unfinished = {
@@ -115,7 +115,7 @@ def _finished_before(call: Call, record: RunRecord) -> Run | None:
     ):
         return None
     node = node_of(run.plan.launch.nodes, os.environ)
-    done = Run(folder=run.folder, record=record, already_done=True, node=node)
+    done = FinishedRun(folder=run.folder, record=record, already_done=True, node=node)
     if node:  # another machine keeps it
         return done
     keeper = RecordKeeper(run.folder, record, say=options.say, on_end=None)
@@ -128,7 +128,7 @@ def _finished_before(call: Call, record: RunRecord) -> Run | None:
         return end_run(ending)
 
 
-def train_or_measure(call: Call) -> Run | DryRun:
+def train_or_measure(call: Call) -> FinishedRun | DryRun:
     """Train what is left of a run, or measure it: here, or on all machines of the run.
 
     Raises AdviseError as `run_plan` does.
@@ -144,7 +144,7 @@ def train_or_measure(call: Call) -> Run | DryRun:
         return _train(call, machines)
 
 
-def _train(call: Call, machines: Machines | None) -> Run | DryRun:
+def _train(call: Call, machines: Machines | None) -> FinishedRun | DryRun:
     """Check this machine, then train what is left: here, or on all machines of the run."""
     run, say = call.run, call.options.say
     checked = run_checks(call)
@@ -189,13 +189,13 @@ def _shared_facts(call: Call, inputs: Inputs) -> Message:
     return {"given": given | held, "versions": versions(call.machine.software, call.gpus.gpus)}
 
 
-def _outcome_of_leader(call: Call) -> Run | DryRun:
+def _outcome_of_leader(call: Call) -> FinishedRun | DryRun:
     """What machine 0 has written into the folder, as another machine of the run sees it."""
     folder = call.run.folder
     if call.options.dry_run and (measured := try_read_part(DryRunRecord, folder / DRY_RUN)):
         return DryRun(folder=folder, record=measured, node=call.node)
     if (record := find_record(call.run)) is not None:
-        return Run(folder=folder, record=record, node=call.node)
+        return FinishedRun(folder=folder, record=record, node=call.node)
     raise MachineNotReady(f"machine 0 has finished, and its result is not seen in {folder}")
 
 

@@ -39,7 +39,7 @@ from advisor.record.run import (
     DONE,
     RESULT,
     CrossEvaluation,
-    Run,
+    FinishedRun,
     RunRecord,
     StageResult,
     Status,
@@ -71,7 +71,7 @@ class StageRunner:
         )
         return command + ("   (on every machine)" if self.run.plan.launch.nodes > 1 else "")
 
-    def train(self) -> Run:
+    def train(self) -> FinishedRun:
         """Train what is not done yet, stage by stage.
 
         Raises TrainingFailed, InputError, MachineNotReady or Stopped, as a stage ended; run.json
@@ -99,13 +99,13 @@ class StageRunner:
         except KeyboardInterrupt:  # between two stages, or behind the last one
             if self._finish(stopped=True) != DONE:
                 raise with_resume(Stopped("stopped between two stages"), self.resume) from None
-            return Run(folder=self.run.folder, record=self.keeper.record)
+            return FinishedRun(folder=self.run.folder, record=self.keeper.record)
         except AdviseError as error:
             error = with_resume(error, self.resume)
             self.keeper.end_with(error)
             raise error from None
         self._finish()
-        done = Run(folder=self.run.folder, record=self.keeper.record)
+        done = FinishedRun(folder=self.run.folder, record=self.keeper.record)
         keeper, say = self.keeper, self.call.options.say
         return end_run(
             Ending(run=done, plan=self.run.copy, keeper=keeper, say=say, again=self.resume)

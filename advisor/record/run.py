@@ -352,7 +352,7 @@ class DryRunRecord(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class FinishedRun:
     """What came of a plan: its folder, and run.json as a value."""
 
     folder: Path

@@ -26,7 +26,7 @@ from advisor.record.run import (
     DryRun,
     DryRunRecord,
     DryRunStage,
-    Run,
+    FinishedRun,
     RunRecord,
     StageRecord,
 )
@@ -51,17 +51,17 @@ COUNTERS = {
 }
 
 
-def run_json(run: Run | DryRun) -> dict[str, Any]:
+def run_json(run: FinishedRun | DryRun) -> dict[str, Any]:
     """run.json (or dry_run.json) and the folder it is in, as one JSON document."""
     return {
         **run.record.to_dict(),
         "folder": str(run.folder),
-        "already_done": isinstance(run, Run) and run.already_done,
+        "already_done": isinstance(run, FinishedRun) and run.already_done,
         "dry_run": isinstance(run, DryRun),
     }
 
 
-def print_run(run: Run | DryRun, console: Console, *, samples: bool = True) -> None:
+def print_run(run: FinishedRun | DryRun, console: Console, *, samples: bool = True) -> None:
     """Print the summary; every line can be read without colour, and no command is wrapped."""
     lines = summary_lines(run, width=console.width, samples=samples)
     if run.node:
@@ -70,7 +70,7 @@ def print_run(run: Run | DryRun, console: Console, *, samples: bool = True) -> N
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def summary_lines(run: Run | DryRun, *, width: int = 80, samples: bool = True) -> list[str]:
+def summary_lines(run: FinishedRun | DryRun, *, width: int = 80, samples: bool = True) -> list[str]:
     """The summary: at most 25 lines for a run of one stage; sample answers give way first."""
     if isinstance(run, DryRun):
         return dry_run_lines(run)
@@ -82,7 +82,7 @@ def summary_lines(run: Run | DryRun, *, width: int = 80, samples: bool = True) -
     return lines
 
 
-def _run_lines(run: Run, width: int, samples: int) -> list[str]:
+def _run_lines(run: FinishedRun, width: int, samples: int) -> list[str]:
     record, folder = run.record, run.folder
     head = "Finished before, nothing to do" if run.already_done else HEADS.get(run.status)
     lines = ["", f"{head or run.status}: {record.name}, in {shown_path(folder)}"]

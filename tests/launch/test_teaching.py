@@ -185,14 +185,14 @@ def test_a_longest_row_that_is_not_certain_gets_a_margin():
 
 def test_page_and_report_say_what_was_learned(shop, runs, monkeypatch):
     """What a run prints, and its report, name the runs behind the expectation."""
-    from advisor.record.run import Run
+    from advisor.record.run import FinishedRun
     from advisor.render.report import write_report
     from advisor.render.run import summary_lines
 
     measured(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
     run(hardware=HERE, output="one")
     found = run(hardware=HERE, output="two")
-    assert isinstance(found, Run)
+    assert isinstance(found, FinishedRun)
     assert "corrected by 1 run here: memory x " in " ".join(summary_lines(found))
     write_report(found.folder, found.record)
     assert "corrected by 1 run here" in (found.folder / "report.html").read_text()

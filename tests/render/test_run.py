@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.units import GIB
-from advisor.record.run import DryRun, DryRunRecord, Run, RunRecord
+from advisor.record.run import DryRun, DryRunRecord, FinishedRun, RunRecord
 from advisor.render.result_commands import serve_command, served_stages
 from advisor.render.run import run_json, summary_lines
 
@@ -63,7 +63,7 @@ def record(**changes):
 
 
 def text(record_, **options):
-    run = Run(folder=Path("/runs/shop-1"), record=RunRecord.from_dict(record_), **options)
+    run = FinishedRun(folder=Path("/runs/shop-1"), record=RunRecord.from_dict(record_), **options)
     return "\n".join(summary_lines(run))
 
 
@@ -128,7 +128,7 @@ def test_a_run_of_one_stage_is_told_on_one_screen(tmp_path):
     (tmp_path / "stages" / "sft").mkdir(parents=True)
     for name in ("report.html", "stages/sft/README.md"):
         (tmp_path / name).write_text("x")
-    run = Run(folder=tmp_path, record=RunRecord.from_dict(record(**LONG)))
+    run = FinishedRun(folder=tmp_path, record=RunRecord.from_dict(record(**LONG)))
     lines = summary_lines(run)
     assert len(lines) <= 25, "\n".join(lines)
     said = "\n".join(lines)
@@ -247,7 +247,7 @@ def test_what_to_do_next_fits_the_plan(tmp_path, keys, changes, words):
         held_out={"fell": 0.1},
         checks=[],
     )
-    found = Run(folder=folder, record=RunRecord.from_dict({**falling, **changes}))
+    found = FinishedRun(folder=folder, record=RunRecord.from_dict({**falling, **changes}))
     lines = summary_lines(found)
     assert any(words in line for line in lines), lines
     assert ("--set" in "\n".join(lines)) == (not changes)
@@ -263,7 +263,7 @@ def test_a_run_that_stopped_early_is_not_told_to_train_longer(tmp_path):
         evaluation=better,
         held_out={"stopped_early": True, "best_loss": 1.0, "best_step": 5, "fell": 0.5},
     )
-    found = Run(folder=tmp_path, record=RunRecord.from_dict(stopped))
+    found = FinishedRun(folder=tmp_path, record=RunRecord.from_dict(stopped))
     assert not any("--set" in line for line in summary_lines(found))
 
 
@@ -298,7 +298,7 @@ def test_a_dry_run_says_whether_it_fits():
 
 def test_json_is_the_record_with_its_folder():
     """`advise run --json` prints run.json and where it lies."""
-    run = Run(folder=Path("/runs/shop-1"), record=RunRecord.from_dict(record()))
+    run = FinishedRun(folder=Path("/runs/shop-1"), record=RunRecord.from_dict(record()))
     document = run_json(run)
     assert document["folder"] == "/runs/shop-1"
     assert document["stages"][0]["loss_last"] == 1.4
@@ -309,7 +309,7 @@ def test_a_model_in_the_project_is_served_by_its_relative_path(tmp_path, monkeyp
     """Lines to paste name no folder of this machine if a path from here serves."""
     monkeypatch.chdir(tmp_path)
     inside = {"sft": {"model": str(tmp_path / "model"), "options": {"rank": 8}}}
-    run = Run(
+    run = FinishedRun(
         folder=tmp_path / "runs" / "shop-1",
         record=RunRecord.from_dict({**record(quantization=None), "resolved": inside}),
     )

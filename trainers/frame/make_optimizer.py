@@ -28,7 +28,7 @@ class Wanted:
     entry: Optimizer
     models: Sequence[Model]  # whose parameters the groups hold
     steps: int  # of the whole stage
-    betas: tuple[float, float]
+    betas: tuple[float, ...]
     eps: float
     arguments: Mapping[str, Any]
 

@@ -29,7 +29,7 @@ from advisor.plan import read
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.record.run import ERROR
-from advisor.record.run import Run as RunValue
+from advisor.record.run import FinishedRun as RunValue
 from advisor.record.stage import ErrorRecord, Expected
 from tests.faults.simulator.disk import Crash
 from tests.faults.simulator.world import STEPS, Violation, World, error_of
