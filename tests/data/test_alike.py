@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
 
 from advisor.data import profile
 from advisor.data.checks import RandomSample
@@ -15,18 +13,13 @@ from advisor.data.checks.repeats import (
     sketch,
 )
 from advisor.data.measure import Depth
+from tests.data.conftest import jsonl
 
 WORDS = [f"word{number}" for number in range(2000)]
 
 
 def sentence(seed: int, length: int = 40) -> str:
     return " ".join(random.Random(seed).choices(WORDS, k=length))
-
-
-def jsonl(folder: Path, rows: list[dict[str, object]]) -> Path:
-    path = folder / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def test_normalising_keeps_words_alone():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +14,9 @@ from advisor.data import SkippedRows, read_examples, recognise
 from advisor.data.examples import Tally
 from advisor.ground.errors import InputError
 from tests.conftest import examples
+from tests.data.conftest import jsonl
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
-
-
-def jsonl(folder: Path, rows: list[Any], name: str = "a.jsonl") -> Path:
-    path = folder / name
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def spoken(messages: tuple[Any, ...]) -> list[tuple[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -20,12 +19,7 @@ from advisor.methods.composition import parse_composition
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
-
-
-def jsonl(folder: Path, rows: list[dict[str, object]]) -> Path:
-    path = folder / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+from tests.data.conftest import jsonl
 
 
 def pair(request_tokens: int, answer_tokens: int) -> dict[str, object]:

@@ -7,23 +7,20 @@ import hashlib
 import json
 import sys
 import time
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from advisor.data import profile, unusable
+from advisor.data.checks.labels import class_findings, plain_label
+from advisor.data.checks.languages import script_of
 from advisor.data.measure import Depth
 from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile
+from tests.data.conftest import jsonl
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
-
-
-def jsonl(folder: Path, rows: list[Any], name: str = "a.jsonl") -> Path:
-    path = folder / name
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def pairs(count: int) -> list[dict[str, Any]]:
@@ -210,10 +207,20 @@ def test_unreadable_lines_are_an_error_unless_the_page_is_wanted(tmp_path):
     assert "a.jsonl:4:2" in shown.findings[0].text
 
 
-def test_a_file_of_the_right_columns_without_any_answer_is_refused(tmp_path):
-    """Columns alone are no data."""
-    with pytest.raises(InputError, match="no row can be used"):
-        profile(jsonl(tmp_path, [{"question": "Q", "answer": ""}] * 5))
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"question": "Q", "answer": ""}] * 5, "no row can be used"),
+        (
+            [{"question": f"Q{index}", "answer": "ok"} for index in range(60)],
+            "every row has the same answer: 'ok'",
+        ),
+    ],
+)
+def test_a_file_without_an_answer_to_learn_is_refused(tmp_path, rows, says):
+    """Columns alone are no data, and where every answer is the same there is nothing to learn."""
+    with pytest.raises(InputError, match=says):
+        profile(jsonl(tmp_path, rows))
 
 
 def test_duplicates_conflicts_and_constants_are_found(tmp_path):
@@ -232,12 +239,6 @@ def test_duplicates_conflicts_and_constants_are_found(tmp_path):
         61,
         62,
     )
-
-
-def test_one_answer_for_everything_blocks_training(tmp_path):
-    """Where every answer is the same there is nothing to learn."""
-    with pytest.raises(InputError, match="every row has the same answer: 'ok'"):
-        profile(jsonl(tmp_path, [{"question": f"Q{index}", "answer": "ok"} for index in range(60)]))
 
 
 def test_feedback_of_one_kind_blocks_kto(tmp_path):
@@ -271,23 +272,46 @@ def test_conspicuous_text_is_a_warning(tmp_path, answer, finding):
     assert next(item.rows for item in result.findings if item.id == finding) == (7,)
 
 
-def test_turns_that_do_not_alternate_are_a_warning(tmp_path):
-    """Two answers in a row, or a conversation that begins with one, break some templates."""
+def turns(*messages: dict[str, Any]) -> list[dict[str, Any]]:
+    """Sixty conversations, one of which has these messages."""
     rows = [
         {"messages": [{**USER, "content": f"Hi {index}"}, {**BOT, "content": f"Hello {index}"}]}
         for index in range(60)
     ]
-    rows[2]["messages"] = [BOT, USER, BOT]
-    assert found(profile(jsonl(tmp_path, rows)))["turns-do-not-alternate"] == ("warning", 1)
+    return [*rows[:2], {"messages": [*messages]}, *rows[3:]]
 
 
-def test_longer_chosen_answers_are_noted(tmp_path):
-    """Where the better answer is nearly always the longer one, length may be what is learned."""
-    rows = [
-        {"prompt": f"Q{index}", "chosen": "long answer " * 3 + str(index), "rejected": "short"}
-        for index in range(60)
-    ]
-    assert found(profile(jsonl(tmp_path, rows)))["chosen-is-longer"] == ("note", 60)
+@pytest.mark.parametrize(
+    ("rows", "name", "finding"),
+    [
+        # Two answers in a row, or a conversation that begins with one, break some templates.
+        (turns(BOT, USER, BOT), "turns-do-not-alternate", ("warning", 1)),
+        # Where the better answer is nearly always the longer one, length may be what is learned.
+        (
+            [
+                {"prompt": f"Q{n}", "chosen": "long answer " * 3 + str(n), "rejected": "short"}
+                for n in range(60)
+            ],
+            "chosen-is-longer",
+            ("note", 60),
+        ),
+        # Pictures are not trained on.
+        ([{**row, "images": ["1.jpg"]} for row in pairs(60)], "media-columns", ("warning", 1)),
+        # 'Spam' and 'spam!' would be two classes.
+        (
+            [
+                {"text": f"Message {n} about {label}", "label": label}
+                for n in range(30)
+                for label in ("Spam", "spam!", "ham")
+            ],
+            "labels-spelt-alike",
+            ("warning", 1),
+        ),
+    ],
+)
+def test_what_may_be_learned_amiss_is_said(tmp_path, rows, name, finding):
+    """Conversations out of turn, answers better by their length, pictures, classes spelt alike."""
+    assert found(profile(jsonl(tmp_path, rows)))[name] == finding
 
 
 def test_columns_without_a_role_are_named(tmp_path):
@@ -301,13 +325,6 @@ def test_columns_without_a_role_are_named(tmp_path):
     assert "internal_id, team" in next(
         finding.text for finding in result.findings if finding.id == "unused-columns"
     )
-
-
-def test_images_beside_the_text_are_a_warning(tmp_path):
-    """Pictures are not trained on, and that is said."""
-    assert found(profile(jsonl(tmp_path, [{**row, "images": ["1.jpg"]} for row in pairs(60)])))[
-        "media-columns"
-    ] == ("warning", 1)
 
 
 def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
@@ -404,13 +421,6 @@ def test_classes_are_counted_and_their_balance_judged(tmp_path):
     assert not {"unbalanced-classes", "rare-classes"} & set(
         found(profile(jsonl(tmp_path, labelled({"a": 40, "b": 30}))))
     )
-
-
-def test_labels_that_differ_in_spelling_are_a_warning(tmp_path):
-    """'Spam' and 'spam ' would be two classes."""
-    assert found(profile(jsonl(tmp_path, labelled({"Spam": 30, "spam!": 20, "ham": 30}))))[
-        "labels-spelt-alike"
-    ] == ("warning", 1)
 
 
 def test_one_class_blocks_classification_too(tmp_path):
@@ -517,3 +527,83 @@ def test_a_check_is_found_by_its_file(tmp_path, monkeypatch):
     result = profile(jsonl(tmp_path, rows))
     shouting = next(finding for finding in result.findings if finding.id == "shouting")
     assert (shouting.text, shouting.rows) == ("1 row in capitals (row 61)", (61,))
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("Hello", "Latin"),
+        ("Größe", "Latin"),
+        ("Привет, мир", "Cyrillic"),
+        ("Καλημέρα", "Greek"),
+        ("你好,世界", "Han"),
+        ("東京へようこそ", "Japanese"),
+        ("안녕하세요", "Hangul"),
+        ("مرحبا", "Arabic"),
+        ("שלום", "Hebrew"),
+        ("नमस्ते", "Devanagari"),
+        ("สวัสดี", "Thai"),
+        ("12 + 30 = 42", "none"),
+        ("🙂🙂", "none"),
+        ("Das Wort «мир» ist Russisch", "Latin"),
+    ],
+)
+def test_script_of_a_text(text, script):
+    """Most letters decide."""
+    assert script_of(text) == script
+
+
+def test_scripts_of_a_file_are_counted(tmp_path):
+    """The profile says how many rows are in which script."""
+    rows = [{"text": "Hello there"}] * 3 + [{"text": "Привет"}] * 2
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
+    assert profile(path).measures["scripts"] == [
+        {"script": "Latin", "rows": 3},
+        {"script": "Cyrillic", "rows": 2},
+    ]
+
+
+def test_a_sorted_file_has_all_its_classes_counted(tmp_path):
+    """The first rows hold few of the classes; no number of theirs is told as that of the file."""
+    rows = [
+        {"text": f"message {number}", "category": f"class {number // 40}"} for number in range(3080)
+    ]
+    found = profile(jsonl(tmp_path, rows), Depth(whole=True))
+    assert found.measures["class_count"] == 77
+    assert "of 8 values" not in found.why
+    assert "its class in `category`" in found.why
+
+
+def test_few_rows_of_a_class_are_named_with_their_count():
+    """The rarest first."""
+    counts = Counter({"billing": 90, "rare": 2, "rarer": 1})
+    found = {one.id: one for one in class_findings(counts, enough_rows=True)}
+    assert "2 of 3 classes have fewer than 8 rows: 'rarer' (1), 'rare' (2)" in (
+        found["rare-classes"].text
+    )
+    assert "unbalanced-classes" in found
+    assert not list(class_findings(Counter({"a": 3, "b": 4}), enough_rows=False))
+
+
+def test_one_class_written_in_two_ways_is_named_and_signs_keep_classes_apart():
+    """Capitals, spaces, underscores and hyphens; C, C++ and C# are three languages, -1 is not 1."""
+    counts = Counter(
+        {
+            "Card lost": 20,
+            "card_lost ": 10,
+            "CARD-LOST": 9,
+            "C": 9,
+            "C++": 9,
+            "C#": 9,
+            "-1": 9,
+            "1": 9,
+        }
+    )
+    (found,) = class_findings(counts, enough_rows=True)
+    assert found.id == "labels-spelt-alike"
+    assert "'Card lost' (20) / 'card_lost ' (10) / 'CARD-LOST' (9)" in found.text
+    assert found.count == 1
+    assert plain_label("C++") != plain_label("C#")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,15 +13,10 @@ from advisor.data.recognition.columns import reach, with_leaves
 from advisor.data.recognition.recognise import ColumnsUnclear
 from advisor.data.recognition.words import MOST_COLUMNS, role_of
 from advisor.ground.errors import InputError
+from tests.data.test_recognition import jsonl
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
 REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in two days."
-
-
-def jsonl(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    path = folder / "a.jsonl"
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return path
 
 
 def table(folder: Path, header: list[str], rows: list[list[str]]) -> Path:
@@ -196,19 +189,6 @@ def test_a_better_and_a_worse_answer_are_a_preference(tmp_path):
     assert found.mapping["chosen"] == "output_good"
 
 
-def test_a_state_that_is_called_a_resolution_is_no_clear_answer(tmp_path):
-    """A model that answers "fixed" is nobody's aim: it is asked."""
-    states = ("Fixed", "Won't do", "Duplicate")
-    rows = [
-        {"Description": f"The parcel {n} was damaged.", "Resolution": states[n % 3]}
-        for n in range(60)
-    ]
-    with pytest.raises(ColumnsUnclear):
-        recognise(
-            jsonl(tmp_path, [{**row, "Note": REPLIED.format(n)} for n, row in enumerate(rows)])
-        )
-
-
 def test_few_answers_to_questions_are_answers(tmp_path):
     """Yes and no answer what is asked."""
     rows = [{"Frage": f"Ist {n} gerade?", "Antwort": ("Ja", "Nein")[n % 2]} for n in range(60)]
@@ -299,23 +279,25 @@ def test_of_a_table_with_very_many_columns_none_is_guessed(tmp_path):
     assert "--map question=COL answer=COL" in caught.value.faults[0].hint
 
 
-@pytest.mark.parametrize("answer", ["Solution", "Reply Code"])
-def test_codes_are_no_answers(tmp_path, answer):
-    """Whatever their column is called, a person has to say so."""
-    rows = [{"Description": ASKED.format(n), answer: f"DE-{n}"} for n in range(20)]
-    with pytest.raises(ColumnsUnclear):
-        recognise(jsonl(tmp_path, rows))
-
-
-def test_kinds_of_requests_are_no_requests(tmp_path):
-    """A few words again and again stand beside the request itself."""
-    rows = [
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"Description": [ASKED], "Solution": ["DE-{0}"]},
+        {"Description": [ASKED], "Reply Code": ["DE-{0}"]},
+        {"Issue": ["Bug", "Question"], "Message Text": [ASKED], "Agent Reply": [REPLIED]},
         {
-            "Issue": ("Bug", "Question")[n % 2],
-            "Message Text": ASKED.format(n),
-            "Agent Reply": REPLIED.format(n),
-        }
-        for n in range(40)
+            "Description": ["The parcel {0} was damaged."],
+            "Resolution": ["Fixed", "Won't do", "Duplicate"],
+            "Note": [REPLIED],
+        },
+    ],
+    ids=["codes", "codes of replies", "kinds of requests", "states"],
+)
+def test_codes_kinds_and_states_are_no_requests_and_no_answers(tmp_path, columns):
+    """Whatever their column is called, a person has to say so."""
+    rows = [
+        {name: cells[n % len(cells)].format(n) for name, cells in columns.items()}
+        for n in range(60)
     ]
     with pytest.raises(ColumnsUnclear):
         recognise(jsonl(tmp_path, rows))

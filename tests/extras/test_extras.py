@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from advisor.export.exporter import ExportRequest
+from advisor.extras.merged.extra import export
 from advisor.ground.extras import extras
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,3 +168,23 @@ def test_a_folder_of_ones_own_brings_extras(tmp_path):
     left_out = "extra leaky is left out: ZeroDivisionError"
     for command in (["run", "plan.yaml"], ["check", "deep.sea"], ["export", "x", "--to", "chart"]):
         assert left_out in ended("-m", "advisor", *command).stderr, command
+
+
+@pytest.mark.parametrize("code", [0, 4])
+def test_a_merged_result_names_the_page_that_says_how_to_serve_it(tmp_path, monkeypatch, code):
+    """The next step, in the words of the current folder; a failure has its own."""
+    page = tmp_path / "run" / "stages" / "sft" / "README.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("advisor.extras.merged.extra.device_of", lambda folder: "cpu")
+    said: list[str] = []
+    wanted = ExportRequest(
+        source=tmp_path / "run",
+        out=None,
+        only=None,
+        say=said.append,
+        run_tool=lambda name, *arguments: code,
+    )
+    assert export(wanted) == code
+    assert said == ([] if code else ["How to serve it:  run/stages/sft/README.md"])

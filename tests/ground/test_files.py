@@ -1,4 +1,6 @@
-"""Files of anybody's are read within limits."""
+"""Files of anybody's are read within limits; files of our own are never written through somebody
+else's link, and never open to everybody.
+"""
 
 import json
 import os
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.ground.files import bytes_of, text_of
+from advisor.ground.files import TEMPORARY, bytes_of, restrict_umask, text_of, write_atomically
+from tests.conftest import PAIRS
 from tests.fake_model import write_fake_model
 
 CONFIG = {
@@ -81,3 +84,49 @@ def test_a_model_folder_with_an_endless_file_ends(tmp_path, name, kind):
         codes.append(done.returncode)
     if name == "config.json":
         assert codes[0] == 2
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
+
+
+@pytest.fixture
+def umask():
+    """Sets the umask of this process, and puts the old one back."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+@posix
+def test_a_link_under_a_temporary_name_is_not_followed(tmp_path):
+    """Whoever guesses the name cannot let a run overwrite another file."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / f"{TEMPORARY}{os.getpid()}-run.json").symlink_to(victim)
+    write_atomically(tmp_path / "run.json", "new")
+    assert victim.read_text() == "mine"
+    assert (tmp_path / "run.json").read_text() == "new"
+    assert not (tmp_path / "run.json").is_symlink()
+
+
+@posix
+@pytest.mark.parametrize(
+    ("given", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600), (0o000, 0o664)]
+)
+def test_the_umask_holds_and_nothing_is_open_to_everybody(umask, tmp_path, given, mode):
+    """The umask decides, but no file may be written by everybody, in children neither."""
+    umask(given)
+    restrict_umask()
+    write_atomically(tmp_path / "run.json", "{}")
+    assert (tmp_path / "run.json").stat().st_mode & 0o777 == mode
+
+
+@posix
+def test_every_command_keeps_others_out(call, umask, tmp_path):
+    """`advise` sets it before it writes anything: here the launch file."""
+    umask(0)
+    (tmp_path / "d.jsonl").write_text(PAIRS)
+    arguments = ("--task", "qa", "--gpu", "none", "--budget", "low", "--data", "d.jsonl")
+    code, _, err = call(*arguments, "--json", "--model", "Qwen/Qwen3-0.6B", "--plan", "p.yaml")
+    assert code == 0, err
+    assert (tmp_path / "p.yaml").stat().st_mode & 0o777 == 0o664

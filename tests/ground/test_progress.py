@@ -1,4 +1,6 @@
-"""What a wait shows: in a log, on a terminal, and to those who look at a run folder."""
+"""What a wait shows: in a log, on a terminal, and to those who look at a run folder;
+and messages for the person.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from advisor.data.read.lines import open_large
 from advisor.data.read.rows import read_rows
 from advisor.ground import progress
 from advisor.ground.progress import BYTES, Board, read_view, track, waiting
+from advisor.ground.terminal import print_message
 from advisor.ground.units import MIB
 from advisor.record.content import read_contents
 
@@ -253,3 +256,36 @@ def test_a_child_process_takes_the_terminal_over(board, clock, capsys):
         assert board.waits == []
         passes(clock, board, 60)
     assert capsys.readouterr().err == ""
+
+
+SENTENCE = "about 8 min in all (load 9 s, measuring before 54 s, training 6 min, afterwards 38 s)"
+COMMAND = "advise run plan.yaml --output runs/a-folder-with-a-name-as-long-as-this-one-here-is"
+
+
+@pytest.fixture
+def columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+
+
+def printed(monkeypatch, stream, text):
+    monkeypatch.setattr(sys, "stderr", stream)
+    print_message(text)
+    return stream.getvalue()
+
+
+def test_a_message_is_broken_between_words_on_a_terminal(monkeypatch, columns):
+    """No word is cut in two, and none is lost."""
+    said = printed(monkeypatch, Terminal(), SENTENCE)
+    assert max(map(len, said.splitlines())) <= 40
+    assert said.split() == SENTENCE.split()
+
+
+@pytest.mark.parametrize("line", [f"  {COMMAND}", f"resume with: {COMMAND}"])
+def test_a_command_stays_on_one_line(monkeypatch, columns, line):
+    """It is copied."""
+    assert printed(monkeypatch, Terminal(), line) == f"{line}\n"
+
+
+def test_a_log_gets_a_message_as_one_line(monkeypatch, columns):
+    """Programs that read it look for whole lines."""
+    assert printed(monkeypatch, io.StringIO(), SENTENCE) == f"{SENTENCE}\n"

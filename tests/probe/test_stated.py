@@ -20,13 +20,9 @@ def test_a_known_card_brings_its_facts() -> None:
     gpu = hardware.gpus[0]
     assert (gpu.memory_total_bytes, gpu.compute_capability, gpu.bf16) == (24564 * MIB, (8, 9), True)
     assert hardware.interconnect == "PCIe 4 x16"
+    assert stated_hardware("H100 SXM", from_flag=True)[0].interconnect is None  # one has no link
     assert hardware.device_memory_bytes == 24564 * MIB
     assert hardware.ram_total_bytes is None  # of a machine nobody described
-
-
-def test_one_card_has_no_link() -> None:
-    """A link between cards is only named where there are several."""
-    assert stated_hardware("H100 SXM", from_flag=True)[0].interconnect is None
 
 
 def test_a_count_may_stand_in_the_name() -> None:
@@ -75,8 +71,10 @@ def test_the_vendor_of_an_unknown_card_is_read_from_its_name(name: str, kind: st
     assert stated_hardware(name, memory_gib=48, from_flag=True)[0].kind == kind
 
 
-def test_an_unknown_card_without_memory_is_an_error_as_a_flag() -> None:
-    """As a flag it stops with the nearest names and the way out."""
+def test_an_unknown_card_without_memory_is_an_error_as_a_flag_and_unknown_in_a_file() -> None:
+    """As a flag it stops with the nearest names and the way out; in a file it rules nothing out and
+    is a warning.
+    """
     with pytest.raises(
         InputError,
         match=(
@@ -85,10 +83,6 @@ def test_an_unknown_card_without_memory_is_an_error_as_a_flag() -> None:
         ),
     ):
         stated_hardware("RTX 4091", from_flag=True)
-
-
-def test_an_unknown_card_without_memory_is_unknown_hardware_in_a_file() -> None:
-    """In a file it rules nothing out and is a warning."""
     hardware, warnings = stated_hardware("RTX 4091", from_flag=False)
     assert (hardware.kind, hardware.gpus, hardware.device_memory_bytes) == ("unknown", (), None)
     assert any("gpu.name: unknown GPU 'RTX 4091'" in warning for warning in warnings)

@@ -318,19 +318,9 @@ def test_the_first_sentence_needs_no_knowledge():
         answer = page_of(make()).first.answer
         words = answer.removesuffix(f" ({make().recommendation.composition}).").lower()
         for jargon in (
-            "lora",
-            "adapter",
-            "prefix",
-            "rlhf",
-            "ppo",
-            "sft",
-            "fine-tun",
-            "quanti",
-            "token",
-            "gradient",
-            "epoch",
-            "nf4",
-        ):
+            "lora", "adapter", "prefix", "rlhf", "ppo", "sft", "fine-tun", "quanti", "token",
+            "gradient", "epoch", "nf4",
+        ):  # fmt: skip
             assert jargon not in words.replace("qwen", ""), name
 
 
