@@ -71,7 +71,6 @@ def test_a_misspelt_name_gives_the_nearest_known(name, meant):
 def test_a_name_without_its_size_or_date_is_enough_where_it_means_one(name, billions):
     """The models that it may stand for have one shape."""
     shape, warnings = model_shape(name)
-    assert shape is not None
     assert shape.params / 1e9 == pytest.approx(billions, rel=0.01)
     assert "taken as" in warnings[-1]
 
@@ -155,7 +154,6 @@ def test_active_times_experts_is_never_taken_for_the_size():
     assert size_of("x-17B-16E", None).params >= 107e9
     assert size_of("x-17B-128E", None).params >= 400e9
     shape, _ = model_shape("acme/Llama-4-Scout-17B-16E-tuned")
-    assert shape is not None
     assert shape.params == pytest.approx(107.8e9, rel=0.01)
 
 
@@ -171,8 +169,6 @@ def test_a_copy_in_4_bits_is_trained_as_qlora(name, of):
     """It has the original's shape, and no method trains beside it in 16 bit."""
     shape, warnings = model_shape(name)
     original, _ = model_shape(of)
-    assert shape is not None
-    assert original is not None
     assert (shape.params, shape.stored) == (original.params, "bitsandbytes")
     assert of in warnings[-1]
     found = advise({**PAIRS, "model": name, "gpu": {"name": "RTX 4090"}})
@@ -208,7 +204,6 @@ def test_every_total_agrees_with_its_structure():
         if total is None or entry.get("hidden_size") is None or entry.get("vocab_size") is None:
             continue
         known, _ = model_shape(hub_id)
-        assert known is not None
         stated = {**entry, "tie_word_embeddings": known.tied_embeddings}
         counted = shape_from_config(stated, hub_id, origin="catalogue", source="")
         assert counted.params == pytest.approx(total, rel=0.02), hub_id
@@ -241,7 +236,6 @@ def test_every_total_agrees_with_its_structure():
 def test_mixtures_are_known_by_what_they_hold_and_what_they_use(name, held, active):
     """In thousands of millions, as their makers publish them."""
     shape, _ = model_shape(name)
-    assert shape is not None
     assert shape.params / 1e9 == pytest.approx(held, rel=0.02)
     assert (shape.active_params or 0) / 1e9 == pytest.approx(active or 0, rel=0.12)
     assert shape.is_mixture is (active is not None)
@@ -302,7 +296,6 @@ def test_every_suggestion_has_size_licence_source_and_an_entry():
     others = [{**row, **other} for row in rows for other in row.get("also", ())]
     for row in (*rows, *others):
         shape, warnings = model_shape(row["model"])
-        assert shape is not None
         assert (shape.id, shape.origin, warnings) == (row["model"], "catalogue", [])
         assert row["license"] in ("apache-2.0", "mit")
         assert shape.license in (None, row["license"]), row["model"]

@@ -133,7 +133,6 @@ def test_a_mixture_knows_what_one_token_uses():
         ("mistralai/Mixtral-8x7B-Instruct-v0.1", 12.88),
     ):
         shape, _ = model_shape(name)
-        assert shape is not None
         assert shape.active_params is not None
         assert shape.active_params / 1e9 == pytest.approx(billions, rel=0.01)
 
@@ -152,7 +151,6 @@ def test_gemma4_is_counted_layer_by_layer(name, held, active):
     values, wide MLPs, embeddings of each layer.
     """
     shape, _ = model_shape(f"google/gemma-4-{name}")
-    assert shape is not None
     assert (shape.params, shape.active_params, shape.note) == (held, active, "text tower only")
 
 
@@ -166,7 +164,6 @@ def test_every_catalogue_entry_has_a_shape_and_a_source():
         path = rules_dir() / "models" / f"{hub_id.split('/')[0].lower()}.yaml"
         entry = read_yaml(path).data["models"][hub_id]
         shape, _ = model_shape(hub_id)
-        assert shape is not None
         assert shape.resolved, hub_id
         assert entry["source"]
         assert shape.params == entry.get("params", shape.params)
@@ -229,7 +226,6 @@ def test_a_stated_size_that_is_not_the_model_s_own_is_said(tmp_path):
     8.19 are none.
     """
     shape, warnings = model_shape("Qwen/Qwen3-8B", params_b=70)
-    assert shape is not None
     assert shape.params == pytest.approx(8.19e9, rel=0.001)
     assert warnings == [
         "model: stated as 70B parameters, but Qwen/Qwen3-8B has 8.19B; the model counts"
@@ -374,7 +370,6 @@ def test_suggestions_fit_and_are_known():
     for limit in (None, 0.01, 0.5, 2, 8.5, 100):
         found = suggest_model("qa", limit)
         shape, warnings = model_shape(found.model)
-        assert shape is not None
         assert shape.origin == "catalogue"
         assert not warnings
         assert found.because

@@ -129,7 +129,6 @@ def advice_on(answers):
 def test_what_a_name_tells(name):
     """Each kind is recognised by its names, alone or inside a description."""
     found = out_of_scope(name)
-    assert found is not None
     assert found.kind == OUTSIDE[name]
     assert found.where
     assert all(source.url.startswith("https://") for source in found.sources)

@@ -8,12 +8,20 @@ from advisor.estimate.memory.peak import memory_estimate as memory_of
 from advisor.estimate.run import Device, Run
 from advisor.estimate.spec import SPEC, USUAL, run_of_spec
 from advisor.estimate.time import time_estimate as time_of
+from advisor.situation.models import model_shape
 
 # Every key of a run spec, and `options` for keys of methods that it lacks.
 KEYS = [(key, Any, field(default=USUAL.get(key))) for key in SPEC.keys]
 RunSpec: Any = make_dataclass(
     "RunSpec", [*KEYS, ("options", Any, field(default_factory=dict))], frozen=True, kw_only=True
 )
+
+
+def shape(name, **stated):
+    """The shape of a model that is known, or of a size that its name or `params_b` states."""
+    found, _ = model_shape(name, **stated)
+    assert found is not None
+    return found
 
 
 def run_of(spec, shape, *, cpu=False, device=None, device_bytes=None, machines=1, **rows) -> Run:

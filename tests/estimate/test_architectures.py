@@ -197,8 +197,6 @@ def test_parameters_are_those_of_transformers(family):
     config, model = small_model(family)
     shape = shape_from_config(config, family, origin="hub", source="")
     structure, dims = structure_of(shape), dims_of(shape)
-    assert structure is not None
-    assert dims is not None
     assert {
         "embedding": structure.embedding,
         "linear": sum(linear.weights * count for linear, count in structure.all_linears),
@@ -217,7 +215,6 @@ def test_tensors_of_experts_are_those_of_transformers(family):
     """The weight matrices of one layer's experts, and what LoRA of rank 1 trains on all of them."""
     config, model = small_model(family)
     dims = dims_of(shape_from_config(config, family, origin="hub", source=""))
-    assert dims is not None
     tensors = [
         parameter
         for name, parameter in model.named_parameters()
@@ -339,7 +336,6 @@ def test_every_catalogued_model_is_counted_as_its_entry_says():
             entry, hub_id, origin="catalogue", source="", params=entry["params"]
         )
         structure = structure_of(shape)
-        assert structure is not None
         assert structure.params == entry["params"], hub_id
         seen += 1
     assert seen > 330
@@ -354,7 +350,6 @@ def test_attention_with_a_window_reads_its_window_alone():
         "sliding_window": 128,
     }  # fmt: skip
     dims = dims_of(shape_from_config(config, "x", origin="hub", source=""))
-    assert dims is not None
     queries, keys_and_values = 4 * 24, 2 * 2 * 24
     assert dims.attended(1000) == 2 * queries * (1000 + 256)
     assert dims.attended(1000, whole=True) == 4 * queries * 1000

@@ -15,16 +15,14 @@ from advisor.estimate.memory.bands import KNOWN, WIDTHS, WORDS, band, log_widths
 from advisor.estimate.types import MemoryEstimate
 from advisor.render.estimate import estimate_text
 from advisor.situation.models import model_shape
-from tests.estimate.specs import RunSpec, memory_estimate
+from tests.estimate.specs import RunSpec, memory_estimate, shape
 
 DOUBTS = st.lists(st.sampled_from(list(WORDS)), unique=True).map(tuple)
 SPEC = RunSpec(update="lora", rank=16, seq_len=2048, micro_batch_size=2, loss="chunked")
 
 
 def estimated(spec: RunSpec, model: str = "meta-llama/Llama-3.1-8B") -> MemoryEstimate:
-    shape, _ = model_shape(model)
-    assert shape is not None
-    found = memory_estimate(spec, shape)
+    found = memory_estimate(spec, shape(model))
     assert found is not None
     return found
 
@@ -70,11 +68,7 @@ def test_what_is_not_known_of_a_run_is_named(changed, doubt):
 
 def test_a_model_known_by_its_size_and_a_mixture_widen_the_band():
     """Dimensions guessed from a size, and experts."""
-    shape, _ = model_shape("", params_b=8.0)
-    assert shape is not None
-    guessed = memory_estimate(SPEC, shape)
-    assert guessed is not None
-    assert guessed.doubts == ("size",)
+    assert memory_estimate(SPEC, shape("", params_b=8.0)).doubts == ("size",)
     assert estimated(SPEC, "mistralai/Mixtral-8x7B-Instruct-v0.1").doubts == ("experts",)
 
 

@@ -124,7 +124,6 @@ def compare(family: str, settings: BlockSettings, model: Any) -> dict[str, float
         settings = settings._replace(adapted=MIXERS)
     shape = shape_from_config(config_of(family).to_dict(), family, origin="hub", source="")
     dims = dims_of(shape)
-    assert dims is not None
     found = [
         (kind.count, layer_memory(kind, dims.hidden, dims.family, settings)) for kind in dims.kinds
     ]
@@ -173,7 +172,6 @@ def test_rows_laid_end_to_end_keep_their_attention_twice():
 def kept(settings: BlockSettings) -> float:
     shape = shape_from_config(config_of("llama").to_dict(), "llama", origin="hub", source="")
     dims = dims_of(shape)
-    assert dims is not None
     return layer_memory(dims.kinds[0], dims.hidden, dims.family, settings).kept
 
 

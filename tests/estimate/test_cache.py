@@ -16,9 +16,8 @@ from advisor.estimate.memory import allocator as cache_table
 from advisor.estimate.memory.allocator import NONE, UNKNOWN, cache_factors, records
 from advisor.estimate.types import MemoryEstimate
 from advisor.ground.units import GIB
-from advisor.situation.models import model_shape
 from tests.conftest import examples
-from tests.estimate.specs import RunSpec, memory_estimate
+from tests.estimate.specs import RunSpec, memory_estimate, shape
 from tools.cache_table import GRADIENT_RATIOS, LOSS_SHARES, cell, draws, row
 from tools.caching import OutOfMemory
 from tools.step_tensors import peaks
@@ -27,10 +26,8 @@ EVEN = tuple((128 * step, 50) for step in range(1, 17))  # rows of even lengths 
 
 
 def estimate(spec: RunSpec, *, memory_gib: int | None = None) -> MemoryEstimate:
-    shape, _ = model_shape("meta-llama/Llama-3.1-8B")
-    assert shape is not None
     device_bytes = None if memory_gib is None else memory_gib * GIB
-    found = memory_estimate(spec, shape, device_bytes=device_bytes)
+    found = memory_estimate(spec, shape("meta-llama/Llama-3.1-8B"), device_bytes=device_bytes)
     assert found is not None
     return found
 

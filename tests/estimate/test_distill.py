@@ -8,10 +8,9 @@ import pytest
 
 from advisor.estimate.time import machine_of
 from advisor.probe.catalogue import find_gpu
-from advisor.situation.models import model_shape
-from tests.estimate.specs import RunSpec, memory_estimate, time_estimate
+from tests.estimate.specs import RunSpec, memory_estimate, shape, time_estimate
 
-STUDENT, TEACHER = (model_shape(name)[0] for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B"))
+STUDENT, TEACHER = (shape(name) for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B"))
 SPEC = RunSpec(objective="distill", precision="mixed", micro_batch_size=4, grad_accum=4)
 
 

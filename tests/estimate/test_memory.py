@@ -13,9 +13,8 @@ from advisor.estimate.model.dims import dims_of
 from advisor.ground.types import Gpu, Hardware, ModelShape
 from advisor.ground.units import GIB
 from advisor.probe.catalogue import find_gpu
-from advisor.situation.models import model_shape
 from tests.conftest import examples
-from tests.estimate.specs import RunSpec, estimate, memory_estimate, run_of
+from tests.estimate.specs import RunSpec, estimate, memory_estimate, run_of, shape
 
 MODELS = (
     "Qwen/Qwen3-0.6B",
@@ -26,31 +25,19 @@ MODELS = (
 )
 
 
-def shape(name: str) -> ModelShape:
-    found, _ = model_shape(name)
-    assert found is not None
-    return found
-
-
 def needs(spec, name):
     """Bytes that must be there."""
-    found = memory_estimate(spec, shape(name))
-    assert found is not None
-    return found.need_bytes
+    return memory_estimate(spec, shape(name)).need_bytes
 
 
 def peak(spec: RunSpec, name: str = "meta-llama/Llama-3.1-8B", *, cpu: bool = False) -> int:
-    result = memory_estimate(spec, shape(name), cpu=cpu)
-    assert result is not None
-    return result.peak_bytes
+    return memory_estimate(spec, shape(name), cpu=cpu).peak_bytes
 
 
 def terms(spec: RunSpec, name: str, moment: str) -> dict[str, int]:
-    result = memory_estimate(spec, shape(name))
-    assert result is not None
     return {
         term.name: term.size_bytes
-        for found in result.moments
+        for found in memory_estimate(spec, shape(name)).moments
         if found.name == moment
         for term in found.terms
     }
@@ -159,7 +146,6 @@ def test_published_load_of_a_one_billion_llama():
         tied_embeddings=False,
     )  # fmt: skip
     result = memory_estimate(RunSpec(update="full"), custom)
-    assert result is not None
     weights = next(term.size_bytes for term in result.moments[0].terms if term.name == "weights")
     assert weights / 1e9 == pytest.approx(2.311, rel=0.02)
     assert weights / GIB < 2.15  # the same bytes in GiB are a smaller number
@@ -418,7 +404,6 @@ def test_the_cpu_has_float32_weights_and_no_cuda_context():
     result = memory_estimate(
         RunSpec(counter="nvidia-smi"), shape("HuggingFaceTB/SmolLM2-135M"), cpu=True
     )
-    assert result is not None
     names = {term.name: term.size_bytes for term in result.peak.terms}
     assert names["weights"] == 4 * 134_515_008
     assert "CUDA context" not in names
@@ -443,7 +428,6 @@ def test_a_measured_cpu_run_lies_within_the_right_size():
 
 def cpu_terms(spec: RunSpec, **rows: bool) -> dict[str, int]:
     found = memory_estimate(spec, shape("HuggingFaceTB/SmolLM2-135M"), cpu=True, **rows)
-    assert found is not None
     return {term.name: term.size_bytes for term in found.peak.terms}
 
 
@@ -503,12 +487,8 @@ def test_a_shape_without_dimensions_is_not_guessed():
 
 def test_a_guessed_shape_widens_the_band_and_says_so():
     """A model known by its size alone has a wider band and its note among the warnings."""
-    guessed, _ = model_shape("SomeModel 9B")
-    assert guessed is not None
     known = memory_estimate(RunSpec(), shape("Qwen/Qwen3-8B"))
-    wide = memory_estimate(RunSpec(), guessed)
-    assert known is not None
-    assert wide is not None
+    wide = memory_estimate(RunSpec(), shape("SomeModel 9B"))
     assert wide.high_bytes / wide.peak_bytes > known.high_bytes / known.peak_bytes
     assert any("guessed" in warning for warning in wide.warnings)
 
@@ -558,7 +538,6 @@ specs = st.builds(
 def test_every_number_is_finite_positive_and_adds_up(spec, name, cpu):
     """No term is negative or NaN, the peak is the sum of its terms, and the band encloses it."""
     result = memory_estimate(spec, shape(name), cpu=cpu)
-    assert result is not None
     assert all(
         math.isfinite(term.size_bytes) and term.size_bytes >= 0 and term.because
         for moment in result.moments
@@ -633,7 +612,6 @@ def test_a_reading_never_exceeds_the_gpu_and_the_need_does(counter, most):
     gpu = find_gpu("A100-SXM4-80GB").spec
     spec = RunSpec(update="full", counter=counter)
     found = memory_estimate(spec, shape("meta-llama/Llama-3.3-70B-Instruct"), device=gpu)
-    assert found is not None
     assert found.peak_bytes / GIB == pytest.approx(most, abs=0.1)
     assert found.high_bytes == gpu.memory_bytes
     assert found.need_bytes > 500 * GIB
@@ -650,8 +628,6 @@ def test_cached_blocks_are_given_back_before_a_run_fails():
         memory_estimate(spec, shape("mistralai/Mistral-7B-v0.1"), device=device)
         for device in (None, gpu)
     )
-    assert free is not None
-    assert bounded is not None
     assert bounded.peak_bytes < 40 * GIB < free.peak_bytes
     assert bounded.peak.total_bytes == bounded.peak_bytes
     assert bounded.need_bytes == free.need_bytes < 40 * GIB
@@ -673,7 +649,6 @@ def test_a_reading_over_many_lengths_has_a_band_above_zero(memory_gib):
     found = memory_estimate(
         spec, shape("Qwen/Qwen3-4B"), device_bytes=memory_gib and memory_gib * GIB
     )
-    assert found is not None
     assert 0 < found.low_bytes <= found.peak_bytes <= found.high_bytes
 
 
@@ -687,8 +662,6 @@ def test_less_memory_changes_the_reading_and_not_the_need(spec, name, memory_gib
     """
     free = memory_estimate(spec, shape(name))
     found = memory_estimate(spec, shape(name), device_bytes=memory_gib * GIB)
-    assert free is not None
-    assert found is not None
     assert found.need_bytes == free.need_bytes <= free.peak_bytes
     assert found.needed.total_bytes == found.need_bytes
     assert 0 < found.need_low_bytes <= found.need_bytes <= found.need_high_bytes

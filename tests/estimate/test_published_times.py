@@ -58,7 +58,6 @@ def test_no_source_is_needed_to_be_named(cases):
         run = one.run
         unknown = replace(run.run, trainer=trainer_of("unknown trainer", {}, None))
         found = time_estimate(unknown, run.machine)
-        assert found is not None
         ratio = found.tokens_per_s_per_gpu / run.facts["tokens_per_s_per_gpu"]
         factors.append(max(ratio, 1 / ratio))
     assert statistics.median(factors) < 1.15

@@ -9,11 +9,10 @@ from advisor.estimate.time import machine_of
 from advisor.ground.types import Gpu, Hardware
 from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
 from advisor.probe.catalogue import find_gpu
-from advisor.situation.models import model_shape
 from advisor.situation.of_plan import plan_run
-from tests.estimate.specs import RunSpec, estimate, memory_estimate, time_estimate
+from tests.estimate.specs import RunSpec, estimate, memory_estimate, shape, time_estimate
 
-GIB = 2**30
+SHAPE = shape("Qwen/Qwen3-8B")
 GRPO = RunSpec(
     objective="grpo", update="lora", rank=32, micro_batch_size=1, grad_accum=64, seq_len=2048,
     options={"generations": 16, "response_tokens": 1024},
@@ -22,9 +21,7 @@ VLLM = replace(GRPO, options={**GRPO.options, "rollouts": "vllm"})
 
 
 def time_of(spec, gpu="H100 SXM"):
-    shape, _ = model_shape("Qwen/Qwen3-8B")
-    machine = machine_of(find_gpu(gpu).spec)
-    found = time_estimate(spec, shape, machine)
+    found = time_estimate(spec, SHAPE, machine_of(find_gpu(gpu).spec))
     assert found is not None
     return found
 
@@ -53,7 +50,6 @@ def test_the_advice_says_what_a_server_would_save():
     """On a GPU where it saves a tenth of a step; not with a server, nor for a module that no
     server takes.
     """
-    shape, _ = model_shape("Qwen/Qwen3-8B")
     gpu = find_gpu("H100 SXM").spec
     hardware = Hardware(
         kind="cuda", origin="stated",
@@ -61,7 +57,7 @@ def test_the_advice_says_what_a_server_would_save():
     )  # fmt: skip
 
     def said(spec):
-        return [text for text in estimate(spec, shape, hardware).memory.warnings if "vLLM" in text]
+        return [text for text in estimate(spec, SHAPE, hardware).memory.warnings if "vLLM" in text]
 
     (text,) = said(GRPO)
     assert "of a step; a vLLM server" in text
@@ -72,7 +68,6 @@ def test_the_advice_says_what_a_server_would_save():
 
 def test_a_server_on_the_same_gpu_takes_its_share_of_it():
     """launch.vllm with gpus 0: 0.4 of 80 GB beside everything that trains."""
-    shape, _ = model_shape("Qwen/Qwen3-8B")
     gpu = find_gpu("H100 SXM").spec
     stage = Stage(
         name="grpo", objective="grpo", update="lora", learning_rate=1e-5,
@@ -84,7 +79,7 @@ def test_a_server_on_the_same_gpu_takes_its_share_of_it():
     peaks = []
     for server in (None, VLLMServer(python="p", gpus=0, memory=0.4), VLLMServer(python="p")):
         served = replace(plan, launch=Launch(device="cuda", vllm=server))
-        peaks.append(memory_of(plan_run(served, stage, shape, hardware)))
+        peaks.append(memory_of(plan_run(served, stage, SHAPE, hardware)))
     alone, shared, beside = peaks
     assert shared.peak_bytes - alone.peak_bytes == pytest.approx(0.4 * gpu.memory_bytes, rel=0.12)
     assert beside.peak_bytes == alone.peak_bytes
@@ -94,9 +89,8 @@ def test_a_server_on_the_same_gpu_takes_its_share_of_it():
 
 def test_training_alone_generates_nothing():
     """With a server of its own GPU the trainer never holds the answers of a step."""
-    shape, _ = model_shape("Qwen/Qwen3-8B")
     names = [
-        {moment.name for moment in memory_estimate(spec, shape).moments}
+        {moment.name for moment in memory_estimate(spec, SHAPE).moments}
         for spec in (GRPO, VLLM, replace(VLLM, objective="ppo"))
     ]
     assert ["generating answers" in found for found in names] == [True, False, True]

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.estimate import cost_estimate
-from advisor.estimate.time import machine_of
+from advisor.estimate.time import Machine, machine_of
+from advisor.estimate.types import TimeEstimate
 from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.probe.catalogue import find_gpu
-from advisor.situation.models import model_shape
 from tests.conftest import examples
-from tests.estimate.specs import RunSpec, estimate, time_estimate
+from tests.estimate.specs import RunSpec, estimate, shape, time_estimate
 
 
 def card(name: str) -> GpuSpec:
@@ -24,14 +24,16 @@ def card(name: str) -> GpuSpec:
     return spec
 
 
-def speed(spec: RunSpec, model: str, gpu: str) -> float:
-    shape, _ = model_shape(model)
-    machine = machine_of(card(gpu))
-    assert shape is not None
-    assert machine is not None
-    result = time_estimate(spec, shape, machine)
-    assert result is not None
-    return result.tokens_per_s_per_gpu
+def timed(spec: RunSpec, model: str, on: str | Machine | None, **rows: object) -> TimeEstimate:
+    """The time of a run on a GPU, given by its name, or on another machine."""
+    machine = machine_of(card(on)) if isinstance(on, str) else on
+    found = time_estimate(spec, shape(model), machine, **rows)
+    assert found is not None
+    return found
+
+
+def estimated(model: str, gpu: str, **changed: object) -> TimeEstimate:
+    return timed(RunSpec(**changed), model, gpu)
 
 
 @pytest.mark.parametrize(
@@ -75,65 +77,39 @@ def speed(spec: RunSpec, model: str, gpu: str) -> float:
 )
 def test_published_speeds_are_met_within_a_factor_of_one_and_a_half(model, gpu, spec, published):
     """Tokens per second of published runs, one per source and card."""
-    assert 1 / 1.5 < speed(spec, model, gpu) / published < 1.5
+    assert 1 / 1.5 < timed(spec, model, gpu).tokens_per_s_per_gpu / published < 1.5
 
 
 def test_a_tiny_batch_is_bound_by_launches_and_flat():
     """Below some hundred tokens a step takes as long for half the tokens."""
     short, long = (
-        speed(RunSpec(seq_len=length, rank=8), "Qwen/Qwen3-0.6B", "H100 SXM") for length in (32, 64)
+        estimated("Qwen/Qwen3-0.6B", "H100 SXM", seq_len=length, rank=8).tokens_per_s_per_gpu
+        for length in (32, 64)
     )
     assert long / short > 1.8
 
 
 def test_a_cpu_step_of_the_small_model_takes_seconds():
     """SmolLM2-135M, LoRA, 4 x 128 tokens, two cores: measured 2 to 3 s a step."""
-    shape, _ = model_shape("HuggingFaceTB/SmolLM2-135M-Instruct")
-    machine = machine_of(None, cpu_cores=2)
-    assert shape is not None
-    assert machine is not None
-    result = time_estimate(
-        RunSpec(
-            rank=16,
-            micro_batch_size=4,
-            seq_len=128,
-            gradient_checkpointing=False,
-            weights_dtype="float32",
-        ),
-        shape,
-        machine,
-    )
-    assert result is not None
-    assert 1.5 < result.step_s < 4.5
+    spec = RunSpec(
+        rank=16, micro_batch_size=4, seq_len=128, gradient_checkpointing=False,
+        weights_dtype="float32",
+    )  # fmt: skip
+    on = machine_of(None, cpu_cores=2)
+    assert 1.5 < timed(spec, "HuggingFaceTB/SmolLM2-135M-Instruct", on).step_s < 4.5
 
 
 def test_the_run_takes_steps_times_step():
     """1,000 rows in micro-batches of 2 with accumulation 4 on one device are 125 steps."""
-    shape, _ = model_shape("Qwen/Qwen3-0.6B")
-    machine = machine_of(card("RTX 4090"))
-    assert shape is not None
-    assert machine is not None
-    result = time_estimate(
-        RunSpec(micro_batch_size=2, grad_accum=4),
-        shape,
-        machine,
-        tokens_total=200_000,
-        rows_total=1000,
-    )
-    assert result is not None
+    spec = RunSpec(micro_batch_size=2, grad_accum=4)
+    result = timed(spec, "Qwen/Qwen3-0.6B", "RTX 4090", tokens_total=200_000, rows_total=1000)
     assert result.steps == 125
     assert result.duration_s == pytest.approx(125 * result.step_s)
 
 
 def test_an_unknown_number_of_tokens_gives_no_duration():
     """Without tokens there is a step time and no duration, rather than a guess."""
-    shape, _ = model_shape("Qwen/Qwen3-0.6B")
-    machine = machine_of(card("RTX 4090"))
-    assert shape is not None
-    assert machine is not None
-    result = time_estimate(RunSpec(), shape, machine)
-    assert result is not None
-    assert result.duration_s is None
+    assert estimated("Qwen/Qwen3-0.6B", "RTX 4090").duration_s is None
 
 
 def test_money_is_hours_times_cards_times_price():
@@ -161,16 +137,10 @@ def test_time_is_finite_and_grows_with_the_batch(
         gpus=gpus,
         sharding=sharding,
     )
-    shape, _ = model_shape("Qwen/Qwen3-8B")
-    machine = machine_of(card("A100 80GB SXM"))
-    assert shape is not None
-    assert machine is not None
     one, two = (
-        time_estimate(spec, shape, machine),
-        time_estimate(replace(spec, micro_batch_size=batch + 1), shape, machine),
+        timed(replace(spec, micro_batch_size=rows), "Qwen/Qwen3-8B", "A100 80GB SXM")
+        for rows in (batch, batch + 1)
     )
-    assert one is not None
-    assert two is not None
     assert math.isfinite(one.step_s)
     assert 0 < one.step_s <= two.step_s
 
@@ -180,23 +150,15 @@ def test_both_sequences_of_a_pair_take_time(objective):
     """A row of two sequences of 500 tokens takes as many steps as one of 500, each of two passes'
     worth of tokens.
     """
-    shape, _ = model_shape("Qwen/Qwen3-8B")
-    machine = machine_of(card("A100-SXM4-80GB"))
-    assert shape is not None
-    assert machine is not None
     spec = RunSpec(objective="sft", micro_batch_size=16, seq_len=512, gradient_checkpointing=True)
-    one = time_estimate(spec, shape, machine, tokens_total=500_000, rows_total=1000)
-    two = time_estimate(
-        replace(spec, objective=objective), shape, machine, tokens_total=1_000_000, rows_total=1000
+    model, gpu, pairs = "Qwen/Qwen3-8B", "A100-SXM4-80GB", replace(spec, objective=objective)
+    one = timed(spec, model, gpu, tokens_total=500_000, rows_total=1000)
+    two, cut = (  # the longer sequences, of 2000, are cut at 512
+        timed(pairs, model, gpu, tokens_total=tokens, rows_total=1000)
+        for tokens in (1_000_000, 4_000_000)
     )
-    assert one is not None
-    assert two is not None
     assert one.steps == two.steps == 63
     assert two.step_s > 1.8 * one.step_s
-    cut = time_estimate(
-        replace(spec, objective=objective), shape, machine, tokens_total=4_000_000, rows_total=1000
-    )  # sequences of 2000, cut at 512
-    assert cut is not None
     assert cut.step_s < 1.1 * two.step_s
 
 
@@ -213,13 +175,7 @@ def step_of(**options: object) -> float:
         gradient_checkpointing=False,
         options={"response_tokens": 32, **options},
     )
-    shape, _ = model_shape("HuggingFaceTB/SmolLM2-135M")
-    machine = machine_of(None, cpu_cores=2)
-    assert shape is not None
-    assert machine is not None
-    result = time_estimate(spec, shape, machine)
-    assert result is not None
-    return result.step_s
+    return timed(spec, "HuggingFaceTB/SmolLM2-135M", machine_of(None, cpu_cores=2)).step_s
 
 
 def test_an_update_of_ppo_takes_what_was_measured():
@@ -267,19 +223,11 @@ def test_steps_with_logits_in_tiles_take_what_was_measured_on_two_cores(
         seq_len=512,
         rank=32,
         options=options,
+        gradient_checkpointing=False,
     )
-    shape, _ = model_shape("HuggingFaceTB/SmolLM2-135M")
-    machine = machine_of(None, cpu_cores=2, cpu_bf16=True)
-    assert shape is not None
-    assert machine is not None
-    result = time_estimate(
-        replace(spec, gradient_checkpointing=False),
-        shape,
-        machine,
-        tokens_total=100 * tokens,
-        rows_total=100,
-    )
-    assert result is not None
+    on = machine_of(None, cpu_cores=2, cpu_bf16=True)
+    rows = {"tokens_total": 100 * tokens, "rows_total": 100}
+    result = timed(spec, "HuggingFaceTB/SmolLM2-135M", on, **rows)
     assert 1 / 1.5 < result.step_s / measured_s < 1.5
 
 
@@ -287,8 +235,6 @@ def test_bfloat16_shortens_a_step_only_where_the_processor_multiplies_it():
     """Two cores, LoRA steps of SmolLM2-135M: 2.91 s against 1.96 s for 4 x 200 tokens, 3.6 s
     against 2.75 s for rows of mixed lengths.
     """
-    shape, _ = model_shape("HuggingFaceTB/SmolLM2-135M")
-    assert shape is not None
     pure = RunSpec(
         weights_dtype="float32",
         precision="pure",
@@ -299,24 +245,11 @@ def test_bfloat16_shortens_a_step_only_where_the_processor_multiplies_it():
     )
     seconds = {}
     for has in (True, False):
-        machine = machine_of(None, cpu_cores=2, cpu_bf16=has)
-        assert machine is not None
+        on = machine_of(None, cpu_cores=2, cpu_bf16=has)
         for spec in (pure, replace(pure, precision="mixed")):
-            result = time_estimate(spec, shape, machine)
-            assert result is not None
-            seconds[has, spec.precision] = result.step_s
+            seconds[has, spec.precision] = timed(spec, "HuggingFaceTB/SmolLM2-135M", on).step_s
     assert seconds[False, "pure"] == seconds[False, "mixed"] == seconds[True, "pure"]
     assert 3.6 / 2.75 - 0.1 < seconds[True, "pure"] / seconds[True, "mixed"] < 2.91 / 1.96
-
-
-def estimated(model: str, gpu: str, **changed: object):
-    shape, _ = model_shape(model)
-    machine = machine_of(card(gpu))
-    assert shape is not None
-    assert machine is not None
-    found = time_estimate(RunSpec(**changed), shape, machine)  # type: ignore[arg-type]
-    assert found is not None
-    return found
 
 
 def test_sharding_over_geforce_cards_waits_for_their_link():
@@ -366,18 +299,13 @@ def test_llama_4_computes_every_expert_for_every_token():
     """transformers' Llama4TextMoe repeats the tokens for each of its experts: a step of Scout takes
     the compute of 109B parameters, not 17B (axolotl: 519 tokens/s on one H100 at 4k, QLoRA).
     """
-    shape, _ = model_shape("109B-A17B", params_b=109)
-    machine = machine_of(card("H100 SXM"))
-    assert shape is not None
-    assert machine is not None
+    model, machine = shape("109B-A17B", params_b=109), machine_of(card("H100 SXM"))
     spec = RunSpec(quantization="nf4", seq_len=4096, framework="axolotl")
     found = {
-        name: time_estimate(spec, replace(shape, id=name), machine)
+        name: time_estimate(spec, replace(model, id=name), machine)
         for name in ("meta-llama/Llama-4-Scout-17B-16E", "some 109B-A17B")
     }
     dense, sparse = (estimate for estimate in found.values())
-    assert dense is not None
-    assert sparse is not None
     assert dict(dense.parts)["compute"] > 3 * dict(sparse.parts)["compute"]
     assert 1 / 2 < dense.tokens_per_s_per_gpu / 519 < 2
 
@@ -437,15 +365,11 @@ def test_packed_rows_pay_for_the_pairs_their_attention_computes():
     """16 rows of 512 tokens in a sequence of 8,192: sdpa computes the rectangle, flash attention
     each row alone; without packing a causal kernel skips half.
     """
-    shape, _ = model_shape("Qwen/Qwen3-0.6B")
-    machine = machine_of(card("H100 SXM"))
-    assert shape is not None
-    assert machine is not None
     compute = {}
     for attention in ("sdpa", "flash_attention_2"):
         spec = RunSpec(seq_len=8192, packing=True, attention=attention)
-        found = time_estimate(spec, shape, machine, tokens_total=8_192_000, rows_total=16_000)
-        assert found is not None
+        rows = {"tokens_total": 8_192_000, "rows_total": 16_000}
+        found = timed(spec, "Qwen/Qwen3-0.6B", "H100 SXM", **rows)
         compute[attention] = dict(found.parts)["compute"]
     plain = dict(estimated("Qwen/Qwen3-0.6B", "H100 SXM", seq_len=8192).parts)["compute"]
     assert compute["flash_attention_2"] < plain < compute["sdpa"]
@@ -477,7 +401,6 @@ def test_a_guessed_link_is_said_where_it_counts():
     """Two RTX 3090 may have a bridge: what was taken is a warning of the whole estimate, and the
     reason of a time names the link.
     """
-    shape, _ = model_shape("Qwen/Qwen3-0.6B")
     gpu = card("RTX 3090")
     one = Gpu(name=gpu.name, spec=gpu, memory_total_bytes=gpu.memory_bytes)
 
@@ -486,8 +409,7 @@ def test_a_guessed_link_is_said_where_it_counts():
             kind="cuda", origin="stated", gpus=(one,) * count, interconnect=interconnect
         )
         spec = RunSpec(gpus=count, sharding="fsdp" if count > 1 else None)
-        memory = estimate(spec, shape, hardware).memory
-        assert memory is not None
+        memory = estimate(spec, shape("Qwen/Qwen3-0.6B"), hardware).memory
         return " ".join(memory.warnings)
 
     assert "a bridge between two GPUs is taken to be absent" in warnings(2, None)
@@ -522,13 +444,8 @@ def test_kept_inputs_in_host_memory_cross_the_link_twice():
 def test_a_cap_is_no_length_of_rows_that_are_not_packed():
     """Nothing tells the rows' lengths: half of a short cap, some hundred tokens of a long one."""
     for cap, mean in ((256, 128), (4096, 400)):
-        shape, _ = model_shape("Qwen/Qwen3-8B")
-        machine = machine_of(card("H100 SXM"))
-        assert shape is not None
-        assert machine is not None
         spec = RunSpec(seq_len=cap, micro_batch_size=4)
-        found = time_estimate(spec, shape, machine, differ=True)
-        assert found is not None
+        found = timed(spec, "Qwen/Qwen3-8B", "H100 SXM", differ=True)
         assert found.tokens_per_s_per_gpu * found.step_s == pytest.approx(4 * mean)
         assert any(f"{mean} tokens on average" in warning for warning in found.warnings)
 

@@ -12,20 +12,13 @@ from advisor.estimate.memory.peak import memory_estimate as memory_of
 from advisor.estimate.spec import run_of_spec
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
-from advisor.situation.models import model_shape
-from tests.estimate.specs import RunSpec, estimate, memory_estimate
+from tests.estimate.specs import RunSpec, estimate, memory_estimate, shape
 
 WORST_FIRST = ("too_big", "may_fit", "tight", "fits")
 
 
-def shape(name="Qwen/Qwen3-8B"):
-    found, _ = model_shape(name)
-    assert found is not None
-    return found
-
-
 def run_of(**spec):
-    return run_of_spec({**spec, "counter": "nvidia-smi"}, shape())
+    return run_of_spec({**spec, "counter": "nvidia-smi"}, shape("Qwen/Qwen3-8B"))
 
 
 @pytest.mark.parametrize(
@@ -138,9 +131,7 @@ def test_cached_blocks_do_not_decide():
 
 def test_weights_alone_settle_what_cannot_fit():
     """However wide the band: nothing fits into less than its weights."""
-    guessed, _ = model_shape("a model of 30B")
-    assert guessed is not None
-    found = memory_estimate(RunSpec(), guessed)
+    found = memory_estimate(RunSpec(), shape("a model of 30B"))
     weights = sum(term.size_bytes for term in found.needed.terms if term.name == "weights")
     assert found.need_low_bytes >= weights > 55 * GIB
     assert memory_fits(found, 48 * GIB) == "too_big"
@@ -150,9 +141,11 @@ def test_weights_alone_settle_what_cannot_fit():
 def test_what_a_known_trainer_holds_throughout_is_no_estimate(framework):
     """Weights, adapters and optimizer states are arithmetic: the band starts at their sum."""
     spec = RunSpec(update="lora", rank=256, framework=framework)
-    found = memory_estimate(spec, shape())
+    found = memory_estimate(spec, shape("Qwen/Qwen3-8B"))
     assert _held(found) <= found.need_low_bytes <= found.need_bytes
-    guessed = memory_estimate(replace(spec, framework="a trainer of one's own"), shape())
+    guessed = memory_estimate(
+        replace(spec, framework="a trainer of one's own"), shape("Qwen/Qwen3-8B")
+    )
     assert guessed.need_low_bytes < _held(guessed)
 
 

@@ -32,11 +32,12 @@ def training(steps: int | None = None, low: float = 1.0, high: float = 1.0) -> T
     )  # fmt: skip
 
 
+MACHINE = machine_of(None, cpu_cores=2)
+
+
 def times_of(looked: EvaluationRows = LOOKED, **changed) -> WholeTime:
-    machine = machine_of(None, cpu_cores=2)
-    assert machine is not None
     run = run_of(replace(SPEC, **changed), SMOLLM)
-    return time_by_parts(run, machine, looked, training())
+    return time_by_parts(run, MACHINE, looked, training())
 
 
 def test_the_parts_are_those_of_a_measured_run():
@@ -59,10 +60,8 @@ def test_tokenising_held_out_loss_checkpoints_and_a_download_count():
     5 % of the training each; a download is no part of the total.
     """
     looked = replace(LOOKED, all_rows=50_000)
-    machine = machine_of(None, cpu_cores=2)
-    assert machine is not None
     hub = replace(SMOLLM, origin="catalogue")
-    times = time_by_parts(run_of(SPEC, hub), machine, looked, training(50, 0.8, 1.5))
+    times = time_by_parts(run_of(SPEC, hub), MACHINE, looked, training(50, 0.8, 1.5))
     assert times.prepare_s == pytest.approx(9.6)
     assert 0 < times.save_s < times.evaluate_s == pytest.approx(5.0)
     assert times.download_s == pytest.approx(4 * 134_515_008 / 30e6)
@@ -71,10 +70,10 @@ def test_tokenising_held_out_loss_checkpoints_and_a_download_count():
     half = times.with_training(50.0)
     assert half.total_s < times.total_s - 50.0
     assert half.low_s / half.total_s == pytest.approx(0.8)
-    local = time_by_parts(run_of(SPEC, SMOLLM), machine, looked, training(50))
+    local = time_by_parts(run_of(SPEC, SMOLLM), MACHINE, looked, training(50))
     assert local.download_s == 0
     quiet = replace(SPEC, evaluation=False)
-    assert time_by_parts(run_of(quiet, hub), machine, looked, training()).evaluate_s == 0
+    assert time_by_parts(run_of(quiet, hub), MACHINE, looked, training()).evaluate_s == 0
 
 
 def test_what_is_not_measured_takes_no_time():
@@ -99,7 +98,6 @@ def test_times_of_a_chain_add_up():
     """Together they are known if each is."""
     one = times_of()
     both = total_time([one, one])
-    assert both is not None
     assert both.total_s == pytest.approx(2 * one.total_s)
     assert total_time([one, None]) is None
 

@@ -10,7 +10,6 @@ from advisor.probe.catalogue import find_gpu
 
 def reach(gpu: str, interconnect: str | None = None):
     spec = find_gpu(gpu).spec
-    assert spec is not None
     return link_speeds(spec.link, interconnect)
 
 
