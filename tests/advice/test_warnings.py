@@ -1,10 +1,12 @@
-"""Rules that warn: whatever table they stand in, they are heard."""
+"""What an answer warns of: rules of whatever table, and a machine without a GPU."""
 
 import json
 
 import pytest
 
+from advisor.ground.types import Answer, Answers
 from advisor.ruleset.load import load_rules
+from advisor.situation.build import situation_of
 
 SHOWN = [table.id for table in load_rules().tables.values() if not table.per]
 ASKED = [table.id for table in load_rules().tables.values() if table.per]
@@ -61,3 +63,32 @@ def test_a_guess_is_told_once(call):
     code, out, _ = call("--json", "--task", "qa", "--model-params-b", "7", "--gpu", "RTX 4090")
     assert code == 0
     assert sum("shape guessed" in text for text in json.loads(out)["warnings"]) == 1
+
+
+TRAINS = ("--task", "qa", "--data-kind", "paired", "--data-rows", 500, "--model", "Qwen/Qwen3-0.6B")
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (("--gpu", "none"), True),
+        *((("--gpu", gpu), False) for gpu in ("RTX 4090", "T4", "unknown", "M3 Max")),
+        (("--gpu", "none", "--signal", "prompt_meets_quality_bar"), False),  # needs no GPU
+    ],
+)
+def test_free_gpus_are_named_where_a_processor_would_train_alone(call, more, named):
+    """Not where a GPU is there or none is known of, nor where nothing is trained."""
+    code, out, _ = call("--json", *TRAINS, *more)
+    said = " ".join(json.loads(out)["warnings"])
+    assert code == 0
+    assert (("Kaggle (2 x T4" if named else "cost nothing") in said) is named
+
+
+def test_a_machine_nobody_named_is_said_to_be_the_one_meant(call, monkeypatch):
+    """Where no GPU was stated and none is found, the answer is for a processor by a guess."""
+    processor = situation_of(Answers(known={"gpu": Answer(value="none", origin="file")})).hardware
+    monkeypatch.setattr("advisor.situation.build.probe", lambda: processor)
+    guessed = "no GPU was stated, and none was found here"
+    for more, is_guessed in ((), True), (("--gpu", "none"), False):
+        code, out, _ = call("--json", *TRAINS, *more)
+        assert (code, guessed in " ".join(json.loads(out)["warnings"])) == (0, is_guessed)

@@ -1,11 +1,17 @@
-"""The lines above a stage are true of its keys, also after a change."""
+"""The lines above a stage are true of its keys, also after a change; a rate that it borrows is told."""
 
 from dataclasses import replace
 
 import pytest
 
 from advisor.ground.yaml_files import parse_yaml
-from advisor.plan.comments import comments_after, comments_of, comments_of_trial, stage_notes
+from advisor.plan.comments import (
+    borrowed_rate_warnings,
+    comments_after,
+    comments_of,
+    comments_of_trial,
+    stage_notes,
+)
 from advisor.plan.model import Launch, Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data, set_values
 from advisor.plan.write import plan_text
@@ -118,3 +124,29 @@ def test_a_persons_own_lines_above_a_stage_are_kept():
     """A copy of the plan for a run loses none of them."""
     text = plan_text(PLAN).replace("  - name: sft", "  # ours, of May\n  - name: sft")
     assert comments_of(text, name="plan.yaml")[PLACE] == "ours, of May"
+
+
+UNRATED = "name: p\nmodel: m\ndata: {path: d.jsonl}\nstages: [{name: one, update: lora, %s}]\n"
+
+
+@pytest.mark.parametrize(
+    ("stage", "is_told"),
+    [
+        ("objective: dpo", True),
+        ("objective: rm", True),
+        ("objective: kto", True),
+        ("objective: dpo, learning_rate: 2.0e-4", False),
+        ("objective: sft", False),
+        ("objective: cpt", False),
+    ],
+)
+def test_a_borrowed_rate_is_told(stage, is_told):
+    """A stage that compares or scores answers does not take supervised fine-tuning's silently."""
+    document = parse_yaml(UNRATED % stage, name="plan.yaml")
+    plan = plan_from_data(document)
+    told = list(borrowed_rate_warnings(document.data, plan))
+    assert [line.partition(", which")[0] for line in told] == (
+        ["stage one names no learning_rate and takes 0.0002"] if is_told else []
+    )
+    changed = replace(plan, stages=(replace(plan.stages[0], learning_rate=1e-6),))
+    assert not list(borrowed_rate_warnings(document.data, changed))

@@ -1,10 +1,12 @@
-"""Plans are read strictly, with every fault of a file at once."""
+"""Plans are read strictly, with every fault of a file at once, as the published JSON Schema says."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from advisor.ground.errors import InputError
 from advisor.ground.resources import resource_root
@@ -12,7 +14,10 @@ from advisor.ground.yaml_files import parse_yaml
 from advisor.methods import methods
 from advisor.plan import keys
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
+from advisor.plan.write import plan_text
+from advisor.schema.plan import plan_schema
 from tests.methods.method_files import write_objective, write_update
+from tests.plan.test_write import PLAN
 
 # Launch files that an earlier version wrote, and what it read in them.
 STORED = Path(__file__).with_name("stored")
@@ -454,3 +459,45 @@ def test_remote_code_is_off_unless_written():
     assert "`trust_remote_code` is 1\n  true or false" in fault(
         "model:", "trust_remote_code: 1\nmodel:"
     )
+
+
+@pytest.fixture(
+    scope="module", params=[jsonschema.Draft202012Validator, jsonschema.Draft7Validator]
+)
+def validator(request):
+    """A validator of the draft the schema names, and of the older one that many editors know."""
+    schema = plan_schema()
+    request.param.check_schema(schema)
+    return request.param(schema)
+
+
+def test_good_plans_are_valid(validator):
+    """What the reader takes and what the writer writes is valid."""
+    validator.validate(yaml.safe_load(GOOD.replace("2e-4", "2.0e-4")))
+    validator.validate(yaml.safe_load(plan_text(PLAN)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rank: 8", "rnak: 8"),
+        ("rank: 8", "rank: 0"),
+        ("update: lora\n    quantization: nf4", "update: full"),
+        ("quantization: nf4", "double_quantization: true"),
+        ("name: shop", "name: A b"),
+        ("loss_on: all", "loss_on: x"),
+    ],
+)
+def test_what_the_reader_refuses_is_flagged_in_the_editor(validator, old, new):
+    """Unknown, out-of-range and dead keys are invalid in the schema too."""
+    assert list(
+        validator.iter_errors(yaml.safe_load(GOOD.replace("2e-4", "2.0e-4").replace(old, new)))
+    )
+
+
+def test_every_key_says_what_it_means():
+    """An editor shows a sentence beside each key, also where several methods declare it."""
+    schema = plan_schema()
+    keys = {**schema["properties"], **schema["$defs"]["Stage"]["properties"]}
+    assert len(keys) > 80
+    assert [name for name, one in keys.items() if not one.get("description")] == []
