@@ -1,6 +1,7 @@
 """The command line as a person meets it: exit codes, messages, and nothing half-written."""
 
 import errno
+import io
 import json
 import os
 import pkgutil
@@ -16,7 +17,19 @@ from advisor.cli import COMMANDS, advise
 from advisor.methods import schemes
 from advisor.methods.composition import parse_composition
 from advisor.methods.remedies import remedies, remedy
+from advisor.plan.read import read_plan
 from tests.conftest import PAIRS, ROOT
+
+PARAGRAPHS = "\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60))
+
+
+def preferences(count=60):
+    """Rows of a file of preferences."""
+    rows = [
+        {"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}
+        for i in range(count)
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def test_json_is_one_document_and_messages_go_to_stderr(call):
@@ -47,12 +60,7 @@ def test_an_encoder_is_not_taken_to_write(call, model, task):
         "classification",
         "--model",
         model,
-        "--data-kind",
-        "paired",
-        "--budget",
-        "high",
-        "--gpu",
-        "RTX 4090",
+        *shlex.split("--data-kind paired --budget high --gpu 'RTX 4090'"),
     )
     assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "encoder:sft+full")
 
@@ -77,29 +85,18 @@ def test_contradictions_come_together(call):
     )
     assert (code, err.count("this cannot be")) == (2, 2)
     _, out, _ = call(
-        "--json",
-        "--task",
-        "reasoning",
-        "--data-kind",
-        "prompts_with_verifier",
-        "--gpu",
-        "unknown",
-        "--signal",
-        "base_model_sometimes_succeeds",
+        *shlex.split(
+            "--json --task reasoning --data-kind prompts_with_verifier --gpu unknown "
+            "--signal base_model_sometimes_succeeds"
+        )
     )
     assert {"base_model_never_succeeds": True} not in [
         flip["change"] for flip in json.loads(out)["flips"]
     ]
     code, _, err = call(
-        "--json",
-        "--task",
-        "qa",
-        "--gpu",
-        "none",
-        "--model",
-        "Qwen/Qwen3-8B",
-        "--signal",
-        "base_model_untuned",
+        *shlex.split(
+            "--json --task qa --gpu none --model Qwen/Qwen3-8B --signal base_model_untuned"
+        )
     )
     assert (
         code,
@@ -150,19 +147,9 @@ def test_documents_are_not_too_few_examples(call, tmp_path):
             for n in range(30)
         )
     )
-    asked = (
-        "--json",
-        "--task",
-        "generation",
-        "--gpu",
-        "none",
-        "--model",
-        "Qwen/Qwen3-0.6B",
-        "--data",
-        "corpus.txt",
-        "--choose",
-        "cpt>sft+lora",
-        "--force",
+    asked = shlex.split(
+        "--json --task generation --gpu none --model Qwen/Qwen3-0.6B --data corpus.txt "
+        "--choose 'cpt>sft+lora' --force"
     )
     assert not [
         text
@@ -181,19 +168,9 @@ def test_rows_longer_than_what_is_read_are_told(call):
     """Time and cost count what fits; of stated rows that are longer on average the answer says
     so.
     """
-    asked = (
-        "--json",
-        "--task",
-        "qa",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        "Qwen/Qwen3-8B",
-        "--data-kind",
-        "paired",
-        "--data-rows",
-        "5000",
-        "--data-tokens",
+    asked = shlex.split(
+        "--json --task qa --gpu 'RTX 4090' --model Qwen/Qwen3-8B --data-kind paired "
+        "--data-rows 5000 --data-tokens"
     )
     said = [
         text
@@ -212,20 +189,9 @@ def test_why_not_gives_the_reason_that_ranks_the_one_over_the_other(call):
     """An adapter comes after LoRA for what LoRA is, not for what speaks against a 4-bit base; a fit
     that is no known fact says why.
     """
-    asked = (
-        "--json",
-        "--task",
-        "customer_service",
-        "--budget",
-        "low",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        "Qwen/Qwen3-8B",
-        "--data-kind",
-        "paired",
-        "--data-rows",
-        "5000",
+    asked = shlex.split(
+        "--json --task customer_service --budget low --gpu 'RTX 4090' --model Qwen/Qwen3-8B "
+        "--data-kind paired --data-rows 5000"
     )
     document = json.loads(call(*asked)[1])
     assert document["recommendation"]["decided_by"][-1] == "evidence/lora-where-it-fits"
@@ -248,22 +214,14 @@ def test_departments_miss_their_files_alone(call, tmp_path):
     """One module a team needs a file a team, not one file for all; a name that a plan would refuse
     is refused at once.
     """
-    asked = (
-        "--json",
-        "--task",
-        "multi_department",
-        "--n-tasks",
-        "2",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        "Qwen/Qwen3-8B",
+    asked = shlex.split(
+        "--json --task multi_department --n-tasks 2 --gpu 'RTX 4090' --model Qwen/Qwen3-8B"
     )
     assert json.loads(call(*asked)[1])["missing"] == ["tasks"]
     data = tmp_path / "legal.jsonl"
     data.write_text('{"prompt": "Who signs?", "completion": "The head of the department."}\n' * 3)
     code, _, err = call(
-        "--json", "--task", "multi_department", "--gpu", "RTX 4090", "--tasks", f"HR Team={data}"
+        *shlex.split("--json --task multi_department --gpu 'RTX 4090' --tasks"), f"HR Team={data}"
     )
     assert (code, "a task's name is 'HR Team'" in err) == (2, True)
 
@@ -301,21 +259,12 @@ def test_a_complete_question_gets_a_runnable_plan(call, tmp_path):
     """
     (tmp_path / "train.jsonl").write_text(PAIRS)
     code, out, _ = call(
-        "--json",
-        "--task",
-        "qa",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        "Qwen/Qwen3-8B",
-        "--data",
-        "train.jsonl",
-        "--plan",
-        "plan.yaml",
+        *shlex.split(
+            "--json --task qa --gpu 'RTX 4090' --model Qwen/Qwen3-8B --data train.jsonl "
+            "--plan plan.yaml"
+        )
     )
     assert code == 0
-    from advisor.plan.read import read_plan
-
     plan = read_plan(tmp_path / "plan.yaml")
     assert plan.model == "Qwen/Qwen3-8B"
     assert plan.origin.composition == json.loads(out)["recommendation"]["composition"] == "sft+lora"
@@ -329,35 +278,12 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
     """Without either the plan is refused with the flag that names one; the flag's folder must hold
     a model, and stands in the plan, relative paths included.
     """
-    (tmp_path / "prefer.jsonl").write_text(
-        "".join(
-            json.dumps(
-                {
-                    "prompt": f"Question {i}?",
-                    "chosen": f"A good answer {i}.",
-                    "rejected": f"Bad {i}.",
-                }
-            )
-            + "\n"
-            for i in range(60)
-        )
-    )
+    (tmp_path / "prefer.jsonl").write_text(preferences())
     (tmp_path / "plans").mkdir()
-    asked = [
-        "--json",
-        "--task",
-        "chat_assistant",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        "Qwen/Qwen3-0.6B",
-        "--data",
-        "prefer.jsonl",
-        "--force",
-        "--plan",
-        "plans/plan.yaml",
-        "--choose",
-    ]
+    asked = shlex.split(
+        "--json --task chat_assistant --gpu 'RTX 4090' --model Qwen/Qwen3-0.6B "
+        "--data prefer.jsonl --force --plan plans/plan.yaml --choose"
+    )
     code, _, err = call(*asked, "rloo+lora")
     assert (code, "reward_model is missing" in err, "--reward-model" in err) == (
         2,
@@ -372,8 +298,6 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
     (tmp_path / "rm" / "config.json").write_text("{}")
     code, out, err = call(*asked, "rloo+lora", "--reward-model", "rm")
     assert code == 0, err
-    from advisor.plan.read import read_plan
-
     plan = tmp_path / "plans" / "plan.yaml"
     assert read_plan(plan).stages[0].options["reward_model"] == "../rm"
     assert read_plan(plan).data.path == "../prefer.jsonl"
@@ -413,21 +337,7 @@ def test_a_plan_replaces_no_file_unasked(call, tmp_path):
 def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
     """Whatever the task, budget and card, the launch file passes its own reader."""
     (tmp_path / "pairs.jsonl").write_text(PAIRS)
-    (tmp_path / "prefer.jsonl").write_text(
-        "".join(
-            json.dumps(
-                {
-                    "prompt": f"Question {i}?",
-                    "chosen": f"A good answer {i}.",
-                    "rejected": f"Bad {i}.",
-                }
-            )
-            + "\n"
-            for i in range(600)
-        )
-    )
-    from advisor.plan.read import read_plan
-
+    (tmp_path / "prefer.jsonl").write_text(preferences(600))
     made = 0
     for task, data in (
         ("qa", "pairs.jsonl"),
@@ -464,24 +374,11 @@ def test_a_way_on_can_be_pasted(call, tmp_path):
     """Where the answer trains nothing, the line that trains all the same goes through a shell as it
     stands.
     """
-    (tmp_path / "text.txt").write_text(
-        "\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60))
+    (tmp_path / "text.txt").write_text(PARAGRAPHS)
+    asked = shlex.split(
+        "--json --task domain_expertise --depth domain_knowledge --gpu 'A100 80GB' "
+        "--model Qwen/Qwen3-0.6B --data text.txt --plan p.yaml"
     )
-    asked = [
-        "--json",
-        "--task",
-        "domain_expertise",
-        "--depth",
-        "domain_knowledge",
-        "--gpu",
-        "A100 80GB",
-        "--model",
-        "Qwen/Qwen3-0.6B",
-        "--data",
-        "text.txt",
-        "--plan",
-        "p.yaml",
-    ]
     code, out, err = call(*asked)
     assert code == 3
     document = json.loads(out)
@@ -505,35 +402,15 @@ def test_every_plan_that_is_chosen_reads_back(call, tmp_path, chain, scheme):
     method refuses, and no two stages share a name.
     """
     (tmp_path / "pairs.jsonl").write_text(PAIRS)
-    (tmp_path / "text.txt").write_text(
-        "\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60))
-    )
-    (tmp_path / "prefer.jsonl").write_text(
-        "".join(
-            json.dumps(
-                {
-                    "prompt": f"Question {i}?",
-                    "chosen": f"A good answer {i}.",
-                    "rejected": f"Bad {i}.",
-                }
-            )
-            + "\n"
-            for i in range(60)
-        )
-    )
+    (tmp_path / "text.txt").write_text(PARAGRAPHS)
+    (tmp_path / "prefer.jsonl").write_text(preferences())
     data = (
         ["--data", "text.txt", "--examples", "pairs.jsonl"]
         if chain.startswith("cpt")
         else ["--data", "prefer.jsonl"]
     )
     asked = [
-        "--json",
-        "--task",
-        "other",
-        "--gpu",
-        "A100 80GB",
-        "--model",
-        "Qwen/Qwen3-0.6B",
+        *shlex.split("--json --task other --gpu 'A100 80GB' --model Qwen/Qwen3-0.6B"),
         *data,
         "--choose",
         f"{chain}+{scheme}",
@@ -543,8 +420,6 @@ def test_every_plan_that_is_chosen_reads_back(call, tmp_path, chain, scheme):
     ]
     code, _, err = call(*asked)
     assert code == 0, err
-    from advisor.plan.read import read_plan
-
     stages = read_plan(tmp_path / "plan.yaml").stages
     assert [stage.objective for stage in stages] == chain.split(">")
     assert {stage.start_from for stage in stages} <= {None, "sft"}
@@ -553,23 +428,11 @@ def test_every_plan_that_is_chosen_reads_back(call, tmp_path, chain, scheme):
 
 def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(call, tmp_path):
     """A prefix goes without packing, and the plan says why."""
-    (tmp_path / "text.txt").write_text(
-        "\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60))
+    (tmp_path / "text.txt").write_text(PARAGRAPHS)
+    asked = shlex.split(
+        "--json --task domain_expertise --gpu unknown --model Qwen/Qwen3-0.6B "
+        "--data text.txt --choose cpt+prefix --force"
     )
-    asked = [
-        "--json",
-        "--task",
-        "domain_expertise",
-        "--gpu",
-        "unknown",
-        "--model",
-        "Qwen/Qwen3-0.6B",
-        "--data",
-        "text.txt",
-        "--choose",
-        "cpt+prefix",
-        "--force",
-    ]
     assert call(*asked, "--plan", "plan.yaml")[0] == 0
     text = (tmp_path / "plan.yaml").read_text()
     assert "packing: false" in text
@@ -721,8 +584,6 @@ def test_an_unplanned_exception_is_called_a_bug(call, monkeypatch, tmp_path):
 
 def test_answers_come_from_standard_input_too(call, monkeypatch):
     """`--answers -` reads YAML or JSON from stdin."""
-    import io
-
     monkeypatch.setattr(
         sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"task": "generation", "gpu": "unknown"}'))
     )
@@ -867,18 +728,10 @@ def test_a_mapping_makes_odd_columns_usable(call, tmp_path):
     assert code == 0, err
     assert json.loads(out)["kind"] == "paired"
     code, out, err = call(
-        "--json",
-        "--task",
-        "qa",
-        "--gpu",
-        "none",
-        "--model",
-        "Qwen/Qwen3-0.6B",
-        "--data",
-        "odd.jsonl",
-        "--map",
-        "question=foo",
-        "answer=bar",
+        *shlex.split(
+            "--json --task qa --gpu none --model Qwen/Qwen3-0.6B --data odd.jsonl "
+            "--map question=foo answer=bar"
+        )
     )
     assert code == 0, err
     assert json.loads(out)["plan"]["data"]["mapping"] == {"question": "foo", "answer": "bar"}
@@ -901,20 +754,9 @@ def test_a_plan_of_a_sharded_model_says_how_it_is_started(call, tmp_path):
     packs it for the machine with the GPUs.
     """
     (tmp_path / "train.jsonl").write_text(PAIRS)
-    flags = (
-        "--json",
-        "--task",
-        "qa",
-        "--data",
-        "train.jsonl",
-        "--model",
-        "meta-llama/Llama-3.1-70B",
-        "--gpu",
-        "A100 SXM4 40GB",
-        "--gpus",
-        "8",
-        "--plan",
-        "plan.yaml",
+    flags = shlex.split(
+        "--json --task qa --data train.jsonl --model meta-llama/Llama-3.1-70B "
+        "--gpu 'A100 SXM4 40GB' --gpus 8 --plan plan.yaml"
     )
     code, _, err = call(*flags)
     text = (tmp_path / "plan.yaml").read_text()
@@ -928,17 +770,7 @@ def test_a_plan_of_a_sharded_model_says_how_it_is_started(call, tmp_path):
 def test_a_plan_in_the_datas_own_folder_can_be_written_again(call, tmp_path):
     """What lies in a folder of data is never replaced, a launch file aside."""
     (tmp_path / "train.jsonl").write_text(PAIRS)
-    flags = (
-        "--json",
-        "--task",
-        "qa",
-        "--data",
-        ".",
-        "--model",
-        "Qwen/Qwen3-8B",
-        "--gpu",
-        "RTX 4090",
-    )
+    flags = shlex.split("--json --task qa --data . --model Qwen/Qwen3-8B --gpu 'RTX 4090'")
     assert [call(*flags, "--plan", "plan.yaml")[0] for _ in range(2)] == [0, 0]
     (tmp_path / "plan.yaml").write_text((tmp_path / "plan.yaml").read_text() + "# mine\n")
     assert call(*flags, "--plan", "plan.yaml")[0] == 2
@@ -981,15 +813,13 @@ def test_a_flag_has_one_value_and_limits_go_together(call):
     """Nothing that was typed is dropped: two values of one flag are a fault, two limits are both
     kept.
     """
-    code, _, err = call(
-        "--json", "--task", "qa", "--task", "other", "--gpu", "none", "--gpu", "H100"
-    )
+    code, _, err = call(*shlex.split("--json --task qa --task other --gpu none --gpu H100"))
     assert code == 2
     assert "--task is given 2 times: qa, other" in err
     assert "--gpu is given 2 times" in err
     assert call("--json", "--task", "qa", "--budget", "usd=5,usd=6")[0] == 2
     code, out, _ = call(
-        "--json", "--task", "qa", "--gpu", "unknown", "--budget", "usd=5", "--budget", "hours=3"
+        *shlex.split("--json --task qa --gpu unknown --budget usd=5 --budget hours=3")
     )
     assert code == 0
     facts = json.loads(out)["situation"]["facts"]

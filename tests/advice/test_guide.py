@@ -1,6 +1,7 @@
 """The guide's six scenarios, by the guide's rules alone and by default."""
 
 import json
+import shlex
 
 import pytest
 from click.testing import CliRunner
@@ -73,14 +74,7 @@ def test_every_method_of_the_guide_is_answered_for():
     not.
     """
     document = answer(
-        "--task",
-        "customer_service",
-        "--budget",
-        "low",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        "Qwen/Qwen3-8B",
+        *shlex.split("--task customer_service --budget low --gpu 'RTX 4090' --model Qwen/Qwen3-8B")
     )
     said = [
         document["recommendation"]["composition"],
@@ -144,19 +138,9 @@ def test_another_card_that_is_said_to_change_the_answer_does(flags):
         )
 
 
-SEVERAL_STAGES = (
-    "--task",
-    "chat_assistant",
-    "--depth",
-    "alignment",
-    "--data-kind",
-    "preference",
-    "--data-rows",
-    "20000",
-    "--budget",
-    "high",
-    "--signal",
-    "base_model_untuned",
+SEVERAL_STAGES = shlex.split(
+    "--task chat_assistant --depth alignment --data-kind preference --data-rows 20000 "
+    "--budget high --signal base_model_untuned"
 )
 
 
@@ -184,18 +168,10 @@ def test_several_cards_share_every_stage_in_one_way(model, card, cards):
 def test_a_base_is_split_over_gpus_with_a_fast_link():
     """LoRA on 70B fits eight cards only when it is divided: over NVLink that counts as fitting."""
     document = answer(
-        "--task",
-        "qa",
-        "--data-kind",
-        "paired",
-        "--data-rows",
-        "5000",
-        "--model",
-        "meta-llama/Llama-3.1-70B",
-        "--gpu",
-        "A100 SXM4 80GB",
-        "--gpus",
-        "8",
+        *shlex.split(
+            "--task qa --data-kind paired --data-rows 5000 --model meta-llama/Llama-3.1-70B "
+            "--gpu 'A100 SXM4 80GB' --gpus 8"
+        )
     )
     assert document["recommendation"]["composition"] == "sft+lora"
     assert document["situation"]["facts"]["fits_lora"] == "fits"
@@ -260,19 +236,9 @@ def test_a_reward_model_needs_preference_pairs():
 
 def test_limits_of_money_and_time_change_the_method():
     """usd and hours are constraints: what breaks them is ruled out with both numbers."""
-    flags = (
-        "--task",
-        "domain_expertise",
-        "--data-kind",
-        "paired",
-        "--data-rows",
-        "200000",
-        "--data-tokens",
-        "100000000",
-        "--model",
-        "Qwen/Qwen3-8B",
-        "--gpu",
-        "H200",
+    flags = shlex.split(
+        "--task domain_expertise --data-kind paired --data-rows 200000 "
+        "--data-tokens 100000000 --model Qwen/Qwen3-8B --gpu H200"
     )
     free = answer(*flags)
     assert free["recommendation"]["composition"] == "sft+full"
@@ -289,7 +255,7 @@ def test_nothing_fits_still_answers():
     what would help.
     """
     document = answer(
-        "--task", "qa", "--gpu", "RTX 3060", "--model", "meta-llama/Llama-3.1-70B", code=3
+        *shlex.split("--task qa --gpu 'RTX 3060' --model meta-llama/Llama-3.1-70B"), code=3
     )
     assert document["recommendation"]["composition"] == "smaller_model"
     assert document["nothing_fits"]["nearest"] == "sft+qlora"
@@ -343,13 +309,7 @@ def test_without_hardware_the_settings_are_those_that_need_least(tmp_path):
         )
     )
     flags = [
-        "--task",
-        "chat_assistant",
-        "--model",
-        "Qwen/Qwen3-8B",
-        "--depth",
-        "alignment",
-        "--data",
+        *shlex.split("--task chat_assistant --model Qwen/Qwen3-8B --depth alignment --data"),
         str(path),
     ]
     unknown, large = (answer(*flags, "--gpu", gpu) for gpu in ("unknown", "H200"))
