@@ -185,31 +185,6 @@ def test_rows_longer_than_what_is_read_are_told(call):
     ]
 
 
-def test_why_not_gives_the_reason_that_ranks_the_one_over_the_other(call):
-    """An adapter comes after LoRA for what LoRA is, not for what speaks against a 4-bit base; a fit
-    that is no known fact says why.
-    """
-    asked = shlex.split(
-        "--json --task customer_service --budget low --gpu 'RTX 4090' --model Qwen/Qwen3-8B "
-        "--data-kind paired --data-rows 5000"
-    )
-    document = json.loads(call(*asked)[1])
-    assert document["recommendation"]["decided_by"][-1] == "evidence/lora-where-it-fits"
-    because = {other["composition"]: other["because"][0] for other in document["alternatives"]}
-    assert because["sft+adapter"]["rule"] == "document/lora-otherwise"
-    assert "quantis" not in because["sft+adapter"]["text"]
-    document = json.loads(
-        call("--json", "--task", "other", "--budget", "low", "--gpu", "RTX 4090")[1]
-    )
-    because = {
-        other["composition"]: other["because"][0]["text"] for other in document["alternatives"]
-    }
-    assert because["sft+lora"] == (
-        "LoRA would win if it fitted; whether LoRA fits is not known, since you named no"
-        " model and did not say what your data are."
-    )
-
-
 def test_departments_miss_their_files_alone(call, tmp_path):
     """One module a team needs a file a team, not one file for all; a name that a plan would refuse
     is refused at once.

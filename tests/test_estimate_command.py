@@ -2,11 +2,14 @@
 
 import json
 import re
+import shlex
 
 import pytest
 
 from advisor.ground.types import Hardware
 from tests.conftest import PAIRS
+
+ON_A_4090 = ("--json", "--gpu", "RTX 4090")
 
 
 def small_model(folder):
@@ -54,17 +57,7 @@ def test_a_plan_is_estimated_as_it_was_advised(call, tmp_path):
     model, data = small_model(tmp_path / "model")
     plan = tmp_path / "plan.yaml"
     code, out, _ = call(
-        "--json",
-        "--task",
-        "qa",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        model,
-        "--data",
-        data,
-        "--plan",
-        plan,
+        *ON_A_4090, "--task", "qa", "--model", model, "--data", data, "--plan", plan
     )
     advised = json.loads(out)["recommendation"]["estimate"]
     (found,) = json.loads(call("estimate", plan, "--json")[1])
@@ -88,19 +81,7 @@ def test_a_plan_made_for_a_card_is_held_against_that_card(call, tmp_path, monkey
     """
     model, data = small_model(tmp_path / "model")
     plan = tmp_path / "plan.yaml"
-    call(
-        "--json",
-        "--task",
-        "qa",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        model,
-        "--data",
-        data,
-        "--plan",
-        plan,
-    )
+    call(*ON_A_4090, "--task", "qa", "--model", model, "--data", data, "--plan", plan)
     monkeypatch.setattr(
         "advisor.situation.of_plan.probe", lambda: Hardware(kind="cpu", origin="probed")
     )
@@ -126,22 +107,8 @@ def test_a_plan_of_several_stages_is_a_list_of_named_answers(call, tmp_path):
             for n in range(600)
         )
     )
-    call(
-        "--json",
-        "--task",
-        "chat_assistant",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        model,
-        "--data",
-        data,
-        "--plan",
-        plan,
-        "--choose",
-        "rm>ppo+lora",
-        "--force",
-    )
+    asked = shlex.split("--task chat_assistant --choose 'rm>ppo+lora' --force")
+    call(*ON_A_4090, *asked, "--model", model, "--data", data, "--plan", plan)
     found = json.loads(call("estimate", plan, "--json")[1])
     assert [answer["name"] for answer in found] == ["rm", "ppo"]
 
@@ -150,19 +117,7 @@ def test_a_plan_without_its_model_is_no_estimate(call, tmp_path):
     """Where nothing can be estimated the reason is said and the exit code is 2."""
     model, data = small_model(tmp_path / "model")
     plan = tmp_path / "plan.yaml"
-    call(
-        "--json",
-        "--task",
-        "qa",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        model,
-        "--data",
-        data,
-        "--plan",
-        plan,
-    )
+    call(*ON_A_4090, "--task", "qa", "--model", model, "--data", data, "--plan", plan)
     (model / "config.json").unlink()
     model.rmdir()
     code, out, err = call("estimate", plan)
@@ -179,16 +134,7 @@ def test_one_spec_beside_a_card_counts_what_the_card_shows(call):
     """Held against a named card is what the whole process occupies, as advice judges it; without a
     card it is what the trainer allocates.
     """
-    flags = (
-        "estimate",
-        "--json",
-        "--model",
-        "Qwen/Qwen3-8B",
-        "--micro-batch-size",
-        "8",
-        "--seq-len",
-        "4096",
-    )
+    flags = shlex.split("estimate --json --model Qwen/Qwen3-8B --micro-batch-size 8 --seq-len 4096")
     beside, alone = json.loads(call(*flags, "--gpu", "RTX 4090")[1]), json.loads(call(*flags)[1])
     assert (beside["counter"], beside["fits"]) == ("nvidia-smi", "too_big")
     assert beside["need_gib"] > beside["limit_gib"]
@@ -203,17 +149,10 @@ def test_estimates_of_a_plan_refuse_what_specs_refuse(call, tmp_path):
     """
     (tmp_path / "train.jsonl").write_text(PAIRS)
     call(
-        "--json",
-        "--task",
-        "qa",
-        "--data",
-        "train.jsonl",
-        "--model",
-        "HuggingFaceTB/SmolLM2-135M",
-        "--gpu",
-        "RTX 4090",
-        "--plan",
-        "plan.yaml",
+        *shlex.split(
+            "--json --task qa --data train.jsonl --model HuggingFaceTB/SmolLM2-135M "
+            "--gpu 'RTX 4090' --plan plan.yaml"
+        )
     )
     text = (tmp_path / "plan.yaml").read_text()
     (tmp_path / "plan.yaml").write_text(re.sub(r"rank: \d+", "rank: 1000", text))

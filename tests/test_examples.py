@@ -3,6 +3,7 @@ obeyed.
 """
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,20 +15,10 @@ from advisor.ground.errors import InputError
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
 
 ACME = Path(__file__).resolve().parent.parent / "examples" / "acme" / "acme.yaml"
-LAW = [
-    "--task",
-    "domain_expertise",
-    "--depth",
-    "domain_knowledge",
-    "--data-kind",
-    "raw_text",
-    "--budget",
-    "high",
-    "--gpu",
-    "H200",
-    "--model",
-    "Qwen/Qwen3-0.6B",
-]
+LAW = shlex.split(
+    "--task domain_expertise --depth domain_knowledge --data-kind raw_text "
+    "--budget high --gpu H200 --model Qwen/Qwen3-0.6B"
+)
 
 
 def run(*arguments):
@@ -91,21 +82,10 @@ def test_little_money_means_qlora():
     """A low budget is answered with QLoRA by the company's rule, where the shipped rules would take
     LoRA on a card that holds it.
     """
-    question = [
-        "--json",
-        "--task",
-        "generation",
-        "--data-kind",
-        "paired",
-        "--data-rows",
-        "4000",
-        "--budget",
-        "low",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        "Qwen/Qwen3-4B-Instruct-2507",
-    ]
+    question = shlex.split(
+        "--json --task generation --data-kind paired --data-rows 4000 --budget low "
+        "--gpu 'RTX 4090' --model Qwen/Qwen3-4B-Instruct-2507"
+    )
     shipped = json.loads(CliRunner().invoke(advise, question, catch_exceptions=False).stdout)
     ours = json.loads(run(*question).stdout)
     assert shipped["recommendation"]["composition"] == "sft+lora"

@@ -50,8 +50,10 @@ def test_a_smaller_scheme_would_win_if_the_winner_did_not_fit(monkeypatch):
     )
     assert spare
     assert reason.rule == "evidence/module-on-4-bit"
-    chosen = advised(monkeypatch, **SUPPORT).recommendation
+    advice = advised(monkeypatch, **SUPPORT)
+    chosen = advice.recommendation
     assert str(chosen.composition) == "sft+lora"
+    assert advice.decided_by[-1] == "evidence/lora-where-it-fits"
     need = chosen.estimate.memory.need_bytes / 2**30
     assert 15.3 < need < 21  # 8.2 billion weights of 2 bytes, and what a few rows take
     assert float(spare[1]) == pytest.approx(24.0 - need, abs=0.11)
