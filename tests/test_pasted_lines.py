@@ -14,9 +14,9 @@ import pytest
 
 from advisor.cli import COMMANDS
 from advisor.ground import install as program
-from advisor.record.run import RunRecord
+from advisor.record.run import FinishedRun, RunRecord
 from advisor.render.report import report_page
-from advisor.render.run import Run, summary_lines
+from advisor.render.run import summary_lines
 from tests.render.test_run import record
 from tests.test_readme import SETUP
 
@@ -211,9 +211,9 @@ def played(folder):
     return lambda line: pasted(line, PATH=f"{script.parent}:/usr/bin:/bin")
 
 
-def trained(folder: Path) -> Run:
+def trained(folder: Path) -> FinishedRun:
     (folder / "runs/my shop").mkdir(parents=True)
-    return Run(folder=folder / "runs/my shop", record=RunRecord.from_dict(record()))
+    return FinishedRun(folder=folder / "runs/my shop", record=RunRecord.from_dict(record()))
 
 
 def test_the_lines_after_a_training_are_commands(folder, played):

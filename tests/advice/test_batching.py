@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from advisor.advice.facts import situation_facts
 from advisor.advice.planning import comment_of
-from advisor.advice.search import fit, stage_cost
+from advisor.advice.search import fit
 from advisor.advice.search.fit import fit_stage
 from advisor.advice.search.packing import (
     GAINS,
@@ -22,11 +22,11 @@ from advisor.advice.search.packing import (
     SAME_ROWS,
     Packing,
     packing_of,
-    padded_length,
 )
 from advisor.advice.search.settings import StageCase
 from advisor.advice.types import ALONE, ON_EACH
 from advisor.data.lengths import Lengths
+from advisor.estimate import run
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.ground.types import Answer, Answers, DataProfile, TokenStats
 from advisor.methods.composition import parse_composition
@@ -151,16 +151,13 @@ def test_padding_is_in_the_estimated_time():
     """A stage whose rows are grouped takes less time than one whose rows come at random, although
     that one takes fewer rows at once.
     """
-    keys = {
-        "gpu": "none",
-        "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "composition": "sft+lora",
-    }
-    values, _, grouped = fitted(**keys)
+    values, _, grouped = fitted(**ON_CPU)
     assert values["micro_batch_size"] > 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            stage_cost, "padded_length", lambda *args, grouped: padded_length(*args, grouped=False)
+            run,
+            "padded_tokens",
+            lambda *args, **given: padded_tokens(*args, **given | {"grouped": False}),
         )
         random_rows = fitted(**ON_CPU)[2]
     assert random_rows.duration_s > 1.1 * grouped.duration_s
