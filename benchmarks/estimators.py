@@ -253,9 +253,7 @@ def _measured(*, write: bool) -> list[Row]:
     if write:
         today = datetime.date.today().isoformat()
         replace_marked(
-            CASES,
-            "other calculators",
-            record(sides, told, ours["ours, refitted"], measured=today),
+            CASES, "other calculators", record(sides, told, ours["ours, refitted"], measured=today)
         )
     return [
         row

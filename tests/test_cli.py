@@ -98,10 +98,10 @@ def test_contradictions_come_together(call):
             "--json --task qa --gpu none --model Qwen/Qwen3-8B --signal base_model_untuned"
         )
     )
-    assert (
-        code,
-        "follows instructions already; you said otherwise, and that counts" in err,
-    ) == (0, True)
+    assert (code, "follows instructions already; you said otherwise, and that counts" in err) == (
+        0,
+        True,
+    )
 
 
 def test_advice_warns_of_little_data_as_the_check_does(call, tmp_path):
@@ -260,11 +260,7 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
         "--data prefer.jsonl --force --plan plans/plan.yaml --choose"
     )
     code, _, err = call(*asked, "rloo+lora")
-    assert (code, "reward_model is missing" in err, "--reward-model" in err) == (
-        2,
-        True,
-        True,
-    )
+    assert (code, "reward_model is missing" in err, "--reward-model" in err) == (2, True, True)
     assert call(*asked, "sft>rm>ppo+lora")[0] == 0
     (tmp_path / "plans" / "plan.yaml").unlink()
     (tmp_path / "rm").mkdir()
@@ -478,14 +474,8 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_p
         (["estimate", "--specs", "answers.yaml"], 'such as [{"model"'),
         (["--json", "--task", "qa", "--data-tokens", "nan"], "--data-tokens is nan"),
         (["--json", "--task", "qa", "--data-rows", "inf"], "--data-rows is inf"),
-        (
-            ["--json", "--model", "a/b", "--model-params-b", "nan"],
-            "--model-params-b is nan",
-        ),
-        (
-            ["--json", "--task", "qa", "--budget", "usd=nan,hours=inf"],
-            "--budget.hours is inf",
-        ),
+        (["--json", "--model", "a/b", "--model-params-b", "nan"], "--model-params-b is nan"),
+        (["--json", "--task", "qa", "--budget", "usd=nan,hours=inf"], "--budget.hours is inf"),
     ],
     ids=lambda value: "-".join(value[:4])[:60] if isinstance(value, list) else "",
 )

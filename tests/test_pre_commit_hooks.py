@@ -89,8 +89,7 @@ def test_several_files_end_with_the_worst_of_their_codes(codes, ends, capsys):
 
 
 @pytest.mark.parametrize(
-    ("option", "flag"),
-    [({"as_json": True}, "--json"), ({"show_row": 0}, "--show-row")],
+    ("option", "flag"), [({"as_json": True}, "--json"), ({"show_row": 0}, "--show-row")]
 )
 def test_an_option_about_one_file_is_refused_for_several(option, flag):
     """Nothing is checked, and the flag is named."""

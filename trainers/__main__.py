@@ -24,13 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import (
-    AdviseError,
-    InputError,
-    MachineNotReady,
-    OutOfMemory,
-    Stopped,
-)
+from advisor.ground.errors import AdviseError, InputError, MachineNotReady, OutOfMemory, Stopped
 from advisor.ground.terminal import mask_secrets, show_streams, shown
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan

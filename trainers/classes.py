@@ -153,8 +153,7 @@ def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
 
     def look_at(places: Sequence[int]) -> None:
         batch = trainer.processing_class.pad(
-            {"input_ids": [list(rows[place].input_ids) for place in places]},
-            return_tensors="pt",
+            {"input_ids": [list(rows[place].input_ids) for place in places]}, return_tensors="pt"
         ).to(device)
         for place, line in zip(places, model(**batch).logits.float().cpu(), strict=True):
             found[place] = line
@@ -240,10 +239,7 @@ class ClassEvaluator:
         return Evaluation(
             rows=len(self.rows),
             decides="accuracy",
-            metrics={
-                **({"accuracy": accuracy.record()} if accuracy else {}),
-                "macro_f1": macro_f1,
-            },
+            metrics={**({"accuracy": accuracy.record()} if accuracy else {}), "macro_f1": macro_f1},
             confusion=Confusion(
                 labels=tuple(found["confusion"]["labels"]),
                 counts=tuple(tuple(counts) for counts in found["confusion"]["counts"]),

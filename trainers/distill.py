@@ -78,8 +78,7 @@ class Distillation(Objective[Row]):
             what = f"{at} response_tokens {answer} leave no room for a prompt within seq_len"
             found.append(
                 Fault(
-                    what=f"{what} {stage_.seq_len}",
-                    hint="raise seq_len, or lower response_tokens",
+                    what=f"{what} {stage_.seq_len}", hint="raise seq_len, or lower response_tokens"
                 )
             )
         if asks_server(stage_) and job.options["on_policy"] == 0:
@@ -270,10 +269,7 @@ class DistillationEvaluator(TextEvaluator):
             return {}
         return {
             DISTANCE: compare(
-                before,
-                after,
-                higher_is_better=False,
-                weights=[row.learned for row in self.rows],
+                before, after, higher_is_better=False, weights=[row.learned for row in self.rows]
             )
         }
 

@@ -13,12 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, did_you_mean
-from trainers.evaluation.rewriting import (
-    RewritingEvaluator,
-    in_batches,
-    loss_sum,
-    sum_of_losses,
-)
+from trainers.evaluation.rewriting import RewritingEvaluator, in_batches, loss_sum, sum_of_losses
 from trainers.evaluation.saved_result import SEQ2SEQ, Probe, probe_row
 from trainers.frame import settings
 from trainers.frame.evaluating import evaluating

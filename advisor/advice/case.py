@@ -12,12 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from advisor.advice.decide import SMALLER_MODEL, Decision, conclude, conclude_early
-from advisor.advice.facts import (
-    device,
-    situation_facts,
-    suggestion_counts,
-    with_suggested_model,
-)
+from advisor.advice.facts import device, situation_facts, suggestion_counts, with_suggested_model
 from advisor.advice.search.concessions import LADDER, NO_CONCESSIONS, Concessions
 from advisor.advice.search.costs import OVER_BUDGET, Costs
 from advisor.advice.types import Fitted

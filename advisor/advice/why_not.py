@@ -15,13 +15,7 @@ from typing import Any
 from advisor.advice.decide import LAST, REMEDIES_OF_GATE, decide
 from advisor.advice.facts import OF_MODEL
 from advisor.advice.types import Reason
-from advisor.advice.why import (
-    RANKS_BELOW,
-    Sizes,
-    reason_of,
-    scheme_of_fact,
-    titles_of,
-)
+from advisor.advice.why import RANKS_BELOW, Sizes, reason_of, scheme_of_fact, titles_of
 from advisor.ground.units import gib
 from advisor.methods import methods, schemes, update
 from advisor.ruleset.facts import UNKNOWN, Fact

@@ -8,13 +8,7 @@ from pathlib import Path
 from advisor.commands.choice import choose_candidate, nothing_to_train
 from advisor.commands.options import AdviceOptions
 from advisor.commands.output import console, print_json, say, with_error
-from advisor.commands.session import (
-    advise_on,
-    incomplete,
-    input_paths,
-    read_answers,
-    resolve_plan,
-)
+from advisor.commands.session import advise_on, incomplete, input_paths, read_answers, resolve_plan
 from advisor.ground.errors import AdviseError
 from advisor.plan.write import plan_data, write_plan_file
 from advisor.render.advice_json import advice_document

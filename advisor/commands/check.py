@@ -240,11 +240,7 @@ def advise_on_data(found: DataProfile, *, seq_len: int | None = None) -> dict[st
             "packing": chosen["packing"].value,
             "packing_because": chosen["packing"].because,
         }
-    return {
-        "amounts": compare_amounts(found),
-        "suggested": suggested,
-        "asked_length": seq_len,
-    }
+    return {"amounts": compare_amounts(found), "suggested": suggested, "asked_length": seq_len}
 
 
 def row_as_trained(

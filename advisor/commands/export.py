@@ -72,9 +72,7 @@ def export(
         )
     if colon and not (variant and getattr(found, "VARIANTS", False)):
         raise InputError(
-            f"--to {to}: {name} has no variant '{variant}'",
-            where="--to",
-            allowed=f"--to {name}",
+            f"--to {to}: {name} has no variant '{variant}'", where="--to", allowed=f"--to {name}"
         )
     if out is not None and not out.strip():
         raise InputError("--out is empty", where="--out", allowed="a path that is not there yet")

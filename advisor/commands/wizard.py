@@ -33,12 +33,7 @@ from advisor.probe import probe
 from advisor.record.next_step import trial_steps
 from advisor.render.answer.first import steps_section
 from advisor.render.answer.page import page_of
-from advisor.render.terminal import (
-    print_advice,
-    print_candidate,
-    print_page,
-    print_whole_answer,
-)
+from advisor.render.terminal import print_advice, print_candidate, print_page, print_whole_answer
 from advisor.ruleset.model import Ruleset
 from advisor.situation.build import (
     examples_of,
@@ -89,9 +84,7 @@ def wizard(rule_layers: tuple[str, ...], given: Answers | None = None) -> int:
     hardware = probe()
     seen = AnswerCache(hardware)
     relevance = Relevance(
-        ruleset,
-        seen.facts,
-        lambda answers, chain, _: seen.fits(ruleset, answers, chain),
+        ruleset, seen.facts, lambda answers, chain, _: seen.fits(ruleset, answers, chain)
     )
 
     menu = Menu(out, ruleset, hardware)

@@ -33,14 +33,7 @@ from advisor.ground.shape import (
 from advisor.ground.sources import SOURCE
 from advisor.ground.yaml_files import Document, Spot, read_shipped, read_yaml
 from advisor.methods.keys import DECLARATION, Key, Refusal, declared_key, unused_parts
-from advisor.methods.model import (
-    QUANTIZATIONS,
-    Method,
-    Methods,
-    Objective,
-    Update,
-    Variant,
-)
+from advisor.methods.model import QUANTIZATIONS, Method, Methods, Objective, Update, Variant
 from advisor.methods.stage import stage_keys
 
 FOLDERS: Mapping[str, tuple[str, type[Method]]] = {
@@ -134,8 +127,7 @@ def file_shape(axis: str) -> Keys:
             help="keys of every stage that it does not read, and why",
         ),
         "refuses": ListOf(
-            of=shape_of(Refusal),
-            help="values of other keys that it cannot go together with",
+            of=shape_of(Refusal), help="values of other keys that it cannot go together with"
         ),
         "settings": ListOf(of=Shape(), help="rules that set its defaults"),
         "scenarios": ListOf(of=Shape(), help="tests of its rules"),

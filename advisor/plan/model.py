@@ -11,17 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from advisor.ground.errors import Fault
-from advisor.ground.shape import (
-    Choice,
-    Flag,
-    Integer,
-    Located,
-    MapOf,
-    Number,
-    OneOf,
-    Path_,
-    Text,
-)
+from advisor.ground.shape import Choice, Flag, Integer, Located, MapOf, Number, OneOf, Path_, Text
 from advisor.ground.types import DDP, FSDP
 from advisor.methods.stage import Name
 from advisor.methods.stage import Stage as Stage
@@ -73,9 +63,7 @@ class VLLMServer:
         "GPUs of a server that is started, beside those of the processes; 0: it shares theirs",
     ] = 1
     memory: Annotated[
-        float,
-        Number(above=0, max=1),
-        "share of its GPUs' memory that a started server takes",
+        float, Number(above=0, max=1), "share of its GPUs' memory that a started server takes"
     ] = 0.9
     timeout_s: Annotated[float, Number(above=0), "how long an answer or a start may take"] = 600.0
 

@@ -18,11 +18,7 @@ from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, shown_path
 from advisor.plan.entries import Entry, entries
 from advisor.plan.read import read_plan
-from advisor.record.next_step import (
-    NextStepFinder,
-    round_up,
-    usual_rows,
-)
+from advisor.record.next_step import NextStepFinder, round_up, usual_rows
 from advisor.record.run import DONE, RunRecord, StageRecord
 from advisor.record.stage import Evaluation, Metric, SampleAnswer
 from advisor.record.verdict import (

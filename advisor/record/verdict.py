@@ -73,11 +73,7 @@ class Verdict(JsonObject):
         """(what it is about, what it says), three or four; the command stands in `next`."""
         said = [
             (name, f"{one.status}{': ' if one.text else ''}{one.text}")
-            for name, one in (
-                ("task", self.task),
-                ("general", self.general),
-                *self.extras.items(),
-            )
+            for name, one in (("task", self.task), ("general", self.general), *self.extras.items())
             if one is not None
         ]
         return [*said, ("next", self.next.text)] if self.next is not None else said

@@ -47,10 +47,7 @@ def print_rules(ruleset: Ruleset, console: Console) -> None:
         for rule_id, because in ruleset.disabled.items():
             _put(console, f"  {rule_id}: {because}")
     layers = " < ".join(("base", *ruleset.layers))
-    _put(
-        console,
-        f"\nlayers: {layers}; digest {ruleset.digest}; one rule in full: advise rules ID",
-    )
+    _put(console, f"\nlayers: {layers}; digest {ruleset.digest}; one rule in full: advise rules ID")
 
 
 def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:

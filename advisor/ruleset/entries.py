@@ -395,11 +395,7 @@ class Reader:
                 for condition in self.conditions(spot / "never" / name, name, value, ANY_TABLE, "")
             ]
             found.append(
-                Assumption(
-                    id=entry["id"],
-                    never=tuple(never),
-                    because=entry.get("because", ""),
-                )
+                Assumption(id=entry["id"], never=tuple(never), because=entry.get("because", ""))
             )
         return tuple(found)
 

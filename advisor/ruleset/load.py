@@ -115,8 +115,7 @@ SIGNAL = Keys(
     required=("type", "origin", "signal", "ask"),
 )
 NEW_VALUE = Keys(
-    keys={"label": Text(), "help": Text(), "short": Text(), "such_as": Text()},
-    required=("label",),
+    keys={"label": Text(), "help": Text(), "short": Text(), "such_as": Text()}, required=("label",)
 )
 DISABLED = Keys(
     keys={"rule": Text(), "because": Text(help="a reason is required")},

@@ -9,18 +9,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import (
-    Choice,
-    Date,
-    Flag,
-    Keys,
-    ListOf,
-    MapOf,
-    Number,
-    OneOf,
-    Shape,
-    Text,
-)
+from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, Number, OneOf, Shape, Text
 from advisor.ground.yaml_files import read_shipped
 from advisor.ruleset.facts import load_facts
 

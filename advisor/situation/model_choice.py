@@ -27,13 +27,7 @@ from advisor.situation.model_names import (
     tail_of,
     words_of,
 )
-from advisor.situation.models import (
-    HUB_ID,
-    SAME_SIZE,
-    is_path,
-    model_shape,
-    shape_from_folder,
-)
+from advisor.situation.models import HUB_ID, SAME_SIZE, is_path, model_shape, shape_from_folder
 from advisor.situation.scope import out_of_scope
 
 MOST = 7  # of a list that is shown: it stays on a screen of 24 lines

@@ -258,10 +258,7 @@ def original_of(name: str) -> str:
 @cache
 def _kinds() -> tuple[_Kind, ...]:
     return tuple(
-        _Kind(
-            entry,
-            {form: _compiled(form, entry[form]) for form in PATTERNS if entry.get(form)},
-        )
+        _Kind(entry, {form: _compiled(form, entry[form]) for form in PATTERNS if entry.get(form)})
         for entry in scope_file()["kinds"]
     )
 

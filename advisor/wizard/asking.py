@@ -23,14 +23,7 @@ from advisor.wizard.data_file import (
 )
 from advisor.wizard.machine import GPU_FACTS, ask_gpu, machine_lines
 from advisor.wizard.outcome import Check, Checks, Interview
-from advisor.wizard.prompts import (
-    Option,
-    Ui,
-    ask_typed,
-    choices_of,
-    read_number,
-    ways_out,
-)
+from advisor.wizard.prompts import Option, Ui, ask_typed, choices_of, read_number, ways_out
 from advisor.wizard.saved import Saved, load_answers, save_answers, summary
 from advisor.wizard.walk import (
     BACK,

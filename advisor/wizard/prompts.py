@@ -203,12 +203,7 @@ def ways_out(question: Question) -> Iterable[Option]:
 
 
 def ask_typed(
-    question: Question,
-    ui: Ui,
-    read: Callable[[str], Any],
-    *,
-    path: bool = False,
-    empty: str = "",
+    question: Question, ui: Ui, read: Callable[[str], Any], *, path: bool = False, empty: str = ""
 ) -> Reply:
     """A typed answer, asked for again with the reason until it can be read.
 

@@ -16,13 +16,7 @@ from advisor.advice.facts import situation_facts
 from advisor.advice.planning import comment_of
 from advisor.advice.search import fit
 from advisor.advice.search.fit import fit_stage
-from advisor.advice.search.packing import (
-    GAINS,
-    MULTIPLE,
-    SAME_ROWS,
-    Packing,
-    packing_of,
-)
+from advisor.advice.search.packing import GAINS, MULTIPLE, SAME_ROWS, Packing, packing_of
 from advisor.advice.search.settings import StageCase
 from advisor.advice.types import ALONE, ON_EACH
 from advisor.data.lengths import Lengths
@@ -40,11 +34,7 @@ from trainers.prepare.packing import bins_of
 
 np = pytest.importorskip("numpy")  # only trainers need it
 RULES = load_rules()
-ON_CPU = {
-    "gpu": "none",
-    "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
-    "composition": "sft+lora",
-}
+ON_CPU = {"gpu": "none", "model": "HuggingFaceTB/SmolLM2-135M-Instruct", "composition": "sft+lora"}
 
 
 def stats_of(lengths) -> TokenStats:

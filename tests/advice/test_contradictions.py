@@ -61,11 +61,7 @@ def signal(*names):
             "data_rows is 5000 (--data-rows) and data_tokens is 0 (--data-tokens)",
         ),
         (
-            (
-                "--data-kind",
-                "prompts_with_verifier",
-                *signal("verifiable_rewards_available=no"),
-            ),
+            ("--data-kind", "prompts_with_verifier", *signal("verifiable_rewards_available=no")),
             "data_kind is prompts_with_verifier (--data-kind) and verifiable_rewards_available is no",
         ),
         (

@@ -110,14 +110,7 @@ def test_what_does_not_fit_says_so_in_numbers():
             "--data-rows",
             "200000",
         ),
-        (
-            "--task",
-            "domain_expertise",
-            "--data-kind",
-            "raw_text",
-            "--data-tokens",
-            "2000000000",
-        ),
+        ("--task", "domain_expertise", "--data-kind", "raw_text", "--data-tokens", "2000000000"),
         ("--task", "qa"),
     ],
 )

@@ -16,12 +16,7 @@ RULES = load_rules()
 SIGNALS = signals(RULES.facts)
 ROWS = (1, 3, 12, 20, 49, 50, 99, 100, 300, 499, 500, 999, 1000, 5000, 50_000, 400_000)
 TOKENS = (600, 20_000, 60_000, 2_400_000, 2_600_000, 200_000_000, 2_000_000_000)
-LOOKED_UP = (
-    "facts_change_often",
-    "needs_citations",
-    "access_control",
-    "factual_accuracy_required",
-)
+LOOKED_UP = ("facts_change_often", "needs_citations", "access_control", "factual_accuracy_required")
 # The floor below which nothing is trained on data of a kind: that of the objective for it.
 FLOORS = {
     "paired": "sft",

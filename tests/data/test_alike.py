@@ -6,12 +6,7 @@ import random
 
 from advisor.data import profile
 from advisor.data.checks import RandomSample
-from advisor.data.checks.repeats import (
-    SAMPLED_ROWS,
-    normalise,
-    resemblance,
-    sketch,
-)
+from advisor.data.checks.repeats import SAMPLED_ROWS, normalise, resemblance, sketch
 from advisor.data.measure import Depth
 from tests.data.conftest import jsonl
 

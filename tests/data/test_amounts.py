@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.data.amounts import (
-    compare_amounts,
-    data_requirements,
-    in_words,
-    shortages,
-    verdict,
-)
+from advisor.data.amounts import compare_amounts, data_requirements, in_words, shortages, verdict
 from advisor.data.measure import trainable_on
 from advisor.ground.resources import rules_dir
 from advisor.ground.types import DataProfile, TokenStats

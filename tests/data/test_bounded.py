@@ -160,10 +160,7 @@ def test_transformers_renders_within_the_limits(tiny_model, tmp_path):
 @pytest.mark.train
 @pytest.mark.parametrize(
     ("source", "told"),
-    [
-        (ENDLESS["doubling by ~"], "it makes a text of"),
-        ("{% for", "the chat template cannot be"),
-    ],
+    [(ENDLESS["doubling by ~"], "it makes a text of"), ("{% for", "the chat template cannot be")],
 )
 def test_a_chat_with_a_broken_template_says_so(tiny_model, source, told):
     """`advise chat` names the template's file, also where it is no template."""

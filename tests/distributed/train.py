@@ -43,12 +43,7 @@ def job_of(path: Path, part: str) -> Job:
     plan = read_plan(path)
     (stage,) = plan.stages
     return make_job(
-        plan,
-        stage=stage.name,
-        run=path.with_suffix(""),
-        folder=path.parent,
-        judge=False,
-        part=part,
+        plan, stage=stage.name, run=path.with_suffix(""), folder=path.parent, judge=False, part=part
     )
 
 

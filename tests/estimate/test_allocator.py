@@ -7,12 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import examples
-from tools.caching import (
-    CachingAllocator,
-    OutOfMemory,
-    rounded_bytes,
-    segment_bytes,
-)
+from tools.caching import CachingAllocator, OutOfMemory, rounded_bytes, segment_bytes
 
 MIB = 2**20
 

@@ -57,10 +57,7 @@ def test_all_conflicts_of_a_spec_are_said_together():
         ({"kbit_prepared": True}, {}),
         ({"sharding": "fsdp", "gpus": 1}, {}),
         ({"objective": "rm", "loss": "fused"}, {"objective": "rm"}),
-        (
-            {"weights_dtype": "float32", "fp32_master_weights": True},
-            {"weights_dtype": "float32"},
-        ),
+        ({"weights_dtype": "float32", "fp32_master_weights": True}, {"weights_dtype": "float32"}),
     ],
 )
 def test_what_is_left_out_beside_another_key_changes_no_number_and_is_said(spec, without):

@@ -8,13 +8,7 @@ from dataclasses import replace
 import pytest
 
 from advisor.estimate.memory.bands import guess_note
-from advisor.estimate.trainers import (
-    OUR_TRAITS,
-    OURS,
-    date_in,
-    trainer_of,
-    versions_in,
-)
+from advisor.estimate.trainers import OUR_TRAITS, OURS, date_in, trainer_of, versions_in
 from advisor.ground import resources
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir

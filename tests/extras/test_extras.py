@@ -69,8 +69,7 @@ def test_everything_else_works_without_an_extra(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "name"),
-    [("push_to: mia/shop", "hub"), ("trackers: [wandb]", "trackers")],
+    ("key", "name"), [("push_to: mia/shop", "hub"), ("trackers: [wandb]", "trackers")]
 )
 def test_a_plan_with_a_key_of_a_missing_extra_is_refused(key, name, tmp_path):
     """The fault names the key, the extra and what to do."""

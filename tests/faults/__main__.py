@@ -31,14 +31,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from tests.faults.fuzz.run import fuzz_chunk
 from tests.faults.kills import damage
-from tests.faults.kills.kill import (
-    IN_ONE_RUN,
-    PARENT,
-    WORKER,
-    draw_kills,
-    draw_rank_kills,
-    survive,
-)
+from tests.faults.kills.kill import IN_ONE_RUN, PARENT, WORKER, draw_kills, draw_rank_kills, survive
 from tests.faults.kills.scenes import SEVERAL, fill, make_scene
 from tests.faults.load import rows as load_rows
 from tests.faults.simulated import simulated

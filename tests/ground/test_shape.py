@@ -58,23 +58,14 @@ def test_what_has_the_shape_has_no_fault():
     [
         ("{name: 4090}", ["gpus.yaml:1:8: `name` is 4090", "  a text", "  quote it"]),
         ("{name: ''}", ["gpus.yaml:1:8: `name` is empty", "  a text"]),
-        (
-            "{name: a, memory_gb: 0}",
-            ["gpus.yaml:1:22: `memory_gb` is 0", "  a number above 0"],
-        ),
+        ("{name: a, memory_gb: 0}", ["gpus.yaml:1:22: `memory_gb` is 0", "  a number above 0"]),
         (
             "{name: a, lanes: 1.5}",
-            [
-                "gpus.yaml:1:18: `lanes` is 1.5",
-                "  a whole number from 1 to 16",
-            ],
+            ["gpus.yaml:1:18: `lanes` is 1.5", "  a whole number from 1 to 16"],
         ),
         (
             "{name: a, lanes: true}",
-            [
-                "gpus.yaml:1:18: `lanes` is true",
-                "  a whole number from 1 to 16",
-            ],
+            ["gpus.yaml:1:18: `lanes` is true", "  a whole number from 1 to 16"],
         ),
         (
             "{name: a, vendor: nvida}",

@@ -86,8 +86,7 @@ def test_a_second_run_at_the_same_time_is_refused(shop):
     child = child_of(shop)
     try:
         with pytest.raises(
-            MachineNotReady,
-            match=rf"this run is at work already \(process {parent.pid}\)",
+            MachineNotReady, match=rf"this run is at work already \(process {parent.pid}\)"
         ):
             run(output="out")
         assert alive(child)
@@ -388,12 +387,7 @@ CARD = Gpu(
         ("model: model", "model: ./nowhere", InputError, "no such folder"),
         ("model: model", "model: empty", InputError, "has no config.json"),
         ("model: model", "model: train.jsonl", InputError, "is a file"),
-        (
-            "model: model",
-            "model: model\nrevision: main",
-            InputError,
-            "'revision' has no effect",
-        ),
+        ("model: model", "model: model\nrevision: main", InputError, "'revision' has no effect"),
         (
             "model: model",
             "model: Qwen/Qwen9-1B",

@@ -142,10 +142,7 @@ def preflight(planned, hardware, **keys):
     return run_checks(call_of(hardware=hardware))
 
 
-@pytest.mark.parametrize(
-    ("update", "dtype"),
-    [("lora", "float16"), ("full", "float32")],
-)
+@pytest.mark.parametrize(("update", "dtype"), [("lora", "float16"), ("full", "float32")])
 def test_a_gpu_too_old_for_bfloat16_is_refused_with_what_to_write(planned, shop, update, dtype):
     """Before anything starts: the GPU, its compute capability, and the values that it can run."""
     old = gpu(0, 15, total=16, bf16=False, compute_capability=(7, 5), name="Tesla T4")
@@ -323,10 +320,7 @@ def test_unknown_free_memory_refuses_nothing(planned):
 def test_a_dry_run_of_another_plan_does_not_count(shop):
     """What was measured is used for the very plan that it was measured with."""
     stage = {"name": "sft", "objective": "sft", "update": "lora", "status": "done"}
-    record = {
-        "schema_version": 1,
-        "stages": [{**stage, "measured": {"reserved_bytes": 7}}],
-    }
+    record = {"schema_version": 1, "stages": [{**stage, "measured": {"reserved_bytes": 7}}]}
     call = call_of(output=shop / "out")
     assert memory.measured_need(call) == {}
     (shop / "out").mkdir()

@@ -44,16 +44,7 @@ def test_a_plan_is_trained_into_its_own_folder(shop):
             "loss_first",
             "loss_last",
         )
-    ] == [
-        "sft",
-        "sft",
-        "lora",
-        None,
-        "done",
-        10,
-        3.0,
-        1.5,
-    ]
+    ] == ["sft", "sft", "lora", None, "done", 10, 3.0, 1.5]
     assert stage["measured"]["peak_bytes"] == 2**29
     assert stage["expected"]["peak_bytes"] > 0
     assert found["versions"] == {"torch": "2.0"}
@@ -403,14 +394,7 @@ def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
                 "--set stages.sft.grad_accum=2",
             ],
         ),
-        (
-            "oom",
-            TrainingFailed,
-            [
-                "tried to allocate 2.00 GiB",
-                "run again with --set stages.sft.",
-            ],
-        ),
+        ("oom", TrainingFailed, ["tried to allocate 2.00 GiB", "run again with --set stages.sft."]),
         ("segfault", TrainingFailed, ["signal 11 (SIGSEGV)"]),
         ("crash", TrainingFailed, ["exit code 1"]),
         ("half", TrainingFailed, ["without a readable result.json"]),

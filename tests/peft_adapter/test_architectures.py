@@ -6,12 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from advisor.peft_adapter import (
-    BottleneckConfig,
-    BottleneckLayer,
-    UnsupportedModel,
-    find_places,
-)
+from advisor.peft_adapter import BottleneckConfig, BottleneckLayer, UnsupportedModel, find_places
 from tests.peft_adapter.shapes import (
     ALL,
     DECODERS,

@@ -9,12 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from advisor.peft_adapter import (
-    CANNOT_BE_MERGED,
-    NOT_SERVED_BY,
-    BottleneckConfig,
-    UnsupportedModel,
-)
+from advisor.peft_adapter import CANNOT_BE_MERGED, NOT_SERVED_BY, BottleneckConfig, UnsupportedModel
 from tests.peft_adapter.shapes import inputs, randomise, tiny
 
 ROOT = Path(__file__).resolve().parents[2]

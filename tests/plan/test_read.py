@@ -115,19 +115,9 @@ def test_a_good_plan_is_read_with_method_keys_in_options():
             ["`loss_on` is 'answer'", "did you mean 'answers'?"],
         ),
         ("2e-4", "3", "plan.yaml:12:20", ["`learning_rate` is 3", "at most 1"]),
-        (
-            "2e-4",
-            "'2e-4'",
-            "plan.yaml:12:20",
-            ["`learning_rate` is '2e-4'", "remove the quotes"],
-        ),
+        ("2e-4", "'2e-4'", "plan.yaml:12:20", ["`learning_rate` is '2e-4'", "remove the quotes"]),
         ("2e-4", "1e999", "plan.yaml:12:20", ["too large to be usable"]),
-        (
-            "epochs: 2",
-            "epochs: true",
-            "plan.yaml:13:13",
-            ["`epochs` is true", "a number above 0"],
-        ),
+        ("epochs: 2", "epochs: true", "plan.yaml:13:13", ["`epochs` is true", "a number above 0"]),
         (
             "version: 1",
             "version: 2",
@@ -219,11 +209,7 @@ def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
             "objective: rm",
             ["`loss_on` has no effect", "it belongs to objective sft"],
         ),
-        (
-            "device: cpu",
-            "device: cpu, strategy: ddp",
-            ["`strategy` has no effect", "one process"],
-        ),
+        ("device: cpu", "device: cpu, strategy: ddp", ["`strategy` has no effect", "one process"]),
         ("rank: 8", "data: other.jsonl", ["`data` has no effect"]),
         (
             "device: cpu}",

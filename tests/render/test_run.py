@@ -215,12 +215,7 @@ def test_a_model_that_did_not_get_better_is_said_plainly():
 def test_an_unfinished_run_says_how_to_go_on(status, words):
     """A stopped or failed run shows why and the command that goes on."""
     found = text({**record(status=status, error={"what": "out of memory"}), "status": status})
-    for part in (
-        words,
-        f"{status}: out of memory",
-        "Go on with:",
-        "  advise run /runs/shop-1",
-    ):
+    for part in (words, f"{status}: out of memory", "Go on with:", "  advise run /runs/shop-1"):
         assert part in found
 
 

@@ -11,13 +11,7 @@ from tests.trainers.alignment import losses, trained
 from trainers import distill
 from trainers.frame.job import make_job
 from trainers.teachers import answers as answers_module
-from trainers.teachers.divergence import (
-    Head,
-    divergences,
-    in_slices,
-    in_tiles,
-    logit_divergences,
-)
+from trainers.teachers.divergence import Head, divergences, in_slices, in_tiles, logit_divergences
 from trainers.teachers.trainer import is_on_policy, prompt_length
 
 SMALL = {"response_tokens": 6, "max_steps": 6, "micro_batch_size": 4, "save_steps": 2}

@@ -154,8 +154,7 @@ def test_processes_share_the_rows_and_come_to_one_number(monkeypatch):
 
     def curve(own, processes):
         trainer = SimpleNamespace(
-            accelerator=SimpleNamespace(num_processes=processes),
-            args=SimpleNamespace(device="cpu"),
+            accelerator=SimpleNamespace(num_processes=processes), args=SimpleNamespace(device="cpu")
         )
         shares = [part if place % processes == own else None for place, part in enumerate(batches)]
         return HeldOutCurve(

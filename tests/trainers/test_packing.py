@@ -27,12 +27,7 @@ TINY = {
     "gemma3": (
         "Gemma3TextConfig",
         SMALL
-        | {
-            "head_dim": 8,
-            "sliding_window": 4,
-            "query_pre_attn_scalar": 8,
-            "num_hidden_layers": 6,
-        },
+        | {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8, "num_hidden_layers": 6},
     ),
     "phi3": ("Phi3Config", SMALL | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}),
     "gpt2": (

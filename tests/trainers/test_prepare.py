@@ -319,12 +319,7 @@ def test_preparing_twice_gives_the_same(tokenizer):
     )
     assert first == second
     counts = first.counts()
-    assert (counts.rows, counts.train_rows, counts.holdout_rows, counts.dropped) == (
-        40,
-        36,
-        4,
-        0,
-    )
+    assert (counts.rows, counts.train_rows, counts.holdout_rows, counts.dropped) == (40, 36, 4, 0)
 
 
 @pytest.mark.light

@@ -9,14 +9,7 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.errors import InputError, TrainingFailed
-from tests.trainers.alignment import (
-    QUESTIONS,
-    REWARD,
-    SHORT,
-    losses,
-    stage_of,
-    trained,
-)
+from tests.trainers.alignment import QUESTIONS, REWARD, SHORT, losses, stage_of, trained
 from trainers.rewards.scoring import Answer, Reward
 from trainers.rewards.verifiers import matches, same_answer, schema_validator
 

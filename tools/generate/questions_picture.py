@@ -75,10 +75,7 @@ QUESTIONS = (
             Line(changes={"prompt_meets_quality_bar": True}),
             Line(changes={"data_kind": "raw_text"}),
             Line(changes={"facts_change_often": True}),
-            Line(
-                changes={"data_rows": 25, "data_tokens": 7_500},
-                words="you have 25 examples",
-            ),
+            Line(changes={"data_rows": 25, "data_tokens": 7_500}, words="you have 25 examples"),
             Line(words="none of these"),
         ),
     ),

@@ -265,7 +265,7 @@ def index(rules: Ruleset) -> str:
                 if table.per
                 else ", ".join(map(code, values)) or "values of keys",
                 str(len(rules.rules[table.id])),
-            ],
+            ]
         )
     layers = []
     for place, layer in enumerate(layers_latest_first(rules), 1):

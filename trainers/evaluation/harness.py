@@ -39,13 +39,7 @@ from trainers.frame.job import Job, make_job
 from trainers.frame.loading import load_tokenizer
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
 from trainers.frame.out_of_memory import first_line, is_out_of_memory
-from trainers.tools.results import (
-    Result,
-    load_results,
-    load_whole,
-    record_of,
-    result_of,
-)
+from trainers.tools.results import Result, load_results, load_whole, record_of, result_of
 
 BASE = "base"
 # Requests that go through the model at once. On a GPU the harness finds what fits; a processor

@@ -48,11 +48,7 @@ def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
             [
                 part
                 for at in track(
-                    range(0, len(rows), AT_ONCE),
-                    "scores",
-                    unit="pairs",
-                    each=AT_ONCE,
-                    of=len(rows),
+                    range(0, len(rows), AT_ONCE), "scores", unit="pairs", each=AT_ONCE, of=len(rows)
                 )
                 for part in in_halves(rows[at : at + AT_ONCE], scored)
             ]

@@ -62,8 +62,7 @@ def first_float_dtype(model: Any) -> Any:
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return next(
-        (parameter.dtype for parameter in base.parameters() if parameter.is_floating_point()),
-        None,
+        (parameter.dtype for parameter in base.parameters() if parameter.is_floating_point()), None
     )
 
 

@@ -6,12 +6,7 @@ from advisor.ground.types import DDP
 from advisor.ground.units import GIB
 from advisor.record.stage import LaunchRecord
 from trainers.frame.job import Job
-from trainers.frame.machine import (
-    MemoryMeter,
-    process_count,
-    process_rank,
-    sum_over_processes,
-)
+from trainers.frame.machine import MemoryMeter, process_count, process_rank, sum_over_processes
 from trainers.frame.sharding import sharded_tensors
 from trainers.frame.types import Model
 

@@ -25,12 +25,7 @@ from trainers.frame.files import read_json
 from trainers.frame.fused_layers import fuse_layers
 from trainers.frame.job import Job
 from trainers.frame.kernels import bitsandbytes_faults, kernel_faults
-from trainers.frame.model_files import (
-    check_adapter,
-    check_files,
-    check_loaded,
-    reading,
-)
+from trainers.frame.model_files import check_adapter, check_files, check_loaded, reading
 from trainers.frame.sharding import is_sharded, one_reads_for_all, reads_once
 from trainers.frame.spreading import spread
 from trainers.frame.starts import moves_base
@@ -314,11 +309,7 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
     if prefix and methods().update(job.stage.update).peft_type == PREFIX:
         fitting, keys = (
             update.peft_config(job.stage, job.options, base),
-            (
-                "num_layers",
-                "num_attention_heads",
-                "token_dim",
-            ),
+            ("num_layers", "num_attention_heads", "token_dim"),
         )
         # Read from the file: PEFT adjusts what it loads to the model.
         wrong = [

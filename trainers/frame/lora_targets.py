@@ -115,8 +115,7 @@ def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> Ta
     if wanted == WITH_EXPERTS:
         parameters += experts.parameters
     return Targets(
-        modules=modules,
-        parameters=tuple(dict.fromkeys(after_layer(name) for name in parameters)),
+        modules=modules, parameters=tuple(dict.fromkeys(after_layer(name) for name in parameters))
     )
 
 

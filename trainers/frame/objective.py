@@ -66,12 +66,7 @@ class Objective(ABC, Generic[Item]):
         return prepare_rows(job, tokenizer, self.kind, seq_len=self.seq_len(job))
 
     def load(
-        self,
-        job: Job,
-        device: Device,
-        update: Update,
-        tokenizer: Tokenizer,
-        data: Prepared[Item],
+        self, job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Item]
     ) -> Model:
         """The model to train. Raises InputError if it does not fit the stage."""
         from trainers.frame.loading import load_model

@@ -43,8 +43,7 @@ def open_stage(
     or untested libraries and devices.
     """
     versions = check_versions(
-        quantized=job.stage.quantization is not None,
-        optimizers=(optimizer(job.stage.optimizer),),
+        quantized=job.stage.quantization is not None, optimizers=(optimizer(job.stage.optimizer),)
     )
     device = torch_device(job.plan.launch.device)
     threads = use_cores()
@@ -91,7 +90,4 @@ def describe(data: Prepared[Any], *, template: bool = True) -> list[str]:
         else ""
     )
     by = f"; chat template: {data.template}" if data.template and template else ""
-    return [
-        f"{rows}; {tokens:,} tokens{learned}{by}",
-        *(f"note: {note}" for note in data.notes),
-    ]
+    return [f"{rows}; {tokens:,} tokens{learned}{by}", *(f"note: {note}" for note in data.notes)]

@@ -111,10 +111,7 @@ class PPOArguments:
 
 
 def make_optimizer(
-    stage: Stage,
-    options: Mapping[str, Any],
-    roles: Roles,
-    arguments: PPOArguments,
+    stage: Stage, options: Mapping[str, Any], roles: Roles, arguments: PPOArguments
 ) -> Any:
     """The plan's optimizer over the parameters of policy and value.
 

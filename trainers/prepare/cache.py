@@ -20,14 +20,7 @@ from typing import Any
 
 from advisor.ground.files import DISK, TEMPORARY, cannot_write
 from trainers.frame.files import digest_of, make_folder
-from trainers.prepare.prepared import (
-    HELD_OUT,
-    TRAIN,
-    Built,
-    Kind,
-    Prepared,
-    opened_rows,
-)
+from trainers.prepare.prepared import HELD_OUT, TRAIN, Built, Kind, Prepared, opened_rows
 from trainers.prepare.stored import RowFile, row_schema
 
 ABOUT = b"prepared"
@@ -86,11 +79,7 @@ def write_prepared(
         field.name: getattr(summary, field.name)
         for field in dataclasses.fields(summary)
         if field.name not in ("train", "holdout")
-    } | {
-        "kind": built.kind.name,
-        "chat_template": chat_template,
-        TRAINED: built.count(TRAIN),
-    }
+    } | {"kind": built.kind.name, "chat_template": chat_template, TRAINED: built.count(TRAIN)}
     schema = row_schema(built.kind.row).with_metadata(
         {ABOUT: json.dumps(about, sort_keys=True, ensure_ascii=False)}
     )

@@ -193,10 +193,7 @@ def opened_rows(file: RowFile, kind: Kind[Any], train: int) -> tuple[Any, Any]:
     Args:
         train: How many rows are trained on; they come first.
     """
-    parts = (
-        StoredRows(file, kind.row, 0, train),
-        StoredRows(file, kind.row, train, len(file)),
-    )
+    parts = (StoredRows(file, kind.row, 0, train), StoredRows(file, kind.row, train, len(file)))
     tokens = sum(int(part.lengths.sum(dtype="int64")) for part in parts)
     if len(file) > MOST_ROWS or tokens > MOST_TOKENS:
         return parts

@@ -83,11 +83,7 @@ def cut_both(row: Rewriting, seq_len: int) -> Rewriting:
     """The row with a shorter input and a shorter output. The last token of each stays: it closes
     the text.
     """
-    return replace(
-        row,
-        input_ids=_cut(row.input_ids, seq_len),
-        labels=_cut(row.labels, seq_len),
-    )
+    return replace(row, input_ids=_cut(row.input_ids, seq_len), labels=_cut(row.labels, seq_len))
 
 
 def _cut(ids: Sequence[int], length: int) -> Sequence[int]:
@@ -95,10 +91,7 @@ def _cut(ids: Sequence[int], length: int) -> Sequence[int]:
 
 
 REWRITINGS: Kind[Rewriting] = Kind(
-    name="rewritings",
-    row=Rewriting,
-    build=rewriting_rows,
-    cut=cut_both,
+    name="rewritings", row=Rewriting, build=rewriting_rows, cut=cut_both
 )
 
 

@@ -344,9 +344,7 @@ class Templater:
             upto = full if last else self.render(messages[: index + 1], tools)
             if tagged is not None:
                 span = self._span_with_end_token(
-                    full,
-                    tagged[turn],
-                    partial(self._text_after, messages, index, tools, upto),
+                    full, tagged[turn], partial(self._text_after, messages, index, tools, upto)
                 )
             elif full.startswith(before) and full.startswith(upto) and len(before) < len(upto):
                 span = self._span_without_tail(full, (len(before), len(upto)), message)

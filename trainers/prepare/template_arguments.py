@@ -62,9 +62,7 @@ def _parsed(source: str) -> Any:
             return jinja2.nodes.Scope(body, lineno=line)
 
     environment = jinja2.Environment(  # noqa: S701 - it is parsed and never rendered
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[Generation, jinja2.ext.loopcontrols],
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     # What transformers gives to every template.
     environment.globals.update(raise_exception=None, strftime_now=None)

@@ -71,11 +71,7 @@ class RolloutLog:
         if job.dry_run:
             return None
         return cls(
-            job.output / ROLLOUTS,
-            stage=job.stage.name,
-            task=job.task,
-            steps=steps,
-            engine=engine,
+            job.output / ROLLOUTS, stage=job.stage.name, task=job.task, steps=steps, engine=engine
         )
 
     def is_due(self, step: int) -> bool:

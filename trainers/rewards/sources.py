@@ -16,12 +16,7 @@ from advisor.methods.rewards import reward_faults as key_faults
 from trainers.frame.job import Job
 from trainers.frame.types import Device, Tokenizer
 from trainers.prepare.prompts import Prompt
-from trainers.rewards.model import (
-    check_same_tokens,
-    load_reward_model,
-    model_scores,
-    reward_folder,
-)
+from trainers.rewards.model import check_same_tokens, load_reward_model, model_scores, reward_folder
 from trainers.rewards.penalties import overlong_penalty, repetition_penalty
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score
 from trainers.rewards.user_function import load_user_reward

@@ -15,14 +15,7 @@ from advisor.methods import objective
 from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
 from trainers.frame.evaluating import evaluating
 from trainers.frame.model_files import reading
-from trainers.tools.results import (
-    Result,
-    load_module,
-    load_whole,
-    prompt_ids,
-    record_of,
-    result_of,
-)
+from trainers.tools.results import Result, load_module, load_whole, prompt_ids, record_of, result_of
 
 SHOWN_CLASSES = 3
 HEAD_NAMES = {"score", "classifier", "out_proj"}
@@ -51,10 +44,7 @@ class Scorer:
 
     def score(self, question: str, answer: str) -> float:
         """The reward of an answer."""
-        messages = [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": answer},
-        ]
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         if getattr(self.tokenizer, "chat_template", None):
             inputs = prompt_ids(self.tokenizer, messages, is_answered=True)
         else:

@@ -6,11 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from advisor.peft_adapter import (
-    BottleneckConfig,
-    UnsupportedModel,
-    find_places,
-)
+from advisor.peft_adapter import BottleneckConfig, UnsupportedModel, find_places
 from advisor.plan.model import Stage
 from trainers.frame.types import Model, Tokenizer
 from trainers.prepare.prepared import PreparedRow

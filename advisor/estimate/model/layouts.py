@@ -97,10 +97,7 @@ LAYOUTS_FILE = Keys(
         "version": Choice(values=(1,)),
         "bases": MapOf(of=Keys(keys=_KEYS), help="what several families start from"),
         "layouts": ListOf(
-            of=Keys(
-                keys={**_KEYS, "families": ListOf(of=Text(), least=1)},
-                required=("families",),
-            )
+            of=Keys(keys={**_KEYS, "families": ListOf(of=Text(), least=1)}, required=("families",))
         ),
     },
     required=("version", "bases", "layouts"),

@@ -32,9 +32,7 @@ def check(call: Call) -> Checked:
 def _faults(stage: Stage, shape: ModelShape) -> Iterator[tuple[str, str, str]]:
     """(what is wrong, what is allowed, the next step) of each fault."""
     reason = why_not_loadable(
-        shape.stored,
-        trains_all=not update(stage.update).is_module,
-        quantization=stage.quantization,
+        shape.stored, trains_all=not update(stage.update).is_module, quantization=stage.quantization
     )
     if reason:
         wanted = f"quantization {stage.quantization}" if stage.quantization else stage.update

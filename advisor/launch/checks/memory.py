@@ -54,10 +54,7 @@ def check(call: Call) -> Checked:
         is_too_small = total is not None and low > total
         wait = "" if is_too_small or not others else "wait for them or end them, or "
         smaller = smaller_hint(
-            entry,
-            call.run.is_chosen_folder,
-            peak_of=call.estimator.peak_bytes,
-            limit_bytes=free,
+            entry, call.run.is_chosen_folder, peak_of=call.estimator.peak_bytes, limit_bytes=free
         )
         faults.append(Fault(what=what, allowed=others, hint=f"{wait}{smaller}{dry}"))
     if call.options.dry_run:

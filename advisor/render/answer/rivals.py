@@ -13,13 +13,7 @@ from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.render.answer.why import reason_text
 from advisor.render.blocks import PageTable, Paragraph, Section, listed
-from advisor.render.words import (
-    is_chosen,
-    less_than_planned,
-    shortened,
-    whole_seconds,
-    whole_usd,
-)
+from advisor.render.words import is_chosen, less_than_planned, shortened, whole_seconds, whole_usd
 from advisor.ruleset.phrases import inside_sentence, method_words
 
 # The guide's spellings of what types.py names by one word.

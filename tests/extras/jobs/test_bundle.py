@@ -387,11 +387,7 @@ def test_the_script_runs_under_any_shell_in_any_folder(project, python, tmp_path
     done = subprocess.run(
         [shell, "a b/run.sh", "--only", "x y"],
         cwd=project / "hr",
-        env={
-            "PATH": "/usr/bin:/bin",
-            "ADVISE_PYTHON": str(python),
-            "CDPATH": str(other.parent),
-        },
+        env={"PATH": "/usr/bin:/bin", "ADVISE_PYTHON": str(python), "CDPATH": str(other.parent)},
         capture_output=True,
         text=True,
     )

@@ -60,11 +60,7 @@ def test_one_stage_at_a_time(shop):
         run_plan("plan.yaml", Options(only="ppo", output="run", judge=False))
     assert statuses(
         run_plan("plan.yaml", Options(only="sft", output="run", judge=False)).record
-    ) == [
-        ("sft", "done"),
-        ("rm", "pending"),
-        ("ppo", "pending"),
-    ]
+    ) == [("sft", "done"), ("rm", "pending"), ("ppo", "pending")]
     with pytest.raises(InputError, match="is scored by rm"):
         run_plan("plan.yaml", Options(only="ppo", output="run", judge=False))
     assert (

@@ -5,22 +5,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from advisor.ground.errors import InputError
 from tests.trainers.ppo.modules import UPDATES, save_module
-from trainers.ppo.roles import (
-    POLICY,
-    REFERENCE,
-    REWARD,
-    VALUE,
-    build_roles,
-    last_tokens,
-)
+from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, build_roles, last_tokens
 from trainers.ppo.rollout import batches_of
 from trainers.rollouts.engine import Answers
 from trainers.updates import load_update
