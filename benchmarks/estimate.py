@@ -45,10 +45,9 @@ SETTINGS = [
 def measure() -> list[Row]:
     card = find_gpu("RTX 4090").spec
     shape, _ = model_shape("Qwen/Qwen3-8B")
-    machine = machine_of(card)
+    device, machine = Device(gpu=card, counter="nvidia-smi"), machine_of(card)
     assert shape is not None
     assert machine is not None
-    device = Device(gpu=card, counter="nvidia-smi")
     rates, listed = [], []
     for _ in range(5):
         start = time.perf_counter()

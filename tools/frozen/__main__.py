@@ -177,8 +177,8 @@ def inputs_of(tree: Path, seed: int, count: int) -> dict[str, dict[str, Any]]:
             for scenario in entry.get("scenarios") or ():
                 if "task" in scenario["given"]:
                     stated = {name: one for name, one in scenario["given"].items() if name in facts}
-                    name = scenario.get("id", entry.get("id"))
-                    found["scenario"][name] = answers_document(facts, stated)
+                    named = answers_document(facts, stated)
+                    found["scenario"][scenario.get("id", entry["id"])] = named
     for group in ("memory", "throughput"):
         published = read(tree / "tests" / "data_cases" / f"{group}.yaml")
         found[group] = {
