@@ -11,8 +11,7 @@ import pytest
 from advisor.record.run import RunRecord
 from advisor.record.stage import RewardRecord
 from advisor.render.charts import Line, line_chart, thin
-from advisor.render.model_card import model_card
-from advisor.render.report import read_metrics, read_rollouts, report_page, write_report
+from advisor.render.report import model_card, read_metrics, read_rollouts, report_page, write_report
 from advisor.render.report_stage import metric_charts, reward_row, sample_rows
 from tests.render.test_html import html_of
 

@@ -12,7 +12,7 @@ from advisor.data.templates.messages import ALWAYS, SWITCHES, switch_of
 from advisor.ground.errors import InputError
 from advisor.plan.write import plan_digest
 from advisor.record.run import RunRecord, StageRecord
-from advisor.render.model_card import model_card
+from advisor.render.report import model_card
 from advisor.render.result_commands import serve_command
 from advisor.situation.catalogue import catalogue_ids, organisation_models
 from tests.trainers.families import family_tokenizer
