@@ -52,8 +52,7 @@ def measure() -> list[Row]:
     for _ in range(5):
         start = time.perf_counter()
         for settings in SETTINGS:
-            run = Run(stage=stage_of(settings), model=shape, device=device)
-            memory_estimate(run)
+            memory_estimate(run := Run(stage=stage_of(settings), model=shape, device=device))
             time_estimate(run, machine)
         rates.append(len(SETTINGS) / (time.perf_counter() - start))
     text = json.dumps(

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import click
 
-from advisor.commands.output import say
-from advisor.commands.tools import refuse_without, run_tool
+from advisor.commands.output import refuse_without, run_tool, say
 from advisor.ground.errors import AdviseError
 from advisor.record.files import device_of, find_run, newest_run, read_record
 from advisor.render.run import verdict_lines

@@ -13,8 +13,15 @@ import click
 
 from advisor.advice.search.fit import settings_by_data, suited_objective
 from advisor.commands.options import DEFAULTS, CheckOptions, json_option
-from advisor.commands.output import console, print_json, put, say, with_error
-from advisor.commands.tools import refuse_without, run_tool
+from advisor.commands.output import (
+    console,
+    print_json,
+    put,
+    refuse_without,
+    run_tool,
+    say,
+    with_error,
+)
 from advisor.data import profile
 from advisor.data.amounts import compare_amounts
 from advisor.data.checks import worst_first

@@ -11,9 +11,8 @@ from typing import Any
 import click
 
 from advisor.commands.options import run_options
-from advisor.commands.output import console, put, say
+from advisor.commands.output import console, put, run_tool, say
 from advisor.commands.session import Stated, advise_on, incomplete, resolve_plan
-from advisor.commands.tools import run_tool
 from advisor.commands.training import show_run, train
 from advisor.ground.errors import MachineNotReady, Stopped
 from advisor.ground.files import PLAN_FILE, cannot_write, write_atomically

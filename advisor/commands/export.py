@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from advisor.commands.options import json_option
-from advisor.commands.output import SCHEMA_VERSION, print_json, say
-from advisor.commands.tools import refuse_without, run_tool
+from advisor.commands.output import SCHEMA_VERSION, print_json, refuse_without, run_tool, say
 from advisor.export.exporter import Exporter, ExportRequest, exporters, found_exporters
 from advisor.ground.errors import InputError, did_you_mean
 from advisor.ground.extras import all_extras

@@ -173,12 +173,11 @@ def inputs_of(tree: Path, seed: int, count: int) -> dict[str, dict[str, Any]]:
     for path in sorted(path for name in folders for path in (tree / "rules" / name).glob("*.yaml")):
         document = read(path)
         rules = [rule for listed in (document.get("tables") or {}).values() for rule in listed]
-        for entry in (document, *rules):
-            for scenario in entry.get("scenarios") or ():
-                if "task" in scenario["given"]:
-                    stated = {name: one for name, one in scenario["given"].items() if name in facts}
-                    named = answers_document(facts, stated)
-                    found["scenario"][scenario.get("id", entry["id"])] = named
+        for part in (document, *rules):
+            for case in part.get("scenarios") or ():
+                if "task" in case["given"]:
+                    known = {name: one for name, one in case["given"].items() if name in facts}
+                    found["scenario"][case.get("id") or part["id"]] = answers_document(facts, known)
     for group in ("memory", "throughput"):
         published = read(tree / "tests" / "data_cases" / f"{group}.yaml")
         found[group] = {
