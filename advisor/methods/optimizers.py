@@ -116,7 +116,7 @@ def _entries() -> Iterator[Optimizer]:
     }
     for name, said in optimizer_file()["optimizers"].items():
         own = {key: value for key, value in said.items() if key != "library"}
-        made = {"name": name, "library": libraries.get(said.get("library"))}
+        made = {"name": name, "library": libraries[said["library"]] if "library" in said else None}
         yield build(Optimizer, own, made)
 
 

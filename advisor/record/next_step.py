@@ -134,7 +134,8 @@ class NextStepFinder:
     def _measure(self) -> NextStep:
         if not self.record.judge:
             text = "compare it with its base: train again without --no-judge"
-            return _step("measure", text, f"advise run {self._plan} --output {self.run}-judged")
+            judged = shlex.quote(f"{self.run}-judged")
+            return _step("measure", text, f"advise run {self._plan} --output {judged}")
         command = self._again("holdout", f"{MOST_HELD:g}")
         return _step("measure", "hold out rows to compare on", command)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.ground.resources import rules_dir
 from advisor.ruleset.compare import Difference, TableDifference
-from advisor.ruleset.lint import SEVERITIES, LintFinding
+from advisor.ruleset.lint import SEVERITIES, LintFinding, place_of
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import number_words
 
@@ -31,7 +31,7 @@ def finding_text(finding: LintFinding) -> str:
     """`file:line:col  rule-id  message`, the line itself, a caret, and the next step."""
     said = f"{finding.severity}: {finding.text} [{finding.id}]"
     lines = ["  ".join(filter(None, (finding.at, finding.rule, said)))]
-    file, line, column = _place(finding.at)
+    file, line, column = place_of(finding.at)
     source = _lines(file) if line is not None else []
     if line is not None and line <= len(source):
         text = source[line - 1].replace("\t", " ")
@@ -41,17 +41,6 @@ def finding_text(finding: LintFinding) -> str:
         if column is not None:
             lines.append(f"{' ' * (len(number) - 2)}| {' ' * (column - 1 - start)}^")
     return "\n".join([*lines, *([f"    hint: {finding.hint}"] if finding.hint else [])])
-
-
-def _place(at: str) -> tuple[str, int | None, int | None]:
-    """File, line and column of 'file:line:column'; None if there is none."""
-    parts = at.rsplit(":", 2)
-    numbers = [int(part) for part in parts[1:] if part.isdecimal()]
-    if len(parts) == 3 and len(numbers) == 2:
-        return parts[0], numbers[0], numbers[1]
-    if len(parts) > 1 and parts[-1].isdecimal():
-        return ":".join(parts[:-1]), int(parts[-1]), None
-    return at, None, None
 
 
 def _lines(file: str) -> list[str]:
@@ -115,7 +104,7 @@ def lint_json(checked: LintedRules) -> dict[str, Any]:
 
 
 def _finding_json(finding: LintFinding) -> Mapping[str, Any]:
-    file, line, column = _place(finding.at)
+    file, line, column = place_of(finding.at)
     return {
         "id": finding.id, "severity": finding.severity, "rule": finding.rule or None,
         "file": file or None, "line": line, "column": column,

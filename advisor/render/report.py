@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -202,8 +201,7 @@ def _use(record: RunRecord, folder: Path) -> Iterator[Paragraph | ToPaste]:
 
 
 def _versions(record: RunRecord) -> Section:
-    versions = {"python": sys.version.split()[0], **record.versions}
-    shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    shown = ", ".join(f"{name} {version}" for name, version in record.versions.items() if version)
     inputs = {name: digest[:16] for name, digest in record.input_digests.items()}
     lines = [f"{name}: {digest}" for name, digest in {**record.digests, **inputs}.items()]
     return Section(title="Versions and digests", blocks=listed([shown, *lines]))

@@ -118,9 +118,19 @@ def caused_by_user(report: LintReport, shipped: LintReport, ruleset: Ruleset) ->
 
 
 def _place(finding: LintFinding) -> tuple[int, str, int, int, str]:
-    file, _, rest = finding.at.partition(":")
-    line, _, column = rest.partition(":")
-    return SEVERITIES.index(finding.severity), file, int(line or 0), int(column or 0), finding.id
+    file, line, column = place_of(finding.at)
+    return SEVERITIES.index(finding.severity), file, line or 0, column or 0, finding.id
+
+
+def place_of(at: str) -> tuple[str, int | None, int | None]:
+    """File, line and column of 'file:line:column'; None if there is none."""
+    parts = at.rsplit(":", 2)
+    numbers = [int(part) for part in parts[1:] if part.isdecimal()]
+    if len(parts) == 3 and len(numbers) == 2:
+        return parts[0], numbers[0], numbers[1]
+    if len(parts) > 1 and parts[-1].isdecimal():
+        return ":".join(parts[:-1]), int(parts[-1]), None
+    return at, None, None
 
 
 OFFERED = "it is offered among the alternatives: --choose takes it"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +30,14 @@ Profile = Callable[[str, Mapping[str, str] | None, str | None], DataProfile]
 
 def path_exists(text: str) -> str | None:
     """What is wrong with a data path: nothing there, with the nearest names beside it."""
-    path = Path(text).expanduser()
-    folder = path.parent
-    if path.exists():
+    path = Path(os.path.expanduser(text))  # neither this nor the next line ever raises
+    if os.path.exists(path):
         return None
-    if not folder.is_dir():
+    folder, names = path.parent, list[str]()
+    if not os.path.isdir(folder):
         return f"There is no folder {folder}."
-    names = sorted(item.name for item in folder.iterdir())
+    with suppress(OSError):  # no permission
+        names = sorted(os.listdir(folder))
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
     meant = f" Did you mean {' or '.join(str(folder / name) for name in near)}?" if near else ""
     return f"There is no file or folder {text}.{meant}"

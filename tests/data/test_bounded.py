@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from advisor.data.templates import bounded
 from advisor.ground.errors import InputError
-
-bounded = pytest.importorskip("advisor.data.templates.bounded")
 
 GROWS = "{%% set ns = namespace(a='a') %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.a }}"
 NESTS = "{%% set ns = namespace(a=[1]) %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.a }}"
@@ -34,6 +33,8 @@ ENDLESS = {
     "doubling by a block": GROWS % "{% set ns.a %}{{ ns.a }}{{ ns.a }}{% endset %}",
     "doubling by a map": GROWS % "{% set ns.a = ns.a.translate({97: 'aa'}) %}",
     "a list in a list": NESTS % "{% set ns.a = [ns.a, ns.a] %}",
+    "lists compared": NESTS % "{% set ns.a = [ns.a, ns.a] %}" + "{{ ns.a == ns.a[0] }}",
+    "a number as bytes": "{% set x = '%2999999999d'.encode() % 1 %}{{ x }}",
     "a map in a map": NESTS % "{% set ns.a = {'a': ns.a, 'b': ns.a} %}",
     "a call with itself": NESTS % "{% set ns.a = dict(a=ns.a, b=ns.a) %}",
     "a list of batches": NESTS % "{% set ns.a = (ns.a + ns.a)|batch(2)|list %}",

@@ -69,6 +69,7 @@ def test_a_wrong_path_is_told_at_once_with_near_names(tmp_path):
     assert "Did you mean" in path_exists(str(tmp_path / "trian.jsonl"))
     assert "train.jsonl?" in path_exists(str(tmp_path / "trian.jsonl"))
     assert "no folder" in path_exists(str(tmp_path / "missing" / "x.jsonl"))
+    assert "no folder" in path_exists("~nobody-of-this-name/x.jsonl")
 
 
 def test_a_folder_without_a_model_is_refused_and_asked_for_again(tmp_path):

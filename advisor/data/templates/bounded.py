@@ -26,9 +26,9 @@ MOST_MADE = 2**28  # of all long texts together that one rendering makes
 MOST_VALUES = 2**18  # in a list with all that is in it
 MOST_BITS = 4096  # of a whole number
 LONG = 2**16  # characters of a text that counts among all that is made
-LONG = 2**16  # characters of a text that counts among all that is made
 # Filters that only lay out, with expressions that are slow on long texts: there are none.
 NO_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
+AT_ONCE = ("count", "first", "last", "length")  # they do not look at the whole value
 FORMATS = ("format", "format_map", "strftime_now")  # calls whose text says how wide a value is
 # Methods and filters that make a long text or list of short ones.
 GROWING = {
@@ -98,6 +98,24 @@ class BoundedCode(CodeGenerator):
             self.visit(part, frame)
             self.write(", ")
         self.write("))")
+
+    def visit_List(self, node: nodes.List, frame: Frame) -> None:
+        """A list in a list in a list needs few steps and no memory, and is compared for ever."""
+        self.write("environment.measured(")
+        super().visit_List(node, frame)
+        self.write(")")
+
+    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
+        """Targets of an assignment are tuples, too."""
+        self.write("(" if node.ctx == "store" else "environment.measured(")
+        super().visit_Tuple(node, frame)
+        self.write(")")
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
+        """A map, as a list."""
+        self.write("environment.measured(")
+        super().visit_Dict(node, frame)
+        self.write(")")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -176,8 +194,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """`*`, `**`, `+` and `%`."""
         sized = (str, bytes, list, tuple)
-        if operator == "%" and isinstance(left, str):
-            self._allow_format(left, right)
+        if operator == "%" and isinstance(left, str | bytes):
+            self._allow_format(str(left), right)
         elif isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length() * abs(right) if operator == "**" else left.bit_length()
             if bits + right.bit_length() > MOST_BITS:
@@ -209,6 +227,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         elif name in GROWING:
             widths = sum(abs(one) for one in given if isinstance(one, int))
             self.allow(size_of(value) * (widths + size_of(given)))
+            if name in ("batch", "slice") and widths > MOST_VALUES:
+                stop("makes a list without an end")
 
     def _allow_format(self, text: str, given: Any) -> None:
         """Refuse `'%1000000000d' % 1`, `'{:>1000000000}'.format(1)` and `'%*d' % (10**9, 1)`."""
@@ -226,7 +246,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         def bounded(*args: Any, **options: Any) -> Any:
             value, given = args[first], (*args[first + 1 :], *options.values())
             self._allow(name, value, given)
-            self.measured(value)
+            if name not in AT_ONCE:
+                self.measured(value)
             return self.made_now(made(*args, **options))
 
         bounded.is_bounded = True  # type: ignore[attr-defined]

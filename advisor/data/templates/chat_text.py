@@ -148,8 +148,8 @@ def template_source(folder: Path) -> str | None:
     path = template_file(folder)
     source = text_of(path) if path.suffix == ".jinja" else json_object(path).get("chat_template")
     if isinstance(source, list):  # several, by name
-        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
-        source = named.get("default")
+        named = (one for one in source if isinstance(one, dict) and one.get("name") == "default")
+        source = next(named, {}).get("template")
     return source if isinstance(source, str) else None
 
 

@@ -56,7 +56,8 @@ def check(call: Call) -> Checked:
         smaller = smaller_hint(
             entry, call.run.is_chosen_folder, peak_of=call.estimator.peak_bytes, limit_bytes=free
         )
-        faults.append(Fault(what=what, allowed=others, hint=f"{wait}{smaller}{dry}"))
+        where, hint = f"stage {entry.name}", f"{wait}{smaller}{dry}"
+        faults.append(Fault(what=what, where=where, allowed=others, hint=hint))
     if call.options.dry_run:
         return Checked(warnings=[*warnings, *(fault.headline for fault in faults)])
     return Checked(lacking=faults, warnings=warnings)
