@@ -1,5 +1,5 @@
-"""What a bundle carries: the files that a plan names, each with its place in the bundle and its
-digest, and what has to be fetched or copied on the other machine.
+"""What a bundle carries: the files that a plan names, each with its place in the bundle, and what
+has to be fetched on the other machine.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from advisor.ground.terminal import mask_secrets
 from advisor.plan.entries import with_paths
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
-from advisor.record.content import model_files, read_contents, total_bytes
+from advisor.record.content import model_files
 
-MOST_BYTES = 2 << 30  # of one data set or model; more is named by its digest, not carried
 ARROW_NOTES = ("state.json", "dataset_info.json", "dataset_dict.json")  # beside Arrow files
 # What sha256sum, a shell and an archive take without a word, on every system.
 UNSAFE = re.compile(r"[^\w.+@=, -]")
@@ -34,15 +33,10 @@ class Contents:
 
     def __init__(self, plan: Plan, plan_path: Path) -> None:
         self._named, self._path = plan, plan_path.resolve()
-        self.files: dict[str, Path] = {}  # name in the bundle -> file, links followed
-        self.sums: dict[str, str] = {}  # the same name -> SHA-256
-        self.left_sums: dict[str, str] = {}  # of what is too large: copied there by hand
-        # Of that: (place in the bundle, where it lies here, bytes).
-        self.left: list[tuple[str, Path, int]] = []
+        self.files: dict[str, Path] = {}  # name in the bundle -> file
         self.fetched: list[tuple[str, str]] = []  # there: (model or data set, its name on the hub)
         self.notes: list[str] = []
         self._places: dict[Path, str] = {}  # where it lies here -> in the bundle
-        self._taken: set[str] = set()  # names in the bundle, in lower case
         faults: list[Fault] = []
         moved = with_paths(plan, lambda text: self._place(text, faults))
         if faults:
@@ -82,7 +76,6 @@ class Contents:
             return text
         for name in self._named.extras:
             if together := extras()[name].files_with(path):
-                place = self._free(f"files/{safe_name(path.stem)}")
                 inside = {os.path.relpath(file, path.parent): file for file in together}
                 if outside := [str(file) for name, file in inside.items() if name[:2] == ".."]:
                     raise InputError(
@@ -90,44 +83,27 @@ class Contents:
                         where=str(path),
                         hint="move that file into the folder, so that both can be packed",
                     )
-                self._carry(place, path.parent, inside)
-                return f"{place}/{path.name}"
+                return f"{self._carry('files', path.stem, inside)}/{path.name}"
         if text in data_of(self._named):
-            kind, inside = "data", _data_files(path)
-        elif path.is_dir():
-            kind, inside = "models", model_files(path)
-            if not inside:
-                allowed = "a folder in Hugging Face layout, or a hub id"
-                raise InputError("holds no model", where=str(path), allowed=allowed)
-        else:
-            kind, inside = "files", {"": path}
-            _refuse_secrets(path)
-        place = self._free(f"{kind}/{safe_name(path.name)}")
-        self._carry(place, path, inside)
-        return place
+            return self._carry("data", path.name, _data_files(path))
+        if path.is_dir():
+            if inside := model_files(path):
+                return self._carry("models", path.name, inside)
+            allowed = "a folder in Hugging Face layout, or a hub id"
+            raise InputError("holds no model", where=str(path), allowed=allowed)
+        _refuse_secrets(path)
+        return self._carry("files", path.name, {"": path})
 
-    def _carry(self, place: str, source: Path, inside: Mapping[str, Path]) -> None:
-        """Carry files, by their names inside a place of the bundle."""
-        size, contents = total_bytes(inside.values()), read_contents(inside)
-        own = {name: self._free(f"{place}/{name}") if name else place for name in sorted(inside)}
-        sums = {own[name]: content.sha256 for name, content in contents.items()}
-        if size > MOST_BYTES:
-            self.left.append((place, source, size))
-            self.left_sums |= sums
-        else:
-            self.files |= {own[name]: path.resolve() for name, path in inside.items()}
-            self.sums |= sums
-
-    def _free(self, name: str) -> str:
-        """'data/train-2.jsonl' where another file is called data/train.jsonl already."""
-        folder, _, last = name.rpartition("/")
-        stem, dot, endings = last.partition(".")
-        number, unique = 1, name
-        while unique.lower() in self._taken:
+    def _carry(self, folder: str, name: str, inside: Mapping[str, Path]) -> str:
+        """Carry files under a name that is still free; returns their place in the bundle."""
+        stem, dot, endings = safe_name(name).partition(".")
+        taken = {"/".join(one.split("/")[:2]).lower() for one in self.files}
+        place, number = f"{folder}/{stem}{dot}{endings}", 1
+        while place.lower() in taken:
             number += 1
-            unique = f"{folder}/{stem}-{number}{dot}{endings}"
-        self._taken.add(unique.lower())
-        return unique
+            place = f"{folder}/{stem}-{number}{dot}{endings}"
+        self.files |= {f"{place}/{inner}".rstrip("/"): path for inner, path in inside.items()}
+        return place
 
     def _answers(self, value: Any) -> Any:
         """The answers with paths as in the bundle: those of this machine mean nothing there."""
@@ -150,7 +126,7 @@ class Contents:
                 inside = source_files(root, ("rules", "trainers", "estimate"))
                 for path in inside.values():
                     _refuse_secrets(path)
-                self._carry(self._free(f"methods/{safe_name(root.name)}"), root, inside)
+                self._carry("methods", root.name, inside)
 
 
 def source_files(root: Path, names: Iterable[str]) -> dict[str, Path]:
@@ -173,7 +149,11 @@ def _data_files(path: Path) -> dict[str, Path]:
     files = [file.path for file in found.files]
     if found.container == "arrow":
         files += [note for note in path.rglob("*.json") if note.name in ARROW_NOTES]
-    return {"/".join(map(safe_name, file.relative_to(path).parts)): file for file in files}
+    named = {"/".join(map(safe_name, file.relative_to(path).parts)): file for file in files}
+    if len(named) < len(set(files)):
+        what = "two of its files have the same name but for characters that an archive cannot hold"
+        raise InputError(what, where=str(path), hint="rename one of them")
+    return named
 
 
 def _refuse_secrets(path: Path) -> None:

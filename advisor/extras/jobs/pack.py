@@ -5,7 +5,6 @@ plan and data; and what is said of it.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import shlex
 import shutil
@@ -22,19 +21,18 @@ from advisor.extras.jobs.contents import Contents, safe_name, source_files
 from advisor.extras.jobs.needs import JobNeeds, plan_needs
 from advisor.ground.errors import InputError
 from advisor.ground.extras import extras
-from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, text_of
+from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, shown_path, text_of
 from advisor.ground.progress import waiting
 from advisor.ground.resources import PACKAGE, resource_root
-from advisor.ground.units import format_gib
 from advisor.ground.version import __version__
 from advisor.plan.comments import comments_of
 from advisor.plan.read import read_plan
 from advisor.plan.write import plan_text
 from advisor.record.content import file_digest
+from advisor.situation.models import model_shape
 
 ARCHIVE = ".tar.gz"
 SCRIPT = "run.sh"
-COPY_HERE = "COPY_HERE.sha256"
 DATE_S = 315532800  # 1980-01-01, for every file of the archive: no clock in it
 WIDTH = 78  # of what is said on the screen and in comments
 MADE = ("advisor/_bundled/", "rules/schema/")  # by a build
@@ -60,35 +58,35 @@ class Bundle:
     name: str
     folder: Path | None  # None: the archive alone was wanted
     archive: Path
-    contents: Contents
+    not_carried: Sequence[str]
     job: SchedulerJob | None
 
     @property
     def places(self) -> list[Path]:
         return [self.archive] if self.folder is None else [self.folder, self.archive]
 
-    def lines(self, here: Path) -> list[str]:
+    def lines(self) -> list[str]:
         """What was written, what is not in it, and how it is used."""
-        written = " and ".join(_short(place, here) for place in self.places)
-        size = self.archive.stat().st_size / 1e6
-        archive, packed = shlex.quote(_short(self.archive, here)), shlex.quote(self.archive.name)
-        enter = f"cd {shlex.quote(self.name)}"
-        copied = [f"scp {archive} HOST:", f"tar xzf {packed} && {enter}"]
-        about: Sequence[str] = ()
-        if self.job is None:
-            where = "On the GPU machine (Linux, Python 3.11 or later)"
-            script = shlex.quote(f"{self.name}/{SCRIPT}")
-            commands = [copied[0], f"tar xzf {packed} && bash {script}"]
+        size, job = self.archive.stat().st_size / 1e6, self.job
+        archive, packed = shlex.quote(shown_path(self.archive)), shlex.quote(self.archive.name)
+        enter, where = (
+            f"cd {shlex.quote(self.name)}",
+            "On the GPU machine (Linux, Python 3.11 or later)",
+        )
+        commands = [f"scp {archive} HOST:", f"tar xzf {packed} && {enter}"]
+        if job is None:
+            commands[1] = f"tar xzf {packed} && bash {shlex.quote(f'{self.name}/{SCRIPT}')}"
         else:
-            where, about = self.job.where, self.job.about
-            unpacked = [f"tar xzf {archive}", enter]
-            if self.folder is not None:
-                unpacked = [f"cd {shlex.quote(_short(self.folder, here))}"]
-            commands = [*(copied if self.job.is_copied else unpacked), *self.job.commands]
+            where = job.where
+            if not job.is_copied:
+                commands = [f"tar xzf {archive} && {enter}"]
+                if self.folder is not None:
+                    commands = [f"cd {shlex.quote(shown_path(self.folder))}"]
+            commands += job.commands
         return [
-            f"Wrote {written} ({size:,.1f} MB packed).",
-            *_not_carried(self.contents, from_here=True),
-            *about,
+            f"Wrote {' and '.join(map(shown_path, self.places))} ({size:,.1f} MB packed).",
+            *self.not_carried,
+            *(job.about if job else ()),
             f"{where}:",
             *(f"  {line}" for line in commands),
         ]
@@ -113,10 +111,10 @@ def write_bundle(
     plan = read_plan(wanted.source)
     job = job_of(plan_needs(plan, wanted.source, gpu=gpu)) if job_of else None
     bundle = make_bundle(wanted.source, wanted.out, job=job)
-    for line in bundle.lines(Path.cwd()):
+    for line in bundle.lines():
         wanted.say(line)
     wanted.document["written"] = [str(place) for place in bundle.places]
-    wanted.document["not_carried"] = _not_carried(bundle.contents, from_here=True)
+    wanted.document["not_carried"] = list(bundle.not_carried)
     if job is not None:
         wanted.document["job"] = dict(job.facts)
     return 0
@@ -146,13 +144,14 @@ def make_bundle(
                 hint="remove it, or choose another name with --out",
             )
     contents = Contents(plan, plan_path)
-    written = _written_files(plan_path, contents, job)
+    not_carried = [line for one in contents.fetched for line in _fetched_there(*one)]
+    not_carried += contents.notes
     # Both are made beside their places and moved there whole.
     work = target.parent / f"{TEMPORARY}{os.getpid()}-{name}"
     packed = work.with_name(f"{work.name}{ARCHIVE}")
     try:
         with waiting(f"packing {name}"):
-            _write_folder(work, written, contents)
+            _write_folder(work, plan_path, contents, job, not_carried)
             _write_archive(packed, name, work)
         os.rename(packed, archive)
         if folder is not None:
@@ -162,80 +161,61 @@ def make_bundle(
     finally:
         shutil.rmtree(work, ignore_errors=True)
         packed.unlink(missing_ok=True)
-    return Bundle(name=name, folder=folder, archive=archive, contents=contents, job=job)
+    return Bundle(name=name, folder=folder, archive=archive, not_carried=not_carried, job=job)
 
 
-def product_files() -> dict[str, bytes]:
-    """Name -> content of the source tree of the running version, a checkout or an installation."""
+def product_files() -> dict[str, Path]:
+    """Name -> file of the source tree of the running version, a checkout or an installation."""
     root = resource_root()
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
     beside = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     found = source_files(PACKAGE.parent, [PACKAGE.name]) | source_files(root, beside)
-    return {name: path.read_bytes() for name, path in found.items() if not name.startswith(MADE)}
+    return {name: path for name, path in found.items() if not name.startswith(MADE)}
 
 
-def _written_files(
-    plan_path: Path, contents: Contents, job: SchedulerJob | None
-) -> dict[str, bytes]:
-    """Name -> content of the files that are made for the bundle."""
+def _write_folder(
+    folder: Path,
+    plan_path: Path,
+    contents: Contents,
+    job: SchedulerJob | None,
+    not_carried: Sequence[str],
+) -> None:
+    copied = {f"advise/{name}": path for name, path in product_files().items()} | contents.files
+    for name, source in copied.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / name)
+    # The plan may be edited on the other machine, and the script too: they have no sums.
     comments = comments_of(text_of(plan_path), name=str(plan_path))
     needed = ("train", *(extras()[name].INSTALLS for name in contents.plan.extras))
     script = fill_template(SCRIPT, {"DEVICE": contents.plan.launch.device})
-    product = {f"advise/{name}": content for name, content in product_files().items()}
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in product.items()}
     texts = {
         PLAN_FILE: plan_text(contents.plan, comments, name=PLAN_FILE),
         SCRIPT: script.replace("[train]", f"[{','.join(filter(None, needed))}]"),
-        "README.txt": _readme(contents, job),
-        # The plan may be edited on the other machine, and the script too: they have no sums.
-        "SHA256SUMS": _sums(digests | contents.sums),
+        "README.txt": _readme(contents, job, not_carried),
+        "SHA256SUMS": "".join(f"{file_digest(folder / name)}  {name}\n" for name in sorted(copied)),
         **(job.files if job else {}),
     }
-    if contents.left:
-        texts[COPY_HERE] = _sums(contents.left_sums)
-    return product | {name: text.encode() for name, text in texts.items()}
-
-
-def _sums(digests: Mapping[str, str]) -> str:
-    """Lines as sha256sum writes and reads them."""
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
-
-
-def _write_folder(folder: Path, written: Mapping[str, bytes], contents: Contents) -> None:
-    for name in (*written, *contents.files):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    for name, content in written.items():
-        (folder / name).write_bytes(content)
+    for name, text in texts.items():
+        (folder / name).write_text(text, "utf-8")
     (folder / SCRIPT).chmod(0o755)
-    for name, source in contents.files.items():
-        if source.is_file():
-            shutil.copyfile(source, folder / name)
-        if not (folder / name).is_file() or file_digest(folder / name) != contents.sums[name]:
-            raise InputError(
-                "the file changed while it was packed",
-                where=str(source),
-                hint="export it again once nobody writes it",
-            )
 
 
 def _write_archive(path: Path, name: str, folder: Path) -> None:
     """A tar file without owners, times or the order of a disk in it."""
-    inside = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*")}
     with (
         path.open("xb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=1) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for inner, source in sorted(inside.items()):
-            if source.is_file():
-                entry = tarfile.TarInfo(f"{name}/{inner}")
-                entry.mode, entry.mtime = 0o755 if inner == SCRIPT else 0o644, DATE_S
-                entry.size = source.stat().st_size
-                with source.open("rb") as file:
-                    archive.addfile(entry, file)
+        for source in sorted(one for one in folder.rglob("*") if one.is_file()):
+            entry = tarfile.TarInfo(f"{name}/{source.relative_to(folder).as_posix()}")
+            entry.mode, entry.mtime = 0o755 if source.name == SCRIPT else 0o644, DATE_S
+            entry.size = source.stat().st_size
+            with source.open("rb") as file:
+                archive.addfile(entry, file)
 
 
-def _readme(contents: Contents, job: SchedulerJob | None) -> str:
+def _readme(contents: Contents, job: SchedulerJob | None, not_carried: Sequence[str]) -> str:
     """What the bundle is and how it is used."""
     plan = contents.plan
     kind = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple"}.get(plan.launch.device)
@@ -253,51 +233,30 @@ def _readme(contents: Contents, job: SchedulerJob | None) -> str:
             "Start on every machine, in this folder, which they share, with NODE_RANK=0, 1, ...:"
             f"  NNODES={machines} MASTER_ADDR=THE_FIRST NODE_RANK=0 bash {SCRIPT}"
         )
-    what = plan.origin.composition or " > ".join(stage.objective for stage in plan.stages)
     return fill_template(
         "readme.txt",
         {
             "NAME": plan.name,
-            "WHAT": what,
+            "WHAT": plan.origin.composition or " > ".join(stage.objective for stage in plan.stages),
             "MODEL": plan.model,
             "START": "\n".join(start),
             "DEVICE": f"{each} {count}" if kind else "",
-            "MORE": "".join(f"{line}\n" for line in _not_carried(contents)),
+            "MORE": "".join(f"{line}\n" for line in not_carried),
         },
     )
 
 
-def _not_carried(contents: Contents, *, from_here: bool = False) -> list[str]:
-    """What is needed and not in the bundle; where it lies here is said here alone."""
-    from advisor.situation.models import model_shape
-
-    lines = []
-    for what, name in contents.fetched:
-        shape = model_shape(name)[0] if what == "model" else None  # as the catalogue knows it
-        licence = shape.license if shape is not None else None
-        is_gated = shape is not None and bool(shape.gated)
-        known = f" (licence {licence})" if licence else ""
-        lines.append(f"Not in it: {what} {name}{known}, which is downloaded there.")
-        if is_gated or (what == "model" and not licence):
-            first = "Its licence" if is_gated else "If it asks for a licence, that"
-            page = f"https://huggingface.co/{name}"
-            lines.append(f"  {first} must be accepted at {page}; then set HF_TOKEN there.")
-    for place, source, size in contents.left:
-        origin = f" from {source}" if from_here else ""
-        lines += [
-            f"Not in it: {place}, {format_gib(size)}, which is too large.",
-            f"  Copy or link it there{origin}; {COPY_HERE} has its SHA-256.",
-        ]
-    return [*lines, *contents.notes]
-
-
-def _short(path: Path, here: Path) -> str:
-    """The path as short as it can be typed from here."""
-    if not path.is_relative_to(here.resolve()):
-        return str(path)
-    short = os.path.relpath(path, here)
-    # scp and tar take '-a' for options and 'a:b' for another machine.
-    return f"./{short}" if short.startswith("-") or ":" in short else short
+def _fetched_there(what: str, name: str) -> list[str]:
+    """What is said of a model or data set of the hub, with the licence that the catalogue knows."""
+    shape = model_shape(name)[0] if what == "model" else None
+    licence = f" (licence {shape.license})" if shape is not None and shape.license else ""
+    lines = [f"Not in it: {what} {name}{licence}, which is downloaded there."]
+    if what == "model" and (shape is None or shape.gated or not licence):
+        page = f"https://huggingface.co/{name}"
+        lines.append(
+            f"  If its licence must be accepted, do so at {page}; then set HF_TOKEN there."
+        )
+    return lines
 
 
 def fill_template(template: str, values: Mapping[str, str]) -> str:

@@ -51,14 +51,6 @@ fi
 say "1. Checking the files of the bundle"
 digests SHA256SUMS || fail "the files above are not those that were packed" \
   "copy or unpack the bundle again"
-if [ -f COPY_HERE.sha256 ]; then
-  while read -r _ name; do
-    [ -f "$name" ] || fail "$name is not here: it was too large for the bundle" \
-      "copy it from the first machine (README.txt says from where) to $PWD/$name"
-  done <COPY_HERE.sha256
-  digests COPY_HERE.sha256 || fail "the files above are not those that the plan was made with" \
-    "copy them again"
-fi
 
 say "2. Checking this machine"
 case "$DEVICE" in

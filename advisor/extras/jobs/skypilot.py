@@ -21,7 +21,6 @@ from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
 from advisor.ground.sources import LINK
 from advisor.ground.units import GIB
 from advisor.ground.yaml_files import read_shipped
-from advisor.probe.catalogue import load_catalogue
 
 SKYPILOT_FILE = Keys(
     help="What SkyPilot calls GPUs",
@@ -36,12 +35,11 @@ SKYPILOT_FILE = Keys(
     },
     required=("version", "checked", "source", "accelerators"),
 )
-FILE, VOLUME, IGNORED = "sky.yaml", "volume.yaml", ".skyignore"
+FILE, IGNORED = "sky.yaml", ".skyignore"
 RUNS = "/runs"  # where the run folders lie, whichever machine they are on (sky.sh)
 USUAL_DISK_GB = 256  # sky.Resources, disk_size
 OTHER_DISK_GB = 60  # assumed: the system, the packages, and a margin
 AGAIN = 75  # the exit code that SkyPilot starts a job again for
-ACCESS = {"access_mode": "ReadWriteMany"}
 
 
 @cache
@@ -73,14 +71,21 @@ def gpu_of(name: str) -> str:
 
 
 def skypilot_job(needs: JobNeeds, name: str | None) -> SchedulerJob:
-    """The task of a plan, on the GPU of that name, else on the plan's own.
+    """The task of a plan, on the GPU of that name, else on the plan's own; the runs are kept in a
+    bucket, which a lost machine leaves behind.
 
-    Raises InputError for a GPU that SkyPilot has no name for. The runs are kept in a bucket, which
-    a lost machine leaves behind; several machines need storage that shows to each what the others
-    write.
+    Raises InputError for several machines, and for a GPU that SkyPilot has no name for.
     """
+    if needs.nodes > 1:
+        raise InputError(
+            "a run on several machines needs a folder that all of them write to, and a bucket shows"
+            " to none at once what another wrote",
+            where="launch.nodes",
+            allowed="one machine for --to skypilot",
+            hint="--to slurm; or --to bundle on machines with shared storage (docs/machines.md)",
+        )
     rented, called = _rented(needs, name), _cloud_name(needs.plan.name)
-    kept = f"{called}-{needs.digest}-runs"  # the bucket or volume of the runs
+    kept = f"{called}-{needs.digest}-runs"  # the bucket of the runs
     launch = f"sky jobs launch {FILE}"
     if needs.tasks:
         each = f'-n {called}-"$task" --env TASK="$task"'
@@ -93,98 +98,71 @@ def skypilot_job(needs: JobNeeds, name: str | None) -> SchedulerJob:
     if disk_gb > USUAL_DISK_GB:
         resources["disk_size"] = disk_gb
     resources["job_recovery"] = {"max_restarts_on_errors": 0, "recover_on_exit_codes": [AGAIN]}
-    asked: dict[str, Any] = {"resources": resources, "envs": {}}
-    files = {IGNORED: "/.venv\n/.fetched\n/hub\n/runs\n"}
-    if needs.nodes > 1:
-        storage, setting, commands = "volume", "RUNS_VOLUME", [f"sky volumes apply {VOLUME}"]
-        where = (
-            f"volume   {VOLUME} asks a Kubernetes cluster for storage that all machines write to (a"
-            " bucket shows to none what another writes at once); --env RUNS_VOLUME=NAME is another"
-        )
-        asked["volumes"] = {RUNS: "${RUNS_VOLUME}"}
-        size = f"{max(10, math.ceil(2 * needs.disk_bytes / GIB))}Gi"  # with room for two runs
-        volume = {"name": kept, "type": "k8s-pvc", "infra": "k8s", "size": size, "config": ACCESS}
-        note = f"# Where the machines of {FILE} keep their run: {commands[0]}\n"
-        files[VOLUME] = note + yaml.safe_dump(volume, sort_keys=False)
-        commands = [f"{commands[0]}    # once", launch]
-    else:
-        storage, setting, commands = "bucket", "RUNS_BUCKET", [launch]
-        where = "bucket   SkyPilot makes it; names are taken worldwide: --env RUNS_BUCKET=NAME"
-        asked["file_mounts"] = {RUNS: {"name": "${RUNS_BUCKET}", "mode": "MOUNT_CACHED"}}
-    asked["envs"] = {setting: kept, "TASK": "", "MAX_STEPS": ""}
+    asked: dict[str, Any] = {
+        "resources": resources,
+        "envs": {"RUNS_BUCKET": kept, "TASK": "", "MAX_STEPS": ""},
+        "file_mounts": {RUNS: {"name": "${RUNS_BUCKET}", "mode": "MOUNT_CACHED"}},
+    }
     devices = " or ".join(f"{name}:{count}" for name, count in rented.items()) or "no GPU"
     about = [
         f"{FILE}: {needs.machines} with {devices}",
-        f"Checkpoints and results: {RUNS}, the {storage} {kept}; a machine that is lost is"
+        f"Checkpoints and results: {RUNS}, the bucket {kept}; a machine that is lost is"
         " replaced, and the run resumes",
         f"Time: {needs.time_words()}; SkyPilot has no time limit",
         f"Price: {needs.price}; SkyPilot shows its own before it starts",
         *(f"Note: {note}" for note in needs.notes),
         "Yours to give or change:",
-        f"  {where}",
+        "  bucket   SkyPilot makes it; names are taken worldwide: --env RUNS_BUCKET=NAME",
         "  cloud    the cheapest that has it; --infra aws, --infra kubernetes",
         "  spot     --use-spot",
         "  trial    --env MAX_STEPS=10",
     ]
     script = fill_template("sky.sh", {"PLAN": needs.plan.name, "OFFLINE": needs.offline_line()})
-    files[FILE] = fill_template(
+    task = fill_template(
         "sky.txt",
         {
-            "COMMANDS": as_comments(f"  {line}" for line in commands),
+            "COMMANDS": as_comments([f"  {launch}"]),
             "ABOUT": as_comments(about),
             "NAME": called,
-            "NODES": str(needs.nodes),
             "ASKED": yaml.safe_dump(asked, sort_keys=False).rstrip(),
             "RUN": indent(script.rstrip(), "  "),
         },
     )
     return SchedulerJob(
         ending="skypilot",
-        files=files,
+        files={FILE: task, IGNORED: "/.venv\n/.fetched\n/hub\n/runs\n"},
         about=wrapped(about),
         where="Here, with SkyPilot in an environment of its own (pip install skypilot)",
         is_copied=False,
-        commands=commands,
+        commands=[launch],
         facts={**needs.facts, "file": FILE, "accelerators": rented, "runs": kept},
     )
 
 
 def _rented(needs: JobNeeds, name: str | None) -> dict[str, int]:
-    """SkyPilot's name -> GPUs of each machine, any one of which will do. Raises InputError."""
+    """SkyPilot's name -> GPUs of the machine, any one of which will do. Raises InputError."""
     if not needs.gpus:
         return {}
-    if name is not None and needs.gpu is not None:
-        device = {"nvidia": "cuda", "amd": "rocm"}.get(needs.gpu.vendor)
-        if device != needs.plan.launch.device:
+    gpu, device = needs.gpu, needs.plan.launch.device
+    if name is not None and gpu is not None:
+        if {"nvidia": "cuda", "amd": "rocm"}.get(gpu.vendor) != device:
             raise InputError(
-                f"{needs.gpu.name} is not a GPU for this plan: launch.device is"
-                f" {needs.plan.launch.device}",
+                f"{gpu.name} is not a GPU for this plan: launch.device is {device}",
                 where=f"--to skypilot:{name}",
-                hint=f"another GPU, or `device: {device}` in the plan",
+                hint="another GPU, or another `device` in the plan",
             )
         return {name: needs.gpus}
-    what, gpu = "which GPU the plan is for is not known, and SkyPilot rents by name", needs.gpu
-    if gpu is not None:
-        names = [name for name, ids in skypilot_accelerators().items() if gpu.id in ids]
-        if names:
-            return dict.fromkeys(names, needs.gpus)
-        what = f"SkyPilot's list of GPUs has no {gpu.name}"
-    similar = _similar_gpus(gpu.memory_bytes if gpu else None)
-    raise InputError(
-        what,
-        where="--to skypilot",
-        allowed=f"the nearest by memory: {', '.join(similar)}",
-        hint="--to skypilot:NAME takes another GPU, and the estimate is then for that one",
-    )
-
-
-def _similar_gpus(memory_bytes: int | None) -> list[str]:
-    """Three names of GPUs with as much memory, the smallest first; without one the largest."""
-    catalogue = load_catalogue()
-    sizes = {name: catalogue[gpu_of(name)].memory_bytes or 0 for name in skypilot_accelerators()}
-    by_size = sorted(sizes, key=lambda name: sizes[name])
-    enough = [name for name in by_size if memory_bytes and sizes[name] >= memory_bytes]
-    return (enough or by_size[::-1])[:3]
+    names = [one for one, ids in skypilot_accelerators().items() if gpu and gpu.id in ids]
+    if not names:
+        raise InputError(
+            f"SkyPilot's list of GPUs has no {gpu.name}"
+            if gpu
+            else "which GPU the plan is for is not known, and SkyPilot rents by name",
+            where="--to skypilot",
+            allowed=f"known: {', '.join(skypilot_accelerators())}",
+            hint="--to skypilot:NAME takes another GPU, and the estimate is then for that one",
+        )
+    return dict.fromkeys(names, needs.gpus)
 
 
 def _cloud_name(name: str) -> str:
